@@ -1,0 +1,138 @@
+//! What a plugin is told when it starts, and the defaults it may bring.
+
+use std::{fmt, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
+
+use crate::{ScaleResource, duration};
+
+/// What a plugin is told when it starts: one instance per namespace file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PluginContext {
+    /// The namespace to look after; `*` is all.
+    pub namespace: String,
+    /// Which daemon loads the plugin.
+    pub role: Role,
+    /// Where no cluster keeps state: rows, members and locks are below this folder, shared by all daemons of a host.
+    pub state_dir: PathBuf,
+    /// The folder the plugin's own library lies in, for what it ships beside it.
+    pub plugin_dir: PathBuf,
+    /// The kubeconfig, where one was given.
+    #[serde(default)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The plugin's kind, the key of its section.
+    pub kind: String,
+    /// The namespace file's path, for messages; empty without a file.
+    #[serde(default)]
+    pub file: String,
+    /// The namespace file's whole text; empty without a file.
+    #[serde(default)]
+    pub text: Arc<str>,
+}
+
+/// Which daemon a plugin runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Scales idle resources to zero.
+    Autoscaler,
+    /// Wakes them.
+    Dlx,
+}
+
+/// Defaults a plugin brings for its kind. What the namespace file or a flag sets is stronger.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourceScalerConfig {
+    /// How often the autoscaler decides.
+    #[serde(with = "duration::go_option", skip_serializing_if = "Option::is_none")]
+    pub scale_interval: Option<Duration>,
+    /// How long a wake may take.
+    #[serde(with = "duration::go_option", skip_serializing_if = "Option::is_none")]
+    pub resource_readiness_timeout: Option<Duration>,
+    /// The resource's port, where `resolve_service_name` gives a host alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_port: Option<u16>,
+    /// The header that names a resource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_name_header: Option<String>,
+    /// The header that carries a path to put before the request's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_path_header: Option<String>,
+    /// Metrics for resources that bring none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scale_resources: Vec<ScaleResource>,
+}
+
+// === impl PluginContext ===
+
+impl PluginContext {
+    /// The plugin's own section of the namespace file, `plugins.<kind>`; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// The section does not fit `T`: the message names the file's line and what was expected.
+    pub fn section<T: DeserializeOwned>(&self) -> crate::Result<Option<T>> {
+        if self.text.is_empty() {
+            return Ok(None);
+        }
+        serde_yaml::with_deserializer_from_str(&self.text, |yaml| {
+            Section { kind: &self.kind, depth: Depth::File, value: PhantomData::<T> }.deserialize(yaml)
+        })
+        .map_err(|error| anyhow::anyhow!("{}: {error}", self.file))
+    }
+}
+
+/// Picks `plugins.<kind>` out of a namespace file and skips the rest, so that an error in it carries the file's own line.
+#[derive(Clone, Copy)]
+struct Section<'a, T> {
+    kind: &'a str,
+    depth: Depth,
+    value: PhantomData<T>,
+}
+
+#[derive(Clone, Copy)]
+enum Depth {
+    File,
+    Plugins,
+}
+
+impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Section<'_, T> {
+    type Value = Option<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<T>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for Section<'_, T> {
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.depth {
+            Depth::File => "a namespace file (a map with the key namespace)",
+            Depth::Plugins => "a map from plugin kinds to their configuration",
+        })
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<T>, A::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<String>()? {
+            match self.depth {
+                Depth::File if key == "plugins" => {
+                    found = map.next_value_seed(Section { depth: Depth::Plugins, ..self })?;
+                }
+                Depth::Plugins if key == self.kind => found = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(found)
+    }
+}

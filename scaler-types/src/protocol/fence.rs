@@ -1,0 +1,180 @@
+//! The autoscaler's side of the protocol: one try to put one resource to zero.
+
+use std::collections::BTreeSet;
+
+use super::{Rules, Seen, Step, Unwritten, transition};
+use crate::{Nonce, Row, Version};
+
+/// One try to put one resource to zero: write `draining`, read the members, ask each, commit or revert.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fence {
+    rules: Rules,
+    reason: String,
+    seen: Seen,
+    phase: Phase,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    /// Only with `members_after_fence` left out.
+    ReadingFirst(Version, Row),
+    Writing(Row),
+    Reading,
+    Asking(BTreeSet<String>),
+    Committing,
+    Reverting(Outcome),
+    Ended,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FenceInput {
+    /// The [`FenceOrder::Write`] ended.
+    Wrote(Result<Version, Unwritten>),
+    /// The [`FenceOrder::ReadMembers`] ended.
+    Members {
+        /// Every live DLX; empty if there is none, or if they cannot be told.
+        members: BTreeSet<String>,
+        /// A nonce nobody has used.
+        fresh: Nonce,
+    },
+    /// A member confirmed.
+    Confirmed(String),
+    /// A member refused, or did not answer in time.
+    Refused {
+        /// A nonce nobody has used.
+        fresh: Nonce,
+    },
+    /// The [`FenceOrder::Commit`] ended.
+    Scaled(Result<(), Unwritten>),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FenceOrder {
+    /// Nothing yet: answers are outstanding.
+    Nothing,
+    /// Write this row if the version still stands.
+    Write {
+        /// The version that must still stand.
+        expected: Version,
+        /// The row to write.
+        row: Row,
+    },
+    /// Tell who the members are, from now on or later.
+    ReadMembers,
+    /// Ask each of these to confirm the nonce.
+    Ask {
+        /// The members.
+        members: BTreeSet<String>,
+        /// The fence's nonce.
+        nonce: Nonce,
+    },
+    /// Scale to zero with this row if the version still stands.
+    Commit {
+        /// The version that must still stand.
+        expected: Version,
+        /// The row to write with the scale.
+        row: Row,
+    },
+    /// The try is over.
+    End(Outcome),
+}
+
+/// How a try ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// At zero.
+    Asleep,
+    /// Given up and reverted, or somebody else did.
+    Reverted,
+    /// A write's answer is not known; the row says what happened, and the next look at it goes on from there.
+    Unknown,
+}
+
+// === impl Fence ===
+
+impl Fence {
+    /// Begins a try on what was seen; `None` where there is nothing to put to zero.
+    pub fn begin(rules: Rules, seen: Seen, fresh: Nonce, reason: &str) -> Option<(Self, FenceOrder)> {
+        let row = transition(&seen, Step::Fence, fresh, reason)?;
+        let expected = seen.version.clone();
+        let (phase, order) = if rules.members_after_fence {
+            (Phase::Writing(row.clone()), FenceOrder::Write { expected, row })
+        } else {
+            (Phase::ReadingFirst(expected, row), FenceOrder::ReadMembers)
+        };
+        Some((Self { rules, reason: reason.to_owned(), seen, phase }, order))
+    }
+
+    /// The one transition function.
+    pub fn step(&mut self, input: FenceInput) -> FenceOrder {
+        match (std::mem::replace(&mut self.phase, Phase::Ended), input) {
+            (Phase::ReadingFirst(expected, row), FenceInput::Members { members, .. }) if !members.is_empty() => {
+                self.phase = Phase::Asking(members);
+                self.seen.row = row.clone();
+                FenceOrder::Write { expected, row }
+            }
+            (Phase::Writing(row), FenceInput::Wrote(Ok(version))) => {
+                (self.seen.row, self.seen.version) = (row, version);
+                self.phase = Phase::Reading;
+                FenceOrder::ReadMembers
+            }
+            // Only with `members_after_fence` left out: the members are known already.
+            (Phase::Asking(members), FenceInput::Wrote(Ok(version))) => {
+                self.seen.version = version;
+                self.ask(members)
+            }
+            // With no DLX at all nobody could hold what comes.
+            (Phase::Reading, FenceInput::Members { members, fresh }) if members.is_empty() => self.revert(fresh),
+            (Phase::Reading, FenceInput::Members { members, .. }) => self.ask(members),
+            (Phase::Asking(mut members), FenceInput::Confirmed(member)) => {
+                members.remove(&member);
+                if members.is_empty() || !self.rules.wait_for_all {
+                    self.commit()
+                } else {
+                    self.phase = Phase::Asking(members);
+                    FenceOrder::Nothing
+                }
+            }
+            (Phase::Asking(_), FenceInput::Refused { fresh }) => self.revert(fresh),
+            (Phase::Committing, FenceInput::Scaled(Ok(()))) => FenceOrder::End(Outcome::Asleep),
+            (Phase::Committing, FenceInput::Scaled(Err(Unwritten::Conflict))) => FenceOrder::End(Outcome::Reverted),
+            (Phase::Committing, FenceInput::Scaled(Err(Unwritten::Unknown))) => FenceOrder::End(Outcome::Unknown),
+            (Phase::Writing(_), FenceInput::Wrote(Err(Unwritten::Unknown))) => FenceOrder::End(Outcome::Unknown),
+            (Phase::Reverting(outcome), FenceInput::Wrote(_)) => FenceOrder::End(outcome),
+            // A late answer after the try was decided.
+            (phase @ (Phase::Committing | Phase::Reverting(_)), FenceInput::Confirmed(_) | FenceInput::Refused { .. }) => {
+                self.phase = phase;
+                FenceOrder::Nothing
+            }
+            _ => FenceOrder::End(Outcome::Reverted),
+        }
+    }
+
+    fn ask(&mut self, members: BTreeSet<String>) -> FenceOrder {
+        self.phase = Phase::Asking(members.clone());
+        FenceOrder::Ask { members, nonce: self.seen.row.nonce }
+    }
+
+    fn commit(&mut self) -> FenceOrder {
+        // The nonce stays: the commit is this fence's own last word.
+        match transition(&self.seen, Step::Commit, self.seen.row.nonce, &self.reason) {
+            Some(row) => {
+                self.phase = Phase::Committing;
+                FenceOrder::Commit { expected: self.seen.version.clone(), row }
+            }
+            None => FenceOrder::End(Outcome::Reverted),
+        }
+    }
+
+    fn revert(&mut self, fresh: Nonce) -> FenceOrder {
+        match transition(&self.seen, Step::Revert, fresh, "not every DLX could confirm") {
+            Some(row) => {
+                self.phase = Phase::Reverting(Outcome::Reverted);
+                FenceOrder::Write { expected: self.seen.version.clone(), row }
+            }
+            None => FenceOrder::End(Outcome::Reverted),
+        }
+    }
+}

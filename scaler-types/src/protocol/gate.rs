@@ -1,0 +1,218 @@
+//! A DLX's side of the protocol, for one resource.
+
+use super::{Rules, Seen, Step, Unwritten, transition};
+use crate::{Nonce, Row, State, Version};
+
+/// Says whether a DLX may forward requests of one resource, and what it must write before it may.
+///
+/// Requests in flight are counted outside (they are counted without a lock): a request is counted first and asks
+/// [`Gate::open`] then, and an [`Asked`](GateInput::Asked) reads the count after the gate was shut.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Gate {
+    rules: Rules,
+    seen: Option<Seen>,
+    /// The version this DLX's own last write replaced: the watch may still be about to deliver it.
+    superseded: Option<Version>,
+    writing: bool,
+    waking: bool,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum GateInput {
+    /// The plugin's stream told the resource's state; `None`: it is gone. In the stream's order.
+    Saw(Option<Seen>),
+    /// At least one request waits that the gate does not let through.
+    Wanted {
+        /// A nonce nobody has used.
+        fresh: Nonce,
+    },
+    /// The [`GateOrder::Write`] ended.
+    Wrote {
+        /// The version it was to replace.
+        expected: Version,
+        /// The row it was to write.
+        row: Row,
+        /// The new version, or why not.
+        result: Result<Version, Unwritten>,
+    },
+    /// The [`GateOrder::Wake`] ended.
+    Woke {
+        /// The reason if it can never succeed as things are; `None` if it succeeded, met a conflict, or may be tried again.
+        terminal: Option<String>,
+        /// A nonce nobody has used.
+        fresh: Nonce,
+    },
+    /// An endpoint of the resource answers.
+    Answers {
+        /// A nonce nobody has used.
+        fresh: Nonce,
+    },
+    /// The autoscaler asks to confirm its fence.
+    Asked {
+        /// The fence's nonce.
+        nonce: Nonce,
+        /// Requests in flight here, open upgraded sockets included.
+        in_flight: u64,
+        /// Requests held here.
+        held: u64,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum GateOrder {
+    /// Nothing, or nothing yet.
+    Nothing,
+    /// Write this row if the version still stands; answer with [`GateInput::Wrote`].
+    Write {
+        /// The version that must still stand.
+        expected: Version,
+        /// The row to write.
+        row: Row,
+    },
+    /// Scale to at least one with this row if the version still stands; answer with [`GateInput::Woke`].
+    Wake {
+        /// The version that must still stand.
+        expected: Version,
+        /// The row to write with the scale.
+        row: Row,
+    },
+    /// What was seen is old: ask the plugin for all there is.
+    Refresh,
+    /// The fence is confirmed.
+    Confirm,
+    /// It is not.
+    Refuse(Refusal),
+}
+
+/// Why a DLX does not confirm a fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// It does not see this nonce: not yet, or no more.
+    NotSeen,
+    /// Requests are in flight.
+    InFlight(u64),
+    /// Requests are held: they are about to revert it.
+    Held(u64),
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// A gate that knows nothing yet, and is shut.
+    pub fn new(rules: Rules) -> Self {
+        Self { rules, seen: None, superseded: None, writing: false, waking: false }
+    }
+
+    /// Whether requests may be forwarded.
+    pub fn open(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| match seen.row.state {
+            State::Active | State::Waking => seen.scaled,
+            State::Draining => seen.scaled && !self.rules.revert_before_forward,
+            State::Asleep | State::Failed => false,
+        })
+    }
+
+    /// What this DLX believes of the resource.
+    pub fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
+    }
+
+    /// Whether a wake of this DLX's own is under way.
+    pub fn waking(&self) -> bool {
+        self.waking
+    }
+
+    /// The one transition function.
+    pub fn step(&mut self, input: GateInput) -> GateOrder {
+        match input {
+            GateInput::Saw(seen) => self.saw(seen),
+            GateInput::Wanted { fresh } => self.wanted(fresh),
+            GateInput::Wrote { expected, row, result } => self.wrote(expected, row, result),
+            GateInput::Woke { terminal, fresh } => {
+                self.waking = false;
+                match terminal {
+                    Some(reason) => self.write(Step::Fail, fresh, &reason),
+                    None => GateOrder::Nothing,
+                }
+            }
+            GateInput::Answers { fresh } => match &self.seen {
+                Some(seen) if seen.row.state == State::Waking && seen.scaled => {
+                    self.write(Step::Finish, fresh, "woken by a request")
+                }
+                _ => GateOrder::Nothing,
+            },
+            GateInput::Asked { nonce, in_flight, held } => self.asked(nonce, in_flight, held),
+        }
+    }
+
+    fn saw(&mut self, seen: Option<Seen>) -> GateOrder {
+        // The stream is behind this DLX's own write: what it tells was replaced.
+        let behind = seen.as_ref().is_some_and(|seen| Some(&seen.version) == self.superseded.as_ref());
+        if !behind {
+            self.seen = seen;
+        }
+        GateOrder::Nothing
+    }
+
+    fn wanted(&mut self, fresh: Nonce) -> GateOrder {
+        let Some(seen) = &self.seen else { return GateOrder::Refresh };
+        if self.writing || self.waking || self.open() {
+            return GateOrder::Nothing;
+        }
+        if seen.row.state == State::Draining && seen.scaled {
+            return self.write(Step::Revert, fresh, "a request came");
+        }
+        match transition(seen, Step::Wake, fresh, "a request came") {
+            Some(row) => {
+                self.waking = true;
+                GateOrder::Wake { expected: seen.version.clone(), row }
+            }
+            None => GateOrder::Nothing,
+        }
+    }
+
+    fn write(&mut self, step: Step, fresh: Nonce, reason: &str) -> GateOrder {
+        let Some(seen) = self.seen.as_ref().filter(|_| !self.writing) else { return GateOrder::Nothing };
+        match transition(seen, step, fresh, reason) {
+            Some(row) => {
+                self.writing = true;
+                GateOrder::Write { expected: seen.version.clone(), row }
+            }
+            None => GateOrder::Nothing,
+        }
+    }
+
+    fn wrote(&mut self, expected: Version, row: Row, result: Result<Version, Unwritten>) -> GateOrder {
+        self.writing = false;
+        let version = match result {
+            Ok(version) => version,
+            Err(Unwritten::Conflict) => return GateOrder::Refresh,
+            Err(Unwritten::Unknown) => return GateOrder::Nothing,
+        };
+        // Something newer was seen while the answer was on its way: a fence, perhaps, that was confirmed since.
+        if let Some(seen) = &mut self.seen
+            && (seen.version == expected || !self.rules.own_write_is_ordered)
+        {
+            (seen.row, seen.version) = (row, version);
+            self.superseded = Some(expected);
+        }
+        GateOrder::Nothing
+    }
+
+    fn asked(&self, nonce: Nonce, in_flight: u64, held: u64) -> GateOrder {
+        let sees = self.seen.as_ref().is_some_and(|seen| {
+            seen.row.state == State::Draining && seen.row.nonce == nonce && seen.row.format <= Row::FORMAT
+        });
+        if !sees && self.rules.confirm_tests_nonce {
+            GateOrder::Refuse(Refusal::NotSeen)
+        } else if in_flight > 0 && self.rules.confirm_counts_in_flight {
+            GateOrder::Refuse(Refusal::InFlight(in_flight))
+        } else if held > 0 {
+            GateOrder::Refuse(Refusal::Held(held))
+        } else {
+            GateOrder::Confirm
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The sleep protocol: how a resource goes to zero and back without losing a request.
+//!
+//! Pure functions and small state machines, without input or output. The autoscaler drives a [`Fence`], every DLX a
+//! [`Gate`] per resource, and the model checker explores these very types. All they share is the resource's
+//! [`Row`], changed by compare-and-set alone:
+//!
+//! 1. The autoscaler writes `draining` with a fresh nonce, *then* reads who the members are, then asks each DLX to
+//!    confirm "I see this nonce, nothing is in flight here, I hold what comes".
+//! 2. All confirmed: one compare-and-set writes `asleep` together with the scale of zero. Anything else: revert.
+//! 3. A DLX that sees `draining` forwards nothing. A request that comes makes it write `active` first; the
+//!    autoscaler's commit then finds another version and changes nothing.
+//! 4. A request that finds the resource asleep makes its DLX write `waking` together with the scale.
+//!
+//! Why this is enough: a DLX that was a member when the membership was read has confirmed, and from then on forwards
+//! only after a write that makes the commit fail. One that was not has registered later than `draining` was written,
+//! lists after registering, and so has seen `draining` before it forwards anything.
+
+mod fence;
+mod gate;
+
+pub use fence::{Fence, FenceInput, FenceOrder, Outcome};
+pub use gate::{Gate, GateInput, GateOrder, Refusal};
+
+use crate::{Nonce, Row, State, Version};
+
+/// What a daemon last saw of a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Seen {
+    /// Its row.
+    pub row: Row,
+    /// The version row and scale had.
+    pub version: Version,
+    /// Whether it has replicas.
+    pub scaled: bool,
+}
+
+/// A change of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Try to put it to sleep.
+    Fence,
+    /// Give that up.
+    Revert,
+    /// To zero; written with the scale.
+    Commit,
+    /// From zero; written with the scale.
+    Wake,
+    /// It is up.
+    Finish,
+    /// It cannot come up.
+    Fail,
+}
+
+/// Why a write did not happen, as far as the protocol cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unwritten {
+    /// The version was another by then.
+    Conflict,
+    /// Refused, or nobody knows: it may have happened.
+    Unknown,
+}
+
+/// The protocol's rules. The daemons run with all of them; the model checker and the tests leave one out at a time to
+/// show that each is needed and that its loss is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rules {
+    /// A commit changes nothing unless the version is still the fence's own.
+    pub commit_tests_version: bool,
+    /// A DLX confirms only the nonce it sees itself.
+    pub confirm_tests_nonce: bool,
+    /// A DLX confirms only while nothing is in flight.
+    pub confirm_counts_in_flight: bool,
+    /// A request that finds a fence is forwarded only after the revert was written.
+    pub revert_before_forward: bool,
+    /// A write's success changes what a DLX believes only if it has seen nothing newer since.
+    pub own_write_is_ordered: bool,
+    /// A commit waits for every member.
+    pub wait_for_all: bool,
+    /// Members are read after the fence was written.
+    pub members_after_fence: bool,
+}
+
+/// The row after `step`, or `None` where the step does not apply: somebody else was faster.
+pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option<Row> {
+    use State::{Active, Asleep, Draining, Failed, Waking};
+    if seen.row.format > Row::FORMAT {
+        return None;
+    }
+    let state = match (step, seen.row.state, seen.scaled) {
+        (Step::Fence, Active, true) => Draining,
+        (Step::Revert, Draining, _) => Active,
+        (Step::Commit, Draining, _) => Asleep,
+        (Step::Wake, Asleep | Failed, _) | (Step::Wake, Active | Draining | Waking, false) => Waking,
+        (Step::Finish, Waking, _) | (Step::Finish, Asleep, true) => Active,
+        (Step::Fail, Waking | Asleep, _) | (Step::Fail, Active, false) => Failed,
+        _ => return None,
+    };
+    Some(Row { state, nonce, reason: reason.to_owned(), format: Row::FORMAT })
+}
+
+/// What the leader writes on a row that nobody works on any more: a daemon may have died between any two steps, or a
+/// person scaled by hand.
+///
+/// `mine` is whether this process's own fence is under way; `stuck` whether a wake has taken longer than it may.
+pub fn recover(seen: &Seen, mine: bool, stuck: bool, nonce: Nonce) -> Option<Row> {
+    match (seen.row.state, seen.scaled) {
+        (State::Draining, _) if !mine => transition(seen, Step::Revert, nonce, "its fence was left behind"),
+        (State::Asleep, true) => transition(seen, Step::Finish, nonce, "scaled up by hand"),
+        (State::Waking, true) if stuck => transition(seen, Step::Finish, nonce, "its wake was left behind"),
+        (State::Waking, false) if stuck => transition(seen, Step::Fail, nonce, "its wake was left behind"),
+        _ => None,
+    }
+}
+
+// === impl Rules ===
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            commit_tests_version: true,
+            confirm_tests_nonce: true,
+            confirm_counts_in_flight: true,
+            revert_before_forward: true,
+            own_write_is_ordered: true,
+            wait_for_all: true,
+            members_after_fence: true,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What can be scaled, how its requests arrive, and where it listens.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Row, ScaleEvent, Version, duration};
+
+/// A resource's identity: namespace and name, always both.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ResourceId {
+    /// The namespace the resource lives in.
+    pub namespace: String,
+    /// Its name, unique within the namespace and the plugin's kind.
+    pub name: String,
+}
+
+/// Anything that can be scaled, as a plugin describes it in [`get_resources`](crate::ResourceScaler::get_resources).
+///
+/// Build one with [`Resource::new`] and set what differs: new fields get a default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resource {
+    /// Namespace and name.
+    #[serde(flatten)]
+    pub id: ResourceId,
+    /// How requests reach it.
+    #[serde(default)]
+    pub path: Path,
+    /// The metrics that say how busy it is. Empty: the namespace file's defaults apply.
+    #[serde(default)]
+    pub scale_resources: Vec<ScaleResource>,
+    /// The last thing that happened to its scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_scale_event: Option<ScaleEvent>,
+    /// When, in RFC 3339 by the clock of whoever wrote it. Shown to people; never compared with another clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_scale_event_time: Option<String>,
+    /// Host names under which HTTP requests for it arrive, without port. Lower case.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Ports of the DLX that belong to this resource alone: the port is the identity.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    /// The sleep protocol's state, as stored with the resource.
+    #[serde(default)]
+    pub row: Row,
+    /// Stands for row and scale together: it changes whenever either does. Opaque to the daemons.
+    #[serde(default)]
+    pub version: Version,
+    /// How many replicas it is meant to have now; 0 is asleep, whatever the row says. What is being stopped
+    /// counts as gone.
+    #[serde(default)]
+    pub replicas: u32,
+    /// Where it listens, or will listen. Never an address of something that is being stopped.
+    #[serde(default)]
+    pub endpoints: Vec<Endpoint>,
+    /// Why it is as it is, where the plugin knows more than the row ("exited with status 1").
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub status: String,
+}
+
+/// How requests reach a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// Everything passes the DLX, awake or asleep: nothing is ever lost by scaling.
+    #[default]
+    Always,
+    /// The DLX is in the path only while the resource is asleep.
+    Direct,
+    /// Another controller switches the route; nothing is fenced, the promise is that controller's.
+    External,
+}
+
+/// One metric by which a resource counts as idle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScaleResource {
+    /// The metric's name, e.g. `requests`.
+    #[serde(alias = "metricName")]
+    pub metric_name: String,
+    /// How far back the metric is looked at. In JSON a Go duration (`10m`, `1m30s`) or nanoseconds.
+    #[serde(rename = "windows_size", alias = "window_size", alias = "windowSize", with = "duration::go")]
+    pub window_size: Duration,
+    /// Idle while the value is not above this, in the metric's own unit.
+    #[serde(default)]
+    pub threshold: f64,
+}
+
+/// A port of the DLX that belongs to one resource.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Port {
+    /// The port the DLX listens on.
+    pub listen: u16,
+    /// The resource's own port behind it; none: the endpoint's address as it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<u16>,
+    /// What is spoken on it.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// What is spoken on a [`Port`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Not known to be HTTP: bytes are spliced.
+    #[default]
+    Tcp,
+    /// HTTP/1.1 or HTTP/2 in clear text.
+    Http,
+}
+
+/// An address at which a resource listens, or is about to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// `ip:port` or `host:port`.
+    pub address: String,
+    /// Which incarnation this is (a pod's uid, a process's run): another one at the same address is another
+    /// endpoint, and no connection to the earlier one is used for it.
+    #[serde(default)]
+    pub incarnation: String,
+    /// How the DLX finds out that it is ready.
+    #[serde(default)]
+    pub probe: Probe,
+}
+
+/// How the DLX finds out that an endpoint is ready to take requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Probe {
+    /// The port accepts a connection.
+    #[default]
+    Tcp,
+    /// `GET` answers 2xx.
+    Http {
+        /// The path to ask for, beginning with `/`.
+        path: String,
+    },
+    /// It is ready because the plugin lists it.
+    Listed,
+}
+
+// === impl ResourceId ===
+
+impl ResourceId {
+    /// An identity from its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+// === impl Resource ===
+
+impl Resource {
+    /// A resource with nothing but an identity: path `always`, active, no replicas.
+    pub fn new(id: ResourceId) -> Self {
+        Self {
+            id,
+            path: Path::default(),
+            scale_resources: Vec::new(),
+            last_scale_event: None,
+            last_scale_event_time: None,
+            hosts: Vec::new(),
+            ports: Vec::new(),
+            row: Row::default(),
+            version: Version::default(),
+            replicas: 0,
+            endpoints: Vec::new(),
+            status: String::new(),
+        }
+    }
+}
+
+// === impl ScaleResource ===
+
+impl ScaleResource {
+    /// The metric's name on the wire: `<metric_name>_per_<window>`, the window in Go's short form.
+    ///
+    /// ```
+    /// # use {scaler_types::ScaleResource, std::time::Duration};
+    /// let minute = ScaleResource { metric_name: "requests".into(), window_size: Duration::from_secs(60), threshold: 0.0 };
+    /// assert_eq!(minute.wire_name(), "requests_per_1m");
+    /// ```
+    pub fn wire_name(&self) -> String {
+        format!("{}_per_{}", self.metric_name, duration::short(self.window_size))
+    }
+}

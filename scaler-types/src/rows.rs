@@ -1,0 +1,1 @@
+//! Rows in files, for kinds of resource that no cluster keeps. (stub)

@@ -1,0 +1,92 @@
+//! Asking a plugin to scale, and what it may answer.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ResourceId, Row, Version, duration};
+
+/// One resource to be scaled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScaleRequest {
+    /// Which one.
+    #[serde(flatten)]
+    pub id: ResourceId,
+    /// To what.
+    pub target: Target,
+    /// The version the decision was made on. If the resource's is another by now, nothing is changed and the
+    /// answer is [`ScaleError::Conflict`].
+    pub version: Version,
+    /// Written together with the scale, in one step: whoever sees the one sees the other.
+    pub row: Row,
+    /// How long the call may take, from when it is made. Its future is dropped then.
+    #[serde(with = "duration::go")]
+    pub deadline: Duration,
+}
+
+/// The scale that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// None.
+    Zero,
+    /// A wake: this many or more. What has more keeps them; what slept comes back with what it had.
+    AtLeast(u32),
+    /// This many.
+    Exactly(u32),
+}
+
+/// Why a scale or a write did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleError {
+    /// Somebody else changed the resource: look again, decide again.
+    #[error("somebody else changed it meanwhile")]
+    Conflict,
+    /// It did not work this time (an API error, a quota that may free up).
+    #[error("{reason}; to be tried again after {}", duration::short(*after))]
+    Retry {
+        /// When another try makes sense.
+        #[serde(with = "duration::go")]
+        after: Duration,
+        /// What went wrong.
+        reason: String,
+    },
+    /// It cannot come up as things are: a missing program, a crash at start, an image that does not exist.
+    #[error("{reason}")]
+    Terminal {
+        /// The cause, told to the clients that wait.
+        reason: String,
+    },
+    /// The plugin does not offer this.
+    #[error("not supported by this plugin")]
+    Unsupported,
+}
+
+/// What happened to a resource's scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ScaleEvent {
+    /// Its specification changed.
+    ResourceUpdated,
+    /// A wake began.
+    ScaleFromZeroStarted,
+    /// A wake ended well.
+    ScaleFromZeroCompleted,
+    /// It began to go to zero.
+    ScaleToZeroStarted,
+    /// It is at zero.
+    ScaleToZeroCompleted,
+}
+
+// === impl ScaleError ===
+
+impl From<anyhow::Error> for ScaleError {
+    /// An error of the author's own, which says nothing about whether it may pass: to be tried again.
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<ScaleError>() {
+            Ok(error) => error,
+            Err(error) => ScaleError::Retry { after: Duration::from_secs(1), reason: format!("{error:#}") },
+        }
+    }
+}

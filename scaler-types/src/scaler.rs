@@ -1,0 +1,102 @@
+//! What a plugin author implements.
+
+use std::{future::Future, time::Duration};
+
+use crate::{
+    Changes, PluginContext, Resource, ResourceId, ResourceScalerConfig, Result, Row, ScaleError, ScaleRequest, Version,
+};
+
+/// A kind of resource that can be scaled to zero and back.
+///
+/// Write each method as a plain `async fn`. They run on a tokio runtime of the plugin's own, so blocking for a
+/// moment harms nobody else, and waiting costs no thread. A call whose caller has given up is cancelled at its next
+/// `await`. A panic is that call's error, never the daemon's end.
+pub trait ResourceScaler: Send + Sync + Sized + 'static {
+    /// The kind's name, and the key of its section in a namespace file: `deployment`, `process`.
+    const KIND: &'static str;
+
+    /// Starts an instance for one namespace file. Called again with the new section when the file changes; the
+    /// old instance is [stopped](Self::stop) once the new one stands.
+    ///
+    /// # Errors
+    ///
+    /// The configuration cannot be used: the daemon reports it and goes on with what it had.
+    fn new(context: PluginContext) -> impl Future<Output = Result<Self>> + Send;
+
+    /// All resources it manages, whatever their state. Not older than the call.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be told now. Nothing is scaled to zero on an error.
+    fn get_resources(&self) -> impl Future<Output = Result<Vec<Resource>>> + Send;
+
+    /// Scales one resource, and returns when it is reached: at zero, nothing is left running; from zero, an endpoint
+    /// can be connected to (or the DLX finds that out itself, from [`Resource::endpoints`]).
+    ///
+    /// `request.row` is written in the same step as the scale, and only if `request.version` still stands. Wakes and
+    /// sleeps of one resource may be asked for at the same time and by several processes.
+    ///
+    /// # Errors
+    ///
+    /// See [`ScaleError`].
+    fn set_scale(&self, request: &ScaleRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
+
+    /// Defaults for this kind; none unless overridden.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be told; the daemon goes on without.
+    fn get_config(&self) -> impl Future<Output = Result<Option<ResourceScalerConfig>>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Where the resource listens: `host` or `host:port`. Asked only where [`Resource::endpoints`] is empty.
+    ///
+    /// # Errors
+    ///
+    /// There is no such resource, or it has no address.
+    fn resolve_service_name(&self, resource: &ResourceId) -> impl Future<Output = Result<String>> + Send;
+
+    /// Waits until something changed since `cursor`, then tells what. Cursor 0 knows nothing: everything is told at
+    /// once, not older than the call. The answers follow each other in the order of the changes: a resource's older
+    /// state never comes after a newer one.
+    ///
+    /// The default lists everything once a second. A call that waits longer than half a minute is answered
+    /// "nothing changed" on its behalf, and asked again.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told now; the daemon keeps what it knew and asks again, with a growing pause.
+    fn changes(&self, cursor: u64) -> impl Future<Output = Result<Changes>> + Send {
+        async move {
+            if cursor > 0 {
+                #[expect(clippy::disallowed_methods, reason = "the documented default for plugins that cannot watch")]
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Ok(Changes { cursor: cursor + 1, complete: true, resources: self.get_resources().await?, removed: Vec::new() })
+        }
+    }
+
+    /// Writes `row` on the resource if its version is still `expected`, and tells the new version.
+    ///
+    /// Without it a resource can only be on path [`External`](crate::Path::External).
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Conflict`] if the version is another by now.
+    fn compare_and_set(
+        &self,
+        resource: &ResourceId,
+        expected: &Version,
+        row: &Row,
+    ) -> impl Future<Output = Result<Version, ScaleError>> + Send {
+        let _ = (resource, expected, row);
+        async { Err(ScaleError::Unsupported) }
+    }
+
+    /// The instance is no longer needed: its section changed or went away, or the daemon ends. What it has scaled
+    /// stays as it is.
+    fn stop(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
