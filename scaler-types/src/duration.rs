@@ -139,7 +139,9 @@ pub mod go {
             }
 
             fn visit_i64<E: de::Error>(self, nanos: i64) -> Result<Duration, E> {
-                u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| E::custom("a duration is never negative"))
+                u64::try_from(nanos)
+                    .map(Duration::from_nanos)
+                    .map_err(|_| E::custom("a duration is never negative"))
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -193,7 +195,24 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in ["", "10", "s", "1", "-1s", "1 s", "1d", "1..5s", ".s", "1.2.3s", "1s ", "99999999999h", "1ss", "five", "+1s", "1S"] {
+        for text in [
+            "",
+            "10",
+            "s",
+            "1",
+            "-1s",
+            "1 s",
+            "1d",
+            "1..5s",
+            ".s",
+            "1.2.3s",
+            "1s ",
+            "99999999999h",
+            "1ss",
+            "five",
+            "+1s",
+            "1S",
+        ] {
             assert_eq!(parse(text), Err(NotADuration(text.to_owned())));
         }
         assert_eq!(parse(".5s"), Ok(Duration::from_millis(500)));

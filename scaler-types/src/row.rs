@@ -1,6 +1,9 @@
 //! The sleep protocol's record, kept with the resource itself.
 
-use std::fmt;
+use std::{
+    fmt,
+    hash::{BuildHasher, Hasher, RandomState},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +82,14 @@ impl fmt::Display for State {
 }
 
 // === impl Nonce ===
+
+impl Nonce {
+    /// A nonce nobody has used: drawn at random, and never the 0 of a resource nobody has written on.
+    pub fn fresh() -> Self {
+        // Keys from the operating system, another one for every state: no dependency for one number.
+        Self(RandomState::new().build_hasher().finish().max(1))
+    }
+}
 
 impl fmt::Display for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

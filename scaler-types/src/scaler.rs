@@ -3,7 +3,8 @@
 use std::{future::Future, time::Duration};
 
 use crate::{
-    Changes, PluginContext, Resource, ResourceId, ResourceScalerConfig, Result, Row, ScaleError, ScaleRequest, Version,
+    Changes, PluginContext, Resource, ResourceId, ResourceScalerConfig, Result, Row, ScaleError,
+    ScaleRequest, Version,
 };
 
 /// A kind of resource that can be scaled to zero and back.
@@ -70,10 +71,18 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
     fn changes(&self, cursor: u64) -> impl Future<Output = Result<Changes>> + Send {
         async move {
             if cursor > 0 {
-                #[expect(clippy::disallowed_methods, reason = "the documented default for plugins that cannot watch")]
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "the documented default for plugins that cannot watch"
+                )]
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            Ok(Changes { cursor: cursor + 1, complete: true, resources: self.get_resources().await?, removed: Vec::new() })
+            Ok(Changes {
+                cursor: cursor + 1,
+                complete: true,
+                resources: self.get_resources().await?,
+                removed: Vec::new(),
+            })
         }
     }
 

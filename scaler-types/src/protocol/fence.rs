@@ -110,7 +110,9 @@ impl Fence {
     /// The one transition function.
     pub fn step(&mut self, input: FenceInput) -> FenceOrder {
         match (std::mem::replace(&mut self.phase, Phase::Ended), input) {
-            (Phase::ReadingFirst(expected, row), FenceInput::Members { members, .. }) if !members.is_empty() => {
+            (Phase::ReadingFirst(expected, row), FenceInput::Members { members, .. })
+                if !members.is_empty() =>
+            {
                 self.phase = Phase::Asking(members);
                 self.seen.row = row.clone();
                 FenceOrder::Write { expected, row }
@@ -126,7 +128,9 @@ impl Fence {
                 self.ask(members)
             }
             // With no DLX at all nobody could hold what comes.
-            (Phase::Reading, FenceInput::Members { members, fresh }) if members.is_empty() => self.revert(fresh),
+            (Phase::Reading, FenceInput::Members { members, fresh }) if members.is_empty() => {
+                self.revert(fresh)
+            }
             (Phase::Reading, FenceInput::Members { members, .. }) => self.ask(members),
             (Phase::Asking(mut members), FenceInput::Confirmed(member)) => {
                 members.remove(&member);
@@ -139,12 +143,21 @@ impl Fence {
             }
             (Phase::Asking(_), FenceInput::Refused { fresh }) => self.revert(fresh),
             (Phase::Committing, FenceInput::Scaled(Ok(()))) => FenceOrder::End(Outcome::Asleep),
-            (Phase::Committing, FenceInput::Scaled(Err(Unwritten::Conflict))) => FenceOrder::End(Outcome::Reverted),
-            (Phase::Committing, FenceInput::Scaled(Err(Unwritten::Unknown))) => FenceOrder::End(Outcome::Unknown),
-            (Phase::Writing(_), FenceInput::Wrote(Err(Unwritten::Unknown))) => FenceOrder::End(Outcome::Unknown),
+            (Phase::Committing, FenceInput::Scaled(Err(Unwritten::Conflict))) => {
+                FenceOrder::End(Outcome::Reverted)
+            }
+            (Phase::Committing, FenceInput::Scaled(Err(Unwritten::Unknown))) => {
+                FenceOrder::End(Outcome::Unknown)
+            }
+            (Phase::Writing(_), FenceInput::Wrote(Err(Unwritten::Unknown))) => {
+                FenceOrder::End(Outcome::Unknown)
+            }
             (Phase::Reverting(outcome), FenceInput::Wrote(_)) => FenceOrder::End(outcome),
             // A late answer after the try was decided.
-            (phase @ (Phase::Committing | Phase::Reverting(_)), FenceInput::Confirmed(_) | FenceInput::Refused { .. }) => {
+            (
+                phase @ (Phase::Committing | Phase::Reverting(_)),
+                FenceInput::Confirmed(_) | FenceInput::Refused { .. },
+            ) => {
                 self.phase = phase;
                 FenceOrder::Nothing
             }
