@@ -1,22 +1,268 @@
 //! The admin server: /healthz, /readyz, /metrics, and the daemon's own routes.
-use std::{future::Future, io, net::TcpListener, pin::Pin, sync::Arc};
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    future::Future,
+    hint, io,
+    net::{SocketAddr, TcpListener},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
 use bytes::Bytes;
-use http::{Method, Request, Response};
-use http_body_util::Full;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
+use tokio::{sync::Semaphore, time::Instant};
+
+/// What a handler answers.
 pub type Answer = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 /// Body read whole (1 MiB at most).
 pub type Handler = Arc<dyn Fn(Request<Bytes>) -> Answer + Send + Sync>;
-pub struct Admin {}
+/// Says whether the daemon is ready, or why not.
+pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// The admin server, as it is put together.
+pub struct Admin {
+    registry: Registry,
+    token: Option<String>,
+    ready: Ready,
+    routes: BTreeMap<&'static str, BTreeMap<String, Handler>>,
+}
+
+/// Who asks: the address at the other end of the socket, in the request's extensions. What a header says about it is
+/// never believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// The longest body that is taken.
+const LONGEST_BODY: usize = 1 << 20;
+/// How long a client may take for a request's head, and again for its body; also how long an idle connection is kept.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the kernel keeps a connection whose client takes no answer.
+const UNREAD: Duration = Duration::from_secs(30);
+/// More connections wait in the socket's backlog.
+const CONNECTIONS: usize = 1024;
+/// The pause after a failed accept (no descriptor left, say): what frees one is no event we could wait for.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+const SCHEME: &[u8] = b"Bearer ";
+const HEALTHZ: &str = "/healthz";
+const READYZ: &str = "/readyz";
+const METRICS: &str = "/metrics";
+
+// === impl Admin ===
+
 impl Admin {
     /// `token`: what writes must carry as a bearer token; `None`: writes are taken from loopback only.
-    pub fn new(registry: Registry, token: Option<String>) -> Self { todo!() }
+    pub fn new(registry: Registry, token: Option<String>) -> Self {
+        Self { registry, token, ready: Arc::new(|| Ok(())), routes: BTreeMap::new() }
+    }
+
     /// GET routes are open; every other method is a write and wants the token.
-    pub fn route(self, method: Method, path: &'static str, handler: Handler) -> Self { todo!() }
+    #[must_use]
+    pub fn route(mut self, method: Method, path: &'static str, handler: Handler) -> Self {
+        self.routes.entry(path).or_default().insert(method.to_string(), handler);
+        self
+    }
+
     /// `/readyz` answers 503 with the reason while this says so.
-    pub fn ready_when(self, ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>) -> Self { todo!() }
+    #[must_use]
+    pub fn ready_when(mut self, ready: Ready) -> Self {
+        self.ready = ready;
+        self
+    }
+
     /// Serves until the process ends.
-    pub async fn serve(self, listener: TcpListener) -> io::Result<()> { todo!() }
+    ///
+    /// # Errors
+    ///
+    /// The listener cannot be used.
+    pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let admin = Arc::new(self);
+        loop {
+            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
+            let (socket, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "the admin server cannot take a connection");
+                    tokio::time::sleep_until(Instant::now() + ACCEPT_AGAIN).await;
+                    continue;
+                }
+            };
+            // Only a guard against clients that take no answer: without it they are merely kept longer.
+            let unread = UNREAD.as_millis().try_into().unwrap_or(u32::MAX);
+            let _ = rustix::net::sockopt::set_tcp_user_timeout(&socket, unread);
+            let admin = Arc::clone(&admin);
+            tokio::spawn(async move {
+                let _place = place;
+                let service = service_fn(|request: Request<Incoming>| {
+                    let admin = Arc::clone(&admin);
+                    async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
+                });
+                let served = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(PATIENCE)
+                    .serve_connection(TokioIo::new(socket), service)
+                    .await;
+                if let Err(error) = served {
+                    tracing::debug!(%peer, %error, "an admin connection ended");
+                }
+            });
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        // hyper sends no body in answer to HEAD.
+        let method = if head.method == Method::HEAD { Method::GET } else { head.method.clone() };
+        let path = head.uri.path();
+        if method == Method::GET {
+            match path {
+                "/" => return self.list(),
+                HEALTHZ => return text(StatusCode::OK, "ok\n".to_owned()),
+                READYZ => {
+                    return match (self.ready)() {
+                        Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
+                        Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+                    };
+                }
+                METRICS => return self.metrics(),
+                _ => {}
+            }
+        }
+        let Some(methods) = self.routes.get(path) else {
+            let built_in = ["/", HEALTHZ, READYZ, METRICS].contains(&path);
+            return if built_in {
+                not_allowed(&["GET"])
+            } else {
+                refuse(StatusCode::NOT_FOUND, "no such route; GET / lists them")
+            };
+        };
+        let Some(handler) = methods.get(method.as_str()) else {
+            return not_allowed(&methods.keys().map(String::as_str).collect::<Vec<_>>());
+        };
+        if method != Method::GET
+            && let Some(refusal) = self.refuse_write(&head.headers, peer)
+        {
+            return refusal;
+        }
+        let body = match tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST_BODY).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return refuse(StatusCode::PAYLOAD_TOO_LARGE, "a body has 1 MiB at most");
+            }
+            Ok(Err(error)) => {
+                return refuse(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}"));
+            }
+            Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come within 10s"),
+        };
+        let mut request = Request::from_parts(head, body);
+        request.extensions_mut().insert(Peer(peer));
+        handler(request).await
+    }
+
+    /// Why this write is not taken, if so.
+    fn refuse_write(&self, headers: &http::HeaderMap, peer: SocketAddr) -> Option<Response<Full<Bytes>>> {
+        let Some(token) = &self.token else {
+            return if !peer.ip().to_canonical().is_loopback() {
+                Some(refuse(
+                    StatusCode::FORBIDDEN,
+                    "without --admin-token-file writes are taken from loopback only",
+                ))
+            } else if headers.contains_key(header::ORIGIN) {
+                // A page in a browser on this host comes from loopback too; it cannot leave this header out.
+                Some(refuse(
+                    StatusCode::FORBIDDEN,
+                    "without --admin-token-file no writes are taken from web pages",
+                ))
+            } else {
+                None
+            };
+        };
+        let given = headers.get(header::AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
+        let given =
+            given.split_at_checked(SCHEME.len()).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(SCHEME));
+        if given.is_some_and(|(_, given)| same(given, token.as_bytes())) {
+            return None;
+        }
+        let mut refusal = refuse(
+            StatusCode::UNAUTHORIZED,
+            "a write wants Authorization: Bearer <token of --admin-token-file>",
+        );
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        Some(refusal)
+    }
+
+    fn list(&self) -> Response<Full<Bytes>> {
+        let own = self
+            .routes
+            .iter()
+            .flat_map(|(path, methods)| methods.keys().map(move |method| format!("{method} {path}")));
+        let built_in = [HEALTHZ, READYZ, METRICS].iter().map(|path| format!("GET {path}"));
+        json(StatusCode::OK, &serde_json::json!({ "routes": built_in.chain(own).collect::<Vec<_>>() }))
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut page = String::new();
+        match prometheus_client::encoding::text::encode(&mut page, &self.registry) {
+            Ok(()) => {
+                answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", page)
+            }
+            Err(error) => {
+                refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("the metrics cannot be written: {error}"))
+            }
+        }
+    }
 }
+
 /// A JSON answer.
-pub fn json<T: serde::Serialize>(status: http::StatusCode, body: &T) -> Response<Full<Bytes>> { todo!() }
+pub fn json<T: serde::Serialize>(status: StatusCode, body: &T) -> Response<Full<Bytes>> {
+    match serde_json::to_string(body) {
+        Ok(body) => answer(status, "application/json", body + "\n"),
+        Err(error) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("the answer cannot be written as JSON: {error}"),
+        ),
+    }
+}
+
+/// A refusal in JSON: `error` is the status in words, `reason` says what to do.
+pub fn refuse(status: StatusCode, reason: &str) -> Response<Full<Bytes>> {
+    let error = status.canonical_reason().unwrap_or("error").to_lowercase();
+    let body = serde_json::json!({ "error": error, "reason": reason }).to_string();
+    answer(status, "application/json", body + "\n")
+}
+
+fn not_allowed(allowed: &[&str]) -> Response<Full<Bytes>> {
+    let allowed = allowed.join(", ");
+    let mut refusal = refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("this route takes {allowed}"));
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        refusal.headers_mut().insert(header::ALLOW, allowed);
+    }
+    refusal
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Compares in a time that tells nothing but the lengths.
+fn same(given: &[u8], expected: &[u8]) -> bool {
+    given.len() == expected.len()
+        && hint::black_box(given.iter().zip(expected).fold(0, |seen, (a, b)| seen | (a ^ b))) == 0
+}

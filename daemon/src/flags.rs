@@ -1,16 +1,74 @@
 //! Flags both daemons take.
-use std::path::PathBuf;
-use std::time::Duration;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use crate::{exit::Misconfigured, telemetry::LogFormat};
+
 /// Flattened into each daemon's own flags.
 #[derive(clap::Args, Clone, Debug)]
 pub struct CommonFlags {
-    #[arg(long, env = "SCALER_NAMESPACE")] pub namespace: Option<String>,
-    #[arg(long, env = "KUBECONFIG")] pub kubeconfig_path: Option<PathBuf>,
-    #[arg(long, default_value = "plugins")] pub plugins_dir: PathBuf,
-    #[arg(long)] pub config: Vec<PathBuf>,
-    #[arg(long)] pub strict: bool,
-    #[arg(long)] pub admin_token_file: Option<PathBuf>,
-    #[arg(long, default_value = "state")] pub state_dir: PathBuf,
-    #[arg(long, default_value = "text")] pub log_format: crate::telemetry::LogFormat,
-    #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse)] pub shutdown_grace: Duration,
+    /// The namespace to look after when no file is given; `*` is all.
+    ///
+    /// Without it: the namespace of the pod the daemon runs in, else `default`. With --config each file names its own.
+    #[arg(long, env = "SCALER_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// The kubeconfig of the cluster, for plugins that talk to one. Without it: the cluster the daemon runs in.
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig_path: Option<PathBuf>,
+
+    /// The folder of the plugins. Every `*.so` in it is loaded at start, in the order of their names.
+    #[arg(long, default_value = "plugins", value_name = "DIR")]
+    pub plugins_dir: PathBuf,
+
+    /// A namespace file, or a folder of them (`*.yaml`, `*.yml`, in the order of their names). May be given several
+    /// times; each file holds one namespace. Changes are picked up while the daemon runs.
+    ///
+    /// Without it: one namespace with nothing but defaults, see --namespace.
+    #[arg(long, value_name = "FILE-or-DIR")]
+    pub config: Vec<PathBuf>,
+
+    /// End with status 78 if any plugin cannot be loaded. Without it such a plugin is skipped and reported, and only
+    /// no plugin at all ends the daemon.
+    #[arg(long)]
+    pub strict: bool,
+
+    /// A file that holds the token which writes on the admin port must carry (`Authorization: Bearer <token>`).
+    /// Without it writes are taken from the loopback interface only.
+    #[arg(long, value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+
+    /// Where state is kept that no cluster keeps: rows, members and locks. All daemons of one host share it.
+    #[arg(long, default_value = "state", value_name = "DIR")]
+    pub state_dir: PathBuf,
+
+    /// How the log is written to standard error: lines of text, or a JSON object per line. What is logged is
+    /// RUST_LOG's business (default `info`; `info,dlx=debug` shows more of one part).
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+
+    /// How long the daemon may take to finish what it has begun after the first SIGTERM or SIGINT. A second signal
+    /// ends it at once.
+    #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
+    pub shutdown_grace: Duration,
+}
+
+// === impl CommonFlags ===
+
+impl CommonFlags {
+    /// The admin server's token, if one is to be asked for.
+    ///
+    /// # Errors
+    ///
+    /// Its file cannot be read or is empty: a [`Misconfigured`].
+    pub fn admin_token(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.admin_token_file else { return Ok(None) };
+        let bad = |why: String| Misconfigured(format!("--admin-token-file {}: {why}", path.display()));
+        let token = fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        let token = token.trim();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(bad("expected one token, a line of visible ASCII characters".to_owned()).into());
+        }
+        Ok(Some(token.to_owned()))
+    }
 }

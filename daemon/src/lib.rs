@@ -1,8 +1,10 @@
-//! What both daemons share. (skeleton: the signatures stand, the bodies come)
-#![allow(missing_docs, unused_variables, clippy::todo)]
+//! What both daemons share: flags, namespace files and the plugins at work for them, logs and metrics, the admin
+//! server, membership, leadership, listening sockets, and how a daemon ends.
+
 pub mod admin;
-pub mod fleet;
+pub mod exit;
 pub mod flags;
+pub mod fleet;
 pub mod leader;
 pub mod listen;
 pub mod members;

@@ -1,39 +1,325 @@
-//! What holds for the resources of one namespace file and one plugin: file, then flag, then the plugin's own default, then built-in.
+//! What holds for the resources of one namespace file and one plugin: file, then flag, then the plugin's own default,
+//! then built-in.
+
 use std::time::Duration;
-use scaler_types::ScaleResource;
-#[derive(Clone, Debug, PartialEq)]
+
+use scaler_types::{ResourceScalerConfig, ScaleResource, duration};
+use serde::Serialize;
+
+/// What holds for the resources of one namespace file and one plugin.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Settings {
+    /// How often the autoscaler decides.
+    #[serde(with = "duration::go")]
     pub scale_interval: Duration,
+    /// Who says how busy a resource is.
     pub metrics: MetricsSource,
     /// For resources that bring none.
     pub scale_resources: Vec<ScaleResource>,
+    /// The resource's port, where the plugin gives a host alone.
     pub target_port: Option<u16>,
+    /// The header that names a resource; counts from trusted proxies only.
     pub target_name_header: Option<String>,
+    /// The header that carries a path to put before the request's own.
     pub target_path_header: Option<String>,
+    /// How long a wake may take; it goes on when its clients have left.
+    #[serde(with = "duration::go")]
     pub resource_readiness_timeout: Duration,
+    /// How long one request is held.
+    #[serde(with = "duration::go")]
     pub hold_timeout: Duration,
+    /// Requests held for one resource.
     pub max_held_requests: usize,
+    /// Bytes held for one resource, what the sockets hold included.
     pub max_held_bytes: u64,
+    /// Held requests let go at once to one endpoint.
     pub release_per_endpoint: usize,
+    /// Requests the DLX answers itself.
     pub no_wake: Vec<NoWake>,
+    /// Which of two resources a request names is meant.
     pub multi_target_strategy: MultiTargetStrategy,
 }
-#[derive(Clone, Debug, PartialEq)]
-pub enum MetricsSource { Dlx }
-/// Requests the DLX answers itself: they neither wake nor count.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NoWake { /// matched at the start of the header, case sensitive
-    pub user_agent: Option<String>, /// exact path
-    pub path: Option<String>, pub status: u16 }
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum MultiTargetStrategy { Random, Primary, Canary }
-/// What flags set; `None`: not given.
-#[derive(Clone, Debug, Default)]
+
+/// Who says how busy a resource is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MetricsSource {
+    /// The DLXs, which everything passes.
+    Dlx,
+}
+
+/// Requests the DLX answers itself: they neither wake nor count. What is set must fit, all of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NoWake {
+    /// How the User-Agent header begins; case sensitive.
+    pub user_agent: Option<String>,
+    /// The exact path, without the query.
+    pub path: Option<String>,
+    /// What is answered.
+    pub status: u16,
+}
+
+/// Which of two resources a request names is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MultiTargetStrategy {
+    /// Either, at random.
+    Random,
+    /// The first.
+    Primary,
+    /// The second.
+    Canary,
+}
+
+/// What flags set; `None`: not given. Of a daemon's flags those that a namespace file can set too.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FlagSettings {
+    /// `--scale-interval`.
     pub scale_interval: Option<Duration>,
+    /// `--target-port`.
     pub target_port: Option<u16>,
+    /// `--target-name-header`.
     pub target_name_header: Option<String>,
+    /// `--target-path-header`.
     pub target_path_header: Option<String>,
+    /// `--resource-readiness-timeout`.
     pub resource_readiness_timeout: Option<Duration>,
+    /// `--multi-target-strategy`.
     pub multi_target_strategy: Option<MultiTargetStrategy>,
+}
+
+/// What a namespace file sets; `None`: not set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FileSettings {
+    /// `scaleInterval`.
+    pub scale_interval: Option<Duration>,
+    /// `defaults.scaleResources`.
+    pub scale_resources: Option<Vec<ScaleResource>>,
+    /// `dlx.targetPort`.
+    pub target_port: Option<u16>,
+    /// `dlx.targetNameHeader`.
+    pub target_name_header: Option<String>,
+    /// `dlx.targetPathHeader`.
+    pub target_path_header: Option<String>,
+    /// `dlx.resourceReadinessTimeout`.
+    pub resource_readiness_timeout: Option<Duration>,
+    /// `dlx.holdTimeout`.
+    pub hold_timeout: Option<Duration>,
+    /// `dlx.maxHeldRequests`.
+    pub max_held_requests: Option<usize>,
+    /// `dlx.maxHeldBytes`.
+    pub max_held_bytes: Option<u64>,
+    /// `dlx.releasePerEndpoint`.
+    pub release_per_endpoint: Option<usize>,
+    /// `dlx.noWake`.
+    pub no_wake: Option<Vec<NoWake>>,
+    /// `dlx.multiTargetStrategy`.
+    pub multi_target_strategy: Option<MultiTargetStrategy>,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// The more specific wins: the namespace file, a flag, the plugin's own default, the built-in one.
+    pub fn merge(file: &FileSettings, flags: &FlagSettings, plugin: &ResourceScalerConfig) -> Self {
+        let built_in = Self::default();
+        let scale_resources = match &file.scale_resources {
+            Some(metrics) => metrics.clone(),
+            None if plugin.scale_resources.is_empty() => built_in.scale_resources,
+            None => plugin.scale_resources.clone(),
+        };
+        Self {
+            scale_interval: file
+                .scale_interval
+                .or(flags.scale_interval)
+                .or(plugin.scale_interval)
+                .unwrap_or(built_in.scale_interval),
+            metrics: built_in.metrics,
+            scale_resources,
+            target_port: file.target_port.or(flags.target_port).or(plugin.target_port),
+            target_name_header: first([
+                &file.target_name_header,
+                &flags.target_name_header,
+                &plugin.target_name_header,
+            ]),
+            target_path_header: first([
+                &file.target_path_header,
+                &flags.target_path_header,
+                &plugin.target_path_header,
+            ]),
+            resource_readiness_timeout: file
+                .resource_readiness_timeout
+                .or(flags.resource_readiness_timeout)
+                .or(plugin.resource_readiness_timeout)
+                .unwrap_or(built_in.resource_readiness_timeout),
+            hold_timeout: file.hold_timeout.unwrap_or(built_in.hold_timeout),
+            max_held_requests: file.max_held_requests.unwrap_or(built_in.max_held_requests),
+            max_held_bytes: file.max_held_bytes.unwrap_or(built_in.max_held_bytes),
+            release_per_endpoint: file.release_per_endpoint.unwrap_or(built_in.release_per_endpoint),
+            no_wake: file.no_wake.clone().unwrap_or(built_in.no_wake),
+            multi_target_strategy: file
+                .multi_target_strategy
+                .or(flags.multi_target_strategy)
+                .unwrap_or(built_in.multi_target_strategy),
+        }
+    }
+}
+
+impl Default for Settings {
+    /// What holds where nobody says anything else.
+    fn default() -> Self {
+        Self {
+            scale_interval: Duration::from_secs(60),
+            metrics: MetricsSource::Dlx,
+            scale_resources: vec![ScaleResource {
+                metric_name: "requests".to_owned(),
+                window_size: Duration::from_secs(600),
+                threshold: 0.0,
+            }],
+            target_port: None,
+            target_name_header: None,
+            target_path_header: None,
+            resource_readiness_timeout: Duration::from_secs(300),
+            // Under the 60 s of what usually stands in front.
+            hold_timeout: Duration::from_secs(50),
+            max_held_requests: 10_000,
+            max_held_bytes: 64 << 20,
+            release_per_endpoint: 100,
+            no_wake: Vec::new(),
+            multi_target_strategy: MultiTargetStrategy::Random,
+        }
+    }
+}
+
+fn first(values: [&Option<String>; 3]) -> Option<String> {
+    values.into_iter().find_map(Clone::clone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metric(name: &str) -> Vec<ScaleResource> {
+        vec![ScaleResource {
+            metric_name: name.to_owned(),
+            window_size: Duration::from_secs(1),
+            threshold: 2.0,
+        }]
+    }
+
+    /// For each setting: who says something (file, flag, plugin), and who wins.
+    #[test]
+    fn the_more_specific_wins() {
+        let seconds = Duration::from_secs;
+        for (in_file, in_flags, in_plugin, wins) in [
+            (false, false, false, 0),
+            (false, false, true, 3),
+            (false, true, false, 2),
+            (false, true, true, 2),
+            (true, false, false, 1),
+            (true, false, true, 1),
+            (true, true, false, 1),
+            (true, true, true, 1),
+        ] {
+            let file = in_file.then(|| FileSettings {
+                scale_interval: Some(seconds(1)),
+                scale_resources: Some(metric("1")),
+                target_port: Some(1),
+                target_name_header: Some("1".into()),
+                target_path_header: Some("1".into()),
+                resource_readiness_timeout: Some(seconds(1)),
+                multi_target_strategy: Some(MultiTargetStrategy::Primary),
+                ..FileSettings::default()
+            });
+            let flags = in_flags.then(|| FlagSettings {
+                scale_interval: Some(seconds(2)),
+                target_port: Some(2),
+                target_name_header: Some("2".into()),
+                target_path_header: Some("2".into()),
+                resource_readiness_timeout: Some(seconds(2)),
+                multi_target_strategy: Some(MultiTargetStrategy::Canary),
+            });
+            let plugin = in_plugin.then(|| ResourceScalerConfig {
+                scale_interval: Some(seconds(3)),
+                resource_readiness_timeout: Some(seconds(3)),
+                target_port: Some(3),
+                target_name_header: Some("3".into()),
+                target_path_header: Some("3".into()),
+                scale_resources: metric("3"),
+            });
+            let built_in = Settings::default();
+            let merged = Settings::merge(
+                &file.unwrap_or_default(),
+                &flags.unwrap_or_default(),
+                &plugin.unwrap_or_default(),
+            );
+
+            let said = |by: u64| (by > 0).then(|| by.to_string());
+            let case = format!("{in_file} {in_flags} {in_plugin}");
+            assert_eq!(merged.scale_interval, if wins > 0 { seconds(wins) } else { seconds(60) }, "{case}");
+            assert_eq!(
+                merged.resource_readiness_timeout,
+                if wins > 0 { seconds(wins) } else { seconds(300) },
+                "{case}"
+            );
+            assert_eq!(merged.target_port, (wins > 0).then_some(wins as u16), "{case}");
+            assert_eq!(merged.target_name_header, said(wins), "{case}");
+            assert_eq!(merged.target_path_header, said(wins), "{case}");
+            // No flag sets these, no plugin that.
+            let metrics = if in_file {
+                metric("1")
+            } else if in_plugin {
+                metric("3")
+            } else {
+                built_in.scale_resources
+            };
+            assert_eq!(merged.scale_resources, metrics, "{case}");
+            let strategy =
+                [MultiTargetStrategy::Random, MultiTargetStrategy::Primary, MultiTargetStrategy::Canary];
+            assert_eq!(
+                merged.multi_target_strategy,
+                strategy[if wins == 3 { 0 } else { wins as usize }],
+                "{case}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_only_a_file_sets_is_the_files() {
+        let no_wake = vec![NoWake { user_agent: None, path: Some("/".into()), status: 200 }];
+        let file = FileSettings {
+            hold_timeout: Some(Duration::from_secs(9)),
+            max_held_requests: Some(9),
+            max_held_bytes: Some(9),
+            release_per_endpoint: Some(9),
+            no_wake: Some(no_wake.clone()),
+            scale_resources: Some(Vec::new()),
+            ..FileSettings::default()
+        };
+        let plugin = ResourceScalerConfig { scale_resources: metric("3"), ..ResourceScalerConfig::default() };
+        let merged = Settings::merge(&file, &FlagSettings::default(), &plugin);
+        let expected = Settings {
+            hold_timeout: Duration::from_secs(9),
+            max_held_requests: 9,
+            max_held_bytes: 9,
+            release_per_endpoint: 9,
+            no_wake,
+            // An empty list is said too: nothing goes to sleep that brings no metric of its own.
+            scale_resources: Vec::new(),
+            ..Settings::default()
+        };
+        assert_eq!(merged, expected);
+    }
+
+    #[test]
+    fn nobody_says_anything() {
+        let merged = Settings::merge(
+            &FileSettings::default(),
+            &FlagSettings::default(),
+            &ResourceScalerConfig::default(),
+        );
+        assert_eq!(merged, Settings::default());
+    }
 }

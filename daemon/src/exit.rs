@@ -1,0 +1,51 @@
+//! How a daemon ends: 0 fine, 64 bad flags, 78 bad configuration, 1 anything else.
+
+use std::process::{self, ExitCode};
+
+/// Exit status of flags that cannot be used (`EX_USAGE` of sysexits.h).
+pub const BAD_FLAGS: u8 = 64;
+/// Exit status of a configuration that cannot be used (`EX_CONFIG` of sysexits.h): a restart does not help.
+pub const BAD_CONFIGURATION: u8 = 78;
+
+/// The configuration cannot be used. An error that has this among its causes ends the process with
+/// [`BAD_CONFIGURATION`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(pub String);
+
+/// Parses the process's arguments. Bad ones end it with [`BAD_FLAGS`], `--help` and `--version` with 0.
+pub fn parse_flags<F: clap::Parser>() -> F {
+    F::try_parse().unwrap_or_else(|error| {
+        // Where nobody reads, there is nobody to tell.
+        drop(error.print());
+        process::exit(if error.use_stderr() { i32::from(BAD_FLAGS) } else { 0 })
+    })
+}
+
+/// What `main` returns: logs an error with all its causes and tells its status.
+pub fn status(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    tracing::error!("{error:#}");
+    ExitCode::from(status_of(&error))
+}
+
+fn status_of(error: &anyhow::Error) -> u8 {
+    // `anyhow` finds it also where it was added as context; the chain finds it behind other errors.
+    let misconfigured = error.is::<Misconfigured>() || error.chain().any(|cause| cause.is::<Misconfigured>());
+    if misconfigured { BAD_CONFIGURATION } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_bad_configuration_is_told_from_another_error_whatever_is_said_around_it() {
+        let misconfigured = || anyhow::Error::new(Misconfigured("no plugin".to_owned()));
+        assert_eq!(status_of(&misconfigured()), 78);
+        assert_eq!(status_of(&Err::<(), _>(misconfigured()).context("at start").unwrap_err()), 78);
+        assert_eq!(status_of(&anyhow::anyhow!("no memory")), 1);
+    }
+}
