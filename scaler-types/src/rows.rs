@@ -1,1 +1,0 @@
-//! Rows in files, for kinds of resource that no cluster keeps. (stub)

@@ -1,0 +1,155 @@
+//! One resource's file: its name, its locks, reading it and replacing it.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::Stored;
+use crate::{Result, Row, ScaleError, Version};
+
+/// File systems take 255 bytes; the longest suffix fits beside this.
+const LONGEST_NAME: usize = 240;
+
+/// A resource as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(bound(serialize = "U: Serialize", deserialize = "U: DeserializeOwned"))]
+pub(super) struct Record<U> {
+    pub(super) version: u64,
+    pub(super) row: Row,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub(super) up: Option<U>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub(super) leaving: Option<U>,
+}
+
+fn none<U>() -> Option<U> {
+    None
+}
+
+/// A name as a file name that stays in its folder: letters, digits, `-`, `_` and inner dots stand for themselves, any other
+/// byte is written `%2f`. Two names never give one file.
+///
+/// # Errors
+///
+/// The name is empty or too long for a file system.
+pub fn encode_name(name: &str) -> Result<String> {
+    anyhow::ensure!(!name.is_empty(), "an empty name has no file");
+    let mut text = String::with_capacity(name.len());
+    for (at, byte) in name.bytes().enumerate() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => text.push(char::from(byte)),
+            b'.' if at > 0 => text.push('.'),
+            _ => text.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    anyhow::ensure!(
+        text.len() <= LONGEST_NAME,
+        "the name {name:?} is too long for a file: {LONGEST_NAME} bytes at most"
+    );
+    Ok(text)
+}
+
+/// The inverse of [`encode_name`]; `None` for what it never writes.
+pub(super) fn decode_name(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first == b'%' {
+            let (digits, tail) = tail.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?);
+            rest = tail;
+        } else {
+            bytes.push(first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Locks a file, made where it is missing, until the handle is dropped. Waiting costs a thread of the blocking pool, but
+/// only while somebody else has the lock; given up, the wait goes on unseen and lets go at once.
+///
+/// # Errors
+///
+/// The file cannot be opened or locked.
+pub async fn hold(path: PathBuf) -> Result<File> {
+    let doing = || format!("locking {}", path.display());
+    let file = open_lock(&path).with_context(doing)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await?.with_context(doing)
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(doing),
+    }
+}
+
+/// As [`hold`], if nobody has the lock.
+///
+/// # Errors
+///
+/// The file cannot be opened or locked.
+pub fn try_hold(path: &Path) -> Result<Option<File>> {
+    let doing = || format!("locking {}", path.display());
+    let file = open_lock(path).with_context(doing)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).with_context(doing),
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).open(path)
+}
+
+/// Reads a resource's file. Missing: nobody has written yet. Empty: the host went down before the disk had it, and what
+/// ran then does not run now.
+pub(super) fn load<U: DeserializeOwned>(path: &Path) -> Result<Record<U>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error).with_context(|| format!("reading the row {}", path.display())),
+    };
+    if bytes.is_empty() {
+        return Ok(Record { version: 0, row: Row::default(), up: None, leaving: None });
+    }
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("reading the row {}: it was not written by this plugin", path.display()))
+}
+
+/// Replaces a resource's file. The caller holds its lock, so one temporary name does.
+pub(super) fn store<U: Serialize>(path: &Path, temporary: &Path, record: &Record<U>) -> Result<()> {
+    fs::write(temporary, serde_json::to_vec(record)?)
+        .and_then(|()| fs::rename(temporary, path))
+        .with_context(|| format!("writing the row {}", path.display()))
+}
+
+// === impl Record ===
+
+impl<U> Record<U> {
+    pub(super) fn version(&self) -> Version {
+        Version(self.version.to_string())
+    }
+
+    /// The compare-and-set.
+    pub(super) fn write(&mut self, expected: &Version, row: &Row) -> Result<(), ScaleError> {
+        if self.version() != *expected {
+            return Err(ScaleError::Conflict);
+        }
+        self.version += 1;
+        self.row = row.clone();
+        Ok(())
+    }
+}
+
+impl<U> From<Record<U>> for Stored<U> {
+    fn from(record: Record<U>) -> Self {
+        Self { version: record.version(), row: record.row, up: record.up, leaving: record.leaving }
+    }
+}

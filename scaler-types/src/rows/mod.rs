@@ -1,0 +1,319 @@
+//! Rows in files, for kinds of resource that no cluster keeps.
+//!
+//! Every daemon of a host shares one folder, `<state-dir>/rows/<kind>/<namespace>/`, with one small file per resource:
+//! its [`Row`], a version that counts its changes, and what the plugin wants to know of the running resource (`up`:
+//! the process's run, an address, whatever `U` is). A plugin needs four calls:
+//!
+//! ```no_run
+//! # use scaler_types::{rows::Rows, *};
+//! # async fn start() -> Result<String> { Ok(String::new()) }
+//! # async fn stop(_: &str) -> Result<()> { Ok(()) }
+//! async fn set_scale(rows: &Rows<String>, request: &ScaleRequest) -> Result<(), ScaleError> {
+//!     let mut turn = rows.begin(request).await?; // the row is written; from here on nobody else scales it
+//!     if let Some(old) = turn.leaving() {
+//!         stop(old).await?; // a scale to zero took it down, this one or an earlier one that did not get to its end
+//!         turn.stopped().await?;
+//!     }
+//!     if request.target != Target::Zero && turn.up().is_none() {
+//!         turn.started(start().await?).await?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! and [`Rows::read`] for `get_resources`, [`Rows::compare_and_set`], [`Rows::changed`] for `changes`.
+//!
+//! # Why nothing is lost and nothing runs twice
+//!
+//! - A row and its `up` are one file, replaced by rename under a lock: readers see the old or the new one, never half.
+//!   A scale to zero moves `up` to `leaving` in the write that says `asleep`, so what is being stopped is never listed.
+//! - Only the holder of a resource's *turn*, a second lock, starts or stops anything. Both locks are the kernel's
+//!   (`flock`): they end with their process.
+//! - A wake that overtakes a sleep finds `leaving` once it has the turn, or finds it gone; the sleep that was overtaken
+//!   finds another row and answers `Conflict`. A sleep cut short by a crash leaves `leaving` for the next turn.
+//!
+//! Nothing is forced to the disk: what ran before the host went down does not run after it.
+
+mod file;
+mod watch;
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context as _;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::OwnedMutexGuard;
+
+use self::{file::Record, watch::Watch};
+use crate::{PluginContext, ResourceId, Result, Row, ScaleError, ScaleRequest, Target, Version};
+pub use file::{encode_name, hold, try_hold};
+pub use watch::{Changed, register};
+
+/// The rows of one kind in one namespace. Cheap to clone.
+pub struct Rows<U> {
+    shared: Arc<Shared>,
+    up: std::marker::PhantomData<fn() -> U>,
+}
+
+struct Shared {
+    namespace: String,
+    folder: PathBuf,
+    watch: Watch,
+    /// One waiter of this instance at a time in front of a resource's turn: the others cost no thread.
+    queues: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What is stored of a resource.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored<U> {
+    /// Its row; the default one where nobody has written yet.
+    pub row: Row,
+    /// Changes whenever `row` or `up` do.
+    pub version: Version,
+    /// What runs, or is about to.
+    pub up: Option<U>,
+    /// What a scale to zero has taken down and nobody has reported stopped. It counts as gone.
+    pub leaving: Option<U>,
+}
+
+/// The right to start and stop one resource. Held until it is dropped; ends with the process.
+pub struct Turn<U> {
+    rows: Rows<U>,
+    name: String,
+    /// The row this turn was begun with; none for a turn that cleans up.
+    row: Option<Row>,
+    up: Option<U>,
+    leaving: Option<U>,
+    _lock: File,
+    _queue: OwnedMutexGuard<()>,
+}
+
+// === impl Rows ===
+
+impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
+    /// Opens the folder of `context`'s kind and namespace, and begins to watch it. Wants a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be made, or not be watched.
+    pub fn open(context: &PluginContext) -> Result<Self> {
+        let folder = std::path::absolute(&context.state_dir)?
+            .join("rows")
+            .join(encode_name(&context.kind)?)
+            .join(encode_name(&context.namespace)?);
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("making the folder of rows {}", folder.display()))?;
+        let watch = Watch::start(&folder).with_context(|| format!("watching {}", folder.display()))?;
+        let shared = Shared { namespace: context.namespace.clone(), folder, watch, queues: Mutex::default() };
+        Ok(Self { shared: Arc::new(shared), up: std::marker::PhantomData })
+    }
+
+    /// What is stored of a resource now.
+    ///
+    /// # Errors
+    ///
+    /// Its file cannot be read, or is not ours to understand.
+    pub fn read(&self, id: &ResourceId) -> Result<Stored<U>> {
+        Ok(file::load(&self.path(&self.name(id)?, ".json"))?.into())
+    }
+
+    /// Writes a row if the version is still `expected`.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if it is another by now; `Retry` if the file cannot be written.
+    pub async fn compare_and_set(
+        &self,
+        id: &ResourceId,
+        expected: &Version,
+        row: &Row,
+    ) -> Result<Version, ScaleError> {
+        self.edit(&self.name(id)?, |record| {
+            record.write(expected, row)?;
+            Ok(record.version())
+        })
+        .await
+    }
+
+    /// Begins a scale: writes `request.row` if `request.version` still stands, for zero moving `up` to `leaving` in the
+    /// same write, then waits for the resource's turn.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict`, with nothing written, if the version is another by now; `Conflict` too if somebody wrote the row while
+    /// this waited for its turn: what is to be done is theirs.
+    pub async fn begin(&self, request: &ScaleRequest) -> Result<Turn<U>, ScaleError> {
+        let name = self.name(&request.id)?;
+        self.edit(&name, |record| {
+            record.write(&request.version, &request.row)?;
+            if matches!(request.target, Target::Zero | Target::Exactly(0)) && record.up.is_some() {
+                record.leaving = record.up.take();
+            }
+            Ok(())
+        })
+        .await?;
+        let queue = self.queue(&name).lock_owned().await;
+        let lock = hold(self.path(&name, ".turn")).await?;
+        let turn = self.turn(name, Some(request.row.clone()), queue, lock)?;
+        turn.ok_or(ScaleError::Conflict)
+    }
+
+    /// The resource's turn without a scale, if nobody has it: to finish what a crash left.
+    ///
+    /// # Errors
+    ///
+    /// Its files cannot be read.
+    pub fn try_turn(&self, id: &ResourceId) -> Result<Option<Turn<U>>> {
+        let name = self.name(id)?;
+        let Ok(queue) = self.queue(&name).try_lock_owned() else { return Ok(None) };
+        let Some(lock) = try_hold(&self.path(&name, ".turn"))? else { return Ok(None) };
+        self.turn(name, None, queue, lock)
+    }
+
+    /// Takes `up` away if it is still `ended`: it ended by itself. Says whether it was.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub async fn ended(&self, id: &ResourceId, ended: &U) -> Result<bool, ScaleError> {
+        let name = self.name(id)?;
+        let result = self
+            .edit(&name, |record| {
+                if record.up.as_ref() != Some(ended) {
+                    return Err(ScaleError::Conflict);
+                }
+                record.up = None;
+                record.version += 1;
+                Ok(())
+            })
+            .await;
+        match result {
+            Ok(()) => Ok(true),
+            Err(ScaleError::Conflict) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until something changed after `cursor`, and tells what and the next cursor. Cursor 0 is answered at once.
+    /// Nothing is missed as long as what is listed is read after this has returned.
+    pub async fn changed(&self, cursor: u64) -> Changed {
+        self.shared.watch.changed(cursor).await
+    }
+
+    fn turn(
+        &self,
+        name: String,
+        row: Option<Row>,
+        queue: OwnedMutexGuard<()>,
+        lock: File,
+    ) -> Result<Option<Turn<U>>> {
+        let Record { row: now, up, leaving, .. } = file::load(&self.path(&name, ".json"))?;
+        let ours = row.as_ref().is_none_or(|row| *row == now);
+        let turn = Turn { rows: self.clone(), name, row, up, leaving, _lock: lock, _queue: queue };
+        Ok(ours.then_some(turn))
+    }
+
+    /// One change of a resource's file. Not cancelled between reading and writing: there is no `await`.
+    async fn edit<R>(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Record<U>) -> Result<R, ScaleError>,
+    ) -> Result<R, ScaleError> {
+        let _lock = hold(self.path(name, ".lock")).await?;
+        let path = self.path(name, ".json");
+        let mut record = file::load(&path)?;
+        let result = change(&mut record)?;
+        file::store(&path, &self.path(name, ".tmp"), &record)?;
+        Ok(result)
+    }
+
+    fn name(&self, id: &ResourceId) -> Result<String> {
+        anyhow::ensure!(
+            id.namespace == self.shared.namespace,
+            "{id} is not in the namespace {} whose rows these are",
+            self.shared.namespace
+        );
+        encode_name(&id.name)
+    }
+
+    fn path(&self, name: &str, suffix: &str) -> PathBuf {
+        self.shared.folder.join(format!("{name}{suffix}"))
+    }
+
+    fn queue(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut queues = self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(queues.entry(name.to_owned()).or_default())
+    }
+}
+
+impl<U> Clone for Rows<U> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), up: std::marker::PhantomData }
+    }
+}
+
+// === impl Turn ===
+
+impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Turn<U> {
+    /// What is up.
+    pub fn up(&self) -> Option<&U> {
+        self.up.as_ref()
+    }
+
+    /// What a scale to zero has taken down and is still to be stopped, before anything is started.
+    pub fn leaving(&self) -> Option<&U> {
+        self.leaving.as_ref()
+    }
+
+    /// What was [leaving](Self::leaving) is gone.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub async fn stopped(&mut self) -> Result<(), ScaleError> {
+        let Some(gone) = self.leaving.clone() else { return Ok(()) };
+        // The version stays: row and scale are what they were, and a wake decided on them still stands.
+        self.rows
+            .edit(&self.name, |record| {
+                record.leaving.take_if(|leaving| *leaving == gone);
+                Ok(())
+            })
+            .await?;
+        self.leaving = None;
+        Ok(())
+    }
+
+    /// The resource is up, replacing what was: from here on it is listed.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict`, with nothing written, if somebody wrote the row meanwhile: what was started is to be taken back.
+    pub async fn started(&mut self, up: U) -> Result<(), ScaleError> {
+        self.rows
+            .edit(&self.name, |record| {
+                if self.row.as_ref() != Some(&record.row) {
+                    return Err(ScaleError::Conflict);
+                }
+                if record.leaving.is_some() {
+                    return Err(anyhow::anyhow!("what was up before has to be stopped first").into());
+                }
+                record.up = Some(up.clone());
+                record.version += 1;
+                Ok(())
+            })
+            .await?;
+        self.up = Some(up);
+        Ok(())
+    }
+}
+
+impl From<io::Error> for ScaleError {
+    fn from(error: io::Error) -> Self {
+        anyhow::Error::from(error).into()
+    }
+}
