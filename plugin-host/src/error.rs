@@ -1,0 +1,103 @@
+//! Why a file was not loaded, and why a call has no result.
+
+use std::{fmt, io, path::PathBuf, time::Duration};
+
+use scaler_types::{duration, v1::Fault};
+
+/// A file that was skipped, and why. Displayed as one line.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The file, as it was found in the folder.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub error: LoadError,
+}
+
+/// Why a file was not loaded: what is wrong, then what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A link that leads nowhere.
+    #[error("a link to a file that does not exist; remove it or make it point at a plugin")]
+    Dangling,
+    /// A folder, a socket, ...
+    #[error("not a file but {0}; only plugins may be named *.so here")]
+    NotAFile(&'static str),
+    /// The file system did not let us.
+    #[error("it cannot be read: {0}; let the daemon's user read it")]
+    Unreadable(#[source] io::Error),
+    /// Whoever may write a plugin runs code in the daemon.
+    #[error("everybody may write it (mode {0:04o}); run chmod o-w on it")]
+    Writable(u32),
+    /// Foreign, or cut short.
+    #[error(
+        "not an ELF library, or cut short: {0}; copy it again, under another name first and then by rename"
+    )]
+    NotElf(String),
+    /// A library, but no plugin.
+    #[error(
+        "a library, but no resource-scaler: it was not made by export_resource_scaler!; remove it from this folder"
+    )]
+    NoPlugin,
+    /// The dynamic loader refused it.
+    #[error("it cannot be loaded: {0}; build it on this system or an older one")]
+    Open(String),
+    /// Another major version of the interface.
+    #[error(
+        "made for version {theirs} of the plugin interface, this daemon has {ours}; build it with this daemon's scaler-types"
+    )]
+    Version {
+        /// The library's.
+        theirs: String,
+        /// This build's.
+        ours: String,
+    },
+    /// The same version, other types.
+    #[error("its plugin interface is laid out differently ({0}); build it with this daemon's scaler-types")]
+    Layout(String),
+    /// It panicked before it could say anything.
+    #[error("it failed while it was loaded: {0}; ask its author")]
+    Constructor(String),
+    /// A kind that cannot be a folder's name and a key.
+    #[error("its kind {0:?} is no name; a kind is lower-case letters, digits and dashes")]
+    Kind(String),
+    /// Two files for one kind.
+    #[error("kind {kind} is already served by {by}; remove one of them")]
+    Duplicate {
+        /// The kind.
+        kind: String,
+        /// The file that has it.
+        by: PathBuf,
+    },
+}
+
+/// A call without a result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The plugin answered with an error, or panicked.
+    #[error("{0}")]
+    Plugin(String),
+    /// No answer in time; the call was cancelled.
+    #[error("no answer within {}", duration::short(*.0))]
+    TimedOut(Duration),
+    /// It timed out several times in a row and is probed now and then; this call was not made.
+    #[error("left alone after {0} calls in a row without an answer")]
+    LeftAlone(u32),
+}
+
+// === impl Rejected ===
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A loader's message, or a file's name, may hold a line break.
+        let line = format!("{}: {}", self.path.display(), self.error);
+        f.write_str(&line.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+}
+
+// === impl CallError ===
+
+impl From<Fault> for CallError {
+    fn from(fault: Fault) -> Self {
+        CallError::Plugin(fault.to_string())
+    }
+}

@@ -1,0 +1,46 @@
+//! What can be told of a library without running anything of it.
+
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
+
+use crate::LoadError;
+
+/// Checks that `path` is a whole ELF library that exports a plugin, written by nobody but those who may.
+///
+/// The loader cannot be asked: a library that is cut short kills the process in `dlopen`, and what is not a plugin would
+/// have its initialisers run before anyone could see that it is none.
+pub(crate) fn inspect(path: &Path) -> Result<(), LoadError> {
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::Dangling,
+        _ => LoadError::Unreadable(error),
+    })?;
+    if metadata.is_dir() {
+        return Err(LoadError::NotAFile("a folder"));
+    }
+    if !metadata.is_file() {
+        return Err(LoadError::NotAFile("a device, a pipe or a socket"));
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o002 != 0 {
+        return Err(LoadError::Writable(mode));
+    }
+    elf(&fs::read(path).map_err(LoadError::Unreadable)?)
+}
+
+fn elf(bytes: &[u8]) -> Result<(), LoadError> {
+    let wrong = |error: object::Error| LoadError::NotElf(error.to_string());
+    let elf = object::File::parse(bytes).map_err(wrong)?;
+    // The section table usually lies at the end and has just been read; what is mapped must be there too.
+    for segment in elf.segments() {
+        let (start, length) = segment.file_range();
+        if start.checked_add(length).is_none_or(|end| end > bytes.len() as u64) {
+            return Err(LoadError::NotElf("a segment ends behind the file's end".to_owned()));
+        }
+    }
+    let root = abi_stable::library::ROOT_MODULE_LOADER_NAME;
+    if !elf.dynamic_symbols().any(|symbol| symbol.is_definition() && symbol.name() == Ok(root)) {
+        return Err(LoadError::NoPlugin);
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! A loaded library.
+
+use std::{
+    error::Error as _,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use abi_stable::library::{LibraryError, RootModule as _, lib_header_from_path};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use scaler_types::{PluginContext, v1};
+
+use crate::{
+    CallError, Instance, LoadError, inspect::inspect, instance::ANSWER_WITHIN, instance::answer, log,
+};
+
+/// A loaded library. Never unloaded. Cheap to clone.
+#[derive(Clone)]
+pub struct Plugin(Arc<Loaded>);
+
+struct Loaded {
+    kind: String,
+    path: PathBuf,
+    module: v1::ModuleRef,
+}
+
+// === impl Plugin ===
+
+impl Plugin {
+    /// Checks and loads one library. Runs its initialisers.
+    pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
+        inspect(path)?;
+        // SAFETY: loading runs the library's initialisers. It says of itself that it is a plugin, and whoever may write
+        // it is trusted with the daemon (see the crate's documentation).
+        // RTLD_NOW turns a missing symbol into this error: bound lazily it would end the process at its first call.
+        #[allow(unsafe_code)]
+        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
+            LoadError::Open(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+        })?;
+        // Never unloaded: its threads run on, and a Rust library's thread-local destructors would point nowhere.
+        std::mem::forget(library);
+        // Not `ModuleRef::load_from_file`: that answers the first library's module for every later path.
+        let module = lib_header_from_path(path)
+            .and_then(|header| header.init_root_module::<v1::ModuleRef>())
+            .map_err(refused)?;
+        let kind = module.kind().as_str();
+        if !v1::valid_kind(kind) {
+            return Err(LoadError::Kind(kind.to_owned()));
+        }
+        Ok(Self(Arc::new(Loaded { kind: kind.to_owned(), path: path.to_owned(), module })))
+    }
+
+    /// The kind of resource it scales.
+    pub fn kind(&self) -> &str {
+        &self.0.kind
+    }
+
+    /// The library's file.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Starts an instance for one namespace file. Tells it its own kind and folder, whatever `context` has there.
+    ///
+    /// # Errors
+    ///
+    /// It refused its configuration, panicked over it, or gave no answer within [`ANSWER_WITHIN`].
+    pub async fn start(&self, context: PluginContext) -> Result<Instance, CallError> {
+        let context = PluginContext {
+            kind: self.0.kind.clone(),
+            plugin_dir: self.0.path.parent().map(Path::to_owned).unwrap_or_default(),
+            ..context
+        };
+        let json = serde_json::to_vec(&context)
+            .map_err(|error| CallError::Plugin(format!("its context cannot be handed over: {error}")))?;
+        let module = self.0.module;
+        // What it costs the library to make its runtime is not spent on a worker of ours.
+        let call = tokio::task::spawn_blocking(move || module.create()(log::host(), json.into()))
+            .await
+            .map_err(|error| CallError::Plugin(format!("it could not be started: {error}")))?;
+        let scaler = answer(ANSWER_WITHIN, call).await?;
+        Ok(Instance::new(self.clone(), context.namespace, scaler))
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("kind", &self.0.kind)
+            .field("path", &self.0.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why abi_stable did not take a library.
+fn refused(error: LibraryError) -> LoadError {
+    let ours = v1::ModuleRef::VERSION_STRINGS.to_string();
+    match error {
+        LibraryError::IncompatibleVersionNumber { actual_version, .. } => {
+            LoadError::Version { theirs: actual_version.to_string(), ours }
+        }
+        LibraryError::InvalidAbiHeader(header) => LoadError::Layout(format!(
+            "by abi_stable {}.{}, which this daemon does not use",
+            header.abi_major, header.abi_minor
+        )),
+        LibraryError::AbiInstability(report) => {
+            // About a thousand lines; the last error says which type and how.
+            let report = report.to_string();
+            let last = report.rfind("Error:").map_or(report.as_str(), |at| &report[at + "Error:".len()..]);
+            LoadError::Layout(last.split_whitespace().take(30).collect::<Vec<_>>().join(" "))
+        }
+        LibraryError::RootModule { err, .. } => LoadError::Constructor(err.to_string()),
+        other => LoadError::Open(other.to_string()),
+    }
+}

@@ -1,0 +1,81 @@
+//! What the tests of this crate share: the fixture plugins, built, and folders to load them from.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use plugin_host::{Instance, Scan, load_dir};
+use scaler_types::{PluginContext, ResourceId, Role, Row, ScaleRequest, Target, Version};
+
+/// The library that cargo builds of `package`; its file name is `lib<name>.so`, in `folder` of the target directory.
+pub fn built(arguments: &[&str], file: &str) -> PathBuf {
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet"])
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "cargo build {arguments:?}: {status}");
+    // target/debug/deps/this-test
+    let test = std::env::current_exe().expect("a test has a path");
+    let library = test.ancestors().nth(2).expect("a test lies in target/debug/deps").join(file);
+    assert!(library.is_file(), "{} was not built by {arguments:?}", library.display());
+    library
+}
+
+/// The fixture plugin `misbehaving`, as a file.
+pub fn misbehaving() -> PathBuf {
+    built(&["--package", "misbehaving"], "libmisbehaving.so")
+}
+
+/// A folder that holds `library` alone, as `name`.
+pub fn folder(library: &Path, name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::copy(library, dir.path().join(name)).expect("the library is copied");
+    dir
+}
+
+/// Loads a folder and insists that all in it is in order.
+pub fn load(dir: &Path) -> Scan {
+    let scan = load_dir(dir).expect("the folder can be read");
+    let rejected: Vec<String> = scan.rejected.iter().map(ToString::to_string).collect();
+    assert!(rejected.is_empty(), "{rejected:#?}");
+    scan
+}
+
+/// What a daemon hands to a plugin; `section` is YAML in flow form, `{get_resources: panic}`.
+pub fn context(kind: &str, section: &str, state_dir: &Path) -> PluginContext {
+    PluginContext {
+        namespace: "demo".to_owned(),
+        role: Role::Dlx,
+        state_dir: state_dir.to_owned(),
+        plugin_dir: PathBuf::new(),
+        kubeconfig: None,
+        kind: kind.to_owned(),
+        file: "demo.yaml".to_owned(),
+        text: Arc::from(format!("namespace: demo\nplugins:\n  {kind}: {section}\n")),
+    }
+}
+
+/// An instance of `misbehaving` that behaves as `section` says. Its library stays loaded after the folder is gone.
+pub async fn instance(section: &str) -> Instance {
+    let dir = folder(&misbehaving(), "misbehaving.so");
+    let scan = load(dir.path());
+    scan.plugins[0].start(context("misbehaving", section, dir.path())).await.expect("it starts")
+}
+
+/// A wake of the fixture's one resource, as it is at first.
+pub fn wake(deadline: Duration) -> ScaleRequest {
+    ScaleRequest {
+        id: ResourceId::new("demo", "bad"),
+        target: Target::AtLeast(1),
+        version: Version("0".to_owned()),
+        row: Row::default(),
+        deadline,
+    }
+}

@@ -1,0 +1,292 @@
+//! The plugin's side of the seam: an author's [`ResourceScaler`] behind the ABI of this version.
+//!
+//! Every call is a task on the plugin's own runtime; the host gets a future over it and holds no thread while it waits.
+//! The host never polls, drops or unwinds the author's code on a thread of its own: a stuck plugin would take that
+//! thread, and a panic at the boundary ends the process.
+
+use std::{
+    any::Any,
+    fmt::Display,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use abi_stable::{
+    erased_types::TD_Opaque,
+    library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult},
+    prefix_type::PrefixTypeTrait as _,
+    std_types::{
+        RResult::{RErr, ROk},
+        RStr, RString, RVec,
+    },
+};
+use async_ffi::FutureExt as _;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{runtime::Runtime, task::JoinHandle};
+
+use super::{
+    BoxScaler, Call, CompareAndSet, Fault, Host, Module, ModuleRef, Scaler, Scaler_TO, Watch, log, method,
+};
+use crate::{Changes, PluginContext, ResourceId, ResourceScaler, ScaleRequest};
+
+/// Threads of a plugin's runtime: with one of two stuck in an author's blocking code, other calls are still answered.
+const WORKERS: usize = 2;
+
+/// How long a plugin may wait for a change before "nothing changed" is answered for it: below the 30 s the trait's
+/// documentation promises, and well below the host's own patience, so that a quiet plugin is told from a stuck one.
+const NOTHING_CHANGED_AFTER: Duration = Duration::from_secs(25);
+
+/// One per library, never dropped: dropping a runtime waits for its threads, and a plugin's may be stuck.
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+/// Exports a [`ResourceScaler`] as this library's plugin: `export_resource_scaler!(MyScaler);`, once, in a crate of type `cdylib`.
+#[macro_export]
+macro_rules! export_resource_scaler {
+    ($scaler:ty) => {
+        const _: () = {
+            #[cfg(not(panic = "unwind"))]
+            compile_error!("a resource-scaler must be built with panic = \"unwind\": a panic is to be a call's error, not the daemon's end");
+
+            assert!(
+                $crate::v1::__private::valid_kind(<$scaler as $crate::ResourceScaler>::KIND),
+                "a resource-scaler's KIND is 1 to 63 lower-case letters, digits and dashes, and begins with a letter"
+            );
+
+            // The name abi_stable looks for; a test compares it with abi_stable's own.
+            #[allow(unsafe_code)]
+            #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
+            static HEADER: $crate::v1::__private::LibHeader = $crate::v1::__private::header::<$scaler>();
+        };
+    };
+}
+
+/// The exported symbol's value.
+pub const fn header<S: ResourceScaler>() -> LibHeader {
+    // SAFETY: `root` hands out what it got from a `ModuleRef`, the type named here.
+    unsafe { LibHeader::from_constructor::<ModuleRef>(root::<S>, CheckTypeLayout::Yes) }
+}
+
+/// See [`valid_kind`](super::valid_kind).
+pub const fn valid_kind(kind: &str) -> bool {
+    let bytes = kind.as_bytes();
+    if bytes.is_empty() || bytes.len() > 63 || !bytes[0].is_ascii_lowercase() {
+        return false;
+    }
+    let mut at = 0;
+    while at < bytes.len() {
+        if !matches!(bytes[at], b'a'..=b'z' | b'0'..=b'9' | b'-') {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+extern "C" fn root<S: ResourceScaler>() -> RootModuleResult {
+    __call_root_module_loader(module::<S>)
+}
+
+fn module<S: ResourceScaler>() -> ModuleRef {
+    Module { kind: RStr::from_str(S::KIND), create: create::<S> }.leak_into_prefix()
+}
+
+extern "C" fn create<S: ResourceScaler>(host: Host, context: RVec<u8>) -> Call<BoxScaler> {
+    // On the host's thread: a runtime that cannot have its threads panics.
+    let runtime = match catch_unwind(|| RUNTIME.get_or_init(|| runtime::<S>(host))) {
+        Ok(runtime) => runtime,
+        Err(payload) => return std::future::ready(RErr(fault(panicked(payload)))).into_ffi(),
+    };
+    let make = async move {
+        let context: PluginContext = decode(&context)?;
+        let scaler = S::new(context).await.map_err(failed)?;
+        Ok(Guarded { scaler: Some(Arc::new(scaler)), runtime })
+    };
+    start(runtime, make, |guarded| Scaler_TO::from_value(guarded, TD_Opaque))
+}
+
+fn runtime<S: ResourceScaler>(host: Host) -> Runtime {
+    log::install(host, S::KIND);
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        // Linux shows 15 characters: the number comes first, so that it is not what is cut off.
+        .thread_name_fn(|| format!("{}-{}", NEXT.fetch_add(1, Ordering::Relaxed), S::KIND))
+        .enable_all()
+        .build()
+        .expect("the plugin's runtime starts its threads")
+}
+
+/// An author's instance, as the host holds it. Whatever the host does with it, the author's code runs (and is dropped)
+/// on the plugin's threads alone.
+struct Guarded<S: ResourceScaler> {
+    /// There until `drop`.
+    scaler: Option<Arc<S>>,
+    runtime: &'static Runtime,
+}
+
+/// Ends the task when the host gives up waiting for it.
+struct CancelOnDrop<T>(JoinHandle<T>);
+
+// === impl Guarded ===
+
+impl<S: ResourceScaler> Scaler for Guarded<S> {
+    fn call(&self, method: RString, argument: RVec<u8>) -> Call<RVec<u8>> {
+        let scaler = self.scaler.clone().expect("it is there until it is dropped");
+        let runtime = self.runtime;
+        match method.as_str() {
+            method::GET_RESOURCES => start(
+                runtime,
+                async move { encode(scaler.get_resources().await.map_err(failed)?) },
+                RVec::from,
+            ),
+            method::SET_SCALE => {
+                let work = async move {
+                    let request: ScaleRequest = decode(&argument)?;
+                    encode(scaler.set_scale(&request).await?)
+                };
+                start(runtime, work, RVec::from)
+            }
+            method::GET_CONFIG => {
+                start(runtime, async move { encode(scaler.get_config().await.map_err(failed)?) }, RVec::from)
+            }
+            method::RESOLVE_SERVICE_NAME => {
+                let work = async move {
+                    let resource: ResourceId = decode(&argument)?;
+                    encode(scaler.resolve_service_name(&resource).await.map_err(failed)?)
+                };
+                start(runtime, work, RVec::from)
+            }
+            method::CHANGES => {
+                let work = async move {
+                    let Watch { cursor } = decode(&argument)?;
+                    let changes = scaler.changes(cursor);
+                    // "Everything there is" can only be answered by the author.
+                    let changes = if cursor == 0 {
+                        changes.await
+                    } else {
+                        let nothing = Ok(Changes { cursor, ..Changes::default() });
+                        tokio::time::timeout(NOTHING_CHANGED_AFTER, changes).await.unwrap_or(nothing)
+                    };
+                    encode(changes.map_err(failed)?)
+                };
+                start(runtime, work, RVec::from)
+            }
+            method::COMPARE_AND_SET => {
+                let work = async move {
+                    let CompareAndSet { id, expected, row } = decode(&argument)?;
+                    encode(scaler.compare_and_set(&id, &expected, &row).await?)
+                };
+                start(runtime, work, RVec::from)
+            }
+            method::STOP => start(runtime, async move { encode(scaler.stop().await) }, RVec::from),
+            unknown => std::future::ready(RErr(fault(Fault::Unsupported(unknown.to_owned())))).into_ffi(),
+        }
+    }
+}
+
+impl<S: ResourceScaler> Drop for Guarded<S> {
+    fn drop(&mut self) {
+        let scaler = self.scaler.take();
+        // The author's own `Drop` may block or panic: not here, on a thread of the host's.
+        drop(self.runtime.spawn(async move { drop(scaler) }));
+    }
+}
+
+// === impl CancelOnDrop ===
+
+impl<T> Drop for CancelOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs `work` as a task of the plugin's runtime and hands out its end. `cross` makes of the result what crosses.
+fn start<T: Send + 'static, C: 'static>(
+    runtime: &Runtime,
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    cross: fn(T) -> C,
+) -> Call<C> {
+    let mut task = CancelOnDrop(runtime.spawn(work));
+    async move {
+        match (&mut task.0).await {
+            Ok(Ok(result)) => ROk(cross(result)),
+            Ok(Err(error)) => RErr(fault(error)),
+            Err(gone) => RErr(fault(match gone.try_into_panic() {
+                Ok(payload) => panicked(payload),
+                Err(_) => Fault::Failed("the call was cancelled inside the plugin".to_owned()),
+            })),
+        }
+    }
+    .into_ffi()
+}
+
+/// Takes the text out of a panic, and what is left of it out of the way.
+fn panicked(payload: Box<dyn Any + Send>) -> Fault {
+    let said = log::text(&*payload).to_owned();
+    // A payload may panic again when it is dropped.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(again);
+    }
+    Fault::Panicked(said)
+}
+
+fn failed(error: anyhow::Error) -> Fault {
+    Fault::Failed(format!("{error:#}"))
+}
+
+fn fault(fault: Fault) -> RString {
+    fault.to_json().into()
+}
+
+fn encode<T: Serialize>(result: T) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(&result).map_err(|error| unreadable("answer", error))
+}
+
+fn decode<T: DeserializeOwned>(argument: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(argument).map_err(|error| unreadable("argument", error))
+}
+
+fn unreadable(what: &str, error: impl Display) -> Fault {
+    Fault::Failed(format!(
+        "the call's {what} cannot cross: {error}; build plugin and daemon with the same scaler-types"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exported_symbol_is_the_one_abi_stable_looks_for() {
+        let line = format!("#[unsafe(export_name = {:?})]", abi_stable::library::ROOT_MODULE_LOADER_NAME);
+        assert!(include_str!("glue.rs").contains(&line), "{line}");
+    }
+
+    #[test]
+    fn kinds_are_file_names_and_keys() {
+        for kind in ["process", "a", "k8s-deployment"] {
+            assert!(valid_kind(kind), "{kind}");
+        }
+        for kind in ["", "Process", "a/b", "..", "a.b", "-a", "1a", "a b", "ä", &"a".repeat(64)] {
+            assert!(!valid_kind(kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_payload_that_panics_when_dropped_is_an_error() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("again");
+            }
+        }
+        assert_eq!(panicked(Box::new(Bomb)), Fault::Panicked("with a payload that is no text".to_owned()));
+        assert_eq!(panicked(Box::new("text")), Fault::Panicked("text".to_owned()));
+        assert_eq!(panicked(Box::new(String::from("owned"))), Fault::Panicked("owned".to_owned()));
+    }
+}
