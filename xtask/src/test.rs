@@ -1,0 +1,189 @@
+//! All tests, in the order in which they fail fastest.
+
+use std::{
+    io::{BufRead, BufReader, IsTerminal},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build::{Built, build_all},
+    check, install,
+    steps::{Steps, line, run},
+    workspace::{Profile, cargo},
+};
+
+/// Runs everything CI runs: formatting, clippy, the README's flags, unit, model and end-to-end tests, doctests
+///
+/// The end-to-end tests start the real daemons with the real plugins and make 50 cycles to zero and back of each sort
+/// (`cargo xtask soak`: 1,000). cargo-nextest is installed into target/tools if the machine has none. Ends with what
+/// each step took and a line `N passed, N failed`; exits 1 if anything failed.
+#[derive(clap::Args)]
+pub struct Test {
+    /// Only the tests whose name contains this, without formatting, clippy and doctests
+    filter: Option<String>,
+}
+
+/// How many tests passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Passed.
+    pub passed: u64,
+    /// Failed, timed out or ended by a signal.
+    pub failed: u64,
+}
+
+impl Test {
+    /// Runs the steps.
+    ///
+    /// # Errors
+    ///
+    /// The first step before the tests that fails; or that tests failed, once all have run.
+    pub fn run(&self) -> Result<()> {
+        let mut steps = Steps::new();
+        if self.filter.is_none() {
+            steps.step("cargo fmt --check", || run(cargo().args(["fmt", "--all", "--check"])))?;
+            let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+            steps.step("cargo clippy", || run(cargo().args(clippy)))?;
+        }
+        let built =
+            steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
+        steps.step("the README names every flag", || check::readme(&built))?;
+        let arguments: Vec<&str> = self.filter.iter().map(String::as_str).collect();
+        let mut count = steps.step("tests", || tests(&built, &arguments, &[]))?;
+        if self.filter.is_none() {
+            count = count
+                + steps.step("doctests", || {
+                    tally(cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]))
+                })?;
+        }
+        steps.summary();
+        count.report()
+    }
+}
+
+/// Runs the tests with cargo-nextest, or with `cargo test` where it cannot be had.
+///
+/// # Errors
+///
+/// The tests cannot be built or run at all; failed tests are counted, not an error.
+pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Count> {
+    let mut command = cargo();
+    if install::nextest() {
+        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        install::with_tools(&mut command);
+    } else {
+        println!("    cargo-nextest cannot be had: cargo test, one test at a time");
+        command.args(["test", "--workspace", "--tests", "--no-fail-fast"]).env("RUST_TEST_THREADS", "1");
+    }
+    command.args(arguments).envs(environment.iter().copied());
+    command.env("SCALER_E2E_BIN", &built.programs);
+    tally(&mut command)
+}
+
+/// Runs a test command, shows what it prints and counts from its summary lines.
+fn tally(command: &mut Command) -> Result<Count> {
+    let what = line(command);
+    if std::io::stderr().is_terminal() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    // Both streams into one pipe, so that they are read in the order they were written.
+    let (reader, writer) = std::io::pipe().context("making a pipe")?;
+    let mut child = command
+        .stdout(writer.try_clone()?)
+        .stderr(Stdio::from(writer))
+        .spawn()
+        .with_context(|| format!("starting `{what}`"))?;
+    // The command holds the pipe's other end, too.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut count = Count::default();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        if let Some(more) = Count::parse(&plain(&line)) {
+            count = count + more;
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && count.failed == 0 {
+        bail!("`{what}` ended with {status}");
+    }
+    Ok(count)
+}
+
+/// A line without its colours.
+fn plain(line: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = line;
+    while let Some((before, escape)) = rest.split_once('\x1b') {
+        plain.push_str(before);
+        rest = escape.split_once('m').map_or("", |(_, after)| after);
+    }
+    plain + rest
+}
+
+// === impl Count ===
+
+impl Count {
+    /// Reads nextest's `Summary [..] 3 tests run: 2 passed, 1 failed, ..` and libtest's `test result: ok. 3 passed; ..`.
+    fn parse(line: &str) -> Option<Self> {
+        let line = line.trim();
+        let counts = if line.starts_with("Summary [") {
+            line.split_once("run:")?.1
+        } else {
+            line.strip_prefix("test result:")?
+        };
+        let mut count = Self::default();
+        for part in counts.split([',', ';', '.', '(']) {
+            let mut words = part.split_whitespace();
+            let (Some(number), Some(what)) = (words.next(), words.next()) else { continue };
+            let Ok(number) = number.parse::<u64>() else { continue };
+            match what {
+                "passed" => count.passed += number,
+                "failed" | "timed" | "exec" => count.failed += number,
+                _ => {}
+            }
+        }
+        Some(count)
+    }
+
+    /// The closing line, and the verdict.
+    ///
+    /// # Errors
+    ///
+    /// Something failed, or nothing ran at all.
+    pub fn report(self) -> Result<()> {
+        println!("\n{} passed, {} failed", self.passed, self.failed);
+        match self {
+            Self { failed: 0, passed: 1.. } => Ok(()),
+            Self { failed: 0, .. } => bail!("no test ran"),
+            Self { failed, .. } => bail!("{failed} tests failed"),
+        }
+    }
+}
+
+impl std::ops::Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_summaries_of_both_runners() {
+        let nextest = plain(
+            "\x1b[32;1m     Summary\x1b[0m [   0.012s] \x1b[1m5\x1b[0m tests run: 3 passed (1 slow), 1 failed, 1 timed out, 2 skipped",
+        );
+        assert_eq!(Count::parse(&nextest), Some(Count { passed: 3, failed: 2 }));
+        let libtest = "test result: FAILED. 4 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(Count::parse(libtest), Some(Count { passed: 4, failed: 1 }));
+        assert_eq!(Count::parse("running 3 tests"), None);
+    }
+}
