@@ -1,0 +1,227 @@
+//! What the admin port tells of the resources: why asleep, why awake, why failed, how long.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use daemon::admin::{Handler, json};
+use http::{Request, StatusCode};
+use scaler_types::{Row, duration::short};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{
+    decide::rounded,
+    memory::{Known, Memory},
+    metrics::Sample,
+};
+
+/// A cycle's key: plugin kind and the file's namespace.
+pub type Key = (String, String);
+
+/// What the admin port can read. Cheap to clone; clones share it.
+#[derive(Clone, Default)]
+pub struct View(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    leads: AtomicBool,
+    cycles: Mutex<BTreeMap<Key, Arc<Mutex<Memory>>>>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    leader: bool,
+    cycles: Vec<CycleTold>,
+    resources: Vec<Told>,
+}
+
+#[derive(Serialize)]
+struct CycleTold {
+    kind: String,
+    namespace: String,
+    count: u64,
+    /// How long ago the last one began.
+    last: Option<String>,
+    took: String,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Told {
+    namespace: String,
+    name: String,
+    kind: String,
+    path: scaler_types::Path,
+    row: Row,
+    replicas: u32,
+    status: String,
+    decision: &'static str,
+    code: &'static str,
+    reason: String,
+    since: String,
+    under_way: bool,
+    last_try: Option<LastTry>,
+    failure: Option<FailureTold>,
+    samples: Vec<SampleTold>,
+}
+
+#[derive(Serialize)]
+struct LastTry {
+    outcome: &'static str,
+    reason: String,
+    ago: String,
+}
+
+#[derive(Serialize)]
+struct FailureTold {
+    tries: u32,
+    reason: Arc<str>,
+    next_in: String,
+}
+
+#[derive(Serialize)]
+struct SampleTold {
+    member: Arc<str>,
+    requests: u64,
+    in_flight: u64,
+    held: u64,
+    idle: Option<String>,
+    counting: String,
+    windows: BTreeMap<String, u64>,
+}
+
+// === impl View ===
+
+impl View {
+    /// This process leads from now on.
+    pub fn lead(&self) {
+        self.0.leads.store(true, Ordering::Relaxed);
+    }
+
+    /// Shows what a cycle knows; `None`: there is no such cycle any more.
+    pub fn show(&self, key: Key, memory: Option<Arc<Mutex<Memory>>>) {
+        let mut cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
+        match memory {
+            Some(memory) => drop(cycles.insert(key, memory)),
+            None => drop(cycles.remove(&key)),
+        }
+    }
+
+    /// `GET /api/v1/resources`.
+    pub fn resources(&self) -> Handler {
+        let view = self.clone();
+        Arc::new(move |_| {
+            let answer = view.answer(|_| true);
+            Box::pin(async move { json(StatusCode::OK, &answer) })
+        })
+    }
+
+    /// `GET /api/v1/explain?namespace=&name=`: the same for one name.
+    pub fn explain(&self) -> Handler {
+        let view = self.clone();
+        Arc::new(move |request: Request<_>| {
+            let asked = |key: &str| {
+                let query = request.uri().query().unwrap_or_default();
+                query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
+            };
+            let (namespace, name) = (asked("namespace"), asked("name"));
+            let answer = view.answer(|known| {
+                namespace.as_ref().is_none_or(|namespace| known.resource.id.namespace == *namespace)
+                    && name.as_ref().is_none_or(|name| known.resource.id.name == *name)
+            });
+            let status = if answer.resources.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+            Box::pin(async move { json(status, &answer) })
+        })
+    }
+
+    fn answer(&self, wanted: impl Fn(&Known) -> bool) -> Answer {
+        let now = Instant::now();
+        let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut answer = Answer {
+            leader: self.0.leads.load(Ordering::Relaxed),
+            cycles: Vec::new(),
+            resources: Vec::new(),
+        };
+        for ((kind, namespace), memory) in cycles {
+            let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            answer.resources.extend(
+                memory
+                    .resources
+                    .values()
+                    .filter(|known| wanted(known))
+                    .map(|known| Told::new(now, &kind, known)),
+            );
+            let cycles = &memory.cycles;
+            answer.cycles.push(CycleTold {
+                kind,
+                namespace,
+                count: cycles.count,
+                last: cycles.last.map(|last| ago(now, last)),
+                took: short(cycles.took),
+                error: cycles.error.clone(),
+            });
+        }
+        answer
+            .resources
+            .sort_by(|a, b| (&a.namespace, &a.name, &a.kind).cmp(&(&b.namespace, &b.name, &b.kind)));
+        answer
+    }
+}
+
+fn ago(now: Instant, then: Instant) -> String {
+    short(rounded(now.duration_since(then)))
+}
+
+// === impl Told ===
+
+impl Told {
+    fn new(now: Instant, kind: &str, known: &Known) -> Self {
+        let resource = &known.resource;
+        Self {
+            namespace: resource.id.namespace.clone(),
+            name: resource.id.name.clone(),
+            kind: kind.to_owned(),
+            path: resource.path,
+            row: resource.row.clone(),
+            replicas: resource.replicas,
+            status: resource.status.clone(),
+            decision: known.decision.name(),
+            code: known.decision.code(),
+            reason: known.decision.to_string(),
+            since: ago(now, known.since),
+            under_way: known.under_way,
+            last_try: known.last_try.as_ref().map(|(end, then)| LastTry {
+                outcome: end.name(),
+                reason: end.to_string(),
+                ago: ago(now, *then),
+            }),
+            failure: known.failure.as_ref().map(|failure| FailureTold {
+                tries: failure.tries,
+                reason: failure.reason.clone(),
+                next_in: ago(failure.until, now),
+            }),
+            samples: known.samples.iter().map(SampleTold::new).collect(),
+        }
+    }
+}
+
+// === impl SampleTold ===
+
+impl SampleTold {
+    fn new(sample: &Sample) -> Self {
+        Self {
+            member: sample.member.clone(),
+            requests: sample.requests,
+            in_flight: sample.in_flight,
+            held: sample.held,
+            idle: sample.idle.map(|idle| short(rounded(idle))),
+            counting: short(rounded(sample.counting)),
+            windows: sample.counts.iter().map(|(window, count)| (short(*window), *count)).collect(),
+        }
+    }
+}

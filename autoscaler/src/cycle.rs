@@ -1,0 +1,278 @@
+//! The cycle of one plugin in one namespace file: every scale interval it looks at all resources, decides, and puts
+//! the idle ones to zero without holding up the next cycle.
+//!
+//! Each has a task of its own: a plugin or a namespace that fails or hangs never delays another one.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use daemon::settings::Settings;
+use scaler_types::{ResourceId, ScaleError, duration, protocol::Rules};
+use tokio::{
+    sync::watch,
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    decide::{Failure, rounded},
+    fence::{End, Try},
+    members::Members,
+    memory::{self, Memory, Mend, Work},
+    metrics::dlx,
+    plugin::Plugin,
+    telemetry::{CycleLabels, DecisionLabels, FenceLabels, Metrics},
+};
+
+/// How many tries of one cycle are under way at once. A try is a few writes, one question to each DLX and the time the
+/// resource takes to stop: 64 put some hundred resources a second to zero, and are no load to speak of for a store.
+const TRIES_AT_ONCE: usize = 64;
+
+/// What all cycles share. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The DLXs.
+    pub members: Members,
+    /// The daemon's metrics.
+    pub metrics: Metrics,
+    /// The protocol's rules.
+    pub rules: Rules,
+    /// Cancelled when no new try is to begin and those under way are to be finished or reverted.
+    pub stop: CancellationToken,
+}
+
+/// What a cycle works on; another one may come while it runs.
+#[derive(Clone, PartialEq)]
+pub struct Given<P> {
+    /// The plugin at work for the namespace file.
+    pub plugin: P,
+    /// What holds for its resources.
+    pub settings: Arc<Settings>,
+}
+
+/// The cycle of one plugin in one namespace file.
+pub struct Cycle<P> {
+    given: watch::Receiver<Given<P>>,
+    context: Context,
+    labels: CycleLabels,
+    memory: Arc<Mutex<Memory>>,
+    queue: VecDeque<Job>,
+    running: JoinSet<Done>,
+    whose: HashMap<Id, ResourceId>,
+}
+
+/// What waits for a place among the tries.
+enum Job {
+    Mend(Mend),
+    Sleep(ResourceId),
+}
+
+/// What a task has done.
+enum Done {
+    Mended(Mend, Result<(), ScaleError>),
+    Tried(End),
+}
+
+// === impl Cycle ===
+
+impl<P: Plugin> Cycle<P> {
+    /// The cycle of the plugin and settings that are `given`, for the namespace file of `namespace`; what it learns is
+    /// to be read in `memory`.
+    pub fn new(
+        given: watch::Receiver<Given<P>>,
+        namespace: &str,
+        context: Context,
+        memory: Arc<Mutex<Memory>>,
+    ) -> Self {
+        let kind = given.borrow().plugin.kind().to_owned();
+        Self {
+            given,
+            context,
+            labels: CycleLabels { kind, namespace: namespace.to_owned() },
+            memory,
+            queue: VecDeque::new(),
+            running: JoinSet::new(),
+            whose: HashMap::new(),
+        }
+    }
+
+    /// Runs until the context stops or nothing is given any more, and then until the tries under way have ended.
+    pub async fn run(mut self) {
+        let stop = self.context.stop.clone();
+        let mut due = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = self.given.changed() => match changed {
+                    Ok(()) => due = due.min(Instant::now() + self.interval()),
+                    Err(_) => break,
+                },
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                // Time is the event here: a resource becomes idle by nothing happening.
+                () = sleep_until(due) => {
+                    due = Instant::now() + self.interval();
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        work = self.look() => self.enqueue(work),
+                    }
+                }
+            }
+            self.start();
+        }
+        self.queue.clear();
+        while let Some(ended) = self.running.join_next_with_id().await {
+            self.ended(ended);
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        self.given.borrow().settings.scale_interval
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One look at all resources, and what is to be done.
+    async fn look(&self) -> Work {
+        let Given { plugin, settings } = self.given.borrow().clone();
+        let began = Instant::now();
+        let looked = self.look_with(&plugin, &settings).await;
+        let took = began.elapsed();
+        let metrics = &self.context.metrics;
+        metrics.cycles.get_or_create(&self.labels).inc();
+        metrics.cycle_seconds.get_or_create(&self.labels).observe(took.as_secs_f64());
+        let mut memory = self.memory();
+        (memory.cycles.last, memory.cycles.took) = (Some(began), took);
+        match looked {
+            Ok((work, None)) => {
+                memory.cycles.error = None;
+                drop(memory);
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                metrics.last_success.get_or_create(&self.labels).set(now.as_secs_f64());
+                work
+            }
+            Ok((work, Some(error))) => {
+                memory.cycles.error = Some(error);
+                metrics.failed_cycles.get_or_create(&self.labels).inc();
+                work
+            }
+            Err(error) => {
+                tracing::warn!(kind = self.labels.kind, namespace = self.labels.namespace, %error, "the plugin cannot tell its resources: all are left as they are");
+                memory.cycles.error = Some(format!("the plugin cannot tell its resources: {error}"));
+                metrics.failed_cycles.get_or_create(&self.labels).inc();
+                Work::default()
+            }
+        }
+    }
+
+    /// The work, and why nothing is known of the resources' activity, if so.
+    async fn look_with(&self, plugin: &P, settings: &Settings) -> Result<(Work, Option<String>), String> {
+        let listed = plugin.get_resources().await?;
+        let windows: BTreeSet<_> = listed
+            .iter()
+            .flat_map(|resource| memory::metrics(resource, settings))
+            .map(|metric| metric.window_size)
+            .collect();
+        let activity = dlx::ask(&self.context.members, plugin.kind(), &listed, &windows).await;
+        let unknown = activity.unknown.as_ref().map(ToString::to_string);
+        let work = self.memory().observe(Instant::now(), listed, activity, settings);
+        for ((decision, reason), count) in &work.decisions {
+            self.context.metrics.decisions.get_or_create(&DecisionLabels { decision, reason }).inc_by(*count);
+        }
+        Ok((work, unknown))
+    }
+
+    /// What an earlier look left waiting is decided anew with this one.
+    fn enqueue(&mut self, work: Work) {
+        self.queue.clear();
+        self.queue.extend(work.mend.into_iter().map(Job::Mend));
+        self.queue.extend(work.idle.into_iter().map(Job::Sleep));
+    }
+
+    /// Begins what waits, as far as there are places.
+    fn start(&mut self) {
+        while self.running.len() < TRIES_AT_ONCE {
+            let Some(job) = self.queue.pop_front() else { break };
+            let Given { plugin, settings } = self.given.borrow().clone();
+            let (id, task) = match job {
+                Job::Mend(mend) => {
+                    self.memory().mending(&mend.id, true);
+                    let id = mend.id.clone();
+                    let task = self.running.spawn(async move {
+                        let written = plugin.compare_and_set(&mend.id, &mend.expected, &mend.row).await;
+                        Done::Mended(mend, written.map(drop))
+                    });
+                    (id, task)
+                }
+                Job::Sleep(id) => {
+                    let Some((resource, reason)) = self.memory().begin(&id) else { continue };
+                    let (members, rules, stop) =
+                        (self.context.members.clone(), self.context.rules, self.context.stop.clone());
+                    // A scale may take as long down as up.
+                    let deadline = settings.resource_readiness_timeout;
+                    let task = self.running.spawn(async move {
+                        tracing::debug!(resource = %resource.id, reason, "trying to put it to zero");
+                        let one = Try { plugin, members, rules, deadline, stop };
+                        Done::Tried(one.run(&resource, &reason).await)
+                    });
+                    (id, task)
+                }
+            };
+            self.whose.insert(task.id(), id);
+        }
+        self.context.metrics.under_way.set(i64::try_from(self.running.len()).unwrap_or(i64::MAX));
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Done), JoinError>) {
+        let (task, done) = match ended {
+            Ok((task, done)) => (task, done),
+            Err(error) => {
+                (error.id(), Done::Tried(End::Failed(format!("the try ended early: {error}").into())))
+            }
+        };
+        let Some(id) = self.whose.remove(&task) else { return };
+        match done {
+            Done::Tried(end) => self.tried(&id, &end),
+            Done::Mended(mend, written) => {
+                self.memory().mending(&id, false);
+                let Mend { row, .. } = mend;
+                match written {
+                    Ok(()) => {
+                        self.context.metrics.mended.inc();
+                        tracing::info!(resource = %id, row = %row.state, reason = row.reason, "mended its row");
+                    }
+                    Err(ScaleError::Conflict | ScaleError::Unsupported) => {}
+                    Err(error) => {
+                        tracing::warn!(resource = %id, row = %row.state, %error, "its row cannot be mended; to be tried in the next cycle");
+                    }
+                }
+            }
+        }
+    }
+
+    fn tried(&self, id: &ResourceId, end: &End) {
+        let metrics = &self.context.metrics;
+        metrics.fences.get_or_create(&FenceLabels { outcome: end.name(), reason: end.code() }).inc();
+        let now = Instant::now();
+        let interval = self.interval();
+        let mut memory = self.memory();
+        let failure = memory.ended(id, now, end, interval);
+        match (end, failure) {
+            (End::Failed(reason), failure) => {
+                metrics.scale_failures.get_or_create(&self.labels).inc();
+                let (tries, pause) = failure.map_or((1, interval), |Failure { tries, until, .. }| {
+                    (*tries, until.duration_since(now))
+                });
+                tracing::warn!(resource = %id, %reason, tries, pause = %duration::short(rounded(pause)), "cannot put it to zero");
+            }
+            (End::Committed, _) => tracing::info!(resource = %id, "at zero"),
+            (End::Reverted(_), _) => tracing::info!(resource = %id, reason = %end, "stays awake"),
+        }
+    }
+}

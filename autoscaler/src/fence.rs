@@ -1,0 +1,249 @@
+//! One try to put one resource to zero: drives [`protocol::Fence`](Fence) with real calls.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use daemon::members::Member;
+use scaler_types::{
+    Nonce, Path, Resource, Row, ScaleError, ScaleRequest, State, Target, Version,
+    protocol::{Fence, FenceInput, FenceOrder, Outcome, Rules, Seen, Unwritten},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    members::{Answer, Members},
+    plugin::Plugin,
+};
+
+/// A try, and what it needs.
+pub struct Try<P> {
+    /// The resource's plugin.
+    pub plugin: P,
+    /// Who is asked.
+    pub members: Members,
+    /// The protocol's rules.
+    pub rules: Rules,
+    /// How long the scale to zero may take.
+    pub deadline: Duration,
+    /// Cancelled when the process is to end: a try that is not committed by then is reverted.
+    pub stop: CancellationToken,
+}
+
+/// How a try ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The resource is at zero.
+    Committed,
+    /// It is as it was, or as somebody else changed it.
+    Reverted(Why),
+    /// A call failed; what it did is not known. The next cycle looks at the row and goes on from there.
+    Failed(Arc<str>),
+}
+
+/// Why a try was reverted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A DLX did not confirm.
+    Refused(String),
+    /// A DLX gave no usable answer.
+    Silent(String),
+    /// There is no DLX, or they cannot be told.
+    Members(String),
+    /// Somebody else changed the resource meanwhile: a request came, most likely.
+    Changed,
+    /// The process is to end.
+    Stopping,
+}
+
+/// What is seen of a resource, as the protocol needs it.
+pub fn seen(resource: &Resource) -> Seen {
+    Seen { row: resource.row.clone(), version: resource.version.clone(), scaled: resource.replicas > 0 }
+}
+
+// === impl Try ===
+
+impl<P: Plugin> Try<P> {
+    /// Puts `resource` to zero as it was seen, or leaves it as it is. `reason`: why it is idle, written on the row.
+    pub async fn run(&self, resource: &Resource, reason: &str) -> End {
+        if resource.path == Path::External {
+            return self.unfenced(resource, reason).await;
+        }
+        let Some((mut fence, mut order)) = Fence::begin(self.rules, seen(resource), Nonce::fresh(), reason)
+        else {
+            return End::Reverted(Why::Changed);
+        };
+        let mut live = BTreeMap::new();
+        let mut questions: JoinSet<(String, Answer)> = JoinSet::new();
+        let mut why = Why::Changed;
+        let mut failure = None;
+        let outcome = loop {
+            let input = match order {
+                FenceOrder::Write { expected, row } => {
+                    match self.plugin.compare_and_set(&resource.id, &expected, &row).await {
+                        Err(ScaleError::Unsupported) => return self.unfenced(resource, reason).await,
+                        written => {
+                            FenceInput::Wrote(written.map_err(|error| unwritten(error, "row", &mut failure)))
+                        }
+                    }
+                }
+                FenceOrder::ReadMembers => {
+                    live = self.live(&mut why).await;
+                    FenceInput::Members { members: live.keys().cloned().collect(), fresh: Nonce::fresh() }
+                }
+                FenceOrder::Ask { members, nonce } => {
+                    for member in members.iter().filter_map(|name| live.get(name)).cloned() {
+                        let (dlxs, kind, id) =
+                            (self.members.clone(), self.plugin.kind().to_owned(), resource.id.clone());
+                        questions.spawn(async move {
+                            let answer = dlxs.confirm(&member, &kind, &id, nonce).await;
+                            (member.name, answer)
+                        });
+                    }
+                    self.answer(&mut questions, &mut why).await
+                }
+                FenceOrder::Nothing => self.answer(&mut questions, &mut why).await,
+                FenceOrder::Commit { expected, row } => {
+                    FenceInput::Scaled(match self.version(resource, expected).await {
+                        Ok(version) => {
+                            let scaled = self.plugin.set_scale(&self.zero(resource, version, row)).await;
+                            scaled.map_err(|error| unwritten(error, "scale", &mut failure))
+                        }
+                        Err(error) => Err(unwritten(error, "scale", &mut failure)),
+                    })
+                }
+                FenceOrder::End(outcome) => break outcome,
+            };
+            order = fence.step(input);
+        };
+        match (outcome, failure) {
+            (Outcome::Asleep, _) => End::Committed,
+            (Outcome::Reverted, None) => End::Reverted(why),
+            // Also a revert that could not be written: the next cycle finds the fence and lifts it.
+            (Outcome::Reverted | Outcome::Unknown, failure) => {
+                End::Failed(failure.unwrap_or_else(|| "what a call did is not known".into()))
+            }
+        }
+    }
+
+    /// The version the commit is made on: the fence's own.
+    async fn version(&self, resource: &Resource, expected: Version) -> Result<Version, ScaleError> {
+        if self.rules.commit_tests_version {
+            return Ok(expected);
+        }
+        // Only with that rule left out, to show that its loss is noticed: whatever stands now.
+        let listed = self.plugin.get_resources().await.map_err(|reason| ScaleError::Terminal { reason })?;
+        let now = listed.into_iter().find(|other| other.id == resource.id);
+        now.map(|resource| resource.version).ok_or(ScaleError::Conflict)
+    }
+
+    /// To zero where nothing can be fenced: another controller switches the route, or the plugin keeps no rows.
+    async fn unfenced(&self, resource: &Resource, reason: &str) -> End {
+        let row = Row {
+            state: State::Asleep,
+            nonce: Nonce::fresh(),
+            reason: reason.to_owned(),
+            format: Row::FORMAT,
+        };
+        match self.plugin.set_scale(&self.zero(resource, resource.version.clone(), row)).await {
+            Ok(()) => End::Committed,
+            Err(ScaleError::Conflict) => End::Reverted(Why::Changed),
+            Err(error) => End::Failed(format!("scaling to zero: {error}").into()),
+        }
+    }
+
+    fn zero(&self, resource: &Resource, version: Version, row: Row) -> ScaleRequest {
+        ScaleRequest { id: resource.id.clone(), target: Target::Zero, version, row, deadline: self.deadline }
+    }
+
+    /// The members by name; none where they cannot be told.
+    async fn live(&self, why: &mut Why) -> BTreeMap<String, Member> {
+        match self.members.live().await {
+            Ok(live) => {
+                if live.is_empty() {
+                    *why = Why::Members("there is no DLX".to_owned());
+                }
+                live.into_iter().map(|member| (member.name.clone(), member)).collect()
+            }
+            Err(error) => {
+                *why = Why::Members(format!("reading the members: {error}"));
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// The next answer. The first that does not confirm decides.
+    async fn answer(&self, questions: &mut JoinSet<(String, Answer)>, why: &mut Why) -> FenceInput {
+        let answer = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            answer = questions.join_next() => Some(answer),
+        };
+        *why = match answer {
+            Some(Some(Ok((member, Answer::Confirmed)))) => return FenceInput::Confirmed(member),
+            Some(Some(Ok((member, Answer::Refused(reason))))) => Why::Refused(format!("{member}: {reason}")),
+            Some(Some(Ok((member, Answer::Silent(silent))))) => {
+                Why::Silent(format!("{member}: {}", silent.reason))
+            }
+            Some(Some(Err(error))) => Why::Silent(format!("asking a DLX: {error}")),
+            Some(None) => Why::Silent("an answer is missing".to_owned()),
+            None => Why::Stopping,
+        };
+        FenceInput::Refused { fresh: Nonce::fresh() }
+    }
+}
+
+/// What the protocol makes of an error. Everything but a conflict may have happened, or half of it.
+fn unwritten(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>) -> Unwritten {
+    if error == ScaleError::Conflict {
+        return Unwritten::Conflict;
+    }
+    *failure = Some(
+        match what {
+            "row" => format!("writing the row: {error}"),
+            _ => format!("scaling to zero: {error}"),
+        }
+        .into(),
+    );
+    Unwritten::Unknown
+}
+
+// === impl End ===
+
+impl End {
+    /// `committed`, `reverted` or `failed`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Reverted(_) => "reverted",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// Why, in one word, for metrics; stable.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Committed => "confirmed",
+            Self::Reverted(Why::Refused(_)) => "refused",
+            Self::Reverted(Why::Silent(_)) => "silent",
+            Self::Reverted(Why::Members(_)) => "no_members",
+            Self::Reverted(Why::Changed) => "changed",
+            Self::Reverted(Why::Stopping) => "stopping",
+            Self::Failed(_) => "call_failed",
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Committed => f.write_str("at zero"),
+            Self::Reverted(Why::Refused(reason) | Why::Silent(reason)) => {
+                write!(f, "reverted, not confirmed by DLX {reason}")
+            }
+            Self::Reverted(Why::Members(reason)) => write!(f, "reverted: {reason}"),
+            Self::Reverted(Why::Changed) => f.write_str("given up: somebody else changed it meanwhile"),
+            Self::Reverted(Why::Stopping) => f.write_str("reverted: this autoscaler is stopping"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
+}

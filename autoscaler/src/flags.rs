@@ -1,0 +1,61 @@
+//! The autoscaler's flags.
+
+use std::{net::SocketAddr, time::Duration};
+
+use daemon::{flags::CommonFlags, settings::FlagSettings};
+
+/// Scales idle resources to zero.
+///
+/// Every scale interval it asks the resource-scalers (plugins) for their resources and the DLXs how busy each one was.
+/// One that was idle for its whole window is put to zero once every DLX has confirmed that nothing of it is in flight.
+/// Whatever is not known for certain keeps a resource awake; GET /api/v1/resources on the admin address says what was
+/// decided on each, and why. Of several autoscalers one leads.
+#[derive(clap::Parser, Clone, Debug)]
+#[command(
+    name = "autoscaler",
+    version,
+    after_long_help = "A first signal (SIGTERM, SIGINT) ends it when the tries under way are finished or reverted, a second one at once.\n\
+        Exit status: 0 fine, 64 bad flags, 78 bad configuration or no plugin, 1 anything else."
+)]
+pub struct Flags {
+    /// What both daemons take.
+    #[command(flatten)]
+    pub common: CommonFlags,
+
+    /// How often all resources are looked at [default: 1m]
+    ///
+    /// A namespace file's scaleInterval is stronger, a plugin's own default weaker.
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub scale_interval: Option<Duration>,
+
+    /// The kind of object whose custom metrics are asked for, e.g. NuclioFunction
+    ///
+    /// For the metric source kubernetes, which is not in this build: the DLXs themselves are asked.
+    #[arg(long, value_name = "KIND")]
+    pub metrics_resource_kind: Option<String>,
+
+    /// The API group of that kind, e.g. nuclio.io
+    #[arg(long, value_name = "GROUP")]
+    pub metrics_resource_group: Option<String>,
+
+    /// Where /healthz, /readyz, /metrics, /api/v1/resources and /api/v1/explain are served
+    #[arg(long, value_name = "ADDRESS", default_value = ":8092", value_parser = daemon::listen::parse_address)]
+    pub admin_address: SocketAddr,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match scaler_types::duration::parse(text) {
+        Ok(Duration::ZERO) => Err("a cycle needs time: expected more than 0".to_owned()),
+        Ok(interval) => Ok(interval),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+// === impl Flags ===
+
+impl Flags {
+    /// What these flags set for every namespace file.
+    pub fn settings(&self) -> FlagSettings {
+        FlagSettings { scale_interval: self.scale_interval, ..FlagSettings::default() }
+    }
+}

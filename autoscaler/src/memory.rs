@@ -1,0 +1,284 @@
+//! What one cycle knows and remembers of its resources. No input or output: it is told what was seen, and says what
+//! is to be done.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use daemon::settings::Settings;
+use scaler_types::{
+    Nonce, Path, Resource, ResourceId, Row, ScaleEvent, ScaleResource, State, Version, protocol,
+};
+use tokio::time::Instant;
+
+use crate::{
+    decide::{Decision, Failure, Past, decide},
+    fence::{End, seen},
+    metrics::{Activity, Sample, Unknown},
+};
+
+/// The longest pause between two tries of a scale that fails.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// What is known of the resources of one plugin in one namespace file, as of the last cycle.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// By identity.
+    pub resources: HashMap<ResourceId, Known>,
+    /// How the cycles go.
+    pub cycles: Cycles,
+    members: BTreeSet<Arc<str>>,
+    member_left: Option<Instant>,
+}
+
+/// How the cycles go.
+#[derive(Clone, Debug, Default)]
+pub struct Cycles {
+    /// How many there were.
+    pub count: u64,
+    /// When the last one began.
+    pub last: Option<Instant>,
+    /// How long it took.
+    pub took: Duration,
+    /// Why it could not tell all resources, if so.
+    pub error: Option<String>,
+}
+
+/// What is known of one resource.
+#[derive(Debug)]
+pub struct Known {
+    /// As the plugin told it.
+    pub resource: Resource,
+    /// As the DLXs told it.
+    pub samples: Vec<Sample>,
+    /// What was decided.
+    pub decision: Decision,
+    /// Since when it is decided so, for this reason.
+    pub since: Instant,
+    /// A try of this process is under way.
+    pub under_way: bool,
+    /// How the last one ended, and when.
+    pub last_try: Option<(End, Instant)>,
+    /// Tries that failed, one after another.
+    pub failure: Option<Failure>,
+    event: Option<(ScaleEvent, Instant)>,
+    /// The wake under way, and when this process first saw it.
+    waking: Option<(Nonce, Instant)>,
+    cycle: u64,
+}
+
+/// What is to be done after a cycle.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Rows left behind.
+    pub mend: Vec<Mend>,
+    /// Resources to put to zero.
+    pub idle: Vec<ResourceId>,
+    /// How many resources were decided on how.
+    pub decisions: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+/// A row left behind, and what is to be written over it.
+#[derive(Clone, Debug)]
+pub struct Mend {
+    /// Whose.
+    pub id: ResourceId,
+    /// The version that must still stand.
+    pub expected: Version,
+    /// The row to write.
+    pub row: Row,
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// A cycle saw `listed` and `activity`.
+    pub fn observe(
+        &mut self,
+        now: Instant,
+        listed: Vec<Resource>,
+        activity: Activity,
+        settings: &Settings,
+    ) -> Work {
+        self.cycles.count += 1;
+        self.members(now, &activity);
+        let mut work = Work::default();
+        let Activity { members, unknown, samples } = activity;
+        let all = Activity { members, unknown, samples: Vec::new() };
+        for (resource, samples) in listed.into_iter().zip(samples) {
+            self.one(now, resource, samples, &all, settings, &mut work);
+        }
+        let cycle = self.cycles.count;
+        self.resources.retain(|_, known| known.cycle == cycle);
+        work
+    }
+
+    /// What one of them left behind: nothing is known of what it saw since it was last asked.
+    fn members(&mut self, now: Instant, activity: &Activity) {
+        if matches!(activity.unknown, Some(Unknown::Failed(_))) {
+            return;
+        }
+        let members: BTreeSet<_> = activity.members.iter().cloned().collect();
+        for gone in self.members.difference(&members) {
+            tracing::info!(member = %gone, "a DLX left: what it saw last is not known, nothing sleeps for a window");
+            self.member_left = Some(now);
+        }
+        self.members = members;
+    }
+
+    fn one(
+        &mut self,
+        now: Instant,
+        resource: Resource,
+        samples: Vec<Sample>,
+        activity: &Activity,
+        settings: &Settings,
+        work: &mut Work,
+    ) {
+        let cycle = self.cycles.count;
+        let known = match self.resources.get_mut(&resource.id) {
+            Some(known) if known.cycle == cycle => {
+                tracing::warn!(resource = %resource.id, "the plugin lists it twice: the first one counts");
+                return;
+            }
+            Some(known) => {
+                known.saw(now, resource);
+                known
+            }
+            None => self.resources.entry(resource.id.clone()).or_insert(Known::new(now, resource)),
+        };
+        known.cycle = cycle;
+        known.samples = samples;
+        let past = Past { event: known.event, member_left: self.member_left, failure: known.failure.clone() };
+        let metrics = metrics(&known.resource, settings);
+        known.decided(now, decide(now, &known.resource, metrics, activity, &known.samples, &past));
+        *work.decisions.entry((known.decision.name(), known.decision.code())).or_default() += 1;
+        if known.under_way {
+            return;
+        }
+        if let Some(row) = known.left_behind(now, settings.resource_readiness_timeout) {
+            let (id, expected) = (known.resource.id.clone(), known.resource.version.clone());
+            work.mend.push(Mend { id, expected, row });
+        } else if let Decision::ToZero(_) = known.decision {
+            work.idle.push(known.resource.id.clone());
+        }
+    }
+
+    /// A try begins; `None` where there is none to begin: the resource is gone, or another decision was made since.
+    pub fn begin(&mut self, id: &ResourceId) -> Option<(Resource, String)> {
+        let known = self.resources.get_mut(id).filter(|known| !known.under_way)?;
+        let Decision::ToZero(idle) = &known.decision else { return None };
+        known.under_way = true;
+        Some((known.resource.clone(), idle.to_string()))
+    }
+
+    /// A try ended; tells what is known of its failures.
+    pub fn ended(
+        &mut self,
+        id: &ResourceId,
+        now: Instant,
+        end: &End,
+        interval: Duration,
+    ) -> Option<&Failure> {
+        let known = self.resources.get_mut(id)?;
+        known.under_way = false;
+        known.last_try = Some((end.clone(), now));
+        match end {
+            End::Committed => known.failure = None,
+            // Tells nothing about whether a scale would work now.
+            End::Reverted(_) => {}
+            End::Failed(reason) => {
+                let tries = known.failure.as_ref().map_or(0, |failure| failure.tries).saturating_add(1);
+                known.failure =
+                    Some(Failure { tries, reason: reason.clone(), until: now + pause(interval, tries) });
+            }
+        }
+        known.failure.as_ref()
+    }
+
+    /// A row is being mended, or that is over.
+    pub fn mending(&mut self, id: &ResourceId, under_way: bool) {
+        if let Some(known) = self.resources.get_mut(id) {
+            known.under_way = under_way;
+        }
+    }
+}
+
+/// The metrics that decide: the resource's own, else its namespace's.
+pub fn metrics<'a>(resource: &'a Resource, settings: &'a Settings) -> &'a [ScaleResource] {
+    if resource.scale_resources.is_empty() { &settings.scale_resources } else { &resource.scale_resources }
+}
+
+/// One interval, then two, four, and so on.
+fn pause(interval: Duration, tries: u32) -> Duration {
+    let factor = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);
+    interval.saturating_mul(factor).min(LONGEST_PAUSE)
+}
+
+// === impl Known ===
+
+impl Known {
+    fn new(now: Instant, resource: Resource) -> Self {
+        Self {
+            event: resource.last_scale_event.map(|event| (event, now)),
+            waking: waking(&resource).map(|nonce| (nonce, now)),
+            resource,
+            samples: Vec::new(),
+            decision: Decision::Keep(crate::decide::Reason::NoMetrics),
+            since: now,
+            under_way: false,
+            last_try: None,
+            failure: None,
+            cycle: 0,
+        }
+    }
+
+    /// The plugin tells the resource again.
+    fn saw(&mut self, now: Instant, resource: Resource) {
+        let event = |resource: &Resource| (resource.last_scale_event, resource.last_scale_event_time.clone());
+        if event(&self.resource) != event(&resource) {
+            self.event = resource.last_scale_event.map(|event| (event, now)).or(self.event);
+        }
+        // Also where the plugin tells no events.
+        if !awake(&self.resource) && awake(&resource) {
+            self.event = Some((ScaleEvent::ScaleFromZeroCompleted, now));
+        }
+        self.waking = waking(&resource).map(|nonce| match self.waking {
+            Some((since_nonce, since)) if since_nonce == nonce => (nonce, since),
+            _ => (nonce, now),
+        });
+        if resource.row.state == State::Asleep && resource.replicas == 0 {
+            // Whatever failed on the way: it is reached.
+            self.failure = None;
+        }
+        self.resource = resource;
+    }
+
+    fn decided(&mut self, now: Instant, decision: Decision) {
+        if (self.decision.name(), self.decision.code()) != (decision.name(), decision.code()) {
+            self.since = now;
+            tracing::debug!(resource = %self.resource.id, decision = decision.name(), reason = %decision, "decided");
+        }
+        self.decision = decision;
+    }
+
+    /// The row to write where nobody works on this one any more.
+    fn left_behind(&self, now: Instant, readiness_timeout: Duration) -> Option<Row> {
+        if self.resource.path == Path::External {
+            return None;
+        }
+        // This process saw it later than it began, so a wake that is waited for has ended by then.
+        let stuck = self.waking.is_some_and(|(_, since)| now.duration_since(since) > readiness_timeout);
+        protocol::recover(&seen(&self.resource), self.under_way, stuck, Nonce::fresh())
+    }
+}
+
+fn awake(resource: &Resource) -> bool {
+    matches!(resource.row.state, State::Active | State::Draining) && resource.replicas > 0
+}
+
+fn waking(resource: &Resource) -> Option<Nonce> {
+    (resource.row.state == State::Waking).then_some(resource.row.nonce)
+}

@@ -1,0 +1,52 @@
+//! What the autoscaler asks of a plugin.
+
+use std::future::Future;
+
+use plugin_host::Instance;
+use scaler_types::{Resource, ResourceId, Row, ScaleError, ScaleRequest, Version};
+
+/// The calls the autoscaler makes: on an [`Instance`] in the daemon, on a store in memory in the tests and the
+/// benchmark, which a paused clock and a thread's CPU time cannot see through a loaded library.
+pub trait Plugin: Clone + Send + Sync + 'static {
+    /// The plugin's kind.
+    fn kind(&self) -> &str;
+
+    /// All resources; the error says why they cannot be told.
+    fn get_resources(&self) -> impl Future<Output = Result<Vec<Resource>, String>> + Send;
+
+    /// See [`scaler_types::ResourceScaler::compare_and_set`].
+    fn compare_and_set(
+        &self,
+        id: &ResourceId,
+        expected: &Version,
+        row: &Row,
+    ) -> impl Future<Output = Result<Version, ScaleError>> + Send;
+
+    /// See [`scaler_types::ResourceScaler::set_scale`].
+    fn set_scale(&self, request: &ScaleRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
+}
+
+// === impl Instance ===
+
+impl Plugin for Instance {
+    fn kind(&self) -> &str {
+        self.kind()
+    }
+
+    async fn get_resources(&self) -> Result<Vec<Resource>, String> {
+        self.get_resources().await.map_err(|error| error.to_string())
+    }
+
+    async fn compare_and_set(
+        &self,
+        id: &ResourceId,
+        expected: &Version,
+        row: &Row,
+    ) -> Result<Version, ScaleError> {
+        self.compare_and_set(id, expected, row).await
+    }
+
+    async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
+        self.set_scale(request).await
+    }
+}
