@@ -1,0 +1,238 @@
+//! The service that the tests scale: it writes down every request it was given, and dies of SIGTERM at once, so that
+//! a scaler that stops it too early is found out.
+//!
+//! `service [--port P] [--lines-port P] [--name NAME] [--journal FILE] [--start-after FILE] [--exit STATUS]`
+//!
+//! `--start-after` waits until the file exists before it listens.
+//!
+//! Answers carry the request's `x-request-id`, and `x-run`: the process that answered. Paths: `/slow/MS` waits,
+//! `/sink` reads the body and says how much, `/events/N/MS` streams N events, `/echo` upgrades to a connection that
+//! echoes, anything else answers at once. HTTP/1.1 and HTTP/2 on the port; `--lines-port` answers each line with `RUN LINE`.
+
+use std::{
+    convert::Infallible,
+    fs::{File, OpenOptions},
+    io::Write as _,
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use e2e::wait::pause;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+    upgrade,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
+};
+
+type Answer = Response<BoxBody<Bytes, std::io::Error>>;
+
+#[derive(Default)]
+struct Flags {
+    port: Option<u16>,
+    lines_port: Option<u16>,
+    name: String,
+    journal: Option<String>,
+    start_after: Option<PathBuf>,
+    exit: Option<i32>,
+}
+
+struct Service {
+    name: String,
+    run: String,
+    journal: Option<File>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let flags = Flags::read()?;
+    let run = std::process::id().to_string();
+    let journal = match &flags.journal {
+        Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
+        None => None,
+    };
+    let service = Arc::new(Service { name: flags.name, run, journal });
+    service.note("start", &service.run);
+    while flags.start_after.as_ref().is_some_and(|file| !file.exists()) {
+        pause(Duration::from_millis(10)).await;
+    }
+    if let Some(status) = flags.exit {
+        eprintln!("service: told to exit with status {status}");
+        std::process::exit(status);
+    }
+    if let Some(port) = flags.lines_port {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        tokio::spawn(service.clone().serve_lines(listener));
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, flags.port.unwrap_or_default())).await?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let service = service.clone();
+        tokio::spawn(async move {
+            let serve = service_fn(move |request| service.clone().answer(request));
+            let _ = auto::Builder::new(TokioExecutor::new())
+                .serve_connection_with_upgrades(TokioIo::new(stream), serve)
+                .await;
+        });
+    }
+}
+
+// === impl Flags ===
+
+impl Flags {
+    fn read() -> anyhow::Result<Self> {
+        let mut flags = Self { name: "service".into(), ..Self::default() };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(name) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{name} wants a value"))?;
+            match name.as_str() {
+                "--port" => flags.port = Some(value.parse()?),
+                "--lines-port" => flags.lines_port = Some(value.parse()?),
+                "--name" => flags.name = value,
+                "--journal" => flags.journal = Some(value),
+                "--start-after" => flags.start_after = Some(value.into()),
+                "--exit" => flags.exit = Some(value.parse()?),
+                _ => anyhow::bail!("unknown flag {name}"),
+            }
+        }
+        Ok(flags)
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    /// One write per line: the journal is whole however this process ends.
+    fn note(&self, what: &str, id: &str) {
+        if let Some(mut journal) = self.journal.as_ref() {
+            journal.write_all(format!("{what} {id}\n").as_bytes()).expect("writing the journal");
+        }
+    }
+
+    async fn serve_lines(self: Arc<Self>, listener: TcpListener) {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(self.clone().answer_lines(stream));
+        }
+    }
+
+    async fn answer_lines(self: Arc<Self>, mut stream: TcpStream) {
+        let (read, mut write) = stream.split();
+        let mut lines = BufReader::new(read).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            self.note("request", &line);
+            if write.write_all(format!("{} {line}\n", self.run).as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Answer, Infallible> {
+        let id = request.headers().get("x-request-id").cloned();
+        if let Some(id) = &id {
+            self.note("request", id.to_str().unwrap_or("?"));
+        }
+        let path = request.uri().path().to_owned();
+        let mut parts = path.trim_start_matches('/').split('/');
+        let mut answer = match parts.next() {
+            Some("slow") => {
+                pause(milliseconds(parts.next())).await;
+                text(format!("{} {path}\n", self.name))
+            }
+            Some("sink") => {
+                let mut length = 0_u64;
+                while let Some(Ok(frame)) = request.body_mut().frame().await {
+                    length += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                text(format!("{length}\n"))
+            }
+            Some("events") => {
+                let count = parts.next().and_then(|count| count.parse().ok()).unwrap_or(3);
+                events(count, milliseconds(parts.next()))
+            }
+            Some("echo") => echo(&mut request),
+            _ => text(format!("{} {} {path}\n", self.name, request.method())),
+        };
+        let headers = answer.headers_mut();
+        headers.insert("x-run", HeaderValue::from_str(&self.run).expect("a pid is a header value"));
+        if let Some(id) = id {
+            headers.insert("x-request-id", id);
+        }
+        // What the tests want to know of the request as it arrived.
+        for name in [header::HOST, header::FORWARDED, header::CONNECTION] {
+            if let Some(value) = request.headers().get(&name) {
+                answer.headers_mut().insert(
+                    http::HeaderName::from_bytes(format!("x-saw-{name}").as_bytes()).expect("a header name"),
+                    value.clone(),
+                );
+            }
+        }
+        Ok(answer)
+    }
+}
+
+fn milliseconds(text: Option<&str>) -> Duration {
+    Duration::from_millis(text.and_then(|text| text.parse().ok()).unwrap_or_default())
+}
+
+fn text(text: String) -> Answer {
+    Response::new(Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed())
+}
+
+/// `count` events, one every `gap`.
+fn events(count: u64, gap: Duration) -> Answer {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        for number in 0..count {
+            if sender.send(Ok(Frame::data(Bytes::from(format!("data: {number}\n\n"))))).await.is_err() {
+                return;
+            }
+            pause(gap).await;
+        }
+    });
+    let body = StreamBody::new(Received(receiver)).boxed();
+    let mut answer = Response::new(body);
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    answer
+}
+
+struct Received<T>(tokio::sync::mpsc::Receiver<T>);
+
+impl<T> futures_core::Stream for Received<T> {
+    type Item = T;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<T>> {
+        self.0.poll_recv(context)
+    }
+}
+
+/// Upgrades to a connection that echoes what it is sent.
+fn echo(request: &mut Request<Incoming>) -> Answer {
+    let upgraded = upgrade::on(request);
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgraded.await {
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        }
+    });
+    let mut answer = text(String::new());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("echo"));
+    answer
+}

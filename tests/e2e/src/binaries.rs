@@ -1,0 +1,78 @@
+//! The daemons, plugins and services under test, built once per run.
+
+use std::{
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use crate::processes;
+
+/// What a site needs that is not this crate's own.
+const PACKAGES: [&str; 3] = ["autoscaler", "dlx", "resource-scaler-process"];
+
+/// The folder the daemons and plugins lie in, built if they were not yet in this test run.
+///
+/// `SCALER_E2E_BIN` names a folder that holds them already (`cargo xtask` sets it). Else the first process of a run
+/// builds them, under a lock, and the others find its mark.
+///
+/// # Panics
+///
+/// They cannot be built.
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let target = target();
+        let folder = env::var_os("SCALER_E2E_BIN").map_or_else(|| target.clone(), PathBuf::from);
+        let shared = scratch();
+        fs::create_dir_all(&shared).expect("creating the folder of the sites");
+        let lock = File::create(shared.join("build.lock")).expect("creating the build lock");
+        lock.lock().expect("locking the build lock");
+        let run = env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string());
+        let mark = shared.join("built");
+        if fs::read_to_string(&mark).unwrap_or_default() != run {
+            processes::end_orphans();
+            if env::var_os("SCALER_E2E_BIN").is_none() {
+                build();
+            }
+            fs::write(&mark, run).expect("writing the mark of a finished build");
+        }
+        folder
+    })
+}
+
+/// Where sites, locks and the port counter lie.
+pub fn scratch() -> PathBuf {
+    target().with_file_name("e2e")
+}
+
+/// A program of this crate, e.g. `service`.
+pub fn own(name: &str) -> PathBuf {
+    target().join(name)
+}
+
+/// `target/<profile>`: test programs lie in its `deps`.
+fn target() -> PathBuf {
+    let mut path = env::current_exe().expect("the test program's path");
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path
+}
+
+fn build() {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .arg("build")
+        .args(["--quiet", "--bins", "--lib"]);
+    cargo.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
+    if target().ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().expect("starting cargo build");
+    assert!(status.success(), "cargo build of {PACKAGES:?} failed: {status}");
+}

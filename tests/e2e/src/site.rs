@@ -1,0 +1,248 @@
+//! One host's worth of Scaler in a temporary folder: plugins, state, namespace files, daemons.
+
+use std::{
+    ffi::OsString,
+    fs,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use serde_json::Value;
+
+use crate::{
+    Daemon, Namespace, binaries,
+    daemon::Launch,
+    ports,
+    processes::{self, Process},
+    until,
+};
+
+/// A temporary folder in which daemons run.
+#[derive(Debug)]
+pub struct Site {
+    folder: tempfile::TempDir,
+    /// The DLX's listening socket. This process keeps it: it outlives every DLX, so a restart refuses nobody.
+    front: TcpListener,
+    /// Ports of the DLX that belong to one resource each.
+    ports: Vec<TcpListener>,
+    count: AtomicU32,
+}
+
+// === impl Site ===
+
+impl Site {
+    /// A site with the process plugin installed and no namespace file yet.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be made, or the daemons cannot be built.
+    pub fn new(name: &str) -> Self {
+        raise_descriptors();
+        let built = binaries::folder();
+        let scratch = binaries::scratch();
+        let folder =
+            tempfile::Builder::new().prefix(name).tempdir_in(scratch).expect("creating the site's folder");
+        for part in ["plugins", "state", "config"] {
+            fs::create_dir(folder.path().join(part)).expect("creating a folder of the site");
+        }
+        let site = Self { folder, front: listener(), ports: Vec::new(), count: AtomicU32::new(0) };
+        site.install(&built.join("libprocess.so"), "process.so");
+        site.install(&built.join("process-keeper"), "process-keeper");
+        site
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Copies a file into the plugins' folder.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be copied.
+    pub fn install(&self, from: &Path, name: &str) {
+        let to = self.folder().join("plugins").join(name);
+        fs::copy(from, &to)
+            .unwrap_or_else(|error| panic!("copying {} to {}: {error}", from.display(), to.display()));
+    }
+
+    /// A port that nobody else is given.
+    pub fn port(&self) -> u16 {
+        ports::claim(&binaries::scratch().join("port"))
+    }
+
+    /// A number that grows.
+    pub fn count(&self) -> u32 {
+        self.count.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Adds a port of the DLX that is handed over to every DLX started from then on.
+    pub fn add_port(&mut self) -> SocketAddr {
+        let port = listener();
+        let address = port.local_addr().expect("the port's address");
+        self.ports.push(port);
+        address
+    }
+
+    /// Where clients find the DLX, whichever incarnation it is.
+    pub fn front(&self) -> SocketAddr {
+        self.front.local_addr().expect("the listening socket's address")
+    }
+
+    /// Writes a namespace file, whole in one step.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be written.
+    pub fn configure(&self, namespace: &Namespace) {
+        self.configure_raw(&format!("{}.yaml", namespace.name()), namespace.text().as_bytes());
+    }
+
+    /// Writes a namespace file with this content, whole in one step.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be written.
+    pub fn configure_raw(&self, file: &str, content: &[u8]) {
+        let folder = self.folder().join("config");
+        let draft = folder.join(format!(".{file}.draft"));
+        fs::write(&draft, content).expect("writing a namespace file");
+        fs::rename(&draft, folder.join(file)).expect("renaming a namespace file");
+    }
+
+    /// Starts an autoscaler and waits until it is ready.
+    pub async fn autoscaler(&self) -> Daemon {
+        self.launch_autoscaler(binaries::folder().join("autoscaler"), &[]).start().ready().await
+    }
+
+    /// Starts a DLX on the site's sockets and waits until it is ready.
+    pub async fn dlx(&self) -> Daemon {
+        self.launch_dlx(binaries::folder().join("dlx"), &[]).start().ready().await
+    }
+
+    /// As [`Site::dlx`], on a listening socket of its own.
+    pub async fn dlx_beside(&self) -> (Daemon, SocketAddr) {
+        let front = listener();
+        let address = front.local_addr().expect("the listening socket's address");
+        let mut launch = self.launch("dlx", binaries::folder().join("dlx"), &[]);
+        launch.arguments.push(format!("--listen-address={address}").into());
+        launch.sockets.push(front.into());
+        (launch.start().ready().await, address)
+    }
+
+    /// An autoscaler to be started from another program, or with more arguments.
+    pub fn launch_autoscaler(&self, program: PathBuf, arguments: &[&str]) -> Launch {
+        self.launch("autoscaler", program, arguments)
+    }
+
+    /// A DLX to be started from another program, or with more arguments, on the site's sockets.
+    pub fn launch_dlx(&self, program: PathBuf, arguments: &[&str]) -> Launch {
+        let mut launch = self.launch("dlx", program, arguments);
+        launch.arguments.push(format!("--listen-address={}", self.front()).into());
+        let sockets = std::iter::once(&self.front).chain(&self.ports);
+        launch
+            .sockets
+            .extend(sockets.map(|socket| OwnedFd::from(socket.try_clone().expect("a socket twice"))));
+        launch
+    }
+
+    fn launch(&self, name: &str, program: PathBuf, arguments: &[&str]) -> Launch {
+        let mut all: Vec<OsString> = Vec::new();
+        for (flag, part) in [("plugins-dir", "plugins"), ("state-dir", "state"), ("config", "config")] {
+            all.push(format!("--{flag}={}", self.folder().join(part).display()).into());
+        }
+        all.extend(arguments.iter().map(OsString::from));
+        let environment =
+            vec![("RUST_LOG".to_owned(), std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))];
+        Launch {
+            name: format!("{name}-{}", self.count()),
+            program,
+            arguments: all,
+            environment,
+            sockets: Vec::new(),
+            folder: self.folder().to_owned(),
+        }
+    }
+
+    /// What is written on a resource, read from the state folder: null if nothing is.
+    pub fn row(&self, namespace: &str, name: &str) -> Value {
+        let path = self.folder().join("state/rows/process").join(namespace).join(format!("{name}.json"));
+        fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// The state written on a resource: `active`, `draining`, ...; empty if nothing is.
+    pub fn state(&self, namespace: &str, name: &str) -> String {
+        let row = self.row(namespace, name);
+        let state = row["state"].as_str().or_else(|| row["row"]["state"].as_str());
+        state.unwrap_or_default().to_owned()
+    }
+
+    /// Waits until a resource's row says this.
+    pub async fn state_is(&self, namespace: &str, name: &str, state: &str) {
+        until(&format!("{namespace}/{name} to be {state}"), || async {
+            let found = self.row(namespace, name);
+            if self.state(namespace, name) == state { Ok(()) } else { Err(format!("its row is {found}")) }
+        })
+        .await;
+    }
+
+    /// The processes that belong to this site.
+    pub fn processes(&self) -> Vec<Process> {
+        processes::of_site(self.folder())
+    }
+
+    /// The entries of a folder below the state folder, e.g. `members`.
+    pub fn state_entries(&self, part: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.folder().join("state").join(part)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Waits until no process of this site is left: the daemons were stopped and every resource sleeps.
+    ///
+    /// # Panics
+    ///
+    /// Some stay.
+    pub async fn nothing_runs(&self) {
+        until("no process to be left", || async {
+            let left = self.processes();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await;
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // A keeper may be about to start another process: until a look finds none.
+        for _ in 0..50 {
+            let left = self.processes();
+            if left.is_empty() {
+                break;
+            }
+            for process in left {
+                processes::signal(process.pid, Signal::KILL);
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("the site is kept: {}", self.folder().display());
+            self.folder.disable_cleanup(true);
+        }
+    }
+}
+
+/// A listening socket on a free port, with room for a burst of ten thousand (the kernel caps it at somaxconn).
+fn listener() -> TcpListener {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("binding a listening socket");
+    rustix::net::listen(&socket, 16_384).expect("making room for a burst");
+    socket
+}
+
+/// As many descriptors as this process and its children may have: ten thousand connections need them.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

@@ -1,0 +1,256 @@
+//! Load on one resource, on and off with a random phase, tuned so that requests meet the fences.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    Service, Site,
+    load::{Connection, Exchange, Ids, Ledger, Lines, Lost, Outcome, get},
+    random::Random,
+    wait::pause,
+};
+
+/// The window after which the resources under this load sleep.
+pub const WINDOW: Duration = Duration::from_secs(1);
+/// A while longer than the window and two decisions: enough to be put to sleep.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1_600);
+
+/// What all clients of a run share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Where the DLX listens.
+    pub front: SocketAddr,
+    /// Every request and its outcome.
+    pub ledger: Ledger,
+    /// The source of ids.
+    pub ids: Arc<Ids>,
+    /// Which requests are on their way now.
+    pub flights: Arc<Flights>,
+    /// Set: finish what was begun.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// The requests that are on their way.
+#[derive(Debug, Default)]
+pub struct Flights(Mutex<(BTreeSet<String>, Option<BTreeSet<String>>)>);
+
+/// The clients of one resource.
+#[derive(Debug)]
+struct Clients {
+    shared: Shared,
+    host: String,
+    kept: Option<Connection>,
+    lines: Option<(SocketAddr, Option<Lines>)>,
+}
+
+/// Runs the load of one resource until it is told to stop.
+pub async fn run(site: &Site, namespace: &str, service: &Service, shared: Shared, mut random: Random) {
+    let stop = shared.stop.clone();
+    let host = service.host_name().to_owned();
+    let lines = service.lines.map(|(listen, _)| (SocketAddr::from((Ipv4Addr::LOCALHOST, listen)), None));
+    let mut clients = Clients { shared, host, kept: None, lines };
+    while !stop.load(Ordering::Relaxed) {
+        let length = random.between(Duration::from_millis(20)..Duration::from_millis(300));
+        clients.burst(Instant::now() + length, &mut random).await;
+        match random.below(10) {
+            // Whatever state it is in then: about when the window ends, or well after.
+            0..=3 => pause(random.between(WINDOW - WINDOW / 20..LONGEST_PAUSE)).await,
+            // Into a fence.
+            4..=7 => seen(site, namespace, service, "draining").await,
+            // Asleep, or being put to sleep.
+            _ => {
+                seen(site, namespace, service, "asleep").await;
+                pause(random.between(Duration::ZERO..Duration::from_millis(50))).await;
+            }
+        }
+    }
+}
+
+/// Waits until the resource's row says so, but no longer than it takes to be put to sleep.
+async fn seen(site: &Site, namespace: &str, service: &Service, state: &str) {
+    let end = Instant::now() + LONGEST_PAUSE;
+    pause(WINDOW - WINDOW / 20).await;
+    while Instant::now() < end && site.state(namespace, &service.name) != state {
+        pause(Duration::from_millis(1)).await;
+    }
+}
+
+// === impl Clients ===
+
+impl Clients {
+    /// Every kind of client at once, each with random pauses between its requests.
+    async fn burst(&mut self, end: Instant, random: &mut Random) {
+        let mut randoms = [0, 1, 2].map(|part| Random::new(random.draw(), part));
+        let [first, second, third] = &mut randoms;
+        let (shared, host) = (&self.shared, &self.host);
+        tokio::join!(
+            keep_alive(shared, host, &mut self.kept, end, first),
+            new_connections(shared, host, end, second),
+            line_by_line(shared, &mut self.lines, end, third),
+        );
+    }
+}
+
+async fn keep_alive(
+    shared: &Shared,
+    host: &str,
+    kept: &mut Option<Connection>,
+    end: Instant,
+    random: &mut Random,
+) {
+    loop {
+        let id = shared.begin();
+        let outcome = loop {
+            let connection = match kept.as_mut() {
+                Some(connection) => connection,
+                None => match Connection::open(shared.front).await {
+                    Ok(connection) => kept.insert(connection),
+                    Err(error) => break Outcome::Lost(Lost::Connect(error.to_string())),
+                },
+            };
+            match connection.send(&request(&id, host, random)).await {
+                Exchange::Answered(response) => break response.outcome(&id),
+                // Closed between two requests, and this one was not sent.
+                Exchange::Unsent => *kept = None,
+                Exchange::Crossed => break Outcome::Crossed,
+                Exchange::Lost(lost) => break Outcome::Lost(lost),
+            }
+        };
+        if !matches!(outcome, Outcome::Answered { .. }) {
+            *kept = None;
+        }
+        shared.end(id, outcome);
+        if Instant::now() >= end {
+            return;
+        }
+        pause(random.between(Duration::ZERO..Duration::from_millis(40))).await;
+    }
+}
+
+async fn new_connections(shared: &Shared, host: &str, end: Instant, random: &mut Random) {
+    loop {
+        let id = shared.begin();
+        let outcome = match Connection::open(shared.front).await {
+            Err(error) => Outcome::Lost(Lost::Connect(error.to_string())),
+            Ok(mut connection) => match connection.send(&request(&id, host, random)).await {
+                Exchange::Answered(response) => response.outcome(&id),
+                // A new connection that is closed before its first request refuses service.
+                Exchange::Unsent | Exchange::Crossed => {
+                    Outcome::Lost(Lost::NoAnswer("a new connection was closed".into()))
+                }
+                Exchange::Lost(lost) => Outcome::Lost(lost),
+            },
+        };
+        shared.end(id, outcome);
+        if Instant::now() >= end {
+            return;
+        }
+        pause(random.between(Duration::ZERO..Duration::from_millis(60))).await;
+    }
+}
+
+async fn line_by_line(
+    shared: &Shared,
+    lines: &mut Option<(SocketAddr, Option<Lines>)>,
+    end: Instant,
+    random: &mut Random,
+) {
+    let Some((address, kept)) = lines else { return };
+    loop {
+        let id = shared.begin();
+        let outcome = loop {
+            let connection = match kept.as_mut() {
+                Some(connection) => connection,
+                None => match Lines::open(*address).await {
+                    Ok(connection) => kept.insert(connection),
+                    Err(error) => break Outcome::Lost(Lost::Connect(error.to_string())),
+                },
+            };
+            match connection.send(&id).await {
+                Some(outcome) => break outcome,
+                None => *kept = None,
+            }
+        };
+        // One in four goes on over a new connection.
+        if !matches!(outcome, Outcome::Answered { .. }) || random.percent(25) {
+            *kept = None;
+        }
+        shared.end(id, outcome);
+        if Instant::now() >= end {
+            return;
+        }
+        pause(random.between(Duration::ZERO..Duration::from_millis(40))).await;
+    }
+}
+
+/// A request for the host; some take a while, so that they are in flight when a fence is tried.
+fn request(id: &str, host: &str, random: &mut Random) -> Vec<u8> {
+    let path = if random.percent(20) { format!("/slow/{}", random.below(60)) } else { "/".to_owned() };
+    get(host, &path, id)
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// What a run begins with; ids begin with the seed.
+    pub fn new(front: SocketAddr, seed: u64) -> Self {
+        Self {
+            front,
+            ledger: Ledger::default(),
+            ids: Arc::new(Ids::new(format!("{seed:x}"))),
+            flights: Arc::default(),
+            stop: Arc::default(),
+        }
+    }
+
+    fn begin(&self) -> String {
+        let id = self.ids.next();
+        self.flights.begin(&id);
+        id
+    }
+
+    fn end(&self, id: String, outcome: Outcome) {
+        self.flights.end(&id);
+        self.ledger.record(id, outcome);
+    }
+}
+
+// === impl Flights ===
+
+impl Flights {
+    fn begin(&self, id: &str) {
+        let (now, recorded) = &mut *self.lock();
+        now.insert(id.to_owned());
+        if let Some(recorded) = recorded {
+            recorded.insert(id.to_owned());
+        }
+    }
+
+    fn end(&self, id: &str) {
+        self.lock().0.remove(id);
+    }
+
+    /// From now on, remembers every request that is on its way at any moment.
+    pub fn watch(&self) {
+        let (now, recorded) = &mut *self.lock();
+        *recorded = Some(now.clone());
+    }
+
+    /// Which ones those were.
+    pub fn watched(&self) -> BTreeSet<String> {
+        self.lock().1.take().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (BTreeSet<String>, Option<BTreeSet<String>>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,35 @@
+//! Waiting for something outside this process, which cannot tell that it happened.
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::Instant;
+
+/// How long anything may take before a test gives up. Far above what is needed: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks every 10 ms until `look` finds something.
+///
+/// # Panics
+///
+/// After [`PATIENCE`], with `what` was waited for and the last thing `look` said of it.
+pub async fn until<T, F: Future<Output = Result<T, String>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(why) => {
+                assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}: {why}");
+                pause(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// Lets time pass, where time itself is what a test is about.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a load generator's pauses, and looking at other processes' state"
+)]
+pub async fn pause(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}

@@ -1,0 +1,117 @@
+//! The load clients, against stand-ins that misbehave: what they call lost is what was lost.
+
+use std::net::SocketAddr;
+
+use e2e::load::{Connection, Exchange, Lines, Lost, Outcome};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::oneshot,
+};
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nx-request-id: 1\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nx-request-id: 1\r\nx-run: 7\r\nContent-Length: 2\r\n\r\nok";
+
+async fn stand_in() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[tokio::test]
+async fn an_answer_is_the_resources_only_with_the_requests_id() {
+    let (listener, address) = stand_in().await;
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 4096];
+        let _ = socket.read(&mut buffer).await;
+        socket.write_all(ANSWER).await.unwrap();
+        let _ = socket.read(&mut buffer).await;
+        socket
+            .write_all(
+                b"HTTP/1.1 503 x\r\nRetry-After: 1\r\nContent-Length: 19\r\n\r\n{\"reason\":\"asleep\"}",
+            )
+            .await
+            .unwrap();
+        let _ = socket.read(&mut buffer).await;
+        let _ = socket
+            .write_all(b"HTTP/1.1 502 x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n")
+            .await;
+    });
+    let mut connection = Connection::open(address).await.unwrap();
+    let Exchange::Answered(response) = connection.send(REQUEST).await else { panic!("no answer") };
+    assert_eq!(response.outcome("1"), Outcome::Answered { by: "7".into() });
+    assert!(matches!(response.outcome("2"), Outcome::Lost(Lost::Status(200, _))));
+    let Exchange::Answered(response) = connection.send(REQUEST).await else { panic!("no answer") };
+    assert_eq!(response.outcome("1"), Outcome::Refused { reason: "asleep".into() });
+    let Exchange::Answered(response) = connection.send(REQUEST).await else { panic!("no answer") };
+    assert_eq!(response.outcome("1"), Outcome::Lost(Lost::Status(502, "no".into())));
+}
+
+#[tokio::test]
+async fn a_connection_closed_between_two_requests_is_no_loss() {
+    let (listener, address) = stand_in().await;
+    let (closed, was_closed) = oneshot::channel();
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let _ = socket.read(&mut [0; 4096]).await;
+        socket.write_all(ANSWER).await.unwrap();
+        drop(socket);
+        closed.send(()).unwrap();
+    });
+    let mut connection = Connection::open(address).await.unwrap();
+    assert!(matches!(connection.send(REQUEST).await, Exchange::Answered(_)));
+    was_closed.await.unwrap();
+    connection.stream().readable().await.unwrap();
+    assert!(matches!(connection.send(REQUEST).await, Exchange::Unsent));
+}
+
+#[tokio::test]
+async fn what_was_received_and_not_answered_is_lost() {
+    for unread in [false, true] {
+        let (listener, address) = stand_in().await;
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            if unread {
+                // Closed with the request in its buffer: a reset.
+                socket.readable().await.unwrap();
+            } else {
+                let _ = socket.read(&mut [0; 4096]).await;
+            }
+        });
+        let mut connection = Connection::open(address).await.unwrap();
+        let exchange = connection.send(REQUEST).await;
+        assert!(matches!(exchange, Exchange::Lost(Lost::NoAnswer(_))), "unread {unread}: {exchange:?}");
+    }
+}
+
+#[tokio::test]
+async fn half_an_answer_is_lost() {
+    let (listener, address) = stand_in().await;
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let _ = socket.read(&mut [0; 4096]).await;
+        let _ = socket.write_all(&ANSWER[..ANSWER.len() - 1]).await;
+    });
+    let mut connection = Connection::open(address).await.unwrap();
+    assert!(matches!(connection.send(REQUEST).await, Exchange::Lost(Lost::CutShort(_))));
+}
+
+/// A close and a request that meet on the way: neither lost by a scaler nor answered. Told apart by the kernel alone.
+#[tokio::test]
+async fn a_close_that_crosses_a_request_is_told_from_a_loss() {
+    let (listener, address) = stand_in().await;
+    let mut lines = Lines::open(address).await.unwrap();
+    drop(listener.accept().await.unwrap());
+    // Without looking first whether the connection is still usable.
+    let outcome = lines.send_blind("1").await;
+    assert_eq!(outcome, Outcome::Crossed);
+
+    let mut lines = Lines::open(address).await.unwrap();
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let (outcome, ()) = tokio::join!(lines.send_blind("1"), async {
+        let _ = socket.read(&mut [0; 16]).await;
+        drop(socket);
+    });
+    assert!(matches!(outcome, Outcome::Lost(Lost::NoAnswer(_))), "{outcome:?}");
+}

@@ -1,0 +1,3 @@
+//! The suite: one program, a module per subject.
+
+mod load;
