@@ -5,12 +5,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use plugin_host::{Instance, Scan, load_dir};
 use scaler_types::{PluginContext, ResourceId, Role, Row, ScaleRequest, Target, Version};
+use tokio::sync::watch;
 
 /// The library that cargo builds of `package`; its file name is `lib<name>.so`, in `folder` of the target directory.
 pub fn built(arguments: &[&str], file: &str) -> PathBuf {
@@ -62,8 +63,51 @@ pub fn context(kind: &str, section: &str, state_dir: &Path) -> PluginContext {
     }
 }
 
+/// This process's log, as text that grows.
+pub struct Log(watch::Sender<String>);
+
+impl Log {
+    /// Begins to write it. A plugin asks for the level when its library's first instance is made: call this before.
+    pub fn start() -> &'static Self {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        let mut first = false;
+        let log = LOG.get_or_init(|| {
+            first = true;
+            Log(watch::Sender::new(String::new()))
+        });
+        if first {
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || log).init();
+        }
+        log
+    }
+
+    /// Waits for a line that has all of `parts`, and gives it.
+    pub async fn line(&self, parts: &[&str]) -> String {
+        let find = |text: &str| {
+            text.lines().find(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned)
+        };
+        let mut text = self.0.subscribe();
+        let waited =
+            tokio::time::timeout(Duration::from_secs(60), text.wait_for(|text| find(text).is_some()));
+        let found = waited.await.map(|text| find(&text.expect("the log is never closed")));
+        found.ok().flatten().unwrap_or_else(|| panic!("no line with {parts:?} in:\n{}", *self.0.borrow()))
+    }
+}
+
+impl std::io::Write for &Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.send_modify(|text| text.push_str(&String::from_utf8_lossy(line)));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// An instance of `misbehaving` that behaves as `section` says. Its library stays loaded after the folder is gone.
 pub async fn instance(section: &str) -> Instance {
+    Log::start();
     let dir = folder(&misbehaving(), "misbehaving.so");
     let scan = load(dir.path());
     scan.plugins[0].start(context("misbehaving", section, dir.path())).await.expect("it starts")

@@ -183,7 +183,13 @@ impl<S: ResourceScaler> Scaler for Guarded<S> {
                 };
                 start(runtime, work, RVec::from)
             }
-            method::STOP => start(runtime, async move { encode(scaler.stop().await) }, RVec::from),
+            method::STOP => {
+                let work = async move {
+                    scaler.stop().await;
+                    encode(())
+                };
+                start(runtime, work, RVec::from)
+            }
             unknown => std::future::ready(RErr(fault(Fault::Unsupported(unknown.to_owned())))).into_ffi(),
         }
     }
@@ -260,6 +266,7 @@ fn unreadable(what: &str, error: impl Display) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ScaleError;
 
     #[test]
     fn the_exported_symbol_is_the_one_abi_stable_looks_for() {
@@ -275,6 +282,76 @@ mod tests {
         for kind in ["", "Process", "a/b", "..", "a.b", "-a", "1a", "a b", "ä", &"a".repeat(64)] {
             assert!(!valid_kind(kind), "{kind}");
         }
+    }
+
+    #[test]
+    fn a_plugin_that_waits_too_long_is_answered_for_and_one_that_knows_nothing_is_not() {
+        let (runtime, guarded) = quiet();
+        let call =
+            |cursor: u64| guarded.call(method::CHANGES.into(), encode(Watch { cursor }).unwrap().into());
+        let answer = runtime.block_on(call(7)).into_result().unwrap();
+        assert_eq!(decode::<Changes>(&answer), Ok(Changes { cursor: 7, ..Changes::default() }));
+        let all = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3600), call(0)).await });
+        assert!(all.is_err(), "nobody else can say what there is");
+    }
+
+    /// A newer host: a method and a field of an argument that this plugin does not know.
+    #[test]
+    fn what_a_newer_host_asks_is_ignored_or_unsupported() {
+        let (runtime, guarded) = quiet();
+        let call = |method: &str, argument: &str| {
+            let answer =
+                runtime.block_on(guarded.call(method.into(), argument.as_bytes().into())).into_result();
+            answer
+                .map(|json| String::from_utf8(json.into()).unwrap())
+                .map_err(|fault| Fault::from_json(&fault))
+        };
+        assert_eq!(call("dance", "{}"), Err(Fault::Unsupported("dance".to_owned())));
+        let id = r#"{"namespace": "demo", "name": "a", "uid": "of a later version"}"#;
+        assert_eq!(call(method::RESOLVE_SERVICE_NAME, id), Ok("\"demo/a\"".to_owned()));
+        let Err(Fault::Failed(told)) = call(method::RESOLVE_SERVICE_NAME, "[]") else {
+            panic!("it is no resource")
+        };
+        assert!(told.contains("argument"), "{told}");
+        let request = r#"{"namespace": "demo", "name": "a", "target": {"at_least": 1}, "version": "1",
+            "row": {"state": "waking", "colour": "red"}, "deadline": "5s", "priority": 9}"#;
+        assert_eq!(call(method::SET_SCALE, request), Err(Fault::Scale(ScaleError::Conflict)));
+    }
+
+    /// Never lists anything; resolves a name to itself; has always been overtaken.
+    struct Quiet;
+
+    impl ResourceScaler for Quiet {
+        const KIND: &'static str = "quiet";
+
+        async fn new(_: PluginContext) -> crate::Result<Self> {
+            Ok(Self)
+        }
+
+        async fn get_resources(&self) -> crate::Result<Vec<crate::Resource>> {
+            std::future::pending().await
+        }
+
+        async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
+            assert_eq!((request.deadline, request.row.state), (Duration::from_secs(5), crate::State::Waking));
+            Err(ScaleError::Conflict)
+        }
+
+        async fn resolve_service_name(&self, resource: &ResourceId) -> crate::Result<String> {
+            Ok(resource.to_string())
+        }
+
+        async fn changes(&self, _: u64) -> crate::Result<Changes> {
+            std::future::pending().await
+        }
+    }
+
+    /// On a runtime whose clock jumps to the next timer when all wait.
+    fn quiet() -> (&'static Runtime, Guarded<Quiet>) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime: &'static Runtime = Box::leak(Box::new(runtime));
+        (runtime, Guarded { scaler: Some(Arc::new(Quiet)), runtime })
     }
 
     #[test]
