@@ -3,11 +3,13 @@
 
 pub mod admin;
 pub mod exit;
+mod files;
 pub mod flags;
 pub mod fleet;
 pub mod leader;
 pub mod listen;
 pub mod members;
+pub mod namespace_file;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

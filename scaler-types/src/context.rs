@@ -7,7 +7,7 @@ use serde::{
     de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 
-use crate::{ScaleResource, duration};
+use crate::{ScaleResource, duration, yaml};
 
 /// What a plugin is told when it starts: one instance per namespace file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,10 +79,11 @@ impl PluginContext {
         if self.text.is_empty() {
             return Ok(None);
         }
-        serde_yaml::with_deserializer_from_str(&self.text, |yaml| {
-            Section { kind: &self.kind, depth: Depth::File, value: PhantomData::<T> }.deserialize(yaml)
+        serde_yaml::with_deserializer_from_str_with_options(&self.text, yaml::options(), |deserializer| {
+            Section { kind: &self.kind, depth: Depth::File, value: PhantomData::<T> }
+                .deserialize(deserializer)
         })
-        .map_err(|error| anyhow::anyhow!("{}: {error}", self.file))
+        .map_err(|error| anyhow::anyhow!(yaml::explain(&self.file, &error)))
     }
 }
 

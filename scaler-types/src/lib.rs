@@ -17,6 +17,8 @@ pub mod rows;
 mod scale;
 mod scaler;
 pub mod v1;
+#[doc(hidden)]
+pub mod yaml;
 
 pub use changes::Changes;
 pub use context::{PluginContext, ResourceScalerConfig, Role};

@@ -1,0 +1,213 @@
+//! The namespace files: which there are, what they say, and the last good state of each.
+
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub(crate) use watch::Watch;
+
+use crate::namespace_file::NamespaceFile;
+
+/// What `--config` names, as it was read last. In the order given, and in a folder in the order of the names.
+#[derive(Debug)]
+pub(crate) struct Files {
+    given: Vec<PathBuf>,
+    entries: Vec<Entry>,
+}
+
+/// One file.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) path: PathBuf,
+    /// What was read last, good or not: only another text is parsed again.
+    bytes: Option<Arc<[u8]>>,
+    parsed: Result<Arc<Contents>, String>,
+    /// The last contents that could be used.
+    pub(crate) good: Option<Arc<Contents>>,
+    /// Why the file as it is now cannot be used.
+    pub(crate) error: Option<String>,
+}
+
+/// A namespace file's text and what it says.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Contents {
+    /// The file's name, for messages; empty where there is no file.
+    pub(crate) name: String,
+    pub(crate) text: Arc<str>,
+    pub(crate) says: NamespaceFile,
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Nothing is read yet.
+    pub(crate) fn new(given: Vec<PathBuf>) -> Self {
+        Self { given, entries: Vec::new() }
+    }
+
+    /// One namespace without a file.
+    pub(crate) fn implicit(namespace: String) -> Self {
+        let says = NamespaceFile::implicit(namespace);
+        let contents = Arc::new(Contents { name: String::new(), text: "".into(), says });
+        let entry = Entry {
+            path: PathBuf::new(),
+            bytes: None,
+            parsed: Ok(Arc::clone(&contents)),
+            good: Some(contents),
+            error: None,
+        };
+        Self { given: Vec::new(), entries: vec![entry] }
+    }
+
+    /// What `--config` names.
+    pub(crate) fn given(&self) -> &[PathBuf] {
+        &self.given
+    }
+
+    /// Each file, good or not.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Reads what changed. A file that cannot be used keeps its last good contents; one that left a folder is forgotten.
+    pub(crate) fn read(&mut self) {
+        if self.given.is_empty() {
+            return;
+        }
+        let mut before: BTreeMap<PathBuf, Entry> =
+            self.entries.drain(..).map(|entry| (entry.path.clone(), entry)).collect();
+        for given in &self.given {
+            let paths = match expand(given) {
+                Ok(paths) => paths,
+                Err(error) => {
+                    // The folder is gone, or cannot be read: what it held stays as it was.
+                    let below = before.extract_if(.., |path, _| path.parent() == Some(given));
+                    self.entries.extend(below.map(|(_, entry)| entry));
+                    let error = format!("{}: {error}, expected a folder of namespace files", given.display());
+                    self.entries.push(Entry::unread(given.clone(), error));
+                    continue;
+                }
+            };
+            for path in paths {
+                if self.entries.iter().any(|entry| entry.path == path) {
+                    continue;
+                }
+                let entry = before.remove(&path).unwrap_or_else(|| Entry::unread(path, String::new()));
+                self.entries.push(entry.read());
+            }
+        }
+        self.settle();
+    }
+
+    /// Decides which contents hold: each namespace is one file's. Who holds one already keeps it.
+    fn settle(&mut self) {
+        let mut held: Vec<(String, String)> = Vec::new();
+        let (keep, change): (Vec<_>, Vec<_>) =
+            self.entries.iter_mut().partition(|entry| entry.keeps_its_namespace());
+        for entry in keep {
+            match &entry.parsed {
+                Ok(contents) => (entry.good, entry.error) = (Some(Arc::clone(contents)), None),
+                Err(error) => entry.error = Some(error.clone()),
+            }
+            held.extend(entry.holds());
+        }
+        for entry in change {
+            let wanted = match &entry.parsed {
+                Ok(contents) => contents,
+                Err(error) => {
+                    entry.error = Some(error.clone());
+                    continue;
+                }
+            };
+            let namespace = &wanted.says.namespace;
+            entry.error = overlap(&held, namespace).map(|(theirs, by)| {
+                let both = if theirs == namespace { String::new() } else { format!(" (as part of {theirs:?})") };
+                format!(
+                    "{}: namespace {namespace:?} is already that of {by}{both}, expected one file for one namespace",
+                    wanted.name
+                )
+            });
+            match entry.error {
+                None => entry.good = Some(Arc::clone(wanted)),
+                Some(_) => {
+                    entry.good =
+                        entry.good.take().filter(|good| overlap(&held, &good.says.namespace).is_none());
+                }
+            }
+            held.extend(entry.holds());
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn unread(path: PathBuf, error: String) -> Self {
+        Self { path, bytes: None, parsed: Err(error.clone()), good: None, error: Some(error) }
+    }
+
+    fn read(mut self) -> Self {
+        let name = self.path.display().to_string();
+        match fs::read(&self.path) {
+            Ok(bytes) if self.bytes.as_deref() == Some(&bytes) => {}
+            Ok(bytes) => {
+                self.parsed = NamespaceFile::parse(&name, &bytes).map(|says| {
+                    // `parse` takes nothing but UTF-8.
+                    let text = String::from_utf8_lossy(&bytes).into();
+                    Arc::new(Contents { name, text, says })
+                });
+                self.bytes = Some(bytes.into());
+            }
+            Err(error) => {
+                self.parsed = Err(format!("{name}: {error}, expected a namespace file"));
+                self.bytes = None;
+            }
+        }
+        self
+    }
+
+    fn keeps_its_namespace(&self) -> bool {
+        match (&self.good, &self.parsed) {
+            (Some(good), Ok(now)) => good.says.namespace == now.says.namespace,
+            (good, Err(_)) => good.is_some(),
+            (None, Ok(_)) => false,
+        }
+    }
+
+    /// The namespace that is this file's, and the file's name.
+    fn holds(&self) -> Option<(String, String)> {
+        self.good.as_ref().map(|good| (good.says.namespace.clone(), good.name.clone()))
+    }
+}
+
+/// Who holds `namespace`, or a part or the whole of it.
+fn overlap<'a>(held: &'a [(String, String)], namespace: &str) -> Option<&'a (String, String)> {
+    held.iter().find(|(theirs, _)| theirs == namespace || theirs == "*" || namespace == "*")
+}
+
+/// The files that `given` stands for: itself, or those in it.
+fn expand(given: &Path) -> io::Result<Vec<PathBuf>> {
+    // What is no folder is read as a file, and its error told there.
+    if !given.is_dir() {
+        return Ok(vec![given.to_owned()]);
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(given)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| is_namespace_file(&name.to_string_lossy())) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// In a folder: an editor's hidden leftovers are none.
+fn is_namespace_file(name: &str) -> bool {
+    !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"))
+}

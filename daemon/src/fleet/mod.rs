@@ -1,0 +1,161 @@
+//! Every plugin at work for every namespace file, kept as the files change.
+
+mod keeper;
+mod view;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use anyhow::Context;
+use plugin_host::{Instance, Plugin, Rejected};
+use scaler_types::Role;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    exit::Misconfigured,
+    files::{Files, Watch},
+    flags::CommonFlags,
+    namespace_file::parse_namespace,
+    settings::{FlagSettings, Settings},
+};
+use keeper::Keeper;
+use view::View;
+
+/// One plugin at work for one namespace file.
+#[derive(Clone)]
+pub struct Served {
+    /// The plugin, started for the file.
+    pub instance: Instance,
+    /// The namespace; `*` is all.
+    pub namespace: String,
+    /// What holds for its resources. Another `Arc` when the file changed, with the instance unchanged.
+    pub settings: Arc<Settings>,
+}
+
+/// All that is at work.
+pub struct Fleet {
+    served: watch::Receiver<Arc<[Served]>>,
+    plugins: Arc<Plugins>,
+    view: Arc<Mutex<View>>,
+}
+
+/// What loading the plugins' folder gave.
+struct Plugins {
+    loaded: Vec<Plugin>,
+    rejected: Vec<Rejected>,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Loads the plugins, reads the files, starts an instance of each plugin for each file, and follows the files from then on
+    /// (a task, until `draining`).
+    ///
+    /// # Errors
+    ///
+    /// A [`Misconfigured`]: nothing can be served, or with `--strict` something cannot. The message says why, and
+    /// every file was logged by then.
+    pub async fn start(
+        flags: &CommonFlags,
+        settings: FlagSettings,
+        role: Role,
+        draining: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let plugins = Arc::new(load(&flags.plugins_dir, flags.strict).await?);
+        let state_dir = std::path::absolute(&flags.state_dir)
+            .with_context(|| format!("--state-dir {}", flags.state_dir.display()))?;
+        let files = match flags.config.is_empty() {
+            true => Files::implicit(own_namespace(flags.namespace.as_deref())?),
+            false => Files::new(flags.config.clone()),
+        };
+        let watch = match files.given() {
+            [] => None,
+            _ => Some(
+                Watch::new().context("cannot watch the namespace files (fs.inotify.max_user_instances?)")?,
+            ),
+        };
+        let fixed = keeper::Fixed {
+            plugins: Arc::clone(&plugins),
+            flags: settings,
+            role,
+            state_dir,
+            kubeconfig: flags.kubeconfig_path.clone(),
+        };
+        let mut keeper = Keeper::new(fixed, files, watch);
+        let (served, view) = (keeper.served(), keeper.view());
+        keeper.refresh().await?;
+        let errors = view::lock(&view).errors();
+        if served.borrow().is_empty() || flags.strict && !errors.is_empty() {
+            return Err(Misconfigured(match errors.is_empty() {
+                true => format!(
+                    "--config {}: there is no namespace file in it (*.yaml, *.yml)",
+                    shown(&flags.config)
+                ),
+                false => errors.join("; "),
+            })
+            .into());
+        }
+        tokio::spawn(keeper.follow(draining));
+        Ok(Self { served, plugins, view })
+    }
+
+    /// What is at work, now and with every change. In the order of the files, then of the plugins.
+    pub fn served(&self) -> watch::Receiver<Arc<[Served]>> {
+        self.served.clone()
+    }
+
+    /// The plugin files that were skipped, and why.
+    pub fn rejected(&self) -> &[Rejected] {
+        &self.plugins.rejected
+    }
+
+    /// Stops every instance: the daemon ends. What they have scaled stays as it is.
+    pub async fn stop(&self) {
+        let mut stopping = JoinSet::new();
+        for served in self.served.borrow().iter().cloned() {
+            stopping.spawn(async move { served.instance.stop().await });
+        }
+        stopping.join_all().await;
+    }
+}
+
+async fn load(folder: &Path, strict: bool) -> anyhow::Result<Plugins> {
+    let bad = |why: String| Misconfigured(format!("--plugins-dir {}: {why}", folder.display()));
+    let path = folder.to_owned();
+    let scan = tokio::task::spawn_blocking(move || plugin_host::load_dir(&path)).await?;
+    let scan = scan.map_err(|error: io::Error| bad(error.to_string()))?;
+    for plugin in &scan.plugins {
+        tracing::info!(file = %plugin.path().display(), kind = plugin.kind(), "plugin loaded");
+    }
+    for rejected in &scan.rejected {
+        tracing::error!(file = %rejected.path.display(), reason = %rejected.error, "plugin not loaded");
+    }
+    let why = scan.rejected.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if scan.plugins.is_empty() {
+        let why = if why.is_empty() { "it holds no plugin (*.so)".to_owned() } else { why };
+        return Err(bad(format!("nothing was loaded: {why}")).into());
+    }
+    if strict && !why.is_empty() {
+        return Err(bad(format!("--strict: {why}")).into());
+    }
+    Ok(Plugins { loaded: scan.plugins, rejected: scan.rejected })
+}
+
+/// The namespace without a file: as the flag says, else the pod's own, else `default`.
+fn own_namespace(flag: Option<&str>) -> anyhow::Result<String> {
+    let pods = || fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/namespace").ok();
+    let namespace = match flag {
+        Some(namespace) if !namespace.is_empty() => namespace.to_owned(),
+        _ => pods().map_or_else(|| "default".to_owned(), |text| text.trim().to_owned()),
+    };
+    parse_namespace(&namespace).map_err(|why| Misconfigured(format!("--namespace: {why}")))?;
+    Ok(namespace)
+}
+
+fn shown(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}

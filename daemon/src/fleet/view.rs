@@ -1,0 +1,183 @@
+//! What can be seen of the fleet from outside: metrics and admin routes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::{Method, StatusCode};
+use plugin_host::Plugin;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use serde::Serialize;
+
+use super::{Fleet, Served};
+use crate::{
+    admin::{self, Admin, Handler},
+    files::Entry,
+    settings::Settings,
+};
+
+/// The namespace files and what follows from them, as `GET /api/v1/config` shows it.
+#[derive(Default, Serialize)]
+pub(super) struct View {
+    files: Vec<FileView>,
+    namespaces: Vec<NamespaceView>,
+    #[serde(skip)]
+    errors: Family<FileLabel, Gauge>,
+}
+
+/// One file.
+#[derive(Serialize)]
+pub(super) struct FileView {
+    /// Empty for a namespace without a file.
+    file: String,
+    /// The one that is served from it, as it was when it was last good.
+    namespace: Option<String>,
+    /// Why the file as it is now is not used, wholly or in part.
+    pub(super) errors: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// What is served.
+#[derive(Serialize)]
+struct NamespaceView {
+    namespace: String,
+    kind: String,
+    settings: Arc<Settings>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FileLabel {
+    file: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginLabels {
+    file: String,
+    kind: String,
+}
+
+/// Whoever holds it does nothing but read and write it: what a panic left behind is whole.
+pub(super) fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
+    view.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl View ===
+
+impl View {
+    /// All errors of all files.
+    pub(super) fn errors(&self) -> Vec<String> {
+        self.files.iter().flat_map(|file| file.errors.iter().cloned()).collect()
+    }
+
+    /// Logs what is new in it.
+    pub(super) fn replace(&mut self, files: Vec<FileView>, served: &[Served]) {
+        let before = self.files.iter().map(|file| (&file.file, (&file.errors, &file.warnings)));
+        let before = before.collect::<std::collections::HashMap<_, _>>();
+        self.errors.clear();
+        for file in &files {
+            let known = before.get(&file.file);
+            for error in
+                file.errors.iter().filter(|error| !known.is_some_and(|(errors, _)| errors.contains(error)))
+            {
+                let kept =
+                    if file.namespace.is_some() { "the last good state is kept" } else { "it is not served" };
+                tracing::error!(file = file.file, kept, "{error}");
+            }
+            for text in file
+                .warnings
+                .iter()
+                .filter(|text| !known.is_some_and(|(_, warnings)| warnings.contains(text)))
+            {
+                tracing::warn!(file = file.file, "{text}");
+            }
+            if !file.file.is_empty() {
+                let label = FileLabel { file: file.file.clone() };
+                self.errors.get_or_create(&label).set(i64::try_from(file.errors.len()).unwrap_or(i64::MAX));
+            }
+        }
+        self.files = files;
+        self.namespaces = served
+            .iter()
+            .map(|served| NamespaceView {
+                namespace: served.namespace.clone(),
+                kind: served.instance.kind().to_owned(),
+                settings: Arc::clone(&served.settings),
+            })
+            .collect();
+    }
+}
+
+// === impl FileView ===
+
+impl FileView {
+    pub(super) fn new(entry: &Entry, loaded: &[Plugin]) -> Self {
+        let kinds = || loaded.iter().map(Plugin::kind).collect::<Vec<_>>();
+        let unknown = |(kind, line): (&String, u64)| {
+            let loaded = kinds().join(", ");
+            format!(
+                "{}:{line}: no plugin of the kind {kind:?} is loaded, expected one of {loaded}",
+                entry.path.display()
+            )
+        };
+        let sections = entry.good.iter().flat_map(|good| &good.says.sections);
+        Self {
+            file: entry.path.display().to_string(),
+            namespace: entry.good.as_ref().map(|good| good.says.namespace.clone()),
+            errors: entry.error.iter().cloned().collect(),
+            warnings: sections
+                .filter(|(kind, _)| !kinds().contains(&kind.as_str()))
+                .map(|(kind, section)| unknown((kind, section.line)))
+                .collect(),
+        }
+    }
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Adds `scaler_plugin_loaded` and `scaler_config_errors`; for a registry of [`crate::telemetry::registry`].
+    pub fn register(&self, registry: &mut Registry) {
+        let loaded = Family::<PluginLabels, Gauge>::default();
+        for plugin in &self.plugins.loaded {
+            let labels =
+                PluginLabels { file: plugin.path().display().to_string(), kind: plugin.kind().to_owned() };
+            loaded.get_or_create(&labels).set(1);
+        }
+        for rejected in &self.plugins.rejected {
+            let labels = PluginLabels { file: rejected.path.display().to_string(), kind: String::new() };
+            loaded.get_or_create(&labels).set(0);
+        }
+        registry.register("plugin_loaded", "Whether the plugin's file was loaded (1) or skipped (0)", loaded);
+        let help = "Errors in the namespace file as it is now, while the last good one is kept";
+        registry.register("config_errors", help, lock(&self.view).errors.clone());
+    }
+
+    /// Adds `GET /api/v1/plugins` and `GET /api/v1/config`.
+    #[must_use]
+    pub fn routes(&self, admin: Admin) -> Admin {
+        let plugins = Arc::clone(&self.plugins);
+        let plugins: Handler = Arc::new(move |_| {
+            let loaded = plugins.loaded.iter().map(
+                |plugin| serde_json::json!({ "kind": plugin.kind(), "file": plugin.path().display().to_string() }),
+            );
+            let rejected = plugins.rejected.iter().map(|rejected| {
+                serde_json::json!({
+                    "file": rejected.path.display().to_string(),
+                    "reason": rejected.error.to_string(),
+                })
+            });
+            let (loaded, rejected): (Vec<_>, Vec<_>) = (loaded.collect(), rejected.collect());
+            let answer =
+                admin::json(StatusCode::OK, &serde_json::json!({ "loaded": loaded, "rejected": rejected }));
+            Box::pin(async move { answer })
+        });
+        let view = Arc::clone(&self.view);
+        let config: Handler = Arc::new(move |_| {
+            let answer = admin::json(StatusCode::OK, &*lock(&view));
+            Box::pin(async move { answer })
+        });
+        admin.route(Method::GET, "/api/v1/plugins", plugins).route(Method::GET, "/api/v1/config", config)
+    }
+}

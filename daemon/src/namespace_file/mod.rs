@@ -1,0 +1,345 @@
+//! One YAML file holds one namespace: its settings, and a section for each plugin.
+
+mod fingerprint;
+mod values;
+
+use std::collections::BTreeMap;
+
+use scaler_types::{ScaleResource, yaml};
+use serde::{Deserialize, Deserializer, de};
+use serde_yaml::Spanned;
+
+pub(crate) use fingerprint::Fingerprint;
+pub use values::parse_bytes;
+pub(crate) use values::parse_namespace;
+use values::{Bytes, Count, Header, Namespace, Span, Status, TargetPort, Text, Threshold, UrlPath};
+
+use crate::settings::{FileSettings, MultiTargetStrategy, NoWake};
+
+/// What a namespace file says, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamespaceFile {
+    /// The namespace; `*` is all.
+    pub namespace: String,
+    /// What it sets.
+    pub settings: FileSettings,
+    /// The plugins' sections, by kind: where each begins and what it says.
+    pub(crate) sections: BTreeMap<String, Section>,
+}
+
+/// A plugin's section.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Section {
+    pub(crate) line: u64,
+    pub(crate) says: Fingerprint,
+}
+
+/// The largest file that is read: far above 10,000 resources.
+pub(crate) const LARGEST: usize = 64 << 20;
+
+// What follows is the file's own form. `present` everywhere: a key without a value is a mistake, not an absence.
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Root {
+    namespace: Namespace,
+    #[serde(default, deserialize_with = "present")]
+    scale_interval: Option<Span>,
+    #[serde(default, deserialize_with = "present")]
+    metrics: Option<Metrics>,
+    #[serde(default, deserialize_with = "present")]
+    defaults: Option<Defaults>,
+    #[serde(default, deserialize_with = "present")]
+    dlx: Option<Dlx>,
+    #[serde(default, deserialize_with = "present")]
+    plugins: Option<BTreeMap<String, Spanned<Fingerprint>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Metrics {
+    source: Spanned<Source>,
+    #[serde(default, deserialize_with = "present")]
+    url: Option<Spanned<Url>>,
+    #[serde(default, deserialize_with = "present")]
+    resource: Option<Spanned<GroupKind>>,
+    #[serde(default, deserialize_with = "present")]
+    queries: Option<Spanned<BTreeMap<String, Query>>>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    Dlx,
+    Prometheus,
+    Kubernetes,
+}
+
+struct Url;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "checked, and of no use before its source is")]
+struct GroupKind {
+    group: Text,
+    kind: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "checked, and of no use before its source is")]
+struct Query {
+    query: Text,
+    #[serde(default, deserialize_with = "present")]
+    absent: Option<Absent>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Absent {
+    Keep,
+    Zero,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Defaults {
+    #[serde(default, deserialize_with = "present")]
+    scale_resources: Option<Vec<Metric>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Metric {
+    metric_name: Spanned<Text>,
+    window_size: Span,
+    #[serde(default)]
+    threshold: Threshold,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Dlx {
+    #[serde(default, deserialize_with = "present")]
+    target_port: Option<TargetPort>,
+    #[serde(default, deserialize_with = "present")]
+    target_name_header: Option<Header>,
+    #[serde(default, deserialize_with = "present")]
+    target_path_header: Option<Header>,
+    #[serde(default, deserialize_with = "present")]
+    resource_readiness_timeout: Option<Span>,
+    #[serde(default, deserialize_with = "present")]
+    hold_timeout: Option<Span>,
+    #[serde(default, deserialize_with = "present")]
+    max_held_requests: Option<Count>,
+    #[serde(default, deserialize_with = "present")]
+    max_held_bytes: Option<Bytes>,
+    #[serde(default, deserialize_with = "present")]
+    release_per_endpoint: Option<Count>,
+    #[serde(default, deserialize_with = "present")]
+    no_wake: Option<Vec<Spanned<Unwaking>>>,
+    #[serde(default, deserialize_with = "present")]
+    multi_target_strategy: Option<Strategy>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Unwaking {
+    #[serde(default, deserialize_with = "present")]
+    user_agent: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    path: Option<UrlPath>,
+    status: Status,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Strategy {
+    Random,
+    Primary,
+    Canary,
+}
+
+// === impl NamespaceFile ===
+
+impl NamespaceFile {
+    /// Reads a file's contents. `name` is the file's, for messages.
+    ///
+    /// # Errors
+    ///
+    /// One line: `name:line:column: what is wrong, expected what`.
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, String> {
+        let text = text(name, bytes)?;
+        let root: Root = serde_yaml::from_str_with_options(text, yaml::options())
+            .map_err(|error| yaml::explain(name, &error))?;
+        root.check().map_err(|(at, why)| format!("{name}:{}:{}: {why}", at.line(), at.column()))
+    }
+
+    /// A namespace of which no file says anything.
+    pub(crate) fn implicit(namespace: String) -> Self {
+        Self { namespace, settings: FileSettings::default(), sections: BTreeMap::new() }
+    }
+}
+
+/// The file's text, if it can be one.
+fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, String> {
+    let at = |end: usize| {
+        let before = &bytes[..end];
+        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        (line, String::from_utf8_lossy(&before[line_start..]).chars().count() + 1)
+    };
+    if bytes.len() > LARGEST {
+        return Err(format!("{name}:1:1: {} MiB is too large, expected 64 MiB at most", bytes.len() >> 20));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let (line, column) = at(error.valid_up_to());
+        format!(
+            "{name}:{line}:{column}: the byte {:#04x} is no UTF-8, expected a text in UTF-8",
+            bytes[error.valid_up_to()]
+        )
+    })?;
+    let says_nothing = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    if text.lines().all(says_nothing) {
+        return Err(format!("{name}:1:1: the file is empty, expected a map with the key \"namespace\""));
+    }
+    Ok(text)
+}
+
+/// Where in the file, and what is wrong there.
+type Wrong = (serde_yaml::Location, String);
+
+// === impl Root ===
+
+impl Root {
+    /// What one value alone does not show.
+    fn check(self) -> Result<NamespaceFile, Wrong> {
+        if let Some(metrics) = &self.metrics {
+            metrics.check()?;
+        }
+        let dlx = self.dlx.unwrap_or_default();
+        let scale_resources = match self.defaults.and_then(|defaults| defaults.scale_resources) {
+            Some(metrics) => Some(metrics.into_iter().map(Metric::check).collect::<Result<Vec<_>, _>>()?),
+            None => None,
+        };
+        let no_wake = match dlx.no_wake {
+            Some(rules) => Some(rules.into_iter().map(Unwaking::check).collect::<Result<Vec<_>, _>>()?),
+            None => None,
+        };
+        let section = |(kind, says): (String, Spanned<Fingerprint>)| {
+            (kind, Section { line: says.referenced.line(), says: says.value })
+        };
+        Ok(NamespaceFile {
+            namespace: self.namespace.0,
+            settings: FileSettings {
+                scale_interval: self.scale_interval.map(|Span(span)| span),
+                scale_resources,
+                target_port: dlx.target_port.map(|TargetPort(port)| port),
+                target_name_header: dlx.target_name_header.map(|Header(name)| name),
+                target_path_header: dlx.target_path_header.map(|Header(name)| name),
+                resource_readiness_timeout: dlx.resource_readiness_timeout.map(|Span(span)| span),
+                hold_timeout: dlx.hold_timeout.map(|Span(span)| span),
+                max_held_requests: dlx.max_held_requests.map(|Count(count)| count),
+                max_held_bytes: dlx.max_held_bytes.map(|Bytes(bytes)| bytes),
+                release_per_endpoint: dlx.release_per_endpoint.map(|Count(count)| count),
+                no_wake,
+                multi_target_strategy: dlx.multi_target_strategy.map(|strategy| match strategy {
+                    Strategy::Random => MultiTargetStrategy::Random,
+                    Strategy::Primary => MultiTargetStrategy::Primary,
+                    Strategy::Canary => MultiTargetStrategy::Canary,
+                }),
+            },
+            sections: self.plugins.unwrap_or_default().into_iter().map(section).collect(),
+        })
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    fn check(&self) -> Result<(), Wrong> {
+        let only = |source: Source, key: &str, at: Option<serde_yaml::Location>| match at {
+            Some(at) if self.source.value != source => {
+                Err((at, format!("{key:?} belongs to source {}, expected no such key here", source.name())))
+            }
+            _ => Ok(()),
+        };
+        only(Source::Prometheus, "url", self.url.as_ref().map(|url| url.referenced))?;
+        only(Source::Prometheus, "queries", self.queries.as_ref().map(|queries| queries.referenced))?;
+        only(Source::Kubernetes, "resource", self.resource.as_ref().map(|resource| resource.referenced))?;
+        match self.source.value {
+            Source::Dlx => Ok(()),
+            source => Err((
+                self.source.referenced,
+                format!("source {} is not in this build yet: use dlx", source.name()),
+            )),
+        }
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dlx => "dlx",
+            Self::Prometheus => "prometheus",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
+}
+
+// === impl Url ===
+
+impl<'de> Deserialize<'de> for Url {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Text(text) = Text::deserialize(deserializer)?;
+        let url = text.parse::<http::Uri>().ok().filter(|url| {
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.host().is_some_and(|host| !host.is_empty())
+        });
+        match url {
+            Some(_) => Ok(Self),
+            None => Err(de::Error::custom(format!(
+                "{text:?} is not a URL: expected one as in http://prometheus:9090"
+            ))),
+        }
+    }
+}
+
+// === impl Metric ===
+
+impl Metric {
+    fn check(self) -> Result<ScaleResource, Wrong> {
+        let Text(metric_name) = self.metric_name.value;
+        if metric_name != "requests" {
+            let why = format!(
+                "unknown metric {metric_name:?}, expected requests: the only one that source dlx has"
+            );
+            return Err((self.metric_name.referenced, why));
+        }
+        Ok(ScaleResource { metric_name, window_size: self.window_size.0, threshold: self.threshold.0 })
+    }
+}
+
+// === impl Unwaking ===
+
+impl Unwaking {
+    fn check(rule: Spanned<Self>) -> Result<NoWake, Wrong> {
+        let Self { user_agent, path, status } = rule.value;
+        if user_agent.is_none() && path.is_none() {
+            let why = "this would answer every request, expected userAgent or path or both".to_owned();
+            return Err((rule.referenced, why));
+        }
+        Ok(NoWake {
+            user_agent: user_agent.map(|Text(name)| name),
+            path: path.map(|UrlPath(path)| path),
+            status: status.0,
+        })
+    }
+}
+
+/// A key that is there has a value.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
