@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -150,9 +150,4 @@ fn quiet(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
-}
-
-/// Whether a file can be run as a program of this machine.
-pub fn runs(program: &Path) -> bool {
-    quiet(Command::new(program).arg("--version"))
 }

@@ -33,6 +33,8 @@ enum Command {
     Bench(bench::Bench),
     Soak(soak::Soak),
     NewPlugin(NewPlugin),
+    #[command(hide = true)]
+    ColdService(bench::ColdService),
 }
 
 /// Makes the crate of a new resource-scaler under plugins/, ready to build and to load
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
         Command::Soak(soak) => soak.run(),
+        Command::ColdService(service) => service.run(),
         Command::NewPlugin(new) => new_plugin::run(&new.name),
     };
     match done {

@@ -1,0 +1,39 @@
+//! Many requests at once to one sleeping resource.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use super::{clients::Clients, hello, report::Burst};
+use crate::{
+    build::Built,
+    scene::{Scene, Script, process_section},
+    view::views,
+};
+
+/// Sends `requests` to a service that starts in 2 s: all are held when it comes up.
+///
+/// # Errors
+///
+/// A request that was not answered 200, or more than one start.
+pub async fn measure(built: &Built, requests: usize) -> Result<Burst> {
+    let service = hello(built, "burst", 17_200, &["--start-delay", "2s"])?;
+    let namespace_file = format!(
+        "namespace: bench\ndlx:\n  maxHeldRequests: {requests}\n  maxHeldBytes: 8GiB\n{}",
+        process_section(&[service])
+    );
+    let script =
+        Script { namespace_file, dlx: vec!["--max-held-bytes".into(), "8GiB".into()], autoscaler: false };
+    let scene = Scene::start(built, &script).await?;
+    let started = Instant::now();
+    let clients = Clients::send(scene.addresses.entry, "burst.localhost", requests).await?;
+    let sent = started.elapsed();
+    let answers = clients.answers(Duration::from_secs(60)).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    if let Some(error) = answers.errors.first() {
+        bail!("{} of {requests} requests failed; the first: {error}", answers.errors.len());
+    }
+    let counted = views(scene.addresses).await?.iter().map(|view| view.requests).sum::<u64>();
+    ensure!(counted == requests as u64, "the DLX counted {counted} of {requests} requests");
+    Ok(Burst { requests, answered: answers.times.len(), sent_in_seconds: sent.as_secs_f64(), seconds })
+}
