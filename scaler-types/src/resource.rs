@@ -177,6 +177,15 @@ impl Resource {
     }
 }
 
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// An endpoint that is ready when its port accepts. Build one so and set what differs: new fields get a default.
+    pub fn new(address: impl Into<String>, incarnation: impl Into<String>) -> Self {
+        Self { address: address.into(), incarnation: incarnation.into(), probe: Probe::Tcp }
+    }
+}
+
 // === impl ScaleResource ===
 
 impl ScaleResource {
