@@ -30,8 +30,8 @@ const STOP: Duration = Duration::from_secs(10);
 pub struct Script {
     /// The namespace file, as it stands.
     pub namespace_file: String,
-    /// Further arguments of the DLX.
-    pub dlx: Vec<String>,
+    /// Further arguments of the DLX; `None`: there is none, and nobody listens for requests.
+    pub dlx: Option<Vec<String>>,
     /// Without it nothing goes to sleep.
     pub autoscaler: bool,
 }
@@ -111,9 +111,11 @@ impl Scene {
             .context("writing the namespace file")?;
 
         let mut scene = Self { folder: Some(folder), daemons: Vec::new(), addresses };
-        let mut arguments = vec!["--listen-address".to_owned(), addresses.entry.to_string()];
-        arguments.extend(script.dlx.iter().cloned());
-        scene.daemon(built, "dlx", addresses.dlx, &arguments).await?;
+        if let Some(more) = &script.dlx {
+            let mut arguments = vec!["--listen-address".to_owned(), addresses.entry.to_string()];
+            arguments.extend(more.iter().cloned());
+            scene.daemon(built, "dlx", addresses.dlx, &arguments).await?;
+        }
         if script.autoscaler {
             scene.daemon(built, "autoscaler", addresses.autoscaler, &[]).await?;
         }

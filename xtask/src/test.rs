@@ -50,6 +50,7 @@ impl Test {
         let built =
             steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
         steps.step("the README names every flag", || check::readme(&built))?;
+        steps.step("the example files are taken", || check::examples(&built))?;
         let arguments: Vec<&str> = self.filter.iter().map(String::as_str).collect();
         let mut count = steps.step("tests", || tests(&built, &arguments, &[]))?;
         if self.filter.is_none() {

@@ -22,8 +22,11 @@ pub async fn measure(built: &Built, requests: usize) -> Result<Burst> {
         "namespace: bench\ndlx:\n  maxHeldRequests: {requests}\n  maxHeldBytes: 8GiB\n{}",
         process_section(&[service])
     );
-    let script =
-        Script { namespace_file, dlx: vec!["--max-held-bytes".into(), "8GiB".into()], autoscaler: false };
+    let script = Script {
+        namespace_file,
+        dlx: Some(vec!["--max-held-bytes".into(), "8GiB".into()]),
+        autoscaler: false,
+    };
     let scene = Scene::start(built, &script).await?;
     let started = Instant::now();
     let clients = Clients::send(scene.addresses.entry, "burst.localhost", requests).await?;

@@ -61,7 +61,8 @@ pub async fn measure(built: &Built, starts: usize) -> Result<Cold> {
         "namespace: bench\nscaleInterval: 100ms\ndefaults:\n  scaleResources: [{{metricName: requests, windowSize: 100ms, threshold: 0}}]\n{}",
         process_section(&services)
     );
-    let scene = Scene::start(built, &Script { namespace_file, dlx: Vec::new(), autoscaler: true }).await?;
+    let scene =
+        Scene::start(built, &Script { namespace_file, dlx: Some(Vec::new()), autoscaler: true }).await?;
     let mut added = Vec::with_capacity(starts);
     for start in 0..starts {
         let name = SERVICES[start % SERVICES.len()];

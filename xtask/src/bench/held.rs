@@ -26,8 +26,11 @@ pub async fn measure(built: &Built, requests: usize) -> Result<Held> {
         "namespace: bench\ndlx:\n  holdTimeout: 5m\n  resourceReadinessTimeout: 10m\n  maxHeldRequests: {requests}\n  maxHeldBytes: 8GiB\n{}",
         process_section(&[service])
     );
-    let script =
-        Script { namespace_file, dlx: vec!["--max-held-bytes".into(), "8GiB".into()], autoscaler: false };
+    let script = Script {
+        namespace_file,
+        dlx: Some(vec!["--max-held-bytes".into(), "8GiB".into()]),
+        autoscaler: false,
+    };
     let scene = Scene::start(built, &script).await?;
     let pid = scene.pid("dlx").context("the DLX has no process id")?;
 

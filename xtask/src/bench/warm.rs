@@ -47,7 +47,7 @@ pub async fn measure(built: &Built, programs: &Programs, rounds: usize, seconds:
         Service { name: "upstream", command: peers::upstream(programs, folder.path(), port)?, port };
     let script = Script {
         namespace_file: format!("namespace: bench\n{}", process_section(&[upstream])),
-        dlx: Vec::new(),
+        dlx: Some(Vec::new()),
         autoscaler: false,
     };
     let scene = Scene::start(built, &script).await?;

@@ -67,7 +67,7 @@ fn script(window: &str, services: &[Service]) -> Script {
         "namespace: demo\nscaleInterval: 1s\nmetrics:\n  source: dlx\ndefaults:\n  scaleResources: [{{metricName: requests, windowSize: {window}, threshold: 0}}]\n{}",
         process_section(services)
     );
-    Script { namespace_file, dlx: Vec::new(), autoscaler: true }
+    Script { namespace_file, dlx: Some(Vec::new()), autoscaler: true }
 }
 
 async fn show(built: &Built) -> Result<()> {
