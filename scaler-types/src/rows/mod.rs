@@ -205,6 +205,11 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
         self.shared.watch.changed(cursor).await
     }
 
+    /// Stops watching: [`changed`](Self::changed) tells nothing new from now on.
+    pub fn close(&self) {
+        self.shared.watch.close();
+    }
+
     fn turn(
         &self,
         name: String,

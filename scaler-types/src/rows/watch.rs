@@ -75,11 +75,15 @@ impl Watch {
         let names = known.then(|| log.names.range(cursor + 1..).map(|(_, name)| name.clone()).collect());
         Changed { cursor: log.cursor, names }
     }
+
+    pub(super) fn close(&self) {
+        self.pump.abort();
+    }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.pump.abort();
+        self.close();
     }
 }
 

@@ -1,0 +1,138 @@
+//! Keeps one process: starts it, reaps it and what it leaves behind, ends it when told to, records how it ended.
+//!
+//! It runs in a session of its own and outlives the daemon that started it. The lock it holds says "this run is alive" to
+//! every daemon of the host, and is the kernel's to free.
+
+mod group;
+#[path = "../wire.rs"]
+mod wire;
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, BufRead as _, Write as _},
+    os::{
+        fd::AsFd as _,
+        unix::process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, ExitStatus, Stdio},
+    thread,
+};
+
+use rustix::{
+    fs::{CWD, FlockOperation, Mode, OFlags},
+    process::{Signal, getpid, getppid, set_child_subreaper, set_parent_process_death_signal, setsid},
+};
+
+use group::Group;
+use wire::{Ended, GO, MARK, READY};
+
+fn main() -> ExitCode {
+    let mut words = env::args_os().skip(1);
+    let result = match (words.next().as_ref().and_then(|word| word.to_str()), words.collect::<Vec<_>>()) {
+        (Some("run"), words) if words.len() >= 4 && words[2] == "--" => keep(&words),
+        (Some("exec"), words) if words.len() >= 3 && words[1] == "--" => become_command(&words),
+        _ => Err("usage: process-keeper run FOLDER RUN -- COMMAND...\nStarted by Scaler's process plugin, not by hand.".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Into the process's log.
+            let _ = writeln!(io::stderr(), "process-keeper: {error}");
+            ExitCode::from(127)
+        }
+    }
+}
+
+fn keep(words: &[OsString]) -> Result<(), String> {
+    let folder = PathBuf::from(&words[0]);
+    let run = words[1].to_str().ok_or("the run's name is not UTF-8")?.to_owned();
+    let fifo = wire::fifo(&folder, &run);
+    let commands = match lock(&fifo) {
+        Ok(commands) => commands,
+        Err(error) => {
+            let text = format!("cannot make and lock {}: {error}", fifo.display());
+            let _ = writeln!(io::stdout(), "{text}");
+            return Err(text);
+        }
+    };
+    let mut word = String::new();
+    let told = writeln!(io::stdout(), "{READY}").and_then(|()| io::stdin().lock().read_line(&mut word));
+    if told.is_err() || word.trim_end() != GO {
+        // Whoever wanted the process is gone, and nobody knows of this run.
+        let _ = fs::remove_file(&fifo);
+        return Ok(());
+    }
+    let ended = match start(&run, &words[3..]) {
+        Ok(leader) => {
+            let group = Group::new(leader);
+            let listener = group.clone();
+            thread::Builder::new()
+                .stack_size(64 * 1024)
+                .spawn(move || listener.obey(commands))
+                .map_err(|error| format!("starting a thread: {error}"))?;
+            // On this thread: the kernel's death signal goes by the thread that started the process.
+            let (status, asked) = group.wait();
+            Ended { run, asked, how: in_words(status) }
+        }
+        Err(error) => Ended { run, asked: false, how: format!("could not be started: {error}") },
+    };
+    let temporary = folder.join("ended.tmp");
+    fs::write(&temporary, ended.to_text())
+        .and_then(|()| fs::rename(&temporary, Ended::path(&folder)))
+        .map_err(|error| format!("recording how it ended: {error}"))?;
+    let _ = fs::remove_file(&fifo);
+    Ok(())
+}
+
+/// The session, the FIFO and the lock.
+fn lock(fifo: &Path) -> rustix::io::Result<File> {
+    setsid()?;
+    set_child_subreaper(Some(getpid()))?;
+    rustix::fs::mkfifoat(CWD, fifo, Mode::RUSR | Mode::WUSR)?;
+    // Also for writing, so that reading never finds its end.
+    let commands = rustix::fs::open(fifo, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::flock(&commands, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(File::from(commands))
+}
+
+/// Starts the command in a process group of its own. It dies with this keeper.
+fn start(run: &str, command: &[OsString]) -> io::Result<rustix::process::Pid> {
+    let log = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
+    let child = Command::new("/proc/self/exe")
+        .arg("exec")
+        .arg(getpid().to_string())
+        .arg("--")
+        .args(command)
+        .env(MARK, run)
+        .stdin(Stdio::null())
+        .stdout(log()?)
+        .stderr(log()?)
+        .process_group(0)
+        .spawn()?;
+    Ok(rustix::process::Pid::from_child(&child))
+}
+
+/// The new process's first steps, before it becomes the command.
+fn become_command(words: &[OsString]) -> Result<(), String> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| format!("asking to die with the keeper: {error}"))?;
+    // The keeper may have gone before that was set.
+    if getppid().is_none_or(|parent| words[0] != *parent.to_string()) {
+        return Err("the keeper is gone".into());
+    }
+    let error = Command::new(&words[2]).args(&words[3..]).exec();
+    Err(format!("cannot start {:?}: {error}", words[2]))
+}
+
+fn in_words(status: Option<rustix::process::WaitStatus>) -> String {
+    let Some(status) = status else { return "ended, and nobody saw how".to_owned() };
+    let status = ExitStatus::from_raw(status.as_raw());
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => format!("ended: {status}"),
+    }
+}

@@ -1,0 +1,71 @@
+//! Is a process ready to take requests?
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhow::Context as _;
+use rustix::net::{
+    AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt,
+};
+use scaler_types::Result;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::run::Run;
+
+/// The pause between two tries grows from the first to the second: nothing tells that a port begins to listen.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// A service that accepts and then says nothing is asked again after this.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Refuses a port that somebody else has, so that a stranger is never taken for the process.
+///
+/// # Errors
+///
+/// Somebody listens there, or the port may not be used.
+pub fn port_is_free(port: u16) -> Result<()> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP))
+        .context("making a socket")?;
+    // As servers do: connections of an earlier run that have not been forgotten yet are in nobody's way. One that listens is.
+    sockopt::set_socket_reuseaddr(&socket, true).context("making a socket")?;
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).with_context(|| {
+        format!("port {port} is not free: another program uses it (ss -ltnp 'sport = :{port}' tells which)")
+    })
+}
+
+/// Waits until the process answers.
+pub async fn wait(run: &Run) {
+    let (mut pause, longest) = PAUSES;
+    loop {
+        if let Ok(Ok(true)) = timeout(PATIENCE, answers(run)).await {
+            return;
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a refused connection is all there is to see until a port listens"
+        )]
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+async fn answers(run: &Run) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, run.port)).await?;
+    // The kernel may connect a socket to itself when nobody listens on a port from which it may also send.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Ok(false);
+    }
+    let Some(path) = &run.ready_path else { return Ok(true) };
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nuser-agent: scaler-probe\r\nconnection: close\r\n\r\n",
+        run.port
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await?;
+    Ok(head.starts_with(b"HTTP/1.") && head[8..10] == *b" 2")
+}

@@ -1,0 +1,296 @@
+//! One run of a process, as the daemons see it: its keeper, its lock, its folder.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+use scaler_types::{
+    Result,
+    rows::{encode_name, register},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::Spec,
+    wire::{self, Ended, GO, MARK, READY, STOP},
+};
+
+/// How much of a log file there may be before a start begins a new one and keeps the old as `log.1`.
+const LONGEST_LOG: u64 = 10 << 20;
+
+/// What of a log goes into a reason.
+const LAST_WORDS: u64 = 1 << 10;
+
+/// One run of a process; kept in its row as what is up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// Drawn at random.
+    pub id: String,
+    /// The keeper's process id: believed only while the run's lock is held.
+    pub keeper: i32,
+    /// The port it was started for; the configuration may say another by now.
+    pub port: u16,
+    /// Ready when GET of this answers 2xx.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_path: Option<String>,
+    /// Where in the log it begins.
+    pub log: u64,
+}
+
+/// Where one resource's runs have their files: `<state-dir>/process/<namespace>/<name>/`.
+#[derive(Clone, Debug)]
+pub struct Folder(PathBuf);
+
+/// A keeper that holds its lock and waits for the word to start. Dropped, it starts nothing.
+pub struct Waiting {
+    pub run: Run,
+    words: ChildStdin,
+}
+
+// === impl Folder ===
+
+impl Folder {
+    /// The folder of one resource, which may not exist yet.
+    pub fn new(state_dir: &Path, namespace: &str, name: &str) -> Result<Self> {
+        Ok(Self(
+            std::path::absolute(state_dir)?
+                .join("process")
+                .join(encode_name(namespace)?)
+                .join(encode_name(name)?),
+        ))
+    }
+
+    /// Starts a keeper and waits until it has its lock. The caller has the resource's turn.
+    pub fn prepare(&self, keeper: &Path, spec: &Spec) -> Result<Waiting> {
+        let folder = &self.0;
+        fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
+        self.sweep();
+        let log_path = folder.join("log");
+        if fs::metadata(&log_path).is_ok_and(|log| log.len() > LONGEST_LOG) {
+            fs::rename(&log_path, folder.join("log.1")).context("putting the old log away")?;
+        }
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log_path)
+            .with_context(|| format!("opening the log {}", log_path.display()))?;
+        let log_begin = log.metadata()?.len();
+        let id = fresh_id()?;
+        let mut command = Command::new(keeper);
+        command.arg("run").arg(folder).arg(&id).arg("--").args(&spec.command).envs(&spec.env);
+        // Descriptors handed to the daemon, and whom to tell that it is ready, are not the process's business.
+        for variable in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"] {
+            if !spec.env.contains_key(variable) {
+                command.env_remove(variable);
+            }
+        }
+        if let Some(directory) = &spec.working_directory {
+            command.current_dir(directory);
+        }
+        let mut child = command
+            .arg0("process-keeper")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .with_context(|| {
+                format!("starting the keeper {} (it is installed beside the plugin)", keeper.display())
+            })?;
+        let (words, answers) = (child.stdin.take(), child.stdout.take());
+        let id_of_keeper = Pid::from_child(&child).as_raw_nonzero().get();
+        bury(child)?;
+        let (Some(words), Some(answers)) = (words, answers) else { anyhow::bail!("the keeper has no pipes") };
+        let mut answer = String::new();
+        BufReader::new(answers).read_line(&mut answer).context("waiting for the keeper")?;
+        anyhow::ensure!(
+            answer.trim_end() == READY,
+            "the keeper {} did not start: {}",
+            keeper.display(),
+            answer.trim_end()
+        );
+        let run = Run {
+            id,
+            keeper: id_of_keeper,
+            port: spec.port,
+            ready_path: spec.ready_path.clone(),
+            log: log_begin,
+        };
+        Ok(Waiting { run, words })
+    }
+
+    /// Whether a run's keeper lives.
+    pub fn alive(&self, run: &Run) -> bool {
+        let Ok(fifo) = self.open(run, OFlags::RDONLY) else { return false };
+        // Shared: two who look at the same time do not take each other for the keeper.
+        rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+
+    /// Waits until a run's keeper has ended.
+    pub async fn gone(&self, run: &Run) -> Result<()> {
+        let Some(keeper) = self.keeper(run) else { return Ok(()) };
+        ended(keeper).await
+    }
+
+    /// Ends a run: SIGTERM to its whole group, SIGKILL after `grace`. Returns when nothing of it is left.
+    pub async fn stop(&self, run: &Run, grace: Duration) -> Result<()> {
+        if let Some(keeper) = self.keeper(run) {
+            if let Ok(fifo) = self.open(run, OFlags::WRONLY) {
+                let _ = File::from(fifo).write_all(format!("{STOP} {}\n", grace.as_millis()).as_bytes());
+            }
+            ended(keeper).await?;
+        }
+        self.clean(run).await
+    }
+
+    /// Ends what a killed keeper left behind: the processes that carry the run's mark in their environment.
+    pub async fn clean(&self, run: &Run) -> Result<()> {
+        if self.ended().is_some_and(|ended| ended.run == run.id) {
+            return Ok(());
+        }
+        let mark = format!("{MARK}={}", run.id);
+        loop {
+            let mut found = Vec::new();
+            for entry in
+                fs::read_dir("/proc").context("looking for what a killed keeper left behind")?.flatten()
+            {
+                let Some(pid) =
+                    entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
+                else {
+                    continue;
+                };
+                // The descriptor first: what is then read is that process's, or nothing.
+                let Ok(process) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { continue };
+                let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
+                if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+                    && pidfd_send_signal(&process, Signal::KILL).is_ok()
+                {
+                    tracing::warn!(
+                        pid = pid.as_raw_nonzero().get(),
+                        run = run.id,
+                        "killed what was left without its keeper"
+                    );
+                    found.push(process);
+                }
+            }
+            if found.is_empty() {
+                let _ = fs::remove_file(wire::fifo(&self.0, &run.id));
+                return Ok(());
+            }
+            for process in found {
+                ended(process).await?;
+            }
+        }
+    }
+
+    /// How the last run ended.
+    pub fn ended(&self) -> Option<Ended> {
+        Ended::parse(&fs::read_to_string(Ended::path(&self.0)).ok()?)
+    }
+
+    /// How a run ended that did so by itself, with its last words; `None` if it was asked to.
+    pub fn obituary(&self, run: &Run) -> Option<String> {
+        let how = match self.ended().filter(|ended| ended.run == run.id) {
+            Some(ended) if ended.asked => return None,
+            Some(ended) => ended.how,
+            None => "its keeper was killed".to_owned(),
+        };
+        match self.last_words(run.log) {
+            Ok(words) if !words.is_empty() => Some(format!("{how}; it last said: {words}")),
+            _ => Some(how),
+        }
+    }
+
+    fn last_words(&self, from: u64) -> io::Result<String> {
+        let mut log = File::open(self.0.join("log"))?;
+        let length = log.metadata()?.len();
+        log.seek(SeekFrom::Start(from.min(length).max(length.saturating_sub(LAST_WORDS))))?;
+        let mut bytes = Vec::new();
+        log.take(LAST_WORDS).read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        Ok(lines[lines.len().saturating_sub(5)..].join(" | "))
+    }
+
+    /// The keeper of a run, if it lives.
+    fn keeper(&self, run: &Run) -> Option<OwnedFd> {
+        let keeper = pidfd_open(Pid::from_raw(run.keeper)?, PidfdFlags::NONBLOCK).ok()?;
+        // Its number was its own when the lock was held: so the descriptor opened before is it.
+        self.alive(run).then_some(keeper)
+    }
+
+    fn open(&self, run: &Run, how: OFlags) -> rustix::io::Result<OwnedFd> {
+        rustix::fs::open(
+            wire::fifo(&self.0, &run.id),
+            how | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    }
+
+    /// Removes the FIFOs of keepers that were killed.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "run")
+                && let Ok(fifo) = rustix::fs::open(
+                    &path,
+                    OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )
+                && rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockShared).is_ok()
+            {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// The run is written down: start it.
+    pub fn go(mut self) -> Result<Run> {
+        writeln!(self.words, "{GO}").context("telling the keeper to start")?;
+        Ok(self.run)
+    }
+}
+
+/// Waits until a process has ended.
+async fn ended(process: OwnedFd) -> Result<()> {
+    let process = register(process).context("waiting for a process")?;
+    process.readable().await.context("waiting for a process")?.retain_ready();
+    Ok(())
+}
+
+/// Reaps the keeper when it ends, if this daemon is still there then.
+fn bury(mut child: Child) -> Result<()> {
+    // Not reaped yet, so the number is its own.
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::NONBLOCK).context("watching the keeper")?;
+    tokio::spawn(async move {
+        if let Err(error) = ended(process).await {
+            tracing::warn!(error = format!("{error:#}"), "a keeper's end will not be seen");
+        } else {
+            // Returns at once.
+            let _ = child.wait();
+        }
+    });
+    Ok(())
+}
+
+fn fresh_id() -> Result<String> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("drawing a run's id")?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
+}

@@ -1,0 +1,114 @@
+//! What the tests share: an instance of the plugin over a folder, real keepers, real processes.
+#![allow(dead_code, missing_docs, reason = "each test binary uses a part")]
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use process::ProcessScaler;
+use scaler_types::{
+    Nonce, PluginContext, Resource, ResourceId, ResourceScaler as _, Role, Row, ScaleError, ScaleRequest,
+    State, Target, Version,
+};
+use tokio::time::timeout;
+
+/// Longer than anything here takes: what is waited for does not come.
+pub const NEVER: Duration = Duration::from_secs(60);
+
+pub fn plugin_dir() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_process-keeper")).parent().unwrap().to_owned()
+}
+
+pub fn context(state_dir: &Path, namespace: &str, resources: &str) -> PluginContext {
+    PluginContext {
+        namespace: namespace.to_owned(),
+        role: Role::Dlx,
+        state_dir: state_dir.to_owned(),
+        plugin_dir: plugin_dir(),
+        kubeconfig: None,
+        kind: "process".to_owned(),
+        file: "demo.yaml".to_owned(),
+        text: format!("namespace: {namespace}\nplugins:\n  process:\n    resources:\n{resources}").into(),
+    }
+}
+
+/// A port nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A service that listens on `port` and answers everything; `extra` are further lines of its configuration.
+pub fn service(name: &str, port: u16, extra: &str) -> String {
+    command(name, port, &format!("exec python3 -m http.server {port} --bind 127.0.0.1"), extra)
+}
+
+/// A shell script as a process.
+pub fn command(name: &str, port: u16, script: &str, extra: &str) -> String {
+    let script = serde_json::to_string(script).unwrap();
+    format!("      - name: {name}\n        command: [sh, -c, {script}]\n        port: {port}\n{extra}")
+}
+
+pub async fn scaler(state_dir: &Path, resources: &str) -> ProcessScaler {
+    ProcessScaler::new(context(state_dir, "demo", resources)).await.unwrap()
+}
+
+pub fn id(name: &str) -> ResourceId {
+    ResourceId::new("demo", name)
+}
+
+pub async fn resource(scaler: &ProcessScaler, name: &str) -> Resource {
+    let resources = scaler.get_resources().await.unwrap();
+    resources.into_iter().find(|resource| resource.id.name == name).unwrap()
+}
+
+pub fn row(state: State) -> Row {
+    Row { state, nonce: Nonce::fresh(), reason: "a test".to_owned(), format: Row::FORMAT }
+}
+
+pub fn request(name: &str, version: &Version, state: State) -> ScaleRequest {
+    let target = if state == State::Asleep { Target::Zero } else { Target::AtLeast(1) };
+    ScaleRequest { id: id(name), target, version: version.clone(), row: row(state), deadline: NEVER }
+}
+
+/// Scales on what is listed now.
+pub async fn scale(scaler: &ProcessScaler, name: &str, state: State) -> Result<(), ScaleError> {
+    let version = resource(scaler, name).await.version;
+    timeout(NEVER, scaler.set_scale(&request(name, &version, state))).await.expect("the scale does not end")
+}
+
+/// Follows the changes until a resource is as wanted.
+pub async fn until(scaler: &ProcessScaler, name: &str, wanted: impl Fn(&Resource) -> bool) -> Resource {
+    let wait = async {
+        let mut cursor = 0;
+        loop {
+            let changes = scaler.changes(cursor).await.unwrap();
+            cursor = changes.cursor;
+            if let Some(found) =
+                changes.resources.into_iter().find(|found| found.id.name == name && wanted(found))
+            {
+                return found;
+            }
+        }
+    };
+    timeout(NEVER, wait).await.expect("it never becomes as wanted")
+}
+
+/// The processes whose environment carries the mark of a run below `state_dir`, or whose arguments name the folder.
+pub fn processes_of(state_dir: &Path) -> Vec<String> {
+    let needle = state_dir.to_str().unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let read = |file: &str| {
+            String::from_utf8_lossy(&std::fs::read(entry.path().join(file)).unwrap_or_default())
+                .replace('\0', " ")
+        };
+        let (arguments, environment) = (read("cmdline"), read("environ"));
+        let own = entry.file_name().to_str() == Some(&std::process::id().to_string());
+        if !own && (arguments.contains(needle) || environment.contains(needle)) {
+            found.push(format!("{} {arguments}", entry.file_name().to_string_lossy()));
+        }
+    }
+    found
+}
