@@ -11,7 +11,7 @@ use std::{
 use crate::processes;
 
 /// What a site needs that is not this crate's own.
-const PACKAGES: [&str; 3] = ["autoscaler", "dlx", "resource-scaler-process"];
+const PACKAGES: [&str; 4] = ["autoscaler", "dlx", "resource-scaler-process", "misbehaving"];
 
 /// The folder the daemons and plugins lie in, built if they were not yet in this test run.
 ///

@@ -29,10 +29,10 @@ impl Counters {
         let metrics = daemon.metrics().await;
         match part {
             Part::Autoscaler => {
-                self.commits += metrics.sum("autoscaler_fences_total", &["outcome=\"asleep\""]);
-                self.reverts += metrics.sum("autoscaler_fences_total", &["outcome=\"reverted\""]);
+                self.commits += metrics.sum("scaler_fences_total", &["outcome=\"committed\""]);
+                self.reverts += metrics.sum("scaler_fences_total", &["outcome=\"reverted\""]);
             }
-            Part::Dlx => self.in_fence += metrics.sum("dlx_fenced_requests_total", &[]),
+            Part::Dlx => self.in_fence += metrics.sum("scaler_fenced_requests_total", &[]),
         }
     }
 }

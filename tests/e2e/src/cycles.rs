@@ -18,6 +18,7 @@ use crate::{
     traffic::{self, Shared},
     until,
     wait::pause,
+    without,
 };
 
 /// How many resources cycle at once.
@@ -221,27 +222,16 @@ impl Run {
             Part::Dlx => self.site.launch_dlx(program, &[]),
         };
         if let Some(rules) = self.plan.without {
-            launch.environment.push(("SCALER_WITHOUT".to_owned(), rules.to_owned()));
+            launch.environment.push((without::WITHOUT.to_owned(), rules.to_owned()));
         }
         launch.start().ready().await
     }
 
     /// The next incarnation takes over; this one is told to stop and ends when it has finished what it had begun.
     async fn hand_over(&self, part: Part, daemon: &mut Daemon, report: &mut Report) {
-        // An autoscaler is ready when it leads: the next one can be that only after this one.
-        let next = match part {
-            Part::Dlx => self.start(part).await,
-            Part::Autoscaler => {
-                report.counters.add_one(part, daemon).await;
-                daemon.terminate();
-                self.start(part).await
-            }
-        };
-        let mut old = std::mem::replace(daemon, next);
-        if part == Part::Dlx {
-            report.counters.add_one(part, &old).await;
-            old.terminate();
-        }
+        let mut old = std::mem::replace(daemon, self.start(part).await);
+        report.counters.add_one(part, &old).await;
+        old.terminate();
         let status = old.ended().await;
         assert!(status.success(), "{} ended with {status} on SIGTERM; its log:\n{}", old.name(), old.log());
         report.restarts += 1;

@@ -18,6 +18,7 @@ pub mod random;
 pub mod site;
 pub mod traffic;
 pub mod wait;
+pub mod without;
 
 pub use daemon::Daemon;
 pub use namespace::{Namespace, Service};

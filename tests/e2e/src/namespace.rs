@@ -181,7 +181,8 @@ impl Service {
         let _ = writeln!(text, "      - name: {}\n        command: {command}", self.name);
         let _ = writeln!(text, "        port: {}\n        hosts: {hosts}", self.port);
         if let Some((listen, target)) = self.lines {
-            let _ = writeln!(text, "        ports: [{{listen: {listen}, target: {target}, protocol: tcp}}]");
+            let _ =
+                writeln!(text, "        tcpPorts: [{{listen: {listen}, target: {target}, protocol: tcp}}]");
         }
         for key in &self.keys {
             let _ = writeln!(text, "        {key}");

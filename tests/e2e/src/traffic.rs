@@ -45,7 +45,7 @@ pub struct Flights(Mutex<(BTreeSet<String>, Option<BTreeSet<String>>)>);
 
 /// The clients of one resource.
 #[derive(Debug)]
-struct Clients {
+pub struct Clients {
     shared: Shared,
     host: String,
     kept: Option<Connection>,
@@ -56,8 +56,8 @@ struct Clients {
 pub async fn run(site: &Site, namespace: &str, service: &Service, shared: Shared, mut random: Random) {
     let stop = shared.stop.clone();
     let host = service.host_name().to_owned();
-    let lines = service.lines.map(|(listen, _)| (SocketAddr::from((Ipv4Addr::LOCALHOST, listen)), None));
-    let mut clients = Clients { shared, host, kept: None, lines };
+    let lines = service.lines.map(|(listen, _)| SocketAddr::from((Ipv4Addr::LOCALHOST, listen)));
+    let mut clients = Clients::new(shared, &host, lines);
     while !stop.load(Ordering::Relaxed) {
         let length = random.between(Duration::from_millis(20)..Duration::from_millis(300));
         clients.burst(Instant::now() + length, &mut random).await;
@@ -87,8 +87,13 @@ async fn seen(site: &Site, namespace: &str, service: &Service, state: &str) {
 // === impl Clients ===
 
 impl Clients {
+    /// Clients of `host`, and of the line protocol where it is spoken.
+    pub fn new(shared: Shared, host: &str, lines: Option<SocketAddr>) -> Self {
+        Self { shared, host: host.to_owned(), kept: None, lines: lines.map(|address| (address, None)) }
+    }
+
     /// Every kind of client at once, each with random pauses between its requests.
-    async fn burst(&mut self, end: Instant, random: &mut Random) {
+    pub async fn burst(&mut self, end: Instant, random: &mut Random) {
         let mut randoms = [0, 1, 2].map(|part| Random::new(random.draw(), part));
         let [first, second, third] = &mut randoms;
         let (shared, host) = (&self.shared, &self.host);

@@ -1,9 +1,9 @@
 //! The service that the tests scale: it writes down every request it was given, and dies of SIGTERM at once, so that
 //! a scaler that stops it too early is found out.
 //!
-//! `service [--port P] [--lines-port P] [--name NAME] [--journal FILE] [--start-after FILE] [--exit STATUS]`
+//! `service [--port P] [--lines-port P] [--name NAME] [--journal FILE] [--start-after FILE] [--exit STATUS] [--forward ADDRESS]`
 //!
-//! `--start-after` waits until the file exists before it listens.
+//! `--start-after` waits until the file exists before it listens; `--forward` makes it lead every connection elsewhere.
 //!
 //! Answers carry the request's `x-request-id`, and `x-run`: the process that answered. Paths: `/slow/MS` waits,
 //! `/sink` reads the body and says how much, `/events/N/MS` streams N events, `/echo` upgrades to a connection that
@@ -13,7 +13,7 @@ use std::{
     convert::Infallible,
     fs::{File, OpenOptions},
     io::Write as _,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -47,6 +47,7 @@ struct Flags {
     journal: Option<String>,
     start_after: Option<PathBuf>,
     exit: Option<i32>,
+    forward: Option<SocketAddr>,
 }
 
 struct Service {
@@ -80,6 +81,10 @@ async fn main() -> anyhow::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
+        if let Some(to) = flags.forward {
+            tokio::spawn(forward(stream, to));
+            continue;
+        }
         let service = service.clone();
         tokio::spawn(async move {
             let serve = service_fn(move |request| service.clone().answer(request));
@@ -104,6 +109,7 @@ impl Flags {
                 "--name" => flags.name = value,
                 "--journal" => flags.journal = Some(value),
                 "--start-after" => flags.start_after = Some(value.into()),
+                "--forward" => flags.forward = Some(value.parse()?),
                 "--exit" => flags.exit = Some(value.parse()?),
                 _ => anyhow::bail!("unknown flag {name}"),
             }
@@ -189,6 +195,12 @@ fn milliseconds(text: Option<&str>) -> Duration {
 
 fn text(text: String) -> Answer {
     Response::new(Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed())
+}
+
+async fn forward(mut stream: TcpStream, to: SocketAddr) {
+    if let Ok(mut other) = TcpStream::connect(to).await {
+        let _ = tokio::io::copy_bidirectional(&mut stream, &mut other).await;
+    }
 }
 
 /// `count` events, one every `gap`.

@@ -1,12 +1,20 @@
 //! The load clients, against stand-ins that misbehave: what they call lost is what was lost.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, process::Command, time::Duration};
 
-use e2e::load::{Connection, Exchange, Lines, Lost, Outcome};
+use e2e::{
+    binaries,
+    journal::Verdict,
+    load::{Connection, Exchange, Lines, Lost, Outcome},
+    random::{self, Random},
+    traffic::{Clients, Shared},
+    until,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
     sync::oneshot,
+    time::Instant,
 };
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nx-request-id: 1\r\n\r\n";
@@ -114,4 +122,43 @@ async fn a_close_that_crosses_a_request_is_told_from_a_loss() {
         drop(socket);
     });
     assert!(matches!(outcome, Outcome::Lost(Lost::NoAnswer(_))), "{outcome:?}");
+}
+
+/// The load of the cycles, straight to a service that nobody scales: nothing is lost, until it is killed under it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_load_of_the_cycles_finds_what_is_lost_and_nothing_else() {
+    for killed in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = folder.path().join("journal");
+        let port = e2e::ports::claim(&binaries::scratch().join("port"));
+        let mut service = Command::new(binaries::own("service"))
+            .args(["--port", &port.to_string(), "--journal", &journal.display().to_string()])
+            .spawn()
+            .unwrap();
+        let front = SocketAddr::from(([127, 0, 0, 1], port));
+        until("the service to listen", || async {
+            Connection::open(front).await.map_err(|error| error.to_string())
+        })
+        .await;
+
+        let shared = Shared::new(front, random::seed());
+        let mut clients = Clients::new(shared.clone(), "hello.localhost", None);
+        let mut random = Random::new(1, 1);
+        let end = Instant::now() + Duration::from_secs(1);
+        let load = tokio::spawn(async move { clients.burst(end, &mut random).await });
+        if killed {
+            until("some requests", || async {
+                if shared.ledger.len() > 10 { Ok(()) } else { Err(String::new()) }
+            })
+            .await;
+            service.kill().unwrap();
+        }
+        load.await.unwrap();
+        let _ = service.kill();
+        service.wait().unwrap();
+        let verdict = Verdict::of(&shared.ledger, [journal]);
+        println!("killed {killed}: {verdict}");
+        assert!(verdict.answered >= 10 && verdict.exact(), "{verdict}");
+        assert_eq!(verdict.lost.is_empty(), !killed, "{verdict}");
+    }
 }
