@@ -20,6 +20,8 @@ fn each_wrong_file_is_refused_with_its_line() {
             Ok(file) => format!("accepted: {file:?}"),
             Err(error) => error,
         };
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.contains("expected") || told.contains(": use "), "does not say what to do: {told}");
         let expected = fs::read_to_string(path.with_extension("expected")).unwrap_or_default();
         if told != expected.trim_end_matches('\n') {
             wrong.push(format!("{told}\n    instead of\n{expected}"));

@@ -137,3 +137,108 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for Section<'_, T> {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Own {
+        resources: Vec<One>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct One {
+        name: String,
+        port: u16,
+        #[serde(default)]
+        command: Vec<String>,
+    }
+
+    fn context(text: &str) -> PluginContext {
+        PluginContext {
+            namespace: "demo".to_owned(),
+            role: Role::Dlx,
+            state_dir: PathBuf::new(),
+            plugin_dir: PathBuf::new(),
+            kubeconfig: None,
+            kind: "process".to_owned(),
+            file: "demo.yaml".to_owned(),
+            text: text.into(),
+        }
+    }
+
+    #[test]
+    fn a_plugin_gets_its_own_section_and_nothing_else() {
+        let text = "namespace: demo\nplugins:\n  other: [1, {a: b}]\n  process:\n    resources:\n      - {name: hello, port: 9000}\n";
+        let one = One { name: "hello".to_owned(), port: 9000, command: Vec::new() };
+        assert_eq!(context(text).section().unwrap(), Some(Own { resources: vec![one] }));
+        for none in [
+            "",
+            "namespace: demo\n",
+            "namespace: demo\nplugins: {other: 1}\n",
+            "plugins:\n",
+            "dlx: {process: 1}\n",
+        ] {
+            assert_eq!(context(none).section::<Own>().unwrap(), None, "{none:?}");
+        }
+    }
+
+    /// What stands in the way, and the line it is told on.
+    #[test]
+    fn an_error_in_a_section_carries_the_files_own_line() {
+        let head = "namespace: demo\nplugins:\n  process:\n    resources:\n";
+        for (body, told) in [
+            (
+                "      - {name: hello, prot: 9000}\n",
+                "demo.yaml:5:23: unknown key \"prot\", expected one of name, port, command",
+            ),
+            (
+                "      - name: hello\n        port: many\n",
+                "demo.yaml:6:15: not a number that fits, expected a whole one from 0 to 65535",
+            ),
+            (
+                "      - name: hello\n        port: 70000\n",
+                "demo.yaml:6:15: not a number that fits, expected a whole one from 0 to 65535",
+            ),
+            ("      - name: hello\n", "demo.yaml:5:9: the key \"port\" is missing, expected it in this map"),
+            (
+                "      hello: {port: 1}\n",
+                "demo.yaml:5:7: not a list, expected [...] or lines that begin with -",
+            ),
+            (
+                "      - {name: [], port: 1}\n",
+                "demo.yaml:5:16: not a single value, expected a text or a number",
+            ),
+            (
+                "      - {name: hello, port: 1, port: 2}\n",
+                "demo.yaml:5:32: the key \"port\" is there a second time, expected it once",
+            ),
+            (
+                "      - {name: hello, port:}\n",
+                "demo.yaml:5:27: not a number that fits, expected a whole one from 0 to 65535",
+            ),
+        ] {
+            let error = context(&format!("{head}{body}")).section::<Own>().unwrap_err();
+            assert_eq!(error.to_string(), told, "{body}");
+        }
+        let error = context("namespace: demo\nplugins:\n- process\n").section::<Own>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "demo.yaml:3:1: sequence is not what is due here, expected a map from plugin kinds to their configuration"
+        );
+    }
+
+    #[test]
+    fn ten_thousand_resources_fit() {
+        let mut text = "namespace: demo\nplugins:\n  process:\n    resources:\n".to_owned();
+        for number in 0..10_000 {
+            let arguments = (0..20).map(|argument| format!("a{argument}")).collect::<Vec<_>>().join(", ");
+            text += &format!("      - name: r{number}\n        port: 9000\n        command: [{arguments}]\n");
+        }
+        let own: Own = context(&text).section().unwrap().unwrap();
+        assert_eq!(own.resources.len(), 10_000);
+    }
+}

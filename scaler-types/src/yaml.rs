@@ -1,6 +1,11 @@
 //! How namespace files are read and their errors told: the same in the daemons and in a plugin's own section.
 
-use serde_yaml::{Error, Options};
+use std::fmt::Display;
+
+use serde_yaml::{Error, Options, budget::BudgetBreach};
+
+/// How many levels a file may have: each costs stack.
+const DEEPEST: usize = 64;
 
 /// What the reader allows. The limits are far above a namespace file with 10,000 resources and below what hurts;
 /// aliases keep the library's own, so that a few lines cannot unfold into gigabytes.
@@ -9,6 +14,7 @@ pub fn options() -> Options {
         budget: serde_yaml::budget! {
             max_events: 20_000_000,
             max_nodes: 10_000_000,
+            max_depth: DEEPEST,
         },
         // One line is told, not an excerpt.
         with_snippet: false,
@@ -38,36 +44,53 @@ fn what(error: &Error) -> String {
         Error::SerdeUnknownVariant { variant, expected, .. } => {
             format!("unknown value {variant:?}, expected {}", one_of(expected))
         }
-        Error::SerdeMissingField { field, .. } => format!("the key {field:?} is missing"),
+        Error::SerdeMissingField { field, .. } => {
+            format!("the key {field:?} is missing, expected it in this map")
+        }
         Error::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("the key {key:?} is there a second time")
+            format!("the key {key:?} is there a second time, expected it once")
         }
         Error::SerdeInvalidType { unexpected, expected, .. }
         | Error::SerdeInvalidValue { unexpected, expected, .. } => {
             format!("{unexpected} is not what is due here, expected {expected}")
         }
-        Error::Unexpected { expected, .. } => match *expected {
-            "mapping start" => "something else, expected a map (key: value)".to_owned(),
-            "sequence start" => {
-                "something else, expected a list ([...] or lines that begin with -)".to_owned()
-            }
-            "string scalar" => "something else, expected a single value".to_owned(),
-            other => format!("expected {other}"),
-        },
         Error::NullIntoString { .. } => "nothing stands here, expected a value".to_owned(),
         Error::MultipleDocuments { .. } => {
             "a second document begins, expected one document in a file".to_owned()
         }
-        Error::Budget { breach, .. } => {
-            format!("this unfolds into more than is allowed ({breach:?}), expected less")
+        Error::InvalidScalar { ty, .. } | Error::Unexpected { expected: ty, .. } => match *ty {
+            "mapping start" => "not a map, expected lines of key: value".to_owned(),
+            "sequence start" => "not a list, expected [...] or lines that begin with -".to_owned(),
+            "string scalar" => "not a single value, expected a text or a number".to_owned(),
+            "boolean" => "not a yes or no, expected true or false".to_owned(),
+            "floating point" => "not a number, expected one as in 0 or 2.5".to_owned(),
+            "u8" => whole(u8::MIN, u8::MAX),
+            "u16" => whole(u16::MIN, u16::MAX),
+            "u32" => whole(u32::MIN, u32::MAX),
+            "u64" => whole(u64::MIN, u64::MAX),
+            "i8" => whole(i8::MIN, i8::MAX),
+            "i16" => whole(i16::MIN, i16::MAX),
+            "i32" => whole(i32::MIN, i32::MAX),
+            "i64" => whole(i64::MIN, i64::MAX),
+            other => format!("something else, expected {other}"),
+        },
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            format!("too many levels, expected {DEEPEST} at most")
         }
+        Error::Budget { .. } => "too much (do aliases unfold into it?), expected a smaller file".to_owned(),
         other => {
             // The library ends its text with the place, which we have put in front.
             let text = other.to_string();
             let text = text.lines().next().unwrap_or_default();
-            text.rsplit_once(" at line ").map_or(text, |(text, _)| text).to_owned()
+            let text = text.rsplit_once(" at line ").map_or(text, |(text, _)| text);
+            let expects = if text.contains("expected") { "" } else { ", expected well-formed YAML" };
+            format!("{text}{expects}")
         }
     }
+}
+
+fn whole<N: Display>(least: N, most: N) -> String {
+    format!("not a number that fits, expected a whole one from {least} to {most}")
 }
 
 fn one_of(names: &[&str]) -> String {

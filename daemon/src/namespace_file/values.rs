@@ -155,7 +155,7 @@ fn within<N: std::str::FromStr + PartialOrd>(
     expected: &str,
 ) -> Result<N, String> {
     let number = text.parse::<N>().ok().filter(|number| *number >= least && *number <= most);
-    number.ok_or_else(|| format!("{text:?} is out of range: expected {expected}"))
+    number.ok_or_else(|| format!("{text:?} does not fit: expected {expected}"))
 }
 
 #[cfg(test)]
