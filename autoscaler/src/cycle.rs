@@ -276,3 +276,6 @@ impl<P: Plugin> Cycle<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

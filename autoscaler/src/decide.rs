@@ -426,3 +426,6 @@ pub fn rounded(duration: Duration) -> Duration {
         seconds => Duration::from_secs(seconds),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ pub mod metrics;
 pub mod plugin;
 mod run;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 
 pub use flags::Flags;
 pub use run::run;

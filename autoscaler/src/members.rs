@@ -252,3 +252,6 @@ fn unexpected(status: StatusCode, body: &[u8]) -> Silent {
     let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
     Silent { reason: format!("it answered {status}: {}", text.trim()).into() }
 }
+
+#[cfg(test)]
+mod tests;

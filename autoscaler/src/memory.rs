@@ -282,3 +282,6 @@ fn awake(resource: &Resource) -> bool {
 fn waking(resource: &Resource) -> Option<Nonce> {
     (resource.row.state == State::Waking).then_some(resource.row.nonce)
 }
+
+#[cfg(test)]
+mod tests;

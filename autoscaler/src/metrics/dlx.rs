@@ -139,3 +139,6 @@ fn merge(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! Whole cycles: a plugin in memory, DLXs that are real servers, and the real clock with short intervals.
+
+use scaler_types::{Nonce, Row, State};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    decide::Decision,
+    metrics::REQUESTS,
+    testing::{Dlx, LONG, Reply, SHORT, Store, confirmed, id, members, refused},
+};
+
+struct Site {
+    state: TempDir,
+    context: Context,
+    settings: Settings,
+}
+
+struct Running {
+    memory: Arc<Mutex<Memory>>,
+    give: watch::Sender<Given<Store>>,
+    task: JoinHandle<()>,
+}
+
+impl Site {
+    /// A cycle every `interval`, and DLXs that are waited for so long.
+    fn new(interval: Duration, patience: Duration) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.scale_interval = interval;
+        settings.scale_resources = vec![scaler_types::ScaleResource {
+            metric_name: REQUESTS.to_owned(),
+            window_size: Duration::from_secs(600),
+            threshold: 0.0,
+        }];
+        let members = members(state.path(), patience);
+        let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
+        let context = Context { members, metrics, rules: Rules::default(), stop: CancellationToken::new() };
+        Self { state, context, settings }
+    }
+
+    fn run(&self, store: &Store) -> Running {
+        let given = Given { plugin: store.clone(), settings: Arc::new(self.settings.clone()) };
+        let (give, given) = watch::channel(given);
+        let memory = Arc::new(Mutex::new(Memory::default()));
+        let cycle = Cycle::new(given, "demo", self.context.clone(), memory.clone());
+        Running { memory, give, task: tokio::spawn(cycle.run()) }
+    }
+
+    fn fences(&self, outcome: &'static str, reason: &'static str) -> u64 {
+        self.context.metrics.fences.get_or_create(&FenceLabels { outcome, reason }).get()
+    }
+}
+
+impl Running {
+    /// Waits until what it knows fulfils the condition: after a cycle, or after a try.
+    async fn until(&self, mut fulfilled: impl FnMut(&Memory) -> bool) {
+        let wait = async {
+            while !fulfilled(&self.memory.lock().unwrap()) {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "what a cycle learns is read, it tells no event"
+                )]
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("the cycle never came to that");
+    }
+
+    async fn ends(self) {
+        tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("it does not end").unwrap();
+    }
+}
+
+const OFTEN: Duration = Duration::from_millis(5);
+
+#[tokio::test]
+async fn idle_ones_go_to_zero_busy_ones_stay() {
+    let site = Site::new(OFTEN, LONG);
+    let store = Store::with(["hello", "busy"]);
+    let _dlx = Dlx::quiet(site.state.path(), &["hello"]);
+    let running = site.run(&store);
+    store.until(|store| store.resources[&id("hello")].replicas == 0).await;
+    running
+        .until(|memory| matches!(memory.resources[&id("hello")].last_try, Some((End::Committed, _))))
+        .await;
+    // No DLX tells anything of it.
+    running.until(|memory| memory.resources[&id("busy")].decision.code() == "no_sample").await;
+    assert_eq!(store.get("busy").row, Row::default());
+    assert_eq!(site.fences("committed", "confirmed"), 1);
+    site.context.stop.cancel();
+    running.ends().await;
+}
+
+#[tokio::test]
+async fn while_one_is_silent_no_fence_is_tried() {
+    let site = Site::new(OFTEN, SHORT);
+    let store = Store::with(["hello"]);
+    let _good = Dlx::quiet(site.state.path(), &["hello"]);
+    let mut stopped = Dlx::start(site.state.path(), |_, _| Reply::Never);
+    let running = site.run(&store);
+    let name = stopped.name.clone();
+    running
+        .until(|memory| {
+            memory.cycles.count >= 3
+                && memory.resources[&id("hello")].decision.to_string() == format!("no answer from DLX {name}")
+        })
+        .await;
+    assert!(store.inner().calls.is_empty());
+    // It dies: after a window, what is idle may sleep again.
+    stopped.leave();
+    running.until(|memory| memory.resources[&id("hello")].decision.code() == "member_left").await;
+    assert!(store.inner().calls.is_empty());
+    site.context.stop.cancel();
+    running.ends().await;
+}
+
+#[tokio::test]
+async fn what_is_left_behind_is_mended_and_then_goes_its_way() {
+    let site = Site::new(OFTEN, LONG);
+    let store = Store::with(["hello"]);
+    store.write("hello", State::Draining);
+    let _dlx = Dlx::quiet(site.state.path(), &["hello"]);
+    let running = site.run(&store);
+    store.until(|store| store.resources[&id("hello")].replicas == 0).await;
+    // The fence left behind was reverted, not taken for its own.
+    assert_eq!(store.inner().calls, ["compare_and_set", "compare_and_set", "set_scale"]);
+    assert_eq!(site.context.metrics.mended.get(), 1);
+    site.context.stop.cancel();
+    running.ends().await;
+}
+
+#[tokio::test]
+async fn a_scale_that_fails_is_reported_and_not_hammered() {
+    let site = Site::new(OFTEN, LONG);
+    let store = Store::with(["hello"]);
+    store.inner().refuse_scale = Some(ScaleError::Terminal { reason: "the process does not end".to_owned() });
+    let _dlx = Dlx::quiet(site.state.path(), &["hello"]);
+    let running = site.run(&store);
+    running
+        .until(|memory| {
+            memory
+                .resources
+                .get(&id("hello"))
+                .is_some_and(|known| known.failure.as_ref().is_some_and(|failure| failure.tries == 3))
+        })
+        .await;
+    let told = match &running.memory.lock().unwrap().resources[&id("hello")].last_try {
+        Some((end, _)) => end.to_string(),
+        None => String::new(),
+    };
+    assert_eq!(told, "failed: scaling to zero: the process does not end");
+    store.inner().refuse_scale = None;
+    store.until(|store| store.resources[&id("hello")].replicas == 0).await;
+    running.until(|memory| memory.resources[&id("hello")].failure.is_none()).await;
+    site.context.stop.cancel();
+    running.ends().await;
+}
+
+/// A plugin that hangs, and one that works, side by side.
+#[tokio::test]
+async fn a_plugin_that_hangs_delays_no_other() {
+    let site = Site::new(OFTEN, LONG);
+    let (stuck, store) = (Store::with(["stuck"]), Store::with(["hello"]));
+    stuck.inner().hang = true;
+    let _dlx = Dlx::quiet(site.state.path(), &["hello"]);
+    let (hangs, works) = (site.run(&stuck), site.run(&store));
+    store.until(|store| store.resources[&id("hello")].replicas == 0).await;
+    works.until(|memory| memory.cycles.count >= 5).await;
+    assert_eq!(hangs.memory.lock().unwrap().cycles.count, 0);
+    site.context.stop.cancel();
+    hangs.ends().await;
+    works.ends().await;
+}
+
+/// All within one cycle: those that wait for a place do not wait for the next one.
+#[tokio::test]
+async fn many_go_to_zero_a_bounded_number_at_a_time() {
+    let site = Site::new(LONG, LONG);
+    let names: Vec<_> = (0..300).map(|number| format!("r{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let store = Store::with(names.iter().copied());
+    let _dlx = Dlx::quiet(site.state.path(), &names);
+    let running = site.run(&store);
+    store.until(|store| store.resources.values().all(|resource| resource.replicas == 0)).await;
+    assert_eq!(running.memory.lock().unwrap().cycles.count, 1);
+    let most = store.inner().scaling.1;
+    assert!((2..=TRIES_AT_ONCE).contains(&most), "{most} at once");
+    site.context.stop.cancel();
+    running.ends().await;
+}
+
+/// The try waits for a DLX; the cycles go on, and no second try of the same resource begins.
+#[tokio::test]
+async fn a_try_does_not_hold_up_the_next_cycle() {
+    let site = Site::new(OFTEN, LONG);
+    let store = Store::with(["hello"]);
+    let dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+        "/api/v1/fence" => Reply::Never,
+        _ => Reply::Json(
+            http::StatusCode::OK,
+            crate::testing::activity(member, std::iter::once(crate::testing::idle("hello"))),
+        ),
+    });
+    let running = site.run(&store);
+    store.until(|store| store.resources[&id("hello")].row.state == State::Draining).await;
+    let count = running.memory.lock().unwrap().cycles.count;
+    running.until(|memory| memory.cycles.count > count + 5).await;
+    assert_eq!(dlx.count("/api/v1/fence"), 1);
+    assert_eq!(store.get("hello").row.state, State::Draining);
+    // The end: it is reverted, and that is waited for.
+    site.context.stop.cancel();
+    running.ends().await;
+    assert_eq!((store.get("hello").row.state, store.get("hello").replicas), (State::Active, 1));
+    assert_eq!(site.fences("reverted", "stopping"), 1);
+}
+
+#[tokio::test]
+async fn another_file_changes_the_cycle_and_none_ends_it() {
+    let mut site = Site::new(LONG, LONG);
+    let (first, second) = (Store::with(["hello"]), Store::with(["hello"]));
+    let _dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+        "/api/v1/fence" => refused("2 requests in flight"),
+        _ => Reply::Json(
+            http::StatusCode::OK,
+            crate::testing::activity(member, std::iter::once(crate::testing::idle("hello"))),
+        ),
+    });
+    let running = site.run(&first);
+    running
+        .until(|memory| memory.resources.get(&id("hello")).is_some_and(|known| known.last_try.is_some()))
+        .await;
+    // What it remembers outlives the change; the hour's pause does not.
+    site.settings.scale_interval = OFTEN;
+    running.give.send_replace(Given { plugin: second.clone(), settings: Arc::new(site.settings.clone()) });
+    second.until(|store| !store.calls.is_empty()).await;
+    assert!(running.memory.lock().unwrap().cycles.count >= 2);
+    let Running { memory: _, give, task } = running;
+    drop(give);
+    tokio::time::timeout(Duration::from_secs(60), task).await.expect("it does not end").unwrap();
+    assert_eq!(second.get("hello").row.state, State::Active);
+}
+
+#[tokio::test]
+async fn a_nonce_of_its_own_for_every_try() {
+    let site = Site::new(OFTEN, LONG);
+    let store = Store::with(["hello"]);
+    let nonces = Arc::new(Mutex::new(Vec::<Nonce>::new()));
+    let seen = nonces.clone();
+    store.on_write(move |_, row| seen.lock().unwrap().push(row.nonce));
+    let _dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+        "/api/v1/fence" => refused("1 requests held"),
+        _ => Reply::Json(
+            http::StatusCode::OK,
+            crate::testing::activity(member, std::iter::once(crate::testing::idle("hello"))),
+        ),
+    });
+    let running = site.run(&store);
+    store.until(|store| store.calls.len() >= 10).await;
+    site.context.stop.cancel();
+    running.ends().await;
+    let mut nonces = nonces.lock().unwrap().clone();
+    let all = nonces.len();
+    nonces.sort_unstable();
+    nonces.dedup();
+    assert_eq!(nonces.len(), all);
+}
+
+#[tokio::test]
+async fn a_plugin_that_cannot_tell_changes_nothing() {
+    let site = Site::new(OFTEN, LONG);
+    let store = Store::with(["hello"]);
+    let _dlx = Dlx::start(site.state.path(), |_, _| confirmed());
+    let running = site.run(&store);
+    // An activity that says nothing is no activity of zero.
+    running.until(|memory| memory.cycles.error.is_some()).await;
+    running.until(|memory| matches!(memory.resources[&id("hello")].decision, Decision::Keep(_))).await;
+    assert!(store.inner().calls.is_empty());
+    site.context.stop.cancel();
+    running.ends().await;
+}

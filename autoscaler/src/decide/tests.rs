@@ -1,0 +1,319 @@
+//! A table of every rule, and that nothing unknown ever sleeps.
+
+use proptest::prelude::*;
+use scaler_types::{Nonce, ResourceId};
+
+use super::*;
+
+const WINDOW: Duration = Duration::from_secs(600);
+
+/// A resource that may go to zero, in every respect; the cases spoil one thing each.
+#[derive(Clone)]
+struct Case {
+    now: Instant,
+    resource: Resource,
+    metrics: Vec<ScaleResource>,
+    activity: Activity,
+    samples: Vec<Sample>,
+    past: Past,
+}
+
+impl Case {
+    fn idle() -> Self {
+        let mut resource = Resource::new(ResourceId::new("demo", "hello"));
+        resource.replicas = 1;
+        Self {
+            // Far from the clock's beginning, so that the past has room.
+            now: Instant::now() + 100 * WINDOW,
+            resource,
+            metrics: vec![metric(WINDOW, 0.0)],
+            activity: Activity { members: vec!["a".into(), "b".into()], unknown: None, samples: Vec::new() },
+            samples: vec![sample("a"), sample("b")],
+            past: Past::default(),
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Self)) -> Self {
+        let mut case = Self::idle();
+        change(&mut case);
+        case
+    }
+
+    /// The same with a threshold above zero.
+    fn counted(threshold: f64, change: impl FnOnce(&mut Self)) -> Self {
+        Self::with(|case| {
+            case.metrics[0].threshold = threshold;
+            change(case);
+        })
+    }
+
+    fn decide(&self) -> Decision {
+        decide(self.now, &self.resource, &self.metrics, &self.activity, &self.samples, &self.past)
+    }
+}
+
+fn metric(window_size: Duration, threshold: f64) -> ScaleResource {
+    ScaleResource { metric_name: REQUESTS.to_owned(), window_size, threshold }
+}
+
+fn sample(member: &str) -> Sample {
+    Sample {
+        member: member.into(),
+        requests: 7,
+        in_flight: 0,
+        held: 0,
+        idle: Some(WINDOW),
+        counting: WINDOW,
+        counts: vec![(WINDOW, 0)],
+    }
+}
+
+fn failure(until: Instant) -> Failure {
+    Failure { tries: 2, reason: "no".into(), until }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn every_rule() {
+    let keep: Vec<(&str, Case)> = vec![
+        ("path_direct", Case::with(|case| case.resource.path = Path::Direct)),
+        ("newer_row", Case::with(|case| case.resource.row.format = Row::FORMAT + 1)),
+        ("not_active", Case::with(|case| case.resource.row.state = State::Draining)),
+        ("not_active", Case::with(|case| case.resource.row.state = State::Asleep)),
+        ("not_active", Case::with(|case| case.resource.row.state = State::Waking)),
+        ("not_active", Case::with(|case| case.resource.row.state = State::Failed)),
+        ("at_zero", Case::with(|case| case.resource.replicas = 0)),
+        ("no_metrics", Case::with(|case| case.metrics.clear())),
+        // Of two metrics the one that is known does not speak for the other.
+        (
+            "unknown_metric",
+            Case::with(|case| {
+                case.metrics.push(ScaleResource { metric_name: "cpu".to_owned(), ..metric(WINDOW, 0.0) });
+            }),
+        ),
+        ("scale_failed", Case::with(|case| case.past.failure = Some(failure(case.now + SECOND)))),
+        ("source_failed", Case::with(|case| case.activity.unknown = Some(Unknown::Failed("no".into())))),
+        ("no_members", Case::with(|case| case.activity.unknown = Some(Unknown::NoMembers))),
+        (
+            "no_members",
+            Case::with(|case| {
+                case.activity.members.clear();
+                case.samples.clear();
+            }),
+        ),
+        (
+            "member_silent",
+            Case::with(|case| case.activity.unknown = Some(Unknown::Silent(["b".to_owned()].into()))),
+        ),
+        ("no_sample", Case::with(|case| case.samples.clear())),
+        ("no_sample", Case::with(|case| drop(case.samples.remove(0)))),
+        ("duplicate_sample", Case::with(|case| case.samples.push(sample("a")))),
+        ("in_flight", Case::with(|case| case.samples[1].in_flight = 1)),
+        ("in_flight", Case::with(|case| case.samples[1].held = 1)),
+        ("short_sample", Case::with(|case| case.samples[0].counting = WINDOW - SECOND)),
+        // Never asked for anything, and has not counted for long enough to say so.
+        (
+            "short_sample",
+            Case::with(|case| (case.samples[1].idle, case.samples[1].counting) = (None, WINDOW - SECOND)),
+        ),
+        ("active", Case::with(|case| case.samples[1].idle = Some(WINDOW - SECOND))),
+        // Each metric has its own window: the longer one is not over.
+        (
+            "active",
+            Case::with(|case| {
+                case.metrics = vec![metric(WINDOW, 0.0), metric(2 * WINDOW, 0.0)];
+                case.samples.iter_mut().for_each(|sample| sample.counting = 3 * WINDOW);
+            }),
+        ),
+        (
+            "short_sample",
+            Case::with(|case| case.metrics = vec![metric(WINDOW, 0.0), metric(2 * WINDOW, 0.0)]),
+        ),
+        // With a threshold: the sum of all members, in requests.
+        (
+            "above_threshold",
+            Case::counted(5.0, |case| {
+                case.samples.iter_mut().for_each(|sample| sample.counts = vec![(WINDOW, 3)])
+            }),
+        ),
+        ("above_threshold", Case::counted(5.0, |case| case.samples[0].counts = vec![(WINDOW, 6)])),
+        ("above_threshold", Case::counted(f64::NAN, |_| {})),
+        ("above_threshold", Case::counted(-1.0, |_| {})),
+        (
+            "above_threshold",
+            Case::counted(5.0, |case| {
+                case.samples.iter_mut().for_each(|sample| sample.counts = vec![(WINDOW, u64::MAX)]);
+            }),
+        ),
+        ("no_value", Case::counted(5.0, |case| case.samples[1].counts = vec![(SECOND, 0)])),
+        ("short_sample", Case::counted(5.0, |case| case.samples[1].counting = WINDOW - SECOND)),
+        ("in_flight", Case::counted(5.0, |case| case.samples[1].in_flight = 1)),
+        ("recent_event", Case::with(|case| case.event(ScaleEvent::ResourceUpdated, WINDOW - SECOND))),
+        ("recent_event", Case::with(|case| case.event(ScaleEvent::ScaleFromZeroStarted, WINDOW - SECOND))),
+        ("recent_event", Case::with(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, WINDOW - SECOND))),
+        // The largest window counts, not the metric that is idle for longest.
+        (
+            "recent_event",
+            Case::with(|case| {
+                case.metrics = vec![metric(2 * WINDOW, 0.0), metric(WINDOW, 0.0)];
+                for sample in &mut case.samples {
+                    (sample.idle, sample.counting) = (None, 3 * WINDOW);
+                }
+                case.event(ScaleEvent::ResourceUpdated, WINDOW);
+            }),
+        ),
+        ("member_left", Case::with(|case| case.past.member_left = Some(case.now - WINDOW + SECOND))),
+    ];
+    for (place, (code, case)) in keep.iter().enumerate() {
+        let decision = case.decide();
+        assert_eq!((decision.name(), decision.code()), ("keep", *code), "case {place}: {decision}");
+    }
+
+    let to_zero: Vec<(&str, Case)> = vec![
+        ("quiet", Case::idle()),
+        ("quiet", Case::with(|case| case.resource.path = Path::External)),
+        // Never asked for anything, for as long as it must be known.
+        ("quiet", Case::with(|case| case.samples.iter_mut().for_each(|sample| sample.idle = None))),
+        ("quiet", Case::with(|case| case.metrics[0].threshold = -0.0)),
+        // With threshold zero the last activity decides, not the count.
+        ("quiet", Case::with(|case| case.samples.iter_mut().for_each(|sample| sample.counts.clear()))),
+        ("quiet", Case::with(|case| case.past.failure = Some(failure(case.now)))),
+        ("quiet", Case::with(|case| case.past.member_left = Some(case.now - WINDOW))),
+        ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, WINDOW))),
+        ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleToZeroStarted, Duration::ZERO))),
+        ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleToZeroCompleted, Duration::ZERO))),
+        // Not above: the threshold itself is idle. A recent request is no obstacle.
+        (
+            "below_threshold",
+            Case::counted(6.0, |case| {
+                for sample in &mut case.samples {
+                    (sample.idle, sample.counts) = (Some(SECOND), vec![(WINDOW, 3)]);
+                }
+            }),
+        ),
+    ];
+    for (place, (code, case)) in to_zero.iter().enumerate() {
+        let decision = case.decide();
+        assert_eq!((decision.name(), decision.code()), ("to_zero", *code), "case {place}: {decision}");
+    }
+}
+
+impl Case {
+    fn event(&mut self, event: ScaleEvent, ago: Duration) {
+        self.past.event = Some((event, self.now - ago));
+    }
+}
+
+/// What a person reads at 3 a.m.
+#[test]
+fn reasons_say_what_is_known() {
+    let told = |case: Case| case.decide().to_string();
+    assert_eq!(told(Case::idle()), "idle for 10m");
+    assert_eq!(
+        told(Case::with(|case| case.metrics[0].metric_name = "cpu".to_owned())),
+        "the metric source dlx does not know \"cpu\": it counts \"requests\" only"
+    );
+    assert_eq!(
+        told(Case::with(|case| case.samples[1].counting = 10 * SECOND)),
+        "DLX b has counted for 10s only, the window is 10m"
+    );
+    assert_eq!(
+        told(Case::with(|case| case.activity.unknown = Some(Unknown::Silent(["b".to_owned()].into())))),
+        "no answer from DLX b"
+    );
+    assert_eq!(
+        told(Case::counted(5.0, |case| case.samples[0].counts = vec![(WINDOW, 6)])),
+        "requests_per_10m is 6, the threshold 5"
+    );
+    assert_eq!(
+        told(Case::with(|case| case.event(ScaleEvent::ResourceUpdated, 90 * SECOND))),
+        "resourceUpdated 1m30s ago, the largest window is 10m"
+    );
+}
+
+/// One way of not knowing.
+#[derive(Clone, Debug)]
+enum Doubt {
+    NoSample(usize),
+    Twice(usize),
+    Counting(usize, u64),
+    NoCount(usize),
+    Threshold(f64),
+    Metric(String),
+    Source(u8),
+    Stranger,
+    Event(u64),
+    Left(u64),
+    InFlight(usize, u64),
+}
+
+fn doubt() -> impl Strategy<Value = Doubt> {
+    let short = || 0..WINDOW.as_secs();
+    prop_oneof![
+        (0..4_usize).prop_map(Doubt::NoSample),
+        (0..4_usize).prop_map(Doubt::Twice),
+        (0..4_usize, short()).prop_map(|(member, counting)| Doubt::Counting(member, counting)),
+        (0..4_usize).prop_map(Doubt::NoCount),
+        prop_oneof![Just(f64::NAN), Just(f64::NEG_INFINITY), -1e9..-1e-9].prop_map(Doubt::Threshold),
+        "[a-z]{0,7}".prop_filter("another one", |name| name != REQUESTS).prop_map(Doubt::Metric),
+        (0..3_u8).prop_map(Doubt::Source),
+        Just(Doubt::Stranger),
+        short().prop_map(Doubt::Event),
+        short().prop_map(Doubt::Left),
+        (0..4_usize, 1..u64::MAX).prop_map(|(member, count)| Doubt::InFlight(member, count)),
+    ]
+}
+
+fn spoil(case: &mut Case, doubt: &Doubt) {
+    let members = case.samples.len();
+    match doubt {
+        Doubt::NoSample(member) => drop(case.samples.remove(member % members)),
+        Doubt::Twice(member) => case.samples.push(case.samples[member % members].clone()),
+        Doubt::Counting(member, counting) => {
+            case.samples[member % members].counting = Duration::from_secs(*counting);
+        }
+        Doubt::NoCount(member) => {
+            case.metrics[0].threshold = 1e9;
+            case.samples[member % members].counts.clear();
+        }
+        Doubt::Threshold(threshold) => case.metrics[0].threshold = *threshold,
+        Doubt::Metric(name) => case.metrics[0].metric_name.clone_from(name),
+        Doubt::Source(which) => {
+            case.activity.unknown = Some(match which {
+                0 => Unknown::Failed("no".into()),
+                1 => Unknown::NoMembers,
+                _ => Unknown::Silent(["a".to_owned()].into()),
+            });
+        }
+        // One of the members is not the one that told.
+        Doubt::Stranger => case.samples[0].member = "stranger".into(),
+        Doubt::Event(ago) => case.event(ScaleEvent::ResourceUpdated, Duration::from_secs(*ago)),
+        Doubt::Left(ago) => case.past.member_left = Some(case.now - Duration::from_secs(*ago)),
+        Doubt::InFlight(member, count) => case.samples[member % members].in_flight = *count,
+    }
+}
+
+proptest! {
+    /// Whatever else holds: with one thing unknown it is kept; with none it goes to zero.
+    #[test]
+    fn nothing_unknown_sleeps(
+        names in prop::collection::btree_set("[a-z]{1,3}", 1..4),
+        idle in prop::option::of(WINDOW.as_secs()..10_000),
+        threshold in prop_oneof![Just(0.0), 1.0..1e9],
+        nonce: u64,
+        doubt in doubt(),
+    ) {
+        let mut case = Case::idle();
+        case.resource.row.nonce = Nonce(nonce);
+        case.metrics[0].threshold = threshold;
+        case.activity.members = names.iter().map(|name| name.as_str().into()).collect();
+        case.samples = names
+            .iter()
+            .map(|name| Sample { idle: idle.map(Duration::from_secs), counting: 100 * WINDOW, ..sample(name) })
+            .collect();
+        prop_assert!(matches!(case.decide(), Decision::ToZero(_)), "{}", case.decide());
+        spoil(&mut case, &doubt);
+        prop_assert!(matches!(case.decide(), Decision::Keep(_)), "{doubt:?}: {}", case.decide());
+    }
+}

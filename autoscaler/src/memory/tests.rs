@@ -1,0 +1,249 @@
+//! What only time can tell, told by a clock that the test moves.
+
+use proptest::prelude::*;
+use scaler_types::Version;
+
+use super::*;
+use crate::{
+    decide::Reason,
+    metrics::REQUESTS,
+    testing::{Store, id},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_secs(600);
+
+struct Scene {
+    now: Instant,
+    memory: Memory,
+    settings: Settings,
+    hello: Resource,
+    members: Vec<Arc<str>>,
+    unknown: Option<Unknown>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let mut settings = Settings::default();
+        settings.scale_resources =
+            vec![ScaleResource { metric_name: REQUESTS.to_owned(), window_size: WINDOW, threshold: 0.0 }];
+        settings.resource_readiness_timeout = 5 * MINUTE;
+        Self {
+            now: Instant::now(),
+            memory: Memory::default(),
+            settings,
+            hello: Store::with(["hello"]).get("hello"),
+            members: vec!["a".into(), "b".into()],
+            unknown: None,
+        }
+    }
+
+    /// A cycle, so much later.
+    fn cycle(&mut self, later: Duration) -> Work {
+        self.now += later;
+        let sample = |member: &Arc<str>| Sample {
+            member: member.clone(),
+            requests: 0,
+            in_flight: 0,
+            held: 0,
+            idle: None,
+            counting: 10 * WINDOW,
+            counts: Vec::new(),
+        };
+        let samples = vec![self.members.iter().map(sample).collect()];
+        let activity = Activity { members: self.members.clone(), unknown: self.unknown.clone(), samples };
+        self.memory.observe(self.now, vec![self.hello.clone()], activity, &self.settings)
+    }
+
+    fn code(&self) -> &'static str {
+        self.memory.resources[&id("hello")].decision.code()
+    }
+
+    fn row(&mut self, state: State, replicas: u32) {
+        self.hello.row = Row { state, nonce: Nonce::fresh(), ..Row::default() };
+        self.hello.version = Version(self.hello.row.nonce.to_string());
+        self.hello.replicas = replicas;
+    }
+}
+
+#[test]
+fn an_event_counts_from_when_it_was_seen_whatever_its_own_clock_says() {
+    let mut scene = Scene::new();
+    scene.hello.last_scale_event = Some(ScaleEvent::ResourceUpdated);
+    scene.hello.last_scale_event_time = Some("1999-01-01T00:00:00Z".to_owned());
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "recent_event");
+    scene.cycle(WINDOW - SECOND);
+    assert_eq!(scene.code(), "recent_event");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+    // The same event again is another one if its time is.
+    scene.hello.last_scale_event_time = Some("1999-01-01T00:00:01Z".to_owned());
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "recent_event");
+}
+
+#[test]
+fn what_came_up_is_left_alone_for_a_window_also_where_no_events_are_told() {
+    for (state, replicas) in [(State::Asleep, 0), (State::Waking, 0), (State::Waking, 1), (State::Active, 0)]
+    {
+        let mut scene = Scene::new();
+        scene.row(state, replicas);
+        scene.cycle(SECOND);
+        scene.row(State::Active, 1);
+        scene.cycle(SECOND);
+        assert_eq!(scene.code(), "recent_event", "after {state}");
+        scene.cycle(WINDOW);
+        assert_eq!(scene.code(), "quiet");
+    }
+}
+
+#[test]
+fn a_fence_that_was_reverted_delays_nothing() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    scene.row(State::Draining, 1);
+    scene.cycle(SECOND);
+    scene.row(State::Active, 1);
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+}
+
+#[test]
+fn who_left_takes_what_it_counted_along() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    scene.members.pop();
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "member_left");
+    scene.cycle(WINDOW - SECOND);
+    assert_eq!(scene.code(), "member_left");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+    // While they cannot be told, nobody has left.
+    let members = std::mem::take(&mut scene.members);
+    scene.unknown = Some(Unknown::Failed("no".into()));
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "source_failed");
+    (scene.members, scene.unknown) = (members, None);
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+}
+
+#[test]
+fn one_try_at_a_time() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    let (resource, reason) = scene.memory.begin(&id("hello")).unwrap();
+    assert_eq!((resource.id, &*reason), (id("hello"), "idle for 1h40m"));
+    assert!(scene.memory.begin(&id("hello")).is_none());
+    assert!(scene.cycle(SECOND).idle.is_empty());
+    scene.memory.ended(&id("hello"), scene.now, &End::Committed, MINUTE);
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    // What was decided otherwise since is not begun, nor what is gone.
+    scene.row(State::Waking, 1);
+    scene.cycle(SECOND);
+    assert!(scene.memory.begin(&id("hello")).is_none());
+    assert!(scene.memory.begin(&id("nobody")).is_none());
+}
+
+#[test]
+fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    let failed = End::Failed("no route".into());
+    let now = scene.now;
+    let mut pause = |end: &End| {
+        let failure = scene.memory.ended(&id("hello"), now, end, MINUTE);
+        failure.map(|failure| failure.until.duration_since(now).as_secs() / 60)
+    };
+    assert_eq!([pause(&failed), pause(&failed), pause(&failed)], [Some(1), Some(2), Some(4)]);
+    // A revert does not tell whether a scale would work now.
+    assert_eq!(pause(&End::Reverted(crate::fence::Why::Changed)), Some(4));
+    assert_eq!([pause(&failed), pause(&failed), pause(&failed)], [Some(8), Some(10), Some(10)]);
+    scene.cycle(10 * MINUTE - SECOND);
+    assert_eq!(scene.code(), "scale_failed");
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    // Once it is asleep the failures are over, however it came there.
+    scene.row(State::Asleep, 0);
+    scene.cycle(SECOND);
+    assert!(scene.memory.resources[&id("hello")].failure.is_none());
+}
+
+#[test]
+fn what_was_left_behind_is_mended() {
+    let mut scene = Scene::new();
+    let mended = |work: &Work| work.mend.iter().map(|mend| mend.row.state).collect::<Vec<_>>();
+    // A fence of somebody who is gone.
+    scene.row(State::Draining, 1);
+    let work = scene.cycle(SECOND);
+    assert_eq!(mended(&work), [State::Active]);
+    assert_eq!(work.mend[0].expected, scene.hello.version);
+    // Scaled up by hand.
+    scene.row(State::Asleep, 1);
+    assert_eq!(mended(&scene.cycle(SECOND)), [State::Active]);
+    scene.row(State::Asleep, 0);
+    assert!(scene.cycle(SECOND).mend.is_empty());
+    // A wake takes its time, counted from when this process saw it.
+    for (replicas, end) in [(0, State::Failed), (1, State::Active)] {
+        scene.row(State::Waking, replicas);
+        assert!(scene.cycle(WINDOW).mend.is_empty());
+        assert!(scene.cycle(5 * MINUTE).mend.is_empty());
+        assert_eq!(mended(&scene.cycle(SECOND)), [end]);
+        // Another wake has another nonce.
+        scene.row(State::Waking, replicas);
+        assert!(scene.cycle(SECOND).mend.is_empty());
+    }
+    // Another controller's rows are not ours.
+    scene.hello.path = Path::External;
+    scene.row(State::Draining, 1);
+    assert!(scene.cycle(SECOND).mend.is_empty());
+}
+
+#[test]
+fn a_fence_of_this_process_is_not_left_behind() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    assert!(scene.memory.begin(&id("hello")).is_some());
+    scene.row(State::Draining, 1);
+    assert!(scene.cycle(SECOND).mend.is_empty());
+    scene.memory.ended(&id("hello"), scene.now, &End::Failed("no route".into()), MINUTE);
+    assert_eq!(scene.cycle(SECOND).mend.len(), 1);
+}
+
+#[test]
+fn what_is_gone_is_forgotten_and_twice_is_once() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    let activity = Activity { members: scene.members.clone(), unknown: None, samples: vec![Vec::new(); 2] };
+    let mut twice = scene.hello.clone();
+    twice.replicas = 7;
+    scene.memory.observe(scene.now, vec![scene.hello.clone(), twice], activity.clone(), &scene.settings);
+    assert_eq!(scene.memory.resources[&id("hello")].resource.replicas, 1);
+    scene.memory.observe(scene.now, Vec::new(), activity, &scene.settings);
+    assert!(scene.memory.resources.is_empty());
+}
+
+#[test]
+fn how_long_a_decision_stands() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    let since = scene.memory.resources[&id("hello")].since;
+    scene.cycle(MINUTE);
+    assert_eq!(scene.memory.resources[&id("hello")].since, since);
+    scene.row(State::Waking, 0);
+    scene.cycle(MINUTE);
+    assert_eq!(scene.memory.resources[&id("hello")].since, scene.now);
+    assert_eq!(
+        scene.memory.resources[&id("hello")].decision,
+        Decision::Keep(Reason::NotActive(State::Waking))
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_pause_is_never_zero_nor_longer_than_ten_minutes(millis in 1..10_000_000_u64, tries in 1..u32::MAX) {
+        let pause = pause(Duration::from_millis(millis), tries);
+        prop_assert!(pause > Duration::ZERO && pause <= LONGEST_PAUSE);
+    }
+}

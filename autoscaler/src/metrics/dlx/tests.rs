@@ -1,0 +1,150 @@
+//! What is made of the DLXs' answers.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::testing::{Dlx, KIND, LONG, Reply, SHORT, Store, activity, id, idle, members};
+
+struct Site {
+    state: TempDir,
+    resources: Vec<Resource>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let resources = ["hello", "other"].map(|name| Store::with([name]).get(name)).to_vec();
+        Self { state: tempfile::tempdir().unwrap(), resources }
+    }
+
+    /// A DLX that tells this of `hello`, and nothing noteworthy of `other`.
+    fn tells(&self, hello: Value) -> Dlx {
+        self.answers(move |member| activity(member, [hello.clone(), idle("other")].into_iter()))
+    }
+
+    fn answers(&self, body: impl Fn(&str) -> Value + Send + Sync + 'static) -> Dlx {
+        Dlx::start(self.state.path(), move |member, _| Reply::Json(StatusCode::OK, body(member)))
+    }
+
+    async fn ask(&self, patience: Duration) -> Activity {
+        let windows = [Duration::from_secs(600), Duration::from_secs(90)].into();
+        ask(&members(self.state.path(), patience), KIND, &self.resources, &windows).await
+    }
+}
+
+fn hello(change: impl FnOnce(&mut Value)) -> Value {
+    let mut hello = idle("hello");
+    change(&mut hello);
+    hello
+}
+
+#[tokio::test]
+async fn all_are_asked_once_for_everything() {
+    let site = Site::new();
+    let busy = hello(|hello| {
+        (hello["requests"], hello["in_flight"], hello["held"]) = (9.into(), 2.into(), 1.into());
+        hello["idle"] = json!("250ms");
+        hello["windows"] = json!({"10m": 5, "1m30s": 4});
+    });
+    let dlxs = [site.tells(busy), site.tells(hello(|hello| hello["idle"] = Value::Null))];
+    let told = site.ask(LONG).await;
+    assert_eq!(told.unknown, None);
+    let mut names: Vec<_> = dlxs.iter().map(|dlx| dlx.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(told.members.iter().map(|name| &**name).collect::<Vec<_>>(), names);
+    assert_eq!(told.samples.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+    let of = |dlx: &Dlx| told.samples[0].iter().find(|sample| *sample.member == *dlx.name).unwrap();
+    let busy = of(&dlxs[0]);
+    assert_eq!((busy.requests, busy.in_flight, busy.held), (9, 2, 1));
+    assert_eq!((busy.idle, busy.counting), (Some(Duration::from_millis(250)), Duration::from_secs(7200)));
+    assert_eq!(
+        (busy.count(Duration::from_secs(600)), busy.count(Duration::from_secs(90))),
+        (Some(5), Some(4))
+    );
+    let never = of(&dlxs[1]);
+    assert_eq!((never.idle, never.count(Duration::from_secs(90))), (None, None));
+    for dlx in &dlxs {
+        let asked = dlx.asked.lock().unwrap().clone();
+        assert_eq!(
+            asked.iter().map(|asked| &*asked.path).collect::<Vec<_>>(),
+            ["/api/v1/activity?window=1m30s&window=10m"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn names_of_other_namespaces_and_kinds_stay_apart() {
+    let site = Site::new();
+    let _dlx = site.answers(|member| {
+        let elsewhere =
+            hello(|hello| (hello["namespace"], hello["requests"]) = ("elsewhere".into(), 1.into()));
+        let kind = hello(|hello| (hello["kind"], hello["requests"]) = ("else".into(), 2.into()));
+        activity(member, [elsewhere, kind, idle("other")].into_iter())
+    });
+    let told = site.ask(LONG).await;
+    assert_eq!(told.unknown, None);
+    // Nothing is told of demo/hello of this kind: it has no sample, which is not zero.
+    assert_eq!(told.samples.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[tokio::test]
+async fn an_answer_that_lacks_something_is_none() {
+    let spoilt: Vec<(&str, Value)> = vec![
+        ("in_flight is missing", hello(|hello| drop(hello.as_object_mut().unwrap().remove("in_flight")))),
+        ("held is missing", hello(|hello| drop(hello.as_object_mut().unwrap().remove("held")))),
+        ("idle is missing, not null", hello(|hello| drop(hello.as_object_mut().unwrap().remove("idle")))),
+        ("counting is missing", hello(|hello| drop(hello.as_object_mut().unwrap().remove("counting")))),
+        ("counting is null", hello(|hello| hello["counting"] = Value::Null)),
+        ("in_flight is negative", hello(|hello| hello["in_flight"] = json!(-1))),
+        ("a count is negative", hello(|hello| hello["windows"] = json!({"10m": -1}))),
+        ("a count is not whole", hello(|hello| hello["windows"] = json!({"10m": 0.5}))),
+        ("a window is none", hello(|hello| hello["windows"] = json!({"soon": 0}))),
+        ("idle is no duration", hello(|hello| hello["idle"] = json!("long"))),
+        ("idle is negative", hello(|hello| hello["idle"] = json!("-1s"))),
+    ];
+    for (what, hello) in spoilt {
+        let site = Site::new();
+        let dlx = site.tells(hello);
+        let told = site.ask(LONG).await;
+        assert_eq!(told.unknown, Some(Unknown::Silent([dlx.name.clone()].into())), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_does_not_answer_is_named_until_it_does_or_is_gone() {
+    let site = Site::new();
+    let _good = site.tells(idle("hello"));
+    let mut stopped = Dlx::start(site.state.path(), |_, _| Reply::Never);
+    let told = site.ask(SHORT).await;
+    assert_eq!(told.unknown, Some(Unknown::Silent([stopped.name.clone()].into())));
+    assert_eq!(told.members.len(), 2);
+    stopped.leave();
+    assert_eq!(site.ask(SHORT).await.unknown, None);
+
+    let site = Site::new();
+    let wrong = Dlx::start(site.state.path(), |_, _| Reply::Json(StatusCode::SERVICE_UNAVAILABLE, json!({})));
+    assert_eq!(site.ask(LONG).await.unknown, Some(Unknown::Silent([wrong.name.clone()].into())));
+}
+
+/// After a restart another incarnation may listen at the same address: what it tells is not the old one's.
+#[tokio::test]
+async fn another_one_at_the_same_address_is_not_believed() {
+    let site = Site::new();
+    let dlx = site.answers(|_| activity("another", [idle("hello"), idle("other")].into_iter()));
+    assert_eq!(site.ask(LONG).await.unknown, Some(Unknown::Silent([dlx.name.clone()].into())));
+}
+
+#[tokio::test]
+async fn without_members_nothing_is_known() {
+    let site = Site::new();
+    assert_eq!(site.ask(LONG).await.unknown, Some(Unknown::NoMembers));
+    std::fs::write(site.state.path().join("members"), "no folder").unwrap();
+    assert!(matches!(site.ask(LONG).await.unknown, Some(Unknown::Failed(_))));
+}
+
+#[test]
+fn of_one_that_is_listed_twice_the_first_counts() {
+    let twice = [Resource::new(id("hello")), Resource::new(id("hello"))];
+    assert_eq!(places(&twice)["demo"]["hello"], 0);
+}

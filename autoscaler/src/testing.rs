@@ -1,0 +1,357 @@
+//! What the tests stand on: a plugin in memory, and DLXs that are real servers with a script.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::Ipv4Addr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use daemon::members::{Registration, register};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use prometheus_client::registry::Registry;
+use scaler_types::{Nonce, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target, Version};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    members::{Members, Patience},
+    plugin::Plugin,
+    telemetry::Metrics,
+};
+
+/// The kind of the plugin in memory.
+pub const KIND: &str = "memory";
+
+/// A hook that is called when a row was written; it may write itself.
+type Hook = Box<dyn FnMut(&Store, &Row) + Send>;
+
+/// A plugin in memory. Clones share it.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
+
+struct Shared {
+    inner: Mutex<Inner>,
+    hook: Mutex<Option<Hook>>,
+    writes: watch::Sender<u64>,
+}
+
+/// What the store holds and how it behaves.
+#[derive(Default)]
+pub struct Inner {
+    /// Everything there is.
+    pub resources: BTreeMap<ResourceId, Resource>,
+    /// Calls of `set_scale` and `compare_and_set`, by name.
+    pub calls: Vec<&'static str>,
+    /// What `compare_and_set` answers instead of writing.
+    pub refuse_rows: Option<ScaleError>,
+    /// What `set_scale` answers instead of scaling.
+    pub refuse_scale: Option<ScaleError>,
+    /// `get_resources` never answers.
+    pub hang: bool,
+    /// Scales under way now, and the most there ever were.
+    pub scaling: (usize, usize),
+    version: u64,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// A store with these names in namespace `demo`, each awake with one replica.
+    pub fn with<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let store = Self(Arc::new(Shared {
+            inner: Mutex::default(),
+            hook: Mutex::new(None),
+            writes: watch::Sender::new(0),
+        }));
+        for name in names {
+            let mut resource = Resource::new(id(name));
+            resource.replicas = 1;
+            store.put(resource);
+        }
+        store
+    }
+
+    /// Puts a resource as it is, with a new version.
+    pub fn put(&self, mut resource: Resource) {
+        let mut inner = self.inner();
+        resource.version = inner.next();
+        inner.resources.insert(resource.id.clone(), resource);
+    }
+
+    /// Calls this after every row that is written, until it is replaced.
+    pub fn on_write(&self, hook: impl FnMut(&Store, &Row) + Send + 'static) {
+        *self.0.hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Writes a row on the only resource called `name`, as somebody else.
+    pub fn write(&self, name: &str, state: State) {
+        let mut resource = self.get(name);
+        resource.row = Row { state, nonce: Nonce::fresh(), ..Row::default() };
+        self.put(resource);
+    }
+
+    /// What it holds and how it behaves.
+    pub fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().unwrap()
+    }
+
+    /// The resource of this name.
+    pub fn get(&self, name: &str) -> Resource {
+        self.inner().resources[&id(name)].clone()
+    }
+
+    /// Waits until what it holds fulfils the condition.
+    pub async fn until(&self, mut fulfilled: impl FnMut(&Inner) -> bool) {
+        let mut writes = self.0.writes.subscribe();
+        let wait = async {
+            while !fulfilled(&self.inner()) {
+                writes.changed().await.unwrap()
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("the store never came to that");
+    }
+
+    fn wrote(&self, row: &Row) {
+        // Taken out while it runs: it may write itself.
+        let hook = self.0.hook.lock().unwrap().take();
+        if let Some(mut hook) = hook {
+            hook(self, row);
+            self.0.hook.lock().unwrap().get_or_insert(hook);
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn next(&mut self) -> Version {
+        self.version += 1;
+        Version(self.version.to_string())
+    }
+
+    fn set(&mut self, id: &ResourceId, expected: &Version, row: &Row) -> Result<&mut Resource, ScaleError> {
+        let version = self.next();
+        let resource = self.resources.get_mut(id).filter(|resource| resource.version == *expected);
+        let resource = resource.ok_or(ScaleError::Conflict)?;
+        (resource.row, resource.version) = (row.clone(), version);
+        Ok(resource)
+    }
+}
+
+impl Plugin for Store {
+    fn kind(&self) -> &str {
+        KIND
+    }
+
+    async fn get_resources(&self) -> Result<Vec<Resource>, String> {
+        if self.inner().hang {
+            std::future::pending::<()>().await;
+        }
+        Ok(self.inner().resources.values().cloned().collect())
+    }
+
+    async fn compare_and_set(
+        &self,
+        id: &ResourceId,
+        expected: &Version,
+        row: &Row,
+    ) -> Result<Version, ScaleError> {
+        let version = {
+            let mut inner = self.inner();
+            inner.calls.push("compare_and_set");
+            if let Some(error) = inner.refuse_rows.clone() {
+                return Err(error);
+            }
+            inner.set(id, expected, row)?.version.clone()
+        };
+        self.wrote(row);
+        Ok(version)
+    }
+
+    async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
+        {
+            let mut inner = self.inner();
+            inner.calls.push("set_scale");
+            inner.scaling.0 += 1;
+            inner.scaling.1 = inner.scaling.1.max(inner.scaling.0);
+        }
+        tokio::task::yield_now().await;
+        let result = {
+            let mut inner = self.inner();
+            inner.scaling.0 -= 1;
+            match inner.refuse_scale.clone() {
+                Some(error) => Err(error),
+                None => inner.set(&request.id, &request.version, &request.row).map(|resource| {
+                    assert_eq!(request.target, Target::Zero);
+                    resource.replicas = 0;
+                }),
+            }
+        };
+        self.wrote(&request.row);
+        result
+    }
+}
+
+/// A name in namespace `demo`.
+pub fn id(name: &str) -> ResourceId {
+    ResourceId::new("demo", name)
+}
+
+/// What a DLX answers to one request.
+pub enum Reply {
+    /// This.
+    Json(StatusCode, Value),
+    /// Nothing, as long as the test lasts.
+    Never,
+}
+
+/// A DLX: registered as a member, with a script for its answers.
+pub struct Dlx {
+    /// The name it is registered under.
+    pub name: String,
+    /// The requests it got: path and query, headers as text, body.
+    pub asked: Arc<Mutex<Vec<Asked>>>,
+    registration: Option<Registration>,
+    _serving: DropGuard,
+}
+
+/// One request a DLX got.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Path and query.
+    pub path: String,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
+    /// The body; null if there was none.
+    pub body: Value,
+}
+
+type Script = Arc<dyn Fn(&str, &Asked) -> Reply + Send + Sync>;
+
+// === impl Dlx ===
+
+impl Dlx {
+    /// A DLX that answers by `script`, which is told its name and what it is asked.
+    pub fn start(state_dir: &Path, script: impl Fn(&str, &Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let registration = register(state_dir, listener.local_addr().unwrap()).unwrap();
+        let name = registration.name().to_owned();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let serving = CancellationToken::new();
+        let serve = serve(
+            tokio::net::TcpListener::from_std(listener).unwrap(),
+            name.clone(),
+            Arc::new(script),
+            asked.clone(),
+        );
+        tokio::spawn(serving.clone().run_until_cancelled_owned(serve));
+        Self { name, asked, registration: Some(registration), _serving: serving.drop_guard() }
+    }
+
+    /// One that confirms every fence, and has seen no request of `names` for an hour.
+    pub fn quiet(state_dir: &Path, names: &[&str]) -> Self {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        Self::start(state_dir, move |member, asked| match asked.path.as_str() {
+            "/api/v1/fence" => confirmed(),
+            _ => Reply::Json(StatusCode::OK, activity(member, names.iter().map(|name| idle(name)))),
+        })
+    }
+
+    /// It is no member any more.
+    pub fn leave(&mut self) {
+        self.registration = None;
+    }
+
+    /// How often it was asked for this path.
+    pub fn count(&self, path: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|asked| asked.path.starts_with(path)).count()
+    }
+}
+
+async fn serve(
+    listener: tokio::net::TcpListener,
+    name: String,
+    script: Script,
+    asked: Arc<Mutex<Vec<Asked>>>,
+) -> Infallible {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (name, script, asked) = (name.clone(), script.clone(), asked.clone());
+        tokio::spawn(http1::Builder::new().serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request: Request<Incoming>| {
+                let (name, script, asked) = (name.clone(), script.clone(), asked.clone());
+                async move { answer(&name, &*script, &asked, request).await }
+            }),
+        ));
+    }
+}
+
+async fn answer(
+    name: &str,
+    script: &(dyn Fn(&str, &Asked) -> Reply + Send + Sync),
+    asked: &Mutex<Vec<Asked>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let one = Asked {
+        path: head.uri.to_string(),
+        authorization: head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()),
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+    };
+    asked.lock().unwrap().push(one.clone());
+    match script(name, &one) {
+        Reply::Json(status, body) => {
+            let mut response = Response::new(Full::new(body.to_string().into()));
+            *response.status_mut() = status;
+            Ok(response)
+        }
+        Reply::Never => std::future::pending().await,
+    }
+}
+
+/// The answer that confirms a fence.
+pub fn confirmed() -> Reply {
+    Reply::Json(StatusCode::OK, json!({"confirmed": true}))
+}
+
+/// The answer that refuses one.
+pub fn refused(reason: &str) -> Reply {
+    Reply::Json(StatusCode::CONFLICT, json!({"confirmed": false, "reason": reason}))
+}
+
+/// The answer to a question for the activity.
+pub fn activity(member: &str, resources: impl Iterator<Item = Value>) -> Value {
+    json!({"member": member, "resources": resources.collect::<Vec<_>>()})
+}
+
+/// A resource nobody has asked for within the hour that it was counted.
+pub fn idle(name: &str) -> Value {
+    json!({
+        "namespace": "demo", "name": name, "kind": KIND, "requests": 3, "in_flight": 0, "held": 0,
+        "idle": "1h", "counting": "2h", "windows": {"10m": 0},
+    })
+}
+
+/// The members of a state folder, asked with a token and this patience.
+pub fn members(state_dir: &Path, patience: Duration) -> Members {
+    let patience = Patience { activity: patience, fence: patience / 2, margin: patience / 2 };
+    Members::new(state_dir.to_owned(), Some("secret"), patience, Metrics::new(&mut Registry::default()))
+        .unwrap()
+}
+
+/// Longer than any test lasts.
+pub const LONG: Duration = Duration::from_secs(3600);
+/// As short as a silent DLX may be waited for.
+pub const SHORT: Duration = Duration::from_millis(100);
