@@ -1,0 +1,48 @@
+//! `cargo xtask new-plugin` makes a crate that builds and loads as it is.
+
+mod common;
+
+use std::{path::Path, process::Command, time::Duration};
+
+use common::{context, folder, load};
+use scaler_types::{Nonce, ResourceId, Row, ScaleRequest, State, Target, Version};
+
+/// cargo, in the folder of this crate, with what is built already where it can be found.
+fn cargo(arguments: &[&str], target: &Path) {
+    let status = Command::new(env!("CARGO"))
+        .args(arguments)
+        .env("CARGO_TARGET_DIR", target)
+        // As in this workspace's manifest: otherwise all its dependencies would be built again.
+        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "cargo {arguments:?}: {status}");
+}
+
+#[tokio::test]
+async fn a_new_plugin_builds_loads_and_scales() {
+    let test = std::env::current_exe().expect("a test has a path");
+    let target = test.ancestors().nth(3).expect("a test lies in target/debug/deps");
+    let outside = tempfile::tempdir().unwrap();
+    let made = outside.path().join("my-queue");
+    cargo(&["run", "--quiet", "--package", "xtask", "--", "new-plugin", made.to_str().unwrap()], target);
+    let manifest = made.join("Cargo.toml");
+    cargo(&["build", "--quiet", "--manifest-path", manifest.to_str().unwrap()], target);
+
+    let dir = folder(&target.join("debug/libmy_queue.so"), "my-queue.so");
+    let plugin = &load(dir.path()).plugins[0];
+    assert_eq!(plugin.kind(), "my-queue");
+    let section = "{resources: [{name: first, address: '127.0.0.1:9000', hosts: [first.localhost]}]}";
+    let instance = plugin.start(context("my-queue", section, outside.path())).await.unwrap();
+    let request = ScaleRequest {
+        id: ResourceId::new("demo", "first"),
+        target: Target::AtLeast(1),
+        version: Version("0".to_owned()),
+        row: Row { state: State::Waking, nonce: Nonce(7), ..Row::default() },
+        deadline: Duration::from_secs(60),
+    };
+    instance.set_scale(&request).await.unwrap();
+    let first = instance.get_resources().await.unwrap().remove(0);
+    assert_eq!((first.replicas, first.row.state, first.endpoints.len()), (1, State::Waking, 1));
+}
