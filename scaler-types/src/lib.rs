@@ -6,6 +6,137 @@
 //!
 //! The crate also holds what both daemons and the model checker share: the [`protocol`] by which a resource goes
 //! to zero without losing a request, as pure functions.
+//!
+//! # Writing a plugin
+//!
+//! A crate of type `cdylib` that depends on this one:
+//!
+//! ```toml
+//! [lib]
+//! crate-type = ["cdylib"]
+//!
+//! [dependencies]
+//! scaler-types = { path = "../../scaler-types" }
+//! serde = { version = "1", features = ["derive"] }
+//! ```
+//!
+//! (`cargo xtask new-plugin NAME` makes one.) This is a whole plugin. It scales lamps, of which there are as many as are
+//! configured, and which need nothing to be lit but that somebody writes it down:
+//!
+//! ```
+//! use scaler_types::{rows::Rows, *};
+//! use serde::Deserialize;
+//!
+//! /// plugins: {lamp: {lamps: [hall, kitchen], address: "127.0.0.1:9000"}}
+//! #[derive(Default, Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct Section {
+//!     lamps: Vec<String>,
+//!     address: String,
+//! }
+//!
+//! struct Lamps {
+//!     namespace: String,
+//!     section: Section,
+//!     /// The rows of all lamps, in files that both daemons share; beside each, which wake lit it.
+//!     rows: Rows<Nonce>,
+//! }
+//!
+//! impl ResourceScaler for Lamps {
+//!     const KIND: &'static str = "lamp";
+//!
+//!     async fn new(context: PluginContext) -> Result<Self> {
+//!         let section = context.section()?.unwrap_or_default();
+//!         Ok(Self { section, rows: Rows::open(&context)?, namespace: context.namespace })
+//!     }
+//!
+//!     async fn get_resources(&self) -> Result<Vec<Resource>> {
+//!         let lamp = |name: &String| {
+//!             let mut lamp = Resource::new(ResourceId::new(&self.namespace, name));
+//!             let stored = self.rows.read(&lamp.id)?;
+//!             lamp.hosts = vec![format!("{name}.localhost")];
+//!             lamp.replicas = stored.up.is_some().into();
+//!             let endpoint = |wake: Nonce| Endpoint::new(&self.section.address, wake.to_string());
+//!             lamp.endpoints = stored.up.map(endpoint).into_iter().collect();
+//!             (lamp.row, lamp.version) = (stored.row, stored.version);
+//!             Ok(lamp)
+//!         };
+//!         self.section.lamps.iter().map(lamp).collect()
+//!     }
+//!
+//!     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
+//!         let mut turn = self.rows.begin(request).await?; // written, and nobody else scales this lamp now
+//!         if turn.leaving().is_some() {
+//!             // Here it would be put out.
+//!             turn.stopped().await?;
+//!         }
+//!         if request.target != Target::Zero && turn.up().is_none() {
+//!             // Here it would be lit.
+//!             turn.started(request.row.nonce).await?;
+//!         }
+//!         Ok(())
+//!     }
+//!
+//!     async fn resolve_service_name(&self, _: &ResourceId) -> Result<String> {
+//!         Ok(self.section.address.clone())
+//!     }
+//!
+//!     async fn changes(&self, cursor: u64) -> Result<Changes> {
+//!         let cursor = self.rows.changed(cursor).await.cursor;
+//!         Ok(Changes { cursor, complete: true, resources: self.get_resources().await?, ..Changes::default() })
+//!     }
+//!
+//!     async fn compare_and_set(&self, id: &ResourceId, expected: &Version, row: &Row) -> Result<Version, ScaleError> {
+//!         self.rows.compare_and_set(id, expected, row).await
+//!     }
+//! }
+//!
+//! export_resource_scaler!(Lamps);
+//! #
+//! # // What the daemons see of it; the seam itself is tested in plugin-host.
+//! # #[tokio::main]
+//! # async fn main() -> Result<()> {
+//! #     let state = tempfile::tempdir()?;
+//! #     let lamps = Lamps::new(PluginContext {
+//! #         namespace: "demo".into(), role: Role::Dlx, state_dir: state.path().into(), plugin_dir: "plugins".into(),
+//! #         kubeconfig: None, kind: "lamp".into(), file: "demo.yaml".into(),
+//! #         text: "namespace: demo\nplugins:\n  lamp: {lamps: [hall], address: '127.0.0.1:9000'}\n".into(),
+//! #     }).await?;
+//! #     let hall = lamps.get_resources().await?.remove(0);
+//! #     assert_eq!((hall.hosts[0].as_str(), hall.replicas), ("hall.localhost", 0));
+//! #     let row = Row { state: State::Waking, nonce: Nonce(7), ..Row::default() };
+//! #     let deadline = std::time::Duration::from_secs(60);
+//! #     let wake = ScaleRequest { id: hall.id.clone(), target: Target::AtLeast(1), version: hall.version, row, deadline };
+//! #     lamps.set_scale(&wake).await?;
+//! #     assert_eq!(lamps.set_scale(&wake).await, Err(ScaleError::Conflict), "it was decided on an older version");
+//! #     let hall = lamps.changes(0).await?.resources.remove(0);
+//! #     assert_eq!((hall.replicas, hall.endpoints.len(), hall.row.state), (1, 1, State::Waking));
+//! #     Ok(())
+//! # }
+//! ```
+//!
+//! What an author has to keep, and nothing else checks:
+//!
+//! 1. A [`Row`] and the scale are one thing with one [`Version`]: written in one step, only if the version still stands, and seen
+//!    together. [`rows`] does it for what lives on one host; a cluster's API does it with `resourceVersion`.
+//! 2. What is being stopped is not listed: neither in [`Resource::replicas`] nor in [`Resource::endpoints`].
+//! 3. Every daemon loads the plugin in a process of its own, and each may call at any time. State that matters lives outside of them.
+//! 4. A call may be dropped at any `await`, and the process may be killed anywhere: whatever comes next finds what is needed
+//!    to go on. Scaling what is scaled already is fine.
+//! 5. [`changes`](ResourceScaler::changes) never tells an older state of a resource after a newer one.
+//!
+//! `examples/plugin` in the repository is a plugin that starts and stops something, with a page that leads through it.
+//!
+//! # How it is built and loaded
+//!
+//! `cargo build --release`, then `lib<name>.so` goes to the daemons' plugin folder as `<name>.so`, by rename. It must
+//! be built with unwinding panics (cargo's default), for the same system as the daemons or an older one; the compiler need not
+//! be the same. A library built with another version of this crate loads as long as the major version is the same: methods and fields
+//! that one side does not know are left out.
+//!
+//! What runs where: each library has its own copy of every crate, tokio among them, and two threads on which all its calls run.
+//! What it logs with `tracing` goes to the daemon's log. A panic is its call's error. What cannot be survived, since
+//! it is one process: a segmentation fault, `abort`, `exit`, a stack overflow, and memory without end.
 
 mod changes;
 mod context;

@@ -200,3 +200,75 @@ impl ScaleResource {
         format!("{}_per_{}", self.metric_name, duration::short(self.window_size))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::State;
+
+    /// As v3io/scaler writes one.
+    #[test]
+    fn the_other_scalers_json_is_read() {
+        let json = r#"{
+            "name": "function", "namespace": "nuclio",
+            "scale_resources": [
+                {"metric_name": "requests", "windows_size": "10m", "threshold": 0},
+                {"metric_name": "gpu", "window_size": "1h0m0s", "threshold": 2},
+                {"metric_name": "cpu", "windows_size": 90000000000, "threshold": 1}
+            ],
+            "last_scale_event": "scaleFromZeroStarted", "last_scale_event_time": "2025-09-01T12:00:00Z"
+        }"#;
+        let resource: Resource = serde_json::from_str(json).unwrap();
+        assert_eq!(resource.id, ResourceId::new("nuclio", "function"));
+        let names: Vec<String> = resource.scale_resources.iter().map(ScaleResource::wire_name).collect();
+        assert_eq!(names, ["requests_per_10m", "gpu_per_1h", "cpu_per_1m30s"]);
+        assert_eq!(resource.last_scale_event, Some(ScaleEvent::ScaleFromZeroStarted));
+        assert_eq!((resource.path, resource.row.state, resource.replicas), (Path::Always, State::Active, 0));
+    }
+
+    #[test]
+    fn names_on_the_wire_are_its_own() {
+        let mut resource = Resource::new(ResourceId::new("demo", "hello"));
+        resource.scale_resources.push(ScaleResource {
+            metric_name: "requests".to_owned(),
+            window_size: Duration::from_secs(600),
+            threshold: 0.0,
+        });
+        resource.last_scale_event = Some(ScaleEvent::ResourceUpdated);
+        let json = serde_json::to_value(&resource).unwrap();
+        assert_eq!((&json["name"], &json["namespace"]), (&"hello".into(), &"demo".into()));
+        let window = &json["scale_resources"][0];
+        assert_eq!((&window["metric_name"], &window["windows_size"]), (&"requests".into(), &"10m".into()));
+        assert_eq!(json["last_scale_event"], "resourceUpdated");
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_more_is_ignored() {
+        let mut resource = Resource::new(ResourceId::new("demo", "hello"));
+        resource.path = Path::External;
+        resource.hosts = vec!["hello.localhost".to_owned()];
+        resource.ports = vec![Port { listen: 9100, target: Some(22), protocol: Protocol::Tcp }];
+        resource.row = Row { state: State::Draining, nonce: crate::Nonce(0xbeef), ..Row::default() };
+        resource.version = Version("7".to_owned());
+        resource.replicas = 2;
+        let probe = Probe::Http { path: "/ready".to_owned() };
+        resource.endpoints = vec![Endpoint { probe, ..Endpoint::new("127.0.0.1:9000", "run-1") }];
+        resource.status = "exited with status 1".to_owned();
+        let mut json = serde_json::to_value(&resource).unwrap();
+        for place in ["", "/row", "/endpoints/0", "/ports/0"] {
+            json.pointer_mut(place).unwrap()["of_a_later_version"] = serde_json::json!({"anything": [1, 2]});
+        }
+        assert_eq!(serde_json::from_value::<Resource>(json).unwrap(), resource);
+    }
+
+    #[test]
+    fn a_name_and_a_namespace_are_enough_and_due() {
+        let bare: Resource = serde_json::from_str(r#"{"namespace": "demo", "name": "hello"}"#).unwrap();
+        assert_eq!(bare, Resource::new(ResourceId::new("demo", "hello")));
+        for missing in [r#"{"namespace": "demo"}"#, r#"{"name": "hello"}"#] {
+            assert!(serde_json::from_str::<Resource>(missing).is_err(), "{missing}");
+        }
+        let negative = r#"{"metric_name": "requests", "windows_size": -1, "threshold": 0}"#;
+        assert!(serde_json::from_str::<ScaleResource>(negative).is_err());
+    }
+}

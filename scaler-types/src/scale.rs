@@ -90,3 +90,51 @@ impl From<anyhow::Error> for ScaleError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_keep_their_kind_across_the_seam() {
+        let after = Duration::from_secs(5);
+        for error in [
+            ScaleError::Conflict,
+            ScaleError::Retry { after, reason: "busy".to_owned() },
+            ScaleError::Terminal { reason: "no such program".to_owned() },
+            ScaleError::Unsupported,
+        ] {
+            let json = serde_json::to_string(&error).unwrap();
+            assert_eq!(serde_json::from_str::<ScaleError>(&json).unwrap(), error, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_authors_own_error_is_to_be_tried_again_and_a_verdict_is_kept() {
+        let own = anyhow::anyhow!("connection refused").context("asking the API");
+        let ScaleError::Retry { reason, .. } = own.into() else { panic!("it says nothing more") };
+        assert_eq!(reason, "asking the API: connection refused");
+        assert_eq!(ScaleError::from(anyhow::Error::from(ScaleError::Conflict)), ScaleError::Conflict);
+    }
+
+    #[test]
+    fn targets_and_events_have_their_names() {
+        for (target, json) in [
+            (Target::Zero, r#""zero""#),
+            (Target::AtLeast(1), r#"{"at_least":1}"#),
+            (Target::Exactly(3), r#"{"exactly":3}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&target).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Target>(json).unwrap(), target);
+        }
+        for (event, name) in [
+            (ScaleEvent::ResourceUpdated, "resourceUpdated"),
+            (ScaleEvent::ScaleFromZeroStarted, "scaleFromZeroStarted"),
+            (ScaleEvent::ScaleFromZeroCompleted, "scaleFromZeroCompleted"),
+            (ScaleEvent::ScaleToZeroStarted, "scaleToZeroStarted"),
+            (ScaleEvent::ScaleToZeroCompleted, "scaleToZeroCompleted"),
+        ] {
+            assert_eq!(serde_json::to_value(event).unwrap(), name);
+        }
+    }
+}

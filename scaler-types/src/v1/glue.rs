@@ -44,7 +44,28 @@ const NOTHING_CHANGED_AFTER: Duration = Duration::from_secs(25);
 /// One per library, never dropped: dropping a runtime waits for its threads, and a plugin's may be stuck.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
-/// Exports a [`ResourceScaler`] as this library's plugin: `export_resource_scaler!(MyScaler);`, once, in a crate of type `cdylib`.
+/// Makes this library the plugin of a [`ResourceScaler`](crate::ResourceScaler): once, in a crate of type `cdylib`.
+///
+/// ```text
+/// export_resource_scaler!(MyScaler);
+/// ```
+///
+/// A crate may forbid `unsafe` and use it. It does not compile when panics abort, nor for a kind that cannot be a key and a
+/// folder's name:
+///
+/// ```compile_fail,E0080
+/// # use scaler_types::*;
+/// struct MyScaler;
+/// impl ResourceScaler for MyScaler {
+///     const KIND: &'static str = "My/Scaler";
+/// #   async fn new(_: PluginContext) -> Result<Self> { Ok(Self) }
+/// #   async fn get_resources(&self) -> Result<Vec<Resource>> { Ok(Vec::new()) }
+/// #   async fn set_scale(&self, _: &ScaleRequest) -> Result<(), ScaleError> { Ok(()) }
+/// #   async fn resolve_service_name(&self, _: &ResourceId) -> Result<String> { Ok(String::new()) }
+///     // ...
+/// }
+/// export_resource_scaler!(MyScaler);
+/// ```
 #[macro_export]
 macro_rules! export_resource_scaler {
     ($scaler:ty) => {
@@ -58,7 +79,6 @@ macro_rules! export_resource_scaler {
             );
 
             // The name abi_stable looks for; a test compares it with abi_stable's own.
-            #[allow(unsafe_code)]
             #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
             static HEADER: $crate::v1::__private::LibHeader = $crate::v1::__private::header::<$scaler>();
         };
