@@ -1,90 +1,134 @@
-//! A small HTTP service to scale: it takes its time to start, says who it is, and ends when it is told to.
+//! A small HTTP service to be scaled: what the demo and the tests run.
+//!
+//! HTTP/1.1 and HTTP/2 in clear text on one port. `--help` has the flags, [`answer`] the paths. SIGTERM drains it: it no
+//! longer accepts, finishes what is in flight and ends with status 0.
+
+mod answer;
+mod journal;
+mod tcp;
 
 use std::{
-    convert::Infallible,
     net::{IpAddr, SocketAddr},
-    process,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
-use anyhow::Context;
-use bytes::Bytes;
+use anyhow::{Context as _, Result};
 use clap::Parser;
-use http_body_util::Full;
-use hyper::{Response, server::conn::http1, service::service_fn};
-use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 
-/// A small HTTP service: answers every request with its name, its process id and how many it has answered
+use answer::Service;
+use journal::Journal;
+
+/// Connections that may wait to be accepted; the kernel's own bound (net.core.somaxconn) is often lower.
+const BACKLOG: u32 = 16_384;
+
+/// A small HTTP service to be scaled.
 #[derive(Parser)]
 #[command(version)]
 struct Flags {
-    /// Where it listens
-    #[arg(long, value_name = "PORT")]
+    /// The port to listen on.
+    #[arg(long)]
     port: u16,
-    /// The address it listens on
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
     bind: IpAddr,
-    /// What it answers with
-    #[arg(long, default_value = "hello", value_name = "TEXT")]
-    text: String,
-    /// How long it takes until it listens, as a service that has something to load
-    #[arg(long, default_value = "0s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
+    /// A port for the TCP echo service: what is sent comes back, each line is journalled.
+    #[arg(long)]
+    tcp_port: Option<u16>,
+    /// How long to take before listening, as in 500ms.
+    #[arg(long, default_value = "0s", value_parser = scaler_types::duration::parse)]
     start_delay: Duration,
-    /// How long each answer takes
-    #[arg(long, default_value = "0s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
+    /// How long each greeting takes.
+    #[arg(long, default_value = "0s", value_parser = scaler_types::duration::parse)]
     answer_delay: Duration,
+    /// A file to append to: a line "start PID", then a line "request ID" for each request with an x-request-id.
+    #[arg(long)]
+    journal: Option<PathBuf>,
+    /// What it calls itself.
+    #[arg(long, alias = "text", default_value = "hello")]
+    name: String,
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let flags = Arc::new(Flags::parse());
-    let mut terminated = signal(SignalKind::terminate())?;
-    tokio::select! {
-        () = tokio::time::sleep_until(Instant::now() + flags.start_delay) => {}
-        _ = terminated.recv() => return Ok(()),
+async fn main() -> Result<()> {
+    let flags = Flags::parse();
+    let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    allow_many_connections();
+    let journal = Arc::new(Journal::open(flags.journal.as_deref())?);
+    let end = async {
+        tokio::select! { _ = terminated.recv() => {}, _ = interrupted.recv() => {} }
+    };
+    tokio::pin!(end);
+    if !flags.start_delay.is_zero() {
+        tokio::select! {
+            () = sleep_until(Instant::now() + flags.start_delay) => {}
+            () = &mut end => return Ok(()),
+        }
     }
-    let address = SocketAddr::new(flags.bind, flags.port);
-    let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
-    let answered = Arc::new(AtomicU64::new(0));
+    let listen = |port| listen(SocketAddr::new(flags.bind, port));
+    let listener = listen(flags.port)?;
+    let tcp_listener = flags.tcp_port.map(listen).transpose()?;
+    let service = Arc::new(Service::new(flags.name, flags.answer_delay, Arc::clone(&journal)));
     let connections = GracefulShutdown::new();
-    loop {
-        let socket = tokio::select! {
-            accepted = listener.accept() => accepted?.0,
-            _ = terminated.recv() => break,
-        };
-        socket.set_nodelay(true)?;
-        let (flags, answered) = (Arc::clone(&flags), Arc::clone(&answered));
-        let service = service_fn(move |_| {
-            let (flags, answered) = (Arc::clone(&flags), Arc::clone(&answered));
-            async move {
-                if !flags.answer_delay.is_zero() {
-                    tokio::time::sleep_until(Instant::now() + flags.answer_delay).await;
-                }
-                let number = answered.fetch_add(1, Ordering::Relaxed) + 1;
-                let text = format!(
-                    "{} from process {}, request {number} since it started\n",
-                    flags.text,
-                    process::id()
-                );
-                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
-            }
-        });
-        let connection =
-            connections.watch(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
-        // A client that breaks its connection off breaks nothing else.
-        tokio::spawn(async move { drop(connection.await) });
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http2().max_concurrent_streams(10_000);
+    tokio::select! {
+        () = accept_http(listener, &http, &service, &connections) => {}
+        () = tcp::accept(tcp_listener, journal) => {}
+        () = end => {}
     }
-    // What it has begun to answer it answers; then it ends.
-    drop(listener);
+    // The listeners are closed by now.
+    let in_flight = service.in_flight();
     connections.shutdown().await;
+    eprintln!("hello: drained: {in_flight} requests were in flight, {} in all", service.requests());
     Ok(())
+}
+
+async fn accept_http(
+    listener: TcpListener,
+    http: &auto::Builder<TokioExecutor>,
+    service: &Arc<Service>,
+    connections: &GracefulShutdown,
+) {
+    loop {
+        // An error is that connection's own (or no descriptor is left: the next one may find one).
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let _ = stream.set_nodelay(true);
+        let service = Arc::clone(service);
+        let service = service_fn(move |request| Arc::clone(&service).answer(request));
+        let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        // A client that breaks off is no news.
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| format!("listening on {address}"))
+}
+
+fn allow_many_connections() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
