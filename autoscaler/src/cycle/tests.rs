@@ -7,7 +7,6 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     decide::Decision,
-    metrics::REQUESTS,
     testing::{Dlx, LONG, Reply, SHORT, Store, confirmed, id, members, refused},
 };
 
@@ -27,13 +26,8 @@ impl Site {
     /// A cycle every `interval`, and DLXs that are waited for so long.
     fn new(interval: Duration, patience: Duration) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let mut settings = Settings::default();
-        settings.scale_interval = interval;
-        settings.scale_resources = vec![scaler_types::ScaleResource {
-            metric_name: REQUESTS.to_owned(),
-            window_size: Duration::from_secs(600),
-            threshold: 0.0,
-        }];
+        // The default metric: requests, none within 10 minutes.
+        let settings = Settings { scale_interval: interval, ..Settings::default() };
         let members = members(state.path(), patience);
         let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
         let context = Context { members, metrics, rules: Rules::default(), stop: CancellationToken::new() };

@@ -6,7 +6,6 @@ use scaler_types::Version;
 use super::*;
 use crate::{
     decide::Reason,
-    metrics::REQUESTS,
     testing::{Store, id},
 };
 
@@ -25,14 +24,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let mut settings = Settings::default();
-        settings.scale_resources =
-            vec![ScaleResource { metric_name: REQUESTS.to_owned(), window_size: WINDOW, threshold: 0.0 }];
-        settings.resource_readiness_timeout = 5 * MINUTE;
         Self {
             now: Instant::now(),
             memory: Memory::default(),
-            settings,
+            // Defaults: none within 10 minutes, 5 minutes for a wake.
+            settings: Settings::default(),
             hello: Store::with(["hello"]).get("hello"),
             members: vec!["a".into(), "b".into()],
             unknown: None,
