@@ -162,7 +162,7 @@ impl View {
                 namespace,
                 count: cycles.count,
                 last: cycles.last.map(|last| ago(now, last)),
-                took: short(cycles.took),
+                took: short(rounded(cycles.took)),
                 error: cycles.error.clone(),
             });
         }

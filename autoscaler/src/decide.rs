@@ -358,7 +358,7 @@ impl fmt::Display for Reason {
             }
             Self::NotActive(State::Asleep) => f.write_str("asleep"),
             Self::NotActive(state) => write!(f, "its row says {state}"),
-            Self::AtZero => f.write_str("it has no replicas"),
+            Self::AtZero => f.write_str("at zero"),
             Self::NoMetrics => {
                 f.write_str("no metric says when it is idle: set scaleResources in the file's defaults")
             }

@@ -1,0 +1,79 @@
+//! What a cycle costs: `cargo test --release -p autoscaler --lib -- --ignored --nocapture ten_thousand`.
+
+use std::{fs, thread};
+
+use super::*;
+use crate::testing::{Dlx, LONG, Store, members};
+
+/// CPU time of this process's threads but those called `but`, in nanoseconds.
+fn cpu(but: &str) -> u64 {
+    let of = |task: fs::DirEntry| {
+        let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        let spent = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        (name.trim() != but).then(|| spent.split(' ').next()?.parse::<u64>().ok()).flatten()
+    };
+    fs::read_dir("/proc/self/task").unwrap().filter_map(|task| of(task.unwrap())).sum()
+}
+
+/// 10,000 resources, 3 DLXs, nothing to be put to zero; the DLXs' own CPU time is not counted, the plugin's copying of
+/// 10,000 resources is.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn ten_thousand_resources() {
+    const RESOURCES: usize = 10_000;
+    const CYCLES: u32 = 20;
+    let state = tempfile::tempdir().unwrap();
+    let names: Vec<_> = (0..RESOURCES).map(|number| format!("resource-{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    // As a busy place looks: idle by the window, but a moment ago scaled from zero.
+    let store = Store::with(names.iter().copied());
+    for resource in store.inner().resources.values_mut() {
+        resource.last_scale_event = Some(scaler_types::ScaleEvent::ScaleFromZeroCompleted);
+        resource.last_scale_event_time = Some("2026-01-01T00:00:00Z".to_owned());
+        resource.hosts = vec![format!("{}.example.org", resource.id.name)];
+        resource.endpoints = vec![scaler_types::Endpoint {
+            address: "10.0.0.1:8080".to_owned(),
+            incarnation: "1".to_owned(),
+            probe: scaler_types::Probe::Tcp,
+        }];
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let (folder, owned): (_, Vec<String>) =
+        (state.path().to_owned(), names.iter().map(ToString::to_string).collect());
+    thread::Builder::new()
+        .name("dlx".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let names: Vec<_> = owned.iter().map(String::as_str).collect();
+                let dlxs: Vec<_> = (0..3).map(|_| Dlx::quiet(&folder, &names)).collect();
+                tell.send(dlxs.iter().map(|dlx| dlx.asked.clone()).collect::<Vec<_>>()).unwrap();
+                std::future::pending::<()>().await;
+            });
+        })
+        .unwrap();
+    let asked = told.recv().unwrap();
+    let context = Context {
+        members: members(state.path(), LONG),
+        metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
+        rules: Rules::default(),
+        stop: CancellationToken::new(),
+    };
+    let (_give, given) =
+        watch::channel(Given { plugin: store.clone(), settings: Arc::new(Settings::default()) });
+    let cycle = Cycle::new(given, "demo", context, Arc::default());
+    // The first one makes what the others find.
+    cycle.look().await;
+    let before = cpu("dlx");
+    for _ in 0..CYCLES {
+        let work = cycle.look().await;
+        assert_eq!(work.decisions[&("keep", "recent_event")], RESOURCES as u64);
+    }
+    let spent = Duration::from_nanos((cpu("dlx") - before) / u64::from(CYCLES));
+    let questions: usize = asked.iter().map(|asked| asked.lock().unwrap().len()).sum();
+    let wall = cycle.memory().cycles.took;
+    println!(
+        "{RESOURCES} resources, 3 DLXs: {spent:.1?} CPU per cycle ({wall:.1?} the last one in all), {} questions per cycle",
+        questions / (CYCLES as usize + 1)
+    );
+}
