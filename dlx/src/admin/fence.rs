@@ -1,0 +1,68 @@
+//! `POST /api/v1/fence`: the autoscaler asks whether its fence is seen here, and nothing is in flight.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use daemon::admin::{json, refuse};
+use http::{Request, Response, StatusCode};
+use scaler_types::{Nonce, ResourceId, duration};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use super::Body;
+use crate::{dlx::Dlx, resource::Key};
+
+/// The longest this DLX waits for its view, whatever the asker wants.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+#[derive(Deserialize)]
+struct Question {
+    namespace: String,
+    name: String,
+    kind: String,
+    nonce: Nonce,
+    #[serde(default, with = "duration::go")]
+    wait: Duration,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    confirmed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// Answers.
+pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+    let question: Question = match serde_json::from_slice(request.body()) {
+        Ok(question) => question,
+        Err(error) => {
+            return refuse(StatusCode::BAD_REQUEST, &format!("the body is no fence question: {error}"));
+        }
+    };
+    let deadline = Instant::now() + question.wait.min(LONGEST_WAIT);
+    let key =
+        Key { kind: question.kind.as_str().into(), id: ResourceId::new(question.namespace, question.name) };
+    let confirmed = match known(&dlx, &key, deadline).await {
+        Some(entry) => entry.confirm(question.nonce, deadline).await,
+        None => Err("does not know it".to_owned()),
+    };
+    tracing::debug!(resource = %key.id, nonce = %question.nonce, ?confirmed, "asked to confirm a fence");
+    match confirmed {
+        Ok(()) => json(StatusCode::OK, &Answer { confirmed: true, reason: None }),
+        Err(reason) => json(StatusCode::CONFLICT, &Answer { confirmed: false, reason: Some(reason) }),
+    }
+}
+
+/// The resource, as soon as it is known.
+async fn known(dlx: &Dlx, key: &Key, deadline: Instant) -> Option<Arc<crate::resource::Entry>> {
+    loop {
+        let mut routed = std::pin::pin!(dlx.routed.notified());
+        // From here on a new resource is not missed.
+        routed.as_mut().enable();
+        if let Some(entry) = dlx.entry(key) {
+            return Some(entry);
+        }
+        timeout_at(deadline, routed).await.ok()?;
+    }
+}

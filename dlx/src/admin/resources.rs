@@ -1,0 +1,131 @@
+//! `GET /api/v1/resources`: each resource as this DLX sees it, and why.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use daemon::admin::json;
+use http::{Request, Response, StatusCode};
+use scaler_types::{Port, duration};
+use serde::Serialize;
+
+use super::Body;
+use crate::{
+    dlx::Dlx,
+    resource::{Entry, View},
+    route::Conflict,
+};
+
+#[derive(Serialize)]
+struct Everything {
+    member: String,
+    draining: bool,
+    resources: Vec<Resource>,
+    /// Hosts that two resources claim; the older one has it.
+    conflicts: Vec<Conflict>,
+    ports: Vec<BoundPort>,
+}
+
+#[derive(Serialize)]
+struct Resource {
+    namespace: String,
+    name: String,
+    kind: String,
+    path: scaler_types::Path,
+    state: String,
+    reason: String,
+    nonce: String,
+    version: String,
+    replicas: u32,
+    status: String,
+    open: bool,
+    waking: bool,
+    hosts: Vec<String>,
+    ports: Vec<Port>,
+    endpoints: Vec<Endpoint>,
+    requests: u64,
+    in_flight: u64,
+    held: usize,
+    held_bytes: u64,
+    idle: Option<String>,
+    cold_start: Option<Cold>,
+    last_error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Endpoint {
+    address: String,
+    incarnation: String,
+    ready: bool,
+    error: Option<String>,
+}
+
+/// How the last request that was held spent its time.
+#[derive(Serialize)]
+struct Cold {
+    hold_ms: f64,
+    wake_ms: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct BoundPort {
+    listen: u16,
+    resource: String,
+    error: Option<String>,
+}
+
+/// Answers.
+pub async fn answer(dlx: Arc<Dlx>, _: Request<Bytes>) -> Response<Body> {
+    let resources = dlx.registry.all().iter().map(|entry| entry.read(|view| resource(entry, view))).collect();
+    let ports = dlx.ports.all().into_iter().map(|bound| BoundPort {
+        listen: bound.port.listen,
+        resource: bound.resource.to_string(),
+        error: bound.error,
+    });
+    let everything = Everything {
+        member: dlx.member.clone(),
+        draining: dlx.draining.is_cancelled(),
+        resources,
+        conflicts: dlx.table.load().conflicts.clone(),
+        ports: ports.collect(),
+    };
+    json(StatusCode::OK, &everything)
+}
+
+fn resource(entry: &Entry, view: &View) -> Resource {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    let seen = view.gate.seen();
+    let told = &view.resource;
+    Resource {
+        namespace: entry.key.id.namespace.clone(),
+        name: entry.key.id.name.clone(),
+        kind: entry.key.kind.to_string(),
+        path: told.path,
+        state: seen.map_or_else(|| "gone".to_owned(), |seen| seen.row.state.to_string()),
+        reason: seen.map(|seen| seen.row.reason.clone()).unwrap_or_default(),
+        nonce: seen.map(|seen| seen.row.nonce.to_string()).unwrap_or_default(),
+        version: seen.map(|seen| seen.version.to_string()).unwrap_or_default(),
+        replicas: told.replicas,
+        status: told.status.clone(),
+        open: view.gate.open(),
+        waking: view.gate.waking(),
+        hosts: told.hosts.clone(),
+        ports: told.ports.clone(),
+        endpoints: view
+            .listed
+            .iter()
+            .map(|listed| Endpoint {
+                address: listed.target.endpoint.address.clone(),
+                incarnation: listed.target.endpoint.incarnation.clone(),
+                ready: listed.ready,
+                error: listed.error.clone(),
+            })
+            .collect(),
+        requests: entry.counts.total(),
+        in_flight: entry.counts.in_flight(),
+        held: entry.queue.len(),
+        held_bytes: entry.queue.bytes(),
+        idle: entry.counts.idle().map(duration::short),
+        cold_start: view.last_cold.map(|cold| Cold { hold_ms: ms(cold.hold), wake_ms: cold.wake.map(ms) }),
+        last_error: view.last_error.clone(),
+    }
+}

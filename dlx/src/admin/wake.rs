@@ -1,0 +1,52 @@
+//! `POST /api/v1/wake`: wakes a resource as a request would, and answers when it is up.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use daemon::admin::{json, refuse};
+use http::{Request, Response, StatusCode};
+use scaler_types::ResourceId;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::Body;
+use crate::dlx::Dlx;
+
+#[derive(Deserialize)]
+struct Wanted {
+    namespace: String,
+    name: String,
+    /// Needed where two kinds have a resource of that name.
+    kind: Option<String>,
+}
+
+/// Answers.
+pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+    let wanted: Wanted = match serde_json::from_slice(request.body()) {
+        Ok(wanted) => wanted,
+        Err(error) => {
+            return refuse(StatusCode::BAD_REQUEST, &format!("the body names no resource: {error}"));
+        }
+    };
+    let id = ResourceId::new(wanted.namespace, wanted.name);
+    let fits = |kind: &str| wanted.kind.as_deref().is_none_or(|wanted| wanted == kind);
+    let Some(entry) =
+        dlx.registry.all().into_iter().find(|entry| entry.key.id == id && fits(&entry.key.kind))
+    else {
+        return refuse(StatusCode::NOT_FOUND, &format!("no plugin lists {id}"));
+    };
+    let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
+    // An activity: it must not be put to sleep again at once.
+    entry.counts.touch();
+    if entry.enter().is_some() {
+        return json(StatusCode::OK, &serde_json::json!({ "awake": true }));
+    }
+    match entry.admit(0, deadline).await {
+        Ok(_) => json(StatusCode::OK, &serde_json::json!({ "awake": true })),
+        Err(refusal) => {
+            let body =
+                serde_json::json!({ "awake": false, "error": refusal.error, "reason": refusal.reason });
+            json(refusal.status, &body)
+        }
+    }
+}

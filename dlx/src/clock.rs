@@ -1,0 +1,19 @@
+//! Time as this process counts it: milliseconds since it started. Never compared with another process's.
+
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+static START: OnceLock<Instant> = OnceLock::new();
+
+/// Milliseconds since the first call.
+pub fn now_ms() -> u64 {
+    let start = START.get_or_init(Instant::now);
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long ago a moment of [`now_ms`] was.
+pub fn since(ms: u64) -> Duration {
+    Duration::from_millis(now_ms().saturating_sub(ms))
+}

@@ -1,0 +1,230 @@
+//! The DLX's state, as a whole.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use http::{HeaderName, HeaderValue};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    resource::{Entry, Key, Registry},
+    route::{NameHeader, PathHeader, Peers, Table},
+    shared::Shared,
+    tcp::Ports,
+    watch::Source,
+};
+
+/// After a list that did not bring the host that was asked for, unknown hosts are answered without another one for
+/// this long: a client that asks for hosts at random must not keep the plugins busy.
+const MISS_PAUSE: Duration = Duration::from_secs(1);
+
+/// The DLX's state.
+#[derive(Debug)]
+pub struct Dlx {
+    /// What the resources share.
+    pub shared: Arc<Shared>,
+    /// All resources.
+    pub registry: Registry,
+    /// Which host is whose.
+    pub table: ArcSwap<Table>,
+    /// The plugins that are followed.
+    pub sources: Mutex<Vec<Arc<Source>>>,
+    /// Told when the routes were rebuilt.
+    pub routed: Notify,
+    /// The ports that belong to one resource each.
+    pub ports: Ports,
+    /// Whose headers are believed.
+    pub peers: Peers,
+    /// The namespace of a resource that a header names without one.
+    pub default_namespace: Option<String>,
+    /// Flags that name headers, for all namespaces.
+    pub name_header: Option<String>,
+    /// See [`name_header`](Self::name_header).
+    pub path_header: Option<String>,
+    /// This incarnation, in `Via` and to the autoscaler.
+    pub member: String,
+    /// What it adds to `Via`.
+    pub via: HeaderValue,
+    /// The first signal came.
+    pub draining: CancellationToken,
+    /// Connections that are open.
+    connections: AtomicUsize,
+    /// Told when the last connection was closed.
+    closed: Notify,
+    listings: AtomicU64,
+    missed: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// Counts a connection as open until it is dropped.
+#[derive(Debug)]
+pub struct Open(Arc<Dlx>);
+
+// === impl Dlx ===
+
+impl Dlx {
+    /// Nothing known yet.
+    pub fn new(shared: Arc<Shared>, member: &str, draining: CancellationToken) -> Self {
+        let pseudonym: String =
+            member.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect();
+        let via = HeaderValue::try_from(format!("1.1 dlx-{pseudonym}"));
+        Self {
+            shared,
+            registry: Registry::default(),
+            table: ArcSwap::default(),
+            sources: Mutex::default(),
+            routed: Notify::new(),
+            ports: Ports::default(),
+            peers: Peers::default(),
+            default_namespace: None,
+            name_header: None,
+            path_header: None,
+            member: member.to_owned(),
+            // Letters, digits and hyphens alone: always a header's value.
+            via: via.unwrap_or(HeaderValue::from_static("1.1 dlx")),
+            draining,
+            connections: AtomicUsize::new(0),
+            closed: Notify::new(),
+            listings: AtomicU64::new(0),
+            missed: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The number of the next listing.
+    pub fn next_listing(&self) -> u64 {
+        self.listings.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The resource of that key.
+    pub fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.registry.get(key)
+    }
+
+    /// Makes the route table anew from what the resources are now.
+    pub fn rebuild_routes(&self) {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut headers = vec![NameHeader {
+            name: HeaderName::from_static("x-resource-name"),
+            path: Some(PathHeader::Whole(HeaderName::from_static("x-original-uri"))),
+        }];
+        let settings = sources.iter().map(|source| source.settings.load_full());
+        let pairs = settings.map(|own| (own.target_name_header.clone(), own.target_path_header.clone()));
+        for (name, path) in pairs.chain([(self.name_header.clone(), self.path_header.clone())]) {
+            let Some(Ok(name)) = name.map(HeaderName::try_from) else { continue };
+            let path = path.and_then(|path| HeaderName::try_from(path).ok()).map(PathHeader::Prefix);
+            let header = NameHeader { name, path };
+            if !headers.contains(&header) {
+                // Before the built-in one: what was configured is stronger.
+                headers.insert(0, header);
+            }
+        }
+        let table = Table::new(&self.registry.all(), headers);
+        let before = self.table.load();
+        let known: HashSet<_> =
+            before.conflicts.iter().map(|conflict| (&conflict.host, &conflict.wants)).collect();
+        for conflict in &table.conflicts {
+            if !known.contains(&(&conflict.host, &conflict.wants)) {
+                tracing::warn!(host = %conflict.host, has = %conflict.has, wants = %conflict.wants, "two resources claim one host; the older one has it");
+            }
+        }
+        drop(before);
+        self.table.store(Arc::new(table));
+        self.routed.notify_waiters();
+    }
+
+    /// Asks all plugins once more, on behalf of a request for a host that nobody has: one list however many such
+    /// requests there are, and none right after one that brought nothing. Whether another look makes sense.
+    pub async fn ask_again(&self) -> bool {
+        let came = Instant::now();
+        let mut missed = self.missed.lock().await;
+        match *missed {
+            // Listed while this one waited for its turn.
+            Some(at) if at >= came => return true,
+            Some(at) if at.elapsed() < MISS_PAUSE => return false,
+            _ => {}
+        }
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refreshes: Vec<_> = sources
+            .into_iter()
+            .map(|source| self.shared.handle.spawn(async move { source.refresh().await }))
+            .collect();
+        for refresh in refreshes {
+            // An error: the runtime ends.
+            let _ = refresh.await;
+        }
+        *missed = Some(Instant::now());
+        true
+    }
+
+    /// Why it is not ready, if it is not.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.draining.is_cancelled() {
+            return Err("draining".to_owned());
+        }
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.is_empty() {
+            return Err("no plugin is at work yet".to_owned());
+        }
+        match sources.iter().find(|source| !source.has_listed()) {
+            Some(source) => Err(format!(
+                "plugin {} has not listed its resources in {} yet",
+                source.kind, source.namespace
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns when every plugin has listed its resources once.
+    pub async fn listed(&self) {
+        loop {
+            let mut routed = std::pin::pin!(self.routed.notified());
+            // From here on a list is not missed.
+            routed.as_mut().enable();
+            let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if !sources.is_empty() {
+                for source in sources {
+                    source.first_list().await;
+                }
+                return;
+            }
+            routed.await;
+        }
+    }
+
+    /// Returns when no connection is open.
+    pub async fn quiet(&self) {
+        while self.connections.load(Ordering::SeqCst) > 0 {
+            self.closed.notified().await;
+        }
+    }
+
+    /// Requests in flight and held, of all resources.
+    pub fn busy(&self) -> u64 {
+        self.registry.all().iter().map(|entry| entry.counts.in_flight() + entry.queue.len() as u64).sum()
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    /// One more is open.
+    pub fn new(dlx: &Arc<Dlx>) -> Self {
+        dlx.connections.fetch_add(1, Ordering::SeqCst);
+        Self(dlx.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.0.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.closed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The DLX's flags.
+
+use std::{net::SocketAddr, time::Duration};
+
+use daemon::{
+    flags::CommonFlags,
+    listen::parse_address,
+    settings::{FlagSettings, MultiTargetStrategy},
+};
+
+use crate::route::Network;
+
+/// Holds the requests of sleeping resources, wakes them, and proxies.
+#[derive(clap::Parser, Clone, Debug)]
+#[command(name = "dlx", version, about)]
+pub struct Flags {
+    /// What both daemons take.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Where requests arrive.
+    #[arg(long, default_value = ":8090", value_parser = parse_address)]
+    pub listen_address: SocketAddr,
+    /// Where /healthz, /readyz, /metrics and /api/v1 are.
+    #[arg(long, default_value = ":8091", value_parser = parse_address)]
+    pub admin_address: SocketAddr,
+    /// A header that names the resource, when it comes from a trusted proxy.
+    #[arg(long)]
+    pub target_name_header: Option<String>,
+    /// A header whose value stands before the request's path, when a header names the resource.
+    #[arg(long)]
+    pub target_path_header: Option<String>,
+    /// The resources' port, where a plugin gives a host alone.
+    #[arg(long)]
+    pub target_port: Option<u16>,
+    /// How long a wake may take.
+    #[arg(long, value_parser = scaler_types::duration::parse)]
+    pub resource_readiness_timeout: Option<Duration>,
+    /// Which of two named resources gets a request.
+    #[arg(long)]
+    pub multi_target_strategy: Option<MultiTargetStrategy>,
+    /// Addresses and networks (10.0.0.0/8) whose X-Forwarded-* and target headers are believed.
+    #[arg(long, value_delimiter = ',')]
+    pub trusted_proxies: Vec<Network>,
+    /// Requests held at once, of all resources together.
+    #[arg(long, default_value_t = 100_000)]
+    pub max_held_requests: usize,
+    /// Bytes held at once, of all resources together, those in the sockets included.
+    #[arg(long, default_value = "1GiB", value_parser = bytes)]
+    pub max_held_bytes: u64,
+}
+
+// === impl Flags ===
+
+impl Flags {
+    /// What they set for the resources.
+    pub fn settings(&self) -> FlagSettings {
+        FlagSettings {
+            target_port: self.target_port,
+            target_name_header: self.target_name_header.clone(),
+            target_path_header: self.target_path_header.clone(),
+            resource_readiness_timeout: self.resource_readiness_timeout,
+            multi_target_strategy: self.multi_target_strategy,
+            ..FlagSettings::default()
+        }
+    }
+}
+
+/// `64MiB`, `1GiB`, `500000`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a size: expected bytes, or a number with KiB, MiB or GiB");
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(bytes("500"), Ok(500));
+        for wrong in ["", "MiB", "1MB", "-1", "1.5GiB", "99999999999GiB"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Metrics: what the resources count, and what belongs to none of them, told when asked for.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, histogram::Histogram},
+    registry::Unit,
+};
+
+use crate::dlx::Dlx;
+
+/// Upper bounds of the buckets of a cold start's duration, in seconds.
+const COLD: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// Counts that belong to no resource.
+#[derive(Debug)]
+pub struct Metrics {
+    set_scales: AtomicU64,
+    failed_wakes: AtomicU64,
+    cold: Histogram,
+}
+
+/// Reads all counts when Prometheus asks.
+pub struct Exported(pub Weak<Dlx>);
+
+// === impl Metrics ===
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { set_scales: AtomicU64::new(0), failed_wakes: AtomicU64::new(0), cold: Histogram::new(COLD) }
+    }
+}
+
+impl Metrics {
+    /// A plugin was asked to scale.
+    pub fn set_scale(&self) {
+        self.set_scales.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A wake failed.
+    pub fn wake_failed(&self) {
+        self.failed_wakes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A wake ended well.
+    pub fn woken(&self, took: Duration) {
+        self.cold.observe(took.as_secs_f64());
+    }
+}
+
+// === impl Exported ===
+
+impl fmt::Debug for Exported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Exported")
+    }
+}
+
+impl Collector for Exported {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(dlx) = self.0.upgrade() else { return Ok(()) };
+        let entries = dlx.registry.all();
+        let labels = |entry: &Arc<crate::resource::Entry>| {
+            let id = &entry.key.id;
+            [
+                ("namespace", id.namespace.clone()),
+                ("name", id.name.clone()),
+                ("kind", entry.key.kind.to_string()),
+            ]
+        };
+
+        let mut family = encoder.encode_descriptor(
+            "dlx_responses",
+            "Answers by class of status",
+            None,
+            MetricType::Counter,
+        )?;
+        for entry in &entries {
+            for (class, count) in entry.counts.classes().into_iter().enumerate() {
+                let [a, b, c] = labels(entry);
+                let labels = [a, b, c, ("class", format!("{}xx", class + 1))];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family =
+            encoder.encode_descriptor("dlx_requests", "Requests that arrived", None, MetricType::Counter)?;
+        for entry in &entries {
+            ConstCounter::new(entry.counts.total()).encode(family.encode_family(&labels(entry))?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "dlx_in_flight",
+            "Requests and connections in flight",
+            None,
+            MetricType::Gauge,
+        )?;
+        for entry in &entries {
+            ConstGauge::new(entry.counts.in_flight() as i64).encode(family.encode_family(&labels(entry))?)?;
+        }
+        let mut family = encoder.encode_descriptor("dlx_held", "Requests held", None, MetricType::Gauge)?;
+        for entry in &entries {
+            ConstGauge::new(entry.queue.len() as i64).encode(family.encode_family(&labels(entry))?)?;
+        }
+        let help = "Held requests that were not forwarded";
+        let mut family = encoder.encode_descriptor("dlx_hold_rejections", help, None, MetricType::Counter)?;
+        for entry in &entries {
+            for (reason, count) in entry.queue.rejections() {
+                let [a, b, c] = labels(entry);
+                let labels = [a, b, c, ("reason", reason.to_owned())];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+
+        let totals = &dlx.shared.totals;
+        let help = "Bytes reserved for held requests";
+        let gauge = encoder.encode_descriptor("dlx_held", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        ConstGauge::new(totals.bytes() as i64).encode(gauge)?;
+        let conflicts = dlx.table.load().conflicts.len();
+        let help = "Hosts that more than one resource claims";
+        let gauge = encoder.encode_descriptor("dlx_host_conflicts", help, None, MetricType::Gauge)?;
+        ConstGauge::new(conflicts as i64).encode(gauge)?;
+        let metrics = &dlx.shared.metrics;
+        for (name, help, count) in [
+            ("dlx_set_scale_calls", "Calls of a plugin's set_scale", &metrics.set_scales),
+            ("dlx_failed_wakes", "Wakes that did not succeed", &metrics.failed_wakes),
+        ] {
+            let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(count.load(Ordering::Relaxed)).encode(counter)?;
+        }
+        let help = "From the wake's begin until an endpoint answers";
+        let histogram =
+            encoder.encode_descriptor("dlx_wake", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        metrics.cold.encode(histogram)
+    }
+}

@@ -1,0 +1,157 @@
+//! Bodies on their way through.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::Response;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::pool::Lease;
+use crate::resource::InFlight;
+
+/// A response's body on its way to the client.
+#[derive(Debug)]
+pub enum Relay {
+    /// From the resource.
+    Through(Through),
+    /// Of the DLX's own; `None` once sent.
+    Own(Option<Bytes>),
+}
+
+/// A body that the resource sends.
+#[derive(Debug)]
+pub struct Through {
+    incoming: Incoming,
+    /// The connection it comes on, to be used again when it came to its end.
+    lease: Option<Lease>,
+    /// In flight until it is done or dropped.
+    in_flight: Option<InFlight>,
+}
+
+/// A request's body on its way to the resource.
+#[derive(Debug)]
+pub enum Upload {
+    /// None.
+    Empty,
+    /// From the client.
+    Streaming(Incoming),
+}
+
+// === impl Relay ===
+
+impl Relay {
+    /// No body.
+    pub fn empty() -> Self {
+        Relay::Own(None)
+    }
+
+    /// The resource's body.
+    pub fn through(
+        response: Response<Incoming>,
+        lease: Option<Lease>,
+        in_flight: InFlight,
+    ) -> Response<Self> {
+        response.map(|incoming| {
+            let mut through = Through { incoming, lease, in_flight: Some(in_flight) };
+            if through.incoming.is_end_stream() {
+                through.ended();
+            }
+            Relay::Through(through)
+        })
+    }
+}
+
+impl From<Bytes> for Relay {
+    fn from(bytes: Bytes) -> Self {
+        Relay::Own(Some(bytes))
+    }
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Relay::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Relay::Through(through) => {
+                let frame = std::task::ready!(Pin::new(&mut through.incoming).poll_frame(cx));
+                if frame.is_none()
+                    || frame.as_ref().is_some_and(Result::is_ok) && through.incoming.is_end_stream()
+                {
+                    through.ended();
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Relay::Own(bytes) => bytes.is_none(),
+            Relay::Through(through) => through.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Relay::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Relay::Through(through) => through.incoming.size_hint(),
+        }
+    }
+}
+
+// === impl Through ===
+
+impl Through {
+    /// All of it came.
+    fn ended(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        self.in_flight = None;
+    }
+}
+
+// === impl Upload ===
+
+impl From<Incoming> for Upload {
+    fn from(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() { Upload::Empty } else { Upload::Streaming(incoming) }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Upload::Empty => Poll::Ready(None),
+            Upload::Streaming(incoming) => Pin::new(incoming).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Upload::Empty => true,
+            Upload::Streaming(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Upload::Empty => SizeHint::with_exact(0),
+            Upload::Streaming(incoming) => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! One request: into the gate, to the resource, and its answer back.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Request, Response, Uri, Version, header};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{
+    Caller, Relay, Routed, Upload, head,
+    pool::{Lease, Unsent},
+    upgrade, weight,
+};
+use crate::{
+    answer::Refusal,
+    dlx::Open,
+    resource::{Admitted, Cold, Entry, InFlight, Target},
+};
+
+/// A request that was let go gives its place back when its response head came, or after this long.
+const PLACE: Duration = Duration::from_secs(1);
+/// The pause before a port of a ready endpoint is tried again.
+const PORT_PAUSE: Duration = Duration::from_millis(20);
+/// What a socket takes of a body while nobody reads it.
+const SOCKET_TAKES: u64 = 64 * 1024;
+
+/// An answer's head, and what it came on.
+enum Answer {
+    /// From the pool.
+    Pooled(Response<Incoming>, Option<Lease>),
+    /// The resource changed the protocol; bytes are copied from now on.
+    Switched(Response<Incoming>),
+}
+
+/// Forwards a request, now or as soon as its resource is up.
+///
+/// # Errors
+///
+/// What to answer instead.
+pub async fn forward(
+    caller: &Arc<Caller>,
+    routed: Routed,
+    request: Request<Incoming>,
+) -> Result<Response<Relay>, Arc<Refusal>> {
+    let entry = routed.entry.clone();
+    let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
+    let mut admitted = match entry.enter() {
+        Some(in_flight) => Admitted { in_flight, held: None },
+        // Boxed: what is held is small.
+        None => {
+            let held: Pin<Box<dyn Future<Output = _> + Send>> =
+                Box::pin(hold(caller.clone(), entry.clone(), weight(&request, SOCKET_TAKES), deadline));
+            held.await?
+        }
+    };
+    let (mut request, switch) = outgoing(caller, routed.path, request);
+    let mut cold = None;
+    loop {
+        let Admitted { in_flight, held } = admitted;
+        let Some(target) = choose(caller, &entry) else {
+            // The last endpoint went away this moment.
+            drop(in_flight);
+            admitted = entry.admit(0, deadline).await?;
+            continue;
+        };
+        let sending = send(caller, &target, request, switch.is_some());
+        let sent = match held {
+            None => sending.await,
+            Some((place, how)) => {
+                cold = Some(how);
+                let mut sending = std::pin::pin!(sending);
+                match timeout(PLACE, &mut sending).await {
+                    Ok(sent) => sent,
+                    Err(_) => {
+                        drop(place);
+                        sending.await
+                    }
+                }
+            }
+        };
+        match sent {
+            Ok(answer) => return Ok(incoming(caller, answer, in_flight, switch, cold)),
+            Err(Unsent::Never(unsent, reason)) => {
+                tracing::debug!(resource = %entry.key.id, %reason, "not sent; held again");
+                let listed = entry.unreachable(&target, &reason);
+                drop(in_flight);
+                request = *unsent;
+                if !listed {
+                    // Another port of an endpoint that is ready: nobody else finds out when it answers.
+                    sleep_until((Instant::now() + PORT_PAUSE).min(deadline)).await;
+                }
+                admitted = entry.admit(0, deadline).await?;
+            }
+            Err(Unsent::Perhaps(reason)) => return Err(Arc::new(Refusal::broken(&entry.key.id, reason))),
+        }
+    }
+}
+
+/// Holds a request, and goes away when its client does.
+async fn hold(
+    caller: Arc<Caller>,
+    entry: Arc<Entry>,
+    bytes: u64,
+    deadline: Instant,
+) -> Result<Admitted, Arc<Refusal>> {
+    let Some(socket) = &caller.socket else {
+        // HTTP/2: the stream's end drops this.
+        return entry.admit(bytes, deadline).await;
+    };
+    tokio::select! {
+        admitted = entry.admit(bytes, deadline) => admitted,
+        () = socket.closed() => {
+            // Nobody reads it; it ends the connection.
+            let reason = "the client closed the connection";
+            Err(Arc::new(Refusal { close: true, ..Refusal::unavailable(&entry.key.id, "client left", reason, Duration::from_secs(1)) }))
+        }
+    }
+}
+
+fn choose(caller: &Caller, entry: &Entry) -> Option<Arc<Target>> {
+    let facts = entry.facts.load();
+    let target = facts.ready.get(caller.pool.turn(facts.ready.len()))?;
+    match caller.identity.as_ref().and_then(|identity| identity.port.target) {
+        Some(port) => Some(Arc::new(target.at_port(port))),
+        None => Some(target.clone()),
+    }
+}
+
+/// The request as the resource gets it; and the client's side of a switch of protocols, if it asks for one.
+fn outgoing(
+    caller: &Caller,
+    path: Option<http::uri::PathAndQuery>,
+    request: Request<Incoming>,
+) -> (Request<Upload>, Option<OnUpgrade>) {
+    let (mut parts, body) = request.into_parts();
+    let protocol = upgrade::wanted(&parts.headers, parts.version);
+    let switch = protocol.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
+    parts.extensions.clear();
+    if let Some(authority) = parts.uri.authority() {
+        // What the request is for is stronger than a Host header.
+        if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
+            parts.headers.insert(header::HOST, host);
+        }
+    }
+    let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
+    head::strip(&mut parts.headers);
+    // Answered by whoever reads the body: the resource need not say it may come.
+    parts.headers.remove(header::EXPECT);
+    head::forwarded(&mut parts.headers, caller.peer, caller.trusted);
+    parts.headers.append(header::VIA, caller.dlx.via.clone());
+    if let Some(protocol) = protocol.filter(|_| switch.is_some()) {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, protocol);
+    }
+    if grpc {
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    parts.version = if grpc { Version::HTTP_2 } else { Version::HTTP_11 };
+    let path = path.or_else(|| parts.uri.path_and_query().cloned());
+    parts.uri = match path {
+        Some(path) => Uri::from(path),
+        None => Uri::from_static("/"),
+    };
+    (Request::from_parts(parts, Upload::from(body)), switch)
+}
+
+fn is_grpc(headers: &http::HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+async fn send(
+    caller: &Caller,
+    target: &Target,
+    request: Request<Upload>,
+    switch: bool,
+) -> Result<Answer, Unsent> {
+    if switch {
+        return upgrade::send(target, request).await.map(|response| match response.status() {
+            http::StatusCode::SWITCHING_PROTOCOLS => Answer::Switched(response),
+            _ => Answer::Pooled(response, None),
+        });
+    }
+    if request.version() == Version::HTTP_2 {
+        let request = with_authority(request);
+        return caller.pool.send_http2(target, request).await.map(|response| Answer::Pooled(response, None));
+    }
+    let (response, lease) = caller.pool.send(target, request).await?;
+    Ok(Answer::Pooled(response, Some(lease)))
+}
+
+/// HTTP/2 has the host in the URI.
+fn with_authority(mut request: Request<Upload>) -> Request<Upload> {
+    let host = request.headers_mut().remove(header::HOST);
+    let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let built = Uri::builder().scheme("http").authority(host).path_and_query(path).build();
+    if let Ok(uri) = built {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// The answer as the client gets it.
+fn incoming(
+    caller: &Caller,
+    answer: Answer,
+    in_flight: InFlight,
+    switch: Option<OnUpgrade>,
+    cold: Option<Cold>,
+) -> Response<Relay> {
+    let entry = in_flight.entry().clone();
+    let mut response = match answer {
+        Answer::Pooled(mut response, lease) => {
+            head::strip(response.headers_mut());
+            *response.version_mut() = Version::HTTP_11;
+            Relay::through(response, lease, in_flight)
+        }
+        Answer::Switched(response) => upgrade::switch(response, switch, in_flight, Open::new(&caller.dlx)),
+    };
+    response.headers_mut().append(header::VIA, caller.dlx.via.clone());
+    if let Some(cold) = cold {
+        entry.decide(|view| view.last_cold = Some(cold));
+        if let Ok(value) = HeaderValue::try_from(timing(cold)) {
+            response.headers_mut().append(HeaderName::from_static("server-timing"), value);
+        }
+    }
+    response
+}
+
+fn timing(cold: Cold) -> String {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    match cold.wake {
+        Some(wake) => format!("hold;dur={:.1}, wake;dur={:.1}", ms(cold.hold), ms(wake)),
+        None => format!("hold;dur={:.1}", ms(cold.hold)),
+    }
+}

@@ -1,0 +1,193 @@
+//! Heads on their way through: what belongs to one connection alone is taken out, what a proxy has to say is put in.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Fields of one connection alone (RFC 9110 7.6.1), besides those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What only a trusted peer may say of where a request came from.
+const SAID_BY_PEERS: [HeaderName; 7] = [
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PROTO,
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    header::FORWARDED,
+    HeaderName::from_static("x-real-ip"),
+];
+
+/// Fields that say how a message ends or for whom it is: `Connection` must not name them away.
+const NEVER_NAMED: [HeaderName; 4] =
+    [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::VIA];
+
+/// Takes out what belongs to the connection the message came on.
+pub fn strip(headers: &mut HeaderMap) {
+    // None of it in most messages.
+    if let Some(first) = headers.get(header::CONNECTION) {
+        let plain = first.as_bytes().eq_ignore_ascii_case(b"keep-alive")
+            || first.as_bytes().eq_ignore_ascii_case(b"close");
+        if !plain || headers.get_all(header::CONNECTION).iter().nth(1).is_some() {
+            for name in named(headers) {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// The fields that `Connection` names.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    names.filter(|name| !NEVER_NAMED.contains(name) && !SAID_BY_PEERS.contains(name)).collect()
+}
+
+/// Says where the request came from: added to what a trusted peer says, in place of what others say.
+pub fn forwarded(headers: &mut HeaderMap, peer: SocketAddr, trusted: bool) {
+    let host = headers.get(header::HOST).cloned();
+    if !trusted {
+        for name in &SAID_BY_PEERS {
+            headers.remove(name);
+        }
+    }
+    let own = peer.ip().to_canonical().to_string();
+    let before = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let chain = before.chain([own.as_str()]).collect::<Vec<_>>().join(", ");
+    // An address and what was a header's value: always one again.
+    if let Ok(value) = HeaderValue::try_from(chain) {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+    if let Some(host) = host {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+}
+
+/// Whether the message went through this DLX before.
+pub fn went_through(headers: &HeaderMap, via: &HeaderValue) -> bool {
+    let own = pseudonym(via.as_bytes());
+    headers
+        .get_all(header::VIA)
+        .iter()
+        .any(|value| value.as_bytes().split(|byte| *byte == b',').any(|hop| pseudonym(hop) == own))
+}
+
+/// `dlx-1` of `1.1 dlx-1 (comment)`.
+fn pseudonym(hop: &[u8]) -> Option<&[u8]> {
+    hop.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty()).nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+        }
+        headers
+    }
+
+    fn peer() -> SocketAddr {
+        "[::ffff:192.0.2.1]:5".parse().unwrap()
+    }
+
+    #[test]
+    fn what_connection_names_is_taken_out() {
+        let mut own = headers(&[
+            ("connection", "keep-alive, X-Private"),
+            ("connection", "close, te"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-connection", "close"),
+            ("x-kept", "1"),
+        ]);
+        strip(&mut own);
+        assert_eq!(own, headers(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn connection_does_not_name_away_what_others_rely_on() {
+        let mut own = headers(&[
+            ("connection", "host, content-length, x-forwarded-for, via"),
+            ("host", "a"),
+            ("content-length", "0"),
+            ("via", "1.1 b"),
+        ]);
+        strip(&mut own);
+        assert_eq!(own, headers(&[("host", "a"), ("content-length", "0"), ("via", "1.1 b")]));
+    }
+
+    #[test]
+    fn a_stranger_cannot_say_where_it_comes_from() {
+        let mut own = headers(&[
+            ("host", "a.example"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "evil"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "10.0.0.1"),
+            ("forwarded", "for=10.0.0.1"),
+        ]);
+        forwarded(&mut own, peer(), false);
+        assert_eq!(
+            own,
+            headers(&[
+                ("host", "a.example"),
+                ("x-forwarded-for", "192.0.2.1"),
+                ("x-forwarded-host", "a.example"),
+                ("x-forwarded-proto", "http")
+            ])
+        );
+    }
+
+    #[test]
+    fn a_trusted_peers_word_is_added_to() {
+        let mut own = headers(&[
+            ("host", "a.example"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("x-forwarded-host", "b"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        forwarded(&mut own, peer(), true);
+        assert_eq!(
+            own,
+            headers(&[
+                ("host", "a.example"),
+                ("x-forwarded-for", "10.0.0.1, 10.0.0.2, 192.0.2.1"),
+                ("x-forwarded-host", "b"),
+                ("x-forwarded-proto", "https")
+            ])
+        );
+    }
+
+    #[test]
+    fn a_loop_is_seen_among_other_hops() {
+        let via = HeaderValue::from_static("1.1 dlx-1");
+        assert!(went_through(&headers(&[("via", "1.0 fred, 1.1 dlx-1 (x)")]), &via));
+        assert!(went_through(&headers(&[("via", "1.0 fred"), ("via", "2 dlx-1")]), &via));
+        assert!(!went_through(&headers(&[("via", "1.1 dlx-10, 1.1 dlx")]), &via));
+        assert!(!went_through(&headers(&[]), &via));
+    }
+}

@@ -1,0 +1,176 @@
+//! The way of a request: for whom, may it go, to where, and back.
+
+mod body;
+mod forward;
+mod head;
+mod pool;
+mod upgrade;
+
+use std::{net::SocketAddr, sync::Arc};
+
+pub use body::{Relay, Upload};
+use http::{HeaderValue, Method, Request, Response, Version, header, uri::PathAndQuery};
+use hyper::body::{Body, Incoming};
+pub use pool::{Pool, dial};
+
+use crate::{
+    answer::Refusal,
+    dlx::{Dlx, Open},
+    resource::Entry,
+    route,
+    serve::{Identity, Socket},
+};
+
+/// What the requests of one connection have in common.
+#[derive(Debug)]
+pub struct Caller {
+    /// Everything.
+    pub dlx: Arc<Dlx>,
+    /// Counts the connection.
+    pub open: Open,
+    /// Connections to resources, of this thread.
+    pub pool: Arc<Pool>,
+    /// Who asks.
+    pub peer: SocketAddr,
+    /// Whether its headers are believed.
+    pub trusted: bool,
+    /// Whose port it came in on, where it is not the shared one.
+    pub identity: Option<Identity>,
+    /// The connection, where it carries one request at a time.
+    pub socket: Option<Socket>,
+}
+
+/// A request that knows for whom it is.
+struct Routed {
+    entry: Arc<Entry>,
+    /// The path to ask for, where not the request's own.
+    path: Option<PathAndQuery>,
+}
+
+/// Answers one request.
+pub async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Relay> {
+    let http1 = request.version() <= Version::HTTP_11;
+    let mut response = match route(&caller, &request).await {
+        Ok(routed) => serve(&caller, routed, request).await,
+        Err(refusal) => refuse(&refusal, None),
+    };
+    if http1
+        && caller.dlx.draining.is_cancelled()
+        && response.status() != http::StatusCode::SWITCHING_PROTOCOLS
+    {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn serve(caller: &Arc<Caller>, routed: Routed, request: Request<Incoming>) -> Response<Relay> {
+    let entry = routed.entry.clone();
+    if let Some(status) = no_wake(&entry, &request) {
+        let mut response = Response::new(Relay::empty());
+        *response.status_mut() = status;
+        return response;
+    }
+    if head::went_through(request.headers(), &caller.dlx.via) {
+        return refuse(&Refusal::looped(&entry.key.id), Some(&entry));
+    }
+    entry.counts.arrived();
+    let response = match forward::forward(caller, routed, request).await {
+        Ok(response) => response,
+        Err(refusal) => return refuse(&refusal, Some(&entry)),
+    };
+    entry.counts.answered(response.status());
+    response
+}
+
+fn refuse(refusal: &Refusal, entry: Option<&Entry>) -> Response<Relay> {
+    if let Some(entry) = entry {
+        entry.counts.answered(refusal.status);
+    }
+    refusal.response().map(Relay::from)
+}
+
+/// Finds out for whom a request is.
+async fn route(caller: &Caller, request: &Request<Incoming>) -> Result<Routed, Refusal> {
+    let headers = request.headers();
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::malformed("CONNECT is not what this is for"));
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::malformed("it has two Host headers"));
+    }
+    // An absolute form, or HTTP/2's :authority, is stronger than a Host header (RFC 9112 3.2.2).
+    let authority = match (request.uri().authority(), host) {
+        (Some(authority), _) => Some(authority.as_str()),
+        (None, Some(host)) => {
+            Some(host.to_str().map_err(|_| Refusal::malformed("its Host header is not text"))?)
+        }
+        (None, None) => None,
+    };
+    if authority.is_none() && request.version() == Version::HTTP_11 {
+        return Err(Refusal::malformed("it has no Host header"));
+    }
+    if let Some(identity) = &caller.identity {
+        return Ok(Routed { entry: identity.entry.clone(), path: None });
+    }
+    if let Some(routed) = look_up(caller, request, authority)? {
+        return Ok(routed);
+    }
+    if caller.dlx.ask_again().await
+        && let Some(routed) = look_up(caller, request, authority)?
+    {
+        return Ok(routed);
+    }
+    Err(Refusal::nobodys(match authority {
+        Some(authority) => format!("no resource has the host {authority:?}"),
+        None => "the request names no host".to_owned(),
+    }))
+}
+
+fn look_up(
+    caller: &Caller,
+    request: &Request<Incoming>,
+    authority: Option<&str>,
+) -> Result<Option<Routed>, Refusal> {
+    let table = caller.dlx.table.load();
+    if caller.trusted {
+        let default = caller.dlx.default_namespace.as_deref();
+        let draw = || caller.pool.draw();
+        match route::named(&table, request.headers(), request.uri(), default, draw) {
+            Ok(Some(named)) => return Ok(Some(Routed { entry: named.entry, path: named.path })),
+            Ok(None) => {}
+            // Perhaps it is new: asked once more, then a miss.
+            Err(refusal) if refusal.status == http::StatusCode::NOT_FOUND => return Ok(None),
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    let entry = authority.and_then(|authority| table.by_host(authority));
+    Ok(entry.map(|entry| Routed { entry: entry.clone(), path: None }))
+}
+
+/// What a request is answered that neither wakes nor counts.
+fn no_wake(entry: &Entry, request: &Request<Incoming>) -> Option<http::StatusCode> {
+    let facts = entry.facts.load();
+    let agent = || request.headers().get(header::USER_AGENT).map(HeaderValue::as_bytes);
+    let rule = facts.settings.no_wake.iter().find(|rule| {
+        let agent = rule
+            .user_agent
+            .as_ref()
+            .is_none_or(|wanted| agent().is_some_and(|own| own.starts_with(wanted.as_bytes())));
+        let path = rule.path.as_ref().is_none_or(|wanted| request.uri().path() == wanted);
+        agent && path && (rule.user_agent.is_some() || rule.path.is_some())
+    })?;
+    http::StatusCode::from_u16(rule.status).ok()
+}
+
+/// Bytes to reserve for a held request: its head, and what the socket may take of its body meanwhile.
+fn weight(request: &Request<Incoming>, socket_takes: u64) -> u64 {
+    let head: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let head = head + request.uri().path_and_query().map_or(1, |path| path.as_str().len());
+    let hint = request.body().size_hint();
+    let body =
+        if request.body().is_end_stream() { 0 } else { hint.upper().unwrap_or(u64::MAX).min(socket_takes) };
+    head as u64 + body
+}

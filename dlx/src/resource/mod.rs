@@ -1,0 +1,395 @@
+//! One resource as this DLX knows it: its gate, its endpoints, its counts and what waits for it.
+
+mod registry;
+mod target;
+mod view;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use daemon::settings::Settings;
+pub use registry::Registry;
+use scaler_types::{
+    Nonce, Path, Resource, ResourceId, ScaleResource, State,
+    protocol::{GateInput, GateOrder, Refusal as NotConfirmed, Seen},
+};
+pub use target::Target;
+use tokio::sync::watch;
+pub use view::{Cold, Failure, Listed, View};
+
+use crate::{
+    activity::Counts,
+    answer::Refusal,
+    hold::{Go, Held, Limits, Place, Queue, Rejected},
+    shared::Shared,
+    wake,
+    watch::Source,
+};
+
+/// The window of a resource without any metric.
+const WINDOW: Duration = Duration::from_secs(600);
+
+/// What identifies a resource in this process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The plugin's kind.
+    pub kind: Arc<str>,
+    /// Namespace and name.
+    pub id: ResourceId,
+}
+
+/// One resource.
+#[derive(Debug)]
+pub struct Entry {
+    /// Which one.
+    pub key: Key,
+    /// When this process first saw it: the number of the listing that brought it.
+    pub first_seen: u64,
+    /// What it has to do.
+    pub counts: Counts,
+    /// What waits for it.
+    pub queue: Queue,
+    /// What the proxy path needs to know.
+    pub facts: ArcSwap<Facts>,
+    /// The gate is open and an endpoint is ready. Mirrors the view; written under its lock only.
+    open: AtomicBool,
+    view: Mutex<View>,
+    changed: watch::Sender<u64>,
+    shared: Arc<Shared>,
+}
+
+/// What the proxy path needs to know of a resource, replaced as a whole.
+#[derive(Debug)]
+pub struct Facts {
+    /// Endpoints that are ready.
+    pub ready: Vec<Arc<Target>>,
+    /// What holds for its requests.
+    pub settings: Arc<Settings>,
+}
+
+/// Counts one request in flight until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<Entry>);
+
+/// A request that may be forwarded.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Counts it in flight.
+    pub in_flight: InFlight,
+    /// Where it was held: its place among those let go, until the response head came.
+    pub held: Option<(Place, Cold)>,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// A resource that was just seen for the first time. Its gate is shut until [`saw`](Self::saw) says otherwise.
+    pub fn new(key: Key, first_seen: u64, source: Arc<Source>, shared: Arc<Shared>) -> Self {
+        let settings = source.settings.load_full();
+        Self {
+            first_seen,
+            counts: Counts::default(),
+            queue: Queue::default(),
+            facts: ArcSwap::from_pointee(Facts { ready: Vec::new(), settings }),
+            open: AtomicBool::new(false),
+            view: Mutex::new(View::new(key.id.clone(), source, shared.rules)),
+            changed: watch::Sender::new(0),
+            key,
+            shared,
+        }
+    }
+
+    /// What it shares with the other resources.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Told whenever its view changed.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Enters if the gate is open and nobody waits in front.
+    pub fn enter(self: &Arc<Self>) -> Option<InFlight> {
+        if !self.queue.is_empty() {
+            return None;
+        }
+        self.enter_let_go()
+    }
+
+    /// Enters if the gate is open.
+    pub fn enter_let_go(self: &Arc<Self>) -> Option<InFlight> {
+        // Counted before the gate is asked; see [`crate::activity`].
+        self.counts.enter();
+        if self.open.load(Ordering::SeqCst) {
+            Some(InFlight(self.clone()))
+        } else {
+            self.counts.retreat();
+            None
+        }
+    }
+
+    /// Waits until the request may be forwarded, but not longer than until `deadline`. `bytes` are reserved for it.
+    ///
+    /// # Errors
+    ///
+    /// It is not to be: what to answer.
+    pub async fn admit(
+        self: &Arc<Self>,
+        bytes: u64,
+        deadline: tokio::time::Instant,
+    ) -> Result<Admitted, Arc<Refusal>> {
+        let begun = Instant::now();
+        let mut held = self.hold(bytes)?;
+        loop {
+            let place = match tokio::time::timeout_at(deadline, held.told()).await {
+                Ok(Go::Forward(place)) => place,
+                Ok(Go::Refuse(refusal)) => return Err(refusal),
+                Err(_) => {
+                    self.queue.count(Rejected::TooLong);
+                    return Err(Arc::new(self.held_too_long(begun.elapsed())));
+                }
+            };
+            match self.enter_let_go() {
+                Some(in_flight) => {
+                    let cold = Cold { hold: begun.elapsed(), wake: self.read(|view| view.wake_since(begun)) };
+                    return Ok(Admitted { in_flight, held: Some((place, cold)) });
+                }
+                None => held.rejoin(place),
+            }
+        }
+    }
+
+    fn hold(self: &Arc<Self>, bytes: u64) -> Result<Held, Arc<Refusal>> {
+        if let Some(refusal) = self.shared.refuse_held.get() {
+            self.queue.count(Rejected::Draining);
+            return Err(Arc::new(Refusal { resource: Some(self.key.id.clone()), ..refusal.clone() }));
+        }
+        if let Some(refusal) = self.read(|view| view.remembered_failure(&self.key.id)) {
+            self.queue.count(Rejected::WakeFailed);
+            return Err(Arc::new(refusal));
+        }
+        let settings = self.facts.load().settings.clone();
+        let limits = Limits { requests: settings.max_held_requests, bytes: settings.max_held_bytes };
+        let (held, first) = Queue::join(self, bytes, &limits, &self.shared.totals).map_err(|reason| {
+            self.queue.count(Rejected::Full);
+            Arc::new(Refusal::unavailable(&self.key.id, "too much is held", reason, Duration::from_secs(1)))
+        })?;
+        if first {
+            // A probe that took its time is now in a hurry.
+            self.tell();
+        }
+        self.want();
+        Ok(held)
+    }
+
+    fn held_too_long(&self, held: Duration) -> Refusal {
+        let why = self.read(|view| view.why_not_up());
+        let reason = format!(
+            "held for {} and it is not up: {why}",
+            scaler_types::duration::short(Duration::from_millis(held.as_millis() as u64))
+        );
+        Refusal::unavailable(&self.key.id, "held too long", reason, Duration::from_secs(5))
+    }
+
+    /// Makes sure that what waits is let go, or that somebody works on it.
+    pub fn want(self: &Arc<Self>) {
+        if self.open.load(Ordering::SeqCst) {
+            return self.release();
+        }
+        let mut view = self.lock();
+        if self.open.load(Ordering::SeqCst) {
+            drop(view);
+            self.release();
+        } else {
+            self.drive(&mut view);
+        }
+    }
+
+    fn drive(self: &Arc<Self>, view: &mut View) {
+        if !view.driven && self.queue.has_waiting() {
+            view.driven = true;
+            wake::drive(self.clone());
+        }
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go what may go.
+    pub fn release(self: &Arc<Self>) {
+        if self.open.load(Ordering::SeqCst) {
+            let facts = self.facts.load();
+            Queue::release(self, facts.settings.release_per_endpoint.saturating_mul(facts.ready.len()));
+        }
+    }
+
+    /// Refuses all that wait.
+    pub fn refuse_held(&self, refusal: Refusal, why: Rejected) {
+        for _ in 0..self.queue.len() {
+            self.queue.count(why);
+        }
+        self.queue.refuse_all(&Arc::new(refusal));
+    }
+
+    /// Looks at the view.
+    pub fn read<R>(&self, look: impl FnOnce(&View) -> R) -> R {
+        look(&self.lock())
+    }
+
+    /// Changes the view without anything following from it: for whoever does himself what is to be done.
+    pub fn decide<R>(&self, decide: impl FnOnce(&mut View) -> R) -> R {
+        decide(&mut self.lock())
+    }
+
+    /// Changes the view, and does what follows from it: mirrors the gate, lets go what may go, finds out whether
+    /// endpoints are ready, finishes a wake, and makes somebody work on what still waits.
+    pub fn update<R>(self: &Arc<Self>, change: impl FnOnce(&mut View) -> R) -> R {
+        let mut guard = self.lock();
+        let view = &mut *guard;
+        let result = change(view);
+        let was_open = self.open.load(Ordering::SeqCst);
+        for target in view.to_probe() {
+            wake::probe::start(self.clone(), target);
+        }
+        if std::mem::take(&mut view.facts_changed) {
+            self.facts
+                .store(Arc::new(Facts { ready: view.ready(), settings: view.source.settings.load_full() }));
+        }
+        let ready = view.is_ready();
+        let open = view.gate.open() && ready;
+        self.open.store(open, Ordering::SeqCst);
+        if ready && let order @ GateOrder::Write { .. } = view.answers() {
+            wake::perform(self.clone(), order);
+        }
+        if open
+            && !was_open
+            && let Some(took) = view.came_up()
+        {
+            self.shared.metrics.woken(took);
+            tracing::info!(resource = %self.key.id, kind = %self.key.kind, took = ?took, "awake");
+        }
+        if !open {
+            self.drive(view);
+        }
+        self.tell();
+        drop(guard);
+        if open {
+            self.release();
+        }
+        result
+    }
+
+    /// The plugin told its state; in the order of the plugin's stream.
+    pub fn saw(self: &Arc<Self>, source: &Arc<Source>, resource: Resource) {
+        self.update(|view| {
+            // With path external nothing is fenced: its own controller's row is not ours to read.
+            let row = if resource.path == Path::External { Default::default() } else { resource.row.clone() };
+            let seen = Seen { row, version: resource.version.clone(), scaled: resource.replicas > 0 };
+            let before = view.gate.seen().map(|seen| seen.row.state);
+            let after = seen.row.state;
+            view.gate.step(GateInput::Saw(Some(seen)));
+            view.see(source, resource);
+            if before.is_some_and(|before| before != after) {
+                tracing::debug!(resource = %self.key.id, from = %before.unwrap_or_default(), to = %after, "its state changed");
+            }
+        });
+    }
+
+    /// No plugin lists it any more.
+    pub fn vanished(self: &Arc<Self>) {
+        self.update(|view| {
+            view.gate.step(GateInput::Saw(None));
+            view.vanish();
+        });
+        self.refuse_held(Refusal::gone(&self.key.id), Rejected::WakeFailed);
+    }
+
+    /// Waits, but not longer than until `deadline`, until the fence `nonce` can be confirmed, or says why not.
+    ///
+    /// # Errors
+    ///
+    /// Why not, for people.
+    pub async fn confirm(
+        self: &Arc<Self>,
+        nonce: Nonce,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), String> {
+        let mut changed = self.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let order = {
+                let mut view = self.lock();
+                // The gate is shut by now if the fence is seen: `open` was mirrored under this lock.
+                let in_flight = self.counts.in_flight();
+                let held = self.queue.len() as u64;
+                view.gate.step(GateInput::Asked { nonce, in_flight, held })
+            };
+            match order {
+                GateOrder::Confirm => return Ok(()),
+                GateOrder::Refuse(NotConfirmed::InFlight(n)) => {
+                    return Err(format!("{n} requests in flight"));
+                }
+                GateOrder::Refuse(NotConfirmed::Held(n)) => return Err(format!("{n} requests held")),
+                _ => {
+                    if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                        return Err(self.read(|view| match view.gate.seen() {
+                            Some(seen) => format!("sees {} with nonce {}", seen.row.state, seen.row.nonce),
+                            None => "does not see it".to_owned(),
+                        }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Could not be connected to: nothing goes there until it answers again. Whether it is one of those listed.
+    pub fn unreachable(self: &Arc<Self>, target: &Target, reason: &str) -> bool {
+        self.update(|view| view.unreachable(target.number, reason))
+    }
+
+    /// A probe of an endpoint found no answer.
+    pub fn note_probe(&self, number: u64, error: String) {
+        // Changes nothing that anybody waits for.
+        self.lock().unanswered(number, error);
+    }
+
+    /// The largest window in which it may count as idle.
+    pub fn largest_window(&self) -> Duration {
+        let facts = self.facts.load();
+        let largest = |metrics: &[ScaleResource]| metrics.iter().map(|metric| metric.window_size).max();
+        let own = self.read(|view| largest(&view.resource.scale_resources));
+        own.or_else(|| largest(&facts.settings.scale_resources)).unwrap_or(WINDOW)
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> Option<State> {
+        self.read(|view| view.gate.seen().map(|seen| seen.row.state))
+    }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// Whose.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.counts.leave();
+    }
+}

@@ -1,0 +1,48 @@
+//! An endpoint requests can be sent to.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use scaler_types::Endpoint;
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// One incarnation of an endpoint. Another incarnation at the same address is another target, and connections are
+/// kept by [`number`](Self::number): none to an earlier incarnation is ever used.
+#[derive(Debug)]
+pub struct Target {
+    /// Unique in this process.
+    pub number: u64,
+    /// As the plugin lists it.
+    pub endpoint: Endpoint,
+    /// The address, where it is an address and not a name.
+    pub socket: Option<SocketAddr>,
+}
+
+// === impl Target ===
+
+impl Target {
+    /// A new incarnation.
+    pub fn new(endpoint: Endpoint) -> Self {
+        let socket = endpoint.address.parse().ok();
+        Self { number: NEXT.fetch_add(1, Ordering::Relaxed), endpoint, socket }
+    }
+
+    /// The same endpoint at another port of it.
+    pub fn at_port(&self, port: u16) -> Self {
+        let address = match (self.socket, self.endpoint.address.rsplit_once(':')) {
+            (Some(mut socket), _) => {
+                socket.set_port(port);
+                socket.to_string()
+            }
+            (None, Some((host, _))) => format!("{host}:{port}"),
+            (None, None) => format!("{}:{port}", self.endpoint.address),
+        };
+        let endpoint = Endpoint { address, ..self.endpoint.clone() };
+        let socket = endpoint.address.parse().ok();
+        // Connections to one port are not connections to the other: the number tells them apart.
+        Self { number: self.number | u64::from(port) << 48, endpoint, socket }
+    }
+}

@@ -1,0 +1,286 @@
+//! What is believed of a resource, behind its lock.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use scaler_types::{
+    Endpoint, Nonce, Path, Probe, Resource, ResourceId, Row,
+    protocol::{Gate, GateInput, GateOrder, Rules},
+};
+
+use super::Target;
+use crate::{answer::Refusal, watch::Source};
+
+/// After a wake that cannot succeed, requests get its cause for this long; doubled each time, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What is believed of one resource.
+#[derive(Debug)]
+pub struct View {
+    /// The protocol's state.
+    pub gate: Gate,
+    /// As last told by the plugin.
+    pub resource: Resource,
+    /// Who tells.
+    pub source: Arc<Source>,
+    /// Its endpoints.
+    pub listed: Vec<Listed>,
+    /// An endpoint from `resolve_service_name`, where the plugin lists none.
+    pub resolved: Option<Endpoint>,
+    /// A task works on what waits.
+    pub driven: bool,
+    /// The facts are to be replaced.
+    pub facts_changed: bool,
+    /// No plugin lists it any more.
+    pub gone: bool,
+    /// The last wake that could not succeed.
+    pub failure: Option<Failure>,
+    /// The last thing that went wrong, whether or not it passed.
+    pub last_error: Option<String>,
+    /// Writes in a row that nobody knows the end of.
+    pub lost_writes: u32,
+    /// When the wake that is going on began.
+    waking_since: Option<Instant>,
+    /// When the last wake ended well, and how long it took.
+    woken: Option<(Instant, Duration)>,
+    /// The last cold start of a request.
+    pub last_cold: Option<Cold>,
+}
+
+/// An endpoint, and whether it answers.
+#[derive(Debug)]
+pub struct Listed {
+    /// Which.
+    pub target: Arc<Target>,
+    /// Requests can go there.
+    pub ready: bool,
+    /// Somebody finds out.
+    pub probing: bool,
+    /// Why it is not ready.
+    pub error: Option<String>,
+}
+
+/// A wake that could not succeed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The cause.
+    pub reason: String,
+    /// Until then requests are answered with it at once.
+    pub until: Instant,
+    /// How long it is remembered this time.
+    pub pause: Duration,
+}
+
+/// How a held request spent its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Cold {
+    /// How long it was held.
+    pub hold: Duration,
+    /// How long the wake took that it waited for; `None` if it waited for none.
+    pub wake: Option<Duration>,
+}
+
+// === impl View ===
+
+impl View {
+    /// Nothing is known yet.
+    pub fn new(id: ResourceId, source: Arc<Source>, rules: Rules) -> Self {
+        Self {
+            gate: Gate::new(rules),
+            resource: Resource::new(id),
+            source,
+            listed: Vec::new(),
+            resolved: None,
+            driven: false,
+            facts_changed: false,
+            gone: false,
+            failure: None,
+            last_error: None,
+            lost_writes: 0,
+            waking_since: None,
+            woken: None,
+            last_cold: None,
+        }
+    }
+
+    /// Takes over what the plugin told.
+    pub fn see(&mut self, source: &Arc<Source>, resource: Resource) {
+        self.gone = false;
+        self.resource = resource;
+        if !Arc::ptr_eq(&self.source, source) {
+            self.source = source.clone();
+            self.facts_changed = true;
+        }
+        if !self.scaled() {
+            self.resolved = None;
+        }
+        self.list();
+    }
+
+    /// No plugin lists it any more.
+    pub fn vanish(&mut self) {
+        self.gone = true;
+        self.listed.clear();
+        self.facts_changed = true;
+    }
+
+    /// The endpoint `resolve_service_name` gave.
+    pub fn resolved(&mut self, address: String) {
+        self.resolved = Some(Endpoint { address, incarnation: String::new(), probe: Probe::Tcp });
+        self.list();
+    }
+
+    /// Keeps those of the listed endpoints that are still there, as they are, and adds new ones.
+    fn list(&mut self) {
+        // What was ready before a sleep says nothing after it.
+        let endpoints = if self.scaled() { self.resource.endpoints.as_slice() } else { &[] };
+        let endpoints = if endpoints.is_empty() { self.resolved.as_slice() } else { endpoints };
+        if self.listed.len() == endpoints.len()
+            && self.listed.iter().zip(endpoints).all(|(listed, endpoint)| listed.target.endpoint == *endpoint)
+        {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.listed);
+        for endpoint in endpoints {
+            let kept = before.iter().position(|listed| listed.target.endpoint == *endpoint);
+            self.listed.push(match kept {
+                Some(at) => before.swap_remove(at),
+                None => Listed::new(endpoint.clone()),
+            });
+        }
+        self.facts_changed = true;
+    }
+
+    /// Whether it has replicas.
+    pub fn scaled(&self) -> bool {
+        self.gate.seen().is_some_and(|seen| seen.scaled)
+    }
+
+    /// Whether an endpoint is ready.
+    pub fn is_ready(&self) -> bool {
+        self.listed.iter().any(|listed| listed.ready)
+    }
+
+    /// Endpoints that are ready.
+    pub fn ready(&self) -> Vec<Arc<Target>> {
+        self.listed.iter().filter(|listed| listed.ready).map(|listed| listed.target.clone()).collect()
+    }
+
+    /// Endpoints that somebody has to find out about; marked as being looked at.
+    pub fn to_probe(&mut self) -> Vec<Arc<Target>> {
+        let unknown = self.listed.iter_mut().filter(|listed| !listed.ready && !listed.probing);
+        unknown
+            .map(|listed| {
+                listed.probing = true;
+                listed.target.clone()
+            })
+            .collect()
+    }
+
+    /// Whether the endpoint is still listed and not ready.
+    pub fn is_awaited(&self, number: u64) -> bool {
+        self.listed.iter().any(|listed| listed.target.number == number && !listed.ready)
+    }
+
+    /// The endpoint answered.
+    pub fn reachable(&mut self, number: u64) {
+        if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
+            (listed.ready, listed.probing, listed.error) = (true, false, None);
+            self.facts_changed = true;
+        }
+    }
+
+    /// The endpoint did not answer. Whether it is listed.
+    pub fn unreachable(&mut self, number: u64, reason: &str) -> bool {
+        let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) else {
+            return false;
+        };
+        self.facts_changed |= listed.ready;
+        (listed.ready, listed.error) = (false, Some(reason.to_owned()));
+        true
+    }
+
+    /// A probe got no answer.
+    pub fn unanswered(&mut self, number: u64, error: String) {
+        if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
+            listed.error = Some(error);
+        }
+    }
+
+    /// An endpoint is ready: what is to be written.
+    pub fn answers(&mut self) -> GateOrder {
+        if self.resource.path == Path::External {
+            return GateOrder::Nothing;
+        }
+        self.gate.step(GateInput::Answers { fresh: Nonce::fresh() })
+    }
+
+    /// A wake of this DLX's own begins; the row to send with it.
+    pub fn wake_begins(&mut self, row: Row) -> Row {
+        self.waking_since = Some(Instant::now());
+        if self.resource.path == Path::External { self.resource.row.clone() } else { row }
+    }
+
+    /// Requests can be forwarded; how long the wake took, if this DLX woke it.
+    pub fn came_up(&mut self) -> Option<Duration> {
+        self.failure = None;
+        self.last_error = None;
+        let took = self.waking_since.take()?.elapsed();
+        self.woken = Some((Instant::now(), took));
+        Some(took)
+    }
+
+    /// How long the wake took that ended after `begun`.
+    pub fn wake_since(&self, begun: Instant) -> Option<Duration> {
+        self.woken.filter(|(at, _)| *at >= begun).map(|(_, took)| took)
+    }
+
+    /// A wake cannot succeed: remembered for a while.
+    pub fn failed(&mut self, reason: &str) {
+        self.waking_since = None;
+        let pause =
+            self.failure.as_ref().map_or(FIRST_PAUSE, |failure| (failure.pause * 2).min(LONGEST_PAUSE));
+        self.last_error = Some(reason.to_owned());
+        self.failure = Some(Failure { reason: reason.to_owned(), until: Instant::now() + pause, pause });
+    }
+
+    /// What a request is answered while a failed wake is remembered.
+    pub fn remembered_failure(&self, id: &ResourceId) -> Option<Refusal> {
+        // Somebody else got it up.
+        let failure = self.failure.as_ref().filter(|_| !self.gate.open())?;
+        let left = failure.until.checked_duration_since(Instant::now())?;
+        let retry = left + Duration::from_secs(1);
+        Some(Refusal::unavailable(id, "the wake failed", failure.reason.clone(), retry))
+    }
+
+    /// Why requests are not forwarded, for people.
+    pub fn why_not_up(&self) -> String {
+        if let Some(error) = &self.last_error {
+            return error.clone();
+        }
+        if let Some(listed) = self.listed.iter().find(|listed| !listed.ready) {
+            let error = listed.error.as_deref().unwrap_or("no answer yet");
+            return format!("its endpoint {} is not ready: {error}", listed.target.endpoint.address);
+        }
+        if !self.resource.status.is_empty() {
+            return self.resource.status.clone();
+        }
+        match self.gate.seen() {
+            Some(seen) if seen.scaled && self.listed.is_empty() => "it has no endpoint yet".to_owned(),
+            Some(seen) => format!("it is {}", seen.row.state),
+            None => "nothing is known of it yet".to_owned(),
+        }
+    }
+}
+
+// === impl Listed ===
+
+impl Listed {
+    fn new(endpoint: Endpoint) -> Self {
+        let ready = endpoint.probe == Probe::Listed;
+        Self { target: Arc::new(Target::new(endpoint)), ready, probing: false, error: None }
+    }
+}

@@ -1,0 +1,11 @@
+//! For whom a request is: the resource a host belongs to, or the one a trusted peer names.
+
+mod host;
+mod named;
+mod peers;
+mod table;
+
+pub use host::{lookup_form, normalize};
+pub use named::{Named, named};
+pub use peers::{Network, Peers};
+pub use table::{Conflict, NameHeader, PathHeader, Table};

@@ -1,0 +1,111 @@
+//! The daemon's life: start, serve, drain, end.
+
+use std::{sync::Arc, thread::available_parallelism, time::Duration};
+
+use anyhow::Context as _;
+use daemon::{fleet::Fleet, listen::Handed, members, shutdown::Shutdown};
+use scaler_types::{Role, protocol::Rules};
+use tokio::{runtime::Handle, time::timeout};
+
+use crate::{
+    Flags, admin,
+    answer::Refusal,
+    dlx::Dlx,
+    hold::{Limits, Rejected},
+    route::Peers,
+    serve::{Accepted, Workers, accept},
+    shared::Shared,
+    tcp, watch,
+};
+
+/// How long the start waits for the plugins' first lists. What a plugin that takes longer knows, is asked for when a
+/// request comes for it.
+const FIRST_LISTS: Duration = Duration::from_secs(10);
+/// How long the last refusals may take on their way when the grace period is over.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Runs the daemon until a signal ends it. `rules`: all of the protocol's; a test leaves one out.
+///
+/// To be called before the process has a second thread.
+///
+/// # Errors
+///
+/// It cannot start: a [`Misconfigured`](daemon::exit::Misconfigured), or a port, signal or file that cannot be had.
+pub fn run(flags: Flags, rules: Rules) -> anyhow::Result<()> {
+    let handed = Handed::take().context("taking over the listening sockets of LISTEN_FDS")?;
+    // For wakes, probes, watches and the admin server; requests have threads of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let result = runtime.block_on(serve(flags, rules, handed));
+    // A file that hangs must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
+    let token = flags.common.admin_token()?;
+    let bind = |address| handed.bind(address).with_context(|| format!("listening on {address}"));
+    let listener = bind(flags.listen_address)?;
+    let admin_listener = bind(flags.admin_address)?;
+    // Before the first list: whoever fences after it asks this DLX too.
+    let registration = members::register(&flags.common.state_dir, admin_listener.local_addr()?)?;
+
+    let limits = Limits { requests: flags.max_held_requests, bytes: flags.max_held_bytes };
+    let shared = Shared::new(rules, Handle::current(), limits);
+    let mut dlx = Dlx::new(shared, registration.name(), shutdown.draining.clone());
+    dlx.peers = Peers::new(flags.trusted_proxies.clone());
+    dlx.default_namespace = flags.common.namespace.clone();
+    dlx.name_header = flags.target_name_header.clone();
+    dlx.path_header = flags.target_path_header.clone();
+    let dlx = Arc::new(dlx);
+
+    let fleet = Fleet::start(&flags.common, flags.settings(), Role::Dlx, shutdown.draining.clone()).await?;
+    tokio::spawn(admin::admin(&dlx, &fleet, token).serve(admin_listener));
+    tokio::spawn(watch::follow_fleet(dlx.clone(), fleet.served()));
+    if timeout(FIRST_LISTS, dlx.listed()).await.is_err() {
+        tracing::warn!("not every plugin has listed its resources; serving those that are known");
+    }
+
+    let cores = available_parallelism().map_or(1, Into::into);
+    let workers = Workers::start(&dlx, cores).context("starting the threads that proxy")?;
+    let address = listener.local_addr()?;
+    tracing::info!(listen = %address, admin = %flags.admin_address, member = %dlx.member, threads = cores, "serving");
+    tokio::spawn(tcp::follow(dlx.clone(), workers.clone(), handed, address.ip()));
+    accept(listener, shutdown.draining.clone(), |stream, peer| {
+        workers.hand(Accepted { stream, peer, identity: None });
+    })
+    .await
+    .with_context(|| format!("accepting connections on {address}"))?;
+
+    drain(&dlx, &shutdown).await;
+    fleet.stop().await;
+    // A member until here: what was in flight is done.
+    drop(registration);
+    Ok(())
+}
+
+/// Serves what came until the first signal, and what still comes on connections that are open.
+async fn drain(dlx: &Dlx, shutdown: &Shutdown) {
+    tokio::select! {
+        () = dlx.quiet() => {
+            tracing::info!("every connection is done");
+            return;
+        }
+        () = shutdown.grace_over() => {}
+    }
+    let busy = dlx.busy();
+    tracing::warn!(requests = busy, "the grace period is over");
+    for entry in dlx.registry.all() {
+        let refusal = Refusal::draining(&entry.key.id);
+        let _ = dlx.shared.refuse_held.set(refusal.clone());
+        entry.refuse_held(refusal, Rejected::Draining);
+    }
+    if busy > 0 {
+        // An error: not all went in time.
+        let _ = timeout(LAST_WORDS, dlx.quiet()).await;
+    }
+}

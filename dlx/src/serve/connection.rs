@@ -1,0 +1,123 @@
+//! One client's HTTP connection, version 1 or 2.
+
+use std::{convert::Infallible, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use http::Request;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use super::{Identity, Socket};
+use crate::{
+    dlx::{Dlx, Open},
+    proxy::{Caller, Pool, handle},
+};
+
+/// What an HTTP/2 client says first (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a connection may take to send a head, idle ones included. Longer than the keep-alive of the load balancers
+/// that stand in front (Google's: 600 s), so that they close theirs first.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(620);
+/// The longest head.
+const LONGEST_HEAD: usize = 64 * 1024;
+/// What a stream of HTTP/2 may send before it is read: as much as a held request's socket takes.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// Streams of one connection at once.
+const STREAMS: u32 = 1024;
+
+/// Serves a connection to its end.
+pub async fn serve(
+    dlx: Arc<Dlx>,
+    pool: Arc<Pool>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    identity: Option<Identity>,
+) {
+    let open = Open::new(&dlx);
+    let trusted = dlx.peers.trusts(peer.ip());
+    let socket = Socket::new(stream);
+    let mut caller = Caller { dlx, open, pool, peer, trusted, identity, socket: None };
+    if speaks_http2(&socket).await {
+        Box::pin(serve_http2(Arc::new(caller), socket)).await;
+    } else {
+        caller.socket = Some(socket.clone());
+        Box::pin(serve_http1(Arc::new(caller), socket)).await;
+    }
+}
+
+async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let caller = caller.clone();
+        async move { Ok::<_, Infallible>(handle(caller, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(LONGEST_HEAD)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    // Its client's doing; answered by hyper where there is an answer.
+    if let Err(error) = connection.await {
+        tracing::trace!(%error, "a connection broke");
+    }
+}
+
+async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
+    let draining = caller.dlx.draining.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let caller = caller.clone();
+        async move { Ok::<_, Infallible>(handle(caller, request).await) }
+    });
+    let mut connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(LONGEST_HEAD as u32)
+        .keep_alive_interval(Duration::from_secs(60))
+        .serve_connection(TokioIo::new(socket), service);
+    let mut connection = Pin::new(&mut connection);
+    tokio::select! {
+        ended = connection.as_mut() => {
+            if let Err(error) = ended {
+                tracing::trace!(%error, "a connection broke");
+            }
+            return;
+        }
+        () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    if let Err(error) = connection.await {
+        tracing::trace!(%error, "a connection broke");
+    }
+}
+
+/// Waits for the first bytes and says whether they begin HTTP/2. They stay in the socket.
+async fn speaks_http2(socket: &Socket) -> bool {
+    let mut seen = [0; PREFACE.len()];
+    loop {
+        let len = match socket.stream().peek(&mut seen).await {
+            Ok(0) | Err(_) => return false,
+            Ok(len) => len,
+        };
+        if !PREFACE.starts_with(&seen[..len]) {
+            return false;
+        }
+        if len == PREFACE.len() {
+            return true;
+        }
+        // So far it might be: told when there is more.
+        socket.clear();
+        if socket
+            .stream()
+            .ready(tokio::io::Interest::READABLE)
+            .await
+            .is_ok_and(|ready| ready.is_read_closed())
+        {
+            return false;
+        }
+    }
+}

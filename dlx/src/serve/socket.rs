@@ -1,0 +1,134 @@
+//! A client's connection that two look at: hyper reads and writes it, and whoever holds its request watches for its end.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
+
+/// A client's connection. Clones are the same connection.
+#[derive(Clone, Debug)]
+pub struct Socket(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    stream: TcpStream,
+    /// The watcher took the readiness away: bytes may be there although nothing says so.
+    cleared: AtomicBool,
+}
+
+// === impl Socket ===
+
+impl Socket {
+    /// Takes a connection over.
+    pub fn new(stream: TcpStream) -> Self {
+        Self(Arc::new(Inner { stream, cleared: AtomicBool::new(false) }))
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &TcpStream {
+        &self.0.stream
+    }
+
+    /// Waits until the client has closed its side, unread bytes or not.
+    pub async fn closed(&self) {
+        let stream = &self.0.stream;
+        loop {
+            match stream.ready(Interest::READABLE).await {
+                Ok(ready) if ready.is_read_closed() => return,
+                Ok(_) => self.clear(),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Waits until the connection broke. A client that has merely said that it sends no more is still there.
+    pub async fn gone(&self) {
+        // An error: the runtime ends.
+        let _ = self.0.stream.ready(Interest::ERROR).await;
+    }
+
+    /// Takes "readable" away, so that the next thing to happen is news.
+    pub fn clear(&self) {
+        // Before the readiness goes: whoever reads meanwhile looks at the socket itself.
+        self.0.cleared.store(true, Ordering::Release);
+        let _ = self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    }
+
+    /// Reads past the readiness.
+    fn read_now(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+        let (_, len) = recv(&self.0.stream, buffer.initialize_unfilled(), RecvFlags::DONTWAIT)?;
+        buffer.advance(len);
+        Ok(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.0.cleared.load(Ordering::Acquire) && self.0.cleared.swap(false, Ordering::AcqRel) {
+            match self.read_now(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+        loop {
+            ready!(self.0.stream.poll_read_ready(cx))?;
+            match self.0.stream.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(drop)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.stream.poll_write_ready(cx))?;
+            match self.0.stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.stream.poll_write_ready(cx))?;
+            match self.0.stream.try_write_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(shutdown(&self.0.stream, Shutdown::Write).map_err(Into::into))
+    }
+}

@@ -1,0 +1,88 @@
+//! One thread per core, each with a runtime, connections and a pool of its own: the proxy path shares no lock.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tokio::sync::mpsc;
+
+use super::{Identity, connection};
+use crate::{dlx::Dlx, proxy::Pool, tcp};
+
+/// A connection that was accepted, on its way to a thread.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection; non-blocking.
+    pub stream: TcpStream,
+    /// Who is at its other end.
+    pub peer: SocketAddr,
+    /// Whose port it came in on, where it is not the shared one.
+    pub identity: Option<Identity>,
+}
+
+/// The threads.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    threads: Arc<[mpsc::UnboundedSender<Accepted>]>,
+    next: Arc<AtomicUsize>,
+}
+
+// === impl Workers ===
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    ///
+    /// A thread or its runtime cannot be made.
+    pub fn start(dlx: &Arc<Dlx>, count: usize) -> io::Result<Self> {
+        let mut threads = Vec::new();
+        for number in 0..count.max(1) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let dlx = dlx.clone();
+            thread::Builder::new()
+                .name(format!("proxy-{number}"))
+                .spawn(move || runtime.block_on(work(dlx, receiver)))?;
+            threads.push(sender);
+        }
+        Ok(Self { threads: threads.into(), next: Arc::new(AtomicUsize::new(0)) })
+    }
+
+    /// Hands a connection to the next thread.
+    pub fn hand(&self, accepted: Accepted) {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
+        // An error: the process ends.
+        let _ = self.threads[turn].send(accepted);
+    }
+}
+
+async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
+    let pool = Pool::new();
+    while let Some(Accepted { stream, peer, identity }) = accepted.recv().await {
+        let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+        let stream = match ready {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection over");
+                continue;
+            }
+        };
+        // Failing, it is merely slower.
+        let _ = stream.set_nodelay(true);
+        match identity {
+            Some(identity) if identity.port.protocol == scaler_types::Protocol::Tcp => {
+                tokio::spawn(tcp::serve(dlx.clone(), stream, identity));
+            }
+            identity => {
+                tokio::spawn(connection::serve(dlx.clone(), pool.clone(), stream, peer, identity));
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Finding out, from the moment an endpoint is known, when it answers.
+
+use std::{io, sync::Arc, time::Duration};
+
+use scaler_types::Probe;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+
+use crate::resource::{Entry, Target};
+
+/// The first pause between two tries; it grows by half each time.
+const FIRST: Duration = Duration::from_millis(2);
+/// The longest while requests wait.
+const LONGEST_WANTED: Duration = Duration::from_millis(50);
+/// The longest while none do.
+const LONGEST_IDLE: Duration = Duration::from_secs(10);
+/// How long one try may take at first; it grows so that a slow answer is not missed for ever.
+const FIRST_TRY: Duration = Duration::from_millis(500);
+const LONGEST_TRY: Duration = Duration::from_secs(5);
+/// An answer's first line, and a little more.
+const HEAD: usize = 256;
+
+/// Probes an endpoint until it answers, or is no longer wanted to.
+pub fn start(entry: Arc<Entry>, target: Arc<Target>) {
+    let handle = entry.shared().handle.clone();
+    handle.spawn(async move {
+        let (mut pause, mut limit) = (FIRST, FIRST_TRY);
+        let mut changed = entry.subscribe();
+        while entry.read(|view| view.is_awaited(target.number)) {
+            let error = {
+                // Closed never; without a permit it would go ahead all the same.
+                let _permit = entry.shared().probes.acquire().await.ok();
+                match timeout(limit, answers(&target)).await {
+                    Ok(Ok(())) => {
+                        entry.update(|view| view.reachable(target.number));
+                        return;
+                    }
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => {
+                        limit = (limit * 2).min(LONGEST_TRY);
+                        "no answer in time".to_owned()
+                    }
+                }
+            };
+            entry.note_probe(target.number, error);
+            pause = pause.mul_f32(1.5);
+            if entry.queue.is_empty() {
+                pause = pause.min(LONGEST_IDLE);
+                // The first request that waits cuts the pause short.
+                let until = Instant::now() + pause;
+                changed.borrow_and_update();
+                while entry.queue.is_empty()
+                    && matches!(timeout_at(until, changed.changed()).await, Ok(Ok(())))
+                {}
+                if !entry.queue.is_empty() {
+                    pause = FIRST;
+                }
+            } else {
+                pause = pause.min(LONGEST_WANTED);
+                sleep_until(Instant::now() + pause).await;
+            }
+        }
+    });
+}
+
+async fn answers(target: &Target) -> io::Result<()> {
+    let mut stream = match target.socket {
+        Some(address) => TcpStream::connect(address).await?,
+        None => TcpStream::connect(&target.endpoint.address).await?,
+    };
+    let Probe::Http { path } = &target.endpoint.probe else { return Ok(()) };
+    let address = &target.endpoint.address;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: scaler-probe\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = [0; HEAD];
+    let mut len = 0;
+    while len < head.len() && !head[..len].contains(&b'\n') {
+        match stream.read(&mut head[len..]).await? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    // "HTTP/1.1 204 ..."
+    let mut words = head[..len].split(|byte| *byte == b' ');
+    match (words.next(), words.next()) {
+        (Some(version), Some(status)) if version.starts_with(b"HTTP/1.") => match status {
+            [b'2', _, _] => Ok(()),
+            status => {
+                let status = String::from_utf8_lossy(status);
+                Err(io::Error::other(format!("GET {path} answers {}, not 2xx", status.trim())))
+            }
+        },
+        _ => Err(io::Error::other(format!("GET {path} is not answered in HTTP/1"))),
+    }
+}

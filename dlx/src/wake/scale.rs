@@ -1,0 +1,105 @@
+//! One wake: one `set_scale`, however many wait for it, and whether or not they still do.
+
+use std::{sync::Arc, time::Duration};
+
+use scaler_types::{
+    Nonce, Row, ScaleError, ScaleRequest, Target, Version, duration,
+    protocol::{GateInput, GateOrder},
+};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{hold::Rejected, resource::Entry};
+
+/// How a wake ended.
+enum Ended {
+    /// It was reached, or somebody else changed the resource: the view decides.
+    Look,
+    /// It did not work within its time.
+    Late(String),
+    /// It cannot work.
+    Terminal(String),
+}
+
+/// Starts a wake that the gate ordered.
+pub fn start(entry: Arc<Entry>, expected: Version, row: Row) {
+    let handle = entry.shared().handle.clone();
+    handle.spawn(async move {
+        let row = entry.update(|view| view.wake_begins(row));
+        tracing::info!(resource = %entry.key.id, kind = %entry.key.kind, held = entry.queue.len(), "waking");
+        let ended = scale(&entry, &expected, row).await;
+        finish(&entry, ended).await;
+    });
+}
+
+async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
+    let source = entry.read(|view| view.source.clone());
+    let limit = source.settings.load().resource_readiness_timeout;
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let request = ScaleRequest {
+            id: entry.key.id.clone(),
+            target: Target::AtLeast(1),
+            version: expected.clone(),
+            row: row.clone(),
+            deadline: deadline.saturating_duration_since(Instant::now()),
+        };
+        entry.shared().metrics.set_scale();
+        match source.calls.set_scale(&request).await {
+            Ok(()) => {
+                // The view has to show it before anything is decided on it, or it would be woken twice.
+                if !entry.read(|view| view.scaled()) {
+                    source.refresh().await;
+                }
+                return Ended::Look;
+            }
+            Err(ScaleError::Conflict) => {
+                source.refresh().await;
+                return Ended::Look;
+            }
+            Err(ScaleError::Terminal { reason }) => return Ended::Terminal(reason),
+            Err(ScaleError::Unsupported) => return Ended::Terminal("its plugin cannot scale it".to_owned()),
+            Err(ScaleError::Retry { after, reason }) => {
+                tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake did not work yet");
+                entry.update(|view| view.last_error = Some(reason.clone()));
+                let again = Instant::now() + after.max(pause);
+                if again >= deadline {
+                    return Ended::Late(format!("not up within {}: {reason}", duration::short(limit)));
+                }
+                sleep_until(again).await;
+                pause = (pause * 2).min(Duration::from_secs(10));
+                let moved = entry.read(|view| view.gate.seen().is_none_or(|seen| seen.version != *expected));
+                if moved {
+                    // It may have taken effect after all, or somebody else changed it.
+                    return Ended::Look;
+                }
+            }
+        }
+    }
+}
+
+async fn finish(entry: &Arc<Entry>, ended: Ended) {
+    let fresh = Nonce::fresh();
+    let (terminal, failed) = match ended {
+        Ended::Look => (None, None),
+        Ended::Late(reason) => (None, Some(reason)),
+        Ended::Terminal(reason) => (Some(reason.clone()), Some(reason)),
+    };
+    let order = entry.update(|view| {
+        if let Some(reason) = &failed {
+            view.failed(reason);
+            // Before the gate is told, so that nobody wakes it anew on behalf of those who are refused now.
+            if let Some(refusal) = view.remembered_failure(&entry.key.id) {
+                entry.refuse_held(refusal, Rejected::WakeFailed);
+            }
+        }
+        view.gate.step(GateInput::Woke { terminal, fresh })
+    });
+    if let Some(reason) = failed {
+        tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake failed");
+        entry.shared().metrics.wake_failed();
+    }
+    if let order @ GateOrder::Write { .. } = order {
+        super::perform(entry.clone(), order);
+    }
+}

@@ -1,0 +1,63 @@
+//! The calls of a plugin that a DLX makes.
+
+use std::{future::Future, pin::Pin};
+
+use plugin_host::Instance;
+use scaler_types::{Changes, ResourceId, Row, ScaleError, ScaleRequest, Version};
+
+/// A call under way.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A call that did not work, and why.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Failed(pub String);
+
+/// What a DLX asks of a plugin: an [`Instance`], or in tests a made-up one.
+pub trait Calls: Send + Sync + 'static {
+    /// See [`scaler_types::ResourceScaler::changes`].
+    fn changes(&self, cursor: u64) -> Pending<'_, Result<Changes, Failed>>;
+
+    /// See [`scaler_types::ResourceScaler::set_scale`].
+    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> Pending<'a, Result<(), ScaleError>>;
+
+    /// See [`scaler_types::ResourceScaler::compare_and_set`].
+    fn compare_and_set<'a>(
+        &'a self,
+        id: &'a ResourceId,
+        expected: &'a Version,
+        row: &'a Row,
+    ) -> Pending<'a, Result<Version, ScaleError>>;
+
+    /// See [`scaler_types::ResourceScaler::resolve_service_name`].
+    fn resolve_service_name<'a>(&'a self, id: &'a ResourceId) -> Pending<'a, Result<String, Failed>>;
+}
+
+// === impl Calls for Instance ===
+
+impl Calls for Instance {
+    fn changes(&self, cursor: u64) -> Pending<'_, Result<Changes, Failed>> {
+        Box::pin(
+            async move { Instance::changes(self, cursor).await.map_err(|error| Failed(error.to_string())) },
+        )
+    }
+
+    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> Pending<'a, Result<(), ScaleError>> {
+        Box::pin(Instance::set_scale(self, request))
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        id: &'a ResourceId,
+        expected: &'a Version,
+        row: &'a Row,
+    ) -> Pending<'a, Result<Version, ScaleError>> {
+        Box::pin(Instance::compare_and_set(self, id, expected, row))
+    }
+
+    fn resolve_service_name<'a>(&'a self, id: &'a ResourceId) -> Pending<'a, Result<String, Failed>> {
+        Box::pin(async move {
+            Instance::resolve_service_name(self, id).await.map_err(|error| Failed(error.to_string()))
+        })
+    }
+}

@@ -1,0 +1,100 @@
+//! One plugin at work for one namespace file, as the resources see it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use daemon::settings::Settings;
+use tokio::{sync::watch, time::timeout};
+
+use super::Calls;
+
+/// How long somebody waits for a list that he asked for. A plugin that takes longer is answered for with what is known.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One plugin at work for one namespace file.
+pub struct Source {
+    /// The plugin.
+    pub calls: Arc<dyn Calls>,
+    /// Its kind.
+    pub kind: Arc<str>,
+    /// The namespace file's namespace.
+    pub namespace: String,
+    /// What holds for its resources.
+    pub settings: ArcSwap<Settings>,
+    /// Lists asked for so far.
+    asked: watch::Sender<u64>,
+    /// Up to which ask they were answered, and whether the last one worked.
+    answered: watch::Sender<(u64, bool)>,
+    /// It has told everything at least once.
+    listed: AtomicBool,
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Not asked yet.
+    pub fn new(calls: Arc<dyn Calls>, kind: &str, namespace: &str, settings: Arc<Settings>) -> Arc<Self> {
+        Arc::new(Self {
+            calls,
+            kind: kind.into(),
+            namespace: namespace.to_owned(),
+            settings: ArcSwap::new(settings),
+            asked: watch::Sender::new(0),
+            answered: watch::Sender::new((0, false)),
+            listed: AtomicBool::new(false),
+        })
+    }
+
+    /// Has the plugin list everything, after this call and not before; however many ask, it lists once or twice.
+    /// Whether that worked. Does not wait longer than a few seconds.
+    pub async fn refresh(&self) -> bool {
+        let mut answered = self.answered.subscribe();
+        let mut mine = 0;
+        self.asked.send_modify(|asked| {
+            *asked += 1;
+            mine = *asked;
+        });
+        let done = timeout(PATIENCE, answered.wait_for(|(until, _)| *until >= mine)).await;
+        matches!(done, Ok(Ok(answer)) if answer.1)
+    }
+
+    /// Returns when the plugin has told everything once.
+    pub async fn first_list(&self) {
+        // An error: never, its sender is held.
+        let _ = self.answered.subscribe().wait_for(|_| self.has_listed()).await;
+    }
+
+    /// For its watcher: told when lists are asked for.
+    pub fn asks(&self) -> watch::Receiver<u64> {
+        self.asked.subscribe()
+    }
+
+    /// For its watcher: all asks up to `until` are answered.
+    pub fn answer(&self, until: u64, worked: bool) {
+        if worked {
+            self.listed.store(true, Ordering::Release);
+        }
+        self.answered.send_replace((until, worked));
+    }
+
+    /// Whether it has told everything at least once.
+    pub fn has_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("kind", &self.kind)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
