@@ -1,0 +1,103 @@
+//! What is worth knowing about a step: each of these must be seen in the faultless model.
+
+/// Something interesting that happened on a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A commit put the resource to zero.
+    Committed,
+    /// A request inside a fence reverted it.
+    RevertedByRequest,
+    /// A fence gave up because a DLX refused or did not answer.
+    RevertedByRefusal,
+    /// A commit found another version.
+    CommitConflict,
+    /// A commit's answer was lost.
+    CommitUnknown,
+    /// Two DLXs wanted to wake it at the same time.
+    TwoWakes,
+    /// A wake's answer was lost.
+    WakeUnknown,
+    /// A wake turned out to be impossible.
+    WakeFailed,
+    /// A DLX registered while a fence stood.
+    JoinedInsideFence,
+    /// A fence was committed that a DLX had not confirmed because it registered later.
+    CommittedPastJoiner,
+    /// A DLX died while it was asked.
+    DiedWhileAsked,
+    /// A DLX confirmed late, after the fence had been given up.
+    LateConfirm,
+    /// A row was put right that a crash or a lost answer left behind.
+    LeftBehindRecovered,
+    /// An autoscaler reverted the other's fence.
+    RivalReverted,
+    /// A wake by hand was noticed.
+    WokenByHand,
+    /// The stream told what the DLX's own write had replaced.
+    StaleIgnored,
+    /// An own write's answer came after something newer had been seen.
+    OwnWriteOvertaken,
+    /// A fence stood while a live DLX was silent.
+    FencedOverSilence,
+    /// A held request was released.
+    HeldReleased,
+    /// A request found the process away, provably never reached it, and was held.
+    RefusedAndHeld,
+    /// A write whose author is gone happened all the same.
+    OrphanLanded,
+    /// A person put it to zero inside a fence.
+    ZeroInsideFence,
+    /// An old row came back.
+    Undone,
+    /// An old row came back inside a fence.
+    UndoneInsideFence,
+    /// A DLX confirmed that it holds what comes, and another has a request in flight.
+    RefusedInFlight,
+    /// The resource slept, and was woken by a request.
+    WokenByRequest,
+    /// A DLX left with all its requests done.
+    Left,
+    /// There was no DLX at all when the members were read.
+    NoMembers,
+}
+
+// === impl Event ===
+
+impl Event {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Committed,
+        Self::RevertedByRequest,
+        Self::RevertedByRefusal,
+        Self::CommitConflict,
+        Self::CommitUnknown,
+        Self::TwoWakes,
+        Self::WakeUnknown,
+        Self::WakeFailed,
+        Self::JoinedInsideFence,
+        Self::CommittedPastJoiner,
+        Self::DiedWhileAsked,
+        Self::LateConfirm,
+        Self::LeftBehindRecovered,
+        Self::RivalReverted,
+        Self::WokenByHand,
+        Self::StaleIgnored,
+        Self::OwnWriteOvertaken,
+        Self::FencedOverSilence,
+        Self::HeldReleased,
+        Self::RefusedAndHeld,
+        Self::OrphanLanded,
+        Self::ZeroInsideFence,
+        Self::Undone,
+        Self::UndoneInsideFence,
+        Self::RefusedInFlight,
+        Self::WokenByRequest,
+        Self::Left,
+        Self::NoMembers,
+    ];
+
+    /// Its bit in a set of events.
+    pub fn bit(self) -> u64 {
+        1 << self as u64
+    }
+}

@@ -1,0 +1,30 @@
+//! Faults of the daemons or their surroundings, each of which the checker must find.
+
+/// One fault outside the protocol's own functions (those of the protocol are its [`Rules`](scaler_types::protocol::Rules)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A DLX lists before it registers.
+    ListsBeforeRegistering,
+    /// A member that does not answer is taken for dead.
+    SilenceIsDeath,
+    /// A DLX lifts a fence when it has stood for some time.
+    LiftsByTimer,
+    /// The stream tells an older state after a newer one.
+    StreamOutOfOrder,
+    /// The membership is cached: who joined is forgotten.
+    ForgetsJoined,
+    /// A request looks at the gate before it is counted.
+    LooksBeforeCounting,
+    /// A DLX leaves the membership before its last request is done.
+    LeavesEarly,
+    /// A list may be older than the call.
+    ListsThePast,
+    /// A write whose answer was lost is taken for done.
+    UnknownIsDone,
+    /// Nobody puts right what was left behind.
+    NobodyRecovers,
+    /// A held request asks for its wake once only.
+    WantsOnce,
+    /// A request that was cut after it had reached the resource is sent again.
+    SendsAgain,
+}

@@ -1,0 +1,275 @@
+//! The steps that can be taken, and what holds at the end.
+
+use scaler_types::{
+    Row, State,
+    protocol::{Gate, Rules, Seen},
+};
+
+use crate::{
+    canon, explore,
+    fault::Fault,
+    world::{Autoscaler, Budget, Dlx, Store, Who, World},
+};
+
+/// A model: the rules in force, a fault, and how much may happen.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The protocol's rules.
+    pub rules: Rules,
+    /// What is wrong in the daemons or around them.
+    pub fault: Option<Fault>,
+    /// What may happen.
+    pub budget: Budget,
+    /// DLXs that run at the beginning.
+    pub dlxs: usize,
+    /// Places in which a DLX can run: an empty one is taken by a new incarnation at any time.
+    pub places: usize,
+    /// Autoscalers that believe to lead.
+    pub autoscalers: usize,
+}
+
+/// A step. The numbers say which DLX (`d`) or autoscaler (`a`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it; crate::step says the rest")]
+pub enum Action {
+    Join { d: usize },
+    List { d: usize },
+    Register { d: usize },
+    See { d: usize, at: usize },
+    Skip { d: usize },
+    Repeat { d: usize },
+    Arrive { d: usize },
+    Look { d: usize },
+    Reach { d: usize },
+    Finish { d: usize },
+    Release { d: usize },
+    Want { d: usize },
+    Answers { d: usize },
+    Lift { d: usize },
+    Crash { d: usize },
+    Silence { d: usize },
+    Resume { d: usize },
+    Leave { d: usize },
+    Gone { d: usize },
+    WakeFails { d: usize, scaled: bool },
+    Begin { a: usize },
+    ReadMembers { a: usize },
+    Ask { a: usize, d: usize },
+    Hear { a: usize, d: usize },
+    GiveUp { a: usize },
+    Recover { a: usize },
+    CrashAutoscaler { a: usize },
+    Land(Who),
+    Answer(Who),
+    Lose(Who),
+    Vanish { orphan: usize },
+    Ready,
+    HandZero,
+    HandOther,
+    Keep,
+    Undo,
+}
+
+// === impl Model ===
+
+impl explore::Model for Model {
+    type State = World;
+    type Action = Action;
+
+    fn initial(&self) -> World {
+        let now = Seen { row: Row::default(), version: canon::version(0), scaled: true };
+        let dlx = |place: usize| {
+            (place < self.dlxs).then(|| {
+                let mut dlx = Dlx::new(canon::member(place, 0), Gate::new(self.rules));
+                (dlx.registered, dlx.following) = (true, true);
+                dlx.stream.push(now.clone());
+                dlx
+            })
+        };
+        let dlx = [dlx(0), dlx(1)];
+        World {
+            incarnations: [0, 0],
+            store: Store { now, before: None, up: true, committed: false },
+            dlx,
+            autoscalers: [Autoscaler::default(), Autoscaler::default()],
+            orphans: Vec::new(),
+            kept: None,
+            left: self.budget,
+            names: 0,
+        }
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        for d in 0..self.places {
+            self.actions_of_dlx(world, d, actions);
+        }
+        for a in 0..self.autoscalers {
+            actions.extend([
+                Action::Begin { a },
+                Action::ReadMembers { a },
+                Action::GiveUp { a },
+                Action::Recover { a },
+            ]);
+            if world.autoscalers[a].attempt.is_some() {
+                actions.extend((0..2).flat_map(|d| [Action::Ask { a, d }, Action::Hear { a, d }]));
+                actions.push(Action::CrashAutoscaler { a });
+            }
+        }
+        let places = (0..2).flat_map(|i| [Who::Gate(i), Who::Wake(i), Who::Fence(i), Who::Recovery(i)]);
+        for who in places {
+            match world.write(who).map(|write| write.landed.is_some()) {
+                Some(false) => actions.extend([Action::Land(who), Action::Lose(who)]),
+                Some(true) => actions.extend([Action::Answer(who), Action::Lose(who)]),
+                None => {}
+            }
+        }
+        for orphan in 0..world.orphans.len() {
+            actions.extend([Action::Land(Who::Orphan(orphan)), Action::Vanish { orphan }]);
+        }
+        actions.extend([Action::Ready, Action::HandZero, Action::HandOther, Action::Keep, Action::Undo]);
+    }
+
+    fn next(&self, world: &World, action: &Action, events: &mut u64) -> Result<Option<World>, String> {
+        if !self.may(world, action) {
+            return Ok(None);
+        }
+        let mut step = crate::step::Step { model: self, world: world.clone(), events: 0 };
+        let done = step.take(action)?;
+        if done {
+            *events |= step.events;
+        }
+        Ok(done.then_some(step.world))
+    }
+
+    fn fingerprint(&self, world: &World) -> u64 {
+        world.fingerprint()
+    }
+
+    fn wrong_end(&self, world: &World) -> Option<String> {
+        if matches!(world.store.now.row.state, State::Draining | State::Waking) {
+            return Some(format!("it ends {}", world.store.now.row.state));
+        }
+        if world.store.now.scaled && world.store.now.row.state == State::Asleep {
+            return Some("it ends asleep with replicas".into());
+        }
+        world
+            .dlx
+            .iter()
+            .flatten()
+            .filter(|dlx| !dlx.silent && !dlx.idle())
+            .map(|dlx| format!("it ends with {} held, {} in flight", dlx.held, dlx.in_flight()))
+            .next()
+    }
+}
+
+impl Model {
+    /// The faultless model with every rule.
+    pub fn new(budget: Budget) -> Self {
+        Self { rules: Rules::default(), fault: None, budget, dlxs: 2, places: 2, autoscalers: 2 }
+    }
+
+    /// Whether a fault is in force.
+    pub fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    /// Whether a DLX forwards.
+    pub fn open(&self, dlx: &Dlx) -> bool {
+        dlx.gate.open() || (dlx.mark && self.has(Fault::LiftsByTimer))
+    }
+
+    fn actions_of_dlx(&self, world: &World, d: usize, actions: &mut Vec<Action>) {
+        let Some(dlx) = &world.dlx[d] else {
+            actions.push(Action::Join { d });
+            return;
+        };
+        actions.extend([Action::Crash { d }, Action::Silence { d }, Action::Resume { d }]);
+        // What is on its way or done at the resource goes on by itself.
+        actions.extend([Action::Reach { d }, Action::Finish { d }]);
+        if dlx.silent {
+            return;
+        }
+        let seeable =
+            if self.has(Fault::StreamOutOfOrder) { dlx.stream.len() } else { dlx.stream.len().min(1) };
+        actions.extend((0..seeable).map(|at| Action::See { d, at }));
+        actions.extend([
+            Action::List { d },
+            Action::Register { d },
+            Action::Skip { d },
+            Action::Repeat { d },
+            Action::Arrive { d },
+            Action::Look { d },
+            Action::Release { d },
+            Action::Want { d },
+            Action::Answers { d },
+            Action::Leave { d },
+            Action::Gone { d },
+            Action::WakeFails { d, scaled: true },
+            Action::WakeFails { d, scaled: false },
+        ]);
+        if self.has(Fault::LiftsByTimer) {
+            actions.push(Action::Lift { d });
+        }
+    }
+
+    /// What can be told without touching the state: most candidates end here, and cost no copy.
+    fn may(&self, world: &World, action: &Action) -> bool {
+        let left = &world.left;
+        let dlx = |d: usize| world.dlx[d].as_ref();
+        match *action {
+            Action::Join { .. } | Action::See { .. } | Action::Lift { .. } => true,
+            Action::List { d } => dlx(d).is_some_and(|dlx| dlx.registered && !dlx.following),
+            Action::Register { d } => dlx(d).is_some_and(|dlx| !dlx.registered && !dlx.leaving),
+            Action::Skip { d } => dlx(d).is_some_and(|dlx| dlx.stream.len() > 1),
+            Action::Repeat { d } => left.repeats > 0 && dlx(d).is_some_and(|dlx| dlx.following),
+            Action::Arrive { d } => {
+                left.requests > 0 && dlx(d).is_some_and(|dlx| dlx.gate.seen().is_some() && !dlx.leaving)
+            }
+            Action::Look { d } => dlx(d).is_some_and(|dlx| dlx.looking > 0),
+            Action::Reach { d } => dlx(d).is_some_and(|dlx| dlx.sending > 0),
+            Action::Finish { d } => dlx(d).is_some_and(|dlx| dlx.reached > 0),
+            Action::Release { d } => {
+                world.store.up && dlx(d).is_some_and(|dlx| dlx.held > 0 && self.open(dlx))
+            }
+            Action::Want { d } => dlx(d).is_some_and(|dlx| dlx.held > 0),
+            Action::Answers { d } => world.store.up && dlx(d).is_some(),
+            Action::Crash { .. } => left.dlx_crashes > 0,
+            Action::Silence { d } => left.silences > 0 && dlx(d).is_some_and(|dlx| !dlx.silent),
+            Action::Resume { d } => left.resumes > 0 && dlx(d).is_some_and(|dlx| dlx.silent),
+            Action::Leave { d } => left.leaves > 0 && dlx(d).is_some_and(|dlx| !dlx.leaving),
+            Action::Gone { d } => dlx(d).is_some_and(|dlx| dlx.leaving && dlx.idle()),
+            Action::WakeFails { d, .. } => {
+                left.failures > 0
+                    && !world.store.up
+                    && dlx(d)
+                        .and_then(|dlx| dlx.wake.as_ref())
+                        .is_some_and(|wake| matches!(wake.landed, Some(Some(_))))
+            }
+            Action::Begin { a } => {
+                left.fences > 0 && world.autoscalers[a].attempt.is_none() && world.store.now.scaled
+            }
+            Action::ReadMembers { a } => {
+                world.autoscalers[a].attempt.as_ref().is_some_and(|attempt| attempt.reading)
+            }
+            Action::Ask { .. }
+            | Action::Hear { .. }
+            | Action::Land(_)
+            | Action::Answer(_)
+            | Action::Vanish { .. } => true,
+            Action::GiveUp { a } => world.autoscalers[a]
+                .attempt
+                .as_ref()
+                .is_some_and(|attempt| attempt.write.is_none() && !attempt.reading),
+            Action::Recover { a } => {
+                !self.has(Fault::NobodyRecovers) && world.autoscalers[a].recovery.is_none()
+            }
+            Action::CrashAutoscaler { .. } => left.autoscaler_crashes > 0,
+            Action::Lose(_) => left.unknowns > 0,
+            Action::Ready => world.store.now.scaled && !world.store.up,
+            Action::HandZero => left.zeros > 0 && world.store.now.scaled,
+            Action::HandOther => left.others > 0,
+            Action::Keep => left.undos > 0 && world.kept.is_none(),
+            Action::Undo => left.undos > 0 && world.kept.is_some(),
+        }
+    }
+}

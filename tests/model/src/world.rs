@@ -1,0 +1,320 @@
+//! The state of the modelled world.
+
+use std::hash::{Hash, Hasher};
+
+use crate::canon::{self, Canon};
+use scaler_types::{
+    Nonce, Row, Version,
+    protocol::{Fence, Gate, Seen},
+};
+
+/// Whose write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// A gate's.
+    Gate(usize),
+    /// A gate's wake.
+    Wake(usize),
+    /// A fence's.
+    Fence(usize),
+    /// A recovery's.
+    Recovery(usize),
+    /// Nobody's any more.
+    Orphan(usize),
+}
+
+/// Everything there is: one resource, two DLXs, two autoscalers, a person, and what is under way between them.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The resource's record.
+    pub store: Store,
+    /// The DLXs; `None`: no incarnation runs there now.
+    pub dlx: [Option<Dlx>; 2],
+    /// The last incarnation in each place. No part of a state's identity.
+    pub incarnations: [u8; 2],
+    /// The autoscalers, both of which believe to lead.
+    pub autoscalers: [Autoscaler; 2],
+    /// Writes whose author is gone or has given up: they may still happen.
+    pub orphans: Vec<Write>,
+    /// A row that an undo can bring back.
+    pub kept: Option<Row>,
+    /// What may still happen.
+    pub left: Budget,
+    /// The last version and nonce given out. No part of a state's identity.
+    pub names: u32,
+}
+
+/// The resource: its record and its process.
+#[derive(Clone, Debug, Hash)]
+pub struct Store {
+    /// Row, version and scale, written in one step.
+    pub now: Seen,
+    /// The one before; kept only for the fault that lists it.
+    pub before: Option<Seen>,
+    /// The process answers. It ceases with the scale, and begins some time after it.
+    pub up: bool,
+    /// It was a commit that put it to zero.
+    pub committed: bool,
+}
+
+/// One incarnation of a DLX.
+#[derive(Clone, Debug, Hash)]
+pub struct Dlx {
+    /// The name under which it registers, another one for each incarnation.
+    pub name: String,
+    /// It is in the membership.
+    pub registered: bool,
+    /// It follows the stream of changes.
+    pub following: bool,
+    /// The changes that it has yet to see, in order.
+    pub stream: Vec<Seen>,
+    /// The protocol's side.
+    pub gate: Gate,
+    /// The gate's write.
+    pub write: Option<Write>,
+    /// The gate's wake.
+    pub wake: Option<Write>,
+    /// Requests that are counted and have yet to look whether the gate is open.
+    pub looking: u8,
+    /// Requests that found it open and are on their way to the resource.
+    pub sending: u8,
+    /// Requests that have reached the resource, upgraded sockets included.
+    pub reached: u8,
+    /// Requests held.
+    pub held: u8,
+    /// It is stopped (SIGSTOP): lives, holds its lock, does nothing.
+    pub silent: bool,
+    /// It takes no new requests and leaves when the last is done.
+    pub leaving: bool,
+    /// A fault's own mark.
+    pub mark: bool,
+}
+
+/// One autoscaler. After a crash another one is there at once: what a pause would add, any delay adds.
+#[derive(Clone, Debug, Default)]
+pub struct Autoscaler {
+    /// The try under way.
+    pub attempt: Option<Attempt>,
+    /// A row it writes because nobody else works on it.
+    pub recovery: Option<Write>,
+}
+
+/// One try to put the resource to zero.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The protocol's side.
+    pub fence: Fence,
+    /// The membership is to be read.
+    pub reading: bool,
+    /// The fence's write: draining, revert or commit.
+    pub write: Option<Write>,
+    /// What was asked of the DLX in each place.
+    pub questions: [Question; 2],
+}
+
+/// A question to one DLX, and its answer on the way back.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub enum Question {
+    /// None, or its answer was heard.
+    None,
+    /// On its way to this incarnation, or waiting there.
+    Asked(String, Nonce),
+    /// Confirmed; on its way back.
+    Confirmed(String),
+    /// Refused; on its way back.
+    Refused(String),
+}
+
+/// What a write does besides the row.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing.
+    Row,
+    /// Scales to zero.
+    Commit,
+    /// Scales to at least one.
+    Wake,
+}
+
+/// A compare-and-set under way.
+#[derive(Clone, Debug, Hash)]
+pub struct Write {
+    /// What it does besides the row.
+    pub kind: Kind,
+    /// The version that must stand.
+    pub expected: Version,
+    /// The row it writes.
+    pub row: Row,
+    /// It has reached the store, and this answer is on its way; `None` inside: a conflict.
+    pub landed: Option<Option<Version>>,
+}
+
+/// How often each thing may still happen.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub struct Budget {
+    /// Requests arrive.
+    pub requests: u8,
+    /// An autoscaler begins a fence.
+    pub fences: u8,
+    /// A person scales to zero.
+    pub zeros: u8,
+    /// A person scales from zero, or to another number.
+    pub others: u8,
+    /// An undo brings back a row from earlier.
+    pub undos: u8,
+    /// A DLX dies.
+    pub dlx_crashes: u8,
+    /// An autoscaler dies.
+    pub autoscaler_crashes: u8,
+    /// A DLX is stopped.
+    pub silences: u8,
+    /// A stopped DLX goes on.
+    pub resumes: u8,
+    /// A DLX is asked to end.
+    pub leaves: u8,
+    /// A write's answer is lost.
+    pub unknowns: u8,
+    /// The stream tells the same once more.
+    pub repeats: u8,
+    /// A wake turns out to be impossible.
+    pub failures: u8,
+}
+
+// === impl World ===
+
+impl World {
+    /// The same for worlds that differ only in names, and in which DLX or autoscaler is the first and which the second.
+    pub fn fingerprint(&self) -> u64 {
+        let dlx = |d: usize| {
+            let questions = self
+                .autoscalers
+                .each_ref()
+                .map(|autoscaler| autoscaler.attempt.as_ref().map(|attempt| &attempt.questions[d]));
+            canon::fingerprint(&(&self.dlx[d], questions))
+        };
+        let autoscaler = |a: usize| {
+            let attempt = self.autoscalers[a].attempt.as_ref();
+            canon::fingerprint(&(
+                attempt.map(|attempt| (&attempt.fence, &attempt.write)),
+                &self.autoscalers[a].recovery,
+            ))
+        };
+        // Any order is right; that the same one is found for both of a pair saves states.
+        let places = if dlx(0) <= dlx(1) { [0, 1] } else { [1, 0] };
+        let leaders = if autoscaler(0) <= autoscaler(1) { [0, 1] } else { [1, 0] };
+        let mut hasher = Canon::default();
+        (&self.store, places.map(|d| &self.dlx[d])).hash(&mut hasher);
+        for a in leaders {
+            let Autoscaler { attempt, recovery } = &self.autoscalers[a];
+            recovery.hash(&mut hasher);
+            attempt.is_some().hash(&mut hasher);
+            if let Some(Attempt { fence, reading, write, questions }) = attempt {
+                (fence, reading, write, places.map(|d| &questions[d])).hash(&mut hasher);
+            }
+        }
+        (&self.orphans, &self.kept, self.left).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl World {
+    /// Where a write under way is kept.
+    pub fn write(&self, who: Who) -> Option<&Write> {
+        match who {
+            Who::Gate(d) => self.dlx[d].as_ref()?.write.as_ref(),
+            Who::Wake(d) => self.dlx[d].as_ref()?.wake.as_ref(),
+            Who::Fence(a) => self.autoscalers[a].attempt.as_ref()?.write.as_ref(),
+            Who::Recovery(a) => self.autoscalers[a].recovery.as_ref(),
+            Who::Orphan(orphan) => self.orphans.get(orphan),
+        }
+    }
+
+    /// The same, to take it away; not for orphans.
+    pub fn write_mut(&mut self, who: Who) -> Option<&mut Option<Write>> {
+        match who {
+            Who::Gate(d) => Some(&mut self.dlx[d].as_mut()?.write),
+            Who::Wake(d) => Some(&mut self.dlx[d].as_mut()?.wake),
+            Who::Fence(a) => Some(&mut self.autoscalers[a].attempt.as_mut()?.write),
+            Who::Recovery(a) => Some(&mut self.autoscalers[a].recovery),
+            Who::Orphan(_) => None,
+        }
+    }
+}
+
+// === impl Dlx ===
+
+impl Dlx {
+    /// An incarnation that has done nothing yet.
+    pub fn new(name: String, gate: Gate) -> Self {
+        Self {
+            name,
+            registered: false,
+            following: false,
+            stream: Vec::new(),
+            gate,
+            write: None,
+            wake: None,
+            looking: 0,
+            sending: 0,
+            reached: 0,
+            held: 0,
+            silent: false,
+            leaving: false,
+            mark: false,
+        }
+    }
+
+    /// What it tells when a fence asks.
+    pub fn in_flight(&self) -> u8 {
+        self.looking + self.sending + self.reached
+    }
+
+    /// Whether nothing is under way in it.
+    pub fn idle(&self) -> bool {
+        self.in_flight() + self.held == 0 && self.write.is_none() && self.wake.is_none()
+    }
+}
+
+// === impl Write ===
+
+impl Write {
+    /// A write that has yet to reach the store. Reasons are for people: they would only multiply the states.
+    pub fn new(kind: Kind, expected: Version, row: Row) -> Self {
+        Self { kind, expected, row: Row { reason: String::new(), ..row }, landed: None }
+    }
+}
+
+// === impl Budget ===
+
+macro_rules! budget {
+    ($($field:ident),*) => {
+        impl Budget {
+            /// Nothing happens.
+            pub const NONE: Self = Self { $($field: 0),* };
+
+            $(
+                /// The same, with this so often.
+                #[must_use]
+                pub const fn $field(self, $field: u8) -> Self {
+                    Self { $field, ..self }
+                }
+            )*
+        }
+    };
+}
+
+budget!(
+    requests,
+    fences,
+    zeros,
+    others,
+    undos,
+    dlx_crashes,
+    autoscaler_crashes,
+    silences,
+    resumes,
+    leaves,
+    unknowns,
+    repeats,
+    failures
+);

@@ -1,0 +1,56 @@
+//! Every rule in force, no fault: nothing is lost, nothing is stuck, and everything interesting happens.
+
+use model::{event::Event, explore, model::Model, world::Budget};
+
+const BASE: Budget = Budget::NONE.requests(1).fences(1);
+
+/// Explores all of it, and compares what happened with what had to.
+fn check(name: &str, model: &Model, expected: &[Event]) {
+    let report = explore::explore(model);
+    println!(
+        "{name}: {} states, {} steps, {} ends, {:.1?}",
+        report.states, report.steps, report.ends, report.took
+    );
+    if let Some(broken) = &report.broken {
+        panic!("{name}: {}\n{}", broken.what, broken.trace());
+    }
+    assert!(report.ends > 0, "{name}: it never comes to an end");
+    let happened: Vec<_> = Event::ALL.iter().filter(|event| report.events & event.bit() != 0).collect();
+    println!("{name}: {happened:?}");
+    let missing: Vec<_> = expected.iter().filter(|event| report.events & event.bit() == 0).collect();
+    assert!(missing.is_empty(), "{name}: never happens: {missing:?}");
+}
+
+macro_rules! scenarios {
+    ($($(#[$doc:meta])* $name:ident: $model:expr => [$($event:ident),* $(,)?];)*) => {
+        $($(#[$doc])* #[test] fn $name() {
+            check(stringify!($name), &$model, &[$(Event::$event),*]);
+        })*
+
+        #[test]
+        fn every_event_is_expected_somewhere() {
+            let expected = [$($(Event::$event),*),*];
+            let forgotten: Vec<_> = Event::ALL.iter().filter(|event| !expected.contains(event)).collect();
+            assert!(forgotten.is_empty(), "no scenario expects {forgotten:?}");
+        }
+    };
+}
+
+scenarios! {
+    requests: Model { autoscalers: 1, ..Model::new(BASE.requests(2)) }
+        => [Committed, RevertedByRequest, RevertedByRefusal, CommitConflict, TwoWakes, LateConfirm, RefusedInFlight, WokenByRequest, HeldReleased];
+    rivals: Model::new(BASE) => [Committed, RivalReverted];
+    two_fences: Model { places: 1, dlxs: 1, ..Model::new(BASE.fences(2)) } => [Committed, RivalReverted, OwnWriteOvertaken];
+    joins: Model { dlxs: 1, autoscalers: 1, ..Model::new(BASE.dlx_crashes(1)) }
+        => [JoinedInsideFence, CommittedPastJoiner, DiedWhileAsked];
+    no_member: Model { dlxs: 0, autoscalers: 1, ..Model::new(BASE) } => [NoMembers];
+    autoscaler_crash: Model::new(BASE.autoscaler_crashes(1)) => [LeftBehindRecovered, OrphanLanded];
+    zero_by_hand: Model { places: 1, dlxs: 1, ..Model::new(BASE.zeros(1)) } => [ZeroInsideFence, RefusedAndHeld];
+    up_by_hand: Model { autoscalers: 1, ..Model::new(BASE.others(1)) } => [WokenByHand];
+    silence: Model { autoscalers: 1, ..Model::new(BASE.silences(1).resumes(1)) } => [FencedOverSilence];
+    leaves: Model { autoscalers: 1, ..Model::new(BASE.leaves(1)) } => [Left];
+    lost_answers: Model { autoscalers: 1, ..Model::new(BASE.unknowns(1)) } => [CommitUnknown, WakeUnknown, OrphanLanded];
+    repeated: Model { autoscalers: 1, ..Model::new(BASE.repeats(1)) } => [StaleIgnored];
+    failed_wake: Model { autoscalers: 1, ..Model::new(BASE.failures(1)) } => [WakeFailed];
+    undone: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.undos(1)) } => [Undone, UndoneInsideFence];
+}

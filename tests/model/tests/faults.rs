@@ -1,0 +1,62 @@
+//! Each seeded fault is found. With `MODEL_TRACE=1` the way to it is printed.
+
+use model::{explore, fault::Fault, model::Model, world::Budget};
+use scaler_types::protocol::Rules;
+
+const BASE: Budget = Budget::NONE.requests(1).fences(1);
+
+fn find(name: &str, model: &Model) {
+    let report = explore::explore(model);
+    let broken = report.broken.unwrap_or_else(|| panic!("{name} is not found in {} states", report.states));
+    println!(
+        "{name}: {} in {} steps, {} states, {:.1?}",
+        broken.what,
+        broken.trace.len(),
+        report.states,
+        report.took
+    );
+    if std::env::var_os("MODEL_TRACE").is_some() {
+        println!("{}", broken.trace());
+    }
+}
+
+macro_rules! rules {
+    ($($name:ident: $model:expr;)*) => {
+        $(#[test] fn $name() {
+            find(stringify!($name), &Model { rules: Rules { $name: false, ..Rules::default() }, ..$model });
+        })*
+    };
+}
+
+macro_rules! faults {
+    ($($name:ident $fault:ident: $model:expr;)*) => {
+        $(#[test] fn $name() {
+            find(stringify!($name), &Model { fault: Some(Fault::$fault), ..$model });
+        })*
+    };
+}
+
+rules! {
+    commit_tests_version: Model::new(BASE);
+    confirm_tests_nonce: Model::new(BASE);
+    confirm_counts_in_flight: Model::new(BASE);
+    revert_before_forward: Model::new(BASE);
+    own_write_is_ordered: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.fences(2).requests(2)) };
+    wait_for_all: Model::new(BASE);
+    members_after_fence: Model { dlxs: 1, ..Model::new(BASE) };
+}
+
+faults! {
+    lists_before_registering ListsBeforeRegistering: Model { dlxs: 1, ..Model::new(BASE) };
+    silence_is_death SilenceIsDeath: Model::new(BASE.silences(1));
+    lifts_by_timer LiftsByTimer: Model::new(BASE);
+    stream_out_of_order StreamOutOfOrder: Model { autoscalers: 1, ..Model::new(BASE.others(1)) };
+    forgets_joined ForgetsJoined: Model { dlxs: 1, ..Model::new(BASE) };
+    looks_before_counting LooksBeforeCounting: Model::new(BASE);
+    leaves_early LeavesEarly: Model::new(BASE.leaves(1));
+    lists_the_past ListsThePast: Model { dlxs: 1, ..Model::new(BASE) };
+    unknown_is_done UnknownIsDone: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.requests(2).unknowns(1)) };
+    nobody_recovers NobodyRecovers: Model::new(BASE.autoscaler_crashes(1));
+    wants_once WantsOnce: Model::new(BASE.unknowns(1));
+    sends_again SendsAgain: Model::new(BASE.zeros(1));
+}
