@@ -10,14 +10,14 @@ use anyhow::Context as _;
 use daemon::{
     admin::Admin,
     fleet::{Fleet, Served},
-    leader,
+    leader::{self, Leadership},
     listen::Handed,
     shutdown::Shutdown,
     telemetry::registry,
 };
 use http::Method;
 use plugin_host::Instance;
-use scaler_types::{Role, protocol::Rules};
+use scaler_types::{Role, duration, protocol::Rules};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -44,10 +44,11 @@ pub fn run(flags: Flags, rules: Rules) -> anyhow::Result<()> {
     let result = runtime.block_on(serve(flags, rules, handed));
     // A file that hangs must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    result
+    // Given up only when nothing of this process writes any more.
+    result.map(drop)
 }
 
-async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()> {
+async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Option<Leadership>> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
     let token = flags.common.admin_token()?;
     let fleet =
@@ -55,6 +56,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
 
     let mut registry = registry("autoscaler");
     let metrics = Metrics::new(&mut registry);
+    fleet.register(&mut registry);
     let members =
         Members::new(flags.common.state_dir.clone(), token.as_deref(), Patience::default(), metrics.clone())?;
     let view = View::default();
@@ -67,11 +69,16 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
         .ready_when(Arc::new(
             move || if draining.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) },
         ));
-    tokio::spawn(admin.serve(listener));
-    tracing::info!(admin = %flags.admin_address, "waiting to lead");
+    let admin = fleet.routes(admin);
+    tracing::info!(admin = %listener.local_addr()?, "waiting to lead");
+    tokio::spawn(async move {
+        if let Err(error) = admin.serve(listener).await {
+            tracing::error!(%error, "the admin server ended: nothing can be asked any more, resources are looked after as before");
+        }
+    });
 
     let leads = tokio::select! {
-        () = shutdown.draining.cancelled() => return Ok(()),
+        () = shutdown.draining.cancelled() => return Ok(None),
         leads = leader::acquire(&flags.common.state_dir) => leads?,
     };
     tracing::info!("leading");
@@ -91,13 +98,18 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
         }
     }
     cycles.tasks.close();
+    let end = async {
+        cycles.tasks.wait().await;
+        tracing::info!("every try is finished or reverted");
+        fleet.stop().await;
+    };
     tokio::select! {
-        () = cycles.tasks.wait() => tracing::info!("every try is finished or reverted"),
-        () = shutdown.grace_over() => tracing::warn!("some tries are not: the next leader goes on from their rows"),
+        () = end => {}
+        () = shutdown.grace_over() => {
+            tracing::warn!(grace = %duration::short(shutdown.grace()), "given up what is not finished: the next leader goes on from the rows");
+        }
     }
-    // Held until nothing writes any more.
-    drop(leads);
-    Ok(())
+    Ok(Some(leads))
 }
 
 /// A cycle for each plugin and namespace file.
