@@ -14,7 +14,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::{sync::Semaphore, time::Instant};
@@ -154,11 +158,14 @@ impl Admin {
         {
             return refusal;
         }
+        let too_long = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "a body has 1 MiB at most");
+        // A client that says so beforehand need not send it.
+        if body.size_hint().lower() > LONGEST_BODY as u64 {
+            return too_long();
+        }
         let body = match tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST_BODY).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                return refuse(StatusCode::PAYLOAD_TOO_LARGE, "a body has 1 MiB at most");
-            }
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return too_long(),
             Ok(Err(error)) => {
                 return refuse(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}"));
             }

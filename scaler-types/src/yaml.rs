@@ -7,14 +7,20 @@ use serde_yaml::{Error, Options, budget::BudgetBreach};
 /// How many levels a file may have: each costs stack.
 const DEEPEST: usize = 64;
 
-/// What the reader allows. The limits are far above a namespace file with 10,000 resources and below what hurts;
-/// aliases keep the library's own, so that a few lines cannot unfold into gigabytes.
+/// How many values aliases may unfold into. A few lines of them could mean gigabytes.
+const ALIASES_UNFOLD_INTO: usize = 100_000;
+
+/// What the reader allows: far above a namespace file with 10,000 resources, and below what hurts.
 pub fn options() -> Options {
     serde_yaml::options! {
         budget: serde_yaml::budget! {
             max_events: 20_000_000,
             max_nodes: 10_000_000,
             max_depth: DEEPEST,
+            max_recorded_anchor_events: ALIASES_UNFOLD_INTO,
+        },
+        alias_limits: serde_yaml::alias_limits! {
+            max_total_replayed_events: ALIASES_UNFOLD_INTO,
         },
         // One line is told, not an excerpt.
         with_snippet: false,

@@ -1,5 +1,7 @@
 //! The namespace files: which there are, what they say, and the last good state of each.
 
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::{
@@ -82,10 +84,11 @@ impl Files {
         let mut before: BTreeMap<PathBuf, Entry> =
             self.entries.drain(..).map(|entry| (entry.path.clone(), entry)).collect();
         for given in &self.given {
-            let paths = match expand(given) {
+            let was_a_folder = before.keys().any(|path| path.parent() == Some(given));
+            let paths = match expand(given, was_a_folder) {
                 Ok(paths) => paths,
                 Err(error) => {
-                    // The folder is gone, or cannot be read: what it held stays as it was.
+                    // What it held stays as it was: that a folder is gone is no wish to stop everything.
                     let below = before.extract_if(.., |path, _| path.parent() == Some(given));
                     self.entries.extend(below.map(|(_, entry)| entry));
                     let error = format!("{}: {error}, expected a folder of namespace files", given.display());
@@ -191,9 +194,9 @@ fn overlap<'a>(held: &'a [(String, String)], namespace: &str) -> Option<&'a (Str
 }
 
 /// The files that `given` stands for: itself, or those in it.
-fn expand(given: &Path) -> io::Result<Vec<PathBuf>> {
-    // What is no folder is read as a file, and its error told there.
-    if !given.is_dir() {
+fn expand(given: &Path, was_a_folder: bool) -> io::Result<Vec<PathBuf>> {
+    // What never was a folder is read as a file, and its error told there.
+    if !was_a_folder && !given.is_dir() {
         return Ok(vec![given.to_owned()]);
     }
     let mut paths = Vec::new();

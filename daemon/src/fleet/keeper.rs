@@ -167,7 +167,10 @@ impl Keeper {
                     None => match self.refused.get(&key) {
                         // Instance and settings stay as they were.
                         Some(refused) => {
-                            file.errors.push(refused.error.clone());
+                            // An error of the file as it is now stands above one of what it was.
+                            if entry.error.is_none() {
+                                file.errors.push(refused.error.clone());
+                            }
                             old
                         }
                         None => old.map(|old| self.resettle(old, contents)),

@@ -1,6 +1,8 @@
 //! One YAML file holds one namespace: its settings, and a section for each plugin.
 
 mod fingerprint;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::collections::BTreeMap;

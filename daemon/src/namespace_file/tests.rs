@@ -1,0 +1,134 @@
+use std::time::Duration;
+
+use super::*;
+
+fn parse(text: &str) -> Result<NamespaceFile, String> {
+    NamespaceFile::parse("demo.yaml", text.as_bytes())
+}
+
+/// Every key there is, and those of the sources that are not in this build left out.
+const EVERY_KEY: &str = "
+namespace: demo
+scaleInterval: 1m30s
+metrics:
+  source: dlx
+defaults:
+  scaleResources:
+    - {metricName: requests, windowSize: 10m, threshold: 2.5}
+    - {metricName: requests, windowSize: 1h}
+dlx:
+  targetPort: 8080
+  targetNameHeader: X-Resource-Name
+  targetPathHeader: X-Path
+  resourceReadinessTimeout: 5m
+  holdTimeout: 50s
+  maxHeldRequests: 10000
+  maxHeldBytes: 64MiB
+  releasePerEndpoint: 100
+  noWake: [{userAgent: kube-probe, status: 200}, {path: /healthz, status: 204}]
+  multiTargetStrategy: canary
+plugins:
+  process:
+    resources:
+      - name: hello
+        command: [python3, -m, http.server, \"9000\"]
+";
+
+#[test]
+fn every_key_is_read() {
+    let file = parse(EVERY_KEY).unwrap();
+    let seconds = Duration::from_secs;
+    let metric =
+        |window_size, threshold| ScaleResource { metric_name: "requests".into(), window_size, threshold };
+    let no_wake = |user_agent: Option<&str>, path: Option<&str>, status| NoWake {
+        user_agent: user_agent.map(str::to_owned),
+        path: path.map(str::to_owned),
+        status,
+    };
+    let expected = FileSettings {
+        scale_interval: Some(seconds(90)),
+        scale_resources: Some(vec![metric(seconds(600), 2.5), metric(seconds(3600), 0.0)]),
+        target_port: Some(8080),
+        target_name_header: Some("X-Resource-Name".into()),
+        target_path_header: Some("X-Path".into()),
+        resource_readiness_timeout: Some(seconds(300)),
+        hold_timeout: Some(seconds(50)),
+        max_held_requests: Some(10_000),
+        max_held_bytes: Some(64 << 20),
+        release_per_endpoint: Some(100),
+        no_wake: Some(vec![no_wake(Some("kube-probe"), None, 200), no_wake(None, Some("/healthz"), 204)]),
+        multi_target_strategy: Some(MultiTargetStrategy::Canary),
+    };
+    assert_eq!(file.settings, expected);
+    assert_eq!(file.namespace, "demo");
+    assert_eq!(file.sections.keys().collect::<Vec<_>>(), ["process"]);
+}
+
+#[test]
+fn the_namespace_is_enough() {
+    let file = parse("namespace: \"*\"\n").unwrap();
+    assert_eq!(file, NamespaceFile::implicit("*".to_owned()));
+    // With a byte order mark, Windows' line ends, and no line end at all.
+    for text in
+        ["\u{feff}namespace: demo\n", "namespace: demo\r\ndlx: {targetPort: 1}\r\n", "namespace: demo"]
+    {
+        assert_eq!(parse(text).unwrap().namespace, "demo", "{text:?}");
+    }
+}
+
+#[test]
+fn a_section_says_the_same_wherever_it_stands() {
+    let says = |section: &str| {
+        let file = parse(&format!("namespace: demo\nplugins:\n  a:{section}\n")).unwrap();
+        file.sections["a"].says
+    };
+    let base = says(" {b: [1, x], c: {d: true, e: ~}}");
+    assert_eq!(base, says("\n    # why\n    b:\n    - 1\n    - \"x\"\n    c:\n      d: true\n      e:"));
+    for other in [
+        " {b: [1, x], c: {d: true}}",
+        " {b: [1, y], c: {d: true, e: ~}}",
+        " {b: [\"1\", x], c: {d: true, e: ~}}",
+        " {b: [1, x], c: {d: false, e: ~}}",
+        " {b: [1, x, {}], c: {d: true, e: ~}}",
+        " {b: [1], x: c, d: true, e: ~}",
+        " {b: [1, x], c: {d: true, e: 1.5}}",
+        " []",
+        " {}",
+        "",
+    ] {
+        assert_ne!(base, says(other), "{other}");
+    }
+    assert_ne!(says(" []"), says(" {}"));
+    assert_ne!(says(" [[], 1]"), says(" [[1]]"));
+}
+
+#[test]
+fn ten_thousand_resources_fit() {
+    let mut text = "namespace: demo\nplugins:\n  process:\n    resources:\n".to_owned();
+    for number in 0..10_000 {
+        let arguments = (0..20).map(|argument| format!("a{argument}")).collect::<Vec<_>>().join(", ");
+        text += &format!("      - name: r{number}\n        port: 9000\n        command: [{arguments}]\n");
+    }
+    parse(&text).unwrap();
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_panic(bytes: Vec<u8>) {
+        let _ = NamespaceFile::parse("demo.yaml", &bytes);
+    }
+
+    /// Near a good file: something of it is replaced.
+    #[test]
+    fn no_mutation_panics(at in 0..EVERY_KEY.len(), length in 0..40_usize, with in "[-:{}\\[\\],&*!|>'\"#%@`~?a0 \\n\\t]{0,4}") {
+        let end = (at + length).min(EVERY_KEY.len());
+        let text = [&EVERY_KEY[..at], &with, &EVERY_KEY[end..]].concat();
+        if let Err(error) = parse(&text) {
+            let mut place = error.splitn(4, ':');
+            proptest::prop_assert_eq!(place.next(), Some("demo.yaml"));
+            let line: usize = place.next().and_then(|line| line.parse().ok()).unwrap_or_default();
+            proptest::prop_assert!(line > 0 && line <= text.lines().count() + 1, "{}", error);
+            proptest::prop_assert_eq!(error.lines().count(), 1, "{}", error);
+        }
+    }
+}

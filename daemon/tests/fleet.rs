@@ -1,0 +1,276 @@
+//! A real plugin at work for real namespace files, while they change. The plugin is `misbehaving`, plugin-host's fixture.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Parser;
+use daemon::{
+    admin::Admin,
+    exit::Misconfigured,
+    flags::CommonFlags,
+    fleet::{Fleet, Served},
+    settings::FlagSettings,
+    telemetry,
+};
+use scaler_types::Role;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// Folders for plugins, files and state.
+struct Host {
+    folder: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let host = Self { folder: tempfile::tempdir().unwrap() };
+        for name in ["plugins", "config", "state"] {
+            fs::create_dir(host.path(name)).unwrap();
+        }
+        fs::copy(misbehaving(), host.path("plugins/misbehaving.so")).unwrap();
+        host
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path("config").join(name), text).unwrap();
+    }
+
+    async fn start_with(&self, more: &[&str]) -> anyhow::Result<Fleet> {
+        let (plugins, state) = (self.path("plugins"), self.path("state"));
+        let own =
+            ["daemon", "--plugins-dir", plugins.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
+        let flags = Flags::try_parse_from(own.iter().chain(more)).unwrap().common;
+        Fleet::start(&flags, FlagSettings::default(), Role::Dlx, CancellationToken::new()).await
+    }
+
+    async fn start(&self) -> anyhow::Result<Fleet> {
+        self.start_with(&["--config", self.path("config").to_str().unwrap()]).await
+    }
+}
+
+fn misbehaving() -> PathBuf {
+    let status =
+        Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "misbehaving"]).status().unwrap();
+    assert!(status.success());
+    // target/debug/deps/this-test
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("libmisbehaving.so")
+}
+
+fn refused(result: anyhow::Result<Fleet>) -> String {
+    let error = result.err().expect("it is refused");
+    assert!(error.is::<Misconfigured>(), "{error:#}");
+    error.to_string()
+}
+
+async fn next(served: &mut watch::Receiver<Arc<[Served]>>) -> Arc<[Served]> {
+    served.changed().await.unwrap();
+    Arc::clone(&served.borrow_and_update())
+}
+
+/// What outsiders see of a fleet.
+struct Outside {
+    address: std::net::SocketAddr,
+}
+
+impl Outside {
+    fn of(fleet: &Fleet) -> Self {
+        let mut registry = telemetry::registry("dlx");
+        fleet.register(&mut registry);
+        let admin = fleet.routes(Admin::new(registry, None));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(admin.serve(listener));
+        Self { address }
+    }
+
+    async fn get(&self, path: &str) -> String {
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    /// Asks again and again until the answer has `part`: a change that changes nothing served tells nobody.
+    async fn shows(&self, path: &str, part: &str) -> String {
+        loop {
+            let answer = self.get(path).await;
+            if answer.contains(part) {
+                return answer;
+            }
+            #[expect(clippy::disallowed_methods, reason = "asking again is all an outsider can do")]
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_instance_stays_as_long_as_its_section_does() {
+    let host = Host::new();
+    host.write("demo.yaml", "namespace: demo\nplugins: {misbehaving: {hosts: [a.localhost]}}\n");
+    let fleet = host.start().await.unwrap();
+    let mut served = fleet.served();
+    let first = Arc::clone(&served.borrow_and_update());
+    assert_eq!((first.len(), &*first[0].namespace, first[0].instance.kind()), (1, "demo", "misbehaving"));
+    assert_eq!(first[0].settings.hold_timeout, Duration::from_secs(50));
+
+    // Settings change, the section's place and looks too, what it says does not: the same instance.
+    let text = "# demo\nnamespace: demo\ndlx:\n  holdTimeout: 9s\nplugins:\n  misbehaving:\n    hosts: # one\n    - a.localhost\n";
+    host.write("demo.yaml", text);
+    let second = next(&mut served).await;
+    assert!(second[0].instance == first[0].instance);
+    assert_eq!(second[0].settings.hold_timeout, Duration::from_secs(9));
+
+    // The file gets another name: the same instance.
+    fs::rename(host.path("config/demo.yaml"), host.path("config/other.yaml")).unwrap();
+    let outside = Outside::of(&fleet);
+    outside.shows("/api/v1/config", "other.yaml").await;
+    assert!(served.borrow().iter().zip(second.iter()).all(|(now, before)| now.instance == before.instance));
+
+    // The section changes: another instance, and its resource is told by it.
+    host.write("other.yaml", &text.replace("a.localhost", "b.localhost"));
+    let third = next(&mut served).await;
+    assert!(third[0].instance != first[0].instance);
+    assert_eq!(third[0].instance.get_resources().await.unwrap()[0].hosts, ["b.localhost"]);
+
+    // A second namespace comes, and the first one goes.
+    host.write("more.yml", "namespace: more\n");
+    let fourth = next(&mut served).await;
+    let namespaces =
+        |served: &[Served]| served.iter().map(|served| served.namespace.clone()).collect::<Vec<_>>();
+    assert_eq!(namespaces(&fourth), ["more", "demo"]);
+    fs::remove_file(host.path("config/other.yaml")).unwrap();
+    assert_eq!(namespaces(&next(&mut served).await), ["more"]);
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_change_is_told_and_what_was_there_stays_at_work() {
+    let host = Host::new();
+    let good =
+        "namespace: demo\ndlx:\n  holdTimeout: 9s\nplugins:\n  misbehaving:\n    hosts: [a.localhost]\n";
+    host.write("demo.yaml", good);
+    let fleet = host.start().await.unwrap();
+    let mut served = fleet.served();
+    let first = Arc::clone(&served.borrow_and_update());
+    let outside = Outside::of(&fleet);
+    let metric = format!("scaler_config_errors{{file=\"{}\"}}", host.path("config/demo.yaml").display());
+    assert!(outside.get("/metrics").await.contains(&format!("{metric} 0\n")));
+
+    for (broken, told) in [
+        (good.replace("9s", "nine"), "demo.yaml:3:16: \\\"nine\\\" is not a duration"),
+        // The plugin's own refusals: what it cannot read, and what it does not like.
+        (good.replace("hosts", "host"), "demo.yaml:6:5: unknown key \\\"host\\\", expected one of hosts"),
+        (good.replace("    hosts", "    new: error\n    hosts"), "demo.yaml:6: plugin misbehaving: "),
+        (good.replace("    hosts", "    new: panic\n    hosts"), "panicked"),
+        ("plugins: []\n".to_owned(), "demo.yaml:1:10: not a map"),
+        (String::new(), "demo.yaml:1:1: the file is empty"),
+    ] {
+        host.write("demo.yaml", &broken);
+        let seen = outside.shows("/api/v1/config", told).await;
+        assert!(seen.contains("\"holdTimeout\":\"9s\""), "the settings stay: {seen}");
+        assert!(outside.get("/metrics").await.contains(&format!("{metric} 1\n")));
+        assert!(!served.has_changed().unwrap());
+        assert!(served.borrow()[0].instance == first[0].instance);
+    }
+    assert_eq!(first[0].instance.get_resources().await.unwrap()[0].hosts, ["a.localhost"]);
+
+    host.write("demo.yaml", &good.replace("9s", "8s"));
+    let mended = next(&mut served).await;
+    assert!(mended[0].instance == first[0].instance);
+    assert_eq!(mended[0].settings.hold_timeout, Duration::from_secs(8));
+    assert!(outside.get("/metrics").await.contains(&format!("{metric} 0\n")));
+}
+
+#[tokio::test]
+async fn one_broken_file_at_start_is_its_own_affair() {
+    let host = Host::new();
+    host.write("a.yaml", "namespace: a\n");
+    host.write("b.yaml", "namespace: b\nplugins:\n  misbehaving: {new: error}\n");
+    host.write("c.yaml", "namespace: c\ndlx: 1\n");
+    host.write("d.yaml", "namespace: d\nplugins:\n  deployment: {}\n");
+    let fleet = host.start().await.unwrap();
+    let namespaces =
+        fleet.served().borrow().iter().map(|served| served.namespace.clone()).collect::<Vec<_>>();
+    assert_eq!(namespaces, ["a", "d"]);
+    let seen = Outside::of(&fleet).get("/api/v1/config").await;
+    for told in [
+        "b.yaml:3: plugin misbehaving: ",
+        "c.yaml:2:6: not a map",
+        "d.yaml:3: no plugin of the kind \\\"deployment\\\" is loaded, expected one of misbehaving",
+    ] {
+        assert!(seen.contains(told), "{told}: {seen}");
+    }
+    // With --strict it is not.
+    let told =
+        refused(host.start_with(&["--strict", "--config", host.path("config").to_str().unwrap()]).await);
+    assert!(told.contains("b.yaml:3: ") && told.contains("c.yaml:2:6: "), "{told}");
+}
+
+#[tokio::test]
+async fn nothing_to_serve_ends_the_daemon() {
+    let host = Host::new();
+    let told = refused(host.start().await);
+    assert!(told.contains("there is no namespace file in it"), "{told}");
+    host.write("demo.yaml", "namespace: demo\nplugins:\n  misbehaving: {host: 1}\n");
+    let told = refused(host.start().await);
+    assert!(told.contains("demo.yaml:3:17: unknown key \"host\""), "{told}");
+    let told = refused(host.start_with(&["--config", "/nowhere/demo.yaml"]).await);
+    assert!(told.contains("/nowhere/demo.yaml: No such file"), "{told}");
+    let told = refused(host.start_with(&["--namespace", "../demo"]).await);
+    assert!(told.contains("--namespace: \"../demo\" is not a namespace"), "{told}");
+}
+
+#[tokio::test]
+async fn plugins_that_cannot_be_loaded() {
+    let host = Host::new();
+    fs::write(host.path("plugins/a.so"), "not a library").unwrap();
+    let fleet = host.start_with(&["--namespace", "demo"]).await.unwrap();
+    assert_eq!(fleet.rejected().len(), 1);
+    assert_eq!(fleet.served().borrow()[0].namespace, "demo");
+    let outside = Outside::of(&fleet);
+    let metrics = outside.get("/metrics").await;
+    let line = |file: &str, kind: &str, value: u32| {
+        format!(
+            "scaler_plugin_loaded{{file=\"{}\",kind=\"{kind}\"}} {value}\n",
+            host.path("plugins").join(file).display()
+        )
+    };
+    assert!(metrics.contains(&line("misbehaving.so", "misbehaving", 1)), "{metrics}");
+    assert!(metrics.contains(&line("a.so", "", 0)), "{metrics}");
+    let seen = outside.get("/api/v1/plugins").await;
+    assert!(seen.contains("a.so") && seen.contains("not an ELF library"), "{seen}");
+
+    let told = refused(host.start_with(&["--namespace", "demo", "--strict"]).await);
+    assert!(told.contains("a.so") && told.contains("not an ELF library"), "{told}");
+    fs::remove_file(host.path("plugins/misbehaving.so")).unwrap();
+    let told = refused(host.start_with(&["--namespace", "demo"]).await);
+    assert!(told.contains("nothing was loaded") && told.contains("a.so"), "{told}");
+    fs::remove_file(host.path("plugins/a.so")).unwrap();
+    let told = refused(host.start_with(&["--namespace", "demo"]).await);
+    assert!(told.contains("it holds no plugin"), "{told}");
+    fs::remove_dir(host.path("plugins")).unwrap();
+    let told = refused(host.start_with(&["--namespace", "demo"]).await);
+    assert!(told.contains(Path::new("plugins").to_str().unwrap()) && told.contains("No such file"), "{told}");
+}
