@@ -74,7 +74,8 @@ enum Job {
 /// What a task has done.
 enum Done {
     Mended(Mend, Result<(), ScaleError>),
-    Tried(End),
+    /// With the reason why it was tried.
+    Tried(End, String),
 }
 
 // === impl Cycle ===
@@ -219,7 +220,7 @@ impl<P: Plugin> Cycle<P> {
                     let task = self.running.spawn(async move {
                         tracing::debug!(resource = %resource.id, reason, "trying to put it to zero");
                         let one = Try { plugin, members, rules, deadline, stop };
-                        Done::Tried(one.run(&resource, &reason).await)
+                        Done::Tried(one.run(&resource, &reason).await, reason)
                     });
                     (id, task)
                 }
@@ -232,13 +233,14 @@ impl<P: Plugin> Cycle<P> {
     fn ended(&mut self, ended: Result<(Id, Done), JoinError>) {
         let (task, done) = match ended {
             Ok((task, done)) => (task, done),
-            Err(error) => {
-                (error.id(), Done::Tried(End::Failed(format!("the try ended early: {error}").into())))
-            }
+            Err(error) => (
+                error.id(),
+                Done::Tried(End::Failed(format!("the try ended early: {error}").into()), String::new()),
+            ),
         };
         let Some(id) = self.whose.remove(&task) else { return };
         match done {
-            Done::Tried(end) => self.tried(&id, &end),
+            Done::Tried(end, reason) => self.tried(&id, &end, &reason),
             Done::Mended(mend, written) => {
                 self.memory().mending(&id, false);
                 let Mend { row, .. } = mend;
@@ -256,7 +258,7 @@ impl<P: Plugin> Cycle<P> {
         }
     }
 
-    fn tried(&self, id: &ResourceId, end: &End) {
+    fn tried(&self, id: &ResourceId, end: &End, idle: &str) {
         let metrics = &self.context.metrics;
         metrics.fences.get_or_create(&FenceLabels { outcome: end.name(), reason: end.code() }).inc();
         let now = Instant::now();
@@ -271,7 +273,7 @@ impl<P: Plugin> Cycle<P> {
                 });
                 tracing::warn!(resource = %id, %reason, tries, pause = %duration::short(rounded(pause)), "cannot put it to zero");
             }
-            (End::Committed, _) => tracing::info!(resource = %id, "at zero"),
+            (End::Committed, _) => tracing::info!(resource = %id, reason = idle, "at zero"),
             (End::Reverted(_), _) => tracing::info!(resource = %id, reason = %end, "stays awake"),
         }
     }

@@ -23,6 +23,10 @@ struct Question {
     nonce: Nonce,
     #[serde(default, with = "duration::go")]
     wait: Duration,
+    /// Whom it is meant for. Two incarnations may share a handed-over admin socket for a while: a confirmation by the
+    /// one says nothing of the other.
+    #[serde(default)]
+    member: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -40,6 +44,10 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
             return refuse(StatusCode::BAD_REQUEST, &format!("the body is no fence question: {error}"));
         }
     };
+    if let Some(other) = question.member.filter(|member| *member != dlx.member) {
+        let reason = Some(format!("this is {}, not {other}", dlx.member));
+        return json(StatusCode::CONFLICT, &Answer { confirmed: false, reason });
+    }
     let deadline = Instant::now() + question.wait.min(LONGEST_WAIT);
     let key =
         Key { kind: question.kind.as_str().into(), id: ResourceId::new(question.namespace, question.name) };
