@@ -127,3 +127,6 @@ impl Default for Rules {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

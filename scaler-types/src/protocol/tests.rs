@@ -1,0 +1,306 @@
+//! Tables of every transition and recovery, and the steps of gate and fence that the daemons rely on.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::State::{self, Active, Asleep, Draining, Failed, Waking};
+
+const STATES: [State; 5] = [Active, Draining, Asleep, Waking, Failed];
+const OLD: Nonce = Nonce(1);
+const FRESH: Nonce = Nonce(2);
+
+fn row(state: State, nonce: Nonce) -> Row {
+    Row { state, nonce, reason: String::new(), format: Row::FORMAT }
+}
+
+fn version(number: u32) -> Version {
+    Version(number.to_string())
+}
+
+fn seen(state: State, number: u32, scaled: bool) -> Seen {
+    Seen { row: row(state, OLD), version: version(number), scaled }
+}
+
+/// `got` for each state, without replicas and with.
+fn cells(got: impl Fn(&Seen) -> Option<Row>) -> Vec<[Option<State>; 2]> {
+    let cell = |state, scaled| {
+        got(&seen(state, 1, scaled)).map(|row| {
+            assert_eq!(row.nonce, FRESH, "every change has a nonce of its own");
+            assert!(!row.reason.is_empty(), "every change says why");
+            row.state
+        })
+    };
+    STATES.map(|state| [cell(state, false), cell(state, true)]).into()
+}
+
+#[test]
+fn every_transition() {
+    let no = None;
+    // Without replicas and with, for: active, draining, asleep, waking, failed.
+    let table = [
+        (Step::Fence, [[no, Some(Draining)], [no, no], [no, no], [no, no], [no, no]]),
+        (Step::Revert, [[no, no], [Some(Active), Some(Active)], [no, no], [no, no], [no, no]]),
+        (Step::Commit, [[no, no], [Some(Asleep), Some(Asleep)], [no, no], [no, no], [no, no]]),
+        (
+            Step::Wake,
+            [
+                [Some(Waking), no],
+                [Some(Waking), no],
+                [Some(Waking), Some(Waking)],
+                [Some(Waking), no],
+                [Some(Waking), Some(Waking)],
+            ],
+        ),
+        (Step::Finish, [[no, no], [no, no], [no, Some(Active)], [Some(Active), Some(Active)], [no, no]]),
+        (
+            Step::Fail,
+            [
+                [Some(Failed), no],
+                [no, no],
+                [Some(Failed), Some(Failed)],
+                [Some(Failed), Some(Failed)],
+                [no, no],
+            ],
+        ),
+    ];
+    for (step, expected) in table {
+        assert_eq!(cells(|seen| transition(seen, step, FRESH, "why")), expected, "{step:?}");
+        let newer =
+            |seen: &Seen| Seen { row: Row { format: Row::FORMAT + 1, ..seen.row.clone() }, ..seen.clone() };
+        let left_alone = cells(|seen| transition(&newer(seen), step, FRESH, "why"));
+        assert_eq!(left_alone, [[no, no]; 5], "{step:?} of a row of a newer format");
+    }
+}
+
+#[test]
+fn every_recovery() {
+    let no = None;
+    let fence_reverted = [Some(Active), Some(Active)];
+    let up_by_hand = [no, Some(Active)];
+    let table = [
+        ((false, false), [[no, no], fence_reverted, up_by_hand, [no, no], [no, no]]),
+        ((false, true), [[no, no], fence_reverted, up_by_hand, [Some(Failed), Some(Active)], [no, no]]),
+        ((true, false), [[no, no], [no, no], up_by_hand, [no, no], [no, no]]),
+        ((true, true), [[no, no], [no, no], up_by_hand, [Some(Failed), Some(Active)], [no, no]]),
+    ];
+    for ((mine, stuck), expected) in table {
+        let got = cells(|seen| recover(seen, mine, stuck, FRESH));
+        assert_eq!(got, expected, "mine: {mine}, stuck: {stuck}");
+    }
+}
+
+// The gate.
+
+fn gate(seen: Seen) -> Gate {
+    let mut gate = Gate::new(Rules::default());
+    assert_eq!(gate.step(GateInput::Saw(Some(seen))), GateOrder::Nothing);
+    gate
+}
+
+fn wanted() -> GateInput {
+    GateInput::Wanted { fresh: FRESH }
+}
+
+fn wrote(expected: u32, state: State, result: Result<Version, Unwritten>) -> GateInput {
+    GateInput::Wrote { expected: version(expected), row: row(state, FRESH), result }
+}
+
+fn asked(nonce: Nonce, in_flight: u64, held: u64) -> GateInput {
+    GateInput::Asked { nonce, in_flight, held }
+}
+
+#[test]
+fn a_gate_is_open_only_where_something_runs_and_nobody_fences() {
+    assert!(!Gate::new(Rules::default()).open(), "it knows nothing yet");
+    for state in STATES {
+        assert!(!gate(seen(state, 1, false)).open(), "{state} without replicas");
+        let open = matches!(state, Active | Waking);
+        assert_eq!(gate(seen(state, 1, true)).open(), open, "{state} with replicas");
+    }
+}
+
+#[test]
+fn a_request_orders_what_the_state_wants() {
+    assert_eq!(Gate::new(Rules::default()).step(wanted()), GateOrder::Refresh);
+    for state in STATES {
+        for scaled in [false, true] {
+            let order = gate(seen(state, 7, scaled)).step(wanted());
+            let fits = match (state, scaled) {
+                (Active | Waking, true) => order == GateOrder::Nothing,
+                (Draining, true) => {
+                    matches!(&order, GateOrder::Write { expected, row } if *expected == version(7) && row.state == Active)
+                }
+                _ => {
+                    matches!(&order, GateOrder::Wake { expected, row } if *expected == version(7) && row.state == Waking)
+                }
+            };
+            assert!(fits, "{state}, scaled: {scaled}: {order:?}");
+        }
+    }
+}
+
+#[test]
+fn a_gate_writes_and_wakes_one_at_a_time() {
+    let mut reverting = gate(seen(Draining, 1, true));
+    assert!(matches!(reverting.step(wanted()), GateOrder::Write { .. }));
+    assert_eq!(reverting.step(wanted()), GateOrder::Nothing);
+    let mut waking = gate(seen(Asleep, 1, false));
+    assert!(matches!(waking.step(wanted()), GateOrder::Wake { .. }));
+    assert!(waking.waking());
+    assert_eq!(waking.step(wanted()), GateOrder::Nothing);
+    waking.step(GateInput::Woke { terminal: None, fresh: FRESH });
+    assert!(!waking.waking());
+    assert!(matches!(waking.step(wanted()), GateOrder::Wake { .. }), "the view still shows it asleep");
+}
+
+#[test]
+fn a_revert_opens_the_gate_only_once_it_is_written() {
+    let mut gate = gate(seen(Draining, 1, true));
+    gate.step(wanted());
+    assert!(!gate.open(), "on its way");
+    assert_eq!(gate.step(wrote(1, Active, Err(Unwritten::Unknown))), GateOrder::Nothing);
+    assert!(!gate.open(), "nobody knows");
+    gate.step(wanted());
+    assert_eq!(gate.step(wrote(1, Active, Err(Unwritten::Conflict))), GateOrder::Refresh);
+    assert!(!gate.open(), "somebody else was faster");
+    gate.step(wanted());
+    gate.step(wrote(1, Active, Ok(version(2))));
+    assert!(gate.open());
+    // What it replaced is still on its way in the stream.
+    gate.step(GateInput::Saw(Some(seen(Draining, 1, true))));
+    assert!(gate.open(), "the stream is behind");
+    gate.step(GateInput::Saw(Some(seen(Draining, 3, true))));
+    assert!(!gate.open(), "the next fence");
+}
+
+#[test]
+fn an_own_write_does_not_replace_what_was_seen_since() {
+    let mut gate = gate(seen(Draining, 1, true));
+    gate.step(wanted());
+    gate.step(GateInput::Saw(Some(seen(Draining, 3, true))));
+    gate.step(wrote(1, Active, Ok(version(2))));
+    assert!(!gate.open(), "a fence newer than the own write stands");
+    assert_eq!(gate.seen().map(|seen| &seen.version), Some(&version(3)));
+}
+
+#[test]
+fn a_fence_is_confirmed_by_who_sees_it_and_has_nothing() {
+    let refuse = GateOrder::Refuse;
+    assert_eq!(Gate::new(Rules::default()).step(asked(OLD, 0, 0)), refuse(Refusal::NotSeen));
+    for state in STATES {
+        let expected = if state == Draining { GateOrder::Confirm } else { refuse(Refusal::NotSeen) };
+        assert_eq!(gate(seen(state, 1, true)).step(asked(OLD, 0, 0)), expected, "{state}");
+    }
+    let mut gate = gate(seen(Draining, 1, true));
+    assert_eq!(gate.step(asked(FRESH, 0, 0)), refuse(Refusal::NotSeen), "another nonce");
+    assert_eq!(gate.step(asked(OLD, 2, 1)), refuse(Refusal::InFlight(2)));
+    assert_eq!(gate.step(asked(OLD, 0, 1)), refuse(Refusal::Held(1)));
+}
+
+#[test]
+fn a_wake_is_finished_when_it_answers_and_failed_when_it_cannot() {
+    let answers = GateInput::Answers { fresh: FRESH };
+    let finish = gate(seen(Waking, 1, true)).step(answers.clone());
+    assert!(matches!(finish, GateOrder::Write { row, .. } if row.state == Active));
+    assert_eq!(gate(seen(Active, 1, true)).step(answers.clone()), GateOrder::Nothing);
+    assert_eq!(gate(seen(Waking, 1, false)).step(answers), GateOrder::Nothing);
+    let terminal = GateInput::Woke { terminal: Some("no such program".into()), fresh: FRESH };
+    let fail = gate(seen(Waking, 1, true)).step(terminal);
+    assert!(
+        matches!(fail, GateOrder::Write { row, .. } if row.state == Failed && row.reason == "no such program")
+    );
+}
+
+#[test]
+fn a_resource_that_is_gone_shuts_the_gate() {
+    let mut gate = gate(seen(Active, 1, true));
+    gate.step(GateInput::Saw(None));
+    assert!(!gate.open());
+    assert_eq!(gate.step(wanted()), GateOrder::Refresh);
+}
+
+// The fence.
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+/// A fence whose `draining` was written as version 2.
+fn fence() -> Fence {
+    let (mut fence, order) = Fence::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
+    assert!(
+        matches!(order, FenceOrder::Write { expected, row } if expected == version(1) && row.state == Draining && row.nonce == FRESH)
+    );
+    assert_eq!(fence.step(FenceInput::Wrote(Ok(version(2)))), FenceOrder::ReadMembers);
+    fence
+}
+
+/// The same, with these members asked.
+fn asking(members: &[&str]) -> Fence {
+    let mut fence = fence();
+    let order = fence.step(FenceInput::Members { members: names(members), fresh: Nonce(3) });
+    assert_eq!(order, FenceOrder::Ask { members: names(members), nonce: FRESH });
+    fence
+}
+
+fn reverts(order: &FenceOrder) -> bool {
+    matches!(order, FenceOrder::Write { expected, row } if *expected == version(2) && row.state == Active && row.nonce == Nonce(3))
+}
+
+#[test]
+fn a_fence_begins_only_where_there_is_something_to_put_to_zero() {
+    for state in STATES {
+        for scaled in [false, true] {
+            let begun = Fence::begin(Rules::default(), seen(state, 1, scaled), FRESH, "idle").is_some();
+            assert_eq!(begun, state == Active && scaled, "{state}, scaled: {scaled}");
+        }
+    }
+}
+
+#[test]
+fn a_commit_waits_for_every_member_and_stands_on_the_fences_own_version() {
+    let mut fence = asking(&["a", "b"]);
+    assert_eq!(fence.step(FenceInput::Confirmed("a".into())), FenceOrder::Nothing);
+    assert_eq!(fence.step(FenceInput::Confirmed("a".into())), FenceOrder::Nothing, "the same one again");
+    assert_eq!(fence.step(FenceInput::Confirmed("stranger".into())), FenceOrder::Nothing);
+    let order = fence.step(FenceInput::Confirmed("b".into()));
+    assert!(
+        matches!(order, FenceOrder::Commit { expected, row } if expected == version(2) && row.state == Asleep && row.nonce == FRESH)
+    );
+    let late = FenceInput::Refused { fresh: Nonce(4) };
+    assert_eq!(fence.step(late), FenceOrder::Nothing, "decided already");
+    assert_eq!(fence.step(FenceInput::Scaled(Ok(()))), FenceOrder::End(Outcome::Asleep));
+}
+
+#[test]
+fn a_commits_end_is_the_tries_end() {
+    let table = [(Unwritten::Conflict, Outcome::Reverted), (Unwritten::Unknown, Outcome::Unknown)];
+    for (why, outcome) in table {
+        let mut fence = asking(&["a"]);
+        fence.step(FenceInput::Confirmed("a".into()));
+        assert_eq!(fence.step(FenceInput::Scaled(Err(why))), FenceOrder::End(outcome), "{why:?}");
+    }
+}
+
+#[test]
+fn one_refusal_reverts_at_once() {
+    let mut fence = asking(&["a", "b"]);
+    assert!(reverts(&fence.step(FenceInput::Refused { fresh: Nonce(3) })));
+    assert_eq!(fence.step(FenceInput::Confirmed("b".into())), FenceOrder::Nothing, "too late");
+    assert_eq!(fence.step(FenceInput::Wrote(Ok(version(3)))), FenceOrder::End(Outcome::Reverted));
+}
+
+#[test]
+fn without_a_member_it_stays_awake() {
+    let mut fence = fence();
+    assert!(reverts(&fence.step(FenceInput::Members { members: names(&[]), fresh: Nonce(3) })));
+}
+
+#[test]
+fn a_fence_that_could_not_be_written_is_over() {
+    let table = [(Unwritten::Conflict, Outcome::Reverted), (Unwritten::Unknown, Outcome::Unknown)];
+    for (why, outcome) in table {
+        let (mut fence, _) = Fence::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
+        assert_eq!(fence.step(FenceInput::Wrote(Err(why))), FenceOrder::End(outcome), "{why:?}");
+    }
+}
