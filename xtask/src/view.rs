@@ -43,8 +43,13 @@ pub async fn views(addresses: Addresses) -> Result<Vec<View>> {
         .iter()
         .map(|resource| {
             let name = name(resource);
-            let state = text(resource, &["state", "row.state"]);
-            let said = text(resource, &["reason", "row.reason"]);
+            let mut state = text(resource, &["state"]);
+            let mut said = text(resource, &["reason"]);
+            if state == "active" && count(resource, "replicas") == 0 {
+                // Nobody has written a row on it yet: what never ran is at zero all the same.
+                state = "asleep".to_owned();
+                said = "was never asked for".to_owned();
+            }
             // The autoscaler knows why something stays awake; why it sleeps or wakes stands in its row.
             let why = if state == "active" {
                 reasons.get(&name).filter(|reason| !reason.is_empty()).cloned().unwrap_or(said)
@@ -88,6 +93,9 @@ fn name(resource: &Value) -> String {
     text(resource, &["name", "id.name"])
 }
 
+/// `51 ms`: how long the request that woke it was held.
 fn cold_start(resource: &Value) -> String {
-    text(resource, &["last_cold_start.total", "last_cold_start"])
+    at(resource, "cold_start.hold_ms")
+        .and_then(Value::as_f64)
+        .map_or_else(String::new, |held| format!("{held:.0} ms"))
 }
