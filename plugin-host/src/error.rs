@@ -33,6 +33,9 @@ pub enum LoadError {
         "not an ELF library, or cut short: {0}; copy it again, under another name first and then by rename"
     )]
     NotElf(String),
+    /// A library of another machine.
+    #[error("made for another processor ({0}); build it for this one ({ours})", ours = std::env::consts::ARCH)]
+    Processor(String),
     /// A library, but no plugin.
     #[error(
         "a library, but no resource-scaler: it was not made by export_resource_scaler!; remove it from this folder"

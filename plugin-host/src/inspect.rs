@@ -31,6 +31,15 @@ pub(crate) fn inspect(path: &Path) -> Result<(), LoadError> {
 fn elf(bytes: &[u8]) -> Result<(), LoadError> {
     let wrong = |error: object::Error| LoadError::NotElf(error.to_string());
     let elf = object::File::parse(bytes).map_err(wrong)?;
+    // The loader's own word for it is "No such file or directory".
+    let ours = match std::env::consts::ARCH {
+        "x86_64" => object::Architecture::X86_64,
+        "aarch64" => object::Architecture::Aarch64,
+        _ => elf.architecture(),
+    };
+    if elf.architecture() != ours {
+        return Err(LoadError::Processor(format!("{:?}", elf.architecture())));
+    }
     // The section table usually lies at the end and has just been read; what is mapped must be there too.
     for segment in elf.segments() {
         let (start, length) = segment.file_range();

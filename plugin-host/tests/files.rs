@@ -36,6 +36,9 @@ fn each_bad_file_is_told_in_one_line_and_the_good_one_is_loaded() {
     // Without its end the section table is missing; the first half still begins like a library.
     fs::write(at("half.so"), &whole[..whole.len() / 2]).unwrap();
     fs::write(at("last-byte-missing.so"), &whole[..whole.len() - 1]).unwrap();
+    let mut foreign_machine = whole.clone();
+    foreign_machine[18] = 0xf3; // e_machine: RISC-V
+    fs::write(at("machine.so"), foreign_machine).unwrap();
     compile("int answer(void) { return 42; }", &at("c.so"));
     compile(
         &format!("extern int nowhere(void); int {root} = 1; int f(void) {{ return nowhere(); }}"),
@@ -75,6 +78,7 @@ fn each_bad_file_is_told_in_one_line_and_the_good_one_is_loaded() {
         ("later-copy.so", "kind misbehaving is already served by"),
         ("later-link.so", "kind misbehaving is already served by"),
         ("layout.so", "laid out differently"),
+        ("machine.so", "made for another processor"),
         ("text.so", "not an ELF library, or cut short"),
         ("two lines.so", "not an ELF library, or cut short"),
         ("unresolved.so", "undefined symbol: nowhere"),

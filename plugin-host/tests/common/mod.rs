@@ -16,13 +16,13 @@ use tokio::sync::watch;
 /// The library that cargo builds of `package`; its file name is `lib<name>.so`, in `folder` of the target directory.
 pub fn built(arguments: &[&str], file: &str) -> PathBuf {
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet"])
+        .args(["build", "--quiet", "--profile", if cfg!(debug_assertions) { "dev" } else { "release" }])
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo runs");
     assert!(status.success(), "cargo build {arguments:?}: {status}");
-    // target/debug/deps/this-test
+    // target/debug/deps/this-test, or target/release/deps/this-benchmark
     let test = std::env::current_exe().expect("a test has a path");
     let library = test.ancestors().nth(2).expect("a test lies in target/debug/deps").join(file);
     assert!(library.is_file(), "{} was not built by {arguments:?}", library.display());
