@@ -36,6 +36,11 @@ fn each_bad_file_is_told_in_one_line_and_the_good_one_is_loaded() {
     // Without its end the section table is missing; the first half still begins like a library.
     fs::write(at("half.so"), &whole[..whole.len() / 2]).unwrap();
     fs::write(at("last-byte-missing.so"), &whole[..whole.len() - 1]).unwrap();
+    // Its sections are all there, but what is to be mapped is not: the first loaded segment (type 1) claims 1 GiB.
+    let mut segment = whole.clone();
+    let header = (64..).step_by(56).find(|header| segment[*header..header + 4] == [1, 0, 0, 0]).unwrap();
+    segment[header + 32..header + 40].copy_from_slice(&(1_u64 << 30).to_le_bytes());
+    fs::write(at("segment.so"), segment).unwrap();
     let mut foreign_machine = whole.clone();
     foreign_machine[18] = 0xf3; // e_machine: RISC-V
     fs::write(at("machine.so"), foreign_machine).unwrap();
@@ -79,6 +84,7 @@ fn each_bad_file_is_told_in_one_line_and_the_good_one_is_loaded() {
         ("later-link.so", "kind misbehaving is already served by"),
         ("layout.so", "laid out differently"),
         ("machine.so", "made for another processor"),
+        ("segment.so", "a segment ends behind the file's end"),
         ("text.so", "not an ELF library, or cut short"),
         ("two lines.so", "not an ELF library, or cut short"),
         ("unresolved.so", "undefined symbol: nowhere"),
