@@ -79,7 +79,7 @@ pub fn read(context: &PluginContext) -> Result<Vec<Spec>> {
         let (line, spec) = (spanned.referenced.line(), spanned.value);
         check(&spec, line, &mut taken).map_err(|wrong| {
             anyhow::anyhow!(
-                "{}: line {line}: plugins.process: resource {:?}: {wrong}",
+                "{}:{line}: plugins.process: resource {:?}: {wrong}",
                 context.file,
                 spec.name
             )

@@ -77,7 +77,7 @@ impl ResourceScaler for ProcessScaler {
     }
 
     async fn get_resources(&self) -> Result<Vec<Resource>> {
-        self.processes.iter().map(|process| self.resource(process)).collect()
+        Ok(self.processes.iter().map(|process| self.resource(process)).collect())
     }
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
@@ -88,7 +88,7 @@ impl ResourceScaler for ProcessScaler {
             return Ok(());
         }
         let run = match turn.up() {
-            Some(run) if process.folder.alive(run) => run.clone(),
+            Some(run) if process.folder.alive(run)? => run.clone(),
             _ => self.start(process, &mut turn).await?,
         };
         // A sleep need not wait until it is ready.
@@ -113,12 +113,8 @@ impl ResourceScaler for ProcessScaler {
         let names = changed.names.filter(|_| cursor > 0);
         let concerned =
             |process: &&Arc<Process>| names.as_ref().is_none_or(|names| names.contains(&process.id.name));
-        let resources = self
-            .processes
-            .iter()
-            .filter(concerned)
-            .map(|process| self.resource(process))
-            .collect::<Result<_>>()?;
+        let resources =
+            self.processes.iter().filter(concerned).map(|process| self.resource(process)).collect();
         Ok(Changes { cursor: changed.cursor, complete: names.is_none(), resources, removed: Vec::new() })
     }
 
@@ -145,18 +141,29 @@ impl ProcessScaler {
         })
     }
 
-    /// A process as it is now. Sees to what it finds undone.
-    fn resource(&self, process: &Arc<Process>) -> Result<Resource> {
-        let spec = &process.spec;
-        let stored = self.rows.read(&process.id)?;
+    /// A process as it is now. One that cannot be told is listed as one to be left alone, and fails alone.
+    fn resource(&self, process: &Arc<Process>) -> Resource {
         let mut resource = Resource::new(process.id.clone());
-        resource.hosts.clone_from(&spec.hosts);
-        resource.ports = spec.ports();
-        resource.scale_resources = spec.metrics();
+        resource.hosts.clone_from(&process.spec.hosts);
+        resource.ports = process.spec.ports();
+        resource.scale_resources = process.spec.metrics();
+        if let Err(error) = self.look(process, &mut resource) {
+            let reason = format!("{error:#}");
+            tracing::error!(resource = %process.id, error = reason, "cannot tell how it is; nothing is done with it");
+            // No format a daemon knows.
+            resource.row = Row { format: u32::MAX, reason: reason.clone(), ..Row::default() };
+            resource.status = reason;
+        }
+        resource
+    }
+
+    /// What is stored of a process and what is true of it. Sees to what it finds undone.
+    fn look(&self, process: &Arc<Process>, resource: &mut Resource) -> Result<()> {
+        let stored = self.rows.read(&process.id)?;
         resource.row = stored.row;
         resource.version = stored.version;
         if let Some(run) = &stored.up {
-            if process.folder.alive(run) {
+            if process.folder.alive(run)? {
                 resource.replicas = 1;
                 resource.endpoints = vec![run.endpoint()];
             }
@@ -171,7 +178,7 @@ impl ProcessScaler {
         {
             resource.status = ended.how;
         }
-        Ok(resource)
+        Ok(())
     }
 
     async fn start(&self, process: &Arc<Process>, turn: &mut Turn<Run>) -> Result<Run, ScaleError> {

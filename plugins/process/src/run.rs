@@ -130,23 +130,37 @@ impl Folder {
     }
 
     /// Whether a run's keeper lives.
-    pub fn alive(&self, run: &Run) -> bool {
-        let Ok(fifo) = self.open(run, OFlags::RDONLY) else { return false };
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told (no descriptor left, for one): a run that may live is never taken for dead.
+    pub fn alive(&self, run: &Run) -> Result<bool> {
+        let Some(fifo) = self.open(run, OFlags::RDONLY)? else { return Ok(false) };
         // Shared: two who look at the same time do not take each other for the keeper.
-        rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+        match rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error).with_context(|| format!("looking at the lock of run {}", run.id)),
+        }
     }
 
     /// Waits until a run's keeper has ended.
     pub async fn gone(&self, run: &Run) -> Result<()> {
-        let Some(keeper) = self.keeper(run) else { return Ok(()) };
-        ended(keeper).await
+        match self.keeper(run)? {
+            Some(keeper) => ended(keeper).await,
+            None => Ok(()),
+        }
     }
 
     /// Ends a run: SIGTERM to its whole group, SIGKILL after `grace`. Returns when nothing of it is left.
     pub async fn stop(&self, run: &Run, grace: Duration) -> Result<()> {
-        if let Some(keeper) = self.keeper(run) {
-            if let Ok(fifo) = self.open(run, OFlags::WRONLY) {
-                let _ = File::from(fifo).write_all(format!("{STOP} {}\n", grace.as_millis()).as_bytes());
+        if let Some(keeper) = self.keeper(run)? {
+            // Without its FIFO it is about to end anyway.
+            if let Some(fifo) = self.open(run, OFlags::WRONLY)? {
+                let word = format!("{STOP} {}\n", grace.as_millis());
+                File::from(fifo)
+                    .write_all(word.as_bytes())
+                    .with_context(|| format!("telling run {} to stop", run.id))?;
             }
             ended(keeper).await?;
         }
@@ -223,18 +237,27 @@ impl Folder {
     }
 
     /// The keeper of a run, if it lives.
-    fn keeper(&self, run: &Run) -> Option<OwnedFd> {
-        let keeper = pidfd_open(Pid::from_raw(run.keeper)?, PidfdFlags::NONBLOCK).ok()?;
-        // Its number was its own when the lock was held: so the descriptor opened before is it.
-        self.alive(run).then_some(keeper)
+    fn keeper(&self, run: &Run) -> Result<Option<OwnedFd>> {
+        let pid = Pid::from_raw(run.keeper).context("a run without a keeper")?;
+        let keeper = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(keeper) => keeper,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("looking for the keeper of run {}", run.id));
+            }
+        };
+        // Its number was its own while the lock was held: so the descriptor opened before is it.
+        Ok(self.alive(run)?.then_some(keeper))
     }
 
-    fn open(&self, run: &Run, how: OFlags) -> rustix::io::Result<OwnedFd> {
-        rustix::fs::open(
-            wire::fifo(&self.0, &run.id),
-            how | OFlags::NONBLOCK | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
+    /// A run's FIFO; `None` where it, or for writing its keeper, is gone.
+    fn open(&self, run: &Run, how: OFlags) -> Result<Option<OwnedFd>> {
+        let path = wire::fifo(&self.0, &run.id);
+        match rustix::fs::open(&path, how | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fifo) => Ok(Some(fifo)),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NXIO) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("opening {}", path.display())),
+        }
     }
 
     /// Removes the FIFOs of keepers that were killed.

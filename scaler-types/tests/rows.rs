@@ -1,0 +1,408 @@
+//! Rows in files: many processes on one row, some of them killed.
+#![allow(missing_docs)]
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use scaler_types::{
+    Nonce, PluginContext, ResourceId, Role, Row, ScaleError, ScaleRequest, State, Target, Version,
+    rows::{Rows, encode_name},
+};
+use tokio::time::timeout;
+
+/// Longer than anything here takes.
+const NEVER: Duration = Duration::from_secs(60);
+
+fn context(state_dir: &Path) -> PluginContext {
+    PluginContext {
+        namespace: "demo".to_owned(),
+        role: Role::Dlx,
+        state_dir: state_dir.to_owned(),
+        plugin_dir: PathBuf::new(),
+        kubeconfig: None,
+        kind: "test".to_owned(),
+        file: String::new(),
+        text: String::new().into(),
+    }
+}
+
+fn open(state_dir: &Path) -> Rows<String> {
+    Rows::open(&context(state_dir)).unwrap()
+}
+
+fn id() -> ResourceId {
+    ResourceId::new("demo", "one")
+}
+
+fn row(state: State) -> Row {
+    Row { state, nonce: Nonce::fresh(), reason: "a test".to_owned(), format: Row::FORMAT }
+}
+
+fn request(version: &Version, target: Target) -> ScaleRequest {
+    let state = if target == Target::Zero { State::Asleep } else { State::Waking };
+    ScaleRequest { id: id(), target, version: version.clone(), row: row(state), deadline: NEVER }
+}
+
+async fn wake(rows: &Rows<String>, up: &str) {
+    let mut turn =
+        rows.begin(&request(&rows.read(&id()).unwrap().version, Target::AtLeast(1))).await.unwrap();
+    turn.started(up.to_owned()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_resource_nobody_has_written_on_is_active() {
+    let folder = tempfile::tempdir().unwrap();
+    let stored = open(folder.path()).read(&id()).unwrap();
+    assert_eq!((stored.row, stored.up, stored.leaving), (Row::default(), None, None));
+}
+
+#[tokio::test]
+async fn only_the_version_that_stands_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = open(folder.path());
+    let first = rows.read(&id()).unwrap().version;
+    let draining = row(State::Draining);
+    let second = rows.compare_and_set(&id(), &first, &draining).await.unwrap();
+    assert_eq!(rows.compare_and_set(&id(), &first, &row(State::Active)).await, Err(ScaleError::Conflict));
+    assert_eq!(rows.begin(&request(&first, Target::Zero)).await.err(), Some(ScaleError::Conflict));
+    let stored = rows.read(&id()).unwrap();
+    assert_eq!((stored.row, stored.version), (draining, second));
+}
+
+#[tokio::test]
+async fn what_is_put_to_zero_is_leaving_in_the_same_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = open(folder.path());
+    wake(&rows, "run").await;
+    let awake = rows.read(&id()).unwrap();
+    assert_eq!(awake.up.as_deref(), Some("run"));
+    let mut turn = rows.begin(&request(&awake.version, Target::Zero)).await.unwrap();
+    let asleep = rows.read(&id()).unwrap();
+    assert_eq!(
+        (asleep.row.state, asleep.up.as_deref(), asleep.leaving.as_deref()),
+        (State::Asleep, None, Some("run"))
+    );
+    assert_eq!((turn.up(), turn.leaving().map(String::as_str)), (None, Some("run")));
+    assert!(
+        turn.started("another".to_owned()).await.is_err(),
+        "nothing is started before what is leaving was stopped"
+    );
+    turn.stopped().await.unwrap();
+    let stopped = rows.read(&id()).unwrap();
+    assert_eq!(
+        (stopped.leaving, stopped.version),
+        (None, asleep.version),
+        "a wake decided on the version still stands"
+    );
+}
+
+#[tokio::test]
+async fn a_wake_that_comes_during_a_sleep_waits_for_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, other) = (open(folder.path()), open(folder.path()));
+    wake(&rows, "run").await;
+    let mut sleep = rows.begin(&request(&rows.read(&id()).unwrap().version, Target::Zero)).await.unwrap();
+    let asleep = other.read(&id()).unwrap();
+    let waking = tokio::spawn({
+        let other = other.clone();
+        async move {
+            other
+                .begin(&request(&asleep.version, Target::AtLeast(1)))
+                .await
+                .map(|turn| turn.leaving().cloned())
+        }
+    });
+    let mut cursor = 0;
+    while other.read(&id()).unwrap().row.state != State::Waking {
+        cursor = other.changed(cursor).await.cursor;
+    }
+    assert!(!waking.is_finished() && other.try_turn(&id()).unwrap().is_none());
+    assert_eq!(other.read(&id()).unwrap().up, None, "the one that is being stopped is not listed");
+    assert_eq!(sleep.started("late".to_owned()).await, Err(ScaleError::Conflict), "the row is the wake's");
+    sleep.stopped().await.unwrap();
+    drop(sleep);
+    assert_eq!(waking.await.unwrap().unwrap(), None, "nothing is left to be stopped");
+}
+
+#[tokio::test]
+async fn a_sleep_that_is_overtaken_touches_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, other) = (open(folder.path()), open(folder.path()));
+    wake(&rows, "run").await;
+    // Somebody has the turn, so that both wait for it.
+    let held = rows.try_turn(&id()).unwrap().unwrap();
+    let sleep = tokio::spawn({
+        let rows = rows.clone();
+        async move { rows.begin(&request(&rows.read(&id()).unwrap().version, Target::Zero)).await.err() }
+    });
+    let mut cursor = 0;
+    while rows.read(&id()).unwrap().row.state != State::Asleep {
+        cursor = rows.changed(cursor).await.cursor;
+    }
+    let wake = tokio::spawn({
+        let other = other.clone();
+        async move {
+            let wish = request(&other.read(&id()).unwrap().version, Target::AtLeast(1));
+            let mut turn = other.begin(&wish).await?;
+            let old = turn.leaving().cloned();
+            turn.stopped().await?;
+            turn.started("new".to_owned()).await.map(|()| old)
+        }
+    });
+    while rows.read(&id()).unwrap().row.state != State::Waking {
+        cursor = rows.changed(cursor).await.cursor;
+    }
+    drop(held);
+    assert_eq!(timeout(NEVER, sleep).await.unwrap().unwrap(), Some(ScaleError::Conflict));
+    assert_eq!(
+        timeout(NEVER, wake).await.unwrap().unwrap(),
+        Ok(Some("run".to_owned())),
+        "the wake stops it first"
+    );
+    assert_eq!(rows.read(&id()).unwrap().up.as_deref(), Some("new"));
+}
+
+#[tokio::test]
+async fn a_wait_for_a_turn_can_be_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, other) = (open(folder.path()), open(folder.path()));
+    let held = rows.try_turn(&id()).unwrap().unwrap();
+    let waiting = tokio::spawn({
+        let other = other.clone();
+        async move { other.begin(&request(&Version("0".into()), Target::AtLeast(1))).await.map(drop) }
+    });
+    let mut cursor = 0;
+    while rows.read(&id()).unwrap().row.state != State::Waking {
+        cursor = rows.changed(cursor).await.cursor;
+    }
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    drop(held);
+    wake(&rows, "run").await;
+}
+
+#[tokio::test]
+async fn what_ended_by_itself_is_taken_out_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = open(folder.path());
+    wake(&rows, "run").await;
+    let before = rows.read(&id()).unwrap();
+    assert_eq!(rows.ended(&id(), &"another".to_owned()).await, Ok(false));
+    assert_eq!(rows.ended(&id(), &"run".to_owned()).await, Ok(true));
+    assert_eq!(rows.ended(&id(), &"run".to_owned()).await, Ok(false));
+    let after = rows.read(&id()).unwrap();
+    assert_eq!((after.up, after.row), (None, before.row));
+    assert_ne!(after.version, before.version);
+}
+
+#[tokio::test]
+async fn changes_are_named_and_none_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, writer) = (open(folder.path()), open(folder.path()));
+    let names = ["one", "a/b", "..", "ä"];
+    let writing = tokio::spawn(async move {
+        for _ in 0..50 {
+            for name in names {
+                let id = ResourceId::new("demo", name);
+                let version = writer.read(&id).unwrap().version;
+                writer.compare_and_set(&id, &version, &row(State::Active)).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    // What one who reads only what is named comes to know.
+    let mut known = std::collections::HashMap::new();
+    let mut cursor = rows.changed(0).await.cursor;
+    let follow = async {
+        while known.len() < names.len() || known.values().any(|version| *version != Version("50".into())) {
+            let changed = rows.changed(cursor).await;
+            cursor = changed.cursor;
+            for name in changed.names.unwrap() {
+                known.insert(name.clone(), rows.read(&ResourceId::new("demo", name)).unwrap().version);
+            }
+        }
+    };
+    timeout(NEVER, follow).await.expect("a change was missed");
+    writing.await.unwrap();
+    assert!(rows.changed(cursor + 7).await.names.is_none(), "a cursor of somebody else's knows nothing");
+}
+
+#[test]
+fn no_name_leaves_the_folder_and_no_two_share_a_file() {
+    let names = [
+        "..",
+        ".",
+        "a/b",
+        "a%2fb",
+        "A",
+        "a",
+        "/etc/passwd",
+        "a\0b",
+        "a b",
+        "%",
+        "a.json",
+        "a.lock",
+        ".hidden",
+        "ä",
+    ];
+    let files: std::collections::HashSet<_> = names.iter().map(|name| encode_name(name).unwrap()).collect();
+    assert_eq!(files.len(), names.len());
+    for file in files {
+        assert!(!file.starts_with('.') && !file.contains(['/', '\0']), "{file}");
+    }
+    encode_name("").unwrap_err();
+    encode_name(&"ä".repeat(100)).unwrap_err();
+}
+
+#[tokio::test]
+async fn a_row_that_is_not_ours_is_an_error_that_names_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = open(folder.path());
+    let path = folder.path().join("rows/test/demo/one.json");
+    fs::write(&path, "{\"version\": 3").unwrap();
+    let error = format!("{:#}", rows.read(&id()).unwrap_err());
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    let foreign = rows.read(&ResourceId::new("other", "one")).unwrap_err().to_string();
+    assert!(foreign.contains("other/one"), "{foreign}");
+}
+
+/// Starts and stops "something" that is up while the file `running` is there, for ever.
+#[test]
+#[ignore = "a program of the next test"]
+fn a_daemon() {
+    let Ok(folder) = env::var("SCALER_TEST_DAEMON") else { return };
+    let (folder, running) = (PathBuf::from(&folder), PathBuf::from(folder).join("running"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    println!("ready");
+    runtime.block_on(async {
+        let rows = open(&folder);
+        loop {
+            if let Err(error) = once(&rows, &running).await {
+                assert_eq!(error, ScaleError::Conflict);
+            }
+        }
+    });
+}
+
+/// One turn, as a plugin takes it.
+async fn once(rows: &Rows<String>, running: &Path) -> Result<(), ScaleError> {
+    let now = rows.read(&id()).unwrap();
+    let target = if Nonce::fresh().0.is_multiple_of(2) { Target::Zero } else { Target::AtLeast(1) };
+    let wish = request(&now.version, target);
+    // Some waits are given up.
+    let begin = rows.begin(&wish);
+    let mut turn = match timeout(Duration::from_micros(Nonce::fresh().0 % 3000), begin).await {
+        Ok(turn) => turn?,
+        Err(_) => return Ok(()),
+    };
+    let runs = fs::read_to_string(running).ok();
+    if let Some(old) = turn.leaving() {
+        if let Some(runs) = &runs {
+            assert_eq!(runs, old, "what runs is not what was up");
+            fs::remove_file(running).unwrap();
+        }
+        turn.stopped().await?;
+    }
+    if target == Target::Zero {
+        return Ok(());
+    }
+    if turn.up().is_some_and(|up| runs.as_ref() == Some(up)) {
+        return Ok(());
+    }
+    let token = Nonce::fresh().to_string();
+    turn.started(token.clone()).await?;
+    // As a keeper's word to start: after it was written down. A second one that runs would be seen here.
+    let temporary = running.with_extension(&token);
+    fs::write(&temporary, &token).unwrap();
+    fs::hard_link(&temporary, running).expect("two at the same time");
+    fs::remove_file(temporary).unwrap();
+    Ok(())
+}
+
+/// Killed when the test is over, well or not.
+struct Daemon(Child);
+
+impl Daemon {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn daemon(folder: &Path) -> Daemon {
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "a_daemon", "--ignored", "--nocapture"])
+        .env("SCALER_TEST_DAEMON", folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "ready"), "the daemon did not start");
+    Daemon(child)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_processes_some_of_them_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = open(folder.path());
+    let running = folder.path().join("running");
+    let mut daemons: Vec<_> = (0..4).map(|_| daemon(folder.path())).collect();
+    let mut version = 0_u64;
+    for round in 0..60 {
+        // A reader never sees half a file, an older version, or one up while another runs.
+        for _ in 0..100 {
+            let before = fs::read_to_string(&running).ok();
+            let stored = rows.read(&id()).unwrap();
+            let seen = stored.version.0.parse().unwrap();
+            assert!(seen >= version, "{seen} after {version}");
+            version = seen;
+            if let (Some(before), Some(up)) = (before, stored.up)
+                && before != up
+            {
+                assert_ne!(
+                    fs::read_to_string(&running).ok(),
+                    Some(before),
+                    "{up} is listed while another runs"
+                );
+            }
+        }
+        let at = usize::try_from(round % 4).unwrap();
+        let mut killed = std::mem::replace(&mut daemons[at], daemon(folder.path()));
+        assert_eq!(killed.0.try_wait().unwrap(), None, "a daemon failed");
+        tokio::task::spawn_blocking(move || {
+            #[expect(clippy::disallowed_methods, reason = "the moment of the crash is what is drawn")]
+            thread::sleep(Duration::from_micros(Nonce::fresh().0 % 20_000));
+            killed.kill();
+        })
+        .await
+        .unwrap();
+    }
+    for mut daemon in daemons {
+        assert_eq!(daemon.0.try_wait().unwrap(), None, "a daemon failed");
+        daemon.kill();
+    }
+    assert!(version > 200, "hardly anything happened: {version}");
+    println!("{version} writes");
+    // The locks are free, and the next ones find their way.
+    for target in [Target::AtLeast(1), Target::Zero] {
+        let mut turn = timeout(NEVER, rows.begin(&request(&rows.read(&id()).unwrap().version, target)))
+            .await
+            .unwrap()
+            .unwrap();
+        turn.stopped().await.unwrap();
+    }
+    let stored = rows.read(&id()).unwrap();
+    assert_eq!((stored.up, stored.leaving), (None, None));
+}
