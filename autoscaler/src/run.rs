@@ -51,6 +51,11 @@ pub fn run(flags: Flags, rules: Rules) -> anyhow::Result<()> {
 async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Option<Leadership>> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
     let token = flags.common.admin_token()?;
+    if flags.metrics_resource_kind.is_some() || flags.metrics_resource_group.is_some() {
+        tracing::warn!(
+            "--metrics-resource-kind and --metrics-resource-group have no effect: the metric source is dlx"
+        );
+    }
     let fleet =
         Fleet::start(&flags.common, flags.settings(), Role::Autoscaler, shutdown.draining.clone()).await?;
 

@@ -56,8 +56,6 @@ pub struct Inner {
     pub refuse_scale: Option<ScaleError>,
     /// `get_resources` never answers.
     pub hang: bool,
-    /// Scales under way now, and the most there ever were.
-    pub scaling: (usize, usize),
     version: u64,
 }
 
@@ -178,16 +176,9 @@ impl Plugin for Store {
     }
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
-        {
-            let mut inner = self.inner();
-            inner.calls.push("set_scale");
-            inner.scaling.0 += 1;
-            inner.scaling.1 = inner.scaling.1.max(inner.scaling.0);
-        }
-        tokio::task::yield_now().await;
         let result = {
             let mut inner = self.inner();
-            inner.scaling.0 -= 1;
+            inner.calls.push("set_scale");
             match inner.refuse_scale.clone() {
                 Some(error) => Err(error),
                 None => inner.set(&request.id, &request.version, &request.row).map(|resource| {
