@@ -1,5 +1,75 @@
-//! The sleep protocol, model-checked: [`model::Model`] drives the very `Gate`, `Fence`, `transition` and `recover` of the
-//! daemons through every order of events within a budget; `tests/` has the scenarios and the seeded faults.
+//! The sleep protocol, model-checked.
+//!
+//! [`model::Model`] drives the very [`Gate`](scaler_types::protocol::Gate),
+//! [`Fence`](scaler_types::protocol::Fence), [`transition`](scaler_types::protocol::transition) and
+//! [`recover`](scaler_types::protocol::recover) that the daemons call, through every order of events that a finite
+//! [`Budget`](world::Budget) allows. `cargo nextest run -p model` explores the scenarios of `tests/faultless.rs`, prints
+//! states and times (`--no-capture`), and shows in `tests/faults.rs` that each rule left out and each fault around the
+//! protocol is found (`MODEL_TRACE=1` prints the shortest way to it).
+//!
+//! # What is modelled
+//!
+//! - **The store**: row, version and scale of one resource. A write is three steps: ordered, landed (the
+//!   compare-and-set happens), answered. Any answer may be late; one may be lost before or after the write landed, and
+//!   then the write may still land at any later time, or never. So may the writes of whoever has died. Commit and
+//!   wake change row and scale in one step; the process is away at once with a commit and answers some time after a wake.
+//! - **Two DLXs**, each a row of incarnations: registers, lists, follows a stream of its own with any delay (states in
+//!   between may be left out, the newest be told twice), leaves when its last request is done, or dies at any step.
+//!   One may be stopped and go on. A place without a DLX may be taken at any time, inside a fence too.
+//! - **Requests** arrive, are counted, look at the gate, are sent, reach the resource, end: each a step of its own. One
+//!   that finds the gate shut is held, asks for what it wants, and goes the same way when the gate is open and the
+//!   resource answers. An upgraded socket is a request that ends late.
+//! - **Two autoscalers**, both of which believe to lead: begin a fence, read the members, ask, hear the answers in any
+//!   order, give up waiting at any time, recover any row at any time (a wake counts as stuck whenever it likes), die at
+//!   any step. Another one is there at once: what a pause would add, any delay adds.
+//! - **A person** scales to zero, from zero or to another number, in any state; an undo brings any earlier row back.
+//!
+//! # What must hold
+//!
+//! - No request reaches a resource that a commit has put to zero; no commit cuts a request that has reached it; none is
+//!   sent twice; none is lost: each ends, is held, or belonged to a DLX that died, or was cut by a person.
+//! - No commit happens over a silent DLX whose gate is open.
+//! - When nothing can happen any more the row is active, asleep or failed, nothing is held and nothing is under way.
+//! - From every state such an end can be reached: no loop without a way out ([`explore`]).
+//! - Every [`Event`](event::Event) that a scenario names does happen in it, so that none of this holds for want of trying.
+//!
+//! # What is left out
+//!
+//! More than one resource; leader election (both lead all the time); readiness probes (a request that finds no process
+//! is held again); pacing, bounds and deadlines of held requests; time: a deadline is a step that may come whenever it
+//! likes. A request held when its wake turns out impossible is answered, and so done. That a path exists to a good end
+//! says nothing about how long it takes: that is for the daemons' own tests.
+//!
+//! Versions, nonces and members' names are compared for equality alone, and both DLXs and both autoscalers are alike:
+//! states that differ in names or in who is first are met once ([`canon`]).
+//!
+//! # Budgets and states
+//!
+//! Every scenario has one request and one fence, and what its name says once more. Sizes (DLXs x autoscalers):
+//!
+//! | scenario | size | distinct states |
+//! |---|---|---|
+//! | requests (two) | 2 x 1 | 230,322 |
+//! | rivals | 2 x 2 | 54,382 |
+//! | two_fences | 1 x 2 | 203,397 |
+//! | joins (one dies, others join) | 2 x 1 | 80,252 |
+//! | no_member | 2 x 1 | 25,880 |
+//! | everything_dies | 1 x 1 | 7,454 |
+//! | autoscaler_crash | 2 x 2 | 93,396 |
+//! | zero_by_hand | 1 x 2 | 138,230 |
+//! | up_by_hand | 2 x 1 | 177,210 |
+//! | silence (and back) | 2 x 1 | 71,199 |
+//! | leaves | 2 x 1 | 89,249 |
+//! | lost_answers | 2 x 1 | 85,096 |
+//! | repeated | 2 x 1 | 86,286 |
+//! | failed_wake | 2 x 1 | 22,015 |
+//! | undone | 1 x 1 | 25,919 |
+//!
+//! # Why an explorer of our own
+//!
+//! stateright brings 34 packages, a web server among them, and holds an "eventually" for kept on the first path that
+//! meets a state. [`explore`] is one file without dependencies, tested on models that can be counted by hand; it looks
+//! at steps as well as states, and finds traps by going backwards from the ends.
 
 pub mod canon;
 pub mod event;

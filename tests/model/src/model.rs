@@ -20,6 +20,8 @@ pub struct Model {
     pub fault: Option<Fault>,
     /// What may happen.
     pub budget: Budget,
+    /// Whether a commit that cuts a request counts as broken; without it what reaches a sleeping resource has to.
+    pub cuts_count: bool,
     /// DLXs that run at the beginning.
     pub dlxs: usize,
     /// Places in which a DLX can run: an empty one is taken by a new incarnation at any time.
@@ -165,7 +167,15 @@ impl explore::Model for Model {
 impl Model {
     /// The faultless model with every rule.
     pub fn new(budget: Budget) -> Self {
-        Self { rules: Rules::default(), fault: None, budget, dlxs: 2, places: 2, autoscalers: 2 }
+        Self {
+            rules: Rules::default(),
+            fault: None,
+            budget,
+            cuts_count: true,
+            dlxs: 2,
+            places: 2,
+            autoscalers: 2,
+        }
     }
 
     /// Whether a fault is in force.

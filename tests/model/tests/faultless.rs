@@ -44,6 +44,8 @@ scenarios! {
     joins: Model { dlxs: 1, autoscalers: 1, ..Model::new(BASE.dlx_crashes(1)) }
         => [JoinedInsideFence, CommittedPastJoiner, DiedWhileAsked];
     no_member: Model { dlxs: 0, autoscalers: 1, ..Model::new(BASE) } => [NoMembers];
+    everything_dies: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.dlx_crashes(1).autoscaler_crashes(1)) }
+        => [DiedWhileAsked, LeftBehindRecovered, OrphanLanded];
     autoscaler_crash: Model::new(BASE.autoscaler_crashes(1)) => [LeftBehindRecovered, OrphanLanded];
     zero_by_hand: Model { places: 1, dlxs: 1, ..Model::new(BASE.zeros(1)) } => [ZeroInsideFence, RefusedAndHeld];
     up_by_hand: Model { autoscalers: 1, ..Model::new(BASE.others(1)) } => [WokenByHand];

@@ -60,3 +60,11 @@ faults! {
     wants_once WantsOnce: Model::new(BASE.unknowns(1));
     sends_again SendsAgain: Model::new(BASE.zeros(1));
 }
+
+/// A cut is mostly found first; this shows that the other property would do as well.
+#[test]
+fn reaching_a_sleeping_resource_is_found_alone() {
+    let rules = Rules { confirm_tests_nonce: false, ..Rules::default() };
+    let report = explore::explore(&Model { rules, cuts_count: false, ..Model::new(BASE) });
+    assert_eq!(report.broken.unwrap().what, "a request reaches a resource that a commit has put to zero");
+}

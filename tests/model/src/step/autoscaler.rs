@@ -1,0 +1,96 @@
+//! What an autoscaler does, and how a DLX answers it.
+
+use std::collections::BTreeSet;
+
+use scaler_types::{
+    State,
+    protocol::{Fence, FenceInput, GateInput, GateOrder, Refusal, recover},
+};
+
+use super::Step;
+use crate::{
+    event::Event,
+    fault::Fault,
+    world::{Attempt, Kind, Question, Write},
+};
+
+// === impl Step ===
+
+impl Step<'_> {
+    pub(super) fn begin(&mut self, a: usize) -> bool {
+        let fresh = self.nonce();
+        let begun = Fence::begin(self.model.rules, self.world.store.now.clone(), fresh, "");
+        let Some((fence, order)) = begun else { return false };
+        self.world.left.fences -= 1;
+        let questions = [Question::None, Question::None];
+        self.world.autoscalers[a].attempt = Some(Attempt { fence, reading: false, write: None, questions });
+        self.fence_order(a, order);
+        true
+    }
+
+    pub(super) fn read_members(&mut self, a: usize) -> bool {
+        let model = self.model;
+        let members: BTreeSet<String> = (0..2)
+            .filter_map(|d| self.world.dlx[d].as_ref().filter(|dlx| dlx.registered))
+            .filter(|dlx| !(dlx.silent && model.has(Fault::SilenceIsDeath)))
+            .filter(|dlx| dlx.name.ends_with('0') || !model.has(Fault::ForgetsJoined))
+            .map(|dlx| dlx.name.clone())
+            .collect();
+        if members.is_empty() {
+            self.note(Event::NoMembers);
+        }
+        self.attempt(a).reading = false;
+        let fresh = self.nonce();
+        self.fence(a, FenceInput::Members { members, fresh })
+    }
+
+    pub(super) fn ask(&mut self, a: usize, d: usize) -> bool {
+        let Question::Asked(name, nonce) = self.attempt(a).questions[d].clone() else { return false };
+        let Some(dlx) = self.world.dlx[d].as_mut().filter(|dlx| !dlx.silent && dlx.name == name) else {
+            return false;
+        };
+        // The fault's requests are counted only when they have looked.
+        let uncounted = if self.model.has(Fault::LooksBeforeCounting) { dlx.looking } else { 0 };
+        let in_flight = u64::from(dlx.in_flight() - uncounted);
+        let answer = match dlx.gate.step(GateInput::Asked { nonce, in_flight, held: dlx.held.into() }) {
+            GateOrder::Confirm => Question::Confirmed(name),
+            // It waits until its view shows the fence.
+            GateOrder::Refuse(Refusal::NotSeen) => return false,
+            _ => Question::Refused(name),
+        };
+        if in_flight > 0 && matches!(answer, Question::Refused(_)) {
+            self.note(Event::RefusedInFlight);
+        }
+        self.attempt(a).questions[d] = answer;
+        true
+    }
+
+    pub(super) fn hear(&mut self, a: usize, d: usize) -> bool {
+        let fresh = self.nonce();
+        let attempt = self.attempt(a);
+        let late = attempt.write.is_some();
+        match std::mem::replace(&mut attempt.questions[d], Question::None) {
+            Question::Confirmed(name) => {
+                if late {
+                    self.note(Event::LateConfirm);
+                }
+                self.fence(a, FenceInput::Confirmed(name))
+            }
+            Question::Refused(_) => self.fence(a, FenceInput::Refused { fresh }),
+            _ => false,
+        }
+    }
+
+    pub(super) fn recover(&mut self, a: usize) -> bool {
+        let fresh = self.nonce();
+        let now = &self.world.store.now;
+        let mine = self.world.autoscalers[a].attempt.is_some();
+        let Some(row) = recover(now, mine, true, fresh) else { return false };
+        let write = Write::new(Kind::Row, now.version.clone(), row);
+        if now.row.state == State::Draining && self.world.autoscalers[1 - a].attempt.is_some() {
+            self.note(Event::RivalReverted);
+        }
+        self.world.autoscalers[a].recovery = Some(write);
+        true
+    }
+}

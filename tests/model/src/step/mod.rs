@@ -1,0 +1,222 @@
+//! What each step does.
+
+mod autoscaler;
+mod dlx;
+mod person;
+mod writes;
+
+use scaler_types::{
+    Nonce, State, Version,
+    protocol::{FenceInput, FenceOrder, GateInput, GateOrder, Outcome},
+};
+
+use crate::{
+    canon,
+    event::Event,
+    fault::Fault,
+    model::{Action, Model},
+    world::{Attempt, Dlx, Kind, Question, Who, World, Write},
+};
+
+/// One step being taken. Each function tells whether the step was possible.
+pub struct Step<'a> {
+    /// The rules and the fault.
+    pub model: &'a Model,
+    /// The state, being changed.
+    pub world: World,
+    /// What happened.
+    pub events: u64,
+}
+
+type Done = Result<bool, String>;
+
+// === impl Step ===
+
+impl Step<'_> {
+    /// Takes it.
+    ///
+    /// # Errors
+    ///
+    /// The property that it breaks.
+    pub fn take(&mut self, action: &Action) -> Done {
+        let before = self.world.store.now.clone();
+        let done = self.act(action);
+        if self.model.has(Fault::ListsThePast) && self.world.store.now.version != before.version {
+            self.world.store.before = Some(before);
+        }
+        done
+    }
+
+    fn act(&mut self, action: &Action) -> Done {
+        Ok(match *action {
+            Action::Join { d } => self.join(d),
+            Action::List { d } => self.list(d),
+            Action::Register { d } => {
+                self.dlx(d).registered = true;
+                true
+            }
+            Action::See { d, at } => self.see(d, at),
+            Action::Skip { d } => {
+                self.dlx(d).stream.remove(0);
+                true
+            }
+            Action::Repeat { d } => {
+                self.world.left.repeats -= 1;
+                let now = self.world.store.now.clone();
+                self.dlx(d).stream.push(now);
+                true
+            }
+            Action::Arrive { d } => self.arrive(d),
+            Action::Look { d } => self.look(d),
+            Action::Reach { d } => return self.reach(d),
+            Action::Finish { d } => {
+                self.dlx(d).reached -= 1;
+                true
+            }
+            Action::Release { d } => {
+                self.dlx(d).held -= 1;
+                self.dlx(d).looking += 1;
+                self.note(Event::HeldReleased)
+            }
+            Action::Want { d } => self.want(d),
+            Action::Answers { d } => {
+                let fresh = self.nonce();
+                self.gate(d, GateInput::Answers { fresh })
+            }
+            Action::Lift { d } => {
+                let dlx = self.dlx(d);
+                let fenced = dlx.gate.seen().is_some_and(|seen| seen.row.state == State::Draining);
+                fenced && dlx.held > 0 && !std::mem::replace(&mut dlx.mark, true)
+            }
+            Action::Crash { d } => self.crash(d),
+            Action::Silence { d } => {
+                self.world.left.silences -= 1;
+                self.dlx(d).silent = true;
+                true
+            }
+            Action::Resume { d } => {
+                self.world.left.resumes -= 1;
+                self.dlx(d).silent = false;
+                true
+            }
+            Action::Leave { d } => {
+                self.world.left.leaves -= 1;
+                let early = self.model.has(Fault::LeavesEarly);
+                self.dlx(d).leaving = true;
+                self.dlx(d).registered &= !early;
+                true
+            }
+            Action::Gone { d } => {
+                self.world.dlx[d] = None;
+                self.note(Event::Left)
+            }
+            Action::WakeFails { d, scaled } => self.wake_fails(d, scaled),
+            Action::Begin { a } => self.begin(a),
+            Action::ReadMembers { a } => self.read_members(a),
+            Action::Ask { a, d } => self.ask(a, d),
+            Action::Hear { a, d } => self.hear(a, d),
+            Action::GiveUp { a } => {
+                let fresh = self.nonce();
+                self.note(Event::RevertedByRefusal) && self.fence(a, FenceInput::Refused { fresh })
+            }
+            Action::Recover { a } => self.recover(a),
+            Action::CrashAutoscaler { a } => {
+                self.world.left.autoscaler_crashes -= 1;
+                self.orphan(Who::Fence(a));
+                self.orphan(Who::Recovery(a));
+                self.world.autoscalers[a].attempt = None;
+                true
+            }
+            Action::Land(who) => return self.land(who),
+            Action::Answer(who) => self.answer(who),
+            Action::Lose(who) => self.lose(who),
+            Action::Vanish { orphan } => {
+                self.world.orphans.remove(orphan);
+                true
+            }
+            Action::Ready => {
+                self.world.store.up = true;
+                true
+            }
+            Action::HandZero => self.hand_zero(),
+            Action::HandOther => self.hand_other(),
+            Action::Keep => {
+                self.world.kept = Some(self.world.store.now.row.clone());
+                true
+            }
+            Action::Undo => self.undo(),
+        })
+    }
+
+    // The protocol's functions.
+
+    fn gate(&mut self, d: usize, input: GateInput) -> bool {
+        let now = self.world.store.now.clone();
+        let dlx = self.dlx(d);
+        match dlx.gate.step(input) {
+            GateOrder::Write { expected, row } => dlx.write = Some(Write::new(Kind::Row, expected, row)),
+            GateOrder::Wake { expected, row } => dlx.wake = Some(Write::new(Kind::Wake, expected, row)),
+            GateOrder::Refresh => dlx.stream = vec![now],
+            GateOrder::Nothing | GateOrder::Confirm | GateOrder::Refuse(_) => return false,
+        }
+        true
+    }
+
+    fn fence(&mut self, a: usize, input: FenceInput) -> bool {
+        let order = self.attempt(a).fence.step(input);
+        self.fence_order(a, order);
+        true
+    }
+
+    fn fence_order(&mut self, a: usize, order: FenceOrder) {
+        let attempt = self.attempt(a);
+        match order {
+            FenceOrder::Nothing => {}
+            FenceOrder::Write { expected, row } => attempt.write = Some(Write::new(Kind::Row, expected, row)),
+            FenceOrder::Commit { expected, row } => {
+                attempt.write = Some(Write::new(Kind::Commit, expected, row))
+            }
+            FenceOrder::ReadMembers => attempt.reading = true,
+            FenceOrder::Ask { members, nonce } => {
+                for name in members {
+                    let place = usize::from(name.as_bytes()[1] - b'0');
+                    attempt.questions[place] = Question::Asked(name, nonce);
+                }
+            }
+            FenceOrder::End(outcome) => {
+                debug_assert!(matches!(outcome, Outcome::Asleep | Outcome::Reverted | Outcome::Unknown));
+                self.world.autoscalers[a].attempt = None;
+            }
+        }
+    }
+
+    // Small things.
+
+    fn dlx(&mut self, d: usize) -> &mut Dlx {
+        self.world.dlx[d].as_mut().expect("a step of a DLX that runs")
+    }
+
+    fn attempt(&mut self, a: usize) -> &mut Attempt {
+        self.world.autoscalers[a].attempt.as_mut().expect("a step of a try under way")
+    }
+
+    /// A stopped DLX hears nothing.
+    fn deaf(&self, who: Who) -> bool {
+        matches!(who, Who::Gate(d) | Who::Wake(d) if self.world.dlx[d].as_ref().is_some_and(|dlx| dlx.silent))
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        self.world.names += 1;
+        canon::nonce(self.world.names)
+    }
+
+    fn version(&mut self) -> Version {
+        self.world.names += 1;
+        canon::version(self.world.names)
+    }
+
+    fn note(&mut self, event: Event) -> bool {
+        self.events |= event.bit();
+        true
+    }
+}

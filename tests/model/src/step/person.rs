@@ -1,0 +1,49 @@
+//! What a person does.
+
+use scaler_types::State;
+
+use super::Step;
+use crate::{event::Event, fault::Fault};
+
+// === impl Step ===
+
+impl Step<'_> {
+    pub(super) fn hand_zero(&mut self) -> bool {
+        self.world.left.zeros -= 1;
+        if self.world.store.now.row.state == State::Draining {
+            self.note(Event::ZeroInsideFence);
+        }
+        let again = self.model.has(Fault::SendsAgain);
+        self.world.store.now.scaled = false;
+        self.world.store.up = false;
+        self.world.store.committed = false;
+        for dlx in self.world.dlx.iter_mut().flatten() {
+            let cut = std::mem::take(&mut dlx.reached);
+            if again && cut > 0 {
+                (dlx.held, dlx.mark) = (dlx.held + cut, true);
+            }
+        }
+        self.changed();
+        true
+    }
+
+    pub(super) fn hand_other(&mut self) -> bool {
+        self.world.left.others -= 1;
+        self.world.store.now.scaled = true;
+        self.world.store.committed = false;
+        self.changed();
+        true
+    }
+
+    pub(super) fn undo(&mut self) -> bool {
+        self.world.left.undos -= 1;
+        let Some(row) = self.world.kept.take() else { return false };
+        self.note(Event::Undone);
+        if self.world.store.now.row.state == State::Draining {
+            self.note(Event::UndoneInsideFence);
+        }
+        self.world.store.now.row = row;
+        self.changed();
+        true
+    }
+}
