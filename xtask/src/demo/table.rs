@@ -17,7 +17,7 @@ pub struct Table {
 }
 
 const HEADS: [&str; 7] = ["RESOURCE", "STATE", "REQUESTS", "IN FLIGHT", "HELD", "COLD START", "WHY"];
-const WIDTHS: [usize; 6] = [10, 9, 8, 9, 5, 10];
+const WIDTHS: [usize; 6] = [8, 8, 8, 9, 4, 10];
 
 // === impl Table ===
 
@@ -38,8 +38,9 @@ impl Table {
     }
 
     fn redraw(&mut self, views: &[View]) -> io::Result<()> {
-        let width =
-            rustix::termios::tcgetwinsize(io::stdout()).map_or(110, |size| usize::from(size.ws_col)).max(60);
+        let width = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+        // A terminal that does not say how wide it is says 0.
+        let width = if width < 60 { 110 } else { width };
         let mut frame = String::new();
         if self.lines > 0 {
             frame.push_str(&format!("\x1b[{}A", self.lines));
