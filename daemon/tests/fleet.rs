@@ -204,6 +204,25 @@ async fn a_broken_change_is_told_and_what_was_there_stays_at_work() {
 }
 
 #[tokio::test]
+async fn a_plugin_that_hangs_holds_up_no_other_namespace() {
+    let host = Host::new();
+    host.write("a.yaml", "namespace: a\n");
+    let fleet = host.start().await.unwrap();
+    let mut served = fleet.served();
+    assert_eq!(served.borrow_and_update().len(), 1);
+    let outside = Outside::of(&fleet);
+    host.write("b.yaml", "namespace: b\nplugins:\n  misbehaving: {new: hang}\n");
+    outside.shows("/api/v1/config", "b.yaml").await;
+    host.write("a.yaml", "namespace: a\ndlx: {holdTimeout: 9s}\n");
+    let now = next(&mut served).await;
+    assert_eq!((now.len(), &*now[0].namespace), (1, "a"));
+    assert_eq!(now[0].settings.hold_timeout, Duration::from_secs(9));
+    // What was begun is overtaken.
+    host.write("b.yaml", "namespace: b\n");
+    assert_eq!(next(&mut served).await.len(), 2);
+}
+
+#[tokio::test]
 async fn one_broken_file_at_start_is_its_own_affair() {
     let host = Host::new();
     host.write("a.yaml", "namespace: a\n");

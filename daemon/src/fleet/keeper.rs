@@ -1,7 +1,7 @@
 //! Keeps an instance of each plugin at work for each namespace file.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -11,7 +11,7 @@ use plugin_host::{Instance, Plugin};
 use scaler_types::{PluginContext, ResourceScalerConfig, Role};
 use tokio::{
     sync::watch,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -41,8 +41,14 @@ pub(super) struct Keeper {
     watch: Option<Watch>,
     /// By namespace and kind: a file may be renamed.
     running: BTreeMap<Key, Running>,
-    /// Sections that were refused, since when they say what they say.
+    /// Sections that their plugins did not take.
     refused: BTreeMap<Key, Refused>,
+    /// What is being started, each in a task of its own: a plugin that hangs holds up no other.
+    starting: JoinSet<Started>,
+    /// What it is started with.
+    pending: BTreeMap<Key, Option<Fingerprint>>,
+    /// No longer needed, to be stopped when everybody could see that.
+    over: Vec<Instance>,
     served: watch::Sender<Arc<[Served]>>,
     view: Arc<Mutex<View>>,
 }
@@ -55,6 +61,14 @@ struct Running {
     says: Option<Fingerprint>,
     defaults: ResourceScalerConfig,
     settings: Arc<Settings>,
+}
+
+/// What came of starting an instance.
+struct Started {
+    key: Key,
+    says: Option<Fingerprint>,
+    contents: Arc<Contents>,
+    result: Result<(Instance, ResourceScalerConfig), String>,
 }
 
 /// A section that its plugin did not take.
@@ -74,9 +88,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 impl Keeper {
     pub(super) fn new(fixed: Fixed, files: Files, watch: Option<Watch>) -> Self {
-        let (running, refused) = (BTreeMap::new(), BTreeMap::new());
-        let (served, view) = (watch::Sender::default(), Arc::default());
-        Self { fixed, files, watch, running, refused, served, view }
+        Self {
+            fixed,
+            files,
+            watch,
+            running: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            starting: JoinSet::new(),
+            pending: BTreeMap::new(),
+            over: Vec::new(),
+            served: watch::Sender::default(),
+            view: Arc::default(),
+        }
     }
 
     /// What is at work.
@@ -107,6 +130,11 @@ impl Keeper {
             };
             let seen = tokio::select! {
                 () = draining.cancelled() => return,
+                Some(started) = self.starting.join_next() => {
+                    self.take(started);
+                    self.apply();
+                    continue;
+                }
                 () = retry => Ok(()),
                 seen = changed => seen,
             };
@@ -121,7 +149,7 @@ impl Keeper {
         }
     }
 
-    /// Brings what is at work in line with the files as they are now.
+    /// Reads the files as they are now, and begins to bring what is at work in line with them.
     pub(super) async fn refresh(&mut self) -> anyhow::Result<()> {
         loop {
             self.cover()?;
@@ -136,8 +164,17 @@ impl Keeper {
                 break;
             }
         }
-        self.apply().await;
+        self.start_what_is_new();
+        self.apply();
         Ok(())
+    }
+
+    /// Waits until whatever was begun to be started has, or was refused.
+    pub(super) async fn started(&mut self) {
+        while let Some(started) = self.starting.join_next().await {
+            self.take(started);
+        }
+        self.apply();
     }
 
     fn cover(&mut self) -> anyhow::Result<bool> {
@@ -146,48 +183,34 @@ impl Keeper {
         Ok(watch.cover(self.files.given(), files)?)
     }
 
-    async fn apply(&mut self) {
-        let mut started = self.start_what_is_new().await;
-        let mut served = Vec::new();
-        let mut running = BTreeMap::new();
-        let mut over = Vec::new();
-        let mut views = Vec::new();
+    /// Publishes what is at work now, with the settings of now.
+    fn apply(&mut self) {
+        let (mut served, mut views, mut wanted) = (Vec::new(), Vec::new(), BTreeSet::new());
         for entry in self.files.entries() {
             let mut file = FileView::new(entry, &self.fixed.plugins.loaded);
-            let plugins = if entry.good.is_some() { &self.fixed.plugins.loaded[..] } else { &[] };
-            for (plugin, contents) in plugins.iter().zip(std::iter::repeat(entry.good.as_ref())) {
-                let Some(contents) = contents else { continue };
-                let key = (contents.says.namespace.clone(), plugin.kind().to_owned());
-                let old = self.running.remove(&key);
-                let now = match started.remove(&key) {
-                    Some(new) => {
-                        over.extend(old.map(|old| old.instance));
-                        Some(new)
-                    }
-                    None => match self.refused.get(&key) {
-                        // Instance and settings stay as they were.
-                        Some(refused) => {
-                            // An error of the file as it is now stands above one of what it was.
-                            if entry.error.is_none() {
-                                file.errors.push(refused.error.clone());
-                            }
-                            old
-                        }
-                        None => old.map(|old| self.resettle(old, contents)),
-                    },
-                };
-                if let Some(now) = now {
-                    served.push(Served {
-                        instance: now.instance.clone(),
-                        namespace: key.0.clone(),
-                        settings: Arc::clone(&now.settings),
-                    });
-                    running.insert(key, now);
+            for (plugin, contents) in with_each(&self.fixed.plugins.loaded, entry.good.as_ref()) {
+                let key = key(plugin, contents);
+                // An error of the file as it is now stands above one of what it was.
+                if let (Some(refused), None) = (self.refused.get(&key), &entry.error) {
+                    file.errors.push(refused.error.clone());
                 }
+                if let Some(running) = self.running.get_mut(&key) {
+                    // Refused, or not started yet: instance and settings stay as they were.
+                    if running.says == says(plugin, contents) {
+                        running.resettle(contents, &self.fixed.flags);
+                    }
+                    served.push(Served {
+                        instance: running.instance.clone(),
+                        namespace: key.0.clone(),
+                        settings: Arc::clone(&running.settings),
+                    });
+                }
+                wanted.insert(key);
             }
             views.push(file);
         }
-        over.extend(std::mem::replace(&mut self.running, running).into_values().map(|old| old.instance));
+        let gone = self.running.extract_if(.., |key, _| !wanted.contains(key));
+        self.over.extend(gone.map(|(_, running)| running.instance));
         let served: Arc<[Served]> = served.into();
         view::lock(&self.view).replace(views, &served);
         self.served.send_if_modified(|now| {
@@ -198,59 +221,70 @@ impl Keeper {
             *now = served;
             !same
         });
-        for instance in over {
+        for instance in self.over.drain(..) {
             // Whoever still uses it sees the change first, or its calls fail as any call may.
             tokio::spawn(async move { instance.stop().await });
         }
     }
 
-    /// Starts an instance wherever a section is new or changed; remembers who refused.
-    async fn start_what_is_new(&mut self) -> BTreeMap<Key, Running> {
-        let mut starting = JoinSet::new();
-        let mut wanted = Vec::new();
-        for contents in self.files.entries().iter().filter_map(|entry| entry.good.as_ref()) {
-            for plugin in &self.fixed.plugins.loaded {
-                let key = (contents.says.namespace.clone(), plugin.kind().to_owned());
-                let says = contents.says.sections.get(plugin.kind()).map(|section| section.says);
+    /// Begins to start an instance wherever a section is new or changed.
+    fn start_what_is_new(&mut self) {
+        let mut wanted = BTreeSet::new();
+        for entry in self.files.entries() {
+            for (plugin, contents) in with_each(&self.fixed.plugins.loaded, entry.good.as_ref()) {
+                let (key, says) = (key(plugin, contents), says(plugin, contents));
                 let stands = self.running.get(&key).is_some_and(|running| running.says == says);
                 let waits = self
                     .refused
                     .get(&key)
                     .is_some_and(|refused| refused.says == says && refused.again > Instant::now());
-                wanted.push(key.clone());
+                let begun = self.pending.get(&key) == Some(&says);
                 if stands {
                     // Perhaps changed back to what it was.
                     self.refused.remove(&key);
-                } else if !waits {
+                    self.pending.remove(&key);
+                } else if !waits && !begun {
                     let (plugin, contents) = (plugin.clone(), Arc::clone(contents));
-                    let context = self.context(&plugin, &contents);
-                    starting.spawn(
-                        async move { (key, says, start(&plugin, &contents, context).await, contents) },
-                    );
+                    let context = self.fixed.context(&plugin, &contents);
+                    self.pending.insert(key.clone(), says);
+                    let key = key.clone();
+                    self.starting.spawn(async move {
+                        let result = start(&plugin, &contents, context).await;
+                        Started { key, says, contents, result }
+                    });
                 }
+                wanted.insert(key);
             }
         }
         self.refused.retain(|key, _| wanted.contains(key));
-        let mut started = BTreeMap::new();
-        while let Some(joined) = starting.join_next().await {
-            let (key, says, result, contents) = match joined {
-                Ok(done) => done,
-                Err(error) => {
-                    tracing::error!(%error, "an instance could not be started");
-                    continue;
-                }
-            };
-            match result {
-                Ok((instance, defaults)) => {
-                    tracing::info!(namespace = key.0, kind = key.1, file = contents.name, "at work");
-                    self.refused.remove(&key);
-                    let settings = Settings::merge(&contents.says.settings, &self.fixed.flags, &defaults);
-                    started.insert(key, Running { instance, says, defaults, settings: Arc::new(settings) });
-                }
-                Err(error) => self.refuse(key, says, error),
+        self.pending.retain(|key, _| wanted.contains(key));
+    }
+
+    /// Takes what was started into the running ones, unless it has been overtaken by another change.
+    fn take(&mut self, started: Result<Started, JoinError>) {
+        let Started { key, says, contents, result } = match started {
+            Ok(started) => started,
+            Err(error) => {
+                tracing::error!(%error, "an instance could not be started");
+                return;
             }
+        };
+        let wanted = self.pending.get(&key) == Some(&says);
+        if wanted {
+            self.pending.remove(&key);
         }
-        started
+        match result {
+            Ok((instance, _)) if !wanted => self.over.push(instance),
+            Ok((instance, defaults)) => {
+                tracing::info!(namespace = key.0, kind = key.1, file = contents.name, "at work");
+                self.refused.remove(&key);
+                let settings = Settings::merge(&contents.says.settings, &self.fixed.flags, &defaults);
+                let running = Running { instance, says, defaults, settings: Arc::new(settings) };
+                self.over.extend(self.running.insert(key, running).map(|old| old.instance));
+            }
+            Err(error) if wanted => self.refuse(key, says, error),
+            Err(_) => {}
+        }
     }
 
     fn refuse(&mut self, key: Key, says: Option<Fingerprint>, error: String) {
@@ -261,25 +295,52 @@ impl Keeper {
         }
         self.refused.insert(key, Refused { says, error, pause, again: Instant::now() + pause });
     }
+}
 
+// === impl Fixed ===
+
+impl Fixed {
     fn context(&self, plugin: &Plugin, contents: &Contents) -> PluginContext {
         PluginContext {
             namespace: contents.says.namespace.clone(),
-            role: self.fixed.role,
-            state_dir: self.fixed.state_dir.clone(),
-            plugin_dir: plugin.path().parent().map(Into::into).unwrap_or_default(),
-            kubeconfig: self.fixed.kubeconfig.clone(),
+            role: self.role,
+            state_dir: self.state_dir.clone(),
+            // The host tells each plugin its own.
+            plugin_dir: PathBuf::new(),
+            kubeconfig: self.kubeconfig.clone(),
             kind: plugin.kind().to_owned(),
             file: contents.name.clone(),
             text: Arc::clone(&contents.text),
         }
     }
+}
 
+// === impl Running ===
+
+impl Running {
     /// The same instance with the settings of now.
-    fn resettle(&self, old: Running, contents: &Contents) -> Running {
-        let settings = Settings::merge(&contents.says.settings, &self.fixed.flags, &old.defaults);
-        if settings == *old.settings { old } else { Running { settings: Arc::new(settings), ..old } }
+    fn resettle(&mut self, contents: &Contents, flags: &FlagSettings) {
+        let settings = Settings::merge(&contents.says.settings, flags, &self.defaults);
+        if settings != *self.settings {
+            self.settings = Arc::new(settings);
+        }
     }
+}
+
+/// Each plugin with the file's contents, if it has good ones.
+fn with_each<'a>(
+    plugins: &'a [Plugin],
+    contents: Option<&'a Arc<Contents>>,
+) -> impl Iterator<Item = (&'a Plugin, &'a Arc<Contents>)> {
+    plugins.iter().filter_map(move |plugin| Some((plugin, contents?)))
+}
+
+fn key(plugin: &Plugin, contents: &Contents) -> Key {
+    (contents.says.namespace.clone(), plugin.kind().to_owned())
+}
+
+fn says(plugin: &Plugin, contents: &Contents) -> Option<Fingerprint> {
+    contents.says.sections.get(plugin.kind()).map(|section| section.says)
 }
 
 /// An instance and the defaults it brings; else why not, in one line.

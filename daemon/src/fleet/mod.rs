@@ -88,6 +88,7 @@ impl Fleet {
         let mut keeper = Keeper::new(fixed, files, watch);
         let (served, view) = (keeper.served(), keeper.view());
         keeper.refresh().await?;
+        keeper.started().await;
         let errors = view::lock(&view).errors();
         if served.borrow().is_empty() || flags.strict && !errors.is_empty() {
             return Err(Misconfigured(match errors.is_empty() {

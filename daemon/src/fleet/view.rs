@@ -75,7 +75,9 @@ impl View {
     pub(super) fn replace(&mut self, files: Vec<FileView>, served: &[Served]) {
         let before = self.files.iter().map(|file| (&file.file, (&file.errors, &file.warnings)));
         let before = before.collect::<std::collections::HashMap<_, _>>();
-        self.errors.clear();
+        for gone in self.files.iter().filter(|old| !files.iter().any(|file| file.file == old.file)) {
+            self.errors.remove(&FileLabel { file: gone.file.clone() });
+        }
         for file in &files {
             let known = before.get(&file.file);
             for error in
