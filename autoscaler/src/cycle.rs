@@ -181,7 +181,7 @@ impl<P: Plugin> Cycle<P> {
             .map(|metric| metric.window_size)
             .collect();
         let activity = dlx::ask(&self.context.members, plugin.kind(), &listed, &windows).await;
-        let unknown = activity.unknown.as_ref().map(ToString::to_string);
+        let unknown = activity.source.unknown.as_ref().map(ToString::to_string);
         let work = self.memory().observe(Instant::now(), listed, activity, settings);
         for ((decision, reason), count) in &work.decisions {
             self.context.metrics.decisions.get_or_create(&DecisionLabels { decision, reason }).inc_by(*count);

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use scaler_types::{Path, Resource, Row, ScaleEvent, ScaleResource, State, duration::short};
 use tokio::time::Instant;
 
-use crate::metrics::{Activity, REQUESTS, Sample, Unknown};
+use crate::metrics::{REQUESTS, Sample, Source, Unknown};
 
 /// What is to be done with a resource, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,17 +148,17 @@ pub struct Failure {
 
 /// Whether `resource` may go to zero.
 ///
-/// `metrics` are the resource's own or, where it brings none, its namespace's defaults. `activity` is what the metric
-/// source told of all resources together and `samples` what it told of this one.
+/// `metrics` are the resource's own or, where it brings none, its namespace's defaults. `source` says how far the
+/// metric source is to be believed, and `samples` is what it told of this resource.
 pub fn decide(
     now: Instant,
     resource: &Resource,
     metrics: &[ScaleResource],
-    activity: &Activity,
+    source: &Source,
     samples: &[Sample],
     past: &Past,
 ) -> Decision {
-    match idle(now, resource, metrics, activity, samples, past) {
+    match idle(now, resource, metrics, source, samples, past) {
         Ok(idle) => Decision::ToZero(idle),
         Err(reason) => Decision::Keep(reason),
     }
@@ -168,7 +168,7 @@ fn idle(
     now: Instant,
     resource: &Resource,
     metrics: &[ScaleResource],
-    activity: &Activity,
+    source: &Source,
     samples: &[Sample],
     past: &Past,
 ) -> Result<Idle, Reason> {
@@ -193,10 +193,10 @@ fn idle(
     if let Some(failure) = past.failure.as_ref().filter(|failure| now < failure.until) {
         return Err(Reason::Failed(failure.clone()));
     }
-    if let Some(unknown) = &activity.unknown {
+    if let Some(unknown) = &source.unknown {
         return Err(Reason::Source(unknown.clone()));
     }
-    one_sample_of_each(&activity.members, samples)?;
+    one_sample_of_each(&source.members, samples)?;
     let (in_flight, held) = samples.iter().fold((0_u64, 0_u64), |(in_flight, held), sample| {
         (in_flight.saturating_add(sample.in_flight), held.saturating_add(sample.held))
     });

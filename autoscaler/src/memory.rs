@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{
     decide::{Decision, Failure, Past, decide},
     fence::{End, seen},
-    metrics::{Activity, Sample, Unknown},
+    metrics::{Activity, Sample, Source, Unknown},
 };
 
 /// The longest pause between two tries of a scale that fails.
@@ -103,12 +103,11 @@ impl Memory {
         settings: &Settings,
     ) -> Work {
         self.cycles.count += 1;
-        self.members(now, &activity);
+        let Activity { source, samples } = activity;
+        self.members(now, &source);
         let mut work = Work::default();
-        let Activity { members, unknown, samples } = activity;
-        let all = Activity { members, unknown, samples: Vec::new() };
         for (resource, samples) in listed.into_iter().zip(samples) {
-            self.one(now, resource, samples, &all, settings, &mut work);
+            self.one(now, resource, samples, &source, settings, &mut work);
         }
         let cycle = self.cycles.count;
         self.resources.retain(|_, known| known.cycle == cycle);
@@ -116,11 +115,11 @@ impl Memory {
     }
 
     /// What one of them left behind: nothing is known of what it saw since it was last asked.
-    fn members(&mut self, now: Instant, activity: &Activity) {
-        if matches!(activity.unknown, Some(Unknown::Failed(_))) {
+    fn members(&mut self, now: Instant, source: &Source) {
+        if matches!(source.unknown, Some(Unknown::Failed(_))) {
             return;
         }
-        let members: BTreeSet<_> = activity.members.iter().cloned().collect();
+        let members: BTreeSet<_> = source.members.iter().cloned().collect();
         for gone in self.members.difference(&members) {
             tracing::info!(member = %gone, "a DLX left: what it saw last is not known, nothing sleeps for a window");
             self.member_left = Some(now);
@@ -133,7 +132,7 @@ impl Memory {
         now: Instant,
         resource: Resource,
         samples: Vec<Sample>,
-        activity: &Activity,
+        source: &Source,
         settings: &Settings,
         work: &mut Work,
     ) {
@@ -153,7 +152,7 @@ impl Memory {
         known.samples = samples;
         let past = Past { event: known.event, member_left: self.member_left, failure: known.failure.clone() };
         let metrics = metrics(&known.resource, settings);
-        known.decided(now, decide(now, &known.resource, metrics, activity, &known.samples, &past));
+        known.decided(now, decide(now, &known.resource, metrics, source, &known.samples, &past));
         *work.decisions.entry((known.decision.name(), known.decision.code())).or_default() += 1;
         if known.under_way {
             return;

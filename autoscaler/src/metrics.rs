@@ -9,15 +9,22 @@ use std::{fmt, sync::Arc, time::Duration};
 /// The one metric the DLXs know: requests, and TCP connections where they do not know HTTP.
 pub const REQUESTS: &str = "requests";
 
-/// What a source told, of all resources together.
+/// What a source told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Activity {
+    /// How far it is to be believed.
+    pub source: Source,
+    /// What it told, by the resource's place in the list that was asked for.
+    pub samples: Vec<Vec<Sample>>,
+}
+
+/// Who was asked, and whether all of them answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
     /// Who must have told of each resource.
     pub members: Vec<Arc<str>>,
     /// Why nothing is known of any resource, if so.
     pub unknown: Option<Unknown>,
-    /// What they told, by the resource's place in the list that was asked for.
-    pub samples: Vec<Vec<Sample>>,
 }
 
 /// Why nothing is known of any resource. Cheap to clone: it may be the reason of ten thousand.

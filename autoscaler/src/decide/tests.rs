@@ -13,7 +13,7 @@ struct Case {
     now: Instant,
     resource: Resource,
     metrics: Vec<ScaleResource>,
-    activity: Activity,
+    source: Source,
     samples: Vec<Sample>,
     past: Past,
 }
@@ -27,7 +27,7 @@ impl Case {
             now: Instant::now() + 100 * WINDOW,
             resource,
             metrics: vec![metric(WINDOW, 0.0)],
-            activity: Activity { members: vec!["a".into(), "b".into()], unknown: None, samples: Vec::new() },
+            source: Source { members: vec!["a".into(), "b".into()], unknown: None },
             samples: vec![sample("a"), sample("b")],
             past: Past::default(),
         }
@@ -48,7 +48,7 @@ impl Case {
     }
 
     fn decide(&self) -> Decision {
-        decide(self.now, &self.resource, &self.metrics, &self.activity, &self.samples, &self.past)
+        decide(self.now, &self.resource, &self.metrics, &self.source, &self.samples, &self.past)
     }
 }
 
@@ -93,18 +93,18 @@ fn every_rule() {
             }),
         ),
         ("scale_failed", Case::with(|case| case.past.failure = Some(failure(case.now + SECOND)))),
-        ("source_failed", Case::with(|case| case.activity.unknown = Some(Unknown::Failed("no".into())))),
-        ("no_members", Case::with(|case| case.activity.unknown = Some(Unknown::NoMembers))),
+        ("source_failed", Case::with(|case| case.source.unknown = Some(Unknown::Failed("no".into())))),
+        ("no_members", Case::with(|case| case.source.unknown = Some(Unknown::NoMembers))),
         (
             "no_members",
             Case::with(|case| {
-                case.activity.members.clear();
+                case.source.members.clear();
                 case.samples.clear();
             }),
         ),
         (
             "member_silent",
-            Case::with(|case| case.activity.unknown = Some(Unknown::Silent(["b".to_owned()].into()))),
+            Case::with(|case| case.source.unknown = Some(Unknown::Silent(["b".to_owned()].into()))),
         ),
         ("no_sample", Case::with(|case| case.samples.clear())),
         ("no_sample", Case::with(|case| drop(case.samples.remove(0)))),
@@ -219,7 +219,7 @@ fn reasons_say_what_is_known() {
         "DLX b has counted for 10s only, the window is 10m"
     );
     assert_eq!(
-        told(Case::with(|case| case.activity.unknown = Some(Unknown::Silent(["b".to_owned()].into())))),
+        told(Case::with(|case| case.source.unknown = Some(Unknown::Silent(["b".to_owned()].into())))),
         "no answer from DLX b"
     );
     assert_eq!(
@@ -280,7 +280,7 @@ fn spoil(case: &mut Case, doubt: &Doubt) {
         Doubt::Threshold(threshold) => case.metrics[0].threshold = *threshold,
         Doubt::Metric(name) => case.metrics[0].metric_name.clone_from(name),
         Doubt::Source(which) => {
-            case.activity.unknown = Some(match which {
+            case.source.unknown = Some(match which {
                 0 => Unknown::Failed("no".into()),
                 1 => Unknown::NoMembers,
                 _ => Unknown::Silent(["a".to_owned()].into()),
@@ -307,7 +307,7 @@ proptest! {
         let mut case = Case::idle();
         case.resource.row.nonce = Nonce(nonce);
         case.metrics[0].threshold = threshold;
-        case.activity.members = names.iter().map(|name| name.as_str().into()).collect();
+        case.source.members = names.iter().map(|name| name.as_str().into()).collect();
         case.samples = names
             .iter()
             .map(|name| Sample { idle: idle.map(Duration::from_secs), counting: 100 * WINDOW, ..sample(name) })

@@ -48,7 +48,8 @@ impl Scene {
             counts: Vec::new(),
         };
         let samples = vec![self.members.iter().map(sample).collect()];
-        let activity = Activity { members: self.members.clone(), unknown: self.unknown.clone(), samples };
+        let source = Source { members: self.members.clone(), unknown: self.unknown.clone() };
+        let activity = Activity { source, samples };
         self.memory.observe(self.now, vec![self.hello.clone()], activity, &self.settings)
     }
 
@@ -211,7 +212,8 @@ fn a_fence_of_this_process_is_not_left_behind() {
 fn what_is_gone_is_forgotten_and_twice_is_once() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
-    let activity = Activity { members: scene.members.clone(), unknown: None, samples: vec![Vec::new(); 2] };
+    let source = Source { members: scene.members.clone(), unknown: None };
+    let activity = Activity { source, samples: vec![Vec::new(); 2] };
     let mut twice = scene.hello.clone();
     twice.replicas = 7;
     scene.memory.observe(scene.now, vec![scene.hello.clone(), twice], activity.clone(), &scene.settings);

@@ -11,7 +11,7 @@ use scaler_types::{Resource, duration};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::{Activity, Sample, Unknown};
+use super::{Activity, Sample, Source, Unknown};
 use crate::members::{Members, Silent};
 
 /// What one DLX answers to `GET /api/v1/activity`. Every field must be there: a missing one is not zero.
@@ -50,8 +50,7 @@ pub async fn ask(
     windows: &BTreeSet<Duration>,
 ) -> Activity {
     let nothing = |unknown| Activity {
-        members: Vec::new(),
-        unknown: Some(unknown),
+        source: Source { members: Vec::new(), unknown: Some(unknown) },
         samples: vec![Vec::new(); resources.len()],
     };
     let live = match members.live().await {
@@ -86,11 +85,11 @@ pub async fn ask(
         }
     }
     silent.sort();
-    Activity {
+    let source = Source {
         members: live.iter().map(|member| member.name.as_str().into()).collect(),
         unknown: (!silent.is_empty()).then(|| Unknown::Silent(silent.into())),
-        samples,
-    }
+    };
+    Activity { source, samples }
 }
 
 type Places<'a> = HashMap<&'a str, HashMap<&'a str, usize>>;

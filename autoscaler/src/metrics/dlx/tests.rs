@@ -49,10 +49,10 @@ async fn all_are_asked_once_for_everything() {
     });
     let dlxs = [site.tells(busy), site.tells(hello(|hello| hello["idle"] = Value::Null))];
     let told = site.ask(LONG).await;
-    assert_eq!(told.unknown, None);
+    assert_eq!(told.source.unknown, None);
     let mut names: Vec<_> = dlxs.iter().map(|dlx| dlx.name.as_str()).collect();
     names.sort_unstable();
-    assert_eq!(told.members.iter().map(|name| &**name).collect::<Vec<_>>(), names);
+    assert_eq!(told.source.members.iter().map(|name| &**name).collect::<Vec<_>>(), names);
     assert_eq!(told.samples.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
     let of = |dlx: &Dlx| told.samples[0].iter().find(|sample| *sample.member == *dlx.name).unwrap();
     let busy = of(&dlxs[0]);
@@ -83,7 +83,7 @@ async fn names_of_other_namespaces_and_kinds_stay_apart() {
         activity(member, [elsewhere, kind, idle("other")].into_iter())
     });
     let told = site.ask(LONG).await;
-    assert_eq!(told.unknown, None);
+    assert_eq!(told.source.unknown, None);
     // Nothing is told of demo/hello of this kind: it has no sample, which is not zero.
     assert_eq!(told.samples.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1]);
 }
@@ -107,7 +107,7 @@ async fn an_answer_that_lacks_something_is_none() {
         let site = Site::new();
         let dlx = site.tells(hello);
         let told = site.ask(LONG).await;
-        assert_eq!(told.unknown, Some(Unknown::Silent([dlx.name.clone()].into())), "{what}");
+        assert_eq!(told.source.unknown, Some(Unknown::Silent([dlx.name.clone()].into())), "{what}");
     }
 }
 
@@ -117,14 +117,14 @@ async fn one_that_does_not_answer_is_named_until_it_does_or_is_gone() {
     let _good = site.tells(idle("hello"));
     let mut stopped = Dlx::start(site.state.path(), |_, _| Reply::Never);
     let told = site.ask(SHORT).await;
-    assert_eq!(told.unknown, Some(Unknown::Silent([stopped.name.clone()].into())));
-    assert_eq!(told.members.len(), 2);
+    assert_eq!(told.source.unknown, Some(Unknown::Silent([stopped.name.clone()].into())));
+    assert_eq!(told.source.members.len(), 2);
     stopped.leave();
-    assert_eq!(site.ask(SHORT).await.unknown, None);
+    assert_eq!(site.ask(SHORT).await.source.unknown, None);
 
     let site = Site::new();
     let wrong = Dlx::start(site.state.path(), |_, _| Reply::Json(StatusCode::SERVICE_UNAVAILABLE, json!({})));
-    assert_eq!(site.ask(LONG).await.unknown, Some(Unknown::Silent([wrong.name.clone()].into())));
+    assert_eq!(site.ask(LONG).await.source.unknown, Some(Unknown::Silent([wrong.name.clone()].into())));
 }
 
 /// After a restart another incarnation may listen at the same address: what it tells is not the old one's.
@@ -132,15 +132,15 @@ async fn one_that_does_not_answer_is_named_until_it_does_or_is_gone() {
 async fn another_one_at_the_same_address_is_not_believed() {
     let site = Site::new();
     let dlx = site.answers(|_| activity("another", [idle("hello"), idle("other")].into_iter()));
-    assert_eq!(site.ask(LONG).await.unknown, Some(Unknown::Silent([dlx.name.clone()].into())));
+    assert_eq!(site.ask(LONG).await.source.unknown, Some(Unknown::Silent([dlx.name.clone()].into())));
 }
 
 #[tokio::test]
 async fn without_members_nothing_is_known() {
     let site = Site::new();
-    assert_eq!(site.ask(LONG).await.unknown, Some(Unknown::NoMembers));
+    assert_eq!(site.ask(LONG).await.source.unknown, Some(Unknown::NoMembers));
     std::fs::write(site.state.path().join("members"), "no folder").unwrap();
-    assert!(matches!(site.ask(LONG).await.unknown, Some(Unknown::Failed(_))));
+    assert!(matches!(site.ask(LONG).await.source.unknown, Some(Unknown::Failed(_))));
 }
 
 #[test]
