@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -53,6 +53,8 @@ pub struct Dlx {
     pub member: String,
     /// What it adds to `Via`.
     pub via: HeaderValue,
+    /// Connections are accepted.
+    pub serving: AtomicBool,
     /// The first signal came.
     pub draining: CancellationToken,
     /// Connections that are open.
@@ -89,6 +91,7 @@ impl Dlx {
             member: member.to_owned(),
             // Letters, digits and hyphens alone: always a header's value.
             via: via.unwrap_or(HeaderValue::from_static("1.1 dlx")),
+            serving: AtomicBool::new(false),
             draining,
             connections: AtomicUsize::new(0),
             closed: Notify::new(),
@@ -172,7 +175,9 @@ impl Dlx {
         if sources.is_empty() {
             return Err("no plugin is at work yet".to_owned());
         }
-        match sources.iter().find(|source| !source.has_listed()) {
+        // A plugin that cannot list takes its own resources away, not everybody's.
+        let serving = self.serving.load(Ordering::Relaxed);
+        match sources.iter().find(|source| !serving && !source.has_listed()) {
             Some(source) => Err(format!(
                 "plugin {} has not listed its resources in {} yet",
                 source.kind, source.namespace

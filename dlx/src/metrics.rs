@@ -96,6 +96,11 @@ impl Collector for Exported {
         for entry in &entries {
             ConstCounter::new(entry.counts.total()).encode(family.encode_family(&labels(entry))?)?;
         }
+        let help = "Requests that came while a fence was seen";
+        let mut family = encoder.encode_descriptor("dlx_fenced_requests", help, None, MetricType::Counter)?;
+        for entry in &entries {
+            ConstCounter::new(entry.counts.fenced()).encode(family.encode_family(&labels(entry))?)?;
+        }
         let mut family = encoder.encode_descriptor(
             "dlx_in_flight",
             "Requests and connections in flight",

@@ -1,6 +1,10 @@
 //! The daemon's life: start, serve, drain, end.
 
-use std::{sync::Arc, thread::available_parallelism, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread::available_parallelism,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use daemon::{fleet::Fleet, listen::Handed, members, shutdown::Shutdown};
@@ -75,6 +79,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     let address = listener.local_addr()?;
     tracing::info!(listen = %address, admin = %flags.admin_address, member = %dlx.member, threads = cores, "serving");
     tokio::spawn(tcp::follow(dlx.clone(), workers.clone(), handed, address.ip()));
+    dlx.serving.store(true, Ordering::Relaxed);
     accept(listener, shutdown.draining.clone(), |stream, peer| {
         workers.hand(Accepted { stream, peer, identity: None });
     })

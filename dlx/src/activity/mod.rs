@@ -23,6 +23,8 @@ pub struct Counts {
     last: AtomicU64,
     /// Answers by class: `[0]` are 1xx, `[4]` are 5xx.
     classes: [AtomicU64; 5],
+    /// Requests that came while a fence was seen.
+    fenced: AtomicU64,
     since_ms: u64,
     history: History,
 }
@@ -37,6 +39,7 @@ impl Default for Counts {
             total: AtomicU64::new(0),
             last: AtomicU64::new(0),
             classes: Default::default(),
+            fenced: AtomicU64::new(0),
             since_ms: clock::now_ms(),
             history: History::default(),
         }
@@ -101,6 +104,16 @@ impl Counts {
     pub fn within(&self, window: Duration) -> u64 {
         let last = self.last.load(Ordering::Relaxed).checked_sub(1);
         self.history.count(window, clock::now_ms(), last, self.total())
+    }
+
+    /// A request found a fence.
+    pub fn met_fence(&self) {
+        self.fenced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that came while a fence was seen: each of them reverted it, or came with one that did.
+    pub fn fenced(&self) -> u64 {
+        self.fenced.load(Ordering::Relaxed)
     }
 
     /// An answer with this status was given.

@@ -181,6 +181,9 @@ impl Entry {
             self.queue.count(Rejected::Full);
             Arc::new(Refusal::unavailable(&self.key.id, "too much is held", reason, Duration::from_secs(1)))
         })?;
+        if self.state() == Some(State::Draining) {
+            self.counts.met_fence();
+        }
         if first {
             // A probe that took its time is now in a hurry.
             self.tell();

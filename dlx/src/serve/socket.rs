@@ -82,7 +82,11 @@ impl AsyncRead for Socket {
         if self.0.cleared.load(Ordering::Acquire) && self.0.cleared.swap(false, Ordering::AcqRel) {
             match self.read_now(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read),
+                read => {
+                    // There may be more, and nothing will say so.
+                    self.0.cleared.store(true, Ordering::Release);
+                    return Poll::Ready(read);
+                }
             }
         }
         loop {
