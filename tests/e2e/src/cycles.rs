@@ -32,9 +32,9 @@ const PATIENCE_PER_CYCLE: Duration = Duration::from_secs(6);
 pub enum Disturbance {
     /// Nothing.
     None,
-    /// As often as there are cycles, the next incarnation takes over and this one is stopped by SIGTERM.
+    /// In each cycle the next incarnation takes over and this one is stopped by SIGTERM.
     Handover(Part),
-    /// As often as half the cycles, it is killed by SIGKILL at a random moment, and started again.
+    /// In each cycle it is killed by SIGKILL at a random moment, and started again.
     Kill(Part),
 }
 
@@ -67,6 +67,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// Committed cycles: the resources' starts after their first.
     pub cycles: u64,
+    /// Commits: every start is followed by one, since each resource sleeps in the end. (The autoscaler counts a commit
+    /// that a wake overtook as given up.)
+    pub commits: u64,
     /// How often a daemon was stopped or killed.
     pub restarts: u64,
     /// What the daemons counted.
@@ -146,8 +149,7 @@ impl Run {
                 self.cycles(),
                 report.restarts
             );
-            let moment = random.between(Duration::from_millis(50)..Duration::from_millis(450));
-            pause(moment).await;
+            self.next_moment(&mut random).await;
             match self.plan.disturbance {
                 Disturbance::None => {}
                 Disturbance::Handover(Part::Dlx) => self.hand_over(Part::Dlx, &mut dlx, &mut report).await,
@@ -165,6 +167,7 @@ impl Run {
         }
         report.cycles = self.cycles();
         report.took = began.elapsed();
+        report.commits = self.starts();
         for service in &self.services {
             self.site.state_is(NAMESPACE, &service.name, "asleep").await;
         }
@@ -186,22 +189,40 @@ impl Run {
         traffic::run(&self.site, NAMESPACE, &self.services[number], self.shared.clone(), random).await;
     }
 
+    /// Waits for the moment at which something may happen to a daemon.
+    async fn next_moment(&self, random: &mut Random) {
+        if let Disturbance::Handover(Part::Dlx) | Disturbance::Kill(Part::Dlx) = self.plan.disturbance {
+            // Nothing sleeps within a window after a DLX has come or gone: let the resources have a cycle first.
+            let before = self.starts();
+            let end = Instant::now() + traffic::WINDOW * 4;
+            while self.starts() < before + RESOURCES as u64 / 2 && Instant::now() < end {
+                pause(Duration::from_millis(10)).await;
+            }
+            pause(random.between(Duration::ZERO..traffic::WINDOW)).await;
+        } else {
+            pause(random.between(Duration::from_millis(50)..Duration::from_millis(450))).await;
+        }
+    }
+
     fn done(&self, report: &Report) -> bool {
         let enough = match self.plan.disturbance {
             Disturbance::None => 0,
-            Disturbance::Handover(_) => self.plan.cycles,
-            Disturbance::Kill(_) => self.plan.cycles / 2,
+            // They share it: what happens to it happens in a cycle of each of them.
+            Disturbance::Handover(Part::Dlx) | Disturbance::Kill(Part::Dlx) => {
+                self.plan.cycles / RESOURCES as u64
+            }
+            Disturbance::Handover(Part::Autoscaler) | Disturbance::Kill(Part::Autoscaler) => self.plan.cycles,
         };
         let lost = self.plan.until_lost && !self.verdict().lost.is_empty();
         lost || self.cycles() >= self.plan.cycles && report.restarts >= enough
     }
 
+    fn starts(&self) -> u64 {
+        self.services.iter().map(|service| Journal::read(&service.journal).starts.len() as u64).sum()
+    }
+
     fn cycles(&self) -> u64 {
-        let starts = self
-            .services
-            .iter()
-            .map(|service| Journal::read(&service.journal).starts.len().saturating_sub(1));
-        starts.sum::<usize>() as u64
+        self.starts().saturating_sub(self.services.len() as u64)
     }
 
     fn verdict(&self) -> Verdict {
@@ -253,6 +274,11 @@ impl Run {
 // === impl Report ===
 
 impl Report {
+    /// Fences that were given up. Of a daemon that was killed, or stopped in the middle of one, some are not known.
+    pub fn reverts(&self) -> f64 {
+        (self.counters.fences - self.commits as f64).max(0.0)
+    }
+
     /// Losses that no kill of a DLX explains: the request was not on its way then, or the other side did answer.
     pub fn unexplained(&self) -> BTreeMap<String, String> {
         use crate::load::Lost::{CutShort, NoAnswer};
@@ -266,8 +292,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verdict, cycles, restarts, counters, exposed, took } = self;
-        writeln!(f, "{cycles} committed cycles in {took:.1?}, {restarts} restarts, {counters}")?;
+        let Self { verdict, cycles, commits, restarts, counters, exposed, took } = self;
+        let (reverts, in_fence) = (self.reverts(), counters.in_fence);
+        writeln!(
+            f,
+            "{cycles} committed cycles in {took:.1?}: {commits} commits, {reverts} reverts, {in_fence} requests inside a \
+             fence, {restarts} restarts"
+        )?;
         if !exposed.is_empty() {
             writeln!(f, "{} requests were on their way while a DLX was killed", exposed.len())?;
         }

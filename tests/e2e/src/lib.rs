@@ -11,6 +11,7 @@ pub mod cycles;
 pub mod daemon;
 pub mod journal;
 pub mod load;
+pub mod member;
 pub mod namespace;
 pub mod ports;
 pub mod processes;

@@ -1,3 +1,15 @@
 //! The suite: one program, a module per subject.
 
+mod burst;
+mod cli;
+mod cycles;
+mod history;
+mod holding;
 mod load;
+mod members;
+mod misbehaving;
+mod namespaces;
+mod proxying;
+mod reload;
+mod rules;
+mod waking;

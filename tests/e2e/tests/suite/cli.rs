@@ -1,0 +1,125 @@
+//! The daemons' command lines, statuses and signals.
+
+use std::{fs, process::Command};
+
+use e2e::{Namespace, Service, Site, binaries, load::get};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+const BOTH: [&str; 2] = ["autoscaler", "dlx"];
+const COMMON: [&str; 9] = [
+    "--namespace",
+    "--kubeconfig-path",
+    "--plugins-dir",
+    "--config",
+    "--strict",
+    "--admin-token-file",
+    "--state-dir",
+    "--log-format",
+    "--admin-address",
+];
+
+fn run(program: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(binaries::folder().join(program))
+        .args(arguments)
+        .env_remove("LISTEN_FDS")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn help_names_every_flag() {
+    let own: [&[&str]; 2] = [
+        &["--scale-interval", "--metrics-resource-kind", "--metrics-resource-group"],
+        &[
+            "--listen-address",
+            "--target-name-header",
+            "--target-path-header",
+            "--target-port",
+            "--resource-readiness-timeout",
+            "--multi-target-strategy",
+            "--trusted-proxies",
+            "--max-held-requests",
+            "--max-held-bytes",
+        ],
+    ];
+    for (program, own) in BOTH.into_iter().zip(own) {
+        let (status, help, _) = run(program, &["--help"]);
+        assert_eq!(status, Some(0));
+        for flag in COMMON.iter().chain(own) {
+            assert!(help.contains(flag), "{program} --help does not name {flag}:\n{help}");
+        }
+        assert!(help.contains("78"), "{program} --help does not tell its exit statuses");
+        assert_eq!(run(program, &["--version"]).0, Some(0));
+    }
+}
+
+#[test]
+fn bad_flags_end_a_daemon_with_64() {
+    for program in BOTH {
+        for arguments in
+            [&["--no-such-flag"][..], &["--log-format=loud"], &["--admin-address=nowhere"], &["surplus"]]
+        {
+            let (status, _, error) = run(program, arguments);
+            assert_eq!(status, Some(64), "{program} {arguments:?}: {error}");
+            assert!(!error.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_daemon_without_plugins_or_with_a_broken_file_ends_with_78() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::create_dir(folder.path().join("none")).unwrap();
+    for program in BOTH {
+        let state = format!("--state-dir={}", path("state"));
+        for plugins in ["none", "missing"] {
+            let (status, _, error) = run(
+                program,
+                &[&format!("--plugins-dir={}", path(plugins)), &state, "--admin-address=127.0.0.1:0"],
+            );
+            assert_eq!(status, Some(78), "{program} with plugins in {plugins}: {error}");
+            assert!(error.contains(&path(plugins)), "{error}");
+        }
+    }
+    let site = Site::new("broken-");
+    site.configure_raw("demo.yaml", b"namespace: demo\nsurprise: 1\n");
+    for program in BOTH {
+        let plugins = format!("--plugins-dir={}", site.folder().join("plugins").display());
+        let config = format!("--config={}", site.folder().join("config").display());
+        let state = format!("--state-dir={}", path("state"));
+        let (status, _, error) = run(program, &[&plugins, &config, &state, "--admin-address=127.0.0.1:0"]);
+        assert_eq!(status, Some(78), "{program}: {error}");
+        assert!(error.contains("demo.yaml") && error.contains("surprise"), "{error}");
+    }
+}
+
+/// The first signal drains: what is held stays held. The second ends at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_draining_dlx_at_once() {
+    let site = Site::new("signals-");
+    let never = site.folder().join("never").display().to_string();
+    let service = Service::new(&site, "hello").arguments(&["--start-after", &never]);
+    site.configure(&Namespace::new("demo").dlx("holdTimeout: 10m").with(&service));
+    let launch = site.launch_dlx(binaries::folder().join("dlx"), &["--shutdown-grace=10m"]);
+    let mut dlx = launch.start().ready().await;
+    let mut client = TcpStream::connect(site.front()).await.unwrap();
+    client.write_all(&get("hello.localhost", "/", "1")).await.unwrap();
+    e2e::until("the request to be held", || async {
+        let resource = dlx.resource("demo", "hello").await;
+        if resource["held"] == 1 { Ok(()) } else { Err(resource.to_string()) }
+    })
+    .await;
+    dlx.terminate();
+    e2e::until("the DLX to be unready", || async {
+        let response = dlx.get("/readyz").await;
+        if response.status == 503 { Ok(()) } else { Err(response.text()) }
+    })
+    .await;
+    assert_eq!(dlx.resource("demo", "hello").await["held"], 1, "the first signal gave up what was held");
+    assert_eq!(site.state_entries("members").len(), 1, "it left before its last request was done");
+    dlx.terminate();
+    assert_eq!(dlx.ended().await.code(), Some(143));
+}
