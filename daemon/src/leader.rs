@@ -61,7 +61,7 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, pin::pin, task::Poll};
+    use std::{fs::TryLockError, pin::pin, task::Poll};
 
     use super::*;
 
@@ -69,6 +69,8 @@ mod tests {
     async fn one_leads_and_the_next_follows_without_a_poll() {
         let folder = tempfile::tempdir().unwrap();
         let first = acquire(folder.path()).await.unwrap();
+        let another = File::open(folder.path().join("leader")).unwrap();
+        assert!(matches!(another.try_lock(), Err(TryLockError::WouldBlock)));
         let mut second = pin!(acquire(folder.path()));
         let state = std::future::poll_fn(|context| Poll::Ready(second.as_mut().poll(context))).await;
         assert!(state.is_pending());

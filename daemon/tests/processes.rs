@@ -185,6 +185,20 @@ fn a_stopped_member_is_one_and_a_killed_one_is_not() {
 }
 
 #[test]
+fn two_readers_do_not_take_each_other_for_a_member() {
+    let state = tempfile::tempdir().unwrap();
+    let mut dead = Started::new("member", state.path());
+    let file = state.path().join("members").join(format!("{}.json", dead.says()));
+    dead.signal(Signal::KILL);
+    dead.child.wait().unwrap();
+    // What another reader does while it looks whether it is dead.
+    let looks = std::fs::File::open(&file).unwrap();
+    looks.lock_shared().unwrap();
+    assert_eq!(names(state.path()), Vec::<String>::new());
+    assert!(!file.exists());
+}
+
+#[test]
 fn members_come_and_go_while_others_read() {
     let state = tempfile::tempdir().unwrap();
     let mut stays = Started::new("member", state.path());
