@@ -223,6 +223,33 @@ async fn a_plugin_that_hangs_holds_up_no_other_namespace() {
 }
 
 #[tokio::test]
+async fn a_start_that_was_overtaken_is_not_taken() {
+    let host = Host::new();
+    host.write("a.yaml", "namespace: a\n");
+    let fleet = host.start().await.unwrap();
+    let mut served = fleet.served();
+    assert_eq!(served.borrow_and_update().len(), 1);
+    let outside = Outside::of(&fleet);
+    let slow = |name: &str| {
+        let section = format!("{{new: slow, delay: 1s, hosts: [{name}.old]}}");
+        format!("namespace: {name}\nplugins:\n  misbehaving: {section}\n")
+    };
+    host.write("b.yaml", &slow("b"));
+    outside.shows("/api/v1/config", "b.yaml").await;
+    host.write("b.yaml", "namespace: b\nplugins:\n  misbehaving: {hosts: [b.new]}\n");
+    assert_eq!(next(&mut served).await.len(), 2);
+    // As slow and later: when it is there, what was overtaken has come too.
+    host.write("c.yaml", &slow("c"));
+    let all = loop {
+        let now = next(&mut served).await;
+        if now.len() == 3 {
+            break now;
+        }
+    };
+    assert_eq!(all[1].instance.get_resources().await.unwrap()[0].hosts, ["b.new"]);
+}
+
+#[tokio::test]
 async fn one_broken_file_at_start_is_its_own_affair() {
     let host = Host::new();
     host.write("a.yaml", "namespace: a\n");
