@@ -1,6 +1,6 @@
 //! What all resources of this process share.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, atomic::AtomicU32};
 
 use scaler_types::protocol::Rules;
 use tokio::{runtime::Handle, sync::Semaphore};
@@ -25,6 +25,8 @@ pub struct Shared {
     pub totals: Arc<Totals>,
     /// The budget for probes.
     pub probes: Semaphore,
+    /// Endpoints that requests wait for and that are about to be asked again.
+    pub awaited: AtomicU32,
     /// Counts that belong to no resource.
     pub metrics: Metrics,
     /// Set when this process ends: nothing is held any more.
@@ -41,6 +43,7 @@ impl Shared {
             handle,
             totals: Arc::new(Totals::new(held)),
             probes: Semaphore::new(PROBES),
+            awaited: AtomicU32::new(0),
             metrics: Metrics::default(),
             refuse_held: OnceLock::new(),
         })

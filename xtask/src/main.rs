@@ -43,7 +43,8 @@ enum Command {
 /// lists nothing yet. `cargo xtask demo` and `cargo xtask test` install it as plugins/NAME.so with the others.
 #[derive(clap::Args)]
 struct NewPlugin {
-    /// The kind of resource it scales: small letters, digits and dashes
+    /// The kind of resource it scales: small letters, digits and dashes. Or a path to a folder that is not there yet,
+    /// outside the workspace: its last part is the kind
     name: String,
 }
 
