@@ -78,11 +78,7 @@ pub fn read(context: &PluginContext) -> Result<Vec<Spec>> {
     for spanned in section.resources {
         let (line, spec) = (spanned.referenced.line(), spanned.value);
         check(&spec, line, &mut taken).map_err(|wrong| {
-            anyhow::anyhow!(
-                "{}:{line}: plugins.process: resource {:?}: {wrong}",
-                context.file,
-                spec.name
-            )
+            anyhow::anyhow!("{}:{line}: plugins.process: resource {:?}: {wrong}", context.file, spec.name)
         })?;
         specs.push(spec.tidied());
     }

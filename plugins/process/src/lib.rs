@@ -16,7 +16,7 @@ mod run;
 mod watch;
 mod wire;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use scaler_types::{
@@ -31,7 +31,7 @@ use watch::Watches;
 
 /// The plugin.
 pub struct ProcessScaler {
-    processes: Vec<Arc<Process>>,
+    processes: BTreeMap<String, Arc<Process>>,
     rows: Rows<Run>,
     keeper: PathBuf,
     watches: Watches,
@@ -63,9 +63,9 @@ impl ResourceScaler for ProcessScaler {
             .map(|spec| {
                 let id = ResourceId::new(&context.namespace, &spec.name);
                 let folder = Folder::new(&context.state_dir, &id.namespace, &id.name)?;
-                Ok(Arc::new(Process { id, spec, folder }))
+                Ok((spec.name.clone(), Arc::new(Process { id, spec, folder })))
             })
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<BTreeMap<_, _>>>()?;
         let rows = Rows::open(&context)?;
         tracing::info!(
             namespace = context.namespace,
@@ -77,7 +77,7 @@ impl ResourceScaler for ProcessScaler {
     }
 
     async fn get_resources(&self) -> Result<Vec<Resource>> {
-        Ok(self.processes.iter().map(|process| self.resource(process)).collect())
+        Ok(self.processes.values().map(|process| self.resource(process)).collect())
     }
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
@@ -97,9 +97,9 @@ impl ResourceScaler for ProcessScaler {
             () = ready::wait(&run) => Ok(()),
             gone = process.folder.gone(&run) => {
                 gone?;
-                let reason = process.folder.obituary(&run);
+                let how = process.folder.obituary(&run);
                 process.ended(&self.rows, &run).await;
-                Err(reason.map_or(ScaleError::Conflict, |reason| ScaleError::Terminal { reason }))
+                Err(how)
             }
         }
     }
@@ -111,10 +111,14 @@ impl ResourceScaler for ProcessScaler {
     async fn changes(&self, cursor: u64) -> Result<Changes> {
         let changed = self.rows.changed(cursor).await;
         let names = changed.names.filter(|_| cursor > 0);
-        let concerned =
-            |process: &&Arc<Process>| names.as_ref().is_none_or(|names| names.contains(&process.id.name));
-        let resources =
-            self.processes.iter().filter(concerned).map(|process| self.resource(process)).collect();
+        let resources = match &names {
+            Some(names) => names
+                .iter()
+                .filter_map(|name| self.processes.get(name))
+                .map(|process| self.resource(process))
+                .collect(),
+            None => self.get_resources().await?,
+        };
         Ok(Changes { cursor: changed.cursor, complete: names.is_none(), resources, removed: Vec::new() })
     }
 
@@ -136,7 +140,8 @@ impl ResourceScaler for ProcessScaler {
 
 impl ProcessScaler {
     fn find(&self, id: &ResourceId) -> Result<&Arc<Process>, ScaleError> {
-        self.processes.iter().find(|process| process.id == *id).ok_or_else(|| ScaleError::Terminal {
+        let found = self.processes.get(&id.name).filter(|process| process.id == *id);
+        found.ok_or_else(|| ScaleError::Terminal {
             reason: format!("{id} is no process of this namespace file (plugins.process.resources)"),
         })
     }
@@ -212,7 +217,7 @@ impl Process {
             Ok(true) => tracing::warn!(
                 resource = %self.id,
                 run = run.id,
-                how = self.folder.obituary(run).unwrap_or_default(),
+                how = %self.folder.obituary(run),
                 "ended by itself"
             ),
             Ok(false) => {}

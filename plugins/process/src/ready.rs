@@ -10,12 +10,13 @@ use scaler_types::Result;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::run::Run;
 
-/// The pause between two tries grows from the first to the second: nothing tells that a port begins to listen.
+/// The shortest and the longest pause between two tries: nothing tells that a port begins to listen. In between a tenth of the
+/// time it has taken so far, so that little is added to it.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// A service that accepts and then says nothing is asked again after this.
@@ -39,7 +40,7 @@ pub fn port_is_free(port: u16) -> Result<()> {
 
 /// Waits until the process answers.
 pub async fn wait(run: &Run) {
-    let (mut pause, longest) = PAUSES;
+    let begin = Instant::now();
     loop {
         if let Ok(Ok(true)) = timeout(PATIENCE, answers(run)).await {
             return;
@@ -48,8 +49,7 @@ pub async fn wait(run: &Run) {
             clippy::disallowed_methods,
             reason = "a refused connection is all there is to see until a port listens"
         )]
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(longest);
+        tokio::time::sleep((begin.elapsed() / 10).clamp(PAUSES.0, PAUSES.1)).await;
     }
 }
 

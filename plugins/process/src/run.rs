@@ -15,7 +15,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use scaler_types::{
-    Result,
+    Result, ScaleError,
     rows::{encode_name, register},
 };
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,9 @@ use crate::{
 
 /// How much of a log file there may be before a start begins a new one and keeps the old as `log.1`.
 const LONGEST_LOG: u64 = 10 << 20;
+
+/// After what a wake is tried again that failed for no fault of the command's.
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// What of a log goes into a reason.
 const LAST_WORDS: u64 = 1 << 10;
@@ -212,16 +215,21 @@ impl Folder {
         Ended::parse(&fs::read_to_string(Ended::path(&self.0)).ok()?)
     }
 
-    /// How a run ended that did so by itself, with its last words; `None` if it was asked to.
-    pub fn obituary(&self, run: &Run) -> Option<String> {
-        let how = match self.ended().filter(|ended| ended.run == run.id) {
-            Some(ended) if ended.asked => return None,
-            Some(ended) => ended.how,
-            None => "its keeper was killed".to_owned(),
-        };
-        match self.last_words(run.log) {
-            Ok(words) if !words.is_empty() => Some(format!("{how}; it last said: {words}")),
-            _ => Some(how),
+    /// How a run ended, for those who waited for it to become ready.
+    pub fn obituary(&self, run: &Run) -> ScaleError {
+        match self.ended().filter(|ended| ended.run == run.id) {
+            Some(ended) if ended.asked => ScaleError::Conflict,
+            Some(Ended { how, .. }) => ScaleError::Terminal {
+                reason: match self.last_words(run.log) {
+                    Ok(words) if !words.is_empty() => format!("{how}; it last said: {words}"),
+                    _ => how,
+                },
+            },
+            // Killed, or whoever wanted it died before the word to start: that says nothing about the command.
+            None => ScaleError::Retry {
+                after: AT_ONCE,
+                reason: "its keeper was gone before it was ready".to_owned(),
+            },
         }
     }
 

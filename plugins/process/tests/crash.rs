@@ -80,9 +80,8 @@ fn a_daemon() {
             // Some calls are given up, as a daemon does whose deadline has come.
             let patience = Duration::from_micros(Nonce::fresh().0 % 40_000);
             match timeout(patience, scaler.set_scale(&wish)).await {
-                Err(_) | Ok(Ok(()) | Err(ScaleError::Conflict)) => {}
+                Err(_) | Ok(Ok(()) | Err(ScaleError::Conflict | ScaleError::Retry { .. })) => {}
                 Ok(Err(error)) => {
-                    // A process that another daemon stops while this one waits for it is no error; any other end is.
                     fs::OpenOptions::new()
                         .create(true)
                         .append(true)
@@ -161,13 +160,12 @@ async fn daemons_that_are_killed_leave_nothing_behind() {
             (_, "is being stopped") => leaving += 1,
             _ => asleep += 1,
         }
-        // A keeper whose starter died ends at once, a moment from now.
-        assert!(services <= 1 && keepers <= 3, "round {round}: {keepers} {services} {found:?}");
+        assert!(services <= 1, "round {round}: {keepers} {services} {found:?}");
         loop {
             match scale(&scaler, "hello", State::Waking).await {
                 Ok(()) => break,
                 // What the killed daemon left is just being cleaned up.
-                Err(ScaleError::Conflict) => {}
+                Err(ScaleError::Conflict | ScaleError::Retry { .. }) => {}
                 Err(error) => {
                     panic!("round {round}: {error:?} after {found:?}; {:?}", processes_of(folder.path()))
                 }
@@ -176,7 +174,9 @@ async fn daemons_that_are_killed_leave_nothing_behind() {
         assert_eq!(resource(&scaler, "hello").await.replicas, 1);
         if round % 2 == 0 {
             scale(&scaler, "hello", State::Asleep).await.unwrap();
-            assert_eq!(living(folder.path()), (0, 0), "round {round}: {:?}", processes_of(folder.path()));
+            assert_eq!(living(folder.path()).1, 0, "round {round}: {:?}", processes_of(folder.path()));
+            // A keeper whose starter was killed before the word to start ends by itself.
+            until_none_is_left(folder.path()).await;
         }
         scaler.stop().await;
     }
@@ -185,7 +185,7 @@ async fn daemons_that_are_killed_leave_nothing_behind() {
     if resource(&scaler, "hello").await.replicas > 0 {
         scale(&scaler, "hello", State::Asleep).await.unwrap();
     }
-    assert_eq!(processes_of(folder.path()), Vec::<String>::new());
+    until_none_is_left(folder.path()).await;
     assert!(!folder.path().join("twice").exists(), "two ran at the same time");
     if let Ok(errors) = fs::read_to_string(folder.path().join("errors")) {
         panic!("{errors}");

@@ -112,3 +112,13 @@ pub fn processes_of(state_dir: &Path) -> Vec<String> {
     }
     found
 }
+
+/// Waits until nothing of `state_dir` runs.
+pub async fn until_none_is_left(state_dir: &Path) {
+    let wait = async {
+        while !processes_of(state_dir).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(NEVER, wait).await.unwrap_or_else(|_| panic!("left behind: {:?}", processes_of(state_dir)));
+}

@@ -1,0 +1,83 @@
+//! What it costs: `cargo test --release -p resource-scaler-process --test figures -- --ignored --nocapture`.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::{env, fs, net::TcpListener, time::Instant};
+
+use common::*;
+use scaler_types::{ResourceScaler as _, State};
+
+/// A service that starts as fast as a process can.
+#[test]
+#[ignore = "a program of the next one"]
+fn the_service() {
+    let Ok(port) = env::var("SCALER_TEST_PORT") else { return };
+    let listener = TcpListener::bind(("127.0.0.1", port.parse().unwrap())).unwrap();
+    for stream in listener.incoming() {
+        drop(stream);
+    }
+}
+
+fn percentiles(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    let at = |part: f64| values[((values.len() - 1) as f64 * part) as usize];
+    format!("p50 {:.1} ms, p90 {:.1} ms, max {:.1} ms", at(0.5), at(0.9), at(1.0))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints figures, tests nothing"]
+async fn figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let program = env::current_exe().unwrap();
+    let command =
+        format!("[{:?}, --exact, the_service, --ignored, --nocapture]", program.display().to_string());
+    let resources = format!(
+        "      - name: fast\n        command: {command}\n        port: {port}\n        env: {{SCALER_TEST_PORT: \"{port}\"}}\n"
+    );
+    let scaler = scaler(folder.path(), &resources).await;
+    let (mut up, mut down, mut memory) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..200 {
+        let begin = Instant::now();
+        scale(&scaler, "fast", State::Waking).await.unwrap();
+        up.push(begin.elapsed().as_secs_f64() * 1e3);
+        let keeper = processes_of(folder.path())
+            .into_iter()
+            .find(|process| process.contains("process-keeper run"))
+            .unwrap();
+        let sizes =
+            fs::read_to_string(format!("/proc/{}/smaps_rollup", keeper.split_once(' ').unwrap().0)).unwrap();
+        let size = |name: &str| -> u64 {
+            let line = sizes.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        memory = size("Private_Dirty:") + size("Private_Clean:");
+        let begin = Instant::now();
+        scale(&scaler, "fast", State::Asleep).await.unwrap();
+        down.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    println!("set_scale from zero until the port accepts: {}", percentiles(up));
+    println!("set_scale to zero until nothing is left: {}", percentiles(down));
+    println!("a keeper's own memory: {memory} KiB");
+    scaler.stop().await;
+
+    let many: String = (0..10_000)
+        .map(|n| format!("      - {{name: r{n}, command: [x], port: {}}}\n", 20_000 + n))
+        .collect();
+    let begin = Instant::now();
+    let scaler = common::scaler(folder.path(), &many).await;
+    println!("10,000 resources configured in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+    for what in ["without a row", "with a row"] {
+        let begin = Instant::now();
+        let resources = scaler.get_resources().await.unwrap();
+        println!("10,000 resources {what} listed in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+        let begin = Instant::now();
+        if what == "without a row" {
+            for resource in resources {
+                scaler.compare_and_set(&resource.id, &resource.version, &row(State::Asleep)).await.unwrap();
+            }
+            println!("10,000 rows written in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+}
