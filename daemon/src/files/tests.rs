@@ -226,3 +226,16 @@ fn two_files_may_change_places() {
         assert_eq!(entry.error, None);
     }
 }
+
+/// The daemon has more to do than to wait for changes.
+#[tokio::test(start_paused = true)]
+async fn a_change_is_not_lost_when_the_wait_for_it_was_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "demo.yaml", "namespace: demo\n");
+    let mut following = Following::new(vec![folder.path().to_owned()]);
+    write(folder.path(), "demo.yaml", "namespace: demo2\n");
+    // Longer than it takes to see the change, shorter than it may take to be finished.
+    tokio::time::timeout(std::time::Duration::from_millis(100), following.watch.changed()).await.unwrap_err();
+    following.next().await;
+    assert_eq!(following.state(), [good("demo.yaml", "demo2")]);
+}

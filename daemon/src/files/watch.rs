@@ -20,6 +20,10 @@ use tokio::{io::unix::AsyncFd, time::Instant};
 pub(crate) struct Watch {
     inotify: AsyncFd<OwnedFd>,
     folders: HashMap<i32, Names>,
+    /// A change was seen, and may be finished then.
+    settles: Option<Instant>,
+    /// Folders that may not be watched, and that this was said of.
+    unwatched: BTreeSet<PathBuf>,
 }
 
 /// Which names in a folder matter.
@@ -46,7 +50,7 @@ impl Watch {
             reason = "an OwnedFd keeps the promise that its successor asks for in an unsafe block"
         )]
         let inotify = AsyncFd::new(inotify)?;
-        Ok(Self { inotify, folders: HashMap::new() })
+        Ok(Self { inotify, folders: HashMap::new(), settles: None, unwatched: BTreeSet::new() })
     }
 
     /// Watches whatever can change `given` or one of `files`. Tells whether something is watched that was not before:
@@ -91,6 +95,12 @@ impl Watch {
                 Ok(number) => folders.entry(number).or_default().add(names),
                 // Its own folder is watched for it to come back.
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(Errno::ACCESS) => {
+                    if self.unwatched.insert(folder.clone()) {
+                        let folder = folder.display();
+                        tracing::warn!(%folder, "may not be watched: let the daemon's user read it, or a change in it counts after a restart");
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -103,18 +113,22 @@ impl Watch {
         Ok(more)
     }
 
-    /// Returns when a file may have changed, and the change had time to be finished.
+    /// Returns when a file may have changed, and the change had time to be finished. Dropped before that, it knows of the
+    /// change when it is called again.
     pub(crate) async fn changed(&mut self) -> io::Result<()> {
-        loop {
-            let mut ready = self.inotify.readable().await?;
-            let concerns_us = take_events(&self.inotify, &self.folders)?;
-            ready.clear_ready();
-            if concerns_us {
-                break;
+        let settles = loop {
+            if let Some(settles) = self.settles {
+                break settles;
             }
-        }
-        tokio::time::sleep_until(Instant::now() + SETTLE).await;
+            let mut ready = self.inotify.readable().await?;
+            if take_events(&self.inotify, &self.folders)? {
+                self.settles = Some(Instant::now() + SETTLE);
+            }
+            ready.clear_ready();
+        };
+        tokio::time::sleep_until(settles).await;
         take_events(&self.inotify, &self.folders)?;
+        self.settles = None;
         Ok(())
     }
 }

@@ -115,7 +115,9 @@ impl Keeper {
     /// Follows the files until the daemon drains.
     pub(super) async fn follow(mut self, draining: CancellationToken) {
         loop {
-            let again = self.refused.values().map(|refused| refused.again).min();
+            // What is being tried again is not waited for a second time.
+            let waiting = self.refused.iter().filter(|(key, _)| !self.pending.contains_key(*key));
+            let again = waiting.map(|(_, refused)| refused.again).min();
             let changed = async {
                 match &mut self.watch {
                     Some(watch) => watch.changed().await,
@@ -287,12 +289,10 @@ impl Keeper {
         }
     }
 
+    /// Logged by the view, when it is new.
     fn refuse(&mut self, key: Key, says: Option<Fingerprint>, error: String) {
         let before = self.refused.remove(&key).filter(|before| before.says == says);
-        let pause = before.as_ref().map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
-        if before.is_none_or(|before| before.error != error) {
-            tracing::error!(namespace = key.0, kind = key.1, "{error}");
-        }
+        let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
         self.refused.insert(key, Refused { says, error, pause, again: Instant::now() + pause });
     }
 }
