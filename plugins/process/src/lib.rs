@@ -21,19 +21,25 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use anyhow::Context as _;
 use scaler_types::{
     Changes, Endpoint, PluginContext, Probe, Resource, ResourceId, ResourceScaler, Result, Row, ScaleError,
-    ScaleRequest, Target, Version,
+    ScaleRequest, State, Target, Version,
     rows::{Rows, Turn},
 };
+
+use tokio::sync::Semaphore;
 
 use config::Spec;
 use run::{Folder, Run};
 use watch::Watches;
+
+/// Keepers that are being started at the same time: each takes a thread until it has its lock, some milliseconds.
+const STARTS_AT_ONCE: usize = 16;
 
 /// The plugin.
 pub struct ProcessScaler {
     processes: BTreeMap<String, Arc<Process>>,
     rows: Rows<Run>,
     keeper: PathBuf,
+    starts: Semaphore,
     watches: Watches,
 }
 
@@ -73,7 +79,13 @@ impl ResourceScaler for ProcessScaler {
             state_dir = %context.state_dir.display(),
             "processes of this host only: every daemon has to run here and share the state folder"
         );
-        Ok(Self { processes, rows, keeper: std::path::absolute(keeper)?, watches: Watches::default() })
+        Ok(Self {
+            processes,
+            rows,
+            keeper: std::path::absolute(keeper)?,
+            starts: Semaphore::new(STARTS_AT_ONCE),
+            watches: Watches::default(),
+        })
     }
 
     async fn get_resources(&self) -> Result<Vec<Resource>> {
@@ -179,6 +191,7 @@ impl ProcessScaler {
             resource.status = "is being stopped".to_owned();
             self.watches.finish(process, run, &self.rows);
         } else if resource.replicas == 0
+            && resource.row.state != State::Asleep
             && let Some(ended) = process.folder.ended().filter(|ended| !ended.asked)
         {
             resource.status = ended.how;
@@ -192,10 +205,12 @@ impl ProcessScaler {
             process.folder.clean(run).await?;
         }
         process.spec.can_start().map_err(|error| ScaleError::Terminal { reason: format!("{error:#}") })?;
+        let permit = self.starts.acquire().await.context("starting a keeper")?;
         let (keeper, owned) = (self.keeper.clone(), Arc::clone(process));
         let waiting = tokio::task::spawn_blocking(move || owned.folder.prepare(&keeper, &owned.spec))
             .await
             .context("starting a keeper")??;
+        drop(permit);
         turn.started(waiting.run.clone()).await?;
         // No await between this and the line above: a call that is cancelled leaves no run without its process.
         let run = waiting.go()?;

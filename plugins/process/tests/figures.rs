@@ -19,6 +19,14 @@ fn the_service() {
     }
 }
 
+/// Processor time of this process so far, in milliseconds.
+fn processor_ms() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let ticks = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+    // A hundred a second, on every Linux there is.
+    ticks.map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum()
+}
+
 fn percentiles(mut values: Vec<f64>) -> String {
     values.sort_by(f64::total_cmp);
     let at = |part: f64| values[((values.len() - 1) as f64 * part) as usize];
@@ -69,9 +77,12 @@ async fn figures() {
     let scaler = common::scaler(folder.path(), &many).await;
     println!("10,000 resources configured in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
     for what in ["without a row", "with a row"] {
-        let begin = Instant::now();
-        let resources = scaler.get_resources().await.unwrap();
-        println!("10,000 resources {what} listed in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+        let begin = processor_ms();
+        let mut resources = Vec::new();
+        for _ in 0..10 {
+            resources = scaler.get_resources().await.unwrap();
+        }
+        println!("10,000 resources {what} listed in {} ms of processor time", (processor_ms() - begin) / 10);
         let begin = Instant::now();
         if what == "without a row" {
             for resource in resources {
