@@ -47,12 +47,16 @@ use std::{
 
 use anyhow::Context as _;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use self::{file::Record, watch::Watch};
 use crate::{PluginContext, ResourceId, Result, Row, ScaleError, ScaleRequest, Target, Version};
 pub use file::{encode_name, hold, try_hold};
 pub use watch::{Changed, register};
+
+/// Waits for another process's turn, each of which takes a thread for as long as a stop takes: few enough to leave the pool's
+/// other threads (tokio has 512) to shorter work.
+static WAITS: Semaphore = Semaphore::const_new(64);
 
 /// The rows of one kind in one namespace. Cheap to clone.
 pub struct Rows<U> {
@@ -108,7 +112,9 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
             .join(encode_name(&context.namespace)?);
         fs::create_dir_all(&folder)
             .with_context(|| format!("making the folder of rows {}", folder.display()))?;
-        let watch = Watch::start(&folder).with_context(|| format!("watching {}", folder.display()))?;
+        let watch = Watch::start(&folder).with_context(|| {
+            format!("watching {} (one of fs.inotify.max_user_instances)", folder.display())
+        })?;
         let shared = Shared { namespace: context.namespace.clone(), folder, watch, queues: Mutex::default() };
         Ok(Self { shared: Arc::new(shared), up: std::marker::PhantomData })
     }
@@ -158,7 +164,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
         })
         .await?;
         let queue = self.queue(&name).lock_owned().await;
-        let lock = hold(self.path(&name, ".turn")).await?;
+        let lock = self.wait_for_turn(&name).await?;
         let turn = self.turn(name, Some(request.row.clone()), queue, lock)?;
         turn.ok_or(ScaleError::Conflict)
     }
@@ -221,6 +227,15 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
         let ours = row.as_ref().is_none_or(|row| *row == now);
         let turn = Turn { rows: self.clone(), name, row, up, leaving, _lock: lock, _queue: queue };
         Ok(ours.then_some(turn))
+    }
+
+    async fn wait_for_turn(&self, name: &str) -> Result<File> {
+        let path = self.path(name, ".turn");
+        if let Some(lock) = try_hold(&path)? {
+            return Ok(lock);
+        }
+        let _thread = WAITS.acquire().await.context("waiting for a turn")?;
+        hold(path).await
     }
 
     /// One change of a resource's file. Not cancelled between reading and writing: there is no `await`.
