@@ -28,8 +28,8 @@ pub struct CommonFlags {
     #[arg(long, value_name = "FILE-or-DIR")]
     pub config: Vec<PathBuf>,
 
-    /// End with status 78 if any plugin cannot be loaded. Without it such a plugin is skipped and reported, and only
-    /// no plugin at all ends the daemon.
+    /// End with status 78 if any plugin cannot be loaded, or any namespace file cannot be used at start. Without it such a
+    /// one is skipped and reported, and only nothing at all to serve ends the daemon.
     #[arg(long)]
     pub strict: bool,
 

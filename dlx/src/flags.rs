@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use daemon::{
     flags::CommonFlags,
     listen::parse_address,
+    namespace_file::parse_bytes,
     settings::{FlagSettings, MultiTargetStrategy},
 };
 
@@ -45,7 +46,7 @@ pub struct Flags {
     #[arg(long, default_value_t = 100_000)]
     pub max_held_requests: usize,
     /// Bytes held at once, of all resources together, those in the sockets included.
-    #[arg(long, default_value = "1GiB", value_parser = bytes)]
+    #[arg(long, default_value = "1GiB", value_parser = parse_bytes)]
     pub max_held_bytes: u64,
 }
 
@@ -61,36 +62,6 @@ impl Flags {
             resource_readiness_timeout: self.resource_readiness_timeout,
             multi_target_strategy: self.multi_target_strategy,
             ..FlagSettings::default()
-        }
-    }
-}
-
-/// `64MiB`, `1GiB`, `500000`.
-fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is not a size: expected bytes, or a number with KiB, MiB or GiB");
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let shift = match unit.trim() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(1 << shift).ok_or_else(wrong)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(bytes("64MiB"), Ok(64 << 20));
-        assert_eq!(bytes("500"), Ok(500));
-        for wrong in ["", "MiB", "1MB", "-1", "1.5GiB", "99999999999GiB"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }
 }
