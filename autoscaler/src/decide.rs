@@ -24,6 +24,8 @@ pub enum Decision {
 pub enum Reason {
     /// Path direct is not in this build.
     PathDirect,
+    /// With path external the DLXs see its requests only while it sleeps: they cannot tell whether it is idle.
+    PathExternal,
     /// Its row was written by a newer build, in this format.
     NewerRow(u32),
     /// Its row is not `active`: somebody is at work on it, or it sleeps.
@@ -174,6 +176,9 @@ fn idle(
 ) -> Result<Idle, Reason> {
     if resource.path == Path::Direct {
         return Err(Reason::PathDirect);
+    }
+    if resource.path == Path::External {
+        return Err(Reason::PathExternal);
     }
     if resource.row.format > Row::FORMAT {
         return Err(Reason::NewerRow(resource.row.format));
@@ -327,6 +332,7 @@ impl Reason {
     fn code(&self) -> &'static str {
         match self {
             Self::PathDirect => "path_direct",
+            Self::PathExternal => "path_external",
             Self::NewerRow(_) => "newer_row",
             Self::NotActive(_) => "not_active",
             Self::AtZero => "at_zero",
@@ -352,7 +358,10 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PathDirect => f.write_str("path direct is not in this build: use path always or external"),
+            Self::PathDirect => f.write_str("path direct is not in this build: use path always"),
+            Self::PathExternal => f.write_str(
+                "with path external its requests pass the DLXs only while it sleeps, so the metric source dlx cannot tell whether it is idle",
+            ),
             Self::NewerRow(format) => {
                 write!(f, "its row has format {format}, this build knows {}", Row::FORMAT)
             }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use daemon::members::Member;
 use scaler_types::{
-    Nonce, Path, Resource, Row, ScaleError, ScaleRequest, State, Target, Version,
+    Nonce, Resource, Row, ScaleError, ScaleRequest, Target, Version,
     protocol::{Fence, FenceInput, FenceOrder, Outcome, Rules, Seen, Unwritten},
 };
 use tokio::task::JoinSet;
@@ -65,9 +65,6 @@ pub fn seen(resource: &Resource) -> Seen {
 impl<P: Plugin> Try<P> {
     /// Puts `resource` to zero as it was seen, or leaves it as it is. `reason`: why it is idle, written on the row.
     pub async fn run(&self, resource: &Resource, reason: &str) -> End {
-        if resource.path == Path::External {
-            return self.unfenced(resource, reason).await;
-        }
         let Some((mut fence, mut order)) = Fence::begin(self.rules, seen(resource), Nonce::fresh(), reason)
         else {
             return End::Reverted(Why::Changed);
@@ -79,12 +76,8 @@ impl<P: Plugin> Try<P> {
         let outcome = loop {
             let input = match order {
                 FenceOrder::Write { expected, row } => {
-                    match self.plugin.compare_and_set(&resource.id, &expected, &row).await {
-                        Err(ScaleError::Unsupported) => return self.unfenced(resource, reason).await,
-                        written => {
-                            FenceInput::Wrote(written.map_err(|error| unwritten(error, "row", &mut failure)))
-                        }
-                    }
+                    let written = self.plugin.compare_and_set(&resource.id, &expected, &row).await;
+                    FenceInput::Wrote(written.map_err(|error| unwritten(error, "row", &mut failure)))
                 }
                 FenceOrder::ReadMembers => {
                     live = self.live(&mut why).await;
@@ -136,21 +129,6 @@ impl<P: Plugin> Try<P> {
         now.map(|resource| resource.version).ok_or(ScaleError::Conflict)
     }
 
-    /// To zero where nothing can be fenced: another controller switches the route, or the plugin keeps no rows.
-    async fn unfenced(&self, resource: &Resource, reason: &str) -> End {
-        let row = Row {
-            state: State::Asleep,
-            nonce: Nonce::fresh(),
-            reason: reason.to_owned(),
-            format: Row::FORMAT,
-        };
-        match self.plugin.set_scale(&self.zero(resource, resource.version.clone(), row)).await {
-            Ok(()) => End::Committed,
-            Err(ScaleError::Conflict) => End::Reverted(Why::Changed),
-            Err(error) => End::Failed(format!("scaling to zero: {error}").into()),
-        }
-    }
-
     fn zero(&self, resource: &Resource, version: Version, row: Row) -> ScaleRequest {
         ScaleRequest { id: resource.id.clone(), target: Target::Zero, version, row, deadline: self.deadline }
     }
@@ -199,6 +177,10 @@ fn unwritten(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>) -> U
     }
     *failure = Some(
         match what {
+            // Without rows nothing can be fenced, so nothing can sleep without losing requests.
+            _ if error == ScaleError::Unsupported => {
+                "its plugin keeps no rows (compare_and_set), so it stays awake".to_owned()
+            }
             "row" => format!("writing the row: {error}"),
             _ => format!("scaling to zero: {error}"),
         }

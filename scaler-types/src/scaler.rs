@@ -88,7 +88,7 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
 
     /// Writes `row` on the resource if its version is still `expected`, and tells the new version.
     ///
-    /// Without it a resource can only be on path [`External`](crate::Path::External).
+    /// Without it nothing can be fenced, and a resource on path [`Always`](crate::Path::Always) stays awake.
     ///
     /// # Errors
     ///

@@ -163,6 +163,7 @@ fn every_rule() {
                 case.event(ScaleEvent::ResourceUpdated, WINDOW);
             }),
         ),
+        ("path_external", Case::with(|case| case.resource.path = Path::External)),
         ("member_left", Case::with(|case| case.past.member_left = Some(case.now - WINDOW + SECOND))),
     ];
     for (place, (code, case)) in keep.iter().enumerate() {
@@ -172,7 +173,6 @@ fn every_rule() {
 
     let to_zero: Vec<(&str, Case)> = vec![
         ("quiet", Case::idle()),
-        ("quiet", Case::with(|case| case.resource.path = Path::External)),
         // Never asked for anything, for as long as it must be known.
         ("quiet", Case::with(|case| case.samples.iter_mut().for_each(|sample| sample.idle = None))),
         ("quiet", Case::with(|case| case.metrics[0].threshold = -0.0)),

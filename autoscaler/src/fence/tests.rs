@@ -1,6 +1,7 @@
 //! A try against DLXs that are real servers, and a plugin in memory.
 
 use http::StatusCode;
+use scaler_types::State;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -230,20 +231,13 @@ async fn a_call_that_fails_is_told() {
 }
 
 #[tokio::test]
-async fn where_nothing_can_be_fenced_nobody_is_asked() {
+async fn what_cannot_be_fenced_stays_awake() {
     let site = Site::new();
     let dlx = site.dlx(|| refused("2 requests in flight"));
     site.store.inner().refuse_rows = Some(ScaleError::Unsupported);
-    assert_eq!(site.run().await, End::Committed);
-    site.is(State::Asleep, 0);
-
-    let site = Site::new();
-    let mut hello = site.store.get("hello");
-    hello.path = Path::External;
-    site.store.put(hello);
-    assert_eq!(site.run().await, End::Committed);
-    site.is(State::Asleep, 0);
-    assert_eq!(site.calls(), ["set_scale"]);
+    let end = site.run().await;
+    assert_eq!(end.to_string(), "failed: its plugin keeps no rows (compare_and_set), so it stays awake");
+    site.is(State::Active, 1);
     assert_eq!(dlx.count("/"), 0);
 }
 
