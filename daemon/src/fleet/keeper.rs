@@ -12,7 +12,7 @@ use scaler_types::{PluginContext, ResourceScalerConfig, Role};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -177,6 +177,20 @@ impl Keeper {
             self.take(started);
         }
         self.apply();
+    }
+
+    /// As [`Self::started`], but not longer than this. What is not started by then goes on, and is
+    /// [followed](Self::follow).
+    pub(super) async fn started_within(&mut self, limit: Duration) {
+        if timeout(limit, self.started()).await.is_err() {
+            let waiting: Vec<_> =
+                self.pending.keys().map(|(namespace, kind)| format!("{kind} in {namespace}")).collect();
+            tracing::warn!(
+                plugins = waiting.join(", "),
+                "not every plugin has started yet: going on with those that have"
+            );
+            self.apply();
+        }
     }
 
     fn cover(&mut self) -> anyhow::Result<bool> {

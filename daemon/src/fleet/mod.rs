@@ -7,6 +7,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -35,6 +36,10 @@ pub struct Served {
     /// What holds for its resources. Another `Arc` when the file changed, with the instance unchanged.
     pub settings: Arc<Settings>,
 }
+
+/// How long a daemon's start waits for its plugins' starts. One that takes longer is at work when it is: it must not
+/// keep the others' resources waiting after every restart.
+const FIRST_STARTS: Duration = Duration::from_secs(5);
 
 /// All that is at work.
 pub struct Fleet {
@@ -88,7 +93,11 @@ impl Fleet {
         let mut keeper = Keeper::new(fixed, files, watch);
         let (served, view) = (keeper.served(), keeper.view());
         keeper.refresh().await?;
-        keeper.started().await;
+        keeper.started_within(FIRST_STARTS).await;
+        if flags.strict || served.borrow().is_empty() {
+            // Nothing else is there to be served meanwhile, or all of it has to be known.
+            keeper.started().await;
+        }
         let errors = view::lock(&view).errors();
         if served.borrow().is_empty() || flags.strict && !errors.is_empty() {
             return Err(Misconfigured(match errors.is_empty() {
