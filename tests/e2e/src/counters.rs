@@ -1,6 +1,6 @@
 //! What the daemons themselves count of the protocol, summed over their incarnations.
 
-use crate::{Daemon, cycles::Part};
+use crate::Daemon;
 
 /// Sums over all incarnations that could still be asked before they ended.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,18 +14,10 @@ pub struct Counters {
 // === impl Counters ===
 
 impl Counters {
-    /// Adds what both count now.
-    pub async fn add(&mut self, autoscaler: &Daemon, dlx: &Daemon) {
-        self.add_one(Part::Autoscaler, autoscaler).await;
-        self.add_one(Part::Dlx, dlx).await;
-    }
-
-    /// Adds what one counts now, before it ends.
-    pub async fn add_one(&mut self, part: Part, daemon: &Daemon) {
+    /// Adds what a daemon counts now, before it ends.
+    pub async fn add(&mut self, daemon: &Daemon) {
         let metrics = daemon.metrics().await;
-        match part {
-            Part::Autoscaler => self.fences += metrics.sum("scaler_fences_total", &[]),
-            Part::Dlx => self.in_fence += metrics.sum("scaler_dlx_fenced_requests_total", &[]),
-        }
+        self.fences += metrics.sum("scaler_fences_total", &[]);
+        self.in_fence += metrics.sum("scaler_dlx_fenced_requests_total", &[]);
     }
 }

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use crate::{
     Daemon, Namespace, Service, Site, binaries,
     counters::Counters,
+    daemon::Launch,
     journal::{Journal, Verdict},
+    member::StandIn,
     random::{self, Random},
     traffic::{self, Shared},
     until,
@@ -97,6 +99,21 @@ impl Plan {
         Self { cycles, disturbance: Disturbance::None, without: None, until_lost: false }
     }
 
+    fn program(&self, part: Part) -> PathBuf {
+        let name = match part {
+            Part::Autoscaler => "autoscaler",
+            Part::Dlx => "dlx",
+        };
+        match self.without {
+            None => binaries::folder().join(name),
+            Some(_) => binaries::own(&format!("{name}-without")),
+        }
+    }
+
+    fn environment(&self) -> Option<(String, String)> {
+        self.without.map(|rules| (without::WITHOUT.to_owned(), rules.to_owned()))
+    }
+
     /// Makes the run. Every resource sleeps, every daemon is stopped and nothing is left behind when it returns.
     ///
     /// # Panics
@@ -118,8 +135,11 @@ impl Plan {
             services.push(service);
         }
         site.configure(&namespace);
-        let shared = Shared::new(site.front(), seed);
-        Arc::new(Run { site, plan: self, services, shared, seed }).go().await
+        let program = self.program(Part::Dlx);
+        let (mut beside, front) = site.launch_dlx_beside(program);
+        beside.environment.extend(self.environment());
+        let shared = Shared::new(vec![site.front(), front], seed);
+        Arc::new(Run { site, plan: self, services, shared, seed }).go(beside).await
     }
 }
 
@@ -132,9 +152,14 @@ impl Default for Plan {
 // === impl Run ===
 
 impl Run {
-    async fn go(self: Arc<Self>) -> Report {
+    async fn go(self: Arc<Self>, beside: Launch) -> Report {
         let began = Instant::now();
         let mut report = Report::default();
+        // A member that takes its time: fences stay open while the DLXs have long confirmed.
+        let names: Vec<&str> = self.services.iter().map(|service| service.name.as_str()).collect();
+        let slow =
+            StandIn::join_slow(&self.site, NAMESPACE, &names, Random::new(self.seed, u64::MAX / 2)).await;
+        let beside = beside.start().ready().await;
         let mut dlx = self.start(Part::Dlx).await;
         let mut autoscaler = self.start(Part::Autoscaler).await;
         let clients: Vec<_> =
@@ -171,9 +196,13 @@ impl Run {
         for service in &self.services {
             self.site.state_is(NAMESPACE, &service.name, "asleep").await;
         }
-        report.counters.add(&autoscaler, &dlx).await;
+        report.counters.add(&autoscaler).await;
         autoscaler.stop().await;
-        dlx.stop().await;
+        for dlx in [dlx, beside] {
+            report.counters.add(&dlx).await;
+            dlx.stop().await;
+        }
+        drop(slow);
         self.site.nothing_runs().await;
         until("no member to be left", || async {
             let members = self.site.state_entries("members");
@@ -230,28 +259,19 @@ impl Run {
     }
 
     async fn start(&self, part: Part) -> Daemon {
-        let name = match part {
-            Part::Autoscaler => "autoscaler",
-            Part::Dlx => "dlx",
-        };
-        let program: PathBuf = match self.plan.without {
-            None => binaries::folder().join(name),
-            Some(_) => binaries::own(&format!("{name}-without")),
-        };
+        let program = self.plan.program(part);
         let mut launch = match part {
             Part::Autoscaler => self.site.launch_autoscaler(program, &[]),
             Part::Dlx => self.site.launch_dlx(program, &[]),
         };
-        if let Some(rules) = self.plan.without {
-            launch.environment.push((without::WITHOUT.to_owned(), rules.to_owned()));
-        }
+        launch.environment.extend(self.plan.environment());
         launch.start().ready().await
     }
 
     /// The next incarnation takes over; this one is told to stop and ends when it has finished what it had begun.
     async fn hand_over(&self, part: Part, daemon: &mut Daemon, report: &mut Report) {
         let mut old = std::mem::replace(daemon, self.start(part).await);
-        report.counters.add_one(part, &old).await;
+        report.counters.add(&old).await;
         old.terminate();
         let status = old.ended().await;
         assert!(status.success(), "{} ended with {status} on SIGTERM; its log:\n{}", old.name(), old.log());
@@ -259,7 +279,7 @@ impl Run {
     }
 
     async fn kill(&self, part: Part, daemon: &mut Daemon, random: &mut Random, report: &mut Report) {
-        report.counters.add_one(part, daemon).await;
+        report.counters.add(daemon).await;
         self.shared.flights.watch();
         daemon.kill().expect("killing a daemon");
         if part == Part::Dlx {

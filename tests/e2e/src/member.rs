@@ -1,7 +1,11 @@
-//! A member that is no DLX: it says that every resource was idle for ever, and keeps a fence open for as long as the
+//! A member that is no DLX: it says that its resources were idle for ever, and keeps a fence open for as long as the
 //! test wants it to.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use daemon::members::{Registration, register};
@@ -12,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::{Site, until};
+use crate::{Site, random::Random, until, wait::pause};
 
 /// A member of a site.
 #[derive(Debug)]
@@ -22,38 +26,56 @@ pub struct StandIn {
     asked: watch::Receiver<u32>,
     /// How many of those it may confirm.
     confirm: watch::Sender<u32>,
+    /// Whether it tells of its activity when it is asked.
+    tells: watch::Sender<bool>,
+    /// How often it was asked.
+    wanted: watch::Receiver<u32>,
     server: JoinHandle<()>,
 }
 
 struct Server {
-    name: String,
-    namespace: String,
-    resource: String,
+    activity: Value,
     asked: watch::Sender<u32>,
     confirm: watch::Receiver<u32>,
+    tells: watch::Receiver<bool>,
+    wanted: watch::Sender<u32>,
+    /// Confirms by itself, after up to [`SLOW`].
+    slow: Option<Mutex<Random>>,
 }
+
+/// Many times what a real DLX takes, so that requests come while a fence is open and the others have confirmed.
+const SLOW: Duration = Duration::from_millis(40);
 
 // === impl StandIn ===
 
 impl StandIn {
-    /// Joins the members of a site; it speaks of one resource.
-    ///
-    /// # Panics
-    ///
-    /// It cannot.
+    /// Joins the members of a site; it speaks of one resource, and confirms when it is told to.
     pub async fn join(site: &Site, namespace: &str, resource: &str) -> Self {
+        Self::new(site, namespace, &[resource], None).await
+    }
+
+    /// Joins the members of a site; it speaks of these resources, and confirms every fence after a while of its own.
+    pub async fn join_slow(site: &Site, namespace: &str, resources: &[&str], random: Random) -> Self {
+        Self::new(site, namespace, resources, Some(Mutex::new(random))).await
+    }
+
+    async fn new(site: &Site, namespace: &str, resources: &[&str], slow: Option<Mutex<Random>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binding the stand-in's port");
         let address = listener.local_addr().expect("the stand-in's address");
         let registration = register(&site.folder().join("state"), address).expect("registering the stand-in");
         let (asked, asked_now) = watch::channel(0);
         let (confirm, may_confirm) = watch::channel(0);
-        let server = Arc::new(Server {
-            name: registration.name().to_owned(),
-            namespace: namespace.to_owned(),
-            resource: resource.to_owned(),
-            asked,
-            confirm: may_confirm,
+        let (tells, may_tell) = watch::channel(true);
+        let (wanted, wanted_now) = watch::channel(0);
+        let idle = resources.iter().map(|name| {
+            json!({
+                "namespace": namespace, "name": name, "kind": "process", "requests": 0, "in_flight": 0, "held": 0,
+                "idle": null, "counting": "1h", "windows": {},
+            })
         });
+        let activity = json!({"member": registration.name(), "resources": idle.collect::<Vec<_>>()});
+        let server =
+            Arc::new(Server { activity, asked, confirm: may_confirm, tells: may_tell, wanted, slow });
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let server = server.clone();
@@ -63,7 +85,7 @@ impl StandIn {
                 });
             }
         });
-        Self { _registration: registration, asked: asked_now, confirm, server }
+        Self { _registration: registration, asked: asked_now, confirm, tells, wanted: wanted_now, server }
     }
 
     /// Waits until it is asked once more to confirm a fence, which stays open until [`StandIn::confirm`] or for the two
@@ -76,6 +98,17 @@ impl StandIn {
             async move { if now > before { Ok(now) } else { Err(format!("asked {now} times")) } }
         })
         .await
+    }
+
+    /// From now on, or no more, lets those wait who ask for its activity.
+    pub fn tell(&self, tell: bool) {
+        self.tells.send_replace(tell);
+    }
+
+    /// Waits until it is asked for its activity once more.
+    pub async fn wanted(&mut self) {
+        self.wanted.borrow_and_update();
+        self.wanted.changed().await.expect("its server runs");
     }
 
     /// Confirms the fence of this number, and every earlier one.
@@ -98,10 +131,12 @@ impl Server {
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let answer = match request.uri().path() {
-            "/api/v1/activity" => json!({"member": self.name, "resources": [{
-                "namespace": self.namespace, "name": self.resource, "kind": "process", "requests": 0, "in_flight": 0,
-                "held": 0, "idle": null, "counting": "1h", "windows": {},
-            }]}),
+            "/api/v1/activity" => {
+                self.wanted.send_modify(|wanted| *wanted += 1);
+                // An error: the test is over.
+                let _ = self.tells.clone().wait_for(|tells| *tells).await;
+                self.activity.clone()
+            }
             "/api/v1/fence" => self.fence().await,
             path => panic!("a stand-in was asked for {path}"),
         };
@@ -116,6 +151,11 @@ impl Server {
             *asked += 1;
             number = *asked;
         });
+        if let Some(random) = &self.slow {
+            let while_ = random.lock().unwrap_or_else(PoisonError::into_inner).between(Duration::ZERO..SLOW);
+            pause(while_).await;
+            return json!({"confirmed": true});
+        }
         // An error: the test is over.
         let _ = self.confirm.clone().wait_for(|confirm| *confirm >= number).await;
         json!({"confirmed": true})

@@ -126,11 +126,7 @@ impl Site {
 
     /// As [`Site::dlx`], on a listening socket of its own.
     pub async fn dlx_beside(&self) -> (Daemon, SocketAddr) {
-        let front = listener();
-        let address = front.local_addr().expect("the listening socket's address");
-        let mut launch = self.launch("dlx", binaries::folder().join("dlx"), &[]);
-        launch.arguments.push(format!("--listen-address={address}").into());
-        launch.sockets.push(front.into());
+        let (launch, address) = self.launch_dlx_beside(binaries::folder().join("dlx"));
         (launch.start().ready().await, address)
     }
 
@@ -141,9 +137,21 @@ impl Site {
 
     /// A DLX to be started from another program, or with more arguments, on the site's sockets.
     pub fn launch_dlx(&self, program: PathBuf, arguments: &[&str]) -> Launch {
+        self.launch_dlx_at(&self.front, program, arguments)
+    }
+
+    /// As [`Site::launch_dlx`], on a listening socket of its own; the ports of the resources are shared.
+    pub fn launch_dlx_beside(&self, program: PathBuf) -> (Launch, SocketAddr) {
+        let front = listener();
+        let address = front.local_addr().expect("the listening socket's address");
+        (self.launch_dlx_at(&front, program, &[]), address)
+    }
+
+    fn launch_dlx_at(&self, front: &TcpListener, program: PathBuf, arguments: &[&str]) -> Launch {
         let mut launch = self.launch("dlx", program, arguments);
-        launch.arguments.push(format!("--listen-address={}", self.front()).into());
-        let sockets = std::iter::once(&self.front).chain(&self.ports);
+        let address = front.local_addr().expect("the listening socket's address");
+        launch.arguments.push(format!("--listen-address={address}").into());
+        let sockets = std::iter::once(front).chain(&self.ports);
         launch
             .sockets
             .extend(sockets.map(|socket| OwnedFd::from(socket.try_clone().expect("a socket twice"))));

@@ -27,8 +27,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(1_600);
 /// What all clients of a run share.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    /// Where the DLX listens.
-    pub front: SocketAddr,
+    /// Where the DLXs listen.
+    pub fronts: Vec<SocketAddr>,
     /// Every request and its outcome.
     pub ledger: Ledger,
     /// The source of ids.
@@ -117,7 +117,7 @@ async fn keep_alive(
         let outcome = loop {
             let connection = match kept.as_mut() {
                 Some(connection) => connection,
-                None => match Connection::open(shared.front).await {
+                None => match Connection::open(shared.front(random)).await {
                     Ok(connection) => kept.insert(connection),
                     Err(error) => break Outcome::Lost(Lost::Connect(error.to_string())),
                 },
@@ -144,7 +144,7 @@ async fn keep_alive(
 async fn new_connections(shared: &Shared, host: &str, end: Instant, random: &mut Random) {
     loop {
         let id = shared.begin();
-        let outcome = match Connection::open(shared.front).await {
+        let outcome = match Connection::open(shared.front(random)).await {
             Err(error) => Outcome::Lost(Lost::Connect(error.to_string())),
             Ok(mut connection) => match connection.send(&request(&id, host, random)).await {
                 Exchange::Answered(response) => response.outcome(&id),
@@ -207,14 +207,19 @@ fn request(id: &str, host: &str, random: &mut Random) -> Vec<u8> {
 
 impl Shared {
     /// What a run begins with; ids begin with the seed.
-    pub fn new(front: SocketAddr, seed: u64) -> Self {
+    pub fn new(fronts: Vec<SocketAddr>, seed: u64) -> Self {
         Self {
-            front,
+            fronts,
             ledger: Ledger::default(),
             ids: Arc::new(Ids::new(format!("{seed:x}"))),
             flights: Arc::default(),
             stop: Arc::default(),
         }
+    }
+
+    /// One of the DLXs.
+    fn front(&self, random: &mut Random) -> SocketAddr {
+        self.fronts[random.below(self.fronts.len() as u64) as usize]
     }
 
     fn begin(&self) -> String {

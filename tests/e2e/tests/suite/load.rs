@@ -141,7 +141,7 @@ async fn the_load_of_the_cycles_finds_what_is_lost_and_nothing_else() {
         })
         .await;
 
-        let shared = Shared::new(front, random::seed());
+        let shared = Shared::new(vec![front], random::seed());
         let mut clients = Clients::new(shared.clone(), "hello.localhost", None);
         let mut random = Random::new(1, 1);
         let end = Instant::now() + Duration::from_secs(1);

@@ -58,6 +58,12 @@ async fn the_daemons_go_on_beside_a_plugin_that_hangs() {
     goes_on_beside("hang").await;
 }
 
+/// Its threads are gone for good after two such calls: none of its other calls is answered either.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_go_on_beside_a_plugin_that_blocks_its_threads() {
+    goes_on_beside("block").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemons_go_on_beside_a_plugin_that_is_slow() {
     goes_on_beside("slow").await;
