@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{clients::Clients, hello, proc, report::Held};
+use super::{clients::Clients, proc, report::Held};
 use crate::{
     build::Built,
-    scene::{Scene, Script, process_section},
+    scene::{Scene, Script},
     steps::pause,
     view::views,
 };
@@ -21,10 +21,10 @@ const STILL: Duration = Duration::from_secs(5);
 ///
 /// They are not all held.
 pub async fn measure(built: &Built, requests: usize) -> Result<Held> {
-    let service = hello(built, "late", 17_100, &["--start-delay", "10m"])?;
+    // Of kind `command`: it has no endpoint until its start is done, so that nothing is probed either.
     let namespace_file = format!(
-        "namespace: bench\ndlx:\n  holdTimeout: 5m\n  resourceReadinessTimeout: 10m\n  maxHeldRequests: {requests}\n  maxHeldBytes: 8GiB\n{}",
-        process_section(&[service])
+        "namespace: bench\ndlx:\n  holdTimeout: 5m\n  resourceReadinessTimeout: 10m\n  maxHeldRequests: {requests}\n  maxHeldBytes: 8GiB\n\
+         plugins:\n  command:\n    resources:\n      - {{name: late, start: exec sleep 600, stop: 'true', address: '127.0.0.1:1', hosts: [late.localhost]}}\n"
     );
     let script = Script {
         namespace_file,
