@@ -32,38 +32,71 @@ enum Answer {
     Switched(Response<Incoming>),
 }
 
-/// Forwards a request, now or as soon as its resource is up.
+/// An exchange under way.
+type Exchange = Pin<Box<dyn Future<Output = Result<Response<Relay>, Arc<Refusal>>> + Send>>;
+
+/// Forwards a request, now or as soon as its resource is up: the future says with what, or what to answer instead.
 ///
-/// # Errors
-///
-/// What to answer instead.
-pub async fn forward(
-    caller: &Arc<Caller>,
-    routed: Routed,
-    request: Request<Incoming>,
-) -> Result<Response<Relay>, Arc<Refusal>> {
-    let entry = routed.entry.clone();
+/// Boxed, and not `async` itself: what it takes to send a request is several KiB, which neither an idle connection nor a
+/// held request is to carry.
+pub fn forward(caller: Arc<Caller>, routed: Routed, request: Request<Incoming>) -> Exchange {
+    let Routed { entry, path } = routed;
     let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
-    let mut admitted = match entry.enter() {
-        Some(in_flight) => Admitted { in_flight, held: None },
-        // Boxed: what is held is small.
-        None => {
-            let held: Pin<Box<dyn Future<Output = _> + Send>> =
-                Box::pin(hold(caller.clone(), entry.clone(), weight(&request, SOCKET_TAKES), deadline));
-            held.await?
+    match entry.enter() {
+        Some(in_flight) => {
+            let admitted = Admitted { in_flight, held: None };
+            Box::pin(send_on(caller, entry, path, request, admitted, deadline))
         }
+        None => Box::pin(hold(caller, entry, path, request, deadline)),
+    }
+}
+
+/// Holds a request, sends it on when its resource is up, and goes away when its client does.
+async fn hold(
+    caller: Arc<Caller>,
+    entry: Arc<Entry>,
+    path: Option<http::uri::PathAndQuery>,
+    mut request: Request<Incoming>,
+    deadline: Instant,
+) -> Result<Response<Relay>, Arc<Refusal>> {
+    let bytes = weight(&request, SOCKET_TAKES);
+    head::unpin(&mut request);
+    let admitted = match &caller.socket {
+        // HTTP/2: the stream's end drops this.
+        None => entry.admit(bytes, deadline).await?,
+        Some(socket) => tokio::select! {
+            admitted = entry.admit(bytes, deadline) => admitted?,
+            () = socket.closed() => {
+                // Nobody reads it; it ends the connection.
+                let reason = "the client closed the connection";
+                let refusal = Refusal::unavailable(&entry.key.id, "client left", reason, Duration::from_secs(1));
+                return Err(Arc::new(Refusal { close: true, ..refusal }));
+            }
+        },
     };
-    let (mut request, switch) = outgoing(caller, routed.path, request);
+    Box::pin(send_on(caller, entry, path, request, admitted, deadline)).await
+}
+
+/// Sends a request that was let go to its resource.
+async fn send_on(
+    caller: Arc<Caller>,
+    entry: Arc<Entry>,
+    path: Option<http::uri::PathAndQuery>,
+    request: Request<Incoming>,
+    mut admitted: Admitted,
+    deadline: Instant,
+) -> Result<Response<Relay>, Arc<Refusal>> {
+    let (mut request, switch) = outgoing(&caller, path, request);
     let mut cold = None;
     loop {
         let Admitted { in_flight, held } = admitted;
-        let Some(target) = choose(caller, &entry) else {
+        let Some(target) = choose(&caller, &entry) else {
             // The last endpoint went away this moment.
             drop(in_flight);
             admitted = entry.admit(0, deadline).await?;
             continue;
         };
-        let sending = send(caller, &target, request, switch.is_some());
+        let sending = send(&caller, &target, request, switch.is_some());
         let sent = match held {
             None => sending.await,
             Some((place, how)) => {
@@ -79,7 +112,7 @@ pub async fn forward(
             }
         };
         match sent {
-            Ok(answer) => return Ok(incoming(caller, answer, in_flight, switch, cold)),
+            Ok(answer) => return Ok(incoming(&caller, answer, in_flight, switch, cold)),
             Err(Unsent::Never(unsent, reason)) => {
                 tracing::debug!(resource = %entry.key.id, %reason, "not sent; held again");
                 let listed = entry.unreachable(&target, &reason);
@@ -92,27 +125,6 @@ pub async fn forward(
                 admitted = entry.admit(0, deadline).await?;
             }
             Err(Unsent::Perhaps(reason)) => return Err(Arc::new(Refusal::broken(&entry.key.id, reason))),
-        }
-    }
-}
-
-/// Holds a request, and goes away when its client does.
-async fn hold(
-    caller: Arc<Caller>,
-    entry: Arc<Entry>,
-    bytes: u64,
-    deadline: Instant,
-) -> Result<Admitted, Arc<Refusal>> {
-    let Some(socket) = &caller.socket else {
-        // HTTP/2: the stream's end drops this.
-        return entry.admit(bytes, deadline).await;
-    };
-    tokio::select! {
-        admitted = entry.admit(bytes, deadline) => admitted,
-        () = socket.closed() => {
-            // Nobody reads it; it ends the connection.
-            let reason = "the client closed the connection";
-            Err(Arc::new(Refusal { close: true, ..Refusal::unavailable(&entry.key.id, "client left", reason, Duration::from_secs(1)) }))
         }
     }
 }

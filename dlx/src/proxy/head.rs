@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 
 /// Fields of one connection alone (RFC 9110 7.6.1), besides those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -33,6 +34,26 @@ const SAID_BY_PEERS: [HeaderName; 7] = [
 /// Fields that say how a message ends or for whom it is: `Connection` must not name them away.
 const NEVER_NAMED: [HeaderName; 4] =
     [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::VIA];
+
+/// Copies what the head shows of the connection's read buffer. While anybody looks at that, hyper needs another one of
+/// 8 KiB for what comes next.
+pub fn unpin<B>(request: &mut Request<B>) {
+    if let Ok(uri) = Uri::try_from(request.uri().to_string()) {
+        *request.uri_mut() = uri;
+    }
+    let headers = request.headers_mut();
+    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| all.extend_from_slice(value.as_bytes()));
+    let mut all = all.freeze();
+    for value in headers.values_mut() {
+        let sensitive = value.is_sensitive();
+        // It was a value before: it is one again.
+        if let Ok(mut copy) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
+            copy.set_sensitive(sensitive);
+            *value = copy;
+        }
+    }
+}
 
 /// Takes out what belongs to the connection the message came on.
 pub fn strip(headers: &mut HeaderMap) {
@@ -108,6 +129,28 @@ mod tests {
 
     fn peer() -> SocketAddr {
         "[::ffff:192.0.2.1]:5".parse().unwrap()
+    }
+
+    /// Nothing of it lies in the buffer it was read into any more, and it says the same.
+    #[test]
+    fn a_head_without_its_buffer_says_the_same() {
+        let buffer = bytes::Bytes::from_static(b"/a?b=c%20d;demo.localhost;\xff secret;");
+        let field = |from, to| HeaderValue::from_maybe_shared(buffer.slice(from..to)).unwrap();
+        let mut secret = field(26, 34);
+        secret.set_sensitive(true);
+        let uri = Uri::from_maybe_shared(buffer.slice(0..10)).unwrap();
+        let mut request = Request::builder().uri(uri).body(()).unwrap();
+        request.headers_mut().append("host", field(11, 25));
+        request.headers_mut().append("x-two", secret);
+        request.headers_mut().append("x-two", HeaderValue::from_static(""));
+        let before = request.headers().clone();
+        unpin(&mut request);
+        assert_eq!(request.uri(), "/a?b=c%20d");
+        assert_eq!(*request.headers(), before);
+        assert!(request.headers()["x-two"].is_sensitive());
+        let read_into = buffer.as_ptr_range();
+        assert!(request.headers().values().all(|value| !read_into.contains(&value.as_bytes().as_ptr())));
+        assert!(!read_into.contains(&request.uri().path().as_ptr()));
     }
 
     #[test]

@@ -74,7 +74,7 @@ async fn serve(caller: &Arc<Caller>, routed: Routed, request: Request<Incoming>)
         return refuse(&Refusal::looped(&entry.key.id), Some(&entry));
     }
     entry.counts.arrived();
-    let response = match forward::forward(caller, routed, request).await {
+    let response = match forward::forward(caller.clone(), routed, request).await {
         Ok(response) => response,
         Err(refusal) => return refuse(&refusal, Some(&entry)),
     };
