@@ -76,6 +76,17 @@ async fn only_the_version_that_stands_is_replaced() {
 }
 
 #[tokio::test]
+async fn no_version_comes_back_after_its_file_was_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = open(folder.path());
+    let nobody_wrote = rows.read(&id()).unwrap().version;
+    let before = rows.compare_and_set(&id(), &nobody_wrote, &row(State::Draining)).await.unwrap();
+    fs::remove_file(folder.path().join("rows/test/demo/one.json")).unwrap();
+    let after = rows.compare_and_set(&id(), &nobody_wrote, &row(State::Draining)).await.unwrap();
+    assert_ne!(before, after);
+}
+
+#[tokio::test]
 async fn what_is_put_to_zero_is_leaving_in_the_same_write() {
     let folder = tempfile::tempdir().unwrap();
     let rows = open(folder.path());
@@ -207,11 +218,12 @@ async fn changes_are_named_and_none_is_missed() {
     let (rows, writer) = (open(folder.path()), open(folder.path()));
     let names = ["one", "a/b", "..", "ä"];
     let writing = tokio::spawn(async move {
-        for _ in 0..50 {
+        for round in 1..=50 {
             for name in names {
                 let id = ResourceId::new("demo", name);
                 let version = writer.read(&id).unwrap().version;
-                writer.compare_and_set(&id, &version, &row(State::Active)).await.unwrap();
+                let row = Row { reason: round.to_string(), ..row(State::Active) };
+                writer.compare_and_set(&id, &version, &row).await.unwrap();
                 tokio::task::yield_now().await;
             }
         }
@@ -220,11 +232,11 @@ async fn changes_are_named_and_none_is_missed() {
     let mut known = std::collections::HashMap::new();
     let mut cursor = rows.changed(0).await.cursor;
     let follow = async {
-        while known.len() < names.len() || known.values().any(|version| *version != Version("50".into())) {
+        while known.len() < names.len() || known.values().any(|round| round != "50") {
             let changed = rows.changed(cursor).await;
             cursor = changed.cursor;
             for name in changed.names.unwrap() {
-                known.insert(name.clone(), rows.read(&ResourceId::new("demo", name)).unwrap().version);
+                known.insert(name.clone(), rows.read(&ResourceId::new("demo", name)).unwrap().row.reason);
             }
         }
     };

@@ -1,7 +1,7 @@
 //! Rows in files, for kinds of resource that no cluster keeps.
 //!
 //! Every daemon of a host shares one folder, `<state-dir>/rows/<kind>/<namespace>/`, with one small file per resource:
-//! its [`Row`], a version that counts its changes, and what the plugin wants to know of the running resource (`up`:
+//! its [`Row`], a version that grows with every change, and what the plugin wants to know of the running resource (`up`:
 //! the process's run, an address, whatever `U` is). A plugin needs four calls:
 //!
 //! ```no_run
@@ -194,7 +194,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
                     return Err(ScaleError::Conflict);
                 }
                 record.up = None;
-                record.version += 1;
+                record.advance();
                 Ok(())
             })
             .await;
@@ -323,7 +323,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Turn<U> {
                     return Err(anyhow::anyhow!("what was up before has to be stopped first").into());
                 }
                 record.up = Some(up.clone());
-                record.version += 1;
+                record.advance();
                 Ok(())
             })
             .await?;
