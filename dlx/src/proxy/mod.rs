@@ -95,6 +95,11 @@ async fn route(caller: &Caller, request: &Request<Incoming>) -> Result<Routed, R
     if request.method() == Method::CONNECT {
         return Err(Refusal::malformed("CONNECT is not what this is for"));
     }
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        && caller.socket.as_ref().is_some_and(Socket::both_lengths)
+    {
+        return Err(Refusal::malformed("it has both Content-Length and Transfer-Encoding"));
+    }
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {

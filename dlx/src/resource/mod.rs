@@ -302,6 +302,9 @@ impl Entry {
             let seen = Seen { row, version: resource.version.clone(), scaled: resource.replicas > 0 };
             let before = view.gate.seen().map(|seen| seen.row.state);
             let after = seen.row.state;
+            if after == State::Draining {
+                view.last_fence = Some(seen.row.nonce);
+            }
             view.gate.step(GateInput::Saw(Some(seen)));
             view.see(source, resource);
             if before.is_some_and(|before| before != after) {
@@ -345,6 +348,10 @@ impl Entry {
                     return Err(format!("{n} requests in flight"));
                 }
                 GateOrder::Refuse(NotConfirmed::Held(n)) => return Err(format!("{n} requests held")),
+                // It will not come again.
+                _ if self.read(|view| view.last_fence == Some(nonce)) => {
+                    return Err("the fence was reverted".to_owned());
+                }
                 _ => {
                     if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
                         return Err(self.read(|view| match view.gate.seen() {

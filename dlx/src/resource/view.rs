@@ -36,6 +36,8 @@ pub struct View {
     pub facts_changed: bool,
     /// No plugin lists it any more.
     pub gone: bool,
+    /// The nonce of the last fence that was seen.
+    pub last_fence: Option<Nonce>,
     /// The last wake that could not succeed.
     pub failure: Option<Failure>,
     /// The last thing that went wrong, whether or not it passed.
@@ -97,6 +99,7 @@ impl View {
             driven: false,
             facts_changed: false,
             gone: false,
+            last_fence: None,
             failure: None,
             last_error: None,
             lost_writes: 0,

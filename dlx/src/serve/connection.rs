@@ -58,7 +58,6 @@ async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(LONGEST_HEAD)
-        .pipeline_flush(true)
         // One copy of a small body costs less than a second piece to write.
         .writev(false)
         .serve_connection(TokioIo::new(socket), service)

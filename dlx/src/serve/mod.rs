@@ -2,6 +2,7 @@
 
 mod accept;
 mod connection;
+mod lengths;
 mod socket;
 mod worker;
 

@@ -16,6 +16,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::lengths;
+
 /// A client's connection. Clones are the same connection.
 #[derive(Clone, Debug)]
 pub struct Socket(Arc<Inner>);
@@ -25,6 +27,8 @@ struct Inner {
     stream: TcpStream,
     /// The watcher took the readiness away: bytes may be there although nothing says so.
     cleared: AtomicBool,
+    /// A head with both lengths was read.
+    both_lengths: AtomicBool,
 }
 
 // === impl Socket ===
@@ -32,12 +36,29 @@ struct Inner {
 impl Socket {
     /// Takes a connection over.
     pub fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(Inner { stream, cleared: AtomicBool::new(false) }))
+        Self(Arc::new(Inner {
+            stream,
+            cleared: AtomicBool::new(false),
+            both_lengths: AtomicBool::new(false),
+        }))
     }
 
     /// The stream.
     pub fn stream(&self) -> &TcpStream {
         &self.0.stream
+    }
+
+    /// Whether a head with both `Content-Length` and `Transfer-Encoding` was read. Hyper takes the length out before
+    /// anybody sees it; such a request is refused all the same, since whoever stands in front may have believed the
+    /// length, and what follows it here was a body there.
+    pub fn both_lengths(&self) -> bool {
+        self.0.both_lengths.load(Ordering::Relaxed)
+    }
+
+    fn look_at(&self, bytes: &[u8]) {
+        if lengths::both(bytes) {
+            self.0.both_lengths.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Waits until the client has closed its side, unread bytes or not.
@@ -79,12 +100,15 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.0.cleared.load(Ordering::Acquire) && self.0.cleared.swap(false, Ordering::AcqRel) {
+        let before = buffer.filled().len();
+        if self.0.cleared.swap(false, Ordering::AcqRel) {
             match self.read_now(buffer) {
+                // Empty: from now on the readiness tells all there is to tell.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
-                    // There may be more, and nothing will say so.
+                    // There may be more of which nobody is told.
                     self.0.cleared.store(true, Ordering::Release);
+                    self.look_at(&buffer.filled()[before..]);
                     return Poll::Ready(read);
                 }
             }
@@ -93,7 +117,10 @@ impl AsyncRead for Socket {
             ready!(self.0.stream.poll_read_ready(cx))?;
             match self.0.stream.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+                read => {
+                    self.look_at(&buffer.filled()[before..]);
+                    return Poll::Ready(read.map(drop));
+                }
             }
         }
     }

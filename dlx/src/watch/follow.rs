@@ -102,8 +102,9 @@ async fn stream(dlx: Arc<Dlx>, source: Arc<Source>) {
     let (mut cursor, mut pause) = (0, FIRST);
     let mut reported = String::new();
     loop {
-        let asked = *asks.borrow_and_update();
         let complete = cursor == 0;
+        // An ask is taken up only by a list that begins after it.
+        let asked = if complete { *asks.borrow_and_update() } else { 0 };
         let told = if complete {
             source.calls.changes(0).await
         } else {

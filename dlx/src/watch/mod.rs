@@ -5,5 +5,5 @@ mod follow;
 mod source;
 
 pub use calls::{Calls, Failed, Pending};
-pub use follow::{Followed, follow_fleet};
+pub use follow::{Followed, follow_fleet, follow_source};
 pub use source::Source;

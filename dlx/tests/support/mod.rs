@@ -1,0 +1,139 @@
+//! A DLX in the test's process, with real sockets, on a made-up plugin that the test moves by hand.
+#![allow(dead_code, reason = "every test binary uses its own part")]
+
+pub mod plugin;
+pub mod upstream;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use daemon::settings::Settings;
+use dlx::{
+    dlx::Dlx,
+    hold::Limits,
+    resource::{Entry, Key},
+    serve::{Accepted, Workers, accept},
+    shared::Shared,
+    watch::{Source, follow_source},
+};
+use plugin::Plugin;
+use scaler_types::{ResourceId, protocol::Rules};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime::Handle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long an event may take before the test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A DLX that serves on a port of its own.
+pub struct Site {
+    pub dlx: Arc<Dlx>,
+    pub plugin: Arc<Plugin>,
+    pub address: SocketAddr,
+    pub draining: CancellationToken,
+    pub workers: Workers,
+}
+
+/// What differs from the defaults.
+pub struct Given {
+    pub settings: Settings,
+    pub rules: Rules,
+    pub trusted: &'static [&'static str],
+    pub held: Limits,
+}
+
+impl Default for Given {
+    fn default() -> Self {
+        Self {
+            settings: Settings { hold_timeout: PATIENCE, ..Settings::default() },
+            rules: Rules::default(),
+            trusted: &[],
+            held: Limits { requests: 100_000, bytes: 1 << 30 },
+        }
+    }
+}
+
+impl Site {
+    pub async fn start(plugin: Arc<Plugin>, given: Given) -> Self {
+        let draining = CancellationToken::new();
+        let shared = Shared::new(given.rules, Handle::current(), given.held);
+        let mut dlx = Dlx::new(shared, "test-1", draining.clone());
+        dlx.peers = dlx::route::Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect());
+        let dlx = Arc::new(dlx);
+        let source = Source::new(plugin.clone(), "test", "demo", Arc::new(given.settings));
+        dlx.sources.lock().unwrap().push(source.clone());
+        follow_source(&dlx, source);
+        dlx.rebuild_routes();
+        dlx.listed().await;
+        let workers = Workers::start(&dlx, 2).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (hand, stop) = (workers.clone(), draining.clone());
+        tokio::spawn(accept(listener, stop, move |stream, peer| {
+            hand.hand(Accepted { stream, peer, identity: None });
+        }));
+        Self { dlx, plugin, address, draining, workers }
+    }
+
+    /// A resource of the plugin's.
+    pub fn entry(&self, name: &str) -> Arc<Entry> {
+        self.dlx.entry(&Key { kind: "test".into(), id: ResourceId::new("demo", name) }).unwrap()
+    }
+
+    /// A connection to the DLX.
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends bytes and reads until the DLX closes the connection.
+    pub async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// A GET on a connection of its own.
+    pub async fn get(&self, host: &str, path: &str) -> String {
+        self.raw(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await
+    }
+}
+
+/// Waits until `true`, looking whenever the resource changes and, for what changes unseen, now and then.
+pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !is() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(2)).await;
+    }
+}
+
+/// The status of an answer.
+pub fn status(answer: &str) -> u16 {
+    answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or_else(|| panic!("no answer: {answer:?}"))
+}
+
+/// The body of an answer.
+pub fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+/// A header of an answer.
+pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let head = answer.split("\r\n\r\n").next()?;
+    head.lines().find_map(|line| {
+        let (own, value) = line.split_once(':')?;
+        own.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}

@@ -1,0 +1,191 @@
+//! A plugin whose resources the test moves by hand. Rows and scales are changed by compare-and-set, as a real one's.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use dlx::watch::{Calls, Failed, Pending};
+use scaler_types::{
+    Changes, Endpoint, Nonce, Probe, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target,
+    Version,
+};
+use tokio::sync::watch;
+
+type Wake = Box<dyn Fn(&ScaleRequest) -> Result<Vec<Endpoint>, ScaleError> + Send + Sync>;
+
+pub struct Plugin {
+    resources: Mutex<BTreeMap<ResourceId, Resource>>,
+    cursor: watch::Sender<u64>,
+    versions: AtomicU64,
+    /// What a wake gives.
+    pub wake: Mutex<Arc<Wake>>,
+    pub set_scales: AtomicUsize,
+    pub lists: AtomicUsize,
+}
+
+impl Plugin {
+    /// A plugin whose wakes come up at once at `address`.
+    pub fn at(address: impl ToString) -> Arc<Self> {
+        let address = address.to_string();
+        Self::waking(move |_| Ok(vec![endpoint(&address)]))
+    }
+
+    pub fn waking(
+        wake: impl Fn(&ScaleRequest) -> Result<Vec<Endpoint>, ScaleError> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            resources: Mutex::default(),
+            cursor: watch::Sender::new(1),
+            versions: AtomicU64::new(1),
+            wake: Mutex::new(Arc::new(Box::new(wake))),
+            set_scales: AtomicUsize::new(0),
+            lists: AtomicUsize::new(0),
+        })
+    }
+
+    /// Adds a resource that sleeps, known under `<name>.test`.
+    pub fn asleep(self: Arc<Self>, name: &str) -> Arc<Self> {
+        self.add(name, |resource| resource.row.state = State::Asleep);
+        self
+    }
+
+    /// Adds a resource that is awake.
+    pub fn awake(self: Arc<Self>, name: &str, address: impl ToString) -> Arc<Self> {
+        self.add(name, |resource| {
+            resource.replicas = 1;
+            resource.endpoints = vec![endpoint(address)];
+        });
+        self
+    }
+
+    pub fn add(&self, name: &str, change: impl FnOnce(&mut Resource)) {
+        let mut resource = Resource::new(ResourceId::new("demo", name));
+        resource.hosts = vec![format!("{name}.test")];
+        change(&mut resource);
+        resource.version = self.version();
+        self.resources.lock().unwrap().insert(resource.id.clone(), resource);
+        self.moved();
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.resources.lock().unwrap().remove(&ResourceId::new("demo", name));
+        self.moved();
+    }
+
+    /// Changes a resource as somebody else would.
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut Resource)) -> Version {
+        let version = self.version();
+        let mut resources = self.resources.lock().unwrap();
+        let resource = resources.get_mut(&ResourceId::new("demo", name)).unwrap();
+        change(resource);
+        resource.version = version.clone();
+        drop(resources);
+        self.moved();
+        version
+    }
+
+    /// The autoscaler's write; `None` on a conflict.
+    pub fn write(
+        &self,
+        name: &str,
+        expected: &Version,
+        change: impl FnOnce(&mut Resource),
+    ) -> Option<Version> {
+        let mut resources = self.resources.lock().unwrap();
+        let resource = resources.get_mut(&ResourceId::new("demo", name)).unwrap();
+        if resource.version != *expected {
+            return None;
+        }
+        change(resource);
+        resource.version = self.version();
+        let version = resource.version.clone();
+        drop(resources);
+        self.moved();
+        Some(version)
+    }
+
+    /// Fences it; the nonce and the version of the fence, `None` where it is not active.
+    pub fn fence(&self, name: &str) -> Option<(Nonce, Version)> {
+        let now = self.get(name);
+        if now.row.state != State::Active || now.replicas == 0 {
+            return None;
+        }
+        let nonce = Nonce::fresh();
+        let version = self.write(name, &now.version, |resource| {
+            resource.row = Row { state: State::Draining, nonce, ..Row::default() };
+        })?;
+        Some((nonce, version))
+    }
+
+    pub fn get(&self, name: &str) -> Resource {
+        self.resources.lock().unwrap()[&ResourceId::new("demo", name)].clone()
+    }
+
+    fn version(&self) -> Version {
+        Version(self.versions.fetch_add(1, Ordering::SeqCst).to_string())
+    }
+
+    fn moved(&self) {
+        self.cursor.send_modify(|cursor| *cursor += 1);
+    }
+}
+
+/// An endpoint that is ready when its port accepts. Each is another incarnation.
+pub fn endpoint(address: impl ToString) -> Endpoint {
+    static RUN: AtomicU64 = AtomicU64::new(0);
+    let incarnation = RUN.fetch_add(1, Ordering::Relaxed).to_string();
+    Endpoint { address: address.to_string(), incarnation, probe: Probe::Tcp }
+}
+
+impl Calls for Plugin {
+    fn changes(&self, cursor: u64) -> Pending<'_, Result<Changes, Failed>> {
+        Box::pin(async move {
+            let mut moved = self.cursor.subscribe();
+            if cursor == 0 {
+                self.lists.fetch_add(1, Ordering::SeqCst);
+            } else {
+                moved.wait_for(|now| *now != cursor).await.unwrap();
+            }
+            let cursor = *moved.borrow();
+            let resources = self.resources.lock().unwrap().values().cloned().collect();
+            Ok(Changes { cursor, complete: true, resources, removed: Vec::new() })
+        })
+    }
+
+    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> Pending<'a, Result<(), ScaleError>> {
+        Box::pin(async move {
+            assert_eq!(request.target, Target::AtLeast(1));
+            self.set_scales.fetch_add(1, Ordering::SeqCst);
+            if self.get(&request.id.name).version != request.version {
+                return Err(ScaleError::Conflict);
+            }
+            let wake = self.wake.lock().unwrap().clone();
+            let endpoints = wake(request)?;
+            let written = self.write(&request.id.name, &request.version, |resource| {
+                resource.row = request.row.clone();
+                resource.replicas = 1;
+                resource.endpoints = endpoints;
+            });
+            written.map(drop).ok_or(ScaleError::Conflict)
+        })
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        id: &'a ResourceId,
+        expected: &'a Version,
+        row: &'a Row,
+    ) -> Pending<'a, Result<Version, ScaleError>> {
+        Box::pin(async move {
+            self.write(&id.name, expected, |resource| resource.row = row.clone()).ok_or(ScaleError::Conflict)
+        })
+    }
+
+    fn resolve_service_name<'a>(&'a self, _: &'a ResourceId) -> Pending<'a, Result<String, Failed>> {
+        Box::pin(async { Err(Failed("it lists its endpoints".to_owned())) })
+    }
+}
