@@ -22,7 +22,7 @@ const PLACE: Duration = Duration::from_secs(1);
 /// The pause before a port of a ready endpoint is tried again.
 const PORT_PAUSE: Duration = Duration::from_millis(20);
 /// What a socket takes of a body while nobody reads it.
-const SOCKET_TAKES: u64 = 64 * 1024;
+pub const SOCKET_TAKES: u64 = 64 * 1024;
 
 /// An answer's head, and what it came on.
 enum Answer {
@@ -42,6 +42,9 @@ type Exchange = Pin<Box<dyn Future<Output = Result<Response<Relay>, Arc<Refusal>
 pub fn forward(caller: Arc<Caller>, routed: Routed, request: Request<Incoming>) -> Exchange {
     let Routed { entry, path } = routed;
     let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
+    if let Some(parked) = caller.take_parked().filter(|parked| Arc::ptr_eq(&parked.entry, &entry)) {
+        return Box::pin(async move { send_on(caller, entry, path, request, parked.told?, deadline).await });
+    }
     match entry.enter() {
         Some(in_flight) => {
             let admitted = Admitted { in_flight, held: None };

@@ -6,9 +6,13 @@ mod head;
 mod pool;
 mod upgrade;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 pub use body::{Relay, Upload};
+pub use forward::SOCKET_TAKES;
 use http::{HeaderValue, Method, Request, Response, Version, header, uri::PathAndQuery};
 use hyper::body::{Body, Incoming};
 pub use pool::{Pool, dial};
@@ -18,7 +22,7 @@ use crate::{
     dlx::{Dlx, Open},
     resource::Entry,
     route,
-    serve::{Identity, Socket},
+    serve::{Identity, Parked, Socket},
 };
 
 /// What the requests of one connection have in common.
@@ -36,8 +40,17 @@ pub struct Caller {
     pub trusted: bool,
     /// Whose port it came in on, where it is not the shared one.
     pub identity: Option<Identity>,
+    /// What its first request was told, if that was held before the connection was served.
+    pub parked: Mutex<Option<Parked>>,
     /// The connection, where it carries one request at a time.
     pub socket: Option<Socket>,
+}
+
+impl Caller {
+    /// What the connection's first request was told while it was parked; once.
+    fn take_parked(&self) -> Option<Parked> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// A request that knows for whom it is.

@@ -115,6 +115,11 @@ impl Entry {
         self.changed.subscribe()
     }
 
+    /// Whether a request that comes now need not wait.
+    pub fn is_open(&self) -> bool {
+        self.queue.is_empty() && self.open.load(Ordering::SeqCst)
+    }
+
     /// Enters if the gate is open and nobody waits in front.
     pub fn enter(self: &Arc<Self>) -> Option<InFlight> {
         if !self.queue.is_empty() {

@@ -1,6 +1,12 @@
 //! One client's HTTP connection, version 1 or 2.
 
-use std::{convert::Infallible, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::Request;
 use hyper::{
@@ -11,7 +17,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::{Identity, Socket};
+use super::{Identity, Socket, park};
 use crate::{
     dlx::{Dlx, Open},
     proxy::{Caller, Pool, handle},
@@ -40,10 +46,14 @@ pub async fn serve(
     let open = Open::new(&dlx);
     let trusted = dlx.peers.trusts(peer.ip());
     let socket = Socket::new(stream);
-    let mut caller = Caller { dlx, open, pool, peer, trusted, identity, socket: None };
+    let mut caller =
+        Caller { dlx, open, pool, peer, trusted, identity, parked: Mutex::default(), socket: None };
     if speaks_http2(&socket).await {
         Box::pin(serve_http2(Arc::new(caller), socket)).await;
     } else {
+        // An error: its client left.
+        let Ok(parked) = park::park(&caller, &socket).await else { return };
+        caller.parked = Mutex::new(parked);
         caller.socket = Some(socket.clone());
         Box::pin(serve_http1(Arc::new(caller), socket)).await;
     }

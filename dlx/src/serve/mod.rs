@@ -3,12 +3,14 @@
 mod accept;
 mod connection;
 mod lengths;
+mod park;
 mod socket;
 mod worker;
 
 use std::sync::Arc;
 
 pub use accept::accept;
+pub use park::Parked;
 use scaler_types::Port;
 pub use socket::Socket;
 pub use worker::{Accepted, Workers};
