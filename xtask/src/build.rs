@@ -42,13 +42,14 @@ pub fn build(profile: Profile) -> Result<Built> {
     install(profile)
 }
 
-/// Builds the whole workspace, tests aside, and installs the plugins.
+/// Builds the whole workspace, tests included, and installs the plugins. (Without the tests, what they want of the
+/// dependencies beside would have those built a second time afterwards.)
 ///
 /// # Errors
 ///
 /// cargo's, and the file system's.
 pub fn build_all(profile: Profile) -> Result<Built> {
-    run(cargo().args(["build", "--quiet", "--workspace", "--profile", profile.name()]))?;
+    run(cargo().args(["build", "--quiet", "--workspace", "--all-targets", "--profile", profile.name()]))?;
     install(profile)
 }
 
