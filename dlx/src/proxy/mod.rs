@@ -129,6 +129,10 @@ async fn route(caller: &Caller, request: &Request<Incoming>) -> Result<Routed, R
     if authority.is_none() && request.version() == Version::HTTP_11 {
         return Err(Refusal::malformed("it has no Host header"));
     }
+    // An empty Host is what a target without a host has (RFC 9112 3.2); any other has to be one.
+    if authority.is_some_and(|authority| !authority.is_empty() && !route::is_host(authority)) {
+        return Err(Refusal::malformed("its Host is no host name"));
+    }
     if let Some(identity) = &caller.identity {
         return Ok(Routed { entry: identity.entry.clone(), path: None });
     }

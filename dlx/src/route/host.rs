@@ -27,6 +27,11 @@ pub fn lookup_form<'a>(authority: &'a str, buffer: &'a mut [u8; LONGEST]) -> Opt
     std::str::from_utf8(lower).ok()
 }
 
+/// Whether a `Host` or `:authority` is one.
+pub fn is_host(authority: &str) -> bool {
+    lookup_form(authority, &mut [0; LONGEST]).is_some()
+}
+
 fn without_port(authority: &str) -> Option<&str> {
     if authority.starts_with('[') {
         let end = authority.find(']')?;

@@ -5,7 +5,7 @@ mod named;
 mod peers;
 mod table;
 
-pub use host::{lookup_form, normalize};
+pub use host::{is_host, lookup_form, normalize};
 pub use named::{Named, named};
 pub use peers::{Network, Peers};
 pub use table::{Conflict, NameHeader, PathHeader, Table};
