@@ -199,7 +199,7 @@ async fn line_by_line(
 
 /// A request for the host; some take a while, so that they are in flight when a fence is tried.
 fn request(id: &str, host: &str, random: &mut Random) -> Vec<u8> {
-    let path = if random.percent(20) { format!("/slow/{}", random.below(60)) } else { "/".to_owned() };
+    let path = if random.percent(30) { format!("/slow/{}", random.below(100)) } else { "/".to_owned() };
     get(host, &path, id)
 }
 

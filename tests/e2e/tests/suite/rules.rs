@@ -3,36 +3,46 @@
 use std::time::Duration;
 
 use e2e::{
-    Namespace, Service, Site, binaries,
+    Daemon, Namespace, Service, Site, binaries,
     cycles::Plan,
+    daemon::Launch,
     load::{Lost, Response, get, once},
     member::StandIn,
     until,
     wait::pause,
     without::WITHOUT,
 };
+use tokio::task::JoinHandle;
 
-/// Far more cycles than a loss takes to be found.
-const CYCLES: u64 = 100;
+/// Far more cycles than a loss takes to be found (about 20).
+const CYCLES: u64 = 300;
 
+/// The load of the cycles finds the loss by itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_version_test_of_a_commit_requests_are_lost() {
-    loses("commit_tests_version").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_reverting_before_forwarding_requests_are_lost() {
-    loses("revert_before_forward").await;
-}
-
-async fn loses(rule: &'static str) {
-    let plan = Plan { cycles: CYCLES, without: Some(rule), until_lost: true, ..Plan::new() };
-    let report = plan.run().await;
+async fn cycles_under_load_find_that_the_version_test_of_a_commit_is_left_out() {
+    let rule = "commit_tests_version";
+    let report = Plan { cycles: CYCLES, without: Some(rule), until_lost: true, ..Plan::new() }.run().await;
     println!("without {rule}: {report}");
     assert!(
         !report.verdict.lost.is_empty(),
         "nothing was lost without {rule}: the load does not find it\n{report}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_after_its_dlx_has_confirmed_is_answered() {
+    let answer = inside_a_confirmed_fence(None).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_version_test_of_a_commit_that_request_is_lost() {
+    lost(inside_a_confirmed_fence(Some("commit_tests_version")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_reverting_before_forwarding_that_request_is_lost() {
+    lost(inside_a_confirmed_fence(Some("revert_before_forward")).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,48 +53,89 @@ async fn a_request_that_is_in_flight_when_the_fence_comes_is_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_counting_in_flight_that_request_is_lost() {
-    let answer = in_flight_at_a_fence(Some("confirm_counts_in_flight")).await;
-    println!("{answer:?}");
-    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 502), "it was answered");
+    lost(in_flight_at_a_fence(Some("confirm_counts_in_flight")).await);
 }
 
-/// A request that comes after its DLX has said that nothing is in flight, and before the fence: another member keeps the
-/// autoscaler waiting meanwhile.
-async fn in_flight_at_a_fence(without: Option<&str>) -> Result<Response, Lost> {
-    let program = |name: &str| match without {
-        None => binaries::folder().join(name),
-        Some(_) => binaries::own(&format!("{name}-without")),
-    };
-    let environment = || without.map(|rule| (WITHOUT.to_owned(), rule.to_owned()));
-    let site = Site::new("inflight-");
-    let service = Service::new(&site, "hello");
-    site.configure(&Namespace::new("demo").with(&service));
-    let mut launch = site.launch_dlx(program("dlx"), &[]);
-    launch.environment.extend(environment());
-    let dlx = launch.start().ready().await;
-    assert_eq!(once(site.front(), &get("hello.localhost", "/", "1")).await?.status, 200);
-    // Idle for more than a window, and counted all the while.
-    pause(Duration::from_millis(1500)).await;
+fn lost(answer: Result<Response, Lost>) {
+    match answer {
+        Ok(answer) => assert_eq!(answer.status, 502, "it was answered: {}", answer.text()),
+        Err(lost) => println!("{lost}"),
+    }
+}
 
-    let mut stand_in = StandIn::join(&site, "demo", "hello").await;
-    stand_in.tell(false);
-    stand_in.confirm(u32::MAX);
-    let mut launch = site.launch_autoscaler(program("autoscaler"), &[]);
-    launch.environment.extend(environment());
-    let autoscaler = launch.start();
-    stand_in.wanted().await;
-    // The DLX was asked at the same moment, and takes a millisecond.
-    pause(Duration::from_millis(500)).await;
-    let (front, request) = (site.front(), get("hello.localhost", "/slow/3000", "2"));
-    let request = tokio::spawn(async move { once(front, &request).await });
-    until("the request to be in flight", || async {
-        let resource = dlx.resource("demo", "hello").await;
-        if resource["in_flight"] == 1 { Ok(()) } else { Err(resource.to_string()) }
-    })
-    .await;
-    stand_in.tell(true);
-    stand_in.asked().await;
-    let answer = request.await.expect("the client");
+/// A site with one resource that was idle for more than a window, its DLX, and another member; both daemons without a
+/// rule.
+struct Scene {
+    site: Site,
+    dlx: Daemon,
+    stand_in: StandIn,
+    autoscaler: Option<Launch>,
+}
+
+impl Scene {
+    async fn new(without: Option<&str>) -> Self {
+        let program = |name: &str| match without {
+            None => binaries::folder().join(name),
+            Some(_) => binaries::own(&format!("{name}-without")),
+        };
+        let environment = || without.map(|rule| (WITHOUT.to_owned(), rule.to_owned()));
+        let site = Site::new("rules-");
+        let service = Service::new(&site, "hello");
+        site.configure(&Namespace::new("demo").with(&service));
+        let mut launch = site.launch_dlx(program("dlx"), &[]);
+        launch.environment.extend(environment());
+        let dlx = launch.start().ready().await;
+        let answer = once(site.front(), &get("hello.localhost", "/", "1")).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        pause(Duration::from_millis(1500)).await;
+        let stand_in = StandIn::join(&site, "demo", "hello").await;
+        let mut autoscaler = site.launch_autoscaler(program("autoscaler"), &[]);
+        autoscaler.environment.extend(environment());
+        Self { site, dlx, stand_in, autoscaler: Some(autoscaler) }
+    }
+
+    /// Sends a request that takes a while, and returns when it is in flight.
+    async fn request(&self) -> JoinHandle<Result<Response, Lost>> {
+        let (front, request) = (self.site.front(), get("hello.localhost", "/slow/3000", "2"));
+        let answer = tokio::spawn(async move { once(front, &request).await });
+        until("the request to be in flight", || async {
+            let resource = self.dlx.resource("demo", "hello").await;
+            if resource["in_flight"] == 1 { Ok(()) } else { Err(resource.to_string()) }
+        })
+        .await;
+        answer
+    }
+}
+
+/// The DLX is asked at the same moment as the other member, and answers in a millisecond or so.
+const THE_DLX_HAS_ANSWERED: Duration = Duration::from_millis(500);
+
+/// A request that comes after its DLX has said that nothing is in flight, and before the fence: another member keeps the
+/// autoscaler waiting for its activity meanwhile.
+async fn in_flight_at_a_fence(without: Option<&str>) -> Result<Response, Lost> {
+    let mut scene = Scene::new(without).await;
+    scene.stand_in.tell(false);
+    scene.stand_in.confirm(u32::MAX);
+    let autoscaler = scene.autoscaler.take().expect("not started yet").start();
+    scene.stand_in.wanted().await;
+    pause(THE_DLX_HAS_ANSWERED).await;
+    let answer = scene.request().await;
+    scene.stand_in.tell(true);
+    scene.stand_in.asked().await;
+    let answer = answer.await.expect("the client");
+    autoscaler.ready().await.stop().await;
+    answer
+}
+
+/// A request that comes after its DLX has confirmed the fence, and before the commit: another member keeps the fence open.
+async fn inside_a_confirmed_fence(without: Option<&str>) -> Result<Response, Lost> {
+    let mut scene = Scene::new(without).await;
+    let autoscaler = scene.autoscaler.take().expect("not started yet").start();
+    let fence = scene.stand_in.asked().await;
+    pause(THE_DLX_HAS_ANSWERED).await;
+    let answer = scene.request().await;
+    scene.stand_in.confirm(fence);
+    let answer = answer.await.expect("the client");
     autoscaler.ready().await.stop().await;
     answer
 }
