@@ -1,6 +1,7 @@
 //! Both daemons on this machine, with a namespace file and a state folder of their own, and nothing of it left at the end.
 
 use std::{
+    collections::HashSet,
     fmt::Write as _,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getsid, kill_process};
 use tempfile::TempDir;
 
 use crate::{build::Built, http, steps::pause};
@@ -210,21 +211,38 @@ impl Scene {
         }
     }
 
-    /// Every process that carries this scene's mark.
-    fn processes(&self) -> Vec<Pid> {
+    /// Every process that carries this scene's mark, and those of the sessions that began with one: nginx, for one, writes
+    /// its title over its environment. The sessions are remembered for when their first process is gone.
+    fn processes(&self, sessions: &mut HashSet<Pid>) -> Vec<Pid> {
         let mark = format!("{MARK}={}", self.folder().display());
+        let ours = getsid(None).ok();
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let ours = entries.filter_map(|entry| {
-            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-            let environment = fs::read(entry.path().join("environ")).ok()?;
-            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()).then_some(pid)
-        });
-        ours.collect()
+        let all: Vec<_> = entries
+            .filter_map(|entry| {
+                let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+                // A zombie has no command line left, and nothing to be stopped.
+                let alive = fs::read(entry.path().join("cmdline")).is_ok_and(|line| !line.is_empty());
+                let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+                let marked = environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
+                let session = getsid(Some(pid)).ok();
+                if marked && session != ours {
+                    sessions.extend(session);
+                }
+                alive.then_some((pid, marked, session))
+            })
+            .collect();
+        let belongs = |session: Option<Pid>| session.is_some_and(|session| sessions.contains(&session));
+        all.into_iter()
+            .filter(|(_, marked, session)| *marked || belongs(*session))
+            .map(|(pid, ..)| pid)
+            .collect()
     }
 
     /// Stops the daemons, then the resources they left running, then whatever is still there.
     fn stop(&mut self) {
         let ends = Instant::now() + STOP;
+        let mut sessions = HashSet::new();
+        self.processes(&mut sessions);
         for (_, child) in &self.daemons {
             signal(Pid::from_child(child), Signal::TERM);
         }
@@ -238,7 +256,7 @@ impl Scene {
             for (_, child) in &mut self.daemons {
                 let _ = child.try_wait();
             }
-            let left = self.processes();
+            let left = self.processes(&mut sessions);
             if left.is_empty() {
                 break;
             }

@@ -183,6 +183,7 @@ fn is_grpc(headers: &http::HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// What is rare is boxed: whoever waits here makes room for the largest of its branches, and it is moved as a whole.
 async fn send(
     caller: &Caller,
     target: &Target,
@@ -190,14 +191,16 @@ async fn send(
     switch: bool,
 ) -> Result<Answer, Unsent> {
     if switch {
-        return upgrade::send(target, request).await.map(|response| match response.status() {
+        return Box::pin(upgrade::send(target, request)).await.map(|response| match response.status() {
             http::StatusCode::SWITCHING_PROTOCOLS => Answer::Switched(response),
             _ => Answer::Pooled(response, None),
         });
     }
     if request.version() == Version::HTTP_2 {
         let request = with_authority(request);
-        return caller.pool.send_http2(target, request).await.map(|response| Answer::Pooled(response, None));
+        return Box::pin(caller.pool.send_http2(target, request))
+            .await
+            .map(|response| Answer::Pooled(response, None));
     }
     let (response, lease) = caller.pool.send(target, request).await?;
     Ok(Answer::Pooled(response, Some(lease)))

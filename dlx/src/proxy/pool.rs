@@ -101,7 +101,7 @@ impl Pool {
         loop {
             let (mut connection, kept) = match self.take(target.number) {
                 Some(connection) => (connection, true),
-                None => match connect(target).await {
+                None => match Box::pin(connect(target)).await {
                     Ok(connection) => (connection, false),
                     Err(error) => return Err(Unsent::Never(Box::new(request), error)),
                 },
