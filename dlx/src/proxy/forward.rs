@@ -203,6 +203,13 @@ async fn send(
             .map(|response| Answer::Pooled(response, None));
     }
     let (response, lease) = caller.pool.send(target, request).await?;
+    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        // What follows is no HTTP, and nobody asked for it.
+        return Err(Unsent::Perhaps("it switched protocols without being asked".to_owned()));
+    }
+    if head::coded(response.headers()) {
+        return Err(Unsent::Perhaps("its transfer coding is not chunked alone".to_owned()));
+    }
     Ok(Answer::Pooled(response, Some(lease)))
 }
 

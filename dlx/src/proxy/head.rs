@@ -6,12 +6,11 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 
 /// Fields of one connection alone (RFC 9110 7.6.1), besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TE,
-    header::TRANSFER_ENCODING,
     header::UPGRADE,
     HeaderName::from_static("http2-settings"),
 ];
@@ -70,6 +69,17 @@ pub fn strip(headers: &mut HeaderMap) {
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
+    if headers.remove(header::TRANSFER_ENCODING).is_some() {
+        // It did not say how long the body was (RFC 9112 6.3), and must not say it of the body as it is sent on.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// Whether a message is coded in a way that is not undone here: its body would arrive as something else.
+pub fn coded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_some_and(|first| !chunked(first) || codings.next().is_some())
 }
 
 /// The fields that `Connection` names.
@@ -168,6 +178,26 @@ mod tests {
         ]);
         strip(&mut own);
         assert_eq!(own, headers(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn a_length_beside_chunks_is_taken_out() {
+        let mut own = headers(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
+        strip(&mut own);
+        assert_eq!(own, headers(&[]));
+    }
+
+    #[test]
+    fn chunked_is_the_only_coding_known() {
+        for known in [&[][..], &[("transfer-encoding", "Chunked ")]] {
+            assert!(!coded(&headers(known)), "{known:?}");
+        }
+        let twice = [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")];
+        for unknown in
+            [&[("transfer-encoding", "gzip, chunked")][..], &[("transfer-encoding", "gzip")], &twice]
+        {
+            assert!(coded(&headers(unknown)), "{unknown:?}");
+        }
     }
 
     #[test]

@@ -65,7 +65,11 @@ pub async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Response
     let http1 = request.version() <= Version::HTTP_11;
     let mut response = match route(&caller, &request).await {
         Ok(routed) => serve(&caller, routed, request).await,
-        Err(refusal) => refuse(&refusal, None),
+        Err(refusal) => {
+            // It may have been let go, and is sent nowhere.
+            drop(caller.take_parked());
+            refuse(&refusal, None)
+        }
     };
     if http1
         && caller.dlx.draining.is_cancelled()
@@ -112,6 +116,9 @@ async fn route(caller: &Caller, request: &Request<Incoming>) -> Result<Routed, R
         && caller.socket.as_ref().is_some_and(Socket::both_lengths)
     {
         return Err(Refusal::malformed("it has both Content-Length and Transfer-Encoding"));
+    }
+    if head::coded(headers) {
+        return Err(Refusal::malformed("its transfer coding is not chunked alone"));
     }
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::Upload;
-use crate::resource::Target;
+use crate::{resource::Target, serve::alive};
 
 /// How long a connection waits for its next request: less than the servers that close theirs soonest (gunicorn after
 /// 2 s, node and uvicorn after 5 s), since a request that crosses with a close cannot be sent again.
@@ -246,6 +246,7 @@ pub async fn dial(target: &Target) -> Result<TcpStream, String> {
     let stream = stream.map_err(|error| format!("cannot connect to {}: {error}", target.endpoint.address))?;
     // Without it: small writes wait for an acknowledgement; with it failing, nothing worse.
     let _ = stream.set_nodelay(true);
+    alive::watch(&stream);
     Ok(stream)
 }
 

@@ -15,7 +15,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{Identity, Socket, park};
 use crate::{
@@ -34,6 +34,8 @@ const LONGEST_HEAD: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// Streams of one connection at once.
 const STREAMS: u32 = 1024;
+/// What is kept of a stream's answer for a client that does not read: with as many streams as there may be, 64 MiB.
+const STREAM_UNSENT: usize = 64 * 1024;
 
 /// Serves a connection to its end.
 pub async fn serve(
@@ -48,7 +50,12 @@ pub async fn serve(
     let socket = Socket::new(stream);
     let mut caller =
         Caller { dlx, open, pool, peer, trusted, identity, parked: Mutex::default(), socket: None };
-    if speaks_http2(&socket).await {
+    let http2 = match timeout(HEAD_TIMEOUT, speaks_http2(&socket)).await {
+        Ok(http2) => http2,
+        // It has said nothing yet, or less than a line.
+        Err(_) => return,
+    };
+    if http2 {
         Box::pin(serve_http2(Arc::new(caller), socket)).await;
     } else {
         // An error: its client left.
@@ -88,6 +95,7 @@ async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(STREAM_UNSENT)
         .max_header_list_size(LONGEST_HEAD as u32)
         .keep_alive_interval(Duration::from_secs(60))
         .serve_connection(TokioIo::new(socket), service);
@@ -129,6 +137,32 @@ async fn speaks_http2(socket: &Socket) -> bool {
             .is_ok_and(|ready| ready.is_read_closed())
         {
             return false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scaler_types::protocol::Rules;
+    use tokio::{io::AsyncReadExt, net::TcpListener, runtime::Handle};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{hold::Limits, shared::Shared};
+
+    /// Neither a client that says nothing nor one that may be about to speak HTTP/2 has its connection for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_is_closed() {
+        let shared = Shared::new(Rules::default(), Handle::current(), Limits { requests: 1, bytes: 1 });
+        let dlx = Arc::new(Dlx::new(shared, "test", CancellationToken::new()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for said in [&b""[..], b"PRI * HTT"] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, peer) = listener.accept().await.unwrap();
+            client.try_write(said).unwrap();
+            let served = serve(dlx.clone(), Pool::new(), stream, peer, None);
+            timeout(HEAD_TIMEOUT * 2, served).await.expect("an end");
+            assert!(!matches!(client.read(&mut [0; 8]).await, Ok(1..)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Connections: accepted on one runtime, handed in turn to one thread per core, served there to their end.
 
 mod accept;
+pub mod alive;
 mod connection;
 mod lengths;
 mod park;

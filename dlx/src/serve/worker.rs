@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Identity, connection};
+use super::{Identity, alive, connection};
 use crate::{dlx::Dlx, proxy::Pool, tcp};
 
 /// A connection that was accepted, on its way to a thread.
@@ -76,11 +76,13 @@ async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
         };
         // Failing, it is merely slower.
         let _ = stream.set_nodelay(true);
+        alive::watch(&stream);
         match identity {
             Some(identity) if identity.port.protocol == scaler_types::Protocol::Tcp => {
                 tokio::spawn(tcp::serve(dlx.clone(), stream, identity));
             }
             identity => {
+                alive::want_reading(&stream);
                 tokio::spawn(connection::serve(dlx.clone(), pool.clone(), stream, peer, identity));
             }
         }

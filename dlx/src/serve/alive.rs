@@ -1,0 +1,33 @@
+//! Having the kernel find out that nobody is at a connection's other end. What is in flight there keeps a resource awake:
+//! without this, a client that lost its power would do so for ever.
+
+use std::time::Duration;
+
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_user_timeout,
+};
+use tokio::net::TcpStream;
+
+/// Nothing came for so long: the other end is asked whether it is there,
+const SILENT: Duration = Duration::from_secs(60);
+/// again and again after this,
+const AGAIN: Duration = Duration::from_secs(15);
+/// so many times; then the connection breaks.
+const TRIES: u32 = 4;
+/// How long the other end may take nothing of what is sent to it. nginx gives a client 60 s.
+const UNREAD: Duration = Duration::from_secs(300);
+
+/// Breaks the connection when its other end is no longer there.
+pub fn watch(stream: &TcpStream) {
+    // Failing, it is merely found out later, or never, as without it.
+    let _ = set_tcp_keepidle(stream, SILENT)
+        .and_then(|()| set_tcp_keepintvl(stream, AGAIN))
+        .and_then(|()| set_tcp_keepcnt(stream, TRIES))
+        .and_then(|()| set_socket_keepalive(stream, true));
+}
+
+/// Breaks the connection also when its other end is there and takes nothing.
+pub fn want_reading(stream: &TcpStream) {
+    // As above.
+    let _ = set_tcp_user_timeout(stream, UNREAD.as_millis().try_into().unwrap_or(u32::MAX));
+}
