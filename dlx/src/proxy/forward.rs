@@ -161,7 +161,7 @@ fn outgoing(
     head::strip(&mut parts.headers);
     // Answered by whoever reads the body: the resource need not say it may come.
     parts.headers.remove(header::EXPECT);
-    head::forwarded(&mut parts.headers, caller.peer, caller.trusted);
+    head::forwarded(&mut parts.headers, &caller.peer, caller.trusted);
     parts.headers.append(header::VIA, caller.dlx.via.clone());
     if let Some(protocol) = protocol.filter(|_| switch.is_some()) {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -90,20 +90,28 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     names.filter(|name| !NEVER_NAMED.contains(name) && !SAID_BY_PEERS.contains(name)).collect()
 }
 
+/// An address as `X-Forwarded-For` has it.
+pub fn address(peer: SocketAddr) -> HeaderValue {
+    // Digits, letters, dots and colons: always a value.
+    HeaderValue::try_from(peer.ip().to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
 /// Says where the request came from: added to what a trusted peer says, in place of what others say.
-pub fn forwarded(headers: &mut HeaderMap, peer: SocketAddr, trusted: bool) {
+pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, trusted: bool) {
     let host = headers.get(header::HOST).cloned();
     if !trusted {
         for name in &SAID_BY_PEERS {
             headers.remove(name);
         }
     }
-    let own = peer.ip().to_canonical().to_string();
-    let before = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let chain = before.chain([own.as_str()]).collect::<Vec<_>>().join(", ");
-    // An address and what was a header's value: always one again.
-    if let Ok(value) = HeaderValue::try_from(chain) {
-        headers.insert(X_FORWARDED_FOR, value);
+    let before: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    let chain = match before.as_slice() {
+        [] => Some(peer.clone()),
+        // What were values are one again.
+        before => HeaderValue::from_bytes(&[before, &[peer.as_bytes()]].concat().join(&b", "[..])).ok(),
+    };
+    if let Some(chain) = chain {
+        headers.insert(X_FORWARDED_FOR, chain);
     }
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
@@ -137,8 +145,8 @@ mod tests {
         headers
     }
 
-    fn peer() -> SocketAddr {
-        "[::ffff:192.0.2.1]:5".parse().unwrap()
+    fn peer() -> HeaderValue {
+        address("[::ffff:192.0.2.1]:5".parse().unwrap())
     }
 
     /// Nothing of it lies in the buffer it was read into any more, and it says the same.
@@ -222,7 +230,7 @@ mod tests {
             ("x-real-ip", "10.0.0.1"),
             ("forwarded", "for=10.0.0.1"),
         ]);
-        forwarded(&mut own, peer(), false);
+        forwarded(&mut own, &peer(), false);
         assert_eq!(
             own,
             headers(&[
@@ -243,7 +251,7 @@ mod tests {
             ("x-forwarded-host", "b"),
             ("x-forwarded-proto", "https"),
         ]);
-        forwarded(&mut own, peer(), true);
+        forwarded(&mut own, &peer(), true);
         assert_eq!(
             own,
             headers(&[

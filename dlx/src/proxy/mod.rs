@@ -6,13 +6,11 @@ mod head;
 mod pool;
 mod upgrade;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use body::{Relay, Upload};
 pub use forward::SOCKET_TAKES;
+pub use head::address;
 use http::{HeaderValue, Method, Request, Response, Version, header, uri::PathAndQuery};
 use hyper::body::{Body, Incoming};
 pub use pool::{Pool, dial};
@@ -34,8 +32,8 @@ pub struct Caller {
     pub open: Open,
     /// Connections to resources, of this thread.
     pub pool: Arc<Pool>,
-    /// Who asks.
-    pub peer: SocketAddr,
+    /// Who asks, as `X-Forwarded-For` has it: made once for all requests of the connection.
+    pub peer: HeaderValue,
     /// Whether its headers are believed.
     pub trusted: bool,
     /// Whose port it came in on, where it is not the shared one.

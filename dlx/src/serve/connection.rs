@@ -20,7 +20,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{Identity, Socket, park};
 use crate::{
     dlx::{Dlx, Open},
-    proxy::{Caller, Pool, handle},
+    proxy::{Caller, Pool, address, handle},
 };
 
 /// What an HTTP/2 client says first (RFC 9113 3.4).
@@ -47,6 +47,7 @@ pub async fn serve(
 ) {
     let open = Open::new(&dlx);
     let trusted = dlx.peers.trusts(peer.ip());
+    let peer = address(peer);
     let socket = Socket::new(stream);
     let mut caller =
         Caller { dlx, open, pool, peer, trusted, identity, parked: Mutex::default(), socket: None };

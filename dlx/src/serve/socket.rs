@@ -18,6 +18,9 @@ use tokio::{
 
 use super::lengths;
 
+/// How much is read at once: the buffer is cleared first, which should not cost more than the call.
+const AT_ONCE: usize = 16 * 1024;
+
 /// A client's connection. Clones are the same connection.
 #[derive(Clone, Debug)]
 pub struct Socket(Arc<Inner>);
@@ -86,6 +89,26 @@ impl Socket {
         let _ = self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
     }
 
+    /// Reads what the readiness announces.
+    fn read_ready(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+        let room = buffer.initialize_unfilled_to(buffer.remaining().min(AT_ONCE));
+        let mut read = None;
+        let tried = self.0.stream.try_io(Interest::READABLE, || {
+            let (_, len) = recv(&self.0.stream, &mut *room, RecvFlags::DONTWAIT)?;
+            read = Some(len);
+            // Less than there was room for: nothing is left, and the next look would cost a call that says so. Said in here, where
+            // tokio sees whether anything came since, it takes back no news.
+            if 0 < len && len < room.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match read {
+            Some(len) => {
+                buffer.advance(len);
+                Ok(())
+            }
+            None => tried,
+        }
+    }
+
     /// Reads past the readiness.
     fn read_now(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
         let (_, len) = recv(&self.0.stream, buffer.initialize_unfilled(), RecvFlags::DONTWAIT)?;
@@ -115,11 +138,11 @@ impl AsyncRead for Socket {
         }
         loop {
             ready!(self.0.stream.poll_read_ready(cx))?;
-            match self.0.stream.try_read_buf(buffer) {
+            match self.read_ready(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
                     self.look_at(&buffer.filled()[before..]);
-                    return Poll::Ready(read.map(drop));
+                    return Poll::Ready(read);
                 }
             }
         }
