@@ -34,6 +34,7 @@ pub fn folder() -> &'static Path {
         let mark = shared.join("built");
         if fs::read_to_string(&mark).unwrap_or_default() != run {
             processes::end_orphans();
+            remove_old_sites(&shared);
             if env::var_os("SCALER_E2E_BIN").is_none() {
                 build();
             }
@@ -46,6 +47,18 @@ pub fn folder() -> &'static Path {
 /// Where sites, locks and the port counter lie.
 pub fn scratch() -> PathBuf {
     target().with_file_name("e2e")
+}
+
+/// Removes what tests of earlier runs kept because they failed: `<name>-<pid>-<random>`.
+fn remove_old_sites(shared: &Path) {
+    for path in fs::read_dir(shared).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let owner = name.rsplit('-').nth(1).and_then(|pid| pid.parse::<u32>().ok());
+        if path.is_dir() && owner.is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // One that cannot be removed now is tried again by the next run.
+            let _ = fs::remove_dir_all(path);
+        }
+    }
 }
 
 /// A program of this crate, e.g. `service`.

@@ -209,6 +209,7 @@ impl Run {
             if members.is_empty() { Ok(()) } else { Err(format!("{members:?}")) }
         })
         .await;
+        assert!(self.site.half_written().is_empty(), "left behind: {:?}", self.site.half_written());
         report.verdict = self.verdict();
         report
     }

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read as _},
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
 };
 
@@ -106,11 +106,6 @@ impl Daemon {
     /// Its admin port.
     pub fn admin(&self) -> SocketAddr {
         self.admin
-    }
-
-    /// Its log file.
-    pub fn log_path(&self) -> &Path {
-        &self.log
     }
 
     /// Its log so far.

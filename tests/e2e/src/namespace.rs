@@ -30,7 +30,6 @@ pub struct Service {
     pub lines: Option<(u16, u16)>,
     command: Option<Vec<String>>,
     arguments: Vec<String>,
-    keys: Vec<String>,
 }
 
 // === impl Namespace ===
@@ -119,7 +118,6 @@ impl Service {
             lines: None,
             command: None,
             arguments: Vec::new(),
-            keys: Vec::new(),
         }
     }
 
@@ -151,13 +149,6 @@ impl Service {
         self
     }
 
-    /// Another key of the resource, e.g. `readyPath: /`.
-    #[must_use]
-    pub fn key(mut self, key: &str) -> Self {
-        self.keys.push(key.to_owned());
-        self
-    }
-
     /// Its first host.
     pub fn host_name(&self) -> &str {
         &self.hosts[0]
@@ -183,9 +174,6 @@ impl Service {
         if let Some((listen, target)) = self.lines {
             let _ =
                 writeln!(text, "        tcpPorts: [{{listen: {listen}, target: {target}, protocol: tcp}}]");
-        }
-        for key in &self.keys {
-            let _ = writeln!(text, "        {key}");
         }
     }
 }

@@ -43,8 +43,9 @@ impl Site {
         raise_descriptors();
         let built = binaries::folder();
         let scratch = binaries::scratch();
+        let prefix = format!("{name}{}-", std::process::id());
         let folder =
-            tempfile::Builder::new().prefix(name).tempdir_in(scratch).expect("creating the site's folder");
+            tempfile::Builder::new().prefix(&prefix).tempdir_in(scratch).expect("creating the site's folder");
         for part in ["plugins", "state", "config"] {
             fs::create_dir(folder.path().join(part)).expect("creating a folder of the site");
         }
@@ -196,6 +197,25 @@ impl Site {
             if self.state(namespace, name) == state { Ok(()) } else { Err(format!("its row is {found}")) }
         })
         .await;
+    }
+
+    /// What a daemon or keeper that died in the middle of a write, or of a start, would leave below the state folder.
+    pub fn half_written(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.folder().join("state")];
+        while let Some(folder) = folders.pop() {
+            for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+                let unfinished = ["tmp", "run", "unfinished"]
+                    .iter()
+                    .any(|end| path.extension().is_some_and(|e| e == *end));
+                if path.is_dir() {
+                    folders.push(path);
+                } else if unfinished {
+                    found.push(path);
+                }
+            }
+        }
+        found
     }
 
     /// The processes that belong to this site.
