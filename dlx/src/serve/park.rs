@@ -80,10 +80,14 @@ fn whose(caller: &Caller, socket: &Socket) -> Option<(Arc<Entry>, u64)> {
     if !entry.facts.load().settings.no_wake.is_empty() {
         return None;
     }
-    let body = match field(header::CONTENT_LENGTH).next() {
-        Some(text) => std::str::from_utf8(text.value).ok()?.trim().parse().ok()?,
-        None if field(header::TRANSFER_ENCODING).next().is_some() => u64::MAX,
-        None => 0,
+    let mut lengths = field(header::CONTENT_LENGTH);
+    let body = match (lengths.next(), field(header::TRANSFER_ENCODING).next()) {
+        // Two lengths: malformed, and the HTTP server's to refuse. It must not wake anybody.
+        (Some(_), Some(_)) => return None,
+        (Some(_), None) if lengths.next().is_some() => return None,
+        (Some(text), None) => std::str::from_utf8(text.value).ok()?.trim().parse().ok()?,
+        (None, Some(_)) => u64::MAX,
+        (None, None) => 0,
     };
     Some((entry, length as u64 + body.min(SOCKET_TAKES)))
 }

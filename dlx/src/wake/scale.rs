@@ -57,7 +57,11 @@ async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
                 source.refresh().await;
                 return Ended::Look;
             }
-            Err(ScaleError::Terminal { reason }) => return Ended::Terminal(reason),
+            Err(ScaleError::Terminal { reason }) => {
+                // The row says `waking` by now; where the view does not show it yet, the failure could not be written.
+                source.refresh().await;
+                return Ended::Terminal(reason);
+            }
             Err(ScaleError::Unsupported) => return Ended::Terminal("its plugin cannot scale it".to_owned()),
             Err(ScaleError::Retry { after, reason }) => {
                 tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake did not work yet");
