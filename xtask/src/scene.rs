@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, getsid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::{build::Built, http, steps::pause};
@@ -213,9 +213,9 @@ impl Scene {
 
     /// Every process that carries this scene's mark, and those of the sessions that began with one: nginx, for one, writes
     /// its title over its environment. The sessions are remembered for when their first process is gone.
-    fn processes(&self, sessions: &mut HashSet<Pid>) -> Vec<Pid> {
+    fn processes(&self, sessions: &mut HashSet<u32>) -> Vec<Pid> {
         let mark = format!("{MARK}={}", self.folder().display());
-        let ours = getsid(None).ok();
+        let ours = session(Path::new("/proc/self"));
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let all: Vec<_> = entries
             .filter_map(|entry| {
@@ -224,14 +224,14 @@ impl Scene {
                 let alive = fs::read(entry.path().join("cmdline")).is_ok_and(|line| !line.is_empty());
                 let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
                 let marked = environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
-                let session = getsid(Some(pid)).ok();
+                let session = session(&entry.path());
                 if marked && session != ours {
                     sessions.extend(session);
                 }
                 alive.then_some((pid, marked, session))
             })
             .collect();
-        let belongs = |session: Option<Pid>| session.is_some_and(|session| sessions.contains(&session));
+        let belongs = |session: Option<u32>| session.is_some_and(|session| sessions.contains(&session));
         all.into_iter()
             .filter(|(_, marked, session)| *marked || belongs(*session))
             .map(|(pid, ..)| pid)
@@ -277,6 +277,14 @@ impl Drop for Scene {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// The session of a process, by its folder in /proc. The kernel's own have none.
+fn session(process: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    // The name may hold blanks and brackets: what follows the last bracket starts with field 3, the session is field 6.
+    let session = stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()?;
+    (session != 0).then_some(session)
 }
 
 /// A process that is gone already is no error.
