@@ -62,6 +62,8 @@ pub struct Dlx {
     /// Told when the last connection was closed.
     closed: Notify,
     listings: AtomicU64,
+    /// Held while the route table is made: whoever stores one later has seen more.
+    routing: Mutex<()>,
     missed: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -96,6 +98,7 @@ impl Dlx {
             connections: AtomicUsize::new(0),
             closed: Notify::new(),
             listings: AtomicU64::new(0),
+            routing: Mutex::default(),
             missed: tokio::sync::Mutex::default(),
         }
     }
@@ -112,6 +115,7 @@ impl Dlx {
 
     /// Makes the route table anew from what the resources are now.
     pub fn rebuild_routes(&self) {
+        let _one_at_a_time = self.routing.lock().unwrap_or_else(PoisonError::into_inner);
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut headers = vec![NameHeader {
             name: HeaderName::from_static("x-resource-name"),

@@ -2,8 +2,16 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Barrier},
+};
 
+use dlx::{
+    resource::{Entry, Key},
+    watch::Source,
+};
+use scaler_types::{Resource, ResourceId};
 use support::{Given, Site, body, header, plugin::Plugin, status, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -129,6 +137,41 @@ async fn whatever_the_client_does_nothing_stays_in_flight() {
         until(request, || entry.counts.in_flight() == 0).await;
     }
     assert_eq!((entry.queue.len(), entry.queue.bytes()), (0, 0));
+}
+
+/// Two plugins that list at the same moment: each one's table is made of what both listed, or is replaced by such a one.
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_made_at_the_same_moment_lose_no_host() {
+    let plugin = Plugin::at("127.0.0.1:1");
+    let site = Site::start(plugin.clone(), Given::default()).await;
+    let dlx = &site.dlx;
+    let source = Source::new(plugin, "test", "demo", Arc::default());
+    for round in 0..300 {
+        let names = [format!("x{round}"), format!("y{round}")];
+        let (both, source) = (&Barrier::new(2), &source);
+        std::thread::scope(|scope| {
+            for name in &names {
+                scope.spawn(move || {
+                    let key = Key { kind: "test".into(), id: ResourceId::new("demo", name) };
+                    let entry =
+                        || Entry::new(key.clone(), dlx.next_listing(), source.clone(), dlx.shared.clone());
+                    let (entry, _) = dlx.registry.get_or(&key, entry);
+                    let mut resource = Resource::new(key.id.clone());
+                    resource.hosts.push(format!("{name}.test"));
+                    both.wait();
+                    entry.saw(source, resource);
+                    dlx.rebuild_routes();
+                });
+            }
+        });
+        let table = dlx.table.load();
+        for name in names {
+            assert!(
+                table.by_host(&format!("{name}.test")).is_some(),
+                "round {round}: {name}'s host is nobody's"
+            );
+        }
+    }
 }
 
 /// `tr` of /proc/net/tcp: 2 is the keep-alive timer.
