@@ -19,11 +19,13 @@ const COMMON: [&str; 9] = [
 ];
 
 fn run(program: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(binaries::folder().join(program))
-        .args(arguments)
-        .env_remove("LISTEN_FDS")
-        .output()
-        .unwrap();
+    let mut command = Command::new(binaries::folder().join(program));
+    command.args(arguments).env_remove("LISTEN_FDS");
+    if program == "dlx" && arguments.iter().any(|argument| argument.starts_with("--state-dir")) {
+        // Its usual port may be somebody's.
+        command.arg("--listen-address=127.0.0.1:0");
+    }
+    let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
