@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -57,6 +57,8 @@ pub struct Dlx {
     pub serving: AtomicBool,
     /// The first signal came.
     pub draining: CancellationToken,
+    /// Room for connections: all of the process's descriptors taken by clients would leave none to reach a resource by.
+    pub places: Arc<Semaphore>,
     /// Connections that are open.
     connections: AtomicUsize,
     /// Told when the last connection was closed.
@@ -69,7 +71,10 @@ pub struct Dlx {
 
 /// Counts a connection as open until it is dropped.
 #[derive(Debug)]
-pub struct Open(Arc<Dlx>);
+pub struct Open {
+    dlx: Arc<Dlx>,
+    _place: OwnedSemaphorePermit,
+}
 
 // === impl Dlx ===
 
@@ -95,6 +100,7 @@ impl Dlx {
             via: via.unwrap_or(HeaderValue::from_static("1.1 dlx")),
             serving: AtomicBool::new(false),
             draining,
+            places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             connections: AtomicUsize::new(0),
             closed: Notify::new(),
             listings: AtomicU64::new(0),
@@ -224,16 +230,16 @@ impl Dlx {
 
 impl Open {
     /// One more is open.
-    pub fn new(dlx: &Arc<Dlx>) -> Self {
+    pub fn new(dlx: &Arc<Dlx>, place: OwnedSemaphorePermit) -> Self {
         dlx.connections.fetch_add(1, Ordering::SeqCst);
-        Self(dlx.clone())
+        Self { dlx: dlx.clone(), _place: place }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if self.0.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.closed.notify_one();
+        if self.dlx.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.dlx.closed.notify_one();
         }
     }
 }

@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::Context as _;
 use daemon::{fleet::Fleet, listen::Handed, members, shutdown::Shutdown};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaler_types::{Role, protocol::Rules};
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 
 use crate::{
     Flags, admin,
@@ -65,6 +66,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     dlx.default_namespace = flags.common.namespace.clone();
     dlx.name_header = flags.target_name_header.clone();
     dlx.path_header = flags.target_path_header.clone();
+    dlx.places = Arc::new(Semaphore::new(room_for_connections()));
     let dlx = Arc::new(dlx);
 
     let fleet = Fleet::start(&flags.common, flags.settings(), Role::Dlx, shutdown.draining.clone()).await?;
@@ -80,8 +82,8 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     tracing::info!(listen = %address, admin = %flags.admin_address, member = %dlx.member, threads = cores, "serving");
     tokio::spawn(tcp::follow(dlx.clone(), workers.clone(), handed, address.ip()));
     dlx.serving.store(true, Ordering::Relaxed);
-    accept(listener, shutdown.draining.clone(), |stream, peer| {
-        workers.hand(Accepted { stream, peer, identity: None });
+    accept(listener, shutdown.draining.clone(), dlx.places.clone(), |stream, peer, place| {
+        workers.hand(Accepted { stream, peer, identity: None, place });
     })
     .await
     .with_context(|| format!("accepting connections on {address}"))?;
@@ -91,6 +93,16 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     // A member until here: what was in flight is done.
     drop(registration);
     Ok(())
+}
+
+/// How many clients may be connected at once: half of the descriptors that this process may have, since each may need
+/// another one to its resource. What a shell or a service manager gives at first (1,024) is raised to the most allowed.
+fn room_for_connections() -> usize {
+    let given = getrlimit(Resource::Nofile);
+    // Failing, there is less room.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
+    let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most / 2).ok());
+    most.unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 
 /// Serves what came until the first signal, and what still comes on connections that are open.

@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     answer::Refusal,
-    dlx::Open,
     resource::{Admitted, Cold, Entry, InFlight, Target},
 };
 
@@ -227,7 +226,7 @@ fn with_authority(mut request: Request<Upload>) -> Request<Upload> {
 
 /// The answer as the client gets it.
 fn incoming(
-    caller: &Caller,
+    caller: &Arc<Caller>,
     answer: Answer,
     in_flight: InFlight,
     switch: Option<OnUpgrade>,
@@ -240,7 +239,7 @@ fn incoming(
             *response.version_mut() = Version::HTTP_11;
             Relay::through(response, lease, in_flight)
         }
-        Answer::Switched(response) => upgrade::switch(response, switch, in_flight, Open::new(&caller.dlx)),
+        Answer::Switched(response) => upgrade::switch(response, switch, in_flight, caller.clone()),
     };
     response.headers_mut().append(header::VIA, caller.dlx.via.clone());
     if let Some(cold) = cold {

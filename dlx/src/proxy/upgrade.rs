@@ -1,6 +1,6 @@
 //! Switches of protocol (WebSocket): after the 101, bytes are copied both ways, and it counts as in flight.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
@@ -11,13 +11,10 @@ use tokio::{
 };
 
 use super::{
-    Relay, Upload,
+    Caller, Relay, Upload,
     pool::{Unsent, dial, explain},
 };
-use crate::{
-    dlx::Open,
-    resource::{InFlight, Target},
-};
+use crate::resource::{InFlight, Target};
 
 /// How long a client may go on after its resource said that nothing more comes. It is in flight for so long: a client
 /// that forgets its connection must not keep the resource awake.
@@ -65,7 +62,7 @@ pub fn switch(
     mut response: Response<Incoming>,
     client: Option<OnUpgrade>,
     in_flight: InFlight,
-    open: Open,
+    caller: Arc<Caller>,
 ) -> Response<Relay> {
     let protocol = response.headers().get(header::UPGRADE).cloned();
     let resource = hyper::upgrade::on(&mut response);
@@ -81,7 +78,8 @@ pub fn switch(
         };
         let (mut client, mut resource) = (TokioIo::new(client), TokioIo::new(resource));
         copy_both(&mut client, &mut resource).await;
-        drop((in_flight, open));
+        // Until here its connection counts as open.
+        drop((in_flight, caller));
     });
     super::head::strip(response.headers_mut());
     let mut response = response.map(|_| Relay::empty());

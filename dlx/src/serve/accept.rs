@@ -4,11 +4,15 @@ use std::{
     future::poll_fn,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 /// The pause when connections cannot be accepted for want of something (descriptors, memory).
@@ -23,14 +27,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub async fn accept(
     listener: TcpListener,
     stop: CancellationToken,
-    mut take: impl FnMut(TcpStream, SocketAddr),
+    places: Arc<Semaphore>,
+    mut take: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut pass_on = |(stream, peer): (tokio::net::TcpStream, SocketAddr)| {
+    let mut pass_on = |(stream, peer): (tokio::net::TcpStream, SocketAddr), place| {
         // It is served on another runtime. An error: the connection is gone.
         if let Ok(stream) = stream.into_std() {
-            take(stream, peer);
+            take(stream, peer, place);
         }
     };
     loop {
@@ -38,13 +43,15 @@ pub async fn accept(
             biased;
             () = stop.cancelled() => {
                 // Whoever the kernel let in already is not to be reset by the close.
-                while let Poll::Ready(Ok(accepted)) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await {
-                    pass_on(accepted);
+                while let Ok(place) = places.clone().try_acquire_owned()
+                    && let Poll::Ready(Ok(accepted)) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await
+                {
+                    pass_on(accepted, place);
                 }
                 return Ok(());
             }
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => pass_on(accepted),
+            (accepted, place) = next(&listener, &places) => match accepted {
+                Ok(accepted) => pass_on(accepted, place),
                 Err(error) if is_the_connections_own(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections for now");
@@ -53,6 +60,27 @@ pub async fn accept(
             }
         }
     }
+}
+
+/// The next connection, and its place. Where there is none, connections wait in the kernel.
+async fn next(
+    listener: &tokio::net::TcpListener,
+    places: &Arc<Semaphore>,
+) -> (io::Result<(tokio::net::TcpStream, SocketAddr)>, OwnedSemaphorePermit) {
+    let place = match places.clone().try_acquire_owned() {
+        Ok(place) => place,
+        Err(_) => {
+            tracing::warn!(
+                "half of the descriptors that this process may have are taken by clients; others wait"
+            );
+            match places.clone().acquire_owned().await {
+                Ok(place) => place,
+                // Closed never.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    };
+    (listener.accept().await, place)
 }
 
 /// Errors of one connection that was gone before it was accepted.

@@ -40,12 +40,12 @@ const STREAM_UNSENT: usize = 64 * 1024;
 /// Serves a connection to its end.
 pub async fn serve(
     dlx: Arc<Dlx>,
+    open: Open,
     pool: Arc<Pool>,
     stream: TcpStream,
     peer: SocketAddr,
     identity: Option<Identity>,
 ) {
-    let open = Open::new(&dlx);
     let trusted = dlx.peers.trusts(peer.ip());
     let peer = address(peer);
     let socket = Socket::new(stream);
@@ -161,7 +161,8 @@ mod tests {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (stream, peer) = listener.accept().await.unwrap();
             client.try_write(said).unwrap();
-            let served = serve(dlx.clone(), Pool::new(), stream, peer, None);
+            let open = Open::new(&dlx, dlx.places.clone().try_acquire_owned().unwrap());
+            let served = serve(dlx.clone(), open, Pool::new(), stream, peer, None);
             timeout(HEAD_TIMEOUT * 2, served).await.expect("an end");
             assert!(!matches!(client.read(&mut [0; 8]).await, Ok(1..)));
         }

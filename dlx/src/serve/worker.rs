@@ -10,10 +10,14 @@ use std::{
     thread,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Identity, alive, connection};
-use crate::{dlx::Dlx, proxy::Pool, tcp};
+use crate::{
+    dlx::{Dlx, Open},
+    proxy::Pool,
+    tcp,
+};
 
 /// A connection that was accepted, on its way to a thread.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Whose port it came in on, where it is not the shared one.
     pub identity: Option<Identity>,
+    /// Its place among the connections.
+    pub place: OwnedSemaphorePermit,
 }
 
 /// The threads.
@@ -65,7 +71,7 @@ impl Workers {
 
 async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
     let pool = Pool::new();
-    while let Some(Accepted { stream, peer, identity }) = accepted.recv().await {
+    while let Some(Accepted { stream, peer, identity, place }) = accepted.recv().await {
         let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
         let stream = match ready {
             Ok(stream) => stream,
@@ -79,11 +85,18 @@ async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
         alive::watch(&stream);
         match identity {
             Some(identity) if identity.port.protocol == scaler_types::Protocol::Tcp => {
-                tokio::spawn(tcp::serve(dlx.clone(), stream, identity));
+                tokio::spawn(tcp::serve(Open::new(&dlx, place), stream, identity));
             }
             identity => {
                 alive::want_reading(&stream);
-                tokio::spawn(connection::serve(dlx.clone(), pool.clone(), stream, peer, identity));
+                tokio::spawn(connection::serve(
+                    dlx.clone(),
+                    Open::new(&dlx, place),
+                    pool.clone(),
+                    stream,
+                    peer,
+                    identity,
+                ));
             }
         }
     }

@@ -112,9 +112,10 @@ fn bind(
             tracing::info!(resource = %entry.key.id, %address, protocol = ?port.protocol, "its port is bound");
             let (workers, stop, identity) =
                 (workers.clone(), stop.clone(), Identity { entry: entry.clone(), port: port.clone() });
+            let places = dlx.places.clone();
             dlx.shared.handle.spawn(async move {
-                let ended = accept(listener, stop, |stream, peer| {
-                    workers.hand(Accepted { stream, peer, identity: Some(identity.clone()) });
+                let ended = accept(listener, stop, places, |stream, peer, place| {
+                    workers.hand(Accepted { stream, peer, identity: Some(identity.clone()), place });
                 });
                 if let Err(error) = ended.await {
                     tracing::error!(%address, %error, "a port cannot be accepted on");

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::pipe::Pipe;
 use crate::{
-    dlx::{Dlx, Open},
+    dlx::Open,
     resource::{Entry, InFlight},
     serve::{Identity, Socket},
 };
@@ -27,8 +27,7 @@ enum Stopped {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(dlx: Arc<Dlx>, client: TcpStream, identity: Identity) {
-    let _open = Open::new(&dlx);
+pub async fn serve(_open: Open, client: TcpStream, identity: Identity) {
     let entry = identity.entry.clone();
     let client = Socket::new(client);
     entry.counts.arrived();

@@ -75,8 +75,8 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (hand, stop) = (workers.clone(), draining.clone());
-        tokio::spawn(accept(listener, stop, move |stream, peer| {
-            hand.hand(Accepted { stream, peer, identity: None });
+        tokio::spawn(accept(listener, stop, dlx.places.clone(), move |stream, peer, place| {
+            hand.hand(Accepted { stream, peer, identity: None, place });
         }));
         Self { dlx, plugin, address, draining, workers }
     }
