@@ -102,6 +102,10 @@ impl<P: Plugin> Cycle<P> {
     }
 
     /// Runs until the context stops or nothing is given any more, and then until the tries under way have ended.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a resource becomes idle by nothing happening: the interval is the event"
+    )]
     pub async fn run(mut self) {
         let stop = self.context.stop.clone();
         let mut due = Instant::now();

@@ -97,6 +97,10 @@ impl Admin {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "the admin server cannot take a connection");
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "nothing tells when descriptors or memory are free again"
+                    )]
                     tokio::time::sleep_until(Instant::now() + ACCEPT_AGAIN).await;
                     continue;
                 }

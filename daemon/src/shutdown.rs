@@ -46,6 +46,7 @@ impl Shutdown {
     pub async fn grace_over(&self) {
         self.draining.cancelled().await;
         match Instant::now().checked_add(self.grace) {
+            #[expect(clippy::disallowed_methods, reason = "the end of the grace is the event")]
             Some(end) => tokio::time::sleep_until(end).await,
             None => future::pending().await,
         }

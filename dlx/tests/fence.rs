@@ -76,6 +76,7 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
                 }
                 // Now and then nobody asks, or the fence would never hold.
                 for _ in 0..(client * 7 + requests * 13) % 40 {
+                    #[expect(clippy::disallowed_methods, reason = "the time between two moves of the load")]
                     tokio::time::sleep_until(Instant::now() + Duration::from_micros(300)).await;
                 }
             }
@@ -111,6 +112,7 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
             site.plugin.write("a", &version, |resource| resource.row = Row::default());
         }
         // An autoscaler looks now and then; one that never stopped trying would let nobody through.
+        #[expect(clippy::disallowed_methods, reason = "the time between two moves of the load")]
         tokio::time::sleep_until(Instant::now() + Duration::from_millis(2)).await;
     }
     done.store(true, Ordering::SeqCst);

@@ -126,6 +126,10 @@ impl Watch {
             }
             ready.clear_ready();
         };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an editor writes several times: a file is read once it has been left alone"
+        )]
         tokio::time::sleep_until(settles).await;
         take_events(&self.inotify, &self.folders)?;
         self.settles = None;

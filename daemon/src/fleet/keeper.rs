@@ -126,6 +126,10 @@ impl Keeper {
             };
             let retry = async {
                 match again {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "a start that was refused is tried again after a growing pause"
+                    )]
                     Some(again) => sleep_until(again).await,
                     None => std::future::pending().await,
                 }

@@ -122,6 +122,10 @@ async fn send_on(
                 request = *unsent;
                 if !listed {
                     // Another port of an endpoint that is ready: nobody else finds out when it answers.
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "nothing tells when a port of a ready endpoint accepts"
+                    )]
                     sleep_until((Instant::now() + PORT_PAUSE).min(deadline)).await;
                 }
                 admitted = entry.admit(0, deadline).await?;

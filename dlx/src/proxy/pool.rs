@@ -215,6 +215,10 @@ async fn upkeep(pool: std::sync::Weak<Pool>) {
         match pool.drop_old() {
             Some(again) => {
                 drop(pool);
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "that a connection was not used for a while is the event"
+                )]
                 sleep_until(again).await;
             }
             None => pool.kept.notified().await,

@@ -55,6 +55,7 @@ pub async fn accept(
                 Err(error) if is_the_connections_own(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections for now");
+                    #[expect(clippy::disallowed_methods, reason = "nothing tells when descriptors or memory are free again")]
                     sleep_until(Instant::now() + PAUSE).await;
                 }
             }

@@ -77,6 +77,10 @@ async fn connect(
                 }
                 if !entry.unreachable(&target, &reason) {
                     // Another port of an endpoint that is ready: nobody else finds out when it answers.
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "nothing tells when a port of a ready endpoint accepts"
+                    )]
                     sleep_until((Instant::now() + pause).min(deadline)).await;
                     pause = (pause * 2).min(Duration::from_millis(100));
                 }
@@ -104,6 +108,7 @@ async fn enter_until(entry: &Arc<Entry>, client: &Socket, deadline: Instant) -> 
 }
 
 /// Copies both ways until both are over, or until no byte moved for the resource's largest window.
+#[expect(clippy::disallowed_methods, reason = "that no byte moved for a window is the event")]
 async fn copy(
     entry: &Arc<Entry>,
     client: &TcpStream,

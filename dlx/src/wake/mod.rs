@@ -44,6 +44,10 @@ pub fn drive(entry: Arc<Entry>) {
                 Next::Order(order) => carry_out(&entry, order).await,
                 Next::Resolve => {
                     if !resolve(&entry).await {
+                        #[expect(
+                            clippy::disallowed_methods,
+                            reason = "a plugin that failed is asked again after a growing pause"
+                        )]
                         sleep_until(Instant::now() + pause).await;
                         pause = (pause * 2).min(LONGEST);
                     }
@@ -107,6 +111,10 @@ async fn carry_out(entry: &Arc<Entry>, order: GateOrder) {
                         view.lost_writes
                     });
                     tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %error, "cannot write its row");
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "a store that failed is asked again after a growing pause"
+                    )]
                     sleep_until(Instant::now() + after(lost)).await;
                     source.refresh().await;
                     Err(Unwritten::Unknown)
@@ -116,6 +124,10 @@ async fn carry_out(entry: &Arc<Entry>, order: GateOrder) {
         }
         GateOrder::Refresh => {
             if !source.refresh().await {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a plugin that failed is asked again after a pause"
+                )]
                 sleep_until(Instant::now() + FIRST).await;
             }
         }

@@ -72,6 +72,10 @@ pub fn start(entry: Arc<Entry>, target: Arc<Target>) {
                 }
             } else {
                 let wanted = Wanted::new(&entry);
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "nothing but a connection tells whether a port accepts"
+                )]
                 sleep_until(Instant::now() + wanted.pause(started.elapsed())).await;
             }
         }

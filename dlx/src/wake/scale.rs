@@ -70,6 +70,7 @@ async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
                 if again >= deadline {
                     return Ended::Late(format!("not up within {}: {reason}", duration::short(limit)));
                 }
+                #[expect(clippy::disallowed_methods, reason = "a plugin says after what time to try again")]
                 sleep_until(again).await;
                 pause = (pause * 2).min(Duration::from_secs(10));
                 let moved = entry.read(|view| view.gate.seen().is_none_or(|seen| seen.version != *expected));

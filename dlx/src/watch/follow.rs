@@ -134,6 +134,10 @@ async fn stream(dlx: Arc<Dlx>, source: Arc<Source>) {
                 }
                 // What was missed meanwhile is not known: everything anew.
                 cursor = 0;
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a plugin that failed is asked again after a growing pause"
+                )]
                 sleep_until(Instant::now() + pause).await;
                 pause = (pause * 2).min(LONGEST);
             }

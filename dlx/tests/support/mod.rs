@@ -111,6 +111,10 @@ pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !is() {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "what is waited for tells nobody; the time it takes is not asserted"
+        )]
         tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(2)).await;
     }
 }

@@ -91,6 +91,7 @@ impl Service {
         Ok(answer.map(|body| Counted { body, _in_flight: in_flight }))
     }
 
+    #[expect(clippy::disallowed_methods, reason = "how long an answer takes is what is asked for")]
     async fn content(&self, request: Request<Incoming>) -> Response<BoxBody<Bytes, hyper::Error>> {
         let uri = request.uri().clone();
         if let Some(protocol) = request.headers().get(header::UPGRADE).filter(|protocol| *protocol != "h2c") {
@@ -189,6 +190,7 @@ impl Body for Chunks {
     type Data = Bytes;
     type Error = Infallible;
 
+    #[expect(clippy::disallowed_methods, reason = "the pace of the chunks is what is asked for")]
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -61,6 +61,7 @@ struct Flags {
 }
 
 #[tokio::main(flavor = "current_thread")]
+#[expect(clippy::disallowed_methods, reason = "the time before it listens is set")]
 async fn main() -> Result<()> {
     let flags = Flags::parse();
     let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
