@@ -4,15 +4,11 @@
 //! longer accepts, finishes what is in flight and ends with status 0.
 
 mod answer;
+mod flags;
 mod journal;
 mod tcp;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -28,37 +24,11 @@ use tokio::{
 };
 
 use answer::Service;
+use flags::Flags;
 use journal::Journal;
 
 /// Connections that may wait to be accepted; the kernel's own bound (net.core.somaxconn) is often lower.
 const BACKLOG: u32 = 16_384;
-
-/// A small HTTP service to be scaled.
-#[derive(Parser)]
-#[command(version)]
-struct Flags {
-    /// The port to listen on.
-    #[arg(long)]
-    port: u16,
-    /// The address to listen on.
-    #[arg(long, default_value = "127.0.0.1")]
-    bind: IpAddr,
-    /// A port for the TCP echo service: what is sent comes back, each line is journalled.
-    #[arg(long)]
-    tcp_port: Option<u16>,
-    /// How long to take before listening, as in 500ms.
-    #[arg(long, default_value = "0s", value_parser = scaler_types::duration::parse)]
-    start_delay: Duration,
-    /// How long each greeting takes.
-    #[arg(long, default_value = "0s", value_parser = scaler_types::duration::parse)]
-    answer_delay: Duration,
-    /// A file to append to: a line "start PID", then a line "request ID" for each request with an x-request-id.
-    #[arg(long)]
-    journal: Option<PathBuf>,
-    /// What it calls itself.
-    #[arg(long, alias = "text", default_value = "hello")]
-    name: String,
-}
 
 #[tokio::main(flavor = "current_thread")]
 #[expect(clippy::disallowed_methods, reason = "the time before it listens is set")]

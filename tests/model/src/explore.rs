@@ -1,6 +1,6 @@
 //! Explores every state a model can reach.
 //!
-//! Small enough to be read, and without dependencies: the checkers on crates.io bring a web server. Beyond them it
+//! Small enough to be read, and without dependencies: the published checkers bring a web server. Beyond them it
 //! reports what happened *on* a step without putting it into the state (which would multiply the states), and finds
 //! traps: states from which no good end can be reached any more, cycles included.
 

@@ -3,6 +3,7 @@
 //! It runs in a session of its own and outlives the daemon that started it. The lock it holds says "this run is alive" to
 //! every daemon of the host, and is the kernel's to free.
 
+mod command;
 mod group;
 #[path = "../wire.rs"]
 mod wire;
@@ -12,28 +13,25 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, BufRead as _, Write as _},
-    os::{
-        fd::AsFd as _,
-        unix::process::{CommandExt as _, ExitStatusExt as _},
-    },
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, ExitStatus, Stdio},
+    process::{ExitCode, ExitStatus},
     thread,
 };
 
 use rustix::{
     fs::{CWD, FlockOperation, Mode, OFlags},
-    process::{Signal, getpid, getppid, set_child_subreaper, set_parent_process_death_signal, setsid},
+    process::{getpid, set_child_subreaper, setsid},
 };
 
 use group::Group;
-use wire::{Ended, GO, MARK, READY};
+use wire::{Ended, GO, READY};
 
 fn main() -> ExitCode {
     let mut words = env::args_os().skip(1);
     let result = match (words.next().as_ref().and_then(|word| word.to_str()), words.collect::<Vec<_>>()) {
         (Some("run"), words) if words.len() >= 4 && words[2] == "--" => keep(&words),
-        (Some("exec"), words) if words.len() >= 3 && words[1] == "--" => become_command(&words),
+        (Some("exec"), words) if words.len() >= 3 && words[1] == "--" => command::take_its_place(&words),
         _ => Err("usage: process-keeper run FOLDER RUN -- COMMAND...\nStarted by Scaler's process plugin, not by hand.".into()),
     };
     match result {
@@ -65,7 +63,7 @@ fn keep(words: &[OsString]) -> Result<(), String> {
         let _ = fs::remove_file(&fifo);
         return Ok(());
     }
-    let ended = match start(&run, &words[3..]) {
+    let ended = match command::start(&run, &words[3..]) {
         Ok(leader) => {
             let group = Group::new(leader);
             let listener = group.clone();
@@ -96,35 +94,6 @@ fn lock(fifo: &Path) -> rustix::io::Result<File> {
     let commands = rustix::fs::open(fifo, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     rustix::fs::flock(&commands, FlockOperation::NonBlockingLockExclusive)?;
     Ok(File::from(commands))
-}
-
-/// Starts the command in a process group of its own. It dies with this keeper.
-fn start(run: &str, command: &[OsString]) -> io::Result<rustix::process::Pid> {
-    let log = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
-    let child = Command::new("/proc/self/exe")
-        .arg("exec")
-        .arg(getpid().to_string())
-        .arg("--")
-        .args(command)
-        .env(MARK, run)
-        .stdin(Stdio::null())
-        .stdout(log()?)
-        .stderr(log()?)
-        .process_group(0)
-        .spawn()?;
-    Ok(rustix::process::Pid::from_child(&child))
-}
-
-/// The new process's first steps, before it becomes the command.
-fn become_command(words: &[OsString]) -> Result<(), String> {
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| format!("asking to die with the keeper: {error}"))?;
-    // The keeper may have gone before that was set.
-    if getppid().is_none_or(|parent| words[0] != *parent.to_string()) {
-        return Err("the keeper is gone".into());
-    }
-    let error = Command::new(&words[2]).args(&words[3..]).exec();
-    Err(format!("cannot start {:?}: {error}", words[2]))
 }
 
 fn in_words(status: Option<rustix::process::WaitStatus>) -> String {
