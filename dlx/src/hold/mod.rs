@@ -8,10 +8,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 pub use limits::{Limits, Reservation, Totals};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{answer::Refusal, resource::Entry};
 
@@ -32,6 +33,8 @@ struct Inner {
     next: u64,
     /// Let go, and no response head yet.
     places: usize,
+    /// Since when some are let go while others still wait.
+    emptying: Option<Instant>,
 }
 
 /// What a held request is told.
@@ -67,6 +70,12 @@ pub enum Rejected {
     WakeFailed,
     /// This DLX ends.
     Draining,
+}
+
+/// How many places there are after requests have been let go for so long and others still wait: twice as many each second. Who
+/// comes meanwhile waits behind, so a resource that takes long to answer would otherwise be kept at its first pace for ever.
+fn places(first: usize, emptying: Duration) -> usize {
+    first.saturating_mul(1_usize.checked_shl(emptying.as_secs().min(32) as u32).unwrap_or(usize::MAX))
 }
 
 // === impl Queue ===
@@ -138,9 +147,20 @@ impl Queue {
         Ok((Held { entry: entry.clone(), ticket, told, _bytes: reservation }, first))
     }
 
-    /// Lets as many go as there are places; `limit` is how many places there are.
+    /// The gate opened: at the first pace again.
+    pub fn opened(&self) {
+        self.lock().emptying = None;
+    }
+
+    /// Lets as many go as there are places; `limit` is how many places there are at first.
     pub fn release(entry: &Arc<Entry>, limit: usize) {
         let mut inner = entry.queue.lock();
+        if inner.waiting.is_empty() {
+            inner.emptying = None;
+            return;
+        }
+        let since = *inner.emptying.get_or_insert_with(Instant::now);
+        let limit = places(limit, since.elapsed());
         while inner.places < limit {
             let Some((_, tell)) = inner.waiting.pop_first() else { break };
             inner.places += 1;
@@ -216,5 +236,19 @@ impl Rejected {
             Rejected::WakeFailed => "wake_failed",
             Rejected::Draining => "draining",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::places;
+
+    #[test]
+    fn a_queue_that_does_not_empty_is_let_go_faster_and_faster() {
+        let after = |millis| places(100, Duration::from_millis(millis));
+        assert_eq!([after(0), after(999), after(1000), after(2000), after(6500)], [100, 100, 200, 400, 6400]);
+        assert_eq!(places(usize::MAX, Duration::MAX), usize::MAX);
     }
 }

@@ -281,6 +281,9 @@ impl Entry {
         if ready && let order @ GateOrder::Write { .. } = view.answers() {
             wake::perform(self.clone(), order);
         }
+        if open && !was_open {
+            self.queue.opened();
+        }
         if open
             && !was_open
             && let Some(took) = view.came_up()
