@@ -25,7 +25,8 @@ pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let target = target();
-        let folder = env::var_os("SCALER_E2E_BIN").map_or_else(|| target.clone(), PathBuf::from);
+        let given = env::var_os("SCALER_E2E_BIN").filter(|folder| !folder.is_empty());
+        let folder = given.as_ref().map_or_else(|| target.clone(), PathBuf::from);
         let shared = scratch();
         fs::create_dir_all(&shared).expect("creating the folder of the sites");
         let lock = File::create(shared.join("build.lock")).expect("creating the build lock");
@@ -35,7 +36,7 @@ pub fn folder() -> &'static Path {
         if fs::read_to_string(&mark).unwrap_or_default() != run {
             processes::end_orphans();
             remove_old_sites(&shared);
-            if env::var_os("SCALER_E2E_BIN").is_none() {
+            if given.is_none() {
                 build();
             }
             fs::write(&mark, run).expect("writing the mark of a finished build");
