@@ -202,9 +202,8 @@ async fn what_was_never_sent_is_held_until_the_endpoint_is_back() {
     plugin.add("a", |resource| {
         resource.replicas = 1;
         resource.endpoints = vec![scaler_types::Endpoint {
-            address: "127.0.0.1:1".to_owned(),
-            incarnation: String::new(),
             probe: scaler_types::Probe::Listed,
+            ..scaler_types::Endpoint::new("127.0.0.1:1", "")
         }];
     });
     let site = Site::start(plugin, Given::default()).await;

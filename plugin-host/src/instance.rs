@@ -11,8 +11,8 @@ use std::{
 
 use abi_stable::std_types::RVec;
 use scaler_types::{
-    Changes, Resource, ResourceId, ResourceScalerConfig, Row, ScaleError, ScaleRequest, Version,
-    v1::{BoxScaler, Call, CompareAndSet, Fault, Watch, method},
+    Changes, Report, Resource, ResourceId, ResourceScalerConfig, Row, ScaleError, ScaleRequest, Version,
+    v1::{BoxScaler, Call, CompareAndSet, Fault, Told, Watch, method},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -138,6 +138,19 @@ impl Instance {
     ) -> Result<Version, ScaleError> {
         let argument = CompareAndSet { id: resource.clone(), expected: expected.clone(), row: row.clone() };
         self.call(ANSWER_WITHIN, method::COMPARE_AND_SET, &argument).await.map_err(not_written)
+    }
+
+    /// Shows `report` to the resource's owners. A plugin from before there were reports shows nothing.
+    ///
+    /// # Errors
+    ///
+    /// No answer within [`ANSWER_WITHIN`], an error, a panic.
+    pub async fn report(&self, resource: &ResourceId, report: &Report) -> Result<(), CallError> {
+        let argument = Told { id: resource.clone(), report: report.clone() };
+        match self.call(ANSWER_WITHIN, method::REPORT, &argument).await {
+            Err(NoResult::Fault(Fault::Unsupported(_))) => Ok(()),
+            result => Ok(result?),
+        }
     }
 
     /// Tells it that it is no longer needed. Whatever comes of it, it is over after [`STOP_WITHIN`].

@@ -23,6 +23,9 @@ pub struct PluginContext {
     /// The kubeconfig, where one was given.
     #[serde(default)]
     pub kubeconfig: Option<PathBuf>,
+    /// How the daemons know of each other. A plugin whose resources are reached from several hosts refuses `Files`.
+    #[serde(default)]
+    pub coordination: Coordination,
     /// The plugin's kind, the key of its section.
     pub kind: String,
     /// The namespace file's path, for messages; empty without a file.
@@ -31,6 +34,17 @@ pub struct PluginContext {
     /// The namespace file's whole text; empty without a file.
     #[serde(default)]
     pub text: Arc<str>,
+}
+
+/// How the daemons know of each other: who the DLXs are, which autoscaler leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Coordination {
+    /// By locked files in the state folder: all daemons are on one host.
+    #[default]
+    Files,
+    /// By Leases in a cluster.
+    Leases,
 }
 
 /// Which daemon a plugin runs in.
@@ -164,6 +178,7 @@ mod tests {
             state_dir: PathBuf::new(),
             plugin_dir: PathBuf::new(),
             kubeconfig: None,
+            coordination: Coordination::Files,
             kind: "process".to_owned(),
             file: "demo.yaml".to_owned(),
             text: text.into(),

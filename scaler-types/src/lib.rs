@@ -99,7 +99,7 @@
 //! #     let state = tempfile::tempdir()?;
 //! #     let lamps = Lamps::new(PluginContext {
 //! #         namespace: "demo".into(), role: Role::Dlx, state_dir: state.path().into(), plugin_dir: "plugins".into(),
-//! #         kubeconfig: None, kind: "lamp".into(), file: "demo.yaml".into(),
+//! #         kubeconfig: None, coordination: Coordination::Files, kind: "lamp".into(), file: "demo.yaml".into(),
 //! #         text: "namespace: demo\nplugins:\n  lamp: {lamps: [hall], address: '127.0.0.1:9000'}\n".into(),
 //! #     }).await?;
 //! #     let hall = lamps.get_resources().await?.remove(0);
@@ -142,6 +142,7 @@ mod changes;
 mod context;
 pub mod duration;
 pub mod protocol;
+mod report;
 mod resource;
 mod row;
 pub mod rows;
@@ -152,7 +153,8 @@ pub mod v1;
 pub mod yaml;
 
 pub use changes::Changes;
-pub use context::{PluginContext, ResourceScalerConfig, Role};
+pub use context::{Coordination, PluginContext, ResourceScalerConfig, Role};
+pub use report::{Report, Severity};
 pub use resource::{Endpoint, Path, Port, Probe, Protocol, Resource, ResourceId, ScaleResource};
 pub use row::{Nonce, Row, State, Version};
 pub use scale::{ScaleError, ScaleEvent, ScaleRequest, Target};

@@ -57,6 +57,19 @@ pub struct Resource {
     /// Why it is as it is, where the plugin knows more than the row ("exited with status 1").
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub status: String,
+    /// Why it is not to be put to sleep now, if so: its owner paused it, another scaler works on it. Empty: nothing
+    /// stands in the way. It is woken all the same.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub keep_awake: String,
+    /// Its owner wants it asleep without waiting for its windows. In flight is in flight all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sleep_now: bool,
+    /// How long one request for it is held; none: as the namespace file says.
+    #[serde(default, with = "duration::go_option", skip_serializing_if = "Option::is_none")]
+    pub hold_timeout: Option<Duration>,
+    /// How long a wake of it may take; none: as the namespace file says.
+    #[serde(default, with = "duration::go_option", skip_serializing_if = "Option::is_none")]
+    pub resource_readiness_timeout: Option<Duration>,
 }
 
 /// How requests reach a resource.
@@ -122,6 +135,9 @@ pub struct Endpoint {
     /// How the DLX finds out that it is ready.
     #[serde(default)]
     pub probe: Probe,
+    /// Where it is probed, if not at `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_address: Option<String>,
 }
 
 /// How the DLX finds out that an endpoint is ready to take requests.
@@ -131,10 +147,19 @@ pub enum Probe {
     /// The port accepts a connection.
     #[default]
     Tcp,
-    /// `GET` answers 2xx.
+    /// `GET` answers 2xx or 3xx.
     Http {
         /// The path to ask for, beginning with `/`.
         path: String,
+        /// Headers to send beside the usual ones; a `Host` among them replaces the address.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        headers: Vec<(String, String)>,
+    },
+    /// The standard health service (`grpc.health.v1.Health/Check`, in clear text) answers SERVING.
+    Grpc {
+        /// The service to ask about; empty is the whole server.
+        #[serde(default)]
+        service: String,
     },
     /// It is ready because the plugin lists it.
     Listed,
@@ -173,6 +198,10 @@ impl Resource {
             replicas: 0,
             endpoints: Vec::new(),
             status: String::new(),
+            keep_awake: String::new(),
+            sleep_now: false,
+            hold_timeout: None,
+            resource_readiness_timeout: None,
         }
     }
 }
@@ -182,7 +211,12 @@ impl Resource {
 impl Endpoint {
     /// An endpoint that is ready when its port accepts. Build one so and set what differs: new fields get a default.
     pub fn new(address: impl Into<String>, incarnation: impl Into<String>) -> Self {
-        Self { address: address.into(), incarnation: incarnation.into(), probe: Probe::Tcp }
+        Self {
+            address: address.into(),
+            incarnation: incarnation.into(),
+            probe: Probe::Tcp,
+            probe_address: None,
+        }
     }
 }
 
@@ -251,7 +285,7 @@ mod tests {
         resource.row = Row { state: State::Draining, nonce: crate::Nonce(0xbeef), ..Row::default() };
         resource.version = Version("7".to_owned());
         resource.replicas = 2;
-        let probe = Probe::Http { path: "/ready".to_owned() };
+        let probe = Probe::Http { path: "/ready".to_owned(), headers: Vec::new() };
         resource.endpoints = vec![Endpoint { probe, ..Endpoint::new("127.0.0.1:9000", "run-1") }];
         resource.status = "exited with status 1".to_owned();
         let mut json = serde_json::to_value(&resource).unwrap();

@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use crate::{
-    Changes, PluginContext, Resource, ResourceId, ResourceScalerConfig, Result, Row, ScaleError,
+    Changes, PluginContext, Report, Resource, ResourceId, ResourceScalerConfig, Result, Row, ScaleError,
     ScaleRequest, Version,
 };
 
@@ -101,6 +101,17 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<Version, ScaleError>> + Send {
         let _ = (resource, expected, row);
         async { Err(ScaleError::Unsupported) }
+    }
+
+    /// Shows `report` to the resource's owners: on its object, where they look first. The default does nothing: the
+    /// daemons log it anyway.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be shown. Nothing depends on it; the daemon logs that at most.
+    fn report(&self, resource: &ResourceId, report: &Report) -> impl Future<Output = Result<()>> + Send {
+        let _ = (resource, report);
+        async { Ok(()) }
     }
 
     /// The instance is no longer needed: its section changed or went away, or the daemon ends. What it has scaled

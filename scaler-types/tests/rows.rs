@@ -26,6 +26,7 @@ fn context(state_dir: &Path) -> PluginContext {
         state_dir: state_dir.to_owned(),
         plugin_dir: PathBuf::new(),
         kubeconfig: None,
+        coordination: scaler_types::Coordination::Files,
         kind: "test".to_owned(),
         file: String::new(),
         text: String::new().into(),

@@ -31,11 +31,7 @@ async fn ten_thousand_resources() {
         resource.last_scale_event = Some(scaler_types::ScaleEvent::ScaleFromZeroCompleted);
         resource.last_scale_event_time = Some("2026-01-01T00:00:00Z".to_owned());
         resource.hosts = vec![format!("{}.example.org", resource.id.name)];
-        resource.endpoints = vec![scaler_types::Endpoint {
-            address: "10.0.0.1:8080".to_owned(),
-            incarnation: "1".to_owned(),
-            probe: scaler_types::Probe::Tcp,
-        }];
+        resource.endpoints = vec![scaler_types::Endpoint::new("10.0.0.1:8080", "1")];
     }
     let (tell, told) = std::sync::mpsc::channel();
     let (folder, owned): (_, Vec<String>) =

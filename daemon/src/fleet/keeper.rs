@@ -326,6 +326,7 @@ impl Fixed {
             // The host tells each plugin its own.
             plugin_dir: PathBuf::new(),
             kubeconfig: self.kubeconfig.clone(),
+            coordination: scaler_types::Coordination::Files,
             kind: plugin.kind().to_owned(),
             file: contents.name.clone(),
             text: Arc::clone(&contents.text),

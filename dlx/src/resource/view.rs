@@ -132,7 +132,7 @@ impl View {
 
     /// The endpoint `resolve_service_name` gave.
     pub fn resolved(&mut self, address: String) {
-        self.resolved = Some(Endpoint { address, incarnation: String::new(), probe: Probe::Tcp });
+        self.resolved = Some(Endpoint::new(address, ""));
         self.list();
     }
 

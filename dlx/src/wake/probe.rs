@@ -113,7 +113,7 @@ async fn answers(target: &Target) -> io::Result<()> {
         Some(address) => TcpStream::connect(address).await?,
         None => TcpStream::connect(&target.endpoint.address).await?,
     };
-    let Probe::Http { path } = &target.endpoint.probe else { return Ok(()) };
+    let Probe::Http { path, .. } = &target.endpoint.probe else { return Ok(()) };
     let address = &target.endpoint.address;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: scaler-probe\r\nConnection: close\r\n\r\n"

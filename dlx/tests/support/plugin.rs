@@ -10,8 +10,7 @@ use std::{
 
 use dlx::watch::{Calls, Failed, Pending};
 use scaler_types::{
-    Changes, Endpoint, Nonce, Probe, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target,
-    Version,
+    Changes, Endpoint, Nonce, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target, Version,
 };
 use tokio::sync::watch;
 
@@ -138,7 +137,7 @@ impl Plugin {
 pub fn endpoint(address: impl ToString) -> Endpoint {
     static RUN: AtomicU64 = AtomicU64::new(0);
     let incarnation = RUN.fetch_add(1, Ordering::Relaxed).to_string();
-    Endpoint { address: address.to_string(), incarnation, probe: Probe::Tcp }
+    Endpoint::new(address.to_string(), incarnation)
 }
 
 impl Calls for Plugin {

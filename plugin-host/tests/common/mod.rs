@@ -57,6 +57,7 @@ pub fn context(kind: &str, section: &str, state_dir: &Path) -> PluginContext {
         state_dir: state_dir.to_owned(),
         plugin_dir: PathBuf::new(),
         kubeconfig: None,
+        coordination: scaler_types::Coordination::Files,
         kind: kind.to_owned(),
         file: "demo.yaml".to_owned(),
         text: Arc::from(format!("namespace: demo\nplugins:\n  {kind}: {section}\n")),

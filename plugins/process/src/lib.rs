@@ -255,7 +255,8 @@ async fn finish_leaving(process: &Process, turn: &mut Turn<Run>) -> Result<(), S
 
 impl Run {
     fn endpoint(&self) -> Endpoint {
-        let probe = self.ready_path.clone().map_or(Probe::Tcp, |path| Probe::Http { path });
-        Endpoint { address: format!("127.0.0.1:{}", self.port), incarnation: self.id.clone(), probe }
+        let probe =
+            self.ready_path.clone().map_or(Probe::Tcp, |path| Probe::Http { path, headers: Vec::new() });
+        Endpoint { probe, ..Endpoint::new(format!("127.0.0.1:{}", self.port), &self.id) }
     }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use scaler_types::{Endpoint, Probe, ResourceScaler as _, ScaleError, State};
+use scaler_types::{Endpoint, Probe, Resource, ResourceScaler as _, ScaleError, State};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,8 +24,11 @@ async fn from_zero_and_back() {
     TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let awake = resource(&scaler, "hello").await;
     assert_eq!((awake.replicas, awake.row.state), (1, State::Waking));
-    let [Endpoint { address, incarnation, probe }] = &awake.endpoints[..] else { panic!("{awake:?}") };
-    assert_eq!((address, probe), (&format!("127.0.0.1:{port}"), &Probe::Http { path: "/".into() }));
+    let [Endpoint { address, incarnation, probe, .. }] = &awake.endpoints[..] else { panic!("{awake:?}") };
+    assert_eq!(
+        (address, probe),
+        (&format!("127.0.0.1:{port}"), &Probe::Http { path: "/".into(), headers: Vec::new() })
+    );
     assert_ne!(awake.version, asleep.version);
 
     scale(&scaler, "hello", State::Asleep).await.unwrap();
@@ -162,13 +165,15 @@ async fn a_killed_keeper_takes_its_process_with_it_and_the_rest_is_found() {
         command("hello", port, &script, &format!("        env: {{PLACE: {:?}}}\n", folder.path()));
     let scaler = scaler(folder.path(), &resources).await;
     scale(&scaler, "hello", State::Waking).await.unwrap();
-    until(&scaler, "hello", |hello| hello.replicas == 1).await;
+    let awake = until(&scaler, "hello", |hello| hello.replicas == 1).await;
     let keeper = processes_of(folder.path())
         .into_iter()
         .find(|process| process.contains("process-keeper run"))
         .unwrap();
     std::process::Command::new("kill").args(["-9", keeper.split_once(' ').unwrap().0]).status().unwrap();
-    let ended = until(&scaler, "hello", |hello| hello.replicas == 0).await;
+    // Listed as gone at once; what the keeper left behind is gone when that is written down.
+    let gone = |hello: &Resource| hello.replicas == 0 && hello.version != awake.version;
+    let ended = until(&scaler, "hello", gone).await;
     assert!(ended.endpoints.is_empty());
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
     scale(&scaler, "hello", State::Waking).await.unwrap();

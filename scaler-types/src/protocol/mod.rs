@@ -87,7 +87,7 @@ pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option
         return None;
     }
     let state = match (step, seen.row.state, seen.scaled) {
-        (Step::Fence, Active, true) => Draining,
+        (Step::Fence, Active | Failed, true) => Draining,
         (Step::Revert, Draining, _) => Active,
         (Step::Commit, Draining, _) => Asleep,
         (Step::Wake, Asleep | Failed, _) | (Step::Wake, Active | Draining | Waking, false) => Waking,

@@ -38,7 +38,7 @@ fn every_transition() {
     let no = None;
     // Without replicas and with, for: active, draining, asleep, waking, failed.
     let table = [
-        (Step::Fence, [[no, Some(Draining)], [no, no], [no, no], [no, no], [no, no]]),
+        (Step::Fence, [[no, Some(Draining)], [no, no], [no, no], [no, no], [no, Some(Draining)]]),
         (Step::Revert, [[no, no], [Some(Active), Some(Active)], [no, no], [no, no], [no, no]]),
         (Step::Commit, [[no, no], [Some(Asleep), Some(Asleep)], [no, no], [no, no], [no, no]]),
         (
@@ -252,7 +252,7 @@ fn a_fence_begins_only_where_there_is_something_to_put_to_zero() {
     for state in STATES {
         for scaled in [false, true] {
             let begun = Fence::begin(Rules::default(), seen(state, 1, scaled), FRESH, "idle").is_some();
-            assert_eq!(begun, state == Active && scaled, "{state}, scaled: {scaled}");
+            assert_eq!(begun, matches!(state, Active | Failed) && scaled, "{state}, scaled: {scaled}");
         }
     }
 }

@@ -30,7 +30,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
 use super::{
-    BoxScaler, Call, CompareAndSet, Fault, Host, Module, ModuleRef, Scaler, Scaler_TO, Watch, log, method,
+    BoxScaler, Call, CompareAndSet, Fault, Host, Module, ModuleRef, Scaler, Scaler_TO, Told, Watch, log,
+    method,
 };
 use crate::{Changes, PluginContext, ResourceId, ResourceScaler, ScaleRequest};
 
@@ -200,6 +201,13 @@ impl<S: ResourceScaler> Scaler for Guarded<S> {
                 let work = async move {
                     let CompareAndSet { id, expected, row } = decode(&argument)?;
                     encode(scaler.compare_and_set(&id, &expected, &row).await?)
+                };
+                start(runtime, work, RVec::from)
+            }
+            method::REPORT => {
+                let work = async move {
+                    let Told { id, report } = decode(&argument)?;
+                    encode(scaler.report(&id, &report).await.map_err(failed)?)
                 };
                 start(runtime, work, RVec::from)
             }

@@ -18,7 +18,7 @@ mod glue;
 mod log;
 mod wire;
 
-pub use wire::{CompareAndSet, Fault, Watch, method};
+pub use wire::{CompareAndSet, Fault, Told, Watch, method};
 
 use abi_stable::{
     StableAbi, declare_root_module_statics,

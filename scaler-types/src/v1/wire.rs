@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ResourceId, Row, ScaleError, Version};
+use crate::{Report, ResourceId, Row, ScaleError, Version};
 
 /// The methods' names, with what each takes and gives.
 pub mod method {
@@ -18,6 +18,8 @@ pub mod method {
     pub const CHANGES: &str = "changes";
     /// [`CompareAndSet`](super::CompareAndSet) to a [`Version`](crate::Version).
     pub const COMPARE_AND_SET: &str = "compare_and_set";
+    /// [`Told`](super::Told) to `null`.
+    pub const REPORT: &str = "report";
     /// `null` to `null`.
     pub const STOP: &str = "stop";
 }
@@ -39,6 +41,16 @@ pub struct CompareAndSet {
     pub expected: Version,
     /// What is to be written.
     pub row: Row,
+}
+
+/// The argument of [`method::REPORT`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Which resource.
+    #[serde(flatten)]
+    pub id: ResourceId,
+    /// What is to be shown.
+    pub report: Report,
 }
 
 /// Why a call has no result.

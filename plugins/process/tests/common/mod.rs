@@ -28,6 +28,7 @@ pub fn context(state_dir: &Path, namespace: &str, resources: &str) -> PluginCont
         state_dir: state_dir.to_owned(),
         plugin_dir: plugin_dir(),
         kubeconfig: None,
+        coordination: scaler_types::Coordination::Files,
         kind: "process".to_owned(),
         file: "demo.yaml".to_owned(),
         text: format!("namespace: {namespace}\nplugins:\n  process:\n    resources:\n{resources}").into(),

@@ -1,0 +1,1 @@
+//! Resource-scaler of kind `deployment`: Kubernetes workloads that have a scale.

@@ -1,0 +1,1 @@
+//! A Kubernetes API, its controllers and a node, for tests.
