@@ -10,6 +10,7 @@ pub mod leader;
 pub mod listen;
 pub mod members;
 pub mod namespace_file;
+pub mod reports;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

@@ -155,7 +155,7 @@ pub mod yaml;
 pub use changes::Changes;
 pub use context::{Coordination, PluginContext, ResourceScalerConfig, Role};
 pub use report::{Report, Severity};
-pub use resource::{Endpoint, Path, Port, Probe, Protocol, Resource, ResourceId, ScaleResource};
+pub use resource::{Endpoint, Path, Port, Probe, Progress, Protocol, Resource, ResourceId, ScaleResource};
 pub use row::{Nonce, Row, State, Version};
 pub use scale::{ScaleError, ScaleEvent, ScaleRequest, Target};
 pub use scaler::ResourceScaler;

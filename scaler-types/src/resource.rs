@@ -57,6 +57,9 @@ pub struct Resource {
     /// Why it is as it is, where the plugin knows more than the row ("exited with status 1").
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub status: String,
+    /// While it wakes: how far the plugin sees that it has come. None where the plugin cannot tell, or nothing is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// Why it is not to be put to sleep now, if so: its owner paused it, another scaler works on it. Empty: nothing
     /// stands in the way. It is woken all the same.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -70,6 +73,18 @@ pub struct Resource {
     /// How long a wake of it may take; none: as the namespace file says.
     #[serde(default, with = "duration::go_option", skip_serializing_if = "Option::is_none")]
     pub resource_readiness_timeout: Option<Duration>,
+}
+
+/// How far a wake has come, as far as only its plugin sees it; the DLX times its cold starts by when it is told. What is
+/// between them and before them (decided, written, ready, first byte) the DLX sees itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    /// It has a place to run at: a node was found for the first of its pods.
+    Scheduled,
+    /// What serves its requests runs: the first of its pods has its containers started. An endpoint that is listed while
+    /// no progress is told is taken for this.
+    Started,
 }
 
 /// How requests reach a resource.
@@ -198,6 +213,7 @@ impl Resource {
             replicas: 0,
             endpoints: Vec::new(),
             status: String::new(),
+            progress: None,
             keep_awake: String::new(),
             sleep_now: false,
             hold_timeout: None,
@@ -288,6 +304,7 @@ mod tests {
         let probe = Probe::Http { path: "/ready".to_owned(), headers: Vec::new() };
         resource.endpoints = vec![Endpoint { probe, ..Endpoint::new("127.0.0.1:9000", "run-1") }];
         resource.status = "exited with status 1".to_owned();
+        resource.progress = Some(Progress::Scheduled);
         let mut json = serde_json::to_value(&resource).unwrap();
         for place in ["", "/row", "/endpoints/0", "/ports/0"] {
             json.pointer_mut(place).unwrap()["of_a_later_version"] = serde_json::json!({"anything": [1, 2]});

@@ -1,0 +1,129 @@
+//! Telling a resource's owners what happened to it, beside everything else: nobody waits for it.
+
+use std::{future::Future, time::Duration};
+
+use plugin_host::Instance;
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use scaler_types::{Report, ResourceId, Severity};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    time::timeout,
+};
+
+/// Reports of one plugin that wait for it. What comes while so many wait is dropped: it is logged all the same.
+const WAITING: usize = 256;
+/// How long a plugin may take to show one.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Shows reports by one plugin, one after the other, in a task of its own that ends when this is dropped.
+///
+/// One per plugin at work: one that is slow keeps nobody else's reports waiting.
+#[derive(Debug)]
+pub struct Reporter {
+    waiting: mpsc::Sender<(ResourceId, Report)>,
+    dropped: Dropped,
+}
+
+/// Counts reports that were dropped, of all plugins.
+#[derive(Clone, Debug, Default)]
+pub struct Dropped(Counter);
+
+// === impl Reporter ===
+
+impl Reporter {
+    /// Shows reports by `instance`. To be called on a tokio runtime.
+    pub fn to(instance: Instance, dropped: Dropped) -> Self {
+        Self::start(dropped, move |id, report| {
+            let instance = instance.clone();
+            async move { instance.report(&id, &report).await.map_err(|error| error.to_string()) }
+        })
+    }
+
+    /// Shows reports by `show`; its error says why it cannot. To be called on a tokio runtime.
+    pub fn start<S, F>(dropped: Dropped, show: S) -> Self
+    where
+        S: Fn(ResourceId, Report) -> F + Send + 'static,
+        F: Future<Output = Result<(), String>> + Send,
+    {
+        let (waiting, mut reports) = mpsc::channel::<(ResourceId, Report)>(WAITING);
+        tokio::spawn(async move {
+            while let Some((id, report)) = reports.recv().await {
+                let (resource, reason) = (id.to_string(), report.reason.clone());
+                match timeout(SHOWN_WITHIN, show(id, report)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::debug!(resource, reason, error, "its plugin cannot show a report");
+                    }
+                    Err(_) => tracing::debug!(resource, reason, "its plugin did not show a report in time"),
+                }
+            }
+        });
+        Self { waiting, dropped }
+    }
+
+    /// Has the plugin show this to the resource's owners: `reason` in one word of UpperCamelCase, `message` a sentence.
+    /// Returns at once, whatever comes of it.
+    pub fn report(&self, id: &ResourceId, severity: Severity, reason: &str, message: impl Into<String>) {
+        let report = Report { severity, reason: reason.to_owned(), message: message.into() };
+        // Closed only while the runtime ends.
+        if let Err(TrySendError::Full((id, report))) = self.waiting.try_send((id.clone(), report)) {
+            self.dropped.0.inc();
+            tracing::debug!(resource = %id, reason = report.reason, "its plugin is slow to show reports: dropped");
+        }
+    }
+}
+
+// === impl Dropped ===
+
+impl Dropped {
+    /// Adds `scaler_reports_dropped_total`; for a registry of [`crate::telemetry::registry`].
+    pub fn register(&self, registry: &mut Registry) {
+        let help =
+            "Reports to resources' owners that were dropped because their plugin was slow to show them";
+        registry.register("reports_dropped", help, self.0.clone());
+    }
+
+    /// How many so far.
+    pub fn count(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use scaler_types::{ResourceId, Severity};
+    use tokio::sync::{Semaphore, mpsc};
+
+    use super::{Dropped, Reporter, WAITING};
+
+    #[tokio::test]
+    async fn a_plugin_that_is_slow_to_show_holds_up_nobody() {
+        let may = Arc::new(Semaphore::new(0));
+        let (shown, mut seen) = mpsc::unbounded_channel();
+        let dropped = Dropped::default();
+        let slow = may.clone();
+        let reporter = Reporter::start(dropped.clone(), move |id, report| {
+            let (shown, slow) = (shown.clone(), slow.clone());
+            async move {
+                slow.acquire().await.unwrap().forget();
+                shown.send((id.name, report.message)).unwrap();
+                Err("it says so".to_owned())
+            }
+        });
+        let id = ResourceId::new("demo", "a");
+        for number in 0..WAITING + 50 {
+            reporter.report(&id, Severity::Normal, "Woken", number.to_string());
+        }
+        assert_eq!(dropped.count(), 50);
+        may.add_permits(WAITING);
+        for number in 0..WAITING {
+            assert_eq!(seen.recv().await, Some(("a".to_owned(), number.to_string())));
+        }
+        // Those that follow are shown: an error ended nothing.
+        reporter.report(&id, Severity::Warning, "WakeFailed", "last");
+        may.add_permits(1);
+        assert_eq!(seen.recv().await, Some(("a".to_owned(), "last".to_owned())));
+    }
+}
