@@ -70,6 +70,9 @@ impl Test {
 ///
 /// The tests cannot be built or run at all; failed tests are counted, not an error.
 pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Count> {
+    // What gives a test a network namespace of its own.
+    install::apt("ip", "iproute2")?;
+    install::apt("unshare", "util-linux")?;
     let mut command = cargo();
     if install::nextest() {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
