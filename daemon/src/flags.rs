@@ -1,8 +1,10 @@
 //! Flags both daemons take.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{env, fs, path::PathBuf, time::Duration};
 
-use crate::{exit::Misconfigured, telemetry::LogFormat};
+use scaler_types::Coordination;
+
+use crate::{cluster, exit::Misconfigured, telemetry::LogFormat};
 
 /// Flattened into each daemon's own flags.
 #[derive(clap::Args, Clone, Debug)]
@@ -42,6 +44,10 @@ pub struct CommonFlags {
     #[arg(long, default_value = "state", value_name = "DIR")]
     pub state_dir: PathBuf,
 
+    /// How the daemons know of each other: by locked files in --state-dir, all on one host, or by Leases in a cluster.
+    #[arg(long, value_enum, default_value_t = CoordinateBy::Auto, value_name = "WAY")]
+    pub coordinate_by: CoordinateBy,
+
     /// How the log is written to standard error: lines of text, or a JSON object per line. What is logged is
     /// RUST_LOG's business (default `info`; `info,dlx=debug` shows more of one part).
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
@@ -53,9 +59,30 @@ pub struct CommonFlags {
     pub shutdown_grace: Duration,
 }
 
+/// What `--coordinate-by` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CoordinateBy {
+    /// By Leases where the daemon runs in a pod, else by files.
+    Auto,
+    /// By locked files in the state folder.
+    Files,
+    /// By Leases in the daemon's own namespace.
+    Leases,
+}
+
 // === impl CommonFlags ===
 
 impl CommonFlags {
+    /// How the daemons know of each other.
+    pub fn coordination(&self) -> Coordination {
+        match self.coordinate_by {
+            CoordinateBy::Files => Coordination::Files,
+            CoordinateBy::Leases => Coordination::Leases,
+            CoordinateBy::Auto if env::var_os(cluster::IN_A_POD).is_some() => Coordination::Leases,
+            CoordinateBy::Auto => Coordination::Files,
+        }
+    }
+
     /// The admin server's token, if one is to be asked for.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! server, membership, leadership, listening sockets, and how a daemon ends.
 
 pub mod admin;
+pub mod cluster;
 pub mod exit;
 mod files;
 pub mod flags;

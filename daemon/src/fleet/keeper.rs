@@ -8,7 +8,7 @@ use std::{
 };
 
 use plugin_host::{Instance, Plugin};
-use scaler_types::{PluginContext, ResourceScalerConfig, Role};
+use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
@@ -33,6 +33,7 @@ pub(super) struct Fixed {
     pub(super) role: Role,
     pub(super) state_dir: PathBuf,
     pub(super) kubeconfig: Option<PathBuf>,
+    pub(super) coordination: Coordination,
 }
 
 pub(super) struct Keeper {
@@ -326,7 +327,7 @@ impl Fixed {
             // The host tells each plugin its own.
             plugin_dir: PathBuf::new(),
             kubeconfig: self.kubeconfig.clone(),
-            coordination: scaler_types::Coordination::Files,
+            coordination: self.coordination,
             kind: plugin.kind().to_owned(),
             file: contents.name.clone(),
             text: Arc::clone(&contents.text),

@@ -89,6 +89,7 @@ impl Fleet {
             role,
             state_dir,
             kubeconfig: flags.kubeconfig_path.clone(),
+            coordination: flags.coordination(),
         };
         let mut keeper = Keeper::new(fixed, files, watch);
         let (served, view) = (keeper.served(), keeper.view());
