@@ -9,17 +9,25 @@ use std::{
     time::Duration,
 };
 
+use daemon::reports::Dropped;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, histogram::Histogram},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, family::Family, gauge::ConstGauge, histogram::Histogram},
     registry::Unit,
 };
 
-use crate::dlx::Dlx;
+use crate::{
+    dlx::Dlx,
+    resource::{Key, Phase, Phases},
+};
 
 /// Upper bounds of the buckets of a cold start's duration, in seconds.
 const COLD: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// The same of one of its phases: some take less than a millisecond.
+const PHASE: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0];
 
 /// Counts that belong to no resource.
 #[derive(Debug)]
@@ -27,6 +35,18 @@ pub struct Metrics {
     set_scales: AtomicU64,
     failed_wakes: AtomicU64,
     cold: Histogram,
+    /// By kind and namespace, not by resource: they may be many.
+    phases: Family<PhaseLabels, Histogram, fn() -> Histogram>,
+    /// Reports that plugins had no time for.
+    pub reports_dropped: Dropped,
+}
+
+/// Whose cold starts, and which of their phases.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    namespace: String,
+    kind: String,
+    phase: &'static str,
 }
 
 /// Reads all counts when Prometheus asks.
@@ -36,7 +56,13 @@ pub struct Exported(pub Weak<Dlx>);
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { set_scales: AtomicU64::new(0), failed_wakes: AtomicU64::new(0), cold: Histogram::new(COLD) }
+        Self {
+            set_scales: AtomicU64::new(0),
+            failed_wakes: AtomicU64::new(0),
+            cold: Histogram::new(COLD),
+            phases: Family::new_with_constructor(|| Histogram::new(PHASE)),
+            reports_dropped: Dropped::default(),
+        }
     }
 }
 
@@ -52,8 +78,20 @@ impl Metrics {
     }
 
     /// A wake ended well.
-    pub fn woken(&self, took: Duration) {
+    pub fn woken(&self, key: &Key, took: Duration, phases: &Phases) {
         self.cold.observe(took.as_secs_f64());
+        for phase in Phase::ALL {
+            if let Some(took) = phases.of(phase) {
+                self.phase(key, phase, took);
+            }
+        }
+    }
+
+    /// A phase of a cold start took so long.
+    pub fn phase(&self, key: &Key, phase: Phase, took: Duration) {
+        let (namespace, kind) = (key.id.namespace.clone(), key.kind.to_string());
+        let labels = PhaseLabels { namespace, kind, phase: phase.name() };
+        self.phases.get_or_create(&labels).observe(took.as_secs_f64());
     }
 }
 
@@ -143,6 +181,14 @@ impl Collector for Exported {
         let help = "From the wake's begin until an endpoint answers";
         let histogram =
             encoder.encode_descriptor("dlx_wake", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        metrics.cold.encode(histogram)
+        metrics.cold.encode(histogram)?;
+        let help = "What the cold starts of this DLX's own wakes went into, one phase after the other";
+        let phases = encoder.encode_descriptor(
+            "dlx_cold_start_phase",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        metrics.phases.encode(phases)
     }
 }

@@ -1,6 +1,6 @@
 //! What all resources of this process share.
 
-use std::sync::{Arc, OnceLock, atomic::AtomicU32};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicU32};
 
 use scaler_types::protocol::Rules;
 use tokio::{runtime::Handle, sync::Semaphore};
@@ -9,6 +9,7 @@ use crate::{
     answer::Refusal,
     hold::{Limits, Totals},
     metrics::Metrics,
+    proxy::Pool,
 };
 
 /// Probes of endpoints under way at once, of all resources.
@@ -27,6 +28,8 @@ pub struct Shared {
     pub probes: Semaphore,
     /// Endpoints that requests wait for and that are about to be asked again.
     pub awaited: AtomicU32,
+    /// The threads' connections to resources.
+    pools: Mutex<Vec<Arc<Pool>>>,
     /// Counts that belong to no resource.
     pub metrics: Metrics,
     /// Set when this process ends: nothing is held any more.
@@ -44,8 +47,21 @@ impl Shared {
             totals: Arc::new(Totals::new(held)),
             probes: Semaphore::new(PROBES),
             awaited: AtomicU32::new(0),
+            pools: Mutex::default(),
             metrics: Metrics::default(),
             refuse_held: OnceLock::new(),
         })
+    }
+
+    /// One more thread keeps connections.
+    pub fn add_pool(&self, pool: Arc<Pool>) {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).push(pool);
+    }
+
+    /// Closes what is kept for endpoints that are listed no more: one that ends may wait for it.
+    pub fn close_idle(&self, unlisted: &[u64]) {
+        for pool in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            pool.close_idle(unlisted);
+        }
     }
 }

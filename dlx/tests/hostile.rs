@@ -147,7 +147,7 @@ async fn routes_made_at_the_same_moment_lose_no_host() {
     let plugin = Plugin::at("127.0.0.1:1");
     let site = Site::start(plugin.clone(), Given::default()).await;
     let dlx = &site.dlx;
-    let source = Source::new(plugin, "test", "demo", Arc::default());
+    let source = Source::new(plugin, "test", "demo", Arc::default(), Default::default());
     for round in 0..300 {
         let names = [format!("x{round}"), format!("y{round}")];
         let (both, source) = (&Barrier::new(2), &source);

@@ -20,6 +20,7 @@ use crate::{dlx::Dlx, metrics::Exported};
 pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<String>) -> Admin {
     let mut registry = registry("dlx");
     fleet.register(&mut registry);
+    dlx.shared.metrics.reports_dropped.register(&mut registry);
     registry.register_collector(Box::new(Exported(Arc::downgrade(dlx))));
     let ready = dlx.clone();
     let admin = Admin::new(registry, token)

@@ -1,6 +1,6 @@
 //! `GET /api/v1/resources`: each resource as this DLX sees it, and why.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use daemon::admin::json;
@@ -47,6 +47,10 @@ struct Resource {
     held: usize,
     held_bytes: u64,
     idle: Option<String>,
+    /// What holds for it: its own, or its namespace file's.
+    hold_timeout: String,
+    /// See `hold_timeout`.
+    resource_readiness_timeout: String,
     cold_start: Option<Cold>,
     last_error: Option<String>,
 }
@@ -64,6 +68,8 @@ struct Endpoint {
 struct Cold {
     hold_ms: f64,
     wake_ms: Option<f64>,
+    /// What the wake's time went into, one after the other.
+    phases_ms: BTreeMap<&'static str, f64>,
 }
 
 #[derive(Serialize)]
@@ -95,6 +101,7 @@ fn resource(entry: &Entry, view: &View) -> Resource {
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let seen = view.gate.seen();
     let told = &view.resource;
+    let settings = view.settings();
     Resource {
         namespace: entry.key.id.namespace.clone(),
         name: entry.key.id.name.clone(),
@@ -124,8 +131,14 @@ fn resource(entry: &Entry, view: &View) -> Resource {
         in_flight: entry.counts.in_flight(),
         held: entry.queue.len(),
         held_bytes: entry.queue.bytes(),
+        hold_timeout: duration::short(settings.hold_timeout),
+        resource_readiness_timeout: duration::short(settings.resource_readiness_timeout),
         idle: entry.counts.idle().map(duration::short),
-        cold_start: view.last_cold.map(|cold| Cold { hold_ms: ms(cold.hold), wake_ms: cold.wake.map(ms) }),
+        cold_start: view.last_cold.map(|cold| Cold {
+            hold_ms: ms(cold.hold),
+            wake_ms: cold.wake.map(ms),
+            phases_ms: cold.phases.millis().map(|(phase, ms)| (phase.name(), ms)).collect(),
+        }),
         last_error: view.last_error.clone(),
     }
 }

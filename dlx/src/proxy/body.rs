@@ -112,8 +112,8 @@ impl Body for Relay {
 impl Through {
     /// All of it came.
     fn ended(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
+        if let (Some(lease), Some(in_flight)) = (self.lease.take(), self.in_flight.take()) {
+            lease.give_back(in_flight.entry());
         }
         self.in_flight = None;
     }

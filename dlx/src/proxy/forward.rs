@@ -1,6 +1,6 @@
 //! One request: into the gate, to the resource, and its answer back.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{fmt::Write as _, pin::Pin, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Request, Response, Uri, Version, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     answer::Refusal,
-    resource::{Admitted, Cold, Entry, InFlight, Target},
+    resource::{Admitted, Cold, Entry, InFlight, Phase, Target},
 };
 
 /// A request that was let go gives its place back when its response head came, or after this long.
@@ -116,11 +116,16 @@ async fn send_on(
         match sent {
             Ok(answer) => return Ok(incoming(&caller, answer, in_flight, switch, cold)),
             Err(Unsent::Never(unsent, reason)) => {
-                tracing::debug!(resource = %entry.key.id, %reason, "not sent; held again");
-                let listed = entry.unreachable(&target, &reason);
-                drop(in_flight);
+                tracing::debug!(resource = %entry.key.id, %reason, "not sent");
+                entry.unreachable(&target, &reason);
                 request = *unsent;
-                if !listed {
+                if !target.is_other_port() && entry.is_up() && Instant::now() < deadline {
+                    // To another endpoint that is ready.
+                    admitted = Admitted { in_flight, held: None };
+                    continue;
+                }
+                drop(in_flight);
+                if target.is_other_port() {
                     // Another port of an endpoint that is ready: nobody else finds out when it answers.
                     #[expect(
                         clippy::disallowed_methods,
@@ -247,7 +252,10 @@ fn incoming(
     };
     response.headers_mut().append(header::VIA, caller.dlx.via.clone());
     if let Some(cold) = cold {
-        entry.decide(|view| view.last_cold = Some(cold));
+        let (cold, first) = entry.decide(|view| view.answered(cold));
+        if let Some(took) = first {
+            entry.shared().metrics.phase(&entry.key, Phase::FirstByte, took);
+        }
         if let Ok(value) = HeaderValue::try_from(timing(cold)) {
             response.headers_mut().append(HeaderName::from_static("server-timing"), value);
         }
@@ -255,10 +263,15 @@ fn incoming(
     response
 }
 
+/// What it waited for, in milliseconds: `hold;dur=812.4, wake;dur=811.0, decide;dur=0.1, ...`.
 fn timing(cold: Cold) -> String {
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
-    match cold.wake {
-        Some(wake) => format!("hold;dur={:.1}, wake;dur={:.1}", ms(cold.hold), ms(wake)),
-        None => format!("hold;dur={:.1}", ms(cold.hold)),
+    let mut text = format!("hold;dur={:.1}", ms(cold.hold));
+    let wake = cold.wake.map(|wake| ("wake", ms(wake)));
+    let phases = cold.phases.millis().map(|(phase, ms)| (phase.name(), ms));
+    for (name, ms) in wake.into_iter().chain(phases) {
+        // Writing to a string does not fail.
+        let _ = write!(text, ", {name};dur={ms:.1}");
     }
+    text
 }

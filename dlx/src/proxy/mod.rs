@@ -13,7 +13,7 @@ pub use forward::SOCKET_TAKES;
 pub use head::address;
 use http::{HeaderValue, Method, Request, Response, Version, header, uri::PathAndQuery};
 use hyper::body::{Body, Incoming};
-pub use pool::{Pool, dial};
+pub use pool::{Pool, dial, explain};
 
 use crate::{
     answer::Refusal,

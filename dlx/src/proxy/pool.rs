@@ -25,7 +25,10 @@ use tokio::{
 };
 
 use super::Upload;
-use crate::{resource::Target, serve::alive};
+use crate::{
+    resource::{Entry, Target},
+    serve::alive,
+};
 
 /// How long a connection waits for its next request: less than the servers that close theirs soonest (gunicorn after
 /// 2 s, node and uvicorn after 5 s), since a request that crosses with a close cannot be sent again.
@@ -193,6 +196,11 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Closes the connections to these endpoints that carry no request now.
+    pub fn close_idle(&self, unlisted: &[u64]) {
+        self.lock().retain(|number, _| !unlisted.contains(&Target::listed(*number)));
+    }
+
     /// Drops what waited for too long; when to look again, if anything is left.
     fn drop_old(&self) -> Option<Instant> {
         let now = Instant::now();
@@ -229,9 +237,11 @@ async fn upkeep(pool: std::sync::Weak<Pool>) {
 // === impl Lease ===
 
 impl Lease {
-    /// The response came to its end: the connection is kept for another request.
-    pub fn give_back(self) {
-        self.pool.put(self.target, self.connection);
+    /// The response came to its end: the connection is kept for another request, if more are to go where it leads.
+    pub fn give_back(self, entry: &Entry) {
+        if entry.goes_to(Target::listed(self.target)) {
+            self.pool.put(self.target, self.connection);
+        }
     }
 }
 

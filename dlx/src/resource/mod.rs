@@ -1,5 +1,6 @@
 //! One resource as this DLX knows it: its gate, its endpoints, its counts and what waits for it.
 
+mod cold;
 mod registry;
 mod target;
 mod view;
@@ -13,15 +14,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+pub use cold::{Cold, Phase, Phases};
 use daemon::settings::Settings;
 pub use registry::Registry;
 use scaler_types::{
-    Nonce, Path, Resource, ResourceId, ScaleResource, State,
+    Nonce, Path, Resource, ResourceId, ScaleResource, Severity, State,
     protocol::{GateInput, GateOrder, Refusal as NotConfirmed, Seen},
 };
 pub use target::Target;
 use tokio::sync::watch;
-pub use view::{Cold, Failure, Listed, View};
+pub use view::{Failure, Listed, View};
 
 use crate::{
     activity::Counts,
@@ -34,6 +36,8 @@ use crate::{
 
 /// The window of a resource without any metric.
 const WINDOW: Duration = Duration::from_secs(600);
+/// How often a resource's owners are told that too much is held for it.
+const FULL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What identifies a resource in this process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,6 +124,11 @@ impl Entry {
         self.queue.is_empty() && self.open.load(Ordering::SeqCst)
     }
 
+    /// Whether the gate is open and an endpoint is ready.
+    pub fn is_up(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
     /// Enters if the gate is open and nobody waits in front.
     pub fn enter(self: &Arc<Self>) -> Option<InFlight> {
         if !self.queue.is_empty() {
@@ -163,7 +172,7 @@ impl Entry {
             };
             match self.enter_let_go() {
                 Some(in_flight) => {
-                    let cold = Cold { hold: begun.elapsed(), wake: self.read(|view| view.wake_since(begun)) };
+                    let cold = self.read(|view| view.cold_since(begun));
                     return Ok(Admitted { in_flight, held: Some((place, cold)) });
                 }
                 None => held.rejoin(place),
@@ -184,17 +193,32 @@ impl Entry {
         let limits = Limits { requests: settings.max_held_requests, bytes: settings.max_held_bytes };
         let (held, first) = Queue::join(self, bytes, &limits, &self.shared.totals).map_err(|reason| {
             self.queue.count(Rejected::Full);
+            self.tell_full(&reason);
             Arc::new(Refusal::unavailable(&self.key.id, "too much is held", reason, Duration::from_secs(1)))
         })?;
         if self.state() == Some(State::Draining) {
             self.counts.met_fence();
         }
         if first {
+            self.decide(|view| view.wanted = Some(Instant::now()));
             // A probe that took its time is now in a hurry.
             self.tell();
         }
         self.want();
         Ok(held)
+    }
+
+    /// Tells its owners that requests are refused because too many are held; now and then, however many they are.
+    fn tell_full(&self, reason: &str) {
+        let due = self.decide(|view| {
+            let due = view.told_full.is_none_or(|told| told.elapsed() >= FULL_AGAIN);
+            due.then(|| view.told_full = Some(Instant::now())).map(|()| view.source.clone())
+        });
+        if let Some(source) = due {
+            tracing::warn!(resource = %self.key.id, kind = %self.key.kind, reason, "too much is held: requests are refused");
+            let message = format!("requests are answered 503: {reason}");
+            source.reports.report(&self.key.id, Severity::Warning, "HoldFull", message);
+        }
     }
 
     fn held_too_long(&self, held: Duration) -> Refusal {
@@ -272,9 +296,9 @@ impl Entry {
             wake::probe::start(self.clone(), target);
         }
         if std::mem::take(&mut view.facts_changed) {
-            self.facts
-                .store(Arc::new(Facts { ready: view.ready(), settings: view.source.settings.load_full() }));
+            self.facts.store(Arc::new(Facts { ready: view.ready(), settings: view.settings() }));
         }
+        let unlisted = std::mem::take(&mut view.unlisted);
         let ready = view.is_ready();
         let open = view.gate.open() && ready;
         self.open.store(open, Ordering::SeqCst);
@@ -284,18 +308,24 @@ impl Entry {
         if open && !was_open {
             self.queue.opened();
         }
+        view.note_progress();
         if open
             && !was_open
-            && let Some(took) = view.came_up()
+            && let Some((took, phases)) = view.came_up()
         {
-            self.shared.metrics.woken(took);
-            tracing::info!(resource = %self.key.id, kind = %self.key.kind, took = ?took, "awake");
+            self.shared.metrics.woken(&self.key, took, &phases);
+            tracing::info!(resource = %self.key.id, kind = %self.key.kind, took = ?took, %phases, "awake");
+            let message = format!("ready {:.3} s after the wake began: {phases}", took.as_secs_f64());
+            view.source.reports.report(&self.key.id, Severity::Normal, "Woken", message);
         }
         if !open {
             self.drive(view);
         }
         self.tell();
         drop(guard);
+        if !unlisted.is_empty() {
+            self.shared.close_idle(&unlisted);
+        }
         if open {
             self.release();
         }
@@ -375,6 +405,11 @@ impl Entry {
     /// Could not be connected to: nothing goes there until it answers again. Whether it is one of those listed.
     pub fn unreachable(self: &Arc<Self>, target: &Target, reason: &str) -> bool {
         self.update(|view| view.unreachable(target.number, reason))
+    }
+
+    /// Whether requests go to that endpoint now.
+    pub fn goes_to(&self, number: u64) -> bool {
+        self.facts.load().ready.iter().any(|target| target.number == number)
     }
 
     /// A probe of an endpoint found no answer.

@@ -7,6 +7,9 @@ use std::{
 
 use scaler_types::Endpoint;
 
+/// Where in a number the port is that is not the listed one.
+const PORT: u32 = 48;
+
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// One incarnation of an endpoint. Another incarnation at the same address is another target, and connections are
@@ -43,6 +46,16 @@ impl Target {
         let endpoint = Endpoint { address, ..self.endpoint.clone() };
         let socket = endpoint.address.parse().ok();
         // Connections to one port are not connections to the other: the number tells them apart.
-        Self { number: self.number | u64::from(port) << 48, endpoint, socket }
+        Self { number: self.number | u64::from(port) << PORT, endpoint, socket }
+    }
+
+    /// Whether it is [another port](Self::at_port) of an endpoint.
+    pub fn is_other_port(&self) -> bool {
+        self.number >> PORT != 0
+    }
+
+    /// The number of the endpoint whose port this is, as listed.
+    pub fn listed(number: u64) -> u64 {
+        number & ((1 << PORT) - 1)
     }
 }

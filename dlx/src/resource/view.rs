@@ -5,12 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daemon::settings::Settings;
 use scaler_types::{
     Endpoint, Nonce, Path, Probe, Resource, ResourceId, Row,
     protocol::{Gate, GateInput, GateOrder, Rules},
 };
 
-use super::Target;
+use super::{
+    Target,
+    cold::{Cold, Phase, Phases, Timeline},
+};
 use crate::{answer::Refusal, watch::Source};
 
 /// After a wake that cannot succeed, requests get its cause for this long; doubled each time, up to [`LONGEST_PAUSE`].
@@ -28,6 +32,8 @@ pub struct View {
     pub source: Arc<Source>,
     /// Its endpoints.
     pub listed: Vec<Listed>,
+    /// Endpoints that are listed no more, and whose idle connections are to be closed.
+    pub unlisted: Vec<u64>,
     /// An endpoint from `resolve_service_name`, where the plugin lists none.
     pub resolved: Option<Endpoint>,
     /// A task works on what waits.
@@ -44,10 +50,14 @@ pub struct View {
     pub last_error: Option<String>,
     /// Writes in a row that nobody knows the end of.
     pub lost_writes: u32,
-    /// When the wake that is going on began.
-    waking_since: Option<Instant>,
-    /// When the last wake ended well, and how long it took.
-    woken: Option<(Instant, Duration)>,
+    /// Since when requests are held, if some are.
+    pub wanted: Option<Instant>,
+    /// This DLX's own wake that is going on: when it began, and how far it came.
+    waking: Option<(Instant, Timeline)>,
+    /// The last of this DLX's own wakes that ended well, and how long it took.
+    woken: Option<(Timeline, Duration)>,
+    /// When its owners were last told that too much is held.
+    pub told_full: Option<Instant>,
     /// The last cold start of a request.
     pub last_cold: Option<Cold>,
 }
@@ -74,15 +84,10 @@ pub struct Failure {
     pub until: Instant,
     /// How long it is remembered this time.
     pub pause: Duration,
-}
-
-/// How a held request spent its time.
-#[derive(Clone, Copy, Debug)]
-pub struct Cold {
-    /// How long it was held.
-    pub hold: Duration,
-    /// How long the wake took that it waited for; `None` if it waited for none.
-    pub wake: Option<Duration>,
+    /// When it was known.
+    pub at: Instant,
+    /// The row's nonce then: another one since is another try, by somebody else.
+    pub nonce: Option<Nonce>,
 }
 
 // === impl View ===
@@ -95,6 +100,7 @@ impl View {
             resource: Resource::new(id),
             source,
             listed: Vec::new(),
+            unlisted: Vec::new(),
             resolved: None,
             driven: false,
             facts_changed: false,
@@ -103,8 +109,10 @@ impl View {
             failure: None,
             last_error: None,
             lost_writes: 0,
-            waking_since: None,
+            wanted: None,
+            waking: None,
             woken: None,
+            told_full: None,
             last_cold: None,
         }
     }
@@ -112,6 +120,8 @@ impl View {
     /// Takes over what the plugin told.
     pub fn see(&mut self, source: &Arc<Source>, resource: Resource) {
         self.gone = false;
+        let own = |resource: &Resource| (resource.hold_timeout, resource.resource_readiness_timeout);
+        self.facts_changed |= own(&self.resource) != own(&resource);
         self.resource = resource;
         if !Arc::ptr_eq(&self.source, source) {
             self.source = source.clone();
@@ -126,7 +136,7 @@ impl View {
     /// No plugin lists it any more.
     pub fn vanish(&mut self) {
         self.gone = true;
-        self.listed.clear();
+        self.unlisted.extend(self.listed.drain(..).map(|listed| listed.target.number));
         self.facts_changed = true;
     }
 
@@ -154,7 +164,21 @@ impl View {
                 None => Listed::new(endpoint.clone()),
             });
         }
+        self.unlisted.extend(before.into_iter().map(|listed| listed.target.number));
         self.facts_changed = true;
+    }
+
+    /// What holds for its requests: its own word, else its namespace file's.
+    pub fn settings(&self) -> Arc<Settings> {
+        let settings = self.source.settings.load_full();
+        let Resource { hold_timeout, resource_readiness_timeout, .. } = self.resource;
+        if hold_timeout.is_none() && resource_readiness_timeout.is_none() {
+            return settings;
+        }
+        let mut own = Settings::clone(&settings);
+        own.hold_timeout = hold_timeout.unwrap_or(own.hold_timeout);
+        own.resource_readiness_timeout = resource_readiness_timeout.unwrap_or(own.resource_readiness_timeout);
+        Arc::new(own)
     }
 
     /// Whether it has replicas.
@@ -223,53 +247,109 @@ impl View {
 
     /// A wake of this DLX's own begins; the row to send with it.
     pub fn wake_begins(&mut self, row: Row) -> Row {
-        self.waking_since = Some(Instant::now());
+        self.waking = Some((Instant::now(), Timeline::ordered(self.wanted.take())));
         if self.resource.path == Path::External { self.resource.row.clone() } else { row }
     }
 
-    /// Requests can be forwarded; how long the wake took, if this DLX woke it.
-    pub fn came_up(&mut self) -> Option<Duration> {
-        self.failure = None;
-        self.last_error = None;
-        let took = self.waking_since.take()?.elapsed();
-        self.woken = Some((Instant::now(), took));
-        Some(took)
+    /// Notes how far a wake has come.
+    pub fn note_progress(&mut self) {
+        // Shut: what is listed is from before it.
+        if self.gate.open()
+            && let Some((_, timeline)) = &mut self.waking
+        {
+            timeline.see(&self.resource);
+        }
     }
 
-    /// How long the wake took that ended after `begun`.
-    pub fn wake_since(&self, begun: Instant) -> Option<Duration> {
-        self.woken.filter(|(at, _)| *at >= begun).map(|(_, took)| took)
+    /// Requests can be forwarded; how long the wake took and with what, if this DLX woke it.
+    pub fn came_up(&mut self) -> Option<(Duration, Phases)> {
+        self.failure = None;
+        self.last_error = None;
+        self.wanted = None;
+        let (began, mut timeline) = self.waking.take()?;
+        timeline.reach(Phase::Ready);
+        let took = began.elapsed();
+        self.woken = Some((timeline, took));
+        Some((took, timeline.phases()))
+    }
+
+    /// What a request waited for that was held since `begun`.
+    pub fn cold_since(&self, begun: Instant) -> Cold {
+        let woken = self.woken.filter(|(timeline, _)| timeline.ready() >= Some(begun));
+        Cold {
+            hold: begun.elapsed(),
+            wake: woken.map(|(_, took)| took),
+            phases: woken.map(|(timeline, _)| timeline.phases()).unwrap_or_default(),
+        }
+    }
+
+    /// The answer's head came to a request that was held: what its time went into with that, and whether it is the first
+    /// after its wake.
+    pub fn answered(&mut self, cold: Cold) -> (Cold, Option<Duration>) {
+        let mut first = None;
+        let mut cold = cold;
+        if cold.wake.is_some()
+            && let Some((timeline, _)) = &mut self.woken
+        {
+            if timeline.reach(Phase::FirstByte) {
+                first = timeline.phases().of(Phase::FirstByte);
+            }
+            let since_ready = timeline.ready().map(|ready| ready.elapsed());
+            cold.phases = cold.phases.with_first_byte(since_ready.unwrap_or_default());
+        }
+        self.last_cold = Some(cold);
+        (cold, first)
     }
 
     /// A wake cannot succeed: remembered for a while.
     pub fn failed(&mut self, reason: &str) {
-        self.waking_since = None;
+        self.waking = None;
         let pause =
             self.failure.as_ref().map_or(FIRST_PAUSE, |failure| (failure.pause * 2).min(LONGEST_PAUSE));
         self.last_error = Some(reason.to_owned());
-        self.failure = Some(Failure { reason: reason.to_owned(), until: Instant::now() + pause, pause });
+        let (at, nonce) = (Instant::now(), self.gate.seen().map(|seen| seen.row.nonce));
+        self.failure = Some(Failure { reason: reason.to_owned(), until: at + pause, pause, at, nonce });
+        // It may have answered for a moment and ended: what is ready from here on has been asked after the failure.
+        for listed in self.listed.iter_mut().filter(|listed| listed.target.endpoint.probe != Probe::Listed) {
+            self.facts_changed |= listed.ready;
+            listed.ready = false;
+        }
     }
 
     /// What a request is answered while a failed wake is remembered.
     pub fn remembered_failure(&self, id: &ResourceId) -> Option<Refusal> {
-        // Somebody else got it up.
-        let failure = self.failure.as_ref().filter(|_| !self.gate.open())?;
-        let left = failure.until.checked_duration_since(Instant::now())?;
+        let failure = self.failure.as_ref()?;
+        let until = match (self.gate.open(), self.is_ready()) {
+            (true, true) => return None,
+            // Somebody else got it up, or tries to.
+            (true, false) if self.gate.seen().map(|seen| seen.row.nonce) != failure.nonce => return None,
+            // It came up after all. A plugin that goes on refusing it is not asked more often than this.
+            (false, true) => failure.until.min(failure.at + FIRST_PAUSE),
+            _ => failure.until,
+        };
+        let left = until.checked_duration_since(Instant::now())?;
         let retry = left + Duration::from_secs(1);
         Some(Refusal::unavailable(id, "the wake failed", failure.reason.clone(), retry))
     }
 
-    /// Why requests are not forwarded, for people.
+    /// Why requests are not forwarded, for people: what the plugin says that is waited for, what the endpoints say, and
+    /// what went wrong last, which may have passed.
     pub fn why_not_up(&self) -> String {
-        if let Some(error) = &self.last_error {
-            return error.clone();
+        let mut why = Vec::new();
+        if !self.resource.status.is_empty() {
+            why.push(self.resource.status.clone());
         }
         if let Some(listed) = self.listed.iter().find(|listed| !listed.ready) {
             let error = listed.error.as_deref().unwrap_or("no answer yet");
-            return format!("its endpoint {} is not ready: {error}", listed.target.endpoint.address);
+            why.push(format!("its endpoint {} is not ready: {error}", listed.target.endpoint.address));
         }
-        if !self.resource.status.is_empty() {
-            return self.resource.status.clone();
+        if let Some(error) =
+            self.last_error.as_ref().filter(|error| !why.iter().any(|why| why.contains(*error)))
+        {
+            why.push(format!("the last error was: {error}"));
+        }
+        if !why.is_empty() {
+            return why.join("; ");
         }
         match self.gate.seen() {
             Some(seen) if seen.scaled && self.listed.is_empty() => "it has no endpoint yet".to_owned(),

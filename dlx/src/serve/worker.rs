@@ -71,6 +71,7 @@ impl Workers {
 
 async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
     let pool = Pool::new();
+    dlx.shared.add_pool(pool.clone());
     while let Some(Accepted { stream, peer, identity, place }) = accepted.recv().await {
         let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
         let stream = match ready {

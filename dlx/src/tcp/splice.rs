@@ -1,6 +1,15 @@
 //! A TCP connection to a resource: through the same gate as a request, then bytes both ways.
 
-use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
 
 use scaler_types::State;
 use tokio::{
@@ -17,6 +26,9 @@ use crate::{
 
 /// What a held connection's socket may have taken in by the time it is let go.
 const SOCKET_TAKES: u64 = 64 * 1024;
+
+/// Whose turn it is among a resource's endpoints.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 /// Why a copying stopped.
 enum Stopped {
@@ -63,7 +75,8 @@ async fn connect(
     loop {
         let in_flight = enter_until(entry, client, deadline).await?;
         let facts = entry.facts.load_full();
-        let Some(target) = facts.ready.first() else { continue };
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed) % facts.ready.len().max(1);
+        let Some(target) = facts.ready.get(turn) else { continue };
         let target = match identity.port.target {
             Some(port) => Arc::new(target.at_port(port)),
             None => target.clone(),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use scaler_types::{
-    Nonce, Row, ScaleError, ScaleRequest, Target, Version, duration,
+    Nonce, Row, ScaleError, ScaleRequest, Severity, Target, Version, duration,
     protocol::{GateInput, GateOrder},
 };
 use tokio::time::{Instant, sleep_until};
@@ -25,15 +25,17 @@ pub fn start(entry: Arc<Entry>, expected: Version, row: Row) {
     let handle = entry.shared().handle.clone();
     handle.spawn(async move {
         let row = entry.update(|view| view.wake_begins(row));
-        tracing::info!(resource = %entry.key.id, kind = %entry.key.kind, held = entry.queue.len(), "waking");
+        let held = entry.queue.len();
+        tracing::info!(resource = %entry.key.id, kind = %entry.key.kind, held, "waking");
+        report(&entry, Severity::Normal, "WakeStarted", format!("{held} requests wait for it"));
         let ended = scale(&entry, &expected, row).await;
         finish(&entry, ended).await;
     });
 }
 
 async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
-    let source = entry.read(|view| view.source.clone());
-    let limit = source.settings.load().resource_readiness_timeout;
+    let (source, settings) = entry.read(|view| (view.source.clone(), view.settings()));
+    let limit = settings.resource_readiness_timeout;
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(100);
     loop {
@@ -90,7 +92,13 @@ async fn finish(entry: &Arc<Entry>, ended: Ended) {
         Ended::Late(reason) => (None, Some(reason)),
         Ended::Terminal(reason) => (Some(reason.clone()), Some(reason)),
     };
+    let mut up = false;
     let order = entry.update(|view| {
+        up = view.gate.open() && view.is_ready();
+        if up {
+            // Part of it may be broken; what answers is up all the same.
+            return view.gate.step(GateInput::Woke { terminal: None, fresh });
+        }
         if let Some(reason) = &failed {
             view.failed(reason);
             // Before the gate is told, so that nobody wakes it anew on behalf of those who are refused now.
@@ -100,11 +108,23 @@ async fn finish(entry: &Arc<Entry>, ended: Ended) {
         }
         view.gate.step(GateInput::Woke { terminal, fresh })
     });
-    if let Some(reason) = failed {
-        tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake failed");
-        entry.shared().metrics.wake_failed();
+    match failed {
+        Some(reason) if up => {
+            tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "it is up, and its plugin says that it cannot come up");
+        }
+        Some(reason) => {
+            tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake failed");
+            entry.shared().metrics.wake_failed();
+            report(entry, Severity::Warning, "WakeFailed", reason);
+        }
+        None => {}
     }
     if let order @ GateOrder::Write { .. } = order {
         super::perform(entry.clone(), order);
     }
+}
+
+/// Tells the resource's owners.
+fn report(entry: &Entry, severity: Severity, reason: &str, message: String) {
+    entry.read(|view| view.source.reports.report(&entry.key.id, severity, reason, message));
 }

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin};
 
 use plugin_host::Instance;
-use scaler_types::{Changes, ResourceId, Row, ScaleError, ScaleRequest, Version};
+use scaler_types::{Changes, Report, ResourceId, Row, ScaleError, ScaleRequest, Version};
 
 /// A call under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -31,6 +31,9 @@ pub trait Calls: Send + Sync + 'static {
 
     /// See [`scaler_types::ResourceScaler::resolve_service_name`].
     fn resolve_service_name<'a>(&'a self, id: &'a ResourceId) -> Pending<'a, Result<String, Failed>>;
+
+    /// See [`scaler_types::ResourceScaler::report`].
+    fn report<'a>(&'a self, id: &'a ResourceId, report: &'a Report) -> Pending<'a, Result<(), Failed>>;
 }
 
 // === impl Calls for Instance ===
@@ -58,6 +61,12 @@ impl Calls for Instance {
     fn resolve_service_name<'a>(&'a self, id: &'a ResourceId) -> Pending<'a, Result<String, Failed>> {
         Box::pin(async move {
             Instance::resolve_service_name(self, id).await.map_err(|error| Failed(error.to_string()))
+        })
+    }
+
+    fn report<'a>(&'a self, id: &'a ResourceId, report: &'a Report) -> Pending<'a, Result<(), Failed>> {
+        Box::pin(async move {
+            Instance::report(self, id, report).await.map_err(|error| Failed(error.to_string()))
         })
     }
 }

@@ -86,7 +86,13 @@ async fn stop(followed: Followed) {
 
 fn follow(dlx: &Arc<Dlx>, served: &Served) -> Followed {
     let instance = Arc::new(served.instance.clone());
-    let source = Source::new(instance, served.instance.kind(), &served.namespace, served.settings.clone());
+    let source = Source::new(
+        instance,
+        served.instance.kind(),
+        &served.namespace,
+        served.settings.clone(),
+        dlx.shared.metrics.reports_dropped.clone(),
+    );
     follow_source(dlx, source)
 }
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use daemon::settings::Settings;
+use daemon::{
+    reports::{Dropped, Reporter},
+    settings::Settings,
+};
 use tokio::{sync::watch, time::timeout};
 
 use super::Calls;
@@ -26,6 +29,8 @@ pub struct Source {
     pub kind: Arc<str>,
     /// The namespace file's namespace.
     pub namespace: String,
+    /// What its resources' owners are told, through it.
+    pub reports: Reporter,
     /// What holds for its resources.
     pub settings: ArcSwap<Settings>,
     /// Lists asked for so far.
@@ -39,10 +44,22 @@ pub struct Source {
 // === impl Source ===
 
 impl Source {
-    /// Not asked yet.
-    pub fn new(calls: Arc<dyn Calls>, kind: &str, namespace: &str, settings: Arc<Settings>) -> Arc<Self> {
+    /// Not asked yet. To be made on a tokio runtime. `dropped` counts the reports that the plugin had no time for.
+    pub fn new(
+        calls: Arc<dyn Calls>,
+        kind: &str,
+        namespace: &str,
+        settings: Arc<Settings>,
+        dropped: Dropped,
+    ) -> Arc<Self> {
+        let shows = calls.clone();
+        let reports = Reporter::start(dropped, move |id, report| {
+            let shows = shows.clone();
+            async move { shows.report(&id, &report).await.map_err(|error| error.to_string()) }
+        });
         Arc::new(Self {
             calls,
+            reports,
             kind: kind.into(),
             namespace: namespace.to_owned(),
             settings: ArcSwap::new(settings),

@@ -66,7 +66,8 @@ impl Site {
         let mut dlx = Dlx::new(shared, "test-1", draining.clone());
         dlx.peers = dlx::route::Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect());
         let dlx = Arc::new(dlx);
-        let source = Source::new(plugin.clone(), "test", "demo", Arc::new(given.settings));
+        let source =
+            Source::new(plugin.clone(), "test", "demo", Arc::new(given.settings), Default::default());
         dlx.sources.lock().unwrap().push(source.clone());
         follow_source(&dlx, source);
         dlx.rebuild_routes();

@@ -10,7 +10,8 @@ use std::{
 
 use dlx::watch::{Calls, Failed, Pending};
 use scaler_types::{
-    Changes, Endpoint, Nonce, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target, Version,
+    Changes, Endpoint, Nonce, Report, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target,
+    Version,
 };
 use tokio::sync::watch;
 
@@ -24,6 +25,10 @@ pub struct Plugin {
     pub wake: Mutex<Arc<Wake>>,
     pub set_scales: AtomicUsize,
     pub lists: AtomicUsize,
+    /// What was reported: reason and message.
+    pub reports: Mutex<Vec<(String, String)>>,
+    /// While it is set, the stream tells nothing; lists are told.
+    pub stalled: watch::Sender<bool>,
 }
 
 impl Plugin {
@@ -43,6 +48,8 @@ impl Plugin {
             wake: Mutex::new(Arc::new(Box::new(wake))),
             set_scales: AtomicUsize::new(0),
             lists: AtomicUsize::new(0),
+            reports: Mutex::default(),
+            stalled: watch::Sender::new(false),
         })
     }
 
@@ -148,6 +155,7 @@ impl Calls for Plugin {
                 self.lists.fetch_add(1, Ordering::SeqCst);
             } else {
                 moved.wait_for(|now| *now != cursor).await.unwrap();
+                self.stalled.subscribe().wait_for(|stalled| !stalled).await.unwrap();
             }
             let cursor = *moved.borrow();
             let resources = self.resources.lock().unwrap().values().cloned().collect();
@@ -186,5 +194,10 @@ impl Calls for Plugin {
 
     fn resolve_service_name<'a>(&'a self, _: &'a ResourceId) -> Pending<'a, Result<String, Failed>> {
         Box::pin(async { Err(Failed("it lists its endpoints".to_owned())) })
+    }
+
+    fn report<'a>(&'a self, _: &'a ResourceId, report: &'a Report) -> Pending<'a, Result<(), Failed>> {
+        self.reports.lock().unwrap().push((report.reason.clone(), report.message.clone()));
+        Box::pin(async { Ok(()) })
     }
 }

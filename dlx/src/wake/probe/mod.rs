@@ -1,7 +1,9 @@
 //! Finding out, from the moment an endpoint is known, when it answers.
 
+mod grpc;
+mod http;
+
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -11,7 +13,6 @@ use std::{
 
 use scaler_types::Probe;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
@@ -32,13 +33,30 @@ const LONGEST_IDLE: Duration = Duration::from_secs(10);
 /// How long one try may take at first; it grows so that a slow answer is not missed for ever.
 const FIRST_TRY: Duration = Duration::from_millis(500);
 const LONGEST_TRY: Duration = Duration::from_secs(5);
-/// An answer's first line, and a little more.
-const HEAD: usize = 256;
+
+/// How an endpoint is asked.
+enum Question {
+    /// Connecting is enough.
+    Connect,
+    /// This is sent, and a 2xx or 3xx is to come back.
+    Http(http::Question),
+    /// The health service is asked.
+    Grpc(grpc::Question),
+}
 
 /// Probes an endpoint until it answers, or is no longer wanted to.
 pub fn start(entry: Arc<Entry>, target: Arc<Target>) {
     let handle = entry.shared().handle.clone();
     handle.spawn(async move {
+        let address = target.endpoint.probe_address.as_deref().unwrap_or(&target.endpoint.address);
+        let question = match Question::new(&target.endpoint.probe, address) {
+            Ok(question) => question,
+            Err(reason) => {
+                tracing::warn!(resource = %entry.key.id, endpoint = address, reason, "an endpoint cannot be probed");
+                // Until its plugin lists it with another probe.
+                return entry.note_probe(target.number, format!("it cannot be probed: {reason}"));
+            }
+        };
         let (mut pause, mut limit) = (FIRST, FIRST_TRY);
         let started = Instant::now();
         let mut changed = entry.subscribe();
@@ -46,12 +64,12 @@ pub fn start(entry: Arc<Entry>, target: Arc<Target>) {
             let error = {
                 // Closed never; without a permit it would go ahead all the same.
                 let _permit = entry.shared().probes.acquire().await.ok();
-                match timeout(limit, answers(&target)).await {
+                match timeout(limit, question.ask(address)).await {
                     Ok(Ok(())) => {
                         entry.update(|view| view.reachable(target.number));
                         return;
                     }
-                    Ok(Err(error)) => error.to_string(),
+                    Ok(Err(error)) => error,
                     Err(_) => {
                         limit = (limit * 2).min(LONGEST_TRY);
                         "no answer in time".to_owned()
@@ -108,35 +126,24 @@ impl Drop for Wanted<'_> {
     }
 }
 
-async fn answers(target: &Target) -> io::Result<()> {
-    let mut stream = match target.socket {
-        Some(address) => TcpStream::connect(address).await?,
-        None => TcpStream::connect(&target.endpoint.address).await?,
-    };
-    let Probe::Http { path, .. } = &target.endpoint.probe else { return Ok(()) };
-    let address = &target.endpoint.address;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: scaler-probe\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut head = [0; HEAD];
-    let mut len = 0;
-    while len < head.len() && !head[..len].contains(&b'\n') {
-        match stream.read(&mut head[len..]).await? {
-            0 => break,
-            n => len += n,
-        }
+// === impl Question ===
+
+impl Question {
+    fn new(probe: &Probe, address: &str) -> Result<Self, String> {
+        Ok(match probe {
+            Probe::Tcp | Probe::Listed => Question::Connect,
+            Probe::Http { path, headers } => Question::Http(http::Question::new(path, headers, address)?),
+            Probe::Grpc { service } => Question::Grpc(grpc::Question::new(service, address)?),
+        })
     }
-    // "HTTP/1.1 204 ..."
-    let mut words = head[..len].split(|byte| *byte == b' ');
-    match (words.next(), words.next()) {
-        (Some(version), Some(status)) if version.starts_with(b"HTTP/1.") => match status {
-            [b'2', _, _] => Ok(()),
-            status => {
-                let status = String::from_utf8_lossy(status);
-                Err(io::Error::other(format!("GET {path} answers {}, not 2xx", status.trim())))
-            }
-        },
-        _ => Err(io::Error::other(format!("GET {path} is not answered in HTTP/1"))),
+
+    async fn ask(&self, address: &str) -> Result<(), String> {
+        // An address is parsed, a name is looked up.
+        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        match self {
+            Question::Connect => Ok(()),
+            Question::Http(question) => question.ask(stream).await,
+            Question::Grpc(question) => question.ask(stream).await,
+        }
     }
 }

@@ -1,0 +1,188 @@
+//! What a cold start's time went into, as this DLX saw it.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use scaler_types::{Progress, Resource};
+
+/// A part of a cold start. Each begins where the one before it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// From the first request that was held to the wake's order.
+    Decide,
+    /// Until this DLX sees that the plugin wrote it.
+    Patch,
+    /// Until the plugin says that it has a place to run at.
+    Scheduled,
+    /// Until the plugin says that it runs, or lists an endpoint where it says nothing.
+    Started,
+    /// Until an endpoint answered its probe.
+    Ready,
+    /// Until the first answer's head.
+    FirstByte,
+}
+
+/// A wake of this DLX's own: when it came how far.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeline {
+    began: Instant,
+    ended: [Option<Instant>; 6],
+}
+
+/// How long each phase took; those that are not over yet, or that nobody saw the end of, are missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases([Option<Duration>; 6]);
+
+/// How a held request spent its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Cold {
+    /// How long it was held.
+    pub hold: Duration,
+    /// How long the wake took that it waited for; `None` if it waited for none of this DLX's own.
+    pub wake: Option<Duration>,
+    /// What that wake's time went into.
+    pub phases: Phases,
+}
+
+// === impl Phase ===
+
+impl Phase {
+    /// All, in their order.
+    pub const ALL: [Self; 6] =
+        [Self::Decide, Self::Patch, Self::Scheduled, Self::Started, Self::Ready, Self::FirstByte];
+
+    /// Its name in metrics, in `Server-Timing` and on the admin port.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decide => "decide",
+            Self::Patch => "patch",
+            Self::Scheduled => "scheduled",
+            Self::Started => "started",
+            Self::Ready => "ready",
+            Self::FirstByte => "first_byte",
+        }
+    }
+}
+
+// === impl Timeline ===
+
+impl Timeline {
+    /// A wake is ordered now, for requests of which the first has been held since `wanted`.
+    pub fn ordered(wanted: Option<Instant>) -> Self {
+        let now = Instant::now();
+        let mut timeline = Self { began: wanted.unwrap_or(now), ended: [None; 6] };
+        timeline.ended[Phase::Decide as usize] = Some(now);
+        timeline
+    }
+
+    /// It came so far now, unless it had before. Whether it had not.
+    pub fn reach(&mut self, phase: Phase) -> bool {
+        let now = Instant::now();
+        let new = self.ended[phase as usize].is_none();
+        if new {
+            // What was not seen before took no time that can be told from this one's.
+            let before = Phase::ALL.into_iter().filter(|before| *before < phase);
+            let last = before.filter_map(|before| self.ended[before as usize]).max();
+            for earlier in Phase::ALL.into_iter().filter(|earlier| *earlier < phase) {
+                self.ended[earlier as usize].get_or_insert(last.unwrap_or(now));
+            }
+            self.ended[phase as usize] = Some(now);
+        }
+        new
+    }
+
+    /// What the plugin tells of it, once its write is seen.
+    pub fn see(&mut self, told: &Resource) {
+        self.reach(Phase::Patch);
+        match told.progress {
+            Some(Progress::Scheduled) => drop(self.reach(Phase::Scheduled)),
+            Some(Progress::Started) => drop(self.reach(Phase::Started)),
+            None if !told.endpoints.is_empty() => drop(self.reach(Phase::Started)),
+            None => {}
+        }
+    }
+
+    /// How long each phase took so far.
+    pub fn phases(&self) -> Phases {
+        let mut phases = Phases::default();
+        let mut before = self.began;
+        for phase in Phase::ALL {
+            let Some(ended) = self.ended[phase as usize] else { break };
+            phases.0[phase as usize] = Some(ended.saturating_duration_since(before));
+            before = ended;
+        }
+        phases
+    }
+
+    /// When it was ready, if it was.
+    pub fn ready(&self) -> Option<Instant> {
+        self.ended[Phase::Ready as usize]
+    }
+}
+
+// === impl Phases ===
+
+impl Phases {
+    /// One of them.
+    pub fn of(&self, phase: Phase) -> Option<Duration> {
+        self.0[phase as usize]
+    }
+
+    /// The same with the first byte so long after the wake.
+    #[must_use]
+    pub fn with_first_byte(mut self, took: Duration) -> Self {
+        self.0[Phase::FirstByte as usize] = Some(took);
+        self
+    }
+
+    /// Those that are known, in milliseconds.
+    pub fn millis(&self) -> impl Iterator<Item = (Phase, f64)> {
+        let phases = *self;
+        Phase::ALL
+            .into_iter()
+            .filter_map(move |phase| Some((phase, phases.of(phase)?.as_secs_f64() * 1000.0)))
+    }
+}
+
+impl fmt::Display for Phases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.millis().map(|(phase, ms)| format!("{} {ms:.1} ms", phase.name()));
+        f.write_str(&text.collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scaler_types::{Endpoint, Progress, Resource, ResourceId};
+
+    use super::{Phase, Timeline};
+
+    #[test]
+    fn what_is_not_told_is_part_of_what_follows() {
+        let mut told = Resource::new(ResourceId::new("demo", "a"));
+        let mut timeline = Timeline::ordered(None);
+        timeline.see(&told);
+        assert_eq!(timeline.phases().millis().count(), 2, "decided and written");
+        told.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
+        timeline.see(&told);
+        let phases = timeline.phases();
+        assert_eq!(phases.of(Phase::Scheduled), Some(std::time::Duration::ZERO));
+        assert!(phases.of(Phase::Started).is_some() && phases.of(Phase::Ready).is_none(), "{phases}");
+    }
+
+    #[test]
+    fn a_pod_with_an_address_and_no_container_has_not_started() {
+        let mut told = Resource::new(ResourceId::new("demo", "a"));
+        let mut timeline = Timeline::ordered(None);
+        told.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
+        told.progress = Some(Progress::Scheduled);
+        timeline.see(&told);
+        assert!(timeline.phases().of(Phase::Started).is_none());
+        told.progress = Some(Progress::Started);
+        timeline.see(&told);
+        assert!(timeline.reach(Phase::Ready) && !timeline.reach(Phase::Ready), "once");
+        assert_eq!(timeline.phases().millis().count(), 5);
+    }
+}

@@ -1,0 +1,137 @@
+//! Asking by HTTP, as the kubelet does: any 2xx or 3xx is ready.
+
+use http::{HeaderName, HeaderValue, header, uri::PathAndQuery};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// An answer's first line, and a little more.
+const HEAD: usize = 256;
+
+/// A request, ready to be sent.
+pub struct Question {
+    path: String,
+    bytes: Vec<u8>,
+}
+
+// === impl Question ===
+
+impl Question {
+    /// What to send: `headers` are stronger than the usual ones, and a `Host` among them is stronger than `address`.
+    ///
+    /// # Errors
+    ///
+    /// They cannot stand in a request: what is wrong with them.
+    pub fn new(path: &str, headers: &[(String, String)], address: &str) -> Result<Self, String> {
+        // Both refuse what would begin a line of its own.
+        if !path.starts_with('/') || PathAndQuery::try_from(path).is_err() {
+            return Err(format!("{path:?} is no path"));
+        }
+        let mut given = Vec::new();
+        for (name, value) in headers {
+            let header = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()));
+            let (Ok(name), Ok(value)) = header else {
+                return Err(format!("{name:?}: {value:?} is no header"));
+            };
+            given.push((name, value));
+        }
+        let usual = [(header::HOST, address), (header::USER_AGENT, "scaler-probe"), (header::ACCEPT, "*/*")];
+        let mut bytes = format!("GET {path} HTTP/1.1\r\n").into_bytes();
+        let mut line = |name: &HeaderName, value: &[u8]| {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value);
+            bytes.extend_from_slice(b"\r\n");
+        };
+        for (name, value) in usual {
+            if !given.iter().any(|(own, _)| *own == name) {
+                line(&name, value.as_bytes());
+            }
+        }
+        // One request per connection, whatever the headers say.
+        for (name, value) in given.iter().filter(|(name, _)| *name != header::CONNECTION) {
+            line(name, value.as_bytes());
+        }
+        line(&header::CONNECTION, b"close");
+        bytes.extend_from_slice(b"\r\n");
+        Ok(Self { path: path.to_owned(), bytes })
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    ///
+    /// It is not ready: what it said.
+    pub async fn ask(&self, mut stream: TcpStream) -> Result<(), String> {
+        let path = &self.path;
+        stream.write_all(&self.bytes).await.map_err(|error| error.to_string())?;
+        let mut head = [0; HEAD];
+        let mut len = 0;
+        while len < head.len() && !head[..len].contains(&b'\n') {
+            match stream.read(&mut head[len..]).await.map_err(|error| error.to_string())? {
+                0 => break,
+                n => len += n,
+            }
+        }
+        // "HTTP/1.1 204 ..."
+        let mut words = head[..len].split(|byte| *byte == b' ');
+        match (words.next(), words.next()) {
+            (Some(version), Some(status)) if version.starts_with(b"HTTP/1.") => {
+                match status.trim_ascii_end() {
+                    [b'2' | b'3', _, _] => Ok(()),
+                    status => {
+                        let status = String::from_utf8_lossy(status);
+                        Err(format!("GET {path} answers {status}, not 2xx or 3xx"))
+                    }
+                }
+            }
+            _ => Err(format!("GET {path} is not answered in HTTP/1")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Question;
+
+    fn question(path: &str, headers: &[(&str, &str)]) -> Result<String, String> {
+        let headers: Vec<_> =
+            headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let question = Question::new(path, &headers, "10.0.0.1:80")?;
+        Ok(String::from_utf8(question.bytes).unwrap())
+    }
+
+    #[test]
+    fn headers_are_stronger_than_what_is_usual() {
+        let usual = question("/ready?x=1", &[]).unwrap();
+        assert_eq!(
+            usual,
+            "GET /ready?x=1 HTTP/1.1\r\nhost: 10.0.0.1:80\r\nuser-agent: scaler-probe\r\naccept: */*\r\nconnection: close\r\n\r\n"
+        );
+        let own =
+            question("/", &[("Host", "shop.test"), ("X-Key", "a b"), ("Connection", "keep-alive")]).unwrap();
+        assert_eq!(
+            own,
+            "GET / HTTP/1.1\r\nuser-agent: scaler-probe\r\naccept: */*\r\nhost: shop.test\r\nx-key: a b\r\nconnection: close\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn nothing_begins_a_line_of_its_own() {
+        for (path, name, value) in [
+            ("/\r\nX: y", "a", "b"),
+            ("/ HTTP/1.0\r\n", "a", "b"),
+            ("/a b", "a", "b"),
+            ("ready", "a", "b"),
+            ("/", "a\r\nb", "c"),
+            ("/", "a b", "c"),
+            ("/", "", "c"),
+            ("/", "a", "b\r\nX: y"),
+            ("/", "a", "b\nc"),
+            ("/", "a", "b\0"),
+        ] {
+            assert!(question(path, &[(name, value)]).is_err(), "{path:?} {name:?} {value:?}");
+        }
+    }
+}
