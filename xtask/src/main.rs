@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod http;
 mod install;
+mod manifests;
 mod new_plugin;
 mod scene;
 mod soak;
@@ -33,6 +34,7 @@ enum Command {
     Bench(bench::Bench),
     Soak(soak::Soak),
     NewPlugin(NewPlugin),
+    Manifests(manifests::Manifests),
     #[command(hide = true)]
     ColdService(bench::ColdService),
 }
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Soak(soak) => soak.run(),
         Command::ColdService(service) => service.run(),
         Command::NewPlugin(new) => new_plugin::run(&new.name),
+        Command::Manifests(manifests) => manifests.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,105 @@
+{{/*
+What each daemon may do, and why. Verbs are spelled out, no resource is a wildcard but the names of custom metrics, nothing of a Secret is read,
+and no workload can be created or deleted.
+*/}}
+
+{{/* A rule for workloads. apps has its two; further ones come from the values. */}}
+{{- define "scaler.workloadRules" -}}
+- apiGroups: [apps]
+  resources: [deployments, statefulsets]
+  verbs: [get, list, watch, patch]
+{{- range .root.Values.workloads }}
+- apiGroups: [{{ .group | quote }}]
+  resources: [{{ .plural | quote }}]
+  verbs: [get, list, watch, patch]
+{{- end }}
+{{- end -}}
+
+{{/* What the plugin `deployment` asks of a served namespace, in either daemon. */}}
+{{- define "scaler.pluginRules" -}}
+# Rows and replicas, in one patch.
+{{ include "scaler.workloadRules" . }}
+# The workload's names, the addresses of its pods and why one does not start.
+- apiGroups: [""]
+  resources: [services, pods]
+  verbs: [list, watch]
+# A host annotation counts only where one of these has the host.
+- apiGroups: [networking.k8s.io]
+  resources: [ingresses]
+  verbs: [list, watch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [list, watch]
+# Who else scales the workload.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list, watch]
+- apiGroups: [keda.sh]
+  resources: [scaledobjects]
+  verbs: [list, watch]
+# What was done, refused or failed is an Event on the workload.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
+
+{{/* A daemon's rules in a served namespace: (dict "root" $ "daemon" ..) */}}
+{{- define "scaler.servedRules" -}}
+{{ include "scaler.pluginRules" . }}
+{{- if and (eq .daemon "autoscaler") (include "scaler.customMetrics" .root) }}
+# The metric source `kubernetes`; a metric's name stands where RBAC has a subresource, so it cannot be said here.
+- apiGroups: [custom.metrics.k8s.io]
+  resources: ["*"]
+  verbs: [get, list]
+{{- end }}
+{{- end -}}
+
+{{/* Objects that are not in a namespace: whether a served namespace opts in as a whole. */}}
+{{- define "scaler.clusterRules" -}}
+{{- $served := include "scaler.namespaces" .root | fromJson -}}
+- apiGroups: [""]
+  resources: [namespaces]
+  {{- if not $served.all }}
+  resourceNames: {{ $served.names | toJson }}
+  {{- end }}
+  verbs: [get, list, watch]
+{{- end -}}
+
+{{/* A daemon's rules in its own namespace. */}}
+{{- define "scaler.ownRules" -}}
+{{- if eq .daemon "autoscaler" -}}
+# The Lease that says who leads. (A name cannot limit create.)
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [scaler-autoscaler]
+  verbs: [update, patch]
+# The DLXs' Leases: who must confirm. Deleted when its DLX is proved dead.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, list, watch, delete]
+{{- else -}}
+# Its own Lease, named after its pod.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, create, update, patch, delete]
+{{- end }}
+# Whether the pod of a Lease still lives.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list]
+{{- end -}}
+
+{{/* Not empty where a namespace file or a flag asks for custom metrics. */}}
+{{- define "scaler.customMetrics" -}}
+{{- if or .Values.autoscaler.customMetrics .Values.autoscaler.metricsResourceKind -}}
+yes
+{{- end -}}
+{{- range $name, $file := .Values.namespaces -}}
+{{- if eq "kubernetes" (dig "metrics" "source" "" ($file | default dict)) -}}
+yes
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,64 @@
+//! The sets of values that the other tests render.
+
+use deploy::{Release, chart, helm};
+use kube::core::DynamicObject;
+
+/// Every set: a name, and the values.
+pub const SETS: [(&str, &str); 4] = [
+    ("defaults", ""),
+    ("all namespaces", r#"namespaces: {"*": {scaleInterval: 30s}}"#),
+    ("everything off", include_str!("../../values/off.yaml")),
+    ("everything on", include_str!("../../values/on.yaml")),
+];
+
+/// A set's objects, as release `scaler` in namespace `scaler`.
+pub fn rendered(values: &str) -> Vec<DynamicObject> {
+    Release { name: "scaler", namespace: "scaler", values }.render()
+}
+
+/// The objects of one kind.
+pub fn of_kind<'a>(objects: &'a [DynamicObject], kind: &str) -> Vec<&'a DynamicObject> {
+    objects.iter().filter(|object| object.types.as_ref().is_some_and(|types| types.kind == kind)).collect()
+}
+
+#[test]
+fn helm_lint_says_nothing_against_the_chart() {
+    let lint =
+        helm().args(["lint", "--strict", "--quiet"]).arg(chart()).output().expect("starting helm lint");
+    let said = String::from_utf8_lossy(&lint.stdout).into_owned() + &String::from_utf8_lossy(&lint.stderr);
+    assert!(lint.status.success(), "{said}");
+}
+
+#[test]
+fn values_that_nobody_reads_or_that_cannot_be_are_refused() {
+    for (values, expected) in [
+        ("replicas: 3", "additional properties 'replicas' not allowed"),
+        ("dlx: {replicas: 0}", "/dlx/replicas"),
+        ("dlx: {listenAdress: x}", "additional properties 'listenAdress' not allowed"),
+        ("namespaces: {shop: {namespace: shop}}", "additional properties 'namespace' not allowed"),
+        ("namespaces: {Shop: {}}", "'Shop' does not match"),
+        (r#"namespaces: {"*": {}, shop: {}}"#, "stands alone"),
+        ("autoscaler: {scaleInterval: often}", "/autoscaler/scaleInterval"),
+        ("dlx: {maxHeldBytes: 1GB}", "/dlx/maxHeldBytes"),
+    ] {
+        let refused = Release { name: "scaler", namespace: "scaler", values }.try_render();
+        let said = refused.expect_err(values);
+        assert!(said.contains(expected), "{values}: {said}");
+    }
+}
+
+#[test]
+fn no_name_is_taken_twice() {
+    for (name, values) in SETS {
+        let mut seen = std::collections::BTreeSet::new();
+        for object in rendered(values) {
+            let types = object.types.as_ref().expect("apiVersion and kind");
+            let key = (
+                types.kind.clone(),
+                object.metadata.namespace.clone(),
+                object.metadata.name.clone().expect("a name"),
+            );
+            assert!(seen.insert(key.clone()), "{name}: {key:?} twice");
+        }
+    }
+}

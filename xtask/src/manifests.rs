@@ -1,0 +1,131 @@
+//! The plain manifests: the chart, rendered for one namespace.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{install, steps::line, workspace::root};
+
+/// Renders deploy/manifests from the chart deploy/helm/scaler
+///
+/// The chart and deploy/manifests/values.yaml are what is edited; `cargo xtask test` fails while the manifests are not what
+/// they render to. helm is installed under target/tools if it is not there yet.
+#[derive(clap::Args)]
+pub struct Manifests {
+    /// Write nothing; exit 1 if a manifest is not what the chart renders to
+    #[arg(long)]
+    check: bool,
+}
+
+/// The namespace of the checked-in manifests.
+const NAMESPACE: &str = "shop";
+/// Objects that belong to no namespace lie in a file of their own: whoever may write only in a namespace hands that on.
+const CLUSTER: [&str; 4] =
+    ["ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
+
+/// One file of deploy/manifests.
+struct Manifest {
+    path: PathBuf,
+    text: String,
+}
+
+// === impl Manifests ===
+
+impl Manifests {
+    /// Renders, and writes or compares.
+    ///
+    /// # Errors
+    ///
+    /// helm cannot be had, does not take the chart, or (`--check`) a file differs.
+    pub fn run(&self) -> Result<()> {
+        if self.check {
+            return check();
+        }
+        for manifest in render()? {
+            fs::write(&manifest.path, &manifest.text)
+                .with_context(|| format!("writing {}", manifest.path.display()))?;
+            println!("{}", manifest.path.display());
+        }
+        Ok(())
+    }
+}
+
+/// The checked-in manifests are what the chart renders to.
+///
+/// # Errors
+///
+/// The first line that differs.
+pub fn check() -> Result<()> {
+    for Manifest { path, text } in render()? {
+        let name = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
+        let there = fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
+        if there != text {
+            let at = there.lines().zip(text.lines()).take_while(|(there, text)| there == text).count();
+            bail!(
+                "{name}:{}: {:?}, the chart renders {:?}: run `cargo xtask manifests`",
+                at + 1,
+                there.lines().nth(at).unwrap_or("the end"),
+                text.lines().nth(at).unwrap_or("the end"),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn render() -> Result<[Manifest; 2]> {
+    let folder = root().join("deploy/manifests");
+    let mut helm = Command::new(install::helm()?);
+    helm.args(["template", "scaler"]).arg(root().join("deploy/helm/scaler"));
+    helm.args(["--namespace", NAMESPACE, "--values"]).arg(folder.join("values.yaml"));
+    let output = helm.output().with_context(|| format!("starting `{}`", line(&helm)))?;
+    ensure!(
+        output.status.success(),
+        "`{}` ended with {}:\n{}",
+        line(&helm),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let rendered = String::from_utf8(output.stdout).context("reading what helm rendered")?;
+    let [namespaced, cluster] = split(&rendered);
+    let head = "# Rendered by `cargo xtask manifests` from deploy/helm/scaler; deploy/manifests/README.md says how to use it.\n";
+    Ok([("scaler.yaml", namespaced), ("cluster.yaml", cluster)]
+        .map(|(name, text)| Manifest { path: folder.join(name), text: format!("{head}{text}") }))
+}
+
+/// The objects of namespaces, and those of none. What only helm's own objects carry is left out.
+fn split(rendered: &str) -> [String; 2] {
+    let mut files = [String::new(), String::new()];
+    for document in rendered.split("---\n").filter(|document| document.contains("kind:")) {
+        let cluster = document
+            .lines()
+            .find_map(|line| line.strip_prefix("kind: "))
+            .is_some_and(|kind| CLUSTER.contains(&kind));
+        let file = &mut files[usize::from(cluster)];
+        file.push_str("---\n");
+        for line in document.lines() {
+            if !line.starts_with("# Source: ") && line.trim() != "app.kubernetes.io/managed-by: Helm" {
+                file.push_str(line);
+                file.push('\n');
+            }
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_objects_lie_apart_and_nothing_of_helm_is_left() {
+        let rendered = "---\n# Source: scaler/a.yaml\nkind: Role\nmetadata:\n  labels:\n    app.kubernetes.io/managed-by: Helm\n\
+                        ---\n# Source: scaler/b.yaml\n# Why.\nkind: ClusterRole\n---\n# Source: scaler/empty.yaml\n";
+        assert_eq!(
+            split(rendered),
+            [
+                "---\nkind: Role\nmetadata:\n  labels:\n".to_owned(),
+                "---\n# Why.\nkind: ClusterRole\n".to_owned()
+            ]
+        );
+    }
+}
