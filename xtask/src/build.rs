@@ -61,11 +61,24 @@ impl Built {
 }
 
 /// A crate whose library is a plugin.
-struct Plugin {
+pub struct Plugin {
     package: String,
-    /// The library's name: `libNAME.so` is installed as `NAME.so`.
-    library: String,
-    programs: Vec<String>,
+    folder: PathBuf,
+    /// The library's name, and so the kind of resource: `libNAME.so` is installed as `NAME.so`.
+    pub library: String,
+    /// Programs that belong to it and are installed beside it.
+    pub programs: Vec<String>,
+}
+
+/// The crates under plugins/: one image of each daemon is made with each.
+///
+/// # Errors
+///
+/// cargo's.
+pub fn plugins() -> Result<Vec<Plugin>> {
+    let mut plugins = plugin_packages()?;
+    plugins.retain(|plugin| plugin.folder.starts_with(root().join("plugins")));
+    Ok(plugins)
 }
 
 /// Every crate of the workspace that makes a plugin: cargo itself knows which have a `cdylib`.
@@ -97,7 +110,8 @@ fn plugin_packages() -> Result<Vec<Plugin>> {
             .filter_map(|target| target["name"].as_str())
             .map(str::to_owned)
             .collect();
-        plugins.push(Plugin { package: package.to_owned(), library: library.to_owned(), programs });
+        let folder = manifest.parent().unwrap_or(manifest).to_owned();
+        plugins.push(Plugin { package: package.to_owned(), folder, library: library.to_owned(), programs });
     }
     Ok(plugins)
 }

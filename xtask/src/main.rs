@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod demo;
 mod http;
+mod images;
 mod install;
 mod manifests;
 mod new_plugin;
@@ -34,6 +35,7 @@ enum Command {
     Bench(bench::Bench),
     Soak(soak::Soak),
     NewPlugin(NewPlugin),
+    Images(images::Images),
     Manifests(manifests::Manifests),
     #[command(hide = true)]
     ColdService(bench::ColdService),
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Soak(soak) => soak.run(),
         Command::ColdService(service) => service.run(),
         Command::NewPlugin(new) => new_plugin::run(&new.name),
+        Command::Images(images) => images.run(),
         Command::Manifests(manifests) => manifests.run(),
     };
     match done {
