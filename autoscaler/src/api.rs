@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use daemon::admin::{Handler, json};
+use daemon::{
+    admin::{Handler, json},
+    leader::Status,
+};
 use http::{Request, StatusCode};
 use scaler_types::{Row, duration::short};
 use serde::Serialize;
@@ -16,9 +19,20 @@ use tokio::time::Instant;
 
 use crate::{
     decide::rounded,
+    members::{self, Members},
     memory::{Known, Memory},
     metrics::Sample,
 };
+
+/// `GET /api/v1/leader`: who leads, and which DLXs it asks.
+pub fn leader(status: impl Fn() -> Status + Send + Sync + 'static, members: Members) -> Handler {
+    Arc::new(move |_| {
+        let status = status();
+        let members = if status.leads { members.told() } else { Vec::new() };
+        let answer = LeaderTold { status, members };
+        Box::pin(async move { json(StatusCode::OK, &answer) })
+    })
+}
 
 /// A cycle's key: plugin kind and the file's namespace.
 pub type Key = (String, String);
@@ -38,6 +52,14 @@ struct Answer {
     leader: bool,
     cycles: Vec<CycleTold>,
     resources: Vec<Told>,
+}
+
+#[derive(Serialize)]
+struct LeaderTold {
+    #[serde(flatten)]
+    status: Status,
+    /// As the leader read them last; nothing where this process does not lead.
+    members: Vec<members::Told>,
 }
 
 #[derive(Serialize)]
@@ -98,9 +120,9 @@ struct SampleTold {
 // === impl View ===
 
 impl View {
-    /// This process leads from now on.
-    pub fn lead(&self) {
-        self.0.leads.store(true, Ordering::Relaxed);
+    /// Whether this process leads from now on.
+    pub fn lead(&self, leads: bool) {
+        self.0.leads.store(leads, Ordering::Relaxed);
     }
 
     /// Shows what a cycle knows; `None`: there is no such cycle any more.

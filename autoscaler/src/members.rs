@@ -1,15 +1,13 @@
 //! The DLXs: who they are, and how they are asked.
 
 use std::{
-    collections::BTreeSet,
-    io,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use daemon::members::Member;
+use daemon::{coordination::Coordination, members::Member};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{
@@ -38,17 +36,34 @@ pub struct Patience {
     pub margin: Duration,
 }
 
-/// The DLXs of a state folder. Cheap to clone; clones share their connections.
+/// The DLXs. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct Members(Arc<Shared>);
 
 struct Shared {
-    state_dir: PathBuf,
+    coordination: Coordination,
     client: Client<HttpConnector, Full<Bytes>>,
     authorization: Option<HeaderValue>,
     patience: Patience,
     metrics: Metrics,
-    silent: Mutex<BTreeSet<String>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// As they were read last.
+    live: Vec<Member>,
+    /// Who did not answer, and what was wrong.
+    silent: BTreeMap<String, Silent>,
+}
+
+/// A DLX as the admin port tells of it.
+#[derive(Debug, Serialize)]
+pub struct Told {
+    #[serde(flatten)]
+    member: Member,
+    /// Why it counts as silent, if it does.
+    silent: Option<Arc<str>>,
 }
 
 /// A member that gave no usable answer, and what was wrong.
@@ -102,13 +117,13 @@ impl Default for Patience {
 // === impl Members ===
 
 impl Members {
-    /// The DLXs of a state folder. `token`: what is sent with a fence's question.
+    /// The DLXs that are known so. `token`: what is sent with a fence's question.
     ///
     /// # Errors
     ///
     /// The token cannot be sent in a header.
     pub fn new(
-        state_dir: PathBuf,
+        coordination: Coordination,
         token: Option<&str>,
         patience: Patience,
         metrics: Metrics,
@@ -126,8 +141,8 @@ impl Members {
             // The admin server closes idle connections after 10 s.
             .pool_idle_timeout(Duration::from_secs(5))
             .build(connector);
-        let silent = Mutex::default();
-        Ok(Self(Arc::new(Shared { state_dir, client, authorization, patience, metrics, silent })))
+        let known = Mutex::default();
+        Ok(Self(Arc::new(Shared { coordination, client, authorization, patience, metrics, known })))
     }
 
     /// Every live DLX, now.
@@ -135,11 +150,29 @@ impl Members {
     /// # Errors
     ///
     /// They cannot be told.
-    pub async fn live(&self) -> io::Result<Vec<Member>> {
-        let shared = self.0.clone();
-        let live = tokio::task::spawn_blocking(move || daemon::members::read(&shared.state_dir)).await??;
+    pub async fn live(&self) -> anyhow::Result<Vec<Member>> {
+        let live = self.0.coordination.members().await?;
         self.forget_others(&live);
         Ok(live)
+    }
+
+    /// Forgets who there was: this process asks nobody any more.
+    pub fn forget(&self) {
+        let known = std::mem::take(&mut *self.known());
+        for name in known.silent.into_keys() {
+            self.0.metrics.member_silent.remove(&MemberLabels { member: name });
+        }
+    }
+
+    /// The DLXs as they were read last, for people.
+    pub fn told(&self) -> Vec<Told> {
+        let known = self.known();
+        let silent = |member: &Member| known.silent.get(&member.name).map(|silent| silent.reason.clone());
+        known.live.iter().map(|member| Told { member: member.clone(), silent: silent(member) }).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `GET` on a member's admin address; the answer's body if it is 200.
@@ -176,7 +209,7 @@ impl Members {
 
     /// Notes whether a member answered, for the metric and the log.
     pub fn heard(&self, member: &str, silent: Option<&Silent>) {
-        let mut known = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut self.known().silent;
         match silent {
             Some(silent) => {
                 self.0
@@ -184,11 +217,11 @@ impl Members {
                     .member_silent
                     .get_or_create(&MemberLabels { member: member.to_owned() })
                     .set(1);
-                if known.insert(member.to_owned()) {
+                if known.insert(member.to_owned(), silent.clone()).is_none() {
                     tracing::warn!(member, reason = %silent.reason, "a live DLX does not answer: everything is kept awake until it does");
                 }
             }
-            None if known.remove(member) => {
+            None if known.remove(member).is_some() => {
                 self.0.metrics.member_silent.remove(&MemberLabels { member: member.to_owned() });
                 tracing::info!(member, "the DLX answers again");
             }
@@ -198,8 +231,9 @@ impl Members {
 
     /// Members that left are silent no more.
     fn forget_others(&self, live: &[Member]) {
-        let mut known = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|name| {
+        let mut known = self.known();
+        live.clone_into(&mut known.live);
+        known.silent.retain(|name, _| {
             let lives = live.iter().any(|member| member.name == *name);
             if !lives {
                 self.0.metrics.member_silent.remove(&MemberLabels { member: name.clone() });

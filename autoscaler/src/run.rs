@@ -9,8 +9,9 @@ use std::{
 use anyhow::Context as _;
 use daemon::{
     admin::Admin,
+    coordination::Coordination,
     fleet::{Fleet, Served},
-    leader::{self, Leadership},
+    leader::{Leader, Leadership, Timing},
     listen::Handed,
     shutdown::Shutdown,
     telemetry::registry,
@@ -18,17 +19,21 @@ use daemon::{
 use http::Method;
 use plugin_host::Instance;
 use scaler_types::{Role, duration, protocol::Rules};
-use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Flags,
-    api::{Key, View},
+    api::{self, Key, View},
     cycle::{Context, Cycle, Given},
     members::{Members, Patience},
     memory::Memory,
     telemetry::Metrics,
 };
+
+/// How long the tries under way may take to be reverted when the lead is lost. The next leader has begun by then, and goes
+/// on from the rows of those that are given up.
+const AFTER_LOSS: Duration = Duration::from_secs(10);
 
 /// Runs the daemon until a signal ends it. `rules`: all of the protocol's; a test leaves one out.
 ///
@@ -56,24 +61,29 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
             "--metrics-resource-kind and --metrics-resource-group have no effect: the metric source is dlx"
         );
     }
+    let coordination = Coordination::of(&flags.common).await?;
     let fleet =
         Fleet::start(&flags.common, flags.settings(), Role::Autoscaler, shutdown.draining.clone()).await?;
 
     let mut registry = registry("autoscaler");
     let metrics = Metrics::new(&mut registry);
     fleet.register(&mut registry);
-    let members =
-        Members::new(flags.common.state_dir.clone(), token.as_deref(), Patience::default(), metrics.clone())?;
+    let leader = Leader::new(&coordination, Timing::default());
+    let members = Members::new(coordination, token.as_deref(), Patience::default(), metrics.clone())?;
     let view = View::default();
     let listener =
         handed.bind(flags.admin_address).with_context(|| format!("listening on {}", flags.admin_address))?;
-    let draining = shutdown.draining.clone();
+    let (draining, status) = (shutdown.draining.clone(), leader.status());
     let admin = Admin::new(registry, token)
         .route(Method::GET, "/api/v1/resources", view.resources())
         .route(Method::GET, "/api/v1/explain", view.explain())
-        .ready_when(Arc::new(
-            move || if draining.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) },
-        ));
+        .route(Method::GET, "/api/v1/leader", api::leader(leader.status(), members.clone()))
+        .ready_when(Arc::new(move || match status().error {
+            _ if draining.is_cancelled() => Err("stopping".to_owned()),
+            // Standing by is being ready: it takes over when the leader ends.
+            None => Ok(()),
+            Some(error) => Err(error),
+        }));
     let admin = fleet.routes(admin);
     tracing::info!(admin = %listener.local_addr()?, "waiting to lead");
     tokio::spawn(async move {
@@ -82,54 +92,100 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
         }
     });
 
-    let leads = tokio::select! {
-        () = shutdown.draining.cancelled() => return Ok(None),
-        leads = leader::acquire(&flags.common.state_dir) => leads?,
-    };
-    tracing::info!("leading");
-    metrics.leader.set(1);
-    view.lead();
-
-    let context = Context { members, metrics, rules, stop: shutdown.draining.clone() };
-    let mut cycles = Cycles { context, view, running: BTreeMap::new(), tasks: TaskTracker::new() };
-    let mut served = fleet.served();
+    let context = Context { members, metrics, rules, stop: CancellationToken::new() };
     loop {
-        cycles.follow(&served.borrow_and_update().clone());
+        let leads = tokio::select! {
+            () = shutdown.draining.cancelled() => return Ok(None),
+            leads = leader.lead() => leads?,
+        };
+        let stop = leads.lost().child_token();
+        let mut cycles = Cycles::begin(Context { stop: stop.clone(), ..context.clone() }, view.clone());
         tokio::select! {
             biased;
-            () = shutdown.draining.cancelled() => break,
-            // The fleet ends with the draining.
-            changed = served.changed() => if changed.is_err() { shutdown.draining.cancelled().await },
+            () = shutdown.draining.cancelled() => {}
+            () = stop.cancelled() => {}
+            () = cycles.follow(fleet.served()) => {}
         }
-    }
-    cycles.tasks.close();
-    let end = async {
-        cycles.tasks.wait().await;
-        tracing::info!("every try is finished or reverted");
-        fleet.stop().await;
-    };
-    tokio::select! {
-        () = end => {}
-        () = shutdown.grace_over() => {
-            tracing::warn!(grace = %duration::short(shutdown.grace()), "given up what is not finished: the next leader goes on from the rows");
+        // From here on no try begins, and one that is not committed is reverted.
+        stop.cancel();
+        if !shutdown.draining.is_cancelled() {
+            tracing::warn!("lost the lead: nothing new is written; standing by");
+            cycles.over(AFTER_LOSS).await;
+            continue;
         }
+        let end = async {
+            cycles.tasks.close();
+            cycles.tasks.wait().await;
+            tracing::info!("every try is finished or reverted");
+            fleet.stop().await;
+        };
+        tokio::select! {
+            () = end => {}
+            () = shutdown.grace_over() => {
+                tracing::warn!(grace = %duration::short(shutdown.grace()), "given up what is not finished: the next leader goes on from the rows");
+                return Ok(Some(leads));
+            }
+        }
+        leads.release().await;
+        return Ok(None);
     }
-    Ok(Some(leads))
 }
 
-/// A cycle for each plugin and namespace file.
+/// A cycle for each plugin and namespace file, as long as this process leads.
 struct Cycles {
     context: Context,
     view: View,
     running: BTreeMap<Key, watch::Sender<Given<Instance>>>,
     tasks: TaskTracker,
+    /// Ends what would not end.
+    abort: CancellationToken,
 }
 
 // === impl Cycles ===
 
 impl Cycles {
+    /// This process leads now.
+    fn begin(context: Context, view: View) -> Self {
+        tracing::info!("leading");
+        context.metrics.leader.set(1);
+        view.lead(true);
+        Self {
+            context,
+            view,
+            running: BTreeMap::new(),
+            tasks: TaskTracker::new(),
+            abort: CancellationToken::new(),
+        }
+    }
+
+    /// It leads no more. `limit`: how long what is under way may take.
+    async fn over(mut self, limit: Duration) {
+        self.context.metrics.leader.set(0);
+        self.view.lead(false);
+        self.set(&[]);
+        self.tasks.close();
+        if timeout(limit, self.tasks.wait()).await.is_err() {
+            tracing::warn!(limit = %duration::short(limit), "given up what is not reverted: the new leader goes on from the rows");
+            self.abort.cancel();
+            self.tasks.wait().await;
+        }
+        self.context.metrics.under_way.set(0);
+        self.context.members.forget();
+    }
+
+    /// Follows what is at work; never returns.
+    async fn follow(&mut self, mut served: watch::Receiver<Arc<[Served]>>) {
+        loop {
+            self.set(&served.borrow_and_update().clone());
+            if served.changed().await.is_err() {
+                // The fleet ends with the draining.
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Starts, changes and ends cycles as `served` says. What a cycle remembers outlives a change of its file.
-    fn follow(&mut self, served: &[Served]) {
+    fn set(&mut self, served: &[Served]) {
         let key = |one: &Served| (one.instance.kind().to_owned(), one.namespace.clone());
         let wanted: BTreeMap<_, _> = served.iter().map(|one| (key(one), one)).collect();
         let view = &self.view;
@@ -154,7 +210,8 @@ impl Cycles {
                     let (give, given) = watch::channel(given);
                     let memory = Arc::new(Mutex::new(Memory::default()));
                     self.view.show(key.clone(), Some(memory.clone()));
-                    self.tasks.spawn(Cycle::new(given, &key.1, self.context.clone(), memory).run());
+                    let cycle = Cycle::new(given, &key.1, self.context.clone(), memory).run();
+                    self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(cycle));
                     self.running.insert(key, give);
                 }
             }

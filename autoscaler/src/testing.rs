@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use daemon::members::{Registration, register};
+use daemon::{
+    coordination::Coordination,
+    members::files::{Registration, register},
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -338,8 +341,13 @@ pub fn idle(name: &str) -> Value {
 /// The members of a state folder, asked with a token and this patience.
 pub fn members(state_dir: &Path, patience: Duration) -> Members {
     let patience = Patience { activity: patience, fence: patience / 2, margin: patience / 2 };
-    Members::new(state_dir.to_owned(), Some("secret"), patience, Metrics::new(&mut Registry::default()))
-        .unwrap()
+    Members::new(
+        Coordination::Files(state_dir.to_owned()),
+        Some("secret"),
+        patience,
+        Metrics::new(&mut Registry::default()),
+    )
+    .unwrap()
 }
 
 /// Longer than any test lasts.

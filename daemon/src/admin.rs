@@ -35,6 +35,7 @@ pub struct Admin {
     registry: Registry,
     token: Option<String>,
     ready: Ready,
+    keep_alive: bool,
     routes: BTreeMap<&'static str, BTreeMap<String, Handler>>,
 }
 
@@ -64,7 +65,7 @@ const METRICS: &str = "/metrics";
 impl Admin {
     /// `token`: what writes must carry as a bearer token; `None`: writes are taken from loopback only.
     pub fn new(registry: Registry, token: Option<String>) -> Self {
-        Self { registry, token, ready: Arc::new(|| Ok(())), routes: BTreeMap::new() }
+        Self { registry, token, ready: Arc::new(|| Ok(())), keep_alive: true, routes: BTreeMap::new() }
     }
 
     /// GET routes are open; every other method is a write and wants the token.
@@ -81,6 +82,13 @@ impl Admin {
         self
     }
 
+    /// One request per connection: for a server that another one takes over from.
+    #[must_use]
+    pub fn closing(mut self) -> Self {
+        self.keep_alive = false;
+        self
+    }
+
     /// Serves until the process ends.
     ///
     /// # Errors
@@ -90,6 +98,7 @@ impl Admin {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let keep_alive = self.keep_alive;
         let admin = Arc::new(self);
         loop {
             let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
@@ -117,6 +126,7 @@ impl Admin {
                 });
                 let served = http1::Builder::new()
                     .timer(TokioTimer::new())
+                    .keep_alive(keep_alive)
                     .header_read_timeout(PATIENCE)
                     .serve_connection(TokioIo::new(socket), service)
                     .await;

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod cluster;
+pub mod coordination;
 pub mod exit;
 mod files;
 pub mod flags;

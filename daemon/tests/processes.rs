@@ -14,9 +14,10 @@ use std::{
 };
 
 use daemon::{
-    leader,
+    coordination::Coordination,
+    leader::{Leader, Timing},
     listen::{Handed, parse_address},
-    members::{self, Member},
+    members::{Member, files},
     shutdown::Shutdown,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,22 +32,21 @@ fn child() {
     let state = Path::new(&state);
     match role.as_str() {
         "member" => {
-            let registration = members::register(state, ADMIN).unwrap();
+            let registration = files::register(state, ADMIN).unwrap();
             say(registration.name());
             wait_for_end();
         }
         // Registers and leaves, again and again.
         "restless" => {
             for _ in 0..200 {
-                let registration = members::register(state, ADMIN).unwrap();
-                assert!(
-                    members::read(state).unwrap().iter().any(|member| member.name == registration.name())
-                );
+                let registration = files::register(state, ADMIN).unwrap();
+                assert!(files::read(state).unwrap().iter().any(|member| member.name == registration.name()));
             }
             say("done");
         }
         "leader" => {
-            let _leadership = runtime().block_on(leader::acquire(state)).unwrap();
+            let leader = Leader::new(&Coordination::Files(state.to_owned()), Timing::default());
+            let _leadership = runtime().block_on(leader.lead()).unwrap();
             say("leads");
             wait_for_end();
         }
@@ -153,7 +153,7 @@ impl Drop for Started {
 }
 
 fn names(state: &Path) -> Vec<String> {
-    members::read(state).unwrap().into_iter().map(|member| member.name).collect()
+    files::read(state).unwrap().into_iter().map(|member| member.name).collect()
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn members_come_and_go_while_others_read() {
 #[test]
 fn what_is_no_members_file_hurts_nobody() {
     let state = tempfile::tempdir().unwrap();
-    let registration = members::register(state.path(), parse_address(":8091").unwrap()).unwrap();
+    let registration = files::register(state.path(), parse_address(":8091").unwrap()).unwrap();
     let folder = state.path().join("members");
     for (name, text) in [
         ("empty.json", ""),
@@ -244,13 +244,13 @@ fn what_is_no_members_file_hurts_nobody() {
     std::fs::write(folder.join("1-2.unfinished"), "{").unwrap();
     let admin = "127.0.0.1:8091".parse().unwrap();
     let expected = [Member { name: registration.name().to_owned(), admin }];
-    assert_eq!(members::read(state.path()).unwrap(), expected);
+    assert_eq!(files::read(state.path()).unwrap(), expected);
     assert!(!folder.join("1-2.unfinished").exists());
 
     // A live member that cannot be read is no reason to believe that there are no others.
     let unreadable = std::fs::File::open(folder.join("garbage.json")).unwrap();
     unreadable.lock().unwrap();
-    let error = members::read(state.path()).unwrap_err();
+    let error = files::read(state.path()).unwrap_err();
     assert!(error.to_string().contains("garbage.json"), "{error}");
 }
 
@@ -258,9 +258,7 @@ fn what_is_no_members_file_hurts_nobody() {
 fn a_folder_that_cannot_be_written_is_named() {
     let state = tempfile::tempdir().unwrap();
     std::fs::write(state.path().join("members"), "a file").unwrap();
-    for error in
-        [members::register(state.path(), ADMIN).unwrap_err(), members::read(state.path()).unwrap_err()]
-    {
+    for error in [files::register(state.path(), ADMIN).unwrap_err(), files::read(state.path()).unwrap_err()] {
         assert!(error.to_string().contains(&state.path().join("members").display().to_string()), "{error}");
     }
     // The superuser may write anywhere.
@@ -269,7 +267,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     }
     let state = tempfile::tempdir().unwrap();
     std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(0o500)).unwrap();
-    let error = members::register(state.path(), ADMIN).unwrap_err();
+    let error = files::register(state.path(), ADMIN).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
 }
 

@@ -1,16 +1,21 @@
 //! The daemon's life: start, serve, drain, end.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    net::TcpListener,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread::available_parallelism,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use daemon::{fleet::Fleet, listen::Handed, members, shutdown::Shutdown};
+use daemon::{
+    admin::Admin, coordination::Coordination, fleet::Fleet, listen::Handed, members::Registration,
+    shutdown::Shutdown, telemetry::registry,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaler_types::{Role, protocol::Rules};
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Flags, admin,
@@ -56,8 +61,11 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     let bind = |address| handed.bind(address).with_context(|| format!("listening on {address}"));
     let listener = bind(flags.listen_address)?;
     let admin_listener = bind(flags.admin_address)?;
+    let coordination = Coordination::of(&flags.common).await?;
     // Before the first list: whoever fences after it asks this DLX too.
-    let registration = members::register(&flags.common.state_dir, admin_listener.local_addr()?)?;
+    let Some(registration) = register(&coordination, &admin_listener, &shutdown).await? else {
+        return Ok(());
+    };
 
     let limits = Limits { requests: flags.max_held_requests, bytes: flags.max_held_bytes };
     let shared = Shared::new(rules, Handle::current(), limits);
@@ -91,8 +99,40 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     drain(&dlx, &shutdown).await;
     fleet.stop().await;
     // A member until here: what was in flight is done.
-    drop(registration);
+    registration.leave().await;
     Ok(())
+}
+
+/// Registers as a member, with an admin server that says why that takes so long; `None`: the process is to end.
+async fn register(
+    coordination: &Coordination,
+    admin: &TcpListener,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Option<Registration>> {
+    let address = admin.local_addr()?;
+    let waiting = Arc::new(Mutex::new("not registered as a member yet".to_owned()));
+    let why = waiting.clone();
+    // By files it takes no time.
+    let server = matches!(coordination, Coordination::Leases(_)).then(|| {
+        let admin = admin.try_clone()?;
+        let preliminary = Admin::new(registry("dlx"), None)
+            .closing()
+            .ready_when(Arc::new(move || Err(why.lock().unwrap_or_else(PoisonError::into_inner).clone())));
+        anyhow::Ok(AbortOnDropHandle::new(tokio::spawn(preliminary.serve(admin))))
+    });
+    let server = server.transpose()?;
+    let registration = tokio::select! {
+        () = shutdown.draining.cancelled() => return Ok(None),
+        registration = coordination.register(address, |reason| {
+            *waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        }) => registration?,
+    };
+    // What comes from here on waits for the real one.
+    if let Some(server) = server {
+        server.abort();
+        let _ = server.await;
+    }
+    Ok(Some(registration))
 }
 
 /// How many clients may be connected at once: half of the descriptors that this process may have, since each may need

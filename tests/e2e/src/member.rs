@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use daemon::members::{Registration, register};
+use daemon::members::files::{Registration, register};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};

@@ -1,4 +1,4 @@
-//! Which DLXs there are. Without a cluster: a locked file per incarnation under `<state-dir>/members`.
+//! Members on one host: a locked file per incarnation under `<state-dir>/members`.
 //!
 //! The kernel frees the lock when the process ends, however it ends, and only then. So a file is a live member's as
 //! long as its lock is held (a stopped process holds it too), and a dead one's as soon as it is free.
@@ -13,14 +13,7 @@ use std::{
     process,
 };
 
-/// One DLX incarnation.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub struct Member {
-    /// Unique among all incarnations of this host.
-    pub name: String,
-    /// Where its admin server can be reached.
-    pub admin: SocketAddr,
-}
+use super::Member;
 
 /// Registered until dropped (or the process dies: the kernel frees the lock).
 #[derive(Debug)]

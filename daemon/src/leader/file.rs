@@ -1,4 +1,4 @@
-//! One autoscaler leads. Without a cluster: a locked file under the state folder.
+//! The lead on one host: a locked file under the state folder.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 /// This process leads until this is dropped, or the process ends: the kernel frees the lock.
 #[derive(Debug)]
-pub struct Leadership {
+pub struct Lock {
     _locked: File,
 }
 
@@ -24,7 +24,7 @@ pub struct Leadership {
 /// # Errors
 ///
 /// The lock file cannot be opened or locked; the message names it.
-pub async fn acquire(state_dir: &Path) -> io::Result<Leadership> {
+pub async fn acquire(state_dir: &Path) -> io::Result<Lock> {
     let path = state_dir.join("leader");
     let (tell, told) = oneshot::channel();
     // Not spawn_blocking: the runtime's own end waits for such a thread.
@@ -35,7 +35,7 @@ pub async fn acquire(state_dir: &Path) -> io::Result<Leadership> {
     })?;
     let locked =
         told.await.map_err(|_| io::Error::other("the thread that waits for the leader's lock ended"))??;
-    Ok(Leadership { _locked: locked })
+    Ok(Lock { _locked: locked })
 }
 
 fn lock(path: &PathBuf) -> io::Result<File> {

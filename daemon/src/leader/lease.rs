@@ -1,0 +1,258 @@
+//! The Lease `scaler-autoscaler` in the daemons' own namespace: does what [`Election`] orders.
+
+use std::{io, pin::Pin, time::Duration};
+
+use futures_util::{Stream, StreamExt};
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::api::{PostParams, WatchEvent, WatchParams};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    Shared,
+    election::{Election, Order, Timing, Watching},
+};
+use crate::coordination::Home;
+
+/// The Lease's name.
+pub(super) const NAME: &str = "scaler-autoscaler";
+
+/// How long giving up may be tried: then the next one has to wait until the Lease has run out.
+const GIVING_UP: Duration = Duration::from_secs(3);
+
+/// The lead, renewed by a task until it is lost, released or dropped.
+pub(super) struct Kept {
+    release: oneshot::Sender<()>,
+    task: AbortOnDropHandle<()>,
+}
+
+struct Candidate {
+    home: Home,
+    election: Election,
+    /// As it was last seen, if there is one: what is written keeps what others put on it.
+    lease: Option<Lease>,
+    watch: Option<Events>,
+    status: Shared,
+}
+
+type Events = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<Lease>>> + Send>>;
+
+/// Waits until this process leads, and sees to its renewals from then on. `lost` is cancelled when it leads no more.
+pub(super) async fn acquire(home: &Home, timing: Timing, status: Shared, lost: CancellationToken) -> Kept {
+    let election = Election::new(home.incarnation.clone(), timing);
+    let mut candidate = Candidate { home: home.clone(), election, lease: None, watch: None, status };
+    while candidate.election.leads_until(Instant::now()).is_none() {
+        candidate.step().await;
+    }
+    candidate.status.change(|status| status.leads = true);
+    let (release, released) = oneshot::channel();
+    let task = AbortOnDropHandle::new(tokio::spawn(candidate.keep(lost, released)));
+    Kept { release, task }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    pub(super) async fn release(self) {
+        // Fails when the lead is lost already.
+        let _ = self.release.send(());
+        let _ = self.task.await;
+    }
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    async fn keep(mut self, lost: CancellationToken, mut released: oneshot::Receiver<()>) {
+        while let Some(until) = self.election.leads_until(Instant::now()) {
+            tokio::select! {
+                biased;
+                _ = &mut released => {
+                    self.give_up().await;
+                    return lost.cancel();
+                }
+                // Late is lost, whatever comes of the call.
+                _ = timeout_at(until, self.step()) => {}
+            }
+        }
+        lost.cancel();
+        self.status.change(|status| status.leads = false);
+    }
+
+    /// Does what is to be done next.
+    async fn step(&mut self) {
+        match self.election.next(Instant::now(), &wall()) {
+            Order::Read => self.read().await,
+            Order::Write(spec) => self.write(spec).await,
+            Order::Wait(until, watching) => self.wait(until, watching).await,
+        }
+        let holder = self.election.holder().map(|(holder, since)| (holder.to_owned(), since.cloned()));
+        self.status.change(|status| {
+            let (leader, since) = holder.unzip();
+            if leader.is_some() && leader != status.leader {
+                tracing::info!(leader, "the autoscaler's Lease has a holder");
+            }
+            status.leader = leader;
+            status.since = since.flatten().map(|since| since.0.to_string());
+        });
+    }
+
+    async fn read(&mut self) {
+        self.watch = None;
+        match self.home.call(self.home.leases().get_opt(NAME)).await {
+            Ok(lease) => self.saw(lease),
+            Err(error) => self.failed("get", &error),
+        }
+    }
+
+    async fn write(&mut self, spec: LeaseSpec) {
+        self.watch = None;
+        let began = Instant::now();
+        let leases = self.home.leases();
+        let (verb, written) = match &self.lease {
+            Some(lease) => {
+                let lease = Lease { spec: Some(spec), ..lease.clone() };
+                ("update", self.home.call(leases.replace(NAME, &PostParams::default(), &lease)).await)
+            }
+            None => {
+                let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
+                let lease = Lease { metadata, spec: Some(spec) };
+                ("create", self.home.call(leases.create(&PostParams::default(), &lease)).await)
+            }
+        };
+        match written {
+            Ok(lease) => {
+                self.election.wrote(began, Instant::now(), lease.spec.clone().unwrap_or_default());
+                self.lease = Some(lease);
+                self.fine();
+            }
+            // Replaced or created by another one meanwhile, or removed.
+            Err(kube::Error::Api(status)) if status.code == 409 || status.is_not_found() => {
+                self.election.conflict(Instant::now());
+            }
+            Err(error) => self.failed(verb, &error),
+        }
+    }
+
+    async fn wait(&mut self, until: Instant, watching: Watching) {
+        let changed = async {
+            match watching {
+                Watching::Yes => self.changed().await,
+                Watching::No => std::future::pending().await,
+            }
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a Lease runs out, and is to be renewed, by time alone"
+        )]
+        let seen = tokio::select! {
+            seen = changed => seen,
+            () = sleep_until(until) => return,
+        };
+        match seen {
+            Ok(lease) => self.saw(lease),
+            Err(error) => {
+                self.watch = None;
+                self.failed("watch", &error);
+            }
+        }
+    }
+
+    /// The Lease, when it has changed. What was not seen when this is dropped is seen by the next call.
+    async fn changed(&mut self) -> kube::Result<Option<Lease>> {
+        let events = match &mut self.watch {
+            Some(events) => events,
+            none => {
+                let version =
+                    self.lease.as_ref().and_then(|lease| lease.metadata.resource_version.as_deref());
+                let only = WatchParams::default().fields(&format!("metadata.name={NAME}"));
+                let events = self.home.leases().watch(&only, version.unwrap_or_default()).await?;
+                none.insert(Box::pin(events))
+            }
+        };
+        loop {
+            match events.next().await {
+                Some(Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease))) => return Ok(Some(lease)),
+                Some(Ok(WatchEvent::Deleted(_))) => return Ok(None),
+                Some(Ok(WatchEvent::Bookmark(_))) => {}
+                Some(Ok(WatchEvent::Error(status))) => return Err(kube::Error::Api(status)),
+                Some(Err(error)) => return Err(error),
+                None => {
+                    return Err(kube::Error::ReadEvents(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the watch ended",
+                    )));
+                }
+            }
+        }
+    }
+
+    fn saw(&mut self, lease: Option<Lease>) {
+        let spec = lease.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
+        self.election.saw(Instant::now(), spec);
+        self.lease = lease;
+        self.fine();
+    }
+
+    fn fine(&self) {
+        self.status.change(|status| {
+            if status.error.take().is_some() {
+                tracing::info!("the autoscaler's Lease can be reached again");
+            }
+        });
+    }
+
+    fn failed(&mut self, verb: &str, error: &kube::Error) {
+        self.election.failed(Instant::now());
+        // Servers end watches as they like: no more than a read is missing.
+        if verb == "watch" && !matches!(error, kube::Error::Api(status) if status.is_forbidden()) {
+            tracing::debug!(%error, "watching the autoscaler's Lease: to be read anew");
+            return;
+        }
+        let why = self.home.explain(verb, "leases", error);
+        self.status.change(|status| {
+            if status.error.as_ref() != Some(&why) {
+                tracing::warn!(lease = NAME, reason = why, leads = status.leads, "the autoscaler's Lease");
+            }
+            status.error = Some(why);
+        });
+    }
+
+    /// Writes that nobody holds it.
+    async fn give_up(&mut self) {
+        // What a call under way did is not known.
+        self.election.doubt();
+        let given_up = timeout(GIVING_UP, async {
+            loop {
+                if !self.election.is_fresh() {
+                    if let Order::Wait(pause, _) = self.election.next(Instant::now(), &wall()) {
+                        self.wait(pause, Watching::No).await;
+                    }
+                    self.read().await;
+                    continue;
+                }
+                match self.election.given_up(&wall()) {
+                    Some(spec) => self.write(spec).await,
+                    None => return,
+                }
+            }
+        });
+        if given_up.await.is_err() {
+            tracing::warn!(
+                lease = NAME,
+                "cannot give the Lease up: the next autoscaler leads when it has run out"
+            );
+        }
+    }
+}
+
+fn wall() -> MicroTime {
+    MicroTime(Timestamp::now())
+}

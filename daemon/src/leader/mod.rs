@@ -1,0 +1,137 @@
+//! One autoscaler leads. Losing the lead ends its writing at once; what still slips through is refused by the resources'
+//! versions, which every write names.
+
+mod election;
+mod file;
+mod lease;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::coordination::{Coordination, Home};
+pub use election::Timing;
+
+/// Stands by until this process leads, any number of times.
+pub struct Leader {
+    how: How,
+    timing: Timing,
+    status: Shared,
+}
+
+enum How {
+    File(PathBuf),
+    Lease(Home),
+}
+
+/// This process leads until it is lost, released or dropped, or the process ends.
+pub struct Leadership {
+    lost: CancellationToken,
+    held: Held,
+    status: Shared,
+}
+
+enum Held {
+    File(file::Lock),
+    Lease(lease::Kept),
+}
+
+/// Who leads, as far as this process knows.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// This process does.
+    pub leads: bool,
+    /// Who does. By files nobody but the leader itself knows.
+    pub leader: Option<String>,
+    /// Since when, by the leader's clock.
+    pub since: Option<String>,
+    /// The Lease, as namespace/name.
+    pub lease: Option<String>,
+    /// Why this process cannot tell, or cannot lead.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Status>>);
+
+// === impl Leader ===
+
+impl Leader {
+    /// A candidate.
+    pub fn new(coordination: &Coordination, timing: Timing) -> Self {
+        let (how, lease) = match coordination {
+            Coordination::Files(state_dir) => (How::File(state_dir.clone()), None),
+            Coordination::Leases(leases) => {
+                let home = leases.home().clone();
+                let lease = format!("{}/{}", home.namespace, lease::NAME);
+                (How::Lease(home), Some(lease))
+            }
+        };
+        let status = Shared::default();
+        status.change(|status| status.lease = lease);
+        Self { how, timing, status }
+    }
+
+    /// Waits (without polling) until this process leads. Dropping the future gives up waiting.
+    ///
+    /// # Errors
+    ///
+    /// By files: the lock file cannot be opened or locked; the message names it. By Lease it waits until the API can be
+    /// reached and allows it; [`Status::error`] says why it cannot.
+    pub async fn lead(&self) -> io::Result<Leadership> {
+        let lost = CancellationToken::new();
+        let held = match &self.how {
+            How::File(state_dir) => {
+                let lock = file::acquire(state_dir).await?;
+                self.status.change(|status| status.leads = true);
+                Held::File(lock)
+            }
+            How::Lease(home) => {
+                let status = self.status.clone();
+                Held::Lease(lease::acquire(home, self.timing, status, lost.clone()).await)
+            }
+        };
+        Ok(Leadership { lost, held, status: self.status.clone() })
+    }
+
+    /// Who leads, now.
+    pub fn status(&self) -> impl Fn() -> Status + Send + Sync + 'static {
+        let status = self.status.clone();
+        move || status.get()
+    }
+}
+
+// === impl Leadership ===
+
+impl Leadership {
+    /// Cancelled when this process leads no more: it must not begin to write.
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Gives the lead up, so that the next one has it at once. To be called when nothing of this process writes any more.
+    pub async fn release(self) {
+        match self.held {
+            Held::File(lock) => drop(lock),
+            Held::Lease(kept) => kept.release().await,
+        }
+        self.status.change(|status| status.leads = false);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn get(&self) -> Status {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,383 @@
+//! Members in a cluster: a Lease per pod of a DLX, in the daemons' own namespace.
+//!
+//! | of the Lease | what it says |
+//! |---|---|
+//! | name | the pod's; without a pod, one that no other process has |
+//! | label `scaler.dev/member: dlx` | it is a member's |
+//! | annotation `scaler.dev/admin-address` | where its admin server is reached |
+//! | `spec.holderIdentity` | the incarnation: a restarted container replaces it, and that proves the former one dead |
+//! | `ownerReferences` | the pod, whose end proves the member's |
+//!
+//! It is written once and never renewed. A member is dead when its pod is gone, has another uid, or is in phase Succeeded
+//! or Failed; or when the Lease is gone, which only its holder, the garbage collector and a reader with such a proof see to.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1,
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
+    jiff::Timestamp,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
+};
+use tokio::{
+    sync::Mutex,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::Member;
+use crate::{
+    coordination::{Home, Pod},
+    exit::Misconfigured,
+};
+
+/// The members of a namespace.
+pub struct Leases {
+    home: Home,
+    reading: Mutex<Option<Reading>>,
+}
+
+/// Registered until it leaves, or its pod has ended.
+pub struct Registration {
+    home: Home,
+    lease: Lease,
+}
+
+/// What came of a read: whoever asked before it began may use it.
+struct Reading {
+    began: Instant,
+    members: Result<Vec<Member>, String>,
+}
+
+const LABEL: &str = "scaler.dev/member";
+const DLX: &str = "dlx";
+const ADMIN: &str = "scaler.dev/admin-address";
+
+/// The first pause before another try to register; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long the last call may be tried: what is not removed then, is when the pod has ended.
+const LEAVING: Duration = Duration::from_secs(5);
+/// How often a write that others were faster than is tried at once.
+const TURNS: usize = 5;
+
+// === impl Leases ===
+
+impl Leases {
+    /// The members of the namespace that is `home`.
+    pub fn new(home: Home) -> Self {
+        Self { home, reading: Mutex::default() }
+    }
+
+    /// This process's place in the cluster.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Every live member, now. The lists and pods that are read are what the API server has then, not what a cache of it
+    /// had. Who asks while others already wait for their turn shares theirs.
+    ///
+    /// # Errors
+    ///
+    /// A call failed, or a Lease of a member cannot be understood: then nobody knows all members.
+    pub async fn read(&self) -> anyhow::Result<Vec<Member>> {
+        let came = Instant::now();
+        let mut reading = self.reading.lock().await;
+        let shared = reading.as_ref().filter(|last| last.began >= came);
+        let members = match shared {
+            Some(last) => last.members.clone(),
+            None => {
+                let began = Instant::now();
+                let members = self.read_now().await.map_err(|error| format!("{error:#}"));
+                *reading = Some(Reading { began, members: members.clone() });
+                members
+            }
+        };
+        members.map_err(|error| anyhow!(error))
+    }
+
+    async fn read_now(&self) -> anyhow::Result<Vec<Member>> {
+        let home = &self.home;
+        let members = ListParams::default().labels(&format!("{LABEL}={DLX}"));
+        let listed = home.call(home.leases().list(&members)).await;
+        let listed = listed.map_err(|error| anyhow!(home.explain("list", "leases", &error)))?;
+        let mut looks = JoinSet::new();
+        for lease in listed {
+            let home = home.clone();
+            looks.spawn(async move { look_at(&home, &lease).await });
+        }
+        let mut members = Vec::new();
+        while let Some(looked) = looks.join_next().await {
+            members.extend(looked.context("looking at a member")??);
+        }
+        members.sort();
+        Ok(members)
+    }
+
+    /// Registers this process, trying until it succeeds; `waiting` is told each reason why it did not yet.
+    ///
+    /// # Errors
+    ///
+    /// A [`Misconfigured`]: it runs in no pod, and `admin` is no address that others could use.
+    pub async fn register(
+        &self,
+        admin: SocketAddr,
+        waiting: impl Fn(String),
+    ) -> Result<Registration, Misconfigured> {
+        let home = &self.home;
+        if home.pod.is_none() && admin.ip().is_unspecified() {
+            return Err(Misconfigured(format!(
+                "registering by Lease: the admin server listens on {admin}, which tells nobody where to ask; in a pod \
+                 set POD_NAME and POD_IP from metadata.name and status.podIP, elsewhere give --admin-address an address"
+            )));
+        }
+        let mut pause = FIRST_PAUSE;
+        let mut last = String::new();
+        loop {
+            match publish(home, admin).await {
+                Ok(lease) => {
+                    tracing::info!(
+                        member = home.incarnation,
+                        namespace = home.namespace,
+                        "registered as a member"
+                    );
+                    return Ok(Registration { home: home.clone(), lease });
+                }
+                Err(why) => {
+                    if why != last {
+                        tracing::warn!(
+                            reason = why,
+                            "cannot register as a member yet: nothing is listed or served before"
+                        );
+                    }
+                    waiting(format!("not registered as a member yet: {why}"));
+                    last = why;
+                }
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a try that failed is made again after a growing pause"
+            )]
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+// === impl Registration ===
+
+impl Registration {
+    /// The name under which others know this incarnation.
+    pub fn name(&self) -> &str {
+        &self.home.incarnation
+    }
+
+    /// Removes the Lease, if it is still this incarnation's.
+    pub async fn leave(self) {
+        let (home, name) = (&self.home, self.lease.metadata.name.as_deref().unwrap_or_default());
+        let left = timeout(LEAVING, async {
+            let mut lease = self.lease.clone();
+            loop {
+                let error = match remove(home, &lease).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                };
+                match home.call(home.leases().get_opt(name)).await {
+                    // Somebody wrote something else on it.
+                    Ok(Some(now)) if holder(&now) == Some(&home.incarnation) => lease = now,
+                    Ok(_) => return,
+                    Err(_) => {}
+                }
+                tracing::debug!(member = home.incarnation, %error, "cannot leave yet");
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a try that failed is made again after a pause"
+                )]
+                sleep(FIRST_PAUSE).await;
+            }
+        });
+        if left.await.is_err() {
+            tracing::warn!(
+                member = home.incarnation,
+                "cannot remove its Lease {name}: others wait for this member until its pod has ended"
+            );
+        }
+    }
+}
+
+/// One try.
+async fn publish(home: &Home, admin: SocketAddr) -> Result<Lease, String> {
+    let (owner, admin) = match &home.pod {
+        Some(pod) => owner(home, pod, admin).await?,
+        None => (None, admin),
+    };
+    let lease = member(home, owner, admin);
+    let leases = home.leases();
+    let name = lease.metadata.name.as_deref().unwrap_or_default();
+    for _ in 0..TURNS {
+        let old = home.call(leases.get_opt(name)).await;
+        let written = match old.map_err(|error| home.explain("get", "leases", &error))? {
+            None => home
+                .call(leases.create(&PostParams::default(), &lease))
+                .await
+                .map_err(|error| ("create", error)),
+            Some(old) if old.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL)).is_none() => {
+                return Err(format!(
+                    "the Lease {name} in namespace {} exists and is no member's (no label {LABEL}): remove it",
+                    home.namespace
+                ));
+            }
+            // Of a pod before that had the same name: the garbage collector may be about to remove it, by its uid.
+            Some(old) if old.metadata.owner_references != lease.metadata.owner_references => {
+                match remove(home, &old).await {
+                    Ok(()) => continue,
+                    Err(error) => Err(("delete", error)),
+                }
+            }
+            // Of this pod's container before.
+            Some(old) => {
+                let mut lease = lease.clone();
+                lease.metadata.resource_version = old.metadata.resource_version;
+                let replaced = home.call(leases.replace(name, &PostParams::default(), &lease)).await;
+                replaced.map_err(|error| ("update", error))
+            }
+        };
+        match written {
+            Ok(lease) => return Ok(lease),
+            Err((_, kube::Error::Api(status))) if status.code == 409 || status.is_not_found() => {}
+            Err((verb, error)) => return Err(home.explain(verb, "leases", &error)),
+        }
+    }
+    Err(format!("others keep changing the Lease {name} in namespace {}", home.namespace))
+}
+
+fn member(home: &Home, owner: Option<OwnerReference>, admin: SocketAddr) -> Lease {
+    let name =
+        home.pod.as_ref().map_or_else(|| format!("{DLX}-{}", home.incarnation), |pod| pod.name.clone());
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: Some(home.namespace.clone()),
+            labels: Some(BTreeMap::from([(LABEL.to_owned(), DLX.to_owned())])),
+            annotations: Some(BTreeMap::from([(ADMIN.to_owned(), admin.to_string())])),
+            owner_references: owner.map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(home.incarnation.clone()),
+            // For people: nobody compares it with another host's clock.
+            acquire_time: Some(MicroTime(Timestamp::now())),
+            ..LeaseSpec::default()
+        }),
+    }
+}
+
+/// The pod as owner, and where others reach the admin server in it.
+async fn owner(
+    home: &Home,
+    pod: &Pod,
+    admin: SocketAddr,
+) -> Result<(Option<OwnerReference>, SocketAddr), String> {
+    let (mut uid, mut ip) = (pod.uid.clone(), pod.ip);
+    if uid.is_none() || ip.is_none() && admin.ip().is_unspecified() {
+        let pods: Api<v1::Pod> = Api::namespaced(home.client.clone(), &home.namespace);
+        let found = home.call(pods.get_opt(&pod.name)).await;
+        let found = found.map_err(|error| home.explain("get", "pods", &error))?.ok_or_else(|| {
+            format!(
+                "there is no pod {} in namespace {}: set POD_NAME and POD_NAMESPACE from metadata.name and \
+                 metadata.namespace",
+                pod.name, home.namespace
+            )
+        })?;
+        uid = uid.or(found.metadata.uid);
+        ip = ip.or_else(|| found.status?.pod_ip?.parse().ok());
+    }
+    let admin = match ip {
+        Some(ip) if admin.ip().is_unspecified() => SocketAddr::new(ip, admin.port()),
+        None if admin.ip().is_unspecified() => {
+            return Err(format!("the pod {} has no address yet", pod.name));
+        }
+        _ => admin,
+    };
+    let owner = OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        name: pod.name.clone(),
+        uid: uid.ok_or_else(|| format!("the pod {} has no uid", pod.name))?,
+        ..OwnerReference::default()
+    };
+    Ok((Some(owner), admin))
+}
+
+/// The member whose Lease this is, if it lives; removes the Lease if it is proved dead.
+async fn look_at(home: &Home, lease: &Lease) -> anyhow::Result<Option<Member>> {
+    let name = lease.metadata.name.as_deref().unwrap_or_default();
+    let admin = lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ADMIN));
+    let (Some(holder), Some(Ok(admin))) = (holder(lease), admin.map(|admin| admin.parse())) else {
+        return Err(anyhow!(
+            "cannot tell whose the Lease {name} in namespace {} is: it has the label {LABEL}, but no holder or no \
+             {ADMIN}; if no DLX runs in the pod {name}, remove it",
+            home.namespace
+        ));
+    };
+    let member = Member { name: holder.to_owned(), admin };
+    let owners = lease.metadata.owner_references.as_deref().unwrap_or_default();
+    let Some(pod) = owners.iter().find(|owner| owner.kind == "Pod") else {
+        // Of a process in no pod: it lives until it says that it does not.
+        return Ok(Some(member));
+    };
+    let pods: Api<v1::Pod> = Api::namespaced(home.client.clone(), &home.namespace);
+    let found = home.call(pods.get_opt(&pod.name)).await;
+    let found = found.map_err(|error| anyhow!(home.explain("get", "pods", &error)))?;
+    let Some(proof) = dead(found.as_ref(), &pod.uid) else { return Ok(Some(member)) };
+    tracing::info!(member = member.name, pod = pod.name, "a member is dead: {proof}");
+    if let Err(error) = remove(home, lease).await {
+        // The garbage collector does, or the next reader.
+        tracing::debug!(
+            member = member.name,
+            reason = home.explain("delete", "leases", &error),
+            "its Lease stays"
+        );
+    }
+    Ok(None)
+}
+
+/// The proof that the pod of that uid runs no more, if there is one.
+fn dead(found: Option<&v1::Pod>, uid: &str) -> Option<String> {
+    let Some(pod) = found else { return Some("its pod is gone".to_owned()) };
+    if pod.metadata.uid.as_deref().is_some_and(|other| other != uid) {
+        return Some("its pod is gone, another one has its name".to_owned());
+    }
+    let phase = pod.status.as_ref()?.phase.as_deref()?;
+    matches!(phase, "Succeeded" | "Failed").then(|| format!("its pod is in phase {phase}"))
+}
+
+fn holder(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+/// Deletes the Lease as it was read. That it is gone already is fine.
+async fn remove(home: &Home, lease: &Lease) -> kube::Result<()> {
+    let as_read = Preconditions {
+        uid: lease.metadata.uid.clone(),
+        resource_version: lease.metadata.resource_version.clone(),
+    };
+    let delete = DeleteParams { preconditions: Some(as_read), ..DeleteParams::default() };
+    let name = lease.metadata.name.as_deref().unwrap_or_default();
+    match home.call(home.leases().delete(name, &delete)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
