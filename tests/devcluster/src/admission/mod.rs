@@ -1,0 +1,82 @@
+//! What becomes of an object before it is stored: defaults, validation, and what depends on other objects.
+
+mod defaults;
+mod services;
+mod validate;
+
+use serde_json::{Value, json};
+
+pub use self::{defaults::defaults, validate::validate};
+use crate::{
+    bootstrap,
+    http::failure::{Failure, Result},
+    identity,
+    registry::Kind,
+    store::{Key, TableId, Tables, text},
+};
+
+/// What depends on other objects: a Service gets its address, a pod needs its service account and a quota that allows it.
+///
+/// # Errors
+///
+/// It may not be.
+pub fn admit(kind: &Kind, tables: &mut Tables, value: &mut Value, old: Option<&Value>) -> Result<()> {
+    let new = old.is_none();
+    match (kind.group.as_str(), kind.plural.as_str()) {
+        ("", "services") => services::admit(kind, tables, value, old)?,
+        ("", "namespaces") if new => bootstrap::service_account(tables, text(&value["metadata"]["name"])),
+        ("", "pods") if new => {
+            has_account(kind, tables, value)?;
+            in_quota(kind, tables, value)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A pod now has a node.
+pub fn scheduled(pod: &mut Value) {
+    let now = identity::now();
+    pod["status"]["conditions"] = json!([
+        {"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now},
+    ]);
+}
+
+fn has_account(kind: &Kind, tables: &Tables, pod: &Value) -> Result<()> {
+    let namespace = text(&pod["metadata"]["namespace"]);
+    let account = text(&pod["spec"]["serviceAccountName"]);
+    if tables.get(&TableId::new("", "serviceaccounts"), &Key::new(namespace, account)).is_some() {
+        return Ok(());
+    }
+    let why = format!(
+        "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"
+    );
+    Err(Failure::forbidden(kind, text(&pod["metadata"]["name"]), &why))
+}
+
+/// The number of pods that a namespace's quotas allow; other quantities are not counted here.
+fn in_quota(kind: &Kind, tables: &Tables, pod: &Value) -> Result<()> {
+    let namespace = text(&pod["metadata"]["namespace"]);
+    let quotas = tables.table(&TableId::new("", "resourcequotas"));
+    let quotas =
+        quotas.into_iter().flat_map(|table| &table.objects).filter(|(key, _)| key.namespace == namespace);
+    for (key, quota) in quotas {
+        let hard = &quota.value["spec"]["hard"];
+        for counted in ["pods", "count/pods"] {
+            let Some(limit) = hard.get(counted) else { continue };
+            let limit = limit.as_u64().or_else(|| text(limit).parse().ok()).unwrap_or(u64::MAX);
+            let pods = tables.table(&kind.table()).into_iter().flat_map(|table| &table.objects);
+            let lives = |value: &Value| !matches!(text(&value["status"]["phase"]), "Succeeded" | "Failed");
+            let used =
+                pods.filter(|(key, pod)| key.namespace == namespace && lives(&pod.value)).count() as u64;
+            if used + 1 > limit {
+                let why = format!(
+                    "exceeded quota: {}, requested: {counted}=1, used: {counted}={used}, limited: {counted}={limit}",
+                    key.name
+                );
+                return Err(Failure::forbidden(kind, text(&pod["metadata"]["name"]), &why));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Changes of objects that are there.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Call, create, delete};
+use crate::{
+    admission,
+    http::{
+        answer::{self, Answer},
+        failure::{Cause, Failure, Result},
+    },
+    registry::Kind,
+    store::{Object, Tables, map, text},
+};
+
+/// Fields of `metadata` that only the server writes.
+const SYSTEM: [&str; 6] = [
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "namespace",
+];
+
+/// Which half of an object is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All but the status, where that is a subresource.
+    Main,
+    /// The status and nothing else.
+    Status,
+}
+
+pub(super) fn replace(call: &Call<'_>, part: Part) -> Result<Answer> {
+    let value = call.request.json()?;
+    let mut tables = call.server.store.lock();
+    let Some(old) = tables.get(&call.kind.table(), &call.key) else {
+        if part == Part::Main && call.kind.create_on_update {
+            let object = create::insert(call, &mut tables, value)?;
+            return Ok(answer::json_with(StatusCode::CREATED, object.text(&call.kind)));
+        }
+        return Err(Failure::not_found(&call.kind, &call.key.name));
+    };
+    let value = call.kind.convert_in(create::checked(call, value)?);
+    let version = text(&value["metadata"]["resourceVersion"]);
+    if version.is_empty() && !call.kind.unconditional_update {
+        let why = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+        return Err(Failure::invalid(&call.kind, &call.key.name, &[why]));
+    }
+    let object = change(call, &mut tables, &old, value, part)?;
+    Ok(answer::json_text(object.text(&call.kind)))
+}
+
+/// Writes `value` in the place of `old`. Its resourceVersion and uid, where it has them, must be those of `old`.
+pub(super) fn change(
+    call: &Call<'_>,
+    tables: &mut Tables,
+    old: &Arc<Object>,
+    mut value: Value,
+    part: Part,
+) -> Result<Arc<Object>> {
+    let kind = &call.kind;
+    let name = &call.key.name;
+    stands(call, old, &value)?;
+    let told = text(&value["metadata"]["name"]);
+    if !told.is_empty() && told != name {
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({told}) does not match the name on the URL ({name})"
+        )));
+    }
+    keep_system_fields(old, &mut value);
+    match part {
+        Part::Main => {
+            if kind.status {
+                keep(&old.value, &mut value, "status");
+            }
+            admission::defaults(kind, &mut value);
+        }
+        Part::Status => {
+            let status = value.get("status").cloned();
+            value = old.value.clone();
+            match status {
+                Some(status) => map(&mut value).insert("status".into(), status),
+                None => map(&mut value).remove("status"),
+            };
+        }
+    }
+    let causes = admission::validate(kind, &value, Some(&old.value));
+    if !causes.is_empty() {
+        return Err(Failure::invalid(kind, name, &causes));
+    }
+    if part == Part::Main {
+        admission::admit(kind, tables, &mut value, Some(&old.value))?;
+        count_generation(kind, old, &mut value);
+    }
+    map(&mut value["metadata"]).insert("resourceVersion".into(), Value::from(old.revision.to_string()));
+    if value == old.value {
+        return Ok(Arc::clone(old));
+    }
+    if call.dry() {
+        return Ok(Arc::new(Object::unsaved(value)));
+    }
+    let object = tables.put(&kind.table(), value);
+    let object = if delete::is_due(&object) {
+        tables.remove(&kind.table(), &call.key).unwrap_or(object)
+    } else {
+        object
+    };
+    create::after(call, tables);
+    Ok(object)
+}
+
+/// Whether the writer means this version of this object.
+fn stands(call: &Call<'_>, old: &Object, value: &Value) -> Result<()> {
+    let metadata = &value["metadata"];
+    let (uid, version) = (text(&metadata["uid"]), text(&metadata["resourceVersion"]));
+    if !uid.is_empty() && uid != old.uid() {
+        let why =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
+        return Err(Failure::conflict(&call.kind, &call.key.name, &why));
+    }
+    if !version.is_empty() && version != old.revision.to_string() && !call.server.options.no_conflict {
+        return Err(Failure::modified(&call.kind, &call.key.name));
+    }
+    Ok(())
+}
+
+fn keep_system_fields(old: &Object, value: &mut Value) {
+    let metadata = map(&mut value["metadata"]);
+    metadata.remove("managedFields");
+    metadata.remove("selfLink");
+    for field in SYSTEM.into_iter().chain(["name"]) {
+        match old.metadata().get(field) {
+            Some(held) => metadata.insert(field.into(), held.clone()),
+            None => metadata.remove(field),
+        };
+    }
+    // What is being deleted gets no new finalizers; the real server forbids it, too.
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let empty = match metadata.get(field) {
+            Some(Value::Object(all)) => all.is_empty(),
+            Some(Value::Array(all)) => all.is_empty(),
+            Some(Value::Null) => true,
+            _ => false,
+        };
+        if empty {
+            metadata.remove(field);
+        }
+    }
+}
+
+fn keep(old: &Value, value: &mut Value, field: &str) {
+    match old.get(field) {
+        Some(held) => map(value).insert(field.into(), held.clone()),
+        None => map(value).remove(field),
+    };
+}
+
+/// The generation counts changes of what is wanted. A Deployment's counts changes of its annotations, too: so does the real server's.
+fn count_generation(kind: &Kind, old: &Object, value: &mut Value) {
+    if !kind.generation {
+        return;
+    }
+    let wanted = |value: &Value| -> Value {
+        let mut wanted = value.clone();
+        let fields = map(&mut wanted);
+        fields.remove("metadata");
+        if kind.status || !kind.custom {
+            fields.remove("status");
+        }
+        wanted
+    };
+    let annotations = |value: &Value| value["metadata"]["annotations"].clone();
+    let changed = wanted(&old.value) != wanted(value)
+        || (kind.is("apps", "deployments") && annotations(&old.value) != annotations(value));
+    if changed {
+        let generation = old.metadata()["generation"].as_i64().unwrap_or_default();
+        value["metadata"]["generation"] = json!(generation + 1);
+    }
+}
+
+/// `pods/binding`: a scheduler says on which node the pod runs.
+pub(super) fn bind(call: &Call<'_>) -> Result<Answer> {
+    let binding = call.request.json()?;
+    let mut tables = call.server.store.lock();
+    let pods = call.kind.table();
+    let old = tables.get(&pods, &call.key).ok_or_else(|| Failure::not_found(&call.kind, &call.key.name))?;
+    let held = text(&old.value["spec"]["nodeName"]);
+    if !held.is_empty() {
+        let why = format!("pod {} is already assigned to node {held:?}", call.key.name);
+        return Err(Failure::conflict(&call.kind, &call.key.name, &why));
+    }
+    let mut value = old.value.clone();
+    value["spec"]["nodeName"] = binding["target"]["name"].clone();
+    admission::scheduled(&mut value);
+    tables.put(&pods, value);
+    let done =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    Ok(answer::json_with(StatusCode::CREATED, done.to_string().into()))
+}

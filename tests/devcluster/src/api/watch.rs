@@ -1,0 +1,269 @@
+//! Watches.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch::Receiver},
+    time::{Instant, timeout_at},
+};
+
+use super::{Call, list::start};
+use crate::{
+    faults::Filter,
+    http::{
+        answer::{self, Answer},
+        failure::{Failure, Result},
+    },
+    registry::Kind,
+    selector::Selector,
+    server::Server,
+    store::{Change, Event, Object},
+};
+
+/// How long a watch lasts that does not say it: the real server takes something between this and twice as much.
+const LASTS: Duration = Duration::from_secs(1800);
+/// Events that are written between two looks at the faults.
+const BATCH: usize = 256;
+
+/// A watch at work.
+struct Watch {
+    server: Arc<Server>,
+    kind: Arc<Kind>,
+    namespace: String,
+    selector: Selector,
+    user: String,
+    /// Everything up to this revision was looked at.
+    seen: u64,
+    bookmarks: bool,
+    pieces: mpsc::Sender<Bytes>,
+}
+
+/// Why a wait ended.
+enum Woken {
+    Changed,
+    Quiet,
+    Over,
+}
+
+pub(super) fn watch(call: &Call<'_>) -> Result<Answer> {
+    let query = &call.request.query;
+    let selector = call.selector()?;
+    let asked = query.number("resourceVersion")?.unwrap_or_default();
+    let initial = query.on("sendInitialEvents") && query.get("sendInitialEvents").is_some();
+    let lasts =
+        query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0).map_or(LASTS, Duration::from_secs);
+    let bookmarks = query.on("allowWatchBookmarks") && query.get("allowWatchBookmarks").is_some();
+    let (pieces, answer) = answer::stream();
+    let mut watch = Watch {
+        server: Arc::clone(call.server),
+        kind: Arc::clone(&call.kind),
+        namespace: call.key.namespace.clone(),
+        selector,
+        user: call.request.user.to_string(),
+        seen: asked,
+        bookmarks,
+        pieces,
+    };
+    // Before anything is looked at, so that what comes from now on is seen.
+    let (changed, drops, stalls) = {
+        let mut tables = call.server.store.lock();
+        if asked > tables.revision() {
+            return Err(Failure::too_large(asked, tables.revision()));
+        }
+        (tables.subscribe(&call.kind.table()), call.server.faults.drops(), call.server.faults.stalls())
+    };
+    let begins = asked == 0 || initial;
+    let end = Instant::now() + lasts;
+    tokio::spawn(async move {
+        let _ = watch.run(begins, initial, end, changed, drops, stalls).await;
+    });
+    Ok(answer)
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Until its time is over, the client leaves, or a test has it dropped. `None`: the client has left.
+    async fn run(
+        &mut self,
+        begins: bool,
+        initial: bool,
+        end: Instant,
+        mut changed: Receiver<u64>,
+        mut drops: Receiver<(u64, Filter)>,
+        mut stalls: Receiver<u64>,
+    ) -> Option<()> {
+        let mut begins = begins;
+        loop {
+            stalls.borrow_and_update();
+            if self.stalled() {
+                if !self.stall(end, &mut stalls, &mut drops).await {
+                    return None;
+                }
+                continue;
+            }
+            if begins {
+                begins = false;
+                self.begin(initial).await?;
+            }
+            changed.borrow_and_update();
+            if !self.catch_up().await? {
+                continue;
+            }
+            match self.wait(end, &mut changed, &mut drops, &mut stalls).await {
+                Woken::Changed => {}
+                Woken::Quiet if self.bookmarks && !self.stalled() => self.bookmark(false).await?,
+                Woken::Quiet => {}
+                Woken::Over => {
+                    if self.bookmarks && Instant::now() >= end && !self.stalled() {
+                        self.bookmark(false).await?;
+                    }
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// What there is, as if it had been added now.
+    async fn begin(&mut self, initial: bool) -> Option<()> {
+        let (objects, revision) = {
+            let tables = self.server.store.lock();
+            let table = tables.table(&self.kind.table());
+            let objects = table.and_then(|table| table.at(tables.revision(), &start(&self.namespace)));
+            (objects.unwrap_or_default(), tables.revision())
+        };
+        for object in objects.iter().filter(|object| self.takes(object)) {
+            self.send("ADDED", object).await?;
+        }
+        self.seen = revision;
+        if initial && self.bookmarks {
+            self.bookmark(true).await?;
+        }
+        Some(())
+    }
+
+    /// Writes a batch of what happened since; whether that was all.
+    async fn catch_up(&mut self) -> Option<bool> {
+        let (events, floor, revision) = {
+            let tables = self.server.store.lock();
+            let table = tables.table(&self.kind.table())?;
+            (table.since(self.seen, BATCH), table.floor(), tables.revision())
+        };
+        let Some(events) = events else {
+            if self.server.options.no_gone {
+                self.seen = revision;
+                return Some(true);
+            }
+            let status = Failure::expired(self.seen, floor).status();
+            let event = json!({"type": "ERROR", "object": status});
+            self.pieces.send(Bytes::from(format!("{event}\n"))).await.ok()?;
+            return None;
+        };
+        for event in &events {
+            if let Some((change, object)) = self.seen_as(event) {
+                self.send(change, object).await?;
+            }
+            self.seen = event.object.revision;
+        }
+        if events.len() < BATCH {
+            // Nothing else of this table happened up to here: what a bookmark may say.
+            self.seen = self.seen.max(revision);
+            return Some(true);
+        }
+        Some(false)
+    }
+
+    /// What a change is for one who sees only what the selector takes.
+    fn seen_as<'e>(&self, event: &'e Event) -> Option<(&'static str, &'e Object)> {
+        let was = event.before.as_ref().is_some_and(|before| self.takes(before));
+        let is = event.change != Change::Deleted && self.takes(&event.object);
+        match (was, is) {
+            (false, true) => Some(("ADDED", &event.object)),
+            (true, true) => Some(("MODIFIED", &event.object)),
+            (true, false) => Some(("DELETED", &event.object)),
+            (false, false) => None,
+        }
+    }
+
+    fn takes(&self, object: &Object) -> bool {
+        (self.namespace.is_empty() || object.metadata()["namespace"] == self.namespace.as_str())
+            && self.selector.matches(object)
+    }
+
+    fn stalled(&self) -> bool {
+        !self.server.options.no_stall && self.server.faults.stalled(&self.user, &self.kind.plural)
+    }
+
+    /// Silent until a test lets go; `false`: it ended meanwhile.
+    async fn stall(
+        &self,
+        end: Instant,
+        stalls: &mut Receiver<u64>,
+        drops: &mut Receiver<(u64, Filter)>,
+    ) -> bool {
+        tokio::select! {
+            _ = stalls.changed() => true,
+            _ = self.dropped(drops) => false,
+            () = self.pieces.closed() => false,
+            () = until(end) => false,
+        }
+    }
+
+    async fn wait(
+        &self,
+        end: Instant,
+        changed: &mut Receiver<u64>,
+        drops: &mut Receiver<(u64, Filter)>,
+        stalls: &mut Receiver<u64>,
+    ) -> Woken {
+        let quiet = Instant::now() + self.server.options.bookmark_interval;
+        tokio::select! {
+            gone = changed.changed() => if gone.is_ok() { Woken::Changed } else { Woken::Over },
+            _ = stalls.changed() => Woken::Changed,
+            _ = self.dropped(drops) => Woken::Over,
+            () = self.pieces.closed() => Woken::Over,
+            () = until(end) => Woken::Over,
+            () = until(quiet) => Woken::Quiet,
+        }
+    }
+
+    /// Until a test drops such watches.
+    async fn dropped(&self, drops: &mut Receiver<(u64, Filter)>) {
+        loop {
+            if drops.changed().await.is_err() {
+                return;
+            }
+            if drops.borrow_and_update().1.fits(&self.user, "watch", &self.kind.plural) {
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, change: &str, object: &Object) -> Option<()> {
+        let mut piece = BytesMut::new();
+        piece.put_slice(b"{\"type\":\"");
+        piece.put_slice(change.as_bytes());
+        piece.put_slice(b"\",\"object\":");
+        object.write(&self.kind, &mut piece);
+        piece.put_slice(b"}\n");
+        self.pieces.send(piece.freeze()).await.ok()
+    }
+
+    async fn bookmark(&self, initial: bool) -> Option<()> {
+        let mut metadata = json!({"resourceVersion": self.seen.to_string(), "creationTimestamp": null});
+        if initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object =
+            json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata});
+        let event = json!({"type": "BOOKMARK", "object": object});
+        self.pieces.send(Bytes::from(format!("{event}\n"))).await.ok()
+    }
+}
+
+/// Until that time.
+async fn until(time: Instant) {
+    let _ = timeout_at(time, std::future::pending::<()>()).await;
+}

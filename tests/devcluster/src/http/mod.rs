@@ -1,0 +1,7 @@
+//! HTTP: connections, requests, answers, refusals.
+
+pub mod answer;
+pub mod failure;
+pub mod listen;
+pub mod query;
+pub mod request;

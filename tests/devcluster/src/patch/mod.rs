@@ -1,0 +1,7 @@
+//! Patches, as functions from a value to a value.
+
+mod json;
+mod merge;
+mod strategic;
+
+pub use self::{json::json, merge::merge, strategic::strategic};

@@ -1,0 +1,50 @@
+//! How many requests there were.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use crate::{access::User, faults::Filter, http::request::Target};
+
+/// How many requests there were, by who asked what of which resource.
+#[derive(Debug, Default)]
+pub struct Requests(Mutex<BTreeMap<Asked, u64>>);
+
+/// What was asked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    /// By whom.
+    pub user: String,
+    /// `list` for instance; `get` for discovery.
+    pub verb: &'static str,
+    /// `deployments` or `deployments/scale`; empty for discovery.
+    pub resource: String,
+}
+
+// === impl Requests ===
+
+impl Requests {
+    pub(crate) fn count(&self, user: &User, target: &Target) {
+        let asked = Asked { user: user.to_string(), verb: target.verb, resource: target.full_resource() };
+        *self.lock().entry(asked).or_default() += 1;
+    }
+
+    /// How many there were of a sort since the start or the last [`Requests::reset`]. A watch counts once, when it begins.
+    pub fn of(&self, filter: &Filter) -> u64 {
+        let counts = self.lock();
+        let fits = |asked: &Asked| filter.fits(&asked.user, asked.verb, &asked.resource);
+        counts.iter().filter(|(asked, _)| fits(asked)).map(|(_, count)| count).sum()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> BTreeMap<Asked, u64> {
+        self.lock().clone()
+    }
+
+    /// Counts from 0 again.
+    pub fn reset(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Asked, u64>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
