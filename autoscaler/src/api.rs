@@ -13,7 +13,7 @@ use daemon::{
     leader::Status,
 };
 use http::{Request, StatusCode};
-use scaler_types::{Row, duration::short};
+use scaler_types::{Row, ScaleResource, duration::short};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -21,7 +21,7 @@ use crate::{
     decide::rounded,
     members::{self, Members},
     memory::{Known, Memory},
-    metrics::Sample,
+    metrics::{Reading, Sample, Value},
 };
 
 /// `GET /api/v1/leader`: who leads, and which DLXs it asks.
@@ -89,7 +89,19 @@ struct Told {
     under_way: bool,
     last_try: Option<LastTry>,
     failure: Option<FailureTold>,
+    /// What decides, and from where on it is idle.
+    metrics: Vec<MetricTold>,
     samples: Vec<SampleTold>,
+}
+
+#[derive(Serialize)]
+struct MetricTold {
+    name: String,
+    threshold: f64,
+    /// What a source beside the DLXs told; null where the DLXs are the source.
+    value: Option<f64>,
+    /// How far back that is known, or why there is no value.
+    known: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -227,8 +239,30 @@ impl Told {
                 reason: failure.reason.clone(),
                 next_in: ago(failure.until, now),
             }),
+            metrics: MetricTold::all(known),
             samples: known.samples.iter().map(SampleTold::new).collect(),
         }
+    }
+}
+
+// === impl MetricTold ===
+
+impl MetricTold {
+    fn all(known: &Known) -> Vec<Self> {
+        let readings = known.readings.as_deref();
+        let told = |(place, metric): (usize, &ScaleResource)| {
+            let reading = readings.map(|readings| readings.get(place));
+            let (value, told) = match reading {
+                None => (None, None),
+                Some(None) => (None, Some("nothing was told".to_owned())),
+                Some(Some(Reading { value: Value::Number(value), coverage, .. })) => {
+                    (Some(*value), Some(coverage.to_string()))
+                }
+                Some(Some(Reading { value, coverage, .. })) => (None, Some(format!("{value}; {coverage}"))),
+            };
+            Self { name: metric.wire_name(), threshold: metric.threshold, value, known: told }
+        };
+        known.metrics.iter().enumerate().map(told).collect()
     }
 }
 

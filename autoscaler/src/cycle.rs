@@ -4,7 +4,7 @@
 //! Each has a task of its own: a plugin or a namespace that fails or hangs never delays another one.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -22,8 +22,8 @@ use crate::{
     decide::{Failure, rounded},
     fence::{End, Try},
     members::Members,
-    memory::{self, Memory, Mend, Work},
-    metrics::dlx,
+    memory::{Memory, Mend, Work},
+    metrics::{MetricSource, kubernetes::Cluster},
     plugin::Plugin,
     telemetry::{CycleLabels, DecisionLabels, FenceLabels, Metrics},
 };
@@ -39,6 +39,8 @@ pub struct Context {
     pub members: Members,
     /// The daemon's metrics.
     pub metrics: Metrics,
+    /// The cluster, for the metric source kubernetes.
+    pub cluster: Cluster,
     /// The protocol's rules.
     pub rules: Rules,
     /// Cancelled when no new try is to begin and those under way are to be finished or reverted.
@@ -60,6 +62,8 @@ pub struct Cycle<P> {
     context: Context,
     labels: CycleLabels,
     memory: Arc<Mutex<Memory>>,
+    /// Made anew when the settings name another.
+    source: Mutex<Option<MetricSource>>,
     queue: VecDeque<Job>,
     running: JoinSet<Done>,
     whose: HashMap<Id, ResourceId>,
@@ -95,6 +99,7 @@ impl<P: Plugin> Cycle<P> {
             context,
             labels: CycleLabels { kind, namespace: namespace.to_owned() },
             memory,
+            source: Mutex::default(),
             queue: VecDeque::new(),
             running: JoinSet::new(),
             whose: HashMap::new(),
@@ -179,18 +184,23 @@ impl<P: Plugin> Cycle<P> {
     /// The work, and why nothing is known of the resources' activity, if so.
     async fn look_with(&self, plugin: &P, settings: &Settings) -> Result<(Work, Option<String>), String> {
         let listed = plugin.get_resources().await?;
-        let windows: BTreeSet<_> = listed
-            .iter()
-            .flat_map(|resource| memory::metrics(resource, settings))
-            .map(|metric| metric.window_size)
-            .collect();
-        let activity = dlx::ask(&self.context.members, plugin.kind(), &listed, &windows).await;
+        let namespace = &self.labels.namespace;
+        let source = self.source(settings);
+        let activity = source.ask(&self.context.members, plugin.kind(), namespace, &listed, settings).await;
         let unknown = activity.source.unknown.as_ref().map(ToString::to_string);
         let work = self.memory().observe(Instant::now(), listed, activity, settings);
         for ((decision, reason), count) in &work.decisions {
             self.context.metrics.decisions.get_or_create(&DecisionLabels { decision, reason }).inc_by(*count);
         }
         Ok((work, unknown))
+    }
+
+    fn source(&self, settings: &Settings) -> MetricSource {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*source {
+            Some(source) if source.is(&settings.metrics) => source.clone(),
+            _ => source.insert(MetricSource::new(&settings.metrics, &self.context.cluster)).clone(),
+        }
     }
 
     /// What an earlier look left waiting is decided anew with this one.

@@ -3,12 +3,16 @@
 //! One principle is behind all of them: **an error or a missing value is never zero.** Whatever is not known for
 //! certain keeps a resource awake, and says so.
 
+mod reason;
+
 use std::{fmt, sync::Arc, time::Duration};
 
-use scaler_types::{Path, Resource, Row, ScaleEvent, ScaleResource, State, duration::short};
+use scaler_types::{Path, Resource, Row, ScaleEvent, ScaleResource, State};
 use tokio::time::Instant;
 
-use crate::metrics::{REQUESTS, Sample, Source, Unknown};
+pub use reason::{Idle, Reason};
+
+use crate::metrics::{Coverage, REQUESTS, Reading, Sample, Seen, Source, Unknown, Value};
 
 /// What is to be done with a resource, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,113 +21,6 @@ pub enum Decision {
     Keep(Reason),
     /// Try to put it to zero.
     ToZero(Idle),
-}
-
-/// Why a resource is left as it is.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Reason {
-    /// Path direct is not in this build.
-    PathDirect,
-    /// With path external the DLXs see its requests only while it sleeps: they cannot tell whether it is idle.
-    PathExternal,
-    /// Its row was written by a newer build, in this format.
-    NewerRow(u32),
-    /// Its row is not `active`: somebody is at work on it, or it sleeps.
-    NotActive(State),
-    /// It has no replicas.
-    AtZero,
-    /// Neither the resource nor the namespace file names a metric.
-    NoMetrics,
-    /// The metric source does not know this metric.
-    UnknownMetric(String),
-    /// Earlier tries to scale it failed.
-    Failed(Failure),
-    /// The metric source could not tell.
-    Source(Unknown),
-    /// A DLX told nothing of it.
-    NoSample {
-        /// Who.
-        member: Arc<str>,
-    },
-    /// A DLX told of it more than once.
-    Duplicate {
-        /// Who.
-        member: Arc<str>,
-    },
-    /// A DLX did not tell this metric.
-    NoValue {
-        /// Who.
-        member: Arc<str>,
-        /// The metric's name on the wire.
-        metric: String,
-    },
-    /// A DLX has counted for less than the window: it knows nothing of the time before.
-    Short {
-        /// Who.
-        member: Arc<str>,
-        /// For how long it has counted.
-        counting: Duration,
-        /// The window.
-        window: Duration,
-    },
-    /// Requests are on their way: no DLX would confirm.
-    InFlight {
-        /// Forwarded and not yet answered.
-        in_flight: u64,
-        /// Held.
-        held: u64,
-    },
-    /// The last activity was less than the window ago.
-    Active {
-        /// How long ago.
-        idle: Duration,
-        /// The window.
-        window: Duration,
-    },
-    /// The metric's value is above its threshold (or cannot be compared with it).
-    Above {
-        /// The metric's name on the wire.
-        metric: String,
-        /// Its value, all DLXs together.
-        value: u64,
-        /// The threshold.
-        threshold: f64,
-    },
-    /// Something happened to its scale less than the largest window ago, as this process saw it.
-    Event {
-        /// What.
-        event: ScaleEvent,
-        /// How long ago this process saw it.
-        ago: Duration,
-        /// The largest window.
-        window: Duration,
-    },
-    /// A DLX left less than the largest window ago, and with it what it saw since it was last asked.
-    MemberLeft {
-        /// How long ago this process noticed.
-        ago: Duration,
-        /// The largest window.
-        window: Duration,
-    },
-}
-
-/// How it is known that a resource is idle.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Idle {
-    /// No activity at any DLX.
-    Quiet {
-        /// For how long, at least.
-        idle: Duration,
-    },
-    /// Every metric is at or below its threshold.
-    Below {
-        /// The name on the wire of the metric that came closest, with a threshold above zero.
-        metric: String,
-        /// Its value, all DLXs together.
-        value: u64,
-        /// Its threshold.
-        threshold: f64,
-    },
 }
 
 /// What this process remembers of a resource, by its own monotonic clock. Times of different hosts are never compared.
@@ -148,19 +45,37 @@ pub struct Failure {
     pub until: Instant,
 }
 
+/// What is known of how busy a resource was.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// How far the DLXs are to be believed.
+    pub source: &'a Source,
+    /// What they told of it.
+    pub samples: &'a [Sample],
+    /// What its metrics are read from.
+    pub measure: Measure<'a>,
+}
+
+/// What a resource's metrics are read from.
+#[derive(Clone, Copy, Debug)]
+pub enum Measure<'a> {
+    /// What the DLXs told: every request passes one.
+    Samples,
+    /// What another source told, in the order of the metrics.
+    Readings(&'a [Reading]),
+}
+
 /// Whether `resource` may go to zero.
 ///
-/// `metrics` are the resource's own or, where it brings none, its namespace's defaults. `source` says how far the
-/// metric source is to be believed, and `samples` is what it told of this resource.
+/// `metrics` are the resource's own or, where it brings none, its namespace's defaults.
 pub fn decide(
     now: Instant,
     resource: &Resource,
     metrics: &[ScaleResource],
-    source: &Source,
-    samples: &[Sample],
+    evidence: Evidence<'_>,
     past: &Past,
 ) -> Decision {
-    match idle(now, resource, metrics, source, samples, past) {
+    match idle(now, resource, metrics, evidence, past) {
         Ok(idle) => Decision::ToZero(idle),
         Err(reason) => Decision::Keep(reason),
     }
@@ -170,34 +85,95 @@ fn idle(
     now: Instant,
     resource: &Resource,
     metrics: &[ScaleResource],
-    source: &Source,
-    samples: &[Sample],
+    evidence: Evidence<'_>,
     past: &Past,
 ) -> Result<Idle, Reason> {
+    let Evidence { source, samples, measure } = evidence;
+    may_be_scaled(now, resource, past)?;
+    if !resource.sleep_now {
+        match measure {
+            _ if metrics.is_empty() => return Err(Reason::NoMetrics),
+            Measure::Samples => only_requests(metrics)?,
+            Measure::Readings(_) => {}
+        }
+    }
+    // With path external nobody is asked: its requests pass no DLX while it is awake.
+    if resource.path == Path::Always {
+        nothing_in_flight(source, samples)?;
+    }
+    if resource.sleep_now {
+        return Ok(Idle::Asked);
+    }
+    let mut idle = None;
+    for (place, metric) in metrics.iter().enumerate() {
+        let told = match measure {
+            Measure::Samples if resource.path == Path::External => return Err(Reason::PathExternal),
+            Measure::Samples => within(metric, samples)?,
+            Measure::Readings(readings) => Some(read(metric, readings.get(place))?),
+        };
+        // What came closest to its threshold is told, a missing value last.
+        idle = match (idle, told) {
+            (Some(known @ Idle::Below { .. }), Some(Idle::Absent { .. })) => Some(known),
+            (known, told) => told.or(known),
+        };
+    }
+    let largest = metrics.iter().map(|metric| metric.window_size).max().unwrap_or_default();
+    if let Some((event, seen)) = past.event
+        && delays(event)
+        && now.duration_since(seen) < largest
+    {
+        return Err(Reason::Event { event, ago: now.duration_since(seen), window: largest });
+    }
+    if let Measure::Samples = measure
+        && let Some(left) = past.member_left.filter(|left| now.duration_since(*left) < largest)
+    {
+        return Err(Reason::MemberLeft { ago: now.duration_since(left), window: largest });
+    }
+    let quiet = samples.iter().map(Sample::idle_for).min().unwrap_or_default();
+    Ok(idle.unwrap_or(Idle::Quiet { idle: quiet }))
+}
+
+/// Whether it may be put to zero at all, however busy it is.
+fn may_be_scaled(now: Instant, resource: &Resource, past: &Past) -> Result<(), Reason> {
+    if !resource.keep_awake.is_empty() {
+        return Err(Reason::KeptAwake(resource.keep_awake.as_str().into()));
+    }
     if resource.path == Path::Direct {
         return Err(Reason::PathDirect);
-    }
-    if resource.path == Path::External {
-        return Err(Reason::PathExternal);
     }
     if resource.row.format > Row::FORMAT {
         return Err(Reason::NewerRow(resource.row.format));
     }
-    if resource.row.state != State::Active {
-        return Err(Reason::NotActive(resource.row.state));
+    match resource.row.state {
+        // What failed to come up and has replicas all the same (a crash loop) is put to zero as anything else.
+        State::Active => {}
+        State::Failed if resource.replicas > 0 => {}
+        state => return Err(Reason::NotActive(state)),
     }
     if resource.replicas == 0 {
         return Err(Reason::AtZero);
     }
-    let Some(largest) = metrics.iter().map(|metric| metric.window_size).max() else {
-        return Err(Reason::NoMetrics);
-    };
-    if let Some(unknown) = metrics.iter().find(|metric| metric.metric_name != REQUESTS) {
-        return Err(Reason::UnknownMetric(unknown.metric_name.clone()));
+    match past.failure.as_ref().filter(|failure| now < failure.until) {
+        Some(failure) => Err(Reason::Failed(failure.clone())),
+        None => Ok(()),
     }
-    if let Some(failure) = past.failure.as_ref().filter(|failure| now < failure.until) {
-        return Err(Reason::Failed(failure.clone()));
+}
+
+fn only_requests(metrics: &[ScaleResource]) -> Result<(), Reason> {
+    match metrics.iter().find(|metric| metric.metric_name != REQUESTS) {
+        Some(unknown) => Err(Reason::UnknownMetric(
+            format!(
+                "the metric source dlx does not know {:?}: it counts {REQUESTS:?} only",
+                unknown.metric_name
+            )
+            .into(),
+        )),
+        None => Ok(()),
     }
+}
+
+/// Every DLX told, and of nothing in flight: else none would confirm a fence.
+fn nothing_in_flight(source: &Source, samples: &[Sample]) -> Result<(), Reason> {
     if let Some(unknown) = &source.unknown {
         return Err(Reason::Source(unknown.clone()));
     }
@@ -208,24 +184,7 @@ fn idle(
     if in_flight > 0 || held > 0 {
         return Err(Reason::InFlight { in_flight, held });
     }
-    let mut below = None;
-    for metric in metrics {
-        let value = within(metric, samples)?;
-        below = value
-            .map(|value| Idle::Below { metric: metric.wire_name(), value, threshold: metric.threshold })
-            .or(below);
-    }
-    if let Some((event, seen)) = past.event
-        && delays(event)
-        && now.duration_since(seen) < largest
-    {
-        return Err(Reason::Event { event, ago: now.duration_since(seen), window: largest });
-    }
-    if let Some(left) = past.member_left.filter(|left| now.duration_since(*left) < largest) {
-        return Err(Reason::MemberLeft { ago: now.duration_since(left), window: largest });
-    }
-    let quiet = samples.iter().map(Sample::idle_for).min().unwrap_or_default();
-    Ok(below.unwrap_or(Idle::Quiet { idle: quiet }))
+    Ok(())
 }
 
 /// Every DLX told of the resource, and each once.
@@ -244,8 +203,8 @@ fn one_sample_of_each(members: &[Arc<str>], samples: &[Sample]) -> Result<(), Re
     Ok(())
 }
 
-/// Whether one metric lets the resource go to zero: `Ok` with its value, where the value decides.
-fn within(metric: &ScaleResource, samples: &[Sample]) -> Result<Option<u64>, Reason> {
+/// Whether what the DLXs told of one metric lets the resource go to zero: `Ok` with its value, where the value decides.
+fn within(metric: &ScaleResource, samples: &[Sample]) -> Result<Option<Idle>, Reason> {
     let window = metric.window_size;
     if let Some(sample) = samples.iter().find(|sample| sample.counting < window) {
         return Err(Reason::Short { member: sample.member.clone(), counting: sample.counting, window });
@@ -264,15 +223,55 @@ fn within(metric: &ScaleResource, samples: &[Sample]) -> Result<Option<u64>, Rea
         };
         value = value.saturating_add(count);
     }
-    // "Not above" would take a threshold that is no number for one that is never reached.
     #[expect(
         clippy::cast_precision_loss,
         reason = "a count of more than 2^53 requests is above any threshold in use"
     )]
-    if value as f64 <= metric.threshold {
-        Ok(Some(value))
+    below(metric, value as f64).map(Some)
+}
+
+fn below(metric: &ScaleResource, value: f64) -> Result<Idle, Reason> {
+    let (name, threshold) = (metric.wire_name(), metric.threshold);
+    // "Not above" would take a threshold that is no number for one that is never reached.
+    if value <= threshold {
+        Ok(Idle::Below { metric: name, value, threshold })
     } else {
-        Err(Reason::Above { metric: metric.wire_name(), value, threshold: metric.threshold })
+        Err(Reason::Above { metric: name, value, threshold })
+    }
+}
+
+/// Whether what another source told of one metric lets the resource go to zero.
+fn read(metric: &ScaleResource, reading: Option<&Reading>) -> Result<Idle, Reason> {
+    let Some(Reading { metric: name, value, coverage }) = reading else {
+        return Err(Reason::NoReading { metric: metric.wire_name().into() });
+    };
+    let idle = match value {
+        Value::Number(value) if !value.is_finite() || *value < 0.0 => {
+            return Err(Reason::NotANumber { metric: name.clone(), value: *value });
+        }
+        // Known to be busy, however little of the window is known.
+        Value::Number(value) => below(metric, *value)?,
+        Value::Absent { idle: true } => Idle::Absent { metric: name.clone() },
+        Value::Absent { idle: false } => return Err(Reason::NoReading { metric: name.clone() }),
+        Value::Several => return Err(Reason::Several { metric: name.clone() }),
+        Value::Unknown(known) => return Err(Reason::UnknownMetric(known.clone())),
+        Value::Failed(reason) => return Err(Reason::Source(Unknown::Failed(reason.clone()))),
+    };
+    let uncovered =
+        || Reason::Uncovered { metric: name.clone(), coverage: coverage.clone(), window: metric.window_size };
+    #[expect(clippy::cast_precision_loss, reason = "nobody scrapes 2^53 times")]
+    match coverage {
+        Coverage::Vouched => Ok(idle),
+        Coverage::Only(time) if *time >= metric.window_size => Ok(idle),
+        Coverage::Scrapes { seen: Seen::Count(seen), needed, most }
+            if *seen >= *needed as f64 && *seen <= *most as f64 =>
+        {
+            Ok(idle)
+        }
+        Coverage::Scrapes { seen: Seen::Failed(reason), .. } => {
+            Err(Reason::Source(Unknown::Failed(reason.clone())))
+        }
+        Coverage::Only(_) | Coverage::Scrapes { .. } => Err(uncovered()),
     }
 }
 
@@ -283,16 +282,6 @@ fn delays(event: ScaleEvent) -> bool {
         | ScaleEvent::ScaleFromZeroStarted
         | ScaleEvent::ScaleFromZeroCompleted => true,
         ScaleEvent::ScaleToZeroStarted | ScaleEvent::ScaleToZeroCompleted => false,
-    }
-}
-
-fn event_name(event: ScaleEvent) -> &'static str {
-    match event {
-        ScaleEvent::ResourceUpdated => "resourceUpdated",
-        ScaleEvent::ScaleFromZeroStarted => "scaleFromZeroStarted",
-        ScaleEvent::ScaleFromZeroCompleted => "scaleFromZeroCompleted",
-        ScaleEvent::ScaleToZeroStarted => "scaleToZeroStarted",
-        ScaleEvent::ScaleToZeroCompleted => "scaleToZeroCompleted",
     }
 }
 
@@ -311,8 +300,7 @@ impl Decision {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Keep(reason) => reason.code(),
-            Self::ToZero(Idle::Quiet { .. }) => "quiet",
-            Self::ToZero(Idle::Below { .. }) => "below_threshold",
+            Self::ToZero(idle) => idle.code(),
         }
     }
 }
@@ -322,108 +310,6 @@ impl fmt::Display for Decision {
         match self {
             Self::Keep(reason) => reason.fmt(f),
             Self::ToZero(idle) => idle.fmt(f),
-        }
-    }
-}
-
-// === impl Reason ===
-
-impl Reason {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::PathDirect => "path_direct",
-            Self::PathExternal => "path_external",
-            Self::NewerRow(_) => "newer_row",
-            Self::NotActive(_) => "not_active",
-            Self::AtZero => "at_zero",
-            Self::NoMetrics => "no_metrics",
-            Self::UnknownMetric(_) => "unknown_metric",
-            Self::Failed(_) => "scale_failed",
-            Self::Source(Unknown::Failed(_)) => "source_failed",
-            Self::Source(Unknown::NoMembers) => "no_members",
-            Self::Source(Unknown::Silent(_)) => "member_silent",
-            Self::NoSample { .. } => "no_sample",
-            Self::Duplicate { .. } => "duplicate_sample",
-            Self::NoValue { .. } => "no_value",
-            Self::Short { .. } => "short_sample",
-            Self::InFlight { .. } => "in_flight",
-            Self::Active { .. } => "active",
-            Self::Above { .. } => "above_threshold",
-            Self::Event { .. } => "recent_event",
-            Self::MemberLeft { .. } => "member_left",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PathDirect => f.write_str("path direct is not in this build: use path always"),
-            Self::PathExternal => f.write_str(
-                "with path external its requests pass the DLXs only while it sleeps, so the metric source dlx cannot tell whether it is idle",
-            ),
-            Self::NewerRow(format) => {
-                write!(f, "its row has format {format}, this build knows {}", Row::FORMAT)
-            }
-            Self::NotActive(State::Asleep) => f.write_str("asleep"),
-            Self::NotActive(state) => write!(f, "its row says {state}"),
-            Self::AtZero => f.write_str("at zero"),
-            Self::NoMetrics => {
-                f.write_str("no metric says when it is idle: set scaleResources in the file's defaults")
-            }
-            Self::UnknownMetric(name) => {
-                write!(f, "the metric source dlx does not know {name:?}: it counts {REQUESTS:?} only")
-            }
-            Self::Failed(failure) => {
-                let Failure { tries, reason, .. } = failure;
-                write!(
-                    f,
-                    "the last {tries} tries to scale it failed ({reason}); the next one comes after a pause"
-                )
-            }
-            Self::Source(unknown) => unknown.fmt(f),
-            Self::NoSample { member } => write!(f, "DLX {member} tells nothing of it"),
-            Self::Duplicate { member } => write!(f, "DLX {member} tells of it more than once"),
-            Self::NoValue { member, metric } => write!(f, "DLX {member} does not tell {metric}"),
-            Self::Short { member, counting, window } => write!(
-                f,
-                "DLX {member} has counted for {} only, the window is {}",
-                short(rounded(*counting)),
-                short(*window)
-            ),
-            Self::InFlight { in_flight, held } => write!(f, "{in_flight} requests in flight, {held} held"),
-            Self::Active { idle, window } => {
-                write!(f, "active {} ago, the window is {}", short(rounded(*idle)), short(*window))
-            }
-            Self::Above { metric, value, threshold } => {
-                write!(f, "{metric} is {value}, the threshold {threshold}")
-            }
-            Self::Event { event, ago, window } => write!(
-                f,
-                "{} {} ago, the largest window is {}",
-                event_name(*event),
-                short(rounded(*ago)),
-                short(*window)
-            ),
-            Self::MemberLeft { ago, window } => write!(
-                f,
-                "a DLX left {} ago with what it had counted, the largest window is {}",
-                short(rounded(*ago)),
-                short(*window)
-            ),
-        }
-    }
-}
-
-// === impl Idle ===
-
-impl fmt::Display for Idle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Quiet { idle } => write!(f, "idle for {}", short(rounded(*idle))),
-            Self::Below { metric, value, threshold } => {
-                write!(f, "{metric} is {value}, not above its threshold {threshold}")
-            }
         }
     }
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use daemon::members::Member;
 use scaler_types::{
-    Nonce, Resource, Row, ScaleError, ScaleRequest, Target, Version,
-    protocol::{Fence, FenceInput, FenceOrder, Outcome, Rules, Seen, Unwritten},
+    Nonce, Path, Resource, Row, ScaleError, ScaleRequest, Target, Version,
+    protocol::{Fence, FenceInput, FenceOrder, Outcome, Rules, Seen, Step, Unwritten, transition},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,9 @@ pub fn seen(resource: &Resource) -> Seen {
 impl<P: Plugin> Try<P> {
     /// Puts `resource` to zero as it was seen, or leaves it as it is. `reason`: why it is idle, written on the row.
     pub async fn run(&self, resource: &Resource, reason: &str) -> End {
+        if resource.path == Path::External {
+            return self.unfenced(resource, reason).await;
+        }
         let Some((mut fence, mut order)) = Fence::begin(self.rules, seen(resource), Nonce::fresh(), reason)
         else {
             return End::Reverted(Why::Changed);
@@ -115,6 +118,22 @@ impl<P: Plugin> Try<P> {
             (Outcome::Reverted | Outcome::Unknown, failure) => {
                 End::Failed(failure.unwrap_or_else(|| "what a call did is not known".into()))
             }
+        }
+    }
+
+    /// Puts a resource to zero whose route another controller switches: its requests pass no DLX that could be asked, what
+    /// is promised is that controller's.
+    async fn unfenced(&self, resource: &Resource, reason: &str) -> End {
+        let mut seen = seen(resource);
+        let row = [Step::Fence, Step::Commit].into_iter().try_fold(seen.row.clone(), |_, step| {
+            seen.row = transition(&seen, step, Nonce::fresh(), reason)?;
+            Some(seen.row.clone())
+        });
+        let Some(row) = row else { return End::Reverted(Why::Changed) };
+        match self.plugin.set_scale(&self.zero(resource, resource.version.clone(), row)).await {
+            Ok(()) => End::Committed,
+            Err(ScaleError::Conflict) => End::Reverted(Why::Changed),
+            Err(error) => End::Failed(format!("scaling to zero: {error}").into()),
         }
     }
 

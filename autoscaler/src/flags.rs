@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use daemon::{flags::CommonFlags, settings::FlagSettings};
+use daemon::{
+    flags::CommonFlags,
+    settings::{FlagSettings, ObjectKind},
+};
 
 /// Scales idle resources to zero.
 ///
@@ -30,12 +33,12 @@ pub struct Flags {
 
     /// The kind of object whose custom metrics are asked for, e.g. NuclioFunction
     ///
-    /// For the metric source kubernetes, which is not in this build: the DLXs themselves are asked.
+    /// With it the metric source is kubernetes, the cluster's custom metrics API, where a namespace file names no other.
     #[arg(long, value_name = "KIND")]
     pub metrics_resource_kind: Option<String>,
 
     /// The API group of that kind, e.g. nuclio.io
-    #[arg(long, value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP", requires = "metrics_resource_kind")]
     pub metrics_resource_group: Option<String>,
 
     /// Where /healthz, /readyz, /metrics, /api/v1/resources and /api/v1/explain are served
@@ -56,6 +59,10 @@ fn interval(text: &str) -> Result<Duration, String> {
 impl Flags {
     /// What these flags set for every namespace file.
     pub fn settings(&self) -> FlagSettings {
-        FlagSettings { scale_interval: self.scale_interval, ..FlagSettings::default() }
+        let metrics_resource = self
+            .metrics_resource_kind
+            .clone()
+            .map(|kind| ObjectKind { group: self.metrics_resource_group.clone().unwrap_or_default(), kind });
+        FlagSettings { scale_interval: self.scale_interval, metrics_resource, ..FlagSettings::default() }
     }
 }

@@ -9,6 +9,7 @@ pub mod cycle;
 pub mod decide;
 pub mod fence;
 pub mod flags;
+pub mod http;
 pub mod members;
 pub mod memory;
 pub mod metrics;

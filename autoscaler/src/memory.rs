@@ -14,9 +14,9 @@ use scaler_types::{
 use tokio::time::Instant;
 
 use crate::{
-    decide::{Decision, Failure, Past, decide},
+    decide::{Decision, Evidence, Failure, Measure, Past, decide},
     fence::{End, seen},
-    metrics::{Activity, Sample, Source, Unknown},
+    metrics::{Activity, Reading, Sample, Source, Unknown},
 };
 
 /// The longest pause between two tries of a scale that fails.
@@ -53,6 +53,10 @@ pub struct Known {
     pub resource: Resource,
     /// As the DLXs told it.
     pub samples: Vec<Sample>,
+    /// As another metric source told it, in the order of its metrics; none where the DLXs are the source.
+    pub readings: Option<Vec<Reading>>,
+    /// The metrics it is decided by.
+    pub metrics: Vec<ScaleResource>,
     /// What was decided.
     pub decision: Decision,
     /// Since when it is decided so, for this reason.
@@ -67,6 +71,12 @@ pub struct Known {
     /// The wake under way, and when this process first saw it.
     waking: Option<(Nonce, Instant)>,
     cycle: u64,
+}
+
+/// What was told of one resource.
+struct Told {
+    samples: Vec<Sample>,
+    readings: Option<Vec<Reading>>,
 }
 
 /// What is to be done after a cycle.
@@ -103,11 +113,16 @@ impl Memory {
         settings: &Settings,
     ) -> Work {
         self.cycles.count += 1;
-        let Activity { source, samples } = activity;
-        self.members(now, &source);
+        let Activity { source, samples, readings } = activity;
+        // Beside another source what a DLX had counted decides nothing.
+        if readings.is_none() {
+            self.members(now, &source);
+        }
         let mut work = Work::default();
+        let mut readings = readings.map(Vec::into_iter);
         for (resource, samples) in listed.into_iter().zip(samples) {
-            self.one(now, resource, samples, &source, settings, &mut work);
+            let readings = readings.as_mut().map(|readings| readings.next().unwrap_or_default());
+            self.one(now, resource, Told { samples, readings }, &source, settings, &mut work);
         }
         let cycle = self.cycles.count;
         self.resources.retain(|_, known| known.cycle == cycle);
@@ -131,7 +146,7 @@ impl Memory {
         &mut self,
         now: Instant,
         resource: Resource,
-        samples: Vec<Sample>,
+        told: Told,
         source: &Source,
         settings: &Settings,
         work: &mut Work,
@@ -149,10 +164,15 @@ impl Memory {
             None => self.resources.entry(resource.id.clone()).or_insert(Known::new(now, resource)),
         };
         known.cycle = cycle;
-        known.samples = samples;
+        (known.samples, known.readings) = (told.samples, told.readings);
         let past = Past { event: known.event, member_left: self.member_left, failure: known.failure.clone() };
         let metrics = metrics(&known.resource, settings);
-        known.decided(now, decide(now, &known.resource, metrics, source, &known.samples, &past));
+        if known.metrics != metrics {
+            known.metrics = metrics.to_vec();
+        }
+        let measure = known.readings.as_deref().map_or(Measure::Samples, Measure::Readings);
+        let evidence = Evidence { source, samples: &known.samples, measure };
+        known.decided(now, decide(now, &known.resource, metrics, evidence, &past));
         *work.decisions.entry((known.decision.name(), known.decision.code())).or_default() += 1;
         if known.under_way {
             return;
@@ -225,6 +245,8 @@ impl Known {
             waking: waking(&resource).map(|nonce| (nonce, now)),
             resource,
             samples: Vec::new(),
+            readings: None,
+            metrics: Vec::new(),
             decision: Decision::Keep(crate::decide::Reason::NoMetrics),
             since: now,
             under_way: false,

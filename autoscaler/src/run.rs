@@ -28,6 +28,7 @@ use crate::{
     cycle::{Context, Cycle, Given},
     members::{Members, Patience},
     memory::Memory,
+    metrics::kubernetes::Cluster,
     telemetry::Metrics,
 };
 
@@ -56,11 +57,6 @@ pub fn run(flags: Flags, rules: Rules) -> anyhow::Result<()> {
 async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Option<Leadership>> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
     let token = flags.common.admin_token()?;
-    if flags.metrics_resource_kind.is_some() || flags.metrics_resource_group.is_some() {
-        tracing::warn!(
-            "--metrics-resource-kind and --metrics-resource-group have no effect: the metric source is dlx"
-        );
-    }
     let coordination = Coordination::of(&flags.common).await?;
     let fleet =
         Fleet::start(&flags.common, flags.settings(), Role::Autoscaler, shutdown.draining.clone()).await?;
@@ -92,7 +88,8 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
         }
     });
 
-    let context = Context { members, metrics, rules, stop: CancellationToken::new() };
+    let cluster = Cluster::of(flags.common.clone());
+    let context = Context { members, metrics, cluster, rules, stop: CancellationToken::new() };
     loop {
         let leads = tokio::select! {
             () = shutdown.draining.cancelled() => return Ok(None),

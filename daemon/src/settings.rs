@@ -1,7 +1,7 @@
 //! What holds for the resources of one namespace file and one plugin: file, then flag, then the plugin's own default,
 //! then built-in.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use scaler_types::{ResourceScalerConfig, ScaleResource, duration};
 use serde::Serialize;
@@ -47,6 +47,62 @@ pub struct Settings {
 pub enum MetricsSource {
     /// The DLXs, which everything passes.
     Dlx,
+    /// A Prometheus, or what answers as one.
+    Prometheus(Arc<Prometheus>),
+    /// The cluster's custom metrics API.
+    Kubernetes(ObjectKind),
+}
+
+/// Where a Prometheus is, and what it is asked.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Prometheus {
+    /// Its address, without `/api/v1/query`.
+    pub url: String,
+    /// A file with the token that is sent along, read again for each cycle.
+    pub bearer_token_file: Option<PathBuf>,
+    /// The certificates that vouch for it, in PEM; without them those of the system do.
+    pub ca_file: Option<PathBuf>,
+    /// How often it scrapes what the queries are about: from this and a number of scrapes follows how far back they
+    /// reach.
+    #[serde(with = "duration::go")]
+    pub scrape_interval: Duration,
+    /// By metric name. In the texts `$window` and `$namespace` stand for the metric's window and the file's namespace.
+    pub queries: BTreeMap<String, MetricQuery>,
+}
+
+/// How one metric is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricQuery {
+    /// Gives the metric's value for each resource.
+    pub query: String,
+    /// Gives for each resource how many scrapes within `$window` its value rests on.
+    pub coverage: String,
+    /// What it means that there is no value for a resource.
+    pub absent: Absent,
+    /// The label of a result that holds the resource's name; its namespace is in `namespace`, if it has that.
+    pub label: String,
+}
+
+/// What it means that there is no value for a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Absent {
+    /// Nothing is known: it is kept awake.
+    #[default]
+    Keep,
+    /// It was idle, if scrapes of its own target cover the window: a counter that appears with the first request.
+    Idle,
+}
+
+/// A kind of object in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ObjectKind {
+    /// Its API group; empty is the core group.
+    pub group: String,
+    /// Its kind, e.g. `Deployment`.
+    pub kind: String,
 }
 
 /// Requests the DLX answers itself: they neither wake nor count. What is set must fit, all of it.
@@ -78,6 +134,9 @@ pub enum MultiTargetStrategy {
 pub struct FlagSettings {
     /// `--scale-interval`.
     pub scale_interval: Option<Duration>,
+    /// `--metrics-resource-kind` and `--metrics-resource-group`: with them the custom metrics of that kind are asked
+    /// for where the file names no source.
+    pub metrics_resource: Option<ObjectKind>,
     /// `--target-port`.
     pub target_port: Option<u16>,
     /// `--target-name-header`.
@@ -95,6 +154,8 @@ pub struct FlagSettings {
 pub struct FileSettings {
     /// `scaleInterval`.
     pub scale_interval: Option<Duration>,
+    /// `metrics`.
+    pub metrics: Option<MetricsSource>,
     /// `defaults.scaleResources`.
     pub scale_resources: Option<Vec<ScaleResource>>,
     /// `dlx.targetPort`.
@@ -136,7 +197,12 @@ impl Settings {
                 .or(flags.scale_interval)
                 .or(plugin.scale_interval)
                 .unwrap_or(built_in.scale_interval),
-            metrics: built_in.metrics,
+            metrics: match (&file.metrics, &flags.metrics_resource) {
+                (Some(source), _) => source.clone(),
+                // As v3io/scaler, which has no other source.
+                (None, Some(resource)) => MetricsSource::Kubernetes(resource.clone()),
+                (None, None) => built_in.metrics,
+            },
             scale_resources,
             target_port: file.target_port.or(flags.target_port).or(plugin.target_port),
             target_name_header: first([
@@ -209,6 +275,10 @@ mod tests {
         }]
     }
 
+    fn kubernetes(kind: &str) -> MetricsSource {
+        MetricsSource::Kubernetes(ObjectKind { group: String::new(), kind: kind.to_owned() })
+    }
+
     /// For each setting: who says something (file, flag, plugin), and who wins.
     #[test]
     fn the_more_specific_wins() {
@@ -225,6 +295,7 @@ mod tests {
         ] {
             let file = in_file.then(|| FileSettings {
                 scale_interval: Some(seconds(1)),
+                metrics: Some(kubernetes("1")),
                 scale_resources: Some(metric("1")),
                 target_port: Some(1),
                 target_name_header: Some("1".into()),
@@ -235,6 +306,7 @@ mod tests {
             });
             let flags = in_flags.then(|| FlagSettings {
                 scale_interval: Some(seconds(2)),
+                metrics_resource: Some(ObjectKind { group: String::new(), kind: "2".to_owned() }),
                 target_port: Some(2),
                 target_name_header: Some("2".into()),
                 target_path_header: Some("2".into()),
@@ -264,6 +336,11 @@ mod tests {
                 if wins > 0 { seconds(wins) } else { seconds(300) },
                 "{case}"
             );
+            let source = match wins {
+                1 | 2 => kubernetes(&wins.to_string()),
+                _ => MetricsSource::Dlx,
+            };
+            assert_eq!(merged.metrics, source, "{case}");
             assert_eq!(merged.target_port, (wins > 0).then_some(wins as u16), "{case}");
             assert_eq!(merged.target_name_header, said(wins), "{case}");
             assert_eq!(merged.target_path_header, said(wins), "{case}");

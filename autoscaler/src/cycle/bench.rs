@@ -52,6 +52,7 @@ async fn ten_thousand_resources() {
     let context = Context {
         members: members(state.path(), LONG),
         metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
+        cluster: Cluster::default(),
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };

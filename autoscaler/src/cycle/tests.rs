@@ -30,7 +30,13 @@ impl Site {
         let settings = Settings { scale_interval: interval, ..Settings::default() };
         let members = members(state.path(), patience);
         let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
-        let context = Context { members, metrics, rules: Rules::default(), stop: CancellationToken::new() };
+        let context = Context {
+            members,
+            metrics,
+            cluster: Cluster::default(),
+            rules: Rules::default(),
+            stop: CancellationToken::new(),
+        };
         Self { state, context, settings }
     }
 

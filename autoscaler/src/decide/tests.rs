@@ -15,6 +15,8 @@ struct Case {
     metrics: Vec<ScaleResource>,
     source: Source,
     samples: Vec<Sample>,
+    /// Of another source, which is asked then.
+    readings: Option<Vec<Reading>>,
     past: Past,
 }
 
@@ -29,6 +31,7 @@ impl Case {
             metrics: vec![metric(WINDOW, 0.0)],
             source: Source { members: vec!["a".into(), "b".into()], unknown: None },
             samples: vec![sample("a"), sample("b")],
+            readings: None,
             past: Past::default(),
         }
     }
@@ -37,6 +40,19 @@ impl Case {
         let mut case = Self::idle();
         change(&mut case);
         case
+    }
+
+    /// The same by what another source tells: `requests` is 0, and known for the whole window.
+    fn read(change: impl FnOnce(&mut Self, &mut Reading)) -> Self {
+        let mut reading = reading(0.0, Seen::Count(41.0));
+        Self::with(|case| {
+            // The DLXs count nothing that decides.
+            case.samples.iter_mut().for_each(|sample| {
+                (sample.idle, sample.counting) = (Some(Duration::ZERO), Duration::ZERO);
+            });
+            change(case, &mut reading);
+            case.readings = Some(vec![reading]);
+        })
     }
 
     /// The same with a threshold above zero.
@@ -48,12 +64,26 @@ impl Case {
     }
 
     fn decide(&self) -> Decision {
-        decide(self.now, &self.resource, &self.metrics, &self.source, &self.samples, &self.past)
+        let measure = self.readings.as_deref().map_or(Measure::Samples, Measure::Readings);
+        let evidence = Evidence { source: &self.source, samples: &self.samples, measure };
+        decide(self.now, &self.resource, &self.metrics, evidence, &self.past)
     }
 }
 
 fn metric(window_size: Duration, threshold: f64) -> ScaleResource {
     ScaleResource { metric_name: REQUESTS.to_owned(), window_size, threshold }
+}
+
+fn reading(value: f64, seen: Seen) -> Reading {
+    Reading {
+        metric: "requests_per_10m".into(),
+        value: Value::Number(value),
+        coverage: Coverage::Scrapes { seen, needed: 41, most: 44 },
+    }
+}
+
+fn scrapes(seen: Seen) -> Coverage {
+    Coverage::Scrapes { seen, needed: 41, most: 44 }
 }
 
 fn sample(member: &str) -> Sample {
@@ -82,7 +112,13 @@ fn every_rule() {
         ("not_active", Case::with(|case| case.resource.row.state = State::Draining)),
         ("not_active", Case::with(|case| case.resource.row.state = State::Asleep)),
         ("not_active", Case::with(|case| case.resource.row.state = State::Waking)),
-        ("not_active", Case::with(|case| case.resource.row.state = State::Failed)),
+        (
+            "not_active",
+            Case::with(|case| {
+                case.resource.row.state = State::Failed;
+                case.resource.replicas = 0;
+            }),
+        ),
         ("at_zero", Case::with(|case| case.resource.replicas = 0)),
         ("no_metrics", Case::with(|case| case.metrics.clear())),
         // Of two metrics the one that is known does not speak for the other.
@@ -165,6 +201,29 @@ fn every_rule() {
         ),
         ("path_external", Case::with(|case| case.resource.path = Path::External)),
         ("member_left", Case::with(|case| case.past.member_left = Some(case.now - WINDOW + SECOND))),
+        ("kept_awake", Case::with(|case| case.resource.keep_awake = "paused".to_owned())),
+        // Before anything else, also before the wish of another owner.
+        (
+            "kept_awake",
+            Case::with(|case| {
+                case.resource.keep_awake = "paused".to_owned();
+                case.resource.sleep_now = true;
+                case.resource.row.state = State::Draining;
+            }),
+        ),
+        // No windows, thresholds and events; all else as ever.
+        ("in_flight", Case::asked(|case| case.samples[0].in_flight = 1)),
+        ("no_sample", Case::asked(|case| drop(case.samples.remove(0)))),
+        ("no_members", Case::asked(|case| case.source.unknown = Some(Unknown::NoMembers))),
+        (
+            "member_silent",
+            Case::asked(|case| case.source.unknown = Some(Unknown::Silent(["b".to_owned()].into()))),
+        ),
+        ("at_zero", Case::asked(|case| case.resource.replicas = 0)),
+        ("not_active", Case::asked(|case| case.resource.row.state = State::Waking)),
+        ("newer_row", Case::asked(|case| case.resource.row.format = Row::FORMAT + 1)),
+        ("path_direct", Case::asked(|case| case.resource.path = Path::Direct)),
+        ("scale_failed", Case::asked(|case| case.past.failure = Some(failure(case.now + SECOND)))),
     ];
     for (place, (code, case)) in keep.iter().enumerate() {
         let decision = case.decide();
@@ -173,6 +232,30 @@ fn every_rule() {
 
     let to_zero: Vec<(&str, Case)> = vec![
         ("quiet", Case::idle()),
+        // A crash loop.
+        ("quiet", Case::with(|case| case.resource.row.state = State::Failed)),
+        ("asked", Case::asked(|_| {})),
+        ("asked", Case::asked(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, Duration::ZERO))),
+        ("asked", Case::asked(|case| case.past.member_left = Some(case.now))),
+        ("asked", Case::asked(|case| case.metrics.clear())),
+        ("asked", Case::asked(|case| case.metrics[0].metric_name = "cpu".to_owned())),
+        (
+            "asked",
+            Case::asked(|case| {
+                case.samples.iter_mut().for_each(|sample| {
+                    (sample.idle, sample.counting) = (Some(Duration::ZERO), Duration::ZERO);
+                });
+            }),
+        ),
+        // The DLXs see nothing of it, and its controller promises what is promised.
+        (
+            "asked",
+            Case::asked(|case| {
+                case.resource.path = Path::External;
+                case.samples.clear();
+                case.source = Source { members: Vec::new(), unknown: Some(Unknown::NoMembers) };
+            }),
+        ),
         // Never asked for anything, for as long as it must be known.
         ("quiet", Case::with(|case| case.samples.iter_mut().for_each(|sample| sample.idle = None))),
         ("quiet", Case::with(|case| case.metrics[0].threshold = -0.0)),
@@ -199,7 +282,114 @@ fn every_rule() {
     }
 }
 
+/// With another source than the DLXs.
+#[test]
+fn every_rule_of_a_source_beside_the_dlxs() {
+    let keep: Vec<(&str, Case)> = vec![
+        ("above_threshold", Case::read(|_, reading| reading.value = Value::Number(0.5))),
+        // Known to be busy, whatever else is not known.
+        ("above_threshold", Case::read(|_, told| *told = reading(3.0, Seen::Nothing))),
+        ("not_a_number", Case::read(|_, reading| reading.value = Value::Number(f64::NAN))),
+        ("not_a_number", Case::read(|_, reading| reading.value = Value::Number(f64::INFINITY))),
+        ("not_a_number", Case::read(|_, reading| reading.value = Value::Number(f64::NEG_INFINITY))),
+        // A counter that was reset, where a query takes a plain difference.
+        ("not_a_number", Case::read(|_, reading| reading.value = Value::Number(-3.0))),
+        ("no_value", Case::read(|_, reading| reading.value = Value::Absent { idle: false })),
+        ("duplicate_sample", Case::read(|_, reading| reading.value = Value::Several)),
+        ("unknown_metric", Case::read(|_, reading| reading.value = Value::Unknown("no".into()))),
+        ("source_failed", Case::read(|_, reading| reading.value = Value::Failed("no".into()))),
+        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(40.0)))),
+        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(0.0)))),
+        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(f64::NAN)))),
+        // More than there can be: the interval is another, and so is what is needed.
+        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(45.0)))),
+        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Nothing))),
+        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Several))),
+        ("source_failed", Case::read(|_, reading| reading.coverage = scrapes(Seen::Failed("no".into())))),
+        ("short_sample", Case::read(|_, reading| reading.coverage = Coverage::Only(WINDOW - SECOND))),
+        // Nothing was told, and nobody looked all the while.
+        (
+            "short_sample",
+            Case::read(|_, reading| {
+                (reading.value, reading.coverage) =
+                    (Value::Absent { idle: true }, scrapes(Seen::Count(40.0)));
+            }),
+        ),
+        (
+            "short_sample",
+            Case::read(|_, reading| {
+                (reading.value, reading.coverage) = (Value::Absent { idle: true }, scrapes(Seen::Nothing));
+            }),
+        ),
+        // Of two metrics one speaks not for the other.
+        ("no_value", Case::read(|case, _| case.metrics.push(metric(2 * WINDOW, 0.0)))),
+        ("no_metrics", Case::read(|case, _| case.metrics.clear())),
+        // What is in flight the DLXs know, and without them nothing can be fenced.
+        ("in_flight", Case::read(|case, _| case.samples[1].in_flight = 1)),
+        ("in_flight", Case::read(|case, _| case.samples[0].held = 1)),
+        ("no_sample", Case::read(|case, _| case.samples.clear())),
+        ("no_members", Case::read(|case, _| case.source.unknown = Some(Unknown::NoMembers))),
+        (
+            "member_silent",
+            Case::read(|case, _| case.source.unknown = Some(Unknown::Silent(["b".to_owned()].into()))),
+        ),
+        (
+            "recent_event",
+            Case::read(|case, _| case.event(ScaleEvent::ScaleFromZeroCompleted, WINDOW - SECOND)),
+        ),
+        ("kept_awake", Case::read(|case, _| case.resource.keep_awake = "paused".to_owned())),
+        ("path_direct", Case::read(|case, _| case.resource.path = Path::Direct)),
+        (
+            "short_sample",
+            Case::read(|case, reading| {
+                case.external();
+                reading.coverage = scrapes(Seen::Count(40.0));
+            }),
+        ),
+    ];
+    for (place, (code, case)) in keep.iter().enumerate() {
+        let decision = case.decide();
+        assert_eq!((decision.name(), decision.code()), ("keep", *code), "case {place}: {decision}");
+    }
+    let to_zero: Vec<(&str, Case)> = vec![
+        ("below_threshold", Case::read(|_, _| {})),
+        ("below_threshold", Case::read(|_, reading| reading.coverage = Coverage::Vouched)),
+        ("below_threshold", Case::read(|_, reading| reading.coverage = Coverage::Only(WINDOW))),
+        ("below_threshold", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(44.0)))),
+        ("absent", Case::read(|_, reading| reading.value = Value::Absent { idle: true })),
+        (
+            "below_threshold",
+            Case::read(|case, reading| {
+                case.metrics = vec![ScaleResource { metric_name: "cpu".to_owned(), ..metric(WINDOW, 2.5) }];
+                reading.value = Value::Number(2.5);
+            }),
+        ),
+        // What a DLX had counted decides nothing.
+        ("below_threshold", Case::read(|case, _| case.past.member_left = Some(case.now))),
+        ("below_threshold", Case::read(|case, _| case.external())),
+    ];
+    for (place, (code, case)) in to_zero.iter().enumerate() {
+        let decision = case.decide();
+        assert_eq!((decision.name(), decision.code()), ("to_zero", *code), "case {place}: {decision}");
+    }
+}
+
 impl Case {
+    /// The same with its owner's wish to have it asleep.
+    fn asked(change: impl FnOnce(&mut Self)) -> Self {
+        Self::with(|case| {
+            case.resource.sleep_now = true;
+            change(case);
+        })
+    }
+
+    /// Another controller switches its route, and no DLX was asked.
+    fn external(&mut self) {
+        self.resource.path = Path::External;
+        self.samples.clear();
+        self.source = Source { members: Vec::new(), unknown: None };
+    }
+
     fn event(&mut self, event: ScaleEvent, ago: Duration) {
         self.past.event = Some((event, self.now - ago));
     }

@@ -49,7 +49,7 @@ impl Scene {
         };
         let samples = vec![self.members.iter().map(sample).collect()];
         let source = Source { members: self.members.clone(), unknown: self.unknown.clone() };
-        let activity = Activity { source, samples };
+        let activity = Activity { source, samples, readings: None };
         self.memory.observe(self.now, vec![self.hello.clone()], activity, &self.settings)
     }
 
@@ -213,7 +213,7 @@ fn what_is_gone_is_forgotten_and_twice_is_once() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
     let source = Source { members: scene.members.clone(), unknown: None };
-    let activity = Activity { source, samples: vec![Vec::new(); 2] };
+    let activity = Activity { source, samples: vec![Vec::new(); 2], readings: None };
     let mut twice = scene.hello.clone();
     twice.replicas = 7;
     scene.memory.observe(scene.now, vec![scene.hello.clone(), twice], activity.clone(), &scene.settings);

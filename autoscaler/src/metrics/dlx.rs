@@ -11,7 +11,7 @@ use scaler_types::{Resource, duration};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::{Activity, Sample, Source, Unknown};
+use super::{Activity, Places, Sample, Source, Unknown, places};
 use crate::members::{Members, Silent};
 
 /// What one DLX answers to `GET /api/v1/activity`. Every field must be there: a missing one is not zero.
@@ -52,6 +52,7 @@ pub async fn ask(
     let nothing = |unknown| Activity {
         source: Source { members: Vec::new(), unknown: Some(unknown) },
         samples: vec![Vec::new(); resources.len()],
+        readings: None,
     };
     let live = match members.live().await {
         Ok(live) if live.is_empty() => return nothing(Unknown::NoMembers),
@@ -89,18 +90,7 @@ pub async fn ask(
         members: live.iter().map(|member| member.name.as_str().into()).collect(),
         unknown: (!silent.is_empty()).then(|| Unknown::Silent(silent.into())),
     };
-    Activity { source, samples }
-}
-
-type Places<'a> = HashMap<&'a str, HashMap<&'a str, usize>>;
-
-/// Where each resource is in the list, by namespace and name; the first place of one that is listed twice.
-fn places(resources: &[Resource]) -> Places<'_> {
-    let mut places = Places::new();
-    for (place, resource) in resources.iter().enumerate() {
-        places.entry(&resource.id.namespace).or_default().entry(&resource.id.name).or_insert(place);
-    }
-    places
+    Activity { source, samples, readings: None }
 }
 
 /// Adds one DLX's answer to the samples; the error says what is wrong with it.

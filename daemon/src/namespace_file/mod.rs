@@ -1,6 +1,8 @@
 //! One YAML file holds one namespace: its settings, and a section for each plugin.
 
 mod fingerprint;
+mod metrics;
+mod selector;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -8,15 +10,16 @@ mod values;
 use std::collections::BTreeMap;
 
 use scaler_types::{ScaleResource, yaml};
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer};
 use serde_yaml::Spanned;
 
 pub(crate) use fingerprint::Fingerprint;
+use metrics::Metrics;
 pub use values::parse_bytes;
 pub(crate) use values::parse_namespace;
 use values::{Bytes, Count, Header, Namespace, Span, Status, TargetPort, Text, Threshold, UrlPath};
 
-use crate::settings::{FileSettings, MultiTargetStrategy, NoWake};
+use crate::settings::{FileSettings, MetricsSource, MultiTargetStrategy, NoWake};
 
 /// What a namespace file says, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,52 +58,6 @@ struct Root {
     dlx: Option<Dlx>,
     #[serde(default, deserialize_with = "present")]
     plugins: Option<BTreeMap<String, Spanned<Fingerprint>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Metrics {
-    source: Spanned<Source>,
-    #[serde(default, deserialize_with = "present")]
-    url: Option<Spanned<Url>>,
-    #[serde(default, deserialize_with = "present")]
-    resource: Option<Spanned<GroupKind>>,
-    #[serde(default, deserialize_with = "present")]
-    queries: Option<Spanned<BTreeMap<String, Query>>>,
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum Source {
-    Dlx,
-    Prometheus,
-    Kubernetes,
-}
-
-struct Url;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "checked, and of no use before its source is")]
-struct GroupKind {
-    group: Text,
-    kind: Text,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "checked, and of no use before its source is")]
-struct Query {
-    query: Text,
-    #[serde(default, deserialize_with = "present")]
-    absent: Option<Absent>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Absent {
-    Keep,
-    Zero,
 }
 
 #[derive(Deserialize)]
@@ -216,12 +173,14 @@ type Wrong = (serde_yaml::Location, String);
 impl Root {
     /// What one value alone does not show.
     fn check(self) -> Result<NamespaceFile, Wrong> {
-        if let Some(metrics) = &self.metrics {
-            metrics.check()?;
-        }
+        let metrics = self.metrics.map(|metrics| metrics.check(&self.namespace.0)).transpose()?;
         let dlx = self.dlx.unwrap_or_default();
         let scale_resources = match self.defaults.and_then(|defaults| defaults.scale_resources) {
-            Some(metrics) => Some(metrics.into_iter().map(Metric::check).collect::<Result<Vec<_>, _>>()?),
+            Some(listed) => {
+                let source = metrics.as_ref().unwrap_or(&MetricsSource::Dlx);
+                let listed = listed.into_iter().map(|metric| metric.check(source));
+                Some(listed.collect::<Result<Vec<_>, _>>()?)
+            }
             None => None,
         };
         let no_wake = match dlx.no_wake {
@@ -235,6 +194,7 @@ impl Root {
             namespace: self.namespace.0,
             settings: FileSettings {
                 scale_interval: self.scale_interval.map(|Span(span)| span),
+                metrics,
                 scale_resources,
                 target_port: dlx.target_port.map(|TargetPort(port)| port),
                 target_name_header: dlx.target_name_header.map(|Header(name)| name),
@@ -256,71 +216,30 @@ impl Root {
     }
 }
 
-// === impl Metrics ===
-
-impl Metrics {
-    fn check(&self) -> Result<(), Wrong> {
-        let only = |source: Source, key: &str, at: Option<serde_yaml::Location>| match at {
-            Some(at) if self.source.value != source => {
-                Err((at, format!("{key:?} belongs to source {}, expected no such key here", source.name())))
-            }
-            _ => Ok(()),
-        };
-        only(Source::Prometheus, "url", self.url.as_ref().map(|url| url.referenced))?;
-        only(Source::Prometheus, "queries", self.queries.as_ref().map(|queries| queries.referenced))?;
-        only(Source::Kubernetes, "resource", self.resource.as_ref().map(|resource| resource.referenced))?;
-        match self.source.value {
-            Source::Dlx => Ok(()),
-            source => Err((
-                self.source.referenced,
-                format!("source {} is not in this build yet: use dlx", source.name()),
-            )),
-        }
-    }
-}
-
-// === impl Source ===
-
-impl Source {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Dlx => "dlx",
-            Self::Prometheus => "prometheus",
-            Self::Kubernetes => "kubernetes",
-        }
-    }
-}
-
-// === impl Url ===
-
-impl<'de> Deserialize<'de> for Url {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Text(text) = Text::deserialize(deserializer)?;
-        let url = text.parse::<http::Uri>().ok().filter(|url| {
-            matches!(url.scheme_str(), Some("http" | "https"))
-                && url.host().is_some_and(|host| !host.is_empty())
-        });
-        match url {
-            Some(_) => Ok(Self),
-            None => Err(de::Error::custom(format!(
-                "{text:?} is not a URL: expected one as in http://prometheus:9090"
-            ))),
-        }
-    }
-}
-
 // === impl Metric ===
 
 impl Metric {
-    fn check(self) -> Result<ScaleResource, Wrong> {
+    /// Whether `source` has it.
+    fn check(self, source: &MetricsSource) -> Result<ScaleResource, Wrong> {
         let Text(metric_name) = self.metric_name.value;
-        if metric_name != "requests" {
-            let why = format!(
+        let why = match source {
+            MetricsSource::Dlx if metric_name != "requests" => Some(format!(
                 "unknown metric {metric_name:?}, expected requests: the only one that source dlx has"
-            );
-            return Err((self.metric_name.referenced, why));
+            )),
+            MetricsSource::Prometheus(source) if !source.queries.contains_key(&metric_name) => {
+                let known: Vec<_> = source.queries.keys().map(String::as_str).collect();
+                Some(format!("no query for {metric_name:?}, expected one of {}", known.join(", ")))
+            }
+            _ => None,
+        };
+        match why {
+            Some(why) => Err((self.metric_name.referenced, why)),
+            None => Ok(ScaleResource {
+                metric_name,
+                window_size: self.window_size.0,
+                threshold: self.threshold.0,
+            }),
         }
-        Ok(ScaleResource { metric_name, window_size: self.window_size.0, threshold: self.threshold.0 })
     }
 }
 

@@ -1,12 +1,13 @@
 use std::time::Duration;
 
 use super::*;
+use crate::settings::{Absent, MetricQuery, ObjectKind, Prometheus};
 
 fn parse(text: &str) -> Result<NamespaceFile, String> {
     NamespaceFile::parse("demo.yaml", text.as_bytes())
 }
 
-/// Every key there is, and those of the sources that are not in this build left out.
+/// Every key there is but those of the other metric sources.
 const EVERY_KEY: &str = "
 namespace: demo
 scaleInterval: 1m30s
@@ -47,6 +48,7 @@ fn every_key_is_read() {
     };
     let expected = FileSettings {
         scale_interval: Some(seconds(90)),
+        metrics: Some(MetricsSource::Dlx),
         scale_resources: Some(vec![metric(seconds(600), 2.5), metric(seconds(3600), 0.0)]),
         target_port: Some(8080),
         target_name_header: Some("X-Resource-Name".into()),
@@ -62,6 +64,82 @@ fn every_key_is_read() {
     assert_eq!(file.settings, expected);
     assert_eq!(file.namespace, "demo");
     assert_eq!(file.sections.keys().collect::<Vec<_>>(), ["process"]);
+}
+
+#[test]
+fn every_key_of_a_prometheus_is_read() {
+    let text = "
+namespace: demo
+metrics:
+  source: prometheus
+  url: https://prometheus:9090/prefix/
+  bearerTokenFile: /run/token
+  caFile: /run/ca.pem
+  scrapeInterval: 15s
+  queries:
+    requests: {query: 'sum by (name) (increase(http_requests_total{namespace=\"$namespace\"}[$window]))'}
+    queue:
+      query: max by (app) (max_over_time(queue_length[$window]))
+      label: app
+    jobs:
+      query: sum by (name) (increase(a[$window]) + increase(b[$window]))
+      coverage: min by (name) (sum_over_time(up[$window]))
+      absent: idle
+defaults:
+  scaleResources: [{metricName: queue, windowSize: 10m, threshold: 2.5}]
+";
+    let settings = parse(text).unwrap().settings;
+    let Some(MetricsSource::Prometheus(source)) = settings.metrics else { panic!("{settings:?}") };
+    let query = |query: &str, coverage: &str, absent, label: &str| MetricQuery {
+        query: query.into(),
+        coverage: coverage.into(),
+        absent,
+        label: label.into(),
+    };
+    let series = "http_requests_total{namespace=\"$namespace\"}[$window]";
+    let expected = Prometheus {
+        url: "https://prometheus:9090/prefix".into(),
+        bearer_token_file: Some("/run/token".into()),
+        ca_file: Some("/run/ca.pem".into()),
+        scrape_interval: Duration::from_secs(15),
+        queries: [
+            (
+                "requests".to_owned(),
+                query(
+                    &format!("sum by (name) (increase({series}))"),
+                    &format!(
+                        "min by (name, namespace) (count_over_time({series}) * (resets({series}) == bool 0))"
+                    ),
+                    Absent::Keep,
+                    "name",
+                ),
+            ),
+            (
+                "queue".to_owned(),
+                query(
+                    "max by (app) (max_over_time(queue_length[$window]))",
+                    "min by (app, namespace) (count_over_time(queue_length[$window]))",
+                    Absent::Keep,
+                    "app",
+                ),
+            ),
+            (
+                "jobs".to_owned(),
+                query(
+                    "sum by (name) (increase(a[$window]) + increase(b[$window]))",
+                    "min by (name) (sum_over_time(up[$window]))",
+                    Absent::Idle,
+                    "name",
+                ),
+            ),
+        ]
+        .into(),
+    };
+    assert_eq!(*source, expected);
+    let kubernetes = "namespace: demo\nmetrics: {source: kubernetes, resource: {group: \"\", kind: Pod}}\n\
+         defaults: {scaleResources: [{metricName: anything, windowSize: 1m}]}\n";
+    let kind = ObjectKind { group: String::new(), kind: "Pod".to_owned() };
+    assert_eq!(parse(kubernetes).unwrap().settings.metrics, Some(MetricsSource::Kubernetes(kind)));
 }
 
 #[test]

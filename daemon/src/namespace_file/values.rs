@@ -44,6 +44,10 @@ pub(super) struct Namespace(pub(super) String);
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct UrlPath(pub(super) String);
 
+/// A label's name in Prometheus.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Label(pub(super) String);
+
 /// A text that is not empty.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Text(pub(super) String);
@@ -141,6 +145,13 @@ scalars! {
     UrlPath, "a path that begins with /", |text| match text.starts_with('/') {
         true => Ok(text.to_owned()),
         false => Err(format!("{text:?} is not a path: expected one that begins with /")),
+    };
+    Label, "a label's name", |text| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        match text.bytes().all(inner) && text.starts_with(|c: char| !c.is_ascii_digit()) {
+            true => Ok(text.to_owned()),
+            false => Err(format!("{text:?} is not a label: expected letters, digits and _, as in name")),
+        }
     };
     Text, "a text that is not empty", |text| match text.is_empty() {
         true => Err("nothing stands here: expected a text that is not empty".to_owned()),

@@ -1,0 +1,294 @@
+//! Why a resource is kept as it is, or how it is known that it is idle, and how people are told.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use scaler_types::{Row, ScaleEvent, State, duration::short};
+
+use super::{Failure, rounded};
+use crate::metrics::{Coverage, Unknown};
+
+/// Why a resource is left as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reason {
+    /// Its owner, or another scaler, wants it awake.
+    KeptAwake(Arc<str>),
+    /// Path direct is not in this build.
+    PathDirect,
+    /// With path external the DLXs see its requests only while it sleeps: they cannot tell whether it is idle.
+    PathExternal,
+    /// Its row was written by a newer build, in this format.
+    NewerRow(u32),
+    /// Its row is not `active`: somebody is at work on it, or it sleeps.
+    NotActive(State),
+    /// It has no replicas.
+    AtZero,
+    /// Neither the resource nor the namespace file names a metric.
+    NoMetrics,
+    /// The metric source does not know this metric, and what it knows.
+    UnknownMetric(Arc<str>),
+    /// Earlier tries to scale it failed.
+    Failed(Failure),
+    /// The metric source could not tell.
+    Source(Unknown),
+    /// A DLX told nothing of it.
+    NoSample {
+        /// Who.
+        member: Arc<str>,
+    },
+    /// A DLX told of it more than once.
+    Duplicate {
+        /// Who.
+        member: Arc<str>,
+    },
+    /// A DLX did not tell this metric.
+    NoValue {
+        /// Who.
+        member: Arc<str>,
+        /// The metric's name on the wire.
+        metric: String,
+    },
+    /// A DLX has counted for less than the window: it knows nothing of the time before.
+    Short {
+        /// Who.
+        member: Arc<str>,
+        /// For how long it has counted.
+        counting: Duration,
+        /// The window.
+        window: Duration,
+    },
+    /// Requests are on their way: no DLX would confirm.
+    InFlight {
+        /// Forwarded and not yet answered.
+        in_flight: u64,
+        /// Held.
+        held: u64,
+    },
+    /// The last activity was less than the window ago.
+    Active {
+        /// How long ago.
+        idle: Duration,
+        /// The window.
+        window: Duration,
+    },
+    /// The metric's value is above its threshold (or cannot be compared with it).
+    Above {
+        /// The metric's name on the wire.
+        metric: String,
+        /// Its value.
+        value: f64,
+        /// The threshold.
+        threshold: f64,
+    },
+    /// The metric source told no value of it.
+    NoReading {
+        /// The metric's name on the wire.
+        metric: Arc<str>,
+    },
+    /// The metric source told several values of it.
+    Several {
+        /// The metric's name on the wire.
+        metric: Arc<str>,
+    },
+    /// What the metric source told is no number, infinite or below zero: nothing that says how busy it was.
+    NotANumber {
+        /// The metric's name on the wire.
+        metric: Arc<str>,
+        /// What it told.
+        value: f64,
+    },
+    /// The metric source does not know the whole window.
+    Uncovered {
+        /// The metric's name on the wire.
+        metric: Arc<str>,
+        /// What it knows.
+        coverage: Coverage,
+        /// The window.
+        window: Duration,
+    },
+    /// Something happened to its scale less than the largest window ago, as this process saw it.
+    Event {
+        /// What.
+        event: ScaleEvent,
+        /// How long ago this process saw it.
+        ago: Duration,
+        /// The largest window.
+        window: Duration,
+    },
+    /// A DLX left less than the largest window ago, and with it what it saw since it was last asked.
+    MemberLeft {
+        /// How long ago this process noticed.
+        ago: Duration,
+        /// The largest window.
+        window: Duration,
+    },
+}
+
+/// How it is known that a resource is idle.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Idle {
+    /// No activity at any DLX.
+    Quiet {
+        /// For how long, at least.
+        idle: Duration,
+    },
+    /// Its owner asked for it, or a person did.
+    Asked,
+    /// A metric has no value, although its target was scraped for the whole window.
+    Absent {
+        /// The metric's name on the wire.
+        metric: Arc<str>,
+    },
+    /// Every metric is at or below its threshold.
+    Below {
+        /// The name on the wire of the metric that came closest, where its value decides.
+        metric: String,
+        /// Its value.
+        value: f64,
+        /// Its threshold.
+        threshold: f64,
+    },
+}
+
+fn event_name(event: ScaleEvent) -> &'static str {
+    match event {
+        ScaleEvent::ResourceUpdated => "resourceUpdated",
+        ScaleEvent::ScaleFromZeroStarted => "scaleFromZeroStarted",
+        ScaleEvent::ScaleFromZeroCompleted => "scaleFromZeroCompleted",
+        ScaleEvent::ScaleToZeroStarted => "scaleToZeroStarted",
+        ScaleEvent::ScaleToZeroCompleted => "scaleToZeroCompleted",
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// In one word, for metrics; stable.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::KeptAwake(_) => "kept_awake",
+            Self::PathDirect => "path_direct",
+            Self::PathExternal => "path_external",
+            Self::NewerRow(_) => "newer_row",
+            Self::NotActive(_) => "not_active",
+            Self::AtZero => "at_zero",
+            Self::NoMetrics => "no_metrics",
+            Self::UnknownMetric(_) => "unknown_metric",
+            Self::Failed(_) => "scale_failed",
+            Self::Source(Unknown::Failed(_)) => "source_failed",
+            Self::Source(Unknown::NoMembers) => "no_members",
+            Self::Source(Unknown::Silent(_)) => "member_silent",
+            Self::NoSample { .. } => "no_sample",
+            Self::Duplicate { .. } => "duplicate_sample",
+            Self::NoValue { .. } => "no_value",
+            Self::Short { .. } => "short_sample",
+            Self::InFlight { .. } => "in_flight",
+            Self::Active { .. } => "active",
+            Self::Above { .. } => "above_threshold",
+            Self::NoReading { .. } => "no_value",
+            Self::Several { .. } => "duplicate_sample",
+            Self::NotANumber { .. } => "not_a_number",
+            Self::Uncovered { .. } => "short_sample",
+            Self::Event { .. } => "recent_event",
+            Self::MemberLeft { .. } => "member_left",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeptAwake(reason) => write!(f, "kept awake: {reason}"),
+            Self::PathDirect => f.write_str("path direct is not in this build: use path always"),
+            Self::PathExternal => f.write_str(
+                "with path external its requests pass the DLXs only while it sleeps, so the metric source dlx cannot tell whether it is idle",
+            ),
+            Self::NewerRow(format) => {
+                write!(f, "its row has format {format}, this build knows {}", Row::FORMAT)
+            }
+            Self::NotActive(State::Asleep) => f.write_str("asleep"),
+            Self::NotActive(state) => write!(f, "its row says {state}"),
+            Self::AtZero => f.write_str("at zero"),
+            Self::NoMetrics => {
+                f.write_str("no metric says when it is idle: set scaleResources in the file's defaults")
+            }
+            Self::UnknownMetric(known) => f.write_str(known),
+            Self::Failed(failure) => {
+                let Failure { tries, reason, .. } = failure;
+                write!(
+                    f,
+                    "the last {tries} tries to scale it failed ({reason}); the next one comes after a pause"
+                )
+            }
+            Self::Source(unknown) => unknown.fmt(f),
+            Self::NoSample { member } => write!(f, "DLX {member} tells nothing of it"),
+            Self::Duplicate { member } => write!(f, "DLX {member} tells of it more than once"),
+            Self::NoValue { member, metric } => write!(f, "DLX {member} does not tell {metric}"),
+            Self::Short { member, counting, window } => write!(
+                f,
+                "DLX {member} has counted for {} only, the window is {}",
+                short(rounded(*counting)),
+                short(*window)
+            ),
+            Self::InFlight { in_flight, held } => write!(f, "{in_flight} requests in flight, {held} held"),
+            Self::Active { idle, window } => {
+                write!(f, "active {} ago, the window is {}", short(rounded(*idle)), short(*window))
+            }
+            Self::Above { metric, value, threshold } => {
+                write!(f, "{metric} is {value}, the threshold {threshold}")
+            }
+            Self::NoReading { metric } => write!(f, "the metric source tells no {metric} of it"),
+            Self::Several { metric } => write!(
+                f,
+                "the metric source tells several values of {metric} for it: expected one, as with sum by (name)"
+            ),
+            Self::NotANumber { metric, value } => {
+                write!(f, "{metric} is {value}, which says nothing of how busy it was")
+            }
+            Self::Uncovered { metric, coverage, window } => {
+                write!(f, "{metric} is not known for the whole window of {}: {coverage}", short(*window))
+            }
+            Self::Event { event, ago, window } => write!(
+                f,
+                "{} {} ago, the largest window is {}",
+                event_name(*event),
+                short(rounded(*ago)),
+                short(*window)
+            ),
+            Self::MemberLeft { ago, window } => write!(
+                f,
+                "a DLX left {} ago with what it had counted, the largest window is {}",
+                short(rounded(*ago)),
+                short(*window)
+            ),
+        }
+    }
+}
+
+// === impl Idle ===
+
+impl Idle {
+    /// In one word, for metrics; stable.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Quiet { .. } => "quiet",
+            Self::Asked => "asked",
+            Self::Absent { .. } => "absent",
+            Self::Below { .. } => "below_threshold",
+        }
+    }
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quiet { idle } => write!(f, "idle for {}", short(rounded(*idle))),
+            Self::Asked => f.write_str("asked for"),
+            Self::Absent { metric } => {
+                write!(f, "{metric} has no value, and its target was scraped all the while")
+            }
+            Self::Below { metric, value, threshold } => {
+                write!(f, "{metric} is {value}, not above its threshold {threshold}")
+            }
+        }
+    }
+}

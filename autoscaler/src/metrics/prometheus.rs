@@ -1,0 +1,263 @@
+//! A Prometheus as metric source: one query for all resources per metric and window, and one for how many scrapes its
+//! values rest on.
+//!
+//! What is proved by a number of scrapes: scrapes are at least one scrape interval apart, so `n` of them reach back
+//! `n - 1` intervals or more. With `n - 1` intervals at least as long as the window, whatever was counted was looked at
+//! before the window began. The number is asked for over two intervals more than the window, so that one scrape may
+//! fail, and the last one be up to two intervals old.
+
+mod answer;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use daemon::settings::{Absent, MetricQuery, Prometheus as Settings};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::Full;
+use scaler_types::{Resource, ScaleResource, duration};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use super::{
+    Coverage, Places, Reading, Seen, Value, places,
+    source::{Slot, Table, Tables, Wanted},
+};
+use crate::http::{Http, Roots, form, roots, shown};
+
+/// How long one query may take. Prometheus itself gives up after two minutes; a cycle is a minute by default.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest answer that is read: ten thousand resources take about 1 MB.
+const LONGEST: usize = 64 << 20;
+/// How many queries are asked at once. Prometheus runs 20 at once by default, for everybody.
+const AT_ONCE: usize = 4;
+/// How many scrape intervals further back than the window scrapes are counted.
+const MARGIN: u64 = 2;
+
+/// A Prometheus, and what it is asked. Cheap to clone; clones share their connections.
+#[derive(Clone)]
+pub struct Prometheus(Arc<Shared>);
+
+struct Shared {
+    settings: Arc<Settings>,
+    /// With what it was made of: a renewed certificate is believed from the next cycle on.
+    client: Mutex<Option<(Roots, Http)>>,
+    places: Semaphore,
+}
+
+/// Each resource's value, or why there are none.
+type Slots = Result<Vec<Slot>, Arc<str>>;
+
+/// How many scrapes cover a window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Needed {
+    /// Over how long they are counted.
+    range: Duration,
+    least: u64,
+    most: u64,
+}
+
+// === impl Prometheus ===
+
+impl Prometheus {
+    /// Asks nothing yet.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self(Arc::new(Shared { settings, client: Mutex::default(), places: Semaphore::new(AT_ONCE) }))
+    }
+
+    /// What it is asked.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.0.settings
+    }
+
+    /// Asks for all `wanted`. `namespace`: the file's.
+    pub(super) async fn ask(
+        &self,
+        namespace: &str,
+        listed: &[Resource],
+        wanted: &BTreeSet<Wanted<'_>>,
+    ) -> Tables {
+        let settings = &self.0.settings;
+        let places = places(listed);
+        let access = self.access().await;
+        let mut questions = JoinSet::new();
+        let mut tables = Tables::new();
+        let mut put = |(name, window): (String, Duration), table| {
+            tables.entry(name).or_default().insert(window, table);
+        };
+        for Wanted { name, window } in wanted.iter().copied() {
+            let Some(query) = settings.queries.get(name) else {
+                put((name.to_owned(), window), unknown(settings, name));
+                continue;
+            };
+            let needed = Needed::new(window, settings.scrape_interval);
+            let text = filled(&query.query, namespace, window);
+            let coverage = filled(&query.coverage, namespace, needed.range);
+            for (counts, text) in [(false, text), (true, coverage)] {
+                let (this, access, key) = (self.clone(), access.clone(), (name.to_owned(), window));
+                questions.spawn(async move {
+                    let answer = match access {
+                        Ok((http, authorization)) => this.query(&http, authorization, &text).await,
+                        Err(error) => Err(error),
+                    };
+                    (key, counts, answer)
+                });
+            }
+        }
+        let mut answers: HashMap<(String, Duration), [Slots; 2]> = HashMap::new();
+        while let Some(asked) = questions.join_next().await {
+            // A question that panicked is one without an answer.
+            let Ok((key, counts, answer)) = asked else { continue };
+            let label = settings.queries.get(&key.0).map_or("", |query| &query.label);
+            let slots = answer.and_then(|body| slots(&body, label, namespace, &places, listed.len()));
+            let slots = slots.map_err(|error| Arc::from(format!("{} at {}: {error}", key.0, settings.url)));
+            let both = answers.entry(key).or_insert_with(|| std::array::from_fn(|_| Err("no answer".into())));
+            both[usize::from(counts)] = slots;
+        }
+        for (key, [values, scrapes]) in answers {
+            let Some(query) = settings.queries.get(&key.0) else { continue };
+            let table = table(&key.0, key.1, query, settings, values, scrapes);
+            put(key, table);
+        }
+        tables
+    }
+
+    /// The client and what it says of itself, both read anew: tokens and certificates are renewed in their files.
+    async fn access(&self) -> Result<(Http, Option<HeaderValue>), String> {
+        let settings = &self.0.settings;
+        let pem = match &settings.ca_file {
+            Some(file) => Some(
+                tokio::fs::read(file).await.map_err(|error| format!("caFile {}: {error}", file.display()))?,
+            ),
+            None => None,
+        };
+        let authorization = match &settings.bearer_token_file {
+            Some(file) => {
+                let bad = |error: String| format!("bearerTokenFile {}: {error}", file.display());
+                let token = tokio::fs::read_to_string(file).await.map_err(|error| bad(error.to_string()))?;
+                let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+                    .map_err(|_| bad("expected one token, a line of visible ASCII characters".to_owned()))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            None => None,
+        };
+        let roots = roots(&settings.url, pem);
+        let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, http)) = client.as_ref().filter(|(of, _)| *of == roots) {
+            return Ok((http.clone(), authorization));
+        }
+        let http = Http::new(&roots)?;
+        *client = Some((roots, http.clone()));
+        Ok((http, authorization))
+    }
+
+    /// The body of a query's answer, if it was well.
+    async fn query(
+        &self,
+        http: &Http,
+        authorization: Option<HeaderValue>,
+        query: &str,
+    ) -> Result<Bytes, String> {
+        let _place = self.0.places.acquire().await.map_err(|error| error.to_string())?;
+        let body = form(&[("query", query), ("timeout", &duration::short(PATIENCE))]);
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}/api/v1/query", self.0.settings.url))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::new(body.into())).map_err(|error| error.to_string())?;
+        let (status, body) = http.send(request, LONGEST, PATIENCE).await?;
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let told = answer::error(&body).unwrap_or_else(|| shown(&body));
+        // Not followed: the token is for the address that was given.
+        let hint = if status.is_redirection() { "; set url to where it leads" } else { "" };
+        Err(format!("it answered {status}: {told}{hint}"))
+    }
+}
+
+// === impl Needed ===
+
+impl Needed {
+    fn new(window: Duration, interval: Duration) -> Self {
+        let intervals = window.as_nanos().div_ceil(interval.as_nanos().max(1));
+        let intervals = u64::try_from(intervals).unwrap_or(u64::MAX);
+        let range =
+            interval.saturating_mul(u32::try_from(intervals.saturating_add(MARGIN)).unwrap_or(u32::MAX));
+        // One more than there are intervals in the range, and one for a scrape that came early.
+        let most = intervals.saturating_add(MARGIN + 2);
+        Self { range, least: intervals.saturating_add(1), most }
+    }
+}
+
+/// A query's text with what is to be filled in.
+fn filled(text: &str, namespace: &str, window: Duration) -> String {
+    // Prometheus knows no fraction of a unit, and nothing below a millisecond. Rounded up: never less than was asked.
+    let millis = window.as_nanos().div_ceil(1_000_000);
+    let window =
+        if millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") };
+    text.replace("$window", &window).replace("$namespace", namespace)
+}
+
+fn unknown(settings: &Settings, name: &str) -> Table {
+    let known: Vec<_> = settings.queries.keys().map(String::as_str).collect();
+    let why = format!("no query for the metric {name:?}: metrics.queries has {}", known.join(", "));
+    Table::unknown(why.into())
+}
+
+/// Each resource's value in an answer.
+fn slots(
+    body: &[u8],
+    label: &str,
+    namespace: &str,
+    places: &Places<'_>,
+    count: usize,
+) -> Result<Vec<Slot>, String> {
+    let mut slots = vec![Slot::default(); count];
+    let file = (namespace != "*").then_some(namespace);
+    answer::each(body, label, |of, name, value| {
+        let place = of.or(file).and_then(|namespace| places.get(namespace)).and_then(|names| names.get(name));
+        if let Some(place) = place {
+            slots[*place].add(value);
+        }
+    })?;
+    Ok(slots)
+}
+
+fn table(
+    name: &str,
+    window: Duration,
+    query: &MetricQuery,
+    settings: &Settings,
+    values: Slots,
+    scrapes: Slots,
+) -> Table {
+    let metric = ScaleResource { metric_name: name.to_owned(), window_size: window, threshold: 0.0 };
+    let metric: Arc<str> = metric.wire_name().into();
+    let Needed { least: needed, most, .. } = Needed::new(window, settings.scrape_interval);
+    let idle = query.absent == Absent::Idle;
+    Table::new(move |place| {
+        let value = match &values {
+            Ok(values) => values[place].value(idle),
+            Err(error) => Value::Failed(error.clone()),
+        };
+        let seen = match &scrapes {
+            Ok(scrapes) => match scrapes[place].value(false) {
+                Value::Number(count) => Seen::Count(count),
+                Value::Several => Seen::Several,
+                _ => Seen::Nothing,
+            },
+            Err(error) => Seen::Failed(error.clone()),
+        };
+        Reading { metric: metric.clone(), value, coverage: Coverage::Scrapes { seen, needed, most } }
+    })
+}
+
+#[cfg(test)]
+mod tests;

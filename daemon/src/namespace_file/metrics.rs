@@ -1,0 +1,224 @@
+//! The section `metrics`: who says how busy a resource is.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use serde::{Deserialize, Deserializer, de};
+use serde_yaml::{Location, Spanned};
+
+use super::{
+    Wrong, present,
+    selector::{Selected, select},
+    values::{Label, Span, Text},
+};
+use crate::settings::{Absent, MetricQuery, MetricsSource, ObjectKind, Prometheus};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Metrics {
+    source: Spanned<Source>,
+    #[serde(default, deserialize_with = "present")]
+    url: Option<Spanned<Url>>,
+    #[serde(default, deserialize_with = "present")]
+    bearer_token_file: Option<Spanned<Text>>,
+    #[serde(default, deserialize_with = "present")]
+    ca_file: Option<Spanned<Text>>,
+    #[serde(default, deserialize_with = "present")]
+    scrape_interval: Option<Spanned<Span>>,
+    #[serde(default, deserialize_with = "present")]
+    queries: Option<Spanned<BTreeMap<String, Query>>>,
+    #[serde(default, deserialize_with = "present")]
+    resource: Option<Spanned<GroupKind>>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    Dlx,
+    Prometheus,
+    Kubernetes,
+}
+
+/// An address without what comes behind a path, and without a slash at its end.
+struct Url(String);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct GroupKind {
+    /// Empty is the core group.
+    group: String,
+    kind: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Query {
+    query: Spanned<Text>,
+    #[serde(default, deserialize_with = "present")]
+    absent: Option<Spanned<WhenAbsent>>,
+    #[serde(default, deserialize_with = "present")]
+    label: Option<Label>,
+    #[serde(default, deserialize_with = "present")]
+    coverage: Option<Spanned<Text>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WhenAbsent {
+    Keep,
+    Idle,
+}
+
+/// The label of a result that holds the resource's name, where the file does not say.
+const LABEL: &str = "name";
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// What one value alone does not show. `namespace`: the file's.
+    pub(super) fn check(self, namespace: &str) -> Result<MetricsSource, Wrong> {
+        let source = self.source.value;
+        for (key, of, at) in [
+            ("url", Source::Prometheus, at(&self.url)),
+            ("bearerTokenFile", Source::Prometheus, at(&self.bearer_token_file)),
+            ("caFile", Source::Prometheus, at(&self.ca_file)),
+            ("scrapeInterval", Source::Prometheus, at(&self.scrape_interval)),
+            ("queries", Source::Prometheus, at(&self.queries)),
+            ("resource", Source::Kubernetes, at(&self.resource)),
+        ] {
+            if let Some(at) = at.filter(|_| of != source) {
+                let why = format!("{key:?} belongs to source {}, expected no such key here", of.name());
+                return Err((at, why));
+            }
+        }
+        let missing = |key: &str, what: &str| {
+            let why = format!("source {} wants the key {key:?}, expected {what}", source.name());
+            (self.source.referenced, why)
+        };
+        match source {
+            Source::Dlx => Ok(MetricsSource::Dlx),
+            Source::Kubernetes => {
+                let resource = self.resource.ok_or_else(|| {
+                    missing("resource", "it beside source, as in {group: apps, kind: Deployment}")
+                })?;
+                let GroupKind { group, kind: Text(kind) } = resource.value;
+                Ok(MetricsSource::Kubernetes(ObjectKind { group, kind }))
+            }
+            Source::Prometheus => {
+                let Some(url) = self.url else {
+                    return Err(missing("url", "it beside source, as in http://prometheus:9090"));
+                };
+                let Some(interval) = self.scrape_interval else {
+                    let what = "how often it scrapes what the queries are about, as in 15s: coverage is counted in it";
+                    return Err(missing("scrapeInterval", what));
+                };
+                let Some(queries) = self.queries.filter(|queries| !queries.value.is_empty()) else {
+                    return Err(missing("queries", "at least one, by the metric's name"));
+                };
+                let queries =
+                    queries.value.into_iter().map(|(name, query)| Ok((name, query.check(namespace)?)));
+                let path = |file: Option<Spanned<Text>>| file.map(|file| PathBuf::from(file.value.0));
+                Ok(MetricsSource::Prometheus(Arc::new(Prometheus {
+                    url: url.value.0,
+                    bearer_token_file: path(self.bearer_token_file),
+                    ca_file: path(self.ca_file),
+                    scrape_interval: interval.value.0,
+                    queries: queries.collect::<Result<_, Wrong>>()?,
+                })))
+            }
+        }
+    }
+}
+
+fn at<T>(value: &Option<Spanned<T>>) -> Option<Location> {
+    value.as_ref().map(|value| value.referenced)
+}
+
+// === impl Source ===
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dlx => "dlx",
+            Self::Prometheus => "prometheus",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
+}
+
+// === impl Query ===
+
+impl Query {
+    fn check(self, namespace: &str) -> Result<MetricQuery, Wrong> {
+        for text in [Some(&self.query), self.coverage.as_ref()].into_iter().flatten() {
+            if !text.value.0.contains("$window") {
+                let why = "this says nothing of the time before now, expected $window in it, as in increase(x[$window])";
+                return Err((text.referenced, why.to_owned()));
+            }
+            if namespace == "*" && text.value.0.contains("$namespace") {
+                let why = "the file is for all namespaces, expected no $namespace, and results with a label namespace";
+                return Err((text.referenced, why.to_owned()));
+            }
+        }
+        let Label(label) = self.label.unwrap_or_else(|| Label(LABEL.to_owned()));
+        let Text(query) = self.query.value;
+        let absent = match (self.absent.as_ref().map(|absent| absent.value), &self.coverage) {
+            (None | Some(WhenAbsent::Keep), _) => Absent::Keep,
+            (Some(WhenAbsent::Idle), Some(_)) => Absent::Idle,
+            // The query's own series are absent: they cannot say how long their target was scraped.
+            (Some(WhenAbsent::Idle), None) => {
+                let why = "absent: idle needs proof that the target was scraped, expected a key coverage beside it, as in \
+                           min by (name) (sum_over_time(up[$window]))";
+                return Err((at(&self.absent).unwrap_or(self.query.referenced), why.to_owned()));
+            }
+        };
+        let coverage = match self.coverage {
+            Some(coverage) => coverage.value.0,
+            None => match select(&query) {
+                Some(selected) => built(&selected, &label),
+                None => {
+                    let why = "not one selector with [$window], expected a key coverage beside it that counts the scrapes of each resource";
+                    return Err((self.query.referenced, why.to_owned()));
+                }
+            },
+        };
+        Ok(MetricQuery { query, coverage, absent, label })
+    }
+}
+
+/// The scrapes within the window of the series that has fewest, for each resource: one that began within the window, or
+/// ended in it, has fewer than the window has. A counter that was reset within the window has none: what it had
+/// counted since the scrape before is lost.
+fn built(selected: &Selected<'_>, label: &str) -> String {
+    let Selected { series, counter } = selected;
+    let count = format!("count_over_time({series}[$window])");
+    match counter {
+        true => format!("min by ({label}, namespace) ({count} * (resets({series}[$window]) == bool 0))"),
+        false => format!("min by ({label}, namespace) ({count})"),
+    }
+}
+
+// === impl Url ===
+
+impl<'de> Deserialize<'de> for Url {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Text(text) = Text::deserialize(deserializer)?;
+        let wrong =
+            |expected: &str| Err(de::Error::custom(format!("{text:?} is not a URL: expected {expected}")));
+        let url = text.parse::<http::Uri>().ok().filter(|url| {
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.host().is_some_and(|host| !host.is_empty())
+        });
+        match url {
+            Some(url) if url.authority().is_some_and(|authority| authority.as_str().contains('@')) => {
+                // Not repeated in a log.
+                let why = "a URL with a name or password in it: expected one without, a token goes into bearerTokenFile";
+                Err(de::Error::custom(why))
+            }
+            Some(url) if url.query().is_some() || text.contains('#') => {
+                wrong("nothing behind its path, as in http://prometheus:9090")
+            }
+            Some(_) => Ok(Self(text.trim_end_matches('/').to_owned())),
+            None => wrong("one as in http://prometheus:9090"),
+        }
+    }
+}
