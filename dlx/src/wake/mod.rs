@@ -148,7 +148,12 @@ async fn resolve(entry: &Arc<Entry>) -> bool {
         Ok(named) => named,
         Err(error) => {
             let reason = format!("its plugin does not say where it listens: {error}");
-            entry.update(|view| view.last_error = Some(reason));
+            entry.update(|view| {
+                // One that lists endpoints as they appear says what they wait for.
+                if view.resource.status.is_empty() {
+                    view.last_error = Some(reason);
+                }
+            });
             return false;
         }
     };

@@ -1,6 +1,7 @@
 //! A DLX in the test's process, with real sockets, on a made-up plugin that the test moves by hand.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub mod health;
 pub mod plugin;
 pub mod upstream;
 

@@ -29,6 +29,8 @@ pub struct Plugin {
     pub reports: Mutex<Vec<(String, String)>>,
     /// While it is set, the stream tells nothing; lists are told.
     pub stalled: watch::Sender<bool>,
+    /// What a wake waits for after it was written, to fail then as a crash loop does.
+    pub after_wake: Mutex<Option<watch::Receiver<bool>>>,
 }
 
 impl Plugin {
@@ -50,6 +52,7 @@ impl Plugin {
             lists: AtomicUsize::new(0),
             reports: Mutex::default(),
             stalled: watch::Sender::new(false),
+            after_wake: Mutex::default(),
         })
     }
 
@@ -177,7 +180,13 @@ impl Calls for Plugin {
                 resource.replicas = 1;
                 resource.endpoints = endpoints;
             });
-            written.map(drop).ok_or(ScaleError::Conflict)
+            written.ok_or(ScaleError::Conflict)?;
+            let after = self.after_wake.lock().unwrap().clone();
+            if let Some(mut fails) = after {
+                fails.wait_for(|fails| *fails).await.unwrap();
+                return Err(ScaleError::Terminal { reason: "CrashLoopBackOff: back-off 10s".to_owned() });
+            }
+            Ok(())
         })
     }
 

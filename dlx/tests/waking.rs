@@ -1,0 +1,253 @@
+//! What a wake says of itself: to clients, to its resource's owners, to whoever measures; and how one that failed goes on.
+
+mod support;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use daemon::settings::Settings;
+use dlx::resource::Phase;
+use scaler_types::{Endpoint, Progress, Row, ScaleError, State};
+use support::{
+    Given, PATIENCE, Site, body, header,
+    plugin::{Plugin, endpoint},
+    status, until, upstream,
+};
+
+fn reported(site: &Site) -> Vec<(String, String)> {
+    site.plugin.reports.lock().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resources_own_timeouts_win() {
+    // The namespace file would hold it for half a minute, and have a wake fail at once.
+    let settings = Settings {
+        hold_timeout: PATIENCE,
+        resource_readiness_timeout: Duration::from_millis(1),
+        ..Settings::default()
+    };
+    let (address, _) = upstream::echo(async || ()).await;
+    static TRIES: AtomicUsize = AtomicUsize::new(0);
+    let plugin = Plugin::waking(move |request| {
+        let left = request.deadline;
+        assert!(left > Duration::from_secs(30) && left <= Duration::from_secs(60), "{left:?}");
+        match TRIES.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(ScaleError::Retry { after: Duration::from_millis(10), reason: "not yet".to_owned() }),
+            _ => Ok(vec![endpoint(address)]),
+        }
+    });
+    plugin.add("slow", |resource| {
+        resource.row.state = State::Asleep;
+        resource.resource_readiness_timeout = Some(Duration::from_secs(60));
+    });
+    plugin.add("hasty", |resource| {
+        resource.replicas = 1;
+        resource.endpoints = vec![endpoint("127.0.0.1:1")];
+        resource.hold_timeout = Some(Duration::from_millis(50));
+    });
+    let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+    assert_eq!(status(&site.get("slow.test", "/").await), 200);
+    let hasty = site.get("hasty.test", "/").await;
+    assert_eq!(status(&hasty), 503);
+    assert!(body(&hasty).contains("held for 5") || body(&hasty).contains("held for 6"), "{hasty}");
+    // Taken back: the namespace file's holds again.
+    site.plugin.change("hasty", |resource| resource.hold_timeout = None);
+    let entry = site.entry("hasty");
+    until("it is seen", || entry.facts.load().settings.hold_timeout == PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_waited_for_is_told_whatever_went_wrong_before() {
+    static TRIES: AtomicUsize = AtomicUsize::new(0);
+    let settings = Settings { hold_timeout: Duration::from_millis(300), ..Settings::default() };
+    let plugin = Plugin::waking(|_| match TRIES.fetch_add(1, Ordering::SeqCst) {
+        0 => Err(ScaleError::Retry {
+            after: Duration::from_millis(1),
+            reason: "the API server answers 500".to_owned(),
+        }),
+        // Written, and nothing of it can be reached yet.
+        _ => Ok(Vec::new()),
+    });
+    plugin.add("a", |resource| {
+        resource.row.state = State::Asleep;
+        resource.status = "waits for a node: 0/3 nodes are available".to_owned();
+    });
+    let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+    let answer = site.get("a.test", "/").await;
+    assert_eq!(status(&answer), 503);
+    let told = body(&answer);
+    let node = told.find("waits for a node: 0/3 nodes are available").unwrap_or_else(|| panic!("{told}"));
+    let error =
+        told.find("the last error was: the API server answers 500").unwrap_or_else(|| panic!("{told}"));
+    assert!(node < error, "{told}");
+    // Scheduled meanwhile, and it does not answer.
+    site.plugin.change("a", |resource| {
+        resource.status = "pulls its image".to_owned();
+        resource.endpoints = vec![endpoint("127.0.0.1:1")];
+    });
+    let entry = site.entry("a");
+    until("it is probed", || entry.read(|view| view.listed.iter().any(|listed| listed.error.is_some())))
+        .await;
+    let answer = site.get("a.test", "/").await;
+    let told = body(&answer);
+    assert!(told.contains("pulls its image; its endpoint 127.0.0.1:1 is not ready: "), "{told}");
+    assert!(!told.contains("waits for a node"), "{told}");
+}
+
+/// A wake that fails and leaves its pods behind, as Kubernetes does.
+fn failed_with_pods(resource: &mut scaler_types::Resource, endpoints: Vec<Endpoint>) {
+    resource.row = Row { state: State::Failed, reason: "ImagePullBackOff".to_owned(), ..Row::default() };
+    resource.replicas = 1;
+    resource.endpoints = endpoints;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_resource_that_answers_after_all_is_woken_by_the_next_request() {
+    let (address, echo) = upstream::echo(async || ()).await;
+    let plugin = Plugin::at(address);
+    // The image was put right before this DLX came.
+    let pod = endpoint(address);
+    let listed = pod.clone();
+    plugin.add("a", move |resource| failed_with_pods(resource, vec![listed]));
+    *plugin.wake.lock().unwrap() = std::sync::Arc::new(Box::new(move |request| {
+        assert_eq!(request.row.state, State::Waking);
+        Ok(vec![pod.clone()])
+    }));
+    let site = Site::start(plugin, Given::default()).await;
+    let entry = site.entry("a");
+    until("its endpoint is probed", || entry.read(|view| view.is_ready())).await;
+    assert!(!entry.is_up(), "nothing is forwarded while it is failed");
+    assert_eq!(status(&site.get("a.test", "/").await), 200);
+    assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
+    until("it is finished", || site.plugin.get("a").row.state == State::Active).await;
+    assert_eq!(echo.requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pause_after_failures_is_cut_short_when_an_endpoint_answers() {
+    let (address, _) = upstream::echo(async || ()).await;
+    static BROKEN: AtomicUsize = AtomicUsize::new(1);
+    let plugin = Plugin::waking(move |_| match BROKEN.load(Ordering::SeqCst) {
+        1 => Err(ScaleError::Terminal { reason: "ImagePullBackOff: no such image".to_owned() }),
+        _ => Ok(vec![endpoint(address)]),
+    });
+    let site = Site::start(plugin.asleep("a"), Given::default()).await;
+    let entry = site.entry("a");
+    assert!(body(&site.get("a.test", "/").await).contains("no such image"));
+    until("it is written", || site.plugin.get("a").row.state == State::Failed).await;
+    // As if it had failed again and again for a while.
+    entry.decide(|view| {
+        let failure = view.failure.as_mut().unwrap();
+        failure.until += Duration::from_secs(600);
+    });
+    assert_eq!(status(&site.get("a.test", "/").await), 503);
+    BROKEN.store(0, Ordering::SeqCst);
+    site.plugin.change("a", |resource| failed_with_pods(resource, vec![endpoint(address)]));
+    until("its endpoint answers, and the shortest pause is over", || {
+        entry.read(|view| view.is_ready() && view.remembered_failure(&entry.key.id).is_none())
+    })
+    .await;
+    assert_eq!(status(&site.get("a.test", "/").await), 200);
+    until("it is finished", || site.plugin.get("a").row.state == State::Active).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_answered_for_a_moment_does_not_keep_a_failed_one_woken() {
+    // It answers its probe, and each wake is refused: a quota, say.
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "forbidden".to_owned() }));
+    plugin.add("a", move |resource| failed_with_pods(resource, vec![endpoint(address)]));
+    let site = Site::start(plugin, Given::default()).await;
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        let answer = site.get("a.test", "/").await;
+        assert!(status(&answer) == 503 && body(&answer).contains("forbidden"), "{answer}");
+    }
+    let most = 1 + begun.elapsed().as_secs() as usize;
+    let wakes = site.plugin.set_scales.load(Ordering::SeqCst);
+    assert!((1..=most).contains(&wakes), "{wakes} wakes for 100 requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_that_fails_with_its_pods_left_tells_those_who_wait_at_once() {
+    // Written, scheduled, and then the kubelet says why it cannot be: the row is still `waking`, and has replicas.
+    let plugin = Plugin::at("127.0.0.1:1");
+    let (terminal, told) = tokio::sync::watch::channel(false);
+    let site = Site::start(plugin.asleep("a"), Given::default()).await;
+    *site.plugin.after_wake.lock().unwrap() = Some(told);
+    let answer = async {
+        until("it is written and has replicas", || site.plugin.get("a").replicas == 1).await;
+        terminal.send_replace(true);
+    };
+    let (answer, ()) = tokio::join!(site.get("a.test", "/"), answer);
+    assert_eq!(status(&answer), 503);
+    assert!(
+        body(&answer).contains("CrashLoopBackOff") && body(&answer).contains("the wake failed"),
+        "{answer}"
+    );
+    until("it is failed", || site.plugin.get("a").row.state == State::Failed).await;
+    assert_eq!(site.plugin.get("a").replicas, 1, "what Kubernetes keeps is kept");
+    until("its owners were told", || reported(&site).len() == 2).await;
+    let reports = reported(&site);
+    assert_eq!(reports[0].0, "WakeStarted");
+    assert_eq!(
+        (reports[1].0.as_str(), reports[1].1.as_str()),
+        ("WakeFailed", "CrashLoopBackOff: back-off 10s")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_start_is_told_phase_by_phase() {
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::waking(|_| Ok(Vec::new()));
+    let site = Site::start(plugin.asleep("a"), Given::default()).await;
+    let entry = site.entry("a");
+    let moves = async {
+        until("it is written", || site.plugin.get("a").replicas == 1).await;
+        site.plugin.change("a", |resource| resource.progress = Some(Progress::Scheduled));
+        until("it is seen", || entry.read(|view| view.resource.progress.is_some())).await;
+        site.plugin.change("a", |resource| {
+            resource.progress = Some(Progress::Started);
+            resource.endpoints = vec![endpoint(address)];
+        });
+    };
+    let (answer, ()) = tokio::join!(site.get("a.test", "/"), moves);
+    assert_eq!(status(&answer), 200);
+    let timing = header(&answer, "server-timing").unwrap();
+    for name in ["hold", "wake", "decide", "patch", "scheduled", "started", "ready", "first_byte"] {
+        assert_eq!(timing.matches(&format!("{name};dur=")).count(), 1, "{timing}");
+    }
+    let cold = entry.read(|view| view.last_cold).unwrap();
+    let sum: Duration = Phase::ALL.into_iter().filter_map(|phase| cold.phases.of(phase)).sum();
+    assert!(cold.phases.millis().count() == 6 && sum >= cold.wake.unwrap(), "{cold:?}");
+    let mut metrics = String::new();
+    let mut registry = daemon::telemetry::registry("dlx");
+    registry.register_collector(Box::new(dlx::metrics::Exported(std::sync::Arc::downgrade(&site.dlx))));
+    prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
+    for phase in Phase::ALL {
+        let line = format!(
+            r#"scaler_dlx_cold_start_phase_seconds_count{{namespace="demo",kind="test",phase="{}"}} 1"#,
+            phase.name()
+        );
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    until("its owners were told", || reported(&site).len() == 2).await;
+    let reports = reported(&site);
+    assert_eq!((reports[0].0.as_str(), reports[1].0.as_str()), ("WakeStarted", "Woken"));
+    assert!(reports[1].1.contains("scheduled") && reports[1].1.contains("started"), "{reports:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_hold_is_told_to_its_owners_once() {
+    let settings = Settings { max_held_requests: 0, ..Settings::default() };
+    let plugin = Plugin::waking(|_| Ok(Vec::new()));
+    let site = Site::start(plugin.asleep("a"), Given { settings, ..Given::default() }).await;
+    for _ in 0..20 {
+        assert_eq!(status(&site.get("a.test", "/").await), 503);
+    }
+    until("it is told", || !reported(&site).is_empty()).await;
+    let reports = reported(&site);
+    assert_eq!((reports.len(), reports[0].0.as_str()), (1, "HoldFull"), "{reports:?}");
+}
