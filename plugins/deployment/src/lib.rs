@@ -1,1 +1,143 @@
 //! Resource-scaler of kind `deployment`: Kubernetes workloads that have a scale.
+//!
+//! What is known comes by watches ([`caches`]); every write is one JSON patch of row and scale together, with tests of
+//! what it was decided on ([`patch`], [`scale`]). What the daemons see of a workload is a pure function of what is known
+//! ([`view`]).
+
+mod annotations;
+mod caches;
+mod cause;
+mod cluster;
+mod config;
+mod endpoints;
+mod events;
+mod facts;
+mod hosts;
+mod patch;
+mod row;
+mod scale;
+mod start;
+mod verify;
+mod view;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use scaler_types::{
+    Changes, PluginContext, Report, Resource, ResourceId, ResourceScaler, ResourceScalerConfig, Result, Role,
+    Row, ScaleError, ScaleRequest, Severity, Version,
+};
+use tokio::task::JoinSet;
+
+use caches::Store;
+use config::Config;
+use events::Events;
+use scale::Scales;
+
+/// The plugin.
+pub struct DeploymentScaler {
+    config: Arc<Config>,
+    store: Arc<Store>,
+    scales: Scales,
+    events: Arc<Events>,
+    /// The watches and what follows from them.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+scaler_types::export_resource_scaler!(DeploymentScaler);
+
+// === impl DeploymentScaler ===
+
+impl ResourceScaler for DeploymentScaler {
+    const KIND: &'static str = "deployment";
+
+    async fn new(context: PluginContext) -> Result<Self> {
+        let config = Arc::new(Config::read(&context)?);
+        let started = start::start(&context, &config).await?;
+        let start::Started { cluster, store, mut tasks } = started;
+        let events = Arc::new(Events::new(cluster.client.clone(), config.role));
+        tasks.spawn(complain(Arc::clone(&store), Arc::clone(&events), config.role));
+        if config.role == Role::Dlx {
+            tasks.spawn(verify::follow(cluster.clone(), Arc::clone(&store)));
+        }
+        let scales = Scales::new(cluster, Arc::clone(&store));
+        Ok(Self { config, store, scales, events, tasks: Mutex::new(tasks) })
+    }
+
+    async fn get_resources(&self) -> Result<Vec<Resource>> {
+        self.scales.resolve_doubts().await;
+        Ok(self.store.resources())
+    }
+
+    async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
+        self.scales.set_scale(request).await
+    }
+
+    async fn get_config(&self) -> Result<Option<ResourceScalerConfig>> {
+        Ok(Some(ResourceScalerConfig {
+            scale_resources: config::requests_in(self.config.scale_to_zero),
+            ..ResourceScalerConfig::default()
+        }))
+    }
+
+    async fn resolve_service_name(&self, resource: &ResourceId) -> Result<String> {
+        // Requests go to pods, never by the Service: while it leads elsewhere they would come back.
+        let known = self.store.with(|state| view::listed(state, resource));
+        let known = known.with_context(|| format!("{resource} is not looked after"))?;
+        let status = known.at(k8s_openapi::jiff::Timestamp::now()).status;
+        anyhow::bail!("{}", if status.is_empty() { "none of its pods has an address yet" } else { &status })
+    }
+
+    async fn changes(&self, cursor: u64) -> Result<Changes> {
+        if cursor == 0 {
+            self.scales.resolve_doubts().await;
+        }
+        Ok(self.store.changes(cursor).await)
+    }
+
+    async fn compare_and_set(
+        &self,
+        resource: &ResourceId,
+        expected: &Version,
+        row: &Row,
+    ) -> Result<Version, ScaleError> {
+        Ok(self.scales.write(resource, expected, row, None).await?.version())
+    }
+
+    async fn report(&self, resource: &ResourceId, report: &Report) -> Result<()> {
+        let object = self.store.with(|state| state.workload(resource).map(events::regarding));
+        let object = object.with_context(|| format!("{resource} does not exist any more"))?;
+        let written = self.events.write(&object, report).await;
+        written.map_err(|error| {
+            anyhow::anyhow!("writing the Event {} on {resource}: {}", report.reason, cluster::told(&error))
+        })
+    }
+
+    async fn stop(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+    }
+}
+
+/// Tells owners what is wrong on their objects. Every daemon logs it; the autoscaler writes it on the object.
+async fn complain(store: Arc<Store>, events: Arc<Events>, role: Role) {
+    let mut changed = store.changed();
+    loop {
+        changed.borrow_and_update();
+        for (id, complaint) in store.complaints() {
+            tracing::warn!(resource = %id, reason = complaint.reason, "{}", complaint.message);
+            let object = store.with(|state| state.workload(&id).map(events::regarding));
+            let Some(object) = object.filter(|_| role == Role::Autoscaler) else { continue };
+            let report = Report {
+                severity: Severity::Warning,
+                reason: complaint.reason.to_owned(),
+                message: complaint.message,
+            };
+            if let Err(error) = events.write(&object, &report).await {
+                tracing::warn!(resource = %id, error = cluster::told(&error), "cannot write an Event on it");
+            }
+        }
+        // Closed never: `store` holds it.
+        let _ = changed.changed().await;
+    }
+}

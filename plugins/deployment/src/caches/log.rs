@@ -1,0 +1,106 @@
+//! Which resources changed, in order.
+
+use std::collections::{BTreeMap, HashMap};
+
+use scaler_types::ResourceId;
+
+/// How many resources that are gone are remembered; who missed more is told everything.
+const GONE: usize = 10_000;
+
+/// Which resources changed, each at its last change only.
+#[derive(Debug, Default)]
+pub struct Log {
+    last: u64,
+    by_number: BTreeMap<u64, ResourceId>,
+    of: HashMap<ResourceId, u64>,
+    gone: BTreeMap<u64, ResourceId>,
+    /// What was before this is no longer known in full.
+    floor: u64,
+}
+
+// === impl Log ===
+
+impl Log {
+    /// A resource is new or changed.
+    pub fn changed(&mut self, id: &ResourceId) {
+        self.forget(id);
+        self.last += 1;
+        self.by_number.insert(self.last, id.clone());
+        self.of.insert(id.clone(), self.last);
+    }
+
+    /// A resource is gone.
+    pub fn removed(&mut self, id: &ResourceId) {
+        self.forget(id);
+        self.last += 1;
+        self.gone.insert(self.last, id.clone());
+        self.of.insert(id.clone(), self.last);
+        if self.gone.len() > GONE
+            && let Some((number, id)) = self.gone.pop_first()
+        {
+            self.floor = number;
+            self.of.remove(&id);
+        }
+    }
+
+    /// Where it stands; never 0.
+    pub fn cursor(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// What changed and what went since, or `None`: too long ago to tell.
+    pub fn since(&self, cursor: u64) -> Option<(Vec<ResourceId>, Vec<ResourceId>)> {
+        if cursor == 0 || cursor > self.cursor() || cursor <= self.floor {
+            return None;
+        }
+        let all = |of: &BTreeMap<u64, ResourceId>| of.range(cursor..).map(|(_, id)| id.clone()).collect();
+        Some((all(&self.by_number), all(&self.gone)))
+    }
+
+    fn forget(&mut self, id: &ResourceId) {
+        if let Some(number) = self.of.remove(id) {
+            self.by_number.remove(&number);
+            self.gone.remove(&number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> ResourceId {
+        ResourceId::new("shop", name)
+    }
+
+    #[test]
+    fn each_change_is_told_once_and_in_order() {
+        let mut log = Log::default();
+        let start = log.cursor();
+        assert_eq!(log.since(start), Some((vec![], vec![])));
+        log.changed(&id("a"));
+        log.changed(&id("b"));
+        log.changed(&id("a"));
+        assert_eq!(log.since(start), Some((vec![id("b"), id("a")], vec![])));
+        let later = log.cursor();
+        log.removed(&id("b"));
+        assert_eq!(log.since(later), Some((vec![], vec![id("b")])));
+        assert_eq!(log.since(start), Some((vec![id("a")], vec![id("b")])));
+        log.changed(&id("b"));
+        assert_eq!(log.since(later), Some((vec![id("b")], vec![])));
+        assert_eq!(log.since(0), None, "who knows nothing is told everything");
+        assert_eq!(log.since(log.cursor() + 1), None, "a cursor of another instance");
+    }
+
+    #[test]
+    fn who_missed_too_much_is_told_everything() {
+        let mut log = Log::default();
+        let start = log.cursor();
+        for number in 0..=GONE {
+            log.removed(&id(&number.to_string()));
+        }
+        assert_eq!(log.since(start), None);
+        assert_eq!(log.since(log.cursor()), Some((vec![], vec![])));
+        assert_eq!(log.since(start + 1).unwrap().1.len(), GONE);
+    }
+}

@@ -1,0 +1,527 @@
+//! All that is known, in one place, and what follows from it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use k8s_openapi::jiff::Timestamp;
+use scaler_types::{Changes, Resource, ResourceId};
+use tokio::sync::watch;
+
+use super::{index::Index, log::Log, pods::Pods, table::Table};
+use crate::{
+    config::Config,
+    events::Complaint,
+    facts::{Kind, Labels, Name, NamespaceFact, Pod, Route, Scaler, Service, Workload},
+    view::{self, Listed},
+};
+
+pub use super::table::Teller;
+
+/// One type of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Workloads of one kind.
+    Workloads(usize),
+    /// Pods.
+    Pods,
+    /// Services.
+    Services,
+    /// Ingresses.
+    Ingresses,
+    /// HTTPRoutes.
+    HttpRoutes,
+    /// HorizontalPodAutoscalers.
+    Hpas,
+    /// ScaledObjects.
+    ScaledObjects,
+    /// Namespaces.
+    Namespaces,
+}
+
+/// A state of an object.
+#[derive(Debug)]
+pub enum Change {
+    /// Of a workload.
+    Workload(Box<Workload>),
+    /// Of a pod.
+    Pod(Box<Pod>),
+    /// Of a Service.
+    Service(Service),
+    /// Of an Ingress or HTTPRoute.
+    Route(Topic, Route),
+    /// Of another one that scales.
+    Scaler(Topic, Scaler),
+    /// Of a namespace.
+    Namespace(NamespaceFact),
+}
+
+/// All that is known.
+pub struct Store {
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+/// What is known, behind its lock.
+pub struct State {
+    /// What the namespace file says.
+    pub config: Arc<Config>,
+    kinds: Vec<Arc<Kind>>,
+    workloads: Vec<Table<Workload>>,
+    /// Pods, and whose they are.
+    pub pods: Pods,
+    services: Table<Service>,
+    ingresses: Table<Route>,
+    http_routes: Table<Route>,
+    hpas: Table<Scaler>,
+    scaled_objects: Table<Scaler>,
+    namespaces: Table<NamespaceFact>,
+    in_namespace: HashMap<Arc<str>, BTreeSet<ResourceId>>,
+    routes_in: HashMap<Arc<str>, BTreeSet<(bool, Arc<str>)>>,
+    services_by: Index<Name>,
+    services_called: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    scalers_of: HashMap<ResourceId, BTreeSet<(bool, Arc<str>)>>,
+    seen: HashMap<ResourceId, Seen>,
+    dirty: BTreeSet<ResourceId>,
+    listed: BTreeMap<ResourceId, Listed>,
+    log: Log,
+    signals: HashMap<ResourceId, watch::Sender<u64>>,
+    complaints: Vec<(ResourceId, Complaint)>,
+    touches: u64,
+}
+
+/// What this process saw of a workload's specification.
+#[derive(Debug)]
+struct Seen {
+    uid: String,
+    generation: i64,
+    changed: Option<Timestamp>,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Nothing is known yet.
+    pub fn new(config: Arc<Config>, kinds: Vec<Arc<Kind>>) -> Self {
+        let state = State {
+            config,
+            workloads: kinds.iter().map(|_| Table::default()).collect(),
+            kinds,
+            pods: Pods::default(),
+            services: Table::default(),
+            ingresses: Table::default(),
+            http_routes: Table::default(),
+            hpas: Table::default(),
+            scaled_objects: Table::default(),
+            namespaces: Table::default(),
+            in_namespace: HashMap::new(),
+            routes_in: HashMap::new(),
+            services_by: Index::default(),
+            services_called: HashMap::new(),
+            scalers_of: HashMap::new(),
+            seen: HashMap::new(),
+            dirty: BTreeSet::new(),
+            listed: BTreeMap::new(),
+            log: Log::default(),
+            signals: HashMap::new(),
+            complaints: Vec::new(),
+            touches: 0,
+        };
+        Self { state: Mutex::new(state), changed: watch::Sender::new(0) }
+    }
+
+    /// Works on what is known, and tells whoever waits if something changed.
+    pub fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = work(&mut state);
+        let touches = state.touches;
+        drop(state);
+        self.changed.send_if_modified(|seen| {
+            let news = *seen < touches;
+            *seen = touches.max(*seen);
+            news
+        });
+        result
+    }
+
+    /// Told when anything changed.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Told when something changed that one resource depends on.
+    pub fn follow(&self, id: &ResourceId) -> watch::Receiver<u64> {
+        let mut state = self.lock();
+        state.signals.retain(|_, sender| sender.receiver_count() > 0);
+        state.signals.entry(id.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
+    /// All resources as they are known now.
+    pub fn resources(&self) -> Vec<Resource> {
+        self.with(|state| {
+            state.settle();
+            let now = Timestamp::now();
+            state.listed.values().map(|listed| listed.at(now)).collect()
+        })
+    }
+
+    /// What changed since the cursor; waits for it.
+    pub async fn changes(&self, cursor: u64) -> Changes {
+        let mut changed = self.changed();
+        loop {
+            changed.borrow_and_update();
+            if let Some(changes) = self.with(|state| state.since(cursor)) {
+                return changes;
+            }
+            // Closed never: `self` holds it.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// What is to be told to owners and was not yet.
+    pub fn complaints(&self) -> Vec<(ResourceId, Complaint)> {
+        self.with(|state| {
+            state.settle();
+            std::mem::take(&mut state.complaints)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while it is held is a bug; what was changed by then is whole objects.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// The workload of that identity.
+    pub fn workload(&self, id: &ResourceId) -> Option<&Workload> {
+        workload_in(&self.kinds, &self.workloads, id)
+    }
+
+    /// The Services that lead to a workload's pods, the one of its own name first.
+    pub fn services_of(&self, workload: &Workload) -> Vec<&Service> {
+        let candidates = self.services_by.candidates(&workload.meta.namespace, &workload.labels);
+        let mut services: Vec<&Service> = candidates
+            .into_iter()
+            .filter_map(|name| self.services.get(name))
+            .filter(|service| service.leads_to(&workload.labels))
+            .collect();
+        services.sort_by_key(|service| (service.meta.name != workload.meta.name, service.meta.name.clone()));
+        services
+    }
+
+    /// Whether a Service's bare name means the one in this namespace and no other that is looked after.
+    pub fn is_alone(&self, name: &str) -> bool {
+        self.config.namespace.is_some()
+            || self.services_called.get(name).is_none_or(|namespaces| namespaces.len() <= 1)
+    }
+
+    /// Whether an Ingress or HTTPRoute of the namespace has the host.
+    pub fn is_routed(&self, namespace: &Arc<str>, host: &str) -> bool {
+        self.routes_in.get(namespace).into_iter().flatten().any(|(http, name)| {
+            let table = if *http { &self.http_routes } else { &self.ingresses };
+            table.get(&(namespace.clone(), name.clone())).is_some_and(|route| route.has(host))
+        })
+    }
+
+    /// The others that scale a workload.
+    pub fn scalers_of(&self, workload: &Workload) -> impl Iterator<Item = &Scaler> {
+        let namespace = workload.meta.namespace.clone();
+        let found = self.scalers_of.get(&workload.id()).into_iter().flatten();
+        found.filter_map(move |(keda, name)| {
+            let table = if *keda { &self.scaled_objects } else { &self.hpas };
+            table.get(&(namespace.clone(), name.clone()))
+        })
+    }
+
+    /// The annotations of a namespace.
+    pub fn namespace(&self, name: &Arc<str>) -> Option<&NamespaceFact> {
+        self.namespaces.get(&("".into(), name.clone()))
+    }
+
+    /// When somebody else changed a workload's specification last, as far as this process saw.
+    pub fn changed_at(&self, id: &ResourceId) -> Option<Timestamp> {
+        self.seen.get(id)?.changed
+    }
+
+    /// A state of an object.
+    pub fn apply(&mut self, change: Change, teller: Teller) {
+        match change {
+            Change::Workload(workload) => self.apply_workload(*workload, teller),
+            Change::Pod(pod) => self.apply_pod(*pod, teller),
+            Change::Service(service) => {
+                if self.services.is_news(&service, teller) {
+                    let (name, labels) = (service.meta.key(), service.selector.clone());
+                    self.services_called.entry(name.1.clone()).or_default().insert(name.0.clone());
+                    self.services_by.put(name.clone(), &name.0, &labels);
+                    let old = self.services.put(service);
+                    self.touch_labelled(&name.0, &labels);
+                    if let Some(old) = old.filter(|old| old.selector != labels) {
+                        self.touch_labelled(&name.0, &old.selector);
+                    }
+                    self.touch_called(&name.1);
+                }
+            }
+            Change::Route(topic, route) => {
+                let table = self.routes(topic);
+                if table.is_news(&route, teller) {
+                    let name = route.meta.key();
+                    table.put(route);
+                    let there = (topic == Topic::HttpRoutes, name.1);
+                    self.routes_in.entry(name.0.clone()).or_default().insert(there);
+                    self.touch_namespace(&name.0);
+                }
+            }
+            Change::Scaler(topic, scaler) => {
+                let table = self.scalers(topic);
+                if table.is_news(&scaler, teller) {
+                    let name = scaler.meta.key();
+                    let targets = [table.put(scaler.clone()), Some(scaler)];
+                    for one in targets.into_iter().flatten() {
+                        self.link_scaler(topic, &one, false);
+                    }
+                    let now = self.scalers(topic).get(&name).cloned();
+                    if let Some(now) = now {
+                        self.link_scaler(topic, &now, true);
+                    }
+                }
+            }
+            Change::Namespace(namespace) => {
+                if self.namespaces.is_news(&namespace, teller) {
+                    let name = namespace.meta.name.clone();
+                    let old = self.namespaces.get(&namespace.meta.key());
+                    let same = old.is_some_and(|old| old.annotations == namespace.annotations);
+                    self.namespaces.put(namespace);
+                    if !same {
+                        self.touch_namespace(&name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// An object is gone.
+    pub fn remove(&mut self, topic: Topic, name: &Name, uid: &str) {
+        match topic {
+            Topic::Workloads(kind) => {
+                if let Some(gone) = self.workloads[kind].remove(name, uid) {
+                    let id = gone.id();
+                    if let Some(all) = self.in_namespace.get_mut(&name.0) {
+                        all.remove(&id);
+                    }
+                    self.pods.forget_workload(&id);
+                    self.seen.remove(&id);
+                    self.touch(&id);
+                }
+            }
+            Topic::Pods => {
+                for id in self.pods.remove(name, uid) {
+                    self.touch(&id);
+                }
+            }
+            Topic::Services => {
+                if let Some(gone) = self.services.remove(name, uid) {
+                    self.services_by.remove(name);
+                    if let Some(namespaces) = self.services_called.get_mut(&name.1) {
+                        namespaces.remove(&name.0);
+                    }
+                    self.touch_labelled(&name.0, &gone.selector);
+                    self.touch_called(&name.1);
+                }
+            }
+            Topic::Ingresses | Topic::HttpRoutes => {
+                if self.routes(topic).remove(name, uid).is_some() {
+                    if let Some(all) = self.routes_in.get_mut(&name.0) {
+                        all.remove(&(topic == Topic::HttpRoutes, name.1.clone()));
+                    }
+                    self.touch_namespace(&name.0);
+                }
+            }
+            Topic::Hpas | Topic::ScaledObjects => {
+                if let Some(gone) = self.scalers(topic).remove(name, uid) {
+                    self.link_scaler(topic, &gone, false);
+                }
+            }
+            Topic::Namespaces => {
+                if self.namespaces.remove(name, uid).is_some() {
+                    self.touch_namespace(&name.1);
+                }
+            }
+        }
+    }
+
+    /// What a complete list of that revision says is gone.
+    pub fn missing(&self, topic: Topic, listed: &HashSet<Name>, revision: u64) -> Vec<(Name, String)> {
+        match topic {
+            Topic::Workloads(kind) => self.workloads[kind].missing(listed, revision),
+            Topic::Pods => self.pods.table().missing(listed, revision),
+            Topic::Services => self.services.missing(listed, revision),
+            Topic::Ingresses => self.ingresses.missing(listed, revision),
+            Topic::HttpRoutes => self.http_routes.missing(listed, revision),
+            Topic::Hpas => self.hpas.missing(listed, revision),
+            Topic::ScaledObjects => self.scaled_objects.missing(listed, revision),
+            Topic::Namespaces => self.namespaces.missing(listed, revision),
+        }
+    }
+
+    /// A resource has to be looked at anew.
+    pub fn touch(&mut self, id: &ResourceId) {
+        self.touches += 1;
+        self.dirty.insert(id.clone());
+        if let Some(signal) = self.signals.get(id) {
+            signal.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn apply_workload(&mut self, workload: Workload, teller: Teller) {
+        let table = &self.workloads[workload.kind.index];
+        if !table.is_news(&workload, teller) {
+            return;
+        }
+        let id = workload.id();
+        let name = workload.meta.key();
+        let seen = self.seen.get(&id).filter(|seen| seen.uid == workload.meta.uid);
+        let changed = match seen {
+            Some(seen) if seen.generation == workload.generation => seen.changed,
+            // Written by a daemon: no change of anybody else's.
+            Some(_) if workload.kept.fits(workload.generation) => None,
+            Some(_) => Some(Timestamp::now()),
+            None => None,
+        };
+        let (uid, generation) = (workload.meta.uid.clone(), workload.generation);
+        self.seen.insert(id.clone(), Seen { uid, generation, changed });
+        self.in_namespace.entry(name.0.clone()).or_default().insert(id.clone());
+        self.pods.saw_workload(&id, table.get(&name), &workload);
+        self.workloads[workload.kind.index].put(workload);
+        self.touch(&id);
+    }
+
+    fn apply_pod(&mut self, pod: Pod, teller: Teller) {
+        let Some((name, owners)) = self.pods.put(pod, teller, |id, pod| {
+            workload_in(&self.kinds, &self.workloads, id).is_some_and(|one| one.selector.matches(&pod.labels))
+        }) else {
+            return;
+        };
+        for id in owners {
+            if self.workload(&id).is_some_and(|workload| workload.replicas == 0) {
+                self.pods.suspect(&id, &name);
+            }
+            self.touch(&id);
+        }
+    }
+
+    fn routes(&mut self, topic: Topic) -> &mut Table<Route> {
+        if topic == Topic::HttpRoutes { &mut self.http_routes } else { &mut self.ingresses }
+    }
+
+    fn scalers(&mut self, topic: Topic) -> &mut Table<Scaler> {
+        if topic == Topic::ScaledObjects { &mut self.scaled_objects } else { &mut self.hpas }
+    }
+
+    fn link_scaler(&mut self, topic: Topic, scaler: &Scaler, there: bool) {
+        let (kind, target) = &scaler.target;
+        let Some(kind) = self.kinds.iter().find(|known| known.api.kind == *kind) else { return };
+        let id = ResourceId::new(&*scaler.meta.namespace, kind.resource_name(target));
+        let one = (topic == Topic::ScaledObjects, scaler.meta.name.clone());
+        let all = self.scalers_of.entry(id.clone()).or_default();
+        if there {
+            all.insert(one);
+        } else {
+            all.remove(&one);
+            if all.is_empty() {
+                self.scalers_of.remove(&id);
+            }
+        }
+        self.touch(&id);
+    }
+
+    fn touch_namespace(&mut self, namespace: &Arc<str>) {
+        for id in self.in_namespace.get(namespace).cloned().unwrap_or_default() {
+            self.touch(&id);
+        }
+    }
+
+    /// Those whose pods have these labels among others.
+    fn touch_labelled(&mut self, namespace: &Arc<str>, labels: &Labels) {
+        let all = self.in_namespace.get(namespace).into_iter().flatten();
+        let found: Vec<_> = all
+            .filter(|id| {
+                self.workload(id).is_some_and(|workload| {
+                    !labels.is_empty()
+                        && labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+                })
+            })
+            .cloned()
+            .collect();
+        found.iter().for_each(|id| self.touch(id));
+    }
+
+    /// Where all namespaces are looked after: those of every Service called so, since its bare name may be another's now.
+    fn touch_called(&mut self, name: &Arc<str>) {
+        if self.config.namespace.is_some() {
+            return;
+        }
+        for namespace in self.services_called.get(name).cloned().unwrap_or_default() {
+            let service = self.services.get(&(namespace.clone(), name.clone()));
+            let labels = service.map(|service| service.selector.clone()).unwrap_or_default();
+            self.touch_labelled(&namespace, &labels);
+        }
+    }
+
+    /// Looks at what was touched.
+    fn settle(&mut self) {
+        for id in std::mem::take(&mut self.dirty) {
+            match view::listed(self, &id) {
+                Some(new) => {
+                    let old = self.listed.get(&id);
+                    if old.is_some_and(|old| *old == new) {
+                        continue;
+                    }
+                    let known = old.map(|old| old.complaints.clone()).unwrap_or_default();
+                    for complaint in new.complaints.iter().filter(|one| !known.contains(*one)) {
+                        self.complaints.push((id.clone(), complaint.clone()));
+                    }
+                    self.log.changed(&id);
+                    self.listed.insert(id, new);
+                }
+                None => {
+                    if self.listed.remove(&id).is_some() {
+                        self.log.removed(&id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What changed since the cursor; `None`: nothing.
+    fn since(&mut self, cursor: u64) -> Option<Changes> {
+        self.settle();
+        let now = Timestamp::now();
+        let told = self.log.since(cursor);
+        let (complete, resources, removed) = match told {
+            Some((changed, removed)) if changed.is_empty() && removed.is_empty() => return None,
+            Some((changed, removed)) => {
+                let all = changed.iter().filter_map(|id| self.listed.get(id));
+                (false, all.map(|listed| listed.at(now)).collect(), removed)
+            }
+            None => (true, self.listed.values().map(|listed| listed.at(now)).collect(), Vec::new()),
+        };
+        Some(Changes { cursor: self.log.cursor(), complete, resources, removed })
+    }
+}
+
+fn workload_in<'a>(
+    kinds: &[Arc<Kind>],
+    workloads: &'a [Table<Workload>],
+    id: &ResourceId,
+) -> Option<&'a Workload> {
+    let (kind, name) = match id.name.split_once('/') {
+        None => ("deployment", id.name.as_str()),
+        Some(parts) => parts,
+    };
+    let kind = kinds.iter().find(|known| known.api.kind.eq_ignore_ascii_case(kind))?;
+    workloads[kind.index].get(&(id.namespace.as_str().into(), name.into()))
+}

@@ -1,0 +1,256 @@
+//! Pods.
+
+use k8s_openapi::{
+    api::core::v1::{self as core, ContainerStatus},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use super::{Labels, Meta};
+
+/// What is kept of a pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pod {
+    /// Which.
+    pub meta: Meta,
+    /// Its labels.
+    pub labels: Labels,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// `Pending`, `Running`, `Succeeded`, `Failed`.
+    pub phase: String,
+    /// Its address, once it has one.
+    pub ip: Option<String>,
+    /// A node was found for it.
+    pub scheduled: bool,
+    /// Why no node was found for it, if so.
+    pub unschedulable: Option<String>,
+    /// The kubelet says it is ready.
+    pub ready: bool,
+    /// It was ready once, as far as this process saw.
+    pub was_ready: bool,
+    /// Whether something outside its containers has a say in whether it is ready.
+    pub gated: bool,
+    /// Its containers, those that run at its start first.
+    pub containers: Vec<Container>,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// It runs before the others, and ends.
+    pub init: bool,
+    /// Its ports: name and number.
+    pub ports: Vec<(String, u16)>,
+    /// What says that it is ready.
+    pub probe: Option<ProbeOf>,
+    /// It has started.
+    pub started: bool,
+    /// Why it does not run, if so.
+    pub waiting: Option<Waiting>,
+    /// How often it was started anew.
+    pub restarts: i32,
+    /// How it ended the last time.
+    pub ended: Option<String>,
+}
+
+/// Why a container does not run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// In one word: `ImagePullBackOff`.
+    pub reason: String,
+    /// The kubelet's own words.
+    pub message: String,
+}
+
+/// A container's own check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeOf {
+    /// `GET` over clear text.
+    Http {
+        /// On this port.
+        port: PortOf,
+        /// At this host instead of the pod.
+        host: Option<String>,
+        /// For this path.
+        path: String,
+        /// With these headers.
+        headers: Vec<(String, String)>,
+    },
+    /// A connection.
+    Tcp {
+        /// To this port.
+        port: PortOf,
+        /// At this host instead of the pod.
+        host: Option<String>,
+    },
+    /// The standard health service.
+    Grpc {
+        /// On this port.
+        port: u16,
+        /// For this service.
+        service: String,
+    },
+    /// Something only the kubelet can do: a command, TLS, several successes in a row.
+    Kubelet,
+}
+
+/// A port by number or by its container's name for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortOf {
+    /// By number.
+    Number(u16),
+    /// By name.
+    Name(String),
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// Whether something of it runs or will: neither on its way out nor at its end.
+    pub fn alive(&self) -> bool {
+        !self.deleting && !matches!(self.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// The port a container of it calls so, with the container.
+    pub fn port_named(&self, name: &str) -> Option<(u16, &Container)> {
+        self.serving().find_map(|container| {
+            let found = container.ports.iter().find(|(port, _)| port == name);
+            found.map(|(_, number)| (*number, container))
+        })
+    }
+
+    /// Its containers but those that only run at its start.
+    pub fn serving(&self) -> impl Iterator<Item = &Container> {
+        self.containers.iter().filter(|container| !container.init)
+    }
+}
+
+impl From<core::Pod> for Pod {
+    fn from(pod: core::Pod) -> Self {
+        let meta = Meta::of(&pod.metadata);
+        let spec = pod.spec.unwrap_or_default();
+        let status = pod.status.unwrap_or_default();
+        let condition = |name: &str| status.conditions.iter().flatten().find(|one| one.type_ == name);
+        let holds = |name: &str| condition(name).is_some_and(|one| one.status == "True");
+        let unschedulable = condition("PodScheduled")
+            .filter(|one| one.status == "False" && one.reason.as_deref() == Some("Unschedulable"))
+            .map(|one| one.message.clone().unwrap_or_else(|| "no node takes it".to_owned()));
+        let states = |name: &str, list: &Option<Vec<ContainerStatus>>| {
+            list.iter().flatten().find(|one| one.name == name).cloned()
+        };
+        let init = spec.init_containers.into_iter().flatten().map(|container| {
+            let status = states(&container.name, &status.init_container_statuses);
+            // One that goes on running beside the others is one of them.
+            let init = container.restart_policy.as_deref() != Some("Always");
+            Container::new(container, status, init)
+        });
+        let rest = spec.containers.into_iter().map(|container| {
+            let status = states(&container.name, &status.container_statuses);
+            Container::new(container, status, false)
+        });
+        let containers = init.chain(rest).collect();
+        let ready = holds("Ready");
+        Self {
+            meta,
+            labels: pod.metadata.labels.unwrap_or_default(),
+            deleting: pod.metadata.deletion_timestamp.is_some(),
+            scheduled: spec.node_name.is_some() || holds("PodScheduled"),
+            unschedulable,
+            ready,
+            was_ready: ready,
+            gated: spec.readiness_gates.is_some_and(|gates| !gates.is_empty()),
+            containers,
+            phase: status.phase.unwrap_or_default(),
+            ip: status.pod_ip.filter(|ip| !ip.is_empty()),
+        }
+    }
+}
+
+// === impl Container ===
+
+impl Container {
+    fn new(container: core::Container, status: Option<ContainerStatus>, init: bool) -> Self {
+        let ports = container.ports.into_iter().flatten().filter_map(|port| {
+            Some((port.name.unwrap_or_default(), u16::try_from(port.container_port).ok()?))
+        });
+        let probe = container.readiness_probe.or(container.startup_probe);
+        let mut new = Self {
+            ports: ports.collect(),
+            probe: probe.map(ProbeOf::from),
+            name: container.name,
+            init,
+            ..Self::default()
+        };
+        let Some(status) = status else { return new };
+        let state = status.state.unwrap_or_default();
+        let last = status.last_state.unwrap_or_default();
+        new.started = state.running.is_some();
+        new.waiting = state.waiting.map(|waiting| Waiting {
+            reason: waiting.reason.unwrap_or_default(),
+            message: waiting.message.unwrap_or_default(),
+        });
+        new.restarts = status.restart_count;
+        new.ended = state.terminated.or(last.terminated).map(|end| {
+            let how = match end.signal {
+                Some(signal) if signal > 0 => format!("was ended by signal {signal}"),
+                _ => format!("exited with status {}", end.exit_code),
+            };
+            let why = end.reason.filter(|reason| !matches!(reason.as_str(), "" | "Error" | "Completed"));
+            let said = end.message.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+            [Some(how), why.map(|why| format!(" ({why})")), said.map(|said| format!(": {said}"))]
+                .into_iter()
+                .flatten()
+                .collect()
+        });
+        new
+    }
+}
+
+// === impl ProbeOf ===
+
+impl From<core::Probe> for ProbeOf {
+    fn from(probe: core::Probe) -> Self {
+        if probe.success_threshold.is_some_and(|times| times > 1) {
+            return Self::Kubelet;
+        }
+        match (probe.http_get, probe.tcp_socket, probe.grpc) {
+            (Some(get), _, _) if get.scheme.as_deref().is_none_or(|scheme| scheme == "HTTP") => {
+                let path = get.path.filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
+                let headers = get.http_headers.into_iter().flatten();
+                Self::Http {
+                    port: get.port.into(),
+                    host: get.host.filter(|host| !host.is_empty()),
+                    path: if path.starts_with('/') { path } else { format!("/{path}") },
+                    headers: headers.map(|header| (header.name, header.value)).collect(),
+                }
+            }
+            (None, Some(tcp), _) => {
+                Self::Tcp { port: tcp.port.into(), host: tcp.host.filter(|host| !host.is_empty()) }
+            }
+            (None, None, Some(grpc)) => match u16::try_from(grpc.port) {
+                Ok(port) => Self::Grpc { port, service: grpc.service.unwrap_or_default() },
+                Err(_) => Self::Kubelet,
+            },
+            _ => Self::Kubelet,
+        }
+    }
+}
+
+// === impl PortOf ===
+
+impl From<IntOrString> for PortOf {
+    fn from(port: IntOrString) -> Self {
+        match port {
+            // A number that is no port is nobody's name either.
+            IntOrString::Int(number) => {
+                u16::try_from(number).map_or_else(|_| Self::Name(number.to_string()), Self::Number)
+            }
+            IntOrString::String(name) => match name.parse() {
+                Ok(number) => Self::Number(number),
+                Err(_) => Self::Name(name),
+            },
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Others that scale: HorizontalPodAutoscalers, KEDA's ScaledObjects.
+
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use kube::core::DynamicObject;
+use serde_json::Value;
+
+use super::Meta;
+
+/// Another one that scales a workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scaler {
+    /// Which.
+    pub meta: Meta,
+    /// Of what kind.
+    pub kind: ScalerKind,
+    /// What it scales: kind and name.
+    pub target: (String, String),
+    /// Whether it takes its workload to zero itself.
+    pub to_zero: bool,
+}
+
+/// What kind of scaler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScalerKind {
+    /// A HorizontalPodAutoscaler.
+    Hpa,
+    /// A ScaledObject.
+    ScaledObject,
+}
+
+// === impl Scaler ===
+
+impl Scaler {
+    /// Why what it scales is to be left to it, if so.
+    pub fn clash(&self) -> Option<String> {
+        let name = &self.meta.name;
+        self.to_zero.then(|| match self.kind {
+            ScalerKind::Hpa => format!(
+                "the HorizontalPodAutoscaler {name} also takes it to zero (minReplicas: 0): raise its minimum to 1"
+            ),
+            ScalerKind::ScaledObject => format!(
+                "the ScaledObject {name} also scales it: pause that (autoscaling.keda.sh/paused: \"true\") or opt out here"
+            ),
+        })
+    }
+}
+
+impl From<HorizontalPodAutoscaler> for Scaler {
+    fn from(hpa: HorizontalPodAutoscaler) -> Self {
+        let spec = hpa.spec.unwrap_or_default();
+        let target = spec.scale_target_ref;
+        Self {
+            meta: Meta::of(&hpa.metadata),
+            kind: ScalerKind::Hpa,
+            target: (target.kind, target.name),
+            to_zero: spec.min_replicas == Some(0),
+        }
+    }
+}
+
+impl From<DynamicObject> for Scaler {
+    /// From a ScaledObject.
+    fn from(object: DynamicObject) -> Self {
+        let text = |pointer: &str| object.data.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let annotation = |name: &str| {
+            object
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(&format!("autoscaling.keda.sh/{name}")))
+        };
+        let paused = annotation("paused").is_some_and(|value| value != "false")
+            || annotation("paused-replicas").is_some();
+        Self {
+            kind: ScalerKind::ScaledObject,
+            target: (
+                text("/spec/scaleTargetRef/kind").unwrap_or_else(|| "Deployment".to_owned()),
+                text("/spec/scaleTargetRef/name").unwrap_or_default(),
+            ),
+            to_zero: !paused,
+            meta: Meta::of(&object.metadata),
+        }
+    }
+}

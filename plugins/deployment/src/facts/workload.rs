@@ -1,0 +1,153 @@
+//! Workloads: whatever has replicas.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use kube::core::{ApiResource, DynamicObject};
+use scaler_types::{ResourceId, Version};
+use serde_json::Value;
+
+use super::{Labels, Meta, Selector};
+use crate::row::{self, Kept};
+
+/// A kind of workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kind {
+    /// Its place among the kinds that are looked after.
+    pub index: usize,
+    /// Where the API has it.
+    pub api: ApiResource,
+    /// Where its replicas are: a JSON pointer.
+    pub replicas_path: String,
+}
+
+/// What is kept of a workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// Which.
+    pub meta: Meta,
+    /// Of what kind.
+    pub kind: Arc<Kind>,
+    /// Its `resourceVersion` as it stands.
+    pub resource_version: String,
+    /// Changes with its specification, not with its status or annotations.
+    pub generation: i64,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// The replicas it is meant to have.
+    pub replicas: u32,
+    /// Its `scaler.dev/` annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// It has annotations, ours or others.
+    pub annotated: bool,
+    /// What the row's annotation holds; nothing written, or nothing readable, is the default.
+    pub kept: Kept,
+    /// Why the row's annotation cannot be read, if so.
+    pub unreadable: Option<String>,
+    /// What its pods are told by.
+    pub selector: Selector,
+    /// What its pods are labelled with.
+    pub labels: Labels,
+    /// The generation its controller last worked on, where it says.
+    pub observed: Option<i64>,
+    /// The pods its controller counts, those that are on their way out left out.
+    pub pods: u32,
+    /// Why its controller cannot make its pods, where the object says.
+    pub refused: Option<String>,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The name of a resource of this kind: a Deployment's own, else with its kind before it.
+    pub fn resource_name(&self, name: &str) -> String {
+        match self.api.kind.as_str() {
+            "Deployment" if self.api.group == "apps" => name.to_owned(),
+            kind => format!("{}/{name}", kind.to_ascii_lowercase()),
+        }
+    }
+
+    /// Plural and group, as RBAC rules name it: `deployments.apps`.
+    pub fn full_name(&self) -> String {
+        match self.api.group.as_str() {
+            "" => self.api.plural.clone(),
+            group => format!("{}.{group}", self.api.plural),
+        }
+    }
+}
+
+// === impl Workload ===
+
+impl Workload {
+    /// From an object of the kind.
+    pub fn new(kind: &Arc<Kind>, object: DynamicObject) -> Self {
+        let meta = Meta::of(&object.metadata);
+        let data = &object.data;
+        let number = |pointer: &str| data.pointer(pointer).and_then(Value::as_i64);
+        let annotations = super::ours(&object.metadata);
+        let (kept, unreadable) = match annotations.get(row::ANNOTATION).map(|text| Kept::parse(text)) {
+            Some(Ok(kept)) => (kept, None),
+            Some(Err(error)) => (Kept::default(), Some(error.to_string())),
+            None => (Kept::default(), None),
+        };
+        let selector = match data.pointer("/spec/selector") {
+            Some(selector) => serde_json::from_value::<
+                k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
+            >(selector.clone())
+            .map(Selector::from)
+            .unwrap_or_default(),
+            None => Selector::default(),
+        };
+        let selector = match data.pointer("/status/selector").and_then(Value::as_str) {
+            Some(text) if selector.is_empty() => Selector::parse(text),
+            _ => selector,
+        };
+        let labels = data
+            .pointer("/spec/template/metadata/labels")
+            .and_then(|labels| serde_json::from_value::<Labels>(labels.clone()).ok())
+            .unwrap_or_else(|| selector.equal.clone());
+        let conditions = data.pointer("/status/conditions").and_then(Value::as_array);
+        let refused = conditions.into_iter().flatten().find_map(|condition| {
+            let holds = condition["type"] == "ReplicaFailure" && condition["status"] == "True";
+            holds.then(|| condition["message"].as_str().unwrap_or("its pods cannot be made").to_owned())
+        });
+        // A workload without the number has one pod.
+        let replicas = number(&kind.replicas_path).map_or(1, |count| u32::try_from(count).unwrap_or(0));
+        Self {
+            meta,
+            kind: Arc::clone(kind),
+            resource_version: object.metadata.resource_version.unwrap_or_default(),
+            generation: object.metadata.generation.unwrap_or(0),
+            deleting: object.metadata.deletion_timestamp.is_some(),
+            replicas,
+            annotated: object.metadata.annotations.is_some_and(|all| !all.is_empty()),
+            annotations,
+            kept,
+            unreadable,
+            selector,
+            labels,
+            observed: number("/status/observedGeneration"),
+            pods: number("/status/replicas").map_or(0, |count| u32::try_from(count).unwrap_or(0)),
+            refused,
+        }
+    }
+
+    /// Its identity among the resources.
+    pub fn id(&self) -> ResourceId {
+        ResourceId::new(&*self.meta.namespace, self.kind.resource_name(&self.meta.name))
+    }
+
+    /// The row's annotation as it stands.
+    pub fn row_text(&self) -> Option<&str> {
+        self.annotations.get(row::ANNOTATION).map(String::as_str)
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Version {
+        row::version(&self.meta.uid, self.generation, self.row_text())
+    }
+
+    /// Whether its controller has seen that none are wanted, and counts none.
+    pub fn is_emptied(&self) -> bool {
+        self.observed.is_none_or(|observed| observed >= self.generation) && self.pods == 0
+    }
+}

@@ -1,0 +1,218 @@
+//! The row as it is kept on its object: one annotation, in JSON, with what this plugin needs beside it.
+
+use scaler_types::{Nonce, Row, ScaleEvent, State, Version};
+use serde::{Deserialize, Serialize};
+
+/// The annotation.
+pub const ANNOTATION: &str = "scaler.dev/row";
+
+/// What the annotation holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    /// The row.
+    #[serde(flatten)]
+    pub row: Row,
+    /// The object's generation after this was written. Another one there: somebody changed its specification since,
+    /// or brought back an old annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// At zero: how many replicas there were before. Believed only if `generation` fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// The value of `scaler.dev/sleep-now` that has been obeyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep_now: Option<String>,
+    /// The last thing that happened to its scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<ScaleEvent>,
+    /// When, in RFC 3339 by the clock of whoever wrote it; only shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_time: Option<String>,
+}
+
+/// An annotation that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the annotation {ANNOTATION} is not what was written there ({0}); it is taken for none and written over"
+)]
+pub struct Unreadable(String);
+
+/// What a write makes of what was kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// The row to write.
+    pub row: &'a Row,
+    /// The generation the object will have.
+    pub generation: i64,
+    /// The replicas it has now.
+    pub replicas: u32,
+    /// The replicas it will have.
+    pub target: u32,
+    /// The value of `scaler.dev/sleep-now` now.
+    pub sleep_now: Option<&'a str>,
+    /// Now, in RFC 3339.
+    pub now: &'a str,
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// Reads an annotation. One with a row of a later format is kept as it is: it is to be left alone.
+    ///
+    /// # Errors
+    ///
+    /// It is not JSON, or not a row's.
+    pub fn parse(text: &str) -> Result<Self, Unreadable> {
+        serde_json::from_str(text).or_else(|error| {
+            #[derive(Deserialize)]
+            struct Format {
+                format: u32,
+            }
+            match serde_json::from_str::<Format>(text) {
+                // Nothing is known of it but that it is not ours to read.
+                Ok(Format { format }) if format > Row::FORMAT => {
+                    let reason = "written by a later version".to_owned();
+                    let row = Row { state: State::Active, nonce: Nonce(0), reason, format };
+                    Ok(Self { row, ..Self::default() })
+                }
+                _ => Err(Unreadable(error.to_string())),
+            }
+        })
+    }
+
+    /// The annotation's text.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).expect("it is made of texts and numbers")
+    }
+
+    /// Whether it was written on the object as it is.
+    pub fn fits(&self, generation: i64) -> bool {
+        self.generation == Some(generation)
+    }
+
+    /// The replicas to come back with.
+    pub fn before(&self, generation: i64) -> Option<u32> {
+        self.replicas.filter(|_| self.fits(generation))
+    }
+
+    /// What is to be written instead. `current`: the generation the object has now.
+    pub fn after(&self, change: Change<'_>, current: i64) -> Self {
+        let Change { row, generation, replicas, target, sleep_now, now } = change;
+        let event = match (self.row.state, row.state) {
+            (State::Waking | State::Asleep, State::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
+            (_, State::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
+            (_, State::Asleep) => Some(ScaleEvent::ScaleToZeroCompleted),
+            // A fence and its revert are no change of the scale.
+            _ => None,
+        };
+        // What it had is known while it runs; at zero only this says it.
+        let before = if replicas > 0 { Some(replicas) } else { self.before(current) };
+        Self {
+            row: row.clone(),
+            generation: Some(generation),
+            replicas: before.filter(|_| target == 0),
+            // At zero, and on the way from it, the wish was granted.
+            sleep_now: match row.state {
+                State::Asleep | State::Waking => sleep_now.map(str::to_owned),
+                _ => self.sleep_now.clone(),
+            },
+            event: event.or(self.event),
+            event_time: event.map(|_| now.to_owned()).or_else(|| self.event_time.clone()),
+        }
+    }
+}
+
+/// The version of an object: it changes whenever its row or its scale does, and not with its status.
+pub fn version(uid: &str, generation: i64, row: Option<&str>) -> Version {
+    Version(match row {
+        Some(row) => format!("{uid}/{generation}/{row}"),
+        None => format!("{uid}/{generation}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row(state: State, nonce: u64) -> Row {
+        Row { state, nonce: Nonce(nonce), reason: "idle for 10m".to_owned(), format: Row::FORMAT }
+    }
+
+    fn change(row: &Row, generation: i64, replicas: u32, target: u32) -> Change<'_> {
+        Change { row, generation, replicas, target, sleep_now: Some("1"), now: "2026-01-01T00:00:00Z" }
+    }
+
+    #[test]
+    fn to_zero_and_back() {
+        let active = Kept::default();
+        let draining = active.after(change(&row(State::Draining, 1), 4, 3, 3), 4);
+        assert_eq!((draining.replicas, draining.event, draining.sleep_now.clone()), (None, None, None));
+        let asleep = draining.after(change(&row(State::Asleep, 1), 5, 3, 0), 4);
+        assert_eq!((asleep.before(5), asleep.before(6)), (Some(3), None), "an old one is not believed");
+        assert_eq!(asleep.event, Some(ScaleEvent::ScaleToZeroCompleted));
+        assert_eq!(asleep.sleep_now.as_deref(), Some("1"));
+        // Another row at zero, on the same specification and on another one.
+        let failed = asleep.after(change(&row(State::Failed, 2), 5, 0, 0), 5);
+        assert_eq!(failed.before(5), Some(3));
+        assert_eq!(asleep.after(change(&row(State::Failed, 2), 6, 0, 0), 6).before(6), None);
+        let waking = asleep.after(change(&row(State::Waking, 3), 6, 0, 3), 5);
+        assert_eq!((waking.replicas, waking.event), (None, Some(ScaleEvent::ScaleFromZeroStarted)));
+        let up = waking.after(change(&row(State::Active, 4), 6, 3, 3), 6);
+        assert_eq!(up.event, Some(ScaleEvent::ScaleFromZeroCompleted));
+        let reverted = up
+            .after(change(&row(State::Draining, 5), 6, 3, 3), 6)
+            .after(change(&row(State::Active, 6), 6, 3, 3), 6);
+        assert_eq!(reverted.event, up.event, "a fence that was lifted is no event");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_from_what_is_of_a_later_format() {
+        for text in ["", "{", "[]", "{}", r#"{"state":"dreaming"}"#, r#"{"state":"active","format":-1}"#] {
+            assert!(Kept::parse(text).is_err(), "{text}");
+        }
+        for text in [
+            r#"{"state":"dreaming","format":2}"#,
+            r#"{"state":"asleep","nonce":"7","format":2,"more":{"a":[1]}}"#,
+        ] {
+            assert_eq!(Kept::parse(text).unwrap().row.format, 2, "{text}");
+        }
+    }
+
+    fn kept() -> impl Strategy<Value = Kept> {
+        let states = [State::Active, State::Draining, State::Asleep, State::Waking, State::Failed];
+        let row = (prop::sample::select(states.to_vec()), any::<u64>(), any::<String>(), 0..3_u32)
+            .prop_map(|(state, nonce, reason, format)| Row { state, nonce: Nonce(nonce), reason, format });
+        (row, any::<Option<i64>>(), any::<Option<u32>>(), any::<Option<String>>(), any::<bool>()).prop_map(
+            |(row, generation, replicas, sleep_now, event)| Kept {
+                row,
+                generation,
+                replicas,
+                event: event.then_some(ScaleEvent::ScaleToZeroCompleted),
+                event_time: sleep_now.clone(),
+                sleep_now,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(kept in kept()) {
+            prop_assert_eq!(Kept::parse(&kept.text()), Ok(kept));
+        }
+
+        #[test]
+        fn no_text_panics(text: String) {
+            let _ = Kept::parse(&text);
+        }
+
+        #[test]
+        fn versions_differ_when_anything_does(a in kept(), b in kept(), x: i64, y: i64) {
+            let same = a.text() == b.text() && x == y;
+            prop_assert_eq!(version("u", x, Some(&a.text())) == version("u", y, Some(&b.text())), same);
+            prop_assert_ne!(version("u", x, None), version("u", x, Some(&a.text())));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! A workload as the daemons see it.
+
+use k8s_openapi::jiff::Timestamp;
+use scaler_types::{Progress, Resource, ResourceId, Role, ScaleEvent, State as RowState};
+
+use crate::{
+    annotations::{self, Wishes},
+    caches::State,
+    cause::{Baseline, Outlook, outlook},
+    endpoints::{self, Ports},
+    events::Complaint,
+    facts::{Pod, Workload},
+    hosts::Claims,
+};
+
+/// A resource, and what is known of it beside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    resource: Resource,
+    /// Its owners want it awake until then.
+    keep_awake_until: Option<Timestamp>,
+    /// What its owners are to be told.
+    pub complaints: Vec<Complaint>,
+}
+
+// === impl Listed ===
+
+impl Listed {
+    /// The resource as of now: some of what keeps it awake ends by time alone.
+    pub fn at(&self, now: Timestamp) -> Resource {
+        let mut resource = self.resource.clone();
+        if let Some(until) = self.keep_awake_until.filter(|until| *until > now) {
+            let why = format!("its owners keep it awake until {until} ({})", annotations::KEEP_AWAKE_UNTIL);
+            resource.keep_awake = joined(&[resource.keep_awake, why]);
+        }
+        resource
+    }
+}
+
+/// A workload as the daemons see it; `None`: there is no such one, or it is not to be looked after.
+pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
+    let workload = state.workload(id)?;
+    let namespace = state.namespace(&workload.meta.namespace).map(|namespace| &namespace.annotations);
+    let wishes = Wishes::read(&workload.annotations, namespace, &state.config);
+    // What was put to sleep here is woken here, whatever its owners say since.
+    let ours = workload.replicas == 0
+        && matches!(workload.kept.row.state, RowState::Asleep | RowState::Waking | RowState::Failed);
+    if workload.deleting || !wishes.opted_in && !ours {
+        return None;
+    }
+    let mut resource = Resource::new(id.clone());
+    let mut complaints = Vec::new();
+    resource.row = workload.kept.row.clone();
+    resource.version = workload.version();
+    resource.replicas = workload.replicas;
+    (resource.last_scale_event, resource.last_scale_event_time) = last_event(state, workload);
+    resource.hold_timeout = wishes.hold_timeout;
+    resource.resource_readiness_timeout = wishes.readiness_timeout;
+    resource.sleep_now = workload.replicas > 0
+        && workload
+            .annotations
+            .get(annotations::SLEEP_NOW)
+            .is_some_and(|wish| !wish.is_empty() && workload.kept.sleep_now.as_ref() != Some(wish));
+
+    let services = state.services_of(workload);
+    let claims = Claims {
+        namespace: &workload.meta.namespace,
+        domain: &state.config.cluster_domain,
+        services: services.clone(),
+        asked: &wishes.hosts,
+        given: state.config.operators_hosts(&id.namespace, &id.name).cloned().collect(),
+    };
+    let (hosts, refused) =
+        claims.settle(|name| state.is_alone(name), |host| state.is_routed(&workload.meta.namespace, host));
+    resource.hosts = hosts;
+    complaints.extend(refused.iter().map(|one| Complaint {
+        reason: "HostRefused",
+        message: format!("{}: the host {} does not count: {}", annotations::HOSTS, one.host, one.why),
+    }));
+
+    let ports = Ports { asked: wishes.port.as_ref(), services: &services };
+    let said = match (state.config.role, workload.replicas) {
+        (Role::Dlx, 1..) => {
+            let pods = state.pods.of(id).filter(|pod| !state.pods.is_suspected(id, pod));
+            running(&mut resource, workload, pods, &ports)
+        }
+        _ => String::new(),
+    };
+    let unreadable = workload.unreadable.clone().unwrap_or_default();
+    resource.status = joined(&[said, unreadable.clone()]);
+    if !unreadable.is_empty() {
+        complaints.push(Complaint { reason: "InvalidAnnotation", message: unreadable });
+    }
+
+    let mut keep = Vec::new();
+    for wrong in wishes.wrong {
+        keep.push(format!("an annotation of it cannot be used: {wrong}"));
+        complaints.push(Complaint { reason: "InvalidAnnotation", message: wrong });
+    }
+    if !wishes.opted_in {
+        keep.push("its owners opted out".to_owned());
+    }
+    if wishes.paused {
+        keep.push(format!("its owners paused it ({})", annotations::PAUSED));
+    }
+    for clash in state.scalers_of(workload).filter_map(|scaler| scaler.clash()) {
+        complaints.push(Complaint { reason: "TwoScalers", message: format!("it is kept awake: {clash}") });
+        keep.push(clash);
+    }
+    resource.keep_awake = joined(&keep);
+    resource.scale_resources = wishes.metrics;
+    Some(Listed { resource, keep_awake_until: wishes.keep_awake_until, complaints })
+}
+
+/// Endpoints, progress; gives what it waits for.
+fn running<'a>(
+    resource: &mut Resource,
+    workload: &Workload,
+    pods: impl Iterator<Item = &'a Pod> + Clone,
+    ports: &Ports<'_>,
+) -> String {
+    let alive = || pods.clone().filter(|pod| pod.alive());
+    resource.endpoints = alive().filter_map(|pod| endpoints::endpoint(pod, ports)).collect();
+    resource.progress = alive()
+        .filter_map(|pod| {
+            let started = pod.serving().next().is_some() && pod.serving().all(|container| container.started);
+            if started { Some(Progress::Started) } else { pod.scheduled.then_some(Progress::Scheduled) }
+        })
+        .max();
+    if let Some(pod) = alive().find(|pod| pod.ip.is_some())
+        && ports.of(pod).is_none()
+    {
+        return ports.missing();
+    }
+    match outlook(workload, pods, &Baseline::default()) {
+        Outlook::Ready => String::new(),
+        Outlook::Coming(what) | Outlook::Never(what) => what,
+    }
+}
+
+/// What happened to its scale last. Somebody else's change of its specification is an update, which the autoscaler lets
+/// be for a window.
+fn last_event(state: &State, workload: &Workload) -> (Option<ScaleEvent>, Option<String>) {
+    let kept = &workload.kept;
+    let written = kept.generation.is_some();
+    let changed = state.changed_at(&workload.id());
+    if written && !kept.fits(workload.generation) || !written && changed.is_some() {
+        // Without a time of its own, its generation tells one update from the next.
+        let when = changed.map_or_else(|| format!("generation {}", workload.generation), |at| at.to_string());
+        (Some(ScaleEvent::ResourceUpdated), Some(when))
+    } else {
+        (kept.event, kept.event_time.clone())
+    }
+}
+
+fn joined(parts: &[String]) -> String {
+    let said: Vec<_> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+    said.join("; ")
+}
