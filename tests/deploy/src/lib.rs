@@ -9,7 +9,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use kube::core::DynamicObject;
+use kube::{
+    Api, Client, Error,
+    api::PostParams,
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
 use serde_json::Value;
 
 /// A release of the chart.
@@ -75,6 +79,31 @@ pub fn file(path: &str) -> Vec<DynamicObject> {
     let text =
         fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("reading {path}: {error}"));
     objects(path, &text)
+}
+
+/// Creates objects, in their order.
+///
+/// # Errors
+///
+/// The API server's answer to the first that it does not take, with that object's kind and name.
+///
+/// # Panics
+///
+/// An object does not say its kind.
+pub async fn create(client: &Client, objects: &[DynamicObject]) -> Result<(), (String, Error)> {
+    for object in objects {
+        let types = object.types.as_ref().expect("apiVersion and kind");
+        let kind = GroupVersionKind::try_from(types).expect("apiVersion and kind");
+        let resource = ApiResource::from_gvk(&kind);
+        let api: Api<DynamicObject> = match &object.metadata.namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let created = api.create(&PostParams::default(), object).await;
+        created.map_err(|error| (format!("{} {name}", types.kind), error))?;
+    }
+    Ok(())
 }
 
 // === impl Release ===

@@ -75,21 +75,25 @@ and no workload can be created or deleted.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [scaler-autoscaler]
-  verbs: [update, patch]
+  verbs: [get, watch, update]
 # The DLXs' Leases: who must confirm. Deleted when its DLX is proved dead.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, watch, delete]
+  verbs: [list, delete]
+# The proof: the pod of a Lease.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get]
 {{- else -}}
 # Its own Lease, named after its pod.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, create, update, patch, delete]
-{{- end }}
-# Whether the pod of a Lease still lives.
+  verbs: [get, create, update, delete]
+# Its own pod, which owns the Lease.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list]
+  verbs: [get]
+{{- end }}
 {{- end -}}
 
 {{/* Not empty where a namespace file or a flag asks for custom metrics. */}}

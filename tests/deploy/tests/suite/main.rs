@@ -1,6 +1,8 @@
 //! The chart, the manifests and the examples: rendered, held against the programs and against the API's types.
 
+mod cluster;
 mod daemons;
+mod examples;
 mod policy;
 mod rights;
 mod typed;

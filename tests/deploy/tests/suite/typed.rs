@@ -111,6 +111,13 @@ fn every_object_of_the_manifests_has_only_fields_of_its_kind() {
 }
 
 #[test]
+fn every_object_of_the_examples_has_only_fields_of_its_kind() {
+    for (path, objects) in crate::examples::files() {
+        all_known(&path, &objects);
+    }
+}
+
+#[test]
 fn a_field_that_no_kind_has_is_found() {
     let service =
         "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 80, tragetPort: 8080}]}}";

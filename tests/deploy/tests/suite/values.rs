@@ -3,10 +3,14 @@
 use deploy::{Release, chart, helm};
 use kube::core::DynamicObject;
 
+/// What examples/kubernetes shows.
+pub const EXAMPLE: &str = include_str!("../../../../examples/kubernetes/values.yaml");
+
 /// Every set: a name, and the values.
-pub const SETS: [(&str, &str); 4] = [
+pub const SETS: [(&str, &str); 5] = [
     ("defaults", ""),
     ("all namespaces", r#"namespaces: {"*": {scaleInterval: 30s}}"#),
+    ("the example's", EXAMPLE),
     ("everything off", include_str!("../../values/off.yaml")),
     ("everything on", include_str!("../../values/on.yaml")),
 ];
