@@ -117,11 +117,6 @@ impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + S
         keys.filter_map(|key| inner.objects.get(key).cloned()).collect()
     }
 
-    /// All objects, in no order.
-    pub fn all(&self) -> Vec<Arc<K>> {
-        self.lock().objects.values().cloned().collect()
-    }
-
     /// Takes in what the API answered to a write, which the watch will say later.
     pub fn wrote(&self, object: K) {
         let mut inner = self.lock();

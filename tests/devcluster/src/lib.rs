@@ -11,6 +11,7 @@ mod bootstrap;
 mod cache;
 mod cluster;
 mod collect;
+pub mod controllers;
 mod custom_metrics;
 mod faults;
 mod http;
