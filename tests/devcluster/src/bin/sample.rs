@@ -100,6 +100,9 @@ impl Flags {
         };
         let mut words = env::args().skip(1);
         while let Some(name) = words.next() {
+            if name == "--help" {
+                std::process::exit(0);
+            }
             let value = words.next().with_context(|| format!("{name} wants a value"))?;
             match name.as_str() {
                 "--bind" => flags.bind = value.parse()?,

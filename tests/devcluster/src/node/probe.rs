@@ -63,9 +63,11 @@ pub async fn watch(
     let limit = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
     let needed = |value: Option<i32>, default: i32| value.unwrap_or(default).max(1);
     let (to_pass, to_fail) = (needed(probe.success_threshold, 1), needed(probe.failure_threshold, 3));
-    rest(seconds(probe.initial_delay_seconds, 0)).await;
+    // A kubelet's first probe comes somewhere within the first period. Here it is at once, but for the one that would end a process that is
+    // not listening yet.
+    let earliest = if purpose == Purpose::Liveness { period } else { Duration::ZERO };
+    rest(seconds(probe.initial_delay_seconds, 0).max(earliest)).await;
     let (mut in_a_row, mut told, mut last) = (0, None, None);
-    // Liveness takes for granted that the container lives; its first failures are no news of a start.
     let mut hurry = (eager && purpose != Purpose::Liveness).then_some(EAGER);
     let mut counted_until = tokio::time::Instant::now();
     loop {

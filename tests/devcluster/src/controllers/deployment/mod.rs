@@ -29,7 +29,9 @@ pub async fn reconcile(world: Arc<World>, key: Key) -> Result<Option<Duration>, 
     }
     let paused = deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true);
     let scaled = sets.scaled_since(replicas(&deployment));
-    let sets = sets.revised(&world, &deployment, !paused && !scaled).await?;
+    // One that recreates has no new ReplicaSet before the old pods are gone.
+    let free = !recreates(&deployment) || !rollout::old_ones_live(&world, &sets);
+    let sets = sets.revised(&world, &deployment, !paused && !scaled && free).await?;
     let Some(sets) = sets else {
         // The name of the new ReplicaSet was taken: the status now says another.
         return Ok(None);

@@ -87,6 +87,14 @@ async fn share(
     Ok(())
 }
 
+/// Whether there are pods of an earlier template. One that is told to end still runs.
+pub fn old_ones_live(world: &World, sets: &Sets) -> bool {
+    sets.old.iter().any(|set| {
+        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        size(set) > 0 || world.pods_of(uid).iter().any(|pod| !is_over(pod))
+    })
+}
+
 /// First the old pods go, all of them; then the new ones come.
 pub async fn recreate(world: &World, deployment: &Deployment, sets: &Sets) -> Result<(), Error> {
     let mut scaled = false;
@@ -94,12 +102,7 @@ pub async fn recreate(world: &World, deployment: &Deployment, sets: &Sets) -> Re
         resize(world, deployment, old, 0).await?;
         scaled = true;
     }
-    let live = |set: &Arc<ReplicaSet>| {
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        // One that is told to end still runs.
-        world.pods_of(uid).iter().any(|pod| !is_over(pod))
-    };
-    if scaled || sets.old.iter().any(live) {
+    if scaled || old_ones_live(world, sets) {
         return Ok(());
     }
     match &sets.new {

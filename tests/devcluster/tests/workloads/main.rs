@@ -1,0 +1,8 @@
+//! Controllers and node, held to what a real cluster does where it can be asked.
+
+mod deployments;
+mod node;
+mod pods;
+mod services;
+mod site;
+mod stateful_sets;

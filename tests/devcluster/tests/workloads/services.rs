@@ -1,0 +1,114 @@
+//! EndpointSlices.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Service},
+    discovery::v1::{Endpoint, EndpointSlice},
+};
+use kube::ResourceExt as _;
+use serde_json::{Value, json};
+
+use crate::site::{Site, deployment, dev_only, everywhere, get, is_ready, lives};
+
+const OF_WEB: &str = "kubernetes.io/service-name=web";
+
+type Slices = BTreeMap<String, EndpointSlice>;
+
+fn service() -> Value {
+    json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "selector": {"app": "web"},
+            "ports": [{"name": "web", "port": 80, "targetPort": "http"}, {"name": "other", "port": 81, "targetPort": 9000}],
+        },
+    })
+}
+
+fn endpoints(slices: &Slices) -> Vec<&Endpoint> {
+    slices.values().flat_map(|slice| &slice.endpoints).collect()
+}
+
+/// Ready, serving, terminating.
+fn conditions(endpoint: &Endpoint) -> (bool, bool, bool) {
+    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let value = |value: Option<bool>| value.unwrap_or_default();
+    (value(conditions.ready), value(conditions.serving), value(conditions.terminating))
+}
+
+async fn until(site: &Site, what: &str, wanted: (bool, bool, bool)) -> Slices {
+    site.until_all(
+        what,
+        OF_WEB,
+        |slices: &Slices| matches!(endpoints(slices).as_slice(), [one] if conditions(one) == wanted),
+    )
+    .await
+}
+
+#[test]
+fn slices_follow_pods_from_their_address_to_their_end() {
+    everywhere(|site| async move {
+        site.create::<Service>(service()).await;
+        let empty = site.until_all("an empty slice", OF_WEB, |slices: &Slices| slices.len() == 1).await;
+        assert!(endpoints(&empty).is_empty());
+        let mut web = deployment(&site, "web", 1, &[]);
+        let container = &mut web["spec"]["template"]["spec"]["containers"][0];
+        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 3}}});
+        site.create::<Deployment>(web).await;
+        let slices = until(&site, "a ready endpoint", (true, true, false)).await;
+        let pod = site.pod("the pod", "app=web", is_ready).await;
+        let slice = slices.values().next().unwrap();
+        assert!(slice.name_any().starts_with("web-"));
+        assert_eq!(
+            slice.labels()["endpointslice.kubernetes.io/managed-by"],
+            "endpointslice-controller.k8s.io"
+        );
+        assert_eq!(slice.owner_references()[0].kind, "Service");
+        let ports = slice.ports.clone().unwrap_or_default();
+        let mut ports: Vec<_> =
+            ports.iter().map(|port| (port.name.as_deref().unwrap(), port.port.unwrap())).collect();
+        ports.sort_unstable();
+        assert_eq!(ports, [("other", 9000), ("web", 8080)]);
+        let endpoint = endpoints(&slices)[0].clone();
+        assert_eq!(Some(&endpoint.addresses[0]), pod.status.as_ref().unwrap().pod_ip.as_ref());
+        assert_eq!(endpoint.target_ref.unwrap().uid, pod.uid());
+        // While it ends it still serves, but it is no longer ready for more.
+        site.patch::<Deployment>("web", json!({"spec": {"replicas": 0}})).await;
+        until(&site, "an endpoint that ends", (false, true, true)).await;
+        site.until_all("no endpoint", OF_WEB, |slices: &Slices| {
+            slices.len() == 1 && endpoints(slices).is_empty()
+        })
+        .await;
+    });
+}
+
+#[test]
+fn readiness_drives_them() {
+    dev_only(
+        |_| {},
+        |site| async move {
+            site.create::<Service>(service()).await;
+            site.create::<Deployment>(deployment(&site, "web", 1, &[])).await;
+            until(&site, "a ready endpoint", (true, true, false)).await;
+            let pod = site.pod("the pod", "app=web", is_ready).await;
+            get(&pod, "/ready/no").await;
+            until(&site, "an endpoint that is not ready", (false, false, false)).await;
+            let pod = site.pod("the pod", "app=web", |pod| !is_ready(pod)).await;
+            let conditions = pod.status.unwrap().conditions.unwrap();
+            let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+            assert_eq!(ready.reason.as_deref(), Some("ContainersNotReady"));
+            assert_eq!(ready.message.as_deref(), Some("containers with unready status: [app]"));
+            let pod = site.pod("the pod", "app=web", lives).await;
+            get(&pod, "/ready/yes").await;
+            until(&site, "a ready endpoint again", (true, true, false)).await;
+            // Two Services, one pod: the labels decide, and a pod that leaves the selector leaves the slice.
+            site.patch::<Pod>(&pod.name_any(), json!({"metadata": {"labels": {"app": "other"}}})).await;
+            site.until_all("another pod in its place", OF_WEB, |slices: &Slices| {
+                let all = endpoints(slices);
+                all.iter().all(|endpoint| endpoint.target_ref.as_ref().unwrap().uid != pod.uid())
+            })
+            .await;
+        },
+    );
+}
