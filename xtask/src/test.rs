@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     build::{Built, build_all},
-    check, install, manifests,
+    check, images, install, manifests,
     steps::{Steps, line, run},
     workspace::{Profile, cargo},
 };
@@ -51,6 +51,7 @@ impl Test {
             steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
         steps.step("the README names every flag", || check::readme(&built))?;
         steps.step("the example files are taken", || check::examples(&built))?;
+        steps.step("the images' file trees start", || images::check::check(&built))?;
         steps.step("the manifests are what the chart renders", manifests::check)?;
         let arguments: Vec<&str> = self.filter.iter().map(String::as_str).collect();
         let mut count = steps.step("tests", || tests(&built, &arguments, &[]))?;

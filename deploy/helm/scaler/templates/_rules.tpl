@@ -15,14 +15,20 @@ and no workload can be created or deleted.
 {{- end }}
 {{- end -}}
 
-{{/* What the plugin `deployment` asks of a served namespace, in either daemon. */}}
+{{/* What the plugin `deployment` asks of a served namespace: (dict "root" $ "daemon" ..). Its README has the table. */}}
 {{- define "scaler.pluginRules" -}}
 # Rows and replicas, in one patch.
 {{ include "scaler.workloadRules" . }}
-# The workload's names, the addresses of its pods and why one does not start.
+# The workload's names.
 - apiGroups: [""]
-  resources: [services, pods]
+  resources: [services]
   verbs: [list, watch]
+{{- if eq .daemon "dlx" }}
+# Where a workload listens, and why it does not come up.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+{{- end }}
 # A host annotation counts only where one of these has the host.
 - apiGroups: [networking.k8s.io]
   resources: [ingresses]
@@ -30,13 +36,15 @@ and no workload can be created or deleted.
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
   verbs: [list, watch]
-# Who else scales the workload.
+{{- if eq .daemon "autoscaler" }}
+# Who else takes the workload to zero.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [list, watch]
 - apiGroups: [keda.sh]
   resources: [scaledobjects]
   verbs: [list, watch]
+{{- end }}
 # What was done, refused or failed is an Event on the workload.
 - apiGroups: [events.k8s.io]
   resources: [events]
@@ -62,7 +70,7 @@ and no workload can be created or deleted.
   {{- if not $served.all }}
   resourceNames: {{ $served.names | toJson }}
   {{- end }}
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- end -}}
 
 {{/* A daemon's rules in its own namespace. */}}
@@ -85,14 +93,10 @@ and no workload can be created or deleted.
   resources: [pods]
   verbs: [get]
 {{- else -}}
-# Its own Lease, named after its pod.
+# Its own Lease, named after its pod. (Its pod's uid and address it knows from its environment.)
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, create, update, delete]
-# Its own pod, which owns the Lease.
-- apiGroups: [""]
-  resources: [pods]
-  verbs: [get]
 {{- end }}
 {{- end -}}
 

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod daemons;
+mod docs;
 mod examples;
 mod policy;
 mod rights;

@@ -1,0 +1,94 @@
+//! What the pages for people say: their links lead somewhere, and they name what there is.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use deploy::root;
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display()))
+}
+
+/// The pages that lead to each other.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![
+        root().join("README.md"),
+        root().join("ARCHITECTURE.md"),
+        root().join("deploy/manifests/README.md"),
+        root().join("examples/kubernetes/README.md"),
+        root().join("plugins/deployment/README.md"),
+    ];
+    let docs = fs::read_dir(root().join("docs/kubernetes")).expect("docs/kubernetes");
+    pages.extend(docs.map(|entry| entry.expect("a page").path()));
+    pages
+}
+
+/// As the headings of a page are linked to: small letters, blanks as dashes, nothing else.
+fn slug(heading: &str) -> String {
+    let heading = heading.trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut links = 0;
+    for page in pages() {
+        let text = read(&page);
+        for target in
+            text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target)
+        {
+            if target.contains("://") {
+                continue;
+            }
+            links += 1;
+            let (path, anchor) =
+                target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
+            let file =
+                if path.is_empty() { page.clone() } else { page.parent().expect("a folder").join(path) };
+            assert!(file.exists(), "{}: {target} is not there", page.display());
+            if let Some(anchor) = anchor {
+                let there = read(&file);
+                let headings = there.lines().filter_map(|line| line.strip_prefix('#'));
+                let found =
+                    headings.map(|heading| slug(heading.trim_start_matches('#'))).any(|slug| slug == anchor);
+                assert!(found, "{}: {target}: no such heading", page.display());
+            }
+        }
+    }
+    assert!(links > 30, "{links} links");
+}
+
+/// The annotations that a page's tables and examples name.
+fn annotations(path: &str) -> BTreeSet<String> {
+    let text = read(&root().join(path));
+    let names = text.split("scaler.dev/").skip(1);
+    let names = names
+        .map(|rest| rest.split(|c: char| !(c.is_ascii_lowercase() || c == '-')).next().unwrap_or_default());
+    names.map(|name| format!("scaler.dev/{name}")).collect()
+}
+
+#[test]
+fn the_pages_name_the_annotations_that_the_plugin_reads() {
+    let known = annotations("plugins/deployment/src/annotations.rs");
+    let mut told = annotations("docs/kubernetes/annotations.md");
+    assert!(told.remove("scaler.dev/row"), "the page says whose scaler.dev/row is");
+    assert_eq!(told, known);
+    for page in pages() {
+        let path = page.strip_prefix(root()).expect("a page").to_str().expect("a path").to_owned();
+        for name in annotations(&path) {
+            // Not on workloads: Leases have those.
+            let of_leases = ["scaler.dev/member", "scaler.dev/row"].contains(&name.as_str());
+            assert!(of_leases || known.contains(&name), "{path}: {name} is no annotation");
+        }
+    }
+    for (path, objects) in crate::examples::files() {
+        let annotated = objects.iter().filter_map(|object| object.metadata.annotations.as_ref());
+        for name in annotated.flat_map(|all| all.keys()) {
+            assert!(known.contains(name), "{path}: {name} is no annotation");
+        }
+    }
+}
