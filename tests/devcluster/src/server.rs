@@ -90,6 +90,11 @@ impl Server {
         if !self.options.no_rbac {
             rbac::check(&self.store.lock(), &user, &target, path)?;
         }
+        let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+        // The version of a JSON text that a client would rather have, a table for instance, is its wish only.
+        if !["json", "*/*", "application/*"].iter().any(|known| accept.contains(known)) {
+            return Err(Failure::not_acceptable());
+        }
         let body = Limited::new(body, BODY_LIMIT).collect().await;
         let body =
             body.map_err(|error| Failure::bad_request(format!("reading the body: {error}")))?.to_bytes();

@@ -1,6 +1,7 @@
 //! What becomes of an object before it is stored: defaults, validation, and what depends on other objects.
 
 mod defaults;
+mod names;
 mod services;
 mod validate;
 

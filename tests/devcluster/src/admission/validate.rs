@@ -1,10 +1,253 @@
 //! What an object must be, as far as somebody depends on being refused.
 
-use serde_json::Value;
+use std::net::IpAddr;
 
-use crate::{http::failure::Cause, registry::Kind};
+use serde_json::{Value, json};
+
+use super::names;
+use crate::{http::failure::Cause, registry::Kind, selector::LabelSelector, store::text};
+
+/// What a StatefulSet's update may change.
+const STATEFUL_SET_MUTABLE: [&str; 7] = [
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
 
 /// Everything that is wrong with an object; `old` is what it replaces.
-pub fn validate(_kind: &Kind, _value: &Value, _old: Option<&Value>) -> Vec<Cause> {
-    Vec::new()
+pub fn validate(kind: &Kind, value: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    names::metadata(kind, value, &mut causes);
+    let spec = &value["spec"];
+    match (kind.group.as_str(), kind.plural.as_str()) {
+        ("apps", plural) if plural != "controllerrevisions" => workload(kind, value, old, &mut causes),
+        ("", "pods") => pod_spec(spec, "spec", &mut causes),
+        ("", "services") => service(spec, &mut causes),
+        ("discovery.k8s.io", _) => endpoint_slice(value, &mut causes),
+        ("autoscaling", _) => autoscaler(spec, &mut causes),
+        ("coordination.k8s.io", _) => lease(spec, &mut causes),
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
+            if old.is_some_and(|old| old["roleRef"] != value["roleRef"]) {
+                causes.push(Cause::invalid("roleRef", &value["roleRef"], "cannot change roleRef"));
+            }
+        }
+        ("apiextensions.k8s.io", _) => definition(value, &mut causes),
+        _ => {}
+    }
+    causes
+}
+
+fn not_negative(value: &Value, field: &str, causes: &mut Vec<Cause>) {
+    if value.as_i64().is_some_and(|number| number < 0) {
+        causes.push(Cause::invalid(field, value, "must be greater than or equal to 0"));
+    }
+}
+
+/// Deployments and their like.
+fn workload(kind: &Kind, value: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let (spec, template) = (&value["spec"], &value["spec"]["template"]);
+    not_negative(&spec["replicas"], "spec.replicas", causes);
+    let selector = LabelSelector::of(&spec["selector"]);
+    if spec["selector"].is_null() {
+        causes.push(Cause::required("spec.selector", ""));
+    } else if selector.is_empty() {
+        let why = format!("empty selector is invalid for {}", kind.singular);
+        causes.push(Cause::invalid("spec.selector", &spec["selector"], &why));
+    } else if !selector.matches(&template["metadata"]["labels"]) {
+        let why = "`selector` does not match template `labels`";
+        causes.push(Cause::invalid("spec.template.metadata.labels", &template["metadata"]["labels"], why));
+    }
+    pod_spec(&template["spec"], "spec.template.spec", causes);
+    let policy = &template["spec"]["restartPolicy"];
+    if policy != "Always" {
+        causes.push(Cause::unsupported("spec.template.spec.restartPolicy", policy, &["Always"]));
+    }
+    let Some(old) = old else { return };
+    if kind.plural == "statefulsets" {
+        let fixed = |spec: &Value| -> Value {
+            let mut spec = spec.clone();
+            if let Some(fields) = spec.as_object_mut() {
+                fields.retain(|name, _| !STATEFUL_SET_MUTABLE.contains(&name.as_str()));
+            }
+            spec
+        };
+        if fixed(&old["spec"]) != fixed(spec) {
+            let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
+                       'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
+                       'minReadySeconds' are forbidden";
+            causes.push(Cause::forbidden("spec", why));
+        }
+    } else if old["spec"]["selector"] != spec["selector"] {
+        causes.push(Cause::invalid("spec.selector", &spec["selector"], "field is immutable"));
+    }
+}
+
+fn pod_spec(spec: &Value, at: &str, causes: &mut Vec<Cause>) {
+    let containers = spec["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if containers.is_empty() {
+        causes.push(Cause::required(format!("{at}.containers"), ""));
+    }
+    let mut seen = Vec::new();
+    for list in ["containers", "initContainers"] {
+        for (index, container) in spec[list].as_array().into_iter().flatten().enumerate() {
+            let at = format!("{at}.{list}[{index}]");
+            let name = text(&container["name"]);
+            if name.is_empty() {
+                causes.push(Cause::required(format!("{at}.name"), ""));
+            } else if !names::is_label(name) {
+                causes.push(Cause::invalid(format!("{at}.name"), &container["name"], names::LABEL));
+            } else if seen.contains(&name) {
+                causes.push(Cause::duplicate(format!("{at}.name"), &container["name"]));
+            }
+            seen.push(name);
+            if text(&container["image"]).is_empty() {
+                causes.push(Cause::required(format!("{at}.image"), ""));
+            }
+            for (index, port) in container["ports"].as_array().into_iter().flatten().enumerate() {
+                port_number(&port["containerPort"], &format!("{at}.ports[{index}].containerPort"), causes);
+            }
+        }
+    }
+}
+
+fn port_number(port: &Value, at: &str, causes: &mut Vec<Cause>) {
+    if !port.as_i64().is_some_and(|port| (1..=65535).contains(&port)) {
+        causes.push(Cause::invalid(at, port, "must be between 1 and 65535, inclusive"));
+    }
+}
+
+fn service(spec: &Value, causes: &mut Vec<Cause>) {
+    let external = spec["type"] == "ExternalName";
+    if external && text(&spec["externalName"]).is_empty() {
+        causes.push(Cause::required("spec.externalName", ""));
+    }
+    let ports = spec["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if ports.is_empty() && !external && spec["clusterIP"] != "None" {
+        causes.push(Cause::required("spec.ports", ""));
+    }
+    for (index, port) in ports.iter().enumerate() {
+        let at = format!("spec.ports[{index}]");
+        port_number(&port["port"], &format!("{at}.port"), causes);
+        let name = text(&port["name"]);
+        if name.is_empty() && ports.len() > 1 {
+            causes.push(Cause::required(format!("{at}.name"), ""));
+        }
+        if !name.is_empty() && ports[..index].iter().any(|other| other["name"] == name) {
+            causes.push(Cause::duplicate(format!("{at}.name"), &port["name"]));
+        }
+        if !matches!(text(&port["protocol"]), "TCP" | "UDP" | "SCTP") {
+            causes.push(Cause::unsupported(
+                format!("{at}.protocol"),
+                &port["protocol"],
+                &["SCTP", "TCP", "UDP"],
+            ));
+        }
+    }
+}
+
+/// No loopback, link-local, multicast or unspecified address can be an endpoint.
+fn endpoint_slice(value: &Value, causes: &mut Vec<Cause>) {
+    let family = text(&value["addressType"]);
+    if family.is_empty() {
+        causes.push(Cause::required("addressType", ""));
+        return;
+    }
+    if !matches!(family, "IPv4" | "IPv6" | "FQDN") {
+        causes.push(Cause::unsupported("addressType", &value["addressType"], &["FQDN", "IPv4", "IPv6"]));
+        return;
+    }
+    for (index, endpoint) in value["endpoints"].as_array().into_iter().flatten().enumerate() {
+        let at = format!("endpoints[{index}].addresses");
+        let addresses = endpoint["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if addresses.is_empty() {
+            causes.push(Cause::required(&at, "must contain at least 1 address"));
+        }
+        for (index, address) in addresses.iter().enumerate().filter(|_| family != "FQDN") {
+            if let Some(why) = no_endpoint(text(address), family) {
+                causes.push(Cause::invalid(format!("{at}[{index}]"), address, why));
+            }
+        }
+    }
+    for (index, port) in value["ports"].as_array().into_iter().flatten().enumerate() {
+        if !port["port"].is_null() {
+            port_number(&port["port"], &format!("ports[{index}].port"), causes);
+        }
+    }
+}
+
+/// Why an address cannot be an endpoint.
+fn no_endpoint(address: &str, family: &str) -> Option<&'static str> {
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+    };
+    let (link_local, link_local_multicast) = match address {
+        IpAddr::V4(address) => (address.is_link_local(), address.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(address) => (address.segments()[0] & 0xffc0 == 0xfe80, address.segments()[0] == 0xff02),
+    };
+    match address {
+        IpAddr::V6(_) if family == "IPv4" => Some("must be an IPv4 address"),
+        IpAddr::V4(_) if family == "IPv6" => Some("must be an IPv6 address"),
+        _ if address.is_unspecified() => Some("may not be unspecified (0.0.0.0 or ::)"),
+        _ if address.is_loopback() => Some("may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        _ if link_local => Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        _ if link_local_multicast => {
+            Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
+        }
+        _ => None,
+    }
+}
+
+fn autoscaler(spec: &Value, causes: &mut Vec<Cause>) {
+    let (least, most) =
+        (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or(0));
+    if most < 1 {
+        causes.push(Cause::invalid("spec.maxReplicas", &json!(most), "must be greater than 0"));
+    } else if most < least {
+        let why = "must be greater than or equal to `minReplicas`";
+        causes.push(Cause::invalid("spec.maxReplicas", &json!(most), why));
+    }
+    if least < 1 {
+        let why = "must be greater than or equal to 1";
+        causes.push(Cause::invalid("spec.minReplicas", &json!(least), why));
+    }
+}
+
+fn lease(spec: &Value, causes: &mut Vec<Cause>) {
+    let seconds = &spec["leaseDurationSeconds"];
+    if seconds.as_i64().is_some_and(|seconds| seconds <= 0) {
+        causes.push(Cause::invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0"));
+    }
+    not_negative(&spec["leaseTransitions"], "spec.leaseTransitions", causes);
+}
+
+fn definition(value: &Value, causes: &mut Vec<Cause>) {
+    let (spec, names) = (&value["spec"], &value["spec"]["names"]);
+    let wanted = format!("{}.{}", text(&names["plural"]), text(&spec["group"]));
+    if value["metadata"]["name"] != wanted.as_str() {
+        let why = "must be spec.names.plural+\".\"+spec.group";
+        causes.push(Cause::invalid("metadata.name", &value["metadata"]["name"], why));
+    }
+    for field in ["plural", "kind"] {
+        if text(&names[field]).is_empty() {
+            causes.push(Cause::required(format!("spec.names.{field}"), ""));
+        }
+    }
+    if !matches!(text(&spec["scope"]), "Namespaced" | "Cluster") {
+        causes.push(Cause::unsupported("spec.scope", &spec["scope"], &["Cluster", "Namespaced"]));
+    }
+    let versions = spec["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
+        let why = "must have exactly one version marked as storage version";
+        causes.push(Cause::invalid("spec.versions", &spec["versions"], why));
+    }
+    for (index, version) in versions.iter().enumerate() {
+        if !version["schema"]["openAPIV3Schema"].is_object() {
+            let at = format!("spec.versions[{index}].schema.openAPIV3Schema");
+            causes.push(Cause::required(at, "schemas are required"));
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Call;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         failure::{Cause, Failure, Result},
     },
     identity,
-    registry::CRDS,
+    registry::{CRDS, Kind},
     store::{Key, Object, TableId, Tables, map, text},
 };
 
@@ -102,7 +102,7 @@ pub(super) fn checked(call: &Call<'_>, mut value: Value) -> Result<Value> {
             )));
         }
     }
-    map(fields.entry("metadata").or_insert(Value::Null));
+    texts(kind, map(fields.entry("metadata").or_insert(Value::Null)))?;
     let namespace = text(&value["metadata"]["namespace"]);
     if !namespace.is_empty() && namespace != call.key.namespace {
         return Err(Failure::bad_request(
@@ -110,6 +110,21 @@ pub(super) fn checked(call: &Call<'_>, mut value: Value) -> Result<Value> {
         ));
     }
     Ok(value)
+}
+
+/// Labels and annotations are texts.
+fn texts(kind: &Kind, metadata: &Map<String, Value>) -> Result<()> {
+    for field in ["labels", "annotations"] {
+        let all = metadata.get(field).and_then(Value::as_object).into_iter().flatten();
+        if let Some((key, other)) = all.into_iter().find(|(_, value)| !value.is_string() && !value.is_null())
+        {
+            return Err(Failure::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}: metadata.{field}[{key:?}] is {other}, which is no text",
+                kind.kind, kind.version, kind.kind
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Objects are created in namespaces that are there to stay.

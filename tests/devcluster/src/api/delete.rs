@@ -12,8 +12,8 @@ use crate::{
         failure::{Failure, Result},
     },
     identity,
-    registry::Kind,
-    store::{Key, Object, Orphan, Tables, map, text},
+    registry::{CRDS, Kind},
+    store::{Key, Object, Orphan, TableId, Tables, map, text},
 };
 
 /// How an object is to be deleted.
@@ -43,6 +43,9 @@ pub(super) fn delete(call: &Call<'_>) -> Result<Answer> {
         let old = tables.get(&call.kind.table(), &call.key);
         let old = old.ok_or_else(|| Failure::not_found(&call.kind, &call.key.name))?;
         return Ok(answer::json_text(old.text(&call.kind)));
+    }
+    if call.kind.is(CRDS.0, CRDS.1) {
+        undefine(call, &mut tables);
     }
     let answer = match remove(&mut tables, &call.kind, &call.key, &deletion)? {
         Deleted::Marked(object) => answer::json_text(object.text(&call.kind)),
@@ -87,6 +90,21 @@ pub(super) fn delete_collection(call: &Call<'_>) -> Result<Answer> {
         "metadata": {"resourceVersion": tables.revision().to_string()},
         "items": items,
     })))
+}
+
+/// What a definition has brought goes before it.
+fn undefine(call: &Call<'_>, tables: &mut Tables) {
+    let Some(definition) = tables.get(&call.kind.table(), &call.key) else { return };
+    let spec = &definition.value["spec"];
+    let table = TableId::new(text(&spec["group"]), text(&spec["names"]["plural"]));
+    let Some(kind) = call.server.registry.kinds().of_table(&table) else { return };
+    let keys: Vec<Key> =
+        tables.table(&table).into_iter().flat_map(|all| all.objects.keys().cloned()).collect();
+    for key in keys {
+        if let Err(why) = remove(tables, &kind, &key, &Deletion::default()) {
+            tracing::debug!(%why, "an object outlives its definition");
+        }
+    }
 }
 
 fn deletion(call: &Call<'_>) -> Result<Deletion> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::review::REVIEWS;
+use super::{openapi, review::REVIEWS};
 use crate::{
     custom_metrics,
     http::{
@@ -50,6 +50,7 @@ pub(super) fn answer(server: &Arc<Server>, request: &Request) -> Result<Answer> 
                 "resources": server.custom_metrics.resources(),
             })
         }
+        ["openapi", ..] => openapi::answer(&parts, &kinds)?,
         ["apis", group, version] => resources(&kinds, group, version).ok_or_else(Failure::no_such_path)?,
         _ => return Err(Failure::no_such_path()),
     };

@@ -4,6 +4,7 @@ mod create;
 pub mod delete;
 mod discovery;
 mod list;
+mod openapi;
 mod patch;
 mod read;
 mod review;

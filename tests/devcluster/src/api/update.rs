@@ -81,12 +81,21 @@ pub(super) fn change(
             admission::defaults(kind, &mut value);
         }
         Part::Status => {
-            let status = value.get("status").cloned();
+            let (status, metadata) = (value.get("status").cloned(), value["metadata"].take());
             value = old.value.clone();
             match status {
                 Some(status) => map(&mut value).insert("status".into(), status),
                 None => map(&mut value).remove("status"),
             };
+            if !kind.custom {
+                value["metadata"] = metadata;
+                // The real server lets the status of built-in kinds carry annotations, and labels, save a Deployment's.
+                if kind.is("apps", "deployments") {
+                    keep(old.metadata(), &mut value["metadata"], "labels");
+                }
+                keep(old.metadata(), &mut value["metadata"], "ownerReferences");
+                keep(old.metadata(), &mut value["metadata"], "finalizers");
+            }
         }
     }
     let causes = admission::validate(kind, &value, Some(&old.value));

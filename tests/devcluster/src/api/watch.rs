@@ -40,6 +40,14 @@ struct Watch {
     pieces: mpsc::Sender<Bytes>,
 }
 
+/// What a watch begins with.
+struct Begin {
+    /// What there was, told as if it were new.
+    first: Vec<Arc<Object>>,
+    /// Whether the end of it is told.
+    bookmark: bool,
+}
+
 /// Why a wait ended.
 enum Woken {
     Changed,
@@ -66,18 +74,27 @@ pub(super) fn watch(call: &Call<'_>) -> Result<Answer> {
         bookmarks,
         pieces,
     };
-    // Before anything is looked at, so that what comes from now on is seen.
-    let (changed, drops, stalls) = {
+    let (drops, stalls) = (call.server.faults.drops(), call.server.faults.stalls());
+    let mut first = Vec::new();
+    // Before the client sees that the watch is there, so that it misses nothing that it does from then on.
+    let changed = {
         let mut tables = call.server.store.lock();
-        if asked > tables.revision() {
-            return Err(Failure::too_large(asked, tables.revision()));
+        let (table, revision) = (call.kind.table(), tables.revision());
+        if asked > revision {
+            return Err(Failure::too_large(asked, revision));
         }
-        (tables.subscribe(&call.kind.table()), call.server.faults.drops(), call.server.faults.stalls())
+        if asked == 0 || initial {
+            let all = tables.table(&table).and_then(|all| all.at(revision, &start(&watch.namespace)));
+            first = all.unwrap_or_default();
+            first.retain(|object| watch.takes(object));
+            watch.seen = revision;
+        }
+        tables.subscribe(&table)
     };
-    let begins = asked == 0 || initial;
+    let begin = Begin { first, bookmark: initial && bookmarks };
     let end = Instant::now() + lasts;
     tokio::spawn(async move {
-        let _ = watch.run(begins, initial, end, changed, drops, stalls).await;
+        let _ = watch.run(begin, end, changed, drops, stalls).await;
     });
     Ok(answer)
 }
@@ -88,14 +105,13 @@ impl Watch {
     /// Until its time is over, the client leaves, or a test has it dropped. `None`: the client has left.
     async fn run(
         &mut self,
-        begins: bool,
-        initial: bool,
+        begin: Begin,
         end: Instant,
         mut changed: Receiver<u64>,
         mut drops: Receiver<(u64, Filter)>,
         mut stalls: Receiver<u64>,
     ) -> Option<()> {
-        let mut begins = begins;
+        let mut begin = Some(begin);
         loop {
             stalls.borrow_and_update();
             if self.stalled() {
@@ -104,9 +120,13 @@ impl Watch {
                 }
                 continue;
             }
-            if begins {
-                begins = false;
-                self.begin(initial).await?;
+            if let Some(begin) = begin.take() {
+                for object in &begin.first {
+                    self.send("ADDED", object).await?;
+                }
+                if begin.bookmark {
+                    self.bookmark(true).await?;
+                }
             }
             changed.borrow_and_update();
             if !self.catch_up().await? {
@@ -124,24 +144,6 @@ impl Watch {
                 }
             }
         }
-    }
-
-    /// What there is, as if it had been added now.
-    async fn begin(&mut self, initial: bool) -> Option<()> {
-        let (objects, revision) = {
-            let tables = self.server.store.lock();
-            let table = tables.table(&self.kind.table());
-            let objects = table.and_then(|table| table.at(tables.revision(), &start(&self.namespace)));
-            (objects.unwrap_or_default(), tables.revision())
-        };
-        for object in objects.iter().filter(|object| self.takes(object)) {
-            self.send("ADDED", object).await?;
-        }
-        self.seen = revision;
-        if initial && self.bookmarks {
-            self.bookmark(true).await?;
-        }
-        Some(())
     }
 
     /// Writes a batch of what happened since; whether that was all.

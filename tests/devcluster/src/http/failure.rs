@@ -3,7 +3,7 @@
 use std::fmt;
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::registry::Kind;
 
@@ -88,12 +88,13 @@ impl Failure {
     }
 
     fn about(mut self, kind: &Kind, name: &str) -> Self {
-        self.details = json!({"name": name, "group": kind.group, "kind": kind.plural});
-        if name.is_empty()
-            && let Some(details) = self.details.as_object_mut()
-        {
-            details.remove("name");
+        let mut details = Map::new();
+        for (field, told) in [("name", name), ("group", &kind.group), ("kind", &kind.plural)] {
+            if !told.is_empty() {
+                details.insert(field.to_owned(), told.into());
+            }
         }
+        self.details = Value::Object(details);
         self
     }
 

@@ -23,8 +23,6 @@ pub struct Request {
     pub path: String,
     /// Its method.
     pub method: Method,
-    /// Its `Accept` header.
-    pub accept: String,
     /// Its `Content-Type` without parameters.
     pub content_type: String,
     /// Its body.
@@ -148,16 +146,7 @@ impl Request {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let content_type = header(header::CONTENT_TYPE);
         let content_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
-        Self {
-            user,
-            target,
-            query,
-            path,
-            method,
-            accept: header(header::ACCEPT).to_owned(),
-            content_type,
-            body,
-        }
+        Self { user, target, query, path, method, content_type, body }
     }
 
     /// Its body as JSON; `Null` for none.
@@ -213,6 +202,6 @@ mod tests {
             "update /v1 namespaces shop shop finalize"
         );
         assert_eq!(parse(Method::DELETE, "/api/v1/namespaces/shop/pods"), "deletecollection /v1 pods shop  ");
-        assert_eq!(parse(Method::GET, "/apis/apps/v1"), "get /     ");
+        assert_eq!(parse(Method::GET, "/apis/apps/v1"), "get /    ");
     }
 }

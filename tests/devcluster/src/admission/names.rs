@@ -1,0 +1,100 @@
+//! Names, labels and annotations.
+
+use serde_json::Value;
+
+use crate::{http::failure::Cause, registry::Kind, store::text};
+
+/// What a DNS label is, in the real server's words.
+pub(super) const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an \
+                                alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an \
+                         alphanumeric character (e.g. 'example.com', regex used for validation is \
+                         '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const DNS_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an \
+                        alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+                           alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is \
+                           '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character \
+                         (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+/// All annotations of an object together.
+const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+
+pub(super) fn metadata(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
+    let metadata = &value["metadata"];
+    let name = text(&metadata["name"]);
+    let wrong = match (kind.group.as_str(), kind.plural.as_str()) {
+        ("", "namespaces") => (!is_label(name)).then_some(LABEL),
+        ("", "services") => {
+            (!is_label(name) || name.starts_with(|first: char| first.is_ascii_digit())).then_some(DNS_1035)
+        }
+        // A role's name is a part of a path, no more.
+        ("rbac.authorization.k8s.io", _) => {
+            (name.contains(['/', '%']) || matches!(name, "." | "..")).then_some("may not contain '/'")
+        }
+        _ => (!is_subdomain(name)).then_some(SUBDOMAIN),
+    };
+    if let Some(why) = wrong {
+        causes.push(Cause::invalid("metadata.name", &metadata["name"], why));
+    }
+    for (key, label) in metadata["labels"].as_object().into_iter().flatten() {
+        if !is_qualified(key) {
+            causes.push(Cause::invalid("metadata.labels", &Value::from(key.as_str()), QUALIFIED));
+        }
+        let label_text = text(label);
+        if label_text.len() > 63 {
+            causes.push(Cause::invalid("metadata.labels", label, "must be no more than 63 bytes"));
+        } else if !label_text.is_empty() && !is_word(label_text) {
+            causes.push(Cause::invalid("metadata.labels", label, LABEL_VALUE));
+        }
+    }
+    let mut size = 0;
+    for (key, annotation) in metadata["annotations"].as_object().into_iter().flatten() {
+        if !is_qualified(&key.to_lowercase()) {
+            causes.push(Cause::invalid("metadata.annotations", &Value::from(key.as_str()), QUALIFIED));
+        }
+        size += key.len() + text(annotation).len();
+    }
+    if size > ANNOTATIONS_LIMIT {
+        let field = "metadata.annotations".to_owned();
+        let message = format!("Too long: may not be more than {ANNOTATIONS_LIMIT} bytes");
+        causes.push(Cause { reason: "FieldValueTooLong", field, message });
+    }
+}
+
+/// Whether it is a DNS label.
+pub(super) fn is_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 63
+        && text.bytes().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn is_subdomain(text: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(part)
+}
+
+/// A label's value, or the name in a key.
+fn is_word(text: &str) -> bool {
+    let ends = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
+    text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter))
+        && ends(text.chars().next())
+        && ends(text.chars().next_back())
+}
+
+/// `example.com/name`, or `name`.
+fn is_qualified(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((prefix, name)) => is_subdomain(prefix) && name.len() <= 63 && is_word(name),
+        None => key.len() <= 63 && is_word(key),
+    }
+}

@@ -1,0 +1,101 @@
+//! Patches.
+
+use serde_json::json;
+
+use crate::setup::{config_map, deployment, run};
+
+#[test]
+fn a_failed_test_leaves_all_as_it_was() {
+    run(|api| async move {
+        let path = api.path("apps/v1", "deployments");
+        let created = api.create(&path, &deployment("web")).await;
+        let path = format!("{path}/web");
+        let version = &created["metadata"]["resourceVersion"];
+        let replace = json!({"op": "add", "path": "/metadata/annotations", "value": {"a": "b"}});
+        for test in [
+            json!({"op": "test", "path": "/metadata/uid", "value": "another"}),
+            json!({"op": "test", "path": "/spec/replicas", "value": 3}),
+            json!({"op": "test", "path": "/metadata/annotations/scaler.dev~1row", "value": "x"}),
+        ] {
+            let (status, refused) = api.patch(&path, "json", &json!([replace, test])).await;
+            assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
+            assert_eq!(&api.get(&path).await.1["metadata"]["resourceVersion"], version);
+        }
+        let held = json!([
+            {"op": "test", "path": "/metadata/uid", "value": created["metadata"]["uid"]},
+            {"op": "test", "path": "/spec/replicas", "value": 0},
+            {"op": "test", "path": "/metadata/annotations", "value": null},
+            replace,
+            {"op": "add", "path": "/metadata/annotations/scaler.dev~1row", "value": "{}"},
+        ]);
+        let (status, patched) = api.patch(&path, "json", &held).await;
+        assert_eq!(status, 200, "{patched}");
+        assert_eq!(patched["metadata"]["annotations"]["scaler.dev/row"], "{}");
+    });
+}
+
+#[test]
+fn a_test_of_the_version_holds_while_it_stands() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        let created = api.create(&path, &config_map("one")).await;
+        let path = format!("{path}/one");
+        let patch = json!([
+            {"op": "test", "path": "/metadata/resourceVersion", "value": created["metadata"]["resourceVersion"]},
+            {"op": "replace", "path": "/data/a", "value": "2"},
+        ]);
+        assert_eq!(api.patch(&path, "json", &patch).await.0, 200);
+        assert_eq!(api.patch(&path, "json", &patch).await.0, 422);
+    });
+}
+
+#[test]
+fn a_merge_patch_removes_by_null_and_minds_a_version() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        let created = api.create(&path, &config_map("one")).await;
+        let path = format!("{path}/one");
+        let (status, patched) = api.patch(&path, "merge", &json!({"data": {"a": null, "b": "2"}})).await;
+        assert_eq!((status, &patched["data"]), (200, &json!({"b": "2"})));
+        let old = json!({"metadata": {"resourceVersion": created["metadata"]["resourceVersion"]}, "data": {"c": "3"}});
+        let (status, refused) = api.patch(&path, "merge", &old).await;
+        assert_eq!((status, &refused["reason"]), (409, &json!("Conflict")));
+    });
+}
+
+#[test]
+fn a_strategic_patch_merges_containers_by_name() {
+    run(|api| async move {
+        let path = api.path("apps/v1", "deployments");
+        api.create(&path, &deployment("web")).await;
+        let patch = json!({"spec": {"template": {"spec": {"containers": [
+            {"name": "main", "image": "devcluster/other"},
+            {"name": "more", "image": "devcluster/more"},
+        ]}}}});
+        let (status, patched) = api.patch(&format!("{path}/web"), "strategic-merge", &patch).await;
+        assert_eq!(status, 200, "{patched}");
+        let containers = patched["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+        let images: Vec<&str> = containers.iter().map(|one| one["image"].as_str().unwrap()).collect();
+        assert!(images.contains(&"devcluster/other") && images.contains(&"devcluster/more"), "{images:?}");
+        assert_eq!(images.len(), 2);
+    });
+}
+
+#[test]
+fn a_patch_of_what_is_not_there_is_not_found() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps/none");
+        assert_eq!(api.patch(&path, "merge", &json!({"data": {}})).await.0, 404);
+        assert_eq!(api.patch(&path, "json", &json!([])).await.0, 404);
+    });
+}
+
+#[test]
+fn an_unknown_kind_of_patch_is_refused() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        api.create(&path, &config_map("one")).await;
+        let (status, refused) = api.patch(&format!("{path}/one"), "other", &json!({})).await;
+        assert_eq!((status, &refused["reason"]), (415, &json!("UnsupportedMediaType")));
+    });
+}

@@ -1,0 +1,213 @@
+//! What is refused, and how.
+
+use serde_json::{Value, json};
+
+use crate::setup::{Setup, config_map, deployment, run};
+
+/// Posts what must be refused as invalid; the fields it is told about.
+async fn causes(api: &Setup, path: &str, wrong: &Value) -> Vec<String> {
+    let (status, refused) = api.post(path, wrong).await;
+    assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
+    let causes = refused["details"]["causes"].as_array().unwrap_or_else(|| panic!("no causes: {refused}"));
+    causes.iter().map(|cause| cause["field"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn names_and_labels_must_be_well_formed() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        for name in ["Upper", "under_score", "-dash", "dot."] {
+            assert_eq!(causes(&api, &path, &config_map(name)).await, ["metadata.name"], "{name}");
+        }
+        let mut wrong = config_map("one");
+        wrong["metadata"]["labels"] = json!({"app": "not a value"});
+        assert_eq!(causes(&api, &path, &wrong).await, ["metadata.labels"]);
+        wrong["metadata"]["labels"] = json!({"not a key": "x"});
+        assert_eq!(causes(&api, &path, &wrong).await, ["metadata.labels"]);
+        assert_eq!(causes(&api, &path, &json!({"metadata": {}})).await, ["metadata.name"]);
+    });
+}
+
+#[test]
+fn an_annotation_must_be_text_and_all_of_them_small() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        let mut wrong = config_map("one");
+        wrong["metadata"]["annotations"] = json!({"a": 1});
+        let (status, refused) = api.post(&path, &wrong).await;
+        assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{refused}");
+        wrong["metadata"]["annotations"] = json!({"a": "x".repeat(300_000)});
+        assert_eq!(causes(&api, &path, &wrong).await, ["metadata.annotations"]);
+    });
+}
+
+#[test]
+fn a_deployment_needs_an_image_and_a_selector_that_fits() {
+    run(|api| async move {
+        let path = api.path("apps/v1", "deployments");
+        let mut wrong = deployment("web");
+        wrong["spec"]["template"]["spec"]["containers"][0].as_object_mut().unwrap().remove("image");
+        assert_eq!(causes(&api, &path, &wrong).await, ["spec.template.spec.containers[0].image"]);
+        let mut wrong = deployment("web");
+        wrong["spec"]["template"]["metadata"]["labels"] = json!({"app": "other"});
+        assert_eq!(causes(&api, &path, &wrong).await, ["spec.template.metadata.labels"]);
+        let mut wrong = deployment("web");
+        wrong["spec"]["replicas"] = json!(-1);
+        assert_eq!(causes(&api, &path, &wrong).await, ["spec.replicas"]);
+        let (status, refused) = api
+            .post(&path, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}))
+            .await;
+        assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{refused}");
+    });
+}
+
+#[test]
+fn a_selector_does_not_change() {
+    run(|api| async move {
+        let path = api.path("apps/v1", "deployments");
+        api.create(&path, &deployment("web")).await;
+        let change = json!({"spec": {
+            "selector": {"matchLabels": {"app": "new"}},
+            "template": {"metadata": {"labels": {"app": "new"}}},
+        }});
+        let (status, refused) = api.patch(&format!("{path}/web"), "merge", &change).await;
+        assert_eq!(
+            (status, &refused["details"]["causes"][0]["field"]),
+            (422, &json!("spec.selector")),
+            "{refused}"
+        );
+    });
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    run(|api| async move {
+        let mut wanted = deployment("web");
+        wanted["spec"].as_object_mut().unwrap().remove("replicas");
+        // Nothing of it is to run on a real cluster.
+        wanted["spec"]["template"]["spec"]["nodeSelector"] = json!({"no.such/label": "true"});
+        wanted["spec"]["template"]["spec"]["containers"][0]["readinessProbe"] =
+            json!({"httpGet": {"port": 80}});
+        let created = api.create(&api.path("apps/v1", "deployments"), &wanted).await;
+        let spec = &created["spec"];
+        assert_eq!((&spec["replicas"], &spec["revisionHistoryLimit"]), (&json!(1), &json!(10)));
+        assert_eq!(spec["strategy"]["rollingUpdate"], json!({"maxSurge": "25%", "maxUnavailable": "25%"}));
+        let pod = &spec["template"]["spec"];
+        assert_eq!(
+            (&pod["restartPolicy"], &pod["terminationGracePeriodSeconds"]),
+            (&json!("Always"), &json!(30))
+        );
+        assert_eq!(
+            pod["containers"][0]["readinessProbe"],
+            json!({
+                "httpGet": {"port": 80, "path": "/", "scheme": "HTTP"},
+                "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3,
+            })
+        );
+        assert_eq!(pod["containers"][0]["imagePullPolicy"], "Always");
+    });
+}
+
+#[test]
+fn a_service_gets_an_address_and_keeps_it() {
+    run(|api| async move {
+        let path = api.path("v1", "services");
+        let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+        let created = api.create(&path, &service).await;
+        let address = created["spec"]["clusterIP"].as_str().unwrap();
+        assert!(address.parse::<std::net::IpAddr>().is_ok(), "{address}");
+        assert_eq!(created["spec"]["ports"][0]["targetPort"], 80);
+        assert_eq!(created["spec"]["type"], "ClusterIP");
+        let one = format!("{path}/web");
+        let (status, replaced) = api.put(&one, &service).await;
+        assert_eq!((status, &replaced["spec"]["clusterIP"]), (200, &json!(address)), "{replaced}");
+        let (status, refused) = api
+            .patch(
+                &one,
+                "merge",
+                &json!({"spec": {"clusterIP": "10.96.77.77", "clusterIPs": ["10.96.77.77"]}}),
+            )
+            .await;
+        assert_eq!(status, 422, "{refused}");
+        let headless = json!({"metadata": {"name": "none"}, "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"port": 80}]}});
+        assert_eq!(api.create(&path, &headless).await["spec"]["clusterIP"], "None");
+        let wrong = json!({"metadata": {"name": "wrong"}, "spec": {"ports": [{"port": 0}]}});
+        assert_eq!(causes(&api, &path, &wrong).await, ["spec.ports[0].port"]);
+        assert_eq!(
+            causes(&api, &path, &json!({"metadata": {"name": "wrong"}, "spec": {}})).await,
+            ["spec.ports"]
+        );
+    });
+}
+
+#[test]
+fn an_endpoint_slice_takes_no_local_address() {
+    run(|api| async move {
+        let path = api.path("discovery.k8s.io/v1", "endpointslices");
+        let slice = |address: &str| {
+            json!({
+                "metadata": {"name": "web"},
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [address]}],
+                "ports": [{"port": 80}],
+            })
+        };
+        for wrong in ["127.0.0.1", "127.1.2.3", "169.254.1.1", "0.0.0.0", "224.0.0.1", "nothing"] {
+            let fields = causes(&api, &path, &slice(wrong)).await;
+            assert!(fields.contains(&"endpoints[0].addresses[0]".to_owned()), "{wrong}: {fields:?}");
+        }
+        let created = api.create(&path, &slice("10.244.0.7")).await;
+        assert_eq!(created["ports"][0]["protocol"], "TCP");
+    });
+}
+
+#[test]
+fn an_autoscaler_has_at_least_one_replica() {
+    run(|api| async move {
+        let path = api.path("autoscaling/v2", "horizontalpodautoscalers");
+        let wanted = |least: i64, most: i64| {
+            json!({
+                "metadata": {"name": "web"},
+                "spec": {
+                    "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+                    "minReplicas": least,
+                    "maxReplicas": most,
+                },
+            })
+        };
+        assert_eq!(causes(&api, &path, &wanted(1, 0)).await, ["spec.maxReplicas"]);
+        assert_eq!(causes(&api, &path, &wanted(5, 3)).await, ["spec.maxReplicas"]);
+        api.create(&path, &wanted(2, 3)).await;
+    });
+}
+
+#[test]
+fn a_quota_limits_pods() {
+    run(|api| async move {
+        let quota = json!({"metadata": {"name": "few"}, "spec": {"hard": {"pods": "0"}}});
+        let quota = api.create(&api.path("v1", "resourcequotas"), &quota).await;
+        let pod = json!({"metadata": {"name": "one"}, "spec": {"containers": [{"name": "a", "image": "devcluster/hello"}]}});
+        let (status, refused) = api.post(&api.path("v1", "pods"), &pod).await;
+        assert_eq!((status, &refused["reason"]), (403, &json!("Forbidden")), "{quota}");
+        let message = refused["message"].as_str().unwrap();
+        // Until a real cluster's controller has counted, it says that instead.
+        assert!(message.contains("quota") && message.starts_with("pods \"one\" is forbidden: "), "{message}");
+    });
+}
+
+#[test]
+fn a_pod_needs_its_service_account() {
+    run(|api| async move {
+        let pod = json!({
+            "metadata": {"name": "one"},
+            "spec": {"serviceAccountName": "nobody", "containers": [{"name": "a", "image": "devcluster/hello"}]},
+        });
+        let (status, refused) = api.post(&api.path("v1", "pods"), &pod).await;
+        assert_eq!(status, 403, "{refused}");
+        let message = format!(
+            "pods \"one\" is forbidden: error looking up service account {}/nobody: serviceaccount \"nobody\" not found",
+            api.namespace
+        );
+        assert_eq!(refused["message"], message);
+    });
+}
