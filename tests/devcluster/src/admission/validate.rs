@@ -30,10 +30,10 @@ pub fn validate(kind: &Kind, value: &Value, old: Option<&Value>) -> Vec<Cause> {
         ("discovery.k8s.io", _) => endpoint_slice(value, &mut causes),
         ("autoscaling", _) => autoscaler(spec, &mut causes),
         ("coordination.k8s.io", _) => lease(spec, &mut causes),
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
-            if old.is_some_and(|old| old["roleRef"] != value["roleRef"]) {
-                causes.push(Cause::invalid("roleRef", &value["roleRef"], "cannot change roleRef"));
-            }
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings")
+            if old.is_some_and(|old| old["roleRef"] != value["roleRef"]) =>
+        {
+            causes.push(Cause::invalid("roleRef", &value["roleRef"], "cannot change roleRef"));
         }
         ("apiextensions.k8s.io", _) => definition(value, &mut causes),
         _ => {}

@@ -56,7 +56,9 @@ impl FieldSelector {
                     requirement.value.is_empty()
                         || (requirement.value == "false" && requirement.field == "spec.unschedulable")
                 }
-                Some(other) => other.to_string() == requirement.value,
+                Some(Value::Number(number)) => number.to_string() == requirement.value,
+                Some(Value::Bool(held)) => requirement.value.parse() == Ok(*held),
+                Some(_) => false,
             };
             is == requirement.equal
         })
