@@ -75,6 +75,8 @@ pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &str)]) ->
     // What gives a test a network namespace of its own.
     install::apt("ip", "iproute2")?;
     install::apt("unshare", "util-linux")?;
+    // devcluster's tests have the real one talk to it.
+    install::apt("kubectl", "kubernetes-client")?;
     let mut command = cargo();
     if install::nextest() {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
