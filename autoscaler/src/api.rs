@@ -1,4 +1,7 @@
-//! What the admin port tells of the resources: why asleep, why awake, why failed, how long.
+//! What the admin port tells of the resources: why asleep, why awake, why failed, how long; and a person's wish to have one
+//! asleep.
+
+mod sleep;
 
 use std::{
     collections::BTreeMap,
@@ -13,12 +16,14 @@ use daemon::{
     leader::Status,
 };
 use http::{Request, StatusCode};
-use scaler_types::{Row, ScaleResource, duration::short};
+use scaler_types::{Row, ScaleEvent, ScaleResource, Version, duration::short};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    cycle::Asked,
     decide::rounded,
+    http::decoded,
     members::{self, Members},
     memory::{Known, Memory},
     metrics::{Reading, Sample, Value},
@@ -44,7 +49,16 @@ pub struct View(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     leads: AtomicBool,
-    cycles: Mutex<BTreeMap<Key, Arc<Mutex<Memory>>>>,
+    cycles: Mutex<BTreeMap<Key, Shown>>,
+}
+
+/// What is shown of a cycle, and how it is asked for something.
+#[derive(Clone)]
+pub struct Shown {
+    /// What it knows.
+    pub memory: Arc<Mutex<Memory>>,
+    /// What people want of it.
+    pub ask: mpsc::Sender<Asked>,
 }
 
 #[derive(Serialize)]
@@ -80,6 +94,7 @@ struct Told {
     kind: String,
     path: scaler_types::Path,
     row: Row,
+    version: Version,
     replicas: u32,
     status: String,
     decision: &'static str,
@@ -87,6 +102,7 @@ struct Told {
     reason: String,
     since: String,
     under_way: bool,
+    last_event: Option<LastEvent>,
     last_try: Option<LastTry>,
     failure: Option<FailureTold>,
     /// What decides, and from where on it is idle.
@@ -102,6 +118,15 @@ struct MetricTold {
     value: Option<f64>,
     /// How far back that is known, or why there is no value.
     known: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LastEvent {
+    event: ScaleEvent,
+    /// How long ago this process saw it.
+    ago: String,
+    /// When, by the clock of whoever wrote it.
+    time: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -138,10 +163,10 @@ impl View {
     }
 
     /// Shows what a cycle knows; `None`: there is no such cycle any more.
-    pub fn show(&self, key: Key, memory: Option<Arc<Mutex<Memory>>>) {
+    pub fn show(&self, key: Key, shown: Option<Shown>) {
         let mut cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
-        match memory {
-            Some(memory) => drop(cycles.insert(key, memory)),
+        match shown {
+            Some(shown) => drop(cycles.insert(key, shown)),
             None => drop(cycles.remove(&key)),
         }
     }
@@ -161,7 +186,7 @@ impl View {
         Arc::new(move |request: Request<_>| {
             let asked = |key: &str| {
                 let query = request.uri().query().unwrap_or_default();
-                query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
+                query.split('&').find_map(|pair| decoded(pair.strip_prefix(key)?.strip_prefix('=')?))
             };
             let (namespace, name) = (asked("namespace"), asked("name"));
             let answer = view.answer(|known| {
@@ -181,7 +206,7 @@ impl View {
             cycles: Vec::new(),
             resources: Vec::new(),
         };
-        for ((kind, namespace), memory) in cycles {
+        for ((kind, namespace), Shown { memory, .. }) in cycles {
             let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
             answer.resources.extend(
                 memory
@@ -222,6 +247,7 @@ impl Told {
             kind: kind.to_owned(),
             path: resource.path,
             row: resource.row.clone(),
+            version: resource.version.clone(),
             replicas: resource.replicas,
             status: resource.status.clone(),
             decision: known.decision.name(),
@@ -229,6 +255,11 @@ impl Told {
             reason: known.decision.to_string(),
             since: ago(now, known.since),
             under_way: known.under_way,
+            last_event: known.event.map(|(event, seen)| LastEvent {
+                event,
+                ago: ago(now, seen),
+                time: resource.last_scale_event_time.clone(),
+            }),
             last_try: known.last_try.as_ref().map(|(end, then)| LastTry {
                 outcome: end.name(),
                 reason: end.to_string(),

@@ -9,17 +9,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemon::settings::Settings;
-use scaler_types::{ResourceId, ScaleError, duration, protocol::Rules};
+use daemon::{
+    reports::{Dropped, Reporter},
+    settings::Settings,
+};
+use scaler_types::{ResourceId, ScaleError, Severity, State, duration, protocol::Rules};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     task::{Id, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    decide::{Failure, rounded},
+    decide::{Decision, Failure, Reason, rounded},
     fence::{End, Try},
     members::Members,
     memory::{Memory, Mend, Work},
@@ -32,6 +35,10 @@ use crate::{
 /// resource takes to stop: 64 put some hundred resources a second to zero, and are no load to speak of for a store.
 const TRIES_AT_ONCE: usize = 64;
 
+/// Of how many resources it is told in one cycle that they cannot go to zero: one cause, a silent DLX, say, may be that of
+/// ten thousand, and an Event on each helps nobody.
+const REFUSALS_TOLD: usize = 20;
+
 /// What all cycles share. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
@@ -41,6 +48,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// The cluster, for the metric source kubernetes.
     pub cluster: Cluster,
+    /// Counts reports that no plugin showed.
+    pub dropped: Dropped,
     /// The protocol's rules.
     pub rules: Rules,
     /// Cancelled when no new try is to begin and those under way are to be finished or reverted.
@@ -56,6 +65,27 @@ pub struct Given<P> {
     pub settings: Arc<Settings>,
 }
 
+/// A person wants a resource at zero, now.
+pub struct Asked {
+    /// Which one.
+    pub id: ResourceId,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Answered>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answered {
+    /// A try was made.
+    Tried(End),
+    /// It is at zero already.
+    AtZero,
+    /// It may not be put to zero, and why.
+    Kept(String),
+    /// The plugin does not list it, or cannot tell.
+    Unknown(String),
+}
+
 /// The cycle of one plugin in one namespace file.
 pub struct Cycle<P> {
     given: watch::Receiver<Given<P>>,
@@ -64,6 +94,10 @@ pub struct Cycle<P> {
     memory: Arc<Mutex<Memory>>,
     /// Made anew when the settings name another.
     source: Mutex<Option<MetricSource>>,
+    asks: mpsc::Receiver<Asked>,
+    /// Who waits for the end of a try.
+    waiting: HashMap<ResourceId, Vec<oneshot::Sender<Answered>>>,
+    reporter: Reporter,
     queue: VecDeque<Job>,
     running: JoinSet<Done>,
     whose: HashMap<Id, ResourceId>,
@@ -86,13 +120,19 @@ enum Done {
 
 impl<P: Plugin> Cycle<P> {
     /// The cycle of the plugin and settings that are `given`, for the namespace file of `namespace`; what it learns is
-    /// to be read in `memory`.
+    /// to be read in `memory`, and what people want of it comes by `asks`. To be called on a tokio runtime.
     pub fn new(
         given: watch::Receiver<Given<P>>,
         namespace: &str,
         context: Context,
         memory: Arc<Mutex<Memory>>,
+        asks: mpsc::Receiver<Asked>,
     ) -> Self {
+        let shows = given.clone();
+        let reporter = Reporter::start(context.dropped.clone(), move |id, report| {
+            let plugin = shows.borrow().plugin.clone();
+            async move { plugin.report(&id, &report).await }
+        });
         let kind = given.borrow().plugin.kind().to_owned();
         Self {
             given,
@@ -100,6 +140,9 @@ impl<P: Plugin> Cycle<P> {
             labels: CycleLabels { kind, namespace: namespace.to_owned() },
             memory,
             source: Mutex::default(),
+            asks,
+            waiting: HashMap::new(),
+            reporter,
             queue: VecDeque::new(),
             running: JoinSet::new(),
             whose: HashMap::new(),
@@ -123,6 +166,12 @@ impl<P: Plugin> Cycle<P> {
                     Err(_) => break,
                 },
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                Some(asked) = self.asks.recv() => {
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = self.asked(asked) => {}
+                    }
+                }
                 // Time is the event here: a resource becomes idle by nothing happening.
                 () = sleep_until(due) => {
                     due = Instant::now() + self.interval();
@@ -203,9 +252,50 @@ impl<P: Plugin> Cycle<P> {
         }
     }
 
-    /// What an earlier look left waiting is decided anew with this one.
+    /// A person wants a resource at zero: a look at all of them as ever, in which its windows do not count.
+    async fn asked(&mut self, asked: Asked) {
+        let Asked { id, answer } = asked;
+        if self.memory().resources.get(&id).is_some_and(|known| known.under_way) {
+            self.waiting.entry(id).or_default().push(answer);
+            return;
+        }
+        self.memory().ask(Some(id.clone()));
+        let work = self.look().await;
+        let now = {
+            let mut memory = self.memory();
+            memory.ask(None);
+            let error = memory.cycles.error.clone().map(|error| format!(": {error}")).unwrap_or_default();
+            match memory.resources.get(&id).map(|known| &known.decision) {
+                Some(Decision::ToZero(_)) => None,
+                Some(Decision::Keep(Reason::AtZero | Reason::NotActive(State::Asleep))) => {
+                    Some(Answered::AtZero)
+                }
+                Some(kept) => Some(Answered::Kept(kept.to_string())),
+                None => Some(Answered::Unknown(format!("no plugin lists {id}{error}"))),
+            }
+        };
+        match now {
+            // Whoever asked may have left.
+            Some(now) => drop(answer.send(now)),
+            None => self.waiting.entry(id).or_default().push(answer),
+        }
+        self.enqueue(work);
+    }
+
+    /// Tells whoever waits for this resource.
+    fn answer(&mut self, id: &ResourceId, answered: &Answered) {
+        for waiting in self.waiting.remove(id).into_iter().flatten() {
+            drop(waiting.send(answered.clone()));
+        }
+    }
+
+    /// What an earlier look left waiting is decided anew with this one, but for what a person waits for.
     fn enqueue(&mut self, work: Work) {
-        self.queue.clear();
+        for (id, why) in work.refused.iter().take(REFUSALS_TOLD) {
+            self.reporter.report(id, Severity::Warning, "NotScaledToZero", format!("Kept awake: {why}"));
+        }
+        let waiting = &self.waiting;
+        self.queue.retain(|job| matches!(job, Job::Sleep(id) if waiting.contains_key(id)));
         self.queue.extend(work.mend.into_iter().map(Job::Mend));
         self.queue.extend(work.idle.into_iter().map(Job::Sleep));
     }
@@ -226,7 +316,13 @@ impl<P: Plugin> Cycle<P> {
                     (id, task)
                 }
                 Job::Sleep(id) => {
-                    let Some((resource, reason)) = self.memory().begin(&id) else { continue };
+                    let begun = self.memory().begin(&id);
+                    let Some((resource, reason)) = begun else {
+                        let now = self.memory().resources.get(&id).map(|known| known.decision.to_string());
+                        let why = now.unwrap_or_else(|| "it is gone".to_owned());
+                        self.answer(&id, &Answered::Kept(why));
+                        continue;
+                    };
                     let (members, rules, stop) =
                         (self.context.members.clone(), self.context.rules, self.context.stop.clone());
                     // A scale may take as long down as up.
@@ -254,14 +350,21 @@ impl<P: Plugin> Cycle<P> {
         };
         let Some(id) = self.whose.remove(&task) else { return };
         match done {
-            Done::Tried(end, reason) => self.tried(&id, &end, &reason),
+            Done::Tried(end, reason) => {
+                self.tried(&id, &end, &reason);
+                self.answer(&id, &Answered::Tried(end));
+            }
             Done::Mended(mend, written) => {
                 self.memory().mending(&id, false);
-                let Mend { row, .. } = mend;
+                self.answer(&id, &Answered::Kept("its row was being mended; ask again".to_owned()));
+                let Mend { row, .. } = &mend;
                 match written {
                     Ok(()) => {
                         self.context.metrics.mended.inc();
                         tracing::info!(resource = %id, row = %row.state, reason = row.reason, "mended its row");
+                        let told = if mend.by_hand { "WokenByHand" } else { "Mended" };
+                        let message = format!("Its row says {} now: {}", row.state, row.reason);
+                        self.reporter.report(&id, Severity::Normal, told, message);
                     }
                     Err(ScaleError::Conflict | ScaleError::Unsupported) => {}
                     Err(error) => {
@@ -286,8 +389,13 @@ impl<P: Plugin> Cycle<P> {
                     (*tries, until.duration_since(now))
                 });
                 tracing::warn!(resource = %id, %reason, tries, pause = %duration::short(rounded(pause)), "cannot put it to zero");
+                let message = format!("Scaling to zero failed {tries} times in a row: {reason}");
+                self.reporter.report(id, Severity::Warning, "ScaleToZeroFailed", message);
             }
-            (End::Committed, _) => tracing::info!(resource = %id, reason = idle, "at zero"),
+            (End::Committed, _) => {
+                tracing::info!(resource = %id, reason = idle, "at zero");
+                self.reporter.report(id, Severity::Normal, "ScaledToZero", format!("Scaled to zero: {idle}"));
+            }
             (End::Reverted(_), _) => tracing::info!(resource = %id, reason = %end, "stays awake"),
         }
     }

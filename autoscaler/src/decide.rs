@@ -296,6 +296,15 @@ impl Decision {
         }
     }
 
+    /// What stands in the way of ever going to zero, if so: nothing that passes by itself. The same text as long as it is
+    /// the same; its owners are told.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Keep(reason) => reason.refusal(),
+            Self::ToZero(_) => None,
+        }
+    }
+
     /// The reason in one word, for metrics; stable.
     pub fn code(&self) -> &'static str {
         match self {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use crate::cli::Command;
 use daemon::{
     flags::CommonFlags,
     settings::{FlagSettings, ObjectKind},
@@ -13,14 +14,22 @@ use daemon::{
 /// One that was idle for its whole window is put to zero once every DLX has confirmed that nothing of it is in flight.
 /// Whatever is not known for certain keeps a resource awake; GET /api/v1/resources on the admin address says what was
 /// decided on each, and why. Of several autoscalers one leads.
+///
+/// With a COMMAND it is no daemon: it asks running ones, or looks files and plugins over (autoscaler COMMAND --help).
 #[derive(clap::Parser, Clone, Debug)]
 #[command(
     name = "autoscaler",
     version,
+    args_conflicts_with_subcommands = true,
+    subcommand_value_name = "COMMAND",
     after_long_help = "A first signal (SIGTERM, SIGINT) ends it when the tries under way are finished or reverted, a second one at once.\n\
         Exit status: 0 fine, 64 bad flags, 78 bad configuration or no plugin, 1 anything else."
 )]
 pub struct Flags {
+    /// What to do instead of running as the daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// What both daemons take.
     #[command(flatten)]
     pub common: CommonFlags,
@@ -41,7 +50,7 @@ pub struct Flags {
     #[arg(long, value_name = "GROUP", requires = "metrics_resource_kind")]
     pub metrics_resource_group: Option<String>,
 
-    /// Where /healthz, /readyz, /metrics, /api/v1/resources and /api/v1/explain are served
+    /// Where /healthz, /readyz, /metrics and what is known of each resource are served; also takes what `sleep` wants
     #[arg(long, value_name = "ADDRESS", default_value = ":8092", value_parser = daemon::listen::parse_address)]
     pub admin_address: SocketAddr,
 }

@@ -5,6 +5,7 @@
 //! and a [`fence`] puts one resource to zero without losing a request. [`api`] tells all of it.
 
 pub mod api;
+pub mod cli;
 pub mod cycle;
 pub mod decide;
 pub mod fence;

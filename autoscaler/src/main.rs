@@ -1,4 +1,4 @@
-//! The autoscaler's process: flags, log, and then [`autoscaler::run`].
+//! The autoscaler's process: flags, log, and then [`autoscaler::run`], or one of the commands.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,10 @@ use daemon::{exit, telemetry};
 use scaler_types::protocol::Rules;
 
 fn main() -> ExitCode {
-    let flags: autoscaler::Flags = exit::parse_flags();
+    let mut flags: autoscaler::Flags = exit::parse_flags();
+    if let Some(command) = flags.command.take() {
+        return autoscaler::cli::main(command);
+    }
     telemetry::init(flags.common.log_format);
     exit::status(autoscaler::run(flags, Rules::default()))
 }

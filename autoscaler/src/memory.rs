@@ -31,6 +31,8 @@ pub struct Memory {
     pub cycles: Cycles,
     members: BTreeSet<Arc<str>>,
     member_left: Option<Instant>,
+    /// Wanted asleep by a person, for the next decision.
+    asked: Option<ResourceId>,
 }
 
 /// How the cycles go.
@@ -67,7 +69,10 @@ pub struct Known {
     pub last_try: Option<(End, Instant)>,
     /// Tries that failed, one after another.
     pub failure: Option<Failure>,
-    event: Option<(ScaleEvent, Instant)>,
+    /// The last thing that happened to its scale, and when this process first saw it.
+    pub event: Option<(ScaleEvent, Instant)>,
+    /// What its owners were told stands in the way; `None`: nothing does.
+    told: Option<String>,
     /// The wake under way, and when this process first saw it.
     waking: Option<(Nonce, Instant)>,
     cycle: u64,
@@ -86,6 +91,8 @@ pub struct Work {
     pub mend: Vec<Mend>,
     /// Resources to put to zero.
     pub idle: Vec<ResourceId>,
+    /// Resources that cannot go to zero as things are, and why; each once, until it changes.
+    pub refused: Vec<(ResourceId, String)>,
     /// How many resources were decided on how.
     pub decisions: BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -99,6 +106,8 @@ pub struct Mend {
     pub expected: Version,
     /// The row to write.
     pub row: Row,
+    /// Somebody scaled it up while it slept.
+    pub by_hand: bool,
 }
 
 // === impl Memory ===
@@ -127,6 +136,11 @@ impl Memory {
         let cycle = self.cycles.count;
         self.resources.retain(|_, known| known.cycle == cycle);
         work
+    }
+
+    /// A person wants this one asleep: its windows, thresholds, events and failures do not count in the next decision.
+    pub fn ask(&mut self, id: Option<ResourceId>) {
+        self.asked = id;
     }
 
     /// What one of them left behind: nothing is known of what it saw since it was last asked.
@@ -165,7 +179,10 @@ impl Memory {
         };
         known.cycle = cycle;
         (known.samples, known.readings) = (told.samples, told.readings);
-        let past = Past { event: known.event, member_left: self.member_left, failure: known.failure.clone() };
+        let asked = self.asked.as_ref() == Some(&known.resource.id);
+        known.resource.sleep_now |= asked;
+        let failure = known.failure.clone().filter(|_| !asked);
+        let past = Past { event: known.event, member_left: self.member_left, failure };
         let metrics = metrics(&known.resource, settings);
         if known.metrics != metrics {
             known.metrics = metrics.to_vec();
@@ -173,13 +190,20 @@ impl Memory {
         let measure = known.readings.as_deref().map_or(Measure::Samples, Measure::Readings);
         let evidence = Evidence { source, samples: &known.samples, measure };
         known.decided(now, decide(now, &known.resource, metrics, evidence, &past));
+        let refused = known.decision.refusal();
+        if refused != known.told {
+            work.refused
+                .extend(refused.clone().map(|_| (known.resource.id.clone(), known.decision.to_string())));
+            known.told = refused;
+        }
         *work.decisions.entry((known.decision.name(), known.decision.code())).or_default() += 1;
         if known.under_way {
             return;
         }
         if let Some(row) = known.left_behind(now, settings.resource_readiness_timeout) {
             let (id, expected) = (known.resource.id.clone(), known.resource.version.clone());
-            work.mend.push(Mend { id, expected, row });
+            let by_hand = known.resource.row.state == State::Asleep;
+            work.mend.push(Mend { id, expected, row, by_hand });
         } else if let Decision::ToZero(_) = known.decision {
             work.idle.push(known.resource.id.clone());
         }
@@ -242,6 +266,7 @@ impl Known {
     fn new(now: Instant, resource: Resource) -> Self {
         Self {
             event: resource.last_scale_event.map(|event| (event, now)),
+            told: None,
             waking: waking(&resource).map(|nonce| (nonce, now)),
             resource,
             samples: Vec::new(),

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use plugin_host::Instance;
-use scaler_types::{Resource, ResourceId, Row, ScaleError, ScaleRequest, Version};
+use scaler_types::{Report, Resource, ResourceId, Row, ScaleError, ScaleRequest, Version};
 
 /// The calls the autoscaler makes: on an [`Instance`] in the daemon, on a store in memory in the tests and the
 /// benchmark, which a paused clock and a thread's CPU time cannot see through a loaded library.
@@ -24,6 +24,9 @@ pub trait Plugin: Clone + Send + Sync + 'static {
 
     /// See [`scaler_types::ResourceScaler::set_scale`].
     fn set_scale(&self, request: &ScaleRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
+
+    /// See [`scaler_types::ResourceScaler::report`]; the error says why it cannot be shown.
+    fn report(&self, id: &ResourceId, report: &Report) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 // === impl Instance ===
@@ -48,5 +51,9 @@ impl Plugin for Instance {
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         self.set_scale(request).await
+    }
+
+    async fn report(&self, id: &ResourceId, report: &Report) -> Result<(), String> {
+        self.report(id, report).await.map_err(|error| error.to_string())
     }
 }

@@ -13,18 +13,22 @@ use daemon::{
     fleet::{Fleet, Served},
     leader::{Leader, Leadership, Timing},
     listen::Handed,
+    reports::Dropped,
     shutdown::Shutdown,
     telemetry::registry,
 };
 use http::Method;
 use plugin_host::Instance;
 use scaler_types::{Role, duration, protocol::Rules};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Flags,
-    api::{self, Key, View},
+    api::{self, Key, Shown, View},
     cycle::{Context, Cycle, Given},
     members::{Members, Patience},
     memory::Memory,
@@ -35,6 +39,9 @@ use crate::{
 /// How long the tries under way may take to be reverted when the lead is lost. The next leader has begun by then, and goes
 /// on from the rows of those that are given up.
 const AFTER_LOSS: Duration = Duration::from_secs(10);
+
+/// How many people may wait for a place in a cycle's queue of wishes; more wait longer.
+const ASKS: usize = 16;
 
 /// Runs the daemon until a signal ends it. `rules`: all of the protocol's; a test leaves one out.
 ///
@@ -63,6 +70,8 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
 
     let mut registry = registry("autoscaler");
     let metrics = Metrics::new(&mut registry);
+    let dropped = Dropped::default();
+    dropped.register(&mut registry);
     fleet.register(&mut registry);
     let leader = Leader::new(&coordination, Timing::default());
     let members = Members::new(coordination, token.as_deref(), Patience::default(), metrics.clone())?;
@@ -73,6 +82,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     let admin = Admin::new(registry, token)
         .route(Method::GET, "/api/v1/resources", view.resources())
         .route(Method::GET, "/api/v1/explain", view.explain())
+        .route(Method::POST, "/api/v1/sleep", view.sleep())
         .route(Method::GET, "/api/v1/leader", api::leader(leader.status(), members.clone()))
         .ready_when(Arc::new(move || match status().error {
             _ if draining.is_cancelled() => Err("stopping".to_owned()),
@@ -89,7 +99,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     });
 
     let cluster = Cluster::of(flags.common.clone());
-    let context = Context { members, metrics, cluster, rules, stop: CancellationToken::new() };
+    let context = Context { members, metrics, cluster, dropped, rules, stop: CancellationToken::new() };
     loop {
         let leads = tokio::select! {
             () = shutdown.draining.cancelled() => return Ok(None),
@@ -206,8 +216,9 @@ impl Cycles {
                 None => {
                     let (give, given) = watch::channel(given);
                     let memory = Arc::new(Mutex::new(Memory::default()));
-                    self.view.show(key.clone(), Some(memory.clone()));
-                    let cycle = Cycle::new(given, &key.1, self.context.clone(), memory).run();
+                    let (ask, asks) = mpsc::channel(ASKS);
+                    self.view.show(key.clone(), Some(Shown { memory: memory.clone(), ask }));
+                    let cycle = Cycle::new(given, &key.1, self.context.clone(), memory, asks).run();
                     self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(cycle));
                     self.running.insert(key, give);
                 }

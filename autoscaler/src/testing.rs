@@ -19,7 +19,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
-use scaler_types::{Nonce, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target, Version};
+use scaler_types::{
+    Nonce, Report, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target, Version,
+};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -57,6 +59,8 @@ pub struct Inner {
     pub refuse_rows: Option<ScaleError>,
     /// What `set_scale` answers instead of scaling.
     pub refuse_scale: Option<ScaleError>,
+    /// What was reported: of whom, the reason in one word, the message.
+    pub reports: Vec<(ResourceId, Report)>,
     /// `get_resources` never answers.
     pub hang: bool,
     version: u64,
@@ -192,6 +196,12 @@ impl Plugin for Store {
         };
         self.wrote(&request.row);
         result
+    }
+
+    async fn report(&self, id: &ResourceId, report: &Report) -> Result<(), String> {
+        self.inner().reports.push((id.clone(), report.clone()));
+        self.0.writes.send_modify(|writes| *writes += 1);
+        Ok(())
     }
 }
 

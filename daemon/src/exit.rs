@@ -29,7 +29,8 @@ pub fn status(result: anyhow::Result<()>) -> ExitCode {
     ExitCode::from(status_of(&error))
 }
 
-fn status_of(error: &anyhow::Error) -> u8 {
+/// The status that an error ends the process with.
+pub fn status_of(error: &anyhow::Error) -> u8 {
     // `anyhow` finds it also where it was added as context; the chain finds it behind other errors.
     let misconfigured = error.is::<Misconfigured>() || error.chain().any(|cause| cause.is::<Misconfigured>());
     if misconfigured { BAD_CONFIGURATION } else { 1 }

@@ -22,6 +22,7 @@ pub struct Plugin(Arc<Loaded>);
 struct Loaded {
     kind: String,
     path: PathBuf,
+    interface: String,
     module: v1::ModuleRef,
 }
 
@@ -41,14 +42,14 @@ impl Plugin {
         // Never unloaded: its threads run on, and a Rust library's thread-local destructors would point nowhere.
         std::mem::forget(library);
         // Not `ModuleRef::load_from_file`: that answers the first library's module for every later path.
-        let module = lib_header_from_path(path)
-            .and_then(|header| header.init_root_module::<v1::ModuleRef>())
-            .map_err(refused)?;
+        let header = lib_header_from_path(path).map_err(refused)?;
+        let interface = header.version_strings().to_string();
+        let module = header.init_root_module::<v1::ModuleRef>().map_err(refused)?;
         let kind = module.kind().as_str();
         if !v1::valid_kind(kind) {
             return Err(LoadError::Kind(kind.to_owned()));
         }
-        Ok(Self(Arc::new(Loaded { kind: kind.to_owned(), path: path.to_owned(), module })))
+        Ok(Self(Arc::new(Loaded { kind: kind.to_owned(), path: path.to_owned(), interface, module })))
     }
 
     /// The kind of resource it scales.
@@ -59,6 +60,11 @@ impl Plugin {
     /// The library's file.
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// The version of the plugin interface it was built with.
+    pub fn interface(&self) -> &str {
+        &self.0.interface
     }
 
     /// Starts an instance for one namespace file. Tells it its own kind and folder, whatever `context` has there.

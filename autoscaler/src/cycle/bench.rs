@@ -53,12 +53,13 @@ async fn ten_thousand_resources() {
         members: members(state.path(), LONG),
         metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
         cluster: Cluster::default(),
+        dropped: Dropped::default(),
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };
     let (_give, given) =
         watch::channel(Given { plugin: store.clone(), settings: Arc::new(Settings::default()) });
-    let cycle = Cycle::new(given, "demo", context, Arc::default());
+    let cycle = Cycle::new(given, "demo", context, Arc::default(), mpsc::channel(1).1);
     // The first one makes what the others find.
     cycle.look().await;
     let before = cpu("dlx");

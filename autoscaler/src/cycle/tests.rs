@@ -19,6 +19,7 @@ struct Site {
 struct Running {
     memory: Arc<Mutex<Memory>>,
     give: watch::Sender<Given<Store>>,
+    ask: mpsc::Sender<Asked>,
     task: JoinHandle<()>,
 }
 
@@ -34,6 +35,7 @@ impl Site {
             members,
             metrics,
             cluster: Cluster::default(),
+            dropped: Dropped::default(),
             rules: Rules::default(),
             stop: CancellationToken::new(),
         };
@@ -44,8 +46,9 @@ impl Site {
         let given = Given { plugin: store.clone(), settings: Arc::new(self.settings.clone()) };
         let (give, given) = watch::channel(given);
         let memory = Arc::new(Mutex::new(Memory::default()));
-        let cycle = Cycle::new(given, "demo", self.context.clone(), memory.clone());
-        Running { memory, give, task: tokio::spawn(cycle.run()) }
+        let (ask, asks) = mpsc::channel(8);
+        let cycle = Cycle::new(given, "demo", self.context.clone(), memory.clone(), asks);
+        Running { memory, give, ask, task: tokio::spawn(cycle.run()) }
     }
 
     fn fences(&self, outcome: &'static str, reason: &'static str) -> u64 {
@@ -245,7 +248,7 @@ async fn another_file_changes_the_cycle_and_none_ends_it() {
     running.give.send_replace(Given { plugin: second.clone(), settings: Arc::new(site.settings.clone()) });
     second.until(|store| !store.calls.is_empty()).await;
     assert!(running.memory.lock().unwrap().cycles.count >= 2);
-    let Running { memory: _, give, task } = running;
+    let Running { give, task, .. } = running;
     drop(give);
     tokio::time::timeout(Duration::from_secs(60), task).await.expect("it does not end").unwrap();
     assert_eq!(second.get("hello").row.state, State::Active);
@@ -286,6 +289,97 @@ async fn a_plugin_that_cannot_tell_changes_nothing() {
     running.until(|memory| memory.cycles.error.is_some()).await;
     running.until(|memory| matches!(memory.resources[&id("hello")].decision, Decision::Keep(_))).await;
     assert!(store.inner().calls.is_empty());
+    site.context.stop.cancel();
+    running.ends().await;
+}
+
+/// A DLX that has just forwarded a request for `hello`, and confirms all the same: it has its answer.
+fn just_asked(member: &str, asked: &crate::testing::Asked) -> Reply {
+    let mut active = crate::testing::idle("hello");
+    active["idle"] = "1s".into();
+    match asked.path.as_str() {
+        "/api/v1/fence" => confirmed(),
+        _ => Reply::Json(http::StatusCode::OK, crate::testing::activity(member, std::iter::once(active))),
+    }
+}
+
+async fn ask(running: &Running, name: &str) -> Answered {
+    let (answer, answered) = oneshot::channel();
+    running.ask.send(super::Asked { id: id(name), answer }).await.ok().expect("the cycle runs");
+    answered.await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_person_need_not_wait_for_the_window() {
+    let site = Site::new(LONG, LONG);
+    let store = Store::with(["hello"]);
+    let mut paused = store.get("hello");
+    paused.keep_awake = "paused".to_owned();
+    let dlx = Dlx::start(site.state.path(), just_asked);
+    let running = site.run(&store);
+    running.until(|memory| memory.cycles.count == 1).await;
+    assert_eq!(running.memory.lock().unwrap().resources[&id("hello")].decision.code(), "active");
+    assert_eq!(ask(&running, "nobody").await, Answered::Unknown("no plugin lists demo/nobody".to_owned()));
+    assert!(store.inner().calls.is_empty());
+    assert_eq!(ask(&running, "hello").await, Answered::Tried(End::Committed));
+    assert_eq!((store.get("hello").replicas, store.get("hello").row.reason.as_str()), (0, "asked for"));
+    // By the same fence as ever.
+    assert_eq!(dlx.count("/api/v1/fence"), 1);
+    assert_eq!(ask(&running, "hello").await, Answered::AtZero);
+    // What its owner wants awake stays awake.
+    store.put(paused);
+    assert_eq!(ask(&running, "hello").await, Answered::Kept("kept awake: paused".to_owned()));
+    site.context.stop.cancel();
+    running.ends().await;
+}
+
+#[tokio::test]
+async fn a_person_is_told_what_stands_in_the_way() {
+    let site = Site::new(LONG, LONG);
+    let store = Store::with(["hello"]);
+    let dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+        "/api/v1/fence" => refused("1 requests in flight"),
+        _ => just_asked(member, asked),
+    });
+    let running = site.run(&store);
+    let Answered::Tried(end) = ask(&running, "hello").await else { panic!("no try was made") };
+    assert_eq!(end.to_string(), format!("reverted, not confirmed by DLX {}: 1 requests in flight", dlx.name));
+    assert_eq!(store.get("hello").replicas, 1);
+    site.context.stop.cancel();
+    running.ends().await;
+}
+
+fn reported(store: &crate::testing::Inner, reason: &str) -> Vec<String> {
+    let of = store.reports.iter().filter(|(_, report)| report.reason == reason);
+    of.map(|(_, report)| report.message.clone()).collect()
+}
+
+#[tokio::test]
+async fn owners_are_told_once() {
+    let site = Site::new(OFTEN, SHORT);
+    let store = Store::with(["hello"]);
+    let _good = Dlx::quiet(site.state.path(), &["hello"]);
+    let mut silent = Dlx::start(site.state.path(), |_, _| Reply::Never);
+    let running = site.run(&store);
+    store.until(|store| !reported(store, "NotScaledToZero").is_empty()).await;
+    let count = running.memory.lock().unwrap().cycles.count;
+    running.until(|memory| memory.cycles.count > count + 3).await;
+    let told = format!("Kept awake: no answer from DLX {}", silent.name);
+    assert_eq!(reported(&store.inner(), "NotScaledToZero"), [told]);
+    silent.leave();
+    running.until(|memory| memory.resources[&id("hello")].decision.code() == "member_left").await;
+    // Its owner does not wait for the window.
+    let mut now = store.get("hello");
+    now.sleep_now = true;
+    store.put(now);
+    store.until(|store| !reported(store, "ScaledToZero").is_empty()).await;
+    assert_eq!(reported(&store.inner(), "ScaledToZero"), ["Scaled to zero: asked for"]);
+    // Somebody scales it by hand.
+    let mut up = store.get("hello");
+    (up.replicas, up.sleep_now) = (1, false);
+    store.put(up);
+    store.until(|store| !reported(store, "WokenByHand").is_empty()).await;
+    assert_eq!(reported(&store.inner(), "WokenByHand"), ["Its row says active now: scaled up by hand"]);
     site.context.stop.cancel();
     running.ends().await;
 }

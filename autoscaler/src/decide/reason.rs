@@ -162,6 +162,24 @@ fn event_name(event: ScaleEvent) -> &'static str {
 // === impl Reason ===
 
 impl Reason {
+    /// See [`super::Decision::refusal`].
+    pub(super) fn refusal(&self) -> Option<String> {
+        match self {
+            Self::PathDirect
+            | Self::PathExternal
+            | Self::NewerRow(_)
+            | Self::NoMetrics
+            | Self::UnknownMetric(_)
+            | Self::Several { .. }
+            | Self::NotANumber { .. }
+            | Self::Source(Unknown::NoMembers) => Some(self.code().to_owned()),
+            Self::Source(unknown @ Unknown::Silent(_)) => Some(unknown.to_string()),
+            // What it says may differ each time.
+            Self::Source(Unknown::Failed(_)) => Some(self.code().to_owned()),
+            _ => None,
+        }
+    }
+
     /// In one word, for metrics; stable.
     pub(super) fn code(&self) -> &'static str {
         match self {

@@ -1,5 +1,6 @@
 //! Every plugin at work for every namespace file, kept as the files change.
 
+mod check;
 mod keeper;
 mod view;
 
@@ -23,6 +24,7 @@ use crate::{
     namespace_file::parse_namespace,
     settings::{FlagSettings, Settings},
 };
+pub use check::{Checked, check};
 use keeper::Keeper;
 use view::View;
 

@@ -1,0 +1,101 @@
+//! `check`: looks namespace files over.
+
+use std::{
+    env, fs,
+    hash::{BuildHasher as _, RandomState},
+    path::PathBuf,
+};
+
+use anyhow::Context as _;
+use daemon::{
+    exit::Misconfigured,
+    fleet::{Checked, check},
+};
+
+use super::output::{Format, print, print_json};
+
+/// Looks namespace files over without serving them: the file itself, and each plugin its own section
+///
+/// The plugins of --plugins-dir are loaded, if there are any, and asked; what they need a cluster for is said to be
+/// unchecked where there is none. Nothing is scaled. Exit status 78 if anything is wrong.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Check {
+    /// Namespace files, or folders of them
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// The folder of the plugins
+    #[arg(long, default_value = "plugins", value_name = "DIR")]
+    plugins_dir: PathBuf,
+
+    /// The kubeconfig of the cluster, for plugins that talk to one
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    kubeconfig_path: Option<PathBuf>,
+
+    /// Text for people, or JSON
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    output: Format,
+}
+
+/// An empty folder that is gone when this is.
+struct Folder(PathBuf);
+
+// === impl Check ===
+
+impl Check {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let plugins = match self.plugins_dir.is_dir() {
+            true => {
+                plugin_host::load_dir(&self.plugins_dir)
+                    .with_context(|| format!("reading --plugins-dir {}", self.plugins_dir.display()))?
+                    .plugins
+            }
+            false => Vec::new(),
+        };
+        let folder = Folder::new()?;
+        let all = check(self.files, &plugins, self.kubeconfig_path, &folder.0).await;
+        match self.output {
+            Format::Json => print_json(&all)?,
+            Format::Text => print(&told(&all)),
+        }
+        let wrong = all.iter().filter(|file| !file.errors.is_empty()).count();
+        match (wrong, all.len()) {
+            (0, 1..) => Ok(()),
+            (0, 0) => Err(Misconfigured("there is no namespace file (*.yaml, *.yml)".to_owned()).into()),
+            (wrong, all) => Err(Misconfigured(format!("{wrong} of {all} files cannot be used")).into()),
+        }
+    }
+}
+
+fn told(all: &[Checked]) -> String {
+    let mut out = String::new();
+    for Checked { file, namespace, errors, unchecked } in all {
+        if errors.is_empty() {
+            out += &format!("{file}: fine, namespace {}\n", namespace.as_deref().unwrap_or("-"));
+        }
+        for error in errors {
+            out += &format!("{error}\n");
+        }
+        for note in unchecked {
+            out += &format!("{note} (not checked)\n");
+        }
+    }
+    out
+}
+
+// === impl Folder ===
+
+impl Folder {
+    fn new() -> anyhow::Result<Self> {
+        let name = format!("scaler-check-{:016x}", RandomState::new().hash_one(std::process::id()));
+        let path = env::temp_dir().join(name);
+        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}

@@ -1,0 +1,79 @@
+//! What is printed, and how.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// How a command's result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Prints to standard output. Where nobody reads any more there is nobody to tell.
+pub fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+/// Prints JSON, as a person can read it too.
+pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"));
+    Ok(())
+}
+
+/// Says on a terminal what is being waited for.
+pub fn progress(text: &str) {
+    let mut error = io::stderr().lock();
+    if error.is_terminal() {
+        drop(writeln!(error, "{text}"));
+    }
+}
+
+/// Lines of columns, as wide as they must be; the last one as it is.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::from("  ");
+        for (column, cell) in row.iter().enumerate() {
+            line += cell;
+            if column + 1 < row.len() {
+                line += &" ".repeat(widths[column] - cell.chars().count() + 2);
+            }
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// A value as people read it: a text without quotes, `-` for nothing.
+pub fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows =
+            [vec!["a".to_owned(), "b".into(), "c".into()], vec!["ää".into(), String::new(), "d e".into()]];
+        assert_eq!(table(&rows), "  a   b  c\n  ää     d e\n");
+        assert_eq!(table(&[]), "");
+    }
+}

@@ -1,0 +1,140 @@
+//! `plan`: what would be done now.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{
+    ask::Asking,
+    explain::{leads, list},
+    output::{Format, plain, print, print_json, table},
+};
+
+/// Says what would be done now with all resources, and why not more: who goes to zero, what keeps the others, who leads,
+/// which DLXs there are and which of them are silent
+///
+/// Changes nothing. The autoscaler does it by itself at its next look; what it last decided is what is shown.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Plan {
+    #[command(flatten)]
+    asking: Asking,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let port = self.asking.autoscaler()?;
+        let leader = leads(&port).await?;
+        let answer = port.get("/api/v1/resources").await?.unwrap_or_default();
+        if self.asking.output == Format::Json {
+            return print_json(&json!({
+                "leader": leader,
+                "cycles": answer["cycles"],
+                "resources": answer["resources"],
+            }));
+        }
+        print(&told(port.url(), &leader, &answer));
+        Ok(())
+    }
+}
+
+fn told(url: &str, leader: &Value, answer: &Value) -> String {
+    let name = leader["leader"].as_str().map(|name| format!(" ({name})")).unwrap_or_default();
+    let mut out = format!("leader: {url}{name}\n");
+    let members = list(leader, "members");
+    out += &format!("DLXs: {}\n", members.len());
+    let rows: Vec<_> = members
+        .iter()
+        .map(|member| {
+            let silent =
+                member["silent"].as_str().map(|why| format!("SILENT, keeps everything awake: {why}"));
+            vec![
+                plain(&member["name"]),
+                plain(&member["admin"]),
+                silent.unwrap_or_else(|| "answers".to_owned()),
+            ]
+        })
+        .collect();
+    out += &table(&rows);
+    for cycle in list(answer, "cycles").iter().filter(|cycle| !cycle["error"].is_null()) {
+        out += &format!(
+            "failing: {} in namespace {}: {}\n",
+            plain(&cycle["kind"]),
+            plain(&cycle["namespace"]),
+            plain(&cycle["error"])
+        );
+    }
+    let resources = list(answer, "resources");
+    let (asleep, awake): (Vec<_>, Vec<_>) = resources.iter().partition(|resource| resource["replicas"] == 0);
+    let (idle, kept): (Vec<_>, Vec<_>) =
+        awake.into_iter().partition(|resource| resource["decision"] == "to_zero");
+    out += &format!("asleep: {}\n", asleep.len());
+    for (title, of) in [("to zero", &idle), ("kept awake", &kept)] {
+        out += &format!("{title}: {}\n", of.len());
+        let rows: Vec<_> = of
+            .iter()
+            .map(|resource| {
+                let mut why = plain(&resource["reason"]);
+                if let Some(failure) = resource["failure"].as_object() {
+                    why += &format!("; {} tries failed: {}", failure["tries"], plain(&failure["reason"]));
+                } else if resource["last_try"]["outcome"] == "reverted" {
+                    why += &format!(
+                        "; last try {} ago {}",
+                        plain(&resource["last_try"]["ago"]),
+                        plain(&resource["last_try"]["reason"])
+                    );
+                }
+                let name = format!("{}/{}", plain(&resource["namespace"]), plain(&resource["name"]));
+                vec![name, plain(&resource["kind"]), plain(&resource["code"]), why]
+            })
+            .collect();
+        out += &table(&rows);
+    }
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    for resource in &kept {
+        *reasons.entry(plain(&resource["code"])).or_default() += 1;
+    }
+    if kept.len() > 1 {
+        let reasons: Vec<_> = reasons.iter().map(|(code, count)| format!("{count} {code}")).collect();
+        out += &format!("why not more: {}\n", reasons.join(", "));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_person_reads() {
+        let one = |name: &str, replicas: u32, decision: &str, code: &str| {
+            json!({"namespace": "shop", "name": name, "kind": "deployment", "replicas": replicas, "decision": decision,
+                "code": code, "reason": "because", "failure": null, "last_try": null})
+        };
+        let leader = json!({"leads": true, "leader": "autoscaler-1", "members": [
+            {"name": "a", "admin": "10.0.0.1:8091", "silent": null},
+            {"name": "b", "admin": "10.0.0.2:8091", "silent": "no answer within 5s"},
+        ]});
+        let answer = json!({
+            "cycles": [{"kind": "deployment", "namespace": "shop", "error": "no answer from DLX b"}],
+            "resources": [one("a", 0, "keep", "not_active"), one("b", 1, "to_zero", "quiet"),
+                one("c", 2, "keep", "active"), one("d", 2, "keep", "active")],
+        });
+        let expected = "\
+leader: http://127.0.0.1:8092 (autoscaler-1)
+DLXs: 2
+  a  10.0.0.1:8091  answers
+  b  10.0.0.2:8091  SILENT, keeps everything awake: no answer within 5s
+failing: deployment in namespace shop: no answer from DLX b
+asleep: 1
+to zero: 1
+  shop/b  deployment  quiet  because
+kept awake: 2
+  shop/c  deployment  active  because
+  shop/d  deployment  active  because
+why not more: 2 active
+";
+        assert_eq!(told("http://127.0.0.1:8092", &leader, &answer), expected);
+    }
+}

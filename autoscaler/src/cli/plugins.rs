@@ -1,0 +1,84 @@
+//! `plugins`: what is in the plugins' folder.
+
+use std::path::PathBuf;
+
+use daemon::exit::Misconfigured;
+use serde::Serialize;
+
+use super::output::{Format, print, print_json, table};
+
+/// Loads every `*.so` of the plugins' folder and says its kind and the version of the plugin interface it was built with,
+/// or why it is refused
+///
+/// Exit status 78 if any is refused, or there is none.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Plugins {
+    /// The folder of the plugins
+    #[arg(long, default_value = "plugins", value_name = "DIR")]
+    plugins_dir: PathBuf,
+
+    /// Text for people, or JSON
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Serialize)]
+struct Told {
+    file: String,
+    kind: Option<String>,
+    interface: Option<String>,
+    refused: Option<String>,
+}
+
+// === impl Plugins ===
+
+impl Plugins {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let folder = self.plugins_dir.display();
+        let bad = |why: String| Misconfigured(format!("--plugins-dir {folder}: {why}"));
+        let scan = plugin_host::load_dir(&self.plugins_dir).map_err(|error| bad(error.to_string()))?;
+        let loaded = scan.plugins.iter().map(|plugin| Told {
+            file: plugin.path().display().to_string(),
+            kind: Some(plugin.kind().to_owned()),
+            interface: Some(plugin.interface().to_owned()),
+            refused: None,
+        });
+        let refused = scan.rejected.iter().map(|rejected| Told {
+            file: rejected.path.display().to_string(),
+            kind: None,
+            interface: None,
+            refused: Some(rejected.error.to_string()),
+        });
+        let mut all: Vec<_> = loaded.chain(refused).collect();
+        all.sort_by(|a, b| a.file.cmp(&b.file));
+        match self.output {
+            Format::Json => print_json(&all)?,
+            Format::Text => print(&table(&all.iter().map(Told::row).collect::<Vec<_>>())),
+        }
+        match (all.len(), scan.rejected.len()) {
+            (0, _) => Err(bad("it holds no plugin (*.so)".to_owned()).into()),
+            (_, 0) => Ok(()),
+            (all, refused) => Err(bad(format!("{refused} of {all} are refused")).into()),
+        }
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    fn row(&self) -> Vec<String> {
+        match (&self.kind, &self.interface, &self.refused) {
+            (Some(kind), Some(interface), _) => {
+                vec![self.file.clone(), kind.clone(), format!("plugin interface {interface}")]
+            }
+            (_, _, refused) => {
+                let why = refused.clone().unwrap_or_default();
+                vec![
+                    self.file.clone(),
+                    "REFUSED".to_owned(),
+                    why.split_whitespace().collect::<Vec<_>>().join(" "),
+                ]
+            }
+        }
+    }
+}
