@@ -119,7 +119,7 @@ fn readings(listed: &[Resource], settings: &Settings, tables: &Tables) -> Vec<Ve
                 value: Value::Failed("it was not asked".into()),
                 coverage: Coverage::Vouched,
             },
-            |table| (table.0)(place),
+            |table| table.reading(place),
         )
     };
     let of = |(place, resource)| {
@@ -134,6 +134,11 @@ impl Table {
     /// `reading` gives the one for a place.
     pub(super) fn new(reading: impl Fn(usize) -> Reading + Send + 'static) -> Self {
         Self(Box::new(reading))
+    }
+
+    /// What it told of the resource at this place.
+    pub(super) fn reading(&self, place: usize) -> Reading {
+        (self.0)(place)
     }
 
     /// The source has no such metric; `known`: what it has.
