@@ -119,7 +119,10 @@
 //!
 //! 1. A [`Row`] and the scale are one thing with one [`Version`]: written in one step, only if the version still stands, and seen
 //!    together. [`rows`] does it for what lives on one host; a cluster's API does it with `resourceVersion`.
-//! 2. What is being stopped is not listed: neither in [`Resource::replicas`] nor in [`Resource::endpoints`].
+//! 2. What is being stopped is not listed: neither in [`Resource::replicas`] nor in [`Resource::endpoints`]. A plugin that learns of
+//!    endpoints by another watch than of rows takes what it saw alive at zero replicas for something that is being stopped, and
+//!    waits for that to be so before it scales from zero. If the rows' watch was the slower one it was wrong: a list of endpoints
+//!    made after replicas were seen puts it right (`tests/model`, `pods_of_before`).
 //! 3. Every daemon loads the plugin in a process of its own, and each may call at any time. State that matters lives outside of them.
 //! 4. A call may be dropped at any `await`, and the process may be killed anywhere: whatever comes next finds what is needed
 //!    to go on. Scaling what is scaled already is fine.

@@ -59,6 +59,18 @@ pub enum Event {
     Left,
     /// There was no DLX at all when the members were read.
     NoMembers,
+    /// A resource that is failed and has replicas was fenced.
+    FencedFailed,
+    /// One was woken by a request.
+    FailedWoken,
+    /// One was woken whose process answered by then.
+    FailedWokenUp,
+    /// A wake waited until the process of before was stopped.
+    WakeWaited,
+    /// A plugin saw a pod alive at zero replicas: one of before.
+    OldPodBuried,
+    /// One of the wake that it did not know of yet, and listed it when it asked anew.
+    NewPodUnburied,
 }
 
 // === impl Event ===
@@ -94,6 +106,12 @@ impl Event {
         Self::WokenByRequest,
         Self::Left,
         Self::NoMembers,
+        Self::FencedFailed,
+        Self::FailedWoken,
+        Self::FailedWokenUp,
+        Self::WakeWaited,
+        Self::OldPodBuried,
+        Self::NewPodUnburied,
     ];
 
     /// Its bit in a set of events.

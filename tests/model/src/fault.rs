@@ -25,6 +25,12 @@ pub enum Fault {
     NobodyRecovers,
     /// A held request asks for its wake once only.
     WantsOnce,
+    /// A plugin scales from zero while pods of before are alive.
+    WakesOverOldPods,
+    /// A plugin lists every pod that is alive in its cache, whatever it has seen of it before.
+    ForgetsOldPods,
+    /// A plugin never looks again at a pod that it took for one of before.
+    BuriesForGood,
     /// A request that was cut after it had reached the resource is sent again.
     SendsAgain,
 }

@@ -2,13 +2,13 @@
 
 use scaler_types::{
     Row, State,
-    protocol::{Gate, Rules, Seen},
+    protocol::{Gate, GateInput, Rules, Seen},
 };
 
 use crate::{
     canon, explore,
     fault::Fault,
-    world::{Autoscaler, Budget, Dlx, Store, Who, World},
+    world::{Autoscaler, Budget, Dlx, Old, Store, Who, World},
 };
 
 /// A model: the rules in force, a fault, and how much may happen.
@@ -28,6 +28,10 @@ pub struct Model {
     pub places: usize,
     /// Autoscalers that believe to lead.
     pub autoscalers: usize,
+    /// What is put to zero answers for a while, and each DLX's plugin learns of it late: pods have a watch of their own.
+    pub pods_lag: bool,
+    /// It begins right after a commit, of which no DLX knows yet, instead of active.
+    pub slept: bool,
 }
 
 /// A step. The numbers say which DLX (`d`) or autoscaler (`a`).
@@ -70,6 +74,10 @@ pub enum Action {
     HandOther,
     Keep,
     Undo,
+    SeePods { d: usize },
+    ListPods { d: usize },
+    MarkOld,
+    StopOld,
 }
 
 // === impl Model ===
@@ -79,25 +87,41 @@ impl explore::Model for Model {
     type Action = Action;
 
     fn initial(&self) -> World {
-        let now = Seen { row: Row::default(), version: canon::version(0), scaled: true };
+        let state = |state, version| {
+            let version = canon::version(version);
+            Seen { row: Row { state, ..Row::default() }, version, scaled: state != State::Asleep }
+        };
+        let now = if self.slept { state(State::Asleep, 2) } else { state(State::Active, 0) };
         let dlx = |place: usize| {
             (place < self.dlxs).then(|| {
                 let mut dlx = Dlx::new(canon::member(place, 0), Gate::new(self.rules));
                 (dlx.registered, dlx.following) = (true, true);
                 dlx.stream.push(now.clone());
+                (dlx.pods.old, dlx.pods.new) = (self.slept && self.pods_lag, !self.slept && self.pods_lag);
+                if self.slept {
+                    // Each has confirmed the fence.
+                    dlx.gate.step(GateInput::Saw(Some(state(State::Draining, 1))));
+                }
                 dlx
             })
         };
         let dlx = [dlx(0), dlx(1)];
         World {
             incarnations: [0, 0],
-            store: Store { now, before: None, up: true, committed: false },
+            store: Store {
+                now,
+                before: None,
+                up: !self.slept,
+                committed: self.slept,
+                old: if self.slept && self.pods_lag { Old::ByCommit } else { Old::Gone },
+                marked: false,
+            },
             dlx,
             autoscalers: [Autoscaler::default(), Autoscaler::default()],
             orphans: Vec::new(),
             kept: None,
             left: self.budget,
-            names: 0,
+            names: 2,
         }
     }
 
@@ -129,6 +153,9 @@ impl explore::Model for Model {
             actions.extend([Action::Land(Who::Orphan(orphan)), Action::Vanish { orphan }]);
         }
         actions.extend([Action::Ready, Action::HandZero, Action::HandOther, Action::Keep, Action::Undo]);
+        if self.pods_lag {
+            actions.extend([Action::MarkOld, Action::StopOld]);
+        }
     }
 
     fn next(&self, world: &World, action: &Action, events: &mut u64) -> Result<Option<World>, String> {
@@ -175,6 +202,8 @@ impl Model {
             dlxs: 2,
             places: 2,
             autoscalers: 2,
+            pods_lag: false,
+            slept: false,
         }
     }
 
@@ -186,6 +215,20 @@ impl Model {
     /// Whether a DLX forwards.
     pub fn open(&self, dlx: &Dlx) -> bool {
         dlx.gate.open() || (dlx.mark && self.has(Fault::LiftsByTimer))
+    }
+
+    /// What a DLX's request would reach now: the old process or the one of now, or nothing.
+    pub fn reaches(&self, world: &World, dlx: &Dlx) -> Option<Old> {
+        let up = world.store.up.then_some(Old::Gone);
+        if !self.pods_lag {
+            return up;
+        }
+        let buries = !self.has(Fault::ForgetsOldPods);
+        let listed = |known: bool, buried: bool| known && !(buried && buries);
+        let old = Some(world.store.old).filter(|old| *old != Old::Gone);
+        // The worst it may choose.
+        old.filter(|_| listed(dlx.pods.old, dlx.pods.old_buried))
+            .or(up.filter(|_| listed(dlx.pods.new, dlx.pods.new_buried)))
     }
 
     fn actions_of_dlx(&self, world: &World, d: usize, actions: &mut Vec<Action>) {
@@ -220,6 +263,9 @@ impl Model {
         if self.has(Fault::LiftsByTimer) {
             actions.push(Action::Lift { d });
         }
+        if self.pods_lag {
+            actions.extend([Action::SeePods { d }, Action::ListPods { d }]);
+        }
     }
 
     /// What can be told without touching the state: most candidates end here, and cost no copy.
@@ -239,10 +285,10 @@ impl Model {
             Action::Reach { d } => dlx(d).is_some_and(|dlx| dlx.sending > 0),
             Action::Finish { d } => dlx(d).is_some_and(|dlx| dlx.reached > 0),
             Action::Release { d } => {
-                world.store.up && dlx(d).is_some_and(|dlx| dlx.held > 0 && self.open(dlx))
+                dlx(d).is_some_and(|dlx| dlx.held > 0 && self.open(dlx) && self.reaches(world, dlx).is_some())
             }
             Action::Want { d } => dlx(d).is_some_and(|dlx| dlx.held > 0),
-            Action::Answers { d } => world.store.up && dlx(d).is_some(),
+            Action::Answers { d } => dlx(d).is_some_and(|dlx| self.reaches(world, dlx).is_some()),
             Action::Crash { .. } => left.dlx_crashes > 0,
             Action::Silence { d } => left.silences > 0 && dlx(d).is_some_and(|dlx| !dlx.silent),
             Action::Resume { d } => left.resumes > 0 && dlx(d).is_some_and(|dlx| dlx.silent),
@@ -280,6 +326,14 @@ impl Model {
             Action::HandOther => left.others > 0,
             Action::Keep => left.undos > 0 && world.kept.is_none(),
             Action::Undo => left.undos > 0 && world.kept.is_some(),
+            Action::SeePods { d } => dlx(d).is_some_and(|dlx| dlx.following),
+            Action::ListPods { d } => {
+                !self.has(Fault::BuriesForGood)
+                    && dlx(d)
+                        .is_some_and(|dlx| !dlx.pods.zero && (dlx.pods.old_buried || dlx.pods.new_buried))
+            }
+            Action::MarkOld => world.store.old != Old::Gone && !world.store.marked,
+            Action::StopOld => world.store.marked,
         }
     }
 }

@@ -55,6 +55,36 @@ pub struct Store {
     pub up: bool,
     /// It was a commit that put it to zero.
     pub committed: bool,
+    /// The process of before it was put to zero; only where the plugin's pods lag.
+    pub old: Old,
+    /// Its deletion is in the API: whoever looks there knows that it is being stopped. It answers on for a while.
+    pub marked: bool,
+}
+
+/// A process that is to be stopped and still answers.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum Old {
+    /// There is none.
+    Gone,
+    /// A person put it to zero.
+    ByHand,
+    /// A commit did.
+    ByCommit,
+}
+
+/// What the plugin in one DLX's process knows of pods: a watch of its own, older or newer than that of the rows.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub struct Pods {
+    /// The last row it saw has no replicas.
+    pub zero: bool,
+    /// Its cache has a pod of before the resource was put to zero, and nothing says there that it is being stopped.
+    pub old: bool,
+    /// Its cache has the pod of now.
+    pub new: bool,
+    /// It saw the old pod alive at zero replicas: never an endpoint again.
+    pub old_buried: bool,
+    /// The same of the pod of now, of which it knew before it knew of its wake.
+    pub new_buried: bool,
 }
 
 /// One incarnation of a DLX.
@@ -88,6 +118,8 @@ pub struct Dlx {
     pub leaving: bool,
     /// A fault's own mark.
     pub mark: bool,
+    /// Its plugin's pods; only where they lag.
+    pub pods: Pods,
 }
 
 /// One autoscaler. After a crash another one is there at once: what a pause would add, any delay adds.
@@ -261,6 +293,7 @@ impl Dlx {
             silent: false,
             leaving: false,
             mark: false,
+            pods: Pods::default(),
         }
     }
 
@@ -272,6 +305,40 @@ impl Dlx {
     /// Whether nothing is under way in it.
     pub fn idle(&self) -> bool {
         self.in_flight() + self.held == 0 && self.write.is_none() && self.wake.is_none()
+    }
+}
+
+// === impl Pods ===
+
+impl Pods {
+    /// The rows' watch told whether there are replicas. What is alive at zero is about to be stopped.
+    pub fn see_row(&mut self, scaled: bool) {
+        self.zero = !scaled;
+        self.old_buried |= self.zero && self.old;
+        self.new_buried |= self.zero && self.new;
+    }
+
+    /// The pods' watch came up to now.
+    pub fn see_pods(&mut self, store: &Store) {
+        (self.old, self.new) = (store.old != Old::Gone && !store.marked, store.up);
+        self.old_buried &= self.old;
+        self.new_buried &= self.new;
+        self.see_row(!self.zero);
+    }
+
+    /// A list that is not older than the call: what is alive with replicas is no older than they are.
+    pub fn list(&mut self, store: &Store) {
+        *self = Self::default();
+        self.zero = !store.now.scaled;
+        self.see_pods(store);
+    }
+
+    /// The pod of now has become one of before.
+    pub fn put_to_zero(&mut self) {
+        if self.new {
+            (self.old, self.old_buried) = (true, self.new_buried);
+        }
+        (self.new, self.new_buried) = (false, false);
     }
 }
 

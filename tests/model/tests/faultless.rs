@@ -54,5 +54,11 @@ scenarios! {
     lost_answers: Model { autoscalers: 1, ..Model::new(BASE.unknowns(1)) } => [CommitUnknown, WakeUnknown, OrphanLanded];
     repeated: Model { autoscalers: 1, ..Model::new(BASE.repeats(1)) } => [StaleIgnored];
     failed_wake: Model { autoscalers: 1, ..Model::new(BASE.failures(1)) } => [WakeFailed];
+    /// Kubernetes keeps the replicas of a wake that failed: such a resource sleeps again, and is woken again.
+    keeps_replicas: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.requests(2).fences(2).failures(1)) }
+        => [WakeFailed, FencedFailed, FailedWoken, FailedWokenUp];
+    pods_of_before: Model { autoscalers: 0, pods_lag: true, slept: true, ..Model::new(Budget::NONE.requests(2)) }
+        => [WakeWaited, OldPodBuried, NewPodUnburied, TwoWakes];
+    pods_lag: Model { autoscalers: 1, pods_lag: true, ..Model::new(BASE) } => [WakeWaited, OldPodBuried, NewPodUnburied];
     undone: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.undos(1)) } => [Undone, UndoneInsideFence];
 }

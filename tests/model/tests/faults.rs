@@ -58,6 +58,9 @@ faults! {
     unknown_is_done UnknownIsDone: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.requests(2).unknowns(1)) };
     nobody_recovers NobodyRecovers: Model::new(BASE.autoscaler_crashes(1));
     wants_once WantsOnce: Model::new(BASE.unknowns(1));
+    wakes_over_old_pods WakesOverOldPods: Model { autoscalers: 1, pods_lag: true, slept: true, ..Model::new(BASE) };
+    forgets_old_pods ForgetsOldPods: Model { autoscalers: 1, pods_lag: true, slept: true, ..Model::new(BASE.requests(2)) };
+    buries_for_good BuriesForGood: Model { autoscalers: 0, pods_lag: true, slept: true, ..Model::new(BASE) };
     sends_again SendsAgain: Model::new(BASE.zeros(1));
 }
 

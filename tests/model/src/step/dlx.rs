@@ -10,7 +10,7 @@ use crate::{
     canon,
     event::Event,
     fault::Fault,
-    world::{Dlx, Question, Who},
+    world::{Dlx, Old, Question, Who},
 };
 
 // === impl Step ===
@@ -39,6 +39,7 @@ impl Step<'_> {
         dlx.following = true;
         dlx.stream.extend(before);
         dlx.stream.push(now);
+        self.list_pods(d);
         true
     }
 
@@ -54,6 +55,7 @@ impl Step<'_> {
         if ignored {
             self.note(Event::StaleIgnored);
         }
+        self.see_row(d, seen.scaled);
         true
     }
 
@@ -82,8 +84,13 @@ impl Step<'_> {
     }
 
     pub(super) fn reach(&mut self, d: usize) -> Done {
-        let (up, committed) = (self.world.store.up, self.world.store.committed);
+        let committed = self.world.store.committed;
         let sends_again = self.model.has(Fault::SendsAgain);
+        let reaches = self.world.dlx[d].as_ref().and_then(|dlx| self.model.reaches(&self.world, dlx));
+        if reaches == Some(Old::ByCommit) {
+            return Err("a request reaches a pod that a commit has put to zero".into());
+        }
+        let up = reaches == Some(Old::Gone);
         let dlx = self.dlx(d);
         dlx.sending -= 1;
         if up && dlx.mark && sends_again {

@@ -3,6 +3,7 @@
 mod autoscaler;
 mod dlx;
 mod person;
+mod pods;
 mod writes;
 
 use scaler_types::{
@@ -57,7 +58,9 @@ impl Step<'_> {
             }
             Action::See { d, at } => self.see(d, at),
             Action::Skip { d } => {
-                self.dlx(d).stream.remove(0);
+                // Its plugin saw it all the same.
+                let seen = self.dlx(d).stream.remove(0);
+                self.see_row(d, seen.scaled);
                 true
             }
             Action::Repeat { d } => {
@@ -145,6 +148,10 @@ impl Step<'_> {
                 true
             }
             Action::Undo => self.undo(),
+            Action::SeePods { d } => self.see_pods(d),
+            Action::ListPods { d } => self.list_pods(d),
+            Action::MarkOld => self.mark_old(),
+            Action::StopOld => self.stop_old(),
         })
     }
 
@@ -156,7 +163,10 @@ impl Step<'_> {
         match dlx.gate.step(input) {
             GateOrder::Write { expected, row } => dlx.write = Some(Write::new(Kind::Row, expected, row)),
             GateOrder::Wake { expected, row } => dlx.wake = Some(Write::new(Kind::Wake, expected, row)),
-            GateOrder::Refresh => dlx.stream = vec![now],
+            GateOrder::Refresh => {
+                dlx.stream = vec![now];
+                self.list_pods(d);
+            }
             GateOrder::Nothing | GateOrder::Confirm | GateOrder::Refuse(_) => return false,
         }
         true

@@ -3,7 +3,7 @@
 use scaler_types::State;
 
 use super::Step;
-use crate::{event::Event, fault::Fault};
+use crate::{event::Event, fault::Fault, world::Old};
 
 // === impl Step ===
 
@@ -15,7 +15,7 @@ impl Step<'_> {
         }
         let again = self.model.has(Fault::SendsAgain);
         self.world.store.now.scaled = false;
-        self.world.store.up = false;
+        self.put_to_zero(Old::ByHand);
         self.world.store.committed = false;
         for dlx in self.world.dlx.iter_mut().flatten() {
             let cut = std::mem::take(&mut dlx.reached);

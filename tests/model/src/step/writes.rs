@@ -9,7 +9,7 @@ use super::{Done, Step};
 use crate::{
     event::Event,
     fault::Fault,
-    world::{Kind, Who, Write},
+    world::{Kind, Old, Who, Write},
 };
 
 // === impl Step ===
@@ -19,6 +19,9 @@ impl Step<'_> {
         let Some(write) = self.world.write(who).cloned().filter(|write| write.landed.is_none()) else {
             return Ok(false);
         };
+        if !self.may_wake(who) {
+            return Ok(false);
+        }
         let blind = write.kind == Kind::Commit && !self.model.rules.commit_tests_version;
         let stands = self.world.store.now.version == write.expected || blind;
         let version = if stands { Some(self.happen(who, &write)?) } else { None };
@@ -55,10 +58,19 @@ impl Step<'_> {
             self.note(Event::FencedOverSilence);
         }
         match write.kind {
+            Kind::Row if write.row.state == State::Draining && from == State::Failed => {
+                self.note(Event::FencedFailed);
+            }
             Kind::Row => {}
             Kind::Wake => {
                 if from == State::Asleep {
                     self.note(Event::WokenByRequest);
+                }
+                if from == State::Failed && self.world.store.now.scaled {
+                    self.note(Event::FailedWoken);
+                }
+                if from == State::Failed && self.world.store.up {
+                    self.note(Event::FailedWokenUp);
                 }
                 self.world.store.now.scaled = true;
                 self.world.store.committed = false;
@@ -76,7 +88,7 @@ impl Step<'_> {
                     self.note(Event::CommittedPastJoiner);
                 }
                 self.world.store.now.scaled = false;
-                self.world.store.up = false;
+                self.put_to_zero(Old::ByCommit);
                 self.world.store.committed = true;
             }
         }
