@@ -142,3 +142,113 @@ impl Baseline {
 fn key(pod: &Pod, container: &Container) -> (String, String) {
     (pod.meta.uid.clone(), container.name.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kube::core::{ApiResource, GroupVersionKind};
+    use serde_json::json;
+
+    use super::*;
+    use crate::facts::Kind;
+
+    fn workload(observed: i64, refused: Option<&str>) -> Workload {
+        let api = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Deployment"));
+        let kind = Arc::new(Kind { index: 0, api, replicas_path: "/spec/replicas".to_owned() });
+        let conditions =
+            refused.map(|message| json!([{"type": "ReplicaFailure", "status": "True", "message": message}]));
+        let object = json!({
+            "metadata": {"name": "web", "generation": 4}, "spec": {"replicas": 3},
+            "status": {"observedGeneration": observed, "conditions": conditions.unwrap_or_default()},
+        });
+        Workload::new(&kind, serde_json::from_value(object).unwrap())
+    }
+
+    fn pod(change: impl FnOnce(&mut Pod, &mut Container)) -> Pod {
+        let mut pod = Pod { phase: "Pending".to_owned(), scheduled: true, ..Pod::default() };
+        pod.meta.name = "web-1".into();
+        let mut container = Container { name: "web".to_owned(), ..Container::default() };
+        change(&mut pod, &mut container);
+        pod.containers.push(container);
+        pod
+    }
+
+    fn waits(reason: &str, restarts: i32) -> Pod {
+        use crate::facts::Waiting;
+        pod(|_, container| {
+            container.waiting = Some(Waiting { reason: reason.to_owned(), message: "said".to_owned() });
+            container.restarts = restarts;
+            container.ended = Some("exited with status 1".to_owned());
+        })
+    }
+
+    fn look(workload: &Workload, pods: &[Pod]) -> Outlook {
+        outlook(workload, pods.iter(), &Baseline::default())
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_does_not() {
+        let web = workload(4, None);
+        for reason in FINAL {
+            assert_eq!(
+                look(&web, &[waits(reason, 0)]),
+                Outlook::Never(format!("container web: {reason}: said"))
+            );
+        }
+        for reason in
+            ["ContainerCreating", "ErrImagePull", "PodInitializing", "CrashLoopBackOff", "RunContainerError"]
+        {
+            let coming =
+                Outlook::Coming(format!("waits for the container web of the pod web-1: {reason}: said"));
+            assert_eq!(look(&web, &[waits(reason, 2)]), coming);
+        }
+        let Outlook::Never(reason) = look(&web, &[waits("CrashLoopBackOff", 3)]) else { panic!() };
+        assert!(reason.contains("3 times, exited with status 1"), "{reason}");
+    }
+
+    #[test]
+    fn one_that_may_come_up_is_enough_and_one_that_is_ready_is_the_end() {
+        let web = workload(4, Some("pods \"web-\" is forbidden: exceeded quota"));
+        let broken = || waits("ImagePullBackOff", 0);
+        let coming = pod(|_, container| container.started = true);
+        let ready = pod(|pod, _| pod.ready = true);
+        assert_eq!(
+            look(&web, &[broken(), coming.clone()]),
+            Outlook::Coming("waits for the pod web-1 to be ready".to_owned())
+        );
+        assert_eq!(look(&web, &[broken(), coming, ready]), Outlook::Ready);
+        let leaving = pod(|pod, _| (pod.ready, pod.deleting) = (true, true));
+        assert!(
+            matches!(look(&web, std::slice::from_ref(&leaving)), Outlook::Coming(_)),
+            "it takes room in the quota still"
+        );
+        assert!(matches!(look(&web, &[]), Outlook::Never(_)));
+        assert!(matches!(look(&workload(4, Some("failed calling webhook")), &[]), Outlook::Coming(_)));
+        assert_eq!(
+            look(&workload(3, Some("pods \"web-\" is forbidden")), &[]),
+            Outlook::Coming("waits for the controller of deployments.apps".to_owned()),
+            "that was said of what it was before"
+        );
+        assert_eq!(
+            look(&workload(4, None), &[leaving]),
+            Outlook::Coming("waits for its pods to be made".to_owned())
+        );
+    }
+
+    #[test]
+    fn restarts_of_before_the_wake_are_not_its_own() {
+        let web = workload(4, None);
+        let mut old = waits("ContainerCreating", 7);
+        let before = Baseline::of_pods([&old].into_iter());
+        old.containers[0].restarts = 9;
+        assert!(matches!(outlook(&web, [&old].into_iter(), &before), Outlook::Coming(_)));
+        old.containers[0].restarts = 10;
+        assert!(matches!(outlook(&web, [&old].into_iter(), &before), Outlook::Never(_)));
+        old.containers[0].started = true;
+        assert!(
+            matches!(outlook(&web, [&old].into_iter(), &before), Outlook::Coming(_)),
+            "it may be the one that lasts"
+        );
+    }
+}

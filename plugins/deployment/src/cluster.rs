@@ -42,7 +42,11 @@ impl Cluster {
         let mut config = match kubeconfig {
             Some(path) => {
                 let reading = || format!("reading the kubeconfig {}", path.display());
-                let file = Kubeconfig::read_from(path).with_context(reading)?;
+                // As with kubectl: several files, separated by colons, are taken together.
+                let mut file = Kubeconfig::default();
+                for path in std::env::split_paths(path) {
+                    file = file.merge(Kubeconfig::read_from(path).with_context(reading)?).with_context(reading)?;
+                }
                 Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(reading)?
             }
             None => Config::incluster().context(

@@ -125,3 +125,146 @@ fn address(host: &str, port: u16) -> String {
         format!("{host}:{port}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(containers: Value, ready: bool) -> Pod {
+        let statuses: Vec<_> = containers.as_array().unwrap().iter().map(|container| {
+            json!({"name": container["name"], "image": "", "imageID": "", "ready": ready, "restartCount": 0, "state": {"running": {}}})
+        }).collect();
+        let pod: k8s_openapi::api::core::v1::Pod = serde_json::from_value(json!({
+            "metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"},
+            "spec": {"containers": containers, "nodeName": "node"},
+            "status": {
+                "phase": "Running", "podIP": "10.0.0.1", "containerStatuses": statuses,
+                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+            },
+        }))
+        .unwrap();
+        pod.into()
+    }
+
+    fn service(ports: Value) -> Service {
+        let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(
+            json!({"metadata": {"name": "web"}, "spec": {"selector": {"a": "b"}, "ports": ports}}),
+        )
+        .unwrap();
+        service.into()
+    }
+
+    fn of(pod: &Pod, asked: Option<PortOf>, services: &[&Service]) -> Option<Endpoint> {
+        endpoint(pod, &Ports { asked: asked.as_ref(), services })
+    }
+
+    #[test]
+    fn the_port_is_the_one_that_is_said() {
+        let web = pod(
+            json!([{"name": "web", "ports": [{"name": "admin", "containerPort": 9000}, {"name": "http", "containerPort": 8080}]}]),
+            true,
+        );
+        let one = service(
+            json!([{"name": "metrics", "port": 9100}, {"name": "http", "port": 80, "targetPort": "http"}]),
+        );
+        let said = service(
+            json!([{"name": "a", "port": 1}, {"name": "b", "port": 80, "appProtocol": "http", "targetPort": 81}]),
+        );
+        let first = service(json!([{"name": "a", "port": 5000}]));
+        let udp = service(json!([{"name": "a", "port": 53, "protocol": "UDP"}]));
+        let name = |name: &str| Some(PortOf::Name(name.to_owned()));
+        for (asked, services, expected) in [
+            (None, vec![&one], Some(8080)),
+            (None, vec![&said], Some(81)),
+            (None, vec![&first, &one], Some(5000)),
+            (None, vec![&udp], Some(9000)),
+            (None, vec![&udp, &one], Some(8080)),
+            (None, vec![], Some(9000)),
+            (Some(PortOf::Number(7)), vec![&one], Some(7)),
+            (name("metrics"), vec![&one], Some(9100)),
+            (name("admin"), vec![&one], Some(9000)),
+            (name("nobody"), vec![&one], None),
+        ] {
+            let port = of(&web, asked.clone(), &services).map(|one| one.address);
+            assert_eq!(port, expected.map(|port| format!("10.0.0.1:{port}")), "{asked:?} {services:?}");
+        }
+        let bare = pod(json!([{"name": "web"}]), true);
+        assert_eq!(of(&bare, None, &[]), None);
+    }
+
+    #[test]
+    fn probes_are_the_pods_own() {
+        let ports =
+            json!([{"name": "http", "containerPort": 8080}, {"name": "health", "containerPort": 8081}]);
+        let tcp = |address: Option<&str>| Some((Probe::Tcp, address.map(str::to_owned)));
+        let http = |path: &str, headers: &[(&str, &str)], address: Option<&str>| {
+            let headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            Some((Probe::Http { path: path.to_owned(), headers }, address.map(str::to_owned)))
+        };
+        let grpc = |service: &str, address: Option<&str>| {
+            Some((Probe::Grpc { service: service.to_owned() }, address.map(str::to_owned)))
+        };
+        for (probes, expected) in [
+            (json!({}), tcp(None)),
+            (json!({"readinessProbe": {"tcpSocket": {"port": "http"}}}), tcp(None)),
+            (json!({"readinessProbe": {"tcpSocket": {"port": 8081}}}), tcp(Some("10.0.0.1:8081"))),
+            (json!({"readinessProbe": {"httpGet": {"port": "http", "path": "ok"}}}), http("/ok", &[], None)),
+            (
+                json!({"readinessProbe": {"httpGet": {"port": "health", "httpHeaders": [{"name": "Host", "value": "a"}]}}}),
+                http("/", &[("Host", "a")], Some("10.0.0.1:8081")),
+            ),
+            (
+                json!({"readinessProbe": {"httpGet": {"port": 8080, "host": "::1"}}}),
+                http("/", &[], Some("[::1]:8080")),
+            ),
+            (json!({"readinessProbe": {"grpc": {"port": 8080, "service": "s"}}}), grpc("s", None)),
+            (json!({"readinessProbe": {"grpc": {"port": 8081}}}), grpc("", Some("10.0.0.1:8081"))),
+            (json!({"startupProbe": {"httpGet": {"port": "http", "path": "/up"}}}), http("/up", &[], None)),
+            // Only the kubelet can tell: not listed, for it is not ready yet.
+            (json!({"readinessProbe": {"exec": {"command": ["true"]}}}), None),
+            (json!({"readinessProbe": {"httpGet": {"port": "http", "scheme": "HTTPS"}}}), None),
+            (json!({"readinessProbe": {"httpGet": {"port": "nobody"}}}), None),
+            (json!({"readinessProbe": {"httpGet": {"port": "http"}, "successThreshold": 2}}), None),
+        ] {
+            let mut container = probes.clone();
+            container["name"] = "web".into();
+            container["ports"] = ports.clone();
+            let found = of(&pod(json!([container]), false), Some(PortOf::Number(8080)), &[]);
+            assert_eq!(found.map(|one| (one.probe, one.probe_address)), expected, "{probes}");
+            let ready = of(&pod(json!([container]), true), Some(PortOf::Number(8080)), &[]).unwrap();
+            assert_eq!(ready.probe == Probe::Listed, expected.is_none(), "{probes}");
+        }
+    }
+
+    #[test]
+    fn a_check_beside_the_servings_own_is_the_kubelets_to_make() {
+        let web = json!({"name": "web", "ports": [{"containerPort": 8080}]});
+        let beside = json!({"name": "proxy", "readinessProbe": {"tcpSocket": {"port": 15020}}});
+        assert_eq!(of(&pod(json!([web, beside]), false), None, &[]), None);
+        assert_eq!(of(&pod(json!([web, beside]), true), None, &[]).unwrap().probe, Probe::Listed);
+        let mut gated = pod(json!([web]), false);
+        gated.gated = true;
+        assert_eq!(of(&gated, None, &[]), None);
+    }
+
+    #[test]
+    fn what_does_not_run_or_no_longer_is_ready_is_no_endpoint() {
+        let alive = pod(json!([{"name": "web", "ports": [{"containerPort": 8080}]}]), false);
+        let with = |change: fn(&mut Pod)| {
+            let mut pod = alive.clone();
+            change(&mut pod);
+            of(&pod, None, &[])
+        };
+        assert!(with(|_| ()).is_some());
+        assert_eq!(with(|pod| pod.deleting = true), None);
+        assert_eq!(with(|pod| pod.phase = "Failed".to_owned()), None);
+        assert_eq!(with(|pod| pod.phase = "Succeeded".to_owned()), None);
+        assert_eq!(with(|pod| pod.ip = None), None);
+        assert_eq!(with(|pod| pod.was_ready = true), None, "a Service would have dropped it");
+        assert_eq!(with(|pod| pod.ip = Some("fd00::1".to_owned())).unwrap().address, "[fd00::1]:8080");
+        assert_eq!(with(|_| ()).unwrap().incarnation, "u1");
+        assert_eq!(with(|pod| pod.containers[0].restarts = 2).unwrap().incarnation, "u1.2");
+    }
+}

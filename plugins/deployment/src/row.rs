@@ -13,10 +13,16 @@ pub struct Kept {
     /// The row.
     #[serde(flatten)]
     pub row: Row,
-    /// The object's generation after this was written. Another one there: somebody changed its specification since,
-    /// or brought back an old annotation.
+    /// The object's generation after this was written. Another one there: somebody changed it since (its specification;
+    /// of a Deployment, its annotations too), or brought back an old annotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
+    /// Its specification without the replicas, as a fingerprint: another one there is somebody's update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<String>,
+    /// How often it was put to zero: who sees another number has missed a sleep.
+    #[serde(default)]
+    pub sleeps: u32,
     /// At zero: how many replicas there were before. Believed only if `generation` fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
@@ -51,6 +57,8 @@ pub struct Change<'a> {
     pub target: u32,
     /// The value of `scaler.dev/sleep-now` now.
     pub sleep_now: Option<&'a str>,
+    /// Its specification, as a fingerprint.
+    pub spec: &'a str,
     /// Now, in RFC 3339.
     pub now: &'a str,
 }
@@ -98,7 +106,7 @@ impl Kept {
 
     /// What is to be written instead. `current`: the generation the object has now.
     pub fn after(&self, change: Change<'_>, current: i64) -> Self {
-        let Change { row, generation, replicas, target, sleep_now, now } = change;
+        let Change { row, generation, replicas, target, sleep_now, spec, now } = change;
         let event = match (self.row.state, row.state) {
             (State::Waking | State::Asleep, State::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
             (_, State::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
@@ -111,6 +119,8 @@ impl Kept {
         Self {
             row: row.clone(),
             generation: Some(generation),
+            spec: Some(spec.to_owned()),
+            sleeps: self.sleeps.wrapping_add(u32::from(target == 0 && replicas > 0)),
             replicas: before.filter(|_| target == 0),
             // At zero, and on the way from it, the wish was granted.
             sleep_now: match row.state {
@@ -142,7 +152,8 @@ mod tests {
     }
 
     fn change(row: &Row, generation: i64, replicas: u32, target: u32) -> Change<'_> {
-        Change { row, generation, replicas, target, sleep_now: Some("1"), now: "2026-01-01T00:00:00Z" }
+        let now = "2026-01-01T00:00:00Z";
+        Change { row, generation, replicas, target, sleep_now: Some("1"), spec: "f", now }
     }
 
     #[test]
@@ -152,7 +163,7 @@ mod tests {
         assert_eq!((draining.replicas, draining.event, draining.sleep_now.clone()), (None, None, None));
         let asleep = draining.after(change(&row(State::Asleep, 1), 5, 3, 0), 4);
         assert_eq!((asleep.before(5), asleep.before(6)), (Some(3), None), "an old one is not believed");
-        assert_eq!(asleep.event, Some(ScaleEvent::ScaleToZeroCompleted));
+        assert_eq!((asleep.event, asleep.sleeps), (Some(ScaleEvent::ScaleToZeroCompleted), 1));
         assert_eq!(asleep.sleep_now.as_deref(), Some("1"));
         // Another row at zero, on the same specification and on another one.
         let failed = asleep.after(change(&row(State::Failed, 2), 5, 0, 0), 5);
@@ -189,6 +200,8 @@ mod tests {
             |(row, generation, replicas, sleep_now, event)| Kept {
                 row,
                 generation,
+                sleeps: replicas.unwrap_or(7),
+                spec: sleep_now.clone(),
                 replicas,
                 event: event.then_some(ScaleEvent::ScaleToZeroCompleted),
                 event_time: sleep_now.clone(),

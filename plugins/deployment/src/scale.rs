@@ -93,8 +93,10 @@ impl Scales {
         let mut workload = self.find(id)?;
         for _ in 0..TRIES {
             if workload.version() != *expected {
-                // An earlier try of this very call went through, and nobody knew.
-                return if workload.kept.row == *row { Ok(workload) } else { Err(ScaleError::Conflict) };
+                // An earlier try of this very call went through, and nobody knew. (One that somebody brought back is of
+                // another generation.)
+                let written = workload.kept.row == *row && workload.kept.fits(workload.generation);
+                return if written { Ok(workload) } else { Err(ScaleError::Conflict) };
             }
             let write = patch::write(&workload, row, target, &Timestamp::now().to_string());
             let operations = serde_json::from_value(write.operations).map_err(anyhow::Error::from)?;

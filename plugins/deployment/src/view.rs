@@ -84,7 +84,11 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
             let pods = state.pods.of(id).filter(|pod| !state.pods.is_suspected(id, pod));
             running(&mut resource, workload, pods, &ports)
         }
-        _ => String::new(),
+        (Role::Dlx, 0) => match state.pods.of(id).filter(|pod| pod.alive()).count() {
+            0 => String::new(),
+            pods => format!("{pods} of its pods from before its last sleep still run"),
+        },
+        (Role::Autoscaler, _) => String::new(),
     };
     let unreadable = workload.unreadable.clone().unwrap_or_default();
     resource.status = joined(&[said, unreadable.clone()]);
@@ -142,14 +146,11 @@ fn running<'a>(
 /// be for a window.
 fn last_event(state: &State, workload: &Workload) -> (Option<ScaleEvent>, Option<String>) {
     let kept = &workload.kept;
-    let written = kept.generation.is_some();
-    let changed = state.changed_at(&workload.id());
-    if written && !kept.fits(workload.generation) || !written && changed.is_some() {
-        // Without a time of its own, its generation tells one update from the next.
-        let when = changed.map_or_else(|| format!("generation {}", workload.generation), |at| at.to_string());
-        (Some(ScaleEvent::ResourceUpdated), Some(when))
-    } else {
-        (kept.event, kept.event_time.clone())
+    let updated = kept.spec.as_ref().is_some_and(|spec| *spec != workload.spec);
+    match state.changed_at(&workload.id()) {
+        Some(at) => (Some(ScaleEvent::ResourceUpdated), Some(at.to_string())),
+        None if updated => (Some(ScaleEvent::ResourceUpdated), kept.event_time.clone()),
+        None => (kept.event, kept.event_time.clone()),
     }
 }
 

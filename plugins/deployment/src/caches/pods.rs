@@ -133,13 +133,8 @@ impl Pods {
             }
             self.of.insert(id.clone(), names);
         }
-        // A sleep and a wake between two looks: both change the row and the generation.
-        let missed = old.is_some_and(|old| {
-            old.replicas > 0
-                && new.replicas > 0
-                && old.generation < new.generation
-                && old.row_text() != new.row_text()
-        });
+        // A sleep and a wake between two looks.
+        let missed = old.is_some_and(|old| old.kept.sleeps != new.kept.sleeps && new.kept.sleeps > 0);
         if new.replicas == 0 || missed {
             self.suspects.entry(id.clone()).or_default().sleeps += 1;
             let names: Vec<_> = self.of(id).map(|pod| pod.meta.key()).collect();

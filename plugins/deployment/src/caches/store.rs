@@ -95,7 +95,8 @@ pub struct State {
 #[derive(Debug)]
 struct Seen {
     uid: String,
-    generation: i64,
+    spec: String,
+    event_time: Option<String>,
     changed: Option<Timestamp>,
 }
 
@@ -384,15 +385,15 @@ impl State {
         let id = workload.id();
         let name = workload.meta.key();
         let seen = self.seen.get(&id).filter(|seen| seen.uid == workload.meta.uid);
+        let event_time = workload.kept.event_time.clone();
         let changed = match seen {
-            Some(seen) if seen.generation == workload.generation => seen.changed,
-            // Written by a daemon: no change of anybody else's.
-            Some(_) if workload.kept.fits(workload.generation) => None,
-            Some(_) => Some(Timestamp::now()),
-            None => None,
+            Some(seen) if seen.spec != workload.spec => Some(Timestamp::now()),
+            // Something happened to its scale since: that is what happened last.
+            Some(seen) if seen.event_time == event_time => seen.changed,
+            _ => None,
         };
-        let (uid, generation) = (workload.meta.uid.clone(), workload.generation);
-        self.seen.insert(id.clone(), Seen { uid, generation, changed });
+        let (uid, spec) = (workload.meta.uid.clone(), workload.spec.clone());
+        self.seen.insert(id.clone(), Seen { uid, spec, event_time, changed });
         self.in_namespace.entry(name.0.clone()).or_default().insert(id.clone());
         self.pods.saw_workload(&id, table.get(&name), &workload);
         self.workloads[workload.kind.index].put(workload);

@@ -11,6 +11,8 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
+#[cfg(test)]
+pub use pod::Waiting;
 pub use pod::{Container, Pod, PortOf, ProbeOf};
 pub use route::Route;
 pub use scaler::Scaler;

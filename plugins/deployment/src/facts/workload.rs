@@ -29,8 +29,10 @@ pub struct Workload {
     pub kind: Arc<Kind>,
     /// Its `resourceVersion` as it stands.
     pub resource_version: String,
-    /// Changes with its specification, not with its status or annotations.
+    /// Grows with its specification, not with its status.
     pub generation: i64,
+    /// Its specification without the replicas, as a fingerprint.
+    pub spec: String,
     /// It is being deleted.
     pub deleting: bool,
     /// The replicas it is meant to have.
@@ -64,6 +66,13 @@ impl Kind {
             "Deployment" if self.api.group == "apps" => name.to_owned(),
             kind => format!("{}/{name}", kind.to_ascii_lowercase()),
         }
+    }
+
+    /// How much the generation grows by a write of the row: a Deployment's counts changes of its annotations, too, every
+    /// other kind's only those of its specification.
+    pub fn generations(&self, scaled: bool) -> i64 {
+        let counts_annotations = self.api.group == "apps" && self.api.kind == "Deployment";
+        i64::from(scaled || counts_annotations)
     }
 
     /// Plural and group, as RBAC rules name it: `deployments.apps`.
@@ -117,6 +126,7 @@ impl Workload {
             kind: Arc::clone(kind),
             resource_version: object.metadata.resource_version.unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or(0),
+            spec: fingerprint(data.get("spec"), kind.replicas_path.strip_prefix("/spec").unwrap_or("")),
             deleting: object.metadata.deletion_timestamp.is_some(),
             replicas,
             annotated: object.metadata.annotations.is_some_and(|all| !all.is_empty()),
@@ -150,4 +160,16 @@ impl Workload {
     pub fn is_emptied(&self) -> bool {
         self.observed.is_none_or(|observed| observed >= self.generation) && self.pods == 0
     }
+}
+
+/// FNV-1a over the specification's JSON: the same in every process and build.
+fn fingerprint(spec: Option<&Value>, replicas: &str) -> String {
+    let mut spec = spec.cloned().unwrap_or_default();
+    if let Some(count) = (!replicas.is_empty()).then(|| spec.pointer_mut(replicas)).flatten() {
+        *count = Value::Null;
+    }
+    let hash = spec.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
 }
