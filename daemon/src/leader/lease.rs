@@ -76,14 +76,14 @@ impl Candidate {
                 biased;
                 _ = &mut released => {
                     self.give_up().await;
-                    return lost.cancel();
+                    break;
                 }
                 // Late is lost, whatever comes of the call.
                 _ = timeout_at(until, self.step()) => {}
             }
         }
-        lost.cancel();
         self.status.change(|status| status.leads = false);
+        lost.cancel();
     }
 
     /// Does what is to be done next.
