@@ -58,7 +58,7 @@ and no workload can be created or deleted.
 # The metric source `kubernetes`; a metric's name stands where RBAC has a subresource, so it cannot be said here.
 - apiGroups: [custom.metrics.k8s.io]
   resources: ["*"]
-  verbs: [get, list]
+  verbs: [get]
 {{- end }}
 {{- end -}}
 

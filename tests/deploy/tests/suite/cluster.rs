@@ -15,6 +15,10 @@ const BEFORE: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: blog}}
 ---
+{apiVersion: v1, kind: Namespace, metadata: {name: news}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: bare}}
+---
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: servicemonitors.monitoring.coreos.com}

@@ -104,7 +104,7 @@ fn a_namespace_file_says_what_the_values_say() {
     assert_eq!(settings.max_held_bytes, Some(16 << 20));
     assert_eq!(settings.no_wake.unwrap().len(), 2);
     let names: Vec<_> = files.iter().map(|(key, _)| key.as_str()).collect();
-    assert_eq!(names, ["blog.yaml", "scaler.yaml", "shop.yaml"]);
+    assert_eq!(names, ["bare.yaml", "blog.yaml", "news.yaml", "scaler.yaml", "shop.yaml"]);
 }
 
 #[test]

@@ -81,7 +81,7 @@ const LISTED: [(&str, &str); 3] = [
     ("all-namespaces", r#"namespaces: {"*": {}}"#),
     (
         "custom-metrics",
-        "namespaces: {shop: {metrics: {source: kubernetes}}}\nworkloads: [{group: argoproj.io, plural: rollouts}]",
+        "namespaces: {shop: {metrics: {source: kubernetes, resource: {group: apps, kind: Deployment}}}}\nworkloads: [{group: argoproj.io, plural: rollouts}]",
     ),
 ];
 

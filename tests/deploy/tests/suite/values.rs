@@ -2,6 +2,7 @@
 
 use deploy::{Release, chart, helm};
 use kube::core::DynamicObject;
+use serde_json::Value;
 
 /// What examples/kubernetes shows.
 pub const EXAMPLE: &str = include_str!("../../../../examples/kubernetes/values.yaml");
@@ -65,4 +66,24 @@ fn no_name_is_taken_twice() {
             assert!(seen.insert(key.clone()), "{name}: {key:?} twice");
         }
     }
+}
+
+/// values.yaml is where a person looks: it has every key that the schema takes, with its default.
+#[test]
+fn every_value_has_a_default_that_is_shown() {
+    fn compare(schema: &Value, values: &Value, path: &str) {
+        for (key, inner) in schema["properties"].as_object().into_iter().flatten() {
+            // Helm's own.
+            if path.is_empty() && key == "global" {
+                continue;
+            }
+            let path = format!("{path}.{key}");
+            let value = values.get(key).unwrap_or_else(|| panic!("values.yaml has no {path}"));
+            compare(inner, value, &path);
+        }
+    }
+    let read = |name: &str| std::fs::read_to_string(chart().join(name)).expect("a file of the chart");
+    let schema = serde_json::from_str(&read("values.schema.json")).expect("a schema");
+    let values = serde_yaml::from_str(&read("values.yaml")).expect("values");
+    compare(&schema, &values, "");
 }
