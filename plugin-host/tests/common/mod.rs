@@ -14,7 +14,15 @@ use scaler_types::{PluginContext, ResourceId, Role, Row, ScaleRequest, Target, V
 use tokio::sync::watch;
 
 /// The library that cargo builds of `package`; its file name is `lib<name>.so`, in `folder` of the target directory.
+///
+/// `cargo xtask` has built the whole workspace and says where in `SCALER_E2E_BIN`. (A build of one package wants other
+/// features of what it depends on: it builds all of that again, and the slower the machine, the longer a test waits.)
 pub fn built(arguments: &[&str], file: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("SCALER_E2E_BIN").filter(|folder| !folder.is_empty()) {
+        let library = Path::new(&folder).join(file);
+        assert!(library.is_file(), "SCALER_E2E_BIN names a folder without {file}: {}", library.display());
+        return library;
+    }
     let status = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--profile", if cfg!(debug_assertions) { "dev" } else { "release" }])
         .args(arguments)

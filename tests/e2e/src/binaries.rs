@@ -10,9 +10,6 @@ use std::{
 
 use crate::processes;
 
-/// What a site needs that is not this crate's own.
-const PACKAGES: [&str; 4] = ["autoscaler", "dlx", "resource-scaler-process", "misbehaving"];
-
 /// The folder the daemons and plugins lie in, built if they were not yet in this test run.
 ///
 /// `SCALER_E2E_BIN` names a folder that holds them already (`cargo xtask` sets it). Else the first process of a run
@@ -77,16 +74,23 @@ fn target() -> PathBuf {
     path
 }
 
+/// Builds the workspace, as its tests were: single packages want other features of what they depend on, all of which would
+/// be built again.
 fn build() {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .arg("build")
-        .args(["--quiet", "--bins", "--lib"]);
-    cargo.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
+    cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+    ]);
+    // Build scripts would take them for a change.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+        cargo.env_remove(name);
+    }
     if target().ends_with("release") {
         cargo.arg("--release");
     }
     let status = cargo.status().expect("starting cargo build");
-    assert!(status.success(), "cargo build of {PACKAGES:?} failed: {status}");
+    assert!(status.success(), "cargo build of the workspace failed: {status}");
 }

@@ -1,6 +1,6 @@
 //! The load clients, against stand-ins that misbehave: what they call lost is what was lost.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{net::SocketAddr, process::Command, sync::atomic::Ordering, time::Duration};
 
 use e2e::{
     binaries,
@@ -144,15 +144,25 @@ async fn the_load_of_the_cycles_finds_what_is_lost_and_nothing_else() {
         let shared = Shared::new(vec![front], random::seed());
         let mut clients = Clients::new(shared.clone(), "hello.localhost", None);
         let mut random = Random::new(1, 1);
-        let end = Instant::now() + Duration::from_secs(1);
-        let load = tokio::spawn(async move { clients.burst(end, &mut random).await });
-        if killed {
+        let stop = shared.stop.clone();
+        let load = tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                clients.burst(Instant::now() + Duration::from_millis(200), &mut random).await;
+            }
+        });
+        let sent = async |count| {
             until("some requests", || async {
-                if shared.ledger.len() > 10 { Ok(()) } else { Err(String::new()) }
+                if shared.ledger.len() > count { Ok(()) } else { Err(format!("{}", shared.ledger.len())) }
             })
             .await;
+        };
+        sent(20).await;
+        if killed {
             service.kill().unwrap();
+            // However slow the machine: some are sent after that.
+            sent(shared.ledger.len() + 5).await;
         }
+        shared.stop.store(true, Ordering::Relaxed);
         load.await.unwrap();
         let _ = service.kill();
         service.wait().unwrap();
