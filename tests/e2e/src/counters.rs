@@ -1,6 +1,6 @@
 //! What the daemons themselves count of the protocol, summed over their incarnations.
 
-use crate::Daemon;
+use crate::{Daemon, admin::Metrics};
 
 /// Sums over all incarnations that could still be asked before they ended.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,7 +16,11 @@ pub struct Counters {
 impl Counters {
     /// Adds what a daemon counts now, before it ends.
     pub async fn add(&mut self, daemon: &Daemon) {
-        let metrics = daemon.metrics().await;
+        self.add_from(&daemon.metrics().await);
+    }
+
+    /// Adds what a daemon has said before it ends.
+    pub fn add_from(&mut self, metrics: &Metrics) {
         self.fences += metrics.sum("scaler_fences_total", &[]);
         self.in_fence += metrics.sum("scaler_dlx_fenced_requests_total", &[]);
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -17,7 +18,7 @@ use crate::{
     journal::{Journal, Verdict},
     member::StandIn,
     random::{self, Random},
-    traffic::{self, Shared},
+    traffic::{self, Shared, Target},
     until,
     wait::pause,
     without,
@@ -216,7 +217,14 @@ impl Run {
 
     async fn load(self: Arc<Self>, number: usize) {
         let random = Random::new(self.seed, number as u64);
-        traffic::run(&self.site, NAMESPACE, &self.services[number], self.shared.clone(), random).await;
+        let service = &self.services[number];
+        let run = self.clone();
+        let target = Target {
+            host: service.host_name().to_owned(),
+            lines: service.lines.map(|(listen, _)| SocketAddr::from((Ipv4Addr::LOCALHOST, listen))),
+            state: Box::new(move || run.site.state(NAMESPACE, &run.services[number].name)),
+        };
+        traffic::run(&target, self.shared.clone(), random).await;
     }
 
     /// Waits for the moment at which something may happen to a daemon.

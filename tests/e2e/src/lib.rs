@@ -10,6 +10,7 @@ pub mod counters;
 pub mod cycles;
 pub mod daemon;
 pub mod journal;
+pub mod kubernetes;
 pub mod load;
 pub mod member;
 pub mod namespace;

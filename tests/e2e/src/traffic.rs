@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
+    fmt,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,6 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    Service, Site,
     load::{Connection, Exchange, Ids, Ledger, Lines, Lost, Outcome, get},
     random::Random,
     wait::pause,
@@ -28,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(1_600);
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// Where the DLXs listen.
-    pub fronts: Vec<SocketAddr>,
+    pub fronts: Fronts,
     /// Every request and its outcome.
     pub ledger: Ledger,
     /// The source of ids.
@@ -37,6 +37,20 @@ pub struct Shared {
     pub flights: Arc<Flights>,
     /// Set: finish what was begun.
     pub stop: Arc<AtomicBool>,
+}
+
+/// Where the DLXs listen now.
+#[derive(Clone, Debug, Default)]
+pub struct Fronts(Arc<Mutex<Vec<SocketAddr>>>);
+
+/// What the load is put on.
+pub struct Target {
+    /// The host of its requests.
+    pub host: String,
+    /// Where the DLXs take its lines, if it speaks that protocol.
+    pub lines: Option<SocketAddr>,
+    /// The state its row is in.
+    pub state: Box<dyn Fn() -> String + Send + Sync>,
 }
 
 /// The requests that are on their way.
@@ -53,11 +67,9 @@ pub struct Clients {
 }
 
 /// Runs the load of one resource until it is told to stop.
-pub async fn run(site: &Site, namespace: &str, service: &Service, shared: Shared, mut random: Random) {
+pub async fn run(target: &Target, shared: Shared, mut random: Random) {
     let stop = shared.stop.clone();
-    let host = service.host_name().to_owned();
-    let lines = service.lines.map(|(listen, _)| SocketAddr::from((Ipv4Addr::LOCALHOST, listen)));
-    let mut clients = Clients::new(shared, &host, lines);
+    let mut clients = Clients::new(shared, &target.host, target.lines);
     while !stop.load(Ordering::Relaxed) {
         let length = random.between(Duration::from_millis(20)..Duration::from_millis(300));
         clients.burst(Instant::now() + length, &mut random).await;
@@ -65,22 +77,63 @@ pub async fn run(site: &Site, namespace: &str, service: &Service, shared: Shared
             // Whatever state it is in then: about when the window ends, or well after.
             0..=3 => pause(random.between(WINDOW - WINDOW / 20..LONGEST_PAUSE)).await,
             // Into a fence.
-            4..=7 => seen(site, namespace, service, "draining").await,
+            4..=7 => target.seen("draining").await,
             // Asleep, or being put to sleep.
             _ => {
-                seen(site, namespace, service, "asleep").await;
+                target.seen("asleep").await;
                 pause(random.between(Duration::ZERO..Duration::from_millis(50))).await;
             }
         }
     }
 }
 
-/// Waits until the resource's row says so, but no longer than it takes to be put to sleep.
-async fn seen(site: &Site, namespace: &str, service: &Service, state: &str) {
-    let end = Instant::now() + LONGEST_PAUSE;
-    pause(WINDOW - WINDOW / 20).await;
-    while Instant::now() < end && site.state(namespace, &service.name) != state {
-        pause(Duration::from_millis(1)).await;
+// === impl Target ===
+
+impl Target {
+    /// Waits until the resource's row says so, but no longer than it takes to be put to sleep.
+    async fn seen(&self, state: &str) {
+        let end = Instant::now() + LONGEST_PAUSE;
+        pause(WINDOW - WINDOW / 20).await;
+        while Instant::now() < end && (self.state)() != state {
+            pause(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.host)
+    }
+}
+
+// === impl Fronts ===
+
+impl Fronts {
+    /// From now on.
+    pub fn set(&self, addresses: Vec<SocketAddr>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<SocketAddr> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// One of them, as soon as there is one.
+    async fn one(&self, random: &mut Random) -> SocketAddr {
+        loop {
+            let all = self.all();
+            if let Some(front) = all.get(random.below(all.len() as u64) as usize) {
+                return *front;
+            }
+            pause(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl From<Vec<SocketAddr>> for Fronts {
+    fn from(addresses: Vec<SocketAddr>) -> Self {
+        Self(Arc::new(Mutex::new(addresses)))
     }
 }
 
@@ -117,7 +170,7 @@ async fn keep_alive(
         let outcome = loop {
             let connection = match kept.as_mut() {
                 Some(connection) => connection,
-                None => match Connection::open(shared.front(random)).await {
+                None => match Connection::open(shared.fronts.one(random).await).await {
                     Ok(connection) => kept.insert(connection),
                     Err(error) => break Outcome::Lost(Lost::Connect(error.to_string())),
                 },
@@ -144,7 +197,7 @@ async fn keep_alive(
 async fn new_connections(shared: &Shared, host: &str, end: Instant, random: &mut Random) {
     loop {
         let id = shared.begin();
-        let outcome = match Connection::open(shared.front(random)).await {
+        let outcome = match Connection::open(shared.fronts.one(random).await).await {
             Err(error) => Outcome::Lost(Lost::Connect(error.to_string())),
             Ok(mut connection) => match connection.send(&request(&id, host, random)).await {
                 Exchange::Answered(response) => response.outcome(&id),
@@ -207,19 +260,14 @@ fn request(id: &str, host: &str, random: &mut Random) -> Vec<u8> {
 
 impl Shared {
     /// What a run begins with; ids begin with the seed.
-    pub fn new(fronts: Vec<SocketAddr>, seed: u64) -> Self {
+    pub fn new(fronts: impl Into<Fronts>, seed: u64) -> Self {
         Self {
-            fronts,
+            fronts: fronts.into(),
             ledger: Ledger::default(),
             ids: Arc::new(Ids::new(format!("{seed:x}"))),
             flights: Arc::default(),
             stop: Arc::default(),
         }
-    }
-
-    /// One of the DLXs.
-    fn front(&self, random: &mut Random) -> SocketAddr {
-        self.fronts[random.below(self.fronts.len() as u64) as usize]
     }
 
     fn begin(&self) -> String {

@@ -1,7 +1,7 @@
 //! The service that the tests scale: it writes down every request it was given, and dies of SIGTERM at once, so that
 //! a scaler that stops it too early is found out.
 //!
-//! `service [--port P] [--lines-port P] [--name NAME] [--journal FILE] [--start-after FILE] [--exit STATUS] [--forward ADDRESS]`
+//! `service [--address IP] [--port P] [--lines-port P] [--name NAME] [--journal FILE] [--start-after FILE] [--exit STATUS] [--forward ADDRESS]`
 //!
 //! `--start-after` waits until the file exists before it listens; `--forward` makes it lead every connection elsewhere.
 //!
@@ -13,7 +13,7 @@ use std::{
     convert::Infallible,
     fs::{File, OpenOptions},
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -41,6 +41,7 @@ type Answer = Response<BoxBody<Bytes, std::io::Error>>;
 
 #[derive(Default)]
 struct Flags {
+    address: Option<IpAddr>,
     port: Option<u16>,
     lines_port: Option<u16>,
     name: String,
@@ -73,11 +74,12 @@ async fn main() -> anyhow::Result<()> {
         eprintln!("service: told to exit with status {status}");
         std::process::exit(status);
     }
+    let address = flags.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
     if let Some(port) = flags.lines_port {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        let listener = TcpListener::bind((address, port)).await?;
         tokio::spawn(service.clone().serve_lines(listener));
     }
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, flags.port.unwrap_or_default())).await?;
+    let listener = TcpListener::bind((address, flags.port.unwrap_or_default())).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -104,6 +106,7 @@ impl Flags {
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{name} wants a value"))?;
             match name.as_str() {
+                "--address" => flags.address = Some(value.parse()?),
                 "--port" => flags.port = Some(value.parse()?),
                 "--lines-port" => flags.lines_port = Some(value.parse()?),
                 "--name" => flags.name = value,

@@ -1,0 +1,241 @@
+//! Committed 1 -> 0 -> 1 cycles of many Deployments under load, while daemons are replaced.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Setting, Shop, Workload, shop::Part};
+use crate::{
+    counters::Counters,
+    journal::Verdict,
+    random::{self, Random},
+    traffic::{self, Shared, Target},
+    until,
+    wait::pause,
+};
+
+/// How many Deployments cycle at once.
+const WORKLOADS: usize = 6;
+/// Per cycle asked for, a run may take this long before it is given up.
+const PATIENCE_PER_CYCLE: Duration = Duration::from_secs(8);
+
+/// What happens to the daemons meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturbance {
+    /// Nothing.
+    None,
+    /// Again and again a pod of it is deleted, and another one comes.
+    Deleted(Part),
+    /// Again and again all DLXs are replaced, one after the other, as by a new version.
+    Rollout,
+    /// Again and again the autoscaler that leads is deleted.
+    LeaderChange,
+}
+
+/// A run to be made.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many committed cycles, all Deployments together.
+    pub cycles: u64,
+    /// What happens to the daemons.
+    pub disturbance: Disturbance,
+    /// The cluster.
+    pub setting: Setting,
+    /// End as soon as something is lost.
+    pub until_lost: bool,
+}
+
+/// What a run showed.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What became of the requests.
+    pub verdict: Verdict,
+    /// Committed cycles: the pods' starts after the Deployments' first.
+    pub cycles: u64,
+    /// How often a daemon was replaced.
+    pub replaced: u64,
+    /// What the daemons that ran in the end had counted.
+    pub counters: Counters,
+    /// How long it took.
+    pub took: Duration,
+}
+
+struct Run {
+    shop: Shop,
+    plan: Plan,
+    workloads: Vec<Workload>,
+    shared: Shared,
+    seed: u64,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// As many cycles as `SCALER_CYCLES` says (50 without it), undisturbed.
+    pub fn new() -> Self {
+        let cycles = std::env::var("SCALER_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(50);
+        Self { cycles, disturbance: Disturbance::None, setting: Setting::default(), until_lost: false }
+    }
+
+    /// Makes the run. Every Deployment sleeps when it returns.
+    ///
+    /// # Panics
+    ///
+    /// The cycles take too long.
+    pub async fn run(self) -> Report {
+        let seed = random::seed();
+        let shop = Shop::open_with(self.setting.clone()).await;
+        let mut workloads = Vec::new();
+        for number in 0..WORKLOADS {
+            let workload = Workload::new(&shop, &format!("r{number}"));
+            shop.deploy(&workload).await;
+            workloads.push(workload);
+        }
+        let shared = Shared::new(shop.fronts(), seed);
+        Arc::new(Run { shop, plan: self, workloads, shared, seed }).go().await
+    }
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    async fn go(self: Arc<Self>) -> Report {
+        let began = Instant::now();
+        let mut report = Report::default();
+        let clients: Vec<_> =
+            (0..self.workloads.len()).map(|number| tokio::spawn(self.clone().load(number))).collect();
+        let mut random = Random::new(self.seed, u64::MAX);
+        let deadline = began + PATIENCE_PER_CYCLE * self.plan.cycles.try_into().unwrap_or(u32::MAX);
+        while !self.done(&report) {
+            let (cycles, replaced) = (self.cycles(), report.replaced);
+            assert!(
+                Instant::now() < deadline,
+                "too slow: {cycles} cycles, {replaced} replaced\n{}",
+                self.verdict()
+            );
+            pause(random.between(Duration::from_millis(50)..Duration::from_millis(450))).await;
+            if self.disturb(&mut random, replaced).await {
+                report.replaced += 1;
+            }
+        }
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.await.expect("a client's task");
+        }
+        report.cycles = self.cycles();
+        report.took = began.elapsed();
+        // Without what makes it safe, what sleeps is anybody's guess.
+        if !self.plan.until_lost {
+            for workload in &self.workloads {
+                self.shop.asleep(workload).await;
+            }
+        }
+        for part in [Part::Autoscaler, Part::Dlx] {
+            for (_, metrics) in self.shop.metrics(part).await {
+                report.counters.add_from(&metrics);
+            }
+        }
+        report.verdict = self.verdict();
+        report
+    }
+
+    async fn load(self: Arc<Self>, number: usize) {
+        let workload = &self.workloads[number];
+        let target = Target { host: workload.host(), lines: None, state: self.shop.state_of(&workload.name) };
+        let random = Random::new(self.seed, number as u64);
+        traffic::run(&target, self.shared.clone(), random).await;
+    }
+
+    /// Does once what is to be done again and again, and waits for the new daemon. Nothing is asleep within a window after
+    /// a DLX has come: the Deployments have a cycle between two of them.
+    async fn disturb(&self, random: &mut Random, number: u64) -> bool {
+        let shop = &self.shop;
+        let (part, gone) = match self.plan.disturbance {
+            Disturbance::None => return false,
+            Disturbance::Deleted(part) => {
+                let pods = shop.pods(part).await;
+                let Some(pod) = pods.get(random.below(pods.len() as u64) as usize) else { return false };
+                (part, pod.metadata.name.clone())
+            }
+            Disturbance::LeaderChange => {
+                let Some(leader) = shop.leader().await else { return false };
+                let pods = shop.pods(Part::Autoscaler).await;
+                let names = pods.iter().filter_map(|pod| pod.metadata.name.clone());
+                let Some(pod) = names.into_iter().find(|name| leader.starts_with(name.as_str())) else {
+                    return false;
+                };
+                (Part::Autoscaler, Some(pod))
+            }
+            Disturbance::Rollout => (Part::Dlx, None),
+        };
+        let before = self.starts();
+        match &gone {
+            Some(pod) => {
+                shop.delete_pod(pod).await;
+                until(&format!("{pod} to be gone"), || async {
+                    let pods = shop.pods(part).await;
+                    let there = pods.iter().any(|known| known.metadata.name.as_ref() == Some(pod));
+                    if there { Err("there".to_owned()) } else { Ok(()) }
+                })
+                .await;
+            }
+            None => shop.restart(part, &number.to_string()).await,
+        }
+        let count = match part {
+            Part::Autoscaler => self.plan.setting.autoscalers,
+            Part::Dlx => self.plan.setting.dlxs,
+        };
+        shop.ready(part, count).await;
+        let end = Instant::now() + traffic::WINDOW * 4;
+        while self.starts() < before + WORKLOADS as u64 / 2 && Instant::now() < end {
+            pause(Duration::from_millis(10)).await;
+        }
+        true
+    }
+
+    fn done(&self, report: &Report) -> bool {
+        let enough = match self.plan.disturbance {
+            Disturbance::None => 0,
+            // What happens to it happens in a cycle of each of them.
+            _ => self.plan.cycles / WORKLOADS as u64,
+        };
+        if self.plan.until_lost && !self.verdict().sound() {
+            return true;
+        }
+        self.cycles() >= self.plan.cycles && report.replaced >= enough
+    }
+
+    fn starts(&self) -> u64 {
+        self.workloads.iter().map(|workload| workload.read().starts.len() as u64).sum()
+    }
+
+    fn cycles(&self) -> u64 {
+        self.starts().saturating_sub(self.workloads.len() as u64)
+    }
+
+    fn verdict(&self) -> Verdict {
+        Verdict::of(&self.shared.ledger, self.workloads.iter().map(|workload| workload.journal.clone()))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verdict, cycles, replaced, counters, took } = self;
+        let (fences, in_fence) = (counters.fences, counters.in_fence);
+        writeln!(
+            f,
+            "{cycles} committed cycles in {took:.1?}: {fences} fences, {in_fence} requests inside one, {replaced} daemons replaced"
+        )?;
+        write!(f, "{verdict}")
+    }
+}

@@ -1,0 +1,77 @@
+//! What `deploy/manifests` ships, with no more changed than a test needs.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use super::Setting;
+
+/// The namespace that the manifests are rendered for.
+pub const NAMESPACE: &str = "shop";
+/// The files, in the order in which they are applied.
+const FILES: [&str; 2] = ["cluster.yaml", "scaler.yaml"];
+
+/// Every object, ready to be created.
+///
+/// # Panics
+///
+/// The manifests cannot be read, or are not as they were when this was written.
+pub fn objects(setting: &Setting) -> Vec<Value> {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/manifests"));
+    let mut objects = vec![json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "scaler-admin-token", "namespace": NAMESPACE},
+        "stringData": {"token": "a-token-of-the-tests"},
+    })];
+    for file in FILES {
+        let path = folder.join(file);
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for document in text.split("\n---\n").filter(|document| document.contains("kind:")) {
+            let object: Value = serde_yaml::from_str(document)
+                .unwrap_or_else(|error| panic!("{}: {error}\n{document}", path.display()));
+            objects.push(object);
+        }
+    }
+    for object in &mut objects {
+        adapt(object, setting);
+    }
+    objects
+}
+
+fn adapt(object: &mut Value, setting: &Setting) {
+    match (object["kind"].as_str(), object["metadata"]["name"].as_str()) {
+        (Some("ConfigMap"), Some("scaler-namespaces")) => {
+            object["data"] = json!({"shop.yaml": setting.file});
+        }
+        (Some("Deployment"), Some("scaler-autoscaler")) => {
+            object["spec"]["replicas"] = json!(setting.autoscalers);
+            daemon(object, "autoscaler");
+        }
+        (Some("Deployment"), Some("scaler-dlx")) => {
+            object["spec"]["replicas"] = json!(setting.dlxs);
+            daemon(object, "dlx");
+        }
+        _ => {}
+    }
+}
+
+fn daemon(object: &mut Value, program: &str) {
+    let container = &mut object["spec"]["template"]["spec"]["containers"][0];
+    container["image"] = json!(format!("devcluster/{program}"));
+    // Here all pods share one network: each listens on its own address instead of on all.
+    for argument in container["args"].as_array_mut().expect("a daemon's arguments") {
+        let text = argument.as_str().expect("an argument is a text");
+        if let Some((flag, port)) = text.split_once("-address=:") {
+            *argument = json!(format!("{flag}-address=$(POD_IP):{port}"));
+        }
+    }
+    if let Some(seconds) = container.pointer_mut("/lifecycle/preStop/sleep/seconds") {
+        // The clients here know within milliseconds that a pod is going.
+        *seconds = json!(1);
+    }
+    let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    container["env"]
+        .as_array_mut()
+        .expect("a daemon's environment")
+        .extend([json!({"name": "RUST_LOG", "value": log}), json!({"name": "RUST_BACKTRACE", "value": "1"})]);
+}

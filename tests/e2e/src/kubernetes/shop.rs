@@ -1,0 +1,464 @@
+//! A cluster with both daemons in it.
+
+use std::{
+    fmt, fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use devcluster::{
+    Cluster, Options,
+    controllers::Controllers,
+    node::{Node, NodeOptions},
+};
+use futures_util::StreamExt as _;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+    runtime::{WatchStreamExt as _, reflector, watcher},
+};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::{
+    Workload,
+    front::Front,
+    manifests::{self, NAMESPACE},
+    objects,
+};
+use crate::{
+    admin::{self, Metrics},
+    binaries,
+    load::{self, Lost, Response, get},
+    traffic::Fronts,
+    until,
+};
+
+/// How a shop is set up.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The API, with what is left out of it.
+    pub api: Options,
+    /// The namespace file.
+    pub file: String,
+    /// How many autoscalers.
+    pub autoscalers: u32,
+    /// How many DLXs.
+    pub dlxs: u32,
+}
+
+/// A cluster with one served namespace and both daemons. It and all it runs end when it is dropped.
+pub struct Shop {
+    /// The API.
+    pub cluster: Cluster,
+    /// The node that runs the pods.
+    pub node: Node,
+    /// May do everything.
+    pub client: Client,
+    folder: tempfile::TempDir,
+    front: Front,
+    deployments: reflector::Store<Deployment>,
+    follow: JoinHandle<()>,
+    _controllers: Controllers,
+}
+
+/// A daemon's Deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The one that puts to sleep.
+    Autoscaler,
+    /// The one that wakes.
+    Dlx,
+}
+
+// === impl Setting ===
+
+impl Default for Setting {
+    /// Two of each, deciding every 200 ms.
+    fn default() -> Self {
+        Self {
+            api: Options::default(),
+            file: format!("namespace: {NAMESPACE}\nscaleInterval: 200ms\n"),
+            autoscalers: 2,
+            dlxs: 2,
+        }
+    }
+}
+
+impl Setting {
+    /// Lines at the end of the namespace file.
+    #[must_use]
+    pub fn with(mut self, lines: &str) -> Self {
+        self.file.push_str(lines);
+        self
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    /// The container's and component's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Autoscaler => "autoscaler",
+            Self::Dlx => "dlx",
+        }
+    }
+
+    /// The Deployment's name.
+    pub fn deployment(self) -> String {
+        format!("scaler-{}", self.name())
+    }
+
+    /// The user its pods are.
+    pub fn user(self) -> String {
+        format!("system:serviceaccount:{NAMESPACE}:{}", self.deployment())
+    }
+
+    fn admin_port(self) -> u16 {
+        match self {
+            Self::Autoscaler => 8092,
+            Self::Dlx => 8091,
+        }
+    }
+}
+
+// === impl Shop ===
+
+impl Shop {
+    /// As [`Shop::open_with`], with two of each daemon.
+    pub async fn open() -> Self {
+        Self::open_with(Setting::default()).await
+    }
+
+    /// Starts the cluster, applies the manifests and waits until every daemon is ready. To be called in a network
+    /// namespace of the test's own ([`devcluster::netns`]).
+    ///
+    /// # Panics
+    ///
+    /// It does not come up.
+    pub async fn open_with(setting: Setting) -> Self {
+        let scratch = binaries::scratch();
+        let built = binaries::folder();
+        let prefix = format!("shop-{}-", std::process::id());
+        let folder =
+            tempfile::Builder::new().prefix(&prefix).tempdir_in(scratch).expect("creating the shop's folder");
+        let programs = folder.path().join("programs");
+        fs::create_dir_all(programs.join("plugins")).expect("creating the folder of the programs");
+        for (from, name) in [
+            (built.join("autoscaler"), "autoscaler"),
+            (built.join("dlx"), "dlx"),
+            (binaries::own("service"), "service"),
+            (built.join("libdeployment.so"), "plugins/deployment.so"),
+        ] {
+            let to = programs.join(name);
+            fs::hard_link(&from, &to)
+                .or_else(|_| fs::copy(&from, &to).map(|_| ()))
+                .unwrap_or_else(|error| panic!("linking {} as {}: {error}", from.display(), to.display()));
+        }
+
+        let cluster = Cluster::start(setting.api.clone()).expect("starting the API");
+        let client = cluster.client().expect("a client of the API");
+        let controllers = Controllers::start(client.clone());
+        let mut options = NodeOptions::new(&programs, cluster.url());
+        options.folder = Some(folder.path().join("node"));
+        let node = Node::start(client.clone(), options).await.expect("starting the node");
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+        objects::create(&client, &namespace).await;
+        for object in manifests::objects(&setting) {
+            objects::create(&client, &object).await;
+        }
+        let front = Front::follow(client.clone());
+        let (store, writer) = reflector::store();
+        let all: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
+        let stream = reflector(writer, watcher(all, watcher::Config::default())).default_backoff();
+        let follow = tokio::spawn(stream.for_each(|_| std::future::ready(())));
+        let shop = Self {
+            cluster,
+            node,
+            client,
+            folder,
+            front,
+            deployments: store,
+            follow,
+            _controllers: controllers,
+        };
+        shop.ready(Part::Dlx, setting.dlxs).await;
+        shop.ready(Part::Autoscaler, setting.autoscalers).await;
+        until("the DLXs to be found", || async {
+            let found = shop.fronts().all().len();
+            if found == setting.dlxs as usize { Ok(()) } else { Err(format!("{found} of {}", setting.dlxs)) }
+        })
+        .await;
+        shop
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the DLXs take requests, as pods come and go.
+    pub fn fronts(&self) -> Fronts {
+        self.front.fronts.clone()
+    }
+
+    /// Creates a workload and its Service, and waits until the daemons list it.
+    pub async fn deploy(&self, workload: &Workload) {
+        objects::create(&self.client, &workload.service()).await;
+        objects::create(&self.client, &workload.object()).await;
+        self.listed(workload).await;
+    }
+
+    /// Waits until every DLX knows a workload.
+    pub async fn listed(&self, workload: &Workload) {
+        let id = workload.id();
+        until(&format!("{id} to be known to every DLX"), || async {
+            for (pod, address) in self.admins(Part::Dlx).await {
+                let resource = resource(address, &id).await?;
+                if resource.is_null() {
+                    return Err(format!("{pod} does not know it"));
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// A daemon's pods that are not going, by name.
+    pub async fn pods(&self, part: Part) -> Vec<Pod> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let of = ListParams::default().labels(&format!("app.kubernetes.io/component={}", part.name()));
+        let list = pods.list(&of).await.map(|list| list.items).unwrap_or_default();
+        list.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
+    }
+
+    /// The admin ports of a daemon's pods.
+    pub async fn admins(&self, part: Part) -> Vec<(String, SocketAddr)> {
+        let address = |pod: &Pod| -> Option<IpAddr> { pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok() };
+        let pods = self.pods(part).await;
+        let with = pods.iter().filter_map(|pod| Some((pod.name_any(), address(pod)?)));
+        with.map(|(name, address)| (name, SocketAddr::from((address, part.admin_port())))).collect()
+    }
+
+    /// What each pod of a daemon counts.
+    pub async fn metrics(&self, part: Part) -> Vec<(String, Metrics)> {
+        let mut all = Vec::new();
+        for (pod, address) in self.admins(part).await {
+            if let Ok(answer) = admin::get(address, "/metrics").await {
+                all.push((pod, Metrics::parse(&answer.text())));
+            }
+        }
+        all
+    }
+
+    /// Waits until so many pods of a daemon are ready, and no others are left.
+    pub async fn ready(&self, part: Part, count: u32) {
+        let name = part.deployment();
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), NAMESPACE);
+        until(&format!("{count} of {name} to be ready"), || async {
+            let found = deployments.get(&name).await.map_err(|error| error.to_string())?;
+            let status = found.status.unwrap_or_default();
+            let observed = status.observed_generation == found.metadata.generation;
+            let count = Some(count as i32);
+            if observed
+                && (status.ready_replicas, status.updated_replicas, status.replicas) == (count, count, count)
+            {
+                Ok(())
+            } else {
+                Err(format!("{status:?}\n{}", self.logs(part.name(), 5)))
+            }
+        })
+        .await;
+    }
+
+    /// Deletes a pod of this namespace, as an eviction does.
+    pub async fn delete_pod(&self, name: &str) {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        pods.delete(name, &DeleteParams::default())
+            .await
+            .unwrap_or_else(|error| panic!("deleting {name}: {error}"));
+    }
+
+    /// `kubectl rollout restart`, of which the end is not waited for.
+    pub async fn restart(&self, part: Part, mark: &str) {
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": {"restarted": mark}}}}});
+        deployments
+            .patch(&part.deployment(), &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .expect("restarting a Deployment");
+    }
+
+    /// The pod of the autoscaler that leads.
+    pub async fn leader(&self) -> Option<String> {
+        let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
+            Api::namespaced(self.client.clone(), NAMESPACE);
+        let lease = leases.get("scaler-autoscaler").await.ok()?;
+        lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
+    }
+
+    /// Merges into a workload's object, as its owner.
+    pub async fn patch(&self, workload: &Workload, patch: Value) {
+        let api = objects::api_of(&self.client, &workload.object());
+        api.patch(&workload.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .unwrap_or_else(|error| panic!("patching {}: {error}", workload.name));
+    }
+
+    /// A workload's object now.
+    pub async fn object(&self, workload: &Workload) -> DynamicObject {
+        let api = objects::api_of(&self.client, &workload.object());
+        api.get(&workload.name).await.unwrap_or_else(|error| panic!("getting {}: {error}", workload.name))
+    }
+
+    /// The state of a Deployment's row, as watched: empty if it has none.
+    pub fn state(&self, deployment: &str) -> String {
+        let key = reflector::ObjectRef::new(deployment).within(NAMESPACE);
+        self.deployments
+            .get(&key)
+            .and_then(|found| Some(row(found.annotations())?["state"].as_str()?.to_owned()))
+            .unwrap_or_default()
+    }
+
+    /// Its state as a function that can be given away.
+    pub fn state_of(&self, deployment: &str) -> Box<dyn Fn() -> String + Send + Sync> {
+        let (store, key) =
+            (self.deployments.clone(), reflector::ObjectRef::new(deployment).within(NAMESPACE));
+        Box::new(move || {
+            let found = store.get(&key);
+            found
+                .and_then(|found| Some(row(found.annotations())?["state"].as_str()?.to_owned()))
+                .unwrap_or_default()
+        })
+    }
+
+    /// Waits until a workload's row says this.
+    pub async fn state_is(&self, workload: &Workload, state: &str) {
+        until(&format!("{} to be {state}", workload.id()), || async {
+            let object = self.object(workload).await;
+            let row = row(object.annotations()).unwrap_or_default();
+            let replicas = &object.data["spec"]["replicas"];
+            if row["state"] == state {
+                Ok(())
+            } else {
+                Err(format!("its row is {row}, its replicas {replicas}; {}", self.logs("autoscaler", 10)))
+            }
+        })
+        .await;
+    }
+
+    /// Waits until a workload sleeps and none of its pods is left.
+    pub async fn asleep(&self, workload: &Workload) {
+        self.state_is(workload, "asleep").await;
+        assert_eq!(self.object(workload).await.data["spec"]["replicas"], 0, "{} sleeps", workload.id());
+        until(&format!("no pod of {} to be left", workload.id()), || async {
+            let left = self.pods_of(workload).await;
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await;
+    }
+
+    /// The names of a workload's pods.
+    pub async fn pods_of(&self, workload: &Workload) -> Vec<String> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let of = ListParams::default().labels(&format!("app={}", workload.name));
+        let list = pods.list(&of).await.map(|list| list.items).unwrap_or_default();
+        list.iter().map(kube::ResourceExt::name_any).collect()
+    }
+
+    /// Sends one request to a workload by one of the DLXs.
+    ///
+    /// # Errors
+    ///
+    /// As it was lost.
+    pub async fn ask(&self, workload: &Workload, path: &str, id: &str) -> Result<Response, Lost> {
+        let fronts = self.fronts().all();
+        let front = fronts[id.bytes().map(usize::from).sum::<usize>() % fronts.len()];
+        load::once(front, &get(&workload.host(), path, id)).await
+    }
+
+    /// As [`Shop::ask`], and the workload itself answers.
+    ///
+    /// # Panics
+    ///
+    /// It does not.
+    pub async fn served(&self, workload: &Workload, id: &str) -> Response {
+        let answer = self.ask(workload, "/", id).await;
+        let answer = answer.unwrap_or_else(|lost| panic!("{id} was lost: {lost}\n{}", self.logs("dlx", 40)));
+        assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
+        answer
+    }
+
+    /// The Events on a workload, as `REASON: NOTE`.
+    pub async fn events(&self, workload: &Workload) -> Vec<String> {
+        use k8s_openapi::api::events::v1::Event;
+        let events: Api<Event> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let list = events.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+        let on = |event: &Event| {
+            event.regarding.as_ref().is_some_and(|object| object.name.as_deref() == Some(&workload.name))
+        };
+        list.into_iter()
+            .filter(on)
+            .map(|event| format!("{}: {}", event.reason.unwrap_or_default(), event.note.unwrap_or_default()))
+            .collect()
+    }
+
+    /// Waits for an Event on a workload that has this in it.
+    pub async fn event(&self, workload: &Workload, part: &str) {
+        until(&format!("an Event with {part:?} on {}", workload.id()), || async {
+            let events = self.events(workload).await;
+            if events.iter().any(|event| event.contains(part)) { Ok(()) } else { Err(format!("{events:?}")) }
+        })
+        .await;
+    }
+
+    /// The last lines of the logs whose names contain `part`.
+    pub fn logs(&self, part: &str, lines: usize) -> String {
+        let folder = self.folder().join("node/logs").join(NAMESPACE);
+        let mut all = String::new();
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths.iter().filter(|path| path.to_string_lossy().contains(part)) {
+            let text = fs::read(path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let tail: Vec<&str> = text.lines().rev().take(lines).collect();
+            all.push_str(&format!("---- {}\n", path.file_name().unwrap_or_default().display()));
+            for line in tail.into_iter().rev() {
+                all.push_str(line);
+                all.push('\n');
+            }
+        }
+        all
+    }
+}
+
+impl fmt::Debug for Shop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shop").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        self.follow.abort();
+        if std::thread::panicking() {
+            eprintln!("the shop is kept: {}\n{}", self.folder().display(), self.logs("scaler-", 60));
+            self.folder.disable_cleanup(true);
+        }
+    }
+}
+
+/// What a daemon says of a resource; null if it does not know it.
+async fn resource(address: SocketAddr, id: &str) -> Result<Value, String> {
+    let answer = admin::get(address, "/api/v1/resources").await?.json();
+    let all = answer["resources"].as_array().cloned().unwrap_or_default();
+    Ok(all.into_iter().find(|one| one["name"] == id).unwrap_or_default())
+}
+
+/// The row that annotations hold.
+fn row(annotations: &std::collections::BTreeMap<String, String>) -> Option<Value> {
+    serde_json::from_str(annotations.get("scaler.dev/row")?).ok()
+}

@@ -1,0 +1,141 @@
+//! What sleeps and wakes: the test service as a Deployment or StatefulSet, and its Service.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{Shop, manifests::NAMESPACE};
+use crate::journal::Journal;
+
+/// The port the service listens on.
+pub const PORT: u16 = 8080;
+
+/// A workload that the daemons look after.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Its name, and its Service's.
+    pub name: String,
+    /// Where all its pods write down starts and requests.
+    pub journal: PathBuf,
+    kind: &'static str,
+    image: String,
+    replicas: u32,
+    arguments: Vec<String>,
+    annotations: Vec<(String, String)>,
+}
+
+// === impl Workload ===
+
+impl Workload {
+    /// A Deployment with one replica that sleeps after a second without a request.
+    pub fn new(shop: &Shop, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            journal: shop.folder().join(format!("{name}.journal")),
+            kind: "Deployment",
+            image: "devcluster/service".to_owned(),
+            replicas: 1,
+            arguments: Vec::new(),
+            annotations: vec![("scaler.dev/scale-to-zero".to_owned(), "1s".to_owned())],
+        }
+    }
+
+    /// A StatefulSet instead.
+    #[must_use]
+    pub fn stateful(mut self) -> Self {
+        self.kind = "StatefulSet";
+        self
+    }
+
+    /// From another image.
+    #[must_use]
+    pub fn image(mut self, image: &str) -> Self {
+        self.image = image.to_owned();
+        self
+    }
+
+    /// With so many replicas.
+    #[must_use]
+    pub fn replicas(mut self, replicas: u32) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// More arguments for the service.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// An annotation `scaler.dev/NAME`.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        let name = format!("scaler.dev/{name}");
+        self.annotations.retain(|(known, _)| *known != name);
+        self.annotations.push((name, value.to_owned()));
+        self
+    }
+
+    /// Where its requests are sent to.
+    pub fn host(&self) -> String {
+        format!("{}.{NAMESPACE}.svc", self.name)
+    }
+
+    /// What the daemons call it.
+    pub fn id(&self) -> String {
+        match self.kind {
+            "Deployment" => self.name.clone(),
+            kind => format!("{}/{}", kind.to_lowercase(), self.name),
+        }
+    }
+
+    /// What it has written down so far.
+    pub fn read(&self) -> Journal {
+        Journal::read(&self.journal)
+    }
+
+    /// The workload's object.
+    pub fn object(&self) -> Value {
+        let labels = json!({"app": self.name});
+        let annotations: serde_json::Map<String, Value> =
+            self.annotations.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        let (port, journal) = (PORT.to_string(), self.journal.display().to_string());
+        let own = ["--address", "$(POD_IP)", "--port", &port, "--name", &self.name, "--journal", &journal];
+        let mut arguments = own.map(str::to_owned).to_vec();
+        arguments.extend(self.arguments.iter().cloned());
+        let mut object = json!({
+            "apiVersion": "apps/v1", "kind": self.kind,
+            "metadata": {"name": self.name, "namespace": NAMESPACE, "annotations": annotations},
+            "spec": {
+                "replicas": self.replicas,
+                "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {
+                        "terminationGracePeriodSeconds": 5,
+                        "containers": [{
+                            "name": "service", "image": self.image, "args": arguments,
+                            "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+                            "ports": [{"name": "http", "containerPort": PORT}],
+                            "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
+                        }],
+                    },
+                },
+            },
+        });
+        if self.kind == "StatefulSet" {
+            object["spec"]["serviceName"] = json!(self.name);
+        }
+        object
+    }
+
+    /// Its Service.
+    pub fn service(&self) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": self.name, "namespace": NAMESPACE},
+            "spec": {"selector": {"app": self.name}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
+        })
+    }
+}
