@@ -92,7 +92,7 @@ impl Server {
         }
         let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
         // The version of a JSON text that a client would rather have, a table for instance, is its wish only.
-        if !["json", "*/*", "application/*"].iter().any(|known| accept.contains(known)) {
+        if !["json", "*/*", "application/*", "openapi"].iter().any(|known| accept.contains(known)) {
             return Err(Failure::not_acceptable());
         }
         let body = Limited::new(body, BODY_LIMIT).collect().await;

@@ -1,5 +1,6 @@
 //! What becomes of an object before it is stored: defaults, validation, and what depends on other objects.
 
+mod decode;
 mod defaults;
 mod names;
 mod services;
@@ -7,7 +8,7 @@ mod validate;
 
 use serde_json::{Value, json};
 
-pub use self::{defaults::defaults, validate::validate};
+pub use self::{decode::decode, defaults::defaults, validate::validate};
 use crate::{
     bootstrap,
     http::failure::{Failure, Result},

@@ -30,7 +30,7 @@ pub(super) fn create(call: &Call<'_>) -> Result<Answer> {
 /// Creates an object from what a client sent.
 pub(super) fn insert(call: &Call<'_>, tables: &mut Tables, value: Value) -> Result<Arc<Object>> {
     let kind = &call.kind;
-    let mut value = kind.convert_in(checked(call, value)?);
+    let mut value = kind.convert_in(checked(call, value, None)?);
     let metadata = map(&mut value["metadata"]);
     if metadata.get("resourceVersion").is_some_and(|version| !text(version).is_empty()) {
         return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
@@ -86,8 +86,8 @@ pub(crate) fn define(server: &crate::server::Server, tables: &Tables) {
     server.registry.define(definitions);
 }
 
-/// Body and URL must be about the same kind and namespace.
-pub(super) fn checked(call: &Call<'_>, mut value: Value) -> Result<Value> {
+/// Body and URL must be about the same kind and namespace, and the body of that kind's type. `old`: what it replaces, as it is served.
+pub(super) fn checked(call: &Call<'_>, mut value: Value, old: Option<&Object>) -> Result<Value> {
     let kind = &call.kind;
     let Some(fields) = value.as_object_mut() else {
         return Err(Failure::bad_request(format!("the body of the request is no {}", kind.kind)));
@@ -109,7 +109,14 @@ pub(super) fn checked(call: &Call<'_>, mut value: Value) -> Result<Value> {
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    Ok(value)
+    // Most changes are of annotations or of the status alone, and the rest is of its type already.
+    let same =
+        |old: &Object| ["spec", "data", "status"].iter().all(|part| old.value.get(part) == value.get(part));
+    if old.is_some_and(same) {
+        return Ok(value);
+    }
+    let strict = call.request.query.get("fieldValidation") == Some("Strict");
+    admission::decode(kind, value, strict)
 }
 
 /// Labels and annotations are texts.

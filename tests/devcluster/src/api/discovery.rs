@@ -50,6 +50,7 @@ pub(super) fn answer(server: &Arc<Server>, request: &Request) -> Result<Answer> 
                 "resources": server.custom_metrics.resources(),
             })
         }
+        ["openapi", "v2"] => return Ok(openapi::empty()),
         ["openapi", ..] => openapi::answer(&parts, &kinds)?,
         ["apis", group, version] => resources(&kinds, group, version).ok_or_else(Failure::no_such_path)?,
         _ => return Err(Failure::no_such_path()),

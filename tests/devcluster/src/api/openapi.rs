@@ -1,12 +1,25 @@
 //! As much OpenAPI as kubectl asks for: which resources can be patched with `fieldValidation` and `dryRun`, so that it leaves validation to the server.
 //! There are no schemas.
 
+use bytes::Bytes;
+use http::{HeaderValue, header};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    http::failure::{Failure, Result},
+    http::{
+        answer::{self, Answer},
+        failure::{Failure, Result},
+    },
     registry::{Kind, Kinds},
 };
+
+/// `/openapi/v2`, for a kubectl older than 1.27: a protobuf message without anything in it, so that it finds nothing to validate by.
+pub(super) fn empty() -> Answer {
+    let mut answer = answer::json_text(Bytes::new());
+    let format = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    answer.headers_mut().insert(header::CONTENT_TYPE, format);
+    answer
+}
 
 /// `/openapi/v3` and what it leads to.
 pub(super) fn answer(parts: &[&str], kinds: &Kinds) -> Result<Value> {

@@ -30,7 +30,9 @@ pub(super) fn patch(call: &Call<'_>, part: Part) -> Result<Answer> {
         return Err(Failure::not_found(kind, &call.key.name));
     };
     let value = apply(call, &old.served(kind))?;
-    let value = kind.convert_in(create::checked(call, value)?);
+    let checked =
+        create::checked(call, value, Some(&old)).map_err(|why| Failure::patched(kind, &call.key.name, &why));
+    let value = kind.convert_in(checked?);
     let object = update::change(call, &mut tables, &old, value, part)?;
     Ok(answer::json_text(object.text(kind)))
 }

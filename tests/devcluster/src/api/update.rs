@@ -45,7 +45,7 @@ pub(super) fn replace(call: &Call<'_>, part: Part) -> Result<Answer> {
         }
         return Err(Failure::not_found(&call.kind, &call.key.name));
     };
-    let value = call.kind.convert_in(create::checked(call, value)?);
+    let value = call.kind.convert_in(create::checked(call, value, Some(&old))?);
     let version = text(&value["metadata"]["resourceVersion"]);
     if version.is_empty() && !call.kind.unconditional_update {
         let why = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
@@ -148,7 +148,7 @@ fn keep_system_fields(old: &Object, value: &mut Value) {
             None => metadata.remove(field),
         };
     }
-    // What is being deleted gets no new finalizers; the real server forbids it, too.
+    // An empty map is as none: so two versions that say the same are the same.
     for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
         let empty = match metadata.get(field) {
             Some(Value::Object(all)) => all.is_empty(),

@@ -156,6 +156,11 @@ impl Failure {
         failure
     }
 
+    /// A patch after which the object is not of its type.
+    pub fn patched(kind: &Kind, name: &str, why: &Self) -> Self {
+        Self::invalid(kind, name, &[Cause::invalid("patch", &Value::from(why.message.as_str()), "")])
+    }
+
     /// The user may not do this.
     pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
         let named = if name.is_empty() { String::new() } else { format!(" {name:?}") };

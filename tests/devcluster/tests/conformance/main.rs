@@ -6,6 +6,7 @@ mod custom;
 mod deletion;
 mod discovery;
 mod lists;
+mod mutants;
 mod objects;
 mod owners;
 mod patches;

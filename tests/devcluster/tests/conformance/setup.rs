@@ -22,6 +22,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+/// Which guarantee devcluster is started without: `conflict`, `gone` or `rbac`.
+pub const WITHOUT: &str = "DEVCLUSTER_WITHOUT";
+
 /// An API and a namespace in it.
 #[derive(Clone)]
 pub struct Setup {
@@ -38,7 +41,16 @@ pub fn run<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(Setup) -> 
 }
 
 /// [`run`], where devcluster is started so; a real cluster is as it is.
-pub fn run_with<F: Future<Output = ()> + Send + 'static>(options: Options, test: impl FnOnce(Setup) -> F) {
+pub fn run_with<F: Future<Output = ()> + Send + 'static>(
+    mut options: Options,
+    test: impl FnOnce(Setup) -> F,
+) {
+    match env::var(WITHOUT).unwrap_or_default().as_str() {
+        "conflict" => options.no_conflict = true,
+        "gone" => options.no_gone = true,
+        "rbac" => options.no_rbac = true,
+        _ => {}
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut cluster = None;

@@ -42,6 +42,27 @@ fn an_annotation_must_be_text_and_all_of_them_small() {
 }
 
 #[test]
+fn what_has_another_type_is_refused_and_what_is_unknown_is_dropped() {
+    run(|api| async move {
+        let path = api.path("apps/v1", "deployments");
+        let mut wrong = deployment("web");
+        wrong["spec"]["replicas"] = json!("3");
+        let (status, refused) = api.post(&path, &wrong).await;
+        assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{refused}");
+        let mut typo = deployment("web");
+        typo["spec"]["replica"] = json!(3);
+        let (status, refused) = api.post(&format!("{path}?fieldValidation=Strict"), &typo).await;
+        assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains("unknown field \"spec.replica\""), "{refused}");
+        let created = api.create(&path, &typo).await;
+        assert!(created["spec"].get("replica").is_none());
+        let patch = json!([{"op": "replace", "path": "/spec/replicas", "value": "3"}]);
+        let (status, refused) = api.patch(&format!("{path}/web"), "json", &patch).await;
+        assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
+    });
+}
+
+#[test]
 fn a_deployment_needs_an_image_and_a_selector_that_fits() {
     run(|api| async move {
         let path = api.path("apps/v1", "deployments");
