@@ -9,7 +9,7 @@ use scaler_types::{
     Nonce, ScaleError,
     protocol::{GateInput, GateOrder, Unwritten},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{hold::Rejected, resource::Entry};
 
@@ -44,11 +44,8 @@ pub fn drive(entry: Arc<Entry>) {
                 Next::Order(order) => carry_out(&entry, order).await,
                 Next::Resolve => {
                     if !resolve(&entry).await {
-                        #[expect(
-                            clippy::disallowed_methods,
-                            reason = "a plugin that failed is asked again after a growing pause"
-                        )]
-                        sleep_until(Instant::now() + pause).await;
+                        // Asked again after a growing pause, or when something else is to be done.
+                        let _ = timeout(pause, changed.changed()).await;
                         pause = (pause * 2).min(LONGEST);
                     }
                 }
@@ -148,7 +145,8 @@ async fn resolve(entry: &Arc<Entry>) -> bool {
         Ok(named) => named,
         Err(error) => {
             let reason = format!("its plugin does not say where it listens: {error}");
-            entry.update(|view| {
+            // Nothing follows from it.
+            entry.decide(|view| {
                 // One that lists endpoints as they appear says what they wait for.
                 if view.resource.status.is_empty() {
                     view.last_error = Some(reason);
@@ -164,7 +162,7 @@ async fn resolve(entry: &Arc<Entry>) -> bool {
         None => {
             let reason =
                 format!("its plugin names {named} without a port: set dlx.targetPort or --target-port");
-            entry.update(|view| view.last_error = Some(reason));
+            entry.decide(|view| view.last_error = Some(reason));
             return false;
         }
     };
