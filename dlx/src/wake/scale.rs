@@ -49,8 +49,9 @@ async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
         entry.shared().metrics.set_scale();
         match source.calls.set_scale(&request).await {
             Ok(()) => {
-                // The view has to show it before anything is decided on it, or it would be woken twice.
-                if !entry.read(|view| view.scaled()) {
+                // The view has to show it before anything is decided on it, or it would be woken twice. One that failed may
+                // have had replicas all the time.
+                if !entry.read(|view| view.gate.open()) {
                     source.refresh().await;
                 }
                 return Ended::Look;
