@@ -161,7 +161,12 @@ fn metrics(text: &str) -> Result<Vec<ScaleResource>, String> {
     metrics.collect()
 }
 
-fn host_list(text: &str) -> Result<Vec<String>, String> {
+/// Reads the host annotation.
+///
+/// # Errors
+///
+/// One of the hosts is none.
+pub fn host_list(text: &str) -> Result<Vec<String>, String> {
     let hosts = text.split([',', ' ', '\t', '\n']).filter(|host| !host.is_empty());
     hosts.map(|host| hosts::parse(host).map_err(|error| error.to_string())).collect()
 }

@@ -1,6 +1,6 @@
 //! The cluster's API: how it is reached, and what its errors say.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kube::{
@@ -11,12 +11,16 @@ use kube::{
     discovery,
 };
 use scaler_types::{Result, ScaleError, duration};
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::facts::{Kind, Workload};
 
 /// How long one answer may take. A wake does not wait for a server that has hung: it tries again.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many calls are under way at once, watches left out. A call takes some milliseconds, so these are thousands in a
+/// second: as much as an API server takes from one client.
+const AT_ONCE: usize = 64;
 
 /// How long to wait before trying again, where the server does not say.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -26,6 +30,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Cluster {
     /// The client.
     pub client: Client,
+    /// Calls under way: each is a connection of its own.
+    calls: Arc<Semaphore>,
     /// The namespace; none: all of them.
     pub namespace: Option<String>,
 }
@@ -57,7 +63,21 @@ impl Cluster {
         config.default_retry = false;
         config.connect_timeout = Some(PATIENCE);
         let client = Client::try_from(config).context("setting up the client of the cluster's API")?;
-        Ok(Self { client, namespace })
+        Ok(Self { client, calls: Arc::new(Semaphore::new(AT_ONCE)), namespace })
+    }
+
+    /// Makes a call when there is a place for it, and gives up on an answer that does not come.
+    ///
+    /// # Errors
+    ///
+    /// As [`within`].
+    pub async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, kube::Error> {
+        // An error: never, it is not closed.
+        let _place = self.calls.acquire().await.ok();
+        within(PATIENCE, call).await
     }
 
     /// Objects of a type that is in namespaces.

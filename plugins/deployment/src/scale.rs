@@ -8,7 +8,7 @@ use std::{
 
 use k8s_openapi::{api::core::v1 as core, jiff::Timestamp};
 use kube::api::{Patch, PatchParams};
-use scaler_types::{ResourceId, Row, ScaleError, ScaleRequest, Target, Version};
+use scaler_types::{ResourceId, Role, Row, ScaleError, ScaleRequest, Target, Version};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout_at},
@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     caches::{Change, Store, Teller, Topic},
     cause::{Baseline, Outlook, outlook},
-    cluster::{self, Cluster, PATIENCE},
+    cluster::{self, Cluster},
     facts::{Pod, Workload},
     patch,
 };
@@ -69,6 +69,10 @@ impl Scales {
                 self.emptied(request, until).await?;
                 let before = self.store.with(|state| Baseline::of_pods(state.pods.of(id)));
                 self.write(id, version, row, Some(*target)).await?;
+                if self.store.with(|state| state.config.role) == Role::Autoscaler {
+                    // It watches no pods.
+                    return Ok(());
+                }
                 self.up(request, &before, until).await
             }
         }
@@ -103,8 +107,7 @@ impl Scales {
             let api = self.cluster.of(&workload);
             let patch = Patch::Json::<()>(operations);
             let params = PatchParams::default();
-            let error = match cluster::within(PATIENCE, api.patch(&workload.meta.name, &params, &patch)).await
-            {
+            let error = match self.cluster.call(api.patch(&workload.meta.name, &params, &patch)).await {
                 Ok(object) => {
                     let new = Workload::new(&workload.kind, object);
                     if write.generation != new.generation {
@@ -166,7 +169,7 @@ impl Scales {
             self.doubted().remove(id);
             return Ok(None);
         };
-        match cluster::within(PATIENCE, self.cluster.of(&known).get(&known.meta.name)).await {
+        match self.cluster.call(self.cluster.of(&known).get(&known.meta.name)).await {
             Ok(object) => {
                 let now = Workload::new(&known.kind, object);
                 self.fold(now.clone());
@@ -260,8 +263,7 @@ impl Scales {
     async fn list_pods(&self, workload: &Workload) -> Result<(), kube::Error> {
         let api: kube::Api<core::Pod> =
             kube::Api::namespaced(self.cluster.client.clone(), &workload.meta.namespace);
-        let pods =
-            cluster::within(PATIENCE, api.list(&cluster::labelled(&workload.selector.query()))).await?;
+        let pods = self.cluster.call(api.list(&cluster::labelled(&workload.selector.query()))).await?;
         let revision = pods.metadata.resource_version.as_deref().and_then(|text| text.parse().ok());
         let pods: Vec<Pod> = pods.items.into_iter().map(Pod::from).collect();
         self.store.with(|state| {

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     caches::{Change, Doubt, Store, Teller, Topic},
-    cluster::{self, Cluster, PATIENCE},
+    cluster::{self, Cluster},
     facts::Pod,
 };
 
@@ -61,7 +61,7 @@ async fn one(cluster: Cluster, store: Arc<Store>, doubt: Doubt) {
 async fn read(cluster: &Cluster, store: &Store, doubt: &Doubt) -> Result<(), kube::Error> {
     for (uid, name) in &doubt.pods {
         let api: Api<core::Pod> = Api::namespaced(cluster.client.clone(), &name.0);
-        match cluster::within(PATIENCE, api.get(&name.1)).await {
+        match cluster.call(api.get(&name.1)).await {
             Ok(pod) => store.with(|state| {
                 let pod = Pod::from(pod);
                 if pod.meta.uid != *uid {

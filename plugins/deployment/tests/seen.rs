@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use devcluster::{Filter, User};
+use kube::core::{ApiResource, GroupVersionKind};
 use scaler_types::{Report, ResourceScaler as _, Role, ScaleError, Severity, State};
 use serde_json::json;
 
@@ -160,21 +161,31 @@ async fn services_that_come_and_go_and_change_give_and_take_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_one_that_scales_to_zero_keeps_it_awake() {
     let scene = Scene::with_web().await;
+    let kinds = ApiResource::from_gvk(&GroupVersionKind::gvk(
+        "apiextensions.k8s.io",
+        "v1",
+        "CustomResourceDefinition",
+    ));
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let kind = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "scaledobjects.keda.sh"},
+        "spec": {
+            "group": "keda.sh", "scope": "Namespaced",
+            "names": {"kind": "ScaledObject", "plural": "scaledobjects", "singular": "scaledobject", "listKind": "ScaledObjectList"},
+            "versions": [{"name": "v1alpha1", "served": true, "storage": true, "schema": schema}],
+        },
+    });
+    let definitions: kube::Api<kube::api::DynamicObject> = kube::Api::all_with(scene.client.clone(), &kinds);
+    definitions.create(&Default::default(), &serde_json::from_value(kind).unwrap()).await.unwrap();
     let autoscaler = scene.autoscaler().await;
-    let hpa = |minimum: u32| {
-        json!({
-            "metadata": {"name": "web"},
-            "spec": {
-                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
-                "minReplicas": minimum, "maxReplicas": 5,
-            },
-        })
-    };
-    scene.create("HorizontalPodAutoscaler", hpa(0)).await;
+    let object = json!({"metadata": {"name": "queue"}, "spec": {"scaleTargetRef": {"name": "web"}}});
+    scene.create("ScaledObject", object).await;
     let web = until(&autoscaler, "web", |web| !web.keep_awake.is_empty()).await;
-    assert!(web.keep_awake.contains("HorizontalPodAutoscaler web"), "{}", web.keep_awake);
-    event(&scene, "web", "TwoScalers", "minReplicas: 0").await;
-    scene.merge("HorizontalPodAutoscaler", "web", hpa(1)).await;
+    assert!(web.keep_awake.contains("ScaledObject queue"), "{}", web.keep_awake);
+    event(&scene, "web", "TwoScalers", "ScaledObject queue").await;
+    let paused = json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused": "true"}}});
+    scene.merge("ScaledObject", "queue", paused).await;
     until(&autoscaler, "web", |web| web.keep_awake.is_empty()).await;
 }
 
@@ -215,8 +226,6 @@ async fn watches_that_are_dropped_and_versions_that_are_forgotten_lose_nothing()
     assert_eq!(scene.asked("list", "deployments"), 0);
     // Forgotten: listed anew, and what went meanwhile is gone.
     let cursor = soon(dlx.changes(0)).await.unwrap().cursor;
-    let outage = scene.cluster.faults().outage();
-    outage.end();
     let list = Filter::any().verb("watch").resource("deployments");
     let refuse = scene.cluster.faults().refuse(list, 3, devcluster::Refusal::Unavailable);
     scene.cluster.faults().drop_watches(Filter::any());

@@ -71,9 +71,70 @@ impl<T: Clone + Ord + std::hash::Hash> Index<T> {
     }
 }
 
+/// Things by every one of their labels.
+#[derive(Debug)]
+pub struct Labelled<T> {
+    places: HashMap<(Arc<str>, String, String), BTreeSet<T>>,
+}
+
+// === impl Labelled ===
+
+impl<T> Default for Labelled<T> {
+    fn default() -> Self {
+        Self { places: HashMap::new() }
+    }
+}
+
+impl<T: Clone + Ord> Labelled<T> {
+    /// One is there with these labels, or no longer.
+    pub fn set(&mut self, one: &T, namespace: &Arc<str>, labels: &Labels, there: bool) {
+        for (key, value) in labels {
+            let place = (namespace.clone(), key.clone(), value.clone());
+            if there {
+                self.places.entry(place).or_default().insert(one.clone());
+            } else if let Some(all) = self.places.get_mut(&place) {
+                all.remove(one);
+                if all.is_empty() {
+                    self.places.remove(&place);
+                }
+            }
+        }
+    }
+
+    /// Those that have all of these labels; none for none.
+    pub fn with(&self, namespace: &Arc<str>, wanted: &Labels) -> Vec<T> {
+        let mut sets = Vec::new();
+        for (key, value) in wanted {
+            match self.places.get(&(namespace.clone(), key.clone(), value.clone())) {
+                Some(set) => sets.push(set),
+                None => return Vec::new(),
+            }
+        }
+        sets.sort_by_key(|set| set.len());
+        let Some((rarest, others)) = sets.split_first() else { return Vec::new() };
+        rarest.iter().filter(|one| others.iter().all(|set| set.contains(*one))).cloned().collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_all_the_labels_is_found() {
+        let labels = |text: &str| crate::facts::Selector::parse(text).equal;
+        let shop: Arc<str> = "shop".into();
+        let mut index = Labelled::default();
+        index.set(&1, &shop, &labels("app=web,tier=front"), true);
+        index.set(&2, &shop, &labels("app=web,tier=back"), true);
+        assert_eq!(index.with(&shop, &labels("app=web")), [1, 2]);
+        assert_eq!(index.with(&shop, &labels("app=web,tier=back")), [2]);
+        assert_eq!(index.with(&shop, &labels("app=web,tier=side")), Vec::<i32>::new());
+        assert_eq!(index.with(&shop, &labels("")), Vec::<i32>::new());
+        assert_eq!(index.with(&"other".into(), &labels("app=web")), Vec::<i32>::new());
+        index.set(&2, &shop, &labels("app=web,tier=back"), false);
+        assert_eq!(index.with(&shop, &labels("app=web")), [1]);
+    }
 
     #[test]
     fn everything_that_selects_an_object_is_found_and_little_more() {

@@ -9,8 +9,14 @@ use k8s_openapi::jiff::Timestamp;
 use scaler_types::{Changes, Resource, ResourceId};
 use tokio::sync::watch;
 
-use super::{index::Index, log::Log, pods::Pods, table::Table};
+use super::{
+    index::{Index, Labelled},
+    log::Log,
+    pods::Pods,
+    table::Table,
+};
 use crate::{
+    annotations,
     config::Config,
     events::Complaint,
     facts::{Kind, Labels, Name, NamespaceFact, Pod, Route, Scaler, Service, Workload},
@@ -78,6 +84,9 @@ pub struct State {
     scaled_objects: Table<Scaler>,
     namespaces: Table<NamespaceFact>,
     in_namespace: HashMap<Arc<str>, BTreeSet<ResourceId>>,
+    labelled: Labelled<ResourceId>,
+    /// Who asks for a host by annotation.
+    asking: HashMap<(Arc<str>, String), BTreeSet<ResourceId>>,
     routes_in: HashMap<Arc<str>, BTreeSet<(bool, Arc<str>)>>,
     services_by: Index<Name>,
     services_called: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
@@ -87,6 +96,8 @@ pub struct State {
     listed: BTreeMap<ResourceId, Listed>,
     log: Log,
     signals: HashMap<ResourceId, watch::Sender<u64>>,
+    /// With so many signals it is looked which of them nobody follows any more.
+    signals_pruned_at: usize,
     complaints: Vec<(ResourceId, Complaint)>,
     touches: u64,
 }
@@ -117,6 +128,8 @@ impl Store {
             scaled_objects: Table::default(),
             namespaces: Table::default(),
             in_namespace: HashMap::new(),
+            labelled: Labelled::default(),
+            asking: HashMap::new(),
             routes_in: HashMap::new(),
             services_by: Index::default(),
             services_called: HashMap::new(),
@@ -126,6 +139,7 @@ impl Store {
             listed: BTreeMap::new(),
             log: Log::default(),
             signals: HashMap::new(),
+            signals_pruned_at: 100,
             complaints: Vec::new(),
             touches: 0,
         };
@@ -154,7 +168,10 @@ impl Store {
     /// Told when something changed that one resource depends on.
     pub fn follow(&self, id: &ResourceId) -> watch::Receiver<u64> {
         let mut state = self.lock();
-        state.signals.retain(|_, sender| sender.receiver_count() > 0);
+        if state.signals.len() >= state.signals_pruned_at {
+            state.signals.retain(|_, sender| sender.receiver_count() > 0);
+            state.signals_pruned_at = 100 + 2 * state.signals.len();
+        }
         state.signals.entry(id.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
@@ -270,10 +287,11 @@ impl State {
                 let table = self.routes(topic);
                 if table.is_news(&route, teller) {
                     let name = route.meta.key();
-                    table.put(route);
+                    let hosts = route.hosts.clone();
+                    let old = table.put(route).map(|old| old.hosts).unwrap_or_default();
                     let there = (topic == Topic::HttpRoutes, name.1);
                     self.routes_in.entry(name.0.clone()).or_default().insert(there);
-                    self.touch_namespace(&name.0);
+                    self.touch_asking(&name.0, hosts.symmetric_difference(&old));
                 }
             }
             Change::Scaler(topic, scaler) => {
@@ -314,6 +332,7 @@ impl State {
                         all.remove(&id);
                     }
                     self.pods.forget_workload(&id);
+                    self.index(&gone, false);
                     self.seen.remove(&id);
                     self.touch(&id);
                 }
@@ -334,11 +353,11 @@ impl State {
                 }
             }
             Topic::Ingresses | Topic::HttpRoutes => {
-                if self.routes(topic).remove(name, uid).is_some() {
+                if let Some(gone) = self.routes(topic).remove(name, uid) {
                     if let Some(all) = self.routes_in.get_mut(&name.0) {
                         all.remove(&(topic == Topic::HttpRoutes, name.1.clone()));
                     }
-                    self.touch_namespace(&name.0);
+                    self.touch_asking(&name.0, gone.hosts.iter());
                 }
             }
             Topic::Hpas | Topic::ScaledObjects => {
@@ -395,8 +414,23 @@ impl State {
         let (uid, spec) = (workload.meta.uid.clone(), workload.spec.clone());
         self.seen.insert(id.clone(), Seen { uid, spec, event_time, changed });
         self.in_namespace.entry(name.0.clone()).or_default().insert(id.clone());
-        self.pods.saw_workload(&id, table.get(&name), &workload);
-        self.workloads[workload.kind.index].put(workload);
+        let old = table.get(&name);
+        self.pods.saw_workload(&id, old, &workload);
+        let same = old.is_some_and(|old| {
+            old.labels == workload.labels
+                && old.annotations.get(annotations::HOSTS) == workload.annotations.get(annotations::HOSTS)
+        });
+        let kind = workload.kind.index;
+        if !same {
+            self.index(&workload, true);
+        }
+        if let Some(old) = self.workloads[kind].put(workload).filter(|_| !same) {
+            self.index(&old, false);
+            if let Some(now) = self.workloads[kind].get(&name).cloned() {
+                // What both have.
+                self.index(&now, true);
+            }
+        }
         self.touch(&id);
     }
 
@@ -447,17 +481,40 @@ impl State {
 
     /// Those whose pods have these labels among others.
     fn touch_labelled(&mut self, namespace: &Arc<str>, labels: &Labels) {
-        let all = self.in_namespace.get(namespace).into_iter().flatten();
-        let found: Vec<_> = all
-            .filter(|id| {
-                self.workload(id).is_some_and(|workload| {
-                    !labels.is_empty()
-                        && labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
-                })
-            })
-            .cloned()
-            .collect();
-        found.iter().for_each(|id| self.touch(id));
+        for id in self.labelled.with(namespace, labels) {
+            self.touch(&id);
+        }
+    }
+
+    /// Those that ask for one of these hosts.
+    fn touch_asking<'a>(&mut self, namespace: &Arc<str>, hosts: impl Iterator<Item = &'a String>) {
+        for host in hosts {
+            if host.starts_with("*.") {
+                return self.touch_namespace(namespace);
+            }
+            for id in self.asking.get(&(namespace.clone(), host.clone())).cloned().unwrap_or_default() {
+                self.touch(&id);
+            }
+        }
+    }
+
+    /// Where a workload is found by its labels and hosts.
+    fn index(&mut self, workload: &Workload, there: bool) {
+        let (id, namespace) = (workload.id(), &workload.meta.namespace);
+        self.labelled.set(&id, namespace, &workload.labels, there);
+        let hosts = workload.annotations.get(annotations::HOSTS);
+        for host in hosts.and_then(|text| annotations::host_list(text).ok()).unwrap_or_default() {
+            let place = (namespace.clone(), host);
+            let all = self.asking.entry(place.clone()).or_default();
+            if there {
+                all.insert(id.clone());
+            } else {
+                all.remove(&id);
+                if all.is_empty() {
+                    self.asking.remove(&place);
+                }
+            }
+        }
     }
 
     /// Where all namespaces are looked after: those of every Service called so, since its bare name may be another's now.

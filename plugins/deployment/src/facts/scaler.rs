@@ -82,3 +82,36 @@ impl From<DynamicObject> for Scaler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_who_goes_to_zero_itself_is_in_the_way() {
+        let hpa = |minimum: Value| -> Scaler {
+            let object = json!({
+                "metadata": {"name": "web"},
+                "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"}, "minReplicas": minimum, "maxReplicas": 5},
+            });
+            serde_json::from_value::<HorizontalPodAutoscaler>(object).unwrap().into()
+        };
+        assert!(hpa(json!(0)).clash().unwrap().contains("HorizontalPodAutoscaler web"));
+        assert_eq!(hpa(json!(1)).clash(), None);
+        assert_eq!(hpa(Value::Null).clash(), None);
+        let keda = |annotations: Value, target: Value| -> Scaler {
+            let object = json!({"metadata": {"name": "q", "annotations": annotations}, "spec": {"scaleTargetRef": target}});
+            serde_json::from_value::<DynamicObject>(object).unwrap().into()
+        };
+        let target = || json!({"name": "web"});
+        assert!(keda(Value::Null, target()).clash().is_some());
+        assert!(keda(json!({"autoscaling.keda.sh/paused": "false"}), target()).clash().is_some());
+        assert_eq!(keda(json!({"autoscaling.keda.sh/paused": "true"}), target()).clash(), None);
+        assert_eq!(keda(json!({"autoscaling.keda.sh/paused-replicas": "2"}), target()).clash(), None);
+        assert_eq!(keda(Value::Null, target()).target, ("Deployment".to_owned(), "web".to_owned()));
+        let set = keda(Value::Null, json!({"kind": "StatefulSet", "name": "db"}));
+        assert_eq!(set.target, ("StatefulSet".to_owned(), "db".to_owned()));
+    }
+}

@@ -44,7 +44,7 @@ pub fn api_resource(kind: &str) -> ApiResource {
     let (group, version, plural) = match kind {
         "Deployment" | "StatefulSet" | "ReplicaSet" => ("apps", "v1", ""),
         "Ingress" => ("networking.k8s.io", "v1", "ingresses"),
-        "HorizontalPodAutoscaler" => ("autoscaling", "v2", ""),
+        "ScaledObject" => ("keda.sh", "v1alpha1", ""),
         "Role" | "RoleBinding" => ("rbac.authorization.k8s.io", "v1", ""),
         "Event" => ("events.k8s.io", "v1", ""),
         _ => ("", "v1", ""),
