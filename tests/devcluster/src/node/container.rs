@@ -21,6 +21,8 @@ use tokio::{
 
 use super::{
     Shared,
+    backoff::Backoff,
+    ending::{changed_stop, end, grace_of, stopped},
     environment::{Launch, Mounts, Place, program_of},
     probe::{self, Finding, Purpose, Target},
     process::{Ended, Process},
@@ -28,8 +30,6 @@ use super::{
 };
 use crate::cache::rest;
 
-/// The back-off grows up to this many times its beginning: the kubelet's 10 s to 300 s.
-const LONGEST_BACKOFF: u32 = 30;
 /// How long an image pull's error is shown, at most, before it becomes a back-off.
 const SEEN: Duration = Duration::from_millis(200);
 
@@ -48,12 +48,6 @@ pub struct Life {
     pub reports: mpsc::UnboundedSender<ContainerStatus>,
     /// When the pod has to have ended.
     pub stop: watch::Receiver<Option<Instant>>,
-}
-
-/// The back-off of something that fails again and again.
-struct Backoff {
-    first: Duration,
-    failures: u32,
 }
 
 type Probing<'a> = Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>;
@@ -358,90 +352,6 @@ impl Life {
             () = rest(time) => true,
             () = stopped(&mut self.stop) => false,
         }
-    }
-}
-
-// === impl Backoff ===
-
-impl Backoff {
-    fn new(first: Duration) -> Self {
-        Self { first, failures: 0 }
-    }
-
-    fn longest(&self) -> Duration {
-        self.first * LONGEST_BACKOFF
-    }
-
-    /// How long to wait after one more failure; `None` after the first.
-    fn next(&mut self) -> Option<Duration> {
-        let earlier = self.failures;
-        self.failures += 1;
-        (earlier > 0).then(|| (self.first * 2_u32.saturating_pow((earlier - 1).min(16))).min(self.longest()))
-    }
-}
-
-/// The time a pod's processes have to end.
-pub fn grace_of(pod: &Pod) -> Duration {
-    let spec = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    let seconds = pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(30);
-    Duration::from_secs(seconds.try_into().unwrap_or_default())
-}
-
-/// preStop, SIGTERM, and SIGKILL when its time is over. It never ends by itself before the process does.
-async fn end(process: &Process, target: &Target<'_>, mut deadlines: watch::Receiver<Option<Instant>>) {
-    let hook = target.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
-    if let Some(hook) = hook {
-        let run = async {
-            let result = if let Some(sleep) = &hook.sleep {
-                rest(Duration::from_secs(sleep.seconds.try_into().unwrap_or_default())).await;
-                Ok(())
-            } else if let Some(exec) = &hook.exec {
-                let words = exec.command.as_deref().unwrap_or_default();
-                probe::run(target.processes, &(target.command)(words)).await
-            } else if let Some(http) = &hook.http_get {
-                probe::get(http, target).await
-            } else {
-                Ok(())
-            };
-            if let Err(why) = result {
-                tracing::debug!(container = target.container.name, why, "the preStop hook failed");
-            }
-        };
-        tokio::select! {
-            () = run => {}
-            () = over(&mut deadlines) => {}
-        }
-    }
-    process.terminate();
-    over(&mut deadlines).await;
-    process.kill();
-    pending::<()>().await;
-}
-
-/// Waits for the deadline, which may be set anew.
-async fn over(deadlines: &mut watch::Receiver<Option<Instant>>) {
-    loop {
-        let deadline = *deadlines.borrow_and_update();
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        tokio::select! {
-            () = rest(left.unwrap_or(Duration::MAX / 4)), if left.is_some() => return,
-            Ok(()) = deadlines.changed() => {}
-            else => return,
-        }
-    }
-}
-
-/// Waits until the pod is to end.
-async fn stopped(stop: &mut watch::Receiver<Option<Instant>>) {
-    if stop.wait_for(Option::is_some).await.is_err() {
-        pending::<()>().await;
-    }
-}
-
-/// Waits until the pod is to end, or to end at another time than `told`.
-async fn changed_stop(stop: &mut watch::Receiver<Option<Instant>>, told: Option<Instant>) {
-    if stop.wait_for(|wanted| *wanted != told).await.is_err() {
-        pending::<()>().await;
     }
 }
 

@@ -10,8 +10,10 @@
 //!
 //! Volumes are emptyDir, configMap, secret, downwardAPI and projected. Nobody limits a process's memory or time.
 
+mod backoff;
 mod config;
 mod container;
+mod ending;
 mod environment;
 mod options;
 mod pod;

@@ -11,12 +11,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    Shared,
-    container::{Life, grace_of},
-    environment::Place,
-    status::Known,
-};
+use super::{Shared, container::Life, ending::grace_of, environment::Place, status::Known};
 use crate::cache::rest;
 
 /// The pauses after errors of the API.
@@ -96,7 +91,9 @@ impl Worker {
         self.look();
         let pod = self.pod();
         if self.mount(address, &volumes).await {
+            // Told before anything listens there, as the kubelet does while an image is pulled.
             self.known.address = Some(address.to_owned());
+            self.tell();
             let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.clone().unwrap_or_default());
             let mut well = true;
             for (at, container) in inits.enumerate() {

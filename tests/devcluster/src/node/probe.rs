@@ -21,8 +21,8 @@ use tokio::{
 use super::{environment::Launch, process::Processes};
 use crate::cache::rest;
 
-/// The first pause of an eager probe; each is half as long again as the one before.
-const EAGER: Duration = Duration::from_millis(4);
+/// The first pause of an eager probe, and the longest; each is half as long again as the one before.
+const EAGER: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(25));
 
 /// Which of a container's probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub async fn watch(
     let earliest = if purpose == Purpose::Liveness { period } else { Duration::ZERO };
     rest(seconds(probe.initial_delay_seconds, 0).max(earliest)).await;
     let (mut in_a_row, mut told, mut last) = (0, None, None);
-    let mut hurry = (eager && purpose != Purpose::Liveness).then_some(EAGER);
+    let mut hurry = (eager && purpose != Purpose::Liveness).then_some(EAGER.0);
     let mut counted_until = tokio::time::Instant::now();
     loop {
         let result = timeout(limit, once(probe, target)).await;
@@ -102,7 +102,7 @@ pub async fn watch(
             hurry = None;
         }
         let pause = hurry.filter(|_| !passed).map_or(period, |pause| pause.min(period));
-        hurry = hurry.map(|pause| pause * 3 / 2);
+        hurry = hurry.map(|pause| (pause * 3 / 2).min(EAGER.1));
         rest(pause).await;
     }
 }

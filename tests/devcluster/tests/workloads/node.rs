@@ -99,6 +99,7 @@ fn a_pod_goes_once_its_process_has_ended() {
             site.create::<Deployment>(deployment(&site, "web", 1, &["--drain-delay", "500"])).await;
             let pod = one_pod(&site).await;
             let running = process(&site, &pod);
+            let told = Instant::now();
             site.patch::<Deployment>("web", json!({"spec": {"replicas": 0}})).await;
             let ends = Cell::new(false);
             site.until_all("no pod", "app=web", |pods: &Pods| {
@@ -109,6 +110,7 @@ fn a_pod_goes_once_its_process_has_ended() {
             })
             .await;
             assert!(ends.get() && !runs(running), "the pod went before its process");
+            assert!(told.elapsed() >= Duration::from_millis(500), "it was not left the time it takes");
         },
     );
 }
