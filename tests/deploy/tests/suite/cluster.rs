@@ -47,14 +47,16 @@ spec:
   versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]
 ";
 
-async fn cluster() -> (Cluster, Client) {
+/// An API with what is there before anything of ours.
+pub async fn cluster() -> (Cluster, Client) {
     let cluster = Cluster::start(Options::default()).expect("an API");
     let client = cluster.client().expect("a client");
     created(&client, "what was there before", &objects("before", BEFORE)).await;
     (cluster, client)
 }
 
-async fn created(client: &Client, what: &str, objects: &[DynamicObject]) {
+/// Creates objects, or ends the test.
+pub async fn created(client: &Client, what: &str, objects: &[DynamicObject]) {
     create(client, objects).await.unwrap_or_else(|(object, error)| panic!("{what}: {object}: {error}"));
 }
 

@@ -33,7 +33,7 @@ fn pods(objects: &[DynamicObject]) -> Vec<(PodSpec, Container)> {
 }
 
 /// The namespace files of the ConfigMap: the key, and the text.
-fn namespace_files(objects: &[DynamicObject]) -> Vec<(String, String)> {
+pub fn namespace_files(objects: &[DynamicObject]) -> Vec<(String, String)> {
     let [map] = &of_kind(objects, "ConfigMap")[..] else { panic!("one ConfigMap") };
     typed::<ConfigMap>(map).data.unwrap().into_iter().collect()
 }

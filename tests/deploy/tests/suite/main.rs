@@ -4,6 +4,7 @@ mod cluster;
 mod daemons;
 mod docs;
 mod examples;
+mod plugin;
 mod policy;
 mod rights;
 mod typed;

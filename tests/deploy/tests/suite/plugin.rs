@@ -1,0 +1,84 @@
+//! The plugin, with the chart's namespace files and each daemon's rights and no more, sees the examples as they are meant.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use deployment::DeploymentScaler;
+use devcluster::User;
+use scaler_types::{Coordination, PluginContext, Resource, ResourceScaler, Role};
+
+use crate::{
+    cluster::{cluster, created},
+    daemons::namespace_files,
+    examples,
+    values::{EXAMPLE, rendered},
+};
+
+/// What a daemon's plugin lists in each served namespace, by `namespace/name`. Of the two ways that lead to `web` it is
+/// given only one: without the Ingress, or without the HTTPRoute.
+async fn listed(role: Role, without: &str) -> BTreeMap<String, Resource> {
+    let (cluster, client) = cluster().await;
+    for (path, mut objects) in examples::files() {
+        objects.retain(|object| object.types.as_ref().is_none_or(|types| types.kind != without));
+        created(&client, &path, &objects).await;
+    }
+    let chart = rendered(EXAMPLE);
+    created(&client, "the chart", &chart).await;
+    let account = match role {
+        Role::Autoscaler => "scaler-autoscaler",
+        Role::Dlx => "scaler-dlx",
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let kubeconfig =
+        cluster.kubeconfig(folder.path(), &User::service_account("scaler", account)).expect("a kubeconfig");
+    let mut all = BTreeMap::new();
+    for (file, text) in namespace_files(&chart) {
+        let plugin = DeploymentScaler::new(PluginContext {
+            namespace: file.trim_end_matches(".yaml").to_owned(),
+            role,
+            state_dir: folder.path().to_owned(),
+            plugin_dir: folder.path().to_owned(),
+            kubeconfig: Some(kubeconfig.clone()),
+            coordination: Coordination::Leases,
+            kind: "deployment".to_owned(),
+            file: file.clone(),
+            text: text.into(),
+        });
+        let plugin = plugin.await.unwrap_or_else(|error| panic!("{file}: {error:#}"));
+        for resource in plugin.get_resources().await.expect("the resources") {
+            all.insert(resource.id.to_string(), resource);
+        }
+        plugin.stop().await;
+    }
+    all
+}
+
+#[tokio::test]
+async fn the_examples_are_listed_with_the_names_they_are_asked_for_by() {
+    let both = |without| [(Role::Autoscaler, without), (Role::Dlx, without)];
+    for (role, without) in ["Ingress", "HTTPRoute"].into_iter().flat_map(both) {
+        let all = listed(role, without).await;
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["shop/api", "shop/web"], "{role:?}: db has opted out");
+        for (name, resource) in &all {
+            assert_eq!(resource.keep_awake, "", "{role:?}: {name}: its annotations are all in order");
+        }
+        let web = &all["shop/web"];
+        for host in ["shop.example.com", "web", "web.shop", "web.shop.svc.cluster.local"] {
+            assert!(
+                web.hosts.iter().any(|known| known == host),
+                "{role:?}: {host} is none of {:?}",
+                web.hosts
+            );
+        }
+        assert_eq!(web.hold_timeout, Some(Duration::from_secs(40)));
+        let api = &all["shop/api"];
+        for host in ["api", "api.shop", "api.shop.svc", "api.shop.svc.cluster.local"] {
+            assert!(
+                api.hosts.iter().any(|known| known == host),
+                "{role:?}: {host} is none of {:?}",
+                api.hosts
+            );
+        }
+        assert_eq!(api.scale_resources.len(), 2);
+        assert_eq!(api.resource_readiness_timeout, Some(Duration::from_secs(180)));
+    }
+}
