@@ -16,6 +16,15 @@ use support::{
     status, until, upstream,
 };
 
+/// A resource as `GET /api/v1/resources` shows it.
+async fn shown(site: &Site, name: &str) -> serde_json::Value {
+    let request = http::Request::new(bytes::Bytes::new());
+    let answer = dlx::admin::resources::answer(site.dlx.clone(), request).await;
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    let all: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    all["resources"].as_array().unwrap().iter().find(|resource| resource["name"] == name).unwrap().clone()
+}
+
 fn reported(site: &Site) -> Vec<(String, String)> {
     site.plugin.reports.lock().unwrap().clone()
 }
@@ -52,6 +61,12 @@ async fn a_resources_own_timeouts_win() {
     let hasty = site.get("hasty.test", "/").await;
     assert_eq!(status(&hasty), 503);
     assert!(body(&hasty).contains("held for 5") || body(&hasty).contains("held for 6"), "{hasty}");
+    let (hasty, slow) = (shown(&site, "hasty").await, shown(&site, "slow").await);
+    assert_eq!(
+        (&hasty["hold_timeout"], &hasty["resource_readiness_timeout"]),
+        (&"50ms".into(), &"1ms".into())
+    );
+    assert_eq!((&slow["hold_timeout"], &slow["resource_readiness_timeout"]), (&"30s".into(), &"1m".into()));
     // Taken back: the namespace file's holds again.
     site.plugin.change("hasty", |resource| resource.hold_timeout = None);
     let entry = site.entry("hasty");
@@ -225,6 +240,10 @@ async fn a_cold_start_is_told_phase_by_phase() {
     let seen = |phase| cold.phases.of(phase).is_some_and(|took| took > Duration::ZERO);
     assert!(Phase::ALL.into_iter().all(seen), "{cold:?}");
     assert!(cold.phases.millis().count() == 6 && sum >= cold.wake.unwrap(), "{cold:?}");
+    let told = shown(&site, "a").await;
+    for phase in Phase::ALL {
+        assert!(told["cold_start"]["phases_ms"][phase.name()].is_f64(), "{told}");
+    }
     let mut metrics = String::new();
     let mut registry = daemon::telemetry::registry("dlx");
     registry.register_collector(Box::new(dlx::metrics::Exported(std::sync::Arc::downgrade(&site.dlx))));

@@ -2,7 +2,7 @@
 
 mod activity;
 mod fence;
-mod resources;
+pub mod resources;
 mod wake;
 
 use std::sync::Arc;
