@@ -4,9 +4,13 @@ use std::{io::Write as _, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use devcluster::{Cluster, Options, User};
+use devcluster::{
+    Cluster, Options, User,
+    controllers::Controllers,
+    node::{Node, NodeOptions},
+};
 
-/// A Kubernetes API for tests and for trying things out.
+/// A Kubernetes API for tests and for trying things out, with controllers for Deployments, StatefulSets and EndpointSlices.
 #[derive(Debug, Parser)]
 struct Flags {
     /// Where the API listens; port 0 takes a free one.
@@ -15,9 +19,14 @@ struct Flags {
     /// Folder in which the administrator's kubeconfig is written.
     #[arg(long, default_value = ".")]
     kubeconfig_dir: PathBuf,
+    /// Folder of programs that a node runs as pods: the image devcluster/NAME is the program NAME in it. Without it pods stay pending.
+    /// Their addresses must be local: `ip route add local 10.244.0.0/16 dev lo`.
+    #[arg(long)]
+    programs: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
+#[tokio::main]
+async fn main() -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
@@ -25,8 +34,14 @@ fn main() -> Result<()> {
     let flags = Flags::parse();
     let cluster = Cluster::start(Options { address: flags.listen_address, ..Options::default() })?;
     let file = cluster.kubeconfig(&flags.kubeconfig_dir, &User::Admin)?;
+    let _controllers = Controllers::start(cluster.client()?);
+    let _node = match &flags.programs {
+        Some(programs) => {
+            Some(Node::start(cluster.client()?, NodeOptions::new(programs, cluster.url())).await?)
+        }
+        None => None,
+    };
     writeln!(std::io::stdout(), "{} serves; kubectl --kubeconfig {}", cluster.url(), file.display())
         .context("saying where the API is")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("starting a runtime")?.block_on(tokio::signal::ctrl_c()).context("waiting for Ctrl-C")
+    tokio::signal::ctrl_c().await.context("waiting for Ctrl-C")
 }

@@ -82,7 +82,13 @@ impl Server {
         let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
         let (prefix, path) = TokenInPath::split(head.uri.path());
         let token = bearer.or(prefix.as_ref().map(|prefix| prefix.0));
-        let user = token.and_then(|token| self.tokens.user(token)).ok_or_else(Failure::unauthorized)?;
+        let mut user = token.and_then(|token| self.tokens.user(token)).ok_or_else(Failure::unauthorized)?;
+        // `kubectl --as`: who may do everything may do it in another's name.
+        if let Some(name) = head.headers.get("impersonate-user").and_then(|name| name.to_str().ok())
+            && user == User::Admin
+        {
+            user = User::named(name);
+        }
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let target = Target::parse(&head.method, path, &query);
         self.requests.count(&user, &target);

@@ -1,5 +1,4 @@
-//! The real kubectl against devcluster: what people and scripts type. `kubectl create deployment` and its like, without a file, are none of it: since 1.32 they
-//! send protobuf. Tried with 1.20 (Debian's) and 1.32.
+//! The real kubectl against devcluster: what people and scripts type. Tried with 1.20 (Debian's) and 1.32.
 
 use std::{
     io::Write as _,
@@ -139,7 +138,43 @@ fn a_workload_is_scaled_annotated_patched_and_waited_for() {
     assert_eq!(template["spec"]["containers"][0]["image"], "devcluster/other");
     assert!(template["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"].is_string());
     kubectl.does("delete deploy --all --wait=true --timeout=20s");
-    kubectl.does("wait --for=delete deploy/web --timeout=20s");
+}
+
+/// Since 1.32 these send protobuf.
+#[test]
+fn objects_are_made_from_flags() {
+    let kubectl = Kubectl::new();
+    kubectl.does("create namespace shop");
+    kubectl.does("create deployment web --image=devcluster/hello --replicas=0 -n shop");
+    let spec = kubectl.json("get deploy web -n shop")["spec"].clone();
+    assert_eq!(spec["replicas"], 0);
+    assert_eq!(spec["template"]["spec"]["containers"][0]["image"], "devcluster/hello");
+    assert_eq!(
+        spec["selector"],
+        spec["template"]["metadata"]
+            .get("labels")
+            .map(|labels| serde_json::json!({"matchLabels": labels}))
+            .unwrap()
+    );
+    kubectl.does("expose deployment web --port=80 --target-port=8080 -n shop");
+    assert_eq!(kubectl.json("get svc web -n shop")["spec"]["ports"][0]["targetPort"], 8080);
+    kubectl.does("create configmap one --from-literal=a=b -n shop");
+    assert_eq!(kubectl.json("get cm one -n shop")["data"]["a"], "b");
+    kubectl.does("create secret generic one --from-literal=a=b -n shop");
+    assert_eq!(kubectl.json("get secret one -n shop")["data"]["a"], "Yg==");
+    kubectl.does("create serviceaccount bob -n shop");
+    kubectl.does("create role reader --verb=get,list --resource=deployments.apps -n shop");
+    kubectl.does("create rolebinding reader --role=reader --serviceaccount=shop:bob -n shop");
+    let bob = "--as=system:serviceaccount:shop:bob -n shop";
+    assert_eq!(kubectl.does(&format!("auth can-i list deployments {bob}")), "yes\n");
+    assert_eq!(kubectl.does(&format!("get deploy -o name {bob}")), "deployment.apps/web\n");
+    let refused = kubectl.fails(&format!("get secrets {bob}"));
+    assert!(
+        refused.contains("cannot list resource \"secrets\" in API group \"\" in the namespace \"shop\""),
+        "{refused}"
+    );
+    kubectl.does("delete namespace shop --timeout=20s");
+    kubectl.fails("get namespace shop");
 }
 
 #[test]

@@ -34,6 +34,16 @@ impl User {
         Self::ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
+    /// The user of that name, as [`fmt::Display`] tells it.
+    pub fn named(name: &str) -> Self {
+        match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+            Some((namespace, name)) => Self::service_account(namespace, name),
+            None if name == Self::Admin.to_string() => Self::Admin,
+            // Nobody has it, and nothing is bound to it.
+            None => Self::service_account("", name),
+        }
+    }
+
     /// The groups it is in.
     pub fn groups(&self) -> Vec<String> {
         match self {

@@ -210,7 +210,10 @@ fn autoscaler(spec: &Value, causes: &mut Vec<Cause>) {
         let why = "must be greater than or equal to `minReplicas`";
         causes.push(Cause::invalid("spec.maxReplicas", &json!(most), why));
     }
-    if least < 1 {
+    // As a cluster with the feature HPAScaleToZero has it: what is idle cannot be told by its own CPU.
+    let elsewhere = |metric: &Value| matches!(text(&metric["type"]), "Object" | "External");
+    let from_zero = spec["metrics"].as_array().is_some_and(|metrics| metrics.iter().any(elsewhere));
+    if least < i64::from(!from_zero) {
         let why = "must be greater than or equal to 1";
         causes.push(Cause::invalid("spec.minReplicas", &json!(least), why));
     }

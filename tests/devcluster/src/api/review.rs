@@ -45,7 +45,7 @@ pub(super) fn answer(server: &Arc<Server>, request: &Request) -> Result<Answer> 
             None => json!({"authenticated": false, "error": "[invalid bearer token]"}),
         },
         "selfsubjectaccessreviews" => access(server, &request.user, &spec),
-        _ => access(server, &named(text(&spec["user"])), &spec),
+        _ => access(server, &User::named(text(&spec["user"])), &spec),
     };
     review["metadata"] = json!({});
     Ok(answer::json_with(StatusCode::CREATED, review.to_string().into()))
@@ -69,16 +69,6 @@ fn access(server: &Server, user: &User, spec: &Value) -> Value {
     };
     let path = text(&spec["nonResourceAttributes"]["path"]);
     json!({"allowed": rbac::allowed(&server.store.lock(), user, &target, path)})
-}
-
-/// The user of that name.
-fn named(name: &str) -> User {
-    match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-        Some((namespace, name)) => User::service_account(namespace, name),
-        None if name == User::Admin.to_string() => User::Admin,
-        // Nobody has it, and nothing is bound to it.
-        None => User::service_account("", name),
-    }
 }
 
 /// `serviceaccounts/token`: a token for the account.

@@ -3,5 +3,6 @@
 pub mod answer;
 pub mod failure;
 pub mod listen;
+mod protobuf;
 pub mod query;
 pub mod request;

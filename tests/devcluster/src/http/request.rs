@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     failure::{Failure, Result},
+    protobuf,
     query::{Query, decoded},
 };
 use crate::access::User;
@@ -162,7 +163,10 @@ impl Request {
             return serde_yaml::from_slice(&self.body)
                 .map_err(|error| Failure::bad_request(format!("error decoding YAML: {error}")));
         }
-        if self.content_type.contains("protobuf") || self.content_type.contains("cbor") {
+        if self.content_type == "application/vnd.kubernetes.protobuf" {
+            return protobuf::decode(&self.body);
+        }
+        if self.content_type.contains("cbor") {
             return Err(Failure::unsupported_media_type("application/json, application/yaml"));
         }
         serde_json::from_slice(&self.body)
