@@ -18,6 +18,7 @@ fn pages() -> Vec<PathBuf> {
         root().join("README.md"),
         root().join("ARCHITECTURE.md"),
         root().join("deploy/manifests/README.md"),
+        root().join("deploy/helm/scaler/README.md"),
         root().join("examples/kubernetes/README.md"),
         root().join("plugins/deployment/README.md"),
     ];
