@@ -7,8 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use daemon::{coordination::Coordination, members::Member};
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use daemon::{coordination::Coordination, members::Member, token::Token};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -43,7 +43,7 @@ pub struct Members(Arc<Shared>);
 struct Shared {
     coordination: Coordination,
     client: Client<HttpConnector, Full<Bytes>>,
-    authorization: Option<HeaderValue>,
+    token: Option<Token>,
     patience: Patience,
     metrics: Metrics,
     known: Mutex<Known>,
@@ -118,22 +118,12 @@ impl Default for Patience {
 
 impl Members {
     /// The DLXs that are known so. `token`: what is sent with a fence's question.
-    ///
-    /// # Errors
-    ///
-    /// The token cannot be sent in a header.
     pub fn new(
         coordination: Coordination,
-        token: Option<&str>,
+        token: Option<Token>,
         patience: Patience,
         metrics: Metrics,
-    ) -> anyhow::Result<Self> {
-        let authorization = token
-            .map(|token| HeaderValue::try_from(format!("Bearer {token}")))
-            .transpose()
-            .map_err(|_| {
-            anyhow::anyhow!("the admin token cannot be sent in a header: use visible ASCII characters only")
-        })?;
+    ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new())
@@ -142,7 +132,7 @@ impl Members {
             .pool_idle_timeout(Duration::from_secs(5))
             .build(connector);
         let known = Mutex::default();
-        Ok(Self(Arc::new(Shared { coordination, client, authorization, patience, metrics, known })))
+        Self(Arc::new(Shared { coordination, client, token, patience, metrics, known }))
     }
 
     /// Every live DLX, now.
@@ -255,8 +245,8 @@ impl Members {
             .method(method)
             .uri(format!("http://{}{path_and_query}", member.admin))
             .header(header::CONTENT_TYPE, "application/json");
-        if let Some(authorization) = &self.0.authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
+        if let Some(token) = &self.0.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.now()));
         }
         let exchange = async {
             let request = request.body(Full::new(body)).map_err(|error| silent(&error))?;

@@ -74,7 +74,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     dropped.register(&mut registry);
     fleet.register(&mut registry);
     let leader = Leader::new(&coordination, Timing::default());
-    let members = Members::new(coordination, token.as_deref(), Patience::default(), metrics.clone())?;
+    let members = Members::new(coordination, token.clone(), Patience::default(), metrics.clone());
     let view = View::default();
     let listener =
         handed.bind(flags.admin_address).with_context(|| format!("listening on {}", flags.admin_address))?;

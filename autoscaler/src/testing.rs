@@ -353,11 +353,10 @@ pub fn members(state_dir: &Path, patience: Duration) -> Members {
     let patience = Patience { activity: patience, fence: patience / 2, margin: patience / 2 };
     Members::new(
         Coordination::Files(state_dir.to_owned()),
-        Some("secret"),
+        Some("secret".into()),
         patience,
         Metrics::new(&mut Registry::default()),
     )
-    .unwrap()
 }
 
 /// Longer than any test lasts.

@@ -23,6 +23,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::{sync::Semaphore, time::Instant};
 
+use crate::token::Token;
+
 /// What a handler answers.
 pub type Answer = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 /// Body read whole (1 MiB at most).
@@ -33,7 +35,7 @@ pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 /// The admin server, as it is put together.
 pub struct Admin {
     registry: Registry,
-    token: Option<String>,
+    token: Option<Token>,
     ready: Ready,
     keep_alive: bool,
     routes: BTreeMap<&'static str, BTreeMap<String, Handler>>,
@@ -64,7 +66,7 @@ const METRICS: &str = "/metrics";
 
 impl Admin {
     /// `token`: what writes must carry as a bearer token; `None`: writes are taken from loopback only.
-    pub fn new(registry: Registry, token: Option<String>) -> Self {
+    pub fn new(registry: Registry, token: Option<Token>) -> Self {
         Self { registry, token, ready: Arc::new(|| Ok(())), keep_alive: true, routes: BTreeMap::new() }
     }
 
@@ -211,7 +213,7 @@ impl Admin {
         let given = headers.get(header::AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
         let given =
             given.split_at_checked(SCHEME.len()).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(SCHEME));
-        if given.is_some_and(|(_, given)| same(given, token.as_bytes())) {
+        if given.is_some_and(|(_, given)| same(given, token.now().as_bytes())) {
             return None;
         }
         let mut refusal = refuse(

@@ -1,10 +1,10 @@
 //! Flags both daemons take.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use scaler_types::Coordination;
 
-use crate::{cluster, exit::Misconfigured, telemetry::LogFormat};
+use crate::{cluster, telemetry::LogFormat, token::Token};
 
 /// Flattened into each daemon's own flags.
 #[derive(clap::Args, Clone, Debug)]
@@ -35,7 +35,8 @@ pub struct CommonFlags {
     #[arg(long)]
     pub strict: bool,
 
-    /// A file that holds the token which writes on the admin port must carry (`Authorization: Bearer <token>`).
+    /// A file that holds the token which writes on the admin port must carry (`Authorization: Bearer <token>`). It may be
+    /// replaced while the daemon runs.
     /// Without it writes are taken from the loopback interface only.
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
@@ -88,14 +89,7 @@ impl CommonFlags {
     /// # Errors
     ///
     /// Its file cannot be read or is empty: a [`Misconfigured`].
-    pub fn admin_token(&self) -> anyhow::Result<Option<String>> {
-        let Some(path) = &self.admin_token_file else { return Ok(None) };
-        let bad = |why: String| Misconfigured(format!("--admin-token-file {}: {why}", path.display()));
-        let token = fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-        let token = token.trim();
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(bad("expected one token, a line of visible ASCII characters".to_owned()).into());
-        }
-        Ok(Some(token.to_owned()))
+    pub fn admin_token(&self) -> anyhow::Result<Option<Token>> {
+        Ok(self.admin_token_file.as_deref().map(Token::read).transpose()?)
     }
 }

@@ -24,7 +24,7 @@ async fn serve(token: Option<&str>) -> (SocketAddr, Arc<AtomicBool>) {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let says = Arc::clone(&ready);
-    let admin = Admin::new(telemetry::registry("dlx"), token.map(str::to_owned))
+    let admin = Admin::new(telemetry::registry("dlx"), token.map(Into::into))
         .route(
             Method::GET,
             "/api/v1/who",

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use daemon::{
     admin::Admin, coordination::Coordination, fleet::Fleet, listen::Handed, members::Registration,
-    shutdown::Shutdown, telemetry::registry,
+    shutdown::Shutdown, telemetry::registry, token::Token,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaler_types::{Role, protocol::Rules};
@@ -66,10 +66,32 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     let Some(registration) = register(&coordination, &admin_listener, &shutdown).await? else {
         return Ok(());
     };
+    let sockets = Sockets { handed, listener, admin: admin_listener };
+    let served = serve_as(registration.name(), &flags, rules, sockets, token, &shutdown).await;
+    // A member until here: what was in flight is done, or ends with this process.
+    registration.leave().await;
+    served
+}
 
+/// What it listens on.
+struct Sockets {
+    handed: Handed,
+    listener: TcpListener,
+    admin: TcpListener,
+}
+
+async fn serve_as(
+    member: &str,
+    flags: &Flags,
+    rules: Rules,
+    sockets: Sockets,
+    token: Option<Token>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let Sockets { handed, listener, admin: admin_listener } = sockets;
     let limits = Limits { requests: flags.max_held_requests, bytes: flags.max_held_bytes };
     let shared = Shared::new(rules, Handle::current(), limits);
-    let mut dlx = Dlx::new(shared, registration.name(), shutdown.draining.clone());
+    let mut dlx = Dlx::new(shared, member, shutdown.draining.clone());
     dlx.peers = Peers::new(flags.trusted_proxies.clone());
     dlx.default_namespace = flags.common.namespace.clone();
     dlx.name_header = flags.target_name_header.clone();
@@ -96,10 +118,8 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     .await
     .with_context(|| format!("accepting connections on {address}"))?;
 
-    drain(&dlx, &shutdown).await;
+    drain(&dlx, shutdown).await;
     fleet.stop().await;
-    // A member until here: what was in flight is done.
-    registration.leave().await;
     Ok(())
 }
 

@@ -11,8 +11,7 @@ async fn the_metric_names_who_is_silent_and_forgets_who_is_not() {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let patience = Patience { activity: LONG, fence: LONG, margin: LONG };
-    let members =
-        Members::new(Coordination::Files(state.path().to_owned()), None, patience, metrics).unwrap();
+    let members = Members::new(Coordination::Files(state.path().to_owned()), None, patience, metrics);
     let told = || {
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();

@@ -11,13 +11,14 @@ use daemon::{
     admin::{Admin, Handler},
     fleet::Fleet,
     telemetry::registry,
+    token::Token,
 };
 use http::{Method, Request, Response};
 
 use crate::{dlx::Dlx, metrics::Exported};
 
 /// The admin server with a DLX's routes.
-pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<String>) -> Admin {
+pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<Token>) -> Admin {
     let mut registry = registry("dlx");
     fleet.register(&mut registry);
     dlx.shared.metrics.reports_dropped.register(&mut registry);
