@@ -5,18 +5,24 @@ mod support;
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Body, Frame, Incoming},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use scaler_types::{Endpoint, Probe};
 use support::{
     Given, Site, body,
@@ -167,6 +173,92 @@ async fn what_is_in_flight_at_an_endpoint_that_goes_is_finished_and_its_connecti
     stream.read_exact(&mut rest).await.unwrap();
     assert_eq!(&rest, b"hi");
     until("its connection is closed", || slow.open.load(Ordering::SeqCst) == 0).await;
+}
+
+/// A message, and another after a wait.
+struct Two {
+    sent: u8,
+    wait: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Body for Two {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let text: &[u8] = match self.sent {
+            0 => b"one",
+            1 => {
+                ready!(self.wait.as_mut().poll(cx));
+                b"two"
+            }
+            _ => return Poll::Ready(None),
+        };
+        self.sent += 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text)))))
+    }
+}
+
+/// A gRPC server whose answers are a message, and another when `may` has a permit; how many connections it has.
+async fn streams(may: &'static Semaphore) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let open = Arc::<AtomicUsize>::default();
+    let counts = open.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(move |_: Request<Incoming>| async move {
+                let wait = Box::pin(async move { may.acquire().await.unwrap().forget() });
+                Ok::<_, Infallible>(Response::new(Two { sent: 0, wait }))
+            });
+            let counts = counts.clone();
+            counts.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let io = TokioIo::new(stream);
+                let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+                counts.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    (address, open)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_stream_at_an_endpoint_that_goes_is_finished() {
+    static MAY: Semaphore = Semaphore::const_new(0);
+    let (address, open) = streams(&MAY).await;
+    let (next, _) = streams(&MAY).await;
+    // Not probed: a probe would be another connection.
+    let listed = |address: SocketAddr| Endpoint { probe: Probe::Listed, ..endpoint(address) };
+    let site = Site::start(awake_with(vec![listed(address)]), Given::default()).await;
+    let entry = site.entry("a");
+    let io = TokioIo::new(site.connect().await);
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let call = || {
+        let mut sender = sender.clone();
+        async move {
+            let call = Request::post("http://a.test/a.B/C").header("content-type", "application/grpc");
+            let call = call.body(Full::new(Bytes::from_static(b"abc"))).unwrap();
+            sender.ready().await.unwrap();
+            sender.send_request(call).await.unwrap().into_body()
+        }
+    };
+    let mut first = call().await;
+    assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+    site.plugin.change("a", |resource| resource.endpoints = vec![listed(next)]);
+    until("it is seen", || entry.facts.load().ready.iter().all(|target| target.socket == Some(next))).await;
+    let mut second = call().await;
+    assert_eq!(second.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+    assert_eq!((entry.counts.in_flight(), open.load(Ordering::SeqCst)), (2, 1));
+    MAY.add_permits(2);
+    for body in [first, second] {
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "two");
+    }
+    until("its connection is closed", || open.load(Ordering::SeqCst) == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
