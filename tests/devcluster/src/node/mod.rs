@@ -95,7 +95,9 @@ impl Node {
     /// # Errors
     ///
     /// The Node object cannot be written, or the folder cannot be made.
-    pub async fn start(client: Client, options: NodeOptions) -> Result<Self> {
+    pub async fn start(client: Client, mut options: NodeOptions) -> Result<Self> {
+        // Processes start in folders of their own.
+        options.programs = std::path::absolute(&options.programs)?;
         let temporary = match &options.folder {
             Some(_) => None,
             None => Some(tempfile::tempdir().context("making a folder for the node's volumes and logs")?),

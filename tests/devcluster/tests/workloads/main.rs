@@ -4,6 +4,7 @@ mod deployments;
 mod many;
 mod node;
 mod pods;
+mod program;
 mod services;
 mod site;
 mod stateful_sets;

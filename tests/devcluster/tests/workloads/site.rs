@@ -70,14 +70,16 @@ pub fn dev_only<T: Future<Output = ()>>(
     options: impl FnOnce(&mut NodeOptions),
     test: impl FnOnce(Site) -> T,
 ) {
+    only_dev(|| async { test(Site::dev(options).await).await });
+}
+
+/// Runs a test that has nothing to do with a real cluster, in a network namespace of its own.
+pub fn only_dev<T: Future<Output = ()>>(test: impl FnOnce() -> T) {
     if env::var_os("SCALER_E2E_KUBECONFIG").is_some() {
         println!("not proved: this test looks inside the node, which a real cluster does not allow");
         return;
     }
-    netns::run(async {
-        let site = Site::dev(options).await;
-        test(site).await;
-    });
+    netns::run(async { test().await });
 }
 
 // === impl Site ===
@@ -93,12 +95,17 @@ impl Site {
         options.pull_backoff = Duration::from_millis(300);
         set(&mut options);
         let node = Node::start(client.clone(), options).await.expect("starting the node");
+        Self { dev: Some(Dev { node, _controllers: controllers, cluster }), ..Self::of(client) }
+    }
+
+    /// A devcluster that somebody else has started.
+    pub fn of(client: Client) -> Self {
         Self {
             client,
             namespace: "default".into(),
             image: "devcluster/sample".into(),
             missing: "devcluster/missing".into(),
-            dev: Some(Dev { node, _controllers: controllers, cluster }),
+            dev: None,
         }
     }
 
