@@ -92,6 +92,12 @@ fn objects_are_created_read_replaced_and_deleted() {
     assert_eq!(created, "deployment.apps/web created\nservice/web created\n");
     assert_eq!(kubectl.does("get deployments -o name"), "deployment.apps/web\n");
     assert!(kubectl.does("get deploy,svc").contains("service/web"));
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let shown = kubectl.does("get deploy -o wide");
+    let rows: Vec<_> = shown.lines().map(words).collect();
+    assert_eq!(rows[0], ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE", "IMAGES", "SELECTOR"]);
+    assert_eq!(rows[1][..4], ["web", "0/2", "0", "0"]);
+    assert_eq!(rows[1][5..], ["devcluster/hello", "app=web"]);
     assert!(kubectl.does("get pods -A -o wide").is_empty());
     assert!(kubectl.does("get deploy web -o yaml").contains("  replicas: 2\n"));
     assert_eq!(kubectl.json("get deploy web")["spec"]["replicas"], 2);

@@ -45,6 +45,7 @@ fn typed<T: DeserializeOwned + Serialize>(kind: &Kind, mut value: Value, strict:
     let fields = map(&mut value);
     fields.insert("kind".into(), kind.kind.as_str().into());
     fields.insert("apiVersion".into(), kind.api_version().into());
+    quantities(&mut value);
     // By way of text, as kube does it for the controllers: the compiler makes the same code serve both.
     let typed: T = serde_json::from_str(&value.to_string()).map_err(|why| refused(kind, &why))?;
     let text = serde_json::to_vec(&typed).map_err(|why| refused(kind, &why))?;
@@ -57,6 +58,34 @@ fn typed<T: DeserializeOwned + Serialize>(kind: &Kind, mut value: Value, strict:
     fields.remove("kind");
     fields.remove("apiVersion");
     Ok(decoded)
+}
+
+/// Quantities may be written as numbers (`cpu: 2`); the type takes texts only.
+fn quantities(value: &mut Value) {
+    fn as_text(value: &mut Value) {
+        if value.is_number() {
+            *value = Value::from(value.to_string());
+        }
+    }
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(quantities),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match name.as_str() {
+                    "limits" | "requests" | "overhead" => {
+                        field
+                            .as_object_mut()
+                            .into_iter()
+                            .flatten()
+                            .for_each(|(_, quantity)| as_text(quantity));
+                    }
+                    "sizeLimit" | "averageValue" | "divisor" => as_text(field),
+                    _ => quantities(field),
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn refused(kind: &Kind, why: &dyn Display) -> Failure {

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 
-use super::Call;
+use super::{Call, table};
 use crate::{
     http::{
         answer::{self, Answer},
@@ -49,16 +49,11 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answer> {
         })
         .filter(|object| selector.matches(object))
         .peekable();
-    let mut items = BytesMut::new();
-    let (mut count, mut last) = (0, None);
-    while let Some(object) = found.next_if(|_| limit.is_none_or(|limit| count < limit)) {
-        if count > 0 {
-            items.put_u8(b',');
-        }
-        object.write_item(&call.kind, &mut items);
-        count += 1;
-        last = Some(object.key());
+    let mut page = Vec::new();
+    while let Some(object) = found.next_if(|_| limit.is_none_or(|limit| (page.len() as u64) < limit)) {
+        page.push(object);
     }
+    let last = page.last().map(|object| object.key());
     let mut metadata = json!({"resourceVersion": revision.to_string()});
     if let (Some(after), true) = (last, found.peek().is_some()) {
         metadata["continue"] = Value::from(Continue { revision, after }.text());
@@ -68,6 +63,17 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answer> {
         }
     }
     let kind = &call.kind;
+    if let Some(include) = table::wanted(call.request) {
+        let page = page.into_iter().map(|object| &**object);
+        return Ok(answer::json(&table::table(include, kind, page, metadata)));
+    }
+    let mut items = BytesMut::new();
+    for (index, object) in page.into_iter().enumerate() {
+        if index > 0 {
+            items.put_u8(b',');
+        }
+        object.write_item(kind, &mut items);
+    }
     let head = format!(
         "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
         json!(kind.list),

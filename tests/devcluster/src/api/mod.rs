@@ -9,6 +9,7 @@ mod patch;
 mod read;
 mod review;
 mod scale;
+mod table;
 mod update;
 mod watch;
 

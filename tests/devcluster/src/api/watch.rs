@@ -9,7 +9,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Call, list::start};
+use super::{
+    Call,
+    list::start,
+    table::{self, Include},
+};
 use crate::{
     faults::Filter,
     http::{
@@ -37,6 +41,8 @@ struct Watch {
     /// Everything up to this revision was looked at.
     seen: u64,
     bookmarks: bool,
+    /// Whether objects are told as tables.
+    table: Option<Include>,
     pieces: mpsc::Sender<Bytes>,
 }
 
@@ -72,6 +78,7 @@ pub(super) fn watch(call: &Call<'_>) -> Result<Answer> {
         user: call.request.user.to_string(),
         seen: asked,
         bookmarks,
+        table: table::wanted(call.request),
         pieces,
     };
     let (drops, stalls) = (call.server.faults.drops(), call.server.faults.stalls());
@@ -248,7 +255,14 @@ impl Watch {
         piece.put_slice(b"{\"type\":\"");
         piece.put_slice(change.as_bytes());
         piece.put_slice(b"\",\"object\":");
-        object.write(&self.kind, &mut piece);
+        match self.table {
+            Some(include) => {
+                let metadata = json!({"resourceVersion": object.revision.to_string()});
+                let table = table::table(include, &self.kind, std::iter::once(object), metadata);
+                piece.put_slice(table.to_string().as_bytes());
+            }
+            None => object.write(&self.kind, &mut piece),
+        }
         piece.put_slice(b"}\n");
         self.pieces.send(piece.freeze()).await.ok()
     }

@@ -22,6 +22,8 @@ pub struct Request {
     pub query: Query,
     /// Its path.
     pub path: String,
+    /// Its `Accept` header.
+    pub accept: String,
     /// Its method.
     pub method: Method,
     /// Its `Content-Type` without parameters.
@@ -147,7 +149,8 @@ impl Request {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let content_type = header(header::CONTENT_TYPE);
         let content_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
-        Self { user, target, query, path, method, content_type, body }
+        let accept = header(header::ACCEPT).to_owned();
+        Self { user, target, query, path, accept, method, content_type, body }
     }
 
     /// Its body as JSON; `Null` for none.

@@ -105,6 +105,7 @@ fn defaults_are_filled_in() {
     run(|api| async move {
         let mut wanted = deployment("web");
         wanted["spec"].as_object_mut().unwrap().remove("replicas");
+        wanted["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": 2}});
         // Nothing of it is to run on a real cluster.
         wanted["spec"]["template"]["spec"]["nodeSelector"] = json!({"no.such/label": "true"});
         wanted["spec"]["template"]["spec"]["containers"][0]["readinessProbe"] =
@@ -126,6 +127,7 @@ fn defaults_are_filled_in() {
             })
         );
         assert_eq!(pod["containers"][0]["imagePullPolicy"], "Always");
+        assert_eq!(pod["containers"][0]["resources"]["requests"]["cpu"], "2");
     });
 }
 
