@@ -7,7 +7,8 @@ use crate::{build::build_all, steps::Steps, test::tests, workspace::Profile};
 /// Runs the end-to-end cycles of `cargo xtask test` with 1,000 of each instead of 50
 ///
 /// The same code and the same checks: committed cycles 1 -> 0 -> 1 under load of random phase, with neither daemon
-/// stopped, with each stopped by SIGTERM in every cycle, and with SIGKILL. Takes an hour or more on two cores.
+/// stopped, with each stopped by SIGTERM in every cycle, and with SIGKILL; of processes, and of Deployments in a cluster
+/// of the tests' own, there also with rollouts and changes of the leader. Takes some hours on two cores.
 #[derive(clap::Args)]
 pub struct Soak {
     /// Committed cycles of each sort

@@ -6,7 +6,10 @@ use crate::{access::User, faults::Filter, http::request::Target};
 
 /// How many requests there were, by who asked what of which resource.
 #[derive(Debug, Default)]
-pub struct Requests(Mutex<BTreeMap<Asked, u64>>);
+pub struct Requests {
+    asked: Mutex<BTreeMap<Asked, u64>>,
+    forbidden: Mutex<BTreeMap<Asked, u64>>,
+}
 
 /// What was asked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,8 +26,17 @@ pub struct Asked {
 
 impl Requests {
     pub(crate) fn count(&self, user: &User, target: &Target) {
-        let asked = Asked { user: user.to_string(), verb: target.verb, resource: target.full_resource() };
-        *self.lock().entry(asked).or_default() += 1;
+        *self.lock().entry(Asked::new(user, target)).or_default() += 1;
+    }
+
+    pub(crate) fn count_forbidden(&self, user: &User, target: &Target) {
+        let mut forbidden = self.forbidden.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *forbidden.entry(Asked::new(user, target)).or_default() += 1;
+    }
+
+    /// Those that their users had no right to, and were answered 403.
+    pub fn forbidden(&self) -> BTreeMap<Asked, u64> {
+        self.forbidden.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// How many there were of a sort since the start or the last [`Requests::reset`]. A watch counts once, when it begins.
@@ -45,6 +57,14 @@ impl Requests {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Asked, u64>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.asked.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+// === impl Asked ===
+
+impl Asked {
+    fn new(user: &User, target: &Target) -> Self {
+        Self { user: user.to_string(), verb: target.verb, resource: target.full_resource() }
     }
 }

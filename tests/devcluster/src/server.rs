@@ -94,7 +94,8 @@ impl Server {
         self.requests.count(&user, &target);
         self.ordered(&user, &target).await?;
         if !self.options.no_rbac {
-            rbac::check(&self.store.lock(), &user, &target, path)?;
+            rbac::check(&self.store.lock(), &user, &target, path)
+                .inspect_err(|_| self.requests.count_forbidden(&user, &target))?;
         }
         let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
         // The version of a JSON text that a client would rather have, a table for instance, is its wish only.

@@ -113,11 +113,6 @@ impl Verdict {
         );
     }
 
-    /// Nothing lost, nothing sent twice, whatever was refused.
-    pub fn sound(&self) -> bool {
-        self.lost.is_empty() && self.exact()
-    }
-
     /// No request was sent twice, and nobody was told something wrong.
     pub fn exact(&self) -> bool {
         self.twice.is_empty()

@@ -45,8 +45,6 @@ pub struct Plan {
     pub disturbance: Disturbance,
     /// The cluster.
     pub setting: Setting,
-    /// End as soon as something is lost.
-    pub until_lost: bool,
 }
 
 /// What a run showed.
@@ -78,7 +76,7 @@ impl Plan {
     /// As many cycles as `SCALER_CYCLES` says (50 without it), undisturbed.
     pub fn new() -> Self {
         let cycles = std::env::var("SCALER_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(50);
-        Self { cycles, disturbance: Disturbance::None, setting: Setting::default(), until_lost: false }
+        Self { cycles, disturbance: Disturbance::None, setting: Setting::default() }
     }
 
     /// Makes the run. Every Deployment sleeps when it returns.
@@ -134,11 +132,8 @@ impl Run {
         }
         report.cycles = self.cycles();
         report.took = began.elapsed();
-        // Without what makes it safe, what sleeps is anybody's guess.
-        if !self.plan.until_lost {
-            for workload in &self.workloads {
-                self.shop.asleep(workload).await;
-            }
+        for workload in &self.workloads {
+            self.shop.asleep(workload).await;
         }
         for part in [Part::Autoscaler, Part::Dlx] {
             for (_, metrics) in self.shop.metrics(part).await {
@@ -209,9 +204,6 @@ impl Run {
             // What happens to it happens in a cycle of each of them.
             _ => self.plan.cycles / WORKLOADS as u64,
         };
-        if self.plan.until_lost && !self.verdict().sound() {
-            return true;
-        }
         self.cycles() >= self.plan.cycles && report.replaced >= enough
     }
 

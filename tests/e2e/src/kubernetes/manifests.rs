@@ -35,7 +35,40 @@ pub fn objects(setting: &Setting) -> Vec<Value> {
     for object in &mut objects {
         adapt(object, setting);
     }
+    if setting.stranger {
+        stranger(&mut objects);
+    }
     objects
+}
+
+/// One more DLX with a service account of its own, and the rights of the others.
+fn stranger(objects: &mut Vec<Value>) {
+    const NAME: &str = "scaler-stranger";
+    let mut more = Vec::new();
+    for object in objects.iter_mut() {
+        match (object["kind"].as_str(), object["metadata"]["name"].as_str()) {
+            (Some("ServiceAccount"), Some("scaler-dlx")) => {
+                let mut account = object.clone();
+                account["metadata"]["name"] = json!(NAME);
+                more.push(account);
+            }
+            (Some("Deployment"), Some("scaler-dlx")) => {
+                let mut dlx = object.clone();
+                dlx["metadata"]["name"] = json!(NAME);
+                dlx["spec"]["replicas"] = json!(1);
+                dlx["spec"]["selector"]["matchLabels"]["who"] = json!(NAME);
+                dlx["spec"]["template"]["metadata"]["labels"]["who"] = json!(NAME);
+                dlx["spec"]["template"]["spec"]["serviceAccountName"] = json!(NAME);
+                more.push(dlx);
+            }
+            (Some("RoleBinding" | "ClusterRoleBinding"), Some(name)) if name.contains("scaler-dlx") => {
+                let subjects = object["subjects"].as_array_mut().expect("a binding's subjects");
+                subjects.push(json!({"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}));
+            }
+            _ => {}
+        }
+    }
+    objects.extend(more);
 }
 
 fn adapt(object: &mut Value, setting: &Setting) {

@@ -4,6 +4,7 @@ use std::{
     fmt, fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use devcluster::{
@@ -46,7 +47,14 @@ pub struct Setting {
     pub autoscalers: u32,
     /// How many DLXs.
     pub dlxs: u32,
+    /// One more DLX, which is a user of its own: [`STRANGER`].
+    pub stranger: bool,
+    /// What is there before the daemons come, such as other controllers' kinds.
+    pub before: Vec<Value>,
 }
+
+/// The user of the DLX that faults can be ordered for alone.
+pub const STRANGER: &str = "system:serviceaccount:shop:scaler-stranger";
 
 /// A cluster with one served namespace and both daemons. It and all it runs end when it is dropped.
 pub struct Shop {
@@ -82,6 +90,8 @@ impl Default for Setting {
             file: format!("namespace: {NAMESPACE}\nscaleInterval: 200ms\n"),
             autoscalers: 2,
             dlxs: 2,
+            stranger: false,
+            before: Vec::new(),
         }
     }
 }
@@ -163,11 +173,14 @@ impl Shop {
         let controllers = Controllers::start(client.clone());
         let mut options = NodeOptions::new(&programs, cluster.url());
         options.folder = Some(folder.path().join("node"));
+        // Three crashes are what a test is about, not the minute that they take in a cluster.
+        options.crash_backoff = Duration::from_millis(100);
+        options.pull_backoff = Duration::from_millis(100);
         let node = Node::start(client.clone(), options).await.expect("starting the node");
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
         objects::create(&client, &namespace).await;
-        for object in manifests::objects(&setting) {
-            objects::create(&client, &object).await;
+        for object in setting.before.iter().chain(&manifests::objects(&setting)) {
+            objects::create(&client, object).await;
         }
         let front = Front::follow(client.clone());
         let (store, writer) = reflector::store();
@@ -187,8 +200,13 @@ impl Shop {
         shop.ready(Part::Dlx, setting.dlxs).await;
         shop.ready(Part::Autoscaler, setting.autoscalers).await;
         until("the DLXs to be found", || async {
-            let found = shop.fronts().all().len();
-            if found == setting.dlxs as usize { Ok(()) } else { Err(format!("{found} of {}", setting.dlxs)) }
+            let (found, wanted) =
+                (shop.fronts().all().len(), setting.dlxs as usize + usize::from(setting.stranger));
+            if found == wanted {
+                Ok(())
+            } else {
+                Err(format!("{found} of {wanted}; {}", shop.logs("stranger", 5)))
+            }
         })
         .await;
         shop
@@ -261,10 +279,8 @@ impl Shop {
             let found = deployments.get(&name).await.map_err(|error| error.to_string())?;
             let status = found.status.unwrap_or_default();
             let observed = status.observed_generation == found.metadata.generation;
-            let count = Some(count as i32);
-            if observed
-                && (status.ready_replicas, status.updated_replicas, status.replicas) == (count, count, count)
-            {
+            let all = [status.ready_replicas, status.updated_replicas, status.replicas];
+            if observed && all.map(Option::unwrap_or_default) == [count as i32; 3] {
                 Ok(())
             } else {
                 Err(format!("{status:?}\n{}", self.logs(part.name(), 5)))
@@ -299,12 +315,38 @@ impl Shop {
         lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
     }
 
+    /// Creates any object.
+    pub async fn create(&self, object: &Value) {
+        objects::create(&self.client, object).await;
+    }
+
+    /// Deletes a workload, and waits until it is gone.
+    pub async fn delete(&self, workload: &Workload) {
+        let api = objects::api_of(&self.client, &workload.object());
+        api.delete(&workload.name, &DeleteParams::background())
+            .await
+            .unwrap_or_else(|error| panic!("deleting {}: {error}", workload.name));
+        until(&format!("{} to be gone", workload.name), || async {
+            match api.get_opt(&workload.name).await {
+                Ok(None) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
     /// Merges into a workload's object, as its owner.
     pub async fn patch(&self, workload: &Workload, patch: Value) {
-        let api = objects::api_of(&self.client, &workload.object());
-        api.patch(&workload.name, &PatchParams::default(), &Patch::Merge(&patch))
+        self.merge(&workload.object(), patch).await;
+    }
+
+    /// Merges into any object.
+    pub async fn merge(&self, object: &Value, patch: Value) {
+        let name = object["metadata"]["name"].as_str().expect("an object's name");
+        let api = objects::api_of(&self.client, object);
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch))
             .await
-            .unwrap_or_else(|error| panic!("patching {}: {error}", workload.name));
+            .unwrap_or_else(|error| panic!("patching {name}: {error}"));
     }
 
     /// A workload's object now.
@@ -377,6 +419,14 @@ impl Shop {
         let fronts = self.fronts().all();
         let front = fronts[id.bytes().map(usize::from).sum::<usize>() % fronts.len()];
         load::once(front, &get(&workload.host(), path, id)).await
+    }
+
+    /// Where the DLX of [`STRANGER`] takes requests.
+    pub async fn stranger(&self) -> SocketAddr {
+        let pods = self.pods(Part::Dlx).await;
+        let pod = pods.iter().find(|pod| pod.name_any().starts_with("scaler-stranger"));
+        let address = pod.and_then(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse::<IpAddr>().ok());
+        (address.expect("the stranger's address"), 8090).into()
     }
 
     /// As [`Shop::ask`], and the workload itself answers.

@@ -95,15 +95,25 @@ impl Workload {
         Journal::read(&self.journal)
     }
 
+    /// The pods' only container, from an image.
+    pub fn container(&self, image: &str) -> Value {
+        let (port, journal) = (PORT.to_string(), self.journal.display().to_string());
+        let own = ["--address", "$(POD_IP)", "--port", &port, "--name", &self.name, "--journal", &journal];
+        let mut arguments = own.map(str::to_owned).to_vec();
+        arguments.extend(self.arguments.iter().cloned());
+        json!({
+            "name": "service", "image": image, "args": arguments,
+            "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+            "ports": [{"name": "http", "containerPort": PORT}],
+            "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
+        })
+    }
+
     /// The workload's object.
     pub fn object(&self) -> Value {
         let labels = json!({"app": self.name});
         let annotations: serde_json::Map<String, Value> =
             self.annotations.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-        let (port, journal) = (PORT.to_string(), self.journal.display().to_string());
-        let own = ["--address", "$(POD_IP)", "--port", &port, "--name", &self.name, "--journal", &journal];
-        let mut arguments = own.map(str::to_owned).to_vec();
-        arguments.extend(self.arguments.iter().cloned());
         let mut object = json!({
             "apiVersion": "apps/v1", "kind": self.kind,
             "metadata": {"name": self.name, "namespace": NAMESPACE, "annotations": annotations},
@@ -114,12 +124,7 @@ impl Workload {
                     "metadata": {"labels": labels},
                     "spec": {
                         "terminationGracePeriodSeconds": 5,
-                        "containers": [{
-                            "name": "service", "image": self.image, "args": arguments,
-                            "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
-                            "ports": [{"name": "http", "containerPort": PORT}],
-                            "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
-                        }],
+                        "containers": [self.container(&self.image)],
                     },
                 },
             },

@@ -1,10 +1,16 @@
 //! Committed 1 -> 0 -> 1 cycles under load: the promise itself. `SCALER_CYCLES` says how many.
 
 use devcluster::netns;
-use e2e::kubernetes::{
-    cycles::{Disturbance, Plan},
-    shop::Part,
+use e2e::{
+    kubernetes::{
+        Shop, Workload,
+        cycles::{Disturbance, Plan},
+        shop::Part,
+    },
+    load::Connection,
+    traffic::WINDOW,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn lose_nothing(disturbance: Disturbance) {
     netns::run(async move {
@@ -41,4 +47,38 @@ fn cycles_lose_nothing_while_the_leader_changes() {
 #[test]
 fn cycles_lose_nothing_while_the_dlxs_are_rolled_out() {
     lose_nothing(Disturbance::Rollout);
+}
+
+/// What is in flight keeps it awake, over many windows: a slow request, and an upgraded connection that says nothing.
+#[test]
+fn a_slow_request_and_an_open_connection_outlast_many_windows() {
+    netns::run(async {
+        // A minute where there is time for it.
+        let windows = if Plan::new().cycles >= 1000 { 60 } else { 6 };
+        let shop = Shop::open().await;
+        let (slow, open) = (Workload::new(&shop, "slow"), Workload::new(&shop, "open"));
+        shop.deploy(&slow).await;
+        shop.deploy(&open).await;
+        shop.asleep(&open).await;
+
+        let path = format!("/slow/{}", (WINDOW * windows).as_millis());
+        let front = shop.fronts().all()[0];
+        let mut upgraded = Connection::open(front).await.unwrap();
+        let request = format!(
+            "GET /echo HTTP/1.1\r\nHost: {}\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
+            open.host()
+        );
+        upgraded.stream().write_all(request.as_bytes()).await.unwrap();
+        let head = upgraded.receive().await.expect("an answer");
+        assert_eq!(head.status, 101, "{}", head.text());
+        let answer = shop.ask(&slow, &path, "slow").await.expect("an answer");
+        assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("slow")));
+        upgraded.stream().write_all(b"still").await.unwrap();
+        let mut back = [0; 5];
+        upgraded.stream().read_exact(&mut back).await.expect("the connection was cut");
+        assert_eq!(shop.state("open"), "active");
+        drop(upgraded);
+        shop.asleep(&open).await;
+        shop.asleep(&slow).await;
+    });
 }

@@ -2,4 +2,11 @@
 #![allow(missing_docs)]
 
 mod cycles;
+mod failing;
+mod mutants;
+mod outage;
+mod rights;
+mod scenes;
+mod stalled;
 mod waking;
+mod writers;

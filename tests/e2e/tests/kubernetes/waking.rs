@@ -1,7 +1,13 @@
 //! To zero and back, one workload at a time.
 
+use std::time::Duration;
+
 use devcluster::netns;
-use e2e::kubernetes::{Shop, Workload};
+use e2e::{
+    kubernetes::{Shop, Workload},
+    traffic::WINDOW,
+    wait::pause,
+};
 
 #[test]
 fn a_request_wakes_a_sleeping_deployment_and_idle_it_sleeps_again() {
@@ -18,5 +24,51 @@ fn a_request_wakes_a_sleeping_deployment_and_idle_it_sleeps_again() {
         let journal = web.read();
         assert_eq!(journal.starts.len(), 3, "its first pod and one for each request");
         assert_eq!(journal.requests.keys().collect::<Vec<_>>(), ["one", "two"]);
+        // Its owners see on it what was done.
+        for reason in ["ScaledToZero: ", "WakeStarted: ", "Woken: "] {
+            shop.event(&web, reason).await;
+        }
+    });
+}
+
+#[test]
+fn a_stateful_set_comes_back_with_as_many_as_it_had() {
+    netns::run(async {
+        let shop = Shop::open().await;
+        let db = Workload::new(&shop, "db").stateful().replicas(2);
+        shop.deploy(&db).await;
+        shop.asleep(&db).await;
+        shop.served(&db, "one").await;
+        assert_eq!(shop.object(&db).await.data["spec"]["replicas"], 2);
+        shop.asleep(&db).await;
+    });
+}
+
+#[test]
+fn owners_say_when_it_sleeps() {
+    netns::run(async {
+        let shop = Shop::open().await;
+        let paused = Workload::new(&shop, "paused").annotation("paused", "true");
+        let long = Workload::new(&shop, "long").annotation("scale-to-zero", "1h");
+        let wrong = Workload::new(&shop, "wrong").annotation("scale-to-zero", "soon");
+        let other = Workload::new(&shop, "other");
+        for workload in [&paused, &long, &wrong, &other] {
+            shop.deploy(workload).await;
+            shop.served(workload, "one").await;
+        }
+        shop.asleep(&other).await;
+        shop.event(&wrong, "InvalidAnnotation: ").await;
+        shop.patch(&long, serde_json::json!({"metadata": {"annotations": {"scaler.dev/sleep-now": "once"}}}))
+            .await;
+        shop.asleep(&long).await;
+        shop.served(&long, "two").await;
+        // Done once for this value; and several decisions later the others are as they were.
+        pause(WINDOW * 2 + Duration::from_secs(1)).await;
+        for workload in [&paused, &long, &wrong] {
+            assert_eq!(shop.object(workload).await.data["spec"]["replicas"], 1, "{}", workload.name);
+        }
+        shop.patch(&paused, serde_json::json!({"metadata": {"annotations": {"scaler.dev/paused": null}}}))
+            .await;
+        shop.asleep(&paused).await;
     });
 }

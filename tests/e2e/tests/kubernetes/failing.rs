@@ -1,0 +1,86 @@
+//! A wake that cannot succeed ends with its cause, long before its time is over.
+
+use devcluster::netns;
+use e2e::{
+    kubernetes::{Setting, Shop, Workload},
+    until,
+};
+use serde_json::json;
+
+/// Long, so that an answer within the test's patience is an answer at once.
+const PATIENT: &str = "dlx: {holdTimeout: 10m, resourceReadinessTimeout: 10m}\n";
+
+/// A sleeping workload, changed while it sleeps; the reason of the 503 that its next request gets.
+async fn refused(shop: &Shop, web: &Workload, patch: serde_json::Value) -> String {
+    shop.patch(web, patch).await;
+    let answer = shop.ask(web, "/", "refused").await.expect("an answer");
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    shop.event(web, "WakeFailed: ").await;
+    let answer = answer.json();
+    assert_eq!(answer["resource"], format!("shop/{}", web.id()));
+    answer["reason"].as_str().unwrap_or_default().to_owned()
+}
+
+/// As soon as it is mended it comes up.
+async fn mended(shop: &Shop, web: &Workload) {
+    let mut count = 0;
+    until("a later request to be answered", || {
+        count += 1;
+        let id = format!("later-{count}");
+        async move {
+            let answer = shop.ask(web, "/", &id).await.map_err(|lost| lost.to_string())?;
+            if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+        }
+    })
+    .await;
+}
+
+#[test]
+fn a_missing_image_is_told_in_the_kubelets_words_and_a_mended_one_comes_up() {
+    netns::run(async {
+        let shop = Shop::open_with(Setting::default().with(PATIENT)).await;
+        let web = Workload::new(&shop, "web");
+        shop.deploy(&web).await;
+        shop.asleep(&web).await;
+        let image = |name: &str| json!({"spec": {"template": {"spec": {"containers": [web.container(&format!("devcluster/{name}"))]}}}});
+        let reason = refused(&shop, &web, image("missing")).await;
+        assert!(reason.contains("ImagePull") && reason.contains("devcluster/missing"), "{reason}");
+        shop.patch(&web, image("service")).await;
+        mended(&shop, &web).await;
+    });
+}
+
+#[test]
+fn a_crash_loop_is_told_with_how_it_ends() {
+    netns::run(async {
+        let shop = Shop::open_with(Setting::default().with(PATIENT)).await;
+        let web = Workload::new(&shop, "web");
+        shop.deploy(&web).await;
+        shop.asleep(&web).await;
+        let mut container = web.container("devcluster/service");
+        container["args"].as_array_mut().unwrap().extend([json!("--exit"), json!("3")]);
+        let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+        let reason = refused(&shop, &web, patch).await;
+        assert!(reason.contains("CrashLoop") || reason.contains("crash") || reason.contains('3'), "{reason}");
+        assert!(web.read().starts.len() >= 3, "given up before three restarts: {reason}");
+    });
+}
+
+#[test]
+fn a_full_quota_is_told() {
+    netns::run(async {
+        let shop = Shop::open_with(Setting::default().with(PATIENT)).await;
+        let web = Workload::new(&shop, "web");
+        shop.deploy(&web).await;
+        shop.asleep(&web).await;
+        // The daemons' own pods are all it allows.
+        let quota = json!({
+            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full", "namespace": "shop"},
+            "spec": {"hard": {"pods": "4"}},
+        });
+        shop.create(&quota).await;
+        let reason = refused(&shop, &web, json!({})).await;
+        assert!(reason.contains("exceeded quota"), "{reason}");
+    });
+}

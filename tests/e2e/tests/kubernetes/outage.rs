@@ -1,0 +1,52 @@
+//! The API is away for a while.
+
+use std::time::Duration;
+
+use devcluster::netns;
+use e2e::{
+    kubernetes::{Setting, Shop, Workload},
+    wait::pause,
+};
+
+#[test]
+fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer() {
+    netns::run(async {
+        let shop = Shop::open_with(Setting::default().with("dlx: {holdTimeout: 2s}\n")).await;
+        let awake = Workload::new(&shop, "awake").annotation("scale-to-zero", "1h");
+        let asleep = Workload::new(&shop, "asleep");
+        let patient = Workload::new(&shop, "patient").annotation("hold-timeout", "10m");
+        for workload in [&awake, &asleep, &patient] {
+            shop.deploy(workload).await;
+        }
+        shop.served(&awake, "before").await;
+        shop.asleep(&asleep).await;
+        shop.asleep(&patient).await;
+
+        let outage = shop.cluster.faults().outage();
+        let held = async {
+            let refused = shop.ask(&asleep, "/", "refused").await.expect("an answer");
+            assert_eq!(refused.status, 503, "{}", refused.text());
+            assert!(refused.header("retry-after").is_some());
+            let reason = refused.json()["reason"].as_str().unwrap_or_default().to_owned();
+            assert!(!reason.is_empty(), "a 503 without a reason");
+            println!("held in vain: {reason}");
+            pause(Duration::from_secs(3)).await;
+            outage.end();
+        };
+        let waiting = async { shop.served(&patient, "patient").await };
+        let warm = async {
+            for number in 0..200 {
+                shop.served(&awake, &format!("warm-{number}")).await;
+                pause(Duration::from_millis(25)).await;
+            }
+        };
+        tokio::join!(held, waiting, warm);
+        // And then everything goes on.
+        shop.asleep(&patient).await;
+        shop.served(&asleep, "after").await;
+        for workload in [&awake, &asleep, &patient] {
+            assert!(workload.read().requests.values().all(|&times| times == 1));
+        }
+        assert!(!asleep.read().requests.contains_key("refused"));
+    });
+}

@@ -1,0 +1,145 @@
+//! Others that write the same objects: always allowed, always noticed.
+
+use std::time::Duration;
+
+use devcluster::netns;
+use e2e::{
+    kubernetes::{Setting, Shop, Workload},
+    until,
+    wait::pause,
+};
+use serde_json::{Value, json};
+
+/// Long enough for several decisions and for whatever a change would wake.
+const A_WHILE: Duration = Duration::from_secs(2);
+
+async fn sleeping(shop: &Shop, name: &str) -> Workload {
+    let workload = Workload::new(shop, name);
+    shop.deploy(&workload).await;
+    shop.asleep(&workload).await;
+    workload
+}
+
+async fn sleeps_on(shop: &Shop, workload: &Workload, starts: usize, after: &str) {
+    pause(A_WHILE).await;
+    assert_eq!(workload.read().starts.len(), starts, "{after} woke it");
+    assert_eq!(shop.object(workload).await.data["spec"]["replicas"], 0, "{after} woke it");
+    assert_eq!(shop.state(&workload.name), "asleep", "after {after}");
+}
+
+#[test]
+fn a_new_image_and_a_manifest_without_replicas_wake_nothing() {
+    netns::run(async {
+        let shop = Shop::open().await;
+        let web = sleeping(&shop, "web").await;
+        let starts = web.read().starts.len();
+        let old = shop.object(&web).await.metadata.annotations.unwrap_or_default();
+        let image =
+            json!({"spec": {"template": {"spec": {"containers": [web.container("devcluster/service:v2")]}}}});
+        shop.patch(&web, image).await;
+        sleeps_on(&shop, &web, starts, "a new image").await;
+        let mut manifest = web.object();
+        manifest["spec"].as_object_mut().unwrap().remove("replicas");
+        manifest["metadata"]["labels"] = json!({"by": "gitops"});
+        shop.patch(&web, manifest).await;
+        sleeps_on(&shop, &web, starts, "a manifest without replicas").await;
+        shop.served(&web, "one").await;
+
+        // As `kubectl rollout undo` does: the annotations it had before are back, with a row from when it slept.
+        shop.patch(&web, json!({"metadata": {"annotations": old}})).await;
+        shop.served(&web, "two").await;
+        shop.asleep(&web).await;
+        shop.served(&web, "three").await;
+        assert!(web.read().requests.values().all(|&times| times == 1));
+    });
+}
+
+#[test]
+fn what_is_scaled_up_by_hand_is_awake_without_a_request_and_sleeps_again() {
+    netns::run(async {
+        let shop = Shop::open().await;
+        let web = sleeping(&shop, "web").await;
+        shop.patch(&web, json!({"spec": {"replicas": 2}})).await;
+        shop.state_is(&web, "active").await;
+        until("both pods to start", || async {
+            let starts = web.read().starts.len();
+            if starts == 3 { Ok(()) } else { Err(format!("{starts} starts")) }
+        })
+        .await;
+        shop.asleep(&web).await;
+        shop.served(&web, "one").await;
+        assert_eq!(shop.object(&web).await.data["spec"]["replicas"], 2, "as many as it had");
+        // And down by hand: the next request brings it back.
+        shop.patch(&web, json!({"spec": {"replicas": 0}})).await;
+        shop.served(&web, "two").await;
+        assert!(web.read().requests.values().all(|&times| times == 1));
+    });
+}
+
+#[test]
+fn an_object_that_is_created_again_is_another_one() {
+    netns::run(async {
+        let shop = Shop::open().await;
+        let web = sleeping(&shop, "web").await;
+        shop.delete(&web).await;
+        shop.create(&web.object()).await;
+        shop.listed(&web).await;
+        shop.served(&web, "one").await;
+        shop.asleep(&web).await;
+        shop.served(&web, "two").await;
+        assert!(web.read().requests.values().all(|&times| times == 1));
+    });
+}
+
+/// KEDA's kind, as far as it is read.
+fn scaled_objects() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "scaledobjects.keda.sh"},
+        "spec": {
+            "group": "keda.sh", "scope": "Namespaced",
+            "names": {"plural": "scaledobjects", "singular": "scaledobject", "kind": "ScaledObject"},
+            "versions": [{
+                "name": "v1alpha1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    })
+}
+
+#[test]
+fn what_keda_takes_to_zero_is_left_alone_and_beside_an_hpa_it_sleeps() {
+    netns::run(async {
+        let shop = Shop::open_with(Setting { before: vec![scaled_objects()], ..Setting::default() }).await;
+        let (kedas, hpas) = (Workload::new(&shop, "kedas"), Workload::new(&shop, "hpas"));
+        let scaled_object = json!({
+            "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject",
+            "metadata": {"name": "kedas", "namespace": "shop"},
+            "spec": {"scaleTargetRef": {"name": "kedas"}},
+        });
+        shop.create(&scaled_object).await;
+        shop.create(&json!({
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "hpas", "namespace": "shop"},
+            "spec": {
+                "minReplicas": 1, "maxReplicas": 3,
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "hpas"},
+            },
+        }))
+        .await;
+        shop.deploy(&kedas).await;
+        shop.deploy(&hpas).await;
+        shop.asleep(&hpas).await;
+        shop.event(&kedas, "ScaledObject").await;
+        pause(A_WHILE).await;
+        assert_eq!(shop.object(&kedas).await.data["spec"]["replicas"], 1, "it was put to sleep all the same");
+        shop.served(&kedas, "one").await;
+        // Paused, it is ours.
+        shop.merge(
+            &scaled_object,
+            json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused": "true"}}}),
+        )
+        .await;
+        shop.asleep(&kedas).await;
+    });
+}
