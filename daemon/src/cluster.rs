@@ -21,7 +21,7 @@ pub(crate) const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
 ///
 /// A [`Misconfigured`]: there is no such file or it is no kubeconfig, or none was given outside a pod.
 pub async fn client(flags: &CommonFlags) -> anyhow::Result<Client> {
-    let mut config = match &flags.kubeconfig_path {
+    let mut config = match flags.kubeconfig() {
         Some(path) => from_file(path).await?,
         None => in_cluster()?,
     };
@@ -112,6 +112,11 @@ mod tests {
             contexts: [{name: c, context: {cluster: k, user: u, namespace: shop}}]}";
         std::fs::write(&file, text).unwrap();
         assert_eq!(client(&flags(&file)).await.unwrap().default_namespace(), "shop");
+    }
+
+    #[test]
+    fn an_empty_kubeconfig_is_none() {
+        assert_eq!(flags(Path::new("")).kubeconfig(), None);
     }
 
     #[tokio::test]

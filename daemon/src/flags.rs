@@ -1,7 +1,13 @@
 //! Flags both daemons take.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use clap::builder::OsStringValueParser;
 use scaler_types::Coordination;
 
 use crate::{cluster, telemetry::LogFormat, token::Token};
@@ -15,9 +21,10 @@ pub struct CommonFlags {
     #[arg(long, env = "SCALER_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
 
-    /// The kubeconfig of the cluster, for plugins that talk to one. Without it: the cluster the daemon runs in.
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
-    pub kubeconfig_path: Option<PathBuf>,
+    /// The kubeconfig of the cluster, for Leases and for plugins that talk to one. Without it: the cluster the daemon runs in.
+    // An empty variable is one that is not set, as with kubectl.
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE", value_parser = OsStringValueParser::new())]
+    kubeconfig_path: Option<OsString>,
 
     /// The folder of the plugins. Every `*.so` in it is loaded at start, in the order of their names.
     #[arg(long, default_value = "plugins", value_name = "DIR")]
@@ -74,6 +81,11 @@ pub enum CoordinateBy {
 // === impl CommonFlags ===
 
 impl CommonFlags {
+    /// The kubeconfig, if one is given. As with kubectl it may be several files with colons between them.
+    pub fn kubeconfig(&self) -> Option<&Path> {
+        self.kubeconfig_path.as_deref().filter(|path| !path.is_empty()).map(Path::new)
+    }
+
     /// How the daemons know of each other.
     pub fn coordination(&self) -> Coordination {
         match self.coordinate_by {

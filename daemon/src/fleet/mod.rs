@@ -90,7 +90,7 @@ impl Fleet {
             flags: settings,
             role,
             state_dir,
-            kubeconfig: flags.kubeconfig_path.clone(),
+            kubeconfig: flags.kubeconfig().map(Path::to_owned),
             coordination: flags.coordination(),
         };
         let mut keeper = Keeper::new(fixed, files, watch);
