@@ -77,6 +77,8 @@ pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &str)]) ->
     install::apt("unshare", "util-linux")?;
     // devcluster's tests have the real one talk to it.
     install::apt("kubectl", "kubernetes-client")?;
+    // The metric source's test has a real one scrape.
+    install::apt("prometheus", "prometheus")?;
     let mut command = cargo();
     if install::nextest() {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
