@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use daemon::members::Member;
 use scaler_types::{
-    Nonce, Path, Resource, Row, ScaleError, ScaleRequest, Target, Version,
+    Nonce, Path, Resource, Row, ScaleError, ScaleRequest, State, Target, Version,
     protocol::{Fence, FenceInput, FenceOrder, Outcome, Rules, Seen, Step, Unwritten, transition},
 };
 use tokio::task::JoinSet;
@@ -78,7 +78,11 @@ impl<P: Plugin> Try<P> {
         let mut failure = None;
         let outcome = loop {
             let input = match order {
-                FenceOrder::Write { expected, row } => {
+                FenceOrder::Write { expected, mut row } => {
+                    // A revert: who reads the row is told why.
+                    if row.state == State::Active {
+                        row.reason = format!("kept awake: {}", End::Reverted(why.clone()));
+                    }
                     let written = self.plugin.compare_and_set(&resource.id, &expected, &row).await;
                     FenceInput::Wrote(written.map_err(|error| unwritten(error, "row", &mut failure)))
                 }

@@ -317,7 +317,12 @@ impl Known {
         }
         // This process saw it later than it began, so a wake that is waited for has ended by then.
         let stuck = self.waking.is_some_and(|(_, since)| now.duration_since(since) > readiness_timeout);
-        protocol::recover(&seen(&self.resource), self.under_way, stuck, Nonce::fresh())
+        let mut row = protocol::recover(&seen(&self.resource), self.under_way, stuck, Nonce::fresh())?;
+        // Its own try, if the last one failed: who reads the row is told why.
+        if let (State::Draining, Some((End::Failed(reason), _))) = (self.resource.row.state, &self.last_try) {
+            row.reason = format!("going to zero failed: {reason}");
+        }
+        Some(row)
     }
 }
 

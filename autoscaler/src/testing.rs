@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -222,6 +222,8 @@ pub enum Reply {
 pub struct Dlx {
     /// The name it is registered under.
     pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
     /// The requests it got: path and query, headers as text, body.
     pub asked: Arc<Mutex<Vec<Asked>>>,
     registration: Option<Registration>,
@@ -248,6 +250,7 @@ impl Dlx {
     pub fn start(state_dir: &Path, script: impl Fn(&str, &Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
         let registration = register(state_dir, listener.local_addr().unwrap()).unwrap();
         let name = registration.name().to_owned();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -259,7 +262,7 @@ impl Dlx {
             asked.clone(),
         );
         tokio::spawn(serving.clone().run_until_cancelled_owned(serve));
-        Self { name, asked, registration: Some(registration), _serving: serving.drop_guard() }
+        Self { name, address, asked, registration: Some(registration), _serving: serving.drop_guard() }
     }
 
     /// One that confirms every fence, and has seen no request of `names` for an hour.

@@ -123,7 +123,7 @@ metrics:
         Self {
             source: MetricSource::new(&settings.metrics, &Cluster::default()),
             settings,
-            members: Members::new(coordination, None, Patience::default(), metrics).unwrap(),
+            members: Members::new(coordination, None, Patience::default(), metrics),
             resources: resources.iter().map(resource).collect(),
             _state: state,
         }

@@ -154,6 +154,12 @@ async fn a_scale_that_fails_is_reported_and_not_hammered() {
         None => String::new(),
     };
     assert_eq!(told, "failed: scaling to zero: the process does not end");
+    store
+        .until(|store| {
+            store.resources[&id("hello")].row.reason
+                == "going to zero failed: scaling to zero: the process does not end"
+        })
+        .await;
     store.inner().refuse_scale = None;
     store.until(|store| store.resources[&id("hello")].replicas == 0).await;
     running.until(|memory| memory.resources[&id("hello")].failure.is_none()).await;
@@ -305,7 +311,7 @@ fn just_asked(member: &str, asked: &crate::testing::Asked) -> Reply {
 
 async fn ask(running: &Running, name: &str) -> Answered {
     let (answer, answered) = oneshot::channel();
-    running.ask.send(super::Asked { id: id(name), answer }).await.ok().expect("the cycle runs");
+    assert!(running.ask.send(super::Asked { id: id(name), answer }).await.is_ok(), "the cycle runs");
     answered.await.expect("an answer")
 }
 
@@ -345,6 +351,7 @@ async fn a_person_is_told_what_stands_in_the_way() {
     let Answered::Tried(end) = ask(&running, "hello").await else { panic!("no try was made") };
     assert_eq!(end.to_string(), format!("reverted, not confirmed by DLX {}: 1 requests in flight", dlx.name));
     assert_eq!(store.get("hello").replicas, 1);
+    assert_eq!(store.get("hello").row.reason, format!("kept awake: {end}"));
     site.context.stop.cancel();
     running.ends().await;
 }

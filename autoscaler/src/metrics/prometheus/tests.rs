@@ -15,10 +15,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::http::decoded;
 
-/// A server, and what it was asked: path, Authorization, and the form's query.
+/// A request: path, Authorization, and the form's query.
+type Asked = (String, Option<String>, String);
+
+/// A server, and what it was asked.
 struct Server {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<(String, Option<String>, String)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     _serving: DropGuard,
 }
 
@@ -54,7 +57,7 @@ impl Server {
 
     async fn answer(
         request: Request<Incoming>,
-        seen: &Mutex<Vec<(String, Option<String>, String)>>,
+        seen: &Mutex<Vec<Asked>>,
         answer: &impl Fn(&str) -> Reply,
     ) -> Result<Response<http_body_util::Either<Full<Bytes>, Endless>>, std::convert::Infallible> {
         use http_body_util::{BodyExt as _, Either};

@@ -2,6 +2,7 @@
 
 mod burst;
 mod cli;
+mod commands;
 mod cycles;
 mod history;
 mod holding;

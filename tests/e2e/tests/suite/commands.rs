@@ -1,0 +1,150 @@
+//! What a person does on the command line, with the real daemons behind it.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    process::{Command, Output},
+};
+
+use e2e::{
+    Namespace, Service, Site, binaries,
+    load::{get, once},
+    until,
+};
+use serde_json::Value;
+
+/// `autoscaler` with a command. Not on the runtime's threads: the daemons' answers are waited for.
+async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    let run = move || {
+        let mut command = Command::new(binaries::folder().join("autoscaler"));
+        command.args(arguments).env_remove("LISTEN_FDS").env_remove("RUST_LOG").output()
+    };
+    let Output { status, stdout, stderr } =
+        tokio::task::spawn_blocking(run).await.unwrap().expect("starting the autoscaler");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+fn at(address: SocketAddr) -> String {
+    format!("--admin-address={address}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_explains_wakes_and_puts_to_sleep() {
+    let site = Site::new("commands-");
+    let service = Service::new(&site, "hello");
+    // It would be awake for an hour.
+    site.configure(&Namespace::new("demo").window("1h").with(&service));
+    let dlx = site.dlx().await;
+    let autoscaler = site.autoscaler().await;
+    let here = at(autoscaler.admin());
+    until("the leader to have looked", || async {
+        let resource = autoscaler.resource("demo", "hello").await;
+        if resource["decision"] == "keep" { Ok(()) } else { Err(resource.to_string()) }
+    })
+    .await;
+
+    let (status, out, error) = run(&["wake", "demo/hello", &here]).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    assert!(out.starts_with("demo/hello is awake"), "{out}");
+    let response = once(site.front(), &get("hello.localhost", "/", "1")).await.expect("an answer");
+    assert_eq!(response.status, 200);
+
+    until("explain to say that it is active", || async {
+        let (status, out, error) = run(&["explain", "demo/hello", &here]).await;
+        let fits = out.contains("demo/hello (process): awake") && out.contains("requests_per_1h");
+        if status == Some(0) && fits { Ok(()) } else { Err(format!("{status:?} {out}{error}")) }
+    })
+    .await;
+    let (_, out, _) = run(&["explain", "demo/hello", &here, "--output", "json"]).await;
+    let told: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(told["resources"][0]["name"], "hello", "{told}");
+    let (_, out, _) = run(&["plan", &here]).await;
+    assert!(out.contains("DLXs: 1") && out.contains("answers") && out.contains("demo/hello"), "{out}");
+
+    // Nobody waits an hour.
+    let (status, out, error) = run(&["sleep", "demo/hello", &here]).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    assert_eq!(site.state("demo", "hello"), "asleep");
+    let (status, out, _) = run(&["sleep", "demo/hello", &here, "--output=json"]).await;
+    assert_eq!(
+        (status, serde_json::from_str::<Value>(&out).unwrap()["outcome"].as_str()),
+        (Some(0), Some("at_zero"))
+    );
+
+    // Without an autoscaler it is woken all the same.
+    autoscaler.stop().await;
+    let dlx_here = format!("--dlx-address={}", dlx.admin());
+    let (status, out, error) = run(&["wake", "demo/hello", &dlx_here]).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    let (status, _, error) = run(&["wake", "demo/nobody", &dlx_here]).await;
+    assert_eq!(status, Some(1));
+    assert!(error.contains("no plugin lists demo/nobody"), "{error}");
+    for command in [&["explain", "demo/hello"][..], &["plan"], &["sleep", "demo/hello"]] {
+        let (status, _, error) = run(&[command, &[&here]].concat()).await;
+        assert_eq!(status, Some(1), "{command:?}: {error}");
+        assert!(error.contains(&here["--admin-address=".len()..]), "{command:?}: {error}");
+    }
+}
+
+/// What is in flight is in flight for a person, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_puts_nothing_to_sleep_that_is_busy() {
+    let site = Site::new("busy-");
+    let service = Service::new(&site, "hello");
+    site.configure(&Namespace::new("demo").window("1h").with(&service));
+    let dlx = site.dlx().await;
+    let autoscaler = site.autoscaler().await;
+    let here = at(autoscaler.admin());
+    let front = site.front();
+    let slow = tokio::spawn(async move { once(front, &get("hello.localhost", "/slow/600000", "1")).await });
+    until("the request to be in flight", || async {
+        let resource = dlx.resource("demo", "hello").await;
+        if resource["in_flight"] == 1 { Ok(()) } else { Err(resource.to_string()) }
+    })
+    .await;
+    let (status, _, error) = run(&["sleep", "demo/hello", &here]).await;
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("in flight"), "{error}");
+    assert_eq!(dlx.resource("demo", "hello").await["in_flight"], 1);
+    slow.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_and_plugins_are_looked_over() {
+    let site = Site::new("check-");
+    let file = |name: &str, text: &str| {
+        let path = site.folder().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let plugins = format!("--plugins-dir={}", site.folder().join("plugins").display());
+    let good = file("good.yaml", &Namespace::new("demo").with(&Service::new(&site, "hello")).text());
+    let (status, out, error) = run(&["check", &good, &plugins]).await;
+    assert_eq!((status, out), (Some(0), format!("{good}: fine, namespace demo\n")), "{error}");
+
+    let bad = file("bad.yaml", "namespace: bad\nmetrics:\n  source: prometheus\n");
+    let section =
+        file("section.yaml", "namespace: sect\nplugins:\n  process:\n    resources:\n      - name: a\n");
+    let (status, out, error) = run(&["check", &good, &bad, &section, &plugins]).await;
+    assert_eq!(status, Some(78), "{error}");
+    assert!(out.contains(&format!("{bad}:3:11: source prometheus wants the key \"url\"")), "{out}");
+    assert!(out.contains(&format!("{section}:5:")), "{out}");
+    assert!(error.contains("2 of 3 files"), "{error}");
+    // Without the plugin only the file itself can be looked at.
+    let (status, out, _) = run(&["check", &section, "--plugins-dir=/nowhere"]).await;
+    assert_eq!(status, Some(0));
+    assert!(out.contains("no plugin of kind process is loaded (not checked)"), "{out}");
+
+    let (status, out, error) = run(&["plugins", &plugins]).await;
+    assert_eq!(status, Some(0), "{error}");
+    assert!(out.contains("process.so") && out.contains("plugin interface 1."), "{out}");
+    fs::write(site.folder().join("plugins/broken.so"), "no library").unwrap();
+    let (status, out, _) = run(&["plugins", &plugins, "--output=json"]).await;
+    let told: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(
+        (status, told[0]["refused"].is_string(), &told[1]["kind"]),
+        (Some(78), true, &"process".into())
+    );
+}
