@@ -14,6 +14,10 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is logged when RUST_LOG says nothing. kube logs every call that failed as an error of its own; whoever made the
+/// call says what it means, and once.
+const DEFAULT: &str = "info,kube_client::client::builder=off";
+
 /// Installs the process's log subscriber: filter from RUST_LOG, default info, to standard error.
 ///
 /// # Panics
@@ -21,9 +25,10 @@ pub enum LogFormat {
 /// When called a second time.
 pub fn init(format: LogFormat) {
     let given = std::env::var("RUST_LOG").unwrap_or_default();
-    let (filter, refused) = match EnvFilter::builder().parse(if given.is_empty() { "info" } else { &given }) {
+    let (filter, refused) = match EnvFilter::builder().parse(if given.is_empty() { DEFAULT } else { &given })
+    {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+        Err(error) => (EnvFilter::new(DEFAULT), Some(error)),
     };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {

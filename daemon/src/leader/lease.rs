@@ -219,7 +219,12 @@ impl Candidate {
         let why = self.home.explain(verb, "leases", error);
         self.status.change(|status| {
             if status.error.as_ref() != Some(&why) {
-                tracing::warn!(lease = NAME, reason = why, leads = status.leads, "the autoscaler's Lease");
+                tracing::warn!(
+                    lease = NAME,
+                    reason = why,
+                    leads = status.leads,
+                    "the autoscaler's Lease cannot be used now"
+                );
             }
             status.error = Some(why);
         });
