@@ -210,6 +210,17 @@ async fn without_gone_an_old_watch_starts_at_now() {
 }
 
 #[tokio::test]
+async fn without_stall_a_stalled_watch_goes_on() {
+    let cluster = Cluster::start(Options { no_stall: true, ..Options::default() }).unwrap();
+    let client = client_of(&cluster, &User::Admin);
+    let since = version(&client).await;
+    let _stall = cluster.faults().stall_watches(Filter::any());
+    let mut events = watch(&client, &since).await;
+    create(&client, "seen").await.unwrap();
+    assert!(timeout(LONG, events.next()).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn without_rbac_everybody_may() {
     let cluster = Cluster::start(Options { no_rbac: true, ..Options::default() }).unwrap();
     create(&client_of(&cluster, &User::service_account("default", "nobody")), "a").await.unwrap();
