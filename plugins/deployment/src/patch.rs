@@ -34,7 +34,7 @@ pub fn replicas(workload: &Workload, target: Option<Target>) -> u32 {
         Some(Target::AtLeast(_)) if now > 0 => now.max(at_least(target)),
         Some(Target::AtLeast(_)) => {
             // What it had, unless that was written on another specification.
-            let before = workload.kept.before(workload.generation).unwrap_or(0);
+            let before = workload.before().unwrap_or(0);
             before.max(at_least(target))
         }
     }
@@ -55,12 +55,13 @@ pub fn write(workload: &Workload, row: &Row, target: Option<Target>, now: &str) 
         row,
         generation,
         replicas: workload.replicas,
+        believed: workload.believed,
         target: replicas,
         sleep_now: workload.annotations.get(annotations::SLEEP_NOW).map(String::as_str),
         spec: &workload.spec,
         now,
     };
-    let kept = workload.kept.after(change, workload.generation);
+    let kept = workload.kept.after(change);
     let annotation =
         format!("/metadata/annotations/{}", row::ANNOTATION.replace('~', "~0").replace('/', "~1"));
     let mut operations = vec![

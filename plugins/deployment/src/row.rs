@@ -23,7 +23,7 @@ pub struct Kept {
     /// How often it was put to zero: who sees another number has missed a sleep.
     #[serde(default)]
     pub sleeps: u32,
-    /// At zero: how many replicas there were before. Believed only if `generation` fits.
+    /// At zero: how many replicas there were before. Believed only if `generation` fits, or did when it was seen first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
     /// The value of `scaler.dev/sleep-now` that has been obeyed.
@@ -53,6 +53,8 @@ pub struct Change<'a> {
     pub generation: i64,
     /// The replicas it has now.
     pub replicas: u32,
+    /// Whether the replicas that were kept are still to be believed.
+    pub believed: bool,
     /// The replicas it will have.
     pub target: u32,
     /// The value of `scaler.dev/sleep-now` now.
@@ -99,14 +101,9 @@ impl Kept {
         self.generation == Some(generation)
     }
 
-    /// The replicas to come back with.
-    pub fn before(&self, generation: i64) -> Option<u32> {
-        self.replicas.filter(|_| self.fits(generation))
-    }
-
-    /// What is to be written instead. `current`: the generation the object has now.
-    pub fn after(&self, change: Change<'_>, current: i64) -> Self {
-        let Change { row, generation, replicas, target, sleep_now, spec, now } = change;
+    /// What is to be written instead.
+    pub fn after(&self, change: Change<'_>) -> Self {
+        let Change { row, generation, replicas, believed, target, sleep_now, spec, now } = change;
         let event = match (self.row.state, row.state) {
             (State::Waking | State::Asleep, State::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
             (_, State::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
@@ -115,7 +112,7 @@ impl Kept {
             _ => None,
         };
         // What it had is known while it runs; at zero only this says it.
-        let before = if replicas > 0 { Some(replicas) } else { self.before(current) };
+        let before = if replicas > 0 { Some(replicas) } else { self.replicas.filter(|_| believed) };
         Self {
             row: row.clone(),
             generation: Some(generation),
@@ -153,29 +150,33 @@ mod tests {
 
     fn change(row: &Row, generation: i64, replicas: u32, target: u32) -> Change<'_> {
         let now = "2026-01-01T00:00:00Z";
-        Change { row, generation, replicas, target, sleep_now: Some("1"), spec: "f", now }
+        Change { row, generation, replicas, believed: true, target, sleep_now: Some("1"), spec: "f", now }
     }
 
     #[test]
     fn to_zero_and_back() {
         let active = Kept::default();
-        let draining = active.after(change(&row(State::Draining, 1), 4, 3, 3), 4);
+        let draining = active.after(change(&row(State::Draining, 1), 4, 3, 3));
         assert_eq!((draining.replicas, draining.event, draining.sleep_now.clone()), (None, None, None));
-        let asleep = draining.after(change(&row(State::Asleep, 1), 5, 3, 0), 4);
-        assert_eq!((asleep.before(5), asleep.before(6)), (Some(3), None), "an old one is not believed");
+        let asleep = draining.after(change(&row(State::Asleep, 1), 5, 3, 0));
+        assert_eq!((asleep.replicas, asleep.fits(5), asleep.fits(6)), (Some(3), true, false));
         assert_eq!((asleep.event, asleep.sleeps), (Some(ScaleEvent::ScaleToZeroCompleted), 1));
         assert_eq!(asleep.sleep_now.as_deref(), Some("1"));
-        // Another row at zero, on the same specification and on another one.
-        let failed = asleep.after(change(&row(State::Failed, 2), 5, 0, 0), 5);
-        assert_eq!(failed.before(5), Some(3));
-        assert_eq!(asleep.after(change(&row(State::Failed, 2), 6, 0, 0), 6).before(6), None);
-        let waking = asleep.after(change(&row(State::Waking, 3), 6, 0, 3), 5);
+        // Another row at zero: what it had is handed on only if it was believed.
+        let failed = row(State::Failed, 2);
+        assert_eq!(asleep.after(change(&failed, 5, 0, 0)).replicas, Some(3));
+        let doubted = Change { believed: false, ..change(&failed, 6, 0, 0) };
+        assert_eq!(asleep.after(doubted).replicas, None);
+        let waking = asleep.after(change(&row(State::Waking, 3), 6, 0, 3));
         assert_eq!((waking.replicas, waking.event), (None, Some(ScaleEvent::ScaleFromZeroStarted)));
-        let up = waking.after(change(&row(State::Active, 4), 6, 3, 3), 6);
+        let up = waking.after(change(&row(State::Active, 4), 6, 3, 3));
         assert_eq!(up.event, Some(ScaleEvent::ScaleFromZeroCompleted));
-        let reverted = up
-            .after(change(&row(State::Draining, 5), 6, 3, 3), 6)
-            .after(change(&row(State::Active, 6), 6, 3, 3), 6);
+        let reverted = up.after(change(&row(State::Draining, 5), 6, 3, 3)).after(change(
+            &row(State::Active, 6),
+            6,
+            3,
+            3,
+        ));
         assert_eq!(reverted.event, up.event, "a fence that was lifted is no event");
     }
 

@@ -174,7 +174,10 @@ impl Scales {
                 let now = Workload::new(&known.kind, object);
                 self.fold(now.clone());
                 self.doubted().remove(id);
-                Ok(Some(now))
+                // With what was known of it before.
+                Ok(Some(
+                    self.find(id).ok().filter(|seen| seen.meta.revision >= now.meta.revision).unwrap_or(now),
+                ))
             }
             Err(error) if cluster::is_missing(&error) => {
                 self.is_gone(&known);

@@ -244,3 +244,21 @@ async fn a_stateful_set_sleeps_and_wakes_too() {
     assert_eq!(until(&dlx, "statefulset/db", |db| db.replicas > 0).await.replicas, 2);
     waking.abort();
 }
+
+/// Its generation does not count annotations, as a Deployment's does: only the row's own text tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_somebody_else_wrote_is_a_conflict_by_itself() {
+    let scene = Scene::new().await;
+    scene.create("StatefulSet", deployment("db", 2)).await;
+    let (fast, slow) = (scene.dlx().await, scene.dlx().await);
+    let name = "statefulset/db";
+    let seen = one(&fast, name).await;
+    let first = fast.compare_and_set(&id(name), &seen.version, &row(State::Draining, 1)).await.unwrap();
+    until(&slow, name, |db| db.version == first).await;
+    let _stall = scene.cluster.faults().stall_watches(Filter::any());
+    fast.compare_and_set(&id(name), &first, &row(State::Active, 2)).await.unwrap();
+    let commit = request(name, Target::Zero, &first, row(State::Asleep, 1));
+    assert_eq!(slow.set_scale(&commit).await, Err(ScaleError::Conflict), "a request came");
+    let db = one(&slow, name).await;
+    assert_eq!((db.replicas, db.row.state), (2, State::Active));
+}

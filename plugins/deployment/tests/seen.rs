@@ -73,9 +73,19 @@ async fn what_was_put_to_sleep_is_woken_even_when_it_opted_out_since() {
     assert!(web.keep_awake.contains("opted out"), "{}", web.keep_awake);
     scene.observe("web", 0).await;
     let web = one(&dlx, "web").await;
+    let mut cursor = soon(dlx.changes(0)).await.unwrap().cursor;
     let waking = wake(&dlx, "web", &web.version, 2);
-    soon(async { while scene.replicas("web").await == 0 {} }).await;
-    assert_eq!(all(&dlx).await, [], "awake, it is left alone");
+    soon(async {
+        loop {
+            let told = dlx.changes(cursor).await.unwrap();
+            if told.removed.contains(&id("web")) {
+                return;
+            }
+            cursor = told.cursor;
+        }
+    })
+    .await;
+    assert_eq!(scene.replicas("web").await, 3, "awake, it is left alone");
     waking.abort();
 }
 

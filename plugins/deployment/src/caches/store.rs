@@ -396,7 +396,7 @@ impl State {
         }
     }
 
-    fn apply_workload(&mut self, workload: Workload, teller: Teller) {
+    fn apply_workload(&mut self, mut workload: Workload, teller: Teller) {
         let table = &self.workloads[workload.kind.index];
         if !table.is_news(&workload, teller) {
             return;
@@ -415,6 +415,9 @@ impl State {
         self.seen.insert(id.clone(), Seen { uid, spec, event_time, changed });
         self.in_namespace.entry(name.0.clone()).or_default().insert(id.clone());
         let old = table.get(&name);
+        if let Some(old) = old {
+            workload.follows(old);
+        }
         self.pods.saw_workload(&id, old, &workload);
         let same = old.is_some_and(|old| {
             old.labels == workload.labels

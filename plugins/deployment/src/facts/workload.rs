@@ -43,6 +43,9 @@ pub struct Workload {
     pub annotated: bool,
     /// What the row's annotation holds; nothing written, or nothing readable, is the default.
     pub kept: Kept,
+    /// What is kept of its replicas is to be believed: it was written on the object as it is, or since then nothing but
+    /// other annotations was seen to change.
+    pub believed: bool,
     /// Why the row's annotation cannot be read, if so.
     pub unreadable: Option<String>,
     /// What its pods are told by.
@@ -129,6 +132,7 @@ impl Workload {
             spec: fingerprint(data.get("spec"), kind.replicas_path.strip_prefix("/spec").unwrap_or("")),
             deleting: object.metadata.deletion_timestamp.is_some(),
             replicas,
+            believed: kept.fits(object.metadata.generation.unwrap_or(0)),
             annotated: object.metadata.annotations.is_some_and(|all| !all.is_empty()),
             annotations,
             kept,
@@ -149,6 +153,19 @@ impl Workload {
     /// The row's annotation as it stands.
     pub fn row_text(&self) -> Option<&str> {
         self.annotations.get(row::ANNOTATION).map(String::as_str)
+    }
+
+    /// Its state before was `old`: what was believed then still is if the row, the scale and the specification are the
+    /// same. (A Deployment's generation counts changes of any annotation.)
+    pub fn follows(&mut self, old: &Workload) {
+        self.believed |= old.believed
+            && old.meta.uid == self.meta.uid
+            && (old.replicas, &old.spec, old.row_text()) == (self.replicas, &self.spec, self.row_text());
+    }
+
+    /// The replicas to come back with.
+    pub fn before(&self) -> Option<u32> {
+        self.kept.replicas.filter(|_| self.believed)
     }
 
     /// Its version.
