@@ -320,6 +320,15 @@ impl Shared {
         Api::namespaced(self.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default())
     }
 
+    /// Whether the API still has this very pod.
+    async fn is_there(&self, pod: &Pod) -> bool {
+        match self.pods_of(pod).get(pod.metadata.name.as_deref().unwrap_or_default()).await {
+            Ok(found) => found.metadata.uid == pod.metadata.uid,
+            Err(kube::Error::Api(refused)) => refused.code != 404,
+            Err(_) => true,
+        }
+    }
+
     fn folder_of(&self, pod: &Pod) -> PathBuf {
         self.folder.join("pods").join(pod.metadata.uid.as_deref().unwrap_or_default())
     }

@@ -256,8 +256,14 @@ impl Worker {
             self.publisher.abort();
             return;
         }
-        let _ = self.publisher.await;
-        remove(&self.node, &pod).await;
+        let publisher = self.publisher.abort_handle();
+        let gone = async {
+            let _ = self.seen.wait_for(|seen| seen.gone).await;
+        };
+        tokio::select! {
+            _ = self.publisher => remove(&self.node, &pod).await,
+            () = gone => publisher.abort(),
+        }
     }
 }
 
@@ -283,10 +289,7 @@ async fn write_statuses(node: Arc<Shared>, pod: Arc<Pod>, mut statuses: watch::R
                     written = status;
                     pause = PAUSE.0;
                 }
-                Err(kube::Error::Api(refused)) if matches!(refused.code, 404 | 409 | 422) => {
-                    tracing::debug!(pod = name, refused = refused.message, "a status was refused");
-                    break;
-                }
+                Err(kube::Error::Api(refused)) if refused.code == 404 => break,
                 Err(error) => {
                     tracing::debug!(pod = name, %error, "a status could not be written, it is tried again");
                     rest(pause).await;
@@ -309,7 +312,9 @@ async fn remove(node: &Shared, pod: &Pod) {
     loop {
         match node.pods_of(pod).delete(&name, &now).await {
             Ok(_) => return,
-            Err(kube::Error::Api(refused)) if matches!(refused.code, 404 | 409) => return,
+            Err(kube::Error::Api(refused)) if refused.code == 404 => return,
+            // A conflict may mean that another pod has the name by now.
+            Err(kube::Error::Api(refused)) if refused.code == 409 && !node.is_there(pod).await => return,
             Err(error) => {
                 tracing::debug!(pod = name, %error, "a pod could not be removed, it is tried again");
                 rest(pause).await;

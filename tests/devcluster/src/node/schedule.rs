@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::{Binding, Pod, PodCondition};
@@ -16,6 +17,9 @@ use super::{
     status::{now, with_condition},
 };
 use crate::cache::{Change, Key, rest};
+
+/// The pause after an error of the API.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// News for the scheduler.
 pub enum News {
@@ -158,12 +162,24 @@ async fn bind(node: &Arc<Shared>, pod: &Pod) -> bool {
             pods.create_subresource("binding", &name, &PostParams::default(), &binding).await;
         match bound {
             Ok(_) => return true,
-            Err(kube::Error::Api(refused)) if matches!(refused.code, 404 | 409) => return false,
+            Err(kube::Error::Api(refused)) if refused.code == 404 => return false,
+            // It has a node already, or another pod has its name.
+            Err(kube::Error::Api(refused)) if refused.code == 409 && !waits(node, pod).await => return false,
             Err(error) => {
                 tracing::debug!(pod = name, %error, "a pod could not be bound, it is tried again");
-                rest(std::time::Duration::from_millis(20)).await;
+                rest(PAUSE).await;
             }
         }
+    }
+}
+
+/// Whether the pod is still there, without a node.
+async fn waits(node: &Shared, pod: &Pod) -> bool {
+    let found = node.pods_of(pod).get(pod.metadata.name.as_deref().unwrap_or_default()).await;
+    match found {
+        Ok(found) => uid(&found) == uid(pod) && found.spec.is_none_or(|spec| spec.node_name.is_none()),
+        Err(kube::Error::Api(refused)) => refused.code != 404,
+        Err(_) => true,
     }
 }
 
@@ -183,8 +199,18 @@ async fn refuse(node: &Arc<Shared>, pod: &Pod, why: &str) -> bool {
         },
     );
     let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": conditions}});
-    let written = node.pods_of(pod).patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-    written
-        .inspect_err(|error| tracing::debug!(pod = name, %error, "a condition could not be written"))
-        .is_ok()
+    loop {
+        let written =
+            node.pods_of(pod).patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        match written {
+            Ok(_) => return true,
+            Err(error) => {
+                tracing::debug!(pod = name, %error, "a condition could not be written");
+                if !waits(node, pod).await {
+                    return false;
+                }
+                rest(PAUSE).await;
+            }
+        }
+    }
 }

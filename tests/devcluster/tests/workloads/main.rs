@@ -1,6 +1,7 @@
 //! Controllers and node, held to what a real cluster does where it can be asked.
 
 mod deployments;
+mod faults;
 mod many;
 mod node;
 mod pods;
