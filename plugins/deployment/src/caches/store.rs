@@ -1,5 +1,7 @@
 //! All that is known, in one place, and what follows from it.
 
+mod settle;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,8 +21,8 @@ use crate::{
     annotations,
     config::Config,
     events::Complaint,
-    facts::{Kind, Labels, Name, NamespaceFact, Pod, Route, Scaler, Service, Workload},
-    view::{self, Listed},
+    facts::{Kind, Name, NamespaceFact, Pod, Route, Scaler, Service, Workload},
+    view::Listed,
 };
 
 pub use super::table::Teller;
@@ -387,15 +389,6 @@ impl State {
         }
     }
 
-    /// A resource has to be looked at anew.
-    pub fn touch(&mut self, id: &ResourceId) {
-        self.touches += 1;
-        self.dirty.insert(id.clone());
-        if let Some(signal) = self.signals.get(id) {
-            signal.send_modify(|count| *count += 1);
-        }
-    }
-
     fn apply_workload(&mut self, mut workload: Workload, teller: Teller) {
         let table = &self.workloads[workload.kind.index];
         if !table.is_news(&workload, teller) {
@@ -474,103 +467,6 @@ impl State {
             }
         }
         self.touch(&id);
-    }
-
-    fn touch_namespace(&mut self, namespace: &Arc<str>) {
-        for id in self.in_namespace.get(namespace).cloned().unwrap_or_default() {
-            self.touch(&id);
-        }
-    }
-
-    /// Those whose pods have these labels among others.
-    fn touch_labelled(&mut self, namespace: &Arc<str>, labels: &Labels) {
-        for id in self.labelled.with(namespace, labels) {
-            self.touch(&id);
-        }
-    }
-
-    /// Those that ask for one of these hosts.
-    fn touch_asking<'a>(&mut self, namespace: &Arc<str>, hosts: impl Iterator<Item = &'a String>) {
-        for host in hosts {
-            if host.starts_with("*.") {
-                return self.touch_namespace(namespace);
-            }
-            for id in self.asking.get(&(namespace.clone(), host.clone())).cloned().unwrap_or_default() {
-                self.touch(&id);
-            }
-        }
-    }
-
-    /// Where a workload is found by its labels and hosts.
-    fn index(&mut self, workload: &Workload, there: bool) {
-        let (id, namespace) = (workload.id(), &workload.meta.namespace);
-        self.labelled.set(&id, namespace, &workload.labels, there);
-        let hosts = workload.annotations.get(annotations::HOSTS);
-        for host in hosts.and_then(|text| annotations::host_list(text).ok()).unwrap_or_default() {
-            let place = (namespace.clone(), host);
-            let all = self.asking.entry(place.clone()).or_default();
-            if there {
-                all.insert(id.clone());
-            } else {
-                all.remove(&id);
-                if all.is_empty() {
-                    self.asking.remove(&place);
-                }
-            }
-        }
-    }
-
-    /// Where all namespaces are looked after: those of every Service called so, since its bare name may be another's now.
-    fn touch_called(&mut self, name: &Arc<str>) {
-        if self.config.namespace.is_some() {
-            return;
-        }
-        for namespace in self.services_called.get(name).cloned().unwrap_or_default() {
-            let service = self.services.get(&(namespace.clone(), name.clone()));
-            let labels = service.map(|service| service.selector.clone()).unwrap_or_default();
-            self.touch_labelled(&namespace, &labels);
-        }
-    }
-
-    /// Looks at what was touched.
-    fn settle(&mut self) {
-        for id in std::mem::take(&mut self.dirty) {
-            match view::listed(self, &id) {
-                Some(new) => {
-                    let old = self.listed.get(&id);
-                    if old.is_some_and(|old| *old == new) {
-                        continue;
-                    }
-                    let known = old.map(|old| old.complaints.clone()).unwrap_or_default();
-                    for complaint in new.complaints.iter().filter(|one| !known.contains(*one)) {
-                        self.complaints.push((id.clone(), complaint.clone()));
-                    }
-                    self.log.changed(&id);
-                    self.listed.insert(id, new);
-                }
-                None => {
-                    if self.listed.remove(&id).is_some() {
-                        self.log.removed(&id);
-                    }
-                }
-            }
-        }
-    }
-
-    /// What changed since the cursor; `None`: nothing.
-    fn since(&mut self, cursor: u64) -> Option<Changes> {
-        self.settle();
-        let now = Timestamp::now();
-        let told = self.log.since(cursor);
-        let (complete, resources, removed) = match told {
-            Some((changed, removed)) if changed.is_empty() && removed.is_empty() => return None,
-            Some((changed, removed)) => {
-                let all = changed.iter().filter_map(|id| self.listed.get(id));
-                (false, all.map(|listed| listed.at(now)).collect(), removed)
-            }
-            None => (true, self.listed.values().map(|listed| listed.at(now)).collect(), Vec::new()),
-        };
-        Some(Changes { cursor: self.log.cursor(), complete, resources, removed })
     }
 }
 
