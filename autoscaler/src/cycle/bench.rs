@@ -76,7 +76,8 @@ async fn ten_thousand_resources() {
     );
 }
 
-/// 10,000 resources, a Prometheus that is asked twice, and 3 DLXs for what is in flight.
+/// 10,000 resources, a Prometheus that is asked twice (values, scrapes), and 3 DLXs for what is in flight. A third more than
+/// the DLXs alone: 414 and 309 ms in the same run of a debug build.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn ten_thousand_resources_of_a_prometheus() {
