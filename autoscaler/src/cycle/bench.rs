@@ -108,7 +108,7 @@ async fn ten_thousand_resources_of_a_prometheus() {
                 ))
                 .unwrap();
                 // Only its server is used: it is no member.
-                let mut prometheus = Dlx::start(&tempfile::tempdir().unwrap().keep(), move |_, _| {
+                let mut prometheus = Dlx::start(&folder.join("prometheus"), move |_, _| {
                     counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     crate::testing::Reply::Json(http::StatusCode::OK, answer.clone())
                 });
