@@ -252,3 +252,21 @@ async fn who_stops_reverts_at_once() {
     assert_eq!(site.run().await, End::Reverted(Why::Stopping));
     site.is(State::Active, 1);
 }
+
+/// Its requests pass no DLX that could confirm anything: one write that tests the version, and nobody is asked.
+#[tokio::test]
+async fn with_path_external_nobody_is_asked() {
+    let site = Site::new();
+    let dlx = site.dlx(|| refused("1 requests in flight"));
+    let mut external = site.store.get("hello");
+    external.path = Path::External;
+    site.store.put(external.clone());
+    assert_eq!(site.run().await, End::Committed);
+    site.is(State::Asleep, 0);
+    assert_eq!((site.calls(), dlx.count("/")), (vec!["set_scale"], 0));
+    // Somebody is at work on it, or was faster.
+    (external.row.state, external.replicas) = (State::Waking, 1);
+    site.store.put(external);
+    assert_eq!(site.run().await, End::Reverted(Why::Changed));
+    site.is(State::Waking, 1);
+}
