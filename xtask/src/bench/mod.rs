@@ -2,6 +2,7 @@
 
 mod burst;
 mod clients;
+mod cluster;
 mod cold;
 mod held;
 mod peers;
@@ -57,6 +58,8 @@ enum Part {
     Cold,
     /// One burst of requests to one sleeping resource
     Burst,
+    /// A cycle of the autoscaler over 10,000 Deployments
+    Cluster,
 }
 
 impl Bench {
@@ -95,6 +98,9 @@ impl Bench {
             let name = format!("{} cold starts", self.cold_starts);
             report.cold =
                 Some(steps.step(&name, || runtime.block_on(cold::measure(&built, self.cold_starts)))?);
+        }
+        if wanted(Part::Cluster) {
+            report.cycle = Some(steps.step("10,000 Deployments", || cluster::measure(&built))?);
         }
         steps.summary();
         report.print();

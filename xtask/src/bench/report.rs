@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::peers::Programs;
 
@@ -19,6 +19,8 @@ pub struct Report {
     pub burst: Option<Burst>,
     /// Cold starts.
     pub cold: Option<Cold>,
+    /// A cycle over many Deployments.
+    pub cycle: Option<Cycle>,
 }
 
 #[derive(Serialize)]
@@ -97,6 +99,19 @@ pub struct Cold {
     pub max_ms: f64,
 }
 
+/// A cycle of the autoscaler over many Deployments, all of them awake.
+#[derive(Serialize, Deserialize)]
+pub struct Cycle {
+    /// How many.
+    pub deployments: usize,
+    /// Over how many cycles it was measured.
+    pub cycles: f64,
+    /// CPU of the autoscaler, user and kernel, all that it did meanwhile.
+    pub cpu_ms_per_cycle: f64,
+    /// Its calls of the API, those for its Lease included.
+    pub api_calls_per_cycle: f64,
+}
+
 // === impl Spread ===
 
 impl Spread {
@@ -122,7 +137,15 @@ impl Report {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             kernel: kernel.trim().to_owned(),
         };
-        Self { machine, programs: programs.versions(), warm: Vec::new(), held: None, burst: None, cold: None }
+        Self {
+            machine,
+            programs: programs.versions(),
+            warm: Vec::new(),
+            held: None,
+            burst: None,
+            cold: None,
+            cycle: None,
+        }
     }
 
     /// Writes the JSON.
@@ -172,6 +195,15 @@ impl Report {
                 "p50, p99, greatest",
                 &format!("{:.1} ms, {:.1} ms, {:.1} ms", cold.p50_ms, cold.p99_ms, cold.max_ms),
                 "reach p99 <= 5 ms",
+            );
+        }
+        if let Some(cycle) = &self.cycle {
+            println!("\n  A cycle over {} Deployments, all awake", cycle.deployments);
+            line("CPU of the autoscaler", &format!("{:.0} ms", cycle.cpu_ms_per_cycle), "reach <= 100 ms");
+            line(
+                "calls of the API",
+                &format!("{:.1}", cycle.api_calls_per_cycle),
+                "reach: no more than with few",
             );
         }
     }

@@ -6,6 +6,7 @@
 //! `--start-after` waits until the file exists before it listens; `--forward` makes it lead every connection elsewhere.
 //!
 //! Answers carry the request's `x-request-id`, and `x-run`: the process that answered. Paths: `/slow/MS` waits,
+//! `/metrics` counts the requests that were written down, for Prometheus,
 //! `/sink` reads the body and says how much, `/events/N/MS` streams N events, `/echo` upgrades to a connection that
 //! echoes, anything else answers at once. HTTP/1.1 and HTTP/2 on the port; `--lines-port` answers each line with `RUN LINE`.
 
@@ -15,7 +16,10 @@ use std::{
     io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -55,6 +59,8 @@ struct Service {
     name: String,
     run: String,
     journal: Option<File>,
+    /// How many were written down.
+    requests: AtomicU64,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -65,7 +71,7 @@ async fn main() -> anyhow::Result<()> {
         Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
         None => None,
     };
-    let service = Arc::new(Service { name: flags.name, run, journal });
+    let service = Arc::new(Service { name: flags.name, run, journal, requests: AtomicU64::new(0) });
     service.note("start", &service.run);
     while flags.start_after.as_ref().is_some_and(|file| !file.exists()) {
         pause(Duration::from_millis(10)).await;
@@ -151,6 +157,7 @@ impl Service {
     async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Answer, Infallible> {
         let id = request.headers().get("x-request-id").cloned();
         if let Some(id) = &id {
+            self.requests.fetch_add(1, Ordering::Relaxed);
             self.note("request", id.to_str().unwrap_or("?"));
         }
         let path = request.uri().path().to_owned();
@@ -159,6 +166,10 @@ impl Service {
             Some("slow") => {
                 pause(milliseconds(parts.next())).await;
                 text(format!("{} {path}\n", self.name))
+            }
+            Some("metrics") => {
+                let count = self.requests.load(Ordering::Relaxed);
+                text(format!("# TYPE service_requests_total counter\nservice_requests_total {count}\n"))
             }
             Some("sink") => {
                 let mut length = 0_u64;

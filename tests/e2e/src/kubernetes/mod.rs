@@ -11,5 +11,6 @@ mod objects;
 pub mod shop;
 pub mod workload;
 
+pub use objects::create;
 pub use shop::{Setting, Shop};
 pub use workload::Workload;

@@ -154,19 +154,7 @@ impl Shop {
         let prefix = format!("shop-{}-", std::process::id());
         let folder =
             tempfile::Builder::new().prefix(&prefix).tempdir_in(scratch).expect("creating the shop's folder");
-        let programs = folder.path().join("programs");
-        fs::create_dir_all(programs.join("plugins")).expect("creating the folder of the programs");
-        for (from, name) in [
-            (built.join("autoscaler"), "autoscaler"),
-            (built.join("dlx"), "dlx"),
-            (binaries::own("service"), "service"),
-            (built.join("libdeployment.so"), "plugins/deployment.so"),
-        ] {
-            let to = programs.join(name);
-            fs::hard_link(&from, &to)
-                .or_else(|_| fs::copy(&from, &to).map(|_| ()))
-                .unwrap_or_else(|error| panic!("linking {} as {}: {error}", from.display(), to.display()));
-        }
+        let programs = programs(folder.path(), built);
 
         let cluster = Cluster::start(setting.api.clone()).expect("starting the API");
         let client = cluster.client().expect("a client of the API");
@@ -410,6 +398,19 @@ impl Shop {
         list.iter().map(kube::ResourceExt::name_any).collect()
     }
 
+    /// The address of a workload's only pod.
+    pub async fn address(&self, workload: &Workload) -> IpAddr {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        until(&format!("an address of {}", workload.id()), || async {
+            let names = self.pods_of(workload).await;
+            let [name] = &names[..] else { return Err(format!("{names:?}")) };
+            let pod = pods.get(name).await.map_err(|error| error.to_string())?;
+            let address = pod.status.and_then(|status| status.pod_ip?.parse().ok());
+            address.ok_or_else(|| "none yet".to_owned())
+        })
+        .await
+    }
+
     /// Sends one request to a workload by one of the DLXs.
     ///
     /// # Errors
@@ -499,6 +500,28 @@ impl Drop for Shop {
             self.folder.disable_cleanup(true);
         }
     }
+}
+
+/// The images: a folder with the daemons, their plugin and the service.
+///
+/// # Panics
+///
+/// They are not all there.
+pub fn programs(folder: &Path, built: &Path) -> PathBuf {
+    let programs = folder.join("programs");
+    fs::create_dir_all(programs.join("plugins")).expect("creating the folder of the programs");
+    for (from, name) in [
+        (built.join("autoscaler"), "autoscaler"),
+        (built.join("dlx"), "dlx"),
+        (binaries::own("service"), "service"),
+        (built.join("libdeployment.so"), "plugins/deployment.so"),
+    ] {
+        let to = programs.join(name);
+        fs::hard_link(&from, &to)
+            .or_else(|_| fs::copy(&from, &to).map(|_| ()))
+            .unwrap_or_else(|error| panic!("linking {} as {}: {error}", from.display(), to.display()));
+    }
+    programs
 }
 
 /// What a daemon says of a resource; null if it does not know it.

@@ -3,8 +3,10 @@
 
 mod cycles;
 mod failing;
+mod figures;
 mod mutants;
 mod outage;
+mod prometheus;
 mod rights;
 mod scenes;
 mod stalled;
