@@ -43,8 +43,8 @@ pub struct Workload {
     pub annotated: bool,
     /// What the row's annotation holds; nothing written, or nothing readable, is the default.
     pub kept: Kept,
-    /// What is kept of its replicas is to be believed: it was written on the object as it is, or since then nothing but
-    /// other annotations was seen to change.
+    /// What is kept of its replicas is to be believed: it was written on the object as it is, or since then neither
+    /// row nor scale was seen to change.
     pub believed: bool,
     /// Why the row's annotation cannot be read, if so.
     pub unreadable: Option<String>,
@@ -155,12 +155,12 @@ impl Workload {
         self.annotations.get(row::ANNOTATION).map(String::as_str)
     }
 
-    /// Its state before was `old`: what was believed then still is if the row, the scale and the specification are the
-    /// same. (A Deployment's generation counts changes of any annotation.)
+    /// Its state before was `old`: what was believed then still is if the row and the scale are the same. Whoever brings
+    /// back an old annotation (`rollout undo`) changes the row's text, whoever deploys an image or annotates does not.
     pub fn follows(&mut self, old: &Workload) {
         self.believed |= old.believed
             && old.meta.uid == self.meta.uid
-            && (old.replicas, &old.spec, old.row_text()) == (self.replicas, &self.spec, self.row_text());
+            && (old.replicas, old.row_text()) == (self.replicas, self.row_text());
     }
 
     /// The replicas to come back with.
