@@ -107,10 +107,9 @@ fn objects_are_created_read_replaced_and_deleted() {
     assert_eq!(kubectl.json("get deploy web")["spec"]["replicas"], 3);
     assert!(kubectl.takes("apply -f -", WEB).starts_with("deployment.apps/web configured\n"));
     assert_eq!(kubectl.takes("apply -f -", WEB), "deployment.apps/web unchanged\nservice/web unchanged\n");
-    assert_eq!(
-        kubectl.does("delete deployment/web service/web"),
-        "deployment.apps \"web\" deleted\nservice \"web\" deleted\n"
-    );
+    // A newer one says from which namespace.
+    let deleted = kubectl.does("delete deployment/web service/web").replace(" from default namespace", "");
+    assert_eq!(deleted, "deployment.apps \"web\" deleted\nservice \"web\" deleted\n");
     assert_eq!(
         kubectl.fails("get deploy web"),
         "Error from server (NotFound): deployments.apps \"web\" not found\n"
