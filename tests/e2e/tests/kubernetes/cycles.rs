@@ -20,7 +20,10 @@ fn lose_nothing(disturbance: Disturbance) {
         println!("{report}");
         report.verdict.assert_nothing_lost();
         assert!(report.cycles >= cycles);
-        assert!(report.counters.in_fence > 0.0, "no request met a fence: the load tells nothing");
+        // What the DLXs had counted that are gone is not known.
+        if !matches!(disturbance, Disturbance::Deleted(Part::Dlx) | Disturbance::Rollout) {
+            assert!(report.counters.in_fence > 0.0, "no request met a fence: the load tells nothing");
+        }
     });
 }
 
