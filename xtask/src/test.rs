@@ -138,9 +138,9 @@ fn plain(line: &str) -> String {
 
 impl Count {
     /// Reads nextest's `Summary [..] 3 tests run: 2 passed, 1 failed, ..` and libtest's `test result: ok. 3 passed; ..`.
+    /// The latter not where it is indented: nextest shows a failed test's own output so, and counts it itself.
     fn parse(line: &str) -> Option<Self> {
-        let line = line.trim();
-        let counts = if line.starts_with("Summary [") {
+        let counts = if line.trim_start().starts_with("Summary [") {
             line.split_once("run:")?.1
         } else {
             line.strip_prefix("test result:")?
@@ -194,6 +194,7 @@ mod tests {
         assert_eq!(Count::parse(&nextest), Some(Count { passed: 3, failed: 2 }));
         let libtest = "test result: FAILED. 4 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s";
         assert_eq!(Count::parse(libtest), Some(Count { passed: 4, failed: 1 }));
+        assert_eq!(Count::parse(&format!("    {libtest}")), None, "a part of what a failed test said");
         assert_eq!(Count::parse("running 3 tests"), None);
     }
 }
