@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt,
+    os::unix::{fs::symlink, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -110,6 +110,12 @@ impl Scene {
         let addresses = Addresses { entry: local(entry), dlx: local(dlx), autoscaler: local(autoscaler) };
         fs::write(folder.path().join("namespace.yaml"), &script.namespace_file)
             .context("writing the namespace file")?;
+        // Its own: the others that are built have no business in a scene without a cluster.
+        let plugins = folder.path().join("plugins");
+        fs::create_dir(&plugins).context("making the plugins' folder")?;
+        for file in ["process.so", "process-keeper"] {
+            symlink(built.plugins.join(file), plugins.join(file)).context("installing the process plugin")?;
+        }
 
         let mut scene = Self { folder: Some(folder), daemons: Vec::new(), addresses };
         if let Some(more) = &script.dlx {
@@ -123,7 +129,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// The scene's folder: `namespace.yaml`, `state/`, `dlx.log`, `autoscaler.log`.
+    /// The scene's folder: `namespace.yaml`, `plugins/`, `state/`, `dlx.log`, `autoscaler.log`.
     pub fn folder(&self) -> &Path {
         self.folder.as_ref().map_or(Path::new("/"), TempDir::path)
     }
@@ -176,7 +182,7 @@ impl Scene {
         let child = Command::new(&program)
             .args(["--admin-address", &admin.to_string()])
             .arg("--plugins-dir")
-            .arg(&built.plugins)
+            .arg(self.folder().join("plugins"))
             .arg("--config")
             .arg(self.folder().join("namespace.yaml"))
             .arg("--state-dir")
