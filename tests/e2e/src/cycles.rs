@@ -264,7 +264,7 @@ impl Run {
     }
 
     fn verdict(&self) -> Verdict {
-        Verdict::of(&self.shared.ledger, self.services.iter().map(|service| service.journal.clone()))
+        Verdict::of(&self.shared.ledger, self.services.iter().map(|service| Journal::read(&service.journal)))
     }
 
     async fn start(&self, part: Part) -> Daemon {

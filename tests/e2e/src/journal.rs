@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use crate::load::{Ledger, Lost, Outcome};
@@ -47,12 +47,21 @@ impl Journal {
     ///
     /// A line makes no sense.
     pub fn read(path: &Path) -> Self {
+        Self::parse(&fs::read_to_string(path).unwrap_or_default())
+    }
+
+    /// Reads a text.
+    ///
+    /// # Panics
+    ///
+    /// A line makes no sense.
+    pub fn parse(text: &str) -> Self {
         let mut journal = Self::default();
-        for line in fs::read_to_string(path).unwrap_or_default().lines() {
+        for line in text.lines() {
             match line.split_once(' ') {
                 Some(("start", pid)) => journal.starts.push(pid.to_owned()),
                 Some(("request", id)) => *journal.requests.entry(id.to_owned()).or_default() += 1,
-                _ => panic!("{}: no journal's line: {line:?}", path.display()),
+                _ => panic!("no journal's line: {line:?}"),
             }
         }
         journal
@@ -63,11 +72,11 @@ impl Journal {
 
 impl Verdict {
     /// Joins a ledger with the journals of all resources its requests went to.
-    pub fn of(ledger: &Ledger, journals: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub fn of(ledger: &Ledger, journals: impl IntoIterator<Item = Journal>) -> Self {
         let mut verdict = Self::default();
         let mut seen: BTreeMap<String, u32> = BTreeMap::new();
-        for path in journals {
-            for (id, times) in Journal::read(&path).requests {
+        for journal in journals {
+            for (id, times) in journal.requests {
                 *seen.entry(id).or_default() += times;
             }
         }

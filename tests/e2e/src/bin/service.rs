@@ -1,9 +1,11 @@
 //! The service that the tests scale: it writes down every request it was given, and dies of SIGTERM at once, so that
 //! a scaler that stops it too early is found out.
 //!
-//! `service [--address IP] [--port P] [--lines-port P] [--name NAME] [--journal FILE] [--start-after FILE] [--exit STATUS] [--forward ADDRESS]`
+//! `service [--address IP] [--port P] [--lines-port P] [--name NAME] [--journal FILE|tcp:ADDRESS] [--start-after FILE] [--exit STATUS] [--forward ADDRESS]
+//! [--collect P]`
 //!
 //! `--start-after` waits until the file exists before it listens; `--forward` makes it lead every connection elsewhere.
+//! `--collect` takes on that port what others write down to `tcp:ADDRESS`, and tells it at `/journal/NAME`.
 //!
 //! Answers carry the request's `x-request-id`, and `x-run`: the process that answered. Paths: `/slow/MS` waits,
 //! `/metrics` counts the requests that were written down, for Prometheus,
@@ -11,13 +13,14 @@
 //! echoes, anything else answers at once. HTTP/1.1 and HTTP/2 on the port; `--lines-port` answers each line with `RUN LINE`.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     fs::{File, OpenOptions},
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -53,25 +56,33 @@ struct Flags {
     start_after: Option<PathBuf>,
     exit: Option<i32>,
     forward: Option<SocketAddr>,
+    collect: Option<u16>,
+}
+
+enum Journal {
+    None,
+    File(File),
+    /// Says back what it has written down.
+    Collector(std::net::TcpStream),
 }
 
 struct Service {
     name: String,
     run: String,
-    journal: Option<File>,
+    journal: Journal,
     /// How many were written down.
     requests: AtomicU64,
+    /// What others have written down, by name.
+    collected: Mutex<BTreeMap<String, String>>,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let flags = Flags::read()?;
     let run = std::process::id().to_string();
-    let journal = match &flags.journal {
-        Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
-        None => None,
-    };
-    let service = Arc::new(Service { name: flags.name, run, journal, requests: AtomicU64::new(0) });
+    let journal = Journal::open(flags.journal.as_deref(), &flags.name)?;
+    let (requests, collected) = (AtomicU64::new(0), Mutex::default());
+    let service = Arc::new(Service { name: flags.name, run, journal, requests, collected });
     service.note("start", &service.run);
     while flags.start_after.as_ref().is_some_and(|file| !file.exists()) {
         pause(Duration::from_millis(10)).await;
@@ -84,6 +95,10 @@ async fn main() -> anyhow::Result<()> {
     if let Some(port) = flags.lines_port {
         let listener = TcpListener::bind((address, port)).await?;
         tokio::spawn(service.clone().serve_lines(listener));
+    }
+    if let Some(port) = flags.collect {
+        let listener = TcpListener::bind((address, port)).await?;
+        tokio::spawn(service.clone().collect(listener));
     }
     let listener = TcpListener::bind((address, flags.port.unwrap_or_default())).await?;
     loop {
@@ -119,6 +134,7 @@ impl Flags {
                 "--journal" => flags.journal = Some(value),
                 "--start-after" => flags.start_after = Some(value.into()),
                 "--forward" => flags.forward = Some(value.parse()?),
+                "--collect" => flags.collect = Some(value.parse()?),
                 "--exit" => flags.exit = Some(value.parse()?),
                 _ => anyhow::bail!("unknown flag {name}"),
             }
@@ -127,13 +143,66 @@ impl Flags {
     }
 }
 
+// === impl Journal ===
+
+impl Journal {
+    fn open(to: Option<&str>, name: &str) -> anyhow::Result<Self> {
+        Ok(match to.map(|to| to.strip_prefix("tcp:").ok_or(to)) {
+            None => Self::None,
+            Some(Err(path)) => Self::File(OpenOptions::new().create(true).append(true).open(path)?),
+            Some(Ok(address)) => {
+                let mut collector = std::net::TcpStream::connect(address)?;
+                collector.set_nodelay(true)?;
+                collector.write_all(format!("{name}\n").as_bytes())?;
+                Self::Collector(collector)
+            }
+        })
+    }
+
+    fn write(&self, line: &str) -> std::io::Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::File(file) => (&*file).write_all(line.as_bytes()),
+            Self::Collector(collector) => {
+                let mut collector = collector;
+                collector.write_all(line.as_bytes())?;
+                collector.read_exact(&mut [0])
+            }
+        }
+    }
+}
+
 // === impl Service ===
 
 impl Service {
     /// One write per line: the journal is whole however this process ends.
     fn note(&self, what: &str, id: &str) {
-        if let Some(mut journal) = self.journal.as_ref() {
-            journal.write_all(format!("{what} {id}\n").as_bytes()).expect("writing the journal");
+        self.journal.write(&format!("{what} {id}\n")).expect("writing the journal");
+    }
+
+    async fn collect(self: Arc<Self>, listener: TcpListener) {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(self.clone().collect_from(stream));
+        }
+    }
+
+    fn write_down(&self, name: &str, line: &str) {
+        let mut all = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let journal = all.entry(name.to_owned()).or_default();
+        journal.push_str(line);
+        journal.push('\n');
+    }
+
+    async fn collect_from(self: Arc<Self>, mut stream: TcpStream) {
+        let (read, mut write) = stream.split();
+        let mut lines = BufReader::new(read).lines();
+        let Ok(Some(name)) = lines.next_line().await else { return };
+        while let Ok(Some(line)) = lines.next_line().await {
+            self.write_down(&name, &line);
+            if write.write_all(b"\n").await.is_err() {
+                return;
+            }
         }
     }
 
@@ -166,6 +235,10 @@ impl Service {
             Some("slow") => {
                 pause(milliseconds(parts.next())).await;
                 text(format!("{} {path}\n", self.name))
+            }
+            Some("journal") => {
+                let all = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+                text(parts.next().and_then(|name| all.get(name)).cloned().unwrap_or_default())
             }
             Some("metrics") => {
                 let count = self.requests.load(Ordering::Relaxed);

@@ -216,7 +216,7 @@ impl Run {
     }
 
     fn verdict(&self) -> Verdict {
-        Verdict::of(&self.shared.ledger, self.workloads.iter().map(|workload| workload.journal.clone()))
+        Verdict::of(&self.shared.ledger, self.workloads.iter().map(Workload::read))
     }
 }
 

@@ -8,7 +8,6 @@ use kube::{
 };
 use tokio::task::JoinHandle;
 
-use super::manifests::NAMESPACE;
 use crate::traffic::Fronts;
 
 /// The port on which a DLX takes requests.
@@ -26,13 +25,13 @@ pub struct Front {
 
 impl Front {
     /// Starts to follow them.
-    pub fn follow(client: Client) -> Self {
+    pub fn follow(client: Client, namespace: &str) -> Self {
         let fronts = Fronts::default();
         let known = fronts.clone();
+        let pods: Api<Pod> = Api::namespaced(client, namespace);
         let task = tokio::spawn(async move {
             let (store, writer) = reflector::store();
             let config = watcher::Config::default().labels("app.kubernetes.io/component=dlx");
-            let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
             let stream = reflector(writer, watcher(pods, config)).default_backoff();
             let mut stream = std::pin::pin!(stream);
             while stream.next().await.is_some() {

@@ -4,28 +4,29 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use super::Setting;
+use super::{Names, Setting};
 
-/// The namespace that the manifests are rendered for.
+/// The namespace that the manifests are rendered for, which no other word in them contains.
 pub const NAMESPACE: &str = "shop";
 /// The files, in the order in which they are applied.
 const FILES: [&str; 2] = ["cluster.yaml", "scaler.yaml"];
 
-/// Every object, ready to be created.
+/// Every object, ready to be created, by these names.
 ///
 /// # Panics
 ///
 /// The manifests cannot be read, or are not as they were when this was written.
-pub fn objects(setting: &Setting) -> Vec<Value> {
+pub fn objects(setting: &Setting, names: &Names) -> Vec<Value> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/manifests"));
     let mut objects = vec![json!({
         "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "scaler-admin-token", "namespace": NAMESPACE},
+        "metadata": {"name": "scaler-admin-token", "namespace": names.namespace},
         "stringData": {"token": "a-token-of-the-tests"},
     })];
     for file in FILES {
         let path = folder.join(file);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text = text.replace(NAMESPACE, &names.namespace);
         for document in text.split("\n---\n").filter(|document| document.contains("kind:")) {
             let object: Value = serde_yaml::from_str(document)
                 .unwrap_or_else(|error| panic!("{}: {error}\n{document}", path.display()));
@@ -33,7 +34,7 @@ pub fn objects(setting: &Setting) -> Vec<Value> {
         }
     }
     for object in &mut objects {
-        adapt(object, setting);
+        adapt(object, setting, names);
     }
     if setting.stranger {
         stranger(&mut objects);
@@ -71,27 +72,29 @@ fn stranger(objects: &mut Vec<Value>) {
     objects.extend(more);
 }
 
-fn adapt(object: &mut Value, setting: &Setting) {
+fn adapt(object: &mut Value, setting: &Setting, names: &Names) {
     match (object["kind"].as_str(), object["metadata"]["name"].as_str()) {
         (Some("ConfigMap"), Some("scaler-namespaces")) => {
-            object["data"] = json!({"shop.yaml": setting.file});
+            let ours = format!("namespace: {}\n", names.namespace);
+            let file = setting.file.replacen(&format!("namespace: {NAMESPACE}\n"), &ours, 1);
+            object["data"] = json!({"shop.yaml": file});
         }
         (Some("Deployment"), Some("scaler-autoscaler")) => {
             object["spec"]["replicas"] = json!(setting.autoscalers);
-            daemon(object, "autoscaler");
+            daemon(object, &names.autoscaler);
         }
         (Some("Deployment"), Some("scaler-dlx")) => {
             object["spec"]["replicas"] = json!(setting.dlxs);
-            daemon(object, "dlx");
+            daemon(object, &names.dlx);
         }
         _ => {}
     }
 }
 
-fn daemon(object: &mut Value, program: &str) {
+fn daemon(object: &mut Value, image: &str) {
     let container = &mut object["spec"]["template"]["spec"]["containers"][0];
-    container["image"] = json!(format!("devcluster/{program}"));
-    // Here all pods share one network: each listens on its own address instead of on all.
+    container["image"] = json!(image);
+    // On devcluster all pods share one network: each listens on its own address instead of on all.
     for argument in container["args"].as_array_mut().expect("a daemon's arguments") {
         let text = argument.as_str().expect("an argument is a text");
         if let Some((flag, port)) = text.split_once("-address=:") {

@@ -1,16 +1,19 @@
 //! The daemons as pods of a cluster, with the rights that the chart ships and no more.
 //!
 //! A [`Shop`] is a cluster with one served namespace, both daemons and their plugin in it: devcluster's API, controllers and node, all
-//! inside a network namespace of the test's own. [`Workload`]s are what sleeps and wakes; [`cycles`] has the load and the
+//! inside a network namespace of the test's own; or, with `SCALER_E2E_KUBECONFIG`, the cluster of that file ([`place`]). [`Workload`]s are what sleeps and wakes; [`cycles`] has the load and the
 //! disturbances.
 
 pub mod cycles;
 pub mod front;
+pub mod journals;
 pub mod manifests;
 mod objects;
+pub mod place;
 pub mod shop;
 pub mod workload;
 
 pub use objects::create;
+pub use place::{Names, kubeconfig, needs_devcluster, run};
 pub use shop::{Setting, Shop};
 pub use workload::Workload;

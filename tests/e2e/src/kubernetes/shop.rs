@@ -6,14 +6,9 @@ use std::{
     fmt, fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use devcluster::{
-    Cluster, Options,
-    controllers::Controllers,
-    node::{Node, NodeOptions},
-};
+use devcluster::{Cluster, Options};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
@@ -25,9 +20,11 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::{
+    Names,
     front::Front,
+    journals::Journals,
     manifests::{self, NAMESPACE},
-    objects,
+    place::Place,
 };
 use crate::{
     admin::{self, Metrics},
@@ -58,17 +55,14 @@ pub const STRANGER: &str = "system:serviceaccount:shop:scaler-stranger";
 
 /// A cluster with one served namespace and both daemons. It and all it runs end when it is dropped.
 pub struct Shop {
-    /// The API.
-    pub cluster: Cluster,
-    /// The node that runs the pods.
-    pub node: Node,
     /// May do everything.
     pub client: Client,
-    folder: tempfile::TempDir,
+    journals: Journals,
     front: Front,
     deployments: reflector::Store<Deployment>,
     follow: JoinHandle<()>,
-    _controllers: Controllers,
+    place: Place,
+    folder: tempfile::TempDir,
 }
 
 /// A daemon's Deployment.
@@ -142,49 +136,30 @@ impl Shop {
         Self::open_with(Setting::default()).await
     }
 
-    /// Starts the cluster, applies the manifests and waits until every daemon is ready. To be called in a network
-    /// namespace of the test's own ([`devcluster::netns`]).
+    /// Starts the cluster, or takes the one there is, applies the manifests and waits until every daemon is ready. To be
+    /// called in a test that [`run`](super::run) runs.
     ///
     /// # Panics
     ///
     /// It does not come up.
     pub async fn open_with(setting: Setting) -> Self {
         let scratch = binaries::scratch();
-        let built = binaries::folder();
+        fs::create_dir_all(&scratch).expect("creating the folder of the shops");
         let prefix = format!("shop-{}-", std::process::id());
         let folder =
             tempfile::Builder::new().prefix(&prefix).tempdir_in(scratch).expect("creating the shop's folder");
-        let programs = programs(folder.path(), built);
-
-        let cluster = Cluster::start(setting.api.clone()).expect("starting the API");
-        let client = cluster.client().expect("a client of the API");
-        let controllers = Controllers::start(client.clone());
-        let mut options = NodeOptions::new(&programs, cluster.url());
-        options.folder = Some(folder.path().join("node"));
-        // Three crashes are what a test is about, not the minute that they take in a cluster.
-        options.crash_backoff = Duration::from_millis(100);
-        options.pull_backoff = Duration::from_millis(100);
-        let node = Node::start(client.clone(), options).await.expect("starting the node");
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-        objects::create(&client, &namespace).await;
-        for object in setting.before.iter().chain(&manifests::objects(&setting)) {
-            objects::create(&client, object).await;
+        let (client, place) = Place::open(&setting.api, folder.path()).await;
+        let namespace = place.names().namespace.clone();
+        let journals = place.journals(&client, folder.path()).await;
+        for object in setting.before.iter().chain(&manifests::objects(&setting, place.names())) {
+            place.create(&client, object).await;
         }
-        let front = Front::follow(client.clone());
+        let front = Front::follow(client.clone(), &namespace);
         let (store, writer) = reflector::store();
-        let all: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
+        let all: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
         let stream = reflector(writer, watcher(all, watcher::Config::default())).default_backoff();
         let follow = tokio::spawn(stream.for_each(|_| std::future::ready(())));
-        let shop = Self {
-            cluster,
-            node,
-            client,
-            folder,
-            front,
-            deployments: store,
-            follow,
-            _controllers: controllers,
-        };
+        let shop = Self { client, journals, front, deployments: store, follow, place, folder };
         shop.ready(Part::Dlx, setting.dlxs).await;
         shop.ready(Part::Autoscaler, setting.autoscalers).await;
         until("the DLXs to be found", || async {
@@ -205,6 +180,21 @@ impl Shop {
         self.folder.path()
     }
 
+    /// The API of a test that [`needs_devcluster`](super::needs_devcluster).
+    pub fn cluster(&self) -> &Cluster {
+        self.place.cluster()
+    }
+
+    /// The namespace and the images.
+    pub fn names(&self) -> &Names {
+        self.place.names()
+    }
+
+    /// Where workloads write down what they were given.
+    pub fn journals(&self) -> Journals {
+        self.journals.clone()
+    }
+
     /// Where the DLXs take requests, as pods come and go.
     pub fn fronts(&self) -> Fronts {
         self.front.fronts.clone()
@@ -212,7 +202,7 @@ impl Shop {
 
     /// A daemon's pods that are not going, by name.
     pub async fn pods(&self, part: Part) -> Vec<Pod> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.names().namespace);
         let of = ListParams::default().labels(&format!("app.kubernetes.io/component={}", part.name()));
         let list = pods.list(&of).await.map(|list| list.items).unwrap_or_default();
         list.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
@@ -240,7 +230,7 @@ impl Shop {
     /// Waits until so many pods of a daemon are ready, and no others are left.
     pub async fn ready(&self, part: Part, count: u32) {
         let name = part.deployment();
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.names().namespace);
         until(&format!("{count} of {name} to be ready"), || async {
             let found = deployments.get(&name).await.map_err(|error| error.to_string())?;
             let status = found.status.unwrap_or_default();
@@ -257,7 +247,7 @@ impl Shop {
 
     /// Deletes a pod of this namespace, as an eviction does.
     pub async fn delete_pod(&self, name: &str) {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.names().namespace);
         pods.delete(name, &DeleteParams::default())
             .await
             .unwrap_or_else(|error| panic!("deleting {name}: {error}"));
@@ -265,7 +255,7 @@ impl Shop {
 
     /// `kubectl rollout restart`, of which the end is not waited for.
     pub async fn restart(&self, part: Part, mark: &str) {
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.names().namespace);
         let patch = json!({"spec": {"template": {"metadata": {"annotations": {"restarted": mark}}}}});
         deployments
             .patch(&part.deployment(), &PatchParams::default(), &Patch::Merge(&patch))
@@ -276,7 +266,7 @@ impl Shop {
     /// The pod of the autoscaler that leads.
     pub async fn leader(&self) -> Option<String> {
         let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
-            Api::namespaced(self.client.clone(), NAMESPACE);
+            Api::namespaced(self.client.clone(), &self.names().namespace);
         let lease = leases.get("scaler-autoscaler").await.ok()?;
         lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
     }
@@ -292,6 +282,9 @@ impl Shop {
     /// The last lines of the logs whose names contain `part`.
     pub fn logs(&self, part: &str, lines: usize) -> String {
         let folder = self.folder().join("node/logs").join(NAMESPACE);
+        if self.place.is_elsewhere() {
+            return format!("the logs are the cluster's, in the namespace {}\n", self.names().namespace);
+        }
         let mut all = String::new();
         let mut paths: Vec<PathBuf> =
             fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();

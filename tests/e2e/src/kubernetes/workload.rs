@@ -1,10 +1,8 @@
 //! What sleeps and wakes: the test service as a Deployment or StatefulSet, and its Service.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 
-use super::{Shop, manifests::NAMESPACE};
+use super::{Shop, journals::Journals};
 use crate::journal::Journal;
 
 /// The port the service listens on.
@@ -16,7 +14,8 @@ pub struct Workload {
     /// Its name, and its Service's.
     pub name: String,
     /// Where all its pods write down starts and requests.
-    pub journal: PathBuf,
+    journals: Journals,
+    namespace: String,
     kind: &'static str,
     image: String,
     replicas: u32,
@@ -31,9 +30,10 @@ impl Workload {
     pub fn new(shop: &Shop, name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            journal: shop.folder().join(format!("{name}.journal")),
+            journals: shop.journals(),
+            namespace: shop.names().namespace.clone(),
             kind: "Deployment",
-            image: "devcluster/service".to_owned(),
+            image: shop.names().service.clone(),
             replicas: 1,
             arguments: Vec::new(),
             annotations: vec![("scaler.dev/scale-to-zero".to_owned(), "1s".to_owned())],
@@ -79,7 +79,7 @@ impl Workload {
 
     /// Where its requests are sent to.
     pub fn host(&self) -> String {
-        format!("{}.{NAMESPACE}.svc", self.name)
+        format!("{}.{}.svc", self.name, self.namespace)
     }
 
     /// What the daemons call it.
@@ -92,17 +92,17 @@ impl Workload {
 
     /// What it has written down so far.
     pub fn read(&self) -> Journal {
-        Journal::read(&self.journal)
+        self.journals.read(&self.name)
     }
 
     /// The pods' only container, from an image.
     pub fn container(&self, image: &str) -> Value {
-        let (port, journal) = (PORT.to_string(), self.journal.display().to_string());
+        let (port, journal) = (PORT.to_string(), self.journals.of(&self.name));
         let own = ["--address", "$(POD_IP)", "--port", &port, "--name", &self.name, "--journal", &journal];
         let mut arguments = own.map(str::to_owned).to_vec();
         arguments.extend(self.arguments.iter().cloned());
         json!({
-            "name": "service", "image": image, "args": arguments,
+            "name": "service", "image": image, "imagePullPolicy": "IfNotPresent", "args": arguments,
             "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
             "ports": [{"name": "http", "containerPort": PORT}],
             "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
@@ -116,7 +116,7 @@ impl Workload {
             self.annotations.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         let mut object = json!({
             "apiVersion": "apps/v1", "kind": self.kind,
-            "metadata": {"name": self.name, "namespace": NAMESPACE, "annotations": annotations},
+            "metadata": {"name": self.name, "namespace": self.namespace, "annotations": annotations},
             "spec": {
                 "replicas": self.replicas,
                 "selector": {"matchLabels": labels},
@@ -139,7 +139,7 @@ impl Workload {
     pub fn service(&self) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": self.name, "namespace": NAMESPACE},
+            "metadata": {"name": self.name, "namespace": self.namespace},
             "spec": {"selector": {"app": self.name}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
         })
     }

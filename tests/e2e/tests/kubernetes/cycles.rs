@@ -1,10 +1,10 @@
 //! Committed 1 -> 0 -> 1 cycles under load: the promise itself. `SCALER_CYCLES` says how many.
 
-use devcluster::netns;
 use e2e::{
     kubernetes::{
         Shop, Workload,
         cycles::{Disturbance, Plan},
+        run,
         shop::Part,
     },
     load::Connection,
@@ -13,7 +13,7 @@ use e2e::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn lose_nothing(disturbance: Disturbance) {
-    netns::run(async move {
+    run(async move {
         let plan = Plan { disturbance, ..Plan::new() };
         let cycles = plan.cycles;
         let report = plan.run().await;
@@ -55,7 +55,7 @@ fn cycles_lose_nothing_while_the_dlxs_are_rolled_out() {
 /// What is in flight keeps it awake, over many windows: a slow request, and an upgraded connection that says nothing.
 #[test]
 fn a_slow_request_and_an_open_connection_outlast_many_windows() {
-    netns::run(async {
+    run(async {
         // A minute where there is time for it.
         let windows = if Plan::new().cycles >= 1000 { 60 } else { 6 };
         let shop = Shop::open().await;

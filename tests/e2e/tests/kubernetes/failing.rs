@@ -1,10 +1,11 @@
 //! A wake that cannot succeed ends with its cause, long before its time is over.
 
-use devcluster::netns;
 use e2e::{
-    kubernetes::{Setting, Shop, Workload},
+    kubernetes::{Setting, Shop, Workload, run},
     until,
 };
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
 use serde_json::json;
 
 /// Long, so that an answer within the test's patience is an answer at once.
@@ -18,7 +19,7 @@ async fn refused(shop: &Shop, web: &Workload, patch: serde_json::Value) -> Strin
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
     shop.event(web, "WakeFailed: ").await;
     let answer = answer.json();
-    assert_eq!(answer["resource"], format!("shop/{}", web.id()));
+    assert_eq!(answer["resource"], format!("{}/{}", shop.names().namespace, web.id()));
     answer["reason"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -38,27 +39,28 @@ async fn mended(shop: &Shop, web: &Workload) {
 
 #[test]
 fn a_missing_image_is_told_in_the_kubelets_words_and_a_mended_one_comes_up() {
-    netns::run(async {
+    run(async {
         let shop = Shop::open_with(Setting::default().with(PATIENT)).await;
         let web = Workload::new(&shop, "web");
         shop.deploy(&web).await;
         shop.asleep(&web).await;
-        let image = |name: &str| json!({"spec": {"template": {"spec": {"containers": [web.container(&format!("devcluster/{name}"))]}}}});
-        let reason = refused(&shop, &web, image("missing")).await;
-        assert!(reason.contains("ImagePull") && reason.contains("devcluster/missing"), "{reason}");
-        shop.patch(&web, image("service")).await;
+        let image =
+            |name: &str| json!({"spec": {"template": {"spec": {"containers": [web.container(name)]}}}});
+        let reason = refused(&shop, &web, image(&shop.names().missing)).await;
+        assert!(reason.contains("ImagePull") && reason.contains(&shop.names().missing), "{reason}");
+        shop.patch(&web, image(&shop.names().service)).await;
         mended(&shop, &web).await;
     });
 }
 
 #[test]
 fn a_crash_loop_is_told_with_how_it_ends() {
-    netns::run(async {
+    run(async {
         let shop = Shop::open_with(Setting::default().with(PATIENT)).await;
         let web = Workload::new(&shop, "web");
         shop.deploy(&web).await;
         shop.asleep(&web).await;
-        let mut container = web.container("devcluster/service");
+        let mut container = web.container(&shop.names().service);
         container["args"].as_array_mut().unwrap().extend([json!("--exit"), json!("3")]);
         let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
         let reason = refused(&shop, &web, patch).await;
@@ -69,15 +71,17 @@ fn a_crash_loop_is_told_with_how_it_ends() {
 
 #[test]
 fn a_full_quota_is_told() {
-    netns::run(async {
+    run(async {
         let shop = Shop::open_with(Setting::default().with(PATIENT)).await;
         let web = Workload::new(&shop, "web");
         shop.deploy(&web).await;
         shop.asleep(&web).await;
-        // The daemons' own pods are all it allows.
+        // The pods that are there are all it allows.
+        let pods: Api<Pod> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
+        let count = pods.list(&ListParams::default()).await.expect("listing the pods").items.len();
         let quota = json!({
-            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full", "namespace": "shop"},
-            "spec": {"hard": {"pods": "4"}},
+            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full", "namespace": shop.names().namespace},
+            "spec": {"hard": {"pods": count.to_string()}},
         });
         shop.create(&quota).await;
         let reason = refused(&shop, &web, json!({})).await;

@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod cycles;
+mod elsewhere;
 mod failing;
 mod figures;
 mod mutants;

@@ -30,7 +30,7 @@ pub async fn sleeps_beside_a_stalled_watch(api: Options) -> bool {
     let web = Workload::new(&shop, "web").annotation("paused", "true");
     shop.deploy(&web).await;
     shop.served(&web, "one").await;
-    let stall = shop.cluster.faults().stall_watches(Filter::any().user(STRANGER));
+    let stall = shop.cluster().faults().stall_watches(Filter::any().user(STRANGER));
     shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": null}}})).await;
     pause(SEVERAL_DECISIONS).await;
     let slept = shop.object(&web).await.data["spec"]["replicas"] == 0;
@@ -56,7 +56,7 @@ pub async fn answers_after_a_gap_in_its_watches(api: Options) -> bool {
     shop.deploy(&web).await;
     shop.served(&web, "one").await;
     let dlx = Filter::any().user(Part::Dlx.user());
-    let faults = shop.cluster.faults();
+    let faults = shop.cluster().faults();
     let away = faults.refuse(dlx.clone().verb("watch"), u32::MAX, Refusal::Unavailable);
     faults.drop_watches(dlx);
     for replicas in [0, 1] {
@@ -72,7 +72,7 @@ pub async fn answers_after_a_gap_in_its_watches(api: Options) -> bool {
         if status["readyReplicas"] == 1 { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
-    shop.cluster.compact();
+    shop.cluster().compact();
     away.end();
     for number in 0..5 {
         pause(A_RETRY).await;
@@ -93,7 +93,7 @@ pub async fn answered_between_confirmation_and_commit(api: Options) -> bool {
     shop.asleep(&web).await;
     shop.served(&web, "one").await;
     let patches = Filter::any().user(Part::Autoscaler.user()).verb("patch").resource("deployments");
-    let late = shop.cluster.faults().latency(patches, COMMIT_TAKES);
+    let late = shop.cluster().faults().latency(patches, COMMIT_TAKES);
     shop.state_is(&web, "draining").await;
     pause(BOTH_HAVE_CONFIRMED).await;
     let path = format!("/slow/{}", (COMMIT_TAKES * 2).as_millis());

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use devcluster::netns;
 use e2e::{
-    kubernetes::{Shop, Workload},
+    kubernetes::{Shop, Workload, run},
     traffic::WINDOW,
     wait::pause,
 };
 
 #[test]
 fn a_request_wakes_a_sleeping_deployment_and_idle_it_sleeps_again() {
-    netns::run(async {
+    run(async {
         let shop = Shop::open().await;
         let web = Workload::new(&shop, "web");
         shop.deploy(&web).await;
@@ -33,7 +32,7 @@ fn a_request_wakes_a_sleeping_deployment_and_idle_it_sleeps_again() {
 
 #[test]
 fn a_stateful_set_comes_back_with_as_many_as_it_had() {
-    netns::run(async {
+    run(async {
         let shop = Shop::open().await;
         let db = Workload::new(&shop, "db").stateful().replicas(2);
         shop.deploy(&db).await;
@@ -46,7 +45,7 @@ fn a_stateful_set_comes_back_with_as_many_as_it_had() {
 
 #[test]
 fn owners_say_when_it_sleeps() {
-    netns::run(async {
+    run(async {
         let shop = Shop::open().await;
         let paused = Workload::new(&shop, "paused").annotation("paused", "true");
         let long = Workload::new(&shop, "long").annotation("scale-to-zero", "1h");

@@ -45,7 +45,7 @@ async fn ten_thousand_requests_to_a_sleeping_process_start_it_once() {
         client.await.unwrap();
     }
 
-    let verdict = Verdict::of(&ledger, [service.journal.clone()]);
+    let verdict = Verdict::of(&ledger, [Journal::read(&service.journal)]);
     println!("{verdict}");
     verdict.assert_nothing_lost();
     assert_eq!(verdict.answered, BURST);

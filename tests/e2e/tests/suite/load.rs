@@ -166,7 +166,7 @@ async fn the_load_of_the_cycles_finds_what_is_lost_and_nothing_else() {
         load.await.unwrap();
         let _ = service.kill();
         service.wait().unwrap();
-        let verdict = Verdict::of(&shared.ledger, [journal]);
+        let verdict = Verdict::of(&shared.ledger, [e2e::journal::Journal::read(&journal)]);
         println!("killed {killed}: {verdict}");
         assert!(verdict.answered >= 10 && verdict.exact(), "{verdict}");
         assert_eq!(verdict.lost.is_empty(), !killed, "{verdict}");

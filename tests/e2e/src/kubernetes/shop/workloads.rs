@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Part, Shop};
 use crate::{
     admin,
-    kubernetes::{Workload, manifests::NAMESPACE, objects},
+    kubernetes::{Workload, objects},
     load::{self, Lost, Response, get},
     until,
 };
@@ -83,7 +83,7 @@ impl Shop {
 
     /// The state of a Deployment's row, as watched: empty if it has none.
     pub fn state(&self, deployment: &str) -> String {
-        let key = reflector::ObjectRef::new(deployment).within(NAMESPACE);
+        let key = reflector::ObjectRef::new(deployment).within(&self.names().namespace);
         self.deployments
             .get(&key)
             .and_then(|found| Some(row(found.annotations())?["state"].as_str()?.to_owned()))
@@ -93,7 +93,7 @@ impl Shop {
     /// Its state as a function that can be given away.
     pub fn state_of(&self, deployment: &str) -> Box<dyn Fn() -> String + Send + Sync> {
         let (store, key) =
-            (self.deployments.clone(), reflector::ObjectRef::new(deployment).within(NAMESPACE));
+            (self.deployments.clone(), reflector::ObjectRef::new(deployment).within(&self.names().namespace));
         Box::new(move || {
             let found = store.get(&key);
             found
@@ -130,7 +130,7 @@ impl Shop {
 
     /// The names of a workload's pods.
     pub async fn pods_of(&self, workload: &Workload) -> Vec<String> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.names().namespace);
         let of = ListParams::default().labels(&format!("app={}", workload.name));
         let list = pods.list(&of).await.map(|list| list.items).unwrap_or_default();
         list.iter().map(kube::ResourceExt::name_any).collect()
@@ -138,7 +138,7 @@ impl Shop {
 
     /// The address of a workload's only pod.
     pub async fn address(&self, workload: &Workload) -> IpAddr {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.names().namespace);
         until(&format!("an address of {}", workload.id()), || async {
             let names = self.pods_of(workload).await;
             let [name] = &names[..] else { return Err(format!("{names:?}")) };
@@ -175,7 +175,7 @@ impl Shop {
     /// The Events on a workload, as `REASON: NOTE`.
     pub async fn events(&self, workload: &Workload) -> Vec<String> {
         use k8s_openapi::api::events::v1::Event;
-        let events: Api<Event> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.names().namespace);
         let list = events.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
         let on = |event: &Event| {
             event.regarding.as_ref().is_some_and(|object| object.name.as_deref() == Some(&workload.name))
