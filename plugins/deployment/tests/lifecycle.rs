@@ -3,8 +3,8 @@
 mod common;
 
 use common::*;
-use devcluster::{Filter, Refusal};
-use scaler_types::{ResourceScaler as _, ScaleError, ScaleEvent, State, Target};
+use devcluster::{Filter, Refusal, User};
+use scaler_types::{ResourceScaler as _, Role, ScaleError, ScaleEvent, State, Target};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,6 +243,36 @@ async fn a_stateful_set_sleeps_and_wakes_too() {
     let waking = wake(&dlx, "statefulset/db", &asleep.version, 2);
     assert_eq!(until(&dlx, "statefulset/db", |db| db.replicas > 0).await.replicas, 2);
     waking.abort();
+}
+
+/// Its replicas are where its kind has them, and its pods are told by the selector in its status.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_of_the_configuration_sleeps_and_wakes_too() {
+    let scene = Scene::new().await;
+    let scale = json!({
+        "specReplicasPath": ".spec.workers", "statusReplicasPath": ".status.workers",
+        "labelSelectorPath": ".status.selector",
+    });
+    scene.define("Worker", json!({"status": {}, "scale": scale})).await;
+    let annotations = json!({"scaler.dev/scale-to-zero": "10m"});
+    let worker = json!({"metadata": {"name": "job", "annotations": annotations}, "spec": {"workers": 2}});
+    scene.create("Worker", worker).await;
+    scene.status("Worker", "job", json!({"selector": "app=job", "workers": 2})).await;
+    let section =
+        "{workloads: [{group: example.org, version: v1, kind: Worker, replicasPath: /spec/workers}]}";
+    let dlx = scene.plugin_of(Role::Dlx, &User::Admin, section).await;
+    let name = "worker/job";
+    sleep(&dlx, name).await.unwrap();
+    assert_eq!(scene.get("Worker", "job").await.data["spec"]["workers"], 0);
+    let asleep = one(&dlx, name).await;
+    let waking = wake(&dlx, name, &asleep.version, 2);
+    assert_eq!(until(&dlx, name, |job| job.replicas > 0).await.replicas, 2);
+    scene.pod("job-1", "job").await;
+    scene.runs("job-1", "10.244.0.1", true).await;
+    ended(waking).await.unwrap();
+    let up = until(&dlx, name, |job| !job.endpoints.is_empty()).await;
+    assert_eq!(up.endpoints[0].address, "10.244.0.1:8080");
+    assert_eq!(scene.get("Worker", "job").await.data["spec"]["workers"], 2);
 }
 
 /// Its generation does not count annotations, as a Deployment's does: only the row's own text tells.

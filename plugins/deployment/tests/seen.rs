@@ -4,7 +4,6 @@ mod common;
 
 use common::*;
 use devcluster::{Filter, User};
-use kube::core::{ApiResource, GroupVersionKind};
 use scaler_types::{Report, ResourceScaler as _, Role, ScaleError, Severity, State};
 use serde_json::json;
 
@@ -171,23 +170,7 @@ async fn services_that_come_and_go_and_change_give_and_take_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_one_that_scales_to_zero_keeps_it_awake() {
     let scene = Scene::with_web().await;
-    let kinds = ApiResource::from_gvk(&GroupVersionKind::gvk(
-        "apiextensions.k8s.io",
-        "v1",
-        "CustomResourceDefinition",
-    ));
-    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
-    let kind = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "scaledobjects.keda.sh"},
-        "spec": {
-            "group": "keda.sh", "scope": "Namespaced",
-            "names": {"kind": "ScaledObject", "plural": "scaledobjects", "singular": "scaledobject", "listKind": "ScaledObjectList"},
-            "versions": [{"name": "v1alpha1", "served": true, "storage": true, "schema": schema}],
-        },
-    });
-    let definitions: kube::Api<kube::api::DynamicObject> = kube::Api::all_with(scene.client.clone(), &kinds);
-    definitions.create(&Default::default(), &serde_json::from_value(kind).unwrap()).await.unwrap();
+    scene.define("ScaledObject", json!({})).await;
     let autoscaler = scene.autoscaler().await;
     let object = json!({"metadata": {"name": "queue"}, "spec": {"scaleTargetRef": {"name": "web"}}});
     scene.create("ScaledObject", object).await;

@@ -45,6 +45,8 @@ pub fn api_resource(kind: &str) -> ApiResource {
         "Deployment" | "StatefulSet" | "ReplicaSet" => ("apps", "v1", ""),
         "Ingress" => ("networking.k8s.io", "v1", "ingresses"),
         "ScaledObject" => ("keda.sh", "v1alpha1", ""),
+        "Worker" => ("example.org", "v1", ""),
+        "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1", ""),
         "Role" | "RoleBinding" => ("rbac.authorization.k8s.io", "v1", ""),
         "Event" => ("events.k8s.io", "v1", ""),
         _ => ("", "v1", ""),
@@ -109,6 +111,27 @@ impl Scene {
 
     pub async fn autoscaler(&self) -> Arc<DeploymentScaler> {
         self.plugin_of(Role::Autoscaler, &User::Admin, "{}").await
+    }
+
+    /// Makes a kind of custom resource known.
+    pub async fn define(&self, kind: &str, subresources: Value) {
+        let ApiResource { group, version, plural, .. } = api_resource(kind);
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.{group}")},
+            "spec": {
+                "group": group, "scope": "Namespaced",
+                "names": {"kind": kind, "plural": plural, "singular": kind.to_ascii_lowercase(), "listKind": format!("{kind}List")},
+                "versions": [{
+                    "name": version, "served": true, "storage": true, "subresources": subresources,
+                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+                }],
+            },
+        });
+        let definitions: Api<DynamicObject> =
+            Api::all_with(self.client.clone(), &api_resource("CustomResourceDefinition"));
+        let definition = serde_json::from_value(definition).unwrap();
+        definitions.create(&PostParams::default(), &definition).await.unwrap();
     }
 
     pub async fn create(&self, kind: &str, mut object: Value) -> DynamicObject {
