@@ -1,11 +1,14 @@
 //! The API is away for a while.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{
     kubernetes::{Setting, Shop, Workload, needs_devcluster, run},
     wait::pause,
 };
+
+/// Longer than the leader's Lease, and than any single call of the API is waited for.
+const OUTAGE: Duration = Duration::from_secs(60);
 
 #[test]
 fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer() {
@@ -24,6 +27,7 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
         shop.asleep(&asleep).await;
         shop.asleep(&patient).await;
 
+        let began = Instant::now();
         let outage = shop.cluster().faults().outage();
         let held = async {
             let refused = shop.ask(&asleep, "/", "refused").await.expect("an answer");
@@ -32,14 +36,16 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
             let reason = refused.json()["reason"].as_str().unwrap_or_default().to_owned();
             assert!(!reason.is_empty(), "a 503 without a reason");
             println!("held in vain: {reason}");
-            pause(Duration::from_secs(3)).await;
+            pause(OUTAGE.saturating_sub(began.elapsed())).await;
             outage.end();
         };
         let waiting = async { shop.served(&patient, "patient").await };
         let warm = async {
-            for number in 0..200 {
+            let mut number = 0;
+            while began.elapsed() < OUTAGE + Duration::from_secs(2) {
                 shop.served(&awake, &format!("warm-{number}")).await;
                 pause(Duration::from_millis(25)).await;
+                number += 1;
             }
         };
         tokio::join!(held, waiting, warm);
