@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::cluster::causes;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -94,12 +95,11 @@ impl Http {
         patience: Duration,
     ) -> Result<(StatusCode, Bytes), String> {
         let exchange = async {
-            let (head, body) =
-                self.0.request(request).await.map_err(|error| with_causes(&error))?.into_parts();
+            let (head, body) = self.0.request(request).await.map_err(|error| causes(&error))?.into_parts();
             let body = Limited::new(body, longest).collect().await.map_err(|error| {
                 match error.is::<http_body_util::LengthLimitError>() {
                     true => format!("its answer has more than {} MiB", longest >> 20),
-                    false => with_causes(&*error),
+                    false => causes(&*error),
                 }
             })?;
             Ok((head.status, body.to_bytes()))
@@ -118,20 +118,6 @@ pub fn roots(url: &str, pem: Option<Vec<u8>>) -> Roots {
         Some(pem) => Roots::Pem(pem),
         None => Roots::System,
     }
-}
-
-/// An error with its causes: hyper's own text alone says little.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let one = error.to_string();
-        if !text.contains(&one) {
-            text += &format!(": {one}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The beginning of an answer, in one line.

@@ -261,15 +261,8 @@ impl Members {
     }
 }
 
-/// An error with its causes: hyper's own text alone says little.
 fn silent(error: &dyn std::error::Error) -> Silent {
-    let mut reason = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        reason += &format!(": {error}");
-        cause = error.source();
-    }
-    Silent { reason: reason.into() }
+    Silent { reason: daemon::cluster::causes(error).into() }
 }
 
 fn unexpected(status: StatusCode, body: &[u8]) -> Silent {

@@ -71,8 +71,9 @@ fn in_cluster() -> anyhow::Result<Config> {
     })
 }
 
-/// An error with its causes, each said once: kube's own text sometimes includes them and sometimes does not.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+/// An error with its causes, each said once: kube's own text sometimes includes them and sometimes does not, hyper's
+/// alone says little.
+pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

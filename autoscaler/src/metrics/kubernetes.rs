@@ -23,7 +23,7 @@ use super::{
     Coverage, Places, Reading, Value, places, quantity,
     source::{Slot, Table, Tables, Wanted},
 };
-use crate::http::{encoded, shown, with_causes};
+use crate::http::{encoded, shown};
 
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -329,9 +329,11 @@ async fn found<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Optio
     let request = Request::get(path).body(Body::empty()).map_err(|error| failed(error.to_string()))?;
     let exchange = async {
         let (head, body) =
-            client.send(request).await.map_err(|error| failed(with_causes(&error)))?.into_parts();
-        let body =
-            Limited::new(body, LONGEST).collect().await.map_err(|error| failed(with_causes(&*error)))?;
+            client.send(request).await.map_err(|error| failed(daemon::cluster::causes(&error)))?.into_parts();
+        let body = Limited::new(body, LONGEST)
+            .collect()
+            .await
+            .map_err(|error| failed(daemon::cluster::causes(&*error)))?;
         Ok::<_, String>((head.status, body.to_bytes()))
     };
     let (status, body) = timeout(PATIENCE, exchange)
