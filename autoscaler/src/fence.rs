@@ -102,6 +102,8 @@ impl<P: Plugin> Try<P> {
                     self.answer(&mut questions, &mut why).await
                 }
                 FenceOrder::Nothing => self.answer(&mut questions, &mut why).await,
+                // Nothing on path direct is tried yet.
+                FenceOrder::Switch => FenceInput::Switched { idle: false, fresh: Nonce::fresh() },
                 FenceOrder::Commit { expected, row } => {
                     FenceInput::Scaled(match self.version(resource, expected).await {
                         Ok(version) => {

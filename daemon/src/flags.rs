@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::builder::OsStringValueParser;
-use scaler_types::Coordination;
+use scaler_types::{Coordination, ServicePorts};
 
 use crate::{cluster, telemetry::LogFormat, token::Token};
 
@@ -56,6 +56,18 @@ pub struct CommonFlags {
     #[arg(long, value_enum, default_value_t = CoordinateBy::Auto, value_name = "WAY")]
     pub coordinate_by: CoordinateBy,
 
+    /// The ports that every DLX binds for names that are led to it, one to each port of theirs: `20000-21999`. Below the ports that
+    /// the kernel gives to outgoing connections (net.ipv4.ip_local_port_range), and the same for all daemons.
+    ///
+    /// Without it nothing is led: requests come by --listen-address alone.
+    #[arg(long, value_name = "FIRST-LAST", value_parser = service_ports)]
+    pub service_ports: Option<ServicePorts>,
+
+    /// How long whoever connects may take to follow a change of where a name leads: nodes, ingress controllers, clients
+    /// that remember an address.
+    #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
+    pub route_grace: Duration,
+
     /// How the log is written to standard error: lines of text, or a JSON object per line. What is logged is
     /// RUST_LOG's business (default `info`; `info,dlx=debug` shows more of one part).
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
@@ -76,6 +88,17 @@ pub enum CoordinateBy {
     Files,
     /// By Leases in the daemon's own namespace.
     Leases,
+}
+
+fn service_ports(text: &str) -> Result<ServicePorts, String> {
+    let ports = text.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        Some(ServicePorts { first, last })
+    });
+    match ports {
+        Some(ports) if 1024 <= ports.first && ports.first <= ports.last => Ok(ports),
+        _ => Err("expected the first and the last port, from 1024 up, as in 20000-21999".to_owned()),
+    }
 }
 
 // === impl CommonFlags ===

@@ -11,7 +11,8 @@ use std::{
 
 use abi_stable::std_types::RVec;
 use scaler_types::{
-    Changes, Report, Resource, ResourceId, ResourceScalerConfig, Row, ScaleError, ScaleRequest, Version,
+    Changes, Dlx, ReleaseRequest, Report, Resource, ResourceId, ResourceScalerConfig, RouteRequest, Row,
+    ScaleError, ScaleRequest, Version,
     v1::{BoxScaler, Call, CompareAndSet, Fault, Told, Watch, method},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -138,6 +139,37 @@ impl Instance {
     ) -> Result<Version, ScaleError> {
         let argument = CompareAndSet { id: resource.clone(), expected: expected.clone(), row: row.clone() };
         self.call(ANSWER_WITHIN, method::COMPARE_AND_SET, &argument).await.map_err(not_written)
+    }
+
+    /// Leads the requests of one resource as `request` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_scale`](Self::set_scale); `Unsupported` from a plugin that leads nothing.
+    pub async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
+        self.call(request.deadline, method::SET_ROUTE, request).await.map_err(not_written)
+    }
+
+    /// Brings every route that names DLXs up to date with those that take requests now. A plugin from before there were routes
+    /// has none.
+    ///
+    /// # Errors
+    ///
+    /// No answer within [`ANSWER_WITHIN`], an error, a panic.
+    pub async fn tend_routes(&self, dlxs: &[Dlx]) -> Result<(), CallError> {
+        match self.call(ANSWER_WITHIN, method::TEND_ROUTES, &dlxs).await {
+            Err(NoResult::Fault(Fault::Unsupported(_))) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    /// Gives a resource back, as it was before.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_scale`](Self::set_scale); `Unsupported` from a plugin that leaves nothing to be given back.
+    pub async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+        self.call(request.deadline, method::RELEASE, request).await.map_err(not_written)
     }
 
     /// Shows `report` to the resource's owners. A plugin from before there were reports shows nothing.

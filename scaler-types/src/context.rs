@@ -7,7 +7,7 @@ use serde::{
     de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 
-use crate::{ScaleResource, duration, yaml};
+use crate::{ScaleResource, ServicePorts, duration, yaml};
 
 /// What a plugin is told when it starts: one instance per namespace file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,12 @@ pub struct PluginContext {
     /// How the daemons know of each other. A plugin whose resources are reached from several hosts refuses `Files`.
     #[serde(default)]
     pub coordination: Coordination,
+    /// The namespace of a cluster that the daemons themselves run in, where that is known: what all of them share is kept there.
+    #[serde(default)]
+    pub home: Option<String>,
+    /// The ports that every DLX has bound for names that are led to it; none: nothing is led.
+    #[serde(default)]
+    pub service_ports: Option<ServicePorts>,
     /// The plugin's kind, the key of its section.
     pub kind: String,
     /// The namespace file's path, for messages; empty without a file.
@@ -179,6 +185,8 @@ mod tests {
             plugin_dir: PathBuf::new(),
             kubeconfig: None,
             coordination: Coordination::Files,
+            home: None,
+            service_ports: None,
             kind: "process".to_owned(),
             file: "demo.yaml".to_owned(),
             text: text.into(),

@@ -99,7 +99,8 @@
 //! #     let state = tempfile::tempdir()?;
 //! #     let lamps = Lamps::new(PluginContext {
 //! #         namespace: "demo".into(), role: Role::Dlx, state_dir: state.path().into(), plugin_dir: "plugins".into(),
-//! #         kubeconfig: None, coordination: Coordination::Files, kind: "lamp".into(), file: "demo.yaml".into(),
+//! #         kubeconfig: None, coordination: Coordination::Files, home: None, service_ports: None, kind: "lamp".into(),
+//! #         file: "demo.yaml".into(),
 //! #         text: "namespace: demo\nplugins:\n  lamp: {lamps: [hall], address: '127.0.0.1:9000'}\n".into(),
 //! #     }).await?;
 //! #     let hall = lamps.get_resources().await?.remove(0);
@@ -147,6 +148,7 @@ pub mod duration;
 pub mod protocol;
 mod report;
 mod resource;
+mod route;
 mod row;
 pub mod rows;
 mod scale;
@@ -159,6 +161,7 @@ pub use changes::Changes;
 pub use context::{Coordination, PluginContext, ResourceScalerConfig, Role};
 pub use report::{Report, Severity};
 pub use resource::{Endpoint, Path, Port, Probe, Progress, Protocol, Resource, ResourceId, ScaleResource};
+pub use route::{Dlx, Leads, ReleaseRequest, Route, RouteRequest, ServicePorts};
 pub use row::{Nonce, Row, State, Version};
 pub use scale::{ScaleError, ScaleEvent, ScaleRequest, Target};
 pub use scaler::ResourceScaler;

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Row, ScaleEvent, Version, duration};
+use crate::{Route, Row, ScaleEvent, Version, duration};
 
 /// A resource's identity: namespace and name, always both.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Resource {
     /// Ports of the DLX that belong to this resource alone: the port is the identity.
     #[serde(default)]
     pub ports: Vec<Port>,
+    /// Which way its requests take, where its plugin leads them; none: its owners point them at the DLX themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Route>,
     /// The sleep protocol's state, as stored with the resource.
     #[serde(default)]
     pub row: Row,
@@ -88,7 +91,7 @@ pub enum Progress {
 }
 
 /// How requests reach a resource.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
     /// Everything passes the DLX, awake or asleep: nothing is ever lost by scaling.
@@ -208,6 +211,7 @@ impl Resource {
             last_scale_event_time: None,
             hosts: Vec::new(),
             ports: Vec::new(),
+            route: None,
             row: Row::default(),
             version: Version::default(),
             replicas: 0,

@@ -3,8 +3,8 @@
 use std::{future::Future, time::Duration};
 
 use crate::{
-    Changes, PluginContext, Report, Resource, ResourceId, ResourceScalerConfig, Result, Row, ScaleError,
-    ScaleRequest, Version,
+    Changes, Dlx, PluginContext, ReleaseRequest, Report, Resource, ResourceId, ResourceScalerConfig, Result,
+    RouteRequest, Row, ScaleError, ScaleRequest, Version,
 };
 
 /// A kind of resource that can be scaled to zero and back.
@@ -100,6 +100,41 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
         row: &Row,
     ) -> impl Future<Output = Result<Version, ScaleError>> + Send {
         let _ = (resource, expected, row);
+        async { Err(ScaleError::Unsupported) }
+    }
+
+    /// Leads the requests of one resource as `request` says, and returns when that is written; what became of it is told by
+    /// [`Resource::route`](crate::Resource::route). Only the leading autoscaler asks for it, and only for resources that tell a
+    /// route. Whatever is there already is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Conflict`] if somebody else changed it meanwhile; [`ScaleError::Terminal`] with what stands in the way.
+    fn set_route(&self, request: &RouteRequest) -> impl Future<Output = Result<(), ScaleError>> + Send {
+        let _ = request;
+        async { Err(ScaleError::Unsupported) }
+    }
+
+    /// The DLXs that take requests are these now, and at least one. Brings every route that names DLXs up to date, and gives back
+    /// what was led for a resource that is gone. Only the leading autoscaler calls it: when it begins to lead, whenever they
+    /// change, and now and then.
+    ///
+    /// # Errors
+    ///
+    /// Not everything could be written; it is called again.
+    fn tend_routes(&self, dlxs: &[Dlx]) -> impl Future<Output = Result<()>> + Send {
+        let _ = dlxs;
+        async { Ok(()) }
+    }
+
+    /// Gives a resource back: awake if it slept, its requests led to itself, nothing of ours left on it. Only called while nobody
+    /// leads; the resource must be fit to be taken up again.
+    ///
+    /// # Errors
+    ///
+    /// It did not come to that; another call goes on from there.
+    fn release(&self, request: &ReleaseRequest) -> impl Future<Output = Result<(), ScaleError>> + Send {
+        let _ = request;
         async { Err(ScaleError::Unsupported) }
     }
 

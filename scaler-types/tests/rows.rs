@@ -27,6 +27,8 @@ fn context(state_dir: &Path) -> PluginContext {
         plugin_dir: PathBuf::new(),
         kubeconfig: None,
         coordination: scaler_types::Coordination::Files,
+        home: None,
+        service_ports: None,
         kind: "test".to_owned(),
         file: String::new(),
         text: String::new().into(),

@@ -65,6 +65,8 @@ pub async fn check(
                 plugin_dir: PathBuf::new(),
                 kubeconfig: kubeconfig.clone(),
                 coordination: Coordination::Leases,
+                home: None,
+                service_ports: None,
                 kind: kind.clone(),
                 file: contents.name.clone(),
                 text: contents.text.clone(),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use plugin_host::{Instance, Plugin};
-use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role};
+use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role, ServicePorts};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
@@ -34,6 +34,8 @@ pub(super) struct Fixed {
     pub(super) state_dir: PathBuf,
     pub(super) kubeconfig: Option<PathBuf>,
     pub(super) coordination: Coordination,
+    pub(super) home: Option<String>,
+    pub(super) service_ports: Option<ServicePorts>,
 }
 
 pub(super) struct Keeper {
@@ -328,6 +330,8 @@ impl Fixed {
             plugin_dir: PathBuf::new(),
             kubeconfig: self.kubeconfig.clone(),
             coordination: self.coordination,
+            home: self.home.clone(),
+            service_ports: self.service_ports,
             kind: plugin.kind().to_owned(),
             file: contents.name.clone(),
             text: Arc::clone(&contents.text),

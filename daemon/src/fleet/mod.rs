@@ -5,7 +5,7 @@ mod keeper;
 mod view;
 
 use std::{
-    fs, io,
+    env, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -92,6 +92,8 @@ impl Fleet {
             state_dir,
             kubeconfig: flags.kubeconfig().map(Path::to_owned),
             coordination: flags.coordination(),
+            home: env::var("POD_NAMESPACE").ok().filter(|namespace| !namespace.is_empty()),
+            service_ports: flags.service_ports,
         };
         let mut keeper = Keeper::new(fixed, files, watch);
         let (served, view) = (keeper.served(), keeper.view());

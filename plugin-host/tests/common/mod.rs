@@ -66,6 +66,8 @@ pub fn context(kind: &str, section: &str, state_dir: &Path) -> PluginContext {
         plugin_dir: PathBuf::new(),
         kubeconfig: None,
         coordination: scaler_types::Coordination::Files,
+        home: None,
+        service_ports: None,
         kind: kind.to_owned(),
         file: "demo.yaml".to_owned(),
         text: Arc::from(format!("namespace: demo\nplugins:\n  {kind}: {section}\n")),

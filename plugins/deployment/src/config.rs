@@ -179,6 +179,8 @@ pub mod tests {
             plugin_dir: "/nowhere".into(),
             kubeconfig: None,
             coordination: Coordination::Leases,
+            home: None,
+            service_ports: None,
             kind: "deployment".to_owned(),
             file: "shop.yaml".to_owned(),
             text: text.into(),

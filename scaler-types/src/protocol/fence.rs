@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use super::{Rules, Seen, Step, Unwritten, transition};
 use crate::{Nonce, Row, Version};
 
-/// One try to put one resource to zero: write `draining`, read the members, ask each, commit or revert.
+/// One try to put one resource to zero: write `draining`, read the members, ask each, commit or revert. Between the last two
+/// those on path direct have their route switched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fence {
     rules: Rules,
     reason: String,
+    switches: bool,
     seen: Seen,
     phase: Phase,
 }
@@ -21,10 +23,15 @@ enum Phase {
     Writing(Row),
     Reading,
     Asking(BTreeSet<String>),
+    Switching,
     Committing,
     Reverting(Outcome),
     Ended,
 }
+
+/// Why a try was reverted, for who reads the row.
+const UNCONFIRMED: &str = "not every DLX could confirm";
+const NOT_IDLE: &str = "not seen idle once everything was led to the DLXs";
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +49,14 @@ pub enum FenceInput {
     Confirmed(String),
     /// A member refused, or did not answer in time.
     Refused {
+        /// A nonce nobody has used.
+        fresh: Nonce,
+    },
+    /// The [`FenceOrder::Switch`] ended: well, or in any other way.
+    Switched {
+        /// Everything is led to the DLXs, everybody has had the time to follow, and the resource was seen idle for a while
+        /// that began after that.
+        idle: bool,
         /// A nonce nobody has used.
         fresh: Nonce,
     },
@@ -70,6 +85,8 @@ pub enum FenceOrder {
         /// The fence's nonce.
         nonce: Nonce,
     },
+    /// Have what comes for the resource led to the DLXs, and see whether it is idle then.
+    Switch,
     /// Scale to zero with this row if the version still stands.
     Commit {
         /// The version that must still stand.
@@ -104,7 +121,14 @@ impl Fence {
         } else {
             (Phase::ReadingFirst(expected, row), FenceOrder::ReadMembers)
         };
-        Some((Self { rules, reason: reason.to_owned(), seen, phase }, order))
+        Some((Self { rules, reason: reason.to_owned(), switches: false, seen, phase }, order))
+    }
+
+    /// The resource is on path direct: what comes for it passes no DLX until its route is switched.
+    #[must_use]
+    pub fn switching(mut self) -> Self {
+        self.switches = self.rules.switch_before_commit;
+        self
     }
 
     /// The one transition function.
@@ -129,19 +153,21 @@ impl Fence {
             }
             // With no DLX at all nobody could hold what comes.
             (Phase::Reading, FenceInput::Members { members, fresh }) if members.is_empty() => {
-                self.revert(fresh)
+                self.revert(fresh, UNCONFIRMED)
             }
             (Phase::Reading, FenceInput::Members { members, .. }) => self.ask(members),
             (Phase::Asking(mut members), FenceInput::Confirmed(member)) => {
                 members.remove(&member);
                 if members.is_empty() || !self.rules.wait_for_all {
-                    self.commit()
+                    self.confirmed()
                 } else {
                     self.phase = Phase::Asking(members);
                     FenceOrder::Nothing
                 }
             }
-            (Phase::Asking(_), FenceInput::Refused { fresh }) => self.revert(fresh),
+            (Phase::Asking(_), FenceInput::Refused { fresh }) => self.revert(fresh, UNCONFIRMED),
+            (Phase::Switching, FenceInput::Switched { idle: true, .. }) => self.commit(),
+            (Phase::Switching, FenceInput::Switched { idle: false, fresh }) => self.revert(fresh, NOT_IDLE),
             (Phase::Committing, FenceInput::Scaled(Ok(()))) => FenceOrder::End(Outcome::Asleep),
             (Phase::Committing, FenceInput::Scaled(Err(Unwritten::Conflict))) => {
                 FenceOrder::End(Outcome::Reverted)
@@ -155,7 +181,7 @@ impl Fence {
             (Phase::Reverting(outcome), FenceInput::Wrote(_)) => FenceOrder::End(outcome),
             // A late answer after the try was decided.
             (
-                phase @ (Phase::Committing | Phase::Reverting(_)),
+                phase @ (Phase::Switching | Phase::Committing | Phase::Reverting(_)),
                 FenceInput::Confirmed(_) | FenceInput::Refused { .. },
             ) => {
                 self.phase = phase;
@@ -170,6 +196,15 @@ impl Fence {
         FenceOrder::Ask { members, nonce: self.seen.row.nonce }
     }
 
+    fn confirmed(&mut self) -> FenceOrder {
+        if self.switches {
+            self.phase = Phase::Switching;
+            FenceOrder::Switch
+        } else {
+            self.commit()
+        }
+    }
+
     fn commit(&mut self) -> FenceOrder {
         // The nonce stays: the commit is this fence's own last word.
         match transition(&self.seen, Step::Commit, self.seen.row.nonce, &self.reason) {
@@ -181,8 +216,8 @@ impl Fence {
         }
     }
 
-    fn revert(&mut self, fresh: Nonce) -> FenceOrder {
-        match transition(&self.seen, Step::Revert, fresh, "not every DLX could confirm") {
+    fn revert(&mut self, fresh: Nonce, why: &str) -> FenceOrder {
+        match transition(&self.seen, Step::Revert, fresh, why) {
             Some(row) => {
                 self.phase = Phase::Reverting(Outcome::Reverted);
                 FenceOrder::Write { expected: self.seen.version.clone(), row }

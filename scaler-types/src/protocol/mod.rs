@@ -9,6 +9,8 @@
 //! 2. All confirmed: one compare-and-set writes `asleep` together with the scale of zero. Anything else: revert.
 //! 3. A DLX that sees `draining` forwards nothing. A request that comes makes it write `active` first; the
 //!    autoscaler's commit then finds another version and changes nothing.
+//!    On path direct, where requests pass no DLX while it is awake, they are led to the DLXs first ([`route_step`]), and the
+//!    resource must be seen idle once more after everybody has followed.
 //! 4. A request that finds the resource asleep makes its DLX write `waking` together with the scale.
 //!
 //! Why this is enough: a DLX that was a member when the membership was read has confirmed, and from then on forwards
@@ -17,9 +19,11 @@
 
 mod fence;
 mod gate;
+mod route;
 
 pub use fence::{Fence, FenceInput, FenceOrder, Outcome};
 pub use gate::{Gate, GateInput, GateOrder, Refusal};
+pub use route::{Dlxs, RouteSeen, route_step};
 
 use crate::{Nonce, Row, State, Version};
 
@@ -78,6 +82,8 @@ pub struct Rules {
     pub wait_for_all: bool,
     /// Members are read after the fence was written.
     pub members_after_fence: bool,
+    /// On path direct a commit waits until everything is led to the DLXs and the resource was seen idle after that.
+    pub switch_before_commit: bool,
 }
 
 /// The row after `step`, or `None` where the step does not apply: somebody else was faster.
@@ -124,6 +130,7 @@ impl Default for Rules {
             own_write_is_ordered: true,
             wait_for_all: true,
             members_after_fence: true,
+            switch_before_commit: true,
         }
     }
 }

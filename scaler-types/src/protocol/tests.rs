@@ -304,3 +304,26 @@ fn a_fence_that_could_not_be_written_is_over() {
         assert_eq!(fence.step(FenceInput::Wrote(Err(why))), FenceOrder::End(outcome), "{why:?}");
     }
 }
+
+#[test]
+fn on_path_direct_the_route_is_switched_between_the_last_confirmation_and_the_commit() {
+    let switching = || {
+        let mut fence = asking(&["a"]).switching();
+        assert_eq!(fence.step(FenceInput::Confirmed("a".into())), FenceOrder::Switch);
+        fence
+    };
+    let mut fence = switching();
+    assert_eq!(fence.step(FenceInput::Confirmed("a".into())), FenceOrder::Nothing, "a late answer");
+    let order = fence.step(FenceInput::Switched { idle: true, fresh: Nonce(3) });
+    assert!(
+        matches!(order, FenceOrder::Commit { expected, row } if expected == version(2) && row.nonce == FRESH)
+    );
+    assert!(reverts(&switching().step(FenceInput::Switched { idle: false, fresh: Nonce(3) })));
+    let rules = Rules { switch_before_commit: false, ..Rules::default() };
+    let (fence, _) = Fence::begin(rules, seen(Active, 1, true), FRESH, "idle").unwrap();
+    let mut fence = fence.switching();
+    fence.step(FenceInput::Wrote(Ok(version(2))));
+    fence.step(FenceInput::Members { members: names(&["a"]), fresh: Nonce(3) });
+    let order = fence.step(FenceInput::Confirmed("a".into()));
+    assert!(matches!(order, FenceOrder::Commit { .. }), "with the rule left out");
+}

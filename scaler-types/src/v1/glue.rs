@@ -33,7 +33,9 @@ use super::{
     BoxScaler, Call, CompareAndSet, Fault, Host, Module, ModuleRef, Scaler, Scaler_TO, Told, Watch, log,
     method,
 };
-use crate::{Changes, PluginContext, ResourceId, ResourceScaler, ScaleRequest};
+use crate::{
+    Changes, Dlx, PluginContext, ReleaseRequest, ResourceId, ResourceScaler, RouteRequest, ScaleRequest,
+};
 
 /// Threads of a plugin's runtime: with one of two stuck in an author's blocking code, other calls are still answered.
 const WORKERS: usize = 2;
@@ -201,6 +203,27 @@ impl<S: ResourceScaler> Scaler for Guarded<S> {
                 let work = async move {
                     let CompareAndSet { id, expected, row } = decode(&argument)?;
                     encode(scaler.compare_and_set(&id, &expected, &row).await?)
+                };
+                start(runtime, work, RVec::from)
+            }
+            method::SET_ROUTE => {
+                let work = async move {
+                    let request: RouteRequest = decode(&argument)?;
+                    encode(scaler.set_route(&request).await?)
+                };
+                start(runtime, work, RVec::from)
+            }
+            method::TEND_ROUTES => {
+                let work = async move {
+                    let dlxs: Vec<Dlx> = decode(&argument)?;
+                    encode(scaler.tend_routes(&dlxs).await.map_err(failed)?)
+                };
+                start(runtime, work, RVec::from)
+            }
+            method::RELEASE => {
+                let work = async move {
+                    let request: ReleaseRequest = decode(&argument)?;
+                    encode(scaler.release(&request).await?)
                 };
                 start(runtime, work, RVec::from)
             }

@@ -18,6 +18,12 @@ pub mod method {
     pub const CHANGES: &str = "changes";
     /// [`CompareAndSet`](super::CompareAndSet) to a [`Version`](crate::Version).
     pub const COMPARE_AND_SET: &str = "compare_and_set";
+    /// [`RouteRequest`](crate::RouteRequest) to `null`.
+    pub const SET_ROUTE: &str = "set_route";
+    /// A list of [`Dlx`](crate::Dlx) to `null`.
+    pub const TEND_ROUTES: &str = "tend_routes";
+    /// [`ReleaseRequest`](crate::ReleaseRequest) to `null`.
+    pub const RELEASE: &str = "release";
     /// [`Told`](super::Told) to `null`.
     pub const REPORT: &str = "report";
     /// `null` to `null`.

@@ -95,6 +95,8 @@ impl Scene {
             plugin_dir: "plugins".into(),
             kubeconfig: Some(self.kubeconfig(user)),
             coordination: Coordination::Leases,
+            home: None,
+            service_ports: None,
             kind: "deployment".to_owned(),
             file: "shop.yaml".to_owned(),
             text: format!("namespace: {NAMESPACE}\nplugins: {{deployment: {section}}}\n").into(),

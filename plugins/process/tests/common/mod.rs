@@ -29,6 +29,8 @@ pub fn context(state_dir: &Path, namespace: &str, resources: &str) -> PluginCont
         plugin_dir: plugin_dir(),
         kubeconfig: None,
         coordination: scaler_types::Coordination::Files,
+        home: None,
+        service_ports: None,
         kind: "process".to_owned(),
         file: "demo.yaml".to_owned(),
         text: format!("namespace: {namespace}\nplugins:\n  process:\n    resources:\n{resources}").into(),

@@ -39,6 +39,8 @@ async fn listed(role: Role, without: &str) -> BTreeMap<String, Resource> {
             plugin_dir: folder.path().to_owned(),
             kubeconfig: Some(kubeconfig.clone()),
             coordination: Coordination::Leases,
+            home: None,
+            service_ports: None,
             kind: "deployment".to_owned(),
             file: file.clone(),
             text: text.into(),

@@ -1,0 +1,177 @@
+//! The leading autoscaler's rule for routes: what is to be changed, from nothing but what is seen.
+//!
+//! Level-triggered: whatever crashed before, and whoever changed something meanwhile, the next step follows from how things are.
+//!
+//! | step | why it is safe |
+//! |---|---|
+//! | own, both -> dlx | the DLXs are named before the resource's own endpoints are taken away; asleep or awake, a DLX serves |
+//! | dlx -> both | both serve; with no endpoint yet, the DLXs alone do |
+//! | both -> own | only when endpoints of its own have been there for the grace: everybody who follows the route knows them |
+
+use crate::{Leads, Path, State};
+
+/// What is seen of a resource and its route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteSeen {
+    /// Its path.
+    pub path: Path,
+    /// See [`Route::asked`](crate::Route::asked); and nothing refuses it.
+    pub asked: bool,
+    /// See [`Route::leads`](crate::Route::leads).
+    pub leads: Leads,
+    /// See [`Route::complete`](crate::Route::complete).
+    pub complete: bool,
+    /// The row's state.
+    pub state: State,
+    /// Whether it has replicas.
+    pub scaled: bool,
+    /// The fence in the row is this leader's own, and every DLX has confirmed it.
+    pub confirmed: bool,
+    /// Its own endpoints have been ready for the grace, while it leads to both.
+    pub own_known: bool,
+    /// Its own endpoints are ready.
+    pub own_ready: bool,
+    /// How the DLXs are.
+    pub dlxs: Dlxs,
+}
+
+/// How the DLXs are, all together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dlxs {
+    /// At least one takes requests.
+    Serving,
+    /// None does, for the moment.
+    Away,
+    /// None has for so long that nobody waits for them any more.
+    Dead,
+}
+
+/// Where the route is to lead next; `None`: it stays as it is.
+pub fn route_step(seen: &RouteSeen) -> Option<Leads> {
+    match (wanted(seen)?, seen.leads) {
+        // Nobody could be named.
+        (Leads::Dlx, _) if seen.dlxs != Dlxs::Serving => None,
+        (Leads::Dlx, Leads::Dlx) => (!seen.complete).then_some(Leads::Dlx),
+        (Leads::Dlx, Leads::Own | Leads::Both) => Some(Leads::Dlx),
+        (_, Leads::Dlx) => Some(Leads::Both),
+        // Half of what comes would find nobody.
+        (_, Leads::Both) if seen.dlxs == Dlxs::Dead => seen.own_ready.then_some(Leads::Own),
+        (_, Leads::Both) => seen.own_known.then_some(Leads::Own),
+        (_, Leads::Own) => None,
+    }
+}
+
+/// Where it is to lead in the end: to the DLXs or to itself; `None`: that is not decided, or somebody else's business.
+fn wanted(seen: &RouteSeen) -> Option<Leads> {
+    use State::{Active, Asleep, Draining, Failed, Waking};
+    if !seen.asked || seen.dlxs == Dlxs::Dead {
+        return Some(Leads::Own);
+    }
+    match (seen.path, seen.state, seen.scaled) {
+        (Path::External, ..) => None,
+        (Path::Always, ..) => Some(Leads::Dlx),
+        (Path::Direct, Draining, true) => seen.confirmed.then_some(Leads::Dlx),
+        // Somebody else scaled it to zero. A request would wake it, but nobody asked for it to be led.
+        (Path::Direct, Active, false) => None,
+        (Path::Direct, Draining | Asleep | Waking | Failed, false) => Some(Leads::Dlx),
+        (Path::Direct, Active | Asleep | Waking | Failed, true) => Some(Leads::Own),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATES: [State; 5] = [State::Active, State::Draining, State::Asleep, State::Waking, State::Failed];
+
+    fn seen(path: Path, state: State, scaled: bool, leads: Leads) -> RouteSeen {
+        RouteSeen {
+            path,
+            asked: true,
+            leads,
+            complete: true,
+            state,
+            scaled,
+            confirmed: false,
+            own_known: false,
+            own_ready: false,
+            dlxs: Dlxs::Serving,
+        }
+    }
+
+    #[test]
+    fn always_leads_to_the_dlxs_in_every_state() {
+        for state in STATES {
+            for scaled in [false, true] {
+                let at = |leads| seen(Path::Always, state, scaled, leads);
+                assert_eq!(route_step(&at(Leads::Own)), Some(Leads::Dlx));
+                assert_eq!(route_step(&at(Leads::Both)), Some(Leads::Dlx));
+                assert_eq!(route_step(&at(Leads::Dlx)), None);
+                let torn = RouteSeen { complete: false, ..at(Leads::Dlx) };
+                assert_eq!(route_step(&torn), Some(Leads::Dlx), "what is missing is put back");
+                let nobody = RouteSeen { dlxs: Dlxs::Away, ..at(Leads::Own) };
+                assert_eq!(route_step(&nobody), None, "nobody could be named");
+            }
+        }
+    }
+
+    #[test]
+    fn direct_leads_to_the_dlxs_only_while_there_is_nobody_else() {
+        let table = [
+            // Without replicas and with, from a route that leads to itself.
+            (State::Active, [None, None]),
+            (State::Draining, [Some(Leads::Dlx), None]),
+            (State::Asleep, [Some(Leads::Dlx), None]),
+            (State::Waking, [Some(Leads::Dlx), None]),
+            (State::Failed, [Some(Leads::Dlx), None]),
+        ];
+        for (state, expected) in table {
+            let got = [false, true].map(|scaled| route_step(&seen(Path::Direct, state, scaled, Leads::Own)));
+            assert_eq!(got, expected, "{state}");
+        }
+        let draining = seen(Path::Direct, State::Draining, true, Leads::Own);
+        let confirmed = RouteSeen { confirmed: true, ..draining };
+        assert_eq!(route_step(&confirmed), Some(Leads::Dlx));
+        let led = RouteSeen { leads: Leads::Dlx, ..draining };
+        assert_eq!(route_step(&led), None, "the revert decides");
+    }
+
+    #[test]
+    fn the_way_back_is_by_both_and_waits_for_everybody() {
+        for (path, state, asked) in [
+            (Path::Direct, State::Active, true),
+            (Path::Direct, State::Waking, true),
+            (Path::Always, State::Active, false),
+        ] {
+            let at = |leads| RouteSeen { asked, ..seen(path, state, true, leads) };
+            assert_eq!(route_step(&at(Leads::Dlx)), Some(Leads::Both));
+            let both = at(Leads::Both);
+            assert_eq!(route_step(&both), None, "nobody else serves yet");
+            let ready = RouteSeen { own_ready: true, ..both };
+            assert_eq!(route_step(&ready), None, "not everybody knows");
+            assert_eq!(route_step(&RouteSeen { own_known: true, ..ready }), Some(Leads::Own));
+            assert_eq!(route_step(&at(Leads::Own)), None);
+        }
+    }
+
+    #[test]
+    fn dead_dlxs_keep_nothing() {
+        for path in [Path::Always, Path::Direct] {
+            for state in STATES {
+                let at = |leads| RouteSeen { dlxs: Dlxs::Dead, ..seen(path, state, true, leads) };
+                assert_eq!(route_step(&at(Leads::Dlx)), Some(Leads::Both));
+                assert_eq!(route_step(&at(Leads::Both)), None);
+                let ready = RouteSeen { own_ready: true, ..at(Leads::Both) };
+                assert_eq!(route_step(&ready), Some(Leads::Own), "without a grace");
+                assert_eq!(route_step(&at(Leads::Own)), None);
+            }
+        }
+    }
+
+    #[test]
+    fn external_is_somebody_elses() {
+        for leads in [Leads::Own, Leads::Both, Leads::Dlx] {
+            assert_eq!(route_step(&seen(Path::External, State::Asleep, false, leads)), None);
+        }
+    }
+}
