@@ -1,13 +1,16 @@
 //! What a workload's owners say in annotations.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{ScaleResource, duration, yaml};
 use serde::Deserialize;
 
 use crate::{
-    config::{Config, OptIn, requests_in},
+    config::{Config, OptIn, Wish, requests_in},
     facts::PortOf,
     hosts,
 };
@@ -32,6 +35,11 @@ pub const PAUSED: &str = "scaler.dev/paused";
 /// It is to sleep now; once for each value.
 pub const SLEEP_NOW: &str = "scaler.dev/sleep-now";
 
+/// On a workload or its namespace: where its Services are to lead.
+pub const ROUTE: &str = "scaler.dev/route";
+/// What would stand in the way of leading its Services, and is known to its owners; with commas between them.
+pub const ACKNOWLEDGE: &str = "scaler.dev/acknowledge";
+
 /// What its owners want of a workload.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wishes {
@@ -51,8 +59,21 @@ pub struct Wishes {
     pub keep_awake_until: Option<Timestamp>,
     /// It does not sleep.
     pub paused: bool,
+    /// Where its Services are to lead.
+    pub route: Wish,
+    /// What is not to stand in the way of that.
+    pub acknowledged: BTreeSet<Acknowledged>,
     /// What cannot be used, each with what was expected.
     pub wrong: Vec<String>,
+}
+
+/// Something that changes when a Service is led, and that its owners may accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Acknowledged {
+    /// Whoever can connect to a DLX can connect to the pods, whatever NetworkPolicies say.
+    NetworkPolicies,
+    /// A client's connections go to any of the pods.
+    SessionAffinity,
 }
 
 /// A metric as a namespace file has it.
@@ -94,7 +115,17 @@ impl Wishes {
                 }
             }
         }
+        wishes.route = match (own.get(ROUTE), namespace.and_then(|all| all.get(ROUTE))) {
+            (Some(own), _) => wish(own.trim()).map_err(|why| format!("{ROUTE}: {why}")),
+            (None, Some(all)) => wish(all.trim()).map_err(|why| format!("{ROUTE} of its namespace: {why}")),
+            (None, None) => Ok(config.route),
+        }
+        .unwrap_or_else(|wrong| {
+            wishes.wrong.push(wrong);
+            Wish::None
+        });
         let mut read = Reader { own, wrong: &mut wishes.wrong };
+        wishes.acknowledged = read.value(ACKNOWLEDGE, acknowledged).unwrap_or_default();
         if let Some(metrics) = read.value(METRICS, metrics) {
             wishes.metrics = metrics;
         }
@@ -187,6 +218,25 @@ fn moment(text: &str) -> Result<Timestamp, String> {
         .map_err(|_| format!("{text:?} is no point in time, expected one such as 2026-12-24T18:00:00Z"))
 }
 
+fn wish(text: &str) -> Result<Wish, String> {
+    match text {
+        "none" => Ok(Wish::None),
+        "service" => Ok(Wish::Service),
+        "direct" => Ok(Wish::Direct),
+        _ => Err(format!("{text:?} is no route, expected service, direct or none")),
+    }
+}
+
+fn acknowledged(text: &str) -> Result<BTreeSet<Acknowledged>, String> {
+    let all = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+    all.map(|one| match one {
+        "network-policies" => Ok(Acknowledged::NetworkPolicies),
+        "session-affinity" => Ok(Acknowledged::SessionAffinity),
+        _ => Err(format!("{one:?} cannot be acknowledged, expected network-policies or session-affinity")),
+    })
+    .collect()
+}
+
 fn flag(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
@@ -231,6 +281,29 @@ mod tests {
     }
 
     #[test]
+    fn the_workload_says_where_its_services_lead_else_its_namespace_else_the_file() {
+        let (none, direct) = (config("{}"), config("{route: direct}"));
+        for (own, namespace, config, expected) in [
+            (None, None, &none, Wish::None),
+            (None, None, &direct, Wish::Direct),
+            (None, Some("service"), &direct, Wish::Service),
+            (Some("none"), Some("service"), &direct, Wish::None),
+            (Some(" service "), None, &none, Wish::Service),
+        ] {
+            let of = |value: Option<&str>| value.map(|value| annotations(&[(ROUTE, value)]));
+            let wishes = Wishes::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
+            assert_eq!((wishes.route, wishes.wrong.len()), (expected, 0), "{own:?} {namespace:?}");
+        }
+        let wishes = Wishes::read(&annotations(&[]), Some(&annotations(&[(ROUTE, "yes")])), &direct);
+        assert_eq!(wishes.route, Wish::None);
+        assert!(
+            wishes.wrong[0].starts_with("scaler.dev/route of its namespace: \"yes\""),
+            "{:?}",
+            wishes.wrong
+        );
+    }
+
+    #[test]
     fn every_annotation_is_read() {
         let wishes = read(&[
             (SCALE_TO_ZERO, "10m"),
@@ -241,6 +314,8 @@ mod tests {
             (READINESS_TIMEOUT, "2m"),
             (KEEP_AWAKE_UNTIL, "2026-12-24T18:00:00+01:00"),
             (PAUSED, "true"),
+            (ROUTE, "direct"),
+            (ACKNOWLEDGE, "network-policies,session-affinity"),
         ]);
         assert_eq!(wishes.wrong, Vec::<String>::new());
         assert_eq!(wishes.metrics[0].wire_name(), "gpu_per_1h");
@@ -252,6 +327,7 @@ mod tests {
         );
         assert_eq!(wishes.keep_awake_until.unwrap().to_string(), "2026-12-24T17:00:00Z");
         assert!(wishes.paused);
+        assert_eq!((wishes.route, wishes.acknowledged.len()), (Wish::Direct, 2));
         assert_eq!(read(&[(SCALE_TO_ZERO, "5m")]).metrics[0].wire_name(), "requests_per_5m");
         assert_eq!(read(&[(SCALE_TO_ZERO, "true")]).metrics, []);
         assert_eq!(read(&[(PORT, "web")]).port, Some(PortOf::Name("web".to_owned())));
@@ -277,6 +353,8 @@ mod tests {
             (READINESS_TIMEOUT, "5 minutes", "is not a duration"),
             (KEEP_AWAKE_UNTIL, "tomorrow", "2026-12-24T18:00:00Z"),
             (PAUSED, "yes", "neither true nor false"),
+            (ROUTE, "always", "expected service, direct or none"),
+            (ACKNOWLEDGE, "session-affinity, all", "\"all\" cannot be acknowledged"),
         ] {
             let mut own = annotations(&[(SCALE_TO_ZERO, "10m"), (PORT, "8080")]);
             own.insert(name.to_owned(), value.to_owned());
@@ -295,7 +373,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_value_panics(value: String) {
-            let names = [SCALE_TO_ZERO, METRICS, HOSTS, PORT, HOLD_TIMEOUT, READINESS_TIMEOUT, KEEP_AWAKE_UNTIL, PAUSED];
+            let names = [SCALE_TO_ZERO, METRICS, HOSTS, PORT, HOLD_TIMEOUT, READINESS_TIMEOUT, KEEP_AWAKE_UNTIL, PAUSED, ROUTE, ACKNOWLEDGE];
             let own: Vec<_> = names.iter().map(|name| (*name, value.as_str())).collect();
             read(&own);
         }

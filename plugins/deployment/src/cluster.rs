@@ -34,6 +34,8 @@ pub struct Cluster {
     calls: Arc<Semaphore>,
     /// The namespace; none: all of them.
     pub namespace: Option<String>,
+    /// Where the daemons keep what all of them share.
+    pub home: String,
 }
 
 // === impl Cluster ===
@@ -44,7 +46,11 @@ impl Cluster {
     /// # Errors
     ///
     /// The file cannot be used, or there is none and this is no pod.
-    pub async fn connect(kubeconfig: Option<&Path>, namespace: Option<String>) -> Result<Self> {
+    pub async fn connect(
+        kubeconfig: Option<&Path>,
+        namespace: Option<String>,
+        home: Option<String>,
+    ) -> Result<Self> {
         let mut config = match kubeconfig {
             Some(path) => {
                 let reading = || format!("reading the kubeconfig {}", path.display());
@@ -63,7 +69,9 @@ impl Cluster {
         config.default_retry = false;
         config.connect_timeout = Some(PATIENCE);
         let client = Client::try_from(config).context("setting up the client of the cluster's API")?;
-        Ok(Self { client, calls: Arc::new(Semaphore::new(AT_ONCE)), namespace })
+        // A pod's own, or the kubeconfig's.
+        let home = home.unwrap_or_else(|| client.default_namespace().to_owned());
+        Ok(Self { client, calls: Arc::new(Semaphore::new(AT_ONCE)), namespace, home })
     }
 
     /// Makes a call when there is a place for it, and gives up on an answer that does not come.
@@ -97,6 +105,14 @@ impl Cluster {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
             None => Api::all_with(self.client.clone(), resource),
         }
+    }
+
+    /// Objects of a type in one namespace.
+    pub fn in_namespace<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
     }
 
     /// The API of one workload.
@@ -234,6 +250,24 @@ pub fn retry(error: &kube::Error, doing: &str) -> ScaleError {
     };
     let after = if after > 0 { Duration::from_secs(after.into()) } else { AGAIN };
     ScaleError::Retry { after, reason: format!("{doing}: {}", told(error)) }
+}
+
+/// The error of a write as a plugin tells it. `strict`: the write said what it was decided on, so that an object it does not
+/// fit is another one by now.
+pub fn unwritten(error: &kube::Error, doing: &str, strict: bool) -> ScaleError {
+    if is_missing(error) || is_conflict(error) || strict && is_invalid(error) {
+        ScaleError::Conflict
+    } else if may_pass(error) {
+        retry(error, doing)
+    } else {
+        refused(error, doing)
+    }
+}
+
+/// The API server's last word.
+pub fn refused(error: &kube::Error, doing: &str) -> ScaleError {
+    let forbidden = if is_forbidden(error) { "forbidden: " } else { "" };
+    ScaleError::Terminal { reason: format!("{forbidden}{doing}: {}", told(error)) }
 }
 
 #[cfg(test)]

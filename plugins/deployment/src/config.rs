@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use scaler_types::{Coordination, PluginContext, Result, Role, ScaleResource, duration};
+use scaler_types::{Coordination, PluginContext, Result, Role, ScaleResource, ServicePorts, duration};
 use serde::{Deserialize, Deserializer, de};
 
 /// The metric that an opt-in by duration alone looks at: the one the DLXs count.
@@ -33,6 +33,23 @@ pub struct Config {
     pub hosts: BTreeMap<String, Vec<String>>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
+    /// Where requests for a workload are led that does not say it.
+    pub route: Wish,
+    /// The DLXs' ports that Services lead to; none: no Service is led.
+    pub service_ports: Option<ServicePorts>,
+}
+
+/// Where the owners of a workload want its Services to lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wish {
+    /// Wherever they lead: nothing is changed.
+    #[default]
+    None,
+    /// To the DLXs, all the while.
+    Service,
+    /// To its pods while it is awake, to the DLXs while it sleeps.
+    Direct,
 }
 
 /// A kind of workload that has a scale.
@@ -78,6 +95,8 @@ struct Section {
     hosts: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     cluster_domain: Option<String>,
+    #[serde(default)]
+    route: Wish,
 }
 
 fn replicas_path() -> String {
@@ -152,6 +171,8 @@ impl Config {
                 .cluster_domain
                 .unwrap_or_else(|| "cluster.local".to_owned())
                 .to_ascii_lowercase(),
+            route: section.route,
+            service_ports: context.service_ports,
         })
     }
 
@@ -194,19 +215,23 @@ pub mod tests {
     #[test]
     fn every_key_is_read_and_nothing_else() {
         let config = section(
-            "    optIn: all\n    scaleToZero: 5m\n    clusterDomain: Cluster.Example\n    hosts: {web: [Shop.Example.COM]}\n    \
+            "    optIn: all\n    scaleToZero: 5m\n    route: direct\n    clusterDomain: Cluster.Example\n    hosts: {web: [Shop.Example.COM]}\n    \
              workloads: [{group: argoproj.io, version: v1alpha1, kind: Rollout}]\n",
         )
         .unwrap();
         assert_eq!((config.opt_in, config.scale_to_zero), (OptIn::All, Duration::from_secs(300)));
-        assert_eq!(config.cluster_domain, "cluster.example");
+        assert_eq!((config.cluster_domain.as_str(), config.route), ("cluster.example", Wish::Direct));
         assert_eq!(config.operators_hosts("shop", "web").collect::<Vec<_>>(), ["shop.example.com"]);
         assert_eq!(config.workloads[0].replicas_path, "/spec/replicas");
         let bare = Config::read(&context("namespace: shop\n")).unwrap();
-        assert_eq!((bare.opt_in, bare.scale_to_zero), (OptIn::Annotation, SCALE_TO_ZERO));
+        assert_eq!(
+            (bare.opt_in, bare.scale_to_zero, bare.route),
+            (OptIn::Annotation, SCALE_TO_ZERO, Wish::None)
+        );
         for (wrong, told) in [
             ("    optin: all\n", "unknown key \"optin\""),
             ("    scaleToZero: 0s\n", "scaleToZero is 0"),
+            ("    route: always\n", "always"),
             ("    scaleToZero: soon\n", "\"soon\" is not a duration"),
             ("    workloads: [{group: apps, version: v1, kind: Deployment}]\n", "is there already"),
             (

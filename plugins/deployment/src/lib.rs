@@ -2,7 +2,7 @@
 //!
 //! What is known comes by watches ([`caches`]); every write is one JSON patch of row and scale together, with tests of
 //! what it was decided on ([`patch`], [`scale`]). What the daemons see of a workload is a pure function of what is known
-//! ([`view`]).
+//! ([`view`]). Where requests for it go is [`routes`]'s business.
 
 mod annotations;
 mod caches;
@@ -14,24 +14,31 @@ mod events;
 mod facts;
 mod hosts;
 mod patch;
+mod registry;
+mod routes;
 mod row;
 mod scale;
 mod start;
 mod verify;
 mod view;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use scaler_types::{
-    Changes, PluginContext, Report, Resource, ResourceId, ResourceScaler, ResourceScalerConfig, Result, Role,
-    Row, ScaleError, ScaleRequest, Severity, Version,
+    Changes, Dlx, PluginContext, ReleaseRequest, Report, Resource, ResourceId, ResourceScaler,
+    ResourceScalerConfig, Result, Role, RouteRequest, Row, ScaleError, ScaleRequest, Severity, Target,
+    Version,
 };
 use tokio::task::JoinSet;
 
-use caches::Store;
+use caches::{Clock, Store};
 use config::Config;
 use events::Events;
+use routes::Routes;
 use scale::Scales;
 
 /// The plugin.
@@ -39,6 +46,7 @@ pub struct DeploymentScaler {
     config: Arc<Config>,
     store: Arc<Store>,
     scales: Scales,
+    routes: Routes,
     events: Arc<Events>,
     /// The watches and what follows from them.
     tasks: Mutex<JoinSet<()>>,
@@ -52,16 +60,18 @@ impl ResourceScaler for DeploymentScaler {
     const KIND: &'static str = "deployment";
 
     async fn new(context: PluginContext) -> Result<Self> {
+        let clock: Clock = Arc::new(Instant::now);
         let config = Arc::new(Config::read(&context)?);
-        let started = start::start(&context, &config).await?;
+        let started = start::start(&context, &config, clock).await?;
         let start::Started { cluster, store, mut tasks } = started;
         let events = Arc::new(Events::new(cluster.client.clone(), config.role));
         tasks.spawn(complain(Arc::clone(&store), Arc::clone(&events), config.role));
         if config.role == Role::Dlx {
             tasks.spawn(verify::follow(cluster.clone(), Arc::clone(&store)));
         }
-        let scales = Scales::new(cluster, Arc::clone(&store));
-        Ok(Self { config, store, scales, events, tasks: Mutex::new(tasks) })
+        let scales = Scales::new(cluster.clone(), Arc::clone(&store));
+        let routes = Routes::new(cluster, Arc::clone(&store), scales.clone());
+        Ok(Self { config, store, scales, routes, events, tasks: Mutex::new(tasks) })
     }
 
     async fn get_resources(&self) -> Result<Vec<Resource>> {
@@ -70,6 +80,10 @@ impl ResourceScaler for DeploymentScaler {
     }
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
+        // A DLX puts nothing to sleep.
+        if request.target == Target::Zero && self.config.role == Role::Autoscaler {
+            self.routes.may_sleep(&request.id).await?;
+        }
         self.scales.set_scale(request).await
     }
 
@@ -84,8 +98,8 @@ impl ResourceScaler for DeploymentScaler {
         // Requests go to pods, never by the Service: while it leads elsewhere they would come back.
         let known = self.store.with(|state| view::listed(state, resource));
         let known = known.with_context(|| format!("{resource} is not looked after"))?;
-        let status = known.at(k8s_openapi::jiff::Timestamp::now()).status;
-        anyhow::bail!("{}", if status.is_empty() { "none of its pods has an address yet" } else { &status })
+        let status = known.status();
+        anyhow::bail!("{}", if status.is_empty() { "none of its pods has an address yet" } else { status })
     }
 
     async fn changes(&self, cursor: u64) -> Result<Changes> {
@@ -102,6 +116,18 @@ impl ResourceScaler for DeploymentScaler {
         row: &Row,
     ) -> Result<Version, ScaleError> {
         Ok(self.scales.write(resource, expected, row, None).await?.version())
+    }
+
+    async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
+        self.routes.set_route(request).await
+    }
+
+    async fn tend_routes(&self, dlxs: &[Dlx]) -> Result<()> {
+        self.routes.tend(dlxs).await
+    }
+
+    async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+        self.routes.release(request).await
     }
 
     async fn report(&self, resource: &ResourceId, report: &Report) -> Result<()> {

@@ -132,7 +132,7 @@ impl Scales {
                 };
                 let stands = now.version() == *expected;
                 if stands && cluster::is_invalid(&error) && !write.strict {
-                    return Err(refused(&error, &writing()));
+                    return Err(cluster::refused(&error, &writing()));
                 }
                 workload = now;
             } else if cluster::is_unknown(&error) {
@@ -141,7 +141,7 @@ impl Scales {
             } else if cluster::may_pass(&error) {
                 return Err(cluster::retry(&error, &writing()));
             } else {
-                return Err(refused(&error, &writing()));
+                return Err(cluster::refused(&error, &writing()));
             }
         }
         let reason = format!("{}: others write to it all the time", writing());
@@ -186,6 +186,21 @@ impl Scales {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What a workload is now, by the API server.
+    ///
+    /// # Errors
+    ///
+    /// It is gone, or cannot be read.
+    pub async fn read_anew(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
+        let read = self.read(id).await.map_err(|error| cluster::retry(&error, &format!("reading {id}")))?;
+        read.ok_or_else(|| gone(id))
+    }
+
+    /// A workload was written elsewhere.
+    pub fn saw(&self, workload: Workload) {
+        self.fold(workload);
     }
 
     /// Waits until nothing from before the sleep is alive: a wake that is written earlier may be answered by a pod that
@@ -312,10 +327,4 @@ impl Scales {
 
 fn gone(id: &ResourceId) -> ScaleError {
     ScaleError::Terminal { reason: format!("{id} does not exist any more") }
-}
-
-/// The API server's last word.
-fn refused(error: &kube::Error, doing: &str) -> ScaleError {
-    let forbidden = if cluster::is_forbidden(error) { "forbidden: " } else { "" };
-    ScaleError::Terminal { reason: format!("{forbidden}{doing}: {}", cluster::told(error)) }
 }

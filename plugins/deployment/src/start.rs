@@ -5,18 +5,20 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, anyhow};
 use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{Namespace, Pod, Service},
-    networking::v1::Ingress,
+    core::v1::{ConfigMap, Namespace, Pod, Service},
+    discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, NetworkPolicy},
 };
 use kube::{Api, core::ApiResource};
 use scaler_types::{PluginContext, Result, Role, duration};
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 
 use crate::{
-    caches::{Change, Feed, Store, Topic, spawn},
+    caches::{Change, Clock, Feed, Store, Topic, spawn},
     cluster::{self, Cluster},
     config::{Config, WorkloadKind},
-    facts::{self, Kind, Workload},
+    facts::{self, Kind, MANAGED_BY, Workload},
+    registry,
 };
 
 /// How long the first lists may take in all. A server that does not answer by then is told to the daemon, which goes on
@@ -41,16 +43,17 @@ type First = (String, &'static str, oneshot::Receiver<Result<(), kube::Error>>);
 /// # Errors
 ///
 /// The API cannot be reached in time, a kind is not there, or a right is missing; the message says which.
-pub async fn start(context: &PluginContext, config: &Arc<Config>) -> Result<Started> {
-    let cluster = Cluster::connect(context.kubeconfig.as_deref(), config.namespace.clone()).await?;
-    timeout(WITHIN, list_all(cluster, config)).await.map_err(|_| {
+pub async fn start(context: &PluginContext, config: &Arc<Config>, clock: Clock) -> Result<Started> {
+    let (kubeconfig, home) = (context.kubeconfig.as_deref(), context.home.clone());
+    let cluster = Cluster::connect(kubeconfig, config.namespace.clone(), home).await?;
+    timeout(WITHIN, list_all(cluster, config, clock)).await.map_err(|_| {
         anyhow!("the cluster's API did not give its first lists within {}", duration::short(WITHIN))
     })?
 }
 
-async fn list_all(cluster: Cluster, config: &Arc<Config>) -> Result<Started> {
+async fn list_all(cluster: Cluster, config: &Arc<Config>, clock: Clock) -> Result<Started> {
     let kinds = kinds(&cluster, config).await?;
-    let store = Arc::new(Store::new(Arc::clone(config), kinds.clone()));
+    let store = Arc::new(Store::new(Arc::clone(config), kinds.clone(), clock));
     let mut tasks = JoinSet::new();
     let mut firsts: Vec<First> = Vec::new();
 
@@ -61,6 +64,7 @@ async fn list_all(cluster: Cluster, config: &Arc<Config>) -> Result<Started> {
             what: kind.full_name(),
             topic: Topic::Workloads(kind.index),
             fields: None,
+            labels: None,
             optional: false,
             read: Arc::new(move |object| Change::Workload(Box::new(Workload::new(&of, object)))),
         };
@@ -75,10 +79,14 @@ async fn list_all(cluster: Cluster, config: &Arc<Config>) -> Result<Started> {
         what: "services".to_owned(),
         topic: Topic::Services,
         fields: None,
+        labels: None,
         optional: false,
         read: Arc::new(|object| Change::Service(object.into())),
     };
     firsts.push(("services".to_owned(), "list, watch", spawn(services, Arc::clone(&store), &mut tasks)));
+    if config.service_ports.is_some() {
+        firsts.extend(routing(&cluster, config, &store, &mut tasks));
+    }
     firsts.extend(optional(&cluster, config, &store, &mut tasks).await?);
     all_in(&cluster, firsts).await?;
 
@@ -89,6 +97,7 @@ async fn list_all(cluster: Cluster, config: &Arc<Config>) -> Result<Started> {
             what: "pods".to_owned(),
             topic: Topic::Pods,
             fields: None,
+            labels: None,
             optional: false,
             read: Arc::new(|object: Pod| Change::Pod(Box::new(object.into()))),
         };
@@ -96,6 +105,45 @@ async fn list_all(cluster: Cluster, config: &Arc<Config>) -> Result<Started> {
         all_in(&cluster, vec![("pods".to_owned(), "get, list, watch", first)]).await?;
     }
     Ok(Started { cluster, store, tasks })
+}
+
+/// What is watched where Services are led.
+fn routing(cluster: &Cluster, config: &Config, store: &Arc<Store>, tasks: &mut JoinSet<()>) -> Vec<First> {
+    let mut firsts = Vec::new();
+    let slices = Feed {
+        api: cluster.api::<EndpointSlice>(),
+        what: "endpointslices.discovery.k8s.io".to_owned(),
+        topic: Topic::Slices,
+        fields: None,
+        // Who else takes a Service's requests matters to who changes that.
+        labels: (config.role == Role::Dlx).then(|| format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)),
+        optional: false,
+        read: Arc::new(|object| Change::Slice(Box::new(facts::Slice::from(object)))),
+    };
+    firsts.push((slices.what.clone(), "list, watch", spawn(slices, Arc::clone(store), tasks)));
+    let registry = Feed {
+        api: cluster.in_namespace::<ConfigMap>(&cluster.home),
+        what: format!("the configmap {} in namespace {}", registry::NAME, cluster.home),
+        topic: Topic::Registry,
+        fields: Some(format!("metadata.name={}", registry::NAME)),
+        labels: None,
+        optional: false,
+        read: Arc::new(|object: ConfigMap| Change::Registry(Box::new(object.into()))),
+    };
+    firsts.push((registry.what.clone(), "get, list, watch", spawn(registry, Arc::clone(store), tasks)));
+    if config.role == Role::Autoscaler {
+        let policies = Feed {
+            api: cluster.api::<NetworkPolicy>(),
+            what: "networkpolicies.networking.k8s.io".to_owned(),
+            topic: Topic::Policies,
+            fields: None,
+            labels: None,
+            optional: true,
+            read: Arc::new(|object: NetworkPolicy| Change::Policy(object.into())),
+        };
+        firsts.push((policies.what.clone(), "list, watch", spawn(policies, Arc::clone(store), tasks)));
+    }
+    firsts
 }
 
 /// What is watched where it is there and allowed.
@@ -111,6 +159,7 @@ async fn optional(
         what: "ingresses.networking.k8s.io".to_owned(),
         topic: Topic::Ingresses,
         fields: None,
+        labels: None,
         optional: true,
         read: Arc::new(|object| Change::Route(Topic::Ingresses, object.into())),
     };
@@ -120,6 +169,7 @@ async fn optional(
         what: "namespaces".to_owned(),
         topic: Topic::Namespaces,
         fields: config.namespace.as_ref().map(|name| format!("metadata.name={name}")),
+        labels: None,
         optional: true,
         read: Arc::new(|object| Change::Namespace(object.into())),
     };
@@ -130,6 +180,7 @@ async fn optional(
             what: "httproutes.gateway.networking.k8s.io".to_owned(),
             topic: Topic::HttpRoutes,
             fields: None,
+            labels: None,
             optional: true,
             read: Arc::new(|object| Change::Route(Topic::HttpRoutes, facts::Route::from(object))),
         };
@@ -142,6 +193,7 @@ async fn optional(
             what: "horizontalpodautoscalers.autoscaling".to_owned(),
             topic: Topic::Hpas,
             fields: None,
+            labels: None,
             optional: true,
             read: Arc::new(|object| Change::Scaler(Topic::Hpas, object.into())),
         };
@@ -152,6 +204,7 @@ async fn optional(
                 what: "scaledobjects.keda.sh".to_owned(),
                 topic: Topic::ScaledObjects,
                 fields: None,
+                labels: None,
                 optional: true,
                 read: Arc::new(|object| Change::Scaler(Topic::ScaledObjects, facts::Scaler::from(object))),
             };

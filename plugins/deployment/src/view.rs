@@ -1,5 +1,7 @@
 //! A workload as the daemons see it.
 
+use std::time::Instant;
+
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{Progress, Resource, ResourceId, Role, ScaleEvent, State as RowState};
 
@@ -11,6 +13,7 @@ use crate::{
     events::Complaint,
     facts::{Pod, Workload},
     hosts::Claims,
+    routes,
 };
 
 /// A resource, and what is known of it beside.
@@ -19,6 +22,10 @@ pub struct Listed {
     resource: Resource,
     /// Its owners want it awake until then.
     keep_awake_until: Option<Timestamp>,
+    /// Since when all that is new goes to the DLXs.
+    led_since: Option<Instant>,
+    /// It is not led for want of ports.
+    short: bool,
     /// What its owners are to be told.
     pub complaints: Vec<Complaint>,
 }
@@ -26,14 +33,32 @@ pub struct Listed {
 // === impl Listed ===
 
 impl Listed {
-    /// The resource as of now: some of what keeps it awake ends by time alone.
-    pub fn at(&self, now: Timestamp) -> Resource {
+    /// The resource as of now: some of what keeps it awake ends by time alone, and it is led for longer and longer.
+    pub fn at(&self, (now, clock): (Timestamp, Instant)) -> Resource {
         let mut resource = self.resource.clone();
+        if let (Some(route), Some(since)) = (&mut resource.route, self.led_since) {
+            route.led_for = clock.saturating_duration_since(since);
+        }
         if let Some(until) = self.keep_awake_until.filter(|until| *until > now) {
             let why = format!("its owners keep it awake until {until} ({})", annotations::KEEP_AWAKE_UNTIL);
             resource.keep_awake = joined(&[resource.keep_awake, why]);
         }
         resource
+    }
+
+    /// Why it is as it is.
+    pub fn status(&self) -> &str {
+        &self.resource.status
+    }
+
+    /// Whether its owners want its Services led.
+    pub fn asks(&self) -> bool {
+        self.resource.route.as_ref().is_some_and(|route| route.asked)
+    }
+
+    /// Whether its Services are not led for want of ports: when some are given back, it is looked at anew.
+    pub fn is_short_of_ports(&self) -> bool {
+        self.short
     }
 }
 
@@ -45,11 +70,16 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     // What was put to sleep here is woken here, whatever its owners say since.
     let ours = workload.replicas == 0
         && matches!(workload.kept.row.state, RowState::Asleep | RowState::Waking | RowState::Failed);
-    if workload.deleting || !wishes.opted_in && !ours {
+    let routed = routes::look(state, workload, &wishes);
+    // What was led here is given back, too.
+    if workload.deleting || !wishes.opted_in && !ours && !routed.is_touched() {
         return None;
     }
     let mut resource = Resource::new(id.clone());
     let mut complaints = Vec::new();
+    resource.path = routed.path;
+    resource.ports.clone_from(&routed.ports);
+    resource.route.clone_from(&routed.route);
     resource.row = workload.kept.row.clone();
     resource.version = workload.version();
     resource.replicas = workload.replicas;
@@ -111,9 +141,14 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
         complaints.push(Complaint { reason: "TwoScalers", message: format!("it is kept awake: {clash}") });
         keep.push(clash);
     }
+    if let Some(why) = routed.refusal() {
+        complaints.push(Complaint { reason: "RouteRefused", message: why.to_owned() });
+        keep.push(why.to_owned());
+    }
     resource.keep_awake = joined(&keep);
     resource.scale_resources = wishes.metrics;
-    Some(Listed { resource, keep_awake_until: wishes.keep_awake_until, complaints })
+    let (led_since, short) = (routed.led_since, routed.short);
+    Some(Listed { resource, keep_awake_until: wishes.keep_awake_until, led_since, short, complaints })
 }
 
 /// Endpoints, progress; gives what it waits for.

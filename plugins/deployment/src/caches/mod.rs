@@ -14,8 +14,10 @@ mod log;
 mod pods;
 mod store;
 mod table;
+mod taken;
 mod watch;
 
 pub use pods::Doubt;
-pub use store::{Change, State, Store, Teller, Topic};
+pub use store::{Change, Clock, State, Store, Teller, Topic};
+pub use taken::OFTEN;
 pub use watch::{Feed, spawn};

@@ -1,5 +1,6 @@
 //! All that is known, in one place, and what follows from it.
 
+mod routing;
 mod settle;
 
 use std::{
@@ -21,9 +22,12 @@ use crate::{
     annotations,
     config::Config,
     events::Complaint,
-    facts::{Kind, Name, NamespaceFact, Pod, Route, Scaler, Service, Workload},
+    facts::{Kind, Name, NamespaceFact, Pod, Policy, Route, Scaler, Service, Slice, Workload},
+    registry::Registry,
     view::Listed,
 };
+
+pub use routing::{Clock, Routing};
 
 pub use super::table::Teller;
 
@@ -46,6 +50,12 @@ pub enum Topic {
     ScaledObjects,
     /// Namespaces.
     Namespaces,
+    /// EndpointSlices.
+    Slices,
+    /// NetworkPolicies.
+    Policies,
+    /// The registry of ports.
+    Registry,
 }
 
 /// A state of an object.
@@ -63,6 +73,12 @@ pub enum Change {
     Scaler(Topic, Scaler),
     /// Of a namespace.
     Namespace(NamespaceFact),
+    /// Of an EndpointSlice.
+    Slice(Box<Slice>),
+    /// Of a NetworkPolicy.
+    Policy(Policy),
+    /// Of the registry of ports.
+    Registry(Box<Registry>),
 }
 
 /// All that is known.
@@ -85,6 +101,8 @@ pub struct State {
     hpas: Table<Scaler>,
     scaled_objects: Table<Scaler>,
     namespaces: Table<NamespaceFact>,
+    /// Where Services lead.
+    pub routing: Routing,
     in_namespace: HashMap<Arc<str>, BTreeSet<ResourceId>>,
     labelled: Labelled<ResourceId>,
     /// Who asks for a host by annotation.
@@ -117,7 +135,7 @@ struct Seen {
 
 impl Store {
     /// Nothing is known yet.
-    pub fn new(config: Arc<Config>, kinds: Vec<Arc<Kind>>) -> Self {
+    pub fn new(config: Arc<Config>, kinds: Vec<Arc<Kind>>, clock: Clock) -> Self {
         let state = State {
             config,
             workloads: kinds.iter().map(|_| Table::default()).collect(),
@@ -129,6 +147,7 @@ impl Store {
             hpas: Table::default(),
             scaled_objects: Table::default(),
             namespaces: Table::default(),
+            routing: Routing::new(clock),
             in_namespace: HashMap::new(),
             labelled: Labelled::default(),
             asking: HashMap::new(),
@@ -181,7 +200,7 @@ impl Store {
     pub fn resources(&self) -> Vec<Resource> {
         self.with(|state| {
             state.settle();
-            let now = Timestamp::now();
+            let now = (Timestamp::now(), state.routing.now());
             state.listed.values().map(|listed| listed.at(now)).collect()
         })
     }
@@ -277,7 +296,8 @@ impl State {
                     let (name, labels) = (service.meta.key(), service.selector.clone());
                     self.services_called.entry(name.1.clone()).or_default().insert(name.0.clone());
                     self.services_by.put(name.clone(), &name.0, &labels);
-                    let old = self.services.put(service);
+                    let old = self.services.put(service.clone());
+                    self.saw_service(old.as_ref(), Some(&service));
                     self.touch_labelled(&name.0, &labels);
                     if let Some(old) = old.filter(|old| old.selector != labels) {
                         self.touch_labelled(&name.0, &old.selector);
@@ -321,6 +341,9 @@ impl State {
                     }
                 }
             }
+            Change::Slice(slice) => self.apply_slice(*slice, teller),
+            Change::Policy(policy) => self.apply_policy(policy, teller),
+            Change::Registry(registry) => self.apply_registry(*registry, teller),
         }
     }
 
@@ -336,6 +359,7 @@ impl State {
                     self.pods.forget_workload(&id);
                     self.index(&gone, false);
                     self.seen.remove(&id);
+                    self.touch_sharing(&gone);
                     self.touch(&id);
                 }
             }
@@ -346,6 +370,7 @@ impl State {
             }
             Topic::Services => {
                 if let Some(gone) = self.services.remove(name, uid) {
+                    self.saw_service(Some(&gone), None);
                     self.services_by.remove(name);
                     if let Some(namespaces) = self.services_called.get_mut(&name.1) {
                         namespaces.remove(&name.0);
@@ -372,6 +397,9 @@ impl State {
                     self.touch_namespace(&name.1);
                 }
             }
+            Topic::Slices => self.remove_slice(name, uid),
+            Topic::Policies => self.remove_policy(name, uid),
+            Topic::Registry => self.remove_registry(name, uid),
         }
     }
 
@@ -386,6 +414,9 @@ impl State {
             Topic::Hpas => self.hpas.missing(listed, revision),
             Topic::ScaledObjects => self.scaled_objects.missing(listed, revision),
             Topic::Namespaces => self.namespaces.missing(listed, revision),
+            Topic::Slices => self.routing.slices.missing(listed, revision),
+            Topic::Policies => self.routing.policies.missing(listed, revision),
+            Topic::Registry => self.routing.registry.missing(listed, revision),
         }
     }
 
@@ -419,6 +450,7 @@ impl State {
         let kind = workload.kind.index;
         if !same {
             self.index(&workload, true);
+            self.touch_sharing(&workload);
         }
         if let Some(old) = self.workloads[kind].put(workload).filter(|_| !same) {
             self.index(&old, false);
@@ -426,6 +458,7 @@ impl State {
                 // What both have.
                 self.index(&now, true);
             }
+            self.touch_sharing(&old);
         }
         self.touch(&id);
     }

@@ -47,6 +47,8 @@ pub struct Feed<K> {
     pub topic: Topic,
     /// Only objects with these fields.
     pub fields: Option<String>,
+    /// Only objects with these labels.
+    pub labels: Option<String>,
     /// It can be done without, for want of a right.
     pub optional: bool,
     /// What is kept of an object.
@@ -96,6 +98,8 @@ where
                         if let Some(told) = told.take() {
                             // Nobody waits: the instance is about to be dropped, and this task with it.
                             let _ = told.send(Ok(()));
+                        } else if matches!(self.topic, Topic::Services | Topic::Slices) {
+                            store.with(super::State::missed_something);
                         }
                         continue;
                     }
@@ -154,6 +158,7 @@ where
     async fn list(&self, store: &Store) -> Result<String, kube::Error> {
         let mut params = ListParams { limit: Some(PAGE), ..ListParams::default() };
         params.field_selector.clone_from(&self.fields);
+        params.label_selector.clone_from(&self.labels);
         let mut listed = HashSet::new();
         loop {
             let page = cluster::within(PATIENCE, self.api.list(&params)).await?;
@@ -183,6 +188,7 @@ where
     async fn watch(&self, store: &Store, mut version: String) -> Ended {
         let params = WatchParams {
             field_selector: self.fields.clone(),
+            label_selector: self.labels.clone(),
             timeout: Some(LIVES),
             ..WatchParams::default()
         };

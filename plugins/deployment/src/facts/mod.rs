@@ -1,10 +1,12 @@
 //! What is kept of the cluster's objects: what something here depends on, and no more.
 
 mod pod;
+mod policy;
 mod route;
 mod scaler;
 mod selector;
 mod service;
+mod slice;
 mod workload;
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
@@ -14,10 +16,12 @@ use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::O
 #[cfg(test)]
 pub use pod::Waiting;
 pub use pod::{Container, Pod, PortOf, ProbeOf};
+pub use policy::Policy;
 pub use route::Route;
 pub use scaler::Scaler;
 pub use selector::{Labels, Selector};
-pub use service::Service;
+pub use service::{FENCED, Service, ServicePort};
+pub use slice::{DLXS, FORMAT, Family, MANAGED_BY, NEWEST, Ours, Place, SERVICE, Slice};
 pub use workload::{Kind, Workload};
 
 /// What identifies an object among those of its table.
@@ -94,4 +98,4 @@ macro_rules! facts {
         })*
     };
 }
-facts!(Workload, Pod, Service, Route, Scaler, NamespaceFact);
+facts!(Workload, Pod, Service, Route, Scaler, NamespaceFact, Slice, Policy, crate::registry::Registry);

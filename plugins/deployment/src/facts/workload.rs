@@ -6,7 +6,7 @@ use kube::core::{ApiResource, DynamicObject};
 use scaler_types::{ResourceId, Version};
 use serde_json::Value;
 
-use super::{Labels, Meta, Selector};
+use super::{Labels, Meta, PortOf, Selector};
 use crate::row::{self, Kept};
 
 /// A kind of workload.
@@ -52,6 +52,8 @@ pub struct Workload {
     pub selector: Selector,
     /// What its pods are labelled with.
     pub labels: Labels,
+    /// The ports that its pods will have by name; none: the object does not say how its pods will be.
+    pub ports: Option<Vec<(String, u16)>>,
     /// The generation its controller last worked on, where it says.
     pub observed: Option<i64>,
     /// The pods its controller counts, those that are on their way out left out.
@@ -139,6 +141,7 @@ impl Workload {
             unreadable,
             selector,
             labels,
+            ports: template_ports(data),
             observed: number("/status/observedGeneration"),
             pods: number("/status/replicas").map_or(0, |count| u32::try_from(count).unwrap_or(0)),
             refused,
@@ -168,6 +171,17 @@ impl Workload {
         self.kept.replicas.filter(|_| self.believed)
     }
 
+    /// The port that its pods will have behind that, where it says.
+    pub fn port(&self, target: &PortOf) -> Option<u16> {
+        match target {
+            PortOf::Number(number) => Some(*number),
+            PortOf::Name(name) => {
+                let ports = self.ports.iter().flatten();
+                ports.clone().find(|(port, _)| port == name).map(|(_, number)| *number)
+            }
+        }
+    }
+
     /// Its version.
     pub fn version(&self) -> Version {
         row::version(&self.meta.uid, self.generation, self.row_text())
@@ -177,6 +191,21 @@ impl Workload {
     pub fn is_emptied(&self) -> bool {
         self.observed.is_none_or(|observed| observed >= self.generation) && self.pods == 0
     }
+}
+
+/// The named TCP ports of the containers that go on running.
+fn template_ports(data: &Value) -> Option<Vec<(String, u16)>> {
+    let pod = data.pointer("/spec/template/spec")?;
+    let list = |name: &str| pod[name].as_array().into_iter().flatten();
+    let sidecars = list("initContainers").filter(|container| container["restartPolicy"] == "Always");
+    let ports =
+        list("containers").chain(sidecars).flat_map(|container| container["ports"].as_array()).flatten();
+    let tcp = ports.filter(|port| port["protocol"].as_str().is_none_or(|name| name == "TCP"));
+    let named = tcp.filter_map(|port| {
+        let number = port["containerPort"].as_u64().and_then(|number| u16::try_from(number).ok());
+        Some((port["name"].as_str()?.to_owned(), number?))
+    });
+    Some(named.collect())
 }
 
 /// FNV-1a over the specification's JSON: the same in every process and build.

@@ -1,23 +1,26 @@
 //! A cluster's API, instances of the plugin on it, and the test in the place of its controllers and kubelets.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use deployment::DeploymentScaler;
 use devcluster::{Cluster, Filter, Options, User};
 use kube::{
     Api, Client,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     core::{ApiResource, GroupVersionKind},
 };
 use scaler_types::{
-    Coordination, Nonce, PluginContext, Resource, ResourceId, ResourceScaler, Role, Row, ScaleError,
-    ScaleRequest, State, Target, Version,
+    Coordination, Dlx, Leads, Nonce, PluginContext, Resource, ResourceId, ResourceScaler, Role, RouteRequest,
+    Row, ScaleError, ScaleRequest, ServicePorts, State, Target, Version,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub const NAMESPACE: &str = "shop";
+/// Where the daemons run.
+pub const HOME: &str = "scaler";
+pub const PORTS: ServicePorts = ServicePorts { first: 20000, last: 20099 };
 /// A safety net only.
 pub const SOON: Duration = Duration::from_secs(20);
 
@@ -44,6 +47,8 @@ pub fn api_resource(kind: &str) -> ApiResource {
     let (group, version, plural) = match kind {
         "Deployment" | "StatefulSet" | "ReplicaSet" => ("apps", "v1", ""),
         "Ingress" => ("networking.k8s.io", "v1", "ingresses"),
+        "NetworkPolicy" => ("networking.k8s.io", "v1", "networkpolicies"),
+        "EndpointSlice" => ("discovery.k8s.io", "v1", ""),
         "ScaledObject" => ("keda.sh", "v1alpha1", ""),
         "Worker" => ("example.org", "v1", ""),
         "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1", ""),
@@ -66,8 +71,11 @@ impl Scene {
         let client = cluster.client().unwrap();
         let scene = Self { cluster, client, folder: tempfile::tempdir().unwrap() };
         let namespaces: Api<DynamicObject> = Api::all_with(scene.client.clone(), &api_resource("Namespace"));
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-        namespaces.create(&PostParams::default(), &serde_json::from_value(namespace).unwrap()).await.unwrap();
+        for name in [NAMESPACE, HOME] {
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            let namespace = serde_json::from_value(namespace).unwrap();
+            namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+        }
         scene
     }
 
@@ -113,6 +121,60 @@ impl Scene {
 
     pub async fn autoscaler(&self) -> Arc<DeploymentScaler> {
         self.plugin_of(Role::Autoscaler, &User::Admin, "{}").await
+    }
+
+    /// A daemon that leads Services, or serves those that are led.
+    pub async fn leading(&self, role: Role, ports: ServicePorts) -> Arc<DeploymentScaler> {
+        let mut context = self.context(role, &User::Admin, "{}");
+        context.service_ports = Some(ports);
+        context.home = Some(HOME.to_owned());
+        Arc::new(soon(DeploymentScaler::new(context)).await.unwrap())
+    }
+
+    pub async fn leader(&self) -> Arc<DeploymentScaler> {
+        self.leading(Role::Autoscaler, PORTS).await
+    }
+
+    /// The slice of a Service's own endpoints, as the cluster's controller writes it.
+    pub async fn own_endpoints(&self, service: &str, addresses: &[&str]) {
+        let name = format!("{service}-own");
+        let endpoints: Vec<_> =
+            addresses.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
+        if self.api("EndpointSlice").get_opt(&name).await.unwrap().is_some() {
+            return self.merge("EndpointSlice", &name, json!({"endpoints": endpoints})).await;
+        }
+        let labels = json!({
+            "kubernetes.io/service-name": service,
+            "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+        });
+        let slice = json!({
+            "metadata": {"name": name, "labels": labels}, "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        });
+        self.create("EndpointSlice", slice).await;
+    }
+
+    /// Whether our key is in a Service's selector.
+    pub async fn is_fenced(&self, service: &str) -> bool {
+        self.get("Service", service).await.data["spec"]["selector"].get("scaler.dev/fenced").is_some()
+    }
+
+    /// Our slices, by name.
+    pub async fn our_slices(&self) -> Vec<DynamicObject> {
+        let ours = ListParams::default().labels("endpointslice.kubernetes.io/managed-by=scaler.dev");
+        self.api("EndpointSlice").list(&ours).await.unwrap().items
+    }
+
+    pub fn home(&self) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), HOME, &api_resource("ConfigMap"))
+    }
+
+    /// The registry: what each port is given to, and whether it was given back.
+    pub async fn registry(&self) -> BTreeMap<String, Value> {
+        let map = self.home().get_opt("scaler-service-ports").await.unwrap();
+        let data = map.map(|map| map.data["data"].as_object().cloned().unwrap_or_default());
+        let entry = |text: Value| serde_json::from_str(text.as_str().unwrap()).unwrap();
+        data.into_iter().flatten().map(|(port, text)| (port, entry(text))).collect()
     }
 
     /// Makes a kind of custom resource known.
@@ -277,6 +339,26 @@ pub async fn until(plugin: &DeploymentScaler, name: &str, wanted: impl Fn(&Resou
 
 pub fn request(name: &str, target: Target, version: &Version, row: Row) -> ScaleRequest {
     ScaleRequest { id: id(name), target, version: version.clone(), row, deadline: Duration::from_secs(60) }
+}
+
+/// DLXs, each with an address of IPv4.
+pub fn dlxs(names: &[&str]) -> Vec<Dlx> {
+    let one = |(number, name): (usize, &&str)| Dlx {
+        name: (*name).to_owned(),
+        addresses: vec![format!("10.244.9.{}", number + 1).parse().unwrap()],
+        node: Some("node".to_owned()),
+        zone: Some("zone".to_owned()),
+    };
+    names.iter().enumerate().map(one).collect()
+}
+
+pub fn to(name: &str, to: Leads, dlxs: Vec<Dlx>) -> RouteRequest {
+    RouteRequest { id: id(name), to, dlxs, deadline: SOON }
+}
+
+/// Has it led to the DLX `a`.
+pub async fn lead(plugin: &DeploymentScaler, name: &str) {
+    soon(plugin.set_route(&to(name, Leads::Dlx, dlxs(&["a"])))).await.unwrap();
 }
 
 /// Puts it to zero as the autoscaler does.

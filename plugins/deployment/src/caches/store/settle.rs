@@ -17,6 +17,7 @@ impl State {
     pub fn touch(&mut self, id: &ResourceId) {
         self.touches += 1;
         self.dirty.insert(id.clone());
+        self.look_whether_led(id);
         if let Some(signal) = self.signals.get(id) {
             signal.send_modify(|count| *count += 1);
         }
@@ -78,8 +79,8 @@ impl State {
         }
     }
 
-    /// Looks at what was touched.
-    pub(super) fn settle(&mut self) {
+    /// Looks at what was touched: what is listed is what is known then.
+    pub fn settle(&mut self) {
         for id in std::mem::take(&mut self.dirty) {
             match view::listed(self, &id) {
                 Some(new) => {
@@ -106,7 +107,7 @@ impl State {
     /// What changed since the cursor; `None`: nothing.
     pub(super) fn since(&mut self, cursor: u64) -> Option<Changes> {
         self.settle();
-        let now = Timestamp::now();
+        let now = (Timestamp::now(), self.routing.now());
         let told = self.log.since(cursor);
         let (complete, resources, removed) = match told {
             Some((changed, removed)) if changed.is_empty() && removed.is_empty() => return None,

@@ -1,0 +1,63 @@
+//! NetworkPolicies: who may connect to pods.
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+
+use super::{Labels, Meta, Selector};
+
+/// What is kept of a NetworkPolicy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// Which.
+    pub meta: Meta,
+    /// The pods it is about; one that says nothing is about all of its namespace.
+    pub pods: Selector,
+    /// It says who may connect to them, not only whom they may connect to.
+    pub ingress: bool,
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// Whether it says who may connect to pods with these labels.
+    pub fn guards(&self, labels: &Labels) -> bool {
+        self.ingress && (self.pods.is_empty() || self.pods.matches(labels))
+    }
+}
+
+impl From<NetworkPolicy> for Policy {
+    fn from(policy: NetworkPolicy) -> Self {
+        let spec = policy.spec.unwrap_or_default();
+        let types = spec.policy_types.unwrap_or_default();
+        Self {
+            meta: Meta::of(&policy.metadata),
+            pods: spec.pod_selector.map(Selector::from).unwrap_or_default(),
+            // Where the types are not said they are both.
+            ingress: types.is_empty() || types.iter().any(|name| name == "Ingress"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn only_what_says_who_may_connect_guards() {
+        let labels = Selector::parse("app=web").equal;
+        for (spec, guards) in [
+            (json!({"podSelector": {}}), true),
+            (
+                json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress", "Egress"]}),
+                true,
+            ),
+            (json!({"podSelector": {"matchLabels": {"app": "api"}}}), false),
+            (json!({"podSelector": {}, "policyTypes": ["Egress"]}), false),
+        ] {
+            let object: Value = json!({"metadata": {"name": "p"}, "spec": spec});
+            let policy = Policy::from(serde_json::from_value::<NetworkPolicy>(object).unwrap());
+            assert_eq!(policy.guards(&labels), guards, "{spec}");
+        }
+    }
+}

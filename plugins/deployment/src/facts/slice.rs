@@ -1,0 +1,207 @@
+//! EndpointSlices: ours, and those of the Services' own endpoints.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+use super::{Meta, Name};
+
+/// The label that says which Service a slice belongs to.
+pub const SERVICE: &str = "kubernetes.io/service-name";
+/// The label that says whose slices these are, and our word for it.
+pub const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "scaler.dev");
+/// The annotation with a slice's format.
+pub const FORMAT: &str = "scaler.dev/format";
+/// The annotation with the names of the DLXs that are its endpoints, commas between them.
+pub const DLXS: &str = "scaler.dev/dlxs";
+/// The newest format that is read, and the one that is written.
+pub const NEWEST: u32 = 1;
+
+/// What is kept of an EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Slice {
+    /// Which.
+    pub meta: Meta,
+    /// The Service it belongs to, in its namespace; empty: none.
+    pub service: Arc<str>,
+    /// It has endpoints, ready or not.
+    pub filled: bool,
+    /// One of its endpoints is ready.
+    pub ready: bool,
+    /// What it says, if it is one of ours.
+    pub ours: Option<Ours>,
+}
+
+/// A slice of ours: a Service's ports lead to DLXs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ours {
+    /// Its format.
+    pub format: u32,
+    /// The uid of the Service it was written for.
+    pub uid: String,
+    /// The family of its addresses; none: one that is not known.
+    pub family: Option<Family>,
+    /// The DLXs it names.
+    pub dlxs: Vec<String>,
+    /// The DLXs' port for each of the Service's ports, by the name of that.
+    pub ports: BTreeMap<String, u16>,
+    /// Its endpoints.
+    pub endpoints: Vec<Place>,
+}
+
+/// One address that takes requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The address.
+    pub address: String,
+    /// The node it is on.
+    pub node: Option<String>,
+    /// The zone that is in.
+    pub zone: Option<String>,
+    /// It is said to be ready.
+    pub ready: bool,
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+// === impl Slice ===
+
+impl Slice {
+    /// The Service it belongs to.
+    pub fn of(&self) -> Name {
+        (self.meta.namespace.clone(), self.service.clone())
+    }
+}
+
+impl From<EndpointSlice> for Slice {
+    fn from(slice: EndpointSlice) -> Self {
+        let label = |name: &str| slice.metadata.labels.as_ref().and_then(|labels| labels.get(name));
+        let is_ready = |one: &Endpoint| {
+            // Nothing said is ready, by the API's own word.
+            one.conditions.as_ref().and_then(|all| all.ready).unwrap_or(true)
+        };
+        let is_ours = label(MANAGED_BY.0).is_some_and(|who| who == MANAGED_BY.1);
+        Self {
+            meta: Meta::of(&slice.metadata),
+            service: label(SERVICE).map(String::as_str).unwrap_or_default().into(),
+            filled: !slice.endpoints.is_empty(),
+            ready: slice.endpoints.iter().any(is_ready),
+            ours: is_ours.then(|| Ours::of(&slice)),
+        }
+    }
+}
+
+// === impl Ours ===
+
+impl Ours {
+    fn of(slice: &EndpointSlice) -> Self {
+        let annotation = |name: &str| slice.metadata.annotations.as_ref().and_then(|all| all.get(name));
+        let owner = slice.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "Service");
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?))
+        });
+        let dlxs = annotation(DLXS).map(|text| text.split(',')).into_iter().flatten();
+        let endpoints = slice.endpoints.iter().map(|one| Place {
+            address: one.addresses.first().cloned().unwrap_or_default(),
+            node: one.node_name.clone(),
+            zone: one.zone.clone(),
+            ready: one.conditions.as_ref().and_then(|all| all.ready).unwrap_or(true),
+        });
+        let mut endpoints: Vec<_> = endpoints.collect();
+        endpoints.sort();
+        Self {
+            // One that nobody could have written is taken for a newer one's, and left alone.
+            format: annotation(FORMAT).and_then(|text| text.parse().ok()).unwrap_or(u32::MAX),
+            uid: owner.map(|owner| owner.uid.clone()).unwrap_or_default(),
+            family: Family::parse(&slice.address_type),
+            dlxs: dlxs.filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            ports: ports.collect(),
+            endpoints,
+        }
+    }
+}
+
+// === impl Family ===
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// By the API's word for it.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.name() == text)
+    }
+
+    /// The API's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// Whether the address is one of it.
+    pub fn has(self, address: &IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::V4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn slice(labels: Value, annotations: Value, endpoints: Value) -> Slice {
+        let object = json!({
+            "metadata": {
+                "name": "web-x", "namespace": "shop", "labels": labels, "annotations": annotations,
+                "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "web", "uid": "s1"}],
+            },
+            "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "http", "port": 20001}, {"name": "", "port": 20002}],
+        });
+        serde_json::from_value::<EndpointSlice>(object).unwrap().into()
+    }
+
+    #[test]
+    fn ours_are_told_from_others() {
+        let endpoints = json!([{"addresses": ["10.0.0.2"], "nodeName": "n"}, {"addresses": ["10.0.0.1"]}]);
+        let labels = json!({SERVICE: "web", MANAGED_BY.0: MANAGED_BY.1});
+        let ours = slice(labels, json!({FORMAT: "1", DLXS: "a,b"}), endpoints.clone());
+        let said = ours.ours.clone().unwrap();
+        assert_eq!((said.format, said.uid.as_str(), said.family), (1, "s1", Some(Family::V4)));
+        assert_eq!(said.dlxs, ["a", "b"]);
+        assert_eq!(said.ports, BTreeMap::from([("http".to_owned(), 20001), (String::new(), 20002)]));
+        assert_eq!(said.endpoints[1].node.as_deref(), Some("n"));
+        assert_eq!(ours.of(), ("shop".into(), "web".into()));
+        let labels = json!({SERVICE: "web", MANAGED_BY.0: "endpointslice-controller.k8s.io"});
+        assert_eq!(slice(labels, Value::Null, endpoints).ours, None);
+        let labels = json!({MANAGED_BY.0: MANAGED_BY.1});
+        let torn = slice(labels, json!({FORMAT: "two"}), json!([]));
+        assert_eq!(torn.ours.unwrap().format, u32::MAX);
+    }
+
+    #[test]
+    fn what_is_not_said_to_be_unready_is_ready() {
+        let labels = || json!({SERVICE: "web"});
+        for (conditions, ready) in [
+            (json!({}), true),
+            (json!({"ready": false, "serving": true}), false),
+            (json!({"ready": true}), true),
+        ] {
+            let endpoints = json!([{"addresses": ["10.0.0.1"], "conditions": conditions}]);
+            let slice = slice(labels(), Value::Null, endpoints);
+            assert_eq!((slice.filled, slice.ready), (true, ready), "{conditions}");
+        }
+        let empty = slice(labels(), Value::Null, json!([]));
+        assert!(!empty.filled && !empty.ready);
+    }
+}

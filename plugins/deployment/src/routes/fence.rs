@@ -1,0 +1,96 @@
+//! The one key in a Service's selector.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use kube::api::{Patch, PatchParams};
+use scaler_types::ScaleError;
+use serde_json::{Value, json};
+
+use super::{Read, Routes};
+use crate::{cluster, facts::FENCED};
+
+/// How often a write is built anew because something else of the Service changed.
+const TRIES: usize = 5;
+
+impl Routes {
+    /// Adds our key to a Service's selector: from there on no pod is an endpoint of it. Everything else stays.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Conflict`] if it is no longer what was looked at.
+    pub(super) async fn fence(&self, service: Read) -> Result<(), ScaleError> {
+        self.turn(service, true).await
+    }
+
+    /// Takes our key out of it. A Service that is gone is fine.
+    ///
+    /// # Errors
+    ///
+    /// As [`fence`](Self::fence).
+    pub(super) async fn unfence(&self, service: Read) -> Result<(), ScaleError> {
+        self.turn(service, false).await
+    }
+
+    async fn turn(&self, mut service: Read, led: bool) -> Result<(), ScaleError> {
+        let name = service.fact.meta.key();
+        let doing = format!("writing the selector of the Service {}/{}", name.0, name.1);
+        for _ in 0..TRIES {
+            if service.fact.fenced == led {
+                return Ok(());
+            }
+            self.store.with(|state| state.routing.taken.wants(&service.fact.meta.uid, led));
+            let operations = if led { add(&service) } else { remove(&service) };
+            let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
+            let api = self.cluster.in_namespace::<core::Service>(&name.0);
+            let error = match self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await {
+                Ok(written) => {
+                    self.saw_service(written);
+                    return Ok(());
+                }
+                Err(error) => cluster::unwritten(&error, &doing, true),
+            };
+            if error != ScaleError::Conflict {
+                return Err(error);
+            }
+            match self.read_service(&name).await? {
+                Some(now) if now.fact.is_as(&service.fact) => service = now,
+                Some(now) if !led => service = now,
+                None if !led => return Ok(()),
+                _ => return Err(ScaleError::Conflict),
+            }
+        }
+        let reason = format!("{doing}: others write to it all the time");
+        Err(ScaleError::Retry { after: Duration::from_secs(1), reason })
+    }
+}
+
+fn path() -> String {
+    format!("/spec/selector/{}", FENCED.replace('~', "~0").replace('/', "~1"))
+}
+
+fn add(service: &Read) -> Value {
+    json!([
+        {"op": "test", "path": "/metadata/uid", "value": service.fact.meta.uid},
+        // What was looked at before it was decided to lead it: ports, policies, the user's own keys.
+        {"op": "test", "path": "/metadata/resourceVersion", "value": service.resource_version},
+        {"op": "add", "path": path(), "value": "1"},
+    ])
+}
+
+fn remove(service: &Read) -> Value {
+    let uid = json!({"op": "test", "path": "/metadata/uid", "value": service.fact.meta.uid});
+    if service.fact.selector.is_empty() {
+        // Its owners took theirs away meanwhile: it selected nothing of its own.
+        return json!([
+            uid,
+            {"op": "test", "path": "/spec/selector", "value": service.selector},
+            {"op": "remove", "path": "/spec/selector"},
+        ]);
+    }
+    json!([
+        uid,
+        {"op": "test", "path": path(), "value": service.selector.get(FENCED)},
+        {"op": "remove", "path": path()},
+    ])
+}

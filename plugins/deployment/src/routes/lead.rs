@@ -1,0 +1,152 @@
+//! Leading one workload's Services somewhere else.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use scaler_types::{Dlx, Leads, ResourceId, RouteRequest, ScaleError, duration};
+use tokio::time::timeout;
+
+use super::{Read, Routes, look, refusals::refusal, wishes};
+use crate::{
+    config::Wish,
+    facts::{Name, Service},
+};
+
+impl Routes {
+    /// Leads the Services of a workload as asked.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Conflict`] if somebody else changed one of them meanwhile, [`ScaleError::Terminal`] with what stands in the
+    /// way.
+    pub async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
+        self.is_leading()?;
+        let work = async {
+            match request.to {
+                Leads::Dlx => self.to_dlxs(&request.id, &request.dlxs).await,
+                Leads::Both => self.to_both(&request.id, &request.dlxs).await,
+                Leads::Own => self.to_itself(&request.id).await,
+            }
+        };
+        let written = timeout(request.deadline, work).await.unwrap_or_else(|_| {
+            let reason = format!("not written within {}", duration::short(request.deadline));
+            Err(ScaleError::Retry { after: Duration::from_secs(1), reason })
+        });
+        if matches!(written, Err(ScaleError::Terminal { .. })) {
+            // It may be refused by now.
+            self.store.with(|state| state.touch(&request.id));
+        }
+        written
+    }
+
+    /// Ports, then slices, then the key: the DLXs are named before the pods are no endpoints any more.
+    async fn to_dlxs(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+        if dlxs.is_empty() {
+            return Err(terminal(format!("no DLX is named that {id} could be led to")));
+        }
+        let read = self.read_services(id).await?;
+        let wanted = self.store.with(|state| {
+            let workload =
+                state.workload(id).ok_or_else(|| terminal(format!("{id} does not exist any more")))?;
+            let wishes = wishes(state, workload);
+            if !wishes.opted_in || wishes.route == Wish::None {
+                return Err(terminal(format!("{id} does not ask for a route")));
+            }
+            if let Some(why) = refusal(state, workload, &wishes) {
+                return Err(terminal(why.text()));
+            }
+            let services = state.ordinary_services_of(workload);
+            Ok(services.into_iter().map(|service| service.meta.uid.clone()).collect::<BTreeSet<_>>())
+        })?;
+        let read: Vec<Read> = read.into_iter().filter(|one| wanted.contains(&one.fact.meta.uid)).collect();
+        if read.len() != wanted.len() {
+            // One came or went meanwhile.
+            return Err(ScaleError::Conflict);
+        }
+        let services: Vec<&Service> = read.iter().map(|one| &one.fact).collect();
+        let given = self.claim(&services).await?;
+        for service in services {
+            self.write_slices(service, &given[&service.meta.uid], dlxs).await?;
+        }
+        for service in read {
+            self.fence(service).await?;
+        }
+        Ok(())
+    }
+
+    /// Slices, then the key away: the pods become endpoints beside the DLXs.
+    async fn to_both(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+        let read = self.read_services(id).await?;
+        for one in &read {
+            if !dlxs.is_empty() && self.is_touched(one) {
+                self.mend_slices(&one.fact, dlxs).await?;
+            }
+        }
+        for one in read {
+            self.unfence(one).await?;
+        }
+        Ok(())
+    }
+
+    /// The key away, the slices, the ports.
+    async fn to_itself(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        let read = self.read_services(id).await?;
+        let names: Vec<Name> = read.iter().map(|one| one.fact.meta.key()).collect();
+        let uids = read.iter().map(|one| one.fact.meta.uid.clone()).collect();
+        for one in read {
+            self.unfence(one).await?;
+        }
+        for name in names {
+            self.delete_slices(&name).await?;
+        }
+        self.give_back(&uids).await
+    }
+
+    /// Brings the slices of a Service up to date that has something of ours. Where no port is left for what is new of it, what
+    /// has one goes on.
+    ///
+    /// # Errors
+    ///
+    /// As any write.
+    pub(super) async fn mend_slices(&self, service: &Service, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+        let given = match self.claim(&[service]).await {
+            Ok(mut given) => given.remove(&service.meta.uid).unwrap_or_default(),
+            Err(ScaleError::Terminal { reason }) => {
+                tracing::warn!(service = %service.meta.name, reason, "its new ports lead nowhere");
+                self.store
+                    .with(|state| {
+                        let range = state.config.service_ports?;
+                        let registry = state.routing.registry()?;
+                        let holders = super::plan::holders(service).into_iter();
+                        Some(
+                            holders
+                                .filter_map(|one| Some((one.port.clone(), registry.held(&one, range)?)))
+                                .collect(),
+                        )
+                    })
+                    .unwrap_or_default()
+            }
+            Err(error) => return Err(error),
+        };
+        if given.is_empty() {
+            return Ok(());
+        }
+        self.write_slices(service, &given, dlxs).await
+    }
+
+    /// Whether something of ours is on a Service.
+    fn is_touched(&self, service: &Read) -> bool {
+        let name = service.fact.meta.key();
+        service.fact.fenced
+            || self.store.with(|state| state.routing.slices_of(&name).any(|slice| slice.ours.is_some()))
+    }
+
+    /// Where a workload's Services lead now.
+    pub(super) fn look(&self, id: &ResourceId) -> Option<super::Look> {
+        self.store
+            .with(|state| state.workload(id).map(|workload| look(state, workload, &wishes(state, workload))))
+    }
+}
+
+pub(super) fn terminal(reason: String) -> ScaleError {
+    ScaleError::Terminal { reason }
+}

@@ -1,0 +1,133 @@
+//! Leading Services to the DLXs.
+//!
+//! What is led, why not, and where it leads now is a pure function of what is known ([`plan`], [`look`]). The writes are on three
+//! kinds of objects, each a compare-and-set: the registry's ConfigMap ([`ports`]), EndpointSlices of ours ([`slices`]), and one key in
+//! the Services' selectors ([`fence`]). Their order ([`lead`], [`tend`], [`release`]) is such that after each of them requests find
+//! somebody, and that a call that begins anew goes on from there.
+
+mod fence;
+mod lead;
+mod look;
+mod plan;
+mod ports;
+mod refusals;
+mod release;
+mod slices;
+mod tend;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use scaler_types::{ResourceId, Role, ScaleError};
+use tokio::sync::Mutex;
+
+use crate::{
+    annotations::Wishes,
+    caches::{Change, State, Store, Teller, Topic},
+    cluster::{self, Cluster},
+    facts::{Name, Service, Workload},
+    scale::Scales,
+};
+
+pub use look::{Look, look};
+
+/// Writes routes.
+#[derive(Clone)]
+pub struct Routes {
+    cluster: Cluster,
+    store: Arc<Store>,
+    scales: Scales,
+    /// One write of the registry at a time: those of one process would only be in each other's way.
+    registering: Arc<Mutex<()>>,
+}
+
+/// A Service as the API server has it.
+#[derive(Clone, Debug)]
+struct Read {
+    fact: Service,
+    resource_version: String,
+    /// The selector as it stands.
+    selector: std::collections::BTreeMap<String, String>,
+}
+
+// === impl Routes ===
+
+impl Routes {
+    /// Nothing is written yet.
+    pub fn new(cluster: Cluster, store: Arc<Store>, scales: Scales) -> Self {
+        Self { cluster, store, scales, registering: Arc::default() }
+    }
+
+    /// Whether a workload may be put to zero: it asks for no route, or is led as it should be, by what the API server has now.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Conflict`]: it may not, as things are.
+    pub async fn may_sleep(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        if !self.look(id).is_some_and(|look| look.asks()) {
+            return Ok(());
+        }
+        for read in self.read_services(id).await? {
+            self.read_slices(&read.fact.meta.key()).await?;
+        }
+        if self.look(id).is_some_and(|look| look.leads_all_to_dlxs()) {
+            Ok(())
+        } else {
+            Err(ScaleError::Conflict)
+        }
+    }
+
+    /// Only the autoscaler leads.
+    fn is_leading(&self) -> Result<(), ScaleError> {
+        match self.store.with(|state| state.config.role) {
+            Role::Autoscaler => Ok(()),
+            Role::Dlx => Err(ScaleError::Unsupported),
+        }
+    }
+
+    /// Reads the Services of a workload from the API server, and takes that over. Those that are gone are left out.
+    async fn read_services(&self, id: &ResourceId) -> Result<Vec<Read>, ScaleError> {
+        let names: Vec<Name> = self.store.with(|state| {
+            let workload = state.workload(id);
+            let services = workload.map(|workload| state.services_of(workload)).unwrap_or_default();
+            services.into_iter().map(|service| service.meta.key()).collect()
+        });
+        let mut all = Vec::new();
+        for name in names {
+            all.extend(self.read_service(&name).await?);
+        }
+        Ok(all)
+    }
+
+    async fn read_service(&self, name: &Name) -> Result<Option<Read>, ScaleError> {
+        match self.cluster.call(self.cluster.in_namespace::<core::Service>(&name.0).get(&name.1)).await {
+            Ok(service) => Ok(Some(self.saw_service(service))),
+            Err(error) if cluster::is_missing(&error) => {
+                self.store.with(|state| {
+                    if let Some(uid) = state.service(name).map(|service| service.meta.uid.clone()) {
+                        state.remove(Topic::Services, name, &uid);
+                    }
+                });
+                Ok(None)
+            }
+            Err(error) => {
+                let doing = format!("reading the Service {}/{}", name.0, name.1);
+                Err(cluster::unwritten(&error, &doing, false))
+            }
+        }
+    }
+
+    fn saw_service(&self, service: core::Service) -> Read {
+        let resource_version = service.metadata.resource_version.clone().unwrap_or_default();
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
+        let fact = Service::from(service);
+        self.store.with(|state| state.apply(Change::Service(fact.clone()), Teller::Own));
+        Read { fact, resource_version, selector }
+    }
+}
+
+/// What the owners of a workload want.
+fn wishes(state: &State, workload: &Workload) -> Wishes {
+    let namespace = state.namespace(&workload.meta.namespace).map(|namespace| &namespace.annotations);
+    Wishes::read(&workload.annotations, namespace, &state.config)
+}

@@ -1,0 +1,96 @@
+//! Keeping all routes as they should be: the DLXs they name, and nothing left of what is gone.
+
+use std::collections::BTreeMap;
+
+use anyhow::{anyhow, ensure};
+use futures_util::{StreamExt as _, stream};
+use scaler_types::{Dlx, Result, ScaleError};
+
+use super::{Routes, look::is_complete, plan};
+use crate::{
+    caches::State,
+    facts::{Name, Ours, Service},
+};
+
+/// How many Services are written at once.
+const AT_ONCE: usize = 16;
+
+/// What is to be done with a Service that has something of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tending {
+    /// Its slices name others than the DLXs that there are.
+    Mend,
+    /// It belongs to no workload that is looked after.
+    GiveBack,
+}
+
+impl Routes {
+    /// Has every slice name these DLXs, gives back what was led for workloads that are gone, and tidies the registry.
+    ///
+    /// # Errors
+    ///
+    /// No DLX is named, or not everything could be written.
+    pub async fn tend(&self, dlxs: &[Dlx]) -> Result<()> {
+        ensure!(!dlxs.is_empty(), "no DLX is named: slices that name nobody would lose every request");
+        self.is_leading()?;
+        let work = self.store.with(|state| {
+            state.config.service_ports?;
+            state.serve(dlxs);
+            state.forgive();
+            state.settle();
+            Some(work(state, dlxs))
+        });
+        let Some(work) = work else { return Ok(()) };
+        let all = work.into_iter().map(|(name, what)| async move {
+            let done = self.tend_one(&name, what, dlxs).await;
+            done.map_err(|error| format!("{}/{}: {error}", name.0, name.1)).err()
+        });
+        let mut failed: Vec<String> =
+            stream::iter(all).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
+        failed.extend(self.tidy().await.err().map(|error| error.to_string()));
+        match failed.first() {
+            None => Ok(()),
+            Some(first) => Err(anyhow!("{} routes are not up to date; the first: {first}", failed.len())),
+        }
+    }
+
+    async fn tend_one(&self, name: &Name, what: Tending, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+        let Some(service) = self.read_service(name).await? else { return Ok(()) };
+        match what {
+            Tending::Mend => self.mend_slices(&service.fact, dlxs).await,
+            Tending::GiveBack => {
+                let uids = [service.fact.meta.uid.clone()].into();
+                tracing::info!(service = %name.1, namespace = %name.0, "gives back a Service whose workload is gone");
+                self.unfence(service).await?;
+                self.delete_slices(name).await?;
+                self.give_back(&uids).await
+            }
+        }
+    }
+}
+
+/// The Services that need something.
+fn work(state: &State, dlxs: &[Dlx]) -> BTreeMap<Name, Tending> {
+    let ours = |service: &Service| -> Vec<&Ours> {
+        let slices = state.routing.slices_of(&service.meta.key());
+        slices.filter_map(|slice| slice.ours.as_ref()).collect()
+    };
+    let need = |service: &Service| {
+        let ours = ours(service);
+        if ours.is_empty() && !service.fenced {
+            return None;
+        }
+        let listed = state.workloads_of(service).iter().any(|id| state.is_listed(id));
+        if !listed {
+            return Some(Tending::GiveBack);
+        }
+        let names = |ours: &Ours| {
+            let Some(family) = ours.family else { return false };
+            plan::places(dlxs, family).1 == ours.dlxs
+        };
+        // What has a key and no slice is mended where it is decided whether it is to be led.
+        let up_to_date = ours.iter().all(|ours| names(ours)) && is_complete(state, service);
+        (!ours.is_empty() && !up_to_date).then_some(Tending::Mend)
+    };
+    state.services().filter_map(|service| Some((service.meta.key(), need(service)?))).collect()
+}

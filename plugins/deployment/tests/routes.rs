@@ -1,0 +1,161 @@
+//! Services that are led to the DLXs, and given back.
+
+mod common;
+
+use common::*;
+use scaler_types::{Leads, Path, Port, Protocol, ResourceScaler as _, Role, ScaleError, Target};
+use serde_json::json;
+
+async fn web(route: &str) -> Scene {
+    let scene = Scene::with_web().await;
+    scene.annotate("web", "scaler.dev/route", route).await;
+    scene.own_endpoints("web", &["10.244.0.1"]).await;
+    scene
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn led_and_given_back_with_every_object_as_it_was() {
+    let scene = web("service").await;
+    let leader = scene.leader().await;
+    let dlx = scene.leading(Role::Dlx, PORTS).await;
+    let before = scene.get("Service", "web").await;
+    let seen = one(&leader, "web").await;
+    let route = seen.route.clone().unwrap();
+    assert_eq!((seen.path, route.asked, route.refused.as_str()), (Path::Always, true, ""));
+    assert_eq!((route.leads, route.complete, route.own_ready), (Leads::Own, true, true));
+    assert_eq!(seen.ports, []);
+
+    let ours = dlxs(&["a", "b"]);
+    soon(leader.set_route(&to("web", Leads::Dlx, ours.clone()))).await.unwrap();
+    let selector = &scene.get("Service", "web").await.data["spec"]["selector"];
+    assert_eq!(*selector, json!({"app": "web", "scaler.dev/fenced": "1"}));
+    let slices = scene.our_slices().await;
+    assert_eq!(slices.len(), 1);
+    let slice = &slices[0];
+    assert_eq!(slice.metadata.name.as_deref(), Some("web-scaler-ipv4"));
+    let annotations = slice.metadata.annotations.clone().unwrap();
+    assert_eq!((&*annotations["scaler.dev/format"], &*annotations["scaler.dev/dlxs"]), ("1", "a,b"));
+    assert_eq!(
+        slice.metadata.owner_references.as_ref().unwrap()[0].uid,
+        before.metadata.uid.clone().unwrap()
+    );
+    let endpoints = slice.data["endpoints"].as_array().unwrap();
+    assert_eq!(endpoints.len(), 2);
+    let first = json!({
+        "addresses": ["10.244.9.1"], "nodeName": "node", "zone": "zone",
+        "conditions": {"ready": true, "serving": true, "terminating": false},
+    });
+    assert_eq!(endpoints[0], first);
+    let listen = u16::try_from(slice.data["ports"][0]["port"].as_u64().unwrap()).unwrap();
+    assert_eq!(slice.data["ports"], json!([{"name": "http", "port": listen, "protocol": "TCP"}]));
+    assert!(PORTS.contains(listen));
+    let entry = json!({"namespace": "shop", "service": "web", "uid": before.metadata.uid, "port": "http"});
+    assert_eq!(scene.registry().await, [(listen.to_string(), entry)].into());
+
+    // The DLX is told which of its ports that is, and what is behind it.
+    let port = Port { listen, target: Some(8080), protocol: Protocol::Http };
+    let served = until(&dlx, "web", |web| web.ports == [port.clone()]).await;
+    assert_eq!(served.route.unwrap().dlxs, ["a", "b"]);
+    // The pods are endpoints until the cluster's controller has seen the key.
+    let led = one(&leader, "web").await;
+    let route = led.route.unwrap();
+    assert_eq!((route.leads, route.complete, route.led_for.is_zero()), (Leads::Dlx, true, true));
+    assert_eq!(led.ports, [port]);
+    scene.own_endpoints("web", &[]).await;
+    until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| !route.led_for.is_zero())).await;
+
+    // Nothing is written again.
+    scene.cluster.requests().reset();
+    soon(leader.set_route(&to("web", Leads::Dlx, ours.clone()))).await.unwrap();
+    for verb in ["patch", "update", "create", "delete"] {
+        let resources = ["services", "endpointslices", "configmaps"];
+        assert!(resources.iter().all(|resource| scene.asked(verb, resource) == 0), "{verb}");
+    }
+
+    soon(leader.set_route(&to("web", Leads::Both, ours))).await.unwrap();
+    assert!(!scene.is_fenced("web").await);
+    let both = one(&leader, "web").await.route.unwrap();
+    assert_eq!(
+        (both.leads, both.complete, both.own_ready, both.led_for.is_zero()),
+        (Leads::Both, true, false, true)
+    );
+    scene.own_endpoints("web", &["10.244.0.1"]).await;
+    until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| route.own_ready)).await;
+    soon(leader.set_route(&to("web", Leads::Own, Vec::new()))).await.unwrap();
+    assert_eq!(one(&leader, "web").await.route.unwrap().leads, Leads::Own);
+    assert_eq!(scene.our_slices().await.len(), 0);
+    let after = scene.get("Service", "web").await;
+    assert_eq!((after.data, after.metadata.labels), (before.data, before.metadata.labels));
+    assert_eq!(after.metadata.annotations, before.metadata.annotations);
+    let entries = scene.registry().await;
+    assert!(entries.values().all(|entry| entry["released"].is_string()), "{entries:?}");
+    // Who is behind may still come.
+    assert_eq!(one(&leader, "web").await.ports.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_led_is_put_to_sleep_as_the_api_has_it_then() {
+    let scene = web("service").await;
+    let leader = scene.leader().await;
+    assert_eq!(sleep(&leader, "web").await, Err(ScaleError::Conflict), "it is not led");
+    lead(&leader, "web").await;
+    scene.own_endpoints("web", &[]).await;
+    let led =
+        until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| !route.led_for.is_zero())).await;
+    // Somebody takes the key away, and the news is late.
+    let stall = scene.cluster.faults().stall_watches(devcluster::Filter::any().resource("services"));
+    let away = json!({"spec": {"selector": {"scaler.dev/fenced": null}}});
+    scene.merge("Service", "web", away).await;
+    let request = request("web", Target::Zero, &led.version, row(scaler_types::State::Asleep, 1));
+    assert_eq!(leader.set_scale(&request).await, Err(ScaleError::Conflict));
+    assert_eq!(scene.replicas("web").await, 3);
+    stall.end();
+    lead(&leader, "web").await;
+    // The slice is deleted, and the news is late.
+    let stall = scene.cluster.faults().stall_watches(devcluster::Filter::any().resource("endpointslices"));
+    scene.delete("EndpointSlice", "web-scaler-ipv4").await;
+    assert_eq!(leader.set_scale(&request).await, Err(ScaleError::Conflict));
+    stall.end();
+    lead(&leader, "web").await;
+    leader.set_scale(&request).await.unwrap();
+    assert_eq!(scene.replicas("web").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dlx_writes_no_routes() {
+    let scene = web("service").await;
+    let dlx = scene.leading(Role::Dlx, PORTS).await;
+    let request = to("web", Leads::Dlx, dlxs(&["a"]));
+    assert_eq!(dlx.set_route(&request).await, Err(ScaleError::Unsupported));
+    assert!(dlx.tend_routes(&request.dlxs).await.is_err());
+    let release = scaler_types::ReleaseRequest { id: id("web"), grace: SOON, deadline: SOON };
+    assert_eq!(dlx.release(&release).await, Err(ScaleError::Unsupported));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_dlxs_are_named_everywhere_and_nobody_is_never() {
+    let scene = web("service").await;
+    scene.create("Deployment", deployment("api", 1)).await;
+    scene.create("Service", service("api", "api")).await;
+    scene.annotate("api", "scaler.dev/route", "direct").await;
+    let leader = scene.leader().await;
+    assert_eq!(one(&leader, "api").await.path, Path::Direct);
+    for name in ["web", "api"] {
+        lead(&leader, name).await;
+    }
+    assert!(leader.tend_routes(&[]).await.unwrap_err().to_string().contains("no DLX"));
+    soon(leader.tend_routes(&dlxs(&["a", "b", "c"]))).await.unwrap();
+    for slice in scene.our_slices().await {
+        assert_eq!(slice.metadata.annotations.unwrap()["scaler.dev/dlxs"], "a,b,c");
+        assert_eq!(slice.data["endpoints"].as_array().unwrap().len(), 3);
+    }
+    let web = one(&leader, "web").await.route.unwrap();
+    assert_eq!((web.dlxs.len(), web.complete), (3, true));
+    scene.cluster.requests().reset();
+    soon(leader.tend_routes(&dlxs(&["a", "b", "c"]))).await.unwrap();
+    assert_eq!(
+        scene.asked("get", "endpointslices") + scene.asked("get", "services"),
+        0,
+        "nothing is to be done"
+    );
+}
