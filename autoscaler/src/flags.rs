@@ -50,6 +50,10 @@ pub struct Flags {
     #[arg(long, value_name = "GROUP", requires = "metrics_resource_kind")]
     pub metrics_resource_group: Option<String>,
 
+    /// How long no DLX takes requests until the leading autoscaler gives every Service back and wakes what sleeps behind one
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = scaler_types::duration::parse)]
+    pub dead_man_timeout: Duration,
+
     /// Where /healthz, /readyz, /metrics and what is known of each resource are served; also takes what `sleep` wants
     #[arg(long, value_name = "ADDRESS", default_value = ":8092", value_parser = daemon::listen::parse_address)]
     pub admin_address: SocketAddr,
