@@ -1,5 +1,5 @@
-//! What the admin port tells of the resources: why asleep, why awake, why failed, how long; and a person's wish to have one
-//! asleep.
+//! What the admin port tells of the resources: why asleep, why awake, why failed, how long, and where requests are led; and a
+//! person's wish to have one asleep.
 
 mod sleep;
 

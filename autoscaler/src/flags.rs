@@ -15,7 +15,8 @@ use daemon::{
 /// Whatever is not known for certain keeps a resource awake; GET /api/v1/resources on the admin address says what was
 /// decided on each, and why. Of several autoscalers one leads.
 ///
-/// With a COMMAND it is no daemon: it asks running ones, or looks files and plugins over (autoscaler COMMAND --help).
+/// With a COMMAND it is no daemon: it asks running ones, looks files and plugins over, or gives everything back (autoscaler COMMAND
+/// --help).
 #[derive(clap::Parser, Clone, Debug)]
 #[command(
     name = "autoscaler",

@@ -389,6 +389,7 @@ impl Plugin for Store {
     }
 
     async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+        self.set(|inner| inner.calls.push("release"));
         let mut inner = self.inner();
         if let Some(error) = inner.refuse_release.get(&request.id) {
             return Err(error.clone());

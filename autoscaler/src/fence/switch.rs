@@ -114,3 +114,6 @@ async fn lost(confirmed: &mut Confirmation) -> Why {
 async fn after(time: Duration) {
     sleep_until(Instant::now() + time).await;
 }
+
+#[cfg(test)]
+mod tests;

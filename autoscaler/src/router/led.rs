@@ -296,27 +296,26 @@ impl Led {
         }
     }
 
+    /// What stands between now and the next step; reads on from "waits for".
     fn waits(&self, at: Now, next: Option<Leads>, waiting: Option<&Waiting>) -> Option<String> {
         if self.waking {
-            return Some("woken: no DLX takes requests".to_owned());
+            return Some("its being woken: no DLX takes requests".to_owned());
         }
         if self.calling.is_some() {
-            return Some("it is being written".to_owned());
+            return Some("its being written".to_owned());
         }
         if let Some(to) = next {
             return Some(match self.pause.as_ref().filter(|pause| pause.what == to) {
                 None => "a place among those being written".to_owned(),
                 Some(Pause { failed: None, .. }) => "what was written to be seen".to_owned(),
                 Some(Pause { failed: Some(why), tries, until, .. }) => {
-                    format!("{tries} tries failed: {why}; the next one in {}", ago(*until, at.now))
+                    format!("another try in {}, after {tries} that failed: {why}", ago(*until, at.now))
                 }
             });
         }
-        if waiting.is_some() && self.led_for(at.now) < at.grace {
-            return Some(format!(
-                "everybody to follow, {} to go",
-                short(rounded(at.grace - self.led_for(at.now)))
-            ));
+        let left = at.grace.saturating_sub(self.led_for(at.now));
+        if waiting.is_some() && self.route.leads == Leads::Dlx && !left.is_zero() {
+            return Some(format!("everybody to follow, {} to go", short(rounded(left))));
         }
         match (self.route.leads, self.own_ready) {
             (Leads::Both, None) => Some("its own endpoints to be ready".to_owned()),

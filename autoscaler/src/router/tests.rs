@@ -213,7 +213,7 @@ async fn what_cannot_be_led_is_told_once_and_tried_again_later() {
     let message = store.inner().reports[0].1.message.clone();
     assert_eq!(message, "Its requests cannot be led to the DLXs: no port is free");
     let told = serde_json::to_value(site.routes.told(&id("web"), &site.context.leading)).unwrap();
-    assert_eq!(told["waits"], "1 tries failed: no port is free; the next one in 30s");
+    assert_eq!(told["waits"], "another try in 30s, after 1 that failed: no port is free");
     // Whatever changes meanwhile.
     store.change("web", |resource| resource.replicas = 2);
     let calls = site.calls(3).await;
