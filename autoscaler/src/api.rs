@@ -1,5 +1,5 @@
-//! What the admin port tells of the resources: why asleep, why awake, why failed, how long; and a person's wish to have one
-//! asleep.
+//! What the admin port tells of the resources: why asleep, why awake, why failed, how long, and where requests are led; and a
+//! person's wish to have one asleep.
 
 mod sleep;
 
@@ -27,6 +27,7 @@ use crate::{
     members::{self, Members},
     memory::{Known, Memory},
     metrics::{Reading, Sample, Value},
+    router::{Leading, RouteTold, Routes},
 };
 
 /// `GET /api/v1/leader`: who leads, and which DLXs it asks.
@@ -57,6 +58,10 @@ struct Shared {
 pub struct Shown {
     /// What it knows.
     pub memory: Arc<Mutex<Memory>>,
+    /// What its router knows.
+    pub routes: Routes,
+    /// What routes are led by.
+    pub leading: Leading,
     /// What people want of it.
     pub ask: mpsc::Sender<Asked>,
 }
@@ -93,6 +98,8 @@ struct Told {
     name: String,
     kind: String,
     path: scaler_types::Path,
+    /// Where its requests are led, where its plugin can lead them.
+    route: Option<RouteTold>,
     row: Row,
     version: Version,
     replicas: u32,
@@ -206,14 +213,14 @@ impl View {
             cycles: Vec::new(),
             resources: Vec::new(),
         };
-        for ((kind, namespace), Shown { memory, .. }) in cycles {
+        for ((kind, namespace), Shown { memory, routes, leading, .. }) in cycles {
             let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
             answer.resources.extend(
                 memory
                     .resources
                     .values()
                     .filter(|known| wanted(known))
-                    .map(|known| Told::new(now, &kind, known)),
+                    .map(|known| Told::new(now, &kind, known, routes.told(&known.resource.id, &leading))),
             );
             let cycles = &memory.cycles;
             answer.cycles.push(CycleTold {
@@ -239,13 +246,14 @@ fn ago(now: Instant, then: Instant) -> String {
 // === impl Told ===
 
 impl Told {
-    fn new(now: Instant, kind: &str, known: &Known) -> Self {
+    fn new(now: Instant, kind: &str, known: &Known, route: Option<RouteTold>) -> Self {
         let resource = &known.resource;
         Self {
             namespace: resource.id.namespace.clone(),
             name: resource.id.name.clone(),
             kind: kind.to_owned(),
             path: resource.path,
+            route,
             row: resource.row.clone(),
             version: resource.version.clone(),
             replicas: resource.replicas,

@@ -1,4 +1,4 @@
-//! The command line beside the daemon: asks running daemons, or looks files and plugins over.
+//! The command line beside the daemon: asks running daemons, looks files and plugins over, or gives everything back.
 
 mod ask;
 mod check;
@@ -6,6 +6,7 @@ mod explain;
 mod output;
 mod plan;
 mod plugins;
+mod restore;
 mod scale;
 
 use std::{
@@ -31,6 +32,7 @@ pub enum Command {
     Plugins(plugins::Plugins),
     Wake(scale::Wake),
     Sleep(scale::Sleep),
+    Restore(Box<restore::Restore>),
 }
 
 /// Runs a command to its end; an error is told as a person reads it, and no log is written unless RUST_LOG asks for one.
@@ -67,6 +69,7 @@ impl Command {
                 Self::Plugins(command) => command.run(),
                 Self::Wake(command) => command.run().await,
                 Self::Sleep(command) => command.run().await,
+                Self::Restore(command) => command.run().await,
             }
         });
         // A plugin that hangs must not hold up the end.

@@ -13,7 +13,7 @@ use daemon::{
     reports::{Dropped, Reporter},
     settings::Settings,
 };
-use scaler_types::{ResourceId, ScaleError, Severity, State, duration, protocol::Rules};
+use scaler_types::{Path, ResourceId, ScaleError, Severity, State, duration, protocol::Rules};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{Id, JoinError, JoinSet},
@@ -22,18 +22,23 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    decide::{Decision, Failure, Reason, rounded},
-    fence::{End, Try},
+    decide::{Decision, Failure, Reason, RouteFacts, rounded},
+    fence::{End, Switch, Try},
     members::Members,
     memory::{Memory, Mend, Work},
     metrics::{MetricSource, kubernetes::Cluster},
     plugin::Plugin,
+    router::{Leading, Routes},
     telemetry::{CycleLabels, DecisionLabels, FenceLabels, Metrics},
 };
 
 /// How many tries of one cycle are under way at once. A try is a few writes, one question to each DLX and the time the
 /// resource takes to stop: 64 put some hundred resources a second to zero, and are no load to speak of for a store.
 const TRIES_AT_ONCE: usize = 64;
+
+/// The same for tries on path direct, in places of their own: each waits for its route, the grace and a sample, two minutes or so, in
+/// which it is no load to speak of.
+const SWITCHES_AT_ONCE: usize = 128;
 
 /// Of how many resources it is told in one cycle that they cannot go to zero: one cause, a silent DLX, say, may be that of
 /// ten thousand, and an Event on each helps nobody.
@@ -50,6 +55,8 @@ pub struct Context {
     pub cluster: Cluster,
     /// Counts reports that no plugin showed.
     pub dropped: Dropped,
+    /// What routes are led by.
+    pub leading: Leading,
     /// The protocol's rules.
     pub rules: Rules,
     /// Cancelled when no new try is to begin and those under way are to be finished or reverted.
@@ -92,6 +99,7 @@ pub struct Cycle<P> {
     context: Context,
     labels: CycleLabels,
     memory: Arc<Mutex<Memory>>,
+    routes: Routes,
     /// Made anew when the settings name another.
     source: Mutex<Option<MetricSource>>,
     asks: mpsc::Receiver<Asked>,
@@ -99,14 +107,24 @@ pub struct Cycle<P> {
     waiting: HashMap<ResourceId, Vec<oneshot::Sender<Answered>>>,
     reporter: Reporter,
     queue: VecDeque<Job>,
+    /// Those of path direct that wait.
+    switches: VecDeque<ResourceId>,
     running: JoinSet<Done>,
-    whose: HashMap<Id, ResourceId>,
+    whose: HashMap<Id, Place>,
+    /// How many of those that run are switches.
+    switching: usize,
 }
 
 /// What waits for a place among the tries.
 enum Job {
     Mend(Mend),
     Sleep(ResourceId),
+}
+
+/// Whose task it is, and which kind of place it has.
+struct Place {
+    id: ResourceId,
+    switches: bool,
 }
 
 /// What a task has done.
@@ -116,36 +134,46 @@ enum Done {
     Tried(End, String),
 }
 
+/// Shows reports by the plugin that is given.
+pub(crate) fn reporter<P: Plugin>(given: &watch::Receiver<Given<P>>, context: &Context) -> Reporter {
+    let shows = given.clone();
+    Reporter::start(context.dropped.clone(), move |id, report| {
+        let plugin = shows.borrow().plugin.clone();
+        async move { plugin.report(&id, &report).await }
+    })
+}
+
 // === impl Cycle ===
 
 impl<P: Plugin> Cycle<P> {
     /// The cycle of the plugin and settings that are `given`, for the namespace file of `namespace`; what it learns is
-    /// to be read in `memory`, and what people want of it comes by `asks`. To be called on a tokio runtime.
+    /// to be read in `memory`, `routes` are those of its [`Router`](crate::router::Router), and what people want of it comes by
+    /// `asks`. To be called on a tokio runtime.
     pub fn new(
         given: watch::Receiver<Given<P>>,
         namespace: &str,
         context: Context,
         memory: Arc<Mutex<Memory>>,
+        routes: Routes,
         asks: mpsc::Receiver<Asked>,
     ) -> Self {
-        let shows = given.clone();
-        let reporter = Reporter::start(context.dropped.clone(), move |id, report| {
-            let plugin = shows.borrow().plugin.clone();
-            async move { plugin.report(&id, &report).await }
-        });
+        let reporter = reporter(&given, &context);
         let kind = given.borrow().plugin.kind().to_owned();
         Self {
             given,
             context,
             labels: CycleLabels { kind, namespace: namespace.to_owned() },
             memory,
+            routes,
             source: Mutex::default(),
             asks,
             waiting: HashMap::new(),
             reporter,
             queue: VecDeque::new(),
+            switches: VecDeque::new(),
             running: JoinSet::new(),
             whose: HashMap::new(),
+            switching: 0,
         }
     }
 
@@ -184,6 +212,7 @@ impl<P: Plugin> Cycle<P> {
             self.start();
         }
         self.queue.clear();
+        self.switches.clear();
         while let Some(ended) = self.running.join_next_with_id().await {
             self.ended(ended);
         }
@@ -237,7 +266,9 @@ impl<P: Plugin> Cycle<P> {
         let source = self.source(settings);
         let activity = source.ask(&self.context.members, plugin.kind(), namespace, &listed, settings).await;
         let unknown = activity.source.unknown.as_ref().map(ToString::to_string);
-        let work = self.memory().observe(Instant::now(), listed, activity, settings);
+        let Leading { grace, .. } = self.context.leading;
+        let routes = RouteFacts { served: self.context.leading.served(), grace };
+        let work = self.memory().observe(Instant::now(), listed, activity, routes, settings);
         for ((decision, reason), count) in &work.decisions {
             self.context.metrics.decisions.get_or_create(&DecisionLabels { decision, reason }).inc_by(*count);
         }
@@ -297,47 +328,63 @@ impl<P: Plugin> Cycle<P> {
         let waiting = &self.waiting;
         self.queue.retain(|job| matches!(job, Job::Sleep(id) if waiting.contains_key(id)));
         self.queue.extend(work.mend.into_iter().map(Job::Mend));
-        self.queue.extend(work.idle.into_iter().map(Job::Sleep));
+        self.switches.retain(|id| waiting.contains_key(id));
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in work.idle {
+            match memory.resources.get(&id) {
+                Some(known) if known.resource.path == Path::Direct => self.switches.push_back(id),
+                _ => self.queue.push_back(Job::Sleep(id)),
+            }
+        }
     }
 
     /// Begins what waits, as far as there are places.
     fn start(&mut self) {
-        while self.running.len() < TRIES_AT_ONCE {
-            let Some(job) = self.queue.pop_front() else { break };
-            let Given { plugin, settings } = self.given.borrow().clone();
-            let (id, task) = match job {
-                Job::Mend(mend) => {
-                    self.memory().mending(&mend.id, true);
-                    let id = mend.id.clone();
-                    let task = self.running.spawn(async move {
-                        let written = plugin.compare_and_set(&mend.id, &mend.expected, &mend.row).await;
-                        Done::Mended(mend, written.map(drop))
-                    });
-                    (id, task)
-                }
-                Job::Sleep(id) => {
-                    let begun = self.memory().begin(&id);
-                    let Some((resource, reason)) = begun else {
-                        let now = self.memory().resources.get(&id).map(|known| known.decision.to_string());
-                        let why = now.unwrap_or_else(|| "it is gone".to_owned());
-                        self.answer(&id, &Answered::Kept(why));
-                        continue;
-                    };
-                    let (members, rules, stop) =
-                        (self.context.members.clone(), self.context.rules, self.context.stop.clone());
-                    // A scale may take as long down as up.
-                    let deadline = settings.resource_readiness_timeout;
-                    let task = self.running.spawn(async move {
-                        tracing::debug!(resource = %resource.id, reason, "trying to put it to zero");
-                        let one = Try { plugin, members, rules, deadline, stop };
-                        Done::Tried(one.run(&resource, &reason).await, reason)
-                    });
-                    (id, task)
-                }
-            };
-            self.whose.insert(task.id(), id);
+        while self.running.len() - self.switching < TRIES_AT_ONCE {
+            match self.queue.pop_front() {
+                Some(Job::Mend(mend)) => self.mend(mend),
+                Some(Job::Sleep(id)) => self.sleep(&id, false),
+                None => break,
+            }
+        }
+        while self.switching < SWITCHES_AT_ONCE {
+            let Some(id) = self.switches.pop_front() else { break };
+            self.sleep(&id, true);
         }
         self.context.metrics.under_way.set(i64::try_from(self.running.len()).unwrap_or(i64::MAX));
+    }
+
+    fn mend(&mut self, mend: Mend) {
+        self.memory().mending(&mend.id, true);
+        let (id, plugin) = (mend.id.clone(), self.given.borrow().plugin.clone());
+        let task = self.running.spawn(async move {
+            let written = plugin.compare_and_set(&mend.id, &mend.expected, &mend.row).await;
+            Done::Mended(mend, written.map(drop))
+        });
+        self.whose.insert(task.id(), Place { id, switches: false });
+    }
+
+    fn sleep(&mut self, id: &ResourceId, switches: bool) {
+        let begun = self.memory().begin(id);
+        let Some((resource, reason)) = begun else {
+            let now = self.memory().resources.get(id).map(|known| known.decision.to_string());
+            let why = now.unwrap_or_else(|| "it is gone".to_owned());
+            self.answer(id, &Answered::Kept(why));
+            return;
+        };
+        let Given { plugin, settings } = self.given.borrow().clone();
+        let Context { members, rules, stop, leading, .. } = self.context.clone();
+        // A scale may take as long down as up.
+        let deadline = settings.resource_readiness_timeout;
+        let (routes, source) = (self.routes.clone(), self.source(&settings));
+        let switch = Switch { routes, leading, source, settings, namespace: self.labels.namespace.clone() };
+        let task = self.running.spawn(async move {
+            tracing::debug!(resource = %resource.id, reason, "trying to put it to zero");
+            let one = Try { plugin, members, rules, deadline, switch, stop };
+            Done::Tried(one.run(&resource, &reason).await, reason)
+        });
+        self.switching += usize::from(switches);
+        self.whose.insert(task.id(), Place { id: id.clone(), switches });
     }
 
     fn ended(&mut self, ended: Result<(Id, Done), JoinError>) {
@@ -348,7 +395,8 @@ impl<P: Plugin> Cycle<P> {
                 Done::Tried(End::Failed(format!("the try ended early: {error}").into()), String::new()),
             ),
         };
-        let Some(id) = self.whose.remove(&task) else { return };
+        let Some(Place { id, switches }) = self.whose.remove(&task) else { return };
+        self.switching -= usize::from(switches);
         match done {
             Done::Tried(end, reason) => {
                 self.tried(&id, &end, &reason);

@@ -1,5 +1,7 @@
 //! One try to put one resource to zero: drives [`protocol::Fence`](Fence) with real calls.
 
+mod switch;
+
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use daemon::members::Member;
@@ -14,6 +16,7 @@ use crate::{
     members::{Answer, Members},
     plugin::Plugin,
 };
+pub use switch::Switch;
 
 /// A try, and what it needs.
 pub struct Try<P> {
@@ -25,6 +28,8 @@ pub struct Try<P> {
     pub rules: Rules,
     /// How long the scale to zero may take.
     pub deadline: Duration,
+    /// What switching the route of one on path direct needs.
+    pub switch: Switch,
     /// Cancelled when the process is to end: a try that is not committed by then is reverted.
     pub stop: CancellationToken,
 }
@@ -53,6 +58,10 @@ pub enum Why {
     Changed,
     /// The process is to end.
     Stopping,
+    /// Its route could not be switched, and why.
+    NotSwitched(Arc<str>),
+    /// With its route switched it was not seen idle, and why.
+    NotIdle(String),
 }
 
 /// What is seen of a resource, as the protocol needs it.
@@ -68,10 +77,13 @@ impl<P: Plugin> Try<P> {
         if resource.path == Path::External {
             return self.unfenced(resource, reason).await;
         }
-        let Some((mut fence, mut order)) = Fence::begin(self.rules, seen(resource), Nonce::fresh(), reason)
-        else {
+        let fresh = Nonce::fresh();
+        let Some((mut fence, mut order)) = Fence::begin(self.rules, seen(resource), fresh, reason) else {
             return End::Reverted(Why::Changed);
         };
+        if resource.path == Path::Direct {
+            fence = fence.switching();
+        }
         let mut live = BTreeMap::new();
         let mut questions: JoinSet<(String, Answer)> = JoinSet::new();
         let mut why = Why::Changed;
@@ -102,8 +114,14 @@ impl<P: Plugin> Try<P> {
                     self.answer(&mut questions, &mut why).await
                 }
                 FenceOrder::Nothing => self.answer(&mut questions, &mut why).await,
-                // Nothing on path direct is tried yet.
-                FenceOrder::Switch => FenceInput::Switched { idle: false, fresh: Nonce::fresh() },
+                FenceOrder::Switch => {
+                    let seen_idle = self.switch.seen_idle(self, resource, fresh).await;
+                    let idle = seen_idle.is_ok();
+                    if let Err(reason) = seen_idle {
+                        why = reason;
+                    }
+                    FenceInput::Switched { idle, fresh: Nonce::fresh() }
+                }
                 FenceOrder::Commit { expected, row } => {
                     FenceInput::Scaled(match self.version(resource, expected).await {
                         Ok(version) => {
@@ -235,6 +253,8 @@ impl End {
             Self::Reverted(Why::Members(_)) => "no_members",
             Self::Reverted(Why::Changed) => "changed",
             Self::Reverted(Why::Stopping) => "stopping",
+            Self::Reverted(Why::NotSwitched(_)) => "not_switched",
+            Self::Reverted(Why::NotIdle(_)) => "not_idle",
             Self::Failed(_) => "call_failed",
         }
     }
@@ -250,6 +270,12 @@ impl fmt::Display for End {
             Self::Reverted(Why::Members(reason)) => write!(f, "reverted: {reason}"),
             Self::Reverted(Why::Changed) => f.write_str("given up: somebody else changed it meanwhile"),
             Self::Reverted(Why::Stopping) => f.write_str("reverted: this autoscaler is stopping"),
+            Self::Reverted(Why::NotSwitched(reason)) => {
+                write!(f, "reverted, its Service was not led to the DLXs: {reason}")
+            }
+            Self::Reverted(Why::NotIdle(reason)) => {
+                write!(f, "reverted, not idle once its Service led to the DLXs: {reason}")
+            }
             Self::Failed(reason) => write!(f, "failed: {reason}"),
         }
     }

@@ -15,7 +15,8 @@ use daemon::{
 /// Whatever is not known for certain keeps a resource awake; GET /api/v1/resources on the admin address says what was
 /// decided on each, and why. Of several autoscalers one leads.
 ///
-/// With a COMMAND it is no daemon: it asks running ones, or looks files and plugins over (autoscaler COMMAND --help).
+/// With a COMMAND it is no daemon: it asks running ones, looks files and plugins over, or gives everything back (autoscaler COMMAND
+/// --help).
 #[derive(clap::Parser, Clone, Debug)]
 #[command(
     name = "autoscaler",
@@ -49,6 +50,10 @@ pub struct Flags {
     /// The API group of that kind, e.g. nuclio.io
     #[arg(long, value_name = "GROUP", requires = "metrics_resource_kind")]
     pub metrics_resource_group: Option<String>,
+
+    /// How long no DLX takes requests until the leading autoscaler gives every Service back and wakes what sleeps behind one
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = scaler_types::duration::parse)]
+    pub dead_man_timeout: Duration,
 
     /// Where /healthz, /readyz, /metrics and what is known of each resource are served; also takes what `sleep` wants
     #[arg(long, value_name = "ADDRESS", default_value = ":8092", value_parser = daemon::listen::parse_address)]

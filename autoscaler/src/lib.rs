@@ -2,7 +2,8 @@
 //!
 //! The way of a decision: a [`cycle`] per plugin and namespace file asks the plugin for its resources and a metric
 //! source ([`metrics`]) how busy they were, [`memory`] keeps what only time can tell, [`decide`] says keep or to zero,
-//! and a [`fence`] puts one resource to zero without losing a request. [`api`] tells all of it.
+//! and a [`fence`] puts one resource to zero without losing a request. Beside it a [`router`] leads the routes of the resources
+//! that have one. [`api`] tells all of it.
 
 pub mod api;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod members;
 pub mod memory;
 pub mod metrics;
 pub mod plugin;
+pub mod router;
 mod run;
 pub mod telemetry;
 #[cfg(test)]

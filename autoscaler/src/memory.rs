@@ -14,7 +14,7 @@ use scaler_types::{
 use tokio::time::Instant;
 
 use crate::{
-    decide::{Decision, Evidence, Failure, Measure, Past, decide},
+    decide::{Decision, Evidence, Failure, Measure, Past, RouteFacts, decide},
     fence::{End, seen},
     metrics::{Activity, Reading, Sample, Source, Unknown},
 };
@@ -79,9 +79,11 @@ pub struct Known {
 }
 
 /// What was told of one resource.
-struct Told {
+struct Told<'a> {
     samples: Vec<Sample>,
     readings: Option<Vec<Reading>>,
+    source: &'a Source,
+    routes: RouteFacts,
 }
 
 /// What is to be done after a cycle.
@@ -119,6 +121,7 @@ impl Memory {
         now: Instant,
         listed: Vec<Resource>,
         activity: Activity,
+        routes: RouteFacts,
         settings: &Settings,
     ) -> Work {
         self.cycles.count += 1;
@@ -131,7 +134,8 @@ impl Memory {
         let mut readings = readings.map(Vec::into_iter);
         for (resource, samples) in listed.into_iter().zip(samples) {
             let readings = readings.as_mut().map(|readings| readings.next().unwrap_or_default());
-            self.one(now, resource, Told { samples, readings }, &source, settings, &mut work);
+            let told = Told { samples, readings, source: &source, routes };
+            self.one(now, resource, told, settings, &mut work);
         }
         let cycle = self.cycles.count;
         self.resources.retain(|_, known| known.cycle == cycle);
@@ -160,8 +164,7 @@ impl Memory {
         &mut self,
         now: Instant,
         resource: Resource,
-        told: Told,
-        source: &Source,
+        told: Told<'_>,
         settings: &Settings,
         work: &mut Work,
     ) {
@@ -188,7 +191,8 @@ impl Memory {
             known.metrics = metrics.to_vec();
         }
         let measure = known.readings.as_deref().map_or(Measure::Samples, Measure::Readings);
-        let evidence = Evidence { source, samples: &known.samples, measure };
+        let Told { source, routes, .. } = told;
+        let evidence = Evidence { source, samples: &known.samples, measure, routes };
         known.decided(now, decide(now, &known.resource, metrics, evidence, &past));
         let refused = known.decision.refusal();
         if refused != known.told {

@@ -3,16 +3,22 @@
 use std::future::Future;
 
 use plugin_host::Instance;
-use scaler_types::{Report, Resource, ResourceId, Row, ScaleError, ScaleRequest, Version};
+use scaler_types::{
+    Changes, Dlx, ReleaseRequest, Report, Resource, ResourceId, RouteRequest, Row, ScaleError, ScaleRequest,
+    Version,
+};
 
 /// The calls the autoscaler makes: on an [`Instance`] in the daemon, on a store in memory in the tests and the
 /// benchmark, which a paused clock and a thread's CPU time cannot see through a loaded library.
-pub trait Plugin: Clone + Send + Sync + 'static {
+pub trait Plugin: Clone + PartialEq + Send + Sync + 'static {
     /// The plugin's kind.
     fn kind(&self) -> &str;
 
     /// All resources; the error says why they cannot be told.
     fn get_resources(&self) -> impl Future<Output = Result<Vec<Resource>, String>> + Send;
+
+    /// See [`scaler_types::ResourceScaler::changes`]; the error says why it cannot be told.
+    fn changes(&self, cursor: u64) -> impl Future<Output = Result<Changes, String>> + Send;
 
     /// See [`scaler_types::ResourceScaler::compare_and_set`].
     fn compare_and_set(
@@ -24,6 +30,15 @@ pub trait Plugin: Clone + Send + Sync + 'static {
 
     /// See [`scaler_types::ResourceScaler::set_scale`].
     fn set_scale(&self, request: &ScaleRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
+
+    /// See [`scaler_types::ResourceScaler::set_route`].
+    fn set_route(&self, request: &RouteRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
+
+    /// See [`scaler_types::ResourceScaler::tend_routes`]; the error says what could not be written.
+    fn tend_routes(&self, dlxs: &[Dlx]) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// See [`scaler_types::ResourceScaler::release`].
+    fn release(&self, request: &ReleaseRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
 
     /// See [`scaler_types::ResourceScaler::report`]; the error says why it cannot be shown.
     fn report(&self, id: &ResourceId, report: &Report) -> impl Future<Output = Result<(), String>> + Send;
@@ -40,6 +55,10 @@ impl Plugin for Instance {
         self.get_resources().await.map_err(|error| error.to_string())
     }
 
+    async fn changes(&self, cursor: u64) -> Result<Changes, String> {
+        self.changes(cursor).await.map_err(|error| error.to_string())
+    }
+
     async fn compare_and_set(
         &self,
         id: &ResourceId,
@@ -51,6 +70,18 @@ impl Plugin for Instance {
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         self.set_scale(request).await
+    }
+
+    async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
+        self.set_route(request).await
+    }
+
+    async fn tend_routes(&self, dlxs: &[Dlx]) -> Result<(), String> {
+        self.tend_routes(dlxs).await.map_err(|error| error.to_string())
+    }
+
+    async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+        self.release(request).await
     }
 
     async fn report(&self, id: &ResourceId, report: &Report) -> Result<(), String> {

@@ -33,6 +33,7 @@ use crate::{
     members::{Members, Patience},
     memory::Memory,
     metrics::kubernetes::Cluster,
+    router::{Leading, Router, Routes},
     telemetry::Metrics,
 };
 
@@ -74,7 +75,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     dropped.register(&mut registry);
     fleet.register(&mut registry);
     let leader = Leader::new(&coordination, Timing::default());
-    let members = Members::new(coordination, token.clone(), Patience::default(), metrics.clone());
+    let members = Members::new(coordination.clone(), token.clone(), Patience::default(), metrics.clone());
     let view = View::default();
     let listener =
         handed.bind(flags.admin_address).with_context(|| format!("listening on {}", flags.admin_address))?;
@@ -99,14 +100,24 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     });
 
     let cluster = Cluster::of(flags.common.clone());
-    let context = Context { members, metrics, cluster, dropped, rules, stop: CancellationToken::new() };
+    let (grace, dead_man) = (flags.common.route_grace, flags.dead_man_timeout);
     loop {
         let leads = tokio::select! {
             () = shutdown.draining.cancelled() => return Ok(None),
             leads = leader.lead() => leads?,
         };
         let stop = leads.lost().child_token();
-        let mut cycles = Cycles::begin(Context { stop: stop.clone(), ..context.clone() }, view.clone());
+        let serving = coordination.serving();
+        let context = Context {
+            members: members.clone(),
+            metrics: metrics.clone(),
+            cluster: cluster.clone(),
+            dropped: dropped.clone(),
+            leading: Leading { serving: serving.known(), grace, dead_man },
+            rules,
+            stop: stop.clone(),
+        };
+        let mut cycles = Cycles::begin(context, view.clone());
         tokio::select! {
             biased;
             () = shutdown.draining.cancelled() => {}
@@ -138,7 +149,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     }
 }
 
-/// A cycle for each plugin and namespace file, as long as this process leads.
+/// A cycle and a router for each plugin and namespace file, as long as this process leads.
 struct Cycles {
     context: Context,
     view: View,
@@ -217,8 +228,17 @@ impl Cycles {
                     let (give, given) = watch::channel(given);
                     let memory = Arc::new(Mutex::new(Memory::default()));
                     let (ask, asks) = mpsc::channel(ASKS);
-                    self.view.show(key.clone(), Some(Shown { memory: memory.clone(), ask }));
-                    let cycle = Cycle::new(given, &key.1, self.context.clone(), memory, asks).run();
+                    let (routes, context) = (Routes::default(), self.context.clone());
+                    let shown = Shown {
+                        memory: memory.clone(),
+                        routes: routes.clone(),
+                        leading: context.leading.clone(),
+                        ask,
+                    };
+                    self.view.show(key.clone(), Some(shown));
+                    let router = Router::new(given.clone(), &key.1, context.clone(), routes.clone()).run();
+                    let cycle = Cycle::new(given, &key.1, context, memory, routes, asks).run();
+                    self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(router));
                     self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(cycle));
                     self.running.insert(key, give);
                 }

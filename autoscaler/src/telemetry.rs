@@ -12,6 +12,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use scaler_types::{Leads, ScaleError};
 
 /// Which namespace file's cycle, and of which plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +48,28 @@ pub struct MemberLabels {
     pub member: String,
 }
 
+/// Where routes of a namespace file and a plugin lead.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LeadsLabels {
+    /// The plugin's kind.
+    pub kind: String,
+    /// The file's namespace.
+    pub namespace: String,
+    /// `own`, `both` or `dlx`.
+    pub leads: &'static str,
+}
+
+/// What came of calls of a plugin that write routes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RouteLabels {
+    /// The plugin's kind.
+    pub kind: String,
+    /// The file's namespace.
+    pub namespace: String,
+    /// `ok`, `conflict`, `retry`, `terminal` or `unsupported`.
+    pub outcome: &'static str,
+}
+
 /// All of them. Cheap to clone; clones share their values.
 #[derive(Clone)]
 pub struct Metrics {
@@ -72,6 +95,12 @@ pub struct Metrics {
     pub mended: Counter,
     /// Live DLXs that do not answer.
     pub member_silent: Family<MemberLabels, Gauge>,
+    /// Routes, by where they lead.
+    pub routes: Family<LeadsLabels, Gauge>,
+    /// Writes of single routes, by outcome.
+    pub route_calls: Family<RouteLabels, Counter>,
+    /// Calls that name the DLXs anew in all routes and failed.
+    pub tend_failures: Family<CycleLabels, Counter>,
 }
 
 // === impl Metrics ===
@@ -94,6 +123,9 @@ impl Metrics {
             scale_failures: Family::default(),
             mended: Counter::default(),
             member_silent: Family::default(),
+            routes: Family::default(),
+            route_calls: Family::default(),
+            tend_failures: Family::default(),
         };
         registry.register("leader", "1 while this autoscaler leads, else 0", metrics.leader.clone());
         registry.register("cycles", "Cycles so far", metrics.cycles.clone());
@@ -128,6 +160,41 @@ impl Metrics {
             "1 for each live DLX that does not answer: while there is one, everything is kept awake",
             metrics.member_silent.clone(),
         );
+        registry.register("routes", "Routes, by where they lead: own, both, dlx", metrics.routes.clone());
+        registry.register("route_calls", "Writes of routes, by outcome", metrics.route_calls.clone());
+        registry.register(
+            "route_tend_failures",
+            "Calls that bring the DLXs named in all routes up to date, and failed",
+            metrics.tend_failures.clone(),
+        );
         metrics
+    }
+
+    /// A route was written, or not.
+    pub fn route_called(&self, labels: &CycleLabels, result: &Result<(), ScaleError>) {
+        let outcome = match result {
+            Ok(()) => "ok",
+            Err(ScaleError::Conflict) => "conflict",
+            Err(ScaleError::Retry { .. }) => "retry",
+            Err(ScaleError::Terminal { .. }) => "terminal",
+            Err(ScaleError::Unsupported) => "unsupported",
+        };
+        let CycleLabels { kind, namespace } = labels.clone();
+        self.route_calls.get_or_create(&RouteLabels { kind, namespace, outcome }).inc();
+    }
+}
+
+// === impl LeadsLabels ===
+
+impl LeadsLabels {
+    /// Those of a namespace file and plugin that lead there.
+    pub fn new(labels: &CycleLabels, leads: Leads) -> Self {
+        let CycleLabels { kind, namespace } = labels.clone();
+        let leads = match leads {
+            Leads::Own => "own",
+            Leads::Both => "both",
+            Leads::Dlx => "dlx",
+        };
+        Self { kind, namespace, leads }
     }
 }

@@ -1,7 +1,7 @@
 //! What the tests stand on: a plugin in memory, and DLXs that are real servers with a script.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
@@ -12,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use daemon::{
     coordination::Coordination,
-    members::files::{Registration, register},
+    members::{
+        files::{Registration, register},
+        serving::Known,
+    },
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -20,15 +23,18 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
 use scaler_types::{
-    Nonce, Report, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target, Version,
+    Changes, Leads, Nonce, ReleaseRequest, Report, Resource, ResourceId, Route, RouteRequest, Row,
+    ScaleError, ScaleRequest, State, Target, Version,
 };
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
+    decide::RouteFacts,
     members::{Members, Patience},
     plugin::Plugin,
+    router::Leading,
     telemetry::Metrics,
 };
 
@@ -63,7 +69,42 @@ pub struct Inner {
     pub reports: Vec<(ResourceId, Report)>,
     /// `get_resources` never answers.
     pub hang: bool,
+    /// `changes` fails.
+    pub blind: bool,
+    /// Where requests were led, or were to be.
+    pub led: Vec<LedTo>,
+    /// The DLXs that were to be named in all routes.
+    pub tended: Vec<Vec<String>>,
+    /// Resources that were given back.
+    pub released: Vec<ResourceId>,
+    /// What the next calls of `set_route` answer instead of writing, first come first served.
+    pub refuse_routes: VecDeque<ScaleError>,
+    /// The same for `tend_routes`.
+    pub refuse_tending: VecDeque<String>,
+    /// What `release` answers instead of giving back.
+    pub refuse_release: BTreeMap<ResourceId, ScaleError>,
+    /// `set_route` never answers.
+    pub stuck_routes: bool,
+    /// `set_route` is well, and nothing comes of it.
+    pub forgetful: bool,
+    /// Calls of `set_route` that are under way, and the most there were.
+    pub writing: (usize, usize),
+    /// When each resource was changed last, in the order of `changes`.
+    log: BTreeMap<ResourceId, u64>,
     version: u64,
+}
+
+/// One call of `set_route`.
+#[derive(Clone, Debug)]
+pub struct LedTo {
+    /// Whose.
+    pub name: String,
+    /// Where to.
+    pub to: Leads,
+    /// The DLXs that were named.
+    pub dlxs: Vec<String>,
+    /// When.
+    pub at: Instant,
 }
 
 // === impl Store ===
@@ -86,9 +127,44 @@ impl Store {
 
     /// Puts a resource as it is, with a new version.
     pub fn put(&self, mut resource: Resource) {
-        let mut inner = self.inner();
-        resource.version = inner.next();
-        inner.resources.insert(resource.id.clone(), resource);
+        {
+            let mut inner = self.inner();
+            resource.version = inner.next();
+            inner.log(&resource.id);
+            inner.resources.insert(resource.id.clone(), resource);
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+    }
+
+    /// Changes the resource of this name as somebody else would, without another version where `row` stays.
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut Resource)) {
+        {
+            let mut inner = self.inner();
+            inner.log(&id(name));
+            change(inner.resources.get_mut(&id(name)).unwrap());
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+    }
+
+    /// The resource of this name is gone.
+    pub fn remove(&self, name: &str) {
+        {
+            let mut inner = self.inner();
+            inner.log(&id(name));
+            inner.resources.remove(&id(name));
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+    }
+
+    /// The same with a route.
+    pub fn route(&self, name: &str, change: impl FnOnce(&mut Route)) {
+        self.change(name, |resource| change(resource.route.get_or_insert_default()));
+    }
+
+    /// Something else that is told.
+    pub fn set(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.inner());
+        self.0.writes.send_modify(|writes| *writes += 1);
     }
 
     /// Calls this after every row that is written, until it is replaced.
@@ -114,14 +190,23 @@ impl Store {
     }
 
     /// Waits until what it holds fulfils the condition.
-    pub async fn until(&self, mut fulfilled: impl FnMut(&Inner) -> bool) {
+    pub async fn until(&self, fulfilled: impl FnMut(&Inner) -> bool) {
+        self.wait(Duration::from_secs(60), fulfilled).await;
+    }
+
+    async fn wait(&self, limit: Duration, mut fulfilled: impl FnMut(&Inner) -> bool) {
         let mut writes = self.0.writes.subscribe();
         let wait = async {
             while !fulfilled(&self.inner()) {
                 writes.changed().await.unwrap()
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("the store never came to that");
+        tokio::time::timeout(limit, wait).await.expect("the store never came to that");
+    }
+
+    /// The same where the clock moves by itself: whatever it takes.
+    pub async fn comes_to(&self, fulfilled: impl FnMut(&Inner) -> bool) {
+        self.wait(LONG, fulfilled).await;
     }
 
     fn wrote(&self, row: &Row) {
@@ -148,7 +233,44 @@ impl Inner {
         let resource = self.resources.get_mut(id).filter(|resource| resource.version == *expected);
         let resource = resource.ok_or(ScaleError::Conflict)?;
         (resource.row, resource.version) = (row.clone(), version);
+        self.log.insert(id.clone(), self.version);
         Ok(resource)
+    }
+
+    fn log(&mut self, id: &ResourceId) {
+        self.version += 1;
+        self.log.insert(id.clone(), self.version);
+    }
+
+    /// What changed since then.
+    fn since(&self, cursor: u64) -> Changes {
+        let changed = self.log.iter().filter(|(_, at)| **at >= cursor).map(|(id, _)| id);
+        let (there, removed) = changed.cloned().partition::<Vec<_>, _>(|id| self.resources.contains_key(id));
+        Changes {
+            cursor: self.version + 1,
+            complete: cursor == 0,
+            resources: there.iter().map(|id| self.resources[id].clone()).collect(),
+            removed: if cursor == 0 { Vec::new() } else { removed },
+        }
+    }
+
+    /// Led there, as a cluster does it at once.
+    fn lead(&mut self, request: &RouteRequest) {
+        let dlxs: Vec<_> = request.dlxs.iter().map(|dlx| dlx.name.clone()).collect();
+        let Some(resource) = self.resources.get_mut(&request.id) else { return };
+        let Some(route) = &mut resource.route else { return };
+        (route.leads, route.complete, route.dlxs) = (request.to, true, dlxs);
+        route.led_for = Duration::ZERO;
+        if request.to == Leads::Own && !route.asked {
+            resource.route = None;
+        }
+        self.log(&request.id);
+    }
+}
+
+impl PartialEq for Store {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -189,13 +311,91 @@ impl Plugin for Store {
             match inner.refuse_scale.clone() {
                 Some(error) => Err(error),
                 None => inner.set(&request.id, &request.version, &request.row).map(|resource| {
-                    assert_eq!(request.target, Target::Zero);
-                    resource.replicas = 0;
+                    resource.replicas = match request.target {
+                        Target::Zero => 0,
+                        Target::AtLeast(replicas) => resource.replicas.max(replicas),
+                        Target::Exactly(replicas) => replicas,
+                    };
                 }),
             }
         };
         self.wrote(&request.row);
         result
+    }
+
+    async fn changes(&self, cursor: u64) -> Result<Changes, String> {
+        let mut writes = self.0.writes.subscribe();
+        loop {
+            {
+                let inner = self.inner();
+                if inner.blind {
+                    return Err("the API is away".to_owned());
+                }
+                let changes = inner.since(cursor);
+                if changes.complete || !changes.resources.is_empty() || !changes.removed.is_empty() {
+                    return Ok(changes);
+                }
+            }
+            writes.changed().await.unwrap();
+        }
+    }
+
+    async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
+        struct Writing(Store);
+        impl Drop for Writing {
+            fn drop(&mut self) {
+                self.0.inner().writing.0 -= 1;
+            }
+        }
+        let (refused, stuck) = {
+            let mut inner = self.inner();
+            inner.calls.push("set_route");
+            inner.led.push(LedTo {
+                name: request.id.name.clone(),
+                to: request.to,
+                dlxs: request.dlxs.iter().map(|dlx| dlx.name.clone()).collect(),
+                at: Instant::now(),
+            });
+            inner.writing.0 += 1;
+            inner.writing.1 = inner.writing.1.max(inner.writing.0);
+            (inner.refuse_routes.pop_front(), inner.stuck_routes)
+        };
+        let _writing = Writing(self.clone());
+        self.0.writes.send_modify(|writes| *writes += 1);
+        if stuck {
+            std::future::pending::<()>().await;
+        }
+        // As any call: others have their turn meanwhile.
+        tokio::task::yield_now().await;
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let forgetful = self.inner().forgetful;
+        if !forgetful {
+            self.inner().lead(request);
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+        Ok(())
+    }
+
+    async fn tend_routes(&self, dlxs: &[scaler_types::Dlx]) -> Result<(), String> {
+        let refused = {
+            let mut inner = self.inner();
+            inner.tended.push(dlxs.iter().map(|dlx| dlx.name.clone()).collect());
+            inner.refuse_tending.pop_front()
+        };
+        self.0.writes.send_modify(|writes| *writes += 1);
+        refused.map_or(Ok(()), Err)
+    }
+
+    async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+        self.set(|inner| inner.calls.push("release"));
+        let mut inner = self.inner();
+        if let Some(error) = inner.refuse_release.get(&request.id) {
+            return Err(error.clone());
+        }
+        inner.released.push(request.id.clone());
+        Ok(())
     }
 
     async fn report(&self, id: &ResourceId, report: &Report) -> Result<(), String> {
@@ -362,6 +562,29 @@ pub fn members(state_dir: &Path, patience: Duration) -> Members {
     )
 }
 
+/// These DLXs take requests; the sender says when others do.
+pub fn leading(names: &[&str]) -> (watch::Sender<Known>, Leading) {
+    let (tell, serving) = watch::channel(Some(named(names)));
+    (tell, Leading { serving, grace: GRACE, dead_man: DEAD_MAN })
+}
+
+/// DLXs of these names.
+pub fn named(names: &[&str]) -> Arc<[scaler_types::Dlx]> {
+    let dlx = |name: &&str| scaler_types::Dlx {
+        name: (*name).to_owned(),
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        node: None,
+        zone: None,
+    };
+    names.iter().map(dlx).collect()
+}
+
+/// DLXs take requests, and nobody takes time to follow.
+pub const SERVED: RouteFacts = RouteFacts { served: true, grace: Duration::ZERO };
+/// How long whoever connects may take.
+pub const GRACE: Duration = Duration::from_secs(30);
+/// How long nobody has to take requests.
+pub const DEAD_MAN: Duration = Duration::from_secs(60);
 /// Longer than any test lasts.
 pub const LONG: Duration = Duration::from_secs(3600);
 /// As short as a silent DLX may be waited for.

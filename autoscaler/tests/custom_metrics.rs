@@ -8,7 +8,7 @@ use std::{
 };
 
 use autoscaler::{
-    decide::{Decision, Evidence, Measure, Past, decide},
+    decide::{Decision, Evidence, Measure, Past, RouteFacts, decide},
     members::{Members, Patience},
     metrics::{Coverage, MetricSource, Reading, Value, kubernetes::Cluster},
     telemetry::Metrics,
@@ -54,7 +54,8 @@ async fn ask(source: &MetricSource, plugin: &str, names: &[&str]) -> Vec<(Readin
     let readings = activity.readings.expect("another source than the DLXs").into_iter().zip(&listed);
     let decided = readings.map(|(readings, resource)| {
         let measure = Measure::Readings(&readings);
-        let evidence = Evidence { source: &activity.source, samples: &[], measure };
+        let routes = RouteFacts { served: true, grace: Duration::ZERO };
+        let evidence = Evidence { source: &activity.source, samples: &[], measure, routes };
         let metrics = &resource.scale_resources;
         let decision = decide(Instant::now(), resource, metrics, evidence, &Past::default());
         (readings[0].clone(), decision)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use autoscaler::{
-    decide::{Decision, Evidence, Measure, Past, decide},
+    decide::{Decision, Evidence, Measure, Past, RouteFacts, decide},
     members::{Members, Patience},
     metrics::{MetricSource, kubernetes::Cluster},
     telemetry::Metrics,
@@ -135,8 +135,13 @@ metrics:
             self.source.ask(&self.members, "memory", "demo", &self.resources, &self.settings).await;
         let readings = activity.readings.expect("another source than the DLXs");
         let all = self.resources.iter().zip(readings).map(|(resource, readings)| {
-            let evidence =
-                Evidence { source: &activity.source, samples: &[], measure: Measure::Readings(&readings) };
+            let routes = RouteFacts { served: true, grace: Duration::ZERO };
+            let evidence = Evidence {
+                source: &activity.source,
+                samples: &[],
+                measure: Measure::Readings(&readings),
+                routes,
+            };
             let metrics = &resource.scale_resources;
             (resource.id.name.clone(), decide(Instant::now(), resource, metrics, evidence, &Past::default()))
         });

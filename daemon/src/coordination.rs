@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1};
 use kube::{Api, Client};
 use tokio::{task::spawn_blocking, time::timeout};
 
@@ -19,7 +19,7 @@ use crate::{
     cluster,
     exit::Misconfigured,
     flags::CommonFlags,
-    members::{Member, Registration, files, leases::Leases},
+    members::{Member, Registration, files, leases::Leases, serving::Serving},
 };
 
 /// How the daemons know of each other. Cheap to clone.
@@ -91,6 +91,14 @@ impl Coordination {
         }
     }
 
+    /// Follows which DLXs take requests. For who leads, while it leads: it costs two watches. To be called on a tokio runtime.
+    pub fn serving(&self) -> Serving {
+        match self {
+            Self::Files(_) => Serving::unknown(),
+            Self::Leases(leases) => Serving::follow(leases.home().clone()),
+        }
+    }
+
     /// Registers this process as a DLX whose admin server listens on `admin`. To be called before the first list of any
     /// plugin. By Leases it is tried until it succeeds, and `waiting` is told each reason why it did not yet.
     ///
@@ -145,6 +153,10 @@ impl Home {
     }
 
     pub(crate) fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub(crate) fn pods(&self) -> Api<v1::Pod> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 

@@ -105,6 +105,7 @@ fn told(resource: &Value, answer: &Value) -> String {
         row("path", text("path")),
         row("version", text("version")),
     ];
+    rows.extend(route(&resource["route"]));
     if resource["status"].as_str().is_some_and(|status| !status.is_empty()) {
         rows.push(row("status", text("status")));
     }
@@ -169,6 +170,41 @@ fn told(resource: &Value, answer: &Value) -> String {
     out
 }
 
+/// Where its requests are led, and what comes next.
+fn route(route: &Value) -> Vec<Vec<String>> {
+    if route.is_null() {
+        return Vec::new();
+    }
+    let leads = match route["leads"].as_str() {
+        Some("dlx") if route["complete"] == false => "leads to the DLXs, but not all of it".to_owned(),
+        Some("dlx") => {
+            format!("leads to the DLXs, every request passes one for {}", plain(&route["led_for"]))
+        }
+        Some("both") => "leads to the DLXs and to itself".to_owned(),
+        _ => "leads to itself".to_owned(),
+    };
+    let asked = if route["asked"] == true { "" } else { "; nobody asks for it to be led" };
+    let mut rows = vec![row("route", format!("{leads}, since {}{asked}", plain(&route["since"])))];
+    let named: Vec<_> = list(route, "dlxs").iter().map(plain).collect();
+    if !named.is_empty() {
+        rows.push(row("route names", named.join(", ")));
+    }
+    if route["refused"].as_str().is_some_and(|why| !why.is_empty()) {
+        rows.push(row("route refused", plain(&route["refused"])));
+    }
+    let next = route["next"].as_str().map(|next| match next {
+        "dlx" => "to the DLXs",
+        "both" => "to itself as well",
+        _ => "to itself alone",
+    });
+    let waits = route["waits"].as_str().map(|waits| format!("waits for {waits}"));
+    let next: Vec<_> = next.map(str::to_owned).into_iter().chain(waits).collect();
+    if !next.is_empty() {
+        rows.push(row("route next", next.join("; ")));
+    }
+    rows
+}
+
 fn row(name: &str, text: String) -> Vec<String> {
     vec![name.to_owned(), text]
 }
@@ -194,6 +230,8 @@ mod tests {
             "last_event": {"event": "scaleFromZeroCompleted", "ago": "5m", "time": null},
             "last_try": {"outcome": "reverted", "reason": "reverted: no", "ago": "1m"},
             "failure": null,
+            "route": {"leads": "both", "since": "12s", "asked": false, "refused": "", "complete": true, "led_for": "0s",
+                "dlxs": ["a", "b"], "next": "own", "waits": "its own endpoints to be ready"},
         });
         let answer = json!({"cycles": [{"kind": "deployment", "namespace": "*", "count": 3, "last": "1s",
             "took": "2ms", "error": null}]});
@@ -205,6 +243,9 @@ shop/statefulset/db (deployment): awake, stays as it is: active 3s ago, the wind
   replicas          2
   path              always
   version           7
+  route             leads to the DLXs and to itself, since 12s; nobody asks for it to be led
+  route names       a, b
+  route next        to itself alone; waits for its own endpoints to be ready
   requests_per_10m  idle at 0.0 or less, by the DLXs below
   jobs_per_1m       1.0, idle at 2.5 or less; 41 scrapes, 41 needed for it
   DLX a             3 requests, 0 in flight, 0 held, last activity 3s ago, counting for 2h, 3 in 10m

@@ -66,6 +66,7 @@ fn told(url: &str, leader: &Value, answer: &Value) -> String {
         );
     }
     let resources = list(answer, "resources");
+    out += &routes(resources);
     let (asleep, awake): (Vec<_>, Vec<_>) = resources.iter().partition(|resource| resource["replicas"] == 0);
     let (idle, kept): (Vec<_>, Vec<_>) =
         awake.into_iter().partition(|resource| resource["decision"] == "to_zero");
@@ -102,6 +103,36 @@ fn told(url: &str, leader: &Value, answer: &Value) -> String {
     out
 }
 
+/// Where requests are led, and those routes that wait for something.
+fn routes(resources: &[Value]) -> String {
+    let led: Vec<_> = resources.iter().filter(|resource| !resource["route"].is_null()).collect();
+    if led.is_empty() {
+        return String::new();
+    }
+    let count = |leads: &str| led.iter().filter(|resource| resource["route"]["leads"] == leads).count();
+    let mut out = format!(
+        "routes: {} to the DLXs, {} to both, {} to the resource itself\n",
+        count("dlx"),
+        count("both"),
+        count("own")
+    );
+    let rows: Vec<_> = led
+        .iter()
+        .filter_map(|resource| {
+            let route = &resource["route"];
+            let why = match (&route["refused"], &route["waits"]) {
+                (Value::String(why), _) if !why.is_empty() => format!("refused: {why}"),
+                (_, Value::String(waits)) => format!("waits for {waits}"),
+                _ => return None,
+            };
+            let name = format!("{}/{}", plain(&resource["namespace"]), plain(&resource["name"]));
+            Some(vec![name, plain(&resource["kind"]), plain(&route["leads"]), why])
+        })
+        .collect();
+    out += &table(&rows);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +143,11 @@ mod tests {
             json!({"namespace": "shop", "name": name, "kind": "deployment", "replicas": replicas, "decision": decision,
                 "code": code, "reason": "because", "failure": null, "last_try": null})
         };
+        let routed = |name: &str, leads: &str, refused: &str, waits: Value| {
+            let mut one = one(name, 2, "keep", "active");
+            one["route"] = json!({"leads": leads, "refused": refused, "waits": waits});
+            one
+        };
         let leader = json!({"leads": true, "leader": "autoscaler-1", "members": [
             {"name": "a", "admin": "10.0.0.1:8091", "silent": null},
             {"name": "b", "admin": "10.0.0.2:8091", "silent": "no answer within 5s"},
@@ -119,7 +155,8 @@ mod tests {
         let answer = json!({
             "cycles": [{"kind": "deployment", "namespace": "shop", "error": "no answer from DLX b"}],
             "resources": [one("a", 0, "keep", "not_active"), one("b", 1, "to_zero", "quiet"),
-                one("c", 2, "keep", "active"), one("d", 2, "keep", "active")],
+                routed("c", "dlx", "", Value::Null), routed("d", "own", "no port is free", Value::Null),
+                routed("e", "both", "", "its own endpoints to be ready".into())],
         });
         let expected = "\
 leader: http://127.0.0.1:8092 (autoscaler-1)
@@ -127,13 +164,17 @@ DLXs: 2
   a  10.0.0.1:8091  answers
   b  10.0.0.2:8091  SILENT, keeps everything awake: no answer within 5s
 failing: deployment in namespace shop: no answer from DLX b
+routes: 1 to the DLXs, 1 to both, 1 to the resource itself
+  shop/d  deployment  own   refused: no port is free
+  shop/e  deployment  both  waits for its own endpoints to be ready
 asleep: 1
 to zero: 1
   shop/b  deployment  quiet  because
-kept awake: 2
+kept awake: 3
   shop/c  deployment  active  because
   shop/d  deployment  active  because
-why not more: 2 active
+  shop/e  deployment  active  because
+why not more: 3 active
 ";
         assert_eq!(told("http://127.0.0.1:8092", &leader, &answer), expected);
     }

@@ -3,7 +3,7 @@
 use std::{fs, thread};
 
 use super::*;
-use crate::testing::{Dlx, LONG, Store, members};
+use crate::testing::{Dlx, LONG, Store, leading, members};
 
 /// CPU time of this process's threads but those called `but`, in nanoseconds.
 fn cpu(but: &str) -> u64 {
@@ -54,12 +54,13 @@ async fn ten_thousand_resources() {
         metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
         cluster: Cluster::default(),
         dropped: Dropped::default(),
+        leading: leading(&["a"]).1,
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };
     let (_give, given) =
         watch::channel(Given { plugin: store.clone(), settings: Arc::new(Settings::default()) });
-    let cycle = Cycle::new(given, "demo", context, Arc::default(), mpsc::channel(1).1);
+    let cycle = Cycle::new(given, "demo", context, Arc::default(), Routes::default(), mpsc::channel(1).1);
     // The first one makes what the others find.
     cycle.look().await;
     let before = cpu("dlx");
@@ -131,11 +132,12 @@ async fn ten_thousand_resources_of_a_prometheus() {
         metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
         cluster: Cluster::default(),
         dropped: Dropped::default(),
+        leading: leading(&["a"]).1,
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };
     let (_give, given) = watch::channel(Given { plugin: store.clone(), settings: Arc::new(settings) });
-    let cycle = Cycle::new(given, "demo", context, Arc::default(), mpsc::channel(1).1);
+    let cycle = Cycle::new(given, "demo", context, Arc::default(), Routes::default(), mpsc::channel(1).1);
     // The first one makes what the others find.
     cycle.look().await;
     let before = cpu("dlx");

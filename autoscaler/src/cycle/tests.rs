@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     decide::Decision,
-    testing::{Dlx, LONG, Reply, SHORT, Store, confirmed, id, members, refused},
+    testing::{Dlx, LONG, Reply, SHORT, Store, confirmed, id, leading, members, refused},
 };
 
 struct Site {
@@ -36,6 +36,7 @@ impl Site {
             metrics,
             cluster: Cluster::default(),
             dropped: Dropped::default(),
+            leading: leading(&["a"]).1,
             rules: Rules::default(),
             stop: CancellationToken::new(),
         };
@@ -47,7 +48,7 @@ impl Site {
         let (give, given) = watch::channel(given);
         let memory = Arc::new(Mutex::new(Memory::default()));
         let (ask, asks) = mpsc::channel(8);
-        let cycle = Cycle::new(given, "demo", self.context.clone(), memory.clone(), asks);
+        let cycle = Cycle::new(given, "demo", self.context.clone(), memory.clone(), Routes::default(), asks);
         Running { memory, give, ask, task: tokio::spawn(cycle.run()) }
     }
 

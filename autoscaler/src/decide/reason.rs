@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use scaler_types::{Row, ScaleEvent, State, duration::short};
+use scaler_types::{Leads, Row, ScaleEvent, State, duration::short};
 
 use super::{Failure, rounded};
 use crate::metrics::{Coverage, Unknown};
@@ -12,8 +12,23 @@ use crate::metrics::{Coverage, Unknown};
 pub enum Reason {
     /// Its owner, or another scaler, wants it awake.
     KeptAwake(Arc<str>),
-    /// Path direct is not in this build.
-    PathDirect,
+    /// With path direct something is missing, and what.
+    PathDirect(&'static str),
+    /// Nobody asks for its route to be led any more, and it is being given back.
+    GivenBack,
+    /// It is to be led to the DLXs, and is not, or not all of it: requests pass them by.
+    NotLed(Leads),
+    /// Its route is to lead to itself while it is awake, and leads there yet.
+    NotBack(Leads),
+    /// It has not led to the DLXs for long enough: of the time before, they have not counted everything.
+    LedShort {
+        /// For how long it has.
+        led_for: Duration,
+        /// For how long it must have.
+        needed: Duration,
+    },
+    /// No DLX takes requests now.
+    NotServed,
     /// With path external the DLXs see its requests only while it sleeps: they cannot tell whether it is idle.
     PathExternal,
     /// Its row was written by a newer build, in this format.
@@ -165,7 +180,7 @@ impl Reason {
     /// See [`super::Decision::refusal`].
     pub(super) fn refusal(&self) -> Option<String> {
         match self {
-            Self::PathDirect
+            Self::PathDirect(_)
             | Self::PathExternal
             | Self::NewerRow(_)
             | Self::NoMetrics
@@ -184,7 +199,12 @@ impl Reason {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::KeptAwake(_) => "kept_awake",
-            Self::PathDirect => "path_direct",
+            Self::PathDirect(_) => "path_direct",
+            Self::GivenBack => "route_given_back",
+            Self::NotLed(_) => "not_led",
+            Self::NotBack(_) => "not_back",
+            Self::LedShort { .. } => "led_short",
+            Self::NotServed => "no_dlx_serves",
             Self::PathExternal => "path_external",
             Self::NewerRow(_) => "newer_row",
             Self::NotActive(_) => "not_active",
@@ -216,7 +236,16 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KeptAwake(reason) => write!(f, "kept awake: {reason}"),
-            Self::PathDirect => f.write_str("path direct is not in this build: use path always"),
+            Self::PathDirect(missing) => f.write_str(missing),
+            Self::GivenBack => f.write_str("its Service is being given back"),
+            Self::NotLed(Leads::Own) => f.write_str("its Service does not lead to the DLXs yet"),
+            Self::NotLed(_) => f.write_str("its Service does not lead all requests to the DLXs yet"),
+            Self::NotBack(_) => f.write_str("its Service does not lead back to itself alone yet"),
+            Self::LedShort { led_for, needed } => {
+                let led_for = short(rounded(*led_for));
+                write!(f, "its Service leads to the DLXs for {led_for} of {}", short(*needed))
+            }
+            Self::NotServed => f.write_str("no DLX takes requests now"),
             Self::PathExternal => f.write_str(
                 "with path external its requests pass the DLXs only while it sleeps, so the metric source dlx cannot tell whether it is idle",
             ),

@@ -7,7 +7,22 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
-use crate::testing::{Dlx, KIND, LONG, Reply, SHORT, Store, confirmed, members, refused};
+use crate::{
+    metrics::MetricSource,
+    router::Routes,
+    testing::{Dlx, KIND, LONG, Reply, SHORT, Store, confirmed, leading, members, refused},
+};
+
+/// Of a path that needs none.
+fn no_switch() -> Switch {
+    Switch {
+        routes: Routes::default(),
+        leading: leading(&[]).1,
+        source: MetricSource::Dlx,
+        settings: Arc::default(),
+        namespace: "demo".to_owned(),
+    }
+}
 
 struct Site {
     state: TempDir,
@@ -34,6 +49,7 @@ impl Site {
             members: members(self.state.path(), patience),
             rules,
             deadline: LONG,
+            switch: no_switch(),
             stop: self.stop.clone(),
         };
         let resource = self.store.get("hello");
@@ -198,6 +214,7 @@ async fn what_somebody_else_changed_is_left_alone() {
         members: members(site.state.path(), LONG),
         rules: Rules::default(),
         deadline: LONG,
+        switch: no_switch(),
         stop: site.stop.clone(),
     };
     assert_eq!(one.run(&stale, "idle").await, End::Reverted(Why::Changed));

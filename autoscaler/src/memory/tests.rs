@@ -6,7 +6,7 @@ use scaler_types::Version;
 use super::*;
 use crate::{
     decide::Reason,
-    testing::{Store, id},
+    testing::{SERVED, Store, id},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ impl Scene {
         let samples = vec![self.members.iter().map(sample).collect()];
         let source = Source { members: self.members.clone(), unknown: self.unknown.clone() };
         let activity = Activity { source, samples, readings: None };
-        self.memory.observe(self.now, vec![self.hello.clone()], activity, &self.settings)
+        self.memory.observe(self.now, vec![self.hello.clone()], activity, SERVED, &self.settings)
     }
 
     fn code(&self) -> &'static str {
@@ -216,9 +216,15 @@ fn what_is_gone_is_forgotten_and_twice_is_once() {
     let activity = Activity { source, samples: vec![Vec::new(); 2], readings: None };
     let mut twice = scene.hello.clone();
     twice.replicas = 7;
-    scene.memory.observe(scene.now, vec![scene.hello.clone(), twice], activity.clone(), &scene.settings);
+    scene.memory.observe(
+        scene.now,
+        vec![scene.hello.clone(), twice],
+        activity.clone(),
+        SERVED,
+        &scene.settings,
+    );
     assert_eq!(scene.memory.resources[&id("hello")].resource.replicas, 1);
-    scene.memory.observe(scene.now, Vec::new(), activity, &scene.settings);
+    scene.memory.observe(scene.now, Vec::new(), activity, SERVED, &scene.settings);
     assert!(scene.memory.resources.is_empty());
 }
 

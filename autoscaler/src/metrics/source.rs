@@ -16,6 +16,10 @@ use super::{
 };
 use crate::{members::Members, memory};
 
+/// In scrape intervals: wherever the scrapes fall in it, the first and the last are two whole intervals apart at least, also when one
+/// fails.
+const SHORTEST: u32 = 4;
+
 /// Who says how busy resources are. Cheap to clone.
 #[derive(Clone)]
 pub enum MetricSource {
@@ -71,6 +75,14 @@ impl MetricSource {
         }
     }
 
+    /// The shortest window that it tells and proves to have been seen; `None`: its windows are not ours to choose.
+    pub fn shortest(&self) -> Option<Duration> {
+        match self {
+            Self::Prometheus(this) => this.settings().scrape_interval.checked_mul(SHORTEST),
+            Self::Dlx | Self::Kubernetes(_) => None,
+        }
+    }
+
     /// Asks it about all resources of the plugin of this `kind`, and the DLXs as well: what is in flight only they know.
     /// `namespace`: the file's.
     pub async fn ask(
@@ -89,7 +101,7 @@ impl MetricSource {
         let windows = wanted.iter().map(|wanted| wanted.window).collect();
         let none = BTreeSet::new();
         let dlxs = async |windows| {
-            if listed.iter().any(|resource| resource.path == Path::Always) {
+            if listed.iter().any(|resource| resource.path != Path::External) {
                 dlx::ask(members, kind, listed, windows).await
             } else {
                 let source = Source { members: Vec::new(), unknown: None };

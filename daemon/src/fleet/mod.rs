@@ -72,6 +72,36 @@ impl Fleet {
         role: Role,
         draining: CancellationToken,
     ) -> anyhow::Result<Self> {
+        let (fleet, errors) = Self::begin(flags, settings, role, draining, flags.strict).await?;
+        if flags.strict && !errors.is_empty() {
+            return Err(Misconfigured(errors.join("; ")).into());
+        }
+        Ok(fleet)
+    }
+
+    /// The same for who needs all of it: every plugin has started, or is told with why it has not.
+    ///
+    /// # Errors
+    ///
+    /// A [`Misconfigured`]: nothing can be served.
+    pub async fn start_whole(
+        flags: &CommonFlags,
+        settings: FlagSettings,
+        role: Role,
+        draining: CancellationToken,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
+        let (fleet, mut errors) = Self::begin(flags, settings, role, draining, true).await?;
+        errors.extend(fleet.rejected().iter().map(ToString::to_string));
+        Ok((fleet, errors))
+    }
+
+    async fn begin(
+        flags: &CommonFlags,
+        settings: FlagSettings,
+        role: Role,
+        draining: CancellationToken,
+        whole: bool,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
         let plugins = Arc::new(load(&flags.plugins_dir, flags.strict).await?);
         let state_dir = std::path::absolute(&flags.state_dir)
             .with_context(|| format!("--state-dir {}", flags.state_dir.display()))?;
@@ -99,12 +129,12 @@ impl Fleet {
         let (served, view) = (keeper.served(), keeper.view());
         keeper.refresh().await?;
         keeper.started_within(FIRST_STARTS).await;
-        if flags.strict || served.borrow().is_empty() {
+        if whole || served.borrow().is_empty() {
             // Nothing else is there to be served meanwhile, or all of it has to be known.
             keeper.started().await;
         }
         let errors = view::lock(&view).errors();
-        if served.borrow().is_empty() || flags.strict && !errors.is_empty() {
+        if served.borrow().is_empty() {
             return Err(Misconfigured(match errors.is_empty() {
                 true => format!(
                     "--config {}: there is no namespace file in it (*.yaml, *.yml)",
@@ -115,7 +145,7 @@ impl Fleet {
             .into());
         }
         tokio::spawn(keeper.follow(draining));
-        Ok(Self { served, plugins, view })
+        Ok((Self { served, plugins, view }, errors))
     }
 
     /// What is at work, now and with every change. In the order of the files, then of the plugins.

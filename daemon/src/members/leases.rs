@@ -26,10 +26,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
     jiff::Timestamp,
 };
-use kube::{
-    Api,
-    api::{DeleteParams, ListParams, PostParams, Preconditions},
-};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use tokio::{
     sync::Mutex,
     task::JoinSet,
@@ -60,8 +57,8 @@ struct Reading {
     members: Result<Vec<Member>, String>,
 }
 
-const LABEL: &str = "scaler.dev/member";
-const DLX: &str = "dlx";
+pub(super) const LABEL: &str = "scaler.dev/member";
+pub(super) const DLX: &str = "dlx";
 const ADMIN: &str = "scaler.dev/admin-address";
 
 /// The first pause before another try to register; it doubles up to the longest.
@@ -291,8 +288,7 @@ async fn owner(
 ) -> Result<(Option<OwnerReference>, SocketAddr), String> {
     let (mut uid, mut ip) = (pod.uid.clone(), pod.ip);
     if uid.is_none() || ip.is_none() && admin.ip().is_unspecified() {
-        let pods: Api<v1::Pod> = Api::namespaced(home.client.clone(), &home.namespace);
-        let found = home.call(pods.get_opt(&pod.name)).await;
+        let found = home.call(home.pods().get_opt(&pod.name)).await;
         let found = found.map_err(|error| home.explain("get", "pods", &error))?.ok_or_else(|| {
             format!(
                 "there is no pod {} in namespace {}: set POD_NAME and POD_NAMESPACE from metadata.name and \
@@ -332,13 +328,11 @@ async fn look_at(home: &Home, lease: &Lease) -> anyhow::Result<Option<Member>> {
         ));
     };
     let member = Member { name: holder.to_owned(), admin };
-    let owners = lease.metadata.owner_references.as_deref().unwrap_or_default();
-    let Some(pod) = owners.iter().find(|owner| owner.kind == "Pod") else {
+    let Some(pod) = owning_pod(lease) else {
         // Of a process in no pod: it lives until it says that it does not.
         return Ok(Some(member));
     };
-    let pods: Api<v1::Pod> = Api::namespaced(home.client.clone(), &home.namespace);
-    let found = home.call(pods.get_opt(&pod.name)).await;
+    let found = home.call(home.pods().get_opt(&pod.name)).await;
     let found = found.map_err(|error| anyhow!(home.explain("get", "pods", &error)))?;
     let Some(proof) = dead(found.as_ref(), &pod.uid) else { return Ok(Some(member)) };
     tracing::info!(member = member.name, pod = pod.name, "a member is dead: {proof}");
@@ -363,8 +357,13 @@ fn dead(found: Option<&v1::Pod>, uid: &str) -> Option<String> {
     matches!(phase, "Succeeded" | "Failed").then(|| format!("its pod is in phase {phase}"))
 }
 
-fn holder(lease: &Lease) -> Option<&str> {
+pub(super) fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+/// The pod whose end proves the member's.
+pub(super) fn owning_pod(lease: &Lease) -> Option<&OwnerReference> {
+    lease.metadata.owner_references.as_deref()?.iter().find(|owner| owner.kind == "Pod")
 }
 
 /// Deletes the Lease as it was read. That it is gone already is fine.

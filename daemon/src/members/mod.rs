@@ -5,6 +5,7 @@
 
 pub mod files;
 pub mod leases;
+pub mod serving;
 
 use std::net::SocketAddr;
 

@@ -1,0 +1,331 @@
+//! `restore`: everything as it was before.
+
+use std::{collections::VecDeque, time::Duration};
+
+use anyhow::{Context as _, bail};
+use daemon::{
+    coordination::Coordination,
+    flags::CommonFlags,
+    fleet::Fleet,
+    leader::{Leader, Leadership, Status, Timing},
+    settings::FlagSettings,
+    shutdown::Shutdown,
+};
+use scaler_types::{ReleaseRequest, ResourceId, Role, ScaleError, duration};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{output::print, parse_id};
+use crate::plugin::Plugin;
+
+/// Gives everything back, or one resource: awake if it slept, its Service leading to itself, nothing of Scaler left on it
+///
+/// Works with the cluster itself, with the plugins and namespace files of the daemons, and leads while it does: no autoscaler may lead
+/// meanwhile, or it would lead everything again at once. Scale its Deployment to 0 before; to give back one resource for good,
+/// take its annotation away instead. Can be run again. Exit status 0 when all is given back, else 1.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Restore {
+    /// This one alone, as in shop/web; what is no Deployment has its kind in its name: shop/statefulset/db
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = parse_id)]
+    resource: Option<ResourceId>,
+
+    /// How long to wait until no autoscaler leads: one that was killed leads for 15 s more
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration::parse)]
+    timeout: Duration,
+
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// A plugin at work for one namespace file.
+struct At<P> {
+    plugin: P,
+    namespace: String,
+    /// How long what sleeps may take to come up.
+    readiness: Duration,
+}
+
+/// What came of it.
+#[derive(Debug, Default, PartialEq)]
+struct Summary {
+    given_back: usize,
+    skipped: usize,
+    failed: usize,
+    /// Not tried, or not to the end.
+    left: usize,
+}
+
+/// How many resources are given back at once.
+const AT_ONCE: usize = 16;
+/// How often one is tried.
+const TRIES: u32 = 5;
+/// The longest pause between two tries.
+const LONGEST: Duration = Duration::from_secs(30);
+/// How long the writes of one may take, beside its coming up and the graces.
+const WRITES: Duration = Duration::from_secs(60);
+/// When to say what is waited for.
+const FIRST: Duration = Duration::from_secs(3);
+
+// === impl Restore ===
+
+impl Restore {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let shutdown = Shutdown::on_signals(self.common.shutdown_grace).context("following signals")?;
+        let draining = shutdown.draining.clone();
+        let coordination = Coordination::of(&self.common).await?;
+        let (settings, grace) = (FlagSettings::default(), self.common.route_grace);
+        let begin = Fleet::start_whole(&self.common, settings, Role::Autoscaler, draining.clone());
+        let (fleet, errors) = tokio::select! {
+            () = draining.cancelled() => bail!("stopped: nothing was given back"),
+            fleet = begin => fleet?,
+        };
+        for error in &errors {
+            print(&format!("not at work: {error}\n"));
+        }
+        let leader = Leader::new(&coordination, Timing::default());
+        let leads = tokio::select! {
+            () = draining.cancelled() => bail!("stopped: nothing was given back"),
+            leads = self.lead(&leader) => leads?,
+        };
+        let stop = leads.lost().child_token();
+        let served = fleet.served().borrow().clone();
+        let plugins = served.iter().map(|served| At {
+            plugin: served.instance.clone(),
+            namespace: served.namespace.clone(),
+            readiness: served.settings.resource_readiness_timeout,
+        });
+        let plugins = plugins.collect();
+        let work = restore(plugins, self.resource.as_ref(), grace, &stop);
+        let ended = tokio::select! {
+            biased;
+            () = draining.cancelled() => None,
+            summary = work => Some(summary),
+        };
+        let lost = leads.lost().is_cancelled();
+        leads.release().await;
+        fleet.stop().await;
+        let Some(summary) = ended else {
+            bail!("stopped before all was given back: run it again, it goes on from there");
+        };
+        print(&summary.told());
+        match summary {
+            _ if lost => bail!("another autoscaler leads now: scale its Deployment to 0 and run this again"),
+            Summary { failed: 0, left: 0, given_back, skipped } => match (&self.resource, errors.len()) {
+                (Some(id), 0) if given_back + skipped == 0 => bail!("no plugin lists {id}"),
+                (_, 0) => Ok(()),
+                (_, wrong) => bail!("{wrong} of the plugins and namespace files are not at work, see above"),
+            },
+            Summary { failed, left, .. } => bail!("{} are not given back, see above", failed + left),
+        }
+    }
+
+    /// Waits until this process leads.
+    async fn lead(&self, leader: &Leader) -> anyhow::Result<Leadership> {
+        let status = leader.status();
+        let say = async {
+            #[expect(clippy::disallowed_methods, reason = "who waits is told so after a moment")]
+            sleep(FIRST).await;
+            print(&format!(
+                "waiting up to {} to lead: {}\n",
+                duration::short(self.timeout),
+                in_the_way(&status())
+            ));
+            std::future::pending::<()>().await;
+        };
+        let leads = async {
+            tokio::select! {
+                leads = leader.lead() => leads,
+                () = say => unreachable!("it waits for ever"),
+            }
+        };
+        match timeout(self.timeout, leads).await {
+            Ok(leads) => Ok(leads?),
+            Err(_) => bail!(
+                "nothing was given back: after {} {}. Scale the autoscaler's Deployment to 0 (kubectl scale --replicas=0) and run \
+                 this again; to give back one resource for good, take its annotation scaler.dev/route away: the autoscaler does \
+                 the rest",
+                duration::short(self.timeout),
+                in_the_way(&status())
+            ),
+        }
+    }
+}
+
+/// Who leads, or why nobody can be told to.
+fn in_the_way(status: &Status) -> String {
+    match status {
+        Status { error: Some(error), .. } => error.clone(),
+        Status { leader: Some(leader), lease, .. } => {
+            let lease = lease.as_ref().map(|lease| format!(" (Lease {lease})")).unwrap_or_default();
+            format!("the autoscaler {leader} leads{lease}")
+        }
+        _ => "another autoscaler leads".to_owned(),
+    }
+}
+
+/// Gives back what the plugins list: all, or `only` one.
+async fn restore<P: Plugin>(
+    plugins: Vec<At<P>>,
+    only: Option<&ResourceId>,
+    grace: Duration,
+    stop: &CancellationToken,
+) -> Summary {
+    let mut summary = Summary::default();
+    let mut queue = VecDeque::new();
+    for At { plugin, namespace, readiness } in plugins {
+        let listed = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            listed = plugin.get_resources() => listed,
+        };
+        match listed {
+            Ok(listed) => {
+                let ids = listed.into_iter().map(|resource| resource.id);
+                let ids = ids.filter(|id| only.is_none_or(|only| only == id));
+                // Down to both and from there to itself, each with its grace, and time to come up between.
+                let deadline = readiness + 2 * grace + WRITES;
+                queue.extend(ids.map(|id| (plugin.clone(), ReleaseRequest { id, grace, deadline })));
+            }
+            Err(error) => {
+                print(&format!("{} in {namespace}: cannot tell its resources: {error}\n", plugin.kind()));
+                summary.failed += 1;
+            }
+        }
+    }
+    let mut running = JoinSet::new();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some((plugin, request)) = queue.pop_front()
+        {
+            running.spawn(async move { (release(&plugin, &request).await, request.id) });
+        }
+        let ended = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            ended = running.join_next() => ended,
+        };
+        match ended {
+            None => break,
+            Some(Ok((Ok(()), id))) => {
+                print(&format!("{id}: given back\n"));
+                summary.given_back += 1;
+            }
+            Some(Ok((Err(ScaleError::Unsupported), _))) => summary.skipped += 1,
+            Some(Ok((Err(error), id))) => {
+                print(&format!("{id}: NOT given back: {error}\n"));
+                summary.failed += 1;
+            }
+            Some(Err(error)) => {
+                print(&format!("a call ended early: {error}\n"));
+                summary.failed += 1;
+            }
+        }
+    }
+    summary.left = queue.len() + running.len();
+    summary
+}
+
+/// One resource, in several tries where it may pass.
+async fn release<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Result<(), ScaleError> {
+    let mut tries = 1;
+    loop {
+        let pause = match plugin.release(request).await {
+            Err(ScaleError::Conflict) if tries < TRIES => Duration::ZERO,
+            Err(ScaleError::Retry { after, .. }) if tries < TRIES => after,
+            ended => return ended,
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a try that failed is made again after a growing pause"
+        )]
+        sleep(pause.max(Duration::from_secs(1 << (tries - 1))).min(LONGEST)).await;
+        tries += 1;
+    }
+}
+
+// === impl Summary ===
+
+impl Summary {
+    fn told(&self) -> String {
+        let Self { given_back, skipped, failed, left } = self;
+        let mut text = format!("{given_back} given back, {failed} failed");
+        if *left > 0 {
+            text += &format!(", {left} left as they are");
+        }
+        if *skipped > 0 {
+            text += &format!(", {skipped} skipped (their plugins leave nothing to be given back)");
+        }
+        text + "\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Store, id};
+
+    fn at(store: &Store) -> At<Store> {
+        At { plugin: store.clone(), namespace: "demo".to_owned(), readiness: LONGEST }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_are_given_back_whatever_comes_of_one() {
+        let names: Vec<_> = (0..50).map(|number| format!("r{number}")).collect();
+        let (store, other) = (Store::with(names.iter().map(String::as_str)), Store::with(["other"]));
+        let retry = ScaleError::Retry { after: Duration::ZERO, reason: "the API is away".to_owned() };
+        store.inner().refuse_release = [
+            (id("r1"), ScaleError::Terminal { reason: "quota".to_owned() }),
+            (id("r2"), retry),
+            (id("r3"), ScaleError::Unsupported),
+        ]
+        .into();
+        other.inner().refuse_release = [(id("other"), ScaleError::Unsupported)].into();
+        let stop = CancellationToken::new();
+        let summary = restore(vec![at(&store), at(&other)], None, LONGEST, &stop).await;
+        assert_eq!(summary, Summary { given_back: 47, skipped: 2, failed: 2, left: 0 });
+        assert_eq!(store.inner().released.len(), 47);
+        let tries = store.inner().calls.iter().filter(|call| **call == "release").count();
+        assert_eq!(tries, 49 + TRIES as usize);
+
+        let one = restore(vec![at(&store), at(&other)], Some(&id("r7")), LONGEST, &stop).await;
+        assert_eq!(one, Summary { given_back: 1, ..Summary::default() });
+        assert_eq!(store.inner().released.last(), Some(&id("r7")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leads_no_more_gives_nothing_back() {
+        let store = Store::with(["hello"]);
+        let stop = CancellationToken::new();
+        store.inner().refuse_release =
+            [(id("hello"), ScaleError::Retry { after: LONGEST, reason: "no".to_owned() })].into();
+        let work = restore(vec![at(&store)], None, LONGEST, &stop);
+        let lose = async {
+            store.until(|inner| inner.calls.contains(&"release")).await;
+            stop.cancel();
+        };
+        let (summary, ()) = tokio::join!(work, lose);
+        assert_eq!(summary, Summary { left: 1, ..Summary::default() });
+        stop.cancel();
+        assert_eq!(restore(vec![at(&store)], None, LONGEST, &stop).await, Summary::default());
+    }
+
+    #[test]
+    fn what_a_person_reads() {
+        let summary = Summary { given_back: 3, skipped: 1, failed: 2, left: 4 };
+        assert_eq!(
+            summary.told(),
+            "3 given back, 2 failed, 4 left as they are, 1 skipped (their plugins leave nothing to be given back)\n"
+        );
+        let leads = Status {
+            leader: Some("autoscaler-1".to_owned()),
+            lease: Some("scaler/scaler-autoscaler".to_owned()),
+            ..Status::default()
+        };
+        assert_eq!(in_the_way(&leads), "the autoscaler autoscaler-1 leads (Lease scaler/scaler-autoscaler)");
+        let error = Status { error: Some("not allowed".to_owned()), ..leads };
+        assert_eq!(in_the_way(&error), "not allowed");
+    }
+}

@@ -1,0 +1,337 @@
+//! The DLXs that take requests now, as routes name them.
+//!
+//! Such a one has a Lease whose pod is Ready, is not being deleted, and is still the one that registered. Two watches tell: one
+//! that fails or stalls says nothing, and nothing is forgotten for that; one that lists anew replaces what was known when its
+//! list is complete.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    pin::pin,
+    sync::Arc,
+};
+
+use futures_util::StreamExt;
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Node, Pod, PodStatus},
+};
+use kube::{
+    Api,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use scaler_types::Dlx;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::leases::{DLX, LABEL, holder, owning_pod};
+use crate::{cluster, coordination::Home};
+
+/// The DLXs that take requests, by name; `None`: not known, or not yet. By files they never are, and nothing is led.
+pub type Known = Option<Arc<[Dlx]>>;
+
+/// Follows which DLXs take requests, until it is dropped.
+pub struct Serving {
+    tell: watch::Sender<Known>,
+    _task: Option<AbortOnDropHandle<()>>,
+}
+
+/// How long the server lets a watch live: a connection that died without a word is noticed by its not being ended then.
+const LIVES: u32 = 60;
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// What is kept of a member's Lease: who holds it, and the pod that owns it.
+#[derive(Debug)]
+struct Held {
+    holder: String,
+    pod: String,
+    uid: String,
+}
+
+/// What is kept of a pod.
+#[derive(Debug)]
+struct Place {
+    uid: String,
+    takes: bool,
+    addresses: Vec<IpAddr>,
+    node: Option<String>,
+    zone: Option<String>,
+}
+
+/// What one watch tells, by name.
+#[derive(Debug)]
+struct Table<T> {
+    known: Option<HashMap<String, T>>,
+    /// Of a list that is not complete yet.
+    listed: HashMap<String, T>,
+}
+
+/// What is known of a node.
+#[derive(Debug)]
+enum Zone {
+    Asked,
+    /// `None`: it has none, or that cannot be told.
+    Known(Option<String>),
+}
+
+/// All that is known.
+#[derive(Debug, Default)]
+struct Seen {
+    leases: Table<Held>,
+    pods: Table<Place>,
+    zones: HashMap<String, Zone>,
+}
+
+/// What stands in the way of a watch, told once.
+struct Trouble {
+    resource: &'static str,
+    told: Option<String>,
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// By files: nothing is led.
+    pub(crate) fn unknown() -> Self {
+        Self { tell: watch::Sender::new(None), _task: None }
+    }
+
+    /// Those of the namespace that is `home`. To be called on a tokio runtime.
+    pub(crate) fn follow(home: Home) -> Self {
+        let tell = watch::Sender::new(None);
+        let task = tokio::spawn(follow(home, tell.clone()));
+        Self { tell, _task: Some(AbortOnDropHandle::new(task)) }
+    }
+
+    /// Who they are, now and with every change.
+    pub fn known(&self) -> watch::Receiver<Known> {
+        self.tell.subscribe()
+    }
+}
+
+async fn follow(home: Home, tell: watch::Sender<Known>) {
+    let config = watcher::Config::default().timeout(LIVES);
+    let of_dlxs = config.clone().labels(&format!("{LABEL}={DLX}"));
+    let mut leases = pin!(watcher(home.leases(), of_dlxs).default_backoff());
+    let mut pods = pin!(watcher(home.pods(), config).default_backoff());
+    let mut seen = Seen::default();
+    let mut nodes: JoinSet<(String, kube::Result<Option<String>>)> = JoinSet::new();
+    let mut forbidden = false;
+    let mut troubles = ["leases", "pods"].map(Trouble::new);
+    loop {
+        tokio::select! {
+            Some(event) = leases.next() => {
+                if let Some(event) = troubles[0].none(&home, event) {
+                    seen.leases.saw(event, |lease: Lease| (lease.metadata.name.clone(), Held::of(&lease)));
+                }
+            }
+            Some(event) = pods.next() => {
+                if let Some(event) = troubles[1].none(&home, event) {
+                    seen.pods.saw(event, |pod: Pod| (pod.metadata.name.clone(), Place::of(pod)));
+                }
+            }
+            Some(asked) = nodes.join_next() => {
+                // One that panicked is asked no more.
+                let Ok((node, zone)) = asked else { continue };
+                seen.zones.insert(node, Zone::Known(zone.unwrap_or_else(|error| {
+                    no_zone(&error, &mut forbidden);
+                    None
+                })));
+            }
+        }
+        for node in seen.unasked() {
+            seen.zones.insert(node.clone(), Zone::Asked);
+            nodes.spawn(ask(home.clone(), node));
+        }
+        let Some(now) = seen.serving() else { continue };
+        tell.send_if_modified(|known| {
+            let differs = known.as_deref() != Some(&*now);
+            if differs {
+                let names: Vec<_> = now.iter().map(|dlx| dlx.name.as_str()).collect();
+                tracing::info!(dlxs = names.join(", "), "the DLXs that take requests");
+                *known = Some(now.into());
+            }
+            differs
+        });
+    }
+}
+
+/// The node's zone.
+async fn ask(home: Home, node: String) -> (String, kube::Result<Option<String>>) {
+    let nodes: Api<Node> = Api::all(home.client.clone());
+    let found = home.call(nodes.get_opt(&node)).await;
+    let zone = |node: Node| node.metadata.labels.unwrap_or_default().remove(ZONE);
+    (node, found.map(|found| found.and_then(zone)))
+}
+
+fn no_zone(error: &kube::Error, forbidden: &mut bool) {
+    let missing = matches!(error, kube::Error::Api(status) if status.is_forbidden());
+    if missing && std::mem::replace(forbidden, true) {
+        return;
+    }
+    tracing::info!(
+        reason = cluster::causes(error),
+        "cannot tell a node's zone: its DLXs are named without (the ClusterRole of the autoscaler's service account needs the verb get on nodes)"
+    );
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// The DLXs that take requests, by name; `None`: not everything was listed yet.
+    fn serving(&self) -> Option<Vec<Dlx>> {
+        let (leases, pods) = (self.leases.known.as_ref()?, self.pods.known.as_ref()?);
+        let mut dlxs: Vec<_> = leases
+            .values()
+            .filter_map(|held| {
+                let pod = pods.get(&held.pod).filter(|pod| pod.uid == held.uid && pod.takes)?;
+                let zone = match (&pod.zone, &pod.node) {
+                    (Some(zone), _) => Some(zone.clone()),
+                    (None, None) => None,
+                    // One whose zone is being asked for is not named yet: it would be twice.
+                    (None, Some(node)) => match self.zones.get(node)? {
+                        Zone::Asked => return None,
+                        Zone::Known(zone) => zone.clone(),
+                    },
+                };
+                Some(Dlx {
+                    name: held.holder.clone(),
+                    addresses: pod.addresses.clone(),
+                    node: pod.node.clone(),
+                    zone,
+                })
+            })
+            .collect();
+        dlxs.sort();
+        Some(dlxs)
+    }
+
+    /// Nodes of DLXs whose zone nobody has asked for.
+    fn unasked(&self) -> BTreeSet<String> {
+        let (Some(leases), Some(pods)) = (&self.leases.known, &self.pods.known) else {
+            return BTreeSet::new();
+        };
+        let places = leases.values().filter_map(|held| pods.get(&held.pod));
+        let nodes = places.filter(|pod| pod.takes && pod.zone.is_none()).filter_map(|pod| pod.node.clone());
+        nodes.filter(|node| !self.zones.contains_key(node)).collect()
+    }
+}
+
+// === impl Table ===
+
+impl<T> Table<T> {
+    /// `read` gives an object's name and what is kept of it.
+    fn saw<K>(&mut self, event: Event<K>, read: impl Fn(K) -> (Option<String>, Option<T>)) {
+        let put = |table: &mut HashMap<String, T>, object| {
+            if let (Some(name), kept) = read(object) {
+                match kept {
+                    Some(kept) => drop(table.insert(name, kept)),
+                    None => drop(table.remove(&name)),
+                }
+            }
+        };
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(object) => put(&mut self.listed, object),
+            Event::InitDone => self.known = Some(std::mem::take(&mut self.listed)),
+            Event::Apply(object) => {
+                if let Some(known) = &mut self.known {
+                    put(known, object);
+                }
+            }
+            Event::Delete(object) => {
+                if let (Some(name), Some(known)) = (read(object).0, &mut self.known) {
+                    known.remove(&name);
+                }
+            }
+        }
+    }
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { known: None, listed: HashMap::new() }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// `None`: it is held by nobody, or by a process in no pod, which no route can lead to.
+    fn of(lease: &Lease) -> Option<Self> {
+        let owner = owning_pod(lease)?;
+        Some(Self { holder: holder(lease)?.to_owned(), pod: owner.name.clone(), uid: owner.uid.clone() })
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    fn of(pod: Pod) -> Option<Self> {
+        let status = pod.status.unwrap_or_default();
+        let addresses = addresses(&status);
+        let ready = status
+            .conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        Some(Self {
+            uid: pod.metadata.uid?,
+            takes: ready && pod.metadata.deletion_timestamp.is_none() && !addresses.is_empty(),
+            addresses,
+            node: pod.spec.and_then(|spec| spec.node_name),
+            zone: pod.metadata.labels.unwrap_or_default().remove(ZONE),
+        })
+    }
+}
+
+/// One of each family it has.
+fn addresses(status: &PodStatus) -> Vec<IpAddr> {
+    let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in all.filter_map(|ip| ip.parse::<IpAddr>().ok()) {
+        if addresses.iter().all(|known| known.is_ipv4() != address.is_ipv4()) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+// === impl Trouble ===
+
+impl Trouble {
+    fn new(resource: &'static str) -> Self {
+        Self { resource, told: None }
+    }
+
+    /// The event, if there is one; what stands in the way is told once.
+    fn none<K>(&mut self, home: &Home, event: Result<Event<K>, watcher::Error>) -> Option<Event<K>> {
+        let error = match event {
+            Ok(event) => {
+                if self.told.take().is_some() {
+                    tracing::info!(resource = self.resource, "the DLXs are followed again");
+                }
+                return Some(event);
+            }
+            Err(error) => error,
+        };
+        let why = match error {
+            watcher::Error::InitialListFailed(error) => home.explain("list", self.resource, &error),
+            watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+                home.explain("watch", self.resource, &error)
+            }
+            // Too far behind: it lists anew.
+            watcher::Error::WatchError(status) if status.code == 410 => return None,
+            error => error.to_string(),
+        };
+        if self.told.as_ref() != Some(&why) {
+            tracing::warn!(reason = why, "cannot follow which DLXs take requests; what is known is kept");
+        }
+        self.told = Some(why);
+        None
+    }
+}
