@@ -70,9 +70,11 @@ impl Refusal {
         }
     }
 
-    /// 503: the resource went away while the request was held.
+    /// 503: the resource went away. Closes the connection: it may have come in on the resource's own port, and the next one
+    /// on that is for whoever has it then.
     pub fn gone(id: &ResourceId) -> Self {
-        Self::unavailable(id, "the resource is gone", "no plugin lists it any more", Duration::from_secs(1))
+        let reason = "no plugin lists it any more";
+        Self { close: true, ..Self::unavailable(id, "the resource is gone", reason, Duration::from_secs(1)) }
     }
 
     /// 503: this DLX ends, and the request was still held.

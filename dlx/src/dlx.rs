@@ -11,20 +11,25 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
+use scaler_types::ServicePorts;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     resource::{Entry, Key, Registry},
-    route::{NameHeader, PathHeader, Peers, Table},
+    route::{Claim, Conflict, NameHeader, PathHeader, Peers, Table},
     shared::Shared,
+    stop::Routes,
     tcp::Ports,
     watch::Source,
 };
 
 /// After a list that did not bring the host that was asked for, unknown hosts are answered without another one for
 /// this long: a client that asks for hosts at random must not keep the plugins busy.
-const MISS_PAUSE: Duration = Duration::from_secs(1);
+pub const MISS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Connections that wait at once on ports of which nobody knows yet whose they are; more are not waited for.
+const STRANGERS: usize = 1024;
 
 /// The DLX's state.
 #[derive(Debug)]
@@ -33,14 +38,20 @@ pub struct Dlx {
     pub shared: Arc<Shared>,
     /// All resources.
     pub registry: Registry,
-    /// Which host is whose.
+    /// Which host, and which port, is whose.
     pub table: ArcSwap<Table>,
     /// The plugins that are followed.
     pub sources: Mutex<Vec<Arc<Source>>>,
     /// Told when the routes were rebuilt.
     pub routed: Notify,
-    /// The ports that belong to one resource each.
+    /// The ports that were bound for one resource each.
     pub ports: Ports,
+    /// The ports that are bound for all of them, and whose each of them is can change.
+    pub service_ports: Option<ServicePorts>,
+    /// Connections that wait on ports of which nobody knows yet whose they are.
+    pub strangers: Semaphore,
+    /// Routes that name this DLX.
+    pub routes: Arc<Routes>,
     /// Whose headers are believed.
     pub peers: Peers,
     /// The namespace of a resource that a header names without one.
@@ -55,7 +66,9 @@ pub struct Dlx {
     pub via: HeaderValue,
     /// Connections are accepted.
     pub serving: AtomicBool,
-    /// The first signal came.
+    /// The first signal came: no route is to name this DLX any more.
+    pub stopping: CancellationToken,
+    /// Nobody comes any more: what is open is brought to its end.
     pub draining: CancellationToken,
     /// Room for connections: all of the process's descriptors taken by clients would leave none to reach a resource by.
     pub places: Arc<Semaphore>,
@@ -91,6 +104,9 @@ impl Dlx {
             sources: Mutex::default(),
             routed: Notify::new(),
             ports: Ports::default(),
+            service_ports: None,
+            strangers: Semaphore::new(STRANGERS),
+            routes: Routes::new(Duration::ZERO),
             peers: Peers::default(),
             default_namespace: None,
             name_header: None,
@@ -99,6 +115,7 @@ impl Dlx {
             // Letters, digits and hyphens alone: always a header's value.
             via: via.unwrap_or(HeaderValue::from_static("1.1 dlx")),
             serving: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
             draining,
             places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             connections: AtomicUsize::new(0),
@@ -141,10 +158,18 @@ impl Dlx {
         let table = Table::new(&self.registry.all(), headers);
         let before = self.table.load();
         let known: HashSet<_> =
-            before.conflicts.iter().map(|conflict| (&conflict.host, &conflict.wants)).collect();
-        for conflict in &table.conflicts {
-            if !known.contains(&(&conflict.host, &conflict.wants)) {
-                tracing::warn!(host = %conflict.host, has = %conflict.has, wants = %conflict.wants, "two resources claim one host; the older one has it");
+            before.conflicts.iter().map(|conflict| (&conflict.claim, &conflict.wants)).collect();
+        for Conflict { claim, has, wants } in &table.conflicts {
+            if known.contains(&(claim, wants)) {
+                continue;
+            }
+            match claim {
+                Claim::Host(host) => {
+                    tracing::warn!(%host, %has, %wants, "two resources claim one host; the older one has it");
+                }
+                Claim::Port(port) => {
+                    tracing::warn!(port, %has, %wants, "two resources claim one port; the older one has it");
+                }
             }
         }
         drop(before);
@@ -152,7 +177,7 @@ impl Dlx {
         self.routed.notify_waiters();
     }
 
-    /// Asks all plugins once more, on behalf of a request for a host that nobody has: one list however many such
+    /// Asks all plugins once more, on behalf of a request for a host or port that nobody has: one list however many such
     /// requests there are, and none right after one that brought nothing. Whether another look makes sense.
     pub async fn ask_again(&self) -> bool {
         let came = Instant::now();
@@ -163,6 +188,13 @@ impl Dlx {
             Some(at) if at.elapsed() < MISS_PAUSE => return false,
             _ => {}
         }
+        self.refresh().await;
+        *missed = Some(Instant::now());
+        true
+    }
+
+    /// Has all plugins list everything, after this call and not before. Does not wait longer than a few seconds.
+    pub async fn refresh(&self) {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let refreshes: Vec<_> = sources
             .into_iter()
@@ -172,14 +204,15 @@ impl Dlx {
             // An error: the runtime ends.
             let _ = refresh.await;
         }
-        *missed = Some(Instant::now());
-        true
     }
 
     /// Why it is not ready, if it is not.
     pub fn ready(&self) -> Result<(), String> {
         if self.draining.is_cancelled() {
             return Err("draining".to_owned());
+        }
+        if self.stopping.is_cancelled() {
+            return Err(format!("stopping: {}", self.routes));
         }
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.is_empty() {

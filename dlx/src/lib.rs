@@ -4,7 +4,7 @@
 //! A request's way: [`serve`] (a connection on one of the threads), [`proxy`] (for whom is it: [`route`]), into the
 //! gate of its [`resource`], or into its [`hold`] while [`wake`] works; then to an endpoint and back. What the plugins
 //! tell comes in through [`watch`] alone. The way of a request to a resource that is up takes no lock that another
-//! thread takes.
+//! thread takes. [`stop`] says from when on nobody comes any more.
 
 pub mod activity;
 pub mod admin;
@@ -20,6 +20,7 @@ pub mod route;
 mod run;
 pub mod serve;
 pub mod shared;
+pub mod stop;
 pub mod tcp;
 pub mod wake;
 pub mod watch;

@@ -20,6 +20,7 @@ use prometheus_client::{
 use crate::{
     dlx::Dlx,
     resource::{Key, Phase, Phases},
+    route::{Claim, Conflict},
 };
 
 /// Upper bounds of the buckets of a cold start's duration, in seconds.
@@ -34,6 +35,7 @@ const PHASE: [f64; 16] =
 pub struct Metrics {
     set_scales: AtomicU64,
     failed_wakes: AtomicU64,
+    unassigned: AtomicU64,
     cold: Histogram,
     /// By kind and namespace, not by resource: they may be many.
     phases: Family<PhaseLabels, Histogram, fn() -> Histogram>,
@@ -59,6 +61,7 @@ impl Default for Metrics {
         Self {
             set_scales: AtomicU64::new(0),
             failed_wakes: AtomicU64::new(0),
+            unassigned: AtomicU64::new(0),
             cold: Histogram::new(COLD),
             phases: Family::new_with_constructor(|| Histogram::new(PHASE)),
             reports_dropped: Dropped::default(),
@@ -75,6 +78,16 @@ impl Metrics {
     /// A wake failed.
     pub fn wake_failed(&self) {
         self.failed_wakes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was reset: no resource has its port.
+    pub fn unassigned(&self) {
+        self.unassigned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were of them.
+    pub fn unassigned_so_far(&self) -> u64 {
+        self.unassigned.load(Ordering::Relaxed)
     }
 
     /// A wake ended well.
@@ -166,14 +179,24 @@ impl Collector for Exported {
         let help = "Bytes reserved for held requests";
         let gauge = encoder.encode_descriptor("dlx_held", help, Some(&Unit::Bytes), MetricType::Gauge)?;
         ConstGauge::new(totals.bytes() as i64).encode(gauge)?;
-        let conflicts = dlx.table.load().conflicts.len();
+        let table = dlx.table.load();
+        let is_host = |conflict: &&Conflict| matches!(conflict.claim, Claim::Host(_));
+        let hosts = table.conflicts.iter().filter(is_host).count();
         let help = "Hosts that more than one resource claims";
         let gauge = encoder.encode_descriptor("dlx_host_conflicts", help, None, MetricType::Gauge)?;
-        ConstGauge::new(conflicts as i64).encode(gauge)?;
+        ConstGauge::new(hosts as i64).encode(gauge)?;
+        let help = "Ports that more than one resource claims";
+        let gauge = encoder.encode_descriptor("dlx_port_conflicts", help, None, MetricType::Gauge)?;
+        ConstGauge::new((table.conflicts.len() - hosts) as i64).encode(gauge)?;
         let metrics = &dlx.shared.metrics;
         for (name, help, count) in [
             ("dlx_set_scale_calls", "Calls of a plugin's set_scale", &metrics.set_scales),
             ("dlx_failed_wakes", "Wakes that did not succeed", &metrics.failed_wakes),
+            (
+                "dlx_unassigned_connections",
+                "Connections that were reset: no resource has their port",
+                &metrics.unassigned,
+            ),
         ] {
             let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(count.load(Ordering::Relaxed)).encode(counter)?;

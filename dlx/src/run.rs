@@ -1,31 +1,39 @@
 //! The daemon's life: start, serve, drain, end.
 
 use std::{
+    future::pending,
     net::TcpListener,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     thread::available_parallelism,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use daemon::{
-    admin::Admin, coordination::Coordination, fleet::Fleet, listen::Handed, members::Registration,
-    shutdown::Shutdown, telemetry::registry, token::Token,
+    coordination::Coordination, exit::Misconfigured, fleet::Fleet, listen::Handed, members::Registration,
+    shutdown::Shutdown, token::Token,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaler_types::{Role, protocol::Rules};
-use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Flags, admin,
+    Flags,
+    admin::{self, Waiting},
     answer::Refusal,
     dlx::Dlx,
     hold::{Limits, Rejected},
     route::Peers,
-    serve::{Accepted, Workers, accept},
+    serve::{Accepted, Door, Listener, Workers},
     shared::Shared,
-    tcp, watch,
+    stop::{self, Routes},
+    tcp::{self, ServiceListeners},
+    watch,
 };
 
 /// How long the start waits for the plugins' first lists. What a plugin that takes longer knows, is asked for when a
@@ -33,6 +41,8 @@ use crate::{
 const FIRST_LISTS: Duration = Duration::from_secs(10);
 /// How long the last refusals may take on their way when the grace period is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Fewer clients at once are too few to begin with.
+const LEAST_ROOM: usize = 64;
 
 /// Runs the daemon until a signal ends it. `rules`: all of the protocol's; a test leaves one out.
 ///
@@ -60,13 +70,17 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     let token = flags.common.admin_token()?;
     let bind = |address| handed.bind(address).with_context(|| format!("listening on {address}"));
     let listener = bind(flags.listen_address)?;
-    let admin_listener = bind(flags.admin_address)?;
+    let admin = bind(flags.admin_address)?;
+    let room = room(&flags, [("--listen-address", &listener), ("--admin-address", &admin)])?;
     let coordination = Coordination::of(&flags.common).await?;
-    // Before the first list: whoever fences after it asks this DLX too.
-    let Some(registration) = register(&coordination, &admin_listener, &shutdown).await? else {
-        return Ok(());
+    let waiting = Waiting::begin(&flags, &admin, &coordination)?;
+    let ready = tokio::select! {
+        () = shutdown.draining.cancelled() => return Ok(()),
+        ready = prepare(&flags, &listener, &admin, &handed, &coordination, &waiting) => ready?,
     };
-    let sockets = Sockets { handed, listener, admin: admin_listener };
+    let (service, registration) = ready;
+    waiting.end().await;
+    let sockets = Sockets { handed, listener, admin, service, room };
     let served = serve_as(registration.name(), &flags, rules, sockets, token, &shutdown).await;
     // A member until here: what was in flight is done, or ends with this process.
     registration.leave().await;
@@ -78,6 +92,29 @@ struct Sockets {
     handed: Handed,
     listener: TcpListener,
     admin: TcpListener,
+    service: Option<ServiceListeners>,
+    /// Clients that may be connected at once.
+    room: usize,
+}
+
+/// What has to be there before anybody is served. Before a member is asked or led to, it has its ports; before the first list
+/// it is a member: whoever fences after that asks this DLX too.
+async fn prepare(
+    flags: &Flags,
+    listener: &TcpListener,
+    admin: &TcpListener,
+    handed: &Handed,
+    coordination: &Coordination,
+    waiting: &Waiting,
+) -> anyhow::Result<(Option<ServiceListeners>, Registration)> {
+    let ip = listener.local_addr()?.ip();
+    let service = match flags.common.service_ports {
+        Some(ports) => Some(ServiceListeners::bind(ports, ip, handed, |why| waiting.say(why)).await),
+        None => None,
+    };
+    waiting.say("not registered as a member yet".to_owned());
+    let registration = coordination.register(admin.local_addr()?, |why| waiting.say(why)).await?;
+    Ok((service, registration))
 }
 
 async fn serve_as(
@@ -88,18 +125,25 @@ async fn serve_as(
     token: Option<Token>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
-    let Sockets { handed, listener, admin: admin_listener } = sockets;
+    let Sockets { handed, listener, admin: admin_listener, service, room } = sockets;
     let limits = Limits { requests: flags.max_held_requests, bytes: flags.max_held_bytes };
     let shared = Shared::new(rules, Handle::current(), limits);
-    let mut dlx = Dlx::new(shared, member, shutdown.draining.clone());
+    let mut dlx = Dlx::new(shared, member, CancellationToken::new());
+    dlx.stopping = shutdown.draining.clone();
+    dlx.service_ports = flags.common.service_ports;
+    dlx.routes = Routes::new(flags.common.route_grace);
     dlx.peers = Peers::new(flags.trusted_proxies.clone());
     dlx.default_namespace = flags.common.namespace.clone();
     dlx.name_header = flags.target_name_header.clone();
     dlx.path_header = flags.target_path_header.clone();
-    dlx.places = Arc::new(Semaphore::new(room_for_connections()));
+    dlx.places = Arc::new(Semaphore::new(room));
     let dlx = Arc::new(dlx);
+    let stopping = tokio::spawn({
+        let (dlx, grace) = (dlx.clone(), shutdown.grace());
+        async move { stop::follow(&dlx, grace).await }
+    });
 
-    let fleet = Fleet::start(&flags.common, flags.settings(), Role::Dlx, shutdown.draining.clone()).await?;
+    let fleet = Fleet::start(&flags.common, flags.settings(), Role::Dlx, dlx.draining.clone()).await?;
     tokio::spawn(admin::admin(&dlx, &fleet, token).serve(admin_listener));
     tokio::spawn(watch::follow_fleet(dlx.clone(), fleet.served()));
     if timeout(FIRST_LISTS, dlx.listed()).await.is_err() {
@@ -109,70 +153,72 @@ async fn serve_as(
     let cores = available_parallelism().map_or(1, Into::into);
     let workers = Workers::start(&dlx, cores).context("starting the threads that proxy")?;
     let address = listener.local_addr()?;
+    let listener = Listener::new(listener).with_context(|| format!("accepting connections on {address}"))?;
+    if let Some(service) = service {
+        service.serve(&dlx, &workers).context("accepting connections on the service ports")?;
+    }
     tracing::info!(listen = %address, admin = %flags.admin_address, member = %dlx.member, threads = cores, "serving");
     tokio::spawn(tcp::follow(dlx.clone(), workers.clone(), handed, address.ip()));
     dlx.serving.store(true, Ordering::Relaxed);
-    accept(listener, shutdown.draining.clone(), dlx.places.clone(), |stream, peer, place| {
-        workers.hand(Accepted { stream, peer, identity: None, place });
-    })
-    .await
-    .with_context(|| format!("accepting connections on {address}"))?;
+    let taken = |stream, peer, place| workers.hand(Accepted { stream, peer, door: Door::Shared, place });
+    listener.accept(dlx.draining.clone(), dlx.places.clone(), taken).await;
 
-    drain(&dlx, shutdown).await;
+    drain(&dlx, stopping.await?, shutdown.grace()).await;
     fleet.stop().await;
     Ok(())
 }
 
-/// Registers as a member, with an admin server that says why that takes so long; `None`: the process is to end.
-async fn register(
-    coordination: &Coordination,
-    admin: &TcpListener,
-    shutdown: &Shutdown,
-) -> anyhow::Result<Option<Registration>> {
-    let address = admin.local_addr()?;
-    let waiting = Arc::new(Mutex::new("not registered as a member yet".to_owned()));
-    let why = waiting.clone();
-    // By files it takes no time.
-    let server = matches!(coordination, Coordination::Leases(_)).then(|| {
-        let admin = admin.try_clone()?;
-        let preliminary = Admin::new(registry("dlx"), None)
-            .closing()
-            .ready_when(Arc::new(move || Err(why.lock().unwrap_or_else(PoisonError::into_inner).clone())));
-        anyhow::Ok(AbortOnDropHandle::new(tokio::spawn(preliminary.serve(admin))))
-    });
-    let server = server.transpose()?;
-    let registration = tokio::select! {
-        () = shutdown.draining.cancelled() => return Ok(None),
-        registration = coordination.register(address, |reason| {
-            *waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
-        }) => registration?,
-    };
-    // What comes from here on waits for the real one.
-    if let Some(server) = server {
-        server.abort();
-        let _ = server.await;
-    }
-    Ok(Some(registration))
-}
-
 /// How many clients may be connected at once: half of the descriptors that this process may have, since each may need
-/// another one to its resource. What a shell or a service manager gives at first (1,024) is raised to the most allowed.
-fn room_for_connections() -> usize {
+/// another one to its resource; what listens has its own. What a shell or a service manager gives at first (1,024) is raised
+/// to the most allowed.
+///
+/// # Errors
+///
+/// A [`Misconfigured`]: the service ports leave nothing, or one of them is the process's own for something else.
+fn room(flags: &Flags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> {
     let given = getrlimit(Resource::Nofile);
     // Failing, there is less room.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
-    let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most / 2).ok());
-    most.unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
+    let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
+    let most = most.unwrap_or(usize::MAX);
+    let Some(ports) = flags.common.service_ports else { return Ok((most / 2).min(Semaphore::MAX_PERMITS)) };
+    let (first, last) = (ports.first, ports.last);
+    for (flag, listener) in own {
+        let port = listener.local_addr()?.port();
+        if ports.contains(port) {
+            let why =
+                format!("--service-ports {first}-{last}: {port} is {flag}'s; choose a range without it");
+            return Err(Misconfigured(why).into());
+        }
+    }
+    // One more for who has come to a port and waits for his place.
+    let room = most.saturating_sub(2 * ports.all().count()) / 2;
+    if room < LEAST_ROOM {
+        let why = format!(
+            "--service-ports {first}-{last}: this process may have {most} descriptors, and each port takes two of them; \
+             raise the limit (ulimit -n, LimitNOFILE=) or choose a smaller range"
+        );
+        return Err(Misconfigured(why).into());
+    }
+    Ok(room.min(Semaphore::MAX_PERMITS))
 }
 
-/// Serves what came until the first signal, and what still comes on connections that are open.
-async fn drain(dlx: &Dlx, shutdown: &Shutdown) {
+/// Serves what came until nobody was to come any more, and what still comes on connections that are open: until `grace` after
+/// the first signal.
+async fn drain(dlx: &Dlx, signalled: Instant, grace: Duration) {
+    let end = async {
+        match signalled.checked_add(grace) {
+            #[expect(clippy::disallowed_methods, reason = "the end of the grace is the event")]
+            Some(end) => sleep_until(end).await,
+            None => pending().await,
+        }
+    };
     tokio::select! {
         () = dlx.quiet() => {
             tracing::info!("every connection is done");
             return;
         }
-        () = shutdown.grace_over() => {}
+        () = end => {}
     }
     let busy = dlx.busy();
     tracing::warn!(requests = busy, "the grace period is over");

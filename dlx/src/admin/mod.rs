@@ -3,6 +3,7 @@
 mod activity;
 mod fence;
 pub mod resources;
+mod waiting;
 mod wake;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use daemon::{
     token::Token,
 };
 use http::{Method, Request, Response};
+pub use waiting::Waiting;
 
 use crate::{dlx::Dlx, metrics::Exported};
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use daemon::admin::json;
 use http::{Request, Response, StatusCode};
-use scaler_types::{Port, duration};
+use scaler_types::{Port, Route, ServicePorts, duration};
 use serde::Serialize;
 
 use super::Body;
@@ -13,15 +13,25 @@ use crate::{
     dlx::Dlx,
     resource::{Entry, View},
     route::Conflict,
+    serve::Identity,
 };
 
 #[derive(Serialize)]
 struct Everything {
     member: String,
     draining: bool,
+    /// After the first signal: what is waited for before nobody is taken any more.
+    stopping: Option<String>,
+    /// Routes that name this DLX.
+    routes: usize,
     resources: Vec<Resource>,
-    /// Hosts that two resources claim; the older one has it.
+    /// Hosts and ports that two resources claim; the older one has it.
     conflicts: Vec<Conflict>,
+    /// Those of `--service-ports`: all of them are bound.
+    service_ports: Option<ServicePorts>,
+    /// Connections that were reset: no resource has the one of these that they came in on.
+    unassigned_connections: u64,
+    /// Ports that are somebody's.
     ports: Vec<BoundPort>,
 }
 
@@ -41,6 +51,8 @@ struct Resource {
     waking: bool,
     hosts: Vec<String>,
     ports: Vec<Port>,
+    /// Which way its requests take, where its plugin leads them.
+    route: Option<Route>,
     endpoints: Vec<Endpoint>,
     requests: u64,
     in_flight: u64,
@@ -82,16 +94,27 @@ struct BoundPort {
 /// Answers.
 pub async fn answer(dlx: Arc<Dlx>, _: Request<Bytes>) -> Response<Body> {
     let resources = dlx.registry.all().iter().map(|entry| entry.read(|view| resource(entry, view))).collect();
-    let ports = dlx.ports.all().into_iter().map(|bound| BoundPort {
-        listen: bound.port.listen,
-        resource: bound.resource.to_string(),
-        error: bound.error,
-    });
+    let table = dlx.table.load_full();
+    let port = |identity: &Identity, error| BoundPort {
+        listen: identity.port.listen,
+        resource: identity.entry.key.id.to_string(),
+        error,
+    };
+    let service_ports = dlx.service_ports;
+    let is_service = |number: u16| service_ports.is_some_and(|all| all.contains(number));
+    let service = table.ports().filter(|identity| is_service(identity.port.listen));
+    let own = dlx.ports.all();
+    let ports = service.map(|identity| port(identity, None));
+    let ports = ports.chain(own.iter().map(|bound| port(&bound.identity, bound.error.clone())));
     let everything = Everything {
         member: dlx.member.clone(),
         draining: dlx.draining.is_cancelled(),
+        stopping: dlx.stopping.is_cancelled().then(|| dlx.routes.to_string()),
+        routes: dlx.routes.count(),
         resources,
-        conflicts: dlx.table.load().conflicts.clone(),
+        conflicts: table.conflicts.clone(),
+        service_ports,
+        unassigned_connections: dlx.shared.metrics.unassigned_so_far(),
         ports: ports.collect(),
     };
     json(StatusCode::OK, &everything)
@@ -117,6 +140,7 @@ fn resource(entry: &Entry, view: &View) -> Resource {
         waking: view.gate.waking(),
         hosts: told.hosts.clone(),
         ports: told.ports.clone(),
+        route: told.route.clone(),
         endpoints: view
             .listed
             .iter()

@@ -143,10 +143,7 @@ async fn send_on(
 fn choose(caller: &Caller, entry: &Entry) -> Option<Arc<Target>> {
     let facts = entry.facts.load();
     let target = facts.ready.get(caller.pool.turn(facts.ready.len()))?;
-    match caller.identity.as_ref().and_then(|identity| identity.port.target) {
-        Some(port) => Some(Arc::new(target.at_port(port))),
-        None => Some(target.clone()),
-    }
+    Some(target.at(caller.identity.as_ref().and_then(|identity| identity.port.target)))
 }
 
 /// The request as the resource gets it; and the client's side of a switch of protocols, if it asks for one.
@@ -166,6 +163,8 @@ fn outgoing(
         }
     }
     let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
+    // A client of a resource's own port speaks what it would speak to the resource itself: that may know nothing else.
+    let http2 = parts.version == Version::HTTP_2 && (grpc || caller.identity.is_some());
     head::strip(&mut parts.headers);
     // Answered by whoever reads the body: the resource need not say it may come.
     parts.headers.remove(header::EXPECT);
@@ -178,7 +177,7 @@ fn outgoing(
     if grpc {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    parts.version = if grpc { Version::HTTP_2 } else { Version::HTTP_11 };
+    parts.version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let path = path.or_else(|| parts.uri.path_and_query().cloned());
     parts.uri = match path {
         Some(path) => Uri::from(path),

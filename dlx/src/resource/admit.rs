@@ -94,6 +94,11 @@ impl Entry {
             // A probe that took its time is now in a hurry.
             self.tell();
         }
+        // In this order: whoever takes the resource away refuses what waits after saying that it is gone.
+        if self.read(|view| view.gone) {
+            self.queue.count(Rejected::WakeFailed);
+            return Err(Arc::new(Refusal::gone(&self.key.id)));
+        }
         self.want();
         Ok(held)
     }

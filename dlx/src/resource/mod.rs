@@ -258,6 +258,15 @@ impl Entry {
         self.refuse_held(Refusal::gone(&self.key.id), Rejected::WakeFailed);
     }
 
+    /// Returns when no plugin lists it any more.
+    pub async fn gone(&self) {
+        let mut changed = self.subscribe();
+        while !self.read(|view| view.gone) {
+            // Closed never: its sender is `self`.
+            let _ = changed.changed().await;
+        }
+    }
+
     /// Waits, but not longer than until `deadline`, until the fence `nonce` can be confirmed, or says why not.
     ///
     /// # Errors

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use scaler_types::Endpoint;
@@ -33,8 +36,15 @@ impl Target {
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed), endpoint, socket }
     }
 
-    /// The same endpoint at another port of it.
-    pub fn at_port(&self, port: u16) -> Self {
+    /// The endpoint at this port of it; without one, as it is listed.
+    pub fn at(self: &Arc<Self>, port: Option<u16>) -> Arc<Self> {
+        match port {
+            Some(port) if self.socket.is_none_or(|own| own.port() != port) => Arc::new(self.at_port(port)),
+            _ => self.clone(),
+        }
+    }
+
+    fn at_port(&self, port: u16) -> Self {
         let address = match (self.socket, self.endpoint.address.rsplit_once(':')) {
             (Some(mut socket), _) => {
                 socket.set_port(port);
@@ -49,7 +59,7 @@ impl Target {
         Self { number: self.number | u64::from(port) << PORT, endpoint, socket }
     }
 
-    /// Whether it is [another port](Self::at_port) of an endpoint.
+    /// Whether it is [another port](Self::at) of an endpoint.
     pub fn is_other_port(&self) -> bool {
         self.number >> PORT != 0
     }

@@ -15,7 +15,7 @@ use super::{
     Target,
     cold::{Cold, Phase, Phases, Timeline},
 };
-use crate::{answer::Refusal, watch::Source};
+use crate::{answer::Refusal, stop::LeadsHere, watch::Source};
 
 /// After a wake that cannot succeed, requests get its cause for this long; doubled each time, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ pub struct View {
     pub facts_changed: bool,
     /// No plugin lists it any more.
     pub gone: bool,
+    /// Its route names this DLX.
+    pub leads_here: Option<LeadsHere>,
     /// The nonce of the last fence that was seen.
     pub last_fence: Option<Nonce>,
     /// The last wake that could not succeed.
@@ -105,6 +107,7 @@ impl View {
             driven: false,
             facts_changed: false,
             gone: false,
+            leads_here: None,
             last_fence: None,
             failure: None,
             last_error: None,
@@ -136,6 +139,7 @@ impl View {
     /// No plugin lists it any more.
     pub fn vanish(&mut self) {
         self.gone = true;
+        self.leads_here = None;
         self.unlisted.extend(self.listed.drain(..).map(|listed| listed.target.number));
         self.facts_changed = true;
     }
@@ -352,6 +356,12 @@ impl View {
             return why.join("; ");
         }
         match self.gate.seen() {
+            Some(seen) if seen.row.format > Row::FORMAT => format!(
+                "it is {} in a row of format {}, and this DLX knows {} at most: a newer one has to wake it",
+                seen.row.state,
+                seen.row.format,
+                Row::FORMAT
+            ),
             Some(seen) if seen.scaled && self.listed.is_empty() => "it has no endpoint yet".to_owned(),
             Some(seen) => format!("it is {}", seen.row.state),
             None => "nothing is known of it yet".to_owned(),

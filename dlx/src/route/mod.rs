@@ -1,4 +1,4 @@
-//! For whom a request is: the resource a host belongs to, or the one a trusted peer names.
+//! For whom a request is: the resource that the port or the host belongs to, or the one a trusted peer names.
 
 mod host;
 mod named;
@@ -8,4 +8,4 @@ mod table;
 pub use host::{is_host, lookup_form, normalize};
 pub use named::{Named, named};
 pub use peers::{Network, Peers};
-pub use table::{Conflict, NameHeader, PathHeader, Table};
+pub use table::{Claim, Conflict, NameHeader, PathHeader, Table};

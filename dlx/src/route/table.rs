@@ -1,4 +1,4 @@
-//! The route table, replaced as a whole when hosts change.
+//! The route table, replaced as a whole when hosts or ports change.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,24 +6,36 @@ use http::HeaderName;
 use scaler_types::ResourceId;
 
 use super::host;
-use crate::resource::Entry;
+use crate::{resource::Entry, serve::Identity};
 
-/// Which host is whose.
+/// Which host, and which port of this DLX, is whose.
 #[derive(Debug, Default)]
 pub struct Table {
     hosts: HashMap<Box<str>, Arc<Entry>>,
     names: HashMap<ResourceId, Arc<Entry>>,
-    /// Hosts that two resources claim.
+    ports: HashMap<u16, Identity>,
+    /// Hosts and ports that two resources claim.
     pub conflicts: Vec<Conflict>,
     /// Headers that name a resource, when they come from a trusted peer.
     pub name_headers: Vec<NameHeader>,
 }
 
-/// A host that two resources claim.
+/// What two resources claim.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Claim {
+    /// A host.
+    Host(String),
+    /// A port of this DLX.
+    Port(u16),
+}
+
+/// A host or port that two resources claim.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Conflict {
-    /// The host.
-    pub host: String,
+    /// What.
+    #[serde(flatten)]
+    pub claim: Claim,
     /// Who has it.
     #[serde(serialize_with = "as_text")]
     pub has: ResourceId,
@@ -57,25 +69,33 @@ fn as_text<S: serde::Serializer>(id: &ResourceId, serializer: S) -> Result<S::Ok
 // === impl Table ===
 
 impl Table {
-    /// A table of `entries`, the oldest first: of two that claim one host the first has it.
+    /// A table of `entries`, the oldest first: of two that claim one host or port the first has it.
     pub fn new(entries: &[Arc<Entry>], name_headers: Vec<NameHeader>) -> Self {
         let mut table = Self { name_headers, ..Self::default() };
         for entry in entries {
-            let (gone, hosts) = entry.read(|view| (view.gone, view.resource.hosts.clone()));
+            let (gone, hosts, ports) =
+                entry.read(|view| (view.gone, view.resource.hosts.clone(), view.resource.ports.clone()));
             if gone {
                 continue;
             }
             table.names.entry(entry.key.id.clone()).or_insert_with(|| entry.clone());
+            let conflict = |has: &Arc<Entry>, claim| {
+                let ids = (has.key.id.clone(), entry.key.id.clone());
+                (!Arc::ptr_eq(has, entry)).then_some(Conflict { claim, has: ids.0, wants: ids.1 })
+            };
             for host in hosts {
                 match table.hosts.get(host.as_str()) {
-                    Some(has) if !Arc::ptr_eq(has, entry) => table.conflicts.push(Conflict {
-                        host,
-                        has: has.key.id.clone(),
-                        wants: entry.key.id.clone(),
-                    }),
-                    Some(_) => {}
+                    Some(has) => table.conflicts.extend(conflict(has, Claim::Host(host))),
                     None => {
                         table.hosts.insert(host.into(), entry.clone());
+                    }
+                }
+            }
+            for port in ports {
+                match table.ports.get(&port.listen) {
+                    Some(has) => table.conflicts.extend(conflict(&has.entry, Claim::Port(port.listen))),
+                    None => {
+                        table.ports.insert(port.listen, Identity { entry: entry.clone(), port });
                     }
                 }
             }
@@ -86,6 +106,16 @@ impl Table {
     /// Whose a `Host` or `:authority` is.
     pub fn by_host(&self, authority: &str) -> Option<&Arc<Entry>> {
         self.hosts.get(host::lookup_form(authority, &mut [0; 262])?)
+    }
+
+    /// Whose a port is.
+    pub fn by_port(&self, port: u16) -> Option<&Identity> {
+        self.ports.get(&port)
+    }
+
+    /// All ports that are somebody's.
+    pub fn ports(&self) -> impl Iterator<Item = &Identity> {
+        self.ports.values()
     }
 
     /// The resource of this name. Without a namespace: the one in `default`, else the only one of that name.

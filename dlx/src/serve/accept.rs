@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
+    pin::pin,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -18,57 +19,77 @@ use tokio_util::sync::CancellationToken;
 /// The pause when connections cannot be accepted for want of something (descriptors, memory).
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until `stop`, takes in what the kernel has accepted until then, and closes its descriptor of the socket.
-/// Whoever shares the socket goes on with it.
-///
-/// # Errors
-///
-/// The socket cannot be waited for.
-pub async fn accept(
-    listener: TcpListener,
-    stop: CancellationToken,
-    places: Arc<Semaphore>,
-    mut take: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
-) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut pass_on = |(stream, peer): (tokio::net::TcpStream, SocketAddr), place| {
-        // It is served on another runtime. An error: the connection is gone.
-        if let Ok(stream) = stream.into_std() {
-            take(stream, peer, place);
-        }
-    };
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {
-                // Whoever the kernel let in already is not to be reset by the close.
-                while let Ok(place) = places.clone().try_acquire_owned()
-                    && let Poll::Ready(Ok(accepted)) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await
-                {
-                    pass_on(accepted, place);
-                }
-                return Ok(());
+/// A socket that connections are accepted on, known to the current runtime.
+#[derive(Debug)]
+pub struct Listener(tokio::net::TcpListener);
+
+// === impl Listener ===
+
+impl Listener {
+    /// Of a socket that listens. To be made on a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be waited for.
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener).map(Self)
+    }
+
+    /// Accepts until `stop`, takes in what the kernel has accepted until then, and closes its descriptor of the socket.
+    /// Whoever shares the socket goes on with it.
+    pub async fn accept(
+        self,
+        stop: CancellationToken,
+        places: Arc<Semaphore>,
+        mut take: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    ) {
+        let Self(listener) = self;
+        let mut pass_on = |(stream, peer): (tokio::net::TcpStream, SocketAddr), place| {
+            // It is served on another runtime. An error: the connection is gone.
+            if let Ok(stream) = stream.into_std() {
+                take(stream, peer, place);
             }
-            (accepted, place) = next(&listener, &places) => match accepted {
-                Ok(accepted) => pass_on(accepted, place),
+        };
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            let next = async {
+                match listener.accept().await {
+                    // Not before somebody is there: ports where nobody is take no place.
+                    Ok(accepted) => Ok((accepted, place(&places).await)),
+                    Err(error) => Err(error),
+                }
+            };
+            let next = tokio::select! {
+                biased;
+                () = &mut stopped => break,
+                next = next => next,
+            };
+            match next {
+                Ok((accepted, place)) => pass_on(accepted, place),
                 Err(error) if is_the_connections_own(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections for now");
-                    #[expect(clippy::disallowed_methods, reason = "nothing tells when descriptors or memory are free again")]
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "nothing tells when descriptors or memory are free again"
+                    )]
                     sleep_until(Instant::now() + PAUSE).await;
                 }
             }
         }
+        // Whoever the kernel let in already is not to be reset by the close.
+        while let Ok(place) = places.clone().try_acquire_owned()
+            && let Poll::Ready(Ok(accepted)) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await
+        {
+            pass_on(accepted, place);
+        }
     }
 }
 
-/// The next connection, and its place. Where there is none, connections wait in the kernel.
-async fn next(
-    listener: &tokio::net::TcpListener,
-    places: &Arc<Semaphore>,
-) -> (io::Result<(tokio::net::TcpStream, SocketAddr)>, OwnedSemaphorePermit) {
-    let place = match places.clone().try_acquire_owned() {
+/// A place for one more connection. Where there is none, the others wait in the kernel.
+async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    match places.clone().try_acquire_owned() {
         Ok(place) => place,
         Err(_) => {
             tracing::warn!(
@@ -80,8 +101,7 @@ async fn next(
                 Err(_) => std::future::pending().await,
             }
         }
-    };
-    (listener.accept().await, place)
+    }
 }
 
 /// Errors of one connection that was gone before it was accepted.

@@ -1,5 +1,5 @@
 //! Having the kernel find out that nobody is at a connection's other end. What is in flight there keeps a resource awake:
-//! without this, a client that lost its power would do so for ever.
+//! without this, a client that lost its power would do so for ever. And letting the other end know that it was not served.
 
 use std::time::Duration;
 
@@ -30,4 +30,11 @@ pub fn watch(stream: &TcpStream) {
 pub fn want_reading(stream: &TcpStream) {
     // As above.
     let _ = set_tcp_user_timeout(stream, UNREAD.as_millis().try_into().unwrap_or(u32::MAX));
+}
+
+/// Has the connection's close tell the other end that it broke, not that it came to its end: what was sent on it was not
+/// served, or not wholly.
+pub fn reset(stream: &TcpStream) {
+    // Failing, it is an end like any other.
+    let _ = stream.set_zero_linger();
 }

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::pending,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -88,6 +89,7 @@ async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
 
 async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
     let draining = caller.dlx.draining.clone();
+    let identity = caller.identity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let caller = caller.clone();
         async move { Ok::<_, Infallible>(handle(caller, request).await) }
@@ -109,9 +111,19 @@ async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
             return;
         }
         () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
+        // The next connection is for whoever has the port then.
+        () = gone(identity) => connection.as_mut().graceful_shutdown(),
     }
     if let Err(error) = connection.await {
         tracing::trace!(%error, "a connection broke");
+    }
+}
+
+/// Returns when the resource whose own port it is is listed no more.
+async fn gone(identity: Option<Identity>) {
+    match identity {
+        Some(identity) => identity.entry.gone().await,
+        None => pending().await,
     }
 }
 

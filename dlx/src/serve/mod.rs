@@ -10,7 +10,7 @@ mod worker;
 
 use std::sync::Arc;
 
-pub use accept::accept;
+pub use accept::Listener;
 pub use park::Parked;
 use scaler_types::Port;
 pub use socket::Socket;
@@ -25,4 +25,15 @@ pub struct Identity {
     pub entry: Arc<Entry>,
     /// Which port.
     pub port: Port,
+}
+
+/// Where a connection came in.
+#[derive(Clone, Debug)]
+pub enum Door {
+    /// The shared port: the request says for whom it is.
+    Shared,
+    /// A port that was bound for one resource.
+    Own(Identity),
+    /// A port of `--service-ports`: bound always, and whose it is can change.
+    Service(u16),
 }

@@ -34,8 +34,8 @@ pub struct Parked {
 ///
 /// The client left.
 pub async fn park(caller: &Caller, socket: &Socket) -> Result<Option<Parked>, ()> {
-    // The headers of a trusted peer may say another resource than the host does.
-    if caller.trusted {
+    // The headers of a trusted peer may say another resource than the host does; than the port, never.
+    if caller.trusted && caller.identity.is_none() {
         return Ok(None);
     }
     let Some((entry, bytes)) = whose(caller, socket) else { return Ok(None) };

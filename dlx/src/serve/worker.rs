@@ -10,9 +10,10 @@ use std::{
     thread,
 };
 
+use scaler_types::Protocol;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Identity, alive, connection};
+use super::{Door, Identity, alive, connection};
 use crate::{
     dlx::{Dlx, Open},
     proxy::Pool,
@@ -22,12 +23,12 @@ use crate::{
 /// A connection that was accepted, on its way to a thread.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The connection; non-blocking.
+    /// The connection.
     pub stream: TcpStream,
     /// Who is at its other end.
     pub peer: SocketAddr,
-    /// Whose port it came in on, where it is not the shared one.
-    pub identity: Option<Identity>,
+    /// Where it came in.
+    pub door: Door,
     /// Its place among the connections.
     pub place: OwnedSemaphorePermit,
 }
@@ -72,7 +73,7 @@ impl Workers {
 async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
     let pool = Pool::new();
     dlx.shared.add_pool(pool.clone());
-    while let Some(Accepted { stream, peer, identity, place }) = accepted.recv().await {
+    while let Some(Accepted { stream, peer, door, place }) = accepted.recv().await {
         let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
         let stream = match ready {
             Ok(stream) => stream,
@@ -84,20 +85,56 @@ async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
         // Failing, it is merely slower.
         let _ = stream.set_nodelay(true);
         alive::watch(&stream);
+        let connection = Connection { dlx: dlx.clone(), pool: pool.clone(), stream, peer, place };
+        match door {
+            Door::Shared => connection.serve(None),
+            Door::Own(identity) => connection.serve(Some(identity)),
+            Door::Service(port) => {
+                let owner = dlx.table.load().by_port(port).cloned();
+                match owner {
+                    Some(identity) => connection.serve(Some(identity)),
+                    None => drop(tokio::spawn(connection.serve_when_known(port))),
+                }
+            }
+        }
+    }
+}
+
+/// A connection that this thread has taken over.
+struct Connection {
+    dlx: Arc<Dlx>,
+    pool: Arc<Pool>,
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// Serves it to its end, in a task of its own.
+    fn serve(self, identity: Option<Identity>) {
+        let Self { dlx, pool, stream, peer, place } = self;
+        let open = Open::new(&dlx, place);
         match identity {
-            Some(identity) if identity.port.protocol == scaler_types::Protocol::Tcp => {
-                tokio::spawn(tcp::serve(Open::new(&dlx, place), stream, identity));
+            Some(identity) if identity.port.protocol == Protocol::Tcp => {
+                tokio::spawn(tcp::serve(open, stream, identity));
             }
             identity => {
                 alive::want_reading(&stream);
-                tokio::spawn(connection::serve(
-                    dlx.clone(),
-                    Open::new(&dlx, place),
-                    pool.clone(),
-                    stream,
-                    peer,
-                    identity,
-                ));
+                tokio::spawn(connection::serve(dlx, open, pool, stream, peer, identity));
+            }
+        }
+    }
+
+    /// The same, as soon as it is known whose the port is; if nobody's, the client is told so.
+    async fn serve_when_known(self, port: u16) {
+        match tcp::owner(&self.dlx, port).await {
+            Some(identity) => self.serve(Some(identity)),
+            None => {
+                tracing::debug!(port, peer = %self.peer, "a connection came in on a port that no resource has");
+                self.dlx.shared.metrics.unassigned();
+                alive::reset(&self.stream);
             }
         }
     }

@@ -35,6 +35,13 @@ impl Pipe {
         self.sent < self.buffer.len()
     }
 
+    /// Tells the receiver that nothing more comes.
+    pub fn end(&mut self, to: &TcpStream) {
+        // It may have gone already.
+        let _ = shutdown(to, Shutdown::Write);
+        self.done = true;
+    }
+
     /// Moves what can be moved; ready when the direction is over. Says in `moved` whether a byte moved.
     pub fn poll(
         &mut self,
@@ -55,9 +62,7 @@ impl Pipe {
                     Err(error) => return Poll::Ready(Err(error)),
                 }
             } else if self.ended {
-                // The other side may have gone already.
-                let _ = shutdown(to, Shutdown::Write);
-                self.done = true;
+                self.end(to);
             } else {
                 if from.poll_read_ready(cx)?.is_pending() {
                     // Nothing on its way: an idle connection keeps no buffer.

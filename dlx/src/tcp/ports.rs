@@ -1,4 +1,4 @@
-//! The ports of the resources: bound as resources come, closed as they go.
+//! The ports of resources that are not among `--service-ports`: bound as resources come, closed as they go.
 
 use std::{
     collections::HashMap,
@@ -8,13 +8,12 @@ use std::{
 };
 
 use daemon::listen::Handed;
-use scaler_types::{Port, ResourceId};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     dlx::Dlx,
     resource::Entry,
-    serve::{Accepted, Identity, Workers, accept},
+    serve::{Accepted, Door, Identity, Listener, Workers},
 };
 
 /// The ports that are bound, and those that cannot be.
@@ -26,13 +25,10 @@ pub struct Ports {
 /// One port.
 #[derive(Clone, Debug)]
 pub struct Bound {
-    /// Whose.
-    pub resource: ResourceId,
-    /// As the plugin lists it.
-    pub port: Port,
+    /// Whose, as the plugin lists it.
+    pub identity: Identity,
     /// Why it cannot be bound; `None` if it is.
     pub error: Option<String>,
-    entry: Arc<Entry>,
     stop: CancellationToken,
 }
 
@@ -62,35 +58,28 @@ pub async fn follow(dlx: Arc<Dlx>, workers: Workers, handed: Handed, ip: IpAddr)
 }
 
 fn apply(dlx: &Arc<Dlx>, workers: &Workers, handed: &Handed, ip: IpAddr) {
-    let mut wanted: HashMap<u16, (Arc<Entry>, Port)> = HashMap::new();
-    for entry in dlx.registry.all() {
-        let (gone, ports) = entry.read(|view| (view.gone, view.resource.ports.clone()));
-        for port in ports.into_iter().filter(|_| !gone) {
-            match wanted.get(&port.listen) {
-                Some((has, _)) => {
-                    tracing::warn!(port = port.listen, has = %has.key.id, wants = %entry.key.id, "two resources claim one port; the older one has it")
-                }
-                None => {
-                    wanted.insert(port.listen, (entry.clone(), port));
-                }
-            }
-        }
-    }
+    let table = dlx.table.load();
+    let is_own = |port: u16| dlx.service_ports.is_none_or(|all| !all.contains(port));
+    let wanted: HashMap<u16, &Identity> = table
+        .ports()
+        .filter(|identity| is_own(identity.port.listen))
+        .map(|identity| (identity.port.listen, identity))
+        .collect();
     let mut bound = dlx.ports.bound.lock().unwrap_or_else(PoisonError::into_inner);
     bound.retain(|number, bound| {
         let stays = bound.error.is_none()
-            && wanted
-                .get(number)
-                .is_some_and(|(entry, port)| Arc::ptr_eq(entry, &bound.entry) && *port == bound.port);
+            && wanted.get(number).is_some_and(|identity| {
+                Arc::ptr_eq(&identity.entry, &bound.identity.entry) && identity.port == bound.identity.port
+            });
         if !stays {
             bound.stop.cancel();
         }
         stays
     });
-    for (number, (entry, port)) in wanted {
+    for (number, identity) in wanted {
         bound
             .entry(number)
-            .or_insert_with(|| bind(dlx, workers, handed, SocketAddr::new(ip, number), entry, port));
+            .or_insert_with(|| bind(dlx, workers, handed, SocketAddr::new(ip, number), identity.clone()));
     }
 }
 
@@ -99,36 +88,37 @@ fn bind(
     workers: &Workers,
     handed: &Handed,
     address: SocketAddr,
-    entry: Arc<Entry>,
-    port: Port,
+    identity: Identity,
 ) -> Bound {
     let stop = dlx.draining.child_token();
-    let listening = handed.bind(address).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    let error = match listening {
+    let Identity { entry, port } = &identity;
+    let error = match handed.bind(address).and_then(Listener::new) {
         Ok(listener) => {
             tracing::info!(resource = %entry.key.id, %address, protocol = ?port.protocol, "its port is bound");
-            let (workers, stop, identity) =
-                (workers.clone(), stop.clone(), Identity { entry: entry.clone(), port: port.clone() });
-            let places = dlx.places.clone();
-            dlx.shared.handle.spawn(async move {
-                let ended = accept(listener, stop, places, |stream, peer, place| {
-                    workers.hand(Accepted { stream, peer, identity: Some(identity.clone()), place });
-                });
-                if let Err(error) = ended.await {
-                    tracing::error!(%address, %error, "a port cannot be accepted on");
-                }
-            });
+            listen(dlx, workers, listener, stop.clone(), Door::Own(identity.clone()));
             None
         }
-        Err(error) => Some(not_bound(&entry, address, &error)),
+        Err(error) => Some(not_bound(entry, address, &error)),
     };
-    Bound { resource: entry.key.id.clone(), port, error, entry, stop }
+    Bound { identity, error, stop }
 }
 
 fn not_bound(entry: &Entry, address: SocketAddr, error: &io::Error) -> String {
     tracing::error!(resource = %entry.key.id, %address, %error, "its port cannot be bound; tried again when resources change");
     format!("cannot bind {address}: {error}")
+}
+
+/// Takes connections in a task of its own, until `stop`.
+pub(super) fn listen(
+    dlx: &Arc<Dlx>,
+    workers: &Workers,
+    listener: Listener,
+    stop: CancellationToken,
+    door: Door,
+) {
+    let (workers, places) = (workers.clone(), dlx.places.clone());
+    dlx.shared.handle.spawn(async move {
+        let taken = |stream, peer, place| workers.hand(Accepted { stream, peer, door: door.clone(), place });
+        listener.accept(stop, places, taken).await;
+    });
 }

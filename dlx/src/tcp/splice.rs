@@ -20,8 +20,8 @@ use tokio::{
 use super::pipe::Pipe;
 use crate::{
     dlx::Open,
-    resource::{Entry, InFlight},
-    serve::{Identity, Socket},
+    resource::{Admitted, Entry, InFlight},
+    serve::{Identity, Socket, alive},
 };
 
 /// What a held connection's socket may have taken in by the time it is let go.
@@ -38,29 +38,45 @@ enum Stopped {
     Idle,
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end. One that was not served, or not wholly, is reset: its client must not take what came so
+/// far for all there is.
 pub async fn serve(_open: Open, client: TcpStream, identity: Identity) {
     let entry = identity.entry.clone();
     let client = Socket::new(client);
     entry.counts.arrived();
-    if let Err(error) = splice(&entry, &client, &identity).await {
-        tracing::debug!(resource = %entry.key.id, port = identity.port.listen, %error, "a connection ended");
+    let ended = match connect(&entry, &client, &identity).await {
+        Ok((in_flight, resource)) => {
+            let ended = splice(&entry, &client, &resource, in_flight).await;
+            if ended.is_err() {
+                alive::reset(&resource);
+            }
+            ended
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(resource = %entry.key.id, port = identity.port.listen, %error, "a connection broke");
+        alive::reset(client.stream());
     }
 }
 
-async fn splice(entry: &Arc<Entry>, client: &Socket, identity: &Identity) -> io::Result<()> {
-    let (mut in_flight, resource) = connect(entry, client, identity).await?;
+async fn splice(
+    entry: &Arc<Entry>,
+    client: &Socket,
+    resource: &TcpStream,
+    mut in_flight: InFlight,
+) -> io::Result<()> {
     let (mut up, mut down) = (Pipe::default(), Pipe::default());
     loop {
-        match copy(entry, client.stream(), &resource, &mut up, &mut down).await? {
+        match copy(entry, client.stream(), resource, &mut up, &mut down).await? {
             Stopped::Over => return Ok(()),
             // Its bytes stay where they are until the gate lets them.
             Stopped::Idle => drop(in_flight),
         }
-        if !rest(entry, (client.stream(), up.is_done()), (&resource, down.is_done())).await {
+        if !rest(entry, (client.stream(), &mut up), (resource, &mut down)).await? {
             return Ok(());
         }
-        in_flight = enter(entry, client).await?;
+        in_flight = enter(entry, client).await?.in_flight;
     }
 }
 
@@ -73,18 +89,17 @@ async fn connect(
     let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
     let mut pause = Duration::from_millis(2);
     loop {
-        let in_flight = enter_until(entry, client, deadline).await?;
+        // Its place among those let go is free again when it is connected.
+        let Admitted { in_flight, held } = enter_until(entry, client, deadline).await?;
         let facts = entry.facts.load_full();
         let turn = NEXT.fetch_add(1, Ordering::Relaxed) % facts.ready.len().max(1);
-        let Some(target) = facts.ready.get(turn) else { continue };
-        let target = match identity.port.target {
-            Some(port) => Arc::new(target.at_port(port)),
-            None => target.clone(),
+        let Some(target) = facts.ready.get(turn).map(|target| target.at(identity.port.target)) else {
+            continue;
         };
         match crate::proxy::dial(&target).await {
             Ok(resource) => return Ok((in_flight, resource)),
             Err(reason) => {
-                drop(in_flight);
+                drop((in_flight, held));
                 if Instant::now() >= deadline {
                     return Err(io::Error::other(reason));
                 }
@@ -102,20 +117,19 @@ async fn connect(
     }
 }
 
-async fn enter(entry: &Arc<Entry>, client: &Socket) -> io::Result<InFlight> {
+async fn enter(entry: &Arc<Entry>, client: &Socket) -> io::Result<Admitted> {
     let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
     enter_until(entry, client, deadline).await
 }
 
-async fn enter_until(entry: &Arc<Entry>, client: &Socket, deadline: Instant) -> io::Result<InFlight> {
+async fn enter_until(entry: &Arc<Entry>, client: &Socket, deadline: Instant) -> io::Result<Admitted> {
     if let Some(in_flight) = entry.enter() {
-        return Ok(in_flight);
+        return Ok(Admitted { in_flight, held: None });
     }
     tokio::select! {
-        admitted = entry.admit(SOCKET_TAKES, deadline) => match admitted {
-            Ok(admitted) => Ok(admitted.in_flight),
-            Err(refusal) => Err(io::Error::other(refusal.reason.clone())),
-        },
+        admitted = entry.admit(SOCKET_TAKES, deadline) => {
+            admitted.map_err(|refusal| io::Error::other(refusal.reason.clone()))
+        }
         () = client.gone() => Err(io::ErrorKind::ConnectionReset.into()),
     }
 }
@@ -154,20 +168,31 @@ async fn copy(
     }
 }
 
-/// Waits, out of flight, for a byte. Whether there is one; if not, the resource sleeps or somebody closed.
-async fn rest(entry: &Arc<Entry>, client: (&TcpStream, bool), resource: (&TcpStream, bool)) -> bool {
+/// Waits, out of flight, for a byte. Whether there is one; if not, the resource sleeps, or both have said that nothing more
+/// comes. That one of them says so is passed on: the other one may have something left to say.
+async fn rest(
+    entry: &Arc<Entry>,
+    (client, up): (&TcpStream, &mut Pipe),
+    (resource, down): (&TcpStream, &mut Pipe),
+) -> io::Result<bool> {
     let mut changed = entry.subscribe();
     let (mut a, mut b) = ([0], [0]);
-    loop {
+    while !up.is_done() || !down.is_done() {
         changed.borrow_and_update();
         if matches!(entry.state(), None | Some(State::Asleep)) {
-            return false;
+            return Ok(false);
         }
         tokio::select! {
-            // An end, or an error, of either side ends both: nothing is under way.
-            seen = client.0.peek(&mut a), if !client.1 => return seen.is_ok_and(|len| len > 0),
-            seen = resource.0.peek(&mut b), if !resource.1 => return seen.is_ok_and(|len| len > 0),
+            seen = client.peek(&mut a), if !up.is_done() => match seen? {
+                0 => up.end(resource),
+                _ => return Ok(true),
+            },
+            seen = resource.peek(&mut b), if !down.is_done() => match seen? {
+                0 => down.end(client),
+                _ => return Ok(true),
+            },
             _ = changed.changed() => {}
         }
     }
+    Ok(false)
 }

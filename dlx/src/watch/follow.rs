@@ -168,11 +168,17 @@ fn apply(dlx: &Arc<Dlx>, source: &Arc<Source>, changes: Changes) {
             tracing::warn!(resource = %key.id, kind = %key.kind, file = %source.namespace, %other, "listed for two namespace files; the first one has it");
             continue;
         }
-        routes_changed |= new
-            || entry.read(|view| {
-                (&view.resource.hosts, &view.resource.ports) != (&resource.hosts, &resource.ports)
-            });
+        let names_this = resource.route.as_ref().is_some_and(|route| route.dlxs.contains(&dlx.member));
+        let (moved, named_this) = entry.read(|view| {
+            let moved = (&view.resource.hosts, &view.resource.ports) != (&resource.hosts, &resource.ports);
+            (moved, view.leads_here.is_some())
+        });
+        routes_changed |= new || moved;
         entry.saw(source, resource);
+        if names_this != named_this {
+            let leads_here = names_this.then(|| dlx.routes.one());
+            entry.decide(|view| view.leads_here = leads_here);
+        }
         kept.insert(key);
     }
     if changes.complete {

@@ -11,17 +11,19 @@ use std::{
     time::Duration,
 };
 
-use daemon::settings::Settings;
+use daemon::{listen::Handed, settings::Settings};
 use dlx::{
     dlx::Dlx,
     hold::Limits,
     resource::{Entry, Key},
-    serve::{Accepted, Workers, accept},
+    serve::{Accepted, Door, Listener, Workers},
     shared::Shared,
+    stop::Routes,
+    tcp::ServiceListeners,
     watch::{Source, follow_source},
 };
 use plugin::Plugin;
-use scaler_types::{ResourceId, protocol::Rules};
+use scaler_types::{ResourceId, ServicePorts, protocol::Rules};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -47,6 +49,8 @@ pub struct Given {
     pub rules: Rules,
     pub trusted: &'static [&'static str],
     pub held: Limits,
+    pub service_ports: Option<ServicePorts>,
+    pub route_grace: Duration,
 }
 
 impl Default for Given {
@@ -56,6 +60,8 @@ impl Default for Given {
             rules: Rules::default(),
             trusted: &[],
             held: Limits { requests: 100_000, bytes: 1 << 30 },
+            service_ports: None,
+            route_grace: Duration::ZERO,
         }
     }
 }
@@ -66,7 +72,17 @@ impl Site {
         let shared = Shared::new(given.rules, Handle::current(), given.held);
         let mut dlx = Dlx::new(shared, "test-1", draining.clone());
         dlx.peers = dlx::route::Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect());
+        dlx.service_ports = given.service_ports;
+        dlx.routes = Routes::new(given.route_grace);
         let dlx = Arc::new(dlx);
+        let service = match given.service_ports {
+            Some(ports) => {
+                let say = |why| panic!("{why}");
+                let any = "::".parse().unwrap();
+                Some(ServiceListeners::bind(ports, any, &Handed::default(), say).await)
+            }
+            None => None,
+        };
         let source =
             Source::new(plugin.clone(), "test", "demo", Arc::new(given.settings), Default::default());
         dlx.sources.lock().unwrap().push(source.clone());
@@ -77,9 +93,12 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (hand, stop) = (workers.clone(), draining.clone());
-        tokio::spawn(accept(listener, stop, dlx.places.clone(), move |stream, peer, place| {
-            hand.hand(Accepted { stream, peer, identity: None, place });
-        }));
+        let taken =
+            move |stream, peer, place| hand.hand(Accepted { stream, peer, door: Door::Shared, place });
+        tokio::spawn(Listener::new(listener).unwrap().accept(stop, dlx.places.clone(), taken));
+        if let Some(service) = service {
+            service.serve(&dlx, &workers).unwrap();
+        }
         Self { dlx, plugin, address, draining, workers }
     }
 
@@ -95,16 +114,54 @@ impl Site {
 
     /// Sends bytes and reads until the DLX closes the connection.
     pub async fn raw(&self, bytes: &[u8]) -> String {
-        let mut stream = self.connect().await;
-        stream.write_all(bytes).await.unwrap();
-        let mut answer = Vec::new();
-        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
+        raw_at(self.address, bytes).await
+    }
+
+    /// A GET on one of its service ports, on a connection of its own.
+    pub async fn get_at(&self, port: u16, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        raw_at(local(port), request.as_bytes()).await
     }
 
     /// A GET on a connection of its own.
     pub async fn get(&self, host: &str, path: &str) -> String {
         self.raw(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await
+    }
+}
+
+/// Sends bytes and reads until the other side closes the connection.
+pub async fn raw_at(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Reads until the end; whether that was a break.
+pub async fn is_reset(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("an end");
+    assert!(rest.is_empty(), "{rest:?}");
+    end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+/// A port of this host.
+pub fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A range of ports that were free a moment ago, below those of outgoing connections.
+pub fn free_range(count: u16) -> ServicePorts {
+    // Tests run side by side, each in a process of its own.
+    let mut first = 10_000 + (std::process::id() as u16 % 500) * 40;
+    loop {
+        let ports = ServicePorts { first, last: first + count - 1 };
+        let bound: Result<Vec<_>, _> = ports.all().map(|port| TcpListener::bind(("::", port))).collect();
+        match bound {
+            Ok(_) => return ports,
+            Err(_) => first = if first > 30_000 { 10_000 } else { ports.last + 1 },
+        }
     }
 }
 

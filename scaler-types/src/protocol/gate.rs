@@ -108,6 +108,8 @@ impl Gate {
     /// Whether requests may be forwarded.
     pub fn open(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| match seen.row.state {
+            // Nothing of a later format is confirmed here, so nothing is committed to zero while this DLX is a member.
+            _ if seen.row.format > Row::FORMAT => seen.scaled,
             State::Active | State::Waking => seen.scaled,
             State::Draining => seen.scaled && !self.rules.revert_before_forward,
             State::Asleep | State::Failed => false,

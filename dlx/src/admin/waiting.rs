@@ -1,0 +1,54 @@
+//! The admin server before there is anything to be told: that the DLX is not ready, and why not yet.
+
+use std::{
+    net::TcpListener,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use daemon::{admin::Admin, coordination::Coordination, telemetry::registry};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::Flags;
+
+/// Says why the DLX is not ready, while it waits for its ports and to be a member.
+pub struct Waiting {
+    why: Arc<Mutex<String>>,
+    server: Option<AbortOnDropHandle<std::io::Result<()>>>,
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Says so from now on, where it may take time.
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be shared.
+    pub fn begin(flags: &Flags, admin: &TcpListener, coordination: &Coordination) -> anyhow::Result<Self> {
+        let why = Arc::new(Mutex::new("starting".to_owned()));
+        let takes_time =
+            matches!(coordination, Coordination::Leases(_)) || flags.common.service_ports.is_some();
+        let server = takes_time.then(|| {
+            let (admin, why) = (admin.try_clone()?, why.clone());
+            let preliminary = Admin::new(registry("dlx"), None).closing().ready_when(Arc::new(move || {
+                Err(why.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            }));
+            anyhow::Ok(AbortOnDropHandle::new(tokio::spawn(preliminary.serve(admin))))
+        });
+        Ok(Self { why, server: server.transpose()? })
+    }
+
+    /// It waits for this now.
+    pub fn say(&self, why: String) {
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// What comes from here on waits for the real server.
+    pub async fn end(self) {
+        if let Some(server) = self.server {
+            server.abort();
+            // An error: it was aborted.
+            let _ = server.await;
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A DLX that is told to stop while routes lead to it, and one that none leads to.
+
+mod support;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use scaler_types::{Leads, Port, Protocol, Resource, Route, ServicePorts};
+use support::{
+    Given, PATIENCE, Site, free_range, local,
+    plugin::{Plugin, endpoint},
+    status, until, upstream,
+};
+use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
+
+/// Long enough not to end by itself.
+const LONG: Duration = Duration::from_secs(3600);
+
+fn led_to(dlxs: &[&str]) -> Option<Route> {
+    let dlxs = dlxs.iter().map(|name| (*name).to_owned()).collect();
+    Some(Route { asked: true, leads: Leads::Dlx, complete: true, dlxs, ..Route::default() })
+}
+
+fn led(address: SocketAddr, listen: u16, dlxs: &'static [&'static str]) -> impl FnOnce(&mut Resource) {
+    move |resource| {
+        resource.replicas = 1;
+        resource.endpoints = vec![endpoint(address)];
+        resource.ports = vec![Port { listen, target: None, protocol: Protocol::Http }];
+        resource.route = led_to(dlxs);
+    }
+}
+
+async fn site(dlxs: &'static [&'static str], grace: Duration) -> (Site, ServicePorts) {
+    let ports = free_range(1);
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::at(address);
+    plugin.add("a", led(address, ports.first, dlxs));
+    let given = Given { service_ports: Some(ports), route_grace: grace, ..Given::default() };
+    (Site::start(plugin, given).await, ports)
+}
+
+/// The first signal.
+fn signal(site: &Site) -> JoinHandle<Instant> {
+    let dlx = site.dlx.clone();
+    let stopping = tokio::spawn(async move { dlx::stop::follow(&dlx, LONG).await });
+    site.dlx.stopping.cancel();
+    stopping
+}
+
+async fn ended(stopping: JoinHandle<Instant>) {
+    tokio::time::timeout(PATIENCE, stopping).await.expect("it drains").unwrap();
+}
+
+async fn is_refused(address: SocketAddr) -> bool {
+    TcpStream::connect(address).await.is_err()
+}
+
+async fn serves(site: &Site, ports: ServicePorts) {
+    assert_eq!(status(&site.get_at(ports.first, "/").await), 200);
+    assert_eq!(status(&site.get("a.test", "/").await), 200);
+}
+
+async fn drains(site: &Site, ports: ServicePorts) {
+    until("draining", || site.dlx.draining.is_cancelled()).await;
+    assert_eq!(site.dlx.ready(), Err("draining".to_owned()));
+    for address in [local(ports.first), site.address] {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_refused(address).await {
+            assert!(Instant::now() < deadline, "{address} takes connections");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_routes_lead_to_is_unready_at_once_and_serves_until_none_does() {
+    let (site, ports) = site(&["other", "test-1"], Duration::ZERO).await;
+    assert_eq!(site.dlx.ready(), Ok(()));
+    let stopping = signal(&site);
+    assert_eq!(site.dlx.ready(), Err("stopping: 1 route still leads here".to_owned()));
+    for _ in 0..20 {
+        serves(&site, ports).await;
+    }
+    assert!(!stopping.is_finished() && !site.dlx.draining.is_cancelled());
+    site.plugin.change("a", |resource| resource.route = led_to(&["other"]));
+    ended(stopping).await;
+    drains(&site, ports).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_no_route_names_drains_at_once() {
+    let (site, ports) = site(&["other"], LONG).await;
+    ended(signal(&site)).await;
+    drains(&site, ports).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_a_route_named_a_moment_ago_gives_everybody_the_time_to_follow() {
+    let (site, ports) = site(&["test-1"], LONG).await;
+    site.plugin.change("a", |resource| resource.route = led_to(&["other"]));
+    until("it is seen", || site.dlx.routes.count() == 0).await;
+    let stopping = signal(&site);
+    let why = site.dlx.ready().unwrap_err();
+    assert!(why.contains("the last route was led elsewhere") && why.contains("1h"), "{why}");
+    for _ in 0..20 {
+        serves(&site, ports).await;
+    }
+    assert!(!stopping.is_finished() && !site.dlx.draining.is_cancelled());
+}
+
+/// The route is there, and this DLX has not been told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_is_not_seen_yet_is_asked_for() {
+    let (site, ports) = site(&["other"], Duration::ZERO).await;
+    site.plugin.stalled.send_replace(true);
+    site.plugin.change("a", |resource| resource.route = led_to(&["test-1"]));
+    assert_eq!(site.dlx.routes.count(), 0);
+    let stopping = signal(&site);
+    until("it is seen", || site.dlx.routes.count() == 1).await;
+    serves(&site, ports).await;
+    assert!(!stopping.is_finished() && !site.dlx.draining.is_cancelled());
+    site.plugin.change("a", |resource| resource.route = None);
+    site.plugin.stalled.send_replace(false);
+    ended(stopping).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_in_which_a_route_ends_is_noticed() {
+    let ends: [(&str, fn(&Plugin)); 4] = [
+        ("it names others", |plugin| drop(plugin.change("a", |resource| resource.route = led_to(&["b"])))),
+        ("it names nobody", |plugin| drop(plugin.change("a", |resource| resource.route = led_to(&[])))),
+        ("there is none", |plugin| drop(plugin.change("a", |resource| resource.route = None))),
+        ("its resource is gone", |plugin| plugin.remove("a")),
+    ];
+    for (what, end) in ends {
+        let (site, _) = site(&["test-1"], Duration::ZERO).await;
+        let stopping = signal(&site);
+        assert_eq!(site.dlx.routes.count(), 1);
+        end(&site.plugin);
+        tokio::time::timeout(PATIENCE, stopping).await.expect(what).unwrap();
+    }
+}
+
+/// What is held and what sleeps goes on as ever meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_one_wakes_what_it_is_asked_for() {
+    let (site, ports) = site(&["test-1"], Duration::ZERO).await;
+    site.plugin.change("a", |resource| {
+        resource.row.state = scaler_types::State::Asleep;
+        resource.replicas = 0;
+        resource.endpoints.clear();
+    });
+    until("it sleeps", || !site.entry("a").is_up()).await;
+    let site = Arc::new(site);
+    let stopping = signal(&site);
+    serves(&site, ports).await;
+    assert_eq!(site.plugin.set_scales.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert!(!stopping.is_finished());
+}
