@@ -1,4 +1,4 @@
-//! A Kubernetes API, its controllers and a node, for tests.
+//! A Kubernetes API, its controllers, a node and the nodes' service proxies, for tests.
 //!
 //! [`Cluster::start`] serves the API on a port, in this process, on plain HTTP with bearer tokens. It does what our daemons and tests depend on, as the real
 //! server does it; `tests/conformance` holds it to that, and runs against a real cluster, too. What is missing: admission webhooks, CEL, aggregation, OpenAPI
@@ -20,6 +20,8 @@ pub mod netns;
 pub mod node;
 mod options;
 mod patch;
+pub mod proxy;
+pub mod random;
 mod registry;
 mod requests;
 mod selector;

@@ -1,4 +1,4 @@
-//! A network namespace for each test: all of 10.244.0.0/16 is its own, and nobody else's ports are in its way.
+//! A network namespace for each test: all addresses of pods and Services are its own, and nobody else's ports are in its way.
 //!
 //! ```no_run
 //! #[test]
@@ -25,6 +25,8 @@ use std::{
 
 /// The addresses that pods get: all of them are local in a test's namespace.
 pub const POD_NETWORK: &str = "10.244.0.0/16";
+/// The addresses by which Services are reached, for each node of a [`crate::proxy::ServiceProxy`] a sixteenth.
+pub const SERVICE_NETWORK: &str = "10.96.0.0/12";
 
 /// Set in the process inside: a file to write into, so that a test that was not found is no test that passed.
 const INSIDE: &str = "DEVCLUSTER_NETNS";
@@ -111,7 +113,9 @@ fn bring_up() {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start ip: {error}; apt-get install iproute2"));
-    let batch = format!("link set lo up\nroute add local {POD_NETWORK} dev lo\n");
+    let batch = format!(
+        "link set lo up\nroute add local {POD_NETWORK} dev lo\nroute add local {SERVICE_NETWORK} dev lo\n"
+    );
     // Closed by the end of the statement: ip reads to its end.
     ip.stdin.take().expect("a piped stdin").write_all(batch.as_bytes()).expect("talking to ip");
     let status = ip.wait().expect("waiting for ip");

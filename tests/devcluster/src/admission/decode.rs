@@ -8,6 +8,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -37,6 +38,7 @@ pub fn decode(kind: &Kind, value: Value, strict: bool) -> Result<Value> {
         ("autoscaling", "v2", _) => typed::<HorizontalPodAutoscaler>(kind, value, strict),
         ("coordination.k8s.io", ..) => typed::<Lease>(kind, value, strict),
         ("discovery.k8s.io", ..) => typed::<EndpointSlice>(kind, value, strict),
+        ("networking.k8s.io", _, "networkpolicies") => typed::<NetworkPolicy>(kind, value, strict),
         _ => Ok(value),
     }
 }

@@ -52,6 +52,7 @@ pub fn defaults(kind: &Kind, value: &mut Value) {
                 fill(port, json!({"name": "", "protocol": "TCP"}));
             }
         }
+        ("networking.k8s.io", "networkpolicies") => policy(&mut value["spec"]),
         ("apiextensions.k8s.io", _) => definition(value),
         _ => {}
     }
@@ -159,6 +160,12 @@ fn service(value: &mut Value) {
             fill(port, json!({"protocol": "TCP", "targetPort": target}));
         }
     }
+}
+
+fn policy(spec: &mut Value) {
+    let outward = spec["egress"].as_array().is_some_and(|rules| !rules.is_empty());
+    let both: &[&str] = if outward { &["Ingress", "Egress"] } else { &["Ingress"] };
+    fill(spec, json!({"policyTypes": both}));
 }
 
 /// `stringData` is written only.

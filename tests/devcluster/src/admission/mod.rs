@@ -4,6 +4,7 @@ mod decode;
 mod defaults;
 mod names;
 mod services;
+mod slices;
 mod validate;
 
 use serde_json::{Value, json};

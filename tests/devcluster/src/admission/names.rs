@@ -37,17 +37,8 @@ pub(super) fn metadata(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
     if let Some(why) = wrong {
         causes.push(Cause::invalid("metadata.name", &metadata["name"], why));
     }
-    for (key, label) in metadata["labels"].as_object().into_iter().flatten() {
-        if !is_qualified(key) {
-            causes.push(Cause::invalid("metadata.labels", &Value::from(key.as_str()), QUALIFIED));
-        }
-        let label_text = text(label);
-        if label_text.len() > 63 {
-            causes.push(Cause::invalid("metadata.labels", label, "must be no more than 63 bytes"));
-        } else if !label_text.is_empty() && !is_word(label_text) {
-            causes.push(Cause::invalid("metadata.labels", label, LABEL_VALUE));
-        }
-    }
+    labels(&metadata["labels"], "metadata.labels", causes);
+    owners(&metadata["ownerReferences"], causes);
     let mut size = 0;
     for (key, annotation) in metadata["annotations"].as_object().into_iter().flatten() {
         if !is_qualified(&key.to_lowercase()) {
@@ -59,6 +50,39 @@ pub(super) fn metadata(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
         let field = "metadata.annotations".to_owned();
         let message = format!("Too long: may not be more than {ANNOTATIONS_LIMIT} bytes");
         causes.push(Cause { reason: "FieldValueTooLong", field, message });
+    }
+}
+
+/// Labels, or what selects by them.
+pub(super) fn labels(labels: &Value, field: &str, causes: &mut Vec<Cause>) {
+    for (key, label) in labels.as_object().into_iter().flatten() {
+        if !is_qualified(key) {
+            causes.push(Cause::invalid(field, &Value::from(key.as_str()), QUALIFIED));
+        }
+        let label_text = text(label);
+        if label_text.len() > 63 {
+            causes.push(Cause::invalid(field, label, "must be no more than 63 bytes"));
+        } else if !label_text.is_empty() && !is_word(label_text) {
+            causes.push(Cause::invalid(field, label, LABEL_VALUE));
+        }
+    }
+}
+
+fn owners(owners: &Value, causes: &mut Vec<Cause>) {
+    const FIELD: &str = "metadata.ownerReferences";
+    let owners = owners.as_array().map(Vec::as_slice).unwrap_or_default();
+    for owner in owners {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if text(&owner[field]).is_empty() {
+                let why =
+                    if field == "apiVersion" { "version must not be empty" } else { "must not be empty" };
+                causes.push(Cause::invalid(format!("{FIELD}.{field}"), &owner[field], why));
+            }
+        }
+    }
+    if owners.iter().filter(|owner| owner["controller"] == true).count() > 1 {
+        let why = "Only one reference can have Controller set to true";
+        causes.push(Cause::invalid(FIELD, &Value::from(owners), why));
     }
 }
 

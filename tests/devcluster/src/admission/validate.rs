@@ -1,10 +1,8 @@
 //! What an object must be, as far as somebody depends on being refused.
 
-use std::net::IpAddr;
-
 use serde_json::{Value, json};
 
-use super::names;
+use super::{names, slices};
 use crate::{http::failure::Cause, registry::Kind, selector::LabelSelector, store::text};
 
 /// What a StatefulSet's update may change.
@@ -27,7 +25,7 @@ pub fn validate(kind: &Kind, value: &Value, old: Option<&Value>) -> Vec<Cause> {
         ("apps", plural) if plural != "controllerrevisions" => workload(kind, value, old, &mut causes),
         ("", "pods") => pod_spec(spec, "spec", &mut causes),
         ("", "services") => service(spec, &mut causes),
-        ("discovery.k8s.io", _) => endpoint_slice(value, &mut causes),
+        ("discovery.k8s.io", _) => slices::endpoint_slice(value, old, &mut causes),
         ("autoscaling", _) => autoscaler(spec, &mut causes),
         ("coordination.k8s.io", _) => lease(spec, &mut causes),
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings")
@@ -114,13 +112,14 @@ fn pod_spec(spec: &Value, at: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-fn port_number(port: &Value, at: &str, causes: &mut Vec<Cause>) {
+pub(super) fn port_number(port: &Value, at: &str, causes: &mut Vec<Cause>) {
     if !port.as_i64().is_some_and(|port| (1..=65535).contains(&port)) {
         causes.push(Cause::invalid(at, port, "must be between 1 and 65535, inclusive"));
     }
 }
 
 fn service(spec: &Value, causes: &mut Vec<Cause>) {
+    names::labels(&spec["selector"], "spec.selector", causes);
     let external = spec["type"] == "ExternalName";
     if external && text(&spec["externalName"]).is_empty() {
         causes.push(Cause::required("spec.externalName", ""));
@@ -136,8 +135,15 @@ fn service(spec: &Value, causes: &mut Vec<Cause>) {
         if name.is_empty() && ports.len() > 1 {
             causes.push(Cause::required(format!("{at}.name"), ""));
         }
+        if !name.is_empty() && !names::is_label(name) {
+            causes.push(Cause::invalid(format!("{at}.name"), &port["name"], names::LABEL));
+        }
         if !name.is_empty() && ports[..index].iter().any(|other| other["name"] == name) {
             causes.push(Cause::duplicate(format!("{at}.name"), &port["name"]));
+        }
+        let number = json!({"protocol": port["protocol"], "port": port["port"]});
+        if ports[..index].iter().any(|other| same_port(other, port)) {
+            causes.push(Cause::duplicate(&at, &number));
         }
         if !matches!(text(&port["protocol"]), "TCP" | "UDP" | "SCTP") {
             causes.push(Cause::unsupported(
@@ -149,56 +155,8 @@ fn service(spec: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// No loopback, link-local, multicast or unspecified address can be an endpoint.
-fn endpoint_slice(value: &Value, causes: &mut Vec<Cause>) {
-    let family = text(&value["addressType"]);
-    if family.is_empty() {
-        causes.push(Cause::required("addressType", ""));
-        return;
-    }
-    if !matches!(family, "IPv4" | "IPv6" | "FQDN") {
-        causes.push(Cause::unsupported("addressType", &value["addressType"], &["FQDN", "IPv4", "IPv6"]));
-        return;
-    }
-    for (index, endpoint) in value["endpoints"].as_array().into_iter().flatten().enumerate() {
-        let at = format!("endpoints[{index}].addresses");
-        let addresses = endpoint["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if addresses.is_empty() {
-            causes.push(Cause::required(&at, "must contain at least 1 address"));
-        }
-        for (index, address) in addresses.iter().enumerate().filter(|_| family != "FQDN") {
-            if let Some(why) = no_endpoint(text(address), family) {
-                causes.push(Cause::invalid(format!("{at}[{index}]"), address, why));
-            }
-        }
-    }
-    for (index, port) in value["ports"].as_array().into_iter().flatten().enumerate() {
-        if !port["port"].is_null() {
-            port_number(&port["port"], &format!("ports[{index}].port"), causes);
-        }
-    }
-}
-
-/// Why an address cannot be an endpoint.
-fn no_endpoint(address: &str, family: &str) -> Option<&'static str> {
-    let Ok(address) = address.parse::<IpAddr>() else {
-        return Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
-    };
-    let (link_local, link_local_multicast) = match address {
-        IpAddr::V4(address) => (address.is_link_local(), address.octets()[..3] == [224, 0, 0]),
-        IpAddr::V6(address) => (address.segments()[0] & 0xffc0 == 0xfe80, address.segments()[0] == 0xff02),
-    };
-    match address {
-        IpAddr::V6(_) if family == "IPv4" => Some("must be an IPv4 address"),
-        IpAddr::V4(_) if family == "IPv6" => Some("must be an IPv6 address"),
-        _ if address.is_unspecified() => Some("may not be unspecified (0.0.0.0 or ::)"),
-        _ if address.is_loopback() => Some("may not be in the loopback range (127.0.0.0/8, ::1/128)"),
-        _ if link_local => Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
-        _ if link_local_multicast => {
-            Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
-        }
-        _ => None,
-    }
+fn same_port(one: &Value, other: &Value) -> bool {
+    ["protocol", "port"].iter().all(|field| one[*field] == other[*field])
 }
 
 fn autoscaler(spec: &Value, causes: &mut Vec<Cause>) {

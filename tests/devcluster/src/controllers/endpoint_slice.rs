@@ -23,6 +23,8 @@ const SERVICE: &str = "kubernetes.io/service-name";
 /// Whose slices these are.
 const MANAGED_BY: (&str, &str) =
     ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+/// A node's label that says its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// The most endpoints in one slice.
 const LARGEST: usize = 100;
 
@@ -111,7 +113,7 @@ fn wanted(world: &World, service: &Service) -> Wanted {
         let by =
             ports.iter().map(|port| (port.name.clone().unwrap_or_default(), port.port.unwrap_or_default()));
         let group = groups.entry(by.collect()).or_insert_with(|| (ports, Vec::new()));
-        group.1.push(endpoint(service, pod, address));
+        group.1.push(Endpoint { zone: zone(world, pod), ..endpoint(service, pod, address) });
     }
     let mut wanted = Wanted::new();
     for (ports, mut endpoints) in groups.into_values() {
@@ -157,6 +159,13 @@ fn ports_in(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
             })
         })
         .collect()
+}
+
+/// The zone of a pod's node, as that says it.
+fn zone(world: &World, pod: &Pod) -> Option<String> {
+    let name = pod.spec.as_ref()?.node_name.clone()?;
+    let node = world.nodes.get(&Key { namespace: String::new(), name })?;
+    node.metadata.labels.as_ref()?.get(ZONE).cloned()
 }
 
 fn endpoint(service: &Service, pod: &Pod, address: &str) -> Endpoint {

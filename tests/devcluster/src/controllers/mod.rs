@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet, StatefulSet},
-    core::v1::{Pod, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{Api, Client, Resource, api::DeleteParams};
@@ -31,7 +31,7 @@ use crate::cache::{Cache, Change, Key};
 type Error = kube::Error;
 
 /// Kinds that are listed before anything is done.
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 /// Controllers at work, until this is dropped.
 pub struct Controllers {
@@ -51,6 +51,7 @@ struct World {
     services: Cache<Service>,
     /// By namespace and Service.
     slices: Cache<EndpointSlice>,
+    nodes: Cache<Node>,
 }
 
 /// The queues that changes lead to.
@@ -82,6 +83,8 @@ impl Controllers {
         follow(&mut tasks, &world.pods, client, &listed, queues.of_pods(&world));
         follow(&mut tasks, &world.services, client, &listed, queues.of_services());
         follow(&mut tasks, &world.slices, client, &listed, queues.of_slices());
+        // A node has its zone before it has pods.
+        follow(&mut tasks, &world.nodes, client, &listed, |_| {});
         macro_rules! work {
             ($keys:expr, $reconcile:path) => {{
                 let (world, mut all_listed) = (Arc::clone(&world), all_listed.clone());
@@ -132,6 +135,7 @@ impl World {
             slices: Cache::new(|slice| {
                 endpoint_slice::service_of(slice).into_iter().map(|key| word_of(&key)).collect()
             }),
+            nodes: Cache::new(|_| Vec::new()),
         }
     }
 

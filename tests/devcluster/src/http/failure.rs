@@ -70,6 +70,15 @@ impl Cause {
         }
     }
 
+    /// A list is too long.
+    pub fn too_many(field: impl Into<String>, count: usize, most: usize) -> Self {
+        Self {
+            reason: "FieldValueTooMany",
+            field: field.into(),
+            message: format!("Too many: {count}: must have at most {most} items"),
+        }
+    }
+
     /// Two entries of a list are the same where they must differ.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
         Self {

@@ -11,6 +11,7 @@ mod objects;
 mod owners;
 mod patches;
 mod scales;
+mod services;
 mod setup;
 mod validation;
 mod watches;

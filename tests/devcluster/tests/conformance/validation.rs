@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::setup::{Setup, config_map, deployment, run};
 
 /// Posts what must be refused as invalid; the fields it is told about.
-async fn causes(api: &Setup, path: &str, wrong: &Value) -> Vec<String> {
+pub async fn causes(api: &Setup, path: &str, wrong: &Value) -> Vec<String> {
     let (status, refused) = api.post(path, wrong).await;
     assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
     let causes = refused["details"]["causes"].as_array().unwrap_or_else(|| panic!("no causes: {refused}"));
@@ -128,59 +128,6 @@ fn defaults_are_filled_in() {
         );
         assert_eq!(pod["containers"][0]["imagePullPolicy"], "Always");
         assert_eq!(pod["containers"][0]["resources"]["requests"]["cpu"], "2");
-    });
-}
-
-#[test]
-fn a_service_gets_an_address_and_keeps_it() {
-    run(|api| async move {
-        let path = api.path("v1", "services");
-        let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
-        let created = api.create(&path, &service).await;
-        let address = created["spec"]["clusterIP"].as_str().unwrap();
-        assert!(address.parse::<std::net::IpAddr>().is_ok(), "{address}");
-        assert_eq!(created["spec"]["ports"][0]["targetPort"], 80);
-        assert_eq!(created["spec"]["type"], "ClusterIP");
-        let one = format!("{path}/web");
-        let (status, replaced) = api.put(&one, &service).await;
-        assert_eq!((status, &replaced["spec"]["clusterIP"]), (200, &json!(address)), "{replaced}");
-        let (status, refused) = api
-            .patch(
-                &one,
-                "merge",
-                &json!({"spec": {"clusterIP": "10.96.77.77", "clusterIPs": ["10.96.77.77"]}}),
-            )
-            .await;
-        assert_eq!(status, 422, "{refused}");
-        let headless = json!({"metadata": {"name": "none"}, "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"port": 80}]}});
-        assert_eq!(api.create(&path, &headless).await["spec"]["clusterIP"], "None");
-        let wrong = json!({"metadata": {"name": "wrong"}, "spec": {"ports": [{"port": 0}]}});
-        assert_eq!(causes(&api, &path, &wrong).await, ["spec.ports[0].port"]);
-        assert_eq!(
-            causes(&api, &path, &json!({"metadata": {"name": "wrong"}, "spec": {}})).await,
-            ["spec.ports"]
-        );
-    });
-}
-
-#[test]
-fn an_endpoint_slice_takes_no_local_address() {
-    run(|api| async move {
-        let path = api.path("discovery.k8s.io/v1", "endpointslices");
-        let slice = |address: &str| {
-            json!({
-                "metadata": {"name": "web"},
-                "addressType": "IPv4",
-                "endpoints": [{"addresses": [address]}],
-                "ports": [{"port": 80}],
-            })
-        };
-        for wrong in ["127.0.0.1", "127.1.2.3", "169.254.1.1", "0.0.0.0", "224.0.0.1", "nothing"] {
-            let fields = causes(&api, &path, &slice(wrong)).await;
-            assert!(fields.contains(&"endpoints[0].addresses[0]".to_owned()), "{wrong}: {fields:?}");
-        }
-        let created = api.create(&path, &slice("10.244.0.7")).await;
-        assert_eq!(created["ports"][0]["protocol"], "TCP");
     });
 }
 

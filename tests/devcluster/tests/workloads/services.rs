@@ -86,11 +86,13 @@ fn slices_follow_pods_from_their_address_to_their_end() {
 #[test]
 fn readiness_drives_them() {
     dev_only(
-        |_| {},
+        |options| drop(options.labels.insert("topology.kubernetes.io/zone".into(), "a".into())),
         |site| async move {
             site.create::<Service>(service()).await;
             site.create::<Deployment>(deployment(&site, "web", 1, &[])).await;
-            until(&site, "a ready endpoint", (true, true, false)).await;
+            let slices = until(&site, "a ready endpoint", (true, true, false)).await;
+            let one = endpoints(&slices)[0];
+            assert_eq!((one.node_name.as_deref(), one.zone.as_deref()), (Some("node-1"), Some("a")));
             let pod = site.pod("the pod", "app=web", is_ready).await;
             get(&pod, "/ready/no").await;
             until(&site, "an endpoint that is not ready", (false, false, false)).await;

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 /// How long anything may take before a test gives up; a real cluster pulls images and probes by whole seconds.
-const PATIENCE: Duration = Duration::from_secs(50);
+pub const PATIENCE: Duration = Duration::from_secs(50);
 
 /// A namespace to work in.
 pub struct Site {

@@ -1,0 +1,122 @@
+//! What one node knows, and the rules that follow from it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use k8s_openapi::api::{
+    core::v1::{Service, ServicePort},
+    discovery::v1::EndpointSlice,
+};
+
+use crate::cache::{Change, Key};
+
+/// Which Service a slice belongs to.
+const SERVICE: &str = "kubernetes.io/service-name";
+/// What has one of these labels is not for kube-proxy.
+const NOT_OURS: [&str; 2] = ["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"];
+
+/// Services and their slices.
+#[derive(Debug, Default)]
+pub struct View {
+    services: HashMap<Key, Arc<Service>>,
+    slices: HashMap<Key, BTreeMap<Key, Arc<EndpointSlice>>>,
+}
+
+/// A Service's address, if it has one of this family.
+pub fn cluster_ip(service: &Service) -> Option<Ipv4Addr> {
+    let spec = service.spec.as_ref()?;
+    spec.cluster_ip.as_ref()?.parse().ok()
+}
+
+// === impl View ===
+
+impl View {
+    /// Takes in a change of a Service; which one that is.
+    pub fn service(&mut self, change: Change<Service>) -> Vec<Key> {
+        let key = Key::of(change.any());
+        match change.new.filter(|service| ours(&service.metadata)) {
+            Some(service) => drop(self.services.insert(key.clone(), service)),
+            None => drop(self.services.remove(&key)),
+        }
+        vec![key]
+    }
+
+    /// Takes in a change of a slice; the Services that it was and is of.
+    pub fn slice(&mut self, change: Change<EndpointSlice>) -> Vec<Key> {
+        let mut services = Vec::new();
+        if let Some(service) = change.old.as_deref().and_then(service_of) {
+            let slice = Key::of(change.any());
+            self.slices.entry(service.clone()).or_default().remove(&slice);
+            services.push(service);
+        }
+        if let Some(slice) = change.new.filter(|slice| ours(&slice.metadata))
+            && let Some(service) = service_of(&slice)
+        {
+            self.slices.entry(service.clone()).or_default().insert(Key::of(&*slice), slice);
+            services.push(service);
+        }
+        services
+    }
+
+    /// Where new connections to a Service's ports go: to any of these endpoints, or nowhere.
+    pub fn rules(&self, service: &Key) -> Vec<((Ipv4Addr, u16), Vec<SocketAddr>)> {
+        let Some(known) = self.services.get(service) else { return Vec::new() };
+        let Some(address) = cluster_ip(known) else { return Vec::new() };
+        let ports = known.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        ports
+            .filter(|port| is_tcp(port.protocol.as_deref()))
+            .filter_map(|port| {
+                let number = port.port.try_into().ok()?;
+                Some(((address, number), self.endpoints(service, port)))
+            })
+            .collect()
+    }
+
+    /// The ready ones; if there is none, those that end and still serve.
+    fn endpoints(&self, service: &Key, port: &ServicePort) -> Vec<SocketAddr> {
+        let name = port.name.as_deref().unwrap_or_default();
+        let (mut ready, mut ending) = (BTreeSet::new(), BTreeSet::new());
+        let slices = self.slices.get(service).into_iter().flat_map(BTreeMap::values);
+        for slice in slices.filter(|slice| slice.address_type == "IPv4") {
+            let ports = slice.ports.iter().flatten();
+            let named = ports.filter(|of| {
+                of.name.as_deref().unwrap_or_default() == name && is_tcp(of.protocol.as_deref())
+            });
+            let numbers: Vec<u16> = named.filter_map(|port| port.port?.try_into().ok()).collect();
+            for endpoint in &slice.endpoints {
+                let conditions = endpoint.conditions.clone().unwrap_or_default();
+                let is_ready = conditions.ready.unwrap_or(true);
+                let serves = conditions.serving.unwrap_or(is_ready);
+                let set = match (is_ready, serves && conditions.terminating.unwrap_or(false)) {
+                    (true, _) => &mut ready,
+                    (false, true) => &mut ending,
+                    (false, false) => continue,
+                };
+                // As kube-proxy: the further addresses of an endpoint are not looked at.
+                let Some(address) = endpoint.addresses.first().and_then(|text| text.parse().ok()) else {
+                    continue;
+                };
+                set.extend(numbers.iter().map(|number| SocketAddr::new(address, *number)));
+            }
+        }
+        let chosen = if ready.is_empty() { ending } else { ready };
+        chosen.into_iter().collect()
+    }
+}
+
+fn ours(meta: &kube::api::ObjectMeta) -> bool {
+    let labels = meta.labels.as_ref();
+    labels.is_none_or(|labels| NOT_OURS.iter().all(|label| !labels.contains_key(*label)))
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<Key> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE)?;
+    Some(Key::beside(slice, name))
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
