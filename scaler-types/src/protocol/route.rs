@@ -7,6 +7,8 @@
 //! | own, both -> dlx | the DLXs are named before the resource's own endpoints are taken away; asleep or awake, a DLX serves |
 //! | dlx -> both | both serve; with no endpoint yet, the DLXs alone do |
 //! | both -> own | only when endpoints of its own have been there for the grace: everybody who follows the route knows them |
+//!
+//! While a fence stands nothing is given back, whoever asks for it: its commit may have read the route already.
 
 use crate::{Leads, Path, State};
 
@@ -65,7 +67,9 @@ pub fn route_step(seen: &RouteSeen) -> Option<Leads> {
 fn wanted(seen: &RouteSeen) -> Option<Leads> {
     use State::{Active, Asleep, Draining, Failed, Waking};
     if !seen.asked || seen.dlxs == Dlxs::Dead {
-        return Some(Leads::Own);
+        // A commit may be on its way, and has read the route: the fence is lifted first, whosever it is.
+        let fenced = seen.state == Draining && seen.scaled;
+        return (!fenced).then_some(Leads::Own);
     }
     match (seen.path, seen.state, seen.scaled) {
         (Path::External, ..) => None,
@@ -159,11 +163,35 @@ mod tests {
         for path in [Path::Always, Path::Direct] {
             for state in STATES {
                 let at = |leads| RouteSeen { dlxs: Dlxs::Dead, ..seen(path, state, true, leads) };
+                if state == State::Draining {
+                    continue;
+                }
                 assert_eq!(route_step(&at(Leads::Dlx)), Some(Leads::Both));
                 assert_eq!(route_step(&at(Leads::Both)), None);
                 let ready = RouteSeen { own_ready: true, ..at(Leads::Both) };
                 assert_eq!(route_step(&ready), Some(Leads::Own), "without a grace");
                 assert_eq!(route_step(&at(Leads::Own)), None);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_given_back_while_a_fence_stands() {
+        for path in [Path::Always, Path::Direct] {
+            for leads in [Leads::Both, Leads::Dlx] {
+                for confirmed in [false, true] {
+                    let known = RouteSeen {
+                        confirmed,
+                        own_known: true,
+                        own_ready: true,
+                        ..seen(path, State::Draining, true, leads)
+                    };
+                    assert_eq!(route_step(&RouteSeen { asked: false, ..known }), None);
+                    assert_eq!(route_step(&RouteSeen { dlxs: Dlxs::Dead, ..known }), None);
+                    // Somebody scaled it to zero: no commit finds what it expects.
+                    let zero = RouteSeen { asked: false, scaled: false, ..known };
+                    assert!(route_step(&zero).is_some());
+                }
             }
         }
     }

@@ -83,5 +83,6 @@ pub mod event;
 pub mod explore;
 pub mod fault;
 pub mod model;
+pub mod route;
 pub mod step;
 pub mod world;

@@ -1,0 +1,118 @@
+//! What is worth knowing about a step: each of these must be seen in the faultless model.
+
+/// Something interesting that happened on a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A commit put the resource to zero.
+    Committed,
+    /// A commit found another row.
+    CommitConflict,
+    /// A commit found another route when it read it once more.
+    RouteChanged,
+    /// A try found the route changed when it was to switch it.
+    SwitchConflict,
+    /// A try switched a route that led to the DLXs already.
+    SwitchedAgain,
+    /// A sample saw a request at a pod.
+    NotIdle,
+    /// A request came to a DLX while the route was switched, and reverted the fence.
+    RevertedBySwitched,
+    /// A commit cut a request that no sample could see.
+    CutUnseen,
+    /// The resource slept, and was woken by a request.
+    WokenByRequest,
+    /// New connections go to both.
+    LedToBoth,
+    /// They go to the pods alone again.
+    GivenBack,
+    /// The Service was led from opting in.
+    OptedIn,
+    /// A fence was lifted that somebody had left behind.
+    LeftBehind,
+    /// A rival lifted the other's fence.
+    RivalReverted,
+    /// The write of a dead or given up author happened.
+    OrphanLanded,
+    /// It came too late.
+    OrphanConflict,
+    /// A rival's change of the route came too late.
+    RouteConflict,
+    /// A decision was made on what had changed since.
+    StaleDropped,
+    /// The key was taken away inside a fence.
+    KeyTakenInsideFence,
+    /// Ours was put back.
+    PutBack,
+    /// A request came to a pod of an always led Service past the DLXs.
+    PastDlxs,
+    /// The slice was deleted while the key was there.
+    SliceDeletedUnderKey,
+    /// It was scaled up inside a fence.
+    ScaledInsideFence,
+    /// It was scaled to zero inside a fence.
+    ZeroInsideFence,
+    /// A wake by hand was noticed.
+    WokenByHand,
+    /// The owner opted out inside a fence.
+    OptedOutInsideFence,
+    /// The owner opted out while it slept.
+    OptedOutAsleep,
+    /// Slices were brought up to date.
+    Tended,
+    /// A DLX ended in good order.
+    Ended,
+    /// A slice named a stopping DLX once more.
+    NamedAgain,
+    /// A node still knew a DLX that died.
+    DeadNamed,
+    /// No DLX served for so long that the route was given back.
+    DeadMan,
+    /// A DLX joined inside a fence.
+    JoinedInsideFence,
+}
+
+// === impl Event ===
+
+impl Event {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Committed,
+        Self::CommitConflict,
+        Self::RouteChanged,
+        Self::SwitchConflict,
+        Self::SwitchedAgain,
+        Self::NotIdle,
+        Self::RevertedBySwitched,
+        Self::CutUnseen,
+        Self::WokenByRequest,
+        Self::LedToBoth,
+        Self::GivenBack,
+        Self::OptedIn,
+        Self::LeftBehind,
+        Self::RivalReverted,
+        Self::OrphanLanded,
+        Self::OrphanConflict,
+        Self::RouteConflict,
+        Self::StaleDropped,
+        Self::KeyTakenInsideFence,
+        Self::PutBack,
+        Self::PastDlxs,
+        Self::SliceDeletedUnderKey,
+        Self::ScaledInsideFence,
+        Self::ZeroInsideFence,
+        Self::WokenByHand,
+        Self::OptedOutInsideFence,
+        Self::OptedOutAsleep,
+        Self::Tended,
+        Self::Ended,
+        Self::NamedAgain,
+        Self::DeadNamed,
+        Self::DeadMan,
+        Self::JoinedInsideFence,
+    ];
+
+    /// Its bit in a set of events.
+    pub fn bit(self) -> u64 {
+        1 << self as u64
+    }
+}

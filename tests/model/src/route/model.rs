@@ -1,0 +1,306 @@
+//! The steps that can be taken, and what holds at the end.
+
+use scaler_types::{
+    Leads, Path, Row, State,
+    protocol::{self, Gate, GateInput, RouteSeen, Rules, Seen, route_step},
+};
+
+use super::{
+    fault::Fault,
+    step::Step,
+    world::{self, Autoscaler, Budget, Direct, Dlx, Grace, Node, Service, Since, Slice, World},
+};
+use crate::{canon, explore};
+
+/// A model: path, rules, a fault, and how much may happen.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The resource's path.
+    pub path: Path,
+    /// How it begins.
+    pub begins: Begins,
+    /// The protocol's rules.
+    pub rules: Rules,
+    /// What is wrong in the daemons or around them.
+    pub fault: Option<Fault>,
+    /// What may happen.
+    pub budget: Budget,
+    /// Nodes.
+    pub nodes: usize,
+    /// DLXs that run at the beginning.
+    pub dlxs: usize,
+    /// Autoscalers that believe to lead.
+    pub autoscalers: usize,
+}
+
+/// How a world begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begins {
+    /// Active, nothing of ours on the Service.
+    Own,
+    /// Active, and led to the DLXs for longer than any window.
+    Led,
+    /// Asleep, and led to the DLXs.
+    Asleep,
+}
+
+/// A step. The numbers say which node (`n`), DLX (`d`), autoscaler (`a`) or write without an author (`o`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it; super::step says the rest")]
+pub enum Action {
+    Controller,
+    Ready,
+    Follow { n: usize },
+    Connect { n: usize },
+    EndDirect,
+    Pool,
+    Reuse,
+    EndUnseen,
+    See { d: usize },
+    Arrive { d: usize },
+    Release { d: usize },
+    End { d: usize },
+    Want { d: usize },
+    Answers { d: usize },
+    Join { d: usize },
+    Leave { d: usize },
+    Unnamed { d: usize },
+    Gone { d: usize },
+    Die { d: usize },
+    Look { a: usize },
+    Decide { a: usize, dead: bool },
+    Land { a: usize },
+    Cover { a: usize },
+    Begin { a: usize },
+    Ask { a: usize, d: usize },
+    GiveUp { a: usize },
+    Switch { a: usize },
+    Sample { a: usize },
+    Sampled { a: usize },
+    ReadAgain { a: usize },
+    Commit { a: usize },
+    Recover { a: usize },
+    Crash { a: usize },
+    LandOrphan { o: usize },
+    Vanish { o: usize },
+    TakeKey,
+    DeleteSlice,
+    DeleteOwn,
+    HandZero,
+    HandUp,
+    OptOut,
+}
+
+// === impl Model ===
+
+impl explore::Model for Model {
+    type State = World;
+    type Action = Action;
+
+    fn initial(&self) -> World {
+        let (asleep, led) = (self.begins == Begins::Asleep, self.begins != Begins::Own);
+        let state = if asleep { State::Asleep } else { State::Active };
+        let row = Row { state, ..Row::default() };
+        let workload = Seen { row, version: canon::version(0), scaled: !asleep };
+        let dlx = |d: usize| {
+            (d < self.dlxs).then(|| {
+                let mut gate = Gate::new(self.rules);
+                gate.step(GateInput::Saw(Some(workload.clone())));
+                Dlx { bit: 1 << d, gate, in_flight: 0, held: 0, leaving: false, unnamed: None }
+            })
+        };
+        let (service, slice) = (canon::nonce(1), canon::nonce(2));
+        let names = (1 << self.dlxs) - 1;
+        let grace = Grace { through: true, left: [0; 2] };
+        let since = Since { service, slice: Some(slice), workload: canon::version(0), grace, covered: true };
+        let autoscaler = Autoscaler {
+            led: Some(since).filter(|_| self.path == Path::Always && led),
+            ..Autoscaler::default()
+        };
+        let mut world = World {
+            workload: workload.clone(),
+            up: !asleep,
+            committed: asleep,
+            asked: true,
+            service: Service { key: led, version: service },
+            slice: Some(Slice { names, version: slice }).filter(|_| led),
+            own: !led,
+            forgiven: false,
+            nodes: Vec::new(),
+            direct: Direct::default(),
+            dlxs: [dlx(0), dlx(1)],
+            ended: 0,
+            autoscalers: [0, 1]
+                .map(|a| if a < self.autoscalers { autoscaler.clone() } else { Autoscaler::default() }),
+            orphans: Vec::new(),
+            left: self.budget,
+            incarnations: u8::try_from(self.dlxs).expect("few"),
+            names: 2,
+        };
+        world.nodes = vec![Node { sees: world.view(), behind: Vec::new() }; self.nodes];
+        world
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        use Action::{
+            Answers, Arrive, Ask, Begin, Commit, Connect, Controller, Cover, Crash, Decide, DeleteOwn,
+            DeleteSlice, Die, End, EndDirect, EndUnseen, Follow, GiveUp, Gone, HandUp, HandZero, Join, Land,
+            LandOrphan, Leave, Look, OptOut, Pool, ReadAgain, Ready, Recover, Release, Reuse, Sample,
+            Sampled, See, Switch, TakeKey, Unnamed, Vanish, Want,
+        };
+        actions.extend([Controller, Ready, EndDirect, Pool, Reuse, EndUnseen]);
+        actions.extend((0..self.nodes).flat_map(|n| [Follow { n }, Connect { n }]));
+        for d in 0..2 {
+            if world.dlxs[d].is_none() {
+                actions.push(Join { d });
+                continue;
+            }
+            actions.extend([See { d }, Arrive { d }, Release { d }, End { d }, Want { d }, Answers { d }]);
+            actions.extend([Leave { d }, Unnamed { d }, Gone { d }, Die { d }]);
+        }
+        for a in 0..self.autoscalers {
+            actions.extend([Look { a }, Decide { a, dead: false }, Decide { a, dead: true }, Land { a }]);
+            actions.extend([Cover { a }, Begin { a }, Recover { a }, Crash { a }]);
+            if world.autoscalers[a].attempt.is_some() {
+                actions.extend([Ask { a, d: 0 }, Ask { a, d: 1 }, GiveUp { a }, Switch { a }]);
+                actions.extend([Sample { a }, Sampled { a }, ReadAgain { a }, Commit { a }]);
+            }
+        }
+        actions.extend((0..world.orphans.len()).flat_map(|o| [LandOrphan { o }, Vanish { o }]));
+        actions.extend([TakeKey, DeleteSlice, DeleteOwn, HandZero, HandUp, OptOut]);
+    }
+
+    fn next(&self, world: &World, action: &Action, events: &mut u64) -> Result<Option<World>, String> {
+        let mut step = Step { model: self, world: world.clone(), events: 0 };
+        let done = step.take(*action)?;
+        if done {
+            *events |= step.events;
+        }
+        Ok(done.then_some(step.world))
+    }
+
+    fn fingerprint(&self, world: &World) -> u64 {
+        world.fingerprint()
+    }
+
+    fn wrong_end(&self, world: &World) -> Option<String> {
+        let state = world.workload.row.state;
+        if matches!(state, State::Draining | State::Waking) {
+            return Some(format!("it ends {state}"));
+        }
+        if world.workload.scaled && state == State::Asleep {
+            return Some("it ends asleep with replicas".into());
+        }
+        if let Some(dlx) = world.dlxs.iter().flatten().find(|dlx| dlx.held + dlx.in_flight > 0) {
+            return Some(format!("it ends with {} held, {} in flight", dlx.held, dlx.in_flight));
+        }
+        let (leads, serving) = (world.leads(), world.serving());
+        let right = match (world.asked, self.path, state, world.workload.scaled) {
+            _ if serving == 0 => leads != Leads::Dlx && (leads == Leads::Own || !world.up),
+            // What sleeps is not woken for it: a request is, and then it is given back.
+            (false, ..) => leads == Leads::Own || (leads == Leads::Both && !world.up),
+            (true, Path::Always, ..) => leads == Leads::Dlx,
+            (true, _, State::Active, true) => leads == Leads::Own,
+            // A person put it to zero.
+            (true, _, State::Active, false) => true,
+            (true, ..) => leads == Leads::Dlx,
+        };
+        if !right {
+            return Some(format!("it ends {state}, and leads to {leads:?}"));
+        }
+        match &world.slice {
+            Some(slice) if serving != 0 && slice.names != serving => {
+                Some(format!("it ends with {:b} named while {serving:b} serve", slice.names))
+            }
+            None if leads == Leads::Dlx => Some("it ends with the key alone".into()),
+            _ => None,
+        }
+    }
+}
+
+impl Model {
+    /// The faultless model: one node, one DLX, one autoscaler.
+    pub fn new(path: Path, begins: Begins, budget: Budget) -> Self {
+        Self { path, begins, rules: Rules::default(), fault: None, budget, nodes: 1, dlxs: 1, autoscalers: 1 }
+    }
+
+    /// Whether a fault is in force.
+    pub fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    /// Where the route goes next, for an autoscaler that saw `service` and `slice`.
+    pub fn route_step(&self, workload: &Seen, route: &RouteIn<'_>) -> Option<Leads> {
+        let mut state = workload.row.state;
+        if self.has(Fault::GivesBackInsideFence) && state == State::Draining {
+            state = State::Active;
+        }
+        route_step(&RouteSeen {
+            path: self.path,
+            asked: route.asked,
+            leads: world::leads(route.service, route.slice),
+            complete: route.slice.is_some(),
+            state,
+            scaled: workload.scaled,
+            confirmed: route.confirmed,
+            own_known: route.known,
+            own_ready: route.ready,
+            dlxs: match (route.serving, route.dead) {
+                (0, true) => protocol::Dlxs::Dead,
+                (0, false) => protocol::Dlxs::Away,
+                _ => protocol::Dlxs::Serving,
+            },
+        })
+    }
+
+    /// Whether anything may have to be done to the route. (What is seen of a settled one is seen as well when it is not any more.)
+    pub fn is_unsettled(&self, world: &World, a: usize) -> bool {
+        let now = |dead| RouteIn {
+            service: &world.service,
+            slice: world.slice.as_ref(),
+            asked: world.asked,
+            ready: world.up,
+            known: world.up,
+            confirmed: false,
+            serving: world.serving(),
+            dead,
+        };
+        let autoscaler = &world.autoscalers[a];
+        let waits = self.path == Path::Always
+            && world.left.fences > 0
+            && world.leads() == Leads::Dlx
+            && autoscaler.led.as_ref().is_none_or(|led| led.service != world.service.version);
+        waits
+            || world.workload.row.state == State::Draining
+            || world.calls().next().is_some()
+            || world.autoscalers.iter().any(|autoscaler| autoscaler.attempt.is_some())
+            || [false, true].iter().any(|dead| self.route_step(&world.workload, &now(*dead)).is_some())
+            || self.tends(world.slice.as_ref(), world.serving())
+    }
+
+    /// Whether a slice is to be brought up to date.
+    pub fn tends(&self, slice: Option<&Slice>, serving: world::Dlxs) -> bool {
+        serving != 0 && slice.is_some_and(|slice| slice.names != serving)
+    }
+}
+
+/// What a decision on a route is made on.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteIn<'a> {
+    /// The Service.
+    pub service: &'a Service,
+    /// Our slice.
+    pub slice: Option<&'a Slice>,
+    /// It is asked for.
+    pub asked: bool,
+    /// The pods are ready.
+    pub ready: bool,
+    /// Everybody knows them.
+    pub known: bool,
+    /// A fence of its own stands.
+    pub confirmed: bool,
+    /// The DLXs that serve.
+    pub serving: world::Dlxs,
+    /// None has for long.
+    pub dead: bool,
+}

@@ -1,0 +1,57 @@
+//! What an autoscaler does besides its tries and its changes of the route.
+
+use scaler_types::{Row, State, Version, protocol::recover};
+
+use super::{Step, take_one};
+use crate::route::{
+    event::Event,
+    world::{Autoscaler, Orphan, Since},
+};
+
+// === impl Step ===
+
+impl Step<'_> {
+    /// Everybody has followed, what had come past the DLXs before has ended, and that is outside every window by now.
+    pub(super) fn cover(&mut self, a: usize) -> bool {
+        let ended = self.world.direct.seen == 0;
+        let Some(led) = self.world.autoscalers[a].led.clone() else { return false };
+        let covers = ended && !led.covered && self.is_over(&led.grace);
+        self.world.autoscalers[a].led = Some(Since { covered: led.covered || covers, ..led });
+        covers
+    }
+
+    /// A row that nobody works on any more.
+    pub(super) fn recover(&mut self, a: usize) -> bool {
+        let fresh = self.nonce();
+        let mine = self.world.autoscalers[a].attempt.is_some();
+        let Some(row) = recover(&self.world.workload, mine, true, fresh) else { return false };
+        match self.world.workload.row.state {
+            State::Draining if self.is_rivals(a) => self.note(Event::RivalReverted),
+            State::Draining => self.note(Event::LeftBehind),
+            State::Asleep => self.note(Event::WokenByHand),
+            _ => false,
+        };
+        self.write_row(Row { reason: String::new(), ..row });
+        true
+    }
+
+    pub(super) fn crash(&mut self, a: usize) -> bool {
+        let autoscaler = &self.world.autoscalers[a];
+        let idle = autoscaler.attempt.is_none() && autoscaler.call.is_none() && autoscaler.told.is_none();
+        if idle || !take_one(&mut self.world.left.crashes) {
+            return false;
+        }
+        let Autoscaler { call, attempt, .. } = std::mem::take(&mut self.world.autoscalers[a]);
+        self.world.orphans.extend(call.map(Orphan::Route));
+        let commit = attempt.and_then(|attempt| attempt.commit).filter(|commit| commit.checked);
+        self.world.orphans.extend(commit.map(Orphan::Commit));
+        true
+    }
+
+    pub(super) fn write_row(&mut self, row: Row) -> Version {
+        let version = self.version();
+        self.world.workload.row = row;
+        self.world.workload.version = version.clone();
+        version
+    }
+}

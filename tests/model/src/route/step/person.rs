@@ -1,0 +1,98 @@
+//! What people do, and what works for them.
+
+use scaler_types::State;
+
+use super::{Step, take_one};
+use crate::route::{event::Event, world::Direct};
+
+// === impl Step ===
+
+impl Step<'_> {
+    /// Server-side apply of the user's manifest. Not between a commit's last look at the route and its write: that takes
+    /// milliseconds, and nobody could know.
+    pub(super) fn take_key(&mut self) -> bool {
+        if !self.world.service.key || self.world.commits() || !take_one(&mut self.world.left.takes) {
+            return false;
+        }
+        self.world.service.key = false;
+        self.world.service.version = self.nonce();
+        if self.is_fenced() {
+            self.note(Event::KeyTakenInsideFence);
+        }
+        true
+    }
+
+    pub(super) fn delete_slice(&mut self) -> bool {
+        if self.world.slice.is_none() || !take_one(&mut self.world.left.deletes) {
+            return false;
+        }
+        if self.world.service.key {
+            self.note(Event::SliceDeletedUnderKey);
+        }
+        self.world.slice = None;
+        self.world.forgiven = true;
+        self.tell();
+        true
+    }
+
+    /// The controller writes it again.
+    pub(super) fn delete_own(&mut self) -> bool {
+        if !self.world.own || !take_one(&mut self.world.left.own_deletes) {
+            return false;
+        }
+        self.world.own = false;
+        self.world.forgiven = true;
+        self.tell();
+        true
+    }
+
+    pub(super) fn hand_zero(&mut self) -> bool {
+        if !self.world.workload.scaled || !take_one(&mut self.world.left.zeros) {
+            return false;
+        }
+        if self.is_fenced() {
+            self.note(Event::ZeroInsideFence);
+        }
+        self.world.workload.scaled = false;
+        self.world.up = false;
+        self.world.committed = false;
+        self.world.forgiven = true;
+        self.world.direct = Direct::default();
+        for dlx in self.world.dlxs.iter_mut().flatten() {
+            dlx.in_flight = 0;
+        }
+        self.world.workload.version = self.version();
+        true
+    }
+
+    /// From zero, or to another number.
+    pub(super) fn hand_up(&mut self) -> bool {
+        if !take_one(&mut self.world.left.ups) {
+            return false;
+        }
+        if self.is_fenced() {
+            self.note(Event::ScaledInsideFence);
+        }
+        self.scale_up();
+        self.world.workload.version = self.version();
+        true
+    }
+
+    /// An annotation: the version covers row and scale alone.
+    pub(super) fn opt_out(&mut self) -> bool {
+        if !self.world.asked || !take_one(&mut self.world.left.opt_outs) {
+            return false;
+        }
+        self.world.asked = false;
+        if self.is_fenced() {
+            self.note(Event::OptedOutInsideFence);
+        } else if self.world.workload.row.state == State::Asleep {
+            self.note(Event::OptedOutAsleep);
+        }
+        true
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.world.workload.row.state == State::Draining
+    }
+}

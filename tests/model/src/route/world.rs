@@ -1,0 +1,435 @@
+//! The state of the modelled world: one resource, its Service, and who follows it.
+
+use std::hash::{Hash, Hasher};
+
+use scaler_types::{
+    Leads, Nonce, Row, Version,
+    protocol::{Fence, Gate, Seen},
+};
+
+use crate::canon::{self, Canon};
+
+/// A set of DLXs, a bit for each incarnation.
+pub type Dlxs = u8;
+
+/// Everything there is, and what is under way.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The workload: row, version and scale.
+    pub workload: Seen,
+    /// Its pods are ready.
+    pub up: bool,
+    /// It was a commit that put it to zero.
+    pub committed: bool,
+    /// Its owner asks for its Service to be led.
+    pub asked: bool,
+    /// The Service.
+    pub service: Service,
+    /// Our slice on it.
+    pub slice: Option<Slice>,
+    /// The slice of the cluster's own controller names the pods.
+    pub own: bool,
+    /// A person stopped the pods or deleted a slice, or all that ours named had died, and nobody has been named for good since.
+    pub forgiven: bool,
+    /// Who follows the slices.
+    pub nodes: Vec<Node>,
+    /// Requests that have reached a pod past every DLX.
+    pub direct: Direct,
+    /// The DLXs; `None`: no incarnation runs there now.
+    pub dlxs: [Option<Dlx>; 2],
+    /// The DLXs that ended in good order.
+    pub ended: Dlxs,
+    /// The autoscalers, each of which believes to lead.
+    pub autoscalers: [Autoscaler; 2],
+    /// Writes whose author is gone or has given up: they may still happen.
+    pub orphans: Vec<Orphan>,
+    /// What may still happen.
+    pub left: Budget,
+    /// Incarnations of DLXs so far.
+    pub incarnations: u8,
+    /// The last version and nonce given out. No part of a state's identity.
+    pub names: u32,
+}
+
+/// What is ours on the Service.
+#[derive(Clone, Debug, Hash)]
+pub struct Service {
+    /// The selector has our key.
+    pub key: bool,
+    /// Another one with every write.
+    pub version: Nonce,
+}
+
+/// Our slice.
+#[derive(Clone, Debug, Hash)]
+pub struct Slice {
+    /// The DLXs it names.
+    pub names: Dlxs,
+    /// Another one with every write.
+    pub version: Nonce,
+}
+
+/// Whom new connections can go to.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub struct View {
+    /// The pods.
+    pub own: bool,
+    /// These DLXs.
+    pub dlxs: Dlxs,
+}
+
+/// A node, or an ingress controller.
+#[derive(Clone, Debug, Hash)]
+pub struct Node {
+    /// What it goes by.
+    pub sees: View,
+    /// The changes that it has yet to follow, in order.
+    pub behind: Vec<View>,
+}
+
+/// The time that everybody has to follow a change: it is over when the controller was through with what was there when it
+/// began, and every node with what the controller had made of it.
+#[derive(Clone, Debug, Hash)]
+pub struct Grace {
+    /// The controller is through.
+    pub through: bool,
+    /// Changes that each node has yet to follow.
+    pub left: [u8; 2],
+}
+
+/// Requests at the pods that passed no DLX.
+#[derive(Clone, Copy, Debug, Default, Hash)]
+pub struct Direct {
+    /// In flight, and seen by a sample that is taken now.
+    pub seen: u8,
+    /// Open connections between two requests.
+    pub pooled: u8,
+    /// In flight on a pooled connection, since after the sample that a commit waited for; on path always, on one of before it
+    /// was led.
+    pub unseen: u8,
+}
+
+/// One incarnation of a DLX.
+#[derive(Clone, Debug, Hash)]
+pub struct Dlx {
+    /// Its bit.
+    pub bit: Dlxs,
+    /// The protocol's side.
+    pub gate: Gate,
+    /// Requests sent to the resource.
+    pub in_flight: u8,
+    /// Requests held.
+    pub held: u8,
+    /// It takes no requests that could go elsewhere, and ends when nobody knows it any more.
+    pub leaving: bool,
+    /// No slice names it, and this is how long it has waited since.
+    pub unnamed: Option<Grace>,
+}
+
+/// One autoscaler. After a crash another one is there at once.
+#[derive(Clone, Debug, Default, Hash)]
+pub struct Autoscaler {
+    /// What it last saw of the route, to decide on.
+    pub told: Option<Told>,
+    /// The call of its plugin that changes the route, and its write.
+    pub call: Option<Call>,
+    /// Since when it has seen that the route leads to both and the pods are ready.
+    pub own: Option<Since>,
+    /// Since when it has seen that the route leads to the DLXs.
+    pub led: Option<Since>,
+    /// The try under way.
+    pub attempt: Option<Attempt>,
+}
+
+/// The route as it was told.
+#[derive(Clone, Debug, Hash)]
+pub struct Told {
+    /// The Service.
+    pub service: Service,
+    /// Our slice.
+    pub slice: Option<Slice>,
+    /// The pods are ready.
+    pub ready: bool,
+    /// It is asked for.
+    pub asked: bool,
+    /// The DLXs that serve: only with the fault that goes by this.
+    pub serving: Option<Dlxs>,
+    /// The workload.
+    pub workload: Seen,
+}
+
+/// A clock of an autoscaler's own, for one version of the route.
+#[derive(Clone, Debug, Hash)]
+pub struct Since {
+    /// The Service it saw.
+    pub service: Nonce,
+    /// The slice it saw.
+    pub slice: Option<Nonce>,
+    /// The workload it saw.
+    pub workload: Version,
+    /// Whether everybody has followed since.
+    pub grace: Grace,
+    /// Whether what had come before has ended, and is outside every window.
+    pub covered: bool,
+}
+
+/// A change of the route under way.
+#[derive(Clone, Debug, Hash)]
+pub struct Call {
+    /// Where it is to lead; `None`: the slice is only brought up to date.
+    pub to: Option<Leads>,
+    /// The write that is on its way.
+    pub write: RouteWrite,
+    /// The Service's version that must stand.
+    pub service: Nonce,
+    /// The slice's version that must stand; `None`: there must be none.
+    pub slice: Option<Nonce>,
+    /// The DLXs to name.
+    pub names: Dlxs,
+    /// It is a try's.
+    pub switch: bool,
+}
+
+/// One write of a route.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum RouteWrite {
+    /// Our slice.
+    Slice,
+    /// The key is added, or given another value.
+    Key,
+    /// The key is removed.
+    NoKey,
+    /// Our slice is removed.
+    NoSlice,
+}
+
+/// One try to put the resource to zero.
+#[derive(Clone, Debug, Hash)]
+pub struct Attempt {
+    /// The protocol's side.
+    pub fence: Fence,
+    /// Its nonce.
+    pub nonce: Nonce,
+    /// The DLXs that have yet to answer.
+    pub asked: Dlxs,
+    /// The version of the Service that it goes by: the one on which it began, then the one that the switch wrote.
+    pub service: Nonce,
+    /// How far the switch is; `None`: it was not ordered.
+    pub switch: Option<Switch>,
+    /// The commit.
+    pub commit: Option<Commit>,
+}
+
+/// How far a switch is.
+#[derive(Clone, Debug, Hash)]
+pub enum Switch {
+    /// The route is to be written.
+    Ordered,
+    /// It leads to the DLXs.
+    Led(Grace),
+    /// The sample is being taken; whether it was idle so far.
+    Sampling(bool),
+    /// It was idle.
+    Sampled,
+}
+
+/// A commit.
+#[derive(Clone, Debug, Hash)]
+pub struct Commit {
+    /// The workload's version that must stand.
+    pub expected: Version,
+    /// The row.
+    pub row: Row,
+    /// The route was read once more, and the write is on its way.
+    pub checked: bool,
+}
+
+/// A write without an author.
+#[derive(Clone, Debug, Hash)]
+pub enum Orphan {
+    /// Of a route; nothing comes after it.
+    Route(Call),
+    /// Of a commit; whether it was a try that had taken a sample.
+    Commit(Commit),
+}
+
+/// How often each thing may still happen.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub struct Budget {
+    /// Requests come to a DLX.
+    pub requests: u8,
+    /// New connections are made to a pod.
+    pub connections: u8,
+    /// One of them is kept for another request.
+    pub pools: u8,
+    /// An autoscaler begins a fence.
+    pub fences: u8,
+    /// An autoscaler dies.
+    pub crashes: u8,
+    /// Server-side apply takes the key away.
+    pub takes: u8,
+    /// A person deletes our slice.
+    pub deletes: u8,
+    /// A person deletes the controller's slice.
+    pub own_deletes: u8,
+    /// A person scales to zero.
+    pub zeros: u8,
+    /// A person, or an HPA, scales up.
+    pub ups: u8,
+    /// The owner asks for it no more.
+    pub opt_outs: u8,
+    /// Another DLX joins.
+    pub joins: u8,
+    /// A DLX is asked to end.
+    pub leaves: u8,
+    /// A DLX dies.
+    pub deaths: u8,
+}
+
+// === impl World ===
+
+impl World {
+    /// Where the route leads.
+    pub fn leads(&self) -> Leads {
+        leads(&self.service, self.slice.as_ref())
+    }
+
+    /// The DLXs that take requests.
+    pub fn serving(&self) -> Dlxs {
+        let serving = self.dlxs.iter().flatten().filter(|dlx| dlx.serves());
+        serving.fold(0, |all, dlx| all | dlx.bit)
+    }
+
+    /// Whether the controller has nothing to do.
+    pub fn is_through(&self) -> bool {
+        self.own == (self.up && !self.service.key)
+    }
+
+    /// What the slices say now.
+    pub fn view(&self) -> View {
+        View { own: self.own, dlxs: self.slice.as_ref().map_or(0, |slice| slice.names) }
+    }
+
+    /// The time to follow begins.
+    pub fn grace(&self) -> Grace {
+        let mut grace = Grace { through: false, left: [0; 2] };
+        grace.look(self.is_through(), &self.backlog());
+        grace
+    }
+
+    /// How far each node is behind.
+    pub fn backlog(&self) -> [u8; 2] {
+        [0, 1].map(|n| self.nodes.get(n).map_or(0, |node| node.behind.len() as u8))
+    }
+
+    /// Every clock that runs.
+    pub fn graces(&mut self) -> impl Iterator<Item = &mut Grace> {
+        let autoscalers = self.autoscalers.iter_mut().flat_map(|autoscaler| {
+            let Autoscaler { own, led, attempt, .. } = autoscaler;
+            let switch = attempt.as_mut().and_then(|attempt| match &mut attempt.switch {
+                Some(Switch::Led(grace)) => Some(grace),
+                _ => None,
+            });
+            [own, led].into_iter().flatten().map(|since| &mut since.grace).chain(switch)
+        });
+        autoscalers.chain(self.dlxs.iter_mut().flatten().filter_map(|dlx| dlx.unnamed.as_mut()))
+    }
+
+    /// Writes of the route that are on their way.
+    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+        let orphans = self.orphans.iter().filter_map(|orphan| match orphan {
+            Orphan::Route(call) => Some(call),
+            Orphan::Commit(_) => None,
+        });
+        self.autoscalers.iter().filter_map(|autoscaler| autoscaler.call.as_ref()).chain(orphans)
+    }
+
+    /// Whether a commit has read the route and is on its way.
+    pub fn commits(&self) -> bool {
+        let attempts = self.autoscalers.iter().filter_map(|autoscaler| autoscaler.attempt.as_ref());
+        attempts.filter_map(|attempt| attempt.commit.as_ref()).any(|commit| commit.checked)
+            || self.orphans.iter().any(|orphan| matches!(orphan, Orphan::Commit(_)))
+    }
+
+    /// The same for worlds that differ only in names, and in which autoscaler is the first.
+    pub fn fingerprint(&self) -> u64 {
+        let of = |a: usize| canon::fingerprint(&self.autoscalers[a]);
+        let leaders = if of(0) <= of(1) { [0, 1] } else { [1, 0] };
+        let mut hasher = Canon::default();
+        (&self.workload, self.up, self.committed, self.asked, &self.service, &self.slice).hash(&mut hasher);
+        (self.own, self.forgiven, &self.nodes, self.direct, &self.dlxs, self.ended).hash(&mut hasher);
+        leaders.map(|a| &self.autoscalers[a]).hash(&mut hasher);
+        (&self.orphans, self.left, self.incarnations).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Where a route leads.
+pub fn leads(service: &Service, slice: Option<&Slice>) -> Leads {
+    match (service.key, slice) {
+        (false, None) => Leads::Own,
+        (false, Some(_)) => Leads::Both,
+        (true, _) => Leads::Dlx,
+    }
+}
+
+// === impl Grace ===
+
+impl Grace {
+    /// The controller may be through by now.
+    pub fn look(&mut self, through: bool, backlog: &[u8; 2]) {
+        if through && !self.through {
+            (self.through, self.left) = (true, *backlog);
+        }
+    }
+
+    /// Everybody has followed.
+    pub fn is_over(&self) -> bool {
+        self.through && self.left == [0; 2]
+    }
+}
+
+// === impl Dlx ===
+
+impl Dlx {
+    /// Whether it takes requests.
+    pub fn serves(&self) -> bool {
+        !self.leaving && self.gate.seen().is_some()
+    }
+}
+
+// === impl Budget ===
+
+macro_rules! budget {
+    ($($field:ident),*) => {
+        impl Budget {
+            /// Nothing happens.
+            pub const NONE: Self = Self { $($field: 0),* };
+
+            $(
+                /// The same, with this so often.
+                #[must_use]
+                pub const fn $field(self, $field: u8) -> Self {
+                    Self { $field, ..self }
+                }
+            )*
+        }
+    };
+}
+
+budget!(
+    requests,
+    connections,
+    pools,
+    fences,
+    crashes,
+    takes,
+    deletes,
+    own_deletes,
+    zeros,
+    ups,
+    opt_outs,
+    joins,
+    leaves,
+    deaths
+);

@@ -1,0 +1,74 @@
+//! The route, every rule in force, no fault: nothing is lost, nobody is led astray, and everything interesting happens.
+
+use model::{
+    explore,
+    route::{
+        event::Event,
+        model::{Begins, Model},
+        world::Budget,
+    },
+};
+use scaler_types::Path;
+
+const ALWAYS: Path = Path::Always;
+const DIRECT: Path = Path::Direct;
+const BASE: Budget = Budget::NONE.requests(1).fences(1);
+
+/// Explores all of it, and compares what happened with what had to.
+fn check(name: &str, model: &Model, expected: &[Event]) {
+    let report = explore::explore(model);
+    println!(
+        "{name}: {} states, {} steps, {} ends, {:.1?}",
+        report.states, report.steps, report.ends, report.took
+    );
+    if let Some(broken) = &report.broken {
+        panic!("{name}: {}\n{}", broken.what, broken.trace());
+    }
+    assert!(report.ends > 0, "{name}: it never comes to an end");
+    let happened: Vec<_> = Event::ALL.iter().filter(|event| report.events & event.bit() != 0).collect();
+    println!("{name}: {happened:?}");
+    let missing: Vec<_> = expected.iter().filter(|event| report.events & event.bit() == 0).collect();
+    assert!(missing.is_empty(), "{name}: never happens: {missing:?}");
+}
+
+macro_rules! scenarios {
+    ($($(#[$doc:meta])* $name:ident: $model:expr => [$($event:ident),* $(,)?];)*) => {
+        $($(#[$doc])* #[test] fn $name() {
+            check(stringify!($name), &$model, &[$(Event::$event),*]);
+        })*
+
+        #[test]
+        fn every_event_is_expected_somewhere() {
+            let expected = [$($(Event::$event),*),*];
+            let forgotten: Vec<_> = Event::ALL.iter().filter(|event| !expected.contains(event)).collect();
+            assert!(forgotten.is_empty(), "no scenario expects {forgotten:?}");
+        }
+    };
+}
+
+fn model(path: Path, begins: Begins, budget: Budget) -> Model {
+    Model::new(path, begins, budget)
+}
+
+scenarios! {
+    always_opts_in: model(ALWAYS, Begins::Own, BASE.connections(1).opt_outs(1)) => [OptedIn, Committed];
+    always_led: model(ALWAYS, Begins::Led, BASE.requests(2)) => [Committed, WokenByRequest];
+    always_rivals: Model { autoscalers: 2, ..model(ALWAYS, Begins::Led, BASE.opt_outs(1)) } => [Committed, RivalReverted];
+    always_gitops: model(ALWAYS, Begins::Led, BASE.takes(1).connections(1).pools(1)) => [KeyTakenInsideFence, PutBack, PastDlxs];
+    always_crash: model(ALWAYS, Begins::Led, BASE.crashes(1).takes(1)) => [OrphanLanded];
+    direct: Model { nodes: 2, ..model(DIRECT, Begins::Own, BASE.connections(1)) } => [Committed, NotIdle];
+    direct_pooled: model(DIRECT, Begins::Own, BASE.connections(1).pools(1)) => [CutUnseen];
+    direct_again: model(DIRECT, Begins::Own, BASE.fences(2)) => [SwitchedAgain];
+    direct_crash: model(DIRECT, Begins::Own, BASE.crashes(1).connections(1)) => [OrphanLanded, OrphanConflict, LeftBehind];
+    direct_rivals: Model { autoscalers: 2, ..model(DIRECT, Begins::Own, BASE.connections(1)) } => [RivalReverted, RouteConflict];
+    direct_wakes: Model { nodes: 2, ..model(DIRECT, Begins::Asleep, BASE.connections(1)) } => [WokenByRequest, LedToBoth, GivenBack];
+    gitops: model(DIRECT, Begins::Own, BASE.takes(1).connections(1)) => [RouteChanged];
+    slices_deleted: model(DIRECT, Begins::Own, BASE.deletes(1).own_deletes(1)) => [SliceDeletedUnderKey];
+    by_hand: model(DIRECT, Begins::Own, BASE.zeros(1).ups(1)) => [ZeroInsideFence, ScaledInsideFence];
+    up_by_hand: model(DIRECT, Begins::Asleep, BASE.ups(1)) => [WokenByHand];
+    opts_out: model(DIRECT, Begins::Own, BASE.opt_outs(1)) => [OptedOutInsideFence, OptedOutAsleep];
+    joins: Model { nodes: 2, ..model(DIRECT, Begins::Asleep, BASE.joins(1)) } => [Tended];
+    leaves: Model { dlxs: 2, ..model(DIRECT, Begins::Own, BASE.leaves(1)) } => [Ended];
+    dies: Model { dlxs: 2, ..model(DIRECT, Begins::Own, BASE.deaths(1)) } => [DeadNamed];
+    dead_man: model(ALWAYS, Begins::Led, BASE.deaths(1)) => [DeadMan];
+}

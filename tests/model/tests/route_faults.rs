@@ -1,0 +1,82 @@
+//! Each seeded fault of the route is found. With `MODEL_TRACE=1` the way to it is printed.
+
+use model::{
+    explore,
+    route::{
+        fault::Fault,
+        model::{Begins, Model},
+        world::Budget,
+    },
+};
+use scaler_types::{Path, protocol::Rules};
+
+const ALWAYS: Path = Path::Always;
+const DIRECT: Path = Path::Direct;
+const BASE: Budget = Budget::NONE.requests(1).fences(1);
+
+fn find(name: &str, model: &Model, what: &str) {
+    let report = explore::explore(model);
+    let broken = report.broken.unwrap_or_else(|| panic!("{name} is not found in {} states", report.states));
+    println!(
+        "{name}: {} in {} steps, {} states, {:.1?}",
+        broken.what,
+        broken.trace.len(),
+        report.states,
+        report.took
+    );
+    if std::env::var_os("MODEL_TRACE").is_some() {
+        println!("{}", broken.trace());
+    }
+    assert!(broken.what.contains(what), "{name}: not for what is wrong with it: {}", broken.what);
+}
+
+macro_rules! faults {
+    ($($name:ident $fault:ident: $model:expr => $what:expr;)*) => {
+        $(#[test] fn $name() {
+            find(stringify!($name), &Model { fault: Some(Fault::$fault), ..$model }, $what);
+        })*
+    };
+}
+
+fn model(path: Path, begins: Begins, budget: Budget) -> Model {
+    Model::new(path, begins, budget)
+}
+
+fn rivals(path: Path, begins: Begins, budget: Budget) -> Model {
+    Model { autoscalers: 2, ..model(path, begins, budget) }
+}
+
+const ASTRAY: &str = "goes to a pod that a commit has stopped";
+const NOBODY: &str = "nobody to go to";
+const ENDED: &str = "a DLX that has ended";
+
+#[test]
+fn switch_before_commit() {
+    let rules = Rules { switch_before_commit: false, ..Rules::default() };
+    let model = model(DIRECT, Begins::Own, BASE.connections(1));
+    find("switch_before_commit", &Model { rules, ..model }, "");
+}
+
+faults! {
+    samples_before_grace SamplesBeforeGrace: model(DIRECT, Begins::Own, BASE.connections(1)) => "";
+    nodes_outlast_grace NodesOutlastGrace: model(DIRECT, Begins::Own, BASE.connections(1)) => "";
+    gives_back_early GivesBackEarly: model(DIRECT, Begins::Asleep, BASE) => NOBODY;
+    knows_forever KnowsForever: model(DIRECT, Begins::Own, BASE.requests(2).fences(2)) => NOBODY;
+    removes_slice_under_key RemovesSliceUnderKey: model(DIRECT, Begins::Asleep, BASE) => NOBODY;
+    removes_slice_unread RemovesSliceUnread: model(DIRECT, Begins::Own, BASE) => NOBODY;
+    key_first KeyFirst: model(ALWAYS, Begins::Own, BASE) => NOBODY;
+    does_not_read_again DoesNotReadAgain: model(DIRECT, Begins::Own, BASE.takes(1)) => ASTRAY;
+    does_not_read_again_always DoesNotReadAgain: model(ALWAYS, Begins::Led, BASE.takes(1)) => ASTRAY;
+    writes_blindly WritesBlindly: model(DIRECT, Begins::Asleep, BASE.crashes(1)) => "";
+    writes_outlast_grace WritesOutlastGrace: model(DIRECT, Begins::Asleep, BASE.crashes(1)) => NOBODY;
+    row_from_memory RowFromMemory: rivals(DIRECT, Begins::Asleep, BASE) => ASTRAY;
+    slice_not_rewritten SliceNotRewritten: rivals(DIRECT, Begins::Asleep, BASE) => NOBODY;
+    switch_not_rewritten SwitchNotRewritten: model(DIRECT, Begins::Asleep, BASE.crashes(1)) => ASTRAY;
+    always_not_switched AlwaysNotSwitched: rivals(ALWAYS, Begins::Led, BASE.opt_outs(1)) => ASTRAY;
+    led_for_goes_on LedForGoesOn: model(ALWAYS, Begins::Led, BASE.takes(1).connections(1)) => "a pod";
+    gives_back_inside_fence GivesBackInsideFence: model(ALWAYS, Begins::Led, BASE.opt_outs(1)) => ASTRAY;
+    ends_named EndsNamed: Model { dlxs: 2, ..model(DIRECT, Begins::Asleep, BASE.leaves(1)) } => ENDED;
+    ends_without_grace EndsWithoutGrace: Model { dlxs: 2, ..model(DIRECT, Begins::Asleep, BASE.leaves(1)) } => ENDED;
+    names_from_memory NamesFromMemory: Model { dlxs: 2, ..model(ALWAYS, Begins::Own, BASE.leaves(1)) } => ENDED;
+    nobody_tends NobodyTends: model(DIRECT, Begins::Asleep, BASE) => "";
+}
