@@ -112,7 +112,6 @@ annotations:
 {{- end }}
 - --admin-token-file=/etc/scaler/admin-token/token
 - --log-format={{ $values.logFormat }}
-- --shutdown-grace={{ int $values.shutdownGraceSeconds }}s
 {{- if $values.strict }}
 - --strict
 {{- end }}

@@ -66,19 +66,21 @@ fn a_pod_outlives_its_daemons_grace() {
     for (name, values) in SETS {
         for (pod, container) in pods(&rendered(values)) {
             let line = std::iter::once(container.name.clone()).chain(container.args.unwrap());
-            let (grace, led) = match container.name.as_str() {
-                "autoscaler" => (autoscaler::Flags::parse_from(line).common.shutdown_grace, Duration::ZERO),
-                _ => {
-                    let flags = dlx::Flags::parse_from(line).common;
-                    (flags.shutdown_grace, flags.service_ports.map_or(Duration::ZERO, |_| flags.route_grace))
-                }
+            let flags = match container.name.as_str() {
+                "autoscaler" => autoscaler::Flags::parse_from(line).common,
+                _ => dlx::Flags::parse_from(line).common,
             };
+            let grace = flags.shutdown_grace;
+            if container.name == "dlx" && flags.service_ports.is_some() {
+                // A third of it is kept for what is under way.
+                assert!(grace * 2 / 3 > flags.route_grace, "{name}: {grace:?} for {:?}", flags.route_grace);
+            }
             let drain = container
                 .lifecycle
                 .and_then(|lifecycle| lifecycle.pre_stop?.sleep)
                 .map_or(0, |sleep| sleep.seconds);
             let pod = pod.termination_grace_period_seconds.unwrap();
-            let needed = grace + led + Duration::from_secs(drain.unsigned_abs());
+            let needed = grace + Duration::from_secs(drain.unsigned_abs());
             assert!(
                 Duration::from_secs(pod.unsigned_abs()) > needed,
                 "{name}: {} has {pod} s",

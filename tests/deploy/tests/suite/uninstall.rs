@@ -85,8 +85,14 @@ fn the_hook_is_the_autoscaler_and_may_stop_it() {
         assert_eq!(args[0], "restore", "{name}");
         assert!(args.contains(&format!("--stop-deployment=scaler/{called}")), "{name}: {args:?}");
         for flag in daemon.args.iter().flatten() {
-            let daemons_only =
-                ["--admin-address", "--scale-interval", "--metrics-", "--dead-man", "--state-dir"];
+            let daemons_only = [
+                "--admin-address",
+                "--shutdown-grace",
+                "--scale-interval",
+                "--metrics-",
+                "--dead-man",
+                "--state-dir",
+            ];
             assert!(
                 args.contains(flag) || daemons_only.iter().any(|only| flag.starts_with(only)),
                 "{name}: {flag}"
