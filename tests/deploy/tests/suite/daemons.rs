@@ -145,6 +145,18 @@ fn a_new_dlx_is_ready_before_an_old_one_goes() {
 }
 
 #[test]
+fn the_autoscaler_is_told_when_to_wait_for_dlxs_no_longer() {
+    for (name, values) in SETS.into_iter().filter(|(name, _)| *name != "everything off") {
+        let pods = pods(&rendered(values));
+        let (_, container) = pods.into_iter().find(|(_, container)| container.name == "autoscaler").unwrap();
+        let line = std::iter::once(container.name.clone()).chain(container.args.unwrap());
+        let expected = if name == "everything on" { 120 } else { 60 };
+        let flags = autoscaler::Flags::parse_from(line);
+        assert_eq!(flags.dead_man_timeout, Duration::from_secs(expected), "{name}");
+    }
+}
+
+#[test]
 fn the_namespace_files_are_taken() {
     for (name, values) in SETS {
         let files = namespace_files(&rendered(values));
