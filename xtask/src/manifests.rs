@@ -22,6 +22,8 @@ const NAMESPACE: &str = "shop";
 /// Objects that belong to no namespace lie in a file of their own: whoever may write only in a namespace hands that on.
 const CLUSTER: [&str; 4] =
     ["ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
+/// What helm creates before it uninstalls lies apart, too: without helm a person applies it then, and not before.
+const HOOK: &str = "helm.sh/hook: pre-delete";
 
 /// One file of deploy/manifests.
 struct Manifest {
@@ -72,7 +74,7 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-fn render() -> Result<[Manifest; 2]> {
+fn render() -> Result<[Manifest; 3]> {
     let folder = root().join("deploy/manifests");
     let mut helm = Command::new(install::helm()?);
     helm.args(["template", "scaler"]).arg(root().join("deploy/helm/scaler"));
@@ -86,24 +88,29 @@ fn render() -> Result<[Manifest; 2]> {
         String::from_utf8_lossy(&output.stderr)
     );
     let rendered = String::from_utf8(output.stdout).context("reading what helm rendered")?;
-    let [namespaced, cluster] = split(&rendered);
+    let [namespaced, cluster, restore] = split(&rendered);
     let head = "# Rendered by `cargo xtask manifests` from deploy/helm/scaler; deploy/manifests/README.md says how to use it.\n";
-    Ok([("scaler.yaml", namespaced), ("cluster.yaml", cluster)]
+    Ok([("scaler.yaml", namespaced), ("cluster.yaml", cluster), ("restore.yaml", restore)]
         .map(|(name, text)| Manifest { path: folder.join(name), text: format!("{head}{text}") }))
 }
 
-/// The objects of namespaces, and those of none. What only helm's own objects carry is left out.
-fn split(rendered: &str) -> [String; 2] {
-    let mut files = [String::new(), String::new()];
+/// The objects of namespaces, those of none, and the hook's. What only helm's own objects carry is left out.
+fn split(rendered: &str) -> [String; 3] {
+    let mut files = [const { String::new() }; 3];
     for document in rendered.split("---\n").filter(|document| document.contains("kind:")) {
         let cluster = document
             .lines()
             .find_map(|line| line.strip_prefix("kind: "))
             .is_some_and(|kind| CLUSTER.contains(&kind));
-        let file = &mut files[usize::from(cluster)];
+        let hook = document.contains(HOOK);
+        let file = &mut files[if hook { 2 } else { usize::from(cluster) }];
         file.push_str("---\n");
         for line in document.lines() {
-            if !line.starts_with("# Source: ") && line.trim() != "app.kubernetes.io/managed-by: Helm" {
+            let of_helm =
+                line.starts_with("# Source: ") || line.trim() == "app.kubernetes.io/managed-by: Helm";
+            // The hook's objects have no other annotations.
+            let of_hook = hook && (line == "  annotations:" || line.trim_start().starts_with("helm.sh/"));
+            if !of_helm && !of_hook {
                 file.push_str(line);
                 file.push('\n');
             }
@@ -117,14 +124,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cluster_objects_lie_apart_and_nothing_of_helm_is_left() {
+    fn cluster_objects_and_the_hook_lie_apart_and_nothing_of_helm_is_left() {
         let rendered = "---\n# Source: scaler/a.yaml\nkind: Role\nmetadata:\n  labels:\n    app.kubernetes.io/managed-by: Helm\n\
-                        ---\n# Source: scaler/b.yaml\n# Why.\nkind: ClusterRole\n---\n# Source: scaler/empty.yaml\n";
+                        ---\n# Source: scaler/b.yaml\n# Why.\nkind: ClusterRole\n---\n# Source: scaler/empty.yaml\n\
+                        ---\n# Source: scaler/c.yaml\nkind: Job\nmetadata:\n  annotations:\n    helm.sh/hook: pre-delete\nspec:\n";
         assert_eq!(
             split(rendered),
             [
                 "---\nkind: Role\nmetadata:\n  labels:\n".to_owned(),
-                "---\n# Why.\nkind: ClusterRole\n".to_owned()
+                "---\n# Why.\nkind: ClusterRole\n".to_owned(),
+                "---\nkind: Job\nmetadata:\nspec:\n".to_owned()
             ]
         );
     }

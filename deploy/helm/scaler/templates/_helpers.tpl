@@ -86,21 +86,38 @@ annotations:
 {{ include "scaler.fullname" . }}-namespaces
 {{- end -}}
 
-{{/* Flags of both daemons. */}}
+{{/* The ports that Services are led to, as the daemons take them; empty: none is led. */}}
+{{- define "scaler.servicePorts" -}}
+{{- with .Values.servicePorts -}}
+{{- $first := int .first -}}
+{{- $last := int .last -}}
+{{- if gt $first $last -}}
+{{- fail (printf "servicePorts: the first, %d, is above the last, %d" $first $last) -}}
+{{- end -}}
+{{- if and (le $first 8091) (ge $last 8090) -}}
+{{- fail "servicePorts: 8090 and 8091 are the DLX's own" -}}
+{{- end -}}
+{{ $first }}-{{ $last }}
+{{- end -}}
+{{- end -}}
+
+{{/* Flags of both daemons, and of `autoscaler restore`. */}}
 {{- define "scaler.commonArgs" -}}
 {{- $values := index .root.Values .daemon -}}
 - --config=/etc/scaler/namespaces
 - --coordinate-by=leases
+{{- with include "scaler.servicePorts" .root }}
+- --service-ports={{ . }}
+- --route-grace={{ int $.root.Values.routeGraceSeconds }}s
+{{- end }}
 - --admin-token-file=/etc/scaler/admin-token/token
-- --admin-address=:{{ .adminPort }}
 - --log-format={{ $values.logFormat }}
-- --shutdown-grace={{ int $values.shutdownGraceSeconds }}s
 {{- if $values.strict }}
 - --strict
 {{- end }}
 {{- end -}}
 
-{{/* What is the same in both daemons' pods: everything beside the container's args, ports and lifecycle. */}}
+{{/* What is the same in both daemons' pods: everything beside the container's args, ports, probes and lifecycle. */}}
 {{- define "scaler.podTemplateMetadata" -}}
 {{- $values := index .root.Values .daemon -}}
 labels:
@@ -141,17 +158,6 @@ tolerations:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-topologySpreadConstraints:
-{{- with $values.topologySpreadConstraints }}
-  {{- toYaml . | nindent 2 }}
-{{- else }}
-  - maxSkew: 1
-    topologyKey: kubernetes.io/hostname
-    whenUnsatisfiable: ScheduleAnyway
-    labelSelector:
-      matchLabels:
-        {{- include "scaler.selector" . | nindent 8 }}
-{{- end }}
 volumes:
   - name: namespaces
     configMap:
@@ -167,6 +173,34 @@ volumes:
 {{- with $values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* A daemon's pods lie apart. */}}
+{{- define "scaler.spread" -}}
+topologySpreadConstraints:
+{{- with (index .root.Values .daemon).topologySpreadConstraints }}
+  {{- toYaml . | nindent 2 }}
+{{- else }}
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "scaler.selector" . | nindent 8 }}
+{{- end }}
+{{- end -}}
+
+{{- define "scaler.probes" -}}
+livenessProbe:
+  httpGet: {path: /healthz, port: admin}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /readyz, port: admin}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 2
 {{- end -}}
 
 {{- define "scaler.container" -}}
@@ -189,16 +223,6 @@ env:
 {{- with $values.extraEnv }}
   {{- toYaml . | nindent 2 }}
 {{- end }}
-livenessProbe:
-  httpGet: {path: /healthz, port: admin}
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 3
-readinessProbe:
-  httpGet: {path: /readyz, port: admin}
-  periodSeconds: 5
-  timeoutSeconds: 5
-  failureThreshold: 2
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true

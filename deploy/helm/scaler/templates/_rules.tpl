@@ -1,6 +1,6 @@
 {{/*
 What each daemon may do, and why. Verbs are spelled out, no resource is a wildcard but the names of custom metrics, nothing of a Secret is read,
-and no workload can be created or deleted.
+and no workload can be created or deleted. What is for leading Services is there only with servicePorts.
 */}}
 
 {{/* A rule for workloads. apps has its two; further ones come from the values. */}}
@@ -17,12 +17,28 @@ and no workload can be created or deleted.
 
 {{/* What the plugin `deployment` asks of a served namespace: (dict "root" $ "daemon" ..). Its README has the table. */}}
 {{- define "scaler.pluginRules" -}}
+{{- $leads := and (eq .daemon "autoscaler") (include "scaler.servicePorts" .root) -}}
 # Rows and replicas, in one patch.
 {{ include "scaler.workloadRules" . }}
-# The workload's names.
+# The workload's names{{ if $leads }}; a patch adds one key to a Service's selector, and takes it away{{ end }}.
 - apiGroups: [""]
   resources: [services]
+  verbs: {{ ternary "[get, list, watch, patch]" "[list, watch]" (not (empty $leads)) }}
+{{- if $leads }}
+# Where a led Service leads.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch, create, update, patch, delete]
+# Pods that these close would be open to whoever reaches the DLX: such a workload is not led.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
   verbs: [list, watch]
+{{- else if include "scaler.servicePorts" .root }}
+# Which Services still lead here: until none does, a DLX does not end.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list, watch]
+{{- end }}
 {{- if eq .daemon "dlx" }}
 # Where a workload listens, and why it does not come up.
 - apiGroups: [""]
@@ -62,7 +78,7 @@ and no workload can be created or deleted.
 {{- end }}
 {{- end -}}
 
-{{/* Objects that are not in a namespace: whether a served namespace opts in as a whole. */}}
+{{/* Objects that are not in a namespace: whether a served namespace opts in as a whole; the zone of a DLX. */}}
 {{- define "scaler.clusterRules" -}}
 {{- $served := include "scaler.namespaces" .root | fromJson -}}
 - apiGroups: [""]
@@ -71,10 +87,16 @@ and no workload can be created or deleted.
   resourceNames: {{ $served.names | toJson }}
   {{- end }}
   verbs: [list, watch]
+{{- if and (eq .daemon "autoscaler") (include "scaler.servicePorts" .root) }}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get]
+{{- end }}
 {{- end -}}
 
 {{/* A daemon's rules in its own namespace. */}}
 {{- define "scaler.ownRules" -}}
+{{- $leads := include "scaler.servicePorts" .root -}}
 {{- if eq .daemon "autoscaler" -}}
 # The Lease that says who leads. (A name cannot limit create.)
 - apiGroups: [coordination.k8s.io]
@@ -84,19 +106,36 @@ and no workload can be created or deleted.
   resources: [leases]
   resourceNames: [scaler-autoscaler]
   verbs: [get, watch, update]
-# The DLXs' Leases: who must confirm. Deleted when its DLX is proved dead.
+# The DLXs' Leases: who must confirm{{ if $leads }}, and whom Services may lead to{{ end }}. Deleted when its DLX is proved dead.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [list, delete]
-# The proof: the pod of a Lease.
+  verbs: {{ ternary "[list, watch, delete]" "[list, delete]" (ne "" $leads) }}
+# The proof: the pod of a Lease.{{ if $leads }} And whether it takes requests.{{ end }}
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get]
+  verbs: {{ ternary "[get, list, watch]" "[get]" (ne "" $leads) }}
+{{- if $leads }}
+# Which port of the DLXs is whose. (A name cannot limit create; an admission policy does.)
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create]
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [scaler-service-ports]
+  verbs: [get, list, watch, update, patch]
+{{- end }}
 {{- else -}}
 # Its own Lease, named after its pod. (Its pod's uid and address it knows from its environment.)
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, create, update, delete]
+{{- if $leads }}
+# Which of its ports is whose.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [scaler-service-ports]
+  verbs: [get, list, watch]
+{{- end }}
 {{- end }}
 {{- end -}}
 

@@ -2,10 +2,19 @@
 
 use deploy::{create, file, objects};
 use devcluster::{Cluster, Options, User};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Secret};
-use kube::{Api, Client, api::ListParams, core::DynamicObject};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams, PostParams},
+    core::DynamicObject,
+};
+use serde_json::json;
 
-use crate::values::{SETS, rendered};
+use crate::values::{MANIFESTS, SETS, rendered};
 
 /// Namespaces, and the kinds that are no part of Kubernetes.
 const BEFORE: &str = "
@@ -76,7 +85,7 @@ async fn the_api_takes_every_object_of_the_chart() {
 #[tokio::test]
 async fn the_api_takes_the_manifests_and_the_examples() {
     let (_cluster, client) = cluster().await;
-    for path in ["deploy/manifests/scaler.yaml", "deploy/manifests/cluster.yaml"] {
+    for (path, _) in MANIFESTS {
         created(&client, path, &file(path)).await;
     }
     for (path, objects) in crate::examples::files() {
@@ -103,5 +112,83 @@ async fn a_daemon_may_see_workloads_where_it_serves_and_no_secrets() {
         }
         let elsewhere = Api::<Deployment>::namespaced(daemon.clone(), "blog").list(&all).await;
         assert!(matches!(elsewhere, Err(kube::Error::Api(status)) if status.code == 403));
+    }
+}
+
+/// Whether a call was allowed; what else stands in its way is a mistake of the test.
+fn allowed<T>(answer: kube::Result<T>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(kube::Error::Api(status)) if status.code == 403 => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn the_autoscaler_alone_leads_services_where_it_serves_and_only_with_ports_for_it() {
+    let names = ["scaler-service-ports", "scaler-namespaces"];
+    for (values, leads) in
+        [("namespaces: {shop: {}}", true), ("namespaces: {shop: {}}\nservicePorts: null", false)]
+    {
+        let (cluster, client) = cluster().await;
+        created(&client, "the chart", &rendered(values)).await;
+        for namespace in ["shop", "blog"] {
+            let web = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+            let web: Service = serde_json::from_value(web).expect("a Service");
+            let all = Api::namespaced(client.clone(), namespace);
+            all.create(&PostParams::default(), &web).await.expect("a Service");
+        }
+        for daemon in ["scaler-dlx", "scaler-autoscaler"] {
+            let its = cluster.client_of(&User::service_account("scaler", daemon)).expect("a client");
+            let writes = leads && daemon == "scaler-autoscaler";
+            for namespace in ["shop", "blog"] {
+                let here = namespace == "shop";
+                let patch = Patch::Merge(json!({"spec": {"selector": {"scaler.dev/fenced": "1"}}}));
+                let services = Api::<Service>::namespaced(its.clone(), namespace);
+                let patched = services.patch("web", &PatchParams::default(), &patch).await;
+                assert_eq!(
+                    allowed(patched),
+                    writes && here,
+                    "{values}: {daemon} patches a Service of {namespace}"
+                );
+                let slice = json!({
+                    "metadata": {"name": format!("web-{daemon}")}, "addressType": "IPv4", "endpoints": [], "ports": [],
+                });
+                let slice: EndpointSlice = serde_json::from_value(slice).expect("an EndpointSlice");
+                let slices = Api::namespaced(its.clone(), namespace);
+                let made = allowed(slices.create(&PostParams::default(), &slice).await);
+                assert_eq!(
+                    made,
+                    writes && here,
+                    "{values}: {daemon} creates an EndpointSlice of {namespace}"
+                );
+                let listed = allowed(slices.list(&ListParams::default()).await);
+                assert_eq!(listed, leads && here, "{values}: {daemon} lists EndpointSlices of {namespace}");
+                if made {
+                    assert!(allowed(slices.delete(&format!("web-{daemon}"), &Default::default()).await));
+                }
+            }
+            let maps = Api::<ConfigMap>::namespaced(its.clone(), "scaler");
+            for name in names {
+                let ours = leads && name == names[0];
+                let field = ListParams::default().fields(&format!("metadata.name={name}"));
+                assert_eq!(allowed(maps.list(&field).await), ours, "{values}: {daemon} lists {name}");
+            }
+            let registry = ConfigMap::default();
+            let registry = ConfigMap {
+                metadata: kube::core::ObjectMeta { name: Some(names[0].to_owned()), ..registry.metadata },
+                ..registry
+            };
+            assert_eq!(
+                allowed(maps.create(&PostParams::default(), &registry).await),
+                writes,
+                "{values}: {daemon}"
+            );
+            for name in names {
+                let patch = Patch::Merge(json!({"data": {"20000": "{}"}}));
+                let patched = maps.patch(name, &PatchParams::default(), &patch).await;
+                assert_eq!(allowed(patched), writes && name == names[0], "{values}: {daemon} patches {name}");
+            }
+        }
     }
 }

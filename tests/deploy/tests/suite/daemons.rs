@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use clap::Parser;
 use daemon::namespace_file::NamespaceFile;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ConfigMap, Container, PodSpec},
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Container, PodSpec},
+        networking::v1::NetworkPolicy,
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::core::DynamicObject;
+use scaler_types::ServicePorts;
 use serde::de::DeserializeOwned;
 
 use crate::values::{SETS, of_kind, rendered};
@@ -61,10 +66,15 @@ fn a_pod_outlives_its_daemons_grace() {
     for (name, values) in SETS {
         for (pod, container) in pods(&rendered(values)) {
             let line = std::iter::once(container.name.clone()).chain(container.args.unwrap());
-            let grace = match container.name.as_str() {
-                "autoscaler" => autoscaler::Flags::parse_from(line).common.shutdown_grace,
-                _ => dlx::Flags::parse_from(line).common.shutdown_grace,
+            let flags = match container.name.as_str() {
+                "autoscaler" => autoscaler::Flags::parse_from(line).common,
+                _ => dlx::Flags::parse_from(line).common,
             };
+            let grace = flags.shutdown_grace;
+            if container.name == "dlx" && flags.service_ports.is_some() {
+                // A third of it is kept for what is under way.
+                assert!(grace * 2 / 3 > flags.route_grace, "{name}: {grace:?} for {:?}", flags.route_grace);
+            }
             let drain = container
                 .lifecycle
                 .and_then(|lifecycle| lifecycle.pre_stop?.sleep)
@@ -77,6 +87,72 @@ fn a_pod_outlives_its_daemons_grace() {
                 container.name
             );
         }
+    }
+}
+
+/// What is announced is bound, and may be reached by whoever may reach the rest.
+#[test]
+fn both_daemons_and_the_network_policy_have_the_same_ports_for_services() {
+    for (name, values) in SETS {
+        let objects = rendered(values);
+        let [autoscaler, dlx] = ["autoscaler", "dlx"].map(|daemon| {
+            let (_, container) =
+                pods(&objects).into_iter().find(|(_, container)| container.name == daemon).unwrap();
+            let line = std::iter::once(daemon.to_owned()).chain(container.args.unwrap());
+            match daemon {
+                "autoscaler" => autoscaler::Flags::parse_from(line).common,
+                _ => dlx::Flags::parse_from(line).common,
+            }
+        });
+        let expected = match name {
+            "everything off" => None,
+            "everything on" => Some(ServicePorts { first: 15_000, last: 15_999 }),
+            _ => Some(ServicePorts { first: 20_000, last: 21_999 }),
+        };
+        assert_eq!((autoscaler.service_ports, dlx.service_ports), (expected, expected), "{name}");
+        let grace = Duration::from_secs(if name == "everything on" { 45 } else { 30 });
+        assert_eq!((autoscaler.route_grace, dlx.route_grace), (grace, grace), "{name}");
+        let policies = of_kind(&objects, "NetworkPolicy");
+        let of_dlx = |policy: &&&DynamicObject| {
+            policy.metadata.name.as_deref().is_some_and(|name| name.ends_with("-dlx"))
+        };
+        let Some(policy) = policies.iter().find(of_dlx) else {
+            assert_eq!(name, "everything off");
+            continue;
+        };
+        let policy: NetworkPolicy = typed(policy);
+        let traffic = policy.spec.unwrap().ingress.unwrap().remove(0);
+        assert_eq!(traffic.from.is_some(), name == "everything on", "{name}");
+        let range = traffic.ports.unwrap().into_iter().find_map(|port| Some((port.port?, port.end_port?)));
+        let expected = expected.map(|ports| (IntOrString::Int(ports.first.into()), ports.last.into()));
+        assert_eq!(range, expected, "{name}");
+    }
+}
+
+/// A led Service is never without a DLX for a rollout of theirs.
+#[test]
+fn a_new_dlx_is_ready_before_an_old_one_goes() {
+    for (name, values) in SETS {
+        let objects = rendered(values);
+        let dlx = of_kind(&objects, "Deployment")
+            .into_iter()
+            .find(|object| object.metadata.name.as_deref().is_some_and(|name| name.ends_with("-dlx")));
+        let rolling = typed::<Deployment>(dlx.expect("the DLX's")).spec.unwrap().strategy.unwrap();
+        let rolling = rolling.rolling_update.expect("a rolling update");
+        assert_eq!(rolling.max_unavailable, Some(IntOrString::Int(0)), "{name}");
+        assert_eq!(rolling.max_surge, Some(IntOrString::Int(1)), "{name}");
+    }
+}
+
+#[test]
+fn the_autoscaler_is_told_when_to_wait_for_dlxs_no_longer() {
+    for (name, values) in SETS.into_iter().filter(|(name, _)| *name != "everything off") {
+        let pods = pods(&rendered(values));
+        let (_, container) = pods.into_iter().find(|(_, container)| container.name == "autoscaler").unwrap();
+        let line = std::iter::once(container.name.clone()).chain(container.args.unwrap());
+        let expected = if name == "everything on" { 120 } else { 60 };
+        let flags = autoscaler::Flags::parse_from(line);
+        assert_eq!(flags.dead_man_timeout, Duration::from_secs(expected), "{name}");
     }
 }
 

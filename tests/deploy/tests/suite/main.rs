@@ -8,4 +8,5 @@ mod plugin;
 mod policy;
 mod rights;
 mod typed;
+mod uninstall;
 mod values;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use deployment::DeploymentScaler;
 use devcluster::User;
-use scaler_types::{Coordination, PluginContext, Resource, ResourceScaler, Role};
+use scaler_types::{Coordination, PluginContext, Resource, ResourceScaler, Role, ServicePorts};
 
 use crate::{
     cluster::{cluster, created},
@@ -39,8 +39,8 @@ async fn listed(role: Role, without: &str) -> BTreeMap<String, Resource> {
             plugin_dir: folder.path().to_owned(),
             kubeconfig: Some(kubeconfig.clone()),
             coordination: Coordination::Leases,
-            home: None,
-            service_ports: None,
+            home: Some("scaler".to_owned()),
+            service_ports: Some(ServicePorts { first: 20_000, last: 21_999 }),
             kind: "deployment".to_owned(),
             file: file.clone(),
             text: text.into(),
@@ -59,9 +59,16 @@ async fn the_examples_are_listed_with_the_names_they_are_asked_for_by() {
     let both = |without| [(Role::Autoscaler, without), (Role::Dlx, without)];
     for (role, without) in ["Ingress", "HTTPRoute"].into_iter().flat_map(both) {
         let all = listed(role, without).await;
-        assert_eq!(all.keys().collect::<Vec<_>>(), ["shop/api", "shop/web"], "{role:?}: db has opted out");
+        assert_eq!(
+            all.keys().collect::<Vec<_>>(),
+            ["shop/api", "shop/front", "shop/statefulset/orders-db", "shop/web"],
+            "{role:?}: preview's db has opted out"
+        );
         for (name, resource) in &all {
-            assert_eq!(resource.keep_awake, "", "{role:?}: {name}: its annotations are all in order");
+            assert_eq!(
+                resource.keep_awake, "",
+                "{role:?}: {name}: its annotations are all in order, and its Services can be led"
+            );
         }
         let web = &all["shop/web"];
         for host in ["shop.example.com", "web", "web.shop", "web.shop.svc.cluster.local"] {

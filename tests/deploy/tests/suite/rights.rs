@@ -7,7 +7,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Ro
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
 
-use crate::values::of_kind;
+use crate::values::{is_hook, of_kind};
 
 /// A right: where, on what, which verb.
 type Right = (String, String, String);
@@ -76,8 +76,9 @@ fn listing(rights: &BTreeSet<Right>) -> String {
 }
 
 /// The values of each listing.
-const LISTED: [(&str, &str); 3] = [
+const LISTED: [(&str, &str); 4] = [
     ("one-namespace", "namespaces: {shop: {}}"),
+    ("nothing-led", "namespaces: {shop: {}}\nservicePorts: null"),
     ("all-namespaces", r#"namespaces: {"*": {}}"#),
     (
         "custom-metrics",
@@ -87,7 +88,8 @@ const LISTED: [(&str, &str); 3] = [
 
 fn each(mut check: impl FnMut(&str, &str, BTreeSet<Right>)) {
     for (name, values) in LISTED {
-        let objects = Release { name: "scaler", namespace: "scaler", values }.render();
+        let mut objects = Release { name: "scaler", namespace: "scaler", values }.render();
+        objects.retain(|object| !is_hook(object));
         for daemon in ["autoscaler", "dlx"] {
             check(name, daemon, rights(&objects, &format!("scaler-{daemon}")));
         }
@@ -125,6 +127,12 @@ fn nothing_is_allowed_that_scaling_does_not_need() {
                 "apps/deployments" | "apps/statefulsets" | "argoproj.io/rollouts" => verb == "patch",
                 "events" | "events.k8s.io/events" => verb == "create" || verb == "patch",
                 "coordination.k8s.io/leases" => place == "scaler",
+                // The rest is what leading a Service takes.
+                _ if daemon == "dlx" || name == "nothing-led" => false,
+                "services" => verb == "patch",
+                "discovery.k8s.io/endpointslices" => true,
+                "configmaps" if verb == "create" => place == "scaler",
+                "configmaps" => place == "scaler" && resource == "configmaps scaler-service-ports",
                 _ => false,
             };
             assert!(!writes || may, "{right}");

@@ -16,6 +16,13 @@ pub const SETS: [(&str, &str); 5] = [
     ("everything on", include_str!("../../values/on.yaml")),
 ];
 
+/// The files of `deploy/manifests`, and how many objects each has at least.
+pub const MANIFESTS: [(&str, usize); 3] = [
+    ("deploy/manifests/scaler.yaml", 8),
+    ("deploy/manifests/cluster.yaml", 8),
+    ("deploy/manifests/restore.yaml", 3),
+];
+
 /// A set's objects, as release `scaler` in namespace `scaler`.
 pub fn rendered(values: &str) -> Vec<DynamicObject> {
     Release { name: "scaler", namespace: "scaler", values }.render()
@@ -24,6 +31,11 @@ pub fn rendered(values: &str) -> Vec<DynamicObject> {
 /// The objects of one kind.
 pub fn of_kind<'a>(objects: &'a [DynamicObject], kind: &str) -> Vec<&'a DynamicObject> {
     objects.iter().filter(|object| object.types.as_ref().is_some_and(|types| types.kind == kind)).collect()
+}
+
+/// Whether helm creates it only while it uninstalls.
+pub fn is_hook(object: &DynamicObject) -> bool {
+    object.metadata.annotations.as_ref().is_some_and(|all| all.contains_key("helm.sh/hook"))
 }
 
 #[test]
@@ -45,6 +57,13 @@ fn values_that_nobody_reads_or_that_cannot_be_are_refused() {
         (r#"namespaces: {"*": {}, shop: {}}"#, "stands alone"),
         ("autoscaler: {scaleInterval: often}", "/autoscaler/scaleInterval"),
         ("dlx: {maxHeldBytes: 1GB}", "/dlx/maxHeldBytes"),
+        ("servicePorts: {first: 80, last: 20000}", "/servicePorts/first"),
+        ("servicePorts: 20000-21999", "/servicePorts"),
+        ("servicePorts: {first: 21999, last: 20000}", "the first, 21999, is above the last, 20000"),
+        ("servicePorts: {first: 8000, last: 9000}", "8090 and 8091 are the DLX's own"),
+        ("routeGraceSeconds: 30s", "/routeGraceSeconds"),
+        ("autoscaler: {deadManSeconds: 0}", "/autoscaler/deadManSeconds"),
+        ("uninstall: {timeoutSeconds: 0}", "/uninstall/timeoutSeconds"),
     ] {
         let refused = Release { name: "scaler", namespace: "scaler", values }.try_render();
         let said = refused.expect_err(values);
