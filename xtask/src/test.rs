@@ -79,6 +79,10 @@ pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &str)]) ->
     install::apt("kubectl", "kubernetes-client")?;
     // The metric source's test has a real one scrape.
     install::apt("prometheus", "prometheus")?;
+    // What sleeps and wakes by its own protocol.
+    install::apt("postgres", "postgresql")?;
+    install::apt("redis-server", "redis-server")?;
+    install::apt("redis-cli", "redis-tools")?;
     let mut command = cargo();
     if install::nextest() {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);

@@ -18,7 +18,7 @@ use crate::{
     journal::{Journal, Verdict},
     member::StandIn,
     random::{self, Random},
-    traffic::{self, Shared, Target},
+    traffic::{self, Fronts, Shared, Target, Way},
     until,
     wait::pause,
     without,
@@ -87,6 +87,7 @@ struct Run {
     site: Site,
     plan: Plan,
     services: Vec<Service>,
+    fronts: Fronts,
     shared: Shared,
     seed: u64,
 }
@@ -139,8 +140,8 @@ impl Plan {
         let program = self.program(Part::Dlx);
         let (mut beside, front) = site.launch_dlx_beside(program);
         beside.environment.extend(self.environment());
-        let shared = Shared::new(vec![site.front(), front], seed);
-        Arc::new(Run { site, plan: self, services, shared, seed }).go(beside).await
+        let fronts = Fronts::from(vec![site.front(), front]);
+        Arc::new(Run { site, plan: self, services, fronts, shared: Shared::new(seed), seed }).go(beside).await
     }
 }
 
@@ -219,11 +220,12 @@ impl Run {
         let random = Random::new(self.seed, number as u64);
         let service = &self.services[number];
         let run = self.clone();
-        let target = Target {
-            host: service.host_name().to_owned(),
-            lines: service.lines.map(|(listen, _)| SocketAddr::from((Ipv4Addr::LOCALHOST, listen))),
-            state: Box::new(move || run.site.state(NAMESPACE, &run.services[number].name)),
-        };
+        let mut way = Way::new(service.host_name(), self.fronts.clone());
+        if let Some((listen, _)) = service.lines {
+            way = way.lines(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, listen))]);
+        }
+        let target =
+            Target { way, state: Box::new(move || run.site.state(NAMESPACE, &run.services[number].name)) };
         traffic::run(&target, self.shared.clone(), random).await;
     }
 

@@ -20,6 +20,7 @@ pub mod random;
 pub mod site;
 pub mod traffic;
 pub mod wait;
+pub mod websocket;
 pub mod without;
 
 pub use daemon::Daemon;

@@ -25,10 +25,8 @@ pub const WINDOW: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1_600);
 
 /// What all clients of a run share.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Shared {
-    /// Where the DLXs listen.
-    pub fronts: Fronts,
     /// Every request and its outcome.
     pub ledger: Ledger,
     /// The source of ids.
@@ -39,16 +37,27 @@ pub struct Shared {
     pub stop: Arc<AtomicBool>,
 }
 
-/// Where the DLXs listen now.
+/// Where connections can be made now: the DLXs' own addresses, or a Service's on every node.
 #[derive(Clone, Debug, Default)]
 pub struct Fronts(Arc<Mutex<Vec<SocketAddr>>>);
 
-/// What the load is put on.
-pub struct Target {
+/// How clients reach a resource.
+#[derive(Clone, Debug)]
+pub struct Way {
     /// The host of its requests.
     pub host: String,
-    /// Where the DLXs take its lines, if it speaks that protocol.
-    pub lines: Option<SocketAddr>,
+    /// Where its requests are taken; each new connection goes to any of these.
+    pub fronts: Fronts,
+    /// Where its lines are taken, if it speaks that protocol.
+    pub lines: Option<Fronts>,
+    /// How many connections a client keeps for as long as it lives, and uses one or the other of; at least one.
+    pub pool: usize,
+}
+
+/// What the load is put on.
+pub struct Target {
+    /// How it is reached.
+    pub way: Way,
     /// The state its row is in.
     pub state: Box<dyn Fn() -> String + Send + Sync>,
 }
@@ -61,15 +70,15 @@ pub struct Flights(Mutex<(BTreeSet<String>, Option<BTreeSet<String>>)>);
 #[derive(Debug)]
 pub struct Clients {
     shared: Shared,
-    host: String,
-    kept: Option<Connection>,
-    lines: Option<(SocketAddr, Option<Lines>)>,
+    way: Way,
+    pool: Vec<Option<Connection>>,
+    lines: Option<Lines>,
 }
 
 /// Runs the load of one resource until it is told to stop.
 pub async fn run(target: &Target, shared: Shared, mut random: Random) {
     let stop = shared.stop.clone();
-    let mut clients = Clients::new(shared, &target.host, target.lines);
+    let mut clients = Clients::new(shared, target.way.clone());
     while !stop.load(Ordering::Relaxed) {
         let length = random.between(Duration::from_millis(20)..Duration::from_millis(300));
         clients.burst(Instant::now() + length, &mut random).await;
@@ -102,7 +111,30 @@ impl Target {
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.host)
+        f.write_str(&self.way.host)
+    }
+}
+
+// === impl Way ===
+
+impl Way {
+    /// Requests for `host`, over one kept connection and many new ones.
+    pub fn new(host: &str, fronts: impl Into<Fronts>) -> Self {
+        Self { host: host.to_owned(), fronts: fronts.into(), lines: None, pool: 1 }
+    }
+
+    /// Lines, too.
+    #[must_use]
+    pub fn lines(mut self, fronts: impl Into<Fronts>) -> Self {
+        self.lines = Some(fronts.into());
+        self
+    }
+
+    /// With so many kept connections.
+    #[must_use]
+    pub fn pool(mut self, size: usize) -> Self {
+        self.pool = size;
+        self
     }
 }
 
@@ -140,43 +172,47 @@ impl From<Vec<SocketAddr>> for Fronts {
 // === impl Clients ===
 
 impl Clients {
-    /// Clients of `host`, and of the line protocol where it is spoken.
-    pub fn new(shared: Shared, host: &str, lines: Option<SocketAddr>) -> Self {
-        Self { shared, host: host.to_owned(), kept: None, lines: lines.map(|address| (address, None)) }
+    /// Clients that have connected to nobody yet.
+    pub fn new(shared: Shared, way: Way) -> Self {
+        let pool = (0..way.pool.max(1)).map(|_| None).collect();
+        Self { shared, way, pool, lines: None }
     }
 
     /// Every kind of client at once, each with random pauses between its requests.
     pub async fn burst(&mut self, end: Instant, random: &mut Random) {
         let mut randoms = [0, 1, 2].map(|part| Random::new(random.draw(), part));
         let [first, second, third] = &mut randoms;
-        let (shared, host) = (&self.shared, &self.host);
+        let (shared, way) = (&self.shared, &self.way);
         tokio::join!(
-            keep_alive(shared, host, &mut self.kept, end, first),
-            new_connections(shared, host, end, second),
-            line_by_line(shared, &mut self.lines, end, third),
+            keep_alive(shared, way, &mut self.pool, end, first),
+            new_connections(shared, way, end, second),
+            line_by_line(shared, way, &mut self.lines, end, third),
         );
     }
 }
 
 async fn keep_alive(
     shared: &Shared,
-    host: &str,
-    kept: &mut Option<Connection>,
+    way: &Way,
+    pool: &mut [Option<Connection>],
     end: Instant,
     random: &mut Random,
 ) {
     loop {
         let id = shared.begin();
+        let kept = &mut pool[random.below(pool.len() as u64) as usize];
         let outcome = loop {
+            let new = kept.is_none();
             let connection = match kept.as_mut() {
                 Some(connection) => connection,
-                None => match Connection::open(shared.fronts.one(random).await).await {
+                None => match Connection::open(way.fronts.one(random).await).await {
                     Ok(connection) => kept.insert(connection),
                     Err(error) => break Outcome::Lost(Lost::Connect(error.to_string())),
                 },
             };
-            match connection.send(&request(&id, host, random)).await {
+            match connection.send(&request(&id, &way.host, random)).await {
                 Exchange::Answered(response) => break response.outcome(&id),
+                Exchange::Unsent | Exchange::Crossed if new => break refused(),
                 // Closed between two requests, and this one was not sent.
                 Exchange::Unsent => *kept = None,
                 Exchange::Crossed => break Outcome::Crossed,
@@ -194,17 +230,19 @@ async fn keep_alive(
     }
 }
 
-async fn new_connections(shared: &Shared, host: &str, end: Instant, random: &mut Random) {
+/// A new connection that is closed before its first request refuses service.
+fn refused() -> Outcome {
+    Outcome::Lost(Lost::NoAnswer("a new connection was closed".into()))
+}
+
+async fn new_connections(shared: &Shared, way: &Way, end: Instant, random: &mut Random) {
     loop {
         let id = shared.begin();
-        let outcome = match Connection::open(shared.fronts.one(random).await).await {
+        let outcome = match Connection::open(way.fronts.one(random).await).await {
             Err(error) => Outcome::Lost(Lost::Connect(error.to_string())),
-            Ok(mut connection) => match connection.send(&request(&id, host, random)).await {
+            Ok(mut connection) => match connection.send(&request(&id, &way.host, random)).await {
                 Exchange::Answered(response) => response.outcome(&id),
-                // A new connection that is closed before its first request refuses service.
-                Exchange::Unsent | Exchange::Crossed => {
-                    Outcome::Lost(Lost::NoAnswer("a new connection was closed".into()))
-                }
+                Exchange::Unsent | Exchange::Crossed => refused(),
                 Exchange::Lost(lost) => Outcome::Lost(lost),
             },
         };
@@ -218,22 +256,25 @@ async fn new_connections(shared: &Shared, host: &str, end: Instant, random: &mut
 
 async fn line_by_line(
     shared: &Shared,
-    lines: &mut Option<(SocketAddr, Option<Lines>)>,
+    way: &Way,
+    kept: &mut Option<Lines>,
     end: Instant,
     random: &mut Random,
 ) {
-    let Some((address, kept)) = lines else { return };
+    let Some(fronts) = &way.lines else { return };
     loop {
         let id = shared.begin();
         let outcome = loop {
+            let new = kept.is_none();
             let connection = match kept.as_mut() {
                 Some(connection) => connection,
-                None => match Lines::open(*address).await {
+                None => match Lines::open(fronts.one(random).await).await {
                     Ok(connection) => kept.insert(connection),
                     Err(error) => break Outcome::Lost(Lost::Connect(error.to_string())),
                 },
             };
             match connection.send(&id).await {
+                None | Some(Outcome::Crossed) if new => break refused(),
                 Some(outcome) => break outcome,
                 None => *kept = None,
             }
@@ -260,14 +301,8 @@ fn request(id: &str, host: &str, random: &mut Random) -> Vec<u8> {
 
 impl Shared {
     /// What a run begins with; ids begin with the seed.
-    pub fn new(fronts: impl Into<Fronts>, seed: u64) -> Self {
-        Self {
-            fronts: fronts.into(),
-            ledger: Ledger::default(),
-            ids: Arc::new(Ids::new(format!("{seed:x}"))),
-            flights: Arc::default(),
-            stop: Arc::default(),
-        }
+    pub fn new(seed: u64) -> Self {
+        Self { ids: Arc::new(Ids::new(format!("{seed:x}"))), ..Self::default() }
     }
 
     fn begin(&self) -> String {

@@ -12,13 +12,18 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The same in a cluster that is not ours: it pulls images, probes by whole seconds, and backs off for minutes.
 const PATIENCE_ELSEWHERE: Duration = Duration::from_secs(300);
 
+/// How long anything may take where the tests run.
+pub fn patience() -> Duration {
+    if kubernetes::kubeconfig().is_some() { PATIENCE_ELSEWHERE } else { PATIENCE }
+}
+
 /// Looks every 10 ms until `look` finds something.
 ///
 /// # Panics
 ///
 /// After [`PATIENCE`] (five minutes with `SCALER_E2E_KUBECONFIG`), with `what` was waited for and the last thing `look` said of it.
 pub async fn until<T, F: Future<Output = Result<T, String>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let patience = if kubernetes::kubeconfig().is_some() { PATIENCE_ELSEWHERE } else { PATIENCE };
+    let patience = patience();
     let deadline = Instant::now() + patience;
     loop {
         match look().await {

@@ -13,7 +13,7 @@ use crate::{
     counters::Counters,
     journal::Verdict,
     random::{self, Random},
-    traffic::{self, Shared, Target},
+    traffic::{self, Shared, Target, Way},
     until,
     wait::pause,
 };
@@ -45,6 +45,21 @@ pub struct Plan {
     pub disturbance: Disturbance,
     /// The cluster.
     pub setting: Setting,
+    /// How the Services are led (`scaler.dev/route`), and then the load goes by them; without it, to the DLXs.
+    pub route: Option<&'static str>,
+    /// How the applications end.
+    pub app: App,
+    /// How many connections a client keeps; see [`Way::pool`].
+    pub pool: usize,
+}
+
+/// How an application ends when it is told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum App {
+    /// At once, whatever it was doing.
+    Exits,
+    /// After a while in which it goes on, and once it has answered.
+    Drains(Duration),
 }
 
 /// What a run showed.
@@ -66,6 +81,7 @@ struct Run {
     shop: Shop,
     plan: Plan,
     workloads: Vec<Workload>,
+    ways: Vec<Way>,
     shared: Shared,
     seed: u64,
 }
@@ -76,7 +92,14 @@ impl Plan {
     /// As many cycles as `SCALER_CYCLES` says (50 without it), undisturbed.
     pub fn new() -> Self {
         let cycles = std::env::var("SCALER_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(50);
-        Self { cycles, disturbance: Disturbance::None, setting: Setting::default() }
+        let setting = Setting::default();
+        Self { cycles, disturbance: Disturbance::None, setting, route: None, app: App::Exits, pool: 1 }
+    }
+
+    /// The same by led Services.
+    #[must_use]
+    pub fn led(self, route: &'static str) -> Self {
+        Self { route: Some(route), setting: Setting::led(), ..self }
     }
 
     /// Makes the run. Every Deployment sleeps when it returns.
@@ -86,15 +109,42 @@ impl Plan {
     /// The cycles take too long.
     pub async fn run(self) -> Report {
         let seed = random::seed();
-        let shop = Shop::open_with(self.setting.clone()).await;
-        let mut workloads = Vec::new();
+        let mut setting = self.setting.clone();
+        if let Some(proxy) = &mut setting.proxy {
+            proxy.seed = seed;
+        }
+        let shop = Shop::open_with(setting).await;
+        let (mut workloads, mut ways) = (Vec::new(), Vec::new());
         for number in 0..WORKLOADS {
-            let workload = Workload::new(&shop, &format!("r{number}"));
+            let workload = self.workload(&shop, &format!("r{number}"));
             shop.deploy(&workload).await;
             workloads.push(workload);
         }
-        let shared = Shared::new(shop.fronts(), seed);
-        Arc::new(Run { shop, plan: self, workloads, shared, seed }).go().await
+        for workload in &workloads {
+            let way = match self.route {
+                None => shop.front_way(workload),
+                Some("direct") => shop.way(workload).await,
+                // What was connected before would pass no DLX.
+                Some(_) => {
+                    shop.led(workload).await;
+                    shop.way(workload).await
+                }
+            };
+            ways.push(way.pool(self.pool));
+        }
+        let shared = Shared::new(seed);
+        Arc::new(Run { shop, plan: self, workloads, ways, shared, seed }).go().await
+    }
+
+    fn workload(&self, shop: &Shop, name: &str) -> Workload {
+        let mut workload = Workload::new(shop, name);
+        if let Some(route) = self.route {
+            workload = workload.annotation("route", route);
+        }
+        match self.app {
+            App::Exits => workload,
+            App::Drains(time) => workload.drains(time),
+        }
     }
 }
 
@@ -146,7 +196,7 @@ impl Run {
 
     async fn load(self: Arc<Self>, number: usize) {
         let workload = &self.workloads[number];
-        let target = Target { host: workload.host(), lines: None, state: self.shop.state_of(&workload.name) };
+        let target = Target { way: self.ways[number].clone(), state: self.shop.state_of(&workload.name) };
         let random = Random::new(self.seed, number as u64);
         traffic::run(&target, self.shared.clone(), random).await;
     }

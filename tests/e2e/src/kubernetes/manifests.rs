@@ -81,21 +81,27 @@ fn adapt(object: &mut Value, setting: &Setting, names: &Names) {
         }
         (Some("Deployment"), Some("scaler-autoscaler")) => {
             object["spec"]["replicas"] = json!(setting.autoscalers);
-            daemon(object, &names.autoscaler);
+            daemon(object, &names.autoscaler, setting);
         }
         (Some("Deployment"), Some("scaler-dlx")) => {
             object["spec"]["replicas"] = json!(setting.dlxs);
-            daemon(object, &names.dlx);
+            daemon(object, &names.dlx, setting);
         }
         _ => {}
     }
 }
 
-fn daemon(object: &mut Value, image: &str) {
+fn daemon(object: &mut Value, image: &str, setting: &Setting) {
     let container = &mut object["spec"]["template"]["spec"]["containers"][0];
     container["image"] = json!(image);
+    let arguments = container["args"].as_array_mut().expect("a daemon's arguments");
+    let name = |argument: &str| argument.split('=').next().unwrap_or_default().to_owned();
+    for flag in &setting.flags {
+        arguments.retain(|known| known.as_str().is_none_or(|known| name(known) != name(flag)));
+        arguments.push(json!(flag));
+    }
     // On devcluster all pods share one network: each listens on its own address instead of on all.
-    for argument in container["args"].as_array_mut().expect("a daemon's arguments") {
+    for argument in arguments {
         let text = argument.as_str().expect("an argument is a text");
         if let Some((flag, port)) = text.split_once("-address=:") {
             *argument = json!(format!("{flag}-address=$(POD_IP):{port}"));

@@ -10,10 +10,15 @@ pub mod journals;
 pub mod manifests;
 mod objects;
 pub mod place;
+pub mod protocols;
+pub mod seen;
 pub mod shop;
+pub mod snapshot;
 pub mod workload;
 
 pub use objects::create;
 pub use place::{Names, kubeconfig, needs_devcluster, run};
+pub use seen::Seen;
 pub use shop::{Setting, Shop};
+pub use snapshot::Snapshot;
 pub use workload::Workload;

@@ -19,10 +19,11 @@ use std::{
 };
 
 use devcluster::{
-    Cluster, Options,
+    Cluster,
     controllers::Controllers,
     netns,
     node::{Node, NodeOptions},
+    proxy::ServiceProxy,
 };
 use kube::{
     Client,
@@ -31,7 +32,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{journals::Journals, manifests::NAMESPACE, objects, shop::programs};
+use super::{Setting, journals::Journals, manifests::NAMESPACE, objects, shop::programs};
 use crate::binaries;
 
 /// Names the kubeconfig file of the cluster to run in.
@@ -65,7 +66,8 @@ pub(super) enum Place {
 /// A devcluster's parts, in the order in which they end.
 pub(super) struct Dev {
     cluster: Cluster,
-    _node: Node,
+    proxy: Option<ServiceProxy>,
+    node: Node,
     _controllers: Controllers,
 }
 
@@ -157,9 +159,9 @@ impl Names {
 
 impl Place {
     /// Starts a devcluster, or takes the cluster of the environment; and makes the namespace.
-    pub(super) async fn open(api: &Options, folder: &Path) -> (Client, Self) {
+    pub(super) async fn open(setting: &Setting, folder: &Path) -> (Client, Self) {
         let (client, place) = match kubeconfig() {
-            None => Self::dev(api, folder).await,
+            None => Self::dev(setting, folder).await,
             Some(kubeconfig) => {
                 let client = client(&kubeconfig).await;
                 // Before the first object, so that whatever happens all of them go.
@@ -174,9 +176,9 @@ impl Place {
         (client, place)
     }
 
-    async fn dev(api: &Options, folder: &Path) -> (Client, Self) {
+    async fn dev(setting: &Setting, folder: &Path) -> (Client, Self) {
         let programs = programs(folder, binaries::folder());
-        let cluster = Cluster::start(api.clone()).expect("starting the API");
+        let cluster = Cluster::start(setting.api.clone()).expect("starting the API");
         let client = cluster.client().expect("a client of the API");
         let controllers = Controllers::start(client.clone());
         let mut options = NodeOptions::new(&programs, cluster.url());
@@ -185,7 +187,8 @@ impl Place {
         options.crash_backoff = Duration::from_millis(100);
         options.pull_backoff = Duration::from_millis(100);
         let node = Node::start(client.clone(), options).await.expect("starting the node");
-        let dev = Dev { cluster, _node: node, _controllers: controllers };
+        let proxy = setting.proxy.as_ref().map(|options| ServiceProxy::start(&client, options));
+        let dev = Dev { cluster, proxy, node, _controllers: controllers };
         (client, Self::Dev(Names::default(), Box::new(dev)))
     }
 
@@ -218,6 +221,21 @@ impl Place {
     pub(super) fn cluster(&self) -> &Cluster {
         match self {
             Self::Dev(_, dev) => &dev.cluster,
+            Self::Elsewhere(_) => panic!("this test needs devcluster, and does not say so at its head"),
+        }
+    }
+
+    /// The service proxies, in the cluster that has its own of them.
+    pub(super) fn proxy(&self) -> Option<&ServiceProxy> {
+        match self {
+            Self::Dev(_, dev) => dev.proxy.as_ref(),
+            Self::Elsewhere(_) => None,
+        }
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        match self {
+            Self::Dev(_, dev) => &dev.node,
             Self::Elsewhere(_) => panic!("this test needs devcluster, and does not say so at its head"),
         }
     }

@@ -1,14 +1,17 @@
 //! A cluster with both daemons in it.
 
+mod services;
 mod workloads;
 
 use std::{
     fmt, fs,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use devcluster::{Cluster, Options};
+use devcluster::{Cluster, Options, proxy::ProxyOptions};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
@@ -48,7 +51,18 @@ pub struct Setting {
     pub stranger: bool,
     /// What is there before the daemons come, such as other controllers' kinds.
     pub before: Vec<Value>,
+    /// The nodes' service proxies; without them Services have addresses that nobody takes connections at.
+    pub proxy: Option<ProxyOptions>,
+    /// Flags of both daemons, as `--name=value`, over those that the manifests give them.
+    pub flags: Vec<String>,
 }
+
+/// The DLXs' ports for Services' where those are led.
+pub const SERVICE_PORTS: RangeInclusive<u16> = 20_000..=20_049;
+/// How late nodes hear of changes where Services are led.
+pub const LAG: Duration = Duration::from_secs(3);
+/// How long the daemons wait for them there: a little longer.
+pub const GRACE: Duration = Duration::from_secs(4);
 
 /// The user of the DLX that faults can be ordered for alone.
 pub const STRANGER: &str = "system:serviceaccount:shop:scaler-stranger";
@@ -86,11 +100,23 @@ impl Default for Setting {
             dlxs: 2,
             stranger: false,
             before: Vec::new(),
+            proxy: None,
+            flags: Vec::new(),
         }
     }
 }
 
 impl Setting {
+    /// Where Services are led: two nodes that hear of changes up to [`LAG`] late, each by a time of its own, and daemons that wait
+    /// [`GRACE`] for them.
+    pub fn led() -> Self {
+        let proxy = ProxyOptions { lag: Duration::ZERO..LAG, ..ProxyOptions::default() };
+        let grace = format!("--route-grace={}s", GRACE.as_secs());
+        let ports = format!("--service-ports={}-{}", SERVICE_PORTS.start(), SERVICE_PORTS.end());
+        let flags = vec![ports, grace];
+        Self { proxy: Some(proxy), flags, ..Self::default() }
+    }
+
     /// Lines at the end of the namespace file.
     #[must_use]
     pub fn with(mut self, lines: &str) -> Self {
@@ -148,7 +174,7 @@ impl Shop {
         let prefix = format!("shop-{}-", std::process::id());
         let folder =
             tempfile::Builder::new().prefix(&prefix).tempdir_in(scratch).expect("creating the shop's folder");
-        let (client, place) = Place::open(&setting.api, folder.path()).await;
+        let (client, place) = Place::open(&setting, folder.path()).await;
         let namespace = place.names().namespace.clone();
         let journals = place.journals(&client, folder.path()).await;
         for object in setting.before.iter().chain(&manifests::objects(&setting, place.names())) {

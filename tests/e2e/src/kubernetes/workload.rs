@@ -1,5 +1,7 @@
 //! What sleeps and wakes: the test service as a Deployment or StatefulSet, and its Service.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Shop, journals::Journals};
@@ -7,6 +9,9 @@ use crate::journal::Journal;
 
 /// The port the service listens on.
 pub const PORT: u16 = 8080;
+
+/// The port its lines are taken on.
+const LINES_PORT: u16 = 9090;
 
 /// A workload that the daemons look after.
 #[derive(Clone, Debug)]
@@ -21,6 +26,10 @@ pub struct Workload {
     replicas: u32,
     arguments: Vec<String>,
     annotations: Vec<(String, String)>,
+    /// Instead of the test service.
+    program: Option<Value>,
+    /// Its Service's ports.
+    ports: Value,
 }
 
 // === impl Workload ===
@@ -37,6 +46,8 @@ impl Workload {
             replicas: 1,
             arguments: Vec::new(),
             annotations: vec![("scaler.dev/scale-to-zero".to_owned(), "1s".to_owned())],
+            program: None,
+            ports: json!([{"name": "http", "port": 80, "targetPort": "http"}]),
         }
     }
 
@@ -77,6 +88,44 @@ impl Workload {
         self
     }
 
+    /// Nobody's business: without any annotation of ours.
+    #[must_use]
+    pub fn unmanaged(mut self) -> Self {
+        self.annotations.clear();
+        self
+    }
+
+    /// An application that goes on for a while when it is told to end, and ends once it has answered; without this it ends
+    /// at once, whatever it was doing.
+    #[must_use]
+    pub fn drains(self, time: Duration) -> Self {
+        self.arguments(&["--drain", &time.as_millis().to_string()])
+    }
+
+    /// It speaks the line protocol, too, at the port 81 of its Service.
+    #[must_use]
+    pub fn lines(self) -> Self {
+        let (mut ports, port) = (self.ports.clone(), LINES_PORT.to_string());
+        if let Some(ports) = ports.as_array_mut() {
+            ports.push(json!({"name": "lines", "port": 81, "targetPort": LINES_PORT}));
+        }
+        self.arguments(&["--lines-port", &port]).ports(ports)
+    }
+
+    /// These ports of its Service instead of `http`, the port 80.
+    #[must_use]
+    pub fn ports(mut self, ports: Value) -> Self {
+        self.ports = ports;
+        self
+    }
+
+    /// Another program: a container without a name.
+    #[must_use]
+    pub fn program(mut self, container: Value) -> Self {
+        self.program = Some(container);
+        self
+    }
+
     /// Where its requests are sent to.
     pub fn host(&self) -> String {
         format!("{}.{}.svc", self.name, self.namespace)
@@ -97,6 +146,12 @@ impl Workload {
 
     /// The pods' only container, from an image.
     pub fn container(&self, image: &str) -> Value {
+        if let Some(program) = &self.program {
+            let mut container = program.clone();
+            container["name"] = json!("program");
+            container["image"] = json!(image);
+            return container;
+        }
         let (port, journal) = (PORT.to_string(), self.journals.of(&self.name));
         let own = ["--address", "$(POD_IP)", "--port", &port, "--name", &self.name, "--journal", &journal];
         let mut arguments = own.map(str::to_owned).to_vec();
@@ -140,7 +195,7 @@ impl Workload {
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": self.name, "namespace": self.namespace},
-            "spec": {"selector": {"app": self.name}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
+            "spec": {"selector": {"app": self.name}, "ports": self.ports},
         })
     }
 }

@@ -1,13 +1,17 @@
 //! An HTTP/1.1 client on a bare socket: it sees exactly what became of each request.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::TcpStream,
+    time::timeout,
 };
 
 use super::{Lost, Outcome};
+
+/// How long after a close a reset may come; far above what it takes on one machine.
+const RESET: Duration = Duration::from_secs(1);
 
 /// A connection that carries one request after the other.
 #[derive(Debug)]
@@ -63,7 +67,11 @@ pub async fn once(address: SocketAddr, request: &[u8]) -> Result<Response, Lost>
 /// Whether the other side had closed before what was sent last reached its kernel: its answer to that, a reset, then
 /// finds this side's socket closed for reading already, which Linux reports as EPIPE (else it is ECONNRESET). A socket
 /// that is closed with something unread resets without closing first, so nothing that was received counts as crossed.
-pub(super) fn crossed(stream: &TcpStream) -> bool {
+///
+/// Through something in between the reset comes a little after the close: it is waited for, and without it the other side
+/// has read what it closed upon.
+pub(super) async fn crossed(stream: &TcpStream) -> bool {
+    let _ = timeout(RESET, stream.ready(Interest::ERROR)).await;
     matches!(stream.take_error(), Ok(Some(error)) if error.kind() == io::ErrorKind::BrokenPipe)
 }
 
@@ -108,7 +116,7 @@ impl Connection {
         }
         match self.receive().await {
             Ok(response) => Exchange::Answered(response),
-            Err(Lost::NoAnswer(_)) if crossed(&self.stream) => Exchange::Crossed,
+            Err(Lost::NoAnswer(_)) if crossed(&self.stream).await => Exchange::Crossed,
             Err(lost) => Exchange::Lost(lost),
         }
     }

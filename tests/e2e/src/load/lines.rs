@@ -43,7 +43,7 @@ impl Lines {
         let mut line = String::new();
         let sent = self.0.get_mut().write_all(format!("{id}\n").as_bytes()).await;
         match self.0.read_line(&mut line).await {
-            Ok(0) if sent.is_err() || crossed(self.0.get_ref()) => Outcome::Crossed,
+            Ok(0) if sent.is_err() || crossed(self.0.get_ref()).await => Outcome::Crossed,
             Ok(0) => Outcome::Lost(Lost::NoAnswer("closed".into())),
             Ok(_) => match line.trim_end().split_once(' ') {
                 Some((by, found)) if found == id => Outcome::Answered { by: by.to_owned() },

@@ -43,7 +43,7 @@ pub enum Lost {
 }
 
 /// Draws ids that are unique in a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ids {
     prefix: String,
     next: AtomicU64,

@@ -5,6 +5,7 @@ mod cycles;
 mod elsewhere;
 mod failing;
 mod figures;
+mod ground;
 mod mutants;
 mod outage;
 mod prometheus;

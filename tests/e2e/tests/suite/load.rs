@@ -7,7 +7,7 @@ use e2e::{
     journal::Verdict,
     load::{Connection, Exchange, Lines, Lost, Outcome},
     random::{self, Random},
-    traffic::{Clients, Shared},
+    traffic::{Clients, Shared, Way},
     until,
 };
 use tokio::{
@@ -141,8 +141,8 @@ async fn the_load_of_the_cycles_finds_what_is_lost_and_nothing_else() {
         })
         .await;
 
-        let shared = Shared::new(vec![front], random::seed());
-        let mut clients = Clients::new(shared.clone(), "hello.localhost", None);
+        let shared = Shared::new(random::seed());
+        let mut clients = Clients::new(shared.clone(), Way::new("hello.localhost", vec![front]).pool(3));
         let mut random = Random::new(1, 1);
         let stop = shared.stop.clone();
         let load = tokio::spawn(async move {

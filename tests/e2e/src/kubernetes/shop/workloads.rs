@@ -46,6 +46,13 @@ impl Shop {
         objects::create(&self.client, object).await;
     }
 
+    /// Deletes any object.
+    pub async fn remove(&self, object: &Value) {
+        let name = object["metadata"]["name"].as_str().expect("an object's name");
+        let deleted = objects::api_of(&self.client, object).delete(name, &DeleteParams::default()).await;
+        deleted.unwrap_or_else(|error| panic!("deleting {name}: {error}"));
+    }
+
     /// Deletes a workload, and waits until it is gone.
     pub async fn delete(&self, workload: &Workload) {
         let api = objects::api_of(&self.client, &workload.object());

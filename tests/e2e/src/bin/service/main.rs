@@ -1,24 +1,29 @@
 //! The service that the tests scale: it writes down every request it was given, and dies of SIGTERM at once, so that
-//! a scaler that stops it too early is found out.
+//! a scaler that stops it too early is found out; or, if it is told so, ends as a careful one does.
 //!
 //! `service [--address IP] [--port P] [--lines-port P] [--name NAME] [--journal FILE|tcp:ADDRESS] [--start-after FILE] [--exit STATUS] [--forward ADDRESS]
-//! [--collect P]`
+//! [--collect P] [--drain MS]`
 //!
 //! `--start-after` waits until the file exists before it listens; `--forward` makes it lead every connection elsewhere.
 //! `--collect` takes on that port what others write down to `tcp:ADDRESS`, and tells it at `/journal/NAME`.
+//! With `--drain` it goes on for so long after SIGTERM, takes no more then, and ends once all has been answered.
 //!
 //! Answers carry the request's `x-request-id`, and `x-run`: the process that answered. Paths: `/slow/MS` waits,
 //! `/metrics` counts the requests that were written down, for Prometheus,
 //! `/sink` reads the body and says how much, `/events/N/MS` streams N events, `/echo` upgrades to a connection that
-//! echoes, anything else answers at once. HTTP/1.1 and HTTP/2 on the port; `--lines-port` answers each line with `RUN LINE`.
+//! echoes, `/ws` to a WebSocket that does, anything else answers at once; a call of gRPC is answered its own message.
+//! HTTP/1.1 and HTTP/2 on the port; `--lines-port` answers each line with `RUN LINE`.
+
+mod flags;
+mod grpc;
+mod journal;
+mod websocket;
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    fs::{File, OpenOptions},
-    io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -37,34 +42,17 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
+    server::{conn::auto, graceful::GracefulShutdown},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
 };
 
+use self::{flags::Flags, journal::Journal};
+
 type Answer = Response<BoxBody<Bytes, std::io::Error>>;
-
-#[derive(Default)]
-struct Flags {
-    address: Option<IpAddr>,
-    port: Option<u16>,
-    lines_port: Option<u16>,
-    name: String,
-    journal: Option<String>,
-    start_after: Option<PathBuf>,
-    exit: Option<i32>,
-    forward: Option<SocketAddr>,
-    collect: Option<u16>,
-}
-
-enum Journal {
-    None,
-    File(File),
-    /// Says back what it has written down.
-    Collector(std::net::TcpStream),
-}
 
 struct Service {
     name: String,
@@ -101,75 +89,24 @@ async fn main() -> anyhow::Result<()> {
         tokio::spawn(service.clone().collect(listener));
     }
     let listener = TcpListener::bind((address, flags.port.unwrap_or_default())).await?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        if let Some(to) = flags.forward {
-            tokio::spawn(forward(stream, to));
-            continue;
-        }
-        let service = service.clone();
-        tokio::spawn(async move {
-            let serve = service_fn(move |request| service.clone().answer(request));
-            let _ = auto::Builder::new(TokioExecutor::new())
-                .serve_connection_with_upgrades(TokioIo::new(stream), serve)
-                .await;
-        });
-    }
-}
-
-// === impl Flags ===
-
-impl Flags {
-    fn read() -> anyhow::Result<Self> {
-        let mut flags = Self { name: "service".into(), ..Self::default() };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(name) = arguments.next() {
-            let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{name} wants a value"))?;
-            match name.as_str() {
-                "--address" => flags.address = Some(value.parse()?),
-                "--port" => flags.port = Some(value.parse()?),
-                "--lines-port" => flags.lines_port = Some(value.parse()?),
-                "--name" => flags.name = value,
-                "--journal" => flags.journal = Some(value),
-                "--start-after" => flags.start_after = Some(value.into()),
-                "--forward" => flags.forward = Some(value.parse()?),
-                "--collect" => flags.collect = Some(value.parse()?),
-                "--exit" => flags.exit = Some(value.parse()?),
-                _ => anyhow::bail!("unknown flag {name}"),
-            }
-        }
-        Ok(flags)
-    }
-}
-
-// === impl Journal ===
-
-impl Journal {
-    fn open(to: Option<&str>, name: &str) -> anyhow::Result<Self> {
-        Ok(match to.map(|to| to.strip_prefix("tcp:").ok_or(to)) {
-            None => Self::None,
-            Some(Err(path)) => Self::File(OpenOptions::new().create(true).append(true).open(path)?),
-            Some(Ok(address)) => {
-                let mut collector = std::net::TcpStream::connect(address)?;
-                collector.set_nodelay(true)?;
-                collector.write_all(format!("{name}\n").as_bytes())?;
-                Self::Collector(collector)
-            }
-        })
-    }
-
-    fn write(&self, line: &str) -> std::io::Result<()> {
-        match self {
-            Self::None => Ok(()),
-            Self::File(file) => (&*file).write_all(line.as_bytes()),
-            Self::Collector(collector) => {
-                let mut collector = collector;
-                collector.write_all(line.as_bytes())?;
-                collector.read_exact(&mut [0])
-            }
+    if let Some(to) = flags.forward {
+        loop {
+            tokio::spawn(forward(listener.accept().await?.0, to));
         }
     }
+    let told = async {
+        match flags.drain {
+            // Without it a signal ends the process.
+            None => std::future::pending().await,
+            Some(drain) => {
+                if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+                    terminated.recv().await;
+                }
+                pause(drain).await;
+            }
+        }
+    };
+    service.serve(listener, told).await
 }
 
 // === impl Service ===
@@ -178,6 +115,35 @@ impl Service {
     /// One write per line: the journal is whole however this process ends.
     fn note(&self, what: &str, id: &str) {
         self.journal.write(&format!("{what} {id}\n")).expect("writing the journal");
+    }
+
+    /// Serves until `told`, and then what has come so far.
+    async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        told: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let (builder, connections) = (auto::Builder::new(TokioExecutor::new()), GracefulShutdown::new());
+        tokio::pin!(told);
+        loop {
+            let stream = tokio::select! {
+                // Those that are connected already are taken.
+                biased;
+                accepted = listener.accept() => accepted?.0,
+                () = &mut told => break,
+            };
+            stream.set_nodelay(true)?;
+            let service = self.clone();
+            let serve = service_fn(move |request| service.clone().answer(request));
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), serve).into_owned();
+            let connection = connections.watch(connection);
+            tokio::spawn(async move {
+                let _ = connection.await;
+            });
+        }
+        drop(listener);
+        connections.shutdown().await;
+        Ok(())
     }
 
     async fn collect(self: Arc<Self>, listener: TcpListener) {
@@ -232,6 +198,7 @@ impl Service {
         let path = request.uri().path().to_owned();
         let mut parts = path.trim_start_matches('/').split('/');
         let mut answer = match parts.next() {
+            _ if grpc::is_call(&request) => grpc::answer(&mut request).await,
             Some("slow") => {
                 pause(milliseconds(parts.next())).await;
                 text(format!("{} {path}\n", self.name))
@@ -256,6 +223,7 @@ impl Service {
                 events(count, milliseconds(parts.next()))
             }
             Some("echo") => echo(&mut request),
+            Some("ws") => websocket::open(&mut request),
             _ => text(format!("{} {} {path}\n", self.name, request.method())),
         };
         let headers = answer.headers_mut();

@@ -1,0 +1,150 @@
+//! A workload, its Service and its slices as they are at one moment, told by watches and not asked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ApiResource, DynamicObject},
+    runtime::watcher::{self, Event, watcher},
+};
+use scaler_types::{Leads, State};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::{Shop, Workload, objects::api_of};
+use crate::wait::{patience, pause};
+
+/// Which Service a slice is of.
+const SERVICE: &str = "kubernetes.io/service-name";
+/// Who keeps a slice.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+
+/// The watches.
+const OBJECTS: &str = "objects";
+const SERVICES: &str = "services";
+const SLICES: &str = "slices";
+
+/// What is seen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// The workload's object; null if there is none.
+    pub object: Value,
+    /// Its Service; null if there is none.
+    pub service: Value,
+    /// The slices of that Service, by name.
+    pub slices: BTreeMap<String, Value>,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// The workload's row; null if it has none.
+    pub fn row(&self) -> Value {
+        let row = self.object["metadata"]["annotations"]["scaler.dev/row"].as_str();
+        row.and_then(|row| serde_json::from_str(row).ok()).unwrap_or_default()
+    }
+
+    /// The row's state.
+    pub fn state(&self) -> Option<State> {
+        serde_json::from_value(self.row()["state"].clone()).ok()
+    }
+
+    /// How many replicas are wanted.
+    pub fn replicas(&self) -> i64 {
+        self.object["spec"]["replicas"].as_i64().unwrap_or_default()
+    }
+
+    /// Our key is in the Service's selector.
+    pub fn fenced(&self) -> bool {
+        !self.service["spec"]["selector"]["scaler.dev/fenced"].is_null()
+    }
+
+    /// Our slices.
+    pub fn ours(&self) -> impl Iterator<Item = &Value> {
+        self.slices.values().filter(|slice| slice["metadata"]["labels"][MANAGED_BY] == "scaler.dev")
+    }
+
+    /// Where the Service leads, as its objects say.
+    pub fn leads(&self) -> Leads {
+        match (self.ours().next().is_some(), self.fenced()) {
+            (false, _) => Leads::Own,
+            (true, false) => Leads::Both,
+            (true, true) => Leads::Dlx,
+        }
+    }
+
+    fn put(&mut self, kind: &str, object: DynamicObject, there: bool) {
+        let name = object.name_any();
+        let value = if there { serde_json::to_value(object).unwrap_or_default() } else { Value::Null };
+        match kind {
+            SERVICES => self.service = value,
+            SLICES if there => drop(self.slices.insert(name, value)),
+            SLICES => drop(self.slices.remove(&name)),
+            _ => self.object = value,
+        }
+    }
+
+    fn forget(&mut self, kind: &str) {
+        match kind {
+            SERVICES => self.service = Value::Null,
+            SLICES => self.slices.clear(),
+            _ => self.object = Value::Null,
+        }
+    }
+}
+
+impl Shop {
+    /// Watches a workload until it is seen as wanted: every state that the API tells is looked at, however short it lasts.
+    ///
+    /// # Panics
+    ///
+    /// It is not in a long while; the last that was seen is told.
+    pub async fn seen(&self, workload: &Workload, what: &str, wanted: impl Fn(&Seen) -> bool) -> Seen {
+        let mut seen = Seen::default();
+        let found = timeout(patience(), self.watch(workload, &mut seen, wanted)).await.is_ok();
+        let id = workload.id();
+        assert!(
+            found,
+            "waited {:?} for {what} ({id}): {seen:#?}\n{}",
+            patience(),
+            self.logs("autoscaler", 10)
+        );
+        seen
+    }
+
+    async fn watch(&self, workload: &Workload, seen: &mut Seen, wanted: impl Fn(&Seen) -> bool) {
+        let by_name = watcher::Config::default().fields(&format!("metadata.name={}", workload.name));
+        let by_label = watcher::Config::default().labels(&format!("{SERVICE}={}", workload.name));
+        let slices = ApiResource::erase::<k8s_openapi::api::discovery::v1::EndpointSlice>(&());
+        let slices = Api::namespaced_with(self.client.clone(), &self.names().namespace, &slices);
+        let watches: [(&str, Api<DynamicObject>, watcher::Config); 3] = [
+            (OBJECTS, api_of(&self.client, &workload.object()), by_name.clone()),
+            (SERVICES, api_of(&self.client, &workload.service()), by_name),
+            (SLICES, slices, by_label),
+        ];
+        let watches =
+            watches.map(|(kind, api, config)| watcher(api, config).map(move |event| (kind, event)).boxed());
+        let mut events = stream::select_all(watches);
+        let mut listed = BTreeSet::new();
+        while let Some((kind, event)) = events.next().await {
+            match event {
+                Ok(Event::Apply(object) | Event::InitApply(object)) => seen.put(kind, object, true),
+                Ok(Event::Delete(object)) => seen.put(kind, object, false),
+                Ok(Event::Init) => {
+                    listed.remove(kind);
+                    seen.forget(kind);
+                }
+                Ok(Event::InitDone) => drop(listed.insert(kind)),
+                // An API that is away is asked again.
+                Err(_) => pause(Duration::from_millis(10)).await,
+            }
+            if listed.len() == 3 && wanted(seen) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Services as clients see them, and daemons that are killed.
+
+use std::net::SocketAddr;
+
+use devcluster::proxy::ServiceProxy;
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use rustix::process::{Pid, Signal, kill_process};
+use scaler_types::Leads;
+use tokio::time::timeout;
+
+use super::{Part, SERVICE_PORTS, Shop};
+use crate::{
+    kubernetes::{Seen, Workload},
+    traffic::Way,
+    until,
+    wait::patience,
+};
+
+impl Shop {
+    /// The nodes' service proxies of a test that [`needs_devcluster`](crate::kubernetes::needs_devcluster).
+    ///
+    /// # Panics
+    ///
+    /// The shop was set up without them.
+    pub fn proxy(&self) -> &ServiceProxy {
+        self.place.proxy().expect("a setting with service proxies")
+    }
+
+    /// Where a port of a workload's Service is reached: one address for each node; in a cluster that is there its own.
+    pub async fn service(&self, workload: &Workload, port: u16) -> Vec<SocketAddr> {
+        let services: Api<Service> = Api::namespaced(self.client.clone(), &self.names().namespace);
+        let name = &workload.name;
+        let service = services.get(name).await;
+        let service = service.unwrap_or_else(|error| panic!("getting the Service {name}: {error}"));
+        let nodes = self.place.proxy().map_or(1, ServiceProxy::nodes);
+        (0..nodes).map(|node| ServiceProxy::address(node, &service, port)).collect()
+    }
+
+    /// The way to a workload by its Service, over any node.
+    pub async fn way(&self, workload: &Workload) -> Way {
+        Way::new(&workload.host(), self.service(workload, 80).await)
+    }
+
+    /// The way to a workload by the DLXs themselves.
+    pub fn front_way(&self, workload: &Workload) -> Way {
+        Way::new(&workload.host(), self.fronts())
+    }
+
+    /// Waits until the Service of a workload leads to the DLXs alone, and every node does.
+    pub async fn led(&self, workload: &Workload) -> Seen {
+        let seen = self.seen(workload, "its Service to be led", |seen| seen.leads() == Leads::Dlx).await;
+        self.nodes_lead(workload, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
+        seen
+    }
+
+    /// Waits until nothing of ours leads the Service of a workload anywhere, and no node does.
+    pub async fn given_back(&self, workload: &Workload) -> Seen {
+        let seen =
+            self.seen(workload, "its Service to be given back", |seen| seen.leads() == Leads::Own).await;
+        self.nodes_lead(workload, |known| !known.iter().any(is_dlx)).await;
+        seen
+    }
+
+    /// Waits until every node leads new connections to the port 80 of a workload's Service as wanted.
+    async fn nodes_lead(&self, workload: &Workload, wanted: impl Fn(&[SocketAddr]) -> bool) {
+        let Some(proxy) = self.place.proxy() else { return };
+        for (node, address) in self.service(workload, 80).await.into_iter().enumerate() {
+            let known = timeout(patience(), proxy.until(node, address, &wanted)).await;
+            assert!(known.is_ok(), "node {node} leads to {:?}", proxy.endpoints(node, address));
+        }
+    }
+
+    /// Kills a pod's process, as the kernel does that is out of memory: the node starts it again in the same pod. For a test that
+    /// [`needs_devcluster`](crate::kubernetes::needs_devcluster).
+    ///
+    /// # Panics
+    ///
+    /// The pod has none.
+    pub fn kill(&self, pod: &str) {
+        let process = self.place.node().process(&self.names().namespace, pod);
+        let process = process.and_then(|id| Pid::from_raw(id.try_into().ok()?));
+        let process = process.unwrap_or_else(|| panic!("{pod} has no process"));
+        kill_process(process, Signal::KILL)
+            .unwrap_or_else(|error| panic!("killing the process of {pod}: {error}"));
+    }
+
+    /// Kills the leading autoscaler the moment a workload is seen so; which pod that was, and what was seen. The moment is
+    /// when the API tells: the leader has written, and may have gone on a little.
+    pub async fn kill_leader_at(
+        &self,
+        workload: &Workload,
+        what: &str,
+        wanted: impl Fn(&Seen) -> bool,
+    ) -> (String, Seen) {
+        let leader = self.leader_pod().await;
+        let seen = self.seen(workload, what, wanted).await;
+        self.kill(&leader);
+        (leader, seen)
+    }
+
+    /// The pod of the autoscaler that leads, as soon as one does.
+    pub async fn leader_pod(&self) -> String {
+        until("an autoscaler to lead", || async {
+            let leader = self.leader().await.ok_or("nobody holds the Lease")?;
+            let pods = self.pods(Part::Autoscaler).await;
+            let mut names = pods.into_iter().filter_map(|pod| pod.metadata.name);
+            names.find(|name| leader.starts_with(name)).ok_or_else(|| format!("{leader} is none of them"))
+        })
+        .await
+    }
+}
+
+/// Whether an endpoint is a DLX's: by its port.
+fn is_dlx(endpoint: &SocketAddr) -> bool {
+    SERVICE_PORTS.contains(&endpoint.port())
+}

@@ -1,0 +1,271 @@
+//! What the tests of led Services stand on, without any daemon: Services on nodes that lag, what they lead to, and how it is seen.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use e2e::{
+    journal::Verdict,
+    kubernetes::{
+        Seen, Setting, Shop, Snapshot, Workload, needs_devcluster,
+        protocols::{Database, postgres, psql, redis},
+        run,
+        shop::Part,
+    },
+    load::{self, Outcome, WebSocket, get},
+    random::{self, Random},
+    traffic::{Clients, Shared},
+};
+use scaler_types::{Leads, State};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// A cluster without daemons, whose nodes know at once.
+async fn bare() -> Shop {
+    let setting = Setting { autoscalers: 0, dlxs: 0, ..Setting::led() };
+    let shop = Shop::open_with(setting).await;
+    for node in 0..shop.proxy().nodes() {
+        shop.proxy().set_lag(node, devcluster::proxy::NO_LAG);
+    }
+    shop
+}
+
+/// Creates a workload that is nobody's business, and waits until every node leads to so many endpoints of it.
+async fn start(shop: &Shop, workload: &Workload, port: u16, endpoints: usize) {
+    shop.create(&workload.service()).await;
+    shop.create(&workload.object()).await;
+    for (node, address) in shop.service(workload, port).await.into_iter().enumerate() {
+        shop.proxy().until(node, address, |known| known.len() == endpoints).await;
+    }
+}
+
+fn led_slice(endpoints: &Value) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "web-scaler-ipv4", "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "web", "endpointslice.kubernetes.io/managed-by": "scaler.dev"},
+        },
+        "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 20_000}],
+    })
+}
+
+#[test]
+fn load_by_services_finds_what_is_lost_and_nothing_else() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = bare().await;
+        let web = Workload::new(&shop, "web").unmanaged().replicas(2).lines();
+        start(&shop, &web, 80, 2).await;
+        start_lines(&shop, &web).await;
+        let lines = shop.service(&web, 81).await;
+        let way = shop.way(&web).await.lines(lines).pool(4);
+        let shared = Shared::new(random::seed());
+        let (mut clients, mut random) = (Clients::new(shared.clone(), way), Random::new(1, 1));
+        clients.burst(Instant::now() + Duration::from_secs(1), &mut random).await;
+        let verdict = || Verdict::of(&shared.ledger, [web.read()]);
+        let whole = verdict();
+        println!("{whole}");
+        whole.assert_nothing_lost();
+        assert!(whole.answered > 20, "{whole}");
+        // Both pods, and both nodes.
+        let by = |outcome: Outcome| if let Outcome::Answered { by } = outcome { by } else { String::new() };
+        let all: std::collections::BTreeSet<_> = shared.ledger.all().into_values().map(by).collect();
+        assert_eq!(all.len(), 2, "{all:?}");
+        let led = shop.proxy().counts("shop", "web");
+        assert!(led.led > 10 && led.refused == 0, "{led:?}");
+
+        // Nodes that hear nothing go on leading to what is gone.
+        (0..shop.proxy().nodes()).for_each(|node| shop.proxy().freeze(node));
+        shop.patch(&web, json!({"spec": {"replicas": 0}})).await;
+        e2e::until("no pod to be left", || async {
+            let left = shop.pods_of(&web).await;
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await;
+        clients.burst(Instant::now() + Duration::from_millis(300), &mut random).await;
+        shared.stop.store(true, Ordering::Relaxed);
+        let verdict = verdict();
+        println!("{verdict}");
+        assert!(!verdict.lost.is_empty() && verdict.exact(), "{verdict}");
+        assert!(shop.proxy().counts("shop", "web").refused > 0);
+    });
+}
+
+async fn start_lines(shop: &Shop, web: &Workload) {
+    for (node, address) in shop.service(web, 81).await.into_iter().enumerate() {
+        shop.proxy().until(node, address, |known| known.len() == 2).await;
+    }
+}
+
+#[test]
+fn an_application_that_drains_loses_nothing_where_one_that_exits_does() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = bare().await;
+        let slow = |name: &'static str| format!("/slow/{}", if name == "exits" { 2000 } else { 500 });
+        let exits = Workload::new(&shop, "exits").unmanaged();
+        let drains = Workload::new(&shop, "drains").unmanaged().drains(Duration::from_secs(1));
+        for workload in [&exits, &drains] {
+            start(&shop, workload, 80, 1).await;
+        }
+        let mut outcomes = Vec::new();
+        for (name, workload) in [("exits", &exits), ("drains", &drains)] {
+            let address = shop.service(workload, 80).await[1];
+            let request = get(&workload.host(), &slow(name), "in flight");
+            let in_flight = tokio::spawn(async move { load::once(address, &request).await });
+            e2e::until("the request to arrive", || async {
+                let there = workload.read().requests.contains_key("in flight");
+                if there { Ok(()) } else { Err(String::new()) }
+            })
+            .await;
+            shop.patch(workload, json!({"spec": {"replicas": 0}})).await;
+            outcomes.push(in_flight.await.expect("a client's task").map(|answer| answer.status));
+        }
+        assert!(outcomes[0].is_err(), "{outcomes:?}");
+        assert_eq!(outcomes[1], Ok(200));
+    });
+}
+
+#[test]
+fn grpc_and_websockets_pass_through_services() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = bare().await;
+        let web = Workload::new(&shop, "web").unmanaged();
+        start(&shop, &web, 80, 1).await;
+        for (node, address) in shop.service(&web, 80).await.into_iter().enumerate() {
+            let outcome = load::call(address, &web.host(), &format!("call-{node}")).await;
+            assert!(matches!(outcome, Outcome::Answered { .. }), "{outcome:?}");
+            let mut socket = WebSocket::open(address, &web.host(), &format!("socket-{node}")).await.unwrap();
+            socket.echo("hello").await.unwrap();
+            socket.ping().await.unwrap();
+            socket.echo(&"long ".repeat(5_000)).await.unwrap();
+            socket.close().await.unwrap();
+        }
+        let requests = web.read().requests;
+        assert!(["call-0", "call-1", "socket-0", "socket-1"].iter().all(|id| requests.contains_key(*id)));
+    });
+}
+
+#[test]
+fn redis_is_a_pod_that_keeps_what_it_was_told() {
+    if needs_devcluster("runs programs of this machine as pods") {
+        return;
+    }
+    run(async {
+        let shop = bare().await;
+        let database = Database::redis(&shop, "cache").with(Workload::unmanaged);
+        start(&shop, &database.workload, 6379, 1).await;
+        let addresses = shop.service(&database.workload, 6379).await;
+        assert_eq!(redis(addresses[0], &["SET", "colour", "blue"]).await.as_deref(), Ok("OK"));
+        again(&shop, &database, 6379).await;
+        assert_eq!(redis(addresses[1], &["GET", "colour"]).await.as_deref(), Ok("blue"));
+        redis(addresses[1], &["NONSENSE"]).await.unwrap_err();
+    });
+}
+
+#[test]
+fn postgresql_is_a_pod_that_keeps_what_it_was_told() {
+    if needs_devcluster("runs programs of this machine as pods") {
+        return;
+    }
+    run(async {
+        if let Err(why) = postgres() {
+            println!("not proved: {why}");
+            return;
+        }
+        let shop = bare().await;
+        let database = Database::postgres(&shop, "db").with(Workload::unmanaged);
+        start(&shop, &database.workload, 5432, 1).await;
+        let addresses = shop.service(&database.workload, 5432).await;
+        let made =
+            psql(addresses[0], "CREATE TABLE colours (name text); INSERT INTO colours VALUES ('blue')").await;
+        assert_eq!(made.as_deref(), Ok(""));
+        again(&shop, &database, 5432).await;
+        assert_eq!(psql(addresses[1], "SELECT name FROM colours").await.as_deref(), Ok("blue"));
+        psql(addresses[1], "SELECT nothing").await.unwrap_err();
+    });
+}
+
+/// To zero and back.
+async fn again(shop: &Shop, database: &Database, port: u16) {
+    for replicas in [0, 1] {
+        shop.patch(&database.workload, json!({"spec": {"replicas": replicas}})).await;
+        for (node, address) in shop.service(&database.workload, port).await.into_iter().enumerate() {
+            shop.proxy().until(node, address, |known| known.len() == replicas).await;
+        }
+    }
+}
+
+#[test]
+fn what_leads_a_service_is_seen_and_undone_it_is_as_before() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = bare().await;
+        let web = Workload::new(&shop, "web").unmanaged();
+        start(&shop, &web, 80, 1).await;
+        let before = shop.snapshot().await;
+        let own = shop.given_back(&web).await;
+        assert_eq!((own.leads(), own.state(), own.replicas()), (Leads::Own, None, 1));
+        // By hand, as the leader does it.
+        shop.create(&led_slice(&json!([{"addresses": ["10.244.9.9"]}]))).await;
+        let both = shop.seen(&web, "both", |seen| seen.leads() == Leads::Both).await;
+        assert_eq!((both.fenced(), both.ours().count(), both.state()), (false, 1, None));
+        shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/fenced": "1"}}})).await;
+        let row = json!({"state": "asleep"}).to_string();
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": row}}})).await;
+        let asleep = shop.seen(&web, "a row", |seen| seen.state() == Some(State::Asleep)).await;
+        assert!(asleep.fenced());
+        shop.led(&web).await;
+        let differences = before.differences(&shop.snapshot().await);
+        let parts = [
+            "Deployment web /metadata /annotations",
+            "EndpointSlice web-scaler-ipv4",
+            "Service web /spec /selector",
+        ];
+        assert_eq!(differences.len(), 3, "{differences:?}");
+        assert!(differences.iter().zip(parts).all(|(told, part)| told.starts_with(part)), "{differences:?}");
+
+        shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/fenced": null}}})).await;
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
+        shop.remove(&led_slice(&Value::Null)).await;
+        shop.given_back(&web).await;
+        let after: Snapshot = shop.snapshot().await;
+        before.assert_equal(&after);
+    });
+}
+
+#[test]
+fn a_daemon_is_killed_at_the_moment_its_row_says_something() {
+    if needs_devcluster("kills a process") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting { autoscalers: 1, ..Setting::default() }).await;
+        let web = Workload::new(&shop, "web");
+        let draining = |seen: &Seen| seen.state() == Some(State::Draining);
+        let ((), (leader, seen)) =
+            tokio::join!(shop.deploy(&web), shop.kill_leader_at(&web, "a fence", draining));
+        assert_eq!(seen.replicas(), 1);
+        e2e::until("it to be started again in its pod", || async {
+            let pods = shop.pods(Part::Autoscaler).await;
+            let pod =
+                pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(&leader)).ok_or("no such pod")?;
+            let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());
+            match status.map(|status| status.restart_count) {
+                Some(1..) => Ok(()),
+                other => Err(format!("{other:?} restarts")),
+            }
+        })
+        .await;
+        // Whoever leads goes on from the row.
+        shop.asleep(&web).await;
+    });
+}
