@@ -6,6 +6,7 @@ mod elsewhere;
 mod failing;
 mod figures;
 mod ground;
+mod led;
 mod mutants;
 mod outage;
 mod prometheus;

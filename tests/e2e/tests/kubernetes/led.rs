@@ -1,0 +1,42 @@
+//! Services that lead to the DLXs all the while: the same load as ever, by the Services' own addresses, over nodes that hear of
+//! changes late.
+
+use e2e::kubernetes::{
+    cycles::{Disturbance, Plan},
+    needs_devcluster, run,
+    shop::Part,
+};
+
+fn lose_nothing(disturbance: Disturbance) {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async move {
+        let plan = Plan { disturbance, ..Plan::new().led("service") };
+        let cycles = plan.cycles;
+        let report = plan.run().await;
+        println!("{report}");
+        report.verdict.assert_nothing_lost();
+        assert!(report.cycles >= cycles);
+    });
+}
+
+#[test]
+fn cycles_by_services_lose_nothing() {
+    lose_nothing(Disturbance::None);
+}
+
+#[test]
+fn cycles_by_services_lose_nothing_while_dlxs_are_deleted() {
+    lose_nothing(Disturbance::Deleted(Part::Dlx));
+}
+
+#[test]
+fn cycles_by_services_lose_nothing_while_the_dlxs_are_rolled_out() {
+    lose_nothing(Disturbance::Rollout);
+}
+
+#[test]
+fn cycles_by_services_lose_nothing_while_the_leader_changes() {
+    lose_nothing(Disturbance::LeaderChange);
+}
