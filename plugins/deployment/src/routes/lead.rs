@@ -6,10 +6,7 @@ use scaler_types::{Dlx, Leads, ResourceId, RouteRequest, ScaleError, duration};
 use tokio::time::timeout;
 
 use super::{Read, Routes, look, refusals::refusal, wishes};
-use crate::{
-    config::Wish,
-    facts::{Name, Service},
-};
+use crate::{config::Wish, facts::Service};
 
 impl Routes {
     /// Leads the Services of a workload as asked.
@@ -90,13 +87,23 @@ impl Routes {
     /// The key away, the slices, the ports.
     async fn to_itself(&self, id: &ResourceId) -> Result<(), ScaleError> {
         let read = self.read_services(id).await?;
-        let names: Vec<Name> = read.iter().map(|one| one.fact.meta.key()).collect();
-        let uids = read.iter().map(|one| one.fact.meta.uid.clone()).collect();
         for one in read {
-            self.unfence(one).await?;
+            self.take_all_away(one).await?;
         }
-        for name in names {
-            self.delete_slices(&name).await?;
+        Ok(())
+    }
+
+    /// Takes all that is ours off a Service. What a newer version wrote is found before anything is touched.
+    ///
+    /// # Errors
+    ///
+    /// As any write.
+    pub(super) async fn take_all_away(&self, service: Read) -> Result<(), ScaleError> {
+        let uids = [service.fact.meta.uid.clone()].into();
+        let slices = self.read_slices(&service.fact.meta.key()).await?;
+        self.unfence(service).await?;
+        for slice in slices {
+            self.delete_slice(slice).await?;
         }
         self.give_back(&uids).await
     }

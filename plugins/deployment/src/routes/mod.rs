@@ -12,6 +12,8 @@ mod plan;
 mod ports;
 mod refusals;
 mod release;
+#[cfg(test)]
+mod scene;
 mod slices;
 mod tend;
 
