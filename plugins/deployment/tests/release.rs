@@ -2,7 +2,10 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::*;
 use deployment::DeploymentScaler;
@@ -18,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 const GRACE: Duration = Duration::from_millis(20);
+/// Longer than all the rest takes.
+const LONG_GRACE: Duration = Duration::from_secs(3);
 
 /// A cluster that runs, with a Deployment `web` of two behind a Service.
 struct Running {
@@ -123,7 +128,9 @@ async fn asleep_and_led_it_is_given_back_as_it_was() {
         let before = running.objects().await;
         running.sleeps(&leader).await;
         assert_ne!(running.objects().await, before);
-        soon(leader.release(&release(SOON))).await.unwrap();
+        let began = Instant::now();
+        soon(leader.release(&ReleaseRequest { grace: LONG_GRACE, ..release(SOON) })).await.unwrap();
+        assert!(began.elapsed() >= LONG_GRACE, "the DLXs stay named so long");
         assert_eq!(running.objects().await, before, "{route}");
         running.is_clean().await;
         // Nothing is written again, and it can be taken up again.

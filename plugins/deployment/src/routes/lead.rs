@@ -59,10 +59,9 @@ impl Routes {
             // One came or went meanwhile.
             return Err(ScaleError::Conflict);
         }
-        let services: Vec<&Service> = read.iter().map(|one| &one.fact).collect();
-        let given = self.claim(&services).await?;
-        for service in services {
-            self.write_slices(service, &given[&service.meta.uid], dlxs).await?;
+        for service in &read {
+            let given = self.claim(&service.fact).await?;
+            self.write_slices(&service.fact, &given, dlxs).await?;
         }
         for service in read {
             self.fence(service).await?;
@@ -99,13 +98,13 @@ impl Routes {
     ///
     /// As any write.
     pub(super) async fn take_all_away(&self, service: Read) -> Result<(), ScaleError> {
-        let uids = [service.fact.meta.uid.clone()].into();
+        let uid = service.fact.meta.uid.clone();
         let slices = self.read_slices(&service.fact.meta.key()).await?;
         self.unfence(service).await?;
         for slice in slices {
             self.delete_slice(slice).await?;
         }
-        self.give_back(&uids).await
+        self.give_back(&uid).await
     }
 
     /// Brings the slices of a Service up to date that has something of ours. Where no port is left for what is new of it, what
@@ -115,8 +114,8 @@ impl Routes {
     ///
     /// As any write.
     pub(super) async fn mend_slices(&self, service: &Service, dlxs: &[Dlx]) -> Result<(), ScaleError> {
-        let given = match self.claim(&[service]).await {
-            Ok(mut given) => given.remove(&service.meta.uid).unwrap_or_default(),
+        let given = match self.claim(service).await {
+            Ok(given) => given,
             Err(ScaleError::Terminal { reason }) => {
                 tracing::warn!(service = %service.meta.name, reason, "its new ports lead nowhere");
                 self.store

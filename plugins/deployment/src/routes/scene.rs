@@ -142,6 +142,10 @@ impl Scene {
         self.tell(Change::Slice(Box::new(slice.into())));
     }
 
+    pub fn no_workload(&self, name: &str) {
+        self.store.with(|state| state.remove(Topic::Workloads(0), &("shop".into(), name.into()), name));
+    }
+
     pub fn no_slice(&self, name: &str) {
         self.store.with(|state| state.remove(Topic::Slices, &("shop".into(), name.into()), name));
     }

@@ -175,6 +175,40 @@ fn what_is_refused_is_kept_awake_and_told() {
 }
 
 #[test]
+fn whatever_a_refusal_depends_on_makes_it_looked_at_anew() {
+    let scene = led();
+    let refused = |scene: &Scene| scene.listed("web").unwrap().route.unwrap().refused;
+    assert_eq!(refused(&scene), "");
+    scene.service("web", json!({"selector": {"tier": "front"}}));
+    scene.workload("api", "api", json!({}));
+    assert!(refused(&scene).contains("several workloads"), "{}", refused(&scene));
+    scene.no_workload("api");
+    assert_eq!(refused(&scene), "");
+    scene.policy("deny", json!({"podSelector": {}}));
+    assert!(refused(&scene).contains("deny"), "{}", refused(&scene));
+    scene.policy("deny", json!({"podSelector": {}, "policyTypes": ["Egress"]}));
+    scene.registry(&[(20000, "a"), (20001, "b")]);
+    assert!(refused(&scene).contains("--service-ports"), "{}", refused(&scene));
+    scene.registry(&[(20000, "a")]);
+    assert_eq!(refused(&scene), "");
+}
+
+#[test]
+fn an_hour_after_the_key_was_taken_away_it_is_led_again() {
+    let scene = led();
+    let refused = |scene: &Scene| scene.listed("web").unwrap().route.unwrap().refused;
+    for _ in 0..3 {
+        scene.store.with(|state| state.routing.taken.wants("web", true));
+        scene.fenced("web");
+        scene.service("web", json!({}));
+    }
+    assert!(refused(&scene).contains("took it away"), "{}", refused(&scene));
+    scene.pass(Duration::from_secs(3600));
+    scene.store.with(State::forgive);
+    assert_eq!(refused(&scene), "");
+}
+
+#[test]
 fn ports_are_told_as_long_as_they_stand_there() {
     for role in [Role::Autoscaler, Role::Dlx] {
         let scene = Scene::with(role, Some(ServicePorts { first: 20000, last: 20001 }));
