@@ -5,7 +5,7 @@
 //! a while: a node that is behind, or a client that has kept an address, may still come by it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     time::{Duration, Instant},
 };
@@ -76,6 +76,8 @@ pub struct Draft<'a> {
     now: Instant,
     before: &'a Registry,
     ports: BTreeMap<u16, Option<Entry>>,
+    /// Where each Service's ports are, and were.
+    of: HashMap<String, Vec<u16>>,
 }
 
 // === impl Entry ===
@@ -145,7 +147,7 @@ impl Registry {
 
     /// To be changed.
     pub fn draft<'a>(&'a self, range: ServicePorts, quarantine: &'a Quarantine, now: Instant) -> Draft<'a> {
-        Draft { range, quarantine, now, before: self, ports: self.ports.clone() }
+        Draft { range, quarantine, now, before: self, ports: self.ports.clone(), of: self.of.clone() }
     }
 }
 
@@ -204,39 +206,29 @@ impl Draft<'_> {
             Some(_) => return,
         }
         // One port each: the one it was given first.
-        let has = |(_, entry): (&u16, &Option<Entry>)| {
-            entry.as_ref().is_some_and(|entry| entry.holder == *holder && entry.released.is_none())
-        };
-        if self.range.contains(port) && !self.ports.iter().any(has) {
-            self.ports.insert(port, Some(Entry::of(holder)));
+        let has_one = self.its(holder).any(|(_, held)| held);
+        if self.range.contains(port) && !has_one {
+            self.give(port, holder);
         }
     }
 
-    /// The port of a holder: the one it has, or had, else a new one. `None`: there is none left.
-    ///
-    /// Where to look first follows from the holder: should the registry ever be lost, everybody asks for the port that he
-    /// had, and nobody for another's.
-    pub fn claim(&mut self, holder: &Holder, released: &str) -> Option<u16> {
-        let its = |(port, entry): (&u16, &Option<Entry>)| {
-            entry
-                .as_ref()
-                .filter(|entry| entry.holder == *holder)
-                .map(|entry| (*port, entry.released.is_none()))
-        };
-        let all: Vec<_> = self.ports.iter().filter_map(its).collect();
-        let fits = |port: u16| self.range.contains(port);
-        let held = all.iter().find(|(port, held)| *held && fits(*port));
-        let had = all.iter().find(|(port, _)| fits(*port));
-        let chosen = held.or(had).map(|(port, _)| *port).or_else(|| self.free(holder));
-        // What it holds outside of the range, which was another once.
-        for (port, held) in all {
-            if held && Some(port) != chosen {
-                self.mark(port, released);
+    /// A port for each of the holders, or none for any of them: there are not enough.
+    pub fn claim(&mut self, holders: &[Holder], released: &str) -> Option<Vec<u16>> {
+        let (mut given, mut chosen) = (Vec::new(), BTreeSet::new());
+        for holder in holders {
+            let port = self.choose(holder, &chosen)?;
+            chosen.insert(port);
+            given.push(port);
+        }
+        for (holder, port) in holders.iter().zip(&given) {
+            self.give(*port, holder);
+            // What it holds outside of the range, which was another once.
+            let others: Vec<_> = self.its(holder).filter(|(other, held)| *held && other != port).collect();
+            for (other, _) in others {
+                self.mark(other, released);
             }
         }
-        let port = chosen?;
-        self.ports.insert(port, Some(Entry::of(holder)));
-        Some(port)
+        Some(given)
     }
 
     /// Gives back what these hold.
@@ -289,16 +281,43 @@ impl Draft<'_> {
         all.collect()
     }
 
-    fn free(&self, holder: &Holder) -> Option<u16> {
-        let all: Vec<u16> = self.range.all().collect();
+    /// The port it has, or had, else a new one.
+    ///
+    /// Where to look first follows from the holder: should the registry ever be lost, everybody asks for the port that he
+    /// had, and nobody for another's.
+    fn choose(&self, holder: &Holder, but: &BTreeSet<u16>) -> Option<u16> {
+        let fits = |(port, _): &(u16, bool)| self.range.contains(*port) && !but.contains(port);
+        let held = self.its(holder).filter(fits).find(|(_, held)| *held);
+        if let Some((port, _)) = held.or_else(|| self.its(holder).find(fits)) {
+            return Some(port);
+        }
+        let count = u64::from(self.range.last - self.range.first) + 1;
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((&holder.uid, &holder.port));
-        let first = usize::try_from(hash % all.len() as u64).unwrap_or(0);
-        let in_turn = || all[first..].iter().chain(&all[..first]).copied();
+        let first = self.range.first + u16::try_from(hash % count).unwrap_or(0);
+        let in_turn =
+            || (first..=self.range.last).chain(self.range.first..first).filter(|port| !but.contains(port));
         let over = |port: &u16| match self.ports.get(port) {
             Some(Some(entry)) => self.quarantine.is_over(*port, entry, self.now),
             _ => false,
         };
         in_turn().find(|port| !self.ports.contains_key(port)).or_else(|| in_turn().find(over))
+    }
+
+    /// The ports that a holder has or had, and whether it has them.
+    fn its<'d>(&'d self, holder: &'d Holder) -> impl Iterator<Item = (u16, bool)> + 'd {
+        let ports = self.of.get(&holder.uid).into_iter().flatten();
+        ports.filter_map(|port| {
+            let entry = self.ports.get(port)?.as_ref().filter(|entry| entry.holder == *holder)?;
+            Some((*port, entry.released.is_none()))
+        })
+    }
+
+    fn give(&mut self, port: u16, holder: &Holder) {
+        self.ports.insert(port, Some(Entry::of(holder)));
+        let ports = self.of.entry(holder.uid.clone()).or_default();
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
     }
 
     fn mark(&mut self, port: u16, released: &str) {

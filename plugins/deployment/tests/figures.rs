@@ -2,14 +2,17 @@
 
 mod common;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::*;
-use scaler_types::ResourceScaler as _;
+use futures_util::{StreamExt as _, stream};
+use scaler_types::{Leads, ResourceScaler as _, Role, RouteRequest, ServicePorts};
 use serde_json::json;
 
 /// How many, unless `SCALER_TEST_COUNT` says.
 const COUNT: usize = 10_000;
+
+const LONG: Duration = Duration::from_secs(600);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes; prints figures"]
@@ -55,6 +58,56 @@ async fn many_workloads() {
     eprintln!(
         "{count} workloads: started in {started:.2?}, first list {first:.2?}, a look {look:.2?}, 100 pods' changes {:.2?}",
         began.elapsed()
+    );
+}
+
+/// As many led Services as a registry is made for, unless `SCALER_TEST_COUNT` says.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes; prints figures"]
+async fn many_led_services() {
+    let count = std::env::var("SCALER_TEST_COUNT").map_or(2_000, |count| count.parse().unwrap());
+    let scene = Scene::new().await;
+    for number in 0..count {
+        let name = format!("web-{number}");
+        let mut deployment = deployment(&name, 1);
+        deployment["metadata"]["annotations"]["scaler.dev/route"] = json!("service");
+        scene.create("Deployment", deployment).await;
+        scene.create("Service", service(&name, &name)).await;
+    }
+    let leader = scene.leading(Role::Autoscaler, ServicePorts { first: 20000, last: 21999 }).await;
+    let three = dlxs(&["a", "b", "c"]);
+    let to_all = |leads| {
+        let (leader, three) = (leader.clone(), three.clone());
+        async move {
+            let began = Instant::now();
+            let led = (0..count).map(|number| {
+                let (leader, three) = (leader.clone(), three.clone());
+                async move {
+                    leader
+                        .set_route(&RouteRequest {
+                            deadline: LONG,
+                            ..to(&format!("web-{number}"), leads, three)
+                        })
+                        .await
+                }
+            });
+            let ended: Vec<_> = stream::iter(led).buffer_unordered(16).collect().await;
+            assert!(ended.iter().all(Result::is_ok), "{:?}", ended.iter().find(|one| one.is_err()));
+            began.elapsed()
+        }
+    };
+    let led = to_all(Leads::Dlx).await;
+    let began = Instant::now();
+    leader.tend_routes(&dlxs(&["a", "b", "d"])).await.unwrap();
+    let tended = began.elapsed();
+    let began = Instant::now();
+    leader.tend_routes(&dlxs(&["a", "b", "d"])).await.unwrap();
+    let looked = began.elapsed();
+    let both = to_all(Leads::Both).await;
+    let own = to_all(Leads::Own).await;
+    eprintln!(
+        "{count} Services: led in {led:.2?}, another DLX in all slices {tended:.2?}, nothing to do {looked:.2?}, to both \
+         {both:.2?}, given back {own:.2?}"
     );
 }
 

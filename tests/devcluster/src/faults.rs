@@ -68,6 +68,7 @@ struct Order {
 enum What {
     Latency(Duration),
     Refuse(Refusal, u32),
+    RefuseAfter(Refusal, u32),
     Stall,
 }
 
@@ -91,7 +92,8 @@ impl Filter {
         self
     }
 
-    /// Those of a verb, as RBAC names it: `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`.
+    /// Those of a verb, as RBAC names it: `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`;
+    /// `create,patch` is both.
     pub fn verb(mut self, verb: &str) -> Self {
         self.verb = Some(verb.to_owned());
         self
@@ -111,7 +113,7 @@ impl Filter {
             None => wanted == resource,
         };
         self.user.as_ref().is_none_or(|wanted| wanted == user)
-            && self.verb.as_ref().is_none_or(|wanted| wanted == verb)
+            && self.verb.as_ref().is_none_or(|wanted| wanted.split(',').any(|one| one == verb))
             && self.resource.as_ref().is_none_or(resource_fits)
     }
 }
@@ -150,6 +152,11 @@ impl Faults {
     /// The next `count` such requests are refused, and nothing is done for them.
     pub fn refuse(self: &Arc<Self>, filter: Filter, count: u32, refusal: Refusal) -> Fault {
         self.order(filter, What::Refuse(refusal, count))
+    }
+
+    /// `count` such requests pass, and all after them are refused: whoever asks has crashed there, as far as the cluster can tell.
+    pub fn refuse_after(self: &Arc<Self>, filter: Filter, count: u32, refusal: Refusal) -> Fault {
+        self.order(filter, What::RefuseAfter(refusal, count))
     }
 
     /// Such watches, those that run and those that begin, are sent nothing, not even bookmarks, and stay open; when this ends they get what they missed.
@@ -207,6 +214,8 @@ impl Faults {
                     *left -= 1;
                     refusal = Some(*with);
                 }
+                What::RefuseAfter(_, left) if *left > 0 => *left -= 1,
+                What::RefuseAfter(with, _) => refusal = refusal.or(Some(*with)),
                 What::Refuse(..) | What::Stall => {}
             }
         }

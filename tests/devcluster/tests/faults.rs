@@ -83,6 +83,22 @@ async fn the_next_requests_of_a_sort_are_refused() {
 }
 
 #[tokio::test]
+async fn some_requests_pass_and_those_after_them_are_refused() {
+    let cluster = Cluster::start(Options::default()).unwrap();
+    let client = client_of(&cluster, &User::Admin);
+    let writes = Filter::any().verb("create,delete");
+    let fault = cluster.faults().refuse_after(writes, 2, Refusal::Unavailable);
+    create(&client, "a").await.unwrap();
+    maps(&client).delete("a", &Default::default()).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(code(create(&client, "a").await), 503);
+        maps(&client).list(&kube::api::ListParams::default()).await.unwrap();
+    }
+    fault.end();
+    create(&client, "a").await.unwrap();
+}
+
+#[tokio::test]
 async fn latency_is_waited_for() {
     let cluster = Cluster::start(Options::default()).unwrap();
     let client = client_of(&cluster, &User::Admin);

@@ -11,6 +11,11 @@ fn holder(name: &str) -> Holder {
     }
 }
 
+/// A port for one alone.
+fn claim(draft: &mut Draft<'_>, name: &str, released: &str) -> Option<u16> {
+    Some(draft.claim(&[holder(name)], released)?[0])
+}
+
 /// As the API has it after the draft was written.
 fn written(draft: &Draft<'_>) -> Registry {
     let map = ConfigMap { data: Some(draft.data()), ..ConfigMap::default() };
@@ -21,17 +26,21 @@ fn written(draft: &Draft<'_>) -> Registry {
 fn everybody_has_a_port_of_his_own_and_keeps_it() {
     let (empty, quarantine, now) = (Registry::default(), Quarantine::default(), Instant::now());
     let mut draft = empty.draft(RANGE, &quarantine, now);
-    let ports: Vec<_> = ["a", "b", "c", "d"].map(|name| draft.claim(&holder(name), "now")).into();
+    let ports: Vec<_> = ["a", "b", "c", "d"].map(|name| claim(&mut draft, name, "now")).into();
     let mut sorted = ports.clone();
     sorted.sort();
     assert_eq!(sorted, RANGE.all().map(Some).collect::<Vec<_>>());
-    assert_eq!(draft.claim(&holder("e"), "now"), None, "there are four");
-    assert_eq!(draft.claim(&holder("b"), "now"), ports[1]);
+    assert_eq!(claim(&mut draft, "e", "now"), None, "there are four");
+    let mut three = empty.draft(RANGE, &quarantine, now);
+    assert_eq!(three.claim(&["a", "b", "c", "d", "e"].map(holder), "now"), None);
+    assert!(!three.is_new(), "all of a Service's ports or none");
+    assert_eq!(three.claim(&["a", "b", "c", "d"].map(holder), "now").unwrap().len(), 4);
+    assert_eq!(claim(&mut draft, "b", "now"), ports[1]);
     let full = written(&draft);
     assert_eq!(full.held(&holder("b"), RANGE), ports[1]);
     assert!(full.has_room_for(&[holder("a"), holder("d")], RANGE, &quarantine, now), "they have theirs");
     assert!(!full.has_room_for(&[holder("a"), holder("e")], RANGE, &quarantine, now));
-    assert_eq!(full.draft(RANGE, &quarantine, now).claim(&holder("c"), "now"), ports[2]);
+    assert_eq!(claim(&mut full.draft(RANGE, &quarantine, now), "c", "now"), ports[2]);
 }
 
 #[test]
@@ -39,43 +48,43 @@ fn what_was_given_back_is_nobody_elses_for_a_while() {
     let (empty, mut quarantine, start) = (Registry::default(), Quarantine::default(), Instant::now());
     let mut draft = empty.draft(RANGE, &quarantine, start);
     for name in ["a", "b", "c", "d"] {
-        draft.claim(&holder(name), "t0");
+        claim(&mut draft, name, "t0");
     }
-    let port = draft.claim(&holder("a"), "t0");
+    let port = claim(&mut draft, "a", "t0");
     draft.release("t1", |holder| holder.service == "a");
     let given_back = written(&draft);
     assert_eq!(given_back.held(&holder("a"), RANGE), None);
     assert_eq!(given_back.of("uid-a").count(), 1, "it stands there still");
     quarantine.follow(&given_back, start);
-    let claim = |quarantine: &Quarantine, name: &str, after: Duration| {
+    let after = |quarantine: &Quarantine, name: &str, after: Duration| {
         let now = start + after;
         let room = given_back.has_room_for(&[holder(name)], RANGE, quarantine, now);
-        let port = given_back.draft(RANGE, quarantine, now).claim(&holder(name), "t2");
+        let port = claim(&mut given_back.draft(RANGE, quarantine, now), name, "t2");
         assert_eq!(room, port.is_some(), "{name}");
         port
     };
-    assert_eq!(claim(&quarantine, "a", Duration::ZERO), port, "its own it may have back");
-    assert_eq!(claim(&quarantine, "e", QUARANTINE - Duration::from_secs(1)), None);
-    assert_eq!(claim(&quarantine, "e", QUARANTINE), port);
+    assert_eq!(after(&quarantine, "a", Duration::ZERO), port, "its own it may have back");
+    assert_eq!(after(&quarantine, "e", QUARANTINE - Duration::from_secs(1)), None);
+    assert_eq!(after(&quarantine, "e", QUARANTINE), port);
     // Seen again as it was: since then. Given back another time: from then on.
     quarantine.follow(&given_back, start + QUARANTINE);
-    assert_eq!(claim(&quarantine, "e", QUARANTINE), port);
+    assert_eq!(after(&quarantine, "e", QUARANTINE), port);
     let mut again = given_back.draft(RANGE, &quarantine, start);
-    again.claim(&holder("a"), "t3");
+    claim(&mut again, "a", "t3");
     again.release("t4", |holder| holder.service == "a");
     let again = written(&again);
     quarantine.follow(&again, start + QUARANTINE);
-    assert_eq!(again.draft(RANGE, &quarantine, start + QUARANTINE).claim(&holder("e"), "t5"), None);
+    assert_eq!(claim(&mut again.draft(RANGE, &quarantine, start + QUARANTINE), "e", "t5"), None);
     let fresh = Quarantine::default();
-    assert_eq!(claim(&fresh, "e", QUARANTINE * 2), None, "who has not seen it given back waits");
+    assert_eq!(after(&fresh, "e", QUARANTINE * 2), None, "who has not seen it given back waits");
 }
 
 #[test]
 fn what_is_given_back_is_forgotten_in_the_end() {
     let (empty, mut quarantine, start) = (Registry::default(), Quarantine::default(), Instant::now());
     let mut draft = empty.draft(RANGE, &quarantine, start);
-    draft.claim(&holder("a"), "t0");
-    draft.claim(&holder("b"), "t0");
+    claim(&mut draft, "a", "t0");
+    claim(&mut draft, "b", "t0");
     draft.release("t1", |holder| holder.service == "a");
     let registry = written(&draft);
     quarantine.follow(&registry, start);
@@ -92,12 +101,12 @@ fn what_is_given_back_is_forgotten_in_the_end() {
 fn outside_of_a_changed_range_it_is_given_up_and_another_taken() {
     let (empty, quarantine, now) = (Registry::default(), Quarantine::default(), Instant::now());
     let mut draft = empty.draft(RANGE, &quarantine, now);
-    let old = draft.claim(&holder("a"), "t0").unwrap();
+    let old = claim(&mut draft, "a", "t0").unwrap();
     let registry = written(&draft);
     let moved = ServicePorts { first: 30000, last: 30001 };
     assert_eq!(registry.held(&holder("a"), moved), None);
     let mut draft = registry.draft(moved, &quarantine, now);
-    let new = draft.claim(&holder("a"), "t1").unwrap();
+    let new = claim(&mut draft, "a", "t1").unwrap();
     assert!(moved.contains(new));
     let registry = written(&draft);
     assert_eq!(registry.get(old).unwrap().released.as_deref(), Some("t1"), "it is served for a while yet");
@@ -115,7 +124,7 @@ fn what_is_in_use_is_known_again_and_never_taken_from_another() {
     let registry = written(&draft);
     assert_eq!(registry.held(&holder("a"), RANGE), Some(20002));
     assert_eq!(registry.entries().count(), 1);
-    assert_ne!(registry.draft(RANGE, &quarantine, now).claim(&holder("b"), "t"), Some(20002));
+    assert_ne!(claim(&mut registry.draft(RANGE, &quarantine, now), "b", "t"), Some(20002));
     // A port that another gave back, and that is in use.
     let mut draft = registry.draft(RANGE, &quarantine, now);
     draft.release("t", |_| true);
@@ -127,11 +136,11 @@ fn what_is_in_use_is_known_again_and_never_taken_from_another() {
 fn a_lost_registry_is_made_again_with_the_same_ports() {
     let wide = ServicePorts { first: 20000, last: 21999 };
     let (empty, quarantine, now) = (Registry::default(), Quarantine::default(), Instant::now());
-    let claim = |names: &[&str]| {
+    let in_turn = |names: &[&str]| {
         let mut draft = empty.draft(wide, &quarantine, now);
-        names.iter().map(|name| draft.claim(&holder(name), "t").unwrap()).collect::<Vec<_>>()
+        names.iter().map(|name| claim(&mut draft, name, "t").unwrap()).collect::<Vec<_>>()
     };
-    let (mut one, other) = (claim(&["a", "b", "c"]), claim(&["c", "b", "a"]));
+    let (mut one, other) = (in_turn(&["a", "b", "c"]), in_turn(&["c", "b", "a"]));
     one.reverse();
     assert_eq!(one, other, "whoever comes first");
 }
@@ -146,7 +155,7 @@ fn what_cannot_be_read_is_nobodys_and_left_alone() {
     assert!(!registry.has_room_for(&[holder("a")], one, &quarantine, now));
     let mut draft = registry.draft(one, &quarantine, now);
     draft.restore(20000, &holder("a"));
-    assert_eq!(draft.claim(&holder("a"), "t"), None);
+    assert_eq!(claim(&mut draft, "a", "t"), None);
     draft.prune();
     draft.release("t", |_| true);
     assert!(!draft.is_new());

@@ -6,10 +6,7 @@ use scaler_types::{Dlx, Leads, ResourceId, RouteRequest, ScaleError, duration};
 use tokio::time::timeout;
 
 use super::{Read, Routes, look, refusals::refusal, wishes};
-use crate::{
-    config::Wish,
-    facts::{Name, Service},
-};
+use crate::{config::Wish, facts::Service};
 
 impl Routes {
     /// Leads the Services of a workload as asked.
@@ -62,10 +59,9 @@ impl Routes {
             // One came or went meanwhile.
             return Err(ScaleError::Conflict);
         }
-        let services: Vec<&Service> = read.iter().map(|one| &one.fact).collect();
-        let given = self.claim(&services).await?;
-        for service in services {
-            self.write_slices(service, &given[&service.meta.uid], dlxs).await?;
+        for service in &read {
+            let given = self.claim(&service.fact).await?;
+            self.write_slices(&service.fact, &given, dlxs).await?;
         }
         for service in read {
             self.fence(service).await?;
@@ -90,15 +86,25 @@ impl Routes {
     /// The key away, the slices, the ports.
     async fn to_itself(&self, id: &ResourceId) -> Result<(), ScaleError> {
         let read = self.read_services(id).await?;
-        let names: Vec<Name> = read.iter().map(|one| one.fact.meta.key()).collect();
-        let uids = read.iter().map(|one| one.fact.meta.uid.clone()).collect();
         for one in read {
-            self.unfence(one).await?;
+            self.take_all_away(one).await?;
         }
-        for name in names {
-            self.delete_slices(&name).await?;
+        Ok(())
+    }
+
+    /// Takes all that is ours off a Service. What a newer version wrote is found before anything is touched.
+    ///
+    /// # Errors
+    ///
+    /// As any write.
+    pub(super) async fn take_all_away(&self, service: Read) -> Result<(), ScaleError> {
+        let uid = service.fact.meta.uid.clone();
+        let slices = self.read_slices(&service.fact.meta.key()).await?;
+        self.unfence(service).await?;
+        for slice in slices {
+            self.delete_slice(slice).await?;
         }
-        self.give_back(&uids).await
+        self.give_back(&uid).await
     }
 
     /// Brings the slices of a Service up to date that has something of ours. Where no port is left for what is new of it, what
@@ -108,8 +114,8 @@ impl Routes {
     ///
     /// As any write.
     pub(super) async fn mend_slices(&self, service: &Service, dlxs: &[Dlx]) -> Result<(), ScaleError> {
-        let given = match self.claim(&[service]).await {
-            Ok(mut given) => given.remove(&service.meta.uid).unwrap_or_default(),
+        let given = match self.claim(service).await {
+            Ok(given) => given,
             Err(ScaleError::Terminal { reason }) => {
                 tracing::warn!(service = %service.meta.name, reason, "its new ports lead nowhere");
                 self.store

@@ -168,3 +168,6 @@ fn ports(state: &State, workload: &Workload, services: &[&Service]) -> Vec<Port>
 fn ours<'a>(state: &'a State, service: &Service) -> impl Iterator<Item = &'a Ours> + use<'a> {
     state.routing.slices_of(&service.meta.key()).filter_map(|slice| slice.ours.as_ref())
 }
+
+#[cfg(test)]
+mod tests;

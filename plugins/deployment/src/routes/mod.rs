@@ -12,6 +12,8 @@ mod plan;
 mod ports;
 mod refusals;
 mod release;
+#[cfg(test)]
+mod scene;
 mod slices;
 mod tend;
 
@@ -39,6 +41,8 @@ pub struct Routes {
     scales: Scales,
     /// One write of the registry at a time: those of one process would only be in each other's way.
     registering: Arc<Mutex<()>>,
+    /// What is to be written there next.
+    waiting: Arc<std::sync::Mutex<Vec<ports::Waiting>>>,
 }
 
 /// A Service as the API server has it.
@@ -55,7 +59,7 @@ struct Read {
 impl Routes {
     /// Nothing is written yet.
     pub fn new(cluster: Cluster, store: Arc<Store>, scales: Scales) -> Self {
-        Self { cluster, store, scales, registering: Arc::default() }
+        Self { cluster, store, scales, registering: Arc::default(), waiting: Arc::default() }
     }
 
     /// Whether a workload may be put to zero: it asks for no route, or is led as it should be, by what the API server has now.

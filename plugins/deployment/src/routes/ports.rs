@@ -1,8 +1,8 @@
 //! Writing the registry of ports.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -10,6 +10,7 @@ use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use scaler_types::{ScaleError, ServicePorts};
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::{
     Routes,
@@ -26,65 +27,80 @@ use crate::{
 /// How often a change is made anew because somebody else wrote meanwhile.
 const TRIES: usize = 10;
 
+/// What is to be changed in the registry.
+#[derive(Clone, Debug)]
+enum Wish {
+    /// Each of a Service's ports is to have one.
+    Claim(Vec<Holder>),
+    /// The Service of that uid needs none.
+    GiveBack(String),
+    /// Whatever nobody needs is to be forgotten in the end.
+    Tidy,
+}
+
+/// A wish that somebody waits for.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    wish: Wish,
+    told: oneshot::Sender<Result<Vec<u16>, ScaleError>>,
+}
+
 /// What is to be written.
 enum Write {
     Create(BTreeMap<String, String>),
     Patch(Value),
 }
 
-/// There is no port left.
-struct Full;
-
 impl Routes {
-    /// Gives each of the Services' ports one of the DLXs'; those that have one keep it.
+    /// Gives each of a Service's ports one of the DLXs'; those that have one keep it.
     ///
     /// # Errors
     ///
     /// [`ScaleError::Terminal`] if there are not enough, and as any write.
-    pub(super) async fn claim(&self, services: &[&Service]) -> Result<HashMap<String, Given>, ScaleError> {
-        self.register(|draft, now| {
-            let all = services.iter().map(|service| {
-                let holders = plan::holders(service).into_iter();
-                let given: Option<Given> =
-                    holders.map(|holder| Some((holder.port.clone(), draft.claim(&holder, now)?))).collect();
-                Ok((service.meta.uid.clone(), given.ok_or(Full)?))
-            });
-            all.collect()
-        })
-        .await
+    pub(super) async fn claim(&self, service: &Service) -> Result<Given, ScaleError> {
+        let holders = plan::holders(service);
+        let ports = self.register(Wish::Claim(holders.clone())).await?;
+        Ok(holders.into_iter().map(|holder| holder.port).zip(ports).collect())
     }
 
-    /// Takes the ports of Services back, by their uids.
-    pub(super) async fn give_back(&self, services: &BTreeSet<String>) -> Result<(), ScaleError> {
-        self.register(|draft, now| {
-            draft.release(now, |holder| services.contains(&holder.uid));
-            Ok(())
-        })
-        .await
+    /// Takes the ports of a Service back, by its uid.
+    pub(super) async fn give_back(&self, service: &str) -> Result<(), ScaleError> {
+        self.register(Wish::GiveBack(service.to_owned())).await.map(drop)
     }
 
     /// Takes the ports back of Services that are gone or that nobody wants led, and forgets what was given back long ago.
     pub(super) async fn tidy(&self) -> Result<(), ScaleError> {
-        let idle: BTreeSet<Holder> = self.store.with(|state| {
-            let registry = state.routing.registry();
-            let entries = registry.into_iter().flat_map(Registry::entries).map(|(_, entry)| entry);
-            let idle = entries.filter(|entry| entry.released.is_none() && is_idle(state, &entry.holder));
-            idle.map(|entry| entry.holder.clone()).collect()
-        });
-        self.register(|draft, now| {
-            draft.release(now, |holder| idle.contains(holder));
-            draft.prune();
-            Ok(())
-        })
-        .await
+        self.register(Wish::Tidy).await.map(drop)
     }
 
-    /// Changes the registry: by what is known of it, and by a fresh look at it where somebody else has written since.
-    async fn register<T>(
-        &self,
-        change: impl Fn(&mut Draft<'_>, &str) -> Result<T, Full>,
-    ) -> Result<T, ScaleError> {
-        let _turn = self.registering.lock().await;
+    /// Changes the registry. What is wished while it is written is written together next: two thousand Services take some
+    /// dozens of writes.
+    async fn register(&self, wish: Wish) -> Result<Vec<u16>, ScaleError> {
+        loop {
+            let (told, answer) = oneshot::channel();
+            self.waiting().push(Waiting { wish: wish.clone(), told });
+            let turn = self.registering.lock().await;
+            let all = std::mem::take(&mut *self.waiting());
+            if !all.is_empty() {
+                let wishes: Vec<_> = all.iter().map(|one| one.wish.clone()).collect();
+                let answers = self.write_registry(&wishes).await;
+                for (place, one) in all.into_iter().enumerate() {
+                    let answer = answers.as_ref().map_err(Clone::clone).and_then(|all| all[place].clone());
+                    // Who has stopped waiting asks again if he wants to.
+                    let _ = one.told.send(answer);
+                }
+            }
+            drop(turn);
+            if let Ok(answer) = answer.await {
+                return answer;
+            }
+            // Whoever had it among his was given up on.
+        }
+    }
+
+    /// Writes what is wished in one change, by what is known of the registry, and by a fresh look at it where somebody else has
+    /// written since.
+    async fn write_registry(&self, wishes: &[Wish]) -> Result<Vec<Result<Vec<u16>, ScaleError>>, ScaleError> {
         let api = self.cluster.in_namespace::<ConfigMap>(&self.cluster.home);
         let doing = format!("writing the ConfigMap {}/{}", self.cluster.home, registry::NAME);
         // What is not known may be there all the same.
@@ -93,25 +109,9 @@ impl Routes {
         }
         let mut last = String::new();
         for _ in 0..TRIES {
-            let now = Timestamp::now().to_string();
-            let (changed, write) = self.store.with(|state| {
-                let range = state.config.service_ports.unwrap_or(ServicePorts { first: 1, last: 1 });
-                let nothing = Registry::default();
-                let known = state.routing.registry();
-                let mut draft =
-                    known.unwrap_or(&nothing).draft(range, &state.routing.quarantine, state.routing.now());
-                restore(state, &mut draft);
-                let changed = change(&mut draft, &now)
-                    .map_err(|Full| ScaleError::Terminal { reason: refusals::full(range) });
-                let write = draft.is_new().then(|| match known {
-                    Some(_) => Write::Patch(draft.patch()),
-                    None => Write::Create(draft.data()),
-                });
-                (changed, write)
-            });
-            let changed = changed?;
+            let (answers, write) = self.store.with(|state| draft(state, wishes));
             let written = match write {
-                None => return Ok(changed),
+                None => return Ok(answers),
                 Some(Write::Create(data)) => {
                     let metadata =
                         ObjectMeta { name: Some(registry::NAME.to_owned()), ..ObjectMeta::default() };
@@ -127,7 +127,7 @@ impl Routes {
             match written {
                 Ok(map) => {
                     self.saw_registry(map);
-                    return Ok(changed);
+                    return Ok(answers);
                 }
                 Err(error) => match cluster::unwritten(&error, &doing, true) {
                     // Somebody else has written, or taken it away.
@@ -140,6 +140,10 @@ impl Routes {
             }
         }
         Err(ScaleError::Retry { after: Duration::from_secs(1), reason: format!("{doing}: {last}") })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read_registry(&self) -> Result<(), ScaleError> {
@@ -162,6 +166,41 @@ impl Routes {
     fn saw_registry(&self, map: ConfigMap) {
         self.store.with(|state| state.apply(Change::Registry(Box::new(map.into())), Teller::Own));
     }
+}
+
+/// The answers, and what has to be written for them.
+fn draft(state: &State, wishes: &[Wish]) -> (Vec<Result<Vec<u16>, ScaleError>>, Option<Write>) {
+    let released = Timestamp::now().to_string();
+    // Without a range nothing is claimed.
+    let range = state.config.service_ports.unwrap_or(ServicePorts { first: 1, last: 1 });
+    let (known, nothing) = (state.routing.registry(), Registry::default());
+    let now = state.routing.now();
+    let mut draft = known.unwrap_or(&nothing).draft(range, &state.routing.quarantine, now);
+    restore(state, &mut draft);
+    let done: HashSet<&String> = wishes
+        .iter()
+        .filter_map(|wish| match wish {
+            Wish::GiveBack(uid) => Some(uid),
+            _ => None,
+        })
+        .collect();
+    draft.release(&released, |holder| done.contains(&holder.uid));
+    if wishes.iter().any(|wish| matches!(wish, Wish::Tidy)) {
+        draft.release(&released, |holder| is_idle(state, holder));
+        draft.prune();
+    }
+    let answers = wishes.iter().map(|wish| match wish {
+        Wish::Claim(holders) => draft
+            .claim(holders, &released)
+            .ok_or_else(|| ScaleError::Terminal { reason: refusals::full(range) }),
+        Wish::GiveBack(_) | Wish::Tidy => Ok(Vec::new()),
+    });
+    let answers = answers.collect();
+    let write = draft.is_new().then(|| match known {
+        Some(_) => Write::Patch(draft.patch()),
+        None => Write::Create(draft.data()),
+    });
+    (answers, write)
 }
 
 /// What slices use though the registry does not say so: somebody deleted it.

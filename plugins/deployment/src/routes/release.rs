@@ -53,7 +53,7 @@ impl Routes {
     async fn give_all_back(&self, id: &ResourceId, grace: Duration) -> Result<(), ScaleError> {
         let workload = self.awake(id).await?;
         let read = self.read_services(id).await?;
-        let uids = read.iter().map(|one| one.fact.meta.uid.clone()).collect();
+        let uids: Vec<_> = read.iter().map(|one| one.fact.meta.uid.clone()).collect();
         let mut led: Vec<Name> = Vec::new();
         for one in read {
             let slices = self.read_slices(&one.fact.meta.key()).await?;
@@ -77,7 +77,9 @@ impl Routes {
                 self.delete_slices(name).await?;
             }
         }
-        self.give_back(&uids).await?;
+        for uid in uids {
+            self.give_back(&uid).await?;
+        }
         self.without_row(id).await
     }
 

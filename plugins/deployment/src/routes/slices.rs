@@ -189,7 +189,12 @@ impl Routes {
         Ok(())
     }
 
-    async fn delete_slice(&self, slice: EndpointSlice) -> Result<(), ScaleError> {
+    /// Deletes a slice, if it still is what was read.
+    ///
+    /// # Errors
+    ///
+    /// As any write.
+    pub(super) async fn delete_slice(&self, slice: EndpointSlice) -> Result<(), ScaleError> {
         let name: Name = Slice::from(slice.clone()).meta.key();
         let preconditions =
             Preconditions { uid: slice.metadata.uid, resource_version: slice.metadata.resource_version };

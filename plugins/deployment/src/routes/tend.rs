@@ -59,11 +59,8 @@ impl Routes {
         match what {
             Tending::Mend => self.mend_slices(&service.fact, dlxs).await,
             Tending::GiveBack => {
-                let uids = [service.fact.meta.uid.clone()].into();
                 tracing::info!(service = %name.1, namespace = %name.0, "gives back a Service whose workload is gone");
-                self.unfence(service).await?;
-                self.delete_slices(name).await?;
-                self.give_back(&uids).await
+                self.take_all_away(service).await
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use deployment::DeploymentScaler;
-use devcluster::{Cluster, Filter, Options, User};
+use devcluster::{Cluster, Fault, Filter, Options, Refusal, User};
 use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -20,6 +20,8 @@ use tempfile::TempDir;
 pub const NAMESPACE: &str = "shop";
 /// Where the daemons run.
 pub const HOME: &str = "scaler";
+/// The leader's service account.
+pub const AUTOSCALER: &str = "autoscaler";
 pub const PORTS: ServicePorts = ServicePorts { first: 20000, last: 20099 };
 /// A safety net only.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -135,6 +137,60 @@ impl Scene {
         self.leading(Role::Autoscaler, PORTS).await
     }
 
+    /// The same with the rights that the README names for its role, and no others.
+    pub async fn leading_as(&self, role: Role) -> Arc<DeploymentScaler> {
+        let account = match role {
+            Role::Autoscaler => AUTOSCALER,
+            Role::Dlx => "dlx",
+        };
+        let rule = |groups: &str, resources: Value, verbs: Value| json!({"apiGroups": [groups], "resources": resources, "verbs": verbs});
+        let watch = json!(["list", "watch"]);
+        let mut rules = vec![
+            rule("apps", json!(["deployments", "statefulsets"]), json!(["get", "list", "watch", "patch"])),
+            rule("events.k8s.io", json!(["events"]), json!(["create", "patch"])),
+            rule("networking.k8s.io", json!(["ingresses"]), watch.clone()),
+        ];
+        let registry = |verbs: Value| json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["scaler-service-ports"], "verbs": verbs});
+        let shared = match role {
+            Role::Autoscaler => {
+                let slices = json!(["get", "list", "watch", "create", "update", "delete"]);
+                rules.extend([
+                    rule("", json!(["services"]), json!(["get", "list", "watch", "patch"])),
+                    rule("discovery.k8s.io", json!(["endpointslices"]), slices),
+                    rule("networking.k8s.io", json!(["networkpolicies"]), watch.clone()),
+                    rule("autoscaling", json!(["horizontalpodautoscalers"]), watch),
+                ]);
+                json!([
+                    registry(json!(["get", "list", "watch", "patch"])),
+                    rule("", json!(["configmaps"]), json!(["create"]))
+                ])
+            }
+            Role::Dlx => {
+                rules.extend([
+                    rule("", json!(["services"]), watch.clone()),
+                    rule("", json!(["pods"]), json!(["get", "list", "watch"])),
+                    rule("discovery.k8s.io", json!(["endpointslices"]), watch.clone()),
+                ]);
+                json!([registry(watch)])
+            }
+        };
+        if self.api("Role").get_opt(account).await.unwrap().is_none() {
+            self.grant(account, rules.into()).await;
+            self.grant_in(HOME, account, shared).await;
+        }
+        let mut context = self.context(role, &User::service_account(NAMESPACE, account), "{}");
+        (context.service_ports, context.home) = (Some(PORTS), Some(HOME.to_owned()));
+        Arc::new(soon(DeploymentScaler::new(context)).await.unwrap())
+    }
+
+    /// What the leader of [`leading_as`](Self::leading_as) writes is refused after so many writes: it has crashed there.
+    pub fn crash_after(&self, writes: u32) -> Fault {
+        let filter = Filter::any()
+            .user(User::service_account(NAMESPACE, AUTOSCALER))
+            .verb("create,update,patch,delete");
+        self.cluster.faults().refuse_after(filter, writes, Refusal::Unavailable)
+    }
+
     /// The slice of a Service's own endpoints, as the cluster's controller writes it.
     pub async fn own_endpoints(&self, service: &str, addresses: &[&str]) {
         let name = format!("{service}-own");
@@ -208,13 +264,23 @@ impl Scene {
 
     /// Gives a service account rights in the namespace.
     pub async fn grant(&self, account: &str, rules: Value) {
-        self.create("Role", json!({"metadata": {"name": account}, "rules": rules})).await;
+        self.grant_in(NAMESPACE, account, rules).await;
+    }
+
+    pub async fn grant_in(&self, namespace: &str, account: &str, rules: Value) {
+        let role = json!({"metadata": {"name": account}, "rules": rules});
         let binding = json!({
             "metadata": {"name": account},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account},
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
         });
-        self.create("RoleBinding", binding).await;
+        for (kind, mut object) in [("Role", role), ("RoleBinding", binding)] {
+            let types = api_resource(kind);
+            object["apiVersion"] = types.api_version.clone().into();
+            object["kind"] = kind.into();
+            let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &types);
+            api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+        }
     }
 
     pub async fn get(&self, kind: &str, name: &str) -> DynamicObject {

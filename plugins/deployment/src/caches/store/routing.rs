@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use scaler_types::{Dlx, ResourceId};
+use scaler_types::{Dlx, ResourceId, Role};
 
 use super::{State, Teller};
 use crate::{
@@ -131,9 +131,11 @@ impl State {
         self.services.all()
     }
 
-    /// The workloads whose pods a Service selects by its owners' keys.
+    /// The workloads whose pods a Service selects by its owners' keys, those that are being deleted left out.
     pub fn workloads_of(&self, service: &Service) -> Vec<ResourceId> {
-        self.labelled.with(&service.meta.namespace, &service.selector)
+        let mut all = self.labelled.with(&service.meta.namespace, &service.selector);
+        all.retain(|id| self.workload(id).is_some_and(|workload| !workload.deleting));
+        all
     }
 
     /// Whether a workload is one that the daemons are told of, and asks for a route.
@@ -185,7 +187,8 @@ impl State {
     ///
     /// At every change and not at every look: what was broken and mended between two looks was broken.
     pub(super) fn look_whether_led(&mut self, id: &ResourceId) {
-        if self.config.service_ports.is_none() {
+        // A DLX does not see who else takes a Service's requests.
+        if self.config.service_ports.is_none() || self.config.role == Role::Dlx {
             return;
         }
         let led = self.workload(id).is_some_and(|workload| {
@@ -258,15 +261,17 @@ impl State {
     fn registry_changed(&mut self, old: Option<&Registry>) {
         let none = Registry::default();
         let (old, new) = (old.unwrap_or(&none), self.routing.registry().unwrap_or(&none));
-        let differ = |(port, entry): &(u16, &crate::registry::Entry)| {
-            old.get(*port) != Some(entry) || new.get(*port) != Some(entry)
-        };
-        let services: BTreeSet<Name> = old
-            .entries()
-            .chain(new.entries())
-            .filter(differ)
+        let differs = |port: &u16| old.get(*port) != new.get(*port);
+        let changed = old.entries().chain(new.entries()).filter(|(port, _)| differs(port));
+        let mut services: BTreeSet<Name> = changed
             .map(|(_, entry)| (entry.holder.namespace.as_str().into(), entry.holder.service.as_str().into()))
             .collect();
+        // And those whose slices name one that is another's now, or was.
+        let named = self
+            .routing
+            .our_slices()
+            .filter(|slice| slice.ours.as_ref().is_some_and(|ours| ours.ports.values().any(differs)));
+        services.extend(named.map(Slice::of));
         for service in services {
             self.touch_service(&service);
         }

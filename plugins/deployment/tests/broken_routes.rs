@@ -1,0 +1,378 @@
+//! Routes while daemons crash and others write.
+
+mod common;
+
+use common::*;
+use deployment::DeploymentScaler;
+use devcluster::{Filter, Refusal};
+use scaler_types::{Leads, Resource, ResourceScaler as _, Role, ScaleError, ServicePorts};
+use serde_json::{Value, json};
+
+/// `web` with a second Service, both with endpoints of their own.
+async fn web() -> Scene {
+    let scene = Scene::with_web().await;
+    scene.annotate("web", "scaler.dev/route", "service").await;
+    scene.create("Service", service("front", "web")).await;
+    for name in ["web", "front"] {
+        scene.own_endpoints(name, &["10.244.0.1"]).await;
+    }
+    scene
+}
+
+async fn services(scene: &Scene) -> Vec<Value> {
+    let mut all = Vec::new();
+    for name in ["web", "front"] {
+        all.push(scene.get("Service", name).await.data);
+    }
+    all
+}
+
+/// A Service with our key has a slice of ours with somebody in it, and every port of a slice is given to its Service.
+async fn finds_somebody(scene: &Scene) {
+    let (slices, registry) = (scene.our_slices().await, scene.registry().await);
+    for slice in &slices {
+        assert!(!slice.data["endpoints"].as_array().unwrap().is_empty());
+        for port in slice.data["ports"].as_array().unwrap() {
+            let entry = &registry[&port["port"].to_string()];
+            assert_eq!(entry["uid"], *slice.metadata.owner_references.as_ref().unwrap()[0].uid);
+            assert_eq!(entry.get("released"), None, "{entry}");
+        }
+    }
+    for name in ["web", "front"] {
+        let has_slice = slices
+            .iter()
+            .any(|slice| slice.metadata.labels.as_ref().unwrap()["kubernetes.io/service-name"] == name);
+        assert!(has_slice || !scene.is_fenced(name).await, "{name}");
+    }
+}
+
+fn leads(web: &Resource) -> (Leads, bool) {
+    let route = web.route.as_ref().unwrap();
+    (route.leads, route.complete)
+}
+
+async fn go(leader: &DeploymentScaler, leads: Leads) -> Result<(), ScaleError> {
+    soon(leader.set_route(&to("web", leads, dlxs(&["a"])))).await
+}
+
+/// From one route to the next, with a crash after each number of writes; then the same process goes on, or another.
+async fn crash_on_the_way(ways: &[Leads], same: bool) {
+    for writes in 0.. {
+        let scene = web().await;
+        let before = services(&scene).await;
+        let leader = scene.leading_as(Role::Autoscaler).await;
+        let (last, first) = ways.split_last().unwrap();
+        for way in first {
+            go(&leader, *way).await.unwrap();
+        }
+        let crash = scene.crash_after(writes);
+        let ended = go(&leader, *last).await;
+        drop(crash);
+        finds_somebody(&scene).await;
+        let next = if same { leader } else { scene.leading_as(Role::Autoscaler).await };
+        go(&next, *last).await.unwrap();
+        finds_somebody(&scene).await;
+        assert_eq!(leads(&one(&next, "web").await), (*last, true));
+        if *last == Leads::Own {
+            assert_eq!(services(&scene).await, before);
+            assert_eq!(scene.our_slices().await.len(), 0);
+            assert!(scene.registry().await.values().all(|entry| entry["released"].is_string()));
+        } else {
+            assert_eq!(scene.our_slices().await.len(), 2);
+            assert_eq!(scene.registry().await.len(), 2, "each port is given once");
+        }
+        if ended.is_ok() {
+            assert!(writes > 1, "there was something to be crashed in");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_write_on_the_way_to_the_dlxs_is_gone_on_from() {
+    for same in [true, false] {
+        crash_on_the_way(&[Leads::Dlx], same).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_write_on_the_way_back_is_gone_on_from() {
+    for same in [true, false] {
+        crash_on_the_way(&[Leads::Dlx, Leads::Both], same).await;
+        crash_on_the_way(&[Leads::Dlx, Leads::Both, Leads::Own], same).await;
+    }
+}
+
+/// As if the answers to all of its own writes had been lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_is_behind_writes_nothing_twice() {
+    let scene = web().await;
+    let (behind, other) = (scene.leader().await, scene.leader().await);
+    let stall = scene.cluster.faults().stall_watches(Filter::any());
+    go(&other, Leads::Dlx).await.unwrap();
+    assert_eq!(leads(&one(&behind, "web").await).0, Leads::Own);
+    go(&behind, Leads::Dlx).await.unwrap();
+    assert_eq!(scene.registry().await.len(), 2);
+    finds_somebody(&scene).await;
+    go(&other, Leads::Both).await.unwrap();
+    go(&other, Leads::Own).await.unwrap();
+    go(&behind, Leads::Own).await.unwrap();
+    assert_eq!(scene.our_slices().await.len(), 0);
+    assert!(scene.registry().await.values().all(|entry| entry["released"].is_string()));
+    drop(stall);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_told_on_the_object_and_nothing_is_touched() {
+    let scene = web().await;
+    let leader = scene.leader().await;
+    let policy =
+        json!({"metadata": {"name": "deny"}, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}});
+    scene.create("NetworkPolicy", policy).await;
+    let web = until(&leader, "web", |web| !web.keep_awake.is_empty()).await;
+    assert!(web.keep_awake.contains("the NetworkPolicy deny"), "{}", web.keep_awake);
+    let refusals = || async {
+        let all = scene.api("Event").list(&Default::default()).await.unwrap().items;
+        all.into_iter().filter(|event| event.data["reason"] == "RouteRefused").collect::<Vec<_>>()
+    };
+    soon(async {
+        while refusals().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(matches!(go(&leader, Leads::Dlx).await, Err(ScaleError::Terminal { .. })));
+    assert_eq!((scene.our_slices().await.len(), scene.registry().await.len()), (0, 0));
+    scene.annotate("web", "scaler.dev/acknowledge", "network-policies").await;
+    until(&leader, "web", |web| web.keep_awake.is_empty()).await;
+    go(&leader, Leads::Dlx).await.unwrap();
+    assert_eq!(refusals().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_of_the_readme_are_enough() {
+    let scene = web().await;
+    let leader = scene.leading_as(Role::Autoscaler).await;
+    let dlx = scene.leading_as(Role::Dlx).await;
+    go(&leader, Leads::Dlx).await.unwrap();
+    until(&dlx, "web", |web| web.ports.len() == 2).await;
+    soon(leader.tend_routes(&dlxs(&["b"]))).await.unwrap();
+    go(&leader, Leads::Own).await.unwrap();
+    let release = scaler_types::ReleaseRequest { id: id("web"), grace: Default::default(), deadline: SOON };
+    soon(leader.release(&release)).await.unwrap();
+    let forbidden = scene.cluster.requests().forbidden();
+    let told: Vec<_> = forbidden.keys().map(|asked| asked.resource.as_str()).collect();
+    assert!(told.iter().all(|resource| *resource == "namespaces"), "{forbidden:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_write_meanwhile_stays() {
+    let scene = web().await;
+    let leader = scene.leader().await;
+    // The registry: another daemon has written since this one looked.
+    let _stall = scene.cluster.faults().stall_watches(Filter::any().resource("configmaps"));
+    let other = json!({"namespace": "bank", "service": "x", "uid": "x", "port": ""}).to_string();
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "scaler-service-ports"}, "data": {"20050": other}});
+    scene.home().create(&Default::default(), &serde_json::from_value(map).unwrap()).await.unwrap();
+    // The Service: refused once, as after a change of somebody's.
+    let once =
+        scene.cluster.faults().refuse(Filter::any().verb("patch").resource("services"), 1, Refusal::Conflict);
+    go(&leader, Leads::Dlx).await.unwrap();
+    drop(once);
+    assert_eq!(scene.registry().await.len(), 3);
+    let data = json!({"data": {"20051": other}});
+    scene
+        .home()
+        .patch("scaler-service-ports", &Default::default(), &kube::api::Patch::Merge(data))
+        .await
+        .unwrap();
+    // Their own keys, labels and ports.
+    let more = json!({"metadata": {"labels": {"team": "a"}}, "spec": {"selector": {"tier": null}, "sessionAffinity": "None"}});
+    scene.merge("Service", "web", more).await;
+    go(&leader, Leads::Own).await.unwrap();
+    let web = scene.get("Service", "web").await;
+    assert_eq!(web.data["spec"]["selector"], json!({"app": "web"}));
+    assert_eq!(web.metadata.labels.unwrap()["team"], "a");
+    let registry = scene.registry().await;
+    assert_eq!(
+        registry.values().filter(|entry| entry["namespace"] == "bank" && entry["released"].is_null()).count(),
+        2
+    );
+}
+
+/// What was looked at is another by the time it is written: it is decided again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_changes_its_shape_meanwhile_is_not_led() {
+    let scene = web().await;
+    let leader = scene.leader().await;
+    scene.cluster.requests().reset();
+    // The slices take their time, and the Service is changed meanwhile.
+    let creates = Filter::any().verb("create").resource("endpointslices");
+    let slow = scene.cluster.faults().latency(creates, std::time::Duration::from_secs(1));
+    let (led, ()) = tokio::join!(go(&leader, Leads::Dlx), async {
+        while scene.asked("create", "endpointslices") == 0 {
+            tokio::task::yield_now().await;
+        }
+        scene.merge("Service", "web", json!({"spec": {"internalTrafficPolicy": "Local"}})).await;
+    });
+    assert_eq!(led, Err(ScaleError::Conflict));
+    drop(slow);
+    assert!(!scene.is_fenced("web").await);
+    let Err(ScaleError::Terminal { reason }) = go(&leader, Leads::Dlx).await else { panic!() };
+    assert!(reason.contains("internalTrafficPolicy"), "{reason}");
+    let web = one(&leader, "web").await;
+    assert_eq!(web.route.as_ref().unwrap().refused, reason);
+    assert!(web.keep_awake.contains(&reason));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_the_key_away_three_times_is_left_alone() {
+    let scene = web().await;
+    let leader = scene.leader().await;
+    for time in 1..=3 {
+        go(&leader, Leads::Dlx).await.unwrap();
+        assert_eq!(one(&leader, "web").await.route.unwrap().refused, "", "{time}");
+        scene.merge("Service", "web", json!({"spec": {"selector": {"scaler.dev/fenced": null}}})).await;
+        until(&leader, "web", |web| !leads(web).1 || !web.route.as_ref().unwrap().refused.is_empty()).await;
+    }
+    let web = one(&leader, "web").await;
+    assert!(web.route.unwrap().refused.contains("the Service web"), "by its name");
+    assert!(matches!(go(&leader, Leads::Dlx).await, Err(ScaleError::Terminal { .. })));
+    assert!(!scene.is_fenced("web").await);
+    // Led by others' hands it is none of ours: the other Service is given back, too.
+    go(&leader, Leads::Own).await.unwrap();
+    assert_eq!(scene.our_slices().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_deleted_is_made_again_with_the_same_ports() {
+    let scene = web().await;
+    let (leader, dlx) = (scene.leader().await, scene.leading(Role::Dlx, PORTS).await);
+    go(&leader, Leads::Dlx).await.unwrap();
+    let before = scene.registry().await;
+    let ports = until(&dlx, "web", |web| web.ports.len() == 2).await.ports;
+    scene.home().delete("scaler-service-ports", &Default::default()).await.unwrap();
+    until(&leader, "web", |web| !leads(web).1).await;
+    assert_eq!(one(&dlx, "web").await.ports, ports, "the slices name them still");
+    go(&leader, Leads::Dlx).await.unwrap();
+    assert_eq!(scene.registry().await, before);
+    assert!(leads(&one(&leader, "web").await).1);
+    finds_somebody(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_comes_while_it_is_led_is_led_too() {
+    let scene = web().await;
+    let leader = scene.leader().await;
+    go(&leader, Leads::Dlx).await.unwrap();
+    for name in ["web", "front"] {
+        scene.own_endpoints(name, &[]).await;
+    }
+    until(&leader, "web", |web| !web.route.as_ref().unwrap().led_for.is_zero()).await;
+    scene.create("Service", service("third", "web")).await;
+    let web = until(&leader, "web", |web| !leads(web).1).await;
+    assert_eq!((leads(&web).0, web.route.unwrap().led_for.is_zero()), (Leads::Dlx, true));
+    go(&leader, Leads::Dlx).await.unwrap();
+    assert!(scene.is_fenced("third").await);
+    let web = one(&leader, "web").await;
+    assert_eq!((leads(&web), web.ports.len()), ((Leads::Dlx, true), 3));
+    // Made anew under its name: its slice is the old one's until it is written again.
+    scene.delete("Service", "third").await;
+    scene.create("Service", service("third", "web")).await;
+    until(&leader, "web", |web| !leads(web).1).await;
+    go(&leader, Leads::Dlx).await.unwrap();
+    soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap();
+    let given_back = scene.registry().await.values().filter(|entry| entry["released"].is_string()).count();
+    assert_eq!(given_back, 1, "the port of the one that is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_no_port_left_it_is_refused_until_there_is_one() {
+    let scene = web().await;
+    let leader = scene.leading(Role::Autoscaler, ServicePorts { first: 20000, last: 20001 }).await;
+    go(&leader, Leads::Dlx).await.unwrap();
+    scene.create("Deployment", deployment("api", 1)).await;
+    scene.create("Service", service("api", "api")).await;
+    scene.annotate("api", "scaler.dev/route", "service").await;
+    let api =
+        until(&leader, "api", |api| api.route.as_ref().is_some_and(|route| !route.refused.is_empty())).await;
+    assert!(api.keep_awake.contains("20000-20001"), "{}", api.keep_awake);
+    let request = to("api", Leads::Dlx, dlxs(&["a"]));
+    assert!(matches!(leader.set_route(&request).await, Err(ScaleError::Terminal { .. })));
+    assert_eq!(scene.our_slices().await.len(), 2, "nothing was touched");
+    // The operator makes room by hand.
+    let port = scene.registry().await.into_keys().next().unwrap();
+    go(&leader, Leads::Own).await.unwrap();
+    let free = json!({"data": {port: null}});
+    scene
+        .home()
+        .patch("scaler-service-ports", &Default::default(), &kube::api::Patch::Merge(free))
+        .await
+        .unwrap();
+    until(&leader, "api", |api| api.route.as_ref().unwrap().refused.is_empty()).await;
+    soon(leader.set_route(&request)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_range_gives_other_ports() {
+    let scene = web().await;
+    let leader = scene.leader().await;
+    go(&leader, Leads::Dlx).await.unwrap();
+    let moved = ServicePorts { first: 30000, last: 30010 };
+    let next = scene.leading(Role::Autoscaler, moved).await;
+    assert_eq!(leads(&one(&next, "web").await), (Leads::Dlx, false));
+    go(&next, Leads::Dlx).await.unwrap();
+    finds_somebody(&scene).await;
+    let web = one(&next, "web").await;
+    assert_eq!(leads(&web), (Leads::Dlx, true));
+    assert_eq!(web.ports.iter().filter(|port| moved.contains(port.listen)).count(), 2);
+    assert_eq!(web.ports.len(), 4, "the old ones are served for a while");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
+    let scene = web().await;
+    let before = services(&scene).await;
+    let leader = scene.leader().await;
+    go(&leader, Leads::Dlx).await.unwrap();
+    scene.delete("Deployment", "web").await;
+    let gone = soon(async {
+        let mut cursor = 0;
+        loop {
+            let told = leader.changes(cursor).await.unwrap();
+            if !told.resources.iter().any(|one| one.id == id("web"))
+                && (told.complete || told.removed.contains(&id("web")))
+            {
+                return;
+            }
+            cursor = told.cursor;
+        }
+    });
+    gone.await;
+    let crash = scene.cluster.faults().refuse(
+        Filter::any().verb("delete").resource("endpointslices"),
+        1,
+        Refusal::Unavailable,
+    );
+    let error = soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap_err().to_string();
+    assert!(error.contains("1 routes are not up to date"), "{error}");
+    drop(crash);
+    soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap();
+    assert_eq!(services(&scene).await, before);
+    assert_eq!(scene.our_slices().await.len(), 0);
+    assert!(scene.registry().await.values().all(|entry| entry["released"].is_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slice_that_is_not_ours_is_left_alone() {
+    let scene = web().await;
+    let leader = scene.leader().await;
+    let foreign = json!({
+        "metadata": {"name": "web-scaler-ipv4", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "endpoints": [], "ports": [],
+    });
+    scene.create("EndpointSlice", foreign).await;
+    let Err(ScaleError::Terminal { reason }) = go(&leader, Leads::Dlx).await else { panic!() };
+    assert!(reason.contains("web-scaler-ipv4") && reason.contains("rename or delete it"), "{reason}");
+    assert!(!scene.is_fenced("web").await && !scene.is_fenced("front").await);
+}

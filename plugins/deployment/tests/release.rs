@@ -1,0 +1,242 @@
+//! Workloads that are given back, with the cluster's own controllers at work.
+
+mod common;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::*;
+use deployment::DeploymentScaler;
+use devcluster::{Filter, controllers::Controllers};
+use futures_util::StreamExt as _;
+use kube::{
+    Api,
+    api::{DynamicObject, WatchParams},
+    core::WatchEvent,
+};
+use scaler_types::{Leads, ReleaseRequest, ResourceScaler as _, Role, ScaleError, State, Target};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+const GRACE: Duration = Duration::from_millis(20);
+/// Longer than all the rest takes.
+const LONG_GRACE: Duration = Duration::from_secs(3);
+
+/// A cluster that runs, with a Deployment `web` of two behind a Service.
+struct Running {
+    // Ended before what they ask is.
+    kubelet: JoinSet<()>,
+    _controllers: Controllers,
+    scene: Scene,
+}
+
+impl Running {
+    async fn new(route: &str) -> Self {
+        let scene = Scene::new().await;
+        let controllers = Controllers::start(scene.client.clone());
+        let mut kubelet = JoinSet::new();
+        kubelet.spawn(run_pods(scene.api("Pod")));
+        let mut web = deployment("web", 2);
+        web["metadata"]["annotations"]["scaler.dev/route"] = route.into();
+        scene.create("Deployment", web).await;
+        scene.create("Service", service("web", "web")).await;
+        Self { kubelet, _controllers: controllers, scene }
+    }
+
+    /// What is compared: all but what every write changes.
+    async fn objects(&self) -> Vec<Value> {
+        let mut all = Vec::new();
+        for (kind, name) in [("Deployment", "web"), ("Service", "web")] {
+            let mut object = serde_json::to_value(self.scene.get(kind, name).await).unwrap();
+            object.as_object_mut().unwrap().remove("status");
+            for field in ["resourceVersion", "generation", "managedFields"] {
+                object["metadata"].as_object_mut().unwrap().remove(field);
+            }
+            all.push(object);
+        }
+        all
+    }
+
+    /// Led, and asleep.
+    async fn sleeps(&self, leader: &Arc<DeploymentScaler>) {
+        until(leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+        lead(leader, "web").await;
+        let led = until(leader, "web", |web| !web.route.as_ref().unwrap().led_for.is_zero()).await;
+        let fenced =
+            leader.compare_and_set(&id("web"), &led.version, &row(State::Draining, 1)).await.unwrap();
+        leader.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 1))).await.unwrap();
+        // The Deployment's controller has stopped what ran.
+        soon(async {
+            while self.scene.api("Pod").list(&Default::default()).await.unwrap().items.iter().any(is_alive) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    async fn is_clean(&self) {
+        assert_eq!(self.scene.our_slices().await.len(), 0);
+        let registry = self.scene.registry().await;
+        assert!(registry.values().all(|entry| entry["released"].is_string()), "{registry:?}");
+    }
+}
+
+fn is_alive(pod: &DynamicObject) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+}
+
+/// In the kubelets' place: every pod runs as soon as it is there.
+async fn run_pods(pods: Api<DynamicObject>) {
+    let mut next = 0;
+    let mut version = "0".to_owned();
+    loop {
+        let Ok(events) = pods.watch(&WatchParams::default(), &version).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let mut events = Box::pin(events);
+        while let Some(Ok(event)) = events.next().await {
+            let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = event else { continue };
+            version = pod.metadata.resource_version.clone().unwrap();
+            if pod.data["status"].get("podIP").is_some() {
+                continue;
+            }
+            next += 1;
+            let status = json!({"status": {
+                "phase": "Running", "podIP": format!("10.244.0.{next}"),
+                "conditions": [{"type": "Ready", "status": "True"}],
+            }});
+            let name = pod.metadata.name.unwrap();
+            // A pod that is gone meanwhile needs no status.
+            let _ = pods.patch_status(&name, &Default::default(), &kube::api::Patch::Merge(status)).await;
+        }
+    }
+}
+
+fn release(deadline: Duration) -> ReleaseRequest {
+    ReleaseRequest { id: id("web"), grace: GRACE, deadline }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asleep_and_led_it_is_given_back_as_it_was() {
+    for route in ["service", "direct"] {
+        let running = Running::new(route).await;
+        let leader = running.scene.leader().await;
+        until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+        let before = running.objects().await;
+        running.sleeps(&leader).await;
+        assert_ne!(running.objects().await, before);
+        let began = Instant::now();
+        soon(leader.release(&ReleaseRequest { grace: LONG_GRACE, ..release(SOON) })).await.unwrap();
+        assert!(began.elapsed() >= LONG_GRACE, "the DLXs stay named so long");
+        assert_eq!(running.objects().await, before, "{route}");
+        running.is_clean().await;
+        // Nothing is written again, and it can be taken up again.
+        running.scene.cluster.requests().reset();
+        soon(leader.release(&release(SOON))).await.unwrap();
+        let services = Filter::any().verb("create,update,patch,delete").resource("services");
+        assert_eq!(running.scene.cluster.requests().of(&services), 0);
+        running.sleeps(&leader).await;
+    }
+}
+
+/// Also by a process that was started without ports: what is led is on the objects.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_it_back_needs_no_ports() {
+    let running = Running::new("service").await;
+    let leader = running.scene.leader().await;
+    until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+    let before = running.objects().await;
+    running.sleeps(&leader).await;
+    let mut context = running.scene.context(Role::Autoscaler, &devcluster::User::Admin, "{}");
+    context.home = Some(HOME.to_owned());
+    let bare = soon(DeploymentScaler::new(context)).await.unwrap();
+    let refused = one(&bare, "web").await.route.unwrap().refused;
+    assert!(refused.contains("--service-ports"), "{refused}");
+    soon(bare.release(&release(SOON))).await.unwrap();
+    assert_eq!(running.objects().await, before);
+    running.is_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_annotation_map_that_was_not_there_is_not_there_again() {
+    let scene = Scene::new().await;
+    let mut web = deployment("web", 1);
+    web["metadata"]["annotations"] = Value::Null;
+    scene.create("Deployment", web).await;
+    let all = scene.plugin_of(Role::Autoscaler, &devcluster::User::Admin, "{optIn: all}").await;
+    let before = scene.get("Deployment", "web").await.metadata.annotations;
+    let seen = one(&all, "web").await;
+    all.compare_and_set(&id("web"), &seen.version, &row(State::Draining, 1)).await.unwrap();
+    soon(all.release(&release(SOON))).await.unwrap();
+    assert_eq!((scene.get("Deployment", "web").await.metadata.annotations, before), (None, None));
+}
+
+/// The DLXs stay named until there is somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_come_up_stays_with_the_dlxs() {
+    let mut running = Running::new("service").await;
+    let leader = running.scene.leader().await;
+    running.sleeps(&leader).await;
+    running.kubelet.shutdown().await;
+    let error = leader.release(&release(Duration::ZERO)).await.unwrap_err();
+    assert!(
+        matches!(&error, ScaleError::Retry { reason, .. } if reason.contains("not given back within")),
+        "{error}"
+    );
+    let releasing = tokio::spawn({
+        let leader = Arc::clone(&leader);
+        async move { leader.release(&release(SOON)).await }
+    });
+    until(&leader, "web", |web| web.replicas > 0 && web.route.as_ref().unwrap().leads == Leads::Both).await;
+    // It waits; and whoever asked for it has died.
+    releasing.abort();
+    assert!(releasing.await.unwrap_err().is_cancelled());
+    assert_eq!(running.scene.our_slices().await.len(), 1);
+    running.kubelet.spawn(run_pods(running.scene.api("Pod")));
+    soon(leader.release(&release(SOON))).await.unwrap();
+    running.is_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_write_of_it_is_gone_on_from() {
+    for writes in 0.. {
+        let running = Running::new("service").await;
+        let leader = running.scene.leading_as(Role::Autoscaler).await;
+        until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+        let before = running.objects().await;
+        running.sleeps(&leader).await;
+        let crash = running.scene.crash_after(writes);
+        let ended = soon(leader.release(&release(SOON))).await;
+        drop(crash);
+        // Somebody is there in the meantime.
+        assert!(
+            ended.is_ok()
+                || running.scene.our_slices().await.len() == 1
+                || !running.scene.is_fenced("web").await
+        );
+        let next = running.scene.leading_as(Role::Autoscaler).await;
+        soon(next.release(&release(SOON))).await.unwrap();
+        assert_eq!(running.objects().await, before, "after {writes} writes");
+        running.is_clean().await;
+        if ended.is_ok() {
+            assert!(writes >= 5, "the replicas, the key, the slice, the port, the row");
+            return;
+        }
+    }
+}
+
+/// Leading back by steps, as the leader does while the workload stays asked for: the pods are endpoints again at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clusters_controller_takes_the_pods_out_and_in_again() {
+    let running = Running::new("service").await;
+    let leader = running.scene.leader().await;
+    until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+    lead(&leader, "web").await;
+    until(&leader, "web", |web| !web.route.as_ref().unwrap().led_for.is_zero()).await;
+    soon(leader.set_route(&to("web", Leads::Both, dlxs(&["a"])))).await.unwrap();
+    let both = until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+    assert_eq!(both.route.unwrap().leads, Leads::Both);
+}
