@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     decide::Decision,
+    telemetry::FenceLabels,
     testing::{Dlx, LONG, Reply, SHORT, Store, confirmed, id, leading, members, refused},
 };
 
