@@ -14,6 +14,7 @@ use std::{
 use daemon::{
     admin::{Handler, json},
     leader::Status,
+    members::serving,
 };
 use http::{Request, StatusCode};
 use scaler_types::{Row, ScaleEvent, ScaleResource, Version, duration::short};
@@ -29,16 +30,6 @@ use crate::{
     metrics::{Reading, Sample, Value},
     router::{Leading, RouteTold, Routes},
 };
-
-/// `GET /api/v1/leader`: who leads, and which DLXs it asks.
-pub fn leader(status: impl Fn() -> Status + Send + Sync + 'static, members: Members) -> Handler {
-    Arc::new(move |_| {
-        let status = status();
-        let members = if status.leads { members.told() } else { Vec::new() };
-        let answer = LeaderTold { status, members };
-        Box::pin(async move { json(StatusCode::OK, &answer) })
-    })
-}
 
 /// A cycle's key: plugin kind and the file's namespace.
 pub type Key = (String, String);
@@ -79,6 +70,8 @@ struct LeaderTold {
     status: Status,
     /// As the leader read them last; nothing where this process does not lead.
     members: Vec<members::Told>,
+    /// Those that take requests, which routes name; null where that is not known.
+    serving: serving::Known,
 }
 
 #[derive(Serialize)]
@@ -176,6 +169,26 @@ impl View {
             Some(shown) => drop(cycles.insert(key, shown)),
             None => drop(cycles.remove(&key)),
         }
+    }
+
+    /// `GET /api/v1/leader`: who leads, which DLXs it asks, and which of them take requests.
+    pub fn leader(&self, status: impl Fn() -> Status + Send + Sync + 'static, members: Members) -> Handler {
+        let view = self.clone();
+        Arc::new(move |_| {
+            let status = status();
+            let leads = status.leads;
+            let members = if leads { members.told() } else { Vec::new() };
+            let serving = if leads { view.serving() } else { None };
+            let answer = LeaderTold { status, members, serving };
+            Box::pin(async move { json(StatusCode::OK, &answer) })
+        })
+    }
+
+    /// All cycles lead by the same.
+    fn serving(&self) -> serving::Known {
+        let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, shown) = cycles.first_key_value()?;
+        shown.leading.serving.borrow().clone()
     }
 
     /// `GET /api/v1/resources`.
@@ -320,3 +333,6 @@ impl SampleTold {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

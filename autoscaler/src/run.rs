@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Flags,
-    api::{self, Key, Shown, View},
+    api::{Key, Shown, View},
     cycle::{Context, Cycle, Given},
     members::{Members, Patience},
     memory::Memory,
@@ -84,7 +84,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
         .route(Method::GET, "/api/v1/resources", view.resources())
         .route(Method::GET, "/api/v1/explain", view.explain())
         .route(Method::POST, "/api/v1/sleep", view.sleep())
-        .route(Method::GET, "/api/v1/leader", api::leader(leader.status(), members.clone()))
+        .route(Method::GET, "/api/v1/leader", view.leader(leader.status(), members.clone()))
         .ready_when(Arc::new(move || match status().error {
             _ if draining.is_cancelled() => Err("stopping".to_owned()),
             // Standing by is being ready: it takes over when the leader ends.

@@ -72,7 +72,8 @@ pub struct RouteRequest {
     /// Where its requests are to go. [`Leads::Both`] is also the way back from [`Leads::Dlx`] to [`Leads::Own`]: the DLXs go on
     /// taking requests until the resource's own endpoints are known to everybody.
     pub to: Leads,
-    /// The DLXs that take requests; not empty but for [`Leads::Own`].
+    /// The DLXs that take requests; not empty but for [`Leads::Own`], and for [`Leads::Both`] where no DLX has taken any for so long
+    /// that nobody waits for one: then nobody, or whoever is named already, stays named until it leads to itself.
     pub dlxs: Vec<Dlx>,
     /// How long the call may take, from when it is made.
     #[serde(with = "duration::go")]

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     decide::Decision,
+    telemetry::FenceLabels,
     testing::{Dlx, LONG, Reply, SHORT, Store, confirmed, id, leading, members, refused},
 };
 
@@ -390,4 +391,49 @@ async fn owners_are_told_once() {
     assert_eq!(reported(&store.inner(), "WokenByHand"), ["Its row says active now: scaled up by hand"]);
     site.context.stop.cancel();
     running.ends().await;
+}
+
+/// Tries on path direct take their time, and nobody else's place.
+#[tokio::test]
+async fn tries_that_wait_for_a_route_keep_no_other_waiting() {
+    let mut site = Site::new(LONG, LONG);
+    let directs: Vec<_> = (0..200).map(|number| format!("direct-{number}")).collect();
+    let names: Vec<_> = directs.iter().map(String::as_str).chain(["hello"]).collect();
+    let element = |name: &&str| serde_json::json!({"metric": {"name": name, "namespace": "demo"}, "value": [1_700_000_000.0, "41"]});
+    let data =
+        serde_json::json!({"resultType": "vector", "result": names.iter().map(element).collect::<Vec<_>>()});
+    let answer = serde_json::json!({"status": "success", "data": data});
+    let mut prometheus = Dlx::start(&site.state.path().join("prometheus"), move |_, _| {
+        Reply::Json(http::StatusCode::OK, answer.clone())
+    });
+    prometheus.leave();
+    let text = format!(
+        "namespace: demo\nmetrics: {{source: prometheus, url: 'http://{}', scrapeInterval: 15s, queries: {{requests: \
+         {{query: 'increase(requests_total[$window])'}}}}}}\ndefaults: {{scaleResources: [{{metricName: requests, \
+         windowSize: 10m, threshold: 50}}]}}\n",
+        prometheus.address
+    );
+    let file = daemon::namespace_file::NamespaceFile::parse("demo.yaml", text.as_bytes()).unwrap();
+    let settings = Settings::merge(&file.settings, &Default::default(), &Default::default());
+    site.settings = Settings { scale_interval: LONG, ..settings };
+    let store = Store::with(names.iter().copied());
+    for name in &directs {
+        store.change(name, |direct| {
+            direct.path = Path::Direct;
+            direct.route = Some(scaler_types::Route { asked: true, ..Default::default() });
+        });
+    }
+    let dlx = Dlx::quiet(site.state.path(), &names);
+    // No router runs: their routes are waited for.
+    let running = site.run(&store);
+    let fences = |dlx: &Dlx| dlx.count("/api/v1/fence");
+    store.until(|store| store.resources[&id("hello")].replicas == 0).await;
+    running.until(|_| fences(&dlx) == SWITCHES_AT_ONCE + 1).await;
+    let draining = |store: &crate::testing::Inner| {
+        store.resources.values().filter(|resource| resource.row.state == State::Draining).count()
+    };
+    assert_eq!(draining(&store.inner()), SWITCHES_AT_ONCE);
+    site.context.stop.cancel();
+    running.ends().await;
+    assert_eq!(draining(&store.inner()), 0, "all are reverted");
 }

@@ -197,6 +197,23 @@ fn what_was_left_behind_is_mended() {
     assert!(scene.cycle(SECOND).mend.is_empty());
 }
 
+/// Of a try on path direct that its process did not live to end: the row is reverted, and the route follows from that.
+#[test]
+fn a_switch_left_behind_is_reverted() {
+    let mut scene = Scene::new();
+    scene.hello.path = Path::Direct;
+    let leads = scaler_types::Leads::Dlx;
+    scene.hello.route =
+        Some(scaler_types::Route { asked: true, leads, complete: true, ..scaler_types::Route::default() });
+    scene.row(State::Draining, 1);
+    let work = scene.cycle(SECOND);
+    assert_eq!((work.mend.len(), work.mend[0].row.state), (1, State::Active));
+    // And nothing new is tried until it leads to itself again.
+    scene.row(State::Active, 1);
+    assert!(scene.cycle(2 * WINDOW).idle.is_empty());
+    assert_eq!(scene.code(), "not_back");
+}
+
 #[test]
 fn a_fence_of_this_process_is_not_left_behind() {
     let mut scene = Scene::new();

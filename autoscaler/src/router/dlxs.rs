@@ -67,8 +67,14 @@ impl Watched {
         self.none_since.and_then(|since| since.checked_add(dead_man))
     }
 
-    /// Those that are to be named in a route: while there is none, the last there were, as they are named already.
+    /// Those that are to be named in a route: while there is none, the last there were, as they are named already. Empty: there
+    /// was none since this process leads.
     pub(super) fn named(&self) -> Vec<Dlx> {
         self.named.to_vec()
+    }
+
+    /// Whether any can be.
+    pub(super) fn any_named(&self) -> bool {
+        !self.named.is_empty()
     }
 }

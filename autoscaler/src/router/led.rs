@@ -66,6 +66,8 @@ pub(super) struct Now {
     pub(super) now: Instant,
     pub(super) grace: Duration,
     pub(super) dlxs: Dlxs,
+    /// There are DLXs to be named, or none that anybody waits for.
+    pub(super) nameable: bool,
 }
 
 /// What is due.
@@ -197,6 +199,13 @@ impl Led {
         waiting.is_some_and(|waiting| row.state == State::Draining && row.nonce == waiting.nonces[1])
     }
 
+    /// Where it is to lead next.
+    fn step(&self, at: Now, waiting: Option<&Waiting>) -> Option<Leads> {
+        let to = protocol::route_step(&self.route_seen(at, self.confirmed(waiting)))?;
+        // Who has just begun to lead does not know yet whom to name.
+        (to == Leads::Own || at.nameable).then_some(to)
+    }
+
     /// What is to be done now.
     pub(super) fn due(&mut self, at: Now, waiting: Option<&Waiting>) -> Due {
         let mut due = Due::default();
@@ -209,7 +218,7 @@ impl Led {
         if self.calling.is_some() {
             return due;
         }
-        let again = match protocol::route_step(&self.route_seen(at, self.confirmed(waiting))) {
+        let again = match self.step(at, waiting) {
             None => {
                 (self.pause, self.reported) = (None, None);
                 self.own_ready.map(|since| since + at.grace)
@@ -280,8 +289,7 @@ impl Led {
 
     /// As the admin port tells of it.
     pub(super) fn told(&self, at: Now, waiting: Option<&Waiting>) -> RouteTold {
-        let seen = self.route_seen(at, self.confirmed(waiting));
-        let next = protocol::route_step(&seen);
+        let next = self.step(at, waiting);
         let to = self.calling.or(next);
         RouteTold {
             leads: self.route.leads,

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use scaler_types::{Nonce, ResourceId};
+use scaler_types::{Nonce, ResourceId, protocol::Dlxs};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -106,7 +106,8 @@ impl Routes {
 
 impl Inner {
     pub(super) fn now(&self, now: Instant, leading: &Leading) -> Now {
-        Now { now, grace: leading.grace, dlxs: self.dlxs.all(now, leading.dead_man) }
+        let dlxs = self.dlxs.all(now, leading.dead_man);
+        Now { now, grace: leading.grace, dlxs, nameable: dlxs == Dlxs::Dead || self.dlxs.any_named() }
     }
 
     /// Its try, if one waits for its route.

@@ -163,6 +163,36 @@ async fn nothing_is_led_to_nobody() {
     assert_eq!(site.in_the_end().await, [Leads::Dlx]);
 }
 
+/// Who begins to lead does not know yet who takes requests: a route that leads to somebody must not lose its names.
+#[tokio::test(start_paused = true)]
+async fn until_the_dlxs_are_known_none_is_named() {
+    let store = Store::with([]);
+    let mut resource = led("web");
+    resource.path = Path::Direct;
+    resource.route = Some(Route {
+        asked: true,
+        leads: Leads::Dlx,
+        complete: true,
+        dlxs: vec!["a".to_owned()],
+        ..Route::default()
+    });
+    store.put(resource);
+    let site = Site::start(&store, &[]);
+    site.dlxs.send_replace(None);
+    assert!(site.in_the_end().await.is_empty());
+    site.serve(&["a"]);
+    let calls = site.calls(1).await;
+    assert_eq!((calls[0].to, calls[0].dlxs.as_slice()), (Leads::Both, ["a".to_owned()].as_slice()));
+
+    // There are none, for so long that nobody waits for one.
+    site.context.stop.cancel();
+    site.task.await.unwrap();
+    let site = Site::start(&store, &[]);
+    store.route("web", |route| route.leads = Leads::Dlx);
+    let calls = site.calls(2).await;
+    assert_eq!((calls[1].to, calls[1].dlxs.len()), (Leads::Both, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bounded_number_is_written_at_once_and_all_in_the_end() {
     let store = Store::with([]);

@@ -2,6 +2,7 @@
 
 mod leader;
 mod members;
+mod serving;
 
 use std::{
     collections::HashMap,
@@ -21,7 +22,7 @@ use k8s_openapi::{
     api::{
         coordination::v1::Lease,
         core::v1::{Namespace, Pod},
-        rbac::v1::{Role, RoleBinding},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
     },
     serde_json::{Value, from_value, json},
 };
@@ -46,10 +47,10 @@ static RULES: LazyLock<[(&str, Value); 2]> = LazyLock::new(|| {
         (
             "autoscaler",
             json!([
-                {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "list", "delete"]},
+                {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "list", "watch", "delete"]},
                 {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["scaler-autoscaler"],
                     "verbs": ["get", "watch", "update"]},
-                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
             ]),
         ),
     ]
@@ -78,7 +79,25 @@ impl Site {
         for (account, rules) in RULES.iter() {
             site.allow(account, rules).await;
         }
+        site.allow_nodes("autoscaler").await;
         site
+    }
+
+    /// Gives an account what the autoscaler needs cluster-wide.
+    async fn allow_nodes(&self, account: &str) {
+        let client = self.cluster.client().unwrap();
+        let role: ClusterRole = from_value(json!({
+            "metadata": {"name": account}, "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}],
+        }))
+        .unwrap();
+        let binding: ClusterRoleBinding = from_value(json!({
+            "metadata": {"name": account},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": account},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": HOME}],
+        }))
+        .unwrap();
+        Api::all(client.clone()).create(&PostParams::default(), &role).await.unwrap();
+        Api::all(client).create(&PostParams::default(), &binding).await.unwrap();
     }
 
     /// Gives an account these rights and no others.
@@ -145,6 +164,16 @@ impl Site {
 
     async fn lease(&self, name: &str) -> Option<Lease> {
         self.api::<Lease>().get_opt(name).await.unwrap()
+    }
+}
+
+async fn until(mut fulfilled: impl FnMut() -> bool) {
+    while !fulfilled() {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nothing tells when a reason was told, or a fault met somebody"
+        )]
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

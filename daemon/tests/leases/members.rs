@@ -14,7 +14,7 @@ use kube::{
 };
 use tokio::task::JoinSet;
 
-use crate::{HOME, Site, soon};
+use crate::{HOME, Site, soon, until};
 
 const EVERYWHERE: &str = "[::]:8091";
 
@@ -233,11 +233,4 @@ async fn who_asks_at_the_same_time_shares_a_read() {
     let pods: Api<Pod> = site.api();
     pods.delete("dlx-0", &DeleteParams::default()).await.unwrap();
     assert!(names(&autoscaler).await.is_empty());
-}
-
-async fn until(mut fulfilled: impl FnMut() -> bool) {
-    while !fulfilled() {
-        #[expect(clippy::disallowed_methods, reason = "nothing tells when a reason was told")]
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
 }

@@ -1,0 +1,79 @@
+//! What the admin port tells of routes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::reports::Dropped;
+use http_body_util::BodyExt;
+use prometheus_client::registry::Registry;
+use scaler_types::{Leads, Resource, Route, protocol::Rules};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    cycle::{Context, Cycle, Given},
+    metrics::kubernetes::Cluster,
+    router::Router,
+    telemetry::Metrics,
+    testing::{KIND, LONG, Store, id, leading, members},
+};
+
+async fn get(handler: &Handler) -> Value {
+    let answer = handler(Request::new(Bytes::new())).await;
+    serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_route_leads_and_what_comes_next() {
+    let store = Store::with(["plain"]);
+    let mut web = Resource::new(id("web"));
+    web.replicas = 1;
+    let dlxs = vec!["a".to_owned()];
+    web.route = Some(Route { leads: Leads::Both, complete: true, own_ready: true, dlxs, ..Route::default() });
+    store.put(web);
+    let state = tempfile::tempdir().unwrap();
+    let (_dlxs, leading) = leading(&["a"]);
+    let context = Context {
+        members: members(state.path(), LONG),
+        metrics: Metrics::new(&mut Registry::default()),
+        cluster: Cluster::default(),
+        dropped: Dropped::default(),
+        leading: leading.clone(),
+        rules: Rules::default(),
+        stop: CancellationToken::new(),
+    };
+    let (_give, given) = watch::channel(Given { plugin: store.clone(), settings: Arc::default() });
+    let (memory, routes, view) = (Arc::<Mutex<Memory>>::default(), Routes::default(), View::default());
+    let (ask, asks) = mpsc::channel(1);
+    let shown = Shown { memory: memory.clone(), routes: routes.clone(), leading, ask };
+    view.show((KIND.to_owned(), "demo".to_owned()), Some(shown));
+    tokio::spawn(Router::new(given.clone(), "demo", context.clone(), routes.clone()).run());
+    tokio::spawn(Cycle::new(given, "demo", context.clone(), memory, routes, asks).run());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock moves when everybody waits: this is what moves it"
+    )]
+    tokio::time::sleep(Duration::from_secs(10)).await;
+
+    let told = get(&view.resources()).await;
+    assert_eq!(told["resources"][0]["route"], Value::Null);
+    assert_eq!(
+        told["resources"][1]["route"],
+        json!({
+            "leads": "both", "since": "10s", "asked": false, "refused": "", "complete": true, "led_for": "0s",
+            "dlxs": ["a"], "next": "own", "waits": "everybody to know its own endpoints, 20s to go",
+        })
+    );
+    let status = |leads| move || Status { leads, ..Status::default() };
+    let leader = get(&view.leader(status(true), context.members.clone())).await;
+    assert_eq!(leader["serving"], json!([{"name": "a", "addresses": ["127.0.0.1"]}]));
+    let other = get(&view.leader(status(false), context.members.clone())).await;
+    assert_eq!(other["serving"], Value::Null);
+    // Who leads no more knows nothing of it.
+    context.stop.cancel();
+    tokio::task::yield_now().await;
+    let told = get(&view.resources()).await;
+    assert_eq!(told["resources"][1]["route"], Value::Null);
+}

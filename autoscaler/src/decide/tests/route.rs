@@ -1,0 +1,177 @@
+//! Tables of the rules of routes.
+
+use scaler_types::{Leads, Route};
+
+use super::*;
+
+impl Case {
+    /// On path always, led to the DLXs for as long as a window.
+    fn led(change: impl FnOnce(&mut Self, &mut Route)) -> Self {
+        Self::with(|case| {
+            let mut route =
+                Route { asked: true, leads: Leads::Dlx, complete: true, led_for: WINDOW, ..Route::default() };
+            change(case, &mut route);
+            case.resource.route = Some(route);
+        })
+    }
+
+    /// On path direct, leading to itself, and idle as another source tells.
+    fn direct(change: impl FnOnce(&mut Self, &mut Reading, &mut Route)) -> Self {
+        Self::read(|case, reading| {
+            let mut route = Route { asked: true, ..Route::default() };
+            case.resource.path = Path::Direct;
+            change(case, reading, &mut route);
+            case.resource.route.get_or_insert(route);
+        })
+    }
+}
+
+/// Where somebody asks for a route to be led.
+#[test]
+fn every_rule_of_a_route() {
+    let keep: Vec<(&str, Case)> = vec![
+        ("not_led", Case::led(|_, route| route.leads = Leads::Own)),
+        ("not_led", Case::led(|_, route| route.leads = Leads::Both)),
+        ("not_led", Case::led(|_, route| route.complete = false)),
+        ("led_short", Case::led(|_, route| route.led_for = WINDOW - SECOND)),
+        ("led_short", Case::led(|_, route| route.led_for = Duration::ZERO)),
+        // The largest window, and the grace where that is longer.
+        ("led_short", Case::led(|case, _| case.metrics = vec![metric(SECOND, 0.0), metric(2 * WINDOW, 0.0)])),
+        (
+            "led_short",
+            Case::led(|case, route| {
+                (case.metrics, route.led_for) = (vec![metric(SECOND, 0.0)], GRACE - SECOND);
+            }),
+        ),
+        ("route_given_back", Case::led(|_, route| route.asked = false)),
+        ("no_dlx_serves", Case::led(|case, _| case.routes.served = false)),
+        ("in_flight", Case::led(|case, _| case.samples[0].in_flight = 1)),
+        ("active", Case::led(|case, _| case.samples[0].idle = Some(SECOND))),
+        // What was counted before it was led says nothing of that time; what was not counted since, neither.
+        ("short_sample", Case::led(|case, _| case.samples[0].counting = WINDOW - SECOND)),
+        ("kept_awake", Case::led(|case, _| case.resource.keep_awake = "no port is free".to_owned())),
+        // Its owner's wish needs no window, but everybody must have followed.
+        ("not_led", Case::led(|case, route| (case.resource.sleep_now, route.leads) = (true, Leads::Both))),
+        ("not_led", Case::led(|case, route| (case.resource.sleep_now, route.complete) = (true, false))),
+        (
+            "led_short",
+            Case::led(|case, route| (case.resource.sleep_now, route.led_for) = (true, GRACE - SECOND)),
+        ),
+        ("no_dlx_serves", Case::led(|case, _| (case.resource.sleep_now, case.routes.served) = (true, false))),
+        // Another source knows the window, and the DLXs what is in flight: once everybody has followed.
+        (
+            "led_short",
+            Case::read(|case, _| {
+                case.resource.route = Case::led(|_, route| route.led_for = GRACE - SECOND).resource.route;
+            }),
+        ),
+        // Path direct.
+        ("path_direct", Case::with(|case| case.resource.path = Path::Direct)),
+        ("path_direct", Case::read(|case, _| case.resource.path = Path::Direct)),
+        ("path_direct", Case::direct(|_, _, _| {}).without_route()),
+        // By the DLXs alone.
+        ("path_direct", Case::direct(|_, _, _| {}).by_the_dlxs()),
+        ("path_direct", Case::direct(|case, _, _| case.resource.sleep_now = true).by_the_dlxs()),
+        // By one that cannot prove when its window began.
+        ("path_direct", Case::direct(|_, reading, _| reading.coverage = Coverage::Vouched)),
+        ("path_direct", Case::direct(|_, reading, _| reading.coverage = Coverage::Only(WINDOW))),
+        (
+            "path_direct",
+            Case::direct(|case, reading, _| {
+                (case.resource.sleep_now, reading.coverage) = (true, Coverage::Vouched);
+            }),
+        ),
+        ("not_back", Case::direct(|_, _, route| route.leads = Leads::Both)),
+        ("not_back", Case::direct(|_, _, route| route.leads = Leads::Dlx)),
+        ("route_given_back", Case::direct(|_, _, route| route.asked = false)),
+        ("no_dlx_serves", Case::direct(|case, _, _| case.routes.served = false)),
+        ("no_members", Case::direct(|case, _, _| case.source.unknown = Some(Unknown::NoMembers))),
+        ("in_flight", Case::direct(|case, _, _| case.samples[0].in_flight = 1)),
+        ("in_flight", Case::direct(|case, _, _| case.samples[1].held = 1)),
+        ("no_sample", Case::direct(|case, _, _| case.samples.clear())),
+        ("above_threshold", Case::direct(|_, reading, _| reading.value = Value::Number(1.0))),
+        ("short_sample", Case::direct(|_, reading, _| reading.coverage = scrapes(Seen::Count(40.0)))),
+        ("no_metrics", Case::direct(|case, _, _| case.metrics.clear())),
+        (
+            "no_metrics",
+            Case::direct(|case, _, _| {
+                case.metrics.clear();
+                case.resource.sleep_now = true;
+            }),
+        ),
+        ("in_flight", Case::direct(|case, _, _| (case.resource.sleep_now, case.samples[0].held) = (true, 1))),
+        ("recent_event", Case::direct(|case, _, _| case.event(ScaleEvent::ScaleFromZeroCompleted, SECOND))),
+    ];
+    for (place, (code, case)) in keep.iter().enumerate() {
+        let decision = case.decide();
+        assert_eq!((decision.name(), decision.code()), ("keep", *code), "case {place}: {decision}");
+    }
+    let to_zero: Vec<(&str, Case)> = vec![
+        ("quiet", Case::led(|_, _| {})),
+        ("asked", Case::led(|case, route| (case.resource.sleep_now, route.led_for) = (true, GRACE))),
+        (
+            "below_threshold",
+            Case::read(|case, _| {
+                case.resource.route = Case::led(|_, route| route.led_for = GRACE).resource.route;
+            }),
+        ),
+        ("below_threshold", Case::direct(|_, _, _| {})),
+        ("absent", Case::direct(|_, reading, _| reading.value = Value::Absent { idle: true })),
+        // The windows do not count; the sample after the switch does.
+        (
+            "asked",
+            Case::direct(|case, reading, _| {
+                (case.resource.sleep_now, reading.value) = (true, Value::Number(7.0));
+            }),
+        ),
+    ];
+    for (place, (code, case)) in to_zero.iter().enumerate() {
+        let decision = case.decide();
+        assert_eq!((decision.name(), decision.code()), ("to_zero", *code), "case {place}: {decision}");
+    }
+    let short = Case::led(|_, route| route.led_for = Duration::from_secs(120));
+    assert_eq!(short.decide().to_string(), "its Service leads to the DLXs for 2m of 10m");
+}
+
+/// What a try on path direct has to see once its route is switched.
+#[test]
+fn idle_after_the_switch_is_known_or_it_is_not() {
+    let seen = |case: Case| {
+        let readings = case.readings.unwrap_or_default();
+        let evidence = Evidence {
+            source: &case.source,
+            samples: &case.samples,
+            measure: Measure::Readings(&readings),
+            routes: case.routes,
+        };
+        still_idle(&case.metrics, evidence).map_err(|reason| reason.code())
+    };
+    assert_eq!(seen(Case::direct(|_, _, _| {})), Ok(()));
+    for (code, case) in [
+        ("above_threshold", Case::direct(|_, reading, _| reading.value = Value::Number(0.1))),
+        ("no_value", Case::direct(|_, reading, _| reading.value = Value::Absent { idle: false })),
+        ("short_sample", Case::direct(|_, reading, _| reading.coverage = scrapes(Seen::Count(40.0)))),
+        ("source_failed", Case::direct(|_, reading, _| reading.value = Value::Failed("no".into()))),
+        ("in_flight", Case::direct(|case, _, _| case.samples[0].in_flight = 1)),
+        ("in_flight", Case::direct(|case, _, _| case.samples[0].held = 1)),
+        ("no_members", Case::direct(|case, _, _| case.source.unknown = Some(Unknown::NoMembers))),
+        ("no_sample", Case::direct(|case, _, _| drop(case.samples.remove(0)))),
+        ("no_value", Case::direct(|case, _, _| case.metrics.push(metric(SECOND, 0.0)))),
+        ("no_metrics", Case::direct(|case, _, _| case.metrics.clear())),
+    ] {
+        assert_eq!(seen(case), Err(code));
+    }
+}
+
+impl Case {
+    fn by_the_dlxs(mut self) -> Self {
+        self.readings = None;
+        self.samples = vec![sample("a"), sample("b")];
+        self
+    }
+
+    fn without_route(mut self) -> Self {
+        self.resource.route = None;
+        self
+    }
+}

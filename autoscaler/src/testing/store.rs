@@ -1,0 +1,380 @@
+//! A plugin in memory.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use scaler_types::{
+    Changes, Leads, Nonce, ReleaseRequest, Report, Resource, ResourceId, Route, RouteRequest, Row,
+    ScaleError, ScaleRequest, State, Target, Version,
+};
+use tokio::{sync::watch, time::Instant};
+
+use super::{KIND, LONG, id};
+use crate::plugin::Plugin;
+
+/// A hook that is called when a row was written; it may write itself.
+type Hook = Box<dyn FnMut(&Store, &Row) + Send>;
+
+/// A plugin in memory. Clones share it.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
+
+struct Shared {
+    inner: Mutex<Inner>,
+    hook: Mutex<Option<Hook>>,
+    writes: watch::Sender<u64>,
+}
+
+/// What the store holds and how it behaves.
+#[derive(Default)]
+pub struct Inner {
+    /// Everything there is.
+    pub resources: BTreeMap<ResourceId, Resource>,
+    /// Calls of `set_scale` and `compare_and_set`, by name.
+    pub calls: Vec<&'static str>,
+    /// What `compare_and_set` answers instead of writing.
+    pub refuse_rows: Option<ScaleError>,
+    /// What `set_scale` answers instead of scaling.
+    pub refuse_scale: Option<ScaleError>,
+    /// What was reported: of whom, the reason in one word, the message.
+    pub reports: Vec<(ResourceId, Report)>,
+    /// `get_resources` never answers.
+    pub hang: bool,
+    /// `changes` fails.
+    pub blind: bool,
+    /// Where requests were led, or were to be.
+    pub led: Vec<LedTo>,
+    /// The DLXs that were to be named in all routes.
+    pub tended: Vec<Vec<String>>,
+    /// Resources that were given back.
+    pub released: Vec<ResourceId>,
+    /// What the next calls of `set_route` answer instead of writing, first come first served.
+    pub refuse_routes: VecDeque<ScaleError>,
+    /// The same for `tend_routes`.
+    pub refuse_tending: VecDeque<String>,
+    /// What `release` answers instead of giving back.
+    pub refuse_release: BTreeMap<ResourceId, ScaleError>,
+    /// `set_route` never answers.
+    pub stuck_routes: bool,
+    /// `set_route` is well, and nothing comes of it.
+    pub forgetful: bool,
+    /// Calls of `set_route` that are under way, and the most there were.
+    pub writing: (usize, usize),
+    /// When each resource was changed last, in the order of `changes`.
+    log: BTreeMap<ResourceId, u64>,
+    version: u64,
+}
+
+/// One call of `set_route`.
+#[derive(Clone, Debug)]
+pub struct LedTo {
+    /// Whose.
+    pub name: String,
+    /// Where to.
+    pub to: Leads,
+    /// The DLXs that were named.
+    pub dlxs: Vec<String>,
+    /// When.
+    pub at: Instant,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// A store with these names in namespace `demo`, each awake with one replica.
+    pub fn with<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let store = Self(Arc::new(Shared {
+            inner: Mutex::default(),
+            hook: Mutex::new(None),
+            writes: watch::Sender::new(0),
+        }));
+        for name in names {
+            let mut resource = Resource::new(id(name));
+            resource.replicas = 1;
+            store.put(resource);
+        }
+        store
+    }
+
+    /// Puts a resource as it is, with a new version.
+    pub fn put(&self, mut resource: Resource) {
+        {
+            let mut inner = self.inner();
+            resource.version = inner.next();
+            inner.log(&resource.id);
+            inner.resources.insert(resource.id.clone(), resource);
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+    }
+
+    /// Changes the resource of this name as somebody else would, without another version where `row` stays.
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut Resource)) {
+        {
+            let mut inner = self.inner();
+            inner.log(&id(name));
+            change(inner.resources.get_mut(&id(name)).unwrap());
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+    }
+
+    /// The resource of this name is gone.
+    pub fn remove(&self, name: &str) {
+        {
+            let mut inner = self.inner();
+            inner.log(&id(name));
+            inner.resources.remove(&id(name));
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+    }
+
+    /// The same with a route.
+    pub fn route(&self, name: &str, change: impl FnOnce(&mut Route)) {
+        self.change(name, |resource| change(resource.route.get_or_insert_default()));
+    }
+
+    /// Something else that is told.
+    pub fn set(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.inner());
+        self.0.writes.send_modify(|writes| *writes += 1);
+    }
+
+    /// Calls this after every row that is written, until it is replaced.
+    pub fn on_write(&self, hook: impl FnMut(&Store, &Row) + Send + 'static) {
+        *self.0.hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Writes a row on the only resource called `name`, as somebody else.
+    pub fn write(&self, name: &str, state: State) {
+        let mut resource = self.get(name);
+        resource.row = Row { state, nonce: Nonce::fresh(), ..Row::default() };
+        self.put(resource);
+    }
+
+    /// What it holds and how it behaves.
+    pub fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().unwrap()
+    }
+
+    /// The resource of this name.
+    pub fn get(&self, name: &str) -> Resource {
+        self.inner().resources[&id(name)].clone()
+    }
+
+    /// Waits until what it holds fulfils the condition.
+    pub async fn until(&self, fulfilled: impl FnMut(&Inner) -> bool) {
+        self.wait(Duration::from_secs(60), fulfilled).await;
+    }
+
+    async fn wait(&self, limit: Duration, mut fulfilled: impl FnMut(&Inner) -> bool) {
+        let mut writes = self.0.writes.subscribe();
+        let wait = async {
+            while !fulfilled(&self.inner()) {
+                writes.changed().await.unwrap()
+            }
+        };
+        tokio::time::timeout(limit, wait).await.expect("the store never came to that");
+    }
+
+    /// The same where the clock moves by itself: whatever it takes.
+    pub async fn comes_to(&self, fulfilled: impl FnMut(&Inner) -> bool) {
+        self.wait(LONG, fulfilled).await;
+    }
+
+    fn wrote(&self, row: &Row) {
+        // Taken out while it runs: it may write itself.
+        let hook = self.0.hook.lock().unwrap().take();
+        if let Some(mut hook) = hook {
+            hook(self, row);
+            self.0.hook.lock().unwrap().get_or_insert(hook);
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn next(&mut self) -> Version {
+        self.version += 1;
+        Version(self.version.to_string())
+    }
+
+    fn set(&mut self, id: &ResourceId, expected: &Version, row: &Row) -> Result<&mut Resource, ScaleError> {
+        let version = self.next();
+        let resource = self.resources.get_mut(id).filter(|resource| resource.version == *expected);
+        let resource = resource.ok_or(ScaleError::Conflict)?;
+        (resource.row, resource.version) = (row.clone(), version);
+        self.log.insert(id.clone(), self.version);
+        Ok(resource)
+    }
+
+    fn log(&mut self, id: &ResourceId) {
+        self.version += 1;
+        self.log.insert(id.clone(), self.version);
+    }
+
+    /// What changed since then.
+    fn since(&self, cursor: u64) -> Changes {
+        let changed = self.log.iter().filter(|(_, at)| **at >= cursor).map(|(id, _)| id);
+        let (there, removed) = changed.cloned().partition::<Vec<_>, _>(|id| self.resources.contains_key(id));
+        Changes {
+            cursor: self.version + 1,
+            complete: cursor == 0,
+            resources: there.iter().map(|id| self.resources[id].clone()).collect(),
+            removed: if cursor == 0 { Vec::new() } else { removed },
+        }
+    }
+
+    /// Led there, as a cluster does it at once.
+    fn lead(&mut self, request: &RouteRequest) {
+        let dlxs: Vec<_> = request.dlxs.iter().map(|dlx| dlx.name.clone()).collect();
+        let Some(resource) = self.resources.get_mut(&request.id) else { return };
+        let Some(route) = &mut resource.route else { return };
+        (route.leads, route.complete, route.dlxs) = (request.to, true, dlxs);
+        route.led_for = Duration::ZERO;
+        if request.to == Leads::Own && !route.asked {
+            resource.route = None;
+        }
+        self.log(&request.id);
+    }
+}
+
+impl PartialEq for Store {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Plugin for Store {
+    fn kind(&self) -> &str {
+        KIND
+    }
+
+    async fn get_resources(&self) -> Result<Vec<Resource>, String> {
+        if self.inner().hang {
+            std::future::pending::<()>().await;
+        }
+        Ok(self.inner().resources.values().cloned().collect())
+    }
+
+    async fn compare_and_set(
+        &self,
+        id: &ResourceId,
+        expected: &Version,
+        row: &Row,
+    ) -> Result<Version, ScaleError> {
+        let version = {
+            let mut inner = self.inner();
+            inner.calls.push("compare_and_set");
+            if let Some(error) = inner.refuse_rows.clone() {
+                return Err(error);
+            }
+            inner.set(id, expected, row)?.version.clone()
+        };
+        self.wrote(row);
+        Ok(version)
+    }
+
+    async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
+        let result = {
+            let mut inner = self.inner();
+            inner.calls.push("set_scale");
+            match inner.refuse_scale.clone() {
+                Some(error) => Err(error),
+                None => inner.set(&request.id, &request.version, &request.row).map(|resource| {
+                    resource.replicas = match request.target {
+                        Target::Zero => 0,
+                        Target::AtLeast(replicas) => resource.replicas.max(replicas),
+                        Target::Exactly(replicas) => replicas,
+                    };
+                }),
+            }
+        };
+        self.wrote(&request.row);
+        result
+    }
+
+    async fn changes(&self, cursor: u64) -> Result<Changes, String> {
+        let mut writes = self.0.writes.subscribe();
+        loop {
+            {
+                let inner = self.inner();
+                if inner.blind {
+                    return Err("the API is away".to_owned());
+                }
+                let changes = inner.since(cursor);
+                if changes.complete || !changes.resources.is_empty() || !changes.removed.is_empty() {
+                    return Ok(changes);
+                }
+            }
+            writes.changed().await.unwrap();
+        }
+    }
+
+    async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
+        struct Writing(Store);
+        impl Drop for Writing {
+            fn drop(&mut self) {
+                self.0.inner().writing.0 -= 1;
+            }
+        }
+        let (refused, stuck) = {
+            let mut inner = self.inner();
+            inner.calls.push("set_route");
+            inner.led.push(LedTo {
+                name: request.id.name.clone(),
+                to: request.to,
+                dlxs: request.dlxs.iter().map(|dlx| dlx.name.clone()).collect(),
+                at: Instant::now(),
+            });
+            inner.writing.0 += 1;
+            inner.writing.1 = inner.writing.1.max(inner.writing.0);
+            (inner.refuse_routes.pop_front(), inner.stuck_routes)
+        };
+        let _writing = Writing(self.clone());
+        self.0.writes.send_modify(|writes| *writes += 1);
+        if stuck {
+            std::future::pending::<()>().await;
+        }
+        // As any call: others have their turn meanwhile.
+        tokio::task::yield_now().await;
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let forgetful = self.inner().forgetful;
+        if !forgetful {
+            self.inner().lead(request);
+        }
+        self.0.writes.send_modify(|writes| *writes += 1);
+        Ok(())
+    }
+
+    async fn tend_routes(&self, dlxs: &[scaler_types::Dlx]) -> Result<(), String> {
+        let refused = {
+            let mut inner = self.inner();
+            inner.tended.push(dlxs.iter().map(|dlx| dlx.name.clone()).collect());
+            inner.refuse_tending.pop_front()
+        };
+        self.0.writes.send_modify(|writes| *writes += 1);
+        refused.map_or(Ok(()), Err)
+    }
+
+    async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+        self.set(|inner| inner.calls.push("release"));
+        let mut inner = self.inner();
+        if let Some(error) = inner.refuse_release.get(&request.id) {
+            return Err(error.clone());
+        }
+        inner.released.push(request.id.clone());
+        Ok(())
+    }
+
+    async fn report(&self, id: &ResourceId, report: &Report) -> Result<(), String> {
+        self.inner().reports.push((id.clone(), report.clone()));
+        self.0.writes.send_modify(|writes| *writes += 1);
+        Ok(())
+    }
+}

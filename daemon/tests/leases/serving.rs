@@ -1,0 +1,202 @@
+//! Which DLXs take requests, as the leading autoscaler follows it.
+
+use std::sync::{Arc, Mutex};
+
+use daemon::{
+    coordination::Coordination,
+    members::serving::{Known, Serving},
+};
+use devcluster::{Filter, Refusal};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod},
+    serde_json::{from_value, json},
+};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use scaler_types::Dlx;
+use tokio::sync::watch;
+
+use crate::{Site, soon, until};
+
+struct Watched {
+    _serving: Serving,
+    known: watch::Receiver<Known>,
+}
+
+impl Watched {
+    async fn start(site: &Site, account: &str) -> Self {
+        let process = Coordination::Leases(site.process(account, Some("autoscaler-0")).await);
+        let serving = process.serving();
+        let known = serving.known();
+        Self { _serving: serving, known }
+    }
+
+    /// Waits until they are these.
+    async fn are(&mut self, wanted: &[&str]) -> Arc<[Dlx]> {
+        let these = |known: &Known| {
+            known.as_ref().is_some_and(|dlxs| dlxs.iter().map(|dlx| &*dlx.name).eq(wanted.iter().copied()))
+        };
+        let known = soon(self.known.wait_for(these)).await.unwrap().clone();
+        known.unwrap()
+    }
+}
+
+impl Site {
+    async fn ready(&self, pod: &str, ready: &str) {
+        self.status(pod, json!({"conditions": [{"type": "Ready", "status": ready}]})).await;
+    }
+
+    /// A pod of a DLX that has registered and takes requests; its name as a member.
+    async fn dlx(&self, pod: &str, ip: &str) -> String {
+        self.pod(pod, ip).await;
+        self.status(pod, json!({"podIPs": [{"ip": ip}, {"ip": "fd00::7"}]})).await;
+        let process = self.process("dlx", Some(pod)).await;
+        let registration =
+            soon(process.register("[::]:8091".parse().unwrap(), |why| panic!("{why}"))).await.unwrap();
+        self.ready(pod, "True").await;
+        registration.name().to_owned()
+    }
+
+    async fn delete(&self, pod: &str) {
+        self.api::<Pod>().delete(pod, &DeleteParams::default().grace_period(0)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_takes_requests_from_its_readiness_to_its_end() {
+    let site = Site::start().await;
+    let mut watched = Watched::start(&site, "autoscaler").await;
+    watched.are(&[]).await;
+    let first = site.dlx("dlx-0", "10.244.0.5").await;
+    let dlxs = watched.are(&[&first]).await;
+    assert_eq!(
+        dlxs[0].addresses,
+        ["10.244.0.5".parse::<std::net::IpAddr>().unwrap(), "fd00::7".parse().unwrap()]
+    );
+    // Registered and not Ready: not yet, or no more.
+    site.ready("dlx-0", "False").await;
+    watched.are(&[]).await;
+    site.ready("dlx-0", "True").await;
+    let second = site.dlx("dlx-1", "10.244.0.6").await;
+    let mut both = [&*first, &*second];
+    both.sort_unstable();
+    watched.are(&both).await;
+    // Being deleted, however long that takes.
+    let hold = Patch::Merge(json!({"metadata": {"finalizers": ["test/hold"]}}));
+    site.api::<Pod>().patch("dlx-1", &PatchParams::default(), &hold).await.unwrap();
+    site.api::<Pod>().delete("dlx-1", &DeleteParams::default()).await.unwrap();
+    watched.are(&[&first]).await;
+    // Gone at once.
+    site.delete("dlx-0").await;
+    watched.are(&[]).await;
+    // Another pod of that name is not the one that registered, until it does.
+    let again = site.dlx("dlx-0", "10.244.0.9").await;
+    let dlxs = watched.are(&[&again]).await;
+    assert_eq!(dlxs[0].addresses[0].to_string(), "10.244.0.9");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_zone_is_the_pods_or_its_nodes_or_none() {
+    let site = Site::start().await;
+    let node: Node =
+        from_value(json!({"metadata": {"name": "node-a", "labels": {"topology.kubernetes.io/zone": "z1"}}}))
+            .unwrap();
+    let nodes: Api<Node> = Api::all(site.cluster.client().unwrap());
+    nodes.create(&PostParams::default(), &node).await.unwrap();
+    let place = async |pod: &str, labels: k8s_openapi::serde_json::Value, node: &str| {
+        let all: Api<Pod> = site.api();
+        let pod = json!({"metadata": {"name": pod, "labels": labels},
+            "spec": {"nodeName": node, "containers": [{"name": "dlx", "image": "dlx"}]}});
+        all.create(&PostParams::default(), &from_value(pod).unwrap()).await.unwrap();
+    };
+    place("dlx-0", json!({}), "node-a").await;
+    place("dlx-1", json!({"topology.kubernetes.io/zone": "z2"}), "node-a").await;
+    place("dlx-2", json!({}), "node-b").await;
+    let mut names = Vec::new();
+    for (number, pod) in ["dlx-0", "dlx-1", "dlx-2"].into_iter().enumerate() {
+        let ip = format!("10.244.0.{}", number + 5);
+        site.status(pod, json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]})).await;
+        let process = site.process("dlx", Some(pod)).await;
+        let member =
+            soon(process.register("[::]:8091".parse().unwrap(), |why| panic!("{why}"))).await.unwrap();
+        names.push(member.name().to_owned());
+        site.ready(pod, "True").await;
+    }
+    let of = |dlxs: &[Dlx]| -> Vec<_> {
+        dlxs.iter().map(|dlx| (dlx.node.clone().unwrap(), dlx.zone.clone())).collect()
+    };
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let zone = |zone: &str| Some(zone.to_owned());
+    let mut watched = Watched::start(&site, "autoscaler").await;
+    let told = of(&watched.are(&names).await);
+    assert_eq!(
+        told,
+        [("node-a".to_owned(), zone("z1")), ("node-a".to_owned(), zone("z2")), ("node-b".to_owned(), None)]
+    );
+    // Each node is asked for once.
+    assert_eq!(site.cluster.requests().of(&Filter::any().verb("get").resource("nodes")), 2);
+
+    // Without the right they are named all the same.
+    site.allow("blind", &crate::RULES[1].1).await;
+    let mut blind = Watched::start(&site, "blind").await;
+    let told = of(&blind.are(&names).await);
+    assert_eq!(told[0], ("node-a".to_owned(), None));
+    assert_eq!(told[1], ("node-a".to_owned(), zone("z2")));
+}
+
+/// All that was told while the API failed in one way after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_watched_is_not_forgotten() {
+    let site = Site::start().await;
+    let first = site.dlx("dlx-0", "10.244.0.5").await;
+    let second = site.dlx("dlx-1", "10.244.0.6").await;
+    let mut both = [&*first, &*second];
+    both.sort_unstable();
+    let mut watched = Watched::start(&site, "autoscaler").await;
+    watched.are(&both).await;
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let (mut known, seen) = (watched.known.clone(), all.clone());
+    known.mark_unchanged();
+    let recorder = tokio::spawn(async move {
+        while known.changed().await.is_ok() {
+            let dlxs = known.borrow_and_update().clone().unwrap();
+            seen.lock().unwrap().push(dlxs.len());
+        }
+    });
+    let faults = site.cluster.faults();
+    for resource in ["pods", "leases"] {
+        let of = || Filter::any().resource(resource);
+        // Its watch ends, from where it stood it cannot go on, and to list it anew fails.
+        let noise: Node =
+            from_value(json!({"metadata": {"name": format!("other-than-{resource}")}})).unwrap();
+        Api::all(site.cluster.client().unwrap()).create(&PostParams::default(), &noise).await.unwrap();
+        let lists = faults.refuse(of().verb("list"), 2, Refusal::InternalError);
+        site.cluster.compact();
+        faults.drop_watches(of());
+        soon(until(|| faults.refusals_left() == 0)).await;
+        lists.end();
+    }
+    // A watch that stalls tells nothing of what happens meanwhile.
+    let stall = faults.stall_watches(Filter::any().resource("pods"));
+    site.ready("dlx-1", "False").await;
+    let outage = faults.outage();
+    outage.end();
+    stall.end();
+    watched.are(&[&first]).await;
+    site.ready("dlx-1", "True").await;
+    watched.are(&both).await;
+    drop(watched);
+    soon(recorder).await.unwrap();
+    assert_eq!(*all.lock().unwrap(), [1, 2]);
+}
+
+/// On one host nothing is led.
+#[tokio::test]
+async fn by_files_it_is_never_known() {
+    let serving = Coordination::Files("nowhere".into()).serving();
+    let mut known = serving.known();
+    assert!(known.borrow_and_update().is_none());
+    assert!(!known.has_changed().unwrap());
+}
