@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 pub mod health;
+pub mod led;
 pub mod plugin;
 pub mod upstream;
 
@@ -144,6 +145,14 @@ pub async fn is_reset(stream: &mut TcpStream) -> bool {
     let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("an end");
     assert!(rest.is_empty(), "{rest:?}");
     end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+/// The same of a connection on which nothing is said. One that breaks at once may be told so to the call that connects.
+pub async fn resets(address: SocketAddr) -> bool {
+    match TcpStream::connect(address).await {
+        Ok(mut stream) => is_reset(&mut stream).await,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
 }
 
 /// A port of this host.
