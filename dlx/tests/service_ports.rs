@@ -266,6 +266,18 @@ async fn of_two_that_claim_a_port_the_older_has_it() {
     until("it is a's", || owner(&site, ports.first).as_deref() == Some("a")).await;
 }
 
+/// What listens takes none of the places for clients.
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_where_nobody_is_leave_the_places_to_clients() {
+    let ports = free_range(8);
+    let plugin = Plugin::at("127.0.0.1:1");
+    plugin.add("a", at(named(b'a').await, ports.last, Protocol::Tcp));
+    let _site = Site::start(plugin, Given { places: 1, ..given(ports) }).await;
+    for _ in 0..3 {
+        assert_eq!(says(&mut connect(ports.last).await).await, b'a');
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_port_tells_ports_and_route() {
     let ports = free_range(2);

@@ -29,6 +29,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::Handle,
+    sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,8 @@ pub struct Given {
     pub held: Limits,
     pub service_ports: Option<ServicePorts>,
     pub route_grace: Duration,
+    /// Connections at once.
+    pub places: usize,
 }
 
 impl Default for Given {
@@ -63,6 +66,7 @@ impl Default for Given {
             held: Limits { requests: 100_000, bytes: 1 << 30 },
             service_ports: None,
             route_grace: Duration::ZERO,
+            places: Semaphore::MAX_PERMITS,
         }
     }
 }
@@ -74,6 +78,7 @@ impl Site {
         let mut dlx = Dlx::new(shared, "test-1", draining.clone());
         dlx.peers = dlx::route::Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect());
         dlx.service_ports = given.service_ports;
+        dlx.places = Arc::new(Semaphore::new(given.places));
         dlx.routes = Routes::new(given.route_grace);
         let dlx = Arc::new(dlx);
         let service = match given.service_ports {
