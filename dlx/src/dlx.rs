@@ -79,7 +79,14 @@ pub struct Dlx {
     listings: AtomicU64,
     /// Held while the route table is made: whoever stores one later has seen more.
     routing: Mutex<()>,
-    missed: tokio::sync::Mutex<Option<Instant>>,
+    missed: Arc<tokio::sync::Mutex<Option<Listing>>>,
+}
+
+/// When the plugins were last asked on behalf of a request that nobody has.
+#[derive(Clone, Copy, Debug)]
+struct Listing {
+    begun: Instant,
+    ended: Instant,
 }
 
 /// Counts a connection as open until it is dropped.
@@ -122,7 +129,7 @@ impl Dlx {
             closed: Notify::new(),
             listings: AtomicU64::new(0),
             routing: Mutex::default(),
-            missed: tokio::sync::Mutex::default(),
+            missed: Arc::default(),
         }
     }
 
@@ -178,31 +185,39 @@ impl Dlx {
     }
 
     /// Asks all plugins once more, on behalf of a request for a host or port that nobody has: one list however many such
-    /// requests there are, and none right after one that brought nothing. Whether another look makes sense.
-    pub async fn ask_again(&self) -> bool {
-        let came = Instant::now();
-        let mut missed = self.missed.lock().await;
+    /// requests there are, and none right after one that brought nothing. Whether one was begun since `came`.
+    pub async fn ask_again(&self, came: Instant) -> bool {
+        let mut missed = self.missed.clone().lock_owned().await;
         match *missed {
-            // Listed while this one waited for its turn.
-            Some(at) if at >= came => return true,
-            Some(at) if at.elapsed() < MISS_PAUSE => return false,
+            // While this one waited for its turn, perhaps.
+            Some(Listing { begun, .. }) if begun >= came => return true,
+            Some(Listing { ended, .. }) if ended.elapsed() < MISS_PAUSE => return false,
             _ => {}
         }
-        self.refresh().await;
-        *missed = Some(Instant::now());
+        let (begun, listing) = (Instant::now(), self.refresh());
+        // Whoever asked may be gone before it ends; those who wait for their turn are not to begin another one then.
+        let listed = self.shared.handle.spawn(async move {
+            listing.await;
+            *missed = Some(Listing { begun, ended: Instant::now() });
+        });
+        // An error: the runtime ends.
+        let _ = listed.await;
         true
     }
 
-    /// Has all plugins list everything, after this call and not before. Does not wait longer than a few seconds.
-    pub async fn refresh(&self) {
+    /// Has all plugins list everything, after this call and not before; the future waits for it, but not longer than a few
+    /// seconds.
+    pub fn refresh(&self) -> impl Future<Output = ()> + Send + use<> {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let refreshes: Vec<_> = sources
             .into_iter()
             .map(|source| self.shared.handle.spawn(async move { source.refresh().await }))
             .collect();
-        for refresh in refreshes {
-            // An error: the runtime ends.
-            let _ = refresh.await;
+        async move {
+            for refresh in refreshes {
+                // An error: the runtime ends.
+                let _ = refresh.await;
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use daemon::{
     shutdown::Shutdown, token::Token,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use scaler_types::{Role, protocol::Rules};
+use scaler_types::{Role, duration, protocol::Rules};
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
@@ -138,8 +138,15 @@ async fn serve_as(
     dlx.path_header = flags.target_path_header.clone();
     dlx.places = Arc::new(Semaphore::new(room));
     let dlx = Arc::new(dlx);
+    let grace = shutdown.grace();
+    if dlx.service_ports.is_some() && stop::taking(grace) < flags.common.route_grace {
+        tracing::warn!(
+            shutdown_grace = %duration::short(grace), route_grace = %duration::short(flags.common.route_grace),
+            "two thirds of --shutdown-grace are less than --route-grace: whoever is led here late is refused when this DLX stops"
+        );
+    }
     let stopping = tokio::spawn({
-        let (dlx, grace) = (dlx.clone(), shutdown.grace());
+        let dlx = dlx.clone();
         async move { stop::follow(&dlx, grace).await }
     });
 
@@ -163,7 +170,7 @@ async fn serve_as(
     let taken = |stream, peer, place| workers.hand(Accepted { stream, peer, door: Door::Shared, place });
     listener.accept(dlx.draining.clone(), dlx.places.clone(), taken).await;
 
-    drain(&dlx, stopping.await?, shutdown.grace()).await;
+    drain(&dlx, stopping.await?, grace).await;
     fleet.stop().await;
     Ok(())
 }

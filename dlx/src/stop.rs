@@ -102,9 +102,14 @@ impl Drop for LeadsHere {
     }
 }
 
+/// For how much of `grace`, the whole time that a stop may take, connections are taken at most: a third is kept for the drain.
+pub fn taking(grace: Duration) -> Duration {
+    grace - grace / 3
+}
+
 /// Waits for the first signal, then until nobody is led here any more, and has the DLX drain. When the signal came.
 ///
-/// `grace` is the time for all of it, the drain included, to which a third is kept.
+/// `grace` is the time for all of it, the drain included.
 pub async fn follow(dlx: &Dlx, grace: Duration) -> Instant {
     dlx.stopping.cancelled().await;
     let signalled = Instant::now();
@@ -118,7 +123,7 @@ pub async fn follow(dlx: &Dlx, grace: Duration) -> Instant {
         }
         dlx.routes.over().await;
     };
-    match signalled.checked_add(grace - grace / 3) {
+    match signalled.checked_add(taking(grace)) {
         None => over.await,
         Some(end) => {
             if timeout_at(end, over).await.is_err() {

@@ -6,7 +6,10 @@ mod head;
 mod pool;
 mod upgrade;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 pub use body::{Relay, Upload};
 pub use forward::SOCKET_TAKES;
@@ -144,9 +147,8 @@ async fn route(caller: &Caller, request: &Request<Incoming>) -> Result<Routed, R
     if let Some(routed) = look_up(caller, request, authority)? {
         return Ok(routed);
     }
-    if caller.dlx.ask_again().await
-        && let Some(routed) = look_up(caller, request, authority)?
-    {
+    caller.dlx.ask_again(Instant::now()).await;
+    if let Some(routed) = look_up(caller, request, authority)? {
         return Ok(routed);
     }
     Err(Refusal::nobodys(match authority {

@@ -38,7 +38,8 @@ async fn told(dlx: &Dlx, port: u16) -> Identity {
 
 /// Has the plugins asked once after this call, on behalf of this connection or of another.
 async fn ask(dlx: &Dlx) {
-    while !dlx.ask_again().await {
+    let came = std::time::Instant::now();
+    while !dlx.ask_again(came).await {
         #[expect(clippy::disallowed_methods, reason = "the plugins are not asked more often than that")]
         sleep_until(Instant::now() + MISS_PAUSE).await;
     }

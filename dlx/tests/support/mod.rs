@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 pub mod health;
+pub mod led;
 pub mod plugin;
 pub mod upstream;
 
@@ -28,6 +29,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::Handle,
+    sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +53,8 @@ pub struct Given {
     pub held: Limits,
     pub service_ports: Option<ServicePorts>,
     pub route_grace: Duration,
+    /// Connections at once.
+    pub places: usize,
 }
 
 impl Default for Given {
@@ -62,6 +66,7 @@ impl Default for Given {
             held: Limits { requests: 100_000, bytes: 1 << 30 },
             service_ports: None,
             route_grace: Duration::ZERO,
+            places: Semaphore::MAX_PERMITS,
         }
     }
 }
@@ -73,6 +78,7 @@ impl Site {
         let mut dlx = Dlx::new(shared, "test-1", draining.clone());
         dlx.peers = dlx::route::Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect());
         dlx.service_ports = given.service_ports;
+        dlx.places = Arc::new(Semaphore::new(given.places));
         dlx.routes = Routes::new(given.route_grace);
         let dlx = Arc::new(dlx);
         let service = match given.service_ports {
@@ -144,6 +150,14 @@ pub async fn is_reset(stream: &mut TcpStream) -> bool {
     let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("an end");
     assert!(rest.is_empty(), "{rest:?}");
     end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+/// The same of a connection on which nothing is said. One that breaks at once may be told so to the call that connects.
+pub async fn resets(address: SocketAddr) -> bool {
+    match TcpStream::connect(address).await {
+        Ok(mut stream) => is_reset(&mut stream).await,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
 }
 
 /// A port of this host.
