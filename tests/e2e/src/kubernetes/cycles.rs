@@ -123,13 +123,14 @@ impl Plan {
         for workload in &workloads {
             let way = match self.route {
                 None => shop.front_way(workload),
-                Some("direct") => shop.way(workload).await,
-                // What was connected before would pass no DLX.
-                Some(_) => {
-                    shop.led(workload).await;
-                    shop.way(workload).await
-                }
+                Some(_) => shop.way(workload).await,
             };
+            match self.route {
+                None => {}
+                Some("direct") => shop.reached(workload).await,
+                // What was connected before would pass no DLX.
+                Some(_) => drop(shop.led(workload).await),
+            }
             ways.push(way.pool(self.pool));
         }
         let shared = Shared::new(seed);

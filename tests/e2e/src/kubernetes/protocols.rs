@@ -19,11 +19,11 @@ use super::{Shop, Workload};
 const POSTGRES: &str = "/usr/lib/postgresql";
 
 /// Runs in the pod as root; the server itself refuses to. SIGTERM would have it wait for every client: images of it are ended by
-/// SIGINT, which is a fast shutdown.
+/// SIGINT, which is a fast shutdown. It leaves the pod's process group, and dies with the pod's process all the same.
 const SCRIPT: &str = r#"
 set -e
 cd /
-as() { exec setpriv --reuid=postgres --regid=postgres --clear-groups -- "$@"; }
+as() { exec setpriv --reuid=postgres --regid=postgres --clear-groups --pdeathsig=KILL -- "$@"; }
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     chown postgres:postgres "$PGDATA"
     (as "$BIN/initdb" --pgdata="$PGDATA" --username=postgres --auth=trust --no-sync --no-locale --encoding=UTF8)

@@ -28,7 +28,7 @@ impl Lines {
     }
 
     /// Whether the other side has not closed since the last answer.
-    pub fn usable(&mut self) -> bool {
+    pub fn usable(&self) -> bool {
         let mut byte = [0];
         matches!(self.0.get_ref().try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }

@@ -10,13 +10,13 @@ use e2e::{
         run,
         shop::Part,
     },
-    load::{self, Outcome, WebSocket, get},
+    load::{self, Lines, Lost, Outcome, WebSocket, get},
     random::{self, Random},
     traffic::{Clients, Shared},
 };
 use scaler_types::{Leads, State};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{io::AsyncReadExt as _, net::TcpListener, time::Instant};
 
 /// A cluster without daemons, whose nodes know at once.
 async fn bare() -> Shop {
@@ -96,6 +96,45 @@ async fn start_lines(shop: &Shop, web: &Workload) {
     for (node, address) in shop.service(web, 81).await.into_iter().enumerate() {
         shop.proxy().until(node, address, |known| known.len() == 2).await;
     }
+}
+
+/// What is between closes first and resets a little later.
+#[test]
+fn a_close_that_crosses_a_request_is_told_from_a_loss_by_services() {
+    if needs_devcluster("is an endpoint itself") {
+        return;
+    }
+    run(async {
+        let shop = bare().await;
+        let web = Workload::new(&shop, "web");
+        shop.create(&web.service()).await;
+        let listener = TcpListener::bind("10.244.200.1:20000").await.unwrap();
+        shop.create(&led_slice(&json!([{"addresses": ["10.244.200.1"]}]))).await;
+        shop.reached(&web).await;
+        let address = shop.service(&web, 80).await[0];
+        // So often that the reset is not always there as soon as it is looked for.
+        let crossed = std::iter::repeat_n(false, 100);
+        for received in crossed.chain([true]) {
+            let (lines, accepted) = tokio::join!(Lines::open(address), listener.accept());
+            let (mut lines, (mut endpoint, _)) = (lines.unwrap(), accepted.unwrap());
+            let outcome = if received {
+                let read = async {
+                    let _ = endpoint.read(&mut [0; 16]).await;
+                    drop(endpoint);
+                };
+                tokio::join!(lines.send_blind("1"), read).0
+            } else {
+                drop(endpoint);
+                e2e::until("the close to arrive", || async {
+                    if lines.usable() { Err("it is open".to_owned()) } else { Ok(()) }
+                })
+                .await;
+                lines.send_blind("1").await
+            };
+            assert_eq!(matches!(outcome, Outcome::Lost(Lost::NoAnswer(_))), received, "{outcome:?}");
+            assert_eq!(outcome == Outcome::Crossed, !received, "{outcome:?}");
+        }
+    });
 }
 
 #[test]
@@ -189,6 +228,11 @@ fn postgresql_is_a_pod_that_keeps_what_it_was_told() {
         again(&shop, &database, 5432).await;
         assert_eq!(psql(addresses[1], "SELECT name FROM colours").await.as_deref(), Ok("blue"));
         psql(addresses[1], "SELECT nothing").await.unwrap_err();
+        // Killed, it is started again in its pod, and nothing of it was left in the way.
+        let pod = shop.pods_of(&database.workload).await.remove(0);
+        shop.kill(&pod);
+        e2e::until("it to answer again", || psql(addresses[0], "SELECT name FROM colours")).await;
+        assert_eq!(shop.pods_of(&database.workload).await, [pod]);
     });
 }
 

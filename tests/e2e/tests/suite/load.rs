@@ -124,6 +124,25 @@ async fn a_close_that_crosses_a_request_is_told_from_a_loss() {
     assert!(matches!(outcome, Outcome::Lost(Lost::NoAnswer(_))), "{outcome:?}");
 }
 
+/// No client hides it by connecting once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_connection_that_is_closed_at_once_is_a_loss_to_every_client() {
+    let (listener, front) = stand_in().await;
+    let shared = Shared::new(random::seed());
+    let way = Way::new("hello.localhost", vec![front]).lines(vec![front]).pool(2);
+    let mut clients = Clients::new(shared.clone(), way);
+    let closing = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    clients.burst(Instant::now() + Duration::from_millis(300), &mut Random::new(1, 1)).await;
+    closing.abort();
+    let outcomes = shared.ledger.all();
+    assert!(outcomes.len() > 3, "{outcomes:?}");
+    assert!(outcomes.values().all(|outcome| matches!(outcome, Outcome::Lost(_))), "{outcomes:?}");
+}
+
 /// The load of the cycles, straight to a service that nobody scales: nothing is lost, until it is killed under it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_load_of_the_cycles_finds_what_is_lost_and_nothing_else() {

@@ -62,6 +62,11 @@ impl Shop {
         seen
     }
 
+    /// Waits until every node leads new connections by the Service of a workload somewhere.
+    pub async fn reached(&self, workload: &Workload) {
+        self.nodes_lead(workload, |known| !known.is_empty()).await;
+    }
+
     /// Waits until every node leads new connections to the port 80 of a workload's Service as wanted.
     async fn nodes_lead(&self, workload: &Workload, wanted: impl Fn(&[SocketAddr]) -> bool) {
         let Some(proxy) = self.place.proxy() else { return };
