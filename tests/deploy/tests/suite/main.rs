@@ -4,6 +4,7 @@ mod cluster;
 mod daemons;
 mod docs;
 mod examples;
+mod leading;
 mod plugin;
 mod policy;
 mod rights;

@@ -1,9 +1,9 @@
 //! The plugin, with the chart's namespace files and each daemon's rights and no more, sees the examples as they are meant.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use deployment::DeploymentScaler;
-use devcluster::User;
+use devcluster::{Cluster, User};
 use scaler_types::{Coordination, PluginContext, Resource, ResourceScaler, Role, ServicePorts};
 
 use crate::{
@@ -12,6 +12,34 @@ use crate::{
     examples,
     values::{EXAMPLE, rendered},
 };
+
+/// A daemon's plugin for a namespace file of the chart, with that daemon's rights. `folder` is its own.
+pub async fn started(
+    cluster: &Cluster,
+    role: Role,
+    folder: &Path,
+    (file, text): (String, String),
+) -> DeploymentScaler {
+    let account = match role {
+        Role::Autoscaler => "scaler-autoscaler",
+        Role::Dlx => "scaler-dlx",
+    };
+    let account = User::service_account("scaler", account);
+    let plugin = DeploymentScaler::new(PluginContext {
+        namespace: file.trim_end_matches(".yaml").to_owned(),
+        role,
+        state_dir: folder.to_owned(),
+        plugin_dir: folder.to_owned(),
+        kubeconfig: Some(cluster.kubeconfig(folder, &account).expect("a kubeconfig")),
+        coordination: Coordination::Leases,
+        home: Some("scaler".to_owned()),
+        service_ports: Some(ServicePorts { first: 20_000, last: 21_999 }),
+        kind: "deployment".to_owned(),
+        file: file.clone(),
+        text: text.into(),
+    });
+    plugin.await.unwrap_or_else(|error| panic!("{file}: {error:#}"))
+}
 
 /// What a daemon's plugin lists in each served namespace, by `namespace/name`. Of the two ways that lead to `web` it is
 /// given only one: without the Ingress, or without the HTTPRoute.
@@ -23,29 +51,10 @@ async fn listed(role: Role, without: &str) -> BTreeMap<String, Resource> {
     }
     let chart = rendered(EXAMPLE);
     created(&client, "the chart", &chart).await;
-    let account = match role {
-        Role::Autoscaler => "scaler-autoscaler",
-        Role::Dlx => "scaler-dlx",
-    };
     let folder = tempfile::tempdir().expect("a folder");
-    let kubeconfig =
-        cluster.kubeconfig(folder.path(), &User::service_account("scaler", account)).expect("a kubeconfig");
     let mut all = BTreeMap::new();
-    for (file, text) in namespace_files(&chart) {
-        let plugin = DeploymentScaler::new(PluginContext {
-            namespace: file.trim_end_matches(".yaml").to_owned(),
-            role,
-            state_dir: folder.path().to_owned(),
-            plugin_dir: folder.path().to_owned(),
-            kubeconfig: Some(kubeconfig.clone()),
-            coordination: Coordination::Leases,
-            home: Some("scaler".to_owned()),
-            service_ports: Some(ServicePorts { first: 20_000, last: 21_999 }),
-            kind: "deployment".to_owned(),
-            file: file.clone(),
-            text: text.into(),
-        });
-        let plugin = plugin.await.unwrap_or_else(|error| panic!("{file}: {error:#}"));
+    for file in namespace_files(&chart) {
+        let plugin = started(&cluster, role, folder.path(), file).await;
         for resource in plugin.get_resources().await.expect("the resources") {
             all.insert(resource.id.to_string(), resource);
         }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::values::{of_kind, rendered};
 
 /// A policy's validations, as the API server evaluates them: variables first, in their order.
-struct Policy {
+pub struct Policy {
     rules: Vec<NamedRuleWithOperations>,
     condition: String,
     variables: Vec<(String, String)>,
@@ -24,7 +24,7 @@ struct Policy {
 }
 
 /// The one of the release `scaler` that is called so.
-fn policy(name: &str) -> Policy {
+pub fn policy(name: &str) -> Policy {
     let objects = rendered("");
     let name = format!("scaler-scaler-{name}");
     let policy: ValidatingAdmissionPolicy = named(&objects, "ValidatingAdmissionPolicy", &name);
@@ -93,7 +93,7 @@ impl Policy {
     }
 
     /// The message of the first validation that does not hold. `null` is the old object of a CREATE, and the new one of a DELETE.
-    fn refuses(&self, old: &Value, new: &Value) -> Option<&str> {
+    pub fn refuses(&self, old: &Value, new: &Value) -> Option<&str> {
         let mut context = Context::default();
         context.add_variable_from_value("object", cel(new));
         context.add_variable_from_value("oldObject", cel(old));

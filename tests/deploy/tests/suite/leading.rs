@@ -1,0 +1,112 @@
+//! The plugin leads the examples' Services with the chart's rights, and each of its writes passes the chart's admission policies.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    time::Duration,
+};
+
+use devcluster::Cluster;
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{Api, Client, Resource, api::ListParams};
+use scaler_types::{Dlx, Leads, ResourceId, ResourceScaler, Role, RouteRequest};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{cluster, created},
+    daemons::namespace_files,
+    examples, plugin,
+    policy::policy,
+    values::{EXAMPLE, rendered},
+};
+
+/// What there is of a kind in a namespace, by name.
+async fn all<T>(client: &Client, namespace: &str) -> BTreeMap<String, Value>
+where
+    T: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Serialize
+        + Debug,
+{
+    let list = Api::<T>::namespaced(client.clone(), namespace).list(&ListParams::default()).await;
+    let items = list.expect("a list").items.into_iter();
+    items
+        .map(|item| {
+            let name = item.meta().name.clone().expect("a name");
+            (name, serde_json::to_value(item).expect("an object"))
+        })
+        .collect()
+}
+
+async fn shop() -> (Cluster, Client) {
+    let (cluster, client) = cluster().await;
+    for (path, objects) in examples::files() {
+        created(&client, &path, &objects).await;
+    }
+    created(&client, "the chart", &rendered(EXAMPLE)).await;
+    (cluster, client)
+}
+
+/// What was `before` and is otherwise by now has been written by the autoscaler: no policy is against it. So many were.
+fn passes(name: &str, before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> usize {
+    let policy = policy(name);
+    let none = json!(null);
+    let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let mut written = 0;
+    for object in names {
+        let (old, new) = (before.get(object).unwrap_or(&none), after.get(object).unwrap_or(&none));
+        if old != new {
+            assert_eq!(policy.refuses(old, new), None, "{name}: {object}: {old} to {new}");
+            written += 1;
+        }
+    }
+    written
+}
+
+#[tokio::test]
+async fn services_of_the_examples_are_led_and_given_back_and_no_policy_is_against_it() {
+    let (cluster, client) = shop().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = namespace_files(&rendered(EXAMPLE)).into_iter().find(|(file, _)| file == "shop.yaml");
+    let plugin = plugin::started(&cluster, Role::Autoscaler, folder.path(), file.expect("shop's file")).await;
+    plugin.get_resources().await.expect("the resources");
+    let dlxs = ["a", "b", "c"].map(|name| Dlx {
+        name: name.to_owned(),
+        addresses: vec!["10.244.0.9".parse().unwrap()],
+        node: Some("one".to_owned()),
+        zone: Some("a".to_owned()),
+    });
+    let seen = async || {
+        let services = all::<Service>(&client, "shop").await;
+        (services, all::<EndpointSlice>(&client, "shop").await, all::<ConfigMap>(&client, "scaler").await)
+    };
+    let lead = async |to: Leads| {
+        for name in ["front", "statefulset/orders-db"] {
+            let dlxs = if to == Leads::Own { Vec::new() } else { dlxs.to_vec() };
+            let id = ResourceId::new("shop", name);
+            let request = RouteRequest { id, to, dlxs, deadline: Duration::from_secs(30) };
+            plugin.set_route(&request).await.unwrap_or_else(|error| panic!("{name} to {to:?}: {error}"));
+        }
+    };
+    let before = seen().await;
+    lead(Leads::Dlx).await;
+    let led = seen().await;
+    assert_eq!(passes("autoscaler-services", &before.0, &led.0), 2, "the headless one is left as it is");
+    assert_eq!(passes("autoscaler-endpointslices", &before.1, &led.1), 2);
+    assert_eq!(passes("autoscaler-configmaps", &before.2, &led.2), 1);
+    lead(Leads::Own).await;
+    let back = seen().await;
+    assert_eq!(passes("autoscaler-services", &led.0, &back.0), 2);
+    assert_eq!(passes("autoscaler-endpointslices", &led.1, &back.1), 2);
+    assert_eq!(passes("autoscaler-configmaps", &led.2, &back.2), 1);
+    for (name, service) in &before.0 {
+        assert_eq!(service["spec"], back.0[name]["spec"], "{name} is as it was");
+    }
+    assert!(back.1.is_empty(), "{:?}", back.1);
+    plugin.stop().await;
+}
