@@ -18,7 +18,7 @@ use crate::{
     journal::{Journal, Verdict},
     member::StandIn,
     random::{self, Random},
-    traffic::{self, Fronts, Shared, Target, Way},
+    traffic::{self, Fronts, Shared, Sleeps, Target, Way},
     until,
     wait::pause,
     without,
@@ -224,8 +224,11 @@ impl Run {
         if let Some((listen, _)) = service.lines {
             way = way.lines(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, listen))]);
         }
-        let target =
-            Target { way, state: Box::new(move || run.site.state(NAMESPACE, &run.services[number].name)) };
+        let target = Target {
+            way,
+            state: Box::new(move || run.site.state(NAMESPACE, &run.services[number].name)),
+            sleeps: Sleeps::default(),
+        };
         traffic::run(&target, self.shared.clone(), random).await;
     }
 

@@ -21,8 +21,6 @@ use crate::{
 
 /// The window after which the resources under this load sleep.
 pub const WINDOW: Duration = Duration::from_secs(1);
-/// A while longer than the window and two decisions: enough to be put to sleep.
-const LONGEST_PAUSE: Duration = Duration::from_millis(1_600);
 
 /// What all clients of a run share.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +58,28 @@ pub struct Target {
     pub way: Way,
     /// The state its row is in.
     pub state: Box<dyn Fn() -> String + Send + Sync>,
+    /// How soon it sleeps, and how late at most.
+    pub sleeps: Sleeps,
+}
+
+/// How long something has to be left alone until it is put to sleep.
+#[derive(Clone, Copy, Debug)]
+pub struct Sleeps {
+    /// Its window: not before.
+    pub after: Duration,
+    /// By then it does, as a rule.
+    pub by: Duration,
+}
+
+/// How a client connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// By connections that it keeps, and uses again and again.
+    Keeps,
+    /// By a new one for each request.
+    New,
+    /// By lines.
+    Lines,
 }
 
 /// The requests that are on their way.
@@ -84,7 +104,7 @@ pub async fn run(target: &Target, shared: Shared, mut random: Random) {
         clients.burst(Instant::now() + length, &mut random).await;
         match random.below(10) {
             // Whatever state it is in then: about when the window ends, or well after.
-            0..=3 => pause(random.between(WINDOW - WINDOW / 20..LONGEST_PAUSE)).await,
+            0..=3 => pause(random.between(target.sleeps.almost()..target.sleeps.by)).await,
             // Into a fence.
             4..=7 => target.seen("draining").await,
             // Asleep, or being put to sleep.
@@ -101,8 +121,8 @@ pub async fn run(target: &Target, shared: Shared, mut random: Random) {
 impl Target {
     /// Waits until the resource's row says so, but no longer than it takes to be put to sleep.
     async fn seen(&self, state: &str) {
-        let end = Instant::now() + LONGEST_PAUSE;
-        pause(WINDOW - WINDOW / 20).await;
+        let end = Instant::now() + self.sleeps.by;
+        pause(self.sleeps.almost()).await;
         while Instant::now() < end && (self.state)() != state {
             pause(Duration::from_millis(1)).await;
         }
@@ -112,6 +132,38 @@ impl Target {
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.way.host)
+    }
+}
+
+// === impl Sleeps ===
+
+impl Sleeps {
+    fn almost(self) -> Duration {
+        self.after - self.after / 20
+    }
+}
+
+impl Default for Sleeps {
+    /// After [`WINDOW`], by a while longer than that and two decisions.
+    fn default() -> Self {
+        Self { after: WINDOW, by: Duration::from_millis(1_600) }
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Whether a request was such a client's.
+    pub fn sent(self, id: &str) -> bool {
+        id.ends_with(self.name())
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Keeps => "-keeps",
+            Self::New => "-new",
+            Self::Lines => "-lines",
+        }
     }
 }
 
@@ -199,7 +251,7 @@ async fn keep_alive(
     random: &mut Random,
 ) {
     loop {
-        let id = shared.begin();
+        let id = shared.begin(Client::Keeps);
         let kept = &mut pool[random.below(pool.len() as u64) as usize];
         let outcome = loop {
             let new = kept.is_none();
@@ -237,7 +289,7 @@ fn refused() -> Outcome {
 
 async fn new_connections(shared: &Shared, way: &Way, end: Instant, random: &mut Random) {
     loop {
-        let id = shared.begin();
+        let id = shared.begin(Client::New);
         let outcome = match Connection::open(way.fronts.one(random).await).await {
             Err(error) => Outcome::Lost(Lost::Connect(error.to_string())),
             Ok(mut connection) => match connection.send(&request(&id, &way.host, random)).await {
@@ -263,7 +315,7 @@ async fn line_by_line(
 ) {
     let Some(fronts) = &way.lines else { return };
     loop {
-        let id = shared.begin();
+        let id = shared.begin(Client::Lines);
         let outcome = loop {
             let new = kept.is_none();
             let connection = match kept.as_mut() {
@@ -305,8 +357,8 @@ impl Shared {
         Self { ids: Arc::new(Ids::new(format!("{seed:x}"))), ..Self::default() }
     }
 
-    fn begin(&self) -> String {
-        let id = self.ids.next();
+    fn begin(&self, client: Client) -> String {
+        let id = format!("{}{}", self.ids.next(), client.name());
         self.flights.begin(&id);
         id
     }

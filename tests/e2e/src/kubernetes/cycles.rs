@@ -13,7 +13,7 @@ use crate::{
     counters::Counters,
     journal::Verdict,
     random::{self, Random},
-    traffic::{self, Shared, Target, Way},
+    traffic::{self, Shared, Sleeps, Target, Way},
     until,
     wait::pause,
 };
@@ -51,7 +51,16 @@ pub struct Plan {
     pub app: App,
     /// How many connections a client keeps; see [`Way::pool`].
     pub pool: usize,
+    /// Annotations of the Deployments, `scaler.dev/NAME`, beside those that all have.
+    pub annotations: Vec<(&'static str, String)>,
+    /// How soon they sleep.
+    pub sleeps: Sleeps,
+    /// What has to run beside the shop for as long as the run takes.
+    pub beside: Option<fn(&Shop) -> Beside>,
 }
+
+/// Something beside a shop, which ends when it is dropped.
+pub type Beside = Box<dyn std::any::Any + Send + Sync>;
 
 /// How an application ends when it is told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +102,17 @@ impl Plan {
     pub fn new() -> Self {
         let cycles = std::env::var("SCALER_CYCLES").ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(50);
         let setting = Setting::default();
-        Self { cycles, disturbance: Disturbance::None, setting, route: None, app: App::Exits, pool: 1 }
+        Self {
+            cycles,
+            disturbance: Disturbance::None,
+            setting,
+            route: None,
+            app: App::Exits,
+            pool: 1,
+            annotations: Vec::new(),
+            sleeps: Sleeps::default(),
+            beside: None,
+        }
     }
 
     /// The same by led Services.
@@ -114,6 +133,7 @@ impl Plan {
             proxy.seed = seed;
         }
         let shop = Shop::open_with(setting).await;
+        let beside = self.beside.map(|start| start(&shop));
         let (mut workloads, mut ways) = (Vec::new(), Vec::new());
         for number in 0..WORKLOADS {
             let workload = self.workload(&shop, &format!("r{number}"));
@@ -134,13 +154,18 @@ impl Plan {
             ways.push(way.pool(self.pool));
         }
         let shared = Shared::new(seed);
-        Arc::new(Run { shop, plan: self, workloads, ways, shared, seed }).go().await
+        let report = Arc::new(Run { shop, plan: self, workloads, ways, shared, seed }).go().await;
+        drop(beside);
+        report
     }
 
     fn workload(&self, shop: &Shop, name: &str) -> Workload {
         let mut workload = Workload::new(shop, name);
         if let Some(route) = self.route {
             workload = workload.annotation("route", route);
+        }
+        for (name, value) in &self.annotations {
+            workload = workload.annotation(name, value);
         }
         match self.app {
             App::Exits => workload,
@@ -197,7 +222,8 @@ impl Run {
 
     async fn load(self: Arc<Self>, number: usize) {
         let workload = &self.workloads[number];
-        let target = Target { way: self.ways[number].clone(), state: self.shop.state_of(&workload.name) };
+        let (way, state) = (self.ways[number].clone(), self.shop.state_of(&workload.name));
+        let target = Target { way, state, sleeps: self.plan.sleeps };
         let random = Random::new(self.seed, number as u64);
         traffic::run(&target, self.shared.clone(), random).await;
     }
@@ -242,7 +268,7 @@ impl Run {
             Part::Dlx => self.plan.setting.dlxs,
         };
         shop.ready(part, count).await;
-        let end = Instant::now() + traffic::WINDOW * 4;
+        let end = Instant::now() + self.plan.sleeps.by * 3;
         while self.starts() < before + WORKLOADS as u64 / 2 && Instant::now() < end {
             pause(Duration::from_millis(10)).await;
         }

@@ -81,22 +81,23 @@ fn adapt(object: &mut Value, setting: &Setting, names: &Names) {
         }
         (Some("Deployment"), Some("scaler-autoscaler")) => {
             object["spec"]["replicas"] = json!(setting.autoscalers);
-            daemon(object, &names.autoscaler, setting);
+            let flags = [&setting.flags[..], &setting.autoscaler_flags].concat();
+            daemon(object, &names.autoscaler, &flags);
         }
         (Some("Deployment"), Some("scaler-dlx")) => {
             object["spec"]["replicas"] = json!(setting.dlxs);
-            daemon(object, &names.dlx, setting);
+            daemon(object, &names.dlx, &setting.flags);
         }
         _ => {}
     }
 }
 
-fn daemon(object: &mut Value, image: &str, setting: &Setting) {
+fn daemon(object: &mut Value, image: &str, flags: &[String]) {
     let container = &mut object["spec"]["template"]["spec"]["containers"][0];
     container["image"] = json!(image);
     let arguments = container["args"].as_array_mut().expect("a daemon's arguments");
     let name = |argument: &str| argument.split('=').next().unwrap_or_default().to_owned();
-    for flag in &setting.flags {
+    for flag in flags {
         arguments.retain(|known| known.as_str().is_none_or(|known| name(known) != name(flag)));
         arguments.push(json!(flag));
     }

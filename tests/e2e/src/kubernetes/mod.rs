@@ -10,6 +10,7 @@ pub mod journals;
 pub mod manifests;
 mod objects;
 pub mod place;
+pub mod prometheus;
 pub mod protocols;
 pub mod seen;
 pub mod shop;

@@ -55,6 +55,8 @@ pub struct Setting {
     pub proxy: Option<ProxyOptions>,
     /// Flags of both daemons, as `--name=value`, over those that the manifests give them.
     pub flags: Vec<String>,
+    /// Such of the autoscalers alone.
+    pub autoscaler_flags: Vec<String>,
 }
 
 /// The DLXs' ports for Services' where those are led.
@@ -102,6 +104,7 @@ impl Default for Setting {
             before: Vec::new(),
             proxy: None,
             flags: Vec::new(),
+            autoscaler_flags: Vec::new(),
         }
     }
 }
@@ -277,6 +280,13 @@ impl Shop {
         pods.delete(name, &DeleteParams::default())
             .await
             .unwrap_or_else(|error| panic!("deleting {name}: {error}"));
+    }
+
+    /// Deletes a pod of this namespace without any grace, as when its node is lost.
+    pub async fn delete_now(&self, name: &str) {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.names().namespace);
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        pods.delete(name, &now).await.unwrap_or_else(|error| panic!("deleting {name}: {error}"));
     }
 
     /// `kubectl rollout restart`, of which the end is not waited for.

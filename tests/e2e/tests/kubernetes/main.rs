@@ -2,14 +2,17 @@
 #![allow(missing_docs)]
 
 mod cycles;
+mod direct;
 mod elsewhere;
 mod failing;
 mod figures;
+mod giving_back;
 mod ground;
 mod led;
 mod mutants;
 mod outage;
 mod prometheus;
+mod protocols;
 mod rights;
 mod scenes;
 mod stalled;

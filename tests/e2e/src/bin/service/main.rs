@@ -9,7 +9,7 @@
 //! With `--drain` it goes on for so long after SIGTERM, takes no more then, and ends once all has been answered.
 //!
 //! Answers carry the request's `x-request-id`, and `x-run`: the process that answered. Paths: `/slow/MS` waits,
-//! `/metrics` counts the requests that were written down, for Prometheus,
+//! `/metrics` counts the requests that were written down, and those of them that are not answered, for Prometheus,
 //! `/sink` reads the body and says how much, `/events/N/MS` streams N events, `/echo` upgrades to a connection that
 //! echoes, `/ws` to a WebSocket that does, anything else answers at once; a call of gRPC is answered its own message.
 //! HTTP/1.1 and HTTP/2 on the port; `--lines-port` answers each line with `RUN LINE`.
@@ -60,6 +60,8 @@ struct Service {
     journal: Journal,
     /// How many were written down.
     requests: AtomicU64,
+    /// How many of those are not answered yet.
+    in_flight: AtomicU64,
     /// What others have written down, by name.
     collected: Mutex<BTreeMap<String, String>>,
 }
@@ -69,8 +71,8 @@ async fn main() -> anyhow::Result<()> {
     let flags = Flags::read()?;
     let run = std::process::id().to_string();
     let journal = Journal::open(flags.journal.as_deref(), &flags.name)?;
-    let (requests, collected) = (AtomicU64::new(0), Mutex::default());
-    let service = Arc::new(Service { name: flags.name, run, journal, requests, collected });
+    let (requests, in_flight, collected) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
+    let service = Arc::new(Service { name: flags.name, run, journal, requests, in_flight, collected });
     service.note("start", &service.run);
     while flags.start_after.as_ref().is_some_and(|file| !file.exists()) {
         pause(Duration::from_millis(10)).await;
@@ -192,6 +194,7 @@ impl Service {
     async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Answer, Infallible> {
         let id = request.headers().get("x-request-id").cloned();
         if let Some(id) = &id {
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
             self.requests.fetch_add(1, Ordering::Relaxed);
             self.note("request", id.to_str().unwrap_or("?"));
         }
@@ -209,7 +212,11 @@ impl Service {
             }
             Some("metrics") => {
                 let count = self.requests.load(Ordering::Relaxed);
-                text(format!("# TYPE service_requests_total counter\nservice_requests_total {count}\n"))
+                let in_flight = self.in_flight.load(Ordering::Relaxed);
+                text(format!(
+                    "# TYPE service_requests_total counter\nservice_requests_total {count}\n\
+                     # TYPE service_in_flight gauge\nservice_in_flight {in_flight}\n"
+                ))
             }
             Some("sink") => {
                 let mut length = 0_u64;
@@ -230,6 +237,7 @@ impl Service {
         headers.insert("x-run", HeaderValue::from_str(&self.run).expect("a pid is a header value"));
         if let Some(id) = id {
             headers.insert("x-request-id", id);
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
         // What the tests want to know of the request as it arrived.
         for name in [header::HOST, header::FORWARDED, header::CONNECTION] {

@@ -1,0 +1,273 @@
+//! What was led is given back: to its owners when they say so, to everybody when no DLX is left, and by `autoscaler restore` whatever
+//! died before; and is then as it was, field by field.
+
+use std::{process::Stdio, time::Duration};
+
+use devcluster::User;
+use e2e::{
+    kubernetes::{Seen, Setting, Shop, Snapshot, Workload, needs_devcluster, run, shop::Part},
+    load::{self, get},
+    until,
+};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use scaler_types::{Leads, State};
+use serde_json::{Value, json};
+
+/// Two replicas and a Service of two ports, before anybody asked for anything; and all of it then.
+async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
+    let web = Workload::new(shop, name).unmanaged().replicas(2).lines();
+    shop.create(&web.service()).await;
+    shop.create(&web.object()).await;
+    let [first, ..] = shop.service(&web, 80).await[..] else { panic!("no node") };
+    shop.proxy().until(0, first, |known| known.len() == 2).await;
+    let snapshot = shop.snapshot().await;
+    (web, snapshot)
+}
+
+/// Opted in, or out.
+fn wish(route: Option<&str>) -> Value {
+    let window = route.map(|_| "1s");
+    json!({"metadata": {"annotations": {"scaler.dev/scale-to-zero": window, "scaler.dev/route": route}}})
+}
+
+async fn scale(shop: &Shop, part: Part, replicas: u32) {
+    let deployments: Api<Deployment> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
+    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    let scaled = deployments.patch(&part.deployment(), &PatchParams::default(), &patch).await;
+    scaled.expect("scaling a daemon");
+    until(&format!("{replicas} pods of {}", part.deployment()), || async {
+        let left = shop.pods(part).await.len();
+        if left == replicas as usize { Ok(()) } else { Err(format!("{left}")) }
+    })
+    .await;
+    shop.ready(part, replicas).await;
+}
+
+/// `autoscaler restore`, as an administrator runs it.
+async fn restore(shop: &Shop) -> String {
+    let kubeconfig = shop.cluster().kubeconfig(shop.folder(), &User::Admin).expect("a kubeconfig");
+    let config = shop.folder().join("restore.yaml");
+    std::fs::write(&config, format!("namespace: {}\n", shop.names().namespace))
+        .expect("writing the namespace file");
+    let output = tokio::process::Command::new(shop.folder().join("programs/autoscaler"))
+        .arg("restore")
+        .arg(format!("--plugins-dir={}", shop.folder().join("programs/plugins").display()))
+        .arg(format!("--config={}", config.display()))
+        .arg(format!("--kubeconfig-path={}", kubeconfig.display()))
+        .args(["--coordinate-by=leases", "--route-grace=1s", "--service-ports=20000-20049"])
+        .env("POD_NAMESPACE", &shop.names().namespace)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("running it");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{}\n{said}", output.status);
+    said
+}
+
+/// All is as before but for what its owners have put there themselves, and that too once they took it away.
+async fn as_before(shop: &Shop, web: &Workload, before: &Snapshot) {
+    shop.patch(web, wish(None)).await;
+    // Their last word may have been the first annotation.
+    let now = shop.snapshot().await;
+    let differences = before.differences(&now);
+    let empty = |told: &String| told.starts_with(&format!("Deployment {} /metadata /annotations", web.name));
+    assert!(differences.iter().all(empty), "{differences:#?}");
+}
+
+#[test]
+fn opting_out_gives_a_service_back_that_is_awake_and_one_that_sleeps() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting::led()).await;
+        let (web, before) = before(&shop, "web").await;
+        let addresses = shop.service(&web, 80).await;
+        for asleep in [false, true] {
+            shop.patch(&web, wish(Some("service"))).await;
+            shop.led(&web).await;
+            if asleep {
+                shop.asleep(&web).await;
+            } else {
+                shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
+            }
+            shop.patch(&web, wish(Some("none"))).await;
+            if asleep {
+                // Nobody else would answer: it is woken by who asks, and then given back.
+                let answer =
+                    load::once(addresses[1], &get(&web.host(), "/", "one")).await.expect("an answer");
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+            shop.given_back(&web).await;
+            shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": null}}})).await;
+        }
+        let object = shop.object(&web).await;
+        assert_eq!(object.data["spec"]["replicas"], 2);
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
+        as_before(&shop, &web, &before).await;
+    });
+}
+
+/// The leading autoscaler is killed at each row of the protocol, and everything given back from there.
+#[test]
+fn restore_after_a_kill_at_any_row_leaves_equal_objects() {
+    if needs_devcluster("kills a process") {
+        return;
+    }
+    run(async {
+        let setting = Setting { autoscalers: 1, ..Setting::led() };
+        let shop = Shop::open_with(setting).await;
+        let (web, before) = before(&shop, "web").await;
+        let addresses = shop.service(&web, 80).await;
+        let rows: [(&str, fn(&Seen) -> bool); 6] = [
+            ("a slice alone", |seen| seen.leads() == Leads::Both),
+            ("a Service just led", |seen| seen.leads() == Leads::Dlx),
+            ("a fence", |seen| seen.state() == Some(State::Draining)),
+            ("a commit", |seen| seen.state() == Some(State::Asleep)),
+            ("a wake", |seen| seen.state() == Some(State::Waking)),
+            ("awake again", |seen| seen.state() == Some(State::Active) && seen.replicas() == 2),
+        ];
+        for (what, wanted) in rows {
+            let wakes = matches!(what, "a wake" | "awake again");
+            let prepared = async {
+                shop.patch(&web, wish(Some("service"))).await;
+                if wakes {
+                    shop.asleep(&web).await;
+                    let answer = load::once(addresses[0], &get(&web.host(), "/", what)).await;
+                    assert_eq!(answer.expect("an answer").status, 200, "{what}");
+                }
+            };
+            let killed = async {
+                if wakes {
+                    shop.seen(&web, "its sleep", |seen| seen.state() == Some(State::Asleep)).await;
+                }
+                shop.kill_leader_at(&web, what, wanted).await
+            };
+            tokio::join!(prepared, killed);
+            scale(&shop, Part::Autoscaler, 0).await;
+            let said = restore(&shop).await;
+            println!("{what}: {}", said.lines().last().unwrap_or_default());
+            let object = shop.object(&web).await;
+            assert_eq!(object.data["spec"]["replicas"], 2, "{what}: {said}");
+            as_before(&shop, &web, &before).await;
+            scale(&shop, Part::Autoscaler, 1).await;
+        }
+    });
+}
+
+#[test]
+fn without_a_dlx_services_answer_again_from_their_pods() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let mut setting = Setting::led();
+        setting.flags.push("--shutdown-grace=2s".to_owned());
+        setting.autoscaler_flags.push("--dead-man-timeout=2s".to_owned());
+        let shop = Shop::open_with(setting).await;
+        let (asleep, _) = before(&shop, "asleep").await;
+        let (awake, _) = before(&shop, "awake").await;
+        for web in [&asleep, &awake] {
+            shop.patch(web, wish(Some("service"))).await;
+            shop.led(web).await;
+        }
+        shop.patch(&awake, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
+        shop.asleep(&asleep).await;
+        scale(&shop, Part::Dlx, 0).await;
+        for web in [&asleep, &awake] {
+            shop.given_back(web).await;
+            let answer = load::once(shop.service(web, 80).await[0], &get(&web.host(), "/", "one")).await;
+            let answer = answer.expect("an answer");
+            assert_eq!(
+                (answer.status, answer.header("x-request-id")),
+                (200, Some("one")),
+                "{}",
+                answer.text()
+            );
+            shop.event(web, "DeadMan").await;
+        }
+        scale(&shop, Part::Dlx, 2).await;
+        for web in [&asleep, &awake] {
+            shop.led(web).await;
+        }
+        shop.asleep(&asleep).await;
+    });
+}
+
+/// A DLX that is killed loses what was inside it, as any proxy does, and new connections are refused until no slice names it.
+#[test]
+fn what_a_killed_dlx_costs_is_counted() {
+    if needs_devcluster("kills a process") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting::led()).await;
+        let (web, _) = before(&shop, "web").await;
+        shop.patch(&web, wish(Some("service"))).await;
+        shop.led(&web).await;
+        let addresses = shop.service(&web, 80).await;
+        let pods = shop.pods(Part::Dlx).await;
+        let killed = pods[0].metadata.name.clone().expect("a pod's name");
+        let address = pods[0].status.as_ref().and_then(|status| status.pod_ip.clone()).expect("its address");
+        let (mut refused, mut answered) = (0, 0);
+        let names_it = |seen: &Seen| seen.ours().any(|slice| slice.to_string().contains(&address));
+        shop.delete_now(&killed).await;
+        let repaired = shop.seen(&web, "no slice to name it", |seen| !names_it(seen));
+        let mut repaired = std::pin::pin!(repaired);
+        let mut number = 0;
+        loop {
+            number += 1;
+            let request = get(&web.host(), "/", &format!("r{number}"));
+            tokio::select! {
+                biased;
+                _ = &mut repaired => break,
+                answer = load::once(addresses[number % 2], &request) => match answer {
+                    Ok(answer) => { assert_eq!(answer.status, 200); answered += 1 }
+                    Err(_) => refused += 1,
+                },
+            }
+        }
+        println!("until the slices were repaired: {refused} refused or reset, {answered} answered");
+        // And when every node has heard of it, nothing is refused any more.
+        for (node, at) in addresses.iter().enumerate() {
+            shop.proxy()
+                .until(node, *at, |known| known.iter().all(|end| end.ip().to_string() != address))
+                .await;
+        }
+        for number in 0..50 {
+            let request = get(&web.host(), "/", &format!("after-{number}"));
+            let answer = load::once(addresses[number % 2], &request).await.expect("an answer");
+            assert_eq!(answer.status, 200);
+        }
+    });
+}
+
+/// Two hands at one selector: a server-side apply of the owner's manifest takes our key away; it is put back, three times.
+#[test]
+fn a_service_whose_key_is_taken_away_again_and_again_is_left_alone() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting::led()).await;
+        let (web, _) = before(&shop, "web").await;
+        shop.patch(&web, wish(Some("service"))).await;
+        for time in 1..=3 {
+            shop.seen(&web, "our key", Seen::fenced).await;
+            shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/fenced": null}}})).await;
+            println!("taken away: {time}");
+        }
+        shop.event(&web, "RouteRefused").await;
+        shop.given_back(&web).await;
+        let answer = load::once(shop.service(&web, 80).await[0], &get(&web.host(), "/", "one")).await;
+        assert_eq!(answer.expect("an answer").status, 200);
+        e2e::wait::pause(Duration::from_secs(2)).await;
+        assert_eq!(shop.state("web"), "", "nothing is fenced that passes no DLX");
+    });
+}
