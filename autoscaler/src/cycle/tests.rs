@@ -423,12 +423,15 @@ async fn tries_that_wait_for_a_route_keep_no_other_waiting() {
             direct.route = Some(scaler_types::Route { asked: true, ..Default::default() });
         });
     }
+    store.change("hello", |hello| hello.keep_awake = "paused".to_owned());
     let dlx = Dlx::quiet(site.state.path(), &names);
     // No router runs: their routes are waited for.
     let running = site.run(&store);
-    let fences = |dlx: &Dlx| dlx.count("/api/v1/fence");
-    store.until(|store| store.resources[&id("hello")].replicas == 0).await;
-    running.until(|_| fences(&dlx) == SWITCHES_AT_ONCE + 1).await;
+    running.until(|_| dlx.count("/api/v1/fence") == SWITCHES_AT_ONCE).await;
+    store.change("hello", |hello| hello.keep_awake.clear());
+    let (answer, answered) = oneshot::channel();
+    running.ask.send(Asked { id: id("hello"), answer }).await.unwrap();
+    assert_eq!(answered.await, Ok(Answered::Tried(End::Committed)));
     let draining = |store: &crate::testing::Inner| {
         store.resources.values().filter(|resource| resource.row.state == State::Draining).count()
     };

@@ -55,14 +55,13 @@ impl Switch {
                 return Err(Why::NotSwitched(format!("not within {}", short(limit)).into()));
             }
         }
+        // What is lost counts, also if both come at once.
         let sampled = tokio::select! {
             biased;
             () = one.stop.cancelled() => return Err(Why::Stopping),
             why = lost(&mut confirmed) => return Err(why),
             sampled = self.sample(one, resource) => sampled,
         };
-        // Also if both came at once.
-        led(confirmed.now())?;
         sampled.map_err(Why::NotIdle)
     }
 

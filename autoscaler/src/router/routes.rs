@@ -151,11 +151,6 @@ impl Confirmation {
         }
     }
 
-    /// How far it is.
-    pub fn now(&self) -> Progress {
-        self.progress.borrow().clone()
-    }
-
     /// Waits until it is led no more; why.
     pub async fn lost(&mut self) -> Progress {
         match self.progress.wait_for(|progress| *progress != Progress::Led).await {

@@ -447,8 +447,8 @@ async fn a_fence_that_is_not_seen_yet_is_waited_for_and_another_is_none() {
     settle(SECOND).await;
     let fence = row(State::Draining);
     let mut confirmed = site.routes.confirm(&id("web"), before, fence.nonce);
-    settle(SECOND).await;
-    assert_eq!(confirmed.now(), Progress::Waiting);
+    let waits = tokio::time::timeout(SECOND, confirmed.settled()).await;
+    assert!(waits.is_err(), "{waits:?}");
     let version = store.get("web").version;
     store.compare_and_set(&id("web"), &version, &fence).await.unwrap();
     assert_eq!(confirmed.settled().await, Progress::Led);

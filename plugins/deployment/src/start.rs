@@ -54,6 +54,9 @@ pub async fn start(context: &PluginContext, config: &Arc<Config>, clock: Clock) 
 async fn list_all(cluster: Cluster, config: &Arc<Config>, clock: Clock) -> Result<Started> {
     let kinds = kinds(&cluster, config).await?;
     let store = Arc::new(Store::new(Arc::clone(config), kinds.clone(), clock));
+    let namespace = cluster.namespace.as_ref();
+    let place =
+        namespace.map_or_else(|| "in all namespaces".to_owned(), |name| format!("in namespace {name}"));
     let mut tasks = JoinSet::new();
     let mut firsts: Vec<First> = Vec::new();
 
@@ -85,10 +88,10 @@ async fn list_all(cluster: Cluster, config: &Arc<Config>, clock: Clock) -> Resul
     };
     firsts.push(("services".to_owned(), "list, watch", spawn(services, Arc::clone(&store), &mut tasks)));
     if config.service_ports.is_some() {
-        firsts.extend(routing(&cluster, config, &store, &mut tasks));
+        firsts.extend(routing(&cluster, config, &store, &mut tasks).await?);
     }
     firsts.extend(optional(&cluster, config, &store, &mut tasks).await?);
-    all_in(&cluster, firsts).await?;
+    all_in(&place, firsts).await?;
 
     if config.role == Role::Dlx {
         // After the workloads: a pod that was alive when a workload's wake had been read is from after it.
@@ -102,13 +105,31 @@ async fn list_all(cluster: Cluster, config: &Arc<Config>, clock: Clock) -> Resul
             read: Arc::new(|object: Pod| Change::Pod(Box::new(object.into()))),
         };
         let first = spawn(pods, Arc::clone(&store), &mut tasks);
-        all_in(&cluster, vec![("pods".to_owned(), "get, list, watch", first)]).await?;
+        all_in(&place, vec![("pods".to_owned(), "get, list, watch", first)]).await?;
     }
     Ok(Started { cluster, store, tasks })
 }
 
 /// What is watched where Services are led.
-fn routing(cluster: &Cluster, config: &Config, store: &Arc<Store>, tasks: &mut JoinSet<()>) -> Vec<First> {
+async fn routing(
+    cluster: &Cluster,
+    config: &Config,
+    store: &Arc<Store>,
+    tasks: &mut JoinSet<()>,
+) -> Result<Vec<First>> {
+    let registry = Feed {
+        api: cluster.in_namespace::<ConfigMap>(&cluster.home),
+        what: "configmaps".to_owned(),
+        topic: Topic::Registry,
+        fields: Some(format!("metadata.name={}", registry::NAME)),
+        labels: None,
+        optional: false,
+        read: Arc::new(|object: ConfigMap| Change::Registry(Box::new(object.into()))),
+    };
+    let first = spawn(registry, Arc::clone(store), tasks);
+    let what = format!("configmaps ({})", registry::NAME);
+    all_in(&format!("in namespace {}", cluster.home), vec![(what, "list, watch", first)]).await?;
+
     let mut firsts = Vec::new();
     let slices = Feed {
         api: cluster.api::<EndpointSlice>(),
@@ -121,16 +142,6 @@ fn routing(cluster: &Cluster, config: &Config, store: &Arc<Store>, tasks: &mut J
         read: Arc::new(|object| Change::Slice(Box::new(facts::Slice::from(object)))),
     };
     firsts.push((slices.what.clone(), "list, watch", spawn(slices, Arc::clone(store), tasks)));
-    let registry = Feed {
-        api: cluster.in_namespace::<ConfigMap>(&cluster.home),
-        what: format!("the configmap {} in namespace {}", registry::NAME, cluster.home),
-        topic: Topic::Registry,
-        fields: Some(format!("metadata.name={}", registry::NAME)),
-        labels: None,
-        optional: false,
-        read: Arc::new(|object: ConfigMap| Change::Registry(Box::new(object.into()))),
-    };
-    firsts.push((registry.what.clone(), "get, list, watch", spawn(registry, Arc::clone(store), tasks)));
     if config.role == Role::Autoscaler {
         let policies = Feed {
             api: cluster.api::<NetworkPolicy>(),
@@ -143,7 +154,7 @@ fn routing(cluster: &Cluster, config: &Config, store: &Arc<Store>, tasks: &mut J
         };
         firsts.push((policies.what.clone(), "list, watch", spawn(policies, Arc::clone(store), tasks)));
     }
-    firsts
+    Ok(firsts)
 }
 
 /// What is watched where it is there and allowed.
@@ -214,11 +225,7 @@ async fn optional(
     Ok(firsts)
 }
 
-async fn all_in(cluster: &Cluster, firsts: Vec<First>) -> Result<()> {
-    let place = cluster
-        .namespace
-        .as_ref()
-        .map_or_else(|| "in all namespaces".to_owned(), |namespace| format!("in namespace {namespace}"));
+async fn all_in(place: &str, firsts: Vec<First>) -> Result<()> {
     for (what, verbs, first) in firsts {
         let listed = first.await.with_context(|| format!("the watch of {what} ended"))?;
         listed.map_err(|error| {

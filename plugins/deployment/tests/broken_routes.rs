@@ -150,6 +150,21 @@ async fn a_refusal_is_told_on_the_object_and_nothing_is_touched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_missing_in_the_daemons_namespace_is_named() {
+    let scene = web().await;
+    let leader = scene.leading_as(Role::Autoscaler).await;
+    drop(leader);
+    let roles: kube::Api<kube::api::DynamicObject> =
+        kube::Api::namespaced_with(scene.client.clone(), HOME, &api_resource("Role"));
+    roles.delete(AUTOSCALER, &Default::default()).await.unwrap();
+    let mut context =
+        scene.context(Role::Autoscaler, &devcluster::User::service_account(NAMESPACE, AUTOSCALER), "{}");
+    (context.service_ports, context.home) = (Some(PORTS), Some(HOME.to_owned()));
+    let error = format!("{:#}", soon(DeploymentScaler::new(context)).await.err().unwrap());
+    assert!(error.contains("configmaps (scaler-service-ports) in namespace scaler"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_rights_of_the_readme_are_enough() {
     let scene = web().await;
     let leader = scene.leading_as(Role::Autoscaler).await;

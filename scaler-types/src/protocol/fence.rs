@@ -6,7 +6,7 @@ use super::{Rules, Seen, Step, Unwritten, transition};
 use crate::{Nonce, Row, Version};
 
 /// One try to put one resource to zero: write `draining`, read the members, ask each, commit or revert. Between the last two
-/// those on path direct have their route switched.
+/// those with a route have it written anew.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fence {
     rules: Rules,
@@ -54,8 +54,9 @@ pub enum FenceInput {
     },
     /// The [`FenceOrder::Switch`] ended: well, or in any other way.
     Switched {
-        /// Everything is led to the DLXs, everybody has had the time to follow, and the resource was seen idle for a while
-        /// that began after that.
+        /// The route was written anew and leads to the DLXs alone. On path direct everybody has also had the time to follow, and
+        /// the resource was seen idle for a while that began after that; on path always it had led there, unchanged, for as
+        /// long as the resource was seen idle.
         idle: bool,
         /// A nonce nobody has used.
         fresh: Nonce,
@@ -85,7 +86,8 @@ pub enum FenceOrder {
         /// The fence's nonce.
         nonce: Nonce,
     },
-    /// Have what comes for the resource led to the DLXs, and see whether it is idle then.
+    /// Have the route of the resource written so that it leads to the DLXs alone, even if it does already, and see whether the
+    /// resource is idle then.
     Switch,
     /// Scale to zero with this row if the version still stands.
     Commit {
@@ -124,7 +126,9 @@ impl Fence {
         Some((Self { rules, reason: reason.to_owned(), switches: false, seen, phase }, order))
     }
 
-    /// The resource is on path direct: what comes for it passes no DLX until its route is switched.
+    /// The resource has a route. On path direct what comes for it passes no DLX until that is switched. On path always it does,
+    /// and the route is written anew all the same: whatever was decided on it before the fence finds it changed, and a commit
+    /// can tell that it has not been changed since.
     #[must_use]
     pub fn switching(mut self) -> Self {
         self.switches = self.rules.switch_before_commit;

@@ -10,7 +10,8 @@
 //! 3. A DLX that sees `draining` forwards nothing. A request that comes makes it write `active` first; the
 //!    autoscaler's commit then finds another version and changes nothing.
 //!    On path direct, where requests pass no DLX while it is awake, they are led to the DLXs first ([`route_step`]), and the
-//!    resource must be seen idle once more after everybody has followed.
+//!    resource must be seen idle once more after everybody has followed. Every route is written anew by each try: a change
+//!    that was decided on before the fence finds another version, and the commit reads whether this one still stands.
 //! 4. A request that finds the resource asleep makes its DLX write `waking` together with the scale.
 //!
 //! Why this is enough: a DLX that was a member when the membership was read has confirmed, and from then on forwards
@@ -82,7 +83,8 @@ pub struct Rules {
     pub wait_for_all: bool,
     /// Members are read after the fence was written.
     pub members_after_fence: bool,
-    /// On path direct a commit waits until everything is led to the DLXs and the resource was seen idle after that.
+    /// Where there is a route a commit waits until it was written anew; on path direct also until everybody has followed it and
+    /// the resource was seen idle after that.
     pub switch_before_commit: bool,
 }
 

@@ -9,6 +9,11 @@
 //! | both -> own | only when endpoints of its own have been there for the grace: everybody who follows the route knows them |
 //!
 //! While a fence stands nothing is given back, whoever asks for it: its commit may have read the route already.
+//!
+//! It says what is right for what was seen, and that may be old. Row and route are two objects, so whoever carries a step out
+//! keeps to an order: what the route is (its versions), then the row, which must be the one that the step was decided on,
+//! then the writes, each on the version known before. Who writes the row first has changed the route before such a write, or
+//! sees it changed. The model checker explores all of that, and what happens without it.
 
 use crate::{Leads, Path, State};
 
@@ -29,7 +34,8 @@ pub struct RouteSeen {
     pub scaled: bool,
     /// The fence in the row is this leader's own, and every DLX has confirmed it.
     pub confirmed: bool,
-    /// Its own endpoints have been ready for the grace, while it leads to both.
+    /// Its own endpoints have been ready for the grace, while it leads to both, the row was the same, and this leader changed
+    /// nothing of the route. Every change that was under way when that began has ended: none takes longer than the grace.
     pub own_known: bool,
     /// Its own endpoints are ready.
     pub own_ready: bool,
@@ -44,7 +50,7 @@ pub enum Dlxs {
     Serving,
     /// None does, for the moment.
     Away,
-    /// None has for so long that nobody waits for them any more.
+    /// None has for so long that nobody waits for them any more; for longer than any change of a route takes.
     Dead,
 }
 

@@ -1,4 +1,6 @@
-//! The sleep protocol, model-checked.
+//! The sleep protocol, model-checked, in two models that share an explorer: [`model`] knows how a fence, a wake and their
+//! requests go, with every write and answer a step of its own; [`route`] knows how requests come to pods or DLXs, and how that is
+//! changed (it says itself what it knows). What follows is about the first.
 //!
 //! [`model::Model`] drives the very [`Gate`](scaler_types::protocol::Gate),
 //! [`Fence`](scaler_types::protocol::Fence), [`transition`](scaler_types::protocol::transition) and
@@ -39,7 +41,7 @@
 //!
 //! # What is left out
 //!
-//! More than one resource; leader election (both lead all the time); readiness probes (a request that finds no process
+//! Routes: see [`route`]. More than one resource; leader election (both lead all the time); readiness probes (a request that finds no process
 //! is held again); pacing, bounds and deadlines of held requests; time: a deadline is a step that may come whenever it
 //! likes. A request held when its wake turns out impossible is answered, and so done. That a path exists to a good end
 //! says nothing about how long it takes: that is for the daemons' own tests.

@@ -50,25 +50,38 @@ fn model(path: Path, begins: Begins, budget: Budget) -> Model {
     Model::new(path, begins, budget)
 }
 
+fn rivals(path: Path, begins: Begins, budget: Budget) -> Model {
+    Model { autoscalers: 2, ..model(path, begins, budget) }
+}
+
 scenarios! {
-    always_opts_in: model(ALWAYS, Begins::Own, BASE.connections(1).opt_outs(1)) => [OptedIn, Committed];
-    always_led: model(ALWAYS, Begins::Led, BASE.requests(2)) => [Committed, WokenByRequest];
-    always_rivals: Model { autoscalers: 2, ..model(ALWAYS, Begins::Led, BASE.opt_outs(1)) } => [Committed, RivalReverted];
-    always_gitops: model(ALWAYS, Begins::Led, BASE.takes(1).connections(1).pools(1)) => [KeyTakenInsideFence, PutBack, PastDlxs];
-    always_crash: model(ALWAYS, Begins::Led, BASE.crashes(1).takes(1)) => [OrphanLanded];
-    direct: Model { nodes: 2, ..model(DIRECT, Begins::Own, BASE.connections(1)) } => [Committed, NotIdle];
-    direct_pooled: model(DIRECT, Begins::Own, BASE.connections(1).pools(1)) => [CutUnseen];
-    direct_again: model(DIRECT, Begins::Own, BASE.fences(2)) => [SwitchedAgain];
+    always_opts_in: model(ALWAYS, Begins::Own, BASE.connections(1).opt_outs(1))
+        => [Led, Committed, WokenByRequest, PutBack, PastDlxs, OptedOutInsideFence, OptedOutAsleep, LedToBoth, GivenBack];
+    always_led: model(ALWAYS, Begins::Led, BASE.requests(2).fences(2)) => [Committed, CommitConflict, WokenByRequest];
+    always_rivals: rivals(ALWAYS, Begins::Led, BASE.opt_outs(1)) => [Committed, RivalReverted, SwitchConflict, RouteConflict, StaleDropped];
+    always_gitops: model(ALWAYS, Begins::Led, BASE.takes(1).connections(1).pools(1))
+        => [Committed, KeyTakenInsideFence, RouteChanged, SwitchConflict, PutBack, PastDlxs, CutUnseen];
+    always_crash: model(ALWAYS, Begins::Led, BASE.crashes(1).takes(1).opt_outs(1)) => [OrphanLanded, OrphanConflict, LeftBehind];
+    direct: Model { nodes: 2, ..model(DIRECT, Begins::Own, BASE.connections(1)) } => [Committed, NotIdle, RevertedBySwitched];
+    direct_pooled: model(DIRECT, Begins::Own, BASE.connections(1).pools(1)) => [Committed, NotIdle, CutUnseen];
+    direct_wakes: Model { nodes: 2, ..model(DIRECT, Begins::Asleep, BASE.connections(1)) }
+        => [WokenByRequest, LedToBoth, GivenBack, SwitchedAgain];
+    direct_again: model(DIRECT, Begins::Own, BASE.fences(2)) => [Committed, SwitchedAgain, SwitchConflict];
     direct_crash: model(DIRECT, Begins::Own, BASE.crashes(1).connections(1)) => [OrphanLanded, OrphanConflict, LeftBehind];
-    direct_rivals: Model { autoscalers: 2, ..model(DIRECT, Begins::Own, BASE.connections(1)) } => [RivalReverted, RouteConflict];
-    direct_wakes: Model { nodes: 2, ..model(DIRECT, Begins::Asleep, BASE.connections(1)) } => [WokenByRequest, LedToBoth, GivenBack];
-    gitops: model(DIRECT, Begins::Own, BASE.takes(1).connections(1)) => [RouteChanged];
-    slices_deleted: model(DIRECT, Begins::Own, BASE.deletes(1).own_deletes(1)) => [SliceDeletedUnderKey];
-    by_hand: model(DIRECT, Begins::Own, BASE.zeros(1).ups(1)) => [ZeroInsideFence, ScaledInsideFence];
-    up_by_hand: model(DIRECT, Begins::Asleep, BASE.ups(1)) => [WokenByHand];
-    opts_out: model(DIRECT, Begins::Own, BASE.opt_outs(1)) => [OptedOutInsideFence, OptedOutAsleep];
-    joins: Model { nodes: 2, ..model(DIRECT, Begins::Asleep, BASE.joins(1)) } => [Tended];
-    leaves: Model { dlxs: 2, ..model(DIRECT, Begins::Own, BASE.leaves(1)) } => [Ended];
-    dies: Model { dlxs: 2, ..model(DIRECT, Begins::Own, BASE.deaths(1)) } => [DeadNamed];
-    dead_man: model(ALWAYS, Begins::Led, BASE.deaths(1)) => [DeadMan];
+    direct_crash_awake: model(DIRECT, Begins::Asleep, BASE.crashes(1).connections(1)) => [Committed, OrphanLanded, OrphanConflict, RemovalRefused];
+    direct_rivals: rivals(DIRECT, Begins::Own, BASE.connections(1)) => [RivalReverted, RouteConflict];
+    direct_rivals_awake: rivals(DIRECT, Begins::Asleep, BASE) => [Committed, RivalReverted, RouteConflict, SwitchConflict];
+    gitops: model(DIRECT, Begins::Own, BASE.takes(2).connections(1)) => [KeyTakenInsideFence, RouteChanged, PutBack];
+    slices_deleted: model(DIRECT, Begins::Own, BASE.deletes(1).own_deletes(1)) => [SliceDeletedUnderKey, RouteChanged];
+    /// By a person, and inside a fence by an HPA.
+    scaled_up: model(DIRECT, Begins::Own, BASE.ups(1).takes(1)) => [ScaledInsideFence, WokenByHand, CommitConflict];
+    scaled_to_zero: model(DIRECT, Begins::Own, BASE.zeros(1)) => [ZeroInsideFence];
+    scaled_by_hand: model(DIRECT, Begins::Asleep, Budget::NONE.fences(1).zeros(1).ups(1)) => [WokenByHand, ZeroInsideFence];
+    opts_out: model(DIRECT, Begins::Own, BASE.opt_outs(1).crashes(1)) => [OptedOutInsideFence, OptedOutAsleep, OrphanLanded];
+    joins: model(DIRECT, Begins::Asleep, BASE.joins(1)) => [Tended, JoinedInsideFence, Committed];
+    leaves: Model { dlxs: 2, ..model(DIRECT, Begins::Own, BASE.leaves(1)) } => [Tended, Ended, NamedAgain, Committed];
+    /// The only one leaves before the next has come.
+    replaced: model(ALWAYS, Begins::Led, BASE.leaves(1).joins(1)) => [Tended, Ended, DeadMan, GivenBack, Committed];
+    dies: Model { dlxs: 2, ..model(DIRECT, Begins::Own, BASE.deaths(1)) } => [DeadNamed, Tended, Committed];
+    dead_man: model(ALWAYS, Begins::Led, BASE.deaths(1).joins(1)) => [DeadMan, DeadNamed, GivenBack, Led];
 }

@@ -50,33 +50,41 @@ const ASTRAY: &str = "goes to a pod that a commit has stopped";
 const NOBODY: &str = "nobody to go to";
 const ENDED: &str = "a DLX that has ended";
 
-#[test]
-fn switch_before_commit() {
-    let rules = Rules { switch_before_commit: false, ..Rules::default() };
-    let model = model(DIRECT, Begins::Own, BASE.connections(1));
-    find("switch_before_commit", &Model { rules, ..model }, "");
+macro_rules! rules {
+    ($($name:ident: $model:expr => $what:expr;)*) => {
+        $(#[test] fn $name() {
+            find(stringify!($name), &Model { rules: Rules { $name: false, ..Rules::default() }, ..$model }, $what);
+        })*
+    };
+}
+
+rules! {
+    switch_before_commit: model(DIRECT, Begins::Own, BASE.connections(1)) => ASTRAY;
+    confirm_counts_in_flight: model(ALWAYS, Begins::Led, BASE) => "cuts a request of a DLX";
 }
 
 faults! {
-    samples_before_grace SamplesBeforeGrace: model(DIRECT, Begins::Own, BASE.connections(1)) => "";
-    nodes_outlast_grace NodesOutlastGrace: model(DIRECT, Begins::Own, BASE.connections(1)) => "";
+    samples_before_grace SamplesBeforeGrace: model(DIRECT, Begins::Own, BASE) => ASTRAY;
+    samples_nothing SamplesNothing: model(DIRECT, Begins::Own, BASE.connections(1)) => "cuts a request at a pod";
+    nodes_outlast_grace NodesOutlastGrace: model(DIRECT, Begins::Own, BASE) => ASTRAY;
     gives_back_early GivesBackEarly: model(DIRECT, Begins::Asleep, BASE) => NOBODY;
     knows_forever KnowsForever: model(DIRECT, Begins::Own, BASE.requests(2).fences(2)) => NOBODY;
     removes_slice_under_key RemovesSliceUnderKey: model(DIRECT, Begins::Asleep, BASE) => NOBODY;
+    removes_slice_unseen RemovesSliceUnseen: model(ALWAYS, Begins::Led, BASE.leaves(1)) => NOBODY;
     removes_slice_unread RemovesSliceUnread: model(DIRECT, Begins::Own, BASE) => NOBODY;
     key_first KeyFirst: model(ALWAYS, Begins::Own, BASE) => NOBODY;
     does_not_read_again DoesNotReadAgain: model(DIRECT, Begins::Own, BASE.takes(1)) => ASTRAY;
     does_not_read_again_always DoesNotReadAgain: model(ALWAYS, Begins::Led, BASE.takes(1)) => ASTRAY;
-    writes_blindly WritesBlindly: model(DIRECT, Begins::Asleep, BASE.crashes(1)) => "";
+    writes_blindly WritesBlindly: model(DIRECT, Begins::Asleep, BASE.crashes(1)) => NOBODY;
     writes_outlast_grace WritesOutlastGrace: model(DIRECT, Begins::Asleep, BASE.crashes(1)) => NOBODY;
-    row_from_memory RowFromMemory: rivals(DIRECT, Begins::Asleep, BASE) => ASTRAY;
+    row_from_memory RowFromMemory: model(DIRECT, Begins::Asleep, BASE) => ASTRAY;
     slice_not_rewritten SliceNotRewritten: rivals(DIRECT, Begins::Asleep, BASE) => NOBODY;
     switch_not_rewritten SwitchNotRewritten: model(DIRECT, Begins::Asleep, BASE.crashes(1)) => ASTRAY;
     always_not_switched AlwaysNotSwitched: rivals(ALWAYS, Begins::Led, BASE.opt_outs(1)) => ASTRAY;
-    led_for_goes_on LedForGoesOn: model(ALWAYS, Begins::Led, BASE.takes(1).connections(1)) => "a pod";
+    led_for_goes_on LedForGoesOn: model(ALWAYS, Begins::Led, BASE.takes(1).connections(1)) => ASTRAY;
     gives_back_inside_fence GivesBackInsideFence: model(ALWAYS, Begins::Led, BASE.opt_outs(1)) => ASTRAY;
     ends_named EndsNamed: Model { dlxs: 2, ..model(DIRECT, Begins::Asleep, BASE.leaves(1)) } => ENDED;
     ends_without_grace EndsWithoutGrace: Model { dlxs: 2, ..model(DIRECT, Begins::Asleep, BASE.leaves(1)) } => ENDED;
     names_from_memory NamesFromMemory: Model { dlxs: 2, ..model(ALWAYS, Begins::Own, BASE.leaves(1)) } => ENDED;
-    nobody_tends NobodyTends: model(DIRECT, Begins::Asleep, BASE) => "";
+    nobody_tends NobodyTends: model(DIRECT, Begins::Asleep, BASE) => "it ends active, and leads to Dlx";
 }

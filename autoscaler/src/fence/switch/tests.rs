@@ -41,6 +41,15 @@ fn says(value: &str) -> Reply {
 impl Site {
     /// `answer`: the Prometheus's.
     fn new(grace: Duration, answer: impl Fn(&Store) -> Reply + Send + Sync + 'static) -> Self {
+        Self::scraped("20ms", grace, answer)
+    }
+
+    /// By a Prometheus that scrapes so often.
+    fn scraped(
+        interval: &str,
+        grace: Duration,
+        answer: impl Fn(&Store) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let state = tempfile::tempdir().unwrap();
         let store = Store::with(["web"]);
         store.change("web", |web| {
@@ -56,7 +65,7 @@ impl Site {
         let mut prometheus = Dlx::start(&state.path().join("prometheus"), move |_, _| answer(&asked));
         prometheus.leave();
         let text = format!(
-            "namespace: demo\nmetrics:\n  source: prometheus\n  url: http://{}\n  scrapeInterval: 20ms\n  queries:\n    \
+            "namespace: demo\nmetrics:\n  source: prometheus\n  url: http://{}\n  scrapeInterval: {interval}\n  queries:\n    \
              requests: {{query: 'sum by (name, namespace) (increase(requests_total[$window]))'}}\n",
             prometheus.address
         );
@@ -212,6 +221,22 @@ async fn a_request_meanwhile_ends_it_early() {
     assert_eq!(site.run().await, End::Reverted(Why::Changed));
     site.is(State::Active, 1);
     site.given_back().await;
+}
+
+/// While time passes for there to be a sample, more than an hour of it here.
+#[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "the clock moves when everybody waits: this is what moves it")]
+async fn a_request_before_the_sample_ends_it_early() {
+    let site = Site::scraped("20m", SHORT, |_| says("6"));
+    let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+    let request = async {
+        site.store.until(|inner| !inner.led.is_empty()).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        site.store.write("web", State::Active);
+    };
+    let (end, ()) = tokio::join!(site.run(), request);
+    assert_eq!(end, End::Reverted(Why::Changed));
+    assert_eq!(site.prometheus.count("/"), 0);
 }
 
 #[tokio::test]

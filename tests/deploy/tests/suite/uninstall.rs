@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::Parser;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::Job,
@@ -114,5 +115,17 @@ fn the_hook_is_the_autoscaler_and_may_stop_it() {
         let subjects = one::<RoleBinding>(&hooks, "RoleBinding").subjects.unwrap();
         assert_eq!(subjects.len(), 1, "{name}");
         assert_eq!(Some(&subjects[0].name), pod.service_account_name.as_ref(), "{name}");
+    }
+}
+
+#[test]
+fn the_hook_takes_the_flags_it_is_given() {
+    for (name, values) in SETS.into_iter().filter(|(name, _)| *name != "everything off") {
+        let job: Job = one(&hooks(&rendered(values)), "Job");
+        let container = job.spec.unwrap().template.spec.unwrap().containers.remove(0);
+        let line = std::iter::once("autoscaler".to_owned()).chain(container.args.unwrap());
+        let taken = autoscaler::Flags::try_parse_from(line);
+        let command = taken.unwrap_or_else(|error| panic!("{name}: {error}")).command;
+        assert!(command.is_some(), "{name}: it is the command, not the daemon");
     }
 }

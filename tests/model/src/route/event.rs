@@ -25,8 +25,8 @@ pub enum Event {
     LedToBoth,
     /// They go to the pods alone again.
     GivenBack,
-    /// The Service was led from opting in.
-    OptedIn,
+    /// A Service that led to the pods alone was led to the DLXs, and not by a try.
+    Led,
     /// A fence was lifted that somebody had left behind.
     LeftBehind,
     /// A rival lifted the other's fence.
@@ -37,6 +37,8 @@ pub enum Event {
     OrphanConflict,
     /// A rival's change of the route came too late.
     RouteConflict,
+    /// The last look before our slice is removed found the key, or no pods.
+    RemovalRefused,
     /// A decision was made on what had changed since.
     StaleDropped,
     /// The key was taken away inside a fence.
@@ -87,12 +89,13 @@ impl Event {
         Self::WokenByRequest,
         Self::LedToBoth,
         Self::GivenBack,
-        Self::OptedIn,
+        Self::Led,
         Self::LeftBehind,
         Self::RivalReverted,
         Self::OrphanLanded,
         Self::OrphanConflict,
         Self::RouteConflict,
+        Self::RemovalRefused,
         Self::StaleDropped,
         Self::KeyTakenInsideFence,
         Self::PutBack,

@@ -5,6 +5,8 @@
 pub enum Fault {
     /// The sample is taken before everybody has followed.
     SamplesBeforeGrace,
+    /// The sample does not see requests that had come before it.
+    SamplesNothing,
     /// Nodes take longer than the grace.
     NodesOutlastGrace,
     /// The way back to the pods does not wait until they are known.
@@ -13,8 +15,10 @@ pub enum Fault {
     KnowsForever,
     /// Our slice is removed while the key stays.
     RemovesSliceUnderKey,
-    /// Our slice is removed without a look at the Service.
+    /// Our slice is removed without a look whether the key is there by now.
     RemovesSliceUnread,
+    /// Our slice is removed without a look whether the controller's names the pods by now.
+    RemovesSliceUnseen,
     /// The key is added before our slice.
     KeyFirst,
     /// A commit does not read the route once more.

@@ -7,8 +7,9 @@ use scaler_types::{
 
 use super::{
     fault::Fault,
+    leader::{Autoscaler, LedSince},
     step::Step,
-    world::{self, Autoscaler, Budget, Direct, Dlx, Grace, Node, Service, Since, Slice, World},
+    world::{self, Budget, Direct, Dlx, Grace, Node, Service, Slice, World},
 };
 use crate::{canon, explore};
 
@@ -112,7 +113,7 @@ impl explore::Model for Model {
         let (service, slice) = (canon::nonce(1), canon::nonce(2));
         let names = (1 << self.dlxs) - 1;
         let grace = Grace { through: true, left: [0; 2] };
-        let since = Since { service, slice: Some(slice), workload: canon::version(0), grace, covered: true };
+        let since = LedSince { service, grace, covered: true };
         let autoscaler = Autoscaler {
             led: Some(since).filter(|_| self.path == Path::Always && led),
             ..Autoscaler::default()
@@ -200,7 +201,7 @@ impl explore::Model for Model {
             // What sleeps is not woken for it: a request is, and then it is given back.
             (false, ..) => leads == Leads::Own || (leads == Leads::Both && !world.up),
             (true, Path::Always, ..) => leads == Leads::Dlx,
-            (true, _, State::Active, true) => leads == Leads::Own,
+            (true, _, State::Active | State::Failed, true) => leads == Leads::Own,
             // A person put it to zero.
             (true, _, State::Active, false) => true,
             (true, ..) => leads == Leads::Dlx,

@@ -3,10 +3,11 @@
 use std::hash::{Hash, Hasher};
 
 use scaler_types::{
-    Leads, Nonce, Row, Version,
-    protocol::{Fence, Gate, Seen},
+    Leads, Nonce,
+    protocol::{Gate, Seen},
 };
 
+use super::leader::{Autoscaler, Call, Orphan, Switch};
 use crate::canon::{self, Canon};
 
 /// A set of DLXs, a bit for each incarnation.
@@ -126,133 +127,6 @@ pub struct Dlx {
     pub unnamed: Option<Grace>,
 }
 
-/// One autoscaler. After a crash another one is there at once.
-#[derive(Clone, Debug, Default, Hash)]
-pub struct Autoscaler {
-    /// What it last saw of the route, to decide on.
-    pub told: Option<Told>,
-    /// The call of its plugin that changes the route, and its write.
-    pub call: Option<Call>,
-    /// Since when it has seen that the route leads to both and the pods are ready.
-    pub own: Option<Since>,
-    /// Since when it has seen that the route leads to the DLXs.
-    pub led: Option<Since>,
-    /// The try under way.
-    pub attempt: Option<Attempt>,
-}
-
-/// The route as it was told.
-#[derive(Clone, Debug, Hash)]
-pub struct Told {
-    /// The Service.
-    pub service: Service,
-    /// Our slice.
-    pub slice: Option<Slice>,
-    /// The pods are ready.
-    pub ready: bool,
-    /// It is asked for.
-    pub asked: bool,
-    /// The DLXs that serve: only with the fault that goes by this.
-    pub serving: Option<Dlxs>,
-    /// The workload.
-    pub workload: Seen,
-}
-
-/// A clock of an autoscaler's own, for one version of the route.
-#[derive(Clone, Debug, Hash)]
-pub struct Since {
-    /// The Service it saw.
-    pub service: Nonce,
-    /// The slice it saw.
-    pub slice: Option<Nonce>,
-    /// The workload it saw.
-    pub workload: Version,
-    /// Whether everybody has followed since.
-    pub grace: Grace,
-    /// Whether what had come before has ended, and is outside every window.
-    pub covered: bool,
-}
-
-/// A change of the route under way.
-#[derive(Clone, Debug, Hash)]
-pub struct Call {
-    /// Where it is to lead; `None`: the slice is only brought up to date.
-    pub to: Option<Leads>,
-    /// The write that is on its way.
-    pub write: RouteWrite,
-    /// The Service's version that must stand.
-    pub service: Nonce,
-    /// The slice's version that must stand; `None`: there must be none.
-    pub slice: Option<Nonce>,
-    /// The DLXs to name.
-    pub names: Dlxs,
-    /// It is a try's.
-    pub switch: bool,
-}
-
-/// One write of a route.
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
-pub enum RouteWrite {
-    /// Our slice.
-    Slice,
-    /// The key is added, or given another value.
-    Key,
-    /// The key is removed.
-    NoKey,
-    /// Our slice is removed.
-    NoSlice,
-}
-
-/// One try to put the resource to zero.
-#[derive(Clone, Debug, Hash)]
-pub struct Attempt {
-    /// The protocol's side.
-    pub fence: Fence,
-    /// Its nonce.
-    pub nonce: Nonce,
-    /// The DLXs that have yet to answer.
-    pub asked: Dlxs,
-    /// The version of the Service that it goes by: the one on which it began, then the one that the switch wrote.
-    pub service: Nonce,
-    /// How far the switch is; `None`: it was not ordered.
-    pub switch: Option<Switch>,
-    /// The commit.
-    pub commit: Option<Commit>,
-}
-
-/// How far a switch is.
-#[derive(Clone, Debug, Hash)]
-pub enum Switch {
-    /// The route is to be written.
-    Ordered,
-    /// It leads to the DLXs.
-    Led(Grace),
-    /// The sample is being taken; whether it was idle so far.
-    Sampling(bool),
-    /// It was idle.
-    Sampled,
-}
-
-/// A commit.
-#[derive(Clone, Debug, Hash)]
-pub struct Commit {
-    /// The workload's version that must stand.
-    pub expected: Version,
-    /// The row.
-    pub row: Row,
-    /// The route was read once more, and the write is on its way.
-    pub checked: bool,
-}
-
-/// A write without an author.
-#[derive(Clone, Debug, Hash)]
-pub enum Orphan {
-    /// Of a route; nothing comes after it.
-    Route(Call),
-    /// Of a commit; whether it was a try that had taken a sample.
-    Commit(Commit),
-}
-
 /// How often each thing may still happen.
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
 pub struct Budget {
@@ -330,7 +204,8 @@ impl World {
                 Some(Switch::Led(grace)) => Some(grace),
                 _ => None,
             });
-            [own, led].into_iter().flatten().map(|since| &mut since.grace).chain(switch)
+            let own = own.as_mut().map(|own| &mut own.grace);
+            own.into_iter().chain(led.as_mut().map(|led| &mut led.grace)).chain(switch)
         });
         autoscalers.chain(self.dlxs.iter_mut().flatten().filter_map(|dlx| dlx.unnamed.as_mut()))
     }
@@ -342,6 +217,15 @@ impl World {
             Orphan::Commit(_) => None,
         });
         self.autoscalers.iter().filter_map(|autoscaler| autoscaler.call.as_ref()).chain(orphans)
+    }
+
+    /// The same, to be marked.
+    pub fn calls_mut(&mut self) -> impl Iterator<Item = &mut Call> {
+        let orphans = self.orphans.iter_mut().filter_map(|orphan| match orphan {
+            Orphan::Route(call) => Some(call),
+            Orphan::Commit(_) => None,
+        });
+        self.autoscalers.iter_mut().filter_map(|autoscaler| autoscaler.call.as_mut()).chain(orphans)
     }
 
     /// Whether a commit has read the route and is on its way.

@@ -193,7 +193,7 @@ impl Step<'_> {
                     attempt.questions[place] = Question::Asked(name, nonce);
                 }
             }
-            FenceOrder::Switch => unreachable!("no scenario is on path direct"),
+            FenceOrder::Switch => unreachable!("routes have a model of their own"),
             FenceOrder::End(outcome) => {
                 debug_assert!(matches!(outcome, Outcome::Asleep | Outcome::Reverted | Outcome::Unknown));
                 self.world.autoscalers[a].attempt = None;

@@ -5,7 +5,7 @@ use scaler_types::{Row, State, Version, protocol::recover};
 use super::{Step, take_one};
 use crate::route::{
     event::Event,
-    world::{Autoscaler, Orphan, Since},
+    leader::{Autoscaler, LedSince, Orphan},
 };
 
 // === impl Step ===
@@ -16,7 +16,7 @@ impl Step<'_> {
         let ended = self.world.direct.seen == 0;
         let Some(led) = self.world.autoscalers[a].led.clone() else { return false };
         let covers = ended && !led.covered && self.is_over(&led.grace);
-        self.world.autoscalers[a].led = Some(Since { covered: led.covered || covers, ..led });
+        self.world.autoscalers[a].led = Some(LedSince { covered: led.covered || covers, ..led });
         covers
     }
 

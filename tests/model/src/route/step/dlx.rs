@@ -7,11 +7,7 @@ use scaler_types::{
 };
 
 use super::{Done, Step, take_one};
-use crate::route::{
-    event::Event,
-    fault::Fault,
-    world::{self, Dlx},
-};
+use crate::route::{event::Event, fault::Fault, leader::Switch, world::Dlx};
 
 // === impl Step ===
 
@@ -98,8 +94,7 @@ impl Step<'_> {
 
     fn is_switching(&self) -> bool {
         let mut attempts = self.world.autoscalers.iter().filter_map(|autoscaler| autoscaler.attempt.as_ref());
-        attempts
-            .any(|attempt| matches!(attempt.switch, Some(world::Switch::Led(_) | world::Switch::Sampling(_))))
+        attempts.any(|attempt| matches!(attempt.switch, Some(Switch::Led(_) | Switch::Sampling(_))))
     }
 
     /// Replicas are written.

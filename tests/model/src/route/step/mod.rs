@@ -6,13 +6,14 @@ mod person;
 mod route;
 mod tries;
 
-use scaler_types::{Nonce, Version};
+use scaler_types::{Nonce, Path, Version};
 
 use super::{
     event::Event,
     fault::Fault,
+    leader::{RouteWrite, Switch},
     model::{Action, Model},
-    world::{Grace, RouteWrite, Switch, View, World},
+    world::{Grace, View, World},
 };
 use crate::canon;
 
@@ -165,7 +166,7 @@ impl Step<'_> {
         }
         self.world.left.connections -= 1;
         self.world.direct.seen += 1;
-        if self.model.path == scaler_types::Path::Always {
+        if self.model.path == Path::Always {
             self.note(Event::PastDlxs);
         }
         self.be_seen();
@@ -193,10 +194,9 @@ impl Step<'_> {
     }
 
     fn reuse(&mut self) -> bool {
-        let sampled = self.world.autoscalers.iter().filter_map(|autoscaler| autoscaler.attempt.as_ref());
-        let sampled = sampled.filter_map(|attempt| attempt.switch.as_ref());
-        let sampled = sampled.into_iter().any(|switch| matches!(switch, Switch::Sampled));
-        let unseen = sampled || self.world.commits() || self.model.path == scaler_types::Path::Always;
+        let mut attempts = self.world.autoscalers.iter().filter_map(|autoscaler| autoscaler.attempt.as_ref());
+        let sampled = attempts.any(|attempt| matches!(attempt.switch, Some(Switch::Sampled)));
+        let unseen = sampled || self.world.commits() || self.model.path == Path::Always;
         let direct = &mut self.world.direct;
         if !take_one(&mut direct.pooled) {
             return false;

@@ -1,13 +1,14 @@
 //! Changes of the route: what is seen, decided on it, and written.
 
-use scaler_types::{Leads, Path};
+use scaler_types::{Leads, Path, Version};
 
 use super::{Done, Step};
 use crate::route::{
     event::Event,
     fault::Fault,
+    leader::{Autoscaler, Call, LedSince, Orphan, OwnSince, RouteWrite, Switch, Told},
     model::RouteIn,
-    world::{self, Autoscaler, Call, Orphan, RouteWrite, Since, Slice, Switch, Told},
+    world::{self, Slice},
 };
 
 /// What became of a write.
@@ -41,100 +42,115 @@ impl Step<'_> {
             serving: self.has(Fault::NamesFromMemory).then(|| world.serving()),
             workload: remembered.unwrap_or_else(|| world.workload.clone()),
         };
-        let now = Since {
-            service: world.service.version,
-            slice: world.slice.as_ref().map(|slice| slice.version),
-            workload: world.workload.version.clone(),
-            grace: world.grace(),
-            covered: false,
-        };
         let leads = world.leads();
-        let (forever, goes_on) = (self.has(Fault::KnowsForever), self.has(Fault::LedForGoesOn));
-        let autoscaler = &mut self.world.autoscalers[a];
-        let same =
-            |own: &Since| (own.service, own.slice, &own.workload) == (now.service, now.slice, &now.workload);
-        let own = autoscaler.own.take().filter(|own| forever || same(own)).unwrap_or_else(|| now.clone());
-        autoscaler.own = Some(own).filter(|_| (leads == Leads::Both && told.ready) || forever);
-        let led = autoscaler
-            .led
-            .take()
-            .map(|led| if goes_on { Since { service: now.service, ..led } } else { led });
-        let led = led.filter(|led| led.service == now.service).unwrap_or(now);
-        autoscaler.led =
-            Some(led).filter(|_| self.model.path == Path::Always && (leads == Leads::Dlx || goes_on));
-        autoscaler.told = Some(told);
+        self.run_own(a, leads == Leads::Both && told.ready, &told.workload.version);
+        self.run_led(a, leads == Leads::Dlx);
+        self.world.autoscalers[a].told = Some(told);
         true
+    }
+
+    /// The clock of its pods: it runs while the route leads to both and they are ready, for one version of the row.
+    fn run_own(&mut self, a: usize, runs: bool, version: &Version) {
+        let forever = self.has(Fault::KnowsForever);
+        let own = self.world.autoscalers[a].own.take().filter(|own| forever || own.version == *version);
+        let begins = runs && own.is_none();
+        let begun = OwnSince { version: version.clone(), grace: self.world.grace() };
+        self.world.autoscalers[a].own = own.or(Some(begun)).filter(|_| runs || forever);
+        if begins {
+            // What is on its way now has ended when the clock's time is over.
+            self.world.calls_mut().for_each(|call| call.before[a] = true);
+        }
+    }
+
+    /// The clock of a led Service: for one version of it.
+    fn run_led(&mut self, a: usize, runs: bool) {
+        let goes_on = self.has(Fault::LedForGoesOn);
+        let service = self.world.service.version;
+        let led = self.world.autoscalers[a].led.take().filter(|led| goes_on || led.service == service);
+        let begun = LedSince { service, grace: self.world.grace(), covered: false };
+        let led = led.map(|led| LedSince { service, ..led }).unwrap_or(begun);
+        self.world.autoscalers[a].led =
+            Some(led).filter(|_| self.model.path == Path::Always && (runs || goes_on));
     }
 
     /// It decides. Its plugin reads the row, and refuses if it is another by now: the route was told before that, so whoever
     /// writes it after a later row finds it changed, or makes this change find it so.
     pub(super) fn decide(&mut self, a: usize, dead: bool) -> bool {
-        if self.has(Fault::NobodyTends) {
-            return false;
-        }
         let Some(told) = self.world.autoscalers[a].told.clone() else { return false };
         let serving = told.serving.unwrap_or_else(|| self.world.serving());
-        if dead && serving != 0 {
+        // For longer than any call takes.
+        let dies = serving == 0 && self.world.calls().all(|call| call.to != Some(Leads::Dlx));
+        if self.has(Fault::NobodyTends) || (dead && !dies) {
             return false;
         }
+        self.world.autoscalers[a].told = None;
         if told.workload.version != self.world.workload.version && !self.has(Fault::RowFromMemory) {
-            self.world.autoscalers[a].told = None;
             return self.note(Event::StaleDropped);
         }
         let autoscaler = &self.world.autoscalers[a];
-        let (service, slice) = (told.service.version, told.slice.as_ref().map(|slice| slice.version));
-        let known = autoscaler.own.as_ref().is_some_and(|own| {
-            // No write takes longer than the grace.
-            let on_its_way = self.world.calls().any(|call| call.write == RouteWrite::Key);
-            let same = (own.service == service && own.slice == slice) || self.has(Fault::KnowsForever);
-            let waited = self.is_over(&own.grace) || self.has(Fault::GivesBackEarly);
-            same && told.ready && waited && (!on_its_way || self.has(Fault::WritesOutlastGrace))
-        });
-        let confirmed = autoscaler.attempt.as_ref().is_some_and(|attempt| attempt.switch.is_some());
         let route = RouteIn {
             service: &told.service,
             slice: told.slice.as_ref(),
             asked: told.asked,
             ready: told.ready,
-            known,
-            confirmed,
+            known: told.ready && self.is_known(a),
+            confirmed: autoscaler.attempt.as_ref().is_some_and(|attempt| attempt.switch.is_some()),
             serving,
             dead,
         };
         let to = self.model.route_step(&told.workload, &route);
-        let leads = world::leads(&told.service, told.slice.as_ref());
-        let write = match to {
-            // The try does that.
-            Some(Leads::Dlx) if confirmed => None,
+        // A try does that itself; and whether it is asked for is read with the row.
+        let drops = to == Some(Leads::Dlx) && (route.confirmed || (told.asked && !self.world.asked));
+        let write = if drops { None } else { self.first_write(to, &told, serving) };
+        let Some(write) = write else { return true };
+        if dead {
+            self.note(Event::DeadMan);
+        }
+        if to == Some(Leads::Dlx) && world::leads(&told.service, told.slice.as_ref()) == Leads::Own {
+            self.note(Event::Led);
+        }
+        let slice = told.slice.as_ref().map(|slice| slice.version);
+        let forever = self.has(Fault::KnowsForever);
+        let autoscaler = &mut self.world.autoscalers[a];
+        autoscaler.call = Some(Call::new(to, write, told.service.version, slice, serving));
+        // What it changes itself is known anew.
+        autoscaler.own = autoscaler.own.take().filter(|_| forever);
+        true
+    }
+
+    /// Whether the time to know the pods is over.
+    fn is_known(&self, a: usize) -> bool {
+        let Some(own) = &self.world.autoscalers[a].own else { return false };
+        // No call takes longer than the grace.
+        let on_its_way = self.world.calls().any(|call| call.to == Some(Leads::Dlx) && call.before[a]);
+        let waited = self.is_over(&own.grace) || self.has(Fault::GivesBackEarly);
+        waited && (!on_its_way || self.has(Fault::WritesOutlastGrace))
+    }
+
+    fn first_write(&mut self, to: Option<Leads>, told: &Told, serving: world::Dlxs) -> Option<RouteWrite> {
+        match to {
             Some(Leads::Dlx) if self.has(Fault::KeyFirst) => Some(RouteWrite::Key),
-            Some(Leads::Dlx) if slice.is_some() && self.has(Fault::SliceNotRewritten) => {
+            Some(Leads::Dlx) if told.slice.is_some() && self.has(Fault::SliceNotRewritten) => {
                 Some(RouteWrite::Key)
             }
             Some(Leads::Both) if self.has(Fault::RemovesSliceUnderKey) => Some(RouteWrite::NoSlice),
             Some(Leads::Dlx) => Some(RouteWrite::Slice),
-            Some(Leads::Both) if slice.is_none() && serving != 0 => Some(RouteWrite::Slice),
+            Some(Leads::Both) if told.slice.is_none() && serving != 0 => Some(RouteWrite::Slice),
             Some(Leads::Both) => Some(RouteWrite::NoKey),
-            // The Service is read once more: the slice's version says nothing of the key.
-            Some(Leads::Own)
-                if service != self.world.service.version && !self.has(Fault::RemovesSliceUnread) =>
-            {
-                self.note(Event::RouteConflict);
-                None
-            }
-            Some(Leads::Own) => Some(RouteWrite::NoSlice),
+            Some(Leads::Own) => self.may_remove().then_some(RouteWrite::NoSlice),
             None => self.model.tends(told.slice.as_ref(), serving).then_some(RouteWrite::Slice),
-        };
-        if dead && write.is_some() {
-            self.note(Event::DeadMan);
         }
-        if to == Some(Leads::Dlx) && leads == Leads::Own && self.model.path == Path::Always {
-            self.note(Event::OptedIn);
+    }
+
+    /// The last look before our slice is removed: its own version says nothing of the others.
+    fn may_remove(&mut self) -> bool {
+        let key = self.world.service.key && !self.has(Fault::RemovesSliceUnread);
+        let unseen = self.has(Fault::RemovesSliceUnseen) || self.has(Fault::GivesBackEarly);
+        let nobody = !self.world.own && !unseen;
+        if key || nobody {
+            self.note(Event::RemovalRefused);
         }
-        let autoscaler = &mut self.world.autoscalers[a];
-        autoscaler.told = None;
-        autoscaler.call =
-            write.map(|write| Call { to, write, service, slice, names: serving, switch: false });
-        true
+        !key && !nobody
     }
 
     /// A write of its own call reaches the API.
@@ -222,11 +238,12 @@ impl Step<'_> {
         if call.is_some() || !matches!(attempt.switch, Some(Switch::Ordered)) {
             return false;
         }
-        let begun_on = attempt.service;
+        let (begun_on, is_own) = (attempt.service, attempt.nonce == self.world.workload.row.nonce);
         let world = &self.world;
         let (names, leads) = (world.serving(), world.leads());
         let slice = world.slice.as_ref().map(|slice| slice.version);
-        if names == 0 {
+        // Its plugin reads the row, as for every change.
+        if names == 0 || (!is_own && !self.has(Fault::RowFromMemory)) {
             self.not_switched(a);
             return true;
         }
@@ -234,19 +251,14 @@ impl Step<'_> {
         if leads == Leads::Dlx && slice.is_some() && !always {
             self.note(Event::SwitchedAgain);
         }
-        let call = Call {
-            to: Some(Leads::Dlx),
-            write: if always || (slice.is_some() && self.has(Fault::SliceNotRewritten)) {
-                RouteWrite::Key
-            } else {
-                RouteWrite::Slice
-            },
-            // On path always nothing has happened to it since the decision to put it to zero.
-            service: if always { begun_on } else { self.world.service.version },
-            slice,
-            names,
-            switch: true,
+        let write = if always || (slice.is_some() && self.has(Fault::SliceNotRewritten)) {
+            RouteWrite::Key
+        } else {
+            RouteWrite::Slice
         };
+        // On path always nothing has happened to it since the decision to put it to zero.
+        let service = if always { begun_on } else { self.world.service.version };
+        let call = Call { switch: true, ..Call::new(Some(Leads::Dlx), write, service, slice, names) };
         if leads == Leads::Dlx && slice.is_some() && self.has(Fault::SwitchNotRewritten) {
             self.switched(a, &call);
         } else {

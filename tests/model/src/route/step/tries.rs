@@ -13,7 +13,8 @@ use crate::{
     route::{
         event::Event,
         fault::Fault,
-        world::{Attempt, Call, Commit, Direct, Orphan, Switch},
+        leader::{Attempt, Call, Commit, Orphan, Switch},
+        world::Direct,
     },
 };
 
@@ -123,7 +124,8 @@ impl Step<'_> {
         if !self.is_over(&grace) && !self.has(Fault::SamplesBeforeGrace) {
             return false;
         }
-        self.attempt(a).switch = Some(Switch::Sampling(seen + unseen == 0));
+        self.attempt(a).switch =
+            Some(Switch::Sampling(seen + unseen == 0 || self.has(Fault::SamplesNothing)));
         true
     }
 

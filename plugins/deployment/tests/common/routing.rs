@@ -1,0 +1,148 @@
+//! Services that are led: who leads them, and what is on the objects.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use deployment::DeploymentScaler;
+use devcluster::{Fault, Filter, Refusal, User};
+use kube::{
+    Api,
+    api::{DynamicObject, ListParams},
+};
+use scaler_types::{Dlx, Leads, ResourceScaler as _, Role, RouteRequest, ServicePorts};
+use serde_json::{Value, json};
+
+use super::{HOME, NAMESPACE, SOON, Scene, api_resource, id, soon};
+
+/// The leader's service account.
+pub const AUTOSCALER: &str = "autoscaler";
+pub const PORTS: ServicePorts = ServicePorts { first: 20000, last: 20099 };
+
+impl Scene {
+    /// A daemon that leads Services, or serves those that are led.
+    pub async fn leading(&self, role: Role, ports: ServicePorts) -> Arc<DeploymentScaler> {
+        let mut context = self.context(role, &User::Admin, "{}");
+        context.service_ports = Some(ports);
+        context.home = Some(HOME.to_owned());
+        Arc::new(soon(DeploymentScaler::new(context)).await.unwrap())
+    }
+
+    pub async fn leader(&self) -> Arc<DeploymentScaler> {
+        self.leading(Role::Autoscaler, PORTS).await
+    }
+
+    /// The same with the rights that the README names for its role, and no others.
+    pub async fn leading_as(&self, role: Role) -> Arc<DeploymentScaler> {
+        let account = match role {
+            Role::Autoscaler => AUTOSCALER,
+            Role::Dlx => "dlx",
+        };
+        let rule = |groups: &str, resources: Value, verbs: Value| json!({"apiGroups": [groups], "resources": resources, "verbs": verbs});
+        let watch = json!(["list", "watch"]);
+        let mut rules = vec![
+            rule("apps", json!(["deployments", "statefulsets"]), json!(["get", "list", "watch", "patch"])),
+            rule("events.k8s.io", json!(["events"]), json!(["create", "patch"])),
+            rule("networking.k8s.io", json!(["ingresses"]), watch.clone()),
+        ];
+        let registry = |verbs: Value| json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["scaler-service-ports"], "verbs": verbs});
+        let shared = match role {
+            Role::Autoscaler => {
+                let slices = json!(["get", "list", "watch", "create", "update", "delete"]);
+                rules.extend([
+                    rule("", json!(["services"]), json!(["get", "list", "watch", "patch"])),
+                    rule("discovery.k8s.io", json!(["endpointslices"]), slices),
+                    rule("networking.k8s.io", json!(["networkpolicies"]), watch.clone()),
+                    rule("autoscaling", json!(["horizontalpodautoscalers"]), watch),
+                ]);
+                json!([
+                    registry(json!(["get", "list", "watch", "patch"])),
+                    rule("", json!(["configmaps"]), json!(["create"]))
+                ])
+            }
+            Role::Dlx => {
+                rules.extend([
+                    rule("", json!(["services"]), watch.clone()),
+                    rule("", json!(["pods"]), json!(["get", "list", "watch"])),
+                    rule("discovery.k8s.io", json!(["endpointslices"]), watch.clone()),
+                ]);
+                json!([registry(watch)])
+            }
+        };
+        if self.api("Role").get_opt(account).await.unwrap().is_none() {
+            self.grant(account, rules.into()).await;
+            self.grant_in(HOME, account, shared).await;
+        }
+        let mut context = self.context(role, &User::service_account(NAMESPACE, account), "{}");
+        (context.service_ports, context.home) = (Some(PORTS), Some(HOME.to_owned()));
+        Arc::new(soon(DeploymentScaler::new(context)).await.unwrap())
+    }
+
+    /// What the leader of [`leading_as`](Self::leading_as) writes is refused after so many writes: it has crashed there.
+    pub fn crash_after(&self, writes: u32) -> Fault {
+        let filter = Filter::any()
+            .user(User::service_account(NAMESPACE, AUTOSCALER))
+            .verb("create,update,patch,delete");
+        self.cluster.faults().refuse_after(filter, writes, Refusal::Unavailable)
+    }
+
+    /// The slice of a Service's own endpoints, as the cluster's controller writes it.
+    pub async fn own_endpoints(&self, service: &str, addresses: &[&str]) {
+        let name = format!("{service}-own");
+        let endpoints: Vec<_> =
+            addresses.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
+        if self.api("EndpointSlice").get_opt(&name).await.unwrap().is_some() {
+            return self.merge("EndpointSlice", &name, json!({"endpoints": endpoints})).await;
+        }
+        let labels = json!({
+            "kubernetes.io/service-name": service,
+            "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+        });
+        let slice = json!({
+            "metadata": {"name": name, "labels": labels}, "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        });
+        self.create("EndpointSlice", slice).await;
+    }
+
+    /// Whether our key is in a Service's selector.
+    pub async fn is_fenced(&self, service: &str) -> bool {
+        self.get("Service", service).await.data["spec"]["selector"].get("scaler.dev/fenced").is_some()
+    }
+
+    /// Our slices, by name.
+    pub async fn our_slices(&self) -> Vec<DynamicObject> {
+        let ours = ListParams::default().labels("endpointslice.kubernetes.io/managed-by=scaler.dev");
+        self.api("EndpointSlice").list(&ours).await.unwrap().items
+    }
+
+    pub fn home(&self) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), HOME, &api_resource("ConfigMap"))
+    }
+
+    /// The registry: what each port is given to, and whether it was given back.
+    pub async fn registry(&self) -> BTreeMap<String, Value> {
+        let map = self.home().get_opt("scaler-service-ports").await.unwrap();
+        let data = map.map(|map| map.data["data"].as_object().cloned().unwrap_or_default());
+        let entry = |text: Value| serde_json::from_str(text.as_str().unwrap()).unwrap();
+        data.into_iter().flatten().map(|(port, text)| (port, entry(text))).collect()
+    }
+}
+
+/// DLXs, each with an address of IPv4.
+pub fn dlxs(names: &[&str]) -> Vec<Dlx> {
+    let one = |(number, name): (usize, &&str)| Dlx {
+        name: (*name).to_owned(),
+        addresses: vec![format!("10.244.9.{}", number + 1).parse().unwrap()],
+        node: Some("node".to_owned()),
+        zone: Some("zone".to_owned()),
+    };
+    names.iter().enumerate().map(one).collect()
+}
+
+pub fn to(name: &str, to: Leads, dlxs: Vec<Dlx>) -> RouteRequest {
+    RouteRequest { id: id(name), to, dlxs, deadline: SOON }
+}
+
+/// Has it led to the DLX `a`.
+pub async fn lead(plugin: &DeploymentScaler, name: &str) {
+    soon(plugin.set_route(&to(name, Leads::Dlx, dlxs(&["a"])))).await.unwrap();
+}
