@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use kube::api::{Patch, PatchParams};
-use scaler_types::ScaleError;
+use scaler_types::{Nonce, ScaleError};
 use serde_json::{Value, json};
 
 use super::{Read, Routes};
-use crate::{cluster, facts::FENCED};
+use crate::{
+    cluster,
+    facts::{FENCED, Service},
+};
 
 /// How often a write is built anew because something else of the Service changed.
 const TRIES: usize = 5;
@@ -30,6 +33,26 @@ impl Routes {
     /// As [`fence`](Self::fence).
     pub(super) async fn unfence(&self, service: Read) -> Result<(), ScaleError> {
         self.turn(service, false).await
+    }
+
+    /// Writes our key anew, if the Service is still the one that was seen.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Conflict`] if it is another by now.
+    pub(super) async fn fence_anew(&self, seen: &Service, fence: Nonce) -> Result<(), ScaleError> {
+        let name = seen.meta.key();
+        let doing = format!("writing the selector of the Service {}/{}", name.0, name.1);
+        let operations = json!([
+            {"op": "test", "path": "/metadata/uid", "value": seen.meta.uid},
+            {"op": "test", "path": "/metadata/resourceVersion", "value": seen.meta.revision.to_string()},
+            {"op": "replace", "path": path(), "value": fence.to_string()},
+        ]);
+        let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
+        let api = self.cluster.in_namespace::<core::Service>(&name.0);
+        let written = self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await;
+        self.saw_service(written.map_err(|error| cluster::unwritten(&error, &doing, true))?);
+        Ok(())
     }
 
     async fn turn(&self, mut service: Read, led: bool) -> Result<(), ScaleError> {
@@ -55,13 +78,21 @@ impl Routes {
             }
             match self.read_service(&name).await? {
                 Some(now) if now.fact.is_as(&service.fact) => service = now,
-                Some(now) if !led => service = now,
+                // Something else of it changed. With another value it was fenced anew meanwhile.
+                Some(now) if !led && (!now.fact.fenced || now.key() == service.key()) => service = now,
                 None if !led => return Ok(()),
                 _ => return Err(ScaleError::Conflict),
             }
         }
         let reason = format!("{doing}: others write to it all the time");
         Err(ScaleError::Retry { after: Duration::from_secs(1), reason })
+    }
+}
+
+impl Read {
+    /// Our key's value.
+    fn key(&self) -> Option<&String> {
+        self.selector.get(FENCED)
     }
 }
 
@@ -90,7 +121,7 @@ fn remove(service: &Read) -> Value {
     }
     json!([
         uid,
-        {"op": "test", "path": path(), "value": service.selector.get(FENCED)},
+        {"op": "test", "path": path(), "value": service.key()},
         {"op": "remove", "path": path()},
     ])
 }

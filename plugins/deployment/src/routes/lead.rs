@@ -72,6 +72,7 @@ impl Routes {
     /// Slices, then the key away: the pods become endpoints beside the DLXs.
     async fn to_both(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
         let read = self.read_services(id).await?;
+        self.no_fence_stands(id).await?;
         for one in &read {
             if !dlxs.is_empty() && self.is_touched(one) {
                 self.mend_slices(&one.fact, dlxs).await?;
@@ -86,6 +87,12 @@ impl Routes {
     /// The key away, the slices, the ports.
     async fn to_itself(&self, id: &ResourceId) -> Result<(), ScaleError> {
         let read = self.read_services(id).await?;
+        self.no_fence_stands(id).await?;
+        let alone = |one: &Read| self.store.with(|state| !state.routing.is_ready(&one.fact));
+        if read.iter().any(|one| self.is_touched(one) && alone(one)) {
+            // Nobody else would take what comes.
+            return Err(ScaleError::Conflict);
+        }
         for one in read {
             self.take_all_away(one).await?;
         }

@@ -20,7 +20,7 @@ mod tend;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
-use scaler_types::{ResourceId, Role, ScaleError};
+use scaler_types::{Nonce, ResourceId, Role, ScaleError, State as RowState};
 use tokio::sync::Mutex;
 
 use crate::{
@@ -62,22 +62,44 @@ impl Routes {
         Self { cluster, store, scales, registering: Arc::default(), waiting: Arc::default() }
     }
 
-    /// Whether a workload may be put to zero: it asks for no route, or is led as it should be, by what the API server has now.
+    /// Has a workload that is about to be put to zero by the fence of that nonce be led for certain; one that asks for no route
+    /// is fine as it is.
+    ///
+    /// The row is on the workload and the route is not, so no single write can test both. Therefore the key of each Service is written
+    /// anew first, on the very version that it was counted on since when everything passes the DLXs: whoever decided on an
+    /// older one to take it away fails from then on, and whoever decides on this one finds the fence.
     ///
     /// # Errors
     ///
-    /// [`ScaleError::Conflict`]: it may not, as things are.
-    pub async fn may_sleep(&self, id: &ResourceId) -> Result<(), ScaleError> {
-        if !self.look(id).is_some_and(|look| look.asks()) {
-            return Ok(());
+    /// [`ScaleError::Conflict`]: it is not led, or somebody else changed that.
+    pub async fn lead_for_certain(&self, id: &ResourceId, fence: Nonce) -> Result<(), ScaleError> {
+        let counted_on = self.store.with(|state| {
+            let workload = state.workload(id)?;
+            let look = look(state, workload, &wishes(state, workload));
+            let services = state.ordinary_services_of(workload).into_iter().cloned().collect::<Vec<_>>();
+            look.asks().then(|| look.leads_all_to_dlxs().then_some(services))
+        });
+        let Some(counted_on) = counted_on else { return Ok(()) };
+        let services = counted_on.ok_or(ScaleError::Conflict)?;
+        for service in &services {
+            self.fence_anew(service, fence).await?;
         }
-        for read in self.read_services(id).await? {
-            self.read_slices(&read.fact.meta.key()).await?;
+        for service in &services {
+            self.read_slices(&service.meta.key()).await?;
         }
-        if self.look(id).is_some_and(|look| look.leads_all_to_dlxs()) {
-            Ok(())
-        } else {
-            Err(ScaleError::Conflict)
+        match self.look(id).is_some_and(|look| look.leads_all_to_dlxs()) {
+            true => Ok(()),
+            false => Err(ScaleError::Conflict),
+        }
+    }
+
+    /// Nothing of a route is given back while a fence stands: its commit may have looked at the route already. To be asked after
+    /// the Services were read, and before they are written: a fence that is written later finds them changed.
+    async fn no_fence_stands(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        let workload = self.scales.read_anew(id).await?;
+        match workload.kept.row.state {
+            RowState::Draining if workload.replicas > 0 => Err(ScaleError::Conflict),
+            _ => Ok(()),
         }
     }
 

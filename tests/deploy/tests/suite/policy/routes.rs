@@ -55,6 +55,9 @@ fn a_key_is_added_to_a_selector_and_taken_away() {
     assert_eq!(policy.refuses(&service(), &fenced), None, "fenced");
     assert_eq!(policy.refuses(&fenced, &service()), None, "given back");
     assert_eq!(policy.refuses(&fenced, &fenced), None, "as it is");
+    let anew = with(fenced.clone(), FENCED, json!("00c0ffee00c0ffee"));
+    assert_eq!(policy.refuses(&fenced, &anew), None, "fenced anew by a try");
+    assert_eq!(policy.refuses(&anew, &service()), None, "given back after it");
     // Its owner took his own keys away meanwhile.
     let ours_alone = with(service(), "/spec/selector", json!({"scaler.dev/fenced": "1"}));
     for none in [json!(null), json!({})] {
@@ -74,7 +77,7 @@ fn nothing_else_of_a_service_can_be_changed() {
         ("/spec/selector/app", json!(null), "no key"),
         ("/spec/selector/version", json!("2"), "no key"),
         ("/spec/selector", json!(null), "no key"),
-        (FENCED, json!("2"), "fenced=1"),
+        (FENCED, json!("mine"), "16 hexadecimal digits"),
         ("/spec/ports/0/targetPort", json!(22), "but its selector"),
         ("/spec/ports", json!([]), "but its selector"),
         ("/spec/type", json!("LoadBalancer"), "but its selector"),
