@@ -186,12 +186,19 @@ async fn what_does_not_come_up_stays_with_the_dlxs() {
         matches!(&error, ScaleError::Retry { reason, .. } if reason.contains("not given back within")),
         "{error}"
     );
+    running.scene.cluster.requests().reset();
     let releasing = tokio::spawn({
         let leader = Arc::clone(&leader);
         async move { leader.release(&release(SOON)).await }
     });
     until(&leader, "web", |web| web.replicas > 0 && web.route.as_ref().unwrap().leads == Leads::Both).await;
-    // It waits; and whoever asked for it has died.
+    // It waits for endpoints; and whoever asked for it has died.
+    soon(async {
+        while running.scene.asked("list", "endpointslices") == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     releasing.abort();
     assert!(releasing.await.unwrap_err().is_cancelled());
     assert_eq!(running.scene.our_slices().await.len(), 1);

@@ -159,3 +159,20 @@ async fn other_dlxs_are_named_everywhere_and_nobody_is_never() {
         "nothing is to be done"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slice_that_is_not_ours_is_left_alone() {
+    let scene = web("service").await;
+    let leader = scene.leader().await;
+    let foreign = json!({
+        "metadata": {"name": "web-scaler-ipv4", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "endpoints": [], "ports": [],
+    });
+    scene.create("EndpointSlice", foreign).await;
+    let Err(ScaleError::Terminal { reason }) = leader.set_route(&to("web", Leads::Dlx, dlxs(&["a"]))).await
+    else {
+        panic!()
+    };
+    assert!(reason.contains("web-scaler-ipv4") && reason.contains("rename or delete it"), "{reason}");
+    assert!(!scene.is_fenced("web").await);
+}
