@@ -8,7 +8,10 @@ use daemon::{
 };
 use devcluster::{Filter, Refusal};
 use k8s_openapi::{
-    api::core::v1::{Node, Pod},
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Node, Pod},
+    },
     serde_json::{from_value, json},
 };
 use kube::{
@@ -88,10 +91,21 @@ async fn one_takes_requests_from_its_readiness_to_its_end() {
     site.api::<Pod>().patch("dlx-1", &PatchParams::default(), &hold).await.unwrap();
     site.api::<Pod>().delete("dlx-1", &DeleteParams::default()).await.unwrap();
     watched.are(&[&first]).await;
-    // Gone at once.
+    // Gone at once, though its Lease is still there.
+    let hold = Patch::Merge(json!({"metadata": {"finalizers": ["test/hold"]}}));
+    site.api::<Lease>().patch("dlx-0", &PatchParams::default(), &hold).await.unwrap();
     site.delete("dlx-0").await;
     watched.are(&[]).await;
     // Another pod of that name is not the one that registered, until it does.
+    site.pod("dlx-0", "10.244.0.8").await;
+    site.ready("dlx-0", "True").await;
+    let third = site.dlx("dlx-2", "10.244.0.7").await;
+    watched.are(&[&third]).await;
+    site.delete("dlx-2").await;
+    watched.are(&[]).await;
+    site.delete("dlx-0").await;
+    let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    site.api::<Lease>().patch("dlx-0", &PatchParams::default(), &free).await.unwrap();
     let again = site.dlx("dlx-0", "10.244.0.9").await;
     let dlxs = watched.are(&[&again]).await;
     assert_eq!(dlxs[0].addresses[0].to_string(), "10.244.0.9");
