@@ -11,10 +11,15 @@ use daemon::{
     settings::FlagSettings,
     shutdown::Shutdown,
 };
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
 use scaler_types::{ReleaseRequest, ResourceId, Role, ScaleError, duration};
 use tokio::{
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -32,9 +37,13 @@ pub struct Restore {
     #[arg(value_name = "NAMESPACE/NAME", value_parser = parse_id)]
     resource: Option<ResourceId>,
 
-    /// How long to wait until no autoscaler leads: one that was killed leads for 15 s more
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration::parse)]
+    /// How long all of it may take. One that was killed leads for 15 s more; what sleeps has to come up
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
     timeout: Duration,
+
+    /// The autoscaler's own Deployment, to be scaled to 0 before: it would lead everything again at once
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = parse_id)]
+    stop_deployment: Option<ResourceId>,
 
     #[command(flatten)]
     common: CommonFlags,
@@ -58,8 +67,10 @@ struct Summary {
     left: usize,
 }
 
-/// How many resources are given back at once.
-const AT_ONCE: usize = 16;
+/// How many resources are given back at once: each of them waits for graces most of the time.
+const AT_ONCE: usize = 256;
+/// How long the API server may take to answer.
+const CALL: Duration = Duration::from_secs(10);
 /// How often one is tried.
 const TRIES: u32 = 5;
 /// The longest pause between two tries.
@@ -85,6 +96,10 @@ impl Restore {
         for error in &errors {
             print(&format!("not at work: {error}\n"));
         }
+        let until = Instant::now() + self.timeout;
+        if let Some(deployment) = &self.stop_deployment {
+            scale_to_zero(&coordination, deployment).await?;
+        }
         let leader = Leader::new(&coordination, Timing::default());
         let leads = tokio::select! {
             () = draining.cancelled() => bail!("stopped: nothing was given back"),
@@ -98,11 +113,21 @@ impl Restore {
             readiness: served.settings.resource_readiness_timeout,
         });
         let plugins = plugins.collect();
-        let work = restore(plugins, self.resource.as_ref(), grace, &stop);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the end of the time that all of it may take is the event"
+        )]
+        let late = sleep_until(until);
+        let in_time = async {
+            late.await;
+            stop.cancel();
+            std::future::pending::<()>().await;
+        };
         let ended = tokio::select! {
             biased;
             () = draining.cancelled() => None,
-            summary = work => Some(summary),
+            summary = restore(plugins, self.resource.as_ref(), grace, &stop) => Some(summary),
+            () = in_time => unreachable!("it waits for ever"),
         };
         let lost = leads.lost().is_cancelled();
         leads.release().await;
@@ -152,6 +177,29 @@ impl Restore {
             ),
         }
     }
+}
+
+/// Scales the autoscaler's own Deployment to zero. That it is gone is fine.
+async fn scale_to_zero(coordination: &Coordination, deployment: &ResourceId) -> anyhow::Result<()> {
+    let Coordination::Leases(leases) = coordination else {
+        bail!(
+            "--stop-deployment {deployment}: there is no cluster, the autoscalers know of each other by files"
+        );
+    };
+    let client = leases.home().client.clone();
+    let deployments: Api<Deployment> = Api::namespaced(client, &deployment.namespace);
+    let zero = Patch::Merge(serde_json::json!({"spec": {"replicas": 0}}));
+    match timeout(CALL, deployments.patch_scale(&deployment.name, &PatchParams::default(), &zero)).await {
+        Ok(Ok(_)) => print(&format!("scaled the Deployment {deployment} to 0\n")),
+        Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {}
+        Ok(Err(error)) => {
+            bail!("scaling the Deployment {deployment} to 0: {}", daemon::cluster::causes(&error))
+        }
+        Err(_) => {
+            bail!("scaling the Deployment {deployment} to 0: no answer within {}", duration::short(CALL))
+        }
+    }
+    Ok(())
 }
 
 /// Who leads, or why nobody can be told to.
