@@ -77,7 +77,7 @@ impl Routes {
                 return Err(error);
             }
             match self.read_service(&name).await? {
-                Some(now) if now.fact.is_as(&service.fact) => service = now,
+                Some(now) if led && now.fact.is_as(&service.fact) => service = now,
                 // Something else of it changed. With another value it was fenced anew meanwhile.
                 Some(now) if !led && (!now.fact.fenced || now.key() == service.key()) => service = now,
                 None if !led => return Ok(()),

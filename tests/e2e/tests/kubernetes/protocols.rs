@@ -7,6 +7,7 @@ use e2e::{
         Setting, Shop, Workload, needs_devcluster,
         protocols::{Database, postgres, psql, redis},
         run,
+        shop::SERVICE_PORTS,
     },
     load::{self, Outcome, WebSocket, get},
 };
@@ -17,7 +18,10 @@ async fn led(shop: &Shop, workload: &Workload, port: u16) -> Vec<SocketAddr> {
     shop.seen(workload, "its Service to be led", |seen| seen.leads() == scaler_types::Leads::Dlx).await;
     let addresses = shop.service(workload, port).await;
     for (node, address) in addresses.iter().enumerate() {
-        shop.proxy().until(node, *address, |known| known.iter().all(|end| end.port() >= 20_000)).await;
+        let led = |known: &[SocketAddr]| {
+            !known.is_empty() && known.iter().all(|end| SERVICE_PORTS.contains(&end.port()))
+        };
+        shop.proxy().until(node, *address, led).await;
     }
     addresses
 }

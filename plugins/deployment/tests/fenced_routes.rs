@@ -1,0 +1,114 @@
+//! A row and its route are two objects: what keeps a commit and the giving back of a route from passing each other.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use devcluster::Filter;
+use scaler_types::{Leads, ResourceScaler as _, Role, ScaleError, State, Target};
+use serde_json::json;
+
+/// For how long a read waits on its way: long enough for a write meanwhile.
+const HELD_UP: Duration = Duration::from_secs(4);
+
+/// The workload `web`, led to a DLX, with nothing of its own behind its Service.
+async fn led() -> (Scene, std::sync::Arc<deployment::DeploymentScaler>) {
+    let scene = Scene::with_web().await;
+    scene.annotate("web", "scaler.dev/route", "service").await;
+    scene.own_endpoints("web", &[]).await;
+    let leader = scene.leader().await;
+    lead(&leader, "web").await;
+    until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| !route.led_for.is_zero())).await;
+    (scene, leader)
+}
+
+async fn key(scene: &Scene) -> serde_json::Value {
+    scene.get("Service", "web").await.data["spec"]["selector"]["scaler.dev/fenced"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_fences_the_service_anew_on_the_version_that_was_counted_on() {
+    let (scene, leader) = led().await;
+    let web = one(&leader, "web").await;
+    let zero = |nonce| request("web", Target::Zero, &web.version, row(State::Asleep, nonce));
+    // Anything may have happened to the Service that this process has not seen yet.
+    let stall = scene.cluster.faults().stall_watches(Filter::any().resource("services"));
+    scene.merge("Service", "web", json!({"metadata": {"labels": {"somebody": "else"}}})).await;
+    assert_eq!(leader.set_scale(&zero(1)).await, Err(ScaleError::Conflict));
+    assert_eq!((scene.replicas("web").await, key(&scene).await), (3, json!("1")));
+    stall.end();
+    // Seen by now, or at the next try.
+    let committed = async {
+        loop {
+            match leader.set_scale(&zero(2)).await {
+                Err(ScaleError::Conflict) => tokio::task::yield_now().await,
+                done => break done,
+            }
+        }
+    };
+    soon(committed).await.unwrap();
+    assert_eq!((scene.replicas("web").await, key(&scene).await), (0, json!("0000000000000002")));
+    let route = one(&leader, "web").await.route.unwrap();
+    assert_eq!((route.leads, route.complete, route.led_for.is_zero()), (Leads::Dlx, true, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_given_back_while_a_fence_stands() {
+    let (scene, leader) = led().await;
+    let web = one(&leader, "web").await;
+    let other = scene.leader().await;
+    // The fence is another process's, and its news is late.
+    let stall = scene.cluster.faults().stall_watches(Filter::any().resource("deployments"));
+    let fenced = other.compare_and_set(&web.id, &web.version, &row(State::Draining, 1)).await.unwrap();
+    for lead in [Leads::Both, Leads::Own] {
+        let back = leader.set_route(&to("web", lead, dlxs(&["a"]))).await;
+        assert_eq!(back, Err(ScaleError::Conflict), "{lead:?}");
+    }
+    assert!(scene.is_fenced("web").await);
+    assert_eq!(scene.our_slices().await.len(), 1);
+    stall.end();
+    other.compare_and_set(&web.id, &fenced, &row(State::Active, 2)).await.unwrap();
+    soon(leader.set_route(&to("web", Leads::Both, dlxs(&["a"])))).await.unwrap();
+    assert!(!scene.is_fenced("web").await);
+}
+
+/// The key that a removal was decided on is another by the time it lands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_was_decided_before_a_commit_takes_nothing_away() {
+    let (scene, admin) = led().await;
+    drop(admin);
+    let leader = scene.leading_as(Role::Autoscaler).await;
+    scene.cluster.requests().reset();
+    // Between its look at the Service and its removal it is held up, while another one's commit fences the Service anew.
+    let slow = scene.cluster.faults().latency(Filter::any().verb("get").resource("deployments"), HELD_UP);
+    let removal = tokio::spawn({
+        let leader = leader.clone();
+        async move { leader.set_route(&to("web", Leads::Both, dlxs(&["a"]))).await }
+    });
+    let looked = async {
+        while scene.asked("get", "deployments") == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(looked).await;
+    scene
+        .merge("Service", "web", json!({"spec": {"selector": {"scaler.dev/fenced": "00000000c0ffee00"}}}))
+        .await;
+    assert_eq!(removal.await.unwrap(), Err(ScaleError::Conflict));
+    drop(slow);
+    assert_eq!(key(&scene).await, json!("00000000c0ffee00"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slice_is_not_taken_from_a_service_that_has_nobody_else() {
+    let (scene, leader) = led().await;
+    soon(leader.set_route(&to("web", Leads::Both, dlxs(&["a"])))).await.unwrap();
+    let alone = leader.set_route(&to("web", Leads::Own, Vec::new())).await;
+    assert_eq!(alone, Err(ScaleError::Conflict));
+    assert_eq!(scene.our_slices().await.len(), 1);
+    scene.own_endpoints("web", &["10.244.0.1"]).await;
+    until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| route.own_ready)).await;
+    soon(leader.set_route(&to("web", Leads::Own, Vec::new()))).await.unwrap();
+    assert_eq!(scene.our_slices().await.len(), 0);
+}
