@@ -234,9 +234,13 @@ async fn a_connection_to_a_resource_that_is_gone_ends_with_its_next_request() {
     let mut rest = vec![0; header(&head, "content-length").unwrap().parse().unwrap()];
     stream.read_exact(&mut rest).await.unwrap();
     let io = TokioIo::new(connect(ports.first).await);
-    let (sender, http2) =
+    let (mut sender, http2) =
         hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), io).await.unwrap();
     let http2 = tokio::spawn(http2);
+    // From its answer on it is known for whom the connection is; the resource speaks HTTP/1 alone.
+    let ask = Request::get("http://x/").body(Empty::new()).unwrap();
+    assert_eq!(sender.send_request(ask).await.unwrap().status(), 502);
+    assert_eq!(site.entry("a").counts.total(), 2);
     site.plugin.remove("a");
     site.plugin.add("b", at(address, ports.first, Protocol::Http));
     until("it is b's", || owner(&site, ports.first).as_deref() == Some("b")).await;

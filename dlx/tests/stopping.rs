@@ -128,6 +128,8 @@ async fn every_way_in_which_a_route_ends_is_noticed() {
         let (site, _) = site(&["test-1"], Duration::ZERO).await;
         let stopping = signal(&site);
         assert_eq!(site.dlx.routes.count(), 1);
+        // As a connection to it does that is open.
+        let _kept = site.entry("a");
         let route = match what {
             "it names others" => led_to(&["b"]),
             "it names nobody" => led_to(&[]),
