@@ -21,8 +21,11 @@ pub(super) const WAKES: usize = 1;
 /// How many of each are under way at once. Writing a route is a handful of calls of an API server; waking is one, when no DLX is
 /// left to do it.
 const AT_ONCE: [usize; 2] = [16, 64];
-/// How long writing one route may take.
+/// How long writing one route may take, if the grace is longer: what is given up by then has landed, or never will, before anything
+/// is decided on what came of it.
 const WITHIN: Duration = Duration::from_secs(30);
+/// Where the grace is shorter than any call takes.
+const AT_LEAST: Duration = Duration::from_secs(1);
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +62,8 @@ impl<P: Plugin> Router<P> {
             (LEADS, Due { call: Some(to), .. }) => {
                 led.calling = Some(to);
                 let dlxs = if to == Leads::Own { Vec::new() } else { dlxs };
-                let request = RouteRequest { id: id.clone(), to, dlxs, deadline: WITHIN };
+                let deadline = WITHIN.min(self.leading().grace).max(AT_LEAST);
+                let request = RouteRequest { id: id.clone(), to, dlxs, deadline };
                 (self.running.spawn(async move { plugin.set_route(&request).await }), What::Lead(to))
             }
             (WAKES, Due { wake: true, .. }) => {
