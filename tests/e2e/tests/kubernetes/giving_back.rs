@@ -17,6 +17,9 @@ use kube::{
 use scaler_types::{Leads, State};
 use serde_json::{Value, json};
 
+/// Whether it is at that row.
+type Wanted = fn(&Seen) -> bool;
+
 /// Two replicas and a Service of two ports, before anybody asked for anything; and all of it then.
 async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
     let web = Workload::new(shop, name).unmanaged().replicas(2).lines();
@@ -128,7 +131,7 @@ fn restore_after_a_kill_at_any_row_leaves_equal_objects() {
         let shop = Shop::open_with(setting).await;
         let (web, before) = before(&shop, "web").await;
         let addresses = shop.service(&web, 80).await;
-        let rows: [(&str, fn(&Seen) -> bool); 6] = [
+        let rows: [(&str, Wanted); 6] = [
             ("a slice", |seen| seen.ours().next().is_some()),
             ("a Service just led", |seen| seen.leads() == Leads::Dlx),
             ("a fence", |seen| seen.state() == Some(State::Draining)),
