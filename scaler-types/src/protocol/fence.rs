@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{Rules, Seen, Step, Unwritten, transition};
 use crate::{Nonce, Row, Version};
 
-/// One try to put one resource to zero: write `draining`, read the members, ask each, commit or revert. Between the last two
-/// those with a route have it written anew.
+/// One try to put one resource to zero: write `draining`, read the members, ask each, commit or revert. On path direct the route is
+/// switched between the last two.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fence {
     rules: Rules,
@@ -54,9 +54,8 @@ pub enum FenceInput {
     },
     /// The [`FenceOrder::Switch`] ended: well, or in any other way.
     Switched {
-        /// The route was written anew and leads to the DLXs alone. On path direct everybody has also had the time to follow, and
-        /// the resource was seen idle for a while that began after that; on path always it had led there, unchanged, for as
-        /// long as the resource was seen idle.
+        /// The route leads to the DLXs alone, everybody has had the time to follow, and the resource was seen idle for a while
+        /// that began after that.
         idle: bool,
         /// A nonce nobody has used.
         fresh: Nonce,
@@ -86,10 +85,10 @@ pub enum FenceOrder {
         /// The fence's nonce.
         nonce: Nonce,
     },
-    /// Have the route of the resource written so that it leads to the DLXs alone, even if it does already, and see whether the
-    /// resource is idle then.
+    /// Have the route of the resource lead to the DLXs alone, and see whether it is idle once everybody has followed.
     Switch,
-    /// Scale to zero with this row if the version still stands.
+    /// Scale to zero with this row if the version still stands; where there is a route, it is written anew first (see
+    /// [the protocol](super)).
     Commit {
         /// The version that must still stand.
         expected: Version,
@@ -126,9 +125,8 @@ impl Fence {
         Some((Self { rules, reason: reason.to_owned(), switches: false, seen, phase }, order))
     }
 
-    /// The resource has a route. On path direct what comes for it passes no DLX until that is switched. On path always it does,
-    /// and the route is written anew all the same: whatever was decided on it before the fence finds it changed, and a commit
-    /// can tell that it has not been changed since.
+    /// The resource is on path direct: what comes for it passes no DLX until its route is switched. On path always it does all the
+    /// while, and there is nothing to switch.
     #[must_use]
     pub fn switching(mut self) -> Self {
         self.switches = self.rules.switch_before_commit;

@@ -10,8 +10,11 @@
 //! 3. A DLX that sees `draining` forwards nothing. A request that comes makes it write `active` first; the
 //!    autoscaler's commit then finds another version and changes nothing.
 //!    On path direct, where requests pass no DLX while it is awake, they are led to the DLXs first ([`route_step`]), and the
-//!    resource must be seen idle once more after everybody has followed. Every route is written anew by each try: a change
-//!    that was decided on before the fence finds another version, and the commit reads whether this one still stands.
+//!    resource must be seen idle once more after everybody has followed.
+//!    Row and route are two objects. So a commit writes the route anew before the row (the key of a Service gets the fence's
+//!    nonce as its value), on the very version that has led to the DLXs for long enough, and reads who is named after that.
+//!    Whoever gives a route back reads it first, the row after that, and takes away only what it has read: it finds the
+//!    fence, or the commit's write makes it fail.
 //! 4. A request that finds the resource asleep makes its DLX write `waking` together with the scale.
 //!
 //! Why this is enough: a DLX that was a member when the membership was read has confirmed, and from then on forwards
@@ -83,8 +86,8 @@ pub struct Rules {
     pub wait_for_all: bool,
     /// Members are read after the fence was written.
     pub members_after_fence: bool,
-    /// Where there is a route a commit waits until it was written anew; on path direct also until everybody has followed it and
-    /// the resource was seen idle after that.
+    /// On path direct a commit waits until everybody has followed the route to the DLXs, and the resource was seen idle after
+    /// that.
     pub switch_before_commit: bool,
 }
 

@@ -8,12 +8,19 @@
 //! | dlx -> both | both serve; with no endpoint yet, the DLXs alone do |
 //! | both -> own | only when endpoints of its own have been there for the grace: everybody who follows the route knows them |
 //!
-//! While a fence stands nothing is given back, whoever asks for it: its commit may have read the route already.
+//! While a fence stands nothing is given back, whoever asks for it: its commit may be on its way.
 //!
-//! It says what is right for what was seen, and that may be old. Row and route are two objects, so whoever carries a step out
-//! keeps to an order: what the route is (its versions), then the row, which must be the one that the step was decided on,
-//! then the writes, each on the version known before. Who writes the row first has changed the route before such a write, or
-//! sees it changed. The model checker explores all of that, and what happens without it.
+//! It says what is right for what was seen, and that may be old. Row and route are two objects, so the plugin that carries a step
+//! out keeps to an order:
+//!
+//! - To the DLXs: what the route is, then the row: on path direct, replicas without a fence keep their requests. Then who is named
+//!   is written, unless that is there, then the rest on the version read before.
+//! - To both: what the route is, then the row: a fence is no time for it. Then only what was read is taken away; if it is another
+//!   by then, nothing is, and the next step is decided on what is seen then.
+//! - To its own: what the route is must be what the step was decided on, and the resource's own endpoints have been seen. Then the
+//!   names are taken away, on the version that the step was decided on.
+//!
+//! The model checker explores all of that, and what happens without it.
 
 use crate::{Leads, Path, State};
 
@@ -73,7 +80,7 @@ pub fn route_step(seen: &RouteSeen) -> Option<Leads> {
 fn wanted(seen: &RouteSeen) -> Option<Leads> {
     use State::{Active, Asleep, Draining, Failed, Waking};
     if !seen.asked || seen.dlxs == Dlxs::Dead {
-        // A commit may be on its way, and has read the route: the fence is lifted first, whosever it is.
+        // A commit may be on its way, and would find the route changed: the fence is lifted first, whosever it is.
         let fenced = seen.state == Draining && seen.scaled;
         return (!fenced).then_some(Leads::Own);
     }

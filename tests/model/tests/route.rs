@@ -56,22 +56,24 @@ fn rivals(path: Path, begins: Begins, budget: Budget) -> Model {
 
 scenarios! {
     always_opts_in: model(ALWAYS, Begins::Own, BASE.connections(1).opt_outs(1))
-        => [Led, Committed, WokenByRequest, PutBack, PastDlxs, OptedOutInsideFence, OptedOutAsleep, LedToBoth, GivenBack];
-    always_led: model(ALWAYS, Begins::Led, BASE.requests(2).fences(2)) => [Committed, CommitConflict, WokenByRequest];
-    always_rivals: rivals(ALWAYS, Begins::Led, BASE.opt_outs(1)) => [Committed, RivalReverted, SwitchConflict, RouteConflict, StaleDropped];
+        => [Led, Committed, WokenByRequest, PastDlxs, OptedOutInsideFence, OptedOutAsleep, LedToBoth, GivenBack];
+    always_led: model(ALWAYS, Begins::Led, BASE.requests(2).fences(2)) => [Committed, CommitConflict, StampedInVain, WokenByRequest];
+    always_rivals: rivals(ALWAYS, Begins::Led, BASE.opt_outs(1)) => [Committed, RivalReverted, RouteConflict, KeyStays];
     always_gitops: model(ALWAYS, Begins::Led, BASE.takes(1).connections(1).pools(1))
-        => [Committed, KeyTakenInsideFence, RouteChanged, SwitchConflict, PutBack, PastDlxs, CutUnseen];
+        => [Committed, KeyTakenInsideFence, RouteChanged, PutBack, PastDlxs, CutUnseen];
+    /// The other one puts the key back.
+    always_rivals_gitops: rivals(ALWAYS, Begins::Led, BASE.takes(1)) => [Committed, RivalReverted, RouteChanged, KeyTakenInsideFence, PutBack];
     always_crash: model(ALWAYS, Begins::Led, BASE.crashes(1).takes(1).opt_outs(1)) => [OrphanLanded, OrphanConflict, LeftBehind];
     direct: Model { nodes: 2, ..model(DIRECT, Begins::Own, BASE.connections(1)) } => [Committed, NotIdle, RevertedBySwitched];
     direct_pooled: model(DIRECT, Begins::Own, BASE.connections(1).pools(1)) => [Committed, NotIdle, CutUnseen];
     direct_wakes: Model { nodes: 2, ..model(DIRECT, Begins::Asleep, BASE.connections(1)) }
-        => [WokenByRequest, LedToBoth, GivenBack, SwitchedAgain];
-    direct_again: model(DIRECT, Begins::Own, BASE.fences(2)) => [Committed, SwitchedAgain, SwitchConflict];
+        => [WokenByRequest, LedToBoth, GivenBack];
+    direct_again: model(DIRECT, Begins::Own, BASE.fences(2)) => [Committed];
     direct_crash: model(DIRECT, Begins::Own, BASE.crashes(1).connections(1)) => [OrphanLanded, OrphanConflict, LeftBehind];
-    direct_crash_awake: model(DIRECT, Begins::Asleep, BASE.crashes(1).connections(1)) => [Committed, OrphanLanded, OrphanConflict, RemovalRefused];
-    direct_rivals: rivals(DIRECT, Begins::Own, BASE.connections(1)) => [RivalReverted, RouteConflict];
-    direct_rivals_awake: rivals(DIRECT, Begins::Asleep, BASE) => [Committed, RivalReverted, RouteConflict, SwitchConflict];
-    gitops: model(DIRECT, Begins::Own, BASE.takes(2).connections(1)) => [KeyTakenInsideFence, RouteChanged, PutBack];
+    direct_crash_awake: model(DIRECT, Begins::Asleep, BASE.crashes(1).connections(1)) => [Committed, SwitchLost, OrphanLanded, OrphanConflict, RemovalRefused];
+    direct_rivals: rivals(DIRECT, Begins::Own, BASE.connections(1)) => [RivalReverted, RouteConflict, StaleDropped];
+    direct_rivals_awake: rivals(DIRECT, Begins::Asleep, BASE) => [Committed, RivalReverted, RouteConflict];
+    gitops: model(DIRECT, Begins::Own, BASE.takes(2).connections(1)) => [KeyTakenInsideFence, RouteChanged, SwitchLost, PutBack];
     slices_deleted: model(DIRECT, Begins::Own, BASE.deletes(1).own_deletes(1)) => [SliceDeletedUnderKey, RouteChanged];
     /// By a person, and inside a fence by an HPA.
     scaled_up: model(DIRECT, Begins::Own, BASE.ups(1).takes(1)) => [ScaledInsideFence, WokenByHand, CommitConflict];

@@ -7,12 +7,12 @@ pub enum Event {
     Committed,
     /// A commit found another row.
     CommitConflict,
-    /// A commit found another route when it read it once more.
+    /// A commit found another route when it was to write the key anew, or no slice after that.
     RouteChanged,
-    /// A try found the route changed when it was to switch it.
-    SwitchConflict,
-    /// A try switched a route that led to the DLXs already.
-    SwitchedAgain,
+    /// A commit wrote the key anew, and then nothing more.
+    StampedInVain,
+    /// A try found its route changed after everybody had followed.
+    SwitchLost,
     /// A sample saw a request at a pod.
     NotIdle,
     /// A request came to a DLX while the route was switched, and reverted the fence.
@@ -37,10 +37,12 @@ pub enum Event {
     OrphanConflict,
     /// A rival's change of the route came too late.
     RouteConflict,
-    /// The last look before our slice is removed found the key, or no pods.
-    RemovalRefused,
-    /// A decision was made on what had changed since.
+    /// The DLXs were not led to: the pods are not to be put to zero any more.
     StaleDropped,
+    /// The key was not removed: a fence stands.
+    KeyStays,
+    /// The look before our slice is removed found the key, or no pods.
+    RemovalRefused,
     /// The key was taken away inside a fence.
     KeyTakenInsideFence,
     /// Ours was put back.
@@ -81,8 +83,8 @@ impl Event {
         Self::Committed,
         Self::CommitConflict,
         Self::RouteChanged,
-        Self::SwitchConflict,
-        Self::SwitchedAgain,
+        Self::StampedInVain,
+        Self::SwitchLost,
         Self::NotIdle,
         Self::RevertedBySwitched,
         Self::CutUnseen,
@@ -95,8 +97,9 @@ impl Event {
         Self::OrphanLanded,
         Self::OrphanConflict,
         Self::RouteConflict,
-        Self::RemovalRefused,
         Self::StaleDropped,
+        Self::KeyStays,
+        Self::RemovalRefused,
         Self::KeyTakenInsideFence,
         Self::PutBack,
         Self::PastDlxs,

@@ -15,30 +15,38 @@ pub enum Fault {
     KnowsForever,
     /// Our slice is removed while the key stays.
     RemovesSliceUnderKey,
-    /// Our slice is removed without a look whether the key is there by now.
-    RemovesSliceUnread,
+    /// Our slice is removed though its Service has changed since it was seen that it can be.
+    RemovesSliceOfAnotherService,
+    /// Our slice is removed whichever it is by now.
+    RemovesAnotherSlice,
     /// Our slice is removed without a look whether the controller's names the pods by now.
     RemovesSliceUnseen,
+    /// On path direct a route is led to the DLXs without a look whether the pods are to be put to zero still.
+    LeadsUnread,
     /// The key is added before our slice.
     KeyFirst,
-    /// A commit does not read the route once more.
-    DoesNotReadAgain,
+    /// A commit does not write the key anew: it only reads that one is there.
+    DoesNotStamp,
+    /// A commit writes the key anew on whatever version the Service has by then, not on that of the view.
+    StampsWhatIsThere,
+    /// On path always a commit goes by a view that leads to the DLXs, for however short a time.
+    DoesNotLookAgain,
+    /// The same, if the autoscaler remembers that it has led there for a window.
+    LooksInMemory,
+    /// A commit does not read the slices after that.
+    SlicesNotRead,
+    /// The key is removed without a look whether a fence stands.
+    WorkloadNotRead,
+    /// That look is taken before the key's value is read.
+    ReadsWorkloadFirst,
+    /// Where the key has another value than was read, it is removed on what is read then.
+    TriesAgain,
     /// A route is written whatever its version is by now.
     WritesBlindly,
     /// A write of a route lands after the grace of what was seen later.
     WritesOutlastGrace,
-    /// A change of the route is decided on a row that was read before the route, or never again.
-    RowFromMemory,
-    /// Our slice is not written anew when it is there as it should be.
-    SliceNotRewritten,
-    /// A route that leads to the DLXs already is not written anew for a try.
-    SwitchNotRewritten,
-    /// On path always a try does not write the route.
-    AlwaysNotSwitched,
     /// What the DLXs counted of an always led Service counts on after somebody took the key away.
     LedForGoesOn,
-    /// The route is given back while a fence stands.
-    GivesBackInsideFence,
     /// A stopping DLX ends while a slice names it.
     EndsNamed,
     /// It ends as soon as no slice names it.

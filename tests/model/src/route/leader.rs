@@ -31,6 +31,8 @@ pub struct Told {
     pub slice: Option<Slice>,
     /// The pods are ready.
     pub ready: bool,
+    /// The controller's slice names them.
+    pub own: bool,
     /// It is asked for.
     pub asked: bool,
     /// The DLXs that serve: only with the fault that goes by this.
@@ -64,30 +66,38 @@ pub struct LedSince {
 pub struct Call {
     /// Where it is to lead; `None`: the slice is only brought up to date.
     pub to: Option<Leads>,
-    /// The write that is on its way.
-    pub write: RouteWrite,
-    /// The Service's version that must stand.
-    pub service: Nonce,
+    /// What it does next.
+    pub at: CallStep,
+    /// The Service as it was read.
+    pub service: Service,
     /// The slice's version that must stand; `None`: there must be none.
     pub slice: Option<Nonce>,
     /// The DLXs to name.
     pub names: Dlxs,
-    /// It is a try's.
-    pub switch: bool,
+    /// The controller's slice names the pods, as far as its plugin has seen.
+    pub own: bool,
+    /// The versions of Service and slice that it was decided on.
+    pub seen: (Nonce, Option<Nonce>),
     /// It was under way when this autoscaler's clock of the pods began.
     pub before: [bool; 2],
 }
 
-/// One write of a route.
+/// One request of a call that changes a route.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
-pub enum RouteWrite {
-    /// Our slice.
+pub enum CallStep {
+    /// Our slice is written, on the version that was read.
     Slice,
-    /// The key is added, or given another value.
+    /// The key is added, on the Service's version that was read.
     Key,
-    /// The key is removed.
+    /// The Service is read, whose key is to be removed.
+    ReadService,
+    /// The workload is read, before the key is removed.
+    ReadWorkload,
+    /// The key is removed, if its value is the one that was read.
     NoKey,
-    /// Our slice is removed.
+    /// Service and slice are read, before our slice is removed.
+    ReadRemoval,
+    /// Our slice is removed, on the version that was read.
     NoSlice,
 }
 
@@ -100,8 +110,8 @@ pub struct Attempt {
     pub nonce: Nonce,
     /// The DLXs that have yet to answer.
     pub asked: Dlxs,
-    /// The version of the Service that it goes by: the one on which it began, then the one that the switch wrote.
-    pub service: Nonce,
+    /// On path direct: the version of the Service on which everybody follows.
+    pub service: Option<Nonce>,
     /// How far the switch is; `None`: it was not ordered.
     pub switch: Option<Switch>,
     /// The commit.
@@ -111,7 +121,7 @@ pub struct Attempt {
 /// How far a switch is.
 #[derive(Clone, Debug, Hash)]
 pub enum Switch {
-    /// The route is to be written.
+    /// The route is to lead to the DLXs.
     Ordered,
     /// It leads to the DLXs.
     Led(Grace),
@@ -128,8 +138,23 @@ pub struct Commit {
     pub expected: Version,
     /// The row.
     pub row: Row,
-    /// The route was read once more, and the write is on its way.
-    pub checked: bool,
+    /// The version of the Service in its plugin's view when it began.
+    pub service: Nonce,
+    /// The nonce of its fence.
+    pub nonce: Nonce,
+    /// What it does next.
+    pub at: CommitStep,
+}
+
+/// One request of a commit.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum CommitStep {
+    /// The key is written anew, with the fence's nonce.
+    Stamp,
+    /// The slices are read.
+    Slices,
+    /// Row and scale are written.
+    Write,
 }
 
 /// A write without an author.
@@ -137,21 +162,6 @@ pub struct Commit {
 pub enum Orphan {
     /// Of a route; nothing comes after it.
     Route(Call),
-    /// Of a commit that had taken its last look at the route.
+    /// The first or the last of a commit; nothing comes after it.
     Commit(Commit),
-}
-
-// === impl Call ===
-
-impl Call {
-    /// A change by nobody's try, with its first write.
-    pub fn new(
-        to: Option<Leads>,
-        write: RouteWrite,
-        service: Nonce,
-        slice: Option<Nonce>,
-        names: Dlxs,
-    ) -> Self {
-        Self { to, write, service, slice, names, switch: false, before: [false; 2] }
-    }
 }

@@ -15,18 +15,19 @@
 //!   followed what it had made of that ([`world::Grace`]): that is what its length is to ensure. No call that changes a route
 //!   lives longer than a grace (its deadline), which counts where an autoscaler knows its pods by now, where it takes DLXs for
 //!   dead, and where a DLX ends; everywhere else a write lands as late as it likes, also after its author has died.
-//! - **Autoscalers** see route and row at any time, and decide later, by `route_step`, on what may be old. What carries it out
-//!   keeps to this (in the daemons it is the plugin's `set_route`):
-//!   1. The row is read after the route: it must be the one that the decision was made on, and still ask for what is written.
-//!   2. To lead to the DLXs, the slice is written, anew if it is there; then the key, anew if it is there, on the version that
-//!      the Service had before the slice was written.
-//!   3. To lead to both, the key is removed, on the version that was told. (The slice is written first if it is not there, unless
-//!      no DLX could be named.)
-//!   4. Before our slice is removed, on the version that was told, a last look: no key, and the controller's slice names pods.
-//!   5. The DLXs that are named were looked up after that version was told.
-//! - **A try** on either path has the route written anew by these rules. On path direct it waits for the grace and takes a sample; on path
-//!   always the Service must be the version on which it counted as led for a window, its own rewrites aside. The commit is
-//!   written some time after a last look: the Service's version is the one the try wrote, key and slice are there.
+//! - **Autoscalers** see route and row at any time, and decide later, by `route_step`, on what may be old. The plugin carries it
+//!   out, one call at a time for each autoscaler, every request of it a step of its own:
+//!   1. To lead to the DLXs: Service, slice and workload are read. On path direct one with replicas and no fence is left alone. The
+//!      slice is written if it is not there as it should be; then the key if it is not there, on the version read before.
+//!   2. To lead to both: the Service is read, *then* the workload; with a fence nothing is done. The key is removed if its value is
+//!      the one that was read, and not tried again. (The slice is written first if it is not there, unless no DLX could be named.)
+//!   3. To remove our slice: the Service is read, and must have no key and the version that was seen when it was decided; the
+//!      controller's slice was seen to name the pods. The slice is removed on the version seen then, not on one read now.
+//! - **A try** on path always begins where the Service has led to the DLXs for a window; on path direct where it leads to its own.
+//!   There it waits until its autoscaler sees that the route leads to the DLXs, for the grace, and takes a sample; if it sees the
+//!   Service changed meanwhile it begins to wait anew, or gives up. On both paths the commit takes the Service's version from its
+//!   plugin's view, where that leads to the DLXs with names (on path always for a window, counted on that very version); writes
+//!   the key anew on it, with the fence's nonce; reads the slice; and writes the workload.
 //! - **DLXs** join, serve, die (a slice names them until it is tended), or leave: serve what comes until no slice names them and
 //!   a grace has passed since, which begins anew when one does.
 //! - **People**: server-side apply takes the key away; somebody deletes our slice or the controller's, scales to zero, up, or to
@@ -44,8 +45,9 @@
 //!
 //! # What is left out
 //!
-//! A key that is taken away between a commit's last look and its write (milliseconds; nobody could know). A commit's author that
-//! dies in between, and the key taken away before its write lands: the same. Waking what sleeps when no DLX is left. Nodes that see
+//! A key that people take away between a commit's two writes, or a slice between its reading and the last (milliseconds; nobody
+//! could know), its author dead or not. Pods that answer on for a moment after a commit: the controller does not name them again
+//! when the key is removed in that moment. Waking what sleeps when no DLX is left. Nodes that see
 //! one slice's change before an older one of another: with that alone would the grace between the controller's slice and the
 //! removal of ours be needed for more than the calls on their way. Writes of a row happen at once: they depend on nothing but the
 //! row, and the other model takes them apart.
@@ -56,30 +58,31 @@
 //!
 //! | scenario | begins | with | distinct states |
 //! |---|---|---|---|
-//! | always_opts_in | awake, not led | a connection, opts out | 5,287 |
-//! | always_led | awake | two requests, two fences | 5,917 |
-//! | always_rivals | awake | two autoscalers, opts out | 56,849 |
-//! | always_gitops | awake | key taken, a connection, pooled | 11,040 |
-//! | always_crash | awake | an autoscaler dies, key taken, opts out | 61,861 |
-//! | direct | awake | two nodes, a connection | 10,221 |
-//! | direct_pooled | awake | a connection, pooled | 8,925 |
-//! | direct_wakes | asleep | two nodes, a connection | 17,151 |
-//! | direct_again | awake | two fences | 27,752 |
-//! | direct_crash | awake | an autoscaler dies, a connection | 12,965 |
-//! | direct_crash_awake | asleep | the same | 42,270 |
-//! | direct_rivals | awake | two autoscalers, a connection | 92,866 |
-//! | direct_rivals_awake | asleep | two autoscalers | 167,942 |
-//! | gitops | awake | key taken twice, a connection | 15,544 |
-//! | slices_deleted | awake | ours and the controller's | 43,295 |
-//! | scaled_up | awake | by hand or by an HPA, key taken | 20,072 |
-//! | scaled_to_zero | awake | by hand | 99,154 |
-//! | scaled_by_hand | asleep | to zero, up; no request | 10,327 |
-//! | opts_out | awake | and an autoscaler dies | 11,869 |
-//! | joins | asleep | another DLX | 118,359 |
-//! | leaves | awake | one of two | 103,525 |
-//! | replaced | awake | the only DLX leaves, another joins (path always) | 106,577 |
-//! | dies | awake | one of two | 19,215 |
-//! | dead_man | awake | the only DLX dies, another joins (path always) | 27,016 |
+//! | always_opts_in | awake, not led | a connection, opts out | 7,054 |
+//! | always_led | awake | two requests, two fences | 2,816 |
+//! | always_rivals | awake | two autoscalers, opts out | 123,885 |
+//! | always_gitops | awake | key taken, a connection, pooled | 8,422 |
+//! | always_rivals_gitops | awake | two autoscalers, key taken | 78,208 |
+//! | always_crash | awake | an autoscaler dies, key taken, opts out | 89,302 |
+//! | direct | awake | two nodes, a connection | 10,743 |
+//! | direct_pooled | awake | a connection, pooled | 9,633 |
+//! | direct_wakes | asleep | two nodes, a connection | 8,232 |
+//! | direct_again | awake | two fences | 5,708 |
+//! | direct_crash | awake | an autoscaler dies, a connection | 21,313 |
+//! | direct_crash_awake | asleep | the same | 23,796 |
+//! | direct_rivals | awake | two autoscalers, a connection | 186,437 |
+//! | direct_rivals_awake | asleep | two autoscalers | 148,959 |
+//! | gitops | awake | key taken twice, a connection | 47,708 |
+//! | slices_deleted | awake | ours and the controller's | 61,150 |
+//! | scaled_up | awake | by hand or by an HPA, key taken | 31,928 |
+//! | scaled_to_zero | awake | by hand | 64,205 |
+//! | scaled_by_hand | asleep | to zero, up; no request | 2,806 |
+//! | opts_out | awake | and an autoscaler dies | 18,855 |
+//! | joins | asleep | another DLX | 19,185 |
+//! | leaves | awake | one of two | 119,291 |
+//! | replaced | awake | the only DLX leaves, another joins (path always) | 105,007 |
+//! | dies | awake | one of two | 23,779 |
+//! | dead_man | awake | the only DLX dies, another joins (path always) | 25,602 |
 
 pub mod event;
 pub mod fault;

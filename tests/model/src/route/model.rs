@@ -75,10 +75,8 @@ pub enum Action {
     Begin { a: usize },
     Ask { a: usize, d: usize },
     GiveUp { a: usize },
-    Switch { a: usize },
     Sample { a: usize },
     Sampled { a: usize },
-    ReadAgain { a: usize },
     Commit { a: usize },
     Recover { a: usize },
     Crash { a: usize },
@@ -123,7 +121,7 @@ impl explore::Model for Model {
             up: !asleep,
             committed: asleep,
             asked: true,
-            service: Service { key: led, version: service },
+            service: Service { key: led.then_some(world::LED), version: service },
             slice: Some(Slice { names, version: slice }).filter(|_| led),
             own: !led,
             forgiven: false,
@@ -146,8 +144,8 @@ impl explore::Model for Model {
         use Action::{
             Answers, Arrive, Ask, Begin, Commit, Connect, Controller, Cover, Crash, Decide, DeleteOwn,
             DeleteSlice, Die, End, EndDirect, EndUnseen, Follow, GiveUp, Gone, HandUp, HandZero, Join, Land,
-            LandOrphan, Leave, Look, OptOut, Pool, ReadAgain, Ready, Recover, Release, Reuse, Sample,
-            Sampled, See, Switch, TakeKey, Unnamed, Vanish, Want,
+            LandOrphan, Leave, Look, OptOut, Pool, Ready, Recover, Release, Reuse, Sample, Sampled, See,
+            TakeKey, Unnamed, Vanish, Want,
         };
         actions.extend([Controller, Ready, EndDirect, Pool, Reuse, EndUnseen]);
         actions.extend((0..self.nodes).flat_map(|n| [Follow { n }, Connect { n }]));
@@ -163,8 +161,8 @@ impl explore::Model for Model {
             actions.extend([Look { a }, Decide { a, dead: false }, Decide { a, dead: true }, Land { a }]);
             actions.extend([Cover { a }, Begin { a }, Recover { a }, Crash { a }]);
             if world.autoscalers[a].attempt.is_some() {
-                actions.extend([Ask { a, d: 0 }, Ask { a, d: 1 }, GiveUp { a }, Switch { a }]);
-                actions.extend([Sample { a }, Sampled { a }, ReadAgain { a }, Commit { a }]);
+                actions.extend([Ask { a, d: 0 }, Ask { a, d: 1 }, GiveUp { a }]);
+                actions.extend([Sample { a }, Sampled { a }, Commit { a }]);
             }
         }
         actions.extend((0..world.orphans.len()).flat_map(|o| [LandOrphan { o }, Vanish { o }]));
@@ -232,16 +230,12 @@ impl Model {
 
     /// Where the route goes next, for an autoscaler that saw `service` and `slice`.
     pub fn route_step(&self, workload: &Seen, route: &RouteIn<'_>) -> Option<Leads> {
-        let mut state = workload.row.state;
-        if self.has(Fault::GivesBackInsideFence) && state == State::Draining {
-            state = State::Active;
-        }
         route_step(&RouteSeen {
             path: self.path,
             asked: route.asked,
             leads: world::leads(route.service, route.slice),
             complete: route.slice.is_some(),
-            state,
+            state: workload.row.state,
             scaled: workload.scaled,
             confirmed: route.confirmed,
             own_known: route.known,

@@ -7,7 +7,7 @@ use scaler_types::{
     protocol::{Gate, Seen},
 };
 
-use super::leader::{Autoscaler, Call, Orphan, Switch};
+use super::leader::{Autoscaler, Call, Commit, CommitStep, Orphan, Switch};
 use crate::canon::{self, Canon};
 
 /// A set of DLXs, a bit for each incarnation.
@@ -55,11 +55,14 @@ pub struct World {
 /// What is ours on the Service.
 #[derive(Clone, Debug, Hash)]
 pub struct Service {
-    /// The selector has our key.
-    pub key: bool,
+    /// The value of our key in the selector: [`LED`], or the nonce of the fence whose commit wrote it anew.
+    pub key: Option<Nonce>,
     /// Another one with every write.
     pub version: Nonce,
 }
+
+/// The key's value while no commit has written it anew.
+pub const LED: Nonce = Nonce(1);
 
 /// Our slice.
 #[derive(Clone, Debug, Hash)]
@@ -176,7 +179,7 @@ impl World {
 
     /// Whether the controller has nothing to do.
     pub fn is_through(&self) -> bool {
-        self.own == (self.up && !self.service.key)
+        self.own == (self.up && self.service.key.is_none())
     }
 
     /// What the slices say now.
@@ -228,11 +231,24 @@ impl World {
         self.autoscalers.iter_mut().filter_map(|autoscaler| autoscaler.call.as_mut()).chain(orphans)
     }
 
-    /// Whether a commit has read the route and is on its way.
-    pub fn commits(&self) -> bool {
+    /// The commits under way.
+    fn all_commits(&self) -> impl Iterator<Item = &Commit> {
         let attempts = self.autoscalers.iter().filter_map(|autoscaler| autoscaler.attempt.as_ref());
-        attempts.filter_map(|attempt| attempt.commit.as_ref()).any(|commit| commit.checked)
-            || self.orphans.iter().any(|orphan| matches!(orphan, Orphan::Commit(_)))
+        let orphans = self.orphans.iter().filter_map(|orphan| match orphan {
+            Orphan::Route(_) => None,
+            Orphan::Commit(commit) => Some(commit),
+        });
+        attempts.filter_map(|attempt| attempt.commit.as_ref()).chain(orphans)
+    }
+
+    /// Whether a commit has written the key anew and is on its way.
+    pub fn commits(&self) -> bool {
+        self.all_commits().any(|commit| commit.at != CommitStep::Stamp)
+    }
+
+    /// Whether a commit has read the slices and is on its way.
+    pub fn has_read_slices(&self) -> bool {
+        self.all_commits().any(|commit| commit.at == CommitStep::Write)
     }
 
     /// The same for worlds that differ only in names, and in which autoscaler is the first.
@@ -251,9 +267,9 @@ impl World {
 /// Where a route leads.
 pub fn leads(service: &Service, slice: Option<&Slice>) -> Leads {
     match (service.key, slice) {
-        (false, None) => Leads::Own,
-        (false, Some(_)) => Leads::Both,
-        (true, _) => Leads::Dlx,
+        (None, None) => Leads::Own,
+        (None, Some(_)) => Leads::Both,
+        (Some(_), _) => Leads::Dlx,
     }
 }
 

@@ -5,7 +5,7 @@ use scaler_types::{Row, State, Version, protocol::recover};
 use super::{Step, take_one};
 use crate::route::{
     event::Event,
-    leader::{Autoscaler, LedSince, Orphan},
+    leader::{Autoscaler, Call, CallStep, CommitStep, LedSince, Orphan},
 };
 
 // === impl Step ===
@@ -42,8 +42,13 @@ impl Step<'_> {
             return false;
         }
         let Autoscaler { call, attempt, .. } = std::mem::take(&mut self.world.autoscalers[a]);
-        self.world.orphans.extend(call.map(Orphan::Route));
-        let commit = attempt.and_then(|attempt| attempt.commit).filter(|commit| commit.checked);
+        // A request that only reads comes to nothing.
+        let writes = |call: &Call| {
+            !matches!(call.at, CallStep::ReadService | CallStep::ReadWorkload | CallStep::ReadRemoval)
+        };
+        self.world.orphans.extend(call.filter(writes).map(Orphan::Route));
+        let commit = attempt.and_then(|attempt| attempt.commit);
+        let commit = commit.filter(|commit| commit.at != CommitStep::Slices);
         self.world.orphans.extend(commit.map(Orphan::Commit));
         true
     }

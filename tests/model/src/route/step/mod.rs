@@ -1,17 +1,18 @@
 //! What each step does. Each function tells whether the step was possible, or which property it breaks.
 
 mod autoscaler;
+mod calls;
 mod dlx;
 mod person;
 mod route;
 mod tries;
 
-use scaler_types::{Nonce, Path, Version};
+use scaler_types::{Leads, Nonce, Path, Version};
 
 use super::{
     event::Event,
     fault::Fault,
-    leader::{RouteWrite, Switch},
+    leader::{CallStep, Switch},
     model::{Action, Model},
     world::{Grace, View, World},
 };
@@ -79,10 +80,8 @@ impl Step<'_> {
             Action::Begin { a } => self.begin(a),
             Action::Ask { a, d } => self.ask(a, d),
             Action::GiveUp { a } => self.give_up(a),
-            Action::Switch { a } => self.switch(a),
             Action::Sample { a } => self.sample(a),
             Action::Sampled { a } => self.sampled(a),
-            Action::ReadAgain { a } => self.read_again(a),
             Action::Commit { a } => return self.commit(a),
             Action::Recover { a } => self.recover(a),
             Action::Crash { a } => self.crash(a),
@@ -114,9 +113,13 @@ impl Step<'_> {
         if world.view() == View::default() && !world.forgiven {
             return Err("new connections have nobody to go to".into());
         }
-        let coming = |write| world.calls().any(|call| call.write == write);
-        let for_good = (world.slice.is_some() && !coming(RouteWrite::NoSlice))
-            || (world.up && world.own && !coming(RouteWrite::Key));
+        let coming = |at| world.calls().any(|call| call.at == at);
+        // Who saw the pods before they were stopped may yet remove our slice.
+        let mut views = world.autoscalers.iter().filter_map(|autoscaler| autoscaler.told.as_ref());
+        let removed = world.calls().any(|call| call.to == Some(Leads::Own) || call.at == CallStep::NoSlice)
+            || views.any(|told| told.own && told.slice.is_some());
+        let for_good =
+            (world.slice.is_some() && !removed) || (world.up && world.own && !coming(CallStep::Key));
         self.world.forgiven &= !(for_good && world.is_through());
         Ok(())
     }
@@ -127,7 +130,7 @@ impl Step<'_> {
         if self.world.is_through() {
             return false;
         }
-        self.world.own = self.world.up && !self.world.service.key;
+        self.world.own = self.world.up && self.world.service.key.is_none();
         self.tell();
         true
     }

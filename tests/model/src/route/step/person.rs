@@ -3,19 +3,21 @@
 use scaler_types::State;
 
 use super::{Step, take_one};
-use crate::route::{event::Event, world::Direct};
+use crate::route::{
+    event::Event,
+    world::{Direct, Service},
+};
 
 // === impl Step ===
 
 impl Step<'_> {
-    /// Server-side apply of the user's manifest. Not between a commit's last look at the route and its write: that takes
-    /// milliseconds, and nobody could know.
+    /// Server-side apply of the user's manifest. Not between the two writes of a commit: that takes milliseconds, and nobody could
+    /// know.
     pub(super) fn take_key(&mut self) -> bool {
-        if !self.world.service.key || self.world.commits() || !take_one(&mut self.world.left.takes) {
+        if self.world.service.key.is_none() || self.world.commits() || !take_one(&mut self.world.left.takes) {
             return false;
         }
-        self.world.service.key = false;
-        self.world.service.version = self.nonce();
+        self.world.service = Service { key: None, version: self.nonce() };
         if self.is_fenced() {
             self.note(Event::KeyTakenInsideFence);
         }
@@ -23,10 +25,14 @@ impl Step<'_> {
     }
 
     pub(super) fn delete_slice(&mut self) -> bool {
-        if self.world.slice.is_none() || !take_one(&mut self.world.left.deletes) {
+        // Not between a commit's look at it and its write, as with the key.
+        if self.world.slice.is_none()
+            || self.world.has_read_slices()
+            || !take_one(&mut self.world.left.deletes)
+        {
             return false;
         }
-        if self.world.service.key {
+        if self.world.service.key.is_some() {
             self.note(Event::SliceDeletedUnderKey);
         }
         self.world.slice = None;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use scaler_types::{
-    Path, Row, State,
+    Leads, Path, Row, State, Version,
     protocol::{Fence, FenceInput, FenceOrder, GateInput, GateOrder, Refusal, Unwritten},
 };
 
@@ -13,8 +13,8 @@ use crate::{
     route::{
         event::Event,
         fault::Fault,
-        leader::{Attempt, Call, Commit, Orphan, Switch},
-        world::Direct,
+        leader::{Attempt, Commit, CommitStep, Switch, Told},
+        world::{self, Direct, Service, World},
     },
 };
 
@@ -25,13 +25,9 @@ impl Step<'_> {
     pub(super) fn begin(&mut self, a: usize) -> bool {
         let always = self.model.path == Path::Always;
         let autoscaler = &self.world.autoscalers[a];
-        let led = autoscaler.led.as_ref().filter(|led| led.covered).map(|led| led.service);
-        // On path direct the switch says which.
-        let Some(service) = (if always { led } else { Some(self.world.service.version) }) else {
-            return false;
-        };
         // Whether it is still asked for it need not know yet.
-        if autoscaler.attempt.is_some() {
+        let fits = if always { self.is_led(a) } else { self.world.leads() == Leads::Own };
+        if !fits || autoscaler.attempt.is_some() {
             return false;
         }
         let fresh = self.nonce();
@@ -40,11 +36,16 @@ impl Step<'_> {
         if !take_one(&mut self.world.left.fences) {
             return false;
         }
-        let fence = if always && self.has(Fault::AlwaysNotSwitched) { fence } else { fence.switching() };
+        let fence = if always { fence } else { fence.switching() };
         self.world.autoscalers[a].attempt =
-            Some(Attempt { fence, nonce: fresh, asked: 0, service, switch: None, commit: None });
+            Some(Attempt { fence, nonce: fresh, asked: 0, service: None, switch: None, commit: None });
         self.fence_order(a, order);
         true
+    }
+
+    /// Whether it has seen the route lead to the DLXs for a window.
+    fn is_led(&self, a: usize) -> bool {
+        self.world.autoscalers[a].led.as_ref().is_some_and(|led| led.covered)
     }
 
     pub(super) fn ask(&mut self, a: usize, d: usize) -> bool {
@@ -74,7 +75,6 @@ impl Step<'_> {
             return false;
         }
         if self.attempt(a).switch.is_some() {
-            self.orphan_switch(a);
             self.not_switched(a);
         } else {
             let fresh = self.nonce();
@@ -83,32 +83,28 @@ impl Step<'_> {
         true
     }
 
-    /// A switch under way goes on without its try.
-    pub(super) fn orphan_switch(&mut self, a: usize) {
-        let autoscaler = &mut self.world.autoscalers[a];
-        if let Some(call) = autoscaler.call.take_if(|call| call.switch) {
-            self.world.orphans.push(Orphan::Route(call));
-        }
-    }
-
-    /// The route was written for the try.
-    pub(super) fn switched(&mut self, a: usize, call: &Call) {
-        let (version, grace) = (self.world.service.version, self.world.grace());
-        let always = self.model.path == Path::Always;
-        let attempt = self.attempt(a);
-        attempt.service = version;
-        if always {
-            attempt.switch = Some(Switch::Sampled);
-            // It was led before and after its own write.
-            if let Some(led) = &mut self.world.autoscalers[a].led
-                && led.service == call.service
-            {
-                led.service = version;
+    /// It sees the route that it has to wait for.
+    pub(super) fn saw_route(&mut self, a: usize, told: &Told) {
+        let grace = self.world.grace();
+        let Some(attempt) = &mut self.world.autoscalers[a].attempt else { return };
+        let led = world::leads(&told.service, told.slice.as_ref()) == Leads::Dlx && told.slice.is_some();
+        let same = attempt.service == Some(told.service.version);
+        let gone = !told.asked || told.workload.row.nonce != attempt.nonce;
+        match &mut attempt.switch {
+            Some(Switch::Ordered | Switch::Led(_) | Switch::Sampling(_)) if gone => self.not_switched(a),
+            // However it was led there.
+            Some(Switch::Ordered) if led => {
+                (attempt.service, attempt.switch) = (Some(told.service.version), Some(Switch::Led(grace)));
             }
-            let fresh = self.nonce();
-            self.fence(a, FenceInput::Switched { idle: true, fresh });
-        } else {
-            attempt.switch = Some(Switch::Led(grace));
+            Some(switch @ Switch::Led(_)) if !led => *switch = Switch::Ordered,
+            Some(Switch::Led(since)) if !same => {
+                (attempt.service, *since) = (Some(told.service.version), grace)
+            }
+            Some(Switch::Sampling(_)) if !led || !same => {
+                self.not_switched(a);
+                self.note(Event::SwitchLost);
+            }
+            _ => {}
         }
     }
 
@@ -140,39 +136,92 @@ impl Step<'_> {
         true
     }
 
-    /// The plugin reads Service and slice once more before it writes a commit.
-    pub(super) fn read_again(&mut self, a: usize) -> bool {
-        let service = self.world.service.clone();
-        let led = service.key && self.world.slice.is_some();
-        let blind = self.has(Fault::DoesNotReadAgain) || !self.model.rules.switch_before_commit;
-        let attempt = self.attempt(a);
-        let same = service.version == attempt.service;
-        let Some(commit) = attempt.commit.as_mut().filter(|commit| !commit.checked) else { return false };
-        if blind || (led && same) {
-            commit.checked = true;
+    /// The plugin takes what a commit goes by from its view. On path always that must have led to the DLXs for a window, on this
+    /// version; on path direct the autoscaler knows, as it has not been told anything else since everybody followed.
+    fn begin_commit(&mut self, a: usize, expected: Version, row: Row) {
+        let World { service, slice, .. } = &self.world;
+        let (service, complete) = (service.version, service.key.is_some() && slice.is_some());
+        let led = self.world.autoscalers[a].led.as_ref();
+        let same = led.is_some_and(|led| led.service == service) || self.has(Fault::LooksInMemory);
+        let direct = self.model.path == Path::Direct;
+        let again = direct || (self.is_led(a) && same) || self.has(Fault::DoesNotLookAgain);
+        // Without that rule nothing is known of the route.
+        let blind = !self.model.rules.switch_before_commit;
+        let at = if blind { CommitStep::Write } else { CommitStep::Stamp };
+        let nonce = self.attempt(a).nonce;
+        if blind || (again && complete) {
+            self.attempt(a).commit = Some(Commit { expected, row, service, nonce, at });
         } else {
             self.note(Event::RouteChanged);
             self.fence(a, FenceInput::Scaled(Err(Unwritten::Conflict)));
         }
+    }
+
+    /// The plugin makes the next request of a commit.
+    pub(super) fn commit(&mut self, a: usize) -> Done {
+        let Some(commit) = self.attempt(a).commit.clone() else { return Ok(false) };
+        let next = match commit.at {
+            CommitStep::Stamp => self.stamp(a, &commit).then_some(CommitStep::Slices),
+            CommitStep::Slices => self.world.slice.is_some().then_some(CommitStep::Write),
+            CommitStep::Write => {
+                let stands = self.put_to_zero(&commit)?;
+                if !stands {
+                    self.note(Event::CommitConflict);
+                    self.note(Event::StampedInVain);
+                }
+                self.fence(a, FenceInput::Scaled(if stands { Ok(()) } else { Err(Unwritten::Conflict) }));
+                return Ok(true);
+            }
+        };
+        let blind = self.has(Fault::SlicesNotRead).then_some(CommitStep::Write);
+        match (next.map(|next| blind.unwrap_or(next)), &mut self.attempt(a).commit) {
+            (Some(next), Some(commit)) => commit.at = next,
+            _ => {
+                self.note(Event::RouteChanged);
+                if commit.at == CommitStep::Slices {
+                    self.note(Event::StampedInVain);
+                }
+                self.fence(a, FenceInput::Scaled(Err(Unwritten::Conflict)));
+            }
+        }
+        Ok(true)
+    }
+
+    /// The key is written anew on the version of the view.
+    fn stamp(&mut self, a: usize, commit: &Commit) -> bool {
+        if self.has(Fault::DoesNotStamp) {
+            return self.world.service.key.is_some();
+        }
+        if !self.put_stamp(commit) {
+            return false;
+        }
+        // It was led before and after its own write.
+        let version = self.world.service.version;
+        if let Some(led) = self.world.autoscalers[a].led.as_mut().filter(|led| led.service == commit.service)
+        {
+            led.service = version;
+        }
         true
     }
 
-    pub(super) fn commit(&mut self, a: usize) -> Done {
-        let attempt = self.world.autoscalers[a].attempt.as_ref();
-        let commit = attempt.and_then(|attempt| attempt.commit.clone()).filter(|commit| commit.checked);
-        let Some(commit) = commit else { return Ok(false) };
-        let stands = self.put_to_zero(&commit)?;
-        if !stands {
-            self.note(Event::CommitConflict);
+    /// A commit's first request reaches the API.
+    pub(super) fn put_stamp(&mut self, commit: &Commit) -> bool {
+        let Service { key, version } = &self.world.service;
+        let stands = *version == commit.service || self.has(Fault::StampsWhatIsThere);
+        let stands = stands && key.is_some();
+        if stands {
+            self.world.service = Service { key: Some(commit.nonce), version: self.nonce() };
         }
-        self.fence(a, FenceInput::Scaled(if stands { Ok(()) } else { Err(Unwritten::Conflict) }));
-        Ok(true)
+        stands
     }
 
     /// The commit reaches the API.
     pub(super) fn put_to_zero(&mut self, commit: &Commit) -> Done {
         if self.world.workload.version != commit.expected {
             return Ok(false);
+        }
+        if self.world.slice.is_none() && self.model.rules.switch_before_commit {
+            return Err("a commit puts to zero what no DLX is named for".into());
         }
         let Direct { seen, unseen, .. } = self.world.direct;
         if seen > 0 {
@@ -221,7 +270,7 @@ impl Step<'_> {
             FenceOrder::Switch => self.attempt(a).switch = Some(Switch::Ordered),
             FenceOrder::Commit { expected, row } => {
                 let row = Row { reason: String::new(), ..row };
-                self.attempt(a).commit = Some(Commit { expected, row, checked: false });
+                self.begin_commit(a, expected, row);
             }
             FenceOrder::End(_) => self.world.autoscalers[a].attempt = None,
         }
