@@ -173,7 +173,12 @@ impl<P: Plugin> Try<P> {
     }
 
     fn zero(&self, resource: &Resource, version: Version, row: Row) -> ScaleRequest {
-        ScaleRequest { id: resource.id.clone(), target: Target::Zero, version, row, deadline: self.deadline }
+        // Decided on what the DLXs counted, it holds only if everything has passed them ever since. On path direct they count nothing:
+        // the switch has seen to it.
+        let counted = resource.route.as_ref().filter(|route| route.asked && resource.path == Path::Always);
+        let led_for = counted.map_or(Duration::ZERO, |route| route.led_for);
+        let (id, deadline) = (resource.id.clone(), self.deadline);
+        ScaleRequest { id, target: Target::Zero, version, row, deadline, led_for }
     }
 
     /// The members by name; none where they cannot be told.

@@ -41,6 +41,7 @@ async fn a_new_plugin_builds_loads_and_scales() {
         version: Version("0".to_owned()),
         row: Row { state: State::Waking, nonce: Nonce(7), ..Row::default() },
         deadline: Duration::from_secs(60),
+        led_for: Duration::ZERO,
     };
     instance.set_scale(&request).await.unwrap();
     let first = instance.get_resources().await.unwrap().remove(0);

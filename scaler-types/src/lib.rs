@@ -107,7 +107,7 @@
 //! #     assert_eq!((hall.hosts[0].as_str(), hall.replicas), ("hall.localhost", 0));
 //! #     let row = Row { state: State::Waking, nonce: Nonce(7), ..Row::default() };
 //! #     let deadline = std::time::Duration::from_secs(60);
-//! #     let wake = ScaleRequest { id: hall.id.clone(), target: Target::AtLeast(1), version: hall.version, row, deadline };
+//! #     let wake = ScaleRequest { id: hall.id.clone(), target: Target::AtLeast(1), version: hall.version, row, deadline, led_for: deadline };
 //! #     lamps.set_scale(&wake).await?;
 //! #     assert_eq!(lamps.set_scale(&wake).await, Err(ScaleError::Conflict), "it was decided on an older version");
 //! #     let hall = lamps.changes(0).await?.resources.remove(0);

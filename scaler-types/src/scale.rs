@@ -22,6 +22,11 @@ pub struct ScaleRequest {
     /// How long the call may take, from when it is made. Its future is dropped then.
     #[serde(with = "duration::go")]
     pub deadline: Duration,
+    /// To zero, of a resource whose requests are led to the DLXs: for how long they have been, at least, by what
+    /// [`Route::led_for`](crate::Route::led_for) counts when it is scaled. If they have not, nothing is changed and the answer is
+    /// [`ScaleError::Conflict`]: what the DLXs counted of it is not all there was.
+    #[serde(with = "duration::go", default)]
+    pub led_for: Duration,
 }
 
 /// The scale that is wanted.

@@ -49,7 +49,14 @@ fn row(state: State) -> Row {
 
 fn request(version: &Version, target: Target) -> ScaleRequest {
     let state = if target == Target::Zero { State::Asleep } else { State::Waking };
-    ScaleRequest { id: id(), target, version: version.clone(), row: row(state), deadline: NEVER }
+    ScaleRequest {
+        id: id(),
+        target,
+        version: version.clone(),
+        row: row(state),
+        deadline: NEVER,
+        led_for: Duration::ZERO,
+    }
 }
 
 async fn wake(rows: &Rows<String>, up: &str) {

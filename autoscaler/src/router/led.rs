@@ -141,7 +141,12 @@ impl Led {
     pub(super) fn saw(&mut self, now: Instant, resource: &Resource, route: &Route) -> Option<Moved> {
         let before = self.route.leads;
         self.path = resource.path;
-        self.seen = fence::seen(resource);
+        let seen = fence::seen(resource);
+        if seen.version != self.seen.version {
+            // It may have been led elsewhere and back in between.
+            self.own_ready = None;
+        }
+        self.seen = seen;
         self.route = route.clone();
         self.told = now;
         self.count_own(now);

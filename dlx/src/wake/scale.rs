@@ -45,6 +45,7 @@ async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
             version: expected.clone(),
             row: row.clone(),
             deadline: deadline.saturating_duration_since(Instant::now()),
+            led_for: Duration::ZERO,
         };
         entry.shared().metrics.set_scale();
         match source.calls.set_scale(&request).await {

@@ -132,5 +132,6 @@ pub fn wake(deadline: Duration) -> ScaleRequest {
         version: Version("0".to_owned()),
         row: Row::default(),
         deadline,
+        led_for: Duration::ZERO,
     }
 }

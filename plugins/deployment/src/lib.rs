@@ -82,7 +82,7 @@ impl ResourceScaler for DeploymentScaler {
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         // A DLX puts nothing to sleep.
         if request.target == Target::Zero && self.config.role == Role::Autoscaler {
-            self.routes.lead_for_certain(&request.id, request.row.nonce).await?;
+            self.routes.lead_for_certain(&request.id, request.row.nonce, request.led_for).await?;
         }
         self.scales.set_scale(request).await
     }

@@ -59,7 +59,7 @@ impl Scales {
     ///
     /// See [`ScaleError`].
     pub async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
-        let ScaleRequest { id, target, version, row, deadline } = request;
+        let ScaleRequest { id, target, version, row, deadline, .. } = request;
         match target {
             Target::Zero | Target::Exactly(_) => self.write(id, version, row, Some(*target)).await.map(drop),
             Target::AtLeast(_) => {

@@ -53,6 +53,20 @@ async fn a_commit_fences_the_service_anew_on_the_version_that_was_counted_on() {
     assert_eq!((route.leads, route.complete, route.led_for.is_zero()), (Leads::Dlx, true, false));
 }
 
+/// What was decided on what the DLXs counted holds only if everything has passed them ever since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_wants_the_service_led_for_as_long_as_it_was_decided_on() {
+    let (scene, leader) = led().await;
+    let web = one(&leader, "web").await;
+    let mut zero = request("web", Target::Zero, &web.version, row(State::Asleep, 1));
+    zero.led_for = Duration::from_secs(3600);
+    assert_eq!(leader.set_scale(&zero).await, Err(ScaleError::Conflict));
+    assert_eq!((scene.replicas("web").await, key(&scene).await), (3, json!("1")));
+    zero.led_for = web.route.unwrap().led_for;
+    soon(leader.set_scale(&zero)).await.unwrap();
+    assert_eq!(scene.replicas("web").await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_given_back_while_a_fence_stands() {
     let (scene, leader) = led().await;

@@ -77,6 +77,7 @@ impl<P: Plugin> Router<P> {
                     version: led.seen.version.clone(),
                     row,
                     deadline: settings.resource_readiness_timeout,
+                    led_for: Duration::ZERO,
                 };
                 (self.running.spawn(async move { plugin.set_scale(&request).await }), What::Wake)
             }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use kube::core::{ApiResource, DynamicObject};
-use scaler_types::{ResourceId, Version};
+use scaler_types::{ResourceId, State, Version};
 use serde_json::Value;
 
 use super::{Labels, Meta, PortOf, Selector};
@@ -92,6 +92,11 @@ impl Kind {
 // === impl Workload ===
 
 impl Workload {
+    /// It is awake, and nobody is about to change that.
+    pub fn serves(&self) -> bool {
+        self.replicas > 0 && self.kept.row.state != State::Draining
+    }
+
     /// From an object of the kind.
     pub fn new(kind: &Arc<Kind>, object: DynamicObject) -> Self {
         let meta = Meta::of(&object.metadata);

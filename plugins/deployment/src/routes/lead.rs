@@ -1,12 +1,20 @@
 //! Leading one workload's Services somewhere else.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use scaler_types::{Dlx, Leads, ResourceId, RouteRequest, ScaleError, duration};
 use tokio::time::timeout;
 
 use super::{Read, Routes, look, refusals::refusal, wishes};
-use crate::{config::Wish, facts::Service};
+use crate::{
+    caches::State,
+    config::Wish,
+    facts::{Meta, Service, Slice},
+};
 
 impl Routes {
     /// Leads the Services of a workload as asked.
@@ -41,7 +49,7 @@ impl Routes {
             return Err(terminal(format!("no DLX is named that {id} could be led to")));
         }
         let read = self.read_services(id).await?;
-        let wanted = self.store.with(|state| {
+        let (wanted, direct) = self.store.with(|state| {
             let workload =
                 state.workload(id).ok_or_else(|| terminal(format!("{id} does not exist any more")))?;
             let wishes = wishes(state, workload);
@@ -52,7 +60,8 @@ impl Routes {
                 return Err(terminal(why.text()));
             }
             let services = state.ordinary_services_of(workload);
-            Ok(services.into_iter().map(|service| service.meta.uid.clone()).collect::<BTreeSet<_>>())
+            let wanted: BTreeSet<_> = services.into_iter().map(|service| service.meta.uid.clone()).collect();
+            Ok((wanted, wishes.route == Wish::Direct))
         })?;
         let read: Vec<Read> = read.into_iter().filter(|one| wanted.contains(&one.fact.meta.uid)).collect();
         if read.len() != wanted.len() {
@@ -62,6 +71,10 @@ impl Routes {
         for service in &read {
             let given = self.claim(&service.fact).await?;
             self.write_slices(&service.fact, &given, dlxs).await?;
+        }
+        if direct && self.scales.read_anew(id).await?.serves() {
+            // Its fence was lifted meanwhile, and whoever gives it back may find what was written here.
+            return Err(ScaleError::Conflict);
         }
         for service in read {
             self.fence(service).await?;
@@ -84,29 +97,42 @@ impl Routes {
         Ok(())
     }
 
-    /// The key away, the slices, the ports.
+    /// The slices, and the ports. Only on the very versions of Service and slices that say that it can be done: led elsewhere
+    /// and back in between, its own endpoints would not be known to everybody.
     async fn to_itself(&self, id: &ResourceId) -> Result<(), ScaleError> {
-        let read = self.read_services(id).await?;
-        self.no_fence_stands(id).await?;
-        let alone = |one: &Read| self.store.with(|state| !state.routing.is_ready(&one.fact));
-        if read.iter().any(|one| self.is_touched(one) && alone(one)) {
-            // Nobody else would take what comes.
-            return Err(ScaleError::Conflict);
+        let decided_on = self.store.with(|state| versions(state, id));
+        let is_same = |meta: &Meta| decided_on.get(&meta.uid) == Some(&meta.revision);
+        let mut all = Vec::new();
+        for service in self.read_services(id).await? {
+            let slices = self.read_slices(&service.fact.meta.key()).await?;
+            let touched = service.fact.fenced || !slices.is_empty();
+            let same = is_same(&service.fact.meta)
+                && slices.iter().all(|slice| is_same(&Slice::from(slice.clone()).meta));
+            let alone = || self.store.with(|state| !state.routing.is_ready(&service.fact));
+            // With the key there, or without endpoints of its own, nobody else would take what comes.
+            if touched && (service.fact.fenced || !same || alone()) {
+                return Err(ScaleError::Conflict);
+            }
+            all.push((service, slices));
         }
-        for one in read {
-            self.take_all_away(one).await?;
+        self.no_fence_stands(id).await?;
+        for (service, slices) in all {
+            self.take_all_away(service, slices).await?;
         }
         Ok(())
     }
 
-    /// Takes all that is ours off a Service. What a newer version wrote is found before anything is touched.
+    /// Takes all that is ours off a Service: its key, and these slices as they were read.
     ///
     /// # Errors
     ///
     /// As any write.
-    pub(super) async fn take_all_away(&self, service: Read) -> Result<(), ScaleError> {
+    pub(super) async fn take_all_away(
+        &self,
+        service: Read,
+        slices: Vec<EndpointSlice>,
+    ) -> Result<(), ScaleError> {
         let uid = service.fact.meta.uid.clone();
-        let slices = self.read_slices(&service.fact.meta.key()).await?;
         self.unfence(service).await?;
         for slice in slices {
             self.delete_slice(slice).await?;
@@ -158,6 +184,16 @@ impl Routes {
         self.store
             .with(|state| state.workload(id).map(|workload| look(state, workload, &wishes(state, workload))))
     }
+}
+
+/// The versions of a workload's Services, and of our slices of them, by uid.
+fn versions(state: &State, id: &ResourceId) -> BTreeMap<String, u64> {
+    let services = state.workload(id).map(|workload| state.services_of(workload)).unwrap_or_default();
+    let metas = services.into_iter().flat_map(|service| {
+        let slices = state.routing.slices_of(&service.meta.key()).filter(|slice| slice.ours.is_some());
+        slices.map(|slice| &slice.meta).chain([&service.meta])
+    });
+    metas.map(|meta| (meta.uid.clone(), meta.revision)).collect()
 }
 
 pub(super) fn terminal(reason: String) -> ScaleError {

@@ -17,7 +17,7 @@ mod scene;
 mod slices;
 mod tend;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1 as core;
 use scaler_types::{Nonce, ResourceId, Role, ScaleError, State as RowState};
@@ -62,8 +62,8 @@ impl Routes {
         Self { cluster, store, scales, registering: Arc::default(), waiting: Arc::default() }
     }
 
-    /// Has a workload that is about to be put to zero by the fence of that nonce be led for certain; one that asks for no route
-    /// is fine as it is.
+    /// Has a workload that is about to be put to zero by the fence of that nonce be led for certain, and have been for `led_for`; one
+    /// that asks for no route is fine as it is.
     ///
     /// The row is on the workload and the route is not, so no single write can test both. Therefore the key of each Service is written
     /// anew first, on the very version that it was counted on since when everything passes the DLXs: whoever decided on an
@@ -72,12 +72,18 @@ impl Routes {
     /// # Errors
     ///
     /// [`ScaleError::Conflict`]: it is not led, or somebody else changed that.
-    pub async fn lead_for_certain(&self, id: &ResourceId, fence: Nonce) -> Result<(), ScaleError> {
+    pub async fn lead_for_certain(
+        &self,
+        id: &ResourceId,
+        fence: Nonce,
+        led_for: Duration,
+    ) -> Result<(), ScaleError> {
         let counted_on = self.store.with(|state| {
             let workload = state.workload(id)?;
             let look = look(state, workload, &wishes(state, workload));
             let services = state.ordinary_services_of(workload).into_iter().cloned().collect::<Vec<_>>();
-            look.asks().then(|| look.leads_all_to_dlxs().then_some(services))
+            let long_enough = look.led_since.is_some_and(|since| since.elapsed() >= led_for);
+            look.asks().then(|| (look.leads_all_to_dlxs() && long_enough).then_some(services))
         });
         let Some(counted_on) = counted_on else { return Ok(()) };
         let services = counted_on.ok_or(ScaleError::Conflict)?;

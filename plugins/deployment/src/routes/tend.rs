@@ -60,7 +60,9 @@ impl Routes {
             Tending::Mend => self.mend_slices(&service.fact, dlxs).await,
             Tending::GiveBack => {
                 tracing::info!(service = %name.1, namespace = %name.0, "gives back a Service whose workload is gone");
-                self.take_all_away(service).await
+                // What a newer version wrote is found before anything is touched.
+                let slices = self.read_slices(name).await?;
+                self.take_all_away(service, slices).await
             }
         }
     }

@@ -297,7 +297,8 @@ pub async fn until(plugin: &DeploymentScaler, name: &str, wanted: impl Fn(&Resou
 }
 
 pub fn request(name: &str, target: Target, version: &Version, row: Row) -> ScaleRequest {
-    ScaleRequest { id: id(name), target, version: version.clone(), row, deadline: Duration::from_secs(60) }
+    let (deadline, led_for) = (Duration::from_secs(60), Duration::ZERO);
+    ScaleRequest { id: id(name), target, version: version.clone(), row, deadline, led_for }
 }
 
 /// Puts it to zero as the autoscaler does.

@@ -8,10 +8,10 @@ use kube::{
     Api,
     api::{DynamicObject, ListParams},
 };
-use scaler_types::{Dlx, Leads, ResourceScaler as _, Role, RouteRequest, ServicePorts};
+use scaler_types::{Dlx, Leads, Path, ResourceScaler as _, Role, RouteRequest, ServicePorts, State};
 use serde_json::{Value, json};
 
-use super::{HOME, NAMESPACE, SOON, Scene, api_resource, id, soon};
+use super::{HOME, NAMESPACE, SOON, Scene, api_resource, id, one, row, soon};
 
 /// The leader's service account.
 pub const AUTOSCALER: &str = "autoscaler";
@@ -142,7 +142,12 @@ pub fn to(name: &str, to: Leads, dlxs: Vec<Dlx>) -> RouteRequest {
     RouteRequest { id: id(name), to, dlxs, deadline: SOON }
 }
 
-/// Has it led to the DLX `a`.
+/// Has it led to the DLX `a`; on path direct under a fence.
 pub async fn lead(plugin: &DeploymentScaler, name: &str) {
+    let seen = one(plugin, name).await;
+    if seen.path == Path::Direct && seen.row.state == State::Active && seen.replicas > 0 {
+        let fence = row(State::Draining, 1);
+        plugin.compare_and_set(&seen.id, &seen.version, &fence).await.unwrap();
+    }
     soon(plugin.set_route(&to(name, Leads::Dlx, dlxs(&["a"])))).await.unwrap();
 }

@@ -72,7 +72,14 @@ pub fn row(state: State) -> Row {
 
 pub fn request(name: &str, version: &Version, state: State) -> ScaleRequest {
     let target = if state == State::Asleep { Target::Zero } else { Target::AtLeast(1) };
-    ScaleRequest { id: id(name), target, version: version.clone(), row: row(state), deadline: NEVER }
+    ScaleRequest {
+        id: id(name),
+        target,
+        version: version.clone(),
+        row: row(state),
+        deadline: NEVER,
+        led_for: Duration::ZERO,
+    }
 }
 
 /// Scales on what is listed now.

@@ -92,9 +92,10 @@ impl Database {
         Self { workload, _data: data }
     }
 
-    /// Redis. Ready when it accepts.
+    /// Redis. Ready when it answers, by an exec probe: it accepts before it has read its data, and says so to whoever asks.
     pub fn redis(shop: &Shop, name: &str) -> Self {
         let data = folder();
+        let ready = "exec redis-cli -e -h $POD_IP -p 6379 ping";
         let workload = Workload::new(shop, name)
             .program(json!({
                 "command": [
@@ -103,7 +104,7 @@ impl Database {
                 ],
                 "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
                 "ports": [{"name": "redis", "containerPort": 6379}],
-                "readinessProbe": {"tcpSocket": {"port": "redis"}, "periodSeconds": 1},
+                "readinessProbe": {"exec": {"command": ["/bin/sh", "-c", ready]}, "periodSeconds": 1},
             }))
             .ports(json!([{"name": "redis", "port": 6379, "targetPort": "redis"}]));
         Self { workload, _data: data }

@@ -1,6 +1,6 @@
 //! A real Prometheus says how busy a workload is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{
     kubernetes::{
@@ -10,13 +10,14 @@ use e2e::{
         workload::PORT,
     },
     load::{get, once},
-    wait::pause,
+    wait::{patience, pause},
 };
 
-/// Two windows of the metric and more.
-const BUSY: usize = 40;
+/// For longer than a window of the metric after the other one slept.
+const BUSY: usize = 20;
 
-/// Requests that pass no DLX keep it awake, because Prometheus has seen them; when they end it sleeps.
+/// Requests that pass no DLX keep it awake, because Prometheus has seen them; when they end it sleeps. Beside it another one, that
+/// nobody asks anything, is put to sleep meanwhile.
 #[test]
 fn what_prometheus_has_seen_keeps_it_awake() {
     if needs_devcluster("the Prometheus beside the test cannot be reached by pods") {
@@ -25,17 +26,26 @@ fn what_prometheus_has_seen_keeps_it_awake() {
     run(async {
         let queries = "    busy:\n      query: sum by (name) (increase(service_requests_total{namespace=\"$namespace\"}[$window]))\n";
         let shop = Shop::open_with(Setting::default().with(&prometheus::source(queries))).await;
-        let web = Workload::new(&shop, "web")
-            .annotation("metrics", "[{metricName: busy, windowSize: 3s, threshold: 0}]");
+        let [web, quiet] = ["web", "quiet"].map(|name| {
+            Workload::new(&shop, name)
+                .annotation("metrics", "[{metricName: busy, windowSize: 3s, threshold: 0}]")
+        });
         let Some(_prometheus) = Prometheus::start(&shop) else { return };
         shop.deploy(&web).await;
         shop.served(&web, "one").await;
         let pod = shop.address(&web).await;
 
-        for number in 0..BUSY {
+        shop.deploy(&quiet).await;
+        let (began, mut number, mut left) = (Instant::now(), 0, BUSY);
+        while left > 0 {
             let answer = once((pod, PORT).into(), &get("web", "/", &format!("past-{number}"))).await;
             assert_eq!(answer.expect("an answer").status, 200);
             pause(Duration::from_millis(200)).await;
+            number += 1;
+            if shop.state(&quiet.name) == "asleep" {
+                left -= 1;
+            }
+            assert!(began.elapsed() < patience(), "nothing sleeps at all: {}", shop.logs("autoscaler", 10));
         }
         assert_eq!(
             shop.object(&web).await.data["spec"]["replicas"],

@@ -49,7 +49,8 @@ fn owners_say_when_it_sleeps() {
         let shop = Shop::open().await;
         let paused = Workload::new(&shop, "paused").annotation("paused", "true");
         let long = Workload::new(&shop, "long").annotation("scale-to-zero", "1h");
-        let wrong = Workload::new(&shop, "wrong").annotation("scale-to-zero", "soon");
+        // Whatever it is that cannot be used: nobody knows what else they meant.
+        let wrong = Workload::new(&shop, "wrong").annotation("hold-timeout", "soon");
         let other = Workload::new(&shop, "other");
         for workload in [&paused, &long, &wrong, &other] {
             shop.deploy(workload).await;

@@ -30,7 +30,9 @@ async fn sleeps_on(shop: &Shop, workload: &Workload, starts: usize, after: &str)
 fn a_new_image_and_a_manifest_without_replicas_wake_nothing() {
     run(async {
         let shop = Shop::open().await;
-        let web = sleeping(&shop, "web").await;
+        let web = Workload::new(&shop, "web").replicas(2);
+        shop.deploy(&web).await;
+        shop.asleep(&web).await;
         let starts = web.read().starts.len();
         let old = shop.object(&web).await.metadata.annotations.unwrap_or_default();
         // Also where the cluster has it by one name only, this is another template.
@@ -46,6 +48,8 @@ fn a_new_image_and_a_manifest_without_replicas_wake_nothing() {
         shop.patch(&web, manifest).await;
         sleeps_on(&shop, &web, starts, "a manifest without replicas").await;
         shop.served(&web, "one").await;
+        let replicas = &shop.object(&web).await.data["spec"]["replicas"];
+        assert_eq!(*replicas, 2, "as many as it had, whoever changed what while it slept");
 
         // As `kubectl rollout undo` does: the annotations it had before are back, with a row from when it slept.
         shop.patch(&web, json!({"metadata": {"annotations": old}})).await;
