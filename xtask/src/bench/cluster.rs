@@ -1,26 +1,41 @@
-//! A cycle of the autoscaler over 10,000 Deployments of a cluster of the tests' own.
+//! The autoscaler over 10,000 Deployments, and over 2,000 led Services, of a cluster of the tests' own.
 
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use serde::de::DeserializeOwned;
 
-use super::report::Cycle;
+use super::report::{Cycle, Led};
 use crate::{build::Built, install, steps::line, workspace::cargo};
 
-/// The measurement is a test of the end-to-end tests, which have the cluster.
-const TEST: &str = "figures::ten_thousand_deployments";
+/// The measurements are tests of the end-to-end tests, which have the cluster.
+const CYCLE: &str = "figures::ten_thousand_deployments";
+const LED: &str = "figures::two_thousand_led_services";
 
-/// Builds it and runs it.
+/// A cycle over many Deployments.
 ///
 /// # Errors
 ///
 /// It cannot be built, or it fails.
 pub fn measure(built: &Built) -> Result<Cycle> {
+    figures(built, CYCLE)
+}
+
+/// Many led Services.
+///
+/// # Errors
+///
+/// As [`measure`].
+pub fn measure_led(built: &Built) -> Result<Led> {
+    figures(built, LED)
+}
+
+fn figures<T: DeserializeOwned>(built: &Built, of: &str) -> Result<T> {
     install::apt("ip", "iproute2")?;
     install::apt("unshare", "util-linux")?;
     let mut test = cargo();
     test.args(["test", "--quiet", "--release", "--package", "e2e", "--test", "kubernetes", "--"]);
-    test.args([TEST, "--exact", "--ignored", "--nocapture"]);
+    test.args([of, "--exact", "--ignored", "--nocapture"]);
     test.env("SCALER_E2E_BIN", &built.programs).stderr(Stdio::inherit());
     let what = line(&test);
     let output = test.output().with_context(|| format!("starting `{what}`"))?;

@@ -1,6 +1,6 @@
 //! The table and the JSON.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,8 @@ pub struct Report {
     pub cold: Option<Cold>,
     /// A cycle over many Deployments.
     pub cycle: Option<Cycle>,
+    /// Many led Services.
+    pub led: Option<Led>,
 }
 
 #[derive(Serialize)]
@@ -112,6 +114,47 @@ pub struct Cycle {
     pub api_calls_per_cycle: f64,
 }
 
+/// Many led Services.
+#[derive(Serialize, Deserialize)]
+pub struct Led {
+    /// How many.
+    pub services: usize,
+    /// To how many DLXs.
+    pub dlxs: usize,
+    /// What it took to lead all of them.
+    pub led: Spent,
+    /// What a cycle takes then.
+    pub cycle: LedCycle,
+    /// In memory, in MiB, by process and moment.
+    pub memory_mib: BTreeMap<String, f64>,
+    /// How large the registry of ports is.
+    pub registry_bytes: usize,
+    /// What it took until all of them were led to another DLX instead of one that went.
+    pub replaced_dlx: Spent,
+}
+
+/// What the autoscaler spent on something.
+#[derive(Serialize, Deserialize)]
+pub struct Spent {
+    /// How long it took.
+    pub seconds: f64,
+    /// User and kernel.
+    pub cpu_ms: f64,
+    /// Of the API, as `VERB RESOURCE`.
+    pub api_calls: BTreeMap<String, u64>,
+}
+
+/// A cycle of the autoscaler over led Services.
+#[derive(Serialize, Deserialize)]
+pub struct LedCycle {
+    /// Over how many cycles it was measured.
+    pub cycles: f64,
+    /// User and kernel, all that it did meanwhile.
+    pub cpu_ms: f64,
+    /// Its calls of the API, those for its Lease included.
+    pub api_calls: f64,
+}
+
 // === impl Spread ===
 
 impl Spread {
@@ -121,6 +164,26 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
         Self { median: at(values.len() / 2), min: at(0), max: at(values.len().saturating_sub(1)) }
+    }
+}
+
+// === impl Led ===
+
+impl Led {
+    fn print(&self) {
+        println!("\n  {} Services led to {} DLXs", self.services, self.dlxs);
+        for (what, Spent { seconds, cpu_ms, api_calls }) in
+            [("until all are led", &self.led), ("a DLX replaced", &self.replaced_dlx)]
+        {
+            let calls: u64 = api_calls.values().sum();
+            line(what, &format!("{seconds:.1} s, {cpu_ms:.0} ms of CPU, {calls} calls"), "");
+        }
+        let LedCycle { cpu_ms, api_calls, .. } = self.cycle;
+        line("a cycle then", &format!("{cpu_ms:.0} ms of CPU, {api_calls:.1} calls"), "");
+        for (whose, memory) in &self.memory_mib {
+            line(&format!("memory, {}", whose.replace('_', " ")), &format!("{memory:.0} MiB"), "");
+        }
+        line("the registry of ports", &format!("{} KiB", self.registry_bytes / 1024), "below 1 MiB");
     }
 }
 
@@ -145,6 +208,7 @@ impl Report {
             burst: None,
             cold: None,
             cycle: None,
+            led: None,
         }
     }
 
@@ -205,6 +269,9 @@ impl Report {
                 &format!("{:.1}", cycle.api_calls_per_cycle),
                 "reach: no more than with few",
             );
+        }
+        if let Some(led) = &self.led {
+            led.print();
         }
     }
 

@@ -8,7 +8,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Setting, Shop, Workload, shop::Part};
+use super::{
+    Setting, Shop, Workload,
+    shop::{Part, Version, Versions, earlier},
+};
 use crate::{
     counters::Counters,
     journal::Verdict,
@@ -22,6 +25,17 @@ use crate::{
 const WORKLOADS: usize = 6;
 /// Per cycle asked for, a run may take this long before it is given up.
 const PATIENCE_PER_CYCLE: Duration = Duration::from_secs(8);
+/// The daemon that is replaced next, and by what: up and down, in both orders.
+const VERSIONS: [(Part, Version); 8] = [
+    (Part::Dlx, Version::Ours),
+    (Part::Autoscaler, Version::Ours),
+    (Part::Dlx, Version::Earlier),
+    (Part::Autoscaler, Version::Earlier),
+    (Part::Autoscaler, Version::Ours),
+    (Part::Dlx, Version::Ours),
+    (Part::Autoscaler, Version::Earlier),
+    (Part::Dlx, Version::Earlier),
+];
 
 /// What happens to the daemons meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +48,8 @@ pub enum Disturbance {
     Rollout,
     /// Again and again the autoscaler that leads is deleted.
     LeaderChange,
+    /// The daemons are of an earlier version ([`earlier`]), and again and again one of them becomes this one, or that again.
+    Versions,
 }
 
 /// A run to be made.
@@ -93,6 +109,7 @@ struct Run {
     ways: Vec<Way>,
     shared: Shared,
     seed: u64,
+    versions: Option<Versions>,
 }
 
 // === impl Plan ===
@@ -133,6 +150,10 @@ impl Plan {
             proxy.seed = seed;
         }
         let shop = Shop::open_with(setting).await;
+        let versions = match self.disturbance {
+            Disturbance::Versions => Some(begin_earlier(&shop).await),
+            _ => None,
+        };
         let beside = self.beside.map(|start| start(&shop));
         let (mut workloads, mut ways) = (Vec::new(), Vec::new());
         for number in 0..WORKLOADS {
@@ -154,7 +175,7 @@ impl Plan {
             ways.push(way.pool(self.pool));
         }
         let shared = Shared::new(seed);
-        let report = Arc::new(Run { shop, plan: self, workloads, ways, shared, seed }).go().await;
+        let report = Arc::new(Run { shop, plan: self, workloads, ways, shared, seed, versions }).go().await;
         drop(beside);
         report
     }
@@ -249,6 +270,10 @@ impl Run {
                 (Part::Autoscaler, Some(pod))
             }
             Disturbance::Rollout => (Part::Dlx, None),
+            Disturbance::Versions => {
+                self.next_version(number).await;
+                return true;
+            }
         };
         let before = self.starts();
         match &gone {
@@ -275,6 +300,19 @@ impl Run {
         true
     }
 
+    /// Replaces the next daemon, and waits until everybody has had a cycle with what runs then.
+    async fn next_version(&self, number: u64) {
+        let Some(versions) = &self.versions else { return };
+        let (part, version) = VERSIONS[number as usize % VERSIONS.len()];
+        versions.roll(&self.shop, part, version).await;
+        let before = self.starts();
+        until(&format!("cycles with {} of {version:?}", part.deployment()), || async {
+            let more = self.starts() - before;
+            if more >= WORKLOADS as u64 { Ok(()) } else { Err(format!("{more}\n{}", self.verdict())) }
+        })
+        .await;
+    }
+
     fn done(&self, report: &Report) -> bool {
         let enough = match self.plan.disturbance {
             Disturbance::None => 0,
@@ -295,6 +333,16 @@ impl Run {
     fn verdict(&self) -> Verdict {
         Verdict::of(&self.shared.ledger, self.workloads.iter().map(Workload::read))
     }
+}
+
+/// Has both daemons be of the earlier version.
+async fn begin_earlier(shop: &Shop) -> Versions {
+    let folder = earlier().unwrap_or_else(|why| panic!("{why}"));
+    let versions = Versions::new(shop, &folder).await;
+    for part in [Part::Dlx, Part::Autoscaler] {
+        versions.roll(shop, part, Version::Earlier).await;
+    }
+    versions
 }
 
 impl fmt::Display for Report {

@@ -1,6 +1,7 @@
 //! A cluster with both daemons in it.
 
 mod services;
+mod versions;
 mod workloads;
 
 use std::{
@@ -21,6 +22,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+
+pub use versions::{Version, Versions, earlier};
 
 use super::{
     Names,
@@ -369,10 +372,13 @@ pub fn programs(folder: &Path, built: &Path) -> PathBuf {
         (binaries::own("service"), "service"),
         (built.join("libdeployment.so"), "plugins/deployment.so"),
     ] {
-        let to = programs.join(name);
-        fs::hard_link(&from, &to)
-            .or_else(|_| fs::copy(&from, &to).map(|_| ()))
-            .unwrap_or_else(|error| panic!("linking {} as {}: {error}", from.display(), to.display()));
+        link(&from, &programs.join(name));
     }
     programs
+}
+
+fn link(from: &Path, to: &Path) {
+    fs::hard_link(from, to)
+        .or_else(|_| fs::copy(from, to).map(|_| ()))
+        .unwrap_or_else(|error| panic!("linking {} as {}: {error}", from.display(), to.display()));
 }

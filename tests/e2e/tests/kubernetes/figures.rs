@@ -1,30 +1,43 @@
-//! What a cluster costs: `cargo xtask bench --only cluster`.
+//! What a cluster costs: `cargo xtask bench --only cluster`. Nothing runs in the workloads: no controller is there, and the daemons
+//! are pods of their own. Each measurement prints one line of JSON.
 
-use std::{fs, time::Duration};
+mod ground;
 
-use devcluster::{
-    Cluster, Filter, Options,
-    node::{Node, NodeOptions},
-};
+use std::time::Duration;
+
+use devcluster::Filter;
 use e2e::{
-    admin::{self, Metrics},
-    binaries,
-    kubernetes::{Names, Setting, manifests, needs_devcluster, run, shop},
-    until,
+    kubernetes::{needs_devcluster, run, shop},
     wait::pause,
 };
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-use kube::{Api, api::PostParams};
+use futures_util::StreamExt as _;
+use ground::{Ground, memory_mib};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Namespace, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
+    runtime::{WatchStreamExt as _, reflector, watcher},
+};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// How many Deployments the daemons look after.
 const DEPLOYMENTS: usize = 10_000;
 /// For how long it is watched, in cycles of a second each.
 const CYCLES: f64 = 20.0;
+/// The same where Services are led.
+const LED_CYCLES: f64 = 10.0;
+/// How many DLXs they are led to.
+const DLXS: usize = 3;
+/// Our slices.
+const OURS: &str = "endpointslice.kubernetes.io/managed-by=scaler.dev";
+/// How long anything of a measurement may take.
+const PATIENCE: Duration = Duration::from_secs(900);
 
-/// The autoscaler's CPU and calls of the API per cycle, with 10,000 Deployments that are awake. Nothing runs in them: no
-/// controller is there, and the daemons are pods of their own. Prints one line of JSON.
+/// The autoscaler's CPU and calls of the API per cycle, with 10,000 Deployments that are awake.
 #[test]
 #[ignore = "a measurement"]
 fn ten_thousand_deployments() {
@@ -32,101 +45,170 @@ fn ten_thousand_deployments() {
         return;
     }
     run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let programs = shop::programs(folder.path(), binaries::folder());
-        let cluster = Cluster::start(Options::default()).unwrap();
-        let client = cluster.client().unwrap();
-        let setting = Setting {
-            file: "namespace: shop\nscaleInterval: 1s\n".to_owned(),
-            autoscalers: 1,
-            dlxs: 1,
-            ..Setting::default()
-        };
-        let mut options = NodeOptions::new(&programs, cluster.url());
-        options.folder = Some(folder.path().join("node"));
-        let node = Node::start(client.clone(), options).await.unwrap();
-
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-        let (daemons, others): (Vec<Value>, Vec<Value>) = manifests::objects(&setting, &Names::default())
-            .into_iter()
-            .partition(|object| object["kind"] == "Deployment");
-        for object in std::iter::once(&namespace).chain(&others) {
-            e2e::kubernetes::create(&client, object).await;
+        let ground = Ground::start().await;
+        let deployments = (0..DEPLOYMENTS).map(|number| deployment(&format!("web-{number}")));
+        ground.create_all(deployments).await;
+        for part in [shop::Part::Autoscaler, shop::Part::Dlx] {
+            ground.daemon(part, &part.deployment()).await;
         }
-        let deployments: Api<Deployment> = Api::namespaced(client.clone(), "shop");
-        let made = futures_util::stream::iter(0..DEPLOYMENTS).map(|number| {
-            let (deployments, object) = (deployments.clone(), deployment(number));
-            async move { deployments.create(&PostParams::default(), &object).await.map(drop) }
-        });
-        made.buffer_unordered(64).try_collect::<Vec<()>>().await.expect("creating the Deployments");
-        for daemon in &daemons {
-            e2e::kubernetes::create(&client, &pod_of(daemon)).await;
-        }
-
-        let pods: Api<Pod> = Api::namespaced(client.clone(), "shop");
-        let address = until("the autoscaler to have listed them", || async {
-            let pod = pods.get("scaler-autoscaler").await.map_err(|error| error.to_string())?;
-            let address: std::net::IpAddr = pod
-                .status
-                .and_then(|status| status.pod_ip?.parse().ok())
-                .ok_or_else(|| "no address yet".to_owned())?;
-            let listed = admin::get((address, 8092).into(), "/api/v1/resources").await?.json();
-            let count = listed["resources"].as_array().map_or(0, Vec::len);
-            if count == DEPLOYMENTS { Ok(address) } else { Err(format!("{count} listed")) }
-        })
-        .await;
-        let cycles = || async {
-            let answer = admin::get((address, 8092).into(), "/metrics").await.expect("its metrics");
-            Metrics::parse(&answer.text()).sum("scaler_cycles_total", &[])
-        };
-        let process = node.process("shop", "scaler-autoscaler").expect("the autoscaler's process");
+        let autoscaler = ground.autoscaler(DEPLOYMENTS).await;
+        let (cycles, cost) = ground.cycles(&autoscaler, CYCLES).await;
         let user = shop::Part::Autoscaler.user();
-        let calls = || cluster.requests().of(&Filter::any().user(&user));
-        let (began, cpu_before, calls_before) = (cycles().await, cpu(process), calls());
-        while cycles().await < began + CYCLES {
-            pause(Duration::from_millis(200)).await;
-        }
-        let done = cycles().await - began;
-        let spent = (cpu(process) - cpu_before).as_secs_f64() * 1e3 / done;
-        let leases = cluster.requests().of(&Filter::any().user(&user).resource("leases"));
+        let leases = ground.cluster.requests().of(&Filter::any().user(&user).resource("leases"));
         println!(
             "{}",
             json!({
-                "deployments": DEPLOYMENTS, "cycles": done, "cpu_ms_per_cycle": spent,
-                "api_calls_per_cycle": (calls() - calls_before) as f64 / done, "calls_for_leases_in_all": leases,
+                "deployments": DEPLOYMENTS, "cycles": cycles, "cpu_ms_per_cycle": cost.cpu_ms() / cycles,
+                "api_calls_per_cycle": cost.all() as f64 / cycles, "calls_for_leases_in_all": leases,
             })
         );
     });
 }
 
-fn deployment(number: usize) -> Deployment {
-    let name = format!("web-{number}");
+/// What it costs to have as many Services led as there are ports, or as `SCALER_SERVICES` says, to keep them so, and to replace a DLX
+/// of three. All of them are opted in at once, by their namespace.
+#[test]
+#[ignore = "a measurement"]
+fn two_thousand_led_services() {
+    if needs_devcluster("counts what one user asks of the API, and the CPU and the memory of pods' processes")
+    {
+        return;
+    }
+    run(async {
+        let services = std::env::var("SCALER_SERVICES").ok().and_then(|count| count.parse().ok());
+        let services: usize = services.unwrap_or(2_000);
+        let ground = Ground::start().await;
+        let client = &ground.client;
+        ground.create_all((0..services).map(|number| service(&format!("web-{number}")))).await;
+        ground.create_all((0..services).map(|number| deployment(&format!("web-{number}")))).await;
+        for number in 0..DLXS {
+            ground.daemon(shop::Part::Dlx, &format!("scaler-dlx-{number}")).await;
+        }
+        ground.daemon(shop::Part::Autoscaler, "scaler-autoscaler").await;
+        let autoscaler = ground.autoscaler(services).await;
+        ground.ready(&(0..DLXS).map(|number| format!("scaler-dlx-{number}")).collect::<Vec<_>>()).await;
+        let dlx = ground.node.process("shop", "scaler-dlx-1").expect("a DLX's process");
+        let memory = || [memory_mib(autoscaler.process), memory_mib(dlx)];
+        let before = memory();
+
+        let all = follow(client, ApiResource::erase::<Service>(&()), "");
+        let slices = follow(client, ApiResource::erase::<EndpointSlice>(&()), OURS);
+        let began = ground.begin(&autoscaler);
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let wish = json!({"metadata": {"annotations": {"scaler.dev/route": "service"}}});
+        namespaces.patch("shop", &PatchParams::default(), &Patch::Merge(&wish)).await.expect("opting in");
+        let led = || count(&all, is_led);
+        within("all Services to be led", || (led() == services).then_some(()).ok_or_else(&led)).await;
+        let leading = ground.since(&autoscaler, &began);
+        within("every slice to name every DLX", || {
+            let named = count(&slices, |slice| names(slice).len() == DLXS);
+            (named == services).then_some(()).ok_or(named)
+        })
+        .await;
+        let registry = registry(client).await;
+        ground.calm(&autoscaler).await;
+        let after = memory();
+        let (cycles, cycle) = ground.cycles(&autoscaler, LED_CYCLES).await;
+
+        let began = ground.begin(&autoscaler);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), "shop");
+        pods.delete("scaler-dlx-0", &DeleteParams::default()).await.expect("deleting a DLX's pod");
+        ground.daemon(shop::Part::Dlx, "scaler-dlx-new").await;
+        let name = |slice: &DynamicObject, dlx: &str| names(slice).iter().any(|name| name.starts_with(dlx));
+        let old = || count(&slices, |slice| name(slice, "scaler-dlx-0"));
+        let gone = async {
+            within("no slice to name the old DLX", || (old() == 0).then_some(()).ok_or_else(old)).await;
+            began.at.elapsed().as_secs_f64()
+        };
+        let new = || count(&slices, |slice| name(slice, "scaler-dlx-new"));
+        let named = async {
+            within("all slices to name the new DLX", || (new() == services).then_some(()).ok_or_else(new))
+                .await;
+            began.at.elapsed().as_secs_f64()
+        };
+        let (gone, named) = tokio::join!(gone, named);
+        let replacing = ground.since(&autoscaler, &began);
+        assert_eq!((led(), old()), (services, 0), "all are led, and to no DLX that is gone");
+        println!(
+            "{}",
+            json!({
+                "services": services, "dlxs": DLXS,
+                "led": {"seconds": leading.seconds(), "cpu_ms": leading.cpu_ms(), "api_calls": leading.calls},
+                "cycle": {
+                    "cycles": cycles, "cpu_ms": cycle.cpu_ms() / cycles,
+                    "api_calls": cycle.all() as f64 / cycles,
+                },
+                "memory_mib": {
+                    "autoscaler_before": before[0], "autoscaler_after": after[0],
+                    "dlx_before": before[1], "dlx_after": after[1],
+                },
+                "registry_bytes": registry,
+                "replaced_dlx": {
+                    "seconds": named, "seconds_until_the_old_is_gone": gone,
+                    "cpu_ms": replacing.cpu_ms(), "api_calls": replacing.calls,
+                },
+            })
+        );
+    });
+}
+
+/// What is there of a kind, kept up to date.
+fn follow(client: &Client, resource: ApiResource, labels: &str) -> reflector::Store<DynamicObject> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "shop", &resource);
+    let writer = reflector::store::Writer::new(resource);
+    let store = writer.as_reader();
+    let watch = watcher(api, watcher::Config::default().labels(labels));
+    tokio::spawn(reflector(writer, watch).default_backoff().for_each(|_| std::future::ready(())));
+    store
+}
+
+fn count(store: &reflector::Store<DynamicObject>, wanted: impl Fn(&DynamicObject) -> bool) -> usize {
+    store.state().iter().filter(|object| wanted(object)).count()
+}
+
+/// Its key is written last.
+fn is_led(service: &DynamicObject) -> bool {
+    !service.data["spec"]["selector"]["scaler.dev/fenced"].is_null()
+}
+
+/// The DLXs that a slice of ours names.
+fn names(slice: &DynamicObject) -> Vec<&str> {
+    let names = slice.annotations().get("scaler.dev/dlxs").map(String::as_str).unwrap_or_default();
+    names.split(',').filter(|name| !name.is_empty()).collect()
+}
+
+/// Looks until `look` finds something; what it says otherwise is how far it is.
+async fn within(what: &str, look: impl Fn() -> Result<(), usize>) {
+    let began = Instant::now();
+    while let Err(far) = look() {
+        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}: {far}");
+        pause(Duration::from_millis(50)).await;
+    }
+}
+
+/// How large the registry of ports is.
+async fn registry(client: &Client) -> usize {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "shop");
+    let map = maps.get("scaler-service-ports").await.expect("the registry");
+    serde_json::to_vec(&map).expect("a ConfigMap").len()
+}
+
+fn deployment(name: &str) -> Value {
     let labels = json!({"app": name});
-    let object = json!({
-        "metadata": {"name": name, "annotations": {"scaler.dev/scale-to-zero": "10m"}},
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "shop", "annotations": {"scaler.dev/scale-to-zero": "10m"}},
         "spec": {
             "replicas": 1, "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "web", "image": "devcluster/service"}]}},
         },
-    });
-    serde_json::from_value(object).expect("a Deployment")
+    })
 }
 
-/// A pod as a Deployment would make it, named after it.
-fn pod_of(deployment: &Value) -> Value {
-    let template = &deployment["spec"]["template"];
-    let mut metadata = template["metadata"].clone();
-    metadata["name"] = deployment["metadata"]["name"].clone();
-    metadata["namespace"] = deployment["metadata"]["namespace"].clone();
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
-}
-
-/// User and kernel time of a process's threads so far.
-fn cpu(process: u32) -> Duration {
-    let of = |task: fs::DirEntry| {
-        let spent = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        spent.split(' ').next()?.parse::<u64>().ok()
-    };
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process's threads");
-    Duration::from_nanos(tasks.flatten().filter_map(of).sum())
+fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+    })
 }

@@ -16,5 +16,6 @@ mod protocols;
 mod rights;
 mod scenes;
 mod stalled;
+mod upgrade;
 mod waking;
 mod writers;
