@@ -125,6 +125,14 @@ impl Registry {
         .map(|(port, _)| port)
     }
 
+    /// The same, if it has no other one beside it.
+    pub fn only(&self, holder: &Holder, range: ServicePorts) -> Option<u16> {
+        let mut its =
+            self.of(&holder.uid).filter(|(_, entry)| entry.holder == *holder && entry.released.is_none());
+        let (port, _) = its.next()?;
+        (range.contains(port) && its.next().is_none()).then_some(port)
+    }
+
     /// Whether so many of the holders who have none could be given one, now.
     pub fn has_room_for(
         &self,

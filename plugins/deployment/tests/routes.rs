@@ -176,3 +176,34 @@ async fn a_slice_that_is_not_ours_is_left_alone() {
     assert!(reason.contains("web-scaler-ipv4") && reason.contains("rename or delete it"), "{reason}");
     assert!(!scene.is_fenced("web").await);
 }
+
+/// What has its ports needs nothing of the registry, whatever others need of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_dlx_is_named_while_the_registry_cannot_be_written() {
+    let scene = web("service").await;
+    scene.create("Deployment", deployment("api", 1)).await;
+    scene.create("Service", service("api", "api")).await;
+    scene.own_endpoints("api", &["10.244.0.2"]).await;
+    scene.annotate("api", "scaler.dev/route", "service").await;
+    let leader = scene.leader().await;
+    for name in ["web", "api"] {
+        soon(leader.set_route(&to(name, Leads::Dlx, dlxs(&["a"])))).await.unwrap();
+    }
+    // The other's port is to be written there again.
+    let mut registry = scene.registry().await.into_iter();
+    let (lost, _) = registry.find(|(_, entry)| entry["service"] == "api").unwrap();
+    let without = kube::api::Patch::Merge(json!({"data": {lost: null}}));
+    scene.home().patch("scaler-service-ports", &Default::default(), &without).await.unwrap();
+    until(&leader, "api", |api| !api.route.as_ref().unwrap().complete).await;
+    let registry = devcluster::Filter::any().verb("patch").resource("configmaps");
+    let _refused = scene.cluster.faults().refuse(registry, u32::MAX, devcluster::Refusal::Unavailable);
+    soon(leader.set_route(&to("api", Leads::Dlx, dlxs(&["a", "b"])))).await.unwrap_err();
+    soon(leader.set_route(&to("web", Leads::Dlx, dlxs(&["a", "b"])))).await.unwrap();
+    let slices = scene.our_slices().await;
+    let named = |service: &str| {
+        let name = format!("{service}-scaler-ipv4");
+        let slice = slices.iter().find(|slice| slice.metadata.name.as_ref() == Some(&name)).unwrap();
+        slice.metadata.annotations.as_ref().unwrap()["scaler.dev/dlxs"].clone()
+    };
+    assert_eq!((&*named("web"), &*named("api")), ("a,b", "a"));
+}

@@ -52,14 +52,22 @@ enum Write {
 }
 
 impl Routes {
-    /// Gives each of a Service's ports one of the DLXs'; those that have one keep it.
+    /// Gives each of a Service's ports one of the DLXs'; those that have one keep it. Where all have, nothing is written, and the
+    /// registry, as long as all Services together, is not gone through: every one of them asks when a DLX comes or goes.
     ///
     /// # Errors
     ///
     /// [`ScaleError::Terminal`] if there are not enough, and as any write.
     pub(super) async fn claim(&self, service: &Service) -> Result<Given, ScaleError> {
         let holders = plan::holders(service);
-        let ports = self.register(Wish::Claim(holders.clone())).await?;
+        let given = self.store.with(|state| {
+            let (range, registry) = (state.config.service_ports?, state.routing.registry()?);
+            holders.iter().map(|holder| registry.only(holder, range)).collect::<Option<Vec<_>>>()
+        });
+        let ports = match given {
+            Some(ports) => ports,
+            None => self.register(Wish::Claim(holders.clone())).await?,
+        };
         Ok(holders.into_iter().map(|holder| holder.port).zip(ports).collect())
     }
 
