@@ -26,7 +26,14 @@ async fn scale(instance: &Instance, target: Target, state: State) -> Result<(), 
     let version = instance.get_resources().await.unwrap().remove(0).version;
     let row = Row { state, nonce: Nonce(7), ..Row::default() };
     let deadline = Duration::from_secs(60);
-    let request = ScaleRequest { id: ResourceId::new("demo", "files"), target, version, row, deadline };
+    let request = ScaleRequest {
+        id: ResourceId::new("demo", "files"),
+        target,
+        version,
+        row,
+        deadline,
+        led_for: Duration::ZERO,
+    };
     instance.set_scale(&request).await
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, stream};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use serde_json::json;
 
 use crate::site::{deployment, dev_only, is_ready};
@@ -31,6 +31,12 @@ fn one_wake_among_many_asks_the_api_as_often_as_one_alone() {
             };
             let all = |all: &BTreeMap<String, Deployment>| all.len() == MANY && all.values().all(settled);
             site.until_all("all settled", "", all).await;
+            // What is known of their ReplicaSets is written down, too.
+            let observed = |set: &ReplicaSet| {
+                set.status.as_ref().and_then(|status| status.observed_generation) == set.metadata.generation
+            };
+            let all = |all: &BTreeMap<String, ReplicaSet>| all.len() == MANY && all.values().all(observed);
+            site.until_all("all ReplicaSets observed", "", all).await;
             let requests = site.cluster().requests();
             let made: u64 = requests.all().into_values().sum();
             assert!(made < 8 * MANY as u64, "{made} requests: {:#?}", requests.all());
