@@ -70,7 +70,8 @@ pub struct RouteRequest {
     #[serde(flatten)]
     pub id: ResourceId,
     /// Where its requests are to go. [`Leads::Both`] is also the way back from [`Leads::Dlx`] to [`Leads::Own`]: the DLXs go on
-    /// taking requests until the resource's own endpoints are known to everybody.
+    /// taking requests until the resource's own endpoints are known to everybody. [`Leads::Own`] is asked for from there alone, and
+    /// a plugin that finds the route elsewhere by then answers [`Conflict`](crate::ScaleError::Conflict).
     pub to: Leads,
     /// The DLXs that take requests; not empty but for [`Leads::Own`], and for [`Leads::Both`] where no DLX has taken any for so long
     /// that nobody waits for one: then nobody, or whoever is named already, stays named until it leads to itself.
