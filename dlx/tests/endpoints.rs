@@ -333,22 +333,26 @@ async fn rolling(rounds: usize, told_late: Option<Duration>) -> Rolled {
     for _ in 0..rounds {
         let next = Pod::start(async || ()).await;
         let new = next.endpoint();
+        let gone = running[0].address;
+        let target = |at: SocketAddr| {
+            entry.facts.load().ready.iter().find(|target| target.socket == Some(at)).map(Arc::downgrade)
+        };
+        let leads = target(gone).unwrap();
         site.plugin.change("a", |resource| resource.endpoints.push(new));
-        until("the new one is ready", || {
-            entry.facts.load().ready.iter().any(|target| target.socket == Some(next.address))
-        })
-        .await;
+        until("the new one is ready", || target(next.address).is_some()).await;
         running.push(next);
         let old = running.remove(0);
-        let address = old.address.to_string();
+        let address = gone.to_string();
         if let Some(pause) = told_late {
             old.ending.cancel();
             #[expect(clippy::disallowed_methods, reason = "how much later the DLX is told")]
             tokio::time::sleep_until(Instant::now() + pause).await;
         }
         site.plugin.change("a", |resource| resource.endpoints.retain(|endpoint| endpoint.address != address));
-        // Told first, the DLX lets go of it by itself: what is under way there ends, and nothing is kept.
-        until("nothing leads to it", || old.open.load(Ordering::SeqCst) == 0).await;
+        // Told first, the DLX lets go of it by itself: what is under way there ends, and nothing is kept. A pod alone cannot
+        // know: a connection that it has not accepted yet carries a request all the same.
+        until("nothing leads to it", || leads.strong_count() == 0 && old.open.load(Ordering::SeqCst) == 0)
+            .await;
         old.ending.cancel();
         ids.append(&mut old.ids.lock().unwrap());
     }
