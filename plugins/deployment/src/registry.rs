@@ -239,6 +239,11 @@ impl Draft<'_> {
         Some(given)
     }
 
+    /// Whether each of the holders has a port.
+    pub fn has(&self, holders: &[Holder]) -> bool {
+        holders.iter().all(|holder| self.its(holder).any(|(port, held)| held && self.range.contains(port)))
+    }
+
     /// Gives back what these hold.
     pub fn release(&mut self, released: &str, whose: impl Fn(&Holder) -> bool) {
         let held = |(port, entry): (&u16, &Option<Entry>)| {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
-use scaler_types::{Progress, Resource, ResourceId, Role, ScaleEvent, State as RowState};
+use scaler_types::{Path, Progress, Resource, ResourceId, Role, ScaleEvent, State as RowState};
 
 use crate::{
     annotations::{self, Wishes},
@@ -54,6 +54,12 @@ impl Listed {
     /// Whether its owners want its Services led.
     pub fn asks(&self) -> bool {
         self.resource.route.as_ref().is_some_and(|route| route.asked)
+    }
+
+    /// Whether its Services are to lead to the DLXs all the while, and can.
+    pub fn is_to_be_led(&self) -> bool {
+        let can = self.resource.route.as_ref().is_some_and(|route| route.asked && route.refused.is_empty());
+        can && self.resource.path == Path::Always
     }
 
     /// Whether its Services are not led for want of ports: when some are given back, it is looked at anew.

@@ -207,3 +207,38 @@ async fn another_dlx_is_named_while_the_registry_cannot_be_written() {
     };
     assert_eq!((&*named("web"), &*named("api")), ("a,b", "a"));
 }
+
+/// Opting in a whole namespace would else cost a write of the registry for each Service, and a reading of all of it for each write.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_about_to_ask_for_ports_has_them_by_the_same_write() {
+    let scene = web("service").await;
+    for (name, route) in [
+        ("api", "service"),
+        ("docs", "service"),
+        ("direct", "direct"),
+        ("local", "service"),
+        ("other", "none"),
+    ] {
+        scene.create("Deployment", deployment(name, 1)).await;
+        scene.create("Service", service(name, name)).await;
+        scene.annotate(name, "scaler.dev/route", route).await;
+    }
+    scene.merge("Service", "local", json!({"spec": {"internalTrafficPolicy": "Local"}})).await;
+    let leader = scene.leader().await;
+    lead(&leader, "web").await;
+    let holders = async || {
+        let held = scene.registry().await.into_values().filter(|entry| entry["released"].is_null());
+        let mut held: Vec<_> = held.map(|entry| entry["service"].as_str().unwrap().to_owned()).collect();
+        held.sort();
+        held
+    };
+    assert_eq!(holders().await, ["api", "docs", "web"]);
+    scene.cluster.requests().reset();
+    lead(&leader, "api").await;
+    assert_eq!(scene.asked("patch", "configmaps"), 0);
+    // One that was never led for all that.
+    scene.annotate("docs", "scaler.dev/route", "none").await;
+    until(&leader, "docs", |docs| docs.route.is_none()).await;
+    soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap();
+    assert_eq!(holders().await, ["api", "web"]);
+}

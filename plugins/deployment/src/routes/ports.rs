@@ -26,6 +26,9 @@ use crate::{
 
 /// How often a change is made anew because somebody else wrote meanwhile.
 const TRIES: usize = 10;
+/// To how many Services ports are given in one write before they are asked for: a patch of some 200 KB. Each write is read
+/// whole by everybody, so that a write for each would cost the square of their number.
+const AHEAD: usize = 1000;
 
 /// What is to be changed in the registry.
 #[derive(Clone, Debug)]
@@ -81,8 +84,7 @@ impl Routes {
         self.register(Wish::Tidy).await.map(drop)
     }
 
-    /// Changes the registry. What is wished while it is written is written together next: two thousand Services take some
-    /// dozens of writes.
+    /// Changes the registry. What is wished while it is written is written together next.
     async fn register(&self, wish: Wish) -> Result<Vec<u16>, ScaleError> {
         loop {
             let (told, answer) = oneshot::channel();
@@ -204,11 +206,23 @@ fn draft(state: &State, wishes: &[Wish]) -> (Vec<Result<Vec<u16>, ScaleError>>, 
         Wish::GiveBack(_) | Wish::Tidy => Ok(Vec::new()),
     });
     let answers = answers.collect();
+    if wishes.iter().any(|wish| matches!(wish, Wish::Claim(_))) {
+        claim_ahead(state, &mut draft, &released);
+    }
     let write = draft.is_new().then(|| match known {
         Some(_) => Write::Patch(draft.patch()),
         None => Write::Create(draft.data()),
     });
     (answers, write)
+}
+
+/// Gives ports to those who are about to ask for them: many are opted in at once.
+fn claim_ahead(state: &State, draft: &mut Draft<'_>, released: &str) {
+    let wanting = state.to_be_led().map(plan::holders).filter(|holders| !draft.has(holders));
+    // Whoever does not get any is told so when it is his turn.
+    for holders in wanting.take(AHEAD).collect::<Vec<_>>() {
+        draft.claim(&holders, released);
+    }
 }
 
 /// What slices use though the registry does not say so: somebody deleted it.

@@ -143,6 +143,13 @@ impl State {
         self.listed.get(id).is_some_and(|listed| listed.asks())
     }
 
+    /// The Services that are to lead to the DLXs all the while, and that nothing keeps from it.
+    pub fn to_be_led(&self) -> impl Iterator<Item = &Service> {
+        let listed = self.listed.iter().filter(|(_, listed)| listed.is_to_be_led());
+        let workloads = listed.filter_map(|(id, _)| self.workload(id));
+        workloads.flat_map(|workload| self.ordinary_services_of(workload))
+    }
+
     /// Whether a workload is one that the daemons are told of.
     pub fn is_listed(&self, id: &ResourceId) -> bool {
         self.listed.contains_key(id)
