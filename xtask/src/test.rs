@@ -1,6 +1,7 @@
 //! All tests, in the order in which they fail fastest.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead, BufReader, IsTerminal},
     process::{Command, Stdio},
 };
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     build::{Built, build_all},
-    check, images, install, manifests,
+    check, earlier, images, install, manifests,
     steps::{Steps, line, run},
     workspace::{Profile, cargo},
 };
@@ -21,7 +22,7 @@ use crate::{
 /// each step took and a line `N passed, N failed`; exits 1 if anything failed.
 #[derive(clap::Args)]
 pub struct Test {
-    /// Only the tests whose name contains this, without formatting, clippy and doctests
+    /// Only the tests whose name contains this, without formatting, clippy, doctests and an earlier version to upgrade from
     filter: Option<String>,
 }
 
@@ -53,8 +54,14 @@ impl Test {
         steps.step("the example files are taken", || check::examples(&built))?;
         steps.step("the images' file trees start", || images::check::check(&built))?;
         steps.step("the manifests are what the chart renders", manifests::check)?;
+        let earlier = match self.filter.as_deref() {
+            None => steps.step("building the version that is upgraded from", earlier::build)?,
+            Some(_) => None,
+        };
         let arguments: Vec<&str> = self.filter.iter().map(String::as_str).collect();
-        let mut count = steps.step("tests", || tests(&built, &arguments, &[]))?;
+        let environment: Vec<_> =
+            earlier.iter().map(|folder| (earlier::ENVIRONMENT, folder.as_os_str())).collect();
+        let mut count = steps.step("tests", || tests(&built, &arguments, &environment))?;
         if self.filter.is_none() {
             count = count
                 + steps.step("doctests", || {
@@ -71,7 +78,7 @@ impl Test {
 /// # Errors
 ///
 /// The tests cannot be built or run at all; failed tests are counted, not an error.
-pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Count> {
+pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &OsStr)]) -> Result<Count> {
     // What gives a test a network namespace of its own.
     install::apt("ip", "iproute2")?;
     install::apt("unshare", "util-linux")?;

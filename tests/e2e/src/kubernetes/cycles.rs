@@ -316,6 +316,8 @@ impl Run {
     fn done(&self, report: &Report) -> bool {
         let enough = match self.plan.disturbance {
             Disturbance::None => 0,
+            // Every order, however few cycles that takes.
+            Disturbance::Versions => (self.plan.cycles / WORKLOADS as u64).max(VERSIONS.len() as u64),
             // What happens to it happens in a cycle of each of them.
             _ => self.plan.cycles / WORKLOADS as u64,
         };

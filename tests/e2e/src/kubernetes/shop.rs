@@ -277,6 +277,20 @@ impl Shop {
         .await;
     }
 
+    /// Has so many pods of a daemon, and waits until they are ready and no others are left.
+    pub async fn scale(&self, part: Part, count: u32) {
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.names().namespace);
+        let patch = Patch::Merge(json!({"spec": {"replicas": count}}));
+        let scaled = deployments.patch(&part.deployment(), &PatchParams::default(), &patch).await;
+        scaled.expect("scaling a daemon");
+        until(&format!("{count} pods of {}", part.deployment()), || async {
+            let left = self.pods(part).await.len();
+            if left == count as usize { Ok(()) } else { Err(format!("{left}")) }
+        })
+        .await;
+        self.ready(part, count).await;
+    }
+
     /// Deletes a pod of this namespace, as an eviction does.
     pub async fn delete_pod(&self, name: &str) {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.names().namespace);

@@ -1,18 +1,11 @@
 //! What was led is given back: to its owners when they say so, to everybody when no DLX is left, and by `autoscaler restore` whatever
 //! died before; and is then as it was, field by field.
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
-use devcluster::User;
 use e2e::{
     kubernetes::{Seen, Setting, Shop, Snapshot, Workload, needs_devcluster, run, shop::Part},
     load::{self, get},
-    until,
-};
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
 };
 use scaler_types::{Leads, State};
 use serde_json::{Value, json};
@@ -35,42 +28,6 @@ async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
 fn wish(route: Option<&str>) -> Value {
     let window = route.map(|_| "1s");
     json!({"metadata": {"annotations": {"scaler.dev/scale-to-zero": window, "scaler.dev/route": route}}})
-}
-
-async fn scale(shop: &Shop, part: Part, replicas: u32) {
-    let deployments: Api<Deployment> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
-    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    let scaled = deployments.patch(&part.deployment(), &PatchParams::default(), &patch).await;
-    scaled.expect("scaling a daemon");
-    until(&format!("{replicas} pods of {}", part.deployment()), || async {
-        let left = shop.pods(part).await.len();
-        if left == replicas as usize { Ok(()) } else { Err(format!("{left}")) }
-    })
-    .await;
-    shop.ready(part, replicas).await;
-}
-
-/// `autoscaler restore`, as an administrator runs it.
-async fn restore(shop: &Shop) -> String {
-    let kubeconfig = shop.cluster().kubeconfig(shop.folder(), &User::Admin).expect("a kubeconfig");
-    let config = shop.folder().join("restore.yaml");
-    std::fs::write(&config, format!("namespace: {}\n", shop.names().namespace))
-        .expect("writing the namespace file");
-    let output = tokio::process::Command::new(shop.folder().join("programs/autoscaler"))
-        .arg("restore")
-        .arg(format!("--plugins-dir={}", shop.folder().join("programs/plugins").display()))
-        .arg(format!("--config={}", config.display()))
-        .arg(format!("--kubeconfig-path={}", kubeconfig.display()))
-        .args(["--coordinate-by=leases", "--route-grace=1s", "--service-ports=20000-20049"])
-        .env("POD_NAMESPACE", &shop.names().namespace)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .expect("running it");
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{}\n{said}", output.status);
-    said
 }
 
 /// All is as before but for what its owners have put there themselves, and that too once they took it away.
@@ -156,13 +113,13 @@ fn restore_after_a_kill_at_any_row_leaves_equal_objects() {
                 shop.kill_leader_at(&web, what, wanted).await
             };
             tokio::join!(prepared, killed);
-            scale(&shop, Part::Autoscaler, 0).await;
-            let said = restore(&shop).await;
+            shop.scale(Part::Autoscaler, 0).await;
+            let said = shop.restore(&[]).await;
             println!("{what}: {}", said.lines().last().unwrap_or_default());
             let object = shop.object(&web).await;
             assert_eq!(object.data["spec"]["replicas"], 2, "{what}: {said}");
             as_before(&shop, &web, &before).await;
-            scale(&shop, Part::Autoscaler, 1).await;
+            shop.scale(Part::Autoscaler, 1).await;
         }
     });
 }
@@ -185,7 +142,7 @@ fn without_a_dlx_services_answer_again_from_their_pods() {
         }
         shop.patch(&awake, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
         shop.asleep(&asleep).await;
-        scale(&shop, Part::Dlx, 0).await;
+        shop.scale(Part::Dlx, 0).await;
         for web in [&asleep, &awake] {
             shop.given_back(web).await;
             let answer = load::once(shop.service(web, 80).await[0], &get(&web.host(), "/", "one")).await;
@@ -199,7 +156,7 @@ fn without_a_dlx_services_answer_again_from_their_pods() {
             shop.event(web, "RouteGivenBack").await;
         }
         shop.event(&asleep, "DeadMan").await;
-        scale(&shop, Part::Dlx, 2).await;
+        shop.scale(Part::Dlx, 2).await;
         for web in [&asleep, &awake] {
             shop.led(web).await;
         }

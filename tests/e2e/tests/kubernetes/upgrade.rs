@@ -1,10 +1,14 @@
-//! From an earlier version to this one and back, under the load of ever. The earlier one leads no Services, so the load goes to the
-//! DLXs: what is led has to be given back before one goes back to it.
+//! From an earlier version to this one and back. The earlier one leads no Services, so that the load of ever goes to the DLXs, and
+//! what is led is given back before one goes back to it.
 
-use e2e::kubernetes::{
-    cycles::{Disturbance, Plan},
-    needs_devcluster, run,
-    shop::earlier,
+use e2e::{
+    kubernetes::{
+        Setting, Shop, Workload,
+        cycles::{Disturbance, Plan},
+        needs_devcluster, run,
+        shop::{Part, Version, Versions, earlier},
+    },
+    load::{self, get},
 };
 
 /// All orders in which the daemons can be replaced, each state of them long enough for cycles.
@@ -26,5 +30,57 @@ fn cycles_lose_nothing_while_daemons_are_upgraded_and_downgraded() {
         assert!(report.cycles >= cycles);
         // Both daemons up and down, in both orders.
         assert!(report.replaced >= 8, "{} daemons replaced", report.replaced);
+    });
+}
+
+/// The way back as the documentation has it, and forward again. The annotations stay where they are all the while.
+#[test]
+fn what_is_led_is_given_back_before_one_goes_back() {
+    if needs_devcluster("runs programs of this machine as pods") {
+        return;
+    }
+    let folder = match earlier() {
+        Ok(folder) => folder,
+        Err(why) => return println!("not proved: {why}"),
+    };
+    run(async move {
+        let shop = Shop::open_with(Setting::led()).await;
+        let versions = Versions::new(&shop, &folder).await;
+        let web = Workload::new(&shop, "web").annotation("route", "service");
+        shop.deploy(&web).await;
+        let addresses = shop.service(&web, 80).await;
+        let served = async |id: &str| {
+            for (node, address) in addresses.iter().enumerate() {
+                let id = format!("{id}-{node}");
+                let answer = load::once(*address, &get(&web.host(), "/", &id)).await;
+                let answer = answer.unwrap_or_else(|lost| panic!("{id} was lost over node {node}: {lost}"));
+                assert_eq!(
+                    (answer.status, answer.header("x-request-id")),
+                    (200, Some(&*id)),
+                    "{}",
+                    answer.text()
+                );
+            }
+        };
+        shop.led(&web).await;
+        shop.asleep(&web).await;
+        let autoscaler = format!("--stop-deployment={}/scaler-autoscaler", shop.names().namespace);
+        println!("{}", shop.restore(&[&autoscaler]).await);
+        assert_eq!(shop.pods(Part::Autoscaler).await.len(), 0);
+        shop.given_back(&web).await;
+        for part in [Part::Dlx, Part::Autoscaler] {
+            versions.roll(&shop, part, Version::Earlier).await;
+            served(&format!("given-back-{}", part.name())).await;
+        }
+        // From here on its requests come by the DLXs.
+        shop.scale(Part::Autoscaler, 2).await;
+        shop.asleep(&web).await;
+        shop.served(&web, "by-a-dlx").await;
+        for part in [Part::Autoscaler, Part::Dlx] {
+            versions.roll(&shop, part, Version::Ours).await;
+        }
+        shop.led(&web).await;
+        shop.asleep(&web).await;
+        served("led-again").await;
     });
 }

@@ -1,13 +1,13 @@
 //! Services as clients see them, and daemons that are killed.
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr, process::Stdio};
 
-use devcluster::proxy::ServiceProxy;
+use devcluster::{User, proxy::ServiceProxy};
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use rustix::process::{Pid, Signal, kill_process};
 use scaler_types::Leads;
-use tokio::time::timeout;
+use tokio::{process::Command, time::timeout};
 
 use super::{Part, SERVICE_PORTS, Shop};
 use crate::{
@@ -74,6 +74,37 @@ impl Shop {
             let known = timeout(patience(), proxy.until(node, address, &wanted)).await;
             assert!(known.is_ok(), "node {node} leads to {:?}", proxy.endpoints(node, address));
         }
+    }
+
+    /// Gives everything back by `autoscaler restore`, as an administrator runs it, with these arguments besides: what it says. For
+    /// a test that [`needs_devcluster`](crate::kubernetes::needs_devcluster).
+    ///
+    /// # Panics
+    ///
+    /// It fails.
+    pub async fn restore(&self, arguments: &[&str]) -> String {
+        let namespace = &self.names().namespace;
+        let kubeconfig = self.cluster().kubeconfig(self.folder(), &User::Admin).expect("a kubeconfig");
+        let config = self.folder().join("restore.yaml");
+        fs::write(&config, format!("namespace: {namespace}\n")).expect("writing the namespace file");
+        let (first, last) = (SERVICE_PORTS.start(), SERVICE_PORTS.end());
+        let output = Command::new(self.folder().join("programs/autoscaler"))
+            .arg("restore")
+            .args(arguments)
+            .arg(format!("--plugins-dir={}", self.folder().join("programs/plugins").display()))
+            .arg(format!("--config={}", config.display()))
+            .arg(format!("--kubeconfig-path={}", kubeconfig.display()))
+            .arg(format!("--service-ports={first}-{last}"))
+            .args(["--coordinate-by=leases", "--route-grace=1s"])
+            .env("POD_NAMESPACE", namespace)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .expect("running it");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{}\n{said}", output.status);
+        said
     }
 
     /// Kills a pod's process, as the kernel does that is out of memory: the node starts it again in the same pod. For a test that
