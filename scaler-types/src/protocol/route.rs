@@ -5,7 +5,7 @@
 //! | step | why it is safe |
 //! |---|---|
 //! | own, both -> dlx | the DLXs are named before the resource's own endpoints are taken away; asleep or awake, a DLX serves |
-//! | dlx -> both | both serve; with no endpoint yet, the DLXs alone do |
+//! | dlx -> both | when it has replicas: both serve; with no endpoint yet, the DLXs alone do |
 //! | both -> own | only when endpoints of its own have been there for the grace: everybody who follows the route knows them |
 //!
 //! While a fence stands nothing is given back, whoever asks for it: its commit may be on its way.
@@ -68,6 +68,8 @@ pub fn route_step(seen: &RouteSeen) -> Option<Leads> {
         (Leads::Dlx, _) if seen.dlxs != Dlxs::Serving => None,
         (Leads::Dlx, Leads::Dlx) => (!seen.complete).then_some(Leads::Dlx),
         (Leads::Dlx, Leads::Own | Leads::Both) => Some(Leads::Dlx),
+        // It has nobody else to serve, and those that a commit has just taken away may be listed still.
+        (_, Leads::Dlx) if !seen.scaled && seen.dlxs != Dlxs::Dead => None,
         (_, Leads::Dlx) => Some(Leads::Both),
         // Half of what comes would find nobody.
         (_, Leads::Both) if seen.dlxs == Dlxs::Dead => seen.own_ready.then_some(Leads::Own),
@@ -201,10 +203,23 @@ mod tests {
                     };
                     assert_eq!(route_step(&RouteSeen { asked: false, ..known }), None);
                     assert_eq!(route_step(&RouteSeen { dlxs: Dlxs::Dead, ..known }), None);
-                    // Somebody scaled it to zero: no commit finds what it expects.
-                    let zero = RouteSeen { asked: false, scaled: false, ..known };
+                    // Somebody scaled it to zero: no commit finds what it expects. Without a DLX nobody else would answer.
+                    let zero = RouteSeen { asked: false, scaled: false, dlxs: Dlxs::Dead, ..known };
                     assert!(route_step(&zero).is_some());
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_sleeps_is_given_back_when_it_is_woken() {
+        for path in [Path::Always, Path::Direct] {
+            for state in [State::Active, State::Asleep, State::Waking, State::Failed] {
+                let at = |scaled| RouteSeen { asked: false, ..seen(path, state, scaled, Leads::Dlx) };
+                assert_eq!(route_step(&at(false)), None, "{state}: its last pods may be listed");
+                assert_eq!(route_step(&RouteSeen { dlxs: Dlxs::Away, ..at(false) }), None);
+                assert_eq!(route_step(&RouteSeen { dlxs: Dlxs::Dead, ..at(false) }), Some(Leads::Both));
+                assert_eq!(route_step(&at(true)), Some(Leads::Both));
             }
         }
     }

@@ -197,7 +197,11 @@ impl explore::Model for Model {
         let right = match (world.asked, self.path, state, world.workload.scaled) {
             _ if serving == 0 => leads != Leads::Dlx && (leads == Leads::Own || !world.up),
             // What sleeps is not woken for it: a request is, and then it is given back.
-            (false, ..) => leads == Leads::Own || (leads == Leads::Both && !world.up),
+            (false, ..) => match leads {
+                Leads::Own => true,
+                Leads::Both => !world.up,
+                Leads::Dlx => !world.workload.scaled,
+            },
             (true, Path::Always, ..) => leads == Leads::Dlx,
             (true, _, State::Active | State::Failed, true) => leads == Leads::Own,
             // A person put it to zero.
