@@ -304,8 +304,17 @@ impl Led {
             complete: self.route.complete,
             led_for: short(rounded(self.led_for(at.now))),
             dlxs: self.route.dlxs.clone(),
-            next: to.or((self.route.leads == Leads::Both).then_some(Leads::Own)),
+            next: to.or_else(|| self.later()),
             waits: self.waits(at, next, waiting),
+        }
+    }
+
+    /// Where it is to lead when what that waits for has come.
+    fn later(&self) -> Option<Leads> {
+        match self.route.leads {
+            Leads::Both => Some(Leads::Own),
+            Leads::Dlx if !self.asked() && !self.seen.scaled => Some(Leads::Both),
+            _ => None,
         }
     }
 
@@ -331,6 +340,9 @@ impl Led {
             return Some(format!("everybody to follow, {} to go", short(rounded(left))));
         }
         match (self.route.leads, self.own_ready) {
+            (Leads::Dlx, _) if !self.asked() && !self.seen.scaled => {
+                Some("it to be woken: nobody else could serve".to_owned())
+            }
             (Leads::Both, None) => Some("its own endpoints to be ready".to_owned()),
             (Leads::Both, Some(since)) => {
                 Some(format!("everybody to know its own endpoints, {} to go", ago(since + at.grace, at.now)))

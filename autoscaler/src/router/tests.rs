@@ -140,6 +140,9 @@ async fn what_is_asked_no_more_is_given_back_by_way_of_both_after_the_grace() {
     store.route("web", |route| route.own_ready = false);
     settle(SECOND * 5).await;
     store.route("web", |route| route.own_ready = true);
+    settle(GRACE - SECOND).await;
+    // So after a row that was written meanwhile: it may have been led elsewhere and back in between.
+    store.write("web", State::Active);
     let ready = Instant::now();
     let calls = site.calls(3).await;
     assert_eq!((calls[2].to, calls[2].dlxs.len()), (Leads::Own, 0));
@@ -147,6 +150,23 @@ async fn what_is_asked_no_more_is_given_back_by_way_of_both_after_the_grace() {
     store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "RouteGivenBack")).await;
     assert_eq!(site.gauge(Leads::Both) + site.gauge(Leads::Dlx) + site.gauge(Leads::Own), 0);
     assert!(site.routes.told(&id("web"), &site.context.leading).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_sleeps_is_given_back_when_it_is_woken() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    let site = Site::start(&store, &["a"]);
+    site.calls(1).await;
+    store.change("web", |resource| (resource.replicas, resource.row) = (0, row(State::Asleep)));
+    store.route("web", |route| route.asked = false);
+    assert_eq!(site.in_the_end().await, [Leads::Dlx]);
+    let told = site.routes.told(&id("web"), &site.context.leading).unwrap();
+    let told = serde_json::to_value(told).unwrap();
+    assert_eq!(told["waits"], "it to be woken: nobody else could serve");
+    assert_eq!(told["next"], "both");
+    store.change("web", |resource| (resource.replicas, resource.row) = (1, row(State::Waking)));
+    assert_eq!(site.calls(2).await[1].to, Leads::Both);
 }
 
 #[tokio::test(start_paused = true)]
