@@ -26,6 +26,13 @@ pub struct Test {
     filter: Option<String>,
 }
 
+/// Whose summaries are counted. With `--no-capture` nextest shows those of libtest, too, as each test says them.
+#[derive(Clone, Copy, Debug)]
+enum Runner {
+    Nextest,
+    Libtest,
+}
+
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -65,7 +72,7 @@ impl Test {
         if self.filter.is_none() {
             count = count
                 + steps.step("doctests", || {
-                    tally(cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]))
+                    tally(Runner::Libtest, cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]))
                 })?;
         }
         steps.summary();
@@ -91,20 +98,22 @@ pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &OsStr)]) 
     install::apt("redis-server", "redis-server")?;
     install::apt("redis-cli", "redis-tools")?;
     let mut command = cargo();
-    if install::nextest() {
+    let runner = if install::nextest() {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
         install::with_tools(&mut command);
+        Runner::Nextest
     } else {
         println!("    cargo-nextest cannot be had: cargo test, one test at a time");
         command.args(["test", "--workspace", "--tests", "--no-fail-fast"]).env("RUST_TEST_THREADS", "1");
-    }
+        Runner::Libtest
+    };
     command.args(arguments).envs(environment.iter().copied());
     command.env("SCALER_E2E_BIN", &built.programs);
-    tally(&mut command)
+    tally(runner, &mut command)
 }
 
 /// Runs a test command, shows what it prints and counts from its summary lines.
-fn tally(command: &mut Command) -> Result<Count> {
+fn tally(runner: Runner, command: &mut Command) -> Result<Count> {
     let what = line(command);
     if std::io::stderr().is_terminal() {
         command.env("CARGO_TERM_COLOR", "always");
@@ -123,7 +132,7 @@ fn tally(command: &mut Command) -> Result<Count> {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
-        if let Some(more) = Count::parse(&plain(&line)) {
+        if let Some(more) = Count::parse(runner, &plain(&line)) {
             count = count + more;
         }
     }
@@ -149,12 +158,10 @@ fn plain(line: &str) -> String {
 
 impl Count {
     /// Reads nextest's `Summary [..] 3 tests run: 2 passed, 1 failed, ..` and libtest's `test result: ok. 3 passed; ..`.
-    /// The latter not where it is indented: nextest shows a failed test's own output so, and counts it itself.
-    fn parse(line: &str) -> Option<Self> {
-        let counts = if line.trim_start().starts_with("Summary [") {
-            line.split_once("run:")?.1
-        } else {
-            line.strip_prefix("test result:")?
+    fn parse(runner: Runner, line: &str) -> Option<Self> {
+        let counts = match runner {
+            Runner::Nextest => line.trim_start().strip_prefix("Summary [")?.split_once("run:")?.1,
+            Runner::Libtest => line.strip_prefix("test result:")?,
         };
         let mut count = Self::default();
         for part in counts.split([',', ';', '.', '(']) {
@@ -202,10 +209,12 @@ mod tests {
         let nextest = plain(
             "\x1b[32;1m     Summary\x1b[0m [   0.012s] \x1b[1m5\x1b[0m tests run: 3 passed (1 slow), 1 failed, 1 timed out, 2 skipped",
         );
-        assert_eq!(Count::parse(&nextest), Some(Count { passed: 3, failed: 2 }));
+        assert_eq!(Count::parse(Runner::Nextest, &nextest), Some(Count { passed: 3, failed: 2 }));
         let libtest = "test result: FAILED. 4 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s";
-        assert_eq!(Count::parse(libtest), Some(Count { passed: 4, failed: 1 }));
-        assert_eq!(Count::parse(&format!("    {libtest}")), None, "a part of what a failed test said");
-        assert_eq!(Count::parse("running 3 tests"), None);
+        assert_eq!(Count::parse(Runner::Libtest, libtest), Some(Count { passed: 4, failed: 1 }));
+        assert_eq!(Count::parse(Runner::Nextest, libtest), None, "what a test says itself");
+        for runner in [Runner::Nextest, Runner::Libtest] {
+            assert_eq!(Count::parse(runner, "running 3 tests"), None);
+        }
     }
 }
