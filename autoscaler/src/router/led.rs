@@ -309,12 +309,17 @@ impl Led {
         }
     }
 
+    /// It is to be given back, and nobody has woken it yet.
+    fn sleeps_on(&self) -> bool {
+        !self.asked() && !self.seen.scaled && self.route.leads == Leads::Dlx
+    }
+
     /// Where it is to lead when what that waits for has come.
     fn later(&self) -> Option<Leads> {
         match self.route.leads {
             Leads::Both => Some(Leads::Own),
-            Leads::Dlx if !self.asked() && !self.seen.scaled => Some(Leads::Both),
-            _ => None,
+            Leads::Dlx if self.sleeps_on() => Some(Leads::Both),
+            Leads::Own | Leads::Dlx => None,
         }
     }
 
@@ -340,9 +345,7 @@ impl Led {
             return Some(format!("everybody to follow, {} to go", short(rounded(left))));
         }
         match (self.route.leads, self.own_ready) {
-            (Leads::Dlx, _) if !self.asked() && !self.seen.scaled => {
-                Some("it to be woken: nobody else could serve".to_owned())
-            }
+            _ if self.sleeps_on() => Some("it to be woken: nobody else could serve".to_owned()),
             (Leads::Both, None) => Some("its own endpoints to be ready".to_owned()),
             (Leads::Both, Some(since)) => {
                 Some(format!("everybody to know its own endpoints, {} to go", ago(since + at.grace, at.now)))

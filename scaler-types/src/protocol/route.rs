@@ -69,7 +69,7 @@ pub fn route_step(seen: &RouteSeen) -> Option<Leads> {
         (Leads::Dlx, Leads::Dlx) => (!seen.complete).then_some(Leads::Dlx),
         (Leads::Dlx, Leads::Own | Leads::Both) => Some(Leads::Dlx),
         // It has nobody else to serve, and those that a commit has just taken away may be listed still.
-        (_, Leads::Dlx) if !seen.scaled && seen.dlxs != Dlxs::Dead => None,
+        (_, Leads::Dlx) if !seen.scaled && seen.complete && seen.dlxs != Dlxs::Dead => None,
         (_, Leads::Dlx) => Some(Leads::Both),
         // Half of what comes would find nobody.
         (_, Leads::Both) if seen.dlxs == Dlxs::Dead => seen.own_ready.then_some(Leads::Own),
@@ -218,6 +218,11 @@ mod tests {
                 let at = |scaled| RouteSeen { asked: false, ..seen(path, state, scaled, Leads::Dlx) };
                 assert_eq!(route_step(&at(false)), None, "{state}: its last pods may be listed");
                 assert_eq!(route_step(&RouteSeen { dlxs: Dlxs::Away, ..at(false) }), None);
+                assert_eq!(
+                    route_step(&RouteSeen { complete: false, ..at(false) }),
+                    Some(Leads::Both),
+                    "some of what comes may wake nobody"
+                );
                 assert_eq!(route_step(&RouteSeen { dlxs: Dlxs::Dead, ..at(false) }), Some(Leads::Both));
                 assert_eq!(route_step(&at(true)), Some(Leads::Both));
             }
