@@ -16,6 +16,7 @@ mod protocols;
 mod rights;
 mod scenes;
 mod stalled;
+mod uninstall;
 mod upgrade;
 mod waking;
 mod writers;
