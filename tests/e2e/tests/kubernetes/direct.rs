@@ -23,6 +23,8 @@ use e2e::{
 use scaler_types::{Leads, State};
 use tokio::time::timeout;
 
+use crate::leaders::change_at;
+
 /// What Prometheus is asked.
 const QUERIES: &str = "    busy:\n      query: sum by (name) (increase(service_requests_total{namespace=\"$namespace\"}[$window]))\n    \
                        flying:\n      query: max by (name) (max_over_time(service_in_flight{namespace=\"$namespace\"}[$window]))\n";
@@ -137,6 +139,26 @@ fn no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace() {
         assert_eq!(web.read().starts.len(), 1, "it was told to end while it was in use");
         // And when nobody uses it any more it sleeps.
         shop.asleep(&web).await;
+    });
+}
+
+/// A leader that is killed in the middle of a switch: what it was sure of nobody knows, and the next one begins anew.
+#[test]
+fn another_leader_undoes_a_switch_that_it_did_not_begin() {
+    if needs_devcluster("kills a process") {
+        return;
+    }
+    run(async {
+        let Some((shop, _prometheus, web)) = scene(SHORT_GRACE).await else { return };
+        change_at(&shop, &web, "a switch", switched).await;
+        let lifted = shop.seen(&web, "the fence to be lifted", |seen| seen.state() != Some(State::Draining));
+        let lifted = lifted.await;
+        assert_eq!((lifted.state(), lifted.replicas()), (Some(State::Active), 1));
+        shop.given_back(&web).await;
+        // Of itself again, and then as if nothing had been.
+        shop.asleep(&web).await;
+        let answer = once(shop.service(&web, 80).await[0], &get(&web.host(), "/", "one")).await;
+        assert_eq!(answer.expect("an answer").header("x-request-id"), Some("one"));
     });
 }
 

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 type Wanted = fn(&Seen) -> bool;
 
 /// Two replicas and a Service of two ports, before anybody asked for anything; and all of it then.
-async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
+pub async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
     begin(shop, Workload::new(shop, name)).await
 }
 
@@ -79,7 +79,7 @@ async fn restore(shop: &Shop) -> String {
 }
 
 /// All is as before but for what its owners have put there themselves, and that too once they took it away.
-async fn as_before(shop: &Shop, web: &Workload, before: &Snapshot) {
+pub async fn as_before(shop: &Shop, web: &Workload, before: &Snapshot) {
     shop.patch(web, wish(None)).await;
     // Their last word may have been the first annotation.
     let now = shop.snapshot().await;

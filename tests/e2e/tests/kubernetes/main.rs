@@ -8,6 +8,7 @@ mod failing;
 mod figures;
 mod giving_back;
 mod ground;
+mod leaders;
 mod led;
 mod mutants;
 mod outage;
