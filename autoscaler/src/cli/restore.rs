@@ -1,6 +1,9 @@
 //! `restore`: everything as it was before.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use daemon::{
@@ -243,11 +246,12 @@ async fn restore<P: Plugin>(
             }
         }
     }
-    let mut running = JoinSet::new();
+    let (mut running, mut under_way) = (JoinSet::new(), BTreeSet::new());
     loop {
         while running.len() < AT_ONCE
             && let Some((plugin, request)) = queue.pop_front()
         {
+            under_way.insert(request.id.clone());
             running.spawn(async move { (release(&plugin, &request).await, request.id) });
         }
         let ended = tokio::select! {
@@ -255,6 +259,9 @@ async fn restore<P: Plugin>(
             () = stop.cancelled() => break,
             ended = running.join_next() => ended,
         };
+        if let Some(Ok((_, id))) = &ended {
+            under_way.remove(id);
+        }
         match ended {
             None => break,
             Some(Ok((Ok(()), id))) => {
@@ -271,6 +278,12 @@ async fn restore<P: Plugin>(
                 summary.failed += 1;
             }
         }
+    }
+    for id in &under_way {
+        print(&format!("{id}: NOT given back: not done when this had to end. Do its pods become ready?\n"));
+    }
+    for (_, ReleaseRequest { id, .. }) in &queue {
+        print(&format!("{id}: NOT given back: not tried\n"));
     }
     summary.left = queue.len() + running.len();
     summary

@@ -22,6 +22,9 @@ use crate::{
 /// The window after which the resources under this load sleep.
 pub const WINDOW: Duration = Duration::from_secs(1);
 
+/// How late somebody who rests may hear that it is to stop.
+const STEP: Duration = Duration::from_millis(50);
+
 /// What all clients of a run share.
 #[derive(Clone, Debug, Default)]
 pub struct Shared {
@@ -104,15 +107,23 @@ pub async fn run(target: &Target, shared: Shared, mut random: Random) {
         clients.burst(Instant::now() + length, &mut random).await;
         match random.below(10) {
             // Whatever state it is in then: about when the window ends, or well after.
-            0..=3 => pause(random.between(target.sleeps.almost()..target.sleeps.by)).await,
+            0..=3 => rest(random.between(target.sleeps.almost()..target.sleeps.by), &stop).await,
             // Into a fence.
-            4..=7 => target.seen("draining").await,
+            4..=7 => target.seen("draining", &stop).await,
             // Asleep, or being put to sleep.
             _ => {
-                target.seen("asleep").await;
+                target.seen("asleep", &stop).await;
                 pause(random.between(Duration::ZERO..Duration::from_millis(50))).await;
             }
         }
+    }
+}
+
+/// Lets so much time pass, or less when it is told to stop.
+async fn rest(time: Duration, stop: &AtomicBool) {
+    let end = Instant::now() + time;
+    while Instant::now() < end && !stop.load(Ordering::Relaxed) {
+        pause(STEP.min(end - Instant::now())).await;
     }
 }
 
@@ -120,10 +131,10 @@ pub async fn run(target: &Target, shared: Shared, mut random: Random) {
 
 impl Target {
     /// Waits until the resource's row says so, but no longer than it takes to be put to sleep.
-    async fn seen(&self, state: &str) {
+    async fn seen(&self, state: &str, stop: &AtomicBool) {
         let end = Instant::now() + self.sleeps.by;
-        pause(self.sleeps.almost()).await;
-        while Instant::now() < end && (self.state)() != state {
+        rest(self.sleeps.almost(), stop).await;
+        while Instant::now() < end && (self.state)() != state && !stop.load(Ordering::Relaxed) {
             pause(Duration::from_millis(1)).await;
         }
     }

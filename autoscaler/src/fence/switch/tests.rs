@@ -126,6 +126,8 @@ impl Site {
 }
 
 const SHORT: Duration = Duration::from_millis(20);
+/// The shortest that scrapes so often prove.
+const SAMPLE: Duration = Duration::from_millis(80);
 
 #[tokio::test]
 async fn seen_idle_after_everything_was_led_to_the_dlxs_it_goes_to_zero() {
@@ -133,6 +135,9 @@ async fn seen_idle_after_everything_was_led_to_the_dlxs_it_goes_to_zero() {
         let web = store.get("web");
         // Asked only when there is something to be seen.
         assert_eq!((web.row.state, web.route.unwrap().leads), (State::Draining, Leads::Dlx));
+        // First the grace, then as long as the sample is.
+        let led = store.inner().led[0].at;
+        assert!(led.elapsed() >= SHORT + SAMPLE, "asked {:?} after the switch", led.elapsed());
         says("6")
     });
     let dlx = Dlx::quiet(site.state.path(), &["web"]);

@@ -6,6 +6,7 @@
 
 pub mod cycles;
 pub mod front;
+pub mod hook;
 pub mod journals;
 pub mod manifests;
 mod objects;

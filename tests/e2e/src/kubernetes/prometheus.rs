@@ -4,6 +4,7 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use futures_util::StreamExt as _;
@@ -19,15 +20,19 @@ use super::{Shop, workload::PORT};
 
 /// Where it listens, in the test's own network.
 const ADDRESS: &str = "127.0.0.1:9090";
+/// How often it scrapes.
+const INTERVAL: &str = "500ms";
+/// The shortest sample that its scrapes prove: four of them.
+pub const SAMPLE: Duration = Duration::from_secs(2);
 
 /// What a namespace file says of it, with the queries that follow; each line of them is indented by four.
 pub fn source(queries: &str) -> String {
     format!(
-        "metrics:\n  source: prometheus\n  url: http://{ADDRESS}\n  scrapeInterval: 1s\n  queries:\n{queries}"
+        "metrics:\n  source: prometheus\n  url: http://{ADDRESS}\n  scrapeInterval: {INTERVAL}\n  queries:\n{queries}"
     )
 }
 
-/// Scrapes every second. Killed when it is dropped.
+/// Killed when it is dropped.
 #[derive(Debug)]
 pub struct Prometheus {
     child: Child,
@@ -44,7 +49,7 @@ impl Prometheus {
         fs::write(&targets, "[]").expect("writing the targets");
         let config = folder.join("prometheus.yaml");
         let text = format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: pods\n    file_sd_configs: [{{files: [{targets:?}], \
+            "global: {{scrape_interval: {INTERVAL}}}\nscrape_configs:\n  - job_name: pods\n    file_sd_configs: [{{files: [{targets:?}], \
              refresh_interval: 1s}}]\n"
         );
         fs::write(&config, text).expect("writing its configuration");

@@ -1,40 +1,182 @@
 //! Services that lead to the DLXs only while their workloads sleep: Prometheus says how busy they are, nodes hear of changes late,
 //! clients keep connections to pods that kube-proxy never cuts, and the application exits at once on SIGTERM.
+//!
+//! Two things are waited for after a switch: the grace, which is for new connections, and a sample after it, which is for those that
+//! are kept. Each has a scene of its own, and then there is load for both.
 
 use std::time::Duration;
 
+use devcluster::proxy::NO_LAG;
 use e2e::{
     kubernetes::{
+        Seen, Setting, Shop, Workload,
         cycles::{App, Beside, Plan},
         needs_devcluster,
-        prometheus::{self, Prometheus},
+        prometheus::{self, Prometheus, SAMPLE},
         run,
         shop::{GRACE, LAG},
     },
+    load::{Connection, Exchange, get, once},
     traffic::{Client, Sleeps},
+    wait::pause,
 };
+use scaler_types::{Leads, State};
+use tokio::time::timeout;
 
-/// How far back the metrics are looked at.
-const WINDOW: Duration = Duration::from_secs(3);
+use crate::leaders::change_at;
+
+/// What Prometheus is asked.
+const QUERIES: &str = "    busy:\n      query: sum by (name) (increase(service_requests_total{namespace=\"$namespace\"}[$window]))\n    \
+                       flying:\n      query: max by (name) (max_over_time(service_in_flight{namespace=\"$namespace\"}[$window]))\n";
+/// How far back it is looked at: as little as can be told.
+const WINDOW: Duration = SAMPLE;
+const METRICS: &str =
+    "[{metricName: busy, windowSize: 2s, threshold: 0}, {metricName: flying, windowSize: 2s, threshold: 0}]";
+
+/// How late a node hears: longer than a sample takes.
+const LATE: Duration = Duration::from_secs(5);
+/// The daemons wait for it.
+const LATE_GRACE: Duration = Duration::from_secs(6);
+/// Where nodes hear at once.
+const SHORT_GRACE: Duration = Duration::from_secs(1);
+
+fn setting() -> Setting {
+    Setting::led().with(&prometheus::source(QUERIES))
+}
+
+/// A shop with that grace and one workload, to whose pod every node leads, and that hears at once; `None`: without a Prometheus.
+async fn scene(grace: Duration) -> Option<(Shop, Prometheus, Workload)> {
+    let mut setting = setting();
+    setting.flags.push(format!("--route-grace={}s", grace.as_secs()));
+    let shop = Shop::open_with(setting).await;
+    for node in 0..shop.proxy().nodes() {
+        shop.proxy().set_lag(node, NO_LAG);
+    }
+    let prometheus = Prometheus::start(&shop)?;
+    let web = Workload::new(&shop, "web").annotation("route", "direct").annotation("metrics", METRICS);
+    shop.deploy(&web).await;
+    shop.reached(&web).await;
+    Some((shop, prometheus, web))
+}
+
+/// The Service leads to the DLXs, and the pod may still be needed.
+fn switched(seen: &Seen) -> bool {
+    seen.leads() == Leads::Dlx && seen.state() == Some(State::Draining) && seen.replicas() == 1
+}
+
+/// Sends a request on a connection that was kept; the pod answers it.
+async fn answered(kept: &mut Connection, web: &Workload, path: &str, id: &str) {
+    match kept.send(&get(&web.host(), path, id)).await {
+        Exchange::Answered(answer) => {
+            assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
+        }
+        lost => panic!("{id} on a connection that was kept: {lost:?}"),
+    }
+}
+
+/// The grace: when the sample could have been taken, a node that hears late still leads new connections to the pod.
+#[test]
+fn no_pod_is_told_to_end_that_a_node_still_leads_to() {
+    if needs_devcluster("has a node that lags") {
+        return;
+    }
+    run(async {
+        let Some((shop, _prometheus, web)) = scene(LATE_GRACE).await else { return };
+        let [late, soon] = shop.service(&web, 80).await[..] else { panic!("two nodes") };
+        shop.proxy().set_lag(0, LATE..LATE);
+        // None of its pods is left.
+        shop.asleep(&web).await;
+        let [first, second] = ["late", "soon"].map(|id| get(&web.host(), "/", id));
+        let (late, soon) = tokio::join!(once(late, &first), once(soon, &second));
+        for (id, answer) in [("late", late), ("soon", soon)] {
+            let answer = answer.unwrap_or_else(|lost| panic!("by the node that hears {id}: {lost}"));
+            assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
+        }
+    });
+}
+
+/// The sample: a connection that is kept stays with its pod, whatever the nodes have heard by then.
+#[test]
+fn no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace() {
+    if needs_devcluster("has connections that stay with their pod") {
+        return;
+    }
+    run(async {
+        let Some((shop, _prometheus, web)) = scene(SHORT_GRACE).await else { return };
+        let address = shop.service(&web, 80).await[0];
+        let mut kept = Connection::open(address).await.expect("a connection");
+        answered(&mut kept, &web, "/", "first").await;
+
+        // One that was begun within the grace outlasts the sample.
+        shop.seen(&web, "the switch", switched).await;
+        let path = format!("/slow/{}", ((SHORT_GRACE + SAMPLE) * 2).as_millis());
+        tokio::select! {
+            biased;
+            () = answered(&mut kept, &web, &path, "long") => {}
+            _ = shop.seen(&web, "its sleep", |seen| seen.state() == Some(State::Asleep)) => {
+                panic!("it was put to sleep while a request was with its pod");
+            }
+        }
+        shop.seen(&web, "its Service to be given back", |seen| seen.leads() == Leads::Own).await;
+
+        // Short ones, all of them after the grace.
+        shop.seen(&web, "another switch", switched).await;
+        pause(SHORT_GRACE + SAMPLE / 8).await;
+        let decided = shop.seen(&web, "an end of the try", |seen| seen.state() != Some(State::Draining));
+        let mut decided = std::pin::pin!(decided);
+        let mut number = 0;
+        let seen = loop {
+            number += 1;
+            answered(&mut kept, &web, "/", &format!("short-{number}")).await;
+            if let Ok(seen) = timeout(SAMPLE / 8, &mut decided).await {
+                break seen;
+            }
+        };
+        assert_eq!((seen.state(), seen.replicas()), (Some(State::Active), 1), "after {number} requests");
+        let why = seen.row()["reason"].clone();
+        assert!(why.as_str().is_some_and(|why| why.contains("not idle once")), "{why}");
+        answered(&mut kept, &web, "/", "last").await;
+        assert_eq!(web.read().starts.len(), 1, "it was told to end while it was in use");
+        // And when nobody uses it any more it sleeps.
+        shop.asleep(&web).await;
+    });
+}
+
+/// A leader that is killed in the middle of a switch: what it was sure of nobody knows, and the next one begins anew.
+#[test]
+fn another_leader_undoes_a_switch_that_it_did_not_begin() {
+    if needs_devcluster("kills a process") {
+        return;
+    }
+    run(async {
+        let Some((shop, _prometheus, web)) = scene(SHORT_GRACE).await else { return };
+        change_at(&shop, &web, "a switch", switched).await;
+        let lifted = shop.seen(&web, "the fence to be lifted", |seen| seen.state() != Some(State::Draining));
+        let lifted = lifted.await;
+        assert_eq!((lifted.state(), lifted.replicas()), (Some(State::Active), 1));
+        shop.given_back(&web).await;
+        // Of itself again, and then as if nothing had been.
+        shop.asleep(&web).await;
+        let answer = once(shop.service(&web, 80).await[0], &get(&web.host(), "/", "one")).await;
+        assert_eq!(answer.expect("an answer").header("x-request-id"), Some("one"));
+    });
+}
 
 /// How many are asked for, if so many are asked for otherwise: one takes as long as ten of the others.
 fn cycles() -> u64 {
-    (Plan::new().cycles / 2).max(6)
+    (Plan::new().cycles / 5).max(6)
 }
 
 fn plan(app: App, pool: usize) -> Plan {
-    let queries = "    busy:\n      query: sum by (name) (increase(service_requests_total{namespace=\"$namespace\"}[$window]))\n    \
-                   flying:\n      query: max by (name) (max_over_time(service_in_flight{namespace=\"$namespace\"}[$window]))\n";
-    let metrics = "[{metricName: busy, windowSize: 3s, threshold: 0}, {metricName: flying, windowSize: 3s, threshold: 0}]";
     let led = Plan::new().led("direct");
     Plan {
         cycles: cycles(),
-        setting: led.setting.clone().with(&prometheus::source(queries)),
+        setting: setting(),
         app,
         pool,
-        annotations: vec![("metrics", metrics.to_owned())],
+        annotations: vec![("metrics", METRICS.to_owned())],
         // Its window and as much again for the scrapes to cover it; nodes and grace; the sample after it.
-        sleeps: Sleeps { after: WINDOW, by: WINDOW * 2 + LAG + GRACE + Duration::from_secs(8) },
+        sleeps: Sleeps { after: WINDOW, by: WINDOW * 2 + LAG + GRACE + SAMPLE * 3 },
         beside: Some(|shop| Box::new(Prometheus::start(shop)) as Beside),
         ..led
     }
@@ -49,7 +191,7 @@ fn cycles_lose_nothing_where_applications_drain() {
         let report = plan(App::Drains(Duration::from_secs(2)), 3).run().await;
         println!("{report}");
         report.verdict.assert_nothing_lost();
-        assert!(report.cycles >= cycles());
+        report.assert_done();
     });
 }
 
@@ -67,6 +209,6 @@ fn cycles_of_applications_that_exit_at_once_lose_no_new_connection() {
         let new: Vec<_> = verdict.lost.iter().filter(|(id, ..)| Client::New.sent(id)).collect();
         assert!(new.is_empty() && verdict.exact() && verdict.refused.is_empty(), "{verdict}\n{new:?}");
         println!("lost on kept connections: {} of {}", verdict.lost.len(), verdict.answered);
-        assert!(report.cycles >= cycles());
+        report.assert_done();
     });
 }

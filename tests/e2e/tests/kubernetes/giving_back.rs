@@ -14,8 +14,13 @@ use serde_json::{Value, json};
 type Wanted = fn(&Seen) -> bool;
 
 /// Two replicas and a Service of two ports, before anybody asked for anything; and all of it then.
-async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
-    let web = Workload::new(shop, name).unmanaged().replicas(2).lines();
+pub async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
+    begin(shop, Workload::new(shop, name)).await
+}
+
+/// The same of this workload.
+pub async fn begin(shop: &Shop, web: Workload) -> (Workload, Snapshot) {
+    let web = web.unmanaged().replicas(2).lines();
     shop.create(&web.service()).await;
     shop.create(&web.object()).await;
     let [first, ..] = shop.service(&web, 80).await[..] else { panic!("no node") };
@@ -25,13 +30,13 @@ async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
 }
 
 /// Opted in, or out.
-fn wish(route: Option<&str>) -> Value {
+pub fn wish(route: Option<&str>) -> Value {
     let window = route.map(|_| "1s");
     json!({"metadata": {"annotations": {"scaler.dev/scale-to-zero": window, "scaler.dev/route": route}}})
 }
 
 /// All is as before but for what its owners have put there themselves, and that too once they took it away.
-async fn as_before(shop: &Shop, web: &Workload, before: &Snapshot) {
+pub async fn as_before(shop: &Shop, web: &Workload, before: &Snapshot) {
     shop.patch(web, wish(None)).await;
     // Their last word may have been the first annotation.
     let now = shop.snapshot().await;

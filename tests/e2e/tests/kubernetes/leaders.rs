@@ -1,0 +1,128 @@
+//! Autoscalers that lead no more: the next one goes on from whatever was begun, and who has lost the lead writes nothing.
+//!
+//! Load by itself does not tell: a leader that is told to end reverts what it began, and requests lift what one that was killed has
+//! left.
+
+use std::time::Duration;
+
+use devcluster::Filter;
+use e2e::{
+    kubernetes::{Seen, Setting, Shop, Workload, needs_devcluster, run, shop::Part},
+    load::{get, once},
+    until,
+    wait::pause,
+};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use scaler_types::{Leads, State};
+use serde_json::json;
+
+use crate::giving_back::{as_before, before, wish};
+
+/// A leader tells the others that it is there each five seconds.
+const RENEWAL: Duration = Duration::from_secs(5);
+
+/// Whose the Lease is from now on; nobody's, as when the time has passed in which a dead one could have renewed it.
+pub async fn holds(shop: &Shop, holder: &str) {
+    let leases: Api<Lease> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
+    let now = Timestamp::now().to_string();
+    let patch = Patch::Merge(json!({"spec": {"holderIdentity": holder, "renewTime": now}}));
+    let patched = leases.patch("scaler-autoscaler", &PatchParams::default(), &patch).await;
+    patched.expect("patching the Lease");
+}
+
+/// The leader is killed the moment a workload is seen so, and another one leads at once.
+pub async fn change_at(shop: &Shop, web: &Workload, what: &str, wanted: impl Fn(&Seen) -> bool) {
+    let (killed, _) = shop.kill_leader_at(web, what, wanted).await;
+    holds(shop, "").await;
+    println!("{what}: {killed} was killed");
+}
+
+async fn answered(shop: &Shop, web: &Workload, id: &str) {
+    let answer = once(shop.service(web, 80).await[0], &get(&web.host(), "/", id)).await;
+    let answer = answer.unwrap_or_else(|lost| panic!("{id}: {lost}"));
+    assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
+}
+
+#[test]
+fn another_leader_goes_on_from_whatever_was_begun() {
+    if needs_devcluster("kills a process") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting::led()).await;
+        let (web, before) = before(&shop, "web").await;
+        tokio::join!(
+            shop.patch(&web, wish(Some("service"))),
+            change_at(&shop, &web, "a slice", |seen| seen.ours().next().is_some()),
+        );
+        shop.led(&web).await;
+        shop.asleep(&web).await;
+
+        // Between the fence and the commit, which is on its way for a while.
+        answered(&shop, &web, "one").await;
+        let patches = Filter::any().user(Part::Autoscaler.user()).verb("patch").resource("deployments");
+        let late = shop.cluster().faults().latency(patches, Duration::from_secs(1));
+        change_at(&shop, &web, "a fence", |seen| seen.state() == Some(State::Draining)).await;
+        late.end();
+        let seen = shop.seen(&web, "the fence to be lifted", |seen| seen.state() != Some(State::Draining));
+        assert_eq!(seen.await.state(), Some(State::Active), "nobody has seen it idle that leads");
+        shop.asleep(&web).await;
+
+        // On the way back.
+        answered(&shop, &web, "two").await;
+        tokio::join!(
+            shop.patch(&web, wish(None)),
+            change_at(&shop, &web, "both", |seen| seen.leads() == Leads::Both),
+        );
+        shop.given_back(&web).await;
+        answered(&shop, &web, "three").await;
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
+        as_before(&shop, &web, &before).await;
+    });
+}
+
+/// The Lease is taken from one that is well. From its next renewal on it knows, and nobody leads.
+#[test]
+fn who_has_lost_the_lead_writes_nothing() {
+    if needs_devcluster("counts what the API is asked for") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting { autoscalers: 1, ..Setting::led() }).await;
+        let (web, _) = before(&shop, "web").await;
+        shop.patch(&web, wish(Some("service"))).await;
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
+        shop.led(&web).await;
+
+        let requests = shop.cluster().requests();
+        let its = || Filter::any().user(Part::Autoscaler.user());
+        requests.reset();
+        holds(&shop, "somebody-else").await;
+        until("a renewal", || async {
+            let renewals = requests.of(&its().verb("update").resource("leases"));
+            if renewals > 0 { Ok(()) } else { Err("none".to_owned()) }
+        })
+        .await;
+        pause(RENEWAL / 10).await;
+        requests.reset();
+        // There would be something to do: a DLX that no slice is to name any more, and nobody asks for anything.
+        let dlx = shop.pods(Part::Dlx).await[0].metadata.name.clone().expect("a pod's name");
+        shop.delete_now(&dlx).await;
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": null}}})).await;
+        pause(RENEWAL).await;
+        for verb in ["create", "update", "patch", "delete"] {
+            for resource in ["deployments", "deployments/scale", "services", "endpointslices", "configmaps"] {
+                let written = requests.of(&its().verb(verb).resource(resource));
+                assert_eq!(written, 0, "{verb} {resource}, by an autoscaler that leads no more");
+            }
+        }
+        assert_eq!(shop.object(&web).await.data["spec"]["replicas"], 2);
+        holds(&shop, "").await;
+        shop.asleep(&web).await;
+        answered(&shop, &web, "one").await;
+    });
+}

@@ -1,0 +1,114 @@
+//! `helm uninstall`: the Job of the chart's hook stops the autoscaler and gives everything back, with the rights that the chart gives
+//! it and no more.
+
+use std::{path::PathBuf, time::Duration};
+
+use e2e::{
+    kubernetes::{
+        Setting, Shop, Snapshot, Workload,
+        hook::{Ended, Hook},
+        needs_devcluster, run,
+        shop::Part,
+    },
+    load::{get, once},
+};
+use scaler_types::Leads;
+use serde_json::json;
+
+use crate::giving_back::{begin, wish};
+
+/// Far more than it takes.
+const LONG: Duration = Duration::from_secs(50);
+/// Enough for what can be given back, and soon over for what cannot.
+const SHORT: Duration = Duration::from_secs(15);
+
+/// Two workloads behind led Services, of which the first sleeps; and all as it was before they were opted in.
+async fn led() -> (Shop, [Workload; 2], Snapshot) {
+    let shop = Shop::open_with(Setting::led()).await;
+    let may_start = may_start(&shop);
+    std::fs::write(&may_start, "").expect("writing the file");
+    let asleep = Workload::new(&shop, "asleep").arguments(&["--start-after", &may_start.to_string_lossy()]);
+    let (asleep, _) = begin(&shop, asleep).await;
+    let (awake, before) = begin(&shop, Workload::new(&shop, "awake")).await;
+    shop.patch(&asleep, wish(Some("service"))).await;
+    let annotations = json!({"scaler.dev/scale-to-zero": "1h", "scaler.dev/route": "service"});
+    shop.patch(&awake, json!({"metadata": {"annotations": annotations}})).await;
+    shop.led(&awake).await;
+    shop.led(&asleep).await;
+    shop.asleep(&asleep).await;
+    (shop, [asleep, awake], before)
+}
+
+/// Without this file the one that sleeps does not come up.
+fn may_start(shop: &Shop) -> PathBuf {
+    shop.folder().join("may-start")
+}
+
+/// Nothing was asked for that it may not do, and nothing of it is left but that the autoscaler is stopped.
+async fn given_back(shop: &Shop, webs: &[Workload; 2], before: &Snapshot, ended: &Ended) {
+    assert_eq!(ended.status, 0, "{}", ended.said);
+    assert!(shop.pods(Part::Autoscaler).await.is_empty(), "{}", ended.said);
+    for web in webs {
+        shop.given_back(web).await;
+        let answer = once(shop.service(web, 80).await[0], &get(&web.host(), "/", "one")).await;
+        let answer = answer.expect("an answer of its pods");
+        assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("one")), "{}", answer.text());
+        shop.patch(web, wish(None)).await;
+    }
+    let mut differences = before.differences(&shop.snapshot().await);
+    // Their owners' last word was the first annotation.
+    let emptied =
+        webs.each_ref().map(|web| format!("Deployment {} /metadata /annotations: null -> {{}}", web.name));
+    differences.retain(|told| !emptied.contains(told));
+    assert_eq!(differences, ["Deployment scaler-autoscaler /spec /replicas: 2 -> 0"]);
+    let forbidden = shop.cluster().requests().forbidden();
+    let its: Vec<_> = forbidden.iter().filter(|(asked, _)| asked.user == Part::Autoscaler.user()).collect();
+    assert!(
+        its.iter().all(|(asked, _)| asked.resource == "httproutes" || asked.resource == "scaledobjects"),
+        "{its:#?}"
+    );
+}
+
+#[test]
+fn the_hook_stops_the_autoscaler_and_gives_everything_back() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let (shop, webs, before) = led().await;
+        let hook = Hook::render(&shop, LONG);
+        hook.create(&shop).await;
+        let ended = hook.run(&shop, 1).await;
+        for web in &webs {
+            assert!(ended.said.contains(&format!("shop/{}: given back\n", web.name)), "{}", ended.said);
+        }
+        assert!(ended.said.contains("2 given back, 0 failed\n"), "{}", ended.said);
+        given_back(&shop, &webs, &before, &ended).await;
+    });
+}
+
+/// What sleeps and does not come up stays led: helm is told so and uninstalls nothing. Another try goes on from there.
+#[test]
+fn the_hook_fails_where_something_cannot_be_given_back_and_goes_on_when_it_can() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let (shop, webs, before) = led().await;
+        std::fs::remove_file(may_start(&shop)).expect("removing the file");
+        let hook = Hook::render(&shop, SHORT);
+        hook.create(&shop).await;
+        let Ended { status, said } = hook.run(&shop, 1).await;
+        assert_eq!(status, 1, "{said}");
+        for told in
+            ["shop/awake: given back\n", "shop/asleep: NOT given back: ", "1 are not given back, see above"]
+        {
+            assert!(said.contains(told), "{told:?} is not in {said}");
+        }
+        shop.seen(&webs[1], "its Service to be given back", |seen| seen.leads() == Leads::Own).await;
+        shop.seen(&webs[0], "its Service to be led still", |seen| seen.leads() != Leads::Own).await;
+        std::fs::write(may_start(&shop), "").expect("writing the file");
+        let ended = hook.run(&shop, 2).await;
+        given_back(&shop, &webs, &before, &ended).await;
+    });
+}
