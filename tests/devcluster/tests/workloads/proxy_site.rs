@@ -68,7 +68,8 @@ pub async fn rest_of(stream: &mut TcpStream) -> io::Result<String> {
 
 impl Nodes {
     async fn start(options: &ProxyOptions) -> Self {
-        let cluster = Cluster::start(Options::default()).expect("starting the API");
+        let cluster =
+            Cluster::start(Options { dual_stack: true, ..Options::default() }).expect("starting the API");
         let client = cluster.client().expect("a client of the API");
         let proxy = ServiceProxy::start(&client, options);
         let site = Site::of(client);
