@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 type Wanted = fn(&Seen) -> bool;
 
 /// Two replicas and a Service of two ports, before anybody asked for anything; and all of it then.
-async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
+pub async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
     let web = Workload::new(shop, name).unmanaged().replicas(2).lines();
     shop.create(&web.service()).await;
     shop.create(&web.object()).await;
@@ -32,12 +32,12 @@ async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
 }
 
 /// Opted in, or out.
-fn wish(route: Option<&str>) -> Value {
+pub fn wish(route: Option<&str>) -> Value {
     let window = route.map(|_| "1s");
     json!({"metadata": {"annotations": {"scaler.dev/scale-to-zero": window, "scaler.dev/route": route}}})
 }
 
-async fn scale(shop: &Shop, part: Part, replicas: u32) {
+pub async fn scale(shop: &Shop, part: Part, replicas: u32) {
     let deployments: Api<Deployment> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
     let scaled = deployments.patch(&part.deployment(), &PatchParams::default(), &patch).await;
@@ -51,7 +51,7 @@ async fn scale(shop: &Shop, part: Part, replicas: u32) {
 }
 
 /// `autoscaler restore`, as an administrator runs it.
-async fn restore(shop: &Shop) -> String {
+pub async fn restore(shop: &Shop) -> String {
     let kubeconfig = shop.cluster().kubeconfig(shop.folder(), &User::Admin).expect("a kubeconfig");
     let config = shop.folder().join("restore.yaml");
     std::fs::write(&config, format!("namespace: {}\n", shop.names().namespace))
@@ -74,7 +74,7 @@ async fn restore(shop: &Shop) -> String {
 }
 
 /// All is as before but for what its owners have put there themselves, and that too once they took it away.
-async fn as_before(shop: &Shop, web: &Workload, before: &Snapshot) {
+pub async fn as_before(shop: &Shop, web: &Workload, before: &Snapshot) {
     shop.patch(web, wish(None)).await;
     // Their last word may have been the first annotation.
     let now = shop.snapshot().await;
