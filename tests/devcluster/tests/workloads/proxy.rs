@@ -72,7 +72,7 @@ fn each_family_leads_to_its_own_endpoints() {
             let addresses = ServiceProxy::addresses(node, &service, 80);
             assert_eq!(addresses[0], nodes.web(node), "the first is the one it had");
             for (address, endpoint) in addresses.iter().zip(&of) {
-                nodes.proxy.until(node, *address, |known| known == [endpoint.address]).await;
+                nodes.leads_at(node, *address, &[endpoint.address]).await;
                 assert_eq!(nodes.met(*address).await, [endpoint.address.port()].into(), "node {node}");
             }
             all.extend(addresses);
@@ -81,7 +81,7 @@ fn each_family_leads_to_its_own_endpoints() {
         // What is not there any more is refused, and the other family is nobody's stand-in.
         nodes.site.delete::<EndpointSlice>("web-6").await;
         let [four, six] = ServiceProxy::addresses(0, &service, 80)[..] else { panic!("two addresses") };
-        nodes.proxy.until(0, six, <[_]>::is_empty).await;
+        nodes.leads_at(0, six, &[]).await;
         assert_eq!(TcpStream::connect(six).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
         assert_eq!(nodes.met(four).await, [1000].into());
     });

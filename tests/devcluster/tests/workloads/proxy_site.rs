@@ -97,8 +97,13 @@ impl Nodes {
 
     /// Waits until the port `web` leads to these on a node.
     pub async fn leads(&self, node: usize, endpoints: &[SocketAddr]) {
-        let until = self.proxy.until(node, self.web(node), |known| known == endpoints);
-        let known = || self.proxy.endpoints(node, self.web(node));
+        self.leads_at(node, self.web(node), endpoints).await;
+    }
+
+    /// Waits until an address and port lead to these on a node.
+    pub async fn leads_at(&self, node: usize, address: SocketAddr, endpoints: &[SocketAddr]) {
+        let until = self.proxy.until(node, address, |known| known == endpoints);
+        let known = || self.proxy.endpoints(node, address);
         assert!(timeout(PATIENCE, until).await.is_ok(), "it leads to {:?}, not to {endpoints:?}", known());
     }
 

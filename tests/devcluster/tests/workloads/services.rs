@@ -124,6 +124,14 @@ fn a_service_of_two_families_has_slices_of_each() {
                 let address = &slice.endpoints[0].addresses[0];
                 assert!(addresses.contains(address) && is_of(address, &slice.address_type), "{slice:?}");
             }
+            // One that is made again, and so comes last, is not taken for the other.
+            let first = slices.values().find(|slice| slice.address_type == families[0]).unwrap();
+            site.delete::<EndpointSlice>(&first.name_any()).await;
+            site.patch::<Deployment>("web", json!({"spec": {"replicas": 2}})).await;
+            site.until_all("two endpoints in each slice", OF_WEB, |slices: &Slices| {
+                slices.len() == 2 && slices.values().all(|slice| slice.endpoints.len() == 2)
+            })
+            .await;
             // One family less is one slice less.
             site.patch::<Service>("web", json!({"spec": {"ipFamilyPolicy": "SingleStack"}})).await;
             let left = site.until_all("one slice", OF_WEB, |slices: &Slices| slices.len() == 1).await;
