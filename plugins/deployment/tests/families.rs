@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use scaler_types::{Dlx, Leads, ResourceScaler as _, ScaleError};
+use scaler_types::{Dlx, Leads, ResourceScaler as _, Role, ScaleError};
 use serde_json::json;
 
 /// A DLX at these addresses.
@@ -115,5 +115,28 @@ async fn what_sleeps_behind_a_family_that_the_dlxs_lost_is_woken_and_given_back(
         until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
         soon(leader.tend_routes(&others)).await.unwrap();
         assert!(!slices(&scene).await.contains(&old));
+    }
+}
+
+/// Its leader ends at each of the writes for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leads_next_goes_on_from_a_crash_on_that_way() {
+    for writes in 0.. {
+        let scene = web(&["IPv4", "IPv6"]).await;
+        let leader = scene.leading_as(Role::Autoscaler).await;
+        asleep(&scene, &leader).await;
+        let request = to("web", Leads::Both, dlxs(&["b"]));
+        let crash = scene.crash_after(writes);
+        let ended = soon(leader.set_route(&request)).await;
+        drop((crash, leader));
+        // By IPv6 nobody wakes it any more: the key is gone only when it is awake.
+        assert!(scene.is_fenced("web").await || scene.replicas("web").await > 0, "{writes} writes");
+        let next = scene.leading_as(Role::Autoscaler).await;
+        soon(next.set_route(&request)).await.unwrap();
+        assert_eq!((scene.is_fenced("web").await, scene.replicas("web").await), (false, 3));
+        if ended.is_ok() {
+            assert!(writes > 2, "there was something to be crashed in");
+            return;
+        }
     }
 }
