@@ -99,8 +99,9 @@ impl Coordination {
         }
     }
 
-    /// Registers this process as a DLX whose admin server listens on `admin`. To be called before the first list of any
-    /// plugin. By Leases it is tried until it succeeds, and `waiting` is told each reason why it did not yet.
+    /// Registers this process as a DLX whose admin server listens on `admin`, and that takes requests at `listen`. To be called
+    /// before the first list of any plugin. By Leases it is tried until it succeeds, and `waiting` is told each reason why it did
+    /// not yet.
     ///
     /// # Errors
     ///
@@ -108,11 +109,14 @@ impl Coordination {
     pub async fn register(
         &self,
         admin: SocketAddr,
+        listen: SocketAddr,
         waiting: impl Fn(String),
     ) -> anyhow::Result<Registration> {
         match self {
             Self::Files(state_dir) => Ok(Registration::File(files::register(state_dir, admin)?)),
-            Self::Leases(leases) => Ok(Registration::Lease(leases.register(admin, waiting).await?.into())),
+            Self::Leases(leases) => {
+                Ok(Registration::Lease(leases.register(admin, listen, waiting).await?.into()))
+            }
         }
     }
 }

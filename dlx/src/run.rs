@@ -113,7 +113,8 @@ async fn prepare(
         None => None,
     };
     waiting.say("not registered as a member yet".to_owned());
-    let registration = coordination.register(admin.local_addr()?, |why| waiting.say(why)).await?;
+    let (admin, listen) = (admin.local_addr()?, listener.local_addr()?);
+    let registration = coordination.register(admin, listen, |why| waiting.say(why)).await?;
     Ok((service, registration))
 }
 

@@ -5,6 +5,7 @@
 //! | name | the pod's; without a pod, one that no other process has |
 //! | label `scaler.dev/member: dlx` | it is a member's |
 //! | annotation `scaler.dev/admin-address` | where its admin server is reached |
+//! | annotation `scaler.dev/listen-address` | where it takes requests, as it is bound: of its pod's addresses those count that this has. Earlier versions do not say: all of them |
 //! | `spec.holderIdentity` | the incarnation: a restarted container replaces it, and that proves the former one dead |
 //! | `ownerReferences` | the pod, whose end proves the member's |
 //!
@@ -60,6 +61,7 @@ struct Reading {
 pub(super) const LABEL: &str = "scaler.dev/member";
 pub(super) const DLX: &str = "dlx";
 const ADMIN: &str = "scaler.dev/admin-address";
+const LISTEN: &str = "scaler.dev/listen-address";
 
 /// The first pause before another try to register; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -122,7 +124,8 @@ impl Leases {
         Ok(members)
     }
 
-    /// Registers this process, trying until it succeeds; `waiting` is told each reason why it did not yet.
+    /// Registers this process, which takes requests at `listen`, trying until it succeeds; `waiting` is told each reason why it did
+    /// not yet.
     ///
     /// # Errors
     ///
@@ -130,6 +133,7 @@ impl Leases {
     pub async fn register(
         &self,
         admin: SocketAddr,
+        listen: SocketAddr,
         waiting: impl Fn(String),
     ) -> Result<Registration, Misconfigured> {
         let home = &self.home;
@@ -142,7 +146,7 @@ impl Leases {
         let mut pause = FIRST_PAUSE;
         let mut last = String::new();
         loop {
-            match publish(home, admin).await {
+            match publish(home, admin, listen).await {
                 Ok(lease) => {
                     tracing::info!(
                         member = home.incarnation,
@@ -214,12 +218,12 @@ impl Registration {
 }
 
 /// One try.
-async fn publish(home: &Home, admin: SocketAddr) -> Result<Lease, String> {
+async fn publish(home: &Home, admin: SocketAddr, listen: SocketAddr) -> Result<Lease, String> {
     let (owner, admin) = match &home.pod {
         Some(pod) => owner(home, pod, admin).await?,
         None => (None, admin),
     };
-    let lease = member(home, owner, admin);
+    let lease = member(home, owner, admin, listen);
     let leases = home.leases();
     let name = lease.metadata.name.as_deref().unwrap_or_default();
     for _ in 0..TURNS {
@@ -259,7 +263,8 @@ async fn publish(home: &Home, admin: SocketAddr) -> Result<Lease, String> {
     Err(format!("others keep changing the Lease {name} in namespace {}", home.namespace))
 }
 
-fn member(home: &Home, owner: Option<OwnerReference>, admin: SocketAddr) -> Lease {
+fn member(home: &Home, owner: Option<OwnerReference>, admin: SocketAddr, listen: SocketAddr) -> Lease {
+    let annotations = [(ADMIN.to_owned(), admin.to_string()), (LISTEN.to_owned(), listen.to_string())];
     let name =
         home.pod.as_ref().map_or_else(|| format!("{DLX}-{}", home.incarnation), |pod| pod.name.clone());
     Lease {
@@ -267,7 +272,7 @@ fn member(home: &Home, owner: Option<OwnerReference>, admin: SocketAddr) -> Leas
             name: Some(name),
             namespace: Some(home.namespace.clone()),
             labels: Some(BTreeMap::from([(LABEL.to_owned(), DLX.to_owned())])),
-            annotations: Some(BTreeMap::from([(ADMIN.to_owned(), admin.to_string())])),
+            annotations: Some(BTreeMap::from(annotations)),
             owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -314,6 +319,11 @@ async fn owner(
         ..OwnerReference::default()
     };
     Ok((Some(owner), admin))
+}
+
+/// Where the holder of a Lease takes requests; `None`: it does not say.
+pub(super) fn listens(lease: &Lease) -> Option<SocketAddr> {
+    lease.metadata.annotations.as_ref()?.get(LISTEN)?.parse().ok()
 }
 
 /// The member whose Lease this is, if it lives; removes the Lease if it is proved dead.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     pin::pin,
     sync::Arc,
 };
@@ -27,7 +27,7 @@ use scaler_types::Dlx;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::leases::{DLX, LABEL, holder, owning_pod};
+use super::leases::{DLX, LABEL, holder, listens, owning_pod};
 use crate::{cluster, coordination::Home};
 
 /// The DLXs that take requests, by name; `None`: not known, or not yet. By files they never are, and nothing is led.
@@ -50,6 +50,8 @@ struct Held {
     holder: String,
     pod: String,
     uid: String,
+    /// Where it takes requests; `None`: at every address of its pod.
+    listens: Option<IpAddr>,
 }
 
 /// What is kept of a pod.
@@ -189,6 +191,10 @@ impl Seen {
             .values()
             .filter_map(|held| {
                 let pod = pods.get(&held.pod).filter(|pod| pod.uid == held.uid && pod.takes)?;
+                let addresses = held.reached_by(&pod.addresses);
+                if addresses.is_empty() {
+                    return None;
+                }
                 let zone = match (&pod.zone, &pod.node) {
                     (Some(zone), _) => Some(zone.clone()),
                     (None, None) => None,
@@ -198,12 +204,7 @@ impl Seen {
                         Zone::Known(zone) => zone.clone(),
                     },
                 };
-                Some(Dlx {
-                    name: held.holder.clone(),
-                    addresses: pod.addresses.clone(),
-                    node: pod.node.clone(),
-                    zone,
-                })
+                Some(Dlx { name: held.holder.clone(), addresses, node: pod.node.clone(), zone })
             })
             .collect();
         dlxs.sort();
@@ -264,7 +265,22 @@ impl Held {
     /// `None`: it is held by nobody, or by a process in no pod, which no route can lead to.
     fn of(lease: &Lease) -> Option<Self> {
         let owner = owning_pod(lease)?;
-        Some(Self { holder: holder(lease)?.to_owned(), pod: owner.name.clone(), uid: owner.uid.clone() })
+        Some(Self {
+            holder: holder(lease)?.to_owned(),
+            pod: owner.name.clone(),
+            uid: owner.uid.clone(),
+            listens: listens(lease).map(|address| address.ip()),
+        })
+    }
+
+    /// Those of its pod's addresses at which it takes requests: clients that are led to another are refused.
+    fn reached_by(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let reaches = |address: &IpAddr| match self.listens {
+            None | Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => true,
+            Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => address.is_ipv4(),
+            Some(one) => one.to_canonical() == *address,
+        };
+        addresses.iter().copied().filter(reaches).collect()
     }
 }
 

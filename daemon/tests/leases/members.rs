@@ -18,6 +18,8 @@ use crate::{HOME, Site, soon, until};
 
 const EVERYWHERE: &str = "[::]:8091";
 
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 8090);
+
 fn everywhere() -> SocketAddr {
     EVERYWHERE.parse().unwrap()
 }
@@ -28,7 +30,7 @@ async fn names(autoscaler: &Coordination) -> Vec<String> {
 
 async fn register(site: &Site, pod: &str) -> daemon::members::leases::Registration {
     let process = site.process("dlx", Some(pod)).await;
-    soon(process.register(everywhere(), |why| panic!("{why}"))).await.unwrap()
+    soon(process.register(everywhere(), LISTEN, |why| panic!("{why}"))).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,10 +118,10 @@ async fn outside_a_pod_a_member_stays_until_it_leaves() {
     let site = Site::start().await;
     let autoscaler = site.autoscaler().await;
     let process = site.process("dlx", None).await;
-    let error = process.register(everywhere(), |why| panic!("{why}")).await.err().unwrap();
+    let error = process.register(everywhere(), LISTEN, |why| panic!("{why}")).await.err().unwrap();
     assert!(error.to_string().contains("--admin-address"), "{error}");
     let members = [process, site.process("dlx", None).await].map(|process| async move {
-        process.register("127.0.0.1:8091".parse().unwrap(), |why| panic!("{why}")).await.unwrap()
+        process.register("127.0.0.1:8091".parse().unwrap(), LISTEN, |why| panic!("{why}")).await.unwrap()
     });
     for (number, member) in members.into_iter().enumerate() {
         let member = soon(member).await;
@@ -174,7 +176,7 @@ async fn registering_is_tried_until_the_api_is_there() {
     let told = Mutex::new(Vec::new());
     let process = site.process("dlx", Some("dlx-0")).await;
     let outage = site.cluster.faults().outage();
-    let registering = process.register(everywhere(), |why| told.lock().unwrap().push(why));
+    let registering = process.register(everywhere(), LISTEN, |why| told.lock().unwrap().push(why));
     let order = async {
         until(|| told.lock().unwrap().len() > 1).await;
         outage.end();
@@ -204,7 +206,7 @@ async fn a_registration_survives_conflicts_and_refuses_what_is_not_its_own() {
     site.api::<Lease>().patch("dlx-0", &PatchParams::default(), &other).await.unwrap();
     let process = site.process("dlx", Some("dlx-0")).await;
     let told = Mutex::new(String::new());
-    let registering = process.register(everywhere(), |why| *told.lock().unwrap() = why);
+    let registering = process.register(everywhere(), LISTEN, |why| *told.lock().unwrap() = why);
     tokio::select! {
         _ = registering => panic!("it is somebody else's"),
         () = until(|| told.lock().unwrap().contains("no member's")) => {}

@@ -53,11 +53,21 @@ impl Site {
 
     /// A pod of a DLX that has registered and takes requests; its name as a member.
     async fn dlx(&self, pod: &str, ip: &str) -> String {
+        self.dlx_at(pod, ip, "[::]:8090").await
+    }
+
+    /// The same; where it listens.
+    async fn dlx_at(&self, pod: &str, ip: &str, listen: &str) -> String {
         self.pod(pod, ip).await;
         self.status(pod, json!({"podIPs": [{"ip": ip}, {"ip": "fd00::7"}]})).await;
         let process = self.process("dlx", Some(pod)).await;
-        let registration =
-            soon(process.register("[::]:8091".parse().unwrap(), |why| panic!("{why}"))).await.unwrap();
+        let registration = soon(process.register(
+            "[::]:8091".parse().unwrap(),
+            listen.parse().unwrap(),
+            |why| panic!("{why}"),
+        ))
+        .await
+        .unwrap();
         self.ready(pod, "True").await;
         registration.name().to_owned()
     }
@@ -111,6 +121,42 @@ async fn one_takes_requests_from_its_readiness_to_its_end() {
     assert_eq!(dlxs[0].addresses[0].to_string(), "10.244.0.9");
 }
 
+/// What listens on some of its pod's addresses is named by those alone: whoever was led to another would be refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_is_named_by_the_addresses_that_it_listens_on() {
+    let site = Site::start().await;
+    let mut watched = Watched::start(&site, "autoscaler").await;
+    let (four, six) = ("10.244.0.5", "fd00::7");
+    for (number, (listen, reached)) in [
+        ("[::]:8090", vec![four, six]),
+        ("0.0.0.0:8090", vec![four]),
+        ("10.244.0.5:8090", vec![four]),
+        ("[::ffff:10.244.0.5]:8090", vec![four]),
+        ("[fd00::7]:8090", vec![six]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let pod = format!("dlx-{number}");
+        let name = site.dlx_at(&pod, four, listen).await;
+        let dlxs = watched.are(&[&name]).await;
+        let addresses: Vec<_> = dlxs[0].addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, reached, "{listen}");
+        site.delete(&pod).await;
+        watched.are(&[]).await;
+    }
+    // Reached by nobody, it is none that could be led to.
+    site.dlx_at("dlx-lo", four, "127.0.0.1:8090").await;
+    let other = site.dlx("dlx-other", "10.244.0.6").await;
+    watched.are(&[&other]).await;
+    // An earlier version does not say where.
+    let silent = Patch::Merge(json!({"metadata": {"annotations": {"scaler.dev/listen-address": null}}}));
+    site.api::<Lease>().patch("dlx-lo", &PatchParams::default(), &silent).await.unwrap();
+    let named = |known: &Known| known.as_ref().is_some_and(|dlxs| dlxs.len() == 2);
+    let known = soon(watched.known.wait_for(named)).await.unwrap().clone().unwrap();
+    assert!(known.iter().all(|dlx| dlx.addresses.len() == 2), "{known:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_zone_is_the_pods_or_its_nodes_or_none() {
     let site = Site::start().await;
@@ -133,8 +179,13 @@ async fn the_zone_is_the_pods_or_its_nodes_or_none() {
         let ip = format!("10.244.0.{}", number + 5);
         site.status(pod, json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]})).await;
         let process = site.process("dlx", Some(pod)).await;
-        let member =
-            soon(process.register("[::]:8091".parse().unwrap(), |why| panic!("{why}"))).await.unwrap();
+        let member = soon(process.register(
+            "[::]:8091".parse().unwrap(),
+            "[::]:8090".parse().unwrap(),
+            |why| panic!("{why}"),
+        ))
+        .await
+        .unwrap();
         names.push(member.name().to_owned());
         site.ready(pod, "True").await;
     }

@@ -27,6 +27,11 @@ use std::{
 pub const POD_NETWORK: &str = "10.244.0.0/16";
 /// The addresses by which Services are reached, for each node of a [`crate::proxy::ServiceProxy`] a sixteenth.
 pub const SERVICE_NETWORK: &str = "10.96.0.0/12";
+/// Those of IPv6, of pods (`fd00:10:244::`) and of Services (`fd00:10:96::` to `fd00:10:a5::`), where the kernel has IPv6.
+pub const NETWORK_V6: &str = "fd00:10::/32";
+
+/// There if the kernel has IPv6. Set, addresses of a local network can be listened on that no device has, as in IPv4.
+const NONLOCAL_BIND: &str = "/proc/sys/net/ipv6/ip_nonlocal_bind";
 
 /// Set in the process inside: a file to write into, so that a test that was not found is no test that passed.
 const INSIDE: &str = "DEVCLUSTER_NETNS";
@@ -113,9 +118,12 @@ fn bring_up() {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start ip: {error}; apt-get install iproute2"));
-    let batch = format!(
+    let mut batch = format!(
         "link set lo up\nroute add local {POD_NETWORK} dev lo\nroute add local {SERVICE_NETWORK} dev lo\n"
     );
+    if fs::write(NONLOCAL_BIND, "1").is_ok() {
+        batch.push_str(&format!("route add local {NETWORK_V6} dev lo\n"));
+    }
     // Closed by the end of the statement: ip reads to its end.
     ip.stdin.take().expect("a piped stdin").write_all(batch.as_bytes()).expect("talking to ip");
     let status = ip.wait().expect("waiting for ip");

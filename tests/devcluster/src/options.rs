@@ -11,6 +11,8 @@ pub struct Options {
     pub log_capacity: usize,
     /// How often a quiet watch that asked for bookmarks gets one. The real server's is a minute; shorter here, so that tests see some.
     pub bookmark_interval: Duration,
+    /// Whether Services can have IPv6 addresses beside those of IPv4. Pods have them by [`crate::node::NodeOptions::dual_stack`].
+    pub dual_stack: bool,
     /// Whether the custom metrics API is registered: discovery lists it, and it answers what [`crate::CustomMetrics`] has.
     pub custom_metrics: bool,
     /// Writes never conflict: neither a resourceVersion nor a patch's `test` is looked at.
@@ -31,6 +33,7 @@ impl Default for Options {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             log_capacity: 20_000,
             bookmark_interval: Duration::from_secs(10),
+            dual_stack: false,
             custom_metrics: false,
             no_conflict: false,
             no_gone: false,

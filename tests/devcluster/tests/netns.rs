@@ -1,19 +1,22 @@
 //! Each test has all pod addresses to itself.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use devcluster::netns;
 use tokio::net::{TcpListener, TcpStream};
 
 const ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 244, 3, 4), 80);
+const SECOND: (Ipv6Addr, u16) = (Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0x304), 80);
 
 #[test]
 fn any_pod_address_can_be_bound_and_reached() {
     netns::run(async {
-        let listener = TcpListener::bind(ADDRESS).await.expect("listening on a pod's address");
-        let (client, server) = tokio::join!(TcpStream::connect(ADDRESS), listener.accept());
-        client.expect("connecting to a pod's address");
-        assert_eq!(server.expect("accepting").0.local_addr().unwrap(), ADDRESS.into());
+        for address in [SocketAddr::from(ADDRESS), SocketAddr::from(SECOND)] {
+            let listener = TcpListener::bind(address).await.expect("listening on a pod's address");
+            let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+            client.expect("connecting to a pod's address");
+            assert_eq!(server.expect("accepting").0.local_addr().unwrap(), address);
+        }
     });
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use scaler_types::{Dlx, Leads, ResourceId, RouteRequest, ScaleError, duration};
 use tokio::time::timeout;
 
-use super::{Read, Routes, look, refusals::refusal, wishes};
+use super::{Read, Routes, look, plan, refusals::refusal, wishes};
 use crate::{
     caches::State,
     config::Wish,
@@ -56,7 +56,7 @@ impl Routes {
             if !wishes.opted_in || wishes.route == Wish::None {
                 return Err(terminal(format!("{id} does not ask for a route")));
             }
-            if let Some(why) = refusal(state, workload, &wishes) {
+            if let Some(why) = refusal(state, workload, &wishes, dlxs) {
                 return Err(terminal(why.text()));
             }
             let services = state.ordinary_services_of(workload);
@@ -87,9 +87,14 @@ impl Routes {
         let read = self.read_services(id).await?;
         self.no_fence_stands(id).await?;
         for one in &read {
-            if !dlxs.is_empty() && self.is_touched(one) {
-                self.mend_slices(&one.fact, dlxs).await?;
+            if dlxs.is_empty() || !self.is_touched(one) {
+                continue;
             }
+            if plan::unreached(&one.fact, dlxs).is_some() {
+                // Who comes by that family finds no DLX that would do it.
+                self.awake(id).await?;
+            }
+            self.mend_slices(&one.fact, dlxs).await?;
         }
         for one in read {
             self.unfence(one).await?;
@@ -155,7 +160,7 @@ impl Routes {
                     .with(|state| {
                         let range = state.config.service_ports?;
                         let registry = state.routing.registry()?;
-                        let holders = super::plan::holders(service).into_iter();
+                        let holders = plan::holders(service).into_iter();
                         Some(
                             holders
                                 .filter_map(|one| Some((one.port.clone(), registry.held(&one, range)?)))

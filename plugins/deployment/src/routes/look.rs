@@ -71,7 +71,7 @@ pub fn look(state: &State, workload: &Workload, wishes: &Wishes) -> Look {
     } else {
         Leads::Both
     };
-    let refusal = if asked { refusals::refusal(state, workload, wishes) } else { None };
+    let refusal = if asked { refusals::refusal(state, workload, wishes, &state.routing.dlxs) } else { None };
     let path = match wishes.route {
         Wish::Direct if wishes.opted_in => Path::Direct,
         _ => Path::Always,
@@ -114,7 +114,7 @@ pub fn is_complete(state: &State, service: &Service) -> bool {
     let ours: Vec<&Ours> = ours(state, service).collect();
     let known = &state.routing.dlxs;
     let families = match known.is_empty() {
-        true => ours.iter().filter_map(|ours| ours.family).collect(),
+        true => service.families.clone(),
         false => plan::families(service, known),
     };
     let is_right = |ours: &&Ours| {

@@ -49,6 +49,13 @@ pub fn families(service: &Service, dlxs: &[Dlx]) -> Vec<Family> {
     service.families.iter().copied().filter(shared).collect()
 }
 
+/// The first family of a Service by which no DLX is reached: whoever came by it would find nobody. None, if it is not known who
+/// the DLXs are.
+pub fn unreached(service: &Service, dlxs: &[Dlx]) -> Option<Family> {
+    let shared = families(service, dlxs);
+    service.families.iter().copied().find(|family| !dlxs.is_empty() && !shared.contains(family))
+}
+
 /// The endpoints of a slice with these DLXs, and which DLXs they are: those that have an address of the family.
 pub fn places(dlxs: &[Dlx], family: Family) -> (Vec<Place>, Vec<String>) {
     let mut all: Vec<_> = dlxs.iter().filter_map(|dlx| Some((dlx, address(dlx, family)?))).collect();
@@ -127,6 +134,9 @@ mod tests {
         let both = Service { families: vec![Family::V6, Family::V4], ..Service::default() };
         assert_eq!(families(&both, &dlxs), [Family::V6, Family::V4]);
         assert_eq!(families(&both, &dlxs[1..]), [Family::V4]);
+        assert_eq!(unreached(&both, &dlxs), None);
+        assert_eq!(unreached(&both, &dlxs[1..]), Some(Family::V6));
+        assert_eq!(unreached(&both, &[]), None, "nobody knows");
         let many: Vec<_> = (0..2000_u32)
             .map(|number| {
                 dlx(&number.to_string(), &[&std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string()])

@@ -1,5 +1,7 @@
 //! What cannot be led, and what to do about it. Told before anything is touched.
 
+use scaler_types::Dlx;
+
 use super::plan;
 use crate::{
     annotations::{ACKNOWLEDGE, Acknowledged, Wishes},
@@ -28,8 +30,8 @@ impl Refusal {
     }
 }
 
-/// Why a workload that asks for a route cannot have one, if so.
-pub fn refusal(state: &State, workload: &Workload, wishes: &Wishes) -> Option<Refusal> {
+/// Why a workload that asks for a route cannot have one, if so. To these DLXs; none, if it is not known who they are.
+pub fn refusal(state: &State, workload: &Workload, wishes: &Wishes, dlxs: &[Dlx]) -> Option<Refusal> {
     let Some(range) = state.config.service_ports else {
         let text = "its Services cannot be led: start every autoscaler and dlx with --service-ports";
         return Some(Refusal::Shape(text.to_owned()));
@@ -42,6 +44,7 @@ pub fn refusal(state: &State, workload: &Workload, wishes: &Wishes) -> Option<Re
         shape(service, wishes)
             .or_else(|| ports(service, workload))
             .or_else(|| others(state, service))
+            .or_else(|| families(service, dlxs))
             .map(|what| format!("the Service {} {what}", service.meta.name))
     });
     let shape = shape.or_else(|| policies(state, workload, wishes));
@@ -119,6 +122,18 @@ fn shape(service: &Service, wishes: &Wishes) -> Option<String> {
         ));
     }
     None
+}
+
+/// By which addresses it is reached, and the DLXs are not.
+fn families(service: &Service, dlxs: &[Dlx]) -> Option<String> {
+    if service.families.is_empty() {
+        return Some("has no ipFamilies that are known: set IPv4, IPv6 or both".to_owned());
+    }
+    let family = plan::unreached(service, dlxs)?.name();
+    Some(format!(
+        "has an address of {family}, and no DLX takes requests by {family}: see to it that the DLXs' pods have addresses of that \
+         family and listen on them (--listen-address=:8090 is all of them), or leave it out of the Service's ipFamilies"
+    ))
 }
 
 /// Where its ports lead in the pods.

@@ -84,7 +84,7 @@ impl Routes {
     }
 
     /// Wakes what was put to sleep.
-    async fn awake(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
+    pub(super) async fn awake(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
         for _ in 0..TRIES {
             let workload = self.scales.read_anew(id).await?;
             let row = &workload.kept.row;

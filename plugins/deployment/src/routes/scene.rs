@@ -167,7 +167,7 @@ impl Scene {
     pub fn refusal(&self) -> Option<String> {
         self.store.with(|state| {
             let workload = state.workload(&ResourceId::new("shop", "web")).unwrap();
-            refusal(state, workload, &wishes(state, workload)).map(Refusal::text)
+            refusal(state, workload, &wishes(state, workload), &state.routing.dlxs).map(Refusal::text)
         })
     }
 

@@ -77,11 +77,12 @@ fn says(there: &EndpointSlice, wanted: &EndpointSlice) -> bool {
 }
 
 impl Routes {
-    /// Has a Service's slices name these DLXs, one slice for each family that they share.
+    /// Has a Service's slices name these DLXs, one slice for each family that they share. That of another family of the Service's
+    /// stays as it is until endpoints of its own take what comes by it: it may name one that is ending and serves.
     ///
     /// # Errors
     ///
-    /// [`ScaleError::Terminal`] if they share none, or if a slice is somebody else's; and as any write.
+    /// [`ScaleError::Terminal`] if a slice is somebody else's; and as any write.
     pub(super) async fn write_slices(
         &self,
         service: &Service,
@@ -89,15 +90,8 @@ impl Routes {
         dlxs: &[Dlx],
     ) -> Result<(), ScaleError> {
         let families = plan::families(service, dlxs);
-        if families.is_empty() {
-            let reason = format!(
-                "the Service {} and the DLXs have no family of addresses in common: give the DLXs addresses of one of its ipFamilies",
-                service.meta.name
-            );
-            return Err(ScaleError::Terminal { reason });
-        }
         let mut there = self.read_slices(&service.meta.key()).await?;
-        for family in families {
+        for &family in &families {
             let wanted = object(service, family, given, dlxs);
             let at = there.iter().position(|slice| slice.metadata.name == wanted.metadata.name);
             match at.map(|at| there.swap_remove(at)) {
@@ -112,8 +106,14 @@ impl Routes {
                 None => self.put_slice(service, wanted, false).await?,
             }
         }
+        let alone = service.fenced || self.store.with(|state| !state.routing.is_ready(service));
         for slice in there {
-            self.delete_slice(slice).await?;
+            let family = Family::parse(&slice.address_type);
+            let unreached =
+                family.is_some_and(|of| service.families.contains(&of) && !families.contains(&of));
+            if !(alone && unreached) {
+                self.delete_slice(slice).await?;
+            }
         }
         Ok(())
     }

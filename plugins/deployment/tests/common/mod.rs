@@ -70,7 +70,7 @@ pub fn api_resource(kind: &str) -> ApiResource {
 
 impl Scene {
     pub async fn new() -> Self {
-        let cluster = Cluster::start(Options::default()).unwrap();
+        let cluster = Cluster::start(Options { dual_stack: true, ..Options::default() }).unwrap();
         let client = cluster.client().unwrap();
         let scene = Self { cluster, client, folder: tempfile::tempdir().unwrap() };
         let namespaces: Api<DynamicObject> = Api::all_with(scene.client.clone(), &api_resource("Namespace"));

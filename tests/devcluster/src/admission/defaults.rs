@@ -151,8 +151,7 @@ fn service(value: &mut Value) {
     let spec = &mut value["spec"];
     fill(spec, json!({"type": "ClusterIP", "sessionAffinity": "None"}));
     if spec["type"] != "ExternalName" {
-        let families = json!({"ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster"});
-        fill(spec, families);
+        fill(spec, json!({"internalTrafficPolicy": "Cluster"}));
     }
     if spec.get("ports").is_some() {
         for port in each(&mut spec["ports"]) {

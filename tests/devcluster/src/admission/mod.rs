@@ -2,6 +2,7 @@
 
 mod decode;
 mod defaults;
+mod families;
 mod names;
 mod services;
 mod slices;
@@ -18,15 +19,21 @@ use crate::{
     store::{Key, TableId, Tables, text},
 };
 
-/// What depends on other objects: a Service gets its address, a pod needs its service account and a quota that allows it.
+/// What depends on other objects, and on the cluster's having addresses of both families: a Service gets its addresses, a pod needs its service account and a quota that allows it.
 ///
 /// # Errors
 ///
 /// It may not be.
-pub fn admit(kind: &Kind, tables: &mut Tables, value: &mut Value, old: Option<&Value>) -> Result<()> {
+pub fn admit(
+    kind: &Kind,
+    tables: &mut Tables,
+    value: &mut Value,
+    old: Option<&Value>,
+    dual_stack: bool,
+) -> Result<()> {
     let new = old.is_none();
     match (kind.group.as_str(), kind.plural.as_str()) {
-        ("", "services") => services::admit(kind, tables, value, old)?,
+        ("", "services") => services::admit(kind, tables, value, old, dual_stack)?,
         ("", "namespaces") if new => bootstrap::service_account(tables, text(&value["metadata"]["name"])),
         ("", "pods") if new => {
             has_account(kind, tables, value)?;
@@ -43,6 +50,18 @@ pub fn scheduled(pod: &mut Value) {
     pod["status"]["conditions"] = json!([
         {"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now},
     ]);
+}
+
+/// A pod's first address is told twice. The shorter field is believed where they differ, as of kubelets that knew but that.
+pub fn pod_addresses(pod: &mut Value) {
+    let status = &mut pod["status"];
+    let (first, all) = (status["podIP"].clone(), &status["podIPs"]);
+    match (text(&first), text(&all[0]["ip"])) {
+        ("", "") => {}
+        ("", _) => status["podIP"] = all[0]["ip"].clone(),
+        (one, other) if one != other => status["podIPs"] = json!([{"ip": first}]),
+        _ => {}
+    }
 }
 
 fn has_account(kind: &Kind, tables: &Tables, pod: &Value) -> Result<()> {

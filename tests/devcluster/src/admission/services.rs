@@ -1,92 +1,143 @@
 //! Addresses of Services.
 
-use std::{collections::HashSet, net::Ipv4Addr};
+use std::{collections::HashSet, net::IpAddr};
 
 use serde_json::{Value, json};
 
+use super::families::{self, FAMILIES, family_of};
 use crate::{
-    http::failure::{Cause, Failure, Result},
+    http::failure::{Cause, Failure},
     registry::Kind,
     store::{Tables, map, text},
 };
 
-/// The network of the addresses that Services can ask for.
-const RANGE: ([u8; 2], &str) = ([10, 96], "10.96.0.0/16");
-/// Addresses are given out from here on: 10.96.0.0/16, as kubeadm has it; the first ones are the cluster's own.
-const FIRST: u32 = u32::from_be_bytes([10, 96, 0, 11]);
-const LAST: u32 = u32::from_be_bytes([10, 96, 255, 254]);
+/// The networks of the addresses that Services can ask for, by family: as kubeadm has them.
+const RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
+/// The numbers in those networks that are given out; the first ones are the cluster's own.
+const NUMBERS: std::ops::RangeInclusive<u16> = 11..=0xfffe;
+/// A Service without an address.
+const NONE: &str = "None";
 
-/// Gives a Service its address, and lets it keep it.
-pub(super) fn admit(kind: &Kind, tables: &Tables, value: &mut Value, old: Option<&Value>) -> Result<()> {
+/// Gives a Service an address of each of its families, and lets it keep them.
+pub(super) fn admit(
+    kind: &Kind,
+    tables: &Tables,
+    value: &mut Value,
+    old: Option<&Value>,
+    dual_stack: bool,
+) -> Result<(), Failure> {
     let name = text(&value["metadata"]["name"]).to_owned();
-    let invalid =
-        |field: &str, of: &Value, why: &str| Failure::invalid(kind, &name, &[Cause::invalid(field, of, why)]);
-    let spec = &value["spec"];
-    let (told, all) = (text(&spec["clusterIP"]).to_owned(), &spec["clusterIPs"]);
-    let held = old.map(|old| text(&old["spec"]["clusterIP"]).to_owned()).unwrap_or_default();
-    if spec["type"] == "ExternalName" {
+    let invalid = |cause: Cause| Failure::invalid(kind, &name, &[cause]);
+    let held = old.map(|old| texts(&old["spec"]["clusterIPs"])).unwrap_or_default();
+    if value["spec"]["type"] == "ExternalName" {
         // What it had as a Service of another type it gives back.
-        if !told.is_empty() && told != held {
-            return Err(invalid("spec.clusterIPs", all, "may not be set when `type` is 'ExternalName'"));
+        let told = text(&value["spec"]["clusterIP"]);
+        if !told.is_empty() && held.first().is_none_or(|first| told != first) {
+            let why = "may not be set when `type` is 'ExternalName'";
+            return Err(invalid(Cause::invalid("spec.clusterIPs", &value["spec"]["clusterIPs"], why)));
         }
-        for field in ["clusterIP", "clusterIPs"] {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
             map(&mut value["spec"]).remove(field);
         }
         return Ok(());
     }
-    if !held.is_empty() {
-        if !told.is_empty() && told != held {
-            return Err(invalid("spec.clusterIPs[0]", &json!([told]), "may not change once set"));
+    let mut addresses = told(&value["spec"], &held).map_err(invalid)?;
+    let headless = addresses.first().is_some_and(|first| first == NONE);
+    families::settle(value, old, &mut addresses, dual_stack).map_err(invalid)?;
+    if !headless {
+        let taken = taken(kind, tables);
+        for (index, family) in texts(&value["spec"]["ipFamilies"]).iter().enumerate() {
+            match addresses.get(index) {
+                None => addresses.push(free(family, &taken)?),
+                Some(address) if held.get(index) == Some(address) => {}
+                Some(_) if held.len() > index => return Err(invalid(fixed(index, &addresses))),
+                Some(address) => may_have(index, address, family, &taken).map_err(invalid)?,
+            }
         }
-        give(value, &held);
-        return Ok(());
     }
-    if all.get(0).is_some_and(|first| text(first) != told) {
-        return Err(invalid("spec.clusterIPs[0]", all, "first value must match `clusterIP`"));
-    }
-    let taken = taken(kind, tables);
-    let address = match told.as_str() {
-        "" => free(&taken)?,
-        "None" => told,
-        _ => match refusal(&told, &taken) {
-            Some((field, why)) => return Err(invalid(field, &json!([told]), &why)),
-            None => told,
-        },
-    };
-    give(value, &address);
+    value["spec"]["clusterIP"] = json!(addresses[0]);
+    value["spec"]["clusterIPs"] = json!(addresses);
     Ok(())
 }
 
-fn give(service: &mut Value, address: &str) {
-    service["spec"]["clusterIP"] = address.into();
-    service["spec"]["clusterIPs"] = json!([address]);
+/// The addresses that are asked for: who says nothing keeps those that are there.
+fn told(spec: &Value, held: &[String]) -> Result<Vec<String>, Cause> {
+    let (mut first, mut all) = (text(&spec["clusterIP"]).to_owned(), texts(&spec["clusterIPs"]));
+    if let Some(kept) = held.first() {
+        if first.is_empty() {
+            first.clone_from(kept);
+        } else if first != *kept {
+            return Err(fixed(0, &[first]));
+        }
+        if all.is_empty() {
+            all = held.to_vec();
+        }
+    }
+    if all.is_empty() && !first.is_empty() {
+        all.push(first.clone());
+    }
+    match all.first() {
+        Some(other) if *other != first => {
+            Err(Cause::invalid("spec.clusterIPs[0]", &json!(all), "first value must match `clusterIP`"))
+        }
+        _ => Ok(all),
+    }
+}
+
+fn fixed(index: usize, addresses: &[String]) -> Cause {
+    Cause::invalid(format!("spec.clusterIPs[{index}]"), &json!(addresses), "may not change once set")
+}
+
+/// The texts of a list.
+pub(super) fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().map(|one| text(one).to_owned()).collect()
 }
 
 fn taken<'t>(kind: &Kind, tables: &'t Tables) -> HashSet<&'t str> {
     let services = tables.table(&kind.table()).into_iter().flat_map(|table| table.objects.values());
-    services.map(|service| text(&service.value["spec"]["clusterIP"])).collect()
+    let all = services.filter_map(|service| service.value["spec"]["clusterIPs"].as_array());
+    all.flatten().map(text).collect()
 }
 
-fn free(taken: &HashSet<&str>) -> Result<String> {
-    let mut all = (FIRST..=LAST).map(|at| Ipv4Addr::from(at).to_string());
+fn free(family: &str, taken: &HashSet<&str>) -> Result<String, Failure> {
+    let mut all = NUMBERS.map(|number| address(family, number).to_string());
     let free = all.find(|at| !taken.contains(at.as_str()));
     free.ok_or_else(|| Failure::internal("failed to allocate a serviceIP: range is full"))
 }
 
-/// Why a Service cannot have the address it asks for, and which field is told so.
-fn refusal(address: &str, taken: &HashSet<&str>) -> Option<(&'static str, String)> {
-    let Ok(parsed) = address.parse::<Ipv4Addr>() else {
-        return Some((
-            "spec.clusterIPs[0]",
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into(),
-        ));
+/// The address of that number in a family's network.
+fn address(family: &str, number: u16) -> IpAddr {
+    let [high, low] = number.to_be_bytes();
+    match family == FAMILIES[1] {
+        true => [0xfd00, 0x10, 0x96, 0, 0, 0, 0, number].into(),
+        false => [10, 96, high, low].into(),
+    }
+}
+
+/// Whether a Service can have the address it asks for.
+fn may_have(index: usize, address: &str, family: &str, taken: &HashSet<&str>) -> Result<(), Cause> {
+    let at = format!("spec.clusterIPs[{index}]");
+    let Ok(parsed) = address.parse::<IpAddr>() else {
+        let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+        return Err(Cause::invalid(at, &json!([address]), why));
     };
-    let failed = |why: String| Some(("spec.clusterIPs", format!("failed to allocate IP {address}: {why}")));
-    if parsed.octets()[..2] != RANGE.0 || u32::from(parsed) > LAST {
-        let range = RANGE.1;
+    if family_of(parsed) != family {
+        let why = format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
+        return Err(Cause::invalid(at, &json!(address), &why));
+    }
+    let failed = |why: String| {
+        let why = format!("failed to allocate IP {address}: {why}");
+        Err(Cause::invalid("spec.clusterIPs", &json!([address]), &why))
+    };
+    let number = match parsed {
+        IpAddr::V4(parsed) => u16::from_be_bytes([parsed.octets()[2], parsed.octets()[3]]),
+        IpAddr::V6(parsed) => parsed.segments()[7],
+    };
+    if parsed != self::address(family, number) || number > *NUMBERS.end() {
+        let range = RANGES[usize::from(family == FAMILIES[1])];
         return failed(format!(
             "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
         ));
     }
-    if taken.contains(address) { failed("provided IP is already allocated".into()) } else { None }
+    if taken.contains(address) { failed("provided IP is already allocated".into()) } else { Ok(()) }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{names, slices};
+use super::{families, names, slices};
 use crate::{http::failure::Cause, registry::Kind, selector::LabelSelector, store::text};
 
 /// What a StatefulSet's update may change.
@@ -123,6 +123,9 @@ fn service(spec: &Value, causes: &mut Vec<Cause>) {
     let external = spec["type"] == "ExternalName";
     if external && text(&spec["externalName"]).is_empty() {
         causes.push(Cause::required("spec.externalName", ""));
+    }
+    if !external {
+        families::validate(spec, causes);
     }
     let ports = spec["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
     if ports.is_empty() && !external && spec["clusterIP"] != "None" {

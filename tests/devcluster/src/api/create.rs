@@ -63,7 +63,7 @@ pub(super) fn insert(call: &Call<'_>, tables: &mut Tables, value: Value) -> Resu
     if !causes.is_empty() {
         return Err(Failure::invalid(kind, &name, &causes));
     }
-    admission::admit(kind, tables, &mut value, None)?;
+    admission::admit(kind, tables, &mut value, None, call.server.options.dual_stack)?;
     if tables.get(&kind.table(), &Key::new(call.key.namespace.as_str(), name.as_str())).is_some() {
         return Err(Failure::already_exists(kind, &name));
     }

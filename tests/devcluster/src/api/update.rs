@@ -87,6 +87,9 @@ pub(super) fn change(
                 Some(status) => map(&mut value).insert("status".into(), status),
                 None => map(&mut value).remove("status"),
             };
+            if kind.is("", "pods") {
+                admission::pod_addresses(&mut value);
+            }
             if !kind.custom {
                 value["metadata"] = metadata;
                 // The real server lets the status of built-in kinds carry annotations, and labels, save a Deployment's.
@@ -103,7 +106,7 @@ pub(super) fn change(
         return Err(Failure::invalid(kind, name, &causes));
     }
     if part == Part::Main {
-        admission::admit(kind, tables, &mut value, Some(&old.value))?;
+        admission::admit(kind, tables, &mut value, Some(&old.value), call.server.options.dual_stack)?;
         count_generation(kind, old, &mut value);
     }
     map(&mut value["metadata"]).insert("resourceVersion".into(), Value::from(old.revision.to_string()));

@@ -1,6 +1,6 @@
 //! Services and the pods they select -> EndpointSlices.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::{
     api::{
@@ -28,8 +28,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// The most endpoints in one slice.
 const LARGEST: usize = 100;
 
-/// Slices as they should be: the ports and what is reached by them.
-type Wanted = Vec<Group>;
+/// Slices as they should be: of which family, the ports, and what is reached by them.
+type Wanted = Vec<(String, Group)>;
 type Group = (Vec<EndpointPort>, Vec<Endpoint>);
 
 /// The Service of a slice that this controller keeps.
@@ -61,9 +61,12 @@ pub async fn reconcile(world: Arc<World>, key: Key) -> Result<Option<Duration>, 
     if selector(&service).is_none() {
         return Ok(None);
     }
-    for (ports, endpoints) in wanted(&world, &service) {
-        // A slice that has these ports is changed, whatever was in it.
-        let at = known.iter().position(|slice| slice.ports.clone().unwrap_or_default() == ports);
+    for (family, (ports, endpoints)) in wanted(&world, &service) {
+        // A slice of the family that has these ports is changed, whatever was in it.
+        let fits = |slice: &Arc<EndpointSlice>| {
+            slice.address_type == family && slice.ports.clone().unwrap_or_default() == ports
+        };
+        let at = known.iter().position(fits);
         let slice = at.map(|at| known.swap_remove(at));
         let changed = match slice {
             Some(slice) if slice.endpoints == endpoints => continue,
@@ -72,7 +75,9 @@ pub async fn reconcile(world: Arc<World>, key: Key) -> Result<Option<Duration>, 
                 let name = slice.metadata.name.clone().unwrap_or_default();
                 api.replace(&name, &PostParams::default(), &slice).await?
             }
-            None => api.create(&PostParams::default(), &new_slice(&service, ports, endpoints)).await?,
+            None => {
+                api.create(&PostParams::default(), &new_slice(&service, family, ports, endpoints)).await?
+            }
         };
         world.slices.wrote(changed);
     }
@@ -102,20 +107,31 @@ fn selects(service: &Service, pod: &Pod) -> bool {
     })
 }
 
-/// Pods by the ports that the Service's lead to in them: a name can be another number in each.
 fn wanted(world: &World, service: &Service) -> Wanted {
+    let mut wanted = Wanted::new();
+    for family in service.spec.iter().flat_map(|spec| spec.ip_families.iter().flatten()) {
+        let groups = groups(world, service, family).into_iter();
+        wanted.extend(groups.map(|group| (family.clone(), group)));
+    }
+    wanted
+}
+
+/// Pods that have an address of the family, by the ports that the Service's lead to in them: a name can be another number in each.
+fn groups(world: &World, service: &Service, family: &str) -> Vec<Group> {
     let mut groups: BTreeMap<Vec<(String, i32)>, Group> = BTreeMap::new();
     let pods = selector_word(service).map(|word| world.pods.find(&word)).unwrap_or_default();
     for pod in pods.iter().filter(|pod| selects(service, pod) && !is_over(pod)) {
-        let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
-        let Some(address) = address.filter(|address| !address.is_empty()) else { continue };
+        let addresses = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+        let Some(address) = addresses.map(|address| &*address.ip).find(|ip| is_of(ip, family)) else {
+            continue;
+        };
         let ports = ports_in(service, pod);
         let by =
             ports.iter().map(|port| (port.name.clone().unwrap_or_default(), port.port.unwrap_or_default()));
         let group = groups.entry(by.collect()).or_insert_with(|| (ports, Vec::new()));
         group.1.push(Endpoint { zone: zone(world, pod), ..endpoint(service, pod, address) });
     }
-    let mut wanted = Wanted::new();
+    let mut wanted = Vec::new();
     for (ports, mut endpoints) in groups.into_values() {
         endpoints.sort_by(|one, other| one.addresses.cmp(&other.addresses));
         for part in endpoints.chunks(LARGEST) {
@@ -127,6 +143,10 @@ fn wanted(world: &World, service: &Service) -> Wanted {
         wanted.push((Vec::new(), Vec::new()));
     }
     wanted
+}
+
+fn is_of(address: &str, family: &str) -> bool {
+    address.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6() == (family == "IPv6"))
 }
 
 fn ports_in(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
@@ -195,7 +215,12 @@ fn endpoint(service: &Service, pod: &Pod, address: &str) -> Endpoint {
     }
 }
 
-fn new_slice(service: &Service, ports: Vec<EndpointPort>, endpoints: Vec<Endpoint>) -> EndpointSlice {
+fn new_slice(
+    service: &Service,
+    family: String,
+    ports: Vec<EndpointPort>,
+    endpoints: Vec<Endpoint>,
+) -> EndpointSlice {
     let name = service.metadata.name.clone().unwrap_or_default();
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.insert(SERVICE.into(), name.clone());
@@ -211,7 +236,7 @@ fn new_slice(service: &Service, ports: Vec<EndpointPort>, endpoints: Vec<Endpoin
             owner_references: Some(vec![controlled_by(service)]),
             ..Default::default()
         },
-        address_type: "IPv4".into(),
+        address_type: family,
         endpoints,
         ports: Some(ports),
     }

@@ -141,7 +141,7 @@ impl Life {
     fn launch(&self) -> Result<Launch, super::config::Missing> {
         let place = Place {
             pod: &self.pod,
-            address: &self.address,
+            addresses: &self.node.addresses(&self.address),
             node: &self.node.options.name,
             token: "",
             programs: &self.node.options.programs,

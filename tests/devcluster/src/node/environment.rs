@@ -33,7 +33,7 @@ pub struct Mounts(Vec<(String, String)>);
 /// The pod as its processes may know it.
 pub struct Place<'a> {
     pub pod: &'a Pod,
-    pub address: &'a str,
+    pub addresses: &'a [String],
     pub node: &'a str,
     /// Its service account's.
     pub token: &'a str,
@@ -212,7 +212,8 @@ pub fn field_of(place: &Place<'_>, field: &ObjectFieldSelector) -> Result<String
         "spec.serviceAccountName" => {
             spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".into())
         }
-        "status.podIP" | "status.podIPs" => place.address.to_owned(),
+        "status.podIP" => place.addresses.first().cloned().unwrap_or_default(),
+        "status.podIPs" => place.addresses.join(","),
         "status.hostIP" | "status.hostIPs" => super::HOST_ADDRESS.to_owned(),
         other => return Err(Missing(format!("unsupported fieldPath: {other}"))),
     })

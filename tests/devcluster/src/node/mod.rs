@@ -3,13 +3,14 @@
 //! | in a cluster | here |
 //! |---|---|
 //! | image `devcluster/hello:v2` | the program `hello` in [`NodeOptions::programs`]; any other image is not to be had |
-//! | a pod's network | an address of 10.244.0.0/16, in `POD_IP`; processes listen there (see [`crate::netns`]) |
+//! | a pod's network | an address of 10.244.0.0/16, in `POD_IP`; processes listen there (see [`crate::netns`]). With [`NodeOptions::dual_stack`] one of fd00:10:244:: as well |
 //! | a mount path | wherever it stands in the command, its arguments or the environment's values, the real folder takes its place |
 //! | the service account's token | a kubeconfig, in `KUBECONFIG` |
 //! | scheduler | one node, which takes as many pods as a test says |
 //!
 //! Volumes are emptyDir, configMap, secret, downwardAPI and projected. Nobody limits a process's memory or time.
 
+mod addresses;
 mod backoff;
 mod config;
 mod container;
@@ -25,7 +26,6 @@ mod status;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -48,6 +48,7 @@ use tokio::{
 pub use options::{NodeFaults, NodeOptions};
 
 use self::{
+    addresses::Addresses,
     config::{Config, Missing, account_of},
     pod::Seen,
     process::Processes,
@@ -79,9 +80,7 @@ struct Shared {
 struct State {
     capacity: usize,
     faults: NodeFaults,
-    /// The last address given, and those in use: counted from the network's beginning.
-    last: u16,
-    addresses: HashSet<u16>,
+    addresses: Addresses,
     pulled: HashSet<String>,
     /// By namespace and pod: containers and their process ids.
     running: HashMap<Key, BTreeMap<String, u32>>,
@@ -115,8 +114,7 @@ impl Node {
             state: Mutex::new(State {
                 capacity: options.capacity,
                 faults: NodeFaults::default(),
-                last: 1,
-                addresses: HashSet::new(),
+                addresses: Addresses::default(),
                 pulled: HashSet::new(),
                 running: HashMap::new(),
             }),
@@ -295,25 +293,10 @@ impl Shared {
         }
     }
 
-    /// The next free address: one that was given back is given again as late as can be.
-    fn take_address(&self) -> Option<Ipv4Addr> {
-        let mut state = self.lock();
-        let free = (0..u16::MAX).find_map(|ahead| {
-            let number = state.last.wrapping_add(1).wrapping_add(ahead);
-            (2..u16::MAX)
-                .contains(&number)
-                .then_some(number)
-                .filter(|number| !state.addresses.contains(number))
-        })?;
-        state.last = free;
-        state.addresses.insert(free);
-        let [high, low] = free.to_be_bytes();
-        Some(Ipv4Addr::new(10, 244, high, low))
-    }
-
-    fn give_back(&self, address: Ipv4Addr) {
-        let [_, _, high, low] = address.octets();
-        self.lock().addresses.remove(&u16::from_be_bytes([high, low]));
+    /// All addresses of a pod, by its first.
+    fn addresses(&self, first: &str) -> Vec<String> {
+        let second = first.parse().ok().filter(|_| self.options.dual_stack).map(addresses::second);
+        [first.to_owned()].into_iter().chain(second.map(|second| second.to_string())).collect()
     }
 
     fn pods_of(&self, pod: &Pod) -> Api<Pod> {

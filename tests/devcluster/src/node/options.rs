@@ -22,6 +22,8 @@ pub struct NodeOptions {
     pub server: String,
     /// Set for every process, over the little that is inherited (`PATH`, `RUST_BACKTRACE`).
     pub environment: Vec<(String, String)>,
+    /// Whether pods get an address of IPv6 beside that of IPv4, the last part of which it ends with.
+    pub dual_stack: bool,
     /// How many pods it takes; kubelet's own default is 110.
     pub capacity: usize,
     /// The first back-off of a crashing container; each crash doubles it, up to 30 times this. The kubelet's is 10 s.
@@ -56,6 +58,7 @@ impl NodeOptions {
             folder: None,
             server: server.into(),
             environment: Vec::new(),
+            dual_stack: false,
             capacity: 110,
             crash_backoff: Duration::from_secs(10),
             pull_backoff: Duration::from_secs(10),

@@ -51,7 +51,7 @@ pub async fn run(node: Arc<Shared>, seen: watch::Receiver<Seen>) {
         }
         return;
     }
-    let Some(address) = node.take_address() else {
+    let Some(address) = node.lock().addresses.take() else {
         tracing::error!("no pod address is left of {}", crate::netns::POD_NETWORK);
         return;
     };
@@ -69,7 +69,7 @@ pub async fn run(node: Arc<Shared>, seen: watch::Receiver<Seen>) {
         reports: mpsc::unbounded_channel(),
     };
     worker.run(&address.to_string(), folder.join("volumes")).await;
-    node.give_back(address);
+    node.lock().addresses.give_back(address);
     let _ = std::fs::remove_dir_all(folder);
 }
 
@@ -92,7 +92,7 @@ impl Worker {
         let pod = self.pod();
         if self.mount(address, &volumes).await {
             // Told before anything listens there, as the kubelet does while an image is pulled.
-            self.known.address = Some(address.to_owned());
+            self.known.addresses = self.node.addresses(address);
             self.tell();
             let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.clone().unwrap_or_default());
             let mut well = true;
@@ -175,7 +175,7 @@ impl Worker {
         let pod = self.pod();
         let place = Place {
             pod: &pod,
-            address,
+            addresses: &self.node.addresses(address),
             node: &self.node.options.name,
             token: &self.token,
             programs: &self.node.options.programs,

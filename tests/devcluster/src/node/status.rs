@@ -16,7 +16,7 @@ use super::HOST_ADDRESS;
 pub struct Known {
     pub started_at: Time,
     /// Once its sandbox is made.
-    pub address: Option<String>,
+    pub addresses: Vec<String>,
     pub init: Vec<ContainerStatus>,
     pub containers: Vec<ContainerStatus>,
     /// Whether all init containers have ended well.
@@ -55,7 +55,7 @@ impl Known {
         };
         Self {
             started_at: now(),
-            address: None,
+            addresses: Vec::new(),
             initialized: init.is_empty(),
             init: init.iter().map(waiting).collect(),
             containers: spec.containers.iter().map(waiting).collect(),
@@ -85,7 +85,10 @@ impl Known {
             let message = format!("containers with incomplete status: [{}]", left.join(" "));
             Err(("ContainersNotInitialized", Some(message)))
         };
-        self.set("PodReadyToStartContainers", if self.address.is_some() { Ok(()) } else { Err(("", None)) });
+        self.set(
+            "PodReadyToStartContainers",
+            if self.addresses.is_empty() { Err(("", None)) } else { Ok(()) },
+        );
         self.set("Initialized", initialized);
         self.set("Ready", ready.clone());
         self.set("ContainersReady", ready);
@@ -95,8 +98,9 @@ impl Known {
             conditions: Some(self.conditions.clone()),
             host_ip: Some(HOST_ADDRESS.to_owned()),
             host_ips: Some(vec![HostIP { ip: HOST_ADDRESS.to_owned() }]),
-            pod_ip: self.address.clone(),
-            pod_ips: self.address.clone().map(|ip| vec![PodIP { ip }]),
+            pod_ip: self.addresses.first().cloned(),
+            pod_ips: Some(self.addresses.iter().map(|ip| PodIP { ip: ip.clone() }).collect())
+                .filter(|all: &Vec<_>| !all.is_empty()),
             start_time: Some(self.started_at.clone()),
             init_container_statuses: Some(self.init.clone()).filter(|all| !all.is_empty()),
             container_statuses: Some(self.containers.clone()),

@@ -2,14 +2,14 @@
 //!
 //! | in a cluster | here |
 //! |---|---|
-//! | a node | a number from 0; all are in one network, so each has Services' addresses of its own: a cluster IP `10.96.x.y` is `10.96.x.y` on node 0, `10.97.x.y` on node 1, and so on ([`ServiceProxy::address`]) |
+//! | a node | a number from 0; all are in one network, so each has Services' addresses of its own: a cluster IP `10.96.x.y` is `10.96.x.y` on node 0, `10.97.x.y` on node 1, and so on, `fd00:10:96::x` is `fd00:10:97::x` on node 1 ([`ServiceProxy::addresses`]) |
 //! | the kernel's rules follow the API within moments | each node's view is late, by a time drawn anew for each change ([`ProxyOptions::lag`]); changes of one kind keep their order |
 //! | no endpoint: the packet is rejected | nobody listens: the connection is refused |
 //! | the endpoint refuses | so far the connection was accepted: it is reset |
 //! | a connection stays with its endpoint, whatever the rules say later | the same; half-closes and resets pass through, and nothing is tried twice |
 //!
 //! All slices of a Service count, whoever keeps them, by their own ports. Ready endpoints take connections; where there is none, those
-//! that end and still serve do. TCP over IPv4 only; session affinity, traffic policies, hints of zones and node ports are not done.
+//! that end and still serve do. TCP only; session affinity, traffic policies, hints of zones and node ports are not done.
 
 mod listen;
 mod node;
@@ -18,7 +18,7 @@ mod view;
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -113,15 +113,19 @@ impl ServiceProxy {
         Self { nodes, counts, connections, _tasks: tasks }
     }
 
-    /// Where a Service's port is reached on a node.
+    /// Where a Service's port is reached on a node: by the first of its addresses.
     ///
     /// # Panics
     ///
     /// The Service has no cluster IP.
     pub fn address(node: usize, service: &Service, port: u16) -> SocketAddr {
-        let address = view::cluster_ip(service);
-        let address = address.unwrap_or_else(|| panic!("no cluster IP: {:?}", service.metadata.name));
-        (on_node(node, address), port).into()
+        let first = Self::addresses(node, service, port).first().copied();
+        first.unwrap_or_else(|| panic!("no cluster IP: {:?}", service.metadata.name))
+    }
+
+    /// The same by all of them, in the Service's order of families.
+    pub fn addresses(node: usize, service: &Service, port: u16) -> Vec<SocketAddr> {
+        view::cluster_ips(service).map(|address| (on_node(node, address), port).into()).collect()
     }
 
     /// How many nodes there are.
@@ -170,9 +174,18 @@ impl Drop for ServiceProxy {
 }
 
 /// The address by which a cluster IP is reached on a node.
-fn on_node(node: usize, address: Ipv4Addr) -> Ipv4Addr {
-    let [first, second, third, fourth] = address.octets();
-    Ipv4Addr::new(first, second.wrapping_add(node as u8), third, fourth)
+fn on_node(node: usize, address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, second, third, fourth] = address.octets();
+            [first, second.wrapping_add(node as u8), third, fourth].into()
+        }
+        IpAddr::V6(address) => {
+            let mut parts = address.segments();
+            parts[2] = parts[2].wrapping_add(node as u16);
+            parts.into()
+        }
+    }
 }
 
 fn count(counts: &Counted, service: &Key, add: impl FnOnce(&mut Counts)) {

@@ -172,9 +172,9 @@ impl Node {
 fn part_of(address: SocketAddr) -> u64 {
     let number = match address.ip() {
         IpAddr::V4(address) => u64::from(u32::from(address)),
-        IpAddr::V6(_) => 0,
+        IpAddr::V6(address) => u128::from(address) as u64,
     };
-    number << 16 | u64::from(address.port())
+    number.rotate_left(16) ^ u64::from(address.port())
 }
 
 // === impl Late ===

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -25,10 +25,10 @@ pub struct View {
     slices: HashMap<Key, BTreeMap<Key, Arc<EndpointSlice>>>,
 }
 
-/// A Service's address, if it has one of this family.
-pub fn cluster_ip(service: &Service) -> Option<Ipv4Addr> {
-    let spec = service.spec.as_ref()?;
-    spec.cluster_ip.as_ref()?.parse().ok()
+/// A Service's addresses, at most one of each family.
+pub fn cluster_ips(service: &Service) -> impl Iterator<Item = IpAddr> {
+    let all = service.spec.iter().flat_map(|spec| spec.cluster_ips.iter().flatten());
+    all.filter_map(|address| address.parse().ok())
 }
 
 // === impl View ===
@@ -62,25 +62,25 @@ impl View {
     }
 
     /// Where new connections to a Service's ports go: to any of these endpoints, or nowhere.
-    pub fn rules(&self, service: &Key) -> Vec<((Ipv4Addr, u16), Vec<SocketAddr>)> {
+    pub fn rules(&self, service: &Key) -> Vec<((IpAddr, u16), Vec<SocketAddr>)> {
         let Some(known) = self.services.get(service) else { return Vec::new() };
-        let Some(address) = cluster_ip(known) else { return Vec::new() };
-        let ports = known.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-        ports
-            .filter(|port| is_tcp(port.protocol.as_deref()))
-            .filter_map(|port| {
-                let number = port.port.try_into().ok()?;
-                Some(((address, number), self.endpoints(service, port)))
-            })
-            .collect()
+        let mut rules = Vec::new();
+        for address in cluster_ips(known) {
+            let ports = known.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+            for port in ports.filter(|port| is_tcp(port.protocol.as_deref())) {
+                let Ok(number) = port.port.try_into() else { continue };
+                rules.push(((address, number), self.endpoints(service, port, family(address))));
+            }
+        }
+        rules
     }
 
-    /// The ready ones; if there is none, those that end and still serve.
-    fn endpoints(&self, service: &Key, port: &ServicePort) -> Vec<SocketAddr> {
+    /// The ready ones of that family; if there is none, those that end and still serve.
+    fn endpoints(&self, service: &Key, port: &ServicePort, family: &str) -> Vec<SocketAddr> {
         let name = port.name.as_deref().unwrap_or_default();
         let (mut ready, mut ending) = (BTreeSet::new(), BTreeSet::new());
         let slices = self.slices.get(service).into_iter().flat_map(BTreeMap::values);
-        for slice in slices.filter(|slice| slice.address_type == "IPv4") {
+        for slice in slices.filter(|slice| slice.address_type == family) {
             let ports = slice.ports.iter().flatten();
             let named = ports.filter(|of| {
                 of.name.as_deref().unwrap_or_default() == name && is_tcp(of.protocol.as_deref())
@@ -105,6 +105,11 @@ impl View {
         let chosen = if ready.is_empty() { ending } else { ready };
         chosen.into_iter().collect()
     }
+}
+
+/// The API's word for an address's family.
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
 fn ours(meta: &kube::api::ObjectMeta) -> bool {

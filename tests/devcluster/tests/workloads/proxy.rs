@@ -58,6 +58,36 @@ fn every_ready_endpoint_of_every_slice_takes_connections_by_its_slices_port() {
 }
 
 #[test]
+fn each_family_leads_to_its_own_endpoints() {
+    test(|nodes| async move {
+        let of = [Endpoint::listen("10.244.0.1:1000").await, Endpoint::listen("[fd00:10:244::1]:2000").await];
+        let both = json!({"spec": {"ipFamilyPolicy": "RequireDualStack"}});
+        let service: Service = nodes.site.patch("web", both).await;
+        nodes.put(slice("web-4", &[("web", 1000)], &[("10.244.0.1", READY)])).await;
+        let mut six = slice("web-6", &[("web", 2000)], &[("fd00:10:244::1", READY)]);
+        six["addressType"] = json!("IPv6");
+        nodes.put(six).await;
+        let mut all = std::collections::BTreeSet::new();
+        for node in 0..nodes.proxy.nodes() {
+            let addresses = ServiceProxy::addresses(node, &service, 80);
+            assert_eq!(addresses[0], nodes.web(node), "the first is the one it had");
+            for (address, endpoint) in addresses.iter().zip(&of) {
+                nodes.leads_at(node, *address, &[endpoint.address]).await;
+                assert_eq!(nodes.met(*address).await, [endpoint.address.port()].into(), "node {node}");
+            }
+            all.extend(addresses);
+        }
+        assert_eq!(all.len(), 4, "each node has its own of both: {all:?}");
+        // What is not there any more is refused, and the other family is nobody's stand-in.
+        nodes.site.delete::<EndpointSlice>("web-6").await;
+        let [four, six] = ServiceProxy::addresses(0, &service, 80)[..] else { panic!("two addresses") };
+        nodes.leads_at(0, six, &[]).await;
+        assert_eq!(TcpStream::connect(six).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(nodes.met(four).await, [1000].into());
+    });
+}
+
+#[test]
 fn endpoints_that_end_take_connections_only_where_none_is_ready() {
     test(|nodes| async move {
         let ends = [false, true, true];

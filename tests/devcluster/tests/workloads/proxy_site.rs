@@ -68,7 +68,8 @@ pub async fn rest_of(stream: &mut TcpStream) -> io::Result<String> {
 
 impl Nodes {
     async fn start(options: &ProxyOptions) -> Self {
-        let cluster = Cluster::start(Options::default()).expect("starting the API");
+        let cluster =
+            Cluster::start(Options { dual_stack: true, ..Options::default() }).expect("starting the API");
         let client = cluster.client().expect("a client of the API");
         let proxy = ServiceProxy::start(&client, options);
         let site = Site::of(client);
@@ -96,8 +97,13 @@ impl Nodes {
 
     /// Waits until the port `web` leads to these on a node.
     pub async fn leads(&self, node: usize, endpoints: &[SocketAddr]) {
-        let until = self.proxy.until(node, self.web(node), |known| known == endpoints);
-        let known = || self.proxy.endpoints(node, self.web(node));
+        self.leads_at(node, self.web(node), endpoints).await;
+    }
+
+    /// Waits until an address and port lead to these on a node.
+    pub async fn leads_at(&self, node: usize, address: SocketAddr, endpoints: &[SocketAddr]) {
+        let until = self.proxy.until(node, address, |known| known == endpoints);
+        let known = || self.proxy.endpoints(node, address);
         assert!(timeout(PATIENCE, until).await.is_ok(), "it leads to {:?}, not to {endpoints:?}", known());
     }
 

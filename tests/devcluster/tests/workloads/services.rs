@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
-use crate::site::{Site, deployment, dev_only, everywhere, get, is_ready, lives};
+use crate::site::{Site, deployment, dev_only, everywhere, everywhere_with, get, is_ready, lives};
 
 const OF_WEB: &str = "kubernetes.io/service-name=web";
 
@@ -81,6 +81,63 @@ fn slices_follow_pods_from_their_address_to_their_end() {
         })
         .await;
     });
+}
+
+#[test]
+fn a_service_of_two_families_has_slices_of_each() {
+    everywhere_with(
+        |options| options.dual_stack = true,
+        |site| async move {
+            let mut service = service();
+            service["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
+            let service = site.create::<Service>(service).await;
+            let families = service.spec.unwrap().ip_families.unwrap_or_default();
+            let mut web = deployment(&site, "web", 1, &[]);
+            let environment = &mut web["spec"]["template"]["spec"]["containers"][0]["env"];
+            let all = json!({"name": "ALL", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}});
+            environment.as_array_mut().unwrap().push(all);
+            site.create::<Deployment>(web).await;
+            let pod = site.pod("the pod", "app=web", is_ready).await;
+            let status = pod.status.clone().unwrap();
+            let addresses: Vec<_> =
+                status.pod_ips.unwrap_or_default().into_iter().map(|one| one.ip).collect();
+            if families.len() < 2 || addresses.len() < 2 {
+                println!("not proved: the cluster has one family of addresses");
+                return;
+            }
+            assert_eq!(Some(&addresses[0]), status.pod_ip.as_ref());
+            if site.is_dev() {
+                assert_eq!(get(&pod, "/env/ALL").await, addresses.join(","));
+            }
+            let is_of = |address: &str, family: &str| address.contains(':') == (family == "IPv6");
+            let slices = site.until_all("a ready endpoint in each slice", OF_WEB, |slices: &Slices| {
+                let ready = |slice: &EndpointSlice| {
+                    matches!(slice.endpoints.as_slice(), [one] if conditions(one) == (true, true, false))
+                };
+                slices.len() == 2 && slices.values().all(ready)
+            });
+            let slices = slices.await;
+            let mut found: Vec<_> = slices.values().map(|slice| slice.address_type.clone()).collect();
+            found.sort_unstable();
+            assert_eq!(found, ["IPv4", "IPv6"]);
+            for slice in slices.values() {
+                let address = &slice.endpoints[0].addresses[0];
+                assert!(addresses.contains(address) && is_of(address, &slice.address_type), "{slice:?}");
+            }
+            // One that is made again, and so comes last, is not taken for the other.
+            let first = slices.values().find(|slice| slice.address_type == families[0]).unwrap();
+            site.delete::<EndpointSlice>(&first.name_any()).await;
+            site.patch::<Deployment>("web", json!({"spec": {"replicas": 2}})).await;
+            site.until_all("two endpoints in each slice", OF_WEB, |slices: &Slices| {
+                slices.len() == 2 && slices.values().all(|slice| slice.endpoints.len() == 2)
+            })
+            .await;
+            // One family less is one slice less.
+            site.patch::<Service>("web", json!({"spec": {"ipFamilyPolicy": "SingleStack"}})).await;
+            let left = site.until_all("one slice", OF_WEB, |slices: &Slices| slices.len() == 1).await;
+            assert_eq!(left.into_values().next().unwrap().address_type, families[0]);
+        },
+    );
 }
 
 #[test]

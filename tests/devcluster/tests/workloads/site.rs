@@ -46,6 +46,14 @@ struct Dev {
 
 /// Runs a test on devcluster, and in a real cluster if the environment names one.
 pub fn everywhere<T: Future<Output = ()>>(test: impl FnOnce(Site) -> T) {
+    everywhere_with(|_| {}, test);
+}
+
+/// [`everywhere`], with devcluster's node set up so; a real cluster is as it is.
+pub fn everywhere_with<T: Future<Output = ()>>(
+    options: impl FnOnce(&mut NodeOptions),
+    test: impl FnOnce(Site) -> T,
+) {
     match (env::var("SCALER_E2E_KUBECONFIG"), env::var("SCALER_E2E_IMAGE_HELLO")) {
         (Ok(kubeconfig), Ok(image)) => {
             let runtime = tokio::runtime::Runtime::new().expect("making a tokio runtime");
@@ -61,7 +69,7 @@ pub fn everywhere<T: Future<Output = ()>>(test: impl FnOnce(Site) -> T) {
             });
         }
         (Ok(_), Err(_)) => println!("not proved: SCALER_E2E_IMAGE_HELLO names no image to run"),
-        (Err(_), _) => dev_only(|_| {}, test),
+        (Err(_), _) => dev_only(options, test),
     }
 }
 
@@ -86,14 +94,16 @@ pub fn only_dev<T: Future<Output = ()>>(test: impl FnOnce() -> T) {
 
 impl Site {
     async fn dev(set: impl FnOnce(&mut NodeOptions)) -> Self {
-        let cluster = Cluster::start(Options::default()).expect("starting the API");
-        let client = cluster.client().expect("a client of the API");
-        let controllers = Controllers::start(client.clone());
         let programs = Path::new(env!("CARGO_BIN_EXE_sample")).parent().expect("the folder of programs");
-        let mut options = NodeOptions::new(programs, cluster.url());
+        let mut options = NodeOptions::new(programs, "");
         options.crash_backoff = Duration::from_millis(300);
         options.pull_backoff = Duration::from_millis(300);
         set(&mut options);
+        let api = Options { dual_stack: options.dual_stack, ..Options::default() };
+        let cluster = Cluster::start(api).expect("starting the API");
+        let client = cluster.client().expect("a client of the API");
+        let controllers = Controllers::start(client.clone());
+        options.server = cluster.url();
         let node = Node::start(client.clone(), options).await.expect("starting the node");
         Self { dev: Some(Dev { node, _controllers: controllers, cluster }), ..Self::of(client) }
     }

@@ -82,17 +82,17 @@ fn adapt(object: &mut Value, setting: &Setting, names: &Names) {
         (Some("Deployment"), Some("scaler-autoscaler")) => {
             object["spec"]["replicas"] = json!(setting.autoscalers);
             let flags = [&setting.flags[..], &setting.autoscaler_flags].concat();
-            daemon(object, &names.autoscaler, &flags);
+            daemon(object, &names.autoscaler, &flags, false);
         }
         (Some("Deployment"), Some("scaler-dlx")) => {
             object["spec"]["replicas"] = json!(setting.dlxs);
-            daemon(object, &names.dlx, &setting.flags);
+            daemon(object, &names.dlx, &setting.flags, setting.everywhere);
         }
         _ => {}
     }
 }
 
-fn daemon(object: &mut Value, image: &str, flags: &[String]) {
+fn daemon(object: &mut Value, image: &str, flags: &[String], everywhere: bool) {
     let container = &mut object["spec"]["template"]["spec"]["containers"][0];
     container["image"] = json!(image);
     let arguments = container["args"].as_array_mut().expect("a daemon's arguments");
@@ -101,10 +101,10 @@ fn daemon(object: &mut Value, image: &str, flags: &[String]) {
         arguments.retain(|known| known.as_str().is_none_or(|known| name(known) != name(flag)));
         arguments.push(json!(flag));
     }
-    // On devcluster all pods share one network: each listens on its own address instead of on all.
+    // On devcluster all pods share one network: each listens on its own address instead of on all, if it is not alone.
     for argument in arguments {
         let text = argument.as_str().expect("an argument is a text");
-        if let Some((flag, port)) = text.split_once("-address=:") {
+        if let Some((flag, port)) = text.split_once("-address=:").filter(|_| !everywhere) {
             *argument = json!(format!("{flag}-address=$(POD_IP):{port}"));
         }
     }

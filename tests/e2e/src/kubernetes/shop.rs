@@ -23,6 +23,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+pub use services::is_dlx;
 pub use versions::{Version, Versions, earlier};
 
 use super::{
@@ -52,6 +53,8 @@ pub struct Setting {
     pub dlxs: u32,
     /// One more DLX, which is a user of its own: [`STRANGER`].
     pub stranger: bool,
+    /// The DLX listens on all addresses, as it does in a cluster. On devcluster there can be but one such: all pods share one network.
+    pub everywhere: bool,
     /// What is there before the daemons come, such as other controllers' kinds.
     pub before: Vec<Value>,
     /// The nodes' service proxies; without them Services have addresses that nobody takes connections at.
@@ -104,6 +107,7 @@ impl Default for Setting {
             autoscalers: 2,
             dlxs: 2,
             stranger: false,
+            everywhere: false,
             before: Vec::new(),
             proxy: None,
             flags: Vec::new(),
@@ -121,6 +125,12 @@ impl Setting {
         let ports = format!("--service-ports={}-{}", SERVICE_PORTS.start(), SERVICE_PORTS.end());
         let flags = vec![ports, grace];
         Self { proxy: Some(proxy), flags, ..Self::default() }
+    }
+
+    /// The same in a cluster of two families of addresses, with one DLX, which has both.
+    pub fn dual_stack() -> Self {
+        let api = Options { dual_stack: true, ..Options::default() };
+        Self { api, dlxs: 1, everywhere: true, ..Self::led() }
     }
 
     /// Lines at the end of the namespace file.

@@ -30,6 +30,8 @@ pub struct Workload {
     program: Option<Value>,
     /// Its Service's ports.
     ports: Value,
+    /// The families of its Service's addresses; null: what the cluster gives.
+    families: Value,
 }
 
 // === impl Workload ===
@@ -48,6 +50,7 @@ impl Workload {
             annotations: vec![("scaler.dev/scale-to-zero".to_owned(), "1s".to_owned())],
             program: None,
             ports: json!([{"name": "http", "port": 80, "targetPort": "http"}]),
+            families: Value::Null,
         }
     }
 
@@ -119,6 +122,13 @@ impl Workload {
         self
     }
 
+    /// With a Service that has addresses of these families.
+    #[must_use]
+    pub fn families(mut self, families: &[&str]) -> Self {
+        self.families = json!(families);
+        self
+    }
+
     /// Another program: a container without a name.
     #[must_use]
     pub fn program(mut self, container: Value) -> Self {
@@ -153,12 +163,12 @@ impl Workload {
             return container;
         }
         let (port, journal) = (PORT.to_string(), self.journals.of(&self.name));
-        let own = ["--address", "$(POD_IP)", "--port", &port, "--name", &self.name, "--journal", &journal];
+        let own = ["--address", "$(POD_IPS)", "--port", &port, "--name", &self.name, "--journal", &journal];
         let mut arguments = own.map(str::to_owned).to_vec();
         arguments.extend(self.arguments.iter().cloned());
         json!({
             "name": "service", "image": image, "imagePullPolicy": "IfNotPresent", "args": arguments,
-            "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+            "env": [{"name": "POD_IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}}],
             "ports": [{"name": "http", "containerPort": PORT}],
             "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
         })
@@ -192,10 +202,16 @@ impl Workload {
 
     /// Its Service.
     pub fn service(&self) -> Value {
-        json!({
+        let mut service = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": self.name, "namespace": self.namespace},
             "spec": {"selector": {"app": self.name}, "ports": self.ports},
-        })
+        });
+        if let Some(families) = self.families.as_array() {
+            let policy = if families.len() > 1 { "PreferDualStack" } else { "SingleStack" };
+            service["spec"]["ipFamilies"] = self.families.clone();
+            service["spec"]["ipFamilyPolicy"] = json!(policy);
+        }
+        service
     }
 }

@@ -3,6 +3,7 @@
 
 mod cycles;
 mod direct;
+mod dual;
 mod elsewhere;
 mod failing;
 mod figures;

@@ -11,7 +11,7 @@ use scaler_types::{Dlx, ResourceId, Role};
 use super::{State, Teller};
 use crate::{
     caches::{table::Table, taken::Taken},
-    facts::{Labels, Name, Policy, Service, Slice, Workload},
+    facts::{Family, Labels, Name, Policy, Service, Slice, Workload},
     registry::{Quarantine, Registry},
 };
 
@@ -160,7 +160,19 @@ impl State {
         if self.routing.dlxs == dlxs {
             return;
         }
+        let reached = |dlxs: &[Dlx]| {
+            let by = |family: Family| dlxs.iter().flat_map(|dlx| &dlx.addresses).any(|ip| family.has(ip));
+            Family::ALL.map(by)
+        };
+        let differs = reached(&self.routing.dlxs) != reached(dlxs);
         self.routing.dlxs = dlxs.to_vec();
+        if differs {
+            // Who is refused for that may be others now.
+            let asking = self.listed.iter().filter(|(_, listed)| listed.asks());
+            for id in asking.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+                self.touch(&id);
+            }
+        }
         let services: BTreeSet<Name> = self.routing.our_slices().map(Slice::of).collect();
         for service in services {
             self.touch_service(&service);

@@ -43,6 +43,33 @@ fn shapes_that_cannot_be_led_are_named_with_what_to_do() {
     }
 }
 
+fn dlx(name: &str, addresses: &[&str]) -> Dlx {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    Dlx { name: name.to_owned(), addresses, node: None, zone: None }
+}
+
+#[test]
+fn a_family_that_no_dlx_has_is_named_as_soon_as_it_is_known_who_they_are() {
+    let scene = Scene::new();
+    scene.service("front", json!({"ipFamilies": ["IPv4", "IPv6"]}));
+    assert_eq!(scene.refusal(), None, "nobody knows");
+    let refused_by = |scene: &Scene| scene.listed("web").unwrap().route.unwrap().refused;
+    assert_eq!(refused_by(&scene), "");
+    scene.store.with(|state| state.serve(&[dlx("a", &["10.0.0.1"]), dlx("b", &["10.0.0.2"])]));
+    refused(&scene, &["the Service front", "IPv6", "--listen-address", "ipFamilies"]);
+    // The daemons are told, though nothing of it has changed.
+    assert_eq!(Some(refused_by(&scene)), scene.refusal());
+    // One is enough.
+    scene.store.with(|state| state.serve(&[dlx("a", &["10.0.0.1"]), dlx("b", &["10.0.0.2", "fd00::2"])]));
+    assert_eq!((scene.refusal(), refused_by(&scene)), (None, String::new()));
+    scene.store.with(|state| state.serve(&[dlx("b", &["fd00::2"])]));
+    refused(&scene, &["has an address of IPv4"]);
+    scene.service("front", json!({"ipFamilies": ["IPv6"]}));
+    assert_eq!(scene.refusal(), None);
+    scene.service("front", json!({"ipFamilies": []}));
+    refused(&scene, &["the Service front", "no ipFamilies"]);
+}
+
 #[test]
 fn what_leads_to_no_pods_is_told_apart() {
     let scene = Scene::new();

@@ -9,7 +9,7 @@ use std::{
 /// See the program's own words.
 #[derive(Default)]
 pub struct Flags {
-    pub address: Option<IpAddr>,
+    pub addresses: Vec<IpAddr>,
     pub port: Option<u16>,
     pub lines_port: Option<u16>,
     pub name: String,
@@ -31,7 +31,9 @@ impl Flags {
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{name} wants a value"))?;
             match name.as_str() {
-                "--address" => flags.address = Some(value.parse()?),
+                "--address" => {
+                    flags.addresses = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                }
                 "--port" => flags.port = Some(value.parse()?),
                 "--lines-port" => flags.lines_port = Some(value.parse()?),
                 "--name" => flags.name = value,

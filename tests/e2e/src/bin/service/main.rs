@@ -1,7 +1,7 @@
 //! The service that the tests scale: it writes down every request it was given, and dies of SIGTERM at once, so that
 //! a scaler that stops it too early is found out; or, if it is told so, ends as a careful one does.
 //!
-//! `service [--address IP] [--port P] [--lines-port P] [--name NAME] [--journal FILE|tcp:ADDRESS] [--start-after FILE] [--exit STATUS] [--forward ADDRESS]
+//! `service [--address IP,..] [--port P] [--lines-port P] [--name NAME] [--journal FILE|tcp:ADDRESS] [--start-after FILE] [--exit STATUS] [--forward ADDRESS]
 //! [--collect P] [--drain MS]`
 //!
 //! `--start-after` waits until the file exists before it listens; `--forward` makes it lead every connection elsewhere.
@@ -23,7 +23,8 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     future::Future,
-    net::{Ipv4Addr, SocketAddr},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -33,6 +34,7 @@ use std::{
 
 use bytes::Bytes;
 use e2e::wait::pause;
+use futures_util::future::select_all;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::{
@@ -81,19 +83,20 @@ async fn main() -> anyhow::Result<()> {
         eprintln!("service: told to exit with status {status}");
         std::process::exit(status);
     }
-    let address = flags.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let mut addresses = flags.addresses;
+    if addresses.is_empty() {
+        addresses.push(Ipv4Addr::LOCALHOST.into());
+    }
     if let Some(port) = flags.lines_port {
-        let listener = TcpListener::bind((address, port)).await?;
-        tokio::spawn(service.clone().serve_lines(listener));
+        tokio::spawn(service.clone().serve_lines(listen(&addresses, port).await?));
     }
     if let Some(port) = flags.collect {
-        let listener = TcpListener::bind((address, port)).await?;
-        tokio::spawn(service.clone().collect(listener));
+        tokio::spawn(service.clone().collect(listen(&addresses, port).await?));
     }
-    let listener = TcpListener::bind((address, flags.port.unwrap_or_default())).await?;
+    let listeners = listen(&addresses, flags.port.unwrap_or_default()).await?;
     if let Some(to) = flags.forward {
         loop {
-            tokio::spawn(forward(listener.accept().await?.0, to));
+            tokio::spawn(forward(accept(&listeners).await?, to));
         }
     }
     let told = async {
@@ -108,7 +111,22 @@ async fn main() -> anyhow::Result<()> {
             }
         }
     };
-    service.serve(listener, told).await
+    service.serve(listeners, told).await
+}
+
+/// On each of these addresses.
+async fn listen(addresses: &[IpAddr], port: u16) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.push(TcpListener::bind((*address, port)).await?);
+    }
+    Ok(listeners)
+}
+
+/// The next connection to any of them.
+async fn accept(listeners: &[TcpListener]) -> io::Result<TcpStream> {
+    let (accepted, ..) = select_all(listeners.iter().map(|listener| Box::pin(listener.accept()))).await;
+    accepted.map(|(stream, _)| stream)
 }
 
 // === impl Service ===
@@ -122,7 +140,7 @@ impl Service {
     /// Serves until `told`, and then what has come so far.
     async fn serve(
         self: Arc<Self>,
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         told: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         let (builder, connections) = (auto::Builder::new(TokioExecutor::new()), GracefulShutdown::new());
@@ -131,7 +149,7 @@ impl Service {
             let stream = tokio::select! {
                 // Those that are connected already are taken.
                 biased;
-                accepted = listener.accept() => accepted?.0,
+                accepted = accept(&listeners) => accepted?,
                 () = &mut told => break,
             };
             stream.set_nodelay(true)?;
@@ -143,13 +161,13 @@ impl Service {
                 let _ = connection.await;
             });
         }
-        drop(listener);
+        drop(listeners);
         connections.shutdown().await;
         Ok(())
     }
 
-    async fn collect(self: Arc<Self>, listener: TcpListener) {
-        while let Ok((stream, _)) = listener.accept().await {
+    async fn collect(self: Arc<Self>, listeners: Vec<TcpListener>) {
+        while let Ok(stream) = accept(&listeners).await {
             let _ = stream.set_nodelay(true);
             tokio::spawn(self.clone().collect_from(stream));
         }
@@ -174,8 +192,8 @@ impl Service {
         }
     }
 
-    async fn serve_lines(self: Arc<Self>, listener: TcpListener) {
-        while let Ok((stream, _)) = listener.accept().await {
+    async fn serve_lines(self: Arc<Self>, listeners: Vec<TcpListener>) {
+        while let Ok(stream) = accept(&listeners).await {
             tokio::spawn(self.clone().answer_lines(stream));
         }
     }

@@ -27,14 +27,20 @@ impl Shop {
         self.place.proxy().expect("a setting with service proxies")
     }
 
-    /// Where a port of a workload's Service is reached: one address for each node; in a cluster that is there its own.
+    /// Where a port of a workload's Service is reached, by the first of its families: one address for each node; in a cluster that
+    /// is there its own.
     pub async fn service(&self, workload: &Workload, port: u16) -> Vec<SocketAddr> {
+        self.addresses(workload, port).await.into_iter().filter_map(|all| all.first().copied()).collect()
+    }
+
+    /// The same by all of its families, for each node.
+    pub async fn addresses(&self, workload: &Workload, port: u16) -> Vec<Vec<SocketAddr>> {
         let services: Api<Service> = Api::namespaced(self.client.clone(), &self.names().namespace);
         let name = &workload.name;
         let service = services.get(name).await;
         let service = service.unwrap_or_else(|error| panic!("getting the Service {name}: {error}"));
         let nodes = self.place.proxy().map_or(1, ServiceProxy::nodes);
-        (0..nodes).map(|node| ServiceProxy::address(node, &service, port)).collect()
+        (0..nodes).map(|node| ServiceProxy::addresses(node, &service, port)).collect()
     }
 
     /// The way to a workload by its Service, over any node.
@@ -67,12 +73,23 @@ impl Shop {
         self.nodes_lead(workload, |known| !known.is_empty()).await;
     }
 
-    /// Waits until every node leads new connections to the port 80 of a workload's Service as wanted.
+    /// Waits until every node leads new connections to the port 80 of a workload's Service as wanted, by all of its addresses.
     async fn nodes_lead(&self, workload: &Workload, wanted: impl Fn(&[SocketAddr]) -> bool) {
+        self.port_leads(workload, 80, wanted).await;
+    }
+
+    /// The same of another port.
+    ///
+    /// # Panics
+    ///
+    /// A node does not, in a long while.
+    pub async fn port_leads(&self, workload: &Workload, port: u16, wanted: impl Fn(&[SocketAddr]) -> bool) {
         let Some(proxy) = self.place.proxy() else { return };
-        for (node, address) in self.service(workload, 80).await.into_iter().enumerate() {
-            let known = timeout(patience(), proxy.until(node, address, &wanted)).await;
-            assert!(known.is_ok(), "node {node} leads to {:?}", proxy.endpoints(node, address));
+        for (node, addresses) in self.addresses(workload, port).await.into_iter().enumerate() {
+            for address in addresses {
+                let known = timeout(patience(), proxy.until(node, address, &wanted)).await;
+                assert!(known.is_ok(), "node {node} leads to {:?}", proxy.endpoints(node, address));
+            }
         }
     }
 
@@ -148,6 +165,6 @@ impl Shop {
 }
 
 /// Whether an endpoint is a DLX's: by its port.
-fn is_dlx(endpoint: &SocketAddr) -> bool {
+pub fn is_dlx(endpoint: &SocketAddr) -> bool {
     SERVICE_PORTS.contains(&endpoint.port())
 }

@@ -1,0 +1,216 @@
+//! Services of two families of addresses, and of IPv6 alone: led, put to sleep, woken by whichever a client comes by, and given back.
+
+use std::net::{IpAddr, SocketAddr};
+
+use e2e::{
+    kubernetes::{
+        Setting, Shop, Workload, needs_devcluster, run,
+        shop::{Part, is_dlx},
+    },
+    load::{self, Lines, Outcome, get},
+};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use scaler_types::Leads;
+use serde_json::json;
+
+use crate::giving_back::{as_before, wish};
+
+/// The Service's port that is HTTP, and the other.
+const HTTP: u16 = 80;
+const LINES: u16 = 81;
+
+/// Where a port is reached on the last node, by IPv4 and by IPv6.
+async fn both(shop: &Shop, web: &Workload, port: u16) -> [SocketAddr; 2] {
+    let mut addresses = shop.addresses(web, port).await.pop().expect("a node");
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    let [four, six] = addresses[..] else { panic!("{addresses:?}") };
+    assert!(four.is_ipv4() && six.is_ipv6(), "{four} {six}");
+    [four, six]
+}
+
+async fn asks(shop: &Shop, web: &Workload, address: SocketAddr, id: &str) {
+    let answer = load::once(address, &get(&web.host(), "/", id)).await;
+    let answer = answer.unwrap_or_else(|lost| panic!("{id} was lost: {lost}\n{}", shop.logs("dlx", 40)));
+    assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
+}
+
+async fn says(address: SocketAddr, id: &str) {
+    let outcome = Lines::open(address).await.expect("connecting").send_blind(id).await;
+    assert!(matches!(outcome, Outcome::Answered { .. }), "{id}: {outcome:?}");
+}
+
+/// Opted in; each family has a slice of ours with the DLX's address of it, and both of the Service's ports.
+async fn led(shop: &Shop, web: &Workload) {
+    shop.patch(web, wish(Some("service"))).await;
+    let seen = shop.led(web).await;
+    shop.port_leads(web, LINES, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
+    let pod = shop.pods(Part::Dlx).await.remove(0);
+    let addresses = pod.status.and_then(|status| status.pod_ips).unwrap_or_default();
+    let mut slices: Vec<_> = seen.ours().collect();
+    slices.sort_by_key(|slice| slice["addressType"].as_str());
+    assert_eq!((slices.len(), addresses.len()), (2, 2), "{slices:#?}");
+    for (slice, family) in slices.into_iter().zip(["IPv4", "IPv6"]) {
+        assert_eq!(slice["addressType"], family);
+        assert_eq!(slice["metadata"]["name"], format!("web-scaler-{}", family.to_lowercase()));
+        let of = |ip: &str| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6() == (family == "IPv6"));
+        let address = addresses.iter().find(|one| of(&one.ip)).expect("one of the family");
+        assert_eq!(slice["endpoints"].as_array().map(Vec::len), Some(1), "{slice:#}");
+        assert_eq!(slice["endpoints"][0]["addresses"], json!([address.ip]));
+        let mut names: Vec<_> =
+            slice["ports"].as_array().into_iter().flatten().map(|port| &port["name"]).collect();
+        names.sort_by_key(|name| name.as_str());
+        assert_eq!(names, ["http", "lines"]);
+    }
+}
+
+#[test]
+fn a_service_of_two_families_is_woken_by_each_on_each_port_and_given_back() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting { autoscalers: 1, ..Setting::dual_stack() }).await;
+        let web = Workload::new(&shop, "web").unmanaged().lines().families(&["IPv6", "IPv4"]);
+        shop.create(&web.service()).await;
+        shop.create(&web.object()).await;
+        let (http, lines) = (both(&shop, &web, HTTP).await, both(&shop, &web, LINES).await);
+        for port in [HTTP, LINES] {
+            shop.port_leads(&web, port, |known| !known.is_empty()).await;
+        }
+        let before = shop.snapshot().await;
+        for (address, id) in http.into_iter().zip(["own-4", "own-6"]) {
+            asks(&shop, &web, address, id).await;
+        }
+        led(&shop, &web).await;
+        shop.asleep(&web).await;
+        asks(&shop, &web, http[1], "http-6").await;
+        shop.asleep(&web).await;
+        says(lines[0], "lines-4").await;
+        shop.asleep(&web).await;
+        says(lines[1], "lines-6").await;
+        shop.asleep(&web).await;
+        asks(&shop, &web, http[0], "http-4").await;
+        let journal = web.read();
+        assert_eq!(journal.requests.values().copied().collect::<Vec<_>>(), [1; 6], "{journal:?}");
+        assert_eq!(journal.starts.len(), 5, "{journal:?}");
+
+        // Out of it while it sleeps: who comes by IPv6 wakes it, and it is his.
+        shop.asleep(&web).await;
+        shop.patch(&web, wish(None)).await;
+        asks(&shop, &web, http[1], "out").await;
+        shop.given_back(&web).await;
+        for (address, id) in http.into_iter().zip(["back-4", "back-6"]) {
+            asks(&shop, &web, address, id).await;
+        }
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
+        as_before(&shop, &web, &before).await;
+
+        // And by whoever gives all of it back.
+        led(&shop, &web).await;
+        shop.asleep(&web).await;
+        shop.scale(Part::Autoscaler, 0).await;
+        shop.restore(&[]).await;
+        as_before(&shop, &web, &before).await;
+        shop.given_back(&web).await;
+        for (address, id) in http.into_iter().zip(["restored-4", "restored-6"]) {
+            asks(&shop, &web, address, id).await;
+        }
+    });
+}
+
+#[test]
+fn a_service_of_ipv6_alone_is_led_and_woken() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting::dual_stack()).await;
+        let web = Workload::new(&shop, "web").annotation("route", "service").families(&["IPv6"]);
+        shop.deploy(&web).await;
+        let seen = shop.led(&web).await;
+        let families: Vec<_> = seen.ours().map(|slice| &slice["addressType"]).collect();
+        assert_eq!(families, ["IPv6"]);
+        for address in shop.service(&web, HTTP).await {
+            assert!(address.is_ipv6(), "{address}");
+            shop.asleep(&web).await;
+            asks(&shop, &web, address, &address.to_string()).await;
+        }
+        shop.asleep(&web).await;
+        shop.patch(&web, wish(None)).await;
+        let first = shop.service(&web, HTTP).await[0];
+        asks(&shop, &web, first, "out").await;
+        shop.given_back(&web).await;
+        asks(&shop, &web, first, "back").await;
+    });
+}
+
+/// Two DLXs that listen on IPv4 alone.
+#[test]
+fn a_family_that_no_dlx_has_is_refused_and_its_clients_find_the_pods() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting { dlxs: 2, everywhere: false, ..Setting::dual_stack() }).await;
+        let web = Workload::new(&shop, "web").annotation("route", "service").families(&["IPv4", "IPv6"]);
+        let old = Workload::new(&shop, "old").annotation("route", "service").families(&["IPv4"]);
+        for workload in [&web, &old] {
+            shop.deploy(workload).await;
+        }
+        shop.event(&web, "RouteRefused: the Service web has an address of IPv6, and no DLX").await;
+        shop.led(&old).await;
+        shop.asleep(&old).await;
+        let seen = shop.given_back(&web).await;
+        assert_eq!((seen.leads(), seen.fenced(), seen.replicas()), (Leads::Own, false, 1));
+        assert_eq!(shop.state("web"), "", "nothing is fenced that cannot be led");
+        shop.reached(&web).await;
+        for (address, id) in both(&shop, &web, HTTP).await.into_iter().zip(["four", "six"]) {
+            asks(&shop, &web, address, id).await;
+        }
+        // One family less, and it is led as any other.
+        shop.merge(&web.service(), json!({"spec": {"ipFamilyPolicy": "SingleStack"}})).await;
+        shop.led(&web).await;
+        shop.asleep(&web).await;
+        asks(&shop, &web, shop.service(&web, HTTP).await[0], "single").await;
+    });
+}
+
+/// By hand, as if the DLX had been started anew with another `--listen-address`.
+#[test]
+fn what_sleeps_is_woken_when_the_dlxs_are_not_reached_by_a_family_any_more() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(async {
+        let shop = Shop::open_with(Setting::dual_stack()).await;
+        let web = Workload::new(&shop, "web").annotation("route", "service").families(&["IPv4", "IPv6"]);
+        shop.deploy(&web).await;
+        shop.led(&web).await;
+        shop.asleep(&web).await;
+        let leases: Api<Lease> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
+        let dlx = shop.pods(Part::Dlx).await.remove(0).metadata.name.expect("a pod's name");
+        let listens = async |address: &str| {
+            let patch = json!({"metadata": {"annotations": {"scaler.dev/listen-address": address}}});
+            leases
+                .patch(&dlx, &PatchParams::default(), &Patch::Merge(patch))
+                .await
+                .expect("patching a Lease");
+        };
+        listens("0.0.0.0:8090").await;
+        shop.event(&web, "RouteRefused").await;
+        shop.given_back(&web).await;
+        shop.reached(&web).await;
+        let [four, six] = both(&shop, &web, HTTP).await;
+        asks(&shop, &web, six, "six").await;
+        asks(&shop, &web, four, "four").await;
+        assert_eq!(web.read().starts.len(), 2, "it was woken by nobody's request");
+        listens("[::]:8090").await;
+        shop.led(&web).await;
+        shop.asleep(&web).await;
+        asks(&shop, &web, six, "again").await;
+    });
+}
