@@ -75,6 +75,12 @@ impl View {
             .collect()
     }
 
+    /// Whether a client's new connections go where its others went.
+    pub fn affinity(&self, service: &Key) -> bool {
+        let spec = self.services.get(service).and_then(|known| known.spec.as_ref());
+        spec.is_some_and(|spec| spec.session_affinity.as_deref() == Some("ClientIP"))
+    }
+
     /// The ready ones; if there is none, those that end and still serve.
     fn endpoints(&self, service: &Key, port: &ServicePort) -> Vec<SocketAddr> {
         let name = port.name.as_deref().unwrap_or_default();
