@@ -1,10 +1,11 @@
 //! A Service's port on a node: a listener while there is an endpoint, and the connections that it takes.
 
 use std::{
+    collections::HashMap,
     fmt,
     future::Future,
     io,
-    net::{SocketAddr, TcpListener as Listener},
+    net::{IpAddr, SocketAddr, TcpListener as Listener},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -50,6 +51,8 @@ struct Shared {
 
 struct Choice {
     endpoints: Vec<SocketAddr>,
+    /// Whose connections go where they went before; nobody's without affinity.
+    kept: Option<HashMap<IpAddr, SocketAddr>>,
     random: Random,
 }
 
@@ -77,16 +80,16 @@ impl Tasks {
 impl Port {
     /// A port that leads nowhere yet.
     pub fn new(address: SocketAddr, service: Key, random: Random, tasks: Tasks, counts: Counted) -> Self {
-        let choice = Mutex::new(Choice { endpoints: Vec::new(), random });
+        let choice = Mutex::new(Choice { endpoints: Vec::new(), kept: None, random });
         Self { shared: Arc::new(Shared { address, service, tasks, counts, choice }), listening: None }
     }
 
-    /// New connections go there from now on.
-    pub async fn lead_to(&mut self, endpoints: &[SocketAddr]) {
+    /// New connections go there from now on; with `affinity` all of one client to the same.
+    pub async fn lead_to(&mut self, endpoints: &[SocketAddr], affinity: bool) {
         if endpoints.is_empty() {
             return self.stop().await;
         }
-        self.shared.choice().endpoints = endpoints.to_vec();
+        self.shared.choice().set(endpoints, affinity);
         if self.listening.is_none() {
             match listen(self.shared.address) {
                 Ok(listener) => {
@@ -164,7 +167,8 @@ impl Shared {
 
     /// Chooses an endpoint, once, and connects the two.
     fn lead(self: &Arc<Self>, client: TcpStream) {
-        let Some(endpoint) = self.choice().choose() else { return };
+        let address = client.peer_addr().ok().map(|address| address.ip());
+        let Some(endpoint) = self.choice().choose(address) else { return };
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
             let (service, counts) = (&shared.service, &shared.counts);
@@ -192,8 +196,23 @@ impl Shared {
 // === impl Choice ===
 
 impl Choice {
-    fn choose(&mut self) -> Option<SocketAddr> {
+    fn set(&mut self, endpoints: &[SocketAddr], affinity: bool) {
+        self.endpoints = endpoints.to_vec();
+        let mut kept = self.kept.take().unwrap_or_default();
+        kept.retain(|_, endpoint| endpoints.contains(endpoint));
+        self.kept = affinity.then_some(kept);
+    }
+
+    fn choose(&mut self, client: Option<IpAddr>) -> Option<SocketAddr> {
+        let before = self.kept.as_ref().and_then(|kept| kept.get(&client?));
+        if before.is_some() {
+            return before.copied();
+        }
         let index = self.random.below(self.endpoints.len() as u64);
-        self.endpoints.get(usize::try_from(index).unwrap_or_default()).copied()
+        let endpoint = *self.endpoints.get(usize::try_from(index).unwrap_or_default())?;
+        if let (Some(kept), Some(client)) = (&mut self.kept, client) {
+            kept.insert(client, endpoint);
+        }
+        Some(endpoint)
     }
 }

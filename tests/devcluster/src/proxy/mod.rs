@@ -6,10 +6,11 @@
 //! | the kernel's rules follow the API within moments | each node's view is late, by a time drawn anew for each change ([`ProxyOptions::lag`]); changes of one kind keep their order |
 //! | no endpoint: the packet is rejected | nobody listens: the connection is refused |
 //! | the endpoint refuses | so far the connection was accepted: it is reset |
+//! | session affinity by client address, until the endpoint is none any more or some time has passed | the same for any time; all clients of a node's addresses are one |
 //! | a connection stays with its endpoint, whatever the rules say later | the same; half-closes and resets pass through, and nothing is tried twice |
 //!
 //! All slices of a Service count, whoever keeps them, by their own ports. Ready endpoints take connections; where there is none, those
-//! that end and still serve do. TCP only; session affinity, traffic policies, hints of zones and node ports are not done.
+//! that end and still serve do. TCP only; traffic policies, hints of zones and node ports are not done.
 
 mod listen;
 mod node;

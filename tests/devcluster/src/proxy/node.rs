@@ -148,6 +148,7 @@ impl Node {
             .into_iter()
             .map(|((address, port), endpoints)| ((on_node(self.number, address), port).into(), endpoints))
             .collect();
+        let affinity = self.view.affinity(service);
         let before = self.open.remove(service).unwrap_or_default();
         for address in before.iter().filter(|address| !rules.contains_key(*address)) {
             if let Some(port) = self.ports.remove(address) {
@@ -159,7 +160,7 @@ impl Node {
                 let random = Random::new(self.seed, part_of(*address));
                 Port::new(*address, service.clone(), random, self.connections.clone(), self.counts.clone())
             });
-            port.lead_to(endpoints).await;
+            port.lead_to(endpoints, affinity).await;
         }
         self.open.insert(service.clone(), rules.keys().copied().collect());
         self.orders.rules.send_modify(|known| {

@@ -75,6 +75,12 @@ impl View {
         rules
     }
 
+    /// Whether a client's new connections go where its others went.
+    pub fn affinity(&self, service: &Key) -> bool {
+        let spec = self.services.get(service).and_then(|known| known.spec.as_ref());
+        spec.is_some_and(|spec| spec.session_affinity.as_deref() == Some("ClientIP"))
+    }
+
     /// The ready ones of that family; if there is none, those that end and still serve.
     fn endpoints(&self, service: &Key, port: &ServicePort, family: &str) -> Vec<SocketAddr> {
         let name = port.name.as_deref().unwrap_or_default();

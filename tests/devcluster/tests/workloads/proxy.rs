@@ -8,9 +8,13 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 
-use crate::proxy_site::{Endpoint, MANY, Nodes, READY, greeting, rest_of, slice, with_nodes};
+use crate::{
+    proxy_site::{Endpoint, MANY, Nodes, READY, greeting, rest_of, slice, with_nodes},
+    site::PATIENCE,
+};
 
 fn test<T: Future<Output = ()>>(test: impl FnOnce(Nodes) -> T) {
     with_nodes(ProxyOptions { lag: NO_LAG, ..ProxyOptions::default() }, test);
@@ -103,6 +107,31 @@ fn endpoints_that_end_take_connections_only_where_none_is_ready() {
         assert_eq!(nodes.met(nodes.web(0)).await, [80].into());
         nodes.put(slice("old", &[("web", 80)], &[("10.244.0.1", done)])).await;
         nodes.leads(0, &[]).await;
+    });
+}
+
+#[test]
+fn with_affinity_a_client_stays_at_an_endpoint_for_as_long_as_it_is_one() {
+    test(|nodes| async move {
+        let (one, two) = (Endpoint::listen("10.244.0.1:80").await, Endpoint::listen("10.244.0.2:81").await);
+        let slices = [("one", 80, "10.244.0.1"), ("two", 81, "10.244.0.2")]
+            .map(|(name, port, address)| slice(name, &[("web", port)], &[(address, READY)]));
+        for slice in &slices {
+            nodes.put(slice.clone()).await;
+        }
+        nodes.leads(0, &[one.address, two.address]).await;
+        assert_eq!(nodes.met(nodes.web(0)).await, [80, 81].into());
+        nodes.site.patch::<Service>("web", json!({"spec": {"sessionAffinity": "ClientIP"}})).await;
+        let known = async { while nodes.met(nodes.web(0)).await.len() > 1 {} };
+        timeout(PATIENCE, known).await.expect("the node does not hear of it");
+        let kept = nodes.met(nodes.web(0)).await;
+        let (gone, left) = if kept == [80].into() { (0, two.address) } else { (1, one.address) };
+        nodes.site.delete::<EndpointSlice>(["one", "two"][gone]).await;
+        nodes.leads(0, &[left]).await;
+        assert_eq!(nodes.met(nodes.web(0)).await, [left.port()].into());
+        nodes.put(slices[gone].clone()).await;
+        nodes.leads(0, &[one.address, two.address]).await;
+        assert_eq!(nodes.met(nodes.web(0)).await, [left.port()].into());
     });
 }
 

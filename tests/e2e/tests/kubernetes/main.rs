@@ -1,6 +1,7 @@
 //! The daemons as pods of a cluster, each test in one of its own.
 #![allow(missing_docs)]
 
+mod affinity;
 mod cycles;
 mod direct;
 mod dual;
