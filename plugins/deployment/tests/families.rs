@@ -106,7 +106,8 @@ async fn what_sleeps_behind_a_family_that_the_dlxs_lost_is_woken_and_given_back(
         // The one that goes is named until somebody else takes what comes: it serves as long as it is.
         assert!(slices(&scene).await.contains(&old));
         let route = one(&leader, "web").await.route.unwrap();
-        assert!(route.refused.contains("IPv6") && !route.complete, "{route:?}");
+        assert!(route.refused.contains("IPv6"), "{route:?}");
+        assert!(!route.complete, "who comes by IPv6 wakes nobody: {route:?}");
         soon(leader.set_route(&to("web", Leads::Both, others.clone()))).await.unwrap();
         assert!(!scene.is_fenced("web").await);
         assert_eq!(scene.replicas("web").await, 3, "{families:?}");

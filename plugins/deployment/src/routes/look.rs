@@ -108,18 +108,13 @@ pub fn given(state: &State, service: &Service) -> Option<Given> {
     holders.map(|holder| Some((holder.port.clone(), registry.held(&holder, range)?))).collect()
 }
 
-/// Whether a Service's slices are as they would be written again with the DLXs that they name.
+/// Whether a Service's slices are as they would be written again with the DLXs that they name, and lead every client to one.
 pub fn is_complete(state: &State, service: &Service) -> bool {
     let Some(given) = given(state, service) else { return false };
     let ours: Vec<&Ours> = ours(state, service).collect();
     let known = &state.routing.dlxs;
-    let families = match known.is_empty() {
-        true => service.families.clone(),
-        false => plan::families(service, known),
-    };
     let is_right = |ours: &&Ours| {
-        let family =
-            ours.family.filter(|family| families.contains(family) && service.families.contains(family));
+        let family = ours.family.filter(|family| service.families.contains(family));
         let named: Option<Vec<_>> =
             ours.dlxs.iter().map(|name| known.iter().find(|dlx| dlx.name == *name).cloned()).collect();
         let endpoints = match (named, family) {
@@ -136,7 +131,9 @@ pub fn is_complete(state: &State, service: &Service) -> bool {
             && !ours.endpoints.is_empty()
             && ours.endpoints.iter().all(|place| place.ready)
     };
-    !ours.is_empty() && ours.len() == families.len() && ours.iter().all(is_right)
+    let all = !ours.is_empty() && ours.len() == service.families.len() && ours.iter().all(is_right);
+    // What names DLXs that are no more is right but for that.
+    all && plan::unreached(service, known).is_none()
 }
 
 /// The DLXs' ports of a workload: those given to its Services and those given back that stand there still; and what its slices
