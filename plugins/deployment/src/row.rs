@@ -23,7 +23,8 @@ pub struct Kept {
     /// How often it was put to zero: who sees another number has missed a sleep.
     #[serde(default)]
     pub sleeps: u32,
-    /// At zero: how many replicas there were before. Believed only if `generation` fits, or did when it was seen first.
+    /// At zero: how many replicas there were before. Believed only if `generation` fits, or did when it was seen first,
+    /// or if a Service that is led has this row's nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
     /// The value of `scaler.dev/sleep-now` that has been obeyed.

@@ -299,8 +299,19 @@ impl Scales {
         Ok(())
     }
 
+    /// A workload as it is known. Where its Services are led, the last commit left its nonce on them: a row that has it is that
+    /// commit's own, whatever was deployed since, and not one that somebody brought back.
     fn find(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
-        self.store.with(|state| state.workload(id).cloned()).ok_or_else(|| gone(id))
+        let known = self.store.with(|state| {
+            let mut workload = state.workload(id)?.clone();
+            if !workload.believed && workload.replicas == 0 {
+                let nonce = Some(workload.kept.row.nonce);
+                workload.believed =
+                    state.services_of(&workload).iter().any(|service| service.committed == nonce);
+            }
+            Some(workload)
+        });
+        known.ok_or_else(|| gone(id))
     }
 
     fn fold(&self, workload: Workload) {

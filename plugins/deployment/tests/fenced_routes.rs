@@ -126,3 +126,33 @@ async fn a_slice_is_not_taken_from_a_service_that_has_nobody_else() {
     soon(leader.set_route(&to("web", Leads::Own, Vec::new()))).await.unwrap();
     assert_eq!(scene.our_slices().await.len(), 0);
 }
+
+/// The Service keeps whose sleep it was last: nobody has to have seen it, whatever was deployed since.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deployed_while_it_slept_takes_no_replicas_from_it() {
+    let (scene, leader) = led().await;
+    sleep(&leader, "web").await.unwrap();
+    let slept = scene.get("Deployment", "web").await.metadata.annotations.unwrap()["scaler.dev/row"].clone();
+    let deployed = json!({"spec": {"template": {"metadata": {"annotations": {"deployed": "again"}}}}});
+    scene.merge("Deployment", "web", deployed).await;
+    assert_eq!(comes_back_with(&scene, 5).await, 3);
+
+    // Another sleep, with other replicas, after which somebody brings back the row of the first.
+    scene.merge("Deployment", "web", json!({"spec": {"replicas": 4}})).await;
+    let web = until(&leader, "web", |web| web.replicas == 4).await;
+    let fenced = leader.compare_and_set(&web.id, &web.version, &row(State::Draining, 6)).await.unwrap();
+    leader.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 7))).await.unwrap();
+    scene.annotate("web", "scaler.dev/row", &slept).await;
+    assert_eq!(comes_back_with(&scene, 8).await, 1);
+}
+
+/// How many replicas a DLX gives it that has just begun.
+async fn comes_back_with(scene: &Scene, nonce: u64) -> u32 {
+    scene.observe("web", 0).await;
+    let dlx = scene.leading(Role::Dlx, PORTS).await;
+    let web = until(&dlx, "web", |web| web.row.state == State::Asleep).await;
+    let wake = wake(&dlx, "web", &web.version, nonce);
+    let woken = until(&dlx, "web", |web| web.replicas > 0).await;
+    wake.abort();
+    woken.replicas
+}

@@ -1,11 +1,14 @@
 //! Services.
 
 use k8s_openapi::api::core::v1 as core;
+use scaler_types::Nonce;
 
 use super::{Family, Labels, Meta, PortOf};
 
 /// The key that is added to a Service's selector, so that it selects no pod any more; the user's own keys stay.
 pub const FENCED: &str = "scaler.dev/fenced";
+/// Its value until a commit writes the nonce of its row.
+pub const LED: &str = "1";
 
 /// What is kept of a Service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,6 +19,8 @@ pub struct Service {
     pub selector: Labels,
     /// Our key is in its selector: no pod is an endpoint of it.
     pub fenced: bool,
+    /// The value of our key where a commit wrote it: its row's nonce.
+    pub committed: Option<Nonce>,
     /// It is being deleted.
     pub deleting: bool,
     /// Another name for something outside.
@@ -74,7 +79,12 @@ impl Service {
 
     /// Whether nothing that matters for leading it differs, our key aside.
     pub fn is_as(&self, other: &Self) -> bool {
-        let of = |service: &Self| Self { meta: Meta::default(), fenced: false, ..service.clone() };
+        let of = |service: &Self| Self {
+            meta: Meta::default(),
+            fenced: false,
+            committed: None,
+            ..service.clone()
+        };
         self.meta.uid == other.meta.uid && of(self) == of(other)
     }
 }
@@ -95,7 +105,7 @@ impl From<core::Service> for Service {
         let not_tcp =
             others.into_iter().map(|port| format!("{}/{}", port.port, port.protocol.unwrap_or_default()));
         let mut selector = spec.selector.unwrap_or_default();
-        let fenced = selector.remove(FENCED).is_some();
+        let key = selector.remove(FENCED);
         let local = [
             ("internalTrafficPolicy", spec.internal_traffic_policy),
             ("externalTrafficPolicy", spec.external_traffic_policy),
@@ -105,7 +115,8 @@ impl From<core::Service> for Service {
         Self {
             meta: Meta::of(&service.metadata),
             selector,
-            fenced,
+            fenced: key.is_some(),
+            committed: key.filter(|value| value != LED).and_then(|value| value.try_into().ok()),
             deleting: service.metadata.deletion_timestamp.is_some(),
             external: spec.type_.as_deref() == Some("ExternalName"),
             headless: spec.cluster_ip.as_deref() == Some("None"),

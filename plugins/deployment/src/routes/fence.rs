@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Read, Routes};
 use crate::{
     cluster,
-    facts::{FENCED, Service},
+    facts::{FENCED, LED, Service},
 };
 
 /// How often a write is built anew because something else of the Service changed.
@@ -105,7 +105,7 @@ fn add(service: &Read) -> Value {
         {"op": "test", "path": "/metadata/uid", "value": service.fact.meta.uid},
         // What was looked at before it was decided to lead it: ports, policies, the user's own keys.
         {"op": "test", "path": "/metadata/resourceVersion", "value": service.resource_version},
-        {"op": "add", "path": path(), "value": "1"},
+        {"op": "add", "path": path(), "value": LED},
     ])
 }
 
