@@ -2,12 +2,12 @@
 
 use e2e::{
     kubernetes::{
-        Shop, Workload,
+        Setting, Shop, Workload,
         cycles::{Disturbance, Plan},
         run,
         shop::Part,
     },
-    load::Connection,
+    load::{Connection, get, once},
     traffic::WINDOW,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -51,36 +51,49 @@ fn cycles_lose_nothing_while_the_dlxs_are_rolled_out() {
     lose_nothing(Disturbance::Rollout);
 }
 
-/// What is in flight keeps it awake, over many windows: a slow request, and an upgraded connection that says nothing.
+/// What is in flight keeps it awake, over many windows: a slow request, and an upgraded connection that says nothing. By the DLXs
+/// themselves, or by led Services.
+pub async fn outlast_many_windows(led: bool) {
+    // A minute where there is time for it.
+    let windows = if Plan::new().cycles >= 1000 { 60 } else { 6 };
+    let shop = Shop::open_with(if led { Setting::led() } else { Setting::default() }).await;
+    let ask = async |name: &str| {
+        let workload = Workload::new(&shop, name);
+        if !led {
+            shop.deploy(&workload).await;
+            return (workload, shop.fronts().all()[0]);
+        }
+        let workload = workload.annotation("route", "service");
+        shop.deploy(&workload).await;
+        // What was connected before would pass no DLX.
+        shop.led(&workload).await;
+        let address = shop.service(&workload, 80).await[0];
+        (workload, address)
+    };
+    let ((slow, at_slow), (open, at_open)) = (ask("slow").await, ask("open").await);
+    shop.asleep(&open).await;
+
+    let mut upgraded = Connection::open(at_open).await.unwrap();
+    let request = format!(
+        "GET /echo HTTP/1.1\r\nHost: {}\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
+        open.host()
+    );
+    upgraded.stream().write_all(request.as_bytes()).await.unwrap();
+    let head = upgraded.receive().await.expect("an answer");
+    assert_eq!(head.status, 101, "{}", head.text());
+    let path = format!("/slow/{}", (WINDOW * windows).as_millis());
+    let answer = once(at_slow, &get(&slow.host(), &path, "slow")).await.expect("an answer");
+    assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("slow")));
+    upgraded.stream().write_all(b"still").await.unwrap();
+    let mut back = [0; 5];
+    upgraded.stream().read_exact(&mut back).await.expect("the connection was cut");
+    assert_eq!(shop.state("open"), "active");
+    drop(upgraded);
+    shop.asleep(&open).await;
+    shop.asleep(&slow).await;
+}
+
 #[test]
 fn a_slow_request_and_an_open_connection_outlast_many_windows() {
-    run(async {
-        // A minute where there is time for it.
-        let windows = if Plan::new().cycles >= 1000 { 60 } else { 6 };
-        let shop = Shop::open().await;
-        let (slow, open) = (Workload::new(&shop, "slow"), Workload::new(&shop, "open"));
-        shop.deploy(&slow).await;
-        shop.deploy(&open).await;
-        shop.asleep(&open).await;
-
-        let path = format!("/slow/{}", (WINDOW * windows).as_millis());
-        let front = shop.fronts().all()[0];
-        let mut upgraded = Connection::open(front).await.unwrap();
-        let request = format!(
-            "GET /echo HTTP/1.1\r\nHost: {}\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
-            open.host()
-        );
-        upgraded.stream().write_all(request.as_bytes()).await.unwrap();
-        let head = upgraded.receive().await.expect("an answer");
-        assert_eq!(head.status, 101, "{}", head.text());
-        let answer = shop.ask(&slow, &path, "slow").await.expect("an answer");
-        assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("slow")));
-        upgraded.stream().write_all(b"still").await.unwrap();
-        let mut back = [0; 5];
-        upgraded.stream().read_exact(&mut back).await.expect("the connection was cut");
-        assert_eq!(shop.state("open"), "active");
-        drop(upgraded);
-        shop.asleep(&open).await;
-        shop.asleep(&slow).await;
-    });
+    run(outlast_many_windows(false));
 }

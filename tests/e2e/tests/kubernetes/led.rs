@@ -7,6 +7,8 @@ use e2e::kubernetes::{
     shop::Part,
 };
 
+use crate::cycles::outlast_many_windows;
+
 fn lose_nothing(disturbance: Disturbance) {
     if needs_devcluster("has nodes that lag") {
         return;
@@ -38,4 +40,12 @@ fn cycles_by_services_lose_nothing_while_the_dlxs_are_rolled_out() {
 #[test]
 fn cycles_by_services_lose_nothing_while_the_leader_changes() {
     lose_nothing(Disturbance::LeaderChange);
+}
+
+#[test]
+fn a_slow_request_and_an_open_connection_outlast_many_windows() {
+    if needs_devcluster("has nodes that lag") {
+        return;
+    }
+    run(outlast_many_windows(true));
 }

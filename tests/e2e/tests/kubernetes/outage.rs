@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     kubernetes::{Setting, Shop, Workload, needs_devcluster, run},
+    load::{get, once},
     wait::pause,
 };
 
@@ -16,7 +17,7 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
         return;
     }
     run(async {
-        let shop = Shop::open_with(Setting::default().with("dlx: {holdTimeout: 2s}\n")).await;
+        let shop = Shop::open_with(Setting::led().with("dlx: {holdTimeout: 2s}\n")).await;
         let awake = Workload::new(&shop, "awake").annotation("scale-to-zero", "1h");
         let asleep = Workload::new(&shop, "asleep");
         let patient = Workload::new(&shop, "patient").annotation("hold-timeout", "10m");
@@ -24,6 +25,17 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
             shop.deploy(workload).await;
         }
         shop.served(&awake, "before").await;
+        // By their own Services.
+        let led =
+            Workload::new(&shop, "led").annotation("scale-to-zero", "1h").annotation("route", "service");
+        let dreams =
+            Workload::new(&shop, "dreams").annotation("hold-timeout", "10m").annotation("route", "service");
+        for workload in [&led, &dreams] {
+            shop.deploy(workload).await;
+            shop.led(workload).await;
+        }
+        shop.asleep(&dreams).await;
+        let [at_led, at_dreams] = [shop.service(&led, 80).await[0], shop.service(&dreams, 80).await[1]];
         shop.asleep(&asleep).await;
         shop.asleep(&patient).await;
 
@@ -39,20 +51,28 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
             pause(OUTAGE.saturating_sub(began.elapsed())).await;
             outage.end();
         };
+        let by_service = async |at, workload: &Workload, id: &str| {
+            let answer = once(at, &get(&workload.host(), "/", id)).await;
+            let answer = answer.unwrap_or_else(|lost| panic!("{id} was lost: {lost}"));
+            assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
+        };
         let waiting = async { shop.served(&patient, "patient").await };
+        let dreaming = by_service(at_dreams, &dreams, "dreams");
         let warm = async {
             let mut number = 0;
             while began.elapsed() < OUTAGE + Duration::from_secs(2) {
                 shop.served(&awake, &format!("warm-{number}")).await;
+                by_service(at_led, &led, &format!("led-{number}")).await;
                 pause(Duration::from_millis(25)).await;
                 number += 1;
             }
         };
-        tokio::join!(held, waiting, warm);
+        tokio::join!(held, waiting, dreaming, warm);
         // And then everything goes on.
         shop.asleep(&patient).await;
+        shop.asleep(&dreams).await;
         shop.served(&asleep, "after").await;
-        for workload in [&awake, &asleep, &patient] {
+        for workload in [&awake, &asleep, &patient, &led, &dreams] {
             assert!(workload.read().requests.values().all(|&times| times == 1));
         }
         assert!(!asleep.read().requests.contains_key("refused"));
