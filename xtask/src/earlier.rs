@@ -1,7 +1,7 @@
 //! The daemons of an earlier version, for the tests that upgrade from it and go back to it.
 
 use std::{
-    fs,
+    env, fs,
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -20,8 +20,8 @@ pub const ENVIRONMENT: &str = "SCALER_E2E_OLD_BIN";
 /// What is upgraded.
 const PACKAGES: [&str; 3] = ["autoscaler", "dlx", "resource-scaler-deployment"];
 
-/// Builds them from this repository's history, once: the folder with their programs and plugins. `None`: the history does not
-/// go back so far, as in a shallow clone.
+/// Builds them from this repository's history, once: the folder with their programs and plugins; or one that is named already.
+/// `None`: the history does not go back so far, as in a shallow clone.
 ///
 /// They are built on their own, so that neither build takes the other's place, and without debug information: nobody looks
 /// into them.
@@ -30,6 +30,9 @@ const PACKAGES: [&str; 3] = ["autoscaler", "dlx", "resource-scaler-deployment"];
 ///
 /// git's, tar's and cargo's, and the file system's.
 pub fn build() -> Result<Option<PathBuf>> {
+    if let Some(given) = env::var_os(ENVIRONMENT).filter(|folder| !folder.is_empty()) {
+        return Ok(Some(given.into()));
+    }
     let folder = target().join("earlier").join(&COMMIT[..12]);
     let (source, programs) = (folder.join("source"), folder.join("target/debug"));
     let has_it = git(&["cat-file", "-e", &format!("{COMMIT}^{{commit}}")])
