@@ -54,6 +54,13 @@ fn a_new_image_and_a_manifest_without_replicas_wake_nothing() {
         // As `kubectl rollout undo` does: the annotations it had before are back, with a row from when it slept.
         shop.patch(&web, json!({"metadata": {"annotations": old}})).await;
         shop.served(&web, "two").await;
+        // Until it is noticed, the old row says that it sleeps.
+        until("the old row to be written over", || async {
+            let now = shop.object(&web).await.metadata.annotations.unwrap_or_default();
+            let row = "scaler.dev/row";
+            if now.get(row) == old.get(row) { Err(format!("{now:?}")) } else { Ok(()) }
+        })
+        .await;
         shop.asleep(&web).await;
         shop.served(&web, "three").await;
         assert!(web.read().requests.values().all(|&times| times == 1));
