@@ -318,8 +318,7 @@ impl Led {
     fn later(&self) -> Option<Leads> {
         match self.route.leads {
             Leads::Both => Some(Leads::Own),
-            Leads::Dlx if self.sleeps_on() => Some(Leads::Both),
-            Leads::Own | Leads::Dlx => None,
+            _ => self.sleeps_on().then_some(Leads::Both),
         }
     }
 

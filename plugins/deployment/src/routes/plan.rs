@@ -52,8 +52,11 @@ pub fn families(service: &Service, dlxs: &[Dlx]) -> Vec<Family> {
 /// The first family of a Service by which no DLX is reached: whoever came by it would find nobody. None, if it is not known who
 /// the DLXs are.
 pub fn unreached(service: &Service, dlxs: &[Dlx]) -> Option<Family> {
+    if dlxs.is_empty() {
+        return None;
+    }
     let shared = families(service, dlxs);
-    service.families.iter().copied().find(|family| !dlxs.is_empty() && !shared.contains(family))
+    service.families.iter().copied().find(|family| !shared.contains(family))
 }
 
 /// The endpoints of a slice with these DLXs, and which DLXs they are: those that have an address of the family.

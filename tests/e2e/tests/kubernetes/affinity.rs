@@ -3,10 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use devcluster::proxy::NO_LAG;
-use e2e::{
-    kubernetes::{Setting, Shop, Workload, needs_devcluster, run, shop::Part},
-    load::{get, once},
-};
+use e2e::kubernetes::{Setting, Shop, Workload, needs_devcluster, run, shop::Part};
 use serde_json::json;
 
 use crate::giving_back::{as_before, wish};
@@ -15,13 +12,10 @@ use crate::giving_back::{as_before, wish};
 const MANY: usize = 40;
 
 /// The pods that answer many requests, each on a connection of its own, all of one client.
-async fn met(web: &Workload, address: SocketAddr, part: &str) -> BTreeSet<String> {
+async fn met(shop: &Shop, web: &Workload, address: SocketAddr, part: &str) -> BTreeSet<String> {
     let mut met = BTreeSet::new();
     for number in 0..MANY {
-        let id = format!("{part}-{number}");
-        let answer = once(address, &get(&web.host(), "/", &id)).await;
-        let answer = answer.unwrap_or_else(|lost| panic!("{id}: {lost}"));
-        assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id.as_str())));
+        let answer = shop.served_at(address, web, &format!("{part}-{number}")).await;
         met.insert(answer.header("x-run").expect("who answers says so").to_owned());
     }
     met
@@ -53,12 +47,12 @@ fn session_affinity_is_refused_and_if_accepted_keeps_a_client_at_a_dlx() {
         let address = shop.service(&web, 80).await[0];
         shop.proxy().until(0, address, |known| known.len() == 2).await;
         let before = shop.snapshot().await;
-        assert_eq!(met(&web, address, "own").await.len(), 1, "as the Service is meant");
+        assert_eq!(met(&shop, &web, address, "own").await.len(), 1, "as the Service is meant");
 
         shop.patch(&web, wish(Some("service"))).await;
         shop.event(&web, "RouteRefused: ").await;
         shop.event(&web, "scaler.dev/acknowledge: session-affinity").await;
-        assert_eq!(met(&web, address, "refused").await.len(), 1, "nothing was touched");
+        assert_eq!(met(&shop, &web, address, "refused").await.len(), 1, "nothing was touched");
         let annotate = |name: &str, value: Option<&str>| {
             let name = format!("scaler.dev/{name}");
             shop.patch(&web, json!({"metadata": {"annotations": {name: value}}}))
@@ -67,20 +61,20 @@ fn session_affinity_is_refused_and_if_accepted_keeps_a_client_at_a_dlx() {
         annotate("acknowledge", Some("session-affinity")).await;
         shop.led(&web).await;
         let first = given(&shop).await;
-        assert_eq!(met(&web, address, "led").await.len(), 2, "a DLX keeps nobody at a pod");
+        assert_eq!(met(&shop, &web, address, "led").await.len(), 2, "a DLX keeps nobody at a pod");
         let second = given(&shop).await;
         let more = first.iter().zip(&second).filter(|((_, first), (_, second))| second > first).count();
         assert_eq!(more, 1, "all by one DLX: {first:?} to {second:?}");
 
         annotate("paused", None).await;
         shop.asleep(&web).await;
-        met(&web, address, "woken").await;
+        met(&shop, &web, address, "woken").await;
         shop.patch(&web, wish(None)).await;
         shop.given_back(&web).await;
         for name in ["acknowledge", "row"] {
             annotate(name, None).await;
         }
-        assert_eq!(met(&web, address, "again").await.len(), 1);
+        assert_eq!(met(&shop, &web, address, "again").await.len(), 1);
         as_before(&shop, &web, &before).await;
     });
 }

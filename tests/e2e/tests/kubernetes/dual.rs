@@ -7,7 +7,7 @@ use e2e::{
         Setting, Shop, Workload, needs_devcluster, run,
         shop::{Part, is_dlx},
     },
-    load::{self, Lines, Outcome, get},
+    load::{Lines, Outcome},
 };
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
@@ -30,12 +30,6 @@ async fn both(shop: &Shop, web: &Workload, port: u16) -> [SocketAddr; 2] {
     let [four, six] = addresses[..] else { panic!("{addresses:?}") };
     assert!(four.is_ipv4() && six.is_ipv6(), "{four} {six}");
     [four, six]
-}
-
-async fn asks(shop: &Shop, web: &Workload, address: SocketAddr, id: &str) {
-    let answer = load::once(address, &get(&web.host(), "/", id)).await;
-    let answer = answer.unwrap_or_else(|lost| panic!("{id} was lost: {lost}\n{}", shop.logs("dlx", 40)));
-    assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
 }
 
 async fn says(address: SocketAddr, id: &str) {
@@ -83,17 +77,17 @@ fn a_service_of_two_families_is_woken_by_each_on_each_port_and_given_back() {
         }
         let before = shop.snapshot().await;
         for (address, id) in http.into_iter().zip(["own-4", "own-6"]) {
-            asks(&shop, &web, address, id).await;
+            shop.served_at(address, &web, id).await;
         }
         led(&shop, &web).await;
         shop.asleep(&web).await;
-        asks(&shop, &web, http[1], "http-6").await;
+        shop.served_at(http[1], &web, "http-6").await;
         shop.asleep(&web).await;
         says(lines[0], "lines-4").await;
         shop.asleep(&web).await;
         says(lines[1], "lines-6").await;
         shop.asleep(&web).await;
-        asks(&shop, &web, http[0], "http-4").await;
+        shop.served_at(http[0], &web, "http-4").await;
         let journal = web.read();
         assert_eq!(journal.requests.values().copied().collect::<Vec<_>>(), [1; 6], "{journal:?}");
         assert_eq!(journal.starts.len(), 5, "{journal:?}");
@@ -101,10 +95,10 @@ fn a_service_of_two_families_is_woken_by_each_on_each_port_and_given_back() {
         // Out of it while it sleeps: who comes by IPv6 wakes it, and it is his.
         shop.asleep(&web).await;
         shop.patch(&web, wish(None)).await;
-        asks(&shop, &web, http[1], "out").await;
+        shop.served_at(http[1], &web, "out").await;
         shop.given_back(&web).await;
         for (address, id) in http.into_iter().zip(["back-4", "back-6"]) {
-            asks(&shop, &web, address, id).await;
+            shop.served_at(address, &web, id).await;
         }
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
         as_before(&shop, &web, &before).await;
@@ -117,7 +111,7 @@ fn a_service_of_two_families_is_woken_by_each_on_each_port_and_given_back() {
         as_before(&shop, &web, &before).await;
         shop.given_back(&web).await;
         for (address, id) in http.into_iter().zip(["restored-4", "restored-6"]) {
-            asks(&shop, &web, address, id).await;
+            shop.served_at(address, &web, id).await;
         }
     });
 }
@@ -137,14 +131,14 @@ fn a_service_of_ipv6_alone_is_led_and_woken() {
         for address in shop.service(&web, HTTP).await {
             assert!(address.is_ipv6(), "{address}");
             shop.asleep(&web).await;
-            asks(&shop, &web, address, &address.to_string()).await;
+            shop.served_at(address, &web, &address.to_string()).await;
         }
         shop.asleep(&web).await;
         shop.patch(&web, wish(None)).await;
         let first = shop.service(&web, HTTP).await[0];
-        asks(&shop, &web, first, "out").await;
+        shop.served_at(first, &web, "out").await;
         shop.given_back(&web).await;
-        asks(&shop, &web, first, "back").await;
+        shop.served_at(first, &web, "back").await;
     });
 }
 
@@ -169,13 +163,13 @@ fn a_family_that_no_dlx_has_is_refused_and_its_clients_find_the_pods() {
         assert_eq!(shop.state("web"), "", "nothing is fenced that cannot be led");
         shop.reached(&web).await;
         for (address, id) in both(&shop, &web, HTTP).await.into_iter().zip(["four", "six"]) {
-            asks(&shop, &web, address, id).await;
+            shop.served_at(address, &web, id).await;
         }
         // One family less, and it is led as any other.
         shop.merge(&web.service(), json!({"spec": {"ipFamilyPolicy": "SingleStack"}})).await;
         shop.led(&web).await;
         shop.asleep(&web).await;
-        asks(&shop, &web, shop.service(&web, HTTP).await[0], "single").await;
+        shop.served_at(shop.service(&web, HTTP).await[0], &web, "single").await;
     });
 }
 
@@ -205,12 +199,12 @@ fn what_sleeps_is_woken_when_the_dlxs_are_not_reached_by_a_family_any_more() {
         shop.given_back(&web).await;
         shop.reached(&web).await;
         let [four, six] = both(&shop, &web, HTTP).await;
-        asks(&shop, &web, six, "six").await;
-        asks(&shop, &web, four, "four").await;
+        shop.served_at(six, &web, "six").await;
+        shop.served_at(four, &web, "four").await;
         assert_eq!(web.read().starts.len(), 2, "it was woken by nobody's request");
         listens("[::]:8090").await;
         shop.led(&web).await;
         shop.asleep(&web).await;
-        asks(&shop, &web, six, "again").await;
+        shop.served_at(six, &web, "again").await;
     });
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use devcluster::Filter;
 use e2e::{
     kubernetes::{Seen, Setting, Shop, Workload, needs_devcluster, run, shop::Part},
-    load::{get, once},
     until,
     wait::pause,
 };
@@ -42,9 +41,8 @@ pub async fn change_at(shop: &Shop, web: &Workload, what: &str, wanted: impl Fn(
 }
 
 async fn answered(shop: &Shop, web: &Workload, id: &str) {
-    let answer = once(shop.service(web, 80).await[0], &get(&web.host(), "/", id)).await;
-    let answer = answer.unwrap_or_else(|lost| panic!("{id}: {lost}"));
-    assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
+    let address = shop.service(web, 80).await[0];
+    shop.served_at(address, web, id).await;
 }
 
 #[test]

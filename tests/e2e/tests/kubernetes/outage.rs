@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     kubernetes::{Setting, Shop, Workload, needs_devcluster, run},
-    load::{get, once},
     wait::pause,
 };
 
@@ -51,18 +50,13 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
             pause(OUTAGE.saturating_sub(began.elapsed())).await;
             outage.end();
         };
-        let by_service = async |at, workload: &Workload, id: &str| {
-            let answer = once(at, &get(&workload.host(), "/", id)).await;
-            let answer = answer.unwrap_or_else(|lost| panic!("{id} was lost: {lost}"));
-            assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
-        };
         let waiting = async { shop.served(&patient, "patient").await };
-        let dreaming = by_service(at_dreams, &dreams, "dreams");
+        let dreaming = shop.served_at(at_dreams, &dreams, "dreams");
         let warm = async {
             let mut number = 0;
             while began.elapsed() < OUTAGE + Duration::from_secs(2) {
                 shop.served(&awake, &format!("warm-{number}")).await;
-                by_service(at_led, &led, &format!("led-{number}")).await;
+                shop.served_at(at_led, &led, &format!("led-{number}")).await;
                 pause(Duration::from_millis(25)).await;
                 number += 1;
             }

@@ -3,14 +3,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use e2e::{
-    kubernetes::{
-        Setting, Shop, Snapshot, Workload,
-        hook::{Ended, Hook},
-        needs_devcluster, run,
-        shop::Part,
-    },
-    load::{get, once},
+use e2e::kubernetes::{
+    Setting, Shop, Snapshot, Workload,
+    hook::{Ended, Hook},
+    needs_devcluster, run,
+    shop::Part,
 };
 use scaler_types::Leads;
 use serde_json::json;
@@ -50,9 +47,8 @@ async fn given_back(shop: &Shop, webs: &[Workload; 2], before: &Snapshot, ended:
     assert!(shop.pods(Part::Autoscaler).await.is_empty(), "{}", ended.said);
     for web in webs {
         shop.given_back(web).await;
-        let answer = once(shop.service(web, 80).await[0], &get(&web.host(), "/", "one")).await;
-        let answer = answer.expect("an answer of its pods");
-        assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("one")), "{}", answer.text());
+        let address = shop.service(web, 80).await[0];
+        shop.served_at(address, web, "one").await;
         shop.patch(web, wish(None)).await;
     }
     let mut differences = before.differences(&shop.snapshot().await);

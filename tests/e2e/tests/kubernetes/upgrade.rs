@@ -1,14 +1,11 @@
 //! From an earlier version to this one and back. The earlier one leads no Services, so that the load of ever goes to the DLXs, and
 //! what is led is given back before one goes back to it.
 
-use e2e::{
-    kubernetes::{
-        Setting, Shop, Workload,
-        cycles::{Disturbance, Plan},
-        needs_devcluster, run,
-        shop::{Part, Version, Versions, earlier},
-    },
-    load::{self, get},
+use e2e::kubernetes::{
+    Setting, Shop, Workload,
+    cycles::{Disturbance, Plan},
+    needs_devcluster, run,
+    shop::{Part, Version, Versions, earlier},
 };
 
 /// All orders in which the daemons can be replaced, each state of them long enough for cycles.
@@ -50,15 +47,7 @@ fn what_is_led_is_given_back_before_one_goes_back() {
         let addresses = shop.service(&web, 80).await;
         let served = async |id: &str| {
             for (node, address) in addresses.iter().enumerate() {
-                let id = format!("{id}-{node}");
-                let answer = load::once(*address, &get(&web.host(), "/", &id)).await;
-                let answer = answer.unwrap_or_else(|lost| panic!("{id} was lost over node {node}: {lost}"));
-                assert_eq!(
-                    (answer.status, answer.header("x-request-id")),
-                    (200, Some(&*id)),
-                    "{}",
-                    answer.text()
-                );
+                shop.served_at(*address, &web, &format!("{id}-{node}")).await;
             }
         };
         shop.led(&web).await;

@@ -163,8 +163,7 @@ impl Shop {
     /// As it was lost.
     pub async fn ask(&self, workload: &Workload, path: &str, id: &str) -> Result<Response, Lost> {
         let fronts = self.fronts().all();
-        let front = fronts[id.bytes().map(usize::from).sum::<usize>() % fronts.len()];
-        load::once(front, &get(&workload.host(), path, id)).await
+        load::once(front(&fronts, id), &get(&workload.host(), path, id)).await
     }
 
     /// As [`Shop::ask`], and the workload itself answers.
@@ -173,7 +172,17 @@ impl Shop {
     ///
     /// It does not.
     pub async fn served(&self, workload: &Workload, id: &str) -> Response {
-        let answer = self.ask(workload, "/", id).await;
+        let fronts = self.fronts().all();
+        self.served_at(front(&fronts, id), workload, id).await
+    }
+
+    /// The same at this address, of its Service or of a DLX.
+    ///
+    /// # Panics
+    ///
+    /// As [`Shop::served`].
+    pub async fn served_at(&self, address: SocketAddr, workload: &Workload, id: &str) -> Response {
+        let answer = load::once(address, &get(&workload.host(), "/", id)).await;
         let answer = answer.unwrap_or_else(|lost| panic!("{id} was lost: {lost}\n{}", self.logs("dlx", 40)));
         assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id)), "{}", answer.text());
         answer
@@ -213,4 +222,9 @@ async fn resource(address: SocketAddr, id: &str) -> Result<Value, String> {
 /// The row that annotations hold.
 fn row(annotations: &std::collections::BTreeMap<String, String>) -> Option<Value> {
     serde_json::from_str(annotations.get("scaler.dev/row")?).ok()
+}
+
+/// The DLX that a request of this id is sent to.
+fn front(fronts: &[SocketAddr], id: &str) -> SocketAddr {
+    fronts[id.bytes().map(usize::from).sum::<usize>() % fronts.len()]
 }
