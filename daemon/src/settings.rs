@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use scaler_types::{ResourceScalerConfig, ScaleResource, duration};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What holds for the resources of one namespace file and one plugin.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,6 +39,8 @@ pub struct Settings {
     pub no_wake: Vec<NoWake>,
     /// Which of two resources a request names is meant.
     pub multi_target_strategy: MultiTargetStrategy,
+    /// What becomes of the fields in which a trusted peer says who the client is; none: as the port's default is.
+    pub forwarded_headers: Option<ForwardedHeaders>,
 }
 
 /// Who says how busy a resource is.
@@ -129,6 +131,19 @@ pub enum MultiTargetStrategy {
     Canary,
 }
 
+/// What becomes of the fields in which a request says who its client is (`X-Forwarded-*`, `Forwarded`, `X-Real-IP`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardedHeaders {
+    /// They are passed on unchanged. Where none of `X-Forwarded-For`, `Forwarded` and `X-Real-IP` is there, `X-Forwarded-For`
+    /// with the peer's address is added.
+    Preserve,
+    /// The peer's address is added to `X-Forwarded-For`, and `X-Forwarded-Host` and `X-Forwarded-Proto` where they are missing.
+    Append,
+    /// They are removed, and `X-Forwarded-For`, `X-Forwarded-Host` and `X-Forwarded-Proto` say what the DLX sees.
+    Replace,
+}
+
 /// What flags set; `None`: not given. Of a daemon's flags those that a namespace file can set too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FlagSettings {
@@ -178,6 +193,8 @@ pub struct FileSettings {
     pub no_wake: Option<Vec<NoWake>>,
     /// `dlx.multiTargetStrategy`.
     pub multi_target_strategy: Option<MultiTargetStrategy>,
+    /// `dlx.forwardedHeaders`.
+    pub forwarded_headers: Option<ForwardedHeaders>,
 }
 
 // === impl Settings ===
@@ -229,6 +246,7 @@ impl Settings {
                 .multi_target_strategy
                 .or(flags.multi_target_strategy)
                 .unwrap_or(built_in.multi_target_strategy),
+            forwarded_headers: file.forwarded_headers,
         }
     }
 }
@@ -255,6 +273,7 @@ impl Default for Settings {
             release_per_endpoint: 100,
             no_wake: Vec::new(),
             multi_target_strategy: MultiTargetStrategy::Random,
+            forwarded_headers: None,
         }
     }
 }
@@ -372,6 +391,7 @@ mod tests {
             max_held_bytes: Some(9),
             release_per_endpoint: Some(9),
             no_wake: Some(no_wake.clone()),
+            forwarded_headers: Some(ForwardedHeaders::Append),
             scale_resources: Some(Vec::new()),
             ..FileSettings::default()
         };
@@ -383,6 +403,7 @@ mod tests {
             max_held_bytes: 9,
             release_per_endpoint: 9,
             no_wake,
+            forwarded_headers: Some(ForwardedHeaders::Append),
             // An empty list is said too: nothing goes to sleep that brings no metric of its own.
             scale_resources: Vec::new(),
             ..Settings::default()

@@ -39,7 +39,8 @@ pub struct Flags {
     /// Which of two named resources gets a request.
     #[arg(long)]
     pub multi_target_strategy: Option<MultiTargetStrategy>,
-    /// Addresses and networks (10.0.0.0/8) whose X-Forwarded-* and target headers are believed.
+    /// Addresses and networks (10.0.0.0/8) whose X-Forwarded-* and target headers are believed. X-Forwarded-* of others is
+    /// replaced; without this flag on the shared port alone.
     #[arg(long, value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
     /// Requests held at once, of all resources together.

@@ -19,7 +19,7 @@ pub use values::parse_bytes;
 pub(crate) use values::parse_namespace;
 use values::{Bytes, Count, Header, Namespace, Span, Status, TargetPort, Text, Threshold, UrlPath};
 
-use crate::settings::{FileSettings, MetricsSource, MultiTargetStrategy, NoWake};
+use crate::settings::{FileSettings, ForwardedHeaders, MetricsSource, MultiTargetStrategy, NoWake};
 
 /// What a namespace file says, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +99,8 @@ struct Dlx {
     no_wake: Option<Vec<Spanned<Unwaking>>>,
     #[serde(default, deserialize_with = "present")]
     multi_target_strategy: Option<Strategy>,
+    #[serde(default, deserialize_with = "present")]
+    forwarded_headers: Option<ForwardedHeaders>,
 }
 
 #[derive(Deserialize)]
@@ -210,6 +212,7 @@ impl Root {
                     Strategy::Primary => MultiTargetStrategy::Primary,
                     Strategy::Canary => MultiTargetStrategy::Canary,
                 }),
+                forwarded_headers: dlx.forwarded_headers,
             },
             sections: self.plugins.unwrap_or_default().into_iter().map(section).collect(),
         })

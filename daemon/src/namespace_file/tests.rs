@@ -28,6 +28,7 @@ dlx:
   releasePerEndpoint: 100
   noWake: [{userAgent: kube-probe, status: 200}, {path: /healthz, status: 204}]
   multiTargetStrategy: canary
+  forwardedHeaders: append
 plugins:
   process:
     resources:
@@ -60,6 +61,7 @@ fn every_key_is_read() {
         release_per_endpoint: Some(100),
         no_wake: Some(vec![no_wake(Some("kube-probe"), None, 200), no_wake(None, Some("/healthz"), 204)]),
         multi_target_strategy: Some(MultiTargetStrategy::Canary),
+        forwarded_headers: Some(ForwardedHeaders::Append),
     };
     assert_eq!(file.settings, expected);
     assert_eq!(file.namespace, "demo");

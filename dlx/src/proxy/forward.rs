@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, pin::Pin, sync::Arc, time::Duration};
 
+use daemon::settings::ForwardedHeaders;
 use http::{HeaderName, HeaderValue, Request, Response, Uri, Version, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -88,7 +89,7 @@ async fn send_on(
     mut admitted: Admitted,
     deadline: Instant,
 ) -> Result<Response<Relay>, Arc<Refusal>> {
-    let (mut request, switch) = outgoing(&caller, path, request);
+    let (mut request, switch) = outgoing(&caller, &entry, path, request);
     let mut cold = None;
     loop {
         let Admitted { in_flight, held } = admitted;
@@ -149,6 +150,7 @@ fn choose(caller: &Caller, entry: &Entry) -> Option<Arc<Target>> {
 /// The request as the resource gets it; and the client's side of a switch of protocols, if it asks for one.
 fn outgoing(
     caller: &Caller,
+    entry: &Entry,
     path: Option<http::uri::PathAndQuery>,
     request: Request<Incoming>,
 ) -> (Request<Upload>, Option<OnUpgrade>) {
@@ -168,7 +170,7 @@ fn outgoing(
     head::strip(&mut parts.headers);
     // Answered by whoever reads the body: the resource need not say it may come.
     parts.headers.remove(header::EXPECT);
-    head::forwarded(&mut parts.headers, &caller.peer, caller.trusted);
+    head::forwarded(&mut parts.headers, &caller.peer, forwarded_headers(caller, entry));
     parts.headers.append(header::VIA, caller.dlx.via.clone());
     if let Some(protocol) = protocol.filter(|_| switch.is_some()) {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -184,6 +186,20 @@ fn outgoing(
         None => Uri::from_static("/"),
     };
     (Request::from_parts(parts, Upload::from(body)), switch)
+}
+
+/// What becomes of what a request says of its client.
+///
+/// On a resource's own port it is passed on as the resource would have got it without the DLX. Whose word counts there is
+/// then the resource's to decide, unless trusted proxies are named: what others say is replaced, whatever the port.
+fn forwarded_headers(caller: &Caller, entry: &Entry) -> ForwardedHeaders {
+    let own_port = caller.identity.is_some();
+    let believed = caller.trusted || own_port && caller.dlx.peers.is_empty();
+    if !believed {
+        return ForwardedHeaders::Replace;
+    }
+    let default = if own_port { ForwardedHeaders::Preserve } else { ForwardedHeaders::Append };
+    entry.facts.load().settings.forwarded_headers.unwrap_or(default)
 }
 
 fn is_grpc(headers: &http::HeaderMap) -> bool {

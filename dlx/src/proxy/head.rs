@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::BytesMut;
+use daemon::settings::ForwardedHeaders;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 
 /// Fields of one connection alone (RFC 9110 7.6.1), besides those that `Connection` names.
@@ -19,16 +20,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What only a trusted peer may say of where a request came from.
-const SAID_BY_PEERS: [HeaderName; 7] = [
-    X_FORWARDED_FOR,
-    X_FORWARDED_HOST,
-    X_FORWARDED_PROTO,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    header::FORWARDED,
-    HeaderName::from_static("x-real-ip"),
-];
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Fields that say how a message ends or for whom it is: `Connection` must not name them away.
 const NEVER_NAMED: [HeaderName; 4] =
@@ -87,7 +79,7 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter();
     let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
-    names.filter(|name| !NEVER_NAMED.contains(name) && !SAID_BY_PEERS.contains(name)).collect()
+    names.filter(|name| !NEVER_NAMED.contains(name) && !is_about_client(name)).collect()
 }
 
 /// An address as `X-Forwarded-For` has it.
@@ -96,12 +88,34 @@ pub fn address(peer: SocketAddr) -> HeaderValue {
     HeaderValue::try_from(peer.ip().to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
-/// Says where the request came from: added to what a trusted peer says, in place of what others say.
-pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, trusted: bool) {
-    let host = headers.get(header::HOST).cloned();
-    if !trusted {
-        for name in &SAID_BY_PEERS {
-            headers.remove(name);
+/// Whether a field says who the client is. `_` is taken for `-`: to CGI, WSGI and PHP they are the same.
+fn is_about_client(name: &HeaderName) -> bool {
+    let is = |byte: u8, wanted: u8| byte == wanted || byte == b'_' && wanted == b'-';
+    let begins = |with: &str| {
+        name.as_str().len() >= with.len()
+            && name.as_str().bytes().zip(with.bytes()).all(|(byte, wanted)| is(byte, wanted))
+    };
+    begins("x-forwarded-")
+        || name == header::FORWARDED
+        || name.as_str().len() == X_REAL_IP.as_str().len() && begins(X_REAL_IP.as_str())
+}
+
+/// Passes on what a request says of its client, adds to it, or says it anew.
+pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: ForwardedHeaders) {
+    match how {
+        ForwardedHeaders::Preserve => {
+            let named = [&X_FORWARDED_FOR, &header::FORWARDED, &X_REAL_IP];
+            if !named.into_iter().any(|name| headers.contains_key(name)) {
+                headers.insert(X_FORWARDED_FOR, peer.clone());
+            }
+            return;
+        }
+        ForwardedHeaders::Append => {}
+        ForwardedHeaders::Replace => {
+            let said: Vec<_> = headers.keys().filter(|name| is_about_client(name)).cloned().collect();
+            for name in said {
+                headers.remove(name);
+            }
         }
     }
     let before: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
@@ -113,7 +127,7 @@ pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, trusted: bool) {
     if let Some(chain) = chain {
         headers.insert(X_FORWARDED_FOR, chain);
     }
-    if let Some(host) = host {
+    if let Some(host) = headers.get(header::HOST).cloned() {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
@@ -221,46 +235,58 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_cannot_say_where_it_comes_from() {
-        let mut own = headers(&[
-            ("host", "a.example"),
-            ("x-forwarded-for", "10.0.0.1"),
-            ("x-forwarded-host", "evil"),
-            ("x-forwarded-proto", "https"),
-            ("x-real-ip", "10.0.0.1"),
-            ("forwarded", "for=10.0.0.1"),
-        ]);
-        forwarded(&mut own, &peer(), false);
-        assert_eq!(
-            own,
-            headers(&[
-                ("host", "a.example"),
-                ("x-forwarded-for", "192.0.2.1"),
-                ("x-forwarded-host", "a.example"),
-                ("x-forwarded-proto", "http")
-            ])
-        );
-    }
-
-    #[test]
-    fn a_trusted_peers_word_is_added_to() {
-        let mut own = headers(&[
+    fn who_the_client_is_is_passed_on_added_to_or_said_anew() {
+        let came = [
             ("host", "a.example"),
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-for", "10.0.0.2"),
-            ("x-forwarded-host", "b"),
             ("x-forwarded-proto", "https"),
+            ("x-forwarded-client-cert", "evil"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x_real-ip", "10.0.0.1"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-forwarder", "kept"),
+            ("x-real-ip-kept", "kept"),
+        ];
+        let after = |how| {
+            let mut own = headers(&came);
+            forwarded(&mut own, &peer(), how);
+            own
+        };
+        assert_eq!(after(ForwardedHeaders::Preserve), headers(&came));
+        let mut appended = headers(&came);
+        appended.insert("x-forwarded-for", HeaderValue::from_static("10.0.0.1, 10.0.0.2, 192.0.2.1"));
+        appended.insert("x-forwarded-host", HeaderValue::from_static("a.example"));
+        assert_eq!(after(ForwardedHeaders::Append), appended);
+        let replaced = headers(&[
+            ("host", "a.example"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-host", "a.example"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarder", "kept"),
+            ("x-real-ip-kept", "kept"),
         ]);
-        forwarded(&mut own, &peer(), true);
-        assert_eq!(
-            own,
-            headers(&[
-                ("host", "a.example"),
-                ("x-forwarded-for", "10.0.0.1, 10.0.0.2, 192.0.2.1"),
-                ("x-forwarded-host", "b"),
-                ("x-forwarded-proto", "https")
-            ])
-        );
+        assert_eq!(after(ForwardedHeaders::Replace), replaced);
+    }
+
+    /// The peer's address is added only where nothing says who the client is.
+    #[test]
+    fn a_client_of_which_nothing_is_said_is_told_by_its_address() {
+        for (said, added) in [
+            (None, true),
+            (Some(("x-forwarded-proto", "https")), true),
+            (Some(("x-forwarded-for", "10.0.0.1")), false),
+            (Some(("forwarded", "for=10.0.0.1")), false),
+            (Some(("x-real-ip", "10.0.0.1")), false),
+        ] {
+            let mut own = headers(said.as_slice());
+            forwarded(&mut own, &peer(), ForwardedHeaders::Preserve);
+            let mut expected = headers(said.as_slice());
+            if added {
+                expected.insert(X_FORWARDED_FOR, peer());
+            }
+            assert_eq!(own, expected, "{said:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,11 @@ impl Peers {
         Self(networks)
     }
 
+    /// Whether nobody was named.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether this peer's are.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
