@@ -42,7 +42,10 @@ pub(super) fn apply(call: &Call<'_>, value: &Value) -> Result<Value> {
     let request = call.request;
     match request.content_type.as_str() {
         "application/json-patch+json" => {
-            patch::json(value, &request.json()?, call.server.options.no_conflict).map_err(|why| {
+            // That it is JSON at all.
+            request.json()?;
+            let text = std::str::from_utf8(&request.body).unwrap_or_default();
+            patch::json(value, text, call.server.options.no_conflict).map_err(|why| {
                 tracing::debug!(%why, "a JSON patch does not apply");
                 Failure::patch_failed()
             })

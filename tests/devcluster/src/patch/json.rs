@@ -2,21 +2,33 @@
 
 use serde_json::Value;
 
-/// `value` with the operations done in turn. With `ignore_tests`, `test` operations are taken to hold.
+use super::raw::Raw;
+
+/// `value` with the operations of a patch's text done in turn. With `ignore_tests`, `test` operations are taken to hold.
 ///
 /// # Errors
 ///
 /// An operation cannot be done, or its `test` fails: then nothing is done.
-pub fn json(value: &Value, patch: &Value, ignore_tests: bool) -> Result<Value, String> {
-    let operations = patch.as_array().ok_or("a JSON patch is a list of operations")?;
+pub fn json(value: &Value, patch: &str, ignore_tests: bool) -> Result<Value, String> {
+    let no_list = "a JSON patch is a list of operations";
+    let operations: Value = serde_json::from_str(patch).map_err(|error| format!("{no_list}: {error}"))?;
+    let operations = operations.as_array().ok_or(no_list)?;
+    let texts = Raw::read(patch).ok_or(no_list)?;
     let mut value = value.clone();
-    for operation in operations {
-        operate(&mut value, operation, ignore_tests).map_err(|why| format!("{operation}: {why}"))?;
+    for (index, operation) in operations.iter().enumerate() {
+        let tested = texts.entry(index).and_then(|operation| operation.field("value"));
+        operate(&mut value, operation, tested, ignore_tests).map_err(|why| format!("{operation}: {why}"))?;
     }
     Ok(value)
 }
 
-fn operate(value: &mut Value, operation: &Value, ignore_tests: bool) -> Result<(), String> {
+/// `tested`: the operation's value as it was written.
+fn operate(
+    value: &mut Value,
+    operation: &Value,
+    tested: Option<&Raw<'_>>,
+    ignore_tests: bool,
+) -> Result<(), String> {
     let path = |field: &str| operation[field].as_str().ok_or_else(|| format!("no {field}"));
     let new = || operation.get("value").cloned().ok_or("no value");
     let held =
@@ -39,20 +51,12 @@ fn operate(value: &mut Value, operation: &Value, ignore_tests: bool) -> Result<(
         }
         "test" if ignore_tests => Ok(()),
         // A test for null holds where there is nothing: so it is in the library that the real server uses.
-        "test" => match (value.pointer(at), operation.get("value").unwrap_or(&Value::Null)) {
-            (None, Value::Null) => Ok(()),
-            (Some(held), wanted) if same(held, wanted) => Ok(()),
+        "test" => match (value.pointer(at), tested.unwrap_or(&Raw::Plain("null"))) {
+            (None, Raw::Plain("null")) => Ok(()),
+            (Some(held), wanted) if wanted.is(held) => Ok(()),
             (held, _) => Err(format!("it is {held:?}")),
         },
         other => Err(format!("unknown operation {other:?}")),
-    }
-}
-
-/// Equal, numbers by their value.
-fn same(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
-        _ => one == other,
     }
 }
 
@@ -104,12 +108,10 @@ fn remove(value: &mut Value, path: &str) -> Result<Value, String> {
 mod tests {
     use serde_json::json;
 
-    use super::*;
-
     #[test]
     fn operations_are_done_in_turn_or_not_at_all() {
         let value = json!({"a": {"b/c": 1}, "l": [1, 2]});
-        let done = json(
+        let done = super::json(
             &value,
             &json!([
                 {"op": "test", "path": "/a/b~1c", "value": 1},
@@ -119,7 +121,8 @@ mod tests {
                 {"op": "replace", "path": "/a/b~1c", "value": "x"},
                 {"op": "copy", "from": "/l", "path": "/m"},
                 {"op": "move", "from": "/l", "path": "/n"},
-            ]),
+            ])
+            .to_string(),
             false,
         );
         assert_eq!(done.unwrap(), json!({"a": {"b/c": "x"}, "m": [2, 3], "n": [2, 3]}));
@@ -132,7 +135,7 @@ mod tests {
             json!([{"op": "add", "path": "/none/x", "value": 1}]),
             json!([{"op": "add", "path": "/l/9", "value": 1}]),
         ] {
-            assert!(json(&value, &wrong, false).is_err(), "{wrong}");
+            assert!(super::json(&value, &wrong.to_string(), false).is_err(), "{wrong}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod json;
 mod merge;
+mod raw;
 mod strategic;
 
 pub use self::{json::json, merge::merge, strategic::strategic};

@@ -1,5 +1,6 @@
 //! Patches.
 
+use http::Method;
 use serde_json::json;
 
 use crate::setup::{config_map, deployment, run};
@@ -31,6 +32,48 @@ fn a_failed_test_leaves_all_as_it_was() {
         let (status, patched) = api.patch(&path, "json", &held).await;
         assert_eq!(status, 200, "{patched}");
         assert_eq!(patched["metadata"]["annotations"]["scaler.dev/row"], "{}");
+    });
+}
+
+/// Go's encoder writes the letters that HTML minds, and two line ends of Unicode, as numbers, and nothing else that it need not: a `test`
+/// compares that text, and not what it means.
+#[test]
+fn a_test_compares_the_text_as_the_server_writes_it() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        let mut map = config_map("one");
+        map["data"] = json!({"html": "x->y & <z>", "lines": "\u{2028}\u{2029}", "other": "ä→\u{7f}/😀"});
+        api.create(&path, &map).await;
+        let path = format!("{path}/one");
+        for (key, text, expected) in [
+            ("html", r#""x-\u003ey \u0026 \u003cz\u003e""#, 200),
+            ("html", r#""x->y & <z>""#, 422),
+            ("html", r#""x-\u003Ey \u0026 \u003Cz\u003E""#, 422),
+            ("lines", r#""\u2028\u2029""#, 200),
+            ("lines", "\"\u{2028}\u{2029}\"", 422),
+            ("other", "\"ä→\u{7f}/😀\"", 200),
+            ("other", r#""\u00e4→\u007f/😀""#, 422),
+            ("other", "\"ä→\u{7f}\\/😀\"", 422),
+        ] {
+            let patch = format!(r#"[{{"op": "test", "path": "/data/{key}", "value": {text}}}]"#);
+            let (status, answer) =
+                api.send_text(Method::PATCH, &path, "application/json-patch+json", patch.into()).await;
+            assert_eq!(status, expected, "{text}: {answer}");
+        }
+        // Printable ASCII without those letters is the same for everybody.
+        let plain: String = (' '..='~').filter(|letter| !"<>&".contains(*letter)).collect();
+        assert_eq!(api.patch(&path, "merge", &json!({"data": {"plain": plain}})).await.0, 200);
+        let test = json!([{"op": "test", "path": "/data/plain", "value": plain}]);
+        assert_eq!(api.patch(&path, "json", &test).await.0, 200);
+        let path = api.path("apps/v1", "deployments");
+        api.create(&path, &deployment("web")).await;
+        for (number, expected) in [("0", 200), ("0.0", 422)] {
+            let patch = format!(r#"[{{"op": "test", "path": "/spec/replicas", "value": {number}}}]"#);
+            let path = format!("{path}/web");
+            let (status, answer) =
+                api.send_text(Method::PATCH, &path, "application/json-patch+json", patch.into()).await;
+            assert_eq!(status, expected, "{number}: {answer}");
+        }
     });
 }
 

@@ -139,6 +139,17 @@ impl Setup {
         send(&self.client, method, path, content_type, body).await
     }
 
+    /// A request whose body is written letter by letter, and its answer.
+    pub async fn send_text(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> (u16, Value) {
+        send_text(&self.client, method, path, content_type, body).await
+    }
+
     /// A GET.
     pub async fn get(&self, path: &str) -> (u16, Value) {
         self.send(Method::GET, path, "", &Value::Null).await
@@ -199,11 +210,21 @@ pub async fn send(
     content_type: &str,
     body: &Value,
 ) -> (u16, Value) {
+    let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    send_text(client, method, path, content_type, bytes).await
+}
+
+async fn send_text(
+    client: &Client,
+    method: Method,
+    path: &str,
+    content_type: &str,
+    bytes: Vec<u8>,
+) -> (u16, Value) {
     let mut request = Request::builder().method(method).uri(path);
     if !content_type.is_empty() {
         request = request.header("content-type", content_type);
     }
-    let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     let answer = soon(client.send(request.body(Body::from(bytes)).unwrap())).await.unwrap();
     let status = answer.status().as_u16();
     let text = soon(answer.into_body().collect()).await.unwrap().to_bytes();
