@@ -5,6 +5,7 @@
 //! ([`view`]). Where requests for it go is [`routes`]'s business.
 
 mod annotations;
+mod ascii;
 mod caches;
 mod cause;
 mod cluster;

@@ -68,10 +68,10 @@ pub fn write(workload: &Workload, row: &Row, target: Option<Target>, now: &str) 
         json!({"op": "test", "path": "/metadata/uid", "value": workload.meta.uid}),
         json!({"op": "test", "path": "/metadata/generation", "value": workload.generation}),
     ];
-    let strict = workload.row_text().is_none();
-    match workload.row_text() {
+    let strict = workload.plain_row_text().is_none();
+    match workload.plain_row_text() {
         Some(old) => operations.push(json!({"op": "test", "path": annotation, "value": old})),
-        // A patch has no test for what is not there (RFC 6902, 4.6).
+        // A patch has no test for what is not there (RFC 6902, 4.6), and none for a text that the server may write otherwise.
         None => operations.push(
             json!({"op": "test", "path": "/metadata/resourceVersion", "value": workload.resource_version}),
         ),
@@ -94,7 +94,7 @@ mod tests {
     use scaler_types::{Nonce, State};
 
     use super::*;
-    use crate::facts::Kind;
+    use crate::{ascii, facts::Kind};
 
     fn workload(kind: &str, object: Value) -> Workload {
         let api = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind));
@@ -145,6 +145,18 @@ mod tests {
             assert_eq!(all[2], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"}));
             assert_eq!(all[3]["path"] == "/metadata/annotations", made);
             assert!(!write.operations.to_string().contains("/spec/replicas"));
+        }
+    }
+
+    #[test]
+    fn a_text_that_the_server_may_write_otherwise_is_tested_by_the_version() {
+        let odd = r#"{"state":"active","nonce":"1","reason":"x->y"}"#;
+        for text in [odd, "not JSON <", "été", "\u{7f}", "two\nlines"] {
+            let seen = workload("Deployment", object(json!({"scaler.dev/row": text}), 3));
+            let write = write(&seen, &row(State::Draining), None, "now");
+            let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"});
+            assert_eq!((write.strict, &write.operations[2]), (true, &test), "{text}");
+            assert!(ascii::is_plain(&write.kept.text()));
         }
     }
 

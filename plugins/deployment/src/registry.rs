@@ -15,7 +15,7 @@ use scaler_types::ServicePorts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::facts::Meta;
+use crate::{ascii, facts::Meta};
 
 /// The ConfigMap's name.
 pub const NAME: &str = "scaler-service-ports";
@@ -88,7 +88,7 @@ impl Entry {
     }
 
     fn text(&self) -> String {
-        serde_json::to_string(self).expect("it is made of texts")
+        ascii::text(self)
     }
 }
 

@@ -3,6 +3,8 @@
 use scaler_types::{Nonce, Row, ScaleEvent, State, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::ascii;
+
 /// The annotation.
 pub const ANNOTATION: &str = "scaler.dev/row";
 
@@ -27,7 +29,7 @@ pub struct Kept {
     /// or if a Service that is led has this row's nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
-    /// The value of `scaler.dev/sleep-now` that has been obeyed.
+    /// The value of `scaler.dev/sleep-now` that has been obeyed, as a fingerprint; versions before kept it whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep_now: Option<String>,
     /// The last thing that happened to its scale.
@@ -94,7 +96,12 @@ impl Kept {
 
     /// The annotation's text.
     pub fn text(&self) -> String {
-        serde_json::to_string(self).expect("it is made of texts and numbers")
+        ascii::text(self)
+    }
+
+    /// Whether this value of `scaler.dev/sleep-now` has been obeyed.
+    pub fn has_obeyed(&self, wish: &str) -> bool {
+        self.sleep_now.as_deref().is_some_and(|kept| kept == wish || kept == fingerprint(wish))
     }
 
     /// Whether it was written on the object as it is.
@@ -122,13 +129,21 @@ impl Kept {
             replicas: before.filter(|_| target == 0),
             // At zero, and on the way from it, the wish was granted.
             sleep_now: match row.state {
-                State::Asleep | State::Waking => sleep_now.map(str::to_owned),
+                State::Asleep | State::Waking => sleep_now.map(fingerprint),
                 _ => self.sleep_now.clone(),
             },
             event: event.or(self.event),
             event_time: event.map(|_| now.to_owned()).or_else(|| self.event_time.clone()),
         }
     }
+}
+
+/// FNV-1a: the same in every process and build.
+pub fn fingerprint(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
 }
 
 /// The version of an object: it changes whenever its row or its scale does, and not with its status.
@@ -162,7 +177,9 @@ mod tests {
         let asleep = draining.after(change(&row(State::Asleep, 1), 5, 3, 0));
         assert_eq!((asleep.replicas, asleep.fits(5), asleep.fits(6)), (Some(3), true, false));
         assert_eq!((asleep.event, asleep.sleeps), (Some(ScaleEvent::ScaleToZeroCompleted), 1));
-        assert_eq!(asleep.sleep_now.as_deref(), Some("1"));
+        assert!(asleep.has_obeyed("1") && !asleep.has_obeyed("2") && !draining.has_obeyed("1"));
+        let older = Kept { sleep_now: Some("1".to_owned()), ..Kept::default() };
+        assert!(older.has_obeyed("1") && !older.has_obeyed("2"), "kept whole by an earlier version");
         // Another row at zero: what it had is handed on only if it was believed.
         let failed = row(State::Failed, 2);
         assert_eq!(asleep.after(change(&failed, 5, 0, 0)).replicas, Some(3));

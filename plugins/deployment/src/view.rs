@@ -96,7 +96,7 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
         && workload
             .annotations
             .get(annotations::SLEEP_NOW)
-            .is_some_and(|wish| !wish.is_empty() && workload.kept.sleep_now.as_ref() != Some(wish));
+            .is_some_and(|wish| !wish.is_empty() && !workload.kept.has_obeyed(wish));
 
     let services = state.services_of(workload);
     let claims = Claims {

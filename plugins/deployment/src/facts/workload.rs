@@ -7,7 +7,10 @@ use scaler_types::{ResourceId, State, Version};
 use serde_json::Value;
 
 use super::{Labels, Meta, PortOf, Selector};
-use crate::row::{self, Kept};
+use crate::{
+    ascii,
+    row::{self, Kept},
+};
 
 /// A kind of workload.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,6 +166,12 @@ impl Workload {
         self.annotations.get(row::ANNOTATION).map(String::as_str)
     }
 
+    /// The same, if a patch can test it: the API server compares the text that its own encoder writes. Others than ours may have
+    /// anything in it: an earlier version's, one that a user edited, or either brought back by `rollout undo`.
+    pub fn plain_row_text(&self) -> Option<&str> {
+        self.row_text().filter(|text| ascii::is_plain(text))
+    }
+
     /// Its state before was `old`: what was believed then still is if the row and the scale are the same. Whoever brings
     /// back an old annotation (`rollout undo`) changes the row's text, whoever deploys an image or annotates does not.
     pub fn follows(&mut self, old: &Workload) {
@@ -213,14 +222,11 @@ fn template_ports(data: &Value) -> Option<Vec<(String, u16)>> {
     Some(named.collect())
 }
 
-/// FNV-1a over the specification's JSON: the same in every process and build.
+/// Of the specification's JSON.
 fn fingerprint(spec: Option<&Value>, replicas: &str) -> String {
     let mut spec = spec.cloned().unwrap_or_default();
     if let Some(count) = (!replicas.is_empty()).then(|| spec.pointer_mut(replicas)).flatten() {
         *count = Value::Null;
     }
-    let hash = spec.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+    row::fingerprint(&spec.to_string())
 }
