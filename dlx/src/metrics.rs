@@ -201,6 +201,9 @@ impl Collector for Exported {
             let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(count.load(Ordering::Relaxed)).encode(counter)?;
         }
+        let help = "Requests sent a second time: a reused connection had closed before an answer, or the stream was refused";
+        let counter = encoder.encode_descriptor("dlx_resent_requests", help, None, MetricType::Counter)?;
+        ConstCounter::new(dlx.shared.resent()).encode(counter)?;
         let help = "From the wake's begin until an endpoint answers";
         let histogram =
             encoder.encode_descriptor("dlx_wake", help, Some(&Unit::Seconds), MetricType::Histogram)?;

@@ -58,6 +58,11 @@ impl Shared {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner).push(pool);
     }
 
+    /// Requests that were sent again.
+    pub fn resent(&self) -> u64 {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|pool| pool.resent()).sum()
+    }
+
     /// Closes what is kept for endpoints that are listed no more: one that ends may wait for it.
     pub fn close_idle(&self, unlisted: &[u64]) {
         for pool in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {

@@ -155,27 +155,6 @@ async fn the_older_of_two_that_claim_a_host_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_resource_may_have_seen_is_not_sent_again() {
-    static SEEN: AtomicUsize = AtomicUsize::new(0);
-    let address = upstream::raw(|mut stream, _| async move {
-        while upstream::read_head(&mut stream).await.is_some() {
-            // Answers the first, and breaks off after having read the second.
-            if SEEN.fetch_add(1, Ordering::SeqCst) > 0 {
-                return;
-            }
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        }
-    })
-    .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
-    assert_eq!(status(&site.get("a.test", "/1").await), 200);
-    let answer = site.get("a.test", "/2").await;
-    assert_eq!(status(&answer), 502);
-    assert!(body(&answer).contains(r#""resource":"demo/a""#), "{answer}");
-    assert_eq!(SEEN.load(Ordering::SeqCst), 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_the_resource_closed_between_two_requests_costs_nothing() {
     static CLOSED: AtomicUsize = AtomicUsize::new(0);
     let address = upstream::raw(|mut stream, _| async move {

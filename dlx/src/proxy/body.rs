@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::pool::Lease;
+use super::{pool::Lease, replay::Replay};
 use crate::resource::InFlight;
 
 /// A response's body on its way to the client.
@@ -38,6 +38,8 @@ pub enum Upload {
     Empty,
     /// From the client.
     Streaming(Incoming),
+    /// From the client, and kept until it is known that the resource works on it.
+    Kept(Replay<Incoming>),
 }
 
 // === impl Relay ===
@@ -138,6 +140,7 @@ impl Body for Upload {
         match self.get_mut() {
             Upload::Empty => Poll::Ready(None),
             Upload::Streaming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Upload::Kept(replay) => Pin::new(replay).poll_frame(cx),
         }
     }
 
@@ -145,6 +148,7 @@ impl Body for Upload {
         match self {
             Upload::Empty => true,
             Upload::Streaming(incoming) => incoming.is_end_stream(),
+            Upload::Kept(replay) => replay.is_end_stream(),
         }
     }
 
@@ -152,6 +156,7 @@ impl Body for Upload {
         match self {
             Upload::Empty => SizeHint::with_exact(0),
             Upload::Streaming(incoming) => incoming.size_hint(),
+            Upload::Kept(replay) => replay.size_hint(),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{
     Caller, Relay, Routed, Upload, head,
     pool::{Lease, Unsent},
-    upgrade, weight,
+    resend, upgrade, weight,
 };
 use crate::{
     answer::Refusal,
@@ -134,7 +134,15 @@ async fn send_on(
                     )]
                     sleep_until((Instant::now() + PORT_PAUSE).min(deadline)).await;
                 }
-                admitted = entry.admit(0, deadline).await?;
+                admitted = match entry.admit(0, deadline).await {
+                    Ok(admitted) => admitted,
+                    // The resource may have seen it the first time.
+                    Err(refusal) if resend::is_second(&request) => {
+                        let reason = format!("its reused connection closed, and then: {}", refusal.reason);
+                        return Err(Arc::new(Refusal::broken(&entry.key.id, reason)));
+                    }
+                    Err(refusal) => return Err(refusal),
+                };
             }
             Err(Unsent::Perhaps(reason)) => return Err(Arc::new(Refusal::broken(&entry.key.id, reason))),
         }

@@ -1,10 +1,15 @@
 //! The way of a request: for whom, may it go, to where, and back.
 
 mod body;
+mod dial;
 mod forward;
+mod habit;
 mod head;
 mod pool;
+mod replay;
+mod resend;
 mod upgrade;
+mod upstream;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,11 +17,12 @@ use std::{
 };
 
 pub use body::{Relay, Upload};
+pub use dial::dial;
 pub use forward::SOCKET_TAKES;
 pub use head::address;
 use http::{HeaderValue, Method, Request, Response, Version, header, uri::PathAndQuery};
 use hyper::body::{Body, Incoming};
-pub use pool::{Pool, dial, explain};
+pub use pool::{Pool, explain};
 
 use crate::{
     answer::Refusal,

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -17,39 +16,60 @@ use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    net::TcpStream,
     sync::Notify,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
-use super::Upload;
-use crate::{
-    resource::{Entry, Target},
-    serve::alive,
+use super::{
+    Upload,
+    dial::{dial_http1, dial_http2},
+    habit::Habit,
+    resend,
+    upstream::{Upstream, Waiting},
 };
+use crate::resource::{Entry, Target};
 
 /// How long a connection waits for its next request: less than the servers that close theirs soonest (gunicorn after
-/// 2 s, node and uvicorn after 5 s), since a request that crosses with a close cannot be sent again.
+/// 2 s, node and uvicorn after 5 s), since a request that crosses with a close can seldom be sent again.
 const IDLE: Duration = Duration::from_millis(1500);
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// The connections of one thread.
 #[derive(Debug)]
 pub struct Pool {
-    idle: Mutex<HashMap<u64, Kept>>,
-    /// Told when the first connection is kept.
+    idle: Mutex<Idle>,
+    /// Told when a connection is kept while there was none.
     kept: Notify,
     next: AtomicUsize,
     dice: AtomicU64,
+    /// Requests that were sent again.
+    resent: AtomicU64,
 }
 
 #[derive(Debug, Default)]
+struct Idle {
+    endpoints: HashMap<u64, Kept>,
+    /// Nothing was kept when the upkeep looked last: it is to be told of the next.
+    resting: bool,
+}
+
+/// What is kept for one endpoint.
+#[derive(Debug, Default)]
 struct Kept {
-    http1: Vec<(Instant, http1::SendRequest<Upload>)>,
-    http2: Option<(Instant, http2::SendRequest<Upload>)>,
+    http1: Vec<Connection>,
+    http2: Option<(Instant, http2::SendRequest<Upload>, Upstream)>,
+    habit: Habit,
+}
+
+/// A connection that carries one request at a time.
+#[derive(Debug)]
+struct Connection {
+    sender: http1::SendRequest<Upload>,
+    upstream: Upstream,
+    /// How often it was answered on, to the end.
+    answers: u32,
+    /// When it was answered on last, or made.
+    since: Instant,
 }
 
 /// A connection that carries a request.
@@ -57,7 +77,7 @@ struct Kept {
 pub struct Lease {
     pool: Arc<Pool>,
     target: u64,
-    connection: http1::SendRequest<Upload>,
+    connection: Connection,
 }
 
 /// Why a request got no answer.
@@ -79,9 +99,15 @@ impl Pool {
             kept: Notify::new(),
             next: AtomicUsize::new(0),
             dice: AtomicU64::new(RandomState::new().hash_one(0)),
+            resent: AtomicU64::new(0),
         });
         tokio::spawn(upkeep(Arc::downgrade(&pool)));
         pool
+    }
+
+    /// Requests that were sent again.
+    pub fn resent(&self) -> u64 {
+        self.resent.load(Ordering::Relaxed)
     }
 
     /// Which of `count` endpoints is next.
@@ -102,24 +128,44 @@ impl Pool {
         mut request: Request<Upload>,
     ) -> Result<(Response<Incoming>, Lease), Unsent> {
         loop {
-            let (mut connection, kept) = match self.take(target.number) {
-                Some(connection) => (connection, true),
-                None => match Box::pin(connect(target)).await {
-                    Ok(connection) => (connection, false),
+            let (safe, second) = (resend::is_safe(&request), resend::is_second(&request));
+            // What is sent again takes no connection that may end in the same way.
+            let kept = if second { None } else { self.take(target.number, safe) };
+            let reused = kept.is_some();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => match Box::pin(dial_http1(target)).await {
+                    Ok((sender, upstream)) => {
+                        Connection { sender, upstream, answers: 0, since: Instant::now() }
+                    }
                     Err(error) => return Err(Unsent::Never(Box::new(request), error)),
                 },
             };
-            match connection.try_send_request(request).await {
+            let copy = (reused && safe).then(|| resend::copy(&request));
+            let sent = Instant::now();
+            connection.upstream.begin();
+            let result = connection.sender.try_send_request(request).await;
+            let mut failed = match result {
                 Ok(response) => {
-                    let lease = Lease { pool: self.clone(), target: target.number, connection };
-                    return Ok((response, lease));
+                    self.count_second(second);
+                    return Ok((response, Lease { pool: self.clone(), target: target.number, connection }));
                 }
-                Err(mut failed) => match failed.take_message() {
-                    // It was closed while it waited: the next one, or a new one.
-                    Some(again) if kept => request = again,
-                    Some(again) => return Err(Unsent::Never(Box::new(again), explain(failed.error()))),
-                    None => return Err(Unsent::Perhaps(explain(failed.error()))),
-                },
+                Err(failed) => failed,
+            };
+            match (failed.take_message(), copy) {
+                // It was closed while it waited: the next one, or a new one.
+                (Some(again), _) if reused => request = again,
+                (Some(again), _) => return Err(Unsent::Never(Box::new(again), explain(failed.error()))),
+                (None, Some(copy))
+                    if !connection.upstream.answered() && resend::crossed(&connection.upstream, sent) =>
+                {
+                    self.note_closed(target.number, &connection);
+                    request = copy;
+                }
+                (None, _) => {
+                    self.count_second(second);
+                    return Err(Unsent::Perhaps(explain(failed.error())));
+                }
             }
         }
     }
@@ -131,88 +177,152 @@ impl Pool {
         mut request: Request<Upload>,
     ) -> Result<Response<Incoming>, Unsent> {
         loop {
-            let known = self.lock().get(&target.number).and_then(|kept| kept.http2.clone());
-            let (mut connection, kept) = match known {
-                Some((_, connection)) if !connection.is_closed() => (connection, true),
-                _ => match connect_http2(target).await {
-                    Ok(connection) => {
-                        self.keep_http2(target.number, connection.clone());
-                        (connection, false)
-                    }
+            let (safe, second) = (resend::is_safe(&request), resend::is_second(&request));
+            let kept = if second { None } else { self.take_http2(target.number) };
+            let reused = kept.is_some();
+            let (mut sender, upstream) = match kept {
+                Some(connection) => connection,
+                None => match dial_http2(target).await {
+                    Ok(connection) => connection,
                     Err(error) => return Err(Unsent::Never(Box::new(request), error)),
                 },
             };
-            if kept {
-                self.keep_http2(target.number, connection.clone());
-            }
-            match connection.try_send_request(request).await {
-                Ok(response) => return Ok(response),
-                Err(mut failed) => match failed.take_message() {
-                    Some(again) if kept => {
-                        if let Some(kept) = self.lock().get_mut(&target.number) {
-                            kept.http2 = None;
-                        }
-                        request = again;
-                    }
-                    Some(again) => return Err(Unsent::Never(Box::new(again), explain(failed.error()))),
-                    None => return Err(Unsent::Perhaps(explain(failed.error()))),
-                },
+            self.keep_http2(target.number, sender.clone(), upstream.clone());
+            let (first, copy) = resend::keep(request);
+            let sent = Instant::now();
+            let mut failed = match sender.try_send_request(first).await {
+                Ok(response) => {
+                    self.count_second(second);
+                    return Ok(response);
+                }
+                Err(failed) => failed,
+            };
+            match (failed.take_message(), copy) {
+                (Some(again), _) if reused => {
+                    self.drop_http2(target.number);
+                    request = again;
+                }
+                (Some(again), _) => return Err(Unsent::Never(Box::new(again), explain(failed.error()))),
+                (None, Some(copy))
+                    if resend::was_refused(failed.error(), &upstream) && resend::begins_again(&copy)
+                        || reused && safe && resend::crossed(&upstream, sent) =>
+                {
+                    request = copy;
+                }
+                (None, _) => {
+                    self.count_second(second);
+                    return Err(Unsent::Perhaps(explain(failed.error())));
+                }
             }
         }
     }
 
-    fn keep_http2(&self, target: u64, connection: http2::SendRequest<Upload>) {
-        self.lock().entry(target).or_default().http2 = Some((Instant::now(), connection));
-        self.kept.notify_one();
+    /// Counts a request that went out for the second time.
+    fn count_second(&self, second: bool) {
+        if second {
+            self.resent.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    fn take(&self, target: u64) -> Option<http1::SendRequest<Upload>> {
+    fn take_http2(&self, target: u64) -> Option<(http2::SendRequest<Upload>, Upstream)> {
         let mut idle = self.lock();
-        let kept = &mut idle.get_mut(&target)?.http1;
+        let kept = &mut idle.endpoints.get_mut(&target)?.http2;
+        kept.take_if(|(_, sender, upstream)| sender.is_closed() || upstream.look() == Waiting::Closed);
+        kept.as_ref().map(|(_, sender, upstream)| (sender.clone(), upstream.clone()))
+    }
+
+    fn keep_http2(&self, target: u64, sender: http2::SendRequest<Upload>, upstream: Upstream) {
+        let mut idle = self.lock();
+        idle.endpoints.entry(target).or_default().http2 = Some((Instant::now(), sender, upstream));
+        self.tell(&mut idle);
+    }
+
+    fn drop_http2(&self, target: u64) {
+        if let Some(kept) = self.lock().endpoints.get_mut(&target) {
+            kept.http2 = None;
+        }
+    }
+
+    /// A connection that waits; for a request that cannot be sent again, one that is likely to stay open.
+    fn take(&self, target: u64, safe: bool) -> Option<Connection> {
+        let mut idle = self.lock();
+        let kept = idle.endpoints.get_mut(&target)?;
+        if kept.http1.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
         // From the end: the one used last is the least likely to be closed soon.
-        let mut at = kept.len();
+        let mut at = kept.http1.len();
         while at > 0 {
             at -= 1;
-            if kept[at].1.is_closed() {
-                kept.swap_remove(at);
-            } else if kept[at].1.is_ready() {
-                return Some(kept.swap_remove(at).1);
+            let connection = &kept.http1[at];
+            if connection.sender.is_closed() || connection.upstream.look() != Waiting::Quiet {
+                connection.tell(&mut kept.habit, now);
+                kept.http1.swap_remove(at);
+            } else if connection.sender.is_ready() && (safe || kept.habit.trusted(connection.since, now)) {
+                return Some(kept.http1.swap_remove(at));
             }
         }
         None
     }
 
-    fn put(&self, target: u64, connection: http1::SendRequest<Upload>) {
+    fn put(&self, target: u64, mut connection: Connection) {
+        let now = Instant::now();
+        connection.answers = connection.answers.saturating_add(1);
+        connection.since = now;
         let mut idle = self.lock();
-        let first = idle.is_empty();
-        idle.entry(target).or_default().http1.push((Instant::now(), connection));
-        drop(idle);
-        if first {
+        let kept = idle.endpoints.entry(target).or_default();
+        kept.habit.answered(connection.answers);
+        if kept.habit.keep(now) {
+            kept.http1.push(connection);
+            self.tell(&mut idle);
+        }
+    }
+
+    /// Tells the upkeep that something is kept.
+    fn tell(&self, idle: &mut Idle) {
+        if std::mem::take(&mut idle.resting) {
             self.kept.notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Kept>> {
+    /// A connection was closed when the next request was on its way.
+    fn note_closed(&self, target: u64, connection: &Connection) {
+        if let Some(kept) = self.lock().endpoints.get_mut(&target) {
+            connection.tell(&mut kept.habit, Instant::now());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the connections to these endpoints that carry no request now.
     pub fn close_idle(&self, unlisted: &[u64]) {
-        self.lock().retain(|number, _| !unlisted.contains(&Target::listed(*number)));
+        self.lock().endpoints.retain(|number, _| !unlisted.contains(&Target::listed(*number)));
     }
 
     /// Drops what waited for too long; when to look again, if anything is left.
     fn drop_old(&self) -> Option<Instant> {
         let now = Instant::now();
         let fresh = |at: Instant| now.duration_since(at) < IDLE;
+        let mut left = false;
         let mut idle = self.lock();
-        idle.retain(|_, kept| {
-            kept.http1.retain(|(at, connection)| fresh(*at) && !connection.is_closed());
+        for kept in idle.endpoints.values_mut() {
+            let habit = &mut kept.habit;
+            kept.http1.retain(|connection| {
+                let closed = connection.sender.is_closed();
+                if closed {
+                    connection.tell(habit, now);
+                }
+                !closed && fresh(connection.since)
+            });
             // Dropping the handle ends the connection only when its streams are done.
-            kept.http2 = kept.http2.take().filter(|(at, connection)| fresh(*at) && !connection.is_closed());
-            !kept.http1.is_empty() || kept.http2.is_some()
-        });
-        (!idle.is_empty()).then_some(now + IDLE)
+            kept.http2.take_if(|(since, sender, _)| sender.is_closed() || !fresh(*since));
+            left |= !kept.http1.is_empty() || kept.http2.is_some();
+        }
+        idle.resting = !left;
+        left.then_some(now + IDLE)
     }
 }
 
@@ -234,6 +344,15 @@ async fn upkeep(pool: std::sync::Weak<Pool>) {
     }
 }
 
+// === impl Connection ===
+
+impl Connection {
+    /// It was closed by `now`, or earlier if that was seen.
+    fn tell(&self, habit: &mut Habit, now: Instant) {
+        habit.closed(self.answers, self.since, self.upstream.closed().unwrap_or(now));
+    }
+}
+
 // === impl Lease ===
 
 impl Lease {
@@ -243,49 +362,6 @@ impl Lease {
             self.pool.put(self.target, self.connection);
         }
     }
-}
-
-/// A TCP connection to an endpoint.
-pub async fn dial(target: &Target) -> Result<TcpStream, String> {
-    let connecting = async {
-        match target.socket {
-            Some(address) => TcpStream::connect(address).await,
-            None => TcpStream::connect(&target.endpoint.address).await,
-        }
-    };
-    let stream: io::Result<TcpStream> = match timeout(CONNECT, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    };
-    let stream = stream.map_err(|error| format!("cannot connect to {}: {error}", target.endpoint.address))?;
-    // Without it: small writes wait for an acknowledgement; with it failing, nothing worse.
-    let _ = stream.set_nodelay(true);
-    alive::watch(&stream);
-    Ok(stream)
-}
-
-async fn connect(target: &Target) -> Result<http1::SendRequest<Upload>, String> {
-    let stream = dial(target).await?;
-    let (sender, connection) = http1::Builder::new()
-        // One copy of a small body costs less than a second piece to write.
-        .writev(false)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| format!("cannot speak HTTP/1 to {}: {error}", target.endpoint.address))?;
-    // Its error is told to whoever waits for the response.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
-}
-
-async fn connect_http2(target: &Target) -> Result<http2::SendRequest<Upload>, String> {
-    let stream = dial(target).await?;
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| format!("cannot speak HTTP/2 to {}: {error}", target.endpoint.address))?;
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
 }
 
 /// A hyper error with its cause.

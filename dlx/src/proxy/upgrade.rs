@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use super::{
-    Caller, Relay, Upload,
-    pool::{Unsent, dial, explain},
+    Caller, Relay, Upload, dial,
+    pool::{Unsent, explain},
 };
 use crate::resource::{InFlight, Target};
 

@@ -9,6 +9,8 @@ pub struct Counters {
     pub fences: f64,
     /// Requests that came to a DLX while it saw a fence.
     pub in_fence: f64,
+    /// Requests that a DLX sent a second time.
+    pub resent: f64,
 }
 
 // === impl Counters ===
@@ -23,5 +25,6 @@ impl Counters {
     pub fn add_from(&mut self, metrics: &Metrics) {
         self.fences += metrics.sum("scaler_fences_total", &[]);
         self.in_fence += metrics.sum("scaler_dlx_fenced_requests_total", &[]);
+        self.resent += metrics.sum("scaler_dlx_resent_requests_total", &[]);
     }
 }

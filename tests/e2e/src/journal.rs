@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use crate::load::{Ledger, Lost, Outcome};
+use crate::{
+    load::{Ledger, Lost, Outcome},
+    traffic::Client,
+};
 
 /// What one resource wrote down over all its runs.
 #[derive(Clone, Debug, Default)]
@@ -28,8 +31,10 @@ pub struct Verdict {
     pub crossed: usize,
     /// Lost, with whether the resource had seen them.
     pub lost: Vec<(String, Lost, bool)>,
-    /// Given to the resource more than once.
+    /// Given to the resource again, once for each time.
     pub twice: Vec<String>,
+    /// Given to it again, as a DLX says that it did: see [`allow_resent`](Self::allow_resent).
+    pub resent: usize,
     /// Answered "never reached it", yet the resource had seen them.
     pub refused_but_seen: Vec<String>,
     /// Answered, yet no resource wrote them down: the harness is wrong.
@@ -83,7 +88,8 @@ impl Verdict {
         let all = ledger.all();
         let known: BTreeSet<&String> = all.keys().collect();
         verdict.unknown = seen.keys().filter(|id| !known.contains(id)).cloned().collect();
-        verdict.twice = seen.iter().filter(|(_, times)| **times > 1).map(|(id, _)| id.clone()).collect();
+        let again = |(id, times): (&String, &u32)| vec![id.clone(); times.saturating_sub(1) as usize];
+        verdict.twice = seen.iter().flat_map(again).collect();
         for (id, outcome) in all {
             let arrived = seen.contains_key(&id);
             match outcome {
@@ -97,6 +103,19 @@ impl Verdict {
             }
         }
         verdict
+    }
+
+    /// Takes as many of those that were given again for right as the DLXs count to have sent a second time. Only GETs are:
+    /// all requests of the load but lines.
+    pub fn allow_resent(&mut self, counted: f64) {
+        let before = self.twice.len();
+        let mut left = counted as usize;
+        self.twice.retain(|id| {
+            let allowed = left > 0 && !Client::Lines.sent(id);
+            left -= usize::from(allowed);
+            !allowed
+        });
+        self.resent += before - self.twice.len();
     }
 
     /// Losses by cause, the ids left out.
@@ -133,7 +152,12 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "answered {}, crossed {}, lost {}", self.answered, self.crossed, self.lost.len())?;
+        let Self { answered, crossed, resent, .. } = self;
+        writeln!(
+            f,
+            "answered {answered}, crossed {crossed}, sent a second time {resent}, lost {}",
+            self.lost.len()
+        )?;
         for (reason, count) in &self.refused {
             writeln!(f, "  503 x{count}: {reason}")?;
         }

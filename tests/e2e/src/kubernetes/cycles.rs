@@ -240,6 +240,7 @@ impl Run {
             }
         }
         report.verdict = self.verdict();
+        report.verdict.allow_resent(report.counters.resent);
         report
     }
 

@@ -1,0 +1,103 @@
+//! What a thread has learned of an endpoint: whether it keeps a connection open after an answer.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A connection that is closed within this time of its first answer was closed because of it.
+const SOON: Duration = Duration::from_millis(200);
+/// A connection that is open for so long after an answer is likely to stay so for the next request.
+const SETTLED: Duration = Duration::from_millis(50);
+/// After so many connections that were closed with their first answer, none is kept,
+const CLOSES: u8 = 3;
+/// for so long; then one is kept to see.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Whether an endpoint keeps connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Habit {
+    /// Connections in a row that were closed with their first answer.
+    closed: u8,
+    /// One was answered on more than once since.
+    keeps: bool,
+    /// Not before this is a connection kept again.
+    again: Option<Instant>,
+}
+
+// === impl Habit ===
+
+impl Habit {
+    /// A connection was answered on `answers` times by now.
+    pub fn answered(&mut self, answers: u32) {
+        if answers > 1 {
+            *self = Self { keeps: true, ..Self::default() };
+        }
+    }
+
+    /// A connection that waited since `since`, after `answers` answers, was closed by `now`.
+    pub fn closed(&mut self, answers: u32, since: Instant, now: Instant) {
+        if answers > 1 || now.duration_since(since) >= SOON {
+            return;
+        }
+        self.closed = self.closed.saturating_add(1).min(CLOSES);
+        if self.closed == CLOSES {
+            *self = Self { closed: CLOSES, keeps: false, again: Some(now + AGAIN) };
+        }
+    }
+
+    /// Whether a connection is to be kept at all.
+    pub fn keep(&self, now: Instant) -> bool {
+        self.again.is_none_or(|again| now >= again)
+    }
+
+    /// Whether a request that cannot be sent again may go on a connection that waits since `since`.
+    pub fn trusted(&self, since: Instant, now: Instant) -> bool {
+        self.keeps || now.duration_since(since) >= SETTLED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_closes_after_each_answer_is_not_kept_and_now_and_then_tried_again() {
+        let mut habit = Habit::default();
+        let begin = Instant::now();
+        for _ in 0..CLOSES {
+            assert!(habit.keep(begin));
+            habit.closed(1, begin, begin);
+        }
+        assert!(!habit.keep(begin + AGAIN / 2) && habit.keep(begin + AGAIN));
+        // Still so: at once again.
+        habit.closed(1, begin + AGAIN, begin + AGAIN);
+        assert!(!habit.keep(begin + AGAIN));
+        habit.answered(2);
+        assert!(habit.keep(begin + AGAIN));
+    }
+
+    #[test]
+    fn what_closes_later_or_now_and_then_is_kept() {
+        let mut habit = Habit::default();
+        let begin = Instant::now();
+        for _ in 0..10 {
+            habit.closed(1, begin, begin + SOON);
+            habit.closed(10, begin, begin);
+            habit.closed(1, begin, begin);
+            habit.closed(1, begin, begin);
+            habit.answered(2);
+        }
+        assert!(habit.keep(begin));
+    }
+
+    #[test]
+    fn a_connection_is_trusted_when_it_stayed_open_or_others_did() {
+        let mut habit = Habit::default();
+        let begin = Instant::now();
+        assert!(!habit.trusted(begin, begin) && habit.trusted(begin, begin + SETTLED));
+        habit.answered(1);
+        assert!(!habit.trusted(begin, begin));
+        habit.answered(2);
+        assert!(habit.trusted(begin, begin));
+    }
+}

@@ -1,0 +1,180 @@
+//! A request's body that can be sent from its beginning again, as long as little of it was sent.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+
+/// How much is kept of what was sent. More than most calls of gRPC have.
+const KEPT: usize = 16 * 1024;
+
+/// A body that is kept while it is sent. Its [`later`](Self::later) one takes it over when it is first read.
+#[derive(Debug)]
+pub struct Replay<B> {
+    state: Arc<Mutex<State<B>>>,
+    turn: u32,
+    /// How many of the kept pieces were given.
+    given: usize,
+}
+
+#[derive(Debug)]
+struct State<B> {
+    rest: B,
+    kept: Vec<Bytes>,
+    bytes: usize,
+    /// More was sent than is kept.
+    lost: bool,
+    /// Who reads it.
+    turn: u32,
+}
+
+// === impl Replay ===
+
+impl<B> Replay<B> {
+    /// A body of which nothing was sent.
+    pub fn new(rest: B) -> Self {
+        let state = State { rest, kept: Vec::new(), bytes: 0, lost: false, turn: 0 };
+        Self { state: Arc::new(Mutex::new(state)), turn: 0, given: 0 }
+    }
+
+    /// The same body from its beginning.
+    pub fn later(&self) -> Self {
+        Self { state: self.state.clone(), turn: self.turn + 1, given: 0 }
+    }
+
+    /// Takes the body over, if all that was sent of it is kept.
+    pub fn begin(&self) -> bool {
+        let mut state = self.lock();
+        if !state.lost {
+            state.turn = self.turn;
+        }
+        !state.lost
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let mut guard = this.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *guard;
+        if state.turn != this.turn {
+            // It is sent on another stream; this one is refused already.
+            return Poll::Ready(None);
+        }
+        if let Some(kept) = state.kept.get(this.given) {
+            this.given += 1;
+            return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
+        }
+        if Arc::strong_count(&this.state) == 1 && !state.lost {
+            // Nobody will send it again.
+            state.lost = true;
+            state.kept = Vec::new();
+        }
+        let frame = std::task::ready!(Pin::new(&mut state.rest).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && !state.lost
+        {
+            match frame.data_ref() {
+                Some(data) if state.bytes + data.len() <= KEPT => {
+                    state.bytes += data.len();
+                    state.kept.push(data.clone());
+                    this.given += 1;
+                }
+                _ => {
+                    state.lost = true;
+                    state.kept = Vec::new();
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.lock();
+        state.rest.is_end_stream() && self.given >= state.kept.len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.lock();
+        let again: u64 = state.kept.iter().skip(self.given).map(|kept| kept.len() as u64).sum();
+        let rest = state.rest.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + again);
+        }
+        hint.set_lower(rest.lower() + again);
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, convert::Infallible};
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// A body of these pieces.
+    #[derive(Debug)]
+    struct Pieces(VecDeque<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.get_mut().0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+        }
+    }
+
+    fn body(pieces: &[&'static [u8]]) -> Replay<Pieces> {
+        Replay::new(Pieces(pieces.iter().map(|piece| Bytes::from_static(piece)).collect()))
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_comes_again_and_then_the_rest() {
+        let mut first = body(&[b"ab", b"cd", b"ef"]);
+        let mut later = first.later();
+        for _ in 0..2 {
+            first.frame().await.unwrap().unwrap();
+        }
+        assert!(later.begin());
+        // Whoever still reads the first gets nothing of it any more.
+        assert!(first.frame().await.is_none());
+        assert_eq!(later.size_hint().exact(), Some(6));
+        assert_eq!(later.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+        assert_eq!(later.size_hint().exact(), Some(4));
+        assert_eq!(later.collect().await.unwrap().to_bytes(), "cdef");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_to_keep_is_not_sent_again() {
+        static LARGE: [u8; KEPT] = [0; KEPT];
+        let mut first = body(&[&LARGE, b"a"]);
+        let later = first.later();
+        while first.frame().await.is_some() {}
+        assert!(!later.begin());
+    }
+}

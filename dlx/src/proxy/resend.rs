@@ -1,0 +1,92 @@
+//! When a request is sent a second time: never if the resource may have done what it asks for.
+
+use std::{error::Error, time::Duration};
+
+use http::{Method, Request};
+use tokio::time::Instant;
+
+use super::{Upload, replay::Replay, upstream::Upstream};
+
+/// A reused connection that ends within this time of a request being sent crossed with it. Later, somebody worked on it.
+const CROSSED: Duration = Duration::from_secs(1);
+
+/// Marks a request that is sent for the second time.
+#[derive(Clone, Copy, Debug)]
+struct Second;
+
+/// Whether the request may be sent again although the resource may have seen it: it asks for nothing to be changed, it
+/// has no body, and this is the first time.
+pub fn is_safe(request: &Request<Upload>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+        && matches!(request.body(), Upload::Empty)
+        && !is_second(request)
+}
+
+/// Whether it is being sent for the second time.
+pub fn is_second(request: &Request<Upload>) -> bool {
+    request.extensions().get::<Second>().is_some()
+}
+
+/// A copy of a request that has no body.
+pub fn copy(request: &Request<Upload>) -> Request<Upload> {
+    second(request, Upload::Empty)
+}
+
+/// Makes a request one whose body can be begun again, and a copy that does so; for HTTP/2, which says what was not begun
+/// to be worked on. No copy of one that is sent for the second time.
+pub fn keep(request: Request<Upload>) -> (Request<Upload>, Option<Request<Upload>>) {
+    if is_second(&request) {
+        return (request, None);
+    }
+    let (parts, body) = request.into_parts();
+    let body = match body {
+        Upload::Streaming(incoming) => Upload::Kept(Replay::new(incoming)),
+        other => other,
+    };
+    let request = Request::from_parts(parts, body);
+    let again = match request.body() {
+        Upload::Kept(replay) => Upload::Kept(replay.later()),
+        _ => Upload::Empty,
+    };
+    let again = second(&request, again);
+    (request, Some(again))
+}
+
+/// Has the copy begin with the body, if all that was sent of it is kept.
+pub fn begins_again(copy: &Request<Upload>) -> bool {
+    match copy.body() {
+        Upload::Kept(replay) => replay.begin(),
+        _ => true,
+    }
+}
+
+fn second(request: &Request<Upload>, body: Upload) -> Request<Upload> {
+    let mut copy = Request::new(body);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy.extensions_mut().insert(Second);
+    copy
+}
+
+/// Whether a request that was sent at `sent` on a reused connection crossed with the connection's close.
+pub fn crossed(connection: &Upstream, sent: Instant) -> bool {
+    connection.closed().is_some_and(|closed| closed.duration_since(sent) < CROSSED)
+}
+
+/// Whether the resource said that it did not begin to work on the request: it refused the stream, or said that it ends
+/// with an earlier one.
+pub fn was_refused(error: &hyper::Error, connection: &Upstream) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            // The end of a connection gives the same error to the streams that were worked on.
+            let later = error.is_go_away() && connection.closed().is_none();
+            return error.is_remote() && (refused || later);
+        }
+        cause = error.source();
+    }
+    false
+}

@@ -1,0 +1,131 @@
+//! A connection to a resource that two look at: hyper reads and writes it, and the pool asks what became of it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use rustix::net::{RecvFlags, recv};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
+
+/// A connection to a resource. Clones are the same connection; both stay on one thread, so that nobody waits for the lock.
+#[derive(Clone, Debug)]
+pub struct Upstream(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    stream: TcpStream,
+    /// A byte came since the last request began.
+    answered: bool,
+    /// When the other end was found to have closed it, by an end or a reset.
+    closed: Option<Instant>,
+}
+
+/// What the kernel says of a connection on which nothing is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// It is open, and nothing came.
+    Quiet,
+    /// It is open, and something came.
+    Readable,
+    /// The other end closed it, or it broke.
+    Closed,
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// Takes a connection over.
+    pub fn new(stream: TcpStream) -> Self {
+        Self(Arc::new(Mutex::new(Inner { stream, answered: false, closed: None })))
+    }
+
+    /// A request is about to be sent on it.
+    pub fn begin(&self) {
+        self.lock().answered = false;
+    }
+
+    /// Asks the kernel, past what the runtime knows: that hears of a close only when it looks at all connections again.
+    pub fn look(&self) -> Waiting {
+        let inner = self.lock();
+        if inner.closed.is_some() {
+            return Waiting::Closed;
+        }
+        match recv(&inner.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((_, 1..)) => Waiting::Readable,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Waiting::Quiet,
+            Ok(_) | Err(_) => Waiting::Closed,
+        }
+    }
+
+    /// When the other end was found to have closed it.
+    pub fn closed(&self) -> Option<Instant> {
+        self.lock().closed
+    }
+
+    /// Whether a byte came since the last request began.
+    pub fn answered(&self) -> bool {
+        self.lock().answered
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for Upstream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut inner = self.lock();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut inner.stream).poll_read(cx, buffer);
+        match &read {
+            Poll::Ready(Ok(())) if buffer.filled().len() > before => inner.answered = true,
+            Poll::Ready(Ok(())) if buffer.remaining() > 0 => inner.closed = Some(Instant::now()),
+            Poll::Ready(Err(error)) if is_closed(error) => inner.closed = Some(Instant::now()),
+            _ => {}
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Upstream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.lock().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.lock().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.lock().stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.lock().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.lock().stream).poll_shutdown(cx)
+    }
+}
+
+/// Whether an error says that the other end closed the connection. A timeout does not.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)
+}
