@@ -32,11 +32,15 @@ pub type Handler = Arc<dyn Fn(Request<Bytes>) -> Answer + Send + Sync>;
 /// Says whether the daemon is ready, or why not.
 pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
+/// What is wrong though the daemon is ready.
+pub type Warnings = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// The admin server, as it is put together.
 pub struct Admin {
     registry: Registry,
     token: Option<Token>,
     ready: Ready,
+    warnings: Warnings,
     keep_alive: bool,
     routes: BTreeMap<&'static str, BTreeMap<String, Handler>>,
 }
@@ -67,7 +71,14 @@ const METRICS: &str = "/metrics";
 impl Admin {
     /// `token`: what writes must carry as a bearer token; `None`: writes are taken from loopback only.
     pub fn new(registry: Registry, token: Option<Token>) -> Self {
-        Self { registry, token, ready: Arc::new(|| Ok(())), keep_alive: true, routes: BTreeMap::new() }
+        Self {
+            registry,
+            token,
+            ready: Arc::new(|| Ok(())),
+            warnings: Arc::new(Vec::new),
+            keep_alive: true,
+            routes: BTreeMap::new(),
+        }
     }
 
     /// GET routes are open; every other method is a write and wants the token.
@@ -81,6 +92,13 @@ impl Admin {
     #[must_use]
     pub fn ready_when(mut self, ready: Ready) -> Self {
         self.ready = ready;
+        self
+    }
+
+    /// `/readyz` says these when it answers 200, a line each.
+    #[must_use]
+    pub fn warn_of(mut self, warnings: Warnings) -> Self {
+        self.warnings = warnings;
         self
     }
 
@@ -150,7 +168,11 @@ impl Admin {
                 HEALTHZ => return text(StatusCode::OK, "ok\n".to_owned()),
                 READYZ => {
                     return match (self.ready)() {
-                        Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
+                        Ok(()) => {
+                            let warnings = (self.warnings)().into_iter();
+                            let lines = warnings.map(|warning| format!("warning: {warning}\n"));
+                            text(StatusCode::OK, "ready\n".to_owned() + &lines.collect::<String>())
+                        }
                         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
                     };
                 }

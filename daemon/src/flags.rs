@@ -63,6 +63,11 @@ pub struct CommonFlags {
     #[arg(long, value_name = "FIRST-LAST", value_parser = service_ports)]
     pub service_ports: Option<ServicePorts>,
 
+    /// The Service of the daemons' own namespace that leads to the DLXs' --listen-address. A workload of a cluster whose Service is
+    /// left as it is (`scaler.dev/route: none`) sleeps only if an Ingress or HTTPRoute leads its requests there.
+    #[arg(long, default_value = "scaler-dlx", value_name = "NAME")]
+    pub dlx_service: String,
+
     /// How long whoever connects may take to follow a change of where a name leads: nodes, ingress controllers, clients
     /// that remember an address.
     #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]

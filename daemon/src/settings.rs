@@ -339,6 +339,7 @@ mod tests {
                 target_name_header: Some("3".into()),
                 target_path_header: Some("3".into()),
                 scale_resources: metric("3"),
+                warnings: Vec::new(),
             });
             let built_in = Settings::default();
             let merged = Settings::merge(

@@ -325,3 +325,44 @@ async fn plugins_that_cannot_be_loaded() {
     let told = refused(host.start_with(&["--namespace", "demo"]).await);
     assert!(told.contains(Path::new("plugins").to_str().unwrap()) && told.contains("No such file"), "{told}");
 }
+
+#[tokio::test]
+async fn what_a_plugin_warns_of_is_shown_though_the_daemon_is_ready() {
+    let host = Host::new();
+    host.write("demo.yaml", "namespace: demo\nplugins: {misbehaving: {warnings: [no label is there]}}\n");
+    let fleet = host.start().await.unwrap();
+    let outside = Outside::of(&fleet);
+    assert_eq!(outside.get("/readyz").await, "ready\nwarning: no label is there\n");
+    assert!(outside.get("/api/v1/config").await.contains(r#""warnings":["no label is there"]"#));
+    host.write("demo.yaml", "namespace: demo\n");
+    outside.shows("/api/v1/config", r#""warnings":[]"#).await;
+    assert_eq!(outside.get("/readyz").await, "ready\n");
+}
+
+#[tokio::test]
+async fn plugins_know_where_the_metrics_of_every_file_come_from() {
+    let host = Host::new();
+    let prometheus = |host: &str| {
+        format!(
+            "namespace: shop\nmetrics: {{source: prometheus, url: 'http://{host}', scrapeInterval: 15s, queries: {{requests: {{query: 'increase(a[$window])'}}}}}}\n"
+        )
+    };
+    host.write("demo.yaml", "namespace: demo\n");
+    host.write("shop.yaml", &prometheus("first:9090"));
+    let config = host.path("config");
+    let flags = ["--coordinate-by", "leases", "--config", config.to_str().unwrap()];
+    let fleet = host.start_with(&flags).await.unwrap();
+    let outside = Outside::of(&fleet);
+    let told = |url: &str| format!("ready\nwarning: metrics come from http://{url}\n");
+    assert_eq!(outside.get("/readyz").await, told("first:9090"));
+    // Every instance is started anew with it.
+    let demo =
+        |served: &[Served]| served.iter().find(|one| one.namespace == "demo").unwrap().instance.clone();
+    let mut served = fleet.served();
+    let before = demo(&served.borrow_and_update());
+    host.write("shop.yaml", &prometheus("second:9090"));
+    while demo(&served.borrow_and_update()) == before {
+        served.changed().await.unwrap();
+    }
+    outside.shows("/readyz", "second").await;
+}

@@ -32,6 +32,15 @@ pub struct PluginContext {
     /// The ports that every DLX has bound for names that are led to it; none: nothing is led.
     #[serde(default)]
     pub service_ports: Option<ServicePorts>,
+    /// The pod that the daemon itself runs in, in the namespace `home`; none: it runs in no pod.
+    #[serde(default)]
+    pub pod: Option<String>,
+    /// The Service in the namespace `home` that leads to the DLXs' shared port.
+    #[serde(default)]
+    pub dlx_service: String,
+    /// Where the metric sources of all namespace files are, as URLs.
+    #[serde(default)]
+    pub metrics_urls: Vec<String>,
     /// The plugin's kind, the key of its section.
     pub kind: String,
     /// The namespace file's path, for messages; empty without a file.
@@ -85,6 +94,9 @@ pub struct ResourceScalerConfig {
     /// Metrics for resources that bring none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scale_resources: Vec<ScaleResource>,
+    /// What is wrong with how the daemon itself is set up, and what to do: logged, and shown by `/readyz` and `plan`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 // === impl PluginContext ===
@@ -187,6 +199,9 @@ mod tests {
             coordination: Coordination::Files,
             home: None,
             service_ports: None,
+            pod: None,
+            dlx_service: "scaler-dlx".to_owned(),
+            metrics_urls: Vec::new(),
             kind: "process".to_owned(),
             file: "demo.yaml".to_owned(),
             text: text.into(),

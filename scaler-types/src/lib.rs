@@ -99,8 +99,8 @@
 //! #     let state = tempfile::tempdir()?;
 //! #     let lamps = Lamps::new(PluginContext {
 //! #         namespace: "demo".into(), role: Role::Dlx, state_dir: state.path().into(), plugin_dir: "plugins".into(),
-//! #         kubeconfig: None, coordination: Coordination::Files, home: None, service_ports: None, kind: "lamp".into(),
-//! #         file: "demo.yaml".into(),
+//! #         kubeconfig: None, coordination: Coordination::Files, home: None, service_ports: None, pod: None,
+//! #         dlx_service: String::new(), metrics_urls: Vec::new(), kind: "lamp".into(), file: "demo.yaml".into(),
 //! #         text: "namespace: demo\nplugins:\n  lamp: {lamps: [hall], address: '127.0.0.1:9000'}\n".into(),
 //! #     }).await?;
 //! #     let hall = lamps.get_resources().await?.remove(0);

@@ -1,6 +1,6 @@
 //! `plan`: what would be done now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -27,19 +27,29 @@ impl Plan {
         let port = self.asking.autoscaler()?;
         let leader = leads(&port).await?;
         let answer = port.get("/api/v1/resources").await?.unwrap_or_default();
+        let config = port.get("/api/v1/config").await?.unwrap_or_default();
+        let warnings = warnings(&config);
         if self.asking.output == Format::Json {
             return print_json(&json!({
                 "leader": leader,
+                "warnings": warnings,
                 "cycles": answer["cycles"],
                 "resources": answer["resources"],
             }));
         }
-        print(&told(port.url(), &leader, &answer));
+        print(&told(port.url(), &leader, &warnings, &answer));
         Ok(())
     }
 }
 
-fn told(url: &str, leader: &Value, answer: &Value) -> String {
+/// What is wrong with how the daemon is set up, each once.
+fn warnings(config: &Value) -> Vec<String> {
+    let files = list(config, "files").iter();
+    let all: BTreeSet<String> = files.flat_map(|file| list(file, "warnings")).map(plain).collect();
+    all.into_iter().collect()
+}
+
+fn told(url: &str, leader: &Value, warnings: &[String], answer: &Value) -> String {
     let name = leader["leader"].as_str().map(|name| format!(" ({name})")).unwrap_or_default();
     let mut out = format!("leader: {url}{name}\n");
     let members = list(leader, "members");
@@ -57,6 +67,9 @@ fn told(url: &str, leader: &Value, answer: &Value) -> String {
         })
         .collect();
     out += &table(&rows);
+    for warning in warnings {
+        out += &format!("warning: {warning}\n");
+    }
     for cycle in list(answer, "cycles").iter().filter(|cycle| !cycle["error"].is_null()) {
         out += &format!(
             "failing: {} in namespace {}: {}\n",
@@ -163,6 +176,7 @@ leader: http://127.0.0.1:8092 (autoscaler-1)
 DLXs: 2
   a  10.0.0.1:8091  answers
   b  10.0.0.2:8091  SILENT, keeps everything awake: no answer within 5s
+warning: no label
 failing: deployment in namespace shop: no answer from DLX b
 routes: 1 to the DLXs, 1 to both, 1 to the resource itself
   shop/d  deployment  own   refused: no port is free
@@ -176,6 +190,7 @@ kept awake: 3
   shop/e  deployment  active  because
 why not more: 3 active
 ";
-        assert_eq!(told("http://127.0.0.1:8092", &leader, &answer), expected);
+        let config = json!({"files": [{"warnings": ["no label"]}, {"warnings": ["no label"]}]});
+        assert_eq!(told("http://127.0.0.1:8092", &leader, &warnings(&config), &answer), expected);
     }
 }

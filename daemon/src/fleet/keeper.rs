@@ -23,7 +23,7 @@ use super::{
 use crate::{
     files::{Contents, Files, Watch},
     namespace_file::Fingerprint,
-    settings::{FlagSettings, Settings},
+    settings::{FlagSettings, MetricsSource, Settings},
 };
 
 /// What does not change while the daemon runs.
@@ -36,6 +36,8 @@ pub(super) struct Fixed {
     pub(super) coordination: Coordination,
     pub(super) home: Option<String>,
     pub(super) service_ports: Option<ServicePorts>,
+    pub(super) pod: Option<String>,
+    pub(super) dlx_service: String,
 }
 
 pub(super) struct Keeper {
@@ -49,7 +51,7 @@ pub(super) struct Keeper {
     /// What is being started, each in a task of its own: a plugin that hangs holds up no other.
     starting: JoinSet<Started>,
     /// What it is started with.
-    pending: BTreeMap<Key, Option<Fingerprint>>,
+    pending: BTreeMap<Key, Says>,
     /// No longer needed, to be stopped when everybody could see that.
     over: Vec<Instance>,
     served: watch::Sender<Arc<[Served]>>,
@@ -58,10 +60,19 @@ pub(super) struct Keeper {
 
 type Key = (String, String);
 
+/// What an instance is started with; another, if it differs.
+#[derive(Clone, PartialEq)]
+struct Says {
+    /// Its section of the file.
+    section: Option<Fingerprint>,
+    /// Where the metrics of all files come from.
+    metrics_urls: Arc<[String]>,
+}
+
 /// An instance, and what it was started with.
 struct Running {
     instance: Instance,
-    says: Option<Fingerprint>,
+    says: Says,
     defaults: ResourceScalerConfig,
     settings: Arc<Settings>,
 }
@@ -69,14 +80,14 @@ struct Running {
 /// What came of starting an instance.
 struct Started {
     key: Key,
-    says: Option<Fingerprint>,
+    says: Says,
     contents: Arc<Contents>,
     result: Result<(Instance, ResourceScalerConfig), String>,
 }
 
 /// A section that its plugin did not take.
 struct Refused {
-    says: Option<Fingerprint>,
+    says: Says,
     error: String,
     pause: Duration,
     again: Instant,
@@ -209,6 +220,7 @@ impl Keeper {
     /// Publishes what is at work now, with the settings of now.
     fn apply(&mut self) {
         let (mut served, mut views, mut wanted) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let urls = self.metrics_urls();
         for entry in self.files.entries() {
             let mut file = FileView::new(entry, &self.fixed.plugins.loaded);
             for (plugin, contents) in with_each(&self.fixed.plugins.loaded, entry.good.as_ref()) {
@@ -218,8 +230,9 @@ impl Keeper {
                     file.errors.push(refused.error.clone());
                 }
                 if let Some(running) = self.running.get_mut(&key) {
+                    file.warnings.extend(running.defaults.warnings.iter().cloned());
                     // Refused, or not started yet: instance and settings stay as they were.
-                    if running.says == says(plugin, contents) {
+                    if running.says == says(plugin, contents, &urls) {
                         running.resettle(contents, &self.fixed.flags);
                     }
                     served.push(Served {
@@ -250,12 +263,26 @@ impl Keeper {
         }
     }
 
+    /// Where the metrics of all files come from: a plugin that knows what is behind one of them has it stay awake. On one host
+    /// nobody does.
+    fn metrics_urls(&self) -> Arc<[String]> {
+        let files = self.files.entries().iter().filter_map(|entry| entry.good.as_ref());
+        let urls = files.filter_map(|good| match &good.says.settings.metrics {
+            Some(MetricsSource::Prometheus(prometheus)) => Some(prometheus.url.clone()),
+            _ => None,
+        });
+        let urls: BTreeSet<String> =
+            urls.filter(|_| self.fixed.coordination == Coordination::Leases).collect();
+        urls.into_iter().collect()
+    }
+
     /// Begins to start an instance wherever a section is new or changed.
     fn start_what_is_new(&mut self) {
         let mut wanted = BTreeSet::new();
+        let urls = self.metrics_urls();
         for entry in self.files.entries() {
             for (plugin, contents) in with_each(&self.fixed.plugins.loaded, entry.good.as_ref()) {
-                let (key, says) = (key(plugin, contents), says(plugin, contents));
+                let (key, says) = (key(plugin, contents), says(plugin, contents, &urls));
                 let stands = self.running.get(&key).is_some_and(|running| running.says == says);
                 let waits = self
                     .refused
@@ -268,8 +295,8 @@ impl Keeper {
                     self.pending.remove(&key);
                 } else if !waits && !begun {
                     let (plugin, contents) = (plugin.clone(), Arc::clone(contents));
-                    let context = self.fixed.context(&plugin, &contents);
-                    self.pending.insert(key.clone(), says);
+                    let context = self.fixed.context(&plugin, &contents, &urls);
+                    self.pending.insert(key.clone(), says.clone());
                     let key = key.clone();
                     self.starting.spawn(async move {
                         let result = start(&plugin, &contents, context).await;
@@ -311,7 +338,7 @@ impl Keeper {
     }
 
     /// Logged by the view, when it is new.
-    fn refuse(&mut self, key: Key, says: Option<Fingerprint>, error: String) {
+    fn refuse(&mut self, key: Key, says: Says, error: String) {
         let before = self.refused.remove(&key).filter(|before| before.says == says);
         let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
         self.refused.insert(key, Refused { says, error, pause, again: Instant::now() + pause });
@@ -321,7 +348,7 @@ impl Keeper {
 // === impl Fixed ===
 
 impl Fixed {
-    fn context(&self, plugin: &Plugin, contents: &Contents) -> PluginContext {
+    fn context(&self, plugin: &Plugin, contents: &Contents, metrics_urls: &[String]) -> PluginContext {
         PluginContext {
             namespace: contents.says.namespace.clone(),
             role: self.role,
@@ -332,6 +359,9 @@ impl Fixed {
             coordination: self.coordination,
             home: self.home.clone(),
             service_ports: self.service_ports,
+            pod: self.pod.clone(),
+            dlx_service: self.dlx_service.clone(),
+            metrics_urls: metrics_urls.to_vec(),
             kind: plugin.kind().to_owned(),
             file: contents.name.clone(),
             text: Arc::clone(&contents.text),
@@ -363,8 +393,9 @@ fn key(plugin: &Plugin, contents: &Contents) -> Key {
     (contents.says.namespace.clone(), plugin.kind().to_owned())
 }
 
-fn says(plugin: &Plugin, contents: &Contents) -> Option<Fingerprint> {
-    contents.says.sections.get(plugin.kind()).map(|section| section.says)
+fn says(plugin: &Plugin, contents: &Contents, metrics_urls: &Arc<[String]>) -> Says {
+    let section = contents.says.sections.get(plugin.kind()).map(|section| section.says);
+    Says { section, metrics_urls: Arc::clone(metrics_urls) }
 }
 
 /// An instance and the defaults it brings; else why not, in one line.

@@ -122,8 +122,10 @@ impl Fleet {
             state_dir,
             kubeconfig: flags.kubeconfig().map(Path::to_owned),
             coordination: flags.coordination(),
-            home: env::var("POD_NAMESPACE").ok().filter(|namespace| !namespace.is_empty()),
+            home: variable("POD_NAMESPACE"),
+            pod: variable("POD_NAME"),
             service_ports: flags.service_ports,
+            dlx_service: flags.dlx_service.clone(),
         };
         let mut keeper = Keeper::new(fixed, files, watch);
         let (served, view) = (keeper.served(), keeper.view());
@@ -188,6 +190,11 @@ async fn load(folder: &Path, strict: bool) -> anyhow::Result<Plugins> {
         return Err(bad(format!("--strict: {why}")).into());
     }
     Ok(Plugins { loaded: scan.plugins, rejected: scan.rejected })
+}
+
+/// An environment variable that says something.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|text| !text.is_empty())
 }
 
 /// The namespace without a file: as the flag says, else the pod's own, else `default`.

@@ -1,6 +1,9 @@
 //! What can be seen of the fleet from outside: metrics and admin routes.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use http::{Method, StatusCode};
 use plugin_host::Plugin;
@@ -36,7 +39,7 @@ pub(super) struct FileView {
     namespace: Option<String>,
     /// Why the file as it is now is not used, wholly or in part.
     pub(super) errors: Vec<String>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// What is served.
@@ -69,6 +72,12 @@ impl View {
     /// All errors of all files.
     pub(super) fn errors(&self) -> Vec<String> {
         self.files.iter().flat_map(|file| file.errors.iter().cloned()).collect()
+    }
+
+    /// All warnings of all files, each once.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let all: BTreeSet<&String> = self.files.iter().flat_map(|file| &file.warnings).collect();
+        all.into_iter().cloned().collect()
     }
 
     /// Logs what is new in it.
@@ -156,7 +165,7 @@ impl Fleet {
         registry.register("config_errors", help, lock(&self.view).errors.clone());
     }
 
-    /// Adds `GET /api/v1/plugins` and `GET /api/v1/config`.
+    /// Adds `GET /api/v1/plugins` and `GET /api/v1/config`, and has `/readyz` say what is wrong though the daemon is ready.
     #[must_use]
     pub fn routes(&self, admin: Admin) -> Admin {
         let plugins = Arc::clone(&self.plugins);
@@ -180,6 +189,10 @@ impl Fleet {
             let answer = admin::json(StatusCode::OK, &*lock(&view));
             Box::pin(async move { answer })
         });
-        admin.route(Method::GET, "/api/v1/plugins", plugins).route(Method::GET, "/api/v1/config", config)
+        let view = Arc::clone(&self.view);
+        admin
+            .route(Method::GET, "/api/v1/plugins", plugins)
+            .route(Method::GET, "/api/v1/config", config)
+            .warn_of(Arc::new(move || lock(&view).warnings()))
     }
 }

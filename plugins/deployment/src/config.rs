@@ -9,6 +9,8 @@ use anyhow::{Context as _, ensure};
 use scaler_types::{Coordination, PluginContext, Result, Role, ScaleResource, ServicePorts, duration};
 use serde::{Deserialize, Deserializer, de};
 
+use crate::own::Source;
+
 /// The metric that an opt-in by duration alone looks at: the one the DLXs count.
 pub const METRIC: &str = "requests";
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub route: Wish,
     /// The DLXs' ports that Services lead to; none: no Service is led.
     pub service_ports: Option<ServicePorts>,
+    /// Where the metrics of all namespace files come from.
+    pub sources: Vec<Source>,
 }
 
 /// Where the owners of a workload want its Services to lead.
@@ -160,6 +164,11 @@ impl Config {
                 .with_context(|| format!("plugins.deployment.hosts: {name}"))?;
             hosts.insert(name, list);
         }
+        let cluster_domain = section.cluster_domain.map(|name| name.to_ascii_lowercase());
+        let cluster_domain = cluster_domain.unwrap_or_else(|| "cluster.local".to_owned());
+        let home = context.home.as_deref().unwrap_or_default();
+        let sources = context.metrics_urls.iter();
+        let sources = sources.filter_map(|url| Source::parse(url, home, &cluster_domain)).collect();
         Ok(Self {
             namespace: (context.namespace != "*").then(|| context.namespace.clone()),
             role: context.role,
@@ -167,12 +176,10 @@ impl Config {
             opt_in: section.opt_in,
             scale_to_zero: section.scale_to_zero.unwrap_or(SCALE_TO_ZERO),
             hosts,
-            cluster_domain: section
-                .cluster_domain
-                .unwrap_or_else(|| "cluster.local".to_owned())
-                .to_ascii_lowercase(),
+            cluster_domain,
             route: section.route,
             service_ports: context.service_ports,
+            sources,
         })
     }
 
@@ -202,6 +209,9 @@ pub mod tests {
             coordination: Coordination::Leases,
             home: None,
             service_ports: None,
+            pod: None,
+            dlx_service: "scaler-dlx".to_owned(),
+            metrics_urls: Vec::new(),
             kind: "deployment".to_owned(),
             file: "shop.yaml".to_owned(),
             text: text.into(),

@@ -14,6 +14,7 @@ mod endpoints;
 mod events;
 mod facts;
 mod hosts;
+mod own;
 mod patch;
 mod registry;
 mod routes;
@@ -89,8 +90,10 @@ impl ResourceScaler for DeploymentScaler {
     }
 
     async fn get_config(&self) -> Result<Option<ResourceScalerConfig>> {
+        let warnings = self.store.with(|state| state.unlabelled.iter().map(|why| why.text.clone()).collect());
         Ok(Some(ResourceScalerConfig {
             scale_resources: config::requests_in(self.config.scale_to_zero),
+            warnings,
             ..ResourceScalerConfig::default()
         }))
     }

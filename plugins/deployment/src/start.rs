@@ -18,6 +18,7 @@ use crate::{
     cluster::{self, Cluster},
     config::{Config, WorkloadKind},
     facts::{self, Kind, MANAGED_BY, Workload},
+    own::{self, Unlabelled},
     registry,
 };
 
@@ -46,14 +47,22 @@ type First = (String, &'static str, oneshot::Receiver<Result<(), kube::Error>>);
 pub async fn start(context: &PluginContext, config: &Arc<Config>, clock: Clock) -> Result<Started> {
     let (kubeconfig, home) = (context.kubeconfig.as_deref(), context.home.clone());
     let cluster = Cluster::connect(kubeconfig, config.namespace.clone(), home).await?;
-    timeout(WITHIN, list_all(cluster, config, clock)).await.map_err(|_| {
+    let unlabelled = own::unlabelled(&cluster, context).await?;
+    let started = timeout(WITHIN, list_all(cluster, config, clock, unlabelled)).await;
+    started.map_err(|_| {
         anyhow!("the cluster's API did not give its first lists within {}", duration::short(WITHIN))
     })?
 }
 
-async fn list_all(cluster: Cluster, config: &Arc<Config>, clock: Clock) -> Result<Started> {
+async fn list_all(
+    cluster: Cluster,
+    config: &Arc<Config>,
+    clock: Clock,
+    unlabelled: Option<Unlabelled>,
+) -> Result<Started> {
     let kinds = kinds(&cluster, config).await?;
     let store = Arc::new(Store::new(Arc::clone(config), kinds.clone(), clock));
+    store.with(|state| state.unlabelled = unlabelled);
     let namespace = cluster.namespace.as_ref();
     let place =
         namespace.map_or_else(|| "in all namespaces".to_owned(), |name| format!("in namespace {name}"));

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use scaler_types::{Path, Progress, Resource, ResourceId, Role, ScaleEvent, State as RowState};
 
 use crate::{
-    annotations::{self, Wishes},
+    annotations,
     caches::State,
     cause::{Baseline, Outlook, outlook},
     endpoints::{self, Ports},
@@ -15,6 +15,10 @@ use crate::{
     hosts::Claims,
     routes,
 };
+
+/// Why one of Scaler's own daemons is not looked after.
+const SCALERS_OWN: &str =
+    "it is one of Scaler's own daemons (its pods' label scaler.dev/component), which are never put to sleep";
 
 /// A resource, and what is known of it beside.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,8 +75,7 @@ impl Listed {
 /// A workload as the daemons see it; `None`: there is no such one, or it is not to be looked after.
 pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     let workload = state.workload(id)?;
-    let namespace = state.namespace(&workload.meta.namespace).map(|namespace| &namespace.annotations);
-    let wishes = Wishes::read(&workload.annotations, namespace, &state.config);
+    let wishes = routes::wishes(state, workload);
     // What was put to sleep here is woken here, whatever its owners say since.
     let ours = workload.replicas == 0
         && matches!(workload.kept.row.state, RowState::Asleep | RowState::Waking | RowState::Failed);
@@ -138,7 +141,8 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
         complaints.push(Complaint { reason: "InvalidAnnotation", message: wrong });
     }
     if !wishes.opted_in {
-        keep.push("its owners opted out".to_owned());
+        let own = workload.is_scaler();
+        keep.push(if own { SCALERS_OWN } else { "its owners opted out" }.to_owned());
     }
     if wishes.paused {
         keep.push(format!("its owners paused it ({})", annotations::PAUSED));
@@ -155,6 +159,14 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     resource.scale_resources = wishes.metrics;
     let (led_since, short) = (routed.led_since, routed.short);
     Some(Listed { resource, keep_awake_until: wishes.keep_awake_until, led_since, short, complaints })
+}
+
+/// What the owners are to be told of a workload that is not looked after: it asks for that itself, and is one of Scaler's own daemons.
+pub fn not_managed(state: &State, id: &ResourceId) -> Option<Complaint> {
+    let workload = state.workload(id).filter(|workload| workload.is_scaler())?;
+    let asks = workload.annotations.get(annotations::SCALE_TO_ZERO).is_some_and(|value| value != "false");
+    let message = || format!("{}: {SCALERS_OWN}: take the annotation away", annotations::SCALE_TO_ZERO);
+    asks.then(|| Complaint { reason: "OptInRefused", message: message() })
 }
 
 /// Endpoints, progress; gives what it waits for.

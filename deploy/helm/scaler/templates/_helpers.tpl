@@ -110,6 +110,7 @@ annotations:
 - --service-ports={{ . }}
 - --route-grace={{ int $.root.Values.routeGraceSeconds }}s
 {{- end }}
+- --dlx-service={{ include "scaler.name" (dict "root" .root "daemon" "dlx") }}
 - --admin-token-file=/etc/scaler/admin-token/token
 - --log-format={{ $values.logFormat }}
 {{- if $values.strict }}
@@ -121,7 +122,9 @@ annotations:
 {{- define "scaler.podTemplateMetadata" -}}
 {{- $values := index .root.Values .daemon -}}
 labels:
-  {{- merge (dict) (include "scaler.selector" . | fromYaml) $values.podLabels .root.Values.commonLabels | toYaml | nindent 2 }}
+  {{- /* By this label Scaler knows its own daemons, which it never puts to sleep. */}}
+  {{- $own := dict "scaler.dev/component" .daemon }}
+  {{- merge $own (include "scaler.selector" . | fromYaml) $values.podLabels .root.Values.commonLabels | toYaml | nindent 2 }}
 {{- $annotations := merge (dict) $values.podAnnotations .root.Values.commonAnnotations }}
 {{- if .root.Values.metrics.annotations }}
 {{- $scrape := dict "prometheus.io/scrape" "true" "prometheus.io/port" (toString .adminPort) "prometheus.io/path" "/metrics" }}

@@ -23,6 +23,7 @@ use crate::{
     config::Config,
     events::Complaint,
     facts::{Kind, Name, NamespaceFact, Pod, Policy, Route, Scaler, Service, Slice, Workload},
+    own::Unlabelled,
     registry::Registry,
     view::Listed,
 };
@@ -91,6 +92,8 @@ pub struct Store {
 pub struct State {
     /// What the namespace file says.
     pub config: Arc<Config>,
+    /// Why nothing is managed in the daemons' own namespace, if so.
+    pub unlabelled: Option<Unlabelled>,
     kinds: Vec<Arc<Kind>>,
     workloads: Vec<Table<Workload>>,
     /// Pods, and whose they are.
@@ -119,6 +122,8 @@ pub struct State {
     /// With so many signals it is looked which of them nobody follows any more.
     signals_pruned_at: usize,
     complaints: Vec<(ResourceId, Complaint)>,
+    /// What the owners of workloads that are not looked after were told.
+    not_managed: BTreeMap<ResourceId, Complaint>,
     touches: u64,
 }
 
@@ -138,6 +143,7 @@ impl Store {
     pub fn new(config: Arc<Config>, kinds: Vec<Arc<Kind>>, clock: Clock) -> Self {
         let state = State {
             config,
+            unlabelled: None,
             workloads: kinds.iter().map(|_| Table::default()).collect(),
             kinds,
             pods: Pods::default(),
@@ -162,6 +168,7 @@ impl Store {
             signals: HashMap::new(),
             signals_pruned_at: 100,
             complaints: Vec::new(),
+            not_managed: BTreeMap::new(),
             touches: 0,
         };
         Self { state: Mutex::new(state), changed: watch::Sender::new(0) }

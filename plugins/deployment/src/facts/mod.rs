@@ -22,7 +22,7 @@ pub use scaler::Scaler;
 pub use selector::{Labels, Selector};
 pub use service::{FENCED, LED, Service, ServicePort};
 pub use slice::{DLXS, FORMAT, Family, MANAGED_BY, NEWEST, Ours, Place, SERVICE, Slice};
-pub use workload::{Kind, Workload};
+pub use workload::{COMPONENT, Kind, Workload, is_scaler};
 
 /// What identifies an object among those of its table.
 pub type Name = (Arc<str>, Arc<str>);

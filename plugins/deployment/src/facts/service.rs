@@ -25,6 +25,8 @@ pub struct Service {
     pub deleting: bool,
     /// Another name for something outside.
     pub external: bool,
+    /// Its addresses in the cluster.
+    pub addresses: Vec<String>,
     /// It has no address of its own: its name stands for its pods' addresses.
     pub headless: bool,
     /// A client's connections keep going to the same pod.
@@ -120,6 +122,7 @@ impl From<core::Service> for Service {
             deleting: service.metadata.deletion_timestamp.is_some(),
             external: spec.type_.as_deref() == Some("ExternalName"),
             headless: spec.cluster_ip.as_deref() == Some("None"),
+            addresses: spec.cluster_ips.or_else(|| Some(vec![spec.cluster_ip?])).unwrap_or_default(),
             sticky: spec.session_affinity.as_deref() == Some("ClientIP"),
             local: local.map(|(name, _)| name).collect(),
             families: families.collect(),

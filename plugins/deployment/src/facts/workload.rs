@@ -12,6 +12,16 @@ use crate::{
     row::{self, Kept},
 };
 
+/// The label of the pods of Scaler's own daemons: which of them it is.
+pub const COMPONENT: &str = "scaler.dev/component";
+/// Its values.
+const COMPONENTS: [&str; 2] = ["autoscaler", "dlx"];
+
+/// Whether pods with these labels are of one of Scaler's own daemons.
+pub fn is_scaler(labels: &Labels) -> bool {
+    labels.get(COMPONENT).is_some_and(|name| COMPONENTS.contains(&name.as_str()))
+}
+
 /// A kind of workload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kind {
@@ -95,6 +105,11 @@ impl Kind {
 // === impl Workload ===
 
 impl Workload {
+    /// It is one of Scaler's own daemons.
+    pub fn is_scaler(&self) -> bool {
+        is_scaler(&self.labels)
+    }
+
     /// It is awake, and nobody is about to change that.
     pub fn serves(&self) -> bool {
         self.replicas > 0 && self.kept.row.state != State::Draining

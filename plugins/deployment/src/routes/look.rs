@@ -61,7 +61,12 @@ impl Look {
 
 /// Looks where a workload's Services lead.
 pub fn look(state: &State, workload: &Workload, wishes: &Wishes) -> Look {
-    let asked = wishes.opted_in && wishes.route != Wish::None;
+    let refusal = match wishes.opted_in {
+        true => refusals::refusal(state, workload, wishes, &state.routing.dlxs),
+        false => None,
+    };
+    // What is refused is kept awake, and given back, also where its owners want none of its Services led.
+    let asked = wishes.opted_in && (wishes.route != Wish::None || refusal.is_some());
     let services = state.services_of(workload);
     let ours: Vec<&Ours> = services.iter().flat_map(|service| ours(state, service)).collect();
     let leads = if services.iter().any(|service| service.fenced) {
@@ -71,7 +76,6 @@ pub fn look(state: &State, workload: &Workload, wishes: &Wishes) -> Look {
     } else {
         Leads::Both
     };
-    let refusal = if asked { refusals::refusal(state, workload, wishes, &state.routing.dlxs) } else { None };
     let path = match wishes.route {
         Wish::Direct if wishes.opted_in => Path::Direct,
         _ => Path::Always,

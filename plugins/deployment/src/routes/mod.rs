@@ -158,8 +158,10 @@ impl Routes {
     }
 }
 
-/// What the owners of a workload want.
-fn wishes(state: &State, workload: &Workload) -> Wishes {
+/// What the owners of a workload want. Scaler's own daemons are never in, whoever opts them in.
+pub fn wishes(state: &State, workload: &Workload) -> Wishes {
     let namespace = state.namespace(&workload.meta.namespace).map(|namespace| &namespace.annotations);
-    Wishes::read(&workload.annotations, namespace, &state.config)
+    let mut wishes = Wishes::read(&workload.annotations, namespace, &state.config);
+    wishes.opted_in &= !workload.is_scaler();
+    wishes
 }

@@ -6,7 +6,9 @@ use super::plan;
 use crate::{
     annotations::{ACKNOWLEDGE, Acknowledged, Wishes},
     caches::{OFTEN, State},
+    config::Wish,
     facts::{NEWEST, PortOf, Service, Workload},
+    own,
     registry::{self, Registry},
 };
 
@@ -30,8 +32,14 @@ impl Refusal {
     }
 }
 
-/// Why a workload that asks for a route cannot have one, if so. To these DLXs; none, if it is not known who they are.
+/// Why a workload that opted in cannot sleep the way its owners want its requests to go, if so. To these DLXs; none, if it is not known who they are.
 pub fn refusal(state: &State, workload: &Workload, wishes: &Wishes, dlxs: &[Dlx]) -> Option<Refusal> {
+    if let Some(text) = own::why_left_alone(state, workload) {
+        return Some(Refusal::Shape(text));
+    }
+    if wishes.route == Wish::None {
+        return None;
+    }
     let Some(range) = state.config.service_ports else {
         let text = "its Services cannot be led: start every autoscaler and dlx with --service-ports";
         return Some(Refusal::Shape(text.to_owned()));
@@ -153,6 +161,14 @@ fn ports(service: &Service, workload: &Workload) -> Option<String> {
 /// Who else has to do with it.
 fn others(state: &State, service: &Service) -> Option<String> {
     let workloads = state.workloads_of(service);
+    let scalers = workloads.iter().find(|id| state.workload(id).is_some_and(Workload::is_scaler));
+    if let Some(id) = scalers {
+        return Some(format!(
+            "selects the pods of {}, one of Scaler's own daemons, too, and those are never led to: give the workload a Service of \
+             its own",
+            id.name
+        ));
+    }
     if workloads.len() > 1 {
         let names: Vec<_> = workloads.iter().map(|id| id.name.as_str()).collect();
         return Some(format!(

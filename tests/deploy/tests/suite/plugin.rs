@@ -10,7 +10,7 @@ use crate::{
     cluster::{cluster, created},
     daemons::namespace_files,
     examples,
-    values::{EXAMPLE, rendered},
+    values::{EXAMPLE, of_kind, rendered},
 };
 
 /// A daemon's plugin for a namespace file of the chart, with that daemon's rights. `folder` is its own.
@@ -18,13 +18,24 @@ pub async fn started(
     cluster: &Cluster,
     role: Role,
     folder: &Path,
+    file: (String, String),
+) -> DeploymentScaler {
+    started_as("scaler", cluster, role, folder, file).await
+}
+
+/// The same of a chart that calls its objects so.
+async fn started_as(
+    called: &str,
+    cluster: &Cluster,
+    role: Role,
+    folder: &Path,
     (file, text): (String, String),
 ) -> DeploymentScaler {
     let account = match role {
-        Role::Autoscaler => "scaler-autoscaler",
-        Role::Dlx => "scaler-dlx",
+        Role::Autoscaler => format!("{called}-autoscaler"),
+        Role::Dlx => format!("{called}-dlx"),
     };
-    let account = User::service_account("scaler", account);
+    let account = User::service_account("scaler", &account);
     let plugin = DeploymentScaler::new(PluginContext {
         namespace: file.trim_end_matches(".yaml").to_owned(),
         role,
@@ -34,6 +45,9 @@ pub async fn started(
         coordination: Coordination::Leases,
         home: Some("scaler".to_owned()),
         service_ports: Some(ServicePorts { first: 20_000, last: 21_999 }),
+        pod: None,
+        dlx_service: "scaler-dlx".to_owned(),
+        metrics_urls: Vec::new(),
         kind: "deployment".to_owned(),
         file: file.clone(),
         text: text.into(),
@@ -98,5 +112,31 @@ async fn the_examples_are_listed_with_the_names_they_are_asked_for_by() {
         }
         assert_eq!(api.scale_resources.len(), 2);
         assert_eq!(api.resource_readiness_timeout, Some(Duration::from_secs(180)));
+    }
+}
+
+/// Whatever the release and its objects are called, and whoever opts them in.
+#[tokio::test]
+async fn the_charts_own_daemons_are_never_managed() {
+    for (name, values) in [
+        ("another name", "nameOverride: zero"),
+        (
+            "labels of its user's",
+            r#"{dlx: {podLabels: {scaler.dev/component: none}}, commonLabels: {scaler.dev/component: none}}"#,
+        ),
+    ] {
+        let (cluster, client) = cluster().await;
+        let chart = rendered(values);
+        created(&client, name, &chart).await;
+        let daemons = of_kind(&chart, "Deployment").len();
+        assert_eq!(daemons, 2, "{name}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = "namespace: scaler\nplugins: {deployment: {optIn: all}}\n".to_owned();
+        let account = if values.contains("nameOverride") { "scaler-zero" } else { "scaler" };
+        let plugin =
+            started_as(account, &cluster, Role::Autoscaler, folder.path(), ("scaler.yaml".to_owned(), text))
+                .await;
+        assert_eq!(plugin.get_resources().await.expect("the resources"), [], "{name}");
+        plugin.stop().await;
     }
 }

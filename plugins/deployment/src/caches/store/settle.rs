@@ -82,6 +82,14 @@ impl State {
     /// Looks at what was touched: what is listed is what is known then.
     pub fn settle(&mut self) {
         for id in std::mem::take(&mut self.dirty) {
+            let told = view::not_managed(self, &id);
+            if told.as_ref() != self.not_managed.get(&id) {
+                match &told {
+                    Some(complaint) => drop(self.not_managed.insert(id.clone(), complaint.clone())),
+                    None => drop(self.not_managed.remove(&id)),
+                }
+                self.complaints.extend(told.map(|complaint| (id.clone(), complaint)));
+            }
             match view::listed(self, &id) {
                 Some(new) => {
                     let old = self.listed.get(&id);

@@ -17,7 +17,7 @@ use super::{Part, Shop, link};
 /// Names a folder with the daemons and plugins of an earlier version, as a build leaves them.
 const FOLDER: &str = "SCALER_E2E_OLD_BIN";
 /// The flags that it does not know.
-const UNKNOWN: [&str; 3] = ["--service-ports=", "--route-grace=", "--dead-man-timeout="];
+const UNKNOWN: [&str; 4] = ["--service-ports=", "--route-grace=", "--dead-man-timeout=", "--dlx-service="];
 /// Where its plugins lie, beside ours.
 const PLUGINS: &str = "plugins-earlier";
 
