@@ -43,6 +43,27 @@ impl Refusal {
         Self { close: true, ..Self::new(StatusCode::BAD_REQUEST, "malformed request", reason) }
     }
 
+    /// 414: its target is longer than the longest head.
+    pub fn long_target(longest: usize) -> Self {
+        let reason = format!("its target is too long: a head may have {longest} bytes");
+        Self { close: true, ..Self::new(StatusCode::URI_TOO_LONG, "target too long", reason) }
+    }
+
+    /// 431: its head is too long.
+    pub fn long_head(longest: usize) -> Self {
+        Self::large_fields(format!("its head is too long: {longest} bytes are possible"))
+    }
+
+    /// 431: its head has too many fields.
+    pub fn many_fields(most: usize) -> Self {
+        Self::large_fields(format!("its head has too many fields: {most} are possible"))
+    }
+
+    fn large_fields(reason: String) -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self { close: true, ..Self::new(status, "head too large", reason) }
+    }
+
     /// 404: nobody's.
     pub fn nobodys(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "no such resource", reason)

@@ -29,7 +29,7 @@ use crate::{
     dlx::{Dlx, Open},
     resource::Entry,
     route,
-    serve::{Identity, Parked, Socket},
+    serve::{Identity, Parked, Socket, head::length},
 };
 
 /// What the requests of one connection have in common.
@@ -70,6 +70,7 @@ struct Routed {
 /// Answers one request.
 pub async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Relay> {
     let http1 = request.version() <= Version::HTTP_11;
+    let may_switch = request.version() == Version::HTTP_11 && request.headers().contains_key(header::UPGRADE);
     let mut response = match route(&caller, &request).await {
         Ok(routed) => serve(&caller, routed, request).await,
         Err(refusal) => {
@@ -78,6 +79,9 @@ pub async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Response
             refuse(&refusal, None)
         }
     };
+    if may_switch && let Some(socket) = &caller.socket {
+        socket.decide(response.status() == http::StatusCode::SWITCHING_PROTOCOLS);
+    }
     if http1
         && caller.dlx.draining.is_cancelled()
         && response.status() != http::StatusCode::SWITCHING_PROTOCOLS
@@ -87,8 +91,14 @@ pub async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Response
     response
 }
 
-async fn serve(caller: &Arc<Caller>, routed: Routed, request: Request<Incoming>) -> Response<Relay> {
+async fn serve(caller: &Arc<Caller>, routed: Routed, mut request: Request<Incoming>) -> Response<Relay> {
     let entry = routed.entry.clone();
+    if request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
+        && let Some(length) = request.headers_mut().remove(header::CONTENT_LENGTH)
+    {
+        // They are equal, and said once from here on (RFC 9110 8.6). Of HTTP/1 the library has done it.
+        request.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
     if let Some(status) = no_wake(&entry, &request) {
         let mut response = Response::new(Relay::empty());
         *response.status_mut() = status;
@@ -115,17 +125,22 @@ fn refuse(refusal: &Refusal, entry: Option<&Entry>) -> Response<Relay> {
 
 /// Finds out for whom a request is.
 async fn route(caller: &Caller, request: &Request<Incoming>) -> Result<Routed, Refusal> {
+    if let Some(refusal) = refused(caller, request) {
+        return Err(refusal.clone());
+    }
     let headers = request.headers();
     if request.method() == Method::CONNECT {
         return Err(Refusal::malformed("CONNECT is not what this is for"));
     }
-    if headers.contains_key(header::TRANSFER_ENCODING)
-        && caller.socket.as_ref().is_some_and(Socket::both_lengths)
-    {
-        return Err(Refusal::malformed("it has both Content-Length and Transfer-Encoding"));
-    }
     if head::coded(headers) {
         return Err(Refusal::malformed("its transfer coding is not chunked alone"));
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(first) = lengths.next() {
+        let first = length(first.as_bytes())?;
+        if lengths.any(|other| !length(other.as_bytes()).is_ok_and(|other| other == first)) {
+            return Err(Refusal::malformed("it has two lengths"));
+        }
     }
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();
@@ -161,6 +176,13 @@ async fn route(caller: &Caller, request: &Request<Incoming>) -> Result<Routed, R
         Some(authority) => format!("no resource has the host {authority:?}"),
         None => "the request names no host".to_owned(),
     }))
+}
+
+/// What is to be answered where this stands in place of a head that is not taken: any other names its host.
+fn refused<'a>(caller: &'a Caller, request: &Request<Incoming>) -> Option<&'a Refusal> {
+    let names_host = !request.headers().is_empty() || request.uri().authority().is_some();
+    let is_http11 = request.version() == Version::HTTP_11;
+    caller.socket.as_ref()?.refusal().filter(|_| is_http11 && !names_host)
 }
 
 fn look_up(

@@ -18,7 +18,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Identity, Socket, park};
+use super::{Identity, Socket, head, park, requests::Requests};
 use crate::{
     dlx::{Dlx, Open},
     proxy::{Caller, Pool, address, handle},
@@ -29,8 +29,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a connection may take to send a head, idle ones included. Longer than the keep-alive of the load balancers
 /// that stand in front (Google's: 600 s), so that they close theirs first.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(620);
-/// The longest head.
-const LONGEST_HEAD: usize = 64 * 1024;
 /// What a stream of HTTP/2 may send before it is read: as much as a held request's socket takes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// Streams of one connection at once.
@@ -76,10 +74,10 @@ async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(LONGEST_HEAD)
+        .max_buf_size(head::LONGEST)
         // One copy of a small body costs less than a second piece to write.
         .writev(false)
-        .serve_connection(TokioIo::new(socket), service)
+        .serve_connection(TokioIo::new(Requests::new(socket)), service)
         .with_upgrades();
     // Its client's doing; answered by hyper where there is an answer.
     if let Err(error) = connection.await {
@@ -99,7 +97,7 @@ async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
         .initial_stream_window_size(STREAM_WINDOW)
         .max_concurrent_streams(STREAMS)
         .max_send_buf_size(STREAM_UNSENT)
-        .max_header_list_size(LONGEST_HEAD as u32)
+        .max_header_list_size(head::LONGEST as u32)
         .keep_alive_interval(Duration::from_secs(60))
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = Pin::new(&mut connection);

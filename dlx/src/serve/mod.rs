@@ -3,8 +3,10 @@
 mod accept;
 pub mod alive;
 mod connection;
-mod lengths;
+mod framing;
+pub(crate) mod head;
 mod park;
+mod requests;
 mod socket;
 mod worker;
 

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
-use http::header;
 use rustix::net::{RecvFlags, recv};
 use tokio::time::Instant;
 
-use super::Socket;
+use super::{
+    Socket,
+    head::{Fields, Head, Length},
+};
 use crate::{
     answer::Refusal,
     proxy::{Caller, SOCKET_TAKES},
@@ -16,8 +18,6 @@ use crate::{
 
 /// The longest head that is looked at here. Longer ones, and those that come in pieces, are held by the HTTP server.
 const LONGEST: usize = 4096;
-/// Fields of such a head, at most.
-const FIELDS: usize = 48;
 
 /// What a parked request was told.
 #[derive(Debug)]
@@ -57,37 +57,24 @@ pub async fn park(caller: &Caller, socket: &Socket) -> Result<Option<Parked>, ()
 fn whose(caller: &Caller, socket: &Socket) -> Option<(Arc<Entry>, u64)> {
     let mut bytes = [0; LONGEST];
     let (_, len) = recv(socket.stream(), bytes.as_mut_slice(), RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
-    let mut head = httparse::Request::new(&mut fields);
-    let httparse::Status::Complete(length) = head.parse(&bytes[..len]).ok()? else { return None };
-    // An absolute form is stronger than the host.
-    if !head.path?.starts_with('/') {
-        return None;
-    }
-    let field = |name: header::HeaderName| {
-        head.headers.iter().filter(move |field| field.name.eq_ignore_ascii_case(name.as_str()))
-    };
-    let mut hosts = field(header::HOST);
-    let host = hosts.next()?;
-    if hosts.next().is_some() || field(header::VIA).next().is_some() {
+    let mut room = Fields::room();
+    // What is refused is answered by whoever reads it, and wakes nobody.
+    let head = Head::read(&bytes[..len], &mut room).ok()??;
+    let host = head.host?;
+    if head.field("via").is_some() {
         return None;
     }
     let entry = match &caller.identity {
         Some(identity) => identity.entry.clone(),
-        None => caller.dlx.table.load().by_host(std::str::from_utf8(host.value).ok()?)?.clone(),
+        None => caller.dlx.table.load().by_host(host)?.clone(),
     };
     // They may answer it here.
     if !entry.facts.load().settings.no_wake.is_empty() {
         return None;
     }
-    let mut lengths = field(header::CONTENT_LENGTH);
-    let body = match (lengths.next(), field(header::TRANSFER_ENCODING).next()) {
-        // Two lengths: malformed, and the HTTP server's to refuse. It must not wake anybody.
-        (Some(_), Some(_)) => return None,
-        (Some(_), None) if lengths.next().is_some() => return None,
-        (Some(text), None) => std::str::from_utf8(text.value).ok()?.trim().parse().ok()?,
-        (None, Some(_)) => u64::MAX,
-        (None, None) => 0,
+    let body = match head.body {
+        Length::Known(length) => length,
+        Length::Chunked => u64::MAX,
     };
-    Some((entry, length as u64 + body.min(SOCKET_TAKES)))
+    Some((entry, head.len as u64 + body.min(SOCKET_TAKES)))
 }

@@ -4,8 +4,8 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -16,7 +16,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::lengths;
+use crate::answer::Refusal;
 
 /// How much is read at once: the buffer is cleared first, which should not cost more than the call.
 const AT_ONCE: usize = 16 * 1024;
@@ -30,9 +30,14 @@ struct Inner {
     stream: TcpStream,
     /// The watcher took the readiness away: bytes may be there although nothing says so.
     cleared: AtomicBool,
-    /// A head with both lengths was read.
-    both_lengths: AtomicBool,
+    /// Why what came last is not taken.
+    refusal: OnceLock<Refusal>,
+    /// How a request that asked to switch protocols was answered: [`SWITCHED`] or [`NOT_SWITCHED`].
+    decision: AtomicU8,
 }
+
+const SWITCHED: u8 = 1;
+const NOT_SWITCHED: u8 = 2;
 
 // === impl Socket ===
 
@@ -42,7 +47,8 @@ impl Socket {
         Self(Arc::new(Inner {
             stream,
             cleared: AtomicBool::new(false),
-            both_lengths: AtomicBool::new(false),
+            refusal: OnceLock::new(),
+            decision: AtomicU8::new(0),
         }))
     }
 
@@ -51,16 +57,27 @@ impl Socket {
         &self.0.stream
     }
 
-    /// Whether a head with both `Content-Length` and `Transfer-Encoding` was read. Hyper takes the length out before
-    /// anybody sees it; such a request is refused all the same, since whoever stands in front may have believed the
-    /// length, and what follows it here was a body there.
-    pub fn both_lengths(&self) -> bool {
-        self.0.both_lengths.load(Ordering::Relaxed)
+    /// What came last is not taken, nor what follows it.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        // Once: nothing follows.
+        let _ = self.0.refusal.set(refusal);
     }
 
-    fn look_at(&self, bytes: &[u8]) {
-        if lengths::both(bytes) {
-            self.0.both_lengths.store(true, Ordering::Relaxed);
+    /// Why what came last is not taken.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.0.refusal.get()
+    }
+
+    /// A request that asked to switch protocols is being answered. Until then nothing behind it is read.
+    pub fn decide(&self, switched: bool) {
+        self.0.decision.store(if switched { SWITCHED } else { NOT_SWITCHED }, Ordering::Release);
+    }
+
+    /// Whether protocols were switched, once that is known; once.
+    pub(super) fn take_decision(&self) -> Option<bool> {
+        match self.0.decision.swap(0, Ordering::AcqRel) {
+            0 => None,
+            decision => Some(decision == SWITCHED),
         }
     }
 
@@ -123,7 +140,6 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
         if self.0.cleared.swap(false, Ordering::AcqRel) {
             match self.read_now(buffer) {
                 // Empty: from now on the readiness tells all there is to tell.
@@ -131,7 +147,6 @@ impl AsyncRead for Socket {
                 read => {
                     // There may be more of which nobody is told.
                     self.0.cleared.store(true, Ordering::Release);
-                    self.look_at(&buffer.filled()[before..]);
                     return Poll::Ready(read);
                 }
             }
@@ -140,10 +155,7 @@ impl AsyncRead for Socket {
             ready!(self.0.stream.poll_read_ready(cx))?;
             match self.read_ready(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => {
-                    self.look_at(&buffer.filled()[before..]);
-                    return Poll::Ready(read);
-                }
+                read => return Poll::Ready(read),
             }
         }
     }
