@@ -24,7 +24,7 @@ fn led(address: SocketAddr, listen: u16, dlxs: &'static [&'static str]) -> impl 
     move |resource| {
         resource.replicas = 1;
         resource.endpoints = vec![endpoint(address)];
-        resource.ports = vec![Port { listen, target: None, protocol: Protocol::Http }];
+        resource.ports = vec![Port { listen, target: None, protocol: Protocol::Http, guessed: false }];
         resource.route = led_to(dlxs);
     }
 }

@@ -24,7 +24,7 @@ async fn site(window: Duration) -> (Site, u16) {
     let plugin = Plugin::at(address);
     plugin.add("a", |resource| {
         resource.row.state = State::Asleep;
-        resource.ports = vec![Port { listen: port, target: None, protocol: Protocol::Tcp }];
+        resource.ports = vec![Port { listen: port, target: None, protocol: Protocol::Tcp, guessed: false }];
         resource.scale_resources =
             vec![ScaleResource { metric_name: "requests".to_owned(), window_size: window, threshold: 0.0 }];
     });

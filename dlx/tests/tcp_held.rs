@@ -42,7 +42,8 @@ impl Asleep {
         });
         plugin.add("a", |resource| {
             resource.row.state = State::Asleep;
-            resource.ports = vec![Port { listen: ports.first, target: None, protocol: Protocol::Tcp }];
+            resource.ports =
+                vec![Port { listen: ports.first, target: None, protocol: Protocol::Tcp, guessed: false }];
             let window_size = Duration::from_millis(50);
             resource.scale_resources =
                 vec![ScaleResource { metric_name: "requests".to_owned(), window_size, threshold: 0.0 }];
@@ -194,7 +195,8 @@ async fn a_wake_that_cannot_succeed_resets_who_waits_and_who_comes() {
     let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "no such image".to_owned() }));
     plugin.add("a", |resource| {
         resource.row.state = State::Asleep;
-        resource.ports = vec![Port { listen: ports.first, target: None, protocol: Protocol::Tcp }];
+        resource.ports =
+            vec![Port { listen: ports.first, target: None, protocol: Protocol::Tcp, guessed: false }];
     });
     let given = Given { settings: patient(), service_ports: Some(ports), ..Given::default() };
     let site = Site::start(plugin, given).await;

@@ -128,6 +128,10 @@ pub struct Port {
     /// What is spoken on it.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Nobody said so: it was guessed, from the port's name for instance. On such a port of [`Protocol::Http`] a connection
+    /// whose first bytes cannot be HTTP is passed on byte by byte.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guessed: bool,
 }
 
 /// What is spoken on a [`Port`].
@@ -301,7 +305,8 @@ mod tests {
         let mut resource = Resource::new(ResourceId::new("demo", "hello"));
         resource.path = Path::External;
         resource.hosts = vec!["hello.localhost".to_owned()];
-        resource.ports = vec![Port { listen: 9100, target: Some(22), protocol: Protocol::Tcp }];
+        resource.ports =
+            vec![Port { listen: 9100, target: Some(22), protocol: Protocol::Tcp, guessed: false }];
         resource.row = Row { state: State::Draining, nonce: crate::Nonce(0xbeef), ..Row::default() };
         resource.version = Version("7".to_owned());
         resource.replicas = 2;

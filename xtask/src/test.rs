@@ -95,6 +95,8 @@ pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &OsStr)]) 
     install::apt("prometheus", "prometheus")?;
     // What sleeps and wakes by its own protocol.
     install::apt("postgres", "postgresql")?;
+    install::apt("openssl", "openssl")?;
+    install::apt("curl", "curl")?;
     install::apt("redis-server", "redis-server")?;
     install::apt("redis-cli", "redis-tools")?;
     let mut command = cargo();

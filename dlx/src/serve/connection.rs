@@ -18,14 +18,17 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Identity, Socket, head, park, requests::Requests};
+use super::{
+    Identity, Socket, alive, head, park,
+    requests::Requests,
+    spoken::{Spoken, spoken},
+};
 use crate::{
     dlx::{Dlx, Open},
     proxy::{Caller, Pool, address, handle},
+    tcp,
 };
 
-/// What an HTTP/2 client says first (RFC 9113 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a connection may take to send a head, idle ones included. Longer than the keep-alive of the load balancers
 /// that stand in front (Google's: 600 s), so that they close theirs first.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(620);
@@ -45,17 +48,20 @@ pub async fn serve(
     peer: SocketAddr,
     identity: Option<Identity>,
 ) {
+    let socket = Socket::new(stream);
+    let guessed = identity.as_ref().is_some_and(|identity| identity.port.guessed);
+    // An error: it has said nothing yet, or less than a line.
+    let Ok(spoken) = timeout(HEAD_TIMEOUT, spoken(&socket, guessed)).await else { return };
+    if let (Spoken::Other, Some(identity)) = (spoken, &identity) {
+        tracing::debug!(resource = %identity.entry.key.id, port = identity.port.listen, "passed on as TCP: it is no HTTP");
+        return Box::pin(tcp::serve(open, socket, identity.clone())).await;
+    }
+    alive::want_reading(socket.stream());
     let trusted = dlx.peers.trusts(peer.ip());
     let peer = address(peer);
-    let socket = Socket::new(stream);
     let mut caller =
         Caller { dlx, open, pool, peer, trusted, identity, parked: Mutex::default(), socket: None };
-    let http2 = match timeout(HEAD_TIMEOUT, speaks_http2(&socket)).await {
-        Ok(http2) => http2,
-        // It has said nothing yet, or less than a line.
-        Err(_) => return,
-    };
-    if http2 {
+    if spoken == Spoken::Http2 {
         Box::pin(serve_http2(Arc::new(caller), socket)).await;
     } else {
         // An error: its client left.
@@ -122,33 +128,6 @@ async fn gone(identity: Option<Identity>) {
     match identity {
         Some(identity) => identity.entry.gone().await,
         None => pending().await,
-    }
-}
-
-/// Waits for the first bytes and says whether they begin HTTP/2. They stay in the socket.
-async fn speaks_http2(socket: &Socket) -> bool {
-    let mut seen = [0; PREFACE.len()];
-    loop {
-        let len = match socket.stream().peek(&mut seen).await {
-            Ok(0) | Err(_) => return false,
-            Ok(len) => len,
-        };
-        if !PREFACE.starts_with(&seen[..len]) {
-            return false;
-        }
-        if len == PREFACE.len() {
-            return true;
-        }
-        // So far it might be: told when there is more.
-        socket.clear();
-        if socket
-            .stream()
-            .ready(tokio::io::Interest::READABLE)
-            .await
-            .is_ok_and(|ready| ready.is_read_closed())
-        {
-            return false;
-        }
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod head;
 mod park;
 mod requests;
 mod socket;
+mod spoken;
 mod worker;
 
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use std::{
 use scaler_types::Protocol;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Door, Identity, alive, connection};
+use super::{Door, Identity, Socket, alive, connection};
 use crate::{
     dlx::{Dlx, Open},
     proxy::Pool,
@@ -118,10 +118,9 @@ impl Connection {
         let open = Open::new(&dlx, place);
         match identity {
             Some(identity) if identity.port.protocol == Protocol::Tcp => {
-                tokio::spawn(tcp::serve(open, stream, identity));
+                tokio::spawn(tcp::serve(open, Socket::new(stream), identity));
             }
             identity => {
-                alive::want_reading(&stream);
                 tokio::spawn(connection::serve(dlx, open, pool, stream, peer, identity));
             }
         }

@@ -40,9 +40,8 @@ enum Stopped {
 
 /// Serves one connection to its end. One that was not served, or not wholly, is reset: its client must not take what came so
 /// far for all there is.
-pub async fn serve(_open: Open, client: TcpStream, identity: Identity) {
+pub async fn serve(_open: Open, client: Socket, identity: Identity) {
     let entry = identity.entry.clone();
-    let client = Socket::new(client);
     entry.counts.arrived();
     let ended = match connect(&entry, &client, &identity).await {
         Ok((in_flight, resource)) => {

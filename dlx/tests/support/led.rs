@@ -12,7 +12,7 @@ use tokio::{
 use super::{Given, PATIENCE, Site, local, plugin::endpoint, upstream};
 
 pub fn port(listen: u16, protocol: Protocol) -> Vec<Port> {
-    vec![Port { listen, target: None, protocol }]
+    vec![Port { listen, target: None, protocol, guessed: false }]
 }
 
 pub fn given(ports: ServicePorts) -> Given {

@@ -25,13 +25,14 @@ mod verify;
 mod view;
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
 use anyhow::Context as _;
 use scaler_types::{
-    Changes, Dlx, PluginContext, ReleaseRequest, Report, Resource, ResourceId, ResourceScaler,
+    Changes, Dlx, Leads, PluginContext, ReleaseRequest, Report, Resource, ResourceId, ResourceScaler,
     ResourceScalerConfig, Result, Role, RouteRequest, Row, ScaleError, ScaleRequest, Severity, Target,
     Version,
 };
@@ -50,6 +51,8 @@ pub struct DeploymentScaler {
     scales: Scales,
     routes: Routes,
     events: Arc<Events>,
+    /// What was told of how the ports of led Services are passed on.
+    passed_on: Mutex<HashMap<ResourceId, String>>,
     /// The watches and what follows from them.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -73,7 +76,15 @@ impl ResourceScaler for DeploymentScaler {
         }
         let scales = Scales::new(cluster.clone(), Arc::clone(&store));
         let routes = Routes::new(cluster, Arc::clone(&store), scales.clone());
-        Ok(Self { config, store, scales, routes, events, tasks: Mutex::new(tasks) })
+        Ok(Self {
+            config,
+            store,
+            scales,
+            routes,
+            events,
+            passed_on: Mutex::default(),
+            tasks: Mutex::new(tasks),
+        })
     }
 
     async fn get_resources(&self) -> Result<Vec<Resource>> {
@@ -123,7 +134,11 @@ impl ResourceScaler for DeploymentScaler {
     }
 
     async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
-        self.routes.set_route(request).await
+        self.routes.set_route(request).await?;
+        if request.to == Leads::Dlx {
+            self.tell_ports(&request.id);
+        }
+        Ok(())
     }
 
     async fn tend_routes(&self, dlxs: &[Dlx]) -> Result<()> {
@@ -146,6 +161,31 @@ impl ResourceScaler for DeploymentScaler {
     async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
+    }
+}
+
+impl DeploymentScaler {
+    /// Tells once, and again when it changed, how the ports of a workload's Services are passed on. Nobody waits for it.
+    fn tell_ports(&self, id: &ResourceId) {
+        let told = self.store.with(|state| {
+            let workload = state.workload(id)?;
+            Some((events::regarding(workload), routes::passed_on(state, workload)))
+        });
+        let Some((object, message)) = told else { return };
+        let mut passed_on = self.passed_on.lock().unwrap_or_else(PoisonError::into_inner);
+        if passed_on.insert(id.clone(), message.clone()).as_ref() == Some(&message) {
+            return;
+        }
+        let (events, id) = (Arc::clone(&self.events), id.clone());
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that are done are forgotten.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            let report = Report { severity: Severity::Normal, reason: "PortsPassedOn".to_owned(), message };
+            if let Err(error) = events.write(&object, &report).await {
+                tracing::warn!(resource = %id, error = cluster::told(&error), "cannot write an Event on it");
+            }
+        });
     }
 }
 

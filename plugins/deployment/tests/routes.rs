@@ -53,7 +53,7 @@ async fn led_and_given_back_with_every_object_as_it_was() {
     assert_eq!(scene.registry().await, [(listen.to_string(), entry)].into());
 
     // The DLX is told which of its ports that is, and what is behind it.
-    let port = Port { listen, target: Some(8080), protocol: Protocol::Http };
+    let port = Port { listen, target: Some(8080), protocol: Protocol::Http, guessed: true };
     let served = until(&dlx, "web", |web| web.ports == [port.clone()]).await;
     assert_eq!(served.route.unwrap().dlxs, ["a", "b"]);
     // The pods are endpoints until the cluster's controller has seen the key.

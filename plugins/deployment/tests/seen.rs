@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use devcluster::{Filter, User};
-use scaler_types::{Report, ResourceScaler as _, Role, ScaleError, Severity, State};
+use scaler_types::{Leads, Report, ResourceScaler as _, Role, ScaleError, Severity, State};
 use serde_json::json;
 
 /// The reasons of the Events on an object so far.
@@ -203,6 +203,28 @@ async fn reports_are_events_on_the_object() {
         (Some("Deployment"), Some(uid.as_str()))
     );
     assert!(dlx.report(&id("gone"), &report).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_each_port_is_passed_on_is_told_once() {
+    let scene = Scene::with_web().await;
+    scene.annotate("web", "scaler.dev/route", "service").await;
+    let ports = json!({"spec": {"ports": [
+        {"name": "grpc", "port": 26257}, {"name": "http", "port": 80, "appProtocol": "http"}, {"name": "db", "port": 5432},
+    ]}});
+    scene.merge("Service", "web", ports).await;
+    scene.own_endpoints("web", &["10.244.0.1"]).await;
+    let leader = scene.leader().await;
+    let note = "Service web: grpc as HTTP by its name, and as TCP where a client's first bytes cannot be HTTP \
+                (appProtocol says for certain); http as HTTP by its appProtocol; db as TCP";
+    let request = to("web", Leads::Dlx, dlxs(&["a"]));
+    for _ in 0..2 {
+        soon(leader.set_route(&request)).await.unwrap();
+        event(&scene, "web", "PortsPassedOn", note).await;
+    }
+    let all = scene.api("Event").list(&Default::default()).await.unwrap().items;
+    let told: Vec<_> = all.iter().filter(|event| event.data["reason"] == "PortsPassedOn").collect();
+    assert!(matches!(&told[..], [once] if once.data["series"].is_null()), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

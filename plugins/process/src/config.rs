@@ -176,7 +176,12 @@ impl Spec {
     pub fn ports(&self) -> Vec<Port> {
         self.tcp_ports
             .iter()
-            .map(|port| Port { listen: port.listen, target: port.target, protocol: port.protocol })
+            .map(|port| Port {
+                listen: port.listen,
+                target: port.target,
+                protocol: port.protocol,
+                guessed: false,
+            })
             .collect()
     }
 

@@ -93,7 +93,7 @@ async fn what_is_configured_is_listed() {
         (0, vec!["a.localhost".to_owned()], "requests_per_1m30s".to_owned())
     );
     let [first, second] = [(9001, Some(9002), Protocol::Tcp), (9003, None, Protocol::Http)]
-        .map(|(listen, target, protocol)| Port { listen, target, protocol });
+        .map(|(listen, target, protocol)| Port { listen, target, protocol, guessed: false });
     assert_eq!(a.ports, [first, second]);
     assert_eq!(scaler.resolve_service_name(&id("a")).await.unwrap(), "127.0.0.1:9000");
 }

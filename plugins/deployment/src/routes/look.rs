@@ -157,6 +157,7 @@ fn ports(state: &State, workload: &Workload, services: &[&Service]) -> Vec<Port>
                 listen,
                 target: of.and_then(|port| workload.port(&port.target)),
                 protocol: of.map_or(Protocol::Tcp, plan::protocol),
+                guessed: of.is_some_and(plan::is_guessed),
             });
         }
     }

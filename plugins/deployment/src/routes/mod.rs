@@ -54,6 +54,12 @@ struct Read {
     selector: std::collections::BTreeMap<String, String>,
 }
 
+/// How the ports of a workload's Services are passed on, for people.
+pub fn passed_on(state: &State, workload: &Workload) -> String {
+    let services = state.ordinary_services_of(workload);
+    services.into_iter().map(plan::passed_on).collect::<Vec<_>>().join(". ")
+}
+
 // === impl Routes ===
 
 impl Routes {

@@ -32,6 +32,27 @@ pub fn protocol(port: &ServicePort) -> Protocol {
     if http { Protocol::Http } else { Protocol::Tcp }
 }
 
+/// Whether that it is HTTP is only guessed, from its name.
+pub fn is_guessed(port: &ServicePort) -> bool {
+    port.protocol.is_empty() && protocol(port) == Protocol::Http
+}
+
+/// How the ports of a Service are passed on, for people.
+pub fn passed_on(service: &Service) -> String {
+    let how = |port: &ServicePort| {
+        let name = if port.name.is_empty() { "its port" } else { &port.name };
+        match protocol(port) {
+            Protocol::Tcp => format!("{name} as TCP"),
+            Protocol::Http if is_guessed(port) => format!(
+                "{name} as HTTP by its name, and as TCP where a client's first bytes cannot be HTTP (appProtocol says for certain)"
+            ),
+            Protocol::Http => format!("{name} as HTTP by its appProtocol"),
+        }
+    };
+    let ports = service.ports.iter().map(how).collect::<Vec<_>>();
+    format!("Service {}: {}", service.meta.name, ports.join("; "))
+}
+
 /// Who the ports of the DLXs for a Service are given to.
 pub fn holders(service: &Service) -> Vec<Holder> {
     let holder = |port: &ServicePort| Holder {
@@ -124,6 +145,7 @@ mod tests {
             let port =
                 ServicePort { name: name.to_owned(), protocol: said.to_owned(), target: PortOf::Number(1) };
             assert_eq!(protocol(&port), expected, "{name} {said}");
+            assert_eq!(is_guessed(&port), expected == Protocol::Http && said.is_empty(), "{name} {said}");
         }
     }
 

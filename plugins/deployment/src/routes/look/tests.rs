@@ -215,7 +215,7 @@ fn ports_are_told_as_long_as_they_stand_there() {
         scene.workload("web", "web", json!({}));
         scene.service("web", json!({}));
         scene.registry(&[(20000, "web"), (20001, "other")]);
-        let http = Port { listen: 20000, target: Some(8080), protocol: Protocol::Http };
+        let http = Port { listen: 20000, target: Some(8080), protocol: Protocol::Http, guessed: true };
         assert_eq!(scene.listed("web").unwrap().ports, std::slice::from_ref(&http), "{role:?}");
         // Another range by now.
         scene.registry(&[(19000, "web"), (20000, "web")]);
@@ -223,7 +223,7 @@ fn ports_are_told_as_long_as_they_stand_there() {
         assert_eq!(scene.listed("web").unwrap().ports, [old, http.clone()]);
         // Its name is another by now: whoever comes by it finds the port its pods are asked at.
         scene.service("web", json!({"ports": [{"name": "tcp", "port": 80, "targetPort": "http"}]}));
-        let nameless = Port { target: None, protocol: Protocol::Tcp, ..http.clone() };
+        let nameless = Port { target: None, protocol: Protocol::Tcp, guessed: false, ..http.clone() };
         assert!(scene.listed("web").unwrap().ports.contains(&nameless));
         scene.service("web", json!({}));
         // The registry is lost, and the slice still names it.
