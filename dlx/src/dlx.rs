@@ -270,7 +270,7 @@ impl Dlx {
 
     /// Requests in flight and held, of all resources.
     pub fn busy(&self) -> u64 {
-        self.registry.all().iter().map(|entry| entry.counts.in_flight() + entry.queue.len() as u64).sum()
+        self.registry.all().iter().map(|entry| entry.counts.under_way() + entry.queue.len() as u64).sum()
     }
 }
 

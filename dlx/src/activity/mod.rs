@@ -18,6 +18,8 @@ use crate::clock;
 #[derive(Debug)]
 pub struct Counts {
     in_flight: AtomicU64,
+    /// In flight, too, and keep nothing awake.
+    uncounted: AtomicU64,
     total: AtomicU64,
     /// Milliseconds of [`clock::now_ms`], plus one; 0 is never.
     last: AtomicU64,
@@ -36,6 +38,7 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             in_flight: AtomicU64::new(0),
+            uncounted: AtomicU64::new(0),
             total: AtomicU64::new(0),
             last: AtomicU64::new(0),
             classes: Default::default(),
@@ -75,6 +78,21 @@ impl Counts {
         // First: whoever sees it gone sees when.
         self.touch();
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Counts one in flight that keeps nothing awake. A fence is not confirmed before it has left.
+    pub fn enter_uncounted(&self) {
+        self.uncounted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One of those ended, or found the gate shut.
+    pub fn leave_uncounted(&self) {
+        self.uncounted.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// All in flight, whether they keep it awake or not.
+    pub fn under_way(&self) -> u64 {
+        self.in_flight() + self.uncounted.load(Ordering::SeqCst)
     }
 
     /// Requests in flight, open upgraded sockets and TCP connections included.

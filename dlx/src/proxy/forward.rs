@@ -8,7 +8,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    Caller, Relay, Routed, Upload, head,
+    Caller, Relay, Routed, Upload, head, no_wake,
     pool::{Lease, Unsent},
     resend, upgrade, weight,
 };
@@ -54,6 +54,17 @@ pub fn forward(caller: Arc<Caller>, routed: Routed, request: Request<Incoming>) 
     }
 }
 
+/// Forwards a request that may neither be held nor wake.
+pub fn at_once(
+    caller: Arc<Caller>,
+    routed: Routed,
+    request: Request<Incoming>,
+    in_flight: InFlight,
+) -> Exchange {
+    let Routed { entry, path } = routed;
+    Box::pin(send_on(caller, entry, path, request, Admitted { in_flight, held: None }, Instant::now()))
+}
+
 /// Holds a request, sends it on when its resource is up, and goes away when its client does.
 async fn hold(
     caller: Arc<Caller>,
@@ -95,6 +106,9 @@ async fn send_on(
         let Admitted { in_flight, held } = admitted;
         let Some(target) = choose(&caller, &entry) else {
             // The last endpoint went away this moment.
+            if !in_flight.counts() {
+                return Err(Arc::new(no_wake::not_up(&entry)));
+            }
             drop(in_flight);
             admitted = entry.admit(0, deadline).await?;
             continue;
@@ -124,6 +138,9 @@ async fn send_on(
                     // To another endpoint that is ready.
                     admitted = Admitted { in_flight, held: None };
                     continue;
+                }
+                if !in_flight.counts() {
+                    return Err(Arc::new(no_wake::not_up(&entry)));
                 }
                 drop(in_flight);
                 if target.is_other_port() {

@@ -5,6 +5,7 @@ mod dial;
 mod forward;
 mod habit;
 mod head;
+mod no_wake;
 mod pool;
 mod replay;
 mod resend;
@@ -22,6 +23,7 @@ pub use forward::SOCKET_TAKES;
 pub use head::address;
 use http::{HeaderValue, Method, Request, Response, Version, header, uri::PathAndQuery};
 use hyper::body::{Body, Incoming};
+pub use no_wake::answer as no_wake_answer;
 pub use pool::{Pool, explain};
 
 use crate::{
@@ -99,13 +101,11 @@ async fn serve(caller: &Arc<Caller>, routed: Routed, mut request: Request<Incomi
         // They are equal, and said once from here on (RFC 9110 8.6). Of HTTP/1 the library has done it.
         request.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
-    if let Some(status) = no_wake(&entry, &request) {
-        let mut response = Response::new(Relay::empty());
-        *response.status_mut() = status;
-        return response;
-    }
     if head::went_through(request.headers(), &caller.dlx.via) {
         return refuse(&Refusal::looped(&entry.key.id), Some(&entry));
+    }
+    if let Some(asleep) = no_wake::answer_to(&entry, &request) {
+        return no_wake::serve(caller, routed, request, asleep).await;
     }
     entry.counts.arrived();
     let response = match forward::forward(caller.clone(), routed, request).await {
@@ -204,21 +204,6 @@ fn look_up(
     }
     let entry = authority.and_then(|authority| table.by_host(authority));
     Ok(entry.map(|entry| Routed { entry: entry.clone(), path: None }))
-}
-
-/// What a request is answered that neither wakes nor counts.
-fn no_wake(entry: &Entry, request: &Request<Incoming>) -> Option<http::StatusCode> {
-    let facts = entry.facts.load();
-    let agent = || request.headers().get(header::USER_AGENT).map(HeaderValue::as_bytes);
-    let rule = facts.settings.no_wake.iter().find(|rule| {
-        let agent = rule
-            .user_agent
-            .as_ref()
-            .is_none_or(|wanted| agent().is_some_and(|own| own.starts_with(wanted.as_bytes())));
-        let path = rule.path.as_ref().is_none_or(|wanted| request.uri().path() == wanted);
-        agent && path && (rule.user_agent.is_some() || rule.path.is_some())
-    })?;
-    http::StatusCode::from_u16(rule.status).ok()
 }
 
 /// Bytes to reserve for a held request: its head, and what the socket may take of its body meanwhile.

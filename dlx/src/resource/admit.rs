@@ -32,11 +32,19 @@ impl Entry {
         // Counted before the gate is asked; see [`crate::activity`].
         self.counts.enter();
         if self.open.load(Ordering::SeqCst) {
-            Some(InFlight(self.clone()))
+            Some(InFlight { entry: self.clone(), counts: true })
         } else {
             self.counts.retreat();
             None
         }
+    }
+
+    /// Enters if the gate is open, without keeping anything awake.
+    pub fn enter_uncounted(self: &Arc<Self>) -> Option<InFlight> {
+        // As above. From here on dropping it takes it back.
+        self.counts.enter_uncounted();
+        let in_flight = InFlight { entry: self.clone(), counts: false };
+        self.open.load(Ordering::SeqCst).then_some(in_flight)
     }
 
     /// Waits until the request may be forwarded, but not longer than until `deadline`. `bytes` are reserved for it.

@@ -78,7 +78,11 @@ pub struct Facts {
 
 /// Counts one request in flight until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<Entry>);
+pub struct InFlight {
+    entry: Arc<Entry>,
+    /// It keeps its resource awake.
+    counts: bool,
+}
 
 /// A request that may be forwarded.
 #[derive(Debug)]
@@ -283,7 +287,7 @@ impl Entry {
             let order = {
                 let mut view = self.lock();
                 // The gate is shut by now if the fence is seen: `open` was mirrored under this lock.
-                let in_flight = self.counts.in_flight();
+                let in_flight = self.counts.under_way();
                 let held = self.queue.len() as u64;
                 view.gate.step(GateInput::Asked { nonce, in_flight, held })
             };
@@ -333,6 +337,12 @@ impl Entry {
         own.or_else(|| largest(&facts.settings.scale_resources)).unwrap_or(WINDOW)
     }
 
+    /// Whether it runs by what its row and its scale say, whatever its endpoints say.
+    pub fn is_awake(&self) -> bool {
+        let runs = |seen: &Seen| seen.row.state == State::Active && seen.scaled;
+        self.read(|view| view.gate.seen().is_some_and(runs))
+    }
+
     /// Where it stands.
     pub fn state(&self) -> Option<State> {
         self.read(|view| view.gate.seen().map(|seen| seen.row.state))
@@ -344,12 +354,20 @@ impl Entry {
 impl InFlight {
     /// Whose.
     pub fn entry(&self) -> &Arc<Entry> {
-        &self.0
+        &self.entry
+    }
+
+    /// Whether it keeps its resource awake, and may wait for it.
+    pub fn counts(&self) -> bool {
+        self.counts
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.counts.leave();
+        match self.counts {
+            true => self.entry.counts.leave(),
+            false => self.entry.counts.leave_uncounted(),
+        }
     }
 }

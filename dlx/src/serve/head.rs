@@ -28,6 +28,8 @@ pub struct Head<'h, 'b> {
     pub body: Length,
     /// Whether it asks to switch protocols: what follows may be no HTTP.
     pub switches: bool,
+    /// The target.
+    pub target: &'b str,
     /// The host it is for; `None` where it names none, or names it in its target.
     pub host: Option<&'b str>,
     /// Its fields.
@@ -83,7 +85,7 @@ impl<'h, 'b> Head<'h, 'b> {
             None => None,
         };
         let switches = said.upgrade && is_http11;
-        Ok(Some(Self { len, body, switches, host, fields }))
+        Ok(Some(Self { len, body, switches, target, host, fields }))
     }
 
     /// The first field of this name, which is in lower case.

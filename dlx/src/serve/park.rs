@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     answer::Refusal,
-    proxy::{Caller, SOCKET_TAKES},
+    proxy::{Caller, SOCKET_TAKES, no_wake_answer},
     resource::{Admitted, Entry},
 };
 
@@ -68,8 +68,9 @@ fn whose(caller: &Caller, socket: &Socket) -> Option<(Arc<Entry>, u64)> {
         Some(identity) => identity.entry.clone(),
         None => caller.dlx.table.load().by_host(host)?.clone(),
     };
-    // They may answer it here.
-    if !entry.facts.load().settings.no_wake.is_empty() {
+    // A monitor's is not held.
+    let path = head.target.split(['?', '#']).next()?;
+    if no_wake_answer(&entry.facts.load().settings, head.field("user-agent"), path).is_some() {
         return None;
     }
     let body = match head.body {

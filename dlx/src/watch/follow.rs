@@ -208,7 +208,7 @@ fn forget(dlx: &Dlx, source: &Source, keep: impl Fn(&Key) -> bool) -> bool {
                 any = true;
             }
             // With requests in flight it stays, so that they are counted if it comes back.
-            if entry.counts.in_flight() == 0 && entry.queue.is_empty() {
+            if entry.counts.under_way() == 0 && entry.queue.is_empty() {
                 dlx.registry.remove(&entry.key);
             }
         }
