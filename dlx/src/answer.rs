@@ -104,9 +104,9 @@ impl Refusal {
         Self { close: true, ..Self::unavailable(id, "draining", reason, Duration::from_secs(1)) }
     }
 
-    /// 508: it went through this DLX before.
+    /// 508: it comes back again and again.
     pub fn looped(id: &ResourceId) -> Self {
-        let reason = "the request came back to a DLX it went through: the resource's endpoint leads here";
+        let reason = "the request came back five times: the resource's address leads to a DLX; have it lead to the resource itself";
         Self { resource: Some(id.clone()), ..Self::new(StatusCode::LOOP_DETECTED, "loop", reason) }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use scaler_types::ServicePorts;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -60,10 +60,8 @@ pub struct Dlx {
     pub name_header: Option<String>,
     /// See [`name_header`](Self::name_header).
     pub path_header: Option<String>,
-    /// This incarnation, in `Via` and to the autoscaler.
+    /// This incarnation, to the autoscaler.
     pub member: String,
-    /// What it adds to `Via`.
-    pub via: HeaderValue,
     /// Connections are accepted.
     pub serving: AtomicBool,
     /// The first signal came: no route is to name this DLX any more.
@@ -101,9 +99,6 @@ pub struct Open {
 impl Dlx {
     /// Nothing known yet.
     pub fn new(shared: Arc<Shared>, member: &str, draining: CancellationToken) -> Self {
-        let pseudonym: String =
-            member.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect();
-        let via = HeaderValue::try_from(format!("1.1 dlx-{pseudonym}"));
         Self {
             shared,
             registry: Registry::default(),
@@ -119,8 +114,6 @@ impl Dlx {
             name_header: None,
             path_header: None,
             member: member.to_owned(),
-            // Letters, digits and hyphens alone: always a header's value.
-            via: via.unwrap_or(HeaderValue::from_static("1.1 dlx")),
             serving: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             draining,

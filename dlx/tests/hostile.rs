@@ -141,6 +141,25 @@ async fn whatever_the_client_does_nothing_stays_in_flight() {
     assert_eq!((entry.queue.len(), entry.queue.bytes()), (0, 0));
 }
 
+/// The client's doing, and no fault of the resource's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_its_client_breaks_is_not_counted_against_the_resource() {
+    let (address, _) = upstream::echo(async || ()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let head = "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for broken in ["zz\r\nabc\r\n0\r\n\r\n", "3\r\nabcde\r\n0\r\n\r\n", "fffffffffffffffff\r\nabc"] {
+        let answer = site.raw(format!("{head}3\r\nabc\r\n{broken}").as_bytes()).await;
+        assert_eq!(status(&answer), 400, "{broken:?}: {answer}");
+        assert_eq!(header(&answer, "connection"), Some("close"), "{answer}");
+    }
+    let mut client = site.connect().await;
+    client.write_all(format!("{head}3\r\nab").as_bytes()).await.unwrap();
+    until("it has come", || site.entry("a").counts.total() == 4).await;
+    drop(client);
+    until("it has left", || site.entry("a").counts.in_flight() == 0).await;
+    assert_eq!(site.entry("a").counts.classes(), [0; 5]);
+}
+
 /// Two plugins that list at the same moment: each one's table is made of what both listed, or is replaced by such a one.
 #[tokio::test(flavor = "multi_thread")]
 async fn routes_made_at_the_same_moment_lose_no_host() {

@@ -160,7 +160,9 @@ pub mod yaml;
 pub use changes::Changes;
 pub use context::{Coordination, PluginContext, ResourceScalerConfig, Role};
 pub use report::{Report, Severity};
-pub use resource::{Endpoint, Path, Port, Probe, Progress, Protocol, Resource, ResourceId, ScaleResource};
+pub use resource::{
+    AddressOf, Endpoint, Path, Port, Probe, Progress, Protocol, Resource, ResourceId, ScaleResource,
+};
 pub use route::{Dlx, Leads, ReleaseRequest, Route, RouteRequest, ServicePorts};
 pub use row::{Nonce, Row, State, Version};
 pub use scale::{ScaleError, ScaleEvent, ScaleRequest, Target};

@@ -150,6 +150,9 @@ pub enum Protocol {
 pub struct Endpoint {
     /// `ip:port` or `host:port`.
     pub address: String,
+    /// Whose address it is.
+    #[serde(default)]
+    pub address_of: AddressOf,
     /// Which incarnation this is (a pod's uid, a process's run): another one at the same address is another
     /// endpoint, and no connection to the earlier one is used for it.
     #[serde(default)]
@@ -160,6 +163,19 @@ pub struct Endpoint {
     /// Where it is probed, if not at `address`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe_address: Option<String>,
+}
+
+/// Whose address an endpoint's address is: whether what is sent there could come to a DLX instead of the resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressOf {
+    /// A name, or the address of a Service or load balancer: whoever is behind it, it may be a DLX. Requests sent there carry
+    /// the resource's mark in `Via`, by which a loop is found. What [`resolve_service_name`](crate::ResourceScaler::resolve_service_name)
+    /// gives is one of these.
+    #[default]
+    Service,
+    /// The pod or the process itself. Requests sent there carry no `Via`.
+    Instance,
 }
 
 /// How the DLX finds out that an endpoint is ready to take requests.
@@ -233,10 +249,11 @@ impl Resource {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// An endpoint that is ready when its port accepts. Build one so and set what differs: new fields get a default.
+    /// An endpoint that is ready when its port accepts, by the address of a [`Service`](AddressOf::Service). Build one so and set what differs: new fields get a default.
     pub fn new(address: impl Into<String>, incarnation: impl Into<String>) -> Self {
         Self {
             address: address.into(),
+            address_of: AddressOf::Service,
             incarnation: incarnation.into(),
             probe: Probe::Tcp,
             probe_address: None,
@@ -311,7 +328,8 @@ mod tests {
         resource.version = Version("7".to_owned());
         resource.replicas = 2;
         let probe = Probe::Http { path: "/ready".to_owned(), headers: Vec::new() };
-        resource.endpoints = vec![Endpoint { probe, ..Endpoint::new("127.0.0.1:9000", "run-1") }];
+        let address_of = AddressOf::Instance;
+        resource.endpoints = vec![Endpoint { probe, address_of, ..Endpoint::new("127.0.0.1:9000", "run-1") }];
         resource.status = "exited with status 1".to_owned();
         resource.progress = Some(Progress::Scheduled);
         let mut json = serde_json::to_value(&resource).unwrap();

@@ -51,7 +51,8 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
         async { Ok(None) }
     }
 
-    /// Where the resource listens: `host` or `host:port`. Asked only where [`Resource::endpoints`] is empty.
+    /// Where the resource listens: `host` or `host:port`. Asked only where [`Resource::endpoints`] is empty. It is taken for
+    /// the address of a [`Service`](crate::AddressOf::Service).
     ///
     /// # Errors
     ///

@@ -19,6 +19,9 @@ pub enum Relay {
     Through(Through),
     /// Of the DLX's own; `None` once sent.
     Own(Option<Bytes>),
+    /// There is none, and the head says how long it would be (304). To hyper it is one of unknown length: for none at all it
+    /// would take the length out of the head.
+    Withheld,
 }
 
 /// A body that the resource sends.
@@ -82,6 +85,7 @@ impl Body for Relay {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Relay::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Relay::Withheld => Poll::Ready(None),
             Relay::Through(through) => {
                 let frame = std::task::ready!(Pin::new(&mut through.incoming).poll_frame(cx));
                 if frame.is_none()
@@ -97,6 +101,7 @@ impl Body for Relay {
     fn is_end_stream(&self) -> bool {
         match self {
             Relay::Own(bytes) => bytes.is_none(),
+            Relay::Withheld => false,
             Relay::Through(through) => through.incoming.is_end_stream(),
         }
     }
@@ -104,6 +109,7 @@ impl Body for Relay {
     fn size_hint(&self) -> SizeHint {
         match self {
             Relay::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Relay::Withheld => SizeHint::default(),
             Relay::Through(through) => through.incoming.size_hint(),
         }
     }

@@ -7,7 +7,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{Upload, upstream::Upstream};
-use crate::{resource::Target, serve::alive};
+use crate::{
+    resource::Target,
+    serve::{alive, head::FIELDS},
+};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -37,6 +40,7 @@ pub async fn dial_http1(target: &Target) -> Result<(http1::SendRequest<Upload>, 
     let (sender, connection) = http1::Builder::new()
         // One copy of a small body costs less than a second piece to write.
         .writev(false)
+        .max_headers(FIELDS)
         .handshake(TokioIo::new(upstream.clone()))
         .await
         .map_err(|error| format!("cannot speak HTTP/1 to {}: {error}", target.endpoint.address))?;

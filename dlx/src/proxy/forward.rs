@@ -3,8 +3,12 @@
 use std::{fmt::Write as _, pin::Pin, sync::Arc, time::Duration};
 
 use daemon::settings::ForwardedHeaders;
-use http::{HeaderName, HeaderValue, Request, Response, Uri, Version, header};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use hyper::{
+    body::{Body as _, Incoming},
+    upgrade::OnUpgrade,
+};
+use scaler_types::AddressOf;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
@@ -101,7 +105,7 @@ async fn send_on(
     deadline: Instant,
 ) -> Result<Response<Relay>, Arc<Refusal>> {
     let (mut request, switch) = outgoing(&caller, &entry, path, request);
-    let mut cold = None;
+    let (mut cold, mut marked) = (None, false);
     loop {
         let Admitted { in_flight, held } = admitted;
         let Some(target) = choose(&caller, &entry) else {
@@ -113,6 +117,11 @@ async fn send_on(
             admitted = entry.admit(0, deadline).await?;
             continue;
         };
+        if target.endpoint.address_of == AddressOf::Service && !marked {
+            // Through there it may come back.
+            request.headers_mut().append(header::VIA, entry.mark.clone());
+            marked = true;
+        }
         let sending = send(&caller, &target, request, switch.is_some());
         let sent = match held {
             None => sending.await,
@@ -161,6 +170,9 @@ async fn send_on(
                     Err(refusal) => return Err(refusal),
                 };
             }
+            Err(Unsent::Client(reason)) => {
+                return Err(Arc::new(Refusal::malformed(format!("its body ended with an error: {reason}"))));
+            }
             Err(Unsent::Perhaps(reason)) => return Err(Arc::new(Refusal::broken(&entry.key.id, reason))),
         }
     }
@@ -192,19 +204,37 @@ fn outgoing(
     let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
     // A client of a resource's own port speaks what it would speak to the resource itself: that may know nothing else.
     let http2 = parts.version == Version::HTTP_2 && (grpc || caller.identity.is_some());
+    // HTTP/1.1 asks for a Host; what came without one is sent on as what it is.
+    let http10 = parts.version == Version::HTTP_10 && !parts.headers.contains_key(header::HOST);
+    let trailers = grpc || head::takes_trailers(&parts.headers);
     head::strip(&mut parts.headers);
+    if !http2 {
+        if parts.version == Version::HTTP_2 {
+            head::join_cookies(&mut parts.headers);
+        }
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            // Said here: of GET and HEAD hyper would take it for none.
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
     // Answered by whoever reads the body: the resource need not say it may come.
     parts.headers.remove(header::EXPECT);
     head::forwarded(&mut parts.headers, &caller.peer, forwarded_headers(caller, entry));
-    parts.headers.append(header::VIA, caller.dlx.via.clone());
     if let Some(protocol) = protocol.filter(|_| switch.is_some()) {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, protocol);
     }
-    if grpc {
+    if trailers {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if !http2 {
+            parts.headers.append(header::CONNECTION, HeaderValue::from_static("te"));
+        }
     }
-    parts.version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    parts.version = match (http2, http10) {
+        (true, _) => Version::HTTP_2,
+        (false, true) => Version::HTTP_10,
+        (false, false) => Version::HTTP_11,
+    };
     let path = path.or_else(|| parts.uri.path_and_query().cloned());
     parts.uri = match path {
         Some(path) => Uri::from(path),
@@ -240,7 +270,7 @@ async fn send(
 ) -> Result<Answer, Unsent> {
     if switch {
         return Box::pin(upgrade::send(target, request)).await.map(|response| match response.status() {
-            http::StatusCode::SWITCHING_PROTOCOLS => Answer::Switched(response),
+            StatusCode::SWITCHING_PROTOCOLS => Answer::Switched(response),
             _ => Answer::Pooled(response, None),
         });
     }
@@ -250,15 +280,18 @@ async fn send(
             .await
             .map(|response| Answer::Pooled(response, None));
     }
+    let http10 = request.version() == Version::HTTP_10;
     let (response, lease) = caller.pool.send(target, request).await?;
-    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // What follows is no HTTP, and nobody asked for it.
         return Err(Unsent::Perhaps("it switched protocols without being asked".to_owned()));
     }
     if head::coded(response.headers()) {
         return Err(Unsent::Perhaps("its transfer coding is not chunked alone".to_owned()));
     }
-    Ok(Answer::Pooled(response, Some(lease)))
+    // Of a connection that spoke HTTP/1.0 hyper makes HTTP/1.0 of the next request, and that has no body of unknown length.
+    let again = !http10 && response.version() != Version::HTTP_10;
+    Ok(Answer::Pooled(response, again.then_some(lease)))
 }
 
 /// HTTP/2 has the host in the URI.
@@ -284,13 +317,24 @@ fn incoming(
     let entry = in_flight.entry().clone();
     let mut response = match answer {
         Answer::Pooled(mut response, lease) => {
+            let http1 = caller.socket.is_some();
+            let wanted = (http1 && response.status() == StatusCode::UPGRADE_REQUIRED)
+                .then(|| response.headers_mut().remove(header::UPGRADE))
+                .flatten();
             head::strip(response.headers_mut());
+            if let Some(protocol) = wanted {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                response.headers_mut().insert(header::UPGRADE, protocol);
+            }
             *response.version_mut() = Version::HTTP_11;
-            Relay::through(response, lease, in_flight)
+            let withheld = http1
+                && response.status() == StatusCode::NOT_MODIFIED
+                && head::says_length(response.headers());
+            let response = Relay::through(response, lease, in_flight);
+            if withheld { response.map(|_| Relay::Withheld) } else { response }
         }
         Answer::Switched(response) => upgrade::switch(response, switch, in_flight, caller.clone()),
     };
-    response.headers_mut().append(header::VIA, caller.dlx.via.clone());
     if let Some(cold) = cold {
         let (cold, first) = entry.decide(|view| view.answered(cold));
         if let Some(took) = first {

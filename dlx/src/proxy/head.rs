@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use daemon::settings::ForwardedHeaders;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri, header,
+    uri::{Authority, PathAndQuery},
+};
 
 /// Fields of one connection alone (RFC 9110 7.6.1), besides those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -29,7 +32,7 @@ const NEVER_NAMED: [HeaderName; 4] =
 /// Copies what the head shows of the connection's read buffer. While anybody looks at that, hyper needs another one of
 /// 8 KiB for what comes next.
 pub fn unpin<B>(request: &mut Request<B>) {
-    if let Ok(uri) = Uri::try_from(request.uri().to_string()) {
+    if let Some(uri) = copied(request.uri()) {
         *request.uri_mut() = uri;
     }
     let headers = request.headers_mut();
@@ -44,6 +47,24 @@ pub fn unpin<B>(request: &mut Request<B>) {
             *value = copy;
         }
     }
+}
+
+/// The same URI in memory of its own. Part by part: as one text `*` would run into the host before it.
+fn copied(uri: &Uri) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.authority = match uri.authority() {
+        Some(authority) => {
+            Some(Authority::from_maybe_shared(Bytes::copy_from_slice(authority.as_str().as_bytes())).ok()?)
+        }
+        None => None,
+    };
+    parts.path_and_query = match uri.path_and_query() {
+        Some(path) => {
+            Some(PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(path.as_str().as_bytes())).ok()?)
+        }
+        None => None,
+    };
+    Uri::from_parts(parts).ok()
 }
 
 /// Takes out what belongs to the connection the message came on.
@@ -72,6 +93,32 @@ pub fn coded(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
     codings.next().is_some_and(|first| !chunked(first) || codings.next().is_some())
+}
+
+/// Whether who sent it takes trailers.
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    let mut words =
+        headers.get_all(header::TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Makes one `Cookie` of what HTTP/2 may send in crumbs (RFC 9113 8.2.3): HTTP/1 has one.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1 {
+        // What were values are one again.
+        if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            headers.insert(header::COOKIE, whole);
+        }
+    }
+}
+
+/// Whether the message says how long its body is, or would be, and nothing else of it.
+pub fn says_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next().and_then(|length| length.to_str().ok());
+    length.is_some_and(|length| !length.starts_with('+') && length.parse::<u64>().is_ok())
+        && lengths.next().is_none()
 }
 
 /// The fields that `Connection` names.
@@ -133,16 +180,15 @@ pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: ForwardedHead
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
 }
 
-/// Whether the message went through this DLX before.
-pub fn went_through(headers: &HeaderMap, via: &HeaderValue) -> bool {
-    let own = pseudonym(via.as_bytes());
-    headers
-        .get_all(header::VIA)
-        .iter()
-        .any(|value| value.as_bytes().split(|byte| *byte == b',').any(|hop| pseudonym(hop) == own))
+/// How often this mark stands in `Via`.
+pub fn marks(headers: &HeaderMap, mark: &HeaderValue) -> usize {
+    let own = pseudonym(mark.as_bytes());
+    let hops =
+        headers.get_all(header::VIA).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    hops.filter(|hop| pseudonym(hop) == own).count()
 }
 
-/// `dlx-1` of `1.1 dlx-1 (comment)`.
+/// `scaler-1` of `1.1 scaler-1 (comment)`.
 fn pseudonym(hop: &[u8]) -> Option<&[u8]> {
     hop.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty()).nth(1)
 }
@@ -183,6 +229,24 @@ mod tests {
         let read_into = buffer.as_ptr_range();
         assert!(request.headers().values().all(|value| !read_into.contains(&value.as_bytes().as_ptr())));
         assert!(!read_into.contains(&request.uri().path().as_ptr()));
+    }
+
+    /// As HTTP/2 sends it: scheme, authority and `*`.
+    #[test]
+    fn an_asterisk_does_not_run_into_the_host() {
+        let parts = Uri::builder().scheme("http").authority("a.test").path_and_query("*");
+        let mut request = Request::options(parts.build().unwrap()).body(()).unwrap();
+        unpin(&mut request);
+        assert_eq!(request.uri().authority().unwrap(), "a.test");
+        assert_eq!(request.uri().path_and_query().unwrap(), "*");
+    }
+
+    #[test]
+    fn crumbs_are_one_cookie() {
+        let mut own =
+            headers(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2; c=3"), ("cookie", "d=\"4\"")]);
+        join_cookies(&mut own);
+        assert_eq!(own, headers(&[("cookie", "a=1; b=2; c=3; d=\"4\""), ("x", "y")]));
     }
 
     #[test]
@@ -290,11 +354,12 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_is_seen_among_other_hops() {
-        let via = HeaderValue::from_static("1.1 dlx-1");
-        assert!(went_through(&headers(&[("via", "1.0 fred, 1.1 dlx-1 (x)")]), &via));
-        assert!(went_through(&headers(&[("via", "1.0 fred"), ("via", "2 dlx-1")]), &via));
-        assert!(!went_through(&headers(&[("via", "1.1 dlx-10, 1.1 dlx")]), &via));
-        assert!(!went_through(&headers(&[]), &via));
+    fn marks_are_counted_among_other_hops() {
+        let mark = HeaderValue::from_static("1.1 scaler-1");
+        let of = |via: &[(&str, &str)]| marks(&headers(via), &mark);
+        assert_eq!(of(&[("via", "1.0 fred, 1.1 scaler-1 (x)")]), 1);
+        assert_eq!(of(&[("via", "1.1 scaler-1,1.1 scaler-1"), ("via", "2 scaler-1")]), 3);
+        assert_eq!(of(&[("via", "1.1 scaler-10, 1.1 scaler, scaler-1")]), 0);
+        assert_eq!(of(&[]), 0);
     }
 }

@@ -34,6 +34,9 @@ use crate::{
     serve::{Identity, Parked, Socket, head::length},
 };
 
+/// A request that came by an address of the same resource this often runs in circles.
+const LOOP: usize = 5;
+
 /// What the requests of one connection have in common.
 #[derive(Debug)]
 pub struct Caller {
@@ -71,8 +74,8 @@ struct Routed {
 
 /// Answers one request.
 pub async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Relay> {
-    let http1 = request.version() <= Version::HTTP_11;
-    let may_switch = request.version() == Version::HTTP_11 && request.headers().contains_key(header::UPGRADE);
+    let version = request.version();
+    let may_switch = version == Version::HTTP_11 && request.headers().contains_key(header::UPGRADE);
     let mut response = match route(&caller, &request).await {
         Ok(routed) => serve(&caller, routed, request).await,
         Err(refusal) => {
@@ -84,13 +87,26 @@ pub async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Response
     if may_switch && let Some(socket) = &caller.socket {
         socket.decide(response.status() == http::StatusCode::SWITCHING_PROTOCOLS);
     }
-    if http1
+    if version <= Version::HTTP_11
         && caller.dlx.draining.is_cancelled()
         && response.status() != http::StatusCode::SWITCHING_PROTOCOLS
     {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    if version == Version::HTTP_10 && ends_connection(&response) {
+        // Else hyper would say that the connection is kept: the client would wait for an end that is the connection's.
+        *response.version_mut() = Version::HTTP_10;
+        response.headers_mut().remove(header::CONNECTION);
+    }
     response
+}
+
+/// Whether a client of HTTP/1.0 sees the end of the answer by the end of the connection alone, or is to see it end.
+fn ends_connection(response: &Response<Relay>) -> bool {
+    let body = response.body();
+    let close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+    response.headers().get(header::CONNECTION).is_some_and(close)
+        || !matches!(body, Relay::Withheld) && !body.is_end_stream() && body.size_hint().exact().is_none()
 }
 
 async fn serve(caller: &Arc<Caller>, routed: Routed, mut request: Request<Incoming>) -> Response<Relay> {
@@ -101,7 +117,7 @@ async fn serve(caller: &Arc<Caller>, routed: Routed, mut request: Request<Incomi
         // They are equal, and said once from here on (RFC 9110 8.6). Of HTTP/1 the library has done it.
         request.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
-    if head::went_through(request.headers(), &caller.dlx.via) {
+    if head::marks(request.headers(), &entry.mark) >= LOOP {
         return refuse(&Refusal::looped(&entry.key.id), Some(&entry));
     }
     if let Some(asleep) = no_wake::answer_to(&entry, &request) {
@@ -110,7 +126,11 @@ async fn serve(caller: &Arc<Caller>, routed: Routed, mut request: Request<Incomi
     entry.counts.arrived();
     let response = match forward::forward(caller.clone(), routed, request).await {
         Ok(response) => response,
-        Err(refusal) => return refuse(&refusal, Some(&entry)),
+        // What its client broke off is no answer of the resource's.
+        Err(refusal) => {
+            let of_resource = refusal.status != http::StatusCode::BAD_REQUEST;
+            return refuse(&refusal, of_resource.then_some(&entry));
+        }
     };
     entry.counts.answered(response.status());
     response

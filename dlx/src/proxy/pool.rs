@@ -87,6 +87,21 @@ pub enum Unsent {
     Never(Box<Request<Upload>>, String),
     /// The resource may have seen it.
     Perhaps(String),
+    /// The resource may have seen it, and it is its client that did not go on with its body.
+    Client(String),
+}
+
+// === impl Unsent ===
+
+impl Unsent {
+    /// What the resource may have seen ended so.
+    pub fn perhaps(error: &hyper::Error) -> Self {
+        match std::error::Error::source(error) {
+            // Of hyper's user's doing: the body that it was given.
+            Some(cause) if error.is_user() => Self::Client(cause.to_string()),
+            _ => Self::Perhaps(explain(error)),
+        }
+    }
 }
 
 // === impl Pool ===
@@ -164,7 +179,7 @@ impl Pool {
                 }
                 (None, _) => {
                     self.count_second(second);
-                    return Err(Unsent::Perhaps(explain(failed.error())));
+                    return Err(Unsent::perhaps(failed.error()));
                 }
             }
         }
@@ -211,7 +226,7 @@ impl Pool {
                 }
                 (None, _) => {
                     self.count_second(second);
-                    return Err(Unsent::Perhaps(explain(failed.error())));
+                    return Err(Unsent::perhaps(failed.error()));
                 }
             }
         }

@@ -14,7 +14,10 @@ use super::{
     Caller, Relay, Upload, dial,
     pool::{Unsent, explain},
 };
-use crate::resource::{InFlight, Target};
+use crate::{
+    resource::{InFlight, Target},
+    serve::head::FIELDS,
+};
 
 /// How long a client may go on after its resource said that nothing more comes. It is in flight for so long: a client
 /// that forgets its connection must not keep the resource awake.
@@ -46,14 +49,15 @@ pub async fn send(target: &Target, request: Request<Upload>) -> Result<Response<
         Ok(stream) => stream,
         Err(error) => return Err(Unsent::Never(Box::new(request), error)),
     };
-    let (mut sender, connection) = match http1::handshake(TokioIo::new(stream)).await {
-        Ok(both) => both,
-        Err(error) => return Err(Unsent::Never(Box::new(request), explain(&error))),
-    };
+    let (mut sender, connection) =
+        match http1::Builder::new().max_headers(FIELDS).handshake(TokioIo::new(stream)).await {
+            Ok(both) => both,
+            Err(error) => return Err(Unsent::Never(Box::new(request), explain(&error))),
+        };
     tokio::spawn(async move { drop(connection.with_upgrades().await) });
     sender.try_send_request(request).await.map_err(|mut failed| match failed.take_message() {
         Some(again) => Unsent::Never(Box::new(again), explain(failed.error())),
-        None => Unsent::Perhaps(explain(failed.error())),
+        None => Unsent::perhaps(failed.error()),
     })
 }
 

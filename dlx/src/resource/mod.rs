@@ -7,6 +7,7 @@ mod target;
 mod view;
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 pub use cold::{Cold, Phase, Phases};
 use daemon::settings::Settings;
+use http::HeaderValue;
 pub use registry::Registry;
 use scaler_types::{
     Nonce, Path, Resource, ResourceId, ScaleResource, Severity, State,
@@ -52,6 +54,8 @@ pub struct Key {
 pub struct Entry {
     /// Which one.
     pub key: Key,
+    /// What stands in `Via` of requests that are sent to an address which may lead back to a DLX.
+    pub mark: HeaderValue,
     /// When this process first saw it: the number of the listing that brought it.
     pub first_seen: u64,
     /// What it has to do.
@@ -93,6 +97,20 @@ pub struct Admitted {
     pub held: Option<(Place, Cold)>,
 }
 
+// === impl Key ===
+
+impl Key {
+    /// `1.1 scaler-HASH`: the same in every DLX.
+    fn mark(&self) -> HeaderValue {
+        // Its keys are fixed. Should another version of it hash otherwise, two DLXs count each their own.
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        // Letters, digits, dots and hyphens alone: always a header's value.
+        HeaderValue::try_from(format!("1.1 scaler-{:016x}", hasher.finish()))
+            .unwrap_or(HeaderValue::from_static("1.1 scaler"))
+    }
+}
+
 // === impl Entry ===
 
 impl Entry {
@@ -107,6 +125,7 @@ impl Entry {
             open: AtomicBool::new(false),
             view: Mutex::new(View::new(key.id.clone(), source, shared.rules)),
             changed: watch::Sender::new(0),
+            mark: key.mark(),
             key,
             shared,
         }

@@ -81,6 +81,7 @@ async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(head::LONGEST)
+        .max_headers(head::FIELDS)
         // One copy of a small body costs less than a second piece to write.
         .writev(false)
         .serve_connection(TokioIo::new(Requests::new(socket)), service)

@@ -10,8 +10,8 @@ use crate::{answer::Refusal, route};
 
 /// The longest head, the request line included. (nginx takes 32 KiB.)
 pub const LONGEST: usize = 64 * 1024;
-/// The most fields of a head.
-pub const FIELDS: usize = 100;
+/// The most fields of a head, of an answer's, too.
+pub const FIELDS: usize = 1000;
 /// The longest body that a length may say: what signed numbers of 64 bits hold, as the servers behind have them.
 const LONGEST_BODY: u64 = i64::MAX as u64;
 

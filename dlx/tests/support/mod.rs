@@ -3,6 +3,7 @@
 
 pub mod health;
 pub mod led;
+pub mod message;
 pub mod plugin;
 pub mod upstream;
 

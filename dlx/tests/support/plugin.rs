@@ -10,8 +10,8 @@ use std::{
 
 use dlx::watch::{Calls, Failed, Pending};
 use scaler_types::{
-    Changes, Endpoint, Nonce, Report, Resource, ResourceId, Row, ScaleError, ScaleRequest, State, Target,
-    Version,
+    AddressOf, Changes, Endpoint, Nonce, Report, Resource, ResourceId, Row, ScaleError, ScaleRequest, State,
+    Target, Version,
 };
 use tokio::sync::watch;
 
@@ -29,6 +29,8 @@ pub struct Plugin {
     pub reports: Mutex<Vec<(String, String)>>,
     /// While it is set, the stream tells nothing; lists are told.
     pub stalled: watch::Sender<bool>,
+    /// The address of resources that list no endpoint.
+    pub named: Mutex<Option<String>>,
     /// What a wake waits for after it was written, to fail then as a crash loop does.
     pub after_wake: Mutex<Option<watch::Receiver<bool>>>,
 }
@@ -52,6 +54,7 @@ impl Plugin {
             lists: AtomicUsize::new(0),
             reports: Mutex::default(),
             stalled: watch::Sender::new(false),
+            named: Mutex::default(),
             after_wake: Mutex::default(),
         })
     }
@@ -143,8 +146,13 @@ impl Plugin {
     }
 }
 
-/// An endpoint that is ready when its port accepts. Each is another incarnation.
+/// An endpoint that is the resource's own process, and ready when its port accepts. Each is another incarnation.
 pub fn endpoint(address: impl ToString) -> Endpoint {
+    Endpoint { address_of: AddressOf::Instance, ..service(address) }
+}
+
+/// The same by the address of a Service.
+pub fn service(address: impl ToString) -> Endpoint {
     static RUN: AtomicU64 = AtomicU64::new(0);
     let incarnation = RUN.fetch_add(1, Ordering::Relaxed).to_string();
     Endpoint::new(address.to_string(), incarnation)
@@ -202,7 +210,8 @@ impl Calls for Plugin {
     }
 
     fn resolve_service_name<'a>(&'a self, _: &'a ResourceId) -> Pending<'a, Result<String, Failed>> {
-        Box::pin(async { Err(Failed("it lists its endpoints".to_owned())) })
+        let named = self.named.lock().unwrap().clone();
+        Box::pin(async move { named.ok_or_else(|| Failed("it lists its endpoints".to_owned())) })
     }
 
     fn report<'a>(&'a self, _: &'a ResourceId, report: &'a Report) -> Pending<'a, Result<(), Failed>> {

@@ -1,8 +1,8 @@
 //! Where a workload's pods listen, and how the DLX finds out that they do.
 
-use scaler_types::{Endpoint, Probe};
+use scaler_types::{AddressOf, Endpoint, Probe, ServicePorts};
 
-use crate::facts::{Container, Pod, PortOf, ProbeOf, Service};
+use crate::facts::{Container, Pod, PortOf, ProbeOf, Service, is_scaler};
 
 /// Which port of a workload's pods its requests go to.
 #[derive(Clone, Debug)]
@@ -11,13 +11,17 @@ pub struct Ports<'a> {
     pub asked: Option<&'a PortOf>,
     /// The Services that lead to it, the one that is called as it is first.
     pub services: &'a [&'a Service],
+    /// The addresses of DLXs that these lead to.
+    pub dlxs: &'a [&'a str],
+    /// The DLXs' ports for Services.
+    pub service_ports: Option<ServicePorts>,
 }
 
 /// The endpoint of a pod, if it has one now: it has an address and a port, is alive, and is not one that was ready and
 /// no longer is (a Service would have dropped it).
 pub fn endpoint(pod: &Pod, ports: &Ports<'_>) -> Option<Endpoint> {
     let ip = pod.ip.as_deref().filter(|_| pod.alive())?;
-    if pod.was_ready && !pod.ready {
+    if pod.was_ready && !pod.ready || ports.is_dlx(pod) {
         return None;
     }
     let (port, container) = ports.of(pod)?;
@@ -31,7 +35,8 @@ pub fn endpoint(pod: &Pod, ports: &Ports<'_>) -> Option<Endpoint> {
         // it anew.
         restarts => format!("{}.{restarts}", pod.meta.uid),
     };
-    Some(Endpoint { probe, probe_address, ..Endpoint::new(address(ip, port), incarnation) })
+    let address_of = AddressOf::Instance;
+    Some(Endpoint { probe, probe_address, address_of, ..Endpoint::new(address(ip, port), incarnation) })
 }
 
 // === impl Ports ===
@@ -58,6 +63,17 @@ impl Ports<'_> {
         let alone = pod.serving().next().filter(|_| pod.serving().count() == 1);
         let container = pod.serving().find(has).or(alone);
         Some((port, container))
+    }
+
+    /// Whether a pod is one of Scaler's own, or its address is a DLX's: what is sent there would come back.
+    pub fn is_dlx(&self, pod: &Pod) -> bool {
+        // On its node's network a pod shares the address with all the others there.
+        let is_its_own = || {
+            let port = self.of(pod).map(|(port, _)| port);
+            !pod.host_network
+                || self.service_ports.zip(port).is_some_and(|(ports, port)| ports.contains(port))
+        };
+        is_scaler(&pod.labels) || pod.ip.as_deref().is_some_and(|ip| self.dlxs.contains(&ip)) && is_its_own()
     }
 
     /// Why a pod has no port for requests.
@@ -131,6 +147,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::facts::COMPONENT;
 
     fn pod(containers: Value, ready: bool) -> Pod {
         let statuses: Vec<_> = containers.as_array().unwrap().iter().map(|container| {
@@ -157,7 +174,26 @@ mod tests {
     }
 
     fn of(pod: &Pod, asked: Option<PortOf>, services: &[&Service]) -> Option<Endpoint> {
-        endpoint(pod, &Ports { asked: asked.as_ref(), services })
+        endpoint(pod, &Ports { asked: asked.as_ref(), services, dlxs: &[], service_ports: None })
+    }
+
+    #[test]
+    fn a_dlx_is_no_endpoint() {
+        let at = |address: &str, host_network: bool, number: u16| {
+            let mut pod = pod(json!([{"name": "web", "ports": [{"containerPort": number}]}]), true);
+            (pod.ip, pod.host_network) = (Some(address.to_owned()), host_network);
+            let service_ports = Some(ServicePorts { first: 20_000, last: 20_999 });
+            let ports = Ports { asked: None, services: &[], dlxs: &["10.0.0.7", "fd00::7"], service_ports };
+            endpoint(&pod, &ports).is_some()
+        };
+        assert!(at("10.0.0.1", false, 8090));
+        assert!(!at("10.0.0.7", false, 8090) && !at("fd00::7", false, 80));
+        assert!(at("10.0.0.7", true, 8080), "another pod on the DLX's node");
+        assert!(!at("10.0.0.7", true, 20_001));
+        let mut own = pod(json!([{"name": "web", "ports": [{"containerPort": 8080}]}]), true);
+        assert!(of(&own, None, &[]).is_some());
+        own.labels.insert(COMPONENT.to_owned(), "dlx".to_owned());
+        assert!(of(&own, None, &[]).is_none(), "not led yet, and a DLX all the same");
     }
 
     #[test]

@@ -117,7 +117,11 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
         message: format!("{}: the host {} does not count: {}", annotations::HOSTS, one.host, one.why),
     }));
 
-    let ports = Ports { asked: wishes.port.as_ref(), services: &services };
+    let slices = services.iter().flat_map(|service| state.routing.slices_of(&service.meta.key()));
+    let ours = slices.filter_map(|slice| slice.ours.as_ref()).flat_map(|ours| &ours.endpoints);
+    let dlxs: Vec<_> = ours.map(|place| place.address.as_str()).collect();
+    let service_ports = state.config.service_ports;
+    let ports = Ports { asked: wishes.port.as_ref(), services: &services, dlxs: &dlxs, service_ports };
     let said = match (state.config.role, workload.replicas) {
         (Role::Dlx, 1..) => {
             let pods = state.pods.of(id).filter(|pod| !state.pods.is_suspected(id, pod));
@@ -184,6 +188,13 @@ fn running<'a>(
             if started { Some(Progress::Started) } else { pod.scheduled.then_some(Progress::Scheduled) }
         })
         .max();
+    if let Some(pod) = alive().find(|pod| ports.is_dlx(pod)) {
+        return format!(
+            "the pod {} gets no requests: it is a DLX, and they would come back; change its labels or the \
+             workload's selector so that the workload has only pods of its own",
+            pod.meta.name
+        );
+    }
     if let Some(pod) = alive().find(|pod| pod.ip.is_some())
         && ports.of(pod).is_none()
     {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use scaler_types::{Leads, Path, Port, Protocol, ResourceScaler as _, Role, ScaleError, Target};
+use scaler_types::{AddressOf, Leads, Path, Port, Protocol, ResourceScaler as _, Role, ScaleError, Target};
 use serde_json::json;
 
 async fn web(route: &str) -> Scene {
@@ -241,4 +241,21 @@ async fn who_is_about_to_ask_for_ports_has_them_by_the_same_write() {
     until(&leader, "docs", |docs| docs.route.is_none()).await;
     soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap();
     assert_eq!(holders().await, ["api", "web"]);
+}
+
+/// The workload's selector takes in a pod that is a DLX: what was sent there would come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dlx_among_the_workloads_pods_gets_no_requests() {
+    let scene = web("service").await;
+    let leader = scene.leader().await;
+    let dlx = scene.leading(Role::Dlx, PORTS).await;
+    soon(leader.set_route(&to("web", Leads::Dlx, dlxs(&["a"])))).await.unwrap();
+    for (pod, address) in [("web-1", "10.244.0.1"), ("web-2", "10.244.9.1")] {
+        scene.pod(pod, "web").await;
+        scene.runs(pod, address, true).await;
+    }
+    let told = "the pod web-2 gets no requests: it is a DLX";
+    let seen = until(&dlx, "web", |web| web.status.contains(told)).await;
+    let [endpoint] = &seen.endpoints[..] else { panic!("{:?}", seen.endpoints) };
+    assert_eq!((&*endpoint.address, endpoint.address_of), ("10.244.0.1:8080", AddressOf::Instance));
 }

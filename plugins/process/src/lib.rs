@@ -20,8 +20,8 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use scaler_types::{
-    Changes, Endpoint, PluginContext, Probe, Resource, ResourceId, ResourceScaler, Result, Row, ScaleError,
-    ScaleRequest, State, Target, Version,
+    AddressOf, Changes, Endpoint, PluginContext, Probe, Resource, ResourceId, ResourceScaler, Result, Row,
+    ScaleError, ScaleRequest, State, Target, Version,
     rows::{Rows, Turn},
 };
 
@@ -257,6 +257,7 @@ impl Run {
     fn endpoint(&self) -> Endpoint {
         let probe =
             self.ready_path.clone().map_or(Probe::Tcp, |path| Probe::Http { path, headers: Vec::new() });
-        Endpoint { probe, ..Endpoint::new(format!("127.0.0.1:{}", self.port), &self.id) }
+        let address_of = AddressOf::Instance;
+        Endpoint { probe, address_of, ..Endpoint::new(format!("127.0.0.1:{}", self.port), &self.id) }
     }
 }

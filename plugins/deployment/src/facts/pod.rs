@@ -20,6 +20,8 @@ pub struct Pod {
     pub phase: String,
     /// Its address, once it has one.
     pub ip: Option<String>,
+    /// That address is its node's.
+    pub host_network: bool,
     /// A node was found for it.
     pub scheduled: bool,
     /// Why no node was found for it, if so.
@@ -156,6 +158,7 @@ impl From<core::Pod> for Pod {
             meta,
             labels: pod.metadata.labels.unwrap_or_default(),
             deleting: pod.metadata.deletion_timestamp.is_some(),
+            host_network: spec.host_network == Some(true),
             scheduled: spec.node_name.is_some() || holds("PodScheduled"),
             unschedulable,
             ready,

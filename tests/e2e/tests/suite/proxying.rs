@@ -119,17 +119,6 @@ async fn http2_in_clear_text_wakes_and_passes_many_requests_on_one_connection() 
     assert!(journal.requests.values().all(|&times| times == 1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_comes_back_to_a_dlx_it_went_through_is_answered_508() {
-    let site = Site::new("loop-");
-    let service = Service::new(&site, "hello").arguments(&["--forward", &site.front().to_string()]);
-    site.configure(&Namespace::new("demo").window("1m").with(&service));
-    let _dlx = site.dlx().await;
-    let (response, _) = raw(&site, "GET / HTTP/1.1\r\nHost: hello.localhost\r\n\r\n").await;
-    assert_eq!(response.status, 508, "{}", response.text());
-    assert!(response.json()["error"].is_string());
-}
-
 /// Answered by the DLX: it does not wake, and it does not keep awake.
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_named_in_no_wake_neither_wake_nor_count() {

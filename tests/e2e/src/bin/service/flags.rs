@@ -1,10 +1,6 @@
 //! What the service is started with.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 /// See the program's own words.
 #[derive(Default)]
@@ -16,7 +12,6 @@ pub struct Flags {
     pub journal: Option<String>,
     pub start_after: Option<PathBuf>,
     pub exit: Option<i32>,
-    pub forward: Option<SocketAddr>,
     pub collect: Option<u16>,
     pub drain: Option<Duration>,
 }
@@ -39,7 +34,6 @@ impl Flags {
                 "--name" => flags.name = value,
                 "--journal" => flags.journal = Some(value),
                 "--start-after" => flags.start_after = Some(value.into()),
-                "--forward" => flags.forward = Some(value.parse()?),
                 "--collect" => flags.collect = Some(value.parse()?),
                 "--exit" => flags.exit = Some(value.parse()?),
                 "--drain" => flags.drain = Some(Duration::from_millis(value.parse()?)),

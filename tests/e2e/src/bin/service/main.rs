@@ -1,10 +1,10 @@
 //! The service that the tests scale: it writes down every request it was given, and dies of SIGTERM at once, so that
 //! a scaler that stops it too early is found out; or, if it is told so, ends as a careful one does.
 //!
-//! `service [--address IP,..] [--port P] [--lines-port P] [--name NAME] [--journal FILE|tcp:ADDRESS] [--start-after FILE] [--exit STATUS] [--forward ADDRESS]
+//! `service [--address IP,..] [--port P] [--lines-port P] [--name NAME] [--journal FILE|tcp:ADDRESS] [--start-after FILE] [--exit STATUS]
 //! [--collect P] [--drain MS]`
 //!
-//! `--start-after` waits until the file exists before it listens; `--forward` makes it lead every connection elsewhere.
+//! `--start-after` waits until the file exists before it listens.
 //! `--collect` takes on that port what others write down to `tcp:ADDRESS`, and tells it at `/journal/NAME`.
 //! With `--drain` it goes on for so long after SIGTERM, takes no more then, and ends once all has been answered.
 //!
@@ -24,7 +24,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -94,11 +94,6 @@ async fn main() -> anyhow::Result<()> {
         tokio::spawn(service.clone().collect(listen(&addresses, port).await?));
     }
     let listeners = listen(&addresses, flags.port.unwrap_or_default()).await?;
-    if let Some(to) = flags.forward {
-        loop {
-            tokio::spawn(forward(accept(&listeners).await?, to));
-        }
-    }
     let told = async {
         match flags.drain {
             // Without it a signal ends the process.
@@ -276,12 +271,6 @@ fn milliseconds(text: Option<&str>) -> Duration {
 
 fn text(text: String) -> Answer {
     Response::new(Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed())
-}
-
-async fn forward(mut stream: TcpStream, to: SocketAddr) {
-    if let Ok(mut other) = TcpStream::connect(to).await {
-        let _ = tokio::io::copy_bidirectional(&mut stream, &mut other).await;
-    }
 }
 
 /// `count` events, one every `gap`.
