@@ -8,7 +8,7 @@ mod route;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use scaler_types::{Path, Resource, Row, ScaleEvent, ScaleResource, State};
+use scaler_types::{Path, Resource, Row, ScaleEvent, ScaleResource, State, protocol::Gap};
 use tokio::time::Instant;
 
 pub use reason::{Idle, Reason};
@@ -30,8 +30,10 @@ pub enum Decision {
 pub struct Past {
     /// The last thing that happened to its scale, and when this process saw it.
     pub event: Option<(ScaleEvent, Instant)>,
-    /// When this process last noticed that a DLX was gone.
-    pub member_left: Option<Instant>,
+    /// Since when everything that the DLXs did is known, and what is missing before.
+    pub gap: Option<(Instant, Gap)>,
+    /// Since when the plugin has listed it.
+    pub listed: Option<Instant>,
     /// Tries to scale it that failed, one after another.
     pub failure: Option<Failure>,
 }
@@ -103,6 +105,7 @@ fn idle(
 ) -> Result<Idle, Reason> {
     let Evidence { source, samples, measure, routes } = evidence;
     may_be_scaled(now, resource, past)?;
+    let listed = past.listed.map_or(Duration::ZERO, |since| now.duration_since(since));
     match resource.path {
         Path::Always => route::led(resource, metrics, measure, routes)?,
         Path::Direct => route::direct(resource, metrics, measure, routes)?,
@@ -127,7 +130,7 @@ fn idle(
     for (place, metric) in metrics.iter().enumerate() {
         let told = match measure {
             Measure::Samples if resource.path == Path::External => return Err(Reason::PathExternal),
-            Measure::Samples => within(metric, samples)?,
+            Measure::Samples => within(metric, samples, listed)?,
             Measure::Readings(readings) => Some(read(metric, readings.get(place))?),
         };
         // What came closest to its threshold is told, a missing value last.
@@ -144,11 +147,12 @@ fn idle(
         return Err(Reason::Event { event, ago: now.duration_since(seen), window: largest });
     }
     if let Measure::Samples = measure
-        && let Some(left) = past.member_left.filter(|left| now.duration_since(*left) < largest)
+        && let Some((since, gap)) =
+            past.gap.as_ref().filter(|(since, _)| now.duration_since(*since) < largest)
     {
-        return Err(Reason::MemberLeft { ago: now.duration_since(left), window: largest });
+        return Err(Reason::Gap { gap: gap.clone(), ago: now.duration_since(*since), window: largest });
     }
-    let quiet = samples.iter().map(Sample::idle_for).min().unwrap_or_default();
+    let quiet = samples.iter().filter_map(Sample::idle_for).min().unwrap_or(listed);
     Ok(idle.unwrap_or(Idle::Quiet { idle: quiet }))
 }
 
@@ -220,16 +224,27 @@ fn one_sample_of_each(members: &[Arc<str>], samples: &[Sample]) -> Result<(), Re
 }
 
 /// Whether what the DLXs told of one metric lets the resource go to zero: `Ok` with its value, where the value decides.
-fn within(metric: &ScaleResource, samples: &[Sample]) -> Result<Option<Idle>, Reason> {
+/// `listed`: for how long the resource has been there.
+fn within(metric: &ScaleResource, samples: &[Sample], listed: Duration) -> Result<Option<Idle>, Reason> {
     let window = metric.window_size;
-    if let Some(sample) = samples.iter().find(|sample| sample.counting < window) {
+    if samples.is_empty() {
+        return Err(Reason::Source(Unknown::NoMembers));
+    }
+    // Known to be busy, however little of the window is known.
+    let last = samples.iter().filter_map(|sample| sample.idle.filter(|idle| *idle < window)).min();
+    if let Some(idle) = last.filter(|_| metric.threshold == 0.0) {
+        return Err(Reason::Active { idle, window });
+    }
+    // One that began within the window, and has missed nothing since, knows all that it did.
+    let short = |sample: &&Sample| sample.counting < window && !(sample.since_start && listed >= window);
+    if let Some(sample) = samples.iter().find(short) {
         return Err(Reason::Short { member: sample.member.clone(), counting: sample.counting, window });
     }
     if metric.threshold == 0.0 {
         // The last activity is finer than a count: a request that began before the window may have ended in it.
-        return match samples.iter().map(Sample::idle_for).min() {
-            Some(idle) if idle >= window => Ok(None),
-            idle => Err(Reason::Active { idle: idle.unwrap_or_default(), window }),
+        return match samples.iter().filter_map(Sample::idle_for).min() {
+            Some(idle) if idle < window => Err(Reason::Active { idle, window }),
+            _ => Ok(None),
         };
     }
     let mut value = 0_u64;

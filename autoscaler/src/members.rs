@@ -1,5 +1,7 @@
 //! The DLXs: who they are, and how they are asked.
 
+mod last_reports;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,9 +18,11 @@ use hyper_util::{
 };
 use scaler_types::{Nonce, ResourceId, duration};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use crate::telemetry::{MemberLabels, Metrics};
+pub use last_reports::LastReport;
+use last_reports::LastReports;
 
 /// The longest answer that is read: ten thousand resources take about 2.5 MB.
 const MAX_ANSWER: usize = 256 << 20;
@@ -47,12 +51,13 @@ struct Shared {
     patience: Patience,
     metrics: Metrics,
     known: Mutex<Known>,
+    /// As they were read last.
+    live: watch::Sender<Vec<Member>>,
+    last_reports: Mutex<LastReports>,
 }
 
 #[derive(Default)]
 struct Known {
-    /// As they were read last.
-    live: Vec<Member>,
     /// Who did not answer, and what was wrong.
     silent: BTreeMap<String, Silent>,
 }
@@ -131,8 +136,8 @@ impl Members {
             // The admin server closes idle connections after 10 s.
             .pool_idle_timeout(Duration::from_secs(5))
             .build(connector);
-        let known = Mutex::default();
-        Self(Arc::new(Shared { coordination, client, token, patience, metrics, known }))
+        let (known, live, last_reports) = (Mutex::default(), watch::Sender::default(), Mutex::default());
+        Self(Arc::new(Shared { coordination, client, token, patience, metrics, known, live, last_reports }))
     }
 
     /// Every live DLX, now.
@@ -149,6 +154,8 @@ impl Members {
     /// Forgets who there was: this process asks nobody any more.
     pub fn forget(&self) {
         let known = std::mem::take(&mut *self.known());
+        *self.last_reports() = LastReports::default();
+        self.0.live.send_replace(Vec::new());
         for name in known.silent.into_keys() {
             self.0.metrics.member_silent.remove(&MemberLabels { member: name });
         }
@@ -158,11 +165,16 @@ impl Members {
     pub fn told(&self) -> Vec<Told> {
         let known = self.known();
         let silent = |member: &Member| known.silent.get(&member.name).map(|silent| silent.reason.clone());
-        known.live.iter().map(|member| Told { member: member.clone(), silent: silent(member) }).collect()
+        let live = self.0.live.borrow();
+        live.iter().map(|member| Told { member: member.clone(), silent: silent(member) }).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_reports(&self) -> MutexGuard<'_, LastReports> {
+        self.0.last_reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `GET` on a member's admin address; the answer's body if it is 200.
@@ -221,8 +233,12 @@ impl Members {
 
     /// Members that left are silent no more.
     fn forget_others(&self, live: &[Member]) {
+        self.0.live.send_if_modified(|known| {
+            let differs = *known != live;
+            live.clone_into(known);
+            differs
+        });
         let mut known = self.known();
-        live.clone_into(&mut known.live);
         known.silent.retain(|name, _| {
             let lives = live.iter().any(|member| member.name == *name);
             if !lives {

@@ -9,7 +9,8 @@ use std::{
 
 use daemon::settings::Settings;
 use scaler_types::{
-    Nonce, Path, Resource, ResourceId, Row, ScaleEvent, ScaleResource, State, Version, protocol,
+    Nonce, Path, Resource, ResourceId, Row, ScaleEvent, ScaleResource, State, Version,
+    protocol::{self, Gap, Reports},
 };
 use tokio::time::Instant;
 
@@ -29,8 +30,9 @@ pub struct Memory {
     pub resources: HashMap<ResourceId, Known>,
     /// How the cycles go.
     pub cycles: Cycles,
-    members: BTreeSet<Arc<str>>,
-    member_left: Option<Instant>,
+    reports: Reports<Instant>,
+    /// How many of those who registered it has taken note of, and how often that could not be told.
+    registered: (usize, u64),
     /// Wanted asleep by a person, for the next decision.
     asked: Option<ResourceId>,
 }
@@ -71,6 +73,8 @@ pub struct Known {
     pub failure: Option<Failure>,
     /// The last thing that happened to its scale, and when this process first saw it.
     pub event: Option<(ScaleEvent, Instant)>,
+    /// Since when the plugin has listed it, as this process saw it.
+    listed: Instant,
     /// What its owners were told stands in the way; `None`: nothing does.
     told: Option<String>,
     /// The wake under way, and when this process first saw it.
@@ -147,17 +151,35 @@ impl Memory {
         self.asked = id;
     }
 
-    /// What one of them left behind: nothing is known of what it saw since it was last asked.
+    /// The members were read: what one that is gone had counted is known by its last report, or not at all.
     fn members(&mut self, now: Instant, source: &Source) {
         if matches!(source.unknown, Some(Unknown::Failed(_))) {
             return;
         }
-        let members: BTreeSet<_> = source.members.iter().cloned().collect();
-        for gone in self.members.difference(&members) {
-            tracing::info!(member = %gone, "a DLX left: what it saw last is not known, nothing sleeps for a window");
-            self.member_left = Some(now);
+        let (noted, lost) = self.registered;
+        let Source { members, reported, registered, .. } = source;
+        let seen = registered.names.iter().skip(noted).cloned();
+        let before = self.reports.complete_since().map(|(since, _)| since);
+        self.reports.read(now, members.iter().cloned().collect(), seen, |gone| {
+            reported.iter().any(|reported| **reported == *gone)
+        });
+        if registered.lost > lost {
+            self.reports.unseen(now);
         }
-        self.members = members;
+        self.registered = (registered.names.len(), registered.lost);
+        if let Some((since, Gap::Left(member))) = self.reports.complete_since()
+            && before != Some(since)
+        {
+            tracing::info!(%member, "a DLX left without a last report: nothing sleeps for a window");
+        }
+    }
+
+    /// Tests that are not about it know all that the DLXs did for a day.
+    #[cfg(test)]
+    pub fn of_a_long_lead(now: Instant) -> Self {
+        let mut memory = Self::default();
+        memory.reports.read(now - Duration::from_secs(86_400), BTreeSet::new(), [], |_| true);
+        memory
     }
 
     fn one(
@@ -185,7 +207,9 @@ impl Memory {
         let asked = self.asked.as_ref() == Some(&known.resource.id);
         known.resource.sleep_now |= asked;
         let failure = known.failure.clone().filter(|_| !asked);
-        let past = Past { event: known.event, member_left: self.member_left, failure };
+        let gap =
+            self.reports.complete_since().map_or((now, Gap::NewLeader), |(since, gap)| (since, gap.clone()));
+        let past = Past { event: known.event, gap: Some(gap), listed: Some(known.listed), failure };
         let metrics = metrics(&known.resource, settings);
         if known.metrics != metrics {
             known.metrics = metrics.to_vec();
@@ -270,6 +294,7 @@ impl Known {
     fn new(now: Instant, resource: Resource) -> Self {
         Self {
             event: resource.last_scale_event.map(|event| (event, now)),
+            listed: now,
             told: None,
             waking: waking(&resource).map(|nonce| (nonce, now)),
             resource,

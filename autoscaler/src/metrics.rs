@@ -11,6 +11,7 @@ mod source;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
+use daemon::members::registered::Registered;
 use scaler_types::{Resource, duration::short};
 
 pub use source::MetricSource;
@@ -30,10 +31,14 @@ pub struct Activity {
 }
 
 /// Which DLXs were asked, and whether all of them answered.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Source {
     /// Who must have told of each resource.
     pub members: Vec<Arc<str>>,
+    /// Who has given a last report, which is among the samples as long as a window needs it.
+    pub reported: Vec<Arc<str>>,
+    /// Who had registered when the members were read.
+    pub registered: Registered,
     /// Why nothing is known of any resource, if so.
     pub unknown: Option<Unknown>,
 }
@@ -64,6 +69,8 @@ pub struct Sample {
     pub idle: Option<Duration>,
     /// For how long it has counted.
     pub counting: Duration,
+    /// It missed nothing since it began, however short that is.
+    pub since_start: bool,
     /// Requests by window.
     pub counts: Vec<(Duration, u64)>,
 }
@@ -154,12 +161,26 @@ impl fmt::Display for Unknown {
 // === impl Sample ===
 
 impl Sample {
-    /// How long there has been no activity, as far as this DLX can tell: never longer than it has counted.
-    pub fn idle_for(&self) -> Duration {
+    /// How long there has been no activity, as far as this DLX can tell; `None`: there never was any.
+    pub fn idle_for(&self) -> Option<Duration> {
         if self.in_flight > 0 || self.held > 0 {
-            return Duration::ZERO;
+            return Some(Duration::ZERO);
         }
-        self.idle.unwrap_or(self.counting).min(self.counting)
+        match self.idle {
+            None if self.since_start => None,
+            // Never longer than it has counted.
+            idle => Some(idle.unwrap_or(self.counting).min(self.counting)),
+        }
+    }
+
+    /// The same DLX's, so much later, when it is gone: nothing has happened there since.
+    pub fn later(mut self, by: Duration) -> Self {
+        self.idle = self.idle.map(|idle| idle.saturating_add(by));
+        self.counting = self.counting.saturating_add(by);
+        if let Some(idle) = self.idle {
+            self.counts.iter_mut().filter(|(window, _)| idle >= *window).for_each(|(_, count)| *count = 0);
+        }
+        self
     }
 
     /// Requests within `window`, if it told.

@@ -117,6 +117,8 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
             rules,
             stop: stop.clone(),
         };
+        let last_reports = members.clone().follow_last_reports(serving.registered());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(last_reports));
         let mut cycles = Cycles::begin(context, view.clone());
         tokio::select! {
             biased;

@@ -91,10 +91,10 @@ impl Coordination {
         }
     }
 
-    /// Follows which DLXs take requests. For who leads, while it leads: it costs two watches. To be called on a tokio runtime.
+    /// Follows which DLXs take requests, and which register. For who leads, while it leads: it costs two watches. To be called on a tokio runtime.
     pub fn serving(&self) -> Serving {
         match self {
-            Self::Files(_) => Serving::unknown(),
+            Self::Files(state_dir) => Serving::follow_files(state_dir.clone()),
             Self::Leases(leases) => Serving::follow(leases.home().clone()),
         }
     }

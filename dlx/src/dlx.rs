@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    last_report::LastReport,
     resource::{Entry, Key, Registry},
     route::{Claim, Conflict, NameHeader, PathHeader, Peers, Table},
     shared::Shared,
@@ -68,6 +69,8 @@ pub struct Dlx {
     pub stopping: CancellationToken,
     /// Nobody comes any more: what is open is brought to its end.
     pub draining: CancellationToken,
+    /// The report after the last request.
+    pub last_report: LastReport,
     /// Room for connections: all of the process's descriptors taken by clients would leave none to reach a resource by.
     pub places: Arc<Semaphore>,
     /// Connections that are open.
@@ -117,6 +120,7 @@ impl Dlx {
             serving: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             draining,
+            last_report: LastReport::default(),
             places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             connections: AtomicUsize::new(0),
             closed: Notify::new(),

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod dlx;
 pub mod flags;
 pub mod hold;
+pub mod last_report;
 pub mod metrics;
 pub mod proxy;
 pub mod resource;

@@ -28,6 +28,7 @@ use crate::{
     answer::Refusal,
     dlx::Dlx,
     hold::{Limits, Rejected},
+    last_report,
     route::Peers,
     serve::{Accepted, Door, Listener, Workers},
     shared::Shared,
@@ -171,7 +172,10 @@ async fn serve_as(
     let taken = |stream, peer, place| workers.hand(Accepted { stream, peer, door: Door::Shared, place });
     listener.accept(dlx.draining.clone(), dlx.places.clone(), taken).await;
 
-    drain(&dlx, stopping.await?, grace).await;
+    let signalled = stopping.await?;
+    if drain(&dlx, signalled, grace).await {
+        dlx.last_report.give(last_report::LONGEST.min(grace.saturating_sub(signalled.elapsed()))).await;
+    }
     fleet.stop().await;
     Ok(())
 }
@@ -212,8 +216,8 @@ fn room(flags: &Flags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> 
 }
 
 /// Serves what came until nobody was to come any more, and what still comes on connections that are open: until `grace` after
-/// the first signal.
-async fn drain(dlx: &Dlx, signalled: Instant, grace: Duration) {
+/// the first signal. Whether everything was served.
+async fn drain(dlx: &Dlx, signalled: Instant, grace: Duration) -> bool {
     let end = async {
         match signalled.checked_add(grace) {
             #[expect(clippy::disallowed_methods, reason = "the end of the grace is the event")]
@@ -224,7 +228,7 @@ async fn drain(dlx: &Dlx, signalled: Instant, grace: Duration) {
     tokio::select! {
         () = dlx.quiet() => {
             tracing::info!("every connection is done");
-            return;
+            return true;
         }
         () = end => {}
     }
@@ -239,4 +243,5 @@ async fn drain(dlx: &Dlx, signalled: Instant, grace: Duration) {
         // An error: not all went in time.
         let _ = timeout(LAST_WORDS, dlx.quiet()).await;
     }
+    false
 }

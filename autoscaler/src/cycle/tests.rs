@@ -47,7 +47,7 @@ impl Site {
     fn run(&self, store: &Store) -> Running {
         let given = Given { plugin: store.clone(), settings: Arc::new(self.settings.clone()) };
         let (give, given) = watch::channel(given);
-        let memory = Arc::new(Mutex::new(Memory::default()));
+        let memory = Arc::new(Mutex::new(Memory::of_a_long_lead(Instant::now())));
         let (ask, asks) = mpsc::channel(8);
         let cycle = Cycle::new(given, "demo", self.context.clone(), memory.clone(), Routes::default(), asks);
         Running { memory, give, ask, task: tokio::spawn(cycle.run()) }

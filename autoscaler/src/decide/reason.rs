@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use scaler_types::{Leads, Row, ScaleEvent, State, duration::short};
+use scaler_types::{Leads, Row, ScaleEvent, State, duration::short, protocol::Gap};
 
 use super::{Failure, rounded};
 use crate::metrics::{Coverage, Unknown};
@@ -129,8 +129,10 @@ pub enum Reason {
         /// The largest window.
         window: Duration,
     },
-    /// A DLX left less than the largest window ago, and with it what it saw since it was last asked.
-    MemberLeft {
+    /// Less than the largest window ago not everything was known of what the DLXs did.
+    Gap {
+        /// What is missing.
+        gap: Gap,
         /// How long ago this process noticed.
         ago: Duration,
         /// The largest window.
@@ -227,7 +229,9 @@ impl Reason {
             Self::NotANumber { .. } => "not_a_number",
             Self::Uncovered { .. } => "short_sample",
             Self::Event { .. } => "recent_event",
-            Self::MemberLeft { .. } => "member_left",
+            Self::Gap { gap: Gap::Left(_), .. } => "member_left",
+            Self::Gap { gap: Gap::NewLeader, .. } => "new_leader",
+            Self::Gap { gap: Gap::Unseen, .. } => "members_unseen",
         }
     }
 }
@@ -301,12 +305,20 @@ impl fmt::Display for Reason {
                 short(rounded(*ago)),
                 short(*window)
             ),
-            Self::MemberLeft { ago, window } => write!(
-                f,
-                "a DLX left {} ago with what it had counted, the largest window is {}",
-                short(rounded(*ago)),
-                short(*window)
-            ),
+            Self::Gap { gap, ago, window } => {
+                let (ago, window) = (short(rounded(*ago)), short(*window));
+                match gap {
+                    Gap::Left(dlx) => {
+                        write!(f, "DLX {dlx} was gone {ago} ago without a report after its last request")
+                    }
+                    Gap::NewLeader => write!(
+                        f,
+                        "this autoscaler has followed the DLXs for {ago}: what those that left before had counted is not known"
+                    ),
+                    Gap::Unseen => write!(f, "DLXs may have come and gone unseen until {ago} ago"),
+                }?;
+                write!(f, ", the largest window is {window}")
+            }
         }
     }
 }

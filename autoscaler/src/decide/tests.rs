@@ -32,11 +32,11 @@ impl Case {
             now: Instant::now() + 100 * WINDOW,
             resource,
             metrics: vec![metric(WINDOW, 0.0)],
-            source: Source { members: vec!["a".into(), "b".into()], unknown: None },
+            source: Source { members: vec!["a".into(), "b".into()], ..Source::default() },
             samples: vec![sample("a"), sample("b")],
             readings: None,
             routes: RouteFacts { served: true, grace: GRACE },
-            past: Past::default(),
+            past: Past { listed: Some(Instant::now()), ..Past::default() },
         }
     }
 
@@ -99,8 +99,13 @@ fn sample(member: &str) -> Sample {
         held: 0,
         idle: Some(WINDOW),
         counting: WINDOW,
+        since_start: false,
         counts: vec![(WINDOW, 0)],
     }
+}
+
+fn left(at: Instant) -> Option<(Instant, Gap)> {
+    Some((at, Gap::Left("gone".into())))
 }
 
 fn failure(until: Instant) -> Failure {
@@ -205,7 +210,7 @@ fn every_rule() {
             }),
         ),
         ("path_external", Case::with(|case| case.resource.path = Path::External)),
-        ("member_left", Case::with(|case| case.past.member_left = Some(case.now - WINDOW + SECOND))),
+        ("member_left", Case::with(|case| case.past.gap = left(case.now - WINDOW + SECOND))),
         ("kept_awake", Case::with(|case| case.resource.keep_awake = "paused".to_owned())),
         // Before anything else, also before the wish of another owner.
         (
@@ -240,7 +245,7 @@ fn every_rule() {
         ("quiet", Case::with(|case| case.resource.row.state = State::Failed)),
         ("asked", Case::asked(|_| {})),
         ("asked", Case::asked(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, Duration::ZERO))),
-        ("asked", Case::asked(|case| case.past.member_left = Some(case.now))),
+        ("asked", Case::asked(|case| case.past.gap = left(case.now))),
         ("asked", Case::asked(|case| case.metrics.clear())),
         ("asked", Case::asked(|case| case.metrics[0].metric_name = "cpu".to_owned())),
         (
@@ -257,7 +262,7 @@ fn every_rule() {
             Case::asked(|case| {
                 case.resource.path = Path::External;
                 case.samples.clear();
-                case.source = Source { members: Vec::new(), unknown: Some(Unknown::NoMembers) };
+                case.source = Source { unknown: Some(Unknown::NoMembers), ..Source::default() };
             }),
         ),
         // Never asked for anything, for as long as it must be known.
@@ -266,7 +271,15 @@ fn every_rule() {
         // With threshold zero the last activity decides, not the count.
         ("quiet", Case::with(|case| case.samples.iter_mut().for_each(|sample| sample.counts.clear()))),
         ("quiet", Case::with(|case| case.past.failure = Some(failure(case.now)))),
-        ("quiet", Case::with(|case| case.past.member_left = Some(case.now - WINDOW))),
+        ("quiet", Case::with(|case| case.past.gap = left(case.now - WINDOW))),
+        // One that began within the window knows all that it did.
+        (
+            "quiet",
+            Case::with(|case| {
+                (case.samples[0].counting, case.samples[0].idle) = (SECOND, None);
+                case.samples[0].since_start = true;
+            }),
+        ),
         ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, WINDOW))),
         ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleToZeroStarted, Duration::ZERO))),
         ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleToZeroCompleted, Duration::ZERO))),
@@ -368,7 +381,7 @@ fn every_rule_of_a_source_beside_the_dlxs() {
             }),
         ),
         // What a DLX had counted decides nothing.
-        ("below_threshold", Case::read(|case, _| case.past.member_left = Some(case.now))),
+        ("below_threshold", Case::read(|case, _| case.past.gap = left(case.now))),
         ("below_threshold", Case::read(|case, _| case.external())),
     ];
     for (place, (code, case)) in to_zero.iter().enumerate() {
@@ -390,7 +403,7 @@ impl Case {
     fn external(&mut self) {
         self.resource.path = Path::External;
         self.samples.clear();
-        self.source = Source { members: Vec::new(), unknown: None };
+        self.source = Source::default();
     }
 
     fn event(&mut self, event: ScaleEvent, ago: Duration) {
@@ -482,7 +495,7 @@ fn spoil(case: &mut Case, doubt: &Doubt) {
         // One of the members is not the one that told.
         Doubt::Stranger => case.samples[0].member = "stranger".into(),
         Doubt::Event(ago) => case.event(ScaleEvent::ResourceUpdated, Duration::from_secs(*ago)),
-        Doubt::Left(ago) => case.past.member_left = Some(case.now - Duration::from_secs(*ago)),
+        Doubt::Left(ago) => case.past.gap = left(case.now - Duration::from_secs(*ago)),
         Doubt::InFlight(member, count) => case.samples[member % members].in_flight = *count,
     }
 }

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use scaler_types::Version;
 
+use daemon::members::registered::Registered;
+
 use super::*;
 use crate::{
     decide::Reason,
@@ -20,18 +22,22 @@ struct Scene {
     hello: Resource,
     members: Vec<Arc<str>>,
     unknown: Option<Unknown>,
+    reported: Vec<Arc<str>>,
+    registered: Registered,
 }
 
 impl Scene {
     fn new() -> Self {
         Self {
             now: Instant::now(),
-            memory: Memory::default(),
+            memory: Memory::of_a_long_lead(Instant::now()),
             // Defaults: none within 10 minutes, 5 minutes for a wake.
             settings: Settings::default(),
             hello: Store::with(["hello"]).get("hello"),
             members: vec!["a".into(), "b".into()],
             unknown: None,
+            reported: Vec::new(),
+            registered: Registered::default(),
         }
     }
 
@@ -45,10 +51,16 @@ impl Scene {
             held: 0,
             idle: None,
             counting: 10 * WINDOW,
+            since_start: false,
             counts: Vec::new(),
         };
         let samples = vec![self.members.iter().map(sample).collect()];
-        let source = Source { members: self.members.clone(), unknown: self.unknown.clone() };
+        let source = Source {
+            members: self.members.clone(),
+            unknown: self.unknown.clone(),
+            reported: self.reported.clone(),
+            registered: self.registered.clone(),
+        };
         let activity = Activity { source, samples, readings: None };
         self.memory.observe(self.now, vec![self.hello.clone()], activity, SERVED, &self.settings)
     }
@@ -123,6 +135,58 @@ fn who_left_takes_what_it_counted_along() {
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "source_failed");
     (scene.members, scene.unknown) = (members, None);
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+}
+
+#[test]
+fn who_gave_a_last_report_takes_nothing_along() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    // A rolling restart, one by one.
+    for new in ["c", "d"] {
+        let old = scene.members.remove(0);
+        scene.members.push(new.into());
+        scene.registered.names.push(new.into());
+        scene.reported.push(old);
+        scene.cycle(SECOND);
+        assert_eq!(scene.code(), "quiet");
+    }
+    // One that nobody asked.
+    scene.members.remove(0);
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "member_left");
+}
+
+#[test]
+fn who_came_and_went_between_two_cycles_leaves_a_gap() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    scene.registered.names.push("brief".into());
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "member_left");
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
+    // With its last report, none.
+    scene.registered.names.push("polite".into());
+    scene.reported.push("polite".into());
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+    // That it could not be told who came is one.
+    scene.registered.lost += 1;
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "members_unseen");
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
+}
+
+#[test]
+fn a_new_leader_waits_for_a_window() {
+    let mut scene = Scene { memory: Memory::default(), ..Scene::new() };
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "new_leader");
+    scene.cycle(WINDOW - SECOND);
+    assert_eq!(scene.code(), "new_leader");
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "quiet");
 }
@@ -229,7 +293,7 @@ fn a_fence_of_this_process_is_not_left_behind() {
 fn what_is_gone_is_forgotten_and_twice_is_once() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
-    let source = Source { members: scene.members.clone(), unknown: None };
+    let source = Source { members: scene.members.clone(), ..Source::default() };
     let activity = Activity { source, samples: vec![Vec::new(); 2], readings: None };
     let mut twice = scene.hello.clone();
     twice.replicas = 7;

@@ -12,13 +12,16 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use super::{Activity, Places, Sample, Source, Unknown, places};
-use crate::members::{Members, Silent};
+use crate::members::{LastReport, Members, Silent};
 
 /// What one DLX answers to `GET /api/v1/activity`. Every field must be there: a missing one is not zero.
 #[derive(Deserialize)]
 struct Answer<'a> {
     #[serde(borrow)]
     member: Cow<'a, str>,
+    /// How long ago it forgot a resource that had anything to do. Earlier versions do not say: they never give a last report.
+    #[serde(default, with = "duration::go_option")]
+    forgotten: Option<Duration>,
     #[serde(borrow)]
     resources: Vec<Told<'a>>,
 }
@@ -38,6 +41,8 @@ struct Told<'a> {
     idle: Option<Duration>,
     #[serde(with = "duration::go")]
     counting: Duration,
+    #[serde(default)]
+    since_start: bool,
     #[serde(borrow, default)]
     windows: HashMap<Cow<'a, str>, u64>,
 }
@@ -50,15 +55,26 @@ pub async fn ask(
     windows: &BTreeSet<Duration>,
 ) -> Activity {
     let nothing = |unknown| Activity {
-        source: Source { members: Vec::new(), unknown: Some(unknown) },
+        source: Source { unknown: Some(unknown), ..Source::default() },
         samples: vec![Vec::new(); resources.len()],
         readings: None,
     };
-    let live = match members.live().await {
-        Ok(live) if live.is_empty() => return nothing(Unknown::NoMembers),
+    // Before the members are read: who registered by then, and is not among them, is gone.
+    let registered = members.registered();
+    let mut live = match members.live().await {
         Ok(live) => live,
         Err(error) => return nothing(Unknown::Failed(error.to_string().into())),
     };
+    // After that: who is gone has given it before, or never will.
+    let last_reports = members.last_reports_for(windows);
+    let reported: Vec<_> = last_reports.iter().map(|(name, _)| name.clone()).collect();
+    // Whose last request has ended is still a member, and tells nothing more.
+    live.retain(|member| !reported.iter().any(|name| **name == member.name));
+    if live.is_empty() {
+        let mut nobody = nothing(Unknown::NoMembers);
+        (nobody.source.reported, nobody.source.registered) = (reported, registered);
+        return nobody;
+    }
     let query: Vec<_> = windows.iter().map(|window| format!("window={}", duration::short(*window))).collect();
     let path: Arc<str> = format!("/api/v1/activity?{}", query.join("&")).into();
     let mut questions = JoinSet::new();
@@ -77,7 +93,7 @@ pub async fn ask(
         let Ok((member, answer)) = asked else { continue };
         let name: Arc<str> = member.name.as_str().into();
         let merged = answer.and_then(|body| {
-            merge(&body, &name, kind, &places, &mut samples)
+            merge(&body, &name, Duration::ZERO, kind, &places, &mut samples)
                 .map_err(|reason| Silent { reason: reason.into() })
         });
         members.heard(&member.name, merged.as_ref().err());
@@ -85,22 +101,62 @@ pub async fn ask(
             silent.push(member.name);
         }
     }
+    for (name, LastReport { at, body }) in &last_reports {
+        let merged = merge_last(body, name, at.elapsed(), kind, &places, windows, &mut samples);
+        if let Err(reason) = merged {
+            members.heard(name, Some(&Silent { reason: reason.into() }));
+            silent.push(name.to_string());
+        }
+    }
     silent.sort();
     let source = Source {
         members: live.iter().map(|member| member.name.as_str().into()).collect(),
+        reported,
+        registered,
         unknown: (!silent.is_empty()).then(|| Unknown::Silent(silent.into())),
     };
     Activity { source, samples, readings: None }
 }
 
-/// Adds one DLX's answer to the samples; the error says what is wrong with it.
+/// Adds the last report of a DLX, which it gave so long `ago`.
+fn merge_last(
+    body: &[u8],
+    member: &Arc<str>,
+    ago: Duration,
+    kind: &str,
+    places: &Places<'_>,
+    windows: &BTreeSet<Duration>,
+    samples: &mut [Vec<Sample>],
+) -> Result<(), String> {
+    let Some(forgotten) = merge(body, member, ago, kind, places, samples)? else { return Ok(()) };
+    // What it does not name it may have forgotten then, with what it had counted.
+    let known = windows.iter().filter(|window| forgotten >= **window).map(|window| (*window, 0));
+    for samples in samples.iter_mut().filter(|samples| samples.iter().all(|sample| sample.member != *member))
+    {
+        samples.push(Sample {
+            member: member.clone(),
+            requests: 0,
+            in_flight: 0,
+            held: 0,
+            idle: None,
+            counting: forgotten,
+            since_start: false,
+            counts: known.clone().collect(),
+        });
+    }
+    Ok(())
+}
+
+/// Adds one DLX's answer, which it gave so long `ago`, to the samples; how long ago it forgot one of its resources. The error says what is
+/// wrong with it.
 fn merge(
     body: &[u8],
     member: &Arc<str>,
+    ago: Duration,
     kind: &str,
     places: &Places<'_>,
     samples: &mut [Vec<Sample>],
-) -> Result<(), String> {
+) -> Result<Option<Duration>, String> {
     let answer: Answer<'_> =
         serde_json::from_slice(body).map_err(|error| format!("its answer cannot be read: {error}"))?;
     if answer.member != **member {
@@ -116,17 +172,19 @@ fn merge(
         };
         let counts = told.windows.iter().map(|(window, count)| Ok((duration::parse(window)?, *count)));
         let counts: Result<_, duration::NotADuration> = counts.collect();
-        samples[*place].push(Sample {
+        let sample = Sample {
             member: member.clone(),
             requests: told.requests,
             in_flight: told.in_flight,
             held: told.held,
             idle: told.idle,
             counting: told.counting,
+            since_start: told.since_start,
             counts: counts.map_err(|error| format!("its answer cannot be read: {error}"))?,
-        });
+        };
+        samples[*place].push(sample.later(ago));
     }
-    Ok(())
+    Ok(answer.forgotten.map(|forgotten| forgotten.saturating_add(ago)))
 }
 
 #[cfg(test)]

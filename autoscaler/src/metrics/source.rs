@@ -104,7 +104,7 @@ impl MetricSource {
             if listed.iter().any(|resource| resource.path != Path::External) {
                 dlx::ask(members, kind, listed, windows).await
             } else {
-                let source = Source { members: Vec::new(), unknown: None };
+                let source = Source::default();
                 Activity { source, samples: vec![Vec::new(); listed.len()], readings: None }
             }
         };

@@ -46,15 +46,18 @@ pub fn register(state_dir: &Path, admin: SocketAddr) -> io::Result<Registration>
 ///
 /// The folder cannot be read, or a live member's file cannot: then nobody knows all members.
 pub fn read(state_dir: &Path) -> io::Result<Vec<Member>> {
-    let folder = folder(state_dir);
-    let entries = match fs::read_dir(&folder) {
+    read_folder(&folder(state_dir))
+}
+
+pub(super) fn read_folder(folder: &Path) -> io::Result<Vec<Member>> {
+    let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(in_folder(&folder, "cannot read the members in", &error)),
+        Err(error) => return Err(in_folder(folder, "cannot read the members in", &error)),
     };
     let mut members = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|error| in_folder(&folder, "cannot read the members in", &error))?.path();
+        let path = entry.map_err(|error| in_folder(folder, "cannot read the members in", &error))?.path();
         let name = path.to_string_lossy();
         if !name.ends_with(MEMBER) && !name.ends_with(UNFINISHED) {
             continue;
@@ -84,8 +87,14 @@ impl Drop for Registration {
     }
 }
 
-fn folder(state_dir: &Path) -> PathBuf {
+/// Where the members' files are.
+pub(super) fn folder(state_dir: &Path) -> PathBuf {
     state_dir.join("members")
+}
+
+/// Whose file has this name, if it is a member's.
+pub(super) fn member(file: &str) -> Option<&str> {
+    file.strip_suffix(MEMBER)
 }
 
 fn publish(folder: &Path, admin: SocketAddr) -> io::Result<Registration> {

@@ -5,12 +5,13 @@
 
 pub mod files;
 pub mod leases;
+pub mod registered;
 pub mod serving;
 
 use std::net::SocketAddr;
 
 /// One DLX incarnation.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Member {
     /// Unique among all incarnations there ever were.
     pub name: String,

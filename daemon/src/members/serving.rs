@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
     pin::pin,
     sync::Arc,
 };
@@ -27,7 +28,10 @@ use scaler_types::Dlx;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::leases::{DLX, LABEL, holder, listens, owning_pod};
+use super::{
+    leases::{DLX, LABEL, holder, listens, owning_pod},
+    registered::{self, Registered},
+};
 use crate::{cluster, coordination::Home};
 
 /// The DLXs that take requests, by name; `None`: not known, or not yet. By files they never are, and nothing is led.
@@ -36,7 +40,8 @@ pub type Known = Option<Arc<[Dlx]>>;
 /// Follows which DLXs take requests, until it is dropped.
 pub struct Serving {
     tell: watch::Sender<Known>,
-    _task: Option<AbortOnDropHandle<()>>,
+    registered: watch::Sender<Registered>,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// How long the server lets a watch live: a connection that died without a word is noticed by its not being ended then.
@@ -97,25 +102,32 @@ struct Trouble {
 // === impl Serving ===
 
 impl Serving {
-    /// By files: nothing is led.
-    pub(crate) fn unknown() -> Self {
-        Self { tell: watch::Sender::new(None), _task: None }
+    /// Those of one host: nothing is led. To be called on a tokio runtime.
+    pub(crate) fn follow_files(state_dir: PathBuf) -> Self {
+        let registered = watch::Sender::default();
+        let task = tokio::spawn(registered::follow_files(state_dir, registered.clone()));
+        Self { tell: watch::Sender::new(None), registered, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Those of the namespace that is `home`. To be called on a tokio runtime.
     pub(crate) fn follow(home: Home) -> Self {
-        let tell = watch::Sender::new(None);
-        let task = tokio::spawn(follow(home, tell.clone()));
-        Self { tell, _task: Some(AbortOnDropHandle::new(task)) }
+        let (tell, registered) = (watch::Sender::new(None), watch::Sender::default());
+        let task = tokio::spawn(follow(home, tell.clone(), registered.clone()));
+        Self { tell, registered, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Who they are, now and with every change.
     pub fn known(&self) -> watch::Receiver<Known> {
         self.tell.subscribe()
     }
+
+    /// Who has registered since this follows them.
+    pub fn registered(&self) -> watch::Receiver<Registered> {
+        self.registered.subscribe()
+    }
 }
 
-async fn follow(home: Home, tell: watch::Sender<Known>) {
+async fn follow(home: Home, tell: watch::Sender<Known>, registered: watch::Sender<Registered>) {
     let config = watcher::Config::default().timeout(LIVES);
     let of_dlxs = config.clone().labels(&format!("{LABEL}={DLX}"));
     let mut leases = pin!(watcher(home.leases(), of_dlxs).default_backoff());
@@ -128,6 +140,7 @@ async fn follow(home: Home, tell: watch::Sender<Known>) {
         tokio::select! {
             Some(event) = leases.next() => {
                 if let Some(event) = troubles[0].none(&home, event) {
+                    note_registered(&event, seen.leases.known.is_some(), &registered);
                     seen.leases.saw(event, |lease: Lease| (lease.metadata.name.clone(), Held::of(&lease)));
                 }
             }
@@ -163,6 +176,19 @@ async fn follow(home: Home, tell: watch::Sender<Known>) {
 }
 
 /// The node's zone.
+/// `again`: they had been listed before, so that a new list may lack some that came and went.
+fn note_registered(event: &Event<Lease>, again: bool, tell: &watch::Sender<Registered>) {
+    match event {
+        Event::Init if again => Registered::missed(tell),
+        Event::Apply(lease) | Event::InitApply(lease) => {
+            if let Some(holder) = holder(lease) {
+                Registered::saw(tell, holder);
+            }
+        }
+        Event::Init | Event::InitDone | Event::Delete(_) => {}
+    }
+}
+
 async fn ask(home: Home, node: String) -> (String, kube::Result<Option<String>>) {
     let nodes: Api<Node> = Api::all(home.client.clone());
     let found = home.call(nodes.get_opt(&node)).await;

@@ -77,6 +77,26 @@ impl Site {
     }
 }
 
+/// However short a time they were there: whoever only reads the members now and then would not know of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_registered_is_known_after_it_left() {
+    let site = Site::start().await;
+    let process = Coordination::Leases(site.process("autoscaler", Some("autoscaler-0")).await);
+    let serving = process.serving();
+    let mut registered = serving.registered();
+    let mut names = Vec::new();
+    for (pod, ip) in [("dlx-0", "10.244.0.5"), ("dlx-1", "10.244.0.6")] {
+        names.push(site.dlx(pod, ip).await);
+        site.delete(pod).await;
+        site.api::<Lease>().delete(pod, &DeleteParams::default()).await.ok();
+    }
+    let all = |known: &daemon::members::registered::Registered| {
+        names.iter().all(|name| known.names.iter().any(|known| **known == **name))
+    };
+    soon(registered.wait_for(all)).await.unwrap();
+    assert_eq!(registered.borrow().lost, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_takes_requests_from_its_readiness_to_its_end() {
     let site = Site::start().await;

@@ -1,4 +1,7 @@
 //! `GET /api/v1/activity?window=10m`: what the resources had to do. Durations only: the reader's clock is another.
+//!
+//! `GET /api/v1/last-activity` answers the same, of those that had anything to do, after the last request of a DLX that stops;
+//! `POST` to it, with the DLX's name, says that the answer was received.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -6,7 +9,7 @@ use bytes::Bytes;
 use daemon::admin::{json, refuse};
 use http::{Request, Response, StatusCode};
 use scaler_types::duration;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Body;
 use crate::{dlx::Dlx, resource::Entry};
@@ -14,6 +17,10 @@ use crate::{dlx::Dlx, resource::Entry};
 #[derive(Serialize)]
 struct Activity {
     member: String,
+    /// The first signal came: it is to be asked once more after its last request.
+    stopping: bool,
+    /// How long ago a resource that had anything to do was last forgotten, with what was counted of it; null: never.
+    forgotten: Option<String>,
     resources: Vec<Resource>,
 }
 
@@ -29,11 +36,47 @@ struct Resource {
     idle: Option<String>,
     /// For how long it has counted.
     counting: String,
+    /// Nothing of it was missed since this DLX began.
+    since_start: bool,
     windows: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct Received {
+    member: String,
 }
 
 /// Answers.
 pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+    dlx.last_report.is_asked();
+    tell(&dlx, &request, |_| true)
+}
+
+/// Answers after the last request.
+pub async fn last(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+    dlx.last_report.is_asked();
+    dlx.last_report.finished().await;
+    // Of a resource that it does not name it never had anything.
+    tell(&dlx, &request, |entry| !entry.since_start || entry.counts.idle().is_some())
+}
+
+/// The autoscaler has the answer of [`last`].
+pub async fn received(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+    match serde_json::from_slice::<Received>(request.body()) {
+        Ok(Received { member }) if member == dlx.member => {}
+        Ok(Received { member }) => {
+            return refuse(StatusCode::CONFLICT, &format!("this is {}, not {member}", dlx.member));
+        }
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &format!("the body names no DLX: {error}")),
+    }
+    if dlx.last_report.received() {
+        json(StatusCode::OK, &serde_json::json!({ "member": dlx.member }))
+    } else {
+        refuse(StatusCode::CONFLICT, "requests may still come: there is no last activity yet")
+    }
+}
+
+fn tell(dlx: &Dlx, request: &Request<Bytes>, of: impl Fn(&Entry) -> bool) -> Response<Body> {
     let mut windows = Vec::new();
     let query = request.uri().query().unwrap_or_default();
     for text in query.split('&').filter_map(|pair| pair.strip_prefix("window=")) {
@@ -42,8 +85,18 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
             Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
         }
     }
-    let resources = dlx.registry.all().iter().map(|entry| resource(entry, &windows)).collect();
-    json(StatusCode::OK, &Activity { member: dlx.member.clone(), resources })
+    // Read first: what is forgotten after it is still listed, or missing and said so.
+    let all = dlx.registry.all();
+    let resources = all.iter().filter(|entry| of(entry)).map(|entry| resource(entry, &windows)).collect();
+    json(
+        StatusCode::OK,
+        &Activity {
+            member: dlx.member.clone(),
+            stopping: dlx.stopping.is_cancelled(),
+            forgotten: dlx.registry.forgotten().map(duration::short),
+            resources,
+        },
+    )
 }
 
 fn resource(entry: &Entry, windows: &[Duration]) -> Resource {
@@ -60,6 +113,7 @@ fn resource(entry: &Entry, windows: &[Duration]) -> Resource {
         held,
         idle: idle.map(duration::short),
         counting: duration::short(entry.counts.counting()),
+        since_start: entry.since_start,
         windows: windows
             .iter()
             .map(|window| (duration::short(*window), entry.counts.within(*window)))

@@ -29,6 +29,8 @@ pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<Token>) -> Admin {
     let admin = Admin::new(registry, token)
         .ready_when(Arc::new(move || ready.ready()))
         .route(Method::GET, "/api/v1/activity", handler(dlx, activity::answer))
+        .route(Method::GET, "/api/v1/last-activity", handler(dlx, activity::last))
+        .route(Method::POST, "/api/v1/last-activity", handler(dlx, activity::received))
         .route(Method::GET, "/api/v1/resources", handler(dlx, resources::answer))
         .route(Method::POST, "/api/v1/fence", handler(dlx, fence::answer))
         .route(Method::POST, "/api/v1/wake", handler(dlx, wake::answer));

@@ -58,6 +58,8 @@ pub struct Entry {
     pub mark: HeaderValue,
     /// When this process first saw it: the number of the listing that brought it.
     pub first_seen: u64,
+    /// Nothing of it was missed: this process has counted it since it began, or had never forgotten anything when it came.
+    pub since_start: bool,
     /// What it has to do.
     pub counts: Counts,
     /// What waits for it.
@@ -119,6 +121,7 @@ impl Entry {
         let settings = source.settings.load_full();
         Self {
             first_seen,
+            since_start: false,
             counts: Counts::default(),
             queue: Queue::default(),
             facts: ArcSwap::from_pointee(Facts { ready: Vec::new(), settings }),

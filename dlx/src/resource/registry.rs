@@ -2,15 +2,22 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use super::{Entry, Key};
+use crate::clock;
 
 /// All resources, by kind, namespace and name.
 #[derive(Debug, Default)]
 pub struct Registry {
     entries: Mutex<HashMap<Key, Arc<Entry>>>,
+    /// When one that had anything to do was last forgotten: milliseconds of [`clock::now_ms`], plus one; 0 is never.
+    forgotten: AtomicU64,
 }
 
 // === impl Registry ===
@@ -27,14 +34,26 @@ impl Registry {
         if let Some(entry) = entries.get(key) {
             return (entry.clone(), false);
         }
-        let entry = Arc::new(make());
+        let mut entry = make();
+        entry.since_start = self.forgotten().is_none();
+        let entry = Arc::new(entry);
         entries.insert(key.clone(), entry.clone());
         (entry, true)
     }
 
     /// Forgets one.
     pub fn remove(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.lock().remove(key)
+        let mut entries = self.lock();
+        let entry = entries.remove(key)?;
+        if entry.counts.idle().is_some() || !entry.since_start {
+            self.forgotten.store(clock::now_ms() + 1, Ordering::Relaxed);
+        }
+        Some(entry)
+    }
+
+    /// How long ago one that had anything to do was last forgotten, and what was counted of it; `None`: never.
+    pub fn forgotten(&self) -> Option<Duration> {
+        self.forgotten.load(Ordering::Relaxed).checked_sub(1).map(clock::since)
     }
 
     /// All, the one that was seen first at the front.

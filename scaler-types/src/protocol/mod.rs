@@ -23,10 +23,12 @@
 
 mod fence;
 mod gate;
+mod reports;
 mod route;
 
 pub use fence::{Fence, FenceInput, FenceOrder, Outcome};
 pub use gate::{Gate, GateInput, GateOrder, Refusal};
+pub use reports::{Gap, Reports};
 pub use route::{Dlxs, RouteSeen, route_step};
 
 use crate::{Nonce, Row, State, Version};

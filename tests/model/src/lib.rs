@@ -1,4 +1,5 @@
-//! The sleep protocol, model-checked, in two models that share an explorer: [`model`] knows how a fence, a wake and their
+//! The sleep protocol, model-checked, in three models that share an explorer: [`window`] knows when a leader may believe that nobody
+//! was served for a window; [`model`] knows how a fence, a wake and their
 //! requests go, with every write and answer a step of its own; [`route`] knows how requests come to pods or DLXs, and how that is
 //! changed (it says itself what it knows). What follows is about the first.
 //!
@@ -20,7 +21,8 @@
 //!   is written when the plugin knows of no pod of before that is not being stopped. A pod seen alive at zero replicas is
 //!   no endpoint any more, until a list that is made after replicas were seen says that it lives.
 //! - **Two DLXs**, each a row of incarnations: registers, lists, follows a stream of its own with any delay (states in
-//!   between may be left out, the newest be told twice), leaves when its last request is done, or dies at any step.
+//!   between may be left out, the newest be told twice), leaves some time after its last request is done (it waits to be asked for its
+//!   last report, and confirms meanwhile), or dies at any step.
 //!   One may be stopped and go on. A place without a DLX may be taken at any time, inside a fence too.
 //! - **Requests** arrive, are counted, look at the gate, are sent, reach the resource, end: each a step of its own. One
 //!   that finds the gate shut is held, asks for what it wants, and goes the same way when the gate is open and the
@@ -87,4 +89,5 @@ pub mod fault;
 pub mod model;
 pub mod route;
 pub mod step;
+pub mod window;
 pub mod world;

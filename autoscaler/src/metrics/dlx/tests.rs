@@ -73,6 +73,69 @@ async fn all_are_asked_once_for_everything() {
     }
 }
 
+/// It is gone, and what it counted is not.
+#[tokio::test]
+async fn a_last_report_stands_for_the_dlx_that_gave_it() {
+    let site = Site::new();
+    let told =
+        json!({"idle": "5m", "counting": "8m", "since_start": true, "windows": {"10m": 5, "1m30s": 0}});
+    let mut leaving = site.tells(hello(|hello| {
+        hello.as_object_mut().unwrap().extend(told.as_object().unwrap().clone());
+    }));
+    let members = members(site.state.path(), LONG);
+    let serving = daemon::coordination::Coordination::Files(site.state.path().to_owned()).serving();
+    let mut registered = serving.registered();
+    let follow = tokio::spawn(members.clone().follow_last_reports(serving.registered()));
+    registered.wait_for(|known| !known.names.is_empty()).await.unwrap();
+    let windows = [Duration::from_secs(600), Duration::from_secs(90)].into();
+    // The question, and that its answer was received.
+    while leaving.count("/api/v1/last-activity") < 2 || members.last_reports_for(&windows).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    leaving.leave();
+    let staying = site.tells(hello(|_| {}));
+    let told = ask(&members, KIND, &site.resources, &windows).await;
+    assert_eq!(told.source.unknown, None);
+    let name = |dlx: &Dlx| -> Arc<str> { dlx.name.as_str().into() };
+    // Both were asked for their last activity, and the script answers it at once.
+    assert!(told.source.reported.contains(&name(&leaving)));
+    assert!(!told.source.members.contains(&name(&leaving)));
+    assert!(told.source.registered.names.contains(&name(&leaving)));
+    let sample = told.samples[0].iter().find(|sample| sample.member == name(&leaving)).unwrap();
+    assert!(sample.idle > Some(Duration::from_secs(300)) && sample.counting > Duration::from_secs(480));
+    assert!(sample.since_start);
+    assert_eq!(
+        (sample.count(Duration::from_secs(600)), sample.count(Duration::from_secs(90))),
+        (Some(5), Some(0))
+    );
+    follow.abort();
+    drop(staying);
+}
+
+/// What a DLX forgot before it left, it may have served.
+#[tokio::test]
+async fn what_a_last_report_does_not_name_may_have_been_forgotten() {
+    let resources = Site::new().resources;
+    let places = places(&resources);
+    let windows = [Duration::from_secs(600), Duration::from_secs(60)].into();
+    let body = json!({"member": "a", "forgotten": "2m", "resources": [idle("hello")]}).to_string();
+    let mut samples = vec![Vec::new(); 2];
+    let ago = Duration::from_secs(60);
+    merge_last(body.as_bytes(), &"a".into(), ago, KIND, &places, &windows, &mut samples).unwrap();
+    let forgotten = &samples[1][0];
+    assert_eq!((forgotten.idle, forgotten.counting), (None, Duration::from_secs(180)));
+    assert_eq!(forgotten.idle_for(), Some(Duration::from_secs(180)));
+    assert_eq!(
+        (forgotten.count(Duration::from_secs(600)), forgotten.count(Duration::from_secs(60))),
+        (None, Some(0))
+    );
+    // Nothing was forgotten: of what it does not name it had nothing.
+    let body = json!({"member": "a", "forgotten": null, "resources": [idle("hello")]}).to_string();
+    let mut samples = vec![Vec::new(); 2];
+    merge_last(body.as_bytes(), &"a".into(), ago, KIND, &places, &windows, &mut samples).unwrap();
+    assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [1, 0]);
+}
+
 #[tokio::test]
 async fn names_of_other_namespaces_and_kinds_stay_apart() {
     let site = Site::new();

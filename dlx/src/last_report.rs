@@ -1,0 +1,58 @@
+//! The last report of a DLX that stops. After its last request it stays registered until the leading autoscaler has asked it once
+//! more, so that what it counted is not lost with it; a few seconds at most, and not at all where no autoscaler ever asked.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// How long a DLX that is done stays registered for its last report.
+pub const LONGEST: Duration = Duration::from_secs(5);
+
+/// How far the last report is.
+#[derive(Debug, Default)]
+pub struct LastReport {
+    asked: AtomicBool,
+    finished: CancellationToken,
+    received: CancellationToken,
+}
+
+// === impl LastReport ===
+
+impl LastReport {
+    /// An autoscaler asks this DLX for its activity.
+    pub fn is_asked(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns when the last request has ended and no other can come.
+    pub async fn finished(&self) {
+        self.finished.cancelled().await;
+    }
+
+    /// The autoscaler has it. Whether it can have: the last request has ended.
+    pub fn received(&self) -> bool {
+        let finished = self.finished.is_cancelled();
+        if finished {
+            self.received.cancel();
+        }
+        finished
+    }
+
+    /// The last request has ended, and no other can come. Returns when the autoscaler has the last report, or after `longest`.
+    pub async fn give(&self, longest: Duration) {
+        self.finished.cancel();
+        if !self.asked.load(Ordering::Relaxed) {
+            return;
+        }
+        match timeout(longest, self.received.cancelled()).await {
+            Ok(()) => tracing::info!("gave the autoscaler the last report"),
+            Err(_) => tracing::warn!(
+                "no autoscaler asked for the last report: workloads stay awake for a window because of it"
+            ),
+        }
+    }
+}
