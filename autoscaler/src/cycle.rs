@@ -14,6 +14,7 @@ use std::{
 use daemon::{
     reports::{Dropped, Reporter},
     settings::Settings,
+    wakes::Wakes,
 };
 use scaler_types::{Path, ResourceId, ScaleError, Severity, State, protocol::Rules};
 use tokio::{
@@ -59,6 +60,8 @@ pub struct Context {
     pub dropped: Dropped,
     /// What routes are led by.
     pub leading: Leading,
+    /// The budget for wakes.
+    pub wakes: Wakes,
     /// The protocol's rules.
     pub rules: Rules,
     /// Cancelled when no new try is to begin and those under way are to be finished or reverted.

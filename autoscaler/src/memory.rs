@@ -2,8 +2,7 @@
 //! is to be done.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
@@ -178,7 +177,7 @@ impl Memory {
     #[cfg(test)]
     pub fn of_a_long_lead(now: Instant) -> Self {
         let mut memory = Self::default();
-        memory.reports.read(now - Duration::from_secs(86_400), BTreeSet::new(), [], |_| true);
+        memory.reports.read(now - Duration::from_secs(86_400), Default::default(), [], |_| true);
         memory
     }
 

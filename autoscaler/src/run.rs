@@ -16,6 +16,7 @@ use daemon::{
     reports::Dropped,
     shutdown::Shutdown,
     telemetry::registry,
+    wakes::Wakes,
 };
 use http::Method;
 use plugin_host::Instance;
@@ -100,6 +101,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     });
 
     let cluster = Cluster::of(flags.common.clone());
+    let wakes = Wakes::new(flags.common.max_concurrent_wakes);
     let (grace, dead_man) = (flags.common.route_grace, flags.dead_man_timeout);
     loop {
         let leads = tokio::select! {
@@ -114,6 +116,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
             cluster: cluster.clone(),
             dropped: dropped.clone(),
             leading: Leading { serving: serving.known(), grace, dead_man },
+            wakes: wakes.clone(),
             rules,
             stop: stop.clone(),
         };

@@ -10,7 +10,7 @@ use std::{
 use clap::builder::OsStringValueParser;
 use scaler_types::{Coordination, ServicePorts};
 
-use crate::{cluster, telemetry::LogFormat, token::Token};
+use crate::{cluster, telemetry::LogFormat, token::Token, wakes};
 
 /// Flattened into each daemon's own flags.
 #[derive(clap::Args, Clone, Debug)]
@@ -73,6 +73,11 @@ pub struct CommonFlags {
     #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub route_grace: Duration,
 
+    /// How many sleeping resources this daemon wakes at once, for requests or for want of a DLX; the others wait for their turn. Each
+    /// daemon counts its own.
+    #[arg(long, default_value_t = wakes::DEFAULT, value_parser = at_least_one, value_name = "COUNT")]
+    pub max_concurrent_wakes: usize,
+
     /// How the log is written to standard error: lines of text, or a JSON object per line. What is logged is
     /// RUST_LOG's business (default `info`; `info,dlx=debug` shows more of one part).
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
@@ -93,6 +98,10 @@ pub enum CoordinateBy {
     Files,
     /// By Leases in the daemon's own namespace.
     Leases,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a number, 1 at least".to_owned())
 }
 
 fn service_ports(text: &str) -> Result<ServicePorts, String> {

@@ -29,6 +29,8 @@ pub struct Settings {
     /// How long one request is held.
     #[serde(with = "duration::go")]
     pub hold_timeout: Duration,
+    /// Resources that one daemon wakes at once.
+    pub max_concurrent_wakes: usize,
     /// Requests held for one resource.
     pub max_held_requests: usize,
     /// Bytes held for one resource, what the sockets hold included.
@@ -183,6 +185,8 @@ pub struct FileSettings {
     pub resource_readiness_timeout: Option<Duration>,
     /// `dlx.holdTimeout`.
     pub hold_timeout: Option<Duration>,
+    /// `maxConcurrentWakes`.
+    pub max_concurrent_wakes: Option<usize>,
     /// `dlx.maxHeldRequests`.
     pub max_held_requests: Option<usize>,
     /// `dlx.maxHeldBytes`.
@@ -238,6 +242,7 @@ impl Settings {
                 .or(plugin.resource_readiness_timeout)
                 .unwrap_or(built_in.resource_readiness_timeout),
             hold_timeout: file.hold_timeout.unwrap_or(built_in.hold_timeout),
+            max_concurrent_wakes: file.max_concurrent_wakes.unwrap_or(built_in.max_concurrent_wakes),
             max_held_requests: file.max_held_requests.unwrap_or(built_in.max_held_requests),
             max_held_bytes: file.max_held_bytes.unwrap_or(built_in.max_held_bytes),
             release_per_endpoint: file.release_per_endpoint.unwrap_or(built_in.release_per_endpoint),
@@ -268,6 +273,8 @@ impl Default for Settings {
             resource_readiness_timeout: Duration::from_secs(300),
             // Under the 60 s of what usually stands in front.
             hold_timeout: Duration::from_secs(50),
+            // Half of a daemon's: another namespace finds a place.
+            max_concurrent_wakes: crate::wakes::DEFAULT / 2,
             max_held_requests: 10_000,
             max_held_bytes: 64 << 20,
             release_per_endpoint: 100,
@@ -388,6 +395,7 @@ mod tests {
         let no_wake = vec![NoWake { user_agent: None, path: Some("/".into()), status: 200 }];
         let file = FileSettings {
             hold_timeout: Some(Duration::from_secs(9)),
+            max_concurrent_wakes: Some(9),
             max_held_requests: Some(9),
             max_held_bytes: Some(9),
             release_per_endpoint: Some(9),
@@ -400,6 +408,7 @@ mod tests {
         let merged = Settings::merge(&file, &FlagSettings::default(), &plugin);
         let expected = Settings {
             hold_timeout: Duration::from_secs(9),
+            max_concurrent_wakes: 9,
             max_held_requests: 9,
             max_held_bytes: 9,
             release_per_endpoint: 9,

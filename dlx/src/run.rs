@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use daemon::{
     coordination::Coordination, exit::Misconfigured, fleet::Fleet, listen::Handed, members::Registration,
-    shutdown::Shutdown, token::Token,
+    shutdown::Shutdown, token::Token, wakes::Wakes,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaler_types::{Role, duration, protocol::Rules};
@@ -129,7 +129,8 @@ async fn serve_as(
 ) -> anyhow::Result<()> {
     let Sockets { handed, listener, admin: admin_listener, service, room } = sockets;
     let limits = Limits { requests: flags.max_held_requests, bytes: flags.max_held_bytes };
-    let shared = Shared::new(rules, Handle::current(), limits);
+    let wakes = Wakes::new(flags.common.max_concurrent_wakes);
+    let shared = Shared::new(rules, Handle::current(), limits, wakes);
     let mut dlx = Dlx::new(shared, member, CancellationToken::new());
     dlx.stopping = shutdown.draining.clone();
     dlx.service_ports = flags.common.service_ports;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicU32};
 
+use daemon::wakes::Wakes;
 use scaler_types::protocol::Rules;
 use tokio::{runtime::Handle, sync::Semaphore};
 
@@ -24,6 +25,8 @@ pub struct Shared {
     pub handle: Handle,
     /// What is held in all.
     pub totals: Arc<Totals>,
+    /// The budget for wakes.
+    pub wakes: Wakes,
     /// The budget for probes.
     pub probes: Semaphore,
     /// Endpoints that requests wait for and that are about to be asked again.
@@ -40,11 +43,12 @@ pub struct Shared {
 
 impl Shared {
     /// Nothing held, nothing counted.
-    pub fn new(rules: Rules, handle: Handle, held: Limits) -> Arc<Self> {
+    pub fn new(rules: Rules, handle: Handle, held: Limits, wakes: Wakes) -> Arc<Self> {
         Arc::new(Self {
             rules,
             handle,
             totals: Arc::new(Totals::new(held)),
+            wakes,
             probes: Semaphore::new(PROBES),
             awaited: AtomicU32::new(0),
             pools: Mutex::default(),

@@ -137,6 +137,7 @@ pub async fn follow(dlx: &Dlx, grace: Duration) -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use daemon::wakes::Wakes;
     use scaler_types::protocol::Rules;
     use tokio::{runtime::Handle, time::sleep_until};
     use tokio_util::sync::CancellationToken;
@@ -148,7 +149,8 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(300);
 
     fn dlx() -> Arc<Dlx> {
-        let shared = Shared::new(Rules::default(), Handle::current(), Limits { requests: 1, bytes: 1 });
+        let shared =
+            Shared::new(Rules::default(), Handle::current(), Limits { requests: 1, bytes: 1 }, Wakes::new(1));
         let mut dlx = Dlx::new(shared, "test", CancellationToken::new());
         dlx.routes = Routes::new(ROUTE_GRACE);
         Arc::new(dlx)

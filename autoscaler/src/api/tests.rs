@@ -41,6 +41,7 @@ async fn where_a_route_leads_and_what_comes_next() {
         cluster: Cluster::default(),
         dropped: Dropped::default(),
         leading: leading.clone(),
+        wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };

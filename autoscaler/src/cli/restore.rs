@@ -1,7 +1,9 @@
 //! `restore`: everything as it was before.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,13 +15,14 @@ use daemon::{
     leader::{Leader, Leadership, Status, Timing},
     settings::FlagSettings,
     shutdown::Shutdown,
+    wakes::{Waits, Wakes, jitter},
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use scaler_types::{ReleaseRequest, ResourceId, Role, ScaleError, duration};
+use scaler_types::{ReleaseRequest, Resource, ResourceId, Role, ScaleError, State, duration};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
@@ -27,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{output::print, parse_id};
-use crate::plugin::Plugin;
+use crate::{plugin::Plugin, router::last_used};
 
 /// Gives everything back, or one resource: awake if it slept, its Service leading to itself, nothing of Scaler left on it
 ///
@@ -58,6 +61,8 @@ struct At<P> {
     namespace: String,
     /// How long what sleeps may take to come up.
     readiness: Duration,
+    /// How many of its resources are woken at once.
+    wakes: usize,
 }
 
 /// What came of it.
@@ -114,8 +119,10 @@ impl Restore {
             plugin: served.instance.clone(),
             namespace: served.namespace.clone(),
             readiness: served.settings.resource_readiness_timeout,
+            wakes: served.settings.max_concurrent_wakes,
         });
         let plugins = plugins.collect();
+        let wakes = Wakes::new(self.common.max_concurrent_wakes);
         #[expect(
             clippy::disallowed_methods,
             reason = "the end of the time that all of it may take is the event"
@@ -129,7 +136,7 @@ impl Restore {
         let ended = tokio::select! {
             biased;
             () = draining.cancelled() => None,
-            summary = restore(plugins, self.resource.as_ref(), grace, &stop) => Some(summary),
+            summary = restore(plugins, self.resource.as_ref(), grace, &wakes, &stop) => Some(summary),
             () = in_time => unreachable!("it waits for ever"),
         };
         let lost = leads.lost().is_cancelled();
@@ -222,11 +229,12 @@ async fn restore<P: Plugin>(
     plugins: Vec<At<P>>,
     only: Option<&ResourceId>,
     grace: Duration,
+    wakes: &Wakes,
     stop: &CancellationToken,
 ) -> Summary {
     let mut summary = Summary::default();
     let mut queue = VecDeque::new();
-    for At { plugin, namespace, readiness } in plugins {
+    for At { plugin, namespace, readiness, wakes: limit } in plugins {
         let listed = tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -234,11 +242,17 @@ async fn restore<P: Plugin>(
         };
         match listed {
             Ok(listed) => {
-                let ids = listed.into_iter().map(|resource| resource.id);
-                let ids = ids.filter(|id| only.is_none_or(|only| only == id));
+                let mut listed = listed;
+                listed.retain(|resource| only.is_none_or(|only| *only == resource.id));
+                // What is awake at once; of what sleeps, what was used last first.
+                listed.sort_by_key(|resource| (sleeps(resource), Reverse(last_used(resource))));
+                let namespace: Arc<str> = namespace.as_str().into();
                 // Down to both and from there to itself, each with its grace, and time to come up between.
                 let deadline = readiness + 2 * grace + WRITES;
-                queue.extend(ids.map(|id| (plugin.clone(), ReleaseRequest { id, grace, deadline })));
+                queue.extend(listed.into_iter().map(|resource| {
+                    let wake = sleeps(&resource).then(|| (namespace.clone(), limit));
+                    (plugin.clone(), wake, ReleaseRequest { id: resource.id, grace, deadline })
+                }));
             }
             Err(error) => {
                 print(&format!("{} in {namespace}: cannot tell its resources: {error}\n", plugin.kind()));
@@ -246,13 +260,26 @@ async fn restore<P: Plugin>(
             }
         }
     }
+    // Those that sleep, of all plugins, behind those that are awake.
+    queue.make_contiguous().sort_by_key(|(_, wake, _)| wake.is_some());
     let (mut running, mut under_way) = (JoinSet::new(), BTreeSet::new());
     loop {
         while running.len() < AT_ONCE
-            && let Some((plugin, request)) = queue.pop_front()
+            && let Some((plugin, wake, request)) = queue.pop_front()
         {
             under_way.insert(request.id.clone());
-            running.spawn(async move { (release(&plugin, &request).await, request.id) });
+            let wakes = wakes.clone();
+            running.spawn(async move {
+                let _place = match wake {
+                    Some((namespace, limit)) => {
+                        let place = wakes.place(&namespace, limit, Waits::Somebody).await;
+                        jitter().await;
+                        Some(place)
+                    }
+                    None => None,
+                };
+                (release(&plugin, &request).await, request.id)
+            });
         }
         let ended = tokio::select! {
             biased;
@@ -282,11 +309,16 @@ async fn restore<P: Plugin>(
     for id in &under_way {
         print(&format!("{id}: NOT given back: not done when this had to end. Do its pods become ready?\n"));
     }
-    for (_, ReleaseRequest { id, .. }) in &queue {
+    for (_, _, ReleaseRequest { id, .. }) in &queue {
         print(&format!("{id}: NOT given back: not tried\n"));
     }
     summary.left = queue.len() + running.len();
     summary
+}
+
+/// Whether giving it back wakes it.
+fn sleeps(resource: &Resource) -> bool {
+    resource.replicas == 0 || resource.row.state == State::Asleep
 }
 
 /// One resource, in several tries where it may pass.
@@ -329,7 +361,7 @@ mod tests {
     use crate::testing::{Store, id};
 
     fn at(store: &Store) -> At<Store> {
-        At { plugin: store.clone(), namespace: "demo".to_owned(), readiness: LONGEST }
+        At { plugin: store.clone(), namespace: "demo".to_owned(), readiness: LONGEST, wakes: 8 }
     }
 
     #[tokio::test(start_paused = true)]
@@ -345,13 +377,14 @@ mod tests {
         .into();
         other.inner().refuse_release = [(id("other"), ScaleError::Unsupported)].into();
         let stop = CancellationToken::new();
-        let summary = restore(vec![at(&store), at(&other)], None, LONGEST, &stop).await;
+        let summary = restore(vec![at(&store), at(&other)], None, LONGEST, &Wakes::new(8), &stop).await;
         assert_eq!(summary, Summary { given_back: 47, skipped: 2, failed: 2, left: 0 });
         assert_eq!(store.inner().released.len(), 47);
         let tries = store.inner().calls.iter().filter(|call| **call == "release").count();
         assert_eq!(tries, 49 + TRIES as usize);
 
-        let one = restore(vec![at(&store), at(&other)], Some(&id("r7")), LONGEST, &stop).await;
+        let one =
+            restore(vec![at(&store), at(&other)], Some(&id("r7")), LONGEST, &Wakes::new(8), &stop).await;
         assert_eq!(one, Summary { given_back: 1, ..Summary::default() });
         assert_eq!(store.inner().released.last(), Some(&id("r7")));
     }
@@ -362,7 +395,8 @@ mod tests {
         let stop = CancellationToken::new();
         store.inner().refuse_release =
             [(id("hello"), ScaleError::Retry { after: LONGEST, reason: "no".to_owned() })].into();
-        let work = restore(vec![at(&store)], None, LONGEST, &stop);
+        let wakes = Wakes::new(8);
+        let work = restore(vec![at(&store)], None, LONGEST, &wakes, &stop);
         let lose = async {
             store.until(|inner| inner.calls.contains(&"release")).await;
             stop.cancel();
@@ -370,7 +404,7 @@ mod tests {
         let (summary, ()) = tokio::join!(work, lose);
         assert_eq!(summary, Summary { left: 1, ..Summary::default() });
         stop.cancel();
-        assert_eq!(restore(vec![at(&store)], None, LONGEST, &stop).await, Summary::default());
+        assert_eq!(restore(vec![at(&store)], None, LONGEST, &Wakes::new(8), &stop).await, Summary::default());
     }
 
     #[test]

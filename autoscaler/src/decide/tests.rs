@@ -174,7 +174,17 @@ fn every_rule() {
         ),
         (
             "short_sample",
-            Case::with(|case| case.metrics = vec![metric(WINDOW, 0.0), metric(2 * WINDOW, 0.0)]),
+            Case::with(|case| {
+                case.metrics = vec![metric(WINDOW, 0.0), metric(2 * WINDOW, 0.0)];
+                case.samples.iter_mut().for_each(|sample| sample.idle = None);
+            }),
+        ),
+        // Known to be busy, however little of the window is known.
+        (
+            "active",
+            Case::with(|case| {
+                case.metrics = vec![metric(WINDOW, 0.0), metric(2 * WINDOW, 0.0)];
+            }),
         ),
         // With a threshold: the sum of all members, in requests.
         (

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use scaler_types::Version;
 
+use std::sync::Arc;
+
 use daemon::members::registered::Registered;
 
 use super::*;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use k8s_openapi::jiff::Timestamp;
 use scaler_types::{
     Leads, Nonce, Path, Resource, Route, ScaleError, State,
     duration::short,
@@ -41,6 +42,8 @@ pub(super) struct Led {
     pause: Option<Pause<Leads>>,
     /// A wake is under way, for want of a DLX.
     pub(super) waking: bool,
+    /// When it was used last, as far as its plugin tells.
+    pub(super) used: Option<Timestamp>,
     wake: Option<Pause<()>>,
     /// It waits for a place to be written, or woken.
     pub(super) queued: [bool; 2],
@@ -115,6 +118,11 @@ pub struct RouteTold {
     waits: Option<String>,
 }
 
+/// When a resource that sleeps was used last, as far as its plugin tells: it was put to sleep some time after that.
+pub fn last_used(resource: &Resource) -> Option<Timestamp> {
+    resource.last_scale_event_time.as_deref()?.parse().ok()
+}
+
 // === impl Led ===
 
 impl Led {
@@ -129,6 +137,7 @@ impl Led {
             calling: None,
             pause: None,
             waking: false,
+            used: last_used(resource),
             wake: None,
             queued: [false; 2],
             reported: None,
@@ -148,6 +157,7 @@ impl Led {
         }
         self.seen = seen;
         self.route = route.clone();
+        self.used = last_used(resource);
         self.told = now;
         self.count_own(now);
         if let Some(pause) = self.pause.as_mut().filter(|pause| pause.conflict) {

@@ -15,6 +15,6 @@ mod tend;
 mod tests;
 
 pub use dlxs::Leading;
-pub use led::RouteTold;
+pub use led::{RouteTold, last_used};
 pub use routes::{Confirmation, Progress, Routes};
 pub use run::Router;

@@ -41,9 +41,11 @@ pub struct Router<P> {
     /// Those that wait for a place to be written, and those that wait to be woken.
     queues: [VecDeque<ResourceId>; 2],
     running: JoinSet<Done>,
-    whose: HashMap<Id, (ResourceId, What)>,
-    /// How many calls of each kind are under way.
-    under_way: [usize; 2],
+    whose: HashMap<Id, (Option<ResourceId>, What)>,
+    /// How many routes are being written.
+    leading_now: usize,
+    /// How many places for wakes are waited for.
+    asking: usize,
     /// How the DLXs were when all routes were last looked at.
     dlxs: Dlxs,
 }
@@ -65,7 +67,8 @@ impl<P: Plugin> Router<P> {
             queues: Default::default(),
             running: JoinSet::new(),
             whose: HashMap::new(),
-            under_way: [0; 2],
+            leading_now: 0,
+            asking: 0,
             dlxs: Dlxs::Away,
         }
     }

@@ -37,6 +37,12 @@ pub struct Inner {
     pub calls: Vec<&'static str>,
     /// What `compare_and_set` answers instead of writing.
     pub refuse_rows: Option<ScaleError>,
+    /// How long a wake takes, once it is written.
+    pub wake_takes: Duration,
+    /// Who was woken, in this order, by name.
+    pub woken: Vec<String>,
+    /// Wakes under way, and the most there were at once.
+    pub waking: (usize, usize),
     /// What `set_scale` answers instead of scaling.
     pub refuse_scale: Option<ScaleError>,
     /// What was reported: of whom, the reason in one word, the message.
@@ -294,6 +300,17 @@ impl Plugin for Store {
             }
         };
         self.wrote(&request.row);
+        if result.is_ok() && matches!(request.target, Target::AtLeast(_)) {
+            self.set(|inner| {
+                inner.woken.push(request.id.name.clone());
+                inner.waking.0 += 1;
+                inner.waking.1 = inner.waking.1.max(inner.waking.0);
+            });
+            let takes = self.inner().wake_takes;
+            #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
+            tokio::time::sleep(takes).await;
+            self.set(|inner| inner.waking.0 -= 1);
+        }
         result
     }
 

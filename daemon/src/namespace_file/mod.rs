@@ -51,6 +51,8 @@ struct Root {
     #[serde(default, deserialize_with = "present")]
     scale_interval: Option<Span>,
     #[serde(default, deserialize_with = "present")]
+    max_concurrent_wakes: Option<Count>,
+    #[serde(default, deserialize_with = "present")]
     metrics: Option<Metrics>,
     #[serde(default, deserialize_with = "present")]
     defaults: Option<Defaults>,
@@ -196,6 +198,7 @@ impl Root {
             namespace: self.namespace.0,
             settings: FileSettings {
                 scale_interval: self.scale_interval.map(|Span(span)| span),
+                max_concurrent_wakes: self.max_concurrent_wakes.map(|Count(count)| count),
                 metrics,
                 scale_resources,
                 target_port: dlx.target_port.map(|TargetPort(port)| port),

@@ -11,6 +11,7 @@ fn parse(text: &str) -> Result<NamespaceFile, String> {
 const EVERY_KEY: &str = "
 namespace: demo
 scaleInterval: 1m30s
+maxConcurrentWakes: 7
 metrics:
   source: dlx
 defaults:
@@ -49,6 +50,7 @@ fn every_key_is_read() {
     };
     let expected = FileSettings {
         scale_interval: Some(seconds(90)),
+        max_concurrent_wakes: Some(7),
         metrics: Some(MetricsSource::Dlx),
         scale_resources: Some(vec![metric(seconds(600), 2.5), metric(seconds(3600), 0.0)]),
         target_port: Some(8080),

@@ -38,6 +38,8 @@ pub struct View {
     pub resolved: Option<Endpoint>,
     /// A task works on what waits.
     pub driven: bool,
+    /// Its wake waits for a place among those of this DLX.
+    pub waits_for_turn: bool,
     /// The facts are to be replaced.
     pub facts_changed: bool,
     /// No plugin lists it any more.
@@ -105,6 +107,7 @@ impl View {
             unlisted: Vec::new(),
             resolved: None,
             driven: false,
+            waits_for_turn: false,
             facts_changed: false,
             gone: false,
             leads_here: None,
@@ -340,6 +343,11 @@ impl View {
     /// what went wrong last, which may have passed.
     pub fn why_not_up(&self) -> String {
         let mut why = Vec::new();
+        if self.waits_for_turn {
+            why.push(
+                "as many others are being woken as may be at once (--max-concurrent-wakes, maxConcurrentWakes)".to_owned(),
+            );
+        }
         if !self.resource.status.is_empty() {
             why.push(self.resource.status.clone());
         }

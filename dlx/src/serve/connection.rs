@@ -144,7 +144,12 @@ mod tests {
     /// Neither a client that says nothing nor one that may be about to speak HTTP/2 has its connection for ever.
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_is_closed() {
-        let shared = Shared::new(Rules::default(), Handle::current(), Limits { requests: 1, bytes: 1 });
+        let shared = Shared::new(
+            Rules::default(),
+            Handle::current(),
+            Limits { requests: 1, bytes: 1 },
+            daemon::wakes::Wakes::new(1),
+        );
         let dlx = Arc::new(Dlx::new(shared, "test", CancellationToken::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for said in [&b""[..], b"PRI * HTT"] {

@@ -27,6 +27,8 @@ enum Next {
     Resolve,
     /// Somebody else works on it.
     Wait,
+    /// It is to be woken, and needs a place among the wakes for that.
+    Place,
 }
 
 /// Works on a resource for as long as requests wait for it and its gate is shut. One at a time:
@@ -36,11 +38,23 @@ pub fn drive(entry: Arc<Entry>) {
     handle.spawn(async move {
         let mut changed = entry.subscribe();
         let mut pause = FIRST;
+        let mut place = None;
+        let mut asked = None;
         loop {
             changed.borrow_and_update();
-            match next(&entry) {
+            match next(&entry, place.is_some()) {
                 Next::Stop => return,
-                Next::Order(GateOrder::Wake { expected, row }) => scale::start(entry.clone(), expected, row),
+                Next::Order(GateOrder::Wake { expected, row }) => {
+                    scale::start(entry.clone(), expected, row, place.take());
+                }
+                // It keeps its turn while things change.
+                Next::Place => {
+                    let turn = asked.get_or_insert_with(|| Box::pin(scale::place(entry.clone())));
+                    tokio::select! {
+                        given = turn => (place, asked) = (Some(given), None),
+                        _ = changed.changed() => {}
+                    }
+                }
                 Next::Order(order) => carry_out(&entry, order).await,
                 Next::Resolve => {
                     if !resolve(&entry).await {
@@ -50,13 +64,17 @@ pub fn drive(entry: Arc<Entry>) {
                     }
                 }
                 // Closed never: `entry` is held.
-                Next::Wait => drop(changed.changed().await),
+                Next::Wait => {
+                    (place, asked) = (None, None);
+                    drop(changed.changed().await);
+                }
             }
         }
     });
 }
 
-fn next(entry: &Arc<Entry>) -> Next {
+/// `placed`: there is a place for its wake.
+fn next(entry: &Arc<Entry>, placed: bool) -> Next {
     entry.decide(|view| {
         let up = view.gate.open() && view.is_ready();
         if up || view.gone || !entry.queue.has_waiting() {
@@ -69,7 +87,14 @@ fn next(entry: &Arc<Entry>) -> Next {
             view.driven = false;
             return Next::Stop;
         }
-        match view.gate.step(GateInput::Wanted { fresh: Nonce::fresh() }) {
+        let wanted = GateInput::Wanted { fresh: Nonce::fresh() };
+        // Looked at on a copy: once the gate has ordered its wake, it is under way.
+        let wakes = || matches!(view.gate.clone().step(wanted.clone()), GateOrder::Wake { .. });
+        view.waits_for_turn = !placed && wakes();
+        if view.waits_for_turn {
+            return Next::Place;
+        }
+        match view.gate.step(wanted) {
             GateOrder::Nothing if view.gate.open() && view.listed.is_empty() && !view.gate.waking() => {
                 Next::Resolve
             }
@@ -128,7 +153,7 @@ async fn carry_out(entry: &Arc<Entry>, order: GateOrder) {
                 sleep_until(Instant::now() + FIRST).await;
             }
         }
-        GateOrder::Wake { expected, row } => scale::start(entry.clone(), expected, row),
+        GateOrder::Wake { expected, row } => scale::start(entry.clone(), expected, row, None),
         GateOrder::Nothing | GateOrder::Confirm | GateOrder::Refuse(_) => {}
     }
 }

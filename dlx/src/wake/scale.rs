@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use daemon::wakes::{Waits, WakePlace};
 use scaler_types::{
     Nonce, Row, ScaleError, ScaleRequest, Severity, Target, Version, duration,
     protocol::{GateInput, GateOrder},
@@ -20,10 +21,20 @@ enum Ended {
     Terminal(String),
 }
 
-/// Starts a wake that the gate ordered.
-pub fn start(entry: Arc<Entry>, expected: Version, row: Row) {
+/// Waits for a place among the wakes of this DLX.
+pub async fn place(entry: Arc<Entry>) -> WakePlace {
+    let (source, limit) = entry.read(|view| (view.source.clone(), view.settings().max_concurrent_wakes));
+    entry.shared().wakes.place(&source.namespace, limit, Waits::Somebody).await
+}
+
+/// Starts a wake that the gate ordered, at its place, or as soon as it has one.
+pub fn start(entry: Arc<Entry>, expected: Version, row: Row, given: Option<WakePlace>) {
     let handle = entry.shared().handle.clone();
     handle.spawn(async move {
+        let _place = match given {
+            Some(place) => place,
+            None => place(entry.clone()).await,
+        };
         let row = entry.update(|view| view.wake_begins(row));
         let held = entry.queue.len();
         tracing::info!(resource = %entry.key.id, kind = %entry.key.kind, held, "waking");

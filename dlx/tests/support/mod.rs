@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use daemon::{listen::Handed, settings::Settings};
+use daemon::{listen::Handed, settings::Settings, wakes::Wakes};
 use dlx::{
     dlx::Dlx,
     hold::Limits,
@@ -56,6 +56,8 @@ pub struct Given {
     pub route_grace: Duration,
     /// Connections at once.
     pub places: usize,
+    /// Wakes at once.
+    pub wakes: usize,
 }
 
 impl Default for Given {
@@ -68,6 +70,7 @@ impl Default for Given {
             service_ports: None,
             route_grace: Duration::ZERO,
             places: Semaphore::MAX_PERMITS,
+            wakes: daemon::wakes::DEFAULT,
         }
     }
 }
@@ -75,7 +78,7 @@ impl Default for Given {
 impl Site {
     pub async fn start(plugin: Arc<Plugin>, given: Given) -> Self {
         let draining = CancellationToken::new();
-        let shared = Shared::new(given.rules, Handle::current(), given.held);
+        let shared = Shared::new(given.rules, Handle::current(), given.held, Wakes::new(given.wakes));
         let mut dlx = Dlx::new(shared, "test-1", draining.clone());
         dlx.peers = dlx::route::Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect());
         dlx.service_ports = given.service_ports;

@@ -33,6 +33,9 @@ pub struct Plugin {
     pub named: Mutex<Option<String>>,
     /// What a wake waits for after it was written, to fail then as a crash loop does.
     pub after_wake: Mutex<Option<watch::Receiver<bool>>>,
+    /// So many wakes may come up; the others wait before they are written.
+    pub comes_up: Mutex<Option<watch::Receiver<usize>>>,
+    came_up: AtomicUsize,
 }
 
 impl Plugin {
@@ -56,6 +59,8 @@ impl Plugin {
             stalled: watch::Sender::new(false),
             named: Mutex::default(),
             after_wake: Mutex::default(),
+            comes_up: Mutex::default(),
+            came_up: AtomicUsize::new(0),
         })
     }
 
@@ -180,6 +185,11 @@ impl Calls for Plugin {
             self.set_scales.fetch_add(1, Ordering::SeqCst);
             if self.get(&request.id.name).version != request.version {
                 return Err(ScaleError::Conflict);
+            }
+            let may = self.comes_up.lock().unwrap().clone();
+            if let Some(mut may) = may {
+                let mine = self.came_up.fetch_add(1, Ordering::SeqCst);
+                may.wait_for(|may| *may > mine).await.unwrap();
             }
             let wake = self.wake.lock().unwrap().clone();
             let endpoints = wake(request)?;

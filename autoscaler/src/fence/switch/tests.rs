@@ -78,6 +78,7 @@ impl Site {
             cluster: Cluster::default(),
             dropped: Dropped::default(),
             leading: Leading { grace, ..leading },
+            wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
             rules: Rules::default(),
             stop: CancellationToken::new(),
         };

@@ -1,6 +1,8 @@
 //! The calls a router makes, a bounded number at a time, and what comes of them.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
+
+use daemon::wakes::{Waits, WakePlace, jitter};
 
 use scaler_types::{
     Leads, Nonce, ResourceId, RouteRequest, ScaleError, ScaleRequest, Severity, Target,
@@ -18,9 +20,10 @@ use crate::{cycle::Given, plugin::Plugin, router::led::Due};
 /// The kinds of calls.
 pub(super) const LEADS: usize = 0;
 pub(super) const WAKES: usize = 1;
-/// How many of each are under way at once. Writing a route is a handful of calls of an API server; waking is one, when no DLX is
-/// left to do it.
-const AT_ONCE: [usize; 2] = [16, 64];
+/// How many routes are written at once: each is a handful of calls of an API server.
+const LEADS_AT_ONCE: usize = 16;
+/// How many wakes wait for their place at once.
+const ASKING: usize = 64;
 /// How long writing one route may take, if the grace is longer: what is given up by then has landed, or never will, before anything
 /// is decided on what came of it.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -31,29 +34,62 @@ const AT_LEAST: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) enum What {
     Lead(Leads),
+    /// A place for a wake; for whom is decided when it is there.
+    Place,
     Wake,
 }
 
-pub(super) type Done = Result<(), ScaleError>;
+/// What a task has done.
+#[derive(Debug)]
+pub(super) enum Done {
+    Called(Result<(), ScaleError>),
+    Placed(WakePlace),
+}
 
 impl<P: Plugin> Router<P> {
     /// Begins what waits, as far as there are places.
     pub(super) fn start(&mut self) {
-        for kind in [LEADS, WAKES] {
-            while self.under_way[kind] < AT_ONCE[kind] {
-                let Some(id) = self.queues[kind].pop_front() else { break };
-                self.begin(kind, id);
-            }
+        while self.leading_now < LEADS_AT_ONCE {
+            let Some(id) = self.queues[LEADS].pop_front() else { break };
+            self.begin(LEADS, id, None);
+        }
+        while self.asking < self.queues[WAKES].len().min(ASKING) {
+            let limit = self.given.borrow().settings.max_concurrent_wakes;
+            let (wakes, namespace) = (self.context.wakes.clone(), self.labels.namespace.clone());
+            let place = async move {
+                let place = wakes.place(&namespace, limit, Waits::Nobody).await;
+                jitter().await;
+                Done::Placed(place)
+            };
+            let task = self.running.spawn(place);
+            self.whose.insert(task.id(), (None, What::Place));
+            self.asking += 1;
         }
     }
 
-    /// Begins a call, if it is still due.
-    fn begin(&mut self, kind: usize, id: ResourceId) {
+    /// There is a place: of those that wait, the one that was used last is woken.
+    fn wake_next(&mut self, place: WakePlace) {
+        let mut place = Some(place);
+        while place.is_some() {
+            let last = {
+                let inner = self.routes.inner();
+                let used = |id: &ResourceId| inner.led.get(id).and_then(|led| led.used);
+                let waiting = self.queues[WAKES].iter().enumerate();
+                // Of those that are alike the one that has waited longest.
+                waiting.max_by_key(|(at, id)| (used(id), Reverse(*at))).map(|(at, _)| at)
+            };
+            let Some(id) = last.and_then(|last| self.queues[WAKES].remove(last)) else { return };
+            place = self.begin(WAKES, id, place);
+        }
+    }
+
+    /// Begins a call, if it is still due; gives the place for a wake back if not.
+    fn begin(&mut self, kind: usize, id: ResourceId, place: Option<WakePlace>) -> Option<WakePlace> {
         let routes = self.routes.clone();
         let mut inner = routes.inner();
         let at = inner.now(Instant::now(), self.leading());
         let dlxs = inner.dlxs.named();
-        let (Some(led), waiting) = inner.of(&id) else { return };
+        let (Some(led), waiting) = inner.of(&id) else { return place };
         led.queued[kind] = false;
         // How it is now, not how it was when it began to wait.
         let due = led.due(at, waiting);
@@ -64,12 +100,14 @@ impl<P: Plugin> Router<P> {
                 let dlxs = if to == Leads::Own { Vec::new() } else { dlxs };
                 let deadline = WITHIN.min(self.leading().grace).max(AT_LEAST);
                 let request = RouteRequest { id: id.clone(), to, dlxs, deadline };
-                (self.running.spawn(async move { plugin.set_route(&request).await }), What::Lead(to))
+                let call = async move { Done::Called(plugin.set_route(&request).await) };
+                self.leading_now += 1;
+                (self.running.spawn(call), What::Lead(to))
             }
             (WAKES, Due { wake: true, .. }) => {
                 let row = transition(&led.seen, Step::Wake, Nonce::fresh(), "no DLX takes requests");
                 // Of a newer format: whoever wrote it knows what to do.
-                let Some(row) = row else { return };
+                let Some(row) = row else { return place };
                 led.waking = true;
                 let request = ScaleRequest {
                     id: id.clone(),
@@ -79,27 +117,37 @@ impl<P: Plugin> Router<P> {
                     deadline: settings.resource_readiness_timeout,
                     led_for: Duration::ZERO,
                 };
-                (self.running.spawn(async move { plugin.set_scale(&request).await }), What::Wake)
+                let call = async move {
+                    let _place = place;
+                    Done::Called(plugin.set_scale(&request).await)
+                };
+                (self.running.spawn(call), What::Wake)
             }
-            _ => return,
+            _ => return place,
         };
-        self.under_way[kind] += 1;
-        self.whose.insert(task.id(), (id, what));
+        self.whose.insert(task.id(), (Some(id), what));
+        None
     }
 
     pub(super) fn ended(&mut self, ended: Result<(Id, Done), JoinError>) {
-        let (task, result) = match ended {
+        let (task, done) = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 let reason = format!("the call ended early: {error}");
-                (error.id(), Err(ScaleError::Retry { after: Duration::ZERO, reason }))
+                (error.id(), Done::Called(Err(ScaleError::Retry { after: Duration::ZERO, reason })))
             }
         };
         let Some((id, what)) = self.whose.remove(&task) else { return };
-        self.under_way[match what {
-            What::Lead(_) => LEADS,
-            What::Wake => WAKES,
-        }] -= 1;
+        match what {
+            What::Lead(_) => self.leading_now -= 1,
+            What::Place => self.asking -= 1,
+            What::Wake => {}
+        }
+        let (id, result) = match (id, done) {
+            (Some(id), Done::Called(result)) => (id, result),
+            (_, Done::Placed(place)) => return self.wake_next(place),
+            (None, Done::Called(_)) => return,
+        };
         let now = Instant::now();
         let routes = self.routes.clone();
         let mut inner = routes.inner();
@@ -119,6 +167,7 @@ impl<P: Plugin> Router<P> {
                     tracing::debug!(resource = %id, reason = %why, tries, "its requests are not led {to} yet");
                 }
             }
+            What::Place => {}
             What::Wake => {
                 let dead_man = self.context.leading.dead_man;
                 match &result {

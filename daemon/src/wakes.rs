@@ -1,0 +1,295 @@
+//! How many workloads a daemon wakes at once: a crawler, the end of an outage, or the DLXs' own end may want thousands of them in the
+//! same second.
+//!
+//! Each daemon has a budget and asks nobody else. It is shared out fairly: the next place goes to the namespace that has the fewest,
+//! and a wake that a request waits for goes before one that nobody waits for. Those have half of the places at most, so that a request
+//! finds one.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use scaler_types::Nonce;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
+
+/// Wakes at once, unless `--max-concurrent-wakes` says otherwise.
+pub const DEFAULT: usize = 64;
+/// What wakes that nobody waits for are spread over.
+const JITTER: Duration = Duration::from_millis(500);
+
+/// Who waits for a wake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Waits {
+    /// A request, or a person.
+    Somebody,
+    /// Nobody: it is woken so that it can be reached without a DLX.
+    Nobody,
+}
+
+/// The budget of this daemon. Cheap to clone; clones share it.
+#[derive(Clone, Debug)]
+pub struct Wakes(Arc<Mutex<Budget>>);
+
+/// A wake may be under way, until this is dropped.
+#[derive(Debug)]
+pub struct WakePlace {
+    wakes: Wakes,
+    namespace: Arc<str>,
+    waits: Waits,
+}
+
+#[derive(Debug)]
+struct Budget {
+    limit: usize,
+    namespaces: BTreeMap<Arc<str>, Share>,
+    /// Counts the places given, so that of two namespaces with as many the one that waited longer is next.
+    given: u64,
+}
+
+/// One namespace's part.
+#[derive(Debug, Default)]
+struct Share {
+    limit: usize,
+    /// By who waits for them.
+    under_way: [usize; 2],
+    waiting: [VecDeque<oneshot::Sender<WakePlace>>; 2],
+    last: u64,
+}
+
+// === impl Wakes ===
+
+impl Wakes {
+    /// So many at once, one at least.
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Mutex::new(Budget { limit: limit.max(1), namespaces: BTreeMap::new(), given: 0 })))
+    }
+
+    /// Waits for a place. `limit`: how many this namespace may have at once.
+    pub async fn place(&self, namespace: &str, limit: usize, waits: Waits) -> WakePlace {
+        loop {
+            let (give, given) = oneshot::channel();
+            {
+                let mut budget = self.budget();
+                let share = budget.namespaces.entry(namespace.into()).or_default();
+                share.limit = limit.max(1);
+                share.waiting[waits as usize].push_back(give);
+            }
+            self.give();
+            // An error: never, whoever takes a sender sends.
+            if let Ok(place) = given.await {
+                return place;
+            }
+        }
+    }
+
+    /// How many are under way.
+    pub fn under_way(&self) -> usize {
+        let budget = self.budget();
+        budget.under_way(Waits::Somebody) + budget.under_way(Waits::Nobody)
+    }
+
+    /// Gives the places there are to those who wait.
+    fn give(&self) {
+        let mut places = Vec::new();
+        {
+            let mut budget = self.budget();
+            while let Some((namespace, waits, give)) = budget.next() {
+                places.push((give, WakePlace { wakes: self.clone(), namespace, waits }));
+            }
+        }
+        for (give, place) in places {
+            // An error: who waited has left. Its place is given to another as it is dropped.
+            drop(give.send(place));
+        }
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for a moment, another one for each that nobody waits for.
+pub async fn jitter() {
+    let part = Nonce::fresh().0 % 1000;
+    let wait = JITTER.mul_f64(f64::from(u16::try_from(part).unwrap_or_default()) / 1000.0);
+    #[expect(clippy::disallowed_methods, reason = "wakes that nobody waits for are spread over time")]
+    sleep_until(Instant::now() + wait).await;
+}
+
+// === impl Budget ===
+
+impl Budget {
+    /// Takes a place for the next one that waits, if there is one.
+    fn next(&mut self) -> Option<(Arc<str>, Waits, oneshot::Sender<WakePlace>)> {
+        let all = self.under_way(Waits::Somebody) + self.under_way(Waits::Nobody);
+        if all >= self.limit {
+            return None;
+        }
+        for waits in [Waits::Somebody, Waits::Nobody] {
+            if waits == Waits::Nobody && self.under_way(Waits::Nobody) >= self.limit.div_ceil(2) {
+                return None;
+            }
+            for share in self.namespaces.values_mut() {
+                share.waiting[waits as usize].retain(|give| !give.is_closed());
+            }
+            let may = self.namespaces.iter_mut().filter(|(_, share)| share.may(waits));
+            let Some((namespace, share)) = may.min_by_key(|(_, share)| (share.count(), share.last)) else {
+                continue;
+            };
+            let give = share.waiting[waits as usize].pop_front()?;
+            share.under_way[waits as usize] += 1;
+            self.given += 1;
+            share.last = self.given;
+            return Some((namespace.clone(), waits, give));
+        }
+        None
+    }
+
+    fn under_way(&self, waits: Waits) -> usize {
+        self.namespaces.values().map(|share| share.under_way[waits as usize]).sum()
+    }
+}
+
+// === impl Share ===
+
+impl Share {
+    fn count(&self) -> usize {
+        self.under_way.iter().sum()
+    }
+
+    fn may(&self, waits: Waits) -> bool {
+        let room = match waits {
+            Waits::Somebody => self.count() < self.limit,
+            Waits::Nobody => {
+                self.count() < self.limit && self.under_way[waits as usize] < self.limit.div_ceil(2)
+            }
+        };
+        room && !self.waiting[waits as usize].is_empty()
+    }
+}
+
+// === impl WakePlace ===
+
+impl Drop for WakePlace {
+    fn drop(&mut self) {
+        {
+            let mut budget = self.wakes.budget();
+            if let Some(share) = budget.namespaces.get_mut(&self.namespace) {
+                share.under_way[self.waits as usize] -= 1;
+                if share.count() == 0 && share.waiting.iter().all(VecDeque::is_empty) {
+                    budget.namespaces.remove(&mem::take(&mut self.namespace));
+                }
+            }
+        }
+        self.wakes.give();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::{JoinHandle, yield_now};
+
+    use super::*;
+
+    /// Somebody asks for a place, and has begun to wait when this returns.
+    async fn asks(
+        wakes: &Wakes,
+        namespace: &'static str,
+        limit: usize,
+        waits: Waits,
+    ) -> JoinHandle<WakePlace> {
+        let wakes = wakes.clone();
+        let asks = tokio::spawn(async move { wakes.place(namespace, limit, waits).await });
+        yield_now().await;
+        asks
+    }
+
+    async fn served(asks: &[JoinHandle<WakePlace>]) -> Vec<bool> {
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        asks.iter().map(JoinHandle::is_finished).collect()
+    }
+
+    #[tokio::test]
+    async fn never_more_than_the_budget_and_all_in_the_end() {
+        let wakes = Wakes::new(3);
+        let mut waiting = Vec::new();
+        for _ in 0..10 {
+            waiting.push(asks(&wakes, "a", 100, Waits::Somebody).await);
+        }
+        for round in 0..10 {
+            let places = served(&waiting).await.iter().filter(|served| **served).count();
+            assert_eq!(places, 3.min(10 - round));
+            assert_eq!(wakes.under_way(), places);
+            // In the order in which they came.
+            drop(waiting.remove(0).await.unwrap());
+        }
+        assert_eq!(wakes.under_way(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_namespace_does_not_keep_another_waiting() {
+        let wakes = Wakes::new(4);
+        let mut first = Vec::new();
+        for _ in 0..100 {
+            first.push(asks(&wakes, "a", 100, Waits::Somebody).await);
+        }
+        let second =
+            [asks(&wakes, "b", 100, Waits::Somebody).await, asks(&wakes, "b", 100, Waits::Somebody).await];
+        drop(first.remove(0).await.unwrap());
+        assert_eq!(served(&second).await, [true, false]);
+        drop(first.remove(0).await.unwrap());
+        assert_eq!(served(&second).await, [true, true]);
+        // And its own limit.
+        let limited =
+            [asks(&wakes, "c", 1, Waits::Somebody).await, asks(&wakes, "c", 1, Waits::Somebody).await];
+        drop(first.remove(0).await.unwrap());
+        drop(first.remove(0).await.unwrap());
+        assert_eq!(served(&limited).await, [true, false]);
+    }
+
+    #[tokio::test]
+    async fn a_request_goes_before_what_nobody_waits_for() {
+        let wakes = Wakes::new(4);
+        let mut paced = Vec::new();
+        for _ in 0..10 {
+            paced.push(asks(&wakes, "a", 100, Waits::Nobody).await);
+        }
+        // Half of the places.
+        assert_eq!(served(&paced).await.iter().filter(|served| **served).count(), 2);
+        let mut requests = Vec::new();
+        for _ in 0..3 {
+            requests.push(asks(&wakes, "a", 100, Waits::Somebody).await);
+        }
+        assert_eq!(served(&requests).await, [true, true, false]);
+        // The next place is the request's, though others have waited longer.
+        drop(paced.remove(0).await.unwrap());
+        assert_eq!(served(&requests).await, [true, true, true]);
+        assert_eq!(served(&paced).await.iter().filter(|served| **served).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_keeps_no_place() {
+        let wakes = Wakes::new(1);
+        let first = asks(&wakes, "a", 1, Waits::Somebody).await;
+        let (left, stays) =
+            (asks(&wakes, "a", 1, Waits::Somebody).await, asks(&wakes, "b", 1, Waits::Nobody).await);
+        left.abort();
+        assert!(left.await.unwrap_err().is_cancelled());
+        drop(first.await.unwrap());
+        drop(stays.await.unwrap());
+        // One that was given, and never taken.
+        let given = asks(&wakes, "a", 1, Waits::Somebody).await;
+        given.abort();
+        drop(given.await);
+        assert_eq!(wakes.under_way(), 0);
+        drop(wakes.place("a", 1, Waits::Nobody).await);
+    }
+}
