@@ -180,7 +180,7 @@ impl Restore {
             Ok(leads) => Ok(leads?),
             Err(_) => bail!(
                 "nothing was given back: after {} {}. Scale the autoscaler's Deployment to 0 (kubectl scale --replicas=0) and run \
-                 this again; to give back one resource for good, take its annotation scaler.dev/route away: the autoscaler does \
+                 this again; to give back one resource for good, take its annotation scaler.dev/scale-to-zero away: the autoscaler does \
                  the rest",
                 duration::short(self.timeout),
                 in_the_way(&status())

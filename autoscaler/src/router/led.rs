@@ -23,6 +23,9 @@ const LONGEST_TERMINAL: Duration = Duration::from_secs(600);
 /// After a wake: how long its replicas may take to be seen.
 const WOKEN: Duration = Duration::from_secs(10);
 
+/// How long a resource that is refused sleeps on before it is woken.
+const STRANDED: Duration = Duration::from_secs(10);
+
 /// What is known of one resource with a route.
 #[derive(Debug)]
 pub(super) struct Led {
@@ -40,11 +43,13 @@ pub(super) struct Led {
     pub(super) calling: Option<Leads>,
     /// What came of the last calls for the step that is due.
     pause: Option<Pause<Leads>>,
-    /// A wake is under way, for want of a DLX.
+    /// A wake is under way, for no request could do it.
     pub(super) waking: bool,
     /// When it was used last, as far as its plugin tells.
     pub(super) used: Option<Timestamp>,
     wake: Option<Pause<()>>,
+    /// Since when it sleeps and no request could wake it.
+    stranded: Option<Instant>,
     /// It waits for a place to be written, or woken.
     pub(super) queued: [bool; 2],
     /// What its owners were told stands in the way.
@@ -139,6 +144,7 @@ impl Led {
             waking: false,
             used: last_used(resource),
             wake: None,
+            stranded: None,
             queued: [false; 2],
             reported: None,
         };
@@ -224,7 +230,12 @@ impl Led {
     /// What is to be done now.
     pub(super) fn due(&mut self, at: Now, waiting: Option<&Waiting>) -> Due {
         let mut due = Due::default();
-        if at.dlxs != Dlxs::Dead || self.seen.scaled {
+        self.stranded = self.is_stranded(at).then(|| self.stranded.unwrap_or(at.now));
+        // Where it is refused for want of a Service that somebody is making anew, that has a moment to come.
+        let since = self.stranded.map(|since| if at.dlxs == Dlxs::Dead { since } else { since + STRANDED });
+        if let Some(since) = since.filter(|since| at.now < *since) {
+            due.again = Some(since);
+        } else if since.is_none() {
             self.wake = None;
         } else if !self.waking {
             due.again = self.wake.as_ref().map(|pause| pause.until).filter(|until| at.now < *until);
@@ -319,6 +330,13 @@ impl Led {
         }
     }
 
+    /// It sleeps, and no request would wake it: no DLX takes any, or its are refused and lead to none.
+    fn is_stranded(&self, at: Now) -> bool {
+        let refused = self.route.asked && !self.route.refused.is_empty() && self.route.leads == Leads::Own;
+        let slept = matches!(self.seen.row.state, State::Asleep | State::Waking | State::Failed);
+        !self.seen.scaled && (at.dlxs == Dlxs::Dead || refused && slept)
+    }
+
     /// It is to be given back, and nobody has woken it yet.
     fn sleeps_on(&self) -> bool {
         !self.asked() && !self.seen.scaled && self.route.leads == Leads::Dlx
@@ -335,7 +353,9 @@ impl Led {
     /// What stands between now and the next step; reads on from "waits for".
     fn waits(&self, at: Now, next: Option<Leads>, waiting: Option<&Waiting>) -> Option<String> {
         if self.waking {
-            return Some("its being woken: no DLX takes requests".to_owned());
+            let why =
+                if at.dlxs == Dlxs::Dead { "no DLX takes requests" } else { "no request could wake it" };
+            return Some(format!("its being woken: {why}"));
         }
         if self.calling.is_some() {
             return Some("its being written".to_owned());

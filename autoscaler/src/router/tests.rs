@@ -409,6 +409,34 @@ async fn a_wake_without_dlxs_is_tried_until_it_is_well() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
+    let store = Store::with([]);
+    for (name, refused, leads) in [
+        ("stranded", "no request could wake it", Leads::Own),
+        // Requests reach a DLX as long as it leads there.
+        ("reached", "somebody took the key away", Leads::Dlx),
+        ("fine", "", Leads::Own),
+    ] {
+        let mut resource = led(name);
+        (resource.row, resource.replicas) = (row(State::Asleep), 0);
+        let route = resource.route.as_mut().unwrap();
+        (route.refused, route.leads) = (refused.to_owned(), leads);
+        store.put(resource);
+    }
+    let site = Site::start(&store, &["a"]);
+    let started = Instant::now();
+    settle(9 * SECOND).await;
+    assert_eq!(store.get("stranded").replicas, 0, "what stands in its way may pass");
+    store.comes_to(|inner| inner.resources[&id("stranded")].replicas == 1).await;
+    assert_eq!(started.elapsed().as_secs(), 10);
+    assert_eq!(&*store.get("stranded").row.reason, "no request could wake it");
+    store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "Woken")).await;
+    settle(LONG / 2).await;
+    assert_eq!([store.get("reached").replicas, store.get("fine").replicas], [0, 0]);
+    assert_eq!((site.reports("Woken"), site.reports("DeadMan")), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn routes_are_tended_when_the_dlxs_change_and_now_and_then() {
     let store = Store::with(["plain"]);
     let settings = Arc::new(Settings { scale_interval: 60 * SECOND, ..Settings::default() });

@@ -61,6 +61,8 @@ pub struct Wishes {
     pub paused: bool,
     /// Where its Services are to lead.
     pub route: Wish,
+    /// Somebody wrote that down: its owners, those of its namespace, or the operator.
+    pub route_is_written: bool,
     /// What is not to stand in the way of that.
     pub acknowledged: BTreeSet<Acknowledged>,
     /// What cannot be used, each with what was expected.
@@ -115,10 +117,14 @@ impl Wishes {
                 }
             }
         }
+        wishes.route_is_written = true;
         wishes.route = match (own.get(ROUTE), namespace.and_then(|all| all.get(ROUTE))) {
             (Some(own), _) => wish(own.trim()).map_err(|why| format!("{ROUTE}: {why}")),
             (None, Some(all)) => wish(all.trim()).map_err(|why| format!("{ROUTE} of its namespace: {why}")),
-            (None, None) => Ok(config.route),
+            (None, None) => {
+                wishes.route_is_written = config.route.is_some();
+                Ok(config.route.unwrap_or_default())
+            }
         }
         .unwrap_or_else(|wrong| {
             wishes.wrong.push(wrong);
@@ -282,8 +288,9 @@ mod tests {
 
     #[test]
     fn the_workload_says_where_its_services_lead_else_its_namespace_else_the_file() {
-        let (none, direct) = (config("{}"), config("{route: direct}"));
+        let (bare, none, direct) = (config("{}"), config("{route: none}"), config("{route: direct}"));
         for (own, namespace, config, expected) in [
+            (None, None, &bare, Wish::Service),
             (None, None, &none, Wish::None),
             (None, None, &direct, Wish::Direct),
             (None, Some("service"), &direct, Wish::Service),
@@ -293,6 +300,8 @@ mod tests {
             let of = |value: Option<&str>| value.map(|value| annotations(&[(ROUTE, value)]));
             let wishes = Wishes::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
             assert_eq!((wishes.route, wishes.wrong.len()), (expected, 0), "{own:?} {namespace:?}");
+            let written = own.or(namespace).is_some() || config.route.is_some();
+            assert_eq!(wishes.route_is_written, written, "{own:?} {namespace:?}");
         }
         let wishes = Wishes::read(&annotations(&[]), Some(&annotations(&[(ROUTE, "yes")])), &direct);
         assert_eq!(wishes.route, Wish::None);

@@ -35,10 +35,14 @@ pub struct Config {
     pub hosts: BTreeMap<String, Vec<String>>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
-    /// Where requests for a workload are led that does not say it.
-    pub route: Wish,
+    /// Where requests for a workload are led that does not say it; none: the file does not say it either.
+    pub route: Option<Wish>,
     /// The DLXs' ports that Services lead to; none: no Service is led.
     pub service_ports: Option<ServicePorts>,
+    /// The namespace that the daemons run in, where it is known.
+    pub home: Option<String>,
+    /// The DLXs' Service there.
+    pub dlx_service: String,
     /// Where the metrics of all namespace files come from.
     pub sources: Vec<Source>,
 }
@@ -48,9 +52,9 @@ pub struct Config {
 #[serde(rename_all = "lowercase")]
 pub enum Wish {
     /// Wherever they lead: nothing is changed.
-    #[default]
     None,
-    /// To the DLXs, all the while.
+    /// To the DLXs, all the while: what opting in means.
+    #[default]
     Service,
     /// To its pods while it is awake, to the DLXs while it sleeps.
     Direct,
@@ -100,7 +104,7 @@ struct Section {
     #[serde(default)]
     cluster_domain: Option<String>,
     #[serde(default)]
-    route: Wish,
+    route: Option<Wish>,
 }
 
 fn replicas_path() -> String {
@@ -179,6 +183,8 @@ impl Config {
             cluster_domain,
             route: section.route,
             service_ports: context.service_ports,
+            home: context.home.clone(),
+            dlx_service: context.dlx_service.clone(),
             sources,
         })
     }
@@ -230,14 +236,11 @@ pub mod tests {
         )
         .unwrap();
         assert_eq!((config.opt_in, config.scale_to_zero), (OptIn::All, Duration::from_secs(300)));
-        assert_eq!((config.cluster_domain.as_str(), config.route), ("cluster.example", Wish::Direct));
+        assert_eq!((config.cluster_domain.as_str(), config.route), ("cluster.example", Some(Wish::Direct)));
         assert_eq!(config.operators_hosts("shop", "web").collect::<Vec<_>>(), ["shop.example.com"]);
         assert_eq!(config.workloads[0].replicas_path, "/spec/replicas");
         let bare = Config::read(&context("namespace: shop\n")).unwrap();
-        assert_eq!(
-            (bare.opt_in, bare.scale_to_zero, bare.route),
-            (OptIn::Annotation, SCALE_TO_ZERO, Wish::None)
-        );
+        assert_eq!((bare.opt_in, bare.scale_to_zero, bare.route), (OptIn::Annotation, SCALE_TO_ZERO, None));
         for (wrong, told) in [
             ("    optin: all\n", "unknown key \"optin\""),
             ("    scaleToZero: 0s\n", "scaleToZero is 0"),

@@ -2,7 +2,11 @@
 
 use anyhow::ensure;
 
-use crate::facts::Service;
+use crate::{
+    annotations::Wishes,
+    caches::State,
+    facts::{Service, Workload},
+};
 
 /// A host name that does not count, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,17 +18,17 @@ pub struct Refused {
 }
 
 /// What decides which names are a workload's.
-pub struct Claims<'a> {
+struct Claims<'a> {
     /// The workload's namespace.
-    pub namespace: &'a str,
+    namespace: &'a str,
     /// The cluster's domain.
-    pub domain: &'a str,
+    domain: &'a str,
     /// The Services that lead to it.
-    pub services: Vec<&'a Service>,
+    services: Vec<&'a Service>,
     /// The host annotation's names.
-    pub asked: &'a [String],
+    asked: &'a [String],
     /// The names the operator gives it.
-    pub given: Vec<String>,
+    given: Vec<String>,
 }
 
 /// Checks a host name and gives it in lower case.
@@ -48,6 +52,19 @@ pub fn parse(text: &str) -> scaler_types::Result<String> {
     Ok(host)
 }
 
+/// The names that requests for a workload come by, and those that do not count.
+pub fn of_workload(state: &State, workload: &Workload, wishes: &Wishes) -> (Vec<String>, Vec<Refused>) {
+    let (id, namespace) = (workload.id(), &workload.meta.namespace);
+    let claims = Claims {
+        namespace,
+        domain: &state.config.cluster_domain,
+        services: state.services_of(workload),
+        asked: &wishes.hosts,
+        given: state.config.operators_hosts(&id.namespace, &id.name).cloned().collect(),
+    };
+    claims.settle(|name| state.is_alone(name), |host| state.is_routed(namespace, host))
+}
+
 // === impl Claims ===
 
 impl Claims<'_> {
@@ -56,7 +73,7 @@ impl Claims<'_> {
     /// `alone` says whether a bare Service name means this namespace's alone; `routed` whether an Ingress or HTTPRoute of
     /// the namespace has a host. An annotation alone gives nothing: whoever may annotate a workload could take
     /// another team's requests.
-    pub fn settle(
+    fn settle(
         &self,
         alone: impl Fn(&str) -> bool,
         routed: impl Fn(&str) -> bool,

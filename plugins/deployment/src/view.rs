@@ -12,8 +12,7 @@ use crate::{
     endpoints::{self, Ports},
     events::Complaint,
     facts::{Pod, Workload},
-    hosts::Claims,
-    routes,
+    hosts, routes,
 };
 
 /// Why one of Scaler's own daemons is not looked after.
@@ -30,6 +29,8 @@ pub struct Listed {
     led_since: Option<Instant>,
     /// It is not led for want of ports.
     short: bool,
+    /// Its owners want its Services led.
+    wanted: bool,
     /// What its owners are to be told.
     pub complaints: Vec<Complaint>,
 }
@@ -57,7 +58,7 @@ impl Listed {
 
     /// Whether its owners want its Services led.
     pub fn asks(&self) -> bool {
-        self.resource.route.as_ref().is_some_and(|route| route.asked)
+        self.wanted
     }
 
     /// Whether its Services are to lead to the DLXs all the while, and can.
@@ -101,22 +102,14 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
             .get(annotations::SLEEP_NOW)
             .is_some_and(|wish| !wish.is_empty() && !workload.kept.has_obeyed(wish));
 
-    let services = state.services_of(workload);
-    let claims = Claims {
-        namespace: &workload.meta.namespace,
-        domain: &state.config.cluster_domain,
-        services: services.clone(),
-        asked: &wishes.hosts,
-        given: state.config.operators_hosts(&id.namespace, &id.name).cloned().collect(),
-    };
-    let (hosts, refused) =
-        claims.settle(|name| state.is_alone(name), |host| state.is_routed(&workload.meta.namespace, host));
+    let (hosts, refused) = hosts::of_workload(state, workload, &wishes);
     resource.hosts = hosts;
     complaints.extend(refused.iter().map(|one| Complaint {
         reason: "HostRefused",
         message: format!("{}: the host {} does not count: {}", annotations::HOSTS, one.host, one.why),
     }));
 
+    let services = state.services_of(workload);
     let slices = services.iter().flat_map(|service| state.routing.slices_of(&service.meta.key()));
     let ours = slices.filter_map(|slice| slice.ours.as_ref()).flat_map(|ours| &ours.endpoints);
     let dlxs: Vec<_> = ours.map(|place| place.address.as_str()).collect();
@@ -140,9 +133,9 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     }
 
     let mut keep = Vec::new();
-    for wrong in wishes.wrong {
+    for wrong in &wishes.wrong {
         keep.push(format!("an annotation of it cannot be used: {wrong}"));
-        complaints.push(Complaint { reason: "InvalidAnnotation", message: wrong });
+        complaints.push(Complaint { reason: "InvalidAnnotation", message: wrong.clone() });
     }
     if !wishes.opted_in {
         let own = workload.is_scaler();
@@ -159,10 +152,19 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
         complaints.push(Complaint { reason: "RouteRefused", message: why.to_owned() });
         keep.push(why.to_owned());
     }
+    if let Some(message) = routes::by_default(state, workload, &wishes) {
+        complaints.push(Complaint { reason: "RouteByDefault", message });
+    }
     resource.keep_awake = joined(&keep);
     resource.scale_resources = wishes.metrics;
-    let (led_since, short) = (routed.led_since, routed.short);
-    Some(Listed { resource, keep_awake_until: wishes.keep_awake_until, led_since, short, complaints })
+    Some(Listed {
+        resource,
+        keep_awake_until: wishes.keep_awake_until,
+        led_since: routed.led_since,
+        short: routed.short,
+        wanted: routed.wanted,
+        complaints,
+    })
 }
 
 /// What the owners are to be told of a workload that is not looked after: it asks for that itself, and is one of Scaler's own daemons.

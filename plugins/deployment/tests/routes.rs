@@ -238,7 +238,7 @@ async fn who_is_about_to_ask_for_ports_has_them_by_the_same_write() {
     assert_eq!(scene.asked("patch", "configmaps"), 0);
     // One that was never led for all that.
     scene.annotate("docs", "scaler.dev/route", "none").await;
-    until(&leader, "docs", |docs| docs.route.is_none()).await;
+    until(&leader, "docs", |docs| docs.keep_awake.contains("no request could wake it")).await;
     soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap();
     assert_eq!(holders().await, ["api", "web"]);
 }

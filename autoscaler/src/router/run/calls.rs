@@ -7,7 +7,7 @@ use daemon::wakes::{Waits, WakePlace, jitter};
 use scaler_types::{
     Leads, Nonce, ResourceId, RouteRequest, ScaleError, ScaleRequest, Severity, Target,
     duration::short,
-    protocol::{Step, transition},
+    protocol::{Dlxs, Step, transition},
 };
 use tokio::{
     task::{Id, JoinError},
@@ -105,7 +105,9 @@ impl<P: Plugin> Router<P> {
                 (self.running.spawn(call), What::Lead(to))
             }
             (WAKES, Due { wake: true, .. }) => {
-                let row = transition(&led.seen, Step::Wake, Nonce::fresh(), "no DLX takes requests");
+                let why =
+                    if at.dlxs == Dlxs::Dead { "no DLX takes requests" } else { "no request could wake it" };
+                let row = transition(&led.seen, Step::Wake, Nonce::fresh(), why);
                 // Of a newer format: whoever wrote it knows what to do.
                 let Some(row) = row else { return place };
                 led.waking = true;
@@ -170,7 +172,14 @@ impl<P: Plugin> Router<P> {
             What::Place => {}
             What::Wake => {
                 let dead_man = self.context.leading.dead_man;
+                let refused = led.as_ref().map(|led| led.route.refused.clone()).filter(|why| !why.is_empty());
                 match &result {
+                    Ok(()) if self.dlxs != Dlxs::Dead => {
+                        let why = refused.unwrap_or_default();
+                        tracing::warn!(resource = %id, reason = why, "woken: no request could wake it");
+                        let message = format!("Woken, for no request could do it: {why}");
+                        self.reporter.report(&id, Severity::Warning, "Woken", message);
+                    }
                     Ok(()) => {
                         tracing::warn!(resource = %id, "woken: no DLX takes requests");
                         let message = format!("Woken: no DLX has taken requests for {}", short(dead_man));
@@ -178,7 +187,7 @@ impl<P: Plugin> Router<P> {
                     }
                     Err(ScaleError::Conflict) => {}
                     Err(error) => {
-                        tracing::warn!(resource = %id, %error, "cannot wake it although no DLX takes requests; tried again");
+                        tracing::warn!(resource = %id, %error, "cannot wake it although no request could; tried again");
                     }
                 }
                 if let Some(led) = led {

@@ -273,6 +273,46 @@ impl State {
         })
     }
 
+    /// The Ingress or HTTPRoute of the namespace that leads requests for the host to the DLXs, if one does; for people.
+    pub fn points_at_dlxs(&self, namespace: &Arc<str>, host: &str) -> Option<String> {
+        let all = self.routes_in.get(namespace).into_iter().flatten();
+        all.filter_map(|(http, name)| {
+            let (table, kind) =
+                if *http { (&self.http_routes, "HTTPRoute") } else { (&self.ingresses, "Ingress") };
+            Some((kind, table.get(&(namespace.clone(), name.clone()))?))
+        })
+        .find(|(_, route)| {
+            let mut leads = route.leads.iter().filter(|lead| lead.has(host));
+            leads.any(|lead| lead.services.iter().any(|service| self.is_dlxs(service)))
+        })
+        .map(|(kind, route)| format!("the {kind} {}", route.meta.name))
+    }
+
+    /// Whether a Service is one that leads to the DLXs: theirs, another name for that, or one that selects their pods.
+    pub fn is_dlxs(&self, name: &Name) -> bool {
+        let Config { home, dlx_service, .. } = &*self.config;
+        if home.as_deref() == Some(&*name.0) && *dlx_service == *name.1 {
+            return true;
+        }
+        self.services.get(name).is_some_and(|service| {
+            self.is_named(service) || self.workloads_of(service).iter().any(|id| self.is_dlx(id))
+        })
+    }
+
+    /// Whether a Service is another name for the DLXs'.
+    fn is_named(&self, service: &Service) -> bool {
+        let Config { home: Some(home), dlx_service, .. } = &*self.config else { return false };
+        let name = format!("{dlx_service}.{home}.svc");
+        service.external_name.as_ref().is_some_and(|external| {
+            let rest = external.to_ascii_lowercase();
+            rest.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+
+    fn is_dlx(&self, id: &ResourceId) -> bool {
+        self.workload(id).is_some_and(Workload::is_dlx)
+    }
+
     /// The others that scale a workload.
     pub fn scalers_of(&self, workload: &Workload) -> impl Iterator<Item = &Scaler> {
         let namespace = workload.meta.namespace.clone();

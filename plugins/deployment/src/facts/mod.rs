@@ -17,7 +17,7 @@ use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::O
 pub use pod::Waiting;
 pub use pod::{Container, Pod, PortOf, ProbeOf};
 pub use policy::Policy;
-pub use route::Route;
+pub use route::{Lead, Route};
 pub use scaler::Scaler;
 pub use selector::{Labels, Selector};
 pub use service::{FENCED, LED, Service, ServicePort};

@@ -1,11 +1,12 @@
-//! What says that a host name belongs to a namespace: its Ingresses and HTTPRoutes.
+//! What says that a host name belongs to a namespace, and where requests for it go: its Ingresses and HTTPRoutes.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::core::DynamicObject;
+use serde_json::Value;
 
-use super::Meta;
+use super::{Meta, Name};
 
 /// What is kept of an Ingress or HTTPRoute.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,31 +15,158 @@ pub struct Route {
     pub meta: Meta,
     /// Its host names, lower case; `*.example.com` is every one with a label before it.
     pub hosts: BTreeSet<String>,
+    /// Where it leads requests.
+    pub leads: Vec<Lead>,
 }
+
+/// A rule of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lead {
+    /// The host names under which its requests arrive: the rule's, or the one that they are given on the way.
+    pub hosts: BTreeSet<String>,
+    /// The Services that they arrive at.
+    pub services: BTreeSet<Name>,
+}
+
+/// Has ingress-nginx send requests under another host name.
+const UPSTREAM_HOST: &str = "nginx.ingress.kubernetes.io/upstream-vhost";
 
 // === impl Route ===
 
 impl Route {
     /// Whether the host is one of its own.
     pub fn has(&self, host: &str) -> bool {
-        self.hosts.contains(host)
-            || host.split_once('.').is_some_and(|(_, rest)| self.hosts.contains(&format!("*.{rest}")))
+        is_among(&self.hosts, host)
     }
+}
+
+// === impl Lead ===
+
+impl Lead {
+    /// Whether requests for the host arrive under that name.
+    pub fn has(&self, host: &str) -> bool {
+        is_among(&self.hosts, host)
+    }
+}
+
+fn is_among(hosts: &BTreeSet<String>, host: &str) -> bool {
+    let wildcard = |known: &String| {
+        let rest = host.split_once('.').map(|(_, rest)| rest);
+        rest.is_some() && known.strip_prefix("*.") == rest
+    };
+    hosts.contains(host) || hosts.iter().any(wildcard)
 }
 
 impl From<Ingress> for Route {
     fn from(ingress: Ingress) -> Self {
+        let meta = Meta::of(&ingress.metadata);
+        let given = ingress.metadata.annotations.and_then(|mut all| all.remove(UPSTREAM_HOST));
+        let given: Option<BTreeSet<_>> = given.map(|host| [host.to_ascii_lowercase()].into());
         let rules = ingress.spec.unwrap_or_default().rules.into_iter().flatten();
-        let hosts = rules.filter_map(|rule| rule.host).map(|host| host.to_ascii_lowercase()).collect();
-        Self { meta: Meta::of(&ingress.metadata), hosts }
+        let (mut hosts, mut leads) = (BTreeSet::new(), Vec::new());
+        for rule in rules {
+            let own: BTreeSet<_> = rule.host.into_iter().map(|host| host.to_ascii_lowercase()).collect();
+            let paths = rule.http.into_iter().flat_map(|http| http.paths);
+            let services = paths.filter_map(|path| path.backend.service);
+            let services = services.map(|service| (meta.namespace.clone(), service.name.into())).collect();
+            hosts.extend(own.iter().cloned());
+            leads.push(Lead { hosts: given.clone().unwrap_or(own), services });
+        }
+        Self { meta, hosts, leads }
     }
 }
 
 impl From<DynamicObject> for Route {
     /// From an HTTPRoute.
     fn from(route: DynamicObject) -> Self {
-        let hosts = route.data.pointer("/spec/hostnames").and_then(|list| list.as_array());
-        let hosts = hosts.into_iter().flatten().filter_map(|host| host.as_str());
-        Self { meta: Meta::of(&route.metadata), hosts: hosts.map(str::to_ascii_lowercase).collect() }
+        let meta = Meta::of(&route.metadata);
+        let list = |of: &Value, key: &str| of[key].as_array().cloned().unwrap_or_default();
+        let spec = &route.data["spec"];
+        let hosts = list(spec, "hostnames");
+        let hosts = hosts.iter().filter_map(Value::as_str).map(str::to_ascii_lowercase);
+        let hosts: BTreeSet<String> = hosts.collect();
+        let lead = |rule: &Value| {
+            let filters = list(rule, "filters");
+            let given = filters.iter().find_map(|filter| filter["urlRewrite"]["hostname"].as_str());
+            let given = given.map(|host| [host.to_ascii_lowercase()].into());
+            let backends = list(rule, "backendRefs");
+            let takes = |backend: &&Value| {
+                backend["kind"].as_str().is_none_or(|kind| kind == "Service") && backend["weight"] != 0
+            };
+            let service = |backend: &Value| {
+                let namespace =
+                    backend["namespace"].as_str().map_or_else(|| meta.namespace.clone(), Into::into);
+                Some((namespace, backend["name"].as_str()?.into()))
+            };
+            Lead {
+                hosts: given.unwrap_or_else(|| hosts.clone()),
+                services: backends.iter().filter(takes).filter_map(service).collect(),
+            }
+        };
+        let leads = list(spec, "rules").iter().map(lead).collect();
+        Self { meta, hosts, leads }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn leads(route: &Route) -> Vec<String> {
+        let all = route.leads.iter().map(|lead| {
+            let hosts: Vec<_> = lead.hosts.iter().map(String::as_str).collect();
+            let services = lead.services.iter().map(|(namespace, name)| format!("{namespace}/{name}"));
+            format!("{} to {}", hosts.join(","), services.collect::<Vec<_>>().join(","))
+        });
+        all.collect()
+    }
+
+    #[test]
+    fn an_ingress_leads_each_rules_host_to_its_services() {
+        let path =
+            |name: &str| json!({"path": "/", "pathType": "Prefix", "backend": {"service": {"name": name}}});
+        let ingress = |annotations: Value| {
+            let object = json!({
+                "metadata": {"name": "web", "namespace": "shop", "annotations": annotations},
+                "spec": {"rules": [
+                    {"host": "Shop.example.com", "http": {"paths": [path("scaler-dlx"), path("api")]}},
+                    {"host": "*.example.org", "http": {"paths": [path("web")]}},
+                    {"host": "nothing.example.com"},
+                ]},
+            });
+            Route::from(serde_json::from_value::<Ingress>(object).unwrap())
+        };
+        let plain = ingress(json!({}));
+        let expected = [
+            "shop.example.com to shop/api,shop/scaler-dlx",
+            "*.example.org to shop/web",
+            "nothing.example.com to ",
+        ];
+        assert_eq!(leads(&plain), expected);
+        assert!(plain.leads[1].has("a.example.org") && !plain.leads[1].has("shop.example.com"));
+        let given = ingress(json!({UPSTREAM_HOST: "web.shop.svc"}));
+        assert_eq!(given.hosts, plain.hosts);
+        assert_eq!(leads(&given)[0], "web.shop.svc to shop/api,shop/scaler-dlx");
+    }
+
+    #[test]
+    fn an_httproute_leads_its_hosts_to_each_rules_services() {
+        let object = json!({
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"hostnames": ["Shop.example.com"], "rules": [
+                {"backendRefs": [{"name": "scaler-dlx", "namespace": "scaler", "port": 80}, {"name": "old", "weight": 0}]},
+                {
+                    "backendRefs": [{"name": "web", "kind": "Service"}, {"name": "bucket", "kind": "Bucket"}],
+                    "filters": [{"type": "URLRewrite", "urlRewrite": {"hostname": "web.shop.svc"}}],
+                },
+                {},
+            ]},
+        });
+        let route = Route::from(serde_json::from_value::<DynamicObject>(object).unwrap());
+        let expected =
+            ["shop.example.com to scaler/scaler-dlx", "web.shop.svc to shop/web", "shop.example.com to "];
+        assert_eq!(leads(&route), expected);
     }
 }

@@ -25,6 +25,8 @@ pub struct Service {
     pub deleting: bool,
     /// Another name for something outside.
     pub external: bool,
+    /// Which, where it is.
+    pub external_name: Option<String>,
     /// Its addresses in the cluster.
     pub addresses: Vec<String>,
     /// It has no address of its own: its name stands for its pods' addresses.
@@ -121,6 +123,7 @@ impl From<core::Service> for Service {
             committed: key.filter(|value| value != LED).and_then(|value| value.try_into().ok()),
             deleting: service.metadata.deletion_timestamp.is_some(),
             external: spec.type_.as_deref() == Some("ExternalName"),
+            external_name: spec.external_name.filter(|_| spec.type_.as_deref() == Some("ExternalName")),
             headless: spec.cluster_ip.as_deref() == Some("None"),
             addresses: spec.cluster_ips.or_else(|| Some(vec![spec.cluster_ip?])).unwrap_or_default(),
             sticky: spec.session_affinity.as_deref() == Some("ClientIP"),

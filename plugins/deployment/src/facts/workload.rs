@@ -14,8 +14,10 @@ use crate::{
 
 /// The label of the pods of Scaler's own daemons: which of them it is.
 pub const COMPONENT: &str = "scaler.dev/component";
+/// Its value on the DLXs' pods.
+const DLX: &str = "dlx";
 /// Its values.
-const COMPONENTS: [&str; 2] = ["autoscaler", "dlx"];
+const COMPONENTS: [&str; 2] = ["autoscaler", DLX];
 
 /// Whether pods with these labels are of one of Scaler's own daemons.
 pub fn is_scaler(labels: &Labels) -> bool {
@@ -108,6 +110,11 @@ impl Workload {
     /// It is one of Scaler's own daemons.
     pub fn is_scaler(&self) -> bool {
         is_scaler(&self.labels)
+    }
+
+    /// It is the DLX.
+    pub fn is_dlx(&self) -> bool {
+        self.labels.get(COMPONENT).is_some_and(|name| name == DLX)
     }
 
     /// It is awake, and nobody is about to change that.

@@ -28,12 +28,14 @@ pub struct Look {
     pub ports: Vec<Port>,
     /// It is refused for want of ports.
     pub short: bool,
+    /// Its owners want its Services led.
+    pub wanted: bool,
 }
 
 // === impl Look ===
 
 impl Look {
-    /// Its owners want it led.
+    /// It is to be led, or kept awake.
     pub fn asks(&self) -> bool {
         self.route.as_ref().is_some_and(|route| route.asked)
     }
@@ -66,7 +68,8 @@ pub fn look(state: &State, workload: &Workload, wishes: &Wishes) -> Look {
         false => None,
     };
     // What is refused is kept awake, and given back, also where its owners want none of its Services led.
-    let asked = wishes.opted_in && (wishes.route != Wish::None || refusal.is_some());
+    let wanted = wishes.opted_in && wishes.route != Wish::None;
+    let asked = wanted || refusal.is_some();
     let services = state.services_of(workload);
     let ours: Vec<&Ours> = services.iter().flat_map(|service| ours(state, service)).collect();
     let leads = if services.iter().any(|service| service.fenced) {
@@ -102,7 +105,7 @@ pub fn look(state: &State, workload: &Workload, wishes: &Wishes) -> Look {
         }
     });
     let ports = ports(state, workload, &services);
-    Look { path, route, led_since, ports, short }
+    Look { path, route, led_since, ports, short, wanted }
 }
 
 /// The ports of the DLXs that a Service's have now, if all of them have one.

@@ -10,6 +10,7 @@ mod lead;
 mod look;
 mod plan;
 mod ports;
+mod reach;
 mod refusals;
 mod release;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::{
 };
 
 pub use look::{Look, look};
+pub use reach::by_default;
 
 /// Writes routes.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 
 use scaler_types::Dlx;
 
-use super::plan;
+use super::{plan, reach};
 use crate::{
     annotations::{ACKNOWLEDGE, Acknowledged, Wishes},
     caches::{OFTEN, State},
@@ -38,7 +38,7 @@ pub fn refusal(state: &State, workload: &Workload, wishes: &Wishes, dlxs: &[Dlx]
         return Some(Refusal::Shape(text));
     }
     if wishes.route == Wish::None {
-        return None;
+        return reach::unreached(state, workload, wishes).map(Refusal::Shape);
     }
     let Some(range) = state.config.service_ports else {
         let text = "its Services cannot be led: start every autoscaler and dlx with --service-ports";
@@ -99,8 +99,8 @@ fn none(state: &State, workload: &Workload) -> String {
         Some(service) if service.leads_to(&workload.labels) => {
             format!("the Service {} is being deleted", service.meta.name)
         }
-        _ => "no Service leads to its pods: make one, or point requests at the DLX and take the annotation \
-              scaler.dev/route away"
+        _ => "no Service leads to its pods: make one; or point an Ingress or HTTPRoute at the DLX, and say scaler.dev/route: \
+              none"
             .to_owned(),
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Service},
     discovery::v1::EndpointSlice,
-    networking::v1::NetworkPolicy,
+    networking::v1::{Ingress, NetworkPolicy},
 };
 use kube::core::{ApiResource, GroupVersionKind};
 use scaler_types::{Resource, ResourceId, Role, ServicePorts};
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     caches::{Change, Store, Teller, Topic},
     config::{Config, tests::context},
-    facts::{DLXS, FENCED, FORMAT, Kind, MANAGED_BY, SERVICE, Workload},
+    facts::{COMPONENT, DLXS, FENCED, FORMAT, Kind, MANAGED_BY, SERVICE, Workload},
 };
 
 /// What a cluster has.
@@ -37,8 +37,14 @@ pub struct Scene {
 impl Scene {
     /// With nothing in it.
     pub fn with(role: Role, ports: Option<ServicePorts>) -> Self {
-        let mut context = context("namespace: shop\n");
+        Self::of("namespace: shop\n", role, ports)
+    }
+
+    /// The same by this namespace file.
+    pub fn of(file: &str, role: Role, ports: Option<ServicePorts>) -> Self {
+        let mut context = context(file);
         (context.role, context.service_ports) = (role, ports);
+        context.home = Some("scaler".to_owned());
         let api = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Deployment"));
         let kind = Arc::new(Kind { index: 0, api, replicas_path: "/spec/replicas".to_owned() });
         let config = Arc::new(Config::read(&context).unwrap());
@@ -77,12 +83,22 @@ impl Scene {
         for (key, value) in more.as_object().unwrap() {
             annotations[key] = value.clone();
         }
+        annotations.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        self.labelled(name, annotations, json!({"app": app, "tier": "front"}));
+    }
+
+    /// The DLX, among the workloads that are there.
+    pub fn dlx(&self, app: &str) {
+        self.labelled("dlx", json!({}), json!({"app": app, COMPONENT: "dlx"}));
+    }
+
+    fn labelled(&self, name: &str, annotations: Value, labels: Value) {
         let container = json!({"name": "c", "ports": [{"name": "http", "containerPort": 8080}]});
         let object = json!({
             "metadata": self.metadata(name, &json!({"annotations": annotations})),
             "spec": {
-                "replicas": 1, "selector": {"matchLabels": {"app": app}},
-                "template": {"metadata": {"labels": {"app": app, "tier": "front"}}, "spec": {"containers": [container]}},
+                "replicas": 1, "selector": {"matchLabels": {"app": labels["app"]}},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
             },
         });
         let workload = Workload::new(&self.kind, serde_json::from_value(object).unwrap());
@@ -140,6 +156,24 @@ impl Scene {
         });
         let slice = serde_json::from_value::<EndpointSlice>(object).unwrap();
         self.tell(Change::Slice(Box::new(slice.into())));
+    }
+
+    /// An Ingress that leads a host to a Service of its namespace.
+    pub fn ingress(&self, name: &str, host: &str, service: &str) {
+        let backend = json!({"service": {"name": service, "port": {"number": 80}}});
+        let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
+        let spec = json!({"rules": [{"host": host, "http": {"paths": paths}}]});
+        let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
+        let ingress = serde_json::from_value::<Ingress>(object).unwrap();
+        self.tell(Change::Route(Topic::Ingresses, ingress.into()));
+    }
+
+    pub fn no_ingress(&self, name: &str) {
+        self.store.with(|state| state.remove(Topic::Ingresses, &("shop".into(), name.into()), name));
+    }
+
+    pub fn no_service(&self, name: &str) {
+        self.store.with(|state| state.remove(Topic::Services, &("shop".into(), name.into()), name));
     }
 
     pub fn no_workload(&self, name: &str) {

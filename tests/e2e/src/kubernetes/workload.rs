@@ -37,7 +37,8 @@ pub struct Workload {
 // === impl Workload ===
 
 impl Workload {
-    /// A Deployment with one replica that sleeps after a second without a request.
+    /// A Deployment with one replica that sleeps after a second without a request. An Ingress leads its requests to the DLX, and its
+    /// Service stays as it is.
     pub fn new(shop: &Shop, name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -47,7 +48,9 @@ impl Workload {
             image: shop.names().service.clone(),
             replicas: 1,
             arguments: Vec::new(),
-            annotations: vec![("scaler.dev/scale-to-zero".to_owned(), "1s".to_owned())],
+            annotations: [("scale-to-zero", "1s"), ("route", "none")]
+                .map(|(name, value)| (format!("scaler.dev/{name}"), value.to_owned()))
+                .to_vec(),
             program: None,
             ports: json!([{"name": "http", "port": 80, "targetPort": "http"}]),
             families: Value::Null,
@@ -198,6 +201,18 @@ impl Workload {
             object["spec"]["serviceName"] = json!(self.name);
         }
         object
+    }
+
+    /// What leads its requests to the DLX, where its Service does not.
+    pub fn ingress(&self) -> Option<Value> {
+        self.annotations.iter().find(|(name, value)| name == "scaler.dev/route" && value == "none")?;
+        let backend = json!({"service": {"name": "scaler-dlx", "port": {"number": 80}}});
+        let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
+        Some(json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": {"rules": [{"host": self.host(), "http": {"paths": paths}}]},
+        }))
     }
 
     /// Its Service.

@@ -26,21 +26,26 @@ impl State {
                     let old = self.services.put(service.clone());
                     self.saw_service(old.as_ref(), Some(&service));
                     self.touch_labelled(&name.0, &labels);
-                    if let Some(old) = old.filter(|old| old.selector != labels) {
+                    if let Some(old) = old.as_ref().filter(|old| old.selector != labels) {
                         self.touch_labelled(&name.0, &old.selector);
                     }
                     self.touch_called(&name.1);
+                    self.touch_pointing(&name, old.as_ref());
                 }
             }
             Change::Route(topic, route) => {
                 let table = self.routes(topic);
                 if table.is_news(&route, teller) {
                     let name = route.meta.key();
-                    let hosts = route.hosts.clone();
-                    let old = table.put(route).map(|old| old.hosts).unwrap_or_default();
+                    let (hosts, leads) = (route.hosts.clone(), route.leads.clone());
+                    let old = table.put(route);
                     let there = (topic == Topic::HttpRoutes, name.1);
                     self.routes_in.entry(name.0.clone()).or_default().insert(there);
-                    self.touch_asking(&name.0, hosts.symmetric_difference(&old));
+                    let (had, led) = old.map(|old| (old.hosts, old.leads)).unwrap_or_default();
+                    self.touch_asking(&name.0, hosts.symmetric_difference(&had));
+                    if leads != led {
+                        self.touch_led(&name.0, leads.iter().chain(&led));
+                    }
                 }
             }
             Change::Scaler(topic, scaler) => {
@@ -104,6 +109,7 @@ impl State {
                     }
                     self.touch_labelled(&name.0, &gone.selector);
                     self.touch_called(&name.1);
+                    self.touch_pointing(name, Some(&gone));
                 }
             }
             Topic::Ingresses | Topic::HttpRoutes => {
@@ -112,6 +118,7 @@ impl State {
                         all.remove(&(topic == Topic::HttpRoutes, name.1.clone()));
                     }
                     self.touch_asking(&name.0, gone.hosts.iter());
+                    self.touch_led(&name.0, gone.leads.iter());
                 }
             }
             Topic::Hpas | Topic::ScaledObjects => {
@@ -186,6 +193,9 @@ impl State {
                 self.index(&now, true);
             }
             self.touch_sharing(&old);
+        }
+        if self.is_dlx(&id) && !same {
+            self.touch_namespace(&name.0);
         }
         self.touch(&id);
     }

@@ -1,6 +1,6 @@
 //! What has to be looked at anew when something changed, and what came of it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{Changes, ResourceId};
@@ -8,7 +8,7 @@ use scaler_types::{Changes, ResourceId};
 use super::State;
 use crate::{
     annotations,
-    facts::{Labels, Workload},
+    facts::{Labels, Lead, Name, Service, Workload},
     view,
 };
 
@@ -45,6 +45,27 @@ impl State {
             for id in self.asking.get(&(namespace.clone(), host.clone())).cloned().unwrap_or_default() {
                 self.touch(&id);
             }
+        }
+    }
+
+    /// Those whose requests come by these rules of Ingresses and HTTPRoutes, by a host that they ask for or by their Services' names.
+    pub(super) fn touch_led<'a>(&mut self, namespace: &Arc<str>, leads: impl Iterator<Item = &'a Lead>) {
+        let hosts: BTreeSet<&String> = leads.flat_map(|lead| &lead.hosts).collect();
+        self.touch_asking(namespace, hosts.iter().copied());
+        for host in hosts {
+            let name = host.split('.').next().unwrap_or_default();
+            if let Some(service) = self.services.get(&(namespace.clone(), name.into())) {
+                let labels = service.selector.clone();
+                self.touch_labelled(namespace, &labels);
+            }
+        }
+    }
+
+    /// A Service changed: what leads to the DLXs by it leads there now, or no longer.
+    pub(super) fn touch_pointing(&mut self, name: &Name, old: Option<&Service>) {
+        let is_name = [old, self.services.get(name)].iter().flatten().any(|one| one.external_name.is_some());
+        if is_name || self.is_dlxs(name) {
+            self.touch_namespace(&name.0);
         }
     }
 

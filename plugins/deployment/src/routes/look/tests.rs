@@ -171,6 +171,9 @@ fn what_is_refused_is_kept_awake_and_told() {
     let told = scene.store.complaints();
     assert!(told.iter().any(|(_, one)| one.reason == "RouteRefused" && one.message == refused), "{told:?}");
     scene.workload("web", "web", json!({"scaler.dev/route": "none"}));
+    assert!(scene.listed("web").unwrap().keep_awake.contains("no request could wake it"));
+    scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
+    scene.ingress("web", "web.shop.svc", "scaler-dlx");
     assert_eq!(scene.listed("web").unwrap().keep_awake, "");
 }
 

@@ -153,3 +153,140 @@ fn one_port_too_many_is_refused() {
     ports(3);
     refused(&scene, &["20000-20001", "--service-ports"]);
 }
+
+/// `web`, whose owners say this of its route.
+fn says(route: &str) -> Scene {
+    let scene = Scene::new();
+    scene.workload("web", "web", json!({"scaler.dev/route": route, "scaler.dev/hosts": "shop.example.com"}));
+    scene.service("web", json!({}));
+    scene
+}
+
+/// What keeps it awake, as the daemons are told.
+#[track_caller]
+fn kept(scene: &Scene) -> String {
+    let web = scene.listed("web").unwrap();
+    let refused = web.route.map(|route| route.refused).unwrap_or_default();
+    assert_eq!(web.keep_awake, refused);
+    refused
+}
+
+#[test]
+fn none_is_refused_where_no_request_could_wake_it() {
+    let scene = says("none");
+    let unreached = [
+        "no request could wake it",
+        "Ingress",
+        "scaler-dlx",
+        "plugins.deployment.hosts",
+        "scaler.dev/route: service",
+    ];
+    refused(&scene, &unreached);
+    assert_eq!(scene.refusal().unwrap(), kept(&scene));
+    let look = scene.look().route.unwrap();
+    assert!(look.asked && look.leads == scaler_types::Leads::Own, "who sleeps is woken: {look:?}");
+    assert!(scene.store.complaints().iter().any(|(_, one)| one.reason == "RouteRefused"));
+    // Its own Service leads to its pods.
+    scene.ingress("web", "shop.example.com", "web");
+    refused(&scene, &unreached);
+    // Another name for the DLXs' Service, as the chart makes one; before it is there, nobody is behind it.
+    scene.ingress("web", "shop.example.com", "scaler-dlx");
+    assert!(!kept(&scene).is_empty());
+    let to = |name: &str| json!({"type": "ExternalName", "externalName": name, "clusterIP": null});
+    scene.service("scaler-dlx", to("scaler-dlx.scaler.svc.cluster.local"));
+    assert_eq!(kept(&scene), "");
+    for other in
+        ["scaler-dlx.elsewhere.svc.cluster.local", "scaler-dlx-admin.scaler.svc", "scaler-dlx.scaler.svcs"]
+    {
+        scene.service("scaler-dlx", to(other));
+        assert!(!kept(&scene).is_empty(), "{other}");
+    }
+    scene.service("scaler-dlx", to("Scaler-DLX.scaler.svc"));
+    assert_eq!(kept(&scene), "");
+    scene.no_service("scaler-dlx");
+    assert!(!kept(&scene).is_empty());
+}
+
+#[test]
+fn an_ingress_wakes_those_whose_hosts_it_leads_to_a_dlx() {
+    let scene = says("none");
+    scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
+    for (host, reaches) in [
+        ("shop.example.com", true),
+        ("other.example.com", false),
+        // The workload's annotation counts by it.
+        ("*.example.com", true),
+        ("web.shop.svc", true),
+        ("web", true),
+        ("*.shop.svc", true),
+        ("api.shop.svc", false),
+    ] {
+        scene.ingress("a", host, "scaler-dlx");
+        assert_eq!(kept(&scene).is_empty(), reaches, "{host}");
+    }
+    // The host annotation counts where an Ingress has the host; another may lead it.
+    scene.ingress("b", "shop.example.com", "web");
+    scene.ingress("a", "*.example.com", "scaler-dlx");
+    assert_eq!(kept(&scene), "");
+    scene.no_ingress("a");
+    assert!(!kept(&scene).is_empty());
+}
+
+#[test]
+fn a_service_that_selects_the_dlxs_leads_to_them() {
+    let scene = says("none");
+    scene.ingress("web", "shop.example.com", "front-door");
+    scene.service("front-door", json!({"selector": {"app": "dlx"}}));
+    assert!(!kept(&scene).is_empty());
+    scene.dlx("dlx");
+    assert_eq!(kept(&scene), "");
+}
+
+#[test]
+fn the_operators_hosts_are_enough() {
+    let section = "namespace: shop\nplugins: {deployment: {route: none, hosts: {web: [web.example.com]}}}\n";
+    let scene = Scene::of(section, scaler_types::Role::Autoscaler, None);
+    for name in ["web", "api"] {
+        scene.workload(name, name, json!({"scaler.dev/route": null}));
+    }
+    assert_eq!(scene.listed("web").unwrap().keep_awake, "");
+    assert!(scene.listed("api").unwrap().keep_awake.contains("no request could wake it"));
+}
+
+#[test]
+fn what_opts_in_is_led_and_who_points_at_a_dlx_as_well_is_told() {
+    let scene = Scene::new();
+    scene.workload("web", "web", json!({"scaler.dev/route": null}));
+    scene.service("web", json!({}));
+    let web = scene.listed("web").unwrap();
+    assert_eq!((web.path, web.keep_awake.as_str()), (scaler_types::Path::Always, ""));
+    assert!(web.route.is_some_and(|route| route.asked && route.refused.is_empty()));
+    assert_eq!(scene.store.complaints(), []);
+    scene.ingress("web", "web.shop.svc", "scaler-dlx");
+    scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
+    let told = scene.store.complaints();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1.reason, "RouteByDefault");
+    for word in ["the Ingress web", "web.shop.svc", "scaler.dev/route: none", "scaler.dev/route: service"] {
+        assert!(told[0].1.message.contains(word), "{word}: {told:?}");
+    }
+    // Who has said what he wants is told nothing.
+    scene.workload("web", "web", json!({"scaler.dev/route": "service"}));
+    assert_eq!(scene.store.complaints(), []);
+}
+
+#[test]
+fn what_cannot_be_led_stays_awake_also_by_default() {
+    let scene = Scene::new();
+    scene.workload("web", "web", json!({"scaler.dev/route": null}));
+    assert!(kept(&scene).contains("no Service leads to its pods"));
+    scene.service("web", json!({"sessionAffinity": "ClientIP"}));
+    assert!(kept(&scene).contains("sessionAffinity"));
+    scene.service("web", json!({}));
+    scene.policy("deny", json!({"podSelector": {}}));
+    assert!(kept(&scene).contains("NetworkPolicy deny"));
+    let scene = Scene::with(scaler_types::Role::Autoscaler, None);
+    scene.workload("web", "web", json!({"scaler.dev/route": null}));
+    scene.service("web", json!({}));
+    assert!(kept(&scene).contains("--service-ports"));
+}

@@ -22,6 +22,9 @@ impl Shop {
     /// Creates a workload and its Service, and waits until the daemons list it.
     pub async fn deploy(&self, workload: &Workload) {
         objects::create(&self.client, &workload.service()).await;
+        if let Some(ingress) = workload.ingress() {
+            objects::create(&self.client, &ingress).await;
+        }
         objects::create(&self.client, &workload.object()).await;
         self.listed(workload).await;
     }

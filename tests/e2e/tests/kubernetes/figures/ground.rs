@@ -63,11 +63,20 @@ impl Ground {
         let mut options = NodeOptions::new(&programs, cluster.url());
         options.folder = Some(folder.path().join("node"));
         let node = Node::start(client.clone(), options).await.unwrap();
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+        let annotations = json!({"scaler.dev/route": "none"});
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}});
+        // Whatever is called as its Service is comes by the DLX.
+        let backend = json!({"service": {"name": "scaler-dlx", "port": {"number": 80}}});
+        let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
+        let ingress = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"name": "all", "namespace": "shop"},
+            "spec": {"rules": [{"host": "*.shop.svc", "http": {"paths": paths}}]},
+        });
         let (daemons, others): (Vec<Value>, Vec<Value>) = manifests::objects(&setting, &Names::default())
             .into_iter()
             .partition(|object| object["kind"] == "Deployment");
-        for object in std::iter::once(&namespace).chain(&others) {
+        for object in std::iter::once(&namespace).chain(&others).chain([&ingress]) {
             e2e::kubernetes::create(&client, object).await;
         }
         Self { client, daemons, node, cluster, _folder: folder }
