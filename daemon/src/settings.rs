@@ -256,6 +256,9 @@ impl Settings {
     }
 }
 
+/// How the User-Agents of those begin that ask every workload again and again, whether it is used or not.
+const SCRAPERS: [&str; 2] = ["Prometheus/", "kube-probe/"];
+
 impl Default for Settings {
     /// What holds where nobody says anything else.
     fn default() -> Self {
@@ -278,7 +281,9 @@ impl Default for Settings {
             max_held_requests: 10_000,
             max_held_bytes: 64 << 20,
             release_per_endpoint: 100,
-            no_wake: Vec::new(),
+            no_wake: SCRAPERS
+                .map(|agent| NoWake { user_agent: Some(agent.to_owned()), path: None, status: 200 })
+                .into(),
             multi_target_strategy: MultiTargetStrategy::Random,
             forwarded_headers: None,
         }

@@ -101,3 +101,22 @@ async fn a_dead_resource_does_not_look_well() {
         assert!(unnoticed(&site));
     }
 }
+
+/// A ServiceMonitor follows the Service to the DLXs.
+#[tokio::test(flavor = "multi_thread")]
+async fn scrapers_wake_nothing_where_nobody_says_anything() {
+    let (address, echo) = upstream::echo(async || ()).await;
+    let site = Site::start(Plugin::at(address).asleep("a"), Given::default()).await;
+    for agent in ["Prometheus/3.5.0", "kube-probe/1.36"] {
+        let answer = ask(&site, "/metrics", agent).await;
+        assert_eq!((status(&answer), body(&answer)), (200, ""), "{agent}");
+        assert!(answer.to_lowercase().contains("\r\ncontent-type: text/plain"), "{answer}");
+    }
+    assert!(unnoticed(&site));
+    assert_eq!(status(&ask(&site, "/metrics", "a friend of Prometheus/3.5.0").await), 200);
+    assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
+    // Awake it answers for itself.
+    let before = echo.requests.load(Ordering::SeqCst);
+    assert_eq!(status(&ask(&site, "/metrics", "Prometheus/3.5.0").await), 200);
+    assert_eq!(echo.requests.load(Ordering::SeqCst), before + 1);
+}

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use daemon::settings::Settings;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::{Caller, Relay, Routed, forward};
@@ -45,6 +45,10 @@ pub async fn serve(
         None => {
             let mut response = Response::new(Relay::empty());
             *response.status_mut() = asleep;
+            // Prometheus takes no answer that does not say what it is; this one has no samples.
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             return response;
         }
     };
