@@ -3,11 +3,15 @@
 mod support;
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use daemon::settings::Settings;
+use dlx::hold::Limits;
 use scaler_types::{ScaleError, State};
 use support::{Given, PATIENCE, Site, body, header, plugin::Plugin, status, until, upstream};
 use tokio::{io::AsyncWriteExt, sync::Semaphore, task::JoinSet};
@@ -125,6 +129,44 @@ async fn a_full_hold_says_so() {
     let (first, second, ()) = tokio::join!(first, second, held);
     assert_eq!((status(&first), status(&second)), (200, 200));
     assert_eq!(entry.queue.rejections()[0], ("full", 1));
+}
+
+/// One tenant asks for as much as it can get; another comes after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_namespace_leaves_room_for_another() {
+    const ALL: usize = 12;
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::at(address).asleep("greedy").asleep("second").asleep("other/modest");
+    let (up, comes_up) = tokio::sync::watch::channel(0);
+    *plugin.comes_up.lock().unwrap() = Some(comes_up);
+    let held = Limits { requests: ALL, bytes: 1 << 30 };
+    let site = Arc::new(Site::start(plugin, Given { held, ..Given::default() }).await);
+    let mut requests = tokio::task::JoinSet::new();
+    let mut ask = |host: &'static str| {
+        let site = site.clone();
+        requests.spawn(async move { site.get(host, "/").await });
+    };
+    // Of two of its resources, to no avail.
+    for _ in 0..ALL / 4 {
+        ask("greedy.test");
+        ask("second.test");
+    }
+    until("half of it to be held", || site.dlx.shared.totals.requests() == ALL / 2).await;
+    let refused = site.get("greedy.test", "/").await;
+    assert_eq!(status(&refused), 503);
+    assert!(
+        refused.contains("6 requests are held for namespace demo, as many as are left of 12"),
+        "{refused}"
+    );
+    for _ in 0..ALL / 4 {
+        ask("modest.test");
+    }
+    let modest = site.entry("other/modest");
+    until("the other to be held", || modest.queue.len() == ALL / 4).await;
+    up.send_replace(3);
+    while let Some(answer) = requests.join_next().await {
+        assert_eq!(status(&answer.unwrap()), 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Requests that wait for their resource: first come, first let go, within bounds.
 
 mod limits;
+mod shares;
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +13,7 @@ use std::{
 };
 
 pub use limits::{Limits, Reservation, Totals};
+pub use shares::Share;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{answer::Refusal, resource::Entry};

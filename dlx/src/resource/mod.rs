@@ -31,7 +31,7 @@ pub use view::{Failure, Listed, View};
 use crate::{
     activity::Counts,
     answer::Refusal,
-    hold::{Place, Queue, Rejected},
+    hold::{Place, Queue, Rejected, Share},
     shared::Shared,
     wake,
     watch::Source,
@@ -64,6 +64,8 @@ pub struct Entry {
     pub counts: Counts,
     /// What waits for it.
     pub queue: Queue,
+    /// What waits for all of its namespace.
+    pub share: Arc<Share>,
     /// What the proxy path needs to know.
     pub facts: ArcSwap<Facts>,
     /// The gate is open and an endpoint is ready. Mirrors the view; written under its lock only.
@@ -124,6 +126,7 @@ impl Entry {
             since_start: false,
             counts: Counts::default(),
             queue: Queue::default(),
+            share: shared.totals.share(&key.id.namespace),
             facts: ArcSwap::from_pointee(Facts { ready: Vec::new(), settings }),
             open: AtomicBool::new(false),
             view: Mutex::new(View::new(key.id.clone(), source, shared.rules)),

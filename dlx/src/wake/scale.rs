@@ -23,8 +23,8 @@ enum Ended {
 
 /// Waits for a place among the wakes of this DLX.
 pub async fn place(entry: Arc<Entry>) -> WakePlace {
-    let (source, limit) = entry.read(|view| (view.source.clone(), view.settings().max_concurrent_wakes));
-    entry.shared().wakes.place(&source.namespace, limit, Waits::Somebody).await
+    let limit = entry.read(|view| view.settings().max_concurrent_wakes);
+    entry.shared().wakes.place(&entry.key.id.namespace, limit, Waits::Somebody).await
 }
 
 /// Starts a wake that the gate ordered, at its place, or as soon as it has one.

@@ -25,7 +25,7 @@ use dlx::{
     watch::{Source, follow_source},
 };
 use plugin::Plugin;
-use scaler_types::{ResourceId, ServicePorts, protocol::Rules};
+use scaler_types::{ServicePorts, protocol::Rules};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -114,7 +114,7 @@ impl Site {
 
     /// A resource of the plugin's.
     pub fn entry(&self, name: &str) -> Arc<Entry> {
-        self.dlx.entry(&Key { kind: "test".into(), id: ResourceId::new("demo", name) }).unwrap()
+        self.dlx.entry(&Key { kind: "test".into(), id: plugin::id(name) }).unwrap()
     }
 
     /// A connection to the DLX.

@@ -80,8 +80,8 @@ impl Plugin {
     }
 
     pub fn add(&self, name: &str, change: impl FnOnce(&mut Resource)) {
-        let mut resource = Resource::new(ResourceId::new("demo", name));
-        resource.hosts = vec![format!("{name}.test")];
+        let mut resource = Resource::new(id(name));
+        resource.hosts = vec![format!("{}.test", resource.id.name)];
         change(&mut resource);
         resource.version = self.version();
         self.resources.lock().unwrap().insert(resource.id.clone(), resource);
@@ -89,7 +89,7 @@ impl Plugin {
     }
 
     pub fn remove(&self, name: &str) {
-        self.resources.lock().unwrap().remove(&ResourceId::new("demo", name));
+        self.resources.lock().unwrap().remove(&id(name));
         self.moved();
     }
 
@@ -97,7 +97,7 @@ impl Plugin {
     pub fn change(&self, name: &str, change: impl FnOnce(&mut Resource)) -> Version {
         let version = self.version();
         let mut resources = self.resources.lock().unwrap();
-        let resource = resources.get_mut(&ResourceId::new("demo", name)).unwrap();
+        let resource = resources.get_mut(&id(name)).unwrap();
         change(resource);
         resource.version = version.clone();
         drop(resources);
@@ -113,7 +113,7 @@ impl Plugin {
         change: impl FnOnce(&mut Resource),
     ) -> Option<Version> {
         let mut resources = self.resources.lock().unwrap();
-        let resource = resources.get_mut(&ResourceId::new("demo", name)).unwrap();
+        let resource = resources.get_mut(&id(name)).unwrap();
         if resource.version != *expected {
             return None;
         }
@@ -139,7 +139,7 @@ impl Plugin {
     }
 
     pub fn get(&self, name: &str) -> Resource {
-        self.resources.lock().unwrap()[&ResourceId::new("demo", name)].clone()
+        self.resources.lock().unwrap()[&id(name)].clone()
     }
 
     fn version(&self) -> Version {
@@ -149,6 +149,16 @@ impl Plugin {
     fn moved(&self) {
         self.cursor.send_modify(|cursor| *cursor += 1);
     }
+}
+
+/// Of namespace `demo`, unless the name says another: `other/web`.
+pub fn id(name: &str) -> ResourceId {
+    let (namespace, name) = name.split_once('/').unwrap_or(("demo", name));
+    ResourceId::new(namespace, name)
+}
+
+fn name_of(id: &ResourceId) -> String {
+    format!("{}/{}", id.namespace, id.name)
 }
 
 /// An endpoint that is the resource's own process, and ready when its port accepts. Each is another incarnation.
@@ -183,7 +193,7 @@ impl Calls for Plugin {
         Box::pin(async move {
             assert_eq!(request.target, Target::AtLeast(1));
             self.set_scales.fetch_add(1, Ordering::SeqCst);
-            if self.get(&request.id.name).version != request.version {
+            if self.get(&name_of(&request.id)).version != request.version {
                 return Err(ScaleError::Conflict);
             }
             let may = self.comes_up.lock().unwrap().clone();
@@ -193,7 +203,7 @@ impl Calls for Plugin {
             }
             let wake = self.wake.lock().unwrap().clone();
             let endpoints = wake(request)?;
-            let written = self.write(&request.id.name, &request.version, |resource| {
+            let written = self.write(&name_of(&request.id), &request.version, |resource| {
                 resource.row = request.row.clone();
                 resource.replicas = 1;
                 resource.endpoints = endpoints;
@@ -215,7 +225,8 @@ impl Calls for Plugin {
         row: &'a Row,
     ) -> Pending<'a, Result<Version, ScaleError>> {
         Box::pin(async move {
-            self.write(&id.name, expected, |resource| resource.row = row.clone()).ok_or(ScaleError::Conflict)
+            self.write(&name_of(id), expected, |resource| resource.row = row.clone())
+                .ok_or(ScaleError::Conflict)
         })
     }
 

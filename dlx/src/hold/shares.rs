@@ -1,0 +1,143 @@
+//! A share per namespace of what may be held in all: one tenant must not fill it for the others.
+//!
+//! A namespace may hold as much as is still free. So one that wants everything gets half, two of them a third each, and whoever comes
+//! next finds room. A DLX that knows one namespace only gives it everything.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+};
+
+/// What all resources of one namespace hold. Kept by each of them.
+#[derive(Debug)]
+pub struct Share {
+    pub(super) namespace: String,
+    pub(super) requests: AtomicUsize,
+    pub(super) bytes: AtomicU64,
+    shares: Arc<Shares>,
+}
+
+/// The namespaces that this DLX knows.
+#[derive(Debug, Default)]
+pub(super) struct Shares(Mutex<HashMap<String, Weak<Share>>>);
+
+/// What stands in the way of more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// All of it is taken.
+    All,
+    /// The namespace's share is.
+    Share,
+}
+
+/// Whether `more` fits into `limit`, of which `all` are taken, `own` of them by the namespace that wants it. `several`: there are other
+/// namespaces.
+pub(super) fn fits(limit: u64, all: u64, own: u64, more: u64, several: bool) -> Result<(), Full> {
+    let free = limit.saturating_sub(all);
+    if more > free {
+        return Err(Full::All);
+    }
+    if several && own.saturating_add(more) > free {
+        return Err(Full::Share);
+    }
+    Ok(())
+}
+
+// === impl Shares ===
+
+impl Shares {
+    /// That of a namespace.
+    pub(super) fn of(self: &Arc<Self>, namespace: &str) -> Arc<Share> {
+        let mut shares = self.lock();
+        if let Some(share) = shares.get(namespace).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = Arc::new(Share {
+            namespace: namespace.to_owned(),
+            requests: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+            shares: self.clone(),
+        });
+        shares.insert(namespace.to_owned(), Arc::downgrade(&share));
+        share
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<Share>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Share ===
+
+impl Share {
+    /// Whether this DLX knows other namespaces, too.
+    pub(super) fn has_others(&self) -> bool {
+        self.shares.lock().len() > 1
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut shares = self.shares.lock();
+        // Another one may have its place by now.
+        if shares.get(&self.namespace).is_some_and(|share| share.strong_count() == 0) {
+            shares.remove(&self.namespace);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How much each of them has when all want as much as they can get, one after another.
+    fn greedy(limit: u64, namespaces: usize) -> Vec<u64> {
+        let mut own = vec![0; namespaces];
+        loop {
+            let before = own.clone();
+            for namespace in 0..namespaces {
+                let all = own.iter().sum();
+                if fits(limit, all, own[namespace], 1, true).is_ok() {
+                    own[namespace] += 1;
+                }
+            }
+            if own == before {
+                return own;
+            }
+        }
+    }
+
+    #[test]
+    fn each_has_as_much_as_is_free_and_the_next_one_finds_room() {
+        assert_eq!(greedy(1200, 1), [600]);
+        assert_eq!(greedy(1200, 2), [400, 400]);
+        assert_eq!(greedy(1200, 5), [200; 5]);
+        // One had everything it could get before the other came.
+        assert_eq!(fits(1200, 600, 0, 300, true), Ok(()));
+        assert_eq!(fits(1200, 600, 600, 1, true), Err(Full::Share));
+    }
+
+    #[test]
+    fn alone_it_has_everything_and_nobody_more_than_there_is() {
+        assert_eq!(fits(10, 9, 9, 1, false), Ok(()));
+        assert_eq!(fits(10, 10, 10, 1, false), Err(Full::All));
+        assert_eq!(fits(10, 10, 0, 1, true), Err(Full::All));
+        assert_eq!(fits(10, 0, 0, u64::MAX, true), Err(Full::All));
+        assert_eq!(fits(10, u64::MAX, 0, 1, true), Err(Full::All));
+    }
+
+    #[test]
+    fn a_namespace_counts_as_long_as_it_has_a_resource() {
+        let shares = Arc::new(Shares::default());
+        let first = shares.of("a");
+        assert!(!first.has_others());
+        let second = shares.of("b");
+        assert!(Arc::ptr_eq(&second, &shares.of("b")));
+        assert!(first.has_others() && second.has_others());
+        drop(second);
+        assert!(!first.has_others());
+    }
+}
