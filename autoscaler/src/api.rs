@@ -17,7 +17,7 @@ use daemon::{
     members::serving,
 };
 use http::{Request, StatusCode};
-use scaler_types::{Row, ScaleEvent, ScaleResource, Version, duration::short};
+use scaler_types::{Rollout, Row, ScaleEvent, ScaleResource, Version, duration::short};
 use serde::Serialize;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -97,6 +97,8 @@ struct Told {
     version: Version,
     replicas: u32,
     status: String,
+    /// How far what it runs now has been rolled out, where its plugin can tell.
+    rollout: Option<Rollout>,
     decision: &'static str,
     code: &'static str,
     reason: String,
@@ -271,6 +273,7 @@ impl Told {
             version: resource.version.clone(),
             replicas: resource.replicas,
             status: resource.status.clone(),
+            rollout: resource.rollout.clone().filter(|_| resource.replicas > 0),
             decision: known.decision.name(),
             code: known.decision.code(),
             reason: known.decision.to_string(),

@@ -4,6 +4,7 @@
 //! certain keeps a resource awake, and says so.
 
 mod reason;
+mod rollout;
 mod route;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -12,6 +13,7 @@ use scaler_types::{Path, Resource, Row, ScaleEvent, ScaleResource, State, protoc
 use tokio::time::Instant;
 
 pub use reason::{Idle, Reason};
+pub use rollout::SeenRollout;
 pub use route::still_idle;
 
 use crate::metrics::{Coverage, REQUESTS, Reading, Sample, Seen, Source, Unknown, Value};
@@ -36,6 +38,8 @@ pub struct Past {
     pub listed: Option<Instant>,
     /// Tries to scale it that failed, one after another.
     pub failure: Option<Failure>,
+    /// The rollout of what it runs now; none: nothing runs, or its plugin cannot tell.
+    pub rollout: Option<SeenRollout>,
 }
 
 /// Tries to scale a resource that failed, one after another.
@@ -111,6 +115,7 @@ fn idle(
         Path::Direct => route::direct(resource, metrics, measure, routes)?,
         Path::External => {}
     }
+    rollout::is_over(now, resource, past)?;
     if !resource.sleep_now {
         match measure {
             _ if metrics.is_empty() => return Err(Reason::NoMetrics),
@@ -146,6 +151,7 @@ fn idle(
     {
         return Err(Reason::Event { event, ago: now.duration_since(seen), window: largest });
     }
+    rollout::is_ready_for(now, past, largest)?;
     if let Measure::Samples = measure
         && let Some((since, gap)) =
             past.gap.as_ref().filter(|(since, _)| now.duration_since(*since) < largest)

@@ -14,7 +14,7 @@ use scaler_types::{
 use tokio::time::Instant;
 
 use crate::{
-    decide::{Decision, Evidence, Failure, Measure, Past, RouteFacts, decide},
+    decide::{Decision, Evidence, Failure, Measure, Past, RouteFacts, SeenRollout, decide},
     fence::{End, seen},
     metrics::{Activity, Reading, Sample, Source, Unknown},
 };
@@ -78,6 +78,8 @@ pub struct Known {
     told: Option<String>,
     /// The wake under way, and when this process first saw it.
     waking: Option<(Nonce, Instant)>,
+    /// The rollout of what it runs now.
+    rollout: Option<SeenRollout>,
     cycle: u64,
 }
 
@@ -208,7 +210,13 @@ impl Memory {
         let failure = known.failure.clone().filter(|_| !asked);
         let gap =
             self.reports.complete_since().map_or((now, Gap::NewLeader), |(since, gap)| (since, gap.clone()));
-        let past = Past { event: known.event, gap: Some(gap), listed: Some(known.listed), failure };
+        let past = Past {
+            event: known.event,
+            gap: Some(gap),
+            listed: Some(known.listed),
+            failure,
+            rollout: known.rollout.clone(),
+        };
         let metrics = metrics(&known.resource, settings);
         if known.metrics != metrics {
             known.metrics = metrics.to_vec();
@@ -296,6 +304,7 @@ impl Known {
             listed: now,
             told: None,
             waking: waking(&resource).map(|nonce| (nonce, now)),
+            rollout: SeenRollout::follow(None, now, &resource, false),
             resource,
             samples: Vec::new(),
             readings: None,
@@ -319,10 +328,13 @@ impl Known {
         if !awake(&self.resource) && awake(&resource) {
             self.event = Some((ScaleEvent::ScaleFromZeroCompleted, now));
         }
-        self.waking = waking(&resource).map(|nonce| match self.waking {
+        let before = self.waking;
+        self.waking = waking(&resource).map(|nonce| match before {
             Some((since_nonce, since)) if since_nonce == nonce => (nonce, since),
             _ => (nonce, now),
         });
+        let woken = self.waking.is_some() && self.waking != before;
+        self.rollout = SeenRollout::follow(self.rollout.take(), now, &resource, woken);
         if resource.row.state == State::Asleep && resource.replicas == 0 {
             // Whatever failed on the way: it is reached.
             self.failure = None;
@@ -344,7 +356,8 @@ impl Known {
             return None;
         }
         // This process saw it later than it began, so a wake that is waited for has ended by then.
-        let stuck = self.waking.is_some_and(|(_, since)| now.duration_since(since) > readiness_timeout);
+        let timeout = self.resource.wake_timeout(readiness_timeout);
+        let stuck = self.waking.is_some_and(|(_, since)| now.duration_since(since) > timeout);
         let mut row = protocol::recover(&seen(&self.resource), self.under_way, stuck, Nonce::fresh())?;
         // Its own try, if the last one failed: who reads the row is told why.
         if let (State::Draining, Some((End::Failed(reason), _))) = (self.resource.row.state, &self.last_try) {

@@ -148,6 +148,7 @@ pub mod duration;
 pub mod protocol;
 mod report;
 mod resource;
+mod rollout;
 mod route;
 mod row;
 pub mod rows;
@@ -163,6 +164,7 @@ pub use report::{Report, Severity};
 pub use resource::{
     AddressOf, Endpoint, Path, Port, Probe, Progress, Protocol, Resource, ResourceId, ScaleResource,
 };
+pub use rollout::{Rollout, RolloutPhase};
 pub use route::{Dlx, Leads, ReleaseRequest, Route, RouteRequest, ServicePorts};
 pub use row::{Nonce, Row, State, Version};
 pub use scale::{ScaleError, ScaleEvent, ScaleRequest, Target};

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Route, Row, ScaleEvent, Version, duration};
+use crate::{Rollout, Route, Row, ScaleEvent, Version, duration};
 
 /// A resource's identity: namespace and name, always both.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,6 +76,10 @@ pub struct Resource {
     /// How long a wake of it may take; none: as the namespace file says.
     #[serde(default, with = "duration::go_option", skip_serializing_if = "Option::is_none")]
     pub resource_readiness_timeout: Option<Duration>,
+    /// How far what it runs now has been rolled out; none: its plugin cannot tell. It is not put to sleep before that is
+    /// complete or overdue, and its windows begin no earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }
 
 /// How far a wake has come, as far as only its plugin sees it; the DLX times its cold starts by when it is told. What is
@@ -242,7 +246,15 @@ impl Resource {
             sleep_now: false,
             hold_timeout: None,
             resource_readiness_timeout: None,
+            rollout: None,
         }
+    }
+
+    /// How long a wake of it may take, where the namespace file says `default`: its own word, and never less than its rollout
+    /// may go without progress.
+    pub fn wake_timeout(&self, default: Duration) -> Duration {
+        let deadline = self.rollout.as_ref().and_then(|rollout| rollout.deadline);
+        self.resource_readiness_timeout.unwrap_or(default).max(deadline.unwrap_or_default())
     }
 }
 

@@ -109,6 +109,10 @@ fn told(resource: &Value, answer: &Value) -> String {
     if resource["status"].as_str().is_some_and(|status| !status.is_empty()) {
         rows.push(row("status", text("status")));
     }
+    if let Some(rollout) = resource["rollout"].as_object() {
+        let waits = rollout.get("status").map(|status| format!(": {}", plain(status))).unwrap_or_default();
+        rows.push(row("rollout", format!("{}{waits}", plain(&rollout["phase"]))));
+    }
     for metric in list(resource, "metrics") {
         let threshold = plain(&metric["threshold"]);
         let line = match (&metric["value"], &metric["known"]) {
@@ -220,6 +224,7 @@ mod tests {
         let resource = json!({
             "namespace": "shop", "name": "statefulset/db", "kind": "deployment", "path": "always", "replicas": 2,
             "row": {"state": "active", "reason": "woken by a request", "nonce": "00"}, "version": "7", "status": "",
+            "rollout": {"revision": "f", "phase": "progressing", "status": "1 of 2 pods have the current template"},
             "decision": "keep", "code": "active", "reason": "active 3s ago, the window is 10m", "since": "12s",
             "metrics": [
                 {"name": "requests_per_10m", "threshold": 0.0, "value": null, "known": null},
@@ -246,6 +251,7 @@ shop/statefulset/db (deployment): awake, stays as it is: active 3s ago, the wind
   route             leads to the DLXs and to itself, since 12s; nobody asks for it to be led
   route names       a, b
   route next        to itself alone; waits for its own endpoints to be ready
+  rollout           progressing: 1 of 2 pods have the current template
   requests_per_10m  idle at 0.0 or less, by the DLXs below
   jobs_per_1m       1.0, idle at 2.5 or less; 41 scrapes, 41 needed for it
   DLX a             3 requests, 0 in flight, 0 held, last activity 3s ago, counting for 2h, 3 in 10m

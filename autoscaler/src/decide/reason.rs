@@ -129,6 +129,20 @@ pub enum Reason {
         /// The largest window.
         window: Duration,
     },
+    /// What it runs now is being rolled out.
+    RollingOut {
+        /// What that waits for.
+        status: Arc<str>,
+        /// How long it may go without progress.
+        deadline: Duration,
+    },
+    /// What it runs now has been ready for less than the largest window, as this process saw it.
+    Ready {
+        /// How long ago it was seen ready first.
+        ago: Duration,
+        /// The largest window.
+        window: Duration,
+    },
     /// Less than the largest window ago not everything was known of what the DLXs did.
     Gap {
         /// What is missing.
@@ -229,6 +243,8 @@ impl Reason {
             Self::NotANumber { .. } => "not_a_number",
             Self::Uncovered { .. } => "short_sample",
             Self::Event { .. } => "recent_event",
+            Self::RollingOut { .. } => "rolling_out",
+            Self::Ready { .. } => "recently_ready",
             Self::Gap { gap: Gap::Left(_), .. } => "member_left",
             Self::Gap { gap: Gap::NewLeader, .. } => "new_leader",
             Self::Gap { gap: Gap::Unseen, .. } => "members_unseen",
@@ -302,6 +318,17 @@ impl fmt::Display for Reason {
                 f,
                 "{} {} ago, the largest window is {}",
                 event_name(*event),
+                short(rounded(*ago)),
+                short(*window)
+            ),
+            Self::RollingOut { status, deadline } => write!(
+                f,
+                "its rollout is not complete: {status} (it may go without progress for {})",
+                short(*deadline)
+            ),
+            Self::Ready { ago, window } => write!(
+                f,
+                "ready for {} since its rollout or its wake, the largest window is {}",
                 short(rounded(*ago)),
                 short(*window)
             ),

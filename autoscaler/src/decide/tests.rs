@@ -1,5 +1,6 @@
 //! A table of every rule, and that nothing unknown ever sleeps.
 
+mod rollout;
 mod route;
 
 use proptest::prelude::*;

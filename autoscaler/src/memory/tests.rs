@@ -1,7 +1,7 @@
 //! What only time can tell, told by a clock that the test moves.
 
 use proptest::prelude::*;
-use scaler_types::Version;
+use scaler_types::{Rollout, RolloutPhase, Version};
 
 use std::sync::Arc;
 
@@ -332,5 +332,85 @@ proptest! {
     fn a_pause_is_never_zero_nor_longer_than_ten_minutes(millis in 1..10_000_000_u64, tries in 1..u32::MAX) {
         let pause = pause(Duration::from_millis(millis), tries);
         prop_assert!(pause > Duration::ZERO && pause <= LONGEST_PAUSE);
+    }
+}
+
+impl Scene {
+    fn rollout(&mut self, revision: &str, phase: RolloutPhase, status: &str) {
+        self.hello.rollout = Some(Rollout {
+            revision: revision.to_owned(),
+            phase,
+            status: status.to_owned(),
+            deadline: Some(10 * MINUTE),
+        });
+    }
+}
+
+#[test]
+fn the_windows_begin_at_the_first_readiness_of_what_runs_now() {
+    use RolloutPhase::{Complete, Progressing};
+    let mut scene = Scene::new();
+    scene.rollout("a", Progressing, "0 of 1 ready");
+    // Progress gives it another deadline, standing still does not.
+    scene.cycle(SECOND);
+    scene.cycle(10 * MINUTE - SECOND);
+    assert_eq!(scene.code(), "rolling_out");
+    scene.rollout("a", Progressing, "1 of 1 scheduled");
+    scene.cycle(SECOND);
+    scene.cycle(10 * MINUTE - SECOND);
+    assert_eq!(scene.code(), "rolling_out");
+    scene.rollout("a", Complete, "");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "recently_ready");
+    // A pod that is not ready for a while, and is again, is no rollout.
+    scene.rollout("a", Progressing, "0 of 1 ready");
+    scene.cycle(WINDOW - SECOND);
+    scene.rollout("a", Complete, "");
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    // Another template is.
+    scene.rollout("b", Progressing, "0 of 1 ready");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "rolling_out");
+    scene.cycle(10 * MINUTE);
+    assert_eq!(scene.code(), "quiet", "its deadline has passed");
+}
+
+#[test]
+fn a_wake_is_ready_anew() {
+    use RolloutPhase::{Complete, Progressing};
+    let mut scene = Scene::new();
+    scene.rollout("a", Complete, "");
+    scene.cycle(SECOND);
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
+    // Between two looks it slept and is being woken.
+    scene.row(State::Waking, 1);
+    scene.rollout("a", Progressing, "0 of 1 ready");
+    scene.cycle(SECOND);
+    scene.row(State::Failed, 1);
+    scene.cycle(10 * MINUTE - SECOND);
+    assert_eq!(scene.code(), "rolling_out", "of before the wake nothing counts");
+    scene.row(State::Active, 1);
+    scene.rollout("a", Complete, "");
+    scene.cycle(2 * WINDOW);
+    assert_eq!(scene.code(), "recent_event");
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
+}
+
+#[test]
+fn a_wake_has_its_own_timeout_or_its_rollouts_deadline_whichever_is_longer() {
+    use RolloutPhase::Progressing;
+    for (own, deadline, expected) in
+        [(None, false, 5), (None, true, 10), (Some(20 * MINUTE), true, 20), (Some(MINUTE), false, 1)]
+    {
+        let mut scene = Scene::new();
+        scene.rollout("a", Progressing, "loads its model");
+        scene.hello.rollout.as_mut().unwrap().deadline = deadline.then_some(10 * MINUTE);
+        scene.hello.resource_readiness_timeout = own;
+        scene.row(State::Waking, 1);
+        assert!(scene.cycle(SECOND).mend.is_empty());
+        assert!(scene.cycle(expected * MINUTE).mend.is_empty(), "{own:?} {deadline}");
+        assert_eq!(scene.cycle(SECOND).mend.len(), 1, "{own:?} {deadline}");
     }
 }

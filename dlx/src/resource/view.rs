@@ -126,7 +126,10 @@ impl View {
     /// Takes over what the plugin told.
     pub fn see(&mut self, source: &Arc<Source>, resource: Resource) {
         self.gone = false;
-        let own = |resource: &Resource| (resource.hold_timeout, resource.resource_readiness_timeout);
+        let own = |resource: &Resource| {
+            let deadline = resource.rollout.as_ref().and_then(|rollout| rollout.deadline);
+            (resource.hold_timeout, resource.resource_readiness_timeout, deadline)
+        };
         self.facts_changed |= own(&self.resource) != own(&resource);
         self.resource = resource;
         if !Arc::ptr_eq(&self.source, source) {
@@ -178,13 +181,13 @@ impl View {
     /// What holds for its requests: its own word, else its namespace file's.
     pub fn settings(&self) -> Arc<Settings> {
         let settings = self.source.settings.load_full();
-        let Resource { hold_timeout, resource_readiness_timeout, .. } = self.resource;
-        if hold_timeout.is_none() && resource_readiness_timeout.is_none() {
+        let hold_timeout = self.resource.hold_timeout.unwrap_or(settings.hold_timeout);
+        let wake_timeout = self.resource.wake_timeout(settings.resource_readiness_timeout);
+        if (hold_timeout, wake_timeout) == (settings.hold_timeout, settings.resource_readiness_timeout) {
             return settings;
         }
         let mut own = Settings::clone(&settings);
-        own.hold_timeout = hold_timeout.unwrap_or(own.hold_timeout);
-        own.resource_readiness_timeout = resource_readiness_timeout.unwrap_or(own.resource_readiness_timeout);
+        (own.hold_timeout, own.resource_readiness_timeout) = (hold_timeout, wake_timeout);
         Arc::new(own)
     }
 

@@ -2,6 +2,7 @@
 
 mod pod;
 mod policy;
+mod rollout;
 mod route;
 mod scaler;
 mod selector;

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use kube::core::{ApiResource, DynamicObject};
-use scaler_types::{ResourceId, State, Version};
+use scaler_types::{ResourceId, Rollout, State, Version};
 use serde_json::Value;
 
-use super::{Labels, Meta, PortOf, Selector};
+use super::{Labels, Meta, PortOf, Selector, rollout::rollout};
 use crate::{
     ascii,
     row::{self, Kept},
@@ -75,6 +75,8 @@ pub struct Workload {
     pub pods: u32,
     /// Why its controller cannot make its pods, where the object says.
     pub refused: Option<String>,
+    /// How far its current template has been rolled out, where its kind says.
+    pub rollout: Option<Rollout>,
 }
 
 // === impl Kind ===
@@ -175,6 +177,7 @@ impl Workload {
             observed: number("/status/observedGeneration"),
             pods: number("/status/replicas").map_or(0, |count| u32::try_from(count).unwrap_or(0)),
             refused,
+            rollout: rollout(kind, data, object.metadata.generation.unwrap_or(0), replicas),
         }
     }
 
@@ -245,7 +248,7 @@ fn template_ports(data: &Value) -> Option<Vec<(String, u16)>> {
 }
 
 /// Of the specification's JSON.
-fn fingerprint(spec: Option<&Value>, replicas: &str) -> String {
+pub(super) fn fingerprint(spec: Option<&Value>, replicas: &str) -> String {
     let mut spec = spec.cloned().unwrap_or_default();
     if let Some(count) = (!replicas.is_empty()).then(|| spec.pointer_mut(replicas)).flatten() {
         *count = Value::Null;

@@ -7,6 +7,7 @@ use e2e::{
     traffic::WINDOW,
     wait::pause,
 };
+use serde_json::json;
 
 #[test]
 fn a_request_wakes_a_sleeping_deployment_and_idle_it_sleeps_again() {
@@ -58,8 +59,7 @@ fn owners_say_when_it_sleeps() {
         }
         shop.asleep(&other).await;
         shop.event(&wrong, "InvalidAnnotation: ").await;
-        shop.patch(&long, serde_json::json!({"metadata": {"annotations": {"scaler.dev/sleep-now": "once"}}}))
-            .await;
+        shop.patch(&long, json!({"metadata": {"annotations": {"scaler.dev/sleep-now": "once"}}})).await;
         shop.asleep(&long).await;
         shop.served(&long, "two").await;
         // Done once for this value; and several decisions later the others are as they were.
@@ -67,8 +67,33 @@ fn owners_say_when_it_sleeps() {
         for workload in [&paused, &long, &wrong] {
             assert_eq!(shop.object(workload).await.data["spec"]["replicas"], 1, "{}", workload.name);
         }
-        shop.patch(&paused, serde_json::json!({"metadata": {"annotations": {"scaler.dev/paused": null}}}))
-            .await;
+        shop.patch(&paused, json!({"metadata": {"annotations": {"scaler.dev/paused": null}}})).await;
         shop.asleep(&paused).await;
+    });
+}
+
+/// What was never ready: `kubectl rollout status` would take it for complete at no replicas.
+#[test]
+fn what_is_being_rolled_out_does_not_sleep_before_that_is_over() {
+    run(async {
+        let shop = Shop::open().await;
+        let broken = Workload::new(&shop, "broken").image(&shop.names().missing);
+        let db = Workload::new(&shop, "db").stateful().image(&shop.names().missing);
+        let other = Workload::new(&shop, "other");
+        for workload in [&broken, &db, &other] {
+            shop.deploy(workload).await;
+        }
+        // Twice as long as the others need.
+        for id in ["one", "two"] {
+            shop.asleep(&other).await;
+            shop.served(&other, id).await;
+        }
+        for workload in [&broken, &db] {
+            assert_eq!(shop.object(workload).await.data["spec"]["replicas"], 1, "{}", workload.name);
+        }
+        let image = json!([broken.container(&shop.names().service)]);
+        shop.patch(&broken, json!({"spec": {"template": {"spec": {"containers": image}}}})).await;
+        shop.asleep(&broken).await;
+        assert_eq!(broken.read().starts.len(), 1, "it ran before it slept");
     });
 }
