@@ -8,8 +8,9 @@ use std::{
 
 use daemon::settings::Settings;
 use scaler_types::{
-    Nonce, Path, Resource, ResourceId, Row, ScaleEvent, ScaleResource, State, Version,
-    protocol::{self, Gap, Reports},
+    Nonce, Path, Resource, ResourceId, RolloutPhase, Row, ScaleEvent, ScaleResource, State, Version,
+    duration::short,
+    protocol::{self, Gap, Reports, WakeSeen},
 };
 use tokio::time::Instant;
 
@@ -355,10 +356,20 @@ impl Known {
         if self.resource.path == Path::External {
             return None;
         }
-        // This process saw it later than it began, so a wake that is waited for has ended by then.
         let timeout = self.resource.wake_timeout(readiness_timeout);
-        let stuck = self.waking.is_some_and(|(_, since)| now.duration_since(since) > timeout);
-        let mut row = protocol::recover(&seen(&self.resource), self.under_way, stuck, Nonce::fresh())?;
+        // This process saw it later than it began, so a wake that is waited for has ended by then.
+        let late = self.waking.is_some_and(|(_, since)| now.duration_since(since) > timeout);
+        let rollout = self.resource.rollout.as_ref().filter(|_| late);
+        let why = rollout.map(|rollout| format!("not ready within {}: {}", short(timeout), rollout.status));
+        let wake = match rollout.map(|rollout| rollout.phase) {
+            _ if !late => WakeSeen::InTime,
+            Some(RolloutPhase::Complete) => WakeSeen::Ready,
+            Some(RolloutPhase::Progressing | RolloutPhase::Overdue) => {
+                WakeSeen::NotReady(why.as_deref().unwrap_or_default())
+            }
+            None => WakeSeen::Unknown,
+        };
+        let mut row = protocol::recover(&seen(&self.resource), self.under_way, wake, Nonce::fresh())?;
         // Its own try, if the last one failed: who reads the row is told why.
         if let (State::Draining, Some((End::Failed(reason), _))) = (self.resource.row.state, &self.last_try) {
             row.reason = format!("going to zero failed: {reason}");

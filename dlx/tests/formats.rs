@@ -19,7 +19,7 @@ use tokio::time::Instant;
 const STATES: [State; 5] = [State::Active, State::Draining, State::Asleep, State::Waking, State::Failed];
 
 fn later(state: State) -> Row {
-    Row { state, nonce: Nonce(7), reason: "later".to_owned(), format: Row::FORMAT + 1 }
+    Row { state, nonce: Nonce(7), reason: "later".to_owned(), format: Row::FORMAT + 1, ..Row::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -273,3 +273,66 @@ async fn a_full_hold_is_told_to_its_owners_once() {
     let reports = reported(&site);
     assert_eq!((reports.len(), reports[0].0.as_str()), (1, "HoldFull"), "{reports:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_that_another_dlx_won_is_told_by_that_one() {
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::waking(|_| Ok(Vec::new())).asleep("a");
+    let other = plugin.clone();
+    *plugin.wake.lock().unwrap() = std::sync::Arc::new(Box::new(move |_| {
+        other.change("a", |resource| {
+            resource.row = Row { state: State::Waking, nonce: scaler_types::Nonce(7), ..Row::default() };
+            resource.replicas = 1;
+            resource.endpoints = vec![endpoint(address)];
+        });
+        Ok(Vec::new())
+    }));
+    let site = Site::start(plugin.asleep("b"), Given::default()).await;
+    assert_eq!(status(&site.get("a.test", "/").await), 200);
+    // Reports come in order: what was told of the one is there when the other's are.
+    let own = endpoint(address);
+    *site.plugin.wake.lock().unwrap() = std::sync::Arc::new(Box::new(move |_| Ok(vec![own.clone()])));
+    assert_eq!(status(&site.get("b.test", "/").await), 200);
+    until("its own wake is told", || reported(&site).iter().any(|(reason, _)| reason == "Woken")).await;
+    let reasons: Vec<_> = reported(&site).into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(reasons, ["WakeStarted", "Woken"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_whose_endpoint_never_answers_fails_with_what_the_endpoint_says() {
+    let settings = Settings { resource_readiness_timeout: Duration::from_millis(300), ..Settings::default() };
+    // For the plugin it is ready.
+    let plugin = Plugin::waking(|_| Ok(vec![endpoint("127.0.0.1:1")]));
+    let site = Site::start(plugin.asleep("a"), Given { settings, ..Given::default() }).await;
+    let answer = site.get("a.test", "/").await;
+    assert_eq!(status(&answer), 503);
+    let why = "not up within 300ms: its endpoint 127.0.0.1:1 is not ready: ";
+    assert!(body(&answer).contains(why), "{answer}");
+    until("it is failed", || site.plugin.get("a").row.state == State::Failed).await;
+    let row = site.plugin.get("a").row;
+    assert!(row.failed_wake.starts_with(why), "{row:?}");
+    until("its owners were told", || reported(&site).last().is_some_and(|(one, _)| one == "WakeFailed"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_was_waited_for_is_remembered_for_a_second_only() {
+    let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "no such image".to_owned() }));
+    let site = Site::start(plugin.asleep("a"), Given::default()).await;
+    let entry = site.entry("a");
+    let pause_after = async |before: Duration| {
+        entry.decide(|view| {
+            if let Some(failure) = &mut view.failure {
+                (failure.pause, failure.until) = (before, std::time::Instant::now());
+            }
+        });
+        assert_eq!(status(&site.get("a.test", "/").await), 503);
+        entry.read(|view| view.failure.as_ref().unwrap().pause)
+    };
+    let second = Duration::from_secs(1);
+    assert_eq!(pause_after(Duration::ZERO).await, second);
+    assert_eq!(pause_after(10 * second).await, 20 * second);
+    assert_eq!(pause_after(20 * second).await, 30 * second);
+    // As if it had taken longer than the pause before.
+    assert_eq!(pause_after(Duration::ZERO).await, second);
+}

@@ -21,6 +21,9 @@ pub struct Row {
     /// Why, for people: "idle for 10m", "woken by a request", the cause of a failed wake.
     #[serde(default)]
     pub reason: String,
+    /// Why its last wake failed, until one succeeds.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub failed_wake: String,
     /// The row's own format; a reader that finds a higher one than it knows leaves the resource alone.
     #[serde(default)]
     pub format: u32,
@@ -63,7 +66,13 @@ impl Row {
 impl Default for Row {
     /// A resource nobody has written on yet is active.
     fn default() -> Self {
-        Self { state: State::Active, nonce: Nonce(0), reason: String::new(), format: Self::FORMAT }
+        Self {
+            state: State::Active,
+            nonce: Nonce(0),
+            reason: String::new(),
+            failed_wake: String::new(),
+            format: Self::FORMAT,
+        }
     }
 }
 

@@ -47,7 +47,7 @@ fn id() -> ResourceId {
 }
 
 fn row(state: State) -> Row {
-    Row { state, nonce: Nonce::fresh(), reason: "a test".to_owned(), format: Row::FORMAT }
+    Row { state, nonce: Nonce::fresh(), reason: "a test".to_owned(), ..Row::default() }
 }
 
 fn request(version: &Version, target: Target) -> ScaleRequest {

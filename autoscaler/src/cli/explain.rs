@@ -101,10 +101,13 @@ fn told(resource: &Value, answer: &Value) -> String {
                 plain(&resource["row"]["nonce"])
             ),
         ),
+    ];
+    rows.extend(failed_wake(resource).map(|why| row("last failed wake", why)));
+    rows.extend([
         row("replicas", text("replicas")),
         row("path", text("path")),
         row("version", text("version")),
-    ];
+    ]);
     rows.extend(route(&resource["route"]));
     if resource["status"].as_str().is_some_and(|status| !status.is_empty()) {
         rows.push(row("status", text("status")));
@@ -174,6 +177,12 @@ fn told(resource: &Value, answer: &Value) -> String {
     out
 }
 
+/// Why its last wake failed, if none has succeeded since.
+pub(super) fn failed_wake(resource: &Value) -> Option<String> {
+    let why = &resource["row"]["failed_wake"];
+    why.as_str().is_some_and(|why| !why.is_empty()).then(|| plain(why))
+}
+
 /// Where its requests are led, and what comes next.
 fn route(route: &Value) -> Vec<Vec<String>> {
     if route.is_null() {
@@ -223,7 +232,7 @@ mod tests {
     fn what_a_person_reads() {
         let resource = json!({
             "namespace": "shop", "name": "statefulset/db", "kind": "deployment", "path": "always", "replicas": 2,
-            "row": {"state": "active", "reason": "woken by a request", "nonce": "00"}, "version": "7", "status": "",
+            "row": {"state": "active", "reason": "woken by a request", "nonce": "00", "failed_wake": "no such image"}, "version": "7", "status": "",
             "rollout": {"revision": "f", "phase": "progressing", "status": "1 of 2 pods have the current template"},
             "decision": "keep", "code": "active", "reason": "active 3s ago, the window is 10m", "since": "12s",
             "metrics": [
@@ -245,6 +254,7 @@ mod tests {
 shop/statefulset/db (deployment): awake, stays as it is: active 3s ago, the window is 10m
   decision          keep (active), for 12s
   row               active: woken by a request (nonce 00)
+  last failed wake  no such image
   replicas          2
   path              always
   version           7

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     ask::Asking,
-    explain::{leads, list},
+    explain::{failed_wake, leads, list},
     output::{Format, plain, print, print_json, table},
 };
 
@@ -80,6 +80,7 @@ fn told(url: &str, leader: &Value, warnings: &[String], answer: &Value) -> Strin
     }
     let resources = list(answer, "resources");
     out += &routes(resources);
+    out += &failed_wakes(resources);
     let (asleep, awake): (Vec<_>, Vec<_>) = resources.iter().partition(|resource| resource["replicas"] == 0);
     let (idle, kept): (Vec<_>, Vec<_>) =
         awake.into_iter().partition(|resource| resource["decision"] == "to_zero");
@@ -114,6 +115,19 @@ fn told(url: &str, leader: &Value, warnings: &[String], answer: &Value) -> Strin
         out += &format!("why not more: {}\n", reasons.join(", "));
     }
     out
+}
+
+/// Those whose last wake failed, and why.
+fn failed_wakes(resources: &[Value]) -> String {
+    let failed = resources.iter().filter_map(|resource| {
+        let name = format!("{}/{}", plain(&resource["namespace"]), plain(&resource["name"]));
+        Some(vec![name, plain(&resource["kind"]), failed_wake(resource)?])
+    });
+    let rows: Vec<_> = failed.collect();
+    match rows.len() {
+        0 => String::new(),
+        count => format!("last wake failed: {count}\n{}", table(&rows)),
+    }
 }
 
 /// Where requests are led, and those routes that wait for something.
@@ -156,6 +170,8 @@ mod tests {
             json!({"namespace": "shop", "name": name, "kind": "deployment", "replicas": replicas, "decision": decision,
                 "code": code, "reason": "because", "failure": null, "last_try": null})
         };
+        let mut slept = one("a", 0, "keep", "not_active");
+        slept["row"] = json!({"state": "asleep", "failed_wake": "no such image"});
         let routed = |name: &str, leads: &str, refused: &str, waits: Value| {
             let mut one = one(name, 2, "keep", "active");
             one["route"] = json!({"leads": leads, "refused": refused, "waits": waits});
@@ -167,7 +183,7 @@ mod tests {
         ]});
         let answer = json!({
             "cycles": [{"kind": "deployment", "namespace": "shop", "error": "no answer from DLX b"}],
-            "resources": [one("a", 0, "keep", "not_active"), one("b", 1, "to_zero", "quiet"),
+            "resources": [slept, one("b", 1, "to_zero", "quiet"),
                 routed("c", "dlx", "", Value::Null), routed("d", "own", "no port is free", Value::Null),
                 routed("e", "both", "", "its own endpoints to be ready".into())],
         });
@@ -181,6 +197,8 @@ failing: deployment in namespace shop: no answer from DLX b
 routes: 1 to the DLXs, 1 to both, 1 to the resource itself
   shop/d  deployment  own   refused: no port is free
   shop/e  deployment  both  waits for its own endpoints to be ready
+last wake failed: 1
+  shop/a  deployment  no such image
 asleep: 1
 to zero: 1
   shop/b  deployment  quiet  because

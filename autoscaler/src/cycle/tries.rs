@@ -1,6 +1,6 @@
 //! What a cycle does beside looking: tries and mends, a bounded number at a time, and what comes of them.
 
-use scaler_types::{ResourceId, ScaleError, Severity, duration};
+use scaler_types::{ResourceId, ScaleError, Severity, State, duration};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -88,6 +88,10 @@ impl<P: Plugin> Cycle<P> {
                     Ok(()) => {
                         self.context.metrics.mended.inc();
                         tracing::info!(resource = %id, row = %row.state, reason = row.reason, "mended its row");
+                        if row.state == State::Failed {
+                            let message = row.failed_wake.clone();
+                            return self.reporter.report(&id, Severity::Warning, "WakeFailed", message);
+                        }
                         let told = if mend.by_hand { "WokenByHand" } else { "Mended" };
                         let message = format!("Its row says {} now: {}", row.state, row.reason);
                         self.reporter.report(&id, Severity::Normal, told, message);

@@ -411,6 +411,19 @@ fn a_wake_has_its_own_timeout_or_its_rollouts_deadline_whichever_is_longer() {
         scene.row(State::Waking, 1);
         assert!(scene.cycle(SECOND).mend.is_empty());
         assert!(scene.cycle(expected * MINUTE).mend.is_empty(), "{own:?} {deadline}");
-        assert_eq!(scene.cycle(SECOND).mend.len(), 1, "{own:?} {deadline}");
+        let row = scene.cycle(SECOND).mend.remove(0).row;
+        let why = format!("not ready within {expected}m: loads its model");
+        assert_eq!((row.state, &row.reason, &row.failed_wake), (State::Failed, &why, &why));
     }
+}
+
+#[test]
+fn a_wake_that_was_left_behind_is_up_where_its_pods_are_ready() {
+    let mut scene = Scene::new();
+    scene.rollout("a", RolloutPhase::Complete, "");
+    scene.row(State::Waking, 1);
+    scene.hello.row.failed_wake = "no such image".to_owned();
+    scene.cycle(SECOND);
+    let row = scene.cycle(10 * MINUTE + SECOND).mend.remove(0).row;
+    assert_eq!((row.state, row.failed_wake.as_str()), (State::Active, ""));
 }

@@ -236,14 +236,18 @@ impl Entry {
             self.queue.opened();
         }
         view.note_progress();
+        if view.is_seen_to_be_own() {
+            self.report_wake_started(view);
+        }
         if open
             && !was_open
-            && let Some((took, phases)) = view.came_up()
+            && let Some((took, phases, own)) = view.came_up()
         {
             self.shared.metrics.woken(&self.key, took, &phases);
             tracing::info!(resource = %self.key.id, kind = %self.key.kind, took = ?took, %phases, "awake");
-            let message = format!("ready {:.3} s after the wake began: {phases}", took.as_secs_f64());
-            view.source.reports.report(&self.key.id, Severity::Normal, "Woken", message);
+            if own {
+                self.report_woken(view, took, &phases);
+            }
         }
         if !open {
             self.drive(view);
@@ -257,6 +261,29 @@ impl Entry {
             self.release();
         }
         result
+    }
+
+    /// This DLX's own wake was written, as its plugin says: told to the resource's owners, unless that was done.
+    pub fn wake_written(self: &Arc<Self>) {
+        self.decide(|view| {
+            if view.claim() {
+                self.report_wake_started(view);
+            }
+            if let Some((took, phases)) = view.take_unclaimed() {
+                self.report_wake_started(view);
+                self.report_woken(view, took, &phases);
+            }
+        });
+    }
+
+    fn report_wake_started(&self, view: &View) {
+        let message = format!("{} requests wait for it", self.queue.len());
+        view.source.reports.report(&self.key.id, Severity::Normal, "WakeStarted", message);
+    }
+
+    fn report_woken(&self, view: &View, took: Duration, phases: &Phases) {
+        let message = format!("ready {:.3} s after the wake began: {phases}", took.as_secs_f64());
+        view.source.reports.report(&self.key.id, Severity::Normal, "Woken", message);
     }
 
     /// The plugin told its state; in the order of the plugin's stream.

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{answer::Refusal, stop::LeadsHere, watch::Source};
 
-/// After a wake that cannot succeed, requests get its cause for this long; doubled each time, up to [`LONGEST_PAUSE`].
+/// After a wake that cannot succeed, requests get its cause for this long; doubled each time that takes less than that to be
+/// known, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -56,8 +57,10 @@ pub struct View {
     pub lost_writes: u32,
     /// Since when requests are held, if some are.
     pub wanted: Option<Instant>,
-    /// This DLX's own wake that is going on: when it began, and how far it came.
-    waking: Option<(Instant, Timeline)>,
+    /// The wake that this DLX asked for and that is going on.
+    waking: Option<Waking>,
+    /// It came up before this DLX knew whether the wake is its own.
+    unclaimed: Option<(Duration, Phases)>,
     /// The last of this DLX's own wakes that ended well, and how long it took.
     woken: Option<(Timeline, Duration)>,
     /// When its owners were last told that too much is held.
@@ -77,6 +80,18 @@ pub struct Listed {
     pub probing: bool,
     /// Why it is not ready.
     pub error: Option<String>,
+}
+
+/// A wake that this DLX asked for.
+#[derive(Debug)]
+struct Waking {
+    began: Instant,
+    /// How far it came.
+    timeline: Timeline,
+    /// Of the row that it writes.
+    nonce: Nonce,
+    /// It is this DLX's own: its row was written, not that of another one that was faster.
+    own: bool,
 }
 
 /// A wake that could not succeed.
@@ -117,6 +132,7 @@ impl View {
             lost_writes: 0,
             wanted: None,
             waking: None,
+            unclaimed: None,
             woken: None,
             told_full: None,
             last_cold: None,
@@ -257,30 +273,49 @@ impl View {
 
     /// A wake of this DLX's own begins; the row to send with it.
     pub fn wake_begins(&mut self, row: Row) -> Row {
-        self.waking = Some((Instant::now(), Timeline::ordered(self.wanted.take())));
+        let timeline = Timeline::ordered(self.wanted.take());
+        self.unclaimed = None;
+        self.waking = Some(Waking { began: Instant::now(), timeline, nonce: row.nonce, own: false });
         if self.resource.path == Path::External { self.resource.row.clone() } else { row }
+    }
+
+    /// Whether the wake that is going on is seen to be this DLX's own, for the first time.
+    pub fn is_seen_to_be_own(&mut self) -> bool {
+        let written = self.gate.seen().map(|seen| seen.row.nonce);
+        self.waking.as_ref().is_some_and(|waking| written == Some(waking.nonce)) && self.claim()
+    }
+
+    /// The wake that is going on is this DLX's own; whether that is news.
+    pub fn claim(&mut self) -> bool {
+        self.waking.as_mut().is_some_and(|waking| !std::mem::replace(&mut waking.own, true))
+    }
+
+    /// It came up before this DLX knew that the wake was its own: how long it took and with what.
+    pub fn take_unclaimed(&mut self) -> Option<(Duration, Phases)> {
+        self.unclaimed.take()
     }
 
     /// Notes how far a wake has come.
     pub fn note_progress(&mut self) {
         // Shut: what is listed is from before it.
         if self.gate.open()
-            && let Some((_, timeline)) = &mut self.waking
+            && let Some(waking) = &mut self.waking
         {
-            timeline.see(&self.resource);
+            waking.timeline.see(&self.resource);
         }
     }
 
-    /// Requests can be forwarded; how long the wake took and with what, if this DLX woke it.
-    pub fn came_up(&mut self) -> Option<(Duration, Phases)> {
+    /// Requests can be forwarded; how long the wake took and with what, if this DLX asked for one, and whether it was its own.
+    pub fn came_up(&mut self) -> Option<(Duration, Phases, bool)> {
         self.failure = None;
         self.last_error = None;
         self.wanted = None;
-        let (began, mut timeline) = self.waking.take()?;
+        let Waking { began, mut timeline, own, .. } = self.waking.take()?;
         timeline.reach(Phase::Ready);
         let took = began.elapsed();
         self.woken = Some((timeline, took));
-        Some((took, timeline.phases()))
+        self.unclaimed = (!own).then(|| (took, timeline.phases()));
+        Some((took, timeline.phases(), own))
     }
 
     /// What a request waited for that was held since `begun`.
@@ -313,9 +348,12 @@ impl View {
 
     /// A wake cannot succeed: remembered for a while.
     pub fn failed(&mut self, reason: &str) {
-        self.waking = None;
-        let pause =
-            self.failure.as_ref().map_or(FIRST_PAUSE, |failure| (failure.pause * 2).min(LONGEST_PAUSE));
+        let took = self.waking.take().map_or(Duration::ZERO, |waking| waking.began.elapsed());
+        let pause = match &self.failure {
+            // One that was waited for longer than that is a pause of its own.
+            Some(failure) if took < failure.pause => (failure.pause * 2).min(LONGEST_PAUSE),
+            _ => FIRST_PAUSE,
+        };
         self.last_error = Some(reason.to_owned());
         let (at, nonce) = (Instant::now(), self.gate.seen().map(|seen| seen.row.nonce));
         self.failure = Some(Failure { reason: reason.to_owned(), until: at + pause, pause, at, nonce });

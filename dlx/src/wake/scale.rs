@@ -4,21 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use daemon::wakes::{Waits, WakePlace};
 use scaler_types::{
-    Nonce, Row, ScaleError, ScaleRequest, Severity, Target, Version, duration,
+    Nonce, Path, Row, ScaleError, ScaleRequest, Severity, State, Target, Version, duration,
     protocol::{GateInput, GateOrder},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{hold::Rejected, resource::Entry};
 
 /// How a wake ended.
 enum Ended {
-    /// It was reached, or somebody else changed the resource: the view decides.
+    /// It was scaled, or somebody else changed the resource: the view decides.
     Look,
-    /// It did not work within its time.
-    Late(String),
-    /// It cannot work.
-    Terminal(String),
+    /// It cannot work, or did not within its time.
+    Failed(String),
 }
 
 /// Waits for a place among the wakes of this DLX.
@@ -38,16 +36,21 @@ pub fn start(entry: Arc<Entry>, expected: Version, row: Row, given: Option<WakeP
         let row = entry.update(|view| view.wake_begins(row));
         let held = entry.queue.len();
         tracing::info!(resource = %entry.key.id, kind = %entry.key.kind, held, "waking");
-        report(&entry, Severity::Normal, "WakeStarted", format!("{held} requests wait for it"));
-        let ended = scale(&entry, &expected, row).await;
+        let limit = entry.read(|view| view.settings().resource_readiness_timeout);
+        let deadline = Instant::now() + limit;
+        let nonce = row.nonce;
+        let ended = scale(&entry, &expected, row, deadline).await;
+        let scaled = matches!(ended, Ended::Look);
         finish(&entry, ended).await;
+        if scaled && let Err(why) = answers(&entry, nonce, deadline).await {
+            let reason = format!("not up within {}: {why}", duration::short(limit));
+            finish(&entry, Ended::Failed(reason)).await;
+        }
     });
 }
 
-async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
-    let (source, settings) = entry.read(|view| (view.source.clone(), view.settings()));
-    let limit = settings.resource_readiness_timeout;
-    let deadline = Instant::now() + limit;
+async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row, deadline: Instant) -> Ended {
+    let (source, began) = (entry.read(|view| view.source.clone()), Instant::now());
     let mut pause = Duration::from_millis(100);
     loop {
         let request = ScaleRequest {
@@ -61,6 +64,7 @@ async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
         entry.shared().metrics.set_scale();
         match source.calls.set_scale(&request).await {
             Ok(()) => {
+                entry.wake_written();
                 // The view has to show it before anything is decided on it, or it would be woken twice. One that failed may
                 // have had replicas all the time.
                 if !entry.read(|view| view.gate.open()) {
@@ -75,15 +79,20 @@ async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
             Err(ScaleError::Terminal { reason }) => {
                 // The row says `waking` by now; where the view does not show it yet, the failure could not be written.
                 source.refresh().await;
-                return Ended::Terminal(reason);
+                return Ended::Failed(reason);
             }
-            Err(ScaleError::Unsupported) => return Ended::Terminal("its plugin cannot scale it".to_owned()),
+            Err(ScaleError::Unsupported) => return Ended::Failed("its plugin cannot scale it".to_owned()),
             Err(ScaleError::Retry { after, reason }) => {
                 tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake did not work yet");
                 entry.update(|view| view.last_error = Some(reason.clone()));
                 let again = Instant::now() + after.max(pause);
                 if again >= deadline {
-                    return Ended::Late(format!("not up within {}: {reason}", duration::short(limit)));
+                    // What it waits for, and what its endpoints answered, beside what the plugin said last.
+                    let why = entry.read(|view| view.why_not_up());
+                    return Ended::Failed(format!(
+                        "not up within {}: {why}",
+                        duration::short(deadline - began)
+                    ));
                 }
                 #[expect(clippy::disallowed_methods, reason = "a plugin says after what time to try again")]
                 sleep_until(again).await;
@@ -98,12 +107,32 @@ async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row) -> Ended {
     }
 }
 
+/// Waits until an endpoint answers, or the row says that somebody went on from this wake; the error says why it is not up by
+/// the deadline.
+async fn answers(entry: &Arc<Entry>, nonce: Nonce, deadline: Instant) -> Result<(), String> {
+    let mut changed = entry.subscribe();
+    loop {
+        changed.borrow_and_update();
+        let waits = entry.read(|view| {
+            let mine = view.gate.seen().is_some_and(|seen| {
+                seen.row.state == State::Waking
+                    && seen.row.nonce == nonce
+                    && view.resource.path != Path::External
+            });
+            (mine && !view.gone && !view.is_ready()).then(|| view.why_not_up())
+        });
+        let Some(why) = waits else { return Ok(()) };
+        if timeout_at(deadline, changed.changed()).await.is_err() {
+            return Err(why);
+        }
+    }
+}
+
 async fn finish(entry: &Arc<Entry>, ended: Ended) {
     let fresh = Nonce::fresh();
-    let (terminal, failed) = match ended {
-        Ended::Look => (None, None),
-        Ended::Late(reason) => (None, Some(reason)),
-        Ended::Terminal(reason) => (Some(reason.clone()), Some(reason)),
+    let failed = match ended {
+        Ended::Look => None,
+        Ended::Failed(reason) => Some(reason),
     };
     let mut up = false;
     let order = entry.update(|view| {
@@ -119,7 +148,7 @@ async fn finish(entry: &Arc<Entry>, ended: Ended) {
                 entry.refuse_held(refusal, Rejected::WakeFailed);
             }
         }
-        view.gate.step(GateInput::Woke { terminal, fresh })
+        view.gate.step(GateInput::Woke { terminal: failed.clone(), fresh })
     });
     match failed {
         Some(reason) if up => {

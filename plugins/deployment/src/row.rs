@@ -1,6 +1,6 @@
 //! The row as it is kept on its object: one annotation, in JSON, with what this plugin needs beside it.
 
-use scaler_types::{Nonce, Row, ScaleEvent, State, Version};
+use scaler_types::{Row, ScaleEvent, State, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::ascii;
@@ -86,7 +86,7 @@ impl Kept {
                 // Nothing is known of it but that it is not ours to read.
                 Ok(Format { format }) if format > Row::FORMAT => {
                     let reason = "written by a later version".to_owned();
-                    let row = Row { state: State::Active, nonce: Nonce(0), reason, format };
+                    let row = Row { reason, format, ..Row::default() };
                     Ok(Self { row, ..Self::default() })
                 }
                 _ => Err(Unreadable(error.to_string())),
@@ -157,11 +157,12 @@ pub fn version(uid: &str, generation: i64, row: Option<&str>) -> Version {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use scaler_types::Nonce;
 
     use super::*;
 
     fn row(state: State, nonce: u64) -> Row {
-        Row { state, nonce: Nonce(nonce), reason: "idle for 10m".to_owned(), format: Row::FORMAT }
+        Row { state, nonce: Nonce(nonce), reason: "idle for 10m".to_owned(), ..Row::default() }
     }
 
     fn change(row: &Row, generation: i64, replicas: u32, target: u32) -> Change<'_> {
@@ -213,8 +214,12 @@ mod tests {
 
     fn kept() -> impl Strategy<Value = Kept> {
         let states = [State::Active, State::Draining, State::Asleep, State::Waking, State::Failed];
-        let row = (prop::sample::select(states.to_vec()), any::<u64>(), any::<String>(), 0..3_u32)
-            .prop_map(|(state, nonce, reason, format)| Row { state, nonce: Nonce(nonce), reason, format });
+        let row = (prop::sample::select(states.to_vec()), any::<u64>(), any::<String>(), 0..3_u32).prop_map(
+            |(state, nonce, reason, format)| {
+                let failed_wake = reason.chars().rev().collect();
+                Row { state, nonce: Nonce(nonce), reason, failed_wake, format }
+            },
+        );
         (row, any::<Option<i64>>(), any::<Option<u32>>(), any::<Option<String>>(), any::<bool>()).prop_map(
             |(row, generation, replicas, sleep_now, event)| Kept {
                 row,

@@ -108,21 +108,49 @@ pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option
         (Step::Fail, Waking | Asleep, _) | (Step::Fail, Active, false) => Failed,
         _ => return None,
     };
-    Some(Row { state, nonce, reason: reason.to_owned(), format: Row::FORMAT })
+    let failed_wake = match step {
+        Step::Fail => reason.to_owned(),
+        Step::Finish => String::new(),
+        Step::Fence | Step::Revert | Step::Commit | Step::Wake => seen.row.failed_wake.clone(),
+    };
+    Some(Row { state, nonce, reason: reason.to_owned(), failed_wake, format: Row::FORMAT })
+}
+
+/// How a wake goes that this process only looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WakeSeen<'a> {
+    /// It has not taken longer than it may.
+    InTime,
+    /// It has, and the resource is ready.
+    Ready,
+    /// It has, and the resource is not ready: why.
+    NotReady(&'a str),
+    /// It has, and nobody can tell whether the resource is ready.
+    Unknown,
 }
 
 /// What the leader writes on a row that nobody works on any more: a daemon may have died between any two steps, or a
 /// person scaled by hand.
 ///
-/// `mine` is whether this process's own fence is under way; `stuck` whether a wake has taken longer than it may.
-pub fn recover(seen: &Seen, mine: bool, stuck: bool, nonce: Nonce) -> Option<Row> {
-    match (seen.row.state, seen.scaled) {
-        (State::Draining, _) if !mine => transition(seen, Step::Revert, nonce, "its fence was left behind"),
-        (State::Asleep, true) => transition(seen, Step::Finish, nonce, "scaled up by hand"),
-        (State::Waking, true) if stuck => transition(seen, Step::Finish, nonce, "its wake was left behind"),
-        (State::Waking, false) if stuck => transition(seen, Step::Fail, nonce, "its wake was left behind"),
-        _ => None,
+/// `mine` is whether this process's own fence is under way.
+pub fn recover(seen: &Seen, mine: bool, wake: WakeSeen<'_>, nonce: Nonce) -> Option<Row> {
+    const LEFT: &str = "its wake was left behind";
+    let (step, reason) = match (seen.row.state, seen.scaled, wake) {
+        (State::Draining, ..) if !mine => (Step::Revert, "its fence was left behind"),
+        (State::Asleep, true, _) => (Step::Finish, "scaled up by hand"),
+        (State::Waking, _, WakeSeen::InTime) => return None,
+        (State::Waking, true, WakeSeen::Ready) => (Step::Finish, "it is ready"),
+        (State::Waking, true, WakeSeen::Unknown) => (Step::Finish, LEFT),
+        (State::Waking, _, WakeSeen::NotReady(why)) => (Step::Fail, why),
+        (State::Waking, false, WakeSeen::Ready | WakeSeen::Unknown) => (Step::Fail, LEFT),
+        _ => return None,
+    };
+    let mut row = transition(seen, step, nonce, reason)?;
+    // That it is up is not known.
+    if step == Step::Finish && wake != WakeSeen::Ready {
+        row.failed_wake.clone_from(&seen.row.failed_wake);
     }
+    Some(row)
 }
 
 // === impl Rules ===

@@ -10,7 +10,7 @@ const OLD: Nonce = Nonce(1);
 const FRESH: Nonce = Nonce(2);
 
 fn row(state: State, nonce: Nonce) -> Row {
-    Row { state, nonce, reason: String::new(), format: Row::FORMAT }
+    Row { state, nonce, ..Row::default() }
 }
 
 fn version(number: u32) -> Version {
@@ -77,16 +77,43 @@ fn every_recovery() {
     let no = None;
     let fence_reverted = [Some(Active), Some(Active)];
     let up_by_hand = [no, Some(Active)];
+    let (failed, up) = ([Some(Failed), Some(Failed)], [Some(Failed), Some(Active)]);
     let table = [
-        ((false, false), [[no, no], fence_reverted, up_by_hand, [no, no], [no, no]]),
-        ((false, true), [[no, no], fence_reverted, up_by_hand, [Some(Failed), Some(Active)], [no, no]]),
-        ((true, false), [[no, no], [no, no], up_by_hand, [no, no], [no, no]]),
-        ((true, true), [[no, no], [no, no], up_by_hand, [Some(Failed), Some(Active)], [no, no]]),
+        (WakeSeen::InTime, [no, no]),
+        (WakeSeen::Ready, up),
+        (WakeSeen::Unknown, up),
+        (WakeSeen::NotReady("no node"), failed),
     ];
-    for ((mine, stuck), expected) in table {
-        let got = cells(|seen| recover(seen, mine, stuck, FRESH));
-        assert_eq!(got, expected, "mine: {mine}, stuck: {stuck}");
+    for (wake, waking) in table {
+        for (mine, draining) in [(false, fence_reverted), (true, [no, no])] {
+            let got = cells(|seen| recover(seen, mine, wake, FRESH));
+            assert_eq!(got, [[no, no], draining, up_by_hand, waking, [no, no]], "mine: {mine}, {wake:?}");
+        }
     }
+}
+
+#[test]
+fn why_a_wake_failed_is_kept_until_one_succeeds() {
+    let mut now = seen(Waking, 1, true);
+    let mut go = |step| {
+        now.row = transition(&now, step, FRESH, "no such image").unwrap();
+        now.row.failed_wake.clone()
+    };
+    assert_eq!(go(Step::Fail), "no such image");
+    for step in [Step::Fence, Step::Revert, Step::Fence, Step::Commit, Step::Wake] {
+        assert_eq!(go(step), "no such image", "{step:?}");
+    }
+    assert_eq!(go(Step::Finish), "");
+    // Nobody knows whether it is up.
+    let left = |state, scaled, wake| {
+        let mut seen = seen(state, 1, scaled);
+        seen.row.failed_wake = "no such image".to_owned();
+        recover(&seen, false, wake, FRESH).unwrap().failed_wake
+    };
+    assert_eq!(left(Asleep, true, WakeSeen::InTime), "no such image");
+    assert_eq!(left(Waking, true, WakeSeen::Unknown), "no such image");
+    assert_eq!(left(Waking, true, WakeSeen::Ready), "");
+    assert_eq!(left(Waking, true, WakeSeen::NotReady("no node")), "no node");
 }
 
 // The gate.

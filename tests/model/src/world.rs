@@ -347,7 +347,12 @@ impl Pods {
 impl Write {
     /// A write that has yet to reach the store. Reasons are for people: they would only multiply the states.
     pub fn new(kind: Kind, expected: Version, row: Row) -> Self {
-        Self { kind, expected, row: Row { reason: String::new(), ..row }, landed: None }
+        Self {
+            kind,
+            expected,
+            row: Row { reason: String::new(), failed_wake: String::new(), ..row },
+            landed: None,
+        }
     }
 }
 

@@ -70,7 +70,7 @@ pub async fn resource(scaler: &ProcessScaler, name: &str) -> Resource {
 }
 
 pub fn row(state: State) -> Row {
-    Row { state, nonce: Nonce::fresh(), reason: "a test".to_owned(), format: Row::FORMAT }
+    Row { state, nonce: Nonce::fresh(), reason: "a test".to_owned(), ..Row::default() }
 }
 
 pub fn request(name: &str, version: &Version, state: State) -> ScaleRequest {

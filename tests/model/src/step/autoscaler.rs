@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use scaler_types::{
     State,
-    protocol::{Fence, FenceInput, GateInput, GateOrder, Refusal, recover},
+    protocol::{Fence, FenceInput, GateInput, GateOrder, Refusal, WakeSeen, recover},
 };
 
 use super::Step;
@@ -85,7 +85,7 @@ impl Step<'_> {
         let fresh = self.nonce();
         let now = &self.world.store.now;
         let mine = self.world.autoscalers[a].attempt.is_some();
-        let Some(row) = recover(now, mine, true, fresh) else { return false };
+        let Some(row) = recover(now, mine, WakeSeen::Unknown, fresh) else { return false };
         let write = Write::new(Kind::Row, now.version.clone(), row);
         if now.row.state == State::Draining && self.world.autoscalers[1 - a].attempt.is_some() {
             self.note(Event::RivalReverted);

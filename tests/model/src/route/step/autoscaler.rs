@@ -1,6 +1,9 @@
 //! What an autoscaler does besides its tries and its changes of the route.
 
-use scaler_types::{Row, State, Version, protocol::recover};
+use scaler_types::{
+    Row, State, Version,
+    protocol::{WakeSeen, recover},
+};
 
 use super::{Step, take_one};
 use crate::route::{
@@ -24,14 +27,14 @@ impl Step<'_> {
     pub(super) fn recover(&mut self, a: usize) -> bool {
         let fresh = self.nonce();
         let mine = self.world.autoscalers[a].attempt.is_some();
-        let Some(row) = recover(&self.world.workload, mine, true, fresh) else { return false };
+        let Some(row) = recover(&self.world.workload, mine, WakeSeen::Unknown, fresh) else { return false };
         match self.world.workload.row.state {
             State::Draining if self.is_rivals(a) => self.note(Event::RivalReverted),
             State::Draining => self.note(Event::LeftBehind),
             State::Asleep => self.note(Event::WokenByHand),
             _ => false,
         };
-        self.write_row(Row { reason: String::new(), ..row });
+        self.write_row(Row { reason: String::new(), failed_wake: String::new(), ..row });
         true
     }
 

@@ -65,7 +65,7 @@ impl Step<'_> {
     fn gate(&mut self, d: usize, input: GateInput) -> bool {
         match self.dlx(d).gate.step(input) {
             GateOrder::Write { expected, row } => {
-                let row = Row { reason: String::new(), ..row };
+                let row = Row { reason: String::new(), failed_wake: String::new(), ..row };
                 let stands = self.world.workload.version == expected;
                 if stands && self.world.workload.row.state == State::Draining && self.is_switching() {
                     self.note(Event::RevertedBySwitched);
@@ -79,7 +79,7 @@ impl Step<'_> {
                         self.note(Event::WokenByRequest);
                     }
                     self.scale_up();
-                    self.write_row(Row { reason: String::new(), ..row });
+                    self.write_row(Row { reason: String::new(), failed_wake: String::new(), ..row });
                 }
                 let fresh = self.nonce();
                 self.gate(d, GateInput::Woke { terminal: None, fresh });

@@ -253,7 +253,7 @@ impl Step<'_> {
             // A row alone: it may as well happen at once.
             FenceOrder::Write { expected, row } => {
                 let stands = self.world.workload.version == expected;
-                let row = Row { reason: String::new(), ..row };
+                let row = Row { reason: String::new(), failed_wake: String::new(), ..row };
                 let result = if stands { Ok(self.write_row(row)) } else { Err(Unwritten::Conflict) };
                 self.fence(a, FenceInput::Wrote(result));
             }
@@ -269,7 +269,7 @@ impl Step<'_> {
             }
             FenceOrder::Switch => self.attempt(a).switch = Some(Switch::Ordered),
             FenceOrder::Commit { expected, row } => {
-                let row = Row { reason: String::new(), ..row };
+                let row = Row { reason: String::new(), failed_wake: String::new(), ..row };
                 self.begin_commit(a, expected, row);
             }
             FenceOrder::End(_) => self.world.autoscalers[a].attempt = None,
