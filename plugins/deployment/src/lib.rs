@@ -9,6 +9,7 @@ mod ascii;
 mod caches;
 mod cause;
 mod cluster;
+mod complaints;
 mod config;
 mod endpoints;
 mod events;
@@ -70,7 +71,7 @@ impl ResourceScaler for DeploymentScaler {
         let started = start::start(&context, &config, clock).await?;
         let start::Started { cluster, store, mut tasks } = started;
         let events = Arc::new(Events::new(cluster.client.clone(), config.role));
-        tasks.spawn(complain(Arc::clone(&store), Arc::clone(&events), config.role));
+        tasks.spawn(complaints::follow(Arc::clone(&store), Arc::clone(&events), config.role));
         if config.role == Role::Dlx {
             tasks.spawn(verify::follow(cluster.clone(), Arc::clone(&store)));
         }
@@ -186,28 +187,5 @@ impl DeploymentScaler {
                 tracing::warn!(resource = %id, error = cluster::told(&error), "cannot write an Event on it");
             }
         });
-    }
-}
-
-/// Tells owners what is wrong on their objects. Every daemon logs it; the autoscaler writes it on the object.
-async fn complain(store: Arc<Store>, events: Arc<Events>, role: Role) {
-    let mut changed = store.changed();
-    loop {
-        changed.borrow_and_update();
-        for (id, complaint) in store.complaints() {
-            tracing::warn!(resource = %id, reason = complaint.reason, "{}", complaint.message);
-            let object = store.with(|state| state.workload(&id).map(events::regarding));
-            let Some(object) = object.filter(|_| role == Role::Autoscaler) else { continue };
-            let report = Report {
-                severity: Severity::Warning,
-                reason: complaint.reason.to_owned(),
-                message: complaint.message,
-            };
-            if let Err(error) = events.write(&object, &report).await {
-                tracing::warn!(resource = %id, error = cluster::told(&error), "cannot write an Event on it");
-            }
-        }
-        // Closed never: `store` holds it.
-        let _ = changed.changed().await;
     }
 }

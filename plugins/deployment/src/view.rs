@@ -10,7 +10,7 @@ use crate::{
     caches::State,
     cause::{Baseline, Outlook, outlook},
     endpoints::{self, Ports},
-    events::Complaint,
+    events::{Complaint, WAKE_FAILED},
     facts::{Pod, Workload},
     hosts, routes,
 };
@@ -155,6 +155,10 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     }
     if let Some(message) = routes::by_default(state, workload, &wishes) {
         complaints.push(Complaint { reason: "RouteByDefault", message });
+    }
+    if !workload.kept.row.failed_wake.is_empty() {
+        let message = workload.kept.row.failed_wake.clone();
+        complaints.push(Complaint { reason: WAKE_FAILED, message });
     }
     resource.keep_awake = joined(&keep);
     resource.scale_resources = wishes.metrics;

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
 use scaler_types::{Changes, Resource, ResourceId};
 use tokio::sync::watch;
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    events::Complaint,
+    events::{self, Complaint},
     facts::{Kind, Name, NamespaceFact, Pod, Policy, Route, Scaler, Service, Slice, Workload},
     own::Unlabelled,
     registry::Registry,
@@ -230,6 +230,15 @@ impl Store {
         self.with(|state| {
             state.settle();
             std::mem::take(&mut state.complaints)
+        })
+    }
+
+    /// Whether this is still to be told to a resource's owners; gives what it is about.
+    pub fn holds(&self, id: &ResourceId, complaint: &Complaint) -> Option<ObjectReference> {
+        self.with(|state| {
+            state.settle();
+            let holds = state.listed.get(id).is_some_and(|listed| listed.complaints.contains(complaint));
+            state.workload(id).filter(|_| holds).map(events::regarding)
         })
     }
 
