@@ -1,21 +1,27 @@
 //! Whether a workload comes up, what it waits for, and why it cannot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::facts::{Container, Pod, Workload};
 
 /// How often a container may be started anew in one wake before it counts as one that cannot run.
 const CRASHES: i32 = 3;
 
-/// Reasons of the kubelet's that do not pass by waiting. Back-offs are tried again, but for what they name it takes a
-/// change by somebody: a wake that is asked for later sees whether it came.
-const FINAL: [&str; 5] = [
-    "ImagePullBackOff",
+/// Reasons of the kubelet's for which it takes a change by somebody. It tries all of them again, after pauses that grow: a
+/// wake that is asked for later waits until it has.
+const FINAL: [&str; 6] = [
+    PULL_FAILED,
+    PULL_PAUSES,
     "InvalidImageName",
     "ErrImageNeverPull",
     "CreateContainerConfigError",
     "CreateContainerError",
 ];
+
+/// An image could not be pulled, a moment ago.
+const PULL_FAILED: &str = "ErrImagePull";
+/// The kubelet pauses before it pulls the image again.
+const PULL_PAUSES: &str = "ImagePullBackOff";
 
 /// How it looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +34,27 @@ pub enum Outlook {
     Never(String),
 }
 
-/// How often containers had been started when a wake began, by pod and container: what they did before is not its own.
+/// How pods were when a wake began: what they did before is not its own, and what had failed may no longer.
 #[derive(Clone, Debug, Default)]
-pub struct Baseline(HashMap<(String, String), i32>);
+pub struct Baseline {
+    /// How often containers had been started.
+    restarts: HashMap<Name, i32>,
+    /// What had failed and was not tried again since, as far as this process saw.
+    failed: HashMap<Name, Failed>,
+    /// Why pods could not be made.
+    refused: Option<String>,
+}
+
+/// A container: its pod's uid and its name.
+type Name = (String, String);
+
+/// What had failed.
+#[derive(Clone, Debug)]
+struct Failed {
+    reason: String,
+    /// It was seen to pause since: if it fails now it has been tried again.
+    paused: bool,
+}
 
 /// How a workload with replicas looks, with all its pods.
 pub fn outlook<'a>(
@@ -57,7 +81,7 @@ pub fn outlook<'a>(
         let reason = format!("its pods cannot be made: {refused}");
         // What is on its way out counts for a quota until it is gone.
         let leaving = pods.clone().any(|pod| !pod.alive());
-        match is_verdict(refused) && !leaving {
+        match is_verdict(refused) && !leaving && baseline.refused.as_ref() != Some(refused) {
             true => Outlook::Never(reason),
             false => Outlook::Coming(reason),
         }
@@ -108,12 +132,13 @@ fn of_pod(pod: &Pod, baseline: &Baseline) -> Outlook {
 /// Why a container cannot run, if so.
 fn cannot(pod: &Pod, container: &Container, baseline: &Baseline) -> Option<String> {
     let name = &container.name;
-    if let Some(waiting) = container.waiting.as_ref().filter(|one| FINAL.contains(&one.reason.as_str())) {
+    let waiting = container.waiting.as_ref().filter(|_| !baseline.awaits_another_try(pod, container));
+    if let Some(waiting) = waiting.filter(|one| FINAL.contains(&one.reason.as_str())) {
         let message = if waiting.message.is_empty() { "the kubelet says no more" } else { &waiting.message };
         return Some(format!("container {name}: {}: {message}", waiting.reason));
     }
-    let backs_off = container.waiting.as_ref().is_some_and(|one| one.reason == "CrashLoopBackOff");
-    let in_this_wake = container.restarts - baseline.of(pod, container);
+    let backs_off = waiting.is_some_and(|one| one.reason == "CrashLoopBackOff");
+    let in_this_wake = container.restarts - baseline.restarts_of(pod, container).unwrap_or(0);
     // One that still runs between two crashes is not asked about: it may be its first that lasts.
     if in_this_wake >= CRASHES && !container.started || backs_off && container.restarts >= CRASHES {
         let ended = container.ended.as_deref().unwrap_or("ended");
@@ -128,18 +153,66 @@ fn cannot(pod: &Pod, container: &Container, baseline: &Baseline) -> Option<Strin
 // === impl Baseline ===
 
 impl Baseline {
-    /// As the pods are now.
-    pub fn of_pods<'a>(pods: impl Iterator<Item = &'a Pod>) -> Self {
-        let all = pods.flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)));
-        Self(all.map(|(pod, container)| (key(pod, container), container.restarts)).collect())
+    /// As the workload and its pods are now.
+    pub fn new<'a>(workload: Option<&Workload>, pods: impl Iterator<Item = &'a Pod>) -> Self {
+        let refused = workload.filter(|workload| workload.replicas > 0);
+        let refused = refused.and_then(|workload| workload.refused.clone());
+        let mut baseline = Self { refused, ..Self::default() };
+        for (pod, container) in containers(pods) {
+            let name = name(pod, container);
+            if let Some(waiting) = &container.waiting
+                && (FINAL.contains(&waiting.reason.as_str()) || waiting.reason == "CrashLoopBackOff")
+            {
+                let paused = waiting.reason == PULL_PAUSES;
+                baseline.failed.insert(name.clone(), Failed { reason: waiting.reason.clone(), paused });
+            }
+            baseline.restarts.insert(name, container.restarts);
+        }
+        baseline
     }
 
-    fn of(&self, pod: &Pod, container: &Container) -> i32 {
-        self.0.get(&key(pod, container)).copied().unwrap_or(0)
+    /// The workload and its pods are like this by now: what of it is from before the wake no longer?
+    pub fn follow<'a>(&mut self, workload: &Workload, pods: impl Iterator<Item = &'a Pod>) {
+        if self.refused != workload.refused {
+            self.refused = None;
+        }
+        if self.failed.is_empty() {
+            return;
+        }
+        let mut still = HashSet::new();
+        for (pod, container) in containers(pods) {
+            let name = name(pod, container);
+            let restarts = self.restarts_of(pod, container);
+            let Some(failed) = self.failed.get_mut(&name) else { continue };
+            let now = container.waiting.as_ref().map_or("", |waiting| &waiting.reason);
+            failed.paused |= now == PULL_PAUSES;
+            let as_before = match now {
+                PULL_PAUSES => failed.reason == PULL_FAILED || failed.reason == PULL_PAUSES,
+                PULL_FAILED => failed.reason == PULL_FAILED && !failed.paused,
+                other => failed.reason == other && restarts == Some(container.restarts),
+            };
+            if as_before {
+                still.insert(name);
+            }
+        }
+        self.failed.retain(|name, _| still.contains(name));
+    }
+
+    /// Whether it is as it was when the wake began: it is not known yet whether what failed then would fail now.
+    fn awaits_another_try(&self, pod: &Pod, container: &Container) -> bool {
+        self.failed.contains_key(&name(pod, container))
+    }
+
+    fn restarts_of(&self, pod: &Pod, container: &Container) -> Option<i32> {
+        self.restarts.get(&name(pod, container)).copied()
     }
 }
 
-fn key(pod: &Pod, container: &Container) -> (String, String) {
+fn containers<'a>(pods: impl Iterator<Item = &'a Pod>) -> impl Iterator<Item = (&'a Pod, &'a Container)> {
+    pods.flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)))
+}
+
+fn name(pod: &Pod, container: &Container) -> Name {
     (pod.meta.uid.clone(), container.name.clone())
 }
 
@@ -196,9 +269,7 @@ mod tests {
                 Outlook::Never(format!("container web: {reason}: said"))
             );
         }
-        for reason in
-            ["ContainerCreating", "ErrImagePull", "PodInitializing", "CrashLoopBackOff", "RunContainerError"]
-        {
+        for reason in ["ContainerCreating", "PodInitializing", "CrashLoopBackOff", "RunContainerError"] {
             let coming =
                 Outlook::Coming(format!("waits for the container web of the pod web-1: {reason}: said"));
             assert_eq!(look(&web, &[waits(reason, 2)]), coming);
@@ -240,7 +311,7 @@ mod tests {
     fn restarts_of_before_the_wake_are_not_its_own() {
         let web = workload(4, None);
         let mut old = waits("ContainerCreating", 7);
-        let before = Baseline::of_pods([&old].into_iter());
+        let before = Baseline::new(None, [&old].into_iter());
         old.containers[0].restarts = 9;
         assert!(matches!(outlook(&web, [&old].into_iter(), &before), Outlook::Coming(_)));
         old.containers[0].restarts = 10;
@@ -250,5 +321,55 @@ mod tests {
             matches!(outlook(&web, [&old].into_iter(), &before), Outlook::Coming(_)),
             "it may be the one that lasts"
         );
+    }
+
+    /// What it waited for when a wake began, then what it waits for in turn, and whether that ends the wake.
+    #[test]
+    fn what_had_failed_before_the_wake_is_waited_for_until_it_was_tried_again() {
+        let web = workload(4, None);
+        for (before, then) in [
+            ("ImagePullBackOff", vec![("ImagePullBackOff", false), ("ErrImagePull", true)]),
+            ("ImagePullBackOff", vec![("ContainerCreating", false), ("ImagePullBackOff", true)]),
+            (
+                "ErrImagePull",
+                vec![("ErrImagePull", false), ("ImagePullBackOff", false), ("ErrImagePull", true)],
+            ),
+            (
+                "CreateContainerConfigError",
+                vec![("CreateContainerConfigError", false), ("ErrImagePull", true)],
+            ),
+            ("ContainerCreating", vec![("ErrImagePull", true), ("ImagePullBackOff", true)]),
+        ] {
+            let mut baseline = Baseline::new(None, [&waits(before, 0)].into_iter());
+            for (place, (now, ends)) in then.iter().enumerate() {
+                let pod = waits(now, 0);
+                baseline.follow(&web, [&pod].into_iter());
+                let looks = outlook(&web, [&pod].into_iter(), &baseline);
+                assert_eq!(matches!(looks, Outlook::Never(_)), *ends, "{before}, {place}: {looks:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_crash_loop_of_before_the_wake_has_one_more_start() {
+        let web = workload(4, None);
+        let mut baseline = Baseline::new(None, [&waits("CrashLoopBackOff", 7)].into_iter());
+        for (restarts, ends) in [(7, false), (8, true)] {
+            let pod = waits("CrashLoopBackOff", restarts);
+            baseline.follow(&web, [&pod].into_iter());
+            let looks = outlook(&web, [&pod].into_iter(), &baseline);
+            assert_eq!(matches!(looks, Outlook::Never(_)), ends, "{restarts}: {looks:?}");
+        }
+    }
+
+    #[test]
+    fn a_quota_that_was_full_before_the_wake_may_have_room_by_now() {
+        let full = |message: &str| workload(4, Some(message));
+        let web = full("pods \"web-\" is forbidden: exceeded quota: small");
+        let mut baseline = Baseline::new(Some(&web), [].into_iter());
+        assert!(matches!(outlook(&web, [].into_iter(), &baseline), Outlook::Coming(_)));
+        let other = full("pods \"web-\" is forbidden: exceeded quota: other");
+        baseline.follow(&other, [].into_iter());
+        assert!(matches!(outlook(&other, [].into_iter(), &baseline), Outlook::Never(_)));
     }
 }

@@ -67,13 +67,13 @@ impl Scales {
                 let until =
                     Instant::now() + deadline.saturating_sub((*deadline / 10).min(Duration::from_secs(2)));
                 self.emptied(request, until).await?;
-                let before = self.store.with(|state| Baseline::of_pods(state.pods.of(id)));
+                let before = self.store.with(|state| Baseline::new(state.workload(id), state.pods.of(id)));
                 self.write(id, version, row, Some(*target)).await?;
                 if self.store.with(|state| state.config.role) == Role::Autoscaler {
                     // It watches no pods.
                     return Ok(());
                 }
-                self.up(request, &before, until).await
+                self.up(request, before, until).await
             }
         }
     }
@@ -247,7 +247,12 @@ impl Scales {
     }
 
     /// Waits until it is up, or cannot come up.
-    async fn up(&self, request: &ScaleRequest, before: &Baseline, until: Instant) -> Result<(), ScaleError> {
+    async fn up(
+        &self,
+        request: &ScaleRequest,
+        mut before: Baseline,
+        until: Instant,
+    ) -> Result<(), ScaleError> {
         let id = &request.id;
         let mut changed = self.store.follow(id);
         loop {
@@ -262,7 +267,8 @@ impl Scales {
                     return Some(Err(ScaleError::Conflict));
                 }
                 let pods = state.pods.of(id).filter(|pod| !state.pods.is_suspected(id, pod));
-                Some(Ok(outlook(workload, pods, before)))
+                before.follow(workload, pods.clone());
+                Some(Ok(outlook(workload, pods, &before)))
             });
             let waits = match looks {
                 None => return Err(gone(id)),

@@ -33,13 +33,40 @@ async fn an_image_that_is_not_there_ends_it_with_the_kubelets_words() {
     let scene = Scene::with_web().await;
     let (dlx, waking) = waking(&scene).await;
     scene.pod("web-1", "web").await;
-    scene.waits("web-1", "ErrImagePull", "not found", 0).await;
-    until(&dlx, "web", |web| web.status.contains("ErrImagePull")).await;
-    assert!(!waking.is_finished(), "the first failure of a pull may pass");
-    scene.waits("web-1", "ImagePullBackOff", "Back-off pulling image \"devcluster/missing\"", 0).await;
+    scene.waits("web-1", "ContainerCreating", "", 0).await;
+    until(&dlx, "web", |web| web.status.contains("ContainerCreating")).await;
+    assert!(!waking.is_finished());
+    scene.waits("web-1", "ErrImagePull", "devcluster/missing: not found", 0).await;
     let reason = terminal(ended(waking).await);
-    assert_eq!(reason, "container web: ImagePullBackOff: Back-off pulling image \"devcluster/missing\"");
+    assert_eq!(reason, "container web: ErrImagePull: devcluster/missing: not found");
     assert_eq!(scene.replicas("web").await, 3, "it stays as it is, for whoever puts it right");
+}
+
+/// The kubelet pauses before it tries again: whoever asks meanwhile waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_not_there_is_waited_for_until_the_kubelet_has_tried_again() {
+    let scene = Scene::with_web().await;
+    let (dlx, first) = waking(&scene).await;
+    scene.pod("web-1", "web").await;
+    scene.waits("web-1", "ErrImagePull", "not found", 0).await;
+    terminal(ended(first).await);
+    let fail = async |nonce| {
+        let failed = one(&dlx, "web").await;
+        dlx.compare_and_set(&id("web"), &failed.version, &row(State::Failed, nonce)).await.unwrap()
+    };
+    let second = wake(&dlx, "web", &fail(10).await, 11);
+    scene.waits("web-1", "ImagePullBackOff", "back-off 10s", 0).await;
+    until(&dlx, "web", |web| web.status.contains("back-off 10s") && web.row.state == State::Waking).await;
+    assert!(!second.is_finished(), "it has not been tried again");
+    scene.waits("web-1", "ErrImagePull", "still not found", 0).await;
+    assert!(terminal(ended(second).await).contains("still not found"));
+    scene.waits("web-1", "ImagePullBackOff", "back-off 20s", 0).await;
+    until(&dlx, "web", |web| web.status.contains("back-off 20s")).await;
+    let third = wake(&dlx, "web", &fail(20).await, 21);
+    until(&dlx, "web", |web| web.row.state == State::Waking).await;
+    assert!(!third.is_finished(), "it has not been tried again");
+    scene.runs("web-1", "10.244.0.1", true).await;
+    ended(third).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
