@@ -97,6 +97,8 @@ struct Told {
     version: Version,
     replicas: u32,
     status: String,
+    /// That it is woken too often, if so.
+    frequent_wakes: Option<String>,
     /// How far what it runs now has been rolled out, where its plugin can tell.
     rollout: Option<Rollout>,
     decision: &'static str,
@@ -273,6 +275,7 @@ impl Told {
             version: resource.version.clone(),
             replicas: resource.replicas,
             status: resource.status.clone(),
+            frequent_wakes: known.wakes.frequent(now).map(|frequent| frequent.to_string()),
             rollout: resource.rollout.clone().filter(|_| resource.replicas > 0),
             decision: known.decision.name(),
             code: known.decision.code(),

@@ -38,6 +38,8 @@ pub struct Past {
     pub listed: Option<Instant>,
     /// Tries to scale it that failed, one after another.
     pub failure: Option<Failure>,
+    /// When it was awake last after a wake, or seen first.
+    pub woken: Option<Instant>,
     /// The rollout of what it runs now; none: nothing runs, or its plugin cannot tell.
     pub rollout: Option<SeenRollout>,
 }
@@ -152,6 +154,11 @@ fn idle(
         return Err(Reason::Event { event, ago: now.duration_since(seen), window: largest });
     }
     rollout::is_ready_for(now, past, largest)?;
+    if let (Some(wanted), Some(woken)) = (resource.min_awake, past.woken)
+        && now.duration_since(woken) < wanted
+    {
+        return Err(Reason::MinAwake { ago: now.duration_since(woken), wanted });
+    }
     if let Measure::Samples = measure
         && let Some((since, gap)) =
             past.gap.as_ref().filter(|(since, _)| now.duration_since(*since) < largest)

@@ -1,6 +1,8 @@
 //! What one cycle knows and remembers of its resources. No input or output: it is told what was seen, and says what
 //! is to be done.
 
+mod wakes;
+
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
@@ -19,6 +21,9 @@ use crate::{
     fence::{End, seen},
     metrics::{Activity, Reading, Sample, Source, Unknown},
 };
+
+pub use wakes::Frequent;
+use wakes::Wakes;
 
 /// The longest pause between two tries of a scale that fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
@@ -79,6 +84,8 @@ pub struct Known {
     told: Option<String>,
     /// The wake under way, and when this process first saw it.
     waking: Option<(Nonce, Instant)>,
+    /// How often it was woken.
+    pub wakes: Wakes,
     /// The rollout of what it runs now.
     rollout: Option<SeenRollout>,
     cycle: u64,
@@ -101,6 +108,8 @@ pub struct Work {
     pub idle: Vec<ResourceId>,
     /// Resources that cannot go to zero as things are, and why; each once, until it changes.
     pub refused: Vec<(ResourceId, String)>,
+    /// Resources that are woken too often, and whether their users are to be told now.
+    pub frequent: Vec<(ResourceId, Frequent, bool)>,
     /// How many resources were decided on how.
     pub decisions: BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -216,6 +225,7 @@ impl Memory {
             gap: Some(gap),
             listed: Some(known.listed),
             failure,
+            woken: known.wakes.woken(),
             rollout: known.rollout.clone(),
         };
         let metrics = metrics(&known.resource, settings);
@@ -231,6 +241,10 @@ impl Memory {
             work.refused
                 .extend(refused.clone().map(|_| (known.resource.id.clone(), known.decision.to_string())));
             known.told = refused;
+        }
+        if let Some(frequent) = known.wakes.frequent(now) {
+            let tell = known.wakes.tell(now).is_some();
+            work.frequent.push((known.resource.id.clone(), frequent, tell));
         }
         *work.decisions.entry((known.decision.name(), known.decision.code())).or_default() += 1;
         if known.under_way {
@@ -265,7 +279,11 @@ impl Memory {
         known.under_way = false;
         known.last_try = Some((end.clone(), now));
         match end {
-            End::Committed => known.failure = None,
+            End::Committed => {
+                known.failure = None;
+                let idle = known.idle();
+                known.wakes.slept(now, idle);
+            }
             // Tells nothing about whether a scale would work now.
             End::Reverted(_) => {}
             End::Failed(reason) => {
@@ -300,7 +318,10 @@ fn pause(interval: Duration, tries: u32) -> Duration {
 
 impl Known {
     fn new(now: Instant, resource: Resource) -> Self {
+        let mut wakes = Wakes::default();
+        wakes.follow(now, &resource, Duration::ZERO);
         Self {
+            wakes,
             event: resource.last_scale_event.map(|event| (event, now)),
             listed: now,
             told: None,
@@ -340,7 +361,15 @@ impl Known {
             // Whatever failed on the way: it is reached.
             self.failure = None;
         }
+        let idle = self.idle();
+        self.wakes.follow(now, &resource, idle);
         self.resource = resource;
+    }
+
+    /// For how long it had been idle when it was seen last.
+    fn idle(&self) -> Duration {
+        let told = self.samples.iter().filter_map(Sample::idle_for).min();
+        told.or_else(|| self.metrics.iter().map(|metric| metric.window_size).max()).unwrap_or_default()
     }
 
     fn decided(&mut self, now: Instant, decision: Decision) {

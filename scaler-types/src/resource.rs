@@ -76,6 +76,9 @@ pub struct Resource {
     /// How long a wake of it may take; none: as the namespace file says.
     #[serde(default, with = "duration::go_option", skip_serializing_if = "Option::is_none")]
     pub resource_readiness_timeout: Option<Duration>,
+    /// For how long it stays awake at least after a wake; none: its windows alone decide.
+    #[serde(default, with = "duration::go_option", skip_serializing_if = "Option::is_none")]
+    pub min_awake: Option<Duration>,
     /// How far what it runs now has been rolled out; none: its plugin cannot tell. It is not put to sleep before that is
     /// complete or overdue, and its windows begin no earlier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -246,6 +249,7 @@ impl Resource {
             sleep_now: false,
             hold_timeout: None,
             resource_readiness_timeout: None,
+            min_awake: None,
             rollout: None,
         }
     }

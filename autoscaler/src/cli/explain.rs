@@ -112,6 +112,9 @@ fn told(resource: &Value, answer: &Value) -> String {
     if resource["status"].as_str().is_some_and(|status| !status.is_empty()) {
         rows.push(row("status", text("status")));
     }
+    if resource["frequent_wakes"].is_string() {
+        rows.push(row("wakes", text("frequent_wakes")));
+    }
     if let Some(rollout) = resource["rollout"].as_object() {
         let waits = rollout.get("status").map(|status| format!(": {}", plain(status))).unwrap_or_default();
         rows.push(row("rollout", format!("{}{waits}", plain(&rollout["phase"]))));

@@ -80,7 +80,10 @@ fn told(url: &str, leader: &Value, warnings: &[String], answer: &Value) -> Strin
     }
     let resources = list(answer, "resources");
     out += &routes(resources);
-    out += &failed_wakes(resources);
+    out += &those("last wake failed", resources, failed_wake);
+    out += &those("woken too often", resources, |resource| {
+        resource["frequent_wakes"].as_str().map(|_| plain(&resource["frequent_wakes"]))
+    });
     let (asleep, awake): (Vec<_>, Vec<_>) = resources.iter().partition(|resource| resource["replicas"] == 0);
     let (idle, kept): (Vec<_>, Vec<_>) =
         awake.into_iter().partition(|resource| resource["decision"] == "to_zero");
@@ -117,16 +120,16 @@ fn told(url: &str, leader: &Value, warnings: &[String], answer: &Value) -> Strin
     out
 }
 
-/// Those whose last wake failed, and why.
-fn failed_wakes(resources: &[Value]) -> String {
-    let failed = resources.iter().filter_map(|resource| {
+/// Those of which something is told.
+fn those(title: &str, resources: &[Value], told: impl Fn(&Value) -> Option<String>) -> String {
+    let of = resources.iter().filter_map(|resource| {
         let name = format!("{}/{}", plain(&resource["namespace"]), plain(&resource["name"]));
-        Some(vec![name, plain(&resource["kind"]), failed_wake(resource)?])
+        Some(vec![name, plain(&resource["kind"]), told(resource)?])
     });
-    let rows: Vec<_> = failed.collect();
+    let rows: Vec<_> = of.collect();
     match rows.len() {
         0 => String::new(),
-        count => format!("last wake failed: {count}\n{}", table(&rows)),
+        count => format!("{title}: {count}\n{}", table(&rows)),
     }
 }
 
@@ -171,6 +174,7 @@ mod tests {
                 "code": code, "reason": "because", "failure": null, "last_try": null})
         };
         let mut slept = one("a", 0, "keep", "not_active");
+        slept["frequent_wakes"] = "woken 4 times in the last hour".into();
         slept["row"] = json!({"state": "asleep", "failed_wake": "no such image"});
         let routed = |name: &str, leads: &str, refused: &str, waits: Value| {
             let mut one = one(name, 2, "keep", "active");
@@ -199,6 +203,8 @@ routes: 1 to the DLXs, 1 to both, 1 to the resource itself
   shop/e  deployment  both  waits for its own endpoints to be ready
 last wake failed: 1
   shop/a  deployment  no such image
+woken too often: 1
+  shop/a  deployment  woken 4 times in the last hour
 asleep: 1
 to zero: 1
   shop/b  deployment  quiet  because

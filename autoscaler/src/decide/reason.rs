@@ -143,6 +143,13 @@ pub enum Reason {
         /// The largest window.
         window: Duration,
     },
+    /// Its users want it awake for longer after a wake.
+    MinAwake {
+        /// How long ago it was woken, or seen first by this process.
+        ago: Duration,
+        /// How long they want.
+        wanted: Duration,
+    },
     /// Less than the largest window ago not everything was known of what the DLXs did.
     Gap {
         /// What is missing.
@@ -245,6 +252,7 @@ impl Reason {
             Self::Event { .. } => "recent_event",
             Self::RollingOut { .. } => "rolling_out",
             Self::Ready { .. } => "recently_ready",
+            Self::MinAwake { .. } => "min_awake",
             Self::Gap { gap: Gap::Left(_), .. } => "member_left",
             Self::Gap { gap: Gap::NewLeader, .. } => "new_leader",
             Self::Gap { gap: Gap::Unseen, .. } => "members_unseen",
@@ -331,6 +339,12 @@ impl fmt::Display for Reason {
                 "ready for {} since its rollout or its wake, the largest window is {}",
                 short(rounded(*ago)),
                 short(*window)
+            ),
+            Self::MinAwake { ago, wanted } => write!(
+                f,
+                "woken {} ago, it stays awake for {} after a wake",
+                short(rounded(*ago)),
+                short(*wanted)
             ),
             Self::Gap { gap, ago, window } => {
                 let (ago, window) = (short(rounded(*ago)), short(*window));

@@ -220,6 +220,7 @@ fn every_rule() {
                 case.event(ScaleEvent::ResourceUpdated, WINDOW);
             }),
         ),
+        ("min_awake", Case::woken(WINDOW - SECOND)),
         ("path_external", Case::with(|case| case.resource.path = Path::External)),
         ("member_left", Case::with(|case| case.past.gap = left(case.now - WINDOW + SECOND))),
         ("kept_awake", Case::with(|case| case.resource.keep_awake = "paused".to_owned())),
@@ -255,6 +256,7 @@ fn every_rule() {
         // A crash loop.
         ("quiet", Case::with(|case| case.resource.row.state = State::Failed)),
         ("asked", Case::asked(|_| {})),
+        ("quiet", Case::woken(WINDOW)),
         ("asked", Case::asked(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, Duration::ZERO))),
         ("asked", Case::asked(|case| case.past.gap = left(case.now))),
         ("asked", Case::asked(|case| case.metrics.clear())),
@@ -415,6 +417,14 @@ impl Case {
         self.resource.path = Path::External;
         self.samples.clear();
         self.source = Source::default();
+    }
+
+    /// Woken so long ago, and to be awake for as long as the window is.
+    fn woken(ago: Duration) -> Self {
+        Self::with(|case| {
+            case.resource.min_awake = Some(WINDOW);
+            case.past.woken = Some(case.now - ago);
+        })
     }
 
     fn event(&mut self, event: ScaleEvent, ago: Duration) {

@@ -28,6 +28,8 @@ pub const PORT: &str = "scaler.dev/port";
 pub const HOLD_TIMEOUT: &str = "scaler.dev/hold-timeout";
 /// How long a wake may take.
 pub const READINESS_TIMEOUT: &str = "scaler.dev/readiness-timeout";
+/// For how long it stays awake at least after a wake.
+pub const MIN_AWAKE: &str = "scaler.dev/min-awake";
 /// It does not sleep before then.
 pub const KEEP_AWAKE_UNTIL: &str = "scaler.dev/keep-awake-until";
 /// `true`: it does not sleep.
@@ -55,6 +57,8 @@ pub struct Wishes {
     pub hold_timeout: Option<Duration>,
     /// How long a wake may take.
     pub readiness_timeout: Option<Duration>,
+    /// For how long it stays awake at least after a wake.
+    pub min_awake: Option<Duration>,
     /// It does not sleep before then.
     pub keep_awake_until: Option<Timestamp>,
     /// It does not sleep.
@@ -139,6 +143,7 @@ impl Wishes {
         wishes.port = read.value(PORT, port);
         wishes.hold_timeout = read.value(HOLD_TIMEOUT, window);
         wishes.readiness_timeout = read.value(READINESS_TIMEOUT, window);
+        wishes.min_awake = read.value(MIN_AWAKE, window);
         wishes.keep_awake_until = read.value(KEEP_AWAKE_UNTIL, moment);
         wishes.paused = read.value(PAUSED, flag).unwrap_or(false);
         wishes
@@ -321,6 +326,7 @@ mod tests {
             (PORT, "8080"),
             (HOLD_TIMEOUT, "20s"),
             (READINESS_TIMEOUT, "2m"),
+            (MIN_AWAKE, "1h"),
             (KEEP_AWAKE_UNTIL, "2026-12-24T18:00:00+01:00"),
             (PAUSED, "true"),
             (ROUTE, "direct"),
@@ -331,8 +337,8 @@ mod tests {
         assert_eq!(wishes.hosts, ["a.example", "b.example", "c.example"]);
         assert_eq!(wishes.port, Some(PortOf::Number(8080)));
         assert_eq!(
-            (wishes.hold_timeout, wishes.readiness_timeout),
-            (Some(Duration::from_secs(20)), Some(Duration::from_secs(120)))
+            (wishes.hold_timeout, wishes.readiness_timeout, wishes.min_awake),
+            (Some(Duration::from_secs(20)), Some(Duration::from_secs(120)), Some(Duration::from_secs(3600)))
         );
         assert_eq!(wishes.keep_awake_until.unwrap().to_string(), "2026-12-24T17:00:00Z");
         assert!(wishes.paused);
@@ -360,6 +366,7 @@ mod tests {
             (PORT, "-1", "1 to 65535"),
             (HOLD_TIMEOUT, "", "is not a duration"),
             (READINESS_TIMEOUT, "5 minutes", "is not a duration"),
+            (MIN_AWAKE, "0s", "expected a duration above 0"),
             (KEEP_AWAKE_UNTIL, "tomorrow", "2026-12-24T18:00:00Z"),
             (PAUSED, "yes", "neither true nor false"),
             (ROUTE, "always", "expected service, direct or none"),
@@ -382,7 +389,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_value_panics(value: String) {
-            let names = [SCALE_TO_ZERO, METRICS, HOSTS, PORT, HOLD_TIMEOUT, READINESS_TIMEOUT, KEEP_AWAKE_UNTIL, PAUSED, ROUTE, ACKNOWLEDGE];
+            let names = [SCALE_TO_ZERO, METRICS, HOSTS, PORT, HOLD_TIMEOUT, READINESS_TIMEOUT, MIN_AWAKE, KEEP_AWAKE_UNTIL, PAUSED, ROUTE, ACKNOWLEDGE];
             let own: Vec<_> = names.iter().map(|name| (*name, value.as_str())).collect();
             read(&own);
         }

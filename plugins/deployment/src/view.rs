@@ -96,6 +96,7 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     (resource.last_scale_event, resource.last_scale_event_time) = last_event(state, workload);
     resource.hold_timeout = wishes.hold_timeout;
     resource.resource_readiness_timeout = wishes.readiness_timeout;
+    resource.min_awake = wishes.min_awake;
     resource.rollout.clone_from(&workload.rollout);
     resource.sleep_now = workload.replicas > 0
         && workload
