@@ -18,14 +18,19 @@ pub struct Ports<'a> {
 }
 
 /// The endpoint of a pod, if it has one now: it has an address and a port, is alive, and is not one that was ready and
-/// no longer is (a Service would have dropped it).
+/// no longer is (a Service would have dropped it). Where its Services take pods that are not ready
+/// (`publishNotReadyAddresses`), it is one as soon as it takes connections.
 pub fn endpoint(pod: &Pod, ports: &Ports<'_>) -> Option<Endpoint> {
     let ip = pod.ip.as_deref().filter(|_| pod.alive())?;
-    if pod.was_ready && !pod.ready || ports.is_dlx(pod) {
+    let unready = ports.take_unready();
+    if pod.was_ready && !pod.ready && !unready || ports.is_dlx(pod) {
         return None;
     }
     let (port, container) = ports.of(pod)?;
-    let (probe, probe_address) = probe(pod, container, port, ip);
+    let (probe, probe_address) = match unready {
+        true => (Probe::Tcp, None),
+        false => probe(pod, container, port, ip),
+    };
     if probe == Probe::Listed && !pod.ready {
         return None;
     }
@@ -42,6 +47,12 @@ pub fn endpoint(pod: &Pod, ports: &Ports<'_>) -> Option<Endpoint> {
 // === impl Ports ===
 
 impl Ports<'_> {
+    /// Whether pods that are not ready take requests, too. A headless Service says nothing of that: nobody comes by it.
+    fn take_unready(&self) -> bool {
+        let mut services = self.services.iter().filter(|service| service.is_ordinary()).peekable();
+        services.peek().is_some() && services.all(|service| service.unready)
+    }
+
     /// The port of a pod that requests go to, and the container that has it if one says so.
     pub fn of<'p>(&self, pod: &'p Pod) -> Option<(u16, Option<&'p Container>)> {
         let port = match self.asked {
@@ -302,5 +313,36 @@ mod tests {
         assert_eq!(with(|pod| pod.ip = Some("fd00::1".to_owned())).unwrap().address, "[fd00::1]:8080");
         assert_eq!(with(|_| ()).unwrap().incarnation, "u1");
         assert_eq!(with(|pod| pod.containers[0].restarts = 2).unwrap().incarnation, "u1.2");
+    }
+
+    #[test]
+    fn where_its_services_take_pods_that_are_not_ready_they_are_endpoints() {
+        let container = json!({
+            "name": "vault", "ports": [{"containerPort": 8200}],
+            "readinessProbe": {"exec": {"command": ["vault", "status"]}},
+        });
+        let sealed = pod(json!([container]), false);
+        let service = |more: Value| {
+            let mut spec = json!({"selector": {"a": "b"}, "ports": [{"name": "http", "port": 8200}]});
+            for (key, value) in more.as_object().unwrap() {
+                spec[key] = value.clone();
+            }
+            let object = json!({"metadata": {"name": "vault"}, "spec": spec});
+            Service::from(serde_json::from_value::<k8s_openapi::api::core::v1::Service>(object).unwrap())
+        };
+        let (plain, unready) = (service(json!({})), service(json!({"publishNotReadyAddresses": true})));
+        let peers = service(json!({"publishNotReadyAddresses": true, "clusterIP": "None"}));
+        assert_eq!(of(&sealed, None, &[&plain]), None);
+        assert_eq!(of(&sealed, None, &[&plain, &peers]), None, "nobody comes by a headless one");
+        assert_eq!(of(&sealed, None, &[&plain, &unready]), None, "by some of them it must be ready");
+        for services in [vec![&unready], vec![&unready, &peers]] {
+            let found = of(&sealed, None, &services).expect("it takes connections");
+            assert_eq!((found.address.as_str(), found.probe), ("10.0.0.1:8200", Probe::Tcp));
+        }
+        let mut no_longer = sealed.clone();
+        no_longer.was_ready = true;
+        assert!(of(&no_longer, None, &[&unready]).is_some());
+        no_longer.deleting = true;
+        assert_eq!(of(&no_longer, None, &[&unready]), None);
     }
 }

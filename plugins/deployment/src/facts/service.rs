@@ -31,6 +31,8 @@ pub struct Service {
     pub addresses: Vec<String>,
     /// It has no address of its own: its name stands for its pods' addresses.
     pub headless: bool,
+    /// Pods are its endpoints before they are ready, and when they no longer are.
+    pub unready: bool,
     /// A client's connections keep going to the same pod.
     pub sticky: bool,
     /// The traffic policies of it that are `Local`, by their fields' names.
@@ -126,6 +128,7 @@ impl From<core::Service> for Service {
             external_name: spec.external_name.filter(|_| spec.type_.as_deref() == Some("ExternalName")),
             headless: spec.cluster_ip.as_deref() == Some("None"),
             addresses: spec.cluster_ips.or_else(|| Some(vec![spec.cluster_ip?])).unwrap_or_default(),
+            unready: spec.publish_not_ready_addresses == Some(true),
             sticky: spec.session_affinity.as_deref() == Some("ClientIP"),
             local: local.map(|(name, _)| name).collect(),
             families: families.collect(),

@@ -55,7 +55,7 @@ pub fn refusal(state: &State, workload: &Workload, wishes: &Wishes, dlxs: &[Dlx]
             .or_else(|| families(service, dlxs))
             .map(|what| format!("the Service {} {what}", service.meta.name))
     });
-    let shape = shape.or_else(|| policies(state, workload, wishes));
+    let shape = shape.or_else(|| differ(&services)).or_else(|| policies(state, workload, wishes));
     if let Some(text) = shape {
         return Some(Refusal::Shape(text));
     }
@@ -130,6 +130,17 @@ fn shape(service: &Service, wishes: &Wishes) -> Option<String> {
         ));
     }
     None
+}
+
+/// Several Services of which some take pods that are not ready: the DLXs send what comes by either to the same pods.
+fn differ(services: &[&Service]) -> Option<String> {
+    let unready = services.iter().find(|service| service.unready)?;
+    let ready = services.iter().find(|service| !service.unready)?;
+    Some(format!(
+        "the Service {} has publishNotReadyAddresses: true and {} has not, and what comes by either goes to the same pods: say the \
+         same of both",
+        unready.meta.name, ready.meta.name
+    ))
 }
 
 /// By which addresses it is reached, and the DLXs are not.

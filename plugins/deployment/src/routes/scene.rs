@@ -198,6 +198,11 @@ impl Scene {
         self.store.with(|state| state.apply(change, Teller::Watch));
     }
 
+    /// What is kept of a Service.
+    pub fn fact(&self, name: &str) -> crate::facts::Service {
+        self.store.with(|state| state.service(&("shop".into(), name.into())).cloned().unwrap())
+    }
+
     pub fn refusal(&self) -> Option<String> {
         self.store.with(|state| {
             let workload = state.workload(&ResourceId::new("shop", "web")).unwrap();

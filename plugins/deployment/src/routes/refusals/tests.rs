@@ -290,3 +290,119 @@ fn what_cannot_be_led_stays_awake_also_by_default() {
     scene.service("web", json!({}));
     assert!(kept(&scene).contains("--service-ports"));
 }
+
+#[test]
+fn services_that_differ_in_whether_pods_must_be_ready_are_refused() {
+    let scene = Scene::new();
+    scene.service("web", json!({"publishNotReadyAddresses": true}));
+    assert_eq!(scene.refusal(), None);
+    scene.service("peers", json!({"clusterIP": "None"}));
+    assert_eq!(scene.refusal(), None, "nobody comes by a headless one");
+    scene.service("front", json!({}));
+    refused(&scene, &["the Service web", "publishNotReadyAddresses", "front", "say the same of both"]);
+}
+
+/// What is done with a field of a Service.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Field {
+    /// What is written there is done.
+    Honoured,
+    /// A workload with that stays awake, and is told these words.
+    Refused(&'static str),
+    /// It changes nothing.
+    Irrelevant,
+}
+
+#[test]
+fn every_field_of_a_service_is_honoured_refused_or_irrelevant() {
+    use Field::{Honoured, Irrelevant, Refused};
+
+    let cases = [
+        ("allocateLoadBalancerNodePorts", json!(false), Irrelevant),
+        ("clusterIP", json!("None"), Refused("headless")),
+        ("clusterIPs", json!(["10.96.0.7"]), Irrelevant),
+        ("externalIPs", json!(["192.0.2.1"]), Irrelevant),
+        ("externalName", json!("elsewhere.example.com"), Irrelevant),
+        ("externalTrafficPolicy", json!("Local"), Refused("externalTrafficPolicy: Local")),
+        ("healthCheckNodePort", json!(30_000), Irrelevant),
+        ("internalTrafficPolicy", json!("Local"), Refused("internalTrafficPolicy: Local")),
+        ("ipFamilies", json!(["IPv6"]), Refused("no DLX takes requests by IPv6")),
+        ("ipFamilyPolicy", json!("PreferDualStack"), Irrelevant),
+        ("loadBalancerClass", json!("example.com/lb"), Irrelevant),
+        ("loadBalancerIP", json!("192.0.2.1"), Irrelevant),
+        ("loadBalancerSourceRanges", json!(["192.0.2.0/24"]), Irrelevant),
+        ("ports", json!([{"port": 53, "protocol": "UDP"}]), Refused("only TCP")),
+        ("ports", json!([{"name": "tcp", "port": 80, "targetPort": 9}]), Honoured),
+        ("publishNotReadyAddresses", json!(true), Honoured),
+        ("selector", json!({}), Refused("no selector")),
+        ("selector", json!({"tier": "front"}), Honoured),
+        ("sessionAffinity", json!("ClientIP"), Refused("sessionAffinity: ClientIP")),
+        ("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10}}), Irrelevant),
+        ("trafficDistribution", json!("PreferClose"), Irrelevant),
+        ("type", json!("ExternalName"), Refused("ExternalName")),
+        ("type", json!("NodePort"), Irrelevant),
+        ("type", json!("LoadBalancer"), Irrelevant),
+    ];
+    let known = fields();
+    let tried: std::collections::BTreeSet<_> = cases.iter().map(|(field, ..)| (*field).to_owned()).collect();
+    assert_eq!(tried, known, "each field is tried, and no other");
+    let page = include_str!("../../../../../docs/kubernetes/leading-services.md");
+    let (_, table) = page.split_once("### Each field of a Service").expect("the table's heading");
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).take(known.len()).collect();
+    for (field, value, expected) in cases {
+        let scene = Scene::new();
+        scene.store.with(|state| state.serve(&[dlx("a", &["10.0.0.1"])]));
+        scene.registry(&[(20000, "web")]);
+        scene.service("web", json!({}));
+        let (before, service) = (scene.look(), scene.fact("web"));
+        scene.service("web", json!({field: value}));
+        let (look, now) = (scene.look(), scene.fact("web"));
+        let word = match expected {
+            Refused(words) => {
+                refused(&scene, &[words]);
+                assert!(look.asks() && look.refusal().is_some(), "{field}: it stays awake");
+                "refused"
+            }
+            Irrelevant => {
+                assert_eq!((scene.refusal(), &look), (None, &before), "{field}: it changes something");
+                "irrelevant"
+            }
+            Honoured => {
+                assert_eq!(scene.refusal(), None, "{field}");
+                assert!(!now.is_as(&service), "{field}: it is not even read");
+                "honoured"
+            }
+        };
+        let row = rows.iter().find(|row| row.starts_with(&format!("| `{field}` |")));
+        assert!(row.is_some_and(|row| row.contains(word)), "{field}: the page does not say {word}: {row:?}");
+    }
+}
+
+/// The fields of a Service's specification, as the API has them: one that is new does not compile here.
+fn fields() -> std::collections::BTreeSet<String> {
+    let text = || Some("a".to_owned());
+    let spec = k8s_openapi::api::core::v1::ServiceSpec {
+        allocate_load_balancer_node_ports: Some(true),
+        cluster_ip: text(),
+        cluster_ips: Some(Vec::new()),
+        external_ips: Some(Vec::new()),
+        external_name: text(),
+        external_traffic_policy: text(),
+        health_check_node_port: Some(1),
+        internal_traffic_policy: text(),
+        ip_families: Some(Vec::new()),
+        ip_family_policy: text(),
+        load_balancer_class: text(),
+        load_balancer_ip: text(),
+        load_balancer_source_ranges: Some(Vec::new()),
+        ports: Some(Vec::new()),
+        publish_not_ready_addresses: Some(true),
+        selector: Some(std::collections::BTreeMap::new()),
+        session_affinity: text(),
+        session_affinity_config: Some(Default::default()),
+        traffic_distribution: text(),
+        type_: text(),
+    };
+    let spec = serde_json::to_value(spec).unwrap();
+    spec.as_object().unwrap().keys().cloned().collect()
+}
