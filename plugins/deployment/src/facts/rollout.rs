@@ -2,25 +2,31 @@
 
 use std::time::Duration;
 
+use kube::core::ApiResource;
 use scaler_types::{Rollout, RolloutPhase};
 use serde_json::Value;
-
-use super::{Kind, workload::fingerprint};
 
 /// `progressDeadlineSeconds` of who wants no deadline.
 const NO_DEADLINE: u64 = i32::MAX as u64;
 
-/// The rollout of a workload with so many replicas; `None`: a kind whose status is not known.
+/// The rollout of a workload with so many replicas, whose pod template has this fingerprint; `None`: a kind whose status is
+/// not known.
 ///
 /// The controller knows the pods of the current template by the newest ReplicaSet's `pod-template-hash`, or by the
 /// StatefulSet's `updateRevision`, and counts them. What it concludes at no replicas says nothing: a rollout that was scaled
 /// to zero counts as complete.
-pub fn rollout(kind: &Kind, data: &Value, generation: i64, replicas: u32) -> Option<Rollout> {
-    if kind.api.group != "apps" {
+pub fn rollout(
+    kind: &ApiResource,
+    data: &Value,
+    generation: i64,
+    replicas: u32,
+    template: String,
+) -> Option<Rollout> {
+    if kind.group != "apps" {
         return None;
     }
     let status = Counts::new(&data["status"], replicas);
-    let (complete, overdue) = match kind.api.kind.as_str() {
+    let (complete, overdue) = match kind.kind.as_str() {
         "Deployment" => status.deployment(),
         "StatefulSet" => (status.stateful_set(&data["spec"]["updateStrategy"]), false),
         _ => return None,
@@ -33,16 +39,13 @@ pub fn rollout(kind: &Kind, data: &Value, generation: i64, replicas: u32) -> Opt
     };
     let waits = match phase {
         RolloutPhase::Complete => String::new(),
-        _ if !seen => format!("the controller of {} has not seen its last change", kind.full_name()),
+        _ if !seen => {
+            format!("the controller of {}.{} has not seen its last change", kind.plural, kind.group)
+        }
         _ => status.told(),
     };
     let deadline = data["spec"]["progressDeadlineSeconds"].as_u64().filter(|seconds| *seconds < NO_DEADLINE);
-    Some(Rollout {
-        revision: fingerprint(data["spec"].get("template"), ""),
-        phase,
-        status: waits,
-        deadline: deadline.map(Duration::from_secs),
-    })
+    Some(Rollout { revision: template, phase, status: waits, deadline: deadline.map(Duration::from_secs) })
 }
 
 /// What a status counts.
@@ -102,7 +105,7 @@ impl<'a> Counts<'a> {
 
 #[cfg(test)]
 mod tests {
-    use kube::core::{ApiResource, GroupVersionKind};
+    use kube::core::GroupVersionKind;
     use serde_json::json;
 
     use super::*;
@@ -110,8 +113,8 @@ mod tests {
     fn of(kind: &str, replicas: u32, spec: Value, status: Value) -> Rollout {
         let group = if kind == "Rollout" { "argoproj.io" } else { "apps" };
         let api = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
-        let kind = Kind { index: 0, api, replicas_path: "/spec/replicas".to_owned() };
-        rollout(&kind, &json!({"spec": spec, "status": status}), 4, replicas).expect("its status is known")
+        let data = json!({"spec": spec, "status": status});
+        rollout(&api, &data, 4, replicas, "f".to_owned()).expect("its status is known")
     }
 
     fn deployment(reason: &str, status: Value) -> RolloutPhase {
@@ -183,16 +186,13 @@ mod tests {
 
     #[test]
     fn what_is_told_of_it() {
-        let template =
-            |image: &str| json!({"template": {"spec": {"image": image}}, "progressDeadlineSeconds": 90});
+        let deadline = |seconds: i32| json!({"progressDeadlineSeconds": seconds});
         let status =
             json!({"observedGeneration": 4, "replicas": 4, "updatedReplicas": 1, "readyReplicas": 2});
-        let (a, b) =
-            (of("Deployment", 3, template("a"), status.clone()), of("Deployment", 3, template("b"), status));
-        assert_ne!(a.revision, b.revision);
-        assert_eq!(a.deadline, Some(Duration::from_secs(90)));
-        assert_eq!(a.status, "1 of 3 pods have the current template, 3 have an earlier one, 2 are ready");
-        let none = of("Deployment", 3, json!({"progressDeadlineSeconds": i32::MAX}), json!({}));
+        let told = of("Deployment", 3, deadline(90), status);
+        assert_eq!(told.deadline, Some(Duration::from_secs(90)));
+        assert_eq!(told.status, "1 of 3 pods have the current template, 3 have an earlier one, 2 are ready");
+        let none = of("Deployment", 3, deadline(i32::MAX), json!({}));
         assert_eq!(none.deadline, None);
         assert_eq!(none.status, "the controller of deployments.apps has not seen its last change");
     }

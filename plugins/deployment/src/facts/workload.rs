@@ -177,7 +177,13 @@ impl Workload {
             observed: number("/status/observedGeneration"),
             pods: number("/status/replicas").map_or(0, |count| u32::try_from(count).unwrap_or(0)),
             refused,
-            rollout: rollout(kind, data, object.metadata.generation.unwrap_or(0), replicas),
+            rollout: rollout(
+                &kind.api,
+                data,
+                object.metadata.generation.unwrap_or(0),
+                replicas,
+                fingerprint(data.pointer("/spec/template"), ""),
+            ),
         }
     }
 
@@ -248,7 +254,7 @@ fn template_ports(data: &Value) -> Option<Vec<(String, u16)>> {
 }
 
 /// Of the specification's JSON.
-pub(super) fn fingerprint(spec: Option<&Value>, replicas: &str) -> String {
+fn fingerprint(spec: Option<&Value>, replicas: &str) -> String {
     let mut spec = spec.cloned().unwrap_or_default();
     if let Some(count) = (!replicas.is_empty()).then(|| spec.pointer_mut(replicas)).flatten() {
         *count = Value::Null;
