@@ -100,7 +100,8 @@ impl AsyncRead for Upstream {
 
 impl AsyncWrite for Upstream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.lock().stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.lock().stream).poll_write(cx, bytes);
+        written.map(|written| untaken(written, bytes.len()))
     }
 
     fn poll_write_vectored(
@@ -108,7 +109,8 @@ impl AsyncWrite for Upstream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.lock().stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.lock().stream).poll_write_vectored(cx, slices);
+        written.map(|written| untaken(written, slices.iter().map(|slice| slice.len()).sum()))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -121,6 +123,15 @@ impl AsyncWrite for Upstream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.lock().stream).poll_shutdown(cx)
+    }
+}
+
+/// What the other end takes no more is thrown away, as if it were written: the answer that it gave before it closed is
+/// still to be read, and hyper reads nothing after a write that failed.
+fn untaken(written: io::Result<usize>, all: usize) -> io::Result<usize> {
+    match written {
+        Err(error) if is_closed(&error) => Ok(all),
+        written => written,
     }
 }
 
