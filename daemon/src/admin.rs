@@ -1,5 +1,7 @@
 //! The admin server: /healthz, /readyz, /metrics, and the daemon's own routes.
 
+mod idle;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -23,6 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::{sync::Semaphore, time::Instant};
 
+use self::idle::{Idle, Waits};
 use crate::token::Token;
 
 /// What a handler answers.
@@ -56,7 +59,7 @@ const LONGEST_BODY: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the kernel keeps a connection whose client takes no answer.
 const UNREAD: Duration = Duration::from_secs(30);
-/// More connections wait in the socket's backlog.
+/// Where there is one more, the one that has been idle for longest is closed; if none is, it waits.
 const CONNECTIONS: usize = 1024;
 /// The pause after a failed accept (no descriptor left, say): what frees one is no event we could wait for.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -118,10 +121,10 @@ impl Admin {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let idle = Arc::<Idle>::default();
         let keep_alive = self.keep_alive;
         let admin = Arc::new(self);
         loop {
-            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
             let (socket, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -134,24 +137,35 @@ impl Admin {
                     continue;
                 }
             };
+            if places.available_permits() == 0 {
+                idle.close_longest();
+            }
+            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
             // Only a guard against clients that take no answer: without it they are merely kept longer.
             let unread = UNREAD.as_millis().try_into().unwrap_or(u32::MAX);
             let _ = rustix::net::sockopt::set_tcp_user_timeout(&socket, unread);
-            let admin = Arc::clone(&admin);
+            let (admin, waits) = (Arc::clone(&admin), Waits::new(&idle));
             tokio::spawn(async move {
                 let _place = place;
                 let service = service_fn(|request: Request<Incoming>| {
                     let admin = Arc::clone(&admin);
-                    async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
+                    let busy = waits.pause();
+                    async move {
+                        let answer = admin.answer(request, peer).await;
+                        drop(busy);
+                        Ok::<_, Infallible>(answer)
+                    }
                 });
                 let served = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .keep_alive(keep_alive)
                     .header_read_timeout(PATIENCE)
-                    .serve_connection(TokioIo::new(socket), service)
-                    .await;
-                if let Err(error) = served {
-                    tracing::debug!(%peer, %error, "an admin connection ended");
+                    .serve_connection(TokioIo::new(socket), service);
+                tokio::select! {
+                    served = served => if let Err(error) = served {
+                        tracing::debug!(%peer, %error, "an admin connection ended");
+                    },
+                    () = waits.closed() => tracing::debug!(%peer, "closed an idle admin connection to make room"),
                 }
             });
         }

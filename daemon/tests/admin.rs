@@ -190,3 +190,24 @@ async fn a_slow_client_is_not_waited_for() {
     socket.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 408");
 }
+
+/// More than there is room for: whoever has something to ask is answered all the same, at once and by a connection that was
+/// opened before.
+#[tokio::test]
+async fn idle_connections_lock_nobody_out() {
+    let (address, _) = serve(None).await;
+    let mut used = TcpStream::connect(address).await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..1100 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let answer = ask(address, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // The first that came was closed, the last was not.
+    assert_eq!(used.read(&mut [0; 1]).await.unwrap(), 0);
+    let last = idle.last_mut().unwrap();
+    last.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}

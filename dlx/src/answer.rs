@@ -77,6 +77,17 @@ impl Refusal {
         }
     }
 
+    /// 408: the client sent no more of the request's body. Closes the connection.
+    pub fn stalled(id: &ResourceId, after: Duration) -> Self {
+        let after = scaler_types::duration::short(after);
+        let reason = format!("the resource waited {after} for more of the request's body and none came");
+        Self {
+            resource: Some(id.clone()),
+            close: true,
+            ..Self::new(StatusCode::REQUEST_TIMEOUT, "the client stalled", reason)
+        }
+    }
+
     /// 503: the resource never saw it; try again.
     pub fn unavailable(
         id: &ResourceId,

@@ -19,6 +19,7 @@ use crate::{
     last_report::LastReport,
     resource::{Entry, Key, Registry},
     route::{Claim, Conflict, NameHeader, PathHeader, Peers, Table},
+    serve::{Places, Timeouts},
     shared::Shared,
     stop::Routes,
     tcp::Ports,
@@ -72,7 +73,9 @@ pub struct Dlx {
     /// The report after the last request.
     pub last_report: LastReport,
     /// Room for connections: all of the process's descriptors taken by clients would leave none to reach a resource by.
-    pub places: Arc<Semaphore>,
+    pub places: Arc<Places>,
+    /// How long clients may take.
+    pub timeouts: Timeouts,
     /// Connections that are open.
     connections: AtomicUsize,
     /// Told when the last connection was closed.
@@ -121,7 +124,8 @@ impl Dlx {
             stopping: CancellationToken::new(),
             draining,
             last_report: LastReport::default(),
-            places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            places: Places::new(usize::MAX, usize::MAX),
+            timeouts: Timeouts::default(),
             connections: AtomicUsize::new(0),
             closed: Notify::new(),
             listings: AtomicU64::new(0),
@@ -226,6 +230,7 @@ impl Dlx {
         if self.stopping.is_cancelled() {
             return Err(format!("stopping: {}", self.routes));
         }
+        self.places.ready()?;
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.is_empty() {
             return Err("no plugin is at work yet".to_owned());

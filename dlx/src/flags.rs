@@ -9,7 +9,7 @@ use daemon::{
     settings::{FlagSettings, MultiTargetStrategy},
 };
 
-use crate::route::Network;
+use crate::{route::Network, serve::Timeouts};
 
 /// Holds the requests of sleeping resources, wakes them, and proxies.
 #[derive(clap::Parser, Clone, Debug)]
@@ -49,11 +49,43 @@ pub struct Flags {
     /// Bytes held at once, of all resources together, those in the sockets included.
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes)]
     pub max_held_bytes: u64,
+    /// Bytes of answers that HTTP/2 clients have not taken yet, of all together; beyond it the connections with most are closed.
+    #[arg(long, default_value = "256MiB", value_parser = parse_bytes)]
+    pub max_unread_bytes: u64,
+    /// How long a client may take for a request's head, from its first byte.
+    #[arg(long, default_value = "30s", value_parser = parse_timeout)]
+    pub client_head_timeout: Duration,
+    /// How long a client's connection may be idle, between requests and before the first.
+    #[arg(long, default_value = "620s", value_parser = parse_timeout)]
+    pub client_idle_timeout: Duration,
+    /// How long a client may stall: send nothing of a body that the resource waits for, or take nothing of an answer.
+    #[arg(long, default_value = "5m", value_parser = parse_timeout)]
+    pub client_stall_timeout: Duration,
+}
+
+/// Less is less than what a network may take.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = scaler_types::duration::parse(text).map_err(|error| error.to_string())?;
+    if timeout < LEAST_TIMEOUT {
+        return Err(format!("{text} is too short: give 1s or more"));
+    }
+    Ok(timeout)
 }
 
 // === impl Flags ===
 
 impl Flags {
+    /// How long clients may take.
+    pub fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            head: self.client_head_timeout,
+            idle: self.client_idle_timeout,
+            stall: self.client_stall_timeout,
+        }
+    }
+
     /// What they set for the resources.
     pub fn settings(&self) -> FlagSettings {
         FlagSettings {

@@ -201,6 +201,17 @@ impl Collector for Exported {
             let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(count.load(Ordering::Relaxed)).encode(counter)?;
         }
+        let help = "Bytes of answers that clients of HTTP/2 have not taken";
+        let gauge = encoder.encode_descriptor("dlx_unread", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        ConstGauge::new(dlx.places.unread() as i64).encode(gauge)?;
+        let help = "Clients' connections that were closed: the longest idle to make room, or those with the most unread";
+        let mut family =
+            encoder.encode_descriptor("dlx_closed_connections", help, None, MetricType::Counter)?;
+        for (reason, count) in
+            [("idle", dlx.places.closed_for_others()), ("unread", dlx.places.closed_for_unread())]
+        {
+            ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
+        }
         let help = "Requests sent a second time: a reused connection had closed before an answer, or the stream was refused";
         let counter = encoder.encode_descriptor("dlx_resent_requests", help, None, MetricType::Counter)?;
         ConstCounter::new(dlx.shared.resent()).encode(counter)?;

@@ -17,7 +17,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaler_types::{Role, duration, protocol::Rules};
 use tokio::{
     runtime::Handle,
-    sync::Semaphore,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -30,7 +29,7 @@ use crate::{
     hold::{Limits, Rejected},
     last_report,
     route::Peers,
-    serve::{Accepted, Door, Listener, Workers},
+    serve::{Accepted, Door, Listener, Places, Workers},
     shared::Shared,
     stop::{self, Routes},
     tcp::{self, ServiceListeners},
@@ -139,7 +138,8 @@ async fn serve_as(
     dlx.default_namespace = flags.common.namespace.clone();
     dlx.name_header = flags.target_name_header.clone();
     dlx.path_header = flags.target_path_header.clone();
-    dlx.places = Arc::new(Semaphore::new(room));
+    dlx.places = Places::new(room, flags.max_unread_bytes.try_into().unwrap_or(usize::MAX));
+    dlx.timeouts = flags.timeouts();
     let dlx = Arc::new(dlx);
     let grace = shutdown.grace();
     if dlx.service_ports.is_some() && stop::taking(grace) < flags.common.route_grace {
@@ -194,7 +194,7 @@ fn room(flags: &Flags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> 
     let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
     let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
     let most = most.unwrap_or(usize::MAX);
-    let Some(ports) = flags.common.service_ports else { return Ok((most / 2).min(Semaphore::MAX_PERMITS)) };
+    let Some(ports) = flags.common.service_ports else { return Ok(most / 2) };
     let (first, last) = (ports.first, ports.last);
     for (flag, listener) in own {
         let port = listener.local_addr()?.port();
@@ -213,7 +213,7 @@ fn room(flags: &Flags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> 
         );
         return Err(Misconfigured(why).into());
     }
-    Ok(room.min(Semaphore::MAX_PERMITS))
+    Ok(room)
 }
 
 /// Serves what came until nobody was to come any more, and what still comes on connections that are open: until `grace` after

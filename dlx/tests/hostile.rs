@@ -5,7 +5,6 @@ mod support;
 use std::{
     net::SocketAddr,
     sync::{Arc, Barrier},
-    time::Duration,
 };
 
 use dlx::{
@@ -17,7 +16,6 @@ use support::{Given, Site, body, header, plugin::Plugin, status, until, upstream
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Semaphore,
 };
 
 /// A resource that answers every request with these bytes, and keeps the connection.
@@ -193,30 +191,6 @@ async fn routes_made_at_the_same_moment_lose_no_host() {
             );
         }
     }
-}
-
-/// Clients that connect and stay take the places of other clients, not the descriptors by which resources are reached.
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_beyond_the_room_for_them_wait_and_are_served_in_turn() {
-    let site = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
-    site.dlx.places.forget_permits(Semaphore::MAX_PERMITS - 1);
-    let idle = site.connect().await;
-    let address = site.address;
-    let next = tokio::spawn(async move {
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        answer
-    });
-    let early = tokio::time::timeout(Duration::from_millis(100), async {
-        while !next.is_finished() {
-            tokio::task::yield_now().await
-        }
-    });
-    assert!(early.await.is_err(), "served without a place");
-    drop(idle);
-    assert_eq!(status(&next.await.unwrap()), 200);
 }
 
 /// `tr` of /proc/net/tcp: 2 is the keep-alive timer.

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -9,8 +10,8 @@ use bytes::Bytes;
 use http::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{pool::Lease, replay::Replay};
-use crate::resource::InFlight;
+use super::{Caller, pool::Lease, replay::Replay};
+use crate::{resource::InFlight, serve::Progress};
 
 /// A response's body on its way to the client.
 #[derive(Debug)]
@@ -39,8 +40,8 @@ pub struct Through {
 pub enum Upload {
     /// None.
     Empty,
-    /// From the client.
-    Streaming(Incoming),
+    /// From the client; over HTTP/1 with what its connection is doing, which waits for it.
+    Streaming(Incoming, Option<Arc<Progress>>),
     /// From the client, and kept until it is known that the resource works on it.
     Kept(Replay<Incoming>),
 }
@@ -129,9 +130,13 @@ impl Through {
 
 // === impl Upload ===
 
-impl From<Incoming> for Upload {
-    fn from(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Upload::Empty } else { Upload::Streaming(incoming) }
+impl Upload {
+    /// The body of a client's request.
+    pub fn from_client(incoming: Incoming, caller: &Caller) -> Self {
+        if incoming.is_end_stream() {
+            return Upload::Empty;
+        }
+        Upload::Streaming(incoming, caller.socket.as_ref().map(|_| caller.progress.clone()))
     }
 }
 
@@ -145,7 +150,16 @@ impl Body for Upload {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Upload::Empty => Poll::Ready(None),
-            Upload::Streaming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Upload::Streaming(incoming, progress) => {
+                let frame = Pin::new(incoming).poll_frame(cx);
+                // An error may be that it waited for too long, which is asked for afterwards.
+                if let Some(progress) = progress
+                    && !matches!(frame, Poll::Ready(Some(Err(_))))
+                {
+                    progress.awaits_body(frame.is_pending());
+                }
+                frame
+            }
             Upload::Kept(replay) => Pin::new(replay).poll_frame(cx),
         }
     }
@@ -153,7 +167,7 @@ impl Body for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Upload::Empty => true,
-            Upload::Streaming(incoming) => incoming.is_end_stream(),
+            Upload::Streaming(incoming, _) => incoming.is_end_stream(),
             Upload::Kept(replay) => replay.is_end_stream(),
         }
     }
@@ -161,7 +175,7 @@ impl Body for Upload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Upload::Empty => SizeHint::with_exact(0),
-            Upload::Streaming(incoming) => incoming.size_hint(),
+            Upload::Streaming(incoming, _) => incoming.size_hint(),
             Upload::Kept(replay) => replay.size_hint(),
         }
     }

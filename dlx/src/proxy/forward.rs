@@ -170,6 +170,9 @@ async fn send_on(
                     Err(refusal) => return Err(refusal),
                 };
             }
+            Err(Unsent::Client(_) | Unsent::Perhaps(_)) if caller.progress.body_stalled() => {
+                return Err(Arc::new(Refusal::stalled(&entry.key.id, caller.progress.timeouts().stall)));
+            }
             Err(Unsent::Client(reason)) => {
                 return Err(Arc::new(Refusal::malformed(format!("its body ended with an error: {reason}"))));
             }
@@ -240,7 +243,7 @@ fn outgoing(
         Some(path) => Uri::from(path),
         None => Uri::from_static("/"),
     };
-    (Request::from_parts(parts, Upload::from(body)), switch)
+    (Request::from_parts(parts, Upload::from_client(body, caller)), switch)
 }
 
 /// What becomes of what a request says of its client.

@@ -31,7 +31,7 @@ use crate::{
     dlx::{Dlx, Open},
     resource::Entry,
     route,
-    serve::{Identity, Parked, Socket, head::length},
+    serve::{Identity, Parked, Progress, Socket, head::length},
 };
 
 /// A request that came by an address of the same resource this often runs in circles.
@@ -56,6 +56,8 @@ pub struct Caller {
     pub parked: Mutex<Option<Parked>>,
     /// The connection, where it carries one request at a time.
     pub socket: Option<Socket>,
+    /// What the connection is doing.
+    pub progress: Arc<Progress>,
 }
 
 impl Caller {

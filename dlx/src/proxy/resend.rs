@@ -40,7 +40,7 @@ pub fn keep(request: Request<Upload>) -> (Request<Upload>, Option<Request<Upload
     }
     let (parts, body) = request.into_parts();
     let body = match body {
-        Upload::Streaming(incoming) => Upload::Kept(Replay::new(incoming)),
+        Upload::Streaming(incoming, _) => Upload::Kept(Replay::new(incoming)),
         other => other,
     };
     let request = Request::from_parts(parts, body);

@@ -11,10 +11,12 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+
+use super::Places;
 
 /// The pause when connections cannot be accepted for want of something (descriptors, memory).
 const PAUSE: Duration = Duration::from_millis(100);
@@ -41,7 +43,7 @@ impl Listener {
     pub async fn accept(
         self,
         stop: CancellationToken,
-        places: Arc<Semaphore>,
+        places: Arc<Places>,
         mut take: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
     ) {
         let Self(listener) = self;
@@ -56,7 +58,7 @@ impl Listener {
             let next = async {
                 match listener.accept().await {
                     // Not before somebody is there: ports where nobody is take no place.
-                    Ok(accepted) => Ok((accepted, place(&places).await)),
+                    Ok(accepted) => Ok((accepted, places.take().await)),
                     Err(error) => Err(error),
                 }
             };
@@ -70,6 +72,7 @@ impl Listener {
                 Err(error) if is_the_connections_own(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections for now");
+                    places.close_longest_idle();
                     #[expect(
                         clippy::disallowed_methods,
                         reason = "nothing tells when descriptors or memory are free again"
@@ -79,27 +82,10 @@ impl Listener {
             }
         }
         // Whoever the kernel let in already is not to be reset by the close.
-        while let Ok(place) = places.clone().try_acquire_owned()
+        while let Some(place) = places.try_take()
             && let Poll::Ready(Ok(accepted)) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await
         {
             pass_on(accepted, place);
-        }
-    }
-}
-
-/// A place for one more connection. Where there is none, the others wait in the kernel.
-async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    match places.clone().try_acquire_owned() {
-        Ok(place) => place,
-        Err(_) => {
-            tracing::warn!(
-                "half of the descriptors that this process may have are taken by clients; others wait"
-            );
-            match places.clone().acquire_owned().await {
-                Ok(place) => place,
-                // Closed never.
-                Err(_) => std::future::pending().await,
-            }
         }
     }
 }

@@ -14,8 +14,6 @@ const SILENT: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(15);
 /// so many times; then the connection breaks.
 const TRIES: u32 = 4;
-/// How long the other end may take nothing of what is sent to it. nginx gives a client 60 s.
-const UNREAD: Duration = Duration::from_secs(300);
 
 /// Breaks the connection when its other end is no longer there.
 pub fn watch(stream: &TcpStream) {
@@ -26,10 +24,10 @@ pub fn watch(stream: &TcpStream) {
         .and_then(|()| set_socket_keepalive(stream, true));
 }
 
-/// Breaks the connection also when its other end is there and takes nothing.
-pub fn want_reading(stream: &TcpStream) {
+/// Breaks the connection also when its other end is there and takes nothing for so long; 0: never.
+pub fn want_reading(stream: &TcpStream, unread: Duration) {
     // As above.
-    let _ = set_tcp_user_timeout(stream, UNREAD.as_millis().try_into().unwrap_or(u32::MAX));
+    let _ = set_tcp_user_timeout(stream, unread.as_millis().try_into().unwrap_or(u32::MAX));
 }
 
 /// Has the connection's close tell the other end that it broke, not that it came to its end: what was sent on it was not

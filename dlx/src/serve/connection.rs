@@ -3,37 +3,43 @@
 use std::{
     convert::Infallible,
     future::pending,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use http::Request;
+use http::{Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::{RecvFlags, recv};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use super::{
-    Identity, Socket, alive, head, park,
+    Clients, Identity, Progress, Socket, alive, head, park,
     requests::Requests,
     spoken::{Spoken, spoken},
+    timed::Timed,
+    tracked::{Stream, Streams, Tracked},
 };
 use crate::{
     dlx::{Dlx, Open},
-    proxy::{Caller, Pool, address, handle},
+    proxy::{Caller, Pool, Relay, address, handle},
     tcp,
 };
 
-/// How long a connection may take to send a head, idle ones included. Longer than the keep-alive of the load balancers
-/// that stand in front (Google's: 600 s), so that they close theirs first.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(620);
 /// What a stream of HTTP/2 may send before it is read: as much as a held request's socket takes.
 const STREAM_WINDOW: u32 = 64 * 1024;
+/// How long a client that has its answer may go on sending.
+const LINGER: Duration = Duration::from_secs(5);
 /// Streams of one connection at once.
 const STREAMS: u32 = 1024;
 /// What is kept of a stream's answer for a client that does not read: with as many streams as there may be, 64 MiB.
@@ -44,47 +50,107 @@ pub async fn serve(
     dlx: Arc<Dlx>,
     open: Open,
     pool: Arc<Pool>,
+    clients: Arc<Clients>,
     stream: TcpStream,
     peer: SocketAddr,
     identity: Option<Identity>,
 ) {
     let socket = Socket::new(stream);
     let guessed = identity.as_ref().is_some_and(|identity| identity.port.guessed);
-    // An error: it has said nothing yet, or less than a line.
-    let Ok(spoken) = timeout(HEAD_TIMEOUT, spoken(&socket, guessed)).await else { return };
+    let progress = Progress::new(dlx.timeouts, dlx.places.clone());
+    let _known = clients.add(socket.clone(), progress.clone());
+    // It has nothing to do yet, and others may wait for its place.
+    dlx.places.became_idle();
+    // It has said nothing, or less than a line, for too long.
+    let Some(spoken) = spoken(&socket, guessed, &progress).await else { return };
     if let (Spoken::Other, Some(identity)) = (spoken, &identity) {
         tracing::debug!(resource = %identity.entry.key.id, port = identity.port.listen, "passed on as TCP: it is no HTTP");
+        progress.upgraded();
         return Box::pin(tcp::serve(open, socket, identity.clone())).await;
     }
-    alive::want_reading(socket.stream());
+    alive::want_reading(socket.stream(), dlx.timeouts.stall);
     let trusted = dlx.peers.trusts(peer.ip());
     let peer = address(peer);
-    let mut caller =
-        Caller { dlx, open, pool, peer, trusted, identity, parked: Mutex::default(), socket: None };
+    let mut caller = Caller {
+        dlx,
+        open,
+        pool,
+        peer,
+        trusted,
+        identity,
+        parked: Mutex::default(),
+        socket: None,
+        progress: progress.clone(),
+    };
     if spoken == Spoken::Http2 {
+        progress.speaks_http2();
         Box::pin(serve_http2(Arc::new(caller), socket)).await;
     } else {
+        let busy = progress.begin();
         // An error: its client left.
         let Ok(parked) = park::park(&caller, &socket).await else { return };
+        drop(busy);
         caller.parked = Mutex::new(parked);
         caller.socket = Some(socket.clone());
-        Box::pin(serve_http1(Arc::new(caller), socket)).await;
+        Box::pin(serve_http1(Arc::new(caller), socket.clone())).await;
+        if !progress.is_upgraded() && has_unread(&socket) {
+            Box::pin(linger(&socket)).await;
+        }
     }
 }
 
+/// Whether the client sent something that nobody read.
+fn has_unread(socket: &Socket) -> bool {
+    recv(socket.stream(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(_, len)| len > 0)
+}
+
+/// Reads on for a while what a client still sends after its answer. A close with something unread is a reset, and that
+/// takes the answer away before the client has read it.
+async fn linger(socket: &Socket) {
+    let mut scrap = vec![0; 16 * 1024];
+    let reading = async {
+        while socket.stream().readable().await.is_ok() {
+            match socket.stream().try_read(&mut scrap) {
+                Ok(0) => return,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                _ => {}
+            }
+        }
+    };
+    // It had its time.
+    let _ = timeout_at(Instant::now() + LINGER, reading).await;
+}
+
+/// Answers a request, and knows until the end of the answer that the connection has something to do.
+async fn answer(
+    caller: Arc<Caller>,
+    request: Request<Incoming>,
+) -> Result<Response<Tracked<Relay>>, Infallible> {
+    let progress = caller.progress.clone();
+    let busy = progress.begin();
+    let socket = caller.socket.clone();
+    let response = handle(caller, request).await;
+    progress.answered();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        progress.upgraded();
+        if let Some(socket) = &socket {
+            alive::want_reading(socket.stream(), Duration::ZERO);
+        }
+    }
+    Ok(response.map(|body| Tracked::new(body, Stream::current(), busy)))
+}
+
 async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let caller = caller.clone();
-        async move { Ok::<_, Infallible>(handle(caller, request).await) }
-    });
+    let timed = Timed::new(socket.clone(), caller.progress.clone());
+    let service = service_fn(move |request: Request<Incoming>| answer(caller.clone(), request));
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        // Timeouts are the connection's own.
+        .header_read_timeout(None)
         .max_buf_size(head::LONGEST)
         .max_headers(head::FIELDS)
         // One copy of a small body costs less than a second piece to write.
         .writev(false)
-        .serve_connection(TokioIo::new(Requests::new(socket)), service)
+        .serve_connection(TokioIo::new(Requests::new(socket, timed)), service)
         .with_upgrades();
     // Its client's doing; answered by hyper where there is an answer.
     if let Err(error) = connection.await {
@@ -95,18 +161,17 @@ async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
 async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
     let draining = caller.dlx.draining.clone();
     let identity = caller.identity.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let caller = caller.clone();
-        async move { Ok::<_, Infallible>(handle(caller, request).await) }
-    });
-    let mut connection = http2::Builder::new(TokioExecutor::new())
+    let stall = caller.progress.timeouts().stall;
+    let timed = Timed::new(socket, caller.progress.clone());
+    let service = service_fn(move |request: Request<Incoming>| answer(caller.clone(), request));
+    let mut connection = http2::Builder::new(Streams { stall })
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .max_concurrent_streams(STREAMS)
         .max_send_buf_size(STREAM_UNSENT)
         .max_header_list_size(head::LONGEST as u32)
         .keep_alive_interval(Duration::from_secs(60))
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(timed), service);
     let mut connection = Pin::new(&mut connection);
     tokio::select! {
         ended = connection.as_mut() => {
@@ -135,7 +200,7 @@ async fn gone(identity: Option<Identity>) {
 #[cfg(test)]
 mod tests {
     use scaler_types::protocol::Rules;
-    use tokio::{io::AsyncReadExt, net::TcpListener, runtime::Handle};
+    use tokio::{io::AsyncReadExt, net::TcpListener, runtime::Handle, time::timeout};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -156,9 +221,9 @@ mod tests {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (stream, peer) = listener.accept().await.unwrap();
             client.try_write(said).unwrap();
-            let open = Open::new(&dlx, dlx.places.clone().try_acquire_owned().unwrap());
-            let served = serve(dlx.clone(), open, Pool::new(), stream, peer, None);
-            timeout(HEAD_TIMEOUT * 2, served).await.expect("an end");
+            let open = Open::new(&dlx, dlx.places.try_take().unwrap());
+            let served = serve(dlx.clone(), open, Pool::new(), Arc::default(), stream, peer, None);
+            timeout(dlx.timeouts.idle * 2, served).await.expect("an end");
             assert!(!matches!(client.read(&mut [0; 8]).await, Ok(1..)));
         }
     }

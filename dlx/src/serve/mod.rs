@@ -6,15 +6,22 @@ mod connection;
 mod framing;
 pub(crate) mod head;
 mod park;
+mod places;
+mod progress;
 mod requests;
 mod socket;
 mod spoken;
+mod timed;
+mod tracked;
+mod unread;
 mod worker;
 
 use std::sync::Arc;
 
 pub use accept::Listener;
 pub use park::Parked;
+pub use places::{Clients, Places};
+pub use progress::{Progress, Timeouts};
 use scaler_types::Port;
 pub use socket::Socket;
 pub use worker::{Accepted, Workers};

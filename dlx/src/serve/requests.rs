@@ -12,6 +12,7 @@ use super::{
     Socket,
     framing::{Framing, Stop},
     head,
+    timed::Timed,
 };
 
 /// Read in place of a head that is refused: the library calls for an answer, and [`Socket::refusal`] has it. No head that is
@@ -22,6 +23,7 @@ const IN_PLACE: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 #[derive(Debug)]
 pub struct Requests {
     socket: Socket,
+    timed: Timed,
     framing: Framing,
     /// Was read and is not passed on yet. Empty, and without memory, unless a head came in pieces.
     ahead: Vec<u8>,
@@ -35,8 +37,8 @@ pub struct Requests {
 
 impl Requests {
     /// Of a connection of which nothing was read yet.
-    pub fn new(socket: Socket) -> Self {
-        Self { socket, framing: Framing::new(), ahead: Vec::new(), judged: 0, over: false }
+    pub fn new(socket: Socket, timed: Timed) -> Self {
+        Self { socket, timed, framing: Framing::new(), ahead: Vec::new(), judged: 0, over: false }
     }
 
     /// Passes on what may be.
@@ -77,7 +79,7 @@ impl Requests {
     /// Reads what comes behind what was read already. `Ready(false)`: nothing comes any more.
     fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut self.timed).poll_read(cx, buffer))?;
         let read = &buffer.filled()[before..];
         let more = !read.is_empty();
         if self.over {
@@ -115,7 +117,7 @@ impl AsyncRead for Requests {
             return Poll::Ready(Ok(()));
         }
         if self.framing.is_undecided()
-            && let Some(switched) = self.socket.take_decision()
+            && let Some(switched) = self.socket.take_decision(cx)
         {
             self.framing.decide(switched);
             self.judge();
@@ -140,7 +142,7 @@ impl AsyncRead for Requests {
 
 impl AsyncWrite for Requests {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        Pin::new(&mut self.timed).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -148,19 +150,19 @@ impl AsyncWrite for Requests {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.timed).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.timed.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        Pin::new(&mut self.timed).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        Pin::new(&mut self.timed).poll_shutdown(cx)
     }
 }
 

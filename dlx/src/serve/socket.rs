@@ -4,10 +4,10 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
@@ -34,6 +34,8 @@ struct Inner {
     refusal: OnceLock<Refusal>,
     /// How a request that asked to switch protocols was answered: [`SWITCHED`] or [`NOT_SWITCHED`].
     decision: AtomicU8,
+    /// Who reads on when that is known.
+    undecided: Mutex<Option<Waker>>,
 }
 
 const SWITCHED: u8 = 1;
@@ -49,6 +51,7 @@ impl Socket {
             cleared: AtomicBool::new(false),
             refusal: OnceLock::new(),
             decision: AtomicU8::new(0),
+            undecided: Mutex::default(),
         }))
     }
 
@@ -71,10 +74,14 @@ impl Socket {
     /// A request that asked to switch protocols is being answered. Until then nothing behind it is read.
     pub fn decide(&self, switched: bool) {
         self.0.decision.store(if switched { SWITCHED } else { NOT_SWITCHED }, Ordering::Release);
+        if let Some(reader) = self.0.undecided.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            reader.wake();
+        }
     }
 
-    /// Whether protocols were switched, once that is known; once.
-    pub(super) fn take_decision(&self) -> Option<bool> {
+    /// Whether protocols were switched, once that is known; once. Until then the task is to be woken.
+    pub(super) fn take_decision(&self, cx: &Context<'_>) -> Option<bool> {
+        *self.0.undecided.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
         match self.0.decision.swap(0, Ordering::AcqRel) {
             0 => None,
             decision => Some(decision == SWITCHED),

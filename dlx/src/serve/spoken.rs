@@ -6,9 +6,9 @@ use rustix::{
     io::Errno,
     net::{RecvFlags, recv},
 };
-use tokio::io::Interest;
+use tokio::{io::Interest, time::timeout_at};
 
-use super::Socket;
+use super::{Progress, Socket};
 
 /// What an HTTP/2 client says first (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -30,15 +30,23 @@ pub enum Spoken {
 
 /// Waits for the first bytes and says what they begin. `guessed`: that it is HTTP is only guessed.
 ///
-/// A client that waits for the other side to speak first is waited for.
-pub async fn spoken(socket: &Socket, guessed: bool) -> Spoken {
+/// A client that waits for the other side to speak first is waited for. `None`: it took too long.
+pub async fn spoken(socket: &Socket, guessed: bool, progress: &Progress) -> Option<Spoken> {
     loop {
-        let Ok(ready) = socket.stream().ready(Interest::READABLE).await else { return Spoken::Http1 };
+        let readable = socket.stream().ready(Interest::READABLE);
+        let readable = match progress.deadline(None) {
+            Some((deadline, _)) => timeout_at(deadline, readable).await.ok()?,
+            None => readable.await,
+        };
+        let Ok(ready) = readable else { return Some(Spoken::Http1) };
         match look(socket, guessed) {
-            Some(spoken) => return spoken,
-            None if !ready.is_read_closed() => socket.clear(),
-            None if guessed => return Spoken::Other,
-            None => return Spoken::Http1,
+            Some(spoken) => return Some(spoken),
+            None if !ready.is_read_closed() => {
+                progress.came();
+                socket.clear();
+            }
+            None if guessed => return Some(Spoken::Other),
+            None => return Some(Spoken::Http1),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use scaler_types::Protocol;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Door, Identity, Socket, alive, connection};
+use super::{Clients, Door, Identity, Socket, alive, connection};
 use crate::{
     dlx::{Dlx, Open},
     proxy::Pool,
@@ -73,6 +73,7 @@ impl Workers {
 async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
     let pool = Pool::new();
     dlx.shared.add_pool(pool.clone());
+    let clients = dlx.places.add();
     while let Some(Accepted { stream, peer, door, place }) = accepted.recv().await {
         let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
         let stream = match ready {
@@ -85,7 +86,14 @@ async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
         // Failing, it is merely slower.
         let _ = stream.set_nodelay(true);
         alive::watch(&stream);
-        let connection = Connection { dlx: dlx.clone(), pool: pool.clone(), stream, peer, place };
+        let connection = Connection {
+            dlx: dlx.clone(),
+            pool: pool.clone(),
+            clients: clients.clone(),
+            stream,
+            peer,
+            place,
+        };
         match door {
             Door::Shared => connection.serve(None),
             Door::Own(identity) => connection.serve(Some(identity)),
@@ -104,6 +112,7 @@ async fn work(dlx: Arc<Dlx>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
 struct Connection {
     dlx: Arc<Dlx>,
     pool: Arc<Pool>,
+    clients: Arc<Clients>,
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
@@ -114,14 +123,14 @@ struct Connection {
 impl Connection {
     /// Serves it to its end, in a task of its own.
     fn serve(self, identity: Option<Identity>) {
-        let Self { dlx, pool, stream, peer, place } = self;
+        let Self { dlx, pool, clients, stream, peer, place } = self;
         let open = Open::new(&dlx, place);
         match identity {
             Some(identity) if identity.port.protocol == Protocol::Tcp => {
                 tokio::spawn(tcp::serve(open, Socket::new(stream), identity));
             }
             identity => {
-                tokio::spawn(connection::serve(dlx, open, pool, stream, peer, identity));
+                tokio::spawn(connection::serve(dlx, open, pool, clients, stream, peer, identity));
             }
         }
     }

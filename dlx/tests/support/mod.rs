@@ -18,7 +18,7 @@ use dlx::{
     dlx::Dlx,
     hold::Limits,
     resource::{Entry, Key},
-    serve::{Accepted, Door, Listener, Workers},
+    serve::{Accepted, Door, Listener, Places, Timeouts, Workers},
     shared::Shared,
     stop::Routes,
     tcp::ServiceListeners,
@@ -30,7 +30,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::Handle,
-    sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +57,10 @@ pub struct Given {
     pub places: usize,
     /// Wakes at once.
     pub wakes: usize,
+    /// Bytes that clients of HTTP/2 may leave unread.
+    pub unread: usize,
+    /// How long clients may take.
+    pub timeouts: Timeouts,
 }
 
 impl Default for Given {
@@ -69,8 +72,10 @@ impl Default for Given {
             held: Limits { requests: 100_000, bytes: 1 << 30 },
             service_ports: None,
             route_grace: Duration::ZERO,
-            places: Semaphore::MAX_PERMITS,
             wakes: daemon::wakes::DEFAULT,
+            places: usize::MAX,
+            unread: usize::MAX,
+            timeouts: Timeouts::default(),
         }
     }
 }
@@ -82,7 +87,8 @@ impl Site {
         let mut dlx = Dlx::new(shared, "test-1", draining.clone());
         dlx.peers = dlx::route::Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect());
         dlx.service_ports = given.service_ports;
-        dlx.places = Arc::new(Semaphore::new(given.places));
+        dlx.places = Places::new(given.places, given.unread);
+        dlx.timeouts = given.timeouts;
         dlx.routes = Routes::new(given.route_grace);
         let dlx = Arc::new(dlx);
         let service = match given.service_ports {

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::serve::{Places, Progress, Timeouts};
 
 const BOTH: &[u8] =
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
@@ -24,7 +25,9 @@ async fn connected() -> (TcpStream, Requests) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     client.set_nodelay(true).unwrap();
-    (client, Requests::new(Socket::new(listener.accept().await.unwrap().0)))
+    let socket = Socket::new(listener.accept().await.unwrap().0);
+    let progress = Progress::new(Timeouts::default(), Places::new(1, usize::MAX));
+    (client, Requests::new(socket.clone(), Timed::new(socket, progress)))
 }
 
 /// What can be read of these bytes, all of which were sent.

@@ -1,0 +1,287 @@
+//! Room for clients' connections. When there is none left, those that have had nothing to do for longest are closed.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::net::{Shutdown, shutdown};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use super::{Progress, Socket};
+
+/// Of the room, this part is made at once: looking for the longest idle costs a look at all.
+const PART: usize = 64;
+/// How soon after a look at what is unread another one may bring something new.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How often the log says that there is no room.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Room for clients' connections.
+#[derive(Debug)]
+pub struct Places {
+    free: Arc<Semaphore>,
+    most: usize,
+    /// Clients that wait to be taken.
+    waiting: AtomicUsize,
+    /// Told when a connection has nothing to do while clients wait.
+    idle: Notify,
+    /// By thread: its connections that may be closed when they have nothing to do.
+    threads: Mutex<Vec<Arc<Clients>>>,
+    /// Connections that were closed for others.
+    closed: AtomicU64,
+    said: Mutex<Option<Instant>>,
+    /// Bytes that clients of HTTP/2 have not taken,
+    unread: AtomicUsize,
+    /// how many they may be,
+    most_unread: usize,
+    /// and when it was looked last whose they are.
+    looked: Mutex<Option<Instant>>,
+    /// Connections that were closed for having most of them.
+    closed_unread: AtomicU64,
+}
+
+/// The connections of one thread.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<(u64, HashMap<u64, (Socket, Arc<Progress>)>)>);
+
+/// Has a connection be among those of its thread until it is dropped.
+#[derive(Debug)]
+pub struct Known {
+    clients: Arc<Clients>,
+    number: u64,
+}
+
+// === impl Places ===
+
+impl Places {
+    /// Room for `most`, whose clients may leave `most_unread` bytes of their answers unread.
+    pub fn new(most: usize, most_unread: usize) -> Arc<Self> {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            free: Arc::new(Semaphore::new(most)),
+            most,
+            waiting: AtomicUsize::new(0),
+            idle: Notify::new(),
+            threads: Mutex::default(),
+            closed: AtomicU64::new(0),
+            said: Mutex::default(),
+            unread: AtomicUsize::new(0),
+            most_unread,
+            looked: Mutex::default(),
+            closed_unread: AtomicU64::new(0),
+        })
+    }
+
+    /// One more thread has connections.
+    pub fn add(&self) -> Arc<Clients> {
+        let clients = Arc::<Clients>::default();
+        lock(&self.threads).push(clients.clone());
+        clients
+    }
+
+    /// A place that is free now.
+    pub fn try_take(&self) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().try_acquire_owned().ok()
+    }
+
+    /// A place, as soon as there is one. The others wait in the kernel meanwhile.
+    pub async fn take(&self) -> OwnedSemaphorePermit {
+        if let Some(place) = self.try_take() {
+            return place;
+        }
+        let _waits = Waits::new(&self.waiting);
+        loop {
+            // Before the look: whoever has nothing to do after it tells.
+            let idle = self.idle.notified();
+            if self.close_longest_idle() == 0 {
+                self.say();
+            }
+            tokio::select! {
+                place = self.free.clone().acquire_owned() => match place {
+                    Ok(place) => return place,
+                    // Closed never.
+                    Err(_) => std::future::pending().await,
+                },
+                () = idle => {}
+            }
+        }
+    }
+
+    /// Closes the connections that have had nothing to do for longest; how many.
+    pub fn close_longest_idle(&self) -> usize {
+        let threads = lock(&self.threads).clone();
+        let mut idle = Vec::new();
+        for clients in threads {
+            let clients = lock(&clients.0);
+            idle.extend(clients.1.values().filter_map(|(socket, progress)| {
+                progress.idle_for().map(|idle| (idle, socket.clone(), progress.clone()))
+            }));
+        }
+        let count = (self.most / PART).max(1).min(idle.len());
+        if count == 0 {
+            return 0;
+        }
+        idle.select_nth_unstable_by_key(count - 1, |(idle, ..)| std::cmp::Reverse(*idle));
+        let mut closed = 0;
+        for (_, socket, progress) in idle.into_iter().take(count) {
+            // It may have something to do by now; a request that is just coming is one that crosses with the close.
+            if progress.idle_for().is_some()
+                && progress.close()
+                && shutdown(socket.stream(), Shutdown::Both).is_ok()
+            {
+                closed += 1;
+            }
+        }
+        self.closed.fetch_add(closed as u64, Ordering::Relaxed);
+        closed
+    }
+
+    /// So many more bytes are unread.
+    pub fn add_unread(&self, bytes: usize) {
+        let all = self.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if all > self.most_unread {
+            self.close_most_unread();
+        }
+    }
+
+    /// So many less are.
+    pub fn remove_unread(&self, bytes: usize) {
+        self.unread.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that clients have not taken.
+    pub fn unread(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were closed for having most of what is unread.
+    pub fn closed_for_unread(&self) -> u64 {
+        self.closed_unread.load(Ordering::Relaxed)
+    }
+
+    /// Closes the connections with most unread until the others have no more than may be.
+    fn close_most_unread(&self) {
+        {
+            let mut looked = lock(&self.looked);
+            if looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+                return;
+            }
+            *looked = Some(Instant::now());
+        }
+        let threads = lock(&self.threads).clone();
+        let mut all = Vec::new();
+        for clients in threads {
+            let clients = lock(&clients.0);
+            all.extend(clients.1.values().filter_map(|(socket, progress)| {
+                let unread = progress.unread();
+                let bytes = unread.bytes();
+                (bytes > 0 && !unread.is_closed()).then(|| (bytes, socket.clone(), unread.clone()))
+            }));
+        }
+        let mut left: usize = all.iter().map(|(bytes, ..)| bytes).sum();
+        all.sort_unstable_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
+        for (bytes, socket, unread) in all {
+            if left <= self.most_unread {
+                return;
+            }
+            if unread.close() && shutdown(socket.stream(), Shutdown::Both).is_ok() {
+                left -= bytes;
+                self.closed_unread.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(
+                    bytes,
+                    "closed a connection whose client left the most of its answers unread"
+                );
+            }
+        }
+    }
+
+    /// A connection has nothing to do any more.
+    pub fn became_idle(&self) {
+        // In an order that both sides see: who waits counts itself before it looks at who is idle.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.idle.notify_one();
+        }
+    }
+
+    /// Connections that were closed to make room for others.
+    pub fn closed_for_others(&self) -> u64 {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Why clients are not taken, if they are not.
+    ///
+    /// # Errors
+    ///
+    /// All places are taken by connections that have something to do.
+    pub fn ready(&self) -> Result<(), String> {
+        match self.waiting.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            _ => Err(self.full()),
+        }
+    }
+
+    fn full(&self) -> String {
+        format!(
+            "new connections wait: {} clients are connected and busy, which takes half of the file descriptors that this \
+             process may have; raise that limit (ulimit -n, LimitNOFILE=) or run more DLXs",
+            self.most
+        )
+    }
+
+    fn say(&self) {
+        let mut said = lock(&self.said);
+        if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            *said = Some(Instant::now());
+            tracing::warn!("{}", self.full());
+        }
+    }
+}
+
+/// Counts one that waits.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Clients ===
+
+impl Clients {
+    /// A connection may be closed from now on when it has nothing to do.
+    pub fn add(self: &Arc<Self>, socket: Socket, progress: Arc<Progress>) -> Known {
+        let mut inner = lock(&self.0);
+        inner.0 += 1;
+        let number = inner.0;
+        inner.1.insert(number, (socket, progress));
+        Known { clients: self.clone(), number }
+    }
+}
+
+// === impl Known ===
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        lock(&self.clients.0).1.remove(&self.number);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

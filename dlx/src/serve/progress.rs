@@ -1,0 +1,226 @@
+//! What a client's connection is doing, since when, and for how long it may.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Places, unread::Unread};
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a request's head, from its first byte.
+    pub head: Duration,
+    /// Between two requests, and before the first.
+    pub idle: Duration,
+    /// To send more of a body that the resource waits for, or to take more of an answer.
+    pub stall: Duration,
+}
+
+/// What a connection is doing. Moments are milliseconds since it was accepted; 0 is never.
+#[derive(Debug)]
+pub struct Progress {
+    timeouts: Timeouts,
+    places: Arc<Places>,
+    accepted: Instant,
+    http2: AtomicBool,
+    /// Requests that are held or being answered.
+    requests: AtomicUsize,
+    idle_since: AtomicU64,
+    head_since: AtomicU64,
+    /// Since when the resource waits for more of the request's body.
+    body_awaited: AtomicU64,
+    /// The request under way has an answer.
+    answered: AtomicBool,
+    /// It carries another protocol now.
+    upgraded: AtomicBool,
+    unread: Arc<Unread>,
+    /// It is being closed to make room for others.
+    closing: AtomicBool,
+}
+
+/// Counts one request on its connection until it is dropped.
+#[derive(Debug)]
+pub struct Busy(Arc<Progress>);
+
+/// What is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Nothing. It is to be looked at again: nobody tells when a request has its answer, or a resource begins to wait.
+    Nothing,
+    /// Nothing was asked for so long.
+    Idle,
+    /// A head took too long.
+    Head,
+    /// The client stalled.
+    Stalled,
+}
+
+// === impl Timeouts ===
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(30),
+            // Longer than the keep-alive of the load balancers that stand in front (Google's: 600 s), so that they close
+            // theirs first.
+            idle: Duration::from_secs(620),
+            stall: Duration::from_secs(300),
+        }
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    /// Of a connection that was accepted now.
+    pub fn new(timeouts: Timeouts, places: Arc<Places>) -> Arc<Self> {
+        Arc::new(Self {
+            timeouts,
+            unread: Unread::new(places.clone()),
+            places,
+            accepted: Instant::now(),
+            http2: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(0),
+            body_awaited: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    /// The limits.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// What its client has not taken.
+    pub fn unread(&self) -> &Arc<Unread> {
+        &self.unread
+    }
+
+    /// It speaks HTTP/2: its bytes are frames, and each of its streams may stall alone.
+    pub fn speaks_http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    /// A request came.
+    pub fn begin(self: &Arc<Self>) -> Busy {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.head_since.store(0, Ordering::Relaxed);
+        self.body_awaited.store(0, Ordering::Relaxed);
+        self.answered.store(false, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// The request has an answer: what still comes of its body is nobody's concern.
+    pub fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it carries another protocol, in which nothing is known of what has to come.
+    pub fn upgraded(&self) {
+        self.upgraded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it carries another protocol.
+    pub fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Relaxed)
+    }
+
+    /// Bytes came.
+    pub fn came(&self) {
+        if self.requests.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// The resource waits for more of the request's body, or waits no more.
+    pub fn awaits_body(&self, awaits: bool) {
+        if !awaits {
+            self.body_awaited.store(0, Ordering::Relaxed);
+        } else if self.body_awaited.load(Ordering::Relaxed) == 0 {
+            self.body_awaited.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the resource has waited for more of the request's body for too long.
+    pub fn body_stalled(&self) -> bool {
+        let since = self.body_awaited.load(Ordering::Relaxed);
+        since > 0 && self.now() >= since + millis(self.timeouts.stall)
+    }
+
+    /// When it has been at what it does for too long, and at what. `blocked`: since when it takes nothing of what is
+    /// written to it.
+    pub fn deadline(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
+        if self.upgraded.load(Ordering::Relaxed) {
+            return None;
+        }
+        let Timeouts { head, idle, stall } = self.timeouts;
+        let at = |since: u64| self.accepted + Duration::from_millis(since);
+        let reading = if self.requests.load(Ordering::Relaxed) == 0 {
+            match self.head_since.load(Ordering::Relaxed) {
+                // Pieces of a head are not told from other frames; a client that holds one back is an idle one.
+                since if since > 0 && !self.http2.load(Ordering::Relaxed) => (at(since) + head, Over::Head),
+                _ => (at(self.idle_since.load(Ordering::Relaxed)) + idle, Over::Idle),
+            }
+        } else {
+            let reads_body = !self.http2.load(Ordering::Relaxed) && !self.answered.load(Ordering::Relaxed);
+            match self.body_awaited.load(Ordering::Relaxed) {
+                since if since > 0 && reads_body => (at(since) + stall, Over::Stalled),
+                _ => (Instant::now() + idle.min(stall), Over::Nothing),
+            }
+        };
+        let writing = blocked.map(|since| (since + stall, Over::Stalled));
+        [Some(reading), writing].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// Says that it is being closed to make room for others; whether it was not before.
+    pub fn close(&self) -> bool {
+        !self.closing.swap(true, Ordering::Relaxed)
+    }
+
+    /// How long it has had nothing to do; `None` while it has, and while it is being closed.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let idle = self.requests.load(Ordering::SeqCst) == 0
+            && !self.upgraded.load(Ordering::Relaxed)
+            && !self.closing.load(Ordering::Relaxed);
+        let since = Duration::from_millis(self.idle_since.load(Ordering::Relaxed));
+        idle.then(|| self.accepted.elapsed().saturating_sub(since))
+    }
+
+    /// Milliseconds since it was accepted; never 0.
+    fn now(&self) -> u64 {
+        millis(self.accepted.elapsed()).max(1)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+// === impl Busy ===
+
+impl Busy {
+    /// The connection.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
+        if self.0.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.places.became_idle();
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What clients of HTTP/2 have not taken yet of their answers: bounded per connection and in all.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, Bytes};
+
+use super::{Places, tracked::Stream};
+
+/// What one connection may have unread before its streams get one piece each.
+const CONNECTION: usize = 4 * 1024 * 1024;
+/// A piece takes at least as much memory: it is a part of what was read at once.
+const PIECE: usize = 8 * 1024;
+
+/// What a connection's client has not taken.
+#[derive(Debug)]
+pub struct Unread {
+    places: Arc<Places>,
+    bytes: AtomicUsize,
+    /// It was closed for having too much.
+    closed: AtomicBool,
+}
+
+/// What is unread of one stream: its pieces.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    count: AtomicUsize,
+    /// Who waits until nothing is.
+    waits: Mutex<Option<Waker>>,
+}
+
+/// A piece of an answer, which counts as unread until it is dropped.
+#[derive(Debug)]
+pub struct Piece {
+    bytes: Bytes,
+    _counted: Option<Counted>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    connection: Arc<Unread>,
+    stream: Arc<Stream>,
+    size: usize,
+}
+
+// === impl Unread ===
+
+impl Unread {
+    /// Of a new connection.
+    pub fn new(places: Arc<Places>) -> Arc<Self> {
+        Arc::new(Self { places, bytes: AtomicUsize::new(0), closed: AtomicBool::new(false) })
+    }
+
+    /// Bytes that are unread.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says that it is being closed, which frees what it has; whether it was not before.
+    pub fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether it is being closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a stream may have one more piece: it waits for its own while its connection has too much.
+    pub fn poll_room(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
+        let full = || self.bytes() >= CONNECTION && stream.pieces.count.load(Ordering::Acquire) > 0;
+        if !full() {
+            return Poll::Ready(());
+        }
+        *stream.pieces.lock() = Some(cx.waker().clone());
+        // It may have been taken meanwhile.
+        if full() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// A piece that counts.
+    pub fn count(self: &Arc<Self>, stream: &Arc<Stream>, bytes: Bytes) -> Piece {
+        let size = bytes.len().max(PIECE);
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        stream.pieces.count.fetch_add(1, Ordering::AcqRel);
+        self.places.add_unread(size);
+        Piece { bytes, _counted: Some(Counted { connection: self.clone(), stream: stream.clone(), size }) }
+    }
+}
+
+// === impl Pieces ===
+
+impl Pieces {
+    fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Piece ===
+
+impl From<Bytes> for Piece {
+    /// One that does not count.
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, _counted: None }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [io::IoSlice<'a>]) -> usize {
+        self.bytes.chunks_vectored(slices)
+    }
+
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        self.bytes.copy_to_bytes(len)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.connection.bytes.fetch_sub(self.size, Ordering::Relaxed);
+        self.connection.places.remove_unread(self.size);
+        if self.stream.pieces.count.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(waits) = self.stream.pieces.lock().take()
+        {
+            waits.wake();
+        }
+    }
+}
