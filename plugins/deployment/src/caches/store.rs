@@ -237,7 +237,8 @@ impl Store {
     pub fn holds(&self, id: &ResourceId, complaint: &Complaint) -> Option<ObjectReference> {
         self.with(|state| {
             state.settle();
-            let holds = state.listed.get(id).is_some_and(|listed| listed.complaints.contains(complaint));
+            let listed = state.listed.get(id).is_some_and(|listed| listed.complaints.contains(complaint));
+            let holds = listed || state.not_managed.get(id) == Some(complaint);
             state.workload(id).filter(|_| holds).map(events::regarding)
         })
     }
