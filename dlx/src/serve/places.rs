@@ -50,7 +50,14 @@ pub struct Places {
 
 /// The connections of one thread.
 #[derive(Debug, Default)]
-pub struct Clients(Mutex<(u64, HashMap<u64, (Socket, Arc<Progress>)>)>);
+pub struct Clients(Mutex<Connections>);
+
+#[derive(Debug, Default)]
+struct Connections {
+    /// The number of the last that came.
+    last: u64,
+    open: HashMap<u64, (Socket, Arc<Progress>)>,
+}
 
 /// Has a connection be among those of its thread until it is dropped.
 #[derive(Debug)]
@@ -121,7 +128,7 @@ impl Places {
         let mut idle = Vec::new();
         for clients in threads {
             let clients = lock(&clients.0);
-            idle.extend(clients.1.values().filter_map(|(socket, progress)| {
+            idle.extend(clients.open.values().filter_map(|(socket, progress)| {
                 progress.idle_for().map(|idle| (idle, socket.clone(), progress.clone()))
             }));
         }
@@ -180,7 +187,7 @@ impl Places {
         let mut all = Vec::new();
         for clients in threads {
             let clients = lock(&clients.0);
-            all.extend(clients.1.values().filter_map(|(socket, progress)| {
+            all.extend(clients.open.values().filter_map(|(socket, progress)| {
                 let unread = progress.unread();
                 let bytes = unread.bytes();
                 (bytes > 0 && !unread.is_closed()).then(|| (bytes, socket.clone(), unread.clone()))
@@ -267,9 +274,9 @@ impl Clients {
     /// A connection may be closed from now on when it has nothing to do.
     pub fn add(self: &Arc<Self>, socket: Socket, progress: Arc<Progress>) -> Known {
         let mut inner = lock(&self.0);
-        inner.0 += 1;
-        let number = inner.0;
-        inner.1.insert(number, (socket, progress));
+        inner.last += 1;
+        let number = inner.last;
+        inner.open.insert(number, (socket, progress));
         Known { clients: self.clone(), number }
     }
 }
@@ -278,7 +285,7 @@ impl Clients {
 
 impl Drop for Known {
     fn drop(&mut self) {
-        lock(&self.clients.0).1.remove(&self.number);
+        lock(&self.clients.0).open.remove(&self.number);
     }
 }
 
