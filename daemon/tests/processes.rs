@@ -19,6 +19,7 @@ use daemon::{
     listen::{Handed, parse_address},
     members::{Member, files},
     shutdown::Shutdown,
+    telemetry::{self, LogFormat},
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -80,6 +81,18 @@ fn child() {
             say("listens");
             let (mut connection, _) = listener.accept().unwrap();
             connection.write_all(b"handed over").unwrap();
+        }
+        // Names and headers as a client may send them, a panic, and far more than a pipe holds.
+        "logs" => {
+            telemetry::init(LogFormat::Text);
+            tracing::warn!(host = %"a.test\n2026 ERROR forged\u{1b}[2J", "refused a request of %0a\r\nb");
+            thread::spawn(|| panic!("in two\nlines")).join().unwrap_err();
+            for number in 0..100_000 {
+                tracing::info!(target: "daemon", number, "filled a pipe that nobody reads with a line that is not very short");
+            }
+            say("logged");
+            wait_for_end();
+            telemetry::flush();
         }
         other => panic!("no such child: {other}"),
     }
@@ -337,4 +350,29 @@ fn a_socket_that_was_handed_over_is_found_by_its_address() {
     assert_eq!(text, "handed over");
     assert!(child.ends().success());
     drop(listener);
+}
+
+#[test]
+fn a_log_that_nobody_reads_keeps_nobody_waiting_and_no_value_breaks_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut logs = Started::from(
+        Started::command("logs", folder.path())
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .env("RUST_LOG", ""),
+    );
+    assert_eq!(logs.says(), "logged");
+    let mut log = BufReader::new(logs.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let first = log.next().unwrap();
+    assert!(
+        first.ends_with(r"refused a request of %0a\r\nb host=a.test\n2026 ERROR forged\u{1b}[2J"),
+        "{first}"
+    );
+    let second = log.next().unwrap();
+    assert!(second.contains("ERROR") && second.contains(r"panicked: in two\nlines at="), "{second}");
+    // What found no room is counted, once there is room again.
+    let notice = log.find(|line| !line.contains("filled a pipe")).unwrap();
+    assert!(notice.contains("left out of the log: standard error was not read lines="), "{notice}");
+    drop(logs.stdin.take());
+    assert!(logs.child.wait().unwrap().success());
 }

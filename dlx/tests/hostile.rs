@@ -233,3 +233,25 @@ async fn a_peer_that_vanished_is_found_out() {
     until("the client to be watched", || timer(site.address, client).as_deref() == Some("02")).await;
     until("the resource to be watched", || timer(dlx, resource).as_deref() == Some("02")).await;
 }
+
+/// Frames of 17 bytes that the HTTP library warns of, each: the log gets few lines of them, and what was left out is counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_break_the_protocol_do_not_fill_the_log() {
+    const FRAMES: usize = 2000;
+    daemon::telemetry::init(daemon::telemetry::LogFormat::Text);
+    let site = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for _ in 0..FRAMES {
+        // An answer to a ping that nobody sent.
+        bytes.extend_from_slice(b"\0\0\x08\x06\x01\0\0\0\0 no ping");
+    }
+    site.connect().await.write_all(&bytes).await.unwrap();
+    let left_out = || {
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &daemon::telemetry::registry("dlx")).unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix("scaler_log_lines_left_out_total "));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    until("all frames were read", || left_out() > FRAMES / 2).await;
+    assert_eq!(status(&site.get("a.test", "/").await), 200);
+}
