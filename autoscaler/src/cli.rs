@@ -12,7 +12,6 @@ mod scale;
 use std::{
     env,
     io::{self, Write as _},
-    process::ExitCode,
 };
 
 use clap::Subcommand;
@@ -36,18 +35,19 @@ pub enum Command {
 }
 
 /// Runs a command to its end; an error is told as a person reads it, and no log is written unless RUST_LOG asks for one.
-pub fn main(command: Command) -> ExitCode {
+pub fn main(command: Command) -> ! {
     if env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
         telemetry::init(telemetry::LogFormat::Text);
     }
-    match command.run() {
-        Ok(()) => ExitCode::SUCCESS,
+    let status = match command.run() {
+        Ok(()) => 0,
         Err(error) => {
             // Where nobody reads there is nobody to tell.
             drop(writeln!(io::stderr(), "error: {error:#}"));
-            ExitCode::from(exit::status_of(&error))
+            exit::status_of(&error)
         }
-    }
+    };
+    exit::end_with(status)
 }
 
 // === impl Command ===

@@ -1,15 +1,13 @@
 //! The autoscaler's process: flags, log, and then [`autoscaler::run`], or one of the commands.
 
-use std::process::ExitCode;
-
 use daemon::{exit, telemetry};
 use scaler_types::protocol::Rules;
 
-fn main() -> ExitCode {
+fn main() {
     let mut flags: autoscaler::Flags = exit::parse_flags();
     if let Some(command) = flags.command.take() {
-        return autoscaler::cli::main(command);
+        autoscaler::cli::main(command);
     }
     telemetry::init(flags.common.log_format);
-    exit::status(autoscaler::run(flags, Rules::default()))
+    exit::end(autoscaler::run(flags, Rules::default()))
 }

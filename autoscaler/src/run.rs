@@ -66,9 +66,16 @@ pub fn run(flags: Flags, rules: Rules) -> anyhow::Result<()> {
 async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Option<Leadership>> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
     let token = flags.common.admin_token()?;
-    let coordination = Coordination::of(&flags.common).await?;
-    let fleet =
-        Fleet::start(&flags.common, flags.settings(), Role::Autoscaler, shutdown.draining.clone()).await?;
+    let start = async {
+        let coordination = Coordination::of(&flags.common).await?;
+        let draining = shutdown.draining.clone();
+        let fleet = Fleet::start(&flags.common, flags.settings(), Role::Autoscaler, draining).await?;
+        anyhow::Ok((coordination, fleet))
+    };
+    let (coordination, fleet) = tokio::select! {
+        () = shutdown.draining.cancelled() => return Ok(None),
+        started = start => started?,
+    };
 
     let mut registry = registry("autoscaler");
     let metrics = Metrics::new(&mut registry);

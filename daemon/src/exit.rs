@@ -1,6 +1,11 @@
 //! How a daemon ends: 0 fine, 64 bad flags, 78 bad configuration, 1 anything else.
 
-use std::process::{self, ExitCode};
+use std::{
+    io::{self, Write as _},
+    process,
+};
+
+use crate::telemetry;
 
 /// Exit status of flags that cannot be used (`EX_USAGE` of sysexits.h).
 pub const BAD_FLAGS: u8 = 64;
@@ -14,7 +19,10 @@ pub const BAD_CONFIGURATION: u8 = 78;
 pub struct Misconfigured(pub String);
 
 /// Parses the process's arguments. Bad ones end it with [`BAD_FLAGS`], `--help` and `--version` with 0.
+///
+/// Comes first in `main`: a process that only tries out a plugin ends here.
 pub fn parse_flags<F: clap::Parser>() -> F {
+    plugin_host::answer_probe();
     F::try_parse().unwrap_or_else(|error| {
         // Where nobody reads, there is nobody to tell.
         drop(error.print());
@@ -22,11 +30,24 @@ pub fn parse_flags<F: clap::Parser>() -> F {
     })
 }
 
-/// What `main` returns: logs an error with all its causes and tells its status.
-pub fn status(result: anyhow::Result<()>) -> ExitCode {
-    let Err(error) = result else { return ExitCode::SUCCESS };
-    tracing::error!("{error:#}");
-    ExitCode::from(status_of(&error))
+/// How `main` ends: logs an error with all its causes, and ends the process with its status.
+pub fn end(result: anyhow::Result<()>) -> ! {
+    let status = match &result {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            status_of(error)
+        }
+    };
+    end_with(status)
+}
+
+/// Ends the process when what it printed and logged is written; a plugin that hangs does not hold it up.
+pub fn end_with(status: u8) -> ! {
+    // Where nobody reads, there is nobody to tell.
+    drop(io::stdout().flush());
+    telemetry::flush();
+    plugin_host::exit(status)
 }
 
 /// The status that an error ends the process with.

@@ -30,6 +30,11 @@ pub struct CommonFlags {
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     pub plugins_dir: PathBuf,
 
+    /// How long the plugins may take to be loaded, each by a process that tries it out first. One that takes longer, or crashes,
+    /// is skipped and reported.
+    #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
+    pub plugin_load_timeout: Duration,
+
     /// A namespace file, or a folder of them (`*.yaml`, `*.yml`, in the order of their names). May be given several
     /// times; each file holds one namespace. Changes are picked up while the daemon runs.
     ///

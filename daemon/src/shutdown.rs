@@ -1,10 +1,15 @@
-//! The first signal drains, the second ends at once.
+//! The first signal drains, the second ends at once. So does a process that hangs long after its grace period.
 
-use std::{future, io, process, thread, time::Duration};
+use std::{future, io, thread, time::Duration};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::exit;
+
+/// How long after its grace period a process may take to end: plugins are stopped, and the others told.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Cloneable; `draining` is cancelled by the first SIGTERM or SIGINT; the second one exits the process with
 /// status 143 or 130 (128 and the signal's number, as a shell tells it).
@@ -27,7 +32,7 @@ impl Shutdown {
     /// The signals cannot be followed.
     pub fn on_signals(grace: Duration) -> io::Result<Self> {
         let draining = CancellationToken::new();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (terminate, interrupt) = {
             let _entered = runtime.enter();
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
@@ -53,17 +58,65 @@ impl Shutdown {
     }
 }
 
-async fn follow(mut terminate: Signal, mut interrupt: Signal, draining: CancellationToken, grace: Duration) {
-    let mut next = async || {
-        tokio::select! {
-            _ = terminate.recv() => ("SIGTERM", 143),
-            _ = interrupt.recv() => ("SIGINT", 130),
-        }
-    };
-    let (name, _) = next().await;
+/// What ends a process: the signal's name, and the status that it ends with.
+type Ending = (&'static str, u8);
+
+async fn follow(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    draining: CancellationToken,
+    grace: Duration,
+) -> ! {
+    let first = signalled(&mut terminate, &mut interrupt).await;
+    exit::end_with(ending(first, signalled(&mut terminate, &mut interrupt), draining, grace).await)
+}
+
+async fn signalled(terminate: &mut Signal, interrupt: &mut Signal) -> Ending {
+    tokio::select! {
+        _ = terminate.recv() => ("SIGTERM", 143),
+        _ = interrupt.recv() => ("SIGINT", 130),
+    }
+}
+
+/// What follows the first signal; returns the status to end with, at once.
+async fn ending(
+    (name, status): Ending,
+    second: impl Future<Output = Ending>,
+    draining: CancellationToken,
+    grace: Duration,
+) -> u8 {
     tracing::info!(signal = name, grace = %scaler_types::duration::short(grace), "draining; a second signal ends at once");
     draining.cancel();
-    let (name, status) = next().await;
-    tracing::warn!(signal = name, status, "ending at once");
-    process::exit(status);
+    // Whoever drains ends by itself. If it cannot (its thread hangs in a plugin, or in a file), nobody else would.
+    let hangs = async {
+        match Instant::now().checked_add(grace).and_then(|end| end.checked_add(LAST_WORDS_TIMEOUT)) {
+            #[expect(clippy::disallowed_methods, reason = "the end of the grace is the event")]
+            Some(end) => tokio::time::sleep_until(end).await,
+            None => future::pending().await,
+        }
+    };
+    tokio::select! {
+        (name, status) = second => {
+            tracing::warn!(signal = name, status, "ending at once");
+            status
+        }
+        () = hangs => {
+            tracing::error!(status, "not ended long after the grace period: ending at once");
+            status
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_hangs_is_ended_after_its_grace_without_another_signal() {
+        let draining = CancellationToken::new();
+        let (begun, grace) = (Instant::now(), Duration::from_secs(30));
+        assert_eq!(ending(("SIGTERM", 143), future::pending(), draining.clone(), grace).await, 143);
+        assert!(draining.is_cancelled());
+        assert_eq!(begun.elapsed(), grace + LAST_WORDS_TIMEOUT);
+    }
 }

@@ -72,7 +72,10 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     let listener = bind(flags.listen_address)?;
     let admin = bind(flags.admin_address)?;
     let room = room(&flags, [("--listen-address", &listener), ("--admin-address", &admin)])?;
-    let coordination = Coordination::of(&flags.common).await?;
+    let coordination = tokio::select! {
+        () = shutdown.draining.cancelled() => return Ok(()),
+        coordination = Coordination::of(&flags.common) => coordination?,
+    };
     let waiting = Waiting::begin(&flags, &admin, &coordination)?;
     let ready = tokio::select! {
         () = shutdown.draining.cancelled() => return Ok(()),
@@ -153,7 +156,12 @@ async fn serve_as(
         async move { stop::follow(&dlx, grace).await }
     });
 
-    let fleet = Fleet::start(&flags.common, flags.settings(), Role::Dlx, dlx.draining.clone()).await?;
+    let start = Fleet::start(&flags.common, flags.settings(), Role::Dlx, dlx.draining.clone());
+    let fleet = tokio::select! {
+        // Nobody was served yet.
+        () = shutdown.draining.cancelled() => return Ok(()),
+        fleet = start => fleet?,
+    };
     tokio::spawn(admin::admin(&dlx, &fleet, token).serve(admin_listener));
     tokio::spawn(watch::follow_fleet(dlx.clone(), fleet.served()));
     if timeout(FIRST_LISTS, dlx.listed()).await.is_err() {

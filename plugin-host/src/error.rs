@@ -1,6 +1,6 @@
 //! Why a file was not loaded, and why a call has no result.
 
-use std::{fmt, io, path::PathBuf, time::Duration};
+use std::{fmt, io, path::PathBuf, process::ExitStatus, time::Duration};
 
 use scaler_types::{duration, v1::Fault};
 
@@ -25,6 +25,14 @@ pub enum LoadError {
     /// The file system did not let us.
     #[error("it cannot be read: {0}; let the daemon's user read it")]
     Unreadable(#[source] io::Error),
+    /// No library is that large.
+    #[error("{} MiB are too much for a plugin, {} MiB at most; remove it from this folder", size >> 20, max >> 20)]
+    TooLarge {
+        /// The file's length in bytes.
+        size: u64,
+        /// The most that is taken.
+        max: u64,
+    },
     /// Whoever may write a plugin runs code in the daemon.
     #[error("everybody may write it (mode {0:04o}); run chmod o-w on it")]
     Writable(u32),
@@ -44,6 +52,12 @@ pub enum LoadError {
     /// The dynamic loader refused it.
     #[error("it cannot be loaded: {0}; build it on this system or an older one")]
     Open(String),
+    /// Its initialisers do not return.
+    #[error("it was not loaded within {}: its initialisers hang; remove it, or ask its author", duration::short(*.0))]
+    Hangs(Duration),
+    /// Its initialisers ended the process that tried it out.
+    #[error("it ends the process that loads it ({0}); remove it, or ask its author")]
+    Crashes(ExitStatus),
     /// Another major version of the interface.
     #[error(
         "made for version {theirs} of the plugin interface, this daemon has {ours}; build it with this daemon's scaler-types"

@@ -1,10 +1,26 @@
 //! What can be told of a library without running anything of it.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    ops::Range,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
-use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, ReadRef};
 
 use crate::LoadError;
+
+/// The largest file that is taken for a library: far above a plugin with all its debug information.
+const MAX_SIZE: u64 = 2 << 30;
+
+/// The largest piece of it that is read at once. The largest there is in a real one is its table of symbols.
+const MAX_PIECE: u64 = 64 << 20;
+
+/// A file of which only what is asked for is read, in pieces that are not too large.
+#[derive(Clone, Copy)]
+struct Pieces<'a>(&'a ReadCache<File>);
 
 /// Checks that `path` is a whole ELF library that exports a plugin, written by nobody but those who may.
 ///
@@ -25,12 +41,16 @@ pub(crate) fn inspect(path: &Path) -> Result<(), LoadError> {
     if mode & 0o002 != 0 {
         return Err(LoadError::Writable(mode));
     }
-    elf(&fs::read(path).map_err(LoadError::Unreadable)?)
+    if metadata.len() > MAX_SIZE {
+        return Err(LoadError::TooLarge { size: metadata.len(), max: MAX_SIZE });
+    }
+    let file = ReadCache::new(File::open(path).map_err(LoadError::Unreadable)?);
+    elf(Pieces(&file), metadata.len())
 }
 
-fn elf(bytes: &[u8]) -> Result<(), LoadError> {
+fn elf(file: Pieces<'_>, size: u64) -> Result<(), LoadError> {
     let wrong = |error: object::Error| LoadError::NotElf(error.to_string());
-    let elf = object::File::parse(bytes).map_err(wrong)?;
+    let elf = object::File::parse(file).map_err(wrong)?;
     // The loader's own word for it is "No such file or directory".
     let ours = match std::env::consts::ARCH {
         "x86_64" => object::Architecture::X86_64,
@@ -43,7 +63,7 @@ fn elf(bytes: &[u8]) -> Result<(), LoadError> {
     // The section table usually lies at the end and has just been read; what is mapped must be there too.
     for segment in elf.segments() {
         let (start, length) = segment.file_range();
-        if start.checked_add(length).is_none_or(|end| end > bytes.len() as u64) {
+        if start.checked_add(length).is_none_or(|end| end > size) {
             return Err(LoadError::NotElf("a segment ends behind the file's end".to_owned()));
         }
     }
@@ -52,4 +72,21 @@ fn elf(bytes: &[u8]) -> Result<(), LoadError> {
         return Err(LoadError::NoPlugin);
     }
     Ok(())
+}
+
+// === impl Pieces ===
+
+impl<'a> ReadRef<'a> for Pieces<'a> {
+    fn len(self) -> Result<u64, ()> {
+        self.0.len()
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+        if size > MAX_PIECE { Err(()) } else { self.0.read_bytes_at(offset, size) }
+    }
+
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+        let end = range.end.min(range.start.saturating_add(MAX_PIECE));
+        self.0.read_bytes_at_until(range.start..end, delimiter)
+    }
 }

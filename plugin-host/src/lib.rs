@@ -5,6 +5,9 @@
 //! last longer than their time, hold no thread while they wait, and are cancelled in the plugin when they are dropped; a
 //! plugin that panics has answered with an error.
 //!
+//! A library is first loaded by another process: what crashes or hangs in its initialisers is left out. (In the daemon itself
+//! it would take the dynamic loader with it, and nearly every thread needs that now and then.)
+//!
 //! What a plugin can still do to the daemon it is in: crash it (a segmentation fault, `abort`, `exit`, a stack overflow), eat
 //! its memory, and change what belongs to the whole process (signal handlers, the working directory). Load only libraries
 //! you trust. Replace a library by writing another file and renaming it over the old one: to overwrite one that is
@@ -12,13 +15,17 @@
 
 mod breaker;
 mod error;
+mod exit;
 mod inspect;
 mod instance;
 mod log;
 mod plugin;
+mod probe;
 mod scan;
 
 pub use error::{CallError, LoadError, Rejected};
+pub use exit::exit;
 pub use instance::{ANSWER_WITHIN, Instance, STOP_WITHIN};
 pub use plugin::Plugin;
-pub use scan::{Scan, load_dir};
+pub use probe::answer_probe;
+pub use scan::{LOAD_TIMEOUT, Scan, load_dir};

@@ -10,9 +10,12 @@ use std::{
 use abi_stable::library::{LibraryError, RootModule as _, lib_header_from_path};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use scaler_types::{PluginContext, v1};
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    CallError, Instance, LoadError, inspect::inspect, instance::ANSWER_WITHIN, instance::answer, log,
+    CallError, Instance, LoadError,
+    instance::{ANSWER_WITHIN, answer},
+    log,
 };
 
 /// A loaded library. Never unloaded. Cheap to clone.
@@ -24,14 +27,15 @@ struct Loaded {
     path: PathBuf,
     interface: String,
     module: v1::ModuleRef,
+    /// Held while the library makes an instance: one that hangs keeps one thread, however often it is tried again.
+    creating: Arc<Mutex<()>>,
 }
 
 // === impl Plugin ===
 
 impl Plugin {
-    /// Checks and loads one library. Runs its initialisers.
+    /// Loads one library that was [inspected](crate::inspect). Runs its initialisers.
     pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
-        inspect(path)?;
         // SAFETY: loading runs the library's initialisers. It says of itself that it is a plugin, and whoever may write
         // it is trusted with the daemon (see the crate's documentation).
         // RTLD_NOW turns a missing symbol into this error: bound lazily it would end the process at its first call.
@@ -49,7 +53,13 @@ impl Plugin {
         if !v1::valid_kind(kind) {
             return Err(LoadError::Kind(kind.to_owned()));
         }
-        Ok(Self(Arc::new(Loaded { kind: kind.to_owned(), path: path.to_owned(), interface, module })))
+        Ok(Self(Arc::new(Loaded {
+            kind: kind.to_owned(),
+            path: path.to_owned(),
+            interface,
+            module,
+            creating: Arc::default(),
+        })))
     }
 
     /// The kind of resource it scales.
@@ -81,10 +91,19 @@ impl Plugin {
         let json = serde_json::to_vec(&context)
             .map_err(|error| CallError::Plugin(format!("its context cannot be handed over: {error}")))?;
         let module = self.0.module;
-        // What it costs the library to make its runtime is not spent on a worker of ours.
-        let call = tokio::task::spawn_blocking(move || module.create()(log::host(), json.into()))
+        let creating = Arc::clone(&self.0.creating);
+        let create = async move {
+            let turn = creating.lock_owned().await;
+            // What it costs the library to make its runtime is not spent on a worker of ours.
+            tokio::task::spawn_blocking(move || {
+                let call = module.create()(log::host(), json.into());
+                drop(turn);
+                call
+            })
             .await
-            .map_err(|error| CallError::Plugin(format!("it could not be started: {error}")))?;
+            .map_err(|error| CallError::Plugin(format!("it could not be started: {error}")))
+        };
+        let call = timeout(ANSWER_WITHIN, create).await.map_err(|_| CallError::TimedOut(ANSWER_WITHIN))??;
         let scaler = answer(ANSWER_WITHIN, call).await?;
         Ok(Instance::new(self.clone(), context.namespace, scaler))
     }

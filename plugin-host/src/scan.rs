@@ -3,9 +3,13 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use crate::{LoadError, Plugin, Rejected};
+use crate::{LoadError, Plugin, Rejected, inspect::inspect, probe::Probe};
+
+/// How long the libraries of a folder may take to be loaded, where nobody says otherwise: a slow disk still makes it.
+pub const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What loading a folder gave, each in the order of the files' names.
 #[derive(Debug, Default)]
@@ -17,14 +21,15 @@ pub struct Scan {
 }
 
 /// Loads every `*.so` of `dir`, in name order. A file that cannot be loaded is told, and never keeps another from
-/// being loaded; of two files with one kind the first has it.
+/// being loaded; of two files with one kind the first has it. `before` is told each file that is about to be loaded.
+/// `timeout`: how long all of them may take in the processes that try them out; see [`answer_probe`](crate::answer_probe).
 ///
 /// Blocks, and runs the libraries' initialisers: from asynchronous code, call it in `spawn_blocking`.
 ///
 /// # Errors
 ///
 /// The folder itself cannot be read.
-pub fn load_dir(dir: &Path) -> io::Result<Scan> {
+pub fn load_dir(dir: &Path, timeout: Duration, before: impl Fn(&Path)) -> io::Result<Scan> {
     // Absolute, so that the loader never looks for a name without a slash in the system's folders.
     let dir = std::path::absolute(dir)?;
     let named = |error: io::Error| {
@@ -40,9 +45,20 @@ pub fn load_dir(dir: &Path) -> io::Result<Scan> {
         .map_err(named)?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
     paths.sort();
+    let deadline = Instant::now().checked_add(timeout);
+    let probed = paths.into_iter().map(|path| {
+        let probe = inspect(&path).and_then(|()| {
+            before(&path);
+            Probe::start(&path)
+        });
+        (path, probe)
+    });
+    // All at once: one that hangs costs the others no time of theirs.
+    let probed: Vec<_> = probed.collect();
     let mut scan = Scan::default();
-    for path in paths {
-        match Plugin::load(&path) {
+    for (path, probe) in probed {
+        let loaded = probe.and_then(|probe| probe.wait(timeout, deadline)).and_then(|()| Plugin::load(&path));
+        match loaded {
             Ok(plugin) => match scan.plugins.iter().find(|other| other.kind() == plugin.kind()) {
                 Some(other) => {
                     let (kind, by) = (plugin.kind().to_owned(), other.path().to_owned());

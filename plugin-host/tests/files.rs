@@ -4,13 +4,13 @@ mod common;
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::{FileExt as _, PermissionsExt as _, symlink},
     path::Path,
     process::Command,
 };
 
 use common::{built, context, misbehaving};
-use plugin_host::{CallError, load_dir};
+use plugin_host::{CallError, LOAD_TIMEOUT, load_dir};
 
 /// Makes a library of C source.
 fn compile(source: &str, library: &Path) {
@@ -61,11 +61,26 @@ fn each_bad_file_is_told_in_one_line_and_the_good_one_is_loaded() {
     fs::copy(&good, at("anybody.so")).unwrap();
     fs::set_permissions(at("anybody.so"), fs::Permissions::from_mode(0o646)).unwrap();
     fs::write(at("two\nlines.so"), "").unwrap();
+    // A library at its beginning, then nothing for 2 GiB, or for ever more.
+    for (name, size) in [("sparse.so", (2 << 30) - 1), ("sparse-and-large.so", 1_u64 << 40)] {
+        fs::copy(&good, at(name)).unwrap();
+        fs::File::options().write(true).open(at(name)).unwrap().set_len(size).unwrap();
+    }
+    // It claims a table of symbols of almost a gigabyte, in a section table behind its end.
+    let (mut claims, mut sections) = (whole.clone(), vec![0; 128]);
+    claims[40..48].copy_from_slice(&(1_u64 << 30).to_le_bytes()); // e_shoff
+    claims[60..64].copy_from_slice(&[2, 0, 0, 0]); // e_shnum, e_shstrndx
+    sections[68] = 11; // SHT_DYNSYM
+    sections[96..104].copy_from_slice(&(24 * 40_000_000_u64).to_le_bytes()); // sh_size
+    sections[120] = 24; // sh_entsize
+    fs::write(at("symbols.so"), claims).unwrap();
+    let symbols = fs::File::options().write(true).open(at("symbols.so")).unwrap();
+    symbols.write_all_at(&sections, 1 << 30).unwrap();
     // What is not called *.so is nobody's business.
     fs::write(at("notes.txt"), "").unwrap();
     fs::write(at(".so"), "").unwrap();
 
-    let scan = load_dir(dir.path()).unwrap();
+    let scan = load_dir(dir.path(), LOAD_TIMEOUT, |_| {}).unwrap();
 
     let loaded: Vec<_> =
         scan.plugins.iter().map(|plugin| (plugin.kind(), plugin.path().to_owned())).collect();
@@ -85,6 +100,9 @@ fn each_bad_file_is_told_in_one_line_and_the_good_one_is_loaded() {
         ("layout.so", "laid out differently"),
         ("machine.so", "made for another processor"),
         ("segment.so", "a segment ends behind the file's end"),
+        ("sparse-and-large.so", "1048576 MiB are too much for a plugin, 2048 MiB at most"),
+        ("sparse.so", "kind misbehaving is already served by"),
+        ("symbols.so", "not an ELF library, or cut short"),
         ("text.so", "not an ELF library, or cut short"),
         ("two lines.so", "not an ELF library, or cut short"),
         ("unresolved.so", "undefined symbol: nowhere"),
@@ -103,7 +121,7 @@ fn each_bad_file_is_told_in_one_line_and_the_good_one_is_loaded() {
 fn a_folder_without_plugins_has_none() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("README"), "plugins go here").unwrap();
-    let scan = load_dir(dir.path()).unwrap();
+    let scan = load_dir(dir.path(), LOAD_TIMEOUT, |_| {}).unwrap();
     assert!(scan.plugins.is_empty() && scan.rejected.is_empty());
 }
 
@@ -111,7 +129,7 @@ fn a_folder_without_plugins_has_none() {
 fn a_missing_folder_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("plugins");
-    let error = load_dir(&missing).unwrap_err().to_string();
+    let error = load_dir(&missing, LOAD_TIMEOUT, |_| {}).unwrap_err().to_string();
     assert!(error.starts_with(&missing.display().to_string()), "{error}");
 }
 

@@ -11,6 +11,7 @@ use daemon::{
     exit::Misconfigured,
     fleet::{Checked, check},
 };
+use plugin_host::LOAD_TIMEOUT;
 
 use super::output::{Format, print, print_json};
 
@@ -46,7 +47,7 @@ impl Check {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let plugins = match self.plugins_dir.is_dir() {
             true => {
-                plugin_host::load_dir(&self.plugins_dir)
+                plugin_host::load_dir(&self.plugins_dir, LOAD_TIMEOUT, |_| {})
                     .with_context(|| format!("reading --plugins-dir {}", self.plugins_dir.display()))?
                     .plugins
             }

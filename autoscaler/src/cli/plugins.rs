@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use daemon::exit::Misconfigured;
+use plugin_host::LOAD_TIMEOUT;
 use serde::Serialize;
 
 use super::output::{Format, print, print_json, table};
@@ -36,7 +37,8 @@ impl Plugins {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let folder = self.plugins_dir.display();
         let bad = |why: String| Misconfigured(format!("--plugins-dir {folder}: {why}"));
-        let scan = plugin_host::load_dir(&self.plugins_dir).map_err(|error| bad(error.to_string()))?;
+        let scan = plugin_host::load_dir(&self.plugins_dir, LOAD_TIMEOUT, |_| {})
+            .map_err(|error| bad(error.to_string()))?;
         let loaded = scan.plugins.iter().map(|plugin| Told {
             file: plugin.path().display().to_string(),
             kind: Some(plugin.kind().to_owned()),

@@ -23,6 +23,7 @@ use crate::{
     flags::CommonFlags,
     namespace_file::parse_namespace,
     settings::{FlagSettings, Settings},
+    telemetry,
 };
 pub use check::{Checked, check};
 use keeper::Keeper;
@@ -102,7 +103,7 @@ impl Fleet {
         draining: CancellationToken,
         whole: bool,
     ) -> anyhow::Result<(Self, Vec<String>)> {
-        let plugins = Arc::new(load(&flags.plugins_dir, flags.strict).await?);
+        let plugins = Arc::new(load(flags).await?);
         let state_dir = std::path::absolute(&flags.state_dir)
             .with_context(|| format!("--state-dir {}", flags.state_dir.display()))?;
         let files = match flags.config.is_empty() {
@@ -170,10 +171,16 @@ impl Fleet {
     }
 }
 
-async fn load(folder: &Path, strict: bool) -> anyhow::Result<Plugins> {
+async fn load(flags: &CommonFlags) -> anyhow::Result<Plugins> {
+    let folder = &flags.plugins_dir;
     let bad = |why: String| Misconfigured(format!("--plugins-dir {}: {why}", folder.display()));
-    let path = folder.to_owned();
-    let scan = tokio::task::spawn_blocking(move || plugin_host::load_dir(&path)).await?;
+    let (path, timeout) = (folder.clone(), flags.plugin_load_timeout);
+    let before = |file: &Path| {
+        tracing::info!(file = %file.display(), "loading a plugin");
+        // They may end the process: then this line says which.
+        telemetry::flush();
+    };
+    let scan = tokio::task::spawn_blocking(move || plugin_host::load_dir(&path, timeout, before)).await?;
     let scan = scan.map_err(|error: io::Error| bad(error.to_string()))?;
     for plugin in &scan.plugins {
         tracing::info!(file = %plugin.path().display(), kind = plugin.kind(), "plugin loaded");
@@ -186,7 +193,7 @@ async fn load(folder: &Path, strict: bool) -> anyhow::Result<Plugins> {
         let why = if why.is_empty() { "it holds no plugin (*.so)".to_owned() } else { why };
         return Err(bad(format!("nothing was loaded: {why}")).into());
     }
-    if strict && !why.is_empty() {
+    if flags.strict && !why.is_empty() {
         return Err(bad(format!("--strict: {why}")).into());
     }
     Ok(Plugins { loaded: scan.plugins, rejected: scan.rejected })

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{Instance, Scan, load_dir};
+use plugin_host::{Instance, LOAD_TIMEOUT, Scan, load_dir};
 use scaler_types::{PluginContext, ResourceId, Role, Row, ScaleRequest, Target, Version};
 use tokio::sync::watch;
 
@@ -51,7 +51,7 @@ pub fn folder(library: &Path, name: &str) -> tempfile::TempDir {
 
 /// Loads a folder and insists that all in it is in order.
 pub fn load(dir: &Path) -> Scan {
-    let scan = load_dir(dir).expect("the folder can be read");
+    let scan = load_dir(dir, LOAD_TIMEOUT, |_| {}).expect("the folder can be read");
     let rejected: Vec<String> = scan.rejected.iter().map(ToString::to_string).collect();
     assert!(rejected.is_empty(), "{rejected:#?}");
     scan

@@ -1,11 +1,9 @@
 //! The DLX without the rules that `SCALER_WITHOUT` names.
 
-use std::process::ExitCode;
-
 use daemon::{exit, telemetry};
 
-fn main() -> ExitCode {
+fn main() {
     let flags: dlx::Flags = exit::parse_flags();
     telemetry::init(flags.common.log_format);
-    exit::status(dlx::run(flags, e2e::without::rules()))
+    exit::end(dlx::run(flags, e2e::without::rules()))
 }
