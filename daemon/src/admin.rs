@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     future::Future,
     hint, io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -173,6 +173,9 @@ impl Admin {
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
+        if let Some(refusal) = refuse_rebound(&head, peer) {
+            return refusal;
+        }
         // hyper sends no body in answer to HEAD.
         let method = if head.method == Method::HEAD { Method::GET } else { head.method.clone() };
         let path = head.uri.path();
@@ -300,6 +303,39 @@ pub fn refuse(status: StatusCode, reason: &str) -> Response<Full<Bytes>> {
     answer(status, "application/json", body + "\n")
 }
 
+/// Why a request from this very host is not answered, if so. A page in a browser here may have had its name point at
+/// 127.0.0.1: then the browser lets it read what is answered. It sends the page's name as `Host`.
+fn refuse_rebound(head: &http::request::Parts, peer: SocketAddr) -> Option<Response<Full<Bytes>>> {
+    if !peer.ip().to_canonical().is_loopback() {
+        return None;
+    }
+    let own = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let mut named =
+        own.into_iter().chain(head.headers.get_all(header::HOST).iter().map(HeaderValue::as_bytes));
+    let foreign = named.find(|host| !std::str::from_utf8(host).is_ok_and(names_no_site))?;
+    Some(refuse(
+        StatusCode::FORBIDDEN,
+        &format!(
+            "from loopback no page is answered, and Host {:?} may be one's: ask by address, by localhost or by a Service's name (NAME or NAME.NAMESPACE.svc)",
+            String::from_utf8_lossy(foreign)
+        ),
+    ))
+}
+
+/// Whether a `Host` cannot be a web site's name: an address, localhost, a name without a dot, or a Service's in a cluster.
+fn names_no_site(host: &str) -> bool {
+    if host.is_empty() || host.parse::<SocketAddr>().is_ok() {
+        return true;
+    }
+    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let name = name.map_or(host, |(name, _)| name);
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    address.parse::<IpAddr>().is_ok()
+        || !name.contains('.')
+        || [".localhost", ".svc", ".svc.cluster.local"].iter().any(|end| name.ends_with(end))
+}
+
 fn not_allowed(allowed: &[&str]) -> Response<Full<Bytes>> {
     let allowed = allowed.join(", ");
     let mut refusal = refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("this route takes {allowed}"));
@@ -324,4 +360,65 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Respo
 fn same(given: &[u8], expected: &[u8]) -> bool {
     given.len() == expected.len()
         && hint::black_box(given.iter().zip(expected).fold(0, |seen, (a, b)| seen | (a ^ b))) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_header_may_name_from_loopback() {
+        for host in [
+            "",
+            "127.0.0.1",
+            "127.0.0.1:8092",
+            "10.1.2.3:8091",
+            "[::1]:8092",
+            "[::1]",
+            "::1",
+            "localhost",
+            "LOCALHOST:8092",
+            "localhost.:8092",
+            "admin.localhost:8092",
+            "scaler-dlx:8091",
+            "scaler-dlx.scaler.svc:8091",
+            "scaler-dlx.scaler.svc.cluster.local",
+        ] {
+            assert!(names_no_site(host), "{host}");
+        }
+        for host in [
+            "attacker.example",
+            "attacker.example:8092",
+            "127.0.0.1.attacker.example",
+            "localhost.attacker.example:8092",
+            "svc.attacker.example",
+            "attacker.example.:8092",
+            "a.b:c",
+        ] {
+            assert!(!names_no_site(host), "{host}");
+        }
+    }
+
+    /// Probes by a pod's address, and a Prometheus, do not come from loopback.
+    #[test]
+    fn only_loopback_is_asked_what_it_means() {
+        let request = |uri: &str, hosts: &[&str]| {
+            let mut request = Request::get(uri);
+            for host in hosts {
+                request = request.header(header::HOST, *host);
+            }
+            request.body(()).unwrap().into_parts().0
+        };
+        let refused = |peer: &str, uri: &str, hosts: &[&str]| {
+            let refusal = refuse_rebound(&request(uri, hosts), peer.parse().unwrap());
+            refusal.map(|refusal| refusal.status().as_u16())
+        };
+        assert_eq!(refused("127.0.0.1:5", "/metrics", &["attacker.example"]), Some(403));
+        assert_eq!(refused("[::ffff:127.0.0.1]:5", "/metrics", &["attacker.example"]), Some(403));
+        assert_eq!(refused("[::1]:5", "/metrics", &["localhost", "attacker.example"]), Some(403));
+        assert_eq!(refused("127.0.0.1:5", "http://attacker.example/metrics", &["localhost"]), Some(403));
+        assert_eq!(refused("127.0.0.1:5", "/metrics", &["localhost:8092"]), None);
+        assert_eq!(refused("127.0.0.1:5", "/metrics", &[]), None);
+        assert_eq!(refused("10.0.0.9:5", "/metrics", &["metrics.example"]), None);
+    }
 }

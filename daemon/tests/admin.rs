@@ -211,3 +211,20 @@ async fn idle_connections_lock_nobody_out() {
     last.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
+
+/// A page that had its own name point at this host.
+#[tokio::test]
+async fn a_page_whose_name_leads_here_reads_nothing() {
+    let (address, _) = serve(Some("secret")).await;
+    for path in ["/", "/metrics", "/readyz", "/api/v1/who", "/none"] {
+        let ask_as = async |host: &str| {
+            ask(address, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await
+        };
+        let refused = ask_as("attacker.example:8092").await;
+        assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("attacker.example"), "{refused}");
+        for host in ["localhost:8092", "127.0.0.1", "scaler-dlx.scaler.svc"] {
+            let answer = ask_as(host).await;
+            assert!(!answer.starts_with("HTTP/1.1 403 "), "{host}: {answer}");
+        }
+    }
+}
