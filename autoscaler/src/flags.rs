@@ -38,7 +38,7 @@ pub struct Flags {
     /// How often all resources are looked at [default: 1m]
     ///
     /// A namespace file's scaleInterval is stronger, a plugin's own default weaker.
-    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    #[arg(long, value_name = "DURATION", value_parser = scaler_types::duration::parse_interval)]
     pub scale_interval: Option<Duration>,
 
     /// The kind of object whose custom metrics are asked for, e.g. NuclioFunction
@@ -52,20 +52,12 @@ pub struct Flags {
     pub metrics_resource_group: Option<String>,
 
     /// How long no DLX takes requests until the leading autoscaler gives every Service back and wakes what sleeps behind one
-    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = scaler_types::duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = scaler_types::duration::parse_interval)]
     pub dead_man_timeout: Duration,
 
     /// Where /healthz, /readyz, /metrics and what is known of each resource are served; also takes what `sleep` wants
     #[arg(long, value_name = "ADDRESS", default_value = ":8092", value_parser = daemon::listen::parse_address)]
     pub admin_address: SocketAddr,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    match scaler_types::duration::parse(text) {
-        Ok(Duration::ZERO) => Err("a cycle needs time: expected more than 0".to_owned()),
-        Ok(interval) => Ok(interval),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 // === impl Flags ===

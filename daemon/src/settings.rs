@@ -216,7 +216,7 @@ impl Settings {
             scale_interval: file
                 .scale_interval
                 .or(flags.scale_interval)
-                .or(plugin.scale_interval)
+                .or(plugin.scale_interval.map(|interval| interval.max(duration::MIN_INTERVAL)))
                 .unwrap_or(built_in.scale_interval),
             metrics: match (&file.metrics, &flags.metrics_resource) {
                 (Some(source), _) => source.clone(),

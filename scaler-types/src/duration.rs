@@ -67,6 +67,37 @@ pub fn parse(text: &str) -> Result<Duration, NotADuration> {
     Ok(Duration::from_nanos(total))
 }
 
+/// The shortest interval or window: below it a daemon would do nothing but measure.
+pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Reads an interval or a window, as [`parse`] does.
+///
+/// # Errors
+///
+/// No duration, or one below [`MIN_INTERVAL`], with what was expected.
+///
+/// ```
+/// # use scaler_types::duration::parse_interval;
+/// assert!(parse_interval("100ms").is_ok());
+/// assert!(parse_interval("99ms").is_err());
+/// ```
+pub fn parse_interval(text: &str) -> Result<Duration, String> {
+    parse_at_least(text, MIN_INTERVAL)
+}
+
+/// The same with another bound.
+///
+/// # Errors
+///
+/// No duration, or one below `least`, with what was expected.
+pub fn parse_at_least(text: &str, least: Duration) -> Result<Duration, String> {
+    match parse(text) {
+        Ok(duration) if duration >= least => Ok(duration),
+        Ok(_) => Err(format!("{text:?} is too short: expected {} or more, as in 30s or 10m", short(least))),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Go's short form, without a trailing `0s` and then `0m`: `10m`, `1h`, `1m30s`, `250ms`.
 ///
 /// ```

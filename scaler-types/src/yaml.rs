@@ -10,12 +10,15 @@ const DEEPEST: usize = 64;
 /// How many values aliases may unfold into. A few lines of them could mean gigabytes.
 const ALIASES_UNFOLD_INTO: usize = 100_000;
 
-/// What the reader allows: far above a namespace file with 10,000 resources, and below what hurts.
+/// How many values (keys, too) a file may have. A namespace file with 10,000 resources has half of it.
+const MAX_VALUES: usize = 500_000;
+
+/// What the reader allows: above a namespace file with 10,000 resources, and below what hurts.
 pub fn options() -> Options {
     serde_yaml::options! {
         budget: serde_yaml::budget! {
-            max_events: 20_000_000,
-            max_nodes: 10_000_000,
+            max_events: 2 * MAX_VALUES,
+            max_nodes: MAX_VALUES,
             max_depth: DEEPEST,
             max_recorded_anchor_events: ALIASES_UNFOLD_INTO,
         },
@@ -82,6 +85,9 @@ fn what(error: &Error) -> String {
         },
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
             format!("too many levels, expected {DEEPEST} at most")
+        }
+        Error::Budget { breach: BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. }, .. } => {
+            format!("too many values, expected {MAX_VALUES} at most in one file")
         }
         Error::Budget { .. } => "too much (do aliases unfold into it?), expected a smaller file".to_owned(),
         other => {

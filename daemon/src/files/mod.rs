@@ -6,14 +6,15 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 pub(crate) use watch::Watch;
 
-use crate::namespace_file::NamespaceFile;
+use crate::namespace_file::{MAX_SIZE, NamespaceFile};
 
 /// What `--config` names, as it was read last. In the order given, and in a folder in the order of the names.
 #[derive(Debug)]
@@ -156,7 +157,7 @@ impl Entry {
 
     fn read(mut self) -> Self {
         let name = self.path.display().to_string();
-        match fs::read(&self.path) {
+        match read_bounded(&self.path) {
             Ok(bytes) if self.bytes.as_deref() == Some(&bytes) => {}
             Ok(bytes) => {
                 self.parsed = NamespaceFile::parse(&name, &bytes).map(|says| {
@@ -191,6 +192,17 @@ impl Entry {
 /// Who holds `namespace`, or a part or the whole of it.
 fn overlap<'a>(held: &'a [(String, String)], namespace: &str) -> Option<&'a (String, String)> {
     held.iter().find(|(theirs, _)| theirs == namespace || theirs == "*" || namespace == "*")
+}
+
+/// A file's bytes; of one that is too large, or never ends, one more than may be.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    // To open a pipe would wait for whoever writes it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The files that `given` stands for: itself, or those in it.

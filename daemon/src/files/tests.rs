@@ -239,3 +239,30 @@ async fn a_change_is_not_lost_when_the_wait_for_it_was_given_up() {
     following.next().await;
     assert_eq!(following.state(), [good("demo.yaml", "demo2")]);
 }
+
+/// Larger than any namespace, without an end, or nobody writes it: each is refused in one line, and none is read whole.
+#[test]
+fn a_file_that_is_none_or_too_large_is_refused_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("a-sparse.yaml"), "").unwrap();
+    File::options().write(true).open(at("a-sparse.yaml")).unwrap().set_len(1 << 40).unwrap();
+    let list = format!("namespace: many\nplugins: {{process: {{resources: [{}]}}}}", "1,".repeat(3_000_000));
+    fs::write(at("b-list.yaml"), list).unwrap();
+    symlink("/dev/zero", at("c-endless.yaml")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(at("d-pipe.yaml")).status().unwrap().success());
+    fs::write(at("e-good.yaml"), "namespace: good\n").unwrap();
+    let mut files = Files::new(vec![folder.path().to_owned()]);
+    files.read();
+    let told: Vec<_> = files.entries().iter().map(|entry| entry.error.clone().unwrap_or_default()).collect();
+    for (told, (name, why)) in told.iter().zip([
+        ("a-sparse.yaml:1:1: ", "too large, expected 8 MiB at most"),
+        ("b-list.yaml:2:", "too many values, expected 500000 at most in one file"),
+        ("c-endless.yaml: ", "not a file, expected a namespace file"),
+        ("d-pipe.yaml: ", "not a file, expected a namespace file"),
+        ("", ""),
+    ]) {
+        assert!(told.contains(name) && told.contains(why), "{name}{why}: {told}");
+    }
+    assert_eq!(files.entries()[4].good.as_ref().unwrap().says.namespace, "good");
+}

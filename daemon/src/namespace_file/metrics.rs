@@ -8,7 +8,7 @@ use serde_yaml::{Location, Spanned};
 use super::{
     Wrong, present,
     selector::{Selected, select},
-    values::{Label, Span, Text},
+    values::{Label, ScrapeInterval, Text},
 };
 use crate::settings::{Absent, MetricQuery, MetricsSource, ObjectKind, Prometheus};
 
@@ -23,7 +23,7 @@ pub(super) struct Metrics {
     #[serde(default, deserialize_with = "present")]
     ca_file: Option<Spanned<Text>>,
     #[serde(default, deserialize_with = "present")]
-    scrape_interval: Option<Spanned<Span>>,
+    scrape_interval: Option<Spanned<ScrapeInterval>>,
     #[serde(default, deserialize_with = "present")]
     queries: Option<Spanned<BTreeMap<String, Query>>>,
     #[serde(default, deserialize_with = "present")]

@@ -17,7 +17,7 @@ pub(crate) use fingerprint::Fingerprint;
 use metrics::Metrics;
 pub use values::parse_bytes;
 pub(crate) use values::parse_namespace;
-use values::{Bytes, Count, Header, Namespace, Span, Status, TargetPort, Text, Threshold, UrlPath};
+use values::{Bytes, Count, Header, Interval, Namespace, Span, Status, TargetPort, Text, Threshold, UrlPath};
 
 use crate::settings::{FileSettings, ForwardedHeaders, MetricsSource, MultiTargetStrategy, NoWake};
 
@@ -39,8 +39,8 @@ pub(crate) struct Section {
     pub(crate) says: Fingerprint,
 }
 
-/// The largest file that is read: far above 10,000 resources.
-pub(crate) const LARGEST: usize = 64 << 20;
+/// The largest file that is read: above 10,000 resources, and read within seconds.
+pub(crate) const MAX_SIZE: usize = 8 << 20;
 
 // What follows is the file's own form. `present` everywhere: a key without a value is a mistake, not an absence.
 
@@ -49,7 +49,7 @@ pub(crate) const LARGEST: usize = 64 << 20;
 struct Root {
     namespace: Namespace,
     #[serde(default, deserialize_with = "present")]
-    scale_interval: Option<Span>,
+    scale_interval: Option<Interval>,
     #[serde(default, deserialize_with = "present")]
     max_concurrent_wakes: Option<Count>,
     #[serde(default, deserialize_with = "present")]
@@ -73,7 +73,7 @@ struct Defaults {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Metric {
     metric_name: Spanned<Text>,
-    window_size: Span,
+    window_size: Interval,
     #[serde(default)]
     threshold: Threshold,
 }
@@ -152,8 +152,11 @@ fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, String> {
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         (line, String::from_utf8_lossy(&before[line_start..]).chars().count() + 1)
     };
-    if bytes.len() > LARGEST {
-        return Err(format!("{name}:1:1: {} MiB is too large, expected 64 MiB at most", bytes.len() >> 20));
+    if bytes.len() > MAX_SIZE {
+        let most = MAX_SIZE >> 20;
+        return Err(format!(
+            "{name}:1:1: the file is too large, expected {most} MiB at most: one file for each namespace"
+        ));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let (line, column) = at(error.valid_up_to());
@@ -197,7 +200,7 @@ impl Root {
         Ok(NamespaceFile {
             namespace: self.namespace.0,
             settings: FileSettings {
-                scale_interval: self.scale_interval.map(|Span(span)| span),
+                scale_interval: self.scale_interval.map(|Interval(interval)| interval),
                 max_concurrent_wakes: self.max_concurrent_wakes.map(|Count(count)| count),
                 metrics,
                 scale_resources,

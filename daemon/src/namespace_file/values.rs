@@ -8,9 +8,20 @@ use serde::{
     de::{self, Visitor},
 };
 
+/// Nothing measures more often.
+const MIN_SCRAPE_INTERVAL: Duration = Duration::from_millis(10);
+
 /// A duration above zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Span(pub(super) Duration);
+
+/// An interval or a window, not too short.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Interval(pub(super) Duration);
+
+/// How often something else measures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct ScrapeInterval(pub(super) Duration);
 
 /// A number of bytes above zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -125,6 +136,8 @@ scalars! {
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     };
+    Interval, "a duration such as 30s or 1m30s", duration::parse_interval;
+    ScrapeInterval, "a duration such as 15s", |text| duration::parse_at_least(text, MIN_SCRAPE_INTERVAL);
     Bytes, "a number of bytes such as 64MiB", |text| match parse_bytes(text)? {
         0 => Err(format!("{text:?} is nothing: expected a number of bytes above zero, as in 64MiB")),
         bytes => Ok(bytes),

@@ -170,11 +170,7 @@ impl Reader<'_> {
 }
 
 fn window(text: &str) -> Result<Duration, String> {
-    match duration::parse(text.trim()) {
-        Ok(window) if !window.is_zero() => Ok(window),
-        Ok(_) => Err(format!("{text:?} is no time at all, expected a duration above 0 such as 10m")),
-        Err(error) => Err(error.to_string()),
-    }
+    duration::parse_interval(text.trim())
 }
 
 fn metrics(text: &str) -> Result<Vec<ScaleResource>, String> {
@@ -352,7 +348,9 @@ mod tests {
     fn each_bad_value_is_told_with_what_was_expected_and_leaves_the_others() {
         for (name, value, told) in [
             (SCALE_TO_ZERO, "10", "\"10\" is not a duration"),
-            (SCALE_TO_ZERO, "0s", "expected a duration above 0"),
+            (SCALE_TO_ZERO, "0s", "\"0s\" is too short: expected 100ms or more"),
+            (SCALE_TO_ZERO, "1ns", "\"1ns\" is too short"),
+            (METRICS, "[{metricName: a, windowSize: 1ms}]", "\"1ms\" is too short"),
             (METRICS, "requests", "expected a list"),
             (METRICS, "[]", "at least one metric"),
             (METRICS, "[{metricName: a, windowSize: 1m, thresold: 1}]", "unknown key \"thresold\""),

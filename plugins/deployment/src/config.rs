@@ -113,11 +113,7 @@ fn replicas_path() -> String {
 
 fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    match duration::parse(&text) {
-        Ok(window) if !window.is_zero() => Ok(Some(window)),
-        Ok(_) => Err(de::Error::custom("scaleToZero is 0, expected a duration above it, as in 10m")),
-        Err(error) => Err(de::Error::custom(error)),
-    }
+    duration::parse_interval(&text).map(Some).map_err(|why| de::Error::custom(format!("scaleToZero: {why}")))
 }
 
 // === impl Config ===

@@ -123,8 +123,11 @@ fn check(spec: &Spec, line: u64, taken: &mut HashMap<String, u64>) -> Result<(),
         if metric.metric_name.is_empty() {
             return Err("scaleResources: metricName: expected a metric's name, as in requests".into());
         }
-        if metric.window_size.is_zero() {
-            return Err("scaleResources: windowSize: expected more than nothing, as in 10m".into());
+        if metric.window_size < duration::MIN_INTERVAL {
+            return Err(format!(
+                "scaleResources: windowSize: expected {} or more, as in 10m",
+                duration::short(duration::MIN_INTERVAL)
+            ));
         }
         if !metric.threshold.is_finite() || metric.threshold < 0.0 {
             return Err("scaleResources: threshold: expected 0 or more".into());

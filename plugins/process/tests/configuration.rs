@@ -39,7 +39,7 @@ async fn wrong_configurations_are_refused_with_file_and_line() {
         (&format!("{good}        stopGracePeriod: 5 seconds\n"), 8, "is not a duration"),
         (&format!("{good}        scaleResources: [{{metricName: requests}}]\n"), 8, "windowSize"),
         (
-            &format!("{good}        scaleResources: [{{metricName: requests, windowSize: 0s}}]\n"),
+            &format!("{good}        scaleResources: [{{metricName: requests, windowSize: 1ns}}]\n"),
             5,
             "windowSize",
         ),
