@@ -35,15 +35,15 @@ pub type Handler = Arc<dyn Fn(Request<Bytes>) -> Answer + Send + Sync>;
 /// Says whether the daemon is ready, or why not.
 pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// What is wrong though the daemon is ready.
-pub type Warnings = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+/// Says what is wrong while the daemon does its work for others, a line each.
+pub type Problems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// The admin server, as it is put together.
 pub struct Admin {
     registry: Registry,
     token: Option<Token>,
     ready: Ready,
-    warnings: Warnings,
+    problems: Problems,
     keep_alive: bool,
     routes: BTreeMap<&'static str, BTreeMap<String, Handler>>,
 }
@@ -64,6 +64,9 @@ const CONNECTIONS: usize = 1024;
 /// The pause after a failed accept (no descriptor left, say): what frees one is no event we could wait for.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// So many problems are shown on `/readyz`.
+const MAX_PROBLEMS: usize = 50;
+
 const SCHEME: &[u8] = b"Bearer ";
 const HEALTHZ: &str = "/healthz";
 const READYZ: &str = "/readyz";
@@ -78,7 +81,7 @@ impl Admin {
             registry,
             token,
             ready: Arc::new(|| Ok(())),
-            warnings: Arc::new(Vec::new),
+            problems: Arc::new(Vec::new),
             keep_alive: true,
             routes: BTreeMap::new(),
         }
@@ -98,10 +101,10 @@ impl Admin {
         self
     }
 
-    /// `/readyz` says these when it answers 200, a line each.
+    /// `/readyz` shows these, too, and answers what it does without them.
     #[must_use]
-    pub fn warn_of(mut self, warnings: Warnings) -> Self {
-        self.warnings = warnings;
+    pub fn problems(mut self, problems: Problems) -> Self {
+        self.problems = problems;
         self
     }
 
@@ -183,16 +186,7 @@ impl Admin {
             match path {
                 "/" => return self.list(),
                 HEALTHZ => return text(StatusCode::OK, "ok\n".to_owned()),
-                READYZ => {
-                    return match (self.ready)() {
-                        Ok(()) => {
-                            let warnings = (self.warnings)().into_iter();
-                            let lines = warnings.map(|warning| format!("warning: {warning}\n"));
-                            text(StatusCode::OK, "ready\n".to_owned() + &lines.collect::<String>())
-                        }
-                        Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-                    };
-                }
+                READYZ => return self.readiness(),
                 METRICS => return self.metrics(),
                 _ => {}
             }
@@ -261,6 +255,24 @@ impl Admin {
         );
         refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         Some(refusal)
+    }
+
+    /// 503 where the daemon works for nobody; what is wrong for some is only shown: one namespace's file must not take the
+    /// others' requests from a DLX.
+    fn readiness(&self) -> Response<Full<Bytes>> {
+        let (status, mut page) = match (self.ready)() {
+            Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+            Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        };
+        let problems = (self.problems)();
+        for problem in problems.iter().take(MAX_PROBLEMS) {
+            let line: Vec<_> = problem.split_whitespace().collect();
+            page += &format!("problem: {}\n", line.join(" "));
+        }
+        if let Some(more) = problems.len().checked_sub(MAX_PROBLEMS).filter(|more| *more > 0) {
+            page += &format!("and {more} problems more: GET /api/v1/problems has all\n");
+        }
+        text(status, page)
     }
 
     fn list(&self) -> Response<Full<Bytes>> {

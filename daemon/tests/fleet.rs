@@ -332,7 +332,7 @@ async fn what_a_plugin_warns_of_is_shown_though_the_daemon_is_ready() {
     host.write("demo.yaml", "namespace: demo\nplugins: {misbehaving: {warnings: [no label is there]}}\n");
     let fleet = host.start().await.unwrap();
     let outside = Outside::of(&fleet);
-    assert_eq!(outside.get("/readyz").await, "ready\nwarning: no label is there\n");
+    assert_eq!(outside.get("/readyz").await, "ready\nproblem: no label is there\n");
     assert!(outside.get("/api/v1/config").await.contains(r#""warnings":["no label is there"]"#));
     host.write("demo.yaml", "namespace: demo\n");
     outside.shows("/api/v1/config", r#""warnings":[]"#).await;
@@ -353,7 +353,7 @@ async fn plugins_know_where_the_metrics_of_every_file_come_from() {
     let flags = ["--coordinate-by", "leases", "--config", config.to_str().unwrap()];
     let fleet = host.start_with(&flags).await.unwrap();
     let outside = Outside::of(&fleet);
-    let told = |url: &str| format!("ready\nwarning: metrics come from http://{url}\n");
+    let told = |url: &str| format!("ready\nproblem: metrics come from http://{url}\n");
     assert_eq!(outside.get("/readyz").await, told("first:9090"));
     // Every instance is started anew with it.
     let demo =
@@ -365,4 +365,46 @@ async fn plugins_know_where_the_metrics_of_every_file_come_from() {
         served.changed().await.unwrap();
     }
     outside.shows("/readyz", "second").await;
+}
+
+/// What is wrong for one namespace, or with one plugin, takes nothing from the others: it is told, and the daemon stays ready.
+#[tokio::test]
+async fn what_is_wrong_for_some_is_told_and_the_others_are_served() {
+    let host = Host::new();
+    fs::write(host.path("plugins/text.so"), "no library").unwrap();
+    host.write("broken.yaml", "namespace: broken\ncolour: red\n");
+    host.write("failing.yaml", "namespace: failing\nplugins: {misbehaving: {new: error}}\n");
+    host.write("good.yaml", "namespace: good\n");
+    host.write("panicking.yaml", "namespace: panicking\nplugins: {misbehaving: {get_config: task}}\n");
+    host.write("strange.yaml", "namespace: strange\nplugins: {unknown: {}}\n");
+    let fleet = host.start().await.unwrap();
+    let (outside, mut served) = (Outside::of(&fleet), fleet.served());
+    assert!(served.borrow_and_update().iter().any(|served| served.namespace == "good"));
+    // A panic is told by the plugin's thread.
+    let page = outside.shows("/readyz", "panicked").await;
+    let mut lines = page.lines();
+    assert_eq!(lines.next(), Some("ready"));
+    for parts in [
+        ["plugin not loaded: ", "text.so", "not an ELF library"],
+        ["broken.yaml:2:1: ", "unknown key \"colour\"", "(it is not served)"],
+        ["failing.yaml:2:", "new fails, as configured", "(the last good state is kept)"],
+        ["strange.yaml:2:", "no plugin of the kind \"unknown\" is loaded", "expected"],
+        ["plugin misbehaving panicked", "times: 1", "a task of get_config panics, as configured"],
+    ] {
+        let line = lines.next().unwrap_or_else(|| panic!("no {parts:?} in {page}"));
+        assert!(
+            line.starts_with("problem: ") && parts.iter().all(|part| line.contains(part)),
+            "{parts:?}: {line}"
+        );
+    }
+    assert_eq!(lines.next(), None, "{page}");
+    let listed: serde_json::Value = serde_json::from_str(&outside.get("/api/v1/problems").await).unwrap();
+    assert_eq!(listed["problems"].as_array().map(Vec::len), Some(5), "{listed}");
+    let metrics = outside.get("/metrics").await;
+    assert!(metrics.contains("scaler_plugin_panics_total{kind=\"misbehaving\"} 1"), "{metrics}");
+
+    host.write("broken.yaml", "namespace: broken\n");
+    next(&mut served).await;
+    let page = outside.get("/readyz").await;
+    assert!(page.contains("failing.yaml") && !page.contains("broken.yaml"), "{page}");
 }

@@ -26,6 +26,7 @@ mod scan;
 pub use error::{CallError, LoadError, Rejected};
 pub use exit::exit;
 pub use instance::{ANSWER_WITHIN, Instance, STOP_WITHIN};
+pub use log::{Panics, panics};
 pub use plugin::Plugin;
 pub use probe::answer_probe;
 pub use scan::{LOAD_TIMEOUT, Scan, load_dir};

@@ -1,6 +1,6 @@
 //! `plan`: what would be done now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Says what would be done now with all resources, and why not more: who goes to zero, what keeps the others, who leads,
-/// which DLXs there are and which of them are silent
+/// which DLXs there are and which of them are silent, and what is wrong with namespace files and plugins
 ///
 /// Changes nothing. The autoscaler does it by itself at its next look; what it last decided is what is shown.
 #[derive(clap::Args, Clone, Debug)]
@@ -27,29 +27,22 @@ impl Plan {
         let port = self.asking.autoscaler()?;
         let leader = leads(&port).await?;
         let answer = port.get("/api/v1/resources").await?.unwrap_or_default();
-        let config = port.get("/api/v1/config").await?.unwrap_or_default();
-        let warnings = warnings(&config);
+        // An autoscaler of an earlier version does not know of them.
+        let problems = port.get("/api/v1/problems").await?.unwrap_or_default();
         if self.asking.output == Format::Json {
             return print_json(&json!({
                 "leader": leader,
-                "warnings": warnings,
                 "cycles": answer["cycles"],
                 "resources": answer["resources"],
+                "problems": problems["problems"],
             }));
         }
-        print(&told(port.url(), &leader, &warnings, &answer));
+        print(&told(port.url(), &leader, &problems, &answer));
         Ok(())
     }
 }
 
-/// What is wrong with how the daemon is set up, each once.
-fn warnings(config: &Value) -> Vec<String> {
-    let files = list(config, "files").iter();
-    let all: BTreeSet<String> = files.flat_map(|file| list(file, "warnings")).map(plain).collect();
-    all.into_iter().collect()
-}
-
-fn told(url: &str, leader: &Value, warnings: &[String], answer: &Value) -> String {
+fn told(url: &str, leader: &Value, problems: &Value, answer: &Value) -> String {
     let name = leader["leader"].as_str().map(|name| format!(" ({name})")).unwrap_or_default();
     let mut out = format!("leader: {url}{name}\n");
     let members = list(leader, "members");
@@ -67,8 +60,8 @@ fn told(url: &str, leader: &Value, warnings: &[String], answer: &Value) -> Strin
         })
         .collect();
     out += &table(&rows);
-    for warning in warnings {
-        out += &format!("warning: {warning}\n");
+    for problem in list(problems, "problems") {
+        out += &format!("problem: {}\n", plain(problem));
     }
     for cycle in list(answer, "cycles").iter().filter(|cycle| !cycle["error"].is_null()) {
         out += &format!(
@@ -191,12 +184,13 @@ mod tests {
                 routed("c", "dlx", "", Value::Null), routed("d", "own", "no port is free", Value::Null),
                 routed("e", "both", "", "its own endpoints to be ready".into())],
         });
+        let problems = json!({"problems": ["blog.yaml:2:1: unknown key \"colour\", expected one of .. (it is not served)"]});
         let expected = "\
 leader: http://127.0.0.1:8092 (autoscaler-1)
 DLXs: 2
   a  10.0.0.1:8091  answers
   b  10.0.0.2:8091  SILENT, keeps everything awake: no answer within 5s
-warning: no label
+problem: blog.yaml:2:1: unknown key \"colour\", expected one of .. (it is not served)
 failing: deployment in namespace shop: no answer from DLX b
 routes: 1 to the DLXs, 1 to both, 1 to the resource itself
   shop/d  deployment  own   refused: no port is free
@@ -214,7 +208,6 @@ kept awake: 3
   shop/e  deployment  active  because
 why not more: 3 active
 ";
-        let config = json!({"files": [{"warnings": ["no label"]}, {"warnings": ["no label"]}]});
-        assert_eq!(told("http://127.0.0.1:8092", &leader, &warnings(&config), &answer), expected);
+        assert_eq!(told("http://127.0.0.1:8092", &leader, &problems, &answer), expected);
     }
 }

@@ -248,7 +248,10 @@ impl Keeper {
         let gone = self.running.extract_if(.., |key, _| !wanted.contains(key));
         self.over.extend(gone.map(|(_, running)| running.instance));
         let served: Arc<[Served]> = served.into();
-        view::lock(&self.view).replace(views, &served);
+        // What is tried again is told by its error.
+        let starting = self.pending.keys().filter(|key| !self.refused.contains_key(*key));
+        let starting = starting.map(|(namespace, kind)| format!("plugin {kind} in namespace {namespace}"));
+        view::lock(&self.view).replace(views, &served, starting.collect());
         self.served.send_if_modified(|now| {
             let same = now.len() == served.len()
                 && now.iter().zip(served.iter()).all(|(now, new)| {
@@ -315,6 +318,7 @@ impl Keeper {
         let Started { key, says, contents, result } = match started {
             Ok(started) => started,
             Err(error) => {
+                // A panic of ours: whose instance it was is not told, and it stays among those that are starting.
                 tracing::error!(%error, "an instance could not be started");
                 return;
             }

@@ -2,21 +2,23 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use http::{Method, StatusCode};
-use plugin_host::Plugin;
+use plugin_host::{Panics, Plugin};
 use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use serde::Serialize;
 
-use super::{Fleet, Served};
+use super::{Fleet, Plugins, Served};
 use crate::{
-    admin::{self, Admin, Handler},
+    admin::{self, Admin, Handler, Problems},
     files::Entry,
     settings::Settings,
 };
@@ -26,9 +28,15 @@ use crate::{
 pub(super) struct View {
     files: Vec<FileView>,
     namespaces: Vec<NamespaceView>,
+    /// Instances that are being started for the first time, or for a changed section.
+    starting: Vec<String>,
     #[serde(skip)]
     errors: Family<FileLabel, Gauge>,
 }
+
+/// Reads how often plugins panicked when Prometheus asks.
+#[derive(Debug)]
+struct PluginPanics;
 
 /// One file.
 #[derive(Serialize)]
@@ -74,14 +82,23 @@ impl View {
         self.files.iter().flat_map(|file| file.errors.iter().cloned()).collect()
     }
 
-    /// All warnings of all files, each once.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let all: BTreeSet<&String> = self.files.iter().flat_map(|file| &file.warnings).collect();
-        all.into_iter().cloned().collect()
+    /// What is wrong with the files and what follows from them, a line each.
+    fn problems(&self) -> Vec<String> {
+        let errors = self
+            .files
+            .iter()
+            .flat_map(|file| file.errors.iter().map(|error| format!("{error} ({})", file.kept())));
+        // A plugin may warn of the same in each namespace.
+        let warnings: BTreeSet<&String> = self.files.iter().flat_map(|file| &file.warnings).collect();
+        errors
+            .chain(warnings.into_iter().cloned())
+            .chain(self.starting.iter().map(|one| format!("{one} has not started yet")))
+            .collect()
     }
 
     /// Logs what is new in it.
-    pub(super) fn replace(&mut self, files: Vec<FileView>, served: &[Served]) {
+    pub(super) fn replace(&mut self, files: Vec<FileView>, served: &[Served], starting: Vec<String>) {
+        self.starting = starting;
         let before = self.files.iter().map(|file| (&file.file, (&file.errors, &file.warnings)));
         let before = before.collect::<std::collections::HashMap<_, _>>();
         for gone in self.files.iter().filter(|old| !files.iter().any(|file| file.file == old.file)) {
@@ -92,9 +109,7 @@ impl View {
             for error in
                 file.errors.iter().filter(|error| !known.is_some_and(|(errors, _)| errors.contains(error)))
             {
-                let kept =
-                    if file.namespace.is_some() { "the last good state is kept" } else { "it is not served" };
-                tracing::error!(file = file.file, kept, "{error}");
+                tracing::error!(file = file.file, kept = file.kept(), "{error}");
             }
             for text in file
                 .warnings
@@ -123,6 +138,11 @@ impl View {
 // === impl FileView ===
 
 impl FileView {
+    /// What an error of it means.
+    fn kept(&self) -> &'static str {
+        if self.namespace.is_some() { "the last good state is kept" } else { "it is not served" }
+    }
+
     pub(super) fn new(entry: &Entry, loaded: &[Plugin]) -> Self {
         let kinds = || loaded.iter().map(Plugin::kind).collect::<Vec<_>>();
         let unknown = |(kind, line): (&String, u64)| {
@@ -161,13 +181,27 @@ impl Fleet {
             loaded.get_or_create(&labels).set(0);
         }
         registry.register("plugin_loaded", "Whether the plugin's file was loaded (1) or skipped (0)", loaded);
+        registry.register_collector(Box::new(PluginPanics));
         let help = "Errors in the namespace file as it is now, while the last good one is kept";
         registry.register("config_errors", help, lock(&self.view).errors.clone());
     }
 
-    /// Adds `GET /api/v1/plugins` and `GET /api/v1/config`, and has `/readyz` say what is wrong though the daemon is ready.
+    /// What is wrong while others are served, a line each: plugins that were not loaded, files that were refused, instances
+    /// that could not start, plugins that panicked.
+    pub fn problems(&self) -> Vec<String> {
+        problems(&self.plugins, &self.view)
+    }
+
+    /// Adds `GET /api/v1/plugins`, `/api/v1/config` and `/api/v1/problems`, and the problems to `/readyz`.
     #[must_use]
     pub fn routes(&self, admin: Admin) -> Admin {
+        let (loaded, shown) = (Arc::clone(&self.plugins), Arc::clone(&self.view));
+        let found: Problems = Arc::new(move || problems(&loaded, &shown));
+        let told = Arc::clone(&found);
+        let listed: Handler = Arc::new(move |_| {
+            let answer = admin::json(StatusCode::OK, &serde_json::json!({ "problems": told() }));
+            Box::pin(async move { answer })
+        });
         let plugins = Arc::clone(&self.plugins);
         let plugins: Handler = Arc::new(move |_| {
             let loaded = plugins.loaded.iter().map(
@@ -189,10 +223,31 @@ impl Fleet {
             let answer = admin::json(StatusCode::OK, &*lock(&view));
             Box::pin(async move { answer })
         });
-        let view = Arc::clone(&self.view);
         admin
+            .problems(found)
             .route(Method::GET, "/api/v1/plugins", plugins)
             .route(Method::GET, "/api/v1/config", config)
-            .warn_of(Arc::new(move || lock(&view).warnings()))
+            .route(Method::GET, "/api/v1/problems", listed)
+    }
+}
+
+fn problems(plugins: &Plugins, view: &Mutex<View>) -> Vec<String> {
+    let rejected = plugins.rejected.iter().map(|rejected| format!("plugin not loaded: {rejected}"));
+    let panicked = plugin_host::panics().into_iter().map(|Panics { kind, count, last }| {
+        format!("plugin {kind} panicked since the start, times: {count}, last: {last}")
+    });
+    rejected.chain(lock(view).problems()).chain(panicked).collect()
+}
+
+// === impl PluginPanics ===
+
+impl Collector for PluginPanics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Panics in plugins, in their calls and in tasks of their own";
+        let mut family = encoder.encode_descriptor("plugin_panics", help, None, MetricType::Counter)?;
+        for Panics { kind, count, .. } in plugin_host::panics() {
+            ConstCounter::new(count).encode(family.encode_family(&[("kind", kind)])?)?;
+        }
+        Ok(())
     }
 }
