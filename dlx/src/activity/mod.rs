@@ -27,8 +27,21 @@ pub struct Counts {
     classes: [AtomicU64; 5],
     /// Requests that came while a fence was seen.
     fenced: AtomicU64,
+    /// This DLX's own wakes, by [`WakeOutcome`].
+    wakes: [AtomicU64; 3],
     since_ms: u64,
     history: History,
+}
+
+/// How a wake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WakeOutcome {
+    /// An endpoint answers.
+    Awake,
+    /// Not within its time.
+    TimedOut,
+    /// Its plugin says that it cannot come up.
+    Refused,
 }
 
 // === impl Counts ===
@@ -43,6 +56,7 @@ impl Default for Counts {
             last: AtomicU64::new(0),
             classes: Default::default(),
             fenced: AtomicU64::new(0),
+            wakes: Default::default(),
             since_ms: clock::now_ms(),
             history: History::default(),
         }
@@ -132,6 +146,21 @@ impl Counts {
     /// Requests that came while a fence was seen: each of them reverted it, or came with one that did.
     pub fn fenced(&self) -> u64 {
         self.fenced.load(Ordering::Relaxed)
+    }
+
+    /// A wake of this DLX's ended.
+    pub fn woken(&self, outcome: WakeOutcome) {
+        self.wakes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This DLX's wakes that ended: outcome and reason as metrics have them, and how many.
+    pub fn wakes(&self) -> [(&'static str, &'static str, u64); 3] {
+        let count = |outcome: WakeOutcome| self.wakes[outcome as usize].load(Ordering::Relaxed);
+        [
+            ("awake", "", count(WakeOutcome::Awake)),
+            ("failed", "timed_out", count(WakeOutcome::TimedOut)),
+            ("failed", "refused_by_plugin", count(WakeOutcome::Refused)),
+        ]
     }
 
     /// An answer with this status was given.

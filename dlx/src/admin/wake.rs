@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use daemon::admin::{json, refuse};
+use daemon::admin::{Peer, json, refuse};
 use http::{Request, Response, StatusCode};
 use scaler_types::ResourceId;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::Body;
-use crate::dlx::Dlx;
+use crate::{dlx::Dlx, wake::WakeCause};
 
 #[derive(Deserialize)]
 struct Wanted {
@@ -41,6 +41,8 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
     if entry.enter().is_some() {
         return json(StatusCode::OK, &serde_json::json!({ "awake": true }));
     }
+    let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip().to_canonical().to_string());
+    entry.note_cause(|| WakeCause::Command { client: peer.unwrap_or_default() });
     match entry.admit(0, deadline).await {
         Ok(_) => json(StatusCode::OK, &serde_json::json!({ "awake": true })),
         Err(refusal) => {

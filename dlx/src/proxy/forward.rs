@@ -19,6 +19,8 @@ use super::{
 use crate::{
     answer::Refusal,
     resource::{Admitted, Cold, Entry, InFlight, Phase, Target},
+    route,
+    wake::WakeCause,
 };
 
 /// A request that was let go gives its place back when its response head came, or after this long.
@@ -78,6 +80,13 @@ async fn hold(
     deadline: Instant,
 ) -> Result<Response<Relay>, Arc<Refusal>> {
     let bytes = weight(&request, SOCKET_TAKES);
+    entry.note_cause(|| {
+        let client = route::client(&caller.dlx.peers, &caller.peer, request.headers());
+        let host =
+            request.headers().get(header::HOST).map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
+        let host = request.uri().host().map(Into::into).or(host).unwrap_or_default();
+        WakeCause::request(client, request.method().as_str(), &host, request.uri().path())
+    });
     head::unpin(&mut request);
     let admitted = match &caller.socket {
         // HTTP/2: the stream's end drops this.

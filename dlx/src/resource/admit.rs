@@ -11,6 +11,7 @@ use super::{Admitted, Entry, InFlight};
 use crate::{
     answer::Refusal,
     hold::{Go, Held, Limits, Queue, Rejected},
+    wake::WakeCause,
 };
 
 /// How often a resource's owners are told that too much is held for it.
@@ -45,6 +46,14 @@ impl Entry {
         self.counts.enter_uncounted();
         let in_flight = InFlight { entry: self.clone(), counts: false };
         self.open.load(Ordering::SeqCst).then_some(in_flight)
+    }
+
+    /// Remembers who is about to be [held](Self::admit), if nobody is yet: a wake tells who was the first.
+    pub fn note_cause(&self, cause: impl FnOnce() -> WakeCause) {
+        if !self.queue.has_waiting() {
+            let cause = cause();
+            self.decide(|view| view.wake_cause = Some(cause));
+        }
     }
 
     /// Waits until the request may be forwarded, but not longer than until `deadline`. `bytes` are reserved for it.

@@ -277,7 +277,8 @@ impl Entry {
     }
 
     fn report_wake_started(&self, view: &View) {
-        let message = format!("{} requests wait for it", self.queue.len());
+        let cause = view.wake_cause.as_ref().map(|cause| format!("woken by {cause}; ")).unwrap_or_default();
+        let message = format!("{cause}{} requests wait for it", self.queue.len());
         view.source.reports.report(&self.key.id, Severity::Normal, "WakeStarted", message);
     }
 

@@ -15,7 +15,7 @@ use super::{
     Target,
     cold::{Cold, Phase, Phases, Timeline},
 };
-use crate::{answer::Refusal, stop::LeadsHere, watch::Source};
+use crate::{answer::Refusal, stop::LeadsHere, wake::WakeCause, watch::Source};
 
 /// After a wake that cannot succeed, requests get its cause for this long; doubled each time that takes less than that to be
 /// known, up to [`LONGEST_PAUSE`].
@@ -57,6 +57,8 @@ pub struct View {
     pub lost_writes: u32,
     /// Since when requests are held, if some are.
     pub wanted: Option<Instant>,
+    /// Who was the first of them.
+    pub wake_cause: Option<WakeCause>,
     /// The wake that this DLX asked for and that is going on.
     waking: Option<Waking>,
     /// It came up before this DLX knew whether the wake is its own.
@@ -131,6 +133,7 @@ impl View {
             last_error: None,
             lost_writes: 0,
             wanted: None,
+            wake_cause: None,
             waking: None,
             unclaimed: None,
             woken: None,

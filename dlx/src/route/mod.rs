@@ -7,5 +7,5 @@ mod table;
 
 pub use host::{is_host, lookup_form, normalize};
 pub use named::{Named, named};
-pub use peers::{Network, Peers};
+pub use peers::{Network, Peers, client};
 pub use table::{Claim, Conflict, NameHeader, PathHeader, Table};

@@ -1,6 +1,11 @@
 //! Whose headers are believed.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Peers whose `X-Forwarded-*` and target headers count.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +36,43 @@ impl Peers {
         let peer = peer.to_canonical();
         self.0.iter().any(|network| network.contains(peer))
     }
+}
+
+/// The client's address: the nearest that is not trusted, as far as those that are trusted say. `peer`: the other end of
+/// the connection, as [`address`](crate::proxy::address) has it.
+pub fn client(peers: &Peers, peer: &HeaderValue, headers: &HeaderMap) -> String {
+    let peer = peer.to_str().unwrap_or_default();
+    let trusted = |address: &str| address.parse().is_ok_and(|address| peers.trusts(address));
+    if !trusted(peer) {
+        return peer.to_owned();
+    }
+    let values =
+        |name: HeaderName| headers.get_all(name).iter().rev().filter_map(|value| value.to_str().ok());
+    let chain = values(HeaderName::from_static("x-forwarded-for")).flat_map(|value| value.rsplit(','));
+    let forwarded = values(header::FORWARDED).flat_map(|value| value.rsplit(',')).filter_map(forwarded_for);
+    let chain: Vec<_> = chain.chain(forwarded).chain(values(HeaderName::from_static("x-real-ip"))).collect();
+    let mut client = peer.to_owned();
+    for hop in chain.into_iter().map_while(hop_address) {
+        client = hop.to_canonical().to_string();
+        if !peers.trusts(hop) {
+            break;
+        }
+    }
+    client
+}
+
+/// `10.0.0.9` of `for=10.0.0.9;proto=https`.
+fn forwarded_for(element: &str) -> Option<&str> {
+    let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let mut named = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("for"));
+    named.next().map(|(_, value)| value.trim().trim_matches('"'))
+}
+
+/// An address, with or without a port and brackets.
+fn hop_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 // === impl Network ===
@@ -87,6 +129,36 @@ mod tests {
         assert!(trusts(&["0.0.0.0/0"], "8.8.8.8"));
         assert!(!trusts(&["0.0.0.0/0"], "::1"));
         assert!(!trusts(&[], "127.0.0.1"));
+    }
+
+    #[test]
+    fn who_asks_is_whom_the_trusted_say() {
+        let peers = Peers::new(vec!["10.0.0.0/8".parse().unwrap()]);
+        for (peer, pairs, expected) in [
+            ("203.0.113.9", &[("x-forwarded-for", "198.51.100.1")][..], "203.0.113.9"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &[("x-forwarded-for", "198.51.100.1")], "198.51.100.1"),
+            ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, 198.51.100.1, 10.0.0.2")], "198.51.100.1"),
+            (
+                "10.0.0.1",
+                &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "[2001:db8::1]:80")],
+                "2001:db8::1",
+            ),
+            ("10.0.0.1", &[("x-forwarded-for", "10.0.0.7")], "10.0.0.7"),
+            ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, nonsense")], "10.0.0.1"),
+            ("10.0.0.1", &[("forwarded", "for=\"[2001:db8::2]\";proto=https, for=10.0.0.3")], "2001:db8::2"),
+            ("10.0.0.1", &[("x-real-ip", "198.51.100.3")], "198.51.100.3"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(
+                client(&peers, &HeaderValue::from_static(peer), &headers),
+                expected,
+                "{peer} {pairs:?}"
+            );
+        }
     }
 
     #[test]

@@ -28,7 +28,9 @@ pub struct Head<'h, 'b> {
     pub body: Length,
     /// Whether it asks to switch protocols: what follows may be no HTTP.
     pub switches: bool,
-    /// The target.
+    /// Its method.
+    pub method: &'b str,
+    /// Its target, as it stands there.
     pub target: &'b str,
     /// The host it is for; `None` where it names none, or names it in its target.
     pub host: Option<&'b str>,
@@ -85,7 +87,7 @@ impl<'h, 'b> Head<'h, 'b> {
             None => None,
         };
         let switches = said.upgrade && is_http11;
-        Ok(Some(Self { len, body, switches, target, host, fields }))
+        Ok(Some(Self { len, body, switches, method, target, host, fields }))
     }
 
     /// The first field of this name, which is in lower case.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderValue};
 use rustix::net::{RecvFlags, recv};
 use tokio::time::Instant;
 
@@ -14,6 +15,8 @@ use crate::{
     answer::Refusal,
     proxy::{Caller, SOCKET_TAKES, no_wake_answer},
     resource::{Admitted, Entry},
+    route,
+    wake::WakeCause,
 };
 
 /// The longest head that is looked at here. Longer ones, and those that come in pieces, are held by the HTTP server.
@@ -77,5 +80,15 @@ fn whose(caller: &Caller, socket: &Socket) -> Option<(Arc<Entry>, u64)> {
         Length::Known(length) => length,
         Length::Chunked => u64::MAX,
     };
+    if !entry.is_open() {
+        entry.note_cause(|| {
+            let said = head.fields.iter().filter_map(|field| {
+                Some((field.name.parse().ok()?, HeaderValue::from_bytes(field.value).ok()?))
+            });
+            let said: HeaderMap = said.collect();
+            let client = route::client(&caller.dlx.peers, &caller.peer, &said);
+            WakeCause::request(client, head.method, host, head.target)
+        });
+    }
     Some((entry, head.len as u64 + body.min(SOCKET_TAKES)))
 }

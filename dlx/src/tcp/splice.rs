@@ -22,6 +22,7 @@ use crate::{
     dlx::Open,
     resource::{Admitted, Entry, InFlight},
     serve::{Identity, Socket, alive},
+    wake::WakeCause,
 };
 
 /// What a held connection's socket may have taken in by the time it is let go.
@@ -125,6 +126,12 @@ async fn enter_until(entry: &Arc<Entry>, client: &Socket, deadline: Instant) -> 
     if let Some(in_flight) = entry.enter() {
         return Ok(Admitted { in_flight, held: None });
     }
+    entry.note_cause(|| {
+        let stream = client.stream();
+        let client = stream.peer_addr().map(|peer| peer.ip().to_canonical().to_string());
+        let port = stream.local_addr().map_or(0, |own| own.port());
+        WakeCause::Connection { client: client.unwrap_or_default(), port }
+    });
     tokio::select! {
         admitted = entry.admit(SOCKET_TAKES, deadline) => {
             admitted.map_err(|refusal| io::Error::other(refusal.reason.clone()))

@@ -1,10 +1,12 @@
 //! From asleep to awake: whatever has to be written, scaled and found out so that what is held can go.
 
+mod cause;
 pub mod probe;
 mod scale;
 
 use std::{sync::Arc, time::Duration};
 
+pub use cause::WakeCause;
 use scaler_types::{
     Nonce, ScaleError,
     protocol::{GateInput, GateOrder, Unwritten},

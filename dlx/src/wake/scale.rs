@@ -9,14 +9,15 @@ use scaler_types::{
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::{hold::Rejected, resource::Entry};
+use super::WakeCause;
+use crate::{activity::WakeOutcome, hold::Rejected, resource::Entry};
 
 /// How a wake ended.
 enum Ended {
     /// It was scaled, or somebody else changed the resource: the view decides.
     Look,
     /// It cannot work, or did not within its time.
-    Failed(String),
+    Failed(WakeOutcome, String),
 }
 
 /// Waits for a place among the wakes of this DLX.
@@ -33,9 +34,9 @@ pub fn start(entry: Arc<Entry>, expected: Version, row: Row, given: Option<WakeP
             Some(place) => place,
             None => place(entry.clone()).await,
         };
-        let row = entry.update(|view| view.wake_begins(row));
+        let (row, cause) = entry.update(|view| (view.wake_begins(row), view.wake_cause.clone()));
         let held = entry.queue.len();
-        tracing::info!(resource = %entry.key.id, kind = %entry.key.kind, held, "waking");
+        log(&entry, cause.as_ref(), held);
         let limit = entry.read(|view| view.settings().resource_readiness_timeout);
         let deadline = Instant::now() + limit;
         let nonce = row.nonce;
@@ -44,9 +45,31 @@ pub fn start(entry: Arc<Entry>, expected: Version, row: Row, given: Option<WakeP
         finish(&entry, ended).await;
         if scaled && let Err(why) = answers(&entry, nonce, deadline).await {
             let reason = format!("not up within {}: {why}", duration::short(limit));
-            finish(&entry, Ended::Failed(reason)).await;
+            finish(&entry, Ended::Failed(WakeOutcome::TimedOut, reason)).await;
         }
     });
+}
+
+/// One line for each wake, whatever a client does: who woke what.
+fn log(entry: &Entry, cause: Option<&WakeCause>, held: usize) {
+    let (mut port, mut request) = (None, None);
+    match cause {
+        Some(WakeCause::Connection { port: own, .. }) => port = Some(*own),
+        Some(WakeCause::Request { method, host, path, .. }) => request = Some((method, host, path)),
+        Some(WakeCause::Command { .. }) | None => {}
+    }
+    tracing::info!(
+        resource = %entry.key.id,
+        kind = %entry.key.kind,
+        cause = cause.map(WakeCause::name),
+        client = cause.map(WakeCause::client),
+        host = request.map(|(_, host, _)| host.as_str()),
+        method = request.map(|(method, ..)| method.as_str()),
+        path = request.map(|(.., path)| path.as_str()),
+        port,
+        held,
+        "waking"
+    );
 }
 
 async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row, deadline: Instant) -> Ended {
@@ -79,9 +102,11 @@ async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row, deadline: Insta
             Err(ScaleError::Terminal { reason }) => {
                 // The row says `waking` by now; where the view does not show it yet, the failure could not be written.
                 source.refresh().await;
-                return Ended::Failed(reason);
+                return Ended::Failed(WakeOutcome::Refused, reason);
             }
-            Err(ScaleError::Unsupported) => return Ended::Failed("its plugin cannot scale it".to_owned()),
+            Err(ScaleError::Unsupported) => {
+                return Ended::Failed(WakeOutcome::Refused, "its plugin cannot scale it".to_owned());
+            }
             Err(ScaleError::Retry { after, reason }) => {
                 tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake did not work yet");
                 entry.update(|view| view.last_error = Some(reason.clone()));
@@ -89,10 +114,8 @@ async fn scale(entry: &Arc<Entry>, expected: &Version, row: Row, deadline: Insta
                 if again >= deadline {
                     // What it waits for, and what its endpoints answered, beside what the plugin said last.
                     let why = entry.read(|view| view.why_not_up());
-                    return Ended::Failed(format!(
-                        "not up within {}: {why}",
-                        duration::short(deadline - began)
-                    ));
+                    let reason = format!("not up within {}: {why}", duration::short(deadline - began));
+                    return Ended::Failed(WakeOutcome::TimedOut, reason);
                 }
                 #[expect(clippy::disallowed_methods, reason = "a plugin says after what time to try again")]
                 sleep_until(again).await;
@@ -132,7 +155,7 @@ async fn finish(entry: &Arc<Entry>, ended: Ended) {
     let fresh = Nonce::fresh();
     let failed = match ended {
         Ended::Look => None,
-        Ended::Failed(reason) => Some(reason),
+        Ended::Failed(outcome, reason) => Some((outcome, reason)),
     };
     let mut up = false;
     let order = entry.update(|view| {
@@ -141,22 +164,23 @@ async fn finish(entry: &Arc<Entry>, ended: Ended) {
             // Part of it may be broken; what answers is up all the same.
             return view.gate.step(GateInput::Woke { terminal: None, fresh });
         }
-        if let Some(reason) = &failed {
+        if let Some((_, reason)) = &failed {
             view.failed(reason);
             // Before the gate is told, so that nobody wakes it anew on behalf of those who are refused now.
             if let Some(refusal) = view.remembered_failure(&entry.key.id) {
                 entry.refuse_held(refusal, Rejected::WakeFailed);
             }
         }
-        view.gate.step(GateInput::Woke { terminal: failed.clone(), fresh })
+        view.gate.step(GateInput::Woke { terminal: failed.as_ref().map(|(_, reason)| reason.clone()), fresh })
     });
     match failed {
-        Some(reason) if up => {
+        Some((_, reason)) if up => {
             tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "it is up, and its plugin says that it cannot come up");
         }
-        Some(reason) => {
+        Some((outcome, reason)) => {
             tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake failed");
             entry.shared().metrics.wake_failed();
+            entry.counts.woken(outcome);
             report(entry, Severity::Warning, "WakeFailed", reason);
         }
         None => {}
