@@ -1,6 +1,7 @@
 //! What the admin port tells of the resources: why asleep, why awake, why failed, how long, and where requests are led; and a
 //! person's wish to have one asleep.
 
+mod series;
 mod sleep;
 
 use std::{
@@ -30,6 +31,8 @@ use crate::{
     metrics::{Reading, Sample, Value},
     router::{Leading, RouteTold, Routes},
 };
+
+pub(crate) use series::ResourceSeries;
 
 /// A cycle's key: plugin kind and the file's namespace.
 pub type Key = (String, String);
@@ -186,6 +189,14 @@ impl View {
             let answer = LeaderTold { status, members, serving };
             Box::pin(async move { json(StatusCode::OK, &answer) })
         })
+    }
+
+    /// What each cycle knows.
+    fn each(&self, mut look: impl FnMut(&Key, &Memory)) {
+        let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (key, Shown { memory, .. }) in &cycles {
+            look(key, &memory.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// All cycles lead by the same.

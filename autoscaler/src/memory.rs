@@ -76,12 +76,14 @@ pub struct Known {
     pub last_try: Option<(End, Instant)>,
     /// Tries that failed, one after another.
     pub failure: Option<Failure>,
+    /// Tries that did not put it to zero so far, by outcome and reason.
+    pub failed_drains: BTreeMap<(&'static str, &'static str), u64>,
     /// The last thing that happened to its scale, and when this process first saw it.
     pub event: Option<(ScaleEvent, Instant)>,
     /// Since when the plugin has listed it, as this process saw it.
     listed: Instant,
     /// What its owners were told stands in the way; `None`: nothing does.
-    told: Option<String>,
+    pub told: Option<String>,
     /// The wake under way, and when this process first saw it.
     waking: Option<(Nonce, Instant)>,
     /// How often it was woken.
@@ -278,6 +280,9 @@ impl Memory {
         let known = self.resources.get_mut(id)?;
         known.under_way = false;
         known.last_try = Some((end.clone(), now));
+        if *end != End::Committed {
+            *known.failed_drains.entry((end.name(), end.code())).or_default() += 1;
+        }
         match end {
             End::Committed => {
                 known.failure = None;
@@ -336,6 +341,7 @@ impl Known {
             under_way: false,
             last_try: None,
             failure: None,
+            failed_drains: BTreeMap::new(),
             cycle: 0,
         }
     }

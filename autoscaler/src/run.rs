@@ -29,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Flags,
-    api::{Key, Shown, View},
+    api::{Key, ResourceSeries, Shown, View},
     cycle::{Context, Cycle, Given},
     members::{Members, Patience},
     memory::Memory,
@@ -85,6 +85,8 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     let leader = Leader::new(&coordination, Timing::default());
     let members = Members::new(coordination.clone(), token.clone(), Patience::default(), metrics.clone());
     let view = View::default();
+    let resources = flags.common.resource_metrics;
+    registry.register_collector(Box::new(ResourceSeries { view: view.clone(), resources }));
     let listener =
         handed.bind(flags.admin_address).with_context(|| format!("listening on {}", flags.admin_address))?;
     let (draining, status) = (shutdown.draining.clone(), leader.status());

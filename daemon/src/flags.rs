@@ -10,7 +10,12 @@ use std::{
 use clap::builder::OsStringValueParser;
 use scaler_types::{Coordination, ServicePorts};
 
-use crate::{cluster, telemetry::LogFormat, token::Token, wakes};
+use crate::{
+    cluster,
+    telemetry::{LogFormat, ResourceMetrics},
+    token::Token,
+    wakes,
+};
 
 /// Flattened into each daemon's own flags.
 #[derive(clap::Args, Clone, Debug)]
@@ -87,6 +92,10 @@ pub struct CommonFlags {
     /// RUST_LOG's business (default `info`; `info,dlx=debug` shows more of one part).
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub log_format: LogFormat,
+
+    /// Which metrics have a series for each resource: those that are not zero, all, or none. Series are many where resources are.
+    #[arg(long, value_enum, default_value_t = ResourceMetrics::Active, value_name = "WHICH")]
+    pub resource_metrics: ResourceMetrics,
 
     /// How long the daemon may take to finish what it has begun after the first SIGTERM or SIGINT. A second signal
     /// ends it at once.

@@ -3,13 +3,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Weak,
+        Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use daemon::reports::Dropped;
+use daemon::{reports::Dropped, telemetry::ResourceMetrics};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
@@ -19,7 +19,7 @@ use prometheus_client::{
 
 use crate::{
     dlx::Dlx,
-    resource::{Key, Phase, Phases},
+    resource::{Entry, Key, Phase, Phases},
     route::{Claim, Conflict},
 };
 
@@ -52,7 +52,18 @@ struct PhaseLabels {
 }
 
 /// Reads all counts when Prometheus asks.
-pub struct Exported(pub Weak<Dlx>);
+pub struct Exported {
+    /// Whose.
+    pub dlx: Weak<Dlx>,
+    /// Which of those that each resource has.
+    pub resources: ResourceMetrics,
+}
+
+/// Values of one resource, each with the labels that tell it from the others.
+type Values = Vec<(u64, Vec<(&'static str, String)>)>;
+
+/// A metric that each resource has: its name, its help, what it is, and its values.
+type ResourceFamily<'a> = (&'static str, &'static str, MetricType, &'a dyn Fn(&Entry) -> Values);
 
 // === impl Metrics ===
 
@@ -118,62 +129,8 @@ impl fmt::Debug for Exported {
 
 impl Collector for Exported {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Some(dlx) = self.0.upgrade() else { return Ok(()) };
-        let entries = dlx.registry.all();
-        let labels = |entry: &Arc<crate::resource::Entry>| {
-            let id = &entry.key.id;
-            [
-                ("namespace", id.namespace.clone()),
-                ("name", id.name.clone()),
-                ("kind", entry.key.kind.to_string()),
-            ]
-        };
-
-        let mut family = encoder.encode_descriptor(
-            "dlx_responses",
-            "Answers by class of status",
-            None,
-            MetricType::Counter,
-        )?;
-        for entry in &entries {
-            for (class, count) in entry.counts.classes().into_iter().enumerate() {
-                let [a, b, c] = labels(entry);
-                let labels = [a, b, c, ("class", format!("{}xx", class + 1))];
-                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-            }
-        }
-        let mut family =
-            encoder.encode_descriptor("dlx_requests", "Requests that arrived", None, MetricType::Counter)?;
-        for entry in &entries {
-            ConstCounter::new(entry.counts.total()).encode(family.encode_family(&labels(entry))?)?;
-        }
-        let help = "Requests that came while a fence was seen";
-        let mut family = encoder.encode_descriptor("dlx_fenced_requests", help, None, MetricType::Counter)?;
-        for entry in &entries {
-            ConstCounter::new(entry.counts.fenced()).encode(family.encode_family(&labels(entry))?)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "dlx_in_flight",
-            "Requests and connections in flight",
-            None,
-            MetricType::Gauge,
-        )?;
-        for entry in &entries {
-            ConstGauge::new(entry.counts.in_flight() as i64).encode(family.encode_family(&labels(entry))?)?;
-        }
-        let mut family = encoder.encode_descriptor("dlx_held", "Requests held", None, MetricType::Gauge)?;
-        for entry in &entries {
-            ConstGauge::new(entry.queue.len() as i64).encode(family.encode_family(&labels(entry))?)?;
-        }
-        let help = "Held requests that were not forwarded";
-        let mut family = encoder.encode_descriptor("dlx_hold_rejections", help, None, MetricType::Counter)?;
-        for entry in &entries {
-            for (reason, count) in entry.queue.rejections() {
-                let [a, b, c] = labels(entry);
-                let labels = [a, b, c, ("reason", reason.to_owned())];
-                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-            }
-        }
+        let Some(dlx) = self.dlx.upgrade() else { return Ok(()) };
+        self.encode_resources(&dlx, &mut encoder)?;
 
         let totals = &dlx.shared.totals;
         let help = "Bytes reserved for held requests";
@@ -227,5 +184,77 @@ impl Collector for Exported {
             MetricType::Histogram,
         )?;
         metrics.phases.encode(phases)
+    }
+}
+
+impl Exported {
+    /// What each resource counts.
+    fn encode_resources(&self, dlx: &Dlx, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        if self.resources == ResourceMetrics::None {
+            return Ok(());
+        }
+        let entries = dlx.registry.all();
+        // A name, its help, and for each resource the values with the labels that tell them apart.
+        let families: [ResourceFamily<'_>; 7] = [
+            ("dlx_responses", "Answers by class of status", MetricType::Counter, &|entry| {
+                let classes = entry.counts.classes().into_iter().enumerate();
+                classes.map(|(class, count)| (count, vec![("class", format!("{}xx", class + 1))])).collect()
+            }),
+            ("dlx_requests", "Requests that arrived", MetricType::Counter, &|entry| {
+                vec![(entry.counts.total(), Vec::new())]
+            }),
+            (
+                "dlx_fenced_requests",
+                "Requests that came while a fence was seen",
+                MetricType::Counter,
+                &|entry| vec![(entry.counts.fenced(), Vec::new())],
+            ),
+            ("dlx_in_flight", "Requests and connections in flight", MetricType::Gauge, &|entry| {
+                vec![(entry.counts.in_flight(), Vec::new())]
+            }),
+            ("dlx_held", "Requests held", MetricType::Gauge, &|entry| {
+                vec![(entry.queue.len() as u64, Vec::new())]
+            }),
+            ("dlx_hold_rejections", "Held requests that were not forwarded", MetricType::Counter, &|entry| {
+                let rejections = entry.queue.rejections().into_iter();
+                rejections.map(|(reason, count)| (count, vec![("reason", reason.to_owned())])).collect()
+            }),
+            (
+                "dlx_wakes",
+                "Wakes of this DLX that ended, by outcome and reason",
+                MetricType::Counter,
+                &|entry| {
+                    let wakes = entry.counts.wakes().into_iter();
+                    let labels = |outcome: &str, reason: &str| {
+                        vec![("outcome", outcome.to_owned()), ("reason", reason.to_owned())]
+                    };
+                    wakes.map(|(outcome, reason, count)| (count, labels(outcome, reason))).collect()
+                },
+            ),
+        ];
+        for (name, help, kind, values) in families {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for entry in &entries {
+                for (value, mut more) in values(entry) {
+                    if !self.resources.show(value) {
+                        continue;
+                    }
+                    let id = &entry.key.id;
+                    let mut labels = vec![
+                        ("namespace", id.namespace.clone()),
+                        ("name", id.name.clone()),
+                        ("kind", entry.key.kind.to_string()),
+                    ];
+                    labels.append(&mut more);
+                    match kind {
+                        MetricType::Gauge => {
+                            ConstGauge::new(value as i64).encode(family.encode_family(&labels)?)?;
+                        }
+                        _ => ConstCounter::new(value).encode(family.encode_family(&labels)?)?,
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }

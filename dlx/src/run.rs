@@ -162,7 +162,7 @@ async fn serve_as(
         () = shutdown.draining.cancelled() => return Ok(()),
         fleet = start => fleet?,
     };
-    tokio::spawn(admin::admin(&dlx, &fleet, token).serve(admin_listener));
+    tokio::spawn(admin::admin(&dlx, &fleet, token, flags.common.resource_metrics).serve(admin_listener));
     tokio::spawn(watch::follow_fleet(dlx.clone(), fleet.served()));
     if timeout(FIRST_LISTS, dlx.listed()).await.is_err() {
         tracing::warn!("not every plugin has listed its resources; serving those that are known");

@@ -246,7 +246,8 @@ async fn a_cold_start_is_told_phase_by_phase() {
     }
     let mut metrics = String::new();
     let mut registry = daemon::telemetry::registry("dlx");
-    registry.register_collector(Box::new(dlx::metrics::Exported(std::sync::Arc::downgrade(&site.dlx))));
+    let (dlx, resources) = (std::sync::Arc::downgrade(&site.dlx), daemon::telemetry::ResourceMetrics::Active);
+    registry.register_collector(Box::new(dlx::metrics::Exported { dlx, resources }));
     prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
     for phase in Phase::ALL {
         let line = format!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::reports::Dropped;
+use daemon::{reports::Dropped, telemetry::ResourceMetrics};
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
 use scaler_types::{Leads, Resource, Route, protocol::Rules};
@@ -33,6 +33,10 @@ async fn where_a_route_leads_and_what_comes_next() {
     let dlxs = vec!["a".to_owned()];
     web.route = Some(Route { leads: Leads::Both, complete: true, own_ready: true, dlxs, ..Route::default() });
     store.put(web);
+    let mut shy = Resource::new(id("shy"));
+    shy.replicas = 1;
+    shy.route = Some(Route { asked: true, refused: "no port is free".to_owned(), ..Route::default() });
+    store.put(shy);
     let state = tempfile::tempdir().unwrap();
     let (_dlxs, leading) = leading(&["a"]);
     let context = Context {
@@ -47,6 +51,7 @@ async fn where_a_route_leads_and_what_comes_next() {
     };
     let (_give, given) = watch::channel(Given { plugin: store.clone(), settings: Arc::default() });
     let (memory, routes, view) = (Arc::<Mutex<Memory>>::default(), Routes::default(), View::default());
+    let known = memory.clone();
     let (ask, asks) = mpsc::channel(1);
     let shown = Shown { memory: memory.clone(), routes: routes.clone(), leading, ask };
     view.show((KIND.to_owned(), "demo".to_owned()), Some(shown));
@@ -57,11 +62,20 @@ async fn where_a_route_leads_and_what_comes_next() {
         reason = "the clock moves when everybody waits: this is what moves it"
     )]
     tokio::time::sleep(Duration::from_secs(10)).await;
+    // Two attempts that a DLX did not answer.
+    known
+        .lock()
+        .unwrap()
+        .resources
+        .get_mut(&id("web"))
+        .unwrap()
+        .failed_drains
+        .insert(("reverted", "silent"), 2);
 
     let told = get(&view.resources()).await;
     assert_eq!(told["resources"][0]["route"], Value::Null);
     assert_eq!(
-        told["resources"][1]["route"],
+        told["resources"][2]["route"],
         json!({
             "leads": "both", "since": "10s", "asked": false, "refused": "", "complete": true, "led_for": "0s",
             "dlxs": ["a"], "next": "own", "waits": "everybody to know its own endpoints, 20s to go",
@@ -72,9 +86,27 @@ async fn where_a_route_leads_and_what_comes_next() {
     assert_eq!(leader["serving"], json!([{"name": "a", "addresses": ["127.0.0.1"]}]));
     let other = get(&view.leader(status(false), context.members.clone())).await;
     assert_eq!(other["serving"], Value::Null);
+    let series = |resources| {
+        let mut registry = daemon::telemetry::registry("autoscaler");
+        registry.register_collector(Box::new(ResourceSeries { view: view.clone(), resources }));
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        page.lines().filter(|line| line.contains("name=\"")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let labels = |name: &str| format!("namespace=\"demo\",name=\"{name}\",kind=\"{KIND}\"");
+    let refused = format!("scaler_refused{{{},what=\"interception\"}} 1", labels("shy"));
+    let failed =
+        format!("scaler_failed_drains_total{{{},outcome=\"reverted\",reason=\"silent\"}} 2", labels("web"));
+    let active = series(ResourceMetrics::Active);
+    assert!(active.contains(&refused) && active.contains(&failed), "{active:#?}");
+    assert!(active.iter().all(|line| !line.ends_with(" 0")), "{active:#?}");
+    let all = series(ResourceMetrics::All);
+    let zero = format!("scaler_refused{{{},what=\"interception\"}} 0", labels("web"));
+    assert!(all.contains(&refused) && all.contains(&zero), "{all:#?}");
+    assert_eq!(series(ResourceMetrics::None), Vec::<String>::new());
     // Who leads no more knows nothing of it.
     context.stop.cancel();
     tokio::task::yield_now().await;
     let told = get(&view.resources()).await;
-    assert_eq!(told["resources"][1]["route"], Value::Null);
+    assert_eq!(told["resources"][2]["route"], Value::Null);
 }

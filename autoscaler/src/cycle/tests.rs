@@ -231,8 +231,11 @@ async fn a_try_does_not_hold_up_the_next_cycle() {
     assert_eq!(dlx.count("/api/v1/fence"), 1);
     assert_eq!(store.get("hello").row.state, State::Draining);
     // The end: it is reverted, and that is waited for.
+    let memory = running.memory.clone();
     site.context.stop.cancel();
     running.ends().await;
+    let memory = memory.lock().unwrap();
+    assert_eq!(memory.resources[&id("hello")].failed_drains, [(("reverted", "stopping"), 1)].into());
     assert_eq!((store.get("hello").row.state, store.get("hello").replicas), (State::Active, 1));
     assert_eq!(site.fences("reverted", "stopping"), 1);
 }

@@ -35,6 +35,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which metrics have a series for each resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ResourceMetrics {
+    /// Those that are not zero.
+    #[default]
+    Active,
+    /// All of all resources.
+    All,
+    /// None.
+    None,
+}
+
 /// What is logged when RUST_LOG says nothing. kube logs every call that failed as an error of its own; whoever made the
 /// call says what it means, and once.
 const DEFAULT: &str = "info,kube_client::client::builder=off";
@@ -119,6 +131,19 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
         write!(writer, "{}=", field.name())?;
     }
     write!(Escaped(writer), "{value:?}")
+}
+
+// === impl ResourceMetrics ===
+
+impl ResourceMetrics {
+    /// Whether a resource's series is shown while it has this value.
+    pub fn show(self, value: u64) -> bool {
+        match self {
+            Self::Active => value > 0,
+            Self::All => true,
+            Self::None => false,
+        }
+    }
 }
 
 // === impl Log ===

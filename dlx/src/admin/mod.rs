@@ -11,7 +11,7 @@ use std::sync::Arc;
 use daemon::{
     admin::{Admin, Handler},
     fleet::Fleet,
-    telemetry::registry,
+    telemetry::{ResourceMetrics, registry},
     token::Token,
 };
 use http::{Method, Request, Response};
@@ -20,11 +20,11 @@ pub use waiting::Waiting;
 use crate::{dlx::Dlx, metrics::Exported};
 
 /// The admin server with a DLX's routes.
-pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<Token>) -> Admin {
+pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<Token>, resources: ResourceMetrics) -> Admin {
     let mut registry = registry("dlx");
     fleet.register(&mut registry);
     dlx.shared.metrics.reports_dropped.register(&mut registry);
-    registry.register_collector(Box::new(Exported(Arc::downgrade(dlx))));
+    registry.register_collector(Box::new(Exported { dlx: Arc::downgrade(dlx), resources }));
     let ready = dlx.clone();
     let admin = Admin::new(registry, token)
         .ready_when(Arc::new(move || ready.ready()))

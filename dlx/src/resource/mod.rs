@@ -29,7 +29,7 @@ use tokio::sync::watch;
 pub use view::{Failure, Listed, View};
 
 use crate::{
-    activity::Counts,
+    activity::{Counts, WakeOutcome},
     answer::Refusal,
     hold::{Place, Queue, Rejected, Share},
     shared::Shared,
@@ -244,6 +244,7 @@ impl Entry {
             && let Some((took, phases, own)) = view.came_up()
         {
             self.shared.metrics.woken(&self.key, took, &phases);
+            self.counts.woken(WakeOutcome::Awake);
             tracing::info!(resource = %self.key.id, kind = %self.key.kind, took = ?took, %phases, "awake");
             if own {
                 self.report_woken(view, took, &phases);
