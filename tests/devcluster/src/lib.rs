@@ -14,6 +14,7 @@ mod collect;
 pub mod controllers;
 mod custom_metrics;
 mod faults;
+mod fields;
 mod http;
 mod identity;
 pub mod netns;

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::validate::port_number;
 use crate::{http::failure::Cause, registry::Kind, store::text};
 
 /// What a DNS label is, in the real server's words.
@@ -113,6 +114,33 @@ fn is_word(text: &str) -> bool {
     text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter))
         && ends(text.chars().next())
         && ends(text.chars().next_back())
+}
+
+/// The pods' port behind a Service's: a number, or a name of a container's port.
+pub(super) fn target_port(port: &Value, field: &str, causes: &mut Vec<Cause>) {
+    let Some(name) = port.as_str() else { return port_number(port, field, causes) };
+    let letters = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+    let wrong = if name.len() > 15 {
+        "must be no more than 15 characters"
+    } else if !name.bytes().all(letters) {
+        "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"
+    } else if !name.bytes().any(|letter| letter.is_ascii_lowercase()) {
+        "must contain at least one letter (a-z)"
+    } else if name.contains("--") {
+        "must not contain consecutive hyphens"
+    } else if name.starts_with('-') || name.ends_with('-') {
+        "must not begin or end with a hyphen"
+    } else {
+        return;
+    };
+    causes.push(Cause::invalid(field, port, wrong));
+}
+
+/// What is spoken on a port: a name as a label's key is one.
+pub(super) fn app_protocol(protocol: &Value, field: &str, causes: &mut Vec<Cause>) {
+    if protocol.as_str().is_some_and(|name| !is_qualified(name)) {
+        causes.push(Cause::invalid(field, protocol, QUALIFIED));
+    }
 }
 
 /// `example.com/name`, or `name`.

@@ -40,7 +40,11 @@ pub(super) fn endpoint_slice(value: &Value, old: Option<&Value>, causes: &mut Ve
             causes.push(Cause::too_many(&at, addresses.len(), MOST_ADDRESSES));
         }
         for (index, address) in addresses.iter().enumerate().filter(|_| family != "FQDN") {
-            if let Some(why) = no_endpoint(text(address), family) {
+            // That it is of the family is said of all of them together, anything else of the one.
+            if let Some(why) = no_address(text(address), family) {
+                causes.push(Cause::invalid(&at, address, why));
+            }
+            if let Some(why) = no_endpoint(text(address)) {
                 causes.push(Cause::invalid(format!("{at}[{index}]"), address, why));
             }
         }
@@ -59,14 +63,24 @@ pub(super) fn endpoint_slice(value: &Value, old: Option<&Value>, causes: &mut Ve
             let known = ["SCTP", "TCP", "UDP"];
             causes.push(Cause::unsupported(format!("{at}.protocol"), &port["protocol"], &known));
         }
+        names::app_protocol(&port["appProtocol"], &format!("{at}.appProtocol"), causes);
         if !port["port"].is_null() {
             port_number(&port["port"], &format!("{at}.port"), causes);
         }
     }
 }
 
+/// Why it is no address of the family.
+fn no_address(address: &str, family: &str) -> Option<&'static str> {
+    match (family, address.parse::<IpAddr>()) {
+        ("IPv4", Ok(IpAddr::V4(_))) | ("IPv6", Ok(IpAddr::V6(_))) => None,
+        ("IPv4", _) => Some("must be an IPv4 address"),
+        _ => Some("must be an IPv6 address"),
+    }
+}
+
 /// Why an address cannot be an endpoint.
-fn no_endpoint(address: &str, family: &str) -> Option<&'static str> {
+fn no_endpoint(address: &str) -> Option<&'static str> {
     let Ok(address) = address.parse::<IpAddr>() else {
         return Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
     };
@@ -75,8 +89,6 @@ fn no_endpoint(address: &str, family: &str) -> Option<&'static str> {
         IpAddr::V6(address) => (address.segments()[0] & 0xffc0 == 0xfe80, address.segments()[0] == 0xff02),
     };
     match address {
-        IpAddr::V6(_) if family == "IPv4" => Some("must be an IPv4 address"),
-        IpAddr::V4(_) if family == "IPv6" => Some("must be an IPv6 address"),
         _ if address.is_unspecified() => Some("may not be unspecified (0.0.0.0 or ::)"),
         _ if address.is_loopback() => Some("may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         _ if link_local => Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)"),

@@ -144,6 +144,8 @@ fn service(spec: &Value, causes: &mut Vec<Cause>) {
         if !name.is_empty() && ports[..index].iter().any(|other| other["name"] == name) {
             causes.push(Cause::duplicate(format!("{at}.name"), &port["name"]));
         }
+        names::target_port(&port["targetPort"], &format!("{at}.targetPort"), causes);
+        names::app_protocol(&port["appProtocol"], &format!("{at}.appProtocol"), causes);
         let number = json!({"protocol": port["protocol"], "port": port["port"]});
         if ports[..index].iter().any(|other| same_port(other, port)) {
             causes.push(Cause::duplicate(&at, &number));
@@ -167,7 +169,8 @@ fn autoscaler(spec: &Value, causes: &mut Vec<Cause>) {
         (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or(0));
     if most < 1 {
         causes.push(Cause::invalid("spec.maxReplicas", &json!(most), "must be greater than 0"));
-    } else if most < least {
+    }
+    if most < least {
         let why = "must be greater than or equal to `minReplicas`";
         causes.push(Cause::invalid("spec.maxReplicas", &json!(most), why));
     }

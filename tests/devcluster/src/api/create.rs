@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Call;
 use crate::{
-    admission,
+    admission, fields,
     http::{
         answer::{self, Answer},
         failure::{Cause, Failure, Result},
@@ -30,6 +30,7 @@ pub(super) fn create(call: &Call<'_>) -> Result<Answer> {
 /// Creates an object from what a client sent.
 pub(super) fn insert(call: &Call<'_>, tables: &mut Tables, value: Value) -> Result<Arc<Object>> {
     let kind = &call.kind;
+    let sent = call.request.applies().then(|| value.clone());
     let mut value = kind.convert_in(checked(call, value, None)?);
     let metadata = map(&mut value["metadata"]);
     if metadata.get("resourceVersion").is_some_and(|version| !text(version).is_empty()) {
@@ -66,6 +67,14 @@ pub(super) fn insert(call: &Call<'_>, tables: &mut Tables, value: Value) -> Resu
     admission::admit(kind, tables, &mut value, None, call.server.options.dual_stack)?;
     if tables.get(&kind.table(), &Key::new(call.key.namespace.as_str(), name.as_str())).is_some() {
         return Err(Failure::already_exists(kind, &name));
+    }
+    if fields::are_kept(kind) {
+        let writer = call.writer();
+        value["metadata"]["managedFields"] = match sent {
+            // What is there by default is nobody's.
+            Some(sent) => fields::updated(&Value::Null, &sent, &Value::Null, &writer),
+            None => fields::updated(&Value::Null, &value, &Value::Null, &writer),
+        };
     }
     let object = if call.dry() { Arc::new(Object::unsaved(value)) } else { tables.put(&kind.table(), value) };
     after(call, tables);

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::{
     custom_metrics,
+    fields::Writer,
     http::{
         answer::{self, Answer},
         failure::{Failure, Result},
@@ -55,8 +56,12 @@ pub async fn dispatch(server: &Arc<Server>, request: &Request) -> Result<Answer>
     if review::is(target) {
         return review::answer(server, request);
     }
-    let kind =
-        kinds.get(&target.group, &target.version, &target.resource).ok_or_else(Failure::no_such_path)?;
+    let kind = kinds.get(&target.group, &target.version, &target.resource).ok_or_else(|| {
+        match kinds.is_built_in(&target.group, &target.version) {
+            true => Failure::no_such_resource(),
+            false => Failure::no_such_path(),
+        }
+    })?;
     let namespace = if kind.namespaced { target.namespace.clone() } else { String::new() };
     if kind.namespaced && namespace.is_empty() && !matches!(target.verb, "list" | "watch") {
         return Err(if target.name.is_empty() {
@@ -85,7 +90,8 @@ pub async fn dispatch(server: &Arc<Server>, request: &Request) -> Result<Answer>
         ("binding", "create") if call.kind.is("", "pods") => update::bind(&call),
         ("token", "create") if call.kind.is("", "serviceaccounts") => review::token(&call),
         ("" | "status" | "scale" | "binding" | "token", _) => Err(Failure::method_not_allowed()),
-        _ => Err(Failure::no_such_path()),
+        _ if call.kind.custom => Err(Failure::no_such_path()),
+        _ => Err(Failure::no_such_resource()),
     }
 }
 
@@ -99,6 +105,16 @@ impl Call<'_> {
             labels: LabelSelector::parse(query.get("labelSelector").unwrap_or_default())?,
             fields: FieldSelector::parse(query.get("fieldSelector").unwrap_or_default(), &self.kind)?,
         })
+    }
+
+    /// Who writes.
+    fn writer(&self) -> Writer<'_> {
+        Writer {
+            manager: self.request.manager(),
+            version: self.kind.api_version(),
+            subresource: &self.request.target.subresource,
+            applies: self.request.applies(),
+        }
     }
 
     /// Whether nothing is to be written.

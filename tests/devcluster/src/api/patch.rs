@@ -8,11 +8,13 @@ use super::{
     update::{self, Part},
 };
 use crate::{
+    fields,
     http::{
         answer::{self, Answer},
-        failure::{Failure, Result},
+        failure::{Cause, Failure, Result},
     },
     patch,
+    registry::Kind,
 };
 
 /// The kinds of patches that are read.
@@ -23,18 +25,38 @@ pub(super) fn patch(call: &Call<'_>, part: Part) -> Result<Answer> {
     let mut tables = call.server.store.lock();
     let kind = &call.kind;
     let Some(old) = tables.get(&kind.table(), &call.key) else {
-        if call.request.content_type == "application/apply-patch+yaml" && part == Part::Main {
+        if call.request.applies() && part == Part::Main {
+            has_manager(call)?;
             let object = create::insert(call, &mut tables, call.request.json()?)?;
             return Ok(answer::json_with(StatusCode::CREATED, object.text(kind)));
         }
         return Err(Failure::not_found(kind, &call.key.name));
     };
-    let value = apply(call, &old.served(kind))?;
+    let mut value = apply(call, &old.served(kind))?;
+    if call.request.applies() {
+        has_manager(call)?;
+        if part == Part::Main && fields::are_kept(kind) {
+            let (config, force) = (call.request.json()?, call.request.query.on("force"));
+            let (new, owners) = fields::applied(&old.value, value, &config, &call.writer(), force)
+                .map_err(|conflicts| Failure::apply_conflicts(&conflicts))?;
+            value = new;
+            value["metadata"]["managedFields"] = owners;
+        }
+    }
     let checked =
         create::checked(call, value, Some(&old)).map_err(|why| Failure::patched(kind, &call.key.name, &why));
     let value = kind.convert_in(checked?);
     let object = update::change(call, &mut tables, &old, value, part)?;
     Ok(answer::json_text(object.text(kind)))
+}
+
+/// Who applies says who he is.
+fn has_manager(call: &Call<'_>) -> Result<()> {
+    if call.request.query.get("fieldManager").is_some() {
+        return Ok(());
+    }
+    let options = Kind::named("meta.k8s.io", "PatchOptions", "");
+    Err(Failure::invalid(&options, "", &[Cause::required("fieldManager", "is required for apply patch")]))
 }
 
 /// `value` with the request's patch applied.
@@ -54,7 +76,7 @@ pub(super) fn apply(call: &Call<'_>, value: &Value) -> Result<Value> {
         "application/strategic-merge-patch+json" if call.kind.custom => {
             Err(Failure::unsupported_media_type(KNOWN))
         }
-        // An apply is no more than this here: nobody's tests need its ownership of fields.
+        // What an apply does beside: see `fields`.
         "application/strategic-merge-patch+json" | "application/apply-patch+yaml" => {
             Ok(patch::strategic(value, &request.json()?))
         }

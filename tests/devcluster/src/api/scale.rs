@@ -31,7 +31,10 @@ pub(super) fn patch(call: &Call<'_>) -> Result<Answer> {
 }
 
 fn found<'a>(call: &'a Call<'_>) -> Result<(&'a Kind, &'a ScalePaths)> {
-    let paths = call.kind.scale.as_ref().ok_or_else(Failure::no_such_path)?;
+    let paths = call.kind.scale.as_ref().ok_or_else(|| match call.kind.custom {
+        true => Failure::no_such_path(),
+        false => Failure::no_such_resource(),
+    })?;
     Ok((&call.kind, paths))
 }
 

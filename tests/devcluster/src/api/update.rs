@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Call, create, delete};
 use crate::{
-    admission,
+    admission, fields,
     http::{
         answer::{self, Answer},
         failure::{Cause, Failure, Result},
@@ -72,6 +72,7 @@ pub(super) fn change(
             "the name of the object ({told}) does not match the name on the URL ({name})"
         )));
     }
+    let given = value["metadata"]["managedFields"].clone();
     keep_system_fields(old, &mut value);
     match part {
         Part::Main => {
@@ -108,6 +109,16 @@ pub(super) fn change(
     if part == Part::Main {
         admission::admit(kind, tables, &mut value, Some(&old.value), call.server.options.dual_stack)?;
         count_generation(kind, old, &mut value);
+    }
+    // An apply has settled whose its fields are; who writes the status owns none that are kept here.
+    match part {
+        Part::Main if !fields::are_kept(kind) => {}
+        Part::Main if call.request.applies() => value["metadata"]["managedFields"] = given,
+        Part::Main => {
+            let owners = fields::updated(&old.value, &value, &given, &call.writer());
+            value["metadata"]["managedFields"] = owners;
+        }
+        Part::Status => keep(old.metadata(), &mut value["metadata"], "managedFields"),
     }
     map(&mut value["metadata"]).insert("resourceVersion".into(), Value::from(old.revision.to_string()));
     if value == old.value {

@@ -5,7 +5,7 @@ use std::fmt;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::registry::Kind;
+use crate::{fields::Conflict, registry::Kind};
 
 /// The outcome of a request's handling.
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -118,6 +118,15 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "", "404 page not found\n")
     }
 
+    /// A group version that is built in has no such resource, or the resource no such subresource. Others' paths are
+    /// [nobody's](Self::no_such_path).
+    pub fn no_such_resource() -> Self {
+        let message = "the server could not find the requested resource";
+        let mut failure = Self::new(StatusCode::NOT_FOUND, "NotFound", message);
+        failure.details = json!({});
+        failure
+    }
+
     /// A create found one of that name.
     pub fn already_exists(kind: &Kind, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", kind.resource());
@@ -135,6 +144,21 @@ impl Failure {
         let why =
             "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(kind, name, why)
+    }
+
+    /// An apply would change what others own.
+    pub fn apply_conflicts(conflicts: &[Conflict]) -> Self {
+        let told: Vec<String> =
+            conflicts.iter().map(|one| format!("conflict with {}: {}", one.owner, one.field)).collect();
+        let plural = if told.len() == 1 { "" } else { "s" };
+        let message = format!("Apply failed with {} conflict{plural}: {}", told.len(), told.join("\n"));
+        let mut failure = Self::new(StatusCode::CONFLICT, "Conflict", message);
+        let causes = conflicts.iter().map(|one| {
+            let message = format!("conflict with {}", one.owner);
+            json!({"reason": "FieldManagerConflict", "message": message, "field": one.field})
+        });
+        failure.details = json!({"causes": causes.collect::<Vec<_>>()});
+        failure
     }
 
     /// The object breaks a rule; all that are broken are told.
@@ -198,7 +222,9 @@ impl Failure {
     /// The resource has no such verb.
     pub fn method_not_allowed() -> Self {
         let message = "the server does not allow this method on the requested resource";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+        let mut failure = Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message);
+        failure.details = json!({});
+        failure
     }
 
     /// The body is of a kind that is not read here.

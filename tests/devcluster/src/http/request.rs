@@ -28,6 +28,8 @@ pub struct Request {
     pub method: Method,
     /// Its `Content-Type` without parameters.
     pub content_type: String,
+    /// What the client calls itself.
+    pub user_agent: String,
     /// Its body.
     pub body: Bytes,
 }
@@ -149,8 +151,19 @@ impl Request {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let content_type = header(header::CONTENT_TYPE);
         let content_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
-        let accept = header(header::ACCEPT).to_owned();
-        Self { user, target, query, path, accept, method, content_type, body }
+        let (accept, user_agent) = (header(header::ACCEPT).to_owned(), header(header::USER_AGENT).to_owned());
+        Self { user, target, query, path, accept, method, content_type, user_agent, body }
+    }
+
+    /// Who owns what it writes: its `fieldManager`, else what the client calls itself, up to the slash.
+    pub fn manager(&self) -> &str {
+        let named = self.user_agent.split('/').next().filter(|name| !name.is_empty());
+        self.query.get("fieldManager").or(named).unwrap_or("unknown")
+    }
+
+    /// Whether it is a server-side apply.
+    pub fn applies(&self) -> bool {
+        self.content_type == "application/apply-patch+yaml"
     }
 
     /// Its body as JSON; `Null` for none.

@@ -182,6 +182,11 @@ impl Kinds {
         self.by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
     }
 
+    /// Whether something of that group and version is built in.
+    pub fn is_built_in(&self, group: &str, version: &str) -> bool {
+        self.all.iter().any(|kind| !kind.custom && kind.group == group && kind.version == version)
+    }
+
     /// Any version of what is in a table.
     pub fn of_table(&self, table: &TableId) -> Option<Arc<Kind>> {
         self.all.iter().find(|kind| kind.group == table.group && kind.plural == table.plural).cloned()

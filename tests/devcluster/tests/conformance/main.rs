@@ -7,6 +7,7 @@ mod deletion;
 mod discovery;
 mod families;
 mod lists;
+mod managers;
 mod mutants;
 mod objects;
 mod owners;

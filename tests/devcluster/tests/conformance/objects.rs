@@ -48,8 +48,17 @@ fn what_is_not_there_is_not_found() {
             (status, &refused["message"]),
             (404, &json!("namespaces \"no-such-namespace\" not found"))
         );
-        let (status, refused) = api.get("/apis/apps/v1/nothings").await;
-        assert_eq!((status, refused), (404, json!("404 page not found\n")));
+        let none = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "NotFound", "code": 404,
+            "message": "the server could not find the requested resource", "details": {},
+        });
+        for path in
+            ["/apis/apps/v1/nothings", "/apis/apps/v1/namespaces/default/nothings/one", "/api/v1/nothings"]
+        {
+            assert_eq!(api.get(path).await, (404, none.clone()), "{path}");
+        }
+        let nobody = (404, json!("404 page not found\n"));
+        assert_eq!(api.get("/apis/nothing.example.com/v1/nothings").await, nobody);
     });
 }
 

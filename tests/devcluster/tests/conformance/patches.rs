@@ -8,14 +8,16 @@ use crate::setup::{config_map, deployment, run};
 #[test]
 fn a_failed_test_leaves_all_as_it_was() {
     run(|api| async move {
-        let path = api.path("apps/v1", "deployments");
-        let created = api.create(&path, &deployment("web")).await;
+        // Nobody but this test writes it: a Deployment's version moves by its controller's writes.
+        let path = api.path("coordination.k8s.io/v1", "leases");
+        let lease = json!({"metadata": {"name": "web"}, "spec": {"leaseDurationSeconds": 15}});
+        let created = api.create(&path, &lease).await;
         let path = format!("{path}/web");
         let version = &created["metadata"]["resourceVersion"];
         let replace = json!({"op": "add", "path": "/metadata/annotations", "value": {"a": "b"}});
         for test in [
             json!({"op": "test", "path": "/metadata/uid", "value": "another"}),
-            json!({"op": "test", "path": "/spec/replicas", "value": 3}),
+            json!({"op": "test", "path": "/spec/leaseDurationSeconds", "value": 3}),
             json!({"op": "test", "path": "/metadata/annotations/scaler.dev~1row", "value": "x"}),
         ] {
             let (status, refused) = api.patch(&path, "json", &json!([replace, test])).await;
@@ -24,7 +26,7 @@ fn a_failed_test_leaves_all_as_it_was() {
         }
         let held = json!([
             {"op": "test", "path": "/metadata/uid", "value": created["metadata"]["uid"]},
-            {"op": "test", "path": "/spec/replicas", "value": 0},
+            {"op": "test", "path": "/spec/leaseDurationSeconds", "value": 15},
             {"op": "test", "path": "/metadata/annotations", "value": null},
             replace,
             {"op": "add", "path": "/metadata/annotations/scaler.dev~1row", "value": "{}"},

@@ -193,6 +193,13 @@ impl Setup {
         self.client_with(&token.status.unwrap().token)
     }
 
+    /// The same with a name that its client calls itself.
+    pub fn calling_itself(&self, agent: &str) -> Self {
+        let mut config = self.config.clone();
+        config.headers.push((http::header::USER_AGENT, agent.parse().unwrap()));
+        Self { client: Client::try_from(config.clone()).unwrap(), config, ..self.clone() }
+    }
+
     /// A client with that token.
     pub fn client_with(&self, token: &str) -> Client {
         let mut config = self.config.clone();

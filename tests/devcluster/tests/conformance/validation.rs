@@ -145,7 +145,7 @@ fn an_autoscaler_has_at_least_one_replica() {
                 },
             })
         };
-        assert_eq!(causes(&api, &path, &wanted(1, 0)).await, ["spec.maxReplicas"]);
+        assert_eq!(causes(&api, &path, &wanted(1, 0)).await, ["spec.maxReplicas", "spec.maxReplicas"]);
         assert_eq!(causes(&api, &path, &wanted(5, 3)).await, ["spec.maxReplicas"]);
         api.create(&path, &wanted(2, 3)).await;
     });
