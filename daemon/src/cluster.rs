@@ -27,6 +27,12 @@ pub async fn client(flags: &CommonFlags) -> anyhow::Result<Client> {
     };
     // By default kube waits up to 1000 s, fifteen times: a renewal of a Lease must not.
     config.default_retry = false;
+    // Up to the slash it is whose the fields are that are written.
+    let daemon = env::current_exe().ok().and_then(|path| path.file_stem().map(|name| name.to_os_string()));
+    let daemon = daemon.as_deref().and_then(|name| name.to_str()).unwrap_or("daemon");
+    if let Ok(agent) = format!("scaler-{daemon}/{}", env!("CARGO_PKG_VERSION")).parse() {
+        config.headers.push((http::header::USER_AGENT, agent));
+    }
     let url = config.cluster_url.clone();
     Client::try_from(config).map_err(|error| {
         Misconfigured(format!("cannot set up a client of the cluster at {url}: {}", causes(&error))).into()

@@ -47,7 +47,8 @@ pub struct Restore {
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
     timeout: Duration,
 
-    /// The autoscaler's own Deployment, to be scaled to 0 before: it would lead everything again at once
+    /// The autoscaler's own Deployment, to be scaled to 0 before: it would lead everything again at once. When all is given back,
+    /// its Lease scaler-autoscaler is deleted
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = parse_id)]
     stop_deployment: Option<ResourceId>,
 
@@ -140,7 +141,12 @@ impl Restore {
             () = in_time => unreachable!("it waits for ever"),
         };
         let lost = leads.lost().is_cancelled();
-        leads.release().await;
+        let all = ended.as_ref().is_some_and(|summary| summary.failed == 0 && summary.left == 0);
+        match (&self.stop_deployment, all) {
+            // Who stops the autoscaler uninstalls: nobody leads after this.
+            (Some(_), true) => leads.end().await,
+            _ => leads.release().await,
+        }
         fleet.stop().await;
         let Some(summary) = ended else {
             bail!("stopped before all was given back: run it again, it goes on from there");

@@ -8,7 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
     jiff::Timestamp,
 };
-use kube::api::{PostParams, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, PostParams, Preconditions, WatchEvent, WatchParams};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -29,8 +29,17 @@ const GIVING_UP: Duration = Duration::from_secs(3);
 
 /// The lead, renewed by a task until it is lost, released or dropped.
 pub(super) struct Kept {
-    release: oneshot::Sender<()>,
+    release: oneshot::Sender<After>,
     task: AbortOnDropHandle<()>,
+}
+
+/// Who is to lead after this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// The next candidate.
+    Next,
+    /// Nobody: the Lease goes.
+    Nobody,
 }
 
 struct Candidate {
@@ -60,9 +69,9 @@ pub(super) async fn acquire(home: &Home, timing: Timing, status: Shared, lost: C
 // === impl Kept ===
 
 impl Kept {
-    pub(super) async fn release(self) {
+    pub(super) async fn release(self, after: After) {
         // Fails when the lead is lost already.
-        let _ = self.release.send(());
+        let _ = self.release.send(after);
         let _ = self.task.await;
     }
 }
@@ -70,12 +79,15 @@ impl Kept {
 // === impl Candidate ===
 
 impl Candidate {
-    async fn keep(mut self, lost: CancellationToken, mut released: oneshot::Receiver<()>) {
+    async fn keep(mut self, lost: CancellationToken, mut released: oneshot::Receiver<After>) {
         while let Some(until) = self.election.leads_until(Instant::now()) {
             tokio::select! {
                 biased;
-                _ = &mut released => {
+                after = &mut released => {
                     self.give_up().await;
+                    if after == Ok(After::Nobody) {
+                        self.remove().await;
+                    }
                     break;
                 }
                 // Late is lost, whatever comes of the call.
@@ -228,6 +240,22 @@ impl Candidate {
             }
             status.error = Some(why);
         });
+    }
+
+    /// Deletes the Lease, if nobody has taken it since it was given up.
+    async fn remove(&mut self) {
+        self.watch = None;
+        let Some(lease) = self.lease.take() else { return };
+        let (uid, resource_version) = (lease.metadata.uid, lease.metadata.resource_version);
+        let preconditions = Some(Preconditions { uid, resource_version });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        match self.home.call(self.home.leases().delete(NAME, &params)).await {
+            Ok(_) => tracing::info!(lease = NAME, "deleted the autoscaler's Lease"),
+            Err(error) => {
+                let why = self.home.explain("delete", "leases", &error);
+                tracing::warn!(lease = NAME, reason = why, "cannot delete the autoscaler's Lease");
+            }
+        }
     }
 
     /// Writes that nobody holds it.

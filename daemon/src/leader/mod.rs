@@ -118,7 +118,16 @@ impl Leadership {
     pub async fn release(self) {
         match self.held {
             Held::File(lock) => drop(lock),
-            Held::Lease(kept) => kept.release().await,
+            Held::Lease(kept) => kept.release(lease::After::Next).await,
+        }
+        self.status.change(|status| status.leads = false);
+    }
+
+    /// Gives the lead up for good: nobody is to lead after this, and nothing is left in the cluster.
+    pub async fn end(self) {
+        match self.held {
+            Held::File(lock) => drop(lock),
+            Held::Lease(kept) => kept.release(lease::After::Nobody).await,
         }
         self.status.change(|status| status.leads = false);
     }

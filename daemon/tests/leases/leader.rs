@@ -87,6 +87,21 @@ async fn a_lead_that_is_released_is_the_next_ones_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lead_that_is_ended_leaves_no_lease_behind() {
+    let site = Site::start().await;
+    let first = candidate(&site, FOR_EVER).await;
+    lead(&first).await.end().await;
+    assert_eq!(site.lease(NAME).await, None);
+    assert!(!first.status()().leads);
+    // Whoever starts after all leads as ever.
+    let second = candidate(&site, FOR_EVER).await;
+    let _leads = lead(&second).await;
+    assert_eq!(second.status()().leader.unwrap(), holder(&site).await);
+    let spec = site.lease(NAME).await.unwrap().spec.unwrap();
+    assert_eq!(spec.lease_transitions, Some(0), "it is a new one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_killed_is_followed_when_its_lease_has_run_out() {
     let site = Site::start().await;
     let (first, second) = (candidate(&site, FAST).await, candidate(&site, FAST).await);

@@ -10,10 +10,13 @@ use kube::{
     core::{ApiResource, GroupVersionKind},
     discovery,
 };
-use scaler_types::{Result, ScaleError, duration};
+use scaler_types::{Result, Role, ScaleError, duration};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::facts::{Kind, Workload};
+use crate::{
+    facts::{Kind, Workload},
+    field_owners,
+};
 
 /// How long one answer may take. A wake does not wait for a server that has hung: it tries again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,6 +53,7 @@ impl Cluster {
         kubeconfig: Option<&Path>,
         namespace: Option<String>,
         home: Option<String>,
+        role: Role,
     ) -> Result<Self> {
         let mut config = match kubeconfig {
             Some(path) => {
@@ -68,6 +72,9 @@ impl Cluster {
         // What makes sense to be tried again is known here, and when.
         config.default_retry = false;
         config.connect_timeout = Some(PATIENCE);
+        // Up to the slash it is whose the fields are that are written.
+        let agent = format!("{}/{}", field_owners::manager(role), env!("CARGO_PKG_VERSION"));
+        config.headers.push(("user-agent".parse()?, agent.parse()?));
         let client = Client::try_from(config).context("setting up the client of the cluster's API")?;
         // A pod's own, or the kubeconfig's.
         let home = home.unwrap_or_else(|| client.default_namespace().to_owned());

@@ -14,6 +14,7 @@ mod config;
 mod endpoints;
 mod events;
 mod facts;
+mod field_owners;
 mod hosts;
 mod own;
 mod patch;

@@ -108,14 +108,20 @@ impl Scales {
             let patch = Patch::Json::<()>(operations);
             let params = PatchParams::default();
             let error = match self.cluster.call(api.patch(&workload.meta.name, &params, &patch)).await {
-                Ok(object) => {
-                    let new = Workload::new(&workload.kind, object);
+                Ok(mut object) => {
+                    let new = Workload::new(&workload.kind, object.clone());
                     if write.generation != new.generation {
                         // Something in between changes what is written (an admission webhook): what was kept is not
                         // believed later, which is the safe side.
                         tracing::debug!(resource = %id, expected = write.generation, is = new.generation, "another generation than was to be expected");
                     }
                     self.fold(new.clone());
+                    if new.replicas == workload.replicas {
+                        return Ok(new);
+                    }
+                    let field = &workload.kind.replicas_path;
+                    object = workload.owners.restore(&self.cluster, &api, object, field).await;
+                    self.fold(Workload::new(&workload.kind, object));
                     return Ok(new);
                 }
                 Err(error) => error,

@@ -46,7 +46,7 @@ type First = (String, &'static str, oneshot::Receiver<Result<(), kube::Error>>);
 /// The API cannot be reached in time, a kind is not there, or a right is missing; the message says which.
 pub async fn start(context: &PluginContext, config: &Arc<Config>, clock: Clock) -> Result<Started> {
     let (kubeconfig, home) = (context.kubeconfig.as_deref(), context.home.clone());
-    let cluster = Cluster::connect(kubeconfig, config.namespace.clone(), home).await?;
+    let cluster = Cluster::connect(kubeconfig, config.namespace.clone(), home, config.role).await?;
     let unlabelled = own::unlabelled(&cluster, context).await?;
     let started = timeout(WITHIN, list_all(cluster, config, clock, unlabelled)).await;
     started.map_err(|_| {

@@ -18,7 +18,7 @@ async fn to_zero_and_back_with_what_it_had_in_one_patch_each() {
 
     scene.cluster.requests().reset();
     sleep(&dlx, "web").await.unwrap();
-    assert_eq!(scene.asked("patch", "deployments"), 2, "the fence and the sleep");
+    assert_eq!(scene.asked("patch", "deployments"), 3, "the fence, the sleep, and whose the replicas are");
     assert_eq!(scene.replicas("web").await, 0);
     let asleep = one(&dlx, "web").await;
     assert_eq!((asleep.replicas, asleep.row.state), (0, State::Asleep));
@@ -29,7 +29,6 @@ async fn to_zero_and_back_with_what_it_had_in_one_patch_each() {
     let waking = wake(&dlx, "web", &asleep.version, 2);
     let up = until(&dlx, "web", |web| web.replicas > 0).await;
     assert_eq!((up.replicas, up.row.state), (3, State::Waking));
-    assert_eq!(scene.asked("patch", "deployments"), 1);
     scene.pod("web-1", "web").await;
     scene.runs("web-1", "10.244.0.1", false).await;
     // Known before the kubelet says that it is ready: the DLX asks the pod itself.
@@ -38,7 +37,7 @@ async fn to_zero_and_back_with_what_it_had_in_one_patch_each() {
     assert_eq!(listed.progress, Some(scaler_types::Progress::Started));
     scene.runs("web-1", "10.244.0.1", true).await;
     ended(waking).await.unwrap();
-    assert_eq!(scene.asked("patch", "deployments"), 1);
+    assert_eq!(scene.asked("patch", "deployments"), 2, "the wake, and whose the replicas are");
     assert_eq!(
         (scene.asked("get", "deployments"), scene.asked("list", "deployments")),
         (0, 0),

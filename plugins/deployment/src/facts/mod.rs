@@ -21,7 +21,7 @@ pub use policy::Policy;
 pub use route::{Lead, Route};
 pub use scaler::Scaler;
 pub use selector::{Labels, Selector};
-pub use service::{FENCED, LED, Service, ServicePort};
+pub use service::{FENCED, LED, SELECTOR, Service, ServicePort};
 pub use slice::{DLXS, FORMAT, Family, MANAGED_BY, NEWEST, Ours, Place, SERVICE, Slice};
 pub use workload::{COMPONENT, Kind, Workload, is_scaler};
 

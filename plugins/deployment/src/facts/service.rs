@@ -4,11 +4,15 @@ use k8s_openapi::api::core::v1 as core;
 use scaler_types::Nonce;
 
 use super::{Family, Labels, Meta, PortOf};
+use crate::field_owners::Owners;
 
 /// The key that is added to a Service's selector, so that it selects no pod any more; the user's own keys stay.
 pub const FENCED: &str = "scaler.dev/fenced";
 /// Its value until a commit writes the nonce of its row.
 pub const LED: &str = "1";
+
+/// Where it is.
+pub const SELECTOR: &str = "/spec/selector";
 
 /// What is kept of a Service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +21,8 @@ pub struct Service {
     pub meta: Meta,
     /// The labels of the pods it leads to by its owners' will, whether our key is there or not; empty: it leads to none by itself.
     pub selector: Labels,
+    /// Whose its selector is.
+    pub owners: Owners,
     /// Our key is in its selector: no pod is an endpoint of it.
     pub fenced: bool,
     /// The value of our key where a commit wrote it: its row's nonce.
@@ -87,6 +93,7 @@ impl Service {
     pub fn is_as(&self, other: &Self) -> bool {
         let of = |service: &Self| Self {
             meta: Meta::default(),
+            owners: Owners::default(),
             fenced: false,
             committed: None,
             ..service.clone()
@@ -120,6 +127,7 @@ impl From<core::Service> for Service {
         let families = spec.ip_families.into_iter().flatten().filter_map(|name| Family::parse(&name));
         Self {
             meta: Meta::of(&service.metadata),
+            owners: Owners::of(&service.metadata, SELECTOR),
             selector,
             fenced: key.is_some(),
             committed: key.filter(|value| value != LED).and_then(|value| value.try_into().ok()),

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{Labels, Meta, PortOf, Selector, rollout::rollout};
 use crate::{
     ascii,
+    field_owners::Owners,
     row::{self, Kept},
 };
 
@@ -52,6 +53,8 @@ pub struct Workload {
     pub deleting: bool,
     /// The replicas it is meant to have.
     pub replicas: u32,
+    /// Whose that number is.
+    pub owners: Owners,
     /// Its `scaler.dev/` annotations.
     pub annotations: BTreeMap<String, String>,
     /// It has annotations, ours or others.
@@ -147,6 +150,7 @@ impl Workload {
             Some(text) if selector.is_empty() => Selector::parse(text),
             _ => selector,
         };
+        let owners = Owners::of(&object.metadata, &kind.replicas_path);
         let labels = data
             .pointer("/spec/template/metadata/labels")
             .and_then(|labels| serde_json::from_value::<Labels>(labels.clone()).ok())
@@ -166,6 +170,7 @@ impl Workload {
             spec: fingerprint(data.get("spec"), kind.replicas_path.strip_prefix("/spec").unwrap_or("")),
             deleting: object.metadata.deletion_timestamp.is_some(),
             replicas,
+            owners,
             believed: kept.fits(object.metadata.generation.unwrap_or(0)),
             annotated: object.metadata.annotations.is_some_and(|all| !all.is_empty()),
             annotations,

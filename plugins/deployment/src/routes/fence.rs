@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
-use kube::api::{Patch, PatchParams};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
 use scaler_types::{Nonce, ScaleError};
 use serde_json::{Value, json};
 
 use super::{Read, Routes};
 use crate::{
     cluster,
-    facts::{FENCED, LED, Service},
+    facts::{FENCED, LED, SELECTOR, Service},
+    field_owners::Owners,
 };
 
 /// How often a write is built anew because something else of the Service changed.
@@ -51,8 +55,18 @@ impl Routes {
         let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
         let api = self.cluster.in_namespace::<core::Service>(&name.0);
         let written = self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await;
-        self.saw_service(written.map_err(|error| cluster::unwritten(&error, &doing, true))?);
+        let written = written.map_err(|error| cluster::unwritten(&error, &doing, true))?;
+        self.wrote_selector(&api, written, &seen.owners).await;
         Ok(())
+    }
+
+    /// What was written counts at once; whose the selector is after that.
+    async fn wrote_selector(&self, api: &Api<core::Service>, written: core::Service, owners: &Owners) {
+        self.saw_service(written.clone());
+        let there = written.spec.as_ref().is_some_and(|spec| spec.selector.is_some());
+        let nobody = Owners::default();
+        let owners = if there { owners } else { &nobody };
+        self.saw_service(owners.restore(&self.cluster, api, written, SELECTOR).await);
     }
 
     async fn turn(&self, mut service: Read, led: bool) -> Result<(), ScaleError> {
@@ -68,7 +82,7 @@ impl Routes {
             let api = self.cluster.in_namespace::<core::Service>(&name.0);
             let error = match self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await {
                 Ok(written) => {
-                    self.saw_service(written);
+                    self.wrote_selector(&api, written, &service.fact.owners).await;
                     return Ok(());
                 }
                 Err(error) => cluster::unwritten(&error, &doing, true),

@@ -163,6 +163,9 @@ impl Routes {
             let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
             match self.cluster.call(api.patch(&workload.meta.name, &PatchParams::default(), &patch)).await {
                 Ok(object) => {
+                    // Nor is anything of it ours any more.
+                    let (owners, field) = (&workload.owners, &workload.kind.replicas_path);
+                    let object = owners.restore(&self.cluster, &api, object, field).await;
                     self.scales.saw(Workload::new(&workload.kind, object));
                     return Ok(());
                 }

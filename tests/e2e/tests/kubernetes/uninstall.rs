@@ -9,6 +9,8 @@ use e2e::kubernetes::{
     needs_devcluster, run,
     shop::Part,
 };
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
 use scaler_types::Leads;
 use serde_json::json;
 
@@ -57,6 +59,8 @@ async fn given_back(shop: &Shop, webs: &[Workload; 2], before: &Snapshot, ended:
         webs.each_ref().map(|web| format!("Deployment {} /metadata /annotations: null -> {{}}", web.name));
     differences.retain(|told| !emptied.contains(told));
     assert_eq!(differences, ["Deployment scaler-autoscaler /spec /replicas: 2 -> 0"]);
+    let leases: Api<Lease> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
+    assert!(leases.get_opt("scaler-autoscaler").await.unwrap().is_none(), "nobody is to lead any more");
     let forbidden = shop.cluster().requests().forbidden();
     let its: Vec<_> = forbidden.iter().filter(|(asked, _)| asked.user == Part::Autoscaler.user()).collect();
     assert!(

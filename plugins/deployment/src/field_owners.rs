@@ -1,0 +1,182 @@
+//! Whose a field is that Scaler writes.
+//!
+//! A write makes a field its writer's (`metadata.managedFields`), and the next server-side apply of who had it is refused. So a write of
+//! what is somebody else's is followed by one that makes it theirs again: of a user's objects Scaler owns nothing, however long it looks
+//! after them. (In the same patch it does not work: the server goes by what the patch changes.)
+
+use std::{fmt::Debug, time::Duration};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
+use kube::{
+    Api, Resource,
+    api::{ObjectMeta, Patch, PatchParams},
+};
+use scaler_types::{Role, duration};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::cluster::{self, Cluster};
+
+/// How long it may take: what was decided is written already.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is tried while others write.
+const TRIES: usize = 3;
+
+/// The names of the daemons among the managers of fields.
+pub fn manager(role: Role) -> &'static str {
+    match role {
+        Role::Autoscaler => "scaler-autoscaler",
+        Role::Dlx => "scaler-dlx",
+    }
+}
+
+/// Who owns a field: entries of `metadata.managedFields` without their fields. Scaler's own are left out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Owners(Vec<ManagedFieldsEntry>);
+
+// === impl Owners ===
+
+impl Owners {
+    /// Of the field at a JSON pointer.
+    pub fn of(meta: &ObjectMeta, field: &str) -> Self {
+        let owning = others(meta).filter(|entry| owns(entry, field));
+        Self(owning.map(|entry| ManagedFieldsEntry { fields_v1: None, ..entry.clone() }).collect())
+    }
+
+    /// The list in which the field is theirs again and nothing is Scaler's; `None`: so it is.
+    fn restored(&self, meta: &ObjectMeta, field: &str) -> Option<Vec<ManagedFieldsEntry>> {
+        let mut all: Vec<_> = others(meta).cloned().collect();
+        // Whoever has written it since has it.
+        if !all.iter().any(|entry| owns(entry, field)) {
+            for owner in &self.0 {
+                let same = |entry: &&mut ManagedFieldsEntry| {
+                    (&entry.manager, &entry.operation, &entry.api_version, &entry.subresource)
+                        == (&owner.manager, &owner.operation, &owner.api_version, &owner.subresource)
+                };
+                match all.iter_mut().find(same) {
+                    Some(entry) => own(entry, field),
+                    None => {
+                        all.push(owner.clone());
+                        all.iter_mut().last().into_iter().for_each(|entry| own(entry, field));
+                    }
+                }
+            }
+        }
+        (meta.managed_fields.as_ref() != Some(&all)).then_some(all)
+    }
+
+    /// Makes a field theirs again that was just written; gives the object as it is then. That it fails changes nothing of what was
+    /// written: the field stays Scaler's until somebody writes it.
+    pub async fn restore<K>(&self, cluster: &Cluster, api: &Api<K>, written: K, field: &str) -> K
+    where
+        K: Resource + Clone + DeserializeOwned + Debug,
+    {
+        let name = written.meta().name.clone().unwrap_or_default();
+        let tries = async {
+            let mut last = written.clone();
+            for _ in 0..TRIES {
+                let meta = last.meta();
+                let Some(list) = self.restored(meta, field) else { break };
+                match cluster.call(api.patch(&name, &PatchParams::default(), &patch(meta, &list))).await {
+                    Ok(now) => return Ok(now),
+                    Err(error) if cluster::is_invalid(&error) || cluster::is_conflict(&error) => {
+                        last = cluster.call(api.get(&name)).await?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(last)
+        };
+        let why = match timeout(PATIENCE, tries).await {
+            Ok(Ok(now)) => return now,
+            Ok(Err(error)) => cluster::told(&error),
+            Err(_) => format!("no answer within {}", duration::short(PATIENCE)),
+        };
+        tracing::debug!(object = name, field, reason = why, "could not give a field back to its owner");
+        written
+    }
+}
+
+/// All but Scaler's.
+fn others(meta: &ObjectMeta) -> impl Iterator<Item = &ManagedFieldsEntry> {
+    let is_ours = |entry: &ManagedFieldsEntry| {
+        [Role::Autoscaler, Role::Dlx].into_iter().any(|role| entry.manager.as_deref() == Some(manager(role)))
+    };
+    meta.managed_fields.iter().flatten().filter(move |entry| !is_ours(entry))
+}
+
+fn patch(meta: &ObjectMeta, list: &[ManagedFieldsEntry]) -> Patch<()> {
+    // A list that says nothing would leave all as it is.
+    let list = if list.is_empty() { json!([{}]) } else { json!(list) };
+    let operations = json!([
+        {"op": "test", "path": "/metadata/uid", "value": meta.uid},
+        {"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version},
+        {"op": "replace", "path": "/metadata/managedFields", "value": list},
+    ]);
+    Patch::Json(serde_json::from_value(operations).expect("these are operations"))
+}
+
+/// `/spec/replicas` as `/f:spec/f:replicas`.
+fn names(field: &str) -> impl Iterator<Item = String> {
+    field.split('/').skip(1).map(|name| format!("f:{name}"))
+}
+
+fn owns(entry: &ManagedFieldsEntry, field: &str) -> bool {
+    let pointer: String = names(field).map(|name| format!("/{name}")).collect();
+    entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer(&pointer).is_some())
+}
+
+fn own(entry: &mut ManagedFieldsEntry, field: &str) {
+    let fields = entry.fields_v1.get_or_insert_with(|| FieldsV1(json!({})));
+    let mut place = &mut fields.0;
+    for name in names(field) {
+        let Value::Object(below) = place else { return };
+        place = below.entry(name).or_insert_with(|| json!({}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(manager: &str, fields: Value) -> Value {
+        let operation = if manager == "flux" { "Apply" } else { "Update" };
+        json!({"manager": manager, "operation": operation, "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": fields})
+    }
+
+    fn meta(list: &[Value]) -> ObjectMeta {
+        serde_json::from_value(json!({"name": "web", "managedFields": list})).unwrap()
+    }
+
+    #[test]
+    fn a_field_is_its_owners_again_and_nothing_is_scalers() {
+        let field = "/spec/replicas";
+        let whole = entry("flux", json!({"f:spec": {"f:replicas": {}, "f:template": {}}}));
+        let rest = entry("flux", json!({"f:spec": {"f:template": {}}}));
+        let scale = entry("kubectl", json!({"f:spec": {"f:replicas": {}}}));
+        let ours = entry("scaler-dlx", json!({"f:spec": {"f:replicas": {}}}));
+        for (before, after, expected) in [
+            (vec![whole.clone()], vec![rest.clone(), ours.clone()], Some(vec![whole.clone()])),
+            // All that it owned: the entry itself is back.
+            (
+                vec![rest.clone(), scale.clone()],
+                vec![rest.clone(), ours.clone()],
+                Some(vec![rest.clone(), scale.clone()]),
+            ),
+            // Nobody's, or ours as of a write whose owner was never told.
+            (vec![rest.clone()], vec![rest.clone(), ours.clone()], Some(vec![rest.clone()])),
+            (vec![ours.clone()], vec![ours.clone()], Some(vec![])),
+            // Somebody has taken it meanwhile.
+            (vec![whole.clone()], vec![rest.clone(), scale.clone()], None),
+            (vec![whole.clone()], vec![whole.clone()], None),
+        ] {
+            let restored = Owners::of(&meta(&before), field).restored(&meta(&after), field);
+            assert_eq!(
+                restored,
+                expected.clone().map(|list| meta(&list).managed_fields.unwrap()),
+                "{expected:?}"
+            );
+        }
+    }
+}
