@@ -55,7 +55,7 @@ pub fn write(workload: &Workload, row: &Row, target: Option<Target>, now: &str) 
         row,
         generation,
         replicas: workload.replicas,
-        believed: workload.believed,
+        before: workload.before(),
         target: replicas,
         sleep_now: workload.annotations.get(annotations::SLEEP_NOW).map(String::as_str),
         spec: &workload.spec,

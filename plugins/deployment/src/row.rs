@@ -56,8 +56,8 @@ pub struct Change<'a> {
     pub generation: i64,
     /// The replicas it has now.
     pub replicas: u32,
-    /// Whether the replicas that were kept are still to be believed.
-    pub believed: bool,
+    /// At zero: the replicas it had before, where that is to be believed.
+    pub before: Option<u32>,
     /// The replicas it will have.
     pub target: u32,
     /// The value of `scaler.dev/sleep-now` now.
@@ -111,7 +111,7 @@ impl Kept {
 
     /// What is to be written instead.
     pub fn after(&self, change: Change<'_>) -> Self {
-        let Change { row, generation, replicas, believed, target, sleep_now, spec, now } = change;
+        let Change { row, generation, replicas, before, target, sleep_now, spec, now } = change;
         let event = match (self.row.state, row.state) {
             (State::Waking | State::Asleep, State::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
             (_, State::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
@@ -120,7 +120,7 @@ impl Kept {
             _ => None,
         };
         // What it had is known while it runs; at zero only this says it.
-        let before = if replicas > 0 { Some(replicas) } else { self.replicas.filter(|_| believed) };
+        let before = if replicas > 0 { Some(replicas) } else { before };
         Self {
             row: row.clone(),
             generation: Some(generation),
@@ -167,7 +167,7 @@ mod tests {
 
     fn change(row: &Row, generation: i64, replicas: u32, target: u32) -> Change<'_> {
         let now = "2026-01-01T00:00:00Z";
-        Change { row, generation, replicas, believed: true, target, sleep_now: Some("1"), spec: "f", now }
+        Change { row, generation, replicas, before: Some(3), target, sleep_now: Some("1"), spec: "f", now }
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
         // Another row at zero: what it had is handed on only if it was believed.
         let failed = row(State::Failed, 2);
         assert_eq!(asleep.after(change(&failed, 5, 0, 0)).replicas, Some(3));
-        let doubted = Change { believed: false, ..change(&failed, 6, 0, 0) };
+        let doubted = Change { before: None, ..change(&failed, 6, 0, 0) };
         assert_eq!(asleep.after(doubted).replicas, None);
         let waking = asleep.after(change(&row(State::Waking, 3), 6, 0, 3));
         assert_eq!((waking.replicas, waking.event), (None, Some(ScaleEvent::ScaleFromZeroStarted)));

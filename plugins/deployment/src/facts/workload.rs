@@ -64,6 +64,8 @@ pub struct Workload {
     /// What is kept of its replicas is to be believed: it was written on the object as it is, or since then neither
     /// row nor scale was seen to change.
     pub believed: bool,
+    /// What it had before its sleep, as this process knew it when another row was brought in: what that one keeps is not believed.
+    pub had: Option<u32>,
     /// Why the row's annotation cannot be read, if so.
     pub unreadable: Option<String>,
     /// What its pods are told by.
@@ -172,6 +174,7 @@ impl Workload {
             replicas,
             owners,
             believed: kept.fits(object.metadata.generation.unwrap_or(0)),
+            had: None,
             annotated: object.metadata.annotations.is_some_and(|all| !all.is_empty()),
             annotations,
             kept,
@@ -214,11 +217,14 @@ impl Workload {
         self.believed |= old.believed
             && old.meta.uid == self.meta.uid
             && (old.replicas, old.row_text()) == (self.replicas, self.row_text());
+        // It sleeps on, whatever its row says now.
+        let sleeps_on = old.meta.uid == self.meta.uid && (old.replicas, self.replicas) == (0, 0);
+        self.had = if sleeps_on { old.before() } else { None };
     }
 
     /// The replicas to come back with.
     pub fn before(&self) -> Option<u32> {
-        self.kept.replicas.filter(|_| self.believed)
+        self.kept.replicas.filter(|_| self.believed).or(self.had)
     }
 
     /// The port that its pods will have behind that, where it says.
