@@ -2,6 +2,7 @@
 
 mod decode;
 mod defaults;
+mod events;
 mod families;
 mod names;
 mod services;

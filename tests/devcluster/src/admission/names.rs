@@ -16,7 +16,7 @@ const DNS_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
                            alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is \
                            '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character \
+pub(super) const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character \
                          (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 /// All annotations of an object together.
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
@@ -144,7 +144,7 @@ pub(super) fn app_protocol(protocol: &Value, field: &str, causes: &mut Vec<Cause
 }
 
 /// `example.com/name`, or `name`.
-fn is_qualified(key: &str) -> bool {
+pub(super) fn is_qualified(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && name.len() <= 63 && is_word(name),
         None => key.len() <= 63 && is_word(key),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{families, names, slices};
+use super::{events, families, names, slices};
 use crate::{http::failure::Cause, registry::Kind, selector::LabelSelector, store::text};
 
 /// What a StatefulSet's update may change.
@@ -16,6 +16,9 @@ const STATEFUL_SET_MUTABLE: [&str; 7] = [
     "minReadySeconds",
 ];
 
+/// All values of a ConfigMap together.
+const CONFIG_MAP_LIMIT: usize = 1024 * 1024;
+
 /// Everything that is wrong with an object; `old` is what it replaces.
 pub fn validate(kind: &Kind, value: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
@@ -25,6 +28,8 @@ pub fn validate(kind: &Kind, value: &Value, old: Option<&Value>) -> Vec<Cause> {
         ("apps", plural) if plural != "controllerrevisions" => workload(kind, value, old, &mut causes),
         ("", "pods") => pod_spec(spec, "spec", &mut causes),
         ("", "services") => service(spec, &mut causes),
+        ("" | "events.k8s.io", "events") => events::event(kind, value, old, &mut causes),
+        ("", "configmaps") => config_map(value, &mut causes),
         ("discovery.k8s.io", _) => slices::endpoint_slice(value, old, &mut causes),
         ("autoscaling", _) => autoscaler(spec, &mut causes),
         ("coordination.k8s.io", _) => lease(spec, &mut causes),
@@ -157,6 +162,15 @@ fn service(spec: &Value, causes: &mut Vec<Cause>) {
                 &["SCTP", "TCP", "UDP"],
             ));
         }
+    }
+}
+
+/// What an object of etcd's can hold.
+fn config_map(value: &Value, causes: &mut Vec<Cause>) {
+    let texts = ["data", "binaryData"].into_iter().filter_map(|field| value[field].as_object()).flatten();
+    if texts.map(|(_, value)| text(value).len()).sum::<usize>() > CONFIG_MAP_LIMIT {
+        let message = format!("Too long: may not be more than {CONFIG_MAP_LIMIT} bytes");
+        causes.push(Cause { reason: "FieldValueTooLong", field: String::new(), message });
     }
 }
 

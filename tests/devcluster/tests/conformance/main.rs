@@ -5,6 +5,7 @@ mod access;
 mod custom;
 mod deletion;
 mod discovery;
+mod events;
 mod families;
 mod lists;
 mod managers;

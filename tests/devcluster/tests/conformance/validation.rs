@@ -152,6 +152,16 @@ fn an_autoscaler_has_at_least_one_replica() {
 }
 
 #[test]
+fn a_config_map_holds_a_mebibyte() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        let map = |bytes: usize| json!({"metadata": {"name": "one"}, "data": {"a": "x".repeat(bytes - 1), "b": "y"}});
+        assert_eq!(causes(&api, &path, &map((1 << 20) + 1)).await, [""]);
+        api.create(&path, &map(1 << 20)).await;
+    });
+}
+
+#[test]
 fn a_quota_limits_pods() {
     run(|api| async move {
         let quota = json!({"metadata": {"name": "few"}, "spec": {"hard": {"pods": "0"}}});
