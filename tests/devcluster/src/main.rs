@@ -8,6 +8,7 @@ use devcluster::{
     Cluster, Options, User,
     controllers::Controllers,
     node::{Node, NodeOptions},
+    proxy::{NO_LAG, ProxyOptions, ServiceProxy},
 };
 
 /// A Kubernetes API for tests and for trying things out, with controllers for Deployments, StatefulSets and EndpointSlices.
@@ -23,6 +24,10 @@ struct Flags {
     /// Their addresses must be local: `ip route add local 10.244.0.0/16 dev lo`.
     #[arg(long)]
     programs: Option<PathBuf>,
+    /// Lead connections to Services' addresses to their endpoints, as a node's kube-proxy does. These addresses, too, must be local:
+    /// `ip route add local 10.96.0.0/12 dev lo`.
+    #[arg(long)]
+    service_proxy: bool,
 }
 
 #[tokio::main]
@@ -41,6 +46,9 @@ async fn main() -> Result<()> {
         }
         None => None,
     };
+    let proxy = ProxyOptions { nodes: 1, lag: NO_LAG, ..ProxyOptions::default() };
+    let client = cluster.client()?;
+    let _proxy = flags.service_proxy.then(|| ServiceProxy::start(&client, &proxy));
     writeln!(std::io::stdout(), "{} serves; kubectl --kubeconfig {}", cluster.url(), file.display())
         .context("saying where the API is")?;
     tokio::signal::ctrl_c().await.context("waiting for Ctrl-C")

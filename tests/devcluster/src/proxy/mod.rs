@@ -26,12 +26,13 @@ use std::{
 };
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use kube::{Api, Client};
+use kube::{Api, Client, api::ListParams};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use self::{
     listen::Tasks,
     node::{Node, Orders},
+    view::View,
 };
 use crate::cache::{Cache, Change, Key};
 
@@ -127,6 +128,35 @@ impl ServiceProxy {
     /// The same by all of them, in the Service's order of families.
     pub fn addresses(node: usize, service: &Service, port: u16) -> Vec<SocketAddr> {
         view::cluster_ips(service).map(|address| (on_node(node, address), port).into()).collect()
+    }
+
+    /// Where a kube-proxy that has heard of everything leads new connections to a port of a Service, by the first of its
+    /// families: as the API has Service and slices now, in any cluster.
+    ///
+    /// # Errors
+    ///
+    /// The API's.
+    pub async fn endpoints_now(
+        client: &Client,
+        namespace: &str,
+        service: &str,
+        port: u16,
+    ) -> kube::Result<Vec<SocketAddr>> {
+        let of = ListParams::default().labels(&format!("{}={service}", view::SERVICE));
+        let slices = Api::<EndpointSlice>::namespaced(client.clone(), namespace).list(&of).await?;
+        let service = Api::<Service>::namespaced(client.clone(), namespace).get(service).await?;
+        let key = Key::of(&service);
+        let mut view = View::default();
+        view.service(Change { old: None, new: Some(Arc::new(service)) });
+        for slice in slices {
+            view.slice(Change { old: None, new: Some(Arc::new(slice)) });
+        }
+        let rules = view.rules(&key);
+        Ok(rules
+            .into_iter()
+            .find(|((_, of), _)| *of == port)
+            .map(|(_, endpoints)| endpoints)
+            .unwrap_or_default())
     }
 
     /// How many nodes there are.

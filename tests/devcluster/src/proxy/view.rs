@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 use crate::cache::{Change, Key};
 
 /// Which Service a slice belongs to.
-const SERVICE: &str = "kubernetes.io/service-name";
+pub const SERVICE: &str = "kubernetes.io/service-name";
 /// What has one of these labels is not for kube-proxy.
 const NOT_OURS: [&str; 2] = ["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"];
 

@@ -342,8 +342,8 @@ impl Run {
 
 /// Has both daemons be of the earlier version.
 async fn begin_earlier(shop: &Shop) -> Versions {
-    let folder = earlier().unwrap_or_else(|why| panic!("{why}"));
-    let versions = Versions::new(shop, &folder).await;
+    let earlier = earlier().unwrap_or_else(|why| panic!("{why}"));
+    let versions = Versions::new(shop, earlier).await;
     for part in [Part::Dlx, Part::Autoscaler] {
         versions.roll(shop, part, Version::Earlier).await;
     }

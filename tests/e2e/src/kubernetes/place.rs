@@ -5,10 +5,12 @@
 //! | `SCALER_E2E_KUBECONFIG` | the cluster's kubeconfig file, of a user who may create namespaces and cluster roles; without it: devcluster |
 //! | `SCALER_E2E_IMAGE_AUTOSCALER`, `SCALER_E2E_IMAGE_DLX` | the daemons' images, as the cluster's nodes pull them |
 //! | `SCALER_E2E_IMAGE_SERVICE` | an image whose entry point is this crate's program `service` |
-//! | `SCALER_E2E_OLD_BIN` | on devcluster: a folder with `autoscaler`, `dlx` and `libdeployment.so` of an earlier version, which are upgraded from and gone back to |
+//! | `SCALER_E2E_OLD_IMAGE_AUTOSCALER`, `SCALER_E2E_OLD_IMAGE_DLX` | images of an earlier version, which are upgraded from and gone back to; optional |
+//! | `SCALER_E2E_ADDRESS` | this machine's address for pods, which ask the Prometheus that the suite starts; optional |
+//! | `SCALER_E2E_OLD_BIN` | on devcluster: a folder with `autoscaler`, `dlx` and `libdeployment.so` of an earlier version |
 //!
 //! In such a cluster each test has a fresh namespace, labelled `scaler-e2e=true`, and deletes it and the cluster roles it made. Requests
-//! go to the pods' addresses: the suite has to run where those can be reached, as on a node or in a pod. What it cannot do there
+//! go to the addresses of pods and Services: the suite has to run where those can be reached, as on a node or in a pod. What it cannot do there
 //! it prints as `not proved`, with why.
 
 use std::{

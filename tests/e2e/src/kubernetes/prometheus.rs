@@ -1,7 +1,8 @@
 //! A real Prometheus beside the daemons, which scrapes the test service's pods.
 
 use std::{
-    fs,
+    env, fs,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -16,10 +17,12 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::{Shop, workload::PORT};
+use super::{Shop, needs_devcluster, workload::PORT};
 
-/// Where it listens, in the test's own network.
-const ADDRESS: &str = "127.0.0.1:9090";
+/// Its port.
+const LISTEN: u16 = 9090;
+/// Names the address of this machine by which pods of a cluster that is there reach it.
+const OWN_ADDRESS: &str = "SCALER_E2E_ADDRESS";
 /// How often it scrapes.
 const INTERVAL: &str = "500ms";
 /// The shortest sample that its scrapes prove: four of them.
@@ -27,9 +30,24 @@ pub const SAMPLE: Duration = Duration::from_secs(2);
 
 /// What a namespace file says of it, with the queries that follow; each line of them is indented by four.
 pub fn source(queries: &str) -> String {
+    let address = address();
     format!(
-        "metrics:\n  source: prometheus\n  url: http://{ADDRESS}\n  scrapeInterval: {INTERVAL}\n  queries:\n{queries}"
+        "metrics:\n  source: prometheus\n  url: http://{address}\n  scrapeInterval: {INTERVAL}\n  queries:\n{queries}"
     )
+}
+
+/// Whether a test is to be left out, because pods of the cluster that is there would not reach a Prometheus beside it: this is printed.
+#[must_use]
+pub fn cannot_be_reached() -> bool {
+    let unknown = env::var_os(OWN_ADDRESS).is_none();
+    unknown && needs_devcluster(&format!("{OWN_ADDRESS} does not name this machine's address for pods"))
+}
+
+/// Where it listens: in devcluster pods share the test's network.
+fn address() -> SocketAddr {
+    let own = env::var(OWN_ADDRESS).unwrap_or_else(|_| Ipv4Addr::LOCALHOST.to_string());
+    let own = own.parse().unwrap_or_else(|error| panic!("{OWN_ADDRESS} is no IP address: {own}: {error}"));
+    SocketAddr::new(own, LISTEN)
 }
 
 /// Killed when it is dropped.
@@ -57,7 +75,7 @@ impl Prometheus {
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()))
-            .arg(format!("--web.listen-address={ADDRESS}"))
+            .arg(format!("--web.listen-address={}", address()))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();

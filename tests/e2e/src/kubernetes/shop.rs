@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 pub use services::is_dlx;
-pub use versions::{Version, Versions, earlier};
+pub use versions::{Earlier, Version, Versions, earlier};
 
 use super::{
     Names,

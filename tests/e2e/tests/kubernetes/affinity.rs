@@ -2,8 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use devcluster::proxy::NO_LAG;
-use e2e::kubernetes::{Setting, Shop, Workload, needs_devcluster, run, shop::Part};
+use e2e::kubernetes::{Setting, Shop, Workload, run, shop::Part};
 use serde_json::json;
 
 use crate::giving_back::{as_before, wish};
@@ -29,23 +28,18 @@ async fn given(shop: &Shop) -> Vec<(String, f64)> {
 
 #[test]
 fn session_affinity_is_refused_and_if_accepted_keeps_a_client_at_a_dlx() {
-    if needs_devcluster("has nodes whose affinity is known") {
-        return;
-    }
     run(async {
         let mut setting = Setting::led();
         setting.flags.push("--route-grace=1s".to_owned());
         let shop = Shop::open_with(setting).await;
-        for node in 0..shop.proxy().nodes() {
-            shop.proxy().set_lag(node, NO_LAG);
-        }
+        shop.nodes_hear_at_once();
         let web = Workload::new(&shop, "web").unmanaged().replicas(2);
         let mut service = web.service();
         service["spec"]["sessionAffinity"] = json!("ClientIP");
         shop.create(&service).await;
         shop.create(&web.object()).await;
         let address = shop.service(&web, 80).await[0];
-        shop.proxy().until(0, address, |known| known.len() == 2).await;
+        shop.port_leads(&web, 80, |known| known.len() == 2).await;
         let before = shop.snapshot().await;
         assert_eq!(met(&shop, &web, address, "own").await.len(), 1, "as the Service is meant");
 

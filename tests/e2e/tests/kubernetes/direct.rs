@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use devcluster::proxy::NO_LAG;
 use e2e::{
     kubernetes::{
         Seen, Setting, Shop, Workload,
@@ -49,9 +48,7 @@ async fn scene(grace: Duration) -> Option<(Shop, Prometheus, Workload)> {
     let mut setting = setting();
     setting.flags.push(format!("--route-grace={}s", grace.as_secs()));
     let shop = Shop::open_with(setting).await;
-    for node in 0..shop.proxy().nodes() {
-        shop.proxy().set_lag(node, NO_LAG);
-    }
+    shop.nodes_hear_at_once();
     let prometheus = Prometheus::start(&shop)?;
     let web = Workload::new(&shop, "web").annotation("route", "direct").annotation("metrics", METRICS);
     shop.deploy(&web).await;
@@ -93,7 +90,7 @@ fn no_pod_is_told_to_end_that_a_node_still_leads_to() {
 /// The sample: a connection that is kept stays with its pod, whatever the nodes have heard by then.
 #[test]
 fn no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace() {
-    if needs_devcluster("has connections that stay with their pod") {
+    if prometheus::cannot_be_reached() {
         return;
     }
     run(async {
@@ -179,7 +176,7 @@ fn plan(app: App, pool: usize) -> Plan {
 
 #[test]
 fn cycles_lose_nothing_where_applications_drain() {
-    if needs_devcluster("has nodes that lag, and a Prometheus beside it") {
+    if prometheus::cannot_be_reached() {
         return;
     }
     run(async {
@@ -194,7 +191,7 @@ fn cycles_lose_nothing_where_applications_drain() {
 /// the end. It is counted; a new connection loses nothing.
 #[test]
 fn cycles_of_applications_that_exit_at_once_lose_no_new_connection() {
-    if needs_devcluster("has nodes that lag, and a Prometheus beside it") {
+    if prometheus::cannot_be_reached() {
         return;
     }
     run(async {

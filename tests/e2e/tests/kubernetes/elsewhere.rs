@@ -29,6 +29,7 @@ impl Theirs {
             .arg(programs)
             .arg("--kubeconfig-dir")
             .arg(folder)
+            .arg("--service-proxy")
             .stdout(Stdio::piped())
             .spawn();
         let mut theirs = Self(child.expect("starting devcluster"));
@@ -51,6 +52,7 @@ impl Drop for Theirs {
 fn there(kubeconfig: &Path, images: &[&str], test: &str) -> (String, bool) {
     let mut command = Command::new(env::current_exe().expect("this program"));
     command.args([test, "--exact", "--nocapture"]).env("SCALER_E2E_KUBECONFIG", kubeconfig);
+    command.env("SCALER_E2E_ADDRESS", "127.0.0.1");
     for image in images {
         command.env(format!("SCALER_E2E_IMAGE_{}", image.to_uppercase()), format!("devcluster/{image}"));
     }
@@ -85,6 +87,16 @@ fn the_suite_runs_in_a_cluster_that_is_there_and_leaves_nothing_in_it() {
         let woken = "waking::a_request_wakes_a_sleeping_deployment_and_idle_it_sleeps_again";
         let (text, passed) = there(&kubeconfig, &images, woken);
         assert!(passed && text.contains("not proved: the NetworkPolicy"), "{text}");
+
+        // Of a Service's way to the DLXs and back, with a Prometheus, and by what a client speaks.
+        for test in [
+            "giving_back::opting_out_gives_a_service_back_that_is_awake_and_one_that_sleeps",
+            "protocols::http_grpc_and_websocket_clients_wake_it",
+            "direct::no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace",
+        ] {
+            let (text, passed) = there(&kubeconfig, &images, test);
+            assert!(passed && !text.contains("not proved: no pod"), "{text}");
+        }
 
         let told = "failing::a_full_quota_is_told";
         let (text, passed) = there(&kubeconfig, &images, told);

@@ -23,8 +23,7 @@ pub async fn begin(shop: &Shop, web: Workload) -> (Workload, Snapshot) {
     let web = web.unmanaged().replicas(2).lines();
     shop.create(&web.service()).await;
     shop.create(&web.object()).await;
-    let [first, ..] = shop.service(&web, 80).await[..] else { panic!("no node") };
-    shop.proxy().until(0, first, |known| known.len() == 2).await;
+    shop.port_leads(&web, 80, |known| known.len() == 2).await;
     let snapshot = shop.snapshot().await;
     (web, snapshot)
 }
@@ -50,9 +49,6 @@ pub async fn as_before(shop: &Shop, web: &Workload, before: &Snapshot) {
 
 #[test]
 fn opting_out_gives_a_service_back_that_is_awake_and_one_that_sleeps() {
-    if needs_devcluster("has nodes that lag") {
-        return;
-    }
     run(async {
         let shop = Shop::open_with(Setting::led()).await;
         let (web, before) = before(&shop, "web").await;
@@ -131,9 +127,6 @@ fn restore_after_a_kill_at_any_row_leaves_equal_objects() {
 
 #[test]
 fn without_a_dlx_services_answer_again_from_their_pods() {
-    if needs_devcluster("has nodes that lag") {
-        return;
-    }
     run(async {
         let mut setting = Setting::led();
         setting.flags.push("--shutdown-grace=2s".to_owned());
@@ -224,9 +217,6 @@ fn what_a_killed_dlx_costs_is_counted() {
 /// Two hands at one selector: a server-side apply of the owner's manifest takes our key away; it is put back, three times.
 #[test]
 fn a_service_whose_key_is_taken_away_again_and_again_is_left_alone() {
-    if needs_devcluster("has nodes that lag") {
-        return;
-    }
     run(async {
         let shop = Shop::open_with(Setting::led()).await;
         let (web, _) = before(&shop, "web").await;

@@ -22,9 +22,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpListener, time::Instant};
 async fn bare() -> Shop {
     let setting = Setting { autoscalers: 0, dlxs: 0, ..Setting::led() };
     let shop = Shop::open_with(setting).await;
-    for node in 0..shop.proxy().nodes() {
-        shop.proxy().set_lag(node, devcluster::proxy::NO_LAG);
-    }
+    shop.nodes_hear_at_once();
     shop
 }
 
@@ -32,9 +30,7 @@ async fn bare() -> Shop {
 async fn start(shop: &Shop, workload: &Workload, port: u16, endpoints: usize) {
     shop.create(&workload.service()).await;
     shop.create(&workload.object()).await;
-    for (node, address) in shop.service(workload, port).await.into_iter().enumerate() {
-        shop.proxy().until(node, address, |known| known.len() == endpoints).await;
-    }
+    shop.port_leads(workload, port, |known| known.len() == endpoints).await;
 }
 
 fn led_slice(endpoints: &Value) -> Value {
@@ -93,9 +89,7 @@ fn load_by_services_finds_what_is_lost_and_nothing_else() {
 }
 
 async fn start_lines(shop: &Shop, web: &Workload) {
-    for (node, address) in shop.service(web, 81).await.into_iter().enumerate() {
-        shop.proxy().until(node, address, |known| known.len() == 2).await;
-    }
+    shop.port_leads(web, 81, |known| known.len() == 2).await;
 }
 
 /// What is between closes first and resets a little later.
@@ -139,9 +133,6 @@ fn a_close_that_crosses_a_request_is_told_from_a_loss_by_services() {
 
 #[test]
 fn an_application_that_drains_loses_nothing_where_one_that_exits_does() {
-    if needs_devcluster("has nodes that lag") {
-        return;
-    }
     run(async {
         let shop = bare().await;
         let exits = Workload::new(&shop, "exits").unmanaged();
@@ -169,9 +160,6 @@ fn an_application_that_drains_loses_nothing_where_one_that_exits_does() {
 
 #[test]
 fn grpc_and_websockets_pass_through_services() {
-    if needs_devcluster("has nodes that lag") {
-        return;
-    }
     run(async {
         let shop = bare().await;
         let web = Workload::new(&shop, "web").unmanaged();
@@ -239,9 +227,7 @@ fn postgresql_is_a_pod_that_keeps_what_it_was_told() {
 async fn again(shop: &Shop, database: &Database, port: u16) {
     for replicas in [0, 1] {
         shop.patch(&database.workload, json!({"spec": {"replicas": replicas}})).await;
-        for (node, address) in shop.service(&database.workload, port).await.into_iter().enumerate() {
-            shop.proxy().until(node, address, |known| known.len() == replicas).await;
-        }
+        shop.port_leads(&database.workload, port, |known| known.len() == replicas).await;
     }
 }
 

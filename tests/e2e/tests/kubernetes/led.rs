@@ -3,16 +3,13 @@
 
 use e2e::kubernetes::{
     cycles::{Disturbance, Plan},
-    needs_devcluster, run,
+    run,
     shop::Part,
 };
 
 use crate::cycles::outlast_many_windows;
 
 fn lose_nothing(disturbance: Disturbance) {
-    if needs_devcluster("has nodes that lag") {
-        return;
-    }
     run(async move {
         let plan = Plan { disturbance, ..Plan::new().led("service") };
         let report = plan.run().await;
@@ -44,8 +41,5 @@ fn cycles_by_services_lose_nothing_while_the_leader_changes() {
 
 #[test]
 fn a_slow_request_and_an_open_connection_outlast_many_windows() {
-    if needs_devcluster("has nodes that lag") {
-        return;
-    }
     run(outlast_many_windows(true));
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     kubernetes::{
-        Setting, Shop, Workload, needs_devcluster,
+        Setting, Shop, Workload,
         prometheus::{self, Prometheus},
         run,
         workload::PORT,
@@ -20,7 +20,7 @@ const BUSY: usize = 20;
 /// nobody asks anything, is put to sleep meanwhile.
 #[test]
 fn what_prometheus_has_seen_keeps_it_awake() {
-    if needs_devcluster("the Prometheus beside the test cannot be reached by pods") {
+    if prometheus::cannot_be_reached() {
         return;
     }
     run(async {

@@ -7,7 +7,7 @@ use e2e::{
         Setting, Shop, Workload, needs_devcluster,
         protocols::{Database, postgres, psql, redis},
         run,
-        shop::SERVICE_PORTS,
+        shop::is_dlx,
     },
     load::{self, Outcome, WebSocket, get},
 };
@@ -16,21 +16,12 @@ use e2e::{
 async fn led(shop: &Shop, workload: &Workload, port: u16) -> Vec<SocketAddr> {
     shop.deploy(workload).await;
     shop.seen(workload, "its Service to be led", |seen| seen.leads() == scaler_types::Leads::Dlx).await;
-    let addresses = shop.service(workload, port).await;
-    for (node, address) in addresses.iter().enumerate() {
-        let led = |known: &[SocketAddr]| {
-            !known.is_empty() && known.iter().all(|end| SERVICE_PORTS.contains(&end.port()))
-        };
-        shop.proxy().until(node, *address, led).await;
-    }
-    addresses
+    shop.port_leads(workload, port, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
+    shop.service(workload, port).await
 }
 
 #[test]
 fn http_grpc_and_websocket_clients_wake_it() {
-    if needs_devcluster("has nodes that lag") {
-        return;
-    }
     run(async {
         let shop = Shop::open_with(Setting::led()).await;
         let web = Workload::new(&shop, "web").annotation("route", "service");

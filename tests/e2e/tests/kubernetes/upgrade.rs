@@ -4,16 +4,13 @@
 use e2e::kubernetes::{
     Setting, Shop, Workload,
     cycles::{Disturbance, Plan},
-    needs_devcluster, run,
+    run,
     shop::{Part, Version, Versions, earlier},
 };
 
 /// All orders in which the daemons can be replaced, each state of them long enough for cycles.
 #[test]
 fn cycles_lose_nothing_while_daemons_are_upgraded_and_downgraded() {
-    if needs_devcluster("runs programs of this machine as pods") {
-        return;
-    }
     if let Err(why) = earlier() {
         println!("not proved: {why}");
         return;
@@ -32,16 +29,13 @@ fn cycles_lose_nothing_while_daemons_are_upgraded_and_downgraded() {
 /// The way back as the documentation has it, and forward again. The annotations stay where they are all the while.
 #[test]
 fn what_is_led_is_given_back_before_one_goes_back() {
-    if needs_devcluster("runs programs of this machine as pods") {
-        return;
-    }
-    let folder = match earlier() {
-        Ok(folder) => folder,
+    let earlier = match earlier() {
+        Ok(earlier) => earlier,
         Err(why) => return println!("not proved: {why}"),
     };
     run(async move {
         let shop = Shop::open_with(Setting::led()).await;
-        let versions = Versions::new(&shop, &folder).await;
+        let versions = Versions::new(&shop, earlier).await;
         let web = Workload::new(&shop, "web").annotation("route", "service");
         shop.deploy(&web).await;
         let addresses = shop.service(&web, 80).await;

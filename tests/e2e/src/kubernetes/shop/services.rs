@@ -2,19 +2,23 @@
 
 use std::{fs, net::SocketAddr, process::Stdio};
 
-use devcluster::{User, proxy::ServiceProxy};
+use devcluster::{
+    User,
+    proxy::{NO_LAG, ServiceProxy},
+};
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use rustix::process::{Pid, Signal, kill_process};
 use scaler_types::Leads;
 use tokio::{process::Command, time::timeout};
 
-use super::{Part, SERVICE_PORTS, Shop};
+use super::{LAG, Part, SERVICE_PORTS, Shop, programs};
 use crate::{
-    kubernetes::{Seen, Workload},
+    binaries,
+    kubernetes::{Seen, Workload, kubeconfig},
     traffic::Way,
     until,
-    wait::patience,
+    wait::{patience, pause},
 };
 
 impl Shop {
@@ -27,8 +31,7 @@ impl Shop {
         self.place.proxy().expect("a setting with service proxies")
     }
 
-    /// Where a port of a workload's Service is reached, by the first of its families: one address for each node; in a cluster that
-    /// is there its own.
+    /// Where a port of a workload's Service is reached, by the first of its families: one address for each of at least two nodes.
     pub async fn service(&self, workload: &Workload, port: u16) -> Vec<SocketAddr> {
         self.addresses(workload, port).await.into_iter().filter_map(|all| all.first().copied()).collect()
     }
@@ -39,7 +42,11 @@ impl Shop {
         let name = &workload.name;
         let service = services.get(name).await;
         let service = service.unwrap_or_else(|error| panic!("getting the Service {name}: {error}"));
-        let nodes = self.place.proxy().map_or(1, ServiceProxy::nodes);
+        // In a cluster that is there all nodes have the same: twice, as on devcluster's two.
+        let Some(proxy) = self.place.proxy() else {
+            return vec![ServiceProxy::addresses(0, &service, port); 2];
+        };
+        let nodes = proxy.nodes();
         (0..nodes).map(|node| ServiceProxy::addresses(node, &service, port)).collect()
     }
 
@@ -84,7 +91,9 @@ impl Shop {
     ///
     /// A node does not, in a long while.
     pub async fn port_leads(&self, workload: &Workload, port: u16, wanted: impl Fn(&[SocketAddr]) -> bool) {
-        let Some(proxy) = self.place.proxy() else { return };
+        let Some(proxy) = self.place.proxy() else {
+            return self.port_leads_elsewhere(workload, port, wanted).await;
+        };
         for (node, addresses) in self.addresses(workload, port).await.into_iter().enumerate() {
             for address in addresses {
                 let known = timeout(patience(), proxy.until(node, address, &wanted)).await;
@@ -93,22 +102,50 @@ impl Shop {
         }
     }
 
-    /// Gives everything back by `autoscaler restore`, as an administrator runs it, with these arguments besides: what it says. For
-    /// a test that [`needs_devcluster`](crate::kubernetes::needs_devcluster).
+    /// The same in a cluster that is there: what its nodes know cannot be seen, so they get [`LAG`] to follow the API.
+    async fn port_leads_elsewhere(
+        &self,
+        workload: &Workload,
+        port: u16,
+        wanted: impl Fn(&[SocketAddr]) -> bool,
+    ) {
+        let name = &workload.name;
+        until(&format!("the Service {name} to have the endpoints that the test waits for"), || async {
+            let namespace = &self.names().namespace;
+            let known = ServiceProxy::endpoints_now(&self.client, namespace, name, port).await;
+            let known = known.map_err(|error| error.to_string())?;
+            if wanted(&known) { Ok(()) } else { Err(format!("{known:?}")) }
+        })
+        .await;
+        pause(LAG).await;
+    }
+
+    /// Has devcluster's nodes hear of changes at once. Those of a cluster that is there are as they are.
+    pub fn nodes_hear_at_once(&self) {
+        let Some(proxy) = self.place.proxy() else { return };
+        (0..proxy.nodes()).for_each(|node| proxy.set_lag(node, NO_LAG));
+    }
+
+    /// Restores everything by `autoscaler restore`, as an administrator runs it, with these arguments besides: what it printed.
     ///
     /// # Panics
     ///
     /// It fails.
     pub async fn restore(&self, arguments: &[&str]) -> String {
         let namespace = &self.names().namespace;
-        let kubeconfig = self.cluster().kubeconfig(self.folder(), &User::Admin).expect("a kubeconfig");
+        let folder = tempfile::tempdir_in(self.folder()).expect("a folder for the programs");
+        let programs = programs(folder.path(), binaries::folder());
+        let kubeconfig = match kubeconfig() {
+            Some(file) => file,
+            None => self.cluster().kubeconfig(folder.path(), &User::Admin).expect("a kubeconfig"),
+        };
         let config = self.folder().join("restore.yaml");
         fs::write(&config, format!("namespace: {namespace}\n")).expect("writing the namespace file");
         let (first, last) = (SERVICE_PORTS.start(), SERVICE_PORTS.end());
-        let output = Command::new(self.folder().join("programs/autoscaler"))
+        let output = Command::new(programs.join("autoscaler"))
             .arg("restore")
             .args(arguments)
-            .arg(format!("--plugins-dir={}", self.folder().join("programs/plugins").display()))
+            .arg(format!("--plugins-dir={}", programs.join("plugins").display()))
             .arg(format!("--config={}", config.display()))
             .arg(format!("--kubeconfig-path={}", kubeconfig.display()))
             .arg(format!("--service-ports={first}-{last}"))
