@@ -25,6 +25,11 @@ pub enum LoadError {
     /// The file system did not let us.
     #[error("it cannot be read: {0}; let the daemon's user read it")]
     Unreadable(#[source] io::Error),
+    /// It is loaded by a process of its own first.
+    #[error(
+        "no process could be started that tries it out: {0}; see that /proc is mounted, and raise the limit of processes"
+    )]
+    NoProbe(#[source] io::Error),
     /// No library is that large.
     #[error("{} MiB are too much for a plugin, {} MiB at most; remove it from this folder", size >> 20, max >> 20)]
     TooLarge {

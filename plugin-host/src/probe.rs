@@ -51,16 +51,16 @@ impl Probe {
         }
         let mut command = Command::new("/proc/self/exe");
         command.env(LIBRARY, library).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self(Some(command.spawn().map_err(LoadError::Unreadable)?)))
+        Ok(Self(Some(command.spawn().map_err(LoadError::NoProbe)?)))
     }
 
     /// Waits for its end, until `deadline`, which is `timeout` after the start.
     pub(crate) fn wait(mut self, timeout: Duration, deadline: Option<Instant>) -> Result<(), LoadError> {
         let Some(child) = &mut self.0 else { return Ok(()) };
-        if !ends(child, deadline).map_err(LoadError::Unreadable)? {
+        if !ends(child, deadline).map_err(LoadError::NoProbe)? {
             return Err(LoadError::Hangs(timeout));
         }
-        let status = child.wait().map_err(LoadError::Unreadable)?;
+        let status = child.wait().map_err(LoadError::NoProbe)?;
         if status.code() == Some(i32::from(LOADED)) { Ok(()) } else { Err(LoadError::Crashes(status)) }
     }
 }

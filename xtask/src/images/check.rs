@@ -90,14 +90,17 @@ fn add_base(root: &Path) -> Result<()> {
         fs::create_dir_all(to.parent().unwrap_or(root))?;
         fs::copy(&library, &to).with_context(|| format!("copying {}", library.display()))?;
     }
-    fs::create_dir_all(root.join("state")).context("making the folder of the state")
+    for folder in ["state", "proc"] {
+        fs::create_dir_all(root.join(folder)).with_context(|| format!("creating the folder {folder}"))?;
+    }
+    Ok(())
 }
 
 /// Starts the daemon and waits until it says that it loaded the plugin.
 fn start(root: &Path, daemon: &str, kind: &str) -> Result<()> {
-    // The image's USER, WORKDIR and ENTRYPOINT; --state-dir is a volume.
+    // The image's USER, WORKDIR and ENTRYPOINT; --state-dir is a volume; /proc is there in every container.
     let confine = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t tmpfs -o mode=777 none "$0/state" &&
-        exec chroot --userspec=65532:65532 "$0" "$@""#;
+        mount --rbind /proc "$0/proc" && exec chroot --userspec=65532:65532 "$0" "$@""#;
     let mut command = Command::new("unshare");
     command.args(["--mount", "--", "sh", "-c", confine]).arg(root);
     command.arg(format!("/{}/{daemon}", tree::PROGRAMS)).args([
