@@ -90,7 +90,7 @@ fn add_base(root: &Path) -> Result<()> {
         fs::create_dir_all(to.parent().unwrap_or(root))?;
         fs::copy(&library, &to).with_context(|| format!("copying {}", library.display()))?;
     }
-    for folder in ["state", "proc"] {
+    for folder in ["state", "proc", "dev"] {
         fs::create_dir_all(root.join(folder)).with_context(|| format!("creating the folder {folder}"))?;
     }
     Ok(())
@@ -98,9 +98,9 @@ fn add_base(root: &Path) -> Result<()> {
 
 /// Starts the daemon and waits until it says that it loaded the plugin.
 fn start(root: &Path, daemon: &str, kind: &str) -> Result<()> {
-    // The image's USER, WORKDIR and ENTRYPOINT; --state-dir is a volume; /proc is there in every container.
+    // The image's USER, WORKDIR and ENTRYPOINT; --state-dir is a volume; every container has /proc and /dev.
     let confine = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && mount -t tmpfs -o mode=777 none "$0/state" &&
-        mount --rbind /proc "$0/proc" && exec chroot --userspec=65532:65532 "$0" "$@""#;
+        mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot --userspec=65532:65532 "$0" "$@""#;
     let mut command = Command::new("unshare");
     command.args(["--mount", "--", "sh", "-c", confine]).arg(root);
     command.arg(format!("/{}/{daemon}", tree::PROGRAMS)).args([
