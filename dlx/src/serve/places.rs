@@ -19,6 +19,9 @@ use super::{Progress, Socket};
 
 /// Of the room, this part is made at once: looking for the longest idle costs a look at all.
 const PART: usize = 64;
+/// For so long a connection must have had nothing to do before it is closed for another one: what its client has sent
+/// already, or just begun to send, has been read by then.
+const MIN_IDLE: Duration = Duration::from_secs(1);
 /// How soon after a look at what is unread another one may bring something new.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How often the log says that there is no room.
@@ -118,6 +121,8 @@ impl Places {
                     Err(_) => std::future::pending().await,
                 },
                 () = idle => {}
+                // Some may have been idle for long enough by then.
+                () = look_again() => {}
             }
         }
     }
@@ -129,7 +134,8 @@ impl Places {
         for clients in threads {
             let clients = lock(&clients.0);
             idle.extend(clients.open.values().filter_map(|(socket, progress)| {
-                progress.idle_for().map(|idle| (idle, socket.clone(), progress.clone()))
+                let idle = progress.idle_for().filter(|idle| *idle >= MIN_IDLE)?;
+                Some((idle, socket.clone(), progress.clone()))
             }));
         }
         let count = (self.most / PART).max(1).min(idle.len());
@@ -140,7 +146,7 @@ impl Places {
         let mut closed = 0;
         for (_, socket, progress) in idle.into_iter().take(count) {
             // It may have something to do by now; a request that is just coming is one that crosses with the close.
-            if progress.idle_for().is_some()
+            if progress.idle_for().is_some_and(|idle| idle >= MIN_IDLE)
                 && progress.close()
                 && shutdown(socket.stream(), Shutdown::Both).is_ok()
             {
@@ -250,6 +256,11 @@ impl Places {
             tracing::warn!("{}", self.full());
         }
     }
+}
+
+async fn look_again() {
+    #[expect(clippy::disallowed_methods, reason = "a connection is idle for long enough by time alone")]
+    tokio::time::sleep(MIN_IDLE).await;
 }
 
 /// Counts one that waits.

@@ -188,11 +188,12 @@ impl Progress {
         !self.closing.swap(true, Ordering::Relaxed)
     }
 
-    /// How long it has had nothing to do; `None` while it has, and while it is being closed.
+    /// How long it has had nothing to do; `None` while it has, while its client takes an answer, and while it is being closed.
     pub fn idle_for(&self) -> Option<Duration> {
         let idle = self.requests.load(Ordering::SeqCst) == 0
             && !self.upgraded.load(Ordering::Relaxed)
-            && !self.closing.load(Ordering::Relaxed);
+            && !self.closing.load(Ordering::Relaxed)
+            && self.unread.bytes() == 0;
         let since = Duration::from_millis(self.idle_since.load(Ordering::Relaxed));
         idle.then(|| self.accepted.elapsed().saturating_sub(since))
     }
