@@ -104,6 +104,21 @@ async fn hold(
     Box::pin(send_on(caller, entry, path, request, admitted, deadline)).await
 }
 
+/// Has a request that found no endpoint wait for one. A refusal says whether the resource may have seen it the first time.
+async fn admit_again(
+    entry: &Arc<Entry>,
+    request: &Request<Upload>,
+    deadline: Instant,
+) -> Result<Admitted, Arc<Refusal>> {
+    entry.admit(0, deadline).await.map_err(|refusal| {
+        if !resend::is_second(request) {
+            return refusal;
+        }
+        let reason = format!("its reused connection closed, and then: {}", refusal.reason);
+        Arc::new(Refusal::broken(&entry.key.id, reason))
+    })
+}
+
 /// Sends a request that was let go to its resource.
 async fn send_on(
     caller: Arc<Caller>,
@@ -123,7 +138,7 @@ async fn send_on(
                 return Err(Arc::new(no_wake::not_up(&entry)));
             }
             drop(in_flight);
-            admitted = entry.admit(0, deadline).await?;
+            admitted = admit_again(&entry, &request, deadline).await?;
             continue;
         };
         if target.endpoint.address_of == AddressOf::Service && !marked {
@@ -169,15 +184,7 @@ async fn send_on(
                     )]
                     sleep_until((Instant::now() + PORT_PAUSE).min(deadline)).await;
                 }
-                admitted = match entry.admit(0, deadline).await {
-                    Ok(admitted) => admitted,
-                    // The resource may have seen it the first time.
-                    Err(refusal) if resend::is_second(&request) => {
-                        let reason = format!("its reused connection closed, and then: {}", refusal.reason);
-                        return Err(Arc::new(Refusal::broken(&entry.key.id, reason)));
-                    }
-                    Err(refusal) => return Err(refusal),
-                };
+                admitted = admit_again(&entry, &request, deadline).await?;
             }
             Err(Unsent::Client(_) | Unsent::Perhaps(_)) if caller.progress.body_stalled() => {
                 return Err(Arc::new(Refusal::stalled(&entry.key.id, caller.progress.timeouts().stall)));

@@ -271,10 +271,12 @@ impl Pool {
         while at > 0 {
             at -= 1;
             let connection = &kept.http1[at];
-            if connection.sender.is_closed() || connection.upstream.look() != Waiting::Quiet {
+            let closed = connection.sender.is_closed();
+            let fits = connection.sender.is_ready() && (safe || kept.habit.trusted(connection.since, now));
+            if closed || fits && connection.upstream.look() != Waiting::Quiet {
                 connection.tell(&mut kept.habit, now);
                 kept.http1.swap_remove(at);
-            } else if connection.sender.is_ready() && (safe || kept.habit.trusted(connection.since, now)) {
+            } else if fits {
                 return Some(kept.http1.swap_remove(at));
             }
         }

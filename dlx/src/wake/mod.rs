@@ -57,8 +57,12 @@ pub fn drive(entry: Arc<Entry>) {
                         _ = changed.changed() => {}
                     }
                 }
-                Next::Order(order) => carry_out(&entry, order).await,
+                Next::Order(order) => {
+                    (place, asked) = (None, None);
+                    carry_out(&entry, order).await;
+                }
                 Next::Resolve => {
+                    (place, asked) = (None, None);
                     if !resolve(&entry).await {
                         // Asked again after a growing pause, or when something else is to be done.
                         let _ = timeout(pause, changed.changed()).await;
