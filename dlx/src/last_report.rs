@@ -6,15 +6,23 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long a DLX that is done stays registered for its last report.
 pub const LONGEST: Duration = Duration::from_secs(5);
 
+/// Far more than there are autoscalers, and far less than the admin port has connections.
+const MAX_WAITING: usize = 16;
+
 /// How far the last report is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LastReport {
+    /// Questions that may wait: each keeps a connection of the admin port.
+    places: Semaphore,
     asked: AtomicBool,
     finished: CancellationToken,
     received: CancellationToken,
@@ -22,10 +30,26 @@ pub struct LastReport {
 
 // === impl LastReport ===
 
+impl Default for LastReport {
+    fn default() -> Self {
+        Self {
+            places: Semaphore::new(MAX_WAITING),
+            asked: AtomicBool::default(),
+            finished: CancellationToken::default(),
+            received: CancellationToken::default(),
+        }
+    }
+}
+
 impl LastReport {
     /// An autoscaler asks this DLX for its activity.
     pub fn is_asked(&self) {
         self.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// A place to wait for [`Self::finished`]; none where too many wait.
+    pub fn wait(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire().ok()
     }
 
     /// Returns when the last request has ended and no other can come.

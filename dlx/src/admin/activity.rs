@@ -54,6 +54,12 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
 
 /// Answers after the last request.
 pub async fn last(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+    let Some(_place) = dlx.last_report.wait() else {
+        return refuse(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many wait for the last activity already; ask again later",
+        );
+    };
     dlx.last_report.is_asked();
     dlx.last_report.finished().await;
     // Of a resource that it does not name it never had anything.
