@@ -1,9 +1,6 @@
 //! How a daemon ends: 0 fine, 64 bad flags, 78 bad configuration, 1 anything else.
 
-use std::{
-    io::{self, Write as _},
-    process,
-};
+use std::process;
 
 use crate::telemetry;
 
@@ -35,6 +32,8 @@ pub fn end(result: anyhow::Result<()>) -> ! {
     let status = match &result {
         Ok(()) => 0,
         Err(error) => {
+            // Room for what matters most.
+            telemetry::flush();
             tracing::error!("{error:#}");
             status_of(error)
         }
@@ -42,10 +41,8 @@ pub fn end(result: anyhow::Result<()>) -> ! {
     end_with(status)
 }
 
-/// Ends the process when what it printed and logged is written; a plugin that hangs does not hold it up.
+/// Ends the process when what it logged is written; a plugin that hangs does not hold it up.
 pub fn end_with(status: u8) -> ! {
-    // Where nobody reads, there is nobody to tell.
-    drop(io::stdout().flush());
     telemetry::flush();
     plugin_host::exit(status)
 }

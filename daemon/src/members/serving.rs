@@ -175,8 +175,7 @@ async fn follow(home: Home, tell: watch::Sender<Known>, registered: watch::Sende
     }
 }
 
-/// The node's zone.
-/// `again`: they had been listed before, so that a new list may lack some that came and went.
+/// Notes who registered. `again`: they had been listed before, so that a new list may lack some that came and went.
 fn note_registered(event: &Event<Lease>, again: bool, tell: &watch::Sender<Registered>) {
     match event {
         Event::Init if again => Registered::missed(tell),

@@ -99,6 +99,8 @@ pub fn init(form: LogFormat) {
         let at = panicked.location().map(ToString::to_string).unwrap_or_default();
         let said = panicked.payload_as_str().unwrap_or("with a payload that is no text");
         tracing::error!(at, "panicked: {said}");
+        // It may be the last thing that this process does.
+        flush();
     }));
     if let Some(error) = refused {
         tracing::warn!(RUST_LOG = given, %error, "RUST_LOG is no filter (as in info,dlx=debug): logging at info");
