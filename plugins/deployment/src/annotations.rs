@@ -364,7 +364,7 @@ mod tests {
             (PORT, "-1", "1 to 65535"),
             (HOLD_TIMEOUT, "", "is not a duration"),
             (READINESS_TIMEOUT, "5 minutes", "is not a duration"),
-            (MIN_AWAKE, "0s", "expected a duration above 0"),
+            (MIN_AWAKE, "0s", "is too short"),
             (KEEP_AWAKE_UNTIL, "tomorrow", "2026-12-24T18:00:00Z"),
             (PAUSED, "yes", "neither true nor false"),
             (ROUTE, "always", "expected service, direct or none"),

@@ -239,7 +239,7 @@ pub mod tests {
         assert_eq!((bare.opt_in, bare.scale_to_zero, bare.route), (OptIn::Annotation, SCALE_TO_ZERO, None));
         for (wrong, told) in [
             ("    optin: all\n", "unknown key \"optin\""),
-            ("    scaleToZero: 0s\n", "scaleToZero is 0"),
+            ("    scaleToZero: 0s\n", "\"0s\" is too short"),
             ("    route: always\n", "always"),
             ("    scaleToZero: soon\n", "\"soon\" is not a duration"),
             ("    workloads: [{group: apps, version: v1, kind: Deployment}]\n", "is there already"),

@@ -304,9 +304,12 @@ impl State {
         if home.as_deref() == Some(&*name.0) && *dlx_service == *name.1 {
             return true;
         }
-        self.services.get(name).is_some_and(|service| {
-            self.is_named(service) || self.workloads_of(service).iter().any(|id| self.is_dlx(id))
-        })
+        self.services.get(name).is_some_and(|service| self.is_named(service) || self.selects_dlxs(service))
+    }
+
+    /// Whether a Service selects pods of DLXs.
+    fn selects_dlxs(&self, service: &Service) -> bool {
+        self.workloads_of(service).iter().any(|id| self.is_dlx(id))
     }
 
     /// Whether a Service is another name for the DLXs'.

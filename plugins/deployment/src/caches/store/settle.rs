@@ -64,7 +64,8 @@ impl State {
     /// A Service changed: what leads to the DLXs by it leads there now, or no longer.
     pub(super) fn touch_pointing(&mut self, name: &Name, old: Option<&Service>) {
         let is_name = [old, self.services.get(name)].iter().flatten().any(|one| one.external_name.is_some());
-        if is_name || self.is_dlxs(name) {
+        let was_dlxs = old.is_some_and(|old| self.selects_dlxs(old));
+        if is_name || was_dlxs || self.is_dlxs(name) {
             self.touch_namespace(&name.0);
         }
     }
