@@ -40,7 +40,9 @@ async fn says(address: SocketAddr, id: &str) {
 /// Opted in; each family has a slice of ours with the DLX's address of it, and both of the Service's ports.
 async fn led(shop: &Shop, web: &Workload) {
     shop.patch(web, wish(Some("service"))).await;
-    let seen = shop.led(web).await;
+    shop.led(web).await;
+    // Key and slices are of different watches.
+    let seen = shop.seen(web, "a slice of each family", |seen| seen.ours().count() == 2).await;
     shop.port_leads(web, LINES, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
     let pod = shop.pods(Part::Dlx).await.remove(0);
     let addresses = pod.status.and_then(|status| status.pod_ips).unwrap_or_default();
