@@ -27,7 +27,7 @@ pub enum LoadError {
     Unreadable(#[source] io::Error),
     /// It is loaded by a process of its own first.
     #[error(
-        "no process could be started that tries it out: {0}; see that /proc is mounted, and raise the limit of processes"
+        "no process could be started that tries it out: {0}; see that /proc and /dev/null are there, and raise the limit of processes"
     )]
     NoProbe(#[source] io::Error),
     /// No library is that large.

@@ -247,8 +247,7 @@ async fn restore<P: Plugin>(
             listed = plugin.get_resources() => listed,
         };
         match listed {
-            Ok(listed) => {
-                let mut listed = listed;
+            Ok(mut listed) => {
                 listed.retain(|resource| only.is_none_or(|only| *only == resource.id));
                 // What is awake at once; of what sleeps, what was used last first.
                 listed.sort_by_key(|resource| (sleeps(resource), Reverse(last_used(resource))));

@@ -385,7 +385,7 @@ async fn a_herd_is_woken_paced_and_the_one_used_last_first() {
     // Of four that are woken at once either may be the first.
     assert!(order.iter().enumerate().all(|(at, slept)| (ALL - 1 - slept).abs_diff(at) < 4), "{order:?}");
     drop(inner);
-    assert_eq!(site.context.wakes.under_way(), 4.min(site.context.wakes.under_way()));
+    assert!(site.context.wakes.under_way() <= 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -187,7 +187,7 @@ impl<P: Plugin> Router<P> {
                     }
                     Err(ScaleError::Conflict) => {}
                     Err(error) => {
-                        tracing::warn!(resource = %id, %error, "cannot wake it although no request could; tried again");
+                        tracing::warn!(resource = %id, %error, "cannot wake it, and no request could either; tried again");
                     }
                 }
                 if let Some(led) = led {
