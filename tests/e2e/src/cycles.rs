@@ -235,8 +235,8 @@ impl Run {
 
     /// Waits for the moment at which something may happen to a daemon.
     async fn next_moment(&self, random: &mut Random) {
-        if let Disturbance::Handover(Part::Dlx) | Disturbance::Kill(Part::Dlx) = self.plan.disturbance {
-            // Nothing sleeps within a window after a DLX has come or gone: let the resources have a cycle first.
+        if self.plan.disturbance != Disturbance::None {
+            // Nothing sleeps within a window after a DLX was killed or another autoscaler leads: let the resources have a cycle first.
             let before = self.starts();
             let end = Instant::now() + traffic::WINDOW * 4;
             while self.starts() < before + RESOURCES as u64 / 2 && Instant::now() < end {
@@ -251,11 +251,8 @@ impl Run {
     fn done(&self, report: &Report) -> bool {
         let enough = match self.plan.disturbance {
             Disturbance::None => 0,
-            // They share it: what happens to it happens in a cycle of each of them.
-            Disturbance::Handover(Part::Dlx) | Disturbance::Kill(Part::Dlx) => {
-                self.plan.cycles / RESOURCES as u64
-            }
-            Disturbance::Handover(Part::Autoscaler) | Disturbance::Kill(Part::Autoscaler) => self.plan.cycles,
+            // What happens to a daemon happens in a cycle of each resource.
+            Disturbance::Handover(_) | Disturbance::Kill(_) => self.plan.cycles / RESOURCES as u64,
         };
         let lost = self.plan.until_lost && !self.verdict().lost.is_empty();
         lost || self.cycles() >= self.plan.cycles && report.restarts >= enough
