@@ -28,6 +28,8 @@ pub struct StandIn {
     confirm: watch::Sender<u32>,
     /// Whether it tells of its activity when it is asked.
     tells: watch::Sender<bool>,
+    /// Whether it says that a request is in flight.
+    busy: watch::Sender<bool>,
     /// How often it was asked.
     wanted: watch::Receiver<u32>,
     server: JoinHandle<()>,
@@ -38,6 +40,7 @@ struct Server {
     asked: watch::Sender<u32>,
     confirm: watch::Receiver<u32>,
     tells: watch::Receiver<bool>,
+    busy: watch::Receiver<bool>,
     wanted: watch::Sender<u32>,
     /// Confirms by itself, after up to [`SLOW`].
     slow: Option<Mutex<Random>>,
@@ -66,6 +69,7 @@ impl StandIn {
         let (asked, asked_now) = watch::channel(0);
         let (confirm, may_confirm) = watch::channel(0);
         let (tells, may_tell) = watch::channel(true);
+        let (busy, is_busy) = watch::channel(false);
         let (wanted, wanted_now) = watch::channel(0);
         let idle = resources.iter().map(|name| {
             json!({
@@ -74,8 +78,15 @@ impl StandIn {
             })
         });
         let activity = json!({"member": registration.name(), "resources": idle.collect::<Vec<_>>()});
-        let server =
-            Arc::new(Server { activity, asked, confirm: may_confirm, tells: may_tell, wanted, slow });
+        let server = Arc::new(Server {
+            activity,
+            asked,
+            confirm: may_confirm,
+            tells: may_tell,
+            busy: is_busy,
+            wanted,
+            slow,
+        });
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let server = server.clone();
@@ -85,7 +96,15 @@ impl StandIn {
                 });
             }
         });
-        Self { _registration: registration, asked: asked_now, confirm, tells, wanted: wanted_now, server }
+        Self {
+            _registration: registration,
+            asked: asked_now,
+            confirm,
+            tells,
+            busy,
+            wanted: wanted_now,
+            server,
+        }
     }
 
     /// Waits until it is asked once more to confirm a fence, which stays open until [`StandIn::confirm`] or for the two
@@ -103,6 +122,11 @@ impl StandIn {
     /// From now on, or no more, lets those wait who ask for its activity.
     pub fn tell(&self, tell: bool) {
         self.tells.send_replace(tell);
+    }
+
+    /// From now on, or no more, says that a request of each of its resources is in flight.
+    pub fn say_busy(&self, busy: bool) {
+        self.busy.send_replace(busy);
     }
 
     /// Waits until it is asked for its activity once more.
@@ -135,7 +159,11 @@ impl Server {
                 self.wanted.send_modify(|wanted| *wanted += 1);
                 // An error: the test is over.
                 let _ = self.tells.clone().wait_for(|tells| *tells).await;
-                self.activity.clone()
+                let mut activity = self.activity.clone();
+                for resource in activity["resources"].as_array_mut().into_iter().flatten() {
+                    resource["in_flight"] = json!(u32::from(*self.busy.borrow()));
+                }
+                activity
             }
             "/api/v1/fence" => self.fence().await,
             // It never stops.

@@ -116,9 +116,14 @@ const A_FENCE_STAYS_OPEN: Duration = Duration::from_millis(1800);
 /// autoscaler waiting for its activity meanwhile.
 async fn in_flight_at_a_fence(without: Option<&str>) -> Result<Response, Lost> {
     let mut scene = Scene::new(without).await;
-    scene.stand_in.tell(false);
     scene.stand_in.confirm(u32::MAX);
+    scene.stand_in.say_busy(true);
     let autoscaler = scene.autoscaler.take().expect("not started yet").start();
+    scene.stand_in.wanted().await;
+    // A new leader lets nothing sleep for a window.
+    pause(Duration::from_millis(1500)).await;
+    scene.stand_in.tell(false);
+    scene.stand_in.say_busy(false);
     scene.stand_in.wanted().await;
     pause(THE_DLX_HAS_ANSWERED).await;
     let answer = scene.request().await;
