@@ -162,7 +162,8 @@ async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
     let draining = caller.dlx.draining.clone();
     let identity = caller.identity.clone();
     let stall = caller.progress.timeouts().stall;
-    let timed = Timed::new(socket, caller.progress.clone());
+    let progress = caller.progress.clone();
+    let timed = Timed::new(socket, progress.clone());
     let service = service_fn(move |request: Request<Incoming>| answer(caller.clone(), request));
     let mut connection = http2::Builder::new(Streams { stall })
         .timer(TokioTimer::new())
@@ -183,6 +184,7 @@ async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
         () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
         // The next connection is for whoever has the port then.
         () = gone(identity) => connection.as_mut().graceful_shutdown(),
+        () = progress.closes() => connection.as_mut().graceful_shutdown(),
     }
     if let Err(error) = connection.await {
         tracing::trace!(%error, "a connection broke");

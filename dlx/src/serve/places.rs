@@ -148,7 +148,8 @@ impl Places {
             // It may have something to do by now; a request that is just coming is one that crosses with the close.
             if progress.idle_for().is_some_and(|idle| idle >= MIN_IDLE)
                 && progress.close()
-                && shutdown(socket.stream(), Shutdown::Both).is_ok()
+                // That of HTTP/2 tells its client, and ends by itself.
+                && (progress.is_http2() || shutdown(socket.stream(), Shutdown::Both).is_ok())
             {
                 closed += 1;
             }

@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Places, unread::Unread};
+
+/// How long a client of HTTP/2 may take to answer to its connection's GOAWAY, when nothing else is to be done on it.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +44,10 @@ pub struct Progress {
     /// It carries another protocol now.
     upgraded: AtomicBool,
     unread: Arc<Unread>,
-    /// It is being closed to make room for others.
-    closing: AtomicBool,
+    /// Since when it is being closed, for having nothing to do.
+    closing_since: AtomicU64,
+    /// Told when that begins.
+    closes: Notify,
 }
 
 /// Counts one request on its connection until it is dropped.
@@ -56,6 +61,8 @@ pub enum Over {
     Nothing,
     /// Nothing was asked for so long.
     Idle,
+    /// It is being closed, and nothing is to be done on it any more.
+    Closed,
     /// A head took too long.
     Head,
     /// The client stalled.
@@ -93,7 +100,8 @@ impl Progress {
             body_awaited: AtomicU64::new(0),
             answered: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
+            closing_since: AtomicU64::new(0),
+            closes: Notify::new(),
         })
     }
 
@@ -169,11 +177,17 @@ impl Progress {
         let reading = if self.requests.load(Ordering::Relaxed) == 0 {
             match self.head_since.load(Ordering::Relaxed) {
                 // Pieces of a head are not told from other frames; a client that holds one back is an idle one.
-                since if since > 0 && !self.http2.load(Ordering::Relaxed) => (at(since) + head, Over::Head),
-                _ => (at(self.idle_since.load(Ordering::Relaxed)) + idle, Over::Idle),
+                since if since > 0 && !self.is_http2() => (at(since) + head, Over::Head),
+                _ => {
+                    let idle_since = self.idle_since.load(Ordering::Relaxed);
+                    match self.closing_since.load(Ordering::Relaxed) {
+                        0 => (at(idle_since) + idle, Over::Idle),
+                        since => (at(since.max(idle_since)) + GOODBYE, Over::Closed),
+                    }
+                }
             }
         } else {
-            let reads_body = !self.http2.load(Ordering::Relaxed) && !self.answered.load(Ordering::Relaxed);
+            let reads_body = !self.is_http2() && !self.answered.load(Ordering::Relaxed);
             match self.body_awaited.load(Ordering::Relaxed) {
                 since if since > 0 && reads_body => (at(since) + stall, Over::Stalled),
                 _ => (Instant::now() + idle.min(stall), Over::Nothing),
@@ -183,16 +197,30 @@ impl Progress {
         [Some(reading), writing].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Says that it is being closed to make room for others; whether it was not before.
+    /// Whether it speaks HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
+    /// Has it closed for having nothing to do; whether that was not said before.
     pub fn close(&self) -> bool {
-        !self.closing.swap(true, Ordering::Relaxed)
+        let first = self.closing_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_ok() {
+            self.closes.notify_one();
+        }
+        first.is_ok()
+    }
+
+    /// Returns when it is to be closed for having nothing to do. Heard by one.
+    pub async fn closes(&self) {
+        self.closes.notified().await;
     }
 
     /// How long it has had nothing to do; `None` while it has, while its client takes an answer, and while it is being closed.
     pub fn idle_for(&self) -> Option<Duration> {
         let idle = self.requests.load(Ordering::SeqCst) == 0
             && !self.upgraded.load(Ordering::Relaxed)
-            && !self.closing.load(Ordering::Relaxed)
+            && self.closing_since.load(Ordering::Relaxed) == 0
             && self.unread.bytes() == 0;
         let since = Duration::from_millis(self.idle_since.load(Ordering::Relaxed));
         idle.then(|| self.accepted.elapsed().saturating_sub(since))

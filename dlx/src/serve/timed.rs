@@ -79,11 +79,15 @@ impl AsyncRead for Timed {
                 }
                 Poll::Ready(read)
             }
-            Poll::Pending => match std::task::ready!(this.poll_over(cx)) {
-                // As if the client had closed it.
-                Over::Idle => Poll::Ready(Ok(())),
-                Over::Nothing => Poll::Pending,
-                Over::Head | Over::Stalled => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => loop {
+                break match std::task::ready!(this.poll_over(cx)) {
+                    // Its client is told first (GOAWAY): what it has sent until it hears of it is answered.
+                    Over::Idle if this.progress.is_http2() && this.progress.close() => continue,
+                    // As if the client had closed it.
+                    Over::Idle | Over::Closed => Poll::Ready(Ok(())),
+                    Over::Nothing => Poll::Pending,
+                    Over::Head | Over::Stalled => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                };
             },
         }
     }
@@ -129,7 +133,7 @@ impl Timed {
         match std::task::ready!(self.poll_over(cx)) {
             Over::Stalled => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             // Not what the writing waits for.
-            Over::Nothing | Over::Idle | Over::Head => Poll::Pending,
+            Over::Nothing | Over::Idle | Over::Closed | Over::Head => Poll::Pending,
         }
     }
 }
