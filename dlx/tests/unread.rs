@@ -122,13 +122,26 @@ async fn what_all_clients_do_not_read_is_bounded_and_others_are_served() {
     let given = Given { unread: BOUND, ..Given::default() };
     let site = Site::start(Plugin::at(address).awake("a", address), given).await;
     let mut clients = Vec::new();
-    for _ in 0..4 {
+    let (most, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (places, watched, ends) = (site.dlx.places.clone(), most.clone(), done.clone());
+    let watching = std::thread::spawn(move || {
+        while !ends.load(Ordering::SeqCst) {
+            watched.fetch_max(places.unread(), Ordering::SeqCst);
+            std::thread::yield_now();
+        }
+    });
+    for _ in 0..16 {
         let deaf = Arc::new(AtomicBool::new(false));
-        let answers = ask(&site, &deaf, STREAMS).await;
+        let answers = ask(&site, &deaf, 32).await;
         deaf.store(true, Ordering::SeqCst);
         clients.push((answers, deaf));
     }
     until("some are closed", || site.dlx.places.closed_for_unread() >= 2).await;
+    done.store(true, Ordering::SeqCst);
+    watching.join().unwrap();
+    let most = most.load(Ordering::SeqCst);
+    // At each moment, those included that are being closed: without a bound it were 16 times 4 MiB, and the pieces.
+    assert!(most < 4 * BOUND, "{most} bytes of all connections");
     until("what is left is within the bound", || site.dlx.places.unread() <= BOUND).await;
     let reads = Arc::new(AtomicBool::new(false));
     let answer = ask(&site, &reads, 1).await.pop().unwrap().await.unwrap();

@@ -73,6 +73,11 @@ impl Shares {
 // === impl Share ===
 
 impl Share {
+    /// Whose.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Whether this DLX knows other namespaces, too.
     pub(super) fn has_others(&self) -> bool {
         self.shares.lock().len() > 1

@@ -11,7 +11,7 @@ use http::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::{Caller, pool::Lease, replay::Replay};
-use crate::{resource::InFlight, serve::Progress};
+use crate::{hold::Share, resource::InFlight, serve::Progress};
 
 /// A response's body on its way to the client.
 #[derive(Debug)]
@@ -52,6 +52,14 @@ impl Relay {
     /// No body.
     pub fn empty() -> Self {
         Relay::Own(None)
+    }
+
+    /// The namespace that it comes from, as long as more comes.
+    pub fn share(&self) -> Option<&Arc<Share>> {
+        match self {
+            Relay::Through(through) => Some(&through.in_flight.as_ref()?.entry().share),
+            Relay::Own(_) | Relay::Withheld => None,
+        }
     }
 
     /// The resource's body.

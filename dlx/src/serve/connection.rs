@@ -137,7 +137,10 @@ async fn answer(
             alive::want_reading(socket.stream(), Duration::ZERO);
         }
     }
-    Ok(response.map(|body| Tracked::new(body, Stream::current(), busy)))
+    Ok(response.map(|body| {
+        let share = body.share().cloned();
+        Tracked::new(body, Stream::current(), share, busy)
+    }))
 }
 
 async fn serve_http1(caller: Arc<Caller>, socket: Socket) {

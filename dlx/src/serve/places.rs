@@ -181,7 +181,8 @@ impl Places {
         self.closed_unread.load(Ordering::Relaxed)
     }
 
-    /// Closes the connections with most unread until the others have no more than may be.
+    /// Closes connections until the others have no more unread than may be: those of the namespace that has most, and of them
+    /// those that have most of it.
     fn close_most_unread(&self) {
         {
             let mut looked = lock(&self.looked);
@@ -191,18 +192,30 @@ impl Places {
             *looked = Some(Instant::now());
         }
         let threads = lock(&self.threads).clone();
-        let mut all = Vec::new();
+        let mut connections = Vec::new();
         for clients in threads {
             let clients = lock(&clients.0);
-            all.extend(clients.open.values().filter_map(|(socket, progress)| {
+            connections.extend(clients.open.values().filter_map(|(socket, progress)| {
                 let unread = progress.unread();
-                let bytes = unread.bytes();
-                (bytes > 0 && !unread.is_closed()).then(|| (bytes, socket.clone(), unread.clone()))
+                let open = unread.bytes() > 0 && !unread.is_closed();
+                open.then(|| (socket.clone(), unread.clone(), unread.namespaces()))
             }));
         }
-        let mut left: usize = all.iter().map(|(bytes, ..)| bytes).sum();
-        all.sort_unstable_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
-        for (bytes, socket, unread) in all {
+        let mut namespaces = HashMap::<_, usize>::new();
+        for (share, bytes) in connections.iter().flat_map(|(.., namespaces)| namespaces) {
+            *namespaces.entry(share.as_ref().map(|share| share.namespace())).or_default() += bytes;
+        }
+        let mut left: usize = namespaces.values().sum();
+        let mut parts = Vec::new();
+        for (socket, unread, own) in &connections {
+            let bytes: usize = own.iter().map(|(_, bytes)| bytes).sum();
+            parts.extend(own.iter().map(|(share, part)| {
+                let namespace = share.as_ref().map(|share| share.namespace());
+                ((namespaces[&namespace], *part), namespace, bytes, socket, unread)
+            }));
+        }
+        parts.sort_unstable_by_key(|(most, ..)| std::cmp::Reverse(*most));
+        for (_, namespace, bytes, socket, unread) in parts {
             if left <= self.most_unread {
                 return;
             }
@@ -210,6 +223,7 @@ impl Places {
                 left -= bytes;
                 self.closed_unread.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(
+                    namespace,
                     bytes,
                     "closed a connection whose client left the most of its answers unread"
                 );

@@ -16,6 +16,7 @@ use super::{
     progress::Busy,
     unread::{Piece, Pieces},
 };
+use crate::hold::Share;
 
 tokio::task_local! {
     /// The stream whose answer the current task sends.
@@ -37,6 +38,8 @@ pub struct Stream {
 pub struct Tracked<B> {
     body: B,
     stream: Option<Arc<Stream>>,
+    /// The namespace that it comes from.
+    share: Option<Arc<Share>>,
     busy: Busy,
 }
 
@@ -77,8 +80,8 @@ impl Stream {
 
 impl<B> Tracked<B> {
     /// A body whose connection is busy until it is dropped.
-    pub fn new(body: B, stream: Option<Arc<Stream>>, busy: Busy) -> Self {
-        Self { body, stream, busy }
+    pub fn new(body: B, stream: Option<Arc<Stream>>, share: Option<Arc<Share>>, busy: Busy) -> Self {
+        Self { body, stream, share, busy }
     }
 }
 
@@ -100,7 +103,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         let data = matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.is_data());
         stream.set(data.then(Instant::now));
-        let count = |bytes| unread.count(stream, bytes);
+        let count = |bytes| unread.count(stream, this.share.as_ref(), bytes);
         frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(count))))
     }
 

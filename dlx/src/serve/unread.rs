@@ -1,4 +1,6 @@
 //! What clients of HTTP/2 have not taken yet of their answers: bounded per connection and in all.
+//!
+//! One tenant must not fill it for the others: beyond the bound, the connections of the namespace that has most are closed.
 
 use std::{
     io,
@@ -12,6 +14,7 @@ use std::{
 use bytes::{Buf, Bytes};
 
 use super::{Places, tracked::Stream};
+use crate::hold::Share;
 
 /// What one connection may have unread before its streams get one piece each.
 const CONNECTION: usize = 4 * 1024 * 1024;
@@ -23,6 +26,8 @@ const PIECE: usize = 8 * 1024;
 pub struct Unread {
     places: Arc<Places>,
     bytes: AtomicUsize,
+    /// The same by the namespace that they come from; `None`: the DLX's own answers.
+    namespaces: Mutex<Vec<(Option<Arc<Share>>, usize)>>,
     /// It was closed for having too much.
     closed: AtomicBool,
 }
@@ -46,6 +51,7 @@ pub struct Piece {
 struct Counted {
     connection: Arc<Unread>,
     stream: Arc<Stream>,
+    share: Option<Arc<Share>>,
     size: usize,
 }
 
@@ -54,12 +60,22 @@ struct Counted {
 impl Unread {
     /// Of a new connection.
     pub fn new(places: Arc<Places>) -> Arc<Self> {
-        Arc::new(Self { places, bytes: AtomicUsize::new(0), closed: AtomicBool::new(false) })
+        Arc::new(Self {
+            places,
+            bytes: AtomicUsize::new(0),
+            namespaces: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
     }
 
     /// Bytes that are unread.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The same by the namespace that they come from; `None`: the DLX's own answers.
+    pub fn namespaces(&self) -> Vec<(Option<Arc<Share>>, usize)> {
+        lock(&self.namespaces).clone()
     }
 
     /// Says that it is being closed, which frees what it has; whether it was not before.
@@ -78,27 +94,51 @@ impl Unread {
         if !full() {
             return Poll::Ready(());
         }
-        *stream.pieces.lock() = Some(cx.waker().clone());
+        *lock(&stream.pieces.waits) = Some(cx.waker().clone());
         // It may have been taken meanwhile.
         if full() { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// A piece that counts.
-    pub fn count(self: &Arc<Self>, stream: &Arc<Stream>, bytes: Bytes) -> Piece {
+    pub fn count(self: &Arc<Self>, stream: &Arc<Stream>, share: Option<&Arc<Share>>, bytes: Bytes) -> Piece {
         let size = bytes.len().max(PIECE);
         self.bytes.fetch_add(size, Ordering::Relaxed);
         stream.pieces.count.fetch_add(1, Ordering::AcqRel);
+        {
+            let mut namespaces = lock(&self.namespaces);
+            match namespaces.iter_mut().find(|(of, _)| is_same(of.as_ref(), share)) {
+                Some((_, bytes)) => *bytes += size,
+                None => namespaces.push((share.cloned(), size)),
+            }
+        }
         self.places.add_unread(size);
-        Piece { bytes, _counted: Some(Counted { connection: self.clone(), stream: stream.clone(), size }) }
+        let counted =
+            Counted { connection: self.clone(), stream: stream.clone(), share: share.cloned(), size };
+        Piece { bytes, _counted: Some(counted) }
+    }
+
+    /// A piece counts no more.
+    fn forget(&self, share: Option<&Arc<Share>>, size: usize) {
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+        let mut namespaces = lock(&self.namespaces);
+        if let Some(at) = namespaces.iter().position(|(of, _)| is_same(of.as_ref(), share)) {
+            namespaces[at].1 -= size;
+            if namespaces[at].1 == 0 {
+                namespaces.swap_remove(at);
+            }
+        }
     }
 }
 
-// === impl Pieces ===
-
-impl Pieces {
-    fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+fn is_same(one: Option<&Arc<Share>>, other: Option<&Arc<Share>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Piece ===
@@ -134,12 +174,15 @@ impl Buf for Piece {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.connection.bytes.fetch_sub(self.size, Ordering::Relaxed);
+        self.connection.forget(self.share.as_ref(), self.size);
         self.connection.places.remove_unread(self.size);
         if self.stream.pieces.count.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(waits) = self.stream.pieces.lock().take()
+            && let Some(waits) = lock(&self.stream.pieces.waits).take()
         {
             waits.wake();
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
