@@ -116,13 +116,15 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
         async { Err(ScaleError::Unsupported) }
     }
 
-    /// The DLXs that take requests are these now, and at least one. Brings every route that names DLXs up to date, and gives back
-    /// what was led for a resource that is gone. Only the leading autoscaler calls it: when it begins to lead, whenever they
-    /// change, and now and then.
+    /// The DLXs that take requests are these now. Brings every route that names DLXs up to date, and gives back what was led for a
+    /// resource that is gone. Only the leading autoscaler calls it: when it begins to lead, whenever they change, and now and then.
+    ///
+    /// With no DLX, as `autoscaler restore` calls it after it gave back every resource, no route is changed: only what was led for a
+    /// resource that is gone is given back.
     ///
     /// # Errors
     ///
-    /// Not everything could be written; it is called again.
+    /// Not everything could be written, or, with no DLX, something is still led; it is called again.
     fn tend_routes(&self, dlxs: &[Dlx]) -> impl Future<Output = Result<()>> + Send {
         let _ = dlxs;
         async { Ok(()) }

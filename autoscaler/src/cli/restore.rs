@@ -240,6 +240,7 @@ async fn restore<P: Plugin>(
 ) -> Summary {
     let mut summary = Summary::default();
     let mut queue = VecDeque::new();
+    let all: Vec<P> = plugins.iter().map(|at| at.plugin.clone()).collect();
     for At { plugin, namespace, readiness, wakes: limit } in plugins {
         let listed = tokio::select! {
             biased;
@@ -318,7 +319,35 @@ async fn restore<P: Plugin>(
         print(&format!("{id}: NOT given back: not tried\n"));
     }
     summary.left = queue.len() + running.len();
+    if only.is_none() && summary.failed == 0 && summary.left == 0 && !stop.is_cancelled() {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => summary.left += 1,
+            rest = restore_rest(&all) => {
+                summary.failed += rest.len();
+                for error in rest {
+                    print(&format!("NOT given back: {error}\n"));
+                }
+            }
+        }
+    }
     summary
+}
+
+/// Gives back what was led for resources that are gone, and says what is still led.
+async fn restore_rest<P: Plugin>(plugins: &[P]) -> Vec<String> {
+    let mut failed = Vec::new();
+    // What one of them finds still led another may give back: all are asked once more.
+    for _ in 0..2 {
+        failed.clear();
+        for plugin in plugins {
+            failed.extend(plugin.tend_routes(&[]).await.err());
+        }
+        if failed.is_empty() {
+            break;
+        }
+    }
+    failed
 }
 
 /// Whether giving it back wakes it.
@@ -392,6 +421,23 @@ mod tests {
             restore(vec![at(&store), at(&other)], Some(&id("r7")), LONGEST, &Wakes::new(8), &stop).await;
         assert_eq!(one, Summary { given_back: 1, ..Summary::default() });
         assert_eq!(store.inner().released.last(), Some(&id("r7")));
+        assert_eq!(store.inner().tended.len(), 0, "only after all else is given back");
+    }
+
+    /// What was led for resources that are gone is given back last. What one plugin finds still led another may give back.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_resources_that_are_gone_is_given_back_too() {
+        let stop = CancellationToken::new();
+        let still_led = || "the Service bank/x is still led".to_owned();
+        for (refusals, failed) in [(0, 0), (1, 0), (2, 1)] {
+            let (store, other) = (Store::with(["hello"]), Store::with(["other"]));
+            store.inner().refuse_tending = (0..refusals).map(|_| still_led()).collect();
+            let plugins = vec![at(&store), at(&other)];
+            let summary = restore(plugins, None, LONGEST, &Wakes::new(8), &stop).await;
+            assert_eq!(summary, Summary { given_back: 2, failed, ..Summary::default() }, "{refusals}");
+            let no_dlx = vec![Vec::<String>::new(); 1 + refusals.min(1)];
+            assert_eq!((&store.inner().tended, &other.inner().tended), (&no_dlx, &no_dlx), "{refusals}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

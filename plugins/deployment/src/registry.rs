@@ -5,7 +5,7 @@
 //! a while: a node that is behind, or a client that has kept an address, may still come by it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     time::{Duration, Instant},
 };
@@ -19,6 +19,10 @@ use crate::{ascii, facts::Meta};
 
 /// The ConfigMap's name.
 pub const NAME: &str = "scaler-service-ports";
+
+/// The key with the number of Services that hold a port: those that are intercepted, and those that are about to be. An admission
+/// policy reads it: while it is above 0, Scaler cannot be deleted. It is written with the ports it is counted from, in one write.
+pub const INTERCEPTED: &str = "intercepted";
 
 /// How long a port that was given back is given to nobody else, by this process's clock, since it saw that.
 pub const QUARANTINE: Duration = Duration::from_secs(600);
@@ -60,6 +64,10 @@ pub struct Registry {
     ports: BTreeMap<u16, Option<Entry>>,
     /// Each Service's ports, by its uid.
     of: HashMap<String, Vec<u16>>,
+    /// How many Services it says hold a port.
+    intercepted: usize,
+    /// How many do.
+    holding: usize,
 }
 
 /// Since when ports that were given back are seen so.
@@ -153,6 +161,11 @@ impl Registry {
         wanted == 0 || range.all().filter(free).take(wanted).count() == wanted
     }
 
+    /// Whether it says how many Services hold a port.
+    pub fn is_counted(&self) -> bool {
+        self.intercepted == self.holding
+    }
+
     /// To be changed.
     pub fn draft<'a>(&'a self, range: ServicePorts, quarantine: &'a Quarantine, now: Instant) -> Draft<'a> {
         Draft { range, quarantine, now, before: self, ports: self.ports.clone(), of: self.of.clone() }
@@ -163,6 +176,8 @@ impl From<ConfigMap> for Registry {
     fn from(map: ConfigMap) -> Self {
         let meta = Meta::of(&map.metadata);
         let has_data = map.data.is_some();
+        let said = map.data.as_ref().and_then(|data| data.get(INTERCEPTED));
+        let intercepted = said.and_then(|text| text.parse().ok()).unwrap_or(0);
         let keys = map.data.into_iter().flatten();
         let ports: BTreeMap<u16, _> = keys
             .filter_map(|(key, text)| Some((key.parse().ok()?, serde_json::from_str::<Entry>(&text).ok())))
@@ -177,6 +192,8 @@ impl From<ConfigMap> for Registry {
             meta,
             resource_version: map.metadata.resource_version.unwrap_or_default(),
             has_data,
+            intercepted,
+            holding: holding(&ports),
             ports,
             of,
         }
@@ -265,7 +282,7 @@ impl Draft<'_> {
 
     /// Whether it differs.
     pub fn is_new(&self) -> bool {
-        self.ports != self.before.ports
+        self.ports != self.before.ports || !self.before.is_counted()
     }
 
     /// The changes, as a JSON patch that tests what they were made on.
@@ -284,6 +301,8 @@ impl Draft<'_> {
         for port in self.before.ports.keys().filter(|port| !self.ports.contains_key(port)) {
             operations.push(json!({"op": "remove", "path": format!("/data/{port}")}));
         }
+        let holding = holding(&self.ports).to_string();
+        operations.push(json!({"op": "add", "path": format!("/data/{INTERCEPTED}"), "value": holding}));
         Value::Array(operations)
     }
 
@@ -291,7 +310,7 @@ impl Draft<'_> {
     pub fn data(&self) -> BTreeMap<String, String> {
         let all =
             self.ports.iter().filter_map(|(port, entry)| Some((port.to_string(), entry.as_ref()?.text())));
-        all.collect()
+        all.chain([(INTERCEPTED.to_owned(), holding(&self.ports).to_string())]).collect()
     }
 
     /// The port it has, or had, else a new one.
@@ -338,6 +357,12 @@ impl Draft<'_> {
             entry.released = Some(released.to_owned());
         }
     }
+}
+
+/// How many Services hold a port.
+fn holding(ports: &BTreeMap<u16, Option<Entry>>) -> usize {
+    let held = ports.values().flatten().filter(|entry| entry.released.is_none());
+    held.map(|entry| &entry.holder.uid).collect::<HashSet<_>>().len()
 }
 
 #[cfg(test)]

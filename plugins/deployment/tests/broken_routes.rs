@@ -27,7 +27,8 @@ async fn services(scene: &Scene) -> Vec<Value> {
     all
 }
 
-/// A Service with our key has a slice of ours with somebody in it, and every port of a slice is given to its Service.
+/// A Service with our key has a slice of ours with somebody in it, every port of a slice is given to its Service, and each Service that
+/// has something of ours is counted.
 async fn finds_somebody(scene: &Scene) {
     let (slices, registry) = (scene.our_slices().await, scene.registry().await);
     for slice in &slices {
@@ -38,12 +39,16 @@ async fn finds_somebody(scene: &Scene) {
             assert_eq!(entry.get("released"), None, "{entry}");
         }
     }
+    let mut touched = 0;
     for name in ["web", "front"] {
         let has_slice = slices
             .iter()
             .any(|slice| slice.metadata.labels.as_ref().unwrap()["kubernetes.io/service-name"] == name);
         assert!(has_slice || !scene.is_fenced(name).await, "{name}");
+        touched += usize::from(has_slice);
     }
+    let counted = scene.intercepted().await.map_or(0, |text| text.parse().unwrap());
+    assert!(counted >= touched, "{touched} have something of ours, and {counted} are counted");
 }
 
 fn leads(web: &Resource) -> (Leads, bool) {
@@ -77,8 +82,10 @@ async fn crash_on_the_way(ways: &[Leads], same: bool) {
             assert_eq!(services(&scene).await, before);
             assert_eq!(scene.our_slices().await.len(), 0);
             assert!(scene.registry().await.values().all(|entry| entry["released"].is_string()));
+            assert_eq!(scene.intercepted().await.as_deref(), Some("0"));
         } else {
             assert_eq!(scene.our_slices().await.len(), 2);
+            assert_eq!(scene.intercepted().await.as_deref(), Some("2"));
             assert_eq!(scene.registry().await.len(), 2, "each port is given once");
         }
         if ended.is_ok() {
@@ -196,6 +203,7 @@ async fn what_others_write_meanwhile_stays() {
     go(&leader, Leads::Dlx).await.unwrap();
     drop(once);
     assert_eq!(scene.registry().await.len(), 3);
+    assert_eq!(scene.intercepted().await.as_deref(), Some("3"), "of all namespaces");
     let data = json!({"data": {"20051": other}});
     scene
         .home()
@@ -214,6 +222,11 @@ async fn what_others_write_meanwhile_stays() {
     assert_eq!(
         registry.values().filter(|entry| entry["namespace"] == "bank" && entry["released"].is_null()).count(),
         2
+    );
+    assert_eq!(
+        scene.intercepted().await.as_deref(),
+        Some("1"),
+        "the other's, whatever it was told meanwhile"
     );
 }
 
@@ -285,6 +298,7 @@ async fn a_registry_that_is_deleted_is_made_again_with_the_same_ports() {
     assert_eq!(one(&dlx, "web").await.ports, ports, "the slices name them still");
     go(&leader, Leads::Dlx).await.unwrap();
     assert_eq!(scene.registry().await, before);
+    assert_eq!(scene.intercepted().await.as_deref(), Some("2"));
     assert!(leads(&one(&leader, "web").await).1);
     finds_somebody(&scene).await;
 }
@@ -361,14 +375,9 @@ async fn another_range_gives_other_ports() {
     assert_eq!(web.ports.len(), 4, "the old ones are served for a while");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
-    let scene = web().await;
-    let before = services(&scene).await;
-    let leader = scene.leader().await;
-    go(&leader, Leads::Dlx).await.unwrap();
-    scene.delete("Deployment", "web").await;
-    let gone = soon(async {
+/// Until the plugin knows that the workload is gone.
+async fn is_gone(leader: &DeploymentScaler) {
+    soon(async {
         let mut cursor = 0;
         loop {
             let told = leader.changes(cursor).await.unwrap();
@@ -379,8 +388,18 @@ async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
             }
             cursor = told.cursor;
         }
-    });
-    gone.await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
+    let scene = web().await;
+    let before = services(&scene).await;
+    let leader = scene.leader().await;
+    go(&leader, Leads::Dlx).await.unwrap();
+    scene.delete("Deployment", "web").await;
+    is_gone(&leader).await;
     let crash = scene.cluster.faults().refuse(
         Filter::any().verb("delete").resource("endpointslices"),
         1,
@@ -393,4 +412,61 @@ async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
     assert_eq!(services(&scene).await, before);
     assert_eq!(scene.our_slices().await.len(), 0);
     assert!(scene.registry().await.values().all(|entry| entry["released"].is_string()));
+}
+
+/// As `autoscaler restore` asks at its end. A Service of a namespace that is not looked after stays counted, and is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_no_dlx_what_is_gone_is_given_back_and_what_is_left_is_named() {
+    let scene = web().await;
+    let before = services(&scene).await;
+    let leader = scene.leader().await;
+    go(&leader, Leads::Dlx).await.unwrap();
+    let other = json!({"namespace": "bank", "service": "x", "uid": "x", "port": ""}).to_string();
+    let data = kube::api::Patch::Merge(json!({"data": {"20050": other}}));
+    scene.home().patch("scaler-service-ports", &Default::default(), &data).await.unwrap();
+    scene.delete("Deployment", "web").await;
+    is_gone(&leader).await;
+    let error = soon(leader.tend_routes(&[])).await.unwrap_err().to_string();
+    assert!(error.contains("the Service bank/x") && error.contains("key 20050"), "{error}");
+    assert_eq!(services(&scene).await, before);
+    assert_eq!(scene.our_slices().await.len(), 0);
+    assert_eq!(scene.intercepted().await.as_deref(), Some("1"));
+    let none = kube::api::Patch::Merge(json!({"data": {"20050": null}}));
+    scene.home().patch("scaler-service-ports", &Default::default(), &none).await.unwrap();
+    soon(async {
+        while leader.tend_routes(&[]).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    soon(leader.tend_routes(&[])).await.unwrap();
+    assert_eq!(scene.intercepted().await.as_deref(), Some("0"));
+}
+
+/// A version before this one wrote no count, or somebody wrote another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_is_missing_or_wrong_is_right_before_anything_is_led() {
+    for said in [Value::Null, json!("0"), json!("many")] {
+        let scene = web().await;
+        let leader = scene.leading_as(Role::Autoscaler).await;
+        // It has the ports of both, and neither key nor slice of any.
+        let crash = scene.crash_after(1);
+        go(&leader, Leads::Dlx).await.unwrap_err();
+        drop(crash);
+        assert_eq!((scene.registry().await.len(), scene.our_slices().await.len()), (2, 0));
+        let data = kube::api::Patch::Merge(json!({"data": {"intercepted": said}}));
+        scene.home().patch("scaler-service-ports", &Default::default(), &data).await.unwrap();
+        let next = scene.leading_as(Role::Autoscaler).await;
+        let crash = scene.crash_after(1);
+        go(&next, Leads::Dlx).await.unwrap_err();
+        drop(crash);
+        assert_eq!(scene.intercepted().await.as_deref(), Some("2"), "{said}");
+        assert_eq!(scene.our_slices().await.len(), 0);
+        // And where all of it is led already, by the next look.
+        go(&next, Leads::Dlx).await.unwrap();
+        scene.home().patch("scaler-service-ports", &Default::default(), &data).await.unwrap();
+        let last = scene.leading_as(Role::Autoscaler).await;
+        soon(last.tend_routes(&dlxs(&["a"]))).await.unwrap();
+        assert_eq!(scene.intercepted().await.as_deref(), Some("2"), "{said}");
+    }
 }

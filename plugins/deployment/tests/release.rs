@@ -92,6 +92,7 @@ impl Running {
         assert_eq!(self.scene.our_slices().await.len(), 0);
         let registry = self.scene.registry().await;
         assert!(registry.values().all(|entry| entry["released"].is_string()), "{registry:?}");
+        assert_eq!(self.scene.intercepted().await.as_deref(), Some("0"));
     }
 }
 
@@ -235,6 +236,11 @@ async fn a_crash_at_any_write_of_it_is_gone_on_from() {
             ended.is_ok()
                 || running.scene.our_slices().await.len() == 1
                 || !running.scene.is_fenced("web").await
+        );
+        let slices = running.scene.our_slices().await.len();
+        assert!(
+            slices == 0 || running.scene.intercepted().await.as_deref() == Some("1"),
+            "after {writes} writes"
         );
         let next = running.scene.leading_as(Role::Autoscaler).await;
         soon(next.release(&release(SOON))).await.unwrap();

@@ -143,7 +143,11 @@ async fn other_dlxs_are_named_everywhere_and_nobody_is_never() {
     for name in ["web", "api"] {
         lead(&leader, name).await;
     }
-    assert!(leader.tend_routes(&[]).await.unwrap_err().to_string().contains("no DLX"));
+    let error = leader.tend_routes(&[]).await.unwrap_err().to_string();
+    assert!(error.contains("still counts the Service shop/"), "{error}");
+    for slice in scene.our_slices().await {
+        assert_eq!(slice.metadata.annotations.unwrap()["scaler.dev/dlxs"], "a");
+    }
     soon(leader.tend_routes(&dlxs(&["a", "b", "c"]))).await.unwrap();
     for slice in scene.our_slices().await {
         assert_eq!(slice.metadata.annotations.unwrap()["scaler.dev/dlxs"], "a,b,c");

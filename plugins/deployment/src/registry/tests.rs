@@ -175,10 +175,43 @@ fn a_change_is_one_patch_on_what_it_was_made_on() {
     draft.release("t1", |_| true);
     let operations = draft.patch();
     assert_eq!(operations[0], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "7"}));
-    assert_eq!(operations.as_array().unwrap().len(), 2, "{operations}");
+    assert_eq!(operations.as_array().unwrap().len(), 3, "{operations}");
+    assert_eq!(operations[2], json!({"op": "add", "path": "/data/intercepted", "value": "0"}));
     assert_eq!(operations[1]["path"], "/data/20001");
     assert!(operations[1]["value"].as_str().unwrap().contains(r#""released":"t1""#), "{operations}");
     let bare = Registry::default();
     let operations = bare.draft(RANGE, &quarantine, now).patch();
     assert_eq!(operations[1], json!({"op": "add", "path": "/data", "value": {}}));
+}
+
+#[test]
+fn the_services_that_hold_a_port_are_counted_with_each_write() {
+    let (empty, quarantine, now) = (Registry::default(), Quarantine::default(), Instant::now());
+    assert!(
+        !empty.draft(RANGE, &quarantine, now).is_new(),
+        "no ConfigMap is made to say that there are none"
+    );
+    let mut draft = empty.draft(RANGE, &quarantine, now);
+    let two_ports = ["http", "admin"].map(|port| Holder { port: port.to_owned(), ..holder("a") });
+    draft.claim(&two_ports, "t0").unwrap();
+    claim(&mut draft, "b", "t0");
+    assert_eq!(draft.data()[INTERCEPTED], "2", "Services, and not their ports");
+    let registry = written(&draft);
+    assert!(registry.is_counted() && !registry.draft(RANGE, &quarantine, now).is_new());
+    let mut draft = registry.draft(RANGE, &quarantine, now);
+    draft.release("t1", |holder| holder.service == "a");
+    assert_eq!(draft.data()[INTERCEPTED], "1", "what was given back stands there, and does not count");
+    let last = draft.patch().as_array().unwrap().last().cloned();
+    assert_eq!(last, Some(json!({"op": "add", "path": "/data/intercepted", "value": "1"})));
+    // Not there, as an earlier version leaves it, or wrong: written by whatever is written next.
+    for said in [None, Some("0"), Some("7"), Some("many")] {
+        let mut data = draft.data();
+        data.remove(INTERCEPTED);
+        data.extend(said.map(|said| (INTERCEPTED.to_owned(), said.to_owned())));
+        let registry = Registry::from(ConfigMap { data: Some(data), ..ConfigMap::default() });
+        assert!(!registry.is_counted(), "{said:?}");
+        let next = registry.draft(RANGE, &quarantine, now);
+        assert!(next.is_new(), "{said:?}");
+        assert_eq!(next.data()[INTERCEPTED], "1", "{said:?}");
+    }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use scaler_types::{Dlx, Leads, ResourceId, RouteRequest, ScaleError, duration};
 use tokio::time::timeout;
 
-use super::{Read, Routes, look, plan, refusals::refusal, wishes};
+use super::{Read, Routes, look, plan, ports, refusals::refusal, wishes};
 use crate::{
     caches::State,
     config::Wish,
@@ -179,9 +179,7 @@ impl Routes {
 
     /// Whether something of ours is on a Service.
     fn is_touched(&self, service: &Read) -> bool {
-        let name = service.fact.meta.key();
-        service.fact.fenced
-            || self.store.with(|state| state.routing.slices_of(&name).any(|slice| slice.ours.is_some()))
+        self.store.with(|state| ports::is_touched(state, &service.fact))
     }
 
     /// Where a workload's Services lead now.

@@ -65,6 +65,10 @@ impl Routes {
         let holders = plan::holders(service);
         let given = self.store.with(|state| {
             let (range, registry) = (state.config.service_ports?, state.routing.registry()?);
+            // The count is right before one more Service is intercepted: an earlier version did not count.
+            if !registry.is_counted() && !is_touched(state, service) {
+                return None;
+            }
             holders.iter().map(|holder| registry.only(holder, range)).collect::<Option<Vec<_>>>()
         });
         let ports = match given {
@@ -156,7 +160,8 @@ impl Routes {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn read_registry(&self) -> Result<(), ScaleError> {
+    /// Reads the registry from the API server, and takes that over.
+    pub(super) async fn read_registry(&self) -> Result<(), ScaleError> {
         let api = self.cluster.in_namespace::<ConfigMap>(&self.cluster.home);
         match self.cluster.call(api.get(registry::NAME)).await {
             Ok(map) => self.saw_registry(map),
@@ -250,7 +255,12 @@ fn is_idle(state: &State, holder: &Holder) -> bool {
     let Some(service) = state.service(&name).filter(|service| service.meta.uid == holder.uid) else {
         return true;
     };
-    let touched = service.fenced || state.routing.slices_of(&name).any(|slice| slice.ours.is_some());
+    let touched = is_touched(state, service);
     let has_port = service.ports.iter().any(|port| port.name == holder.port);
     !has_port || !touched && !state.workloads_of(service).iter().any(|id| state.asks(id))
+}
+
+/// Whether something of ours is on a Service.
+pub(super) fn is_touched(state: &State, service: &Service) -> bool {
+    service.fenced || state.routing.slices_of(&service.meta.key()).any(|slice| slice.ours.is_some())
 }

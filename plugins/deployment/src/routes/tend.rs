@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{anyhow, ensure};
+use anyhow::{anyhow, bail};
 use futures_util::{StreamExt as _, stream};
 use scaler_types::{Dlx, Result, ScaleError};
 
@@ -10,6 +10,7 @@ use super::{Routes, look::is_complete, plan};
 use crate::{
     caches::State,
     facts::{Name, Ours, Service},
+    registry,
 };
 
 /// How many Services are written at once.
@@ -25,20 +26,25 @@ enum Tending {
 }
 
 impl Routes {
-    /// Has every slice name these DLXs, gives back what was led for workloads that are gone, and tidies the registry.
+    /// Has every slice name these DLXs, gives back what was led for workloads that are gone, and tidies the registry. Without DLXs
+    /// no slice is changed: slices that name nobody would lose every request.
     ///
     /// # Errors
     ///
-    /// No DLX is named, or not everything could be written.
+    /// Not everything could be written; without DLXs also: a Service still holds a port.
     pub async fn tend(&self, dlxs: &[Dlx]) -> Result<()> {
-        ensure!(!dlxs.is_empty(), "no DLX is named: slices that name nobody would lose every request");
         self.is_leading()?;
+        let all_given_back = dlxs.is_empty();
         let work = self.store.with(|state| {
             state.config.service_ports?;
-            state.serve(dlxs);
+            if !all_given_back {
+                state.serve(dlxs);
+            }
             state.forgive();
             state.settle();
-            Some(work(state, dlxs))
+            let mut work = work(state, dlxs);
+            work.retain(|_, what| *what == Tending::GiveBack || !all_given_back);
+            Some(work)
         });
         let Some(work) = work else { return Ok(()) };
         let all = work.into_iter().map(|(name, what)| async move {
@@ -49,9 +55,29 @@ impl Routes {
             stream::iter(all).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
         failed.extend(self.tidy().await.err().map(|error| error.to_string()));
         match failed.first() {
+            None if all_given_back => self.nothing_is_held().await,
             None => Ok(()),
             Some(first) => Err(anyhow!("{} routes are not up to date; the first: {first}", failed.len())),
         }
+    }
+
+    /// Fails while a Service holds a port: everything that can be given back here has been.
+    async fn nothing_is_held(&self) -> Result<()> {
+        self.read_registry().await?;
+        let held = self.store.with(|state| {
+            let mut entries = state.routing.registry()?.entries();
+            let (port, entry) = entries.find(|(_, entry)| entry.released.is_none())?;
+            Some((port, entry.holder.clone()))
+        });
+        let Some((port, holder)) = held else { return Ok(()) };
+        bail!(
+            "the ConfigMap {}/{} still counts the Service {}/{} as intercepted (key {port}), and no namespace file serves its \
+             namespace. Add one and run this again; if the Service is gone, remove the key",
+            self.cluster.home,
+            registry::NAME,
+            holder.namespace,
+            holder.service
+        )
     }
 
     async fn tend_one(&self, name: &Name, what: Tending, dlxs: &[Dlx]) -> Result<(), ScaleError> {

@@ -120,10 +120,20 @@ impl Scene {
 
     /// The registry: what each port is given to, and whether it was given back.
     pub async fn registry(&self) -> BTreeMap<String, Value> {
-        let map = self.home().get_opt("scaler-service-ports").await.unwrap();
-        let data = map.map(|map| map.data["data"].as_object().cloned().unwrap_or_default());
         let entry = |text: Value| serde_json::from_str(text.as_str().unwrap()).unwrap();
-        data.into_iter().flatten().map(|(port, text)| (port, entry(text))).collect()
+        let ports = self.registry_data().await.into_iter().filter(|(key, _)| key != "intercepted");
+        ports.map(|(port, text)| (port, entry(text))).collect()
+    }
+
+    /// How many Services it says are intercepted.
+    pub async fn intercepted(&self) -> Option<String> {
+        let data = self.registry_data().await;
+        data.get("intercepted").map(|text| text.as_str().expect("a text").to_owned())
+    }
+
+    async fn registry_data(&self) -> serde_json::Map<String, Value> {
+        let map = self.home().get_opt("scaler-service-ports").await.unwrap();
+        map.and_then(|map| map.data["data"].as_object().cloned()).unwrap_or_default()
     }
 }
 
