@@ -33,6 +33,8 @@ use crate::resource::{Entry, Target};
 /// How long a connection waits for its next request: less than the servers that close theirs soonest (gunicorn after
 /// 2 s, node and uvicorn after 5 s), since a request that crosses with a close can seldom be sent again.
 const IDLE: Duration = Duration::from_millis(1500);
+/// How long an endpoint is remembered to which no connection is kept.
+const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// The connections of one thread.
 #[derive(Debug)]
@@ -54,8 +56,10 @@ struct Idle {
 }
 
 /// What is kept for one endpoint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
+    /// When something was kept last.
+    since: Instant,
     http1: Vec<Connection>,
     http2: Option<(Instant, http2::SendRequest<Upload>, Upstream)>,
     habit: Habit,
@@ -175,7 +179,7 @@ impl Pool {
                     if !connection.upstream.answered() && resend::crossed(&connection.upstream, sent) =>
                 {
                     self.note_closed(target.number, &connection);
-                    request = copy;
+                    request = resend::second(copy);
                 }
                 (None, _) => {
                     self.count_second(second);
@@ -222,7 +226,7 @@ impl Pool {
                     if resend::was_refused(failed.error(), &upstream) && resend::begins_again(&copy)
                         || reused && safe && resend::crossed(&upstream, sent) =>
                 {
-                    request = copy;
+                    request = resend::second(copy);
                 }
                 (None, _) => {
                     self.count_second(second);
@@ -248,7 +252,8 @@ impl Pool {
 
     fn keep_http2(&self, target: u64, sender: http2::SendRequest<Upload>, upstream: Upstream) {
         let mut idle = self.lock();
-        idle.endpoints.entry(target).or_default().http2 = Some((Instant::now(), sender, upstream));
+        let now = Instant::now();
+        idle.kept(target, now).http2 = Some((now, sender, upstream));
         self.tell(&mut idle);
     }
 
@@ -288,7 +293,7 @@ impl Pool {
         connection.answers = connection.answers.saturating_add(1);
         connection.since = now;
         let mut idle = self.lock();
-        let kept = idle.endpoints.entry(target).or_default();
+        let kept = idle.kept(target, now);
         kept.habit.answered(connection.answers);
         if kept.habit.keep(now) {
             kept.http1.push(connection);
@@ -319,13 +324,14 @@ impl Pool {
         self.lock().endpoints.retain(|number, _| !unlisted.contains(&Target::listed(*number)));
     }
 
-    /// Drops what waited for too long; when to look again, if anything is left.
+    /// Drops what waited for too long, and forgets endpoints that are used no more: one may be kept once more after it was
+    /// listed last. When to look again, if a connection is left.
     fn drop_old(&self) -> Option<Instant> {
         let now = Instant::now();
         let fresh = |at: Instant| now.duration_since(at) < IDLE;
         let mut left = false;
         let mut idle = self.lock();
-        for kept in idle.endpoints.values_mut() {
+        idle.endpoints.retain(|_, kept| {
             let habit = &mut kept.habit;
             kept.http1.retain(|connection| {
                 let closed = connection.sender.is_closed();
@@ -336,8 +342,10 @@ impl Pool {
             });
             // Dropping the handle ends the connection only when its streams are done.
             kept.http2.take_if(|(since, sender, _)| sender.is_closed() || !fresh(*since));
-            left |= !kept.http1.is_empty() || kept.http2.is_some();
-        }
+            let holds = !kept.http1.is_empty() || kept.http2.is_some();
+            left |= holds;
+            holds || now.duration_since(kept.since) < REMEMBERED
+        });
         idle.resting = !left;
         left.then_some(now + IDLE)
     }
@@ -358,6 +366,18 @@ async fn upkeep(pool: std::sync::Weak<Pool>) {
             }
             None => pool.kept.notified().await,
         }
+    }
+}
+
+// === impl Idle ===
+
+impl Idle {
+    /// What is kept for an endpoint, where something is about to be kept.
+    fn kept(&mut self, target: u64, now: Instant) -> &mut Kept {
+        let new = || Kept { since: now, http1: Vec::new(), http2: None, habit: Habit::default() };
+        let kept = self.endpoints.entry(target).or_insert_with(new);
+        kept.since = now;
+        kept
     }
 }
 
@@ -386,5 +406,32 @@ pub fn explain(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scaler_types::Endpoint;
+    use tokio::{net::TcpListener, time::advance};
+
+    use super::*;
+
+    /// One call after another has its connection kept when its endpoint is listed no more.
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_that_are_used_no_more_are_forgotten() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::new();
+        for _ in 0..3 {
+            let target = Target::new(Endpoint::new(listener.local_addr().unwrap().to_string(), ""));
+            let (sender, upstream) = dial_http2(&target).await.unwrap();
+            pool.close_idle(&[target.number]);
+            pool.keep_http2(target.number, sender, upstream);
+        }
+        assert_eq!(pool.lock().endpoints.len(), 3);
+        advance(IDLE).await;
+        assert_eq!(pool.drop_old(), None);
+        advance(REMEMBERED).await;
+        pool.drop_old();
+        assert_eq!(pool.lock().endpoints.len(), 0);
     }
 }

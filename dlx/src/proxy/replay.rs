@@ -11,6 +11,8 @@ use hyper::body::{Body, Frame, SizeHint};
 
 /// How much is kept of what was sent. More than most calls of gRPC have.
 const KEPT: usize = 16 * 1024;
+/// What a piece counts at least: keeping it costs as much, however little is in it.
+const PIECE: usize = 256;
 
 /// A body that is kept while it is sent. Its [`later`](Self::later) one takes it over when it is first read.
 #[derive(Debug)]
@@ -89,8 +91,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
             && !state.lost
         {
             match frame.data_ref() {
-                Some(data) if state.bytes + data.len() <= KEPT => {
-                    state.bytes += data.len();
+                Some(data) if state.bytes + data.len().max(PIECE) <= KEPT => {
+                    state.bytes += data.len().max(PIECE);
                     state.kept.push(data.clone());
                     this.given += 1;
                 }
@@ -172,9 +174,17 @@ mod tests {
     #[tokio::test]
     async fn what_is_too_much_to_keep_is_not_sent_again() {
         static LARGE: [u8; KEPT] = [0; KEPT];
-        let mut first = body(&[&LARGE, b"a"]);
-        let later = first.later();
-        while first.frame().await.is_some() {}
-        assert!(!later.begin());
+        for (pieces, kept) in [
+            (vec![&LARGE[..]], true),
+            (vec![&LARGE[..], b"a"], false),
+            // However little is in a piece, it is a piece.
+            (vec![b"a"; KEPT / PIECE], true),
+            (vec![b"a"; KEPT / PIECE + 1], false),
+        ] {
+            let mut first = body(&pieces);
+            let later = first.later();
+            while first.frame().await.is_some() {}
+            assert_eq!(later.begin(), kept, "{} pieces", pieces.len());
+        }
     }
 }

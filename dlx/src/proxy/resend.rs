@@ -27,9 +27,15 @@ pub fn is_second(request: &Request<Upload>) -> bool {
     request.extensions().get::<Second>().is_some()
 }
 
-/// A copy of a request that has no body.
+/// A copy of a request that has no body, to be sent [for the second time](second).
 pub fn copy(request: &Request<Upload>) -> Request<Upload> {
-    second(request, Upload::Empty)
+    copy_with(request, Upload::Empty)
+}
+
+/// Marks a copy that is about to be sent for the second time.
+pub fn second(mut copy: Request<Upload>) -> Request<Upload> {
+    copy.extensions_mut().insert(Second);
+    copy
 }
 
 /// Makes a request one whose body can be begun again, and a copy that does so; for HTTP/2, which says what was not begun
@@ -48,7 +54,7 @@ pub fn keep(request: Request<Upload>) -> (Request<Upload>, Option<Request<Upload
         Upload::Kept(replay) => Upload::Kept(replay.later()),
         _ => Upload::Empty,
     };
-    let again = second(&request, again);
+    let again = copy_with(&request, again);
     (request, Some(again))
 }
 
@@ -60,13 +66,12 @@ pub fn begins_again(copy: &Request<Upload>) -> bool {
     }
 }
 
-fn second(request: &Request<Upload>, body: Upload) -> Request<Upload> {
+fn copy_with(request: &Request<Upload>, body: Upload) -> Request<Upload> {
     let mut copy = Request::new(body);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
-    copy.extensions_mut().insert(Second);
     copy
 }
 

@@ -82,6 +82,7 @@ impl Bench {
             report.warm = steps.step(&name, || {
                 runtime.block_on(warm::measure(&built, &programs, self.rounds, self.seconds))
             })?;
+            report.check_of_kept_ns = Some(warm::check_of_kept()?);
         }
         let requests = self.requests.min(usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(500));
         if wanted(Part::Held) {

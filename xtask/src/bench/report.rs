@@ -13,6 +13,8 @@ pub struct Report {
     programs: Vec<(&'static str, String)>,
     /// In the order of the table.
     pub warm: Vec<Warm>,
+    /// The look at a kept connection before it is used.
+    pub check_of_kept_ns: Option<f64>,
     /// Held requests.
     pub held: Option<Held>,
     /// The burst.
@@ -204,6 +206,7 @@ impl Report {
             machine,
             programs: programs.versions(),
             warm: Vec::new(),
+            check_of_kept_ns: None,
             held: None,
             burst: None,
             cold: None,
@@ -289,6 +292,12 @@ impl Report {
             );
         }
         println!("  (reach: the DLX at 1.2 x HAProxy or less)");
+        if let Some(check) = self.check_of_kept_ns {
+            println!(
+                "  of the DLX's, the check of a kept connection before it is used: {:.2} us",
+                check / 1000.0
+            );
+        }
     }
 }
 

@@ -1,13 +1,17 @@
 //! What one request costs through each proxy while the resource is awake.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
+};
 
 use super::{
     peers::{self, Programs},
@@ -80,6 +84,25 @@ pub async fn measure(built: &Built, programs: &Programs, rounds: usize, seconds:
     }
     measured.sort_by_key(|proxy| proxy.name == "Scaler's DLX");
     Ok(measured.into_iter().map(Measured::result).collect())
+}
+
+/// What the kernel's part of the check costs that the DLX makes of a kept connection before it uses it (`dlx/src/proxy/upstream.rs`):
+/// a look at one that is open and quiet, in nanoseconds.
+///
+/// # Errors
+///
+/// There is no connection, or it is not quiet.
+pub fn check_of_kept() -> Result<f64> {
+    const LOOKS: u32 = 200_000;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let stream = TcpStream::connect(listener.local_addr()?)?;
+    let _other = listener.accept()?;
+    let begun = Instant::now();
+    for _ in 0..LOOKS {
+        let seen = recv(&stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        ensure!(seen == Err(Errno::AGAIN), "the connection is not quiet: {seen:?}");
+    }
+    Ok(begun.elapsed().as_secs_f64() * 1e9 / f64::from(LOOKS))
 }
 
 /// Runs wrk. Returns how many requests were answered, and how many per second.
