@@ -9,7 +9,7 @@ use e2e::kubernetes::{
     needs_devcluster, run,
     shop::Part,
 };
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
 use kube::Api;
 use scaler_types::Leads;
 use serde_json::json;
@@ -43,9 +43,17 @@ fn may_start(shop: &Shop) -> PathBuf {
     shop.folder().join("may-start")
 }
 
+/// How many Services are counted as intercepted: above 0 the admission policy denies that Scaler is deleted.
+async fn intercepted(shop: &Shop) -> String {
+    let maps: Api<ConfigMap> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
+    let map = maps.get("scaler-service-ports").await.expect("the ConfigMap of ports");
+    map.data.expect("its data")["intercepted"].clone()
+}
+
 /// Nothing was asked for that it may not do, and nothing of it is left but that the autoscaler is stopped.
 async fn given_back(shop: &Shop, webs: &[Workload; 2], before: &Snapshot, ended: &Ended) {
     assert_eq!(ended.status, 0, "{}", ended.said);
+    assert_eq!(intercepted(shop).await, "0");
     assert!(shop.pods(Part::Autoscaler).await.is_empty(), "{}", ended.said);
     for web in webs {
         shop.given_back(web).await;
@@ -76,6 +84,7 @@ fn the_hook_stops_the_autoscaler_and_gives_everything_back() {
     }
     run(async {
         let (shop, webs, before) = led().await;
+        assert_eq!(intercepted(&shop).await, "2");
         let hook = Hook::render(&shop, LONG);
         hook.create(&shop).await;
         let ended = hook.run(&shop, 1).await;
@@ -107,6 +116,7 @@ fn the_hook_fails_where_something_cannot_be_given_back_and_goes_on_when_it_can()
         }
         shop.seen(&webs[1], "its Service to be given back", |seen| seen.leads() == Leads::Own).await;
         shop.seen(&webs[0], "its Service to be led still", |seen| seen.leads() != Leads::Own).await;
+        assert_eq!(intercepted(&shop).await, "1");
         std::fs::write(may_start(&shop), "").expect("writing the file");
         let ended = hook.run(&shop, 2).await;
         given_back(&shop, &webs, &before, &ended).await;

@@ -1,5 +1,6 @@
-//! The ValidatingAdmissionPolicies, evaluated: what each daemon's writes may change, and what not.
+//! The ValidatingAdmissionPolicies, evaluated: what each daemon's writes may change, and what not; and what may be deleted.
 
+mod deletion;
 mod routes;
 mod workloads;
 
@@ -19,6 +20,7 @@ use crate::values::{of_kind, rendered};
 pub struct Policy {
     rules: Vec<NamedRuleWithOperations>,
     condition: String,
+    failure_policy: String,
     variables: Vec<(String, String)>,
     validations: Vec<(String, String)>,
 }
@@ -27,17 +29,24 @@ pub struct Policy {
 pub fn policy(name: &str) -> Policy {
     let objects = rendered("");
     let name = format!("scaler-scaler-{name}");
-    let policy: ValidatingAdmissionPolicy = named(&objects, "ValidatingAdmissionPolicy", &name);
     let binding: ValidatingAdmissionPolicyBinding =
         named(&objects, "ValidatingAdmissionPolicyBinding", &name);
+    assert_eq!(binding.spec.unwrap().validation_actions, Some(vec!["Deny".to_owned()]));
+    policy_of(&objects, &name)
+}
+
+/// The same of objects that were rendered otherwise.
+fn policy_of(objects: &[DynamicObject], name: &str) -> Policy {
+    let policy: ValidatingAdmissionPolicy = named(objects, "ValidatingAdmissionPolicy", name);
+    let binding: ValidatingAdmissionPolicyBinding = named(objects, "ValidatingAdmissionPolicyBinding", name);
     let binding = binding.spec.unwrap();
-    assert_eq!(binding.policy_name.as_deref(), Some(name.as_str()), "bound to itself");
-    assert_eq!(binding.validation_actions, Some(vec!["Deny".to_owned()]));
+    assert_eq!(binding.policy_name.as_deref(), Some(name), "bound to itself");
     let spec = policy.spec.unwrap();
-    assert_eq!(spec.failure_policy.as_deref(), Some("Fail"));
+    let [condition] = &spec.match_conditions.unwrap()[..] else { panic!("{name}: one condition") };
     Policy {
         rules: spec.match_constraints.unwrap().resource_rules.unwrap(),
-        condition: spec.match_conditions.unwrap().remove(0).expression,
+        condition: condition.expression.clone(),
+        failure_policy: spec.failure_policy.unwrap(),
         variables: spec
             .variables
             .unwrap_or_default()
@@ -94,9 +103,12 @@ impl Policy {
 
     /// The message of the first validation that does not hold. `null` is the old object of a CREATE, and the new one of a DELETE.
     pub fn refuses(&self, old: &Value, new: &Value) -> Option<&str> {
-        let mut context = Context::default();
-        context.add_variable_from_value("object", cel(new));
-        context.add_variable_from_value("oldObject", cel(old));
+        self.refuses_with(&[("object", new), ("oldObject", old)])
+    }
+
+    /// The same with all that the expressions are given.
+    fn refuses_with(&self, given: &[(&str, &Value)]) -> Option<&str> {
+        let mut context = context(given);
         let mut variables = HashMap::new();
         for (name, expression) in &self.variables {
             let value = evaluate(expression, &context);
@@ -108,10 +120,21 @@ impl Policy {
     }
 
     fn is_about(&self, user: &str) -> bool {
-        let mut context = Context::default();
-        context.add_variable_from_value("request", cel(&json!({"userInfo": {"username": user}})));
-        evaluate(&self.condition, &context) == Cel::Bool(true)
+        self.matches(&[("request", &json!({"userInfo": {"username": user}}))])
     }
+
+    /// Whether its condition holds.
+    fn matches(&self, given: &[(&str, &Value)]) -> bool {
+        evaluate(&self.condition, &context(given)) == Cel::Bool(true)
+    }
+}
+
+fn context(given: &[(&str, &Value)]) -> Context<'static, 'static> {
+    let mut context = Context::default();
+    for (name, value) in given {
+        context.add_variable_from_value(*name, cel(value));
+    }
+    context
 }
 
 /// `object`, with `value` at `pointer`; `null` takes away what is there.
@@ -137,6 +160,7 @@ fn a_policy_is_about_its_daemon_only() {
         ("autoscaler-configmaps", "autoscaler", "dlx"),
     ] {
         let policy = policy(name);
+        assert_eq!(policy.failure_policy, "Fail", "{name}");
         assert!(policy.is_about(&format!("system:serviceaccount:scaler:scaler-{daemon}")), "{name}");
         assert!(!policy.is_about(&format!("system:serviceaccount:scaler:scaler-{other}")), "{name}");
         assert!(!policy.is_about("system:serviceaccount:shop:default"), "{name}");

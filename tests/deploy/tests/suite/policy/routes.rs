@@ -190,5 +190,5 @@ fn one_config_map_is_written() {
 fn where_nothing_is_led_there_are_no_such_policies() {
     let objects = crate::values::rendered("servicePorts: null");
     assert_eq!(crate::values::of_kind(&objects, "ValidatingAdmissionPolicy").len(), 2);
-    assert_eq!(crate::values::of_kind(&crate::values::rendered(""), "ValidatingAdmissionPolicy").len(), 5);
+    assert_eq!(crate::values::of_kind(&crate::values::rendered(""), "ValidatingAdmissionPolicy").len(), 6);
 }

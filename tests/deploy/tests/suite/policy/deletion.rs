@@ -1,0 +1,174 @@
+//! What may be deleted of Scaler while a Service is intercepted.
+
+use kube::core::DynamicObject;
+use serde_json::{Value, json};
+
+use super::{Policy, named, policy};
+use crate::values::{SETS, is_hook, of_kind, rendered};
+
+/// Whether the API server lets an object be deleted; else its message. `data` is that of the ConfigMap that the policy takes.
+fn denied<'a>(
+    policy: &'a Policy,
+    (group, resource): (&str, &str),
+    object: &Value,
+    namespace: &Value,
+    data: &Value,
+) -> Option<&'a str> {
+    let request = json!({"operation": "DELETE", "resource": {"group": group, "resource": resource}});
+    let given = [("request", &request), ("oldObject", object)];
+    if !policy.is_asked("DELETE", group, resource) || !policy.matches(&given) {
+        return None;
+    }
+    let map = json!({"metadata": {"name": "scaler-service-ports", "namespace": "scaler"}});
+    let map = if data.is_null() { map } else { super::with(map, "/data", data.clone()) };
+    let null = Value::Null;
+    let [request, old] = given;
+    policy.refuses_with(&[request, old, ("object", &null), ("params", &map), ("namespaceObject", namespace)])
+}
+
+fn object(namespace: Option<&str>, name: &str) -> Value {
+    let metadata = match namespace {
+        Some(namespace) => json!({"name": name, "namespace": namespace}),
+        None => json!({"name": name}),
+    };
+    json!({ "metadata": metadata })
+}
+
+fn namespace() -> Value {
+    json!({"metadata": {"name": "scaler"}, "status": {"phase": "Active"}})
+}
+
+const DEPLOYMENTS: (&str, &str) = ("apps", "deployments");
+const ACCOUNTS: (&str, &str) = ("", "serviceaccounts");
+const MAPS: (&str, &str) = ("", "configmaps");
+const NAMESPACES: (&str, &str) = ("", "namespaces");
+
+/// What is Scaler's: where, and its name; the namespace itself is in none.
+const OURS: [((&str, &str), Option<&str>, &str); 6] = [
+    (DEPLOYMENTS, Some("scaler"), "scaler-autoscaler"),
+    (DEPLOYMENTS, Some("scaler"), "scaler-dlx"),
+    (ACCOUNTS, Some("scaler"), "scaler-autoscaler"),
+    (ACCOUNTS, Some("scaler"), "scaler-dlx"),
+    (MAPS, Some("scaler"), "scaler-service-ports"),
+    (NAMESPACES, None, "scaler"),
+];
+
+#[test]
+fn nothing_of_scaler_is_deleted_while_a_service_is_intercepted() {
+    let policy = policy("deletion");
+    for (resource, at, name) in OURS {
+        // The namespace is in no other.
+        let (ours, around) = (object(at, name), if at.is_some() { namespace() } else { Value::Null });
+        let denied = |data: Value| denied(&policy, resource, &ours, &around, &data);
+        for count in ["1", "250"] {
+            let why = denied(json!({"intercepted": count, "20000": "{}"})).unwrap_or_default();
+            for told in [
+                "helm -n scaler get hooks scaler | kubectl apply -f -",
+                "kubectl apply -f restore.yaml",
+                "the Job scaler-restore",
+                "annotate it with scaler.dev/force-delete=true",
+            ] {
+                assert!(why.contains(told), "{resource:?} {name}, {count}: {told:?} is not in {why:?}");
+            }
+        }
+        for none in [json!({"intercepted": "0", "20000": "{}"}), json!({"20000": "{}"}), Value::Null] {
+            assert_eq!(denied(none.clone()), None, "{resource:?} {name}: {none}");
+        }
+    }
+}
+
+#[test]
+fn what_is_forced_or_goes_with_its_namespace_is_deleted() {
+    let policy = policy("deletion");
+    let some = json!({"intercepted": "1"});
+    for (resource, at, name) in OURS {
+        let around = if at.is_some() { namespace() } else { Value::Null };
+        for (annotations, allowed) in [
+            (json!({"scaler.dev/force-delete": "true"}), true),
+            (json!({"scaler.dev/force-delete": "false"}), false),
+            (json!({"team": "a"}), false),
+        ] {
+            let ours = super::with(object(at, name), "/metadata/annotations", annotations.clone());
+            let why = denied(&policy, resource, &ours, &around, &some);
+            assert_eq!(why.is_none(), allowed, "{resource:?} {name}: {annotations}");
+        }
+        let ending = super::with(namespace(), "/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"));
+        if at.is_some() {
+            assert_eq!(denied(&policy, resource, &object(at, name), &ending, &some), None, "{name}");
+        }
+    }
+}
+
+#[test]
+fn everything_else_is_deleted_by_whoever_may() {
+    let policy = policy("deletion");
+    let some = json!({"intercepted": "1"});
+    for (resource, at, name) in [
+        (DEPLOYMENTS, Some("scaler"), "web"),
+        (DEPLOYMENTS, Some("shop"), "scaler-dlx"),
+        (ACCOUNTS, Some("scaler"), "default"),
+        (ACCOUNTS, Some("shop"), "scaler-dlx"),
+        (MAPS, Some("scaler"), "kube-root-ca.crt"),
+        (MAPS, Some("shop"), "scaler-service-ports"),
+        (NAMESPACES, None, "shop"),
+    ] {
+        let around = if at.is_some() { namespace() } else { Value::Null };
+        assert_eq!(denied(&policy, resource, &object(at, name), &around, &some), None, "{resource:?} {name}");
+    }
+    for operation in ["CREATE", "UPDATE"] {
+        for (group, resource) in [DEPLOYMENTS, ACCOUNTS, MAPS, NAMESPACES] {
+            assert!(!policy.is_asked(operation, group, resource), "{operation} {resource}");
+        }
+    }
+}
+
+/// A mistake in it, or a ConfigMap that is not there, keeps nobody from deleting.
+#[test]
+fn it_fails_open_and_takes_its_number_from_the_config_map_of_its_own_namespace() {
+    assert_eq!(policy("deletion").failure_policy, "Ignore");
+    let objects = rendered("");
+    let policy: Value = named(&objects, "ValidatingAdmissionPolicy", "scaler-scaler-deletion");
+    assert_eq!(policy["spec"]["paramKind"], json!({"apiVersion": "v1", "kind": "ConfigMap"}));
+    let binding: Value = named(&objects, "ValidatingAdmissionPolicyBinding", "scaler-scaler-deletion");
+    let param =
+        json!({"name": "scaler-service-ports", "namespace": "scaler", "parameterNotFoundAction": "Allow"});
+    assert_eq!(binding["spec"]["paramRef"], param);
+    assert_eq!(policy["spec"]["validations"][0]["reason"], "Forbidden");
+}
+
+/// The names are those that the release has: `helm uninstall` deletes them after its hook, and nothing of the hook is kept.
+#[test]
+fn every_deployment_and_account_of_a_release_is_protected_and_nothing_of_its_hook() {
+    for (name, values) in SETS {
+        let objects = rendered(values);
+        let policies = of_kind(&objects, "ValidatingAdmissionPolicy").into_iter();
+        let mut names = policies.map(|object| object.metadata.name.as_deref().unwrap());
+        let called = names.find(|name| name.ends_with("-deletion"));
+        assert_eq!(called.is_some(), name != "everything off", "{name}");
+        let Some(called) = called else { continue };
+        let policy = super::policy_of(&objects, called);
+        let (some, none) = (json!({"intercepted": "1"}), json!({"intercepted": "0"}));
+        for object in &objects {
+            let resource = match object.types.as_ref().unwrap().kind.as_str() {
+                "Deployment" => DEPLOYMENTS,
+                "ServiceAccount" => ACCOUNTS,
+                "ConfigMap" => MAPS,
+                _ => {
+                    assert!(!is_namespace(object), "{name}");
+                    continue;
+                }
+            };
+            assert!(!is_hook(object), "{name}: what the hook brings is deleted by it");
+            let value = serde_json::to_value(object).unwrap();
+            let kept = denied(&policy, resource, &value, &namespace(), &some).is_some();
+            assert_eq!(kept, resource != MAPS, "{name}: {:?}", object.metadata.name);
+            assert_eq!(denied(&policy, resource, &value, &namespace(), &none), None, "{name}");
+        }
+    }
+    let off = rendered("admissionPolicy: {protectFromDeletion: false}");
+    assert_eq!(of_kind(&off, "ValidatingAdmissionPolicy").len(), 5);
+}
+
+fn is_namespace(object: &DynamicObject) -> bool {
+    object.types.as_ref().is_some_and(|types| types.kind == "Namespace")
+}
