@@ -2,8 +2,27 @@
 
 mod support;
 
-use support::{Given, Site, body, plugin::Plugin, status, upstream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dlx::serve::Timeouts;
+use http::Request;
+use support::{Given, PATIENCE, Site, body, plugin::Plugin, status, until, upstream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// Short, and told apart from the defaults.
+const SHORT: Duration = Duration::from_millis(300);
 
 /// Nothing of the upload is read: the close is a reset. The answer had come before it.
 #[tokio::test(flavor = "multi_thread")]
@@ -34,4 +53,88 @@ async fn an_early_answer_reaches_the_client_also_when_the_upload_is_reset() {
         assert_eq!((status(&answer), body(&answer)), (413, "large"), "round {round}: {answer}");
         drop(sending.await.unwrap());
     }
+}
+
+/// Answers each request when it has its head, and reads on until "end" comes; whether it has come.
+async fn answers_first() -> (SocketAddr, Arc<AtomicBool>) {
+    let ended = Arc::new(AtomicBool::new(false));
+    let ends = ended.clone();
+    let address = upstream::raw(move |mut stream, _| {
+        let ended = ends.clone();
+        async move {
+            if upstream::read_head(&mut stream).await.is_none() {
+                return;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly").await.unwrap();
+            let mut all = Vec::new();
+            while stream.read_buf(&mut all).await.is_ok_and(|len| len > 0) {
+                ended.fetch_or(all.windows(3).any(|part| part == b"end"), Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    (address, ended)
+}
+
+async fn site(timeouts: Timeouts) -> (Site, Arc<AtomicBool>) {
+    let (address, ended) = answers_first().await;
+    let given = Given { timeouts, ..Given::default() };
+    (Site::start(Plugin::at(address).awake("a", address), given).await, ended)
+}
+
+/// Has its answer, and has sent one of the four bytes of its body.
+async fn upload(site: &Site) -> TcpStream {
+    let mut client = site.connect().await;
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\n.").await.unwrap();
+    assert_eq!(status(&upstream::read_head(&mut client).await.unwrap()), 200);
+    client.read_exact(&mut [0; 5]).await.unwrap();
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_goes_on_after_its_answer_is_in_flight_and_its_connection_not_idle() {
+    let (site, ended) = site(Timeouts { idle: SHORT, ..Timeouts::default() }).await;
+    let entry = site.entry("a");
+    let mut client = upload(&site).await;
+    assert_eq!(entry.counts.in_flight(), 1);
+    // One that came later and is idle is closed meanwhile.
+    let mut idle = site.connect().await;
+    assert_eq!(timeout(PATIENCE, idle.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
+    assert_eq!(entry.counts.in_flight(), 1);
+    client.write_all(b"end").await.unwrap();
+    until("all of it came", || ended.load(Ordering::SeqCst)).await;
+    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+    // From here on it is idle.
+    assert_eq!(timeout(PATIENCE, client.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_is_one_of_http2() {
+    let (site, ended) = site(Timeouts { idle: SHORT, ..Timeouts::default() }).await;
+    let entry = site.entry("a");
+    let (mut client, connection) = h2::client::handshake(site.connect().await).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let post = Request::post("http://a.test/").body(()).unwrap();
+    let (answer, mut to) = client.send_request(post, false).unwrap();
+    to.send_data(Bytes::from_static(b"."), false).unwrap();
+    let mut from = answer.await.unwrap().into_body();
+    assert_eq!(from.data().await.unwrap().unwrap(), "early");
+    assert!(from.data().await.is_none());
+    assert_eq!(entry.counts.in_flight(), 1);
+    let mut idle = site.connect().await;
+    assert_eq!(timeout(PATIENCE, idle.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
+    assert_eq!(entry.counts.in_flight(), 1);
+    to.send_data(Bytes::from_static(b"end"), true).unwrap();
+    until("all of it came", || ended.load(Ordering::SeqCst)).await;
+    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+    timeout(PATIENCE, connection).await.expect("an end").unwrap().unwrap();
+}
+
+/// Its client sends nothing more, and stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_stalls_after_its_answer_keeps_nothing_awake() {
+    let (site, _) = site(Timeouts { stall: SHORT, ..Timeouts::default() }).await;
+    let client = upload(&site).await;
+    until("it is in flight no more", || site.entry("a").counts.in_flight() == 0).await;
+    drop(client);
 }

@@ -1,4 +1,4 @@
-//! Bodies on their way through.
+//! Answers' bodies on their way through.
 
 use std::{
     pin::Pin,
@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{Caller, pool::Lease, replay::Replay};
-use crate::{hold::Share, resource::InFlight, serve::Progress};
+use super::{pool::Lease, upload::Rest};
+use crate::{hold::Share, resource::InFlight};
 
 /// A response's body on its way to the client.
 #[derive(Debug)]
@@ -31,19 +31,10 @@ pub struct Through {
     incoming: Incoming,
     /// The connection it comes on, to be used again when it came to its end.
     lease: Option<Lease>,
-    /// In flight until it is done or dropped.
+    /// In flight until it is done or dropped,
     in_flight: Option<InFlight>,
-}
-
-/// A request's body on its way to the resource.
-#[derive(Debug)]
-pub enum Upload {
-    /// None.
-    Empty,
-    /// From the client; over HTTP/1 with what its connection is doing, which waits for it.
-    Streaming(Incoming, Option<Arc<Progress>>),
-    /// From the client, and kept until it is known that the resource works on it.
-    Kept(Replay<Incoming>),
+    /// and on, while the request's body still comes.
+    rest: Option<Arc<Rest>>,
 }
 
 // === impl Relay ===
@@ -67,9 +58,10 @@ impl Relay {
         response: Response<Incoming>,
         lease: Option<Lease>,
         in_flight: InFlight,
+        rest: Option<Arc<Rest>>,
     ) -> Response<Self> {
         response.map(|incoming| {
-            let mut through = Through { incoming, lease, in_flight: Some(in_flight) };
+            let mut through = Through { incoming, lease, in_flight: Some(in_flight), rest };
             if through.incoming.is_end_stream() {
                 through.ended();
             }
@@ -129,62 +121,21 @@ impl Body for Relay {
 impl Through {
     /// All of it came.
     fn ended(&mut self) {
-        if let (Some(lease), Some(in_flight)) = (self.lease.take(), self.in_flight.take()) {
+        if let (Some(lease), Some(in_flight)) = (self.lease.take(), &self.in_flight) {
             lease.give_back(in_flight.entry());
         }
-        self.in_flight = None;
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if let (Some(in_flight), Some(rest)) = (self.in_flight.take(), &self.rest) {
+            rest.answered(in_flight);
+        }
     }
 }
 
-// === impl Upload ===
-
-impl Upload {
-    /// The body of a client's request.
-    pub fn from_client(incoming: Incoming, caller: &Caller) -> Self {
-        if incoming.is_end_stream() {
-            return Upload::Empty;
-        }
-        Upload::Streaming(incoming, caller.socket.as_ref().map(|_| caller.progress.clone()))
-    }
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Upload::Empty => Poll::Ready(None),
-            Upload::Streaming(incoming, progress) => {
-                let frame = Pin::new(incoming).poll_frame(cx);
-                // An error may be that it waited for too long, which is asked for afterwards.
-                if let Some(progress) = progress
-                    && !matches!(frame, Poll::Ready(Some(Err(_))))
-                {
-                    progress.awaits_body(frame.is_pending());
-                }
-                frame
-            }
-            Upload::Kept(replay) => Pin::new(replay).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Upload::Empty => true,
-            Upload::Streaming(incoming, _) => incoming.is_end_stream(),
-            Upload::Kept(replay) => replay.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Upload::Empty => SizeHint::with_exact(0),
-            Upload::Streaming(incoming, _) => incoming.size_hint(),
-            Upload::Kept(replay) => replay.size_hint(),
-        }
+impl Drop for Through {
+    fn drop(&mut self) {
+        self.leave();
     }
 }

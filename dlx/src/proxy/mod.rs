@@ -10,6 +10,7 @@ mod pool;
 mod replay;
 mod resend;
 mod upgrade;
+mod upload;
 mod upstream;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-pub use body::{Relay, Upload};
+pub use body::Relay;
 pub use dial::dial;
 pub use forward::SOCKET_TAKES;
 pub use head::address;
@@ -25,6 +26,7 @@ use http::{HeaderValue, Method, Request, Response, Version, header, uri::PathAnd
 use hyper::body::{Body, Incoming};
 pub use no_wake::answer as no_wake_answer;
 pub use pool::{Pool, explain};
+pub use upload::Upload;
 
 use crate::{
     answer::Refusal,

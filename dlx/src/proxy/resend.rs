@@ -46,7 +46,7 @@ pub fn keep(request: Request<Upload>) -> (Request<Upload>, Option<Request<Upload
     }
     let (parts, body) = request.into_parts();
     let body = match body {
-        Upload::Streaming(incoming, _) => Upload::Kept(Replay::new(incoming)),
+        Upload::Streaming(body) => Upload::Kept(Replay::new(body)),
         other => other,
     };
     let request = Request::from_parts(parts, body);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub use accept::Listener;
 pub use park::Parked;
 pub use places::{Clients, Places};
-pub use progress::{Progress, Timeouts};
+pub use progress::{Busy, Progress, Timeouts};
 use scaler_types::Port;
 pub use socket::Socket;
 pub use worker::{Accepted, Workers};

@@ -33,7 +33,7 @@ pub struct Progress {
     places: Arc<Places>,
     accepted: Instant,
     http2: AtomicBool,
-    /// Requests that are held or being answered.
+    /// Requests that are held or being answered, and bodies that still come.
     requests: AtomicUsize,
     idle_since: AtomicU64,
     head_since: AtomicU64,
@@ -50,7 +50,7 @@ pub struct Progress {
     closes: Notify,
 }
 
-/// Counts one request on its connection until it is dropped.
+/// Has its connection be busy until it is dropped.
 #[derive(Debug)]
 pub struct Busy(Arc<Progress>);
 
@@ -122,10 +122,16 @@ impl Progress {
 
     /// A request came.
     pub fn begin(self: &Arc<Self>) -> Busy {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        let busy = self.busy();
         self.head_since.store(0, Ordering::Relaxed);
         self.body_awaited.store(0, Ordering::Relaxed);
         self.answered.store(false, Ordering::Relaxed);
+        busy
+    }
+
+    /// It has something to do until this is dropped.
+    pub fn busy(self: &Arc<Self>) -> Busy {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
 
