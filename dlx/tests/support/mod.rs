@@ -9,7 +9,10 @@ pub mod upstream;
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -177,8 +180,10 @@ pub fn local(port: u16) -> SocketAddr {
 
 /// A range of ports that were free a moment ago, below those of outgoing connections.
 pub fn free_range(count: u16) -> ServicePorts {
-    // Tests run side by side, each in a process of its own.
-    let mut first = 10_000 + (std::process::id() as u16 % 500) * 40;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    // Tests run side by side, in this process and in others: none is given what another one is about to bind.
+    let given = GIVEN.fetch_add(count, Ordering::SeqCst);
+    let mut first = 10_000 + (std::process::id() as u16 % 500) * 40 + given;
     loop {
         let ports = ServicePorts { first, last: first + count - 1 };
         let bound: Result<Vec<_>, _> = ports.all().map(|port| TcpListener::bind(("::", port))).collect();
