@@ -172,7 +172,7 @@ impl Watch {
         };
         for event in &events {
             if let Some((change, object)) = self.seen_as(event) {
-                self.send(change, object).await?;
+                self.send(change, &object).await?;
             }
             self.seen = event.object.revision;
         }
@@ -185,14 +185,15 @@ impl Watch {
     }
 
     /// What a change is for one who sees only what the selector takes.
-    fn seen_as<'e>(&self, event: &'e Event) -> Option<(&'static str, &'e Object)> {
-        let was = event.before.as_ref().is_some_and(|before| self.takes(before));
+    fn seen_as(&self, event: &Event) -> Option<(&'static str, Arc<Object>)> {
+        let before = event.before.as_ref().filter(|before| self.takes(before));
         let is = event.change != Change::Deleted && self.takes(&event.object);
-        match (was, is) {
-            (false, true) => Some(("ADDED", &event.object)),
-            (true, true) => Some(("MODIFIED", &event.object)),
-            (true, false) => Some(("DELETED", &event.object)),
-            (false, false) => None,
+        match (before, is) {
+            (None, true) => Some(("ADDED", Arc::clone(&event.object))),
+            (Some(_), true) => Some(("MODIFIED", Arc::clone(&event.object))),
+            // As it was when the selector took it.
+            (Some(before), false) => Some(("DELETED", Arc::new(before.at(event.object.revision)))),
+            (None, false) => None,
         }
     }
 

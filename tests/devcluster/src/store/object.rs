@@ -108,7 +108,7 @@ impl Object {
     }
 
     /// The version with another revision: what a deletion shows to those who watch.
-    pub(super) fn at(&self, revision: u64) -> Self {
+    pub fn at(&self, revision: u64) -> Self {
         Self::new(self.value.clone(), revision)
     }
 }

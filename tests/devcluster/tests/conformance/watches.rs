@@ -101,10 +101,18 @@ fn what_a_selector_no_longer_takes_is_deleted_for_its_watch() {
         let label = |value: &str| json!({"metadata": {"labels": {"app": value}}});
         api.patch(&one, "merge", &label("web")).await;
         assert_eq!(events.told().await, told("ADDED", "one", "1"));
-        api.patch(&one, "merge", &label("other")).await;
-        assert_eq!(events.told().await, told("DELETED", "one", "1"));
+        let other = json!({"metadata": {"labels": {"app": "other"}}, "data": {"a": "2"}});
+        let (_, other) = api.patch(&one, "merge", &other).await;
+        // As the selector took it last, with the version of the change.
+        let event = events.next().await.unwrap();
+        assert_eq!(event["type"], "DELETED");
+        assert_eq!(
+            (&event["object"]["metadata"]["labels"]["app"], &event["object"]["data"]["a"]),
+            (&json!("web"), &json!("1"))
+        );
+        assert_eq!(event["object"]["metadata"]["resourceVersion"], other["metadata"]["resourceVersion"]);
         api.patch(&one, "merge", &label("web")).await;
-        assert_eq!(events.told().await, told("ADDED", "one", "1"));
+        assert_eq!(events.told().await, told("ADDED", "one", "2"));
     });
 }
 
