@@ -62,6 +62,30 @@ fn typed<T: DeserializeOwned + Serialize>(kind: &Kind, mut value: Value, strict:
     Ok(decoded)
 }
 
+/// Where times to the microsecond are.
+const MICRO_TIMES: [(&str, [&str; 2]); 2] = [
+    ("leases", ["/spec/acquireTime", "/spec/renewTime"]),
+    ("events", ["/eventTime", "/series/lastObservedTime"]),
+];
+
+/// Times to the microsecond are written with six digits behind the point, no more and no fewer.
+///
+/// # Errors
+///
+/// One is not.
+pub fn micro_times(kind: &Kind, value: &Value) -> Result<()> {
+    let places =
+        MICRO_TIMES.iter().filter(|(plural, _)| kind.plural == *plural).flat_map(|(_, places)| places);
+    for told in places.filter_map(|place| value.pointer(place)?.as_str()) {
+        let digits = told.split_once('.').map_or("", |(_, rest)| rest);
+        if digits.find(|letter: char| !letter.is_ascii_digit()) != Some(6) {
+            let layout = "2006-01-02T15:04:05.000000Z07:00";
+            return Err(refused(kind, &format!("parsing time {told:?} as {layout:?}: cannot parse it")));
+        }
+    }
+    Ok(())
+}
+
 /// Quantities may be written as numbers (`cpu: 2`); the type takes texts only.
 fn quantities(value: &mut Value) {
     fn as_text(value: &mut Value) {

@@ -153,6 +153,18 @@ fn service(value: &mut Value) {
     if spec["type"] != "ExternalName" {
         fill(spec, json!({"internalTrafficPolicy": "Cluster"}));
     }
+    if spec["sessionAffinity"] == "ClientIP" {
+        fill(spec, json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10_800}}}));
+    } else if spec["sessionAffinity"] == "None" {
+        map(spec).remove("sessionAffinityConfig");
+    }
+    let outside = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    if outside || matches!(text(&spec["type"]), "NodePort" | "LoadBalancer") {
+        fill(spec, json!({"externalTrafficPolicy": "Cluster"}));
+    }
+    if spec["type"] == "LoadBalancer" {
+        fill(spec, json!({"allocateLoadBalancerNodePorts": true}));
+    }
     if spec.get("ports").is_some() {
         for port in each(&mut spec["ports"]) {
             let target = port["port"].clone();

@@ -11,7 +11,11 @@ mod validate;
 
 use serde_json::{Value, json};
 
-pub use self::{decode::decode, defaults::defaults, validate::validate};
+pub use self::{
+    decode::{decode, micro_times},
+    defaults::defaults,
+    validate::validate,
+};
 use crate::{
     bootstrap,
     http::failure::{Failure, Result},

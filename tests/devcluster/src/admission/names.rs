@@ -8,7 +8,7 @@ use crate::{http::failure::Cause, registry::Kind, store::text};
 /// What a DNS label is, in the real server's words.
 pub(super) const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an \
                                 alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an \
+pub(super) const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an \
                          alphanumeric character (e.g. 'example.com', regex used for validation is \
                          '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const DNS_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an \
@@ -54,6 +54,32 @@ pub(super) fn metadata(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
+/// What is being deleted gets no finalizers any more.
+pub(super) fn finalizers(value: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let all = |value: &Value| value["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    let held = all(old);
+    let new: Vec<Value> = all(value).into_iter().filter(|one| !held.contains(one)).collect();
+    if !old["metadata"]["deletionTimestamp"].is_null() && !new.is_empty() {
+        let why = "no new finalizers can be added if the object is being deleted, found new finalizers";
+        causes.push(Cause::forbidden("metadata.finalizers", &format!("{why} {}", Value::from(new))));
+    }
+}
+
+/// Why a key of a ConfigMap cannot be a file's name.
+pub(super) fn no_file(key: &str) -> Option<&'static str> {
+    let letters = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    match key {
+        _ if key.len() > 253 => Some("must be no more than 253 characters"),
+        _ if key.is_empty() || !key.chars().all(letters) => {
+            Some("a valid config key must consist of alphanumeric characters, '-', '_' or '.'")
+        }
+        "." => Some("must not be '.'"),
+        ".." => Some("must not be '..'"),
+        _ if key.starts_with("..") => Some("must not start with '..'"),
+        _ => None,
+    }
+}
+
 /// Labels, or what selects by them.
 pub(super) fn labels(labels: &Value, field: &str, causes: &mut Vec<Cause>) {
     for (key, label) in labels.as_object().into_iter().flatten() {
@@ -96,7 +122,7 @@ pub(super) fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-fn is_subdomain(text: &str) -> bool {
+pub(super) fn is_subdomain(text: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty()
             && part

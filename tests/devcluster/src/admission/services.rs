@@ -15,8 +15,63 @@ use crate::{
 const RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
 /// The numbers in those networks that are given out; the first ones are the cluster's own.
 const NUMBERS: std::ops::RangeInclusive<u16> = 11..=0xfffe;
+/// The ports of nodes that are given out.
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+/// What a Service says by one of a few words.
+const WORDS: [(&str, &[&str]); 3] = [
+    ("type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]),
+    ("sessionAffinity", &["ClientIP", "None"]),
+    ("internalTrafficPolicy", &["Cluster", "Local"]),
+];
 /// A Service without an address.
 const NONE: &str = "None";
+
+/// Words of which there are a few only, and what is of use from outside alone.
+pub(super) fn validate(spec: &Value, causes: &mut Vec<Cause>) {
+    for (field, known) in WORDS {
+        let told = &spec[field];
+        if !told.is_null() && !known.contains(&text(told)) {
+            causes.push(Cause::unsupported(format!("spec.{field}"), told, known));
+        }
+    }
+    let policy = &spec["externalTrafficPolicy"];
+    let outside = spec["externalIPs"].as_array().is_some_and(|all| !all.is_empty());
+    if !policy.is_null() && !outside && !has_node_ports(spec) {
+        let why = "may only be set for externally-accessible services";
+        causes.push(Cause::invalid("spec.externalTrafficPolicy", policy, why));
+    }
+}
+
+fn has_node_ports(spec: &Value) -> bool {
+    matches!(text(&spec["type"]), "NodePort" | "LoadBalancer")
+}
+
+/// Gives each port of a Service one of the nodes', and lets it keep it.
+fn node_ports(kind: &Kind, tables: &Tables, value: &mut Value, old: Option<&Value>) -> Result<(), Failure> {
+    let ports = |spec: &Value| spec["ports"].as_array().cloned().unwrap_or_default();
+    let wanted = has_node_ports(&value["spec"]) && value["spec"]["allocateLoadBalancerNodePorts"] != false;
+    let held = old.map(|old| ports(&old["spec"])).unwrap_or_default();
+    let services = tables.table(&kind.table()).into_iter().flat_map(|table| table.objects.values());
+    let mut taken: HashSet<u64> = services
+        .flat_map(|service| ports(&service.value["spec"]))
+        .chain(ports(&value["spec"]))
+        .filter_map(|port| port["nodePort"].as_u64())
+        .collect();
+    for port in value["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        if !wanted {
+            map(port).remove("nodePort");
+        } else if port["nodePort"].as_u64().is_none_or(|number| number == 0) {
+            let its = held.iter().find(|held| text(&held["name"]) == text(&port["name"]));
+            let its = its.and_then(|held| held["nodePort"].as_u64());
+            let number = its.or_else(|| NODE_PORTS.map(u64::from).find(|number| !taken.contains(number)));
+            let number =
+                number.ok_or_else(|| Failure::internal("failed to allocate a nodePort: range is full"))?;
+            taken.insert(number);
+            port["nodePort"] = number.into();
+        }
+    }
+    Ok(())
+}
 
 /// Gives a Service an address of each of its families, and lets it keep them.
 pub(super) fn admit(
@@ -26,6 +81,7 @@ pub(super) fn admit(
     old: Option<&Value>,
     dual_stack: bool,
 ) -> Result<(), Failure> {
+    node_ports(kind, tables, value, old)?;
     let name = text(&value["metadata"]["name"]).to_owned();
     let invalid = |cause: Cause| Failure::invalid(kind, &name, &[cause]);
     let held = old.map(|old| texts(&old["spec"]["clusterIPs"])).unwrap_or_default();

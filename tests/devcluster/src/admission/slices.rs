@@ -39,6 +39,13 @@ pub(super) fn endpoint_slice(value: &Value, old: Option<&Value>, causes: &mut Ve
         if addresses.len() > MOST_ADDRESSES {
             causes.push(Cause::too_many(&at, addresses.len(), MOST_ADDRESSES));
         }
+        let (host, node) = (&endpoint["hostname"], &endpoint["nodeName"]);
+        if host.as_str().is_some_and(|name| !names::is_label(name)) {
+            causes.push(Cause::invalid(format!("endpoints[{index}].hostname"), host, names::LABEL));
+        }
+        if node.as_str().is_some_and(|name| !names::is_subdomain(name)) {
+            causes.push(Cause::invalid(format!("endpoints[{index}].nodeName"), node, names::SUBDOMAIN));
+        }
         for (index, address) in addresses.iter().enumerate().filter(|_| family != "FQDN") {
             // That it is of the family is said of all of them together, anything else of the one.
             if let Some(why) = no_address(text(address), family) {

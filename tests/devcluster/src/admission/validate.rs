@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{events, families, names, slices};
+use super::{events, families, names, services, slices};
 use crate::{http::failure::Cause, registry::Kind, selector::LabelSelector, store::text};
 
 /// What a StatefulSet's update may change.
@@ -23,13 +23,16 @@ const CONFIG_MAP_LIMIT: usize = 1024 * 1024;
 pub fn validate(kind: &Kind, value: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
     names::metadata(kind, value, &mut causes);
+    if let Some(old) = old {
+        names::finalizers(value, old, &mut causes);
+    }
     let spec = &value["spec"];
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("apps", plural) if plural != "controllerrevisions" => workload(kind, value, old, &mut causes),
         ("", "pods") => pod_spec(spec, "spec", &mut causes),
         ("", "services") => service(spec, &mut causes),
         ("" | "events.k8s.io", "events") => events::event(kind, value, old, &mut causes),
-        ("", "configmaps") => config_map(value, &mut causes),
+        ("", "configmaps") => config_map(value, old, &mut causes),
         ("discovery.k8s.io", _) => slices::endpoint_slice(value, old, &mut causes),
         ("autoscaling", _) => autoscaler(spec, &mut causes),
         ("coordination.k8s.io", _) => lease(spec, &mut causes),
@@ -125,6 +128,7 @@ pub(super) fn port_number(port: &Value, at: &str, causes: &mut Vec<Cause>) {
 
 fn service(spec: &Value, causes: &mut Vec<Cause>) {
     names::labels(&spec["selector"], "spec.selector", causes);
+    services::validate(spec, causes);
     let external = spec["type"] == "ExternalName";
     if external && text(&spec["externalName"]).is_empty() {
         causes.push(Cause::required("spec.externalName", ""));
@@ -165,8 +169,23 @@ fn service(spec: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// What an object of etcd's can hold.
-fn config_map(value: &Value, causes: &mut Vec<Cause>) {
+/// Keys that can be files, and no more than an object of etcd's can hold.
+fn config_map(value: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    for field in ["data", "binaryData"] {
+        for key in value[field].as_object().into_iter().flatten().map(|(key, _)| key) {
+            let twice = field == "data" && value["binaryData"].get(key).is_some();
+            let twice = twice.then_some("duplicate of key present in binaryData");
+            for why in names::no_file(key).into_iter().chain(twice) {
+                causes.push(Cause::invalid(format!("{field}[{key}]"), &json!(key), why));
+            }
+        }
+    }
+    if let Some(old) = old.filter(|old| old["immutable"] == true) {
+        for field in ["immutable", "data", "binaryData"].iter().filter(|field| old[**field] != value[**field])
+        {
+            causes.push(Cause::forbidden(*field, "field is immutable when `immutable` is set"));
+        }
+    }
     let texts = ["data", "binaryData"].into_iter().filter_map(|field| value[field].as_object()).flatten();
     if texts.map(|(_, value)| text(value).len()).sum::<usize>() > CONFIG_MAP_LIMIT {
         let message = format!("Too long: may not be more than {CONFIG_MAP_LIMIT} bytes");

@@ -118,6 +118,7 @@ pub(super) fn checked(call: &Call<'_>, mut value: Value, old: Option<&Object>) -
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
+    admission::micro_times(kind, &value)?;
     // Most changes are of annotations or of the status alone, and the rest is of its type already.
     let same =
         |old: &Object| ["spec", "data", "status"].iter().all(|part| old.value.get(part) == value.get(part));

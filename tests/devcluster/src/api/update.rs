@@ -183,7 +183,8 @@ fn keep(old: &Value, value: &mut Value, field: &str) {
     };
 }
 
-/// The generation counts changes of what is wanted. A Deployment's counts changes of its annotations, too: so does the real server's.
+/// The generation counts changes of what is wanted; a Deployment's those of its annotations, too, and an EndpointSlice's those of its
+/// labels: so does the real server's.
 fn count_generation(kind: &Kind, old: &Object, value: &mut Value) {
     if !kind.generation {
         return;
@@ -197,9 +198,13 @@ fn count_generation(kind: &Kind, old: &Object, value: &mut Value) {
         }
         wanted
     };
-    let annotations = |value: &Value| value["metadata"]["annotations"].clone();
+    let of_metadata = match (kind.group.as_str(), kind.plural.as_str()) {
+        ("apps", "deployments") => Some("annotations"),
+        ("discovery.k8s.io", _) => Some("labels"),
+        _ => None,
+    };
     let changed = wanted(&old.value) != wanted(value)
-        || (kind.is("apps", "deployments") && annotations(&old.value) != annotations(value));
+        || of_metadata.is_some_and(|field| old.metadata()[field] != value["metadata"][field]);
     if changed {
         let generation = old.metadata()["generation"].as_i64().unwrap_or_default();
         value["metadata"]["generation"] = json!(generation + 1);

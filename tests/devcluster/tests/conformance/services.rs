@@ -257,3 +257,66 @@ fn network_policies_are_objects_that_select_pods() {
         assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{refused}");
     });
 }
+
+#[test]
+fn a_service_says_how_it_is_reached_from_outside() {
+    run(|api| async move {
+        let path = api.path("v1", "services");
+        let service = |name: &str, spec: Value| {
+            let mut all = json!({"selector": {"app": "web"}, "ports": [{"port": 80}]});
+            all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+            json!({"metadata": {"name": name}, "spec": all})
+        };
+        let plain = api.create(&path, &service("plain", json!({}))).await;
+        assert_eq!(plain["spec"].get("externalTrafficPolicy"), None);
+        assert_eq!(plain["spec"].get("sessionAffinityConfig"), None);
+        let sticky = api.create(&path, &service("sticky", json!({"sessionAffinity": "ClientIP"}))).await;
+        assert_eq!(sticky["spec"]["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 10800}}));
+        for (name, kind) in [("node", "NodePort"), ("balanced", "LoadBalancer")] {
+            let created = api.create(&path, &service(name, json!({"type": kind}))).await;
+            let spec = &created["spec"];
+            assert_eq!(spec["externalTrafficPolicy"], "Cluster", "{spec}");
+            assert_eq!(spec.get("allocateLoadBalancerNodePorts").is_some(), kind == "LoadBalancer");
+            let port = spec["ports"][0]["nodePort"].as_i64().unwrap();
+            assert!((30_000..=32_767).contains(&port), "{port}");
+            // Who says nothing keeps it.
+            let (status, put) =
+                api.put(&format!("{path}/{name}"), &service(name, json!({"type": kind}))).await;
+            assert_eq!((status, &put["spec"]["ports"][0]["nodePort"]), (200, &json!(port)), "{put}");
+        }
+        for (spec, field) in [
+            (json!({"type": "Cluster"}), "spec.type"),
+            (json!({"sessionAffinity": "Cookie"}), "spec.sessionAffinity"),
+            (json!({"externalTrafficPolicy": "Local"}), "spec.externalTrafficPolicy"),
+            (json!({"internalTrafficPolicy": "Node"}), "spec.internalTrafficPolicy"),
+        ] {
+            let fields = causes(&api, &path, &service("wrong", spec)).await;
+            assert!(fields.contains(&field.to_owned()), "{field}: {fields:?}");
+        }
+    });
+}
+
+#[test]
+fn a_slice_has_no_more_than_a_thousand_endpoints_and_names_nodes_as_nodes_are() {
+    run(|api| async move {
+        let path = api.path("discovery.k8s.io/v1", "endpointslices");
+        let slice = |endpoints: Value| json!({"metadata": {"name": "web"}, "addressType": "IPv4", "endpoints": endpoints});
+        let many = |count: usize| json!(vec![json!({"addresses": ["10.0.0.1"]}); count]);
+        assert_eq!(causes(&api, &path, &slice(many(1001))).await, ["endpoints"]);
+        for (field, value) in [("nodeName", "Node_1"), ("hostname", "a.b")] {
+            let wrong = slice(json!([{"addresses": ["10.0.0.1"], field: value}]));
+            assert_eq!(causes(&api, &path, &wrong).await, [format!("endpoints[0].{field}")]);
+        }
+        let created = api.create(&path, &slice(many(1000))).await;
+        assert_eq!(created["metadata"]["generation"], 1);
+        let one = format!("{path}/web");
+        for (change, generation) in [
+            (json!({"metadata": {"annotations": {"a": "b"}}}), 1),
+            (json!({"metadata": {"labels": {"a": "b"}}}), 2),
+            (json!({"endpoints": []}), 3),
+        ] {
+            let (_, patched) = api.patch(&one, "merge", &change).await;
+            assert_eq!(patched["metadata"]["generation"], generation, "{change}");
+        }
+    });
+}
