@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{Request as HttpRequest, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use crate::{
@@ -103,8 +103,11 @@ impl Server {
             return Err(Failure::not_acceptable());
         }
         let body = Limited::new(body, BODY_LIMIT).collect().await;
-        let body =
-            body.map_err(|error| Failure::bad_request(format!("reading the body: {error}")))?.to_bytes();
+        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+            true => Failure::too_large_entity(&format!("limit is {BODY_LIMIT}")),
+            false => Failure::bad_request(format!("reading the body: {error}")),
+        });
+        let body = body?.to_bytes();
         let request =
             Request::new(user, target, query, path.to_owned(), head.method.clone(), &head.headers, body);
         tracing::trace!(user = %request.user, method = %request.method, path = %request.path, "request");

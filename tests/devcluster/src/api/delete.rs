@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::Call;
+use super::{Call, options};
 use crate::{
     api::create,
     http::{
@@ -23,8 +23,10 @@ pub struct Deletion {
     pub grace: Option<i64>,
     /// Uid and resourceVersion that the object must have.
     pub preconditions: Value,
-    /// `Background`, `Foreground`, `Orphan`.
+    /// `Background`, `Foreground`, `Orphan`; empty: as the object's finalizers say.
     pub propagation: String,
+    /// Nothing is to be written.
+    pub dry: bool,
 }
 
 /// What became of it.
@@ -39,12 +41,7 @@ pub enum Deleted {
 pub(super) fn delete(call: &Call<'_>) -> Result<Answer> {
     let deletion = deletion(call)?;
     let mut tables = call.server.store.lock();
-    if call.dry() {
-        let old = tables.get(&call.kind.table(), &call.key);
-        let old = old.ok_or_else(|| Failure::not_found(&call.kind, &call.key.name))?;
-        return Ok(answer::json_text(old.text(&call.kind)));
-    }
-    if call.kind.is(CRDS.0, CRDS.1) {
+    if call.kind.is(CRDS.0, CRDS.1) && !deletion.dry {
         undefine(call, &mut tables);
     }
     let answer = match remove(&mut tables, &call.kind, &call.key, &deletion)? {
@@ -115,8 +112,9 @@ fn deletion(call: &Call<'_>) -> Result<Deletion> {
     };
     let orphan = body["orphanDependents"] == true || query.get("orphanDependents") == Some("true");
     let told = body["propagationPolicy"].as_str().or_else(|| query.get("propagationPolicy"));
-    let propagation = told.unwrap_or(if orphan { "Orphan" } else { "Background" }).to_owned();
-    Ok(Deletion { grace, preconditions: body["preconditions"].clone(), propagation })
+    let propagation = told.unwrap_or(if orphan { "Orphan" } else { "" }).to_owned();
+    let dry = options::deletes_dry(call, &body);
+    Ok(Deletion { grace, preconditions: body["preconditions"].clone(), propagation, dry })
 }
 
 /// Deletes an object, or marks it.
@@ -132,19 +130,14 @@ pub fn remove(tables: &mut Tables, kind: &Kind, key: &Key, deletion: &Deletion) 
     let marked = !old.metadata()["deletionTimestamp"].is_null();
     let grace = grace(kind, &old, deletion.grace);
     let metadata = map(&mut value["metadata"]);
-    if !marked {
-        if deletion.propagation == "Foreground" || deletion.propagation == "Orphan" {
-            let finalizer = if deletion.propagation == "Orphan" { "orphan" } else { "foregroundDeletion" };
-            let finalizers = metadata.entry("finalizers").or_insert_with(|| json!([]));
-            if let Some(all) = finalizers.as_array_mut() {
-                all.push(finalizer.into());
-            }
-        }
-        if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
-            metadata.insert("generation".into(), json!(generation + 1));
-        }
-    }
     let held = metadata.get("deletionGracePeriodSeconds").and_then(Value::as_i64);
+    // What waits for its grace to be over has its finalizers.
+    if held.is_none_or(|held| held == 0) {
+        dependents_by(&deletion.propagation, metadata);
+    }
+    if !marked && let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
+        metadata.insert("generation".into(), json!(generation + 1));
+    }
     // A second deletion can only shorten the grace.
     if !marked || held.is_some_and(|held| grace < held) {
         metadata.insert("deletionTimestamp".into(), Value::from(identity::after(grace)));
@@ -156,6 +149,12 @@ pub fn remove(tables: &mut Tables, kind: &Kind, key: &Key, deletion: &Deletion) 
     }
     if value == old.value {
         return Ok(Deleted::Marked(old));
+    }
+    if deletion.dry {
+        return Ok(match !namespace && due(&value) {
+            true => Deleted::Gone(old),
+            false => Deleted::Marked(Arc::new(Object::unsaved(value))),
+        });
     }
     if !namespace && due(&value) {
         return tables
@@ -173,18 +172,39 @@ pub fn remove(tables: &mut Tables, kind: &Kind, key: &Key, deletion: &Deletion) 
     Ok(Deleted::Marked(object))
 }
 
+/// The finalizer that has the dependents deleted first, or left.
+fn dependents_by(propagation: &str, metadata: &mut Map<String, Value>) {
+    let finalizer = match propagation {
+        "Foreground" => Some("foregroundDeletion"),
+        "Orphan" => Some("orphan"),
+        "" => return,
+        _ => None,
+    };
+    let finalizers = metadata.remove("finalizers").unwrap_or_default();
+    let mut all: Vec<Value> = finalizers.as_array().cloned().unwrap_or_default();
+    if finalizer.is_none_or(|finalizer| !all.iter().any(|one| one == finalizer)) {
+        all.retain(|one| one != "foregroundDeletion" && one != "orphan");
+        all.extend(finalizer.map(Value::from));
+    }
+    if !all.is_empty() {
+        metadata.insert("finalizers".into(), all.into());
+    }
+}
+
 fn meets(kind: &Kind, old: &Object, preconditions: &Value) -> Result<()> {
-    for (field, label, held) in [
-        ("uid", "UID", old.uid().to_owned()),
-        ("resourceVersion", "ResourceVersion", old.revision.to_string()),
-    ] {
-        let wanted = text(&preconditions[field]);
-        if !wanted.is_empty() && wanted != held {
-            let why = format!(
-                "Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {held}"
-            );
-            return Err(Failure::conflict(kind, &old.key().name, &why));
-        }
+    let unmet = |what: &str, wanted: &str, held: &str, so: &str| {
+        let why = format!(
+            "the {what} in the precondition ({wanted}) does not match the {what} in record ({held}). The object might {so}"
+        );
+        Err(Failure::unmet(kind, &old.key().name, &why))
+    };
+    let (uid, version) = (text(&preconditions["uid"]), text(&preconditions["resourceVersion"]));
+    let held = old.revision.to_string();
+    if !uid.is_empty() && uid != old.uid() {
+        return unmet("UID", uid, old.uid(), "have been deleted and then recreated");
+    }
+    if !version.is_empty() && version != held {
+        return unmet("ResourceVersion", version, &held, "have been modified");
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ pub mod delete;
 mod discovery;
 mod list;
 mod openapi;
+mod options;
 mod patch;
 mod read;
 mod review;
@@ -72,6 +73,7 @@ pub async fn dispatch(server: &Arc<Server>, request: &Request) -> Result<Answer>
     }
     let key = Key::new(namespace, target.name.as_str());
     let call = Call { server, request, kind, key };
+    options::check(&call)?;
     match (target.subresource.as_str(), target.verb) {
         ("", "get") => read::get(&call),
         ("", "list") => list::list(&call),

@@ -15,6 +15,7 @@ use crate::{
     },
     patch,
     registry::Kind,
+    store::text,
 };
 
 /// The kinds of patches that are read.
@@ -27,12 +28,19 @@ pub(super) fn patch(call: &Call<'_>, part: Part) -> Result<Answer> {
     let Some(old) = tables.get(&kind.table(), &call.key) else {
         if call.request.applies() && part == Part::Main {
             has_manager(call)?;
+            update::may_create(call, &tables)?;
             let object = create::insert(call, &mut tables, call.request.json()?)?;
             return Ok(answer::json_with(StatusCode::CREATED, object.text(kind)));
         }
         return Err(Failure::not_found(kind, &call.key.name));
     };
     let mut value = apply(call, &old.served(kind))?;
+    update::named(call, &value)?;
+    let uid = &value["metadata"]["uid"];
+    if !text(uid).is_empty() && text(uid) != old.uid() {
+        let cause = Cause::invalid("metadata.uid", uid, "field is immutable");
+        return Err(Failure::invalid(kind, &call.key.name, &[cause]));
+    }
     if call.request.applies() {
         has_manager(call)?;
         if part == Part::Main && fields::are_kept(kind) {
@@ -64,15 +72,23 @@ pub(super) fn apply(call: &Call<'_>, value: &Value) -> Result<Value> {
     let request = call.request;
     match request.content_type.as_str() {
         "application/json-patch+json" => {
-            // That it is JSON at all.
-            request.json()?;
             let text = std::str::from_utf8(&request.body).unwrap_or_default();
-            patch::json(value, text, call.server.options.no_conflict).map_err(|why| {
-                tracing::debug!(%why, "a JSON patch does not apply");
-                Failure::patch_failed()
+            patch::json(value, text, call.server.options.no_conflict).map_err(|why| match why {
+                patch::Wrong::Malformed(why) => Failure::bad_request(format!("error decoding patch: {why}")),
+                patch::Wrong::TooLong(count) => Failure::too_large_entity(&format!(
+                    "The allowed maximum operations in a JSON patch is {}, got {count}",
+                    patch::MOST_OPERATIONS
+                )),
+                patch::Wrong::DoesNotApply(why) => {
+                    tracing::debug!(%why, "a JSON patch does not apply");
+                    Failure::patch_failed()
+                }
             })
         }
-        "application/merge-patch+json" => Ok(patch::merge(value, &request.json()?)),
+        "application/merge-patch+json" => match request.json()? {
+            patch @ Value::Object(_) => Ok(patch::merge(value, &patch)),
+            _ => Err(Failure::bad_request("error decoding patch: it is no object")),
+        },
         "application/strategic-merge-patch+json" if call.kind.custom => {
             Err(Failure::unsupported_media_type(KNOWN))
         }

@@ -49,6 +49,7 @@ fn write(call: &Call<'_>, next: impl FnOnce(Value) -> Result<Value>) -> Result<A
     let mut tables = call.server.store.lock();
     let old = held(call, &tables)?;
     let scale = next(scale_of(&old, paths))?;
+    update::named(call, &scale)?;
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or_default();
     if replicas < 0 {
         let why = "must be greater than or equal to 0";
@@ -57,7 +58,7 @@ fn write(call: &Call<'_>, next: impl FnOnce(Value) -> Result<Value>) -> Result<A
         return Err(Failure::invalid(&scale_kind, &call.key.name, &[cause]));
     }
     let mut value = old.value.clone();
-    for field in ["uid", "resourceVersion", "name"] {
+    for field in ["uid", "resourceVersion"] {
         let told = text(&scale["metadata"][field]);
         map(&mut value["metadata"]).insert(field.into(), Value::from(told));
     }

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::{Call, create, delete};
 use crate::{
+    access::rbac,
     admission, fields,
     http::{
         answer::{self, Answer},
         failure::{Cause, Failure, Result},
+        request::Target,
     },
     registry::Kind,
     store::{Object, Tables, map, text},
@@ -38,9 +40,10 @@ pub(super) enum Part {
 pub(super) fn replace(call: &Call<'_>, part: Part) -> Result<Answer> {
     let value = call.request.json()?;
     let mut tables = call.server.store.lock();
+    named(call, &value)?;
     let Some(old) = tables.get(&call.kind.table(), &call.key) else {
         if part == Part::Main && call.kind.create_on_update {
-            let object = create::insert(call, &mut tables, value)?;
+            let object = create_by_put(call, &mut tables, value)?;
             return Ok(answer::json_with(StatusCode::CREATED, object.text(&call.kind)));
         }
         return Err(Failure::not_found(&call.kind, &call.key.name));
@@ -55,6 +58,42 @@ pub(super) fn replace(call: &Call<'_>, part: Part) -> Result<Answer> {
     Ok(answer::json_text(object.text(&call.kind)))
 }
 
+/// Creates what a PUT found nothing of. Who says a uid means an object that was there; a version means nothing.
+fn create_by_put(call: &Call<'_>, tables: &mut Tables, mut value: Value) -> Result<Arc<Object>> {
+    let uid = text(&value["metadata"]["uid"]);
+    if !uid.is_empty() {
+        return Err(another(call, uid, ""));
+    }
+    map(&mut value["metadata"]).remove("resourceVersion");
+    may_create(call, tables)?;
+    create::insert(call, tables, value)
+}
+
+/// Who creates by an update needs the right to create.
+pub(super) fn may_create(call: &Call<'_>, tables: &Tables) -> Result<()> {
+    if call.server.options.no_rbac {
+        return Ok(());
+    }
+    let target = Target { verb: "create", ..call.request.target.clone() };
+    rbac::check(tables, &call.request.user, &target, &call.request.path)
+}
+
+/// What is written in an object's place has its name.
+pub(super) fn named(call: &Call<'_>, value: &Value) -> Result<()> {
+    let (told, name) = (text(&value["metadata"]["name"]), &call.key.name);
+    if told.is_empty() {
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if told != name {
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({told}) does not match the name on the URL ({name})"
+        )));
+    }
+    Ok(())
+}
+
 /// Writes `value` in the place of `old`. Its resourceVersion and uid, where it has them, must be those of `old`.
 pub(super) fn change(
     call: &Call<'_>,
@@ -66,12 +105,6 @@ pub(super) fn change(
     let kind = &call.kind;
     let name = &call.key.name;
     stands(call, old, &value)?;
-    let told = text(&value["metadata"]["name"]);
-    if !told.is_empty() && told != name {
-        return Err(Failure::bad_request(format!(
-            "the name of the object ({told}) does not match the name on the URL ({name})"
-        )));
-    }
     let given = value["metadata"]["managedFields"].clone();
     keep_system_fields(old, &mut value);
     match part {
@@ -142,14 +175,17 @@ fn stands(call: &Call<'_>, old: &Object, value: &Value) -> Result<()> {
     let metadata = &value["metadata"];
     let (uid, version) = (text(&metadata["uid"]), text(&metadata["resourceVersion"]));
     if !uid.is_empty() && uid != old.uid() {
-        let why =
-            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
-        return Err(Failure::conflict(&call.kind, &call.key.name, &why));
+        return Err(another(call, uid, old.uid()));
     }
     if !version.is_empty() && version != old.revision.to_string() && !call.server.options.no_conflict {
         return Err(Failure::modified(&call.kind, &call.key.name));
     }
     Ok(())
+}
+
+fn another(call: &Call<'_>, uid: &str, held: &str) -> Failure {
+    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {held}");
+    Failure::conflict(&call.kind, &call.key.name, &why)
 }
 
 fn keep_system_fields(old: &Object, value: &mut Value) {

@@ -42,15 +42,14 @@ pub fn json(value: &Value) -> Answer {
 
 /// A refusal.
 pub fn failure(failure: &Failure) -> Answer {
-    if failure.reason.is_empty() {
-        let mut answer = Response::new(Either::Left(Full::new(Bytes::from(failure.message.clone()))));
-        *answer.status_mut() = failure.code;
+    let mut answer = if failure.reason.is_empty() {
+        let mut answer = json_with(failure.code, Bytes::from(failure.message.clone()));
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        answer.headers_mut().insert(header::CONTENT_TYPE, plain);
         answer
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        return answer;
-    }
-    let mut answer = json_with(failure.code, Bytes::from(failure.status().to_string()));
+    } else {
+        json_with(failure.code, Bytes::from(failure.status().to_string()))
+    };
     if let Some(seconds) = failure.retry_after {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -15,7 +15,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 pub struct Failure {
     /// HTTP status.
     pub code: StatusCode,
-    /// Machine-readable reason, `NotFound` for instance. Empty: the answer is plain text, as for a path that nobody serves.
+    /// Machine-readable reason, `NotFound` for instance. Empty: the answer is plain text, as for a path that nobody serves, or while there is too much to do.
     pub reason: &'static str,
     /// For people.
     pub message: String,
@@ -111,6 +111,11 @@ impl Failure {
     pub fn not_found(kind: &Kind, name: &str) -> Self {
         let message = format!("{} {name:?} not found", kind.resource());
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, name)
+    }
+
+    /// The object is not the one that a deletion meant. The real server names the kind here, and not the resource.
+    pub fn unmet(kind: &Kind, name: &str, why: &str) -> Self {
+        Self::conflict(&Kind::named(&kind.group, "", &kind.kind), name, why)
     }
 
     /// Nobody serves this path.
@@ -235,6 +240,12 @@ impl Failure {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
+    /// More was sent than is taken.
+    pub fn too_large_entity(why: &str) -> Self {
+        let message = format!("Request entity too large: {why}");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
+    }
+
     /// The client takes none of the formats that are spoken here.
     pub fn not_acceptable() -> Self {
         let message = "only the following media types are accepted: application/json";
@@ -265,11 +276,10 @@ impl Failure {
         failure
     }
 
-    /// The server has more to do than it can.
+    /// The server has more to do than it can: it says so in plain text.
     pub fn too_many_requests(seconds: u32) -> Self {
-        let message = "Too many requests, please try again later.";
-        let mut failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
-        failure.details = json!({"retryAfterSeconds": seconds});
+        let message = "Too many requests, please try again later.\n";
+        let mut failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "", message);
         failure.retry_after = Some(seconds);
         failure
     }

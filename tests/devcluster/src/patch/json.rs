@@ -4,20 +4,44 @@ use serde_json::Value;
 
 use super::raw::Raw;
 
+/// How many operations a patch may have.
+pub const MOST_OPERATIONS: usize = 10_000;
+
+/// Why nothing is done.
+#[derive(Debug)]
+pub enum Wrong {
+    /// It is no JSON patch.
+    Malformed(String),
+    /// It has so many operations.
+    TooLong(usize),
+    /// An operation cannot be done, or its `test` fails.
+    DoesNotApply(String),
+}
+
 /// `value` with the operations of a patch's text done in turn. With `ignore_tests`, `test` operations are taken to hold.
 ///
 /// # Errors
 ///
-/// An operation cannot be done, or its `test` fails: then nothing is done.
-pub fn json(value: &Value, patch: &str, ignore_tests: bool) -> Result<Value, String> {
-    let no_list = "a JSON patch is a list of operations";
-    let operations: Value = serde_json::from_str(patch).map_err(|error| format!("{no_list}: {error}"))?;
-    let operations = operations.as_array().ok_or(no_list)?;
-    let texts = Raw::read(patch).ok_or(no_list)?;
+/// Nothing is done, and why.
+pub fn json(value: &Value, patch: &str, ignore_tests: bool) -> Result<Value, Wrong> {
+    let no_list = |why: &str| Wrong::Malformed(format!("a JSON patch is a list of operations: {why}"));
+    let operations: Value = serde_json::from_str(patch).map_err(|error| no_list(&error.to_string()))?;
+    let operations = operations.as_array().ok_or_else(|| no_list("this is none"))?;
+    let is_text = |field: Option<&Value>| field.is_none_or(|field| field.is_string() || field.is_null());
+    let is_one =
+        |one: &Value| one.is_object() && ["op", "path", "from"].iter().all(|name| is_text(one.get(name)));
+    if let Some(other) = operations.iter().find(|one| !is_one(one)) {
+        return Err(no_list(&format!("{other} is none")));
+    }
+    if operations.len() > MOST_OPERATIONS {
+        return Err(Wrong::TooLong(operations.len()));
+    }
+    let texts = Raw::read(patch).ok_or_else(|| no_list("it cannot be read"))?;
     let mut value = value.clone();
     for (index, operation) in operations.iter().enumerate() {
         let tested = texts.entry(index).and_then(|operation| operation.field("value"));
-        operate(&mut value, operation, tested, ignore_tests).map_err(|why| format!("{operation}: {why}"))?;
+        operate(&mut value, operation, tested, ignore_tests)
+            .map_err(|why| Wrong::DoesNotApply(format!("{operation}: {why}")))?;
     }
     Ok(value)
 }
@@ -50,9 +74,12 @@ fn operate(
             add(value, at, copied)
         }
         "test" if ignore_tests => Ok(()),
-        // A test for null holds where there is nothing: so it is in the library that the real server uses.
+        // A test for null holds where there is nothing, in a map that is there: so it is in the library that the real server uses.
         "test" => match (value.pointer(at), tested.unwrap_or(&Raw::Plain("null"))) {
-            (None, Raw::Plain("null")) => Ok(()),
+            (None, Raw::Plain("null")) => {
+                let parent = at.rsplit_once('/').and_then(|(parent, _)| value.pointer(parent));
+                parent.filter(|parent| parent.is_object()).map(drop).ok_or(format!("nothing to hold {at}"))
+            }
             (Some(held), wanted) if wanted.is(held) => Ok(()),
             (held, _) => Err(format!("it is {held:?}")),
         },
@@ -130,6 +157,7 @@ mod tests {
             json!([{"op": "test", "path": "/a/b~1c", "value": 2}]),
             json!([{"op": "test", "path": "/a/b~1c", "value": null}]),
             json!([{"op": "test", "path": "/none", "value": 2}]),
+            json!([{"op": "test", "path": "/none/x", "value": null}]),
             json!([{"op": "remove", "path": "/none"}]),
             json!([{"op": "replace", "path": "/none", "value": 1}]),
             json!([{"op": "add", "path": "/none/x", "value": 1}]),

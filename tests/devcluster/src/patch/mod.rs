@@ -5,4 +5,8 @@ mod merge;
 mod raw;
 mod strategic;
 
-pub use self::{json::json, merge::merge, strategic::strategic};
+pub use self::{
+    json::{MOST_OPERATIONS, Wrong, json},
+    merge::merge,
+    strategic::strategic,
+};

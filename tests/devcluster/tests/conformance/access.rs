@@ -125,3 +125,27 @@ fn everybody_may_discover_and_ask_what_he_may() {
         assert_eq!(answer["status"]["allowed"], true);
     });
 }
+
+#[test]
+fn who_creates_by_an_update_may_create() {
+    run(|api| async move {
+        let client = api.account("updater").await;
+        let path = api.path("coordination.k8s.io/v1", "leases");
+        let rule = json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "update", "patch"]});
+        grant(&api, "updater", json!([rule])).await;
+        while send(&client, Method::GET, &format!("{path}/one"), "", &Value::Null).await.0 == 403 {
+            tokio::task::yield_now().await;
+        }
+        let lease =
+            json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "one"}});
+        for (method, content_type, query) in [
+            (Method::PUT, "application/json", ""),
+            (Method::PATCH, "application/apply-patch+yaml", "?fieldManager=updater"),
+        ] {
+            let (status, refused) =
+                send(&client, method, &format!("{path}/one{query}"), content_type, &lease).await;
+            assert_eq!((status, &refused["reason"]), (403, &json!("Forbidden")), "{refused}");
+        }
+        assert_eq!(api.get(&format!("{path}/one")).await.0, 404);
+    });
+}

@@ -115,3 +115,80 @@ fn a_namespace_goes_with_what_is_in_it() {
         assert_eq!(api.get(&format!("{path}/configmaps/free")).await.0, 404);
     });
 }
+
+#[test]
+fn a_refused_deletion_says_what_differs() {
+    run(|api| async move {
+        let path = api.path("coordination.k8s.io/v1", "leases");
+        let created = api.create(&path, &json!({"metadata": {"name": "one"}})).await;
+        let path = format!("{path}/one");
+        let (uid, version) = (&created["metadata"]["uid"], &created["metadata"]["resourceVersion"]);
+        let (_, refused) = api.delete(&path, &json!({"preconditions": {"uid": "another"}})).await;
+        let message = format!(
+            "Operation cannot be fulfilled on Lease.coordination.k8s.io \"one\": the UID in the precondition (another) \
+             does not match the UID in record ({}). The object might have been deleted and then recreated",
+            uid.as_str().unwrap()
+        );
+        assert_eq!(refused["message"], message);
+        let (_, refused) = api.delete(&path, &json!({"preconditions": {"resourceVersion": "1"}})).await;
+        let message = format!(
+            "Operation cannot be fulfilled on Lease.coordination.k8s.io \"one\": the ResourceVersion in the precondition \
+             (1) does not match the ResourceVersion in record ({}). The object might have been modified",
+            version.as_str().unwrap()
+        );
+        assert_eq!(refused["message"], message);
+        assert_eq!(
+            refused["details"],
+            json!({"name": "one", "group": "coordination.k8s.io", "kind": "Lease"})
+        );
+    });
+}
+
+#[test]
+fn a_dry_run_deletes_nothing() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        api.create(&path, &config_map("one")).await;
+        let one = format!("{path}/one");
+        assert_eq!(api.delete(&format!("{one}?dryRun=All"), &Value::Null).await.0, 200);
+        assert_eq!(api.delete(&one, &json!({"dryRun": ["All"]})).await.0, 200);
+        assert_eq!(api.get(&one).await.0, 200);
+        let held = json!({"dryRun": ["All"], "preconditions": {"uid": "another"}});
+        assert_eq!(api.delete(&one, &held).await.0, 409);
+        assert_eq!(api.delete(&path, &json!({"dryRun": ["All"]})).await.0, 200);
+        assert_eq!(api.get(&one).await.0, 200);
+        for wrong in [json!({"dryRun": ["Some"]}), json!({"propagationPolicy": "Slow"})] {
+            let (status, refused) = api.delete(&one, &wrong).await;
+            assert_eq!((status, &refused["details"]["kind"]), (422, &json!("DeleteOptions")), "{refused}");
+        }
+    });
+}
+
+#[test]
+fn what_is_being_deleted_gets_no_finalizer_and_keeps_its_time() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        let mut wanted = config_map("one");
+        wanted["metadata"]["finalizers"] = json!(["scaler.dev/test"]);
+        api.create(&path, &wanted).await;
+        let path = format!("{path}/one");
+        let (_, marked) = api.delete(&path, &Value::Null).await;
+        let more = json!({"metadata": {"finalizers": ["scaler.dev/test", "scaler.dev/more"]}});
+        let (status, refused) = api.patch(&path, "merge", &more).await;
+        assert_eq!(
+            (status, &refused["details"]["causes"][0]["field"]),
+            (422, &json!("metadata.finalizers")),
+            "{refused}"
+        );
+        let (status, again) = api.delete(&path, &Value::Null).await;
+        assert_eq!((status, &again["metadata"]), (200, &marked["metadata"]));
+        let (_, foreground) = api.delete(&path, &json!({"propagationPolicy": "Foreground"})).await;
+        assert_eq!(
+            foreground["metadata"]["finalizers"],
+            json!(["scaler.dev/test", "foregroundDeletion"]),
+            "{foreground}"
+        );
+        api.patch(&path, "merge", &json!({"metadata": {"finalizers": null}})).await;
+        assert_eq!(api.get(&path).await.0, 404);
+    });
+}

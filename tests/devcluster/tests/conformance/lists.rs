@@ -120,3 +120,42 @@ fn an_earlier_version_can_be_listed() {
         assert_eq!((status, &refused["reason"]), (504, &json!("Timeout")), "{refused}");
     });
 }
+
+#[test]
+fn parameters_that_do_not_go_together_are_refused() {
+    run(|api| async move {
+        let path = three(&api).await;
+        let (_, first) = api.get(&format!("{path}?limit=1")).await;
+        let next = first["metadata"]["continue"].as_str().unwrap();
+        let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+        for (query, fields) in [
+            ("resourceVersionMatch=Exact".to_owned(), vec!["resourceVersionMatch"]),
+            ("resourceVersionMatch=Exact&resourceVersion=0".to_owned(), vec!["resourceVersionMatch"]),
+            (format!("resourceVersionMatch=Newer&resourceVersion={version}"), vec!["resourceVersionMatch"]),
+            (
+                format!("limit=1&continue={next}&resourceVersion={version}&resourceVersionMatch=Exact"),
+                vec!["resourceVersionMatch"],
+            ),
+            ("sendInitialEvents=true".to_owned(), vec!["sendInitialEvents"]),
+            ("watch=true&sendInitialEvents=true".to_owned(), vec!["resourceVersionMatch"]),
+            (
+                format!("watch=true&resourceVersion={version}&resourceVersionMatch=NotOlderThan"),
+                vec!["resourceVersionMatch"],
+            ),
+        ] {
+            let (status, refused) = api.get(&format!("{path}?{query}")).await;
+            assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{query}: {refused}");
+            let causes = refused["details"]["causes"].as_array().unwrap();
+            let told: Vec<_> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+            assert_eq!(told, fields, "{query}");
+            assert_eq!(refused["details"]["kind"], "ListOptions");
+        }
+        for query in [
+            format!("limit=1&continue={next}&resourceVersion={version}"),
+            "limit=1&continue=nothing".to_owned(),
+        ] {
+            let (status, refused) = api.get(&format!("{path}?{query}")).await;
+            assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{query}: {refused}");
+        }
+    });
+}

@@ -223,3 +223,61 @@ fn events_are_the_same_in_both_groups() {
         assert_eq!(list["items"].as_array().unwrap().len(), 0);
     });
 }
+
+#[test]
+fn an_object_that_is_put_says_its_name() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        api.create(&path, &config_map("one")).await;
+        for metadata in [json!({}), json!({"name": "two"})] {
+            let body = json!({"metadata": metadata, "data": {"a": "2"}});
+            let (status, refused) = api.put(&format!("{path}/one"), &body).await;
+            assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{refused}");
+        }
+    });
+}
+
+#[test]
+fn a_put_of_what_was_deleted_creates_a_lease_unless_it_says_the_uid() {
+    run(|api| async move {
+        let path = api.path("coordination.k8s.io/v1", "leases");
+        let created = api.create(&path, &json!({"metadata": {"name": "one"}})).await;
+        let path = format!("{path}/one");
+        assert_eq!(api.delete(&path, &json!(null)).await.0, 200);
+        let (status, refused) = api.put(&path, &created).await;
+        assert_eq!((status, &refused["reason"]), (409, &json!("Conflict")), "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains("Precondition failed: UID"), "{refused}");
+        assert_eq!(api.get(&path).await.0, 404);
+        // The version alone holds nobody back.
+        let mut other = created.clone();
+        other["metadata"].as_object_mut().unwrap().remove("uid");
+        let (status, again) = api.put(&path, &other).await;
+        assert_eq!(status, 201, "{again}");
+        assert_ne!(again["metadata"]["uid"], created["metadata"]["uid"]);
+        assert_ne!(again["metadata"]["resourceVersion"], created["metadata"]["resourceVersion"]);
+
+        let path = api.path("v1", "configmaps");
+        let created = api.create(&path, &config_map("one")).await;
+        let path = format!("{path}/one");
+        assert_eq!(api.delete(&path, &json!(null)).await.0, 200);
+        let (status, refused) = api.put(&path, &created).await;
+        // Versions differ in what they look at first.
+        assert!(matches!(status, 404 | 409), "{refused}");
+    });
+}
+
+#[test]
+fn a_time_to_the_microsecond_has_six_digits() {
+    run(|api| async move {
+        let path = api.path("coordination.k8s.io/v1", "leases");
+        let lease = |time: &str| json!({"metadata": {"name": "one"}, "spec": {"renewTime": time}});
+        for wrong in ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00.123Z", "2026-01-01T00:00:00.123456789Z"] {
+            let (status, refused) = api.post(&path, &lease(wrong)).await;
+            assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{wrong}: {refused}");
+        }
+        let created = api.create(&path, &lease("2026-01-01T02:00:00.123456+02:00")).await;
+        assert_eq!(created["spec"]["renewTime"], "2026-01-01T00:00:00.123456Z");
+        let patch = json!({"spec": {"renewTime": "2026-01-01T00:00:00Z"}});
+        assert_eq!(api.patch(&format!("{path}/one"), "merge", &patch).await.0, 422);
+    });
+}

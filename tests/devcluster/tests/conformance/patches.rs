@@ -144,3 +144,66 @@ fn an_unknown_kind_of_patch_is_refused() {
         assert_eq!((status, &refused["reason"]), (415, &json!("UnsupportedMediaType")));
     });
 }
+
+#[test]
+fn a_patch_that_is_none_is_told_from_one_that_does_not_apply() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        api.create(&path, &config_map("one")).await;
+        let path = format!("{path}/one");
+        for wrong in
+            [json!({"op": "test"}), json!("add"), json!([1]), json!([{"op": "add", "path": 1, "value": 2}])]
+        {
+            let (status, refused) = api.patch(&path, "json", &wrong).await;
+            assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{wrong}: {refused}");
+        }
+        for wrong in [json!("a"), json!([1])] {
+            let (status, refused) = api.patch(&path, "merge", &wrong).await;
+            assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{wrong}: {refused}");
+        }
+        let (status, refused) =
+            api.patch(&path, "json", &json!([{"op": "increase", "path": "/data/a"}])).await;
+        assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
+        let test = json!({"op": "test", "path": "/data/a", "value": "1"});
+        assert_eq!(api.patch(&path, "json", &json!(vec![test.clone(); 10_000])).await.0, 200);
+        let (status, refused) = api.patch(&path, "json", &json!(vec![test; 10_001])).await;
+        assert_eq!((status, &refused["reason"]), (413, &json!("RequestEntityTooLarge")), "{refused}");
+    });
+}
+
+#[test]
+fn a_test_for_nothing_needs_the_map_that_it_would_be_in() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        api.create(&path, &config_map("one")).await;
+        let path = format!("{path}/one");
+        let nothing = |path: &str| json!([{"op": "test", "path": path, "value": null}]);
+        assert_eq!(api.patch(&path, "json", &nothing("/metadata/annotations")).await.0, 200);
+        assert_eq!(api.patch(&path, "json", &nothing("/data/b")).await.0, 200);
+        assert_eq!(api.patch(&path, "json", &nothing("/metadata/annotations/a")).await.0, 422);
+        assert_eq!(api.patch(&path, "json", &nothing("/data/a")).await.0, 422);
+    });
+}
+
+#[test]
+fn a_patch_does_not_make_another_object_of_it() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        let created = api.create(&path, &config_map("one")).await;
+        let path = format!("{path}/one");
+        let other = json!({"metadata": {"uid": "11111111-2222-3333-4444-555555555555"}});
+        let (status, refused) = api.patch(&path, "merge", &other).await;
+        assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
+        assert_eq!(refused["details"]["causes"][0]["field"], "metadata.uid");
+        for name in [json!("two"), json!("")] {
+            let (status, refused) = api.patch(&path, "merge", &json!({"metadata": {"name": name}})).await;
+            assert_eq!((status, &refused["reason"]), (400, &json!("BadRequest")), "{refused}");
+        }
+        for time in [json!(null), json!("2020-01-01T00:00:00Z")] {
+            let change = json!({"metadata": {"uid": null, "creationTimestamp": time}});
+            let (status, kept) = api.patch(&path, "merge", &change).await;
+            assert_eq!((status, &kept["metadata"]["uid"]), (200, &created["metadata"]["uid"]), "{kept}");
+            assert_eq!(kept["metadata"]["creationTimestamp"], created["metadata"]["creationTimestamp"]);
+        }
+    });
+}

@@ -191,3 +191,59 @@ fn a_pod_needs_its_service_account() {
         assert_eq!(refused["message"], message);
     });
 }
+
+#[test]
+fn a_config_maps_keys_are_file_names_and_it_may_be_fixed() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        for key in ["a/b", "a b", "..", "ä", &"x".repeat(254)] {
+            let wrong = json!({"metadata": {"name": "one"}, "data": {key: "1"}});
+            assert_eq!(causes(&api, &path, &wrong).await, [format!("data[{key}]")]);
+        }
+        let twice = json!({"metadata": {"name": "one"}, "data": {"a": "1"}, "binaryData": {"a": "AA=="}});
+        assert_eq!(causes(&api, &path, &twice).await, ["data[a]"]);
+        let mut fixed = config_map("one");
+        fixed["immutable"] = json!(true);
+        api.create(&path, &fixed).await;
+        for (change, field) in [
+            (json!({"data": {"a": "2"}}), "data"),
+            (json!({"immutable": false}), "immutable"),
+            (json!({"binaryData": {"b": "AA=="}}), "binaryData"),
+        ] {
+            let (status, refused) = api.patch(&format!("{path}/one"), "merge", &change).await;
+            assert_eq!(
+                (status, &refused["details"]["causes"][0]["field"]),
+                (422, &json!(field)),
+                "{refused}"
+            );
+        }
+        let labels = json!({"metadata": {"labels": {"a": "b"}}});
+        assert_eq!(api.patch(&format!("{path}/one"), "merge", &labels).await.0, 200);
+    });
+}
+
+#[test]
+fn what_is_too_large_is_said_to_be() {
+    run(|api| async move {
+        let body = json!({"metadata": {"name": "one"}, "data": {"a": "x".repeat(3 << 20)}});
+        let (status, refused) = api.post(&api.path("v1", "configmaps"), &body).await;
+        assert_eq!((status, &refused["reason"]), (413, &json!("RequestEntityTooLarge")), "{refused}");
+        assert_eq!(refused["message"], "Request entity too large: limit is 3145728");
+    });
+}
+
+#[test]
+fn an_option_that_nobody_knows_is_refused() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        for (query, field) in [("dryRun=Some", "dryRun"), ("fieldValidation=Loose", "fieldValidation")] {
+            assert_eq!(causes(&api, &format!("{path}?{query}"), &config_map("one")).await, [field]);
+        }
+        api.create(&format!("{path}?fieldValidation=Ignore"), &config_map("one")).await;
+        for query in ["dryRun=Some", "fieldValidation=Loose"] {
+            let (status, refused) =
+                api.patch(&format!("{path}/one?{query}"), "merge", &json!({"data": {"a": "2"}})).await;
+            assert_eq!((status, &refused["details"]["kind"]), (422, &json!("PatchOptions")), "{refused}");
+        }
+    });
+}
