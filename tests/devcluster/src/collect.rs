@@ -9,7 +9,7 @@ use crate::{
     api::delete::{self, Deletion},
     registry::Kinds,
     server::Server,
-    store::{Key, Orphan, TableId, Tables, map, owners, text},
+    store::{Key, Orphan, TableId, Tables, map, text},
 };
 
 /// Collects until the server is gone.
@@ -32,9 +32,15 @@ pub async fn collect(server: Arc<Server>, mut orphans: UnboundedReceiver<Orphan>
 /// Deletes an object none of whose owners are there; goes on with one that waits for its dependents.
 fn check(tables: &mut Tables, kinds: &Kinds, table: &TableId, key: &Key) {
     let (Some(object), Some(kind)) = (tables.get(table, key), kinds.of_table(table)) else { return };
-    let owners: Vec<&str> = owners(&object.value).collect();
-    let absent = |uid: &&str| match tables.by_uid(uid) {
+    let owners = object.metadata()["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let absent = |owner: &Value| match tables.by_uid(text(&owner["uid"])) {
         None => true,
+        // It is looked up by kind, namespace and name: another one of that uid is none.
+        Some((_, at)) if at.name != text(&owner["name"]) => true,
+        Some((_, at)) if !at.namespace.is_empty() && at.namespace != key.namespace => true,
+        Some((table, _)) if kinds.of_table(table).is_some_and(|kind| kind.kind != text(&owner["kind"])) => {
+            true
+        }
         // An owner that is being deleted and waits for its dependents counts as gone.
         Some((table, key)) => {
             tables.get(table, key).is_some_and(|owner| has(&owner.value, "foregroundDeletion"))

@@ -138,6 +138,7 @@ impl Tables {
         let key = object.key();
         let place = (id.clone(), key.clone());
         let old = self.table_mut(id).put(key.clone(), Arc::clone(&object));
+        let new = old.is_none();
         if let Some(old) = &old {
             self.forget_owners(old, &place);
         } else {
@@ -145,7 +146,8 @@ impl Tables {
         }
         for owner in owners(&object.value) {
             self.dependents.entry(owner.to_owned()).or_default().insert(place.clone());
-            if !self.uids.contains_key(owner) {
+            // Of a new one it is not known yet whether its owners are those that it names.
+            if new || !self.uids.contains_key(owner) {
                 self.orphan(Orphan::Check(id.clone(), key.clone()));
             }
         }
@@ -203,7 +205,7 @@ impl Tables {
 }
 
 /// The uids of an object's owners.
-pub fn owners(value: &Value) -> impl Iterator<Item = &str> {
+fn owners(value: &Value) -> impl Iterator<Item = &str> {
     let all = value["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
     all.iter().filter_map(|owner| owner["uid"].as_str())
 }

@@ -87,3 +87,21 @@ fn what_belongs_to_nobody_alive_is_collected() {
         assert_eq!(api.delete(&format!("{path}/lost"), &Value::Null).await.0, 404);
     });
 }
+
+#[test]
+fn an_owner_is_who_is_named_and_not_the_uid_alone() {
+    run(|api| async move {
+        let path = api.path("v1", "configmaps");
+        let owner = api.create(&path, &config_map("owner")).await;
+        let version = owner["metadata"]["resourceVersion"].as_str().unwrap();
+        let query = format!("fieldSelector=metadata.name%3Ddependent&resourceVersion={version}");
+        let mut events = Events::of(&api.client, &path, &query).await;
+        let mut wanted = config_map("dependent");
+        wanted["metadata"]["ownerReferences"] = json!([
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": owner["metadata"]["uid"]},
+        ]);
+        api.create(&path, &wanted).await;
+        while events.next().await.expect("it stayed")["type"] != "DELETED" {}
+        assert_eq!(api.get(&format!("{path}/owner")).await.0, 200);
+    });
+}
