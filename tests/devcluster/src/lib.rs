@@ -1,8 +1,8 @@
 //! A Kubernetes API, its controllers, a node and the nodes' service proxies, for tests.
 //!
 //! [`Cluster::start`] serves the API on a port, in this process, on plain HTTP with bearer tokens. It does what our daemons and tests depend on, as the real
-//! server does it; `tests/conformance` holds it to that, and runs against a real cluster, too. What is missing: admission webhooks, CEL, aggregation, OpenAPI
-//! schemas of objects, ownership of fields.
+//! server does it; `tests/conformance` holds it to that, and runs against a real cluster, too. `README.md` lists where
+//! it is more lenient.
 
 mod access;
 mod admission;
