@@ -1,65 +1,97 @@
 #!/bin/sh
-# Gives everything back where Scaler is gone: removed without its uninstall hook, or a namespace restored from a backup in a cluster
-# that never had it. Needs kubectl only. Can be run again. Exit status 0 when all is given back, else 1.
+# Restores everything where Scaler is gone: removed without its uninstall hook, or a namespace restored from a backup in a cluster that
+# never had it. Needs kubectl only. Can be run again. Exit status 0 when all is restored, else 1.
 #
 #   restore-without-scaler.sh [kubectl flags: --context NAME, --kubeconfig FILE, ...]
 #
+# It knows Deployments and StatefulSets. Name other kinds that Scaler managed, with their number of replicas in spec.replicas:
+#
+#   WORKLOADS="rollouts.argoproj.io workers.example.org" restore-without-scaler.sh
+#
 # What it touches carries Scaler's marks: workloads with the annotation scaler.dev/row, Services with the key scaler.dev/fenced in
-# their selector, EndpointSlices managed by scaler.dev. While Scaler runs use `autoscaler restore` instead: this would work against it.
+# their selector, EndpointSlices managed by scaler.dev. A workload at 0 replicas is scaled only if its record says that Scaler put it
+# there. While Scaler runs use `autoscaler restore` instead: this would work against it.
 set -eu
 
-flags=$*
 failed=0
-# The given flags are words: none of kubectl's own has a space in it.
-kube() { kubectl "$@" $flags </dev/null; }
-
 alive='status.phase!=Succeeded,status.phase!=Failed'
-running=$(kube get pods --all-namespaces --selector scaler.dev/component --field-selector "$alive" --output name)
+
+running=$(kubectl "$@" get pods --all-namespaces --selector scaler.dev/component --field-selector "$alive" \
+    --output 'go-template={{range .items}}{{.metadata.namespace}}/{{.metadata.name}} {{end}}')
+
+# And whoever runs without that label: each DLX has a Lease, and so has the leading autoscaler. The holder is its pod and a number.
+template='{{range .items}}{{.metadata.namespace}} {{with .spec}}{{with .holderIdentity}}{{.}}{{end}}{{end}}{{"\n"}}{{end}}'
+members=$(kubectl "$@" get leases.coordination.k8s.io --all-namespaces --selector scaler.dev/member --output "go-template=$template")
+leader=$(kubectl "$@" get leases.coordination.k8s.io --all-namespaces --field-selector metadata.name=scaler-autoscaler \
+    --output "go-template=$template")
+while read -r namespace holder; do
+    [ -n "$holder" ] || continue
+    pod=$(kubectl "$@" get pods --namespace "$namespace" --field-selector "metadata.name=${holder%-*},$alive" \
+        --output 'go-template={{range .items}}{{.metadata.namespace}}/{{.metadata.name}} {{end}}' </dev/null)
+    running="$running$pod"
+done <<LIST
+$members
+$leader
+LIST
 if [ -n "$running" ]; then
-    echo "Scaler runs in this cluster: use \`autoscaler restore\` (the Job scaler-restore), or remove it first" >&2
+    echo "Scaler runs in this cluster (pods $running): use \`autoscaler restore\` (the Job scaler-restore), or remove it first" >&2
     exit 1
 fi
 
-# Each workload that has a record: NAMESPACE NAME SPEC.REPLICAS RECORD. The record is JSON in one line.
-template='{{range .items}}{{$item := .}}{{if .metadata.annotations}}{{with index .metadata.annotations "scaler.dev/row"}}{{$item.metadata.namespace}} {{$item.metadata.name}} {{$item.spec.replicas}} {{.}}{{"\n"}}{{end}}{{end}}{{end}}'
-for kind in deployments.apps statefulsets.apps; do
-    workloads=$(kube get "$kind" --all-namespaces --output "go-template=$template")
-    while read -r namespace name replicas record; do
+# shellcheck disable=SC2016
+# Each workload that has a record: NAMESPACE NAME VERSION stopped|up RECORD. The record is JSON in one line.
+template='{{range .items}}{{$item := .}}{{if .metadata.annotations}}{{with index .metadata.annotations "scaler.dev/row"}}{{$item.metadata.namespace}} {{$item.metadata.name}} {{$item.metadata.resourceVersion}} {{if eq (printf "%v" $item.spec.replicas) "0"}}stopped{{else}}up{{end}} {{.}}{{"\n"}}{{end}}{{end}}{{end}}'
+for kind in deployments.apps statefulsets.apps ${WORKLOADS:-}; do
+    workloads=$(kubectl "$@" get "$kind" --all-namespaces --output "go-template=$template")
+    while read -r namespace name version scale record; do
         [ -n "$namespace" ] || continue
-        if [ "$replicas" = 0 ]; then
-            # What it had before it slept. A quote within a reason is escaped, so this is none of those.
-            before=$(printf '%s' "$record" | sed -n 's/.*[,{]"replicas":\([1-9][0-9]*\)[,}].*/\1/p')
-            kube scale "$kind/$name" --namespace "$namespace" --current-replicas=0 --replicas="${before:-1}" || {
+        # A quote within a reason is escaped, so neither of these is in one.
+        state=$(printf '%s' "$record" | sed -n 's/.*[,{]"state":"\([a-z]*\)".*/\1/p')
+        before=$(printf '%s' "$record" | sed -n 's/.*[,{]"replicas":\([1-9][0-9]*\)[,}].*/\1/p')
+        case $scale-$state in
+            stopped-asleep | stopped-waking | stopped-failed)
+                # What it had before it slept.
+                replicas="{\"op\": \"replace\", \"path\": \"/spec/replicas\", \"value\": ${before:-1}}, "
+                ;;
+            stopped-active | stopped-draining | up-*)
+                # Somebody else stopped it, or nobody did.
+                replicas=''
+                ;;
+            *)
+                echo "$kind $namespace/$name: its record does not say whether Scaler stopped it: scale it, and take the annotation scaler.dev/row away" >&2
                 failed=1
                 continue
-            }
-        fi
-        kube annotate "$kind/$name" --namespace "$namespace" scaler.dev/row- || failed=1
+                ;;
+        esac
+        kubectl "$@" patch "$kind" "$name" --namespace "$namespace" --type json --patch "[
+            {\"op\": \"test\", \"path\": \"/metadata/resourceVersion\", \"value\": \"$version\"}, $replicas
+            {\"op\": \"remove\", \"path\": \"/metadata/annotations/scaler.dev~1row\"}]" </dev/null || failed=1
     done <<LIST
 $workloads
 LIST
 done
 
 # From here on the Services lead to their own pods again.
-template='{{range .items}}{{if .spec.selector}}{{if index .spec.selector "scaler.dev/fenced"}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}{{end}}'
-services=$(kube get services --all-namespaces --output "go-template=$template")
-while read -r namespace name; do
+template='{{range .items}}{{if .spec.selector}}{{if index .spec.selector "scaler.dev/fenced"}}{{.metadata.namespace}} {{.metadata.name}} {{.metadata.resourceVersion}}{{"\n"}}{{end}}{{end}}{{end}}'
+services=$(kubectl "$@" get services --all-namespaces --output "go-template=$template")
+while read -r namespace name version; do
     [ -n "$namespace" ] || continue
-    kube patch service "$name" --namespace "$namespace" --type json \
-        --patch '[{"op": "remove", "path": "/spec/selector/scaler.dev~1fenced"}]' || failed=1
+    kubectl "$@" patch service "$name" --namespace "$namespace" --type json --patch "[
+        {\"op\": \"test\", \"path\": \"/metadata/resourceVersion\", \"value\": \"$version\"},
+        {\"op\": \"remove\", \"path\": \"/spec/selector/scaler.dev~1fenced\"}]" </dev/null || failed=1
 done <<LIST
 $services
 LIST
 
 template='{{range .items}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}'
 ours=endpointslice.kubernetes.io/managed-by=scaler.dev
-slices=$(kube get endpointslices.discovery.k8s.io --all-namespaces --selector "$ours" --output "go-template=$template")
+slices=$(kubectl "$@" get endpointslices.discovery.k8s.io --all-namespaces --selector "$ours" --output "go-template=$template")
 while read -r namespace name; do
     [ -n "$namespace" ] || continue
-    kube delete endpointslices.discovery.k8s.io "$name" --namespace "$namespace" --ignore-not-found || failed=1
+    kubectl "$@" delete endpointslices.discovery.k8s.io "$name" --namespace "$namespace" --ignore-not-found </dev/null || failed=1
 done <<LIST
 $slices
 LIST
 
-[ "$failed" = 0 ] || echo "not everything is given back, see above; run it again" >&2
+[ "$failed" = 0 ] || echo "not everything is restored, see above; run it again" >&2
 exit "$failed"

@@ -21,7 +21,10 @@ impl Site {
         let folder = TempDir::new().unwrap();
         let cluster = Cluster::start(Options::default()).unwrap();
         let kubeconfig = cluster.kubeconfig(folder.path(), &User::Admin).unwrap();
-        Self { _cluster: cluster, folder, kubeconfig }
+        // Flags are not split at spaces.
+        let spaced = folder.path().join("the admin's kubeconfig");
+        std::fs::rename(kubeconfig, &spaced).unwrap();
+        Self { _cluster: cluster, folder, kubeconfig: spaced }
     }
 
     fn command(&self, program: &Path) -> Command {
@@ -47,11 +50,17 @@ impl Site {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn script(&self) -> Output {
+    fn script(&self, workloads: &str) -> Output {
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/helm/scaler/restore-without-scaler.sh");
         let mut command = self.command(Path::new("sh"));
-        command.arg(script).arg("--kubeconfig").arg(&self.kubeconfig).output().unwrap()
+        command
+            .env("WORKLOADS", workloads)
+            .arg(script)
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .output()
+            .unwrap()
     }
 
     fn object(&self, resource: &str, name: &str) -> Value {
@@ -89,45 +98,70 @@ fn service(name: &str, selector: Option<Value>) -> Value {
     })
 }
 
+fn slice(service: &str) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": format!("{service}-scaler"), "labels": {
+            "kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": "scaler.dev",
+        }},
+        "endpoints": [{"addresses": ["10.1.2.3"]}], "ports": [{"port": 20000}],
+    })
+}
+
+/// A record in that state; with what it had before, if it says.
+fn record(state: &str, replicas: Option<u32>) -> String {
+    // What is written in a reason is no number of replicas and no state.
+    let reason = r#"idle, \"replicas\":9, {\"replicas\":8, \"state\":\"asleep\", {\"state\":\"asleep\""#;
+    let replicas = replicas.map(|count| format!(r#","replicas":{count}"#)).unwrap_or_default();
+    format!(r#"{{"state":"{state}","nonce":"1","reason":"{reason}","sleeps":1{replicas}}}"#)
+}
+
+const OURS: [&str; 5] = [
+    "get",
+    "endpointslices",
+    "--selector",
+    "endpointslice.kubernetes.io/managed-by=scaler.dev",
+    "--output=name",
+];
+
 /// As a backup has them: asleep, and led to DLXs that are in no cluster any more.
 #[test]
 fn what_carries_the_marks_is_given_back_and_nothing_else_is_touched() {
     let site = Site::start();
-    // What is written in a reason is no number of replicas.
-    let asleep = r#"{"state":"asleep","nonce":"1","reason":"idle, \"replicas\":9, {\"replicas\":8}","sleeps":1,"replicas":3}"#;
-    let old = r#"{"state":"asleep","nonce":"1","reason":"idle for 10m","sleeps":1}"#;
-    let awake = r#"{"state":"active","nonce":"2","reason":"woken by a request","sleeps":1}"#;
+    let record = |state, replicas| Some(record(state, replicas));
+    // Each with its replicas before, and after.
+    let all = [
+        ("Deployment", "web", 0, record("asleep", Some(3)), 3),
+        ("Deployment", "old", 0, record("asleep", None), 1),
+        ("Deployment", "waking", 0, record("waking", Some(3)), 3),
+        ("Deployment", "failed", 0, record("failed", Some(3)), 3),
+        ("Deployment", "awake", 2, record("active", None), 2),
+        ("Deployment", "draining", 2, record("draining", None), 2),
+        // Their owner stopped them.
+        ("Deployment", "stopped", 0, record("active", None), 0),
+        ("Deployment", "stopped-late", 0, record("draining", None), 0),
+        ("Deployment", "plain", 0, None, 0),
+        ("StatefulSet", "db", 0, record("asleep", Some(3)), 3),
+    ];
+    for (kind, name, replicas, record, _) in &all {
+        site.create(&[workload(kind, name, *replicas, record.as_deref())]);
+    }
     site.create(&[
-        workload("Deployment", "web", 0, Some(asleep)),
-        workload("Deployment", "old", 0, Some(old)),
-        workload("Deployment", "awake", 2, Some(awake)),
-        workload("Deployment", "plain", 0, None),
-        workload("StatefulSet", "db", 0, Some(asleep)),
         service("web", Some(json!({"app": "web", "scaler.dev/fenced": "1"}))),
         service("plain", Some(json!({"app": "plain"}))),
         service("bare", None),
-        json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "web-scaler", "labels": {
-                "kubernetes.io/service-name": "web", "endpointslice.kubernetes.io/managed-by": "scaler.dev",
-            }},
-            "endpoints": [{"addresses": ["10.1.2.3"]}], "ports": [{"port": 20000}],
-        }),
+        slice("web"),
+        // The Lease of a DLX that was in the cluster of the backup.
+        lease("scaler-dlx-1", Some("dlx"), "scaler-dlx-1-00c0ffee00c0ffee"),
     ]);
     // It can be run again.
     for _ in 0..2 {
-        let ended = site.script();
+        let ended = site.script("");
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
-    for (resource, name, replicas) in [
-        ("deployment", "web", 3),
-        ("deployment", "old", 1),
-        ("deployment", "awake", 2),
-        ("deployment", "plain", 0),
-        ("statefulset", "db", 3),
-    ] {
-        let object = site.object(resource, name);
-        assert_eq!(object["spec"]["replicas"], replicas, "{name}");
+    for (kind, name, _, _, replicas) in &all {
+        let object = site.object(kind, name);
+        assert_eq!(object["spec"]["replicas"], *replicas, "{name}");
         let annotations = &object["metadata"]["annotations"];
         assert_eq!(
             (annotations["scaler.dev/row"].as_str(), annotations["team"].as_str()),
@@ -136,37 +170,106 @@ fn what_carries_the_marks_is_given_back_and_nothing_else_is_touched() {
     }
     assert_eq!(site.object("service", "web")["spec"]["selector"], json!({"app": "web"}));
     assert_eq!(site.object("service", "plain")["spec"]["selector"], json!({"app": "plain"}));
-    let ours = [
-        "get",
-        "endpointslices",
-        "--selector",
-        "endpointslice.kubernetes.io/managed-by=scaler.dev",
-        "--output=name",
-    ];
-    assert_eq!(site.kubectl(&ours, ""), "");
+    assert_eq!(site.kubectl(&OURS, ""), "");
+}
+
+/// Whoever stopped it cannot be told: a person decides, and all else is given back.
+#[test]
+fn what_its_record_does_not_say_is_left_alone_and_told() {
+    let site = Site::start();
+    for (name, record) in [("newer", record("dozing", Some(3))), ("edited", "mine".to_owned())] {
+        site.create(&[workload("Deployment", name, 0, Some(&record))]);
+    }
+    site.create(&[service("web", Some(json!({"app": "web", "scaler.dev/fenced": "1"}))), slice("web")]);
+    let ended = site.script("");
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&ended.stderr);
+    for name in ["newer", "edited"] {
+        assert!(
+            said.contains(&format!("deployments.apps default/{name}: its record does not say")),
+            "{said}"
+        );
+        let object = site.object("deployment", name);
+        assert_eq!(object["spec"]["replicas"], 0, "{name}");
+        assert!(object["metadata"]["annotations"]["scaler.dev/row"].is_string(), "{name}");
+    }
+    assert_eq!(site.object("service", "web")["spec"]["selector"], json!({"app": "web"}));
+    assert_eq!(site.kubectl(&OURS, ""), "");
+}
+
+#[test]
+fn other_kinds_are_given_back_where_they_are_named() {
+    let site = Site::start();
+    site.create(&[json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "workers.example.org"},
+        "spec": {
+            "group": "example.org", "scope": "Namespaced",
+            "names": {"kind": "Worker", "plural": "workers", "singular": "worker", "listKind": "WorkerList"},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    })]);
+    let worker = json!({
+        "apiVersion": "example.org/v1", "kind": "Worker",
+        "metadata": {"name": "mail", "annotations": {"scaler.dev/row": record("asleep", Some(4))}},
+        "spec": {"replicas": 0},
+    });
+    site.create(&[worker]);
+    for (workloads, replicas) in [("", 0), ("workers.example.org", 4)] {
+        let ended = site.script(workloads);
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert_eq!(site.object("workers.example.org", "mail")["spec"]["replicas"], replicas, "{workloads}");
+    }
+}
+
+fn pod(name: &str, labels: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+        "spec": {"containers": [{"name": "dlx", "image": "devcluster/dlx"}]},
+    })
+}
+
+fn lease(name: &str, member: Option<&str>, holder: &str) -> Value {
+    let labels = member.map(|member| json!({"scaler.dev/member": member}));
+    json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "labels": labels},
+        "spec": {"holderIdentity": holder},
+    })
 }
 
 #[test]
 fn it_does_nothing_against_a_scaler_that_runs_and_says_when_it_cannot_ask() {
-    let site = Site::start();
-    site.create(&[
-        workload(
-            "Deployment",
-            "web",
-            0,
-            Some(r#"{"state":"asleep","nonce":"1","reason":"","sleeps":1,"replicas":3}"#),
+    let holder = |pod: &str| format!("{pod}-00c0ffee00c0ffee");
+    for (pod_name, objects) in [
+        ("scaler-dlx-1", vec![pod("scaler-dlx-1", json!({"scaler.dev/component": "dlx"}))]),
+        // Of manifests without that label.
+        ("dlx-1", vec![pod("dlx-1", json!({})), lease("dlx-1", Some("dlx"), &holder("dlx-1"))]),
+        (
+            "brain-7d9-x2",
+            vec![pod("brain-7d9-x2", json!({})), lease("scaler-autoscaler", None, &holder("brain-7d9-x2"))],
         ),
-        json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "scaler-dlx", "labels": {"scaler.dev/component": "dlx"}},
-            "spec": {"containers": [{"name": "dlx", "image": "devcluster/dlx"}]},
-        }),
-    ]);
-    let ended = site.script();
-    assert!(!ended.status.success());
-    assert!(String::from_utf8_lossy(&ended.stderr).contains("Scaler runs in this cluster"));
-    assert_eq!(site.object("deployment", "web")["spec"]["replicas"], 0);
-    // A cluster that does not answer is none where there is nothing to do.
-    std::fs::write(&site.kubeconfig, "").unwrap();
-    assert!(!site.script().status.success());
+    ] {
+        let site = Site::start();
+        site.create(&[workload("Deployment", "web", 0, Some(&record("asleep", Some(3))))]);
+        site.create(&objects);
+        let ended = site.script("");
+        assert!(!ended.status.success());
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(said.contains(&format!("Scaler runs in this cluster (pods default/{pod_name} )")), "{said}");
+        assert_eq!(site.object("deployment", "web")["spec"]["replicas"], 0, "{pod_name}");
+        // One that has ended runs no more.
+        let ended = json!({"status": {"phase": "Failed"}}).to_string();
+        site.kubectl(
+            &["patch", "pod", pod_name, "--subresource=status", "--type=merge", "--patch", &ended],
+            "",
+        );
+        assert!(site.script("").status.success());
+        assert_eq!(site.object("deployment", "web")["spec"]["replicas"], 3, "{pod_name}");
+        // A cluster that does not answer is none where there is nothing to do.
+        std::fs::write(&site.kubeconfig, "").unwrap();
+        assert!(!site.script("").status.success());
+    }
 }
