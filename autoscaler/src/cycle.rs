@@ -6,7 +6,7 @@
 mod tries;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -32,7 +32,7 @@ use crate::{
     metrics::{MetricSource, kubernetes::Cluster},
     plugin::Plugin,
     router::{Leading, Routes},
-    telemetry::{CycleLabels, DecisionLabels, Metrics, ResourceLabels},
+    telemetry::{CycleLabels, DecisionLabels, Metrics},
 };
 
 /// How many tries of one cycle are under way at once. A try is a few writes, one question to each DLX and the time the
@@ -118,8 +118,6 @@ pub struct Cycle<P> {
     whose: HashMap<Id, Place>,
     /// How many of those that run are switches.
     switching: usize,
-    /// Those whose wakes have a metric.
-    frequent: HashSet<ResourceLabels>,
 }
 
 /// What waits for a place among the tries.
@@ -181,7 +179,6 @@ impl<P: Plugin> Cycle<P> {
             running: JoinSet::new(),
             whose: HashMap::new(),
             switching: 0,
-            frequent: HashSet::new(),
         }
     }
 
@@ -219,7 +216,6 @@ impl<P: Plugin> Cycle<P> {
             }
             self.start();
         }
-        self.show_frequent(&Work::default());
         self.queue.clear();
         self.switches.clear();
         while let Some(ended) = self.running.join_next_with_id().await {
@@ -329,32 +325,16 @@ impl<P: Plugin> Cycle<P> {
         }
     }
 
-    /// Shows which resources are woken too often.
-    fn show_frequent(&mut self, work: &Work) {
-        let metrics = &self.context.metrics.frequent_wakes;
-        let before = std::mem::take(&mut self.frequent);
-        for (id, frequent, tell) in &work.frequent {
-            if *tell {
-                tracing::warn!(resource = %id, wakes = frequent.wakes, "woken too often");
-                let message = format!("It was {frequent}, or the annotation min-awake");
-                self.reporter.report(id, Severity::Warning, "FrequentWakes", message);
-            }
-            let ResourceId { namespace, name } = id.clone();
-            let labels = ResourceLabels { kind: self.labels.kind.clone(), namespace, name };
-            metrics.get_or_create(&labels).set(i64::try_from(frequent.wakes).unwrap_or(i64::MAX));
-            self.frequent.insert(labels);
-        }
-        for labels in before.difference(&self.frequent) {
-            metrics.remove(labels);
-        }
-    }
-
     /// What an earlier look left waiting is decided anew with this one, but for what a person waits for.
     fn enqueue(&mut self, work: Work) {
         for (id, why) in work.refused.iter().take(REFUSALS_TOLD) {
             self.reporter.report(id, Severity::Warning, "NotScaledToZero", format!("Kept awake: {why}"));
         }
-        self.show_frequent(&work);
+        for (id, frequent) in &work.frequent {
+            tracing::warn!(resource = %id, wakes = frequent.wakes, "woken too often");
+            let message = format!("It was {frequent}, or the annotation min-awake");
+            self.reporter.report(id, Severity::Warning, "FrequentWakes", message);
+        }
         let waiting = &self.waiting;
         self.queue.retain(|job| matches!(job, Job::Sleep(id) if waiting.contains_key(id)));
         self.queue.extend(work.mend.into_iter().map(Job::Mend));

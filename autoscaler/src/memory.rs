@@ -110,8 +110,8 @@ pub struct Work {
     pub idle: Vec<ResourceId>,
     /// Resources that cannot go to zero as things are, and why; each once, until it changes.
     pub refused: Vec<(ResourceId, String)>,
-    /// Resources that are woken too often, and whether their users are to be told now.
-    pub frequent: Vec<(ResourceId, Frequent, bool)>,
+    /// Resources that are woken too often, whose users are to be told now.
+    pub frequent: Vec<(ResourceId, Frequent)>,
     /// How many resources were decided on how.
     pub decisions: BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -244,9 +244,8 @@ impl Memory {
                 .extend(refused.clone().map(|_| (known.resource.id.clone(), known.decision.to_string())));
             known.told = refused;
         }
-        if let Some(frequent) = known.wakes.frequent(now) {
-            let tell = known.wakes.tell(now).is_some();
-            work.frequent.push((known.resource.id.clone(), frequent, tell));
+        if let Some(frequent) = known.wakes.tell(now) {
+            work.frequent.push((known.resource.id.clone(), frequent));
         }
         *work.decisions.entry((known.decision.name(), known.decision.code())).or_default() += 1;
         if known.under_way {

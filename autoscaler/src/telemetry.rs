@@ -70,17 +70,6 @@ pub struct RouteLabels {
     pub outcome: &'static str,
 }
 
-/// A resource.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ResourceLabels {
-    /// Its plugin's kind.
-    pub kind: String,
-    /// Its own namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
 /// All of them. Cheap to clone; clones share their values.
 #[derive(Clone)]
 pub struct Metrics {
@@ -104,8 +93,6 @@ pub struct Metrics {
     pub scale_failures: Family<CycleLabels, Counter>,
     /// Rows that were left behind and mended.
     pub mended: Counter,
-    /// Resources that are woken too often: how often in the last hour.
-    pub frequent_wakes: Family<ResourceLabels, Gauge>,
     /// Live DLXs that do not answer.
     pub member_silent: Family<MemberLabels, Gauge>,
     /// Routes, by where they lead.
@@ -135,7 +122,6 @@ impl Metrics {
             under_way: Gauge::default(),
             scale_failures: Family::default(),
             mended: Counter::default(),
-            frequent_wakes: Family::default(),
             member_silent: Family::default(),
             routes: Family::default(),
             route_calls: Family::default(),
@@ -169,11 +155,6 @@ impl Metrics {
         registry.register("fences_under_way", "Tries under way", metrics.under_way.clone());
         registry.register("scale_failures", "Scales to zero that failed", metrics.scale_failures.clone());
         registry.register("rows_mended", "Rows that were left behind and mended", metrics.mended.clone());
-        registry.register(
-            "frequent_wakes",
-            "Wakes in the last hour of resources that had more than three",
-            metrics.frequent_wakes.clone(),
-        );
         registry.register(
             "member_silent",
             "1 for each live DLX that does not answer: while there is one, everything is kept awake",

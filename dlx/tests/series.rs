@@ -48,4 +48,11 @@ async fn a_resource_has_the_series_that_are_not_zero() {
     assert!(all.contains(&format!("scaler_dlx_held{{{}}} 0", labels("idle"))), "{all:#?}");
     assert!(all.len() > 3 * active.len() && active.iter().all(|line| all.contains(line)), "{all:#?}");
     assert_eq!(series(&site, ResourceMetrics::None), Vec::<String>::new());
+    for line in &all {
+        let name = line.split('{').next().unwrap();
+        assert!(
+            include_str!("../../README.md").contains(&format!("`{name}")),
+            "README.md does not name {name}"
+        );
+    }
 }

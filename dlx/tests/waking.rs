@@ -25,6 +25,16 @@ async fn shown(site: &Site, name: &str) -> serde_json::Value {
     all["resources"].as_array().unwrap().iter().find(|resource| resource["name"] == name).unwrap().clone()
 }
 
+/// What Prometheus reads.
+fn metrics(site: &Site) -> String {
+    let (dlx, resources) = (std::sync::Arc::downgrade(&site.dlx), daemon::telemetry::ResourceMetrics::Active);
+    let mut registry = daemon::telemetry::registry("dlx");
+    registry.register_collector(Box::new(dlx::metrics::Exported { dlx, resources }));
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+    page
+}
+
 fn reported(site: &Site) -> Vec<(String, String)> {
     site.plugin.reports.lock().unwrap().clone()
 }
@@ -244,11 +254,7 @@ async fn a_cold_start_is_told_phase_by_phase() {
     for phase in Phase::ALL {
         assert!(told["cold_start"]["phases_ms"][phase.name()].is_f64(), "{told}");
     }
-    let mut metrics = String::new();
-    let mut registry = daemon::telemetry::registry("dlx");
-    let (dlx, resources) = (std::sync::Arc::downgrade(&site.dlx), daemon::telemetry::ResourceMetrics::Active);
-    registry.register_collector(Box::new(dlx::metrics::Exported { dlx, resources }));
-    prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
+    let metrics = metrics(&site);
     for phase in Phase::ALL {
         let line = format!(
             r#"scaler_dlx_cold_start_phase_seconds_count{{namespace="demo",kind="test",phase="{}"}} 1"#,
@@ -276,7 +282,7 @@ async fn a_full_hold_is_told_to_its_owners_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wake_that_another_dlx_won_is_told_by_that_one() {
+async fn a_wake_that_another_dlx_won_is_told_and_counted_by_that_one() {
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::waking(|_| Ok(Vec::new())).asleep("a");
     let other = plugin.clone();
@@ -297,6 +303,15 @@ async fn a_wake_that_another_dlx_won_is_told_by_that_one() {
     until("its own wake is told", || reported(&site).iter().any(|(reason, _)| reason == "Woken")).await;
     let reasons: Vec<_> = reported(&site).into_iter().map(|(reason, _)| reason).collect();
     assert_eq!(reasons, ["WakeStarted", "Woken"]);
+    let awake = |name: &str| site.entry(name).counts.wakes()[0];
+    assert_eq!((awake("a"), awake("b")), (("awake", "", 0), ("awake", "", 1)));
+    let page = metrics(&site);
+    assert!(page.contains("scaler_dlx_wake_seconds_count 1\n"), "{page}");
+    for phase in Phase::ALL {
+        assert!(page.contains(&format!(r#"phase="{}"}} 1"#, phase.name())), "{page}");
+    }
+    // What caused this one is not taken for what causes the next.
+    assert!(["a", "b"].iter().all(|name| site.entry(name).read(|view| view.wake_cause.is_none())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

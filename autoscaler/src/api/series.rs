@@ -8,6 +8,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+use tokio::time::Instant;
 
 use super::View;
 use crate::memory::Memory;
@@ -71,6 +72,19 @@ impl Collector for ResourceSeries {
         let mut family = encoder.encode_descriptor("failed_drains", help, None, MetricType::Counter)?;
         for (labels, count) in drains {
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let now = Instant::now();
+        let frequent = self.samples(|memory, add| {
+            for (id, known) in &memory.resources {
+                let wakes = known.wakes.frequent(now).map_or(0, |frequent| frequent.wakes as u64);
+                add(id, (Vec::new(), wakes));
+            }
+        });
+        let help = "Wakes in the last hour of a resource that had more than three";
+        let mut family =
+            encoder.encode_descriptor("autoscaler_frequent_wakes", help, None, MetricType::Gauge)?;
+        for (labels, value) in frequent {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
         }
         let refused = self.samples(|memory, add| {
             for (id, known) in &memory.resources {

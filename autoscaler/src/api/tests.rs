@@ -62,15 +62,18 @@ async fn where_a_route_leads_and_what_comes_next() {
         reason = "the clock moves when everybody waits: this is what moves it"
     )]
     tokio::time::sleep(Duration::from_secs(10)).await;
-    // Two attempts that a DLX did not answer.
-    known
-        .lock()
-        .unwrap()
-        .resources
-        .get_mut(&id("web"))
-        .unwrap()
-        .failed_drains
-        .insert(("reverted", "silent"), 2);
+    {
+        let mut known = known.lock().unwrap();
+        let web = known.resources.get_mut(&id("web")).unwrap();
+        // Two attempts that a DLX did not answer.
+        web.failed_drains.insert(("reverted", "silent"), 2);
+        // Four wakes.
+        let mut resource = web.resource.clone();
+        for replicas in [0, 1].repeat(4) {
+            resource.replicas = replicas;
+            web.wakes.follow(Instant::now(), &resource, Duration::ZERO);
+        }
+    }
 
     let told = get(&view.resources()).await;
     assert_eq!(told["resources"][0]["route"], Value::Null);
@@ -97,13 +100,21 @@ async fn where_a_route_leads_and_what_comes_next() {
     let refused = format!("scaler_refused{{{},what=\"interception\"}} 1", labels("shy"));
     let failed =
         format!("scaler_failed_drains_total{{{},outcome=\"reverted\",reason=\"silent\"}} 2", labels("web"));
+    let frequent = format!("scaler_autoscaler_frequent_wakes{{{}}} 4", labels("web"));
     let active = series(ResourceMetrics::Active);
-    assert!(active.contains(&refused) && active.contains(&failed), "{active:#?}");
+    for line in [&refused, &failed, &frequent] {
+        assert!(active.contains(line), "{line} in {active:#?}");
+    }
     assert!(active.iter().all(|line| !line.ends_with(" 0")), "{active:#?}");
     let all = series(ResourceMetrics::All);
     let zero = format!("scaler_refused{{{},what=\"interception\"}} 0", labels("web"));
     assert!(all.contains(&refused) && all.contains(&zero), "{all:#?}");
     assert_eq!(series(ResourceMetrics::None), Vec::<String>::new());
+    for line in &all {
+        let name = line.split('{').next().unwrap();
+        let readme = include_str!("../../../README.md");
+        assert!(readme.contains(&format!("`{name}")), "README.md does not name {name}");
+    }
     // Who leads no more knows nothing of it.
     context.stop.cancel();
     tokio::task::yield_now().await;

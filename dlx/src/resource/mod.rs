@@ -33,7 +33,7 @@ use crate::{
     answer::Refusal,
     hold::{Place, Queue, Rejected, Share},
     shared::Shared,
-    wake,
+    wake::{self, WakeCause},
     watch::Source,
 };
 
@@ -237,17 +237,15 @@ impl Entry {
         }
         view.note_progress();
         if view.is_seen_to_be_own() {
-            self.report_wake_started(view);
+            self.report_wake_started(view, view.wake_cause.as_ref());
         }
         if open
             && !was_open
             && let Some((took, phases, own)) = view.came_up()
         {
-            self.shared.metrics.woken(&self.key, took, &phases);
-            self.counts.woken(WakeOutcome::Awake);
             tracing::info!(resource = %self.key.id, kind = %self.key.kind, took = ?took, %phases, "awake");
             if own {
-                self.report_woken(view, took, &phases);
+                self.count_woken(view, took, &phases);
             }
         }
         if !open {
@@ -268,22 +266,25 @@ impl Entry {
     pub fn wake_written(self: &Arc<Self>) {
         self.decide(|view| {
             if view.claim() {
-                self.report_wake_started(view);
+                self.report_wake_started(view, view.wake_cause.as_ref());
             }
-            if let Some((took, phases)) = view.take_unclaimed() {
-                self.report_wake_started(view);
-                self.report_woken(view, took, &phases);
+            if let Some((took, phases, cause)) = view.take_unclaimed() {
+                self.report_wake_started(view, cause.as_ref());
+                self.count_woken(view, took, &phases);
             }
         });
     }
 
-    fn report_wake_started(&self, view: &View) {
-        let cause = view.wake_cause.as_ref().map(|cause| format!("woken by {cause}; ")).unwrap_or_default();
+    fn report_wake_started(&self, view: &View, cause: Option<&WakeCause>) {
+        let cause = cause.map(|cause| format!("woken by {cause}; ")).unwrap_or_default();
         let message = format!("{cause}{} requests wait for it", self.queue.len());
         view.source.reports.report(&self.key.id, Severity::Normal, "WakeStarted", message);
     }
 
-    fn report_woken(&self, view: &View, took: Duration, phases: &Phases) {
+    /// A wake of this DLX's own ended well.
+    fn count_woken(&self, view: &View, took: Duration, phases: &Phases) {
+        self.shared.metrics.woken(&self.key, took, phases);
+        self.counts.woken(WakeOutcome::Awake);
         let message = format!("ready {:.3} s after the wake began: {phases}", took.as_secs_f64());
         view.source.reports.report(&self.key.id, Severity::Normal, "Woken", message);
     }

@@ -57,12 +57,12 @@ pub struct View {
     pub lost_writes: u32,
     /// Since when requests are held, if some are.
     pub wanted: Option<Instant>,
-    /// Who was the first of them.
+    /// Who was the first of them, until the wake has ended.
     pub wake_cause: Option<WakeCause>,
     /// The wake that this DLX asked for and that is going on.
     waking: Option<Waking>,
     /// It came up before this DLX knew whether the wake is its own.
-    unclaimed: Option<(Duration, Phases)>,
+    unclaimed: Option<(Duration, Phases, Option<WakeCause>)>,
     /// The last of this DLX's own wakes that ended well, and how long it took.
     woken: Option<(Timeline, Duration)>,
     /// When its owners were last told that too much is held.
@@ -293,8 +293,8 @@ impl View {
         self.waking.as_mut().is_some_and(|waking| !std::mem::replace(&mut waking.own, true))
     }
 
-    /// It came up before this DLX knew that the wake was its own: how long it took and with what.
-    pub fn take_unclaimed(&mut self) -> Option<(Duration, Phases)> {
+    /// It came up before this DLX knew that the wake was its own: how long it took, with what, and who was the cause.
+    pub fn take_unclaimed(&mut self) -> Option<(Duration, Phases, Option<WakeCause>)> {
         self.unclaimed.take()
     }
 
@@ -313,11 +313,12 @@ impl View {
         self.failure = None;
         self.last_error = None;
         self.wanted = None;
+        let cause = self.wake_cause.take();
         let Waking { began, mut timeline, own, .. } = self.waking.take()?;
         timeline.reach(Phase::Ready);
         let took = began.elapsed();
         self.woken = Some((timeline, took));
-        self.unclaimed = (!own).then(|| (took, timeline.phases()));
+        self.unclaimed = (!own).then(|| (took, timeline.phases(), cause));
         Some((took, timeline.phases(), own))
     }
 
@@ -339,7 +340,8 @@ impl View {
         if cold.wake.is_some()
             && let Some((timeline, _)) = &mut self.woken
         {
-            if timeline.reach(Phase::FirstByte) {
+            // Of another DLX's wake it is that one's to count.
+            if timeline.reach(Phase::FirstByte) && self.unclaimed.is_none() {
                 first = timeline.phases().of(Phase::FirstByte);
             }
             let since_ready = timeline.ready().map(|ready| ready.elapsed());
@@ -358,6 +360,7 @@ impl View {
             _ => FIRST_PAUSE,
         };
         self.last_error = Some(reason.to_owned());
+        self.wake_cause = None;
         let (at, nonce) = (Instant::now(), self.gate.seen().map(|seen| seen.row.nonce));
         self.failure = Some(Failure { reason: reason.to_owned(), until: at + pause, pause, at, nonce });
         // It may have answered for a moment and ended: what is ready from here on has been asked after the failure.
