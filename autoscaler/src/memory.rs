@@ -171,12 +171,16 @@ impl Memory {
         }
         let (noted, lost) = self.registered;
         let Source { members, reported, registered, .. } = source;
+        if registered.unknown && self.reports.complete_since().is_none() {
+            // It follows them, as a new leader, from later on.
+            return;
+        }
         let seen = registered.names.iter().skip(noted).cloned();
         let before = self.reports.complete_since().map(|(since, _)| since);
         self.reports.read(now, members.iter().cloned().collect(), seen, |gone| {
             reported.iter().any(|reported| **reported == *gone)
         });
-        if registered.lost > lost {
+        if registered.unknown || registered.lost > lost {
             self.reports.unseen(now);
         }
         self.registered = (registered.names.len(), registered.lost);

@@ -23,6 +23,9 @@ use super::Members;
 const PATH: &str = "/api/v1/last-activity";
 /// The pause after a question that failed. A DLX that is done waits ten times as long.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long a question may wait for its answer. Then it is asked anew, on another connection: this one may be dead without
+/// anybody having been told.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// What the leader knows of the DLXs that came and went.
 #[derive(Debug, Default)]
@@ -124,7 +127,7 @@ impl Members {
             let answer = tokio::select! {
                 // An error: never, its sender is `self`'s.
                 _ = windows.changed() => continue,
-                answer = self.send(&member, Method::GET, &path, Bytes::new(), Duration::MAX) => answer,
+                answer = self.send(&member, Method::GET, &path, Bytes::new(), LONGEST) => answer,
             };
             match answer {
                 Ok((StatusCode::OK, body)) if is_of(&body, &member) => {

@@ -180,6 +180,33 @@ fn who_came_and_went_between_two_cycles_leaves_a_gap() {
     assert_eq!(scene.code(), "members_unseen");
     scene.cycle(WINDOW);
     assert_eq!(scene.code(), "quiet");
+    // So it is for as long as it cannot be told.
+    scene.registered.unknown = true;
+    for _ in 0..3 {
+        scene.cycle(WINDOW);
+        assert_eq!(scene.code(), "members_unseen");
+    }
+    scene.registered.unknown = false;
+    scene.cycle(WINDOW - SECOND);
+    assert_eq!(scene.code(), "members_unseen");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+}
+
+/// A new leader's window begins when it knows who registers, and not before.
+#[test]
+fn a_new_leader_that_cannot_follow_the_dlxs_lets_nothing_sleep() {
+    let mut scene = Scene { memory: Memory::default(), ..Scene::new() };
+    scene.registered.unknown = true;
+    for _ in 0..3 {
+        scene.cycle(WINDOW);
+        assert_eq!(scene.code(), "new_leader");
+    }
+    scene.registered.unknown = false;
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "new_leader");
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
 }
 
 #[test]

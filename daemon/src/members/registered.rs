@@ -3,20 +3,25 @@
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     fs, io,
     mem::MaybeUninit,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rustix::{
     fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags},
     io::Errno,
 };
-use tokio::{io::unix::AsyncFd, sync::watch};
+use tokio::{io::unix::AsyncFd, sync::watch, time::sleep};
 
 use super::files;
+
+/// The pause before a folder that cannot be watched is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Who has registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,11 +30,28 @@ pub struct Registered {
     pub names: Vec<Arc<str>>,
     /// How often it could not be told who came meanwhile.
     pub lost: u64,
+    /// It cannot be told who comes now: nobody follows them yet, or that failed.
+    pub unknown: bool,
 }
 
 // === impl Registered ===
 
 impl Registered {
+    /// Nobody follows them yet.
+    pub(super) fn unknown() -> Self {
+        Self { unknown: true, ..Self::default() }
+    }
+
+    /// From now on it is told who comes.
+    pub(super) fn followed(tell: &watch::Sender<Self>) {
+        tell.send_if_modified(|known| std::mem::take(&mut known.unknown));
+    }
+
+    /// It cannot be told who comes until they are [`followed`](Self::followed) again.
+    pub(super) fn lost_sight(tell: &watch::Sender<Self>) {
+        tell.send_modify(|known| (known.lost, known.unknown) = (known.lost + 1, true));
+    }
+
     /// One is registered now.
     pub(super) fn saw(tell: &watch::Sender<Self>, name: &str) {
         tell.send_if_modified(|known| {
@@ -49,13 +71,22 @@ impl Registered {
 
 /// Follows the members' files below the state folder; never returns.
 pub(super) async fn follow_files(state_dir: PathBuf, tell: watch::Sender<Registered>) {
-    if let Err(error) = follow(&files::folder(&state_dir), &tell).await {
-        tracing::warn!(folder = %state_dir.display(), %error, "cannot watch which DLXs register: one that comes and goes within a scale interval is not seen");
+    let folder = files::folder(&state_dir);
+    let mut told = String::new();
+    loop {
+        let Err(error) = follow(&folder, &tell).await;
+        Registered::lost_sight(&tell);
+        let why = error.to_string();
+        if told != why {
+            tracing::warn!(folder = %folder.display(), %error, "cannot watch which DLXs register: nothing is scaled to zero until that works (is fs.inotify.max_user_instances too low?); it is tried again");
+        }
+        told = why;
+        #[expect(clippy::disallowed_methods, reason = "nothing tells when the folder can be watched")]
+        sleep(AGAIN).await;
     }
-    std::future::pending().await
 }
 
-async fn follow(folder: &Path, tell: &watch::Sender<Registered>) -> io::Result<()> {
+async fn follow(folder: &Path, tell: &watch::Sender<Registered>) -> io::Result<Infallible> {
     fs::create_dir_all(folder)?;
     let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
     inotify::add_watch(&inotify, folder, WatchFlags::MOVED_TO | WatchFlags::ONLYDIR)?;
@@ -67,6 +98,7 @@ async fn follow(folder: &Path, tell: &watch::Sender<Registered>) -> io::Result<(
     for member in files::read_folder(folder)? {
         Registered::saw(tell, &member.name);
     }
+    Registered::followed(tell);
     loop {
         let mut ready = inotify.readable().await?;
         take_events(&inotify, tell)?;
@@ -87,6 +119,9 @@ fn take_events(inotify: &AsyncFd<OwnedFd>, tell: &watch::Sender<Registered>) -> 
         };
         if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
             Registered::missed(tell);
+        }
+        if event.events().contains(ReadFlags::IGNORED) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the folder was removed"));
         }
         seen.extend(event.file_name().and_then(|name| Some(files::member(name.to_str().ok()?)?.to_owned())));
     }

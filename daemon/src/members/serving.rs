@@ -104,14 +104,14 @@ struct Trouble {
 impl Serving {
     /// Those of one host: nothing is led. To be called on a tokio runtime.
     pub(crate) fn follow_files(state_dir: PathBuf) -> Self {
-        let registered = watch::Sender::default();
+        let registered = watch::Sender::new(Registered::unknown());
         let task = tokio::spawn(registered::follow_files(state_dir, registered.clone()));
         Self { tell: watch::Sender::new(None), registered, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Those of the namespace that is `home`. To be called on a tokio runtime.
     pub(crate) fn follow(home: Home) -> Self {
-        let (tell, registered) = (watch::Sender::new(None), watch::Sender::default());
+        let (tell, registered) = (watch::Sender::new(None), watch::Sender::new(Registered::unknown()));
         let task = tokio::spawn(follow(home, tell.clone(), registered.clone()));
         Self { tell, registered, _task: AbortOnDropHandle::new(task) }
     }
@@ -139,6 +139,10 @@ async fn follow(home: Home, tell: watch::Sender<Known>, registered: watch::Sende
     loop {
         tokio::select! {
             Some(event) = leases.next() => {
+                if matches!(event, Err(watcher::Error::WatchStartFailed(_))) {
+                    // One that broke goes on where it was, if it can.
+                    Registered::missed(&registered);
+                }
                 if let Some(event) = troubles[0].none(&home, event) {
                     note_registered(&event, seen.leases.known.is_some(), &registered);
                     seen.leases.saw(event, |lease: Lease| (lease.metadata.name.clone(), Held::of(&lease)));
@@ -178,13 +182,14 @@ async fn follow(home: Home, tell: watch::Sender<Known>, registered: watch::Sende
 /// Notes who registered. `again`: they had been listed before, so that a new list may lack some that came and went.
 fn note_registered(event: &Event<Lease>, again: bool, tell: &watch::Sender<Registered>) {
     match event {
-        Event::Init if again => Registered::missed(tell),
+        Event::Init if again => Registered::lost_sight(tell),
+        Event::InitDone => Registered::followed(tell),
         Event::Apply(lease) | Event::InitApply(lease) => {
             if let Some(holder) = holder(lease) {
                 Registered::saw(tell, holder);
             }
         }
-        Event::Init | Event::InitDone | Event::Delete(_) => {}
+        Event::Init | Event::Delete(_) => {}
     }
 }
 
@@ -353,7 +358,8 @@ impl Trouble {
     fn none<K>(&mut self, home: &Home, event: Result<Event<K>, watcher::Error>) -> Option<Event<K>> {
         let error = match event {
             Ok(event) => {
-                if self.told.take().is_some() {
+                // A list that only begins has brought nothing yet.
+                if !matches!(event, Event::Init) && self.told.take().is_some() {
                     tracing::info!(resource = self.resource, "the DLXs are followed again");
                 }
                 return Some(event);

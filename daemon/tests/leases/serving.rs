@@ -97,6 +97,48 @@ async fn who_registered_is_known_after_it_left() {
     assert_eq!(registered.borrow().lost, 0);
 }
 
+/// Whoever comes and goes before the first list, or while the watch cannot be begun, nobody sees.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_nobody_can_tell_who_registers_is_told() {
+    let site = Site::start().await;
+    let faults = site.cluster.faults();
+    let of = |verb: &str| Filter::any().resource("leases").verb(verb);
+    let lists = faults.refuse(of("list"), 2, Refusal::InternalError);
+    let process = Coordination::Leases(site.process("autoscaler", Some("autoscaler-0")).await);
+    let serving = process.serving();
+    let mut registered = serving.registered();
+    soon(until(|| faults.refusals_left() == 1)).await;
+    assert!(registered.borrow().unknown);
+    soon(registered.wait_for(|known| !known.unknown)).await.unwrap();
+    assert_eq!(registered.borrow().lost, 0);
+    lists.end();
+    let watches = faults.refuse(of("watch"), 1, Refusal::InternalError);
+    faults.drop_watches(Filter::any().resource("leases"));
+    soon(registered.wait_for(|known| known.lost == 1)).await.unwrap();
+    watches.end();
+}
+
+/// A watch that cannot go on where it stood lists anew, which may take its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_registered_is_not_known_until_they_are_listed_anew() {
+    let site = Site::start().await;
+    let process = Coordination::Leases(site.process("autoscaler", Some("autoscaler-0")).await);
+    let serving = process.serving();
+    let mut registered = serving.registered();
+    soon(registered.wait_for(|known| !known.unknown)).await.unwrap();
+    let faults = site.cluster.faults();
+    let noise: Node = from_value(json!({"metadata": {"name": "noise"}})).unwrap();
+    Api::all(site.cluster.client().unwrap()).create(&PostParams::default(), &noise).await.unwrap();
+    let leases = || Filter::any().resource("leases");
+    let lists = faults.refuse(leases().verb("list"), u32::MAX, Refusal::InternalError);
+    site.cluster.compact();
+    faults.drop_watches(leases());
+    soon(registered.wait_for(|known| known.unknown)).await.unwrap();
+    assert!(registered.borrow().lost > 0);
+    lists.end();
+    soon(registered.wait_for(|known| !known.unknown)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_takes_requests_from_its_readiness_to_its_end() {
     let site = Site::start().await;
@@ -275,6 +317,26 @@ async fn what_cannot_be_watched_is_not_forgotten() {
     drop(watched);
     soon(recorder).await.unwrap();
     assert_eq!(*all.lock().unwrap(), [1, 2]);
+}
+
+/// The folder cannot be had, and is removed later.
+#[tokio::test(start_paused = true)]
+async fn a_folder_that_cannot_be_watched_is_tried_again() {
+    let state = tempfile::tempdir().unwrap();
+    let folder = state.path().join("members");
+    std::fs::write(&folder, "in its place").unwrap();
+    let serving = Coordination::Files(state.path().to_owned()).serving();
+    let mut registered = serving.registered();
+    assert!(registered.borrow().unknown);
+    soon(registered.wait_for(|known| known.lost > 0)).await.unwrap();
+    assert!(registered.borrow().unknown);
+    std::fs::remove_file(&folder).unwrap();
+    soon(registered.wait_for(|known| !known.unknown)).await.unwrap();
+    std::fs::remove_dir(&folder).unwrap();
+    soon(registered.wait_for(|known| known.unknown)).await.unwrap();
+    soon(registered.wait_for(|known| !known.unknown)).await.unwrap();
+    let member = daemon::members::files::register(state.path(), "127.0.0.1:8091".parse().unwrap()).unwrap();
+    soon(registered.wait_for(|known| known.names.iter().any(|name| **name == *member.name()))).await.unwrap();
 }
 
 /// On one host nothing is led.

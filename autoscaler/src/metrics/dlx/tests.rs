@@ -113,6 +113,23 @@ async fn a_last_report_stands_for_the_dlx_that_gave_it() {
     follow.abort();
 }
 
+/// Its connection may be dead, and nobody is told of that.
+#[tokio::test(start_paused = true)]
+async fn a_last_report_that_does_not_come_is_asked_for_anew() {
+    let site = Site::new();
+    let dlx = Dlx::start(site.state.path(), |_, _| Reply::Never);
+    let members = members(site.state.path(), LONG);
+    let serving = daemon::coordination::Coordination::Files(site.state.path().to_owned()).serving();
+    let follow = tokio::spawn(members.clone().follow_last_reports(serving.registered()));
+    let begun = std::time::Instant::now();
+    while dlx.count("/api/v1/last-activity") < 3 {
+        // The clock moves no faster than what is asked.
+        tokio::time::advance(Duration::from_millis(10)).await;
+        assert!(begun.elapsed() < Duration::from_secs(30), "it waits for ever");
+    }
+    follow.abort();
+}
+
 /// What a DLX forgot before it left, it may have served.
 #[tokio::test]
 async fn what_a_last_report_does_not_name_may_have_been_forgotten() {
