@@ -11,7 +11,9 @@ use e2e::{
     until,
     wait::pause,
 };
-use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use k8s_openapi::{
+    api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp,
+};
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -27,7 +29,7 @@ const RENEWAL: Duration = Duration::from_secs(5);
 /// Whose the Lease is from now on; nobody's, as when the time has passed in which a dead one could have renewed it.
 pub async fn holds(shop: &Shop, holder: &str) {
     let leases: Api<Lease> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
-    let now = Timestamp::now().to_string();
+    let now = MicroTime(Timestamp::now());
     let patch = Patch::Merge(json!({"spec": {"holderIdentity": holder, "renewTime": now}}));
     let patched = leases.patch("scaler-autoscaler", &PatchParams::default(), &patch).await;
     patched.expect("patching the Lease");
