@@ -53,6 +53,7 @@ pub fn write(workload: &Workload, row: &Row, target: Option<Target>, now: &str) 
     let generation = workload.generation + workload.kind.generations(replicas != workload.replicas);
     let change = Change {
         row,
+        uid: &workload.meta.uid,
         generation,
         replicas: workload.replicas,
         before: workload.before(),

@@ -15,6 +15,9 @@ pub struct Kept {
     /// The row.
     #[serde(flatten)]
     pub row: Row,
+    /// The uid of the object it was written on. On another one, as after a restore from a backup, only the row is believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// The object's generation after this was written. Another one there: somebody changed it since (its specification;
     /// of a Deployment, its annotations too), or brought back an old annotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,6 +55,8 @@ pub struct Unreadable(String);
 pub struct Change<'a> {
     /// The row to write.
     pub row: &'a Row,
+    /// The object's uid.
+    pub uid: &'a str,
     /// The generation the object will have.
     pub generation: i64,
     /// The replicas it has now.
@@ -94,6 +99,14 @@ impl Kept {
         })
     }
 
+    /// What is believed of it on the object of that uid.
+    pub fn on(self, uid: &str) -> Self {
+        match &self.uid {
+            Some(written_on) if written_on != uid => Self { row: self.row, ..Self::default() },
+            _ => self,
+        }
+    }
+
     /// The annotation's text.
     pub fn text(&self) -> String {
         ascii::text(self)
@@ -111,7 +124,7 @@ impl Kept {
 
     /// What is to be written instead.
     pub fn after(&self, change: Change<'_>) -> Self {
-        let Change { row, generation, replicas, before, target, sleep_now, spec, now } = change;
+        let Change { row, uid, generation, replicas, before, target, sleep_now, spec, now } = change;
         let event = match (self.row.state, row.state) {
             (State::Waking | State::Asleep, State::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
             (_, State::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
@@ -123,6 +136,7 @@ impl Kept {
         let before = if replicas > 0 { Some(replicas) } else { before };
         Self {
             row: row.clone(),
+            uid: Some(uid.to_owned()),
             generation: Some(generation),
             spec: Some(spec.to_owned()),
             sleeps: self.sleeps.wrapping_add(u32::from(target == 0 && replicas > 0)),
@@ -167,7 +181,8 @@ mod tests {
 
     fn change(row: &Row, generation: i64, replicas: u32, target: u32) -> Change<'_> {
         let now = "2026-01-01T00:00:00Z";
-        Change { row, generation, replicas, before: Some(3), target, sleep_now: Some("1"), spec: "f", now }
+        let (uid, before, sleep_now, spec) = ("u", Some(3), Some("1"), "f");
+        Change { row, uid, generation, replicas, before, target, sleep_now, spec, now }
     }
 
     #[test]
@@ -199,6 +214,16 @@ mod tests {
         assert_eq!(reverted.event, up.event, "a fence that was lifted is no event");
     }
 
+    /// A backup's record is on an object of another uid. A version before this one wrote none.
+    #[test]
+    fn on_another_object_only_its_row_is_believed() {
+        let asleep = Kept::default().after(change(&row(State::Asleep, 1), 5, 3, 0));
+        assert_eq!(asleep.clone().on("u"), asleep);
+        assert_eq!(asleep.clone().on("v"), Kept { row: asleep.row.clone(), ..Kept::default() });
+        let older = Kept { uid: None, ..asleep };
+        assert_eq!(older.clone().on("v"), older);
+    }
+
     #[test]
     fn what_cannot_be_read_is_told_from_what_is_of_a_later_format() {
         for text in ["", "{", "[]", "{}", r#"{"state":"dreaming"}"#, r#"{"state":"active","format":-1}"#] {
@@ -223,6 +248,7 @@ mod tests {
         (row, any::<Option<i64>>(), any::<Option<u32>>(), any::<Option<String>>(), any::<bool>()).prop_map(
             |(row, generation, replicas, sleep_now, event)| Kept {
                 row,
+                uid: sleep_now.clone(),
                 generation,
                 sleeps: replicas.unwrap_or(7),
                 spec: sleep_now.clone(),

@@ -253,6 +253,99 @@ async fn a_crash_at_any_write_of_it_is_gone_on_from() {
     }
 }
 
+/// As backup tools do it: objects of the same names with other uids, and slices that name an owner and addresses that are nobody's.
+async fn restored_from_a_backup(scene: &Scene) {
+    let mut backup = Vec::new();
+    let slice = scene.our_slices().await.remove(0);
+    for (kind, object) in [
+        ("Deployment", scene.get("Deployment", "web").await),
+        ("Service", scene.get("Service", "web").await),
+        ("EndpointSlice", slice),
+    ] {
+        let mut object = serde_json::to_value(object).unwrap();
+        object.as_object_mut().unwrap().remove("status");
+        for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"] {
+            object["metadata"].as_object_mut().unwrap().remove(field);
+        }
+        match kind {
+            "Service" => {
+                for field in ["clusterIP", "clusterIPs"] {
+                    object["spec"].as_object_mut().unwrap().remove(field);
+                }
+            }
+            "EndpointSlice" => object["endpoints"][0]["addresses"] = json!(["10.9.9.9"]),
+            _ => {}
+        }
+        backup.push((kind, object));
+    }
+    scene.delete("Deployment", "web").await;
+    // Its slices go with it.
+    scene.delete("Service", "web").await;
+    soon(async {
+        while !scene.our_slices().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for (kind, object) in backup {
+        scene.create(kind, object).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restored_from_a_backup_it_is_led_anew_and_wakes_and_is_given_back() {
+    for (route, anew) in [("service", false), ("direct", false), ("service", true)] {
+        let running = Running::new(route).await;
+        let scene = &running.scene;
+        let mut leader = scene.leader().await;
+        running.sleeps(&leader).await;
+        let old = scene.get("Service", "web").await.metadata.uid;
+        restored_from_a_backup(scene).await;
+        if anew {
+            leader = scene.leader().await;
+        }
+        let seen = until(&leader, "web", |web| web.replicas == 0 && web.row.state == State::Asleep).await;
+        assert_eq!(seen.row.nonce, row(State::Asleep, 1).nonce, "{route}");
+        // As the leader does until it is as it should be.
+        soon(async {
+            while !one(&leader, "web")
+                .await
+                .route
+                .is_some_and(|route| route.leads == Leads::Dlx && route.complete)
+            {
+                let _ = leader.set_route(&to("web", Leads::Dlx, dlxs(&["a"]))).await;
+                let _ = leader.tend_routes(&dlxs(&["a"])).await;
+            }
+        })
+        .await;
+        let new = scene.get("Service", "web").await.metadata.uid;
+        assert_ne!(new, old);
+        let slices = scene.our_slices().await;
+        assert_eq!(slices.len(), 1, "{route}");
+        assert_eq!(slices[0].data["endpoints"][0]["addresses"], json!(["10.244.9.1"]), "{route}");
+        assert_eq!(slices[0].metadata.owner_references.as_ref().unwrap()[0].uid, *new.as_ref().unwrap());
+        soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap();
+        assert_eq!(scene.intercepted().await.as_deref(), Some("1"), "the one that is gone is not counted");
+
+        // Whoever asks wakes it; the two replicas of the record are not believed.
+        let dlx = scene.leading(Role::Dlx, PORTS).await;
+        let asleep = until(&dlx, "web", |web| web.row.state == State::Asleep && web.ports.len() == 1).await;
+        let waking = wake(&dlx, "web", &asleep.version, 7);
+        until(&dlx, "web", |web| web.replicas == 1).await;
+        waking.abort();
+        soon(leader.release(&release(SOON))).await.unwrap();
+        running.is_clean().await;
+        let web = scene.get("Deployment", "web").await;
+        assert_eq!(web.data["spec"]["replicas"], 1, "{route}");
+        assert_eq!(web.metadata.annotations.unwrap().get("scaler.dev/row"), None, "{route}");
+        assert_eq!(
+            scene.get("Service", "web").await.data["spec"]["selector"],
+            json!({"app": "web"}),
+            "{route}"
+        );
+    }
+}
+
 /// Leading back by steps, as the leader does while the workload stays asked for: the pods are endpoints again at the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clusters_controller_takes_the_pods_out_and_in_again() {

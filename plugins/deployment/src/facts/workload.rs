@@ -136,7 +136,7 @@ impl Workload {
         let number = |pointer: &str| data.pointer(pointer).and_then(Value::as_i64);
         let annotations = super::ours(&object.metadata);
         let (kept, unreadable) = match annotations.get(row::ANNOTATION).map(|text| Kept::parse(text)) {
-            Some(Ok(kept)) => (kept, None),
+            Some(Ok(kept)) => (kept.on(&meta.uid), None),
             Some(Err(error)) => (Kept::default(), Some(error.to_string())),
             None => (Kept::default(), None),
         };

@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod affinity;
+mod backup;
 mod cycles;
 mod direct;
 mod dual;

@@ -1,0 +1,99 @@
+//! A namespace that is restored from a backup: objects of the same names with other uids, as they were while the workload slept.
+
+use std::time::Instant;
+
+use e2e::{
+    kubernetes::{Seen, Setting, Shop, Workload, run},
+    load::{self, get},
+    until,
+};
+use scaler_types::{Leads, State};
+use serde_json::{Value, json};
+
+use crate::giving_back::{before, wish};
+
+/// An address that is nobody's.
+const FOREIGN: &str = "10.9.9.9";
+
+/// The objects as a backup tool keeps them: without what the API server gives, the owners' uids included as they were.
+fn backup(seen: &Seen) -> Vec<Value> {
+    let slice = seen.ours().next().expect("a slice of ours").clone();
+    let mut all = vec![seen.object.clone(), seen.service.clone(), slice];
+    let kinds = [("apps/v1", "Deployment"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
+    for (object, (version, kind)) in all.iter_mut().zip(kinds) {
+        // What a list holds does not say its kind.
+        object["apiVersion"] = version.into();
+        object["kind"] = kind.into();
+        object.as_object_mut().expect("an object").remove("status");
+        let metadata = object["metadata"].as_object_mut().expect("its metadata");
+        for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"] {
+            metadata.remove(field);
+        }
+        if object["kind"] == "Service" {
+            let spec = object["spec"].as_object_mut().expect("its spec");
+            spec.retain(|field, _| field != "clusterIP" && field != "clusterIPs");
+        }
+        for endpoint in object["endpoints"].as_array_mut().into_iter().flatten() {
+            endpoint["addresses"] = json!([FOREIGN]);
+        }
+    }
+    // An address is one endpoint's.
+    all[2]["endpoints"].as_array_mut().expect("its endpoints").truncate(1);
+    all
+}
+
+/// Deletes what was kept, and creates it anew.
+async fn restore(shop: &Shop, web: &Workload, kept: &[Value]) {
+    shop.delete(web).await;
+    shop.remove(&web.service()).await;
+    // The slices go with their Service.
+    shop.seen(web, "nothing to be left", |seen| seen.service.is_null() && seen.slices.is_empty()).await;
+    for object in kept {
+        shop.create(object).await;
+    }
+}
+
+fn names_a_stranger(seen: &Seen) -> bool {
+    seen.ours().any(|slice| slice.to_string().contains(FOREIGN))
+}
+
+#[test]
+fn a_sleeping_workload_that_is_restored_from_a_backup_answers_and_is_given_back() {
+    run(async {
+        let shop = Shop::open_with(Setting::led()).await;
+        let (web, _) = before(&shop, "web").await;
+        shop.patch(&web, wish(Some("service"))).await;
+        shop.asleep(&web).await;
+        let seen = shop.seen(&web, "its sleep", |seen| seen.state() == Some(State::Asleep)).await;
+        restore(&shop, &web, &backup(&seen)).await;
+        let began = Instant::now();
+        let are_repaired = |seen: &Seen| seen.leads() == Leads::Dlx && !names_a_stranger(seen);
+        let repaired = shop.seen(&web, "its slices to name the DLXs", are_repaired).await;
+        println!("repaired after {:?}", began.elapsed());
+        let uid = &repaired.service["metadata"]["uid"];
+        assert_ne!(*uid, seen.service["metadata"]["uid"]);
+        for slice in repaired.ours() {
+            assert_eq!(slice["metadata"]["ownerReferences"][0]["uid"], *uid);
+        }
+
+        shop.led(&web).await;
+        let address = shop.service(&web, 80).await[0];
+        // Also its new port is to be known to the DLXs.
+        until("an answer", || async {
+            let answer = load::once(address, &get(&web.host(), "/", "one")).await;
+            let answer = answer.map_err(|lost| lost.to_string())?;
+            let is_its_own = (answer.status, answer.header("x-request-id")) == (200, Some("one"));
+            if is_its_own { Ok(()) } else { Err(answer.text()) }
+        })
+        .await;
+        println!("answered after {:?}", began.elapsed());
+        // Its record's two replicas are not believed.
+        assert_eq!(shop.object(&web).await.data["spec"]["replicas"], 1);
+
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
+        shop.patch(&web, wish(None)).await;
+        let free = shop.given_back(&web).await;
+        assert!(!free.fenced() && free.ours().count() == 0);
+        shop.served_at(address, &web, "two").await;
+    });
+}
