@@ -257,7 +257,7 @@ impl Memory {
         }
         if let Some(row) = known.left_behind(now, settings.resource_readiness_timeout) {
             let (id, expected) = (known.resource.id.clone(), known.resource.version.clone());
-            let by_hand = known.resource.row.state == State::Asleep;
+            let by_hand = known.resource.row.state == State::Asleep && known.resource.replicas > 0;
             work.mend.push(Mend { id, expected, row, by_hand });
         } else if let Decision::ToZero(_) = known.decision {
             work.idle.push(known.resource.id.clone());
@@ -393,6 +393,9 @@ impl Known {
     fn left_behind(&self, now: Instant, readiness_timeout: Duration) -> Option<Row> {
         if self.resource.path == Path::External {
             return None;
+        }
+        if self.resource.needs_repair {
+            return Some(self.resource.row.clone());
         }
         let timeout = self.resource.wake_timeout(readiness_timeout);
         // This process saw it later than it began, so a wake that is waited for has ended by then.

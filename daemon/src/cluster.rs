@@ -7,6 +7,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use scaler_types::Role;
+
 use crate::{exit::Misconfigured, flags::CommonFlags};
 
 /// Set by the kubelet in every pod.
@@ -20,7 +22,7 @@ pub(crate) const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
 /// # Errors
 ///
 /// A [`Misconfigured`]: there is no such file or it is no kubeconfig, or none was given outside a pod.
-pub async fn client(flags: &CommonFlags) -> anyhow::Result<Client> {
+pub async fn client(flags: &CommonFlags, role: Role) -> anyhow::Result<Client> {
     let mut config = match flags.kubeconfig() {
         Some(path) => from_file(path).await?,
         None => in_cluster()?,
@@ -28,11 +30,8 @@ pub async fn client(flags: &CommonFlags) -> anyhow::Result<Client> {
     // By default kube waits up to 1000 s, fifteen times: a renewal of a Lease must not.
     config.default_retry = false;
     // Up to the slash it is whose the fields are that are written.
-    let daemon = env::current_exe().ok().and_then(|path| path.file_stem().map(|name| name.to_os_string()));
-    let daemon = daemon.as_deref().and_then(|name| name.to_str()).unwrap_or("daemon");
-    if let Ok(agent) = format!("scaler-{daemon}/{}", env!("CARGO_PKG_VERSION")).parse() {
-        config.headers.push((http::header::USER_AGENT, agent));
-    }
+    let agent = format!("{}/{}", role.field_manager(), env!("CARGO_PKG_VERSION"));
+    config.headers.push((http::header::USER_AGENT, agent.parse()?));
     let url = config.cluster_url.clone();
     Client::try_from(config).map_err(|error| {
         Misconfigured(format!("cannot set up a client of the cluster at {url}: {}", causes(&error))).into()
@@ -95,6 +94,7 @@ pub fn causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
     use super::*;
 
@@ -118,7 +118,33 @@ mod tests {
             users: [{name: u, user: {token: secret}}], \
             contexts: [{name: c, context: {cluster: k, user: u, namespace: shop}}]}";
         std::fs::write(&file, text).unwrap();
-        assert_eq!(client(&flags(&file)).await.unwrap().default_namespace(), "shop");
+        assert_eq!(client(&flags(&file), Role::Dlx).await.unwrap().default_namespace(), "shop");
+    }
+
+    #[tokio::test]
+    async fn a_client_calls_itself_by_its_daemons_role_whatever_the_program_is_called() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config");
+        let text = format!(
+            "{{apiVersion: v1, kind: Config, current-context: c, \
+             clusters: [{{name: k, cluster: {{server: 'http://{}'}}}}], users: [{{name: u, user: {{}}}}], \
+             contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}",
+            server.local_addr().unwrap()
+        );
+        std::fs::write(&file, text).unwrap();
+        for (role, agent) in [(Role::Autoscaler, "scaler-autoscaler/"), (Role::Dlx, "scaler-dlx/")] {
+            let client = client(&flags(&file), role).await.unwrap();
+            let asking = tokio::spawn(async move { client.apiserver_version().await });
+            let (mut connection, _) = server.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(connection.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            assert!(head.contains(&format!("user-agent: {agent}")), "{head}");
+            asking.abort();
+        }
     }
 
     #[test]
@@ -134,7 +160,7 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(&file, text).unwrap();
             }
-            let error = client(&flags(&file)).await.err().unwrap();
+            let error = client(&flags(&file), Role::Dlx).await.err().unwrap();
             assert!(error.is::<Misconfigured>(), "{error}");
             assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
         }

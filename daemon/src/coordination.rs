@@ -66,11 +66,11 @@ impl Coordination {
     /// # Errors
     ///
     /// A [`Misconfigured`]: by Leases, and there is no usable cluster.
-    pub async fn of(flags: &CommonFlags) -> anyhow::Result<Self> {
+    pub async fn of(flags: &CommonFlags, role: scaler_types::Role) -> anyhow::Result<Self> {
         Ok(match flags.coordination() {
             scaler_types::Coordination::Files => Self::Files(flags.state_dir.clone()),
             scaler_types::Coordination::Leases => {
-                let home = Home::new(cluster::client(flags).await?, |name| env::var(name).ok())?;
+                let home = Home::new(cluster::client(flags, role).await?, |name| env::var(name).ok())?;
                 Self::Leases(Arc::new(Leases::new(home)))
             }
         })

@@ -99,6 +99,18 @@ pub struct ResourceScalerConfig {
     pub warnings: Vec<String>,
 }
 
+// === impl Role ===
+
+impl Role {
+    /// What this daemon calls itself to the cluster's API: the manager of the fields that it writes.
+    pub fn field_manager(self) -> &'static str {
+        match self {
+            Self::Autoscaler => "scaler-autoscaler",
+            Self::Dlx => "scaler-dlx",
+        }
+    }
+}
+
 // === impl PluginContext ===
 
 impl PluginContext {

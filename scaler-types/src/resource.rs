@@ -50,6 +50,9 @@ pub struct Resource {
     /// Stands for row and scale together: it changes whenever either does. Opaque to the daemons.
     #[serde(default)]
     pub version: Version,
+    /// The leading autoscaler is to write `row` again, as it is: an older one stands in its place, or a write was cut short.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_repair: bool,
     /// How many replicas it is meant to have now; 0 is asleep, whatever the row says. What is being stopped
     /// counts as gone.
     #[serde(default)]
@@ -241,6 +244,7 @@ impl Resource {
             route: None,
             row: Row::default(),
             version: Version::default(),
+            needs_repair: false,
             replicas: 0,
             endpoints: Vec::new(),
             status: String::new(),

@@ -95,7 +95,7 @@ impl Restore {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signals(self.common.shutdown_grace).context("following signals")?;
         let draining = shutdown.draining.clone();
-        let coordination = Coordination::of(&self.common).await?;
+        let coordination = Coordination::of(&self.common, Role::Autoscaler).await?;
         let (settings, grace) = (FlagSettings::default(), self.common.route_grace);
         let begin = Fleet::start_whole(&self.common, settings, Role::Autoscaler, draining.clone());
         let (fleet, errors) = tokio::select! {

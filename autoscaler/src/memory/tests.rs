@@ -284,6 +284,13 @@ fn what_was_left_behind_is_mended() {
         scene.row(State::Waking, replicas);
         assert!(scene.cycle(SECOND).mend.is_empty());
     }
+    // What somebody wrote over is written again as it was.
+    scene.row(State::Asleep, 0);
+    scene.hello.needs_repair = true;
+    let work = scene.cycle(SECOND);
+    assert_eq!((&work.mend[0].row, work.mend[0].by_hand), (&scene.hello.row, false));
+    assert_eq!(work.mend[0].expected, scene.hello.version);
+    scene.hello.needs_repair = false;
     // Another controller's rows are not ours.
     scene.hello.path = Path::External;
     scene.row(State::Draining, 1);

@@ -11,7 +11,7 @@ use daemon::{flags::CommonFlags, settings::ObjectKind};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::{Client, client::Body};
-use scaler_types::{Resource, ScaleResource, duration};
+use scaler_types::{Resource, Role, ScaleResource, duration};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -123,7 +123,9 @@ impl Cluster {
 
     async fn client(&self) -> Result<Client, String> {
         let make = async || match &self.0.flags {
-            Some(flags) => daemon::cluster::client(flags).await.map_err(|error| format!("{error:#}")),
+            Some(flags) => {
+                daemon::cluster::client(flags, Role::Autoscaler).await.map_err(|error| format!("{error:#}"))
+            }
             None => Err("no cluster is known".to_owned()),
         };
         self.0.client.get_or_try_init(make).await.cloned()

@@ -149,7 +149,8 @@ impl Site {
         let user = User::service_account(HOME, account);
         let kubeconfig = self.cluster.kubeconfig(self.folder.path(), &user).unwrap();
         let flags = ["daemon", "--kubeconfig-path", kubeconfig.to_str().unwrap()];
-        let client = cluster::client(&Flags::parse_from(flags).common).await.unwrap();
+        let client =
+            cluster::client(&Flags::parse_from(flags).common, scaler_types::Role::Dlx).await.unwrap();
         let mut environment = HashMap::from([("POD_NAMESPACE", HOME.to_owned())]);
         if let Some(pod) = pod {
             environment.insert("POD_NAME", pod.to_owned());
