@@ -394,7 +394,8 @@ impl Known {
         if self.resource.path == Path::External {
             return None;
         }
-        if self.resource.needs_repair {
+        // Putting it to zero writes its row, too, and is not kept up by what cannot be repaired.
+        if self.resource.needs_repair && !matches!(self.decision, Decision::ToZero(_)) {
             return Some(self.resource.row.clone());
         }
         let timeout = self.resource.wake_timeout(readiness_timeout);

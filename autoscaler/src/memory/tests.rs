@@ -284,17 +284,25 @@ fn what_was_left_behind_is_mended() {
         scene.row(State::Waking, replicas);
         assert!(scene.cycle(SECOND).mend.is_empty());
     }
-    // What somebody wrote over is written again as it was.
+    // Another controller's rows are not ours.
+    scene.hello.path = Path::External;
+    scene.row(State::Draining, 1);
+    assert!(scene.cycle(SECOND).mend.is_empty());
+}
+
+#[test]
+fn what_is_to_be_repaired_is_written_again_as_it_is() {
+    let mut scene = Scene::new();
     scene.row(State::Asleep, 0);
     scene.hello.needs_repair = true;
     let work = scene.cycle(SECOND);
     assert_eq!((&work.mend[0].row, work.mend[0].by_hand), (&scene.hello.row, false));
     assert_eq!(work.mend[0].expected, scene.hello.version);
-    scene.hello.needs_repair = false;
-    // Another controller's rows are not ours.
-    scene.hello.path = Path::External;
-    scene.row(State::Draining, 1);
-    assert!(scene.cycle(SECOND).mend.is_empty());
+    // What is to go to zero is written for that.
+    scene.row(State::Active, 1);
+    assert_eq!(scene.cycle(SECOND).mend.len(), 1, "it was used until now");
+    let work = scene.cycle(WINDOW);
+    assert_eq!((work.mend.len(), work.idle), (0, vec![id("hello")]));
 }
 
 /// Of a try on path direct that its process did not live to end: the row is reverted, and the route follows from that.

@@ -13,10 +13,7 @@ use kube::{
 use scaler_types::{Result, Role, ScaleError, duration};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{
-    facts::{Kind, Workload},
-    field_owners,
-};
+use crate::facts::{Kind, Workload};
 
 /// How long one answer may take. A wake does not wait for a server that has hung: it tries again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -73,7 +70,7 @@ impl Cluster {
         config.default_retry = false;
         config.connect_timeout = Some(PATIENCE);
         // Up to the slash it is whose the fields are that are written.
-        let agent = format!("{}/{}", field_owners::manager(role), env!("CARGO_PKG_VERSION"));
+        let agent = format!("{}/{}", role.field_manager(), env!("CARGO_PKG_VERSION"));
         config.headers.push(("user-agent".parse()?, agent.parse()?));
         let client = Client::try_from(config).context("setting up the client of the cluster's API")?;
         // A pod's own, or the kubeconfig's.

@@ -25,7 +25,7 @@ use scaler_types::{Report, Role, Severity};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{cluster, facts::Workload, field_owners};
+use crate::{cluster, facts::Workload};
 
 /// The same thing is written on an object this often at most; what comes between is counted with the next.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -114,7 +114,7 @@ struct Occurred {
 impl Events {
     /// For this daemon.
     pub fn new(client: Client, role: Role) -> Self {
-        let controller = field_owners::manager(role);
+        let controller = role.field_manager();
         let instance = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).ok();
         let instance = instance.filter(|name| !name.is_empty()).unwrap_or_else(|| controller.to_owned());
         Self { client, controller, instance, written: Mutex::new(Written::new(Instant::now())) }

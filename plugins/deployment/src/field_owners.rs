@@ -14,26 +14,23 @@ use kube::{
 use scaler_types::{Role, duration};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::cluster::{self, Cluster};
 
 /// How long it may take: what was decided is written already.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often it is tried while others write.
-const TRIES: usize = 3;
+/// The first pause after a try that failed; it doubles.
+const PAUSE: Duration = Duration::from_millis(10);
 
-/// The names of the daemons among the managers of fields.
-pub fn manager(role: Role) -> &'static str {
-    match role {
-        Role::Autoscaler => "scaler-autoscaler",
-        Role::Dlx => "scaler-dlx",
-    }
-}
-
-/// Who owns a field: entries of `metadata.managedFields` without their fields. Scaler's own are left out.
+/// Who owns a field.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Owners(Vec<ManagedFieldsEntry>);
+pub struct Owners {
+    /// Entries of `metadata.managedFields` without their fields. Scaler's own are left out.
+    pub others: Vec<ManagedFieldsEntry>,
+    /// Scaler owns it: a daemon has written it, and has not given it back.
+    pub scaler: bool,
+}
 
 // === impl Owners ===
 
@@ -41,7 +38,19 @@ impl Owners {
     /// Of the field at a JSON pointer.
     pub fn of(meta: &ObjectMeta, field: &str) -> Self {
         let owning = others(meta).filter(|entry| owns(entry, field));
-        Self(owning.map(|entry| ManagedFieldsEntry { fields_v1: None, ..entry.clone() }).collect())
+        let mut all = meta.managed_fields.iter().flatten();
+        Self {
+            others: owning.map(|entry| ManagedFieldsEntry { fields_v1: None, ..entry.clone() }).collect(),
+            scaler: all.any(|entry| is_scaler(entry) && owns(entry, field)),
+        }
+    }
+
+    /// The same; where Scaler alone owns it, those who owned it before, as they were stored.
+    pub fn or_stored(mut self, stored: &[ManagedFieldsEntry]) -> Self {
+        if self.scaler && self.others.is_empty() {
+            self.others = stored.to_vec();
+        }
+        self
     }
 
     /// The list in which the field is theirs again and nothing is Scaler's; `None`: so it is.
@@ -49,7 +58,7 @@ impl Owners {
         let mut all: Vec<_> = others(meta).cloned().collect();
         // Whoever has written it since has it.
         if !all.iter().any(|entry| owns(entry, field)) {
-            for owner in &self.0 {
+            for owner in &self.others {
                 let same = |entry: &&mut ManagedFieldsEntry| {
                     (&entry.manager, &entry.operation, &entry.api_version, &entry.subresource)
                         == (&owner.manager, &owner.operation, &owner.api_version, &owner.subresource)
@@ -67,43 +76,70 @@ impl Owners {
     }
 
     /// Makes a field theirs again that was just written; gives the object as it is then. That it fails changes nothing of what was
-    /// written: the field stays Scaler's until somebody writes it.
+    /// written: the field stays Scaler's, and the next write tries again.
     pub async fn restore<K>(&self, cluster: &Cluster, api: &Api<K>, written: K, field: &str) -> K
     where
         K: Resource + Clone + DeserializeOwned + Debug,
     {
         let name = written.meta().name.clone().unwrap_or_default();
+        let mut last_error = None;
         let tries = async {
             let mut last = written.clone();
-            for _ in 0..TRIES {
+            let mut pause = PAUSE;
+            loop {
                 let meta = last.meta();
-                let Some(list) = self.restored(meta, field) else { break };
+                let Some(list) = self.restored(meta, field) else { return Ok(last) };
                 match cluster.call(api.patch(&name, &PatchParams::default(), &patch(meta, &list))).await {
                     Ok(now) => return Ok(now),
-                    Err(error) if cluster::is_invalid(&error) || cluster::is_conflict(&error) => {
-                        last = cluster.call(api.get(&name)).await?;
-                    }
+                    Err(error) if is_worth_a_try(&error) => last_error = Some(cluster::told(&error)),
+                    Err(error) => return Err(error),
+                }
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "others write to it, or the server is busy: both pass by time"
+                )]
+                sleep(pause).await;
+                pause *= 2;
+                match cluster.call(api.get(&name)).await {
+                    Ok(now) => last = now,
+                    Err(error) if is_worth_a_try(&error) => last_error = Some(cluster::told(&error)),
                     Err(error) => return Err(error),
                 }
             }
-            Ok(last)
         };
         let why = match timeout(PATIENCE, tries).await {
             Ok(Ok(now)) => return now,
             Ok(Err(error)) => cluster::told(&error),
-            Err(_) => format!("no answer within {}", duration::short(PATIENCE)),
+            Err(_) => {
+                let last = last_error.unwrap_or_else(|| "no answer".to_owned());
+                format!("not within {}: {last}", duration::short(PATIENCE))
+            }
         };
-        tracing::debug!(object = name, field, reason = why, "could not give a field back to its owner");
+        let namespace = written.meta().namespace.clone().unwrap_or_default();
+        tracing::warn!(
+            object = format!("{namespace}/{name}"),
+            field,
+            reason = why,
+            "could not give a field back to its owner in metadata.managedFields: until Scaler's next try the owner's server-side \
+             apply of it conflicts"
+        );
         written
     }
 }
 
 /// All but Scaler's.
 fn others(meta: &ObjectMeta) -> impl Iterator<Item = &ManagedFieldsEntry> {
-    let is_ours = |entry: &ManagedFieldsEntry| {
-        [Role::Autoscaler, Role::Dlx].into_iter().any(|role| entry.manager.as_deref() == Some(manager(role)))
-    };
-    meta.managed_fields.iter().flatten().filter(move |entry| !is_ours(entry))
+    meta.managed_fields.iter().flatten().filter(|entry| !is_scaler(entry))
+}
+
+fn is_scaler(entry: &ManagedFieldsEntry) -> bool {
+    [Role::Autoscaler, Role::Dlx]
+        .into_iter()
+        .any(|role| entry.manager.as_deref() == Some(role.field_manager()))
+}
+
+fn is_worth_a_try(error: &kube::Error) -> bool {
+    cluster::is_invalid(error) || cluster::is_conflict(error) || cluster::may_pass(error)
 }
 
 fn patch(meta: &ObjectMeta, list: &[ManagedFieldsEntry]) -> Patch<()> {

@@ -58,6 +58,7 @@ pub fn write(workload: &Workload, row: &Row, target: Option<Target>, now: &str) 
         replicas: workload.replicas,
         before: workload.before(),
         target: replicas,
+        owners: &workload.owners,
         sleep_now: workload.annotations.get(annotations::SLEEP_NOW).map(String::as_str),
         spec: &workload.spec,
         now,

@@ -1,15 +1,16 @@
 //! The row as it is kept on its object: one annotation, in JSON, with what this plugin needs beside it.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use scaler_types::{Row, ScaleEvent, State, Version};
 use serde::{Deserialize, Serialize};
 
-use crate::ascii;
+use crate::{ascii, field_owners::Owners};
 
 /// The annotation.
 pub const ANNOTATION: &str = "scaler.dev/row";
 
 /// What the annotation holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Kept {
     /// The row.
@@ -32,6 +33,10 @@ pub struct Kept {
     /// or if a Service that is led has this row's nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
+    /// Who owned the replicas (`metadata.managedFields`) when Scaler wrote them: should that daemon end before it has given them
+    /// back, another one does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<ManagedFieldsEntry>,
     /// The value of `scaler.dev/sleep-now` that has been obeyed, as a fingerprint; versions before kept it whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep_now: Option<String>,
@@ -65,6 +70,8 @@ pub struct Change<'a> {
     pub before: Option<u32>,
     /// The replicas it will have.
     pub target: u32,
+    /// Whose they are.
+    pub owners: &'a Owners,
     /// The value of `scaler.dev/sleep-now` now.
     pub sleep_now: Option<&'a str>,
     /// Its specification, as a fingerprint.
@@ -117,6 +124,17 @@ impl Kept {
         self.sleep_now.as_deref().is_some_and(|kept| kept == wish || kept == fingerprint(wish))
     }
 
+    /// Whether somebody brought it back: both were found at zero, `known` first, and this was written before that. Every row since
+    /// a sleep counts it; and what somebody else scaled to zero does not fall asleep.
+    pub fn is_older_than(&self, known: &Self) -> bool {
+        let slept_since = self.sleeps < known.sleeps;
+        let scaled_by_others = matches!(known.row.state, State::Active | State::Draining);
+        self.row.format <= Row::FORMAT
+            && known.row.format <= Row::FORMAT
+            && (slept_since
+                || self.sleeps == known.sleeps && scaled_by_others && self.row.state == State::Asleep)
+    }
+
     /// Whether it was written on the object as it is.
     pub fn fits(&self, generation: i64) -> bool {
         self.generation == Some(generation)
@@ -124,9 +142,11 @@ impl Kept {
 
     /// What is to be written instead.
     pub fn after(&self, change: Change<'_>) -> Self {
-        let Change { row, uid, generation, replicas, before, target, sleep_now, spec, now } = change;
+        let Change { row, uid, generation, replicas, before, target, owners, sleep_now, spec, now } = change;
         let event = match (self.row.state, row.state) {
             (State::Waking | State::Asleep, State::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
+            // The same sleep is written again.
+            (State::Asleep, State::Asleep) => None,
             (_, State::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
             (_, State::Asleep) => Some(ScaleEvent::ScaleToZeroCompleted),
             // A fence and its revert are no change of the scale.
@@ -141,6 +161,7 @@ impl Kept {
             spec: Some(spec.to_owned()),
             sleeps: self.sleeps.wrapping_add(u32::from(target == 0 && replicas > 0)),
             replicas: before.filter(|_| target == 0),
+            owners: if target != replicas || owners.scaler { owners.others.clone() } else { Vec::new() },
             // At zero, and on the way from it, the wish was granted.
             sleep_now: match row.state {
                 State::Asleep | State::Waking => sleep_now.map(fingerprint),
@@ -181,8 +202,9 @@ mod tests {
 
     fn change(row: &Row, generation: i64, replicas: u32, target: u32) -> Change<'_> {
         let now = "2026-01-01T00:00:00Z";
-        let (uid, before, sleep_now, spec) = ("u", Some(3), Some("1"), "f");
-        Change { row, uid, generation, replicas, before, target, sleep_now, spec, now }
+        static NOBODY: Owners = Owners { others: Vec::new(), scaler: false };
+        let (uid, before, owners, sleep_now, spec) = ("u", Some(3), &NOBODY, Some("1"), "f");
+        Change { row, uid, generation, replicas, before, target, owners, sleep_now, spec, now }
     }
 
     #[test]
@@ -201,6 +223,8 @@ mod tests {
         assert_eq!(asleep.after(change(&failed, 5, 0, 0)).replicas, Some(3));
         let doubted = Change { before: None, ..change(&failed, 6, 0, 0) };
         assert_eq!(asleep.after(doubted).replicas, None);
+        let again = asleep.after(Change { now: "later", ..change(&row(State::Asleep, 1), 7, 0, 0) });
+        assert_eq!((again.replicas, again.sleeps, again.event_time), (Some(3), 1, asleep.event_time.clone()));
         let waking = asleep.after(change(&row(State::Waking, 3), 6, 0, 3));
         assert_eq!((waking.replicas, waking.event), (None, Some(ScaleEvent::ScaleFromZeroStarted)));
         let up = waking.after(change(&row(State::Active, 4), 6, 3, 3));
@@ -222,6 +246,28 @@ mod tests {
         assert_eq!(asleep.clone().on("v"), Kept { row: asleep.row.clone(), ..Kept::default() });
         let older = Kept { uid: None, ..asleep };
         assert_eq!(older.clone().on("v"), older);
+    }
+
+    #[test]
+    fn an_older_row_counts_fewer_sleeps_or_sleeps_where_somebody_else_scaled() {
+        use State::{Active, Asleep, Draining, Failed, Waking};
+        let kept = |state, sleeps| Kept { row: row(state, 1), sleeps, ..Kept::default() };
+        for state in [Active, Draining, Asleep, Waking, Failed] {
+            assert!(kept(state, 1).is_older_than(&kept(Asleep, 2)), "{state}");
+            assert!(!kept(state, 2).is_older_than(&kept(Asleep, 2)), "{state}");
+            assert!(!kept(state, 3).is_older_than(&kept(Asleep, 2)), "{state}");
+        }
+        assert!(
+            kept(Asleep, 2).is_older_than(&kept(Active, 2))
+                && kept(Asleep, 2).is_older_than(&kept(Draining, 2))
+        );
+        assert!(
+            !kept(Asleep, 3).is_older_than(&kept(Active, 2))
+                && !kept(Waking, 2).is_older_than(&kept(Active, 2))
+        );
+        // A later version's is its own business.
+        let later = Kept::parse(r#"{"state":"dreaming","format":2}"#).unwrap();
+        assert!(!later.is_older_than(&kept(Asleep, 2)) && !kept(Asleep, 0).is_older_than(&later));
     }
 
     #[test]
@@ -252,6 +298,13 @@ mod tests {
                 generation,
                 sleeps: replicas.unwrap_or(7),
                 spec: sleep_now.clone(),
+                owners: sleep_now
+                    .iter()
+                    .map(|manager| ManagedFieldsEntry {
+                        manager: Some(manager.clone()),
+                        ..ManagedFieldsEntry::default()
+                    })
+                    .collect(),
                 replicas,
                 event: event.then_some(ScaleEvent::ScaleToZeroCompleted),
                 event_time: sleep_now.clone(),

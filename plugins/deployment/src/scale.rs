@@ -7,7 +7,10 @@ use std::{
 };
 
 use k8s_openapi::{api::core::v1 as core, jiff::Timestamp};
-use kube::api::{Patch, PatchParams};
+use kube::{
+    Api,
+    api::{DynamicObject, Patch, PatchParams},
+};
 use scaler_types::{ResourceId, Role, Row, ScaleError, ScaleRequest, Target, Version};
 use tokio::{
     task::JoinSet,
@@ -102,9 +105,12 @@ impl Scales {
                 let written = workload.kept.row == *row && workload.kept.fits(workload.generation);
                 return if written { Ok(workload) } else { Err(ScaleError::Conflict) };
             }
+            let api = self.cluster.of(&workload);
+            if target.is_none() && workload.needs_repair() && !workload.stale && workload.kept.row == *row {
+                return self.give_back(&api, workload).await;
+            }
             let write = patch::write(&workload, row, target, &Timestamp::now().to_string());
             let operations = serde_json::from_value(write.operations).map_err(anyhow::Error::from)?;
-            let api = self.cluster.of(&workload);
             let patch = Patch::Json::<()>(operations);
             let params = PatchParams::default();
             let error = match self.cluster.call(api.patch(&workload.meta.name, &params, &patch)).await {
@@ -116,7 +122,7 @@ impl Scales {
                         tracing::debug!(resource = %id, expected = write.generation, is = new.generation, "another generation than was to be expected");
                     }
                     self.fold(new.clone());
-                    if new.replicas == workload.replicas {
+                    if !new.owners.scaler {
                         return Ok(new);
                     }
                     let field = &workload.kind.replicas_path;
@@ -152,6 +158,24 @@ impl Scales {
         }
         let reason = format!("{}: others write to it all the time", writing());
         Err(ScaleError::Retry { after: Duration::from_secs(1), reason })
+    }
+
+    /// Gives the replicas back to their owners; nothing else of it changes.
+    async fn give_back(&self, api: &Api<DynamicObject>, workload: Workload) -> Result<Workload, ScaleError> {
+        let (id, field) = (workload.id(), &workload.kind.replicas_path);
+        let doing = format!("giving the replicas of {id} back to their owners");
+        let read = self.cluster.call(api.get(&workload.meta.name)).await;
+        let read = read.map_err(|error| cluster::unwritten(&error, &doing, false))?;
+        let now = workload.owners.restore(&self.cluster, api, read, field).await;
+        let now = Workload::new(&workload.kind, now);
+        self.fold(now.clone());
+        match now.owners.scaler {
+            false => Ok(now),
+            true => Err(ScaleError::Retry {
+                after: Duration::from_secs(1),
+                reason: format!("{doing}: see the log"),
+            }),
+        }
     }
 
     /// Reads again what is in doubt. What cannot be read stays so; every write looks at it first.

@@ -92,6 +92,7 @@ pub fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     resource.route.clone_from(&routed.route);
     resource.row = workload.kept.row.clone();
     resource.version = workload.version();
+    resource.needs_repair = workload.needs_repair();
     resource.replicas = workload.replicas;
     (resource.last_scale_event, resource.last_scale_event_time) = last_event(state, workload);
     resource.hold_timeout = wishes.hold_timeout;

@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::{sync::Arc, time::Duration};
+
 use common::*;
 use devcluster::{Filter, Refusal};
 use kube::api::{DynamicObject, Patch, PatchParams};
-use scaler_types::{Leads, ResourceScaler as _, State, Target};
+use scaler_types::{Leads, ReleaseRequest, Resource, ResourceScaler as _, ScaleError, State, Target};
 use serde_json::{Value, json};
 
 const REPLICAS: &str = "/f:spec/f:replicas";
@@ -58,30 +60,198 @@ async fn a_workloads_replicas_stay_its_owners() {
     assert_eq!(again.data["spec"]["replicas"], 5);
 }
 
+/// Does something, and is killed after its first write of that resource.
+async fn killed_after_a_write(
+    scene: &Scene,
+    resource: &str,
+    work: impl Future<Output = Result<(), ScaleError>> + Send + 'static,
+) {
+    let writes = Filter::any().verb("patch").resource(resource);
+    let fault = scene.cluster.faults().refuse_after(writes.clone(), 1, Refusal::Unavailable);
+    scene.cluster.requests().reset();
+    let task = tokio::spawn(work);
+    soon(async {
+        while scene.cluster.requests().of(&writes) < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    task.abort();
+    // Whether it was cancelled or had given up: it writes no more.
+    let _ = task.await;
+    fault.end();
+}
+
+/// Put to zero by a process that was killed before it gave the replicas back.
+async fn sleeps_by_one_that_was_killed(scene: &Scene) {
+    let killed = scene.dlx().await;
+    let seen = one(&killed, "web").await;
+    let fenced = killed.compare_and_set(&id("web"), &seen.version, &row(State::Draining, 1)).await.unwrap();
+    let asleep = request("web", Target::Zero, &fenced, row(State::Asleep, 1));
+    killed_after_a_write(scene, "deployments", async move { killed.set_scale(&asleep).await }).await;
+    assert_eq!(owners(scene, "Deployment", REPLICAS).await, ["scaler-dlx"]);
+    assert!(apply(scene, "Deployment", deployment("web", 4)).await.is_err(), "it conflicts");
+}
+
+/// Slept, and was woken by a process that was killed before it gave the replicas back.
+async fn is_woken_by_one_that_was_killed(scene: &Scene) {
+    let dlx = scene.dlx().await;
+    sleep(&dlx, "web").await.unwrap();
+    scene.observe("web", 0).await;
+    let killed = scene.autoscaler().await;
+    let asleep = one(&killed, "web").await;
+    let waking = request("web", Target::AtLeast(1), &asleep.version, row(State::Waking, 2));
+    killed_after_a_write(scene, "deployments", async move { killed.set_scale(&waking).await }).await;
+    assert_eq!(owners(scene, "Deployment", REPLICAS).await, ["scaler-autoscaler"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_given_back_is_nobodys_after_the_next_write() {
+async fn what_a_killed_process_left_is_given_back_by_the_leader() {
+    let scene = Scene::new().await;
+    apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
+    sleeps_by_one_that_was_killed(&scene).await;
+    let leader = scene.autoscaler().await;
+    let asleep = one(&leader, "web").await;
+    assert!(asleep.needs_repair);
+    let version = leader.compare_and_set(&id("web"), &asleep.version, &asleep.row).await.unwrap();
+    assert_eq!(version, asleep.version, "nothing else was written");
+    assert!(!one(&leader, "web").await.needs_repair);
+    assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
+    let applied = apply(&scene, "Deployment", deployment("web", 4)).await.unwrap();
+    assert_eq!(applied.data["spec"]["replicas"], 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_left_is_given_back_by_the_next_wake_and_by_a_release() {
+    for wakes in [true, false] {
+        let scene = Scene::new().await;
+        apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
+        sleeps_by_one_that_was_killed(&scene).await;
+        scene.observe("web", 0).await;
+        if wakes {
+            let dlx = scene.dlx().await;
+            let asleep = one(&dlx, "web").await;
+            let waking = wake(&dlx, "web", &asleep.version, 2);
+            let up = until(&dlx, "web", |web| web.replicas == 3).await;
+            dlx.compare_and_set(&id("web"), &up.version, &row(State::Active, 3)).await.unwrap();
+            ended(waking).await.unwrap();
+        } else {
+            let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
+            soon(scene.autoscaler().await.release(&request)).await.unwrap();
+            nothing_is_ours(&scene, "Deployment").await;
+        }
+        assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
+        apply(&scene, "Deployment", deployment("web", 4)).await.unwrap();
+    }
+}
+
+/// The record that says whose they were is gone meanwhile: the leader knows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_left_is_given_back_though_its_record_is_gone() {
+    let scene = Scene::new().await;
+    apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
+    let leader = scene.autoscaler().await;
+    sleeps_by_one_that_was_killed(&scene).await;
+    until(&leader, "web", |web| web.row.state == State::Asleep).await;
+    scene.merge("Deployment", "web", json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
+    let seen = |web: &Resource| web.needs_repair && web.row.state == State::Asleep;
+    let gone = until(&leader, "web", |web| seen(web) && !web.version.0.contains("asleep")).await;
+    leader.compare_and_set(&id("web"), &gone.version, &gone.row).await.unwrap();
+    assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
+}
+
+/// Killed in its wake, and killed again while it is given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_gives_the_replicas_back_before_it_forgets_whose_they_were() {
+    let scene = Scene::new().await;
+    apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
+    is_woken_by_one_that_was_killed(&scene).await;
+    for killed in [true, false] {
+        let leader = scene.autoscaler().await;
+        let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
+        match killed {
+            true => {
+                killed_after_a_write(&scene, "deployments", async move { leader.release(&request).await })
+                    .await
+            }
+            false => soon(leader.release(&request)).await.unwrap(),
+        }
+    }
+    assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
+    nothing_is_ours(&scene, "Deployment").await;
+}
+
+/// Killed in its wake: what finishes that gives the replicas back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_in_a_wake_is_given_back_when_it_is_finished() {
+    let scene = Scene::new().await;
+    apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
+    is_woken_by_one_that_was_killed(&scene).await;
+    let other = scene.dlx().await;
+    let up = one(&other, "web").await;
+    // It may be being given back now.
+    assert!(!up.needs_repair);
+    other.compare_and_set(&id("web"), &up.version, &row(State::Active, 3)).await.unwrap();
+    assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
+    apply(&scene, "Deployment", deployment("web", 4)).await.unwrap();
+}
+
+/// More conflicts than there were tries once.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_that_write_at_the_same_time_do_not_keep_a_field_from_its_owner() {
     let scene = Scene::new().await;
     apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
     let dlx = scene.dlx().await;
     let seen = one(&dlx, "web").await;
     let fenced = dlx.compare_and_set(&id("web"), &seen.version, &row(State::Draining, 1)).await.unwrap();
-    let crashed = scene.cluster.faults().refuse_after(
-        Filter::any().verb("patch").resource("deployments"),
-        1,
-        Refusal::Unavailable,
-    );
-    dlx.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 1))).await.unwrap();
-    crashed.end();
-    assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["scaler-dlx"]);
-    assert!(apply(&scene, "Deployment", deployment("web", 4)).await.is_err(), "it conflicts");
-    scene.observe("web", 0).await;
-    let asleep = until(&dlx, "web", |web| web.row.state == State::Asleep).await;
-    let waking = wake(&dlx, "web", &asleep.version, 2);
-    let up = until(&dlx, "web", |web| web.replicas == 3).await;
-    dlx.compare_and_set(&id("web"), &up.version, &row(State::Active, 3)).await.unwrap();
-    ended(waking).await.unwrap();
-    assert_eq!(owners(&scene, "Deployment", REPLICAS).await, Vec::<String>::new());
-    apply(&scene, "Deployment", deployment("web", 4)).await.unwrap();
+    // The scale is written; after it the next five are in conflict.
+    let writes = Filter::any().verb("patch").resource("deployments");
+    let conflicts = scene.cluster.faults().refuse_after(writes.clone(), 1, Refusal::Conflict);
+    scene.cluster.requests().reset();
+    let sleeping = tokio::spawn({
+        let dlx = Arc::clone(&dlx);
+        async move { dlx.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 1))).await }
+    });
+    soon(async {
+        while scene.cluster.requests().of(&writes) < 6 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    conflicts.end();
+    soon(sleeping).await.unwrap().unwrap();
+    assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
+}
+
+/// Killed between each write of leading a Service, or giving it back, and the next: another leader gives its selector back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_that_a_killed_process_left_is_given_back_by_the_next_leader() {
+    for (leads, by_tending) in
+        [(Leads::Dlx, true), (Leads::Dlx, false), (Leads::Both, true), (Leads::Both, false)]
+    {
+        let scene = Scene::new().await;
+        let mut web = deployment("web", 3);
+        web["metadata"]["annotations"]["scaler.dev/route"] = "service".into();
+        scene.create("Deployment", web).await;
+        apply(&scene, "Service", service("web", "web")).await.unwrap();
+        scene.own_endpoints("web", &["10.244.0.1"]).await;
+        let killed = scene.leader().await;
+        if leads == Leads::Both {
+            lead(&killed, "web").await;
+        }
+        let request = to("web", leads, dlxs(&["a"]));
+        killed_after_a_write(&scene, "services", async move { killed.set_route(&request).await }).await;
+        assert_eq!(owners(&scene, "Service", SELECTOR).await, ["scaler-autoscaler"], "{leads:?}");
+        assert!(apply(&scene, "Service", service("web", "other")).await.is_err(), "it conflicts");
+        let next = scene.leader().await;
+        match by_tending {
+            true => soon(next.tend_routes(&dlxs(&["a"]))).await.unwrap(),
+            false => soon(next.set_route(&to("web", leads, dlxs(&["a"])))).await.unwrap(),
+        }
+        assert_eq!(owners(&scene, "Service", SELECTOR).await, ["flux"], "{leads:?} {by_tending}");
+        nothing_is_ours(&scene, "Service").await;
+        apply(&scene, "Service", service("web", "other")).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,15 +62,6 @@ impl Running {
         all
     }
 
-    /// The same without whose its fields are: between a write and the next, that gives a field back, nobody knows any more.
-    async fn values(&self) -> Vec<Value> {
-        let mut all = self.objects().await;
-        for object in &mut all {
-            object["metadata"].as_object_mut().unwrap().remove("managedFields");
-        }
-        all
-    }
-
     /// Led, and asleep.
     async fn sleeps(&self, leader: &Arc<DeploymentScaler>) {
         until(leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
@@ -226,7 +217,7 @@ async fn a_crash_at_any_write_of_it_is_gone_on_from() {
         let running = Running::new("service").await;
         let leader = running.scene.leading_as(Role::Autoscaler).await;
         until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
-        let before = running.values().await;
+        let before = running.objects().await;
         running.sleeps(&leader).await;
         let crash = running.scene.crash_after(writes);
         let ended = soon(leader.release(&release(SOON))).await;
@@ -244,7 +235,7 @@ async fn a_crash_at_any_write_of_it_is_gone_on_from() {
         );
         let next = running.scene.leading_as(Role::Autoscaler).await;
         soon(next.release(&release(SOON))).await.unwrap();
-        assert_eq!(running.values().await, before, "after {writes} writes");
+        assert_eq!(running.objects().await, before, "after {writes} writes");
         running.is_clean().await;
         if ended.is_ok() {
             assert!(writes >= 5, "the replicas, the key, the slice, the port, the row");

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::*;
 use deployment::DeploymentScaler;
@@ -13,7 +13,7 @@ use kube::{
     api::{DynamicObject, ListParams, Patch, PatchParams},
 };
 use scaler_types::{
-    Nonce, Resource, ResourceScaler as _, ScaleError, State, Target,
+    Leads, Nonce, ReleaseRequest, Resource, ResourceScaler as _, ScaleError, State, Target,
     protocol::{Seen, Step, WakeSeen, recover, transition},
 };
 use serde_json::{Value, json};
@@ -35,15 +35,30 @@ struct Site {
     _controllers: Controllers,
     scene: Scene,
     plugin: Arc<DeploymentScaler>,
+    /// Puts it to zero, wherever its Service leads.
+    sleeper: Arc<DeploymentScaler>,
 }
 
 impl Site {
     async fn new() -> Self {
         let scene = Scene::new().await;
-        let controllers = Controllers::start(scene.client.clone());
         scene.create("Deployment", deployment("web", 3)).await;
         let plugin = scene.autoscaler().await;
-        let site = Self { _controllers: controllers, scene, plugin };
+        Self::of(scene, plugin).await
+    }
+
+    /// Its Service is to lead to the DLXs, and does not yet.
+    async fn to_be_led() -> Self {
+        let scene = Scene::with_web().await;
+        scene.annotate("web", "scaler.dev/route", "service").await;
+        let plugin = scene.leader().await;
+        Self::of(scene, plugin).await
+    }
+
+    async fn of(scene: Scene, plugin: Arc<DeploymentScaler>) -> Self {
+        let controllers = Controllers::start(scene.client.clone());
+        let sleeper = scene.dlx().await;
+        let site = Self { _controllers: controllers, scene, plugin, sleeper };
         site.copied("1").await;
         site
     }
@@ -83,20 +98,27 @@ impl Site {
     }
 
     async fn scale(&self, target: Target, row: scaler_types::Row) {
+        let plugin = if target == Target::Zero { &self.sleeper } else { &self.plugin };
         soon(async {
             loop {
-                let seen = one(&self.plugin, "web").await;
-                match self.plugin.set_scale(&request("web", target, &seen.version, row.clone())).await {
+                let seen = one(plugin, "web").await;
+                match plugin.set_scale(&request("web", target, &seen.version, row.clone())).await {
                     Err(ScaleError::Conflict) => tokio::task::yield_now().await,
                     written => break written.unwrap(),
                 }
             }
         })
         .await;
-        let zero = target == Target::Zero;
+        if target == Target::Zero {
+            self.is_empty().await;
+            until(&self.plugin, "web", |web| web.replicas == 0).await;
+        }
+    }
+
+    /// The next wake waits for that.
+    async fn is_empty(&self) {
         soon(async {
-            // The next wake waits for that.
-            while zero && !self.emptied().await {
+            while !self.emptied().await {
                 tokio::task::yield_now().await;
             }
         })
@@ -122,6 +144,7 @@ impl Site {
         let mut template = to.data["spec"]["template"].clone();
         template["metadata"]["labels"].as_object_mut().unwrap().remove("pod-template-hash");
         let kept = self.scene.get("Deployment", "web").await;
+        let next = (kept.annotations()[REVISION].parse::<u32>().unwrap() + 1).to_string();
         let kept = kept.annotations().iter().filter(|(key, _)| KEPT.contains(&key.as_str()));
         let back = to.annotations().iter().filter(|(key, _)| !KEPT.contains(&key.as_str()));
         let annotations: BTreeMap<_, _> = kept.chain(back).collect();
@@ -131,6 +154,20 @@ impl Site {
         ]);
         let patch = Patch::Json::<()>(serde_json::from_value(patch).unwrap());
         self.scene.api("Deployment").patch("web", &PatchParams::default(), &patch).await.unwrap();
+        // The controller numbers it, which is a change of its annotations: who starts after one believes no record of before.
+        soon(async {
+            while self
+                .scene
+                .get("Deployment", "web")
+                .await
+                .annotations()
+                .get(REVISION)
+                .is_none_or(|at| *at != next)
+            {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 }
 
@@ -144,46 +181,168 @@ const OLD: [Option<State>; 6] = [
     Some(State::Failed),
 ];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_old_record_changes_nothing_of_what_sleeps() {
-    for old in OLD {
-        let site = Site::new().await;
-        if old == Some(State::Asleep) {
+/// The same as an earlier version wrote it, which counted no sleeps; and what is no record.
+const TEXTS: [&str; 2] = [r#"{"state":"active","nonce":"1","reason":"","format":1}"#, "not a record"];
+
+/// It sleeps with the second image, having had three replicas; gives the first image's ReplicaSet, with that record.
+async fn sleeping(site: &Site, old: Result<Option<State>, &str>) -> DynamicObject {
+    match old {
+        Ok(None) => {}
+        Ok(Some(State::Asleep)) => {
             // With another number of replicas.
             site.scene.merge("Deployment", "web", json!({"spec": {"replicas": 5}})).await;
             until(&site.plugin, "web", |web| web.replicas == 5).await;
             site.write(row(State::Draining, 1)).await;
             site.scale(Target::Zero, row(State::Asleep, 1)).await;
-        } else if let Some(state) = old {
-            site.write(row(state, 1)).await;
         }
-        let first = site.copied("1").await;
-        site.image("web:2").await;
-        site.copied("2").await;
-        if old == Some(State::Asleep) {
-            site.scale(Target::AtLeast(1), row(State::Waking, 2)).await;
-            site.scene.merge("Deployment", "web", json!({"spec": {"replicas": 3}})).await;
-            until(&site.plugin, "web", |web| web.replicas == 3).await;
+        Ok(Some(state)) => drop(site.write(row(state, 1)).await),
+        Err(text) => site.scene.annotate("web", ROW, text).await,
+    }
+    let first = site.copied("1").await;
+    site.image("web:2").await;
+    site.copied("2").await;
+    if old == Ok(Some(State::Asleep)) {
+        site.scale(Target::AtLeast(1), row(State::Waking, 2)).await;
+        site.scene.merge("Deployment", "web", json!({"spec": {"replicas": 3}})).await;
+        until(&site.plugin, "web", |web| web.replicas == 3).await;
+    }
+    site.write(row(State::Draining, 3)).await;
+    site.scale(Target::Zero, row(State::Asleep, 3)).await;
+    first
+}
+
+/// Wakes it as a request or the leader does.
+async fn woken(site: &Site, plugin: &Arc<DeploymentScaler>) {
+    site.is_empty().await;
+    soon(async {
+        loop {
+            let web = one(plugin, "web").await;
+            let seen = Seen { row: web.row, version: web.version.clone(), scaled: false };
+            let waking = transition(&seen, Step::Wake, Nonce(5), "a test").unwrap();
+            match plugin.set_scale(&request("web", Target::AtLeast(1), &web.version, waking)).await {
+                // Its controller has numbered it meanwhile.
+                Err(ScaleError::Conflict) => tokio::task::yield_now().await,
+                written => break written.unwrap(),
+            }
         }
-        site.write(row(State::Draining, 3)).await;
-        site.scale(Target::Zero, row(State::Asleep, 3)).await;
+    })
+    .await;
+}
+
+async fn released(plugin: &DeploymentScaler) {
+    let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
+    soon(plugin.release(&request)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_record_changes_nothing_of_what_sleeps() {
+    for old in OLD {
+        let site = Site::new().await;
+        let first = sleeping(&site, Ok(old)).await;
         let asleep = one(&site.plugin, "web").await;
         site.undo(&first).await;
-        let brought = until(&site.plugin, "web", |web| web.row.nonce != Nonce(3)).await;
-        assert_eq!((brought.replicas, brought.row.state), (0, old.unwrap_or_default()), "{old:?}");
+        let brought = until(&site.plugin, "web", |web| web.needs_repair).await;
+        assert_eq!((brought.replicas, &brought.row), (0, &asleep.row), "{old:?}");
         let late = site.plugin.compare_and_set(&id("web"), &asleep.version, &row(State::Failed, 4)).await;
         assert_eq!(late, Err(ScaleError::Conflict), "{old:?}");
         // A request wakes it, with what it had.
-        let seen = Seen { row: brought.row.clone(), version: brought.version.clone(), scaled: false };
-        let waking = transition(&seen, Step::Wake, Nonce(5), "a test").unwrap();
-        soon(async {
-            while !site.emptied().await {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        site.scale(Target::AtLeast(1), waking).await;
+        woken(&site, &site.plugin).await;
         assert_eq!(site.scene.replicas("web").await, 3, "{old:?}");
+    }
+}
+
+/// What is asked of a workload whose old record came back: at once of the process that saw it sleep, or of another one after the
+/// leader has written the record again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asked {
+    ReleaseAtOnce,
+    Release,
+    OptOut,
+    Refuse,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_woken_whatever_is_asked_of_it_after_an_undo() {
+    let records = OLD.map(Ok).into_iter().chain(TEXTS.map(Err));
+    let asked = [Asked::ReleaseAtOnce, Asked::Release, Asked::OptOut, Asked::Refuse];
+    for (old, asked) in records.flat_map(|old| asked.map(|asked| (old, asked))) {
+        let site = if asked == Asked::Refuse { Site::to_be_led().await } else { Site::new().await };
+        let first = sleeping(&site, old).await;
+        site.undo(&first).await;
+        let brought = until(&site.plugin, "web", |web| web.needs_repair).await;
+        if asked == Asked::ReleaseAtOnce {
+            released(&site.plugin).await;
+            assert_eq!(site.scene.replicas("web").await, 3, "{old:?} {asked:?}");
+            continue;
+        }
+        let repaired = site.write(brought.row.clone()).await;
+        assert!(!repaired.needs_repair && repaired.row == brought.row, "{old:?}: {:?}", repaired.row);
+        let other = match asked {
+            Asked::Refuse => site.scene.leader().await,
+            _ => site.scene.autoscaler().await,
+        };
+        match asked {
+            Asked::ReleaseAtOnce | Asked::Release => released(&other).await,
+            Asked::OptOut => {
+                site.scene.annotate("web", "scaler.dev/scale-to-zero", "false").await;
+                until(&other, "web", |web| web.keep_awake.contains("opted out")).await;
+                woken(&site, &other).await;
+            }
+            Asked::Refuse => {
+                let policy = json!({
+                    "metadata": {"name": "deny"}, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+                });
+                site.scene.create("NetworkPolicy", policy).await;
+                let refused = until(&other, "web", |web| web.keep_awake.contains("NetworkPolicy")).await;
+                // By this the leader wakes it.
+                assert_eq!((refused.replicas, refused.row.state), (0, State::Asleep), "{old:?}");
+                assert_eq!(refused.route.unwrap().leads, Leads::Own);
+                woken(&site, &other).await;
+            }
+        }
+        assert_eq!(site.scene.replicas("web").await, 3, "{old:?} {asked:?}");
+    }
+}
+
+/// What came back while it was awake counts fewer sleeps than there were. The next record counts them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_while_awake_does_not_hide_a_later_one() {
+    let site = Site::new().await;
+    let first = site.copied("1").await;
+    site.image("web:2").await;
+    for nonce in [10, 20] {
+        site.write(row(State::Draining, nonce)).await;
+        site.scale(Target::Zero, row(State::Asleep, nonce)).await;
+        site.scale(Target::AtLeast(1), row(State::Waking, nonce + 1)).await;
+    }
+    site.write(row(State::Active, 30)).await;
+    let second = site.copied("2").await;
+    site.undo(&first).await;
+    until(&site.plugin, "web", |web| web.row == scaler_types::Row::default()).await;
+    site.write(row(State::Draining, 40)).await;
+    site.scale(Target::Zero, row(State::Asleep, 40)).await;
+    site.undo(&second).await;
+    let brought = until(&site.plugin, "web", |web| web.needs_repair).await;
+    assert_eq!(brought.row, row(State::Asleep, 40));
+}
+
+/// One that its owner has scaled to zero stays there, whatever record an undo brings back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_owner_scaled_to_zero_is_not_woken() {
+    for old in [Some(State::Active), Some(State::Asleep)] {
+        let site = Site::new().await;
+        let first = sleeping(&site, Ok(old)).await;
+        site.scale(Target::AtLeast(1), row(State::Waking, 4)).await;
+        site.write(row(State::Active, 5)).await;
+        site.scene.merge("Deployment", "web", json!({"spec": {"replicas": 0}})).await;
+        until(&site.plugin, "web", |web| web.replicas == 0).await;
+        site.undo(&first).await;
+        let brought = until(&site.plugin, "web", |web| web.needs_repair).await;
+        assert_eq!(brought.row, row(State::Active, 5), "{old:?}");
+        site.write(brought.row).await;
+        let other = site.scene.autoscaler().await;
+        released(&other).await;
+        assert_eq!(site.scene.replicas("web").await, 0, "{old:?}");
     }
 }
 

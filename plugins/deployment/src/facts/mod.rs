@@ -22,7 +22,7 @@ pub use route::{Lead, Route};
 pub use scaler::Scaler;
 pub use selector::{Labels, Selector};
 pub use service::{FENCED, LED, SELECTOR, Service, ServicePort};
-pub use slice::{DLXS, FORMAT, Family, MANAGED_BY, NEWEST, Ours, Place, SERVICE, Slice};
+pub use slice::{DLXS, FORMAT, Family, MANAGED_BY, NEWEST, OWNERS, Ours, Place, SERVICE, Slice};
 pub use workload::{COMPONENT, Kind, Workload, is_scaler};
 
 /// What identifies an object among those of its table.

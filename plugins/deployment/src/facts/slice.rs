@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::{
+    api::discovery::v1::{Endpoint, EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
+};
 
 use super::{Meta, Name};
 
@@ -14,6 +17,9 @@ pub const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", 
 pub const FORMAT: &str = "scaler.dev/format";
 /// The annotation with the names of the DLXs that are its endpoints, commas between them.
 pub const DLXS: &str = "scaler.dev/dlxs";
+/// The annotation with the owners of the Service's selector (`metadata.managedFields`) when Scaler wrote it: should that daemon end
+/// before it has given it back, another one does.
+pub const OWNERS: &str = "scaler.dev/selector-owners";
 /// The newest format that is read, and the one that is written.
 pub const NEWEST: u32 = 1;
 
@@ -33,7 +39,7 @@ pub struct Slice {
 }
 
 /// A slice of ours: a Service's ports lead to DLXs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ours {
     /// Its format.
     pub format: u32,
@@ -47,6 +53,8 @@ pub struct Ours {
     pub ports: BTreeMap<String, u16>,
     /// Its endpoints.
     pub endpoints: Vec<Place>,
+    /// Who owned the Service's selector.
+    pub owners: Vec<ManagedFieldsEntry>,
 }
 
 /// One address that takes requests.
@@ -124,6 +132,7 @@ impl Ours {
             dlxs: dlxs.filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             ports: ports.collect(),
             endpoints,
+            owners: annotation(OWNERS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
         }
     }
 }

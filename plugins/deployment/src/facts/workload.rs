@@ -53,14 +53,17 @@ pub struct Workload {
     pub deleting: bool,
     /// The replicas it is meant to have.
     pub replicas: u32,
-    /// Whose that number is.
+    /// Whose that number is, or was before Scaler wrote it.
     pub owners: Owners,
     /// Its `scaler.dev/` annotations.
     pub annotations: BTreeMap<String, String>,
     /// It has annotations, ours or others.
     pub annotated: bool,
-    /// What the row's annotation holds; nothing written, or nothing readable, is the default.
+    /// Its row: what the annotation holds; nothing written, or nothing readable, is the default. Where somebody brought an older
+    /// one back while it is at zero, what this process knew before.
     pub kept: Kept,
+    /// The annotation holds an older row than that.
+    pub stale: bool,
     /// What is kept of its replicas is to be believed: it was written on the object as it is, or since then neither
     /// row nor scale was seen to change.
     pub believed: bool,
@@ -152,7 +155,7 @@ impl Workload {
             Some(text) if selector.is_empty() => Selector::parse(text),
             _ => selector,
         };
-        let owners = Owners::of(&object.metadata, &kind.replicas_path);
+        let owners = Owners::of(&object.metadata, &kind.replicas_path).or_stored(&kept.owners);
         let labels = data
             .pointer("/spec/template/metadata/labels")
             .and_then(|labels| serde_json::from_value::<Labels>(labels.clone()).ok())
@@ -178,6 +181,7 @@ impl Workload {
             annotated: object.metadata.annotations.is_some_and(|all| !all.is_empty()),
             annotations,
             kept,
+            stale: false,
             unreadable,
             selector,
             labels,
@@ -214,12 +218,26 @@ impl Workload {
     /// Its state before was `old`: what was believed then still is if the row and the scale are the same. Whoever brings
     /// back an old annotation (`rollout undo`) changes the row's text, whoever deploys an image or annotates does not.
     pub fn follows(&mut self, old: &Workload) {
-        self.believed |= old.believed
-            && old.meta.uid == self.meta.uid
-            && (old.replicas, old.row_text()) == (self.replicas, self.row_text());
-        // It sleeps on, whatever its row says now.
-        let sleeps_on = old.meta.uid == self.meta.uid && (old.replicas, self.replicas) == (0, 0);
-        self.had = if sleeps_on { old.before() } else { None };
+        if old.meta.uid != self.meta.uid {
+            return;
+        }
+        let same_row = old.row_text() == self.row_text();
+        self.believed |= old.believed && (old.replicas, true) == (self.replicas, same_row);
+        if (old.replicas, self.replicas) == (0, 0) {
+            self.had = old.before();
+            if old.stale && same_row || !same_row && self.kept.is_older_than(&old.kept) {
+                (self.kept, self.believed, self.stale) = (old.kept.clone(), old.believed, true);
+                self.owners = std::mem::take(&mut self.owners).or_stored(&self.kept.owners);
+            }
+        }
+        // An older row counts fewer sleeps than there were.
+        self.kept.sleeps = self.kept.sleeps.max(old.kept.sleeps);
+    }
+
+    /// Its row is to be written again: an older one stands in its place, or whoever wrote the replicas last ended before they were
+    /// given back to their owners. While it drains or wakes somebody may be at that.
+    pub fn needs_repair(&self) -> bool {
+        self.stale || self.owners.scaler && !matches!(self.kept.row.state, State::Draining | State::Waking)
     }
 
     /// The replicas to come back with.

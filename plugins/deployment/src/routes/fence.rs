@@ -56,7 +56,7 @@ impl Routes {
         let api = self.cluster.in_namespace::<core::Service>(&name.0);
         let written = self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await;
         let written = written.map_err(|error| cluster::unwritten(&error, &doing, true))?;
-        self.wrote_selector(&api, written, &seen.owners).await;
+        self.wrote_selector(&api, written, &self.selector_owners(seen)).await;
         Ok(())
     }
 
@@ -69,12 +69,43 @@ impl Routes {
         self.saw_service(owners.restore(&self.cluster, api, written, SELECTOR).await);
     }
 
+    /// Gives a Service's selector back to its owners, where whoever wrote it last ended before that.
+    ///
+    /// # Errors
+    ///
+    /// The Service cannot be read.
+    pub(super) async fn give_selector_back(&self, service: &Service) -> Result<(), ScaleError> {
+        if !service.owners.scaler {
+            return Ok(());
+        }
+        let name = service.meta.key();
+        let doing = format!("reading the Service {}/{}", name.0, name.1);
+        let api = self.cluster.in_namespace::<core::Service>(&name.0);
+        match self.cluster.call(api.get(&name.1)).await {
+            Ok(read) => self.wrote_selector(&api, read, &self.selector_owners(service)).await,
+            Err(error) if cluster::is_missing(&error) => {}
+            Err(error) => return Err(cluster::unwritten(&error, &doing, false)),
+        }
+        Ok(())
+    }
+
+    /// Whose a Service's selector is, or was before Scaler wrote it: our slices of it say that.
+    pub(super) fn selector_owners(&self, service: &Service) -> Owners {
+        self.store.with(|state| {
+            let slices = state.routing.slices_of(&service.meta.key());
+            let mut ours =
+                slices.filter_map(|slice| slice.ours.as_ref()).filter(|ours| ours.uid == service.meta.uid);
+            let stored = ours.find(|ours| !ours.owners.is_empty()).map(|ours| &*ours.owners);
+            service.owners.clone().or_stored(stored.unwrap_or_default())
+        })
+    }
+
     async fn turn(&self, mut service: Read, led: bool) -> Result<(), ScaleError> {
         let name = service.fact.meta.key();
         let doing = format!("writing the selector of the Service {}/{}", name.0, name.1);
         for _ in 0..TRIES {
             if service.fact.fenced == led {
-                return Ok(());
+                return self.give_selector_back(&service.fact).await;
             }
             self.store.with(|state| state.routing.taken.wants(&service.fact.meta.uid, led));
             let operations = if led { add(&service) } else { remove(&service) };
@@ -82,7 +113,7 @@ impl Routes {
             let api = self.cluster.in_namespace::<core::Service>(&name.0);
             let error = match self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await {
                 Ok(written) => {
-                    self.wrote_selector(&api, written, &service.fact.owners).await;
+                    self.wrote_selector(&api, written, &self.selector_owners(&service.fact)).await;
                     return Ok(());
                 }
                 Err(error) => cluster::unwritten(&error, &doing, true),

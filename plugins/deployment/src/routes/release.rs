@@ -146,7 +146,12 @@ impl Routes {
             let workload = self.scales.read_anew(id).await?;
             let api = self.cluster.of(&workload);
             let object = self.cluster.call(api.get(&workload.meta.name)).await;
-            let object = object.map_err(|error| cluster::unwritten(&error, &doing, false))?;
+            let mut object = object.map_err(|error| cluster::unwritten(&error, &doing, false))?;
+            let (owners, field) = (&workload.owners, &workload.kind.replicas_path);
+            if owners.scaler {
+                // The row says whose they are.
+                object = owners.restore(&self.cluster, &api, object, field).await;
+            }
             let annotations = object.metadata.annotations.unwrap_or_default();
             if !annotations.contains_key(row::ANNOTATION) {
                 return Ok(());
@@ -164,7 +169,6 @@ impl Routes {
             match self.cluster.call(api.patch(&workload.meta.name, &PatchParams::default(), &patch)).await {
                 Ok(object) => {
                     // Nor is anything of it ours any more.
-                    let (owners, field) = (&workload.owners, &workload.kind.replicas_path);
                     let object = owners.restore(&self.cluster, &api, object, field).await;
                     self.scales.saw(Workload::new(&workload.kind, object));
                     return Ok(());

@@ -14,9 +14,10 @@ use super::{
     plan::{self, Given},
 };
 use crate::{
+    ascii,
     caches::{Change, Teller, Topic},
     cluster,
-    facts::{DLXS, FORMAT, Family, MANAGED_BY, NEWEST, Name, Place, SERVICE, Service, Slice},
+    facts::{DLXS, FORMAT, Family, MANAGED_BY, NEWEST, Name, OWNERS, Place, SERVICE, Service, Slice},
 };
 
 /// Our slice of a Service.
@@ -24,6 +25,8 @@ pub fn object(service: &Service, family: Family, given: &Given, dlxs: &[Dlx]) ->
     let name = service.meta.name.to_string();
     let (places, names) = plan::places(dlxs, family);
     let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let owners = &service.owners.others;
+    let owners = (!owners.is_empty()).then(|| (OWNERS.to_owned(), ascii::text(owners)));
     let owner = OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Service".to_owned(),
@@ -44,10 +47,12 @@ pub fn object(service: &Service, family: Family, given: &Given, dlxs: &[Dlx]) ->
             name: Some(plan::slice_name(&name, family)),
             namespace: Some(service.meta.namespace.to_string()),
             labels: Some(BTreeMap::from([text(SERVICE, &name), text(MANAGED_BY.0, MANAGED_BY.1)])),
-            annotations: Some(BTreeMap::from([
-                text(FORMAT, &NEWEST.to_string()),
-                text(DLXS, &names.join(",")),
-            ])),
+            annotations: Some(
+                [text(FORMAT, &NEWEST.to_string()), text(DLXS, &names.join(","))]
+                    .into_iter()
+                    .chain(owners)
+                    .collect(),
+            ),
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
@@ -91,6 +96,7 @@ impl Routes {
     ) -> Result<(), ScaleError> {
         let families = plan::families(service, dlxs);
         let mut there = self.read_slices(&service.meta.key()).await?;
+        let service = &Service { owners: self.selector_owners(service), ..service.clone() };
         for &family in &families {
             let wanted = object(service, family, given, dlxs);
             let at = there.iter().position(|slice| slice.metadata.name == wanted.metadata.name);

@@ -19,7 +19,7 @@ const AT_ONCE: usize = 16;
 /// What is to be done with a Service that has something of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tending {
-    /// Its slices name others than the DLXs that there are.
+    /// Its slices name others than the DLXs that there are, or its selector was not given back to its owners.
     Mend,
     /// It belongs to no workload that is looked after.
     GiveBack,
@@ -83,7 +83,10 @@ impl Routes {
     async fn tend_one(&self, name: &Name, what: Tending, dlxs: &[Dlx]) -> Result<(), ScaleError> {
         let Some(service) = self.read_service(name).await? else { return Ok(()) };
         match what {
-            Tending::Mend => self.mend_slices(&service.fact, dlxs).await,
+            Tending::Mend => {
+                self.mend_slices(&service.fact, dlxs).await?;
+                self.give_selector_back(&service.fact).await
+            }
             Tending::GiveBack => {
                 tracing::info!(service = %name.1, namespace = %name.0, "gives back a Service whose workload is gone");
                 // What a newer version wrote is found before anything is touched.
@@ -115,7 +118,7 @@ fn work(state: &State, dlxs: &[Dlx]) -> BTreeMap<Name, Tending> {
         };
         // What has a key and no slice is mended where it is decided whether it is to be led.
         let up_to_date = ours.iter().all(|ours| names(ours)) && is_complete(state, service);
-        (!ours.is_empty() && !up_to_date).then_some(Tending::Mend)
+        (!ours.is_empty() && (!up_to_date || service.owners.scaler)).then_some(Tending::Mend)
     };
     state.services().filter_map(|service| Some((service.meta.key(), need(service)?))).collect()
 }

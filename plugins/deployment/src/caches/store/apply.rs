@@ -161,6 +161,10 @@ impl State {
         }
         let id = workload.id();
         let name = workload.meta.key();
+        let old = table.get(&name);
+        if let Some(old) = old {
+            workload.follows(old);
+        }
         let seen = self.seen.get(&id).filter(|seen| seen.uid == workload.meta.uid);
         let event_time = workload.kept.event_time.clone();
         let changed = match seen {
@@ -172,10 +176,6 @@ impl State {
         let (uid, spec) = (workload.meta.uid.clone(), workload.spec.clone());
         self.seen.insert(id.clone(), Seen { uid, spec, event_time, changed });
         self.in_namespace.entry(name.0.clone()).or_default().insert(id.clone());
-        let old = table.get(&name);
-        if let Some(old) = old {
-            workload.follows(old);
-        }
         self.pods.saw_workload(&id, old, &workload);
         let same = old.is_some_and(|old| {
             old.labels == workload.labels
