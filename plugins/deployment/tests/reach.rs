@@ -62,6 +62,30 @@ async fn what_an_ingress_leads_to_the_dlx_sleeps_only_where_that_is_written() {
     until(&leader, "web", |web| web.keep_awake.contains("no request could wake it")).await;
 }
 
+/// DLXs of the namespace's own, behind a Service that selects their pods.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_led_to_dlxs_that_are_none_any_more_stays_awake() {
+    for deleted in [false, true] {
+        let scene = Scene::with_web().await;
+        let mut proxy = deployment("proxy", 1);
+        proxy["metadata"]["annotations"] = json!({});
+        proxy["spec"]["template"]["metadata"]["labels"]["scaler.dev/component"] = "dlx".into();
+        scene.create("Deployment", proxy).await;
+        scene.create("Service", service("front", "proxy")).await;
+        scene.create("Ingress", ingress("shop.example.com", "front")).await;
+        scene.annotate("web", "scaler.dev/hosts", "shop.example.com").await;
+        let leader = scene.leader().await;
+        until(&leader, "web", |web| web.keep_awake.is_empty()).await;
+        if deleted {
+            scene.delete("Deployment", "proxy").await;
+        } else {
+            let labels = json!({"labels": {"scaler.dev/component": null}});
+            scene.merge("Deployment", "proxy", json!({"spec": {"template": {"metadata": labels}}})).await;
+        }
+        until(&leader, "web", |web| web.keep_awake.contains("no request could wake it")).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_network_policy_refuses_it_stays_awake_and_is_not_left_unled_instead() {
     let scene = Scene::with_web().await;

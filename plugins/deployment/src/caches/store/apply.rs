@@ -92,6 +92,9 @@ impl State {
                     self.index(&gone, false);
                     self.seen.remove(&id);
                     self.touch_sharing(&gone);
+                    if gone.is_dlx() {
+                        self.touch_namespace(&name.0);
+                    }
                     self.touch(&id);
                 }
             }
@@ -176,6 +179,7 @@ impl State {
         let (uid, spec) = (workload.meta.uid.clone(), workload.spec.clone());
         self.seen.insert(id.clone(), Seen { uid, spec, event_time, changed });
         self.in_namespace.entry(name.0.clone()).or_default().insert(id.clone());
+        let was_dlx = old.is_some_and(Workload::is_dlx);
         self.pods.saw_workload(&id, old, &workload);
         let same = old.is_some_and(|old| {
             old.labels == workload.labels
@@ -194,7 +198,8 @@ impl State {
             }
             self.touch_sharing(&old);
         }
-        if self.is_dlx(&id) && !same {
+        if !same && (was_dlx || self.is_dlx(&id)) {
+            // A Service of the namespace may select its pods.
             self.touch_namespace(&name.0);
         }
         self.touch(&id);
