@@ -83,8 +83,9 @@ fn the_pages_name_the_annotations_that_the_plugin_reads() {
         let path = page.strip_prefix(root()).expect("a page").to_str().expect("a path").to_owned();
         for name in annotations(&path) {
             // Not for a workload's owners: of Leases, of Services, and Scaler's own.
-            let others = ["member", "fenced", "row", "dlxs", "format", "component", "force-delete"]
-                .map(|name| format!("scaler.dev/{name}"));
+            let others =
+                ["member", "fenced", "row", "dlxs", "selector-owners", "format", "component", "force-delete"]
+                    .map(|name| format!("scaler.dev/{name}"));
             assert!(others.contains(&name) || known.contains(&name), "{path}: {name} is no annotation");
         }
     }
