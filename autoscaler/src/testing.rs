@@ -35,7 +35,7 @@ use crate::{
 
 mod store;
 
-pub use store::{Inner, LedTo, Store};
+pub use store::{Inner, LedTo, Store, sleeper};
 
 /// The kind of the plugin in memory.
 pub const KIND: &str = "memory";

@@ -1,9 +1,10 @@
 //! `restore`: everything as it was before.
 
+mod herd;
+
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use daemon::{
     leader::{Leader, Leadership, Status, Timing},
     settings::FlagSettings,
     shutdown::Shutdown,
-    wakes::{Waits, Wakes, jitter},
+    wakes::{WakePlace, Wakes},
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -29,8 +30,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::herd::Herd;
 use super::{output::print, parse_id};
-use crate::{plugin::Plugin, router::last_used};
+use crate::{cycle::Given, plugin::Plugin, router::last_used};
 
 /// Gives everything back, or one resource: awake if it slept, its Service leading to itself, nothing of Scaler left on it
 ///
@@ -58,12 +60,17 @@ pub struct Restore {
 
 /// A plugin at work for one namespace file.
 struct At<P> {
-    plugin: P,
+    given: Given<P>,
     namespace: String,
-    /// How long what sleeps may take to come up.
-    readiness: Duration,
-    /// How many of its resources are woken at once.
-    wakes: usize,
+}
+
+/// What has been done for a resource.
+enum Step {
+    /// There is a place for the next one of this herd.
+    Place(usize, WakePlace),
+    /// It is awake, or will not be soon. The place, where it has to be woken yet.
+    Woken(usize, ResourceId, Option<WakePlace>),
+    Released(usize, ResourceId, Result<(), ScaleError>),
 }
 
 /// What came of it.
@@ -76,7 +83,7 @@ struct Summary {
     left: usize,
 }
 
-/// How many resources are given back at once: each of them waits for graces most of the time.
+/// How many resources are given back at once, once they are awake: each of them waits for graces most of the time.
 const AT_ONCE: usize = 256;
 /// How long the API server may take to answer.
 const CALL: Duration = Duration::from_secs(10);
@@ -117,10 +124,8 @@ impl Restore {
         let stop = leads.lost().child_token();
         let served = fleet.served().borrow().clone();
         let plugins = served.iter().map(|served| At {
-            plugin: served.instance.clone(),
+            given: Given { plugin: served.instance.clone(), settings: served.settings.clone() },
             namespace: served.namespace.clone(),
-            readiness: served.settings.resource_readiness_timeout,
-            wakes: served.settings.max_concurrent_wakes,
         });
         let plugins = plugins.collect();
         let wakes = Wakes::new(self.common.max_concurrent_wakes);
@@ -230,7 +235,8 @@ fn in_the_way(status: &Status) -> String {
     }
 }
 
-/// Gives back what the plugins list: all, or `only` one.
+/// Gives back what the plugins list: all, or `only` one. What is awake at once; what sleeps is woken first, as places come, and given
+/// back when it is up.
 async fn restore<P: Plugin>(
     plugins: Vec<At<P>>,
     only: Option<&ResourceId>,
@@ -239,56 +245,56 @@ async fn restore<P: Plugin>(
     stop: &CancellationToken,
 ) -> Summary {
     let mut summary = Summary::default();
-    let mut queue = VecDeque::new();
-    let all: Vec<P> = plugins.iter().map(|at| at.plugin.clone()).collect();
-    for At { plugin, namespace, readiness, wakes: limit } in plugins {
+    // Whether what is not given back yet was begun.
+    let mut left = BTreeMap::new();
+    let (mut herds, mut queue) = (Vec::new(), VecDeque::new());
+    let all: Vec<P> = plugins.iter().map(|at| at.given.plugin.clone()).collect();
+    for At { given, namespace } in plugins {
+        let kind = given.plugin.kind();
         let listed = tokio::select! {
             biased;
             () = stop.cancelled() => {
-                print(&format!("{} in {namespace}: NOT given back: its resources were not told in time\n", plugin.kind()));
+                print(&format!("{kind} in {namespace}: NOT given back: its resources were not told in time\n"));
                 summary.left += 1;
                 continue;
             }
-            listed = plugin.get_resources() => listed,
+            listed = given.plugin.get_resources() => listed,
         };
-        match listed {
-            Ok(mut listed) => {
-                listed.retain(|resource| only.is_none_or(|only| *only == resource.id));
-                // What is awake at once; of what sleeps, what was used last first.
-                listed.sort_by_key(|resource| (sleeps(resource), Reverse(last_used(resource))));
-                let namespace: Arc<str> = namespace.as_str().into();
-                // Down to both and from there to itself, each with its grace, and time to come up between.
-                let deadline = readiness + 2 * grace + WRITES;
-                queue.extend(listed.into_iter().map(|resource| {
-                    let wake = sleeps(&resource).then(|| (namespace.clone(), limit));
-                    (plugin.clone(), wake, ReleaseRequest { id: resource.id, grace, deadline })
-                }));
-            }
+        let mut listed = match listed {
+            Ok(listed) => listed,
             Err(error) => {
-                print(&format!("{} in {namespace}: cannot tell its resources: {error}\n", plugin.kind()));
+                print(&format!("{kind} in {namespace}: cannot tell its resources: {error}\n"));
                 summary.failed += 1;
+                continue;
             }
-        }
+        };
+        listed.retain(|resource| only.is_none_or(|only| *only == resource.id));
+        // What was used last first; those whose last wake failed at the end.
+        listed.sort_by_key(|resource| (!resource.row.failed_wake.is_empty(), Reverse(last_used(resource))));
+        left.extend(listed.iter().map(|resource| ((herds.len(), resource.id.clone()), false)));
+        let (asleep, awake): (Vec<_>, Vec<_>) = listed.into_iter().partition(sleeps);
+        queue.extend(awake.into_iter().map(|resource| (herds.len(), resource.id, None)));
+        herds.push(Herd::new(given, &namespace, asleep));
     }
-    // Those that sleep, of all plugins, behind those that are awake.
-    queue.make_contiguous().sort_by_key(|(_, wake, _)| wake.is_some());
-    let (mut running, mut under_way) = (JoinSet::new(), BTreeSet::new());
+    let mut running = JoinSet::new();
+    for (number, herd) in herds.iter().enumerate() {
+        herd.next_place(number, wakes, &mut running);
+    }
+    let mut releasing = 0;
     loop {
-        while running.len() < AT_ONCE
-            && let Some((plugin, wake, request)) = queue.pop_front()
+        while releasing < AT_ONCE
+            && let Some((number, id, place)) = queue.pop_front()
         {
-            under_way.insert(request.id.clone());
-            let wakes = wakes.clone();
+            left.insert((number, id.clone()), true);
+            let Given { plugin, settings } = herds[number].given.clone();
+            // Down to both and from there to itself, each with its grace, and time to come up between.
+            let deadline = settings.resource_readiness_timeout + 2 * grace + WRITES;
+            let request = ReleaseRequest { id, grace, deadline };
+            releasing += 1;
             running.spawn(async move {
-                let _place = match wake {
-                    Some((namespace, limit)) => {
-                        let place = wakes.place(&namespace, limit, Waits::Somebody).await;
-                        jitter().await;
-                        Some(place)
-                    }
-                    None => None,
-                };
-                (release(&plugin, &request).await, request.id)
+                let _place: Option<WakePlace> = place;
+                let result = release(&plugin, &request).await;
+                Step::Released(number, request.id, result)
             });
         }
         let ended = tokio::select! {
@@ -296,33 +302,46 @@ async fn restore<P: Plugin>(
             () = stop.cancelled() => break,
             ended = running.join_next() => ended,
         };
-        if let Some(Ok((_, id))) = &ended {
-            under_way.remove(id);
-        }
-        match ended {
+        let (number, id, result) = match ended {
             None => break,
-            Some(Ok((Ok(()), id))) => {
-                print(&format!("{id}: given back\n"));
-                summary.given_back += 1;
+            Some(Ok(Step::Place(number, place))) => {
+                if let Some(id) = herds[number].wake_next(number, place, &mut running) {
+                    left.insert((number, id), true);
+                }
+                herds[number].next_place(number, wakes, &mut running);
+                continue;
             }
-            Some(Ok((Err(ScaleError::Unsupported), _))) => summary.skipped += 1,
-            Some(Ok((Err(error), id))) => {
-                print(&format!("{id}: NOT given back: {error}\n"));
-                summary.failed += 1;
+            Some(Ok(Step::Woken(number, id, place))) => {
+                queue.push_back((number, id, place));
+                continue;
             }
+            Some(Ok(Step::Released(number, id, result))) => (number, id, result),
             Some(Err(error)) => {
                 print(&format!("a call ended early: {error}\n"));
                 summary.failed += 1;
+                continue;
+            }
+        };
+        releasing -= 1;
+        left.remove(&(number, id.clone()));
+        match result {
+            Ok(()) => {
+                print(&format!("{id}: given back\n"));
+                summary.given_back += 1;
+            }
+            Err(ScaleError::Unsupported) => summary.skipped += 1,
+            Err(error) => {
+                print(&format!("{id}: NOT given back: {error}\n"));
+                summary.failed += 1;
             }
         }
     }
-    for id in &under_way {
-        print(&format!("{id}: NOT given back: not done when this had to end. Do its pods become ready?\n"));
+    for ((_, id), begun) in &left {
+        let why =
+            if *begun { "not done when this had to end. Do its pods become ready?" } else { "not tried" };
+        print(&format!("{id}: NOT given back: {why}\n"));
     }
-    for (_, _, ReleaseRequest { id, .. }) in &queue {
-        print(&format!("{id}: NOT given back: not tried\n"));
-    }
-    summary.left += queue.len() + running.len();
+    summary.left += left.len();
     if only.is_none() && summary.failed == 0 && summary.left == 0 {
         tokio::select! {
             biased;
@@ -357,9 +376,10 @@ async fn restore_rest<P: Plugin>(plugins: &[P]) -> Vec<String> {
     failed
 }
 
-/// Whether giving it back wakes it.
+/// Whether it has to be woken before it is given back.
 fn sleeps(resource: &Resource) -> bool {
-    resource.replicas == 0 || resource.row.state == State::Asleep
+    let slept = matches!(resource.row.state, State::Asleep | State::Waking | State::Failed);
+    resource.replicas == 0 && slept
 }
 
 /// One resource, in several tries where it may pass.
@@ -398,11 +418,80 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
+    use daemon::settings::Settings;
+
     use super::*;
-    use crate::testing::{Store, id};
+    use crate::testing::{Store, id, sleeper};
 
     fn at(store: &Store) -> At<Store> {
-        At { plugin: store.clone(), namespace: "demo".to_owned(), readiness: LONGEST, wakes: 8 }
+        of("demo", store)
+    }
+
+    fn of(namespace: &str, store: &Store) -> At<Store> {
+        let settings = Settings {
+            max_concurrent_wakes: 8,
+            resource_readiness_timeout: Duration::from_secs(60),
+            ..Settings::default()
+        };
+        let given = Given { plugin: store.clone(), settings: settings.into() };
+        At { given, namespace: namespace.to_owned() }
+    }
+
+    /// What sleeps, the last one used last, and takes 10 s to start.
+    fn asleep(count: usize) -> Store {
+        let store = Store::with([]);
+        for number in 0..count {
+            store.put(sleeper(&format!("r{number:02}"), number));
+        }
+        store.set(|inner| {
+            (inner.start_takes, inner.release_takes) = (Duration::from_secs(10), Duration::from_secs(60));
+        });
+        store
+    }
+
+    /// A place is kept until what it was for is up, and not for the graces after that.
+    #[tokio::test(start_paused = true)]
+    async fn what_sleeps_is_woken_paced_and_given_back_when_it_is_up() {
+        let store = asleep(40);
+        store.put(Resource { replicas: 1, ..Resource::new(id("awake")) });
+        // Woken last, and in the way of nobody's graces.
+        store.change("r39", |resource| resource.row.failed_wake = "no image".to_owned());
+        store.inner().never_up.insert(id("r39"));
+        let (began, stop) = (Instant::now(), CancellationToken::new());
+        let summary = restore(vec![at(&store)], None, LONGEST, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { given_back: 41, ..Summary::default() });
+        let took = began.elapsed().as_secs();
+        let inner = store.inner();
+        assert_eq!(inner.starting.1, 8);
+        assert_eq!(inner.released[0], id("awake"));
+        assert!(
+            inner.released_starting.iter().all(|late| *late == id("r39")),
+            "{:?}",
+            inner.released_starting
+        );
+        // Five rounds of 10 s, the last of which one never comes out of for 60 s, and the graces once.
+        assert!((160..170).contains(&took), "{took} s");
+        let mut order: Vec<usize> = inner.woken.iter().map(|name| name[1..].parse().unwrap()).collect();
+        // Of eight that are woken at once any may be the first.
+        let failed = order.iter().position(|number| *number == 39).unwrap();
+        assert!(failed >= 32, "{order:?}");
+        order.remove(failed);
+        assert!(order.iter().enumerate().all(|(at, number)| (38 - number).abs_diff(at) < 8), "{order:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_namespace_is_not_woken_behind_another() {
+        let (first, second) = (asleep(40), asleep(4));
+        let (wakes, stop) = (Wakes::new(8), CancellationToken::new());
+        let began = Instant::now();
+        let work = restore(vec![of("a", &first), of("b", &second)], None, LONGEST, &wakes, &stop);
+        let woken = async {
+            second.comes_to(|inner| inner.woken.len() == 4).await;
+            began.elapsed().as_secs()
+        };
+        let (summary, took) = tokio::join!(work, woken);
+        assert_eq!(summary.given_back, 44);
+        assert!(took < 10, "{took} s");
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// What was told.
-pub(super) enum Told {
+pub(crate) enum Told {
     /// This changed.
     Changes(Changes),
     /// It cannot be told now; what was known is kept.
@@ -23,7 +23,7 @@ pub(super) enum Told {
 }
 
 /// Follows the plugin that is given, as another one is given; returns when nobody listens any more.
-pub(super) async fn follow<P: Plugin>(
+pub(crate) async fn follow<P: Plugin>(
     mut given: watch::Receiver<Given<P>>,
     labels: CycleLabels,
     told: mpsc::Sender<Told>,

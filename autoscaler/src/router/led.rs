@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use daemon::wakes::WakePlace;
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{
-    Leads, Nonce, Path, Resource, Route, ScaleError, State,
+    Leads, Nonce, Path, Resource, RolloutPhase, Route, ScaleError, State,
     duration::short,
     protocol::{self, Dlxs, RouteSeen, Seen},
 };
@@ -48,6 +49,12 @@ pub(super) struct Led {
     /// When it was used last, as far as its plugin tells.
     pub(super) used: Option<Timestamp>,
     wake: Option<Pause<()>>,
+    /// How long it may take to start, if it says so itself.
+    pub(super) readiness: Option<Duration>,
+    /// It takes requests, by what its plugin tells.
+    up: bool,
+    /// Its place among the wakes, from the write until it is up or has had its time.
+    starting: Option<Starting>,
     /// Since when it sleeps and no request could wake it.
     stranded: Option<Instant>,
     /// It waits for a place to be written, or woken.
@@ -66,6 +73,16 @@ struct Pause<T> {
     failed: Option<Arc<str>>,
     /// The first change that is seen ends it.
     conflict: bool,
+}
+
+/// A wake that counts as under way.
+#[derive(Debug)]
+struct Starting {
+    _place: WakePlace,
+    /// How long it may take once it is written.
+    timeout: Duration,
+    /// When its time is over; `None`: it is not written yet.
+    until: Option<Instant>,
 }
 
 /// How the DLXs are, and how long everybody may take to follow.
@@ -128,6 +145,16 @@ pub fn last_used(resource: &Resource) -> Option<Timestamp> {
     resource.last_scale_event_time.as_deref()?.parse().ok()
 }
 
+/// Whether a resource takes requests, as far as its plugin can tell.
+pub fn is_up(resource: &Resource) -> bool {
+    resource.replicas > 0
+        && match (&resource.rollout, &resource.route) {
+            (Some(rollout), _) => rollout.phase == RolloutPhase::Complete,
+            (None, Some(route)) => route.own_ready,
+            (None, None) => true,
+        }
+}
+
 // === impl Led ===
 
 impl Led {
@@ -144,6 +171,9 @@ impl Led {
             waking: false,
             used: last_used(resource),
             wake: None,
+            readiness: resource.resource_readiness_timeout,
+            up: is_up(resource),
+            starting: None,
             stranded: None,
             queued: [false; 2],
             reported: None,
@@ -164,6 +194,7 @@ impl Led {
         self.seen = seen;
         self.route = route.clone();
         self.used = last_used(resource);
+        (self.readiness, self.up) = (resource.resource_readiness_timeout, is_up(resource));
         self.told = now;
         self.count_own(now);
         if let Some(pause) = self.pause.as_mut().filter(|pause| pause.conflict) {
@@ -241,6 +272,10 @@ impl Led {
             due.again = self.wake.as_ref().map(|pause| pause.until).filter(|until| at.now < *until);
             due.wake = due.again.is_none();
         }
+        if due.wake || !self.is_starting(at.now) {
+            self.starting = None;
+        }
+        due.again = due.again.into_iter().chain(self.starting.as_ref().and_then(|one| one.until)).min();
         if self.calling.is_some() {
             return due;
         }
@@ -282,9 +317,25 @@ impl Led {
         told
     }
 
-    /// A wake ended.
+    /// A wake begins.
+    pub(super) fn wakes(&mut self, place: WakePlace, timeout: Duration) {
+        self.waking = true;
+        self.starting = Some(Starting { _place: place, timeout, until: None });
+    }
+
+    /// Its last wake failed.
+    pub(super) fn failed_to_wake(&self) -> bool {
+        let failed = self.wake.as_ref().is_some_and(|pause| pause.failed.is_some());
+        failed || !self.seen.row.failed_wake.is_empty()
+    }
+
+    /// A wake was written, or could not be.
     pub(super) fn woken(&mut self, now: Instant, result: &Result<(), ScaleError>) {
         self.waking = false;
+        match (result, &mut self.starting) {
+            (Ok(()), Some(starting)) => starting.until = now.checked_add(starting.timeout),
+            _ => self.starting = None,
+        }
         let mut pause = Pause::after(now, (), self.wake.take().as_ref(), result);
         if result.is_ok() {
             pause.until = pause.until.max(now + WOKEN);
@@ -327,6 +378,17 @@ impl Led {
             dlxs: self.route.dlxs.clone(),
             next: to.or_else(|| self.later()),
             waits: self.waits(at, next, waiting),
+        }
+    }
+
+    /// Its wake is being written, or has time left and nothing took it back.
+    fn is_starting(&self, now: Instant) -> bool {
+        match self.starting.as_ref().and_then(|starting| starting.until) {
+            None => self.waking,
+            Some(until) if now >= until => false,
+            Some(_) if self.seen.scaled => !self.up,
+            // What was written is not seen yet.
+            Some(_) => self.wake.is_some(),
         }
     }
 

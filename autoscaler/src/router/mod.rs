@@ -15,6 +15,7 @@ mod tend;
 mod tests;
 
 pub use dlxs::Leading;
-pub use led::{RouteTold, last_used};
+pub(crate) use follow::{Told, follow};
+pub use led::{RouteTold, is_up, last_used};
 pub use routes::{Confirmation, Progress, Routes};
 pub use run::Router;

@@ -1,5 +1,7 @@
 //! A router over a plugin in memory, by a clock that moves when everybody waits.
 
+mod herd;
+
 use std::{sync::Arc, time::Duration};
 
 use daemon::{members::serving::Known, reports::Dropped, settings::Settings};
@@ -62,9 +64,7 @@ impl Site {
             rules: Rules::default(),
             stop: CancellationToken::new(),
         };
-        let (give, given) = watch::channel(Given { plugin: store.clone(), settings });
-        let routes = Routes::default();
-        let task = tokio::spawn(Router::new(given, "demo", context.clone(), routes.clone()).run());
+        let (routes, give, task) = route(store, "demo", settings, &context);
         Self { store: store.clone(), routes, context, dlxs, _give: give, task, _state: state }
     }
 
@@ -92,6 +92,19 @@ impl Site {
         let labels = CycleLabels { kind: KIND.to_owned(), namespace: "demo".to_owned() };
         self.context.metrics.routes.get_or_create(&LeadsLabels::new(&labels, leads)).get()
     }
+}
+
+/// A router for a namespace file.
+fn route(
+    store: &Store,
+    namespace: &str,
+    settings: Arc<Settings>,
+    context: &Context,
+) -> (Routes, watch::Sender<Given<Store>>, JoinHandle<()>) {
+    let (give, given) = watch::channel(Given { plugin: store.clone(), settings });
+    let routes = Routes::default();
+    let task = tokio::spawn(Router::new(given, namespace, context.clone(), routes.clone()).run());
+    (routes, give, task)
 }
 
 /// Lets so much time pass, with everything that happens in it.
@@ -357,35 +370,6 @@ async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
     let calls = site.calls(5).await;
     assert!(calls[3..].iter().all(|call| call.to == Leads::Dlx && call.dlxs == ["b"]), "{calls:?}");
     assert_eq!(site.in_the_end().await.len(), 5);
-}
-
-/// None of them is waited for by anybody: half of the budget is for those that are, and the one that was used last goes first.
-#[tokio::test(start_paused = true)]
-async fn a_herd_is_woken_paced_and_the_one_used_last_first() {
-    const ALL: usize = 60;
-    let store = Store::with([]);
-    for number in 0..ALL {
-        let mut resource = led(&format!("r{number}"));
-        (resource.row, resource.replicas) = (row(State::Asleep), 0);
-        // In an order of their own.
-        let slept = (number * 37) % ALL;
-        resource.last_scale_event = Some(scaler_types::ScaleEvent::ScaleToZeroCompleted);
-        resource.last_scale_event_time = Some(format!("2026-01-01T00:00:{slept:02}Z"));
-        store.put(resource);
-    }
-    store.set(|inner| inner.wake_takes = 10 * SECOND);
-    let settings =
-        Arc::new(Settings { scale_interval: LONG, max_concurrent_wakes: 8, ..Settings::default() });
-    let site = Site::with(&store, &[], settings);
-    store.comes_to(|inner| inner.woken.len() == ALL).await;
-    let inner = store.inner();
-    assert_eq!(inner.waking.1, 4, "half of the namespace's budget");
-    let slept = |name: &str| (name[1..].parse::<usize>().unwrap() * 37) % ALL;
-    let order: Vec<_> = inner.woken.iter().map(|name| slept(name)).collect();
-    // Of four that are woken at once either may be the first.
-    assert!(order.iter().enumerate().all(|(at, slept)| (ALL - 1 - slept).abs_diff(at) < 4), "{order:?}");
-    drop(inner);
-    assert!(site.context.wakes.under_way() <= 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,19 +1,19 @@
 //! A plugin in memory.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use scaler_types::{
-    Changes, Leads, Nonce, ReleaseRequest, Report, Resource, ResourceId, Route, RouteRequest, Row,
-    ScaleError, ScaleRequest, State, Target, Version,
+    Changes, Leads, Nonce, ReleaseRequest, Report, Resource, ResourceId, Rollout, RolloutPhase, Route,
+    RouteRequest, Row, ScaleError, ScaleEvent, ScaleRequest, State, Target, Version,
 };
 use tokio::{sync::watch, time::Instant};
 
 use super::{KIND, LONG, id};
-use crate::plugin::Plugin;
+use crate::{plugin::Plugin, router::is_up};
 
 /// A hook that is called when a row was written; it may write itself.
 type Hook = Box<dyn FnMut(&Store, &Row) + Send>;
@@ -37,12 +37,14 @@ pub struct Inner {
     pub calls: Vec<&'static str>,
     /// What `compare_and_set` answers instead of writing.
     pub refuse_rows: Option<ScaleError>,
-    /// How long a wake takes, once it is written.
-    pub wake_takes: Duration,
+    /// How long a workload takes to start, once its wake is written.
+    pub start_takes: Duration,
+    /// Who never starts.
+    pub never_up: BTreeSet<ResourceId>,
     /// Who was woken, in this order, by name.
     pub woken: Vec<String>,
-    /// Wakes under way, and the most there were at once.
-    pub waking: (usize, usize),
+    /// Workloads that are starting, and the most there were at once.
+    pub starting: (usize, usize),
     /// What `set_scale` answers instead of scaling.
     pub refuse_scale: Option<ScaleError>,
     /// What was reported: of whom, the reason in one word, the message.
@@ -57,6 +59,10 @@ pub struct Inner {
     pub tended: Vec<Vec<String>>,
     /// Resources that were given back.
     pub released: Vec<ResourceId>,
+    /// Those of them that were not up when that began.
+    pub released_starting: Vec<ResourceId>,
+    /// How long giving back takes.
+    pub release_takes: Duration,
     /// What the next calls of `set_route` answer instead of writing, first come first served.
     pub refuse_routes: VecDeque<ScaleError>,
     /// The same for `tend_routes`.
@@ -85,6 +91,21 @@ pub struct LedTo {
     pub dlxs: Vec<String>,
     /// When.
     pub at: Instant,
+}
+
+/// One that sleeps since that second, and is up when its rollout is complete.
+pub fn sleeper(name: &str, slept: usize) -> Resource {
+    let mut resource = Resource::new(id(name));
+    resource.row = Row { state: State::Asleep, nonce: Nonce::fresh(), ..Row::default() };
+    resource.last_scale_event = Some(ScaleEvent::ScaleToZeroCompleted);
+    resource.last_scale_event_time = Some(format!("2026-01-01T00:00:{slept:02}Z"));
+    resource.rollout = Some(Rollout {
+        revision: String::new(),
+        phase: RolloutPhase::Progressing,
+        status: String::new(),
+        deadline: Some(LONG),
+    });
+    resource
 }
 
 // === impl Store ===
@@ -187,6 +208,19 @@ impl Store {
     /// The same where the clock moves by itself: whatever it takes.
     pub async fn comes_to(&self, fulfilled: impl FnMut(&Inner) -> bool) {
         self.wait(LONG, fulfilled).await;
+    }
+
+    /// It takes requests.
+    fn started(&self, id: &ResourceId) {
+        self.set(|inner| {
+            inner.starting.0 -= 1;
+            inner.log(id);
+            let resource = inner.resources.get_mut(id);
+            let rollout = resource.and_then(|resource| resource.rollout.as_mut());
+            if let Some(rollout) = rollout {
+                rollout.phase = RolloutPhase::Complete;
+            }
+        });
     }
 
     fn wrote(&self, row: &Row) {
@@ -303,13 +337,21 @@ impl Plugin for Store {
         if result.is_ok() && matches!(request.target, Target::AtLeast(_)) {
             self.set(|inner| {
                 inner.woken.push(request.id.name.clone());
-                inner.waking.0 += 1;
-                inner.waking.1 = inner.waking.1.max(inner.waking.0);
+                inner.starting.0 += 1;
+                inner.starting.1 = inner.starting.1.max(inner.starting.0);
             });
-            let takes = self.inner().wake_takes;
-            #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
-            tokio::time::sleep(takes).await;
-            self.set(|inner| inner.waking.0 -= 1);
+            let takes = self.inner().start_takes;
+            if takes.is_zero() {
+                self.started(&request.id);
+            } else if !self.inner().never_up.contains(&request.id) {
+                // As in a cluster: written is not up.
+                let (store, id) = (self.clone(), request.id.clone());
+                tokio::spawn(async move {
+                    #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
+                    tokio::time::sleep(takes).await;
+                    store.started(&id);
+                });
+            }
         }
         result
     }
@@ -380,7 +422,17 @@ impl Plugin for Store {
     }
 
     async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
-        self.set(|inner| inner.calls.push("release"));
+        let takes = {
+            let mut inner = self.inner();
+            inner.calls.push("release");
+            if inner.resources.get(&request.id).is_some_and(|resource| !is_up(resource)) {
+                inner.released_starting.push(request.id.clone());
+            }
+            inner.release_takes
+        };
+        self.set(|_| ());
+        #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
+        tokio::time::sleep(takes).await;
         let mut inner = self.inner();
         if let Some(error) = inner.refuse_release.get(&request.id) {
             return Err(error.clone());

@@ -67,16 +67,16 @@ impl<P: Plugin> Router<P> {
         }
     }
 
-    /// There is a place: of those that wait, the one that was used last is woken.
+    /// There is a place: of those that wait, the one that was used last is woken; those whose last wake failed come last.
     fn wake_next(&mut self, place: WakePlace) {
         let mut place = Some(place);
         while place.is_some() {
             let last = {
                 let inner = self.routes.inner();
-                let used = |id: &ResourceId| inner.led.get(id).and_then(|led| led.used);
+                let first = |id: &ResourceId| inner.led.get(id).map(|led| (!led.failed_to_wake(), led.used));
                 let waiting = self.queues[WAKES].iter().enumerate();
                 // Of those that are alike the one that has waited longest.
-                waiting.max_by_key(|(at, id)| (used(id), Reverse(*at))).map(|(at, _)| at)
+                waiting.max_by_key(|(at, id)| (first(id), Reverse(*at))).map(|(at, _)| at)
             };
             let Some(id) = last.and_then(|last| self.queues[WAKES].remove(last)) else { return };
             place = self.begin(WAKES, id, place);
@@ -110,19 +110,17 @@ impl<P: Plugin> Router<P> {
                 let row = transition(&led.seen, Step::Wake, Nonce::fresh(), why);
                 // Of a newer format: whoever wrote it knows what to do.
                 let Some(row) = row else { return place };
-                led.waking = true;
+                let timeout = led.readiness.unwrap_or(settings.resource_readiness_timeout);
+                led.wakes(place?, timeout);
                 let request = ScaleRequest {
                     id: id.clone(),
                     target: Target::AtLeast(1),
                     version: led.seen.version.clone(),
                     row,
-                    deadline: settings.resource_readiness_timeout,
+                    deadline: timeout,
                     led_for: Duration::ZERO,
                 };
-                let call = async move {
-                    let _place = place;
-                    Done::Called(plugin.set_scale(&request).await)
-                };
+                let call = async move { Done::Called(plugin.set_scale(&request).await) };
                 (self.running.spawn(call), What::Wake)
             }
             _ => return place,
