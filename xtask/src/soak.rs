@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{build::build_all, earlier, steps::Steps, test::tests, workspace::Profile};
 
-/// Runs the end-to-end cycles of `cargo xtask test` with 1,000 of each instead of 50
+/// Runs the end-to-end cycles of `cargo xtask test` with 1,000 of each instead of 50, and its herd of 60 workloads with 3,000
 ///
 /// The same code and the same checks: committed cycles 1 -> 0 -> 1 under load of random phase, with neither daemon
 /// stopped, with each stopped by SIGTERM in every cycle, and with SIGKILL; of processes, and of Deployments in a cluster
@@ -16,9 +16,12 @@ pub struct Soak {
     /// Committed cycles of each sort
     #[arg(long, default_value_t = 1000)]
     cycles: u32,
-    /// Only the tests whose name contains this
-    #[arg(default_value = "cycles")]
-    filter: String,
+    /// How many workloads sleep when every DLX is killed
+    #[arg(long, default_value_t = 3000)]
+    herd: u32,
+    /// Only the tests whose name contains one of these
+    #[arg(default_values = ["cycles", "herd"])]
+    filters: Vec<String>,
 }
 
 impl Soak {
@@ -32,10 +35,12 @@ impl Soak {
         let built =
             steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
         let earlier = steps.step("building the version that is upgraded from", earlier::build)?;
-        let cycles = self.cycles.to_string();
-        let mut environment = vec![("SCALER_CYCLES", OsStr::new(&cycles))];
+        let (cycles, herd) = (self.cycles.to_string(), self.herd.to_string());
+        let mut environment =
+            vec![("SCALER_CYCLES", OsStr::new(&cycles)), ("SCALER_HERD", OsStr::new(&herd))];
         environment.extend(earlier.iter().map(|folder| (earlier::ENVIRONMENT, folder.as_os_str())));
-        let arguments = ["--package", "e2e", "--profile", "soak", "--no-capture", &self.filter];
+        let mut arguments = vec!["--package", "e2e", "--profile", "soak", "--no-capture"];
+        arguments.extend(self.filters.iter().map(String::as_str));
         let count = steps
             .step(&format!("{cycles} cycles of each sort"), || tests(&built, &arguments, &environment))?;
         steps.summary();

@@ -187,6 +187,7 @@ impl Place {
         let mut options = NodeOptions::new(&programs, cluster.url());
         options.folder = Some(folder.join("node"));
         options.dual_stack = setting.api.dual_stack;
+        options.capacity = setting.pods;
         // Three crashes are what a test is about, not the minute that they take in a cluster.
         options.crash_backoff = Duration::from_millis(100);
         options.pull_backoff = Duration::from_millis(100);

@@ -59,6 +59,8 @@ pub struct Setting {
     pub before: Vec<Value>,
     /// The nodes' service proxies; without them Services have addresses that nobody takes connections at.
     pub proxy: Option<ProxyOptions>,
+    /// How many pods devcluster's node takes.
+    pub pods: usize,
     /// Flags of both daemons, as `--name=value`, over those that the manifests give them.
     pub flags: Vec<String>,
     /// Such of the autoscalers alone.
@@ -110,6 +112,7 @@ impl Default for Setting {
             everywhere: false,
             before: Vec::new(),
             proxy: None,
+            pods: 110,
             flags: Vec::new(),
             autoscaler_flags: Vec::new(),
         }

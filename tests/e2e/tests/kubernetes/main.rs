@@ -11,6 +11,7 @@ mod failing;
 mod figures;
 mod giving_back;
 mod ground;
+mod herd;
 mod leaders;
 mod led;
 mod mutants;

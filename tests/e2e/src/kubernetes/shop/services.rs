@@ -4,6 +4,7 @@ use std::{fs, net::SocketAddr, process::Stdio};
 
 use devcluster::{
     User,
+    node::NodeFaults,
     proxy::{NO_LAG, ServiceProxy},
 };
 use k8s_openapi::api::core::v1::Service;
@@ -173,6 +174,11 @@ impl Shop {
         let process = process.unwrap_or_else(|| panic!("{pod} has no process"));
         kill_process(process, Signal::KILL)
             .unwrap_or_else(|error| panic!("killing the process of {pod}: {error}"));
+    }
+
+    /// Orders faults of devcluster's node. For a test that [`needs_devcluster`](crate::kubernetes::needs_devcluster).
+    pub fn node_faults(&self, faults: NodeFaults) {
+        self.place.node().set_faults(faults);
     }
 
     /// Kills the leading autoscaler the moment a workload is seen so; which pod that was, and what was seen. The moment is
