@@ -85,6 +85,7 @@ impl From<DynamicObject> for Route {
         let hosts = list(spec, "hostnames");
         let hosts = hosts.iter().filter_map(Value::as_str).map(str::to_ascii_lowercase);
         let hosts: BTreeSet<String> = hosts.collect();
+        let resolved = is_resolved(&route.data["status"], route.metadata.generation);
         let lead = |rule: &Value| {
             let filters = list(rule, "filters");
             let given = filters.iter().find_map(|filter| filter["urlRewrite"]["hostname"].as_str());
@@ -96,7 +97,8 @@ impl From<DynamicObject> for Route {
             let service = |backend: &Value| {
                 let namespace =
                     backend["namespace"].as_str().map_or_else(|| meta.namespace.clone(), Into::into);
-                Some((namespace, backend["name"].as_str()?.into()))
+                let permitted = namespace == meta.namespace || resolved;
+                permitted.then_some((namespace, backend["name"].as_str()?.into()))
             };
             Lead {
                 hosts: given.unwrap_or_else(|| hosts.clone()),
@@ -106,6 +108,19 @@ impl From<DynamicObject> for Route {
         let leads = list(spec, "rules").iter().map(lead).collect();
         Self { meta, hosts, leads }
     }
+}
+
+/// Whether a Gateway says that every reference of an HTTPRoute as it is may be followed: those to another namespace need a
+/// ReferenceGrant there.
+fn is_resolved(status: &Value, generation: Option<i64>) -> bool {
+    let parents = status["parents"].as_array().into_iter().flatten();
+    let mut conditions = parents.filter_map(|parent| parent["conditions"].as_array()).flatten();
+    conditions.any(|condition| {
+        let observed = condition["observedGeneration"].as_i64();
+        condition["type"] == "ResolvedRefs"
+            && condition["status"] == "True"
+            && observed.is_none_or(|observed| Some(observed) >= generation)
+    })
 }
 
 #[cfg(test)]
@@ -153,8 +168,11 @@ mod tests {
 
     #[test]
     fn an_httproute_leads_its_hosts_to_each_rules_services() {
-        let object = json!({
-            "metadata": {"name": "web", "namespace": "shop"},
+        let condition = |status: &str, generation: i64| json!([{"type": "ResolvedRefs", "status": status, "observedGeneration": generation}]);
+        let parents = json!([{"conditions": condition("False", 4)}, {"conditions": condition("True", 4)}]);
+        let mut object = json!({
+            "metadata": {"name": "web", "namespace": "shop", "generation": 4},
+            "status": {"parents": parents},
             "spec": {"hostnames": ["Shop.example.com"], "rules": [
                 {"backendRefs": [{"name": "scaler-dlx", "namespace": "scaler", "port": 80}, {"name": "old", "weight": 0}]},
                 {
@@ -164,9 +182,21 @@ mod tests {
                 {},
             ]},
         });
-        let route = Route::from(serde_json::from_value::<DynamicObject>(object).unwrap());
+        let read =
+            |object: &Value| Route::from(serde_json::from_value::<DynamicObject>(object.clone()).unwrap());
         let expected =
             ["shop.example.com to scaler/scaler-dlx", "web.shop.svc to shop/web", "shop.example.com to "];
-        assert_eq!(leads(&route), expected);
+        assert_eq!(leads(&read(&object)), expected);
+        // Without a Gateway's word for the route as it is, only what is of its own namespace counts.
+        for parents in [
+            json!([]),
+            json!([{"conditions": condition("False", 4)}]),
+            json!([{"conditions": condition("True", 3)}]),
+            json!([{"conditions": [{"type": "Accepted", "status": "True"}]}]),
+        ] {
+            object["status"] = json!({ "parents": parents });
+            let expected = ["shop.example.com to ", "web.shop.svc to shop/web", "shop.example.com to "];
+            assert_eq!(leads(&read(&object)), expected, "{parents}");
+        }
     }
 }

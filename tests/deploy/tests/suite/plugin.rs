@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use deployment::DeploymentScaler;
 use devcluster::{Cluster, User};
 use scaler_types::{Coordination, PluginContext, Resource, ResourceScaler, Role, ServicePorts};
+use serde_json::json;
 
 use crate::{
     cluster::{cluster, created},
@@ -61,6 +62,14 @@ async fn listed(role: Role, without: &str) -> BTreeMap<String, Resource> {
     let (cluster, client) = cluster().await;
     for (path, mut objects) in examples::files() {
         objects.retain(|object| object.types.as_ref().is_none_or(|types| types.kind != without));
+        // As the Gateway says it, where the chart's ReferenceGrant allows it.
+        let routes = objects
+            .iter_mut()
+            .filter(|object| object.types.as_ref().is_some_and(|types| types.kind == "HTTPRoute"));
+        for route in routes {
+            let resolved = json!([{"type": "ResolvedRefs", "status": "True", "observedGeneration": 1}]);
+            route.data["status"] = json!({"parents": [{ "conditions": resolved }]});
+        }
         created(&client, &path, &objects).await;
     }
     let chart = rendered(EXAMPLE);
