@@ -17,7 +17,7 @@ use http::Request;
 use support::{Given, PATIENCE, Site, body, plugin::Plugin, status, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -53,6 +53,34 @@ async fn an_early_answer_reaches_the_client_also_when_the_upload_is_reset() {
         assert_eq!((status(&answer), body(&answer)), (413, "large"), "round {round}: {answer}");
         drop(sending.await.unwrap());
     }
+}
+
+/// What its client has not taken yet of the answer is not thrown away because of what it still sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_answer_reaches_a_client_that_reads_when_it_has_sent_everything() {
+    const LONG: usize = 32 * 1024;
+    let address = upstream::raw(|mut stream, _| async move {
+        if upstream::read_head(&mut stream).await.is_some() {
+            stream.readable().await.unwrap();
+            let head =
+                format!("HTTP/1.1 413 Too Large\r\nContent-Length: {LONG}\r\nConnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&[b'x'; LONG]).await.unwrap();
+        }
+    })
+    .await;
+    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = socket.connect(site.address).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 20000000\r\nConnection: close\r\n\r\n";
+    client.write_all(head).await.unwrap();
+    client.write_all(&vec![b'x'; 20_000_000]).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert_eq!((status(&answer), body(&answer).len()), (413, LONG));
 }
 
 /// Answers each request when it has its head, and reads on until "end" comes; whether it has come.

@@ -17,7 +17,7 @@ use http::{Request, Response};
 use support::{Given, Site, header, plugin::Plugin, status, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::Semaphore,
 };
 
@@ -251,6 +251,30 @@ async fn a_client_that_takes_nothing_is_given_up_and_silent_streams_are_not() {
     until_read(&mut websocket, &mut seen, b"ho").await;
 }
 
+/// A part of the answer is left with the kernel, and the application has nothing more to say: nobody waits for anything to be
+/// written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_of_the_little_there_is_is_given_up() {
+    static LITTLE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+    let silent = upstream::raw(|mut stream, _| async move {
+        if upstream::read_head(&mut stream).await.is_some() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            stream.write_all(&LITTLE).await.unwrap();
+            // Until the DLX closes it.
+            let _ = stream.read_u8().await;
+        }
+    })
+    .await;
+    let site = site(silent, stalling()).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = socket.connect(site.address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+    let entry = site.entry("a");
+    until("it was asked for", || entry.counts.total() == 1).await;
+    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+}
+
 async fn until_read(stream: &mut TcpStream, room: &mut [u8], wanted: &[u8]) {
     let mut all = Vec::new();
     while !all.windows(wanted.len()).any(|part| part == wanted) {
@@ -302,7 +326,8 @@ async fn a_stream_whose_client_takes_nothing_ends_alone() {
     until("it is given up", || ended.load(Ordering::SeqCst) == 1).await;
     until("it is in flight no more", || site.entry("a").counts.in_flight() == 0).await;
     let error = loop {
-        match takes_nothing.data().await {
+        let data = tokio::time::timeout(support::PATIENCE, takes_nothing.data());
+        match data.await.expect("an end") {
             Some(Ok(_)) => {}
             other => break other,
         }
@@ -310,6 +335,7 @@ async fn a_stream_whose_client_takes_nothing_ends_alone() {
     assert!(error.is_some_and(|error| error.is_err_and(|error| error.is_reset())));
 
     to.send_data(Bytes::from_static(b"two"), false).unwrap();
-    assert_eq!(from.data().await.unwrap().unwrap(), "two");
+    let two = tokio::time::timeout(support::PATIENCE, from.data()).await.expect("it goes on");
+    assert_eq!(two.unwrap().unwrap(), "two");
     assert_eq!(site.entry("echo").counts.in_flight(), 1);
 }

@@ -17,7 +17,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{Shutdown, shutdown};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
@@ -93,20 +93,17 @@ pub async fn serve(
         caller.parked = Mutex::new(parked);
         caller.socket = Some(socket.clone());
         Box::pin(serve_http1(Arc::new(caller), socket.clone())).await;
-        if !progress.is_upgraded() && has_unread(&socket) {
+        if !progress.is_upgraded() && socket.has_more() {
             Box::pin(linger(&socket)).await;
         }
     }
 }
 
-/// Whether the client sent something that nobody read.
-fn has_unread(socket: &Socket) -> bool {
-    recv(socket.stream(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(_, len)| len > 0)
-}
-
-/// Reads on for a while what a client still sends after its answer. A close with something unread is a reset, and that
-/// takes the answer away before the client has read it.
+/// Reads on for a while what a client still sends after its answer. A close with something unread is a reset, and so is what
+/// comes after a close: that takes the answer away before the client has read it.
 async fn linger(socket: &Socket) {
+    // An error: it is gone.
+    let _ = shutdown(socket.stream(), Shutdown::Write);
     let mut scrap = vec![0; 16 * 1024];
     let reading = async {
         while socket.stream().readable().await.is_ok() {

@@ -98,6 +98,11 @@ impl Framing {
         matches!(self.at, At::Undecided)
     }
 
+    /// Whether the next byte belongs to a body.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.at, At::Body(_) | At::Chunks(_))
+    }
+
     /// Whether the next byte begins a request.
     #[cfg(test)]
     pub fn is_at_head(&self) -> bool {

@@ -106,6 +106,14 @@ impl Requests {
     }
 }
 
+impl Drop for Requests {
+    fn drop(&mut self) {
+        if self.over || self.framing.is_in_body() {
+            self.socket.note_more();
+        }
+    }
+}
+
 impl AsyncRead for Requests {
     fn poll_read(
         mut self: Pin<&mut Self>,

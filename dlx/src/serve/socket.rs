@@ -34,6 +34,8 @@ struct Inner {
     refusal: OnceLock<Refusal>,
     /// How a request that asked to switch protocols was answered: [`SWITCHED`] or [`NOT_SWITCHED`].
     decision: AtomicU8,
+    /// Its client has more to send than was read.
+    more: AtomicBool,
     /// Who reads on when that is known.
     undecided: Mutex<Option<Waker>>,
 }
@@ -51,6 +53,7 @@ impl Socket {
             cleared: AtomicBool::new(false),
             refusal: OnceLock::new(),
             decision: AtomicU8::new(0),
+            more: AtomicBool::new(false),
             undecided: Mutex::default(),
         }))
     }
@@ -69,6 +72,20 @@ impl Socket {
     /// Why what came last is not taken.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.0.refusal.get()
+    }
+
+    /// Its client is about to send what nobody reads.
+    pub(super) fn note_more(&self) {
+        self.0.more.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its client sends, or is about to send, what nobody reads.
+    pub(super) fn has_more(&self) -> bool {
+        let unread = || {
+            recv(&self.0.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)
+                .is_ok_and(|(_, len)| len > 0)
+        };
+        self.0.more.load(Ordering::Relaxed) || unread()
     }
 
     /// A request that asked to switch protocols is being answered. Until then nothing behind it is read.

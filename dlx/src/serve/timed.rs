@@ -137,3 +137,27 @@ impl Timed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::serve::{Places, Timeouts};
+
+    /// The kernel is not asked to see to it, as it is for most connections.
+    #[tokio::test(start_paused = true)]
+    async fn writing_to_a_client_that_takes_nothing_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = Socket::new(listener.accept().await.unwrap().0);
+        let timeouts = Timeouts::default();
+        let mut timed = Timed::new(socket, Progress::new(timeouts, Places::new(1, 1)));
+        let written = timeout(timeouts.stall * 2, timed.write_all(&vec![0; 64 << 20])).await;
+        assert_eq!(written.expect("an end").unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+}
