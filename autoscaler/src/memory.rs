@@ -394,10 +394,6 @@ impl Known {
         if self.resource.path == Path::External {
             return None;
         }
-        // Putting it to zero writes its row, too, and is not kept up by what cannot be repaired.
-        if self.resource.needs_repair && !matches!(self.decision, Decision::ToZero(_)) {
-            return Some(self.resource.row.clone());
-        }
         let timeout = self.resource.wake_timeout(readiness_timeout);
         // This process saw it later than it began, so a wake that is waited for has ended by then.
         let late = self.waking.is_some_and(|(_, since)| now.duration_since(since) > timeout);
@@ -411,7 +407,10 @@ impl Known {
             }
             None => WakeSeen::Unknown,
         };
-        let mut row = protocol::recover(&seen(&self.resource), self.under_way, wake, Nonce::fresh())?;
+        let recovered = protocol::recover(&seen(&self.resource), self.under_way, wake, Nonce::fresh());
+        // Every write of the row repairs, and putting it to zero is one: that is not kept up by what cannot be repaired.
+        let repairs = self.resource.needs_repair && !matches!(self.decision, Decision::ToZero(_));
+        let mut row = recovered.or_else(|| repairs.then(|| self.resource.row.clone()))?;
         // Its own try, if the last one failed: who reads the row is told why.
         if let (State::Draining, Some((End::Failed(reason), _))) = (self.resource.row.state, &self.last_try) {
             row.reason = format!("going to zero failed: {reason}");

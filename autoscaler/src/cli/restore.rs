@@ -419,6 +419,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use daemon::settings::Settings;
+    use scaler_types::Route;
 
     use super::*;
     use crate::testing::{Store, id, sleeper};
@@ -428,11 +429,7 @@ mod tests {
     }
 
     fn of(namespace: &str, store: &Store) -> At<Store> {
-        let settings = Settings {
-            max_concurrent_wakes: 8,
-            resource_readiness_timeout: Duration::from_secs(60),
-            ..Settings::default()
-        };
+        let settings = Settings { max_concurrent_wakes: 8, ..Settings::default() };
         let given = Given { plugin: store.clone(), settings: settings.into() };
         At { given, namespace: namespace.to_owned() }
     }
@@ -447,6 +444,24 @@ mod tests {
             (inner.start_takes, inner.release_takes) = (Duration::from_secs(10), Duration::from_secs(60));
         });
         store
+    }
+
+    /// Whether it is up is seen when it is given back, and not before; or its plugin leaves nothing to be given back.
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_start_cannot_be_followed_is_woken_as_it_is_given_back() {
+        let store = asleep(2);
+        for name in ["r00", "r01"] {
+            store.change(name, |resource| resource.rollout = None);
+        }
+        store.change("r00", |resource| resource.route = Some(Route { asked: true, ..Route::default() }));
+        store.inner().refuse_release = [(id("r01"), ScaleError::Unsupported)].into();
+        let (began, stop) = (Instant::now(), CancellationToken::new());
+        let summary = restore(vec![at(&store)], None, LONGEST, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { given_back: 1, skipped: 1, ..Summary::default() });
+        let inner = store.inner();
+        assert_eq!((&inner.released[..], inner.woken.len()), (&[id("r00")][..], 0));
+        // What giving it back takes, and nothing before.
+        assert!((60..62).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     }
 
     /// A place is kept until what it was for is up, and not for the graces after that.

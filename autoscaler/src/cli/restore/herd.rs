@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use daemon::wakes::{Waits, WakePlace, Wakes, jitter};
+use daemon::wakes::{LONGEST, Waits, WakePlace, Wakes, jitter};
 use scaler_types::{
     Changes, Nonce, Resource, ResourceId, ScaleError, ScaleRequest, Target,
     protocol::{Step as Protocol, transition},
@@ -92,6 +92,11 @@ async fn wake<P: Plugin>(
     mut known: watch::Receiver<Known>,
 ) -> bool {
     let Given { plugin, settings } = given;
+    if resource.rollout.is_none() {
+        // Nobody could tell when it is up: its Service leads to the DLXs until it is given back. And its plugin may have nothing to
+        // give back: then it sleeps on.
+        return false;
+    }
     let deadline = resource.resource_readiness_timeout.unwrap_or(settings.resource_readiness_timeout);
     for _ in 0..TRIES {
         if let Some(now) = known.borrow_and_update().get(&resource.id) {
@@ -117,7 +122,7 @@ async fn wake<P: Plugin>(
             Ok(()) => {
                 let up = known.wait_for(|known| known.get(&resource.id).is_some_and(is_up));
                 // Late or not: what comes of it is said when it is given back.
-                drop(timeout(deadline, up).await);
+                drop(timeout(deadline.min(LONGEST), up).await);
                 return true;
             }
             Err(ScaleError::Conflict) => drop(timeout(super::CALL, known.changed()).await),

@@ -18,8 +18,8 @@ use tokio::time::{Instant, timeout};
 
 /// `maxConcurrentWakes`. Nobody waits for these wakes, so they have half of it.
 const WAKES: usize = 16;
-/// How long a container takes from its image to its process.
-const START: Duration = Duration::from_millis(250);
+/// How long a container takes from its image to its process: longer than the wakes are spread over, so that they overlap.
+const START: Duration = Duration::from_secs(1);
 /// How long each of them may take, with what is done before. Far above what is needed: the machine may be busy.
 const EACH: Duration = Duration::from_secs(1);
 
