@@ -1,6 +1,5 @@
 //! What may be deleted of Scaler while a Service is intercepted.
 
-use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 use super::{Policy, named, policy};
@@ -42,14 +41,28 @@ const DEPLOYMENTS: (&str, &str) = ("apps", "deployments");
 const ACCOUNTS: (&str, &str) = ("", "serviceaccounts");
 const MAPS: (&str, &str) = ("", "configmaps");
 const NAMESPACES: (&str, &str) = ("", "namespaces");
+const SECRETS: (&str, &str) = ("", "secrets");
+const ROLES: (&str, &str) = (RBAC, "roles");
+const BINDINGS: (&str, &str) = (RBAC, "rolebindings");
+const CLUSTER_ROLES: (&str, &str) = (RBAC, "clusterroles");
+const CLUSTER_BINDINGS: (&str, &str) = (RBAC, "clusterrolebindings");
+const NETWORK_POLICIES: (&str, &str) = ("networking.k8s.io", "networkpolicies");
+const RBAC: &str = "rbac.authorization.k8s.io";
 
-/// What is Scaler's: where, and its name; the namespace itself is in none.
-const OURS: [((&str, &str), Option<&str>, &str); 6] = [
+/// What is Scaler's: where, and its name; what is cluster-wide is in no namespace.
+const OURS: [((&str, &str), Option<&str>, &str); 13] = [
     (DEPLOYMENTS, Some("scaler"), "scaler-autoscaler"),
     (DEPLOYMENTS, Some("scaler"), "scaler-dlx"),
     (ACCOUNTS, Some("scaler"), "scaler-autoscaler"),
     (ACCOUNTS, Some("scaler"), "scaler-dlx"),
     (MAPS, Some("scaler"), "scaler-service-ports"),
+    (MAPS, Some("scaler"), "scaler-namespaces"),
+    (SECRETS, Some("scaler"), "scaler-admin-token"),
+    (ROLES, Some("scaler"), "scaler-autoscaler-members"),
+    (BINDINGS, Some("scaler"), "scaler-dlx"),
+    (CLUSTER_ROLES, None, "scaler-scaler-dlx"),
+    (CLUSTER_BINDINGS, None, "scaler-scaler-autoscaler"),
+    (NETWORK_POLICIES, Some("scaler"), "scaler-dlx"),
     (NAMESPACES, None, "scaler"),
 ];
 
@@ -57,18 +70,23 @@ const OURS: [((&str, &str), Option<&str>, &str); 6] = [
 fn nothing_of_scaler_is_deleted_while_a_service_is_intercepted() {
     let policy = policy("deletion");
     for (resource, at, name) in OURS {
-        // The namespace is in no other.
         let (ours, around) = (object(at, name), if at.is_some() { namespace() } else { Value::Null });
         let denied = |data: Value| denied(&policy, resource, &ours, &around, &data);
         for count in ["1", "250"] {
             let why = denied(json!({"intercepted": count, "20000": "{}"})).unwrap_or_default();
+            let mut rest = why;
+            // In the order in which they are to be done.
             for told in [
+                "helm -n scaler get manifest scaler | kubectl apply -f -",
+                "kubectl apply -f cluster.yaml -f scaler.yaml",
+                "the Job scaler-restore",
                 "helm -n scaler get hooks scaler | kubectl apply -f -",
                 "kubectl apply -f restore.yaml",
-                "the Job scaler-restore",
                 "annotate it with scaler.dev/force-delete=true",
             ] {
-                assert!(why.contains(told), "{resource:?} {name}, {count}: {told:?} is not in {why:?}");
+                let found = rest.split_once(told).map(|(_, after)| after);
+                rest = found
+                    .unwrap_or_else(|| panic!("{resource:?} {name}, {count}: {told:?} is not in {why:?}"));
             }
         }
         for none in [json!({"intercepted": "0", "20000": "{}"}), json!({"20000": "{}"}), Value::Null] {
@@ -110,13 +128,20 @@ fn everything_else_is_deleted_by_whoever_may() {
         (ACCOUNTS, Some("shop"), "scaler-dlx"),
         (MAPS, Some("scaler"), "kube-root-ca.crt"),
         (MAPS, Some("shop"), "scaler-service-ports"),
+        (SECRETS, Some("scaler"), "web"),
+        (SECRETS, Some("shop"), "scaler-admin-token"),
+        (ROLES, Some("scaler"), "scaler-restore"),
+        (BINDINGS, Some("scaler"), "scaler-restore"),
+        (ROLES, Some("shop"), "scaler-dlx"),
+        (CLUSTER_ROLES, None, "scaler-dlx"),
+        (NETWORK_POLICIES, Some("scaler"), "web"),
         (NAMESPACES, None, "shop"),
     ] {
         let around = if at.is_some() { namespace() } else { Value::Null };
         assert_eq!(denied(&policy, resource, &object(at, name), &around, &some), None, "{resource:?} {name}");
     }
     for operation in ["CREATE", "UPDATE"] {
-        for (group, resource) in [DEPLOYMENTS, ACCOUNTS, MAPS, NAMESPACES] {
+        for ((group, resource), ..) in OURS {
             assert!(!policy.is_asked(operation, group, resource), "{operation} {resource}");
         }
     }
@@ -136,9 +161,9 @@ fn it_fails_open_and_takes_its_number_from_the_config_map_of_its_own_namespace()
     assert_eq!(policy["spec"]["validations"][0]["reason"], "Forbidden");
 }
 
-/// The names are those that the release has: `helm uninstall` deletes them after its hook, and nothing of the hook is kept.
+/// The names are those that the release has. What the hook brings is deleted by helm, and everything else after it.
 #[test]
-fn every_deployment_and_account_of_a_release_is_protected_and_nothing_of_its_hook() {
+fn everything_that_scaler_and_its_restore_need_is_protected_and_nothing_of_the_hook() {
     for (name, values) in SETS {
         let objects = rendered(values);
         let policies = of_kind(&objects, "ValidatingAdmissionPolicy").into_iter();
@@ -147,28 +172,49 @@ fn every_deployment_and_account_of_a_release_is_protected_and_nothing_of_its_hoo
         assert_eq!(called.is_some(), name != "everything off", "{name}");
         let Some(called) = called else { continue };
         let policy = super::policy_of(&objects, called);
-        let (some, none) = (json!({"intercepted": "1"}), json!({"intercepted": "0"}));
+        let is_denied = |resource, object: &Value, count: &str| {
+            let around = match object["metadata"]["namespace"].as_str() {
+                Some(_) => namespace(),
+                None => Value::Null,
+            };
+            denied(&policy, resource, object, &around, &json!({ "intercepted": count })).is_some()
+        };
+        let mut kept = 0;
         for object in &objects {
             let resource = match object.types.as_ref().unwrap().kind.as_str() {
                 "Deployment" => DEPLOYMENTS,
                 "ServiceAccount" => ACCOUNTS,
                 "ConfigMap" => MAPS,
-                _ => {
-                    assert!(!is_namespace(object), "{name}");
+                "Secret" => SECRETS,
+                "Role" => ROLES,
+                "RoleBinding" => BINDINGS,
+                "ClusterRole" => CLUSTER_ROLES,
+                "ClusterRoleBinding" => CLUSTER_BINDINGS,
+                "NetworkPolicy" => NETWORK_POLICIES,
+                "Job" => ("batch", "jobs"),
+                kind => {
+                    assert_ne!(kind, "Namespace", "{name}");
                     continue;
                 }
             };
-            assert!(!is_hook(object), "{name}: what the hook brings is deleted by it");
-            let value = serde_json::to_value(object).unwrap();
-            let kept = denied(&policy, resource, &value, &namespace(), &some).is_some();
-            assert_eq!(kept, resource != MAPS, "{name}: {:?}", object.metadata.name);
-            assert_eq!(denied(&policy, resource, &value, &namespace(), &none), None, "{name}");
+            let (ours, value) = (!is_hook(object), serde_json::to_value(object).unwrap());
+            assert_eq!(is_denied(resource, &value, "1"), ours, "{name}: {resource:?} {:?}", object.metadata);
+            assert!(!is_denied(resource, &value, "0"), "{name}: {:?}", object.metadata.name);
+            kept += usize::from(ours);
+        }
+        // Two Deployments, accounts and NetworkPolicies; of each daemon two pairs of rights, and one ConfigMap.
+        assert!(kept >= 15, "{name}: {kept}");
+        // Whoever made them: what its pod takes.
+        let [job] = &of_kind(&objects, "Job")[..] else { panic!("{name}: one Job") };
+        for volume in job.data["spec"]["template"]["spec"]["volumes"].as_array().unwrap() {
+            let (resource, taken) = match (&volume["configMap"]["name"], &volume["secret"]["secretName"]) {
+                (Value::String(map), _) => (MAPS, map),
+                (_, Value::String(secret)) => (SECRETS, secret),
+                _ => continue,
+            };
+            assert!(is_denied(resource, &object(Some("scaler"), taken), "1"), "{name}: {taken}");
         }
     }
     let off = rendered("admissionPolicy: {protectFromDeletion: false}");
     assert_eq!(of_kind(&off, "ValidatingAdmissionPolicy").len(), 5);
-}
-
-fn is_namespace(object: &DynamicObject) -> bool {
-    object.types.as_ref().is_some_and(|types| types.kind == "Namespace")
 }
