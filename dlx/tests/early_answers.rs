@@ -3,17 +3,19 @@
 mod support;
 
 use std::{
+    future::pending,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
 use dlx::serve::Timeouts;
-use http::Request;
+use h2::Reason;
+use http::{Request, Response};
 use support::{Given, PATIENCE, Site, body, plugin::Plugin, status, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -156,6 +158,70 @@ async fn so_is_one_of_http2() {
     until("all of it came", || ended.load(Ordering::SeqCst)).await;
     until("it is in flight no more", || entry.counts.in_flight() == 0).await;
     timeout(PATIENCE, connection).await.expect("an end").unwrap().unwrap();
+}
+
+/// The resource reads nothing more, and its connection stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_nobody_reads_after_its_answer_keeps_nothing_awake() {
+    let address = upstream::raw(|mut stream, _| async move {
+        if upstream::read_head(&mut stream).await.is_some() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            pending::<()>().await;
+        }
+    })
+    .await;
+    let timeouts = Timeouts { stall: SHORT, ..Timeouts::default() };
+    let site =
+        Site::start(Plugin::at(address).awake("a", address), Given { timeouts, ..Given::default() }).await;
+    let (_from, mut to) = site.connect().await.into_split();
+    let sending = tokio::spawn(async move {
+        to.write_all(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000000\r\n\r\n").await.unwrap();
+        // Without an end: nobody takes all of it.
+        let _ = to.write_all(&vec![b'x'; 100_000_000]).await;
+    });
+    let entry = site.entry("a");
+    until("it was asked for", || entry.counts.total() == 1).await;
+    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+    sending.abort();
+}
+
+/// The resource takes no more than the window: the DLX waits for room, and the client leaves in the middle of the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_nobody_reads_ends_with_its_client() {
+    const WINDOW: usize = 65_535;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let takes = taken.clone();
+    let address = upstream::raw(move |stream, _| {
+        let taken = takes.clone();
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let taken = taken.clone();
+                tokio::spawn(async move {
+                    let mut answer = respond.send_response(Response::new(()), false).unwrap();
+                    answer.send_data(Bytes::from_static(b"begun"), false).unwrap();
+                    let mut body = request.into_body();
+                    while let Some(Ok(data)) = body.data().await {
+                        taken.fetch_add(data.len(), Ordering::SeqCst);
+                    }
+                });
+            }
+        }
+    })
+    .await;
+    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let (mut client, connection) = h2::client::handshake(site.connect().await).await.unwrap();
+    tokio::spawn(connection);
+    let call = Request::post("http://a.test/").header("content-type", "application/grpc").body(()).unwrap();
+    let (answer, mut to) = client.send_request(call, false).unwrap();
+    to.send_data(Bytes::from(vec![0; 4 * WINDOW]), false).unwrap();
+    let mut from = answer.await.unwrap().into_body();
+    assert_eq!(from.data().await.unwrap().unwrap(), "begun");
+    until("the window is full", || taken.load(Ordering::SeqCst) == WINDOW).await;
+    let entry = site.entry("a");
+    assert_eq!(entry.counts.in_flight(), 1);
+    to.send_reset(Reason::CANCEL);
+    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
 }
 
 /// Its client sends nothing more, and stays.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{pool::Lease, upload::Rest};
+use super::{pool::Lease, upload::Unanswered};
 use crate::{hold::Share, resource::InFlight};
 
 /// A response's body on its way to the client.
@@ -33,8 +33,8 @@ pub struct Through {
     lease: Option<Lease>,
     /// In flight until it is done or dropped,
     in_flight: Option<InFlight>,
-    /// and on, while the request's body still comes.
-    rest: Option<Arc<Rest>>,
+    /// and when it is done, on while the request's body still comes.
+    unanswered: Option<Unanswered>,
 }
 
 // === impl Relay ===
@@ -58,10 +58,10 @@ impl Relay {
         response: Response<Incoming>,
         lease: Option<Lease>,
         in_flight: InFlight,
-        rest: Option<Arc<Rest>>,
+        unanswered: Option<Unanswered>,
     ) -> Response<Self> {
         response.map(|incoming| {
-            let mut through = Through { incoming, lease, in_flight: Some(in_flight), rest };
+            let mut through = Through { incoming, lease, in_flight: Some(in_flight), unanswered };
             if through.incoming.is_end_stream() {
                 through.ended();
             }
@@ -124,18 +124,8 @@ impl Through {
         if let (Some(lease), Some(in_flight)) = (self.lease.take(), &self.in_flight) {
             lease.give_back(in_flight.entry());
         }
-        self.leave();
-    }
-
-    fn leave(&mut self) {
-        if let (Some(in_flight), Some(rest)) = (self.in_flight.take(), &self.rest) {
-            rest.answered(in_flight);
+        if let (Some(in_flight), Some(unanswered)) = (self.in_flight.take(), self.unanswered.take()) {
+            unanswered.answered(in_flight);
         }
-    }
-}
-
-impl Drop for Through {
-    fn drop(&mut self) {
-        self.leave();
     }
 }

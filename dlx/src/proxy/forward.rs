@@ -15,7 +15,7 @@ use super::{
     Caller, Relay, Routed, Upload, head, no_wake,
     pool::{Lease, Unsent},
     resend, upgrade,
-    upload::Rest,
+    upload::Unanswered,
     weight,
 };
 use crate::{
@@ -131,7 +131,7 @@ async fn send_on(
     deadline: Instant,
 ) -> Result<Response<Relay>, Arc<Refusal>> {
     let (mut request, switch) = outgoing(&caller, &entry, path, request);
-    let rest = request.body().rest();
+    let unanswered = request.body().unanswered();
     let (mut cold, mut marked) = (None, false);
     loop {
         let Admitted { in_flight, held } = admitted;
@@ -165,7 +165,7 @@ async fn send_on(
             }
         };
         match sent {
-            Ok(answer) => return Ok(incoming(&caller, answer, in_flight, rest, switch, cold)),
+            Ok(answer) => return Ok(incoming(&caller, answer, in_flight, unanswered, switch, cold)),
             Err(Unsent::Never(unsent, reason)) => {
                 tracing::debug!(resource = %entry.key.id, %reason, "not sent");
                 entry.unreachable(&target, &reason);
@@ -333,7 +333,7 @@ fn incoming(
     caller: &Arc<Caller>,
     answer: Answer,
     in_flight: InFlight,
-    rest: Option<Arc<Rest>>,
+    unanswered: Option<Unanswered>,
     switch: Option<OnUpgrade>,
     cold: Option<Cold>,
 ) -> Response<Relay> {
@@ -353,7 +353,7 @@ fn incoming(
             let withheld = http1
                 && response.status() == StatusCode::NOT_MODIFIED
                 && head::says_length(response.headers());
-            let response = Relay::through(response, lease, in_flight, rest);
+            let response = Relay::through(response, lease, in_flight, unanswered);
             if withheld { response.map(|_| Relay::Withheld) } else { response }
         }
         Answer::Switched(response) => upgrade::switch(response, switch, in_flight, caller.clone()),

@@ -1,18 +1,24 @@
 //! Requests' bodies on their way through. One may go on when its answer has ended: until its own end its request is in flight
-//! and its connection busy.
+//! and its connection busy, but no longer than its client or its resource stalls.
 
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
 
 use super::{Caller, replay::Replay};
-use crate::{resource::InFlight, serve::Busy};
+use crate::{
+    resource::InFlight,
+    serve::{Busy, Progress},
+};
 
 /// A request's body on its way to the resource.
 #[derive(Debug)]
@@ -29,26 +35,25 @@ pub enum Upload {
 #[derive(Debug)]
 pub struct FromClient {
     incoming: Incoming,
-    /// Its connection waits for it: over HTTP/1 alone, where nothing else comes on it.
-    awaited: bool,
-    /// Its connection has something to do, until the end.
-    busy: Option<Busy>,
-    rest: Arc<Rest>,
-    /// Ends when its client has sent nothing for too long, after its answer.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Its connection, which waits for it until its end: over HTTP/1 alone, where nothing else comes on it.
+    awaited: Option<Arc<Progress>>,
+    state: Shared,
 }
 
-/// A request whose answer may end before its body does.
+/// A request whose body has not come yet as a whole. Dropped before the answer's end, its request is over.
 #[derive(Debug)]
-pub struct Rest(Mutex<State>);
+pub struct Unanswered(Shared);
+
+#[derive(Clone, Debug)]
+struct Shared(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 enum State {
-    /// The answer has not ended; who is to be told.
-    Answering(Option<Waker>),
-    /// The answer has ended.
-    Answered { _in_flight: InFlight },
-    /// The body has.
+    /// The answer has not ended. The connection has something to do.
+    Answering(Busy),
+    /// The answer has ended: when a piece of the body passed last, and the task for which the request still counts.
+    Answered { passed: Instant, counts: AbortHandle },
+    /// The request counts no more.
     Over,
 }
 
@@ -62,17 +67,15 @@ impl Upload {
         }
         Upload::Streaming(FromClient {
             incoming,
-            awaited: caller.socket.is_some(),
-            busy: Some(caller.progress.busy()),
-            rest: Arc::new(Rest(Mutex::new(State::Answering(None)))),
-            timer: None,
+            awaited: caller.socket.is_some().then(|| caller.progress.clone()),
+            state: Shared(Arc::new(Mutex::new(State::Answering(caller.progress.busy())))),
         })
     }
 
-    /// What of its request outlasts the answer.
-    pub fn rest(&self) -> Option<Arc<Rest>> {
+    /// Its request, if that may outlast the answer; to be asked for once.
+    pub fn unanswered(&self) -> Option<Unanswered> {
         match self {
-            Upload::Streaming(body) => Some(body.rest.clone()),
+            Upload::Streaming(body) => Some(Unanswered(body.state.clone())),
             Upload::Empty | Upload::Kept(_) => None,
         }
     }
@@ -113,26 +116,9 @@ impl Body for Upload {
 // === impl FromClient ===
 
 impl FromClient {
-    /// Nothing comes now. After its answer that lasts only so long.
-    fn wait(&mut self, cx: &mut Context<'_>) {
-        let Some(busy) = &self.busy else { return };
-        if !self.rest.is_answered(cx) {
-            return;
-        }
-        let stall = busy.progress().timeouts().stall;
-        #[expect(clippy::disallowed_methods, reason = "that a client sends nothing for a while is the event")]
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + stall)));
-        if timer.as_mut().poll(cx).is_ready() {
-            tracing::debug!(
-                "a client sent nothing more of a body for too long after its answer: it counts no more"
-            );
-            self.end();
-        }
-    }
-
     fn end(&mut self) {
-        (self.busy, self.timer) = (None, None);
-        self.rest.end();
+        self.awaited = None;
+        self.state.end();
     }
 }
 
@@ -147,15 +133,14 @@ impl Body for FromClient {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.incoming).poll_frame(cx);
         // An error may be that it waited for too long, which is asked for afterwards.
-        if let Some(busy) = &this.busy
-            && this.awaited
+        if let Some(progress) = &this.awaited
             && !matches!(frame, Poll::Ready(Some(Err(_))))
         {
-            busy.progress().awaits_body(frame.is_pending());
+            progress.awaits_body(frame.is_pending());
         }
         match &frame {
-            Poll::Pending => this.wait(cx),
-            Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => this.timer = None,
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => this.state.passed(),
             Poll::Ready(_) => this.end(),
         }
         frame
@@ -176,35 +161,73 @@ impl Drop for FromClient {
     }
 }
 
-// === impl Rest ===
+// === impl Unanswered ===
 
-impl Rest {
+impl Unanswered {
     /// The answer has ended: its request is in flight until its body has, too.
-    pub fn answered(&self, in_flight: InFlight) {
-        let mut state = self.lock();
-        if let State::Answering(waits) = &mut *state {
-            let waits = waits.take();
-            *state = State::Answered { _in_flight: in_flight };
-            drop(state);
-            waits.into_iter().for_each(Waker::wake);
+    pub fn answered(self, in_flight: InFlight) {
+        let mut state = self.0.lock();
+        match std::mem::replace(&mut *state, State::Over) {
+            State::Answering(busy) => {
+                let counts = tokio::spawn(count(self.0.clone(), busy, in_flight)).abort_handle();
+                *state = State::Answered { passed: Instant::now(), counts };
+            }
+            other => *state = other,
+        }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        if matches!(*state, State::Answering(_)) {
+            *state = State::Over;
+        }
+    }
+}
+
+/// Has a request count until nothing more of its body passed for too long. Not told by the body: nobody asks for that while
+/// the resource takes nothing.
+async fn count(state: Shared, busy: Busy, in_flight: InFlight) {
+    let stall = busy.progress().timeouts().stall;
+    while let Some(end) = state.last_passed().map(|passed| passed + stall) {
+        if end <= Instant::now() {
+            tracing::debug!(
+                resource = %in_flight.entry().key.id,
+                "a body stalled for too long after its answer: its request counts no more"
+            );
+            return;
+        }
+        #[expect(clippy::disallowed_methods, reason = "that nothing passed for a while is the event")]
+        sleep_until(end).await;
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// A piece of the body has passed.
+    fn passed(&self) {
+        if let State::Answered { passed, .. } = &mut *self.lock() {
+            *passed = Instant::now();
         }
     }
 
-    /// Whether the answer has ended; until then the task is to be woken.
-    fn is_answered(&self, cx: &Context<'_>) -> bool {
-        match &mut *self.lock() {
-            State::Answering(waits) => {
-                *waits = Some(cx.waker().clone());
-                false
-            }
-            State::Answered { .. } => true,
-            State::Over => false,
+    /// When a piece passed last; `None` when the body has ended.
+    fn last_passed(&self) -> Option<Instant> {
+        match *self.lock() {
+            State::Answered { passed, .. } => Some(passed),
+            State::Answering(_) | State::Over => None,
         }
     }
 
     /// The body has ended.
     fn end(&self) {
-        *self.lock() = State::Over;
+        let mut state = self.lock();
+        if let State::Answered { counts, .. } = &*state {
+            counts.abort();
+        }
+        *state = State::Over;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
