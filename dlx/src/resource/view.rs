@@ -62,7 +62,7 @@ pub struct View {
     /// The wake that this DLX asked for and that is going on.
     waking: Option<Waking>,
     /// It came up before this DLX knew whether the wake is its own.
-    unclaimed: Option<(Duration, Phases, Option<WakeCause>)>,
+    unclaimed: Option<Unclaimed>,
     /// The last of this DLX's own wakes that ended well, and how long it took.
     woken: Option<(Timeline, Duration)>,
     /// When its owners were last told that too much is held.
@@ -94,6 +94,12 @@ struct Waking {
     nonce: Nonce,
     /// It is this DLX's own: its row was written, not that of another one that was faster.
     own: bool,
+}
+
+/// A wake that may be another DLX's.
+#[derive(Debug)]
+struct Unclaimed {
+    cause: Option<WakeCause>,
 }
 
 /// A wake that could not succeed.
@@ -295,7 +301,9 @@ impl View {
 
     /// It came up before this DLX knew that the wake was its own: how long it took, with what, and who was the cause.
     pub fn take_unclaimed(&mut self) -> Option<(Duration, Phases, Option<WakeCause>)> {
-        self.unclaimed.take()
+        let Unclaimed { cause } = self.unclaimed.take()?;
+        let (timeline, took) = self.woken?;
+        Some((took, timeline.phases(), cause))
     }
 
     /// Notes how far a wake has come.
@@ -318,7 +326,7 @@ impl View {
         timeline.reach(Phase::Ready);
         let took = began.elapsed();
         self.woken = Some((timeline, took));
-        self.unclaimed = (!own).then(|| (took, timeline.phases(), cause));
+        self.unclaimed = (!own).then_some(Unclaimed { cause });
         Some((took, timeline.phases(), own))
     }
 
