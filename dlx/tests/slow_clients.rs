@@ -21,6 +21,8 @@ use tokio::{
     sync::Semaphore,
 };
 
+/// What a client of HTTP/2 says first.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Short, and told apart from the defaults.
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -78,7 +80,7 @@ async fn an_idle_connection_is_closed_in_the_end() {
     let (mut used, mut silent) = (site.connect().await, site.connect().await);
     assert_eq!(get(&mut used).await, 200);
     let mut http2 = site.connect().await;
-    http2.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    http2.write_all(HTTP2).await.unwrap();
     end(&mut used).await;
     end(&mut silent).await;
     end(&mut http2).await;
@@ -96,7 +98,10 @@ async fn who_says_nothing_locks_nobody_out() {
     let mut others = Vec::new();
     for n in 0..20 {
         let mut client = site.connect().await;
-        if n % 2 == 0 {
+        if n % 7 == 1 {
+            // It answers to no GOAWAY.
+            client.write_all(HTTP2).await.unwrap();
+        } else if n % 2 == 0 {
             client.write_all(b"GET / HTT").await.unwrap();
         }
         others.push(client);

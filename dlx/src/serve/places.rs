@@ -127,20 +127,21 @@ impl Places {
         }
     }
 
-    /// Closes the connections that have had nothing to do for longest; how many.
+    /// Closes the connections that have had nothing to do for longest, unless enough are about to end; how many end.
     pub fn close_longest_idle(&self) -> usize {
         let threads = lock(&self.threads).clone();
-        let mut idle = Vec::new();
+        let (mut idle, mut ending) = (Vec::new(), 0);
         for clients in threads {
             let clients = lock(&clients.0);
+            ending += clients.open.values().filter(|(_, progress)| progress.is_ending(MIN_IDLE)).count();
             idle.extend(clients.open.values().filter_map(|(socket, progress)| {
                 let idle = progress.idle_for().filter(|idle| *idle >= MIN_IDLE)?;
                 Some((idle, socket.clone(), progress.clone()))
             }));
         }
-        let count = (self.most / PART).max(1).min(idle.len());
+        let count = (self.most / PART).max(1).saturating_sub(ending).min(idle.len());
         if count == 0 {
-            return 0;
+            return ending;
         }
         idle.select_nth_unstable_by_key(count - 1, |(idle, ..)| std::cmp::Reverse(*idle));
         let mut closed = 0;
@@ -155,7 +156,7 @@ impl Places {
             }
         }
         self.closed.fetch_add(closed as u64, Ordering::Relaxed);
-        closed
+        closed + ending
     }
 
     /// So many more bytes are unread.
@@ -317,4 +318,49 @@ impl Drop for Known {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        task::yield_now,
+        time::advance,
+    };
+
+    use super::*;
+    use crate::serve::Timeouts;
+
+    /// Connections of HTTP/2 end a moment after they are closed. Others that have nothing to do meanwhile stay.
+    #[tokio::test(start_paused = true)]
+    async fn for_one_client_that_waits_only_a_part_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = Socket::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let places = Places::new(2 * PART, usize::MAX);
+        let clients = places.add();
+        let mut taken = Vec::new();
+        while let Some(place) = places.try_take() {
+            let progress = Progress::new(Timeouts::default(), places.clone());
+            progress.speaks_http2();
+            taken.push((place, clients.add(socket.clone(), progress.clone()), progress));
+        }
+        advance(MIN_IDLE).await;
+        let waits = tokio::spawn({
+            let places = places.clone();
+            async move { places.take().await }
+        });
+        for _ in 0..10 {
+            yield_now().await;
+            drop(taken[0].2.busy());
+            // As for want of descriptors.
+            places.close_longest_idle();
+        }
+        assert_eq!(places.closed_for_others(), 2);
+        // They have not ended in time: others are closed, too.
+        advance(MIN_IDLE).await;
+        places.close_longest_idle();
+        assert_eq!(places.closed_for_others(), 4);
+        taken.pop();
+        drop(waits.await.unwrap());
+    }
 }

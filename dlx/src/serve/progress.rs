@@ -12,7 +12,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{Places, unread::Unread};
 
-/// How long a client of HTTP/2 may take to answer to its connection's GOAWAY, when nothing else is to be done on it.
+/// How long a client of HTTP/2 may take to answer to its connection's GOAWAY, when nothing else is to be done on it and it
+/// has taken its answers.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// How long a client may take.
@@ -175,12 +176,22 @@ impl Progress {
     /// When it has been at what it does for too long, and at what. `blocked`: since when it takes nothing of what is
     /// written to it.
     pub fn deadline(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
-        if self.upgraded.load(Ordering::Relaxed) {
+        [self.reading(), self.writing(blocked)].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// The same of writing alone.
+    pub fn writing(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
+        let since = blocked.filter(|_| !self.is_upgraded())?;
+        Some((since + self.timeouts.stall, Over::Stalled))
+    }
+
+    fn reading(&self) -> Option<(Instant, Over)> {
+        if self.is_upgraded() {
             return None;
         }
         let Timeouts { head, idle, stall } = self.timeouts;
         let at = |since: u64| self.accepted + Duration::from_millis(since);
-        let reading = if self.requests.load(Ordering::Relaxed) == 0 {
+        Some(if self.requests.load(Ordering::Relaxed) == 0 {
             match self.head_since.load(Ordering::Relaxed) {
                 // Pieces of a head are not told from other frames; a client that holds one back is an idle one.
                 since if since > 0 && !self.is_http2() => (at(since) + head, Over::Head),
@@ -188,7 +199,12 @@ impl Progress {
                     let idle_since = self.idle_since.load(Ordering::Relaxed);
                     match self.closing_since.load(Ordering::Relaxed) {
                         0 => (at(idle_since) + idle, Over::Idle),
-                        since => (at(since.max(idle_since)) + GOODBYE, Over::Closed),
+                        since => {
+                            // A close would cut off what its client has not taken yet.
+                            let takes = self.unread.bytes() > 0;
+                            let goodbye = if takes { stall.max(GOODBYE) } else { GOODBYE };
+                            (at(since.max(idle_since)) + goodbye, Over::Closed)
+                        }
                     }
                 }
             }
@@ -198,9 +214,7 @@ impl Progress {
                 since if since > 0 && reads_body => (at(since) + stall, Over::Stalled),
                 _ => (Instant::now() + idle.min(stall), Over::Nothing),
             }
-        };
-        let writing = blocked.map(|since| (since + stall, Over::Stalled));
-        [Some(reading), writing].into_iter().flatten().min_by_key(|(at, _)| *at)
+        })
     }
 
     /// Whether it speaks HTTP/2.
@@ -215,6 +229,12 @@ impl Progress {
             self.closes.notify_one();
         }
         first.is_ok()
+    }
+
+    /// Whether it is about to end: it has been closed for having nothing to do, less than `ago` ago.
+    pub fn is_ending(&self, ago: Duration) -> bool {
+        let since = self.closing_since.load(Ordering::Relaxed);
+        since > 0 && self.requests.load(Ordering::Relaxed) == 0 && self.now() < since + millis(ago)
     }
 
     /// Returns when it is to be closed for having nothing to do. Heard by one.
@@ -257,5 +277,27 @@ impl Drop for Busy {
         if self.0.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.places.became_idle();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_still_taking_its_answer_is_not_cut_off() {
+        let progress = Progress::new(Timeouts::default(), Places::new(1, usize::MAX));
+        progress.speaks_http2();
+        progress.close();
+        let unread = progress.unread().count(&Arc::default(), None, Bytes::from_static(b"the end"));
+        advance(GOODBYE * 2).await;
+        assert!(progress.deadline(None).is_some_and(|(at, _)| at > Instant::now()));
+        drop(unread);
+        assert!(
+            progress.deadline(None).is_some_and(|(at, over)| at <= Instant::now() && over == Over::Closed)
+        );
     }
 }

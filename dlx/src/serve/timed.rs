@@ -37,9 +37,13 @@ impl Timed {
     }
 
     /// Says what is over; else the task is woken when it may be.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+    fn poll_over(
+        &mut self,
+        cx: &mut Context<'_>,
+        of: fn(&Progress, Option<Instant>) -> Option<(Instant, Over)>,
+    ) -> Poll<Over> {
         loop {
-            let Some((deadline, over)) = self.progress.deadline(self.blocked) else { return Poll::Pending };
+            let Some((deadline, over)) = of(&self.progress, self.blocked) else { return Poll::Pending };
             if deadline <= Instant::now() {
                 return Poll::Ready(over);
             }
@@ -80,9 +84,12 @@ impl AsyncRead for Timed {
                 Poll::Ready(read)
             }
             Poll::Pending => loop {
-                break match std::task::ready!(this.poll_over(cx)) {
+                break match std::task::ready!(this.poll_over(cx, Progress::deadline)) {
                     // Its client is told first (GOAWAY): what it has sent until it hears of it is answered.
-                    Over::Idle if this.progress.is_http2() && this.progress.close() => continue,
+                    Over::Idle if this.progress.is_http2() => {
+                        this.progress.close();
+                        continue;
+                    }
                     // As if the client had closed it.
                     Over::Idle | Over::Closed => Poll::Ready(Ok(())),
                     Over::Nothing => Poll::Pending,
@@ -130,11 +137,8 @@ impl Timed {
             return written;
         }
         self.blocked.get_or_insert_with(Instant::now);
-        match std::task::ready!(self.poll_over(cx)) {
-            Over::Stalled => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            // Not what the writing waits for.
-            Over::Nothing | Over::Idle | Over::Closed | Over::Head => Poll::Pending,
-        }
+        std::task::ready!(self.poll_over(cx, Progress::writing));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
