@@ -11,7 +11,7 @@ use kube::{
     Api, Resource,
     api::{ObjectMeta, Patch, PatchParams},
 };
-use scaler_types::{Role, duration};
+use scaler_types::{Role, ScaleError, duration};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -51,6 +51,23 @@ impl Owners {
             self.others = stored.to_vec();
         }
         self
+    }
+
+    /// Fails while Scaler owns the field: what says whose it was has to stay.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Retry`]: `what` was not given back.
+    pub fn are_restored(&self, what: &str) -> Result<(), ScaleError> {
+        match self.scaler {
+            false => Ok(()),
+            true => Err(ScaleError::Retry {
+                after: Duration::from_secs(1),
+                reason: format!(
+                    "giving {what} back to its owner in metadata.managedFields: the log says what failed"
+                ),
+            }),
+        }
     }
 
     /// The list in which the field is theirs again and nothing is Scaler's; `None`: so it is.
@@ -101,6 +118,8 @@ impl Owners {
                 sleep(pause).await;
                 pause *= 2;
                 match cluster.call(api.get(&name)).await {
+                    // Another object by now: its fields never were theirs.
+                    Ok(now) if now.meta().uid != written.meta().uid => return Ok(last),
                     Ok(now) => last = now,
                     Err(error) if is_worth_a_try(&error) => last_error = Some(cluster::told(&error)),
                     Err(error) => return Err(error),

@@ -16,7 +16,8 @@ pub struct Kept {
     /// The row.
     #[serde(flatten)]
     pub row: Row,
-    /// The uid of the object it was written on. On another one, as after a restore from a backup, only the row is believed.
+    /// The uid of the object it was written on. On another one, as after a restore from a backup, only the row is believed, and what
+    /// was obeyed: the annotation with that wish came with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// The object's generation after this was written. Another one there: somebody changed it since (its specification;
@@ -109,7 +110,9 @@ impl Kept {
     /// What is believed of it on the object of that uid.
     pub fn on(self, uid: &str) -> Self {
         match &self.uid {
-            Some(written_on) if written_on != uid => Self { row: self.row, ..Self::default() },
+            Some(written_on) if written_on != uid => {
+                Self { row: self.row, sleep_now: self.sleep_now, ..Self::default() }
+            }
             _ => self,
         }
     }
@@ -240,10 +243,13 @@ mod tests {
 
     /// A backup's record is on an object of another uid. A version before this one wrote none.
     #[test]
-    fn on_another_object_only_its_row_is_believed() {
+    fn on_another_object_its_row_is_believed_and_what_it_obeyed() {
         let asleep = Kept::default().after(change(&row(State::Asleep, 1), 5, 3, 0));
         assert_eq!(asleep.clone().on("u"), asleep);
-        assert_eq!(asleep.clone().on("v"), Kept { row: asleep.row.clone(), ..Kept::default() });
+        let restored = asleep.clone().on("v");
+        let sleep_now = asleep.sleep_now.clone();
+        assert_eq!(restored, Kept { row: asleep.row.clone(), sleep_now, ..Kept::default() });
+        assert!(restored.has_obeyed("1"), "the annotation scaler.dev/sleep-now is in the backup, too");
         let older = Kept { uid: None, ..asleep };
         assert_eq!(older.clone().on("v"), older);
     }

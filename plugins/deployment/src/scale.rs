@@ -166,16 +166,14 @@ impl Scales {
         let doing = format!("giving the replicas of {id} back to their owners");
         let read = self.cluster.call(api.get(&workload.meta.name)).await;
         let read = read.map_err(|error| cluster::unwritten(&error, &doing, false))?;
+        if read.metadata.uid.as_ref() != Some(&workload.meta.uid) {
+            return Err(ScaleError::Conflict);
+        }
         let now = workload.owners.restore(&self.cluster, api, read, field).await;
         let now = Workload::new(&workload.kind, now);
         self.fold(now.clone());
-        match now.owners.scaler {
-            false => Ok(now),
-            true => Err(ScaleError::Retry {
-                after: Duration::from_secs(1),
-                reason: format!("{doing}: see the log"),
-            }),
-        }
+        now.owners.are_restored(&format!("the replicas of {id}"))?;
+        Ok(now)
     }
 
     /// Reads again what is in doubt. What cannot be read stays so; every write looks at it first.

@@ -5,9 +5,9 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use common::*;
-use devcluster::{Filter, Refusal};
+use devcluster::{Filter, Refusal, User};
 use kube::api::{DynamicObject, Patch, PatchParams};
-use scaler_types::{Leads, ReleaseRequest, Resource, ResourceScaler as _, ScaleError, State, Target};
+use scaler_types::{Leads, ReleaseRequest, Resource, ResourceScaler as _, Role, ScaleError, State, Target};
 use serde_json::{Value, json};
 
 const REPLICAS: &str = "/f:spec/f:replicas";
@@ -181,6 +181,79 @@ async fn a_release_gives_the_replicas_back_before_it_forgets_whose_they_were() {
     nothing_is_ours(&scene, "Deployment").await;
 }
 
+/// Each write of the owners is refused for longer than a release tries: the record that says whose the replicas were stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_cannot_give_the_replicas_back_is_tried_again() {
+    let scene = Scene::new().await;
+    apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
+    is_woken_by_one_that_was_killed(&scene).await;
+    let leader = scene.autoscaler().await;
+    let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
+    let (writes, faults) = (Filter::any().verb("patch").resource("deployments"), scene.cluster.faults());
+    // The first write has no answer in time. Of what may follow only one passes: the one that takes the record away.
+    let slow = faults.latency(writes.clone(), 2 * SOON);
+    let first = faults.refuse(writes.clone(), 1, Refusal::Unavailable);
+    let rest = faults.refuse_after(writes, 2, Refusal::Unavailable);
+    let releasing = tokio::spawn({
+        let (leader, request) = (Arc::clone(&leader), request.clone());
+        async move { leader.release(&request).await }
+    });
+    soon(async {
+        while scene.cluster.faults().refusals_left() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    slow.end();
+    let released = soon(releasing).await.unwrap();
+    first.end();
+    rest.end();
+    assert!(matches!(released, Err(ScaleError::Retry { .. })), "{released:?}");
+    soon(leader.release(&request)).await.unwrap();
+    assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
+    nothing_is_ours(&scene, "Deployment").await;
+}
+
+/// The same of a Service: its slices, which say whose its selector was, stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_give_a_selector_back_is_tried_again() {
+    for by_release in [true, false] {
+        let scene = Scene::new().await;
+        let mut web = deployment("web", 3);
+        web["metadata"]["annotations"]["scaler.dev/route"] = "service".into();
+        scene.create("Deployment", web).await;
+        apply(&scene, "Service", service("web", "web")).await.unwrap();
+        scene.own_endpoints("web", &["10.244.0.1"]).await;
+        let leader = scene.leader().await;
+        lead(&leader, "web").await;
+        if !by_release {
+            scene.delete("Deployment", "web").await;
+            soon(async {
+                while !all(&leader).await.is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+        let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
+        let give_back = async || match by_release {
+            true => soon(leader.release(&request)).await.map_err(|error| error.to_string()),
+            false => soon(leader.tend_routes(&dlxs(&["a"]))).await.map_err(|error| error.to_string()),
+        };
+        // The key is taken away; after that all is refused.
+        let writes = Filter::any().verb("patch").resource("services");
+        let fault = scene.cluster.faults().refuse_after(writes, 1, Refusal::Unavailable);
+        let failed = give_back().await.unwrap_err();
+        fault.end();
+        assert!(failed.contains("selector of the Service shop/web"), "{by_release}: {failed}");
+        assert_eq!(owners(&scene, "Service", SELECTOR).await, ["scaler-autoscaler"], "{by_release}");
+        give_back().await.unwrap();
+        assert_eq!(owners(&scene, "Service", SELECTOR).await, ["flux"], "{by_release}");
+        nothing_is_ours(&scene, "Service").await;
+        assert_eq!(scene.our_slices().await.len(), 0, "{by_release}");
+    }
+}
+
 /// Killed in its wake: what finishes that gives the replicas back.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_left_in_a_wake_is_given_back_when_it_is_finished() {
@@ -196,6 +269,41 @@ async fn what_was_left_in_a_wake_is_given_back_when_it_is_finished() {
     apply(&scene, "Deployment", deployment("web", 4)).await.unwrap();
 }
 
+/// Deleted and created anew by somebody who leaves its replicas to others: whose they were before means nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_that_is_created_anew_meanwhile_is_left_alone() {
+    let scene = Scene::new().await;
+    apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
+    let dlx = scene.leading_as(Role::Dlx).await;
+    let user = User::service_account(NAMESPACE, "dlx");
+    let seen = one(&dlx, "web").await;
+    let fenced = dlx.compare_and_set(&id("web"), &seen.version, &row(State::Draining, 1)).await.unwrap();
+    // The scale is written, and its owner is not until it is another workload.
+    let writes = Filter::any().user(&user).verb("patch").resource("deployments");
+    let conflicts = scene.cluster.faults().refuse_after(writes.clone(), 1, Refusal::Conflict);
+    scene.cluster.requests().reset();
+    let sleeping = tokio::spawn({
+        let dlx = Arc::clone(&dlx);
+        async move { dlx.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 1))).await }
+    });
+    soon(async {
+        while scene.cluster.requests().of(&writes) < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let reads = Filter::any().user(&user).verb("get").resource("deployments");
+    let unread = scene.cluster.faults().refuse_after(reads, 0, Refusal::Unavailable);
+    scene.delete("Deployment", "web").await;
+    let mut anew = deployment("web", 1);
+    anew["spec"].as_object_mut().unwrap().remove("replicas");
+    apply(&scene, "Deployment", anew).await.unwrap();
+    unread.end();
+    conflicts.end();
+    soon(sleeping).await.unwrap().unwrap();
+    assert_eq!(owners(&scene, "Deployment", REPLICAS).await, Vec::<String>::new());
+}
+
 /// More conflicts than there were tries once.
 #[tokio::test(flavor = "multi_thread")]
 async fn others_that_write_at_the_same_time_do_not_keep_a_field_from_its_owner() {
@@ -204,7 +312,7 @@ async fn others_that_write_at_the_same_time_do_not_keep_a_field_from_its_owner()
     let dlx = scene.dlx().await;
     let seen = one(&dlx, "web").await;
     let fenced = dlx.compare_and_set(&id("web"), &seen.version, &row(State::Draining, 1)).await.unwrap();
-    // The scale is written; after it the next five are in conflict.
+    // The scale is written; after it the next four are in conflict.
     let writes = Filter::any().verb("patch").resource("deployments");
     let conflicts = scene.cluster.faults().refuse_after(writes.clone(), 1, Refusal::Conflict);
     scene.cluster.requests().reset();
@@ -213,7 +321,7 @@ async fn others_that_write_at_the_same_time_do_not_keep_a_field_from_its_owner()
         async move { dlx.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 1))).await }
     });
     soon(async {
-        while scene.cluster.requests().of(&writes) < 6 {
+        while scene.cluster.requests().of(&writes) < 5 {
             tokio::task::yield_now().await;
         }
     })

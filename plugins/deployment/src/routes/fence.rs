@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Read, Routes};
 use crate::{
     cluster,
-    facts::{FENCED, LED, SELECTOR, Service},
+    facts::{FENCED, LED, Name, SELECTOR, Service},
     field_owners::Owners,
 };
 
@@ -82,11 +82,24 @@ impl Routes {
         let doing = format!("reading the Service {}/{}", name.0, name.1);
         let api = self.cluster.in_namespace::<core::Service>(&name.0);
         match self.cluster.call(api.get(&name.1)).await {
+            Ok(read) if read.metadata.uid.as_ref() != Some(&service.meta.uid) => {
+                return Err(ScaleError::Conflict);
+            }
             Ok(read) => self.wrote_selector(&api, read, &self.selector_owners(service)).await,
             Err(error) if cluster::is_missing(&error) => {}
             Err(error) => return Err(cluster::unwritten(&error, &doing, false)),
         }
         Ok(())
+    }
+
+    /// To be asked before its slices are deleted, which say whose it was.
+    ///
+    /// # Errors
+    ///
+    /// Scaler still owns it.
+    pub(super) fn selector_is_restored(&self, name: &Name) -> Result<(), ScaleError> {
+        let owners = self.store.with(|state| state.service(name).map(|service| service.owners.clone()));
+        owners.unwrap_or_default().are_restored(&format!("the selector of the Service {}/{}", name.0, name.1))
     }
 
     /// Whose a Service's selector is, or was before Scaler wrote it: our slices of it say that.

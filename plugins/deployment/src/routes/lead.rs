@@ -137,8 +137,9 @@ impl Routes {
         service: Read,
         slices: Vec<EndpointSlice>,
     ) -> Result<(), ScaleError> {
-        let uid = service.fact.meta.uid.clone();
+        let (name, uid) = (service.fact.meta.key(), service.fact.meta.uid.clone());
         self.unfence(service).await?;
+        self.selector_is_restored(&name)?;
         for slice in slices {
             self.delete_slice(slice).await?;
         }

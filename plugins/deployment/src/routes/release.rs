@@ -19,6 +19,7 @@ use super::{Routes, lead::terminal};
 use crate::{
     cluster,
     facts::{Name, SERVICE, Slice, Workload},
+    field_owners::Owners,
     row,
 };
 
@@ -53,7 +54,7 @@ impl Routes {
     async fn give_all_back(&self, id: &ResourceId, grace: Duration) -> Result<(), ScaleError> {
         let workload = self.awake(id).await?;
         let read = self.read_services(id).await?;
-        let uids: Vec<_> = read.iter().map(|one| one.fact.meta.uid.clone()).collect();
+        let all: Vec<_> = read.iter().map(|one| (one.fact.meta.key(), one.fact.meta.uid.clone())).collect();
         let mut led: Vec<Name> = Vec::new();
         for one in read {
             let slices = self.read_slices(&one.fact.meta.key()).await?;
@@ -61,6 +62,9 @@ impl Routes {
                 led.push(one.fact.meta.key());
             }
             self.unfence(one).await?;
+        }
+        for (name, _) in &all {
+            self.selector_is_restored(name)?;
         }
         if !led.is_empty() {
             if workload.replicas > 0 {
@@ -77,7 +81,7 @@ impl Routes {
                 self.delete_slices(name).await?;
             }
         }
-        for uid in uids {
+        for (_, uid) in all {
             self.give_back(&uid).await?;
         }
         self.without_row(id).await
@@ -147,10 +151,14 @@ impl Routes {
             let api = self.cluster.of(&workload);
             let object = self.cluster.call(api.get(&workload.meta.name)).await;
             let mut object = object.map_err(|error| cluster::unwritten(&error, &doing, false))?;
+            if object.metadata.uid.as_ref() != Some(&workload.meta.uid) {
+                continue;
+            }
             let (owners, field) = (&workload.owners, &workload.kind.replicas_path);
             if owners.scaler {
                 // The row says whose they are.
                 object = owners.restore(&self.cluster, &api, object, field).await;
+                Owners::of(&object.metadata, field).are_restored(&format!("the replicas of {id}"))?;
             }
             let annotations = object.metadata.annotations.unwrap_or_default();
             if !annotations.contains_key(row::ANNOTATION) {
