@@ -10,7 +10,10 @@
 #
 # What it touches carries Scaler's marks: workloads with the annotation scaler.dev/row, Services with the key scaler.dev/fenced in
 # their selector, EndpointSlices managed by scaler.dev. A workload at 0 replicas is scaled only if its record says that Scaler put it
-# there. While Scaler runs use `autoscaler restore` instead: this would work against it.
+# there; each one that it leaves at 0 has a line. While Scaler runs use `autoscaler restore` instead: this would work against it.
+#
+# What it writes belongs to kubectl afterwards: the next server-side apply of a workload's replicas, or of a Service's selector, needs
+# --force-conflicts.
 set -eu
 
 failed=0
@@ -53,8 +56,11 @@ for kind in deployments.apps statefulsets.apps ${WORKLOADS:-}; do
                 # What it had before it slept.
                 replicas="{\"op\": \"replace\", \"path\": \"/spec/replicas\", \"value\": ${before:-1}}, "
                 ;;
-            stopped-active | stopped-draining | up-*)
-                # Somebody else stopped it, or nobody did.
+            stopped-active | stopped-draining)
+                replicas=''
+                echo "$kind $namespace/$name: left at 0: its record says that somebody else stopped it. \`kubectl rollout undo\` brings back such a record, too: scale it if it is to run"
+                ;;
+            up-*)
                 replicas=''
                 ;;
             *)

@@ -155,9 +155,15 @@ fn what_carries_the_marks_is_given_back_and_nothing_else_is_touched() {
         lease("scaler-dlx-1", Some("dlx"), "scaler-dlx-1-00c0ffee00c0ffee"),
     ]);
     // It can be run again.
-    for _ in 0..2 {
+    for stopped in [&["stopped", "stopped-late"][..], &[]] {
         let ended = site.script("");
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let said = String::from_utf8(ended.stdout).unwrap();
+        let left: Vec<_> = said.lines().filter_map(|line| line.split_once(": left at 0: ")).collect();
+        let expected: Vec<_> =
+            stopped.iter().map(|name| format!("deployments.apps default/{name}")).collect();
+        assert_eq!(left.iter().map(|(name, _)| *name).collect::<Vec<_>>(), expected, "{said}");
+        assert!(left.iter().all(|(_, why)| why.contains("somebody else stopped it")), "{said}");
     }
     for (kind, name, _, _, replicas) in &all {
         let object = site.object(kind, name);
