@@ -428,6 +428,9 @@ async fn with_no_dlx_what_is_gone_is_given_back_and_what_is_left_is_named() {
     is_gone(&leader).await;
     let error = soon(leader.tend_routes(&[])).await.unwrap_err().to_string();
     assert!(error.contains("the Service bank/x") && error.contains("key 20050"), "{error}");
+    // Without its key a Service that is there is counted no more.
+    let (look, remove) = (error.find("kubectl -n bank get service x"), error.find("remove the key"));
+    assert!(look.is_some() && look < remove, "{error}");
     assert_eq!(services(&scene).await, before);
     assert_eq!(scene.our_slices().await.len(), 0);
     assert_eq!(scene.intercepted().await.as_deref(), Some("1"));

@@ -85,7 +85,7 @@ impl From<DynamicObject> for Route {
         let hosts = list(spec, "hostnames");
         let hosts = hosts.iter().filter_map(Value::as_str).map(str::to_ascii_lowercase);
         let hosts: BTreeSet<String> = hosts.collect();
-        let resolved = is_resolved(&route.data["status"], route.metadata.generation);
+        let permitted = is_permitted(&route.data["status"], route.metadata.generation);
         let lead = |rule: &Value| {
             let filters = list(rule, "filters");
             let given = filters.iter().find_map(|filter| filter["urlRewrite"]["hostname"].as_str());
@@ -97,8 +97,8 @@ impl From<DynamicObject> for Route {
             let service = |backend: &Value| {
                 let namespace =
                     backend["namespace"].as_str().map_or_else(|| meta.namespace.clone(), Into::into);
-                let permitted = namespace == meta.namespace || resolved;
-                permitted.then_some((namespace, backend["name"].as_str()?.into()))
+                (namespace == meta.namespace || permitted)
+                    .then_some((namespace, backend["name"].as_str()?.into()))
             };
             Lead {
                 hosts: given.unwrap_or_else(|| hosts.clone()),
@@ -110,15 +110,20 @@ impl From<DynamicObject> for Route {
     }
 }
 
-/// Whether a Gateway says that every reference of an HTTPRoute as it is may be followed: those to another namespace need a
-/// ReferenceGrant there.
-fn is_resolved(status: &Value, generation: Option<i64>) -> bool {
+/// Whether a Gateway says that the references of an HTTPRoute as it is may be followed: those to another namespace need a
+/// ReferenceGrant there. The condition is of the whole route: it is also false where a backend is not found.
+fn is_permitted(status: &Value, generation: Option<i64>) -> bool {
     let parents = status["parents"].as_array().into_iter().flatten();
     let mut conditions = parents.filter_map(|parent| parent["conditions"].as_array()).flatten();
     conditions.any(|condition| {
         let observed = condition["observedGeneration"].as_i64();
+        let permitted = match (condition["status"].as_str(), condition["reason"].as_str()) {
+            (Some("True"), _) => true,
+            (Some("False"), Some(reason)) => reason != "RefNotPermitted",
+            _ => false,
+        };
         condition["type"] == "ResolvedRefs"
-            && condition["status"] == "True"
+            && permitted
             && observed.is_none_or(|observed| Some(observed) >= generation)
     })
 }
@@ -187,10 +192,20 @@ mod tests {
         let expected =
             ["shop.example.com to scaler/scaler-dlx", "web.shop.svc to shop/web", "shop.example.com to "];
         assert_eq!(leads(&read(&object)), expected);
+        // The condition is of the whole route: here another backend is not found.
+        for reason in ["BackendNotFound", "InvalidKind"] {
+            let mut said = condition("False", 4);
+            said[0]["reason"] = reason.into();
+            object["status"] = json!({"parents": [{"conditions": said}]});
+            assert_eq!(leads(&read(&object)), expected, "{reason}");
+        }
+        let mut forbidden = condition("False", 4);
+        forbidden[0]["reason"] = "RefNotPermitted".into();
         // Without a Gateway's word for the route as it is, only what is of its own namespace counts.
         for parents in [
             json!([]),
             json!([{"conditions": condition("False", 4)}]),
+            json!([{"conditions": forbidden}]),
             json!([{"conditions": condition("True", 3)}]),
             json!([{"conditions": [{"type": "Accepted", "status": "True"}]}]),
         ] {

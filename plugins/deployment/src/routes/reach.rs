@@ -19,8 +19,8 @@ pub(super) fn unreached(state: &State, workload: &Workload, wishes: &Wishes) -> 
     let (namespace, dlx) = (&workload.meta.namespace, &state.config.dlx_service);
     Some(format!(
         "no request could wake it: its Services are left as they are ({ROUTE}: none), no Ingress or HTTPRoute of namespace {namespace} \
-         leads one of its hosts ({HOSTS}) to the DLXs' Service ({dlx}; an HTTPRoute to another namespace's needs a ReferenceGrant and \
-         ResolvedRefs in its status), and plugins.deployment.hosts of the namespace file does not \
+         leads one of its hosts ({HOSTS}) to the DLXs' Service ({dlx}; an HTTPRoute to another namespace's needs a ReferenceGrant there, \
+         and the condition ResolvedRefs in its status, not with the reason RefNotPermitted), and plugins.deployment.hosts of the namespace file does not \
          name it: add one of these, or have its Services led ({ROUTE}: service)"
     ))
 }

@@ -71,10 +71,13 @@ impl Routes {
         });
         let Some((port, holder)) = held else { return Ok(()) };
         bail!(
-            "the ConfigMap {}/{} still counts the Service {}/{} as intercepted (key {port}), and no namespace file serves its \
-             namespace. Add one and run this again; if the Service is gone, remove the key",
+            "the ConfigMap {}/{} still counts the Service {}/{} as intercepted (key {port}), and no namespace file in use \
+             serves its namespace. Look whether it is there: `kubectl -n {} get service {}`. If it is, add a namespace file for it, \
+             or correct the one that is refused, and run this again. Only if it is gone, remove the key",
             self.cluster.home,
             registry::NAME,
+            holder.namespace,
+            holder.service,
             holder.namespace,
             holder.service
         )
