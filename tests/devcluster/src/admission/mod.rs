@@ -49,6 +49,13 @@ pub fn admit(
     Ok(())
 }
 
+/// What an update takes from an object although its writer did not: what was given to it as what it is no more.
+pub fn drop_unneeded(kind: &Kind, value: &mut Value, old: &Value) {
+    if kind.is("", "services") {
+        services::drop_unneeded(value, old);
+    }
+}
+
 /// A pod now has a node.
 pub fn scheduled(pod: &mut Value) {
     let now = identity::now();

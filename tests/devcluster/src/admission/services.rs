@@ -35,34 +35,81 @@ pub(super) fn validate(spec: &Value, causes: &mut Vec<Cause>) {
         }
     }
     let policy = &spec["externalTrafficPolicy"];
-    let outside = spec["externalIPs"].as_array().is_some_and(|all| !all.is_empty());
-    if !policy.is_null() && !outside && !has_node_ports(spec) {
+    if !policy.is_null() && !is_outside(spec) {
         let why = "may only be set for externally-accessible services";
         causes.push(Cause::invalid("spec.externalTrafficPolicy", policy, why));
     }
+    if !spec["allocateLoadBalancerNodePorts"].is_null() && !is_balanced(spec) {
+        let why = "may only be used when `type` is 'LoadBalancer'";
+        causes.push(Cause::forbidden("spec.allocateLoadBalancerNodePorts", why));
+    }
+    for (index, port) in spec["ports"].as_array().into_iter().flatten().enumerate() {
+        if spec["type"] == "ClusterIP" && node_port(port).is_some() {
+            let why = "may not be used when `type` is 'ClusterIP'";
+            causes.push(Cause::forbidden(format!("spec.ports[{index}].nodePort"), why));
+        }
+    }
 }
 
-fn has_node_ports(spec: &Value) -> bool {
-    matches!(text(&spec["type"]), "NodePort" | "LoadBalancer")
+/// Takes from a Service of another type than before what only the old type needs, where the update leaves it as it was.
+pub(super) fn drop_unneeded(value: &mut Value, old: &Value) {
+    let (spec, old) = (&mut value["spec"], &old["spec"]);
+    if gets_node_ports(old) && !gets_node_ports(spec) && node_ports(spec).is_subset(&node_ports(old)) {
+        for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            map(port).remove("nodePort");
+        }
+    }
+    for (field, unneeded) in [
+        ("externalTrafficPolicy", is_outside(old) && !is_outside(spec)),
+        ("allocateLoadBalancerNodePorts", is_balanced(old) && !is_balanced(spec)),
+    ] {
+        if unneeded && spec.get(field) == old.get(field) {
+            map(spec).remove(field);
+        }
+    }
+}
+
+fn is_balanced(spec: &Value) -> bool {
+    spec["type"] == "LoadBalancer"
+}
+
+fn is_outside(spec: &Value) -> bool {
+    let external = spec["externalIPs"].as_array().is_some_and(|all| !all.is_empty());
+    external || is_balanced(spec) || spec["type"] == "NodePort"
+}
+
+fn gets_node_ports(spec: &Value) -> bool {
+    spec["type"] == "NodePort" || is_balanced(spec) && spec["allocateLoadBalancerNodePorts"] != false
+}
+
+fn node_ports(spec: &Value) -> HashSet<u64> {
+    spec["ports"].as_array().into_iter().flatten().filter_map(node_port).collect()
+}
+
+fn node_port(port: &Value) -> Option<u64> {
+    port["nodePort"].as_u64().filter(|number| *number > 0)
 }
 
 /// Gives each port of a Service one of the nodes', and lets it keep it.
-fn node_ports(kind: &Kind, tables: &Tables, value: &mut Value, old: Option<&Value>) -> Result<(), Failure> {
-    let ports = |spec: &Value| spec["ports"].as_array().cloned().unwrap_or_default();
-    let wanted = has_node_ports(&value["spec"]) && value["spec"]["allocateLoadBalancerNodePorts"] != false;
-    let held = old.map(|old| ports(&old["spec"])).unwrap_or_default();
+fn give_node_ports(
+    kind: &Kind,
+    tables: &Tables,
+    value: &mut Value,
+    old: Option<&Value>,
+) -> Result<(), Failure> {
+    let wanted = gets_node_ports(&value["spec"]);
+    let held = old.and_then(|old| old["spec"]["ports"].as_array()).map(Vec::as_slice).unwrap_or_default();
     let services = tables.table(&kind.table()).into_iter().flat_map(|table| table.objects.values());
-    let mut taken: HashSet<u64> = services
-        .flat_map(|service| ports(&service.value["spec"]))
-        .chain(ports(&value["spec"]))
-        .filter_map(|port| port["nodePort"].as_u64())
-        .collect();
-    for port in value["spec"]["ports"].as_array_mut().into_iter().flatten() {
-        if !wanted {
-            map(port).remove("nodePort");
-        } else if port["nodePort"].as_u64().is_none_or(|number| number == 0) {
+    let mut taken: HashSet<u64> = services.flat_map(|service| node_ports(&service.value["spec"])).collect();
+    taken.extend(node_ports(&value["spec"]));
+    for port in value["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if node_port(port).is_some() {
+            continue;
+        }
+        map(port).remove("nodePort");
+        if wanted {
             let its = held.iter().find(|held| text(&held["name"]) == text(&port["name"]));
-            let its = its.and_then(|held| held["nodePort"].as_u64());
+            let its = its.and_then(node_port);
             let number = its.or_else(|| NODE_PORTS.map(u64::from).find(|number| !taken.contains(number)));
             let number =
                 number.ok_or_else(|| Failure::internal("failed to allocate a nodePort: range is full"))?;
@@ -81,7 +128,7 @@ pub(super) fn admit(
     old: Option<&Value>,
     dual_stack: bool,
 ) -> Result<(), Failure> {
-    node_ports(kind, tables, value, old)?;
+    give_node_ports(kind, tables, value, old)?;
     let name = text(&value["metadata"]["name"]).to_owned();
     let invalid = |cause: Cause| Failure::invalid(kind, &name, &[cause]);
     let held = old.map(|old| texts(&old["spec"]["clusterIPs"])).unwrap_or_default();

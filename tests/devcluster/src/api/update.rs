@@ -113,6 +113,7 @@ pub(super) fn change(
                 keep(&old.value, &mut value, "status");
             }
             admission::defaults(kind, &mut value);
+            admission::drop_unneeded(kind, &mut value, &old.value);
         }
         Part::Status => {
             let (status, metadata) = (value.get("status").cloned(), value["metadata"].take());

@@ -289,9 +289,45 @@ fn a_service_says_how_it_is_reached_from_outside() {
             (json!({"sessionAffinity": "Cookie"}), "spec.sessionAffinity"),
             (json!({"externalTrafficPolicy": "Local"}), "spec.externalTrafficPolicy"),
             (json!({"internalTrafficPolicy": "Node"}), "spec.internalTrafficPolicy"),
+            (json!({"allocateLoadBalancerNodePorts": true}), "spec.allocateLoadBalancerNodePorts"),
+            (json!({"ports": [{"port": 80, "nodePort": 30_000}]}), "spec.ports[0].nodePort"),
         ] {
             let fields = causes(&api, &path, &service("wrong", spec)).await;
             assert!(fields.contains(&field.to_owned()), "{field}: {fields:?}");
+        }
+    });
+}
+
+#[test]
+fn a_service_that_changes_its_type_gives_back_what_it_was_given() {
+    run(|api| async move {
+        let path = api.path("v1", "services");
+        for kind in ["NodePort", "LoadBalancer"] {
+            let name = kind.to_lowercase();
+            let spec = json!({"type": kind, "ports": [{"port": 80}]});
+            let created = api.create(&path, &json!({"metadata": {"name": name}, "spec": spec})).await;
+            let number = created["spec"]["ports"][0]["nodePort"].as_i64().unwrap();
+            let one = format!("{path}/{name}");
+            // What the update changes stays, and is refused.
+            let other = json!([{"port": 80, "nodePort": if number == 32_767 { 32_766 } else { number + 1 }}]);
+            for (changed, field) in [
+                (json!({"externalTrafficPolicy": "Local"}), "spec.externalTrafficPolicy"),
+                (json!({"ports": other}), "spec.ports[0].nodePort"),
+            ] {
+                let mut spec = changed;
+                spec["type"] = "ClusterIP".into();
+                let (status, refused) = api.patch(&one, "merge", &json!({"spec": spec})).await;
+                let fields = refused["details"]["causes"].as_array().into_iter().flatten();
+                let fields: Vec<_> = fields.map(|cause| &cause["field"]).collect();
+                assert_eq!((status, fields), (422, vec![&json!(field)]), "{refused}");
+            }
+            let (status, plain) = api.patch(&one, "merge", &json!({"spec": {"type": "ClusterIP"}})).await;
+            assert_eq!(status, 200, "{plain}");
+            assert_eq!(plain["spec"]["clusterIP"], created["spec"]["clusterIP"]);
+            for given in ["externalTrafficPolicy", "allocateLoadBalancerNodePorts"] {
+                assert_eq!(plain["spec"].get(given), None, "{plain}");
+            }
+            assert_eq!(plain["spec"]["ports"][0].get("nodePort"), None, "{plain}");
         }
     });
 }
