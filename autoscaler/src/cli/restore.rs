@@ -1,10 +1,11 @@
 //! `restore`: everything as it was before.
 
 mod herd;
+mod summary;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -30,7 +31,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::herd::Herd;
+use self::{herd::Herd, summary::Summary};
 use super::{output::print, parse_id};
 use crate::{cycle::Given, plugin::Plugin, router::last_used};
 
@@ -73,16 +74,6 @@ enum Step {
     Released(usize, ResourceId, Result<(), ScaleError>),
 }
 
-/// What came of it.
-#[derive(Debug, Default, PartialEq)]
-struct Summary {
-    given_back: usize,
-    skipped: usize,
-    failed: usize,
-    /// Not tried, or not to the end.
-    left: usize,
-}
-
 /// How many resources are given back at once, once they are awake: each of them waits for graces most of the time.
 const AT_ONCE: usize = 256;
 /// How long the API server may take to answer.
@@ -93,6 +84,9 @@ const TRIES: u32 = 5;
 const LONGEST: Duration = Duration::from_secs(30);
 /// How long the writes of one may take, beside its coming up and the graces.
 const WRITES: Duration = Duration::from_secs(60);
+/// Said of what is given back at 0 replicas.
+const AT_ZERO: &str =
+    ", at 0 replicas: its record does not say that Scaler scaled it to 0. Scale it up if it is to run";
 /// When to say what is waited for.
 const FIRST: Duration = Duration::from_secs(3);
 
@@ -159,7 +153,7 @@ impl Restore {
         print(&summary.told());
         match summary {
             _ if lost => bail!("another autoscaler leads now: scale its Deployment to 0 and run this again"),
-            Summary { failed: 0, left: 0, given_back, skipped } => match (&self.resource, errors.len()) {
+            Summary { failed: 0, left: 0, given_back, skipped, .. } => match (&self.resource, errors.len()) {
                 (Some(id), 0) if given_back + skipped == 0 => bail!("no plugin lists {id}"),
                 (_, 0) => Ok(()),
                 (_, wrong) => bail!("{wrong} of the plugins and namespace files are not at work, see above"),
@@ -247,7 +241,7 @@ async fn restore<P: Plugin>(
     let mut summary = Summary::default();
     // Whether what is not given back yet was begun.
     let mut left = BTreeMap::new();
-    let (mut herds, mut queue) = (Vec::new(), VecDeque::new());
+    let (mut herds, mut queue, mut at_zero) = (Vec::new(), VecDeque::new(), BTreeSet::new());
     let all: Vec<P> = plugins.iter().map(|at| at.given.plugin.clone()).collect();
     for At { given, namespace } in plugins {
         let kind = given.plugin.kind();
@@ -273,6 +267,7 @@ async fn restore<P: Plugin>(
         listed.sort_by_key(|resource| (!resource.row.failed_wake.is_empty(), Reverse(last_used(resource))));
         left.extend(listed.iter().map(|resource| ((herds.len(), resource.id.clone()), false)));
         let (asleep, awake): (Vec<_>, Vec<_>) = listed.into_iter().partition(sleeps);
+        at_zero.extend(awake.iter().filter(|one| one.replicas == 0).map(|one| one.id.clone()));
         queue.extend(awake.into_iter().map(|resource| (herds.len(), resource.id, None)));
         herds.push(Herd::new(given, &namespace, asleep));
     }
@@ -326,8 +321,10 @@ async fn restore<P: Plugin>(
         left.remove(&(number, id.clone()));
         match result {
             Ok(()) => {
-                print(&format!("{id}: given back\n"));
+                let zero = at_zero.contains(&id);
+                print(&format!("{id}: given back{}\n", if zero { AT_ZERO } else { "" }));
                 summary.given_back += 1;
+                summary.at_zero += usize::from(zero);
             }
             Err(ScaleError::Unsupported) => summary.skipped += 1,
             Err(error) => {
@@ -397,22 +394,6 @@ async fn release<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Result<(), 
         )]
         sleep(pause.max(Duration::from_secs(1 << (tries - 1))).min(LONGEST)).await;
         tries += 1;
-    }
-}
-
-// === impl Summary ===
-
-impl Summary {
-    fn told(&self) -> String {
-        let Self { given_back, skipped, failed, left } = self;
-        let mut text = format!("{given_back} given back, {failed} failed");
-        if *left > 0 {
-            text += &format!(", {left} left as they are");
-        }
-        if *skipped > 0 {
-            text += &format!(", {skipped} skipped (their plugins leave nothing to be given back)");
-        }
-        text + "\n"
     }
 }
 
@@ -521,9 +502,11 @@ mod tests {
         ]
         .into();
         other.inner().refuse_release = [(id("other"), ScaleError::Unsupported)].into();
+        // Somebody else stopped it.
+        store.change("r4", |resource| resource.replicas = 0);
         let stop = CancellationToken::new();
         let summary = restore(vec![at(&store), at(&other)], None, LONGEST, &Wakes::new(8), &stop).await;
-        assert_eq!(summary, Summary { given_back: 47, skipped: 2, failed: 2, left: 0 });
+        assert_eq!(summary, Summary { given_back: 47, skipped: 2, failed: 2, left: 0, at_zero: 1 });
         assert_eq!(store.inner().released.len(), 47);
         let tries = store.inner().calls.iter().filter(|call| **call == "release").count();
         assert_eq!(tries, 49 + TRIES as usize);
@@ -571,12 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_reads() {
-        let summary = Summary { given_back: 3, skipped: 1, failed: 2, left: 4 };
-        assert_eq!(
-            summary.told(),
-            "3 given back, 2 failed, 4 left as they are, 1 skipped (their plugins leave nothing to be given back)\n"
-        );
+    fn who_is_in_the_way_is_named() {
         let leads = Status {
             leader: Some("autoscaler-1".to_owned()),
             lease: Some("scaler/scaler-autoscaler".to_owned()),
