@@ -55,7 +55,7 @@ async fn ends_with_goaway(client: SendRequest<Bytes>, connection: Connection) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_of_an_idle_connection_is_told_that_it_is_closed() {
     let (address, _) = upstream::echo(async || ()).await;
-    let timeouts = Timeouts { idle: Duration::from_millis(300), ..Timeouts::default() };
+    let timeouts = Timeouts { idle: Duration::from_secs(3), ..Timeouts::default() };
     let site = site(address, Given { timeouts, ..Given::default() }).await;
     let (silent, silent_connection) = connect(&site).await;
     let (mut used, used_connection) = connect(&site).await;

@@ -75,7 +75,8 @@ async fn half_a_head_is_closed_and_an_idle_connection_is_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_closed_in_the_end() {
     let (address, _) = upstream::echo(async || ()).await;
-    let timeouts = Timeouts { idle: SHORT, ..Timeouts::default() };
+    // On a busy machine long enough for the first request.
+    let timeouts = Timeouts { idle: 10 * SHORT, ..Timeouts::default() };
     let site = site(address, Given { timeouts, ..Given::default() }).await;
     let (mut used, mut silent) = (site.connect().await, site.connect().await);
     assert_eq!(get(&mut used).await, 200);
