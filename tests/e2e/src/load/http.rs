@@ -2,6 +2,10 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::TcpStream,
@@ -64,6 +68,13 @@ pub async fn once(address: SocketAddr, request: &[u8]) -> Result<Response, Lost>
     }
 }
 
+/// Whether the other side of a connection has neither closed it nor sent anything. Asks the kernel: what the runtime knows is older, and
+/// a daemon may have been killed since.
+pub(super) fn is_open(stream: &TcpStream) -> bool {
+    let looked = recv(stream, &mut [0_u8], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    looked.is_err_and(|error| error == Errno::WOULDBLOCK)
+}
+
 /// Whether the other side had closed before what was sent last reached its kernel: its answer to that, a reset, then
 /// finds this side's socket closed for reading already, which Linux reports as EPIPE (else it is ECONNRESET). A socket
 /// that is closed with something unread resets without closing first, so nothing that was received counts as crossed.
@@ -96,9 +107,7 @@ impl Connection {
 
     /// Whether another request may be sent: the last answer allowed it, and the other side has not closed since.
     pub fn usable(&mut self) -> bool {
-        let mut byte = [0];
-        !self.closing
-            && matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        !self.closing && is_open(&self.stream)
     }
 
     /// Sends one request and reads the answer. Nothing is sent where the connection was closed before.

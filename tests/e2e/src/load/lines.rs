@@ -7,7 +7,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Lost, Outcome, http::crossed};
+use super::{
+    Lost, Outcome,
+    http::{crossed, is_open},
+};
 
 /// A connection to a line service.
 #[derive(Debug)]
@@ -29,8 +32,7 @@ impl Lines {
 
     /// Whether the other side has not closed since the last answer.
     pub fn usable(&self) -> bool {
-        let mut byte = [0];
-        matches!(self.0.get_ref().try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        is_open(self.0.get_ref())
     }
 
     /// Sends an id and waits for its answer. `None`: the connection was closed before anything was sent.
