@@ -28,6 +28,9 @@ pub struct Timed {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// When something is over next, and what. By since when the client has taken nothing of what is written.
+type Deadline = fn(&Progress, Option<Instant>) -> Option<(Instant, Over)>;
+
 // === impl Timed ===
 
 impl Timed {
@@ -37,11 +40,7 @@ impl Timed {
     }
 
     /// Says what is over; else the task is woken when it may be.
-    fn poll_over(
-        &mut self,
-        cx: &mut Context<'_>,
-        of: fn(&Progress, Option<Instant>) -> Option<(Instant, Over)>,
-    ) -> Poll<Over> {
+    fn poll_over(&mut self, cx: &mut Context<'_>, of: Deadline) -> Poll<Over> {
         loop {
             let Some((deadline, over)) = of(&self.progress, self.blocked) else { return Poll::Pending };
             if deadline <= Instant::now() {
