@@ -162,7 +162,7 @@ async fn so_is_one_of_http2() {
 
 /// The resource reads nothing more, and its connection stays.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_nobody_reads_after_its_answer_keeps_nothing_awake() {
+async fn an_upload_that_nobody_reads_after_its_answer_keeps_nothing_awake_and_no_place() {
     let address = upstream::raw(|mut stream, _| async move {
         if upstream::read_head(&mut stream).await.is_some() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
@@ -171,8 +171,9 @@ async fn an_upload_that_nobody_reads_after_its_answer_keeps_nothing_awake() {
     })
     .await;
     let timeouts = Timeouts { stall: SHORT, ..Timeouts::default() };
-    let site =
-        Site::start(Plugin::at(address).awake("a", address), Given { timeouts, ..Given::default() }).await;
+    let (echo, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::at(address).awake("a", address).awake("b", echo);
+    let site = Site::start(plugin, Given { timeouts, places: 1, ..Given::default() }).await;
     let (_from, mut to) = site.connect().await.into_split();
     let sending = tokio::spawn(async move {
         to.write_all(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000000\r\n\r\n").await.unwrap();
@@ -182,6 +183,8 @@ async fn an_upload_that_nobody_reads_after_its_answer_keeps_nothing_awake() {
     let entry = site.entry("a");
     until("it was asked for", || entry.counts.total() == 1).await;
     until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+    // Its connection gives way to others.
+    assert_eq!(status(&site.get("b.test", "/").await), 200);
     sending.abort();
 }
 

@@ -141,7 +141,8 @@ async fn answer(
 }
 
 async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
-    let timed = Timed::new(socket.clone(), caller.progress.clone());
+    let progress = caller.progress.clone();
+    let timed = Timed::new(socket.clone(), progress.clone());
     let service = service_fn(move |request: Request<Incoming>| answer(caller.clone(), request));
     let connection = http1::Builder::new()
         // Timeouts are the connection's own.
@@ -152,9 +153,13 @@ async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
         .writev(false)
         .serve_connection(TokioIo::new(Requests::new(socket, timed)), service)
         .with_upgrades();
-    // Its client's doing; answered by hyper where there is an answer.
-    if let Err(error) = connection.await {
-        tracing::trace!(%error, "a connection broke");
+    tokio::select! {
+        // Its client's doing; answered by hyper where there is an answer.
+        ended = connection => if let Err(error) = ended {
+            tracing::trace!(%error, "a connection broke");
+        },
+        // While a body waits for its resource after the answer, hyper does not see that the socket is closed.
+        () = progress.closes() => {}
     }
 }
 
