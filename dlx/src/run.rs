@@ -41,6 +41,8 @@ use crate::{
 const FIRST_LISTS: Duration = Duration::from_secs(10);
 /// How long the last refusals may take on their way when the grace period is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Descriptors that are kept for the rest, where there are many more: the admin port, the plugins, the log.
+const OWN: usize = 128;
 /// Fewer clients at once are too few to begin with.
 const LEAST_ROOM: usize = 64;
 
@@ -190,7 +192,7 @@ async fn serve_as(
 }
 
 /// How many clients may be connected at once: half of the descriptors that this process may have, since each may need
-/// another one to its resource; what listens has its own. What a shell or a service manager gives at first (1,024) is raised
+/// another one to its resource; what listens has its own, and so have the admin port, the plugins and the log. What a shell or a service manager gives at first (1,024) is raised
 /// to the most allowed.
 ///
 /// # Errors
@@ -202,7 +204,8 @@ fn room(flags: &Flags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> 
     let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
     let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
     let most = most.unwrap_or(usize::MAX);
-    let Some(ports) = flags.common.service_ports else { return Ok(most / 2) };
+    let clients = most - OWN.min(most / 4);
+    let Some(ports) = flags.common.service_ports else { return Ok(clients / 2) };
     let (first, last) = (ports.first, ports.last);
     for (flag, listener) in own {
         let port = listener.local_addr()?.port();
@@ -213,7 +216,7 @@ fn room(flags: &Flags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> 
         }
     }
     // One more for who has come to a port and waits for his place.
-    let room = most.saturating_sub(2 * ports.all().count()) / 2;
+    let room = clients.saturating_sub(2 * ports.all().count()) / 2;
     if room < LEAST_ROOM {
         let why = format!(
             "--service-ports {first}-{last}: this process may have {most} descriptors, and each port takes two of them; \

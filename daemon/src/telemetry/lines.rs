@@ -19,7 +19,7 @@ use super::LogFormat;
 const OURS: [&str; 6] = ["autoscaler", "daemon", "dlx", "plugin", "plugin_host", "scaler_types"];
 
 /// Modules of ours that log what clients did.
-const CLIENTS: [&str; 2] = ["dlx::serve", "dlx::proxy"];
+const CLIENTS: [&str; 3] = ["daemon::admin", "dlx::serve", "dlx::proxy"];
 
 /// So many lines of one place in the code are written at once, if a client can cause them; then one per [`INTERVAL`].
 const BURST: u32 = 10;
@@ -231,6 +231,7 @@ mod tests {
         for (target, level, expected) in [
             ("h2::proto::ping_pong", Level::WARN, true),
             ("hyper", Level::ERROR, true),
+            ("daemon::admin", Level::WARN, true),
             ("dlx::serve::accept", Level::WARN, true),
             ("dlx::server", Level::WARN, false),
             ("dlx::wake::scale", Level::INFO, false),

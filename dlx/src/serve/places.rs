@@ -19,9 +19,14 @@ use super::{Progress, Socket};
 
 /// Of the room, this part is made at once: looking for the longest idle costs a look at all.
 const PART: usize = 64;
+/// But so much at least, or a flood of clients that say nothing would keep others waiting for long.
+const LEAST: usize = 8;
 /// For so long a connection must have had nothing to do before it is closed for another one: what its client has sent
 /// already, or just begun to send, has been read by then.
 const MIN_IDLE: Duration = Duration::from_secs(1);
+/// So long a client of HTTP/2 may take to hear that its connection is closed for another one: a round trip of most. What it sends
+/// meanwhile is answered.
+const GOODBYE: Duration = Duration::from_millis(250);
 /// How soon after a look at what is unread another one may bring something new.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How often the log says that there is no room.
@@ -111,9 +116,13 @@ impl Places {
         loop {
             // Before the look: whoever has nothing to do after it tells.
             let idle = self.idle.notified();
-            if self.close_longest_idle() == 0 {
-                self.say();
-            }
+            let again = match self.close_longest_idle() {
+                0 => {
+                    self.say();
+                    MIN_IDLE
+                }
+                _ => GOODBYE,
+            };
             tokio::select! {
                 place = self.free.clone().acquire_owned() => match place {
                     Ok(place) => return place,
@@ -122,7 +131,7 @@ impl Places {
                 },
                 () = idle => {}
                 // Some may have been idle for long enough by then.
-                () = look_again() => {}
+                () = look_again(again) => {}
             }
         }
     }
@@ -133,13 +142,20 @@ impl Places {
         let (mut idle, mut ending) = (Vec::new(), 0);
         for clients in threads {
             let clients = lock(&clients.0);
-            ending += clients.open.values().filter(|(_, progress)| progress.is_ending(MIN_IDLE)).count();
+            for (socket, progress) in clients.open.values() {
+                match progress.closed_for() {
+                    Some(ago) if ago < GOODBYE => ending += 1,
+                    // It was told. An error: it has ended.
+                    Some(_) => drop(shutdown(socket.stream(), Shutdown::Both)),
+                    None => {}
+                }
+            }
             idle.extend(clients.open.values().filter_map(|(socket, progress)| {
                 let idle = progress.idle_for().filter(|idle| *idle >= MIN_IDLE)?;
                 Some((idle, socket.clone(), progress.clone()))
             }));
         }
-        let count = (self.most / PART).max(1).saturating_sub(ending).min(idle.len());
+        let count = (self.most / PART).max(LEAST).saturating_sub(ending).min(idle.len());
         if count == 0 {
             return ending;
         }
@@ -149,8 +165,7 @@ impl Places {
             // It may have something to do by now; a request that is just coming is one that crosses with the close.
             if progress.idle_for().is_some_and(|idle| idle >= MIN_IDLE)
                 && progress.close()
-                // That of HTTP/2 tells its client, and ends by itself.
-                && (progress.is_http2() || shutdown(socket.stream(), Shutdown::Both).is_ok())
+                && (progress.tells_before_it_ends() || shutdown(socket.stream(), Shutdown::Both).is_ok())
             {
                 closed += 1;
             }
@@ -259,8 +274,8 @@ impl Places {
 
     fn full(&self) -> String {
         format!(
-            "new connections wait: {} clients are connected and busy, which takes half of the file descriptors that this \
-             process may have; raise that limit (ulimit -n, LimitNOFILE=) or run more DLXs",
+            "new connections wait: {} clients are connected, as many as the file descriptors allow that this process may have, and \
+             too few of them are idle; raise that limit (ulimit -n, LimitNOFILE=) or run more DLXs",
             self.most
         )
     }
@@ -274,9 +289,9 @@ impl Places {
     }
 }
 
-async fn look_again() {
+async fn look_again(after: Duration) {
     #[expect(clippy::disallowed_methods, reason = "a connection is idle for long enough by time alone")]
-    tokio::time::sleep(MIN_IDLE).await;
+    tokio::time::sleep(after).await;
 }
 
 /// Counts one that waits.
@@ -322,7 +337,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::RecvFlags;
     use tokio::{
+        io::AsyncReadExt as _,
         net::{TcpListener, TcpStream},
         task::yield_now,
         time::advance,
@@ -342,9 +359,11 @@ mod tests {
         while let Some(place) = places.try_take() {
             let progress = Progress::new(Timeouts::default(), places.clone());
             progress.speaks_http2();
+            // One request, which has its answer.
+            drop(progress.busy());
             taken.push((place, clients.add(socket.clone(), progress.clone()), progress));
         }
-        advance(MIN_IDLE).await;
+        advance(MIN_IDLE + GOODBYE).await;
         let waits = tokio::spawn({
             let places = places.clone();
             async move { places.take().await }
@@ -355,12 +374,36 @@ mod tests {
             // As for want of descriptors.
             places.close_longest_idle();
         }
-        assert_eq!(places.closed_for_others(), 2);
+        assert_eq!(places.closed_for_others(), 8);
         // They have not ended in time: others are closed, too.
-        advance(MIN_IDLE).await;
+        advance(GOODBYE).await;
         places.close_longest_idle();
-        assert_eq!(places.closed_for_others(), 4);
+        assert_eq!(places.closed_for_others(), 16);
         taken.pop();
         drop(waits.await.unwrap());
+    }
+
+    /// A client of HTTP/2 is told first, and ends by itself; one that has never asked for anything, or does not end, is not waited for.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_react_is_closed_all_the_same() {
+        for asked in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let places = Places::new(1, usize::MAX);
+            let progress = Progress::new(Timeouts::default(), places.clone());
+            progress.speaks_http2();
+            if asked {
+                drop(progress.busy());
+            }
+            let socket = Socket::new(listener.accept().await.unwrap().0);
+            let _known = places.add().add(socket, progress);
+            advance(MIN_IDLE + GOODBYE).await;
+            assert_eq!(places.close_longest_idle(), 1);
+            let ended = rustix::net::recv(&client, &mut [0_u8], RecvFlags::DONTWAIT);
+            assert_eq!(ended.is_err(), asked, "{ended:?}");
+            advance(GOODBYE).await;
+            places.close_longest_idle();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        }
     }
 }

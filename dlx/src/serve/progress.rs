@@ -231,10 +231,16 @@ impl Progress {
         first.is_ok()
     }
 
-    /// Whether it is about to end: it has been closed for having nothing to do, less than `ago` ago.
-    pub fn is_ending(&self, ago: Duration) -> bool {
+    /// Whether its client is told (GOAWAY) before it ends. One that has never asked for anything has nothing to lose.
+    pub fn tells_before_it_ends(&self) -> bool {
+        self.is_http2() && self.idle_since.load(Ordering::Relaxed) > 0
+    }
+
+    /// How long ago it was closed for having nothing to do; `None` if it was not, or something is to be done on it still.
+    pub fn closed_for(&self) -> Option<Duration> {
         let since = self.closing_since.load(Ordering::Relaxed);
-        since > 0 && self.requests.load(Ordering::Relaxed) == 0 && self.now() < since + millis(ago)
+        let done = self.requests.load(Ordering::Relaxed) == 0 && self.unread.bytes() == 0;
+        (since > 0 && done).then(|| Duration::from_millis(self.now().saturating_sub(since)))
     }
 
     /// Returns when it is to be closed for having nothing to do. Heard by one.
