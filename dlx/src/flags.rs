@@ -49,17 +49,18 @@ pub struct Flags {
     /// Bytes held at once, of all resources together, those in the sockets included.
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes)]
     pub max_held_bytes: u64,
-    /// Bytes of answers that HTTP/2 clients have not taken yet, of all together; beyond it the connections with most are closed.
-    #[arg(long, default_value = "256MiB", value_parser = parse_bytes)]
+    /// Bytes of answers that HTTP/2 clients have not taken yet, of all together; beyond it connections of the namespace that has
+    /// most are closed, those with most first.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_bytes)]
     pub max_unread_bytes: u64,
     /// How long a client may take for a request's head, from its first byte.
-    #[arg(long, default_value = "30s", value_parser = parse_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout)]
     pub client_head_timeout: Duration,
     /// How long a client's connection may be idle, between requests and before the first.
-    #[arg(long, default_value = "620s", value_parser = parse_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "620s", value_parser = parse_timeout)]
     pub client_idle_timeout: Duration,
     /// How long a client may stall: send nothing of a body that the resource waits for, or take nothing of an answer.
-    #[arg(long, default_value = "5m", value_parser = parse_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_timeout)]
     pub client_stall_timeout: Duration,
 }
 

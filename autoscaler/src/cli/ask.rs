@@ -134,7 +134,9 @@ impl Port {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Full::new(body)).with_context(|| format!("asking {}", self.url))?;
+        let request = request.body(Full::new(body)).with_context(|| {
+            format!("asking {}: --url is http://HOST:PORT, as in http://127.0.0.1:8092", self.url)
+        })?;
         self.http.send(request, LONGEST, patience).await.map_err(|error| {
             anyhow::anyhow!(
                 "asking {}{path}: {error}; does it run there? See --admin-address and --url",

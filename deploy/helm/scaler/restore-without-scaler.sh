@@ -16,6 +16,13 @@
 # --force-conflicts.
 set -eu
 
+case "${1-}" in
+-h | --help)
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$0"
+    exit 0
+    ;;
+esac
+
 failed=0
 alive='status.phase!=Succeeded,status.phase!=Failed'
 
