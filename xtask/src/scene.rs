@@ -110,11 +110,11 @@ impl Scene {
         let addresses = Addresses { entry: local(entry), dlx: local(dlx), autoscaler: local(autoscaler) };
         fs::write(folder.path().join("namespace.yaml"), &script.namespace_file)
             .context("writing the namespace file")?;
-        // Its own: the others that are built have no business in a scene without a cluster.
+        // Those that need no cluster.
         let plugins = folder.path().join("plugins");
         fs::create_dir(&plugins).context("making the plugins' folder")?;
-        for file in ["process.so", "process-keeper"] {
-            symlink(built.plugins.join(file), plugins.join(file)).context("installing the process plugin")?;
+        for file in ["command.so", "process.so", "process-keeper"] {
+            symlink(built.plugins.join(file), plugins.join(file)).context("installing the plugins")?;
         }
 
         let mut scene = Self { folder: Some(folder), daemons: Vec::new(), addresses };
