@@ -84,7 +84,9 @@ impl Bench {
             })?;
             report.check_of_kept_ns = Some(warm::check_of_kept()?);
         }
-        let requests = self.requests.min(usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(500));
+        // The DLX takes clients for half of its descriptors, after those it keeps for itself.
+        let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(500) / 2;
+        let requests = self.requests.min(room);
         if wanted(Part::Held) {
             report.held = Some(steps.step(&format!("{requests} held requests"), || {
                 runtime.block_on(held::measure(&built, requests))
