@@ -21,7 +21,7 @@ use tokio::{
 /// Wakes at once, unless `--max-concurrent-wakes` says otherwise.
 pub const DEFAULT: usize = 64;
 /// How long a wake that no request waits for keeps its place at most: those that never start hold up the others for that long.
-pub const LONGEST: Duration = Duration::from_secs(60);
+pub const WAKE_PLACE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What wakes that nobody waits for are spread over.
 const JITTER: Duration = Duration::from_millis(500);
 

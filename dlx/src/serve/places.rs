@@ -26,7 +26,7 @@ const LEAST: usize = 8;
 const MIN_IDLE: Duration = Duration::from_secs(1);
 /// So long a client of HTTP/2 may take to hear that its connection is closed for another one: a round trip of most. What it sends
 /// meanwhile is answered.
-const GOODBYE: Duration = Duration::from_millis(250);
+const GOODBYE_UNDER_PRESSURE: Duration = Duration::from_millis(250);
 /// How soon after a look at what is unread another one may bring something new.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How often the log says that there is no room.
@@ -121,7 +121,7 @@ impl Places {
                     self.say();
                     MIN_IDLE
                 }
-                _ => GOODBYE,
+                _ => GOODBYE_UNDER_PRESSURE,
             };
             tokio::select! {
                 place = self.free.clone().acquire_owned() => match place {
@@ -144,7 +144,7 @@ impl Places {
             let clients = lock(&clients.0);
             for (socket, progress) in clients.open.values() {
                 match progress.closed_for() {
-                    Some(ago) if ago < GOODBYE => ending += 1,
+                    Some(ago) if ago < GOODBYE_UNDER_PRESSURE => ending += 1,
                     // It was told. An error: it has ended.
                     Some(_) => drop(shutdown(socket.stream(), Shutdown::Both)),
                     None => {}
@@ -331,7 +331,7 @@ impl Drop for Known {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -363,7 +363,7 @@ mod tests {
             drop(progress.busy());
             taken.push((place, clients.add(socket.clone(), progress.clone()), progress));
         }
-        advance(MIN_IDLE + GOODBYE).await;
+        advance(MIN_IDLE + GOODBYE_UNDER_PRESSURE).await;
         let waits = tokio::spawn({
             let places = places.clone();
             async move { places.take().await }
@@ -376,7 +376,7 @@ mod tests {
         }
         assert_eq!(places.closed_for_others(), 8);
         // They have not ended in time: others are closed, too.
-        advance(GOODBYE).await;
+        advance(GOODBYE_UNDER_PRESSURE).await;
         places.close_longest_idle();
         assert_eq!(places.closed_for_others(), 16);
         taken.pop();
@@ -397,11 +397,11 @@ mod tests {
             }
             let socket = Socket::new(listener.accept().await.unwrap().0);
             let _known = places.add().add(socket, progress);
-            advance(MIN_IDLE + GOODBYE).await;
+            advance(MIN_IDLE + GOODBYE_UNDER_PRESSURE).await;
             assert_eq!(places.close_longest_idle(), 1);
             let ended = rustix::net::recv(&client, &mut [0_u8], RecvFlags::DONTWAIT);
             assert_eq!(ended.is_err(), asked, "{ended:?}");
-            advance(GOODBYE).await;
+            advance(GOODBYE_UNDER_PRESSURE).await;
             places.close_longest_idle();
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
         }

@@ -236,11 +236,13 @@ impl Progress {
         self.is_http2() && self.idle_since.load(Ordering::Relaxed) > 0
     }
 
-    /// How long ago it was closed for having nothing to do; `None` if it was not, or something is to be done on it still.
+    /// For how long it has been closed for having nothing to do, and had nothing to do; `None` if it was not closed, or something is
+    /// to be done on it still.
     pub fn closed_for(&self) -> Option<Duration> {
-        let since = self.closing_since.load(Ordering::Relaxed);
         let done = self.requests.load(Ordering::Relaxed) == 0 && self.unread.bytes() == 0;
-        (since > 0 && done).then(|| Duration::from_millis(self.now().saturating_sub(since)))
+        let closing_since = self.closing_since.load(Ordering::Relaxed);
+        let since = closing_since.max(self.idle_since.load(Ordering::Relaxed));
+        (closing_since > 0 && done).then(|| Duration::from_millis(self.now().saturating_sub(since)))
     }
 
     /// Returns when it is to be closed for having nothing to do. Heard by one.
@@ -305,5 +307,19 @@ mod tests {
         assert!(
             progress.deadline(None).is_some_and(|(at, over)| at <= Instant::now() && over == Over::Closed)
         );
+    }
+
+    /// What crossed with the close has just been answered.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_to_end_begins_when_nothing_is_left_to_do() {
+        let progress = Progress::new(Timeouts::default(), Places::new(1, usize::MAX));
+        progress.close();
+        let busy = progress.busy();
+        advance(GOODBYE).await;
+        assert_eq!(progress.closed_for(), None);
+        drop(busy);
+        assert_eq!(progress.closed_for(), Some(Duration::ZERO));
+        advance(GOODBYE).await;
+        assert_eq!(progress.closed_for(), Some(GOODBYE));
     }
 }

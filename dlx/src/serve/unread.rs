@@ -5,7 +5,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -13,7 +13,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 
-use super::{Places, tracked::Stream};
+use super::{Places, places::lock, tracked::Stream};
 use crate::hold::Share;
 
 /// What one connection may have unread before its streams get one piece each.
@@ -135,10 +135,6 @@ fn is_same(one: Option<&Arc<Share>>, other: Option<&Arc<Share>>) -> bool {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (one, other) => one.is_none() && other.is_none(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Piece ===

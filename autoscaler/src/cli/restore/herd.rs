@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use daemon::wakes::{LONGEST, Waits, WakePlace, Wakes, jitter};
+use daemon::wakes::{WAKE_PLACE_TIMEOUT, Waits, WakePlace, Wakes, jitter};
 use scaler_types::{
     Changes, Nonce, Resource, ResourceId, ScaleError, ScaleRequest, Target,
     protocol::{Step as Protocol, transition},
@@ -122,7 +122,7 @@ async fn wake<P: Plugin>(
             Ok(()) => {
                 let up = known.wait_for(|known| known.get(&resource.id).is_some_and(is_up));
                 // Late or not: what comes of it is said when it is given back.
-                drop(timeout(deadline.min(LONGEST), up).await);
+                drop(timeout(deadline.min(WAKE_PLACE_TIMEOUT), up).await);
                 return true;
             }
             Err(ScaleError::Conflict) => drop(timeout(super::CALL, known.changed()).await),

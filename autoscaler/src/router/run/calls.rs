@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-use daemon::wakes::{LONGEST, Waits, WakePlace, jitter};
+use daemon::wakes::{WAKE_PLACE_TIMEOUT, Waits, WakePlace, jitter};
 
 use scaler_types::{
     Leads, Nonce, ResourceId, RouteRequest, ScaleError, ScaleRequest, Severity, Target,
@@ -111,7 +111,7 @@ impl<P: Plugin> Router<P> {
                 // Of a newer format: whoever wrote it knows what to do.
                 let Some(row) = row else { return place };
                 let timeout = led.readiness.unwrap_or(settings.resource_readiness_timeout);
-                led.wakes(place?, timeout.min(LONGEST));
+                led.wakes(place?, timeout.min(WAKE_PLACE_TIMEOUT));
                 let request = ScaleRequest {
                     id: id.clone(),
                     target: Target::AtLeast(1),
