@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     steps::run,
-    workspace::{Profile, cargo, root},
+    workspace::{Profile, cargo, is_kind, packages, root},
 };
 
 /// What was built, and where it lies.
@@ -83,35 +83,18 @@ pub fn plugins() -> Result<Vec<Plugin>> {
 
 /// Every crate of the workspace that makes a plugin: cargo itself knows which have a `cdylib`.
 fn plugin_packages() -> Result<Vec<Plugin>> {
-    let output = cargo()
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .output()
-        .context("starting cargo metadata")?;
-    anyhow::ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
     let mut plugins = Vec::new();
-    for package in metadata["packages"].as_array().into_iter().flatten() {
-        let targets = || package["targets"].as_array().into_iter().flatten();
-        let is = |target: &serde_json::Value, kind: &str| {
-            target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|one| one == kind))
-        };
-        let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
+    for package in packages()? {
         // The example of the tutorial and the plugins; tests have bad plugins of their own.
-        let ours =
-            manifest.starts_with(root().join("plugins")) || manifest.starts_with(root().join("examples"));
-        let library =
-            targets().find(|target| is(target, "cdylib")).and_then(|target| target["name"].as_str());
-        let (true, Some(library), Some(package)) = (ours, library, package["name"].as_str()) else {
-            continue;
+        let ours = package.folder.starts_with(root().join("plugins"))
+            || package.folder.starts_with(root().join("examples"));
+        let named = |kind: &str| {
+            let targets = package.targets.iter().filter(move |target| is_kind(target, kind));
+            targets.filter_map(|target| target["name"].as_str()).map(str::to_owned).collect::<Vec<_>>()
         };
-        let programs = targets()
-            .filter(|target| is(target, "bin"))
-            .filter_map(|target| target["name"].as_str())
-            .map(str::to_owned)
-            .collect();
-        let folder = manifest.parent().unwrap_or(manifest).to_owned();
-        plugins.push(Plugin { package: package.to_owned(), folder, library: library.to_owned(), programs });
+        let Some(library) = named("cdylib").pop().filter(|_| ours) else { continue };
+        let programs = named("bin");
+        plugins.push(Plugin { package: package.name, folder: package.folder, library, programs });
     }
     Ok(plugins)
 }

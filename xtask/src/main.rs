@@ -8,6 +8,7 @@ mod earlier;
 mod http;
 mod images;
 mod install;
+mod lint;
 mod manifests;
 mod new_plugin;
 mod scene;
@@ -32,7 +33,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    Lint(lint::Lint),
     Test(test::Test),
+    Advisories(lint::Advisories),
     Bench(bench::Bench),
     Soak(soak::Soak),
     NewPlugin(NewPlugin),
@@ -56,7 +59,9 @@ struct NewPlugin {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(demo) => demo.run(),
+        Command::Lint(lint) => lint.run(),
         Command::Test(test) => test.run(),
+        Command::Advisories(advisories) => advisories.run(),
         Command::Bench(bench) => bench.run(),
         Command::Soak(soak) => soak.run(),
         Command::ColdService(service) => service.run(),

@@ -4,7 +4,13 @@ use std::ffi::OsStr;
 
 use anyhow::Result;
 
-use crate::{build::build_all, earlier, steps::Steps, test::tests, workspace::Profile};
+use crate::{
+    build::build_all,
+    earlier,
+    steps::Steps,
+    test::{END_TO_END, tests},
+    workspace::Profile,
+};
 
 /// Runs the end-to-end cycles of `cargo xtask test` with 1,000 of each instead of 50, and its herd of 60 workloads with 3,000
 ///
@@ -39,10 +45,11 @@ impl Soak {
         let mut environment =
             vec![("SCALER_CYCLES", OsStr::new(&cycles)), ("SCALER_HERD", OsStr::new(&herd))];
         environment.extend(earlier.iter().map(|folder| (earlier::ENVIRONMENT, folder.as_os_str())));
-        let mut arguments = vec!["--package", "e2e", "--profile", "soak", "--no-capture"];
+        let mut arguments = vec!["--profile", "soak", "--no-capture"];
         arguments.extend(self.filters.iter().map(String::as_str));
-        let count = steps
-            .step(&format!("{cycles} cycles of each sort"), || tests(&built, &arguments, &environment))?;
+        let count = steps.step(&format!("{cycles} cycles of each sort"), || {
+            tests(Some(END_TO_END), Some(&built), &arguments, &environment)
+        })?;
         steps.summary();
         count.report()
     }

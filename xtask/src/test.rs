@@ -10,19 +10,46 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     build::{Built, build_all},
-    check, earlier, images, install, manifests,
+    check, earlier, images, install,
+    lint::lint,
+    manifests,
     steps::{Steps, line, run},
-    workspace::{Profile, cargo},
+    workspace::{Package, Profile, cargo, packages},
 };
 
-/// Runs everything CI runs: formatting, clippy, the README's flags, unit, model and end-to-end tests, doctests
+/// The package whose tests start everything. All of it is built as one: single packages want other features of their
+/// dependencies, which would be built again.
+pub const END_TO_END: &str = "e2e";
+
+/// What the tests of each package start that Debian packages: the package, the program, the Debian package. `ip` and
+/// `unshare` give a test a network namespace of its own.
+const PROGRAMS: [(&[&str], &str, &str); 9] = [
+    (&["devcluster", "e2e"], "ip", "iproute2"),
+    (&["devcluster", "e2e"], "unshare", "util-linux"),
+    (&["devcluster", "deploy", "e2e"], "kubectl", "kubernetes-client"),
+    (&["autoscaler", "e2e"], "prometheus", "prometheus"),
+    (&["dlx", "e2e"], "postgres", "postgresql"),
+    (&["dlx", "e2e"], "openssl", "openssl"),
+    (&["dlx"], "curl", "curl"),
+    (&["e2e"], "redis-server", "redis-server"),
+    (&["e2e"], "redis-cli", "redis-tools"),
+];
+
+/// Runs everything CI runs, what fails early first: formatting, dependencies, clippy, then the tests
 ///
 /// The end-to-end tests start the real daemons with the real plugins and make 50 cycles to zero and back of each sort
-/// (`cargo xtask soak`: 1,000). cargo-nextest is installed into target/tools if the machine has none. Ends with what
-/// each step took and a line `N passed, N failed`; exits 1 if anything failed.
+/// (`cargo xtask soak`: 1,000). cargo-nextest and cargo-deny are installed into target/tools if the machine has none. Ends
+/// with what each step took and a line `N passed, N failed`; exits 1 if anything failed.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask test                  what CI runs
+  cargo xtask test dlx              formatting, clippy and tests of one package
+  cargo xtask test dlx hold::       and of its tests only those whose name contains `hold::`")]
 pub struct Test {
-    /// Only the tests whose name contains this, without formatting, clippy, doctests and an earlier version to upgrade from
+    /// Only this package: its formatting, clippy and tests. The end-to-end tests (e2e) need everything built
+    package: Option<String>,
+    /// Of its tests only those whose name contains this
+    #[arg(requires = "package")]
     filter: Option<String>,
 }
 
@@ -50,67 +77,116 @@ impl Test {
     /// The first step before the tests that fails; or that tests failed, once all have run.
     pub fn run(&self) -> Result<()> {
         let mut steps = Steps::new();
-        if self.filter.is_none() {
-            steps.step("cargo fmt --check", || run(cargo().args(["fmt", "--all", "--check"])))?;
-            let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-            steps.step("cargo clippy", || run(cargo().args(clippy)))?;
-        }
-        let built =
-            steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
-        steps.step("the README names every flag", || check::readme(&built))?;
-        steps.step("the example files are taken", || check::examples(&built))?;
-        steps.step("the images' file trees start", || images::check::check(&built))?;
-        steps.step("the manifests are what the chart renders", manifests::check)?;
-        let earlier = match self.filter.as_deref() {
-            None => steps.step("building the version that is upgraded from", earlier::build)?,
-            Some(_) => None,
+        let count = match &self.package {
+            Some(package) => test_package(&find_package(package)?, self.filter.as_deref(), &mut steps)?,
+            None => test_all(&mut steps)?,
         };
-        let arguments: Vec<&str> = self.filter.iter().map(String::as_str).collect();
-        let environment: Vec<_> =
-            earlier.iter().map(|folder| (earlier::ENVIRONMENT, folder.as_os_str())).collect();
-        let mut count = steps.step("tests", || tests(&built, &arguments, &environment))?;
-        if self.filter.is_none() {
-            count = count
-                + steps.step("doctests", || {
-                    tally(Runner::Libtest, cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]))
-                })?;
-        }
         steps.summary();
         count.report()
     }
 }
 
-/// Runs the tests with cargo-nextest, or with `cargo test` where it cannot be had.
+fn test_all(steps: &mut Steps) -> Result<Count> {
+    lint(steps)?;
+    steps.step("cargo clippy", || clippy(&["--workspace"]))?;
+    let built = steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
+    steps.step("the README names every flag", || check::readme(&built))?;
+    steps.step("the example files are taken", || check::examples(&built))?;
+    steps.step("the images' file trees start", || images::check::check(&built))?;
+    steps.step("the manifests are what the chart renders", manifests::check)?;
+    let earlier = steps.step("building the version that is upgraded from", earlier::build)?;
+    let environment: Vec<_> =
+        earlier.iter().map(|folder| (earlier::ENVIRONMENT, folder.as_os_str())).collect();
+    let count = steps.step("tests", || tests(None, Some(&built), &[], &environment))?;
+    Ok(count + steps.step("doctests", || doctests("--workspace"))?)
+}
+
+fn test_package(package: &Package, filter: Option<&str>, steps: &mut Steps) -> Result<Count> {
+    let name = package.name.as_str();
+    let selection = format!("--package={name}");
+    steps.step("cargo fmt --check", || run(cargo().args(["fmt", "--check", &selection])))?;
+    steps.step("cargo clippy", || clippy(&[&selection]))?;
+    let arguments: Vec<&str> = filter.into_iter().collect();
+    if name == "deploy" {
+        steps.step("helm", install::helm)?;
+    }
+    if name != END_TO_END {
+        let count = steps.step("tests", || tests(Some(name), None, &arguments, &[]))?;
+        let has_doctests = filter.is_none() && package.targets.iter().any(|target| target["doctest"] == true);
+        let doctests = has_doctests.then(|| steps.step("doctests", || doctests(&selection))).transpose()?;
+        return Ok(count + doctests.unwrap_or_default());
+    }
+    let built = steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
+    let earlier = match filter {
+        None => steps.step("building the version that is upgraded from", earlier::build)?,
+        Some(_) => None,
+    };
+    let environment: Vec<_> =
+        earlier.iter().map(|folder| (earlier::ENVIRONMENT, folder.as_os_str())).collect();
+    steps.step("tests", || tests(Some(name), Some(&built), &arguments, &environment))
+}
+
+/// The member of the workspace that is called so, or whose folder is: `plugins/process`, `process`.
+fn find_package(name: &str) -> Result<Package> {
+    let packages = packages()?;
+    let names = packages.iter().map(|package| package.name.clone()).collect::<Vec<_>>().join(", ");
+    let is_it = |package: &Package| package.name == name || package.folder.ends_with(name);
+    packages
+        .into_iter()
+        .find(is_it)
+        .with_context(|| format!("no package is called {name}; there are {names}"))
+}
+
+fn clippy(packages: &[&str]) -> Result<()> {
+    let mut command = cargo();
+    command.args(["clippy", "--quiet", "--all-targets"]).args(packages);
+    run(command.args(["--", "--deny", "warnings"]))
+}
+
+fn doctests(packages: &str) -> Result<Count> {
+    tally(Runner::Libtest, cargo().args(["test", "--doc", "--no-fail-fast", packages]))
+}
+
+/// Runs the tests of one package, or all, with cargo-nextest, or with `cargo test` where it cannot be had. `built`: what
+/// the end-to-end tests start.
 ///
 /// # Errors
 ///
 /// The tests cannot be built or run at all; failed tests are counted, not an error.
-pub fn tests(built: &Built, arguments: &[&str], environment: &[(&str, &OsStr)]) -> Result<Count> {
-    // What gives a test a network namespace of its own.
-    install::apt("ip", "iproute2")?;
-    install::apt("unshare", "util-linux")?;
-    // devcluster's tests have the real one talk to it.
-    install::apt("kubectl", "kubernetes-client")?;
-    // The metric source's test has a real one scrape.
-    install::apt("prometheus", "prometheus")?;
-    // What sleeps and wakes by its own protocol.
-    install::apt("postgres", "postgresql")?;
-    install::apt("openssl", "openssl")?;
-    install::apt("curl", "curl")?;
-    install::apt("redis-server", "redis-server")?;
-    install::apt("redis-cli", "redis-tools")?;
+pub fn tests(
+    package: Option<&str>,
+    built: Option<&Built>,
+    arguments: &[&str],
+    environment: &[(&str, &OsStr)],
+) -> Result<Count> {
+    for (packages, program, debian) in PROGRAMS {
+        if package.is_none_or(|package| packages.contains(&package)) {
+            install::apt(program, debian)?;
+        }
+    }
     let mut command = cargo();
     let runner = if install::nextest() {
-        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        command.args(["nextest", "run", "--no-fail-fast"]);
         install::with_tools(&mut command);
+        match package {
+            Some(END_TO_END) => command.args(["--workspace", "-E", "package(e2e)"]),
+            Some(package) => command.args(["--package", package]),
+            None => command.arg("--workspace"),
+        };
         Runner::Nextest
     } else {
         println!("    cargo-nextest cannot be had: cargo test, one test at a time");
-        command.args(["test", "--workspace", "--tests", "--no-fail-fast"]).env("RUST_TEST_THREADS", "1");
+        command.args(["test", "--tests", "--no-fail-fast"]).env("RUST_TEST_THREADS", "1");
+        match package {
+            Some(package) => command.args(["--package", package]),
+            None => command.arg("--workspace"),
+        };
         Runner::Libtest
     };
     command.args(arguments).envs(environment.iter().copied());
-    command.env("SCALER_E2E_BIN", &built.programs);
+    if let Some(built) = built {
+        command.env("SCALER_E2E_BIN", &built.programs);
+    }
     tally(runner, &mut command)
 }
 

@@ -6,6 +6,9 @@ use std::{
     process::Command,
 };
 
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
 /// Which build of the daemons is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -40,6 +43,51 @@ pub fn cargo() -> Command {
         }
     }
     cargo
+}
+
+/// A member of the workspace.
+pub struct Package {
+    /// What cargo calls it.
+    pub name: String,
+    /// The folder of its manifest.
+    pub folder: PathBuf,
+    /// Its targets, as `cargo metadata` has them.
+    pub targets: Vec<Value>,
+}
+
+/// The workspace's members, as cargo lists them.
+///
+/// # Errors
+///
+/// cargo's.
+pub fn packages() -> Result<Vec<Package>> {
+    let output = cargo()
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .output()
+        .context("starting cargo metadata")?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
+    let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
+    Ok(packages.iter().map(Package::parse).collect())
+}
+
+/// Whether a target is of this kind: `lib`, `cdylib`, `bin`, `test`.
+pub fn is_kind(target: &Value, kind: &str) -> bool {
+    target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|one| one == kind))
+}
+
+// === impl Package ===
+
+impl Package {
+    fn parse(package: &Value) -> Self {
+        let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
+        let targets = package["targets"].as_array().cloned().unwrap_or_default();
+        Self {
+            name: package["name"].as_str().unwrap_or_default().to_owned(),
+            folder: manifest.parent().unwrap_or(manifest).to_owned(),
+            targets,
+        }
+    }
 }
 
 // === impl Profile ===
