@@ -51,6 +51,8 @@ pub struct Package {
     pub name: String,
     /// The folder of its manifest.
     pub folder: PathBuf,
+    /// The root files of its library and programs.
+    pub roots: Vec<PathBuf>,
     /// Its targets, as `cargo metadata` has them.
     pub targets: Vec<Value>,
 }
@@ -82,9 +84,13 @@ impl Package {
     fn parse(package: &Value) -> Self {
         let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
         let targets = package["targets"].as_array().cloned().unwrap_or_default();
+        let is_product =
+            |target: &&Value| ["lib", "rlib", "cdylib", "bin"].iter().any(|kind| is_kind(target, kind));
+        let roots = targets.iter().filter(is_product).filter_map(|target| target["src_path"].as_str());
         Self {
             name: package["name"].as_str().unwrap_or_default().to_owned(),
             folder: manifest.parent().unwrap_or(manifest).to_owned(),
+            roots: roots.map(PathBuf::from).collect(),
             targets,
         }
     }

@@ -1,5 +1,8 @@
 //! What needs no build of the workspace: seconds, so `cargo xtask test` begins with it.
 
+mod cycles;
+mod source;
+
 use anyhow::Result;
 
 use crate::{
@@ -8,12 +11,16 @@ use crate::{
     workspace::cargo,
 };
 
-/// Checks what needs no build: formatting, dependencies
+/// Checks what needs no build: formatting, dependencies, module cycles
 ///
 /// The first steps of `cargo xtask test`, some seconds. Dependencies: `deny.toml` says which licences, sources and
 /// doubled versions are allowed (cargo-deny is installed into target/tools if the machine has none).
 #[derive(clap::Args)]
-pub struct Lint {}
+pub struct Lint {
+    /// Also the crates that are not clean yet
+    #[arg(long)]
+    all: bool,
+}
 
 /// Asks the RustSec database about the dependencies in Cargo.lock
 ///
@@ -29,7 +36,7 @@ impl Lint {
     /// The first step that fails.
     pub fn run(&self) -> Result<()> {
         let mut steps = Steps::new();
-        lint(&mut steps)?;
+        lint(&mut steps, self.all)?;
         steps.summary();
         Ok(())
     }
@@ -46,14 +53,16 @@ impl Advisories {
     }
 }
 
-/// The steps of [`Lint`].
+/// The steps of [`Lint`]. `all`: also the crates that are not clean yet.
 ///
 /// # Errors
 ///
 /// The first that fails.
-pub fn lint(steps: &mut Steps) -> Result<()> {
+pub fn lint(steps: &mut Steps, all: bool) -> Result<()> {
     steps.step("cargo fmt --check", || run(cargo().args(["fmt", "--all", "--check"])))?;
-    steps.step("cargo deny check", || deny(&["bans", "licenses", "sources"]))
+    steps.step("cargo deny check", || deny(&["bans", "licenses", "sources"]))?;
+    let crates = steps.step("reading the product crates", source::product_crates)?;
+    steps.step("modules without cycles", || cycles::check(&crates, all))
 }
 
 /// A warning fails: an exception in deny.toml that is no longer needed goes.
