@@ -35,7 +35,7 @@ const PROGRAMS: [(&[&str], &str, &str); 9] = [
     (&["e2e"], "redis-cli", "redis-tools"),
 ];
 
-/// Runs everything CI runs, what fails early first: formatting, dependencies, module cycles, clippy, then the tests
+/// Runs everything CI runs, what fails early first: formatting, dependencies, module cycles, names, clippy, then the tests
 ///
 /// The end-to-end tests start the real daemons with the real plugins and make 50 cycles to zero and back of each sort
 /// (`cargo xtask soak`: 1,000). cargo-nextest and cargo-deny are installed into target/tools if the machine has none. Ends

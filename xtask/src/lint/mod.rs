@@ -1,6 +1,7 @@
 //! What needs no build of the workspace: seconds, so `cargo xtask test` begins with it.
 
 mod cycles;
+mod names;
 mod source;
 
 use anyhow::Result;
@@ -11,7 +12,7 @@ use crate::{
     workspace::cargo,
 };
 
-/// Checks what needs no build: formatting, dependencies, module cycles
+/// Checks what needs no build: formatting, dependencies, module cycles, names
 ///
 /// The first steps of `cargo xtask test`, some seconds. Dependencies: `deny.toml` says which licences, sources and
 /// doubled versions are allowed (cargo-deny is installed into target/tools if the machine has none).
@@ -62,7 +63,8 @@ pub fn lint(steps: &mut Steps, all: bool) -> Result<()> {
     steps.step("cargo fmt --check", || run(cargo().args(["fmt", "--all", "--check"])))?;
     steps.step("cargo deny check", || deny(&["bans", "licenses", "sources"]))?;
     let crates = steps.step("reading the product crates", source::product_crates)?;
-    steps.step("modules without cycles", || cycles::check(&crates, all))
+    steps.step("modules without cycles", || cycles::check(&crates, all))?;
+    steps.step("names and words", || names::check(&crates, all))
 }
 
 /// A warning fails: an exception in deny.toml that is no longer needed goes.
