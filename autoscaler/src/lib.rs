@@ -1,22 +1,26 @@
-//! The autoscaler: looks at all resources every scale interval and puts the idle ones to zero.
+//! The autoscaler: looks at all resources every scale interval and scales the idle ones to zero.
 //!
-//! The way of a decision: a [`cycle`] per plugin and namespace file asks the plugin for its resources and a metric
-//! source ([`metrics`]) how busy they were, [`memory`] keeps what only time can tell, [`decide`] says keep or to zero,
-//! and a [`fence`] puts one resource to zero without losing a request. Beside it a [`router`] leads the routes of the resources
-//! that have one. [`api`] tells all of it.
+//! Modules, each importing only those below it:
+//!
+//! - [`run`](mod@run): the daemon's life, and [`cli`]: the commands beside it.
+//! - [`admin`]: what the admin port answers.
+//! - [`cycle`]: one loop per plugin and namespace file: observe, decide, drain; keeps the state of each resource.
+//! - [`drain`]: one attempt to scale a resource to zero without losing a request.
+//! - [`decide`]: the pure function that says keep or to zero.
+//! - [`interception`]: points Services at the DLXs, and says whether that allows a resource to be scaled down.
+//! - [`observe`]: the DLXs' reports, metric sources, and the changes that a plugin lists.
+//! - [`plugin`], [`telemetry`], [`http`]: the calls of a plugin, the daemon's metrics, an HTTP client.
 
-pub mod api;
+pub mod admin;
 pub mod cli;
 pub mod cycle;
 pub mod decide;
-pub mod fence;
+pub mod drain;
 pub mod flags;
 pub mod http;
-pub mod members;
-pub mod memory;
-pub mod metrics;
+pub mod interception;
+pub mod observe;
 pub mod plugin;
-pub mod router;
 mod run;
 pub mod telemetry;
 #[cfg(test)]

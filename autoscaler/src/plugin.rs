@@ -1,12 +1,17 @@
 //! What the autoscaler asks of a plugin.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
+use daemon::{
+    reports::{Dropped, Reporter},
+    settings::Settings,
+};
 use plugin_host::Instance;
 use scaler_types::{
     Changes, Dlx, ReleaseRequest, Report, Resource, ResourceId, RouteRequest, Row, ScaleError, ScaleRequest,
-    Version,
+    Version, protocol::Seen,
 };
+use tokio::sync::watch;
 
 /// The calls the autoscaler makes: on an [`Instance`] in the daemon, on a store in memory in the tests and the
 /// benchmark, which a paused clock and a thread's CPU time cannot see through a loaded library.
@@ -42,6 +47,29 @@ pub trait Plugin: Clone + PartialEq + Send + Sync + 'static {
 
     /// See [`scaler_types::ResourceScaler::report`]; the error says why it cannot be shown.
     fn report(&self, id: &ResourceId, report: &Report) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// What a cycle works on; another one may come while it runs.
+#[derive(Clone, PartialEq)]
+pub struct Given<P> {
+    /// The plugin at work for the namespace file.
+    pub plugin: P,
+    /// What holds for its resources.
+    pub settings: Arc<Settings>,
+}
+
+/// Shows reports by the plugin that is given.
+pub(crate) fn reporter<P: Plugin>(given: &watch::Receiver<Given<P>>, dropped: &Dropped) -> Reporter {
+    let shows = given.clone();
+    Reporter::start(dropped.clone(), move |id, report| {
+        let plugin = shows.borrow().plugin.clone();
+        async move { plugin.report(&id, &report).await }
+    })
+}
+
+/// What is seen of a resource, as the protocol needs it.
+pub fn seen(resource: &Resource) -> Seen {
+    Seen { row: resource.row.clone(), version: resource.version.clone(), scaled: resource.replicas > 0 }
 }
 
 // === impl Instance ===

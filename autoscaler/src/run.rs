@@ -29,12 +29,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Flags,
-    api::{Key, ResourceSeries, Shown, View},
-    cycle::{Context, Cycle, Given},
-    members::{Members, Patience},
-    memory::Memory,
-    metrics::kubernetes::Cluster,
-    router::{Leading, Router, Routes},
+    admin::{Key, ResourceSeries, Shown, View},
+    cycle::{Context, Cycle, states::Memory},
+    interception::{self, Leading, Router, Routes},
+    observe::{
+        kubernetes::Cluster,
+        members::{Members, Patience},
+    },
+    plugin::Given,
     telemetry::Metrics,
 };
 
@@ -125,13 +127,19 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
             cluster: cluster.clone(),
             dropped: dropped.clone(),
             leading: Leading { serving: serving.known(), grace, dead_man },
-            wakes: wakes.clone(),
             rules,
             stop: stop.clone(),
         };
         let last_reports = members.clone().follow_last_reports(serving.registered());
         tokio::spawn(stop.clone().run_until_cancelled_owned(last_reports));
-        let mut cycles = Cycles::begin(context, view.clone());
+        let routers = interception::Context {
+            metrics: metrics.clone(),
+            dropped: dropped.clone(),
+            leading: context.leading.clone(),
+            wakes: wakes.clone(),
+            stop: stop.clone(),
+        };
+        let mut cycles = Cycles::begin(context, routers, view.clone());
         tokio::select! {
             biased;
             () = shutdown.draining.cancelled() => {}
@@ -166,6 +174,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
 /// A cycle and a router for each plugin and namespace file, as long as this process leads.
 struct Cycles {
     context: Context,
+    routers: interception::Context,
     view: View,
     running: BTreeMap<Key, watch::Sender<Given<Instance>>>,
     tasks: TaskTracker,
@@ -177,12 +186,13 @@ struct Cycles {
 
 impl Cycles {
     /// This process leads now.
-    fn begin(context: Context, view: View) -> Self {
+    fn begin(context: Context, routers: interception::Context, view: View) -> Self {
         tracing::info!("leading");
         context.metrics.leader.set(1);
         view.lead(true);
         Self {
             context,
+            routers,
             view,
             running: BTreeMap::new(),
             tasks: TaskTracker::new(),
@@ -250,7 +260,8 @@ impl Cycles {
                         ask,
                     };
                     self.view.show(key.clone(), Some(shown));
-                    let router = Router::new(given.clone(), &key.1, context.clone(), routes.clone()).run();
+                    let router =
+                        Router::new(given.clone(), &key.1, self.routers.clone(), routes.clone()).run();
                     let cycle = Cycle::new(given, &key.1, context, memory, routes, asks).run();
                     self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(router));
                     self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(cycle));

@@ -1,6 +1,6 @@
 //! The autoscaler's metrics. Names are given without the registry's prefix `scaler`.
 
-use std::sync::atomic::AtomicU64;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -196,5 +196,13 @@ impl LeadsLabels {
             Leads::Dlx => "dlx",
         };
         Self { kind, namespace, leads }
+    }
+}
+
+/// For people: to the millisecond, from a minute on to the second.
+pub fn rounded(duration: Duration) -> Duration {
+    match duration.as_secs() {
+        0..60 => Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        seconds => Duration::from_secs(seconds),
     }
 }

@@ -8,9 +8,13 @@ use std::{
 };
 
 use autoscaler::{
-    decide::{Decision, Evidence, Measure, Past, RouteFacts, decide},
-    members::{Members, Patience},
-    metrics::{Coverage, MetricSource, Reading, Value, kubernetes::Cluster},
+    decide::{Decision, Evidence, Past, decide},
+    interception::RouteFacts,
+    observe::{
+        Coverage, Measure, MetricSource, Reading, Value,
+        kubernetes::Cluster,
+        members::{Members, Patience},
+    },
     telemetry::Metrics,
 };
 use bytes::Bytes;

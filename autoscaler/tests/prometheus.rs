@@ -11,9 +11,13 @@ use std::{
 };
 
 use autoscaler::{
-    decide::{Decision, Evidence, Measure, Past, RouteFacts, decide},
-    members::{Members, Patience},
-    metrics::{MetricSource, kubernetes::Cluster},
+    decide::{Decision, Evidence, Past, decide},
+    interception::RouteFacts,
+    observe::{
+        Measure, MetricSource,
+        kubernetes::Cluster,
+        members::{Members, Patience},
+    },
     telemetry::Metrics,
 };
 use daemon::{

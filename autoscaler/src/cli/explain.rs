@@ -7,7 +7,7 @@ use scaler_types::ResourceId;
 use serde_json::Value;
 
 use super::{
-    ask::{Asking, Port},
+    admin_client::{Asking, Port},
     output::{Format, plain, print, print_json, table},
     parse_id,
 };

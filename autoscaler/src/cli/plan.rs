@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    ask::Asking,
+    admin_client::Asking,
     explain::{failed_wake, leads, list},
     output::{Format, plain, print, print_json, table},
 };

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    ask::{Asking, Port},
+    admin_client::{Asking, Port},
     explain::list,
     output::{Format, plain, print, print_json, progress},
     parse_id,
@@ -79,7 +79,7 @@ impl Whom {
         }
         let id = &self.resource;
         if done {
-            let took = duration::short(crate::decide::rounded(took));
+            let took = duration::short(crate::telemetry::rounded(took));
             if self.asking.output == Format::Text {
                 print(&format!("{id} is {state} ({took})\n"));
             }

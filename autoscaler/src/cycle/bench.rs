@@ -55,7 +55,6 @@ async fn ten_thousand_resources() {
         cluster: Cluster::default(),
         dropped: Dropped::default(),
         leading: leading(&["a"]).1,
-        wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };
@@ -134,7 +133,6 @@ async fn ten_thousand_resources_of_a_prometheus() {
         cluster: Cluster::default(),
         dropped: Dropped::default(),
         leading: leading(&["a"]).1,
-        wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };

@@ -38,7 +38,6 @@ impl Site {
             cluster: Cluster::default(),
             dropped: Dropped::default(),
             leading: leading(&["a"]).1,
-            wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
             rules: Rules::default(),
             stop: CancellationToken::new(),
         };

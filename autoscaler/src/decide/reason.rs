@@ -2,33 +2,22 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use scaler_types::{Leads, Row, ScaleEvent, State, duration::short, protocol::Gap};
+use scaler_types::{Row, ScaleEvent, State, duration::short, protocol::Gap};
 
-use super::{Failure, rounded};
-use crate::metrics::{Coverage, Unknown};
+use super::Failure;
+use crate::{
+    interception::NotReady,
+    observe::{Coverage, Unknown},
+    telemetry::rounded,
+};
 
 /// Why a resource is left as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     /// Its owner, or another scaler, wants it awake.
     KeptAwake(Arc<str>),
-    /// With path direct something is missing, and what.
-    PathDirect(&'static str),
-    /// Nobody asks for its route to be led any more, and it is being given back.
-    GivenBack,
-    /// It is to be led to the DLXs, and is not, or not all of it: requests pass them by.
-    NotLed(Leads),
-    /// Its route is to lead to itself while it is awake, and leads there yet.
-    NotBack(Leads),
-    /// It has not led to the DLXs for long enough: of the time before, they have not counted everything.
-    LedShort {
-        /// For how long it has.
-        led_for: Duration,
-        /// For how long it must have.
-        needed: Duration,
-    },
-    /// No DLX takes requests now.
-    NotServed,
+    /// Its interception does not allow it.
+    Interception(NotReady),
     /// With path external the DLXs see its requests only while it sleeps: they cannot tell whether it is idle.
     PathExternal,
     /// Its row was written by a newer build, in this format.
@@ -203,7 +192,8 @@ impl Reason {
     /// See [`super::Decision::refusal`].
     pub(super) fn refusal(&self) -> Option<String> {
         match self {
-            Self::PathDirect(_)
+            Self::Interception(not_ready) if !not_ready.is_permanent() => None,
+            Self::Interception(_)
             | Self::PathExternal
             | Self::NewerRow(_)
             | Self::NoMetrics
@@ -222,12 +212,7 @@ impl Reason {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::KeptAwake(_) => "kept_awake",
-            Self::PathDirect(_) => "path_direct",
-            Self::GivenBack => "route_given_back",
-            Self::NotLed(_) => "not_led",
-            Self::NotBack(_) => "not_back",
-            Self::LedShort { .. } => "led_short",
-            Self::NotServed => "no_dlx_serves",
+            Self::Interception(not_ready) => not_ready.code(),
             Self::PathExternal => "path_external",
             Self::NewerRow(_) => "newer_row",
             Self::NotActive(_) => "not_active",
@@ -264,16 +249,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KeptAwake(reason) => write!(f, "kept awake: {reason}"),
-            Self::PathDirect(missing) => f.write_str(missing),
-            Self::GivenBack => f.write_str("its Service is being given back"),
-            Self::NotLed(Leads::Own) => f.write_str("its Service does not lead to the DLXs yet"),
-            Self::NotLed(_) => f.write_str("its Service does not lead all requests to the DLXs yet"),
-            Self::NotBack(_) => f.write_str("its Service does not lead back to itself alone yet"),
-            Self::LedShort { led_for, needed } => {
-                let led_for = short(rounded(*led_for));
-                write!(f, "its Service leads to the DLXs for {led_for} of {}", short(*needed))
-            }
-            Self::NotServed => f.write_str("no DLX takes requests now"),
+            Self::Interception(not_ready) => not_ready.fmt(f),
             Self::PathExternal => f.write_str(
                 "with path external its requests pass the DLXs only while it sleeps, so the metric source dlx cannot tell whether it is idle",
             ),

@@ -1,7 +1,7 @@
 //! A table of every rule, and that nothing unknown ever sleeps.
 
+mod interception;
 mod rollout;
-mod route;
 
 use proptest::prelude::*;
 use scaler_types::{Nonce, ResourceId};

@@ -13,7 +13,7 @@ use scaler_types::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{KIND, LONG, id};
-use crate::{plugin::Plugin, router::is_up};
+use crate::{interception::is_up, plugin::Plugin};
 
 /// A hook that is called when a row was written; it may write itself.
 type Hook = Box<dyn FnMut(&Store, &Row) + Send>;

@@ -1,0 +1,359 @@
+//! What the admin port tells of the resources: why asleep, why awake, why failed, how long, and where requests are led; and a
+//! person's wish to have one asleep.
+
+mod series;
+mod sleep;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use daemon::{
+    admin::{Handler, json},
+    leader::Status,
+    members::serving,
+};
+use http::{Request, StatusCode};
+use scaler_types::{Rollout, Row, ScaleEvent, ScaleResource, Version, duration::short};
+use serde::Serialize;
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    cycle::{
+        Asked,
+        states::{Known, Memory},
+    },
+    http::decoded,
+    interception::{Leading, RouteTold, Routes},
+    observe::{
+        Reading, Sample, Value,
+        members::{self, Members},
+    },
+    telemetry::rounded,
+};
+
+pub(crate) use series::ResourceSeries;
+
+/// A cycle's key: plugin kind and the file's namespace.
+pub type Key = (String, String);
+
+/// What the admin port can read. Cheap to clone; clones share it.
+#[derive(Clone, Default)]
+pub struct View(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    leads: AtomicBool,
+    cycles: Mutex<BTreeMap<Key, Shown>>,
+}
+
+/// What is shown of a cycle, and how it is asked for something.
+#[derive(Clone)]
+pub struct Shown {
+    /// What it knows.
+    pub memory: Arc<Mutex<Memory>>,
+    /// What its router knows.
+    pub routes: Routes,
+    /// What routes are led by.
+    pub leading: Leading,
+    /// What people want of it.
+    pub ask: mpsc::Sender<Asked>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    leader: bool,
+    cycles: Vec<CycleTold>,
+    resources: Vec<Told>,
+}
+
+#[derive(Serialize)]
+struct LeaderTold {
+    #[serde(flatten)]
+    status: Status,
+    /// As the leader read them last; nothing where this process does not lead.
+    members: Vec<members::Told>,
+    /// Those that take requests, which routes name; null where that is not known.
+    serving: serving::Known,
+}
+
+#[derive(Serialize)]
+struct CycleTold {
+    kind: String,
+    namespace: String,
+    count: u64,
+    /// How long ago the last one began.
+    last: Option<String>,
+    took: String,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Told {
+    namespace: String,
+    name: String,
+    kind: String,
+    path: scaler_types::Path,
+    /// Where its requests are led, where its plugin can lead them.
+    route: Option<RouteTold>,
+    row: Row,
+    version: Version,
+    replicas: u32,
+    status: String,
+    /// That it is woken too often, if so.
+    frequent_wakes: Option<String>,
+    /// How far what it runs now has been rolled out, where its plugin can tell.
+    rollout: Option<Rollout>,
+    decision: &'static str,
+    code: &'static str,
+    reason: String,
+    since: String,
+    under_way: bool,
+    last_event: Option<LastEvent>,
+    last_try: Option<LastTry>,
+    failure: Option<FailureTold>,
+    /// What decides, and from where on it is idle.
+    metrics: Vec<MetricTold>,
+    samples: Vec<SampleTold>,
+}
+
+#[derive(Serialize)]
+struct MetricTold {
+    name: String,
+    threshold: f64,
+    /// What a source beside the DLXs told; null where the DLXs are the source.
+    value: Option<f64>,
+    /// How far back that is known, or why there is no value.
+    known: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LastEvent {
+    event: ScaleEvent,
+    /// How long ago this process saw it.
+    ago: String,
+    /// When, by the clock of whoever wrote it.
+    time: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LastTry {
+    outcome: &'static str,
+    reason: String,
+    ago: String,
+}
+
+#[derive(Serialize)]
+struct FailureTold {
+    tries: u32,
+    reason: Arc<str>,
+    next_in: String,
+}
+
+#[derive(Serialize)]
+struct SampleTold {
+    member: Arc<str>,
+    requests: u64,
+    in_flight: u64,
+    held: u64,
+    idle: Option<String>,
+    counting: String,
+    windows: BTreeMap<String, u64>,
+}
+
+// === impl View ===
+
+impl View {
+    /// Whether this process leads from now on.
+    pub fn lead(&self, leads: bool) {
+        self.0.leads.store(leads, Ordering::Relaxed);
+    }
+
+    /// Shows what a cycle knows; `None`: there is no such cycle any more.
+    pub fn show(&self, key: Key, shown: Option<Shown>) {
+        let mut cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
+        match shown {
+            Some(shown) => drop(cycles.insert(key, shown)),
+            None => drop(cycles.remove(&key)),
+        }
+    }
+
+    /// `GET /api/v1/leader`: who leads, which DLXs it asks, and which of them take requests.
+    pub fn leader(&self, status: impl Fn() -> Status + Send + Sync + 'static, members: Members) -> Handler {
+        let view = self.clone();
+        Arc::new(move |_| {
+            let status = status();
+            let leads = status.leads;
+            let members = if leads { members.told() } else { Vec::new() };
+            let serving = if leads { view.serving() } else { None };
+            let answer = LeaderTold { status, members, serving };
+            Box::pin(async move { json(StatusCode::OK, &answer) })
+        })
+    }
+
+    /// What each cycle knows.
+    fn each(&self, mut look: impl FnMut(&Key, &Memory)) {
+        let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (key, Shown { memory, .. }) in &cycles {
+            look(key, &memory.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// All cycles lead by the same.
+    fn serving(&self) -> serving::Known {
+        let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, shown) = cycles.first_key_value()?;
+        shown.leading.serving.borrow().clone()
+    }
+
+    /// `GET /api/v1/resources`.
+    pub fn resources(&self) -> Handler {
+        let view = self.clone();
+        Arc::new(move |_| {
+            let answer = view.answer(|_| true);
+            Box::pin(async move { json(StatusCode::OK, &answer) })
+        })
+    }
+
+    /// `GET /api/v1/explain?namespace=&name=`: the same for one name.
+    pub fn explain(&self) -> Handler {
+        let view = self.clone();
+        Arc::new(move |request: Request<_>| {
+            let asked = |key: &str| {
+                let query = request.uri().query().unwrap_or_default();
+                query.split('&').find_map(|pair| decoded(pair.strip_prefix(key)?.strip_prefix('=')?))
+            };
+            let (namespace, name) = (asked("namespace"), asked("name"));
+            let answer = view.answer(|known| {
+                namespace.as_ref().is_none_or(|namespace| known.resource.id.namespace == *namespace)
+                    && name.as_ref().is_none_or(|name| known.resource.id.name == *name)
+            });
+            let status = if answer.resources.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+            Box::pin(async move { json(status, &answer) })
+        })
+    }
+
+    fn answer(&self, wanted: impl Fn(&Known) -> bool) -> Answer {
+        let now = Instant::now();
+        let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut answer = Answer {
+            leader: self.0.leads.load(Ordering::Relaxed),
+            cycles: Vec::new(),
+            resources: Vec::new(),
+        };
+        for ((kind, namespace), Shown { memory, routes, leading, .. }) in cycles {
+            let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            answer.resources.extend(
+                memory
+                    .resources
+                    .values()
+                    .filter(|known| wanted(known))
+                    .map(|known| Told::new(now, &kind, known, routes.told(&known.resource.id, &leading))),
+            );
+            let cycles = &memory.cycles;
+            answer.cycles.push(CycleTold {
+                kind,
+                namespace,
+                count: cycles.count,
+                last: cycles.last.map(|last| ago(now, last)),
+                took: short(rounded(cycles.took)),
+                error: cycles.error.clone(),
+            });
+        }
+        answer
+            .resources
+            .sort_by(|a, b| (&a.namespace, &a.name, &a.kind).cmp(&(&b.namespace, &b.name, &b.kind)));
+        answer
+    }
+}
+
+fn ago(now: Instant, then: Instant) -> String {
+    short(rounded(now.duration_since(then)))
+}
+
+// === impl Told ===
+
+impl Told {
+    fn new(now: Instant, kind: &str, known: &Known, route: Option<RouteTold>) -> Self {
+        let resource = &known.resource;
+        Self {
+            namespace: resource.id.namespace.clone(),
+            name: resource.id.name.clone(),
+            kind: kind.to_owned(),
+            path: resource.path,
+            route,
+            row: resource.row.clone(),
+            version: resource.version.clone(),
+            replicas: resource.replicas,
+            status: resource.status.clone(),
+            frequent_wakes: known.wakes.frequent(now).map(|frequent| frequent.to_string()),
+            rollout: resource.rollout.clone().filter(|_| resource.replicas > 0),
+            decision: known.decision.name(),
+            code: known.decision.code(),
+            reason: known.decision.to_string(),
+            since: ago(now, known.since),
+            under_way: known.under_way,
+            last_event: known.event.map(|(event, seen)| LastEvent {
+                event,
+                ago: ago(now, seen),
+                time: resource.last_scale_event_time.clone(),
+            }),
+            last_try: known.last_try.as_ref().map(|(end, then)| LastTry {
+                outcome: end.name(),
+                reason: end.to_string(),
+                ago: ago(now, *then),
+            }),
+            failure: known.failure.as_ref().map(|failure| FailureTold {
+                tries: failure.tries,
+                reason: failure.reason.clone(),
+                next_in: ago(failure.until, now),
+            }),
+            metrics: MetricTold::all(known),
+            samples: known.samples.iter().map(SampleTold::new).collect(),
+        }
+    }
+}
+
+// === impl MetricTold ===
+
+impl MetricTold {
+    fn all(known: &Known) -> Vec<Self> {
+        let readings = known.readings.as_deref();
+        let told = |(place, metric): (usize, &ScaleResource)| {
+            let reading = readings.map(|readings| readings.get(place));
+            let (value, told) = match reading {
+                None => (None, None),
+                Some(None) => (None, Some("nothing was told".to_owned())),
+                Some(Some(Reading { value: Value::Number(value), coverage, .. })) => {
+                    (Some(*value), Some(coverage.to_string()))
+                }
+                Some(Some(Reading { value, coverage, .. })) => (None, Some(format!("{value}; {coverage}"))),
+            };
+            Self { name: metric.wire_name(), threshold: metric.threshold, value, known: told }
+        };
+        known.metrics.iter().enumerate().map(told).collect()
+    }
+}
+
+// === impl SampleTold ===
+
+impl SampleTold {
+    fn new(sample: &Sample) -> Self {
+        Self {
+            member: sample.member.clone(),
+            requests: sample.requests,
+            in_flight: sample.in_flight,
+            held: sample.held,
+            idle: sample.idle.map(|idle| short(rounded(idle))),
+            counting: short(rounded(sample.counting)),
+            windows: sample.counts.iter().map(|(window, count)| (short(*window), *count)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! What the autoscaler's metrics say of single resources.
+
+use std::fmt;
+
+use daemon::telemetry::ResourceMetrics;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+use tokio::time::Instant;
+
+use super::View;
+use crate::cycle::states::Memory;
+
+/// Reads what is known of each resource when Prometheus asks.
+pub(crate) struct ResourceSeries {
+    /// What is known.
+    pub(crate) view: View,
+    /// Which of it is wanted.
+    pub(crate) resources: ResourceMetrics,
+}
+
+/// A resource's labels, and a value.
+type Sample = (Vec<(&'static str, String)>, u64);
+
+// === impl ResourceSeries ===
+
+impl ResourceSeries {
+    fn samples(
+        &self,
+        read: impl Fn(&Memory, &mut dyn FnMut(&scaler_types::ResourceId, Sample)),
+    ) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        self.view.each(|(kind, _), memory| {
+            read(memory, &mut |id, (mut more, value)| {
+                if self.resources.show(value) {
+                    let mut labels = vec![
+                        ("namespace", id.namespace.clone()),
+                        ("name", id.name.clone()),
+                        ("kind", kind.clone()),
+                    ];
+                    labels.append(&mut more);
+                    samples.push((labels, value));
+                }
+            });
+        });
+        samples
+    }
+}
+
+impl fmt::Debug for ResourceSeries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResourceSeries").field("resources", &self.resources).finish_non_exhaustive()
+    }
+}
+
+impl Collector for ResourceSeries {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        if self.resources == ResourceMetrics::None {
+            return Ok(());
+        }
+        let drains = self.samples(|memory, add| {
+            for (id, known) in &memory.resources {
+                for ((outcome, reason), count) in &known.failed_drains {
+                    let labels = vec![("outcome", (*outcome).to_owned()), ("reason", (*reason).to_owned())];
+                    add(id, (labels, *count));
+                }
+            }
+        });
+        let help = "Drain attempts of this resource that did not scale it to zero";
+        let mut family = encoder.encode_descriptor("failed_drains", help, None, MetricType::Counter)?;
+        for (labels, count) in drains {
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let now = Instant::now();
+        let frequent = self.samples(|memory, add| {
+            for (id, known) in &memory.resources {
+                let wakes = known.wakes.frequent(now).map_or(0, |frequent| frequent.wakes as u64);
+                add(id, (Vec::new(), wakes));
+            }
+        });
+        let help = "Wakes in the last hour of a resource that had more than three";
+        let mut family =
+            encoder.encode_descriptor("autoscaler_frequent_wakes", help, None, MetricType::Gauge)?;
+        for (labels, value) in frequent {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        let refused = self.samples(|memory, add| {
+            for (id, known) in &memory.resources {
+                let intercepted = known.resource.route.as_ref().map(|route| !route.refused.is_empty());
+                for (what, refused) in
+                    [("scale_to_zero", Some(known.told.is_some())), ("interception", intercepted)]
+                {
+                    if let Some(refused) = refused {
+                        add(id, (vec![("what", what.to_owned())], u64::from(refused)));
+                    }
+                }
+            }
+        });
+        let help = "1 while this is refused for the resource as it is set up; explain says why";
+        let mut family = encoder.encode_descriptor("refused", help, None, MetricType::Gauge)?;
+        for (labels, value) in refused {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

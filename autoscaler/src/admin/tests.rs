@@ -1,0 +1,130 @@
+//! What the admin port tells of routes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::{reports::Dropped, telemetry::ResourceMetrics};
+use http_body_util::BodyExt;
+use prometheus_client::registry::Registry;
+use scaler_types::{Leads, Resource, Route, protocol::Rules};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    cycle::{Context, Cycle},
+    interception::{self, Router},
+    observe::kubernetes::Cluster,
+    plugin::Given,
+    telemetry::Metrics,
+    testing::{KIND, LONG, Store, id, leading, members},
+};
+
+async fn get(handler: &Handler) -> Value {
+    let answer = handler(Request::new(Bytes::new())).await;
+    serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_route_leads_and_what_comes_next() {
+    let store = Store::with(["plain"]);
+    let mut web = Resource::new(id("web"));
+    web.replicas = 1;
+    let dlxs = vec!["a".to_owned()];
+    web.route = Some(Route { leads: Leads::Both, complete: true, own_ready: true, dlxs, ..Route::default() });
+    store.put(web);
+    let mut shy = Resource::new(id("shy"));
+    shy.replicas = 1;
+    shy.route = Some(Route { asked: true, refused: "no port is free".to_owned(), ..Route::default() });
+    store.put(shy);
+    let state = tempfile::tempdir().unwrap();
+    let (_dlxs, leading) = leading(&["a"]);
+    let context = Context {
+        members: members(state.path(), LONG),
+        metrics: Metrics::new(&mut Registry::default()),
+        cluster: Cluster::default(),
+        dropped: Dropped::default(),
+        leading: leading.clone(),
+        rules: Rules::default(),
+        stop: CancellationToken::new(),
+    };
+    let (_give, given) = watch::channel(Given { plugin: store.clone(), settings: Arc::default() });
+    let (memory, routes, view) = (Arc::<Mutex<Memory>>::default(), Routes::default(), View::default());
+    let known = memory.clone();
+    let (ask, asks) = mpsc::channel(1);
+    let shown = Shown { memory: memory.clone(), routes: routes.clone(), leading, ask };
+    view.show((KIND.to_owned(), "demo".to_owned()), Some(shown));
+    let router = interception::Context {
+        metrics: context.metrics.clone(),
+        dropped: Dropped::default(),
+        leading: context.leading.clone(),
+        wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
+        stop: context.stop.clone(),
+    };
+    tokio::spawn(Router::new(given.clone(), "demo", router, routes.clone()).run());
+    tokio::spawn(Cycle::new(given, "demo", context.clone(), memory, routes, asks).run());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock moves when everybody waits: this is what moves it"
+    )]
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    {
+        let mut known = known.lock().unwrap();
+        let web = known.resources.get_mut(&id("web")).unwrap();
+        // Two attempts that a DLX did not answer.
+        web.failed_drains.insert(("reverted", "silent"), 2);
+        // Four wakes.
+        let mut resource = web.resource.clone();
+        for replicas in [0, 1].repeat(4) {
+            resource.replicas = replicas;
+            web.wakes.follow(Instant::now(), &resource, Duration::ZERO);
+        }
+    }
+
+    let told = get(&view.resources()).await;
+    assert_eq!(told["resources"][0]["route"], Value::Null);
+    assert_eq!(
+        told["resources"][2]["route"],
+        json!({
+            "leads": "both", "since": "10s", "asked": false, "refused": "", "complete": true, "led_for": "0s",
+            "dlxs": ["a"], "next": "own", "waits": "everybody to know its own endpoints, 20s to go",
+        })
+    );
+    let status = |leads| move || Status { leads, ..Status::default() };
+    let leader = get(&view.leader(status(true), context.members.clone())).await;
+    assert_eq!(leader["serving"], json!([{"name": "a", "addresses": ["127.0.0.1"]}]));
+    let other = get(&view.leader(status(false), context.members.clone())).await;
+    assert_eq!(other["serving"], Value::Null);
+    let series = |resources| {
+        let mut registry = daemon::telemetry::registry("autoscaler");
+        registry.register_collector(Box::new(ResourceSeries { view: view.clone(), resources }));
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        page.lines().filter(|line| line.contains("name=\"")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let labels = |name: &str| format!("namespace=\"demo\",name=\"{name}\",kind=\"{KIND}\"");
+    let refused = format!("scaler_refused{{{},what=\"interception\"}} 1", labels("shy"));
+    let failed =
+        format!("scaler_failed_drains_total{{{},outcome=\"reverted\",reason=\"silent\"}} 2", labels("web"));
+    let frequent = format!("scaler_autoscaler_frequent_wakes{{{}}} 4", labels("web"));
+    let active = series(ResourceMetrics::Active);
+    for line in [&refused, &failed, &frequent] {
+        assert!(active.contains(line), "{line} in {active:#?}");
+    }
+    assert!(active.iter().all(|line| !line.ends_with(" 0")), "{active:#?}");
+    let all = series(ResourceMetrics::All);
+    let zero = format!("scaler_refused{{{},what=\"interception\"}} 0", labels("web"));
+    assert!(all.contains(&refused) && all.contains(&zero), "{all:#?}");
+    assert_eq!(series(ResourceMetrics::None), Vec::<String>::new());
+    for line in &all {
+        let name = line.split('{').next().unwrap();
+        let readme = include_str!("../../../README.md");
+        assert!(readme.contains(&format!("`{name}")), "README.md does not name {name}");
+    }
+    // Who leads no more knows nothing of it.
+    context.stop.cancel();
+    tokio::task::yield_now().await;
+    let told = get(&view.resources()).await;
+    assert_eq!(told["resources"][2]["route"], Value::Null);
+}

@@ -1,0 +1,103 @@
+//! The command line beside the daemon: asks running daemons, looks files and plugins over, or gives everything back.
+
+mod admin_client;
+mod check;
+mod explain;
+mod output;
+mod plan;
+mod plugins;
+mod restore;
+mod scale;
+
+use std::{
+    env,
+    io::{self, Write as _},
+};
+
+use clap::Subcommand;
+use daemon::{exit, telemetry};
+use scaler_types::ResourceId;
+
+/// What `autoscaler` does instead of running as a daemon.
+#[derive(Subcommand, Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "each command's own documentation is its help, and would be hidden by another"
+)]
+pub enum Command {
+    Explain(explain::Explain),
+    Plan(plan::Plan),
+    Check(check::Check),
+    Plugins(plugins::Plugins),
+    Wake(scale::Wake),
+    Sleep(scale::Sleep),
+    Restore(Box<restore::Restore>),
+}
+
+/// Runs a command to its end; an error is told as a person reads it, and no log is written unless RUST_LOG asks for one.
+pub fn main(command: Command) -> ! {
+    if env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
+        telemetry::init(telemetry::LogFormat::Text);
+    }
+    let status = match command.run() {
+        Ok(()) => 0,
+        Err(error) => {
+            // Where nobody reads there is nobody to tell.
+            drop(writeln!(io::stderr(), "error: {error:#}"));
+            exit::status_of(&error)
+        }
+    };
+    exit::end_with(status)
+}
+
+// === impl Command ===
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be done, or what was asked for did not come about; a
+    /// [`Misconfigured`](daemon::exit::Misconfigured) where files or plugins are wrong.
+    pub fn run(self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let done = runtime.block_on(async {
+            match self {
+                Self::Explain(command) => command.run().await,
+                Self::Plan(command) => command.run().await,
+                Self::Check(command) => command.run().await,
+                Self::Plugins(command) => command.run(),
+                Self::Wake(command) => command.run().await,
+                Self::Sleep(command) => command.run().await,
+                Self::Restore(command) => command.run().await,
+            }
+        });
+        // A plugin that hangs must not hold up the end.
+        runtime.shutdown_background();
+        done
+    }
+}
+
+/// `NAMESPACE/NAME`; the name may hold slashes (`shop/statefulset/db`).
+fn parse_id(text: &str) -> Result<ResourceId, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(ResourceId::new(namespace, name))
+        }
+        _ => Err("expected NAMESPACE/NAME, as in shop/web or shop/statefulset/db".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_slashes() {
+        assert_eq!(parse_id("shop/web"), Ok(ResourceId::new("shop", "web")));
+        assert_eq!(parse_id("shop/statefulset/db"), Ok(ResourceId::new("shop", "statefulset/db")));
+        for wrong in ["", "web", "/web", "shop/", "/"] {
+            parse_id(wrong).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,570 @@
+//! `restore`: everything as it was before.
+
+mod sleepers;
+mod summary;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use daemon::{
+    coordination::Coordination,
+    flags::CommonFlags,
+    fleet::Fleet,
+    leader::{Leader, Leadership, Status, Timing},
+    settings::FlagSettings,
+    shutdown::Shutdown,
+    wakes::{WakePlace, Wakes},
+};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use scaler_types::{ReleaseRequest, Resource, ResourceId, Role, ScaleError, State, duration};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{sleepers::Herd, summary::Summary};
+use super::{output::print, parse_id};
+use crate::{
+    interception::last_used,
+    plugin::{Given, Plugin},
+};
+
+/// Gives everything back, or one resource: awake if it slept, its Service leading to itself, nothing of Scaler left on it
+///
+/// Works with the cluster itself, with the plugins and namespace files of the daemons, and leads while it does: no autoscaler may lead
+/// meanwhile, or it would lead everything again at once. Scale its Deployment to 0 before; to give back one resource for good,
+/// take its annotation away instead. Can be run again. Exit status 0 when all is given back, else 1.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Restore {
+    /// This one alone, as in shop/web; what is no Deployment has its kind in its name: shop/statefulset/db
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = parse_id)]
+    resource: Option<ResourceId>,
+
+    /// How long all of it may take. One that was killed leads for 15 s more; what sleeps has to come up
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
+    timeout: Duration,
+
+    /// The autoscaler's own Deployment, to be scaled to 0 before: it would lead everything again at once. When all is given back,
+    /// its Lease scaler-autoscaler is deleted
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = parse_id)]
+    stop_deployment: Option<ResourceId>,
+
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// A plugin at work for one namespace file.
+struct At<P> {
+    given: Given<P>,
+    namespace: String,
+}
+
+/// What has been done for a resource.
+enum Step {
+    /// There is a place for the next one of this herd.
+    Place(usize, WakePlace),
+    /// It is awake, or will not be soon. The place, where it has to be woken yet.
+    Woken(usize, ResourceId, Option<WakePlace>),
+    Released(usize, ResourceId, Result<(), ScaleError>),
+}
+
+/// How many resources are given back at once, once they are awake: each of them waits for graces most of the time.
+const AT_ONCE: usize = 256;
+/// How long the API server may take to answer.
+const CALL: Duration = Duration::from_secs(10);
+/// How often one is tried.
+const TRIES: u32 = 5;
+/// The longest pause between two tries.
+const LONGEST: Duration = Duration::from_secs(30);
+/// How long the writes of one may take, beside its coming up and the graces.
+const WRITES: Duration = Duration::from_secs(60);
+/// Said of what is given back at 0 replicas.
+const AT_ZERO: &str =
+    ", at 0 replicas: its record does not say that Scaler scaled it to 0. Scale it up if it is to run";
+/// When to say what is waited for.
+const FIRST: Duration = Duration::from_secs(3);
+
+// === impl Restore ===
+
+impl Restore {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let shutdown = Shutdown::on_signals(self.common.shutdown_grace).context("following signals")?;
+        let draining = shutdown.draining.clone();
+        let coordination = Coordination::of(&self.common, Role::Autoscaler).await?;
+        let (settings, grace) = (FlagSettings::default(), self.common.route_grace);
+        let begin = Fleet::start_whole(&self.common, settings, Role::Autoscaler, draining.clone());
+        let (fleet, errors) = tokio::select! {
+            () = draining.cancelled() => bail!("stopped: nothing was given back"),
+            fleet = begin => fleet?,
+        };
+        for error in &errors {
+            print(&format!("not at work: {error}\n"));
+        }
+        let until = Instant::now() + self.timeout;
+        if let Some(deployment) = &self.stop_deployment {
+            scale_to_zero(&coordination, deployment).await?;
+        }
+        let leader = Leader::new(&coordination, Timing::default());
+        let leads = tokio::select! {
+            () = draining.cancelled() => bail!("stopped: nothing was given back"),
+            leads = self.lead(&leader) => leads?,
+        };
+        let stop = leads.lost().child_token();
+        let served = fleet.served().borrow().clone();
+        let plugins = served.iter().map(|served| At {
+            given: Given { plugin: served.instance.clone(), settings: served.settings.clone() },
+            namespace: served.namespace.clone(),
+        });
+        let plugins = plugins.collect();
+        let wakes = Wakes::new(self.common.max_concurrent_wakes);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the end of the time that all of it may take is the event"
+        )]
+        let late = sleep_until(until);
+        let in_time = async {
+            late.await;
+            stop.cancel();
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::select! {
+            biased;
+            () = draining.cancelled() => None,
+            summary = restore(plugins, self.resource.as_ref(), grace, &wakes, &stop) => Some(summary),
+            () = in_time => unreachable!("it waits for ever"),
+        };
+        let lost = leads.lost().is_cancelled();
+        let all = ended.as_ref().is_some_and(|summary| summary.failed == 0 && summary.left == 0);
+        match (&self.stop_deployment, all) {
+            // Who stops the autoscaler uninstalls: nobody leads after this.
+            (Some(_), true) => leads.end().await,
+            _ => leads.release().await,
+        }
+        fleet.stop().await;
+        let Some(summary) = ended else {
+            bail!("stopped before all was given back: run it again, it goes on from there");
+        };
+        print(&summary.told());
+        match summary {
+            _ if lost => bail!("another autoscaler leads now: scale its Deployment to 0 and run this again"),
+            Summary { failed: 0, left: 0, given_back, skipped, .. } => match (&self.resource, errors.len()) {
+                (Some(id), 0) if given_back + skipped == 0 => bail!("no plugin lists {id}"),
+                (_, 0) => Ok(()),
+                (_, wrong) => bail!("{wrong} of the plugins and namespace files are not at work, see above"),
+            },
+            Summary { failed, left, .. } => bail!("{} are not given back, see above", failed + left),
+        }
+    }
+
+    /// Waits until this process leads.
+    async fn lead(&self, leader: &Leader) -> anyhow::Result<Leadership> {
+        let status = leader.status();
+        let say = async {
+            #[expect(clippy::disallowed_methods, reason = "who waits is told so after a moment")]
+            sleep(FIRST).await;
+            print(&format!(
+                "waiting up to {} to lead: {}\n",
+                duration::short(self.timeout),
+                in_the_way(&status())
+            ));
+            std::future::pending::<()>().await;
+        };
+        let leads = async {
+            tokio::select! {
+                leads = leader.lead() => leads,
+                () = say => unreachable!("it waits for ever"),
+            }
+        };
+        match timeout(self.timeout, leads).await {
+            Ok(leads) => Ok(leads?),
+            Err(_) => bail!(
+                "nothing was given back: after {} {}. Scale the autoscaler's Deployment to 0 (kubectl scale --replicas=0) and run \
+                 this again; to give back one resource for good, take its annotation scaler.dev/scale-to-zero away: the autoscaler does \
+                 the rest",
+                duration::short(self.timeout),
+                in_the_way(&status())
+            ),
+        }
+    }
+}
+
+/// Scales the autoscaler's own Deployment to zero. That it is gone is fine.
+async fn scale_to_zero(coordination: &Coordination, deployment: &ResourceId) -> anyhow::Result<()> {
+    let Coordination::Leases(leases) = coordination else {
+        bail!(
+            "--stop-deployment {deployment}: there is no cluster, the autoscalers know of each other by files"
+        );
+    };
+    let client = leases.home().client.clone();
+    let deployments: Api<Deployment> = Api::namespaced(client, &deployment.namespace);
+    let zero = Patch::Merge(serde_json::json!({"spec": {"replicas": 0}}));
+    match timeout(CALL, deployments.patch_scale(&deployment.name, &PatchParams::default(), &zero)).await {
+        Ok(Ok(_)) => print(&format!("scaled the Deployment {deployment} to 0\n")),
+        Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {}
+        Ok(Err(error)) => {
+            bail!("scaling the Deployment {deployment} to 0: {}", daemon::cluster::causes(&error))
+        }
+        Err(_) => {
+            bail!("scaling the Deployment {deployment} to 0: no answer within {}", duration::short(CALL))
+        }
+    }
+    Ok(())
+}
+
+/// Who leads, or why nobody can be told to.
+fn in_the_way(status: &Status) -> String {
+    match status {
+        Status { error: Some(error), .. } => error.clone(),
+        Status { leader: Some(leader), lease, .. } => {
+            let lease = lease.as_ref().map(|lease| format!(" (Lease {lease})")).unwrap_or_default();
+            format!("the autoscaler {leader} leads{lease}")
+        }
+        _ => "another autoscaler leads".to_owned(),
+    }
+}
+
+/// Gives back what the plugins list: all, or `only` one. What is awake at once; what sleeps is woken first, as places come, and given
+/// back when it is up.
+async fn restore<P: Plugin>(
+    plugins: Vec<At<P>>,
+    only: Option<&ResourceId>,
+    grace: Duration,
+    wakes: &Wakes,
+    stop: &CancellationToken,
+) -> Summary {
+    let mut summary = Summary::default();
+    // Whether what is not given back yet was begun.
+    let mut left = BTreeMap::new();
+    let (mut herds, mut queue, mut at_zero) = (Vec::new(), VecDeque::new(), BTreeSet::new());
+    let all: Vec<P> = plugins.iter().map(|at| at.given.plugin.clone()).collect();
+    for At { given, namespace } in plugins {
+        let kind = given.plugin.kind();
+        let listed = tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                print(&format!("{kind} in {namespace}: NOT given back: its resources were not told in time\n"));
+                summary.left += 1;
+                continue;
+            }
+            listed = given.plugin.get_resources() => listed,
+        };
+        let mut listed = match listed {
+            Ok(listed) => listed,
+            Err(error) => {
+                print(&format!("{kind} in {namespace}: cannot tell its resources: {error}\n"));
+                summary.failed += 1;
+                continue;
+            }
+        };
+        listed.retain(|resource| only.is_none_or(|only| *only == resource.id));
+        // What was used last first; those whose last wake failed at the end.
+        listed.sort_by_key(|resource| (!resource.row.failed_wake.is_empty(), Reverse(last_used(resource))));
+        left.extend(listed.iter().map(|resource| ((herds.len(), resource.id.clone()), false)));
+        let (asleep, awake): (Vec<_>, Vec<_>) = listed.into_iter().partition(sleeps);
+        at_zero.extend(awake.iter().filter(|one| one.replicas == 0).map(|one| one.id.clone()));
+        queue.extend(awake.into_iter().map(|resource| (herds.len(), resource.id, None)));
+        herds.push(Herd::new(given, &namespace, asleep));
+    }
+    let mut running = JoinSet::new();
+    for (number, herd) in herds.iter().enumerate() {
+        herd.next_place(number, wakes, &mut running);
+    }
+    let mut releasing = 0;
+    loop {
+        while releasing < AT_ONCE
+            && let Some((number, id, place)) = queue.pop_front()
+        {
+            left.insert((number, id.clone()), true);
+            let Given { plugin, settings } = herds[number].given.clone();
+            // Down to both and from there to itself, each with its grace, and time to come up between.
+            let deadline = settings.resource_readiness_timeout + 2 * grace + WRITES;
+            let request = ReleaseRequest { id, grace, deadline };
+            releasing += 1;
+            running.spawn(async move {
+                let _place: Option<WakePlace> = place;
+                let result = release(&plugin, &request).await;
+                Step::Released(number, request.id, result)
+            });
+        }
+        let ended = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            ended = running.join_next() => ended,
+        };
+        let (number, id, result) = match ended {
+            None => break,
+            Some(Ok(Step::Place(number, place))) => {
+                if let Some(id) = herds[number].wake_next(number, place, &mut running) {
+                    left.insert((number, id), true);
+                }
+                herds[number].next_place(number, wakes, &mut running);
+                continue;
+            }
+            Some(Ok(Step::Woken(number, id, place))) => {
+                queue.push_back((number, id, place));
+                continue;
+            }
+            Some(Ok(Step::Released(number, id, result))) => (number, id, result),
+            Some(Err(error)) => {
+                print(&format!("a call ended early: {error}\n"));
+                summary.failed += 1;
+                continue;
+            }
+        };
+        releasing -= 1;
+        left.remove(&(number, id.clone()));
+        match result {
+            Ok(()) => {
+                let zero = at_zero.contains(&id);
+                print(&format!("{id}: given back{}\n", if zero { AT_ZERO } else { "" }));
+                summary.given_back += 1;
+                summary.at_zero += usize::from(zero);
+            }
+            Err(ScaleError::Unsupported) => summary.skipped += 1,
+            Err(error) => {
+                print(&format!("{id}: NOT given back: {error}\n"));
+                summary.failed += 1;
+            }
+        }
+    }
+    for ((_, id), begun) in &left {
+        let why =
+            if *begun { "not done when this had to end. Do its pods become ready?" } else { "not tried" };
+        print(&format!("{id}: NOT given back: {why}\n"));
+    }
+    summary.left += left.len();
+    if only.is_none() && summary.failed == 0 && summary.left == 0 {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                print("NOT looked for: Services that are led for resources that are gone\n");
+                summary.left += 1;
+            }
+            rest = restore_rest(&all) => {
+                summary.failed += rest.len();
+                for error in rest {
+                    print(&format!("NOT given back: {error}\n"));
+                }
+            }
+        }
+    }
+    summary
+}
+
+/// Gives back what was led for resources that are gone, and says what is still led.
+async fn restore_rest<P: Plugin>(plugins: &[P]) -> Vec<String> {
+    let mut failed = Vec::new();
+    // What one of them finds still led another may give back: all are asked once more.
+    for _ in 0..2 {
+        failed.clear();
+        for plugin in plugins {
+            failed.extend(plugin.tend_routes(&[]).await.err());
+        }
+        if failed.is_empty() {
+            break;
+        }
+    }
+    failed
+}
+
+/// Whether it has to be woken before it is given back.
+fn sleeps(resource: &Resource) -> bool {
+    let slept = matches!(resource.row.state, State::Asleep | State::Waking | State::Failed);
+    resource.replicas == 0 && slept
+}
+
+/// One resource, in several tries where it may pass.
+async fn release<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Result<(), ScaleError> {
+    let mut tries = 1;
+    loop {
+        let pause = match plugin.release(request).await {
+            Err(ScaleError::Conflict) if tries < TRIES => Duration::ZERO,
+            Err(ScaleError::Retry { after, .. }) if tries < TRIES => after,
+            ended => return ended,
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a try that failed is made again after a growing pause"
+        )]
+        sleep(pause.max(Duration::from_secs(1 << (tries - 1))).min(LONGEST)).await;
+        tries += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::settings::Settings;
+    use scaler_types::Route;
+
+    use super::*;
+    use crate::testing::{Store, id, sleeper};
+
+    fn at(store: &Store) -> At<Store> {
+        of("demo", store)
+    }
+
+    fn of(namespace: &str, store: &Store) -> At<Store> {
+        let settings = Settings { max_concurrent_wakes: 8, ..Settings::default() };
+        let given = Given { plugin: store.clone(), settings: settings.into() };
+        At { given, namespace: namespace.to_owned() }
+    }
+
+    /// What sleeps, the last one used last, and takes 10 s to start.
+    fn asleep(count: usize) -> Store {
+        let store = Store::with([]);
+        for number in 0..count {
+            store.put(sleeper(&format!("r{number:02}"), number));
+        }
+        store.set(|inner| {
+            (inner.start_takes, inner.release_takes) = (Duration::from_secs(10), Duration::from_secs(60));
+        });
+        store
+    }
+
+    /// Whether it is up is seen when it is given back, and not before; or its plugin leaves nothing to be given back.
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_start_cannot_be_followed_is_woken_as_it_is_given_back() {
+        let store = asleep(2);
+        for name in ["r00", "r01"] {
+            store.change(name, |resource| resource.rollout = None);
+        }
+        store.change("r00", |resource| resource.route = Some(Route { asked: true, ..Route::default() }));
+        store.inner().refuse_release = [(id("r01"), ScaleError::Unsupported)].into();
+        let (began, stop) = (Instant::now(), CancellationToken::new());
+        let summary = restore(vec![at(&store)], None, LONGEST, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { given_back: 1, skipped: 1, ..Summary::default() });
+        let inner = store.inner();
+        assert_eq!((&inner.released[..], inner.woken.len()), (&[id("r00")][..], 0));
+        // What giving it back takes, and nothing before.
+        assert!((60..62).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    }
+
+    /// A place is kept until what it was for is up, and not for the graces after that.
+    #[tokio::test(start_paused = true)]
+    async fn what_sleeps_is_woken_paced_and_given_back_when_it_is_up() {
+        let store = asleep(40);
+        store.put(Resource { replicas: 1, ..Resource::new(id("awake")) });
+        // Woken last, and in the way of nobody's graces.
+        store.change("r39", |resource| resource.row.failed_wake = "no image".to_owned());
+        store.inner().never_up.insert(id("r39"));
+        let (began, stop) = (Instant::now(), CancellationToken::new());
+        let summary = restore(vec![at(&store)], None, LONGEST, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { given_back: 41, ..Summary::default() });
+        let took = began.elapsed().as_secs();
+        let inner = store.inner();
+        assert_eq!(inner.starting.1, 8);
+        assert_eq!(inner.released[0], id("awake"));
+        assert!(
+            inner.released_starting.iter().all(|late| *late == id("r39")),
+            "{:?}",
+            inner.released_starting
+        );
+        // Five rounds of 10 s, the last of which one never comes out of for 60 s, and the graces once.
+        assert!((160..170).contains(&took), "{took} s");
+        let mut order: Vec<usize> = inner.woken.iter().map(|name| name[1..].parse().unwrap()).collect();
+        // Of eight that are woken at once any may be the first.
+        let failed = order.iter().position(|number| *number == 39).unwrap();
+        assert!(failed >= 32, "{order:?}");
+        order.remove(failed);
+        assert!(order.iter().enumerate().all(|(at, number)| (38 - number).abs_diff(at) < 8), "{order:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_namespace_is_not_woken_behind_another() {
+        let (first, second) = (asleep(40), asleep(4));
+        let (wakes, stop) = (Wakes::new(8), CancellationToken::new());
+        let began = Instant::now();
+        let work = restore(vec![of("a", &first), of("b", &second)], None, LONGEST, &wakes, &stop);
+        let woken = async {
+            second.comes_to(|inner| inner.woken.len() == 4).await;
+            began.elapsed().as_secs()
+        };
+        let (summary, took) = tokio::join!(work, woken);
+        assert_eq!(summary.given_back, 44);
+        assert!(took < 10, "{took} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_are_given_back_whatever_comes_of_one() {
+        let names: Vec<_> = (0..50).map(|number| format!("r{number}")).collect();
+        let (store, other) = (Store::with(names.iter().map(String::as_str)), Store::with(["other"]));
+        let retry = ScaleError::Retry { after: Duration::ZERO, reason: "the API is away".to_owned() };
+        store.inner().refuse_release = [
+            (id("r1"), ScaleError::Terminal { reason: "quota".to_owned() }),
+            (id("r2"), retry),
+            (id("r3"), ScaleError::Unsupported),
+        ]
+        .into();
+        other.inner().refuse_release = [(id("other"), ScaleError::Unsupported)].into();
+        // Somebody else stopped it.
+        store.change("r4", |resource| resource.replicas = 0);
+        let stop = CancellationToken::new();
+        let summary = restore(vec![at(&store), at(&other)], None, LONGEST, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { given_back: 47, skipped: 2, failed: 2, left: 0, at_zero: 1 });
+        assert_eq!(store.inner().released.len(), 47);
+        let tries = store.inner().calls.iter().filter(|call| **call == "release").count();
+        assert_eq!(tries, 49 + TRIES as usize);
+
+        let one =
+            restore(vec![at(&store), at(&other)], Some(&id("r7")), LONGEST, &Wakes::new(8), &stop).await;
+        assert_eq!(one, Summary { given_back: 1, ..Summary::default() });
+        assert_eq!(store.inner().released.last(), Some(&id("r7")));
+        assert_eq!(store.inner().tended.len(), 0, "only after all else is given back");
+    }
+
+    /// What was led for resources that are gone is given back last. What one plugin finds still led another may give back.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_resources_that_are_gone_is_given_back_too() {
+        let stop = CancellationToken::new();
+        let still_led = || "the Service bank/x is still led".to_owned();
+        for (refusals, failed) in [(0, 0), (1, 0), (2, 1)] {
+            let (store, other) = (Store::with(["hello"]), Store::with(["other"]));
+            store.inner().refuse_tending = (0..refusals).map(|_| still_led()).collect();
+            let plugins = vec![at(&store), at(&other)];
+            let summary = restore(plugins, None, LONGEST, &Wakes::new(8), &stop).await;
+            assert_eq!(summary, Summary { given_back: 2, failed, ..Summary::default() }, "{refusals}");
+            let no_dlx = vec![Vec::<String>::new(); 1 + refusals.min(1)];
+            assert_eq!((&store.inner().tended, &other.inner().tended), (&no_dlx, &no_dlx), "{refusals}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leads_no_more_gives_nothing_back() {
+        let store = Store::with(["hello"]);
+        let stop = CancellationToken::new();
+        store.inner().refuse_release =
+            [(id("hello"), ScaleError::Retry { after: LONGEST, reason: "no".to_owned() })].into();
+        let wakes = Wakes::new(8);
+        let work = restore(vec![at(&store)], None, LONGEST, &wakes, &stop);
+        let lose = async {
+            store.until(|inner| inner.calls.contains(&"release")).await;
+            stop.cancel();
+        };
+        let (summary, ()) = tokio::join!(work, lose);
+        assert_eq!(summary, Summary { left: 1, ..Summary::default() });
+        // Nor is it all given back: helm would go on and uninstall.
+        let summary = restore(vec![at(&store)], None, LONGEST, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { left: 1, ..Summary::default() });
+    }
+
+    #[test]
+    fn who_is_in_the_way_is_named() {
+        let leads = Status {
+            leader: Some("autoscaler-1".to_owned()),
+            lease: Some("scaler/scaler-autoscaler".to_owned()),
+            ..Status::default()
+        };
+        assert_eq!(in_the_way(&leads), "the autoscaler autoscaler-1 leads (Lease scaler/scaler-autoscaler)");
+        let error = Status { error: Some("not allowed".to_owned()), ..leads };
+        assert_eq!(in_the_way(&error), "not allowed");
+    }
+}

@@ -1,0 +1,471 @@
+//! What only time can tell, told by a clock that the test moves.
+
+use proptest::prelude::*;
+use scaler_types::{Rollout, RolloutPhase, Version};
+
+use std::sync::Arc;
+
+use daemon::members::registered::Registered;
+
+use super::*;
+use crate::{
+    decide::Reason,
+    testing::{SERVED, Store, id},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_secs(600);
+
+struct Scene {
+    now: Instant,
+    memory: Memory,
+    settings: Settings,
+    hello: Resource,
+    members: Vec<Arc<str>>,
+    unknown: Option<Unknown>,
+    reported: Vec<Arc<str>>,
+    registered: Registered,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            now: Instant::now(),
+            memory: Memory::of_a_long_lead(Instant::now()),
+            // Defaults: none within 10 minutes, 5 minutes for a wake.
+            settings: Settings::default(),
+            hello: Store::with(["hello"]).get("hello"),
+            members: vec!["a".into(), "b".into()],
+            unknown: None,
+            reported: Vec::new(),
+            registered: Registered::default(),
+        }
+    }
+
+    /// A cycle, so much later.
+    fn cycle(&mut self, later: Duration) -> Work {
+        self.now += later;
+        let sample = |member: &Arc<str>| Sample {
+            member: member.clone(),
+            requests: 0,
+            in_flight: 0,
+            held: 0,
+            idle: None,
+            counting: 10 * WINDOW,
+            since_start: false,
+            counts: Vec::new(),
+        };
+        let samples = vec![self.members.iter().map(sample).collect()];
+        let source = Source {
+            members: self.members.clone(),
+            unknown: self.unknown.clone(),
+            reported: self.reported.clone(),
+            registered: self.registered.clone(),
+        };
+        let activity = Activity { source, samples, readings: None };
+        self.memory.observe(self.now, vec![self.hello.clone()], activity, SERVED, &self.settings)
+    }
+
+    fn code(&self) -> &'static str {
+        self.memory.resources[&id("hello")].decision.code()
+    }
+
+    fn row(&mut self, state: State, replicas: u32) {
+        self.hello.row = Row { state, nonce: Nonce::fresh(), ..Row::default() };
+        self.hello.version = Version(self.hello.row.nonce.to_string());
+        self.hello.replicas = replicas;
+    }
+}
+
+#[test]
+fn an_event_counts_from_when_it_was_seen_whatever_its_own_clock_says() {
+    let mut scene = Scene::new();
+    scene.hello.last_scale_event = Some(ScaleEvent::ResourceUpdated);
+    scene.hello.last_scale_event_time = Some("1999-01-01T00:00:00Z".to_owned());
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "recent_event");
+    scene.cycle(WINDOW - SECOND);
+    assert_eq!(scene.code(), "recent_event");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+    // The same event again is another one if its time is.
+    scene.hello.last_scale_event_time = Some("1999-01-01T00:00:01Z".to_owned());
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "recent_event");
+}
+
+#[test]
+fn what_came_up_is_left_alone_for_a_window_also_where_no_events_are_told() {
+    for (state, replicas) in [(State::Asleep, 0), (State::Waking, 0), (State::Waking, 1), (State::Active, 0)]
+    {
+        let mut scene = Scene::new();
+        scene.row(state, replicas);
+        scene.cycle(SECOND);
+        scene.row(State::Active, 1);
+        scene.cycle(SECOND);
+        assert_eq!(scene.code(), "recent_event", "after {state}");
+        scene.cycle(WINDOW);
+        assert_eq!(scene.code(), "quiet");
+    }
+}
+
+#[test]
+fn a_fence_that_was_reverted_delays_nothing() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    scene.row(State::Draining, 1);
+    scene.cycle(SECOND);
+    scene.row(State::Active, 1);
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+}
+
+#[test]
+fn who_left_takes_what_it_counted_along() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    scene.members.pop();
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "member_left");
+    scene.cycle(WINDOW - SECOND);
+    assert_eq!(scene.code(), "member_left");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+    // While they cannot be told, nobody has left.
+    let members = std::mem::take(&mut scene.members);
+    scene.unknown = Some(Unknown::Failed("no".into()));
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "source_failed");
+    (scene.members, scene.unknown) = (members, None);
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+}
+
+#[test]
+fn who_gave_a_last_report_takes_nothing_along() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    // A rolling restart, one by one.
+    for new in ["c", "d"] {
+        let old = scene.members.remove(0);
+        scene.members.push(new.into());
+        scene.registered.names.push(new.into());
+        scene.reported.push(old);
+        scene.cycle(SECOND);
+        assert_eq!(scene.code(), "quiet");
+    }
+    // One that nobody asked.
+    scene.members.remove(0);
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "member_left");
+}
+
+#[test]
+fn who_came_and_went_between_two_cycles_leaves_a_gap() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    scene.registered.names.push("brief".into());
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "member_left");
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
+    // With its last report, none.
+    scene.registered.names.push("polite".into());
+    scene.reported.push("polite".into());
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+    // That it could not be told who came is one.
+    scene.registered.lost += 1;
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "members_unseen");
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
+    // So it is for as long as it cannot be told.
+    scene.registered.unknown = true;
+    for _ in 0..3 {
+        scene.cycle(WINDOW);
+        assert_eq!(scene.code(), "members_unseen");
+    }
+    scene.registered.unknown = false;
+    scene.cycle(WINDOW - SECOND);
+    assert_eq!(scene.code(), "members_unseen");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+}
+
+/// A new leader's window begins when it knows who registers, and not before.
+#[test]
+fn a_new_leader_that_cannot_follow_the_dlxs_lets_nothing_sleep() {
+    let mut scene = Scene { memory: Memory::default(), ..Scene::new() };
+    scene.registered.unknown = true;
+    for _ in 0..3 {
+        scene.cycle(WINDOW);
+        assert_eq!(scene.code(), "new_leader");
+    }
+    scene.registered.unknown = false;
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "new_leader");
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
+}
+
+#[test]
+fn a_new_leader_waits_for_a_window() {
+    let mut scene = Scene { memory: Memory::default(), ..Scene::new() };
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "new_leader");
+    scene.cycle(WINDOW - SECOND);
+    assert_eq!(scene.code(), "new_leader");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "quiet");
+}
+
+#[test]
+fn one_try_at_a_time() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    let (resource, reason) = scene.memory.begin(&id("hello")).unwrap();
+    assert_eq!((resource.id, &*reason), (id("hello"), "idle for 1h40m"));
+    assert!(scene.memory.begin(&id("hello")).is_none());
+    assert!(scene.cycle(SECOND).idle.is_empty());
+    scene.memory.ended(&id("hello"), scene.now, &End::Committed, MINUTE);
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    // What was decided otherwise since is not begun, nor what is gone.
+    scene.row(State::Waking, 1);
+    scene.cycle(SECOND);
+    assert!(scene.memory.begin(&id("hello")).is_none());
+    assert!(scene.memory.begin(&id("nobody")).is_none());
+}
+
+#[test]
+fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    let failed = End::Failed("no route".into());
+    let now = scene.now;
+    let mut pause = |end: &End| {
+        let failure = scene.memory.ended(&id("hello"), now, end, MINUTE);
+        failure.map(|failure| failure.until.duration_since(now).as_secs() / 60)
+    };
+    assert_eq!([pause(&failed), pause(&failed), pause(&failed)], [Some(1), Some(2), Some(4)]);
+    // A revert does not tell whether a scale would work now.
+    assert_eq!(pause(&End::Reverted(crate::drain::Why::Changed)), Some(4));
+    assert_eq!([pause(&failed), pause(&failed), pause(&failed)], [Some(8), Some(10), Some(10)]);
+    scene.cycle(10 * MINUTE - SECOND);
+    assert_eq!(scene.code(), "scale_failed");
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    // Once it is asleep the failures are over, however it came there.
+    scene.row(State::Asleep, 0);
+    scene.cycle(SECOND);
+    assert!(scene.memory.resources[&id("hello")].failure.is_none());
+}
+
+#[test]
+fn what_was_left_behind_is_mended() {
+    let mut scene = Scene::new();
+    let mended = |work: &Work| work.mend.iter().map(|mend| mend.row.state).collect::<Vec<_>>();
+    // A fence of somebody who is gone.
+    scene.row(State::Draining, 1);
+    let work = scene.cycle(SECOND);
+    assert_eq!(mended(&work), [State::Active]);
+    assert_eq!(work.mend[0].expected, scene.hello.version);
+    // Scaled up by hand.
+    scene.row(State::Asleep, 1);
+    assert_eq!(mended(&scene.cycle(SECOND)), [State::Active]);
+    scene.row(State::Asleep, 0);
+    assert!(scene.cycle(SECOND).mend.is_empty());
+    // A wake takes its time, counted from when this process saw it.
+    for (replicas, end) in [(0, State::Failed), (1, State::Active)] {
+        scene.row(State::Waking, replicas);
+        assert!(scene.cycle(WINDOW).mend.is_empty());
+        assert!(scene.cycle(5 * MINUTE).mend.is_empty());
+        assert_eq!(mended(&scene.cycle(SECOND)), [end]);
+        // Another wake has another nonce.
+        scene.row(State::Waking, replicas);
+        assert!(scene.cycle(SECOND).mend.is_empty());
+    }
+    // Another controller's rows are not ours.
+    scene.hello.path = Path::External;
+    scene.row(State::Draining, 1);
+    assert!(scene.cycle(SECOND).mend.is_empty());
+}
+
+#[test]
+fn what_is_to_be_repaired_is_written_again_as_it_is() {
+    let mut scene = Scene::new();
+    scene.row(State::Asleep, 0);
+    scene.hello.needs_repair = true;
+    let work = scene.cycle(SECOND);
+    assert_eq!((&work.mend[0].row, work.mend[0].by_hand), (&scene.hello.row, false));
+    assert_eq!(work.mend[0].expected, scene.hello.version);
+    // What is to go to zero is written for that.
+    scene.row(State::Active, 1);
+    assert_eq!(scene.cycle(SECOND).mend.len(), 1, "it was used until now");
+    let work = scene.cycle(WINDOW);
+    assert_eq!((work.mend.len(), work.idle), (0, vec![id("hello")]));
+}
+
+/// Of a try on path direct that its process did not live to end: the row is reverted, and the route follows from that.
+#[test]
+fn a_switch_left_behind_is_reverted() {
+    let mut scene = Scene::new();
+    scene.hello.path = Path::Direct;
+    let leads = scaler_types::Leads::Dlx;
+    scene.hello.route =
+        Some(scaler_types::Route { asked: true, leads, complete: true, ..scaler_types::Route::default() });
+    scene.row(State::Draining, 1);
+    let work = scene.cycle(SECOND);
+    assert_eq!((work.mend.len(), work.mend[0].row.state), (1, State::Active));
+    // And nothing new is tried until it leads to itself again.
+    scene.row(State::Active, 1);
+    assert!(scene.cycle(2 * WINDOW).idle.is_empty());
+    assert_eq!(scene.code(), "not_back");
+}
+
+#[test]
+fn a_fence_of_this_process_is_not_left_behind() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    assert!(scene.memory.begin(&id("hello")).is_some());
+    scene.row(State::Draining, 1);
+    assert!(scene.cycle(SECOND).mend.is_empty());
+    scene.memory.ended(&id("hello"), scene.now, &End::Failed("no route".into()), MINUTE);
+    assert_eq!(scene.cycle(SECOND).mend.len(), 1);
+}
+
+#[test]
+fn what_is_gone_is_forgotten_and_twice_is_once() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    let source = Source { members: scene.members.clone(), ..Source::default() };
+    let activity = Activity { source, samples: vec![Vec::new(); 2], readings: None };
+    let mut twice = scene.hello.clone();
+    twice.replicas = 7;
+    scene.memory.observe(
+        scene.now,
+        vec![scene.hello.clone(), twice],
+        activity.clone(),
+        SERVED,
+        &scene.settings,
+    );
+    assert_eq!(scene.memory.resources[&id("hello")].resource.replicas, 1);
+    scene.memory.observe(scene.now, Vec::new(), activity, SERVED, &scene.settings);
+    assert!(scene.memory.resources.is_empty());
+}
+
+#[test]
+fn how_long_a_decision_stands() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    let since = scene.memory.resources[&id("hello")].since;
+    scene.cycle(MINUTE);
+    assert_eq!(scene.memory.resources[&id("hello")].since, since);
+    scene.row(State::Waking, 0);
+    scene.cycle(MINUTE);
+    assert_eq!(scene.memory.resources[&id("hello")].since, scene.now);
+    assert_eq!(
+        scene.memory.resources[&id("hello")].decision,
+        Decision::Keep(Reason::NotActive(State::Waking))
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_pause_is_never_zero_nor_longer_than_ten_minutes(millis in 1..10_000_000_u64, tries in 1..u32::MAX) {
+        let pause = pause(Duration::from_millis(millis), tries);
+        prop_assert!(pause > Duration::ZERO && pause <= LONGEST_PAUSE);
+    }
+}
+
+impl Scene {
+    fn rollout(&mut self, revision: &str, phase: RolloutPhase, status: &str) {
+        self.hello.rollout = Some(Rollout {
+            revision: revision.to_owned(),
+            phase,
+            status: status.to_owned(),
+            deadline: Some(10 * MINUTE),
+        });
+    }
+}
+
+#[test]
+fn the_windows_begin_at_the_first_readiness_of_what_runs_now() {
+    use RolloutPhase::{Complete, Progressing};
+    let mut scene = Scene::new();
+    scene.rollout("a", Progressing, "0 of 1 ready");
+    // Progress gives it another deadline, standing still does not.
+    scene.cycle(SECOND);
+    scene.cycle(10 * MINUTE - SECOND);
+    assert_eq!(scene.code(), "rolling_out");
+    scene.rollout("a", Progressing, "1 of 1 scheduled");
+    scene.cycle(SECOND);
+    scene.cycle(10 * MINUTE - SECOND);
+    assert_eq!(scene.code(), "rolling_out");
+    scene.rollout("a", Complete, "");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "recently_ready");
+    // A pod that is not ready for a while, and is again, is no rollout.
+    scene.rollout("a", Progressing, "0 of 1 ready");
+    scene.cycle(WINDOW - SECOND);
+    scene.rollout("a", Complete, "");
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    // Another template is.
+    scene.rollout("b", Progressing, "0 of 1 ready");
+    scene.cycle(SECOND);
+    assert_eq!(scene.code(), "rolling_out");
+    scene.cycle(10 * MINUTE);
+    assert_eq!(scene.code(), "quiet", "its deadline has passed");
+}
+
+#[test]
+fn a_wake_is_ready_anew() {
+    use RolloutPhase::{Complete, Progressing};
+    let mut scene = Scene::new();
+    scene.rollout("a", Complete, "");
+    scene.cycle(SECOND);
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
+    // Between two looks it slept and is being woken.
+    scene.row(State::Waking, 1);
+    scene.rollout("a", Progressing, "0 of 1 ready");
+    scene.cycle(SECOND);
+    scene.row(State::Failed, 1);
+    scene.cycle(10 * MINUTE - SECOND);
+    assert_eq!(scene.code(), "rolling_out", "of before the wake nothing counts");
+    scene.row(State::Active, 1);
+    scene.rollout("a", Complete, "");
+    scene.cycle(2 * WINDOW);
+    assert_eq!(scene.code(), "recent_event");
+    scene.cycle(WINDOW);
+    assert_eq!(scene.code(), "quiet");
+}
+
+#[test]
+fn a_wake_has_its_own_timeout_or_its_rollouts_deadline_whichever_is_longer() {
+    use RolloutPhase::Progressing;
+    for (own, deadline, expected) in
+        [(None, false, 5), (None, true, 10), (Some(20 * MINUTE), true, 20), (Some(MINUTE), false, 1)]
+    {
+        let mut scene = Scene::new();
+        scene.rollout("a", Progressing, "loads its model");
+        scene.hello.rollout.as_mut().unwrap().deadline = deadline.then_some(10 * MINUTE);
+        scene.hello.resource_readiness_timeout = own;
+        scene.row(State::Waking, 1);
+        assert!(scene.cycle(SECOND).mend.is_empty());
+        assert!(scene.cycle(expected * MINUTE).mend.is_empty(), "{own:?} {deadline}");
+        let row = scene.cycle(SECOND).mend.remove(0).row;
+        let why = format!("not ready within {expected}m: loads its model");
+        assert_eq!((row.state, &row.reason, &row.failed_wake), (State::Failed, &why, &why));
+    }
+}
+
+#[test]
+fn a_wake_that_was_left_behind_is_up_where_its_pods_are_ready() {
+    let mut scene = Scene::new();
+    scene.rollout("a", RolloutPhase::Complete, "");
+    scene.row(State::Waking, 1);
+    scene.hello.row.failed_wake = "no such image".to_owned();
+    scene.cycle(SECOND);
+    let row = scene.cycle(10 * MINUTE + SECOND).mend.remove(0).row;
+    assert_eq!((row.state, row.failed_wake.as_str()), (State::Active, ""));
+}

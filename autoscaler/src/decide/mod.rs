@@ -1,0 +1,367 @@
+//! Whether a resource may go to zero: a pure function, and the rules it knows.
+//!
+//! One principle is behind all of them: **an error or a missing value is never zero.** Whatever is not known for
+//! certain keeps a resource awake, and says so.
+
+mod reason;
+mod rollout;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use scaler_types::{Path, Resource, Row, ScaleEvent, ScaleResource, State, protocol::Gap};
+use tokio::time::Instant;
+
+use crate::{
+    interception::{self, RouteFacts},
+    observe::{Coverage, Measure, REQUESTS, Reading, Sample, Seen, Source, Unknown, Value},
+};
+pub use reason::{Idle, Reason};
+pub use rollout::SeenRollout;
+
+/// What is to be done with a resource, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Leave it as it is.
+    Keep(Reason),
+    /// Try to put it to zero.
+    ToZero(Idle),
+}
+
+/// What this process remembers of a resource, by its own monotonic clock. Times of different hosts are never compared.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Past {
+    /// The last thing that happened to its scale, and when this process saw it.
+    pub event: Option<(ScaleEvent, Instant)>,
+    /// Since when everything that the DLXs did is known, and what is missing before.
+    pub gap: Option<(Instant, Gap)>,
+    /// Since when the plugin has listed it.
+    pub listed: Option<Instant>,
+    /// Tries to scale it that failed, one after another.
+    pub failure: Option<Failure>,
+    /// When it was awake last after a wake, or seen first.
+    pub woken: Option<Instant>,
+    /// The rollout of what it runs now; none: nothing runs, or its plugin cannot tell.
+    pub rollout: Option<SeenRollout>,
+}
+
+/// Tries to scale a resource that failed, one after another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// How many.
+    pub tries: u32,
+    /// What went wrong with the last one.
+    pub reason: Arc<str>,
+    /// No further try before.
+    pub until: Instant,
+}
+
+/// What is known of how busy a resource was.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// How far the DLXs are to be believed.
+    pub source: &'a Source,
+    /// What they told of it.
+    pub samples: &'a [Sample],
+    /// What its metrics are read from.
+    pub measure: Measure<'a>,
+    /// What routes need.
+    pub routes: RouteFacts,
+}
+
+/// Whether `resource` may go to zero.
+///
+/// `metrics` are the resource's own or, where it brings none, its namespace's defaults.
+pub fn decide(
+    now: Instant,
+    resource: &Resource,
+    metrics: &[ScaleResource],
+    evidence: Evidence<'_>,
+    past: &Past,
+) -> Decision {
+    match idle(now, resource, metrics, evidence, past) {
+        Ok(idle) => Decision::ToZero(idle),
+        Err(reason) => Decision::Keep(reason),
+    }
+}
+
+fn idle(
+    now: Instant,
+    resource: &Resource,
+    metrics: &[ScaleResource],
+    evidence: Evidence<'_>,
+    past: &Past,
+) -> Result<Idle, Reason> {
+    let Evidence { source, samples, measure, routes } = evidence;
+    may_be_scaled(now, resource, past)?;
+    let listed = past.listed.map_or(Duration::ZERO, |since| now.duration_since(since));
+    interception::check_ready(resource, metrics, measure, routes).map_err(Reason::Interception)?;
+    if resource.path == Path::Direct && metrics.is_empty() {
+        return Err(Reason::NoMetrics);
+    }
+    rollout::is_over(now, resource, past)?;
+    if !resource.sleep_now {
+        match measure {
+            _ if metrics.is_empty() => return Err(Reason::NoMetrics),
+            Measure::Samples => only_requests(metrics)?,
+            Measure::Readings(_) => {}
+        }
+    }
+    // With path external nobody is asked: its requests pass no DLX while it is awake. With path direct they do for as long as
+    // its route leads to both.
+    if resource.path != Path::External {
+        nothing_in_flight(source, samples)?;
+    }
+    if resource.sleep_now {
+        return Ok(Idle::Asked);
+    }
+    let mut idle = None;
+    for (place, metric) in metrics.iter().enumerate() {
+        let told = match measure {
+            Measure::Samples if resource.path == Path::External => return Err(Reason::PathExternal),
+            Measure::Samples => within(metric, samples, listed)?,
+            Measure::Readings(readings) => Some(read(metric, readings.get(place))?),
+        };
+        // What came closest to its threshold is told, a missing value last.
+        idle = match (idle, told) {
+            (Some(known @ Idle::Below { .. }), Some(Idle::Absent { .. })) => Some(known),
+            (known, told) => told.or(known),
+        };
+    }
+    let largest = metrics.iter().map(|metric| metric.window_size).max().unwrap_or_default();
+    if let Some((event, seen)) = past.event
+        && delays(event)
+        && now.duration_since(seen) < largest
+    {
+        return Err(Reason::Event { event, ago: now.duration_since(seen), window: largest });
+    }
+    rollout::is_ready_for(now, past, largest)?;
+    if let (Some(wanted), Some(woken)) = (resource.min_awake, past.woken)
+        && now.duration_since(woken) < wanted
+    {
+        return Err(Reason::MinAwake { ago: now.duration_since(woken), wanted });
+    }
+    if let Measure::Samples = measure
+        && let Some((since, gap)) =
+            past.gap.as_ref().filter(|(since, _)| now.duration_since(*since) < largest)
+    {
+        return Err(Reason::Gap { gap: gap.clone(), ago: now.duration_since(*since), window: largest });
+    }
+    let quiet = samples.iter().filter_map(Sample::idle_for).min().unwrap_or(listed);
+    Ok(idle.unwrap_or(Idle::Quiet { idle: quiet }))
+}
+
+/// Whether a resource on path direct is idle once its route is switched: what was seen of it since then, by metrics of a window
+/// of that time.
+///
+/// # Errors
+///
+/// It is not, or that is not known.
+pub fn still_idle(metrics: &[ScaleResource], evidence: Evidence<'_>) -> Result<(), Reason> {
+    nothing_in_flight(evidence.source, evidence.samples)?;
+    let Measure::Readings(readings) = evidence.measure else { return Err(Reason::NoMetrics) };
+    if metrics.is_empty() {
+        return Err(Reason::NoMetrics);
+    }
+    metrics.iter().enumerate().try_for_each(|(place, metric)| read(metric, readings.get(place)).map(drop))
+}
+
+/// Whether it may be put to zero at all, however busy it is.
+fn may_be_scaled(now: Instant, resource: &Resource, past: &Past) -> Result<(), Reason> {
+    if !resource.keep_awake.is_empty() {
+        return Err(Reason::KeptAwake(resource.keep_awake.as_str().into()));
+    }
+    if resource.row.format > Row::FORMAT {
+        return Err(Reason::NewerRow(resource.row.format));
+    }
+    match resource.row.state {
+        // What failed to come up and has replicas all the same (a crash loop) is put to zero as anything else.
+        State::Active => {}
+        State::Failed if resource.replicas > 0 => {}
+        state => return Err(Reason::NotActive(state)),
+    }
+    if resource.replicas == 0 {
+        return Err(Reason::AtZero);
+    }
+    match past.failure.as_ref().filter(|failure| now < failure.until) {
+        Some(failure) => Err(Reason::Failed(failure.clone())),
+        None => Ok(()),
+    }
+}
+
+fn only_requests(metrics: &[ScaleResource]) -> Result<(), Reason> {
+    match metrics.iter().find(|metric| metric.metric_name != REQUESTS) {
+        Some(unknown) => Err(Reason::UnknownMetric(
+            format!(
+                "the metric source dlx does not know {:?}: it counts {REQUESTS:?} only",
+                unknown.metric_name
+            )
+            .into(),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Every DLX told, and of nothing in flight: else none would confirm a fence.
+fn nothing_in_flight(source: &Source, samples: &[Sample]) -> Result<(), Reason> {
+    if let Some(unknown) = &source.unknown {
+        return Err(Reason::Source(unknown.clone()));
+    }
+    one_sample_of_each(&source.members, samples)?;
+    let (in_flight, held) = samples.iter().fold((0_u64, 0_u64), |(in_flight, held), sample| {
+        (in_flight.saturating_add(sample.in_flight), held.saturating_add(sample.held))
+    });
+    if in_flight > 0 || held > 0 {
+        return Err(Reason::InFlight { in_flight, held });
+    }
+    Ok(())
+}
+
+/// Every DLX told of the resource, and each once.
+fn one_sample_of_each(members: &[Arc<str>], samples: &[Sample]) -> Result<(), Reason> {
+    // The source does not say "no members" with an empty list; should it, nobody vouches for anything.
+    if members.is_empty() {
+        return Err(Reason::Source(Unknown::NoMembers));
+    }
+    for member in members {
+        match samples.iter().filter(|sample| sample.member == *member).count() {
+            1 => {}
+            0 => return Err(Reason::NoSample { member: member.clone() }),
+            _ => return Err(Reason::Duplicate { member: member.clone() }),
+        }
+    }
+    Ok(())
+}
+
+/// Whether what the DLXs told of one metric lets the resource go to zero: `Ok` with its value, where the value decides.
+/// `listed`: for how long the resource has been there.
+fn within(metric: &ScaleResource, samples: &[Sample], listed: Duration) -> Result<Option<Idle>, Reason> {
+    let window = metric.window_size;
+    if samples.is_empty() {
+        return Err(Reason::Source(Unknown::NoMembers));
+    }
+    // Known to be busy, however little of the window is known.
+    let last = samples.iter().filter_map(|sample| sample.idle.filter(|idle| *idle < window)).min();
+    if let Some(idle) = last.filter(|_| metric.threshold == 0.0) {
+        return Err(Reason::Active { idle, window });
+    }
+    // One that began within the window, and has missed nothing since, knows all that it did.
+    let short = |sample: &&Sample| sample.counting < window && !(sample.since_start && listed >= window);
+    if let Some(sample) = samples.iter().find(short) {
+        return Err(Reason::Short { member: sample.member.clone(), counting: sample.counting, window });
+    }
+    if metric.threshold == 0.0 {
+        // The last activity is finer than a count: a request that began before the window may have ended in it.
+        return match samples.iter().filter_map(Sample::idle_for).min() {
+            Some(idle) if idle < window => Err(Reason::Active { idle, window }),
+            _ => Ok(None),
+        };
+    }
+    let mut value = 0_u64;
+    for sample in samples {
+        let Some(count) = sample.count(window) else {
+            return Err(Reason::NoValue { member: sample.member.clone(), metric: metric.wire_name() });
+        };
+        value = value.saturating_add(count);
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a count of more than 2^53 requests is above any threshold in use"
+    )]
+    below(metric, value as f64).map(Some)
+}
+
+fn below(metric: &ScaleResource, value: f64) -> Result<Idle, Reason> {
+    let (name, threshold) = (metric.wire_name(), metric.threshold);
+    // "Not above" would take a threshold that is no number for one that is never reached.
+    if value <= threshold {
+        Ok(Idle::Below { metric: name, value, threshold })
+    } else {
+        Err(Reason::Above { metric: name, value, threshold })
+    }
+}
+
+/// Whether what another source told of one metric lets the resource go to zero.
+fn read(metric: &ScaleResource, reading: Option<&Reading>) -> Result<Idle, Reason> {
+    let Some(Reading { metric: name, value, coverage }) = reading else {
+        return Err(Reason::NoReading { metric: metric.wire_name().into() });
+    };
+    let idle = match value {
+        Value::Number(value) if !value.is_finite() || *value < 0.0 => {
+            return Err(Reason::NotANumber { metric: name.clone(), value: *value });
+        }
+        // Known to be busy, however little of the window is known.
+        Value::Number(value) => below(metric, *value)?,
+        Value::Absent { idle: true } => Idle::Absent { metric: name.clone() },
+        Value::Absent { idle: false } => return Err(Reason::NoReading { metric: name.clone() }),
+        Value::Several => return Err(Reason::Several { metric: name.clone() }),
+        Value::Unknown(known) => return Err(Reason::UnknownMetric(known.clone())),
+        Value::Failed(reason) => return Err(Reason::Source(Unknown::Failed(reason.clone()))),
+    };
+    let uncovered =
+        || Reason::Uncovered { metric: name.clone(), coverage: coverage.clone(), window: metric.window_size };
+    #[expect(clippy::cast_precision_loss, reason = "nobody scrapes 2^53 times")]
+    match coverage {
+        Coverage::Vouched => Ok(idle),
+        Coverage::Only(time) if *time >= metric.window_size => Ok(idle),
+        Coverage::Scrapes { seen: Seen::Count(seen), needed, most }
+            if *seen >= *needed as f64 && *seen <= *most as f64 =>
+        {
+            Ok(idle)
+        }
+        Coverage::Scrapes { seen: Seen::Failed(reason), .. } => {
+            Err(Reason::Source(Unknown::Failed(reason.clone())))
+        }
+        Coverage::Only(_) | Coverage::Scrapes { .. } => Err(uncovered()),
+    }
+}
+
+/// Whether a resource is left alone for a window after this.
+fn delays(event: ScaleEvent) -> bool {
+    match event {
+        ScaleEvent::ResourceUpdated
+        | ScaleEvent::ScaleFromZeroStarted
+        | ScaleEvent::ScaleFromZeroCompleted => true,
+        ScaleEvent::ScaleToZeroStarted | ScaleEvent::ScaleToZeroCompleted => false,
+    }
+}
+
+// === impl Decision ===
+
+impl Decision {
+    /// `keep` or `to_zero`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Keep(_) => "keep",
+            Self::ToZero(_) => "to_zero",
+        }
+    }
+
+    /// What stands in the way of ever going to zero, if so: nothing that passes by itself. The same text as long as it is
+    /// the same; its owners are told.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Keep(reason) => reason.refusal(),
+            Self::ToZero(_) => None,
+        }
+    }
+
+    /// The reason in one word, for metrics; stable.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Keep(reason) => reason.code(),
+            Self::ToZero(idle) => idle.code(),
+        }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keep(reason) => reason.fmt(f),
+            Self::ToZero(idle) => idle.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! A try against DLXs that are real servers, and a plugin in memory.
+
+mod switch;
+
+use http::StatusCode;
+use scaler_types::State;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::*;
+use crate::{
+    interception::Routes,
+    observe::MetricSource,
+    testing::{Dlx, KIND, LONG, Reply, SHORT, Store, confirmed, leading, members, refused},
+};
+
+/// Of a path that needs none.
+fn no_switch() -> Switch {
+    Switch {
+        routes: Routes::default(),
+        leading: leading(&[]).1,
+        source: MetricSource::Dlx,
+        settings: Arc::default(),
+        namespace: "demo".to_owned(),
+    }
+}
+
+struct Site {
+    state: TempDir,
+    store: Store,
+    stop: CancellationToken,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self {
+            state: tempfile::tempdir().unwrap(),
+            store: Store::with(["hello"]),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn dlx(&self, script: impl Fn() -> Reply + Send + Sync + 'static) -> Dlx {
+        Dlx::start(self.state.path(), move |_, _| script())
+    }
+
+    async fn run_with(&self, rules: Rules, patience: Duration) -> End {
+        let one = Try {
+            plugin: self.store.clone(),
+            members: members(self.state.path(), patience),
+            rules,
+            deadline: LONG,
+            switch: no_switch(),
+            stop: self.stop.clone(),
+        };
+        let resource = self.store.get("hello");
+        timeout(Duration::from_secs(60), one.run(&resource, "idle for 10m"))
+            .await
+            .expect("the try does not end")
+    }
+
+    async fn run(&self) -> End {
+        self.run_with(Rules::default(), LONG).await
+    }
+
+    fn calls(&self) -> Vec<&'static str> {
+        self.store.inner().calls.clone()
+    }
+
+    #[track_caller]
+    fn is(&self, state: State, replicas: u32) {
+        let hello = self.store.get("hello");
+        assert_eq!((hello.row.state, hello.replicas), (state, replicas));
+    }
+}
+
+#[tokio::test]
+async fn confirmed_by_all_it_goes_to_zero() {
+    let site = Site::new();
+    let dlxs = [site.dlx(confirmed), site.dlx(confirmed)];
+    assert_eq!(site.run().await, End::Committed);
+    site.is(State::Asleep, 0);
+    let row = site.store.get("hello").row;
+    assert_eq!(row.reason, "idle for 10m");
+    for dlx in &dlxs {
+        let asked = dlx.asked.lock().unwrap().clone();
+        assert_eq!(asked.len(), 1);
+        assert_eq!(asked[0].path, "/api/v1/fence");
+        assert_eq!(asked[0].authorization.as_deref(), Some("Bearer secret"));
+        assert_eq!(
+            asked[0].body,
+            json!({"namespace": "demo", "name": "hello", "kind": KIND, "nonce": row.nonce.to_string(),
+                   "wait": "30m", "member": dlx.name})
+        );
+    }
+    assert_eq!(site.calls(), ["compare_and_set", "set_scale"]);
+}
+
+#[tokio::test]
+async fn one_refusal_reverts_and_waits_for_nobody() {
+    let site = Site::new();
+    let _slow = site.dlx(|| Reply::Never);
+    let refusing = site.dlx(|| refused("2 requests in flight"));
+    let reason = format!("{}: 2 requests in flight", refusing.name);
+    assert_eq!(site.run().await, End::Reverted(Why::Refused(reason)));
+    site.is(State::Active, 1);
+    assert_eq!(site.calls(), ["compare_and_set"; 2]);
+}
+
+#[tokio::test]
+async fn one_that_is_silent_reverts() {
+    let site = Site::new();
+    let (_confirming, _silent) = (site.dlx(confirmed), site.dlx(|| Reply::Never));
+    let end = site.run_with(Rules::default(), SHORT).await;
+    assert!(
+        matches!(&end, End::Reverted(Why::Silent(reason)) if reason.ends_with("no answer within 100ms")),
+        "{end}"
+    );
+    site.is(State::Active, 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_quite_a_confirmation_is_none() {
+    for reply in [
+        || Reply::Json(StatusCode::OK, json!({})),
+        || Reply::Json(StatusCode::OK, json!({"confirmed": false})),
+        || Reply::Json(StatusCode::OK, json!({"confirmed": "true"})),
+        || Reply::Json(StatusCode::ACCEPTED, json!({"confirmed": true})),
+        || Reply::Json(StatusCode::CONFLICT, json!({"confirmed": true})),
+        || Reply::Json(StatusCode::UNAUTHORIZED, json!({"error": "no token"})),
+    ] {
+        let site = Site::new();
+        let _dlx = site.dlx(reply);
+        let end = site.run().await;
+        assert!(matches!(end, End::Reverted(Why::Silent(_))), "{end}");
+        site.is(State::Active, 1);
+    }
+}
+
+#[tokio::test]
+async fn without_a_dlx_nothing_sleeps() {
+    let site = Site::new();
+    assert_eq!(site.run().await, End::Reverted(Why::Members("there is no DLX".to_owned())));
+    site.is(State::Active, 1);
+}
+
+#[tokio::test]
+async fn members_that_cannot_be_told_are_not_none() {
+    let site = Site::new();
+    std::fs::write(site.state.path().join("members"), "no folder").unwrap();
+    let end = site.run().await;
+    assert!(matches!(end, End::Reverted(Why::Members(_))), "{end}");
+    site.is(State::Active, 1);
+}
+
+/// A DLX that registers once the fence is written may have missed nothing, but whoever it is, it is asked.
+#[tokio::test]
+async fn who_joins_after_the_fence_was_written_is_asked() {
+    let joins = |site: &Site| {
+        let (state, joined) = (site.state.path().to_owned(), Arc::new(std::sync::Mutex::new(Vec::new())));
+        let keep = joined.clone();
+        site.store.on_write(move |_, row| {
+            if row.state == State::Draining {
+                joined.lock().unwrap().push(Dlx::start(&state, |_, _| refused("1 requests held")));
+            }
+        });
+        keep
+    };
+    let site = Site::new();
+    let _first = site.dlx(confirmed);
+    let _joined = joins(&site);
+    let end = site.run().await;
+    assert!(matches!(end, End::Reverted(Why::Refused(_))), "{end}");
+    site.is(State::Active, 1);
+
+    // With that rule left out it is not: which is what the rule is for.
+    let site = Site::new();
+    let _first = site.dlx(confirmed);
+    let _joined = joins(&site);
+    let end = site.run_with(Rules { members_after_fence: false, ..Rules::default() }, LONG).await;
+    assert_eq!(end, End::Committed);
+}
+
+/// Every DLX confirmed, and then a request came: its DLX has written `active` before it forwards.
+#[tokio::test]
+async fn a_request_after_the_confirmation_wins() {
+    let late = |site: &Site| {
+        let store = site.store.clone();
+        site.dlx(move || {
+            store.write("hello", State::Active);
+            confirmed()
+        })
+    };
+    let site = Site::new();
+    let _dlx = late(&site);
+    assert_eq!(site.run().await, End::Reverted(Why::Changed));
+    site.is(State::Active, 1);
+
+    // With that rule left out the request would be lost: which is what the rule is for.
+    let site = Site::new();
+    let _dlx = late(&site);
+    let rules = Rules { commit_tests_version: false, ..Rules::default() };
+    assert_eq!(site.run_with(rules, LONG).await, End::Committed);
+    site.is(State::Asleep, 0);
+}
+
+#[tokio::test]
+async fn what_somebody_else_changed_is_left_alone() {
+    let site = Site::new();
+    let dlx = site.dlx(confirmed);
+    let stale = site.store.get("hello");
+    site.store.write("hello", State::Active);
+    let one = Try {
+        plugin: site.store.clone(),
+        members: members(site.state.path(), LONG),
+        rules: Rules::default(),
+        deadline: LONG,
+        switch: no_switch(),
+        stop: site.stop.clone(),
+    };
+    assert_eq!(one.run(&stale, "idle").await, End::Reverted(Why::Changed));
+    assert_eq!(dlx.count("/"), 0);
+    site.is(State::Active, 1);
+}
+
+#[tokio::test]
+async fn a_call_that_fails_is_told() {
+    let unreachable = ScaleError::Retry { after: Duration::ZERO, reason: "no route".to_owned() };
+    let site = Site::new();
+    let _dlx = site.dlx(confirmed);
+    site.store.inner().refuse_scale = Some(unreachable.clone());
+    let end = site.run().await;
+    assert_eq!(end.to_string(), "failed: scaling to zero: no route; to be tried again after 0s");
+    // The fence stands: whether the scale happened is not known, so only the next look at the row can tell.
+    site.is(State::Draining, 1);
+
+    let site = Site::new();
+    site.store.inner().refuse_rows = Some(unreachable.clone());
+    let end = site.run().await;
+    assert_eq!(end.to_string(), "failed: writing the row: no route; to be tried again after 0s");
+
+    // A revert that cannot be written is no revert.
+    let site = Site::new();
+    let _dlx = site.dlx(|| refused("2 requests in flight"));
+    site.store.on_write(move |store, _| store.inner().refuse_rows = Some(unreachable.clone()));
+    let end = site.run().await;
+    assert!(matches!(end, End::Failed(_)), "{end}");
+    site.is(State::Draining, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_fenced_stays_awake() {
+    let site = Site::new();
+    let dlx = site.dlx(|| refused("2 requests in flight"));
+    site.store.inner().refuse_rows = Some(ScaleError::Unsupported);
+    let end = site.run().await;
+    assert_eq!(end.to_string(), "failed: its plugin keeps no rows (compare_and_set), so it stays awake");
+    site.is(State::Active, 1);
+    assert_eq!(dlx.count("/"), 0);
+}
+
+#[tokio::test]
+async fn who_stops_reverts_at_once() {
+    let site = Site::new();
+    let stop = site.stop.clone();
+    let _dlx = site.dlx(move || {
+        stop.cancel();
+        Reply::Never
+    });
+    assert_eq!(site.run().await, End::Reverted(Why::Stopping));
+    site.is(State::Active, 1);
+}
+
+/// Its requests pass no DLX that could confirm anything: one write that tests the version, and nobody is asked.
+#[tokio::test]
+async fn with_path_external_nobody_is_asked() {
+    let site = Site::new();
+    let dlx = site.dlx(|| refused("1 requests in flight"));
+    let mut external = site.store.get("hello");
+    external.path = Path::External;
+    site.store.put(external.clone());
+    assert_eq!(site.run().await, End::Committed);
+    site.is(State::Asleep, 0);
+    assert_eq!((site.calls(), dlx.count("/")), (vec!["set_scale"], 0));
+    // Somebody is at work on it, or was faster.
+    (external.row.state, external.replicas) = (State::Waking, 1);
+    site.store.put(external);
+    assert_eq!(site.run().await, End::Reverted(Why::Changed));
+    site.is(State::Waking, 1);
+}

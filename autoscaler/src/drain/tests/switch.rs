@@ -1,0 +1,311 @@
+//! Tries on path direct: a router over a plugin in memory, DLXs and a Prometheus that are real servers.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use daemon::{namespace_file::NamespaceFile, reports::Dropped, settings::Settings};
+use http::StatusCode;
+use prometheus_client::registry::Registry;
+use scaler_types::{Leads, Path, Route, ScaleError, ScaleResource, State, protocol::Rules};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    interception::{self, Leading, Router, Routes},
+    observe::{MetricSource, kubernetes::Cluster},
+    plugin::Given,
+    telemetry::Metrics,
+    testing::{Dlx, LONG, Reply, Store, activity, confirmed, id, idle, leading, members, refused},
+};
+
+struct Site {
+    state: TempDir,
+    store: Store,
+    context: interception::Context,
+    members: Members,
+    rules: Rules,
+    switch: Switch,
+    prometheus: Dlx,
+    _give: watch::Sender<Given<Store>>,
+    _dlxs: watch::Sender<daemon::members::serving::Known>,
+}
+
+/// What a Prometheus says to both questions: so many scrapes prove enough, and are the value at the same time. Idle is 6 or less.
+fn says(value: &str) -> Reply {
+    let element = json!({"metric": {"name": "web", "namespace": "demo"}, "value": [1_700_000_000.0, value]});
+    let data = json!({"resultType": "vector", "result": [element]});
+    Reply::Json(StatusCode::OK, json!({"status": "success", "data": data}))
+}
+
+impl Site {
+    /// `answer`: the Prometheus's.
+    fn new(grace: Duration, answer: impl Fn(&Store) -> Reply + Send + Sync + 'static) -> Self {
+        Self::scraped("20ms", grace, answer)
+    }
+
+    /// By a Prometheus that scrapes so often.
+    fn scraped(
+        interval: &str,
+        grace: Duration,
+        answer: impl Fn(&Store) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::with(["web"]);
+        store.change("web", |web| {
+            web.path = Path::Direct;
+            web.route = Some(Route { asked: true, own_ready: true, ..Route::default() });
+            web.scale_resources = vec![ScaleResource {
+                metric_name: "requests".to_owned(),
+                window_size: Duration::from_millis(80),
+                threshold: 6.0,
+            }];
+        });
+        let asked = store.clone();
+        let mut prometheus = Dlx::start(&state.path().join("prometheus"), move |_, _| answer(&asked));
+        prometheus.leave();
+        let text = format!(
+            "namespace: demo\nmetrics:\n  source: prometheus\n  url: http://{}\n  scrapeInterval: {interval}\n  queries:\n    \
+             requests: {{query: 'sum by (name, namespace) (increase(requests_total[$window]))'}}\n",
+            prometheus.address
+        );
+        let file = NamespaceFile::parse("demo.yaml", text.as_bytes()).unwrap();
+        let settings = Arc::new(Settings::merge(&file.settings, &Default::default(), &Default::default()));
+        let (dlxs, leading) = leading(&["a"]);
+        let context = interception::Context {
+            metrics: Metrics::new(&mut Registry::default()),
+            dropped: Dropped::default(),
+            leading: Leading { grace, ..leading },
+            wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
+            stop: CancellationToken::new(),
+        };
+        let members = members(state.path(), LONG);
+        let given = Given { plugin: store.clone(), settings: settings.clone() };
+        let (give, given) = watch::channel(given);
+        let routes = Routes::default();
+        tokio::spawn(Router::new(given, "demo", context.clone(), routes.clone()).run());
+        let switch = Switch {
+            routes,
+            leading: context.leading.clone(),
+            source: MetricSource::new(&settings.metrics, &Cluster::default()),
+            settings,
+            namespace: "demo".to_owned(),
+        };
+        Self {
+            state,
+            store,
+            context,
+            members,
+            rules: Rules::default(),
+            switch,
+            prometheus,
+            _give: give,
+            _dlxs: dlxs,
+        }
+    }
+
+    async fn run(&self) -> End {
+        let one = Try {
+            plugin: self.store.clone(),
+            members: self.members.clone(),
+            rules: self.rules,
+            deadline: LONG,
+            switch: self.switch.clone(),
+            stop: self.context.stop.clone(),
+        };
+        let web = self.store.get("web");
+        timeout(LONG, one.run(&web, "idle for 10m")).await.expect("the try does not end")
+    }
+
+    fn is(&self, state: State, replicas: u32) {
+        let web = self.store.get("web");
+        assert_eq!((web.row.state, web.replicas), (state, replicas));
+    }
+
+    fn led(&self) -> Vec<Leads> {
+        self.store.inner().led.iter().map(|led| led.to).collect()
+    }
+
+    /// The route leads back when nobody tries any more.
+    async fn given_back(&self) {
+        self.store.until(|inner| inner.led.len() == 3).await;
+        assert_eq!(self.led(), [Leads::Dlx, Leads::Both, Leads::Own]);
+        assert!(!self.store.inner().calls.contains(&"set_scale"));
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(20);
+/// The shortest that scrapes so often prove.
+const SAMPLE: Duration = Duration::from_millis(80);
+
+#[tokio::test]
+async fn seen_idle_after_everything_was_led_to_the_dlxs_it_goes_to_zero() {
+    let site = Site::new(SHORT, |store| {
+        let web = store.get("web");
+        // Asked only when there is something to be seen.
+        assert_eq!((web.row.state, web.route.unwrap().leads), (State::Draining, Leads::Dlx));
+        // First the grace, then as long as the sample is.
+        let led = store.inner().led[0].at;
+        assert!(led.elapsed() >= SHORT + SAMPLE, "asked {:?} after the switch", led.elapsed());
+        says("6")
+    });
+    let dlx = Dlx::quiet(site.state.path(), &["web"]);
+    assert_eq!(site.run().await, End::Committed);
+    site.is(State::Asleep, 0);
+    assert_eq!(site.led(), [Leads::Dlx]);
+    // The value and the scrapes, once each.
+    assert_eq!(site.prometheus.count("/api/v1/query"), 2);
+    assert_eq!((dlx.count("/api/v1/fence"), dlx.count("/api/v1/activity")), (1, 1));
+    assert_eq!(site.store.inner().calls, ["compare_and_set", "set_route", "set_scale"]);
+}
+
+#[tokio::test]
+async fn not_seen_idle_it_stays_awake_and_its_route_is_given_back() {
+    for (answer, told) in [
+        (says as fn(&str) -> Reply, "requests_per_80ms is 7, the threshold 6"),
+        (|_| Reply::Json(StatusCode::SERVICE_UNAVAILABLE, json!({})), "503"),
+    ] {
+        let site = Site::new(SHORT, move |_| answer("7"));
+        let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+        let end = site.run().await;
+        assert!(matches!(&end, End::Reverted(Why::NotIdle(why)) if why.contains(told)), "{end}");
+        site.is(State::Active, 1);
+        assert!(site.store.get("web").row.reason.starts_with("kept awake: reverted, not idle once"));
+        site.given_back().await;
+    }
+    // Not enough scrapes, or more than there can be.
+    for count in ["4", "9"] {
+        let site = Site::new(SHORT, move |_| says(count));
+        let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+        assert!(matches!(site.run().await, End::Reverted(Why::NotIdle(_))), "{count}");
+        site.given_back().await;
+    }
+}
+
+#[tokio::test]
+async fn in_flight_at_a_dlx_is_not_idle() {
+    let site = Site::new(SHORT, |_| says("6"));
+    let _dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
+        "/api/v1/fence" => confirmed(),
+        _ => {
+            let mut web = idle("web");
+            web["in_flight"] = 1.into();
+            Reply::Json(StatusCode::OK, activity(member, [web].into_iter()))
+        }
+    });
+    let end = site.run().await;
+    assert!(
+        matches!(&end, End::Reverted(Why::NotIdle(why)) if why == "1 requests in flight, 0 held"),
+        "{end}"
+    );
+    site.given_back().await;
+}
+
+#[tokio::test]
+async fn not_confirmed_nothing_is_led() {
+    let site = Site::new(SHORT, |_| says("6"));
+    let _dlx = Dlx::start(site.state.path(), |_, _| refused("1 requests in flight"));
+    assert!(matches!(site.run().await, End::Reverted(Why::Refused(_))));
+    assert_eq!(site.store.inner().calls, ["compare_and_set"; 2]);
+}
+
+/// A DLX writes before it forwards: noticed while the grace lasts, and while the sample is taken.
+#[tokio::test]
+async fn a_request_meanwhile_ends_it_early() {
+    let site = Site::new(LONG, |_| says("6"));
+    let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+    let request = async {
+        site.store
+            .until(|inner| inner.resources[&id("web")].route.as_ref().unwrap().leads == Leads::Dlx)
+            .await;
+        site.store.write("web", State::Active);
+    };
+    let (end, ()) = tokio::join!(site.run(), request);
+    assert_eq!(end, End::Reverted(Why::Changed));
+    assert_eq!(site.prometheus.count("/"), 0);
+
+    let times = Arc::new(AtomicUsize::new(0));
+    let site = Site::new(SHORT, move |store| {
+        if times.fetch_add(1, Ordering::SeqCst) == 0 {
+            store.write("web", State::Active);
+        }
+        says("6")
+    });
+    let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+    assert_eq!(site.run().await, End::Reverted(Why::Changed));
+    site.is(State::Active, 1);
+    site.given_back().await;
+}
+
+/// While time passes for there to be a sample, more than an hour of it here.
+#[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "the clock moves when everybody waits: this is what moves it")]
+async fn a_request_before_the_sample_ends_it_early() {
+    let site = Site::scraped("20m", SHORT, |_| says("6"));
+    let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+    let request = async {
+        site.store.until(|inner| !inner.led.is_empty()).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        site.store.write("web", State::Active);
+    };
+    let (end, ()) = tokio::join!(site.run(), request);
+    assert_eq!(end, End::Reverted(Why::Changed));
+    assert_eq!(site.prometheus.count("/"), 0);
+}
+
+#[tokio::test]
+async fn a_route_that_is_torn_while_the_sample_is_taken_proves_nothing() {
+    let site = Site::new(SHORT, |store| {
+        store.set(|inner| inner.forgetful = true);
+        store.route("web", |route| route.complete = false);
+        says("6")
+    });
+    let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+    let end = site.run().await;
+    assert!(matches!(end, End::Reverted(Why::NotSwitched(_))), "{end}");
+    site.is(State::Active, 1);
+}
+
+#[tokio::test]
+async fn who_stops_reverts_at_once() {
+    let site = Site::new(LONG, |_| says("6"));
+    let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+    let stop = async {
+        site.store.until(|inner| !inner.led.is_empty()).await;
+        site.context.stop.cancel();
+    };
+    let (end, ()) = tokio::join!(site.run(), stop);
+    assert_eq!(end, End::Reverted(Why::Stopping));
+    site.is(State::Active, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_is_not_led_in_time_is_given_up() {
+    let site = Site::new(SHORT, |_| says("6"));
+    let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+    let refused = ScaleError::Terminal { reason: "no port is free".to_owned() };
+    site.store.inner().refuse_routes = std::iter::repeat_n(refused, 9).collect();
+    let end = site.run().await;
+    assert_eq!(end.to_string(), "reverted, its Service was not led to the DLXs: not within 1m0.02s");
+    site.is(State::Active, 1);
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_tell_of_so_short_a_time_proves_nothing() {
+    let mut site = Site::new(SHORT, |_| says("6"));
+    site.switch.source = MetricSource::Dlx;
+    let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+    let end = site.run().await;
+    assert!(matches!(&end, End::Reverted(Why::NotIdle(why)) if why.contains("so short a time")), "{end}");
+}
+
+/// With that rule left out nothing is led, and nothing seen after it: which is what the rule is for.
+#[tokio::test]
+async fn without_the_rule_nothing_is_switched() {
+    let mut site = Site::new(SHORT, |_| says("7"));
+    site.rules = Rules { switch_before_commit: false, ..Rules::default() };
+    let _dlx = Dlx::quiet(site.state.path(), &["web"]);
+    assert_eq!(site.run().await, End::Committed);
+    assert_eq!(site.prometheus.count("/"), 0);
+}

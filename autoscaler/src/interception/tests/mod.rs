@@ -1,0 +1,527 @@
+//! A router over a plugin in memory, by a clock that moves when everybody waits.
+
+mod pacing;
+
+use std::{sync::Arc, time::Duration};
+
+use daemon::{members::serving::Known, reports::Dropped, settings::Settings};
+use prometheus_client::registry::Registry;
+use scaler_types::{Leads, Nonce, Path, Resource, Route, Row, ScaleError, State};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, advance},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, Progress, Router, Routes};
+use crate::{
+    plugin::{Given, Plugin},
+    telemetry::{CycleLabels, LeadsLabels, Metrics},
+    testing::{DEAD_MAN, GRACE, KIND, LONG, LedTo, Store, id, leading, named},
+};
+
+struct Site {
+    store: Store,
+    routes: Routes,
+    context: Context,
+    dlxs: watch::Sender<Known>,
+    _give: watch::Sender<Given<Store>>,
+    task: JoinHandle<()>,
+    _state: tempfile::TempDir,
+}
+
+/// Awake, on path always, asked for, and leading to itself.
+fn led(name: &str) -> Resource {
+    let mut resource = Resource::new(id(name));
+    resource.replicas = 1;
+    resource.route = Some(Route { asked: true, ..Route::default() });
+    resource
+}
+
+fn row(state: State) -> Row {
+    Row { state, nonce: Nonce::fresh(), ..Row::default() }
+}
+
+impl Site {
+    fn start(store: &Store, names: &[&str]) -> Self {
+        let settings = Arc::new(Settings { scale_interval: LONG, ..Settings::default() });
+        Self::with(store, names, settings)
+    }
+
+    fn with(store: &Store, names: &[&str], settings: Arc<Settings>) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let (dlxs, leading) = leading(names);
+        let context = Context {
+            metrics: Metrics::new(&mut Registry::default()),
+            dropped: Dropped::default(),
+            leading,
+            wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
+            stop: CancellationToken::new(),
+        };
+        let (routes, give, task) = route(store, "demo", settings, &context);
+        Self { store: store.clone(), routes, context, dlxs, _give: give, task, _state: state }
+    }
+
+    fn serve(&self, names: &[&str]) {
+        self.dlxs.send_replace(Some(named(names)));
+    }
+
+    /// Waits until so many calls were made; gives all of them.
+    async fn calls(&self, count: usize) -> Vec<LedTo> {
+        self.store.comes_to(|inner| inner.led.len() >= count).await;
+        self.store.inner().led.clone()
+    }
+
+    /// Where the calls led, when nothing more happens for an hour.
+    async fn in_the_end(&self) -> Vec<Leads> {
+        settle(Duration::from_secs(1800)).await;
+        self.store.inner().led.iter().map(|led| led.to).collect()
+    }
+
+    fn reports(&self, reason: &str) -> usize {
+        self.store.inner().reports.iter().filter(|(_, report)| report.reason == reason).count()
+    }
+
+    fn gauge(&self, leads: Leads) -> i64 {
+        let labels = CycleLabels { kind: KIND.to_owned(), namespace: "demo".to_owned() };
+        self.context.metrics.routes.get_or_create(&LeadsLabels::new(&labels, leads)).get()
+    }
+}
+
+/// A router for a namespace file.
+fn route(
+    store: &Store,
+    namespace: &str,
+    settings: Arc<Settings>,
+    context: &Context,
+) -> (Routes, watch::Sender<Given<Store>>, JoinHandle<()>) {
+    let (give, given) = watch::channel(Given { plugin: store.clone(), settings });
+    let routes = Routes::default();
+    let task = tokio::spawn(Router::new(given, namespace, context.clone(), routes.clone()).run());
+    (routes, give, task)
+}
+
+/// Lets so much time pass, with everything that happens in it.
+#[expect(clippy::disallowed_methods, reason = "the clock moves when everybody waits: this is what moves it")]
+async fn settle(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_is_led_once_and_told() {
+    let store = Store::with(["plain"]);
+    store.put(led("web"));
+    let site = Site::start(&store, &["a", "b"]);
+    let calls = site.calls(1).await;
+    assert_eq!(
+        (calls[0].to, calls[0].dlxs.as_slice()),
+        (Leads::Dlx, ["a".to_owned(), "b".to_owned()].as_slice())
+    );
+    assert_eq!(site.in_the_end().await, [Leads::Dlx]);
+    assert_eq!((site.reports("RouteLed"), site.reports("RouteFailed")), (1, 0));
+    assert_eq!((site.gauge(Leads::Dlx), site.gauge(Leads::Own)), (1, 0));
+    // Somebody took a part of it away.
+    store.route("web", |route| route.complete = false);
+    assert_eq!(site.in_the_end().await, [Leads::Dlx; 2]);
+    // New ones are led as they come, and nobody else is looked at.
+    store.put(led("shop"));
+    site.calls(3).await;
+    store.remove("shop");
+    store.change("plain", |resource| resource.replicas = 2);
+    assert_eq!(site.in_the_end().await, [Leads::Dlx; 3]);
+    assert_eq!((site.gauge(Leads::Dlx), site.gauge(Leads::Own)), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_no_more_is_given_back_by_way_of_both_after_the_grace() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    let site = Site::start(&store, &["a"]);
+    site.calls(1).await;
+    store.route("web", |route| route.asked = false);
+    assert_eq!(site.in_the_end().await, [Leads::Dlx, Leads::Both], "nobody else serves yet");
+    store.route("web", |route| route.own_ready = true);
+    settle(GRACE - SECOND).await;
+    // Not ready any more, and ready again: from then on.
+    store.route("web", |route| route.own_ready = false);
+    settle(SECOND * 5).await;
+    store.route("web", |route| route.own_ready = true);
+    settle(GRACE - SECOND).await;
+    // So after a row that was written meanwhile: it may have been led elsewhere and back in between.
+    store.write("web", State::Active);
+    let ready = Instant::now();
+    let calls = site.calls(3).await;
+    assert_eq!((calls[2].to, calls[2].dlxs.len()), (Leads::Own, 0));
+    assert_eq!(calls[2].at - ready, GRACE);
+    store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "RouteGivenBack")).await;
+    assert_eq!(site.gauge(Leads::Both) + site.gauge(Leads::Dlx) + site.gauge(Leads::Own), 0);
+    assert!(site.routes.told(&id("web"), &site.context.leading).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_sleeps_is_given_back_when_it_is_woken() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    let site = Site::start(&store, &["a"]);
+    site.calls(1).await;
+    store.change("web", |resource| (resource.replicas, resource.row) = (0, row(State::Asleep)));
+    store.route("web", |route| route.asked = false);
+    assert_eq!(site.in_the_end().await, [Leads::Dlx]);
+    let told = site.routes.told(&id("web"), &site.context.leading).unwrap();
+    let told = serde_json::to_value(told).unwrap();
+    assert_eq!(told["waits"], "it to be woken: nobody else could serve");
+    assert_eq!(told["next"], "both");
+    store.change("web", |resource| (resource.replicas, resource.row) = (1, row(State::Waking)));
+    assert_eq!(site.calls(2).await[1].to, Leads::Both);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_led_to_nobody() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    let site = Site::start(&store, &[]);
+    assert!(site.in_the_end().await.is_empty());
+    // Not known is not none, however long.
+    site.dlxs.send_replace(None);
+    assert!(site.in_the_end().await.is_empty());
+    assert!(store.inner().tended.is_empty());
+    site.serve(&["a"]);
+    assert_eq!(site.in_the_end().await, [Leads::Dlx]);
+}
+
+/// Who begins to lead does not know yet who takes requests: a route that leads to somebody must not lose its names.
+#[tokio::test(start_paused = true)]
+async fn until_the_dlxs_are_known_none_is_named() {
+    let store = Store::with([]);
+    let mut resource = led("web");
+    resource.path = Path::Direct;
+    resource.route = Some(Route {
+        asked: true,
+        leads: Leads::Dlx,
+        complete: true,
+        dlxs: vec!["a".to_owned()],
+        ..Route::default()
+    });
+    store.put(resource);
+    let site = Site::start(&store, &[]);
+    site.dlxs.send_replace(None);
+    assert!(site.in_the_end().await.is_empty());
+    site.serve(&["a"]);
+    let calls = site.calls(1).await;
+    assert_eq!((calls[0].to, calls[0].dlxs.as_slice()), (Leads::Both, ["a".to_owned()].as_slice()));
+
+    // There are none, for so long that nobody waits for one.
+    site.context.stop.cancel();
+    site.task.await.unwrap();
+    let site = Site::start(&store, &[]);
+    store.route("web", |route| route.leads = Leads::Dlx);
+    let calls = site.calls(2).await;
+    assert_eq!((calls[1].to, calls[1].dlxs.len()), (Leads::Both, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bounded_number_is_written_at_once_and_all_in_the_end() {
+    let store = Store::with([]);
+    for number in 0..200 {
+        store.put(led(&format!("r{number}")));
+    }
+    let site = Site::start(&store, &["a"]);
+    assert_eq!(site.in_the_end().await.len(), 200);
+    assert_eq!(store.inner().writing, (0, 16));
+    assert_eq!(site.gauge(Leads::Dlx), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_fails_is_made_again_after_a_growing_pause() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    let retry = |after| ScaleError::Retry { after, reason: "the API is away".to_owned() };
+    store.inner().refuse_routes = [retry(SECOND), retry(SECOND), retry(SECOND), retry(SECOND * 20)].into();
+    let site = Site::start(&store, &["a"]);
+    let calls = site.calls(5).await;
+    let pauses: Vec<_> = calls.windows(2).map(|two| (two[1].at - two[0].at).as_secs()).collect();
+    assert_eq!(pauses, [1, 2, 4, 20]);
+    assert_eq!(site.in_the_end().await.len(), 5);
+    assert_eq!(site.reports("RouteFailed"), 0);
+}
+
+/// Written, as the plugin says, and not so: no loop of calls.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_seen_is_written_again_after_a_growing_pause() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    store.inner().forgetful = true;
+    let site = Site::start(&store, &["a"]);
+    let calls = site.calls(4).await;
+    let pauses: Vec<_> = calls.windows(2).map(|two| (two[1].at - two[0].at).as_secs()).collect();
+    assert_eq!(pauses, [1, 2, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_led_is_told_once_and_tried_again_later() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    let terminal = ScaleError::Terminal { reason: "no port is free".to_owned() };
+    store.inner().refuse_routes = [terminal.clone(), terminal].into();
+    let site = Site::start(&store, &["a"]);
+    site.calls(1).await;
+    store.comes_to(|inner| !inner.reports.is_empty()).await;
+    let message = store.inner().reports[0].1.message.clone();
+    assert_eq!(message, "Its requests cannot be led to the DLXs: no port is free");
+    let told = serde_json::to_value(site.routes.told(&id("web"), &site.context.leading)).unwrap();
+    assert_eq!(told["waits"], "another try in 30s, after 1 that failed: no port is free");
+    // Whatever changes meanwhile.
+    store.change("web", |resource| resource.replicas = 2);
+    let calls = site.calls(3).await;
+    let pauses: Vec<_> = calls.windows(2).map(|two| (two[1].at - two[0].at).as_secs()).collect();
+    assert_eq!(pauses, [30, 60]);
+    assert_eq!(site.reports("RouteFailed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_conflict_the_first_change_that_is_seen_decides() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    store.inner().refuse_routes = [ScaleError::Conflict].into();
+    let site = Site::start(&store, &["a"]);
+    let calls = site.calls(1).await;
+    settle(Duration::from_millis(100)).await;
+    // They do not want it any more: looked at again, and nothing is to be done.
+    store.route("web", |route| route.asked = false);
+    assert_eq!(site.in_the_end().await.len(), 1);
+    store.inner().refuse_routes = [ScaleError::Conflict].into();
+    store.route("web", |route| route.asked = true);
+    settle(Duration::from_millis(100)).await;
+    store.change("web", |resource| resource.replicas = 2);
+    let later = site.calls(3).await;
+    assert!(later[2].at - later[1].at < SECOND, "{calls:?} {later:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leads_no_more_writes_no_more() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    store.put(led("shop"));
+    store.inner().stuck_routes = true;
+    let site = Site::start(&store, &["a"]);
+    site.calls(2).await;
+    assert_eq!(store.inner().writing.0, 2);
+    let began = Instant::now();
+    site.context.stop.cancel();
+    site.task.await.unwrap();
+    assert_eq!(Instant::now(), began, "at once");
+    assert_eq!(store.inner().writing.0, 0, "the calls are given up");
+    store.set(|inner| inner.stuck_routes = false);
+    store.put(led("late"));
+    settle(LONG).await;
+    assert_eq!(store.inner().led.len(), 2);
+    let labels = CycleLabels { kind: KIND.to_owned(), namespace: "demo".to_owned() };
+    assert_eq!(site.context.metrics.routes.get_or_create(&LeadsLabels::new(&labels, Leads::Own)).get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
+    let store = Store::with([]);
+    for name in ["awake", "asleep"] {
+        let mut resource = led(name);
+        resource.route = Some(Route { asked: true, leads: Leads::Dlx, complete: true, ..Route::default() });
+        if name == "asleep" {
+            (resource.row, resource.replicas) = (row(State::Asleep), 0);
+        }
+        store.put(resource);
+    }
+    // One that tells no route is none of ours.
+    let mut other = Resource::new(id("other"));
+    other.row = row(State::Asleep);
+    store.put(other);
+    let site = Site::start(&store, &["a"]);
+    settle(SECOND).await;
+    site.serve(&[]);
+    let gone = Instant::now();
+    settle(DEAD_MAN - SECOND).await;
+    assert!(store.inner().led.is_empty(), "they may come back");
+    let calls = site.calls(2).await;
+    assert!(calls.iter().all(|call| call.to == Leads::Both && call.at - gone == DEAD_MAN), "{calls:?}");
+    // They are named as they were: there are no others.
+    assert!(calls.iter().all(|call| call.dlxs == ["a"]), "{calls:?}");
+    store.comes_to(|inner| inner.resources[&id("asleep")].replicas == 1).await;
+    let woken = store.get("asleep").row;
+    assert_eq!((woken.state, &*woken.reason), (State::Waking, "no DLX takes requests"));
+    store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "DeadMan")).await;
+    // Without a grace: half of what comes would find nobody.
+    store.route("awake", |route| route.own_ready = true);
+    let ready = Instant::now();
+    let calls = site.calls(3).await;
+    assert_eq!((calls[2].to, calls[2].at), (Leads::Own, ready));
+    assert_eq!(store.get("other").replicas, 0);
+    settle(LONG / 2).await;
+    assert_eq!(site.reports("DeadMan"), 1);
+
+    // They are back, and so is everything else.
+    site.serve(&["b"]);
+    let calls = site.calls(5).await;
+    assert!(calls[3..].iter().all(|call| call.to == Leads::Dlx && call.dlxs == ["b"]), "{calls:?}");
+    assert_eq!(site.in_the_end().await.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_without_dlxs_is_tried_until_it_is_well() {
+    let store = Store::with([]);
+    let mut resource = led("asleep");
+    (resource.row, resource.replicas) = (row(State::Asleep), 0);
+    store.put(resource);
+    store.inner().refuse_scale = Some(ScaleError::Terminal { reason: "no image".to_owned() });
+    let site = Site::start(&store, &[]);
+    let tries =
+        |inner: &crate::testing::Inner| inner.calls.iter().filter(|call| **call == "set_scale").count();
+    store.comes_to(|inner| tries(inner) == 3).await;
+    assert_eq!(site.reports("DeadMan"), 0);
+    store.set(|inner| inner.refuse_scale = None);
+    store.comes_to(|inner| inner.resources[&id("asleep")].replicas == 1).await;
+    store.comes_to(|inner| !inner.reports.is_empty()).await;
+    settle(LONG / 2).await;
+    assert_eq!(tries(&store.inner()), 4);
+    assert_eq!(site.reports("DeadMan"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
+    let store = Store::with([]);
+    for (name, refused, leads) in [
+        ("stranded", "no request could wake it", Leads::Own),
+        // Requests reach a DLX as long as it leads there.
+        ("reached", "somebody took the key away", Leads::Dlx),
+        ("fine", "", Leads::Own),
+    ] {
+        let mut resource = led(name);
+        (resource.row, resource.replicas) = (row(State::Asleep), 0);
+        let route = resource.route.as_mut().unwrap();
+        (route.refused, route.leads) = (refused.to_owned(), leads);
+        store.put(resource);
+    }
+    let site = Site::start(&store, &["a"]);
+    let started = Instant::now();
+    settle(9 * SECOND).await;
+    assert_eq!(store.get("stranded").replicas, 0, "what stands in its way may pass");
+    store.comes_to(|inner| inner.resources[&id("stranded")].replicas == 1).await;
+    assert_eq!(started.elapsed().as_secs(), 10);
+    assert_eq!(&*store.get("stranded").row.reason, "no request could wake it");
+    store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "Woken")).await;
+    settle(LONG / 2).await;
+    assert_eq!([store.get("reached").replicas, store.get("fine").replicas], [0, 0]);
+    assert_eq!((site.reports("Woken"), site.reports("DeadMan")), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_are_tended_when_the_dlxs_change_and_now_and_then() {
+    let store = Store::with(["plain"]);
+    let settings = Arc::new(Settings { scale_interval: 60 * SECOND, ..Settings::default() });
+    let site = Site::with(&store, &["a"], settings);
+    let tended = |count: usize| store.comes_to(move |inner| inner.tended.len() >= count);
+    tended(1).await;
+    let began = Instant::now();
+    site.serve(&["a", "b"]);
+    tended(2).await;
+    assert_eq!(Instant::now(), began, "at once");
+    // Nobody: they stay named.
+    site.serve(&[]);
+    settle(50 * SECOND).await;
+    assert_eq!(store.inner().tended.len(), 2);
+    store.inner().refuse_tending = ["conflict".to_owned(), "conflict".to_owned()].into();
+    site.serve(&["b"]);
+    tended(5).await;
+    assert_eq!(began.elapsed(), 53 * SECOND, "after 1 s and 2 s");
+    tended(6).await;
+    assert_eq!(began.elapsed(), 113 * SECOND, "each interval");
+    assert_eq!(
+        store.inner().tended[..6],
+        [&["a"][..], &["a", "b"], &["b"], &["b"], &["b"], &["b"]]
+            .map(|names| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_plugin_cannot_tell_nothing_is_forgotten() {
+    let store = Store::with([]);
+    store.put(led("web"));
+    let site = Site::start(&store, &["a"]);
+    site.calls(1).await;
+    settle(SECOND).await;
+    store.set(|inner| inner.blind = true);
+    settle(LONG / 2).await;
+    assert_eq!(site.gauge(Leads::Dlx), 1);
+    // What happened meanwhile is seen when it can be told again.
+    store.remove("web");
+    store.put(led("shop"));
+    store.set(|inner| inner.blind = false);
+    let calls = site.calls(2).await;
+    assert_eq!((&*calls[1].name, calls[1].to), ("shop", Leads::Dlx));
+    settle(SECOND).await;
+    assert_eq!((site.gauge(Leads::Dlx), site.gauge(Leads::Own)), (1, 0));
+}
+
+/// On path direct, of which this process's try waits in its switch.
+#[tokio::test(start_paused = true)]
+async fn a_confirmed_fence_has_its_route_led_and_no_other() {
+    let store = Store::with([]);
+    for name in ["mine", "other"] {
+        let mut resource = led(name);
+        (resource.path, resource.row) = (Path::Direct, row(State::Draining));
+        store.put(resource);
+    }
+    let site = Site::start(&store, &["a"]);
+    assert!(site.in_the_end().await.is_empty(), "nobody confirmed them");
+    let fence = store.get("mine").row.nonce;
+    let mut confirmed = site.routes.confirm(&id("mine"), Nonce(0), fence);
+    let began = Instant::now();
+    assert_eq!(confirmed.settled().await, Progress::Led);
+    assert_eq!(began.elapsed(), GRACE);
+    let calls = site.calls(1).await;
+    assert_eq!((calls.len(), &*calls[0].name, calls[0].to), (1, "mine", Leads::Dlx));
+    // Somebody took a part of it away: the time begins anew.
+    store.route("mine", |route| route.complete = false);
+    assert_eq!(confirmed.lost().await, Progress::Waiting);
+    assert_eq!(confirmed.settled().await, Progress::Led);
+    assert_eq!(began.elapsed(), 2 * GRACE);
+    // A request came: its DLX has written.
+    store.write("mine", State::Active);
+    assert_eq!(confirmed.lost().await, Progress::Changed);
+    store.route("mine", |route| route.own_ready = true);
+    assert_eq!(site.in_the_end().await[2..], [Leads::Both, Leads::Own]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fence_that_is_not_seen_yet_is_waited_for_and_another_is_none() {
+    let store = Store::with([]);
+    let mut resource = led("web");
+    (resource.path, resource.row) = (Path::Direct, row(State::Active));
+    let before = resource.row.nonce;
+    store.put(resource);
+    let site = Site::start(&store, &["a"]);
+    settle(SECOND).await;
+    let fence = row(State::Draining);
+    let mut confirmed = site.routes.confirm(&id("web"), before, fence.nonce);
+    let waits = tokio::time::timeout(SECOND, confirmed.settled()).await;
+    assert!(waits.is_err(), "{waits:?}");
+    let version = store.get("web").version;
+    store.compare_and_set(&id("web"), &version, &fence).await.unwrap();
+    assert_eq!(confirmed.settled().await, Progress::Led);
+    drop(confirmed);
+    // The revert decides, not the end of the wait.
+    assert_eq!(site.in_the_end().await, [Leads::Dlx]);
+    let mut another = site.routes.confirm(&id("web"), before, Nonce::fresh());
+    assert_eq!(another.settled().await, Progress::Changed);
+    let mut nobody = site.routes.confirm(&id("nobody"), before, fence.nonce);
+    assert!(matches!(nobody.settled().await, Progress::Lost(_)));
+    store.set(|inner| inner.blind = true);
+    // Its stream stands: what happened to it is not known.
+    advance(Duration::from_secs(60)).await;
+    store.route("web", |_| {});
+    let mut blind = site.routes.confirm(&id("web"), before, fence.nonce);
+    while !matches!(blind.settled().await, Progress::Lost(_)) {
+        blind.lost().await;
+    }
+}

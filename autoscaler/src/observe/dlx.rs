@@ -1,0 +1,194 @@
+//! The DLXs as metric source: every request passes one, so together they know all of them.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use scaler_types::{Resource, duration};
+use serde::Deserialize;
+use tokio::task::JoinSet;
+
+use super::{
+    Activity, Places, Sample, Source, Unknown,
+    members::{LastReport, Members, Silent},
+    places,
+};
+
+/// What one DLX answers to `GET /api/v1/activity`. Every field must be there: a missing one is not zero.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    member: Cow<'a, str>,
+    /// How long ago it forgot a resource that had anything to do. Earlier versions do not say: they never give a last report.
+    #[serde(default, with = "duration::go_option")]
+    forgotten: Option<Duration>,
+    #[serde(borrow)]
+    resources: Vec<Told<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    requests: u64,
+    in_flight: u64,
+    held: u64,
+    #[serde(with = "duration::go_option")]
+    idle: Option<Duration>,
+    #[serde(with = "duration::go")]
+    counting: Duration,
+    #[serde(default)]
+    since_start: bool,
+    #[serde(borrow, default)]
+    windows: HashMap<Cow<'a, str>, u64>,
+}
+
+/// Asks every live DLX, all at once and each once, about all resources and windows.
+pub async fn ask(
+    members: &Members,
+    kind: &str,
+    resources: &[Resource],
+    windows: &BTreeSet<Duration>,
+) -> Activity {
+    let nothing = |unknown| Activity {
+        source: Source { unknown: Some(unknown), ..Source::default() },
+        samples: vec![Vec::new(); resources.len()],
+        readings: None,
+    };
+    // Before the members are read: who registered by then, and is not among them, is gone.
+    let registered = members.registered();
+    let mut live = match members.live().await {
+        Ok(live) => live,
+        Err(error) => return nothing(Unknown::Failed(error.to_string().into())),
+    };
+    // After that: who is gone has given it before, or never will.
+    let last_reports = members.last_reports_for(windows);
+    let reported: Vec<_> = last_reports.iter().map(|(name, _)| name.clone()).collect();
+    // Whose last request has ended is still a member, and tells nothing more.
+    live.retain(|member| !reported.iter().any(|name| **name == member.name));
+    if live.is_empty() {
+        let mut nobody = nothing(Unknown::NoMembers);
+        (nobody.source.reported, nobody.source.registered) = (reported, registered);
+        return nobody;
+    }
+    let query: Vec<_> = windows.iter().map(|window| format!("window={}", duration::short(*window))).collect();
+    let path: Arc<str> = format!("/api/v1/activity?{}", query.join("&")).into();
+    let mut questions = JoinSet::new();
+    for member in live.iter().cloned() {
+        let (members, path) = (members.clone(), path.clone());
+        questions.spawn(async move {
+            let answer = members.get(&member, &path).await;
+            (member, answer)
+        });
+    }
+    let places = places(resources);
+    let mut samples = vec![Vec::with_capacity(live.len()); resources.len()];
+    let mut silent = Vec::new();
+    while let Some(asked) = questions.join_next().await {
+        // A question that panicked is one that was not answered; its member is missing below.
+        let Ok((member, answer)) = asked else { continue };
+        let name: Arc<str> = member.name.as_str().into();
+        let merged = answer.and_then(|body| {
+            merge(&body, &name, Duration::ZERO, kind, &places, &mut samples)
+                .map_err(|reason| Silent { reason: reason.into() })
+        });
+        members.heard(&member.name, merged.as_ref().err());
+        if merged.is_err() {
+            silent.push(member.name);
+        }
+    }
+    for (name, LastReport { at, body }) in &last_reports {
+        let merged = merge_last(body, name, at.elapsed(), kind, &places, windows, &mut samples);
+        if let Err(reason) = merged {
+            members.heard(name, Some(&Silent { reason: reason.into() }));
+            silent.push(name.to_string());
+        }
+    }
+    silent.sort();
+    let source = Source {
+        members: live.iter().map(|member| member.name.as_str().into()).collect(),
+        reported,
+        registered,
+        unknown: (!silent.is_empty()).then(|| Unknown::Silent(silent.into())),
+    };
+    Activity { source, samples, readings: None }
+}
+
+/// Adds the last report of a DLX, which it gave so long `ago`.
+fn merge_last(
+    body: &[u8],
+    member: &Arc<str>,
+    ago: Duration,
+    kind: &str,
+    places: &Places<'_>,
+    windows: &BTreeSet<Duration>,
+    samples: &mut [Vec<Sample>],
+) -> Result<(), String> {
+    let Some(forgotten) = merge(body, member, ago, kind, places, samples)? else { return Ok(()) };
+    // What it does not name it may have forgotten then, with what it had counted.
+    let known = windows.iter().filter(|window| forgotten >= **window).map(|window| (*window, 0));
+    for samples in samples.iter_mut().filter(|samples| samples.iter().all(|sample| sample.member != *member))
+    {
+        samples.push(Sample {
+            member: member.clone(),
+            requests: 0,
+            in_flight: 0,
+            held: 0,
+            idle: None,
+            counting: forgotten,
+            since_start: false,
+            counts: known.clone().collect(),
+        });
+    }
+    Ok(())
+}
+
+/// Adds one DLX's answer, which it gave so long `ago`, to the samples; how long ago it forgot one of its resources. The error says what is
+/// wrong with it.
+fn merge(
+    body: &[u8],
+    member: &Arc<str>,
+    ago: Duration,
+    kind: &str,
+    places: &Places<'_>,
+    samples: &mut [Vec<Sample>],
+) -> Result<Option<Duration>, String> {
+    let answer: Answer<'_> =
+        serde_json::from_slice(body).map_err(|error| format!("its answer cannot be read: {error}"))?;
+    if answer.member != **member {
+        // One that took over the address of another knows nothing of what the other did.
+        return Err(format!("{} answers at its address", answer.member));
+    }
+    for told in answer.resources {
+        if told.kind != kind {
+            continue;
+        }
+        let Some(place) = places.get(&*told.namespace).and_then(|names| names.get(&*told.name)) else {
+            continue;
+        };
+        let counts = told.windows.iter().map(|(window, count)| Ok((duration::parse(window)?, *count)));
+        let counts: Result<_, duration::NotADuration> = counts.collect();
+        let sample = Sample {
+            member: member.clone(),
+            requests: told.requests,
+            in_flight: told.in_flight,
+            held: told.held,
+            idle: told.idle,
+            counting: told.counting,
+            since_start: told.since_start,
+            counts: counts.map_err(|error| format!("its answer cannot be read: {error}"))?,
+        };
+        samples[*place].push(sample.later(ago));
+    }
+    Ok(answer.forgotten.map(|forgotten| forgotten.saturating_add(ago)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+//! The cluster's custom metrics API as metric source: one call per metric and window for all objects of a kind in a
+//! namespace, under the names that v3io/scaler uses (`<metric>_per_<window>`).
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use daemon::{flags::CommonFlags, settings::ObjectKind};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use kube::{Client, client::Body};
+use scaler_types::{Resource, Role, ScaleResource, duration};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{
+    Coverage, Places, Reading, Value, places, quantity,
+    source::{Slot, Table, Tables, Wanted},
+};
+use crate::http::{encoded, shown};
+
+/// How long one call may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest answer that is read: ten thousand objects take about 3 MB.
+const LONGEST: usize = 64 << 20;
+/// How many calls are made at once.
+const AT_ONCE: usize = 4;
+/// The API's group.
+const GROUP: &str = "custom.metrics.k8s.io";
+/// The versions that are spoken, the best first.
+const VERSIONS: [&str; 2] = ["v1beta2", "v1beta1"];
+
+/// The cluster whose API is asked, if there is one: a client is made when first needed. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Cluster(Arc<Lazy>);
+
+#[derive(Default)]
+struct Lazy {
+    flags: Option<CommonFlags>,
+    client: OnceCell<Client>,
+}
+
+/// The custom metrics of one kind of object. Cheap to clone.
+#[derive(Clone)]
+pub struct Kubernetes(Arc<Shared>);
+
+struct Shared {
+    kind: ObjectKind,
+    cluster: Cluster,
+    /// Found once, and again after a failure.
+    api: Mutex<Option<Api>>,
+    places: Semaphore,
+}
+
+/// What discovery found.
+#[derive(Clone, Debug, PartialEq)]
+struct Api {
+    version: String,
+    /// `deployments.apps`, or `pods` in the core group.
+    resource: String,
+}
+
+/// A group, and its versions.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Group {
+    versions: Vec<GroupVersion>,
+    preferred_version: Option<GroupVersion>,
+}
+
+#[derive(Clone, Deserialize)]
+struct GroupVersion {
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct Kinds {
+    resources: Vec<KindOf>,
+}
+
+#[derive(Deserialize)]
+struct KindOf {
+    name: String,
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct MetricValues {
+    items: Vec<MetricValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MetricValue {
+    described_object: Described,
+    value: String,
+    /// Of how long the value is, where the API says so; 0 is a value of its own time. Called `window` in v1beta1.
+    #[serde(default, alias = "window")]
+    window_seconds: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct Described {
+    name: String,
+}
+
+/// What one call told: by resource a value, and over how long.
+type Told = Vec<(Slot, Option<Duration>)>;
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// The one that the flags mean.
+    pub fn of(flags: CommonFlags) -> Self {
+        Self(Arc::new(Lazy { flags: Some(flags), client: OnceCell::new() }))
+    }
+
+    async fn client(&self) -> Result<Client, String> {
+        let make = async || match &self.0.flags {
+            Some(flags) => {
+                daemon::cluster::client(flags, Role::Autoscaler).await.map_err(|error| format!("{error:#}"))
+            }
+            None => Err("no cluster is known".to_owned()),
+        };
+        self.0.client.get_or_try_init(make).await.cloned()
+    }
+}
+
+impl From<Client> for Cluster {
+    fn from(client: Client) -> Self {
+        Self(Arc::new(Lazy { flags: None, client: OnceCell::new_with(Some(client)) }))
+    }
+}
+
+// === impl Kubernetes ===
+
+impl Kubernetes {
+    /// Asks nothing yet.
+    pub fn new(kind: ObjectKind, cluster: Cluster) -> Self {
+        Self(Arc::new(Shared { kind, cluster, api: Mutex::default(), places: Semaphore::new(AT_ONCE) }))
+    }
+
+    /// Whose metrics are asked for.
+    pub fn kind(&self) -> &ObjectKind {
+        &self.0.kind
+    }
+
+    /// Asks for all `wanted` in every namespace that something is listed in. `plugin`: the plugin's kind.
+    pub(super) async fn ask(
+        &self,
+        plugin: &str,
+        listed: &[Resource],
+        wanted: &BTreeSet<Wanted<'_>>,
+    ) -> Tables {
+        let api = self.api().await;
+        let places = self.places(plugin, listed);
+        let namespaces: BTreeSet<&str> =
+            listed.iter().map(|resource| resource.id.namespace.as_str()).collect();
+        let mut questions = JoinSet::new();
+        for Wanted { name, window } in wanted.iter().copied() {
+            for namespace in &namespaces {
+                let (this, api) = (self.clone(), api.clone());
+                let (name, namespace) = (name.to_owned(), (*namespace).to_owned());
+                questions.spawn(async move {
+                    let answer = match api {
+                        Ok((client, api)) => this.values(&client, &api, &namespace, &name, window).await,
+                        Err(error) => Err(error),
+                    };
+                    (name, window, namespace, answer)
+                });
+            }
+        }
+        let mut answers: HashMap<(String, Duration), Result<Told, Arc<str>>> = HashMap::new();
+        while let Some(asked) = questions.join_next().await {
+            // A question that panicked is one without an answer: its resources have no value.
+            let Ok((name, window, namespace, answer)) = asked else { continue };
+            let told = answers
+                .entry((name, window))
+                .or_insert_with(|| Ok(vec![(Slot::default(), None); listed.len()]));
+            match (told.as_mut(), answer) {
+                (Ok(told), Ok(values)) => add(told, places.get(namespace.as_str()), values),
+                (Ok(_), Err(error)) => *told = Err(error.into()),
+                (Err(_), _) => {}
+            }
+        }
+        let mut tables = Tables::new();
+        for ((name, window), told) in answers {
+            let table = table(&name, window, told);
+            tables.entry(name).or_default().insert(window, table);
+        }
+        tables
+    }
+
+    /// Where each resource is in the list, by namespace and the name of its object.
+    fn places<'a>(&self, plugin: &str, listed: &'a [Resource]) -> Places<'a> {
+        let kind = self.0.kind.kind.to_lowercase();
+        let mut all = places(listed);
+        // The plugin deployment lists workloads of many kinds: of a Deployment its bare name, of any other `kind/name`.
+        if plugin == "deployment" && kind != "deployment" {
+            for names in all.values_mut() {
+                let of_kind = names.drain().filter_map(|(name, place)| {
+                    let (of, name) = name.split_once('/')?;
+                    (of == kind).then_some((name, place))
+                });
+                *names = of_kind.collect();
+            }
+        }
+        all
+    }
+
+    /// The client, and what discovery found.
+    async fn api(&self) -> Result<(Client, Api), String> {
+        let client = self.0.cluster.client().await?;
+        let known = self.0.api.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let api = match known {
+            Some(api) => api,
+            None => {
+                let api = self.discover(&client).await?;
+                *self.0.api.lock().unwrap_or_else(PoisonError::into_inner) = Some(api.clone());
+                api
+            }
+        };
+        Ok((client, api))
+    }
+
+    async fn discover(&self, client: &Client) -> Result<Api, String> {
+        let ObjectKind { group, kind } = &self.0.kind;
+        let metrics: Group = found(client, &format!("/apis/{GROUP}"))
+            .await?
+            .ok_or_else(|| format!("the cluster has no API {GROUP}: is a metrics adapter installed?"))?;
+        let version = VERSIONS
+            .into_iter()
+            .find(|version| metrics.versions.iter().any(|offered| offered.version == *version))
+            .ok_or_else(|| {
+                format!("the cluster's {GROUP} has none of the versions {}", VERSIONS.join(", "))
+            })?;
+        let paths = match group.as_str() {
+            "" => vec!["/api/v1".to_owned()],
+            group => {
+                let offered: Group = found(client, &format!("/apis/{group}"))
+                    .await?
+                    .ok_or_else(|| format!("the cluster has no API group {group:?}: see metrics.resource"))?;
+                let preferred = offered.preferred_version.iter();
+                let versions = preferred.chain(&offered.versions);
+                versions.map(|version| format!("/apis/{group}/{}", version.version)).collect()
+            }
+        };
+        for path in paths {
+            let kinds: Option<Kinds> = found(client, &path).await?;
+            let kinds = kinds.map(|kinds| kinds.resources).unwrap_or_default();
+            // Those with a slash are subresources.
+            if let Some(of) = kinds.iter().find(|of| of.kind == *kind && !of.name.contains('/')) {
+                let resource =
+                    if group.is_empty() { of.name.clone() } else { format!("{}.{group}", of.name) };
+                return Ok(Api { version: version.to_owned(), resource });
+            }
+        }
+        Err(format!("the cluster has no kind {kind:?} in the group {group:?}: see metrics.resource"))
+    }
+
+    /// One metric of all objects in a namespace; none where there is no data yet.
+    async fn values(
+        &self,
+        client: &Client,
+        api: &Api,
+        namespace: &str,
+        name: &str,
+        window: Duration,
+    ) -> Result<Vec<MetricValue>, String> {
+        let _place = self.0.places.acquire().await.map_err(|error| error.to_string())?;
+        let Api { version, resource } = api;
+        let metric = wire_name(name, window);
+        let path = format!(
+            "/apis/{GROUP}/{version}/namespaces/{}/{resource}/*/{}",
+            encoded(namespace),
+            encoded(&metric)
+        );
+        match found::<MetricValues>(client, &path).await {
+            Ok(values) => Ok(values.map(|values| values.items).unwrap_or_default()),
+            Err(error) => {
+                // What discovery found may hold no more.
+                *self.0.api.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn wire_name(name: &str, window: Duration) -> String {
+    ScaleResource { metric_name: name.to_owned(), window_size: window, threshold: 0.0 }.wire_name()
+}
+
+fn add(told: &mut Told, names: Option<&HashMap<&str, usize>>, values: Vec<MetricValue>) {
+    let Some(names) = names else { return };
+    for MetricValue { described_object, value, window_seconds } in values {
+        let Some(place) = names.get(described_object.name.as_str()) else { continue };
+        let (slot, over) = &mut told[*place];
+        // What is no quantity is no number.
+        slot.add(quantity::parse(&value).unwrap_or(f64::NAN));
+        *over = window_seconds
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .filter(|seconds| *seconds > 0)
+            .map(Duration::from_secs);
+    }
+}
+
+fn table(name: &str, window: Duration, told: Result<Told, Arc<str>>) -> Table {
+    let metric: Arc<str> = wire_name(name, window).into();
+    Table::new(move |place| {
+        let (value, coverage) = match &told {
+            // What the metric's name says, unless the API says otherwise.
+            Ok(told) => {
+                let (slot, over) = told[place];
+                (slot.value(false), over.map_or(Coverage::Vouched, Coverage::Only))
+            }
+            Err(error) => (Value::Failed(error.clone()), Coverage::Vouched),
+        };
+        Reading { metric: metric.clone(), value, coverage }
+    })
+}
+
+/// What is at `path`; `None`: nothing is (404).
+async fn found<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Option<T>, String> {
+    let failed = |why: String| format!("GET {path}: {why}");
+    let request = Request::get(path).body(Body::empty()).map_err(|error| failed(error.to_string()))?;
+    let exchange = async {
+        let (head, body) =
+            client.send(request).await.map_err(|error| failed(daemon::cluster::causes(&error)))?.into_parts();
+        let body = Limited::new(body, LONGEST)
+            .collect()
+            .await
+            .map_err(|error| failed(daemon::cluster::causes(&*error)))?;
+        Ok::<_, String>((head.status, body.to_bytes()))
+    };
+    let (status, body) = timeout(PATIENCE, exchange)
+        .await
+        .unwrap_or_else(|_| Err(failed(format!("no answer within {}", duration::short(PATIENCE)))))?;
+    match status {
+        StatusCode::OK => serde_json::from_slice(&body)
+            .map(Some)
+            .map_err(|error| failed(format!("its answer cannot be read: {error}"))),
+        StatusCode::NOT_FOUND => Ok(None),
+        status => Err(failed(format!("it answered {status}: {}", shown(&body)))),
+    }
+}

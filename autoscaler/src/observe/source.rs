@@ -1,0 +1,186 @@
+//! Asks a namespace file's metric source for all resources at once.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use daemon::settings::{MetricsSource, Settings};
+use scaler_types::{Path, Resource, ScaleResource};
+
+use super::{
+    Activity, Coverage, Reading, Source, Value, dlx,
+    kubernetes::{Cluster, Kubernetes},
+    members::Members,
+    prometheus::Prometheus,
+};
+
+/// In scrape intervals: wherever the scrapes fall in it, the first and the last are two whole intervals apart at least, also when one
+/// fails.
+const SHORTEST: u32 = 4;
+
+/// Who says how busy resources are. Cheap to clone.
+#[derive(Clone)]
+pub enum MetricSource {
+    /// The DLXs.
+    Dlx,
+    /// A Prometheus.
+    Prometheus(Prometheus),
+    /// The cluster's custom metrics API.
+    Kubernetes(Kubernetes),
+}
+
+/// A metric that some resource is decided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a str,
+    pub(super) window: Duration,
+}
+
+/// What a source told of one metric: a reading for each resource's place in the list.
+pub(super) struct Table(Box<dyn Fn(usize) -> Reading + Send>);
+
+/// By metric name and window.
+pub(super) type Tables = HashMap<String, HashMap<Duration, Table>>;
+
+/// One resource's value in an answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Slot {
+    value: f64,
+    times: u8,
+}
+
+// === impl MetricSource ===
+
+impl MetricSource {
+    /// The source that `settings` name. Asks nothing yet.
+    pub fn new(settings: &MetricsSource, cluster: &Cluster) -> Self {
+        match settings {
+            MetricsSource::Dlx => Self::Dlx,
+            MetricsSource::Prometheus(settings) => Self::Prometheus(Prometheus::new(settings.clone())),
+            MetricsSource::Kubernetes(kind) => {
+                Self::Kubernetes(Kubernetes::new(kind.clone(), cluster.clone()))
+            }
+        }
+    }
+
+    /// Whether it is the one that `settings` name.
+    pub fn is(&self, settings: &MetricsSource) -> bool {
+        match (self, settings) {
+            (Self::Dlx, MetricsSource::Dlx) => true,
+            (Self::Prometheus(this), MetricsSource::Prometheus(settings)) => this.settings() == settings,
+            (Self::Kubernetes(this), MetricsSource::Kubernetes(kind)) => this.kind() == kind,
+            _ => false,
+        }
+    }
+
+    /// The shortest window that it tells and proves to have been seen; `None`: its windows are not ours to choose.
+    pub fn shortest(&self) -> Option<Duration> {
+        match self {
+            Self::Prometheus(this) => this.settings().scrape_interval.checked_mul(SHORTEST),
+            Self::Dlx | Self::Kubernetes(_) => None,
+        }
+    }
+
+    /// Asks it about all resources of the plugin of this `kind`, and the DLXs as well: what is in flight only they know.
+    /// `namespace`: the file's.
+    pub async fn ask(
+        &self,
+        members: &Members,
+        kind: &str,
+        namespace: &str,
+        listed: &[Resource],
+        settings: &Settings,
+    ) -> Activity {
+        let wanted: BTreeSet<_> = listed
+            .iter()
+            .flat_map(|resource| metrics(resource, settings))
+            .map(|metric| Wanted { name: &metric.metric_name, window: metric.window_size })
+            .collect();
+        let windows = wanted.iter().map(|wanted| wanted.window).collect();
+        let none = BTreeSet::new();
+        let dlxs = async |windows| {
+            if listed.iter().any(|resource| resource.path != Path::External) {
+                dlx::ask(members, kind, listed, windows).await
+            } else {
+                let source = Source::default();
+                Activity { source, samples: vec![Vec::new(); listed.len()], readings: None }
+            }
+        };
+        let (mut activity, tables) = match self {
+            Self::Dlx => return dlx::ask(members, kind, listed, &windows).await,
+            Self::Prometheus(source) => {
+                tokio::join!(dlxs(&none), source.ask(namespace, listed, &wanted))
+            }
+            Self::Kubernetes(source) => {
+                tokio::join!(dlxs(&none), source.ask(kind, listed, &wanted))
+            }
+        };
+        activity.readings = Some(readings(listed, settings, &tables));
+        activity
+    }
+}
+
+/// The metrics that decide: the resource's own, else its namespace's.
+pub fn metrics<'a>(resource: &'a Resource, settings: &'a Settings) -> &'a [ScaleResource] {
+    if resource.scale_resources.is_empty() { &settings.scale_resources } else { &resource.scale_resources }
+}
+
+fn readings(listed: &[Resource], settings: &Settings, tables: &Tables) -> Vec<Vec<Reading>> {
+    let reading = |place: usize, metric: &ScaleResource| {
+        let table = tables.get(&metric.metric_name).and_then(|windows| windows.get(&metric.window_size));
+        table.map_or_else(
+            || Reading {
+                metric: metric.wire_name().into(),
+                value: Value::Failed("it was not asked".into()),
+                coverage: Coverage::Vouched,
+            },
+            |table| table.reading(place),
+        )
+    };
+    let of =
+        |(place, resource)| metrics(resource, settings).iter().map(|metric| reading(place, metric)).collect();
+    listed.iter().enumerate().map(of).collect()
+}
+
+// === impl Table ===
+
+impl Table {
+    /// `reading` gives the one for a place.
+    pub(super) fn new(reading: impl Fn(usize) -> Reading + Send + 'static) -> Self {
+        Self(Box::new(reading))
+    }
+
+    /// What it told of the resource at this place.
+    pub(super) fn reading(&self, place: usize) -> Reading {
+        (self.0)(place)
+    }
+
+    /// The source has no such metric; `known`: what it has.
+    pub(super) fn unknown(known: Arc<str>) -> Self {
+        Self::new(move |_| Reading {
+            metric: "".into(),
+            value: Value::Unknown(known.clone()),
+            coverage: Coverage::Vouched,
+        })
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    pub(super) fn add(&mut self, value: f64) {
+        self.value = value;
+        self.times = self.times.saturating_add(1);
+    }
+
+    /// `idle`: what it means that there is none.
+    pub(super) fn value(self, idle: bool) -> Value {
+        match self.times {
+            0 => Value::Absent { idle },
+            1 => Value::Number(self.value),
+            _ => Value::Several,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What the tests stand on: a plugin in memory, and DLXs that are real servers with a script.
+
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use daemon::{
+    coordination::Coordination,
+    members::{
+        files::{Registration, register},
+        serving::Known,
+    },
+};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use prometheus_client::registry::Registry;
+use scaler_types::ResourceId;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    interception::{Leading, RouteFacts},
+    observe::members::{Members, Patience},
+    telemetry::Metrics,
+};
+
+mod store;
+
+pub use store::{Inner, LedTo, Store, sleeper};
+
+/// The kind of the plugin in memory.
+pub const KIND: &str = "memory";
+
+/// A name in namespace `demo`.
+pub fn id(name: &str) -> ResourceId {
+    ResourceId::new("demo", name)
+}
+
+/// What a DLX answers to one request.
+pub enum Reply {
+    /// This.
+    Json(StatusCode, Value),
+    /// Nothing, as long as the test lasts.
+    Never,
+}
+
+/// A DLX: registered as a member, with a script for its answers.
+pub struct Dlx {
+    /// The name it is registered under.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The requests it got: path and query, headers as text, body.
+    pub asked: Arc<Mutex<Vec<Asked>>>,
+    registration: Option<Registration>,
+    _serving: DropGuard,
+}
+
+/// One request a DLX got.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Path and query.
+    pub path: String,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
+    /// The body; null if there was none.
+    pub body: Value,
+}
+
+type Script = Arc<dyn Fn(&str, &Asked) -> Reply + Send + Sync>;
+
+// === impl Dlx ===
+
+impl Dlx {
+    /// A DLX that answers by `script`, which is told its name and what it is asked.
+    pub fn start(state_dir: &Path, script: impl Fn(&str, &Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let registration = register(state_dir, listener.local_addr().unwrap()).unwrap();
+        let name = registration.name().to_owned();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let serving = CancellationToken::new();
+        let serve = serve(
+            tokio::net::TcpListener::from_std(listener).unwrap(),
+            name.clone(),
+            Arc::new(script),
+            asked.clone(),
+        );
+        tokio::spawn(serving.clone().run_until_cancelled_owned(serve));
+        Self { name, address, asked, registration: Some(registration), _serving: serving.drop_guard() }
+    }
+
+    /// One that confirms every fence, and has seen no request of `names` for an hour.
+    pub fn quiet(state_dir: &Path, names: &[&str]) -> Self {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        Self::start(state_dir, move |member, asked| match asked.path.as_str() {
+            "/api/v1/fence" => confirmed(),
+            _ => Reply::Json(StatusCode::OK, activity(member, names.iter().map(|name| idle(name)))),
+        })
+    }
+
+    /// It is no member any more.
+    pub fn leave(&mut self) {
+        self.registration = None;
+    }
+
+    /// How often it was asked for this path.
+    pub fn count(&self, path: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|asked| asked.path.starts_with(path)).count()
+    }
+}
+
+async fn serve(
+    listener: tokio::net::TcpListener,
+    name: String,
+    script: Script,
+    asked: Arc<Mutex<Vec<Asked>>>,
+) -> Infallible {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (name, script, asked) = (name.clone(), script.clone(), asked.clone());
+        tokio::spawn(http1::Builder::new().serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request: Request<Incoming>| {
+                let (name, script, asked) = (name.clone(), script.clone(), asked.clone());
+                async move { answer(&name, &*script, &asked, request).await }
+            }),
+        ));
+    }
+}
+
+async fn answer(
+    name: &str,
+    script: &(dyn Fn(&str, &Asked) -> Reply + Send + Sync),
+    asked: &Mutex<Vec<Asked>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let one = Asked {
+        path: head.uri.to_string(),
+        authorization: head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()),
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+    };
+    asked.lock().unwrap().push(one.clone());
+    match script(name, &one) {
+        Reply::Json(status, body) => {
+            let mut response = Response::new(Full::new(body.to_string().into()));
+            *response.status_mut() = status;
+            Ok(response)
+        }
+        Reply::Never => std::future::pending().await,
+    }
+}
+
+/// The answer that confirms a fence.
+pub fn confirmed() -> Reply {
+    Reply::Json(StatusCode::OK, json!({"confirmed": true}))
+}
+
+/// The answer that refuses one.
+pub fn refused(reason: &str) -> Reply {
+    Reply::Json(StatusCode::CONFLICT, json!({"confirmed": false, "reason": reason}))
+}
+
+/// The answer to a question for the activity.
+pub fn activity(member: &str, resources: impl Iterator<Item = Value>) -> Value {
+    json!({"member": member, "resources": resources.collect::<Vec<_>>()})
+}
+
+/// A resource nobody has asked for within the hour that it was counted.
+pub fn idle(name: &str) -> Value {
+    json!({
+        "namespace": "demo", "name": name, "kind": KIND, "requests": 3, "in_flight": 0, "held": 0,
+        "idle": "1h", "counting": "2h", "windows": {"10m": 0},
+    })
+}
+
+/// The members of a state folder, asked with a token and this patience.
+pub fn members(state_dir: &Path, patience: Duration) -> Members {
+    let patience = Patience { activity: patience, fence: patience / 2, margin: patience / 2 };
+    Members::new(
+        Coordination::Files(state_dir.to_owned()),
+        Some("secret".into()),
+        patience,
+        Metrics::new(&mut Registry::default()),
+    )
+}
+
+/// These DLXs take requests; the sender says when others do.
+pub fn leading(names: &[&str]) -> (watch::Sender<Known>, Leading) {
+    let (tell, serving) = watch::channel(Some(named(names)));
+    (tell, Leading { serving, grace: GRACE, dead_man: DEAD_MAN })
+}
+
+/// DLXs of these names.
+pub fn named(names: &[&str]) -> Arc<[scaler_types::Dlx]> {
+    let dlx = |name: &&str| scaler_types::Dlx {
+        name: (*name).to_owned(),
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        node: None,
+        zone: None,
+    };
+    names.iter().map(dlx).collect()
+}
+
+/// DLXs take requests, and nobody takes time to follow.
+pub const SERVED: RouteFacts = RouteFacts { served: true, grace: Duration::ZERO };
+/// How long whoever connects may take.
+pub const GRACE: Duration = Duration::from_secs(30);
+/// How long nobody has to take requests.
+pub const DEAD_MAN: Duration = Duration::from_secs(60);
+/// Longer than any test lasts.
+pub const LONG: Duration = Duration::from_secs(3600);
+/// As short as a silent DLX may be waited for.
+pub const SHORT: Duration = Duration::from_millis(100);
