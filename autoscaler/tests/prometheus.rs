@@ -98,15 +98,17 @@ metrics:
   queries:
     requests:
       query: sum by (name) (increase(requests_total{{namespace=\"$namespace\"}}[$window]))
+      sampleCountQuery: min by (name, namespace) (count_over_time(requests_total{{namespace=\"$namespace\"}}[$window]) * (resets(requests_total{{namespace=\"$namespace\"}}[$window]) == bool 0))
     rare:
       query: sum by (name) (increase(requests_total{{namespace=\"$namespace\"}}[$window]))
-      coverage: min by (name) (sum_over_time(up{{namespace=\"$namespace\"}}[$window]))
+      sampleCountQuery: min by (name) (sum_over_time(up{{namespace=\"$namespace\"}}[$window]))
       absent: idle
     load:
       query: max by (name) (avg_over_time(load{{namespace=\"$namespace\"}}[$window]))
+      sampleCountQuery: min by (name, namespace) (count_over_time(load{{namespace=\"$namespace\"}}[$window]))
     wrong:
       query: sum by (name) (increase(requests_total[$window])) + on () group_left () requests_total
-      coverage: min by (name) (count_over_time(requests_total[$window]))
+      sampleCountQuery: min by (name) (count_over_time(requests_total[$window]))
 "
         );
         let file = NamespaceFile::parse("demo.yaml", text.as_bytes()).unwrap();

@@ -81,8 +81,8 @@ pub struct Prometheus {
 pub struct MetricQuery {
     /// Gives the metric's value for each resource.
     pub query: String,
-    /// Gives for each resource how many scrapes within `$window` its value rests on.
-    pub coverage: String,
+    /// Gives for each resource how many samples within `$window` its value rests on.
+    pub sample_count_query: String,
     /// What it means that there is no value for a resource.
     pub absent: Absent,
     /// The label of a result that holds the resource's name; its namespace is in `namespace`, if it has that.

@@ -344,7 +344,7 @@ async fn plugins_know_where_the_metrics_of_every_file_come_from() {
     let host = Host::new();
     let prometheus = |host: &str| {
         format!(
-            "namespace: shop\nmetrics: {{source: prometheus, url: 'http://{host}', scrapeInterval: 15s, queries: {{requests: {{query: 'increase(a[$window])'}}}}}}\n"
+            "namespace: shop\nmetrics: {{source: prometheus, url: 'http://{host}', scrapeInterval: 15s, queries: {{requests: {{query: 'increase(a[$window])', sampleCountQuery: 'count_over_time(a[$window])'}}}}}}\n"
         )
     };
     host.write("demo.yaml", "namespace: demo\n");

@@ -123,7 +123,8 @@ async fn ten_thousand_resources_of_a_prometheus() {
     let address = told.recv().unwrap();
     let text = format!(
         "namespace: demo\nmetrics:\n  source: prometheus\n  url: http://{address}\n  scrapeInterval: 15s\n  queries:\n    \
-         requests: {{query: 'sum by (name, namespace) (increase(requests_total[$window]))'}}\n"
+         requests: {{query: 'sum by (name, namespace) (increase(requests_total[$window]))',\n      \
+         sampleCountQuery: 'min by (name, namespace) (count_over_time(requests_total[$window]) * (resets(requests_total[$window]) == bool 0))'}}\n"
     );
     let file = daemon::namespace_file::NamespaceFile::parse("demo.yaml", text.as_bytes()).unwrap();
     let settings = Settings::merge(&file.settings, &Default::default(), &Default::default());

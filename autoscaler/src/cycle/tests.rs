@@ -412,7 +412,8 @@ async fn tries_that_wait_for_a_route_keep_no_other_waiting() {
     prometheus.leave();
     let text = format!(
         "namespace: demo\nmetrics: {{source: prometheus, url: 'http://{}', scrapeInterval: 15s, queries: {{requests: \
-         {{query: 'increase(requests_total[$window])'}}}}}}\ndefaults: {{scaleResources: [{{metricName: requests, \
+         {{query: 'increase(requests_total[$window])', sampleCountQuery: \
+         'count_over_time(requests_total[$window])'}}}}}}\ndefaults: {{scaleResources: [{{metricName: requests, \
          windowSize: 10m, threshold: 50}}]}}\n",
         prometheus.address
     );

@@ -94,7 +94,7 @@ impl Prometheus {
             };
             let needed = Needed::new(window, settings.scrape_interval);
             let text = filled(&query.query, namespace, window);
-            let coverage = filled(&query.coverage, namespace, needed.range);
+            let coverage = filled(&query.sample_count_query, namespace, needed.range);
             for (counts, text) in [(false, text), (true, coverage)] {
                 let (this, access, key) = (self.clone(), access.clone(), (name.to_owned(), window));
                 questions.spawn(async move {

@@ -7,7 +7,6 @@ use serde_yaml::{Location, Spanned};
 
 use super::{
     Wrong, present,
-    selector::{Selected, select},
     values::{Label, ScrapeInterval, Text},
 };
 use crate::settings::{Absent, MetricQuery, MetricsSource, ObjectKind, Prometheus};
@@ -58,7 +57,7 @@ struct Query {
     #[serde(default, deserialize_with = "present")]
     label: Option<Label>,
     #[serde(default, deserialize_with = "present")]
-    coverage: Option<Spanned<Text>>,
+    sample_count_query: Option<Spanned<Text>>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -108,7 +107,7 @@ impl Metrics {
                     return Err(missing("url", "it beside source, as in http://prometheus:9090"));
                 };
                 let Some(interval) = self.scrape_interval else {
-                    let what = "how often it scrapes what the queries are about, as in 15s: coverage is counted in it";
+                    let what = "how often it scrapes what the queries are about, as in 15s: the samples of a window are counted by it";
                     return Err(missing("scrapeInterval", what));
                 };
                 let Some(queries) = self.queries.filter(|queries| !queries.value.is_empty()) else {
@@ -149,7 +148,7 @@ impl Source {
 
 impl Query {
     fn check(self, namespace: &str) -> Result<MetricQuery, Wrong> {
-        for text in [Some(&self.query), self.coverage.as_ref()].into_iter().flatten() {
+        for text in [Some(&self.query), self.sample_count_query.as_ref()].into_iter().flatten() {
             if !text.value.0.contains("$window") {
                 let why = "this says nothing of the time before now, expected $window in it, as in increase(x[$window])";
                 return Err((text.referenced, why.to_owned()));
@@ -161,40 +160,61 @@ impl Query {
         }
         let Label(label) = self.label.unwrap_or_else(|| Label(LABEL.to_owned()));
         let Text(query) = self.query.value;
-        let absent = match (self.absent.as_ref().map(|absent| absent.value), &self.coverage) {
-            (None | Some(WhenAbsent::Keep), _) => Absent::Keep,
-            (Some(WhenAbsent::Idle), Some(_)) => Absent::Idle,
-            // The query's own series are absent: they cannot say how long their target was scraped.
-            (Some(WhenAbsent::Idle), None) => {
-                let why = "absent: idle needs proof that the target was scraped, expected a key coverage beside it, as in \
-                           min by (name) (sum_over_time(up[$window]))";
-                return Err((at(&self.absent).unwrap_or(self.query.referenced), why.to_owned()));
-            }
+        let absent = match self.absent.map(|absent| absent.value) {
+            None | Some(WhenAbsent::Keep) => Absent::Keep,
+            Some(WhenAbsent::Idle) => Absent::Idle,
         };
-        let coverage = match self.coverage {
-            Some(coverage) => coverage.value.0,
-            None => match select(&query) {
-                Some(selected) => built(&selected, &label),
-                None => {
-                    let why = "not one selector with [$window], expected a key coverage beside it that counts the scrapes of each resource";
-                    return Err((self.query.referenced, why.to_owned()));
-                }
-            },
+        let Some(Spanned { value: Text(sample_count_query), .. }) = self.sample_count_query else {
+            return Err((self.query.referenced, without_sample_count(&query, &label, absent)));
         };
-        Ok(MetricQuery { query, coverage, absent, label })
+        Ok(MetricQuery { query, sample_count_query, absent, label })
     }
 }
 
-/// The scrapes within the window of the series that has fewest, for each resource: one that began within the window, or
-/// ended in it, has fewer than the window has. A counter that was reset within the window has none: what it had
-/// counted since the scrape before is lost.
-fn built(selected: &Selected<'_>, label: &str) -> String {
-    let Selected { series, counter } = selected;
-    let count = format!("count_over_time({series}[$window])");
-    match counter {
-        true => format!("min by ({label}, namespace) ({count} * (resets({series}[$window]) == bool 0))"),
-        false => format!("min by ({label}, namespace) ({count})"),
-    }
+/// The message for a query without `sampleCountQuery`, with the line to add. It is a proposal that its reader checks, so the
+/// query is not parsed: where its series cannot be cut out of the text, `SERIES` stands for them.
+fn without_sample_count(query: &str, label: &str, absent: Absent) -> String {
+    let line = |count: &str| format!("sampleCountQuery: '{}'", count.replace('\'', "''"));
+    let (count, note) = match absent {
+        // The query's own series are absent: they cannot prove that their target was scraped.
+        Absent::Idle => (
+            format!("min by ({label}) (sum_over_time(up[$window]))"),
+            ", where up selects the scrape target of each resource",
+        ),
+        Absent::Keep => {
+            let (series, note) = match series(query) {
+                Some(series) => (series, ""),
+                None => ("SERIES", ", where SERIES is what the query reads"),
+            };
+            let count = format!("count_over_time({series}[$window])");
+            // A counter that was reset lost what it had counted since the sample before: that sample does not count.
+            let counter = ["increase(", "rate("].iter().any(|function| query.contains(function));
+            match counter {
+                true => (
+                    format!("min by ({label}, namespace) ({count} * (resets({series}[$window]) == bool 0))"),
+                    note,
+                ),
+                false => (format!("min by ({label}, namespace) ({count})"), note),
+            }
+        }
+    };
+    let what =
+        "a query needs the key \"sampleCountQuery\", which counts the samples in $window for each resource";
+    format!("{what}, expected this line beside it{note}: {}", line(&count))
+}
+
+/// What stands between a bracket and each `[$window]`, if that is the same everywhere and looks like a series.
+fn series(query: &str) -> Option<&str> {
+    let mut pieces: Vec<&str> = query.split("[$window]").collect();
+    pieces.pop();
+    let mut found = pieces.into_iter().map(|before| before.rsplit('(').next().unwrap_or(before).trim());
+    let first = found.next()?;
+    let even = |quote: char| first.matches(quote).count() % 2 == 0;
+    let looks_right = first.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | ':' | '{'))
+        && !first.contains(|c: char| c == ')' || c.is_control())
+        && first.matches('{').count() == first.matches('}').count()
+        && ['"', '\'', '`'].into_iter().all(even);
+    (looks_right && found.all(|other| other == first)).then_some(first)
 }
 
 // === impl Url ===

@@ -2,7 +2,6 @@
 
 mod fingerprint;
 mod metrics;
-mod selector;
 #[cfg(test)]
 mod tests;
 mod values;

@@ -81,22 +81,25 @@ metrics:
   caFile: /run/ca.pem
   scrapeInterval: 15s
   queries:
-    requests: {query: 'sum by (name) (increase(http_requests_total{namespace=\"$namespace\"}[$window]))'}
+    requests:
+      query: sum by (name) (increase(http_requests_total{namespace=\"$namespace\"}[$window]))
+      sampleCountQuery: min by (name) (count_over_time(http_requests_total{namespace=\"$namespace\"}[$window]))
     queue:
       query: max by (app) (max_over_time(queue_length[$window]))
+      sampleCountQuery: min by (app) (count_over_time(queue_length[$window]))
       label: app
     jobs:
       query: sum by (name) (increase(a[$window]) + increase(b[$window]))
-      coverage: min by (name) (sum_over_time(up[$window]))
+      sampleCountQuery: min by (name) (sum_over_time(up[$window]))
       absent: idle
 defaults:
   scaleResources: [{metricName: queue, windowSize: 10m, threshold: 2.5}]
 ";
     let settings = parse(text).unwrap().settings;
     let Some(MetricsSource::Prometheus(source)) = settings.metrics else { panic!("{settings:?}") };
-    let query = |query: &str, coverage: &str, absent, label: &str| MetricQuery {
+    let query = |query: &str, sample_count_query: &str, absent, label: &str| MetricQuery {
         query: query.into(),
-        coverage: coverage.into(),
+        sample_count_query: sample_count_query.into(),
         absent,
         label: label.into(),
     };
@@ -111,9 +114,7 @@ defaults:
                 "requests".to_owned(),
                 query(
                     &format!("sum by (name) (increase({series}))"),
-                    &format!(
-                        "min by (name, namespace) (count_over_time({series}) * (resets({series}) == bool 0))"
-                    ),
+                    &format!("min by (name) (count_over_time({series}))"),
                     Absent::Keep,
                     "name",
                 ),
@@ -122,7 +123,7 @@ defaults:
                 "queue".to_owned(),
                 query(
                     "max by (app) (max_over_time(queue_length[$window]))",
-                    "min by (app, namespace) (count_over_time(queue_length[$window]))",
+                    "min by (app) (count_over_time(queue_length[$window]))",
                     Absent::Keep,
                     "app",
                 ),
@@ -144,6 +145,48 @@ defaults:
          defaults: {scaleResources: [{metricName: anything, windowSize: 1m}]}\n";
     let kind = ObjectKind { group: String::new(), kind: "Pod".to_owned() };
     assert_eq!(parse(kubernetes).unwrap().settings.metrics, Some(MetricsSource::Kubernetes(kind)));
+}
+
+/// The line that the message proposes is taken, and counts the samples of what the query reads.
+#[test]
+fn a_query_without_a_sample_count_is_told_the_line_to_add() {
+    let of_counter = |label: &str, series: &str| {
+        format!(
+            "min by ({label}, namespace) (count_over_time({series}[$window]) * (resets({series}[$window]) == bool 0))"
+        )
+    };
+    let of_gauge = |series: &str| format!("min by (name, namespace) (count_over_time({series}[$window]))");
+    let of_target = "min by (name) (sum_over_time(up[$window]))".to_owned();
+    let labelled = "a_total{b=\"$namespace\", c!='d'}";
+    for (query, beside, proposed) in [
+        (
+            &*format!("sum by (name) (increase({labelled}[$window]))"),
+            "label: name",
+            of_counter("name", labelled),
+        ),
+        ("rate(a:b_total[$window])", "label: app", of_counter("app", "a:b_total")),
+        ("increase(a[$window]) / sum_over_time(a [$window])", "label: name", of_counter("name", "a")),
+        ("max by (name) (max_over_time(queue [$window]))", "label: name", of_gauge("queue")),
+        ("increase(a[$window]) + increase(b[$window])", "label: name", of_counter("name", "SERIES")),
+        ("increase(a{b=~\"(c|d)\"}[$window])", "label: name", of_counter("name", "SERIES")),
+        ("max_over_time((a)[$window:1m])", "label: name", of_gauge("SERIES")),
+        ("quantile_over_time(0.9, a[$window])", "label: name", of_gauge("SERIES")),
+        ("increase(a[$window])", "absent: idle", of_target),
+    ] {
+        let file = |more: &str| {
+            let query = query.replace('\'', "''");
+            format!(
+                "namespace: demo\nmetrics:\n  source: prometheus\n  url: http://prometheus:9090\n  scrapeInterval: 15s\n  \
+                 queries:\n    jobs:\n      query: '{query}'\n      {beside}\n{more}"
+            )
+        };
+        let error = parse(&file("")).unwrap_err();
+        assert!(error.starts_with("demo.yaml:8:14: a query needs the key \"sampleCountQuery\""), "{error}");
+        let (_, line) = error.split_once(": sampleCountQuery: ").expect(&error);
+        let settings = parse(&file(&format!("      sampleCountQuery: {line}\n"))).unwrap().settings;
+        let Some(MetricsSource::Prometheus(source)) = settings.metrics else { panic!("{settings:?}") };
+        assert_eq!(source.queries["jobs"].sample_count_query, proposed, "{query}");
+    }
 }
 
 #[test]

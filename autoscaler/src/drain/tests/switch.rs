@@ -67,7 +67,8 @@ impl Site {
         prometheus.leave();
         let text = format!(
             "namespace: demo\nmetrics:\n  source: prometheus\n  url: http://{}\n  scrapeInterval: {interval}\n  queries:\n    \
-             requests: {{query: 'sum by (name, namespace) (increase(requests_total[$window]))'}}\n",
+             requests: {{query: 'sum by (name, namespace) (increase(requests_total[$window]))',\n      \
+             sampleCountQuery: 'min by (name, namespace) (count_over_time(requests_total[$window]) * (resets(requests_total[$window]) == bool 0))'}}\n",
             prometheus.address
         );
         let file = NamespaceFile::parse("demo.yaml", text.as_bytes()).unwrap();

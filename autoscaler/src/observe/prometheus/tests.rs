@@ -81,7 +81,7 @@ impl Server {
     fn settings(&self) -> Settings {
         let query = MetricQuery {
             query: "value[$window]{$namespace}".to_owned(),
-            coverage: "scrapes[$window]{$namespace}".to_owned(),
+            sample_count_query: "scrapes[$window]{$namespace}".to_owned(),
             absent: Absent::Idle,
             label: "name".to_owned(),
         };

@@ -25,8 +25,10 @@ use tokio::time::timeout;
 use crate::leaders::change_at;
 
 /// What Prometheus is asked.
-const QUERIES: &str = "    busy:\n      query: sum by (name) (increase(service_requests_total{namespace=\"$namespace\"}[$window]))\n    \
-                       flying:\n      query: max by (name) (max_over_time(service_in_flight{namespace=\"$namespace\"}[$window]))\n";
+const QUERIES: &str = "    busy:\n      query: sum by (name) (increase(service_requests_total{namespace=\"$namespace\"}[$window]))\n      \
+                       sampleCountQuery: min by (name, namespace) (count_over_time(service_requests_total{namespace=\"$namespace\"}[$window]) * (resets(service_requests_total{namespace=\"$namespace\"}[$window]) == bool 0))\n    \
+                       flying:\n      query: max by (name) (max_over_time(service_in_flight{namespace=\"$namespace\"}[$window]))\n      \
+                       sampleCountQuery: min by (name, namespace) (count_over_time(service_in_flight{namespace=\"$namespace\"}[$window]))\n";
 /// How far back it is looked at: as little as can be told.
 const WINDOW: Duration = SAMPLE;
 const METRICS: &str =

@@ -24,7 +24,8 @@ fn what_prometheus_has_seen_keeps_it_awake() {
         return;
     }
     run(async {
-        let queries = "    busy:\n      query: sum by (name) (increase(service_requests_total{namespace=\"$namespace\"}[$window]))\n";
+        let queries = "    busy:\n      query: sum by (name) (increase(service_requests_total{namespace=\"$namespace\"}[$window]))\n      \
+                       sampleCountQuery: min by (name, namespace) (count_over_time(service_requests_total{namespace=\"$namespace\"}[$window]) * (resets(service_requests_total{namespace=\"$namespace\"}[$window]) == bool 0))\n";
         let shop = Shop::open_with(Setting::default().with(&prometheus::source(queries))).await;
         let [web, quiet] = ["web", "quiet"].map(|name| {
             Workload::new(&shop, name)
