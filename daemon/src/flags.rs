@@ -11,7 +11,7 @@ use clap::builder::OsStringValueParser;
 use scaler_types::{Coordination, ServicePorts};
 
 use crate::{
-    cluster,
+    cluster, shutdown,
     telemetry::{LogFormat, ResourceMetrics},
     token::Token,
     wakes,
@@ -98,8 +98,8 @@ pub struct CommonFlags {
     pub resource_metrics: ResourceMetrics,
 
     /// How long the daemon may take to finish what it has begun after the first SIGTERM or SIGINT. A second signal
-    /// ends it at once.
-    #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
+    /// ends it at once. With --service-ports two thirds of it have to be --route-grace or more.
+    #[arg(long, default_value = "45s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub shutdown_grace: Duration,
 }
 
@@ -137,6 +137,11 @@ impl CommonFlags {
         self.kubeconfig_path.as_deref().filter(|path| !path.is_empty()).map(Path::new)
     }
 
+    /// Whether a DLX would stop accepting connections before everybody has followed the change that leads its Services elsewhere.
+    pub fn shutdown_grace_is_short(&self) -> bool {
+        self.service_ports.is_some() && shutdown::accepting_time(self.shutdown_grace) < self.route_grace
+    }
+
     /// How the daemons know of each other.
     pub fn coordination(&self) -> Coordination {
         match self.coordinate_by {
@@ -154,5 +159,33 @@ impl CommonFlags {
     /// Its file cannot be read or is empty: a [`Misconfigured`].
     pub fn admin_token(&self) -> anyhow::Result<Option<Token>> {
         Ok(self.admin_token_file.as_deref().map(Token::read).transpose()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        common: CommonFlags,
+    }
+
+    #[test]
+    fn two_thirds_of_the_shutdown_grace_are_the_route_grace_at_least() {
+        for (line, is_short) in [
+            ("", false),
+            ("--service-ports=20000-20003", false),
+            ("--service-ports=20000-20003 --shutdown-grace=44s", true),
+            ("--service-ports=20000-20003 --route-grace=31s", true),
+            ("--service-ports=20000-20003 --route-grace=31s --shutdown-grace=46500ms", false),
+            ("--shutdown-grace=1s", false),
+        ] {
+            let flags = Line::parse_from(std::iter::once("dlx").chain(line.split_whitespace())).common;
+            assert_eq!(flags.shutdown_grace_is_short(), is_short, "{line}");
+        }
     }
 }

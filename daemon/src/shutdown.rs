@@ -58,6 +58,12 @@ impl Shutdown {
     }
 }
 
+/// For how much of the shutdown grace a DLX that Services lead to accepts new connections at most: a third is kept for the requests
+/// that are held and in flight.
+pub fn accepting_time(grace: Duration) -> Duration {
+    grace - grace / 3
+}
+
 /// What ends a process: the signal's name, and the status that it ends with.
 type Ending = (&'static str, u8);
 

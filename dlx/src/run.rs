@@ -147,7 +147,7 @@ async fn serve_as(
     dlx.timeouts = flags.timeouts();
     let dlx = Arc::new(dlx);
     let grace = shutdown.grace();
-    if dlx.service_ports.is_some() && stop::taking(grace) < flags.common.route_grace {
+    if flags.common.shutdown_grace_is_short() {
         tracing::warn!(
             shutdown_grace = %duration::short(grace), route_grace = %duration::short(flags.common.route_grace),
             "two thirds of --shutdown-grace are less than --route-grace: whoever is led here late is refused when this DLX stops"

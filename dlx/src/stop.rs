@@ -9,6 +9,7 @@
 
 use std::{fmt, future::pending, sync::Arc, time::Duration};
 
+use daemon::shutdown;
 use scaler_types::duration;
 use tokio::{
     sync::watch,
@@ -102,11 +103,6 @@ impl Drop for LeadsHere {
     }
 }
 
-/// For how much of `grace`, the whole time that a stop may take, connections are taken at most: a third is kept for the drain.
-pub fn taking(grace: Duration) -> Duration {
-    grace - grace / 3
-}
-
 /// Waits for the first signal, then until nobody is led here any more, and has the DLX drain. When the signal came.
 ///
 /// `grace` is the time for all of it, the drain included.
@@ -123,7 +119,7 @@ pub async fn follow(dlx: &Dlx, grace: Duration) -> Instant {
         }
         dlx.routes.over().await;
     };
-    match signalled.checked_add(taking(grace)) {
+    match signalled.checked_add(shutdown::accepting_time(grace)) {
         None => over.await,
         Some(end) => {
             if timeout_at(end, over).await.is_err() {
