@@ -8,6 +8,7 @@
 
 pub mod activity;
 pub mod admin;
+pub mod admit;
 pub mod answer;
 pub mod clock;
 pub mod dlx;

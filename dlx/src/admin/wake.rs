@@ -7,10 +7,9 @@ use daemon::admin::{Peer, json, refuse};
 use http::{Request, Response, StatusCode};
 use scaler_types::ResourceId;
 use serde::Deserialize;
-use tokio::time::Instant;
 
 use super::Body;
-use crate::{dlx::Dlx, wake::WakeCause};
+use crate::{admit::Admission, dlx::Dlx, wake::WakeCause};
 
 #[derive(Deserialize)]
 struct Wanted {
@@ -35,15 +34,15 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
     else {
         return refuse(StatusCode::NOT_FOUND, &format!("no plugin lists {id}"));
     };
-    let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
     // An activity: it must not be put to sleep again at once.
     entry.counts.touch();
-    if entry.enter().is_some() {
+    let mut admission = Admission::new(entry);
+    if admission.enter().is_some() {
         return json(StatusCode::OK, &serde_json::json!({ "awake": true }));
     }
     let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip().to_canonical().to_string());
-    entry.note_cause(|| WakeCause::Command { client: peer.unwrap_or_default() });
-    match entry.admit(0, deadline).await {
+    admission.note_cause(|| WakeCause::Command { client: peer.unwrap_or_default() });
+    match admission.wait(0).await {
         Ok(_) => json(StatusCode::OK, &serde_json::json!({ "awake": true })),
         Err(refusal) => {
             let body =

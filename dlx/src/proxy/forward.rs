@@ -19,9 +19,11 @@ use super::{
     weight,
 };
 use crate::{
+    admit::{Admission, Admitted},
     answer::Refusal,
-    resource::{Admitted, Cold, Entry, InFlight, Phase, Target},
+    resource::{Cold, Entry, InFlight, Phase, Target},
     route,
+    serve::Parked,
     wake::WakeCause,
 };
 
@@ -49,16 +51,19 @@ type Exchange = Pin<Box<dyn Future<Output = Result<Response<Relay>, Arc<Refusal>
 /// held request is to carry.
 pub fn forward(caller: Arc<Caller>, routed: Routed, request: Request<Incoming>) -> Exchange {
     let Routed { entry, path } = routed;
-    let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
-    if let Some(parked) = caller.take_parked().filter(|parked| Arc::ptr_eq(&parked.entry, &entry)) {
-        return Box::pin(async move { send_on(caller, entry, path, request, parked.told?, deadline).await });
-    }
-    match entry.enter() {
+    let admission = match caller.take_parked() {
+        Some(Parked { admission, told }) if Arc::ptr_eq(admission.entry(), &entry) => {
+            return Box::pin(async move { send_on(caller, admission, path, request, told?).await });
+        }
+        Some(Parked { admission, .. }) => admission.for_resource(entry),
+        None => Admission::new(entry),
+    };
+    match admission.enter() {
         Some(in_flight) => {
             let admitted = Admitted { in_flight, held: None };
-            Box::pin(send_on(caller, entry, path, request, admitted, deadline))
+            Box::pin(send_on(caller, admission, path, request, admitted))
         }
-        None => Box::pin(hold(caller, entry, path, request, deadline)),
+        None => Box::pin(hold(caller, admission, path, request)),
     }
 }
 
@@ -70,19 +75,19 @@ pub fn at_once(
     in_flight: InFlight,
 ) -> Exchange {
     let Routed { entry, path } = routed;
-    Box::pin(send_on(caller, entry, path, request, Admitted { in_flight, held: None }, Instant::now()))
+    let admitted = Admitted { in_flight, held: None };
+    Box::pin(send_on(caller, Admission::at_once(entry), path, request, admitted))
 }
 
 /// Holds a request, sends it on when its resource is up, and goes away when its client does.
 async fn hold(
     caller: Arc<Caller>,
-    entry: Arc<Entry>,
+    mut admission: Admission,
     path: Option<http::uri::PathAndQuery>,
     mut request: Request<Incoming>,
-    deadline: Instant,
 ) -> Result<Response<Relay>, Arc<Refusal>> {
     let bytes = weight(&request, SOCKET_TAKES);
-    entry.note_cause(|| {
+    admission.note_cause(|| {
         let client = route::client(&caller.dlx.peers, &caller.peer, request.headers());
         let host =
             request.headers().get(header::HOST).map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
@@ -92,56 +97,54 @@ async fn hold(
     head::unpin(&mut request);
     let admitted = match &caller.socket {
         // HTTP/2: the stream's end drops this.
-        None => entry.admit(bytes, deadline).await?,
+        None => admission.wait(bytes).await?,
         Some(socket) => tokio::select! {
-            admitted = entry.admit(bytes, deadline) => admitted?,
+            admitted = admission.wait(bytes) => admitted?,
             () = socket.closed() => {
                 // Nobody reads it; it ends the connection.
                 let reason = "the client closed the connection";
-                let refusal = Refusal::unavailable(&entry.key.id, "client left", reason, Duration::from_secs(1));
+                let id = &admission.entry().key.id;
+                let refusal = Refusal::unavailable(id, "client left", reason, Duration::from_secs(1));
                 return Err(Arc::new(Refusal { close: true, ..refusal }));
             }
         },
     };
-    Box::pin(send_on(caller, entry, path, request, admitted, deadline)).await
+    Box::pin(send_on(caller, admission, path, request, admitted)).await
 }
 
 /// Has a request that found no endpoint wait for one. A refusal says whether the resource may have seen it the first time.
-async fn admit_again(
-    entry: &Arc<Entry>,
-    request: &Request<Upload>,
-    deadline: Instant,
-) -> Result<Admitted, Arc<Refusal>> {
-    entry.admit(0, deadline).await.map_err(|refusal| {
+async fn wait_again(admission: &mut Admission, request: &Request<Upload>) -> Result<Admitted, Arc<Refusal>> {
+    let bytes = weight(request, SOCKET_TAKES);
+    admission.wait(bytes).await.map_err(|refusal| {
         if !resend::is_second(request) {
             return refusal;
         }
         let reason = format!("its reused connection closed, and then: {}", refusal.reason);
-        Arc::new(Refusal::broken(&entry.key.id, reason))
+        Arc::new(Refusal::broken(&admission.entry().key.id, reason))
     })
 }
 
 /// Sends a request that was let go to its resource.
 async fn send_on(
     caller: Arc<Caller>,
-    entry: Arc<Entry>,
+    mut admission: Admission,
     path: Option<http::uri::PathAndQuery>,
     request: Request<Incoming>,
     mut admitted: Admitted,
-    deadline: Instant,
 ) -> Result<Response<Relay>, Arc<Refusal>> {
-    let (mut request, switch) = outgoing(&caller, &entry, path, request);
+    let (mut request, switch) = outgoing(&caller, admission.entry(), path, request);
     let unanswered = request.body().unanswered();
     let (mut cold, mut marked) = (None, false);
     loop {
+        let entry = admission.entry();
         let Admitted { in_flight, held } = admitted;
-        let Some(target) = choose(&caller, &entry) else {
+        let Some(target) = choose(&caller, entry) else {
             // The last endpoint went away this moment.
             if !in_flight.counts() {
-                return Err(Arc::new(no_wake::not_up(&entry)));
+                return Err(Arc::new(no_wake::not_up(entry)));
             }
             drop(in_flight);
-            admitted = admit_again(&entry, &request, deadline).await?;
+            admitted = wait_again(&mut admission, &request).await?;
             continue;
         };
         if target.endpoint.address_of == AddressOf::Service && !marked {
@@ -170,13 +173,13 @@ async fn send_on(
                 tracing::debug!(resource = %entry.key.id, %reason, "not sent");
                 entry.unreachable(&target, &reason);
                 request = *unsent;
-                if !target.is_other_port() && entry.is_up() && Instant::now() < deadline {
+                if !target.is_other_port() && entry.is_up() && !admission.is_over() {
                     // To another endpoint that is ready.
                     admitted = Admitted { in_flight, held: None };
                     continue;
                 }
                 if !in_flight.counts() {
-                    return Err(Arc::new(no_wake::not_up(&entry)));
+                    return Err(Arc::new(no_wake::not_up(entry)));
                 }
                 drop(in_flight);
                 if target.is_other_port() {
@@ -185,9 +188,9 @@ async fn send_on(
                         clippy::disallowed_methods,
                         reason = "nothing tells when a port of a ready endpoint accepts"
                     )]
-                    sleep_until((Instant::now() + PORT_PAUSE).min(deadline)).await;
+                    sleep_until((Instant::now() + PORT_PAUSE).min(admission.deadline())).await;
                 }
-                admitted = admit_again(&entry, &request, deadline).await?;
+                admitted = wait_again(&mut admission, &request).await?;
             }
             Err(Unsent::Client(_) | Unsent::Perhaps(_)) if caller.progress.body_stalled() => {
                 return Err(Arc::new(Refusal::stalled(&entry.key.id, caller.progress.timeouts().stall)));

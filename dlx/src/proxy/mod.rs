@@ -231,7 +231,7 @@ fn look_up(
 }
 
 /// Bytes to reserve for a held request: its head, and what the socket may take of its body meanwhile.
-fn weight(request: &Request<Incoming>, socket_takes: u64) -> u64 {
+fn weight<B: Body>(request: &Request<B>, socket_takes: u64) -> u64 {
     let head: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     let head = head + request.uri().path_and_query().map_or(1, |path| path.as_str().len());

@@ -1,6 +1,5 @@
 //! One resource as this DLX knows it: its gate, its endpoints, its counts and what waits for it.
 
-mod admit;
 mod cold;
 mod registry;
 mod target;
@@ -31,7 +30,7 @@ pub use view::{Failure, Listed, View};
 use crate::{
     activity::{Counts, WakeOutcome},
     answer::Refusal,
-    hold::{Place, Queue, Rejected, Share},
+    hold::{Queue, Rejected, Share},
     shared::Shared,
     wake::{self, WakeCause},
     watch::Source,
@@ -92,15 +91,6 @@ pub struct InFlight {
     counts: bool,
 }
 
-/// A request that may be forwarded.
-#[derive(Debug)]
-pub struct Admitted {
-    /// Counts it in flight.
-    pub in_flight: InFlight,
-    /// Where it was held: its place among those let go, until the response head came.
-    pub held: Option<(Place, Cold)>,
-}
-
 // === impl Key ===
 
 impl Key {
@@ -157,6 +147,42 @@ impl Entry {
         self.open.load(Ordering::SeqCst)
     }
 
+    /// Enters if the gate is open and nobody waits in front.
+    pub fn enter(self: &Arc<Self>) -> Option<InFlight> {
+        if !self.queue.is_empty() {
+            return None;
+        }
+        self.enter_let_go()
+    }
+
+    /// Enters if the gate is open.
+    pub fn enter_let_go(self: &Arc<Self>) -> Option<InFlight> {
+        // Counted before the gate is asked; see [`crate::activity`].
+        self.counts.enter();
+        if self.open.load(Ordering::SeqCst) {
+            Some(InFlight { entry: self.clone(), counts: true })
+        } else {
+            self.counts.retreat();
+            None
+        }
+    }
+
+    /// Enters if the gate is open, without keeping anything awake.
+    pub fn enter_uncounted(self: &Arc<Self>) -> Option<InFlight> {
+        // As above. From here on dropping it takes it back.
+        self.counts.enter_uncounted();
+        let in_flight = InFlight { entry: self.clone(), counts: false };
+        self.open.load(Ordering::SeqCst).then_some(in_flight)
+    }
+
+    /// Remembers who is about to be held, if nobody is yet: a wake tells who was the first.
+    pub fn note_cause(&self, cause: impl FnOnce() -> WakeCause) {
+        if !self.queue.has_waiting() {
+            let cause = cause();
+            self.decide(|view| view.wake_cause = Some(cause));
+        }
+    }
+
     /// Makes sure that what waits is let go, or that somebody works on it.
     pub fn want(self: &Arc<Self>) {
         if self.open.load(Ordering::SeqCst) {
@@ -178,7 +204,8 @@ impl Entry {
         }
     }
 
-    fn tell(&self) {
+    /// Wakes whoever waits for a change of the view.
+    pub fn tell(&self) {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
 use rustix::net::{RecvFlags, recv};
-use tokio::time::Instant;
 
 use super::{
     Socket,
     head::{Fields, Head, Length},
 };
 use crate::{
+    admit::{Admission, Admitted},
     answer::Refusal,
     proxy::{Caller, SOCKET_TAKES, no_wake_answer},
-    resource::{Admitted, Entry},
+    resource::Entry,
     route,
     wake::WakeCause,
 };
@@ -25,8 +25,8 @@ const LONGEST: usize = 4096;
 /// What a parked request was told.
 #[derive(Debug)]
 pub struct Parked {
-    /// For whom it is.
-    pub entry: Arc<Entry>,
+    /// Its way to its resource.
+    pub admission: Admission,
     /// What it was told.
     pub told: Result<Admitted, Arc<Refusal>>,
 }
@@ -47,11 +47,12 @@ pub async fn park(caller: &Caller, socket: &Socket) -> Result<Option<Parked>, ()
     }
     // It is counted when it is let go; that somebody asked is known from now on.
     entry.counts.touch();
-    let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
-    tokio::select! {
-        told = entry.admit(bytes, deadline) => Ok(Some(Parked { entry: entry.clone(), told })),
-        () = socket.closed() => Err(()),
-    }
+    let mut admission = Admission::new(entry);
+    let told = tokio::select! {
+        told = admission.wait(bytes) => told,
+        () = socket.closed() => return Err(()),
+    };
+    Ok(Some(Parked { admission, told }))
 }
 
 /// For whom the first request is, where that is plain, and the bytes to reserve for it.

@@ -19,8 +19,9 @@ use tokio::{
 
 use super::pipe::Pipe;
 use crate::{
+    admit::{Admission, Admitted},
     dlx::Open,
-    resource::{Admitted, Entry, InFlight},
+    resource::{Entry, InFlight},
     serve::{Identity, Socket, alive},
     wake::WakeCause,
 };
@@ -76,7 +77,7 @@ async fn splice(
         if !rest(entry, (client.stream(), &mut up), (resource, &mut down)).await? {
             return Ok(());
         }
-        in_flight = enter(entry, client).await?.in_flight;
+        in_flight = enter(&mut Admission::new(entry.clone()), client).await?.in_flight;
     }
 }
 
@@ -86,11 +87,11 @@ async fn connect(
     client: &Socket,
     identity: &Identity,
 ) -> io::Result<(InFlight, TcpStream)> {
-    let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
+    let mut admission = Admission::new(entry.clone());
     let mut pause = Duration::from_millis(2);
     loop {
         // Its place among those let go is free again when it is connected.
-        let Admitted { in_flight, held } = enter_until(entry, client, deadline).await?;
+        let Admitted { in_flight, held } = enter(&mut admission, client).await?;
         let facts = entry.facts.load_full();
         let turn = NEXT.fetch_add(1, Ordering::Relaxed) % facts.ready.len().max(1);
         let Some(target) = facts.ready.get(turn).map(|target| target.at(identity.port.target)) else {
@@ -100,7 +101,7 @@ async fn connect(
             Ok(resource) => return Ok((in_flight, resource)),
             Err(reason) => {
                 drop((in_flight, held));
-                if Instant::now() >= deadline {
+                if admission.is_over() {
                     return Err(io::Error::other(reason));
                 }
                 if !entry.unreachable(&target, &reason) {
@@ -109,7 +110,7 @@ async fn connect(
                         clippy::disallowed_methods,
                         reason = "nothing tells when a port of a ready endpoint accepts"
                     )]
-                    sleep_until((Instant::now() + pause).min(deadline)).await;
+                    sleep_until((Instant::now() + pause).min(admission.deadline())).await;
                     pause = (pause * 2).min(Duration::from_millis(100));
                 }
             }
@@ -117,23 +118,18 @@ async fn connect(
     }
 }
 
-async fn enter(entry: &Arc<Entry>, client: &Socket) -> io::Result<Admitted> {
-    let deadline = Instant::now() + entry.facts.load().settings.hold_timeout;
-    enter_until(entry, client, deadline).await
-}
-
-async fn enter_until(entry: &Arc<Entry>, client: &Socket, deadline: Instant) -> io::Result<Admitted> {
-    if let Some(in_flight) = entry.enter() {
+async fn enter(admission: &mut Admission, client: &Socket) -> io::Result<Admitted> {
+    if let Some(in_flight) = admission.enter() {
         return Ok(Admitted { in_flight, held: None });
     }
-    entry.note_cause(|| {
+    admission.note_cause(|| {
         let stream = client.stream();
         let client = stream.peer_addr().map(|peer| peer.ip().to_canonical().to_string());
         let port = stream.local_addr().map_or(0, |own| own.port());
         WakeCause::Connection { client: client.unwrap_or_default(), port }
     });
     tokio::select! {
-        admitted = entry.admit(SOCKET_TAKES, deadline) => {
+        admitted = admission.wait(SOCKET_TAKES) => {
             admitted.map_err(|refusal| io::Error::other(refusal.reason.clone()))
         }
         () = client.gone() => Err(io::ErrorKind::ConnectionReset.into()),
