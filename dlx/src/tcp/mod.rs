@@ -1,6 +1,5 @@
 //! Ports that belong to one resource.
 
-mod holder;
 mod owner;
 mod pipe;
 mod ports;

@@ -11,7 +11,7 @@ use daemon::listen::Handed;
 use scaler_types::ServicePorts;
 use tokio::time::{Instant, sleep_until};
 
-use super::{holder::holder, ports::listen};
+use super::ports::listen;
 use crate::{
     dlx::Dlx,
     serve::{Door, Listener, Workers},
@@ -75,10 +75,7 @@ impl ServiceListeners {
 
 fn explain(ports: ServicePorts, failed: &[(u16, io::Error)]) -> String {
     let ServicePorts { first, last } = ports;
-    let named = failed.iter().take(NAMED).map(|(port, error)| match error.kind() {
-        io::ErrorKind::AddrInUse => format!("{error}: {}", holder(*port)),
-        _ => error.to_string(),
-    });
+    let named = failed.iter().take(NAMED).map(|(_, error)| error.to_string());
     let mut why = format!(
         "{} of the {} ports of --service-ports {first}-{last} cannot be bound: {}",
         failed.len(),
@@ -87,6 +84,12 @@ fn explain(ports: ServicePorts, failed: &[(u16, io::Error)]) -> String {
     );
     if failed.len() > NAMED {
         why.push_str("; ...");
+    }
+    if failed.iter().any(|(_, error)| error.kind() == io::ErrorKind::AddrInUse) {
+        why.push_str(
+            "; stop what listens there (ss -ltnp shows it), or choose a range outside net.ipv4.ip_local_port_range, from \
+             which the kernel gives ports to outgoing connections",
+        );
     }
     why
 }
