@@ -1,30 +1,18 @@
 //! Resource-scaler of kind `deployment`: Kubernetes workloads that have a scale.
 //!
-//! What is known comes by watches ([`caches`]); every write is one JSON patch of row and scale together, with tests of
-//! what it was decided on ([`patch`], [`scale`]). What the daemons see of a workload is a pure function of what is known
-//! ([`view`]). Where requests for it go is [`routes`]'s business.
+//! What is known comes by watches ([`index`]); every write is one JSON patch of row and scale together, with tests of
+//! what it was decided on ([`workload::patch`], [`workload::scale`]). What the daemons see of a workload is a pure function of what is known
+//! ([`resource`]). Where requests for it go is [`interception`]'s business.
 
-mod annotations;
 mod ascii;
-mod caches;
-mod cause;
 mod cluster;
-mod complaints;
 mod config;
-mod endpoints;
 mod events;
-mod facts;
-mod field_owners;
-mod hosts;
-mod own;
-mod patch;
-mod registry;
-mod routes;
-mod row;
-mod scale;
-mod start;
-mod verify;
-mod view;
+mod index;
+mod interception;
+mod objects;
+mod resource;
+mod workload;
 
 use std::{
     collections::HashMap,
@@ -40,11 +28,16 @@ use scaler_types::{
 };
 use tokio::task::JoinSet;
 
-use caches::{Clock, Store};
+use cluster::Cluster;
 use config::Config;
 use events::Events;
-use routes::Routes;
-use scale::Scales;
+use index::{
+    Clock, Store,
+    start::{self, Started},
+};
+use interception::Routes;
+use objects::Workload;
+use workload::{exempt, scale::Scales};
 
 /// The plugin.
 pub struct DeploymentScaler {
@@ -69,12 +62,15 @@ impl ResourceScaler for DeploymentScaler {
     async fn new(context: PluginContext) -> Result<Self> {
         let clock: Clock = Arc::new(Instant::now);
         let config = Arc::new(Config::read(&context)?);
-        let started = start::start(&context, &config, clock).await?;
-        let start::Started { cluster, store, mut tasks } = started;
+        let (kubeconfig, home) = (context.kubeconfig.as_deref(), context.home.clone());
+        let cluster = Cluster::connect(kubeconfig, config.namespace.clone(), home, config.role).await?;
+        let unlabelled = exempt::unlabelled(&cluster, &context).await?;
+        let Started { store, mut tasks } =
+            start::start(&cluster, &config, clock, resource::project, unlabelled).await?;
         let events = Arc::new(Events::new(cluster.client.clone(), config.role));
-        tasks.spawn(complaints::follow(Arc::clone(&store), Arc::clone(&events), config.role));
+        tasks.spawn(events::warnings::follow(Arc::clone(&store), Arc::clone(&events), config.role));
         if config.role == Role::Dlx {
-            tasks.spawn(verify::follow(cluster.clone(), Arc::clone(&store)));
+            tasks.spawn(index::verify::follow(cluster.clone(), Arc::clone(&store)));
         }
         let scales = Scales::new(cluster.clone(), Arc::clone(&store));
         let routes = Routes::new(cluster, Arc::clone(&store), scales.clone());
@@ -113,7 +109,7 @@ impl ResourceScaler for DeploymentScaler {
 
     async fn resolve_service_name(&self, resource: &ResourceId) -> Result<String> {
         // Requests go to pods, never by the Service: while it leads elsewhere they would come back.
-        let known = self.store.with(|state| view::listed(state, resource));
+        let known = self.store.with(|state| resource::project(state, resource).listed);
         let known = known.with_context(|| format!("{resource} is not looked after"))?;
         let status = known.status();
         anyhow::bail!("{}", if status.is_empty() { "none of its pods has an address yet" } else { status })
@@ -152,7 +148,7 @@ impl ResourceScaler for DeploymentScaler {
     }
 
     async fn report(&self, resource: &ResourceId, report: &Report) -> Result<()> {
-        let object = self.store.with(|state| state.workload(resource).map(events::regarding));
+        let object = self.store.with(|state| state.workload(resource).map(Workload::reference));
         let object = object.with_context(|| format!("{resource} does not exist any more"))?;
         let written = self.events.write(&object, report).await;
         written.map_err(|error| {
@@ -171,7 +167,7 @@ impl DeploymentScaler {
     fn tell_ports(&self, id: &ResourceId) {
         let told = self.store.with(|state| {
             let workload = state.workload(id)?;
-            Some((events::regarding(workload), routes::passed_on(state, workload)))
+            Some((workload.reference(), interception::passed_on(state, workload)))
         });
         let Some((object, message)) = told else { return };
         let mut passed_on = self.passed_on.lock().unwrap_or_else(PoisonError::into_inner);

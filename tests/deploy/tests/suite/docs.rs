@@ -75,7 +75,7 @@ fn annotations(path: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_pages_name_the_annotations_that_the_plugin_reads() {
-    let known = annotations("plugins/deployment/src/annotations.rs");
+    let known = annotations("plugins/deployment/src/objects/annotations.rs");
     let mut told = annotations("docs/kubernetes/annotations.md");
     assert!(told.remove("scaler.dev/row"), "the page says whose scaler.dev/row is");
     assert_eq!(told, known);

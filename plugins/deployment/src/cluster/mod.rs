@@ -1,0 +1,317 @@
+//! The cluster's API: how it is reached, and what its errors say.
+
+pub mod field_owners;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use kube::{
+    Api, Client, Config,
+    api::{DynamicObject, ListParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{ApiResource, GroupVersionKind},
+    discovery,
+};
+use scaler_types::{Result, Role, ScaleError, duration};
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::objects::{Kind, Workload};
+
+/// How long one answer may take. A wake does not wait for a server that has hung: it tries again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many calls are under way at once, watches left out. A call takes some milliseconds, so these are thousands in a
+/// second: as much as an API server takes from one client.
+const AT_ONCE: usize = 64;
+
+/// How long to wait before trying again, where the server does not say.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The API, and what of it is looked after.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The client.
+    pub client: Client,
+    /// Calls under way: each is a connection of its own.
+    calls: Arc<Semaphore>,
+    /// The namespace; none: all of them.
+    pub namespace: Option<String>,
+    /// Where the daemons keep what all of them share.
+    pub home: String,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// By the kubeconfig given, else as a pod of the cluster.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be used, or there is none and this is no pod.
+    pub async fn connect(
+        kubeconfig: Option<&Path>,
+        namespace: Option<String>,
+        home: Option<String>,
+        role: Role,
+    ) -> Result<Self> {
+        let mut config = match kubeconfig {
+            Some(path) => {
+                let reading = || format!("reading the kubeconfig {}", path.display());
+                // As with kubectl: several files, separated by colons, are taken together.
+                let mut file = Kubeconfig::default();
+                for path in std::env::split_paths(path) {
+                    file = file.merge(Kubeconfig::read_from(path).with_context(reading)?).with_context(reading)?;
+                }
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(reading)?
+            }
+            None => Config::incluster().context(
+                "this is no pod with a service account, and no kubeconfig is given: set --kubeconfig-path or KUBECONFIG",
+            )?,
+        };
+        // What makes sense to be tried again is known here, and when.
+        config.default_retry = false;
+        config.connect_timeout = Some(PATIENCE);
+        // Up to the slash it is whose the fields are that are written.
+        let agent = format!("{}/{}", role.field_manager(), env!("CARGO_PKG_VERSION"));
+        config.headers.push(("user-agent".parse()?, agent.parse()?));
+        let client = Client::try_from(config).context("setting up the client of the cluster's API")?;
+        // A pod's own, or the kubeconfig's.
+        let home = home.unwrap_or_else(|| client.default_namespace().to_owned());
+        Ok(Self { client, calls: Arc::new(Semaphore::new(AT_ONCE)), namespace, home })
+    }
+
+    /// Makes a call when there is a place for it, and gives up on an answer that does not come.
+    ///
+    /// # Errors
+    ///
+    /// As [`within`].
+    pub async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, kube::Error> {
+        // An error: never, it is not closed.
+        let _place = self.calls.acquire().await.ok();
+        within(PATIENCE, call).await
+    }
+
+    /// Objects of a type that is in namespaces.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// Objects of a type known by name.
+    pub fn dynamic(&self, resource: &ApiResource) -> Api<DynamicObject> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        }
+    }
+
+    /// Objects of a type in one namespace.
+    pub fn in_namespace<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// The API of one workload.
+    pub fn of(&self, workload: &Workload) -> Api<DynamicObject> {
+        self.of_kind(&workload.kind, &workload.meta.namespace)
+    }
+
+    /// The API of a kind in one namespace.
+    pub fn of_kind(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &kind.api)
+    }
+
+    /// A type by name; `None` where the cluster does not have it.
+    ///
+    /// # Errors
+    ///
+    /// The API cannot tell.
+    pub async fn find(
+        &self,
+        group: &str,
+        version: &str,
+        kind: &str,
+    ) -> Result<Option<ApiResource>, kube::Error> {
+        let wanted = GroupVersionKind::gvk(group, version, kind);
+        match within(PATIENCE, discovery::pinned_kind(&self.client, &wanted)).await {
+            Ok((resource, _)) => Ok(Some(resource)),
+            Err(kube::Error::Discovery(_)) => Ok(None),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Selects by labels.
+pub fn labelled(query: &str) -> ListParams {
+    ListParams::default().labels(query)
+}
+
+/// Gives up on an answer that does not come.
+///
+/// # Errors
+///
+/// The call's own, or that it took too long: it may have taken effect all the same.
+pub async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(kube::Error::Service(format!("no answer within {}", duration::short(limit)).into()))
+    })
+}
+
+/// An error in one line, in the server's own words where there are any.
+pub fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.message.is_empty() => {
+            format!("the API server answers {} {}", status.code, status.reason)
+        }
+        kube::Error::Api(status) => status.message.clone(),
+        // The causes, which kube's own text leaves out in part.
+        error => format!("the cluster's API cannot be used: {:#}", Causes(error)),
+    }
+}
+
+struct Causes<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = self.0.to_string();
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let more = error.to_string();
+            if !text.contains(&more) {
+                text = format!("{text}: {more}");
+            }
+            cause = error.source();
+        }
+        f.write_str(&text)
+    }
+}
+
+fn code(error: &kube::Error) -> u16 {
+    match error {
+        kube::Error::Api(status) => status.code,
+        _ => 0,
+    }
+}
+
+/// A right is missing.
+pub fn is_forbidden(error: &kube::Error) -> bool {
+    code(error) == 403
+}
+
+/// There is no such object or type.
+pub fn is_missing(error: &kube::Error) -> bool {
+    code(error) == 404
+}
+
+/// The server no longer knows that version.
+pub fn is_gone(error: &kube::Error) -> bool {
+    code(error) == 410
+}
+
+/// The object would not be one: also a failed `test` of a patch is told so.
+pub fn is_invalid(error: &kube::Error) -> bool {
+    code(error) == 422
+}
+
+/// Somebody else wrote at the same time.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    code(error) == 409
+}
+
+/// Whether the same call may work later with nothing changed by anybody.
+pub fn may_pass(error: &kube::Error) -> bool {
+    match code(error) {
+        0 => {
+            !matches!(error, kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) | kube::Error::Auth(_))
+        }
+        429 | 500.. => true,
+        _ => false,
+    }
+}
+
+/// Whether the call may have taken effect.
+pub fn is_unknown(error: &kube::Error) -> bool {
+    matches!(code(error), 0 | 500..)
+}
+
+/// An error of a call as a plugin tells it, where it says no more than that the call did not work.
+pub fn retry(error: &kube::Error, doing: &str) -> ScaleError {
+    let after = match error {
+        kube::Error::Api(status) => status.details.as_ref().map_or(0, |details| details.retry_after_seconds),
+        _ => 0,
+    };
+    let after = if after > 0 { Duration::from_secs(after.into()) } else { AGAIN };
+    ScaleError::Retry { after, reason: format!("{doing}: {}", told(error)) }
+}
+
+/// The error of a write as a plugin tells it. `strict`: the write said what it was decided on, so that an object it does not
+/// fit is another one by now.
+pub fn unwritten(error: &kube::Error, doing: &str, strict: bool) -> ScaleError {
+    if is_missing(error) || is_conflict(error) || strict && is_invalid(error) {
+        ScaleError::Conflict
+    } else if may_pass(error) {
+        retry(error, doing)
+    } else {
+        refused(error, doing)
+    }
+}
+
+/// The API server's last word.
+pub fn refused(error: &kube::Error, doing: &str) -> ScaleError {
+    let forbidden = if is_forbidden(error) { "forbidden: " } else { "" };
+    ScaleError::Terminal { reason: format!("{forbidden}{doing}: {}", told(error)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::response::Status;
+
+    use super::*;
+
+    fn answer(status: serde_json::Value) -> kube::Error {
+        kube::Error::Api(Box::new(serde_json::from_value::<Status>(status).unwrap()))
+    }
+
+    #[test]
+    fn errors_are_told_apart() {
+        let error = |code: u16| answer(serde_json::json!({"code": code, "message": "said", "reason": "Why"}));
+        for (code, passes, unknown) in [
+            (400, false, false),
+            (403, false, false),
+            (409, false, false),
+            (422, false, false),
+            (429, true, false),
+            (500, true, true),
+            (504, true, true),
+        ] {
+            assert_eq!((may_pass(&error(code)), is_unknown(&error(code))), (passes, unknown), "{code}");
+        }
+        let silent = kube::Error::Service("no answer within 10s".into());
+        assert!(may_pass(&silent) && is_unknown(&silent), "it may have been written");
+        assert!(told(&silent).contains("no answer within 10s"), "{}", told(&silent));
+        assert_eq!(told(&error(403)), "said");
+    }
+
+    #[test]
+    fn the_servers_own_pause_is_kept() {
+        let busy = answer(serde_json::json!({
+            "code": 429, "message": "too many requests", "details": {"retryAfterSeconds": 7}
+        }));
+        let ScaleError::Retry { after, reason } = retry(&busy, "writing") else { panic!() };
+        assert_eq!((after, reason.as_str()), (Duration::from_secs(7), "writing: too many requests"));
+    }
+}

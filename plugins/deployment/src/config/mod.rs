@@ -1,0 +1,278 @@
+//! The plugin's section of a namespace file.
+
+mod source;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use scaler_types::{Coordination, PluginContext, Result, Role, ScaleResource, ServicePorts, duration};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::objects::host_name;
+
+pub use source::Source;
+
+/// The metric that an opt-in by duration alone looks at: the one the DLXs count.
+pub const METRIC: &str = "requests";
+
+/// How long a workload is idle before it sleeps, where nobody says.
+const SCALE_TO_ZERO: Duration = Duration::from_secs(600);
+
+/// What the section says, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The namespace to look after; none: all of them.
+    pub namespace: Option<String>,
+    /// Which daemon this is.
+    pub role: Role,
+    /// Kinds of workloads beside Deployments and StatefulSets.
+    pub workloads: Vec<WorkloadKind>,
+    /// Whether a workload has to opt in.
+    pub opt_in: OptIn,
+    /// The window of what opts in without one.
+    pub scale_to_zero: Duration,
+    /// Host names the operator gives to workloads, by the workload's name (`web`, `statefulset/db`; `shop/web` where
+    /// all namespaces are looked after).
+    pub hosts: BTreeMap<String, Vec<String>>,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
+    /// Where requests for a workload are led that does not say it; none: the file does not say it either.
+    pub route: Option<Wish>,
+    /// The DLXs' ports that Services lead to; none: no Service is led.
+    pub service_ports: Option<ServicePorts>,
+    /// The namespace that the daemons run in, where it is known.
+    pub home: Option<String>,
+    /// The DLXs' Service there.
+    pub dlx_service: String,
+    /// Where the metrics of all namespace files come from.
+    pub sources: Vec<Source>,
+}
+
+/// Where the owners of a workload want its Services to lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wish {
+    /// Wherever they lead: nothing is changed.
+    None,
+    /// To the DLXs, all the while: what opting in means.
+    #[default]
+    Service,
+    /// To its pods while it is awake, to the DLXs while it sleeps.
+    Direct,
+}
+
+/// A kind of workload that has a scale.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadKind {
+    /// Its API group.
+    pub group: String,
+    /// Its version.
+    pub version: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its name in URLs; none: as the cluster's discovery says.
+    #[serde(default)]
+    pub plural: Option<String>,
+    /// Where its replicas are, a JSON pointer.
+    #[serde(default = "replicas_path")]
+    pub replicas_path: String,
+}
+
+/// Whether a workload has to opt in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptIn {
+    /// By an annotation, on itself or on its namespace.
+    #[default]
+    Annotation,
+    /// Every one is in that does not opt out.
+    All,
+}
+
+/// The keys of the section; what they mean is in the crate's README.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Section {
+    #[serde(default)]
+    workloads: Vec<WorkloadKind>,
+    #[serde(default)]
+    opt_in: OptIn,
+    #[serde(default, deserialize_with = "window")]
+    scale_to_zero: Option<Duration>,
+    #[serde(default)]
+    hosts: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    cluster_domain: Option<String>,
+    #[serde(default)]
+    route: Option<Wish>,
+}
+
+fn replicas_path() -> String {
+    "/spec/replicas".to_owned()
+}
+
+fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    duration::parse_interval(&text).map(Some).map_err(|why| de::Error::custom(format!("scaleToZero: {why}")))
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the section and checks what it says.
+    ///
+    /// # Errors
+    ///
+    /// It does not fit, or the daemons know of each other by files: nobody outside this host would be asked before a
+    /// workload is put to sleep.
+    pub fn read(context: &PluginContext) -> Result<Self> {
+        ensure!(
+            context.coordination == Coordination::Leases,
+            "workloads of a cluster are reached through DLXs of several hosts, and these daemons know of each other by \
+             files of one host only: start every autoscaler and dlx with --coordinate-by leases (it is the default in \
+             a pod)"
+        );
+        let section: Section = context.section()?.unwrap_or_default();
+        let mut kinds = BTreeSet::from(["deployment".to_owned(), "statefulset".to_owned()]);
+        for kind in &section.workloads {
+            ensure!(
+                kind.replicas_path.starts_with('/') && kind.replicas_path.len() > 1,
+                "plugins.deployment.workloads: {} has the replicasPath {:?}, expected a JSON pointer such as /spec/replicas",
+                kind.kind,
+                kind.replicas_path
+            );
+            ensure!(
+                !kind.kind.is_empty() && !kind.version.is_empty() && !kind.kind.contains('/'),
+                "plugins.deployment.workloads: {:?} of version {:?} is no kind, expected for example {{group: \
+                 argoproj.io, version: v1alpha1, kind: Rollout}}",
+                kind.kind,
+                kind.version
+            );
+            ensure!(
+                kinds.insert(kind.kind.to_ascii_lowercase()),
+                "plugins.deployment.workloads: the kind {} is there already, expected each kind once (Deployment and \
+                 StatefulSet are built in)",
+                kind.kind
+            );
+        }
+        let mut hosts = BTreeMap::new();
+        for (name, list) in section.hosts {
+            let list = list
+                .iter()
+                .map(|host| host_name::parse(host))
+                .collect::<Result<Vec<_>, _>>()
+                .with_context(|| format!("plugins.deployment.hosts: {name}"))?;
+            hosts.insert(name, list);
+        }
+        let cluster_domain = section.cluster_domain.map(|name| name.to_ascii_lowercase());
+        let cluster_domain = cluster_domain.unwrap_or_else(|| "cluster.local".to_owned());
+        let home = context.home.as_deref().unwrap_or_default();
+        let sources = context.metrics_urls.iter();
+        let sources = sources.filter_map(|url| Source::parse(url, home, &cluster_domain)).collect();
+        Ok(Self {
+            namespace: (context.namespace != "*").then(|| context.namespace.clone()),
+            role: context.role,
+            workloads: section.workloads,
+            opt_in: section.opt_in,
+            scale_to_zero: section.scale_to_zero.unwrap_or(SCALE_TO_ZERO),
+            hosts,
+            cluster_domain,
+            route: section.route,
+            service_ports: context.service_ports,
+            home: context.home.clone(),
+            dlx_service: context.dlx_service.clone(),
+            sources,
+        })
+    }
+
+    /// The hosts the operator gives to a workload.
+    pub fn operators_hosts(&self, namespace: &str, name: &str) -> impl Iterator<Item = &String> {
+        let plain = self.hosts.get(name).filter(|_| self.namespace.is_some());
+        plain.or_else(|| self.hosts.get(&format!("{namespace}/{name}"))).into_iter().flatten()
+    }
+}
+
+/// The metrics of a window alone.
+pub fn requests_in(window: Duration) -> Vec<ScaleResource> {
+    vec![ScaleResource { metric_name: METRIC.to_owned(), window_size: window, threshold: 0.0 }]
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn context(text: &str) -> PluginContext {
+        PluginContext {
+            namespace: "shop".to_owned(),
+            role: Role::Dlx,
+            state_dir: "/nowhere".into(),
+            plugin_dir: "/nowhere".into(),
+            kubeconfig: None,
+            coordination: Coordination::Leases,
+            home: None,
+            service_ports: None,
+            pod: None,
+            dlx_service: "scaler-dlx".to_owned(),
+            metrics_urls: Vec::new(),
+            kind: "deployment".to_owned(),
+            file: "shop.yaml".to_owned(),
+            text: text.into(),
+        }
+    }
+
+    fn section(lines: &str) -> Result<Config> {
+        Config::read(&context(&format!("namespace: shop\nplugins:\n  deployment:\n{lines}")))
+    }
+
+    #[test]
+    fn every_key_is_read_and_nothing_else() {
+        let config = section(
+            "    optIn: all\n    scaleToZero: 5m\n    route: direct\n    clusterDomain: Cluster.Example\n    hosts: {web: [Shop.Example.COM]}\n    \
+             workloads: [{group: argoproj.io, version: v1alpha1, kind: Rollout}]\n",
+        )
+        .unwrap();
+        assert_eq!((config.opt_in, config.scale_to_zero), (OptIn::All, Duration::from_secs(300)));
+        assert_eq!((config.cluster_domain.as_str(), config.route), ("cluster.example", Some(Wish::Direct)));
+        assert_eq!(config.operators_hosts("shop", "web").collect::<Vec<_>>(), ["shop.example.com"]);
+        assert_eq!(config.workloads[0].replicas_path, "/spec/replicas");
+        let bare = Config::read(&context("namespace: shop\n")).unwrap();
+        assert_eq!((bare.opt_in, bare.scale_to_zero, bare.route), (OptIn::Annotation, SCALE_TO_ZERO, None));
+        for (wrong, told) in [
+            ("    optin: all\n", "unknown key \"optin\""),
+            ("    scaleToZero: 0s\n", "\"0s\" is too short"),
+            ("    route: always\n", "always"),
+            ("    scaleToZero: soon\n", "\"soon\" is not a duration"),
+            ("    workloads: [{group: apps, version: v1, kind: Deployment}]\n", "is there already"),
+            (
+                "    workloads: [{group: a, version: v1, kind: B, replicasPath: spec.replicas}]\n",
+                "JSON pointer",
+            ),
+            ("    hosts: {web: ['*.example.com']}\n", "plugins.deployment.hosts: web"),
+        ] {
+            let error = format!("{:#}", section(wrong).unwrap_err());
+            assert!(error.contains(told), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn files_of_one_host_are_refused_with_what_to_do() {
+        let mut context = context("namespace: shop\n");
+        context.coordination = Coordination::Files;
+        let error = Config::read(&context).unwrap_err().to_string();
+        assert!(error.contains("--coordinate-by leases"), "{error}");
+    }
+
+    #[test]
+    fn with_all_namespaces_a_host_names_its_namespace() {
+        let mut context =
+            context("plugins: {deployment: {hosts: {shop/web: [a.example], web: [b.example]}}}\n");
+        context.namespace = "*".to_owned();
+        let config = Config::read(&context).unwrap();
+        assert_eq!(config.operators_hosts("shop", "web").collect::<Vec<_>>(), ["a.example"]);
+        assert_eq!(config.operators_hosts("other", "web").count(), 0);
+    }
+}

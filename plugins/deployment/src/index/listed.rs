@@ -1,0 +1,99 @@
+//! Workloads as the daemons see them.
+
+use std::time::Instant;
+
+use k8s_openapi::jiff::Timestamp;
+use scaler_types::{Path, Resource, ResourceId};
+
+use super::State;
+use crate::objects::annotations;
+
+/// A resource, and what is known of it beside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    pub resource: Resource,
+    /// Its owners want it awake until then.
+    pub keep_awake_until: Option<Timestamp>,
+    /// Since when all that is new goes to the DLXs.
+    pub led_since: Option<Instant>,
+    /// It is not led for want of ports.
+    pub short: bool,
+    /// Its owners want its Services led.
+    pub wanted: bool,
+    /// What its owners are to be told.
+    pub complaints: Vec<Complaint>,
+}
+
+/// Works out how the daemons see a workload.
+pub type Project = fn(&State, &ResourceId) -> Projection;
+
+/// What follows from all that is known of a workload.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Projection {
+    /// As the daemons see it; `None`: there is no such one, or it is not to be looked after.
+    pub listed: Option<Listed>,
+    /// What its owners are to be told if it is not looked after.
+    pub not_managed: Option<Complaint>,
+}
+
+// === impl Listed ===
+
+impl Listed {
+    /// The resource as of now: some of what keeps it awake ends by time alone, and it is led for longer and longer.
+    pub fn at(&self, (now, clock): (Timestamp, Instant)) -> Resource {
+        let mut resource = self.resource.clone();
+        if let (Some(route), Some(since)) = (&mut resource.route, self.led_since) {
+            route.led_for = clock.saturating_duration_since(since);
+        }
+        if let Some(until) = self.keep_awake_until.filter(|until| *until > now) {
+            let why = format!("its owners keep it awake until {until} ({})", annotations::KEEP_AWAKE_UNTIL);
+            resource.keep_awake = joined(&[resource.keep_awake, why]);
+        }
+        resource
+    }
+
+    /// Why it is as it is.
+    pub fn status(&self) -> &str {
+        &self.resource.status
+    }
+
+    /// Whether its owners want its Services led.
+    pub fn asks(&self) -> bool {
+        self.wanted
+    }
+
+    /// Whether its Services are to lead to the DLXs all the while, and can.
+    pub fn is_to_be_led(&self) -> bool {
+        let can = self.resource.route.as_ref().is_some_and(|route| route.asked && route.refused.is_empty());
+        can && self.resource.path == Path::Always
+    }
+
+    /// Whether its Services are not led for want of ports: when some are given back, it is looked at anew.
+    pub fn is_short_of_ports(&self) -> bool {
+        self.short
+    }
+}
+
+/// What an object's owners are to be told about it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Complaint {
+    /// In one word.
+    pub reason: &'static str,
+    /// In a sentence.
+    pub message: String,
+}
+
+/// Why nothing is managed in the daemons' own namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlabelled {
+    /// That namespace.
+    pub home: String,
+    /// For people: what to do.
+    pub text: String,
+}
+
+/// The texts that say something, with semicolons between them.
+pub fn joined(parts: &[String]) -> String {
+    let said: Vec<_> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+    said.join("; ")
+}

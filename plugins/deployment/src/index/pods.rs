@@ -1,0 +1,207 @@
+//! Pods, whose they are, and which of them may be from before a sleep.
+//!
+//! A workload and its pods come by two streams, and nothing orders the two: right after a wake this process may still
+//! take a pod for alive that the sleep before it has ended. Sending a request there would lose it. So a pod that was
+//! seen alive while its workload was seen at zero is *suspected*, and no endpoint, until it has been read once more
+//! after the workload was seen above zero: a wake is only written when no pod from before it is alive, so whatever is
+//! alive in such a read is from after it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use scaler_types::ResourceId;
+
+use super::{
+    labels::Index,
+    table::{Table, Teller},
+};
+use crate::objects::{Fact as _, Name, Pod, Workload};
+
+/// Pods and whose they are.
+#[derive(Debug, Default)]
+pub struct Pods {
+    table: Table<Pod>,
+    /// Workloads, by what their pods are told by.
+    by: Index<ResourceId>,
+    of: HashMap<ResourceId, BTreeSet<Name>>,
+    owners: HashMap<Name, BTreeSet<ResourceId>>,
+    suspects: HashMap<ResourceId, Suspects>,
+    /// Workloads above zero whose suspects are to be read.
+    open: BTreeSet<ResourceId>,
+}
+
+/// Pods of one workload that may be from before a sleep.
+#[derive(Debug, Default)]
+struct Suspects {
+    /// Grows whenever the workload is seen at zero: what was read before says nothing after.
+    sleeps: u64,
+    pods: BTreeMap<String, Name>,
+}
+
+/// Pods to be read once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// Whose.
+    pub id: ResourceId,
+    /// As of which sleep.
+    pub sleeps: u64,
+    /// Which: uid and name.
+    pub pods: Vec<(String, Name)>,
+}
+
+// === impl Pods ===
+
+impl Pods {
+    /// All of them.
+    pub fn table(&self) -> &Table<Pod> {
+        &self.table
+    }
+
+    /// A workload's pods.
+    pub fn of<'a>(&'a self, id: &ResourceId) -> impl Iterator<Item = &'a Pod> + Clone {
+        let names = self.of.get(id);
+        names.into_iter().flatten().filter_map(|name| self.table.get(name))
+    }
+
+    /// Whether a pod may be from before the last sleep of its workload.
+    pub fn is_suspected(&self, id: &ResourceId, pod: &Pod) -> bool {
+        self.suspects.get(id).is_some_and(|suspects| suspects.pods.contains_key(&pod.meta.uid))
+    }
+
+    /// A state of a pod; gives its name and whose it is or was, unless it is no news.
+    pub fn put(
+        &mut self,
+        mut pod: Pod,
+        teller: Teller,
+        belongs: impl Fn(&ResourceId, &Pod) -> bool,
+    ) -> Option<(Name, BTreeSet<ResourceId>)> {
+        if !self.table.is_news(&pod, teller) {
+            return None;
+        }
+        let name = pod.meta.key();
+        let old = self.table.get(&name).filter(|old| old.meta.uid == pod.meta.uid);
+        pod.was_ready |= old.is_some_and(|old| old.was_ready);
+        let candidates = self.by.candidates(&name.0, &pod.labels);
+        let owners: BTreeSet<_> = candidates.into_iter().filter(|id| belongs(id, &pod)).cloned().collect();
+        let before = self.owners.insert(name.clone(), owners.clone()).unwrap_or_default();
+        for gone in before.difference(&owners) {
+            if let Some(all) = self.of.get_mut(gone) {
+                all.remove(&name);
+            }
+        }
+        for id in &owners {
+            self.of.entry(id.clone()).or_default().insert(name.clone());
+        }
+        if let Some(replaced) = self.table.put(pod) {
+            self.absolve_if_other(&before, &replaced, &name);
+        }
+        Some((name, &owners | &before))
+    }
+
+    /// A pod is gone; gives whose it was.
+    pub fn remove(&mut self, name: &Name, uid: &str) -> BTreeSet<ResourceId> {
+        if self.table.remove(name, uid).is_none() {
+            return BTreeSet::new();
+        }
+        let owners = self.owners.remove(name).unwrap_or_default();
+        for id in &owners {
+            if let Some(all) = self.of.get_mut(id) {
+                all.remove(name);
+            }
+            if let Some(suspects) = self.suspects.get_mut(id) {
+                suspects.pods.remove(uid);
+            }
+        }
+        owners
+    }
+
+    /// A workload is about to be seen as `new`.
+    pub fn saw_workload(&mut self, id: &ResourceId, old: Option<&Workload>, new: &Workload) {
+        let same = old.is_some_and(|old| old.selector == new.selector && old.meta.uid == new.meta.uid);
+        if !same {
+            self.by.put(id.clone(), &new.meta.namespace, &new.selector.equal);
+            let mut names = self.of.remove(id).unwrap_or_default();
+            for name in &names {
+                if let Some(owners) = self.owners.get_mut(name) {
+                    owners.remove(id);
+                }
+            }
+            let its =
+                |pod: &&Pod| pod.meta.namespace == new.meta.namespace && new.selector.matches(&pod.labels);
+            names = self.table.all().filter(its).map(|pod| pod.meta.key()).collect();
+            for name in &names {
+                self.owners.entry(name.clone()).or_default().insert(id.clone());
+            }
+            self.of.insert(id.clone(), names);
+        }
+        // A sleep and a wake between two looks.
+        let missed = old.is_some_and(|old| old.kept.sleeps != new.kept.sleeps && new.kept.sleeps > 0);
+        if new.replicas == 0 || missed {
+            self.suspects.entry(id.clone()).or_default().sleeps += 1;
+            let names: Vec<_> = self.of(id).map(|pod| pod.meta.key()).collect();
+            for name in names {
+                self.suspect(id, &name);
+            }
+        }
+        if new.replicas > 0 && self.suspects.get(id).is_some_and(|suspects| !suspects.pods.is_empty()) {
+            self.open.insert(id.clone());
+        }
+    }
+
+    /// A pod was seen while its workload is at zero.
+    pub fn suspect(&mut self, id: &ResourceId, name: &Name) {
+        if let Some(pod) = self.table.get(name).filter(|pod| pod.alive()) {
+            let uid = pod.meta.uid.clone();
+            self.suspects.entry(id.clone()).or_default().pods.insert(uid, name.clone());
+        }
+    }
+
+    /// Takes the next workload whose suspects are to be read.
+    pub fn next_doubt(&mut self) -> Option<Doubt> {
+        while let Some(id) = self.open.pop_first() {
+            if let Some(suspects) = self.suspects.get(&id).filter(|suspects| !suspects.pods.is_empty()) {
+                let pods = suspects.pods.iter().map(|(uid, name)| (uid.clone(), name.clone())).collect();
+                return Some(Doubt { sleeps: suspects.sleeps, id, pods });
+            }
+        }
+        None
+    }
+
+    /// The suspects were read, and what was read was taken over: who is still there is not from before that sleep.
+    pub fn settle(&mut self, doubt: &Doubt) {
+        if let Some(suspects) = self.suspects.get_mut(&doubt.id).filter(|one| one.sleeps == doubt.sleeps) {
+            for (uid, _) in &doubt.pods {
+                suspects.pods.remove(uid);
+            }
+        }
+    }
+
+    /// They could not be read: once more.
+    pub fn doubt_again(&mut self, doubt: Doubt) {
+        self.open.insert(doubt.id);
+    }
+
+    /// A workload is gone.
+    pub fn forget_workload(&mut self, id: &ResourceId) {
+        self.by.remove(id);
+        self.suspects.remove(id);
+        self.open.remove(id);
+        for name in self.of.remove(id).unwrap_or_default() {
+            if let Some(owners) = self.owners.get_mut(&name) {
+                owners.remove(id);
+            }
+        }
+    }
+
+    /// Another pod has taken its name: what is gone needs no suspicion.
+    fn absolve_if_other(&mut self, owners: &BTreeSet<ResourceId>, replaced: &Pod, name: &Name) {
+        let same = self.table.get(name).is_some_and(|now| now.meta().uid == replaced.meta.uid);
+        if same {
+            return;
+        }
+        for id in owners {
+            if let Some(suspects) = self.suspects.get_mut(id) {
+                suspects.pods.remove(&replaced.meta.uid);
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Ports that were given back, and since when this process has seen them so.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crate::objects::{Entry, Registry};
+
+/// How long a port that was given back is given to nobody else, by this process's clock, since it saw that.
+pub const QUARANTINE: Duration = Duration::from_secs(600);
+
+/// Since when ports that were given back are seen so.
+#[derive(Debug, Default)]
+pub struct Quarantine {
+    since: BTreeMap<u16, (Entry, Instant)>,
+}
+
+// === impl Quarantine ===
+
+impl Quarantine {
+    /// The registry is seen as it is now.
+    pub fn follow(&mut self, registry: &Registry, now: Instant) {
+        let before = std::mem::take(&mut self.since);
+        for (port, entry) in registry.entries().filter(|(_, entry)| entry.released.is_some()) {
+            let since = before.get(&port).filter(|(same, _)| same == entry).map_or(now, |(_, since)| *since);
+            self.since.insert(port, (entry.clone(), since));
+        }
+    }
+
+    /// Whether the port was given back so long ago that somebody else can have it.
+    pub fn is_over(&self, port: u16, entry: &Entry, now: Instant) -> bool {
+        let seen = self.since.get(&port).filter(|(same, _)| same == entry);
+        seen.is_some_and(|(_, since)| now.duration_since(*since) >= QUARANTINE)
+    }
+}

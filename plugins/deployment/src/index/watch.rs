@@ -1,0 +1,277 @@
+//! One stream of objects: a list, then a watch from where the list ended, and again.
+
+use std::{collections::HashSet, fmt::Debug, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+use kube::{
+    Api, Resource,
+    api::{ListParams, WatchParams},
+    core::WatchEvent,
+};
+use scaler_types::duration;
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::store::{Change, Store, Teller, Topic};
+use crate::{cluster, objects::Meta};
+
+/// How many objects are asked for at a time.
+const PAGE: u32 = 500;
+
+/// How long the server lets a watch live. A connection that died without a word is noticed by its not being ended then,
+/// so this bounds how old the view of a stalled stream can be; a new watch from where the old one was costs little.
+const LIVES: u32 = 60;
+
+/// How much later than that the end may come.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long one answer to a list may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The first pause after an error; doubled up to [`LONGEST`].
+const FIRST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(10);
+/// The pause where a right is missing that is not needed: somebody may grant it.
+const UNNEEDED: Duration = Duration::from_secs(60);
+
+/// One stream.
+pub struct Feed<K> {
+    /// Where the API has it.
+    pub api: Api<K>,
+    /// Plural and group, as RBAC rules name it.
+    pub what: String,
+    /// What it is.
+    pub topic: Topic,
+    /// Only objects with these fields.
+    pub fields: Option<String>,
+    /// Only objects with these labels.
+    pub labels: Option<String>,
+    /// It can be done without, for want of a right.
+    pub optional: bool,
+    /// What is kept of an object.
+    pub read: Arc<dyn Fn(K) -> Change + Send + Sync>,
+}
+
+/// How a watch ended.
+enum Ended {
+    /// To be gone on with from this version.
+    Again(String),
+    /// The server no longer knows what was since: everything anew.
+    Anew,
+    /// With an error; to be gone on with from this version after a pause.
+    Failed(String, kube::Error),
+}
+
+/// Follows a feed for ever. The receiver is told once: when the first list is in, or why there is none.
+pub fn spawn<K>(
+    feed: Feed<K>,
+    store: Arc<Store>,
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> oneshot::Receiver<Result<(), kube::Error>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let (told, first) = oneshot::channel();
+    tasks.spawn(async move { feed.follow(&store, told).await });
+    first
+}
+
+// === impl Feed ===
+
+impl<K> Feed<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    async fn follow(self, store: &Store, told: oneshot::Sender<Result<(), kube::Error>>) {
+        let mut told = Some(told);
+        let mut version = None;
+        let mut trouble = Trouble::default();
+        loop {
+            let error = match version.take() {
+                None => match self.list(store).await {
+                    Ok(listed) => {
+                        trouble.is_over(&self.what);
+                        version = Some(listed);
+                        if let Some(told) = told.take() {
+                            // Nobody waits: the instance is about to be dropped, and this task with it.
+                            let _ = told.send(Ok(()));
+                        } else if matches!(self.topic, Topic::Services | Topic::Slices) {
+                            store.with(super::State::missed_something);
+                        }
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+                Some(from) => {
+                    let began = Instant::now();
+                    match self.watch(store, from).await {
+                        Ended::Again(from) if began.elapsed() > FIRST => {
+                            trouble.is_over(&self.what);
+                            version = Some(from);
+                            continue;
+                        }
+                        // One that ends as soon as it begins is no better than one that fails.
+                        Ended::Again(from) => {
+                            version = Some(from);
+                            trouble.pause().await;
+                            continue;
+                        }
+                        Ended::Anew => {
+                            tracing::debug!(what = self.what, "the watch is too far behind: listing anew");
+                            continue;
+                        }
+                        Ended::Failed(from, error) => {
+                            if began.elapsed() > LONGEST {
+                                // It had worked.
+                                trouble.next = FIRST;
+                            }
+                            version = Some(from);
+                            error
+                        }
+                    }
+                }
+            };
+            let needless = self.optional && (cluster::is_forbidden(&error) || cluster::is_missing(&error));
+            trouble.is_there(&self.what, &error, needless);
+            if let Some(first) = told.take() {
+                if needless {
+                    let _ = first.send(Ok(()));
+                } else if cluster::may_pass(&error) {
+                    // Whoever waits has a limit of its own.
+                    told = Some(first);
+                } else {
+                    let _ = first.send(Err(error));
+                    return;
+                }
+            }
+            if needless {
+                trouble.next = UNNEEDED;
+            }
+            trouble.pause().await;
+        }
+    }
+
+    /// Lists all there is by a consistent read (no `resourceVersion` is named), and takes it over page by page.
+    async fn list(&self, store: &Store) -> Result<String, kube::Error> {
+        let mut params = ListParams { limit: Some(PAGE), ..ListParams::default() };
+        params.field_selector.clone_from(&self.fields);
+        params.label_selector.clone_from(&self.labels);
+        let mut listed = HashSet::new();
+        loop {
+            let page = cluster::within(PATIENCE, self.api.list(&params)).await?;
+            let version = page.metadata.resource_version.unwrap_or_default();
+            store.with(|state| {
+                for object in page.items {
+                    listed.insert(Meta::of(object.meta()).key());
+                    state.apply((self.read)(object), Teller::Watch);
+                }
+            });
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => {
+                    // All pages are of the state of the first.
+                    let revision = version.parse().unwrap_or(0);
+                    store.with(|state| {
+                        for (name, uid) in state.missing(self.topic, &listed, revision) {
+                            state.remove(self.topic, &name, &uid);
+                        }
+                    });
+                    return Ok(version);
+                }
+            }
+        }
+    }
+
+    async fn watch(&self, store: &Store, mut version: String) -> Ended {
+        let params = WatchParams {
+            field_selector: self.fields.clone(),
+            label_selector: self.labels.clone(),
+            timeout: Some(LIVES),
+            ..WatchParams::default()
+        };
+        let stream = match cluster::within(PATIENCE, self.api.watch(&params, &version)).await {
+            Ok(stream) => stream,
+            Err(error) if cluster::is_gone(&error) => return Ended::Anew,
+            Err(error) => return Ended::Failed(version, error),
+        };
+        let mut stream = pin!(stream);
+        let limit = Duration::from_secs(LIVES.into()) + GRACE;
+        loop {
+            let event = match timeout(limit, stream.next()).await {
+                Ok(Some(event)) => event,
+                Ok(None) | Err(_) => return Ended::Again(version),
+            };
+            match event {
+                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    version = object.meta().resource_version.clone().unwrap_or(version);
+                    let change = (self.read)(object);
+                    store.with(|state| state.apply(change, Teller::Watch));
+                }
+                Ok(WatchEvent::Deleted(object)) => {
+                    version = object.meta().resource_version.clone().unwrap_or(version);
+                    let meta = Meta::of(object.meta());
+                    store.with(|state| state.remove(self.topic, &meta.key(), &meta.uid));
+                }
+                Ok(WatchEvent::Bookmark(mark)) => version = mark.metadata.resource_version,
+                Ok(WatchEvent::Error(status)) if status.code == 410 => return Ended::Anew,
+                Ok(WatchEvent::Error(status)) => {
+                    return Ended::Failed(version, kube::Error::Api(status));
+                }
+                Err(error) => return Ended::Failed(version, error),
+            }
+        }
+    }
+}
+
+/// What stands in the way of a feed.
+struct Trouble {
+    reported: Option<String>,
+    next: Duration,
+}
+
+// === impl Trouble ===
+
+impl Default for Trouble {
+    fn default() -> Self {
+        Self { reported: None, next: FIRST }
+    }
+}
+
+impl Trouble {
+    fn is_there(&mut self, what: &str, error: &kube::Error, needless: bool) {
+        let reason = cluster::told(error);
+        if self.reported.as_ref() == Some(&reason) {
+            return;
+        }
+        if needless {
+            tracing::info!(what, reason, "cannot be watched: going on without");
+        } else {
+            tracing::warn!(
+                what,
+                reason,
+                again = duration::short(self.next),
+                "cannot be watched; what is known is kept"
+            );
+        }
+        self.reported = Some(reason);
+    }
+
+    fn is_over(&mut self, what: &str) {
+        self.next = FIRST;
+        if self.reported.take().is_some() {
+            tracing::info!(what, "is watched again");
+        }
+    }
+
+    async fn pause(&mut self) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an API that failed is asked again after a growing pause"
+        )]
+        sleep_until(Instant::now() + self.next).await;
+        self.next = (self.next * 2).clamp(FIRST, LONGEST);
+    }
+}

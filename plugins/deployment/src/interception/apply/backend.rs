@@ -1,0 +1,217 @@
+//! Leading one workload's Services somewhere else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use scaler_types::{Dlx, Leads, ResourceId, RouteRequest, ScaleError, duration};
+use tokio::time::timeout;
+
+use super::{
+    super::{
+        Read, Routes,
+        desired::{plan, refusals::refusal},
+        look,
+    },
+    ports,
+};
+use crate::{
+    config::Wish,
+    index::State,
+    objects::{Meta, Service, Slice},
+    workload::options::wishes,
+};
+
+impl Routes {
+    /// Leads the Services of a workload as asked.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Conflict`] if somebody else changed one of them meanwhile, [`ScaleError::Terminal`] with what stands in the
+    /// way.
+    pub async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
+        self.is_leading()?;
+        let work = async {
+            match request.to {
+                Leads::Dlx => self.to_dlxs(&request.id, &request.dlxs).await,
+                Leads::Both => self.to_both(&request.id, &request.dlxs).await,
+                Leads::Own => self.to_itself(&request.id).await,
+            }
+        };
+        let written = timeout(request.deadline, work).await.unwrap_or_else(|_| {
+            let reason = format!("not written within {}", duration::short(request.deadline));
+            Err(ScaleError::Retry { after: Duration::from_secs(1), reason })
+        });
+        if matches!(written, Err(ScaleError::Terminal { .. })) {
+            // It may be refused by now.
+            self.store.with(|state| state.touch(&request.id));
+        }
+        written
+    }
+
+    /// Ports, then slices, then the key: the DLXs are named before the pods are no endpoints any more.
+    async fn to_dlxs(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+        if dlxs.is_empty() {
+            return Err(terminal(format!("no DLX is named that {id} could be led to")));
+        }
+        let read = self.read_services(id).await?;
+        let (wanted, direct) = self.store.with(|state| {
+            let workload =
+                state.workload(id).ok_or_else(|| terminal(format!("{id} does not exist any more")))?;
+            let wishes = wishes(state, workload);
+            if !wishes.opted_in || wishes.route == Wish::None {
+                return Err(terminal(format!("{id} does not ask for a route")));
+            }
+            if let Some(why) = refusal(state, workload, &wishes, dlxs) {
+                return Err(terminal(why.text()));
+            }
+            let services = state.ordinary_services_of(workload);
+            let wanted: BTreeSet<_> = services.into_iter().map(|service| service.meta.uid.clone()).collect();
+            Ok((wanted, wishes.route == Wish::Direct))
+        })?;
+        let read: Vec<Read> = read.into_iter().filter(|one| wanted.contains(&one.fact.meta.uid)).collect();
+        if read.len() != wanted.len() {
+            // One came or went meanwhile.
+            return Err(ScaleError::Conflict);
+        }
+        for service in &read {
+            let given = self.claim(&service.fact).await?;
+            self.write_slices(&service.fact, &given, dlxs).await?;
+        }
+        if direct && self.scales.read_anew(id).await?.serves() {
+            // Its fence was lifted meanwhile, and whoever gives it back may find what was written here.
+            return Err(ScaleError::Conflict);
+        }
+        for service in read {
+            self.fence(service).await?;
+        }
+        Ok(())
+    }
+
+    /// Slices, then the key away: the pods become endpoints beside the DLXs.
+    async fn to_both(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+        let read = self.read_services(id).await?;
+        self.no_fence_stands(id).await?;
+        for one in &read {
+            if dlxs.is_empty() || !self.is_touched(one) {
+                continue;
+            }
+            if plan::unreached(&one.fact, dlxs).is_some() {
+                // Who comes by that family finds no DLX that would do it.
+                self.awake(id).await?;
+            }
+            self.mend_slices(&one.fact, dlxs).await?;
+        }
+        for one in read {
+            self.unfence(one).await?;
+        }
+        Ok(())
+    }
+
+    /// The slices, and the ports. Only on the very versions of Service and slices that say that it can be done: led elsewhere
+    /// and back in between, its own endpoints would not be known to everybody.
+    async fn to_itself(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        let decided_on = self.store.with(|state| versions(state, id));
+        let is_same = |meta: &Meta| decided_on.get(&meta.uid) == Some(&meta.revision);
+        let mut all = Vec::new();
+        for service in self.read_services(id).await? {
+            let slices = self.read_slices(&service.fact.meta.key()).await?;
+            let touched = service.fact.fenced || !slices.is_empty();
+            let same = is_same(&service.fact.meta)
+                && slices.iter().all(|slice| is_same(&Slice::from(slice.clone()).meta));
+            let alone = || self.store.with(|state| !state.routing.is_ready(&service.fact));
+            // With the key there, or without endpoints of its own, nobody else would take what comes.
+            if touched && (service.fact.fenced || !same || alone()) {
+                return Err(ScaleError::Conflict);
+            }
+            all.push((service, slices));
+        }
+        self.no_fence_stands(id).await?;
+        for (service, slices) in all {
+            self.take_all_away(service, slices).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes all that is ours off a Service: its key, and these slices as they were read.
+    ///
+    /// # Errors
+    ///
+    /// As any write.
+    pub(in crate::interception) async fn take_all_away(
+        &self,
+        service: Read,
+        slices: Vec<EndpointSlice>,
+    ) -> Result<(), ScaleError> {
+        let (name, uid) = (service.fact.meta.key(), service.fact.meta.uid.clone());
+        self.unfence(service).await?;
+        self.selector_is_restored(&name)?;
+        for slice in slices {
+            self.delete_slice(slice).await?;
+        }
+        self.give_back(&uid).await
+    }
+
+    /// Brings the slices of a Service up to date that has something of ours. Where no port is left for what is new of it, what
+    /// has one goes on.
+    ///
+    /// # Errors
+    ///
+    /// As any write.
+    pub(in crate::interception) async fn mend_slices(
+        &self,
+        service: &Service,
+        dlxs: &[Dlx],
+    ) -> Result<(), ScaleError> {
+        let given = match self.claim(service).await {
+            Ok(given) => given,
+            Err(ScaleError::Terminal { reason }) => {
+                tracing::warn!(service = %service.meta.name, reason, "its new ports lead nowhere");
+                self.store
+                    .with(|state| {
+                        let range = state.config.service_ports?;
+                        let registry = state.routing.registry()?;
+                        let holders = plan::holders(service).into_iter();
+                        Some(
+                            holders
+                                .filter_map(|one| Some((one.port.clone(), registry.held(&one, range)?)))
+                                .collect(),
+                        )
+                    })
+                    .unwrap_or_default()
+            }
+            Err(error) => return Err(error),
+        };
+        if given.is_empty() {
+            return Ok(());
+        }
+        self.write_slices(service, &given, dlxs).await
+    }
+
+    /// Whether something of ours is on a Service.
+    fn is_touched(&self, service: &Read) -> bool {
+        self.store.with(|state| ports::is_touched(state, &service.fact))
+    }
+
+    /// Where a workload's Services lead now.
+    pub(in crate::interception) fn look(&self, id: &ResourceId) -> Option<super::super::Look> {
+        self.store
+            .with(|state| state.workload(id).map(|workload| look(state, workload, &wishes(state, workload))))
+    }
+}
+
+/// The versions of a workload's Services, and of our slices of them, by uid.
+fn versions(state: &State, id: &ResourceId) -> BTreeMap<String, u64> {
+    let services = state.workload(id).map(|workload| state.services_of(workload)).unwrap_or_default();
+    let metas = services.into_iter().flat_map(|service| {
+        let slices = state.routing.slices_of(&service.meta.key()).filter(|slice| slice.ours.is_some());
+        slices.map(|slice| &slice.meta).chain([&service.meta])
+    });
+    metas.map(|meta| (meta.uid.clone(), meta.revision)).collect()
+}
+
+pub(in crate::interception) fn terminal(reason: String) -> ScaleError {
+    ScaleError::Terminal { reason }
+}

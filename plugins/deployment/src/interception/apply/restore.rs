@@ -1,0 +1,195 @@
+//! Giving a workload back: as it was before, with nothing of ours on it.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{
+    api::{Patch, PatchParams, WatchParams},
+    core::WatchEvent,
+};
+use scaler_types::{
+    Nonce, ReleaseRequest, ResourceId, ScaleError, State as RowState, Target, duration,
+    protocol::{Seen, Step, transition},
+};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use super::{super::Routes, backend::terminal};
+use crate::{
+    cluster,
+    objects::{Name, Owners, SERVICE, Slice, Workload, record},
+};
+
+/// How often a write is built anew because something else of the object changed.
+const TRIES: usize = 5;
+
+/// Why a row is written.
+const REASON: &str = "given back";
+
+impl Routes {
+    /// Gives a workload back.
+    ///
+    /// Awake first, then the pods are endpoints beside the DLXs, and only when they take requests and everybody had the time to
+    /// know them the DLXs are none any more. Each step looks first whether it is done.
+    ///
+    /// # Errors
+    ///
+    /// It did not come to that in time; another call goes on from there.
+    pub async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+        self.is_leading()?;
+        let given_back = timeout(request.deadline, self.give_all_back(&request.id, request.grace)).await;
+        given_back.unwrap_or_else(|_| {
+            let reason = format!(
+                "{} was not given back within {}: its pods are not ready, or the API does not answer",
+                request.id,
+                duration::short(request.deadline)
+            );
+            Err(ScaleError::Retry { after: Duration::from_secs(1), reason })
+        })
+    }
+
+    async fn give_all_back(&self, id: &ResourceId, grace: Duration) -> Result<(), ScaleError> {
+        let workload = self.awake(id).await?;
+        let read = self.read_services(id).await?;
+        let all: Vec<_> = read.iter().map(|one| (one.fact.meta.key(), one.fact.meta.uid.clone())).collect();
+        let mut led: Vec<Name> = Vec::new();
+        for one in read {
+            let slices = self.read_slices(&one.fact.meta.key()).await?;
+            if one.fact.fenced || !slices.is_empty() {
+                led.push(one.fact.meta.key());
+            }
+            self.unfence(one).await?;
+        }
+        for (name, _) in &all {
+            self.selector_is_restored(name)?;
+        }
+        if !led.is_empty() {
+            if workload.replicas > 0 {
+                for name in &led {
+                    self.ready(name).await?;
+                }
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "nobody tells when nodes and clients have followed: the grace is the time they are given"
+            )]
+            sleep(grace).await;
+            for name in &led {
+                self.delete_slices(name).await?;
+            }
+        }
+        for (_, uid) in all {
+            self.give_back(&uid).await?;
+        }
+        self.without_row(id).await
+    }
+
+    /// Wakes what was put to sleep.
+    pub(in crate::interception) async fn awake(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
+        for _ in 0..TRIES {
+            let workload = self.scales.read_anew(id).await?;
+            let row = &workload.kept.row;
+            let slept = matches!(row.state, RowState::Asleep | RowState::Waking | RowState::Failed);
+            if workload.replicas > 0 || !slept {
+                return Ok(workload);
+            }
+            let seen = Seen { row: row.clone(), version: workload.version(), scaled: false };
+            let Some(row) = transition(&seen, Step::Wake, Nonce::fresh(), REASON) else {
+                return Err(terminal(format!(
+                    "{id} has a row of a newer version of Scaler: give it back with that"
+                )));
+            };
+            match self.scales.write(id, &seen.version, &row, Some(Target::AtLeast(1))).await {
+                Ok(workload) => return Ok(workload),
+                Err(ScaleError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(busy(id))
+    }
+
+    /// Waits until a Service has a ready endpoint of its own. Asks the API itself: it is also done where no slices are watched.
+    async fn ready(&self, service: &Name) -> Result<(), ScaleError> {
+        let api = self.cluster.in_namespace::<EndpointSlice>(&service.0);
+        let label = format!("{SERVICE}={}", service.1);
+        let doing = format!("watching the EndpointSlices of the Service {}/{}", service.0, service.1);
+        let is_ready = |slice: EndpointSlice| {
+            let slice = Slice::from(slice);
+            slice.ours.is_none() && slice.ready
+        };
+        loop {
+            let list = self.cluster.call(api.list(&cluster::labelled(&label))).await;
+            let list = list.map_err(|error| cluster::retry(&error, &doing))?;
+            if list.items.into_iter().any(is_ready) {
+                return Ok(());
+            }
+            let from = list.metadata.resource_version.unwrap_or_default();
+            let params = WatchParams { label_selector: Some(label.clone()), ..WatchParams::default() };
+            let events = self.cluster.call(api.watch(&params, &from)).await;
+            let mut events = Box::pin(events.map_err(|error| cluster::retry(&error, &doing))?);
+            while let Some(event) = events.next().await {
+                match event.map_err(|error| cluster::retry(&error, &doing))? {
+                    WatchEvent::Added(slice) | WatchEvent::Modified(slice) if is_ready(slice.clone()) => {
+                        return Ok(());
+                    }
+                    // Listed anew.
+                    WatchEvent::Error(_) => break,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Takes the row away, and the map of annotations if there was none but it.
+    async fn without_row(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        let doing = format!("taking the row of {id} away");
+        for _ in 0..TRIES {
+            let workload = self.scales.read_anew(id).await?;
+            let api = self.cluster.of(&workload);
+            let object = self.cluster.call(api.get(&workload.meta.name)).await;
+            let mut object = object.map_err(|error| cluster::unwritten(&error, &doing, false))?;
+            if object.metadata.uid.as_ref() != Some(&workload.meta.uid) {
+                continue;
+            }
+            let (owners, field) = (&workload.owners, &workload.kind.replicas_path);
+            if owners.scaler {
+                // The row says whose they are.
+                object = owners.restore(&self.cluster, &api, object, field).await;
+                Owners::of(&object.metadata, field).are_restored(&format!("the replicas of {id}"))?;
+            }
+            let annotations = object.metadata.annotations.unwrap_or_default();
+            if !annotations.contains_key(record::ANNOTATION) {
+                return Ok(());
+            }
+            let path = match annotations.len() {
+                1 => "/metadata/annotations".to_owned(),
+                _ => format!("/metadata/annotations/{}", record::ANNOTATION.replace('/', "~1")),
+            };
+            let operations: Value = json!([
+                {"op": "test", "path": "/metadata/uid", "value": object.metadata.uid},
+                {"op": "test", "path": "/metadata/resourceVersion", "value": object.metadata.resource_version},
+                {"op": "remove", "path": path},
+            ]);
+            let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
+            match self.cluster.call(api.patch(&workload.meta.name, &PatchParams::default(), &patch)).await {
+                Ok(object) => {
+                    // Nor is anything of it ours any more.
+                    let object = owners.restore(&self.cluster, &api, object, field).await;
+                    self.scales.saw(Workload::new(&workload.kind, object));
+                    return Ok(());
+                }
+                Err(error) => match cluster::unwritten(&error, &doing, true) {
+                    ScaleError::Conflict => {}
+                    error => return Err(error),
+                },
+            }
+        }
+        Err(busy(id))
+    }
+}
+
+fn busy(id: &ResourceId) -> ScaleError {
+    let reason = format!("giving {id} back: others write to it all the time");
+    ScaleError::Retry { after: Duration::from_secs(1), reason }
+}

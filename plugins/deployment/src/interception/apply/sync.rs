@@ -1,0 +1,129 @@
+//! Keeping all routes as they should be: the DLXs they name, and nothing left of what is gone.
+
+use std::collections::BTreeMap;
+
+use anyhow::{anyhow, bail};
+use futures_util::{StreamExt as _, stream};
+use scaler_types::{Dlx, Result, ScaleError};
+
+use super::super::{
+    Routes,
+    desired::{plan, status::is_complete},
+};
+use crate::{
+    index::State,
+    objects::{Name, Ours, PORT_REGISTRY, Service},
+};
+
+/// How many Services are written at once.
+const AT_ONCE: usize = 16;
+
+/// What is to be done with a Service that has something of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tending {
+    /// Its slices name others than the DLXs that there are, or its selector was not given back to its owners.
+    Mend,
+    /// It belongs to no workload that is looked after.
+    GiveBack,
+}
+
+impl Routes {
+    /// Has every slice name these DLXs, gives back what was led for workloads that are gone, and tidies the registry. Without DLXs
+    /// no slice is changed: slices that name nobody would lose every request.
+    ///
+    /// # Errors
+    ///
+    /// Not everything could be written; without DLXs also: a Service still holds a port.
+    pub async fn tend(&self, dlxs: &[Dlx]) -> Result<()> {
+        self.is_leading()?;
+        let all_given_back = dlxs.is_empty();
+        let work = self.store.with(|state| {
+            state.config.service_ports?;
+            if !all_given_back {
+                state.serve(dlxs);
+            }
+            state.forgive();
+            state.settle();
+            let mut work = work(state, dlxs);
+            work.retain(|_, what| *what == Tending::GiveBack || !all_given_back);
+            Some(work)
+        });
+        let Some(work) = work else { return Ok(()) };
+        let all = work.into_iter().map(|(name, what)| async move {
+            let done = self.tend_one(&name, what, dlxs).await;
+            done.map_err(|error| format!("{}/{}: {error}", name.0, name.1)).err()
+        });
+        let mut failed: Vec<String> =
+            stream::iter(all).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
+        failed.extend(self.tidy().await.err().map(|error| error.to_string()));
+        match failed.first() {
+            None if all_given_back => self.nothing_is_held().await,
+            None => Ok(()),
+            Some(first) => Err(anyhow!("{} routes are not up to date; the first: {first}", failed.len())),
+        }
+    }
+
+    /// Fails while a Service holds a port: everything that can be given back here has been.
+    async fn nothing_is_held(&self) -> Result<()> {
+        self.read_registry().await?;
+        let held = self.store.with(|state| {
+            let mut entries = state.routing.registry()?.entries();
+            let (port, entry) = entries.find(|(_, entry)| entry.released.is_none())?;
+            Some((port, entry.holder.clone()))
+        });
+        let Some((port, holder)) = held else { return Ok(()) };
+        bail!(
+            "the ConfigMap {}/{} still counts the Service {}/{} as intercepted (key {port}), and no namespace file in use \
+             serves its namespace. Look whether it is there: `kubectl -n {} get service {}`. If it is, add a namespace file for it, \
+             or correct the one that is refused, and run this again. Only if it is gone, remove the key",
+            self.cluster.home,
+            PORT_REGISTRY,
+            holder.namespace,
+            holder.service,
+            holder.namespace,
+            holder.service
+        )
+    }
+
+    async fn tend_one(&self, name: &Name, what: Tending, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+        let Some(service) = self.read_service(name).await? else { return Ok(()) };
+        match what {
+            Tending::Mend => {
+                self.mend_slices(&service.fact, dlxs).await?;
+                self.give_selector_back(&service.fact).await
+            }
+            Tending::GiveBack => {
+                tracing::info!(service = %name.1, namespace = %name.0, "gives back a Service whose workload is gone");
+                // What a newer version wrote is found before anything is touched.
+                let slices = self.read_slices(name).await?;
+                self.take_all_away(service, slices).await
+            }
+        }
+    }
+}
+
+/// The Services that need something.
+fn work(state: &State, dlxs: &[Dlx]) -> BTreeMap<Name, Tending> {
+    let ours = |service: &Service| -> Vec<&Ours> {
+        let slices = state.routing.slices_of(&service.meta.key());
+        slices.filter_map(|slice| slice.ours.as_ref()).collect()
+    };
+    let need = |service: &Service| {
+        let ours = ours(service);
+        if ours.is_empty() && !service.fenced {
+            return None;
+        }
+        let listed = state.workloads_of(service).iter().any(|id| state.is_listed(id));
+        if !listed {
+            return Some(Tending::GiveBack);
+        }
+        let names = |ours: &Ours| {
+            let Some(family) = ours.family else { return false };
+            plan::places(dlxs, family).1 == ours.dlxs
+        };
+        // What has a key and no slice is mended where it is decided whether it is to be led.
+        let up_to_date = ours.iter().all(|ours| names(ours)) && is_complete(state, service);
+        (!ours.is_empty() && (!up_to_date || service.owners.scaler)).then_some(Tending::Mend)
+    };
+    state.services().filter_map(|service| Some((service.meta.key(), need(service)?))).collect()
+}

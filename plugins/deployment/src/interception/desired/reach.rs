@@ -1,0 +1,53 @@
+//! Which requests reach a DLX though no Service of their workload leads there: those that somebody else points at it.
+
+use crate::{
+    index::State,
+    objects::{
+        Workload,
+        annotations::{HOSTS, ROUTE},
+    },
+    workload::{hosts, options::Wishes},
+};
+
+/// Why no request could wake a workload whose Services are left as they are, if so.
+///
+/// The names of its Services alone lead nowhere: whoever uses them comes to its pods, and asleep to nobody.
+pub(in crate::interception) fn unreached(
+    state: &State,
+    workload: &Workload,
+    wishes: &Wishes,
+) -> Option<String> {
+    let id = workload.id();
+    let given = state.config.operators_hosts(&id.namespace, &id.name).next().is_some();
+    if given || pointed(state, workload, wishes).is_some() {
+        return None;
+    }
+    let (namespace, dlx) = (&workload.meta.namespace, &state.config.dlx_service);
+    Some(format!(
+        "no request could wake it: its Services are left as they are ({ROUTE}: none), no Ingress or HTTPRoute of namespace {namespace} \
+         leads one of its hosts ({HOSTS}) to the DLXs' Service ({dlx}; an HTTPRoute to another namespace's needs a ReferenceGrant there, \
+         and the condition ResolvedRefs in its status, not with the reason RefNotPermitted), and plugins.deployment.hosts of the namespace file does not \
+         name it: add one of these, or have its Services led ({ROUTE}: service)"
+    ))
+}
+
+/// What the owners are to be told of a workload that is led by default, though somebody points its requests at the DLX.
+pub fn by_default(state: &State, workload: &Workload, wishes: &Wishes) -> Option<String> {
+    if !wishes.opted_in || wishes.route_is_written {
+        return None;
+    }
+    let (route, host) = pointed(state, workload, wishes)?;
+    Some(format!(
+        "its Services are to lead to the DLXs, as those of everything that opts in, and {route} leads requests for {host} to a DLX \
+         already: say {ROUTE}: none to leave its Services as they are, or {ROUTE}: service to have both"
+    ))
+}
+
+/// Who leads requests for one of its hosts to the DLXs, and for which.
+fn pointed(state: &State, workload: &Workload, wishes: &Wishes) -> Option<(String, String)> {
+    let (hosts, _) = hosts::of_workload(state, workload, wishes);
+    hosts.into_iter().find_map(|host| {
+        let route = state.points_at_dlxs(&workload.meta.namespace, &host)?;
+        Some((route, host))
+    })
+}

@@ -1,0 +1,226 @@
+//! What cannot be led, and what to do about it. Told before anything is touched.
+
+use scaler_types::Dlx;
+
+use super::{plan, reach};
+use crate::{
+    config::Wish,
+    index::{OFTEN, State},
+    interception::ports,
+    objects::{NEWEST, PORT_REGISTRY, PortOf, Registry, Service, Workload, annotations::ACKNOWLEDGE},
+    workload::{
+        exempt,
+        options::{Acknowledged, Wishes},
+    },
+};
+
+/// Why a workload's Services cannot be led.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// As things are: its owners or the cluster's have to change something.
+    Shape(String),
+    /// There is no port left.
+    NoPort(String),
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// For people: which object, and what to do.
+    pub fn text(self) -> String {
+        match self {
+            Self::Shape(text) | Self::NoPort(text) => text,
+        }
+    }
+}
+
+/// Why a workload that opted in cannot sleep the way its owners want its requests to go, if so. To these DLXs; none, if it is not known who they are.
+pub fn refusal(state: &State, workload: &Workload, wishes: &Wishes, dlxs: &[Dlx]) -> Option<Refusal> {
+    if let Some(text) = exempt::why_left_alone(state, workload) {
+        return Some(Refusal::Shape(text));
+    }
+    if wishes.route == Wish::None {
+        return reach::unreached(state, workload, wishes).map(Refusal::Shape);
+    }
+    let Some(range) = state.config.service_ports else {
+        let text = "its Services cannot be led: start every autoscaler and dlx with --service-ports";
+        return Some(Refusal::Shape(text.to_owned()));
+    };
+    let services = state.ordinary_services_of(workload);
+    if services.is_empty() {
+        return Some(Refusal::Shape(none(state, workload)));
+    }
+    let shape = services.iter().find_map(|service| {
+        shape(service, wishes)
+            .or_else(|| ports(service, workload))
+            .or_else(|| others(state, service))
+            .or_else(|| families(service, dlxs))
+            .map(|what| format!("the Service {} {what}", service.meta.name))
+    });
+    let shape = shape.or_else(|| differ(&services)).or_else(|| policies(state, workload, wishes));
+    if let Some(text) = shape {
+        return Some(Refusal::Shape(text));
+    }
+    let holders: Vec<_> = services.iter().flat_map(|service| plan::holders(service)).collect();
+    let nothing = Registry::default();
+    let registry = state.routing.registry().unwrap_or(&nothing);
+    if ports::has_room_for(registry, &holders, range, &state.routing.quarantine, state.routing.now()) {
+        return None;
+    }
+    Some(Refusal::NoPort(full(range)))
+}
+
+/// There are not enough ports.
+pub fn full(range: scaler_types::ServicePorts) -> String {
+    format!(
+        "no port of the DLXs is left for its Services ({}-{}, ConfigMap {}; one that was given back is kept for 10 minutes): give \
+         every autoscaler and dlx a wider --service-ports",
+        range.first, range.last, PORT_REGISTRY
+    )
+}
+
+/// No Service could be led.
+fn none(state: &State, workload: &Workload) -> String {
+    if let Some(service) = state.services_of(workload).into_iter().find(|service| service.headless) {
+        return format!(
+            "the Service {} is headless, and there is no other: give it a Service with an address of its own",
+            service.meta.name
+        );
+    }
+    match state.service(&workload.meta.key()) {
+        Some(service) if service.external => format!(
+            "the Service {} is an ExternalName, which leads to no pods: give the workload a Service with a selector",
+            service.meta.name
+        ),
+        Some(service) if service.selector.is_empty() => format!(
+            "the Service {} has no selector, so that its endpoints are somebody else's: give it one",
+            service.meta.name
+        ),
+        Some(service) if service.leads_to(&workload.labels) => {
+            format!("the Service {} is being deleted", service.meta.name)
+        }
+        _ => "no Service leads to its pods: make one; or point an Ingress or HTTPRoute at the DLX, and say scaler.dev/route: \
+              none"
+            .to_owned(),
+    }
+}
+
+/// What a Service is.
+fn shape(service: &Service, wishes: &Wishes) -> Option<String> {
+    if !service.not_tcp.is_empty() {
+        let ports = service.not_tcp.join(", ");
+        return Some(format!(
+            "has the ports {ports}, and only TCP can be led: give them a Service of their own that \
+                             selects other pods, or leave it as it is (scaler.dev/route: none)"
+        ));
+    }
+    if service.ports.is_empty() || service.ports.len() > plan::PORTS {
+        let count = service.ports.len();
+        return Some(format!("has {count} ports, and 1 to {} can be led", plan::PORTS));
+    }
+    if let Some(policy) = service.local.first() {
+        return Some(format!(
+            "has {policy}: Local, so that nodes without a DLX would have no endpoint: set it to Cluster"
+        ));
+    }
+    if service.sticky && !wishes.acknowledged.contains(&Acknowledged::SessionAffinity) {
+        return Some(format!(
+            "has sessionAffinity: ClientIP, which by way of the DLXs keeps nobody at a pod: set it to None, or accept that \
+             ({ACKNOWLEDGE}: session-affinity)"
+        ));
+    }
+    None
+}
+
+/// Several Services of which some take pods that are not ready: the DLXs send what comes by either to the same pods.
+fn differ(services: &[&Service]) -> Option<String> {
+    let unready = services.iter().find(|service| service.unready)?;
+    let ready = services.iter().find(|service| !service.unready)?;
+    Some(format!(
+        "the Service {} has publishNotReadyAddresses: true and {} has not, and what comes by either goes to the same pods: say the \
+         same of both",
+        unready.meta.name, ready.meta.name
+    ))
+}
+
+/// By which addresses it is reached, and the DLXs are not.
+fn families(service: &Service, dlxs: &[Dlx]) -> Option<String> {
+    if service.families.is_empty() {
+        return Some("has no ipFamilies that are known: set IPv4, IPv6 or both".to_owned());
+    }
+    let family = plan::unreached(service, dlxs)?.name();
+    Some(format!(
+        "has an address of {family}, and no DLX takes requests by {family}: see to it that the DLXs' pods have addresses of that \
+         family and listen on them (--listen-address=:8090 is all of them), or leave it out of the Service's ipFamilies"
+    ))
+}
+
+/// Where its ports lead in the pods.
+fn ports(service: &Service, workload: &Workload) -> Option<String> {
+    let missing = service.ports.iter().find(|port| workload.port(&port.target).is_none())?;
+    let PortOf::Name(name) = &missing.target else { return None };
+    Some(match workload.ports {
+        Some(_) => format!(
+            "has the targetPort {name:?}, and no container of the pod template has a port called so: name it there, or use the number"
+        ),
+        None => format!(
+            "has the targetPort {name:?}, and this kind of workload does not say what its pods call so: use the number"
+        ),
+    })
+}
+
+/// Who else has to do with it.
+fn others(state: &State, service: &Service) -> Option<String> {
+    let workloads = state.workloads_of(service);
+    let scalers = workloads.iter().find(|id| state.workload(id).is_some_and(Workload::is_scaler));
+    if let Some(id) = scalers {
+        return Some(format!(
+            "selects the pods of {}, one of Scaler's own daemons, too, and those are never led to: give the workload a Service of \
+             its own",
+            id.name
+        ));
+    }
+    if workloads.len() > 1 {
+        let names: Vec<_> = workloads.iter().map(|id| id.name.as_str()).collect();
+        return Some(format!(
+            "selects the pods of several workloads ({}), of which each sleeps by itself: give each a Service of its own",
+            names.join(", ")
+        ));
+    }
+    let mut slices = state.routing.slices_of(&service.meta.key());
+    if slices.any(|slice| slice.ours.as_ref().is_some_and(|ours| ours.format > NEWEST)) {
+        return Some(
+            "has an EndpointSlice that a newer version of Scaler wrote: run that, or delete the slice"
+                .to_owned(),
+        );
+    }
+    if state.routing.taken.is_left_alone(&service.meta.uid, state.routing.now()) {
+        return Some(format!(
+            "was given the selector key {} {OFTEN} times, and somebody took it away each time: it is left alone for an hour; let \
+             whoever applies it leave spec.selector as it is (plugins/deployment/README.md)",
+            crate::objects::FENCED
+        ));
+    }
+    None
+}
+
+/// What a DLX would open.
+fn policies(state: &State, workload: &Workload, wishes: &Wishes) -> Option<String> {
+    if wishes.acknowledged.contains(&Acknowledged::NetworkPolicies) {
+        return None;
+    }
+    let mut guards: Vec<_> = state
+        .routing
+        .guards(&workload.meta.namespace, &workload.labels)
+        .map(|policy| &*policy.meta.name)
+        .collect();
+    guards.sort_unstable();
+    let name = guards.first()?;
+    Some(format!(
+        "the NetworkPolicy {name} says who may connect to its pods, and whoever can connect to a DLX could by way of that: let only \
+         the DLXs in and say so ({ACKNOWLEDGE}: network-policies)"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

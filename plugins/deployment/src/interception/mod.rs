@@ -1,0 +1,161 @@
+//! Leading Services to the DLXs.
+//!
+//! What is led, why not, and where it leads now is a pure function of what is known ([`desired`]). The writes are on three
+//! kinds of objects, each a compare-and-set: the registry's ConfigMap ([`ports`]), EndpointSlices of ours, and one key in
+//! the Services' selectors. Their order ([`apply`]) is such that after each of them requests find
+//! somebody, and that a call that begins anew goes on from there.
+
+mod apply;
+mod desired;
+pub mod ports;
+#[cfg(test)]
+mod scene;
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1 as core;
+use scaler_types::{Nonce, ResourceId, Role, ScaleError, State as RowState};
+use tokio::sync::Mutex;
+
+use crate::{
+    cluster::{self, Cluster},
+    index::{Change, State, Store, Teller, Topic},
+    objects::{Name, Service, Workload},
+    workload::{options::wishes, scale::Scales},
+};
+
+pub use desired::{
+    reach::by_default,
+    status::{Look, look},
+};
+
+/// Writes routes.
+#[derive(Clone)]
+pub struct Routes {
+    cluster: Cluster,
+    store: Arc<Store>,
+    scales: Scales,
+    /// One write of the registry at a time: those of one process would only be in each other's way.
+    registering: Arc<Mutex<()>>,
+    /// What is to be written there next.
+    waiting: Arc<std::sync::Mutex<Vec<apply::ports::Waiting>>>,
+}
+
+/// A Service as the API server has it.
+#[derive(Clone, Debug)]
+struct Read {
+    fact: Service,
+    resource_version: String,
+    /// The selector as it stands.
+    selector: std::collections::BTreeMap<String, String>,
+}
+
+/// How the ports of a workload's Services are passed on, for people.
+pub fn passed_on(state: &State, workload: &Workload) -> String {
+    let services = state.ordinary_services_of(workload);
+    services.into_iter().map(desired::plan::passed_on).collect::<Vec<_>>().join(". ")
+}
+
+// === impl Routes ===
+
+impl Routes {
+    /// Nothing is written yet.
+    pub fn new(cluster: Cluster, store: Arc<Store>, scales: Scales) -> Self {
+        Self { cluster, store, scales, registering: Arc::default(), waiting: Arc::default() }
+    }
+
+    /// Has a workload that is about to be put to zero by the fence of that nonce be led for certain, and have been for `led_for`; one
+    /// that asks for no route is fine as it is.
+    ///
+    /// The row is on the workload and the route is not, so no single write can test both. Therefore the key of each Service is written
+    /// anew first, on the very version that it was counted on since when everything passes the DLXs: whoever decided on an
+    /// older one to take it away fails from then on, and whoever decides on this one finds the fence.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Conflict`]: it is not led, or somebody else changed that.
+    pub async fn lead_for_certain(
+        &self,
+        id: &ResourceId,
+        fence: Nonce,
+        led_for: Duration,
+    ) -> Result<(), ScaleError> {
+        let counted_on = self.store.with(|state| {
+            let workload = state.workload(id)?;
+            let look = look(state, workload, &wishes(state, workload));
+            let services = state.ordinary_services_of(workload).into_iter().cloned().collect::<Vec<_>>();
+            let long_enough = look.led_since.is_some_and(|since| since.elapsed() >= led_for);
+            look.asks().then(|| (look.leads_all_to_dlxs() && long_enough).then_some(services))
+        });
+        let Some(counted_on) = counted_on else { return Ok(()) };
+        let services = counted_on.ok_or(ScaleError::Conflict)?;
+        for service in &services {
+            self.fence_anew(service, fence).await?;
+        }
+        for service in &services {
+            self.read_slices(&service.meta.key()).await?;
+        }
+        match self.look(id).is_some_and(|look| look.leads_all_to_dlxs()) {
+            true => Ok(()),
+            false => Err(ScaleError::Conflict),
+        }
+    }
+
+    /// Nothing of a route is given back while a fence stands: its commit may have looked at the route already. To be asked after
+    /// the Services were read, and before they are written: a fence that is written later finds them changed.
+    async fn no_fence_stands(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        let workload = self.scales.read_anew(id).await?;
+        match workload.kept.row.state {
+            RowState::Draining if workload.replicas > 0 => Err(ScaleError::Conflict),
+            _ => Ok(()),
+        }
+    }
+
+    /// Only the autoscaler leads.
+    fn is_leading(&self) -> Result<(), ScaleError> {
+        match self.store.with(|state| state.config.role) {
+            Role::Autoscaler => Ok(()),
+            Role::Dlx => Err(ScaleError::Unsupported),
+        }
+    }
+
+    /// Reads the Services of a workload from the API server, and takes that over. Those that are gone are left out.
+    async fn read_services(&self, id: &ResourceId) -> Result<Vec<Read>, ScaleError> {
+        let names: Vec<Name> = self.store.with(|state| {
+            let workload = state.workload(id);
+            let services = workload.map(|workload| state.services_of(workload)).unwrap_or_default();
+            services.into_iter().map(|service| service.meta.key()).collect()
+        });
+        let mut all = Vec::new();
+        for name in names {
+            all.extend(self.read_service(&name).await?);
+        }
+        Ok(all)
+    }
+
+    async fn read_service(&self, name: &Name) -> Result<Option<Read>, ScaleError> {
+        match self.cluster.call(self.cluster.in_namespace::<core::Service>(&name.0).get(&name.1)).await {
+            Ok(service) => Ok(Some(self.saw_service(service))),
+            Err(error) if cluster::is_missing(&error) => {
+                self.store.with(|state| {
+                    if let Some(uid) = state.service(name).map(|service| service.meta.uid.clone()) {
+                        state.remove(Topic::Services, name, &uid);
+                    }
+                });
+                Ok(None)
+            }
+            Err(error) => {
+                let doing = format!("reading the Service {}/{}", name.0, name.1);
+                Err(cluster::unwritten(&error, &doing, false))
+            }
+        }
+    }
+
+    fn saw_service(&self, service: core::Service) -> Read {
+        let resource_version = service.metadata.resource_version.clone().unwrap_or_default();
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
+        let fact = Service::from(service);
+        self.store.with(|state| state.apply(Change::Service(fact.clone()), Teller::Own));
+        Read { fact, resource_version, selector }
+    }
+}

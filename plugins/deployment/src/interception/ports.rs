@@ -1,0 +1,195 @@
+//! Giving the DLXs' ports to the ports of Services, and taking them back: what the registry is to be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+    time::Instant,
+};
+
+use scaler_types::ServicePorts;
+use serde_json::{Value, json};
+
+use crate::{
+    index::Quarantine,
+    objects::{Entry, Holder, INTERCEPTED, Registry, holding},
+};
+
+/// The registry as it is to be.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    range: ServicePorts,
+    quarantine: &'a Quarantine,
+    now: Instant,
+    before: &'a Registry,
+    ports: BTreeMap<u16, Option<Entry>>,
+    /// Where each Service's ports are, and were.
+    of: HashMap<String, Vec<u16>>,
+}
+
+/// Whether so many of the holders who have none could be given one, now.
+pub fn has_room_for(
+    registry: &Registry,
+    holders: &[Holder],
+    range: ServicePorts,
+    quarantine: &Quarantine,
+    now: Instant,
+) -> bool {
+    let mine = |holder: &&Holder| {
+        !registry.of(&holder.uid).any(|(port, entry)| range.contains(port) && entry.holder == **holder)
+    };
+    let wanted = holders.iter().filter(mine).count();
+    let free = |port: &u16| match registry.ports.get(port) {
+        None => true,
+        Some(Some(entry)) => quarantine.is_over(*port, entry, now) && !holders.contains(&entry.holder),
+        Some(None) => false,
+    };
+    wanted == 0 || range.all().filter(free).take(wanted).count() == wanted
+}
+
+// === impl Draft ===
+
+impl<'a> Draft<'a> {
+    /// Nothing is changed yet.
+    pub fn new(before: &'a Registry, range: ServicePorts, quarantine: &'a Quarantine, now: Instant) -> Self {
+        Self { range, quarantine, now, before, ports: before.ports.clone(), of: before.of.clone() }
+    }
+
+    /// What is in use though the registry does not say so: somebody deleted it. A port that another has by now is
+    /// that one's.
+    pub fn restore(&mut self, port: u16, holder: &Holder) {
+        match self.ports.get(&port) {
+            None => {}
+            Some(Some(entry)) if entry.released.is_some() => {}
+            Some(_) => return,
+        }
+        // One port each: the one it was given first.
+        let has_one = self.its(holder).any(|(_, held)| held);
+        if self.range.contains(port) && !has_one {
+            self.give(port, holder);
+        }
+    }
+
+    /// A port for each of the holders, or none for any of them: there are not enough.
+    pub fn claim(&mut self, holders: &[Holder], released: &str) -> Option<Vec<u16>> {
+        let (mut given, mut chosen) = (Vec::new(), BTreeSet::new());
+        for holder in holders {
+            let port = self.choose(holder, &chosen)?;
+            chosen.insert(port);
+            given.push(port);
+        }
+        for (holder, port) in holders.iter().zip(&given) {
+            self.give(*port, holder);
+            // What it holds outside of the range, which was another once.
+            let others: Vec<_> = self.its(holder).filter(|(other, held)| *held && other != port).collect();
+            for (other, _) in others {
+                self.mark(other, released);
+            }
+        }
+        Some(given)
+    }
+
+    /// Whether each of the holders has a port.
+    pub fn has(&self, holders: &[Holder]) -> bool {
+        holders.iter().all(|holder| self.its(holder).any(|(port, held)| held && self.range.contains(port)))
+    }
+
+    /// Gives back what these hold.
+    pub fn release(&mut self, released: &str, whose: impl Fn(&Holder) -> bool) {
+        let held = |(port, entry): (&u16, &Option<Entry>)| {
+            let entry = entry.as_ref().filter(|entry| entry.released.is_none() && whose(&entry.holder));
+            entry.map(|_| *port)
+        };
+        let ports: Vec<_> = self.ports.iter().filter_map(held).collect();
+        for port in ports {
+            self.mark(port, released);
+        }
+    }
+
+    /// Forgets what was given back long ago.
+    pub fn prune(&mut self) {
+        let (quarantine, now) = (self.quarantine, self.now);
+        self.ports
+            .retain(|port, entry| !entry.as_ref().is_some_and(|entry| quarantine.is_over(*port, entry, now)));
+    }
+
+    /// Whether it differs.
+    pub fn is_new(&self) -> bool {
+        self.ports != self.before.ports || !self.before.is_counted()
+    }
+
+    /// The changes, as a JSON patch that tests what they were made on.
+    pub fn patch(&self) -> Value {
+        let mut operations = vec![
+            json!({"op": "test", "path": "/metadata/resourceVersion", "value": self.before.resource_version}),
+        ];
+        if !self.before.has_data {
+            operations.push(json!({"op": "add", "path": "/data", "value": {}}));
+        }
+        for (port, entry) in &self.ports {
+            if let Some(entry) = entry.as_ref().filter(|entry| self.before.get(*port) != Some(entry)) {
+                operations.push(json!({"op": "add", "path": format!("/data/{port}"), "value": entry.text()}));
+            }
+        }
+        for port in self.before.ports.keys().filter(|port| !self.ports.contains_key(port)) {
+            operations.push(json!({"op": "remove", "path": format!("/data/{port}")}));
+        }
+        let holding = holding(&self.ports).to_string();
+        operations.push(json!({"op": "add", "path": format!("/data/{INTERCEPTED}"), "value": holding}));
+        Value::Array(operations)
+    }
+
+    /// All of it, for a ConfigMap that is not there yet.
+    pub fn data(&self) -> BTreeMap<String, String> {
+        let all =
+            self.ports.iter().filter_map(|(port, entry)| Some((port.to_string(), entry.as_ref()?.text())));
+        all.chain([(INTERCEPTED.to_owned(), holding(&self.ports).to_string())]).collect()
+    }
+
+    /// The port it has, or had, else a new one.
+    ///
+    /// Where to look first follows from the holder: should the registry ever be lost, everybody asks for the port that he
+    /// had, and nobody for another's.
+    fn choose(&self, holder: &Holder, but: &BTreeSet<u16>) -> Option<u16> {
+        let fits = |(port, _): &(u16, bool)| self.range.contains(*port) && !but.contains(port);
+        let held = self.its(holder).filter(fits).find(|(_, held)| *held);
+        if let Some((port, _)) = held.or_else(|| self.its(holder).find(fits)) {
+            return Some(port);
+        }
+        let count = u64::from(self.range.last - self.range.first) + 1;
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((&holder.uid, &holder.port));
+        let first = self.range.first + u16::try_from(hash % count).unwrap_or(0);
+        let in_turn =
+            || (first..=self.range.last).chain(self.range.first..first).filter(|port| !but.contains(port));
+        let over = |port: &u16| match self.ports.get(port) {
+            Some(Some(entry)) => self.quarantine.is_over(*port, entry, self.now),
+            _ => false,
+        };
+        in_turn().find(|port| !self.ports.contains_key(port)).or_else(|| in_turn().find(over))
+    }
+
+    /// The ports that a holder has or had, and whether it has them.
+    fn its<'d>(&'d self, holder: &'d Holder) -> impl Iterator<Item = (u16, bool)> + 'd {
+        let ports = self.of.get(&holder.uid).into_iter().flatten();
+        ports.filter_map(|port| {
+            let entry = self.ports.get(port)?.as_ref().filter(|entry| entry.holder == *holder)?;
+            Some((*port, entry.released.is_none()))
+        })
+    }
+
+    fn give(&mut self, port: u16, holder: &Holder) {
+        self.ports.insert(port, Some(Entry::of(holder)));
+        let ports = self.of.entry(holder.uid.clone()).or_default();
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+
+    fn mark(&mut self, port: u16, released: &str) {
+        if let Some(Some(entry)) = self.ports.get_mut(&port) {
+            entry.released = Some(released.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

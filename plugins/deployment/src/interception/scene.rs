@@ -1,0 +1,226 @@
+//! What a cluster has, told by a test, on a clock that the test moves.
+
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Service},
+    discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, NetworkPolicy},
+};
+use kube::core::{ApiResource, GroupVersionKind};
+use scaler_types::{Resource, ResourceId, Role, ServicePorts};
+use serde_json::{Value, json};
+
+use super::{
+    Look,
+    desired::refusals::{Refusal, refusal},
+    look,
+};
+use crate::{
+    config::{Config, tests::context},
+    index::{Change, Store, Teller, Topic},
+    objects::{COMPONENT, DLXS, FENCED, FORMAT, Kind, MANAGED_BY, SERVICE, Workload},
+    resource::project,
+    workload::options::wishes,
+};
+
+/// What a cluster has.
+pub struct Scene {
+    pub store: Store,
+    kind: Arc<Kind>,
+    revision: Cell<u64>,
+    now: Arc<Mutex<Instant>>,
+}
+
+impl Scene {
+    /// With nothing in it.
+    pub fn with(role: Role, ports: Option<ServicePorts>) -> Self {
+        Self::of("namespace: shop\n", role, ports)
+    }
+
+    /// The same by this namespace file.
+    pub fn of(file: &str, role: Role, ports: Option<ServicePorts>) -> Self {
+        let mut context = context(file);
+        (context.role, context.service_ports) = (role, ports);
+        context.home = Some("scaler".to_owned());
+        let api = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Deployment"));
+        let kind = Arc::new(Kind { index: 0, api, replicas_path: "/spec/replicas".to_owned() });
+        let config = Arc::new(Config::read(&context).unwrap());
+        let now = Arc::new(Mutex::new(Instant::now()));
+        let clock = Arc::clone(&now);
+        let clock = Arc::new(move || *clock.lock().unwrap());
+        let store = Store::new(config, vec![Arc::clone(&kind)], clock, project);
+        Self { store, kind, revision: Cell::new(1), now }
+    }
+
+    /// A leader's, with a workload `web` that asks to be led and has one container port, `http`.
+    pub fn new() -> Self {
+        let scene = Self::with(Role::Autoscaler, Some(ServicePorts { first: 20000, last: 20001 }));
+        scene.workload("web", "web", json!({}));
+        scene
+    }
+
+    pub fn pass(&self, time: Duration) {
+        *self.now.lock().unwrap() += time;
+    }
+
+    fn metadata(&self, name: &str, more: &Value) -> Value {
+        self.revision.set(self.revision.get() + 1);
+        let mut metadata = json!({
+            "name": name, "namespace": "shop", "uid": name, "resourceVersion": self.revision.get().to_string(),
+        });
+        for (key, value) in more.as_object().unwrap() {
+            metadata[key] = value.clone();
+        }
+        metadata
+    }
+
+    /// A workload that asks to be led, with more annotations.
+    pub fn workload(&self, name: &str, app: &str, more: Value) {
+        let mut annotations = json!({"scaler.dev/scale-to-zero": "10m", "scaler.dev/route": "service"});
+        for (key, value) in more.as_object().unwrap() {
+            annotations[key] = value.clone();
+        }
+        annotations.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        self.labelled(name, annotations, json!({"app": app, "tier": "front"}));
+    }
+
+    /// The DLX, among the workloads that are there.
+    pub fn dlx(&self, app: &str) {
+        self.labelled("dlx", json!({}), json!({"app": app, COMPONENT: "dlx"}));
+    }
+
+    fn labelled(&self, name: &str, annotations: Value, labels: Value) {
+        let container = json!({"name": "c", "ports": [{"name": "http", "containerPort": 8080}]});
+        let object = json!({
+            "metadata": self.metadata(name, &json!({"annotations": annotations})),
+            "spec": {
+                "replicas": 1, "selector": {"matchLabels": {"app": labels["app"]}},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+            },
+        });
+        let workload = Workload::new(&self.kind, serde_json::from_value(object).unwrap());
+        self.tell(Change::Workload(Box::new(workload)));
+    }
+
+    /// A Service of that name, with more said of it.
+    pub fn service(&self, name: &str, more: Value) {
+        let mut spec = json!({
+            "selector": {"app": "web"}, "ipFamilies": ["IPv4"], "clusterIP": "10.96.0.1",
+            "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
+        });
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
+        let service = serde_json::from_value::<Service>(object).unwrap();
+        self.tell(Change::Service(service.into()));
+    }
+
+    /// The same, with our key.
+    pub fn fenced(&self, name: &str) {
+        self.service(name, json!({"selector": {"app": "web", FENCED: "1"}}));
+    }
+
+    pub fn policy(&self, name: &str, spec: Value) {
+        let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
+        self.tell(Change::Policy(serde_json::from_value::<NetworkPolicy>(object).unwrap().into()));
+    }
+
+    /// Our slice of a Service, with a DLX per name, at 10.0.0.1 and on; its port `http` is the one given.
+    pub fn our_slice(&self, service: &str, format: &str, dlxs: &str, ports: &[u16]) {
+        let labels = json!({SERVICE: service, MANAGED_BY.0: MANAGED_BY.1});
+        let owner = json!({"apiVersion": "v1", "kind": "Service", "name": service, "uid": service});
+        let more = json!({
+            "labels": labels, "annotations": {FORMAT: format, DLXS: dlxs}, "ownerReferences": [owner],
+        });
+        let endpoints = dlxs
+            .split(',')
+            .enumerate()
+            .map(|(number, _)| json!({"addresses": [format!("10.0.0.{}", number + 1)]}));
+        let ports = ports.iter().map(|port| json!({"name": "http", "port": port}));
+        self.slice(&format!("{service}-scaler-ipv4"), &more, endpoints.collect(), ports.collect());
+    }
+
+    /// The slice of a Service's own endpoints.
+    pub fn own_slice(&self, service: &str, endpoints: Value) {
+        let labels = json!({SERVICE: service, MANAGED_BY.0: "endpointslice-controller.k8s.io"});
+        self.slice(&format!("{service}-own"), &json!({"labels": labels}), endpoints, json!([]));
+    }
+
+    fn slice(&self, name: &str, more: &Value, endpoints: Value, ports: Value) {
+        let object = json!({
+            "metadata": self.metadata(name, more), "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
+        });
+        let slice = serde_json::from_value::<EndpointSlice>(object).unwrap();
+        self.tell(Change::Slice(Box::new(slice.into())));
+    }
+
+    /// An Ingress that leads a host to a Service of its namespace.
+    pub fn ingress(&self, name: &str, host: &str, service: &str) {
+        let backend = json!({"service": {"name": service, "port": {"number": 80}}});
+        let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
+        let spec = json!({"rules": [{"host": host, "http": {"paths": paths}}]});
+        let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
+        let ingress = serde_json::from_value::<Ingress>(object).unwrap();
+        self.tell(Change::Route(Topic::Ingresses, ingress.into()));
+    }
+
+    pub fn no_ingress(&self, name: &str) {
+        self.store.with(|state| state.remove(Topic::Ingresses, &("shop".into(), name.into()), name));
+    }
+
+    pub fn no_service(&self, name: &str) {
+        self.store.with(|state| state.remove(Topic::Services, &("shop".into(), name.into()), name));
+    }
+
+    pub fn no_workload(&self, name: &str) {
+        self.store.with(|state| state.remove(Topic::Workloads(0), &("shop".into(), name.into()), name));
+    }
+
+    pub fn no_slice(&self, name: &str) {
+        self.store.with(|state| state.remove(Topic::Slices, &("shop".into(), name.into()), name));
+    }
+
+    /// The registry: each port with the Service it is given to, whose port is `http`.
+    pub fn registry(&self, ports: &[(u16, &str)]) {
+        let entry =
+            |service: &str| json!({"namespace": "shop", "service": service, "uid": service, "port": "http"});
+        let data = ports.iter().map(|(port, service)| (port.to_string(), entry(service).to_string().into()));
+        let data: serde_json::Map<String, Value> = data.collect();
+        let object = json!({"metadata": self.metadata("scaler-service-ports", &json!({})), "data": data});
+        self.tell(Change::Registry(Box::new(serde_json::from_value::<ConfigMap>(object).unwrap().into())));
+    }
+
+    fn tell(&self, change: Change) {
+        self.store.with(|state| state.apply(change, Teller::Watch));
+    }
+
+    /// What is kept of a Service.
+    pub fn fact(&self, name: &str) -> crate::objects::Service {
+        self.store.with(|state| state.service(&("shop".into(), name.into())).cloned().unwrap())
+    }
+
+    pub fn refusal(&self) -> Option<String> {
+        self.store.with(|state| {
+            let workload = state.workload(&ResourceId::new("shop", "web")).unwrap();
+            refusal(state, workload, &wishes(state, workload), &state.routing.dlxs).map(Refusal::text)
+        })
+    }
+
+    pub fn look(&self) -> Look {
+        self.store.with(|state| {
+            let workload = state.workload(&ResourceId::new("shop", "web")).unwrap();
+            look(state, workload, &wishes(state, workload))
+        })
+    }
+
+    /// As the daemons see it.
+    pub fn listed(&self, name: &str) -> Option<Resource> {
+        self.store.resources().into_iter().find(|resource| resource.id.name == name)
+    }
+}

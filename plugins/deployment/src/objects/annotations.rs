@@ -1,0 +1,28 @@
+//! The annotations of workloads and namespaces that this plugin reads.
+
+/// On a workload or its namespace: the window after which what is idle sleeps; `true`: as the namespace file says;
+/// `false`: never.
+pub const SCALE_TO_ZERO: &str = "scaler.dev/scale-to-zero";
+/// The metrics that decide, as a namespace file lists them.
+pub const METRICS: &str = "scaler.dev/metrics";
+/// Host names under which requests for it come, with commas or blanks between them.
+pub const HOSTS: &str = "scaler.dev/hosts";
+/// The port requests go to: a number, or a name that its Service or container gives one.
+pub const PORT: &str = "scaler.dev/port";
+/// How long a request is held.
+pub const HOLD_TIMEOUT: &str = "scaler.dev/hold-timeout";
+/// How long a wake may take.
+pub const READINESS_TIMEOUT: &str = "scaler.dev/readiness-timeout";
+/// For how long it stays awake at least after a wake.
+pub const MIN_AWAKE: &str = "scaler.dev/min-awake";
+/// It does not sleep before then.
+pub const KEEP_AWAKE_UNTIL: &str = "scaler.dev/keep-awake-until";
+/// `true`: it does not sleep.
+pub const PAUSED: &str = "scaler.dev/paused";
+/// It is to sleep now; once for each value.
+pub const SLEEP_NOW: &str = "scaler.dev/sleep-now";
+
+/// On a workload or its namespace: where its Services are to lead.
+pub const ROUTE: &str = "scaler.dev/route";
+/// What would stand in the way of leading its Services, and is known to its owners; with commas between them.
+pub const ACKNOWLEDGE: &str = "scaler.dev/acknowledge";

@@ -1,0 +1,157 @@
+//! Whose a field is that Scaler writes.
+//!
+//! A write makes a field its writer's (`metadata.managedFields`), and the next server-side apply of who had it is refused. So a write of
+//! what is somebody else's is followed by one that makes it theirs again: of a user's objects Scaler owns nothing, however long it looks
+//! after them. (In the same patch it does not work: the server goes by what the patch changes.)
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
+use kube::api::ObjectMeta;
+use scaler_types::{Role, ScaleError};
+use serde_json::{Value, json};
+
+/// Who owns a field.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Owners {
+    /// Entries of `metadata.managedFields` without their fields. Scaler's own are left out.
+    pub others: Vec<ManagedFieldsEntry>,
+    /// Scaler owns it: a daemon has written it, and has not given it back.
+    pub scaler: bool,
+}
+
+// === impl Owners ===
+
+impl Owners {
+    /// Of the field at a JSON pointer.
+    pub fn of(meta: &ObjectMeta, field: &str) -> Self {
+        let owning = others(meta).filter(|entry| owns(entry, field));
+        let mut all = meta.managed_fields.iter().flatten();
+        Self {
+            others: owning.map(|entry| ManagedFieldsEntry { fields_v1: None, ..entry.clone() }).collect(),
+            scaler: all.any(|entry| is_scaler(entry) && owns(entry, field)),
+        }
+    }
+
+    /// The same; where Scaler alone owns it, those who owned it before, as they were stored.
+    pub fn or_stored(mut self, stored: &[ManagedFieldsEntry]) -> Self {
+        if self.scaler && self.others.is_empty() {
+            self.others = stored.to_vec();
+        }
+        self
+    }
+
+    /// Fails while Scaler owns the field: what says whose it was has to stay.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleError::Retry`]: `what` was not given back.
+    pub fn are_restored(&self, what: &str) -> Result<(), ScaleError> {
+        match self.scaler {
+            false => Ok(()),
+            true => Err(ScaleError::Retry {
+                after: Duration::from_secs(1),
+                reason: format!(
+                    "giving {what} back to its owner in metadata.managedFields: the log says what failed"
+                ),
+            }),
+        }
+    }
+
+    /// The list in which the field is theirs again and nothing is Scaler's; `None`: so it is.
+    pub fn restored(&self, meta: &ObjectMeta, field: &str) -> Option<Vec<ManagedFieldsEntry>> {
+        let mut all: Vec<_> = others(meta).cloned().collect();
+        // Whoever has written it since has it.
+        if !all.iter().any(|entry| owns(entry, field)) {
+            for owner in &self.others {
+                let same = |entry: &&mut ManagedFieldsEntry| {
+                    (&entry.manager, &entry.operation, &entry.api_version, &entry.subresource)
+                        == (&owner.manager, &owner.operation, &owner.api_version, &owner.subresource)
+                };
+                match all.iter_mut().find(same) {
+                    Some(entry) => own(entry, field),
+                    None => {
+                        all.push(owner.clone());
+                        all.iter_mut().last().into_iter().for_each(|entry| own(entry, field));
+                    }
+                }
+            }
+        }
+        (meta.managed_fields.as_ref() != Some(&all)).then_some(all)
+    }
+}
+
+/// All but Scaler's.
+fn others(meta: &ObjectMeta) -> impl Iterator<Item = &ManagedFieldsEntry> {
+    meta.managed_fields.iter().flatten().filter(|entry| !is_scaler(entry))
+}
+
+fn is_scaler(entry: &ManagedFieldsEntry) -> bool {
+    [Role::Autoscaler, Role::Dlx]
+        .into_iter()
+        .any(|role| entry.manager.as_deref() == Some(role.field_manager()))
+}
+
+/// `/spec/replicas` as `/f:spec/f:replicas`.
+fn names(field: &str) -> impl Iterator<Item = String> {
+    field.split('/').skip(1).map(|name| format!("f:{name}"))
+}
+
+fn owns(entry: &ManagedFieldsEntry, field: &str) -> bool {
+    let pointer: String = names(field).map(|name| format!("/{name}")).collect();
+    entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer(&pointer).is_some())
+}
+
+fn own(entry: &mut ManagedFieldsEntry, field: &str) {
+    let fields = entry.fields_v1.get_or_insert_with(|| FieldsV1(json!({})));
+    let mut place = &mut fields.0;
+    for name in names(field) {
+        let Value::Object(below) = place else { return };
+        place = below.entry(name).or_insert_with(|| json!({}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(manager: &str, fields: Value) -> Value {
+        let operation = if manager == "flux" { "Apply" } else { "Update" };
+        json!({"manager": manager, "operation": operation, "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": fields})
+    }
+
+    fn meta(list: &[Value]) -> ObjectMeta {
+        serde_json::from_value(json!({"name": "web", "managedFields": list})).unwrap()
+    }
+
+    #[test]
+    fn a_field_is_its_owners_again_and_nothing_is_scalers() {
+        let field = "/spec/replicas";
+        let whole = entry("flux", json!({"f:spec": {"f:replicas": {}, "f:template": {}}}));
+        let rest = entry("flux", json!({"f:spec": {"f:template": {}}}));
+        let scale = entry("kubectl", json!({"f:spec": {"f:replicas": {}}}));
+        let ours = entry("scaler-dlx", json!({"f:spec": {"f:replicas": {}}}));
+        for (before, after, expected) in [
+            (vec![whole.clone()], vec![rest.clone(), ours.clone()], Some(vec![whole.clone()])),
+            // All that it owned: the entry itself is back.
+            (
+                vec![rest.clone(), scale.clone()],
+                vec![rest.clone(), ours.clone()],
+                Some(vec![rest.clone(), scale.clone()]),
+            ),
+            // Nobody's, or ours as of a write whose owner was never told.
+            (vec![rest.clone()], vec![rest.clone(), ours.clone()], Some(vec![rest.clone()])),
+            (vec![ours.clone()], vec![ours.clone()], Some(vec![])),
+            // Somebody has taken it meanwhile.
+            (vec![whole.clone()], vec![rest.clone(), scale.clone()], None),
+            (vec![whole.clone()], vec![whole.clone()], None),
+        ] {
+            let restored = Owners::of(&meta(&before), field).restored(&meta(&after), field);
+            assert_eq!(
+                restored,
+                expected.clone().map(|list| meta(&list).managed_fields.unwrap()),
+                "{expected:?}"
+            );
+        }
+    }
+}

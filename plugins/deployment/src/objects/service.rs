@@ -1,0 +1,188 @@
+//! Services.
+
+use k8s_openapi::api::core::v1 as core;
+use scaler_types::Nonce;
+
+use super::{Family, Labels, Meta, Owners, PortOf};
+
+/// The key that is added to a Service's selector, so that it selects no pod any more; the user's own keys stay.
+pub const FENCED: &str = "scaler.dev/fenced";
+/// Its value until a commit writes the nonce of its row.
+pub const LED: &str = "1";
+
+/// Where it is.
+pub const SELECTOR: &str = "/spec/selector";
+
+/// What is kept of a Service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Service {
+    /// Which.
+    pub meta: Meta,
+    /// The labels of the pods it leads to by its owners' will, whether our key is there or not; empty: it leads to none by itself.
+    pub selector: Labels,
+    /// Whose its selector is.
+    pub owners: Owners,
+    /// Our key is in its selector: no pod is an endpoint of it.
+    pub fenced: bool,
+    /// The value of our key where a commit wrote it: its row's nonce.
+    pub committed: Option<Nonce>,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// Another name for something outside.
+    pub external: bool,
+    /// Which, where it is.
+    pub external_name: Option<String>,
+    /// Its addresses in the cluster.
+    pub addresses: Vec<String>,
+    /// It has no address of its own: its name stands for its pods' addresses.
+    pub headless: bool,
+    /// Pods are its endpoints before they are ready, and when they no longer are.
+    pub unready: bool,
+    /// A client's connections keep going to the same pod.
+    pub sticky: bool,
+    /// The traffic policies of it that are `Local`, by their fields' names.
+    pub local: Vec<&'static str>,
+    /// The families of its addresses.
+    pub families: Vec<Family>,
+    /// Its ports, UDP and SCTP left out.
+    pub ports: Vec<ServicePort>,
+    /// Its UDP and SCTP ports, for people.
+    pub not_tcp: Vec<String>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name, empty where it has none.
+    pub name: String,
+    /// What is spoken on it, where it says so.
+    pub protocol: String,
+    /// The pods' port behind it.
+    pub target: TargetPort,
+}
+
+/// The pods' port behind a Service's.
+pub type TargetPort = PortOf;
+
+// === impl Service ===
+
+impl Service {
+    /// The port that HTTP requests come by: the one called or said to be so, else the first.
+    pub fn http_port(&self) -> Option<&ServicePort> {
+        let is_http = |port: &&ServicePort| {
+            port.name == "http"
+                || matches!(port.protocol.as_str(), "http" | "kubernetes.io/h2c" | "kubernetes.io/ws")
+        };
+        self.ports.iter().find(is_http).or_else(|| self.ports.first())
+    }
+
+    /// Whether it leads to pods with these labels, or did before our key was added.
+    pub fn leads_to(&self, labels: &Labels) -> bool {
+        !self.external
+            && !self.selector.is_empty()
+            && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// Whether it is one that can be led: who asks its name is given one address for all pods.
+    pub fn is_ordinary(&self) -> bool {
+        !self.external && !self.headless && !self.deleting
+    }
+
+    /// Whether nothing that matters for leading it differs, our key aside.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let of = |service: &Self| Self {
+            meta: Meta::default(),
+            owners: Owners::default(),
+            fenced: false,
+            committed: None,
+            ..service.clone()
+        };
+        self.meta.uid == other.meta.uid && of(self) == of(other)
+    }
+}
+
+impl From<core::Service> for Service {
+    fn from(service: core::Service) -> Self {
+        let spec = service.spec.unwrap_or_default();
+        let is_tcp = |port: &core::ServicePort| port.protocol.as_deref().is_none_or(|name| name == "TCP");
+        let (tcp, others): (Vec<_>, Vec<_>) = spec.ports.into_iter().flatten().partition(is_tcp);
+        let ports = tcp.into_iter().map(|port| {
+            let own = u16::try_from(port.port).unwrap_or_default();
+            ServicePort {
+                name: port.name.unwrap_or_default(),
+                protocol: port.app_protocol.unwrap_or_default(),
+                target: port.target_port.map_or(PortOf::Number(own), PortOf::from),
+            }
+        });
+        let not_tcp =
+            others.into_iter().map(|port| format!("{}/{}", port.port, port.protocol.unwrap_or_default()));
+        let mut selector = spec.selector.unwrap_or_default();
+        let key = selector.remove(FENCED);
+        let local = [
+            ("internalTrafficPolicy", spec.internal_traffic_policy),
+            ("externalTrafficPolicy", spec.external_traffic_policy),
+        ];
+        let local = local.into_iter().filter(|(_, policy)| policy.as_deref() == Some("Local"));
+        let families = spec.ip_families.into_iter().flatten().filter_map(|name| Family::parse(&name));
+        Self {
+            meta: Meta::of(&service.metadata),
+            owners: Owners::of(&service.metadata, SELECTOR),
+            selector,
+            fenced: key.is_some(),
+            committed: key.filter(|value| value != LED).and_then(|value| value.try_into().ok()),
+            deleting: service.metadata.deletion_timestamp.is_some(),
+            external: spec.type_.as_deref() == Some("ExternalName"),
+            external_name: spec.external_name.filter(|_| spec.type_.as_deref() == Some("ExternalName")),
+            headless: spec.cluster_ip.as_deref() == Some("None"),
+            addresses: spec.cluster_ips.or_else(|| Some(vec![spec.cluster_ip?])).unwrap_or_default(),
+            unready: spec.publish_not_ready_addresses == Some(true),
+            sticky: spec.session_affinity.as_deref() == Some("ClientIP"),
+            local: local.map(|(name, _)| name).collect(),
+            families: families.collect(),
+            ports: ports.collect(),
+            not_tcp: not_tcp.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn service(spec: Value) -> Service {
+        let object = json!({"metadata": {"name": "web", "uid": "u"}, "spec": spec});
+        serde_json::from_value::<core::Service>(object).unwrap().into()
+    }
+
+    #[test]
+    fn with_our_key_it_is_still_its_workloads() {
+        let spec = |selector: Value| json!({"selector": selector, "ports": [{"port": 80}]});
+        let free = service(spec(json!({"app": "web"})));
+        let fenced = service(spec(json!({"app": "web", FENCED: "1"})));
+        assert_eq!((free.fenced, fenced.fenced), (false, true));
+        assert_eq!(free.selector, fenced.selector);
+        assert!(free.is_as(&fenced) && !free.is_as(&service(spec(json!({"app": "web", "tier": "a"})))));
+        let labels = Labels::from([("app".to_owned(), "web".to_owned())]);
+        assert!(fenced.leads_to(&labels));
+        assert!(!service(spec(json!({FENCED: "1"}))).leads_to(&labels), "our key alone leads nowhere");
+    }
+
+    #[test]
+    fn its_shape_is_read() {
+        let web = service(json!({
+            "clusterIP": "None", "sessionAffinity": "ClientIP", "ipFamilies": ["IPv6", "IPv4", "IPv9"],
+            "internalTrafficPolicy": "Local", "externalTrafficPolicy": "Cluster",
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": "web", "appProtocol": "http"},
+                {"name": "dns", "port": 53, "protocol": "UDP"},
+            ],
+        }));
+        assert!(web.headless && web.sticky && !web.is_ordinary());
+        assert_eq!(web.local, ["internalTrafficPolicy"]);
+        assert_eq!(web.families, [Family::V6, Family::V4]);
+        assert_eq!((web.ports.len(), web.not_tcp.as_slice()), (1, ["53/UDP".to_owned()].as_slice()));
+        assert_eq!(web.ports[0].target, PortOf::Name("web".to_owned()));
+    }
+}

@@ -1,0 +1,373 @@
+//! What a workload's owners say in annotations.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use k8s_openapi::jiff::Timestamp;
+use scaler_types::{ScaleResource, duration, yaml};
+use serde::Deserialize;
+
+use crate::{
+    config::{Config, OptIn, Wish, requests_in},
+    index::State,
+    objects::{
+        PortOf, Workload,
+        annotations::{
+            ACKNOWLEDGE, HOLD_TIMEOUT, HOSTS, KEEP_AWAKE_UNTIL, METRICS, MIN_AWAKE, PAUSED, PORT,
+            READINESS_TIMEOUT, ROUTE, SCALE_TO_ZERO,
+        },
+        host_name,
+    },
+};
+
+/// What its owners want of a workload.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wishes {
+    /// It is to be looked after.
+    pub opted_in: bool,
+    /// The metrics that decide; empty: as the namespace file says.
+    pub metrics: Vec<ScaleResource>,
+    /// Host names asked for.
+    pub hosts: Vec<String>,
+    /// The port asked for.
+    pub port: Option<PortOf>,
+    /// How long a request is held.
+    pub hold_timeout: Option<Duration>,
+    /// How long a wake may take.
+    pub readiness_timeout: Option<Duration>,
+    /// For how long it stays awake at least after a wake.
+    pub min_awake: Option<Duration>,
+    /// It does not sleep before then.
+    pub keep_awake_until: Option<Timestamp>,
+    /// It does not sleep.
+    pub paused: bool,
+    /// Where its Services are to lead.
+    pub route: Wish,
+    /// Somebody wrote that down: its owners, those of its namespace, or the operator.
+    pub route_is_written: bool,
+    /// What is not to stand in the way of that.
+    pub acknowledged: BTreeSet<Acknowledged>,
+    /// What cannot be used, each with what was expected.
+    pub wrong: Vec<String>,
+}
+
+/// Something that changes when a Service is led, and that its owners may accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Acknowledged {
+    /// Whoever can connect to a DLX can connect to the pods, whatever NetworkPolicies say.
+    NetworkPolicies,
+    /// A client's connections go to any of the pods.
+    SessionAffinity,
+}
+
+/// A metric as a namespace file has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Metric {
+    metric_name: String,
+    window_size: String,
+    #[serde(default)]
+    threshold: f64,
+}
+
+/// Annotations by name.
+type Annotations = BTreeMap<String, String>;
+
+// === impl Wishes ===
+
+impl Wishes {
+    /// From a workload's annotations and its namespace's. A value that cannot be used is told, and taken for none.
+    pub fn read(own: &Annotations, namespace: Option<&Annotations>, config: &Config) -> Self {
+        let mut wishes = Self::default();
+        let told = match (own.get(SCALE_TO_ZERO), namespace.and_then(|all| all.get(SCALE_TO_ZERO))) {
+            (Some(own), _) => Some((own, "")),
+            (None, Some(all)) => Some((all, " of its namespace")),
+            (None, None) => None,
+        };
+        match told.map(|(value, whose)| (value.as_str(), whose)) {
+            None => wishes.opted_in = config.opt_in == OptIn::All,
+            Some(("false", _)) => {}
+            Some(("true", _)) => wishes.opted_in = true,
+            Some((value, whose)) => {
+                // Also with a value that says nothing: it is shown, and kept awake.
+                wishes.opted_in = true;
+                match window(value) {
+                    Ok(window) => wishes.metrics = requests_in(window),
+                    Err(why) => {
+                        wishes.wrong.push(format!("{SCALE_TO_ZERO}{whose}: {why}, or true, or false"))
+                    }
+                }
+            }
+        }
+        wishes.route_is_written = true;
+        wishes.route = match (own.get(ROUTE), namespace.and_then(|all| all.get(ROUTE))) {
+            (Some(own), _) => wish(own.trim()).map_err(|why| format!("{ROUTE}: {why}")),
+            (None, Some(all)) => wish(all.trim()).map_err(|why| format!("{ROUTE} of its namespace: {why}")),
+            (None, None) => {
+                wishes.route_is_written = config.route.is_some();
+                Ok(config.route.unwrap_or_default())
+            }
+        }
+        .unwrap_or_else(|wrong| {
+            wishes.wrong.push(wrong);
+            Wish::None
+        });
+        let mut read = Reader { own, wrong: &mut wishes.wrong };
+        wishes.acknowledged = read.value(ACKNOWLEDGE, acknowledged).unwrap_or_default();
+        if let Some(metrics) = read.value(METRICS, metrics) {
+            wishes.metrics = metrics;
+        }
+        wishes.hosts = read.value(HOSTS, host_name::parse_list).unwrap_or_default();
+        wishes.port = read.value(PORT, port);
+        wishes.hold_timeout = read.value(HOLD_TIMEOUT, window);
+        wishes.readiness_timeout = read.value(READINESS_TIMEOUT, window);
+        wishes.min_awake = read.value(MIN_AWAKE, window);
+        wishes.keep_awake_until = read.value(KEEP_AWAKE_UNTIL, moment);
+        wishes.paused = read.value(PAUSED, flag).unwrap_or(false);
+        wishes
+    }
+}
+
+/// What the owners of a workload want. Scaler's own daemons are never in, whoever opts them in.
+pub fn wishes(state: &State, workload: &Workload) -> Wishes {
+    let namespace = state.namespace(&workload.meta.namespace).map(|namespace| &namespace.annotations);
+    let mut wishes = Wishes::read(&workload.annotations, namespace, &state.config);
+    wishes.opted_in &= !workload.is_scaler();
+    wishes
+}
+
+struct Reader<'a> {
+    own: &'a Annotations,
+    wrong: &'a mut Vec<String>,
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    fn value<T>(&mut self, name: &str, read: fn(&str) -> Result<T, String>) -> Option<T> {
+        match read(self.own.get(name)?.trim()) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.wrong.push(format!("{name}: {why}"));
+                None
+            }
+        }
+    }
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    duration::parse_interval(text.trim())
+}
+
+fn metrics(text: &str) -> Result<Vec<ScaleResource>, String> {
+    let list: Vec<Metric> = serde_yaml::from_str_with_options(text, yaml::options()).map_err(|error| {
+        format!(
+            "{}, expected a list as in a namespace file: [{{metricName: requests, windowSize: 10m}}]",
+            yaml::explain("line", &error)
+        )
+    })?;
+    if list.is_empty() {
+        return Err("an empty list, expected at least one metric".to_owned());
+    }
+    let metrics = list.into_iter().map(|metric| {
+        if metric.metric_name.is_empty() {
+            return Err("a metricName is empty, expected a metric's name".to_owned());
+        }
+        if !metric.threshold.is_finite() || metric.threshold < 0.0 {
+            return Err(format!("the threshold {} is no limit, expected 0 or more", metric.threshold));
+        }
+        Ok(ScaleResource {
+            metric_name: metric.metric_name,
+            window_size: window(&metric.window_size)?,
+            threshold: metric.threshold,
+        })
+    });
+    metrics.collect()
+}
+
+fn port(text: &str) -> Result<PortOf, String> {
+    match text.parse::<u16>() {
+        Ok(0) => Err("0 is no port, expected 1 to 65535, or a port's name".to_owned()),
+        Ok(number) => Ok(PortOf::Number(number)),
+        Err(_) if !text.is_empty() && text.len() <= 63 && text.contains(|c: char| c.is_ascii_lowercase()) => {
+            Ok(PortOf::Name(text.to_owned()))
+        }
+        Err(_) => Err(format!("{text:?} is no port, expected 1 to 65535, or a port's name")),
+    }
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is no point in time, expected one such as 2026-12-24T18:00:00Z"))
+}
+
+fn wish(text: &str) -> Result<Wish, String> {
+    match text {
+        "none" => Ok(Wish::None),
+        "service" => Ok(Wish::Service),
+        "direct" => Ok(Wish::Direct),
+        _ => Err(format!("{text:?} is no route, expected service, direct or none")),
+    }
+}
+
+fn acknowledged(text: &str) -> Result<BTreeSet<Acknowledged>, String> {
+    let all = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+    all.map(|one| match one {
+        "network-policies" => Ok(Acknowledged::NetworkPolicies),
+        "session-affinity" => Ok(Acknowledged::SessionAffinity),
+        _ => Err(format!("{one:?} cannot be acknowledged, expected network-policies or session-affinity")),
+    })
+    .collect()
+}
+
+fn flag(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::context;
+
+    fn config(section: &str) -> Config {
+        Config::read(&context(&format!("namespace: shop\nplugins: {{deployment: {section}}}\n"))).unwrap()
+    }
+
+    fn annotations(all: &[(&str, &str)]) -> Annotations {
+        all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn read(own: &[(&str, &str)]) -> Wishes {
+        Wishes::read(&annotations(own), None, &config("{}"))
+    }
+
+    #[test]
+    fn who_is_in() {
+        let all = config("{optIn: all}");
+        let one = config("{}");
+        for (own, namespace, config, expected) in [
+            (None, None, &one, false),
+            (None, None, &all, true),
+            (Some("10m"), None, &one, true),
+            (Some("true"), None, &one, true),
+            (Some("false"), None, &all, false),
+            (None, Some("10m"), &one, true),
+            (Some("false"), Some("10m"), &one, false),
+            (Some("5m"), Some("false"), &one, true),
+            (None, Some("false"), &all, false),
+            (Some("soon"), None, &one, true),
+        ] {
+            let of = |value: Option<&str>| value.map(|value| annotations(&[(SCALE_TO_ZERO, value)]));
+            let wishes = Wishes::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
+            assert_eq!(wishes.opted_in, expected, "{own:?} {namespace:?}");
+        }
+    }
+
+    #[test]
+    fn the_workload_says_where_its_services_lead_else_its_namespace_else_the_file() {
+        let (bare, none, direct) = (config("{}"), config("{route: none}"), config("{route: direct}"));
+        for (own, namespace, config, expected) in [
+            (None, None, &bare, Wish::Service),
+            (None, None, &none, Wish::None),
+            (None, None, &direct, Wish::Direct),
+            (None, Some("service"), &direct, Wish::Service),
+            (Some("none"), Some("service"), &direct, Wish::None),
+            (Some(" service "), None, &none, Wish::Service),
+        ] {
+            let of = |value: Option<&str>| value.map(|value| annotations(&[(ROUTE, value)]));
+            let wishes = Wishes::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
+            assert_eq!((wishes.route, wishes.wrong.len()), (expected, 0), "{own:?} {namespace:?}");
+            let written = own.or(namespace).is_some() || config.route.is_some();
+            assert_eq!(wishes.route_is_written, written, "{own:?} {namespace:?}");
+        }
+        let wishes = Wishes::read(&annotations(&[]), Some(&annotations(&[(ROUTE, "yes")])), &direct);
+        assert_eq!(wishes.route, Wish::None);
+        assert!(
+            wishes.wrong[0].starts_with("scaler.dev/route of its namespace: \"yes\""),
+            "{:?}",
+            wishes.wrong
+        );
+    }
+
+    #[test]
+    fn every_annotation_is_read() {
+        let wishes = read(&[
+            (SCALE_TO_ZERO, "10m"),
+            (METRICS, "[{metricName: gpu, windowSize: 1h, threshold: 0.5}]"),
+            (HOSTS, "a.example, B.example\n c.example"),
+            (PORT, "8080"),
+            (HOLD_TIMEOUT, "20s"),
+            (READINESS_TIMEOUT, "2m"),
+            (MIN_AWAKE, "1h"),
+            (KEEP_AWAKE_UNTIL, "2026-12-24T18:00:00+01:00"),
+            (PAUSED, "true"),
+            (ROUTE, "direct"),
+            (ACKNOWLEDGE, "network-policies,session-affinity"),
+        ]);
+        assert_eq!(wishes.wrong, Vec::<String>::new());
+        assert_eq!(wishes.metrics[0].wire_name(), "gpu_per_1h");
+        assert_eq!(wishes.hosts, ["a.example", "b.example", "c.example"]);
+        assert_eq!(wishes.port, Some(PortOf::Number(8080)));
+        assert_eq!(
+            (wishes.hold_timeout, wishes.readiness_timeout, wishes.min_awake),
+            (Some(Duration::from_secs(20)), Some(Duration::from_secs(120)), Some(Duration::from_secs(3600)))
+        );
+        assert_eq!(wishes.keep_awake_until.unwrap().to_string(), "2026-12-24T17:00:00Z");
+        assert!(wishes.paused);
+        assert_eq!((wishes.route, wishes.acknowledged.len()), (Wish::Direct, 2));
+        assert_eq!(read(&[(SCALE_TO_ZERO, "5m")]).metrics[0].wire_name(), "requests_per_5m");
+        assert_eq!(read(&[(SCALE_TO_ZERO, "true")]).metrics, []);
+        assert_eq!(read(&[(PORT, "web")]).port, Some(PortOf::Name("web".to_owned())));
+    }
+
+    #[test]
+    fn each_bad_value_is_told_with_what_was_expected_and_leaves_the_others() {
+        for (name, value, told) in [
+            (SCALE_TO_ZERO, "10", "\"10\" is not a duration"),
+            (SCALE_TO_ZERO, "0s", "\"0s\" is too short: expected 100ms or more"),
+            (SCALE_TO_ZERO, "1ns", "\"1ns\" is too short"),
+            (METRICS, "[{metricName: a, windowSize: 1ms}]", "\"1ms\" is too short"),
+            (METRICS, "requests", "expected a list"),
+            (METRICS, "[]", "at least one metric"),
+            (METRICS, "[{metricName: a, windowSize: 1m, thresold: 1}]", "unknown key \"thresold\""),
+            (METRICS, "[{metricName: a, windowSize: never}]", "not a duration"),
+            (METRICS, "[{metricName: a, windowSize: 1m, threshold: -1}]", "expected 0 or more"),
+            (METRICS, "[{metricName: a, windowSize: 1m, threshold: .nan}]", "expected 0 or more"),
+            (HOSTS, "*.example.com", "*.example.com"),
+            (HOSTS, "a.example:80", "a.example:80"),
+            (PORT, "0", "1 to 65535"),
+            (PORT, "65536", "1 to 65535"),
+            (PORT, "-1", "1 to 65535"),
+            (HOLD_TIMEOUT, "", "is not a duration"),
+            (READINESS_TIMEOUT, "5 minutes", "is not a duration"),
+            (MIN_AWAKE, "0s", "is too short"),
+            (KEEP_AWAKE_UNTIL, "tomorrow", "2026-12-24T18:00:00Z"),
+            (PAUSED, "yes", "neither true nor false"),
+            (ROUTE, "always", "expected service, direct or none"),
+            (ACKNOWLEDGE, "session-affinity, all", "\"all\" cannot be acknowledged"),
+        ] {
+            let mut own = annotations(&[(SCALE_TO_ZERO, "10m"), (PORT, "8080")]);
+            own.insert(name.to_owned(), value.to_owned());
+            let wishes = Wishes::read(&own, None, &config("{}"));
+            assert_eq!(wishes.wrong.len(), 1, "{name} {value}: {:?}", wishes.wrong);
+            assert!(
+                wishes.wrong[0].starts_with(name) && wishes.wrong[0].contains(told),
+                "{}",
+                wishes.wrong[0]
+            );
+            assert!(wishes.opted_in);
+            assert_eq!(wishes.port.is_some(), name != PORT);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_value_panics(value: String) {
+            let names = [SCALE_TO_ZERO, METRICS, HOSTS, PORT, HOLD_TIMEOUT, READINESS_TIMEOUT, MIN_AWAKE, KEEP_AWAKE_UNTIL, PAUSED, ROUTE, ACKNOWLEDGE];
+            let own: Vec<_> = names.iter().map(|name| (*name, value.as_str())).collect();
+            read(&own);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The one kind of write: row and scale in one JSON patch, which changes nothing unless the object is what it was
+//! decided on.
+
+use scaler_types::{Row, Target};
+use serde_json::{Value, json};
+
+use crate::objects::{
+    Workload, annotations,
+    record::{self, Change, Kept},
+};
+
+/// What is to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// The patch.
+    pub operations: Value,
+    /// The row's annotation after it.
+    pub kept: Kept,
+    /// The generation after it.
+    pub generation: i64,
+    /// What the patch cannot test any other way than by `resourceVersion`: it may also fail for a change of the
+    /// status, and is then to be built anew.
+    pub strict: bool,
+}
+
+/// The replicas that a target means for a workload.
+pub fn replicas(workload: &Workload, target: Option<Target>) -> u32 {
+    let now = workload.replicas;
+    match target {
+        None => now,
+        Some(Target::Zero) => 0,
+        Some(Target::Exactly(count)) => count,
+        Some(Target::AtLeast(_)) if now > 0 => now.max(at_least(target)),
+        Some(Target::AtLeast(_)) => {
+            // What it had, unless that was written on another specification.
+            let before = workload.before().unwrap_or(0);
+            before.max(at_least(target))
+        }
+    }
+}
+
+fn at_least(target: Option<Target>) -> u32 {
+    match target {
+        Some(Target::AtLeast(count)) => count.max(1),
+        _ => 0,
+    }
+}
+
+/// Writes `row`, with a scale if there is a target.
+pub fn write(workload: &Workload, row: &Row, target: Option<Target>, now: &str) -> Write {
+    let replicas = replicas(workload, target);
+    let generation = workload.generation + workload.kind.generations(replicas != workload.replicas);
+    let change = Change {
+        row,
+        uid: &workload.meta.uid,
+        generation,
+        replicas: workload.replicas,
+        before: workload.before(),
+        target: replicas,
+        owners: &workload.owners,
+        sleep_now: workload.annotations.get(annotations::SLEEP_NOW).map(String::as_str),
+        spec: &workload.spec,
+        now,
+    };
+    let kept = workload.kept.after(change);
+    let annotation =
+        format!("/metadata/annotations/{}", record::ANNOTATION.replace('~', "~0").replace('/', "~1"));
+    let mut operations = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": workload.meta.uid}),
+        json!({"op": "test", "path": "/metadata/generation", "value": workload.generation}),
+    ];
+    let strict = workload.plain_row_text().is_none();
+    match workload.plain_row_text() {
+        Some(old) => operations.push(json!({"op": "test", "path": annotation, "value": old})),
+        // A patch has no test for what is not there (RFC 6902, 4.6), and none for a text that the server may write otherwise.
+        None => operations.push(
+            json!({"op": "test", "path": "/metadata/resourceVersion", "value": workload.resource_version}),
+        ),
+    }
+    if !workload.annotated {
+        operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+    }
+    operations.push(json!({"op": "add", "path": annotation, "value": kept.text()}));
+    if replicas != workload.replicas {
+        operations.push(json!({"op": "add", "path": workload.kind.replicas_path, "value": replicas}));
+    }
+    Write { operations: Value::Array(operations), kept, generation, strict }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kube::core::{ApiResource, GroupVersionKind};
+    use scaler_types::{Nonce, State};
+
+    use super::*;
+    use crate::{ascii, objects::Kind};
+
+    fn workload(kind: &str, object: Value) -> Workload {
+        let api = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind));
+        let kind = Arc::new(Kind { index: 0, api, replicas_path: "/spec/replicas".to_owned() });
+        Workload::new(&kind, serde_json::from_value(object).unwrap())
+    }
+
+    fn object(annotations: Value, replicas: u32) -> Value {
+        json!({
+            "metadata": {
+                "name": "web", "namespace": "shop", "uid": "u", "generation": 4, "resourceVersion": "77",
+                "annotations": annotations,
+            },
+            "spec": {"replicas": replicas},
+        })
+    }
+
+    fn row(state: State) -> Row {
+        Row { state, nonce: Nonce(1), ..Row::default() }
+    }
+
+    #[test]
+    fn each_write_tests_what_it_was_decided_on() {
+        let kept = Kept { row: row(State::Draining), ..Kept::default() }.text();
+        let seen = workload("Deployment", object(json!({"scaler.dev/row": kept}), 3));
+        let write = write(&seen, &row(State::Asleep), Some(Target::Zero), "now");
+        let path = "/metadata/annotations/scaler.dev~1row";
+        assert_eq!(
+            write.operations,
+            json!([
+                {"op": "test", "path": "/metadata/uid", "value": "u"},
+                {"op": "test", "path": "/metadata/generation", "value": 4},
+                {"op": "test", "path": path, "value": kept},
+                {"op": "add", "path": path, "value": write.kept.text()},
+                {"op": "add", "path": "/spec/replicas", "value": 0},
+            ])
+        );
+        assert_eq!((write.generation, write.strict, write.kept.replicas), (5, false, Some(3)));
+    }
+
+    #[test]
+    fn the_first_write_tests_the_version_since_nothing_tests_what_is_not_there() {
+        for (annotations, made) in [(Value::Null, true), (json!({"a": "b"}), false)] {
+            let seen = workload("Deployment", object(annotations, 3));
+            let write = write(&seen, &row(State::Draining), None, "now");
+            let all = write.operations.as_array().unwrap();
+            assert!(write.strict);
+            assert_eq!(all[2], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"}));
+            assert_eq!(all[3]["path"] == "/metadata/annotations", made);
+            assert!(!write.operations.to_string().contains("/spec/replicas"));
+        }
+    }
+
+    #[test]
+    fn a_text_that_the_server_may_write_otherwise_is_tested_by_the_version() {
+        let odd = r#"{"state":"active","nonce":"1","reason":"x->y"}"#;
+        for text in [odd, "not JSON <", "été", "\u{7f}", "two\nlines"] {
+            let seen = workload("Deployment", object(json!({"scaler.dev/row": text}), 3));
+            let write = write(&seen, &row(State::Draining), None, "now");
+            let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"});
+            assert_eq!((write.strict, &write.operations[2]), (true, &test), "{text}");
+            assert!(ascii::is_plain(&write.kept.text()));
+        }
+    }
+
+    /// A Deployment's generation counts changes of its annotations, any other's does not (seen on Kubernetes).
+    #[test]
+    fn the_generation_after_a_write_is_known() {
+        for (kind, target, expected) in [
+            ("Deployment", None, 5),
+            ("Deployment", Some(Target::Zero), 5),
+            ("StatefulSet", None, 4),
+            ("StatefulSet", Some(Target::Zero), 5),
+        ] {
+            let seen = workload(kind, object(json!({}), 3));
+            let write = write(&seen, &row(State::Draining), target, "now");
+            assert_eq!(
+                (write.generation, write.kept.generation),
+                (expected, Some(expected)),
+                "{kind} {target:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_target_means() {
+        let slept = |generation| {
+            let kept = Kept {
+                row: row(State::Asleep),
+                replicas: Some(5),
+                generation: Some(generation),
+                ..Kept::default()
+            };
+            workload("Deployment", object(json!({"scaler.dev/row": kept.text()}), 0))
+        };
+        let awake = workload("Deployment", object(json!({}), 3));
+        for (seen, target, expected) in [
+            (&awake, None, 3),
+            (&awake, Some(Target::Zero), 0),
+            (&awake, Some(Target::AtLeast(1)), 3),
+            (&awake, Some(Target::AtLeast(4)), 4),
+            (&awake, Some(Target::Exactly(2)), 2),
+            (&slept(4), Some(Target::AtLeast(1)), 5),
+            (&slept(4), Some(Target::AtLeast(7)), 7),
+            (&slept(3), Some(Target::AtLeast(1)), 1),
+            (&slept(4), Some(Target::AtLeast(0)), 5),
+            (&slept(3), Some(Target::AtLeast(0)), 1),
+            (&slept(4), None, 0),
+        ] {
+            assert_eq!(replicas(seen, target), expected, "{target:?}");
+        }
+    }
+
+    #[test]
+    fn replicas_can_be_anywhere() {
+        let mut kind = (*workload("Deployment", object(json!({}), 1)).kind).clone();
+        kind.replicas_path = "/spec/pool/size".to_owned();
+        kind.api.kind = "Pool".to_owned();
+        let mut object = object(json!({}), 1);
+        object["spec"] = json!({"pool": {"size": 4}, "other": 1});
+        let seen = Workload::new(&Arc::new(kind), serde_json::from_value(object).unwrap());
+        assert_eq!(seen.replicas, 4);
+        let write = write(&seen, &row(State::Asleep), Some(Target::Zero), "now");
+        let last = write.operations.as_array().unwrap().last().unwrap();
+        assert_eq!(*last, json!({"op": "add", "path": "/spec/pool/size", "value": 0}));
+    }
+}
