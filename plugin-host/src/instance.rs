@@ -17,7 +17,7 @@ use scaler_types::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{CallError, Plugin, breaker::Breaker};
+use crate::{CallError, breaker::Breaker};
 
 /// How long a call may take that has no deadline of its own. A plugin behind a slow API server still makes it (client
 /// libraries give up after 30 s or less), and a call that waits for changes is answered by the plugin's own glue after
@@ -36,7 +36,7 @@ pub struct Instance(Arc<Inner>);
 
 struct Inner {
     id: u64,
-    plugin: Plugin,
+    kind: String,
     namespace: String,
     scaler: BoxScaler,
     /// One per method whose silence says something about the plugin. A wake that takes its whole deadline does not.
@@ -53,11 +53,11 @@ pub(crate) enum NoResult {
 // === impl Instance ===
 
 impl Instance {
-    pub(crate) fn new(plugin: Plugin, namespace: String, scaler: BoxScaler) -> Self {
+    pub(crate) fn new(kind: String, namespace: String, scaler: BoxScaler) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (listing, watching) = Default::default();
-        Self(Arc::new(Inner { id, plugin, namespace, scaler, listing, watching }))
+        Self(Arc::new(Inner { id, kind, namespace, scaler, listing, watching }))
     }
 
     /// Tells instances of one process apart.
@@ -65,14 +65,9 @@ impl Instance {
         self.0.id
     }
 
-    /// The plugin it is an instance of.
-    pub fn plugin(&self) -> &Plugin {
-        &self.0.plugin
-    }
-
     /// The kind of resource it scales.
     pub fn kind(&self) -> &str {
-        self.0.plugin.kind()
+        &self.0.kind
     }
 
     /// The namespace it was started for; `*` is all.

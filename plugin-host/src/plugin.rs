@@ -105,7 +105,7 @@ impl Plugin {
         };
         let call = timeout(ANSWER_WITHIN, create).await.map_err(|_| CallError::TimedOut(ANSWER_WITHIN))??;
         let scaler = answer(ANSWER_WITHIN, call).await?;
-        Ok(Instance::new(self.clone(), context.namespace, scaler))
+        Ok(Instance::new(context.kind, context.namespace, scaler))
     }
 }
 
