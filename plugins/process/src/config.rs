@@ -10,7 +10,7 @@ use scaler_types::{PluginContext, Port, Protocol, Result, ScaleResource, duratio
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::Spanned;
 
-use crate::ready;
+use crate::port;
 
 /// How long a process may take to end, unless its configuration says.
 const STOP_GRACE_PERIOD: Duration = Duration::from_secs(10);
@@ -193,7 +193,7 @@ impl Spec {
         if let Some(directory) = &self.working_directory {
             anyhow::ensure!(directory.is_dir(), "the working directory {} is no folder", directory.display());
         }
-        ready::port_is_free(self.port)
+        port::ensure_free(self.port)
     }
 
     fn tidied(mut self) -> Self {

@@ -11,6 +11,7 @@
 //! counts as ended.
 
 mod config;
+mod port;
 mod ready;
 mod run;
 mod watch;

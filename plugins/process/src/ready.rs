@@ -2,11 +2,6 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use anyhow::Context as _;
-use rustix::net::{
-    AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt,
-};
-use scaler_types::Result;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -21,22 +16,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_m
 
 /// A service that accepts and then says nothing is asked again after this.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Refuses a port that somebody else has, so that a stranger is never taken for the process.
-///
-/// # Errors
-///
-/// Somebody listens there, or the port may not be used.
-pub fn port_is_free(port: u16) -> Result<()> {
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP))
-        .context("making a socket")?;
-    // As servers do: connections of an earlier run that have not been forgotten yet are in nobody's way. One that listens is.
-    sockopt::set_socket_reuseaddr(&socket, true).context("making a socket")?;
-    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).with_context(|| {
-        format!("port {port} is not free: another program uses it (ss -ltnp 'sport = :{port}' tells which)")
-    })
-}
 
 /// Waits until the process answers.
 pub async fn wait(run: &Run) {

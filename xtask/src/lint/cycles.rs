@@ -14,8 +14,13 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use super::source::{Crate, is_punct, use_names};
 
 /// Crates that still have cycles; none may be added.
-const NOT_YET_CHECKED: &[&str] =
-    &["autoscaler", "daemon", "dlx", "plugin-host", "plugins/process", "scaler-types"];
+const NOT_YET_CHECKED: &[&str] = &[
+    // One a line.
+    "autoscaler",
+    "daemon",
+    "dlx",
+    "scaler-types",
+];
 
 /// Module -> module -> where it is named, as `file:line: text`.
 type Graph = BTreeMap<String, BTreeMap<String, Vec<String>>>;
@@ -31,11 +36,10 @@ pub fn check(crates: &[Crate], all: bool) -> Result<()> {
         let cycles = cycles(&graph(source));
         if !all && NOT_YET_CHECKED.iter().any(|folder| source.folder.as_os_str() == *folder) {
             let modules: usize = cycles.iter().map(|cycle| cycle.modules.len()).sum();
-            let all = source.top_modules().len();
-            println!(
-                "    not yet checked: {}, {modules} of {all} modules in cycles",
-                source.folder.display()
-            );
+            let (folder, all) = (source.folder.display(), source.top_modules().len());
+            if modules > 0 {
+                println!("    not yet checked: {folder}, {modules} of {all} modules in cycles");
+            }
             continue;
         }
         for cycle in cycles {
