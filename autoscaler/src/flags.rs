@@ -53,7 +53,7 @@ pub struct Flags {
 
     /// How long no DLX takes requests until the leading autoscaler gives every Service back and wakes what sleeps behind one
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = scaler_types::duration::parse_interval)]
-    pub dead_man_timeout: Duration,
+    pub dlx_unavailable_timeout: Duration,
 
     /// Where /healthz, /readyz, /metrics and what is known of each resource are served; also takes what `sleep` wants
     #[arg(long, value_name = "ADDRESS", default_value = ":8092", value_parser = daemon::listen::parse_address)]

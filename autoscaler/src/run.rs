@@ -113,7 +113,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
 
     let cluster = Cluster::of(flags.common.clone());
     let wakes = Wakes::new(flags.common.max_concurrent_wakes);
-    let (grace, dead_man) = (flags.common.route_grace, flags.dead_man_timeout);
+    let (grace, dead_man) = (flags.common.endpoint_propagation_delay, flags.dlx_unavailable_timeout);
     loop {
         let leads = tokio::select! {
             () = shutdown.draining.cancelled() => return Ok(None),

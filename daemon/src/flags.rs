@@ -78,10 +78,10 @@ pub struct CommonFlags {
     #[arg(long, default_value = "scaler-dlx", value_name = "NAME")]
     pub dlx_service: String,
 
-    /// How long whoever connects may take to follow a change of where a name leads: nodes, ingress controllers, clients
-    /// that remember an address.
+    /// How long nodes, ingress controllers and clients that cache an address may take to follow a change of a Service's
+    /// endpoints.
     #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
-    pub route_grace: Duration,
+    pub endpoint_propagation_delay: Duration,
 
     /// How many sleeping resources this daemon wakes at once, for requests or for want of a DLX; the others wait for their turn. Each
     /// daemon counts its own.
@@ -98,7 +98,7 @@ pub struct CommonFlags {
     pub resource_metrics: ResourceMetrics,
 
     /// How long the daemon may take to finish what it has begun after the first SIGTERM or SIGINT. A second signal
-    /// ends it at once. With --service-ports two thirds of it have to be --route-grace or more.
+    /// ends it at once. With --service-ports two thirds of it have to be --endpoint-propagation-delay or more.
     #[arg(long, default_value = "45s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub shutdown_grace: Duration,
 }
@@ -139,7 +139,8 @@ impl CommonFlags {
 
     /// Whether a DLX would stop accepting connections before everybody has followed the change that leads its Services elsewhere.
     pub fn shutdown_grace_is_short(&self) -> bool {
-        self.service_ports.is_some() && shutdown::accepting_time(self.shutdown_grace) < self.route_grace
+        self.service_ports.is_some()
+            && shutdown::accepting_time(self.shutdown_grace) < self.endpoint_propagation_delay
     }
 
     /// How the daemons know of each other.
@@ -175,13 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn two_thirds_of_the_shutdown_grace_are_the_route_grace_at_least() {
+    fn two_thirds_of_the_shutdown_grace_are_the_propagation_delay_at_least() {
         for (line, is_short) in [
             ("", false),
             ("--service-ports=20000-20003", false),
             ("--service-ports=20000-20003 --shutdown-grace=44s", true),
-            ("--service-ports=20000-20003 --route-grace=31s", true),
-            ("--service-ports=20000-20003 --route-grace=31s --shutdown-grace=46500ms", false),
+            ("--service-ports=20000-20003 --endpoint-propagation-delay=31s", true),
+            ("--service-ports=20000-20003 --endpoint-propagation-delay=31s --shutdown-grace=46500ms", false),
             ("--shutdown-grace=1s", false),
         ] {
             let flags = Line::parse_from(std::iter::once("dlx").chain(line.split_whitespace())).common;

@@ -35,10 +35,10 @@ pub struct Settings {
     pub max_held_requests: usize,
     /// Bytes held for one resource, what the sockets hold included.
     pub max_held_bytes: u64,
-    /// Held requests let go at once to one endpoint.
-    pub release_per_endpoint: usize,
-    /// Requests the DLX answers itself.
-    pub no_wake: Vec<NoWake>,
+    /// Held requests that are dispatched at once to one endpoint.
+    pub slow_start_requests_per_endpoint: usize,
+    /// Requests that the DLX answers itself.
+    pub static_responses: Vec<StaticResponse>,
     /// Which of two resources a request names is meant.
     pub multi_target_strategy: MultiTargetStrategy,
     /// What becomes of the fields in which a trusted peer says who the client is; none: as the port's default is.
@@ -109,16 +109,29 @@ pub struct ObjectKind {
     pub kind: String,
 }
 
-/// Requests the DLX answers itself: they neither wake nor count. What is set must fit, all of it.
+/// Requests that the DLX answers itself: they neither wake nor count. Every condition that is set has to match.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NoWake {
+pub struct StaticResponse {
     /// How the User-Agent header begins; case sensitive.
     pub user_agent: Option<String>,
     /// The exact path, without the query.
     pub path: Option<String>,
-    /// What is answered.
+    /// The answer's status.
     pub status: u16,
+    /// When it is given.
+    pub when: StaticResponseWhen,
+}
+
+/// When the DLX gives a static response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StaticResponseWhen {
+    /// While the resource is asleep, starts, or is about to be scaled to zero. Else the request is forwarded, and not counted.
+    #[default]
+    Asleep,
+    /// Also while the resource is awake.
+    Always,
 }
 
 /// Which of two resources a request names is meant.
@@ -191,10 +204,10 @@ pub struct FileSettings {
     pub max_held_requests: Option<usize>,
     /// `dlx.maxHeldBytes`.
     pub max_held_bytes: Option<u64>,
-    /// `dlx.releasePerEndpoint`.
-    pub release_per_endpoint: Option<usize>,
-    /// `dlx.noWake`.
-    pub no_wake: Option<Vec<NoWake>>,
+    /// `dlx.slowStartRequestsPerEndpoint`.
+    pub slow_start_requests_per_endpoint: Option<usize>,
+    /// `dlx.staticResponses`.
+    pub static_responses: Option<Vec<StaticResponse>>,
     /// `dlx.multiTargetStrategy`.
     pub multi_target_strategy: Option<MultiTargetStrategy>,
     /// `dlx.forwardedHeaders`.
@@ -245,8 +258,10 @@ impl Settings {
             max_concurrent_wakes: file.max_concurrent_wakes.unwrap_or(built_in.max_concurrent_wakes),
             max_held_requests: file.max_held_requests.unwrap_or(built_in.max_held_requests),
             max_held_bytes: file.max_held_bytes.unwrap_or(built_in.max_held_bytes),
-            release_per_endpoint: file.release_per_endpoint.unwrap_or(built_in.release_per_endpoint),
-            no_wake: file.no_wake.clone().unwrap_or(built_in.no_wake),
+            slow_start_requests_per_endpoint: file
+                .slow_start_requests_per_endpoint
+                .unwrap_or(built_in.slow_start_requests_per_endpoint),
+            static_responses: file.static_responses.clone().unwrap_or(built_in.static_responses),
             multi_target_strategy: file
                 .multi_target_strategy
                 .or(flags.multi_target_strategy)
@@ -280,9 +295,14 @@ impl Default for Settings {
             max_concurrent_wakes: crate::wakes::DEFAULT / 2,
             max_held_requests: 10_000,
             max_held_bytes: 64 << 20,
-            release_per_endpoint: 100,
-            no_wake: SCRAPERS
-                .map(|agent| NoWake { user_agent: Some(agent.to_owned()), path: None, status: 200 })
+            slow_start_requests_per_endpoint: 100,
+            static_responses: SCRAPERS
+                .map(|agent| StaticResponse {
+                    user_agent: Some(agent.to_owned()),
+                    path: None,
+                    status: 200,
+                    when: StaticResponseWhen::Asleep,
+                })
                 .into(),
             multi_target_strategy: MultiTargetStrategy::Random,
             forwarded_headers: None,
@@ -397,14 +417,19 @@ mod tests {
 
     #[test]
     fn what_only_a_file_sets_is_the_files() {
-        let no_wake = vec![NoWake { user_agent: None, path: Some("/".into()), status: 200 }];
+        let static_responses = vec![StaticResponse {
+            user_agent: None,
+            path: Some("/".into()),
+            status: 200,
+            when: StaticResponseWhen::Always,
+        }];
         let file = FileSettings {
             hold_timeout: Some(Duration::from_secs(9)),
             max_concurrent_wakes: Some(9),
             max_held_requests: Some(9),
             max_held_bytes: Some(9),
-            release_per_endpoint: Some(9),
-            no_wake: Some(no_wake.clone()),
+            slow_start_requests_per_endpoint: Some(9),
+            static_responses: Some(static_responses.clone()),
             forwarded_headers: Some(ForwardedHeaders::Append),
             scale_resources: Some(Vec::new()),
             ..FileSettings::default()
@@ -416,8 +441,8 @@ mod tests {
             max_concurrent_wakes: 9,
             max_held_requests: 9,
             max_held_bytes: 9,
-            release_per_endpoint: 9,
-            no_wake,
+            slow_start_requests_per_endpoint: 9,
+            static_responses,
             forwarded_headers: Some(ForwardedHeaders::Append),
             // An empty list is said too: nothing goes to sleep that brings no metric of its own.
             scale_resources: Vec::new(),

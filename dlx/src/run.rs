@@ -138,7 +138,7 @@ async fn serve_as(
     let mut dlx = Dlx::new(shared, member, CancellationToken::new());
     dlx.stopping = shutdown.draining.clone();
     dlx.service_ports = flags.common.service_ports;
-    dlx.routes = Routes::new(flags.common.route_grace);
+    dlx.routes = Routes::new(flags.common.endpoint_propagation_delay);
     dlx.peers = Peers::new(flags.trusted_proxies.clone());
     dlx.default_namespace = flags.common.namespace.clone();
     dlx.name_header = flags.target_name_header.clone();
@@ -149,8 +149,8 @@ async fn serve_as(
     let grace = shutdown.grace();
     if flags.common.shutdown_grace_is_short() {
         tracing::warn!(
-            shutdown_grace = %duration::short(grace), route_grace = %duration::short(flags.common.route_grace),
-            "two thirds of --shutdown-grace are less than --route-grace: whoever is led here late is refused when this DLX stops"
+            shutdown_grace = %duration::short(grace), endpoint_propagation_delay = %duration::short(flags.common.endpoint_propagation_delay),
+            "two thirds of --shutdown-grace are less than --endpoint-propagation-delay: whoever is led here late is refused when this DLX stops"
         );
     }
     let stopping = tokio::spawn({

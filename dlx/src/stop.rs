@@ -4,7 +4,7 @@
 //! | after the first signal | new connections |
 //! |---|---|
 //! | routes name it | are served; it is unready, so the leading autoscaler takes it out of them |
-//! | the last one that did was changed less than `--route-grace` ago | are served |
+//! | the last one that did was changed less than `--endpoint-propagation-delay` ago | are served |
 //! | otherwise, or two thirds of `--shutdown-grace` are over | are refused; what is open is brought to its end |
 
 use std::{fmt, future::pending, sync::Arc, time::Duration};
@@ -141,14 +141,14 @@ mod tests {
     use super::*;
     use crate::{hold::Limits, shared::Shared};
 
-    const ROUTE_GRACE: Duration = Duration::from_secs(30);
+    const ENDPOINT_PROPAGATION_DELAY: Duration = Duration::from_secs(30);
     const GRACE: Duration = Duration::from_secs(300);
 
     fn dlx() -> Arc<Dlx> {
         let shared =
             Shared::new(Rules::default(), Handle::current(), Limits { requests: 1, bytes: 1 }, Wakes::new(1));
         let mut dlx = Dlx::new(shared, "test", CancellationToken::new());
-        dlx.routes = Routes::new(ROUTE_GRACE);
+        dlx.routes = Routes::new(ENDPOINT_PROPAGATION_DELAY);
         Arc::new(dlx)
     }
 

@@ -186,7 +186,8 @@ async fn a_full_hold_in_bytes_says_so() {
 async fn held_requests_are_let_go_at_the_pace_of_the_endpoint() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, echo) = upstream::echo(async || tokio::task::yield_now().await).await;
-    let settings = Settings { release_per_endpoint: 3, hold_timeout: PATIENCE, ..Settings::default() };
+    let settings =
+        Settings { slow_start_requests_per_endpoint: 3, hold_timeout: PATIENCE, ..Settings::default() };
     let site = Site::start(slow(address, &MAY).asleep("a"), Given { settings, ..Given::default() }).await;
     let entry = site.entry("a");
     let site = std::sync::Arc::new(site);
@@ -213,7 +214,8 @@ async fn an_endpoint_that_gives_no_head_does_not_stop_the_rest() {
         }
     })
     .await;
-    let settings = Settings { release_per_endpoint: 1, hold_timeout: PATIENCE, ..Settings::default() };
+    let settings =
+        Settings { slow_start_requests_per_endpoint: 1, hold_timeout: PATIENCE, ..Settings::default() };
     let site = Site::start(Plugin::at(address).asleep("a"), Given { settings, ..Given::default() }).await;
     let mut first = site.connect().await;
     first.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();

@@ -1,4 +1,4 @@
-//! Monitors, as `noWake` names them: the DLX answers for what sleeps, and what is awake answers for itself.
+//! Monitors, as `staticResponses` names them: the DLX answers for what sleeps, and what is awake answers for itself.
 
 mod support;
 
@@ -7,15 +7,17 @@ use std::{
     time::Duration,
 };
 
-use daemon::settings::{NoWake, Settings};
+use daemon::settings::{Settings, StaticResponse, StaticResponseWhen};
 use scaler_types::State;
 use support::{Given, PATIENCE, Site, body, plugin::Plugin, status, until, upstream};
 use tokio::{sync::Semaphore, time::Instant};
 
 async fn site(plugin: Arc<Plugin>) -> Site {
-    let agent = NoWake { user_agent: Some("monitor/".to_owned()), path: None, status: 204 };
-    let path = NoWake { user_agent: None, path: Some("/healthz".to_owned()), status: 299 };
-    let settings = Settings { no_wake: vec![agent, path], hold_timeout: PATIENCE, ..Settings::default() };
+    let when = StaticResponseWhen::Asleep;
+    let agent = StaticResponse { user_agent: Some("monitor/".to_owned()), path: None, status: 204, when };
+    let path = StaticResponse { user_agent: None, path: Some("/healthz".to_owned()), status: 299, when };
+    let settings =
+        Settings { static_responses: vec![agent, path], hold_timeout: PATIENCE, ..Settings::default() };
     Site::start(plugin, Given { settings, ..Given::default() }).await
 }
 
@@ -79,6 +81,21 @@ async fn awake_the_resource_answers_and_nothing_counts() {
     assert_eq!(status(&ask(&site, "/x", "monitor/1").await), 204);
     assert_eq!(site.plugin.get("a").row.state, State::Draining);
     site.entry("a").confirm(nonce, Instant::now() + PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_always_the_dlx_answers_awake_and_asleep() {
+    let (address, echo) = upstream::echo(async || ()).await;
+    for plugin in [Plugin::at(address).asleep("a"), Plugin::at(address).awake("a", address)] {
+        let when = StaticResponseWhen::Always;
+        let path = StaticResponse { user_agent: None, path: Some("/healthz".to_owned()), status: 299, when };
+        let settings = Settings { static_responses: vec![path], ..Settings::default() };
+        let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+        assert_eq!(status(&ask(&site, "/healthz?x", "curl").await), 299);
+        assert!(unnoticed(&site));
+        assert_eq!(site.entry("a").counts.under_way(), 0);
+    }
+    assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

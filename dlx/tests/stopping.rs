@@ -34,7 +34,7 @@ async fn site(dlxs: &'static [&'static str], grace: Duration) -> (Site, ServiceP
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
     plugin.add("a", led(address, ports.first, dlxs));
-    let given = Given { service_ports: Some(ports), route_grace: grace, ..Given::default() };
+    let given = Given { service_ports: Some(ports), endpoint_propagation_delay: grace, ..Given::default() };
     (Site::start(plugin, given).await, ports)
 }
 

@@ -252,7 +252,7 @@ async fn held_connections_are_let_go_at_the_pace_at_which_they_can_connect() {
     let full = socket_that_takes(0);
     let address = full.local_addr().unwrap();
     let fill = TcpStream::connect(address).await.unwrap();
-    let settings = Settings { release_per_endpoint: 1, ..patient() };
+    let settings = Settings { slow_start_requests_per_endpoint: 1, ..patient() };
     let asleep = Asleep::start(address, settings).await;
     let _held = [asleep.held(1).await, asleep.held(2).await];
     asleep.wakes();

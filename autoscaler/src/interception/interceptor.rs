@@ -157,7 +157,7 @@ impl<P: Plugin> Router<P> {
             Dlxs::Dead => tracing::warn!(
                 kind = self.labels.kind,
                 namespace = self.labels.namespace,
-                dead_man_timeout = %short(self.leading().dead_man),
+                dlx_unavailable_timeout = %short(self.leading().dead_man),
                 routes = inner.led.len(),
                 "no DLX takes requests: every route is given back, and what sleeps is woken"
             ),

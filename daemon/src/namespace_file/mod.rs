@@ -18,7 +18,9 @@ pub use values::parse_bytes;
 pub(crate) use values::parse_namespace;
 use values::{Bytes, Count, Header, Interval, Namespace, Span, Status, TargetPort, Text, Threshold, UrlPath};
 
-use crate::settings::{FileSettings, ForwardedHeaders, MetricsSource, MultiTargetStrategy, NoWake};
+use crate::settings::{
+    FileSettings, ForwardedHeaders, MetricsSource, MultiTargetStrategy, StaticResponse, StaticResponseWhen,
+};
 
 /// What a namespace file says, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,9 +97,9 @@ struct Dlx {
     #[serde(default, deserialize_with = "present")]
     max_held_bytes: Option<Bytes>,
     #[serde(default, deserialize_with = "present")]
-    release_per_endpoint: Option<Count>,
+    slow_start_requests_per_endpoint: Option<Count>,
     #[serde(default, deserialize_with = "present")]
-    no_wake: Option<Vec<Spanned<Unwaking>>>,
+    static_responses: Option<Vec<Spanned<Static>>>,
     #[serde(default, deserialize_with = "present")]
     multi_target_strategy: Option<Strategy>,
     #[serde(default, deserialize_with = "present")]
@@ -106,12 +108,14 @@ struct Dlx {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Unwaking {
+struct Static {
     #[serde(default, deserialize_with = "present")]
     user_agent: Option<Text>,
     #[serde(default, deserialize_with = "present")]
     path: Option<UrlPath>,
     status: Status,
+    #[serde(default)]
+    when: StaticResponseWhen,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -189,8 +193,8 @@ impl Root {
             }
             None => None,
         };
-        let no_wake = match dlx.no_wake {
-            Some(rules) => Some(rules.into_iter().map(Unwaking::check).collect::<Result<Vec<_>, _>>()?),
+        let static_responses = match dlx.static_responses {
+            Some(rules) => Some(rules.into_iter().map(Static::check).collect::<Result<Vec<_>, _>>()?),
             None => None,
         };
         let section = |(kind, says): (String, Spanned<Fingerprint>)| {
@@ -210,8 +214,10 @@ impl Root {
                 hold_timeout: dlx.hold_timeout.map(|Span(span)| span),
                 max_held_requests: dlx.max_held_requests.map(|Count(count)| count),
                 max_held_bytes: dlx.max_held_bytes.map(|Bytes(bytes)| bytes),
-                release_per_endpoint: dlx.release_per_endpoint.map(|Count(count)| count),
-                no_wake,
+                slow_start_requests_per_endpoint: dlx
+                    .slow_start_requests_per_endpoint
+                    .map(|Count(count)| count),
+                static_responses,
                 multi_target_strategy: dlx.multi_target_strategy.map(|strategy| match strategy {
                     Strategy::Random => MultiTargetStrategy::Random,
                     Strategy::Primary => MultiTargetStrategy::Primary,
@@ -251,19 +257,20 @@ impl Metric {
     }
 }
 
-// === impl Unwaking ===
+// === impl Static ===
 
-impl Unwaking {
-    fn check(rule: Spanned<Self>) -> Result<NoWake, Wrong> {
-        let Self { user_agent, path, status } = rule.value;
+impl Static {
+    fn check(rule: Spanned<Self>) -> Result<StaticResponse, Wrong> {
+        let Self { user_agent, path, status, when } = rule.value;
         if user_agent.is_none() && path.is_none() {
             let why = "this would answer every request, expected userAgent or path or both".to_owned();
             return Err((rule.referenced, why));
         }
-        Ok(NoWake {
+        Ok(StaticResponse {
             user_agent: user_agent.map(|Text(name)| name),
             path: path.map(|UrlPath(path)| path),
             status: status.0,
+            when,
         })
     }
 }

@@ -26,8 +26,8 @@ dlx:
   holdTimeout: 50s
   maxHeldRequests: 10000
   maxHeldBytes: 64MiB
-  releasePerEndpoint: 100
-  noWake: [{userAgent: kube-probe, status: 200}, {path: /healthz, status: 204}]
+  slowStartRequestsPerEndpoint: 100
+  staticResponses: [{userAgent: kube-probe, status: 200}, {path: /healthz, status: 204, when: always}]
   multiTargetStrategy: canary
   forwardedHeaders: append
 plugins:
@@ -43,10 +43,11 @@ fn every_key_is_read() {
     let seconds = Duration::from_secs;
     let metric =
         |window_size, threshold| ScaleResource { metric_name: "requests".into(), window_size, threshold };
-    let no_wake = |user_agent: Option<&str>, path: Option<&str>, status| NoWake {
+    let static_response = |user_agent: Option<&str>, path: Option<&str>, status, when| StaticResponse {
         user_agent: user_agent.map(str::to_owned),
         path: path.map(str::to_owned),
         status,
+        when,
     };
     let expected = FileSettings {
         scale_interval: Some(seconds(90)),
@@ -60,8 +61,11 @@ fn every_key_is_read() {
         hold_timeout: Some(seconds(50)),
         max_held_requests: Some(10_000),
         max_held_bytes: Some(64 << 20),
-        release_per_endpoint: Some(100),
-        no_wake: Some(vec![no_wake(Some("kube-probe"), None, 200), no_wake(None, Some("/healthz"), 204)]),
+        slow_start_requests_per_endpoint: Some(100),
+        static_responses: Some(vec![
+            static_response(Some("kube-probe"), None, 200, StaticResponseWhen::Asleep),
+            static_response(None, Some("/healthz"), 204, StaticResponseWhen::Always),
+        ]),
         multi_target_strategy: Some(MultiTargetStrategy::Canary),
         forwarded_headers: Some(ForwardedHeaders::Append),
     };

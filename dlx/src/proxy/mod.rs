@@ -124,8 +124,8 @@ async fn serve(caller: &Arc<Caller>, routed: Routed, mut request: Request<Incomi
     if head::marks(request.headers(), &entry.mark) >= LOOP {
         return refuse(&Refusal::looped(&entry.key.id), Some(&entry));
     }
-    if let Some(asleep) = no_wake::answer_to(&entry, &request) {
-        return no_wake::serve(caller, routed, request, asleep).await;
+    if let Some(answer) = no_wake::answer_to(&entry, &request) {
+        return no_wake::serve(caller, routed, request, answer).await;
     }
     entry.counts.arrived();
     let response = match forward::forward(caller.clone(), routed, request).await {

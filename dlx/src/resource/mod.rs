@@ -217,7 +217,10 @@ impl Entry {
     pub fn release(self: &Arc<Self>) {
         if self.open.load(Ordering::SeqCst) {
             let facts = self.facts.load();
-            Queue::release(self, facts.settings.release_per_endpoint.saturating_mul(facts.ready.len()));
+            Queue::release(
+                self,
+                facts.settings.slow_start_requests_per_endpoint.saturating_mul(facts.ready.len()),
+            );
         }
     }
 

@@ -55,7 +55,7 @@ pub struct Given {
     pub trusted: &'static [&'static str],
     pub held: Limits,
     pub service_ports: Option<ServicePorts>,
-    pub route_grace: Duration,
+    pub endpoint_propagation_delay: Duration,
     /// Connections at once.
     pub places: usize,
     /// Wakes at once.
@@ -74,7 +74,7 @@ impl Default for Given {
             trusted: &[],
             held: Limits { requests: 100_000, bytes: 1 << 30 },
             service_ports: None,
-            route_grace: Duration::ZERO,
+            endpoint_propagation_delay: Duration::ZERO,
             wakes: daemon::wakes::DEFAULT,
             places: usize::MAX,
             unread: usize::MAX,
@@ -92,7 +92,7 @@ impl Site {
         dlx.service_ports = given.service_ports;
         dlx.places = Places::new(given.places, given.unread);
         dlx.timeouts = given.timeouts;
-        dlx.routes = Routes::new(given.route_grace);
+        dlx.routes = Routes::new(given.endpoint_propagation_delay);
         let dlx = Arc::new(dlx);
         let service = match given.service_ports {
             Some(ports) => {

@@ -100,7 +100,7 @@ impl Restore {
         let shutdown = Shutdown::on_signals(self.common.shutdown_grace).context("following signals")?;
         let draining = shutdown.draining.clone();
         let coordination = Coordination::of(&self.common, Role::Autoscaler).await?;
-        let (settings, grace) = (FlagSettings::default(), self.common.route_grace);
+        let (settings, grace) = (FlagSettings::default(), self.common.endpoint_propagation_delay);
         let begin = Fleet::start_whole(&self.common, settings, Role::Autoscaler, draining.clone());
         let (fleet, errors) = tokio::select! {
             () = draining.cancelled() => bail!("stopped: nothing was given back"),

@@ -108,7 +108,7 @@ annotations:
 - --coordinate-by=leases
 {{- with include "scaler.servicePorts" .root }}
 - --service-ports={{ . }}
-- --route-grace={{ int $.root.Values.routeGraceSeconds }}s
+- --endpoint-propagation-delay={{ int $.root.Values.endpointPropagationDelaySeconds }}s
 {{- end }}
 - --dlx-service={{ include "scaler.name" (dict "root" .root "daemon" "dlx") }}
 - --admin-token-file=/etc/scaler/admin-token/token

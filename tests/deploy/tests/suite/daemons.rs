@@ -74,8 +74,12 @@ fn a_pod_outlives_its_daemons_grace() {
             if container.name == "dlx" && flags.service_ports.is_some() {
                 // What is under way has as long as the values say, after the Services are led elsewhere.
                 let own = Duration::from_secs(if name == "everything on" { 300 } else { 120 });
-                assert!(grace >= own + flags.route_grace, "{name}: {grace:?}");
-                assert!(!flags.shutdown_grace_is_short(), "{name}: {grace:?} for {:?}", flags.route_grace);
+                assert!(grace >= own + flags.endpoint_propagation_delay, "{name}: {grace:?}");
+                assert!(
+                    !flags.shutdown_grace_is_short(),
+                    "{name}: {grace:?} for {:?}",
+                    flags.endpoint_propagation_delay
+                );
             }
             let drain = container
                 .lifecycle
@@ -113,7 +117,11 @@ fn both_daemons_and_the_network_policy_have_the_same_ports_for_services() {
         };
         assert_eq!((autoscaler.service_ports, dlx.service_ports), (expected, expected), "{name}");
         let grace = Duration::from_secs(if name == "everything on" { 45 } else { 30 });
-        assert_eq!((autoscaler.route_grace, dlx.route_grace), (grace, grace), "{name}");
+        assert_eq!(
+            (autoscaler.endpoint_propagation_delay, dlx.endpoint_propagation_delay),
+            (grace, grace),
+            "{name}"
+        );
         let policies = of_kind(&objects, "NetworkPolicy");
         let of_dlx = |policy: &&&DynamicObject| {
             policy.metadata.name.as_deref().is_some_and(|name| name.ends_with("-dlx"))
@@ -152,7 +160,7 @@ fn the_autoscaler_is_told_when_to_wait_for_dlxs_no_longer() {
         let pods = pods(&rendered(values));
         let (_, container) = pods.into_iter().find(|(_, container)| container.name == "autoscaler").unwrap();
         let args = container.args.unwrap();
-        let told = args.iter().find_map(|flag| flag.strip_prefix("--dead-man-timeout="));
+        let told = args.iter().find_map(|flag| flag.strip_prefix("--dlx-unavailable-timeout="));
         let expected = match name {
             "everything off" => None,
             "everything on" => Some("120s"),
@@ -184,7 +192,7 @@ fn a_namespace_file_says_what_the_values_say() {
     assert_eq!(settings.scale_interval, Some(Duration::from_secs(15)));
     assert_eq!(settings.max_held_requests, Some(2_000_000), "a number that is large is no fraction");
     assert_eq!(settings.max_held_bytes, Some(16 << 20));
-    assert_eq!(settings.no_wake.unwrap().len(), 2);
+    assert_eq!(settings.static_responses.unwrap().len(), 2);
     let names: Vec<_> = files.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(names, ["bare.yaml", "blog.yaml", "news.yaml", "scaler.yaml", "shop.yaml"]);
 }

@@ -91,7 +91,7 @@ fn the_hook_is_the_autoscaler_and_may_stop_it() {
                 "--shutdown-grace",
                 "--scale-interval",
                 "--metrics-",
-                "--dead-man",
+                "--dlx-unavailable-timeout",
                 "--state-dir",
             ];
             assert!(

@@ -61,8 +61,8 @@ fn values_that_nobody_reads_or_that_cannot_be_are_refused() {
         ("servicePorts: 20000-21999", "/servicePorts"),
         ("servicePorts: {first: 21999, last: 20000}", "the first, 21999, is above the last, 20000"),
         ("servicePorts: {first: 8000, last: 9000}", "8090 and 8091 are the DLX's own"),
-        ("routeGraceSeconds: 30s", "/routeGraceSeconds"),
-        ("autoscaler: {deadManSeconds: 0}", "/autoscaler/deadManSeconds"),
+        ("endpointPropagationDelaySeconds: 30s", "/endpointPropagationDelaySeconds"),
+        ("autoscaler: {dlxUnavailableSeconds: 0}", "/autoscaler/dlxUnavailableSeconds"),
         ("uninstall: {timeoutSeconds: 0}", "/uninstall/timeoutSeconds"),
     ] {
         let refused = Release { name: "scaler", namespace: "scaler", values }.try_render();

@@ -44,7 +44,7 @@ impl Hook {
         let mut values: Value = serde_yaml::from_str(&text).expect("the manifests' values");
         values["autoscaler"] = json!({"image": {"repository": shop.names().autoscaler}});
         values["servicePorts"] = json!({"first": SERVICE_PORTS.start(), "last": SERVICE_PORTS.end()});
-        values["routeGraceSeconds"] = json!(GRACE.as_secs());
+        values["endpointPropagationDelaySeconds"] = json!(GRACE.as_secs());
         values["uninstall"] = json!({"timeoutSeconds": timeout.as_secs()});
         let release =
             Release { name: "scaler", namespace: &shop.names().namespace, values: &values.to_string() };

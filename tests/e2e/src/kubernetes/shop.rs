@@ -124,7 +124,7 @@ impl Setting {
     /// [`GRACE`] for them.
     pub fn led() -> Self {
         let proxy = ProxyOptions { lag: Duration::ZERO..LAG, ..ProxyOptions::default() };
-        let grace = format!("--route-grace={}s", GRACE.as_secs());
+        let grace = format!("--endpoint-propagation-delay={}s", GRACE.as_secs());
         let ports = format!("--service-ports={}-{}", SERVICE_PORTS.start(), SERVICE_PORTS.end());
         let flags = vec![ports, grace];
         Self { proxy: Some(proxy), flags, ..Self::default() }

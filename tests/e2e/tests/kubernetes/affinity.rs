@@ -30,7 +30,7 @@ async fn given(shop: &Shop) -> Vec<(String, f64)> {
 fn session_affinity_is_refused_and_if_accepted_keeps_a_client_at_a_dlx() {
     run(async {
         let mut setting = Setting::led();
-        setting.flags.push("--route-grace=1s".to_owned());
+        setting.flags.push("--endpoint-propagation-delay=1s".to_owned());
         let shop = Shop::open_with(setting).await;
         shop.nodes_hear_at_once();
         let web = Workload::new(&shop, "web").unmanaged().replicas(2);

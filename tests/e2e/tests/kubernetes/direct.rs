@@ -48,7 +48,7 @@ fn setting() -> Setting {
 /// A shop with that grace and one workload, to whose pod every node leads, and that hears at once; `None`: without a Prometheus.
 async fn scene(grace: Duration) -> Option<(Shop, Prometheus, Workload)> {
     let mut setting = setting();
-    setting.flags.push(format!("--route-grace={}s", grace.as_secs()));
+    setting.flags.push(format!("--endpoint-propagation-delay={}s", grace.as_secs()));
     let shop = Shop::open_with(setting).await;
     shop.nodes_hear_at_once();
     let prometheus = Prometheus::start(&shop)?;

@@ -130,7 +130,7 @@ fn without_a_dlx_services_answer_again_from_their_pods() {
     run(async {
         let mut setting = Setting::led();
         setting.flags.push("--shutdown-grace=2s".to_owned());
-        setting.autoscaler_flags.push("--dead-man-timeout=2s".to_owned());
+        setting.autoscaler_flags.push("--dlx-unavailable-timeout=2s".to_owned());
         let shop = Shop::open_with(setting).await;
         let (asleep, _) = before(&shop, "asleep").await;
         let (awake, _) = before(&shop, "awake").await;

@@ -32,9 +32,11 @@ fn without_a_dlx_a_herd_is_woken_a_few_at_a_time() {
     run(async move {
         let mut setting = Setting::default().with(&format!("maxConcurrentWakes: {WAKES}\n"));
         setting.pods += herd;
-        setting.flags =
-            vec![format!("--service-ports=20000-{}", 20_000 + herd), "--route-grace=1s".to_owned()];
-        setting.autoscaler_flags.push("--dead-man-timeout=2s".to_owned());
+        setting.flags = vec![
+            format!("--service-ports=20000-{}", 20_000 + herd),
+            "--endpoint-propagation-delay=1s".to_owned(),
+        ];
+        setting.autoscaler_flags.push("--dlx-unavailable-timeout=2s".to_owned());
         let shop = Shop::open_with(setting).await;
         let limit = patience() + EACH * u32::try_from(herd).expect("a number of workloads");
         let began = Instant::now();

@@ -121,11 +121,11 @@ async fn http2_in_clear_text_wakes_and_passes_many_requests_on_one_connection() 
 
 /// Answered by the DLX: it does not wake, and it does not keep awake.
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_named_in_no_wake_neither_wake_nor_count() {
+async fn probes_named_in_static_responses_neither_wake_nor_count() {
     let site = Site::new("nowake-");
     let service = Service::new(&site, "hello");
-    let no_wake = "noWake: [{userAgent: kube-probe, status: 200}]";
-    site.configure(&Namespace::new("demo").dlx(no_wake).with(&service));
+    let responses = "staticResponses: [{userAgent: kube-probe, status: 200}]";
+    site.configure(&Namespace::new("demo").dlx(responses).with(&service));
     let dlx = site.dlx().await;
     let _autoscaler = site.autoscaler().await;
     let probe = "GET / HTTP/1.1\r\nHost: hello.localhost\r\nUser-Agent: kube-probe/1.36\r\n\r\n";

@@ -150,7 +150,7 @@ impl Shop {
             .arg(format!("--config={}", config.display()))
             .arg(format!("--kubeconfig-path={}", kubeconfig.display()))
             .arg(format!("--service-ports={first}-{last}"))
-            .args(["--coordinate-by=leases", "--route-grace=1s"])
+            .args(["--coordinate-by=leases", "--endpoint-propagation-delay=1s"])
             .env("POD_NAMESPACE", namespace)
             .stdin(Stdio::null())
             .kill_on_drop(true)

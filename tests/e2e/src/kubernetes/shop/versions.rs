@@ -20,7 +20,8 @@ const FOLDER: &str = "SCALER_E2E_OLD_BIN";
 /// Name its images, in a cluster that is there.
 const IMAGES: [&str; 2] = ["SCALER_E2E_OLD_IMAGE_AUTOSCALER", "SCALER_E2E_OLD_IMAGE_DLX"];
 /// The flags that it does not know.
-const UNKNOWN: [&str; 4] = ["--service-ports=", "--route-grace=", "--dead-man-timeout=", "--dlx-service="];
+const UNKNOWN: [&str; 4] =
+    ["--service-ports=", "--endpoint-propagation-delay=", "--dlx-unavailable-timeout=", "--dlx-service="];
 /// Where its plugins lie, beside ours.
 const PLUGINS: &str = "plugins-earlier";
 
