@@ -11,6 +11,7 @@ use std::{
 use daemon::settings::Settings;
 use scaler_types::{
     Nonce, Path, Resource, ResourceId, RolloutPhase, Row, ScaleEvent, ScaleResource, State, Version,
+    backoff::Backoff,
     duration::short,
     protocol::{self, Gap, Reports, WakeSeen},
 };
@@ -315,8 +316,7 @@ impl Memory {
 
 /// One interval, then two, four, and so on.
 fn pause(interval: Duration, tries: u32) -> Duration {
-    let factor = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);
-    interval.saturating_mul(factor).min(LONGEST_PAUSE)
+    Backoff::new(interval, LONGEST_PAUSE).pause_after(tries)
 }
 
 // === impl Known ===

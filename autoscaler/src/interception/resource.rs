@@ -6,6 +6,7 @@ use daemon::wakes::WakePlace;
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{
     Leads, Nonce, Path, Resource, RolloutPhase, Route, ScaleError, State,
+    backoff::Backoff,
     duration::short,
     protocol::{self, Dlxs, RouteSeen, Seen},
 };
@@ -15,12 +16,11 @@ use tokio::time::Instant;
 use super::Progress;
 use crate::{plugin, telemetry::rounded};
 
-/// The first pause after a call that did not bring about what it was for; it doubles up to [`LONGEST`].
-const FIRST: Duration = Duration::from_secs(1);
+/// After a call that did not bring about what it was for.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), LONGEST);
 const LONGEST: Duration = Duration::from_secs(60);
 /// The same where something stands in the way that does not pass by itself.
-const FIRST_TERMINAL: Duration = Duration::from_secs(30);
-const LONGEST_TERMINAL: Duration = Duration::from_secs(600);
+const BACKOFF_TERMINAL: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_secs(600));
 /// After a wake: how long its replicas may take to be seen.
 const WOKEN: Duration = Duration::from_secs(10);
 
@@ -463,15 +463,11 @@ fn ago(now: Instant, then: Instant) -> String {
 impl<T> Pause<T> {
     fn after(now: Instant, what: T, before: Option<&Self>, result: &Result<(), ScaleError>) -> Self {
         let tries = before.map_or(0, |before| before.tries).saturating_add(1);
-        let (first, longest) = match result {
-            Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => (FIRST_TERMINAL, LONGEST_TERMINAL),
-            _ => (FIRST, LONGEST),
+        let pause = match result {
+            Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => BACKOFF_TERMINAL.pause_after(tries),
+            Err(ScaleError::Retry { after, .. }) => BACKOFF.pause_after(tries).max(*after).min(LONGEST),
+            _ => BACKOFF.pause_after(tries),
         };
-        let factor = 1_u32.checked_shl(tries - 1).unwrap_or(u32::MAX);
-        let mut pause = first.saturating_mul(factor).min(longest);
-        if let Err(ScaleError::Retry { after, .. }) = result {
-            pause = pause.max(*after).min(longest);
-        }
         let failed = result.as_ref().err().map(|error| match error {
             ScaleError::Retry { reason, .. } => reason.as_str().into(),
             error => error.to_string().into(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use scaler_types::backoff::Backoff;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
@@ -13,9 +14,8 @@ use crate::{
     telemetry::{CycleLabels, Metrics},
 };
 
-/// The pause after a call that failed; doubled each time, up to the scale interval or a minute.
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
+/// After a call that failed.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// How long one call may take: thousands of routes at the pace of an API server.
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -62,7 +62,7 @@ pub(super) async fn tend<P: Plugin>(
                     failures,
                     "not every route names the DLXs that take requests now; tried again"
                 );
-                FIRST.saturating_mul(1 << (failures - 1).min(6)).min(LONGEST)
+                BACKOFF.pause_after(failures)
             }
         };
         tokio::select! {

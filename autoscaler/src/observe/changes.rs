@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scaler_types::Changes;
+use scaler_types::{Changes, backoff::Backoff};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
@@ -13,9 +13,8 @@ use crate::{
     telemetry::CycleLabels,
 };
 
-/// The pause after a plugin that could not tell; doubled each time up to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(10);
+/// After a plugin that could not say what changed.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// What was told.
 pub(crate) enum Told {
@@ -53,7 +52,7 @@ async fn stream<P: Plugin>(
     labels: &CycleLabels,
     told: &mpsc::Sender<Told>,
 ) {
-    let (mut cursor, mut pause) = (0, FIRST);
+    let (mut cursor, mut backoff) = (0, BACKOFF);
     let mut reported = None;
     loop {
         let (tell, again) = match plugin.changes(cursor).await {
@@ -61,7 +60,7 @@ async fn stream<P: Plugin>(
                 // One that tells everything each time cannot watch, and has nothing that would be led at once.
                 let everything = cursor > 0 && changes.complete;
                 let idle = everything && changes.resources.iter().all(|resource| resource.route.is_none());
-                (cursor, pause, reported) = (changes.cursor, FIRST, None);
+                (cursor, backoff, reported) = (changes.cursor, BACKOFF, None);
                 (Told::Changes(changes), idle.then(|| given.borrow().settings.scale_interval))
             }
             Err(error) => {
@@ -72,9 +71,7 @@ async fn stream<P: Plugin>(
                 }
                 // What was missed meanwhile is not known: everything anew.
                 cursor = 0;
-                let again = pause;
-                pause = (pause * 2).min(LONGEST);
-                (Told::Nothing, Some(again))
+                (Told::Nothing, Some(backoff.next_pause()))
             }
         };
         if told.send(tell).await.is_err() {

@@ -24,7 +24,9 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use scaler_types::{ReleaseRequest, Resource, ResourceId, Role, ScaleError, State, duration};
+use scaler_types::{
+    ReleaseRequest, Resource, ResourceId, Role, ScaleError, State, backoff::Backoff, duration,
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
@@ -385,6 +387,7 @@ fn sleeps(resource: &Resource) -> bool {
 /// One resource, in several tries where it may pass.
 async fn release<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Result<(), ScaleError> {
     let mut tries = 1;
+    let mut backoff = Backoff::new(Duration::from_secs(1), LONGEST);
     loop {
         let pause = match plugin.release(request).await {
             Err(ScaleError::Conflict) if tries < TRIES => Duration::ZERO,
@@ -395,7 +398,7 @@ async fn release<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Result<(), 
             clippy::disallowed_methods,
             reason = "a try that failed is made again after a growing pause"
         )]
-        sleep(pause.max(Duration::from_secs(1 << (tries - 1))).min(LONGEST)).await;
+        sleep(pause.max(backoff.next_pause()).min(LONGEST)).await;
         tries += 1;
     }
 }

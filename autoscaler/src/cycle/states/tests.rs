@@ -30,6 +30,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        scaler_types::backoff::seed_jitter(0);
         Self {
             now: Instant::now(),
             memory: Memory::of_a_long_lead(Instant::now()),
