@@ -34,7 +34,7 @@ pub enum Roots {
 }
 
 /// The longest text of an answer that is put into a message.
-const SHOWN: usize = 200;
+const MAX_EXCERPT_BYTES: usize = 200;
 
 // === impl Http ===
 
@@ -51,7 +51,7 @@ impl Http {
         let builder = match roots {
             Roots::System => builder
                 .with_provider_and_native_roots(provider)
-                .map_err(|error| format!("the system's certificates cannot be used: {error}; set caFile"))?,
+                .map_err(|error| format!("loading the system's certificates failed: {error}; set caFile"))?,
             Roots::None | Roots::Pem(_) => {
                 let mut store = RootCertStore::empty();
                 if let Roots::Pem(pem) = roots {
@@ -59,10 +59,10 @@ impl Http {
                         let added = certificate.map_err(|error| error.to_string()).and_then(|certificate| {
                             store.add(certificate).map_err(|error| error.to_string())
                         });
-                        added.map_err(|error| format!("a certificate of caFile cannot be used: {error}"))?;
+                        added.map_err(|error| format!("invalid certificate in caFile: {error}"))?;
                     }
                     if store.is_empty() {
-                        return Err("caFile holds no certificate (-----BEGIN CERTIFICATE-----)".to_owned());
+                        return Err("caFile contains no certificate (-----BEGIN CERTIFICATE-----)".to_owned());
                     }
                 }
                 let config = ClientConfig::builder_with_provider(provider.into())
@@ -87,12 +87,12 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// No answer within `patience`, or one that is too long or breaks off.
+    /// No answer within `limit`, or one that is too long or breaks off.
     pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
         longest: usize,
-        patience: Duration,
+        limit: Duration,
     ) -> Result<(StatusCode, Bytes), String> {
         let exchange = async {
             let (head, body) = self.0.request(request).await.map_err(|error| causes(&error))?.into_parts();
@@ -104,14 +104,14 @@ impl Http {
             })?;
             Ok((head.status, body.to_bytes()))
         };
-        timeout(patience, exchange)
+        timeout(limit, exchange)
             .await
-            .unwrap_or_else(|_| Err(format!("no answer within {}", duration::short(patience))))
+            .unwrap_or_else(|_| Err(format!("no answer within {}", duration::short(limit))))
     }
 }
 
 /// What fits a URL: its own certificates, the system's, or none.
-pub fn roots(url: &str, pem: Option<Vec<u8>>) -> Roots {
+pub fn roots_for(url: &str, pem: Option<Vec<u8>>) -> Roots {
     let https = url.parse::<Uri>().is_ok_and(|url| url.scheme_str() == Some("https"));
     match pem {
         _ if !https => Roots::None,
@@ -121,19 +121,19 @@ pub fn roots(url: &str, pem: Option<Vec<u8>>) -> Roots {
 }
 
 /// The beginning of an answer, in one line.
-pub fn shown(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]);
+pub fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(MAX_EXCERPT_BYTES)]);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// `key=value&...`, as a form is sent.
-pub fn form(pairs: &[(&str, &str)]) -> String {
-    let pairs = pairs.iter().map(|(key, value)| format!("{key}={}", encoded(value)));
+pub fn encode_form(pairs: &[(&str, &str)]) -> String {
+    let pairs = pairs.iter().map(|(key, value)| format!("{key}={}", percent_encode(value)));
     pairs.collect::<Vec<_>>().join("&")
 }
 
 /// A text as it stands in a query or a form.
-pub fn encoded(text: &str) -> String {
+pub fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -144,8 +144,8 @@ pub fn encoded(text: &str) -> String {
     encoded
 }
 
-/// The text that was [encoded]; `None` where it makes no sense.
-pub fn decoded(text: &str) -> Option<String> {
+/// The text that was [encoded](percent_encode); `None` where it makes no sense.
+pub fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -168,14 +168,14 @@ mod tests {
     #[test]
     fn a_form_keeps_what_it_is_given() {
         assert_eq!(
-            form(&[("query", "a{b=\"c d\"}[1m]+é"), ("x", "")]),
+            encode_form(&[("query", "a{b=\"c d\"}[1m]+é"), ("x", "")]),
             "query=a%7Bb%3D%22c%20d%22%7D%5B1m%5D%2B%C3%A9&x="
         );
         for text in ["", "statefulset/db", "a b+c%20&é="] {
-            assert_eq!(decoded(&encoded(text)).as_deref(), Some(text));
+            assert_eq!(percent_decode(&percent_encode(text)).as_deref(), Some(text));
         }
         for wrong in ["%", "%4", "%zz", "%ff"] {
-            assert_eq!(decoded(wrong), None, "{wrong}");
+            assert_eq!(percent_decode(wrong), None, "{wrong}");
         }
     }
 

@@ -51,7 +51,7 @@ pub trait Plugin: Clone + PartialEq + Send + Sync + 'static {
 
 /// What a cycle works on; another one may come while it runs.
 #[derive(Clone, PartialEq)]
-pub struct Given<P> {
+pub struct ActivePlugin<P> {
     /// The plugin at work for the namespace file.
     pub plugin: P,
     /// What holds for its resources.
@@ -59,8 +59,11 @@ pub struct Given<P> {
 }
 
 /// Shows reports by the plugin that is given.
-pub(crate) fn reporter<P: Plugin>(given: &watch::Receiver<Given<P>>, dropped: &Dropped) -> Reporter {
-    let shows = given.clone();
+pub(crate) fn start_reporter<P: Plugin>(
+    active: &watch::Receiver<ActivePlugin<P>>,
+    dropped: &Dropped,
+) -> Reporter {
+    let shows = active.clone();
     Reporter::start(dropped.clone(), move |id, report| {
         let plugin = shows.borrow().plugin.clone();
         async move { plugin.report(&id, &report).await }
@@ -68,7 +71,7 @@ pub(crate) fn reporter<P: Plugin>(given: &watch::Receiver<Given<P>>, dropped: &D
 }
 
 /// What is seen of a resource, as the protocol needs it.
-pub fn seen(resource: &Resource) -> Seen {
+pub fn protocol_seen(resource: &Resource) -> Seen {
     Seen { row: resource.row.clone(), version: resource.version.clone(), scaled: resource.replicas > 0 }
 }
 

@@ -29,23 +29,23 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Flags,
-    admin::{Key, ResourceSeries, Shown, View},
-    cycle::{Context, Cycle, states::Memory},
-    interception::{self, Leading, Router, Routes},
+    admin::{AdminView, CycleView, Key, ResourceSeries},
+    cycle::{Context, Cycle, states::ResourceStates},
+    interception::{self, InterceptionTable, Interceptor, ServingDlxs},
     observe::{
-        kubernetes::Cluster,
-        members::{Members, Patience},
+        kubernetes::ClusterClient,
+        members::{MemberTimeouts, Members},
     },
-    plugin::Given,
+    plugin::ActivePlugin,
     telemetry::Metrics,
 };
 
 /// How long the tries under way may take to be reverted when the lead is lost. The next leader has begun by then, and goes
 /// on from the rows of those that are given up.
-const AFTER_LOSS: Duration = Duration::from_secs(10);
+const LOST_LEADERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many people may wait for a place in a cycle's queue of wishes; more wait longer.
-const ASKS: usize = 16;
+const MAX_QUEUED_SLEEP_REQUESTS: usize = 16;
 
 /// Runs the daemon until a signal ends it. `rules`: all of the protocol's; a test leaves one out.
 ///
@@ -85,8 +85,9 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     dropped.register(&mut registry);
     fleet.register(&mut registry);
     let leader = Leader::new(&coordination, Timing::default());
-    let members = Members::new(coordination.clone(), token.clone(), Patience::default(), metrics.clone());
-    let view = View::default();
+    let members =
+        Members::new(coordination.clone(), token.clone(), MemberTimeouts::default(), metrics.clone());
+    let view = AdminView::default();
     let resources = flags.common.resource_metrics;
     registry.register_collector(Box::new(ResourceSeries { view: view.clone(), resources }));
     let listener =
@@ -104,16 +105,17 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
             Some(error) => Err(error),
         }));
     let admin = fleet.routes(admin);
-    tracing::info!(admin = %listener.local_addr()?, "waiting to lead");
+    tracing::info!(admin = %listener.local_addr()?, "started; waiting for leader election");
     tokio::spawn(async move {
         if let Err(error) = admin.serve(listener).await {
-            tracing::error!(%error, "the admin server ended: nothing can be asked any more, resources are looked after as before");
+            tracing::error!(%error, "admin server failed; resources are still managed");
         }
     });
 
-    let cluster = Cluster::of(flags.common.clone());
+    let cluster = ClusterClient::for_flags(flags.common.clone());
     let wakes = Wakes::new(flags.common.max_concurrent_wakes);
-    let (grace, dead_man) = (flags.common.endpoint_propagation_delay, flags.dlx_unavailable_timeout);
+    let (propagation_delay, unavailable_timeout) =
+        (flags.common.endpoint_propagation_delay, flags.dlx_unavailable_timeout);
     loop {
         let leads = tokio::select! {
             () = shutdown.draining.cancelled() => return Ok(None),
@@ -126,7 +128,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
             metrics: metrics.clone(),
             cluster: cluster.clone(),
             dropped: dropped.clone(),
-            leading: Leading { serving: serving.known(), grace, dead_man },
+            dlxs: ServingDlxs { serving: serving.known(), propagation_delay, unavailable_timeout },
             rules,
             stop: stop.clone(),
         };
@@ -135,11 +137,11 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
         let routers = interception::Context {
             metrics: metrics.clone(),
             dropped: dropped.clone(),
-            leading: context.leading.clone(),
+            dlxs: context.dlxs.clone(),
             wakes: wakes.clone(),
             stop: stop.clone(),
         };
-        let mut cycles = Cycles::begin(context, routers, view.clone());
+        let mut cycles = LeaderTasks::begin(context, routers, view.clone());
         tokio::select! {
             biased;
             () = shutdown.draining.cancelled() => {}
@@ -149,20 +151,20 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
         // From here on no try begins, and one that is not committed is reverted.
         stop.cancel();
         if !shutdown.draining.is_cancelled() {
-            tracing::warn!("lost the lead: nothing new is written; standing by");
-            cycles.over(AFTER_LOSS).await;
+            tracing::warn!("lost leadership; now standby");
+            cycles.end(LOST_LEADERSHIP_TIMEOUT).await;
             continue;
         }
         let end = async {
             cycles.tasks.close();
             cycles.tasks.wait().await;
-            tracing::info!("every try is finished or reverted");
+            tracing::info!("finished or reverted all drain attempts");
             fleet.stop().await;
         };
         tokio::select! {
             () = end => {}
             () = shutdown.grace_over() => {
-                tracing::warn!(grace = %duration::short(shutdown.grace()), "given up what is not finished: the next leader goes on from the rows");
+                tracing::warn!(grace = %duration::short(shutdown.grace()), "shutdown grace exceeded; abandoned drain attempts, the next leader resumes from the records");
                 return Ok(Some(leads));
             }
         }
@@ -172,24 +174,24 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
 }
 
 /// A cycle and a router for each plugin and namespace file, as long as this process leads.
-struct Cycles {
+struct LeaderTasks {
     context: Context,
     routers: interception::Context,
-    view: View,
-    running: BTreeMap<Key, watch::Sender<Given<Instance>>>,
+    view: AdminView,
+    running: BTreeMap<Key, watch::Sender<ActivePlugin<Instance>>>,
     tasks: TaskTracker,
     /// Ends what would not end.
     abort: CancellationToken,
 }
 
-// === impl Cycles ===
+// === impl LeaderTasks ===
 
-impl Cycles {
+impl LeaderTasks {
     /// This process leads now.
-    fn begin(context: Context, routers: interception::Context, view: View) -> Self {
-        tracing::info!("leading");
+    fn begin(context: Context, routers: interception::Context, view: AdminView) -> Self {
+        tracing::info!("elected as leader");
         context.metrics.leader.set(1);
-        view.lead(true);
+        view.set_leader(true);
         Self {
             context,
             routers,
@@ -201,18 +203,18 @@ impl Cycles {
     }
 
     /// It leads no more. `limit`: how long what is under way may take.
-    async fn over(mut self, limit: Duration) {
+    async fn end(mut self, limit: Duration) {
         self.context.metrics.leader.set(0);
-        self.view.lead(false);
+        self.view.set_leader(false);
         self.set(&[]);
         self.tasks.close();
         if timeout(limit, self.tasks.wait()).await.is_err() {
-            tracing::warn!(limit = %duration::short(limit), "given up what is not reverted: the new leader goes on from the rows");
+            tracing::warn!(limit = %duration::short(limit), "timed out reverting drain attempts; the new leader resumes from the records");
             self.abort.cancel();
             self.tasks.wait().await;
         }
-        self.context.metrics.under_way.set(0);
-        self.context.members.forget();
+        self.context.metrics.attempts_in_progress.set(0);
+        self.context.members.forget_all();
     }
 
     /// Follows what is at work; never returns.
@@ -234,38 +236,40 @@ impl Cycles {
         self.running.retain(|key, _| {
             let stays = wanted.contains_key(key);
             if !stays {
-                view.show(key.clone(), None);
+                view.set_cycle(key.clone(), None);
             }
             stays
         });
         for (key, one) in wanted {
-            let given = Given { plugin: one.instance.clone(), settings: one.settings.clone() };
+            let active = ActivePlugin { plugin: one.instance.clone(), settings: one.settings.clone() };
             match self.running.get(&key) {
                 Some(now) => {
                     now.send_if_modified(|now| {
-                        let differs = *now != given;
-                        *now = given;
+                        let differs = *now != active;
+                        *now = active;
                         differs
                     });
                 }
                 None => {
-                    let (give, given) = watch::channel(given);
-                    let memory = Arc::new(Mutex::new(Memory::default()));
-                    let (ask, asks) = mpsc::channel(ASKS);
-                    let (routes, context) = (Routes::default(), self.context.clone());
-                    let shown = Shown {
-                        memory: memory.clone(),
-                        routes: routes.clone(),
-                        leading: context.leading.clone(),
-                        ask,
+                    let (set_active, active) = watch::channel(active);
+                    let states = Arc::new(Mutex::new(ResourceStates::default()));
+                    let (request_sleep, sleep_requests) = mpsc::channel(MAX_QUEUED_SLEEP_REQUESTS);
+                    let (interceptions, context) = (InterceptionTable::default(), self.context.clone());
+                    let shown = CycleView {
+                        states: states.clone(),
+                        interceptions: interceptions.clone(),
+                        dlxs: context.dlxs.clone(),
+                        request_sleep,
                     };
-                    self.view.show(key.clone(), Some(shown));
+                    self.view.set_cycle(key.clone(), Some(shown));
                     let router =
-                        Router::new(given.clone(), &key.1, self.routers.clone(), routes.clone()).run();
-                    let cycle = Cycle::new(given, &key.1, context, memory, routes, asks).run();
+                        Interceptor::new(active.clone(), &key.1, self.routers.clone(), interceptions.clone())
+                            .run();
+                    let cycle =
+                        Cycle::new(active, &key.1, context, states, interceptions, sleep_requests).run();
                     self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(router));
                     self.tasks.spawn(self.abort.clone().run_until_cancelled_owned(cycle));
-                    self.running.insert(key, give);
+                    self.running.insert(key, set_active);
                 }
             }
         }

@@ -26,15 +26,15 @@ pub struct CycleLabels {
 /// What was decided, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DecisionLabels {
-    /// `keep` or `to_zero`.
+    /// `keep` or `scale_to_zero`.
     pub decision: &'static str,
     /// The reason in one word.
     pub reason: &'static str,
 }
 
-/// How a try to put a resource to zero ended.
+/// How a drain attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct FenceLabels {
+pub struct DrainLabels {
     /// `committed`, `reverted` or `failed`.
     pub outcome: &'static str,
     /// Why it was reverted or failed, in one word.
@@ -43,25 +43,25 @@ pub struct FenceLabels {
 
 /// A DLX.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct MemberLabels {
+pub struct DlxLabels {
     /// Its name.
-    pub member: String,
+    pub dlx: String,
 }
 
-/// Where routes of a namespace file and a plugin lead.
+/// Interceptions of a namespace file and a plugin, by backend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct LeadsLabels {
+pub struct BackendLabels {
     /// The plugin's kind.
     pub kind: String,
     /// The file's namespace.
     pub namespace: String,
-    /// `own`, `both` or `dlx`.
-    pub leads: &'static str,
+    /// Where the Services point: `workload`, `both` or `dlx`.
+    pub backend: &'static str,
 }
 
-/// What came of calls of a plugin that write routes.
+/// Calls of a plugin that set a backend, by outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RouteLabels {
+pub struct InterceptionCallLabels {
     /// The plugin's kind.
     pub kind: String,
     /// The file's namespace.
@@ -73,34 +73,34 @@ pub struct RouteLabels {
 /// All of them. Cheap to clone; clones share their values.
 #[derive(Clone)]
 pub struct Metrics {
-    /// 1 while this process leads.
+    /// 1 while this process is the leader.
     pub leader: Gauge,
     /// Cycles so far.
     pub cycles: Family<CycleLabels, Counter>,
-    /// Cycles whose resources or activity could not be told.
+    /// Cycles that could not read all resources and their activity.
     pub failed_cycles: Family<CycleLabels, Counter>,
     /// How long cycles took.
     pub cycle_seconds: Family<CycleLabels, Histogram>,
-    /// When the last cycle ended well.
+    /// When the last cycle succeeded.
     pub last_success: Family<CycleLabels, Gauge<f64, AtomicU64>>,
     /// What was decided.
     pub decisions: Family<DecisionLabels, Counter>,
-    /// How tries to put a resource to zero ended.
-    pub fences: Family<FenceLabels, Counter>,
-    /// Tries under way.
-    pub under_way: Gauge,
+    /// Drain attempts that ended.
+    pub drain_attempts: Family<DrainLabels, Counter>,
+    /// Drain attempts and repairs in progress.
+    pub attempts_in_progress: Gauge,
     /// Scales to zero that failed.
     pub scale_failures: Family<CycleLabels, Counter>,
-    /// Rows that were left behind and mended.
-    pub mended: Counter,
-    /// Live DLXs that do not answer.
-    pub member_silent: Family<MemberLabels, Gauge>,
-    /// Routes, by where they lead.
-    pub routes: Family<LeadsLabels, Gauge>,
-    /// Writes of single routes, by outcome.
-    pub route_calls: Family<RouteLabels, Counter>,
-    /// Calls that name the DLXs anew in all routes and failed.
-    pub tend_failures: Family<CycleLabels, Counter>,
+    /// Stale records that were repaired.
+    pub records_repaired: Counter,
+    /// Registered DLXs that do not answer.
+    pub dlx_unreachable: Family<DlxLabels, Gauge>,
+    /// Intercepted resources, by backend.
+    pub interceptions: Family<BackendLabels, Gauge>,
+    /// Calls that set the backend of one resource, by outcome.
+    pub interception_calls: Family<InterceptionCallLabels, Counter>,
+    /// Failed updates of the DLX addresses of all intercepted Services.
+    pub dlx_sync_failures: Family<CycleLabels, Counter>,
 }
 
 // === impl Metrics ===
@@ -118,20 +118,20 @@ impl Metrics {
             }),
             last_success: Family::default(),
             decisions: Family::default(),
-            fences: Family::default(),
-            under_way: Gauge::default(),
+            drain_attempts: Family::default(),
+            attempts_in_progress: Gauge::default(),
             scale_failures: Family::default(),
-            mended: Counter::default(),
-            member_silent: Family::default(),
-            routes: Family::default(),
-            route_calls: Family::default(),
-            tend_failures: Family::default(),
+            records_repaired: Counter::default(),
+            dlx_unreachable: Family::default(),
+            interceptions: Family::default(),
+            interception_calls: Family::default(),
+            dlx_sync_failures: Family::default(),
         };
-        registry.register("leader", "1 while this autoscaler leads, else 0", metrics.leader.clone());
+        registry.register("leader", "1 while this autoscaler is the leader, else 0", metrics.leader.clone());
         registry.register("cycles", "Cycles so far", metrics.cycles.clone());
         registry.register(
             "cycles_failed",
-            "Cycles whose resources or activity could not be told",
+            "Cycles that could not read all resources and their activity",
             metrics.failed_cycles.clone(),
         );
         registry.register_with_unit(
@@ -142,36 +142,52 @@ impl Metrics {
         );
         registry.register_with_unit(
             "cycle_last_success_timestamp",
-            "When the last cycle ended well, by this host's clock",
+            "When the last cycle succeeded, by this host's clock",
             Unit::Seconds,
             metrics.last_success.clone(),
         );
         registry.register("decisions", "Decisions so far, by decision and reason", metrics.decisions.clone());
         registry.register(
-            "fences",
-            "Tries to put a resource to zero that ended, by how",
-            metrics.fences.clone(),
+            "drain_attempts",
+            "Attempts to scale a resource to zero that ended, by outcome and reason",
+            metrics.drain_attempts.clone(),
         );
-        registry.register("fences_under_way", "Tries under way", metrics.under_way.clone());
+        registry.register(
+            "drain_attempts_in_progress",
+            "Drain attempts and record repairs in progress",
+            metrics.attempts_in_progress.clone(),
+        );
         registry.register("scale_failures", "Scales to zero that failed", metrics.scale_failures.clone());
-        registry.register("rows_mended", "Rows that were left behind and mended", metrics.mended.clone());
         registry.register(
-            "member_silent",
-            "1 for each live DLX that does not answer: while there is one, everything is kept awake",
-            metrics.member_silent.clone(),
+            "records_repaired",
+            "Stale records that were repaired",
+            metrics.records_repaired.clone(),
         );
-        registry.register("routes", "Routes, by where they lead: own, both, dlx", metrics.routes.clone());
-        registry.register("route_calls", "Writes of routes, by outcome", metrics.route_calls.clone());
         registry.register(
-            "route_tend_failures",
-            "Calls that bring the DLXs named in all routes up to date, and failed",
-            metrics.tend_failures.clone(),
+            "dlx_unreachable",
+            "1 for each registered DLX that does not answer: while there is one, everything is kept awake",
+            metrics.dlx_unreachable.clone(),
+        );
+        registry.register(
+            "interceptions",
+            "Intercepted resources, by backend: workload, both or dlx",
+            metrics.interceptions.clone(),
+        );
+        registry.register(
+            "interception_calls",
+            "Plugin calls that point the Services of one resource at a backend, by outcome",
+            metrics.interception_calls.clone(),
+        );
+        registry.register(
+            "dlx_sync_failures",
+            "Failed updates of the DLX addresses of all intercepted Services",
+            metrics.dlx_sync_failures.clone(),
         );
         metrics
     }
 
-    /// A route was written, or not.
-    pub fn route_called(&self, labels: &CycleLabels, result: &Result<(), ScaleError>) {
+    /// Counts a call that sets a backend.
+    pub fn count_interception_call(&self, labels: &CycleLabels, result: &Result<(), ScaleError>) {
         let outcome = match result {
             Ok(()) => "ok",
             Err(ScaleError::Conflict) => "conflict",
@@ -180,26 +196,26 @@ impl Metrics {
             Err(ScaleError::Unsupported) => "unsupported",
         };
         let CycleLabels { kind, namespace } = labels.clone();
-        self.route_calls.get_or_create(&RouteLabels { kind, namespace, outcome }).inc();
+        self.interception_calls.get_or_create(&InterceptionCallLabels { kind, namespace, outcome }).inc();
     }
 }
 
-// === impl LeadsLabels ===
+// === impl BackendLabels ===
 
-impl LeadsLabels {
-    /// Those of a namespace file and plugin that lead there.
-    pub fn new(labels: &CycleLabels, leads: Leads) -> Self {
+impl BackendLabels {
+    /// The labels of one backend.
+    pub fn new(labels: &CycleLabels, backend: Leads) -> Self {
         let CycleLabels { kind, namespace } = labels.clone();
-        let leads = match leads {
-            Leads::Own => "own",
+        let backend = match backend {
+            Leads::Own => "workload",
             Leads::Both => "both",
             Leads::Dlx => "dlx",
         };
-        Self { kind, namespace, leads }
+        Self { kind, namespace, backend }
     }
 }
 
-/// For people: to the millisecond, from a minute on to the second.
+/// A duration as logs and answers show it: to the millisecond, from a minute on to the second.
 pub fn rounded(duration: Duration) -> Duration {
     match duration.as_secs() {
         0..60 => Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),

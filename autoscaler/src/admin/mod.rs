@@ -24,13 +24,13 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     cycle::{
-        Asked,
-        states::{Known, Memory},
+        SleepRequest,
+        states::{ResourceState, ResourceStates},
     },
-    http::decoded,
-    interception::{Leading, RouteTold, Routes},
+    http::percent_decode,
+    interception::{InterceptionStatus, InterceptionTable, ServingDlxs},
     observe::{
-        Reading, Sample, Value,
+        MetricReading, MetricValue, Sample,
         members::{self, Members},
     },
     telemetry::rounded,
@@ -43,46 +43,46 @@ pub type Key = (String, String);
 
 /// What the admin port can read. Cheap to clone; clones share it.
 #[derive(Clone, Default)]
-pub struct View(Arc<Shared>);
+pub struct AdminView(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     leads: AtomicBool,
-    cycles: Mutex<BTreeMap<Key, Shown>>,
+    cycles: Mutex<BTreeMap<Key, CycleView>>,
 }
 
-/// What is shown of a cycle, and how it is asked for something.
+/// What is cycle of a cycle, and how it is asked for something.
 #[derive(Clone)]
-pub struct Shown {
+pub struct CycleView {
     /// What it knows.
-    pub memory: Arc<Mutex<Memory>>,
+    pub states: Arc<Mutex<ResourceStates>>,
     /// What its router knows.
-    pub routes: Routes,
+    pub interceptions: InterceptionTable,
     /// What routes are led by.
-    pub leading: Leading,
+    pub dlxs: ServingDlxs,
     /// What people want of it.
-    pub ask: mpsc::Sender<Asked>,
+    pub request_sleep: mpsc::Sender<SleepRequest>,
 }
 
 #[derive(Serialize)]
 struct Answer {
     leader: bool,
-    cycles: Vec<CycleTold>,
-    resources: Vec<Told>,
+    cycles: Vec<CycleStatus>,
+    resources: Vec<ResourceStatus>,
 }
 
 #[derive(Serialize)]
-struct LeaderTold {
+struct LeaderAnswer {
     #[serde(flatten)]
     status: Status,
     /// As the leader read them last; nothing where this process does not lead.
-    members: Vec<members::Told>,
+    members: Vec<members::DlxStatus>,
     /// Those that take requests, which routes name; null where that is not known.
     serving: serving::Known,
 }
 
 #[derive(Serialize)]
-struct CycleTold {
+struct CycleStatus {
     kind: String,
     namespace: String,
     count: u64,
@@ -93,13 +93,13 @@ struct CycleTold {
 }
 
 #[derive(Serialize)]
-struct Told {
+struct ResourceStatus {
     namespace: String,
     name: String,
     kind: String,
     path: scaler_types::Path,
     /// Where its requests are led, where its plugin can lead them.
-    route: Option<RouteTold>,
+    route: Option<InterceptionStatus>,
     row: Row,
     version: Version,
     replicas: u32,
@@ -112,23 +112,23 @@ struct Told {
     code: &'static str,
     reason: String,
     since: String,
-    under_way: bool,
+    in_progress: bool,
     last_event: Option<LastEvent>,
-    last_try: Option<LastTry>,
-    failure: Option<FailureTold>,
+    last_attempt: Option<LastAttempt>,
+    failure: Option<FailureStatus>,
     /// What decides, and from where on it is idle.
-    metrics: Vec<MetricTold>,
-    samples: Vec<SampleTold>,
+    metrics: Vec<MetricStatus>,
+    samples: Vec<SampleStatus>,
 }
 
 #[derive(Serialize)]
-struct MetricTold {
+struct MetricStatus {
     name: String,
     threshold: f64,
     /// What a source beside the DLXs told; null where the DLXs are the source.
     value: Option<f64>,
     /// How far back that is known, or why there is no value.
-    known: Option<String>,
+    completeness: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -141,21 +141,21 @@ struct LastEvent {
 }
 
 #[derive(Serialize)]
-struct LastTry {
+struct LastAttempt {
     outcome: &'static str,
     reason: String,
     ago: String,
 }
 
 #[derive(Serialize)]
-struct FailureTold {
-    tries: u32,
+struct FailureStatus {
+    attempts: u32,
     reason: Arc<str>,
     next_in: String,
 }
 
 #[derive(Serialize)]
-struct SampleTold {
+struct SampleStatus {
     member: Arc<str>,
     requests: u64,
     in_flight: u64,
@@ -165,19 +165,19 @@ struct SampleTold {
     windows: BTreeMap<String, u64>,
 }
 
-// === impl View ===
+// === impl AdminView ===
 
-impl View {
+impl AdminView {
     /// Whether this process leads from now on.
-    pub fn lead(&self, leads: bool) {
+    pub fn set_leader(&self, leads: bool) {
         self.0.leads.store(leads, Ordering::Relaxed);
     }
 
     /// Shows what a cycle knows; `None`: there is no such cycle any more.
-    pub fn show(&self, key: Key, shown: Option<Shown>) {
+    pub fn set_cycle(&self, key: Key, cycle: Option<CycleView>) {
         let mut cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
-        match shown {
-            Some(shown) => drop(cycles.insert(key, shown)),
+        match cycle {
+            Some(cycle) => drop(cycles.insert(key, cycle)),
             None => drop(cycles.remove(&key)),
         }
     }
@@ -188,26 +188,26 @@ impl View {
         Arc::new(move |_| {
             let status = status();
             let leads = status.leads;
-            let members = if leads { members.told() } else { Vec::new() };
+            let members = if leads { members.statuses() } else { Vec::new() };
             let serving = if leads { view.serving() } else { None };
-            let answer = LeaderTold { status, members, serving };
+            let answer = LeaderAnswer { status, members, serving };
             Box::pin(async move { json(StatusCode::OK, &answer) })
         })
     }
 
     /// What each cycle knows.
-    fn each(&self, mut look: impl FnMut(&Key, &Memory)) {
+    fn for_each_cycle(&self, mut look: impl FnMut(&Key, &ResourceStates)) {
         let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (key, Shown { memory, .. }) in &cycles {
-            look(key, &memory.lock().unwrap_or_else(PoisonError::into_inner));
+        for (key, CycleView { states, .. }) in &cycles {
+            look(key, &states.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
     /// All cycles lead by the same.
     fn serving(&self) -> serving::Known {
         let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, shown) = cycles.first_key_value()?;
-        shown.leading.serving.borrow().clone()
+        let (_, cycle) = cycles.first_key_value()?;
+        cycle.dlxs.serving.borrow().clone()
     }
 
     /// `GET /api/v1/resources`.
@@ -225,19 +225,19 @@ impl View {
         Arc::new(move |request: Request<_>| {
             let asked = |key: &str| {
                 let query = request.uri().query().unwrap_or_default();
-                query.split('&').find_map(|pair| decoded(pair.strip_prefix(key)?.strip_prefix('=')?))
+                query.split('&').find_map(|pair| percent_decode(pair.strip_prefix(key)?.strip_prefix('=')?))
             };
             let (namespace, name) = (asked("namespace"), asked("name"));
-            let answer = view.answer(|known| {
-                namespace.as_ref().is_none_or(|namespace| known.resource.id.namespace == *namespace)
-                    && name.as_ref().is_none_or(|name| known.resource.id.name == *name)
+            let answer = view.answer(|state| {
+                namespace.as_ref().is_none_or(|namespace| state.resource.id.namespace == *namespace)
+                    && name.as_ref().is_none_or(|name| state.resource.id.name == *name)
             });
             let status = if answer.resources.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::OK };
             Box::pin(async move { json(status, &answer) })
         })
     }
 
-    fn answer(&self, wanted: impl Fn(&Known) -> bool) -> Answer {
+    fn answer(&self, wanted: impl Fn(&ResourceState) -> bool) -> Answer {
         let now = Instant::now();
         let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut answer = Answer {
@@ -245,17 +245,13 @@ impl View {
             cycles: Vec::new(),
             resources: Vec::new(),
         };
-        for ((kind, namespace), Shown { memory, routes, leading, .. }) in cycles {
-            let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-            answer.resources.extend(
-                memory
-                    .resources
-                    .values()
-                    .filter(|known| wanted(known))
-                    .map(|known| Told::new(now, &kind, known, routes.told(&known.resource.id, &leading))),
-            );
-            let cycles = &memory.cycles;
-            answer.cycles.push(CycleTold {
+        for ((kind, namespace), CycleView { states, interceptions, dlxs, .. }) in cycles {
+            let states = states.lock().unwrap_or_else(PoisonError::into_inner);
+            answer.resources.extend(states.resources.values().filter(|state| wanted(state)).map(|state| {
+                ResourceStatus::new(now, &kind, state, interceptions.status(&state.resource.id, &dlxs))
+            }));
+            let cycles = &states.cycles;
+            answer.cycles.push(CycleStatus {
                 kind,
                 namespace,
                 count: cycles.count,
@@ -275,11 +271,11 @@ fn ago(now: Instant, then: Instant) -> String {
     short(rounded(now.duration_since(then)))
 }
 
-// === impl Told ===
+// === impl ResourceStatus ===
 
-impl Told {
-    fn new(now: Instant, kind: &str, known: &Known, route: Option<RouteTold>) -> Self {
-        let resource = &known.resource;
+impl ResourceStatus {
+    fn new(now: Instant, kind: &str, state: &ResourceState, route: Option<InterceptionStatus>) -> Self {
+        let resource = &state.resource;
         Self {
             namespace: resource.id.namespace.clone(),
             name: resource.id.name.clone(),
@@ -290,58 +286,60 @@ impl Told {
             version: resource.version.clone(),
             replicas: resource.replicas,
             status: resource.status.clone(),
-            frequent_wakes: known.wakes.frequent(now).map(|frequent| frequent.to_string()),
+            frequent_wakes: state.wakes.frequent(now).map(|frequent| frequent.to_string()),
             rollout: resource.rollout.clone().filter(|_| resource.replicas > 0),
-            decision: known.decision.name(),
-            code: known.decision.code(),
-            reason: known.decision.to_string(),
-            since: ago(now, known.since),
-            under_way: known.under_way,
-            last_event: known.event.map(|(event, seen)| LastEvent {
+            decision: state.decision.name(),
+            code: state.decision.code(),
+            reason: state.decision.to_string(),
+            since: ago(now, state.since),
+            in_progress: state.in_progress,
+            last_event: state.event.map(|(event, seen)| LastEvent {
                 event,
                 ago: ago(now, seen),
                 time: resource.last_scale_event_time.clone(),
             }),
-            last_try: known.last_try.as_ref().map(|(end, then)| LastTry {
+            last_attempt: state.last_attempt.as_ref().map(|(end, then)| LastAttempt {
                 outcome: end.name(),
                 reason: end.to_string(),
                 ago: ago(now, *then),
             }),
-            failure: known.failure.as_ref().map(|failure| FailureTold {
-                tries: failure.tries,
+            failure: state.failure.as_ref().map(|failure| FailureStatus {
+                attempts: failure.attempts,
                 reason: failure.reason.clone(),
                 next_in: ago(failure.until, now),
             }),
-            metrics: MetricTold::all(known),
-            samples: known.samples.iter().map(SampleTold::new).collect(),
+            metrics: MetricStatus::all(state),
+            samples: state.samples.iter().map(SampleStatus::new).collect(),
         }
     }
 }
 
-// === impl MetricTold ===
+// === impl MetricStatus ===
 
-impl MetricTold {
-    fn all(known: &Known) -> Vec<Self> {
-        let readings = known.readings.as_deref();
+impl MetricStatus {
+    fn all(state: &ResourceState) -> Vec<Self> {
+        let readings = state.readings.as_deref();
         let told = |(place, metric): (usize, &ScaleResource)| {
             let reading = readings.map(|readings| readings.get(place));
             let (value, told) = match reading {
                 None => (None, None),
-                Some(None) => (None, Some("nothing was told".to_owned())),
-                Some(Some(Reading { value: Value::Number(value), coverage, .. })) => {
+                Some(None) => (None, Some("no value".to_owned())),
+                Some(Some(MetricReading { value: MetricValue::Number(value), coverage, .. })) => {
                     (Some(*value), Some(coverage.to_string()))
                 }
-                Some(Some(Reading { value, coverage, .. })) => (None, Some(format!("{value}; {coverage}"))),
+                Some(Some(MetricReading { value, coverage, .. })) => {
+                    (None, Some(format!("{value}; {coverage}")))
+                }
             };
-            Self { name: metric.wire_name(), threshold: metric.threshold, value, known: told }
+            Self { name: metric.wire_name(), threshold: metric.threshold, value, completeness: told }
         };
-        known.metrics.iter().enumerate().map(told).collect()
+        state.metrics.iter().enumerate().map(told).collect()
     }
 }
 
-// === impl SampleTold ===
+// === impl SampleStatus ===
 
-impl SampleTold {
+impl SampleStatus {
     fn new(sample: &Sample) -> Self {
         Self {
             member: sample.member.clone(),

@@ -10,13 +10,13 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use super::View;
-use crate::cycle::states::Memory;
+use super::AdminView;
+use crate::cycle::states::ResourceStates;
 
 /// Reads what is known of each resource when Prometheus asks.
 pub(crate) struct ResourceSeries {
     /// What is known.
-    pub(crate) view: View,
+    pub(crate) view: AdminView,
     /// Which of it is wanted.
     pub(crate) resources: ResourceMetrics,
 }
@@ -29,11 +29,11 @@ type Sample = (Vec<(&'static str, String)>, u64);
 impl ResourceSeries {
     fn samples(
         &self,
-        read: impl Fn(&Memory, &mut dyn FnMut(&scaler_types::ResourceId, Sample)),
+        read: impl Fn(&ResourceStates, &mut dyn FnMut(&scaler_types::ResourceId, Sample)),
     ) -> Vec<Sample> {
         let mut samples = Vec::new();
-        self.view.each(|(kind, _), memory| {
-            read(memory, &mut |id, (mut more, value)| {
+        self.view.for_each_cycle(|(kind, _), states| {
+            read(states, &mut |id, (mut more, value)| {
                 if self.resources.show(value) {
                     let mut labels = vec![
                         ("namespace", id.namespace.clone()),
@@ -60,8 +60,8 @@ impl Collector for ResourceSeries {
         if self.resources == ResourceMetrics::None {
             return Ok(());
         }
-        let drains = self.samples(|memory, add| {
-            for (id, known) in &memory.resources {
+        let drains = self.samples(|states, add| {
+            for (id, known) in &states.resources {
                 for ((outcome, reason), count) in &known.failed_drains {
                     let labels = vec![("outcome", (*outcome).to_owned()), ("reason", (*reason).to_owned())];
                     add(id, (labels, *count));
@@ -74,8 +74,8 @@ impl Collector for ResourceSeries {
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
         let now = Instant::now();
-        let frequent = self.samples(|memory, add| {
-            for (id, known) in &memory.resources {
+        let frequent = self.samples(|states, add| {
+            for (id, known) in &states.resources {
                 let wakes = known.wakes.frequent(now).map_or(0, |frequent| frequent.wakes as u64);
                 add(id, (Vec::new(), wakes));
             }
@@ -86,11 +86,11 @@ impl Collector for ResourceSeries {
         for (labels, value) in frequent {
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
         }
-        let refused = self.samples(|memory, add| {
-            for (id, known) in &memory.resources {
+        let refused = self.samples(|states, add| {
+            for (id, known) in &states.resources {
                 let intercepted = known.resource.route.as_ref().map(|route| !route.refused.is_empty());
                 for (what, refused) in
-                    [("scale_to_zero", Some(known.told.is_some())), ("interception", intercepted)]
+                    [("scale_to_zero", Some(known.reported_refusal.is_some())), ("interception", intercepted)]
                 {
                     if let Some(refused) = refused {
                         add(id, (vec![("what", what.to_owned())], u64::from(refused)));

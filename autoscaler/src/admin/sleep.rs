@@ -10,14 +10,14 @@ use scaler_types::ResourceId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Shown, View};
+use super::{AdminView, CycleView};
 use crate::{
-    cycle::{Answered, Asked},
-    drain::End,
+    cycle::{SleepOutcome, SleepRequest},
+    drain::DrainOutcome,
 };
 
 #[derive(Deserialize)]
-struct Wanted {
+struct SleepBody {
     #[serde(flatten)]
     id: ResourceId,
     /// Needed where two kinds have a resource of that name.
@@ -25,14 +25,14 @@ struct Wanted {
 }
 
 #[derive(Serialize)]
-struct Slept {
+struct SleepAnswer {
     asleep: bool,
     /// `committed`, `reverted`, `failed`, `at_zero` or `kept`.
     outcome: &'static str,
     reason: String,
 }
 
-impl View {
+impl AdminView {
     /// `POST /api/v1/sleep` with `{"namespace","name","kind"?}`: 200 if it is at zero now, else 409.
     pub fn sleep(&self) -> Handler {
         let view = self.clone();
@@ -43,55 +43,62 @@ impl View {
     }
 
     async fn put_to_sleep(&self, request: &Request<Bytes>) -> Response<Full<Bytes>> {
-        let Wanted { id, kind } = match serde_json::from_slice(request.body()) {
+        let SleepBody { id, kind } = match serde_json::from_slice(request.body()) {
             Ok(wanted) => wanted,
             Err(error) => {
-                return refuse(StatusCode::BAD_REQUEST, &format!("the body names no resource: {error}"));
+                return refuse(
+                    StatusCode::BAD_REQUEST,
+                    &format!("the body does not name a resource (namespace, name): {error}"),
+                );
             }
         };
         if !self.0.leads.load(Ordering::Relaxed) {
-            let why = "this autoscaler does not lead: ask the one that does (GET /api/v1/leader)";
+            let why =
+                "this autoscaler is not the leader: send the request to the leader (see GET /api/v1/leader)";
             return refuse(StatusCode::SERVICE_UNAVAILABLE, why);
         }
-        let Some(shown) = self.whose(&id, kind.as_deref()) else {
+        let Some(cycle) = self.find_cycle(&id, kind.as_deref()) else {
             return refuse(StatusCode::NOT_FOUND, &format!("no plugin lists {id}"));
         };
         let (answer, answered) = oneshot::channel();
-        let asked = shown.ask.send(Asked { id: id.clone(), answer }).await;
+        let asked = cycle.request_sleep.send(SleepRequest { id: id.clone(), answer }).await;
         let answered = match asked {
             Ok(()) => answered.await.ok(),
             Err(_) => None,
         };
         match answered {
-            Some(answered) => told(answered),
-            None => refuse(StatusCode::SERVICE_UNAVAILABLE, "this autoscaler is stopping, or leads no more"),
+            Some(answered) => respond(answered),
+            None => refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this autoscaler is stopping or lost leadership; try again",
+            ),
         }
     }
 
     /// The cycle that knows the resource; else one that may, as it could be new.
-    fn whose(&self, id: &ResourceId, kind: Option<&str>) -> Option<Shown> {
+    fn find_cycle(&self, id: &ResourceId, kind: Option<&str>) -> Option<CycleView> {
         let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut fitting = cycles.into_iter().filter(|((of, namespace), _)| {
             kind.is_none_or(|kind| kind == of) && (*namespace == id.namespace || namespace == "*")
         });
         let first = fitting.next()?;
-        let knows = |shown: &Shown| {
-            shown.memory.lock().unwrap_or_else(PoisonError::into_inner).resources.contains_key(id)
+        let knows = |cycle: &CycleView| {
+            cycle.states.lock().unwrap_or_else(PoisonError::into_inner).resources.contains_key(id)
         };
         if knows(&first.1) {
             return Some(first.1);
         }
-        Some(fitting.find(|(_, shown)| knows(shown)).unwrap_or(first).1)
+        Some(fitting.find(|(_, cycle)| knows(cycle)).unwrap_or(first).1)
     }
 }
 
-fn told(answered: Answered) -> Response<Full<Bytes>> {
+fn respond(answered: SleepOutcome) -> Response<Full<Bytes>> {
     let (asleep, outcome, reason) = match answered {
-        Answered::Tried(end) => (end == End::Committed, end.name(), end.to_string()),
-        Answered::AtZero => (true, "at_zero", "it is at zero already".to_owned()),
-        Answered::Kept(reason) => (false, "kept", reason),
-        Answered::Unknown(reason) => return refuse(StatusCode::NOT_FOUND, &reason),
+        SleepOutcome::Attempted(end) => (end == DrainOutcome::Committed, end.name(), end.to_string()),
+        SleepOutcome::AlreadyAsleep => (true, "already_asleep", "it is already scaled to zero".to_owned()),
+        SleepOutcome::KeptAwake(reason) => (false, "kept_awake", reason),
+        SleepOutcome::Unknown(reason) => return refuse(StatusCode::NOT_FOUND, &reason),
     };
     let status = if asleep { StatusCode::OK } else { StatusCode::CONFLICT };
-    json(status, &Slept { asleep, outcome, reason })
+    json(status, &SleepAnswer { asleep, outcome, reason })
 }

@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     cycle::{Context, Cycle},
-    interception::{self, Router},
-    observe::kubernetes::Cluster,
-    plugin::Given,
+    interception::{self, Interceptor},
+    observe::kubernetes::ClusterClient,
+    plugin::ActivePlugin,
     telemetry::Metrics,
-    testing::{KIND, LONG, Store, id, leading, members},
+    testing::{KIND, LONG, Store, id, members, serving_dlxs},
 };
 
 async fn get(handler: &Handler) -> Value {
@@ -39,46 +39,49 @@ async fn where_a_route_leads_and_what_comes_next() {
     shy.route = Some(Route { asked: true, refused: "no port is free".to_owned(), ..Route::default() });
     store.put(shy);
     let state = tempfile::tempdir().unwrap();
-    let (_dlxs, leading) = leading(&["a"]);
+    let (_dlxs, dlxs) = serving_dlxs(&["a"]);
     let context = Context {
         members: members(state.path(), LONG),
         metrics: Metrics::new(&mut Registry::default()),
-        cluster: Cluster::default(),
+        cluster: ClusterClient::default(),
         dropped: Dropped::default(),
-        leading: leading.clone(),
+        dlxs: dlxs.clone(),
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };
-    let (_give, given) = watch::channel(Given { plugin: store.clone(), settings: Arc::default() });
-    let (memory, routes, view) = (Arc::<Mutex<Memory>>::default(), Routes::default(), View::default());
-    let known = memory.clone();
-    let (ask, asks) = mpsc::channel(1);
-    let shown = Shown { memory: memory.clone(), routes: routes.clone(), leading, ask };
-    view.show((KIND.to_owned(), "demo".to_owned()), Some(shown));
+    let (_set_active, active) =
+        watch::channel(ActivePlugin { plugin: store.clone(), settings: Arc::default() });
+    let (states, interceptions, view) =
+        (Arc::<Mutex<ResourceStates>>::default(), InterceptionTable::default(), AdminView::default());
+    let state = states.clone();
+    let (request_sleep, sleep_requests) = mpsc::channel(1);
+    let shown =
+        CycleView { states: states.clone(), interceptions: interceptions.clone(), dlxs, request_sleep };
+    view.set_cycle((KIND.to_owned(), "demo".to_owned()), Some(shown));
     let router = interception::Context {
         metrics: context.metrics.clone(),
         dropped: Dropped::default(),
-        leading: context.leading.clone(),
+        dlxs: context.dlxs.clone(),
         wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
         stop: context.stop.clone(),
     };
-    tokio::spawn(Router::new(given.clone(), "demo", router, routes.clone()).run());
-    tokio::spawn(Cycle::new(given, "demo", context.clone(), memory, routes, asks).run());
+    tokio::spawn(Interceptor::new(active.clone(), "demo", router, interceptions.clone()).run());
+    tokio::spawn(Cycle::new(active, "demo", context.clone(), states, interceptions, sleep_requests).run());
     #[expect(
         clippy::disallowed_methods,
         reason = "the clock moves when everybody waits: this is what moves it"
     )]
     tokio::time::sleep(Duration::from_secs(10)).await;
     {
-        let mut known = known.lock().unwrap();
-        let web = known.resources.get_mut(&id("web")).unwrap();
+        let mut state = state.lock().unwrap();
+        let web = state.resources.get_mut(&id("web")).unwrap();
         // Two attempts that a DLX did not answer.
         web.failed_drains.insert(("reverted", "silent"), 2);
         // Four wakes.
         let mut resource = web.resource.clone();
         for replicas in [0, 1].repeat(4) {
             resource.replicas = replicas;
-            web.wakes.follow(Instant::now(), &resource, Duration::ZERO);
+            web.wakes.observe(Instant::now(), &resource, Duration::ZERO);
         }
     }
 
@@ -88,7 +91,7 @@ async fn where_a_route_leads_and_what_comes_next() {
         told["resources"][2]["route"],
         json!({
             "leads": "both", "since": "10s", "asked": false, "refused": "", "complete": true, "led_for": "0s",
-            "dlxs": ["a"], "next": "own", "waits": "everybody to know its own endpoints, 20s to go",
+            "dlxs": ["a"], "next": "own", "waits": "the endpoint propagation delay, 20s left",
         })
     );
     let status = |leads| move || Status { leads, ..Status::default() };

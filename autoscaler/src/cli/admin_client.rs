@@ -1,4 +1,4 @@
-//! Asking a daemon's admin port.
+//! A client of a daemon's admin port.
 
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -9,11 +9,11 @@ use http_body_util::Full;
 use serde_json::Value;
 
 use super::output::Format;
-use crate::http::{Http, Roots, roots, shown};
+use crate::http::{Http, Roots, excerpt, roots_for};
 
-/// Which autoscaler is asked, and how its answer is shown.
+/// Which autoscaler to query, and how to print its answer.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Asking {
+pub struct AutoscalerOptions {
     /// The autoscaler's admin address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8092", value_parser = daemon::listen::parse_address)]
     pub admin_address: SocketAddr,
@@ -22,48 +22,48 @@ pub struct Asking {
     #[arg(long, value_name = "URL", conflicts_with = "admin_address")]
     pub url: Option<String>,
 
-    /// A file with the token that writes on the admin ports must carry
+    /// A file with the token that writes on the admin ports need
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
 
-    /// Text for people, or the JSON that was answered
+    /// Print text, or the JSON that was answered
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub output: Format,
 }
 
 /// A daemon's admin port.
-pub struct Port {
+pub struct AdminClient {
     url: String,
     http: Http,
     token: Option<String>,
 }
 
-/// How long a daemon may take to tell something.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest answer that is read: ten thousand resources take some 10 MB.
-const LONGEST: usize = 256 << 20;
+/// How long a daemon may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest answer that is read: ten thousand resources take some 10 MB.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
 
-// === impl Asking ===
+// === impl AutoscalerOptions ===
 
-impl Asking {
+impl AutoscalerOptions {
     /// The autoscaler's port.
-    pub fn autoscaler(&self) -> anyhow::Result<Port> {
+    pub fn autoscaler_client(&self) -> anyhow::Result<AdminClient> {
         match &self.url {
-            Some(url) => self.port(url.trim_end_matches('/').to_owned()),
-            None => self.at(self.admin_address),
+            Some(url) => self.client(url.trim_end_matches('/').to_owned()),
+            None => self.client_for(self.admin_address),
         }
     }
 
     /// A daemon's port at this address.
-    pub fn at(&self, mut address: SocketAddr) -> anyhow::Result<Port> {
+    pub fn client_for(&self, mut address: SocketAddr) -> anyhow::Result<AdminClient> {
         if address.ip().is_unspecified() {
             // As the daemon's own flag has it: all addresses, of which one is asked.
             address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }
-        self.port(format!("http://{address}"))
+        self.client(format!("http://{address}"))
     }
 
-    fn port(&self, url: String) -> anyhow::Result<Port> {
+    fn client(&self, url: String) -> anyhow::Result<AdminClient> {
         let token = match &self.admin_token_file {
             Some(file) => {
                 let token = fs::read_to_string(file)
@@ -72,15 +72,15 @@ impl Asking {
             }
             None => None,
         };
-        let roots: Roots = roots(&url, None);
-        let http = Http::new(&roots).map_err(|error| anyhow::anyhow!("asking {url}: {error}"))?;
-        Ok(Port { url, http, token })
+        let roots: Roots = roots_for(&url, None);
+        let http = Http::new(&roots).map_err(|error| anyhow::anyhow!("querying {url}: {error}"))?;
+        Ok(AdminClient { url, http, token })
     }
 }
 
-// === impl Port ===
+// === impl AdminClient ===
 
-impl Port {
+impl AdminClient {
     /// Where it is.
     pub fn url(&self) -> &str {
         &self.url
@@ -92,13 +92,13 @@ impl Port {
     ///
     /// No answer, or another status than 200 and 404.
     pub async fn get(&self, path: &str) -> anyhow::Result<Option<Value>> {
-        match self.send(Method::GET, path, Bytes::new(), PATIENCE).await? {
+        match self.send(Method::GET, path, Bytes::new(), ANSWER_TIMEOUT).await? {
             (StatusCode::OK, body) => Ok(Some(
                 serde_json::from_slice(&body)
                     .with_context(|| format!("reading what {}{path} answered", self.url))?,
             )),
             (StatusCode::NOT_FOUND, _) => Ok(None),
-            (status, body) => bail!("{}{path} answered {status}: {}", self.url, shown(&body)),
+            (status, body) => bail!("{}{path} answered {status}: {}", self.url, excerpt(&body)),
         }
     }
 
@@ -106,16 +106,16 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// No answer within `patience`, or one that is no JSON.
+    /// No answer within `timeout`, or one that is no JSON.
     pub async fn post(
         &self,
         path: &str,
         body: &Value,
-        patience: Duration,
+        timeout: Duration,
     ) -> anyhow::Result<(StatusCode, Value)> {
-        let (status, body) = self.send(Method::POST, path, body.to_string().into(), patience).await?;
+        let (status, body) = self.send(Method::POST, path, body.to_string().into(), timeout).await?;
         let answer = serde_json::from_slice(&body).with_context(|| {
-            format!("reading what {}{path} answered ({status}): {}", self.url, shown(&body))
+            format!("reading what {}{path} answered ({status}): {}", self.url, excerpt(&body))
         })?;
         Ok((status, answer))
     }
@@ -125,7 +125,7 @@ impl Port {
         method: Method,
         path: &str,
         body: Bytes,
-        patience: Duration,
+        timeout: Duration,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
         let mut request = Request::builder()
             .method(method)
@@ -135,11 +135,11 @@ impl Port {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request.body(Full::new(body)).with_context(|| {
-            format!("asking {}: --url is http://HOST:PORT, as in http://127.0.0.1:8092", self.url)
+            format!("querying {}: --url must be http://HOST:PORT, as in http://127.0.0.1:8092", self.url)
         })?;
-        self.http.send(request, LONGEST, patience).await.map_err(|error| {
+        self.http.send(request, MAX_ANSWER_BYTES, timeout).await.map_err(|error| {
             anyhow::anyhow!(
-                "asking {}{path}: {error}; does it run there? See --admin-address and --url",
+                "querying {}{path}: {error}; is it running there? See --admin-address and --url",
                 self.url
             )
         })

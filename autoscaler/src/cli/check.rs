@@ -1,4 +1,4 @@
-//! `check`: looks namespace files over.
+//! `check`: validates namespace files.
 
 use std::{
     env, fs,
@@ -15,10 +15,10 @@ use plugin_host::LOAD_TIMEOUT;
 
 use super::output::{Format, print, print_json};
 
-/// Looks namespace files over without serving them: the file itself, and each plugin its own section
+/// Validates namespace files without serving them: each file, and each plugin its own configuration
 ///
-/// The plugins of --plugins-dir are loaded, if there are any, and asked; what they need a cluster for is said to be
-/// unchecked where there is none. Nothing is scaled. Exit status 78 if anything is wrong.
+/// Loads the plugins of --plugins-dir, if there are any, and has them validate their configuration; reports as unchecked
+/// what needs a cluster where there is none. Scales nothing. Exit status 78 if anything is wrong.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Check {
     /// Namespace files, or folders of them
@@ -33,7 +33,7 @@ pub struct Check {
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     kubeconfig_path: Option<PathBuf>,
 
-    /// Text for people, or JSON
+    /// Print text or JSON
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     output: Format,
 }
@@ -57,22 +57,22 @@ impl Check {
         let all = check(self.files, &plugins, self.kubeconfig_path, &folder.0).await;
         match self.output {
             Format::Json => print_json(&all)?,
-            Format::Text => print(&told(&all)),
+            Format::Text => print(&render(&all)),
         }
         let wrong = all.iter().filter(|file| !file.errors.is_empty()).count();
         match (wrong, all.len()) {
             (0, 1..) => Ok(()),
-            (0, 0) => Err(Misconfigured("there is no namespace file (*.yaml, *.yml)".to_owned()).into()),
-            (wrong, all) => Err(Misconfigured(format!("{wrong} of {all} files cannot be used")).into()),
+            (0, 0) => Err(Misconfigured("no namespace file found (*.yaml, *.yml)".to_owned()).into()),
+            (wrong, all) => Err(Misconfigured(format!("{wrong} of {all} files are invalid")).into()),
         }
     }
 }
 
-fn told(all: &[Checked]) -> String {
+fn render(all: &[Checked]) -> String {
     let mut out = String::new();
     for Checked { file, namespace, errors, unchecked } in all {
         if errors.is_empty() {
-            out += &format!("{file}: fine, namespace {}\n", namespace.as_deref().unwrap_or("-"));
+            out += &format!("{file}: valid, namespace {}\n", namespace.as_deref().unwrap_or("-"));
         }
         for error in errors {
             out += &format!("{error}\n");

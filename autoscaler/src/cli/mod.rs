@@ -1,4 +1,4 @@
-//! The command line beside the daemon: asks running daemons, looks files and plugins over, or gives everything back.
+//! The commands beside the daemon: query running daemons, validate files and plugins, restore everything.
 
 mod admin_client;
 mod check;
@@ -34,7 +34,7 @@ pub enum Command {
     Restore(Box<restore::Restore>),
 }
 
-/// Runs a command to its end; an error is told as a person reads it, and no log is written unless RUST_LOG asks for one.
+/// Runs a command and exits; errors go to standard error, and no log is written unless RUST_LOG asks for one.
 pub fn main(command: Command) -> ! {
     if env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
         telemetry::init(telemetry::LogFormat::Text);

@@ -8,25 +8,25 @@ use serde_json::Value;
 /// How a command's result is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text.
     Text,
-    /// For programs.
+    /// JSON.
     Json,
 }
 
-/// Prints to standard output. Where nobody reads any more there is nobody to tell.
+/// Prints to standard output. A closed pipe is not an error.
 pub fn print(text: &str) {
     let mut out = io::stdout().lock();
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
-/// Prints JSON, as a person can read it too.
+/// Prints indented JSON.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"));
     Ok(())
 }
 
-/// Says on a terminal what is being waited for.
+/// Prints progress on standard error, if that is a terminal.
 pub fn progress(text: &str) {
     let mut error = io::stderr().lock();
     if error.is_terminal() {
@@ -56,8 +56,8 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A value as people read it: a text without quotes, `-` for nothing.
-pub fn plain(value: &Value) -> String {
+/// A value as text: a string without quotes, `-` for null.
+pub fn display_value(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),

@@ -1,35 +1,35 @@
-//! `plan`: what would be done now.
+//! `plan`: what the autoscaler would do now.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::{
-    admin_client::Asking,
-    explain::{failed_wake, leads, list},
-    output::{Format, plain, print, print_json, table},
+    admin_client::AutoscalerOptions,
+    explain::{array_field, failed_wake, require_leader},
+    output::{Format, display_value, print, print_json, table},
 };
 
-/// Says what would be done now with all resources, and why not more: who goes to zero, what keeps the others, who leads,
-/// which DLXs there are and which of them are silent, and what is wrong with namespace files and plugins
+/// Shows what the autoscaler would do now: which resources it would scale to zero and why it keeps the others awake, the
+/// leader, the DLXs and which of them are unreachable, and errors of namespace files and plugins
 ///
-/// Changes nothing. The autoscaler does it by itself at its next look; what it last decided is what is shown.
+/// Changes nothing: shows the decisions of the last cycle, which the autoscaler carries out itself.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Plan {
     #[command(flatten)]
-    asking: Asking,
+    options: AutoscalerOptions,
 }
 
 // === impl Plan ===
 
 impl Plan {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let port = self.asking.autoscaler()?;
-        let leader = leads(&port).await?;
-        let answer = port.get("/api/v1/resources").await?.unwrap_or_default();
+        let client = self.options.autoscaler_client()?;
+        let leader = require_leader(&client).await?;
+        let answer = client.get("/api/v1/resources").await?.unwrap_or_default();
         // An autoscaler of an earlier version does not know of them.
-        let problems = port.get("/api/v1/problems").await?.unwrap_or_default();
-        if self.asking.output == Format::Json {
+        let problems = client.get("/api/v1/problems").await?.unwrap_or_default();
+        if self.options.output == Format::Json {
             return print_json(&json!({
                 "leader": leader,
                 "cycles": answer["cycles"],
@@ -37,87 +37,92 @@ impl Plan {
                 "problems": problems["problems"],
             }));
         }
-        print(&told(port.url(), &leader, &problems, &answer));
+        print(&render(client.url(), &leader, &problems, &answer));
         Ok(())
     }
 }
 
-fn told(url: &str, leader: &Value, problems: &Value, answer: &Value) -> String {
+fn render(url: &str, leader: &Value, problems: &Value, answer: &Value) -> String {
     let name = leader["leader"].as_str().map(|name| format!(" ({name})")).unwrap_or_default();
     let mut out = format!("leader: {url}{name}\n");
-    let members = list(leader, "members");
+    let members = array_field(leader, "members");
     out += &format!("DLXs: {}\n", members.len());
     let rows: Vec<_> = members
         .iter()
         .map(|member| {
             let silent =
-                member["silent"].as_str().map(|why| format!("SILENT, keeps everything awake: {why}"));
+                member["silent"].as_str().map(|why| format!("UNREACHABLE, keeps everything awake: {why}"));
             vec![
-                plain(&member["name"]),
-                plain(&member["admin"]),
+                display_value(&member["name"]),
+                display_value(&member["admin"]),
                 silent.unwrap_or_else(|| "answers".to_owned()),
             ]
         })
         .collect();
     out += &table(&rows);
-    for problem in list(problems, "problems") {
-        out += &format!("problem: {}\n", plain(problem));
+    for problem in array_field(problems, "problems") {
+        out += &format!("problem: {}\n", display_value(problem));
     }
-    for cycle in list(answer, "cycles").iter().filter(|cycle| !cycle["error"].is_null()) {
+    for cycle in array_field(answer, "cycles").iter().filter(|cycle| !cycle["error"].is_null()) {
         out += &format!(
             "failing: {} in namespace {}: {}\n",
-            plain(&cycle["kind"]),
-            plain(&cycle["namespace"]),
-            plain(&cycle["error"])
+            display_value(&cycle["kind"]),
+            display_value(&cycle["namespace"]),
+            display_value(&cycle["error"])
         );
     }
-    let resources = list(answer, "resources");
+    let resources = array_field(answer, "resources");
     out += &routes(resources);
-    out += &those("last wake failed", resources, failed_wake);
-    out += &those("woken too often", resources, |resource| {
-        resource["frequent_wakes"].as_str().map(|_| plain(&resource["frequent_wakes"]))
+    out += &render_section("last wake failed", resources, failed_wake);
+    out += &render_section("woken too often", resources, |resource| {
+        resource["frequent_wakes"].as_str().map(|_| display_value(&resource["frequent_wakes"]))
     });
     let (asleep, awake): (Vec<_>, Vec<_>) = resources.iter().partition(|resource| resource["replicas"] == 0);
     let (idle, kept): (Vec<_>, Vec<_>) =
-        awake.into_iter().partition(|resource| resource["decision"] == "to_zero");
+        awake.into_iter().partition(|resource| resource["decision"] == "scale_to_zero");
     out += &format!("asleep: {}\n", asleep.len());
-    for (title, of) in [("to zero", &idle), ("kept awake", &kept)] {
+    for (title, of) in [("scaling to zero", &idle), ("kept awake", &kept)] {
         out += &format!("{title}: {}\n", of.len());
         let rows: Vec<_> = of
             .iter()
             .map(|resource| {
-                let mut why = plain(&resource["reason"]);
+                let mut why = display_value(&resource["reason"]);
                 if let Some(failure) = resource["failure"].as_object() {
-                    why += &format!("; {} tries failed: {}", failure["tries"], plain(&failure["reason"]));
-                } else if resource["last_try"]["outcome"] == "reverted" {
                     why += &format!(
-                        "; last try {} ago {}",
-                        plain(&resource["last_try"]["ago"]),
-                        plain(&resource["last_try"]["reason"])
+                        "; {} attempts failed: {}",
+                        failure["attempts"],
+                        display_value(&failure["reason"])
+                    );
+                } else if resource["last_attempt"]["outcome"] == "reverted" {
+                    why += &format!(
+                        "; last attempt {} ago {}",
+                        display_value(&resource["last_attempt"]["ago"]),
+                        display_value(&resource["last_attempt"]["reason"])
                     );
                 }
-                let name = format!("{}/{}", plain(&resource["namespace"]), plain(&resource["name"]));
-                vec![name, plain(&resource["kind"]), plain(&resource["code"]), why]
+                let name =
+                    format!("{}/{}", display_value(&resource["namespace"]), display_value(&resource["name"]));
+                vec![name, display_value(&resource["kind"]), display_value(&resource["code"]), why]
             })
             .collect();
         out += &table(&rows);
     }
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for resource in &kept {
-        *reasons.entry(plain(&resource["code"])).or_default() += 1;
+        *reasons.entry(display_value(&resource["code"])).or_default() += 1;
     }
     if kept.len() > 1 {
         let reasons: Vec<_> = reasons.iter().map(|(code, count)| format!("{count} {code}")).collect();
-        out += &format!("why not more: {}\n", reasons.join(", "));
+        out += &format!("reasons: {}\n", reasons.join(", "));
     }
     out
 }
 
-/// Those of which something is told.
-fn those(title: &str, resources: &[Value], told: impl Fn(&Value) -> Option<String>) -> String {
+/// A section of the resources that have such a text.
+fn render_section(title: &str, resources: &[Value], text: impl Fn(&Value) -> Option<String>) -> String {
     let of = resources.iter().filter_map(|resource| {
-        let name = format!("{}/{}", plain(&resource["namespace"]), plain(&resource["name"]));
-        Some(vec![name, plain(&resource["kind"]), told(resource)?])
+        let name = format!("{}/{}", display_value(&resource["namespace"]), display_value(&resource["name"]));
+        Some(vec![name, display_value(&resource["kind"]), text(resource)?])
     });
     let rows: Vec<_> = of.collect();
     match rows.len() {
@@ -126,7 +131,7 @@ fn those(title: &str, resources: &[Value], told: impl Fn(&Value) -> Option<Strin
     }
 }
 
-/// Where requests are led, and those routes that wait for something.
+/// Backends of the intercepted Services, and what they wait for.
 fn routes(resources: &[Value]) -> String {
     let led: Vec<_> = resources.iter().filter(|resource| !resource["route"].is_null()).collect();
     if led.is_empty() {
@@ -134,7 +139,7 @@ fn routes(resources: &[Value]) -> String {
     }
     let count = |leads: &str| led.iter().filter(|resource| resource["route"]["leads"] == leads).count();
     let mut out = format!(
-        "routes: {} to the DLXs, {} to both, {} to the resource itself\n",
+        "intercepted Services: {} to the DLXs, {} to both, {} to their own pods\n",
         count("dlx"),
         count("both"),
         count("own")
@@ -148,8 +153,9 @@ fn routes(resources: &[Value]) -> String {
                 (_, Value::String(waits)) => format!("waits for {waits}"),
                 _ => return None,
             };
-            let name = format!("{}/{}", plain(&resource["namespace"]), plain(&resource["name"]));
-            Some(vec![name, plain(&resource["kind"]), plain(&route["leads"]), why])
+            let name =
+                format!("{}/{}", display_value(&resource["namespace"]), display_value(&resource["name"]));
+            Some(vec![name, display_value(&resource["kind"]), display_value(&route["leads"]), why])
         })
         .collect();
     out += &table(&rows);
@@ -164,7 +170,7 @@ mod tests {
     fn what_a_person_reads() {
         let one = |name: &str, replicas: u32, decision: &str, code: &str| {
             json!({"namespace": "shop", "name": name, "kind": "deployment", "replicas": replicas, "decision": decision,
-                "code": code, "reason": "because", "failure": null, "last_try": null})
+                "code": code, "reason": "because", "failure": null, "last_attempt": null})
         };
         let mut slept = one("a", 0, "keep", "not_active");
         slept["frequent_wakes"] = "woken 4 times in the last hour".into();
@@ -180,34 +186,34 @@ mod tests {
         ]});
         let answer = json!({
             "cycles": [{"kind": "deployment", "namespace": "shop", "error": "no answer from DLX b"}],
-            "resources": [slept, one("b", 1, "to_zero", "quiet"),
+            "resources": [slept, one("b", 1, "scale_to_zero", "quiet"),
                 routed("c", "dlx", "", Value::Null), routed("d", "own", "no port is free", Value::Null),
-                routed("e", "both", "", "its own endpoints to be ready".into())],
+                routed("e", "both", "", "its own endpoints to become ready".into())],
         });
         let problems = json!({"problems": ["blog.yaml:2:1: unknown key \"colour\", expected one of .. (it is not served)"]});
         let expected = "\
 leader: http://127.0.0.1:8092 (autoscaler-1)
 DLXs: 2
   a  10.0.0.1:8091  answers
-  b  10.0.0.2:8091  SILENT, keeps everything awake: no answer within 5s
+  b  10.0.0.2:8091  UNREACHABLE, keeps everything awake: no answer within 5s
 problem: blog.yaml:2:1: unknown key \"colour\", expected one of .. (it is not served)
 failing: deployment in namespace shop: no answer from DLX b
-routes: 1 to the DLXs, 1 to both, 1 to the resource itself
+intercepted Services: 1 to the DLXs, 1 to both, 1 to their own pods
   shop/d  deployment  own   refused: no port is free
-  shop/e  deployment  both  waits for its own endpoints to be ready
+  shop/e  deployment  both  waits for its own endpoints to become ready
 last wake failed: 1
   shop/a  deployment  no such image
 woken too often: 1
   shop/a  deployment  woken 4 times in the last hour
 asleep: 1
-to zero: 1
+scaling to zero: 1
   shop/b  deployment  quiet  because
 kept awake: 3
   shop/c  deployment  active  because
   shop/d  deployment  active  because
   shop/e  deployment  active  because
-why not more: 3 active
+reasons: 3 active
 ";
-        assert_eq!(told("http://127.0.0.1:8092", &leader, &problems, &answer), expected);
+        assert_eq!(render("http://127.0.0.1:8092", &leader, &problems, &answer), expected);
     }
 }

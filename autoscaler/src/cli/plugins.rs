@@ -1,4 +1,4 @@
-//! `plugins`: what is in the plugins' folder.
+//! `plugins`: the plugins in a folder.
 
 use std::path::PathBuf;
 
@@ -8,23 +8,23 @@ use serde::Serialize;
 
 use super::output::{Format, print, print_json, table};
 
-/// Loads every `*.so` of the plugins' folder and says its kind and the version of the plugin interface it was built with,
-/// or why it is refused
+/// Loads every `*.so` of the plugins' folder and prints its kind and the version of the plugin interface it was built for,
+/// or why it was rejected
 ///
-/// Exit status 78 if any is refused, or there is none.
+/// Exit status 78 if any is rejected, or there is none.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Plugins {
     /// The folder of the plugins
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     plugins_dir: PathBuf,
 
-    /// Text for people, or JSON
+    /// Print text or JSON
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     output: Format,
 }
 
 #[derive(Serialize)]
-struct Told {
+struct PluginStatus {
     file: String,
     kind: Option<String>,
     interface: Option<String>,
@@ -39,13 +39,13 @@ impl Plugins {
         let bad = |why: String| Misconfigured(format!("--plugins-dir {folder}: {why}"));
         let scan = plugin_host::load_dir(&self.plugins_dir, LOAD_TIMEOUT, |_| {})
             .map_err(|error| bad(error.to_string()))?;
-        let loaded = scan.plugins.iter().map(|plugin| Told {
+        let loaded = scan.plugins.iter().map(|plugin| PluginStatus {
             file: plugin.path().display().to_string(),
             kind: Some(plugin.kind().to_owned()),
             interface: Some(plugin.interface().to_owned()),
             refused: None,
         });
-        let refused = scan.rejected.iter().map(|rejected| Told {
+        let refused = scan.rejected.iter().map(|rejected| PluginStatus {
             file: rejected.path.display().to_string(),
             kind: None,
             interface: None,
@@ -55,19 +55,19 @@ impl Plugins {
         all.sort_by(|a, b| a.file.cmp(&b.file));
         match self.output {
             Format::Json => print_json(&all)?,
-            Format::Text => print(&table(&all.iter().map(Told::row).collect::<Vec<_>>())),
+            Format::Text => print(&table(&all.iter().map(PluginStatus::row).collect::<Vec<_>>())),
         }
         match (all.len(), scan.rejected.len()) {
-            (0, _) => Err(bad("it holds no plugin (*.so)".to_owned()).into()),
+            (0, _) => Err(bad("no plugin found (*.so)".to_owned()).into()),
             (_, 0) => Ok(()),
-            (all, refused) => Err(bad(format!("{refused} of {all} are refused")).into()),
+            (all, rejected) => Err(bad(format!("{rejected} of {all} plugins were rejected")).into()),
         }
     }
 }
 
-// === impl Told ===
+// === impl PluginStatus ===
 
-impl Told {
+impl PluginStatus {
     fn row(&self) -> Vec<String> {
         match (&self.kind, &self.interface, &self.refused) {
             (Some(kind), Some(interface), _) => {
@@ -77,7 +77,7 @@ impl Told {
                 let why = refused.clone().unwrap_or_default();
                 vec![
                     self.file.clone(),
-                    "REFUSED".to_owned(),
+                    "REJECTED".to_owned(),
                     why.split_whitespace().collect::<Vec<_>>().join(" "),
                 ]
             }

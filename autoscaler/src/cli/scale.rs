@@ -1,4 +1,4 @@
-//! `wake` and `sleep`: by hand what requests and their absence do otherwise.
+//! `wake` and `sleep`: scale a resource manually.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,60 +9,61 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    admin_client::{Asking, Port},
-    explain::list,
-    output::{Format, plain, print, print_json, progress},
+    admin_client::{AdminClient, AutoscalerOptions},
+    explain::array_field,
+    output::{Format, display_value, print, print_json, progress},
     parse_id,
 };
 
 /// Wakes a resource as a request would, and waits until it is up
 ///
-/// Asks a DLX: one that the autoscaler knows, or that of --dlx-address where there is no autoscaler. Exit status 0 when it
-/// is awake, else 1 with the reason.
+/// Sends the request to a DLX: one that the autoscaler knows, or that of --dlx-address where there is no autoscaler. Exit
+/// status 0 when it is awake, else 1 with the reason.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Wake {
     #[command(flatten)]
-    whom: Whom,
+    target: TargetOptions,
 
     /// A DLX's admin address; needs no autoscaler
     #[arg(long, value_name = "ADDRESS", value_parser = daemon::listen::parse_address)]
     dlx_address: Option<SocketAddr>,
 }
 
-/// Tries to put a resource to zero now, whatever its windows say, and waits for the outcome
+/// Attempts to scale a resource to zero now, whatever its windows say, and waits for the outcome
 ///
-/// The leading autoscaler makes the very try it makes of itself: every DLX has to confirm that nothing is in flight. One
-/// that its owner wants awake stays awake. Exit status 0 when it is at zero, else 1 with the reason.
+/// The leader makes the same drain attempt as for an idle resource: every DLX must confirm that nothing is in flight. A
+/// resource that its users keep awake stays awake. Exit status 0 when it is asleep, else 1 with the reason.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Sleep {
     #[command(flatten)]
-    whom: Whom,
+    target: TargetOptions,
 }
 
 #[derive(clap::Args, Clone, Debug)]
-struct Whom {
-    /// The resource, as in shop/web; what is no Deployment has its kind in its name: shop/statefulset/db
+struct TargetOptions {
+    /// The resource, as in shop/web; other kinds than Deployments as in shop/statefulset/db
     #[arg(value_name = "NAMESPACE/NAME", value_parser = parse_id)]
     resource: ResourceId,
 
-    /// The plugin's kind, where two kinds have a resource of that name
+    /// The plugin's kind, if two plugins have a resource of that name
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
 
-    /// How long to wait for the outcome; what was begun goes on
+    /// How long to wait for the outcome; after that the attempt continues
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
     timeout: Duration,
 
     #[command(flatten)]
-    asking: Asking,
+    options: AutoscalerOptions,
 }
 
-/// Where a DLX's admin port is if nobody says anything else.
-const DLX: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8091);
+/// The default admin address of a DLX.
+const DEFAULT_DLX_ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8091);
 
-// === impl Whom ===
+// === impl TargetOptions ===
 
-impl Whom {
+impl TargetOptions {
     fn body(&self) -> Value {
         let ResourceId { namespace, name } = &self.resource;
         let mut body = json!({"namespace": namespace, "name": name});
@@ -72,20 +73,20 @@ impl Whom {
         body
     }
 
-    /// Prints the outcome; an error unless it is as it was wanted.
+    /// Prints the outcome; an error unless it is `done`.
     fn end(&self, done: bool, state: &str, answer: &Value, took: Duration) -> anyhow::Result<()> {
-        if self.asking.output == Format::Json {
+        if self.options.output == Format::Json {
             print_json(answer)?;
         }
         let id = &self.resource;
         if done {
             let took = duration::short(crate::telemetry::rounded(took));
-            if self.asking.output == Format::Text {
+            if self.options.output == Format::Text {
                 print(&format!("{id} is {state} ({took})\n"));
             }
             return Ok(());
         }
-        let why = [&answer["error"], &answer["reason"]].map(plain).map(|part| part.replace('-', " "));
+        let why = [&answer["error"], &answer["reason"]].map(display_value).map(|part| part.replace('-', " "));
         let why: Vec<_> = why.into_iter().filter(|part| !part.trim().is_empty()).collect();
         bail!("{id} is not {state}: {}", why.join(": "))
     }
@@ -95,12 +96,12 @@ impl Whom {
 
 impl Sleep {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let whom = &self.whom;
-        let port = whom.asking.autoscaler()?;
-        progress(&format!("asking {} to put {} to zero ...", port.url(), whom.resource));
+        let target = &self.target;
+        let client = target.options.autoscaler_client()?;
+        progress(&format!("asking {} to scale {} to zero ...", client.url(), target.resource));
         let began = Instant::now();
-        let (status, answer) = port.post("/api/v1/sleep", &whom.body(), whom.timeout).await?;
-        whom.end(status == StatusCode::OK, "at zero", &answer, began.elapsed())
+        let (status, answer) = client.post("/api/v1/sleep", &target.body(), target.timeout).await?;
+        target.end(status == StatusCode::OK, "scaled to zero", &answer, began.elapsed())
     }
 }
 
@@ -108,30 +109,30 @@ impl Sleep {
 
 impl Wake {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let whom = &self.whom;
+        let target = &self.target;
         let began = Instant::now();
-        let end = began + whom.timeout;
+        let end = began + target.timeout;
         let mut failed = Vec::new();
-        for port in self.dlxs().await? {
-            progress(&format!("asking the DLX at {} to wake {} ...", port.url(), whom.resource));
-            match ask(&port, whom, end).await {
+        for client in self.dlxs().await? {
+            progress(&format!("asking the DLX at {} to wake {} ...", client.url(), target.resource));
+            match request_wake(&client, target, end).await {
                 // Another one does not know better.
                 Ok((status, answer)) => {
-                    return whom.end(status == StatusCode::OK, "awake", &answer, began.elapsed());
+                    return target.end(status == StatusCode::OK, "awake", &answer, began.elapsed());
                 }
                 Err(error) => failed.push(format!("{error:#}")),
             }
         }
-        bail!("no DLX could be asked to wake {}: {}", whom.resource, failed.join("; "))
+        bail!("no DLX could be asked to wake {}: {}", target.resource, failed.join("; "))
     }
 
-    /// The DLXs to be asked, one after the other until one answers.
-    async fn dlxs(&self) -> anyhow::Result<Vec<Port>> {
-        let asking = &self.whom.asking;
+    /// The DLXs to ask, one after the other until one answers.
+    async fn dlxs(&self) -> anyhow::Result<Vec<AdminClient>> {
+        let options = &self.target.options;
         if let Some(address) = self.dlx_address {
-            return Ok(vec![asking.at(address)?]);
+            return Ok(vec![options.client_for(address)?]);
         }
-        let known = match asking.autoscaler()?.get("/api/v1/leader").await {
+        let known = match options.autoscaler_client()?.get("/api/v1/leader").await {
             Ok(leader) => leader.unwrap_or_default(),
             Err(error) => {
                 progress(&format!("{error:#}"));
@@ -139,30 +140,35 @@ impl Wake {
             }
         };
         // Those that answered the last time first.
-        let mut members: Vec<_> = list(&known, "members").iter().collect();
+        let mut members: Vec<_> = array_field(&known, "members").iter().collect();
         members.sort_by_key(|member| !member["silent"].is_null());
         let addresses = members.iter().filter_map(|member| member["admin"].as_str()?.parse().ok());
-        let mut ports = addresses.map(|address| asking.at(address)).collect::<Result<Vec<_>, _>>()?;
+        let mut ports =
+            addresses.map(|address| options.client_for(address)).collect::<Result<Vec<_>, _>>()?;
         if ports.is_empty() {
-            ports.push(asking.at(DLX)?);
+            ports.push(options.client_for(DEFAULT_DLX_ADDRESS)?);
         }
         Ok(ports)
     }
 }
 
 /// Asks until it is awake or cannot be: a DLX gives up its answer, not the wake, when it has held it for long enough.
-async fn ask(port: &Port, whom: &Whom, end: Instant) -> anyhow::Result<(StatusCode, Value)> {
+async fn request_wake(
+    client: &AdminClient,
+    target: &TargetOptions,
+    end: Instant,
+) -> anyhow::Result<(StatusCode, Value)> {
     loop {
-        let patience = end.saturating_duration_since(Instant::now());
-        let asked = timeout_at(end, port.post("/api/v1/wake", &whom.body(), patience)).await;
+        let timeout = end.saturating_duration_since(Instant::now());
+        let asked = timeout_at(end, client.post("/api/v1/wake", &target.body(), timeout)).await;
         let Ok(asked) = asked else {
-            bail!("no answer within {}: the wake goes on", duration::short(whom.timeout));
+            bail!("no answer within {}: the wake continues", duration::short(target.timeout));
         };
         let (status, answer) = asked?;
         let goes_on = status == StatusCode::SERVICE_UNAVAILABLE && answer["error"] == "held too long";
         if !goes_on || Instant::now() >= end {
             return Ok((status, answer));
         }
-        progress(&format!("{} ...", plain(&answer["reason"])));
+        progress(&format!("{} ...", display_value(&answer["reason"])));
     }
 }

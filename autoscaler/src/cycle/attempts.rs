@@ -6,127 +6,140 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Answered, Context, Cycle, Done, Job, Place, SWITCHES_AT_ONCE, TRIES_AT_ONCE, states::Mend};
+use super::{
+    Context, Cycle, Job, MAX_CONCURRENT_ATTEMPTS, MAX_CONCURRENT_SWITCHOVERS, RunningTask, SleepOutcome,
+    TaskResult, states::Repair,
+};
 use crate::{
     decide::Failure,
-    drain::{End, Try},
-    interception::Switch,
-    plugin::{Given, Plugin},
-    telemetry::{FenceLabels, rounded},
+    drain::{DrainAttempt, DrainOutcome},
+    interception::Switchover,
+    plugin::{ActivePlugin, Plugin},
+    telemetry::{DrainLabels, rounded},
 };
 
 impl<P: Plugin> Cycle<P> {
     /// Begins what waits, as far as there are places.
-    pub(super) fn start(&mut self) {
-        while self.running.len() - self.switching < TRIES_AT_ONCE {
+    pub(super) fn start_queued(&mut self) {
+        while self.running.len() - self.switching < MAX_CONCURRENT_ATTEMPTS {
             match self.queue.pop_front() {
-                Some(Job::Mend(mend)) => self.mend(mend),
-                Some(Job::Sleep(id)) => self.sleep(&id, false),
+                Some(Job::Repair(repair)) => self.start_repair(repair),
+                Some(Job::Drain(id)) => self.start_attempt(&id, false),
                 None => break,
             }
         }
-        while self.switching < SWITCHES_AT_ONCE {
+        while self.switching < MAX_CONCURRENT_SWITCHOVERS {
             let Some(id) = self.switches.pop_front() else { break };
-            self.sleep(&id, true);
+            self.start_attempt(&id, true);
         }
-        self.context.metrics.under_way.set(i64::try_from(self.running.len()).unwrap_or(i64::MAX));
+        self.context.metrics.attempts_in_progress.set(i64::try_from(self.running.len()).unwrap_or(i64::MAX));
     }
 
-    fn mend(&mut self, mend: Mend) {
-        self.memory().mending(&mend.id, true);
-        let (id, plugin) = (mend.id.clone(), self.given.borrow().plugin.clone());
+    fn start_repair(&mut self, repair: Repair) {
+        self.states().set_in_progress(&repair.id, true);
+        let (id, plugin) = (repair.id.clone(), self.active.borrow().plugin.clone());
         let task = self.running.spawn(async move {
-            let written = plugin.compare_and_set(&mend.id, &mend.expected, &mend.row).await;
-            Done::Mended(mend, written.map(drop))
+            let written = plugin.compare_and_set(&repair.id, &repair.expected, &repair.row).await;
+            TaskResult::Repaired(repair, written.map(drop))
         });
-        self.whose.insert(task.id(), Place { id, switches: false });
+        self.tasks.insert(task.id(), RunningTask { id, switches: false });
     }
 
-    fn sleep(&mut self, id: &ResourceId, switches: bool) {
-        let begun = self.memory().begin(id);
+    fn start_attempt(&mut self, id: &ResourceId, switches: bool) {
+        let begun = self.states().begin_attempt(id);
         let Some((resource, reason)) = begun else {
-            let now = self.memory().resources.get(id).map(|known| known.decision.to_string());
-            let why = now.unwrap_or_else(|| "it is gone".to_owned());
-            self.answer(id, &Answered::Kept(why));
+            let now = self.states().resources.get(id).map(|state| state.decision.to_string());
+            let why = now.unwrap_or_else(|| "it no longer exists".to_owned());
+            self.answer_waiting(id, &SleepOutcome::KeptAwake(why));
             return;
         };
-        let Given { plugin, settings } = self.given.borrow().clone();
-        let Context { members, rules, stop, leading, .. } = self.context.clone();
+        let ActivePlugin { plugin, settings } = self.active.borrow().clone();
+        let Context { members, rules, stop, dlxs, .. } = self.context.clone();
         // A scale may take as long down as up.
         let deadline = settings.resource_readiness_timeout;
-        let (routes, source) = (self.routes.clone(), self.source(&settings));
-        let switch = Switch { routes, leading, source, settings, namespace: self.labels.namespace.clone() };
+        let (interceptions, source) = (self.interceptions.clone(), self.source(&settings));
+        let switchover =
+            Switchover { interceptions, dlxs, source, settings, namespace: self.labels.namespace.clone() };
         let task = self.running.spawn(async move {
-            tracing::debug!(resource = %resource.id, reason, "trying to put it to zero");
-            let one = Try { plugin, members, rules, deadline, switch, stop };
-            Done::Tried(one.run(&resource, &reason).await, reason)
+            tracing::debug!(resource = %resource.id, reason, "trying to scale to zero");
+            let one = DrainAttempt { plugin, members, rules, deadline, switchover, stop };
+            TaskResult::Drained(one.run(&resource, &reason).await, reason)
         });
         self.switching += usize::from(switches);
-        self.whose.insert(task.id(), Place { id: id.clone(), switches });
+        self.tasks.insert(task.id(), RunningTask { id: id.clone(), switches });
     }
 
-    pub(super) fn ended(&mut self, ended: Result<(Id, Done), JoinError>) {
+    pub(super) fn handle_finished(&mut self, ended: Result<(Id, TaskResult), JoinError>) {
         let (task, done) = match ended {
             Ok((task, done)) => (task, done),
             Err(error) => (
                 error.id(),
-                Done::Tried(End::Failed(format!("the try ended early: {error}").into()), String::new()),
+                TaskResult::Drained(
+                    DrainOutcome::Failed(format!("the attempt ended early: {error}").into()),
+                    String::new(),
+                ),
             ),
         };
-        let Some(Place { id, switches }) = self.whose.remove(&task) else { return };
+        let Some(RunningTask { id, switches }) = self.tasks.remove(&task) else { return };
         self.switching -= usize::from(switches);
         match done {
-            Done::Tried(end, reason) => {
-                self.tried(&id, &end, &reason);
-                self.answer(&id, &Answered::Tried(end));
+            TaskResult::Drained(end, reason) => {
+                self.record_outcome(&id, &end, &reason);
+                self.answer_waiting(&id, &SleepOutcome::Attempted(end));
             }
-            Done::Mended(mend, written) => {
-                self.memory().mending(&id, false);
-                self.answer(&id, &Answered::Kept("its row was being mended; ask again".to_owned()));
-                let Mend { row, .. } = &mend;
+            TaskResult::Repaired(repair, written) => {
+                self.states().set_in_progress(&id, false);
+                self.answer_waiting(
+                    &id,
+                    &SleepOutcome::KeptAwake("its record was being repaired; try again".to_owned()),
+                );
+                let Repair { row, .. } = &repair;
                 match written {
                     Ok(()) => {
-                        self.context.metrics.mended.inc();
-                        tracing::info!(resource = %id, row = %row.state, reason = row.reason, "mended its row");
+                        self.context.metrics.records_repaired.inc();
+                        tracing::info!(resource = %id, phase = %row.state, reason = row.reason, "repaired its record");
                         if row.state == State::Failed {
                             let message = row.failed_wake.clone();
                             return self.reporter.report(&id, Severity::Warning, "WakeFailed", message);
                         }
-                        let told = if mend.by_hand { "WokenByHand" } else { "Mended" };
-                        let message = format!("Its row says {} now: {}", row.state, row.reason);
+                        let told = if repair.scaled_manually { "ScaledUpManually" } else { "RecordRepaired" };
+                        let message = format!("Its phase is {} now: {}", row.state, row.reason);
                         self.reporter.report(&id, Severity::Normal, told, message);
                     }
                     Err(ScaleError::Conflict | ScaleError::Unsupported) => {}
                     Err(error) => {
-                        tracing::warn!(resource = %id, row = %row.state, %error, "its row cannot be mended; to be tried in the next cycle");
+                        tracing::warn!(resource = %id, phase = %row.state, %error, "failed to repair its record; retried in the next cycle");
                     }
                 }
             }
         }
     }
 
-    fn tried(&self, id: &ResourceId, end: &End, idle: &str) {
+    fn record_outcome(&self, id: &ResourceId, end: &DrainOutcome, idle: &str) {
         let metrics = &self.context.metrics;
-        metrics.fences.get_or_create(&FenceLabels { outcome: end.name(), reason: end.code() }).inc();
+        metrics.drain_attempts.get_or_create(&DrainLabels { outcome: end.name(), reason: end.code() }).inc();
         let now = Instant::now();
         let interval = self.interval();
-        let mut memory = self.memory();
-        let failure = memory.ended(id, now, end, interval);
+        let mut states = self.states();
+        let failure = states.end_attempt(id, now, end, interval);
         match (end, failure) {
-            (End::Failed(reason), failure) => {
+            (DrainOutcome::Failed(reason), failure) => {
                 metrics.scale_failures.get_or_create(&self.labels).inc();
-                let (tries, pause) = failure.map_or((1, interval), |Failure { tries, until, .. }| {
-                    (*tries, until.duration_since(now))
-                });
-                tracing::warn!(resource = %id, %reason, tries, pause = %duration::short(rounded(pause)), "cannot put it to zero");
-                let message = format!("Scaling to zero failed {tries} times in a row: {reason}");
+                let (attempts, pause) = failure
+                    .map_or((1, interval), |Failure { attempts, until, .. }| {
+                        (*attempts, until.duration_since(now))
+                    });
+                tracing::warn!(resource = %id, %reason, attempts, pause = %duration::short(rounded(pause)), "failed to scale to zero");
+                let message = format!("Scaling to zero failed {attempts} times in a row: {reason}");
                 self.reporter.report(id, Severity::Warning, "ScaleToZeroFailed", message);
             }
-            (End::Committed, _) => {
-                tracing::info!(resource = %id, reason = idle, "at zero");
+            (DrainOutcome::Committed, _) => {
+                tracing::info!(resource = %id, reason = idle, "scaled to zero");
                 self.reporter.report(id, Severity::Normal, "ScaledToZero", format!("Scaled to zero: {idle}"));
             }
-            (End::Reverted(_), _) => tracing::info!(resource = %id, reason = %end, "stays awake"),
+            (DrainOutcome::Reverted(_), _) => {
+                tracing::info!(resource = %id, reason = %end, "not scaled to zero")
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs, thread};
 
 use super::*;
-use crate::testing::{Dlx, LONG, Store, leading, members};
+use crate::testing::{Dlx, LONG, Store, members, serving_dlxs};
 
 /// CPU time of this process's threads but those called `but`, in nanoseconds.
 fn cpu(but: &str) -> u64 {
@@ -52,25 +52,26 @@ async fn ten_thousand_resources() {
     let context = Context {
         members: members(state.path(), LONG),
         metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
-        cluster: Cluster::default(),
+        cluster: ClusterClient::default(),
         dropped: Dropped::default(),
-        leading: leading(&["a"]).1,
+        dlxs: serving_dlxs(&["a"]).1,
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };
-    let (_give, given) =
-        watch::channel(Given { plugin: store.clone(), settings: Arc::new(Settings::default()) });
-    let cycle = Cycle::new(given, "demo", context, Arc::default(), Routes::default(), mpsc::channel(1).1);
+    let (_set_active, active) =
+        watch::channel(ActivePlugin { plugin: store.clone(), settings: Arc::new(Settings::default()) });
+    let cycle =
+        Cycle::new(active, "demo", context, Arc::default(), InterceptionTable::default(), mpsc::channel(1).1);
     // The first one makes what the others find.
-    cycle.look().await;
+    cycle.run_once().await;
     let before = cpu("dlx");
     for _ in 0..CYCLES {
-        let work = cycle.look().await;
+        let work = cycle.run_once().await;
         assert_eq!(work.decisions[&("keep", "recent_event")], RESOURCES as u64);
     }
     let spent = Duration::from_nanos((cpu("dlx") - before) / u64::from(CYCLES));
     let questions: usize = asked.iter().map(|asked| asked.lock().unwrap().len()).sum();
-    let wall = cycle.memory().cycles.took;
+    let wall = cycle.states().cycles.took;
     println!(
         "{RESOURCES} resources, 3 DLXs: {spent:.1?} CPU per cycle ({wall:.1?} the last one in all), {} questions per cycle",
         questions / (CYCLES as usize + 1)
@@ -131,19 +132,21 @@ async fn ten_thousand_resources_of_a_prometheus() {
     let context = Context {
         members: members(state.path(), LONG),
         metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
-        cluster: Cluster::default(),
+        cluster: ClusterClient::default(),
         dropped: Dropped::default(),
-        leading: leading(&["a"]).1,
+        dlxs: serving_dlxs(&["a"]).1,
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };
-    let (_give, given) = watch::channel(Given { plugin: store.clone(), settings: Arc::new(settings) });
-    let cycle = Cycle::new(given, "demo", context, Arc::default(), Routes::default(), mpsc::channel(1).1);
+    let (_set_active, active) =
+        watch::channel(ActivePlugin { plugin: store.clone(), settings: Arc::new(settings) });
+    let cycle =
+        Cycle::new(active, "demo", context, Arc::default(), InterceptionTable::default(), mpsc::channel(1).1);
     // The first one makes what the others find.
-    cycle.look().await;
+    cycle.run_once().await;
     let before = cpu("dlx");
     for _ in 0..CYCLES {
-        let work = cycle.look().await;
+        let work = cycle.run_once().await;
         assert_eq!(work.decisions[&("keep", "above_threshold")], RESOURCES as u64);
     }
     let spent = Duration::from_nanos((cpu("dlx") - before) / u64::from(CYCLES));

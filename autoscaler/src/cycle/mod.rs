@@ -26,25 +26,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     decide::{Decision, Reason},
-    drain::End,
-    interception::{Leading, Routes},
-    observe::{MetricSource, kubernetes::Cluster, members::Members},
-    plugin::{Given, Plugin, reporter},
+    drain::DrainOutcome,
+    interception::{InterceptionTable, ServingDlxs},
+    observe::{MetricSource, kubernetes::ClusterClient, members::Members},
+    plugin::{ActivePlugin, Plugin, start_reporter},
     telemetry::{CycleLabels, DecisionLabels, Metrics},
 };
-use states::{Memory, Mend, Work};
+use states::{PlannedWork, Repair, ResourceStates};
 
 /// How many tries of one cycle are under way at once. A try is a few writes, one question to each DLX and the time the
 /// resource takes to stop: 64 put some hundred resources a second to zero, and are no load to speak of for a store.
-const TRIES_AT_ONCE: usize = 64;
+const MAX_CONCURRENT_ATTEMPTS: usize = 64;
 
 /// The same for tries on path direct, in places of their own: each waits for its route, the grace and a sample, two minutes or so, in
 /// which it is no load to speak of.
-const SWITCHES_AT_ONCE: usize = 128;
+const MAX_CONCURRENT_SWITCHOVERS: usize = 128;
 
 /// Of how many resources it is told in one cycle that they cannot go to zero: one cause, a silent DLX, say, may be that of
 /// ten thousand, and an Event on each helps nobody.
-const REFUSALS_TOLD: usize = 20;
+const MAX_REPORTED_REFUSALS: usize = 20;
 
 /// What all cycles share. Cheap to clone.
 #[derive(Clone)]
@@ -54,11 +54,11 @@ pub struct Context {
     /// The daemon's metrics.
     pub metrics: Metrics,
     /// The cluster, for the metric source kubernetes.
-    pub cluster: Cluster,
+    pub cluster: ClusterClient,
     /// Counts reports that no plugin showed.
     pub dropped: Dropped,
     /// What routes are led by.
-    pub leading: Leading,
+    pub dlxs: ServingDlxs,
     /// The protocol's rules.
     pub rules: Rules,
     /// Cancelled when no new try is to begin and those under way are to be finished or reverted.
@@ -66,97 +66,97 @@ pub struct Context {
 }
 
 /// A person wants a resource at zero, now.
-pub struct Asked {
+pub struct SleepRequest {
     /// Which one.
     pub id: ResourceId,
     /// Where the answer goes.
-    pub answer: oneshot::Sender<Answered>,
+    pub answer: oneshot::Sender<SleepOutcome>,
 }
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answered {
+pub enum SleepOutcome {
     /// A try was made.
-    Tried(End),
+    Attempted(DrainOutcome),
     /// It is at zero already.
-    AtZero,
+    AlreadyAsleep,
     /// It may not be put to zero, and why.
-    Kept(String),
+    KeptAwake(String),
     /// The plugin does not list it, or cannot tell.
     Unknown(String),
 }
 
 /// The cycle of one plugin in one namespace file.
 pub struct Cycle<P> {
-    given: watch::Receiver<Given<P>>,
+    active: watch::Receiver<ActivePlugin<P>>,
     context: Context,
     labels: CycleLabels,
-    memory: Arc<Mutex<Memory>>,
-    routes: Routes,
+    states: Arc<Mutex<ResourceStates>>,
+    interceptions: InterceptionTable,
     /// Made anew when the settings name another.
     source: Mutex<Option<MetricSource>>,
-    asks: mpsc::Receiver<Asked>,
+    sleep_requests: mpsc::Receiver<SleepRequest>,
     /// Who waits for the end of a try.
-    waiting: HashMap<ResourceId, Vec<oneshot::Sender<Answered>>>,
+    waiting: HashMap<ResourceId, Vec<oneshot::Sender<SleepOutcome>>>,
     reporter: Reporter,
     queue: VecDeque<Job>,
     /// Those of path direct that wait.
     switches: VecDeque<ResourceId>,
-    running: JoinSet<Done>,
-    whose: HashMap<Id, Place>,
+    running: JoinSet<TaskResult>,
+    tasks: HashMap<Id, RunningTask>,
     /// How many of those that run are switches.
     switching: usize,
 }
 
 /// What waits for a place among the tries.
 enum Job {
-    Mend(Mend),
-    Sleep(ResourceId),
+    Repair(Repair),
+    Drain(ResourceId),
 }
 
 /// Whose task it is, and which kind of place it has.
-struct Place {
+struct RunningTask {
     id: ResourceId,
     switches: bool,
 }
 
 /// What a task has done.
-enum Done {
-    Mended(Mend, Result<(), ScaleError>),
+enum TaskResult {
+    Repaired(Repair, Result<(), ScaleError>),
     /// With the reason why it was tried.
-    Tried(End, String),
+    Drained(DrainOutcome, String),
 }
 
 // === impl Cycle ===
 
 impl<P: Plugin> Cycle<P> {
-    /// The cycle of the plugin and settings that are `given`, for the namespace file of `namespace`; what it learns is
-    /// to be read in `memory`, `routes` are those of its [`Router`](crate::interception::Router), and what people want of it comes by
-    /// `asks`. To be called on a tokio runtime.
+    /// The cycle of the plugin and settings that are `active`, for the namespace file of `namespace`; what it learns is
+    /// to be read in `states`, `interceptions` are those of its [`Interceptor`](crate::interception::Interceptor), and what people want of it comes by
+    /// `sleep_requests`. To be called on a tokio runtime.
     pub fn new(
-        given: watch::Receiver<Given<P>>,
+        active: watch::Receiver<ActivePlugin<P>>,
         namespace: &str,
         context: Context,
-        memory: Arc<Mutex<Memory>>,
-        routes: Routes,
-        asks: mpsc::Receiver<Asked>,
+        states: Arc<Mutex<ResourceStates>>,
+        interceptions: InterceptionTable,
+        sleep_requests: mpsc::Receiver<SleepRequest>,
     ) -> Self {
-        let reporter = reporter(&given, &context.dropped);
-        let kind = given.borrow().plugin.kind().to_owned();
+        let reporter = start_reporter(&active, &context.dropped);
+        let kind = active.borrow().plugin.kind().to_owned();
         Self {
-            given,
+            active,
             context,
             labels: CycleLabels { kind, namespace: namespace.to_owned() },
-            memory,
-            routes,
+            states,
+            interceptions,
             source: Mutex::default(),
-            asks,
+            sleep_requests,
             waiting: HashMap::new(),
             reporter,
             queue: VecDeque::new(),
             switches: VecDeque::new(),
             running: JoinSet::new(),
-            whose: HashMap::new(),
+            tasks: HashMap::new(),
             switching: 0,
         }
     }
@@ -173,15 +173,15 @@ impl<P: Plugin> Cycle<P> {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = self.given.changed() => match changed {
+                changed = self.active.changed() => match changed {
                     Ok(()) => due = due.min(Instant::now() + self.interval()),
                     Err(_) => break,
                 },
-                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
-                Some(asked) = self.asks.recv() => {
+                Some(ended) = self.running.join_next_with_id() => self.handle_finished(ended),
+                Some(asked) = self.sleep_requests.recv() => {
                     tokio::select! {
                         () = stop.cancelled() => break,
-                        () = self.asked(asked) => {}
+                        () = self.handle_sleep_request(asked) => {}
                     }
                 }
                 // Time is the event here: a resource becomes idle by nothing happening.
@@ -189,69 +189,73 @@ impl<P: Plugin> Cycle<P> {
                     due = Instant::now() + self.interval();
                     tokio::select! {
                         () = stop.cancelled() => break,
-                        work = self.look() => self.enqueue(work),
+                        work = self.run_once() => self.enqueue(work),
                     }
                 }
             }
-            self.start();
+            self.start_queued();
         }
         self.queue.clear();
         self.switches.clear();
         while let Some(ended) = self.running.join_next_with_id().await {
-            self.ended(ended);
+            self.handle_finished(ended);
         }
     }
 
     fn interval(&self) -> Duration {
-        self.given.borrow().settings.scale_interval
+        self.active.borrow().settings.scale_interval
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn states(&self) -> MutexGuard<'_, ResourceStates> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One look at all resources, and what is to be done.
-    async fn look(&self) -> Work {
-        let Given { plugin, settings } = self.given.borrow().clone();
+    async fn run_once(&self) -> PlannedWork {
+        let ActivePlugin { plugin, settings } = self.active.borrow().clone();
         let began = Instant::now();
-        let looked = self.look_with(&plugin, &settings).await;
+        let looked = self.observe_and_decide(&plugin, &settings).await;
         let took = began.elapsed();
         let metrics = &self.context.metrics;
         metrics.cycles.get_or_create(&self.labels).inc();
         metrics.cycle_seconds.get_or_create(&self.labels).observe(took.as_secs_f64());
-        let mut memory = self.memory();
-        (memory.cycles.last, memory.cycles.took) = (Some(began), took);
+        let mut states = self.states();
+        (states.cycles.last, states.cycles.took) = (Some(began), took);
         match looked {
             Ok((work, None)) => {
-                memory.cycles.error = None;
-                drop(memory);
+                states.cycles.error = None;
+                drop(states);
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 metrics.last_success.get_or_create(&self.labels).set(now.as_secs_f64());
                 work
             }
             Ok((work, Some(error))) => {
-                memory.cycles.error = Some(error);
+                states.cycles.error = Some(error);
                 metrics.failed_cycles.get_or_create(&self.labels).inc();
                 work
             }
             Err(error) => {
-                tracing::warn!(kind = self.labels.kind, namespace = self.labels.namespace, %error, "the plugin cannot tell its resources: all are left as they are");
-                memory.cycles.error = Some(format!("the plugin cannot tell its resources: {error}"));
+                tracing::warn!(kind = self.labels.kind, namespace = self.labels.namespace, %error, "failed to list resources; keeping all as they are");
+                states.cycles.error = Some(format!("listing the resources of the plugin failed: {error}"));
                 metrics.failed_cycles.get_or_create(&self.labels).inc();
-                Work::default()
+                PlannedWork::default()
             }
         }
     }
 
     /// The work, and why nothing is known of the resources' activity, if so.
-    async fn look_with(&self, plugin: &P, settings: &Settings) -> Result<(Work, Option<String>), String> {
+    async fn observe_and_decide(
+        &self,
+        plugin: &P,
+        settings: &Settings,
+    ) -> Result<(PlannedWork, Option<String>), String> {
         let listed = plugin.get_resources().await?;
         let namespace = &self.labels.namespace;
         let source = self.source(settings);
-        let activity = source.ask(&self.context.members, plugin.kind(), namespace, &listed, settings).await;
+        let activity = source.query(&self.context.members, plugin.kind(), namespace, &listed, settings).await;
         let unknown = activity.source.unknown.as_ref().map(ToString::to_string);
-        let routes = self.context.leading.facts();
-        let work = self.memory().observe(Instant::now(), listed, activity, routes, settings);
+        let interceptions = self.context.dlxs.conditions();
+        let work = self.states().observe(Instant::now(), listed, activity, interceptions, settings);
         for ((decision, reason), count) in &work.decisions {
             self.context.metrics.decisions.get_or_create(&DecisionLabels { decision, reason }).inc_by(*count);
         }
@@ -261,31 +265,31 @@ impl<P: Plugin> Cycle<P> {
     fn source(&self, settings: &Settings) -> MetricSource {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         match &*source {
-            Some(source) if source.is(&settings.metrics) => source.clone(),
+            Some(source) if source.matches(&settings.metrics) => source.clone(),
             _ => source.insert(MetricSource::new(&settings.metrics, &self.context.cluster)).clone(),
         }
     }
 
     /// A person wants a resource at zero: a look at all of them as ever, in which its windows do not count.
-    async fn asked(&mut self, asked: Asked) {
-        let Asked { id, answer } = asked;
-        if self.memory().resources.get(&id).is_some_and(|known| known.under_way) {
+    async fn handle_sleep_request(&mut self, asked: SleepRequest) {
+        let SleepRequest { id, answer } = asked;
+        if self.states().resources.get(&id).is_some_and(|state| state.in_progress) {
             self.waiting.entry(id).or_default().push(answer);
             return;
         }
-        self.memory().ask(Some(id.clone()));
-        let work = self.look().await;
+        self.states().request_sleep(Some(id.clone()));
+        let work = self.run_once().await;
         let now = {
-            let mut memory = self.memory();
-            memory.ask(None);
-            let error = memory.cycles.error.clone().map(|error| format!(": {error}")).unwrap_or_default();
-            match memory.resources.get(&id).map(|known| &known.decision) {
-                Some(Decision::ToZero(_)) => None,
+            let mut states = self.states();
+            states.request_sleep(None);
+            let error = states.cycles.error.clone().map(|error| format!(": {error}")).unwrap_or_default();
+            match states.resources.get(&id).map(|state| &state.decision) {
+                Some(Decision::ScaleToZero(_)) => None,
                 Some(Decision::Keep(Reason::AtZero | Reason::NotActive(State::Asleep))) => {
-                    Some(Answered::AtZero)
+                    Some(SleepOutcome::AlreadyAsleep)
                 }
-                Some(kept) => Some(Answered::Kept(kept.to_string())),
-                None => Some(Answered::Unknown(format!("no plugin lists {id}{error}"))),
+                Some(kept) => Some(SleepOutcome::KeptAwake(kept.to_string())),
+                None => Some(SleepOutcome::Unknown(format!("no plugin lists {id}{error}"))),
             }
         };
         match now {
@@ -297,31 +301,31 @@ impl<P: Plugin> Cycle<P> {
     }
 
     /// Tells whoever waits for this resource.
-    fn answer(&mut self, id: &ResourceId, answered: &Answered) {
+    fn answer_waiting(&mut self, id: &ResourceId, answered: &SleepOutcome) {
         for waiting in self.waiting.remove(id).into_iter().flatten() {
             drop(waiting.send(answered.clone()));
         }
     }
 
     /// What an earlier look left waiting is decided anew with this one, but for what a person waits for.
-    fn enqueue(&mut self, work: Work) {
-        for (id, why) in work.refused.iter().take(REFUSALS_TOLD) {
+    fn enqueue(&mut self, work: PlannedWork) {
+        for (id, why) in work.refused.iter().take(MAX_REPORTED_REFUSALS) {
             self.reporter.report(id, Severity::Warning, "NotScaledToZero", format!("Kept awake: {why}"));
         }
         for (id, frequent) in &work.frequent {
             tracing::warn!(resource = %id, wakes = frequent.wakes, "woken too often");
-            let message = format!("It was {frequent}, or the annotation min-awake");
+            let message = format!("It was {frequent}, as would the annotation scaler.dev/min-awake");
             self.reporter.report(id, Severity::Warning, "FrequentWakes", message);
         }
         let waiting = &self.waiting;
-        self.queue.retain(|job| matches!(job, Job::Sleep(id) if waiting.contains_key(id)));
-        self.queue.extend(work.mend.into_iter().map(Job::Mend));
+        self.queue.retain(|job| matches!(job, Job::Drain(id) if waiting.contains_key(id)));
+        self.queue.extend(work.repairs.into_iter().map(Job::Repair));
         self.switches.retain(|id| waiting.contains_key(id));
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         for id in work.idle {
-            match memory.resources.get(&id) {
-                Some(known) if known.resource.path == Path::Direct => self.switches.push_back(id),
-                _ => self.queue.push_back(Job::Sleep(id)),
+            match states.resources.get(&id) {
+                Some(state) if state.resource.path == Path::Direct => self.switches.push_back(id),
+                _ => self.queue.push_back(Job::Drain(id)),
             }
         }
     }

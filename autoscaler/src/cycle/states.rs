@@ -1,7 +1,7 @@
 //! What one cycle knows and remembers of its resources. No input or output: it is told what was seen, and says what
 //! is to be done.
 
-mod wakes;
+mod wake_history;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,43 +11,44 @@ use std::{
 use daemon::settings::Settings;
 use scaler_types::{
     Nonce, Path, Resource, ResourceId, RolloutPhase, Row, ScaleEvent, ScaleResource, State, Version,
-    backoff::Backoff,
     duration::short,
     protocol::{self, Gap, Reports, WakeSeen},
 };
 use tokio::time::Instant;
 
 use crate::{
-    decide::{Decision, Evidence, Failure, Past, SeenRollout, decide},
-    drain::End,
-    interception::RouteFacts,
-    observe::{Activity, Measure, Reading, Sample, Source, Unknown, metrics},
-    plugin::seen,
+    decide::{Decision, Evidence, Failure, ObservedRollout, ScaleHistory, decide},
+    drain::DrainOutcome,
+    interception::InterceptionConditions,
+    observe::{
+        Activity, ActivityUnknown, DlxReports, Measurements, MetricReading, Sample, effective_metrics,
+    },
+    plugin::protocol_seen,
 };
 
-pub use wakes::Frequent;
-use wakes::Wakes;
+pub use wake_history::FrequentWakes;
+use wake_history::WakeHistory;
 
 /// The longest pause between two tries of a scale that fails.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(600);
 
 /// What is known of the resources of one plugin in one namespace file, as of the last cycle.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct ResourceStates {
     /// By identity.
-    pub resources: HashMap<ResourceId, Known>,
+    pub resources: HashMap<ResourceId, ResourceState>,
     /// How the cycles go.
-    pub cycles: Cycles,
+    pub cycles: CycleStats,
     reports: Reports<Instant>,
     /// How many of those who registered it has taken note of, and how often that could not be told.
     registered: (usize, u64),
     /// Wanted asleep by a person, for the next decision.
-    asked: Option<ResourceId>,
+    sleep_requested: Option<ResourceId>,
 }
 
 /// How the cycles go.
 #[derive(Clone, Debug, Default)]
-pub struct Cycles {
+pub struct CycleStats {
     /// How many there were.
     pub count: u64,
     /// When the last one began.
@@ -60,13 +61,13 @@ pub struct Cycles {
 
 /// What is known of one resource.
 #[derive(Debug)]
-pub struct Known {
+pub struct ResourceState {
     /// As the plugin told it.
     pub resource: Resource,
     /// As the DLXs told it.
     pub samples: Vec<Sample>,
     /// As another metric source told it, in the order of its metrics; none where the DLXs are the source.
-    pub readings: Option<Vec<Reading>>,
+    pub readings: Option<Vec<MetricReading>>,
     /// The metrics it is decided by.
     pub metrics: Vec<ScaleResource>,
     /// What was decided.
@@ -74,9 +75,9 @@ pub struct Known {
     /// Since when it is decided so, for this reason.
     pub since: Instant,
     /// A try of this process is under way.
-    pub under_way: bool,
+    pub in_progress: bool,
     /// How the last one ended, and when.
-    pub last_try: Option<(End, Instant)>,
+    pub last_attempt: Option<(DrainOutcome, Instant)>,
     /// Tries that failed, one after another.
     pub failure: Option<Failure>,
     /// Tries that did not put it to zero so far, by outcome and reason.
@@ -86,42 +87,42 @@ pub struct Known {
     /// Since when the plugin has listed it, as this process saw it.
     listed: Instant,
     /// What its owners were told stands in the way; `None`: nothing does.
-    pub told: Option<String>,
+    pub reported_refusal: Option<String>,
     /// The wake under way, and when this process first saw it.
     waking: Option<(Nonce, Instant)>,
     /// How often it was woken.
-    pub wakes: Wakes,
+    pub wakes: WakeHistory,
     /// The rollout of what it runs now.
-    rollout: Option<SeenRollout>,
+    rollout: Option<ObservedRollout>,
     cycle: u64,
 }
 
 /// What was told of one resource.
-struct Told<'a> {
+struct Observed<'a> {
     samples: Vec<Sample>,
-    readings: Option<Vec<Reading>>,
-    source: &'a Source,
-    routes: RouteFacts,
+    readings: Option<Vec<MetricReading>>,
+    source: &'a DlxReports,
+    conditions: InterceptionConditions,
 }
 
 /// What is to be done after a cycle.
 #[derive(Debug, Default)]
-pub struct Work {
+pub struct PlannedWork {
     /// Rows left behind.
-    pub mend: Vec<Mend>,
+    pub repairs: Vec<Repair>,
     /// Resources to put to zero.
     pub idle: Vec<ResourceId>,
     /// Resources that cannot go to zero as things are, and why; each once, until it changes.
     pub refused: Vec<(ResourceId, String)>,
     /// Resources that are woken too often, whose users are to be told now.
-    pub frequent: Vec<(ResourceId, Frequent)>,
+    pub frequent: Vec<(ResourceId, FrequentWakes)>,
     /// How many resources were decided on how.
     pub decisions: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 /// A row left behind, and what is to be written over it.
 #[derive(Clone, Debug)]
-pub struct Mend {
+pub struct Repair {
     /// Whose.
     pub id: ResourceId,
     /// The version that must still stand.
@@ -129,51 +130,51 @@ pub struct Mend {
     /// The row to write.
     pub row: Row,
     /// Somebody scaled it up while it slept.
-    pub by_hand: bool,
+    pub scaled_manually: bool,
 }
 
-// === impl Memory ===
+// === impl ResourceStates ===
 
-impl Memory {
+impl ResourceStates {
     /// A cycle saw `listed` and `activity`.
     pub fn observe(
         &mut self,
         now: Instant,
         listed: Vec<Resource>,
         activity: Activity,
-        routes: RouteFacts,
+        conditions: InterceptionConditions,
         settings: &Settings,
-    ) -> Work {
+    ) -> PlannedWork {
         self.cycles.count += 1;
         let Activity { source, samples, readings } = activity;
         // Beside another source what a DLX had counted decides nothing.
         if readings.is_none() {
-            self.members(now, &source);
+            self.record_members(now, &source);
         }
-        let mut work = Work::default();
+        let mut work = PlannedWork::default();
         let mut readings = readings.map(Vec::into_iter);
         for (resource, samples) in listed.into_iter().zip(samples) {
             let readings = readings.as_mut().map(|readings| readings.next().unwrap_or_default());
-            let told = Told { samples, readings, source: &source, routes };
-            self.one(now, resource, told, settings, &mut work);
+            let told = Observed { samples, readings, source: &source, conditions };
+            self.observe_resource(now, resource, told, settings, &mut work);
         }
         let cycle = self.cycles.count;
-        self.resources.retain(|_, known| known.cycle == cycle);
+        self.resources.retain(|_, state| state.cycle == cycle);
         work
     }
 
     /// A person wants this one asleep: its windows, thresholds, events and failures do not count in the next decision.
-    pub fn ask(&mut self, id: Option<ResourceId>) {
-        self.asked = id;
+    pub fn request_sleep(&mut self, id: Option<ResourceId>) {
+        self.sleep_requested = id;
     }
 
     /// The members were read: what one that is gone had counted is known by its last report, or not at all.
-    fn members(&mut self, now: Instant, source: &Source) {
-        if matches!(source.unknown, Some(Unknown::Failed(_))) {
+    fn record_members(&mut self, now: Instant, source: &DlxReports) {
+        if matches!(source.unknown, Some(ActivityUnknown::SourceFailed(_))) {
             return;
         }
         let (noted, lost) = self.registered;
-        let Source { members, reported, registered, .. } = source;
+        let DlxReports { members, reported, registered, .. } = source;
         if registered.unknown && self.reports.complete_since().is_none() {
             // It follows them, as a new leader, from later on.
             return;
@@ -190,156 +191,160 @@ impl Memory {
         if let Some((since, Gap::Left(member))) = self.reports.complete_since()
             && before != Some(since)
         {
-            tracing::info!(%member, "a DLX left without a last report: nothing sleeps for a window");
+            tracing::info!(%member, "DLX left without a last report; scaling nothing to zero for a window");
         }
     }
 
     /// Tests that are not about it know all that the DLXs did for a day.
     #[cfg(test)]
-    pub fn of_a_long_lead(now: Instant) -> Self {
-        let mut memory = Self::default();
-        memory.reports.read(now - Duration::from_secs(86_400), Default::default(), [], |_| true);
-        memory
+    pub fn with_complete_reports(now: Instant) -> Self {
+        let mut states = Self::default();
+        states.reports.read(now - Duration::from_secs(86_400), Default::default(), [], |_| true);
+        states
     }
 
-    fn one(
+    fn observe_resource(
         &mut self,
         now: Instant,
         resource: Resource,
-        told: Told<'_>,
+        told: Observed<'_>,
         settings: &Settings,
-        work: &mut Work,
+        work: &mut PlannedWork,
     ) {
         let cycle = self.cycles.count;
-        let known = match self.resources.get_mut(&resource.id) {
-            Some(known) if known.cycle == cycle => {
-                tracing::warn!(resource = %resource.id, "the plugin lists it twice: the first one counts");
+        let state = match self.resources.get_mut(&resource.id) {
+            Some(state) if state.cycle == cycle => {
+                tracing::warn!(resource = %resource.id, "plugin listed a resource twice; using the first");
                 return;
             }
-            Some(known) => {
-                known.saw(now, resource);
-                known
+            Some(state) => {
+                state.update(now, resource);
+                state
             }
-            None => self.resources.entry(resource.id.clone()).or_insert(Known::new(now, resource)),
+            None => self.resources.entry(resource.id.clone()).or_insert(ResourceState::new(now, resource)),
         };
-        known.cycle = cycle;
-        (known.samples, known.readings) = (told.samples, told.readings);
-        let asked = self.asked.as_ref() == Some(&known.resource.id);
-        known.resource.sleep_now |= asked;
-        let failure = known.failure.clone().filter(|_| !asked);
+        state.cycle = cycle;
+        (state.samples, state.readings) = (told.samples, told.readings);
+        let sleep_requested = self.sleep_requested.as_ref() == Some(&state.resource.id);
+        state.resource.sleep_now |= sleep_requested;
+        let failure = state.failure.clone().filter(|_| !sleep_requested);
         let gap =
             self.reports.complete_since().map_or((now, Gap::NewLeader), |(since, gap)| (since, gap.clone()));
-        let past = Past {
-            event: known.event,
+        let history = ScaleHistory {
+            event: state.event,
             gap: Some(gap),
-            listed: Some(known.listed),
+            listed: Some(state.listed),
             failure,
-            woken: known.wakes.woken(),
-            rollout: known.rollout.clone(),
+            woken: state.wakes.last_woken(),
+            rollout: state.rollout.clone(),
         };
-        let metrics = metrics(&known.resource, settings);
-        if known.metrics != metrics {
-            known.metrics = metrics.to_vec();
+        let metrics = effective_metrics(&state.resource, settings);
+        if state.metrics != metrics {
+            state.metrics = metrics.to_vec();
         }
-        let measure = known.readings.as_deref().map_or(Measure::Samples, Measure::Readings);
-        let Told { source, routes, .. } = told;
-        let evidence = Evidence { source, samples: &known.samples, measure, routes };
-        known.decided(now, decide(now, &known.resource, metrics, evidence, &past));
-        let refused = known.decision.refusal();
-        if refused != known.told {
+        let measure = state.readings.as_deref().map_or(Measurements::Samples, Measurements::Readings);
+        let Observed { source, conditions, .. } = told;
+        let evidence = Evidence { source, samples: &state.samples, measure, conditions };
+        state.set_decision(now, decide(now, &state.resource, metrics, evidence, &history));
+        let refused = state.decision.refusal();
+        if refused != state.reported_refusal {
             work.refused
-                .extend(refused.clone().map(|_| (known.resource.id.clone(), known.decision.to_string())));
-            known.told = refused;
+                .extend(refused.clone().map(|_| (state.resource.id.clone(), state.decision.to_string())));
+            state.reported_refusal = refused;
         }
-        if let Some(frequent) = known.wakes.tell(now) {
-            work.frequent.push((known.resource.id.clone(), frequent));
+        if let Some(frequent) = state.wakes.frequent_to_report(now) {
+            work.frequent.push((state.resource.id.clone(), frequent));
         }
-        *work.decisions.entry((known.decision.name(), known.decision.code())).or_default() += 1;
-        if known.under_way {
+        *work.decisions.entry((state.decision.name(), state.decision.code())).or_default() += 1;
+        if state.in_progress {
             return;
         }
-        if let Some(row) = known.left_behind(now, settings.resource_readiness_timeout) {
-            let (id, expected) = (known.resource.id.clone(), known.resource.version.clone());
-            let by_hand = known.resource.row.state == State::Asleep && known.resource.replicas > 0;
-            work.mend.push(Mend { id, expected, row, by_hand });
-        } else if let Decision::ToZero(_) = known.decision {
-            work.idle.push(known.resource.id.clone());
+        if let Some(row) = state.find_repair(now, settings.resource_readiness_timeout) {
+            let (id, expected) = (state.resource.id.clone(), state.resource.version.clone());
+            let scaled_manually = state.resource.row.state == State::Asleep && state.resource.replicas > 0;
+            work.repairs.push(Repair { id, expected, row, scaled_manually });
+        } else if let Decision::ScaleToZero(_) = state.decision {
+            work.idle.push(state.resource.id.clone());
         }
     }
 
     /// A try begins; `None` where there is none to begin: the resource is gone, or another decision was made since.
-    pub fn begin(&mut self, id: &ResourceId) -> Option<(Resource, String)> {
-        let known = self.resources.get_mut(id).filter(|known| !known.under_way)?;
-        let Decision::ToZero(idle) = &known.decision else { return None };
-        known.under_way = true;
-        Some((known.resource.clone(), idle.to_string()))
+    pub fn begin_attempt(&mut self, id: &ResourceId) -> Option<(Resource, String)> {
+        let state = self.resources.get_mut(id).filter(|state| !state.in_progress)?;
+        let Decision::ScaleToZero(idle) = &state.decision else { return None };
+        state.in_progress = true;
+        Some((state.resource.clone(), idle.to_string()))
     }
 
     /// A try ended; tells what is known of its failures.
-    pub fn ended(
+    pub fn end_attempt(
         &mut self,
         id: &ResourceId,
         now: Instant,
-        end: &End,
+        end: &DrainOutcome,
         interval: Duration,
     ) -> Option<&Failure> {
-        let known = self.resources.get_mut(id)?;
-        known.under_way = false;
-        known.last_try = Some((end.clone(), now));
-        if *end != End::Committed {
-            *known.failed_drains.entry((end.name(), end.code())).or_default() += 1;
+        let state = self.resources.get_mut(id)?;
+        state.in_progress = false;
+        state.last_attempt = Some((end.clone(), now));
+        if *end != DrainOutcome::Committed {
+            *state.failed_drains.entry((end.name(), end.code())).or_default() += 1;
         }
         match end {
-            End::Committed => {
-                known.failure = None;
-                let idle = known.idle();
-                known.wakes.slept(now, idle);
+            DrainOutcome::Committed => {
+                state.failure = None;
+                let idle = state.idle();
+                state.wakes.record_sleep(now, idle);
             }
             // Tells nothing about whether a scale would work now.
-            End::Reverted(_) => {}
-            End::Failed(reason) => {
-                let tries = known.failure.as_ref().map_or(0, |failure| failure.tries).saturating_add(1);
-                known.failure =
-                    Some(Failure { tries, reason: reason.clone(), until: now + pause(interval, tries) });
+            DrainOutcome::Reverted(_) => {}
+            DrainOutcome::Failed(reason) => {
+                let attempts = state.failure.as_ref().map_or(0, |failure| failure.attempts).saturating_add(1);
+                state.failure = Some(Failure {
+                    attempts,
+                    reason: reason.clone(),
+                    until: now + retry_pause(interval, attempts),
+                });
             }
         }
-        known.failure.as_ref()
+        state.failure.as_ref()
     }
 
     /// A row is being mended, or that is over.
-    pub fn mending(&mut self, id: &ResourceId, under_way: bool) {
-        if let Some(known) = self.resources.get_mut(id) {
-            known.under_way = under_way;
+    pub fn set_in_progress(&mut self, id: &ResourceId, in_progress: bool) {
+        if let Some(state) = self.resources.get_mut(id) {
+            state.in_progress = in_progress;
         }
     }
 }
 
 /// One interval, then two, four, and so on.
-fn pause(interval: Duration, tries: u32) -> Duration {
-    Backoff::new(interval, LONGEST_PAUSE).pause_after(tries)
+fn retry_pause(interval: Duration, attempts: u32) -> Duration {
+    let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+    interval.saturating_mul(factor).min(MAX_RETRY_PAUSE)
 }
 
-// === impl Known ===
+// === impl ResourceState ===
 
-impl Known {
+impl ResourceState {
     fn new(now: Instant, resource: Resource) -> Self {
-        let mut wakes = Wakes::default();
-        wakes.follow(now, &resource, Duration::ZERO);
+        let mut wakes = WakeHistory::default();
+        wakes.observe(now, &resource, Duration::ZERO);
         Self {
             wakes,
             event: resource.last_scale_event.map(|event| (event, now)),
             listed: now,
-            told: None,
-            waking: waking(&resource).map(|nonce| (nonce, now)),
-            rollout: SeenRollout::follow(None, now, &resource, false),
+            reported_refusal: None,
+            waking: wake_nonce(&resource).map(|nonce| (nonce, now)),
+            rollout: ObservedRollout::observe(None, now, &resource, false),
             resource,
             samples: Vec::new(),
             readings: None,
             metrics: Vec::new(),
             decision: Decision::Keep(crate::decide::Reason::NoMetrics),
             since: now,
-            under_way: false,
-            last_try: None,
+            in_progress: false,
+            last_attempt: None,
             failure: None,
             failed_drains: BTreeMap::new(),
             cycle: 0,
@@ -347,28 +352,28 @@ impl Known {
     }
 
     /// The plugin tells the resource again.
-    fn saw(&mut self, now: Instant, resource: Resource) {
+    fn update(&mut self, now: Instant, resource: Resource) {
         let event = |resource: &Resource| (resource.last_scale_event, resource.last_scale_event_time.clone());
         if event(&self.resource) != event(&resource) {
             self.event = resource.last_scale_event.map(|event| (event, now)).or(self.event);
         }
         // Also where the plugin tells no events.
-        if !awake(&self.resource) && awake(&resource) {
+        if !is_awake(&self.resource) && is_awake(&resource) {
             self.event = Some((ScaleEvent::ScaleFromZeroCompleted, now));
         }
         let before = self.waking;
-        self.waking = waking(&resource).map(|nonce| match before {
+        self.waking = wake_nonce(&resource).map(|nonce| match before {
             Some((since_nonce, since)) if since_nonce == nonce => (nonce, since),
             _ => (nonce, now),
         });
         let woken = self.waking.is_some() && self.waking != before;
-        self.rollout = SeenRollout::follow(self.rollout.take(), now, &resource, woken);
+        self.rollout = ObservedRollout::observe(self.rollout.take(), now, &resource, woken);
         if resource.row.state == State::Asleep && resource.replicas == 0 {
             // Whatever failed on the way: it is reached.
             self.failure = None;
         }
         let idle = self.idle();
-        self.wakes.follow(now, &resource, idle);
+        self.wakes.observe(now, &resource, idle);
         self.resource = resource;
     }
 
@@ -378,7 +383,7 @@ impl Known {
         told.or_else(|| self.metrics.iter().map(|metric| metric.window_size).max()).unwrap_or_default()
     }
 
-    fn decided(&mut self, now: Instant, decision: Decision) {
+    fn set_decision(&mut self, now: Instant, decision: Decision) {
         if (self.decision.name(), self.decision.code()) != (decision.name(), decision.code()) {
             self.since = now;
             tracing::debug!(resource = %self.resource.id, decision = decision.name(), reason = %decision, "decided");
@@ -387,7 +392,7 @@ impl Known {
     }
 
     /// The row to write where nobody works on this one any more.
-    fn left_behind(&self, now: Instant, readiness_timeout: Duration) -> Option<Row> {
+    fn find_repair(&self, now: Instant, readiness_timeout: Duration) -> Option<Row> {
         if self.resource.path == Path::External {
             return None;
         }
@@ -404,23 +409,26 @@ impl Known {
             }
             None => WakeSeen::Unknown,
         };
-        let recovered = protocol::recover(&seen(&self.resource), self.under_way, wake, Nonce::fresh());
+        let recovered =
+            protocol::recover(&protocol_seen(&self.resource), self.in_progress, wake, Nonce::fresh());
         // Every write of the row repairs, and putting it to zero is one: that is not kept up by what cannot be repaired.
-        let repairs = self.resource.needs_repair && !matches!(self.decision, Decision::ToZero(_));
+        let repairs = self.resource.needs_repair && !matches!(self.decision, Decision::ScaleToZero(_));
         let mut row = recovered.or_else(|| repairs.then(|| self.resource.row.clone()))?;
         // Its own try, if the last one failed: who reads the row is told why.
-        if let (State::Draining, Some((End::Failed(reason), _))) = (self.resource.row.state, &self.last_try) {
-            row.reason = format!("going to zero failed: {reason}");
+        if let (State::Draining, Some((DrainOutcome::Failed(reason), _))) =
+            (self.resource.row.state, &self.last_attempt)
+        {
+            row.reason = format!("scaling to zero failed: {reason}");
         }
         Some(row)
     }
 }
 
-fn awake(resource: &Resource) -> bool {
+fn is_awake(resource: &Resource) -> bool {
     matches!(resource.row.state, State::Active | State::Draining) && resource.replicas > 0
 }
 
-fn waking(resource: &Resource) -> Option<Nonce> {
+fn wake_nonce(resource: &Resource) -> Option<Nonce> {
     (resource.row.state == State::Waking).then_some(resource.row.nonce)
 }
 

@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     decide::Decision,
-    telemetry::FenceLabels,
-    testing::{Dlx, LONG, Reply, SHORT, Store, confirmed, id, leading, members, refused},
+    telemetry::DrainLabels,
+    testing::{Dlx, LONG, Reply, SHORT, Store, confirmed, id, members, refused, serving_dlxs},
 };
 
 struct Site {
@@ -18,9 +18,9 @@ struct Site {
 }
 
 struct Running {
-    memory: Arc<Mutex<Memory>>,
-    give: watch::Sender<Given<Store>>,
-    ask: mpsc::Sender<Asked>,
+    states: Arc<Mutex<ResourceStates>>,
+    set_active: watch::Sender<ActivePlugin<Store>>,
+    ask: mpsc::Sender<SleepRequest>,
     task: JoinHandle<()>,
 }
 
@@ -35,9 +35,9 @@ impl Site {
         let context = Context {
             members,
             metrics,
-            cluster: Cluster::default(),
+            cluster: ClusterClient::default(),
             dropped: Dropped::default(),
-            leading: leading(&["a"]).1,
+            dlxs: serving_dlxs(&["a"]).1,
             rules: Rules::default(),
             stop: CancellationToken::new(),
         };
@@ -45,24 +45,31 @@ impl Site {
     }
 
     fn run(&self, store: &Store) -> Running {
-        let given = Given { plugin: store.clone(), settings: Arc::new(self.settings.clone()) };
-        let (give, given) = watch::channel(given);
-        let memory = Arc::new(Mutex::new(Memory::of_a_long_lead(Instant::now())));
-        let (ask, asks) = mpsc::channel(8);
-        let cycle = Cycle::new(given, "demo", self.context.clone(), memory.clone(), Routes::default(), asks);
-        Running { memory, give, ask, task: tokio::spawn(cycle.run()) }
+        let active = ActivePlugin { plugin: store.clone(), settings: Arc::new(self.settings.clone()) };
+        let (set_active, active) = watch::channel(active);
+        let states = Arc::new(Mutex::new(ResourceStates::with_complete_reports(Instant::now())));
+        let (ask, sleep_requests) = mpsc::channel(8);
+        let cycle = Cycle::new(
+            active,
+            "demo",
+            self.context.clone(),
+            states.clone(),
+            InterceptionTable::default(),
+            sleep_requests,
+        );
+        Running { states, set_active, ask, task: tokio::spawn(cycle.run()) }
     }
 
     fn fences(&self, outcome: &'static str, reason: &'static str) -> u64 {
-        self.context.metrics.fences.get_or_create(&FenceLabels { outcome, reason }).get()
+        self.context.metrics.drain_attempts.get_or_create(&DrainLabels { outcome, reason }).get()
     }
 }
 
 impl Running {
     /// Waits until what it knows fulfils the condition: after a cycle, or after a try.
-    async fn until(&self, mut fulfilled: impl FnMut(&Memory) -> bool) {
+    async fn until(&self, mut fulfilled: impl FnMut(&ResourceStates) -> bool) {
         let wait = async {
-            while !fulfilled(&self.memory.lock().unwrap()) {
+            while !fulfilled(&self.states.lock().unwrap()) {
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "what a cycle learns is read, it tells no event"
@@ -88,10 +95,12 @@ async fn idle_ones_go_to_zero_busy_ones_stay() {
     let running = site.run(&store);
     store.until(|store| store.resources[&id("hello")].replicas == 0).await;
     running
-        .until(|memory| matches!(memory.resources[&id("hello")].last_try, Some((End::Committed, _))))
+        .until(|states| {
+            matches!(states.resources[&id("hello")].last_attempt, Some((DrainOutcome::Committed, _)))
+        })
         .await;
     // No DLX tells anything of it.
-    running.until(|memory| memory.resources[&id("busy")].decision.code() == "no_sample").await;
+    running.until(|states| states.resources[&id("busy")].decision.code() == "no_sample").await;
     assert_eq!(store.get("busy").row, Row::default());
     assert_eq!(site.fences("committed", "confirmed"), 1);
     site.context.stop.cancel();
@@ -107,15 +116,15 @@ async fn while_one_is_silent_no_fence_is_tried() {
     let running = site.run(&store);
     let name = stopped.name.clone();
     running
-        .until(|memory| {
-            memory.cycles.count >= 3
-                && memory.resources[&id("hello")].decision.to_string() == format!("no answer from DLX {name}")
+        .until(|states| {
+            states.cycles.count >= 3
+                && states.resources[&id("hello")].decision.to_string() == format!("no answer from DLX {name}")
         })
         .await;
     assert!(store.inner().calls.is_empty());
     // It dies: after a window, what is idle may sleep again.
     stopped.leave();
-    running.until(|memory| memory.resources[&id("hello")].decision.code() == "member_left").await;
+    running.until(|states| states.resources[&id("hello")].decision.code() == "dlx_left").await;
     assert!(store.inner().calls.is_empty());
     site.context.stop.cancel();
     running.ends().await;
@@ -131,7 +140,7 @@ async fn what_is_left_behind_is_mended_and_then_goes_its_way() {
     store.until(|store| store.resources[&id("hello")].replicas == 0).await;
     // The fence left behind was reverted, not taken for its own.
     assert_eq!(store.inner().calls, ["compare_and_set", "compare_and_set", "set_scale"]);
-    assert_eq!(site.context.metrics.mended.get(), 1);
+    assert_eq!(site.context.metrics.records_repaired.get(), 1);
     site.context.stop.cancel();
     running.ends().await;
 }
@@ -144,14 +153,14 @@ async fn a_scale_that_fails_is_reported_and_not_hammered() {
     let _dlx = Dlx::quiet(site.state.path(), &["hello"]);
     let running = site.run(&store);
     running
-        .until(|memory| {
-            memory
+        .until(|states| {
+            states
                 .resources
                 .get(&id("hello"))
-                .is_some_and(|known| known.failure.as_ref().is_some_and(|failure| failure.tries == 3))
+                .is_some_and(|state| state.failure.as_ref().is_some_and(|failure| failure.attempts == 3))
         })
         .await;
-    let told = match &running.memory.lock().unwrap().resources[&id("hello")].last_try {
+    let told = match &running.states.lock().unwrap().resources[&id("hello")].last_attempt {
         Some((end, _)) => end.to_string(),
         None => String::new(),
     };
@@ -159,12 +168,12 @@ async fn a_scale_that_fails_is_reported_and_not_hammered() {
     store
         .until(|store| {
             store.resources[&id("hello")].row.reason
-                == "going to zero failed: scaling to zero: the process does not end"
+                == "scaling to zero failed: scaling to zero: the process does not end"
         })
         .await;
     store.inner().refuse_scale = None;
     store.until(|store| store.resources[&id("hello")].replicas == 0).await;
-    running.until(|memory| memory.resources[&id("hello")].failure.is_none()).await;
+    running.until(|states| states.resources[&id("hello")].failure.is_none()).await;
     site.context.stop.cancel();
     running.ends().await;
 }
@@ -178,8 +187,8 @@ async fn a_plugin_that_hangs_delays_no_other() {
     let _dlx = Dlx::quiet(site.state.path(), &["hello"]);
     let (hangs, works) = (site.run(&stuck), site.run(&store));
     store.until(|store| store.resources[&id("hello")].replicas == 0).await;
-    works.until(|memory| memory.cycles.count >= 5).await;
-    assert_eq!(hangs.memory.lock().unwrap().cycles.count, 0);
+    works.until(|states| states.cycles.count >= 5).await;
+    assert_eq!(hangs.states.lock().unwrap().cycles.count, 0);
     site.context.stop.cancel();
     hangs.ends().await;
     works.ends().await;
@@ -205,8 +214,8 @@ async fn many_go_to_zero_a_bounded_number_at_a_time() {
     });
     let running = site.run(&store);
     store.until(|store| store.resources.values().all(|resource| resource.replicas == 0)).await;
-    assert_eq!(running.memory.lock().unwrap().cycles.count, 1);
-    assert_eq!(*most.lock().unwrap(), TRIES_AT_ONCE);
+    assert_eq!(running.states.lock().unwrap().cycles.count, 1);
+    assert_eq!(*most.lock().unwrap(), MAX_CONCURRENT_ATTEMPTS);
     site.context.stop.cancel();
     running.ends().await;
 }
@@ -225,16 +234,16 @@ async fn a_try_does_not_hold_up_the_next_cycle() {
     });
     let running = site.run(&store);
     store.until(|store| store.resources[&id("hello")].row.state == State::Draining).await;
-    let count = running.memory.lock().unwrap().cycles.count;
-    running.until(|memory| memory.cycles.count > count + 5).await;
+    let count = running.states.lock().unwrap().cycles.count;
+    running.until(|states| states.cycles.count > count + 5).await;
     assert_eq!(dlx.count("/api/v1/fence"), 1);
     assert_eq!(store.get("hello").row.state, State::Draining);
     // The end: it is reverted, and that is waited for.
-    let memory = running.memory.clone();
+    let states = running.states.clone();
     site.context.stop.cancel();
     running.ends().await;
-    let memory = memory.lock().unwrap();
-    assert_eq!(memory.resources[&id("hello")].failed_drains, [(("reverted", "stopping"), 1)].into());
+    let states = states.lock().unwrap();
+    assert_eq!(states.resources[&id("hello")].failed_drains, [(("reverted", "stopping"), 1)].into());
     assert_eq!((store.get("hello").row.state, store.get("hello").replicas), (State::Active, 1));
     assert_eq!(site.fences("reverted", "stopping"), 1);
 }
@@ -252,15 +261,17 @@ async fn another_file_changes_the_cycle_and_none_ends_it() {
     });
     let running = site.run(&first);
     running
-        .until(|memory| memory.resources.get(&id("hello")).is_some_and(|known| known.last_try.is_some()))
+        .until(|states| states.resources.get(&id("hello")).is_some_and(|state| state.last_attempt.is_some()))
         .await;
     // What it remembers outlives the change; the hour's pause does not.
     site.settings.scale_interval = OFTEN;
-    running.give.send_replace(Given { plugin: second.clone(), settings: Arc::new(site.settings.clone()) });
+    running
+        .set_active
+        .send_replace(ActivePlugin { plugin: second.clone(), settings: Arc::new(site.settings.clone()) });
     second.until(|store| !store.calls.is_empty()).await;
-    assert!(running.memory.lock().unwrap().cycles.count >= 2);
-    let Running { give, task, .. } = running;
-    drop(give);
+    assert!(running.states.lock().unwrap().cycles.count >= 2);
+    let Running { set_active, task, .. } = running;
+    drop(set_active);
     tokio::time::timeout(Duration::from_secs(60), task).await.expect("it does not end").unwrap();
     assert_eq!(second.get("hello").row.state, State::Active);
 }
@@ -297,15 +308,15 @@ async fn a_plugin_that_cannot_tell_changes_nothing() {
     let _dlx = Dlx::start(site.state.path(), |_, _| confirmed());
     let running = site.run(&store);
     // An activity that says nothing is no activity of zero.
-    running.until(|memory| memory.cycles.error.is_some()).await;
-    running.until(|memory| matches!(memory.resources[&id("hello")].decision, Decision::Keep(_))).await;
+    running.until(|states| states.cycles.error.is_some()).await;
+    running.until(|states| matches!(states.resources[&id("hello")].decision, Decision::Keep(_))).await;
     assert!(store.inner().calls.is_empty());
     site.context.stop.cancel();
     running.ends().await;
 }
 
 /// A DLX that has just forwarded a request for `hello`, and confirms all the same: it has its answer.
-fn just_asked(member: &str, asked: &crate::testing::Asked) -> Reply {
+fn just_asked(member: &str, asked: &crate::testing::ReceivedRequest) -> Reply {
     let mut active = crate::testing::idle("hello");
     active["idle"] = "1s".into();
     match asked.path.as_str() {
@@ -314,9 +325,9 @@ fn just_asked(member: &str, asked: &crate::testing::Asked) -> Reply {
     }
 }
 
-async fn ask(running: &Running, name: &str) -> Answered {
+async fn ask(running: &Running, name: &str) -> SleepOutcome {
     let (answer, answered) = oneshot::channel();
-    assert!(running.ask.send(super::Asked { id: id(name), answer }).await.is_ok(), "the cycle runs");
+    assert!(running.ask.send(super::SleepRequest { id: id(name), answer }).await.is_ok(), "the cycle runs");
     answered.await.expect("an answer")
 }
 
@@ -328,18 +339,21 @@ async fn a_person_need_not_wait_for_the_window() {
     paused.keep_awake = "paused".to_owned();
     let dlx = Dlx::start(site.state.path(), just_asked);
     let running = site.run(&store);
-    running.until(|memory| memory.cycles.count == 1).await;
-    assert_eq!(running.memory.lock().unwrap().resources[&id("hello")].decision.code(), "active");
-    assert_eq!(ask(&running, "nobody").await, Answered::Unknown("no plugin lists demo/nobody".to_owned()));
+    running.until(|states| states.cycles.count == 1).await;
+    assert_eq!(running.states.lock().unwrap().resources[&id("hello")].decision.code(), "active");
+    assert_eq!(
+        ask(&running, "nobody").await,
+        SleepOutcome::Unknown("no plugin lists demo/nobody".to_owned())
+    );
     assert!(store.inner().calls.is_empty());
-    assert_eq!(ask(&running, "hello").await, Answered::Tried(End::Committed));
-    assert_eq!((store.get("hello").replicas, store.get("hello").row.reason.as_str()), (0, "asked for"));
+    assert_eq!(ask(&running, "hello").await, SleepOutcome::Attempted(DrainOutcome::Committed));
+    assert_eq!((store.get("hello").replicas, store.get("hello").row.reason.as_str()), (0, "requested"));
     // By the same fence as ever.
     assert_eq!(dlx.count("/api/v1/fence"), 1);
-    assert_eq!(ask(&running, "hello").await, Answered::AtZero);
+    assert_eq!(ask(&running, "hello").await, SleepOutcome::AlreadyAsleep);
     // What its owner wants awake stays awake.
     store.put(paused);
-    assert_eq!(ask(&running, "hello").await, Answered::Kept("kept awake: paused".to_owned()));
+    assert_eq!(ask(&running, "hello").await, SleepOutcome::KeptAwake("kept awake: paused".to_owned()));
     site.context.stop.cancel();
     running.ends().await;
 }
@@ -353,8 +367,8 @@ async fn a_person_is_told_what_stands_in_the_way() {
         _ => just_asked(member, asked),
     });
     let running = site.run(&store);
-    let Answered::Tried(end) = ask(&running, "hello").await else { panic!("no try was made") };
-    assert_eq!(end.to_string(), format!("reverted, not confirmed by DLX {}: 1 requests in flight", dlx.name));
+    let SleepOutcome::Attempted(end) = ask(&running, "hello").await else { panic!("no try was made") };
+    assert_eq!(end.to_string(), format!("reverted: not confirmed by DLX {}: 1 requests in flight", dlx.name));
     assert_eq!(store.get("hello").replicas, 1);
     assert_eq!(store.get("hello").row.reason, format!("kept awake: {end}"));
     site.context.stop.cancel();
@@ -374,24 +388,24 @@ async fn owners_are_told_once() {
     let mut silent = Dlx::start(site.state.path(), |_, _| Reply::Never);
     let running = site.run(&store);
     store.until(|store| !reported(store, "NotScaledToZero").is_empty()).await;
-    let count = running.memory.lock().unwrap().cycles.count;
-    running.until(|memory| memory.cycles.count > count + 3).await;
+    let count = running.states.lock().unwrap().cycles.count;
+    running.until(|states| states.cycles.count > count + 3).await;
     let told = format!("Kept awake: no answer from DLX {}", silent.name);
     assert_eq!(reported(&store.inner(), "NotScaledToZero"), [told]);
     silent.leave();
-    running.until(|memory| memory.resources[&id("hello")].decision.code() == "member_left").await;
+    running.until(|states| states.resources[&id("hello")].decision.code() == "dlx_left").await;
     // Its owner does not wait for the window.
     let mut now = store.get("hello");
     now.sleep_now = true;
     store.put(now);
     store.until(|store| !reported(store, "ScaledToZero").is_empty()).await;
-    assert_eq!(reported(&store.inner(), "ScaledToZero"), ["Scaled to zero: asked for"]);
+    assert_eq!(reported(&store.inner(), "ScaledToZero"), ["Scaled to zero: requested"]);
     // Somebody scales it by hand.
     let mut up = store.get("hello");
     (up.replicas, up.sleep_now) = (1, false);
     store.put(up);
-    store.until(|store| !reported(store, "WokenByHand").is_empty()).await;
-    assert_eq!(reported(&store.inner(), "WokenByHand"), ["Its row says active now: scaled up by hand"]);
+    store.until(|store| !reported(store, "ScaledUpManually").is_empty()).await;
+    assert_eq!(reported(&store.inner(), "ScaledUpManually"), ["Its phase is active now: scaled up by hand"]);
     site.context.stop.cancel();
     running.ends().await;
 }
@@ -431,15 +445,15 @@ async fn tries_that_wait_for_a_route_keep_no_other_waiting() {
     let dlx = Dlx::quiet(site.state.path(), &names);
     // No router runs: their routes are waited for.
     let running = site.run(&store);
-    running.until(|_| dlx.count("/api/v1/fence") == SWITCHES_AT_ONCE).await;
+    running.until(|_| dlx.count("/api/v1/fence") == MAX_CONCURRENT_SWITCHOVERS).await;
     store.change("hello", |hello| hello.keep_awake.clear());
     let (answer, answered) = oneshot::channel();
-    running.ask.send(Asked { id: id("hello"), answer }).await.unwrap();
-    assert_eq!(answered.await, Ok(Answered::Tried(End::Committed)));
+    running.ask.send(SleepRequest { id: id("hello"), answer }).await.unwrap();
+    assert_eq!(answered.await, Ok(SleepOutcome::Attempted(DrainOutcome::Committed)));
     let draining = |store: &crate::testing::Inner| {
         store.resources.values().filter(|resource| resource.row.state == State::Draining).count()
     };
-    assert_eq!(draining(&store.inner()), SWITCHES_AT_ONCE);
+    assert_eq!(draining(&store.inner()), MAX_CONCURRENT_SWITCHOVERS);
     site.context.stop.cancel();
     running.ends().await;
     assert_eq!(draining(&store.inner()), 0, "all are reverted");

@@ -12,11 +12,14 @@ use scaler_types::{Path, Resource, Row, ScaleEvent, ScaleResource, State, protoc
 use tokio::time::Instant;
 
 use crate::{
-    interception::{self, RouteFacts},
-    observe::{Coverage, Measure, REQUESTS, Reading, Sample, Seen, Source, Unknown, Value},
+    interception::{self, InterceptionConditions},
+    observe::{
+        ActivityUnknown, Completeness, DlxReports, Measurements, MetricReading, MetricValue, REQUESTS,
+        Sample, SampleCount,
+    },
 };
 pub use reason::{Idle, Reason};
-pub use rollout::SeenRollout;
+pub use rollout::ObservedRollout;
 
 /// What is to be done with a resource, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,12 +27,12 @@ pub enum Decision {
     /// Leave it as it is.
     Keep(Reason),
     /// Try to put it to zero.
-    ToZero(Idle),
+    ScaleToZero(Idle),
 }
 
 /// What this process remembers of a resource, by its own monotonic clock. Times of different hosts are never compared.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Past {
+pub struct ScaleHistory {
     /// The last thing that happened to its scale, and when this process saw it.
     pub event: Option<(ScaleEvent, Instant)>,
     /// Since when everything that the DLXs did is known, and what is missing before.
@@ -41,14 +44,14 @@ pub struct Past {
     /// When it was awake last after a wake, or seen first.
     pub woken: Option<Instant>,
     /// The rollout of what it runs now; none: nothing runs, or its plugin cannot tell.
-    pub rollout: Option<SeenRollout>,
+    pub rollout: Option<ObservedRollout>,
 }
 
 /// Tries to scale a resource that failed, one after another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     /// How many.
-    pub tries: u32,
+    pub attempts: u32,
     /// What went wrong with the last one.
     pub reason: Arc<str>,
     /// No further try before.
@@ -59,13 +62,13 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence<'a> {
     /// How far the DLXs are to be believed.
-    pub source: &'a Source,
+    pub source: &'a DlxReports,
     /// What they told of it.
     pub samples: &'a [Sample],
     /// What its metrics are read from.
-    pub measure: Measure<'a>,
+    pub measure: Measurements<'a>,
     /// What routes need.
-    pub routes: RouteFacts,
+    pub conditions: InterceptionConditions,
 }
 
 /// Whether `resource` may go to zero.
@@ -76,73 +79,73 @@ pub fn decide(
     resource: &Resource,
     metrics: &[ScaleResource],
     evidence: Evidence<'_>,
-    past: &Past,
+    history: &ScaleHistory,
 ) -> Decision {
-    match idle(now, resource, metrics, evidence, past) {
-        Ok(idle) => Decision::ToZero(idle),
+    match find_idle(now, resource, metrics, evidence, history) {
+        Ok(idle) => Decision::ScaleToZero(idle),
         Err(reason) => Decision::Keep(reason),
     }
 }
 
-fn idle(
+fn find_idle(
     now: Instant,
     resource: &Resource,
     metrics: &[ScaleResource],
     evidence: Evidence<'_>,
-    past: &Past,
+    history: &ScaleHistory,
 ) -> Result<Idle, Reason> {
-    let Evidence { source, samples, measure, routes } = evidence;
-    may_be_scaled(now, resource, past)?;
-    let listed = past.listed.map_or(Duration::ZERO, |since| now.duration_since(since));
-    interception::check_ready(resource, metrics, measure, routes).map_err(Reason::Interception)?;
+    let Evidence { source, samples, measure, conditions } = evidence;
+    check_may_be_scaled(now, resource, history)?;
+    let listed = history.listed.map_or(Duration::ZERO, |since| now.duration_since(since));
+    interception::check_ready(resource, metrics, measure, conditions).map_err(Reason::Interception)?;
     if resource.path == Path::Direct && metrics.is_empty() {
         return Err(Reason::NoMetrics);
     }
-    rollout::is_over(now, resource, past)?;
+    rollout::check_finished(now, resource, history)?;
     if !resource.sleep_now {
         match measure {
             _ if metrics.is_empty() => return Err(Reason::NoMetrics),
-            Measure::Samples => only_requests(metrics)?,
-            Measure::Readings(_) => {}
+            Measurements::Samples => check_only_requests_metric(metrics)?,
+            Measurements::Readings(_) => {}
         }
     }
     // With path external nobody is asked: its requests pass no DLX while it is awake. With path direct they do for as long as
     // its route leads to both.
     if resource.path != Path::External {
-        nothing_in_flight(source, samples)?;
+        check_nothing_in_flight(source, samples)?;
     }
     if resource.sleep_now {
-        return Ok(Idle::Asked);
+        return Ok(Idle::Requested);
     }
     let mut idle = None;
     for (place, metric) in metrics.iter().enumerate() {
         let told = match measure {
-            Measure::Samples if resource.path == Path::External => return Err(Reason::PathExternal),
-            Measure::Samples => within(metric, samples, listed)?,
-            Measure::Readings(readings) => Some(read(metric, readings.get(place))?),
+            Measurements::Samples if resource.path == Path::External => return Err(Reason::PathExternal),
+            Measurements::Samples => check_request_count(metric, samples, listed)?,
+            Measurements::Readings(readings) => Some(check_reading(metric, readings.get(place))?),
         };
         // What came closest to its threshold is told, a missing value last.
         idle = match (idle, told) {
-            (Some(known @ Idle::Below { .. }), Some(Idle::Absent { .. })) => Some(known),
-            (known, told) => told.or(known),
+            (Some(state @ Idle::Below { .. }), Some(Idle::Absent { .. })) => Some(state),
+            (state, told) => told.or(state),
         };
     }
     let largest = metrics.iter().map(|metric| metric.window_size).max().unwrap_or_default();
-    if let Some((event, seen)) = past.event
-        && delays(event)
+    if let Some((event, seen)) = history.event
+        && delays_scale_down(event)
         && now.duration_since(seen) < largest
     {
         return Err(Reason::Event { event, ago: now.duration_since(seen), window: largest });
     }
-    rollout::is_ready_for(now, past, largest)?;
-    if let (Some(wanted), Some(woken)) = (resource.min_awake, past.woken)
+    rollout::check_ready_for(now, history, largest)?;
+    if let (Some(wanted), Some(woken)) = (resource.min_awake, history.woken)
         && now.duration_since(woken) < wanted
     {
         return Err(Reason::MinAwake { ago: now.duration_since(woken), wanted });
     }
-    if let Measure::Samples = measure
+    if let Measurements::Samples = measure
         && let Some((since, gap)) =
-            past.gap.as_ref().filter(|(since, _)| now.duration_since(*since) < largest)
+            history.gap.as_ref().filter(|(since, _)| now.duration_since(*since) < largest)
     {
         return Err(Reason::Gap { gap: gap.clone(), ago: now.duration_since(*since), window: largest });
     }
@@ -156,17 +159,20 @@ fn idle(
 /// # Errors
 ///
 /// It is not, or that is not known.
-pub fn still_idle(metrics: &[ScaleResource], evidence: Evidence<'_>) -> Result<(), Reason> {
-    nothing_in_flight(evidence.source, evidence.samples)?;
-    let Measure::Readings(readings) = evidence.measure else { return Err(Reason::NoMetrics) };
+pub fn check_still_idle(metrics: &[ScaleResource], evidence: Evidence<'_>) -> Result<(), Reason> {
+    check_nothing_in_flight(evidence.source, evidence.samples)?;
+    let Measurements::Readings(readings) = evidence.measure else { return Err(Reason::NoMetrics) };
     if metrics.is_empty() {
         return Err(Reason::NoMetrics);
     }
-    metrics.iter().enumerate().try_for_each(|(place, metric)| read(metric, readings.get(place)).map(drop))
+    metrics
+        .iter()
+        .enumerate()
+        .try_for_each(|(place, metric)| check_reading(metric, readings.get(place)).map(drop))
 }
 
 /// Whether it may be put to zero at all, however busy it is.
-fn may_be_scaled(now: Instant, resource: &Resource, past: &Past) -> Result<(), Reason> {
+fn check_may_be_scaled(now: Instant, resource: &Resource, history: &ScaleHistory) -> Result<(), Reason> {
     if !resource.keep_awake.is_empty() {
         return Err(Reason::KeptAwake(resource.keep_awake.as_str().into()));
     }
@@ -182,17 +188,17 @@ fn may_be_scaled(now: Instant, resource: &Resource, past: &Past) -> Result<(), R
     if resource.replicas == 0 {
         return Err(Reason::AtZero);
     }
-    match past.failure.as_ref().filter(|failure| now < failure.until) {
+    match history.failure.as_ref().filter(|failure| now < failure.until) {
         Some(failure) => Err(Reason::Failed(failure.clone())),
         None => Ok(()),
     }
 }
 
-fn only_requests(metrics: &[ScaleResource]) -> Result<(), Reason> {
+fn check_only_requests_metric(metrics: &[ScaleResource]) -> Result<(), Reason> {
     match metrics.iter().find(|metric| metric.metric_name != REQUESTS) {
         Some(unknown) => Err(Reason::UnknownMetric(
             format!(
-                "the metric source dlx does not know {:?}: it counts {REQUESTS:?} only",
+                "the metric source dlx has no metric {:?}: it counts {REQUESTS:?} only",
                 unknown.metric_name
             )
             .into(),
@@ -202,11 +208,11 @@ fn only_requests(metrics: &[ScaleResource]) -> Result<(), Reason> {
 }
 
 /// Every DLX told, and of nothing in flight: else none would confirm a fence.
-fn nothing_in_flight(source: &Source, samples: &[Sample]) -> Result<(), Reason> {
+fn check_nothing_in_flight(source: &DlxReports, samples: &[Sample]) -> Result<(), Reason> {
     if let Some(unknown) = &source.unknown {
-        return Err(Reason::Source(unknown.clone()));
+        return Err(Reason::ActivityUnknown(unknown.clone()));
     }
-    one_sample_of_each(&source.members, samples)?;
+    check_one_sample_per_dlx(&source.members, samples)?;
     let (in_flight, held) = samples.iter().fold((0_u64, 0_u64), |(in_flight, held), sample| {
         (in_flight.saturating_add(sample.in_flight), held.saturating_add(sample.held))
     });
@@ -217,10 +223,10 @@ fn nothing_in_flight(source: &Source, samples: &[Sample]) -> Result<(), Reason> 
 }
 
 /// Every DLX told of the resource, and each once.
-fn one_sample_of_each(members: &[Arc<str>], samples: &[Sample]) -> Result<(), Reason> {
+fn check_one_sample_per_dlx(members: &[Arc<str>], samples: &[Sample]) -> Result<(), Reason> {
     // The source does not say "no members" with an empty list; should it, nobody vouches for anything.
     if members.is_empty() {
-        return Err(Reason::Source(Unknown::NoMembers));
+        return Err(Reason::ActivityUnknown(ActivityUnknown::NoDlx));
     }
     for member in members {
         match samples.iter().filter(|sample| sample.member == *member).count() {
@@ -234,10 +240,14 @@ fn one_sample_of_each(members: &[Arc<str>], samples: &[Sample]) -> Result<(), Re
 
 /// Whether what the DLXs told of one metric lets the resource go to zero: `Ok` with its value, where the value decides.
 /// `listed`: for how long the resource has been there.
-fn within(metric: &ScaleResource, samples: &[Sample], listed: Duration) -> Result<Option<Idle>, Reason> {
+fn check_request_count(
+    metric: &ScaleResource,
+    samples: &[Sample],
+    listed: Duration,
+) -> Result<Option<Idle>, Reason> {
     let window = metric.window_size;
     if samples.is_empty() {
-        return Err(Reason::Source(Unknown::NoMembers));
+        return Err(Reason::ActivityUnknown(ActivityUnknown::NoDlx));
     }
     // Known to be busy, however little of the window is known.
     let last = samples.iter().filter_map(|sample| sample.idle.filter(|idle| *idle < window)).min();
@@ -267,10 +277,10 @@ fn within(metric: &ScaleResource, samples: &[Sample], listed: Duration) -> Resul
         clippy::cast_precision_loss,
         reason = "a count of more than 2^53 requests is above any threshold in use"
     )]
-    below(metric, value as f64).map(Some)
+    check_threshold(metric, value as f64).map(Some)
 }
 
-fn below(metric: &ScaleResource, value: f64) -> Result<Idle, Reason> {
+fn check_threshold(metric: &ScaleResource, value: f64) -> Result<Idle, Reason> {
     let (name, threshold) = (metric.wire_name(), metric.threshold);
     // "Not above" would take a threshold that is no number for one that is never reached.
     if value <= threshold {
@@ -281,42 +291,47 @@ fn below(metric: &ScaleResource, value: f64) -> Result<Idle, Reason> {
 }
 
 /// Whether what another source told of one metric lets the resource go to zero.
-fn read(metric: &ScaleResource, reading: Option<&Reading>) -> Result<Idle, Reason> {
-    let Some(Reading { metric: name, value, coverage }) = reading else {
+fn check_reading(metric: &ScaleResource, reading: Option<&MetricReading>) -> Result<Idle, Reason> {
+    let Some(MetricReading { metric: name, value, coverage }) = reading else {
         return Err(Reason::NoReading { metric: metric.wire_name().into() });
     };
     let idle = match value {
-        Value::Number(value) if !value.is_finite() || *value < 0.0 => {
+        MetricValue::Number(value) if !value.is_finite() || *value < 0.0 => {
             return Err(Reason::NotANumber { metric: name.clone(), value: *value });
         }
         // Known to be busy, however little of the window is known.
-        Value::Number(value) => below(metric, *value)?,
-        Value::Absent { idle: true } => Idle::Absent { metric: name.clone() },
-        Value::Absent { idle: false } => return Err(Reason::NoReading { metric: name.clone() }),
-        Value::Several => return Err(Reason::Several { metric: name.clone() }),
-        Value::Unknown(known) => return Err(Reason::UnknownMetric(known.clone())),
-        Value::Failed(reason) => return Err(Reason::Source(Unknown::Failed(reason.clone()))),
+        MetricValue::Number(value) => check_threshold(metric, *value)?,
+        MetricValue::Absent { idle: true } => Idle::Absent { metric: name.clone() },
+        MetricValue::Absent { idle: false } => return Err(Reason::NoReading { metric: name.clone() }),
+        MetricValue::Several => return Err(Reason::Several { metric: name.clone() }),
+        MetricValue::Unknown(state) => return Err(Reason::UnknownMetric(state.clone())),
+        MetricValue::Failed(reason) => {
+            return Err(Reason::ActivityUnknown(ActivityUnknown::SourceFailed(reason.clone())));
+        }
     };
-    let uncovered =
-        || Reason::Uncovered { metric: name.clone(), coverage: coverage.clone(), window: metric.window_size };
+    let uncovered = || Reason::Incomplete {
+        metric: name.clone(),
+        coverage: coverage.clone(),
+        window: metric.window_size,
+    };
     #[expect(clippy::cast_precision_loss, reason = "nobody scrapes 2^53 times")]
     match coverage {
-        Coverage::Vouched => Ok(idle),
-        Coverage::Only(time) if *time >= metric.window_size => Ok(idle),
-        Coverage::Scrapes { seen: Seen::Count(seen), needed, most }
+        Completeness::Guaranteed => Ok(idle),
+        Completeness::Only(time) if *time >= metric.window_size => Ok(idle),
+        Completeness::Scrapes { seen: SampleCount::Count(seen), needed, most }
             if *seen >= *needed as f64 && *seen <= *most as f64 =>
         {
             Ok(idle)
         }
-        Coverage::Scrapes { seen: Seen::Failed(reason), .. } => {
-            Err(Reason::Source(Unknown::Failed(reason.clone())))
+        Completeness::Scrapes { seen: SampleCount::Failed(reason), .. } => {
+            Err(Reason::ActivityUnknown(ActivityUnknown::SourceFailed(reason.clone())))
         }
-        Coverage::Only(_) | Coverage::Scrapes { .. } => Err(uncovered()),
+        Completeness::Only(_) | Completeness::Scrapes { .. } => Err(uncovered()),
     }
 }
 
 /// Whether a resource is left alone for a window after this.
-fn delays(event: ScaleEvent) -> bool {
+fn delays_scale_down(event: ScaleEvent) -> bool {
     match event {
         ScaleEvent::ResourceUpdated
         | ScaleEvent::ScaleFromZeroStarted
@@ -332,7 +347,7 @@ impl Decision {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Keep(_) => "keep",
-            Self::ToZero(_) => "to_zero",
+            Self::ScaleToZero(_) => "scale_to_zero",
         }
     }
 
@@ -341,7 +356,7 @@ impl Decision {
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Keep(reason) => reason.refusal(),
-            Self::ToZero(_) => None,
+            Self::ScaleToZero(_) => None,
         }
     }
 
@@ -349,7 +364,7 @@ impl Decision {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Keep(reason) => reason.code(),
-            Self::ToZero(idle) => idle.code(),
+            Self::ScaleToZero(idle) => idle.code(),
         }
     }
 }
@@ -358,7 +373,7 @@ impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Keep(reason) => reason.fmt(f),
-            Self::ToZero(idle) => idle.fmt(f),
+            Self::ScaleToZero(idle) => idle.fmt(f),
         }
     }
 }

@@ -6,8 +6,8 @@ use scaler_types::{Row, ScaleEvent, State, duration::short, protocol::Gap};
 
 use super::Failure;
 use crate::{
-    interception::NotReady,
-    observe::{Coverage, Unknown},
+    interception::InterceptionNotReady,
+    observe::{ActivityUnknown, Completeness},
     telemetry::rounded,
 };
 
@@ -17,7 +17,7 @@ pub enum Reason {
     /// Its owner, or another scaler, wants it awake.
     KeptAwake(Arc<str>),
     /// Its interception does not allow it.
-    Interception(NotReady),
+    Interception(InterceptionNotReady),
     /// With path external the DLXs see its requests only while it sleeps: they cannot tell whether it is idle.
     PathExternal,
     /// Its row was written by a newer build, in this format.
@@ -33,7 +33,7 @@ pub enum Reason {
     /// Earlier tries to scale it failed.
     Failed(Failure),
     /// The metric source could not tell.
-    Source(Unknown),
+    ActivityUnknown(ActivityUnknown),
     /// A DLX told nothing of it.
     NoSample {
         /// Who.
@@ -101,11 +101,11 @@ pub enum Reason {
         value: f64,
     },
     /// The metric source does not know the whole window.
-    Uncovered {
+    Incomplete {
         /// The metric's name on the wire.
         metric: Arc<str>,
         /// What it knows.
-        coverage: Coverage,
+        coverage: Completeness,
         /// The window.
         window: Duration,
     },
@@ -158,8 +158,8 @@ pub enum Idle {
         /// For how long, at least.
         idle: Duration,
     },
-    /// Its owner asked for it, or a person did.
-    Asked,
+    /// Its users requested it, with an annotation or `autoscaler sleep`.
+    Requested,
     /// A metric has no value, although its target was scraped for the whole window.
     Absent {
         /// The metric's name on the wire.
@@ -200,10 +200,10 @@ impl Reason {
             | Self::UnknownMetric(_)
             | Self::Several { .. }
             | Self::NotANumber { .. }
-            | Self::Source(Unknown::NoMembers) => Some(self.code().to_owned()),
-            Self::Source(unknown @ Unknown::Silent(_)) => Some(unknown.to_string()),
+            | Self::ActivityUnknown(ActivityUnknown::NoDlx) => Some(self.code().to_owned()),
+            Self::ActivityUnknown(unknown @ ActivityUnknown::Unreachable(_)) => Some(unknown.to_string()),
             // What it says may differ each time.
-            Self::Source(Unknown::Failed(_)) => Some(self.code().to_owned()),
+            Self::ActivityUnknown(ActivityUnknown::SourceFailed(_)) => Some(self.code().to_owned()),
             _ => None,
         }
     }
@@ -213,34 +213,34 @@ impl Reason {
         match self {
             Self::KeptAwake(_) => "kept_awake",
             Self::Interception(not_ready) => not_ready.code(),
-            Self::PathExternal => "path_external",
-            Self::NewerRow(_) => "newer_row",
+            Self::PathExternal => "traffic_mode_external",
+            Self::NewerRow(_) => "newer_record",
             Self::NotActive(_) => "not_active",
             Self::AtZero => "at_zero",
             Self::NoMetrics => "no_metrics",
             Self::UnknownMetric(_) => "unknown_metric",
             Self::Failed(_) => "scale_failed",
-            Self::Source(Unknown::Failed(_)) => "source_failed",
-            Self::Source(Unknown::NoMembers) => "no_members",
-            Self::Source(Unknown::Silent(_)) => "member_silent",
+            Self::ActivityUnknown(ActivityUnknown::SourceFailed(_)) => "source_failed",
+            Self::ActivityUnknown(ActivityUnknown::NoDlx) => "no_dlx",
+            Self::ActivityUnknown(ActivityUnknown::Unreachable(_)) => "member_silent",
             Self::NoSample { .. } => "no_sample",
             Self::Duplicate { .. } => "duplicate_sample",
             Self::NoValue { .. } => "no_value",
-            Self::Short { .. } => "short_sample",
+            Self::Short { .. } => "incomplete_window",
             Self::InFlight { .. } => "in_flight",
             Self::Active { .. } => "active",
             Self::Above { .. } => "above_threshold",
             Self::NoReading { .. } => "no_value",
             Self::Several { .. } => "duplicate_sample",
             Self::NotANumber { .. } => "not_a_number",
-            Self::Uncovered { .. } => "short_sample",
+            Self::Incomplete { .. } => "incomplete_window",
             Self::Event { .. } => "recent_event",
             Self::RollingOut { .. } => "rolling_out",
             Self::Ready { .. } => "recently_ready",
             Self::MinAwake { .. } => "min_awake",
-            Self::Gap { gap: Gap::Left(_), .. } => "member_left",
+            Self::Gap { gap: Gap::Left(_), .. } => "dlx_left",
             Self::Gap { gap: Gap::NewLeader, .. } => "new_leader",
-            Self::Gap { gap: Gap::Unseen, .. } => "members_unseen",
+            Self::Gap { gap: Gap::Unseen, .. } => "dlxs_unnoticed",
         }
     }
 }
@@ -251,32 +251,32 @@ impl fmt::Display for Reason {
             Self::KeptAwake(reason) => write!(f, "kept awake: {reason}"),
             Self::Interception(not_ready) => not_ready.fmt(f),
             Self::PathExternal => f.write_str(
-                "with path external its requests pass the DLXs only while it sleeps, so the metric source dlx cannot tell whether it is idle",
+                "in traffic mode external the DLXs see its requests only while it is asleep, so the metric source dlx cannot measure its activity: set metrics.source to prometheus or kubernetes",
             ),
             Self::NewerRow(format) => {
-                write!(f, "its row has format {format}, this build knows {}", Row::FORMAT)
+                write!(f, "its record has format {format}, this version reads formats up to {}: upgrade this autoscaler", Row::FORMAT)
             }
             Self::NotActive(State::Asleep) => f.write_str("asleep"),
-            Self::NotActive(state) => write!(f, "its row says {state}"),
-            Self::AtZero => f.write_str("at zero"),
+            Self::NotActive(state) => write!(f, "its phase is {state}"),
+            Self::AtZero => f.write_str("it has no replicas"),
             Self::NoMetrics => {
-                f.write_str("no metric says when it is idle: set scaleResources in the file's defaults")
+                f.write_str("no metric defines when it is idle: set defaults.scaleResources in the namespace file")
             }
-            Self::UnknownMetric(known) => f.write_str(known),
+            Self::UnknownMetric(state) => f.write_str(state),
             Self::Failed(failure) => {
-                let Failure { tries, reason, .. } = failure;
+                let Failure { attempts, reason, .. } = failure;
                 write!(
                     f,
-                    "the last {tries} tries to scale it failed ({reason}); the next one comes after a pause"
+                    "the last {attempts} attempts to scale it failed ({reason}); retried after a pause"
                 )
             }
-            Self::Source(unknown) => unknown.fmt(f),
-            Self::NoSample { member } => write!(f, "DLX {member} tells nothing of it"),
-            Self::Duplicate { member } => write!(f, "DLX {member} tells of it more than once"),
-            Self::NoValue { member, metric } => write!(f, "DLX {member} does not tell {metric}"),
+            Self::ActivityUnknown(unknown) => unknown.fmt(f),
+            Self::NoSample { member } => write!(f, "DLX {member} reported no activity of it"),
+            Self::Duplicate { member } => write!(f, "DLX {member} reported its activity more than once"),
+            Self::NoValue { member, metric } => write!(f, "DLX {member} did not report {metric}"),
             Self::Short { member, counting, window } => write!(
                 f,
-                "DLX {member} has counted for {} only, the window is {}",
+                "DLX {member} has counted its requests for only {}, the window is {}",
                 short(rounded(*counting)),
                 short(*window)
             ),
@@ -285,18 +285,18 @@ impl fmt::Display for Reason {
                 write!(f, "active {} ago, the window is {}", short(rounded(*idle)), short(*window))
             }
             Self::Above { metric, value, threshold } => {
-                write!(f, "{metric} is {value}, the threshold {threshold}")
+                write!(f, "{metric} is {value}, the threshold is {threshold}")
             }
-            Self::NoReading { metric } => write!(f, "the metric source tells no {metric} of it"),
+            Self::NoReading { metric } => write!(f, "the metric source has no value of {metric} for it"),
             Self::Several { metric } => write!(
                 f,
-                "the metric source tells several values of {metric} for it: expected one, as with sum by (name)"
+                "the metric source has several values of {metric} for it: aggregate them in the query, as with sum by (name)"
             ),
             Self::NotANumber { metric, value } => {
-                write!(f, "{metric} is {value}, which says nothing of how busy it was")
+                write!(f, "{metric} is {value}, which is not a usable number")
             }
-            Self::Uncovered { metric, coverage, window } => {
-                write!(f, "{metric} is not known for the whole window of {}: {coverage}", short(*window))
+            Self::Incomplete { metric, coverage, window } => {
+                write!(f, "{metric} is not complete for its window of {}: {coverage}", short(*window))
             }
             Self::Event { event, ago, window } => write!(
                 f,
@@ -307,7 +307,7 @@ impl fmt::Display for Reason {
             ),
             Self::RollingOut { status, deadline } => write!(
                 f,
-                "its rollout is not complete: {status} (it may go without progress for {})",
+                "its rollout is not complete: {status} (allowed to stall for {})",
                 short(*deadline)
             ),
             Self::Ready { ago, window } => write!(
@@ -318,7 +318,7 @@ impl fmt::Display for Reason {
             ),
             Self::MinAwake { ago, wanted } => write!(
                 f,
-                "woken {} ago, it stays awake for {} after a wake",
+                "woken {} ago, min-awake keeps it awake for {} after a wake",
                 short(rounded(*ago)),
                 short(*wanted)
             ),
@@ -326,13 +326,13 @@ impl fmt::Display for Reason {
                 let (ago, window) = (short(rounded(*ago)), short(*window));
                 match gap {
                     Gap::Left(dlx) => {
-                        write!(f, "DLX {dlx} was gone {ago} ago without a report after its last request")
+                        write!(f, "DLX {dlx} left {ago} ago without a last report")
                     }
                     Gap::NewLeader => write!(
                         f,
-                        "this autoscaler has followed the DLXs for {ago}: what those that left before had counted is not known"
+                        "this autoscaler has watched the DLXs for only {ago}: counts of DLXs that left before are unknown"
                     ),
-                    Gap::Unseen => write!(f, "DLXs may have come and gone unseen until {ago} ago"),
+                    Gap::Unseen => write!(f, "DLXs may have come and gone unnoticed until {ago} ago"),
                 }?;
                 write!(f, ", the largest window is {window}")
             }
@@ -347,7 +347,7 @@ impl Idle {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Quiet { .. } => "quiet",
-            Self::Asked => "asked",
+            Self::Requested => "requested",
             Self::Absent { .. } => "absent",
             Self::Below { .. } => "below_threshold",
         }
@@ -358,12 +358,12 @@ impl fmt::Display for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Quiet { idle } => write!(f, "idle for {}", short(rounded(*idle))),
-            Self::Asked => f.write_str("asked for"),
+            Self::Requested => f.write_str("requested"),
             Self::Absent { metric } => {
-                write!(f, "{metric} has no value, and its target was scraped all the while")
+                write!(f, "{metric} has no value although its target was scraped for the whole window")
             }
             Self::Below { metric, value, threshold } => {
-                write!(f, "{metric} is {value}, not above its threshold {threshold}")
+                write!(f, "{metric} is {value}, the threshold is {threshold}")
             }
         }
     }

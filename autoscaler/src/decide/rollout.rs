@@ -6,14 +6,14 @@ use std::time::Duration;
 use scaler_types::{Resource, Rollout, RolloutPhase, State};
 use tokio::time::Instant;
 
-use super::{Past, Reason};
+use super::{Reason, ScaleHistory};
 
 /// How long a rollout may go without progress where the resource itself does not say: as long as a Deployment by default.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
 
 /// A rollout as this process saw it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SeenRollout {
+pub struct ObservedRollout {
     revision: String,
     status: String,
     /// Since when it has made no progress.
@@ -22,11 +22,11 @@ pub struct SeenRollout {
     pub(super) ready_since: Option<Instant>,
 }
 
-// === impl SeenRollout ===
+// === impl ObservedRollout ===
 
-impl SeenRollout {
+impl ObservedRollout {
     /// `resource` is seen now, and was seen as `before` the last time; `woken`: a wake began in between.
-    pub(crate) fn follow(
+    pub(crate) fn observe(
         before: Option<Self>,
         now: Instant,
         resource: &Resource,
@@ -55,14 +55,18 @@ impl SeenRollout {
 }
 
 /// Whether the rollout is over, well or not.
-pub(super) fn is_over(now: Instant, resource: &Resource, past: &Past) -> Result<(), Reason> {
+pub(super) fn check_finished(
+    now: Instant,
+    resource: &Resource,
+    history: &ScaleHistory,
+) -> Result<(), Reason> {
     let Some(rollout) =
         resource.rollout.as_ref().filter(|rollout| rollout.phase == RolloutPhase::Progressing)
     else {
         return Ok(());
     };
     let deadline = rollout.deadline.unwrap_or(DEADLINE);
-    match &past.rollout {
+    match &history.rollout {
         // Pods that are no longer ready are no rollout.
         Some(seen) if seen.ready_since.is_some() => Ok(()),
         Some(seen) if now.duration_since(seen.stands_since) >= deadline => Ok(()),
@@ -71,8 +75,8 @@ pub(super) fn is_over(now: Instant, resource: &Resource, past: &Past) -> Result<
 }
 
 /// Whether it has been ready for the largest window.
-pub(super) fn is_ready_for(now: Instant, past: &Past, window: Duration) -> Result<(), Reason> {
-    let ready = past.rollout.as_ref().and_then(|seen| seen.ready_since);
+pub(super) fn check_ready_for(now: Instant, history: &ScaleHistory, window: Duration) -> Result<(), Reason> {
+    let ready = history.rollout.as_ref().and_then(|seen| seen.ready_since);
     match ready.map(|ready| now.duration_since(ready)).filter(|ago| *ago < window) {
         Some(ago) => Err(Reason::Ready { ago, window }),
         None => Ok(()),

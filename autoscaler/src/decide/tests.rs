@@ -16,12 +16,12 @@ struct Case {
     now: Instant,
     resource: Resource,
     metrics: Vec<ScaleResource>,
-    source: Source,
+    source: DlxReports,
     samples: Vec<Sample>,
     /// Of another source, which is asked then.
-    readings: Option<Vec<Reading>>,
-    routes: RouteFacts,
-    past: Past,
+    readings: Option<Vec<MetricReading>>,
+    conditions: InterceptionConditions,
+    history: ScaleHistory,
 }
 
 impl Case {
@@ -33,11 +33,11 @@ impl Case {
             now: Instant::now() + 100 * WINDOW,
             resource,
             metrics: vec![metric(WINDOW, 0.0)],
-            source: Source { members: vec!["a".into(), "b".into()], ..Source::default() },
+            source: DlxReports { members: vec!["a".into(), "b".into()], ..DlxReports::default() },
             samples: vec![sample("a"), sample("b")],
             readings: None,
-            routes: RouteFacts { served: true, grace: GRACE },
-            past: Past { listed: Some(Instant::now()), ..Past::default() },
+            conditions: InterceptionConditions { dlx_available: true, propagation_delay: PROPAGATION_DELAY },
+            history: ScaleHistory { listed: Some(Instant::now()), ..ScaleHistory::default() },
         }
     }
 
@@ -48,8 +48,8 @@ impl Case {
     }
 
     /// The same by what another source tells: `requests` is 0, and known for the whole window.
-    fn read(change: impl FnOnce(&mut Self, &mut Reading)) -> Self {
-        let mut reading = reading(0.0, Seen::Count(41.0));
+    fn with_reading(change: impl FnOnce(&mut Self, &mut MetricReading)) -> Self {
+        let mut reading = reading(0.0, SampleCount::Count(41.0));
         Self::with(|case| {
             // The DLXs count nothing that decides.
             case.samples.iter_mut().for_each(|sample| {
@@ -69,10 +69,10 @@ impl Case {
     }
 
     fn decide(&self) -> Decision {
-        let measure = self.readings.as_deref().map_or(Measure::Samples, Measure::Readings);
+        let measure = self.readings.as_deref().map_or(Measurements::Samples, Measurements::Readings);
         let evidence =
-            Evidence { source: &self.source, samples: &self.samples, measure, routes: self.routes };
-        decide(self.now, &self.resource, &self.metrics, evidence, &self.past)
+            Evidence { source: &self.source, samples: &self.samples, measure, conditions: self.conditions };
+        decide(self.now, &self.resource, &self.metrics, evidence, &self.history)
     }
 }
 
@@ -80,16 +80,16 @@ fn metric(window_size: Duration, threshold: f64) -> ScaleResource {
     ScaleResource { metric_name: REQUESTS.to_owned(), window_size, threshold }
 }
 
-fn reading(value: f64, seen: Seen) -> Reading {
-    Reading {
+fn reading(value: f64, seen: SampleCount) -> MetricReading {
+    MetricReading {
         metric: "requests_per_10m".into(),
-        value: Value::Number(value),
-        coverage: Coverage::Scrapes { seen, needed: 41, most: 44 },
+        value: MetricValue::Number(value),
+        coverage: Completeness::Scrapes { seen, needed: 41, most: 44 },
     }
 }
 
-fn scrapes(seen: Seen) -> Coverage {
-    Coverage::Scrapes { seen, needed: 41, most: 44 }
+fn scrapes(seen: SampleCount) -> Completeness {
+    Completeness::Scrapes { seen, needed: 41, most: 44 }
 }
 
 fn sample(member: &str) -> Sample {
@@ -110,16 +110,16 @@ fn left(at: Instant) -> Option<(Instant, Gap)> {
 }
 
 fn failure(until: Instant) -> Failure {
-    Failure { tries: 2, reason: "no".into(), until }
+    Failure { attempts: 2, reason: "no".into(), until }
 }
 
-const GRACE: Duration = Duration::from_secs(30);
+const PROPAGATION_DELAY: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn every_rule() {
     let keep: Vec<(&str, Case)> = vec![
-        ("newer_row", Case::with(|case| case.resource.row.format = Row::FORMAT + 1)),
+        ("newer_record", Case::with(|case| case.resource.row.format = Row::FORMAT + 1)),
         ("not_active", Case::with(|case| case.resource.row.state = State::Draining)),
         ("not_active", Case::with(|case| case.resource.row.state = State::Asleep)),
         ("not_active", Case::with(|case| case.resource.row.state = State::Waking)),
@@ -139,11 +139,14 @@ fn every_rule() {
                 case.metrics.push(ScaleResource { metric_name: "cpu".to_owned(), ..metric(WINDOW, 0.0) });
             }),
         ),
-        ("scale_failed", Case::with(|case| case.past.failure = Some(failure(case.now + SECOND)))),
-        ("source_failed", Case::with(|case| case.source.unknown = Some(Unknown::Failed("no".into())))),
-        ("no_members", Case::with(|case| case.source.unknown = Some(Unknown::NoMembers))),
+        ("scale_failed", Case::with(|case| case.history.failure = Some(failure(case.now + SECOND)))),
         (
-            "no_members",
+            "source_failed",
+            Case::with(|case| case.source.unknown = Some(ActivityUnknown::SourceFailed("no".into()))),
+        ),
+        ("no_dlx", Case::with(|case| case.source.unknown = Some(ActivityUnknown::NoDlx))),
+        (
+            "no_dlx",
             Case::with(|case| {
                 case.source.members.clear();
                 case.samples.clear();
@@ -151,17 +154,19 @@ fn every_rule() {
         ),
         (
             "member_silent",
-            Case::with(|case| case.source.unknown = Some(Unknown::Silent(["b".to_owned()].into()))),
+            Case::with(|case| {
+                case.source.unknown = Some(ActivityUnknown::Unreachable(["b".to_owned()].into()))
+            }),
         ),
         ("no_sample", Case::with(|case| case.samples.clear())),
         ("no_sample", Case::with(|case| drop(case.samples.remove(0)))),
         ("duplicate_sample", Case::with(|case| case.samples.push(sample("a")))),
         ("in_flight", Case::with(|case| case.samples[1].in_flight = 1)),
         ("in_flight", Case::with(|case| case.samples[1].held = 1)),
-        ("short_sample", Case::with(|case| case.samples[0].counting = WINDOW - SECOND)),
+        ("incomplete_window", Case::with(|case| case.samples[0].counting = WINDOW - SECOND)),
         // Never asked for anything, and has not counted for long enough to say so.
         (
-            "short_sample",
+            "incomplete_window",
             Case::with(|case| (case.samples[1].idle, case.samples[1].counting) = (None, WINDOW - SECOND)),
         ),
         ("active", Case::with(|case| case.samples[1].idle = Some(WINDOW - SECOND))),
@@ -174,7 +179,7 @@ fn every_rule() {
             }),
         ),
         (
-            "short_sample",
+            "incomplete_window",
             Case::with(|case| {
                 case.metrics = vec![metric(WINDOW, 0.0), metric(2 * WINDOW, 0.0)];
                 case.samples.iter_mut().for_each(|sample| sample.idle = None);
@@ -204,7 +209,7 @@ fn every_rule() {
             }),
         ),
         ("no_value", Case::counted(5.0, |case| case.samples[1].counts = vec![(SECOND, 0)])),
-        ("short_sample", Case::counted(5.0, |case| case.samples[1].counting = WINDOW - SECOND)),
+        ("incomplete_window", Case::counted(5.0, |case| case.samples[1].counting = WINDOW - SECOND)),
         ("in_flight", Case::counted(5.0, |case| case.samples[1].in_flight = 1)),
         ("recent_event", Case::with(|case| case.event(ScaleEvent::ResourceUpdated, WINDOW - SECOND))),
         ("recent_event", Case::with(|case| case.event(ScaleEvent::ScaleFromZeroStarted, WINDOW - SECOND))),
@@ -221,8 +226,8 @@ fn every_rule() {
             }),
         ),
         ("min_awake", Case::woken(WINDOW - SECOND)),
-        ("path_external", Case::with(|case| case.resource.path = Path::External)),
-        ("member_left", Case::with(|case| case.past.gap = left(case.now - WINDOW + SECOND))),
+        ("traffic_mode_external", Case::with(|case| case.resource.path = Path::External)),
+        ("dlx_left", Case::with(|case| case.history.gap = left(case.now - WINDOW + SECOND))),
         ("kept_awake", Case::with(|case| case.resource.keep_awake = "paused".to_owned())),
         // Before anything else, also before the wish of another owner.
         (
@@ -236,15 +241,17 @@ fn every_rule() {
         // No windows, thresholds and events; all else as ever.
         ("in_flight", Case::asked(|case| case.samples[0].in_flight = 1)),
         ("no_sample", Case::asked(|case| drop(case.samples.remove(0)))),
-        ("no_members", Case::asked(|case| case.source.unknown = Some(Unknown::NoMembers))),
+        ("no_dlx", Case::asked(|case| case.source.unknown = Some(ActivityUnknown::NoDlx))),
         (
             "member_silent",
-            Case::asked(|case| case.source.unknown = Some(Unknown::Silent(["b".to_owned()].into()))),
+            Case::asked(|case| {
+                case.source.unknown = Some(ActivityUnknown::Unreachable(["b".to_owned()].into()))
+            }),
         ),
         ("at_zero", Case::asked(|case| case.resource.replicas = 0)),
         ("not_active", Case::asked(|case| case.resource.row.state = State::Waking)),
-        ("newer_row", Case::asked(|case| case.resource.row.format = Row::FORMAT + 1)),
-        ("scale_failed", Case::asked(|case| case.past.failure = Some(failure(case.now + SECOND)))),
+        ("newer_record", Case::asked(|case| case.resource.row.format = Row::FORMAT + 1)),
+        ("scale_failed", Case::asked(|case| case.history.failure = Some(failure(case.now + SECOND)))),
     ];
     for (place, (code, case)) in keep.iter().enumerate() {
         let decision = case.decide();
@@ -255,14 +262,14 @@ fn every_rule() {
         ("quiet", Case::idle()),
         // A crash loop.
         ("quiet", Case::with(|case| case.resource.row.state = State::Failed)),
-        ("asked", Case::asked(|_| {})),
+        ("requested", Case::asked(|_| {})),
         ("quiet", Case::woken(WINDOW)),
-        ("asked", Case::asked(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, Duration::ZERO))),
-        ("asked", Case::asked(|case| case.past.gap = left(case.now))),
-        ("asked", Case::asked(|case| case.metrics.clear())),
-        ("asked", Case::asked(|case| case.metrics[0].metric_name = "cpu".to_owned())),
+        ("requested", Case::asked(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, Duration::ZERO))),
+        ("requested", Case::asked(|case| case.history.gap = left(case.now))),
+        ("requested", Case::asked(|case| case.metrics.clear())),
+        ("requested", Case::asked(|case| case.metrics[0].metric_name = "cpu".to_owned())),
         (
-            "asked",
+            "requested",
             Case::asked(|case| {
                 case.samples.iter_mut().for_each(|sample| {
                     (sample.idle, sample.counting) = (Some(Duration::ZERO), Duration::ZERO);
@@ -271,11 +278,11 @@ fn every_rule() {
         ),
         // The DLXs see nothing of it, and its controller promises what is promised.
         (
-            "asked",
+            "requested",
             Case::asked(|case| {
                 case.resource.path = Path::External;
                 case.samples.clear();
-                case.source = Source { unknown: Some(Unknown::NoMembers), ..Source::default() };
+                case.source = DlxReports { unknown: Some(ActivityUnknown::NoDlx), ..DlxReports::default() };
             }),
         ),
         // Never asked for anything, for as long as it must be known.
@@ -283,8 +290,8 @@ fn every_rule() {
         ("quiet", Case::with(|case| case.metrics[0].threshold = -0.0)),
         // With threshold zero the last activity decides, not the count.
         ("quiet", Case::with(|case| case.samples.iter_mut().for_each(|sample| sample.counts.clear()))),
-        ("quiet", Case::with(|case| case.past.failure = Some(failure(case.now)))),
-        ("quiet", Case::with(|case| case.past.gap = left(case.now - WINDOW))),
+        ("quiet", Case::with(|case| case.history.failure = Some(failure(case.now)))),
+        ("quiet", Case::with(|case| case.history.gap = left(case.now - WINDOW))),
         // One that began within the window knows all that it did.
         (
             "quiet",
@@ -308,7 +315,7 @@ fn every_rule() {
     ];
     for (place, (code, case)) in to_zero.iter().enumerate() {
         let decision = case.decide();
-        assert_eq!((decision.name(), decision.code()), ("to_zero", *code), "case {place}: {decision}");
+        assert_eq!((decision.name(), decision.code()), ("scale_to_zero", *code), "case {place}: {decision}");
     }
 }
 
@@ -316,63 +323,96 @@ fn every_rule() {
 #[test]
 fn every_rule_of_a_source_beside_the_dlxs() {
     let keep: Vec<(&str, Case)> = vec![
-        ("above_threshold", Case::read(|_, reading| reading.value = Value::Number(0.5))),
+        ("above_threshold", Case::with_reading(|_, reading| reading.value = MetricValue::Number(0.5))),
         // Known to be busy, whatever else is not known.
-        ("above_threshold", Case::read(|_, told| *told = reading(3.0, Seen::Nothing))),
-        ("not_a_number", Case::read(|_, reading| reading.value = Value::Number(f64::NAN))),
-        ("not_a_number", Case::read(|_, reading| reading.value = Value::Number(f64::INFINITY))),
-        ("not_a_number", Case::read(|_, reading| reading.value = Value::Number(f64::NEG_INFINITY))),
+        ("above_threshold", Case::with_reading(|_, told| *told = reading(3.0, SampleCount::Nothing))),
+        ("not_a_number", Case::with_reading(|_, reading| reading.value = MetricValue::Number(f64::NAN))),
+        ("not_a_number", Case::with_reading(|_, reading| reading.value = MetricValue::Number(f64::INFINITY))),
+        (
+            "not_a_number",
+            Case::with_reading(|_, reading| reading.value = MetricValue::Number(f64::NEG_INFINITY)),
+        ),
         // A counter that was reset, where a query takes a plain difference.
-        ("not_a_number", Case::read(|_, reading| reading.value = Value::Number(-3.0))),
-        ("no_value", Case::read(|_, reading| reading.value = Value::Absent { idle: false })),
-        ("duplicate_sample", Case::read(|_, reading| reading.value = Value::Several)),
-        ("unknown_metric", Case::read(|_, reading| reading.value = Value::Unknown("no".into()))),
-        ("source_failed", Case::read(|_, reading| reading.value = Value::Failed("no".into()))),
-        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(40.0)))),
-        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(0.0)))),
-        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(f64::NAN)))),
+        ("not_a_number", Case::with_reading(|_, reading| reading.value = MetricValue::Number(-3.0))),
+        ("no_value", Case::with_reading(|_, reading| reading.value = MetricValue::Absent { idle: false })),
+        ("duplicate_sample", Case::with_reading(|_, reading| reading.value = MetricValue::Several)),
+        (
+            "unknown_metric",
+            Case::with_reading(|_, reading| reading.value = MetricValue::Unknown("no".into())),
+        ),
+        ("source_failed", Case::with_reading(|_, reading| reading.value = MetricValue::Failed("no".into()))),
+        (
+            "incomplete_window",
+            Case::with_reading(|_, reading| reading.coverage = scrapes(SampleCount::Count(40.0))),
+        ),
+        (
+            "incomplete_window",
+            Case::with_reading(|_, reading| reading.coverage = scrapes(SampleCount::Count(0.0))),
+        ),
+        (
+            "incomplete_window",
+            Case::with_reading(|_, reading| reading.coverage = scrapes(SampleCount::Count(f64::NAN))),
+        ),
         // More than there can be: the interval is another, and so is what is needed.
-        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(45.0)))),
-        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Nothing))),
-        ("short_sample", Case::read(|_, reading| reading.coverage = scrapes(Seen::Several))),
-        ("source_failed", Case::read(|_, reading| reading.coverage = scrapes(Seen::Failed("no".into())))),
-        ("short_sample", Case::read(|_, reading| reading.coverage = Coverage::Only(WINDOW - SECOND))),
+        (
+            "incomplete_window",
+            Case::with_reading(|_, reading| reading.coverage = scrapes(SampleCount::Count(45.0))),
+        ),
+        (
+            "incomplete_window",
+            Case::with_reading(|_, reading| reading.coverage = scrapes(SampleCount::Nothing)),
+        ),
+        (
+            "incomplete_window",
+            Case::with_reading(|_, reading| reading.coverage = scrapes(SampleCount::Several)),
+        ),
+        (
+            "source_failed",
+            Case::with_reading(|_, reading| reading.coverage = scrapes(SampleCount::Failed("no".into()))),
+        ),
+        (
+            "incomplete_window",
+            Case::with_reading(|_, reading| reading.coverage = Completeness::Only(WINDOW - SECOND)),
+        ),
         // Nothing was told, and nobody looked all the while.
         (
-            "short_sample",
-            Case::read(|_, reading| {
+            "incomplete_window",
+            Case::with_reading(|_, reading| {
                 (reading.value, reading.coverage) =
-                    (Value::Absent { idle: true }, scrapes(Seen::Count(40.0)));
+                    (MetricValue::Absent { idle: true }, scrapes(SampleCount::Count(40.0)));
             }),
         ),
         (
-            "short_sample",
-            Case::read(|_, reading| {
-                (reading.value, reading.coverage) = (Value::Absent { idle: true }, scrapes(Seen::Nothing));
+            "incomplete_window",
+            Case::with_reading(|_, reading| {
+                (reading.value, reading.coverage) =
+                    (MetricValue::Absent { idle: true }, scrapes(SampleCount::Nothing));
             }),
         ),
         // Of two metrics one speaks not for the other.
-        ("no_value", Case::read(|case, _| case.metrics.push(metric(2 * WINDOW, 0.0)))),
-        ("no_metrics", Case::read(|case, _| case.metrics.clear())),
+        ("no_value", Case::with_reading(|case, _| case.metrics.push(metric(2 * WINDOW, 0.0)))),
+        ("no_metrics", Case::with_reading(|case, _| case.metrics.clear())),
         // What is in flight the DLXs know, and without them nothing can be fenced.
-        ("in_flight", Case::read(|case, _| case.samples[1].in_flight = 1)),
-        ("in_flight", Case::read(|case, _| case.samples[0].held = 1)),
-        ("no_sample", Case::read(|case, _| case.samples.clear())),
-        ("no_members", Case::read(|case, _| case.source.unknown = Some(Unknown::NoMembers))),
+        ("in_flight", Case::with_reading(|case, _| case.samples[1].in_flight = 1)),
+        ("in_flight", Case::with_reading(|case, _| case.samples[0].held = 1)),
+        ("no_sample", Case::with_reading(|case, _| case.samples.clear())),
+        ("no_dlx", Case::with_reading(|case, _| case.source.unknown = Some(ActivityUnknown::NoDlx))),
         (
             "member_silent",
-            Case::read(|case, _| case.source.unknown = Some(Unknown::Silent(["b".to_owned()].into()))),
+            Case::with_reading(|case, _| {
+                case.source.unknown = Some(ActivityUnknown::Unreachable(["b".to_owned()].into()))
+            }),
         ),
         (
             "recent_event",
-            Case::read(|case, _| case.event(ScaleEvent::ScaleFromZeroCompleted, WINDOW - SECOND)),
+            Case::with_reading(|case, _| case.event(ScaleEvent::ScaleFromZeroCompleted, WINDOW - SECOND)),
         ),
-        ("kept_awake", Case::read(|case, _| case.resource.keep_awake = "paused".to_owned())),
+        ("kept_awake", Case::with_reading(|case, _| case.resource.keep_awake = "paused".to_owned())),
         (
-            "short_sample",
-            Case::read(|case, reading| {
+            "incomplete_window",
+            Case::with_reading(|case, reading| {
                 case.external();
-                reading.coverage = scrapes(Seen::Count(40.0));
+                reading.coverage = scrapes(SampleCount::Count(40.0));
             }),
         ),
     ];
@@ -381,25 +421,28 @@ fn every_rule_of_a_source_beside_the_dlxs() {
         assert_eq!((decision.name(), decision.code()), ("keep", *code), "case {place}: {decision}");
     }
     let to_zero: Vec<(&str, Case)> = vec![
-        ("below_threshold", Case::read(|_, _| {})),
-        ("below_threshold", Case::read(|_, reading| reading.coverage = Coverage::Vouched)),
-        ("below_threshold", Case::read(|_, reading| reading.coverage = Coverage::Only(WINDOW))),
-        ("below_threshold", Case::read(|_, reading| reading.coverage = scrapes(Seen::Count(44.0)))),
-        ("absent", Case::read(|_, reading| reading.value = Value::Absent { idle: true })),
+        ("below_threshold", Case::with_reading(|_, _| {})),
+        ("below_threshold", Case::with_reading(|_, reading| reading.coverage = Completeness::Guaranteed)),
+        ("below_threshold", Case::with_reading(|_, reading| reading.coverage = Completeness::Only(WINDOW))),
         (
             "below_threshold",
-            Case::read(|case, reading| {
+            Case::with_reading(|_, reading| reading.coverage = scrapes(SampleCount::Count(44.0))),
+        ),
+        ("absent", Case::with_reading(|_, reading| reading.value = MetricValue::Absent { idle: true })),
+        (
+            "below_threshold",
+            Case::with_reading(|case, reading| {
                 case.metrics = vec![ScaleResource { metric_name: "cpu".to_owned(), ..metric(WINDOW, 2.5) }];
-                reading.value = Value::Number(2.5);
+                reading.value = MetricValue::Number(2.5);
             }),
         ),
         // What a DLX had counted decides nothing.
-        ("below_threshold", Case::read(|case, _| case.past.gap = left(case.now))),
-        ("below_threshold", Case::read(|case, _| case.external())),
+        ("below_threshold", Case::with_reading(|case, _| case.history.gap = left(case.now))),
+        ("below_threshold", Case::with_reading(|case, _| case.external())),
     ];
     for (place, (code, case)) in to_zero.iter().enumerate() {
         let decision = case.decide();
-        assert_eq!((decision.name(), decision.code()), ("to_zero", *code), "case {place}: {decision}");
+        assert_eq!((decision.name(), decision.code()), ("scale_to_zero", *code), "case {place}: {decision}");
     }
 }
 
@@ -416,19 +459,19 @@ impl Case {
     fn external(&mut self) {
         self.resource.path = Path::External;
         self.samples.clear();
-        self.source = Source::default();
+        self.source = DlxReports::default();
     }
 
     /// Woken so long ago, and to be awake for as long as the window is.
     fn woken(ago: Duration) -> Self {
         Self::with(|case| {
             case.resource.min_awake = Some(WINDOW);
-            case.past.woken = Some(case.now - ago);
+            case.history.woken = Some(case.now - ago);
         })
     }
 
     fn event(&mut self, event: ScaleEvent, ago: Duration) {
-        self.past.event = Some((event, self.now - ago));
+        self.history.event = Some((event, self.now - ago));
     }
 }
 
@@ -439,19 +482,21 @@ fn reasons_say_what_is_known() {
     assert_eq!(told(Case::idle()), "idle for 10m");
     assert_eq!(
         told(Case::with(|case| case.metrics[0].metric_name = "cpu".to_owned())),
-        "the metric source dlx does not know \"cpu\": it counts \"requests\" only"
+        "the metric source dlx has no metric \"cpu\": it counts \"requests\" only"
     );
     assert_eq!(
         told(Case::with(|case| case.samples[1].counting = 10 * SECOND)),
-        "DLX b has counted for 10s only, the window is 10m"
+        "DLX b has counted its requests for only 10s, the window is 10m"
     );
     assert_eq!(
-        told(Case::with(|case| case.source.unknown = Some(Unknown::Silent(["b".to_owned()].into())))),
+        told(Case::with(
+            |case| case.source.unknown = Some(ActivityUnknown::Unreachable(["b".to_owned()].into()))
+        )),
         "no answer from DLX b"
     );
     assert_eq!(
         told(Case::counted(5.0, |case| case.samples[0].counts = vec![(WINDOW, 6)])),
-        "requests_per_10m is 6, the threshold 5"
+        "requests_per_10m is 6, the threshold is 5"
     );
     assert_eq!(
         told(Case::with(|case| case.event(ScaleEvent::ResourceUpdated, 90 * SECOND))),
@@ -508,15 +553,15 @@ fn spoil(case: &mut Case, doubt: &Doubt) {
         Doubt::Metric(name) => case.metrics[0].metric_name.clone_from(name),
         Doubt::Source(which) => {
             case.source.unknown = Some(match which {
-                0 => Unknown::Failed("no".into()),
-                1 => Unknown::NoMembers,
-                _ => Unknown::Silent(["a".to_owned()].into()),
+                0 => ActivityUnknown::SourceFailed("no".into()),
+                1 => ActivityUnknown::NoDlx,
+                _ => ActivityUnknown::Unreachable(["a".to_owned()].into()),
             });
         }
         // One of the members is not the one that told.
         Doubt::Stranger => case.samples[0].member = "stranger".into(),
         Doubt::Event(ago) => case.event(ScaleEvent::ResourceUpdated, Duration::from_secs(*ago)),
-        Doubt::Left(ago) => case.past.gap = left(case.now - Duration::from_secs(*ago)),
+        Doubt::Left(ago) => case.history.gap = left(case.now - Duration::from_secs(*ago)),
         Doubt::InFlight(member, count) => case.samples[member % members].in_flight = *count,
     }
 }
@@ -539,7 +584,7 @@ proptest! {
             .iter()
             .map(|name| Sample { idle: idle.map(Duration::from_secs), counting: 100 * WINDOW, ..sample(name) })
             .collect();
-        prop_assert!(matches!(case.decide(), Decision::ToZero(_)), "{}", case.decide());
+        prop_assert!(matches!(case.decide(), Decision::ScaleToZero(_)), "{}", case.decide());
         spoil(&mut case, &doubt);
         prop_assert!(matches!(case.decide(), Decision::Keep(_)), "{doubt:?}: {}", case.decide());
     }

@@ -11,17 +11,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    decide::{Evidence, still_idle},
-    interception::{Switch, SwitchError},
+    decide::{Evidence, check_still_idle},
+    interception::{Switchover, SwitchoverError},
     observe::{
-        Measure,
-        members::{Answer, Members},
+        Measurements,
+        members::{DrainAnswer, Members},
     },
-    plugin::{Plugin, seen},
+    plugin::{Plugin, protocol_seen},
 };
 
 /// A try, and what it needs.
-pub struct Try<P> {
+pub struct DrainAttempt<P> {
     /// The resource's plugin.
     pub plugin: P,
     /// Who is asked.
@@ -31,72 +31,73 @@ pub struct Try<P> {
     /// How long the scale to zero may take.
     pub deadline: Duration,
     /// What switching the route of one on path direct needs.
-    pub switch: Switch,
+    pub switchover: Switchover,
     /// Cancelled when the process is to end: a try that is not committed by then is reverted.
     pub stop: CancellationToken,
 }
 
 /// How a try ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum DrainOutcome {
     /// The resource is at zero.
     Committed,
     /// It is as it was, or as somebody else changed it.
-    Reverted(Why),
+    Reverted(RevertReason),
     /// A call failed; what it did is not known. The next cycle looks at the row and goes on from there.
     Failed(Arc<str>),
 }
 
 /// Why a try was reverted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum RevertReason {
     /// A DLX did not confirm.
     Refused(String),
     /// A DLX gave no usable answer.
-    Silent(String),
+    Unreachable(String),
     /// There is no DLX, or they cannot be told.
-    Members(String),
+    NoDlx(String),
     /// Somebody else changed the resource meanwhile: a request came, most likely.
     Changed,
     /// The process is to end.
     Stopping,
     /// Its route could not be switched, and why.
-    NotSwitched(Arc<str>),
+    NotIntercepted(Arc<str>),
     /// With its route switched it was not seen idle, and why.
     NotIdle(String),
 }
 
-// === impl Try ===
+// === impl DrainAttempt ===
 
-impl<P: Plugin> Try<P> {
+impl<P: Plugin> DrainAttempt<P> {
     /// Puts `resource` to zero as it was seen, or leaves it as it is. `reason`: why it is idle, written on the row.
-    pub async fn run(&self, resource: &Resource, reason: &str) -> End {
+    pub async fn run(&self, resource: &Resource, reason: &str) -> DrainOutcome {
         if resource.path == Path::External {
-            return self.unfenced(resource, reason).await;
+            return self.scale_without_drain(resource, reason).await;
         }
         let fresh = Nonce::fresh();
-        let Some((mut fence, mut order)) = Fence::begin(self.rules, seen(resource), fresh, reason) else {
-            return End::Reverted(Why::Changed);
+        let Some((mut fence, mut order)) = Fence::begin(self.rules, protocol_seen(resource), fresh, reason)
+        else {
+            return DrainOutcome::Reverted(RevertReason::Changed);
         };
         if resource.path == Path::Direct {
             fence = fence.switching();
         }
         let mut live = BTreeMap::new();
-        let mut questions: JoinSet<(String, Answer)> = JoinSet::new();
-        let mut why = Why::Changed;
+        let mut questions: JoinSet<(String, DrainAnswer)> = JoinSet::new();
+        let mut why = RevertReason::Changed;
         let mut failure = None;
         let outcome = loop {
             let input = match order {
                 FenceOrder::Write { expected, mut row } => {
                     // A revert: who reads the row is told why.
                     if row.state == State::Active {
-                        row.reason = format!("kept awake: {}", End::Reverted(why.clone()));
+                        row.reason = format!("kept awake: {}", DrainOutcome::Reverted(why.clone()));
                     }
                     let written = self.plugin.compare_and_set(&resource.id, &expected, &row).await;
-                    FenceInput::Wrote(written.map_err(|error| unwritten(error, "row", &mut failure)))
+                    FenceInput::Wrote(written.map_err(|error| classify_error(error, "row", &mut failure)))
                 }
                 FenceOrder::ReadMembers => {
-                    live = self.live(&mut why).await;
+                    live = self.read_members(&mut why).await;
                     FenceInput::Members { members: live.keys().cloned().collect(), fresh: Nonce::fresh() }
                 }
                 FenceOrder::Ask { members, nonce } => {
@@ -108,11 +109,11 @@ impl<P: Plugin> Try<P> {
                             (member.name, answer)
                         });
                     }
-                    self.answer(&mut questions, &mut why).await
+                    self.next_answer(&mut questions, &mut why).await
                 }
-                FenceOrder::Nothing => self.answer(&mut questions, &mut why).await,
+                FenceOrder::Nothing => self.next_answer(&mut questions, &mut why).await,
                 FenceOrder::Switch => {
-                    let seen_idle = self.seen_idle(resource, fresh).await;
+                    let seen_idle = self.verify_idle(resource, fresh).await;
                     let idle = seen_idle.is_ok();
                     if let Err(reason) = seen_idle {
                         why = reason;
@@ -120,12 +121,13 @@ impl<P: Plugin> Try<P> {
                     FenceInput::Switched { idle, fresh: Nonce::fresh() }
                 }
                 FenceOrder::Commit { expected, row } => {
-                    FenceInput::Scaled(match self.version(resource, expected).await {
+                    FenceInput::Scaled(match self.commit_version(resource, expected).await {
                         Ok(version) => {
-                            let scaled = self.plugin.set_scale(&self.zero(resource, version, row)).await;
-                            scaled.map_err(|error| unwritten(error, "scale", &mut failure))
+                            let scaled =
+                                self.plugin.set_scale(&self.scale_request(resource, version, row)).await;
+                            scaled.map_err(|error| classify_error(error, "scale", &mut failure))
                         }
-                        Err(error) => Err(unwritten(error, "scale", &mut failure)),
+                        Err(error) => Err(classify_error(error, "scale", &mut failure)),
                     })
                 }
                 FenceOrder::End(outcome) => break outcome,
@@ -133,47 +135,49 @@ impl<P: Plugin> Try<P> {
             order = fence.step(input);
         };
         match (outcome, failure) {
-            (Outcome::Asleep, _) => End::Committed,
-            (Outcome::Reverted, None) => End::Reverted(why),
+            (Outcome::Asleep, _) => DrainOutcome::Committed,
+            (Outcome::Reverted, None) => DrainOutcome::Reverted(why),
             // Also a revert that could not be written: the next cycle finds the fence and lifts it.
             (Outcome::Reverted | Outcome::Unknown, failure) => {
-                End::Failed(failure.unwrap_or_else(|| "what a call did is not known".into()))
+                DrainOutcome::Failed(failure.unwrap_or_else(|| "the outcome of a call is unknown".into()))
             }
         }
     }
 
     /// Waits until everything for `resource` has been led to the DLXs for the grace, and looks at it once more. `fence`: the
     /// nonce of the fence that every DLX has confirmed.
-    async fn seen_idle(&self, resource: &Resource, fence: Nonce) -> Result<(), Why> {
-        let Self { plugin, members, switch, stop, .. } = self;
-        let (metrics, activity) =
-            switch.sample(plugin.kind(), members, resource, fence, stop).await.map_err(Why::from)?;
+    async fn verify_idle(&self, resource: &Resource, fence: Nonce) -> Result<(), RevertReason> {
+        let Self { plugin, members, switchover, stop, .. } = self;
+        let (metrics, activity) = switchover
+            .sample_once_intercepted(plugin.kind(), members, resource, fence, stop)
+            .await
+            .map_err(RevertReason::from)?;
         let nothing = (Vec::new(), Vec::new());
         let samples = activity.samples.first().unwrap_or(&nothing.0);
-        let measure = Measure::Readings(activity.readings.iter().flatten().next().unwrap_or(&nothing.1));
+        let measure = Measurements::Readings(activity.readings.iter().flatten().next().unwrap_or(&nothing.1));
         let evidence =
-            Evidence { source: &activity.source, samples, measure, routes: switch.leading.facts() };
-        still_idle(&metrics, evidence).map_err(|reason| Why::NotIdle(reason.to_string()))
+            Evidence { source: &activity.source, samples, measure, conditions: switchover.dlxs.conditions() };
+        check_still_idle(&metrics, evidence).map_err(|reason| RevertReason::NotIdle(reason.to_string()))
     }
 
     /// Puts a resource to zero whose route another controller switches: its requests pass no DLX that could be asked, what
     /// is promised is that controller's.
-    async fn unfenced(&self, resource: &Resource, reason: &str) -> End {
-        let mut seen = seen(resource);
+    async fn scale_without_drain(&self, resource: &Resource, reason: &str) -> DrainOutcome {
+        let mut seen = protocol_seen(resource);
         let row = [Step::Fence, Step::Commit].into_iter().try_fold(seen.row.clone(), |_, step| {
             seen.row = transition(&seen, step, Nonce::fresh(), reason)?;
             Some(seen.row.clone())
         });
-        let Some(row) = row else { return End::Reverted(Why::Changed) };
-        match self.plugin.set_scale(&self.zero(resource, resource.version.clone(), row)).await {
-            Ok(()) => End::Committed,
-            Err(ScaleError::Conflict) => End::Reverted(Why::Changed),
-            Err(error) => End::Failed(format!("scaling to zero: {error}").into()),
+        let Some(row) = row else { return DrainOutcome::Reverted(RevertReason::Changed) };
+        match self.plugin.set_scale(&self.scale_request(resource, resource.version.clone(), row)).await {
+            Ok(()) => DrainOutcome::Committed,
+            Err(ScaleError::Conflict) => DrainOutcome::Reverted(RevertReason::Changed),
+            Err(error) => DrainOutcome::Failed(format!("scaling to zero: {error}").into()),
         }
     }
 
     /// The version the commit is made on: the fence's own.
-    async fn version(&self, resource: &Resource, expected: Version) -> Result<Version, ScaleError> {
+    async fn commit_version(&self, resource: &Resource, expected: Version) -> Result<Version, ScaleError> {
         if self.rules.commit_tests_version {
             return Ok(expected);
         }
@@ -183,7 +187,7 @@ impl<P: Plugin> Try<P> {
         now.map(|resource| resource.version).ok_or(ScaleError::Conflict)
     }
 
-    fn zero(&self, resource: &Resource, version: Version, row: Row) -> ScaleRequest {
+    fn scale_request(&self, resource: &Resource, version: Version, row: Row) -> ScaleRequest {
         // Decided on what the DLXs counted, it holds only if everything has passed them ever since. On path direct they count nothing:
         // the switch has seen to it.
         let counted = resource.route.as_ref().filter(|route| route.asked && resource.path == Path::Always);
@@ -193,44 +197,52 @@ impl<P: Plugin> Try<P> {
     }
 
     /// The members by name; none where they cannot be told.
-    async fn live(&self, why: &mut Why) -> BTreeMap<String, Member> {
-        match self.members.live().await {
+    async fn read_members(&self, why: &mut RevertReason) -> BTreeMap<String, Member> {
+        match self.members.read().await {
             Ok(live) => {
                 if live.is_empty() {
-                    *why = Why::Members("there is no DLX".to_owned());
+                    *why = RevertReason::NoDlx("there is no DLX".to_owned());
                 }
                 live.into_iter().map(|member| (member.name.clone(), member)).collect()
             }
             Err(error) => {
-                *why = Why::Members(format!("reading the members: {error}"));
+                *why = RevertReason::NoDlx(format!("listing the DLXs: {error}"));
                 BTreeMap::new()
             }
         }
     }
 
     /// The next answer. The first that does not confirm decides.
-    async fn answer(&self, questions: &mut JoinSet<(String, Answer)>, why: &mut Why) -> FenceInput {
+    async fn next_answer(
+        &self,
+        questions: &mut JoinSet<(String, DrainAnswer)>,
+        why: &mut RevertReason,
+    ) -> FenceInput {
         let answer = tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
             answer = questions.join_next() => Some(answer),
         };
         *why = match answer {
-            Some(Some(Ok((member, Answer::Confirmed)))) => return FenceInput::Confirmed(member),
-            Some(Some(Ok((member, Answer::Refused(reason))))) => Why::Refused(format!("{member}: {reason}")),
-            Some(Some(Ok((member, Answer::Silent(silent))))) => {
-                Why::Silent(format!("{member}: {}", silent.reason))
+            Some(Some(Ok((member, DrainAnswer::Confirmed)))) => return FenceInput::Confirmed(member),
+            Some(Some(Ok((member, DrainAnswer::Refused(reason))))) => {
+                RevertReason::Refused(format!("{member}: {reason}"))
             }
-            Some(Some(Err(error))) => Why::Silent(format!("asking a DLX: {error}")),
-            Some(None) => Why::Silent("an answer is missing".to_owned()),
-            None => Why::Stopping,
+            Some(Some(Ok((member, DrainAnswer::Unreachable(silent))))) => {
+                RevertReason::Unreachable(format!("{member}: {}", silent.reason))
+            }
+            Some(Some(Err(error))) => {
+                RevertReason::Unreachable(format!("the request to a DLX failed: {error}"))
+            }
+            Some(None) => RevertReason::Unreachable("a DLX did not answer".to_owned()),
+            None => RevertReason::Stopping,
         };
         FenceInput::Refused { fresh: Nonce::fresh() }
     }
 }
 
 /// What the protocol makes of an error. Everything but a conflict may have happened, or half of it.
-fn unwritten(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>) -> Unwritten {
+fn classify_error(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>) -> Unwritten {
     if error == ScaleError::Conflict {
         return Unwritten::Conflict;
     }
@@ -238,9 +250,9 @@ fn unwritten(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>) -> U
         match what {
             // Without rows nothing can be fenced, so nothing can sleep without losing requests.
             _ if error == ScaleError::Unsupported => {
-                "its plugin keeps no rows (compare_and_set), so it stays awake".to_owned()
+                "its plugin stores no records (compare_and_set is unsupported), so it stays awake".to_owned()
             }
-            "row" => format!("writing the row: {error}"),
+            "row" => format!("writing the record: {error}"),
             _ => format!("scaling to zero: {error}"),
         }
         .into(),
@@ -248,24 +260,24 @@ fn unwritten(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>) -> U
     Unwritten::Unknown
 }
 
-// === impl Why ===
+// === impl RevertReason ===
 
-impl From<SwitchError> for Why {
-    fn from(error: SwitchError) -> Self {
+impl From<SwitchoverError> for RevertReason {
+    fn from(error: SwitchoverError) -> Self {
         match error {
-            SwitchError::Stopping => Self::Stopping,
-            SwitchError::Changed => Self::Changed,
-            SwitchError::NotSwitched(why) => Self::NotSwitched(why),
-            SwitchError::NoShortWindow => {
-                Self::NotIdle("its metric source tells nothing of so short a time".to_owned())
-            }
+            SwitchoverError::Stopping => Self::Stopping,
+            SwitchoverError::Changed => Self::Changed,
+            SwitchoverError::NotIntercepted(why) => Self::NotIntercepted(why),
+            SwitchoverError::NoShortWindow => Self::NotIdle(
+                "its metric source has no window short enough to verify that it is idle".to_owned(),
+            ),
         }
     }
 }
 
-// === impl End ===
+// === impl DrainOutcome ===
 
-impl End {
+impl DrainOutcome {
     /// `committed`, `reverted` or `failed`.
     pub fn name(&self) -> &'static str {
         match self {
@@ -279,33 +291,33 @@ impl End {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Committed => "confirmed",
-            Self::Reverted(Why::Refused(_)) => "refused",
-            Self::Reverted(Why::Silent(_)) => "silent",
-            Self::Reverted(Why::Members(_)) => "no_members",
-            Self::Reverted(Why::Changed) => "changed",
-            Self::Reverted(Why::Stopping) => "stopping",
-            Self::Reverted(Why::NotSwitched(_)) => "not_switched",
-            Self::Reverted(Why::NotIdle(_)) => "not_idle",
+            Self::Reverted(RevertReason::Refused(_)) => "refused",
+            Self::Reverted(RevertReason::Unreachable(_)) => "silent",
+            Self::Reverted(RevertReason::NoDlx(_)) => "no_dlx",
+            Self::Reverted(RevertReason::Changed) => "changed",
+            Self::Reverted(RevertReason::Stopping) => "stopping",
+            Self::Reverted(RevertReason::NotIntercepted(_)) => "not_intercepted",
+            Self::Reverted(RevertReason::NotIdle(_)) => "not_idle",
             Self::Failed(_) => "call_failed",
         }
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for DrainOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Committed => f.write_str("at zero"),
-            Self::Reverted(Why::Refused(reason) | Why::Silent(reason)) => {
-                write!(f, "reverted, not confirmed by DLX {reason}")
+            Self::Committed => f.write_str("scaled to zero"),
+            Self::Reverted(RevertReason::Refused(reason) | RevertReason::Unreachable(reason)) => {
+                write!(f, "reverted: not confirmed by DLX {reason}")
             }
-            Self::Reverted(Why::Members(reason)) => write!(f, "reverted: {reason}"),
-            Self::Reverted(Why::Changed) => f.write_str("given up: somebody else changed it meanwhile"),
-            Self::Reverted(Why::Stopping) => f.write_str("reverted: this autoscaler is stopping"),
-            Self::Reverted(Why::NotSwitched(reason)) => {
-                write!(f, "reverted, its Service was not led to the DLXs: {reason}")
+            Self::Reverted(RevertReason::NoDlx(reason)) => write!(f, "reverted: {reason}"),
+            Self::Reverted(RevertReason::Changed) => f.write_str("reverted: its record changed meanwhile"),
+            Self::Reverted(RevertReason::Stopping) => f.write_str("reverted: this autoscaler is stopping"),
+            Self::Reverted(RevertReason::NotIntercepted(reason)) => {
+                write!(f, "reverted: its Service was not intercepted: {reason}")
             }
-            Self::Reverted(Why::NotIdle(reason)) => {
-                write!(f, "reverted, not idle once its Service led to the DLXs: {reason}")
+            Self::Reverted(RevertReason::NotIdle(reason)) => {
+                write!(f, "reverted: not idle after its Service was intercepted: {reason}")
             }
             Self::Failed(reason) => write!(f, "failed: {reason}"),
         }

@@ -1,6 +1,6 @@
 //! A try against DLXs that are real servers, and a plugin in memory.
 
-mod switch;
+mod switchover;
 
 use http::StatusCode;
 use scaler_types::State;
@@ -10,16 +10,16 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    interception::Routes,
+    interception::InterceptionTable,
     observe::MetricSource,
-    testing::{Dlx, KIND, LONG, Reply, SHORT, Store, confirmed, leading, members, refused},
+    testing::{Dlx, KIND, LONG, Reply, SHORT, Store, confirmed, members, refused, serving_dlxs},
 };
 
 /// Of a path that needs none.
-fn no_switch() -> Switch {
-    Switch {
-        routes: Routes::default(),
-        leading: leading(&[]).1,
+fn no_switch() -> Switchover {
+    Switchover {
+        interceptions: InterceptionTable::default(),
+        dlxs: serving_dlxs(&[]).1,
         source: MetricSource::Dlx,
         settings: Arc::default(),
         namespace: "demo".to_owned(),
@@ -45,13 +45,13 @@ impl Site {
         Dlx::start(self.state.path(), move |_, _| script())
     }
 
-    async fn run_with(&self, rules: Rules, patience: Duration) -> End {
-        let one = Try {
+    async fn run_with(&self, rules: Rules, patience: Duration) -> DrainOutcome {
+        let one = DrainAttempt {
             plugin: self.store.clone(),
             members: members(self.state.path(), patience),
             rules,
             deadline: LONG,
-            switch: no_switch(),
+            switchover: no_switch(),
             stop: self.stop.clone(),
         };
         let resource = self.store.get("hello");
@@ -60,7 +60,7 @@ impl Site {
             .expect("the try does not end")
     }
 
-    async fn run(&self) -> End {
+    async fn run(&self) -> DrainOutcome {
         self.run_with(Rules::default(), LONG).await
     }
 
@@ -79,7 +79,7 @@ impl Site {
 async fn confirmed_by_all_it_goes_to_zero() {
     let site = Site::new();
     let dlxs = [site.dlx(confirmed), site.dlx(confirmed)];
-    assert_eq!(site.run().await, End::Committed);
+    assert_eq!(site.run().await, DrainOutcome::Committed);
     site.is(State::Asleep, 0);
     let row = site.store.get("hello").row;
     assert_eq!(row.reason, "idle for 10m");
@@ -103,7 +103,7 @@ async fn one_refusal_reverts_and_waits_for_nobody() {
     let _slow = site.dlx(|| Reply::Never);
     let refusing = site.dlx(|| refused("2 requests in flight"));
     let reason = format!("{}: 2 requests in flight", refusing.name);
-    assert_eq!(site.run().await, End::Reverted(Why::Refused(reason)));
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Refused(reason)));
     site.is(State::Active, 1);
     assert_eq!(site.calls(), ["compare_and_set"; 2]);
 }
@@ -114,7 +114,7 @@ async fn one_that_is_silent_reverts() {
     let (_confirming, _silent) = (site.dlx(confirmed), site.dlx(|| Reply::Never));
     let end = site.run_with(Rules::default(), SHORT).await;
     assert!(
-        matches!(&end, End::Reverted(Why::Silent(reason)) if reason.ends_with("no answer within 100ms")),
+        matches!(&end, DrainOutcome::Reverted(RevertReason::Unreachable(reason)) if reason.ends_with("no answer within 100ms")),
         "{end}"
     );
     site.is(State::Active, 1);
@@ -133,7 +133,7 @@ async fn an_answer_that_is_not_quite_a_confirmation_is_none() {
         let site = Site::new();
         let _dlx = site.dlx(reply);
         let end = site.run().await;
-        assert!(matches!(end, End::Reverted(Why::Silent(_))), "{end}");
+        assert!(matches!(end, DrainOutcome::Reverted(RevertReason::Unreachable(_))), "{end}");
         site.is(State::Active, 1);
     }
 }
@@ -141,7 +141,7 @@ async fn an_answer_that_is_not_quite_a_confirmation_is_none() {
 #[tokio::test]
 async fn without_a_dlx_nothing_sleeps() {
     let site = Site::new();
-    assert_eq!(site.run().await, End::Reverted(Why::Members("there is no DLX".to_owned())));
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::NoDlx("there is no DLX".to_owned())));
     site.is(State::Active, 1);
 }
 
@@ -150,7 +150,7 @@ async fn members_that_cannot_be_told_are_not_none() {
     let site = Site::new();
     std::fs::write(site.state.path().join("members"), "no folder").unwrap();
     let end = site.run().await;
-    assert!(matches!(end, End::Reverted(Why::Members(_))), "{end}");
+    assert!(matches!(end, DrainOutcome::Reverted(RevertReason::NoDlx(_))), "{end}");
     site.is(State::Active, 1);
 }
 
@@ -171,7 +171,7 @@ async fn who_joins_after_the_fence_was_written_is_asked() {
     let _first = site.dlx(confirmed);
     let _joined = joins(&site);
     let end = site.run().await;
-    assert!(matches!(end, End::Reverted(Why::Refused(_))), "{end}");
+    assert!(matches!(end, DrainOutcome::Reverted(RevertReason::Refused(_))), "{end}");
     site.is(State::Active, 1);
 
     // With that rule left out it is not: which is what the rule is for.
@@ -179,7 +179,7 @@ async fn who_joins_after_the_fence_was_written_is_asked() {
     let _first = site.dlx(confirmed);
     let _joined = joins(&site);
     let end = site.run_with(Rules { members_after_fence: false, ..Rules::default() }, LONG).await;
-    assert_eq!(end, End::Committed);
+    assert_eq!(end, DrainOutcome::Committed);
 }
 
 /// Every DLX confirmed, and then a request came: its DLX has written `active` before it forwards.
@@ -194,14 +194,14 @@ async fn a_request_after_the_confirmation_wins() {
     };
     let site = Site::new();
     let _dlx = late(&site);
-    assert_eq!(site.run().await, End::Reverted(Why::Changed));
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Changed));
     site.is(State::Active, 1);
 
     // With that rule left out the request would be lost: which is what the rule is for.
     let site = Site::new();
     let _dlx = late(&site);
     let rules = Rules { commit_tests_version: false, ..Rules::default() };
-    assert_eq!(site.run_with(rules, LONG).await, End::Committed);
+    assert_eq!(site.run_with(rules, LONG).await, DrainOutcome::Committed);
     site.is(State::Asleep, 0);
 }
 
@@ -211,15 +211,15 @@ async fn what_somebody_else_changed_is_left_alone() {
     let dlx = site.dlx(confirmed);
     let stale = site.store.get("hello");
     site.store.write("hello", State::Active);
-    let one = Try {
+    let one = DrainAttempt {
         plugin: site.store.clone(),
         members: members(site.state.path(), LONG),
         rules: Rules::default(),
         deadline: LONG,
-        switch: no_switch(),
+        switchover: no_switch(),
         stop: site.stop.clone(),
     };
-    assert_eq!(one.run(&stale, "idle").await, End::Reverted(Why::Changed));
+    assert_eq!(one.run(&stale, "idle").await, DrainOutcome::Reverted(RevertReason::Changed));
     assert_eq!(dlx.count("/"), 0);
     site.is(State::Active, 1);
 }
@@ -238,14 +238,14 @@ async fn a_call_that_fails_is_told() {
     let site = Site::new();
     site.store.inner().refuse_rows = Some(unreachable.clone());
     let end = site.run().await;
-    assert_eq!(end.to_string(), "failed: writing the row: no route; to be tried again after 0s");
+    assert_eq!(end.to_string(), "failed: writing the record: no route; to be tried again after 0s");
 
     // A revert that cannot be written is no revert.
     let site = Site::new();
     let _dlx = site.dlx(|| refused("2 requests in flight"));
     site.store.on_write(move |store, _| store.inner().refuse_rows = Some(unreachable.clone()));
     let end = site.run().await;
-    assert!(matches!(end, End::Failed(_)), "{end}");
+    assert!(matches!(end, DrainOutcome::Failed(_)), "{end}");
     site.is(State::Draining, 1);
 }
 
@@ -255,7 +255,10 @@ async fn what_cannot_be_fenced_stays_awake() {
     let dlx = site.dlx(|| refused("2 requests in flight"));
     site.store.inner().refuse_rows = Some(ScaleError::Unsupported);
     let end = site.run().await;
-    assert_eq!(end.to_string(), "failed: its plugin keeps no rows (compare_and_set), so it stays awake");
+    assert_eq!(
+        end.to_string(),
+        "failed: its plugin stores no records (compare_and_set is unsupported), so it stays awake"
+    );
     site.is(State::Active, 1);
     assert_eq!(dlx.count("/"), 0);
 }
@@ -268,7 +271,7 @@ async fn who_stops_reverts_at_once() {
         stop.cancel();
         Reply::Never
     });
-    assert_eq!(site.run().await, End::Reverted(Why::Stopping));
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Stopping));
     site.is(State::Active, 1);
 }
 
@@ -280,12 +283,12 @@ async fn with_path_external_nobody_is_asked() {
     let mut external = site.store.get("hello");
     external.path = Path::External;
     site.store.put(external.clone());
-    assert_eq!(site.run().await, End::Committed);
+    assert_eq!(site.run().await, DrainOutcome::Committed);
     site.is(State::Asleep, 0);
     assert_eq!((site.calls(), dlx.count("/")), (vec!["set_scale"], 0));
     // Somebody is at work on it, or was faster.
     (external.row.state, external.replicas) = (State::Waking, 1);
     site.store.put(external);
-    assert_eq!(site.run().await, End::Reverted(Why::Changed));
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Changed));
     site.is(State::Waking, 1);
 }

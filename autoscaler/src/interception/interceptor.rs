@@ -19,17 +19,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use calls::{Done, LEADS, WAKES, What};
+use calls::{CallKind, CallResult, SET_BACKEND, WAKES};
 
 use super::{
-    Leading, Routes,
-    resource::{Due, Led, Moved},
-    sync::tend,
+    InterceptionTable, ServingDlxs,
+    resource::{BackendChange, DueActions, InterceptedResource},
+    sync_dlxs::keep_dlxs_synced,
 };
 use crate::{
-    observe::{Told, follow},
-    plugin::{Given, Plugin, reporter},
-    telemetry::{CycleLabels, LeadsLabels, Metrics},
+    observe::{ListedChanges, follow_changes},
+    plugin::{ActivePlugin, Plugin, start_reporter},
+    telemetry::{BackendLabels, CycleLabels, Metrics},
 };
 
 /// What all routers share. Cheap to clone.
@@ -40,7 +40,7 @@ pub struct Context {
     /// Counts reports that no plugin showed.
     pub dropped: Dropped,
     /// What routes are led by.
-    pub leading: Leading,
+    pub dlxs: ServingDlxs,
     /// The budget for wakes.
     pub wakes: Wakes,
     /// Cancelled when the router is to end.
@@ -48,45 +48,50 @@ pub struct Context {
 }
 
 /// The router of one plugin in one namespace file.
-pub struct Router<P> {
-    given: watch::Receiver<Given<P>>,
+pub struct Interceptor<P> {
+    active: watch::Receiver<ActivePlugin<P>>,
     context: Context,
     labels: CycleLabels,
-    routes: Routes,
+    table: InterceptionTable,
     reporter: Reporter,
     /// When to look again at whom.
     timers: BTreeSet<(Instant, ResourceId)>,
     /// Those that wait for a place to be written, and those that wait to be woken.
     queues: [VecDeque<ResourceId>; 2],
-    running: JoinSet<Done>,
-    whose: HashMap<Id, (Option<ResourceId>, What)>,
+    running: JoinSet<CallResult>,
+    calls: HashMap<Id, (Option<ResourceId>, CallKind)>,
     /// How many routes are being written.
-    leading_now: usize,
+    writes_in_progress: usize,
     /// How many places for wakes are waited for.
-    asking: usize,
+    queued_wakes: usize,
     /// How the DLXs were when all routes were last looked at.
     dlxs: Dlxs,
 }
 
-// === impl Router ===
+// === impl Interceptor ===
 
-impl<P: Plugin> Router<P> {
-    /// The router of the plugin that is `given`, for the namespace file of `namespace`; what it knows is to be read in `routes`.
+impl<P: Plugin> Interceptor<P> {
+    /// The router of the plugin that is `active`, for the namespace file of `namespace`; what it knows is to be read in `table`.
     /// To be called on a tokio runtime.
-    pub fn new(given: watch::Receiver<Given<P>>, namespace: &str, context: Context, routes: Routes) -> Self {
-        let kind = given.borrow().plugin.kind().to_owned();
+    pub fn new(
+        active: watch::Receiver<ActivePlugin<P>>,
+        namespace: &str,
+        context: Context,
+        table: InterceptionTable,
+    ) -> Self {
+        let kind = active.borrow().plugin.kind().to_owned();
         Self {
-            reporter: reporter(&given, &context.dropped),
-            given,
+            reporter: start_reporter(&active, &context.dropped),
+            active,
             context,
             labels: CycleLabels { kind, namespace: namespace.to_owned() },
-            routes,
+            table,
             timers: BTreeSet::new(),
             queues: Default::default(),
             running: JoinSet::new(),
-            whose: HashMap::new(),
-            leading_now: 0,
-            asking: 0,
+            calls: HashMap::new(),
+            writes_in_progress: 0,
+            queued_wakes: 0,
             dlxs: Dlxs::Away,
         }
     }
@@ -95,61 +100,64 @@ impl<P: Plugin> Router<P> {
     /// next goes on from what is there.
     pub async fn run(mut self) {
         let (tell, told) = mpsc::channel(1);
-        let Context { stop, leading, metrics, .. } = self.context.clone();
+        let Context { stop, dlxs, metrics, .. } = self.context.clone();
         let ended = {
-            let mut given = self.given.clone();
-            async move { while given.changed().await.is_ok() {} }
+            let mut active = self.active.clone();
+            async move { while active.changed().await.is_ok() {} }
         };
-        let follow = follow(self.given.clone(), self.labels.clone(), tell);
-        let tend = tend(self.given.clone(), leading, self.labels.clone(), metrics);
+        let follow = follow_changes(self.active.clone(), self.labels.clone(), tell);
+        let sync = keep_dlxs_synced(self.active.clone(), dlxs, self.labels.clone(), metrics);
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = ended => {}
-            () = self.lead(told) => {}
+            () = self.run_until_closed(told) => {}
             () = follow => {}
-            () = tend => {}
+            () = sync => {}
         }
     }
 
-    async fn lead(&mut self, mut told: mpsc::Receiver<Told>) {
-        let mut serving = self.context.leading.serving.clone();
+    async fn run_until_closed(&mut self, mut told: mpsc::Receiver<ListedChanges>) {
+        let mut serving = self.context.dlxs.serving.clone();
         serving.mark_changed();
-        let routes = self.routes.clone();
+        let table = self.table.clone();
         loop {
             let timer = self.timers.first().map(|(at, _)| *at);
             let dead = {
-                let inner = routes.inner();
-                inner.dlxs.dead_at(self.context.leading.dead_man).filter(|_| self.dlxs == Dlxs::Away)
+                let inner = table.inner();
+                inner
+                    .dlxs
+                    .unavailable_at(self.context.dlxs.unavailable_timeout)
+                    .filter(|_| self.dlxs == Dlxs::Away)
             };
             tokio::select! {
-                Some(told) = told.recv() => self.told(told),
-                changed = changed(&mut serving) => {
+                Some(told) = told.recv() => self.handle_listed(told),
+                changed = next_serving(&mut serving) => {
                     let known = changed;
-                    routes.inner().dlxs.saw(Instant::now(), &known);
+                    table.inner().dlxs.observe(Instant::now(), &known);
                     self.dlxs_changed();
                 }
-                () = routes.poked() => {}
-                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
-                () = at(timer) => self.fire(),
-                () = at(dead) => self.dlxs_changed(),
+                () = table.changed() => {}
+                Some(ended) = self.running.join_next_with_id() => self.handle_finished(ended),
+                () = sleep_to(timer) => self.fire_timers(),
+                () = sleep_to(dead) => self.dlxs_changed(),
             }
-            let dirty = std::mem::take(&mut routes.inner().dirty);
+            let dirty = std::mem::take(&mut table.inner().dirty);
             for id in dirty {
-                self.look(&id);
+                self.check(&id);
             }
-            self.start();
+            self.start_calls();
         }
     }
 
-    fn leading(&self) -> &Leading {
-        &self.context.leading
+    fn serving(&self) -> &ServingDlxs {
+        &self.context.dlxs
     }
 
     /// The DLXs are as they were, but for their number, or not: then every route may be due.
     fn dlxs_changed(&mut self) {
-        let mut inner = self.routes.inner();
-        let now = inner.now(Instant::now(), self.leading()).dlxs;
+        let mut inner = self.table.inner();
+        let now = inner.step_context(Instant::now(), self.serving()).dlxs;
         if now == self.dlxs {
             return;
         }
@@ -157,118 +165,127 @@ impl<P: Plugin> Router<P> {
             Dlxs::Dead => tracing::warn!(
                 kind = self.labels.kind,
                 namespace = self.labels.namespace,
-                dlx_unavailable_timeout = %short(self.leading().dead_man),
-                routes = inner.led.len(),
-                "no DLX takes requests: every route is given back, and what sleeps is woken"
+                dlx_unavailable_timeout = %short(self.serving().unavailable_timeout),
+                interceptions = inner.resources.len(),
+                "no DLX ready for the timeout; restoring all intercepted Services and waking their workloads"
             ),
             Dlxs::Serving if self.dlxs == Dlxs::Dead => tracing::info!(
                 kind = self.labels.kind,
                 namespace = self.labels.namespace,
-                "DLXs take requests again"
+                "a DLX is ready again"
             ),
             _ => {}
         }
         self.dlxs = now;
-        let all: Vec<_> = inner.led.keys().cloned().collect();
+        let all: Vec<_> = inner.resources.keys().cloned().collect();
         inner.dirty.extend(all);
     }
 
-    fn told(&mut self, told: Told) {
+    fn handle_listed(&mut self, told: ListedChanges) {
         match told {
-            Told::Changes(changes) => self.changes(changes),
-            Told::Nothing => {
-                let mut inner = self.routes.inner();
-                inner.told = Some(false);
-                let waited_for = inner.waited_for();
+            ListedChanges::Changes(changes) => self.apply_changes(changes),
+            ListedChanges::Unavailable => {
+                let mut inner = self.table.inner();
+                inner.reachable = Some(false);
+                let waited_for = inner.awaited_resources();
                 inner.dirty.extend(waited_for);
             }
         }
     }
 
-    fn changes(&mut self, changes: Changes) {
+    fn apply_changes(&mut self, changes: Changes) {
         let now = Instant::now();
-        let routes = self.routes.clone();
-        let mut inner = routes.inner();
-        if inner.told.replace(true) != Some(true) {
-            let waited_for = inner.waited_for();
+        let table = self.table.clone();
+        let mut inner = table.inner();
+        if inner.reachable.replace(true) != Some(true) {
+            let waited_for = inner.awaited_resources();
             inner.dirty.extend(waited_for);
         }
         let mut gone = changes.removed;
         if changes.complete {
             let listed: HashSet<_> = changes.resources.iter().map(|resource| &resource.id).collect();
-            gone.extend(inner.led.keys().filter(|id| !listed.contains(id)).cloned());
+            gone.extend(inner.resources.keys().filter(|id| !listed.contains(id)).cloned());
         }
         for resource in &changes.resources {
             let Some(route) = &resource.route else {
-                if inner.led.contains_key(&resource.id) {
+                if inner.resources.contains_key(&resource.id) {
                     gone.push(resource.id.clone());
                 }
                 continue;
             };
-            let before = inner.led.get(&resource.id).map(|led| led.route.leads);
-            match inner.led.get_mut(&resource.id) {
+            let before = inner.resources.get(&resource.id).map(|led| led.route.leads);
+            match inner.resources.get_mut(&resource.id) {
                 Some(led) => {
-                    if let Some(moved) = led.saw(now, resource, route) {
-                        self.moved(&resource.id, moved, resource);
+                    if let Some(moved) = led.update(now, resource, route) {
+                        self.report_change(&resource.id, moved, resource);
                     }
                 }
-                None => drop(inner.led.insert(resource.id.clone(), Led::new(now, resource, route))),
+                None => drop(
+                    inner
+                        .resources
+                        .insert(resource.id.clone(), InterceptedResource::new(now, resource, route)),
+                ),
             }
-            self.count(before, Some(route.leads));
+            self.count_backend(before, Some(route.leads));
             inner.dirty.insert(resource.id.clone());
         }
         for id in gone {
             // Most never had one.
-            let Some(led) = inner.led.remove(&id) else { continue };
-            self.count(Some(led.route.leads), None);
+            let Some(led) = inner.resources.remove(&id) else { continue };
+            self.count_backend(Some(led.route.leads), None);
             if led.route.leads != Leads::Own {
-                self.back(&id);
+                self.report_removed(&id);
             }
             inner.dirty.insert(id);
         }
     }
 
-    fn count(&self, before: Option<Leads>, now: Option<Leads>) {
-        let routes = &self.context.metrics.routes;
+    fn count_backend(&self, before: Option<Leads>, now: Option<Leads>) {
+        let table = &self.context.metrics.interceptions;
         if before == now {
             return;
         }
         if let Some(leads) = before {
-            routes.get_or_create(&LeadsLabels::new(&self.labels, leads)).dec();
+            table.get_or_create(&BackendLabels::new(&self.labels, leads)).dec();
         }
         if let Some(leads) = now {
-            routes.get_or_create(&LeadsLabels::new(&self.labels, leads)).inc();
+            table.get_or_create(&BackendLabels::new(&self.labels, leads)).inc();
         }
     }
 
-    fn moved(&self, id: &ResourceId, moved: Moved, resource: &Resource) {
+    fn report_change(&self, id: &ResourceId, moved: BackendChange, resource: &Resource) {
         match moved {
-            Moved::ToDlxs => {
+            BackendChange::ToDlxs => {
                 let dlxs = resource.route.as_ref().map(|route| route.dlxs.join(", ")).unwrap_or_default();
-                tracing::info!(resource = %id, dlxs, "its requests are led to the DLXs");
-                let message = format!("Its requests are led to the DLXs: {dlxs}");
-                self.reporter.report(id, Severity::Normal, "RouteLed", message);
+                tracing::info!(resource = %id, dlxs, "intercepted Service");
+                let message = format!("Its requests go to the DLXs now: {dlxs}");
+                self.reporter.report(id, Severity::Normal, "ServiceIntercepted", message);
             }
-            Moved::Back => self.back(id),
+            BackendChange::ToWorkload => self.report_removed(id),
         }
     }
 
-    fn back(&self, id: &ResourceId) {
-        tracing::info!(resource = %id, "its requests go to itself again");
-        self.reporter.report(id, Severity::Normal, "RouteGivenBack", "Its requests go to itself again");
+    fn report_removed(&self, id: &ResourceId) {
+        tracing::info!(resource = %id, "removed interception");
+        self.reporter.report(
+            id,
+            Severity::Normal,
+            "InterceptionRemoved",
+            "Its requests go to its own pods again",
+        );
     }
 
     /// Looks at one: has it done what is due, or looks again when that may be.
-    fn look(&mut self, id: &ResourceId) {
-        let routes = self.routes.clone();
-        let mut inner = routes.inner();
-        let at = inner.now(Instant::now(), self.leading());
-        if let Some(again) = inner.tell(id, at) {
+    fn check(&mut self, id: &ResourceId) {
+        let table = self.table.clone();
+        let mut inner = table.inner();
+        let at = inner.step_context(Instant::now(), self.serving());
+        if let Some(again) = inner.publish_progress(id, at) {
             self.timers.insert((again, id.clone()));
         }
-        let (Some(led), waiting) = inner.of(id) else { return };
-        let Due { call, wake, again } = led.due(at, waiting);
-        for (kind, due) in [(LEADS, call.is_some()), (WAKES, wake)] {
+        let (Some(led), waiting) = inner.resource_and_attempt(id) else { return };
+        let DueActions { call, wake, again } = led.due_actions(at, waiting);
+        for (kind, due) in [(SET_BACKEND, call.is_some()), (WAKES, wake)] {
             if due && !std::mem::replace(&mut led.queued[kind], true) {
                 self.queues[kind].push_back(id.clone());
             }
@@ -279,28 +296,28 @@ impl<P: Plugin> Router<P> {
     }
 
     /// Looks at those whose time has come.
-    fn fire(&mut self) {
+    fn fire_timers(&mut self) {
         let now = Instant::now();
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, id)) = self.timers.pop_first() {
-                self.routes.inner().dirty.insert(id);
+                self.table.inner().dirty.insert(id);
             }
         }
     }
 }
 
-impl<P> Drop for Router<P> {
+impl<P> Drop for Interceptor<P> {
     fn drop(&mut self) {
-        let mut inner = self.routes.inner();
-        for leads in inner.led.drain().map(|(_, led)| led.route.leads) {
-            self.context.metrics.routes.get_or_create(&LeadsLabels::new(&self.labels, leads)).dec();
+        let mut inner = self.table.inner();
+        for leads in inner.resources.drain().map(|(_, led)| led.route.leads) {
+            self.context.metrics.interceptions.get_or_create(&BackendLabels::new(&self.labels, leads)).dec();
         }
-        inner.told = None;
+        inner.reachable = None;
     }
 }
 
 /// The DLXs, when they are others.
-async fn changed(
+async fn next_serving(
     serving: &mut watch::Receiver<daemon::members::serving::Known>,
 ) -> Option<Arc<[scaler_types::Dlx]>> {
     if serving.changed().await.is_err() {
@@ -310,7 +327,7 @@ async fn changed(
 }
 
 #[expect(clippy::disallowed_methods, reason = "a grace, a pause and the wait for DLXs end by time alone")]
-async fn at(time: Option<Instant>) {
+async fn sleep_to(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,

@@ -5,22 +5,22 @@ use std::{fmt, time::Duration};
 use scaler_types::{Leads, Path, Resource, ScaleResource, duration::short};
 
 use crate::{
-    observe::{Coverage, Measure, Value},
+    observe::{Completeness, Measurements, MetricValue},
     telemetry::rounded,
 };
 
 /// What holds for all routes now.
 #[derive(Clone, Copy, Debug)]
-pub struct RouteFacts {
+pub struct InterceptionConditions {
     /// At least one DLX takes requests.
-    pub served: bool,
+    pub dlx_available: bool,
     /// How long whoever connects may take to follow a change of a route.
-    pub grace: Duration,
+    pub propagation_delay: Duration,
 }
 
 /// Why a resource cannot be put to zero, as far as its route goes.
 #[derive(Clone, Debug, PartialEq)]
-pub enum NotReady {
+pub enum InterceptionNotReady {
     /// With path direct something is missing, and what.
     PathDirect(&'static str),
     /// Nobody asks for its route to be led any more, and it is being given back.
@@ -48,12 +48,12 @@ pub enum NotReady {
 pub fn check_ready(
     resource: &Resource,
     metrics: &[ScaleResource],
-    measure: Measure<'_>,
-    routes: RouteFacts,
-) -> Result<(), NotReady> {
+    measure: Measurements<'_>,
+    conditions: InterceptionConditions,
+) -> Result<(), InterceptionNotReady> {
     match resource.path {
-        Path::Always => led(resource, metrics, measure, routes),
-        Path::Direct => direct(resource, measure, routes),
+        Path::Always => led(resource, metrics, measure, conditions),
+        Path::Direct => direct(resource, measure, conditions),
         Path::External => Ok(()),
     }
 }
@@ -63,69 +63,77 @@ pub fn check_ready(
 fn led(
     resource: &Resource,
     metrics: &[ScaleResource],
-    measure: Measure<'_>,
-    routes: RouteFacts,
-) -> Result<(), NotReady> {
+    measure: Measurements<'_>,
+    conditions: InterceptionConditions,
+) -> Result<(), InterceptionNotReady> {
     let Some(route) = &resource.route else { return Ok(()) };
     match route.leads {
-        _ if !route.asked => return Err(NotReady::GivenBack),
-        Leads::Dlx if !route.complete => return Err(NotReady::NotLed(Leads::Both)),
+        _ if !route.asked => return Err(InterceptionNotReady::GivenBack),
+        Leads::Dlx if !route.complete => return Err(InterceptionNotReady::NotLed(Leads::Both)),
         Leads::Dlx => {}
-        leads => return Err(NotReady::NotLed(leads)),
+        leads => return Err(InterceptionNotReady::NotLed(leads)),
     }
-    served(routes)?;
+    served(conditions)?;
     let windows = metrics.iter().map(|metric| metric.window_size);
     let counted = match measure {
-        Measure::Samples if !resource.sleep_now => windows.max().unwrap_or_default(),
+        Measurements::Samples if !resource.sleep_now => windows.max().unwrap_or_default(),
         // What is in flight the DLXs know once everybody has followed.
         _ => Duration::ZERO,
     };
-    let needed = counted.max(routes.grace);
+    let needed = counted.max(conditions.propagation_delay);
     match route.led_for < needed {
-        true => Err(NotReady::LedShort { led_for: route.led_for, needed }),
+        true => Err(InterceptionNotReady::LedShort { led_for: route.led_for, needed }),
         false => Ok(()),
     }
 }
 
 /// Whether a resource can be tried whose requests pass no DLX while it is awake: its route can be switched, and a source tells
 /// how busy it is after that.
-fn direct(resource: &Resource, measure: Measure<'_>, routes: RouteFacts) -> Result<(), NotReady> {
+fn direct(
+    resource: &Resource,
+    measure: Measurements<'_>,
+    conditions: InterceptionConditions,
+) -> Result<(), InterceptionNotReady> {
     match &resource.route {
-        None => return Err(NotReady::PathDirect("its plugin tells no route of it that could be switched")),
-        Some(route) if !route.asked => return Err(NotReady::GivenBack),
+        None => {
+            return Err(InterceptionNotReady::PathDirect(
+                "its plugin cannot intercept it (no Service to switch to the DLXs)",
+            ));
+        }
+        Some(route) if !route.asked => return Err(InterceptionNotReady::GivenBack),
         // A wake's route is on its way back, or another try's.
-        Some(route) if route.leads != Leads::Own => return Err(NotReady::NotBack(route.leads)),
+        Some(route) if route.leads != Leads::Own => return Err(InterceptionNotReady::NotBack(route.leads)),
         Some(_) => {}
     }
-    served(routes)?;
+    served(conditions)?;
     match measure {
-        Measure::Samples => Err(NotReady::PathDirect(
-            "the DLXs see its requests only while it sleeps, so the metric source dlx cannot tell whether it is idle: set \
+        Measurements::Samples => Err(InterceptionNotReady::PathDirect(
+            "the DLXs see its requests only while it is asleep, so the metric source dlx cannot measure its activity: set \
              metrics.source to prometheus",
         )),
         // Only a number of scrapes proves that a window began after the switch.
-        Measure::Readings(readings)
+        Measurements::Readings(readings)
             if readings.iter().any(|reading| {
-                matches!(reading.coverage, Coverage::Vouched | Coverage::Only(_))
-                    && matches!(reading.value, Value::Number(_) | Value::Absent { .. })
+                matches!(reading.coverage, Completeness::Guaranteed | Completeness::Only(_))
+                    && matches!(reading.value, MetricValue::Number(_) | MetricValue::Absent { .. })
             }) =>
         {
-            Err(NotReady::PathDirect(
-                "the metric source kubernetes answers for its own window only, so nothing tells whether it is idle once its \
-                 route is switched: set metrics.source to prometheus",
+            Err(InterceptionNotReady::PathDirect(
+                "the metric source kubernetes has windows of its own, so idleness cannot be verified after its \
+                 Service is switched: set metrics.source to prometheus",
             ))
         }
-        Measure::Readings(_) => Ok(()),
+        Measurements::Readings(_) => Ok(()),
     }
 }
 
-fn served(routes: RouteFacts) -> Result<(), NotReady> {
-    if routes.served { Ok(()) } else { Err(NotReady::NotServed) }
+fn served(conditions: InterceptionConditions) -> Result<(), InterceptionNotReady> {
+    if conditions.dlx_available { Ok(()) } else { Err(InterceptionNotReady::NotServed) }
 }
 
-// === impl NotReady ===
+// === impl InterceptionNotReady ===
 
-impl NotReady {
+impl InterceptionNotReady {
     /// It does not pass by itself.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::PathDirect(_))
@@ -134,29 +142,31 @@ impl NotReady {
     /// In one word, for metrics; stable.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::PathDirect(_) => "path_direct",
-            Self::GivenBack => "route_given_back",
-            Self::NotLed(_) => "not_led",
-            Self::NotBack(_) => "not_back",
-            Self::LedShort { .. } => "led_short",
-            Self::NotServed => "no_dlx_serves",
+            Self::PathDirect(_) => "when_asleep_unsupported",
+            Self::GivenBack => "service_restoring",
+            Self::NotLed(_) => "not_intercepted",
+            Self::NotBack(_) => "not_restored",
+            Self::LedShort { .. } => "recently_intercepted",
+            Self::NotServed => "no_dlx_ready",
         }
     }
 }
 
-impl fmt::Display for NotReady {
+impl fmt::Display for InterceptionNotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PathDirect(missing) => f.write_str(missing),
-            Self::GivenBack => f.write_str("its Service is being given back"),
-            Self::NotLed(Leads::Own) => f.write_str("its Service does not lead to the DLXs yet"),
-            Self::NotLed(_) => f.write_str("its Service does not lead all requests to the DLXs yet"),
-            Self::NotBack(_) => f.write_str("its Service does not lead back to itself alone yet"),
+            Self::GivenBack => f.write_str("its Service is being restored"),
+            Self::NotLed(Leads::Own) => f.write_str("its Service is not intercepted yet"),
+            Self::NotLed(_) => {
+                f.write_str("its Service is only partly intercepted yet: some requests bypass the DLXs")
+            }
+            Self::NotBack(_) => f.write_str("its Service is not fully restored yet"),
             Self::LedShort { led_for, needed } => {
                 let led_for = short(rounded(*led_for));
-                write!(f, "its Service leads to the DLXs for {led_for} of {}", short(*needed))
+                write!(f, "its Service has been intercepted for {led_for}, {} are needed", short(*needed))
             }
-            Self::NotServed => f.write_str("no DLX takes requests now"),
+            Self::NotServed => f.write_str("no DLX is ready to take requests"),
         }
     }
 }

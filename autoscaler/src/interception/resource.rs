@@ -6,30 +6,30 @@ use daemon::wakes::WakePlace;
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{
     Leads, Nonce, Path, Resource, RolloutPhase, Route, ScaleError, State,
-    backoff::Backoff,
     duration::short,
     protocol::{self, Dlxs, RouteSeen, Seen},
 };
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Progress;
+use super::SwitchoverProgress;
 use crate::{plugin, telemetry::rounded};
 
-/// After a call that did not bring about what it was for.
-const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), LONGEST);
-const LONGEST: Duration = Duration::from_secs(60);
+/// The first pause after a call that did not bring about what it was for; it doubles up to [`MAX_RETRY_PAUSE`].
+const MIN_RETRY_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// The same where something stands in the way that does not pass by itself.
-const BACKOFF_TERMINAL: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_secs(600));
+const MIN_TERMINAL_PAUSE: Duration = Duration::from_secs(30);
+const MAX_TERMINAL_PAUSE: Duration = Duration::from_secs(600);
 /// After a wake: how long its replicas may take to be seen.
-const WOKEN: Duration = Duration::from_secs(10);
+const WAKE_VISIBLE_DELAY: Duration = Duration::from_secs(10);
 
 /// How long a resource that is refused sleeps on before it is woken.
-const STRANDED: Duration = Duration::from_secs(10);
+const STRANDED_DELAY: Duration = Duration::from_secs(10);
 
 /// What is known of one resource with a route.
 #[derive(Debug)]
-pub(super) struct Led {
+pub(super) struct InterceptedResource {
     pub(super) path: Path,
     /// Row, version and whether it has replicas.
     pub(super) seen: Seen,
@@ -43,18 +43,18 @@ pub(super) struct Led {
     /// The call under way.
     pub(super) calling: Option<Leads>,
     /// What came of the last calls for the step that is due.
-    pause: Option<Pause<Leads>>,
+    pause: Option<RetryPause<Leads>>,
     /// A wake is under way, for no request could do it.
     pub(super) waking: bool,
     /// When it was used last, as far as its plugin tells.
     pub(super) used: Option<Timestamp>,
-    wake: Option<Pause<()>>,
+    wake: Option<RetryPause<()>>,
     /// How long it may take to start, if it says so itself.
     pub(super) readiness: Option<Duration>,
     /// It takes requests, by what its plugin tells.
     up: bool,
     /// Its place among the wakes, from the write until it is up or has had its time.
-    starting: Option<Starting>,
+    starting: Option<RunningWake>,
     /// Since when it sleeps and no request could wake it.
     stranded: Option<Instant>,
     /// It waits for a place to be written, or woken.
@@ -65,9 +65,9 @@ pub(super) struct Led {
 
 /// No call before.
 #[derive(Debug)]
-struct Pause<T> {
+struct RetryPause<T> {
     what: T,
-    tries: u32,
+    attempts: u32,
     until: Instant,
     /// Why the last one failed; `None`: it was well, and what it is for is not seen yet.
     failed: Option<Arc<str>>,
@@ -77,7 +77,7 @@ struct Pause<T> {
 
 /// A wake that counts as under way.
 #[derive(Debug)]
-struct Starting {
+struct RunningWake {
     _place: WakePlace,
     /// How long it may take once it is written.
     timeout: Duration,
@@ -87,9 +87,9 @@ struct Starting {
 
 /// How the DLXs are, and how long everybody may take to follow.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Now {
+pub(super) struct StepContext {
     pub(super) now: Instant,
-    pub(super) grace: Duration,
+    pub(super) propagation_delay: Duration,
     pub(super) dlxs: Dlxs,
     /// There are DLXs to be named, or none that anybody waits for.
     pub(super) nameable: bool,
@@ -97,7 +97,7 @@ pub(super) struct Now {
 
 /// What is due.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Due {
+pub(super) struct DueActions {
     /// To lead there, now.
     pub(super) call: Option<Leads>,
     /// To wake it, now.
@@ -108,14 +108,14 @@ pub(super) struct Due {
 
 /// Where it began to lead.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Moved {
+pub(super) enum BackendChange {
     ToDlxs,
-    Back,
+    ToWorkload,
 }
 
 /// A try that waits for the route of a resource.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct WaitingAttempt {
     /// The nonce of the row before its fence, and that of its fence.
     pub(super) nonces: [Nonce; 2],
     /// Its fence was seen.
@@ -124,7 +124,7 @@ pub(super) struct Waiting {
 
 /// A route as the admin port tells of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct RouteTold {
+pub struct InterceptionStatus {
     leads: Leads,
     /// Since when, as far as this process saw.
     since: String,
@@ -155,13 +155,13 @@ pub fn is_up(resource: &Resource) -> bool {
         }
 }
 
-// === impl Led ===
+// === impl InterceptedResource ===
 
-impl Led {
+impl InterceptedResource {
     pub(super) fn new(now: Instant, resource: &Resource, route: &Route) -> Self {
-        let mut led = Self {
+        let mut this = Self {
             path: resource.path,
-            seen: plugin::seen(resource),
+            seen: plugin::protocol_seen(resource),
             route: route.clone(),
             told: now,
             since: now,
@@ -178,15 +178,20 @@ impl Led {
             queued: [false; 2],
             reported: None,
         };
-        led.count_own(now);
-        led
+        this.track_workload_ready(now);
+        this
     }
 
     /// It is told again.
-    pub(super) fn saw(&mut self, now: Instant, resource: &Resource, route: &Route) -> Option<Moved> {
+    pub(super) fn update(
+        &mut self,
+        now: Instant,
+        resource: &Resource,
+        route: &Route,
+    ) -> Option<BackendChange> {
         let before = self.route.leads;
         self.path = resource.path;
-        let seen = plugin::seen(resource);
+        let seen = plugin::protocol_seen(resource);
         if seen.version != self.seen.version {
             // It may have been led elsewhere and back in between.
             self.own_ready = None;
@@ -196,7 +201,7 @@ impl Led {
         self.used = last_used(resource);
         (self.readiness, self.up) = (resource.resource_readiness_timeout, is_up(resource));
         self.told = now;
-        self.count_own(now);
+        self.track_workload_ready(now);
         if let Some(pause) = self.pause.as_mut().filter(|pause| pause.conflict) {
             pause.until = now;
         }
@@ -205,13 +210,13 @@ impl Led {
         }
         self.since = now;
         match route.leads {
-            Leads::Dlx => Some(Moved::ToDlxs),
-            Leads::Own => Some(Moved::Back),
+            Leads::Dlx => Some(BackendChange::ToDlxs),
+            Leads::Own => Some(BackendChange::ToWorkload),
             Leads::Both => None,
         }
     }
 
-    fn count_own(&mut self, now: Instant) {
+    fn track_workload_ready(&mut self, now: Instant) {
         self.own_ready = match self.route.leads {
             Leads::Both if self.route.own_ready => self.own_ready.or(Some(now)),
             _ => None,
@@ -226,77 +231,85 @@ impl Led {
         }
     }
 
-    fn asked(&self) -> bool {
+    fn is_requested(&self) -> bool {
         self.route.asked && self.route.refused.is_empty()
     }
 
-    fn route_seen(&self, at: Now, confirmed: bool) -> RouteSeen {
+    fn step_input(&self, context: StepContext, confirmed: bool) -> RouteSeen {
         RouteSeen {
             path: self.path,
-            asked: self.asked(),
+            asked: self.is_requested(),
             leads: self.route.leads,
             complete: self.route.complete,
             state: self.seen.row.state,
             scaled: self.seen.scaled,
             confirmed,
-            own_known: self.own_ready.is_some_and(|since| at.now.duration_since(since) >= at.grace),
+            own_known: self
+                .own_ready
+                .is_some_and(|since| context.now.duration_since(since) >= context.propagation_delay),
             own_ready: self.route.own_ready,
-            dlxs: at.dlxs,
+            dlxs: context.dlxs,
         }
     }
 
     /// Whether the fence in the row is that of the try that waits.
-    fn confirmed(&self, waiting: Option<&Waiting>) -> bool {
+    fn is_attempt_confirmed(&self, waiting: Option<&WaitingAttempt>) -> bool {
         let row = &self.seen.row;
         waiting.is_some_and(|waiting| row.state == State::Draining && row.nonce == waiting.nonces[1])
     }
 
     /// Where it is to lead next.
-    fn step(&self, at: Now, waiting: Option<&Waiting>) -> Option<Leads> {
-        let to = protocol::route_step(&self.route_seen(at, self.confirmed(waiting)))?;
+    fn next_backend(&self, context: StepContext, waiting: Option<&WaitingAttempt>) -> Option<Leads> {
+        let to = protocol::route_step(&self.step_input(context, self.is_attempt_confirmed(waiting)))?;
         // Who has just begun to lead does not know yet whom to name.
-        (to == Leads::Own || at.nameable).then_some(to)
+        (to == Leads::Own || context.nameable).then_some(to)
     }
 
     /// What is to be done now.
-    pub(super) fn due(&mut self, at: Now, waiting: Option<&Waiting>) -> Due {
-        let mut due = Due::default();
-        self.stranded = self.is_stranded(at).then(|| self.stranded.unwrap_or(at.now));
+    pub(super) fn due_actions(
+        &mut self,
+        context: StepContext,
+        waiting: Option<&WaitingAttempt>,
+    ) -> DueActions {
+        let mut due = DueActions::default();
+        self.stranded = self.is_stranded(context).then(|| self.stranded.unwrap_or(context.now));
         // Where it is refused for want of a Service that somebody is making anew, that has a moment to come.
-        let since = self.stranded.map(|since| if at.dlxs == Dlxs::Dead { since } else { since + STRANDED });
-        if let Some(since) = since.filter(|since| at.now < *since) {
+        let since = self
+            .stranded
+            .map(|since| if context.dlxs == Dlxs::Dead { since } else { since + STRANDED_DELAY });
+        if let Some(since) = since.filter(|since| context.now < *since) {
             due.again = Some(since);
         } else if since.is_none() {
             self.wake = None;
         } else if !self.waking {
-            due.again = self.wake.as_ref().map(|pause| pause.until).filter(|until| at.now < *until);
+            due.again = self.wake.as_ref().map(|pause| pause.until).filter(|until| context.now < *until);
             due.wake = due.again.is_none();
         }
-        if due.wake || !self.is_starting(at.now) {
+        if due.wake || !self.is_starting(context.now) {
             self.starting = None;
         }
         due.again = due.again.into_iter().chain(self.starting.as_ref().and_then(|one| one.until)).min();
         if self.calling.is_some() {
             return due;
         }
-        let again = match self.step(at, waiting) {
+        let again = match self.next_backend(context, waiting) {
             None => {
                 (self.pause, self.reported) = (None, None);
-                self.own_ready.map(|since| since + at.grace)
+                self.own_ready.map(|since| since + context.propagation_delay)
             }
             Some(to) => {
                 let until = self.pause.as_ref().filter(|pause| pause.what == to).map(|pause| pause.until);
-                let until = until.filter(|until| at.now < *until);
+                let until = until.filter(|until| context.now < *until);
                 due.call = until.is_none().then_some(to);
                 until
             }
         };
-        due.again = due.again.into_iter().chain(again.filter(|again| at.now < *again)).min();
+        due.again = due.again.into_iter().chain(again.filter(|again| context.now < *again)).min();
         due
     }
 
     /// A call ended; what its owners are to be told, if so.
-    pub(super) fn called(
+    pub(super) fn record_call(
         &mut self,
         now: Instant,
         to: Leads,
@@ -304,7 +317,7 @@ impl Led {
     ) -> Option<Arc<str>> {
         self.calling = None;
         let before = self.pause.take().filter(|pause| pause.what == to);
-        let pause = Pause::after(now, to, before.as_ref(), result);
+        let pause = RetryPause::after_call(now, to, before.as_ref(), result);
         let told = match result {
             Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => pause.failed.clone(),
             _ => None,
@@ -318,66 +331,78 @@ impl Led {
     }
 
     /// A wake begins.
-    pub(super) fn wakes(&mut self, place: WakePlace, timeout: Duration) {
+    pub(super) fn begin_wake(&mut self, place: WakePlace, timeout: Duration) {
         self.waking = true;
-        self.starting = Some(Starting { _place: place, timeout, until: None });
+        self.starting = Some(RunningWake { _place: place, timeout, until: None });
     }
 
     /// Its last wake failed.
-    pub(super) fn failed_to_wake(&self) -> bool {
+    pub(super) fn has_failed_wake(&self) -> bool {
         let failed = self.wake.as_ref().is_some_and(|pause| pause.failed.is_some());
         failed || !self.seen.row.failed_wake.is_empty()
     }
 
     /// A wake was written, or could not be.
-    pub(super) fn woken(&mut self, now: Instant, result: &Result<(), ScaleError>) {
+    pub(super) fn record_wake(&mut self, now: Instant, result: &Result<(), ScaleError>) {
         self.waking = false;
         match (result, &mut self.starting) {
             (Ok(()), Some(starting)) => starting.until = now.checked_add(starting.timeout),
             _ => self.starting = None,
         }
-        let mut pause = Pause::after(now, (), self.wake.take().as_ref(), result);
+        let mut pause = RetryPause::after_call(now, (), self.wake.take().as_ref(), result);
         if result.is_ok() {
-            pause.until = pause.until.max(now + WOKEN);
+            pause.until = pause.until.max(now + WAKE_VISIBLE_DELAY);
         }
         self.wake = Some(pause);
     }
 
     /// How far the route is for a try that waits for it, and when to look again.
-    pub(super) fn progress(&self, at: Now, waiting: &mut Waiting) -> (Progress, Option<Instant>) {
-        let mine = self.confirmed(Some(waiting));
+    pub(super) fn switchover_progress(
+        &self,
+        context: StepContext,
+        waiting: &mut WaitingAttempt,
+    ) -> (SwitchoverProgress, Option<Instant>) {
+        let mine = self.is_attempt_confirmed(Some(waiting));
         waiting.seen |= mine;
         if !mine && (waiting.seen || self.seen.row.nonce != waiting.nonces[0]) {
-            return (Progress::Changed, None);
+            return (SwitchoverProgress::Changed, None);
         }
-        if !self.asked() {
-            return (Progress::Lost("its route is not to be led any more".into()), None);
+        if !self.is_requested() {
+            return (SwitchoverProgress::Lost("its interception is no longer requested".into()), None);
         }
         if !mine {
-            return (Progress::Waiting, None);
+            return (SwitchoverProgress::Waiting, None);
         }
-        let led_for = self.led_for(at.now);
+        let led_for = self.led_for(context.now);
         match self.route.leads {
-            Leads::Dlx if self.route.complete && led_for >= at.grace => (Progress::Led, None),
-            Leads::Dlx if self.route.complete => (Progress::Waiting, at.now.checked_add(at.grace - led_for)),
-            _ => (Progress::Waiting, None),
+            Leads::Dlx if self.route.complete && led_for >= context.propagation_delay => {
+                (SwitchoverProgress::Intercepted, None)
+            }
+            Leads::Dlx if self.route.complete => {
+                (SwitchoverProgress::Waiting, context.now.checked_add(context.propagation_delay - led_for))
+            }
+            _ => (SwitchoverProgress::Waiting, None),
         }
     }
 
     /// As the admin port tells of it.
-    pub(super) fn told(&self, at: Now, waiting: Option<&Waiting>) -> RouteTold {
-        let next = self.step(at, waiting);
+    pub(super) fn status(
+        &self,
+        context: StepContext,
+        waiting: Option<&WaitingAttempt>,
+    ) -> InterceptionStatus {
+        let next = self.next_backend(context, waiting);
         let to = self.calling.or(next);
-        RouteTold {
+        InterceptionStatus {
             leads: self.route.leads,
-            since: ago(at.now, self.since),
+            since: elapsed(context.now, self.since),
             asked: self.route.asked,
             refused: self.route.refused.clone(),
             complete: self.route.complete,
-            led_for: short(rounded(self.led_for(at.now))),
+            led_for: short(rounded(self.led_for(context.now))),
             dlxs: self.route.dlxs.clone(),
-            next: to.or_else(|| self.later()),
-            waits: self.waits(at, next, waiting),
+            next: to.or_else(|| self.later_backend()),
+            waits: self.blocked_on(context, next, waiting),
         }
     }
 
@@ -393,85 +418,105 @@ impl Led {
     }
 
     /// It sleeps, and no request would wake it: no DLX takes any, or its are refused and lead to none.
-    fn is_stranded(&self, at: Now) -> bool {
+    fn is_stranded(&self, context: StepContext) -> bool {
         let refused = self.route.asked && !self.route.refused.is_empty() && self.route.leads == Leads::Own;
         let slept = matches!(self.seen.row.state, State::Asleep | State::Waking | State::Failed);
-        !self.seen.scaled && (at.dlxs == Dlxs::Dead || refused && slept)
+        !self.seen.scaled && (context.dlxs == Dlxs::Dead || refused && slept)
     }
 
     /// It is to be given back, and nobody has woken it yet.
-    fn sleeps_on(&self) -> bool {
-        !self.asked() && !self.seen.scaled && self.route.leads == Leads::Dlx
+    fn waits_for_wake(&self) -> bool {
+        !self.is_requested() && !self.seen.scaled && self.route.leads == Leads::Dlx
     }
 
     /// Where it is to lead when what that waits for has come.
-    fn later(&self) -> Option<Leads> {
+    fn later_backend(&self) -> Option<Leads> {
         match self.route.leads {
             Leads::Both => Some(Leads::Own),
-            _ => self.sleeps_on().then_some(Leads::Both),
+            _ => self.waits_for_wake().then_some(Leads::Both),
         }
     }
 
     /// What stands between now and the next step; reads on from "waits for".
-    fn waits(&self, at: Now, next: Option<Leads>, waiting: Option<&Waiting>) -> Option<String> {
+    fn blocked_on(
+        &self,
+        context: StepContext,
+        next: Option<Leads>,
+        waiting: Option<&WaitingAttempt>,
+    ) -> Option<String> {
         if self.waking {
-            let why =
-                if at.dlxs == Dlxs::Dead { "no DLX takes requests" } else { "no request could wake it" };
-            return Some(format!("its being woken: {why}"));
+            let why = if context.dlxs == Dlxs::Dead {
+                "no DLX is ready to take requests"
+            } else {
+                "it is not intercepted, so no request could wake it"
+            };
+            return Some(format!("its wake: {why}"));
         }
         if self.calling.is_some() {
-            return Some("its being written".to_owned());
+            return Some("the write of its Service".to_owned());
         }
         if let Some(to) = next {
             return Some(match self.pause.as_ref().filter(|pause| pause.what == to) {
-                None => "a place among those being written".to_owned(),
-                Some(Pause { failed: None, .. }) => "what was written to be seen".to_owned(),
-                Some(Pause { failed: Some(why), tries, until, .. }) => {
-                    format!("another try in {}, after {tries} that failed: {why}", ago(*until, at.now))
+                None => "a free write slot".to_owned(),
+                Some(RetryPause { failed: None, .. }) => "its last write to become visible".to_owned(),
+                Some(RetryPause { failed: Some(why), attempts, until, .. }) => {
+                    format!(
+                        "another attempt in {}, after {attempts} that failed: {why}",
+                        elapsed(*until, context.now)
+                    )
                 }
             });
         }
-        let left = at.grace.saturating_sub(self.led_for(at.now));
+        let left = context.propagation_delay.saturating_sub(self.led_for(context.now));
         if waiting.is_some() && self.route.leads == Leads::Dlx && !left.is_zero() {
-            return Some(format!("everybody to follow, {} to go", short(rounded(left))));
+            return Some(format!("the endpoint propagation delay, {} left", short(rounded(left))));
         }
         match (self.route.leads, self.own_ready) {
-            _ if self.sleeps_on() => Some("it to be woken: nobody else could serve".to_owned()),
-            (Leads::Both, None) => Some("its own endpoints to be ready".to_owned()),
-            (Leads::Both, Some(since)) => {
-                Some(format!("everybody to know its own endpoints, {} to go", ago(since + at.grace, at.now)))
-            }
-            (Leads::Own, _) if self.asked() && self.path == Path::Always && at.dlxs != Dlxs::Serving => {
-                Some("a DLX that takes requests".to_owned())
+            _ if self.waits_for_wake() => Some("its wake: it has no replicas yet".to_owned()),
+            (Leads::Both, None) => Some("its own endpoints to become ready".to_owned()),
+            (Leads::Both, Some(since)) => Some(format!(
+                "the endpoint propagation delay, {} left",
+                elapsed(since + context.propagation_delay, context.now)
+            )),
+            (Leads::Own, _)
+                if self.is_requested() && self.path == Path::Always && context.dlxs != Dlxs::Serving =>
+            {
+                Some("a DLX that is ready to take requests".to_owned())
             }
             _ => None,
         }
     }
 
     /// Why the last call failed, and for how often.
-    pub(super) fn failure(&self) -> Option<(u32, &Arc<str>)> {
-        self.pause.as_ref().and_then(|pause| Some((pause.tries, pause.failed.as_ref()?)))
+    pub(super) fn last_failure(&self) -> Option<(u32, &Arc<str>)> {
+        self.pause.as_ref().and_then(|pause| Some((pause.attempts, pause.failed.as_ref()?)))
     }
 }
 
-fn ago(now: Instant, then: Instant) -> String {
+fn elapsed(now: Instant, then: Instant) -> String {
     short(rounded(now.saturating_duration_since(then)))
 }
 
-// === impl Pause ===
+// === impl RetryPause ===
 
-impl<T> Pause<T> {
-    fn after(now: Instant, what: T, before: Option<&Self>, result: &Result<(), ScaleError>) -> Self {
-        let tries = before.map_or(0, |before| before.tries).saturating_add(1);
-        let pause = match result {
-            Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => BACKOFF_TERMINAL.pause_after(tries),
-            Err(ScaleError::Retry { after, .. }) => BACKOFF.pause_after(tries).max(*after).min(LONGEST),
-            _ => BACKOFF.pause_after(tries),
+impl<T> RetryPause<T> {
+    fn after_call(now: Instant, what: T, before: Option<&Self>, result: &Result<(), ScaleError>) -> Self {
+        let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
+        let (first, longest) = match result {
+            Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => {
+                (MIN_TERMINAL_PAUSE, MAX_TERMINAL_PAUSE)
+            }
+            _ => (MIN_RETRY_PAUSE, MAX_RETRY_PAUSE),
         };
+        let factor = 1_u32.checked_shl(attempts - 1).unwrap_or(u32::MAX);
+        let mut pause = first.saturating_mul(factor).min(longest);
+        if let Err(ScaleError::Retry { after, .. }) = result {
+            pause = pause.max(*after).min(longest);
+        }
         let failed = result.as_ref().err().map(|error| match error {
             ScaleError::Retry { reason, .. } => reason.as_str().into(),
             error => error.to_string().into(),
         });
-        Self { what, tries, until: now + pause, failed, conflict: *result == Err(ScaleError::Conflict) }
+        Self { what, attempts, until: now + pause, failed, conflict: *result == Err(ScaleError::Conflict) }
     }
 }

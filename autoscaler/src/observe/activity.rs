@@ -12,16 +12,16 @@ pub const REQUESTS: &str = "requests";
 #[derive(Clone, Debug, PartialEq)]
 pub struct Activity {
     /// How far the DLXs are to be believed.
-    pub source: Source,
+    pub source: DlxReports,
     /// What they told, by the resource's place in the list that was asked for.
     pub samples: Vec<Vec<Sample>>,
     /// What another source told, in the same order; `None`: the DLXs are the source.
-    pub readings: Option<Vec<Vec<Reading>>>,
+    pub readings: Option<Vec<Vec<MetricReading>>>,
 }
 
 /// Which DLXs were asked, and whether all of them answered.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Source {
+pub struct DlxReports {
     /// Who must have told of each resource.
     pub members: Vec<Arc<str>>,
     /// Who has given a last report, which is among the samples as long as a window needs it.
@@ -29,18 +29,18 @@ pub struct Source {
     /// Who had registered when the members were read.
     pub registered: Registered,
     /// Why nothing is known of any resource, if so.
-    pub unknown: Option<Unknown>,
+    pub unknown: Option<ActivityUnknown>,
 }
 
 /// Why nothing is known. Cheap to clone: it may be the reason of ten thousand resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unknown {
+pub enum ActivityUnknown {
     /// The source failed.
-    Failed(Arc<str>),
+    SourceFailed(Arc<str>),
     /// There is no DLX: nobody could hold what comes.
-    NoMembers,
+    NoDlx,
     /// Live DLXs that did not answer.
-    Silent(Arc<[String]>),
+    Unreachable(Arc<[String]>),
 }
 
 /// What one DLX told of one resource. Durations only: clocks of different hosts are never compared.
@@ -66,18 +66,18 @@ pub struct Sample {
 
 /// What a source beside the DLXs told of one metric of one resource.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
+pub struct MetricReading {
     /// The metric's name on the wire.
     pub metric: Arc<str>,
     /// Its value.
-    pub value: Value,
+    pub value: MetricValue,
     /// How far back that is known.
-    pub coverage: Coverage,
+    pub coverage: Completeness,
 }
 
 /// A metric's value, or why there is none.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub enum MetricValue {
     /// In the metric's own unit; perhaps no number at all.
     Number(f64),
     /// The source told none. `idle`: then it was idle, if its coverage proves that anyone looked.
@@ -95,15 +95,15 @@ pub enum Value {
 
 /// How far back a value is known.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Coverage {
+pub enum Completeness {
     /// The source answers for the whole window.
-    Vouched,
+    Guaranteed,
     /// The source says that its value is of this time only.
     Only(Duration),
     /// It follows from the number of scrapes.
     Scrapes {
         /// How many there were.
-        seen: Seen,
+        seen: SampleCount,
         /// How many of them, an interval apart, reach back as far as the window does.
         needed: u64,
         /// How many there can be: with more the interval is not what it is said to be.
@@ -113,7 +113,7 @@ pub enum Coverage {
 
 /// A number of scrapes, or why there is none.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Seen {
+pub enum SampleCount {
     /// Of the resource's own target or series.
     Count(f64),
     /// Nothing was told of it.
@@ -126,32 +126,32 @@ pub enum Seen {
 
 /// What a resource's metrics are read from.
 #[derive(Clone, Copy, Debug)]
-pub enum Measure<'a> {
+pub enum Measurements<'a> {
     /// What the DLXs told: every request passes one.
     Samples,
     /// What another source told, in the order of the metrics.
-    Readings(&'a [Reading]),
+    Readings(&'a [MetricReading]),
 }
 
 /// Where each resource is in a list, by namespace and name; the first place of one that is listed twice.
-pub(crate) type Places<'a> = HashMap<&'a str, HashMap<&'a str, usize>>;
+pub(crate) type ResourceIndex<'a> = HashMap<&'a str, HashMap<&'a str, usize>>;
 
-pub(crate) fn places(resources: &[Resource]) -> Places<'_> {
-    let mut places = Places::new();
+pub(crate) fn index_by_name(resources: &[Resource]) -> ResourceIndex<'_> {
+    let mut places = ResourceIndex::new();
     for (place, resource) in resources.iter().enumerate() {
         places.entry(&resource.id.namespace).or_default().entry(&resource.id.name).or_insert(place);
     }
     places
 }
 
-// === impl Unknown ===
+// === impl ActivityUnknown ===
 
-impl fmt::Display for Unknown {
+impl fmt::Display for ActivityUnknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(reason) => write!(f, "the metric source failed: {reason}"),
-            Self::NoMembers => f.write_str("there is no DLX, nobody could hold what comes"),
-            Self::Silent(members) => write!(f, "no answer from DLX {}", members.join(", ")),
+            Self::SourceFailed(reason) => write!(f, "the metric source failed: {reason}"),
+            Self::NoDlx => f.write_str("there is no DLX to hold requests"),
+            Self::Unreachable(members) => write!(f, "no answer from DLX {}", members.join(", ")),
         }
     }
 }
@@ -187,9 +187,9 @@ impl Sample {
     }
 }
 
-// === impl Value ===
+// === impl MetricValue ===
 
-impl fmt::Display for Value {
+impl fmt::Display for MetricValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(value) => value.fmt(f),
@@ -201,28 +201,33 @@ impl fmt::Display for Value {
     }
 }
 
-// === impl Coverage ===
+// === impl Completeness ===
 
-impl fmt::Display for Coverage {
+impl fmt::Display for Completeness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vouched => f.write_str("the source answers for it"),
-            Self::Only(time) => write!(f, "it is of the last {} only", short(*time)),
-            Self::Scrapes { seen: Seen::Nothing, .. } => {
-                f.write_str("no scrape of it is known (has the coverage query its label?)")
+            Self::Guaranteed => f.write_str("the source vouches for it"),
+            Self::Only(time) => write!(f, "it covers only the last {}", short(*time)),
+            Self::Scrapes { seen: SampleCount::Nothing, .. } => {
+                f.write_str("no scrape was counted (does the result of sampleCountQuery have its label?)")
             }
-            Self::Scrapes { seen: Seen::Several, .. } => f.write_str("several numbers of scrapes are told"),
-            Self::Scrapes { seen: Seen::Failed(reason), .. } => {
+            Self::Scrapes { seen: SampleCount::Several, .. } => {
+                f.write_str("several scrape counts were returned")
+            }
+            Self::Scrapes { seen: SampleCount::Failed(reason), .. } => {
                 write!(f, "the metric source failed: {reason}")
             }
-            Self::Scrapes { seen: Seen::Count(seen), needed, most } => {
+            Self::Scrapes { seen: SampleCount::Count(seen), needed, most } => {
                 #[expect(clippy::cast_precision_loss, reason = "nobody scrapes 2^53 times")]
                 let too_many = *seen > *most as f64;
                 match too_many {
                     true => {
-                        write!(f, "{seen} scrapes, {most} at most at the given scrapeInterval: it is shorter")
+                        write!(
+                            f,
+                            "{seen} scrapes, more than the {most} possible with this scrapeInterval: the actual interval is shorter"
+                        )
                     }
-                    false => write!(f, "{seen} scrapes, {needed} needed for it"),
+                    false => write!(f, "{seen} scrapes, {needed} needed"),
                 }
             }
         }

@@ -2,57 +2,58 @@
 
 use std::time::Duration;
 
-use scaler_types::{Changes, backoff::Backoff};
+use scaler_types::Changes;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 
 use crate::{
-    plugin::{Given, Plugin},
+    plugin::{ActivePlugin, Plugin},
     telemetry::CycleLabels,
 };
 
-/// After a plugin that could not say what changed.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// The pause after a plugin that could not tell; doubled each time up to [`MAX_RETRY_PAUSE`].
+const MIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// What was told.
-pub(crate) enum Told {
+pub(crate) enum ListedChanges {
     /// This changed.
     Changes(Changes),
     /// It cannot be told now; what was known is kept.
-    Nothing,
+    Unavailable,
 }
 
 /// Follows the plugin that is given, as another one is given; returns when nobody listens any more.
-pub(crate) async fn follow<P: Plugin>(
-    mut given: watch::Receiver<Given<P>>,
+pub(crate) async fn follow_changes<P: Plugin>(
+    mut active: watch::Receiver<ActivePlugin<P>>,
     labels: CycleLabels,
-    told: mpsc::Sender<Told>,
+    told: mpsc::Sender<ListedChanges>,
 ) {
     loop {
-        let plugin = given.borrow_and_update().plugin.clone();
-        let settings = given.clone();
+        let plugin = active.borrow_and_update().plugin.clone();
+        let settings = active.clone();
         tokio::select! {
-            () = stream(&plugin, &settings, &labels, &told) => return,
-            () = another(&mut given, &plugin) => {}
+            () = stream_changes(&plugin, &settings, &labels, &told) => return,
+            () = plugin_replaced(&mut active, &plugin) => {}
         }
     }
 }
 
-async fn another<P: Plugin>(given: &mut watch::Receiver<Given<P>>, plugin: &P) {
-    if given.wait_for(|given| given.plugin != *plugin).await.is_err() {
+async fn plugin_replaced<P: Plugin>(active: &mut watch::Receiver<ActivePlugin<P>>, plugin: &P) {
+    if active.wait_for(|active| active.plugin != *plugin).await.is_err() {
         std::future::pending().await
     }
 }
 
-async fn stream<P: Plugin>(
+async fn stream_changes<P: Plugin>(
     plugin: &P,
-    given: &watch::Receiver<Given<P>>,
+    active: &watch::Receiver<ActivePlugin<P>>,
     labels: &CycleLabels,
-    told: &mpsc::Sender<Told>,
+    told: &mpsc::Sender<ListedChanges>,
 ) {
-    let (mut cursor, mut backoff) = (0, BACKOFF);
+    let (mut cursor, mut pause) = (0, MIN_RETRY_PAUSE);
     let mut reported = None;
     loop {
         let (tell, again) = match plugin.changes(cursor).await {
@@ -60,18 +61,20 @@ async fn stream<P: Plugin>(
                 // One that tells everything each time cannot watch, and has nothing that would be led at once.
                 let everything = cursor > 0 && changes.complete;
                 let idle = everything && changes.resources.iter().all(|resource| resource.route.is_none());
-                (cursor, backoff, reported) = (changes.cursor, BACKOFF, None);
-                (Told::Changes(changes), idle.then(|| given.borrow().settings.scale_interval))
+                (cursor, pause, reported) = (changes.cursor, MIN_RETRY_PAUSE, None);
+                (ListedChanges::Changes(changes), idle.then(|| active.borrow().settings.scale_interval))
             }
             Err(error) => {
                 if reported.as_ref() != Some(&error) {
                     let CycleLabels { kind, namespace } = labels;
-                    tracing::warn!(kind, namespace, %error, "the plugin cannot tell what changed; routes stay as they are known");
+                    tracing::warn!(kind, namespace, %error, "failed to watch resources; keeping the last known state");
                     reported = Some(error);
                 }
                 // What was missed meanwhile is not known: everything anew.
                 cursor = 0;
-                (Told::Nothing, Some(backoff.next_pause()))
+                let again = pause;
+                pause = (pause * 2).min(MAX_RETRY_PAUSE);
+                (ListedChanges::Unavailable, Some(again))
             }
         };
         if told.send(tell).await.is_err() {

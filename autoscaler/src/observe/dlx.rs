@@ -12,25 +12,24 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use super::{
-    Activity, Places, Sample, Source, Unknown,
-    members::{LastReport, Members, Silent},
-    places,
+    Activity, ActivityUnknown, DlxReports, ResourceIndex, Sample, index_by_name,
+    members::{LastReport, Members, Unreachable},
 };
 
 /// What one DLX answers to `GET /api/v1/activity`. Every field must be there: a missing one is not zero.
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct ActivityAnswer<'a> {
     #[serde(borrow)]
     member: Cow<'a, str>,
     /// How long ago it forgot a resource that had anything to do. Earlier versions do not say: they never give a last report.
     #[serde(default, with = "duration::go_option")]
     forgotten: Option<Duration>,
     #[serde(borrow)]
-    resources: Vec<Told<'a>>,
+    resources: Vec<ResourceActivity<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct ResourceActivity<'a> {
     #[serde(borrow)]
     namespace: Cow<'a, str>,
     #[serde(borrow)]
@@ -51,22 +50,22 @@ struct Told<'a> {
 }
 
 /// Asks every live DLX, all at once and each once, about all resources and windows.
-pub async fn ask(
+pub async fn query_activity(
     members: &Members,
     kind: &str,
     resources: &[Resource],
     windows: &BTreeSet<Duration>,
 ) -> Activity {
     let nothing = |unknown| Activity {
-        source: Source { unknown: Some(unknown), ..Source::default() },
+        source: DlxReports { unknown: Some(unknown), ..DlxReports::default() },
         samples: vec![Vec::new(); resources.len()],
         readings: None,
     };
     // Before the members are read: who registered by then, and is not among them, is gone.
     let registered = members.registered();
-    let mut live = match members.live().await {
+    let mut live = match members.read().await {
         Ok(live) => live,
-        Err(error) => return nothing(Unknown::Failed(error.to_string().into())),
+        Err(error) => return nothing(ActivityUnknown::SourceFailed(error.to_string().into())),
     };
     // After that: who is gone has given it before, or never will.
     let last_reports = members.last_reports_for(windows);
@@ -74,7 +73,7 @@ pub async fn ask(
     // Whose last request has ended is still a member, and tells nothing more.
     live.retain(|member| !reported.iter().any(|name| **name == member.name));
     if live.is_empty() {
-        let mut nobody = nothing(Unknown::NoMembers);
+        let mut nobody = nothing(ActivityUnknown::NoDlx);
         (nobody.source.reported, nobody.source.registered) = (reported, registered);
         return nobody;
     }
@@ -88,7 +87,7 @@ pub async fn ask(
             (member, answer)
         });
     }
-    let places = places(resources);
+    let places = index_by_name(resources);
     let mut samples = vec![Vec::with_capacity(live.len()); resources.len()];
     let mut silent = Vec::new();
     while let Some(asked) = questions.join_next().await {
@@ -97,9 +96,9 @@ pub async fn ask(
         let name: Arc<str> = member.name.as_str().into();
         let merged = answer.and_then(|body| {
             merge(&body, &name, Duration::ZERO, kind, &places, &mut samples)
-                .map_err(|reason| Silent { reason: reason.into() })
+                .map_err(|reason| Unreachable { reason: reason.into() })
         });
-        members.heard(&member.name, merged.as_ref().err());
+        members.record_answer(&member.name, merged.as_ref().err());
         if merged.is_err() {
             silent.push(member.name);
         }
@@ -107,16 +106,16 @@ pub async fn ask(
     for (name, LastReport { at, body }) in &last_reports {
         let merged = merge_last(body, name, at.elapsed(), kind, &places, windows, &mut samples);
         if let Err(reason) = merged {
-            members.heard(name, Some(&Silent { reason: reason.into() }));
+            members.record_answer(name, Some(&Unreachable { reason: reason.into() }));
             silent.push(name.to_string());
         }
     }
     silent.sort();
-    let source = Source {
+    let source = DlxReports {
         members: live.iter().map(|member| member.name.as_str().into()).collect(),
         reported,
         registered,
-        unknown: (!silent.is_empty()).then(|| Unknown::Silent(silent.into())),
+        unknown: (!silent.is_empty()).then(|| ActivityUnknown::Unreachable(silent.into())),
     };
     Activity { source, samples, readings: None }
 }
@@ -127,7 +126,7 @@ fn merge_last(
     member: &Arc<str>,
     ago: Duration,
     kind: &str,
-    places: &Places<'_>,
+    places: &ResourceIndex<'_>,
     windows: &BTreeSet<Duration>,
     samples: &mut [Vec<Sample>],
 ) -> Result<(), String> {
@@ -157,11 +156,11 @@ fn merge(
     member: &Arc<str>,
     ago: Duration,
     kind: &str,
-    places: &Places<'_>,
+    places: &ResourceIndex<'_>,
     samples: &mut [Vec<Sample>],
 ) -> Result<Option<Duration>, String> {
-    let answer: Answer<'_> =
-        serde_json::from_slice(body).map_err(|error| format!("its answer cannot be read: {error}"))?;
+    let answer: ActivityAnswer<'_> =
+        serde_json::from_slice(body).map_err(|error| format!("cannot parse its answer: {error}"))?;
     if answer.member != **member {
         // One that took over the address of another knows nothing of what the other did.
         return Err(format!("{} answers at its address", answer.member));
@@ -183,7 +182,7 @@ fn merge(
             idle: told.idle,
             counting: told.counting,
             since_start: told.since_start,
-            counts: counts.map_err(|error| format!("its answer cannot be read: {error}"))?,
+            counts: counts.map_err(|error| format!("cannot parse its answer: {error}"))?,
         };
         samples[*place].push(sample.later(ago));
     }

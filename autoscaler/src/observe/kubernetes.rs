@@ -20,17 +20,17 @@ use tokio::{
 };
 
 use super::{
-    Coverage, Places, Reading, Value, places, quantity,
-    source::{Slot, Table, Tables, Wanted},
+    Completeness, MetricReading, MetricValue, ResourceIndex, index_by_name, quantity,
+    source::{ReadingTable, ReadingTables, RequestedMetric, ValueSlot},
 };
-use crate::http::{encoded, shown};
+use crate::http::{excerpt, percent_encode};
 
 /// How long one call may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer that is read: ten thousand objects take about 3 MB.
-const LONGEST: usize = 64 << 20;
+const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// How many calls are made at once.
-const AT_ONCE: usize = 4;
+const MAX_CONCURRENT_CALLS: usize = 4;
 /// The API's group.
 const GROUP: &str = "custom.metrics.k8s.io";
 /// The versions that are spoken, the best first.
@@ -38,7 +38,7 @@ const VERSIONS: [&str; 2] = ["v1beta2", "v1beta1"];
 
 /// The cluster whose API is asked, if there is one: a client is made when first needed. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Cluster(Arc<Lazy>);
+pub struct ClusterClient(Arc<Lazy>);
 
 #[derive(Default)]
 struct Lazy {
@@ -48,11 +48,11 @@ struct Lazy {
 
 /// The custom metrics of one kind of object. Cheap to clone.
 #[derive(Clone)]
-pub struct Kubernetes(Arc<Shared>);
+pub struct KubernetesSource(Arc<Shared>);
 
 struct Shared {
     kind: ObjectKind,
-    cluster: Cluster,
+    cluster: ClusterClient,
     /// Found once, and again after a failure.
     api: Mutex<Option<Api>>,
     places: Semaphore,
@@ -80,24 +80,24 @@ struct GroupVersion {
 }
 
 #[derive(Deserialize)]
-struct Kinds {
-    resources: Vec<KindOf>,
+struct ApiResources {
+    resources: Vec<ApiResource>,
 }
 
 #[derive(Deserialize)]
-struct KindOf {
+struct ApiResource {
     name: String,
     kind: String,
 }
 
 #[derive(Deserialize)]
-struct MetricValues {
-    items: Vec<MetricValue>,
+struct ObjectMetrics {
+    items: Vec<ObjectMetric>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct MetricValue {
+struct ObjectMetric {
     described_object: Described,
     value: String,
     /// Of how long the value is, where the API says so; 0 is a value of its own time. Called `window` in v1beta1.
@@ -111,13 +111,13 @@ struct Described {
 }
 
 /// What one call told: by resource a value, and over how long.
-type Told = Vec<(Slot, Option<Duration>)>;
+type ObjectValues = Vec<(ValueSlot, Option<Duration>)>;
 
-// === impl Cluster ===
+// === impl ClusterClient ===
 
-impl Cluster {
+impl ClusterClient {
     /// The one that the flags mean.
-    pub fn of(flags: CommonFlags) -> Self {
+    pub fn for_flags(flags: CommonFlags) -> Self {
         Self(Arc::new(Lazy { flags: Some(flags), client: OnceCell::new() }))
     }
 
@@ -132,18 +132,23 @@ impl Cluster {
     }
 }
 
-impl From<Client> for Cluster {
+impl From<Client> for ClusterClient {
     fn from(client: Client) -> Self {
         Self(Arc::new(Lazy { flags: None, client: OnceCell::new_with(Some(client)) }))
     }
 }
 
-// === impl Kubernetes ===
+// === impl KubernetesSource ===
 
-impl Kubernetes {
+impl KubernetesSource {
     /// Asks nothing yet.
-    pub fn new(kind: ObjectKind, cluster: Cluster) -> Self {
-        Self(Arc::new(Shared { kind, cluster, api: Mutex::default(), places: Semaphore::new(AT_ONCE) }))
+    pub fn new(kind: ObjectKind, cluster: ClusterClient) -> Self {
+        Self(Arc::new(Shared {
+            kind,
+            cluster,
+            api: Mutex::default(),
+            places: Semaphore::new(MAX_CONCURRENT_CALLS),
+        }))
     }
 
     /// Whose metrics are asked for.
@@ -152,18 +157,18 @@ impl Kubernetes {
     }
 
     /// Asks for all `wanted` in every namespace that something is listed in. `plugin`: the plugin's kind.
-    pub(super) async fn ask(
+    pub(super) async fn query(
         &self,
         plugin: &str,
         listed: &[Resource],
-        wanted: &BTreeSet<Wanted<'_>>,
-    ) -> Tables {
+        wanted: &BTreeSet<RequestedMetric<'_>>,
+    ) -> ReadingTables {
         let api = self.api().await;
-        let places = self.places(plugin, listed);
+        let places = self.index_by_name(plugin, listed);
         let namespaces: BTreeSet<&str> =
             listed.iter().map(|resource| resource.id.namespace.as_str()).collect();
         let mut questions = JoinSet::new();
-        for Wanted { name, window } in wanted.iter().copied() {
+        for RequestedMetric { name, window } in wanted.iter().copied() {
             for namespace in &namespaces {
                 let (this, api) = (self.clone(), api.clone());
                 let (name, namespace) = (name.to_owned(), (*namespace).to_owned());
@@ -176,20 +181,20 @@ impl Kubernetes {
                 });
             }
         }
-        let mut answers: HashMap<(String, Duration), Result<Told, Arc<str>>> = HashMap::new();
+        let mut answers: HashMap<(String, Duration), Result<ObjectValues, Arc<str>>> = HashMap::new();
         while let Some(asked) = questions.join_next().await {
             // A question that panicked is one without an answer: its resources have no value.
             let Ok((name, window, namespace, answer)) = asked else { continue };
             let told = answers
                 .entry((name, window))
-                .or_insert_with(|| Ok(vec![(Slot::default(), None); listed.len()]));
+                .or_insert_with(|| Ok(vec![(ValueSlot::default(), None); listed.len()]));
             match (told.as_mut(), answer) {
                 (Ok(told), Ok(values)) => add(told, places.get(namespace.as_str()), values),
                 (Ok(_), Err(error)) => *told = Err(error.into()),
                 (Err(_), _) => {}
             }
         }
-        let mut tables = Tables::new();
+        let mut tables = ReadingTables::new();
         for ((name, window), told) in answers {
             let table = table(&name, window, told);
             tables.entry(name).or_default().insert(window, table);
@@ -198,9 +203,9 @@ impl Kubernetes {
     }
 
     /// Where each resource is in the list, by namespace and the name of its object.
-    fn places<'a>(&self, plugin: &str, listed: &'a [Resource]) -> Places<'a> {
+    fn index_by_name<'a>(&self, plugin: &str, listed: &'a [Resource]) -> ResourceIndex<'a> {
         let kind = self.0.kind.kind.to_lowercase();
-        let mut all = places(listed);
+        let mut all = index_by_name(listed);
         // The plugin deployment lists workloads of many kinds: of a Deployment its bare name, of any other `kind/name`.
         if plugin == "deployment" && kind != "deployment" {
             for names in all.values_mut() {
@@ -231,7 +236,7 @@ impl Kubernetes {
 
     async fn discover(&self, client: &Client) -> Result<Api, String> {
         let ObjectKind { group, kind } = &self.0.kind;
-        let metrics: Group = found(client, &format!("/apis/{GROUP}"))
+        let metrics: Group = get_json(client, &format!("/apis/{GROUP}"))
             .await?
             .ok_or_else(|| format!("the cluster has no API {GROUP}: is a metrics adapter installed?"))?;
         let version = VERSIONS
@@ -243,7 +248,7 @@ impl Kubernetes {
         let paths = match group.as_str() {
             "" => vec!["/api/v1".to_owned()],
             group => {
-                let offered: Group = found(client, &format!("/apis/{group}"))
+                let offered: Group = get_json(client, &format!("/apis/{group}"))
                     .await?
                     .ok_or_else(|| format!("the cluster has no API group {group:?}: see metrics.resource"))?;
                 let preferred = offered.preferred_version.iter();
@@ -252,7 +257,7 @@ impl Kubernetes {
             }
         };
         for path in paths {
-            let kinds: Option<Kinds> = found(client, &path).await?;
+            let kinds: Option<ApiResources> = get_json(client, &path).await?;
             let kinds = kinds.map(|kinds| kinds.resources).unwrap_or_default();
             // Those with a slash are subresources.
             if let Some(of) = kinds.iter().find(|of| of.kind == *kind && !of.name.contains('/')) {
@@ -272,16 +277,16 @@ impl Kubernetes {
         namespace: &str,
         name: &str,
         window: Duration,
-    ) -> Result<Vec<MetricValue>, String> {
+    ) -> Result<Vec<ObjectMetric>, String> {
         let _place = self.0.places.acquire().await.map_err(|error| error.to_string())?;
         let Api { version, resource } = api;
         let metric = wire_name(name, window);
         let path = format!(
             "/apis/{GROUP}/{version}/namespaces/{}/{resource}/*/{}",
-            encoded(namespace),
-            encoded(&metric)
+            percent_encode(namespace),
+            percent_encode(&metric)
         );
-        match found::<MetricValues>(client, &path).await {
+        match get_json::<ObjectMetrics>(client, &path).await {
             Ok(values) => Ok(values.map(|values| values.items).unwrap_or_default()),
             Err(error) => {
                 // What discovery found may hold no more.
@@ -296,9 +301,9 @@ fn wire_name(name: &str, window: Duration) -> String {
     ScaleResource { metric_name: name.to_owned(), window_size: window, threshold: 0.0 }.wire_name()
 }
 
-fn add(told: &mut Told, names: Option<&HashMap<&str, usize>>, values: Vec<MetricValue>) {
+fn add(told: &mut ObjectValues, names: Option<&HashMap<&str, usize>>, values: Vec<ObjectMetric>) {
     let Some(names) = names else { return };
-    for MetricValue { described_object, value, window_seconds } in values {
+    for ObjectMetric { described_object, value, window_seconds } in values {
         let Some(place) = names.get(described_object.name.as_str()) else { continue };
         let (slot, over) = &mut told[*place];
         // What is no quantity is no number.
@@ -310,42 +315,42 @@ fn add(told: &mut Told, names: Option<&HashMap<&str, usize>>, values: Vec<Metric
     }
 }
 
-fn table(name: &str, window: Duration, told: Result<Told, Arc<str>>) -> Table {
+fn table(name: &str, window: Duration, told: Result<ObjectValues, Arc<str>>) -> ReadingTable {
     let metric: Arc<str> = wire_name(name, window).into();
-    Table::new(move |place| {
+    ReadingTable::new(move |place| {
         let (value, coverage) = match &told {
             // What the metric's name says, unless the API says otherwise.
             Ok(told) => {
                 let (slot, over) = told[place];
-                (slot.value(false), over.map_or(Coverage::Vouched, Coverage::Only))
+                (slot.value(false), over.map_or(Completeness::Guaranteed, Completeness::Only))
             }
-            Err(error) => (Value::Failed(error.clone()), Coverage::Vouched),
+            Err(error) => (MetricValue::Failed(error.clone()), Completeness::Guaranteed),
         };
-        Reading { metric: metric.clone(), value, coverage }
+        MetricReading { metric: metric.clone(), value, coverage }
     })
 }
 
 /// What is at `path`; `None`: nothing is (404).
-async fn found<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Option<T>, String> {
+async fn get_json<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Option<T>, String> {
     let failed = |why: String| format!("GET {path}: {why}");
     let request = Request::get(path).body(Body::empty()).map_err(|error| failed(error.to_string()))?;
     let exchange = async {
         let (head, body) =
             client.send(request).await.map_err(|error| failed(daemon::cluster::causes(&error)))?.into_parts();
-        let body = Limited::new(body, LONGEST)
+        let body = Limited::new(body, MAX_ANSWER_BYTES)
             .collect()
             .await
             .map_err(|error| failed(daemon::cluster::causes(&*error)))?;
         Ok::<_, String>((head.status, body.to_bytes()))
     };
-    let (status, body) = timeout(PATIENCE, exchange)
+    let (status, body) = timeout(ANSWER_TIMEOUT, exchange)
         .await
-        .unwrap_or_else(|_| Err(failed(format!("no answer within {}", duration::short(PATIENCE)))))?;
+        .unwrap_or_else(|_| Err(failed(format!("no answer within {}", duration::short(ANSWER_TIMEOUT)))))?;
     match status {
         StatusCode::OK => serde_json::from_slice(&body)
             .map(Some)
-            .map_err(|error| failed(format!("its answer cannot be read: {error}"))),
+            .map_err(|error| failed(format!("cannot parse its answer: {error}"))),
         StatusCode::NOT_FOUND => Ok(None),
-        status => Err(failed(format!("it answered {status}: {}", shown(&body)))),
+        status => Err(failed(format!("it answered {status}: {}", excerpt(&body)))),
     }
 }

@@ -20,16 +20,16 @@ use scaler_types::{Nonce, ResourceId, duration};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
-use crate::telemetry::{MemberLabels, Metrics};
+use crate::telemetry::{DlxLabels, Metrics};
 pub use last_reports::LastReport;
 use last_reports::LastReports;
 
 /// The longest answer that is read: ten thousand resources take about 2.5 MB.
-const MAX_ANSWER: usize = 256 << 20;
+const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// How long DLXs are waited for.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct MemberTimeouts {
     /// For the activity: a DLX that tells of ten thousand resources takes some tens of milliseconds; one that takes a
     /// hundred times as long is taken for silent.
     pub activity: Duration,
@@ -48,7 +48,7 @@ struct Shared {
     coordination: Coordination,
     client: Client<HttpConnector, Full<Bytes>>,
     token: Option<Token>,
-    patience: Patience,
+    timeouts: MemberTimeouts,
     metrics: Metrics,
     known: Mutex<Known>,
     /// As they were read last.
@@ -59,12 +59,12 @@ struct Shared {
 #[derive(Default)]
 struct Known {
     /// Who did not answer, and what was wrong.
-    silent: BTreeMap<String, Silent>,
+    silent: BTreeMap<String, Unreachable>,
 }
 
 /// A DLX as the admin port tells of it.
 #[derive(Debug, Serialize)]
-pub struct Told {
+pub struct DlxStatus {
     #[serde(flatten)]
     member: Member,
     /// Why it counts as silent, if it does.
@@ -73,24 +73,24 @@ pub struct Told {
 
 /// A member that gave no usable answer, and what was wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Silent {
+pub struct Unreachable {
     /// What was wrong.
     pub reason: Arc<str>,
 }
 
 /// What a DLX says to a fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum DrainAnswer {
     /// It sees the nonce, nothing is in flight there, it holds what comes.
     Confirmed,
     /// It does not confirm, and why.
     Refused(String),
     /// No usable answer in time.
-    Silent(Silent),
+    Unreachable(Unreachable),
 }
 
 #[derive(Serialize)]
-struct Question<'a> {
+struct ConfirmationRequest<'a> {
     #[serde(flatten)]
     id: &'a ResourceId,
     kind: &'a str,
@@ -107,9 +107,9 @@ struct Confirmation {
     reason: String,
 }
 
-// === impl Patience ===
+// === impl MemberTimeouts ===
 
-impl Default for Patience {
+impl Default for MemberTimeouts {
     fn default() -> Self {
         Self {
             activity: Duration::from_secs(5),
@@ -126,7 +126,7 @@ impl Members {
     pub fn new(
         coordination: Coordination,
         token: Option<Token>,
-        patience: Patience,
+        timeouts: MemberTimeouts,
         metrics: Metrics,
     ) -> Self {
         let mut connector = HttpConnector::new();
@@ -137,7 +137,7 @@ impl Members {
             .pool_idle_timeout(Duration::from_secs(5))
             .build(connector);
         let (known, live, last_reports) = (Mutex::default(), watch::Sender::default(), Mutex::default());
-        Self(Arc::new(Shared { coordination, client, token, patience, metrics, known, live, last_reports }))
+        Self(Arc::new(Shared { coordination, client, token, timeouts, metrics, known, live, last_reports }))
     }
 
     /// Every live DLX, now.
@@ -145,28 +145,28 @@ impl Members {
     /// # Errors
     ///
     /// They cannot be told.
-    pub async fn live(&self) -> anyhow::Result<Vec<Member>> {
+    pub async fn read(&self) -> anyhow::Result<Vec<Member>> {
         let live = self.0.coordination.members().await?;
-        self.forget_others(&live);
+        self.forget_departed(&live);
         Ok(live)
     }
 
     /// Forgets who there was: this process asks nobody any more.
-    pub fn forget(&self) {
+    pub fn forget_all(&self) {
         let known = std::mem::take(&mut *self.known());
         *self.last_reports() = LastReports::default();
         self.0.live.send_replace(Vec::new());
         for name in known.silent.into_keys() {
-            self.0.metrics.member_silent.remove(&MemberLabels { member: name });
+            self.0.metrics.dlx_unreachable.remove(&DlxLabels { dlx: name });
         }
     }
 
     /// The DLXs as they were read last, for people.
-    pub fn told(&self) -> Vec<Told> {
+    pub fn statuses(&self) -> Vec<DlxStatus> {
         let known = self.known();
         let silent = |member: &Member| known.silent.get(&member.name).map(|silent| silent.reason.clone());
         let live = self.0.live.borrow();
-        live.iter().map(|member| Told { member: member.clone(), silent: silent(member) }).collect()
+        live.iter().map(|member| DlxStatus { member: member.clone(), silent: silent(member) }).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -182,57 +182,56 @@ impl Members {
     /// # Errors
     ///
     /// It did not answer, or not with 200.
-    pub async fn get(&self, member: &Member, path_and_query: &str) -> Result<Bytes, Silent> {
-        match self.send(member, Method::GET, path_and_query, Bytes::new(), self.0.patience.activity).await? {
+    pub async fn get(&self, member: &Member, path_and_query: &str) -> Result<Bytes, Unreachable> {
+        match self.send(member, Method::GET, path_and_query, Bytes::new(), self.0.timeouts.activity).await? {
             (StatusCode::OK, body) => Ok(body),
-            (status, body) => Err(unexpected(status, &body)),
+            (status, body) => Err(unexpected_status(status, &body)),
         }
     }
 
     /// Asks a member to confirm a fence.
-    pub async fn confirm(&self, member: &Member, kind: &str, id: &ResourceId, nonce: Nonce) -> Answer {
-        let Patience { fence, margin, .. } = self.0.patience;
-        let question = Question { id, kind, nonce, wait: duration::short(fence), member: &member.name };
+    pub async fn confirm(&self, member: &Member, kind: &str, id: &ResourceId, nonce: Nonce) -> DrainAnswer {
+        let MemberTimeouts { fence, margin, .. } = self.0.timeouts;
+        let question =
+            ConfirmationRequest { id, kind, nonce, wait: duration::short(fence), member: &member.name };
         let body = match serde_json::to_vec(&question) {
             Ok(body) => body.into(),
-            Err(error) => return Answer::Silent(Silent { reason: error.to_string().into() }),
+            Err(error) => return DrainAnswer::Unreachable(Unreachable { reason: error.to_string().into() }),
         };
         let (status, body) =
             match self.send(member, Method::POST, "/api/v1/fence", body, fence + margin).await {
                 Ok(answer) => answer,
-                Err(silent) => return Answer::Silent(silent),
+                Err(silent) => return DrainAnswer::Unreachable(silent),
             };
         match (status, serde_json::from_slice::<Confirmation>(&body)) {
-            (StatusCode::OK, Ok(Confirmation { confirmed: true, .. })) => Answer::Confirmed,
-            (StatusCode::CONFLICT, Ok(Confirmation { confirmed: false, reason })) => Answer::Refused(reason),
-            _ => Answer::Silent(unexpected(status, &body)),
+            (StatusCode::OK, Ok(Confirmation { confirmed: true, .. })) => DrainAnswer::Confirmed,
+            (StatusCode::CONFLICT, Ok(Confirmation { confirmed: false, reason })) => {
+                DrainAnswer::Refused(reason)
+            }
+            _ => DrainAnswer::Unreachable(unexpected_status(status, &body)),
         }
     }
 
     /// Notes whether a member answered, for the metric and the log.
-    pub fn heard(&self, member: &str, silent: Option<&Silent>) {
+    pub fn record_answer(&self, member: &str, silent: Option<&Unreachable>) {
         let known = &mut self.known().silent;
         match silent {
             Some(silent) => {
-                self.0
-                    .metrics
-                    .member_silent
-                    .get_or_create(&MemberLabels { member: member.to_owned() })
-                    .set(1);
+                self.0.metrics.dlx_unreachable.get_or_create(&DlxLabels { dlx: member.to_owned() }).set(1);
                 if known.insert(member.to_owned(), silent.clone()).is_none() {
-                    tracing::warn!(member, reason = %silent.reason, "a live DLX does not answer: everything is kept awake until it does");
+                    tracing::warn!(member, reason = %silent.reason, "DLX unreachable; keeping everything awake until it answers");
                 }
             }
             None if known.remove(member).is_some() => {
-                self.0.metrics.member_silent.remove(&MemberLabels { member: member.to_owned() });
-                tracing::info!(member, "the DLX answers again");
+                self.0.metrics.dlx_unreachable.remove(&DlxLabels { dlx: member.to_owned() });
+                tracing::info!(member, "DLX reachable again");
             }
             None => {}
         }
     }
 
     /// Members that left are silent no more.
-    fn forget_others(&self, live: &[Member]) {
+    fn forget_departed(&self, live: &[Member]) {
         self.0.live.send_if_modified(|known| {
             let differs = *known != live;
             live.clone_into(known);
@@ -242,8 +241,8 @@ impl Members {
         known.silent.retain(|name, _| {
             let lives = live.iter().any(|member| member.name == *name);
             if !lives {
-                self.0.metrics.member_silent.remove(&MemberLabels { member: name.clone() });
-                tracing::info!(member = name, "the DLX that did not answer is gone");
+                self.0.metrics.dlx_unreachable.remove(&DlxLabels { dlx: name.clone() });
+                tracing::info!(member = name, "unreachable DLX left");
             }
             lives
         });
@@ -255,8 +254,8 @@ impl Members {
         method: Method,
         path_and_query: &str,
         body: Bytes,
-        patience: Duration,
-    ) -> Result<(StatusCode, Bytes), Silent> {
+        timeouts: Duration,
+    ) -> Result<(StatusCode, Bytes), Unreachable> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path_and_query}", member.admin))
@@ -265,25 +264,26 @@ impl Members {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.now()));
         }
         let exchange = async {
-            let request = request.body(Full::new(body)).map_err(|error| silent(&error))?;
+            let request = request.body(Full::new(body)).map_err(|error| unreachable(&error))?;
             let (head, body) =
-                self.0.client.request(request).await.map_err(|error| silent(&error))?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| silent(&*error))?;
+                self.0.client.request(request).await.map_err(|error| unreachable(&error))?.into_parts();
+            let body =
+                Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| unreachable(&*error))?;
             Ok((head.status, body.to_bytes()))
         };
-        timeout(patience, exchange).await.unwrap_or_else(|_| {
-            Err(Silent { reason: format!("no answer within {}", duration::short(patience)).into() })
+        timeout(timeouts, exchange).await.unwrap_or_else(|_| {
+            Err(Unreachable { reason: format!("no answer within {}", duration::short(timeouts)).into() })
         })
     }
 }
 
-fn silent(error: &dyn std::error::Error) -> Silent {
-    Silent { reason: daemon::cluster::causes(error).into() }
+fn unreachable(error: &dyn std::error::Error) -> Unreachable {
+    Unreachable { reason: daemon::cluster::causes(error).into() }
 }
 
-fn unexpected(status: StatusCode, body: &[u8]) -> Silent {
+fn unexpected_status(status: StatusCode, body: &[u8]) -> Unreachable {
     let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
-    Silent { reason: format!("it answered {status}: {}", text.trim()).into() }
+    Unreachable { reason: format!("it answered {status}: {}", text.trim()).into() }
 }
 
 #[cfg(test)]

@@ -11,8 +11,13 @@ pub mod members;
 mod prometheus;
 mod quantity;
 mod source;
+#[cfg(test)]
+mod tests;
 
-pub use activity::{Activity, Coverage, Measure, REQUESTS, Reading, Sample, Seen, Source, Unknown, Value};
-pub(crate) use activity::{Places, places};
-pub(crate) use changes::{Told, follow};
-pub use source::{MetricSource, metrics};
+pub use activity::{
+    Activity, ActivityUnknown, Completeness, DlxReports, Measurements, MetricReading, MetricValue, REQUESTS,
+    Sample, SampleCount,
+};
+pub(crate) use activity::{ResourceIndex, index_by_name};
+pub(crate) use changes::{ListedChanges, follow_changes};
+pub use source::{MetricSource, effective_metrics};

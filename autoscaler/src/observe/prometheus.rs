@@ -22,23 +22,23 @@ use scaler_types::{Resource, ScaleResource, duration};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    Coverage, Places, Reading, Seen, Value, places,
-    source::{Slot, Table, Tables, Wanted},
+    Completeness, MetricReading, MetricValue, ResourceIndex, SampleCount, index_by_name,
+    source::{ReadingTable, ReadingTables, RequestedMetric, ValueSlot},
 };
-use crate::http::{Http, Roots, form, roots, shown};
+use crate::http::{Http, Roots, encode_form, excerpt, roots_for};
 
 /// How long one query may take. Prometheus itself gives up after two minutes; a cycle is a minute by default.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer that is read: ten thousand resources take about 1 MB.
-const LONGEST: usize = 64 << 20;
+const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// How many queries are asked at once. Prometheus runs 20 at once by default, for everybody.
-const AT_ONCE: usize = 4;
+const MAX_CONCURRENT_QUERIES: usize = 4;
 /// How many scrape intervals further back than the window scrapes are counted.
-const MARGIN: u64 = 2;
+const EXTRA_INTERVALS: u64 = 2;
 
 /// A Prometheus, and what it is asked. Cheap to clone; clones share their connections.
 #[derive(Clone)]
-pub struct Prometheus(Arc<Shared>);
+pub struct PrometheusSource(Arc<Shared>);
 
 struct Shared {
     settings: Arc<Settings>,
@@ -48,23 +48,27 @@ struct Shared {
 }
 
 /// Each resource's value, or why there are none.
-type Slots = Result<Vec<Slot>, Arc<str>>;
+type Slots = Result<Vec<ValueSlot>, Arc<str>>;
 
 /// How many scrapes cover a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Needed {
+struct ScrapeBounds {
     /// Over how long they are counted.
     range: Duration,
     least: u64,
     most: u64,
 }
 
-// === impl Prometheus ===
+// === impl PrometheusSource ===
 
-impl Prometheus {
+impl PrometheusSource {
     /// Asks nothing yet.
     pub fn new(settings: Arc<Settings>) -> Self {
-        Self(Arc::new(Shared { settings, client: Mutex::default(), places: Semaphore::new(AT_ONCE) }))
+        Self(Arc::new(Shared {
+            settings,
+            client: Mutex::default(),
+            places: Semaphore::new(MAX_CONCURRENT_QUERIES),
+        }))
     }
 
     /// What it is asked.
@@ -73,28 +77,28 @@ impl Prometheus {
     }
 
     /// Asks for all `wanted`. `namespace`: the file's.
-    pub(super) async fn ask(
+    pub(super) async fn query_all(
         &self,
         namespace: &str,
         listed: &[Resource],
-        wanted: &BTreeSet<Wanted<'_>>,
-    ) -> Tables {
+        wanted: &BTreeSet<RequestedMetric<'_>>,
+    ) -> ReadingTables {
         let settings = &self.0.settings;
-        let places = places(listed);
+        let places = index_by_name(listed);
         let access = self.access().await;
         let mut questions = JoinSet::new();
-        let mut tables = Tables::new();
+        let mut tables = ReadingTables::new();
         let mut put = |(name, window): (String, Duration), table| {
             tables.entry(name).or_default().insert(window, table);
         };
-        for Wanted { name, window } in wanted.iter().copied() {
+        for RequestedMetric { name, window } in wanted.iter().copied() {
             let Some(query) = settings.queries.get(name) else {
-                put((name.to_owned(), window), unknown(settings, name));
+                put((name.to_owned(), window), unknown_metric_table(settings, name));
                 continue;
             };
-            let needed = Needed::new(window, settings.scrape_interval);
-            let text = filled(&query.query, namespace, window);
-            let coverage = filled(&query.sample_count_query, namespace, needed.range);
+            let needed = ScrapeBounds::new(window, settings.scrape_interval);
+            let text = fill_query(&query.query, namespace, window);
+            let coverage = fill_query(&query.sample_count_query, namespace, needed.range);
             for (counts, text) in [(false, text), (true, coverage)] {
                 let (this, access, key) = (self.clone(), access.clone(), (name.to_owned(), window));
                 questions.spawn(async move {
@@ -111,14 +115,14 @@ impl Prometheus {
             // A question that panicked is one without an answer.
             let Ok((key, counts, answer)) = asked else { continue };
             let label = settings.queries.get(&key.0).map_or("", |query| &query.label);
-            let slots = answer.and_then(|body| slots(&body, label, namespace, &places, listed.len()));
+            let slots = answer.and_then(|body| parse_slots(&body, label, namespace, &places, listed.len()));
             let slots = slots.map_err(|error| Arc::from(format!("{} at {}: {error}", key.0, settings.url)));
             let both = answers.entry(key).or_insert_with(|| std::array::from_fn(|_| Err("no answer".into())));
             both[usize::from(counts)] = slots;
         }
         for (key, [values, scrapes]) in answers {
             let Some(query) = settings.queries.get(&key.0) else { continue };
-            let table = table(&key.0, key.1, query, settings, values, scrapes);
+            let table = reading_table(&key.0, key.1, query, settings, values, scrapes);
             put(key, table);
         }
         tables
@@ -144,7 +148,7 @@ impl Prometheus {
             }
             None => None,
         };
-        let roots = roots(&settings.url, pem);
+        let roots = roots_for(&settings.url, pem);
         let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, http)) = client.as_ref().filter(|(of, _)| *of == roots) {
             return Ok((http.clone(), authorization));
@@ -162,7 +166,7 @@ impl Prometheus {
         query: &str,
     ) -> Result<Bytes, String> {
         let _place = self.0.places.acquire().await.map_err(|error| error.to_string())?;
-        let body = form(&[("query", query), ("timeout", &duration::short(PATIENCE))]);
+        let body = encode_form(&[("query", query), ("timeout", &duration::short(ANSWER_TIMEOUT))]);
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}/api/v1/query", self.0.settings.url))
@@ -171,33 +175,33 @@ impl Prometheus {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(Full::new(body.into())).map_err(|error| error.to_string())?;
-        let (status, body) = http.send(request, LONGEST, PATIENCE).await?;
+        let (status, body) = http.send(request, MAX_ANSWER_BYTES, ANSWER_TIMEOUT).await?;
         if status == StatusCode::OK {
             return Ok(body);
         }
-        let told = answer::error(&body).unwrap_or_else(|| shown(&body));
+        let told = answer::error_text(&body).unwrap_or_else(|| excerpt(&body));
         // Not followed: the token is for the address that was given.
         let hint = if status.is_redirection() { "; set url to where it leads" } else { "" };
         Err(format!("it answered {status}: {told}{hint}"))
     }
 }
 
-// === impl Needed ===
+// === impl ScrapeBounds ===
 
-impl Needed {
+impl ScrapeBounds {
     fn new(window: Duration, interval: Duration) -> Self {
         let intervals = window.as_nanos().div_ceil(interval.as_nanos().max(1));
         let intervals = u64::try_from(intervals).unwrap_or(u64::MAX);
-        let range =
-            interval.saturating_mul(u32::try_from(intervals.saturating_add(MARGIN)).unwrap_or(u32::MAX));
+        let range = interval
+            .saturating_mul(u32::try_from(intervals.saturating_add(EXTRA_INTERVALS)).unwrap_or(u32::MAX));
         // One more than there are intervals in the range, and one for a scrape that came early.
-        let most = intervals.saturating_add(MARGIN + 2);
+        let most = intervals.saturating_add(EXTRA_INTERVALS + 2);
         Self { range, least: intervals.saturating_add(1), most }
     }
 }
 
 /// A query's text with what is to be filled in.
-fn filled(text: &str, namespace: &str, window: Duration) -> String {
+fn fill_query(text: &str, namespace: &str, window: Duration) -> String {
     // Prometheus knows no fraction of a unit, and nothing below a millisecond. Rounded up: never less than was asked.
     let millis = window.as_nanos().div_ceil(1_000_000);
     let window =
@@ -205,23 +209,23 @@ fn filled(text: &str, namespace: &str, window: Duration) -> String {
     text.replace("$window", &window).replace("$namespace", namespace)
 }
 
-fn unknown(settings: &Settings, name: &str) -> Table {
+fn unknown_metric_table(settings: &Settings, name: &str) -> ReadingTable {
     let known: Vec<_> = settings.queries.keys().map(String::as_str).collect();
     let why = format!("no query for the metric {name:?}: metrics.queries has {}", known.join(", "));
-    Table::unknown(why.into())
+    ReadingTable::unknown_metric(why.into())
 }
 
 /// Each resource's value in an answer.
-fn slots(
+fn parse_slots(
     body: &[u8],
     label: &str,
     namespace: &str,
-    places: &Places<'_>,
+    places: &ResourceIndex<'_>,
     count: usize,
-) -> Result<Vec<Slot>, String> {
-    let mut slots = vec![Slot::default(); count];
+) -> Result<Vec<ValueSlot>, String> {
+    let mut slots = vec![ValueSlot::default(); count];
     let file = (namespace != "*").then_some(namespace);
-    answer::each(body, label, |of, name, value| {
+    answer::for_each_result(body, label, |of, name, value| {
         let place = of.or(file).and_then(|namespace| places.get(namespace)).and_then(|names| names.get(name));
         if let Some(place) = place {
             slots[*place].add(value);
@@ -230,32 +234,36 @@ fn slots(
     Ok(slots)
 }
 
-fn table(
+fn reading_table(
     name: &str,
     window: Duration,
     query: &MetricQuery,
     settings: &Settings,
     values: Slots,
     scrapes: Slots,
-) -> Table {
+) -> ReadingTable {
     let metric = ScaleResource { metric_name: name.to_owned(), window_size: window, threshold: 0.0 };
     let metric: Arc<str> = metric.wire_name().into();
-    let Needed { least: needed, most, .. } = Needed::new(window, settings.scrape_interval);
+    let ScrapeBounds { least: needed, most, .. } = ScrapeBounds::new(window, settings.scrape_interval);
     let idle = query.absent == Absent::Idle;
-    Table::new(move |place| {
+    ReadingTable::new(move |place| {
         let value = match &values {
             Ok(values) => values[place].value(idle),
-            Err(error) => Value::Failed(error.clone()),
+            Err(error) => MetricValue::Failed(error.clone()),
         };
         let seen = match &scrapes {
             Ok(scrapes) => match scrapes[place].value(false) {
-                Value::Number(count) => Seen::Count(count),
-                Value::Several => Seen::Several,
-                _ => Seen::Nothing,
+                MetricValue::Number(count) => SampleCount::Count(count),
+                MetricValue::Several => SampleCount::Several,
+                _ => SampleCount::Nothing,
             },
-            Err(error) => Seen::Failed(error.clone()),
+            Err(error) => SampleCount::Failed(error.clone()),
         };
-        Reading { metric: metric.clone(), value, coverage: Coverage::Scrapes { seen, needed, most } }
+        MetricReading {
+            metric: metric.clone(),
+            value,
+            coverage: Completeness::Scrapes { seen, needed, most },
+        }
     })
 }
 

@@ -10,15 +10,15 @@ use daemon::settings::{MetricsSource, Settings};
 use scaler_types::{Path, Resource, ScaleResource};
 
 use super::{
-    Activity, Coverage, Reading, Source, Value, dlx,
-    kubernetes::{Cluster, Kubernetes},
+    Activity, Completeness, DlxReports, MetricReading, MetricValue, dlx,
+    kubernetes::{ClusterClient, KubernetesSource},
     members::Members,
-    prometheus::Prometheus,
+    prometheus::PrometheusSource,
 };
 
 /// In scrape intervals: wherever the scrapes fall in it, the first and the last are two whole intervals apart at least, also when one
 /// fails.
-const SHORTEST: u32 = 4;
+const MIN_SCRAPE_INTERVALS: u32 = 4;
 
 /// Who says how busy resources are. Cheap to clone.
 #[derive(Clone)]
@@ -26,27 +26,27 @@ pub enum MetricSource {
     /// The DLXs.
     Dlx,
     /// A Prometheus.
-    Prometheus(Prometheus),
+    Prometheus(PrometheusSource),
     /// The cluster's custom metrics API.
-    Kubernetes(Kubernetes),
+    Kubernetes(KubernetesSource),
 }
 
 /// A metric that some resource is decided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Wanted<'a> {
+pub(super) struct RequestedMetric<'a> {
     pub(super) name: &'a str,
     pub(super) window: Duration,
 }
 
 /// What a source told of one metric: a reading for each resource's place in the list.
-pub(super) struct Table(Box<dyn Fn(usize) -> Reading + Send>);
+pub(super) struct ReadingTable(Box<dyn Fn(usize) -> MetricReading + Send>);
 
 /// By metric name and window.
-pub(super) type Tables = HashMap<String, HashMap<Duration, Table>>;
+pub(super) type ReadingTables = HashMap<String, HashMap<Duration, ReadingTable>>;
 
 /// One resource's value in an answer.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Slot {
+pub(super) struct ValueSlot {
     value: f64,
     times: u8,
 }
@@ -55,18 +55,18 @@ pub(super) struct Slot {
 
 impl MetricSource {
     /// The source that `settings` name. Asks nothing yet.
-    pub fn new(settings: &MetricsSource, cluster: &Cluster) -> Self {
+    pub fn new(settings: &MetricsSource, cluster: &ClusterClient) -> Self {
         match settings {
             MetricsSource::Dlx => Self::Dlx,
-            MetricsSource::Prometheus(settings) => Self::Prometheus(Prometheus::new(settings.clone())),
+            MetricsSource::Prometheus(settings) => Self::Prometheus(PrometheusSource::new(settings.clone())),
             MetricsSource::Kubernetes(kind) => {
-                Self::Kubernetes(Kubernetes::new(kind.clone(), cluster.clone()))
+                Self::Kubernetes(KubernetesSource::new(kind.clone(), cluster.clone()))
             }
         }
     }
 
     /// Whether it is the one that `settings` name.
-    pub fn is(&self, settings: &MetricsSource) -> bool {
+    pub fn matches(&self, settings: &MetricsSource) -> bool {
         match (self, settings) {
             (Self::Dlx, MetricsSource::Dlx) => true,
             (Self::Prometheus(this), MetricsSource::Prometheus(settings)) => this.settings() == settings,
@@ -76,16 +76,16 @@ impl MetricSource {
     }
 
     /// The shortest window that it tells and proves to have been seen; `None`: its windows are not ours to choose.
-    pub fn shortest(&self) -> Option<Duration> {
+    pub fn shortest_window(&self) -> Option<Duration> {
         match self {
-            Self::Prometheus(this) => this.settings().scrape_interval.checked_mul(SHORTEST),
+            Self::Prometheus(this) => this.settings().scrape_interval.checked_mul(MIN_SCRAPE_INTERVALS),
             Self::Dlx | Self::Kubernetes(_) => None,
         }
     }
 
     /// Asks it about all resources of the plugin of this `kind`, and the DLXs as well: what is in flight only they know.
     /// `namespace`: the file's.
-    pub async fn ask(
+    pub async fn query(
         &self,
         members: &Members,
         kind: &str,
@@ -95,92 +95,97 @@ impl MetricSource {
     ) -> Activity {
         let wanted: BTreeSet<_> = listed
             .iter()
-            .flat_map(|resource| metrics(resource, settings))
-            .map(|metric| Wanted { name: &metric.metric_name, window: metric.window_size })
+            .flat_map(|resource| effective_metrics(resource, settings))
+            .map(|metric| RequestedMetric { name: &metric.metric_name, window: metric.window_size })
             .collect();
         let windows = wanted.iter().map(|wanted| wanted.window).collect();
         let none = BTreeSet::new();
         let dlxs = async |windows| {
             if listed.iter().any(|resource| resource.path != Path::External) {
-                dlx::ask(members, kind, listed, windows).await
+                dlx::query_activity(members, kind, listed, windows).await
             } else {
-                let source = Source::default();
+                let source = DlxReports::default();
                 Activity { source, samples: vec![Vec::new(); listed.len()], readings: None }
             }
         };
         let (mut activity, tables) = match self {
-            Self::Dlx => return dlx::ask(members, kind, listed, &windows).await,
+            Self::Dlx => return dlx::query_activity(members, kind, listed, &windows).await,
             Self::Prometheus(source) => {
-                tokio::join!(dlxs(&none), source.ask(namespace, listed, &wanted))
+                tokio::join!(dlxs(&none), source.query_all(namespace, listed, &wanted))
             }
             Self::Kubernetes(source) => {
-                tokio::join!(dlxs(&none), source.ask(kind, listed, &wanted))
+                tokio::join!(dlxs(&none), source.query(kind, listed, &wanted))
             }
         };
-        activity.readings = Some(readings(listed, settings, &tables));
+        activity.readings = Some(collect_readings(listed, settings, &tables));
         activity
     }
 }
 
 /// The metrics that decide: the resource's own, else its namespace's.
-pub fn metrics<'a>(resource: &'a Resource, settings: &'a Settings) -> &'a [ScaleResource] {
+pub fn effective_metrics<'a>(resource: &'a Resource, settings: &'a Settings) -> &'a [ScaleResource] {
     if resource.scale_resources.is_empty() { &settings.scale_resources } else { &resource.scale_resources }
 }
 
-fn readings(listed: &[Resource], settings: &Settings, tables: &Tables) -> Vec<Vec<Reading>> {
+fn collect_readings(
+    listed: &[Resource],
+    settings: &Settings,
+    tables: &ReadingTables,
+) -> Vec<Vec<MetricReading>> {
     let reading = |place: usize, metric: &ScaleResource| {
         let table = tables.get(&metric.metric_name).and_then(|windows| windows.get(&metric.window_size));
         table.map_or_else(
-            || Reading {
+            || MetricReading {
                 metric: metric.wire_name().into(),
-                value: Value::Failed("it was not asked".into()),
-                coverage: Coverage::Vouched,
+                value: MetricValue::Failed("it was not queried".into()),
+                coverage: Completeness::Guaranteed,
             },
             |table| table.reading(place),
         )
     };
-    let of =
-        |(place, resource)| metrics(resource, settings).iter().map(|metric| reading(place, metric)).collect();
+    let of = |(place, resource)| {
+        effective_metrics(resource, settings).iter().map(|metric| reading(place, metric)).collect()
+    };
     listed.iter().enumerate().map(of).collect()
 }
 
-// === impl Table ===
+// === impl ReadingTable ===
 
-impl Table {
+impl ReadingTable {
     /// `reading` gives the one for a place.
-    pub(super) fn new(reading: impl Fn(usize) -> Reading + Send + 'static) -> Self {
+    pub(super) fn new(reading: impl Fn(usize) -> MetricReading + Send + 'static) -> Self {
         Self(Box::new(reading))
     }
 
     /// What it told of the resource at this place.
-    pub(super) fn reading(&self, place: usize) -> Reading {
+    pub(super) fn reading(&self, place: usize) -> MetricReading {
         (self.0)(place)
     }
 
     /// The source has no such metric; `known`: what it has.
-    pub(super) fn unknown(known: Arc<str>) -> Self {
-        Self::new(move |_| Reading {
+    pub(super) fn unknown_metric(known: Arc<str>) -> Self {
+        Self::new(move |_| MetricReading {
             metric: "".into(),
-            value: Value::Unknown(known.clone()),
-            coverage: Coverage::Vouched,
+            value: MetricValue::Unknown(known.clone()),
+            coverage: Completeness::Guaranteed,
         })
     }
 }
 
-// === impl Slot ===
+// === impl ValueSlot ===
 
-impl Slot {
+impl ValueSlot {
     pub(super) fn add(&mut self, value: f64) {
         self.value = value;
         self.times = self.times.saturating_add(1);
     }
 
     /// `idle`: what it means that there is none.
-    pub(super) fn value(self, idle: bool) -> Value {
+    pub(super) fn value(self, idle: bool) -> MetricValue {
         match self.times {
-            0 => Value::Absent { idle },
-            1 => Value::Number(self.value),
-            _ => Value::Several,
+            0 => MetricValue::Absent { idle },
+            1 => MetricValue::Number(self.value),
+            _ => MetricValue::Several,
         }
     }
 }

@@ -27,14 +27,14 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    interception::{Leading, RouteFacts},
-    observe::members::{Members, Patience},
+    interception::{InterceptionConditions, ServingDlxs},
+    observe::members::{MemberTimeouts, Members},
     telemetry::Metrics,
 };
 
 mod store;
 
-pub use store::{Inner, LedTo, Store, sleeper};
+pub use store::{Inner, SetBackendCall, Store, sleeper};
 
 /// The kind of the plugin in memory.
 pub const KIND: &str = "memory";
@@ -59,14 +59,14 @@ pub struct Dlx {
     /// Where it listens.
     pub address: SocketAddr,
     /// The requests it got: path and query, headers as text, body.
-    pub asked: Arc<Mutex<Vec<Asked>>>,
+    pub asked: Arc<Mutex<Vec<ReceivedRequest>>>,
     registration: Option<Registration>,
     _serving: DropGuard,
 }
 
 /// One request a DLX got.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ReceivedRequest {
     /// Path and query.
     pub path: String,
     /// The `Authorization` header.
@@ -75,13 +75,16 @@ pub struct Asked {
     pub body: Value,
 }
 
-type Script = Arc<dyn Fn(&str, &Asked) -> Reply + Send + Sync>;
+type Script = Arc<dyn Fn(&str, &ReceivedRequest) -> Reply + Send + Sync>;
 
 // === impl Dlx ===
 
 impl Dlx {
     /// A DLX that answers by `script`, which is told its name and what it is asked.
-    pub fn start(state_dir: &Path, script: impl Fn(&str, &Asked) -> Reply + Send + Sync + 'static) -> Self {
+    pub fn start(
+        state_dir: &Path,
+        script: impl Fn(&str, &ReceivedRequest) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -123,7 +126,7 @@ async fn serve(
     listener: tokio::net::TcpListener,
     name: String,
     script: Script,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<ReceivedRequest>>>,
 ) -> Infallible {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
@@ -140,13 +143,13 @@ async fn serve(
 
 async fn answer(
     name: &str,
-    script: &(dyn Fn(&str, &Asked) -> Reply + Send + Sync),
-    asked: &Mutex<Vec<Asked>>,
+    script: &(dyn Fn(&str, &ReceivedRequest) -> Reply + Send + Sync),
+    asked: &Mutex<Vec<ReceivedRequest>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
-    let one = Asked {
+    let one = ReceivedRequest {
         path: head.uri.to_string(),
         authorization: head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()),
         body: serde_json::from_slice(&body).unwrap_or_default(),
@@ -187,7 +190,7 @@ pub fn idle(name: &str) -> Value {
 
 /// The members of a state folder, asked with a token and this patience.
 pub fn members(state_dir: &Path, patience: Duration) -> Members {
-    let patience = Patience { activity: patience, fence: patience / 2, margin: patience / 2 };
+    let patience = MemberTimeouts { activity: patience, fence: patience / 2, margin: patience / 2 };
     Members::new(
         Coordination::Files(state_dir.to_owned()),
         Some("secret".into()),
@@ -197,9 +200,16 @@ pub fn members(state_dir: &Path, patience: Duration) -> Members {
 }
 
 /// These DLXs take requests; the sender says when others do.
-pub fn leading(names: &[&str]) -> (watch::Sender<Known>, Leading) {
+pub fn serving_dlxs(names: &[&str]) -> (watch::Sender<Known>, ServingDlxs) {
     let (tell, serving) = watch::channel(Some(named(names)));
-    (tell, Leading { serving, grace: GRACE, dead_man: DEAD_MAN })
+    (
+        tell,
+        ServingDlxs {
+            serving,
+            propagation_delay: PROPAGATION_DELAY,
+            unavailable_timeout: UNAVAILABLE_TIMEOUT,
+        },
+    )
 }
 
 /// DLXs of these names.
@@ -214,11 +224,12 @@ pub fn named(names: &[&str]) -> Arc<[scaler_types::Dlx]> {
 }
 
 /// DLXs take requests, and nobody takes time to follow.
-pub const SERVED: RouteFacts = RouteFacts { served: true, grace: Duration::ZERO };
+pub const SERVED: InterceptionConditions =
+    InterceptionConditions { dlx_available: true, propagation_delay: Duration::ZERO };
 /// How long whoever connects may take.
-pub const GRACE: Duration = Duration::from_secs(30);
+pub const PROPAGATION_DELAY: Duration = Duration::from_secs(30);
 /// How long nobody has to take requests.
-pub const DEAD_MAN: Duration = Duration::from_secs(60);
+pub const UNAVAILABLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer than any test lasts.
 pub const LONG: Duration = Duration::from_secs(3600);
 /// As short as a silent DLX may be waited for.

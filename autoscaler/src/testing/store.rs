@@ -54,7 +54,7 @@ pub struct Inner {
     /// `changes` fails.
     pub blind: bool,
     /// Where requests were led, or were to be.
-    pub led: Vec<LedTo>,
+    pub led: Vec<SetBackendCall>,
     /// The DLXs that were to be named in all routes.
     pub tended: Vec<Vec<String>>,
     /// Resources that were given back.
@@ -82,7 +82,7 @@ pub struct Inner {
 
 /// One call of `set_route`.
 #[derive(Clone, Debug)]
-pub struct LedTo {
+pub struct SetBackendCall {
     /// Whose.
     pub name: String,
     /// Where to.
@@ -383,7 +383,7 @@ impl Plugin for Store {
         let (refused, stuck) = {
             let mut inner = self.inner();
             inner.calls.push("set_route");
-            inner.led.push(LedTo {
+            inner.led.push(SetBackendCall {
                 name: request.id.name.clone(),
                 to: request.to,
                 dlxs: request.dlxs.iter().map(|dlx| dlx.name.clone()).collect(),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use plugin_host::{Instance, Plugin};
-use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role, ServicePorts, backoff::Backoff};
+use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role, ServicePorts};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
@@ -89,12 +89,14 @@ struct Started {
 struct Refused {
     says: Says,
     error: String,
-    backoff: Backoff,
+    pause: Duration,
     again: Instant,
 }
 
-/// A refused section is tried again: what it needs (an API server, say) may not have been there.
-const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// The first pause before a refused section is tried again: what it needs (an API server, say) may not have been
+/// there. It doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 // === impl Keeper ===
 
@@ -342,9 +344,8 @@ impl Keeper {
     /// Logged by the view, when it is new.
     fn refuse(&mut self, key: Key, says: Says, error: String) {
         let before = self.refused.remove(&key).filter(|before| before.says == says);
-        let mut backoff = before.map_or(BACKOFF, |before| before.backoff);
-        let again = Instant::now() + backoff.next_pause();
-        self.refused.insert(key, Refused { says, error, backoff, again });
+        let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
+        self.refused.insert(key, Refused { says, error, pause, again: Instant::now() + pause });
     }
 }
 

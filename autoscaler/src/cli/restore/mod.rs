@@ -1,7 +1,7 @@
-//! `restore`: everything as it was before.
+//! `restore`: removes Scaler from resources.
 
-mod sleepers;
 mod summary;
+mod wake_queue;
 
 use std::{
     cmp::Reverse,
@@ -24,39 +24,37 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use scaler_types::{
-    ReleaseRequest, Resource, ResourceId, Role, ScaleError, State, backoff::Backoff, duration,
-};
+use scaler_types::{ReleaseRequest, Resource, ResourceId, Role, ScaleError, State, duration};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{sleepers::Herd, summary::Summary};
+use self::{summary::Summary, wake_queue::WakeQueue};
 use super::{output::print, parse_id};
 use crate::{
     interception::last_used,
-    plugin::{Given, Plugin},
+    plugin::{ActivePlugin, Plugin},
 };
 
-/// Gives everything back, or one resource: awake if it slept, its Service leading to itself, nothing of Scaler left on it
+/// Restores everything, or one resource: wakes it if it is asleep, removes the interception and everything Scaler wrote on it
 ///
-/// Works with the cluster itself, with the plugins and namespace files of the daemons, and leads while it does: no autoscaler may lead
-/// meanwhile, or it would lead everything again at once. Scale its Deployment to 0 before; to give back one resource for good,
-/// take its annotation away instead. Can be run again. Exit status 0 when all is given back, else 1.
+/// Works on the cluster itself, with the plugins and namespace files of the daemons, and is the leader while it does: a running
+/// autoscaler would intercept everything again at once. Scale its Deployment to 0 before; to restore one resource for good,
+/// remove its annotation instead. Can be run again. Exit status 0 when all is restored, else 1.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Restore {
-    /// This one alone, as in shop/web; what is no Deployment has its kind in its name: shop/statefulset/db
+    /// Only this resource, as in shop/web; other kinds than Deployments as in shop/statefulset/db
     #[arg(value_name = "NAMESPACE/NAME", value_parser = parse_id)]
     resource: Option<ResourceId>,
 
-    /// How long all of it may take. One that was killed leads for 15 s more; what sleeps has to come up
+    /// How long all of it may take. A killed leader keeps its Lease for 15 s; sleeping workloads have to start
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
     timeout: Duration,
 
-    /// The autoscaler's own Deployment, to be scaled to 0 before: it would lead everything again at once. When all is given back,
-    /// its Lease scaler-autoscaler is deleted
+    /// The autoscaler's own Deployment, to be scaled to 0 before: it would intercept everything again at once. When all is
+    /// restored, its Lease scaler-autoscaler is deleted
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = parse_id)]
     stop_deployment: Option<ResourceId>,
 
@@ -64,13 +62,13 @@ pub struct Restore {
     common: CommonFlags,
 }
 
-/// A plugin at work for one namespace file.
-struct At<P> {
-    given: Given<P>,
+/// A plugin running for one namespace file.
+struct RestoreSource<P> {
+    active: ActivePlugin<P>,
     namespace: String,
 }
 
-/// What has been done for a resource.
+/// A step that ended.
 enum Step {
     /// There is a place for the next one of this herd.
     Place(usize, WakePlace),
@@ -80,20 +78,20 @@ enum Step {
 }
 
 /// How many resources are given back at once, once they are awake: each of them waits for graces most of the time.
-const AT_ONCE: usize = 256;
+const MAX_CONCURRENT_RESTORES: usize = 256;
 /// How long the API server may take to answer.
-const CALL: Duration = Duration::from_secs(10);
+const API_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often one is tried.
-const TRIES: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 /// The longest pause between two tries.
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 /// How long the writes of one may take, beside its coming up and the graces.
-const WRITES: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Said of what is given back at 0 replicas.
-const AT_ZERO: &str =
-    ", at 0 replicas: its record does not say that Scaler scaled it to 0. Scale it up if it is to run";
+const AT_ZERO_HINT: &str =
+    ", at 0 replicas: its record does not say that Scaler scaled it to 0. Scale it up if it should run";
 /// When to say what is waited for.
-const FIRST: Duration = Duration::from_secs(3);
+const WAIT_NOTICE_DELAY: Duration = Duration::from_secs(3);
 
 // === impl Restore ===
 
@@ -105,11 +103,11 @@ impl Restore {
         let (settings, grace) = (FlagSettings::default(), self.common.endpoint_propagation_delay);
         let begin = Fleet::start_whole(&self.common, settings, Role::Autoscaler, draining.clone());
         let (fleet, errors) = tokio::select! {
-            () = draining.cancelled() => bail!("stopped: nothing was given back"),
+            () = draining.cancelled() => bail!("stopped: nothing was restored"),
             fleet = begin => fleet?,
         };
         for error in &errors {
-            print(&format!("not at work: {error}\n"));
+            print(&format!("not running: {error}\n"));
         }
         let until = Instant::now() + self.timeout;
         if let Some(deployment) = &self.stop_deployment {
@@ -117,13 +115,13 @@ impl Restore {
         }
         let leader = Leader::new(&coordination, Timing::default());
         let leads = tokio::select! {
-            () = draining.cancelled() => bail!("stopped: nothing was given back"),
+            () = draining.cancelled() => bail!("stopped: nothing was restored"),
             leads = self.lead(&leader) => leads?,
         };
         let stop = leads.lost().child_token();
         let served = fleet.served().borrow().clone();
-        let plugins = served.iter().map(|served| At {
-            given: Given { plugin: served.instance.clone(), settings: served.settings.clone() },
+        let plugins = served.iter().map(|served| RestoreSource {
+            active: ActivePlugin { plugin: served.instance.clone(), settings: served.settings.clone() },
             namespace: served.namespace.clone(),
         });
         let plugins = plugins.collect();
@@ -145,7 +143,7 @@ impl Restore {
             () = in_time => unreachable!("it waits for ever"),
         };
         let lost = leads.lost().is_cancelled();
-        let all = ended.as_ref().is_some_and(|summary| summary.failed == 0 && summary.left == 0);
+        let all = ended.as_ref().is_some_and(|summary| summary.failed == 0 && summary.remaining == 0);
         match (&self.stop_deployment, all) {
             // Who stops the autoscaler uninstalls: nobody leads after this.
             (Some(_), true) => leads.end().await,
@@ -153,17 +151,25 @@ impl Restore {
         }
         fleet.stop().await;
         let Some(summary) = ended else {
-            bail!("stopped before all was given back: run it again, it goes on from there");
+            bail!("stopped before everything was restored: run it again to continue");
         };
-        print(&summary.told());
+        print(&summary.render());
         match summary {
-            _ if lost => bail!("another autoscaler leads now: scale its Deployment to 0 and run this again"),
-            Summary { failed: 0, left: 0, given_back, skipped, .. } => match (&self.resource, errors.len()) {
-                (Some(id), 0) if given_back + skipped == 0 => bail!("no plugin lists {id}"),
-                (_, 0) => Ok(()),
-                (_, wrong) => bail!("{wrong} of the plugins and namespace files are not at work, see above"),
-            },
-            Summary { failed, left, .. } => bail!("{} are not given back, see above", failed + left),
+            _ if lost => {
+                bail!("lost leadership to another autoscaler: scale its Deployment to 0 and run this again")
+            }
+            Summary { failed: 0, remaining: 0, restored, skipped, .. } => {
+                match (&self.resource, errors.len()) {
+                    (Some(id), 0) if restored + skipped == 0 => bail!("no plugin lists {id}"),
+                    (_, 0) => Ok(()),
+                    (_, wrong) => {
+                        bail!("{wrong} of the plugins and namespace files are not running, see above")
+                    }
+                }
+            }
+            Summary { failed, remaining, .. } => {
+                bail!("{} are not restored, see above", failed + remaining)
+            }
         }
     }
 
@@ -172,11 +178,11 @@ impl Restore {
         let status = leader.status();
         let say = async {
             #[expect(clippy::disallowed_methods, reason = "who waits is told so after a moment")]
-            sleep(FIRST).await;
+            sleep(WAIT_NOTICE_DELAY).await;
             print(&format!(
-                "waiting up to {} to lead: {}\n",
+                "waiting up to {} for leadership: {}\n",
                 duration::short(self.timeout),
-                in_the_way(&status())
+                describe_blocker(&status())
             ));
             std::future::pending::<()>().await;
         };
@@ -189,11 +195,11 @@ impl Restore {
         match timeout(self.timeout, leads).await {
             Ok(leads) => Ok(leads?),
             Err(_) => bail!(
-                "nothing was given back: after {} {}. Scale the autoscaler's Deployment to 0 (kubectl scale --replicas=0) and run \
-                 this again; to give back one resource for good, take its annotation scaler.dev/scale-to-zero away: the autoscaler does \
-                 the rest",
+                "nothing was restored: after {} {}. Scale the autoscaler's Deployment to 0 (kubectl scale --replicas=0) and run \
+                 this again; to restore one resource for good, remove its annotation scaler.dev/scale-to-zero: the autoscaler \
+                 does the rest",
                 duration::short(self.timeout),
-                in_the_way(&status())
+                describe_blocker(&status())
             ),
         }
     }
@@ -202,42 +208,45 @@ impl Restore {
 /// Scales the autoscaler's own Deployment to zero. That it is gone is fine.
 async fn scale_to_zero(coordination: &Coordination, deployment: &ResourceId) -> anyhow::Result<()> {
     let Coordination::Leases(leases) = coordination else {
-        bail!(
-            "--stop-deployment {deployment}: there is no cluster, the autoscalers know of each other by files"
-        );
+        bail!("--stop-deployment {deployment}: there is no cluster, the autoscalers coordinate by files");
     };
     let client = leases.home().client.clone();
     let deployments: Api<Deployment> = Api::namespaced(client, &deployment.namespace);
     let zero = Patch::Merge(serde_json::json!({"spec": {"replicas": 0}}));
-    match timeout(CALL, deployments.patch_scale(&deployment.name, &PatchParams::default(), &zero)).await {
+    match timeout(API_TIMEOUT, deployments.patch_scale(&deployment.name, &PatchParams::default(), &zero))
+        .await
+    {
         Ok(Ok(_)) => print(&format!("scaled the Deployment {deployment} to 0\n")),
         Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {}
         Ok(Err(error)) => {
             bail!("scaling the Deployment {deployment} to 0: {}", daemon::cluster::causes(&error))
         }
         Err(_) => {
-            bail!("scaling the Deployment {deployment} to 0: no answer within {}", duration::short(CALL))
+            bail!(
+                "scaling the Deployment {deployment} to 0: no answer within {}",
+                duration::short(API_TIMEOUT)
+            )
         }
     }
     Ok(())
 }
 
 /// Who leads, or why nobody can be told to.
-fn in_the_way(status: &Status) -> String {
+fn describe_blocker(status: &Status) -> String {
     match status {
         Status { error: Some(error), .. } => error.clone(),
         Status { leader: Some(leader), lease, .. } => {
             let lease = lease.as_ref().map(|lease| format!(" (Lease {lease})")).unwrap_or_default();
-            format!("the autoscaler {leader} leads{lease}")
+            format!("the autoscaler {leader} is the leader{lease}")
         }
-        _ => "another autoscaler leads".to_owned(),
+        _ => "another autoscaler is the leader".to_owned(),
     }
 }
 
 /// Gives back what the plugins list: all, or `only` one. What is awake at once; what sleeps is woken first, as places come, and given
 /// back when it is up.
 async fn restore<P: Plugin>(
-    plugins: Vec<At<P>>,
+    plugins: Vec<RestoreSource<P>>,
     only: Option<&ResourceId>,
     grace: Duration,
     wakes: &Wakes,
@@ -246,23 +255,23 @@ async fn restore<P: Plugin>(
     let mut summary = Summary::default();
     // Whether what is not given back yet was begun.
     let mut left = BTreeMap::new();
-    let (mut herds, mut queue, mut at_zero) = (Vec::new(), VecDeque::new(), BTreeSet::new());
-    let all: Vec<P> = plugins.iter().map(|at| at.given.plugin.clone()).collect();
-    for At { given, namespace } in plugins {
-        let kind = given.plugin.kind();
+    let (mut queues, mut queue, mut at_zero) = (Vec::new(), VecDeque::new(), BTreeSet::new());
+    let all: Vec<P> = plugins.iter().map(|at| at.active.plugin.clone()).collect();
+    for RestoreSource { active, namespace } in plugins {
+        let kind = active.plugin.kind();
         let listed = tokio::select! {
             biased;
             () = stop.cancelled() => {
-                print(&format!("{kind} in {namespace}: NOT given back: its resources were not told in time\n"));
-                summary.left += 1;
+                print(&format!("{kind} in {namespace}: NOT restored: listing its resources timed out\n"));
+                summary.remaining += 1;
                 continue;
             }
-            listed = given.plugin.get_resources() => listed,
+            listed = active.plugin.get_resources() => listed,
         };
         let mut listed = match listed {
             Ok(listed) => listed,
             Err(error) => {
-                print(&format!("{kind} in {namespace}: cannot tell its resources: {error}\n"));
+                print(&format!("{kind} in {namespace}: listing its resources failed: {error}\n"));
                 summary.failed += 1;
                 continue;
             }
@@ -270,30 +279,30 @@ async fn restore<P: Plugin>(
         listed.retain(|resource| only.is_none_or(|only| *only == resource.id));
         // What was used last first; those whose last wake failed at the end.
         listed.sort_by_key(|resource| (!resource.row.failed_wake.is_empty(), Reverse(last_used(resource))));
-        left.extend(listed.iter().map(|resource| ((herds.len(), resource.id.clone()), false)));
-        let (asleep, awake): (Vec<_>, Vec<_>) = listed.into_iter().partition(sleeps);
+        left.extend(listed.iter().map(|resource| ((queues.len(), resource.id.clone()), false)));
+        let (asleep, awake): (Vec<_>, Vec<_>) = listed.into_iter().partition(must_wake);
         at_zero.extend(awake.iter().filter(|one| one.replicas == 0).map(|one| one.id.clone()));
-        queue.extend(awake.into_iter().map(|resource| (herds.len(), resource.id, None)));
-        herds.push(Herd::new(given, &namespace, asleep));
+        queue.extend(awake.into_iter().map(|resource| (queues.len(), resource.id, None)));
+        queues.push(WakeQueue::new(active, &namespace, asleep));
     }
     let mut running = JoinSet::new();
-    for (number, herd) in herds.iter().enumerate() {
-        herd.next_place(number, wakes, &mut running);
+    for (number, queue) in queues.iter().enumerate() {
+        queue.request_wake_permit(number, wakes, &mut running);
     }
     let mut releasing = 0;
     loop {
-        while releasing < AT_ONCE
+        while releasing < MAX_CONCURRENT_RESTORES
             && let Some((number, id, place)) = queue.pop_front()
         {
             left.insert((number, id.clone()), true);
-            let Given { plugin, settings } = herds[number].given.clone();
+            let ActivePlugin { plugin, settings } = queues[number].active.clone();
             // Down to both and from there to itself, each with its grace, and time to come up between.
-            let deadline = settings.resource_readiness_timeout + 2 * grace + WRITES;
+            let deadline = settings.resource_readiness_timeout + 2 * grace + WRITE_TIMEOUT;
             let request = ReleaseRequest { id, grace, deadline };
             releasing += 1;
             running.spawn(async move {
                 let _place: Option<WakePlace> = place;
-                let result = release(&plugin, &request).await;
+                let result = restore_resource(&plugin, &request).await;
                 Step::Released(number, request.id, result)
             });
         }
@@ -305,10 +314,10 @@ async fn restore<P: Plugin>(
         let (number, id, result) = match ended {
             None => break,
             Some(Ok(Step::Place(number, place))) => {
-                if let Some(id) = herds[number].wake_next(number, place, &mut running) {
+                if let Some(id) = queues[number].wake_next(number, place, &mut running) {
                     left.insert((number, id), true);
                 }
-                herds[number].next_place(number, wakes, &mut running);
+                queues[number].request_wake_permit(number, wakes, &mut running);
                 continue;
             }
             Some(Ok(Step::Woken(number, id, place))) => {
@@ -327,34 +336,33 @@ async fn restore<P: Plugin>(
         match result {
             Ok(()) => {
                 let zero = at_zero.contains(&id);
-                print(&format!("{id}: given back{}\n", if zero { AT_ZERO } else { "" }));
-                summary.given_back += 1;
+                print(&format!("{id}: restored{}\n", if zero { AT_ZERO_HINT } else { "" }));
+                summary.restored += 1;
                 summary.at_zero += usize::from(zero);
             }
             Err(ScaleError::Unsupported) => summary.skipped += 1,
             Err(error) => {
-                print(&format!("{id}: NOT given back: {error}\n"));
+                print(&format!("{id}: NOT restored: {error}\n"));
                 summary.failed += 1;
             }
         }
     }
     for ((_, id), begun) in &left {
-        let why =
-            if *begun { "not done when this had to end. Do its pods become ready?" } else { "not tried" };
-        print(&format!("{id}: NOT given back: {why}\n"));
+        let why = if *begun { "not finished in time. Do its pods become ready?" } else { "not attempted" };
+        print(&format!("{id}: NOT restored: {why}\n"));
     }
-    summary.left += left.len();
-    if only.is_none() && summary.failed == 0 && summary.left == 0 {
+    summary.remaining += left.len();
+    if only.is_none() && summary.failed == 0 && summary.remaining == 0 {
         tokio::select! {
             biased;
             () = stop.cancelled() => {
-                print("NOT looked for: Services that are led for resources that are gone\n");
-                summary.left += 1;
+                print("NOT checked: Services still intercepted for resources that no longer exist\n");
+                summary.remaining += 1;
             }
-            rest = restore_rest(&all) => {
+            rest = restore_remaining(&all) => {
                 summary.failed += rest.len();
                 for error in rest {
-                    print(&format!("NOT given back: {error}\n"));
+                    print(&format!("NOT restored: {error}\n"));
                 }
             }
         }
@@ -363,7 +371,7 @@ async fn restore<P: Plugin>(
 }
 
 /// Gives back what was led for resources that are gone, and says what is still led.
-async fn restore_rest<P: Plugin>(plugins: &[P]) -> Vec<String> {
+async fn restore_remaining<P: Plugin>(plugins: &[P]) -> Vec<String> {
     let mut failed = Vec::new();
     // What one of them finds still led another may give back: all are asked once more.
     for _ in 0..2 {
@@ -379,27 +387,26 @@ async fn restore_rest<P: Plugin>(plugins: &[P]) -> Vec<String> {
 }
 
 /// Whether it has to be woken before it is given back.
-fn sleeps(resource: &Resource) -> bool {
+fn must_wake(resource: &Resource) -> bool {
     let slept = matches!(resource.row.state, State::Asleep | State::Waking | State::Failed);
     resource.replicas == 0 && slept
 }
 
 /// One resource, in several tries where it may pass.
-async fn release<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Result<(), ScaleError> {
-    let mut tries = 1;
-    let mut backoff = Backoff::new(Duration::from_secs(1), LONGEST);
+async fn restore_resource<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Result<(), ScaleError> {
+    let mut attempts = 1;
     loop {
         let pause = match plugin.release(request).await {
-            Err(ScaleError::Conflict) if tries < TRIES => Duration::ZERO,
-            Err(ScaleError::Retry { after, .. }) if tries < TRIES => after,
+            Err(ScaleError::Conflict) if attempts < MAX_ATTEMPTS => Duration::ZERO,
+            Err(ScaleError::Retry { after, .. }) if attempts < MAX_ATTEMPTS => after,
             ended => return ended,
         };
         #[expect(
             clippy::disallowed_methods,
             reason = "a try that failed is made again after a growing pause"
         )]
-        sleep(pause.max(backoff.next_pause()).min(LONGEST)).await;
-        tries += 1;
+        sleep(pause.max(Duration::from_secs(1 << (attempts - 1))).min(MAX_RETRY_DELAY)).await;
+        attempts += 1;
     }
 }
 
@@ -411,14 +418,14 @@ mod tests {
     use super::*;
     use crate::testing::{Store, id, sleeper};
 
-    fn at(store: &Store) -> At<Store> {
+    fn at(store: &Store) -> RestoreSource<Store> {
         of("demo", store)
     }
 
-    fn of(namespace: &str, store: &Store) -> At<Store> {
+    fn of(namespace: &str, store: &Store) -> RestoreSource<Store> {
         let settings = Settings { max_concurrent_wakes: 8, ..Settings::default() };
-        let given = Given { plugin: store.clone(), settings: settings.into() };
-        At { given, namespace: namespace.to_owned() }
+        let active = ActivePlugin { plugin: store.clone(), settings: settings.into() };
+        RestoreSource { active, namespace: namespace.to_owned() }
     }
 
     /// What sleeps, the last one used last, and takes 10 s to start.
@@ -443,8 +450,8 @@ mod tests {
         store.change("r00", |resource| resource.route = Some(Route { asked: true, ..Route::default() }));
         store.inner().refuse_release = [(id("r01"), ScaleError::Unsupported)].into();
         let (began, stop) = (Instant::now(), CancellationToken::new());
-        let summary = restore(vec![at(&store)], None, LONGEST, &Wakes::new(8), &stop).await;
-        assert_eq!(summary, Summary { given_back: 1, skipped: 1, ..Summary::default() });
+        let summary = restore(vec![at(&store)], None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { restored: 1, skipped: 1, ..Summary::default() });
         let inner = store.inner();
         assert_eq!((&inner.released[..], inner.woken.len()), (&[id("r00")][..], 0));
         // What giving it back takes, and nothing before.
@@ -460,8 +467,8 @@ mod tests {
         store.change("r39", |resource| resource.row.failed_wake = "no image".to_owned());
         store.inner().never_up.insert(id("r39"));
         let (began, stop) = (Instant::now(), CancellationToken::new());
-        let summary = restore(vec![at(&store)], None, LONGEST, &Wakes::new(8), &stop).await;
-        assert_eq!(summary, Summary { given_back: 41, ..Summary::default() });
+        let summary = restore(vec![at(&store)], None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { restored: 41, ..Summary::default() });
         let took = began.elapsed().as_secs();
         let inner = store.inner();
         assert_eq!(inner.starting.1, 8);
@@ -486,13 +493,13 @@ mod tests {
         let (first, second) = (asleep(40), asleep(4));
         let (wakes, stop) = (Wakes::new(8), CancellationToken::new());
         let began = Instant::now();
-        let work = restore(vec![of("a", &first), of("b", &second)], None, LONGEST, &wakes, &stop);
+        let work = restore(vec![of("a", &first), of("b", &second)], None, MAX_RETRY_DELAY, &wakes, &stop);
         let woken = async {
             second.comes_to(|inner| inner.woken.len() == 4).await;
             began.elapsed().as_secs()
         };
         let (summary, took) = tokio::join!(work, woken);
-        assert_eq!(summary.given_back, 44);
+        assert_eq!(summary.restored, 44);
         assert!(took < 10, "{took} s");
     }
 
@@ -511,15 +518,17 @@ mod tests {
         // Somebody else stopped it.
         store.change("r4", |resource| resource.replicas = 0);
         let stop = CancellationToken::new();
-        let summary = restore(vec![at(&store), at(&other)], None, LONGEST, &Wakes::new(8), &stop).await;
-        assert_eq!(summary, Summary { given_back: 47, skipped: 2, failed: 2, left: 0, at_zero: 1 });
+        let summary =
+            restore(vec![at(&store), at(&other)], None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { restored: 47, skipped: 2, failed: 2, remaining: 0, at_zero: 1 });
         assert_eq!(store.inner().released.len(), 47);
-        let tries = store.inner().calls.iter().filter(|call| **call == "release").count();
-        assert_eq!(tries, 49 + TRIES as usize);
+        let attempts = store.inner().calls.iter().filter(|call| **call == "release").count();
+        assert_eq!(attempts, 49 + MAX_ATTEMPTS as usize);
 
         let one =
-            restore(vec![at(&store), at(&other)], Some(&id("r7")), LONGEST, &Wakes::new(8), &stop).await;
-        assert_eq!(one, Summary { given_back: 1, ..Summary::default() });
+            restore(vec![at(&store), at(&other)], Some(&id("r7")), MAX_RETRY_DELAY, &Wakes::new(8), &stop)
+                .await;
+        assert_eq!(one, Summary { restored: 1, ..Summary::default() });
         assert_eq!(store.inner().released.last(), Some(&id("r7")));
         assert_eq!(store.inner().tended.len(), 0, "only after all else is given back");
     }
@@ -528,13 +537,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_left_of_resources_that_are_gone_is_given_back_too() {
         let stop = CancellationToken::new();
-        let still_led = || "the Service bank/x is still led".to_owned();
+        let still_led = || "the Service bank/x is still intercepted".to_owned();
         for (refusals, failed) in [(0, 0), (1, 0), (2, 1)] {
             let (store, other) = (Store::with(["hello"]), Store::with(["other"]));
             store.inner().refuse_tending = (0..refusals).map(|_| still_led()).collect();
             let plugins = vec![at(&store), at(&other)];
-            let summary = restore(plugins, None, LONGEST, &Wakes::new(8), &stop).await;
-            assert_eq!(summary, Summary { given_back: 2, failed, ..Summary::default() }, "{refusals}");
+            let summary = restore(plugins, None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
+            assert_eq!(summary, Summary { restored: 2, failed, ..Summary::default() }, "{refusals}");
             let no_dlx = vec![Vec::<String>::new(); 1 + refusals.min(1)];
             assert_eq!((&store.inner().tended, &other.inner().tended), (&no_dlx, &no_dlx), "{refusals}");
         }
@@ -545,18 +554,18 @@ mod tests {
         let store = Store::with(["hello"]);
         let stop = CancellationToken::new();
         store.inner().refuse_release =
-            [(id("hello"), ScaleError::Retry { after: LONGEST, reason: "no".to_owned() })].into();
+            [(id("hello"), ScaleError::Retry { after: MAX_RETRY_DELAY, reason: "no".to_owned() })].into();
         let wakes = Wakes::new(8);
-        let work = restore(vec![at(&store)], None, LONGEST, &wakes, &stop);
+        let work = restore(vec![at(&store)], None, MAX_RETRY_DELAY, &wakes, &stop);
         let lose = async {
             store.until(|inner| inner.calls.contains(&"release")).await;
             stop.cancel();
         };
         let (summary, ()) = tokio::join!(work, lose);
-        assert_eq!(summary, Summary { left: 1, ..Summary::default() });
+        assert_eq!(summary, Summary { remaining: 1, ..Summary::default() });
         // Nor is it all given back: helm would go on and uninstall.
-        let summary = restore(vec![at(&store)], None, LONGEST, &Wakes::new(8), &stop).await;
-        assert_eq!(summary, Summary { left: 1, ..Summary::default() });
+        let summary = restore(vec![at(&store)], None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
+        assert_eq!(summary, Summary { remaining: 1, ..Summary::default() });
     }
 
     #[test]
@@ -566,8 +575,11 @@ mod tests {
             lease: Some("scaler/scaler-autoscaler".to_owned()),
             ..Status::default()
         };
-        assert_eq!(in_the_way(&leads), "the autoscaler autoscaler-1 leads (Lease scaler/scaler-autoscaler)");
+        assert_eq!(
+            describe_blocker(&leads),
+            "the autoscaler autoscaler-1 is the leader (Lease scaler/scaler-autoscaler)"
+        );
         let error = Status { error: Some("not allowed".to_owned()), ..leads };
-        assert_eq!(in_the_way(&error), "not allowed");
+        assert_eq!(describe_blocker(&error), "not allowed");
     }
 }

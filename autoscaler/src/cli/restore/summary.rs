@@ -3,11 +3,11 @@
 /// What came of it.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Summary {
-    pub(super) given_back: usize,
+    pub(super) restored: usize,
     pub(super) skipped: usize,
     pub(super) failed: usize,
     /// Not tried, or not to the end.
-    pub(super) left: usize,
+    pub(super) remaining: usize,
     /// Given back at 0 replicas: their records do not say that Scaler scaled them to 0.
     pub(super) at_zero: usize,
 }
@@ -15,17 +15,17 @@ pub(super) struct Summary {
 // === impl Summary ===
 
 impl Summary {
-    pub(super) fn told(&self) -> String {
-        let Self { given_back, skipped, failed, left, at_zero } = self;
-        let mut text = format!("{given_back} given back, {failed} failed");
-        if *left > 0 {
-            text += &format!(", {left} left as they are");
+    pub(super) fn render(&self) -> String {
+        let Self { restored, skipped, failed, remaining, at_zero } = self;
+        let mut text = format!("{restored} restored, {failed} failed");
+        if *remaining > 0 {
+            text += &format!(", {remaining} unchanged");
         }
         if *at_zero > 0 {
-            text += &format!(", {at_zero} of those given back are at 0 replicas (see above)");
+            text += &format!(", {at_zero} of the restored are at 0 replicas (see above)");
         }
         if *skipped > 0 {
-            text += &format!(", {skipped} skipped (their plugins leave nothing to be given back)");
+            text += &format!(", {skipped} skipped (their plugins have nothing to restore)");
         }
         text + "\n"
     }
@@ -37,10 +37,10 @@ mod tests {
 
     #[test]
     fn what_a_person_reads() {
-        let summary = Summary { given_back: 3, skipped: 1, failed: 2, left: 4, at_zero: 1 };
+        let summary = Summary { restored: 3, skipped: 1, failed: 2, remaining: 4, at_zero: 1 };
         assert_eq!(
-            summary.told(),
-            "3 given back, 2 failed, 4 left as they are, 1 of those given back are at 0 replicas (see above), 1 skipped (their plugins leave nothing to be given back)\n"
+            summary.render(),
+            "3 restored, 2 failed, 4 unchanged, 1 of the restored are at 0 replicas (see above), 1 skipped (their plugins have nothing to restore)\n"
         );
     }
 }

@@ -19,21 +19,20 @@ const WINDOW: Duration = Duration::from_secs(600);
 
 struct Scene {
     now: Instant,
-    memory: Memory,
+    states: ResourceStates,
     settings: Settings,
     hello: Resource,
     members: Vec<Arc<str>>,
-    unknown: Option<Unknown>,
+    unknown: Option<ActivityUnknown>,
     reported: Vec<Arc<str>>,
     registered: Registered,
 }
 
 impl Scene {
     fn new() -> Self {
-        scaler_types::backoff::seed_jitter(0);
         Self {
             now: Instant::now(),
-            memory: Memory::of_a_long_lead(Instant::now()),
+            states: ResourceStates::with_complete_reports(Instant::now()),
             // Defaults: none within 10 minutes, 5 minutes for a wake.
             settings: Settings::default(),
             hello: Store::with(["hello"]).get("hello"),
@@ -45,7 +44,7 @@ impl Scene {
     }
 
     /// A cycle, so much later.
-    fn cycle(&mut self, later: Duration) -> Work {
+    fn cycle(&mut self, later: Duration) -> PlannedWork {
         self.now += later;
         let sample = |member: &Arc<str>| Sample {
             member: member.clone(),
@@ -58,18 +57,18 @@ impl Scene {
             counts: Vec::new(),
         };
         let samples = vec![self.members.iter().map(sample).collect()];
-        let source = Source {
+        let source = DlxReports {
             members: self.members.clone(),
             unknown: self.unknown.clone(),
             reported: self.reported.clone(),
             registered: self.registered.clone(),
         };
         let activity = Activity { source, samples, readings: None };
-        self.memory.observe(self.now, vec![self.hello.clone()], activity, SERVED, &self.settings)
+        self.states.observe(self.now, vec![self.hello.clone()], activity, SERVED, &self.settings)
     }
 
     fn code(&self) -> &'static str {
-        self.memory.resources[&id("hello")].decision.code()
+        self.states.resources[&id("hello")].decision.code()
     }
 
     fn row(&mut self, state: State, replicas: u32) {
@@ -127,14 +126,14 @@ fn who_left_takes_what_it_counted_along() {
     scene.cycle(SECOND);
     scene.members.pop();
     scene.cycle(SECOND);
-    assert_eq!(scene.code(), "member_left");
+    assert_eq!(scene.code(), "dlx_left");
     scene.cycle(WINDOW - SECOND);
-    assert_eq!(scene.code(), "member_left");
+    assert_eq!(scene.code(), "dlx_left");
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "quiet");
     // While they cannot be told, nobody has left.
     let members = std::mem::take(&mut scene.members);
-    scene.unknown = Some(Unknown::Failed("no".into()));
+    scene.unknown = Some(ActivityUnknown::SourceFailed("no".into()));
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "source_failed");
     (scene.members, scene.unknown) = (members, None);
@@ -158,7 +157,7 @@ fn who_gave_a_last_report_takes_nothing_along() {
     // One that nobody asked.
     scene.members.remove(0);
     scene.cycle(SECOND);
-    assert_eq!(scene.code(), "member_left");
+    assert_eq!(scene.code(), "dlx_left");
 }
 
 #[test]
@@ -167,7 +166,7 @@ fn who_came_and_went_between_two_cycles_leaves_a_gap() {
     scene.cycle(SECOND);
     scene.registered.names.push("brief".into());
     scene.cycle(SECOND);
-    assert_eq!(scene.code(), "member_left");
+    assert_eq!(scene.code(), "dlx_left");
     scene.cycle(WINDOW);
     assert_eq!(scene.code(), "quiet");
     // With its last report, none.
@@ -178,18 +177,18 @@ fn who_came_and_went_between_two_cycles_leaves_a_gap() {
     // That it could not be told who came is one.
     scene.registered.lost += 1;
     scene.cycle(SECOND);
-    assert_eq!(scene.code(), "members_unseen");
+    assert_eq!(scene.code(), "dlxs_unnoticed");
     scene.cycle(WINDOW);
     assert_eq!(scene.code(), "quiet");
     // So it is for as long as it cannot be told.
     scene.registered.unknown = true;
     for _ in 0..3 {
         scene.cycle(WINDOW);
-        assert_eq!(scene.code(), "members_unseen");
+        assert_eq!(scene.code(), "dlxs_unnoticed");
     }
     scene.registered.unknown = false;
     scene.cycle(WINDOW - SECOND);
-    assert_eq!(scene.code(), "members_unseen");
+    assert_eq!(scene.code(), "dlxs_unnoticed");
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "quiet");
 }
@@ -197,7 +196,7 @@ fn who_came_and_went_between_two_cycles_leaves_a_gap() {
 /// A new leader's window begins when it knows who registers, and not before.
 #[test]
 fn a_new_leader_that_cannot_follow_the_dlxs_lets_nothing_sleep() {
-    let mut scene = Scene { memory: Memory::default(), ..Scene::new() };
+    let mut scene = Scene { states: ResourceStates::default(), ..Scene::new() };
     scene.registered.unknown = true;
     for _ in 0..3 {
         scene.cycle(WINDOW);
@@ -212,7 +211,7 @@ fn a_new_leader_that_cannot_follow_the_dlxs_lets_nothing_sleep() {
 
 #[test]
 fn a_new_leader_waits_for_a_window() {
-    let mut scene = Scene { memory: Memory::default(), ..Scene::new() };
+    let mut scene = Scene { states: ResourceStates::default(), ..Scene::new() };
     scene.cycle(SECOND);
     assert_eq!(scene.code(), "new_leader");
     scene.cycle(WINDOW - SECOND);
@@ -225,32 +224,32 @@ fn a_new_leader_waits_for_a_window() {
 fn one_try_at_a_time() {
     let mut scene = Scene::new();
     assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
-    let (resource, reason) = scene.memory.begin(&id("hello")).unwrap();
+    let (resource, reason) = scene.states.begin_attempt(&id("hello")).unwrap();
     assert_eq!((resource.id, &*reason), (id("hello"), "idle for 1h40m"));
-    assert!(scene.memory.begin(&id("hello")).is_none());
+    assert!(scene.states.begin_attempt(&id("hello")).is_none());
     assert!(scene.cycle(SECOND).idle.is_empty());
-    scene.memory.ended(&id("hello"), scene.now, &End::Committed, MINUTE);
+    scene.states.end_attempt(&id("hello"), scene.now, &DrainOutcome::Committed, MINUTE);
     assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
     // What was decided otherwise since is not begun, nor what is gone.
     scene.row(State::Waking, 1);
     scene.cycle(SECOND);
-    assert!(scene.memory.begin(&id("hello")).is_none());
-    assert!(scene.memory.begin(&id("nobody")).is_none());
+    assert!(scene.states.begin_attempt(&id("hello")).is_none());
+    assert!(scene.states.begin_attempt(&id("nobody")).is_none());
 }
 
 #[test]
 fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
-    let failed = End::Failed("no route".into());
+    let failed = DrainOutcome::Failed("no route".into());
     let now = scene.now;
-    let mut pause = |end: &End| {
-        let failure = scene.memory.ended(&id("hello"), now, end, MINUTE);
+    let mut pause = |end: &DrainOutcome| {
+        let failure = scene.states.end_attempt(&id("hello"), now, end, MINUTE);
         failure.map(|failure| failure.until.duration_since(now).as_secs() / 60)
     };
     assert_eq!([pause(&failed), pause(&failed), pause(&failed)], [Some(1), Some(2), Some(4)]);
     // A revert does not tell whether a scale would work now.
-    assert_eq!(pause(&End::Reverted(crate::drain::Why::Changed)), Some(4));
+    assert_eq!(pause(&DrainOutcome::Reverted(crate::drain::RevertReason::Changed)), Some(4));
     assert_eq!([pause(&failed), pause(&failed), pause(&failed)], [Some(8), Some(10), Some(10)]);
     scene.cycle(10 * MINUTE - SECOND);
     assert_eq!(scene.code(), "scale_failed");
@@ -258,37 +257,37 @@ fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
     // Once it is asleep the failures are over, however it came there.
     scene.row(State::Asleep, 0);
     scene.cycle(SECOND);
-    assert!(scene.memory.resources[&id("hello")].failure.is_none());
+    assert!(scene.states.resources[&id("hello")].failure.is_none());
 }
 
 #[test]
 fn what_was_left_behind_is_mended() {
     let mut scene = Scene::new();
-    let mended = |work: &Work| work.mend.iter().map(|mend| mend.row.state).collect::<Vec<_>>();
+    let mended = |work: &PlannedWork| work.repairs.iter().map(|mend| mend.row.state).collect::<Vec<_>>();
     // A fence of somebody who is gone.
     scene.row(State::Draining, 1);
     let work = scene.cycle(SECOND);
     assert_eq!(mended(&work), [State::Active]);
-    assert_eq!(work.mend[0].expected, scene.hello.version);
+    assert_eq!(work.repairs[0].expected, scene.hello.version);
     // Scaled up by hand.
     scene.row(State::Asleep, 1);
     assert_eq!(mended(&scene.cycle(SECOND)), [State::Active]);
     scene.row(State::Asleep, 0);
-    assert!(scene.cycle(SECOND).mend.is_empty());
+    assert!(scene.cycle(SECOND).repairs.is_empty());
     // A wake takes its time, counted from when this process saw it.
     for (replicas, end) in [(0, State::Failed), (1, State::Active)] {
         scene.row(State::Waking, replicas);
-        assert!(scene.cycle(WINDOW).mend.is_empty());
-        assert!(scene.cycle(5 * MINUTE).mend.is_empty());
+        assert!(scene.cycle(WINDOW).repairs.is_empty());
+        assert!(scene.cycle(5 * MINUTE).repairs.is_empty());
         assert_eq!(mended(&scene.cycle(SECOND)), [end]);
         // Another wake has another nonce.
         scene.row(State::Waking, replicas);
-        assert!(scene.cycle(SECOND).mend.is_empty());
+        assert!(scene.cycle(SECOND).repairs.is_empty());
     }
     // Another controller's rows are not ours.
     scene.hello.path = Path::External;
     scene.row(State::Draining, 1);
-    assert!(scene.cycle(SECOND).mend.is_empty());
+    assert!(scene.cycle(SECOND).repairs.is_empty());
 }
 
 #[test]
@@ -297,13 +296,13 @@ fn what_is_to_be_repaired_is_written_again_as_it_is() {
     scene.row(State::Asleep, 0);
     scene.hello.needs_repair = true;
     let work = scene.cycle(SECOND);
-    assert_eq!((&work.mend[0].row, work.mend[0].by_hand), (&scene.hello.row, false));
-    assert_eq!(work.mend[0].expected, scene.hello.version);
+    assert_eq!((&work.repairs[0].row, work.repairs[0].scaled_manually), (&scene.hello.row, false));
+    assert_eq!(work.repairs[0].expected, scene.hello.version);
     // What is to go to zero is written for that.
     scene.row(State::Active, 1);
-    assert_eq!(scene.cycle(SECOND).mend.len(), 1, "it was used until now");
+    assert_eq!(scene.cycle(SECOND).repairs.len(), 1, "it was used until now");
     let work = scene.cycle(WINDOW);
-    assert_eq!((work.mend.len(), work.idle), (0, vec![id("hello")]));
+    assert_eq!((work.repairs.len(), work.idle), (0, vec![id("hello")]));
 }
 
 /// Of a try on path direct that its process did not live to end: the row is reverted, and the route follows from that.
@@ -316,65 +315,65 @@ fn a_switch_left_behind_is_reverted() {
         Some(scaler_types::Route { asked: true, leads, complete: true, ..scaler_types::Route::default() });
     scene.row(State::Draining, 1);
     let work = scene.cycle(SECOND);
-    assert_eq!((work.mend.len(), work.mend[0].row.state), (1, State::Active));
+    assert_eq!((work.repairs.len(), work.repairs[0].row.state), (1, State::Active));
     // And nothing new is tried until it leads to itself again.
     scene.row(State::Active, 1);
     assert!(scene.cycle(2 * WINDOW).idle.is_empty());
-    assert_eq!(scene.code(), "not_back");
+    assert_eq!(scene.code(), "not_restored");
 }
 
 #[test]
 fn a_fence_of_this_process_is_not_left_behind() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
-    assert!(scene.memory.begin(&id("hello")).is_some());
+    assert!(scene.states.begin_attempt(&id("hello")).is_some());
     scene.row(State::Draining, 1);
-    assert!(scene.cycle(SECOND).mend.is_empty());
-    scene.memory.ended(&id("hello"), scene.now, &End::Failed("no route".into()), MINUTE);
-    assert_eq!(scene.cycle(SECOND).mend.len(), 1);
+    assert!(scene.cycle(SECOND).repairs.is_empty());
+    scene.states.end_attempt(&id("hello"), scene.now, &DrainOutcome::Failed("no route".into()), MINUTE);
+    assert_eq!(scene.cycle(SECOND).repairs.len(), 1);
 }
 
 #[test]
 fn what_is_gone_is_forgotten_and_twice_is_once() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
-    let source = Source { members: scene.members.clone(), ..Source::default() };
+    let source = DlxReports { members: scene.members.clone(), ..DlxReports::default() };
     let activity = Activity { source, samples: vec![Vec::new(); 2], readings: None };
     let mut twice = scene.hello.clone();
     twice.replicas = 7;
-    scene.memory.observe(
+    scene.states.observe(
         scene.now,
         vec![scene.hello.clone(), twice],
         activity.clone(),
         SERVED,
         &scene.settings,
     );
-    assert_eq!(scene.memory.resources[&id("hello")].resource.replicas, 1);
-    scene.memory.observe(scene.now, Vec::new(), activity, SERVED, &scene.settings);
-    assert!(scene.memory.resources.is_empty());
+    assert_eq!(scene.states.resources[&id("hello")].resource.replicas, 1);
+    scene.states.observe(scene.now, Vec::new(), activity, SERVED, &scene.settings);
+    assert!(scene.states.resources.is_empty());
 }
 
 #[test]
 fn how_long_a_decision_stands() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
-    let since = scene.memory.resources[&id("hello")].since;
+    let since = scene.states.resources[&id("hello")].since;
     scene.cycle(MINUTE);
-    assert_eq!(scene.memory.resources[&id("hello")].since, since);
+    assert_eq!(scene.states.resources[&id("hello")].since, since);
     scene.row(State::Waking, 0);
     scene.cycle(MINUTE);
-    assert_eq!(scene.memory.resources[&id("hello")].since, scene.now);
+    assert_eq!(scene.states.resources[&id("hello")].since, scene.now);
     assert_eq!(
-        scene.memory.resources[&id("hello")].decision,
+        scene.states.resources[&id("hello")].decision,
         Decision::Keep(Reason::NotActive(State::Waking))
     );
 }
 
 proptest! {
     #[test]
-    fn a_pause_is_never_zero_nor_longer_than_ten_minutes(millis in 1..10_000_000_u64, tries in 1..u32::MAX) {
-        let pause = pause(Duration::from_millis(millis), tries);
-        prop_assert!(pause > Duration::ZERO && pause <= LONGEST_PAUSE);
+    fn a_pause_is_never_zero_nor_longer_than_ten_minutes(millis in 1..10_000_000_u64, attempts in 1..u32::MAX) {
+        let pause = retry_pause(Duration::from_millis(millis), attempts);
+        prop_assert!(pause > Duration::ZERO && pause <= MAX_RETRY_PAUSE);
     }
 }
 
@@ -452,9 +451,9 @@ fn a_wake_has_its_own_timeout_or_its_rollouts_deadline_whichever_is_longer() {
         scene.hello.rollout.as_mut().unwrap().deadline = deadline.then_some(10 * MINUTE);
         scene.hello.resource_readiness_timeout = own;
         scene.row(State::Waking, 1);
-        assert!(scene.cycle(SECOND).mend.is_empty());
-        assert!(scene.cycle(expected * MINUTE).mend.is_empty(), "{own:?} {deadline}");
-        let row = scene.cycle(SECOND).mend.remove(0).row;
+        assert!(scene.cycle(SECOND).repairs.is_empty());
+        assert!(scene.cycle(expected * MINUTE).repairs.is_empty(), "{own:?} {deadline}");
+        let row = scene.cycle(SECOND).repairs.remove(0).row;
         let why = format!("not ready within {expected}m: loads its model");
         assert_eq!((row.state, &row.reason, &row.failed_wake), (State::Failed, &why, &why));
     }
@@ -467,6 +466,6 @@ fn a_wake_that_was_left_behind_is_up_where_its_pods_are_ready() {
     scene.row(State::Waking, 1);
     scene.hello.row.failed_wake = "no such image".to_owned();
     scene.cycle(SECOND);
-    let row = scene.cycle(10 * MINUTE + SECOND).mend.remove(0).row;
+    let row = scene.cycle(10 * MINUTE + SECOND).repairs.remove(0).row;
     assert_eq!((row.state, row.failed_wake.as_str()), (State::Active, ""));
 }

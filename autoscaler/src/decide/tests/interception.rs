@@ -16,8 +16,8 @@ impl Case {
     }
 
     /// On path direct, leading to itself, and idle as another source tells.
-    fn direct(change: impl FnOnce(&mut Self, &mut Reading, &mut Route)) -> Self {
-        Self::read(|case, reading| {
+    fn direct(change: impl FnOnce(&mut Self, &mut MetricReading, &mut Route)) -> Self {
+        Self::with_reading(|case, reading| {
             let mut route = Route { asked: true, ..Route::default() };
             case.resource.path = Path::Direct;
             change(case, reading, &mut route);
@@ -30,67 +30,91 @@ impl Case {
 #[test]
 fn every_rule_of_a_route() {
     let keep: Vec<(&str, Case)> = vec![
-        ("not_led", Case::led(|_, route| route.leads = Leads::Own)),
-        ("not_led", Case::led(|_, route| route.leads = Leads::Both)),
-        ("not_led", Case::led(|_, route| route.complete = false)),
-        ("led_short", Case::led(|_, route| route.led_for = WINDOW - SECOND)),
-        ("led_short", Case::led(|_, route| route.led_for = Duration::ZERO)),
+        ("not_intercepted", Case::led(|_, route| route.leads = Leads::Own)),
+        ("not_intercepted", Case::led(|_, route| route.leads = Leads::Both)),
+        ("not_intercepted", Case::led(|_, route| route.complete = false)),
+        ("recently_intercepted", Case::led(|_, route| route.led_for = WINDOW - SECOND)),
+        ("recently_intercepted", Case::led(|_, route| route.led_for = Duration::ZERO)),
         // The largest window, and the grace where that is longer.
-        ("led_short", Case::led(|case, _| case.metrics = vec![metric(SECOND, 0.0), metric(2 * WINDOW, 0.0)])),
         (
-            "led_short",
+            "recently_intercepted",
+            Case::led(|case, _| case.metrics = vec![metric(SECOND, 0.0), metric(2 * WINDOW, 0.0)]),
+        ),
+        (
+            "recently_intercepted",
             Case::led(|case, route| {
-                (case.metrics, route.led_for) = (vec![metric(SECOND, 0.0)], GRACE - SECOND);
+                (case.metrics, route.led_for) = (vec![metric(SECOND, 0.0)], PROPAGATION_DELAY - SECOND);
             }),
         ),
-        ("route_given_back", Case::led(|_, route| route.asked = false)),
-        ("no_dlx_serves", Case::led(|case, _| case.routes.served = false)),
+        ("service_restoring", Case::led(|_, route| route.asked = false)),
+        ("no_dlx_ready", Case::led(|case, _| case.conditions.dlx_available = false)),
         ("in_flight", Case::led(|case, _| case.samples[0].in_flight = 1)),
         ("active", Case::led(|case, _| case.samples[0].idle = Some(SECOND))),
         // What was counted before it was led says nothing of that time; what was not counted since, neither.
-        ("short_sample", Case::led(|case, _| case.samples[0].counting = WINDOW - SECOND)),
+        ("incomplete_window", Case::led(|case, _| case.samples[0].counting = WINDOW - SECOND)),
         ("kept_awake", Case::led(|case, _| case.resource.keep_awake = "no port is free".to_owned())),
         // Its owner's wish needs no window, but everybody must have followed.
-        ("not_led", Case::led(|case, route| (case.resource.sleep_now, route.leads) = (true, Leads::Both))),
-        ("not_led", Case::led(|case, route| (case.resource.sleep_now, route.complete) = (true, false))),
         (
-            "led_short",
-            Case::led(|case, route| (case.resource.sleep_now, route.led_for) = (true, GRACE - SECOND)),
+            "not_intercepted",
+            Case::led(|case, route| (case.resource.sleep_now, route.leads) = (true, Leads::Both)),
         ),
-        ("no_dlx_serves", Case::led(|case, _| (case.resource.sleep_now, case.routes.served) = (true, false))),
+        (
+            "not_intercepted",
+            Case::led(|case, route| (case.resource.sleep_now, route.complete) = (true, false)),
+        ),
+        (
+            "recently_intercepted",
+            Case::led(|case, route| {
+                (case.resource.sleep_now, route.led_for) = (true, PROPAGATION_DELAY - SECOND)
+            }),
+        ),
+        (
+            "no_dlx_ready",
+            Case::led(|case, _| (case.resource.sleep_now, case.conditions.dlx_available) = (true, false)),
+        ),
         // Another source knows the window, and the DLXs what is in flight: once everybody has followed.
         (
-            "led_short",
-            Case::read(|case, _| {
-                case.resource.route = Case::led(|_, route| route.led_for = GRACE - SECOND).resource.route;
+            "recently_intercepted",
+            Case::with_reading(|case, _| {
+                case.resource.route =
+                    Case::led(|_, route| route.led_for = PROPAGATION_DELAY - SECOND).resource.route;
             }),
         ),
         // Path direct.
-        ("path_direct", Case::with(|case| case.resource.path = Path::Direct)),
-        ("path_direct", Case::read(|case, _| case.resource.path = Path::Direct)),
-        ("path_direct", Case::direct(|_, _, _| {}).without_route()),
+        ("when_asleep_unsupported", Case::with(|case| case.resource.path = Path::Direct)),
+        ("when_asleep_unsupported", Case::with_reading(|case, _| case.resource.path = Path::Direct)),
+        ("when_asleep_unsupported", Case::direct(|_, _, _| {}).without_route()),
         // By the DLXs alone.
-        ("path_direct", Case::direct(|_, _, _| {}).by_the_dlxs()),
-        ("path_direct", Case::direct(|case, _, _| case.resource.sleep_now = true).by_the_dlxs()),
+        ("when_asleep_unsupported", Case::direct(|_, _, _| {}).by_the_dlxs()),
+        ("when_asleep_unsupported", Case::direct(|case, _, _| case.resource.sleep_now = true).by_the_dlxs()),
         // By one that cannot prove when its window began.
-        ("path_direct", Case::direct(|_, reading, _| reading.coverage = Coverage::Vouched)),
-        ("path_direct", Case::direct(|_, reading, _| reading.coverage = Coverage::Only(WINDOW))),
         (
-            "path_direct",
+            "when_asleep_unsupported",
+            Case::direct(|_, reading, _| reading.coverage = Completeness::Guaranteed),
+        ),
+        (
+            "when_asleep_unsupported",
+            Case::direct(|_, reading, _| reading.coverage = Completeness::Only(WINDOW)),
+        ),
+        (
+            "when_asleep_unsupported",
             Case::direct(|case, reading, _| {
-                (case.resource.sleep_now, reading.coverage) = (true, Coverage::Vouched);
+                (case.resource.sleep_now, reading.coverage) = (true, Completeness::Guaranteed);
             }),
         ),
-        ("not_back", Case::direct(|_, _, route| route.leads = Leads::Both)),
-        ("not_back", Case::direct(|_, _, route| route.leads = Leads::Dlx)),
-        ("route_given_back", Case::direct(|_, _, route| route.asked = false)),
-        ("no_dlx_serves", Case::direct(|case, _, _| case.routes.served = false)),
-        ("no_members", Case::direct(|case, _, _| case.source.unknown = Some(Unknown::NoMembers))),
+        ("not_restored", Case::direct(|_, _, route| route.leads = Leads::Both)),
+        ("not_restored", Case::direct(|_, _, route| route.leads = Leads::Dlx)),
+        ("service_restoring", Case::direct(|_, _, route| route.asked = false)),
+        ("no_dlx_ready", Case::direct(|case, _, _| case.conditions.dlx_available = false)),
+        ("no_dlx", Case::direct(|case, _, _| case.source.unknown = Some(ActivityUnknown::NoDlx))),
         ("in_flight", Case::direct(|case, _, _| case.samples[0].in_flight = 1)),
         ("in_flight", Case::direct(|case, _, _| case.samples[1].held = 1)),
         ("no_sample", Case::direct(|case, _, _| case.samples.clear())),
-        ("above_threshold", Case::direct(|_, reading, _| reading.value = Value::Number(1.0))),
-        ("short_sample", Case::direct(|_, reading, _| reading.coverage = scrapes(Seen::Count(40.0)))),
+        ("above_threshold", Case::direct(|_, reading, _| reading.value = MetricValue::Number(1.0))),
+        (
+            "incomplete_window",
+            Case::direct(|_, reading, _| reading.coverage = scrapes(SampleCount::Count(40.0))),
+        ),
         ("no_metrics", Case::direct(|case, _, _| case.metrics.clear())),
         (
             "no_metrics",
@@ -108,29 +132,32 @@ fn every_rule_of_a_route() {
     }
     let to_zero: Vec<(&str, Case)> = vec![
         ("quiet", Case::led(|_, _| {})),
-        ("asked", Case::led(|case, route| (case.resource.sleep_now, route.led_for) = (true, GRACE))),
+        (
+            "requested",
+            Case::led(|case, route| (case.resource.sleep_now, route.led_for) = (true, PROPAGATION_DELAY)),
+        ),
         (
             "below_threshold",
-            Case::read(|case, _| {
-                case.resource.route = Case::led(|_, route| route.led_for = GRACE).resource.route;
+            Case::with_reading(|case, _| {
+                case.resource.route = Case::led(|_, route| route.led_for = PROPAGATION_DELAY).resource.route;
             }),
         ),
         ("below_threshold", Case::direct(|_, _, _| {})),
-        ("absent", Case::direct(|_, reading, _| reading.value = Value::Absent { idle: true })),
+        ("absent", Case::direct(|_, reading, _| reading.value = MetricValue::Absent { idle: true })),
         // The windows do not count; the sample after the switch does.
         (
-            "asked",
+            "requested",
             Case::direct(|case, reading, _| {
-                (case.resource.sleep_now, reading.value) = (true, Value::Number(7.0));
+                (case.resource.sleep_now, reading.value) = (true, MetricValue::Number(7.0));
             }),
         ),
     ];
     for (place, (code, case)) in to_zero.iter().enumerate() {
         let decision = case.decide();
-        assert_eq!((decision.name(), decision.code()), ("to_zero", *code), "case {place}: {decision}");
+        assert_eq!((decision.name(), decision.code()), ("scale_to_zero", *code), "case {place}: {decision}");
     }
     let short = Case::led(|_, route| route.led_for = Duration::from_secs(120));
-    assert_eq!(short.decide().to_string(), "its Service leads to the DLXs for 2m of 10m");
+    assert_eq!(short.decide().to_string(), "its Service has been intercepted for 2m, 10m are needed");
 }
 
 /// What a try on path direct has to see once its route is switched.
@@ -141,20 +168,23 @@ fn idle_after_the_switch_is_known_or_it_is_not() {
         let evidence = Evidence {
             source: &case.source,
             samples: &case.samples,
-            measure: Measure::Readings(&readings),
-            routes: case.routes,
+            measure: Measurements::Readings(&readings),
+            conditions: case.conditions,
         };
-        still_idle(&case.metrics, evidence).map_err(|reason| reason.code())
+        check_still_idle(&case.metrics, evidence).map_err(|reason| reason.code())
     };
     assert_eq!(seen(Case::direct(|_, _, _| {})), Ok(()));
     for (code, case) in [
-        ("above_threshold", Case::direct(|_, reading, _| reading.value = Value::Number(0.1))),
-        ("no_value", Case::direct(|_, reading, _| reading.value = Value::Absent { idle: false })),
-        ("short_sample", Case::direct(|_, reading, _| reading.coverage = scrapes(Seen::Count(40.0)))),
-        ("source_failed", Case::direct(|_, reading, _| reading.value = Value::Failed("no".into()))),
+        ("above_threshold", Case::direct(|_, reading, _| reading.value = MetricValue::Number(0.1))),
+        ("no_value", Case::direct(|_, reading, _| reading.value = MetricValue::Absent { idle: false })),
+        (
+            "incomplete_window",
+            Case::direct(|_, reading, _| reading.coverage = scrapes(SampleCount::Count(40.0))),
+        ),
+        ("source_failed", Case::direct(|_, reading, _| reading.value = MetricValue::Failed("no".into()))),
         ("in_flight", Case::direct(|case, _, _| case.samples[0].in_flight = 1)),
         ("in_flight", Case::direct(|case, _, _| case.samples[0].held = 1)),
-        ("no_members", Case::direct(|case, _, _| case.source.unknown = Some(Unknown::NoMembers))),
+        ("no_dlx", Case::direct(|case, _, _| case.source.unknown = Some(ActivityUnknown::NoDlx))),
         ("no_sample", Case::direct(|case, _, _| drop(case.samples.remove(0)))),
         ("no_value", Case::direct(|case, _, _| case.metrics.push(metric(SECOND, 0.0)))),
         ("no_metrics", Case::direct(|case, _, _| case.metrics.clear())),

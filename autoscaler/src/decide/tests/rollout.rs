@@ -14,18 +14,18 @@ fn rollout(phase: RolloutPhase, status: &str) -> Rollout {
 }
 
 /// What was seen so long ago; `ready` if it was complete then.
-fn seen(case: &Case, ago: Duration, ready: bool) -> Option<SeenRollout> {
+fn seen(case: &Case, ago: Duration, ready: bool) -> Option<ObservedRollout> {
     let mut then = case.resource.clone();
     if ready {
         then.rollout = Some(rollout(RolloutPhase::Complete, ""));
     }
-    SeenRollout::follow(None, case.now - ago, &then, false)
+    ObservedRollout::observe(None, case.now - ago, &then, false)
 }
 
 fn with(phase: RolloutPhase, ago: Duration, ready: bool) -> Case {
     Case::with(|case| {
         case.resource.rollout = Some(rollout(phase, "0 of 2 pods are ready"));
-        case.past.rollout = seen(case, ago, ready);
+        case.history.rollout = seen(case, ago, ready);
     })
 }
 
@@ -43,13 +43,13 @@ fn what_a_rollout_lets_sleep() {
         // Also where its owners want it asleep at once.
         ("rolling_out", asked(with(Progressing, minute - SECOND, false))),
         ("quiet", with(Progressing, minute, false)),
-        ("asked", asked(with(Progressing, minute, false))),
+        ("requested", asked(with(Progressing, minute, false))),
         // It was complete, and its pods are no longer ready.
         ("quiet", with(Progressing, WINDOW, true)),
         ("quiet", with(Overdue, Duration::ZERO, false)),
         ("quiet", with(Complete, WINDOW, true)),
         ("recently_ready", with(Complete, WINDOW - SECOND, true)),
-        ("asked", asked(with(Complete, Duration::ZERO, true))),
+        ("requested", asked(with(Complete, Duration::ZERO, true))),
         ("quiet", Case::idle()),
     ]
     .into_iter()
@@ -59,7 +59,7 @@ fn what_a_rollout_lets_sleep() {
     }
     assert_eq!(
         with(Progressing, Duration::ZERO, false).decide().to_string(),
-        "its rollout is not complete: 0 of 2 pods are ready (it may go without progress for 1m)"
+        "its rollout is not complete: 0 of 2 pods are ready (allowed to stall for 1m)"
     );
     assert_eq!(
         with(Complete, SECOND, true).decide().to_string(),

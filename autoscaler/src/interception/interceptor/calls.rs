@@ -14,59 +14,59 @@ use tokio::{
     time::Instant,
 };
 
-use super::Router;
+use super::Interceptor;
 use crate::{
-    interception::resource::Due,
-    plugin::{Given, Plugin},
+    interception::resource::DueActions,
+    plugin::{ActivePlugin, Plugin},
 };
 
 /// The kinds of calls.
-pub(super) const LEADS: usize = 0;
+pub(super) const SET_BACKEND: usize = 0;
 pub(super) const WAKES: usize = 1;
 /// How many routes are written at once: each is a handful of calls of an API server.
-const LEADS_AT_ONCE: usize = 16;
+const MAX_CONCURRENT_WRITES: usize = 16;
 /// How many wakes wait for their place at once.
-const ASKING: usize = 64;
+const MAX_QUEUED_WAKES: usize = 64;
 /// How long writing one route may take, if the grace is longer: what is given up by then has landed, or never will, before anything
 /// is decided on what came of it.
-const WITHIN: Duration = Duration::from_secs(30);
+const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where the grace is shorter than any call takes.
-const AT_LEAST: Duration = Duration::from_secs(1);
+const MIN_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum What {
-    Lead(Leads),
+pub(super) enum CallKind {
+    SetBackend(Leads),
     /// A place for a wake; for whom is decided when it is there.
-    Place,
+    WakePermit,
     Wake,
 }
 
 /// What a task has done.
 #[derive(Debug)]
-pub(super) enum Done {
+pub(super) enum CallResult {
     Called(Result<(), ScaleError>),
     Placed(WakePlace),
 }
 
-impl<P: Plugin> Router<P> {
+impl<P: Plugin> Interceptor<P> {
     /// Begins what waits, as far as there are places.
-    pub(super) fn start(&mut self) {
-        while self.leading_now < LEADS_AT_ONCE {
-            let Some(id) = self.queues[LEADS].pop_front() else { break };
-            self.begin(LEADS, id, None);
+    pub(super) fn start_calls(&mut self) {
+        while self.writes_in_progress < MAX_CONCURRENT_WRITES {
+            let Some(id) = self.queues[SET_BACKEND].pop_front() else { break };
+            self.begin_call(SET_BACKEND, id, None);
         }
-        while self.asking < self.queues[WAKES].len().min(ASKING) {
-            let limit = self.given.borrow().settings.max_concurrent_wakes;
+        while self.queued_wakes < self.queues[WAKES].len().min(MAX_QUEUED_WAKES) {
+            let limit = self.active.borrow().settings.max_concurrent_wakes;
             let (wakes, namespace) = (self.context.wakes.clone(), self.labels.namespace.clone());
             let place = async move {
                 let place = wakes.place(&namespace, limit, Waits::Nobody).await;
                 jitter().await;
-                Done::Placed(place)
+                CallResult::Placed(place)
             };
             let task = self.running.spawn(place);
-            self.whose.insert(task.id(), (None, What::Place));
-            self.asking += 1;
+            self.calls.insert(task.id(), (None, CallKind::WakePermit));
+            self.queued_wakes += 1;
         }
     }
 
@@ -75,46 +75,50 @@ impl<P: Plugin> Router<P> {
         let mut place = Some(place);
         while place.is_some() {
             let last = {
-                let inner = self.routes.inner();
-                let first = |id: &ResourceId| inner.led.get(id).map(|led| (!led.failed_to_wake(), led.used));
+                let inner = self.table.inner();
+                let first =
+                    |id: &ResourceId| inner.resources.get(id).map(|led| (!led.has_failed_wake(), led.used));
                 let waiting = self.queues[WAKES].iter().enumerate();
                 // Of those that are alike the one that has waited longest.
                 waiting.max_by_key(|(at, id)| (first(id), Reverse(*at))).map(|(at, _)| at)
             };
             let Some(id) = last.and_then(|last| self.queues[WAKES].remove(last)) else { return };
-            place = self.begin(WAKES, id, place);
+            place = self.begin_call(WAKES, id, place);
         }
     }
 
     /// Begins a call, if it is still due; gives the place for a wake back if not.
-    fn begin(&mut self, kind: usize, id: ResourceId, place: Option<WakePlace>) -> Option<WakePlace> {
-        let routes = self.routes.clone();
-        let mut inner = routes.inner();
-        let at = inner.now(Instant::now(), self.leading());
+    fn begin_call(&mut self, kind: usize, id: ResourceId, place: Option<WakePlace>) -> Option<WakePlace> {
+        let table = self.table.clone();
+        let mut inner = table.inner();
+        let at = inner.step_context(Instant::now(), self.serving());
         let dlxs = inner.dlxs.named();
-        let (Some(led), waiting) = inner.of(&id) else { return place };
+        let (Some(led), waiting) = inner.resource_and_attempt(&id) else { return place };
         led.queued[kind] = false;
         // How it is now, not how it was when it began to wait.
-        let due = led.due(at, waiting);
-        let Given { plugin, settings } = self.given.borrow().clone();
+        let due = led.due_actions(at, waiting);
+        let ActivePlugin { plugin, settings } = self.active.borrow().clone();
         let (task, what) = match (kind, due) {
-            (LEADS, Due { call: Some(to), .. }) => {
+            (SET_BACKEND, DueActions { call: Some(to), .. }) => {
                 led.calling = Some(to);
                 let dlxs = if to == Leads::Own { Vec::new() } else { dlxs };
-                let deadline = WITHIN.min(self.leading().grace).max(AT_LEAST);
+                let deadline = MAX_WRITE_TIMEOUT.min(self.serving().propagation_delay).max(MIN_WRITE_TIMEOUT);
                 let request = RouteRequest { id: id.clone(), to, dlxs, deadline };
-                let call = async move { Done::Called(plugin.set_route(&request).await) };
-                self.leading_now += 1;
-                (self.running.spawn(call), What::Lead(to))
+                let call = async move { CallResult::Called(plugin.set_route(&request).await) };
+                self.writes_in_progress += 1;
+                (self.running.spawn(call), CallKind::SetBackend(to))
             }
-            (WAKES, Due { wake: true, .. }) => {
-                let why =
-                    if at.dlxs == Dlxs::Dead { "no DLX takes requests" } else { "no request could wake it" };
+            (WAKES, DueActions { wake: true, .. }) => {
+                let why = if at.dlxs == Dlxs::Dead {
+                    "no DLX is ready to take requests"
+                } else {
+                    "it is not intercepted, so no request could wake it"
+                };
                 let row = transition(&led.seen, Step::Wake, Nonce::fresh(), why);
                 // Of a newer format: whoever wrote it knows what to do.
                 let Some(row) = row else { return place };
                 let timeout = led.readiness.unwrap_or(settings.resource_readiness_timeout);
-                led.wakes(place?, timeout.min(WAKE_PLACE_TIMEOUT));
+                led.begin_wake(place?, timeout.min(WAKE_PLACE_TIMEOUT));
                 let request = ScaleRequest {
                     id: id.clone(),
                     target: Target::AtLeast(1),
@@ -123,76 +127,78 @@ impl<P: Plugin> Router<P> {
                     deadline: timeout,
                     led_for: Duration::ZERO,
                 };
-                let call = async move { Done::Called(plugin.set_scale(&request).await) };
-                (self.running.spawn(call), What::Wake)
+                let call = async move { CallResult::Called(plugin.set_scale(&request).await) };
+                (self.running.spawn(call), CallKind::Wake)
             }
             _ => return place,
         };
-        self.whose.insert(task.id(), (Some(id), what));
+        self.calls.insert(task.id(), (Some(id), what));
         None
     }
 
-    pub(super) fn ended(&mut self, ended: Result<(Id, Done), JoinError>) {
+    pub(super) fn handle_finished(&mut self, ended: Result<(Id, CallResult), JoinError>) {
         let (task, done) = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 let reason = format!("the call ended early: {error}");
-                (error.id(), Done::Called(Err(ScaleError::Retry { after: Duration::ZERO, reason })))
+                (error.id(), CallResult::Called(Err(ScaleError::Retry { after: Duration::ZERO, reason })))
             }
         };
-        let Some((id, what)) = self.whose.remove(&task) else { return };
+        let Some((id, what)) = self.calls.remove(&task) else { return };
         match what {
-            What::Lead(_) => self.leading_now -= 1,
-            What::Place => self.asking -= 1,
-            What::Wake => {}
+            CallKind::SetBackend(_) => self.writes_in_progress -= 1,
+            CallKind::WakePermit => self.queued_wakes -= 1,
+            CallKind::Wake => {}
         }
         let (id, result) = match (id, done) {
-            (Some(id), Done::Called(result)) => (id, result),
-            (_, Done::Placed(place)) => return self.wake_next(place),
-            (None, Done::Called(_)) => return,
+            (Some(id), CallResult::Called(result)) => (id, result),
+            (_, CallResult::Placed(place)) => return self.wake_next(place),
+            (None, CallResult::Called(_)) => return,
         };
         let now = Instant::now();
-        let routes = self.routes.clone();
-        let mut inner = routes.inner();
+        let table = self.table.clone();
+        let mut inner = table.inner();
         inner.dirty.insert(id.clone());
-        let led = inner.led.get_mut(&id);
+        let led = inner.resources.get_mut(&id);
         match what {
-            What::Lead(to) => {
-                self.context.metrics.route_called(&self.labels, &result);
+            CallKind::SetBackend(to) => {
+                self.context.metrics.count_interception_call(&self.labels, &result);
                 let Some(led) = led else { return };
-                let told = led.called(now, to, &result);
+                let told = led.record_call(now, to, &result);
                 let to = where_to(to);
                 if let Some(why) = told {
-                    tracing::warn!(resource = %id, reason = %why, "cannot lead its requests {to}");
-                    let message = format!("Its requests cannot be led {to}: {why}");
-                    self.reporter.report(&id, Severity::Warning, "RouteFailed", message);
-                } else if let Some((tries, why)) = led.failure() {
-                    tracing::debug!(resource = %id, reason = %why, tries, "its requests are not led {to} yet");
+                    tracing::warn!(resource = %id, reason = %why, "failed to point its Service {to}");
+                    let message = format!("Its Service could not be pointed {to}: {why}");
+                    self.reporter.report(&id, Severity::Warning, "InterceptionFailed", message);
+                } else if let Some((attempts, why)) = led.last_failure() {
+                    tracing::debug!(resource = %id, reason = %why, attempts, "Service not pointed {to} yet");
                 }
             }
-            What::Place => {}
-            What::Wake => {
-                let dead_man = self.context.leading.dead_man;
+            CallKind::WakePermit => {}
+            CallKind::Wake => {
+                let unavailable_timeout = self.context.dlxs.unavailable_timeout;
                 let refused = led.as_ref().map(|led| led.route.refused.clone()).filter(|why| !why.is_empty());
                 match &result {
                     Ok(()) if self.dlxs != Dlxs::Dead => {
                         let why = refused.unwrap_or_default();
-                        tracing::warn!(resource = %id, reason = why, "woken: no request could wake it");
-                        let message = format!("Woken, for no request could do it: {why}");
+                        tracing::warn!(resource = %id, reason = why, "woke it: not intercepted, so no request could");
+                        let message =
+                            format!("Woken, as it is not intercepted and no request could wake it: {why}");
                         self.reporter.report(&id, Severity::Warning, "Woken", message);
                     }
                     Ok(()) => {
-                        tracing::warn!(resource = %id, "woken: no DLX takes requests");
-                        let message = format!("Woken: no DLX has taken requests for {}", short(dead_man));
-                        self.reporter.report(&id, Severity::Warning, "DeadMan", message);
+                        tracing::warn!(resource = %id, "woke it: no DLX is ready");
+                        let message =
+                            format!("Woken: no DLX has been ready for {}", short(unavailable_timeout));
+                        self.reporter.report(&id, Severity::Warning, "DLXUnavailable", message);
                     }
                     Err(ScaleError::Conflict) => {}
                     Err(error) => {
-                        tracing::warn!(resource = %id, %error, "cannot wake it, and no request could either; tried again");
+                        tracing::warn!(resource = %id, %error, "failed to wake it; retrying");
                     }
                 }
                 if let Some(led) = led {
-                    led.woken(now, &result);
+                    led.record_wake(now, &result);
                 }
             }
         }
@@ -201,8 +207,8 @@ impl<P: Plugin> Router<P> {
 
 fn where_to(to: Leads) -> &'static str {
     match to {
-        Leads::Own => "to itself alone",
-        Leads::Both => "to itself as well",
+        Leads::Own => "to its own pods alone",
+        Leads::Both => "to its own pods as well",
         Leads::Dlx => "to the DLXs",
     }
 }

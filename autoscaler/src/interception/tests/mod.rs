@@ -14,19 +14,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Progress, Router, Routes};
+use super::{Context, InterceptionTable, Interceptor, SwitchoverProgress};
 use crate::{
-    plugin::{Given, Plugin},
-    telemetry::{CycleLabels, LeadsLabels, Metrics},
-    testing::{DEAD_MAN, GRACE, KIND, LONG, LedTo, Store, id, leading, named},
+    plugin::{ActivePlugin, Plugin},
+    telemetry::{BackendLabels, CycleLabels, Metrics},
+    testing::{
+        KIND, LONG, PROPAGATION_DELAY, SetBackendCall, Store, UNAVAILABLE_TIMEOUT, id, named, serving_dlxs,
+    },
 };
 
 struct Site {
     store: Store,
-    routes: Routes,
+    table: InterceptionTable,
     context: Context,
     dlxs: watch::Sender<Known>,
-    _give: watch::Sender<Given<Store>>,
+    _set_active: watch::Sender<ActivePlugin<Store>>,
     task: JoinHandle<()>,
     _state: tempfile::TempDir,
 }
@@ -50,18 +52,17 @@ impl Site {
     }
 
     fn with(store: &Store, names: &[&str], settings: Arc<Settings>) -> Self {
-        scaler_types::backoff::seed_jitter(0);
         let state = tempfile::tempdir().unwrap();
-        let (dlxs, leading) = leading(names);
+        let (dlxs, serving) = serving_dlxs(names);
         let context = Context {
             metrics: Metrics::new(&mut Registry::default()),
             dropped: Dropped::default(),
-            leading,
+            dlxs: serving,
             wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
             stop: CancellationToken::new(),
         };
-        let (routes, give, task) = route(store, "demo", settings, &context);
-        Self { store: store.clone(), routes, context, dlxs, _give: give, task, _state: state }
+        let (table, set_active, task) = route(store, "demo", settings, &context);
+        Self { store: store.clone(), table, context, dlxs, _set_active: set_active, task, _state: state }
     }
 
     fn serve(&self, names: &[&str]) {
@@ -69,7 +70,7 @@ impl Site {
     }
 
     /// Waits until so many calls were made; gives all of them.
-    async fn calls(&self, count: usize) -> Vec<LedTo> {
+    async fn calls(&self, count: usize) -> Vec<SetBackendCall> {
         self.store.comes_to(|inner| inner.led.len() >= count).await;
         self.store.inner().led.clone()
     }
@@ -86,7 +87,7 @@ impl Site {
 
     fn gauge(&self, leads: Leads) -> i64 {
         let labels = CycleLabels { kind: KIND.to_owned(), namespace: "demo".to_owned() };
-        self.context.metrics.routes.get_or_create(&LeadsLabels::new(&labels, leads)).get()
+        self.context.metrics.interceptions.get_or_create(&BackendLabels::new(&labels, leads)).get()
     }
 }
 
@@ -96,11 +97,11 @@ fn route(
     namespace: &str,
     settings: Arc<Settings>,
     context: &Context,
-) -> (Routes, watch::Sender<Given<Store>>, JoinHandle<()>) {
-    let (give, given) = watch::channel(Given { plugin: store.clone(), settings });
-    let routes = Routes::default();
-    let task = tokio::spawn(Router::new(given, namespace, context.clone(), routes.clone()).run());
-    (routes, give, task)
+) -> (InterceptionTable, watch::Sender<ActivePlugin<Store>>, JoinHandle<()>) {
+    let (set_active, active) = watch::channel(ActivePlugin { plugin: store.clone(), settings });
+    let table = InterceptionTable::default();
+    let task = tokio::spawn(Interceptor::new(active, namespace, context.clone(), table.clone()).run());
+    (table, set_active, task)
 }
 
 /// Lets so much time pass, with everything that happens in it.
@@ -122,7 +123,7 @@ async fn what_is_asked_for_is_led_once_and_told() {
         (Leads::Dlx, ["a".to_owned(), "b".to_owned()].as_slice())
     );
     assert_eq!(site.in_the_end().await, [Leads::Dlx]);
-    assert_eq!((site.reports("RouteLed"), site.reports("RouteFailed")), (1, 0));
+    assert_eq!((site.reports("ServiceIntercepted"), site.reports("InterceptionFailed")), (1, 0));
     assert_eq!((site.gauge(Leads::Dlx), site.gauge(Leads::Own)), (1, 0));
     // Somebody took a part of it away.
     store.route("web", |route| route.complete = false);
@@ -145,21 +146,23 @@ async fn what_is_asked_no_more_is_given_back_by_way_of_both_after_the_grace() {
     store.route("web", |route| route.asked = false);
     assert_eq!(site.in_the_end().await, [Leads::Dlx, Leads::Both], "nobody else serves yet");
     store.route("web", |route| route.own_ready = true);
-    settle(GRACE - SECOND).await;
+    settle(PROPAGATION_DELAY - SECOND).await;
     // Not ready any more, and ready again: from then on.
     store.route("web", |route| route.own_ready = false);
     settle(SECOND * 5).await;
     store.route("web", |route| route.own_ready = true);
-    settle(GRACE - SECOND).await;
+    settle(PROPAGATION_DELAY - SECOND).await;
     // So after a row that was written meanwhile: it may have been led elsewhere and back in between.
     store.write("web", State::Active);
     let ready = Instant::now();
     let calls = site.calls(3).await;
     assert_eq!((calls[2].to, calls[2].dlxs.len()), (Leads::Own, 0));
-    assert_eq!(calls[2].at - ready, GRACE);
-    store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "RouteGivenBack")).await;
+    assert_eq!(calls[2].at - ready, PROPAGATION_DELAY);
+    store
+        .comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "InterceptionRemoved"))
+        .await;
     assert_eq!(site.gauge(Leads::Both) + site.gauge(Leads::Dlx) + site.gauge(Leads::Own), 0);
-    assert!(site.routes.told(&id("web"), &site.context.leading).is_none());
+    assert!(site.table.status(&id("web"), &site.context.dlxs).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,9 +174,9 @@ async fn what_sleeps_is_given_back_when_it_is_woken() {
     store.change("web", |resource| (resource.replicas, resource.row) = (0, row(State::Asleep)));
     store.route("web", |route| route.asked = false);
     assert_eq!(site.in_the_end().await, [Leads::Dlx]);
-    let told = site.routes.told(&id("web"), &site.context.leading).unwrap();
+    let told = site.table.status(&id("web"), &site.context.dlxs).unwrap();
     let told = serde_json::to_value(told).unwrap();
-    assert_eq!(told["waits"], "it to be woken: nobody else could serve");
+    assert_eq!(told["waits"], "its wake: it has no replicas yet");
     assert_eq!(told["next"], "both");
     store.change("web", |resource| (resource.replicas, resource.row) = (1, row(State::Waking)));
     assert_eq!(site.calls(2).await[1].to, Leads::Both);
@@ -246,7 +249,7 @@ async fn a_write_that_fails_is_made_again_after_a_growing_pause() {
     let pauses: Vec<_> = calls.windows(2).map(|two| (two[1].at - two[0].at).as_secs()).collect();
     assert_eq!(pauses, [1, 2, 4, 20]);
     assert_eq!(site.in_the_end().await.len(), 5);
-    assert_eq!(site.reports("RouteFailed"), 0);
+    assert_eq!(site.reports("InterceptionFailed"), 0);
 }
 
 /// Written, as the plugin says, and not so: no loop of calls.
@@ -271,15 +274,15 @@ async fn what_cannot_be_led_is_told_once_and_tried_again_later() {
     site.calls(1).await;
     store.comes_to(|inner| !inner.reports.is_empty()).await;
     let message = store.inner().reports[0].1.message.clone();
-    assert_eq!(message, "Its requests cannot be led to the DLXs: no port is free");
-    let told = serde_json::to_value(site.routes.told(&id("web"), &site.context.leading)).unwrap();
-    assert_eq!(told["waits"], "another try in 30s, after 1 that failed: no port is free");
+    assert_eq!(message, "Its Service could not be pointed to the DLXs: no port is free");
+    let told = serde_json::to_value(site.table.status(&id("web"), &site.context.dlxs)).unwrap();
+    assert_eq!(told["waits"], "another attempt in 30s, after 1 that failed: no port is free");
     // Whatever changes meanwhile.
     store.change("web", |resource| resource.replicas = 2);
     let calls = site.calls(3).await;
     let pauses: Vec<_> = calls.windows(2).map(|two| (two[1].at - two[0].at).as_secs()).collect();
     assert_eq!(pauses, [30, 60]);
-    assert_eq!(site.reports("RouteFailed"), 1);
+    assert_eq!(site.reports("InterceptionFailed"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -320,7 +323,10 @@ async fn who_leads_no_more_writes_no_more() {
     settle(LONG).await;
     assert_eq!(store.inner().led.len(), 2);
     let labels = CycleLabels { kind: KIND.to_owned(), namespace: "demo".to_owned() };
-    assert_eq!(site.context.metrics.routes.get_or_create(&LeadsLabels::new(&labels, Leads::Own)).get(), 0);
+    assert_eq!(
+        site.context.metrics.interceptions.get_or_create(&BackendLabels::new(&labels, Leads::Own)).get(),
+        0
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -342,16 +348,19 @@ async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
     settle(SECOND).await;
     site.serve(&[]);
     let gone = Instant::now();
-    settle(DEAD_MAN - SECOND).await;
+    settle(UNAVAILABLE_TIMEOUT - SECOND).await;
     assert!(store.inner().led.is_empty(), "they may come back");
     let calls = site.calls(2).await;
-    assert!(calls.iter().all(|call| call.to == Leads::Both && call.at - gone == DEAD_MAN), "{calls:?}");
+    assert!(
+        calls.iter().all(|call| call.to == Leads::Both && call.at - gone == UNAVAILABLE_TIMEOUT),
+        "{calls:?}"
+    );
     // They are named as they were: there are no others.
     assert!(calls.iter().all(|call| call.dlxs == ["a"]), "{calls:?}");
     store.comes_to(|inner| inner.resources[&id("asleep")].replicas == 1).await;
     let woken = store.get("asleep").row;
-    assert_eq!((woken.state, &*woken.reason), (State::Waking, "no DLX takes requests"));
-    store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "DeadMan")).await;
+    assert_eq!((woken.state, &*woken.reason), (State::Waking, "no DLX is ready to take requests"));
+    store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "DLXUnavailable")).await;
     // Without a grace: half of what comes would find nobody.
     store.route("awake", |route| route.own_ready = true);
     let ready = Instant::now();
@@ -359,7 +368,7 @@ async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
     assert_eq!((calls[2].to, calls[2].at), (Leads::Own, ready));
     assert_eq!(store.get("other").replicas, 0);
     settle(LONG / 2).await;
-    assert_eq!(site.reports("DeadMan"), 1);
+    assert_eq!(site.reports("DLXUnavailable"), 1);
 
     // They are back, and so is everything else.
     site.serve(&["b"]);
@@ -376,23 +385,23 @@ async fn a_wake_without_dlxs_is_tried_until_it_is_well() {
     store.put(resource);
     store.inner().refuse_scale = Some(ScaleError::Terminal { reason: "no image".to_owned() });
     let site = Site::start(&store, &[]);
-    let tries =
+    let attempts =
         |inner: &crate::testing::Inner| inner.calls.iter().filter(|call| **call == "set_scale").count();
-    store.comes_to(|inner| tries(inner) == 3).await;
-    assert_eq!(site.reports("DeadMan"), 0);
+    store.comes_to(|inner| attempts(inner) == 3).await;
+    assert_eq!(site.reports("DLXUnavailable"), 0);
     store.set(|inner| inner.refuse_scale = None);
     store.comes_to(|inner| inner.resources[&id("asleep")].replicas == 1).await;
     store.comes_to(|inner| !inner.reports.is_empty()).await;
     settle(LONG / 2).await;
-    assert_eq!(tries(&store.inner()), 4);
-    assert_eq!(site.reports("DeadMan"), 1);
+    assert_eq!(attempts(&store.inner()), 4);
+    assert_eq!(site.reports("DLXUnavailable"), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
     let store = Store::with([]);
     for (name, refused, leads) in [
-        ("stranded", "no request could wake it", Leads::Own),
+        ("stranded", "it is not intercepted, so no request could wake it", Leads::Own),
         // Requests reach a DLX as long as it leads there.
         ("reached", "somebody took the key away", Leads::Dlx),
         ("fine", "", Leads::Own),
@@ -409,11 +418,11 @@ async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
     assert_eq!(store.get("stranded").replicas, 0, "what stands in its way may pass");
     store.comes_to(|inner| inner.resources[&id("stranded")].replicas == 1).await;
     assert_eq!(started.elapsed().as_secs(), 10);
-    assert_eq!(&*store.get("stranded").row.reason, "no request could wake it");
+    assert_eq!(&*store.get("stranded").row.reason, "it is not intercepted, so no request could wake it");
     store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "Woken")).await;
     settle(LONG / 2).await;
     assert_eq!([store.get("reached").replicas, store.get("fine").replicas], [0, 0]);
-    assert_eq!((site.reports("Woken"), site.reports("DeadMan")), (1, 0));
+    assert_eq!((site.reports("Woken"), site.reports("DLXUnavailable")), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -476,20 +485,20 @@ async fn a_confirmed_fence_has_its_route_led_and_no_other() {
     let site = Site::start(&store, &["a"]);
     assert!(site.in_the_end().await.is_empty(), "nobody confirmed them");
     let fence = store.get("mine").row.nonce;
-    let mut confirmed = site.routes.confirm(&id("mine"), Nonce(0), fence);
+    let mut confirmed = site.table.begin_switchover(&id("mine"), Nonce(0), fence);
     let began = Instant::now();
-    assert_eq!(confirmed.settled().await, Progress::Led);
-    assert_eq!(began.elapsed(), GRACE);
+    assert_eq!(confirmed.settled().await, SwitchoverProgress::Intercepted);
+    assert_eq!(began.elapsed(), PROPAGATION_DELAY);
     let calls = site.calls(1).await;
     assert_eq!((calls.len(), &*calls[0].name, calls[0].to), (1, "mine", Leads::Dlx));
     // Somebody took a part of it away: the time begins anew.
     store.route("mine", |route| route.complete = false);
-    assert_eq!(confirmed.lost().await, Progress::Waiting);
-    assert_eq!(confirmed.settled().await, Progress::Led);
-    assert_eq!(began.elapsed(), 2 * GRACE);
+    assert_eq!(confirmed.lost().await, SwitchoverProgress::Waiting);
+    assert_eq!(confirmed.settled().await, SwitchoverProgress::Intercepted);
+    assert_eq!(began.elapsed(), 2 * PROPAGATION_DELAY);
     // A request came: its DLX has written.
     store.write("mine", State::Active);
-    assert_eq!(confirmed.lost().await, Progress::Changed);
+    assert_eq!(confirmed.lost().await, SwitchoverProgress::Changed);
     store.route("mine", |route| route.own_ready = true);
     assert_eq!(site.in_the_end().await[2..], [Leads::Both, Leads::Own]);
 }
@@ -504,25 +513,25 @@ async fn a_fence_that_is_not_seen_yet_is_waited_for_and_another_is_none() {
     let site = Site::start(&store, &["a"]);
     settle(SECOND).await;
     let fence = row(State::Draining);
-    let mut confirmed = site.routes.confirm(&id("web"), before, fence.nonce);
+    let mut confirmed = site.table.begin_switchover(&id("web"), before, fence.nonce);
     let waits = tokio::time::timeout(SECOND, confirmed.settled()).await;
     assert!(waits.is_err(), "{waits:?}");
     let version = store.get("web").version;
     store.compare_and_set(&id("web"), &version, &fence).await.unwrap();
-    assert_eq!(confirmed.settled().await, Progress::Led);
+    assert_eq!(confirmed.settled().await, SwitchoverProgress::Intercepted);
     drop(confirmed);
     // The revert decides, not the end of the wait.
     assert_eq!(site.in_the_end().await, [Leads::Dlx]);
-    let mut another = site.routes.confirm(&id("web"), before, Nonce::fresh());
-    assert_eq!(another.settled().await, Progress::Changed);
-    let mut nobody = site.routes.confirm(&id("nobody"), before, fence.nonce);
-    assert!(matches!(nobody.settled().await, Progress::Lost(_)));
+    let mut another = site.table.begin_switchover(&id("web"), before, Nonce::fresh());
+    assert_eq!(another.settled().await, SwitchoverProgress::Changed);
+    let mut nobody = site.table.begin_switchover(&id("nobody"), before, fence.nonce);
+    assert!(matches!(nobody.settled().await, SwitchoverProgress::Lost(_)));
     store.set(|inner| inner.blind = true);
     // Its stream stands: what happened to it is not known.
     advance(Duration::from_secs(60)).await;
     store.route("web", |_| {});
-    let mut blind = site.routes.confirm(&id("web"), before, fence.nonce);
-    while !matches!(blind.settled().await, Progress::Lost(_)) {
+    let mut blind = site.table.begin_switchover(&id("web"), before, fence.nonce);
+    while !matches!(blind.settled().await, SwitchoverProgress::Lost(_)) {
         blind.lost().await;
     }
 }

@@ -27,9 +27,9 @@ impl Site {
         Dlx::start(self.state.path(), move |member, _| Reply::Json(StatusCode::OK, body(member)))
     }
 
-    async fn ask(&self, patience: Duration) -> Activity {
+    async fn query_activity(&self, patience: Duration) -> Activity {
         let windows = [Duration::from_secs(600), Duration::from_secs(90)].into();
-        ask(&members(self.state.path(), patience), KIND, &self.resources, &windows).await
+        query_activity(&members(self.state.path(), patience), KIND, &self.resources, &windows).await
     }
 }
 
@@ -48,7 +48,7 @@ async fn all_are_asked_once_for_everything() {
         hello["windows"] = json!({"10m": 5, "1m30s": 4});
     });
     let dlxs = [site.tells(busy), site.tells(hello(|hello| hello["idle"] = Value::Null))];
-    let told = site.ask(LONG).await;
+    let told = site.query_activity(LONG).await;
     assert_eq!(told.source.unknown, None);
     let mut names: Vec<_> = dlxs.iter().map(|dlx| dlx.name.as_str()).collect();
     names.sort_unstable();
@@ -86,7 +86,7 @@ async fn a_last_report_stands_for_the_dlx_that_gave_it() {
     let serving = daemon::coordination::Coordination::Files(site.state.path().to_owned()).serving();
     let mut registered = serving.registered();
     let follow = tokio::spawn(members.clone().follow_last_reports(serving.registered()));
-    registered.wait_for(|known| !known.names.is_empty()).await.unwrap();
+    registered.wait_for(|state| !state.names.is_empty()).await.unwrap();
     let windows = [Duration::from_secs(600), Duration::from_secs(90)].into();
     // The question, and that its answer was received.
     while leaving.count("/api/v1/last-activity") < 2 || members.last_reports_for(&windows).is_empty() {
@@ -97,7 +97,7 @@ async fn a_last_report_stands_for_the_dlx_that_gave_it() {
         path if path.starts_with("/api/v1/last-activity") => Reply::Never,
         _ => Reply::Json(StatusCode::OK, activity(member, ["hello", "other"].into_iter().map(idle))),
     });
-    let told = ask(&members, KIND, &site.resources, &windows).await;
+    let told = query_activity(&members, KIND, &site.resources, &windows).await;
     assert_eq!(told.source.unknown, None);
     let name = |dlx: &Dlx| -> Arc<str> { dlx.name.as_str().into() };
     assert!(told.source.reported.contains(&name(&leaving)));
@@ -134,7 +134,7 @@ async fn a_last_report_that_does_not_come_is_asked_for_anew() {
 #[tokio::test]
 async fn what_a_last_report_does_not_name_may_have_been_forgotten() {
     let resources = Site::new().resources;
-    let places = places(&resources);
+    let places = index_by_name(&resources);
     let windows = [Duration::from_secs(600), Duration::from_secs(60)].into();
     let body = json!({"member": "a", "forgotten": "2m", "resources": [idle("hello")]}).to_string();
     let mut samples = vec![Vec::new(); 2];
@@ -163,7 +163,7 @@ async fn names_of_other_namespaces_and_kinds_stay_apart() {
         let kind = hello(|hello| (hello["kind"], hello["requests"]) = ("else".into(), 2.into()));
         activity(member, [elsewhere, kind, idle("other")].into_iter())
     });
-    let told = site.ask(LONG).await;
+    let told = site.query_activity(LONG).await;
     assert_eq!(told.source.unknown, None);
     // Nothing is told of demo/hello of this kind: it has no sample, which is not zero.
     assert_eq!(told.samples.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1]);
@@ -187,8 +187,12 @@ async fn an_answer_that_lacks_something_is_none() {
     for (what, hello) in spoilt {
         let site = Site::new();
         let dlx = site.tells(hello);
-        let told = site.ask(LONG).await;
-        assert_eq!(told.source.unknown, Some(Unknown::Silent([dlx.name.clone()].into())), "{what}");
+        let told = site.query_activity(LONG).await;
+        assert_eq!(
+            told.source.unknown,
+            Some(ActivityUnknown::Unreachable([dlx.name.clone()].into())),
+            "{what}"
+        );
     }
 }
 
@@ -197,15 +201,18 @@ async fn one_that_does_not_answer_is_named_until_it_does_or_is_gone() {
     let site = Site::new();
     let _good = site.tells(idle("hello"));
     let mut stopped = Dlx::start(site.state.path(), |_, _| Reply::Never);
-    let told = site.ask(SHORT).await;
-    assert_eq!(told.source.unknown, Some(Unknown::Silent([stopped.name.clone()].into())));
+    let told = site.query_activity(SHORT).await;
+    assert_eq!(told.source.unknown, Some(ActivityUnknown::Unreachable([stopped.name.clone()].into())));
     assert_eq!(told.source.members.len(), 2);
     stopped.leave();
-    assert_eq!(site.ask(SHORT).await.source.unknown, None);
+    assert_eq!(site.query_activity(SHORT).await.source.unknown, None);
 
     let site = Site::new();
     let wrong = Dlx::start(site.state.path(), |_, _| Reply::Json(StatusCode::SERVICE_UNAVAILABLE, json!({})));
-    assert_eq!(site.ask(LONG).await.source.unknown, Some(Unknown::Silent([wrong.name.clone()].into())));
+    assert_eq!(
+        site.query_activity(LONG).await.source.unknown,
+        Some(ActivityUnknown::Unreachable([wrong.name.clone()].into()))
+    );
 }
 
 /// After a restart another incarnation may listen at the same address: what it tells is not the old one's.
@@ -213,19 +220,22 @@ async fn one_that_does_not_answer_is_named_until_it_does_or_is_gone() {
 async fn another_one_at_the_same_address_is_not_believed() {
     let site = Site::new();
     let dlx = site.answers(|_| activity("another", [idle("hello"), idle("other")].into_iter()));
-    assert_eq!(site.ask(LONG).await.source.unknown, Some(Unknown::Silent([dlx.name.clone()].into())));
+    assert_eq!(
+        site.query_activity(LONG).await.source.unknown,
+        Some(ActivityUnknown::Unreachable([dlx.name.clone()].into()))
+    );
 }
 
 #[tokio::test]
 async fn without_members_nothing_is_known() {
     let site = Site::new();
-    assert_eq!(site.ask(LONG).await.source.unknown, Some(Unknown::NoMembers));
+    assert_eq!(site.query_activity(LONG).await.source.unknown, Some(ActivityUnknown::NoDlx));
     std::fs::write(site.state.path().join("members"), "no folder").unwrap();
-    assert!(matches!(site.ask(LONG).await.source.unknown, Some(Unknown::Failed(_))));
+    assert!(matches!(site.query_activity(LONG).await.source.unknown, Some(ActivityUnknown::SourceFailed(_))));
 }
 
 #[test]
 fn of_one_that_is_listed_twice_the_first_counts() {
     let twice = [Resource::new(id("hello")), Resource::new(id("hello"))];
-    assert_eq!(places(&twice)["demo"]["hello"], 0);
+    assert_eq!(index_by_name(&twice)["demo"]["hello"], 0);
 }

@@ -22,10 +22,10 @@ use super::Members;
 
 const PATH: &str = "/api/v1/last-activity";
 /// The pause after a question that failed. A DLX that is done waits ten times as long.
-const PAUSE: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// How long a question may wait for its answer. Then it is asked anew, on another connection: this one may be dead without
 /// anybody having been told.
-const LONGEST: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the leader knows of the DLXs that came and went.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ struct Name<'a> {
 
 impl LastReports {
     /// Somebody asks for these windows.
-    pub(super) fn want(&self, windows: &BTreeSet<Duration>) {
+    pub(super) fn add_windows(&self, windows: &BTreeSet<Duration>) {
         self.windows.send_if_modified(|known| {
             let more = !windows.is_subset(known);
             known.extend(windows);
@@ -88,7 +88,7 @@ impl Members {
         let mut asked: HashMap<Member, AbortHandle> = HashMap::new();
         let mut questions = JoinSet::new();
         // An error: the cycles read them, too.
-        let _ = self.live().await;
+        let _ = self.read().await;
         loop {
             let members: BTreeSet<_> = live.borrow_and_update().iter().cloned().collect();
             asked.retain(|member, question| {
@@ -99,14 +99,16 @@ impl Members {
                 lives
             });
             for member in members {
-                asked.entry(member.clone()).or_insert_with(|| questions.spawn(self.clone().ask_last(member)));
+                asked
+                    .entry(member.clone())
+                    .or_insert_with(|| questions.spawn(self.clone().request_last_report(member)));
             }
             tokio::select! {
                 changed = registered.changed() => {
                     if changed.is_err() {
                         return std::future::pending().await;
                     }
-                    let _ = self.live().await;
+                    let _ = self.read().await;
                 }
                 _ = live.changed() => {}
                 Some(_) = questions.join_next() => {}
@@ -115,7 +117,7 @@ impl Members {
     }
 
     /// Asks until it has answered.
-    async fn ask_last(self, member: Member) {
+    async fn request_last_report(self, member: Member) {
         let mut windows = self.last_reports().windows.subscribe();
         loop {
             let query: Vec<_> = windows
@@ -127,13 +129,13 @@ impl Members {
             let answer = tokio::select! {
                 // An error: never, its sender is `self`'s.
                 _ = windows.changed() => continue,
-                answer = self.send(&member, Method::GET, &path, Bytes::new(), LONGEST) => answer,
+                answer = self.send(&member, Method::GET, &path, Bytes::new(), REQUEST_TIMEOUT) => answer,
             };
             match answer {
-                Ok((StatusCode::OK, body)) if is_of(&body, &member) => {
+                Ok((StatusCode::OK, body)) if is_from(&body, &member) => {
                     let report = LastReport { at: Instant::now(), body };
                     self.last_reports().reports.insert(member.name.clone(), report);
-                    return self.received(&member).await;
+                    return self.acknowledge(&member).await;
                 }
                 // An earlier version: it leaves without one.
                 Ok((StatusCode::NOT_FOUND, _)) => return,
@@ -143,21 +145,23 @@ impl Members {
                 clippy::disallowed_methods,
                 reason = "a question that failed is asked again after a pause"
             )]
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 
-    async fn received(&self, member: &Member) {
+    async fn acknowledge(&self, member: &Member) {
         let body = serde_json::to_vec(&Name { member: member.name.as_str().into() }).unwrap_or_default();
-        let activity = self.0.patience.activity;
+        let activity = self.0.timeouts.activity;
         match self.send(member, Method::POST, PATH, body.into(), activity).await {
-            Ok((StatusCode::OK, _)) => tracing::info!(member = member.name, "the DLX gave its last report"),
+            Ok((StatusCode::OK, _)) => {
+                tracing::info!(member = member.name, "received the last report of a DLX")
+            }
             // It waits a few seconds longer.
             Ok((status, _)) => {
-                tracing::debug!(member = member.name, %status, "the DLX cannot be told that it may leave")
+                tracing::debug!(member = member.name, %status, "failed to acknowledge the last report of a DLX")
             }
             Err(error) => {
-                tracing::debug!(member = member.name, reason = %error.reason, "the DLX cannot be told that it may leave")
+                tracing::debug!(member = member.name, reason = %error.reason, "failed to acknowledge the last report of a DLX")
             }
         }
     }
@@ -170,11 +174,11 @@ impl Members {
     /// The last reports that a window may still need, and these windows are wanted from now on.
     pub fn last_reports_for(&self, windows: &BTreeSet<Duration>) -> Vec<(Arc<str>, LastReport)> {
         let mut reports = self.last_reports();
-        reports.want(windows);
+        reports.add_windows(windows);
         reports.needed().into_iter().map(|(name, report)| (name.into(), report)).collect()
     }
 }
 
-fn is_of(body: &[u8], member: &Member) -> bool {
+fn is_from(body: &[u8], member: &Member) -> bool {
     serde_json::from_slice::<Name<'_>>(body).is_ok_and(|name| *name.member == member.name)
 }

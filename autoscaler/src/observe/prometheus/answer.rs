@@ -51,13 +51,13 @@ struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 /// # Errors
 ///
 /// It is no answer, an error, one of another type, or one that is not complete.
-pub(super) fn each(
+pub(super) fn for_each_result(
     body: &[u8],
     label: &str,
     mut told: impl FnMut(Option<&str>, &str, f64),
 ) -> Result<(), String> {
     let answer: Answer<'_> =
-        serde_json::from_slice(body).map_err(|error| format!("its answer cannot be read: {error}"))?;
+        serde_json::from_slice(body).map_err(|error| format!("cannot parse its answer: {error}"))?;
     if answer.status != "success" {
         return Err(format!("it answered {}: {}", answer.status, answer.error.unwrap_or_default()));
     }
@@ -80,7 +80,7 @@ pub(super) fn each(
 }
 
 /// What an answer with another status than 200 says is wrong.
-pub(super) fn error(body: &[u8]) -> Option<String> {
+pub(super) fn error_text(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Refusal {
         error: String,

@@ -13,15 +13,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
-use crate::http::decoded;
+use crate::http::percent_decode;
 
 /// A request: path, Authorization, and the form's query.
-type Asked = (String, Option<String>, String);
+type SleepRequest = (String, Option<String>, String);
 
 /// A server, and what it was asked.
 struct Server {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<SleepRequest>>>,
     _serving: DropGuard,
 }
 
@@ -57,14 +57,15 @@ impl Server {
 
     async fn answer(
         request: Request<Incoming>,
-        seen: &Mutex<Vec<Asked>>,
+        seen: &Mutex<Vec<SleepRequest>>,
         answer: &impl Fn(&str) -> Reply,
     ) -> Result<Response<http_body_util::Either<Full<Bytes>, Endless>>, std::convert::Infallible> {
         use http_body_util::{BodyExt as _, Either};
         let (head, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let form = String::from_utf8(body.to_vec()).unwrap();
-        let query = form.split('&').find_map(|pair| pair.strip_prefix("query=")).and_then(decoded).unwrap();
+        let query =
+            form.split('&').find_map(|pair| pair.strip_prefix("query=")).and_then(percent_decode).unwrap();
         let token = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
         seen.lock().unwrap().push((format!("{} {}", head.method, head.uri), token, query.clone()));
         let (status, body) = match answer(&query) {
@@ -124,14 +125,15 @@ fn listed(names: &[&str]) -> Vec<Resource> {
     names.iter().map(|name| Resource::new(ResourceId::new("demo", *name))).collect()
 }
 
-async fn ask(settings: Settings, namespace: &str, names: &[&str]) -> Vec<Reading> {
-    let wanted = [Wanted { name: "requests", window: WINDOW }].into();
-    let tables = Prometheus::new(Arc::new(settings)).ask(namespace, &listed(names), &wanted).await;
+async fn ask(settings: Settings, namespace: &str, names: &[&str]) -> Vec<MetricReading> {
+    let wanted = [RequestedMetric { name: "requests", window: WINDOW }].into();
+    let tables =
+        PrometheusSource::new(Arc::new(settings)).query_all(namespace, &listed(names), &wanted).await;
     (0..names.len()).map(|place| tables["requests"][&WINDOW].reading(place)).collect()
 }
 
-fn covered(count: f64) -> Coverage {
-    Coverage::Scrapes { seen: Seen::Count(count), needed: 41, most: 44 }
+fn covered(count: f64) -> Completeness {
+    Completeness::Scrapes { seen: SampleCount::Count(count), needed: 41, most: 44 }
 }
 
 #[tokio::test]
@@ -162,16 +164,16 @@ async fn one_question_each_for_all_resources() {
     .await;
     let names = ["a", "statefulset/db", "b", "twice", "nan", "inf", "c"];
     let told = ask(server.settings(), "demo", &names).await;
-    assert_eq!((&told[0].value, &told[0].coverage), (&Value::Number(0.0), &covered(42.0)));
-    assert_eq!((&told[1].value, &told[1].coverage), (&Value::Number(1.5), &covered(3.0)));
+    assert_eq!((&told[0].value, &told[0].coverage), (&MetricValue::Number(0.0), &covered(42.0)));
+    assert_eq!((&told[1].value, &told[1].coverage), (&MetricValue::Number(1.5), &covered(3.0)));
     // That of another namespace is another resource's.
-    assert_eq!((&told[2].value, &told[2].coverage), (&Value::Absent { idle: true }, &covered(42.0)));
-    assert_eq!(told[3].value, Value::Several);
-    assert!(matches!(told[4].value, Value::Number(value) if value.is_nan()));
-    assert_eq!(told[5].value, Value::Number(f64::INFINITY));
+    assert_eq!((&told[2].value, &told[2].coverage), (&MetricValue::Absent { idle: true }, &covered(42.0)));
+    assert_eq!(told[3].value, MetricValue::Several);
+    assert!(matches!(told[4].value, MetricValue::Number(value) if value.is_nan()));
+    assert_eq!(told[5].value, MetricValue::Number(f64::INFINITY));
     // The scrapes of something else in the namespace prove nothing of it.
-    let nothing = Coverage::Scrapes { seen: Seen::Nothing, needed: 41, most: 44 };
-    assert_eq!((&told[6].value, &told[6].coverage), (&Value::Absent { idle: true }, &nothing));
+    let nothing = Completeness::Scrapes { seen: SampleCount::Nothing, needed: 41, most: 44 };
+    assert_eq!((&told[6].value, &told[6].coverage), (&MetricValue::Absent { idle: true }, &nothing));
     let mut asked = server.asked.lock().unwrap().clone();
     asked.sort();
     let path = "POST /prefix/api/v1/query".to_owned();
@@ -193,7 +195,10 @@ async fn of_all_namespaces_a_result_says_its_own() {
     })
     .await;
     let told = ask(server.settings(), "*", &["a", "b"]).await;
-    assert_eq!((&told[0].value, &told[1].value), (&Value::Absent { idle: true }, &Value::Number(42.0)));
+    assert_eq!(
+        (&told[0].value, &told[1].value),
+        (&MetricValue::Absent { idle: true }, &MetricValue::Number(42.0))
+    );
 }
 
 #[tokio::test]
@@ -209,22 +214,22 @@ async fn nothing_hostile_is_idleness() {
         (with(401, ""), "it answered 401 Unauthorized: "),
         (with(302, ""), "it answered 302 Found: ; set url to where it leads"),
         (with(204, ""), "it answered 204 No Content"),
-        (with(200, ""), "its answer cannot be read"),
-        (with(200, "<html>"), "its answer cannot be read"),
-        (with(200, "[]"), "its answer cannot be read"),
-        (with(200, &"[".repeat(100_000)), "its answer cannot be read"),
+        (with(200, ""), "cannot parse its answer"),
+        (with(200, "<html>"), "cannot parse its answer"),
+        (with(200, "[]"), "cannot parse its answer"),
+        (with(200, &"[".repeat(100_000)), "cannot parse its answer"),
         (with(200, r#"{"status":"error","error":"no"}"#), "it answered error: no"),
         (with(200, r#"{"status":"success"}"#), "its answer has no data"),
         (success(r#"{"resultType":"matrix","result":[]}"#), "the query gives a matrix"),
-        (success(r#"{"resultType":"scalar","result":[1,"0"]}"#), "its answer cannot be read"),
-        (success(r#"{"resultType":"vector"}"#), "its answer cannot be read"),
+        (success(r#"{"resultType":"scalar","result":[1,"0"]}"#), "cannot parse its answer"),
+        (success(r#"{"resultType":"vector"}"#), "cannot parse its answer"),
         (
             success(r#"{"resultType":"vector","result":[{"metric":{"name":"a"},"value":[1,0]}]}"#),
-            "its answer cannot be read",
+            "cannot parse its answer",
         ),
         (
             success(r#"{"resultType":"vector","result":[{"metric":{"name":1},"value":[1,"0"]}]}"#),
-            "its answer cannot be read",
+            "cannot parse its answer",
         ),
         (
             with(
@@ -237,10 +242,13 @@ async fn nothing_hostile_is_idleness() {
         let (status, body) = answer.clone();
         let server = Server::start(move |_| Reply::With(status, body.clone())).await;
         let reading = ask(server.settings(), "demo", &["a"]).await.remove(0);
-        let Value::Failed(error) = &reading.value else { panic!("{answer:?}: {reading:?}") };
+        let MetricValue::Failed(error) = &reading.value else { panic!("{answer:?}: {reading:?}") };
         assert!(error.contains(told), "{error} instead of {told}");
         assert!(error.contains(&server.settings().url), "{error}");
-        assert!(matches!(reading.coverage, Coverage::Scrapes { seen: Seen::Failed(_), .. }), "{reading:?}");
+        assert!(
+            matches!(reading.coverage, Completeness::Scrapes { seen: SampleCount::Failed(_), .. }),
+            "{reading:?}"
+        );
     }
     // What is a number to nobody.
     for (value, histogram) in [("", false), ("0x0", false), ("zero", false), ("0", true)] {
@@ -250,7 +258,10 @@ async fn nothing_hostile_is_idleness() {
         };
         let server = Server::start(move |_| Reply::With(StatusCode::OK, element.clone())).await;
         let reading = ask(server.settings(), "demo", &["a"]).await.remove(0);
-        assert!(matches!(reading.value, Value::Number(value) if value.is_nan()), "{value:?}: {reading:?}");
+        assert!(
+            matches!(reading.value, MetricValue::Number(value) if value.is_nan()),
+            "{value:?}: {reading:?}"
+        );
     }
 }
 
@@ -260,7 +271,7 @@ async fn an_answer_without_end_is_cut_off() {
     let server = Server::start(|_| Reply::Endless).await;
     let reading = ask(server.settings(), "demo", &["a"]).await.remove(0);
     assert!(
-        matches!(&reading.value, Value::Failed(error) if error.contains("more than 64 MiB")),
+        matches!(&reading.value, MetricValue::Failed(error) if error.contains("more than 64 MiB")),
         "{reading:?}"
     );
 }
@@ -274,7 +285,7 @@ async fn a_query_that_gets_no_answer_is_given_up() {
     })
     .await;
     let reading = ask(server.settings(), "demo", &["a"]).await.remove(0);
-    let Coverage::Scrapes { seen: Seen::Failed(error), .. } = &reading.coverage else {
+    let Completeness::Scrapes { seen: SampleCount::Failed(error), .. } = &reading.coverage else {
         panic!("{reading:?}")
     };
     assert!(error.contains("no answer within 10s"), "{error}");
@@ -288,7 +299,7 @@ async fn nobody_there_is_a_failure() {
     let reading =
         ask(Settings { url: "http://127.0.0.1:1".to_owned(), ..settings.clone() }, "demo", &["a"]).await;
     assert!(
-        matches!(&reading[0].value, Value::Failed(error) if error.contains("127.0.0.1:1")),
+        matches!(&reading[0].value, MetricValue::Failed(error) if error.contains("127.0.0.1:1")),
         "{reading:?}"
     );
     // A certificate file that is none; a token that is missing.
@@ -300,7 +311,7 @@ async fn nobody_there_is_a_failure() {
     ] {
         let reading = ask(settings, "demo", &["a"]).await.remove(0);
         let told = file.display().to_string();
-        assert!(matches!(&reading.value, Value::Failed(error) if error.contains(&told)), "{reading:?}");
+        assert!(matches!(&reading.value, MetricValue::Failed(error) if error.contains(&told)), "{reading:?}");
     }
 }
 
@@ -311,11 +322,11 @@ async fn the_token_is_read_for_each_cycle() {
     let file = folder.path().join("token");
     std::fs::write(&file, "one\n").unwrap();
     let settings = Settings { bearer_token_file: Some(file.clone()), ..server.settings() };
-    let source = Prometheus::new(Arc::new(settings));
-    let wanted = [Wanted { name: "requests", window: WINDOW }].into();
-    source.ask("demo", &listed(&["a"]), &wanted).await;
+    let source = PrometheusSource::new(Arc::new(settings));
+    let wanted = [RequestedMetric { name: "requests", window: WINDOW }].into();
+    source.query_all("demo", &listed(&["a"]), &wanted).await;
     std::fs::write(&file, "two").unwrap();
-    source.ask("demo", &listed(&["a"]), &wanted).await;
+    source.query_all("demo", &listed(&["a"]), &wanted).await;
     let mut tokens: Vec<_> =
         server.asked.lock().unwrap().iter().map(|(_, token, _)| token.clone().unwrap()).collect();
     tokens.sort();
@@ -325,11 +336,11 @@ async fn the_token_is_read_for_each_cycle() {
 #[tokio::test]
 async fn a_metric_without_a_query_is_unknown() {
     let server = Server::start(|_| Reply::Never).await;
-    let wanted = [Wanted { name: "cpu", window: WINDOW }].into();
-    let source = Prometheus::new(Arc::new(server.settings()));
-    let tables = source.ask("demo", &listed(&["a"]), &wanted).await;
-    let Value::Unknown(known) = tables["cpu"][&WINDOW].reading(0).value else { panic!("a value") };
-    assert_eq!(&*known, "no query for the metric \"cpu\": metrics.queries has requests");
+    let wanted = [RequestedMetric { name: "cpu", window: WINDOW }].into();
+    let source = PrometheusSource::new(Arc::new(server.settings()));
+    let tables = source.query_all("demo", &listed(&["a"]), &wanted).await;
+    let MetricValue::Unknown(state) = tables["cpu"][&WINDOW].reading(0).value else { panic!("a value") };
+    assert_eq!(&*state, "no query for the metric \"cpu\": metrics.queries has requests");
     assert!(server.asked.lock().unwrap().is_empty());
 }
 
@@ -344,8 +355,8 @@ fn how_many_scrapes_a_window_needs() {
         (100, 15, 135, 8, 11),
         (1, 60, 180, 2, 5),
     ] {
-        let needed = Needed::new(seconds(window), seconds(interval));
-        assert_eq!(needed, Needed { range: seconds(range), least, most }, "{window} {interval}");
+        let needed = ScrapeBounds::new(seconds(window), seconds(interval));
+        assert_eq!(needed, ScrapeBounds { range: seconds(range), least, most }, "{window} {interval}");
         // They reach back over the window, and with one missing there are still enough.
         assert!((needed.least - 1) * interval >= window);
         assert!(needed.range.as_secs() / interval > needed.least - 1);
@@ -354,7 +365,7 @@ fn how_many_scrapes_a_window_needs() {
         [(1_500_000_000, "1500ms"), (600_000_000_000, "600s"), (1, "1ms"), (90_000_000_000, "90s")]
     {
         assert_eq!(
-            filled("$window $namespace", "demo", Duration::from_nanos(window)),
+            fill_query("$window $namespace", "demo", Duration::from_nanos(window)),
             format!("{text} demo")
         );
     }

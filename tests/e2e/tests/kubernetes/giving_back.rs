@@ -151,9 +151,9 @@ fn without_a_dlx_services_answer_again_from_their_pods() {
                 "{}",
                 answer.text()
             );
-            shop.event(web, "RouteGivenBack").await;
+            shop.event(web, "InterceptionRemoved").await;
         }
-        shop.event(&asleep, "DeadMan").await;
+        shop.event(&asleep, "DLXUnavailable").await;
         shop.scale(Part::Dlx, 2).await;
         for web in [&asleep, &awake] {
             shop.led(web).await;

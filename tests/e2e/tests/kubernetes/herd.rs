@@ -65,7 +65,7 @@ fn without_a_dlx_a_herd_is_woken_a_few_at_a_time() {
         let most = most.unwrap_or_else(|_| panic!("not all came up\n{}", shop.logs("autoscaler", 40)));
         println!("{herd} workloads are up {:?} after the DLXs were gone", killed.elapsed());
         assert_eq!(most, WAKES / 2, "workloads that were starting at once");
-        shop.event(&sleeper(&shop, "web-0000"), "DeadMan").await;
+        shop.event(&sleeper(&shop, "web-0000"), "DLXUnavailable").await;
     });
 }
 

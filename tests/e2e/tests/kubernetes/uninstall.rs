@@ -89,9 +89,9 @@ fn the_hook_stops_the_autoscaler_and_gives_everything_back() {
         hook.create(&shop).await;
         let ended = hook.run(&shop, 1).await;
         for web in &webs {
-            assert!(ended.said.contains(&format!("shop/{}: given back\n", web.name)), "{}", ended.said);
+            assert!(ended.said.contains(&format!("shop/{}: restored\n", web.name)), "{}", ended.said);
         }
-        assert!(ended.said.contains("2 given back, 0 failed\n"), "{}", ended.said);
+        assert!(ended.said.contains("2 restored, 0 failed\n"), "{}", ended.said);
         given_back(&shop, &webs, &before, &ended).await;
     });
 }
@@ -109,8 +109,7 @@ fn the_hook_fails_where_something_cannot_be_given_back_and_goes_on_when_it_can()
         hook.create(&shop).await;
         let Ended { status, said } = hook.run(&shop, 1).await;
         assert_eq!(status, 1, "{said}");
-        for told in
-            ["shop/awake: given back\n", "shop/asleep: NOT given back: ", "1 are not given back, see above"]
+        for told in ["shop/awake: restored\n", "shop/asleep: NOT restored: ", "1 are not restored, see above"]
         {
             assert!(said.contains(told), "{told:?} is not in {said}");
         }

@@ -16,7 +16,7 @@ const SEVERAL_DECISIONS: Duration = Duration::from_secs(4);
 
 async fn names(autoscaler: &Daemon, dlx: &Daemon) -> bool {
     let metrics = autoscaler.metrics().await;
-    let silent = metrics.samples("scaler_member_silent", &[]);
+    let silent = metrics.samples("scaler_dlx_unreachable", &[]);
     // A member's name ends in its process id, or is told with its address.
     let (pid, admin) = (dlx.pid().to_string(), dlx.admin().to_string());
     silent

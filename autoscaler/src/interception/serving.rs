@@ -6,22 +6,22 @@ use daemon::members::serving::Known;
 use scaler_types::{Dlx, protocol::Dlxs};
 use tokio::{sync::watch, time::Instant};
 
-use super::RouteFacts;
+use super::InterceptionConditions;
 
 /// What routes are led by. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Leading {
+pub struct ServingDlxs {
     /// The DLXs that take requests.
     pub serving: watch::Receiver<Known>,
     /// How long whoever connects may take to follow a change of a route.
-    pub grace: Duration,
+    pub propagation_delay: Duration,
     /// How long no DLX takes requests until nobody waits for one.
-    pub dead_man: Duration,
+    pub unavailable_timeout: Duration,
 }
 
 /// The DLXs as one router saw them so far.
 #[derive(Debug, Default)]
-pub(super) struct Watched {
+pub(super) struct ObservedDlxs {
     /// The last that were any.
     named: Arc<[Dlx]>,
     serving: bool,
@@ -29,25 +29,28 @@ pub(super) struct Watched {
     none_since: Option<Instant>,
 }
 
-// === impl Leading ===
+// === impl ServingDlxs ===
 
-impl Leading {
+impl ServingDlxs {
     /// What decisions need of it now.
-    pub fn facts(&self) -> RouteFacts {
-        RouteFacts { served: self.served(), grace: self.grace }
+    pub fn conditions(&self) -> InterceptionConditions {
+        InterceptionConditions {
+            dlx_available: self.any_serving(),
+            propagation_delay: self.propagation_delay,
+        }
     }
 
     /// Whether at least one DLX takes requests.
-    pub fn served(&self) -> bool {
+    pub fn any_serving(&self) -> bool {
         self.serving.borrow().as_deref().is_some_and(|dlxs| !dlxs.is_empty())
     }
 }
 
-// === impl Watched ===
+// === impl ObservedDlxs ===
 
-impl Watched {
+impl ObservedDlxs {
     /// They are so now.
-    pub(super) fn saw(&mut self, now: Instant, known: &Known) {
+    pub(super) fn observe(&mut self, now: Instant, known: &Known) {
         match known {
             Some(dlxs) if !dlxs.is_empty() => {
                 (self.named, self.serving, self.none_since) = (dlxs.clone(), true, None);
@@ -61,8 +64,8 @@ impl Watched {
     }
 
     /// How they are.
-    pub(super) fn all(&self, now: Instant, dead_man: Duration) -> Dlxs {
-        match self.dead_at(dead_man) {
+    pub(super) fn availability(&self, now: Instant, unavailable_timeout: Duration) -> Dlxs {
+        match self.unavailable_at(unavailable_timeout) {
             _ if self.serving => Dlxs::Serving,
             Some(dead) if now >= dead => Dlxs::Dead,
             _ => Dlxs::Away,
@@ -70,8 +73,8 @@ impl Watched {
     }
 
     /// When nobody waits for them any more, if none comes until then.
-    pub(super) fn dead_at(&self, dead_man: Duration) -> Option<Instant> {
-        self.none_since.and_then(|since| since.checked_add(dead_man))
+    pub(super) fn unavailable_at(&self, unavailable_timeout: Duration) -> Option<Instant> {
+        self.none_since.and_then(|since| since.checked_add(unavailable_timeout))
     }
 
     /// Those that are to be named in a route: while there is none, the last there were, as they are named already. Empty: there

@@ -2,49 +2,49 @@
 
 use std::time::Duration;
 
-use scaler_types::backoff::Backoff;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 
-use super::Leading;
+use super::ServingDlxs;
 use crate::{
-    plugin::{Given, Plugin},
+    plugin::{ActivePlugin, Plugin},
     telemetry::{CycleLabels, Metrics},
 };
 
-/// After a call that failed.
-const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// The pause after a call that failed; doubled each time, up to the scale interval or a minute.
+const MIN_RETRY_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// How long one call may take: thousands of routes at the pace of an API server.
-const WITHIN: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Tends at once, whenever the DLXs or the plugin are others, and each scale interval. Never ends.
 ///
 /// A call under way is given up when the DLXs change: whoever is named by it may be gone, and what it has written is fine.
-pub(super) async fn tend<P: Plugin>(
-    mut given: watch::Receiver<Given<P>>,
-    mut leading: Leading,
+pub(super) async fn keep_dlxs_synced<P: Plugin>(
+    mut active: watch::Receiver<ActivePlugin<P>>,
+    mut serving: ServingDlxs,
     labels: CycleLabels,
     metrics: Metrics,
 ) {
     let mut failures = 0;
     loop {
-        let Given { plugin, settings } = given.borrow_and_update().clone();
-        let dlxs = leading.serving.borrow_and_update().clone().filter(|dlxs| !dlxs.is_empty());
+        let ActivePlugin { plugin, settings } = active.borrow_and_update().clone();
+        let dlxs = serving.serving.borrow_and_update().clone().filter(|dlxs| !dlxs.is_empty());
         let call = async {
             let Some(dlxs) = dlxs else { return Ok(()) };
-            let done = timeout(WITHIN, plugin.tend_routes(&dlxs)).await;
+            let done = timeout(CALL_TIMEOUT, plugin.tend_routes(&dlxs)).await;
             let done = done.unwrap_or_else(|_| Err("no answer in time".to_owned()));
             if done.is_err() {
-                metrics.tend_failures.get_or_create(&labels).inc();
+                metrics.dlx_sync_failures.get_or_create(&labels).inc();
             }
             done
         };
-        let mut another = std::pin::pin!(another(&mut given, &mut leading));
+        let mut changed = std::pin::pin!(inputs_changed(&mut active, &mut serving));
         let done = tokio::select! {
             biased;
-            () = &mut another => continue,
+            () = &mut changed => continue,
             done = call => done,
         };
         let again = match done {
@@ -60,37 +60,37 @@ pub(super) async fn tend<P: Plugin>(
                     namespace,
                     error,
                     failures,
-                    "not every route names the DLXs that take requests now; tried again"
+                    "failed to update the DLX addresses of intercepted Services; retrying"
                 );
-                BACKOFF.pause_after(failures)
+                MIN_RETRY_PAUSE.saturating_mul(1 << (failures - 1).min(6)).min(MAX_RETRY_PAUSE)
             }
         };
         tokio::select! {
-            () = another => {}
-            () = after(again) => {}
+            () = changed => {}
+            () = sleep_for(again) => {}
         }
     }
 }
 
 /// Returns when the DLXs, or what is given, are others.
-async fn another<P: Plugin>(given: &mut watch::Receiver<Given<P>>, leading: &mut Leading) {
-    let given = async {
-        if given.changed().await.is_err() {
+async fn inputs_changed<P: Plugin>(active: &mut watch::Receiver<ActivePlugin<P>>, serving: &mut ServingDlxs) {
+    let active = async {
+        if active.changed().await.is_err() {
             std::future::pending().await
         }
     };
     let dlxs = async {
-        if leading.serving.changed().await.is_err() {
+        if serving.serving.changed().await.is_err() {
             std::future::pending().await
         }
     };
     tokio::select! {
-        () = given => {}
+        () = active => {}
         () = dlxs => {}
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "now and then whatever nobody tells of is put right")]
-async fn after(pause: Duration) {
+async fn sleep_for(pause: Duration) {
     sleep_until(Instant::now() + pause).await;
 }

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    interception::{self, Leading, Router, Routes},
-    observe::{MetricSource, kubernetes::Cluster},
-    plugin::Given,
+    interception::{self, InterceptionTable, Interceptor, ServingDlxs},
+    observe::{MetricSource, kubernetes::ClusterClient},
+    plugin::ActivePlugin,
     telemetry::Metrics,
-    testing::{Dlx, LONG, Reply, Store, activity, confirmed, id, idle, leading, members, refused},
+    testing::{Dlx, LONG, Reply, Store, activity, confirmed, id, idle, members, refused, serving_dlxs},
 };
 
 struct Site {
@@ -26,9 +26,9 @@ struct Site {
     context: interception::Context,
     members: Members,
     rules: Rules,
-    switch: Switch,
+    switchover: Switchover,
     prometheus: Dlx,
-    _give: watch::Sender<Given<Store>>,
+    _set_active: watch::Sender<ActivePlugin<Store>>,
     _dlxs: watch::Sender<daemon::members::serving::Known>,
 }
 
@@ -73,23 +73,23 @@ impl Site {
         );
         let file = NamespaceFile::parse("demo.yaml", text.as_bytes()).unwrap();
         let settings = Arc::new(Settings::merge(&file.settings, &Default::default(), &Default::default()));
-        let (dlxs, leading) = leading(&["a"]);
+        let (set_dlxs, dlxs) = serving_dlxs(&["a"]);
         let context = interception::Context {
             metrics: Metrics::new(&mut Registry::default()),
             dropped: Dropped::default(),
-            leading: Leading { grace, ..leading },
+            dlxs: ServingDlxs { propagation_delay: grace, ..dlxs },
             wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
             stop: CancellationToken::new(),
         };
         let members = members(state.path(), LONG);
-        let given = Given { plugin: store.clone(), settings: settings.clone() };
-        let (give, given) = watch::channel(given);
-        let routes = Routes::default();
-        tokio::spawn(Router::new(given, "demo", context.clone(), routes.clone()).run());
-        let switch = Switch {
-            routes,
-            leading: context.leading.clone(),
-            source: MetricSource::new(&settings.metrics, &Cluster::default()),
+        let active = ActivePlugin { plugin: store.clone(), settings: settings.clone() };
+        let (set_active, active) = watch::channel(active);
+        let interceptions = InterceptionTable::default();
+        tokio::spawn(Interceptor::new(active, "demo", context.clone(), interceptions.clone()).run());
+        let switchover = Switchover {
+            interceptions,
+            dlxs: context.dlxs.clone(),
+            source: MetricSource::new(&settings.metrics, &ClusterClient::default()),
             settings,
             namespace: "demo".to_owned(),
         };
@@ -99,20 +99,20 @@ impl Site {
             context,
             members,
             rules: Rules::default(),
-            switch,
+            switchover,
             prometheus,
-            _give: give,
-            _dlxs: dlxs,
+            _set_active: set_active,
+            _dlxs: set_dlxs,
         }
     }
 
-    async fn run(&self) -> End {
-        let one = Try {
+    async fn run(&self) -> DrainOutcome {
+        let one = DrainAttempt {
             plugin: self.store.clone(),
             members: self.members.clone(),
             rules: self.rules,
             deadline: LONG,
-            switch: self.switch.clone(),
+            switchover: self.switchover.clone(),
             stop: self.context.stop.clone(),
         };
         let web = self.store.get("web");
@@ -152,7 +152,7 @@ async fn seen_idle_after_everything_was_led_to_the_dlxs_it_goes_to_zero() {
         says("6")
     });
     let dlx = Dlx::quiet(site.state.path(), &["web"]);
-    assert_eq!(site.run().await, End::Committed);
+    assert_eq!(site.run().await, DrainOutcome::Committed);
     site.is(State::Asleep, 0);
     assert_eq!(site.led(), [Leads::Dlx]);
     // The value and the scrapes, once each.
@@ -164,22 +164,25 @@ async fn seen_idle_after_everything_was_led_to_the_dlxs_it_goes_to_zero() {
 #[tokio::test]
 async fn not_seen_idle_it_stays_awake_and_its_route_is_given_back() {
     for (answer, told) in [
-        (says as fn(&str) -> Reply, "requests_per_80ms is 7, the threshold 6"),
+        (says as fn(&str) -> Reply, "requests_per_80ms is 7, the threshold is 6"),
         (|_| Reply::Json(StatusCode::SERVICE_UNAVAILABLE, json!({})), "503"),
     ] {
         let site = Site::new(SHORT, move |_| answer("7"));
         let _dlx = Dlx::quiet(site.state.path(), &["web"]);
         let end = site.run().await;
-        assert!(matches!(&end, End::Reverted(Why::NotIdle(why)) if why.contains(told)), "{end}");
+        assert!(
+            matches!(&end, DrainOutcome::Reverted(RevertReason::NotIdle(why)) if why.contains(told)),
+            "{end}"
+        );
         site.is(State::Active, 1);
-        assert!(site.store.get("web").row.reason.starts_with("kept awake: reverted, not idle once"));
+        assert!(site.store.get("web").row.reason.starts_with("kept awake: reverted: not idle after"));
         site.given_back().await;
     }
     // Not enough scrapes, or more than there can be.
     for count in ["4", "9"] {
         let site = Site::new(SHORT, move |_| says(count));
         let _dlx = Dlx::quiet(site.state.path(), &["web"]);
-        assert!(matches!(site.run().await, End::Reverted(Why::NotIdle(_))), "{count}");
+        assert!(matches!(site.run().await, DrainOutcome::Reverted(RevertReason::NotIdle(_))), "{count}");
         site.given_back().await;
     }
 }
@@ -197,7 +200,7 @@ async fn in_flight_at_a_dlx_is_not_idle() {
     });
     let end = site.run().await;
     assert!(
-        matches!(&end, End::Reverted(Why::NotIdle(why)) if why == "1 requests in flight, 0 held"),
+        matches!(&end, DrainOutcome::Reverted(RevertReason::NotIdle(why)) if why == "1 requests in flight, 0 held"),
         "{end}"
     );
     site.given_back().await;
@@ -207,7 +210,7 @@ async fn in_flight_at_a_dlx_is_not_idle() {
 async fn not_confirmed_nothing_is_led() {
     let site = Site::new(SHORT, |_| says("6"));
     let _dlx = Dlx::start(site.state.path(), |_, _| refused("1 requests in flight"));
-    assert!(matches!(site.run().await, End::Reverted(Why::Refused(_))));
+    assert!(matches!(site.run().await, DrainOutcome::Reverted(RevertReason::Refused(_))));
     assert_eq!(site.store.inner().calls, ["compare_and_set"; 2]);
 }
 
@@ -223,7 +226,7 @@ async fn a_request_meanwhile_ends_it_early() {
         site.store.write("web", State::Active);
     };
     let (end, ()) = tokio::join!(site.run(), request);
-    assert_eq!(end, End::Reverted(Why::Changed));
+    assert_eq!(end, DrainOutcome::Reverted(RevertReason::Changed));
     assert_eq!(site.prometheus.count("/"), 0);
 
     let times = Arc::new(AtomicUsize::new(0));
@@ -234,7 +237,7 @@ async fn a_request_meanwhile_ends_it_early() {
         says("6")
     });
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
-    assert_eq!(site.run().await, End::Reverted(Why::Changed));
+    assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Changed));
     site.is(State::Active, 1);
     site.given_back().await;
 }
@@ -251,7 +254,7 @@ async fn a_request_before_the_sample_ends_it_early() {
         site.store.write("web", State::Active);
     };
     let (end, ()) = tokio::join!(site.run(), request);
-    assert_eq!(end, End::Reverted(Why::Changed));
+    assert_eq!(end, DrainOutcome::Reverted(RevertReason::Changed));
     assert_eq!(site.prometheus.count("/"), 0);
 }
 
@@ -264,7 +267,7 @@ async fn a_route_that_is_torn_while_the_sample_is_taken_proves_nothing() {
     });
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     let end = site.run().await;
-    assert!(matches!(end, End::Reverted(Why::NotSwitched(_))), "{end}");
+    assert!(matches!(end, DrainOutcome::Reverted(RevertReason::NotIntercepted(_))), "{end}");
     site.is(State::Active, 1);
 }
 
@@ -277,7 +280,7 @@ async fn who_stops_reverts_at_once() {
         site.context.stop.cancel();
     };
     let (end, ()) = tokio::join!(site.run(), stop);
-    assert_eq!(end, End::Reverted(Why::Stopping));
+    assert_eq!(end, DrainOutcome::Reverted(RevertReason::Stopping));
     site.is(State::Active, 1);
 }
 
@@ -288,17 +291,20 @@ async fn a_route_that_is_not_led_in_time_is_given_up() {
     let refused = ScaleError::Terminal { reason: "no port is free".to_owned() };
     site.store.inner().refuse_routes = std::iter::repeat_n(refused, 9).collect();
     let end = site.run().await;
-    assert_eq!(end.to_string(), "reverted, its Service was not led to the DLXs: not within 1m0.02s");
+    assert_eq!(end.to_string(), "reverted: its Service was not intercepted: not within 1m0.02s");
     site.is(State::Active, 1);
 }
 
 #[tokio::test]
 async fn a_source_that_cannot_tell_of_so_short_a_time_proves_nothing() {
     let mut site = Site::new(SHORT, |_| says("6"));
-    site.switch.source = MetricSource::Dlx;
+    site.switchover.source = MetricSource::Dlx;
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     let end = site.run().await;
-    assert!(matches!(&end, End::Reverted(Why::NotIdle(why)) if why.contains("so short a time")), "{end}");
+    assert!(
+        matches!(&end, DrainOutcome::Reverted(RevertReason::NotIdle(why)) if why.contains("no window short enough")),
+        "{end}"
+    );
 }
 
 /// With that rule left out nothing is led, and nothing seen after it: which is what the rule is for.
@@ -307,6 +313,6 @@ async fn without_the_rule_nothing_is_switched() {
     let mut site = Site::new(SHORT, |_| says("7"));
     site.rules = Rules { switch_before_commit: false, ..Rules::default() };
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
-    assert_eq!(site.run().await, End::Committed);
+    assert_eq!(site.run().await, DrainOutcome::Committed);
     assert_eq!(site.prometheus.count("/"), 0);
 }

@@ -1,7 +1,5 @@
 //! A real Prometheus that scrapes for real, each second: what is idle is found to be so, and nothing else ever is.
 
-mod exporter;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -10,13 +8,14 @@ use std::{
     time::Duration,
 };
 
-use autoscaler::{
-    decide::{Decision, Evidence, Past, decide},
-    interception::RouteFacts,
+use super::exporter::{Exporter, Serves};
+use crate::{
+    decide::{Decision, Evidence, ScaleHistory, decide},
+    interception::InterceptionConditions,
     observe::{
-        Measure, MetricSource,
-        kubernetes::Cluster,
-        members::{Members, Patience},
+        Measurements, MetricSource,
+        kubernetes::ClusterClient,
+        members::{MemberTimeouts, Members},
     },
     telemetry::Metrics,
 };
@@ -25,7 +24,6 @@ use daemon::{
     namespace_file::NamespaceFile,
     settings::{FlagSettings, Settings},
 };
-use exporter::{Exporter, Serves};
 use prometheus_client::registry::Registry;
 use scaler_types::{Path as Way, Resource, ResourceId, ResourceScalerConfig, ScaleResource};
 use tempfile::TempDir;
@@ -127,9 +125,9 @@ metrics:
         let coordination = Coordination::Files(state.path().to_owned());
         let metrics = Metrics::new(&mut Registry::default());
         Self {
-            source: MetricSource::new(&settings.metrics, &Cluster::default()),
+            source: MetricSource::new(&settings.metrics, &ClusterClient::default()),
             settings,
-            members: Members::new(coordination, None, Patience::default(), metrics),
+            members: Members::new(coordination, None, MemberTimeouts::default(), metrics),
             resources: resources.iter().map(resource).collect(),
             _state: state,
         }
@@ -138,18 +136,22 @@ metrics:
     /// What is decided now, by resource.
     async fn decide(&self) -> BTreeMap<String, Decision> {
         let activity =
-            self.source.ask(&self.members, "memory", "demo", &self.resources, &self.settings).await;
+            self.source.query(&self.members, "memory", "demo", &self.resources, &self.settings).await;
         let readings = activity.readings.expect("another source than the DLXs");
         let all = self.resources.iter().zip(readings).map(|(resource, readings)| {
-            let routes = RouteFacts { served: true, grace: Duration::ZERO };
+            let conditions =
+                InterceptionConditions { dlx_available: true, propagation_delay: Duration::ZERO };
             let evidence = Evidence {
                 source: &activity.source,
                 samples: &[],
-                measure: Measure::Readings(&readings),
-                routes,
+                measure: Measurements::Readings(&readings),
+                conditions,
             };
             let metrics = &resource.scale_resources;
-            (resource.id.name.clone(), decide(Instant::now(), resource, metrics, evidence, &Past::default()))
+            (
+                resource.id.name.clone(),
+                decide(Instant::now(), resource, metrics, evidence, &ScaleHistory::default()),
+            )
         });
         all.collect()
     }
@@ -185,7 +187,7 @@ fn never_too_early<'a>(
         let now = exporter.scrapes();
         for name in names {
             let scrapes = now.get(*name).copied().unwrap_or(0);
-            if matches!(decided[*name], Decision::ToZero(_)) {
+            if matches!(decided[*name], Decision::ScaleToZero(_)) {
                 assert!(scrapes > WINDOW, "{name} goes to zero after {scrapes} scrapes: {}", decided[*name]);
             }
         }
@@ -235,8 +237,8 @@ async fn idleness_is_proved_by_scrapes() {
         ("busy", "above_threshold"),
         ("young", "no_value"),
         ("kept", "no_value"),
-        ("down", "short_sample"),
-        ("stranger", "short_sample"),
+        ("down", "incomplete_window"),
+        ("stranger", "incomplete_window"),
         ("nan", "not_a_number"),
         ("fails", "source_failed"),
     ];
@@ -250,9 +252,9 @@ async fn idleness_is_proved_by_scrapes() {
     exporter.serve("gone", Serves::Broken);
     let early = never_too_early(&exporter, &["young"]);
     let later = [
-        ("young", "short_sample"),
-        ("reset", "short_sample"),
-        ("gone", "short_sample"),
+        ("young", "incomplete_window"),
+        ("reset", "incomplete_window"),
+        ("gone", "incomplete_window"),
         ("quiet", "below_threshold"),
     ];
     site.until(&later, early).await;
@@ -269,7 +271,7 @@ async fn idleness_is_proved_by_scrapes() {
     // With an interval that is not the real one half the scrapes would do: there are too many of them.
     let wrong = Site::new(prometheus.address, "2s", &[("quiet", "requests")]);
     let told = wrong.decide().await["quiet"].to_string();
-    assert!(told.contains("at most at the given scrapeInterval"), "{told}");
+    assert!(told.contains("possible with this scrapeInterval"), "{told}");
 
     // And without it nothing is known.
     drop(prometheus);

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use autoscaler::{
-    decide::{Decision, Evidence, Past, decide},
-    interception::RouteFacts,
+use crate::{
+    decide::{Decision, Evidence, ScaleHistory, decide},
+    interception::InterceptionConditions,
     observe::{
-        Coverage, Measure, MetricSource, Reading, Value,
-        kubernetes::Cluster,
-        members::{Members, Patience},
+        Completeness, Measurements, MetricReading, MetricSource, MetricValue,
+        kubernetes::ClusterClient,
+        members::{MemberTimeouts, Members},
     },
     telemetry::Metrics,
 };
@@ -36,7 +36,7 @@ const WINDOW: Duration = Duration::from_secs(600);
 
 fn source(client: Client, group: &str, kind: &str) -> MetricSource {
     let kind = ObjectKind { group: group.to_owned(), kind: kind.to_owned() };
-    MetricSource::new(&MetricsSource::Kubernetes(kind), &Cluster::from(client))
+    MetricSource::new(&MetricsSource::Kubernetes(kind), &ClusterClient::from(client))
 }
 
 fn resource(name: &str) -> Resource {
@@ -49,19 +49,19 @@ fn resource(name: &str) -> Resource {
 }
 
 /// What is told of each, and decided on it. `plugin`: the kind of the plugin that lists them.
-async fn ask(source: &MetricSource, plugin: &str, names: &[&str]) -> Vec<(Reading, Decision)> {
+async fn ask(source: &MetricSource, plugin: &str, names: &[&str]) -> Vec<(MetricReading, Decision)> {
     let listed: Vec<_> = names.iter().map(|name| resource(name)).collect();
     let coordination = Coordination::Files("nowhere".into());
     let metrics = Metrics::new(&mut Registry::default());
-    let members = Members::new(coordination, None, Patience::default(), metrics);
-    let activity = source.ask(&members, plugin, "shop", &listed, &Settings::default()).await;
+    let members = Members::new(coordination, None, MemberTimeouts::default(), metrics);
+    let activity = source.query(&members, plugin, "shop", &listed, &Settings::default()).await;
     let readings = activity.readings.expect("another source than the DLXs").into_iter().zip(&listed);
     let decided = readings.map(|(readings, resource)| {
-        let measure = Measure::Readings(&readings);
-        let routes = RouteFacts { served: true, grace: Duration::ZERO };
-        let evidence = Evidence { source: &activity.source, samples: &[], measure, routes };
+        let measure = Measurements::Readings(&readings);
+        let conditions = InterceptionConditions { dlx_available: true, propagation_delay: Duration::ZERO };
+        let evidence = Evidence { source: &activity.source, samples: &[], measure, conditions };
         let metrics = &resource.scale_resources;
-        let decision = decide(Instant::now(), resource, metrics, evidence, &Past::default());
+        let decision = decide(Instant::now(), resource, metrics, evidence, &ScaleHistory::default());
         (readings[0].clone(), decision)
     });
     decided.collect()
@@ -72,11 +72,11 @@ async fn values_of_all_objects_of_a_kind() {
     let cluster = devcluster::Cluster::start(Options { custom_metrics: true, ..Options::default() }).unwrap();
     let values = cluster.custom_metrics();
     let source = source(cluster.client().unwrap(), "apps", "Deployment");
-    let code = |told: &[(Reading, Decision)], place: usize| told[place].1.code();
+    let code = |told: &[(MetricReading, Decision)], place: usize| told[place].1.code();
 
     // No data yet: the API answers 404.
     let told = ask(&source, "deployment", &["web"]).await;
-    assert_eq!((&told[0].0.value, code(&told, 0)), (&Value::Absent { idle: false }, "no_value"));
+    assert_eq!((&told[0].0.value, code(&told, 0)), (&MetricValue::Absent { idle: false }, "no_value"));
 
     let set = |name: &str, value: &str, window| {
         values.set("shop", "deployments.apps", name, "requests_per_10m", value, window);
@@ -91,13 +91,13 @@ async fn values_of_all_objects_of_a_kind() {
     let names = ["web", "idle", "zero", "minute", "other", "far", "statefulset/db"];
     let told = ask(&source, "deployment", &names).await;
     // In the metric's own unit: 1.5 is above 1, and not 1500.
-    assert_eq!((&told[0].0.value, code(&told, 0)), (&Value::Number(1.5), "above_threshold"));
-    assert_eq!((&told[1].0.value, code(&told, 1)), (&Value::Number(1.0), "below_threshold"));
+    assert_eq!((&told[0].0.value, code(&told, 0)), (&MetricValue::Number(1.5), "above_threshold"));
+    assert_eq!((&told[1].0.value, code(&told, 1)), (&MetricValue::Number(1.0), "below_threshold"));
     assert_eq!(code(&told, 2), "below_threshold");
     // Of a minute, whatever its name says.
     assert_eq!(
         (&told[3].0.coverage, code(&told, 3)),
-        (&Coverage::Only(Duration::from_secs(60)), "short_sample")
+        (&Completeness::Only(Duration::from_secs(60)), "incomplete_window")
     );
     // Of another metric, of another namespace, of another kind.
     for (name, (_, decision)) in names.iter().zip(&told).skip(4) {
@@ -115,10 +115,10 @@ async fn values_of_all_objects_of_a_kind() {
     values.set("shop", "statefulsets.apps", "db", "requests_per_10m", "7", None);
     values.set("shop", "statefulsets.apps", "web", "requests_per_10m", "0", None);
     let told = ask(&of_sets, "deployment", &["statefulset/db", "web"]).await;
-    assert_eq!(told[0].0.value, Value::Number(7.0));
-    assert_eq!(told[1].0.value, Value::Absent { idle: false });
+    assert_eq!(told[0].0.value, MetricValue::Number(7.0));
+    assert_eq!(told[1].0.value, MetricValue::Absent { idle: false });
     // A plugin whose resources are such objects has them by their own names.
-    assert_eq!(ask(&of_sets, "other", &["web"]).await[0].0.value, Value::Number(0.0));
+    assert_eq!(ask(&of_sets, "other", &["web"]).await[0].0.value, MetricValue::Number(0.0));
 
     let fault = cluster.faults().refuse(Filter::any(), 1000, Refusal::InternalError);
     let told = ask(&source, "deployment", &["idle"]).await;
@@ -185,8 +185,8 @@ async fn the_older_version_is_spoken_where_there_is_no_other() {
     })
     .await;
     let told = ask(&source(client, "apps", "Deployment"), "deployment", &["web"]).await;
-    assert_eq!(told[0].0.value, Value::Number(3.0));
-    assert_eq!(told[0].0.coverage, Coverage::Only(Duration::from_secs(300)));
+    assert_eq!(told[0].0.value, MetricValue::Number(3.0));
+    assert_eq!(told[0].0.coverage, Completeness::Only(Duration::from_secs(300)));
     let path = "/apis/custom.metrics.k8s.io/v1beta1/namespaces/shop/deployments.apps/*/requests_per_10m";
     assert_eq!(*paths.lock().unwrap(), [path]);
 }

@@ -16,43 +16,44 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Step, TRIES, sleeps};
+use super::{MAX_ATTEMPTS, Step, must_wake};
 use crate::{
     interception::is_up,
-    observe::{Told, follow},
-    plugin::{Given, Plugin, seen},
+    observe::{ListedChanges, follow_changes},
+    plugin::{ActivePlugin, Plugin, protocol_seen},
     telemetry::CycleLabels,
 };
 
 /// What sleeps of one plugin in one namespace file.
-pub(super) struct Herd<P> {
-    pub(super) given: Given<P>,
+pub(super) struct WakeQueue<P> {
+    pub(super) active: ActivePlugin<P>,
     namespace: Arc<str>,
     /// In the order in which they are woken.
     asleep: VecDeque<Resource>,
-    known: watch::Receiver<Known>,
+    listed: watch::Receiver<ListedResources>,
     follows: AbortHandle,
 }
 
 /// The resources as the plugin tells them.
-type Known = HashMap<ResourceId, Resource>;
+type ListedResources = HashMap<ResourceId, Resource>;
 
-// === impl Herd ===
+// === impl WakeQueue ===
 
-impl<P: Plugin> Herd<P> {
-    pub(super) fn new(given: Given<P>, namespace: &str, asleep: Vec<Resource>) -> Self {
-        let (tell, known) = watch::channel(Known::new());
-        let follows = tokio::spawn(learn(given.clone(), namespace.to_owned(), tell)).abort_handle();
-        Self { given, namespace: namespace.into(), asleep: asleep.into(), known, follows }
+impl<P: Plugin> WakeQueue<P> {
+    pub(super) fn new(active: ActivePlugin<P>, namespace: &str, asleep: Vec<Resource>) -> Self {
+        let (tell, listed) = watch::channel(ListedResources::new());
+        let follows =
+            tokio::spawn(follow_resources(active.clone(), namespace.to_owned(), tell)).abort_handle();
+        Self { active, namespace: namespace.into(), asleep: asleep.into(), listed, follows }
     }
 
     /// Waits for a place for the next one, if there is one.
-    pub(super) fn next_place(&self, number: usize, wakes: &Wakes, running: &mut JoinSet<Step>) {
+    pub(super) fn request_wake_permit(&self, number: usize, wakes: &Wakes, running: &mut JoinSet<Step>) {
         if self.asleep.is_empty() {
             return;
         }
         let (wakes, namespace) = (wakes.clone(), self.namespace.clone());
-        let limit = self.given.settings.max_concurrent_wakes;
+        let limit = self.active.settings.max_concurrent_wakes;
         running.spawn(async move {
             // A person waits for it.
             Step::Place(number, wakes.place(&namespace, limit, Waits::Somebody).await)
@@ -67,18 +68,18 @@ impl<P: Plugin> Herd<P> {
         running: &mut JoinSet<Step>,
     ) -> Option<ResourceId> {
         let resource = self.asleep.pop_front()?;
-        let (id, given, known) = (resource.id.clone(), self.given.clone(), self.known.clone());
+        let (id, active, listed) = (resource.id.clone(), self.active.clone(), self.listed.clone());
         running.spawn(async move {
             jitter().await;
             let id = resource.id.clone();
-            let woken = wake(&given, resource, known).await;
+            let woken = wake(&active, resource, listed).await;
             Step::Woken(number, id, (!woken).then_some(place))
         });
         Some(id)
     }
 }
 
-impl<P> Drop for Herd<P> {
+impl<P> Drop for WakeQueue<P> {
     fn drop(&mut self) {
         self.follows.abort();
     }
@@ -86,24 +87,24 @@ impl<P> Drop for Herd<P> {
 
 /// Wakes one and waits until it is up, or has had its time. Whether that was written: if not, giving it back wakes it.
 async fn wake<P: Plugin>(
-    given: &Given<P>,
+    active: &ActivePlugin<P>,
     mut resource: Resource,
-    mut known: watch::Receiver<Known>,
+    mut listed: watch::Receiver<ListedResources>,
 ) -> bool {
-    let Given { plugin, settings } = given;
+    let ActivePlugin { plugin, settings } = active;
     if resource.rollout.is_none() {
         // Nobody could tell when it is up: its Service leads to the DLXs until it is given back. And its plugin may have nothing to
         // give back: then it sleeps on.
         return false;
     }
     let deadline = resource.resource_readiness_timeout.unwrap_or(settings.resource_readiness_timeout);
-    for _ in 0..TRIES {
-        if let Some(now) = known.borrow_and_update().get(&resource.id) {
+    for _ in 0..MAX_ATTEMPTS {
+        if let Some(now) = listed.borrow_and_update().get(&resource.id) {
             resource = now.clone();
         }
-        let row = transition(&seen(&resource), Protocol::Wake, Nonce::fresh(), "given back");
+        let row = transition(&protocol_seen(&resource), Protocol::Wake, Nonce::fresh(), "restored");
         let written = match row {
-            _ if !sleeps(&resource) => Ok(()),
+            _ if !must_wake(&resource) => Ok(()),
             None => return false,
             Some(row) => {
                 let request = ScaleRequest {
@@ -119,12 +120,12 @@ async fn wake<P: Plugin>(
         };
         match written {
             Ok(()) => {
-                let up = known.wait_for(|known| known.get(&resource.id).is_some_and(is_up));
+                let up = listed.wait_for(|listed| listed.get(&resource.id).is_some_and(is_up));
                 // Late or not: what comes of it is said when it is given back.
                 drop(timeout(deadline.min(WAKE_PLACE_TIMEOUT), up).await);
                 return true;
             }
-            Err(ScaleError::Conflict) => drop(timeout(super::CALL, known.changed()).await),
+            Err(ScaleError::Conflict) => drop(timeout(super::API_TIMEOUT, listed.changed()).await),
             Err(_) => return false,
         }
     }
@@ -132,24 +133,28 @@ async fn wake<P: Plugin>(
 }
 
 /// Follows what the plugin tells. Never ends.
-async fn learn<P: Plugin>(given: Given<P>, namespace: String, tell: watch::Sender<Known>) {
-    let labels = CycleLabels { kind: given.plugin.kind().to_owned(), namespace };
+async fn follow_resources<P: Plugin>(
+    active: ActivePlugin<P>,
+    namespace: String,
+    tell: watch::Sender<ListedResources>,
+) {
+    let labels = CycleLabels { kind: active.plugin.kind().to_owned(), namespace };
     // Another one is never given.
-    let (_give, given) = watch::channel(given);
+    let (_set_active, active) = watch::channel(active);
     let (told, mut tells) = mpsc::channel(1);
     let learn = async {
         while let Some(told) = tells.recv().await {
-            let Told::Changes(Changes { complete, resources, removed, .. }) = told else { continue };
-            tell.send_modify(|known| {
+            let ListedChanges::Changes(Changes { complete, resources, removed, .. }) = told else { continue };
+            tell.send_modify(|listed| {
                 if complete {
-                    known.clear();
+                    listed.clear();
                 }
-                known.extend(resources.into_iter().map(|resource| (resource.id.clone(), resource)));
+                listed.extend(resources.into_iter().map(|resource| (resource.id.clone(), resource)));
                 for id in &removed {
-                    known.remove(id);
+                    listed.remove(id);
                 }
             });
         }
     };
-    tokio::join!(follow(given, labels, told), learn);
+    tokio::join!(follow_changes(active, labels, told), learn);
 }

@@ -8,19 +8,19 @@ use scaler_types::{Nonce, Resource, ScaleResource, duration::short};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Confirmation, Leading, Progress, Routes};
-use crate::observe::{Activity, MetricSource, members::Members, metrics};
+use super::{InterceptionTable, PendingSwitchover, ServingDlxs, SwitchoverProgress};
+use crate::observe::{Activity, MetricSource, effective_metrics, members::Members};
 
 /// How long the route may take to be written and seen, beside the grace.
-const WITHIN: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a switch needs.
 #[derive(Clone)]
-pub struct Switch {
+pub struct Switchover {
     /// Where the router is told.
-    pub routes: Routes,
+    pub interceptions: InterceptionTable,
     /// What routes are led by.
-    pub leading: Leading,
+    pub dlxs: ServingDlxs,
     /// Who says how busy the resource is.
     pub source: MetricSource,
     /// What holds for it.
@@ -31,45 +31,45 @@ pub struct Switch {
 
 /// Why a resource was not sampled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SwitchError {
+pub enum SwitchoverError {
     /// The process is to end.
     Stopping,
     /// Somebody else changed the resource meanwhile.
     Changed,
     /// Its route could not be switched, and why.
-    NotSwitched(Arc<str>),
+    NotIntercepted(Arc<str>),
     /// The metric source tells nothing of so short a time.
     NoShortWindow,
 }
 
-// === impl Switch ===
+// === impl Switchover ===
 
-impl Switch {
+impl Switchover {
     /// Waits until everything for `resource` has been led to the DLXs for the grace, and asks how busy it was since then: the
     /// metrics that were asked for, and what was told. `fence`: the nonce of the fence that every DLX has confirmed.
-    pub async fn sample(
+    pub async fn sample_once_intercepted(
         &self,
         kind: &str,
         members: &Members,
         resource: &Resource,
         fence: Nonce,
         stop: &CancellationToken,
-    ) -> Result<(Vec<ScaleResource>, Activity), SwitchError> {
-        let mut confirmed = self.routes.confirm(&resource.id, resource.row.nonce, fence);
-        let limit = self.leading.grace + WITHIN;
+    ) -> Result<(Vec<ScaleResource>, Activity), SwitchoverError> {
+        let mut confirmed = self.interceptions.begin_switchover(&resource.id, resource.row.nonce, fence);
+        let limit = self.dlxs.propagation_delay + WRITE_TIMEOUT;
         tokio::select! {
             biased;
-            () = stop.cancelled() => return Err(SwitchError::Stopping),
-            progress = confirmed.settled() => led(progress)?,
-            () = after(limit) => {
-                return Err(SwitchError::NotSwitched(format!("not within {}", short(limit)).into()));
+            () = stop.cancelled() => return Err(SwitchoverError::Stopping),
+            progress = confirmed.settled() => check_progress(progress)?,
+            () = sleep_for(limit) => {
+                return Err(SwitchoverError::NotIntercepted(format!("not within {}", short(limit)).into()));
             }
         }
         // What is lost counts, also if both come at once.
         tokio::select! {
             biased;
-            () = stop.cancelled() => Err(SwitchError::Stopping),
-            error = lost(&mut confirmed) => Err(error),
+            () = stop.cancelled() => Err(SwitchoverError::Stopping),
+            error = wait_until_lost(&mut confirmed) => Err(error),
             sampled = self.sample_now(kind, members, resource) => sampled,
         }
     }
@@ -80,44 +80,48 @@ impl Switch {
         kind: &str,
         members: &Members,
         resource: &Resource,
-    ) -> Result<(Vec<ScaleResource>, Activity), SwitchError> {
-        let window = self.source.shortest().ok_or(SwitchError::NoShortWindow)?;
-        let metrics: Vec<_> =
-            metrics(resource, &self.settings).iter().map(|metric| within(metric, window)).collect();
+    ) -> Result<(Vec<ScaleResource>, Activity), SwitchoverError> {
+        let window = self.source.shortest_window().ok_or(SwitchoverError::NoShortWindow)?;
+        let metrics: Vec<_> = effective_metrics(resource, &self.settings)
+            .iter()
+            .map(|metric| scale_to_window(metric, window))
+            .collect();
         // The window lies wholly after this moment.
-        after(window).await;
+        sleep_for(window).await;
         let listed = [Resource { scale_resources: metrics.clone(), ..resource.clone() }];
-        let activity = self.source.ask(members, kind, &self.namespace, &listed, &self.settings).await;
+        let activity = self.source.query(members, kind, &self.namespace, &listed, &self.settings).await;
         Ok((metrics, activity))
     }
 }
 
 /// The same metric of another window; its threshold as much smaller as the window, and never larger.
-fn within(metric: &ScaleResource, window: Duration) -> ScaleResource {
+fn scale_to_window(metric: &ScaleResource, window: Duration) -> ScaleResource {
     let share = (window.as_secs_f64() / metric.window_size.as_secs_f64()).min(1.0);
     ScaleResource { window_size: window, threshold: metric.threshold * share, ..metric.clone() }
 }
 
-fn led(progress: Progress) -> Result<(), SwitchError> {
+fn check_progress(progress: SwitchoverProgress) -> Result<(), SwitchoverError> {
     match progress {
-        Progress::Led => Ok(()),
-        Progress::Changed => Err(SwitchError::Changed),
-        Progress::Waiting => Err(SwitchError::NotSwitched("somebody else changed it meanwhile".into())),
-        Progress::Lost(why) => Err(SwitchError::NotSwitched(why)),
+        SwitchoverProgress::Intercepted => Ok(()),
+        SwitchoverProgress::Changed => Err(SwitchoverError::Changed),
+        SwitchoverProgress::Waiting => {
+            Err(SwitchoverError::NotIntercepted("its record changed meanwhile".into()))
+        }
+        SwitchoverProgress::Lost(why) => Err(SwitchoverError::NotIntercepted(why)),
     }
 }
 
 /// Waits until the route leads to the DLXs no more; why.
-async fn lost(confirmed: &mut Confirmation) -> SwitchError {
+async fn wait_until_lost(confirmed: &mut PendingSwitchover) -> SwitchoverError {
     let progress = confirmed.lost().await;
-    led(progress).err().unwrap_or(SwitchError::Changed)
+    check_progress(progress).err().unwrap_or(SwitchoverError::Changed)
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "idle is what nothing happened to for a while, and a switch may not take for ever"
 )]
-async fn after(time: Duration) {
+async fn sleep_for(time: Duration) {
     sleep_until(Instant::now() + time).await;
 }
 
@@ -132,9 +136,9 @@ mod tests {
             window_size: Duration::from_secs(window),
             threshold,
         };
-        assert_eq!(within(&metric(600, 10.0), Duration::from_secs(60)), metric(60, 1.0));
-        assert_eq!(within(&metric(600, 0.0), Duration::from_secs(60)), metric(60, 0.0));
+        assert_eq!(scale_to_window(&metric(600, 10.0), Duration::from_secs(60)), metric(60, 1.0));
+        assert_eq!(scale_to_window(&metric(600, 0.0), Duration::from_secs(60)), metric(60, 0.0));
         // A longer one is allowed no more.
-        assert_eq!(within(&metric(30, 10.0), Duration::from_secs(60)), metric(60, 10.0));
+        assert_eq!(scale_to_window(&metric(30, 10.0), Duration::from_secs(60)), metric(60, 10.0));
     }
 }

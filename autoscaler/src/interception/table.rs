@@ -1,0 +1,179 @@
+//! The routes of one plugin in one namespace file, as a try, the admin port and their router see them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use scaler_types::{Nonce, ResourceId, protocol::Dlxs};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use super::{
+    resource::{InterceptedResource, InterceptionStatus, StepContext, WaitingAttempt},
+    serving::{ObservedDlxs, ServingDlxs},
+};
+
+/// The routes of one plugin in one namespace file. Cheap to clone; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct InterceptionTable(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+/// What a router knows.
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    /// The resources that have a route.
+    pub(super) resources: HashMap<ResourceId, InterceptedResource>,
+    /// The tries that wait for a route.
+    waiting: HashMap<ResourceId, WaitingEntry>,
+    /// What is to be looked at anew.
+    pub(super) dirty: BTreeSet<ResourceId>,
+    pub(super) dlxs: ObservedDlxs,
+    /// Whether what the plugin told last was no error; `None`: it has told nothing yet.
+    pub(super) reachable: Option<bool>,
+}
+
+#[derive(Debug)]
+struct WaitingEntry {
+    waiting: WaitingAttempt,
+    tell: watch::Sender<SwitchoverProgress>,
+}
+
+/// How far the route of a resource is whose try waits for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum SwitchoverProgress {
+    /// Not there yet.
+    #[default]
+    Waiting,
+    /// It leads to the DLXs, all of it, and everybody has had the time to follow.
+    Intercepted,
+    /// Somebody else changed the resource: the fence stands no more.
+    Changed,
+    /// It comes to nothing, and why.
+    Lost(Arc<str>),
+}
+
+/// A try waits in its switch: its fence is this leader's own, and every DLX has confirmed it. Ends when dropped.
+#[derive(Debug)]
+pub struct PendingSwitchover {
+    routes: InterceptionTable,
+    id: ResourceId,
+    progress: watch::Receiver<SwitchoverProgress>,
+}
+
+// === impl InterceptionTable ===
+
+impl InterceptionTable {
+    /// Every DLX has confirmed the fence of this resource. `before`: the row's nonce before that fence; `fence`: its own.
+    pub fn begin_switchover(&self, id: &ResourceId, before: Nonce, fence: Nonce) -> PendingSwitchover {
+        let (tell, progress) = watch::channel(SwitchoverProgress::default());
+        let waiting = WaitingAttempt { nonces: [before, fence], seen: false };
+        {
+            let mut inner = self.inner();
+            inner.waiting.insert(id.clone(), WaitingEntry { waiting, tell });
+            inner.dirty.insert(id.clone());
+        }
+        self.0.changed.notify_one();
+        PendingSwitchover { routes: self.clone(), id: id.clone(), progress }
+    }
+
+    /// The route of a resource, as the admin port tells of it; `None`: it has none, or this process does not lead.
+    pub fn status(&self, id: &ResourceId, dlxs_: &ServingDlxs) -> Option<InterceptionStatus> {
+        let inner = self.inner();
+        let at = inner.step_context(Instant::now(), dlxs_);
+        let waiting = inner.waiting.get(id).map(|waiter| &waiter.waiting);
+        Some(inner.resources.get(id)?.status(at, waiting))
+    }
+
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something is to be looked at anew.
+    pub(super) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    pub(super) fn step_context(&self, now: Instant, dlxs_: &ServingDlxs) -> StepContext {
+        let dlxs = self.dlxs.availability(now, dlxs_.unavailable_timeout);
+        StepContext {
+            now,
+            propagation_delay: dlxs_.propagation_delay,
+            dlxs,
+            nameable: dlxs == Dlxs::Dead || self.dlxs.any_named(),
+        }
+    }
+
+    /// Its try, if one waits for its route.
+    pub(super) fn resource_and_attempt(
+        &mut self,
+        id: &ResourceId,
+    ) -> (Option<&mut InterceptedResource>, Option<&WaitingAttempt>) {
+        (self.resources.get_mut(id), self.waiting.get(id).map(|waiter| &waiter.waiting))
+    }
+
+    /// Tells the try that waits for this route how far it is; when to look again.
+    pub(super) fn publish_progress(&mut self, id: &ResourceId, at: StepContext) -> Option<Instant> {
+        let WaitingEntry { waiting, tell } = self.waiting.get_mut(id)?;
+        let (progress, again) = match self.resources.get(id) {
+            _ if self.reachable == Some(false) => {
+                (SwitchoverProgress::Lost("its plugin cannot list resources now".into()), None)
+            }
+            None if self.reachable.is_none() => (SwitchoverProgress::Waiting, None),
+            None => (SwitchoverProgress::Lost("its plugin no longer lists its interception".into()), None),
+            Some(resource) => resource.switchover_progress(at, waiting),
+        };
+        tell.send_if_modified(|known| {
+            let differs = *known != progress;
+            *known = progress;
+            differs
+        });
+        again
+    }
+
+    /// Of whom a try waits.
+    pub(super) fn awaited_resources(&self) -> Vec<ResourceId> {
+        self.waiting.keys().cloned().collect()
+    }
+}
+
+// === impl PendingSwitchover ===
+
+impl PendingSwitchover {
+    /// Waits until the route is led, or comes to nothing; never tells that it waits.
+    pub async fn settled(&mut self) -> SwitchoverProgress {
+        match self.progress.wait_for(|progress| *progress != SwitchoverProgress::Waiting).await {
+            Ok(progress) => progress.clone(),
+            Err(_) => SwitchoverProgress::Lost("this autoscaler is stopping".into()),
+        }
+    }
+
+    /// Waits until it is led no more; why.
+    pub async fn lost(&mut self) -> SwitchoverProgress {
+        match self.progress.wait_for(|progress| *progress != SwitchoverProgress::Intercepted).await {
+            Ok(progress) => progress.clone(),
+            Err(_) => SwitchoverProgress::Lost("this autoscaler is stopping".into()),
+        }
+    }
+}
+
+impl Drop for PendingSwitchover {
+    fn drop(&mut self) {
+        let mut inner = self.routes.inner();
+        inner.waiting.remove(&self.id);
+        inner.dirty.insert(self.id.clone());
+        drop(inner);
+        self.routes.0.changed.notify_one();
+    }
+}

@@ -1,0 +1,5 @@
+//! Metric sources against real servers.
+
+mod custom_metrics;
+mod exporter;
+mod real_prometheus;
