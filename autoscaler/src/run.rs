@@ -69,7 +69,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
     let token = flags.common.admin_token()?;
     let start = async {
-        let coordination = Coordination::of(&flags.common, Role::Autoscaler).await?;
+        let coordination = Coordination::from_flags(&flags.common, Role::Autoscaler).await?;
         let draining = shutdown.draining.clone();
         let fleet = Fleet::start(&flags.common, flags.settings(), Role::Autoscaler, draining).await?;
         anyhow::Ok((coordination, fleet))

@@ -176,6 +176,13 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_kubeconfig_is_none() {
+        let line = |path| Line::parse_from(["dlx", "--kubeconfig-path", path]).common;
+        assert_eq!(line("").kubeconfig(), None);
+        assert_eq!(line("a:b").kubeconfig(), Some(Path::new("a:b")));
+    }
+
+    #[test]
     fn two_thirds_of_the_shutdown_grace_are_the_propagation_delay_at_least() {
         for (line, is_short) in [
             ("", false),

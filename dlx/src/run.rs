@@ -76,7 +76,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
     let room = room(&flags, [("--listen-address", &listener), ("--admin-address", &admin)])?;
     let coordination = tokio::select! {
         () = shutdown.draining.cancelled() => return Ok(()),
-        coordination = Coordination::of(&flags.common, Role::Dlx) => coordination?,
+        coordination = Coordination::from_flags(&flags.common, Role::Dlx) => coordination?,
     };
     let waiting = Waiting::begin(&flags, &admin, &coordination)?;
     let ready = tokio::select! {

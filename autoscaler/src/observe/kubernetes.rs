@@ -123,9 +123,9 @@ impl ClusterClient {
 
     async fn client(&self) -> Result<Client, String> {
         let make = async || match &self.0.flags {
-            Some(flags) => {
-                daemon::cluster::client(flags, Role::Autoscaler).await.map_err(|error| format!("{error:#}"))
-            }
+            Some(flags) => daemon::cluster::client(flags.kubeconfig(), Role::Autoscaler)
+                .await
+                .map_err(|error| format!("{error:#}")),
             None => Err("no cluster is known".to_owned()),
         };
         self.0.client.get_or_try_init(make).await.cloned()

@@ -68,7 +68,7 @@ impl Files {
     }
 
     /// What `--config` names.
-    pub(crate) fn given(&self) -> &[PathBuf] {
+    pub(crate) fn config_paths(&self) -> &[PathBuf] {
         &self.given
     }
 

@@ -29,7 +29,7 @@ impl Following {
 
     fn cover(&mut self) -> bool {
         self.watch
-            .cover(self.files.given(), self.files.entries().iter().map(|entry| entry.path.as_path()))
+            .cover(self.files.config_paths(), self.files.entries().iter().map(|entry| entry.path.as_path()))
             .unwrap()
     }
 

@@ -214,7 +214,7 @@ impl Keeper {
     fn cover(&mut self) -> anyhow::Result<bool> {
         let Some(watch) = &mut self.watch else { return Ok(false) };
         let files = self.files.entries().iter().map(|entry| entry.path.as_path());
-        Ok(watch.cover(self.files.given(), files)?)
+        Ok(watch.cover(self.files.config_paths(), files)?)
     }
 
     /// Publishes what is at work now, with the settings of now.

@@ -110,7 +110,7 @@ impl Fleet {
             true => Files::implicit(own_namespace(flags.namespace.as_deref())?),
             false => Files::new(flags.config.clone()),
         };
-        let watch = match files.given() {
+        let watch = match files.config_paths() {
             [] => None,
             _ => Some(
                 Watch::new().context("cannot watch the namespace files (fs.inotify.max_user_instances?)")?,

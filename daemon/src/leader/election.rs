@@ -129,7 +129,7 @@ impl Election {
     }
 
     /// The Lease was read, or seen to change: it is so, or there is none.
-    pub fn saw(&mut self, now: Instant, spec: Option<LeaseSpec>) {
+    pub fn observe(&mut self, now: Instant, spec: Option<LeaseSpec>) {
         let mine = spec.as_ref().and_then(holder) == Some(&self.me);
         // Whoever else has it now leads, or had it taken away.
         self.renewed = self.renewed.filter(|_| mine);

@@ -19,7 +19,7 @@ use super::{
     Shared,
     election::{Election, Order, Timing, Watching},
 };
-use crate::coordination::Home;
+use crate::cluster::OwnNamespace;
 
 /// The Lease's name.
 pub(super) const NAME: &str = "scaler-autoscaler";
@@ -43,7 +43,7 @@ pub(super) enum After {
 }
 
 struct Candidate {
-    home: Home,
+    own: OwnNamespace,
     election: Election,
     /// As it was last seen, if there is one: what is written keeps what others put on it.
     lease: Option<Lease>,
@@ -54,9 +54,14 @@ struct Candidate {
 type Events = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<Lease>>> + Send>>;
 
 /// Waits until this process leads, and sees to its renewals from then on. `lost` is cancelled when it leads no more.
-pub(super) async fn acquire(home: &Home, timing: Timing, status: Shared, lost: CancellationToken) -> Kept {
-    let election = Election::new(home.incarnation.clone(), timing);
-    let mut candidate = Candidate { home: home.clone(), election, lease: None, watch: None, status };
+pub(super) async fn acquire(
+    own: &OwnNamespace,
+    timing: Timing,
+    status: Shared,
+    lost: CancellationToken,
+) -> Kept {
+    let election = Election::new(own.incarnation.clone(), timing);
+    let mut candidate = Candidate { own: own.clone(), election, lease: None, watch: None, status };
     while candidate.election.leads_until(Instant::now()).is_none() {
         candidate.step().await;
     }
@@ -118,8 +123,8 @@ impl Candidate {
 
     async fn read(&mut self) {
         self.watch = None;
-        match self.home.call(self.home.leases().get_opt(NAME)).await {
-            Ok(lease) => self.saw(lease),
+        match self.own.call(self.own.leases().get_opt(NAME)).await {
+            Ok(lease) => self.observe(lease),
             Err(error) => self.failed("get", &error),
         }
     }
@@ -127,16 +132,16 @@ impl Candidate {
     async fn write(&mut self, spec: LeaseSpec) {
         self.watch = None;
         let began = Instant::now();
-        let leases = self.home.leases();
+        let leases = self.own.leases();
         let (verb, written) = match &self.lease {
             Some(lease) => {
                 let lease = Lease { spec: Some(spec), ..lease.clone() };
-                ("update", self.home.call(leases.replace(NAME, &PostParams::default(), &lease)).await)
+                ("update", self.own.call(leases.replace(NAME, &PostParams::default(), &lease)).await)
             }
             None => {
                 let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
                 let lease = Lease { metadata, spec: Some(spec) };
-                ("create", self.home.call(leases.create(&PostParams::default(), &lease)).await)
+                ("create", self.own.call(leases.create(&PostParams::default(), &lease)).await)
             }
         };
         match written {
@@ -169,7 +174,7 @@ impl Candidate {
             () = sleep_until(until) => return,
         };
         match seen {
-            Ok(lease) => self.saw(lease),
+            Ok(lease) => self.observe(lease),
             Err(error) => {
                 self.watch = None;
                 self.failed("watch", &error);
@@ -185,7 +190,7 @@ impl Candidate {
                 let version =
                     self.lease.as_ref().and_then(|lease| lease.metadata.resource_version.as_deref());
                 let only = WatchParams::default().fields(&format!("metadata.name={NAME}"));
-                let events = self.home.leases().watch(&only, version.unwrap_or_default()).await?;
+                let events = self.own.leases().watch(&only, version.unwrap_or_default()).await?;
                 none.insert(Box::pin(events))
             }
         };
@@ -206,9 +211,9 @@ impl Candidate {
         }
     }
 
-    fn saw(&mut self, lease: Option<Lease>) {
+    fn observe(&mut self, lease: Option<Lease>) {
         let spec = lease.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
-        self.election.saw(Instant::now(), spec);
+        self.election.observe(Instant::now(), spec);
         self.lease = lease;
         self.fine();
     }
@@ -228,7 +233,7 @@ impl Candidate {
             tracing::debug!(%error, "watching the autoscaler's Lease: to be read anew");
             return;
         }
-        let why = self.home.explain(verb, "leases", error);
+        let why = self.own.explain(verb, "leases", error);
         self.status.change(|status| {
             if status.error.as_ref() != Some(&why) {
                 tracing::warn!(
@@ -249,10 +254,10 @@ impl Candidate {
         let (uid, resource_version) = (lease.metadata.uid, lease.metadata.resource_version);
         let preconditions = Some(Preconditions { uid, resource_version });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        match self.home.call(self.home.leases().delete(NAME, &params)).await {
+        match self.own.call(self.own.leases().delete(NAME, &params)).await {
             Ok(_) => tracing::info!(lease = NAME, "deleted the autoscaler's Lease"),
             Err(error) => {
-                let why = self.home.explain("delete", "leases", &error);
+                let why = self.own.explain("delete", "leases", &error);
                 tracing::warn!(lease = NAME, reason = why, "cannot delete the autoscaler's Lease");
             }
         }

@@ -14,7 +14,7 @@ use std::{
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::coordination::{Coordination, Home};
+use crate::{cluster::OwnNamespace, coordination::Coordination};
 pub use election::Timing;
 
 /// Stands by until this process leads, any number of times.
@@ -26,7 +26,7 @@ pub struct Leader {
 
 enum How {
     File(PathBuf),
-    Lease(Home),
+    Lease(OwnNamespace),
 }
 
 /// This process leads until it is lost, released or dropped, or the process ends.
@@ -67,9 +67,9 @@ impl Leader {
         let (how, lease) = match coordination {
             Coordination::Files(state_dir) => (How::File(state_dir.clone()), None),
             Coordination::Leases(leases) => {
-                let home = leases.home().clone();
-                let lease = format!("{}/{}", home.namespace, lease::NAME);
-                (How::Lease(home), Some(lease))
+                let own = leases.own_namespace().clone();
+                let lease = format!("{}/{}", own.namespace, lease::NAME);
+                (How::Lease(own), Some(lease))
             }
         };
         let status = Shared::default();
@@ -91,9 +91,9 @@ impl Leader {
                 self.status.change(|status| status.leads = true);
                 Held::File(lock)
             }
-            How::Lease(home) => {
+            How::Lease(own) => {
                 let status = self.status.clone();
-                Held::Lease(lease::acquire(home, self.timing, status, lost.clone()).await)
+                Held::Lease(lease::acquire(own, self.timing, status, lost.clone()).await)
             }
         };
         Ok(Leadership { lost, held, status: self.status.clone() })

@@ -36,19 +36,19 @@ use tokio::{
 
 use super::Member;
 use crate::{
-    coordination::{Home, Pod},
+    cluster::{OwnNamespace, Pod},
     exit::Misconfigured,
 };
 
 /// The members of a namespace.
 pub struct Leases {
-    home: Home,
+    own: OwnNamespace,
     reading: Mutex<Option<Reading>>,
 }
 
 /// Registered until it leaves, or its pod has ended.
 pub struct Registration {
-    home: Home,
+    own: OwnNamespace,
     lease: Lease,
 }
 
@@ -74,14 +74,14 @@ const TURNS: usize = 5;
 // === impl Leases ===
 
 impl Leases {
-    /// The members of the namespace that is `home`.
-    pub fn new(home: Home) -> Self {
-        Self { home, reading: Mutex::default() }
+    /// The members of the namespace that is `own`.
+    pub fn new(own: OwnNamespace) -> Self {
+        Self { own, reading: Mutex::default() }
     }
 
     /// This process's place in the cluster.
-    pub fn home(&self) -> &Home {
-        &self.home
+    pub fn own_namespace(&self) -> &OwnNamespace {
+        &self.own
     }
 
     /// Every live member, now. The lists and pods that are read are what the API server has then, not what a cache of it
@@ -107,14 +107,14 @@ impl Leases {
     }
 
     async fn read_now(&self) -> anyhow::Result<Vec<Member>> {
-        let home = &self.home;
+        let own = &self.own;
         let members = ListParams::default().labels(&format!("{LABEL}={DLX}"));
-        let listed = home.call(home.leases().list(&members)).await;
-        let listed = listed.map_err(|error| anyhow!(home.explain("list", "leases", &error)))?;
+        let listed = own.call(own.leases().list(&members)).await;
+        let listed = listed.map_err(|error| anyhow!(own.explain("list", "leases", &error)))?;
         let mut looks = JoinSet::new();
         for lease in listed {
-            let home = home.clone();
-            looks.spawn(async move { look_at(&home, &lease).await });
+            let own = own.clone();
+            looks.spawn(async move { look_at(&own, &lease).await });
         }
         let mut members = Vec::new();
         while let Some(looked) = looks.join_next().await {
@@ -136,8 +136,8 @@ impl Leases {
         listen: SocketAddr,
         waiting: impl Fn(String),
     ) -> Result<Registration, Misconfigured> {
-        let home = &self.home;
-        if home.pod.is_none() && admin.ip().is_unspecified() {
+        let own = &self.own;
+        if own.pod.is_none() && admin.ip().is_unspecified() {
             return Err(Misconfigured(format!(
                 "registering by Lease: the admin server listens on {admin}, which tells nobody where to ask; in a pod \
                  set POD_NAME and POD_IP from metadata.name and status.podIP, elsewhere give --admin-address an address"
@@ -146,14 +146,14 @@ impl Leases {
         let mut pause = FIRST_PAUSE;
         let mut last = String::new();
         loop {
-            match publish(home, admin, listen).await {
+            match publish(own, admin, listen).await {
                 Ok(lease) => {
                     tracing::info!(
-                        member = home.incarnation,
-                        namespace = home.namespace,
+                        member = own.incarnation,
+                        namespace = own.namespace,
                         "registered as a member"
                     );
-                    return Ok(Registration { home: home.clone(), lease });
+                    return Ok(Registration { own: own.clone(), lease });
                 }
                 Err(why) => {
                     if why != last {
@@ -181,26 +181,26 @@ impl Leases {
 impl Registration {
     /// The name under which others know this incarnation.
     pub fn name(&self) -> &str {
-        &self.home.incarnation
+        &self.own.incarnation
     }
 
     /// Removes the Lease, if it is still this incarnation's.
     pub async fn leave(self) {
-        let (home, name) = (&self.home, self.lease.metadata.name.as_deref().unwrap_or_default());
+        let (own, name) = (&self.own, self.lease.metadata.name.as_deref().unwrap_or_default());
         let left = timeout(LEAVING, async {
             let mut lease = self.lease.clone();
             loop {
-                let error = match remove(home, &lease).await {
+                let error = match remove(own, &lease).await {
                     Ok(()) => return,
                     Err(error) => error,
                 };
-                match home.call(home.leases().get_opt(name)).await {
+                match own.call(own.leases().get_opt(name)).await {
                     // Somebody wrote something else on it.
-                    Ok(Some(now)) if holder(&now) == Some(&home.incarnation) => lease = now,
+                    Ok(Some(now)) if holder(&now) == Some(&own.incarnation) => lease = now,
                     Ok(_) => return,
                     Err(_) => {}
                 }
-                tracing::debug!(member = home.incarnation, %error, "cannot leave yet");
+                tracing::debug!(member = own.incarnation, %error, "cannot leave yet");
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "a try that failed is made again after a pause"
@@ -210,7 +210,7 @@ impl Registration {
         });
         if left.await.is_err() {
             tracing::warn!(
-                member = home.incarnation,
+                member = own.incarnation,
                 "cannot remove its Lease {name}: others wait for this member until its pod has ended"
             );
         }
@@ -218,30 +218,30 @@ impl Registration {
 }
 
 /// One try.
-async fn publish(home: &Home, admin: SocketAddr, listen: SocketAddr) -> Result<Lease, String> {
-    let (owner, admin) = match &home.pod {
-        Some(pod) => owner(home, pod, admin).await?,
+async fn publish(own: &OwnNamespace, admin: SocketAddr, listen: SocketAddr) -> Result<Lease, String> {
+    let (owner, admin) = match &own.pod {
+        Some(pod) => owner(own, pod, admin).await?,
         None => (None, admin),
     };
-    let lease = member(home, owner, admin, listen);
-    let leases = home.leases();
+    let lease = member(own, owner, admin, listen);
+    let leases = own.leases();
     let name = lease.metadata.name.as_deref().unwrap_or_default();
     for _ in 0..TURNS {
-        let old = home.call(leases.get_opt(name)).await;
-        let written = match old.map_err(|error| home.explain("get", "leases", &error))? {
-            None => home
+        let old = own.call(leases.get_opt(name)).await;
+        let written = match old.map_err(|error| own.explain("get", "leases", &error))? {
+            None => own
                 .call(leases.create(&PostParams::default(), &lease))
                 .await
                 .map_err(|error| ("create", error)),
             Some(old) if old.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL)).is_none() => {
                 return Err(format!(
                     "the Lease {name} in namespace {} exists and is no member's (no label {LABEL}): remove it",
-                    home.namespace
+                    own.namespace
                 ));
             }
             // Of a pod before that had the same name: the garbage collector may be about to remove it, by its uid.
             Some(old) if old.metadata.owner_references != lease.metadata.owner_references => {
-                match remove(home, &old).await {
+                match remove(own, &old).await {
                     Ok(()) => continue,
                     Err(error) => Err(("delete", error)),
                 }
@@ -250,34 +250,33 @@ async fn publish(home: &Home, admin: SocketAddr, listen: SocketAddr) -> Result<L
             Some(old) => {
                 let mut lease = lease.clone();
                 lease.metadata.resource_version = old.metadata.resource_version;
-                let replaced = home.call(leases.replace(name, &PostParams::default(), &lease)).await;
+                let replaced = own.call(leases.replace(name, &PostParams::default(), &lease)).await;
                 replaced.map_err(|error| ("update", error))
             }
         };
         match written {
             Ok(lease) => return Ok(lease),
             Err((_, kube::Error::Api(status))) if status.code == 409 || status.is_not_found() => {}
-            Err((verb, error)) => return Err(home.explain(verb, "leases", &error)),
+            Err((verb, error)) => return Err(own.explain(verb, "leases", &error)),
         }
     }
-    Err(format!("others keep changing the Lease {name} in namespace {}", home.namespace))
+    Err(format!("others keep changing the Lease {name} in namespace {}", own.namespace))
 }
 
-fn member(home: &Home, owner: Option<OwnerReference>, admin: SocketAddr, listen: SocketAddr) -> Lease {
+fn member(own: &OwnNamespace, owner: Option<OwnerReference>, admin: SocketAddr, listen: SocketAddr) -> Lease {
     let annotations = [(ADMIN.to_owned(), admin.to_string()), (LISTEN.to_owned(), listen.to_string())];
-    let name =
-        home.pod.as_ref().map_or_else(|| format!("{DLX}-{}", home.incarnation), |pod| pod.name.clone());
+    let name = own.pod.as_ref().map_or_else(|| format!("{DLX}-{}", own.incarnation), |pod| pod.name.clone());
     Lease {
         metadata: ObjectMeta {
             name: Some(name),
-            namespace: Some(home.namespace.clone()),
+            namespace: Some(own.namespace.clone()),
             labels: Some(BTreeMap::from([(LABEL.to_owned(), DLX.to_owned())])),
             annotations: Some(BTreeMap::from(annotations)),
             owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
-            holder_identity: Some(home.incarnation.clone()),
+            holder_identity: Some(own.incarnation.clone()),
             // For people: nobody compares it with another host's clock.
             acquire_time: Some(MicroTime(Timestamp::now())),
             ..LeaseSpec::default()
@@ -287,18 +286,18 @@ fn member(home: &Home, owner: Option<OwnerReference>, admin: SocketAddr, listen:
 
 /// The pod as owner, and where others reach the admin server in it.
 async fn owner(
-    home: &Home,
+    own: &OwnNamespace,
     pod: &Pod,
     admin: SocketAddr,
 ) -> Result<(Option<OwnerReference>, SocketAddr), String> {
     let (mut uid, mut ip) = (pod.uid.clone(), pod.ip);
     if uid.is_none() || ip.is_none() && admin.ip().is_unspecified() {
-        let found = home.call(home.pods().get_opt(&pod.name)).await;
-        let found = found.map_err(|error| home.explain("get", "pods", &error))?.ok_or_else(|| {
+        let found = own.call(own.pods().get_opt(&pod.name)).await;
+        let found = found.map_err(|error| own.explain("get", "pods", &error))?.ok_or_else(|| {
             format!(
                 "there is no pod {} in namespace {}: set POD_NAME and POD_NAMESPACE from metadata.name and \
                  metadata.namespace",
-                pod.name, home.namespace
+                pod.name, own.namespace
             )
         })?;
         uid = uid.or(found.metadata.uid);
@@ -327,14 +326,14 @@ pub(super) fn listens(lease: &Lease) -> Option<SocketAddr> {
 }
 
 /// The member whose Lease this is, if it lives; removes the Lease if it is proved dead.
-async fn look_at(home: &Home, lease: &Lease) -> anyhow::Result<Option<Member>> {
+async fn look_at(own: &OwnNamespace, lease: &Lease) -> anyhow::Result<Option<Member>> {
     let name = lease.metadata.name.as_deref().unwrap_or_default();
     let admin = lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ADMIN));
     let (Some(holder), Some(Ok(admin))) = (holder(lease), admin.map(|admin| admin.parse())) else {
         return Err(anyhow!(
             "cannot tell whose the Lease {name} in namespace {} is: it has the label {LABEL}, but no holder or no \
              {ADMIN}; if no DLX runs in the pod {name}, remove it",
-            home.namespace
+            own.namespace
         ));
     };
     let member = Member { name: holder.to_owned(), admin };
@@ -342,15 +341,15 @@ async fn look_at(home: &Home, lease: &Lease) -> anyhow::Result<Option<Member>> {
         // Of a process in no pod: it lives until it says that it does not.
         return Ok(Some(member));
     };
-    let found = home.call(home.pods().get_opt(&pod.name)).await;
-    let found = found.map_err(|error| anyhow!(home.explain("get", "pods", &error)))?;
+    let found = own.call(own.pods().get_opt(&pod.name)).await;
+    let found = found.map_err(|error| anyhow!(own.explain("get", "pods", &error)))?;
     let Some(proof) = dead(found.as_ref(), &pod.uid) else { return Ok(Some(member)) };
     tracing::info!(member = member.name, pod = pod.name, "a member is dead: {proof}");
-    if let Err(error) = remove(home, lease).await {
+    if let Err(error) = remove(own, lease).await {
         // The garbage collector does, or the next reader.
         tracing::debug!(
             member = member.name,
-            reason = home.explain("delete", "leases", &error),
+            reason = own.explain("delete", "leases", &error),
             "its Lease stays"
         );
     }
@@ -377,14 +376,14 @@ pub(super) fn owning_pod(lease: &Lease) -> Option<&OwnerReference> {
 }
 
 /// Deletes the Lease as it was read. That it is gone already is fine.
-async fn remove(home: &Home, lease: &Lease) -> kube::Result<()> {
+async fn remove(own: &OwnNamespace, lease: &Lease) -> kube::Result<()> {
     let as_read = Preconditions {
         uid: lease.metadata.uid.clone(),
         resource_version: lease.metadata.resource_version.clone(),
     };
     let delete = DeleteParams { preconditions: Some(as_read), ..DeleteParams::default() };
     let name = lease.metadata.name.as_deref().unwrap_or_default();
-    match home.call(home.leases().delete(name, &delete)).await {
+    match own.call(own.leases().delete(name, &delete)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => Err(error),

@@ -53,7 +53,7 @@ impl Registered {
     }
 
     /// One is registered now.
-    pub(super) fn saw(tell: &watch::Sender<Self>, name: &str) {
+    pub(super) fn record(tell: &watch::Sender<Self>, name: &str) {
         tell.send_if_modified(|known| {
             let new = !known.names.iter().any(|known| **known == *name);
             if new {
@@ -96,7 +96,7 @@ async fn follow(folder: &Path, tell: &watch::Sender<Registered>) -> io::Result<I
     )]
     let inotify = AsyncFd::new(inotify)?;
     for member in files::read_folder(folder)? {
-        Registered::saw(tell, &member.name);
+        Registered::record(tell, &member.name);
     }
     Registered::followed(tell);
     loop {
@@ -125,6 +125,6 @@ fn take_events(inotify: &AsyncFd<OwnedFd>, tell: &watch::Sender<Registered>) -> 
         }
         seen.extend(event.file_name().and_then(|name| Some(files::member(name.to_str().ok()?)?.to_owned())));
     }
-    seen.iter().for_each(|name| Registered::saw(tell, name));
+    seen.iter().for_each(|name| Registered::record(tell, name));
     Ok(())
 }

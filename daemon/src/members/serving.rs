@@ -32,7 +32,7 @@ use super::{
     leases::{DLX, LABEL, holder, listens, owning_pod},
     registered::{self, Registered},
 };
-use crate::{cluster, coordination::Home};
+use crate::cluster::{self, OwnNamespace};
 
 /// The DLXs that take requests, by name; `None`: not known, or not yet. By files they never are, and nothing is led.
 pub type Known = Option<Arc<[Dlx]>>;
@@ -51,7 +51,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What is kept of a member's Lease: who holds it, and the pod that owns it.
 #[derive(Debug)]
-struct Held {
+struct Registrant {
     holder: String,
     pod: String,
     uid: String,
@@ -61,7 +61,7 @@ struct Held {
 
 /// What is kept of a pod.
 #[derive(Debug)]
-struct Place {
+struct PodAddresses {
     uid: String,
     takes: bool,
     addresses: Vec<IpAddr>,
@@ -71,7 +71,7 @@ struct Place {
 
 /// What one watch tells, by name.
 #[derive(Debug)]
-struct Table<T> {
+struct WatchedObjects<T> {
     known: Option<HashMap<String, T>>,
     /// Of a list that is not complete yet.
     listed: HashMap<String, T>,
@@ -88,8 +88,8 @@ enum Zone {
 /// All that is known.
 #[derive(Debug, Default)]
 struct Seen {
-    leases: Table<Held>,
-    pods: Table<Place>,
+    leases: WatchedObjects<Registrant>,
+    pods: WatchedObjects<PodAddresses>,
     zones: HashMap<String, Zone>,
 }
 
@@ -109,10 +109,10 @@ impl Serving {
         Self { tell: watch::Sender::new(None), registered, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Those of the namespace that is `home`. To be called on a tokio runtime.
-    pub(crate) fn follow(home: Home) -> Self {
+    /// Those of the namespace that is `own`. To be called on a tokio runtime.
+    pub(crate) fn follow(own: OwnNamespace) -> Self {
         let (tell, registered) = (watch::Sender::new(None), watch::Sender::new(Registered::unknown()));
-        let task = tokio::spawn(follow(home, tell.clone(), registered.clone()));
+        let task = tokio::spawn(follow(own, tell.clone(), registered.clone()));
         Self { tell, registered, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -127,11 +127,11 @@ impl Serving {
     }
 }
 
-async fn follow(home: Home, tell: watch::Sender<Known>, registered: watch::Sender<Registered>) {
+async fn follow(own: OwnNamespace, tell: watch::Sender<Known>, registered: watch::Sender<Registered>) {
     let config = watcher::Config::default().timeout(LIVES);
     let of_dlxs = config.clone().labels(&format!("{LABEL}={DLX}"));
-    let mut leases = pin!(watcher(home.leases(), of_dlxs).default_backoff());
-    let mut pods = pin!(watcher(home.pods(), config).default_backoff());
+    let mut leases = pin!(watcher(own.leases(), of_dlxs).default_backoff());
+    let mut pods = pin!(watcher(own.pods(), config).default_backoff());
     let mut seen = Seen::default();
     let mut nodes: JoinSet<(String, kube::Result<Option<String>>)> = JoinSet::new();
     let mut forbidden = false;
@@ -143,14 +143,14 @@ async fn follow(home: Home, tell: watch::Sender<Known>, registered: watch::Sende
                     // One that broke goes on where it was, if it can.
                     Registered::missed(&registered);
                 }
-                if let Some(event) = troubles[0].none(&home, event) {
+                if let Some(event) = troubles[0].none(&own, event) {
                     note_registered(&event, seen.leases.known.is_some(), &registered);
-                    seen.leases.saw(event, |lease: Lease| (lease.metadata.name.clone(), Held::of(&lease)));
+                    seen.leases.apply(event, |lease: Lease| (lease.metadata.name.clone(), Registrant::from_lease(&lease)));
                 }
             }
             Some(event) = pods.next() => {
-                if let Some(event) = troubles[1].none(&home, event) {
-                    seen.pods.saw(event, |pod: Pod| (pod.metadata.name.clone(), Place::of(pod)));
+                if let Some(event) = troubles[1].none(&own, event) {
+                    seen.pods.apply(event, |pod: Pod| (pod.metadata.name.clone(), PodAddresses::from_pod(pod)));
                 }
             }
             Some(asked) = nodes.join_next() => {
@@ -164,7 +164,7 @@ async fn follow(home: Home, tell: watch::Sender<Known>, registered: watch::Sende
         }
         for node in seen.unasked() {
             seen.zones.insert(node.clone(), Zone::Asked);
-            nodes.spawn(ask(home.clone(), node));
+            nodes.spawn(ask(own.clone(), node));
         }
         let Some(now) = seen.serving() else { continue };
         tell.send_if_modified(|known| {
@@ -186,16 +186,16 @@ fn note_registered(event: &Event<Lease>, again: bool, tell: &watch::Sender<Regis
         Event::InitDone => Registered::followed(tell),
         Event::Apply(lease) | Event::InitApply(lease) => {
             if let Some(holder) = holder(lease) {
-                Registered::saw(tell, holder);
+                Registered::record(tell, holder);
             }
         }
         Event::Init | Event::Delete(_) => {}
     }
 }
 
-async fn ask(home: Home, node: String) -> (String, kube::Result<Option<String>>) {
-    let nodes: Api<Node> = Api::all(home.client.clone());
-    let found = home.call(nodes.get_opt(&node)).await;
+async fn ask(own: OwnNamespace, node: String) -> (String, kube::Result<Option<String>>) {
+    let nodes: Api<Node> = Api::all(own.client.clone());
+    let found = own.call(nodes.get_opt(&node)).await;
     let zone = |node: Node| node.metadata.labels.unwrap_or_default().remove(ZONE);
     (node, found.map(|found| found.and_then(zone)))
 }
@@ -252,11 +252,11 @@ impl Seen {
     }
 }
 
-// === impl Table ===
+// === impl WatchedObjects ===
 
-impl<T> Table<T> {
+impl<T> WatchedObjects<T> {
     /// `read` gives an object's name and what is kept of it.
-    fn saw<K>(&mut self, event: Event<K>, read: impl Fn(K) -> (Option<String>, Option<T>)) {
+    fn apply<K>(&mut self, event: Event<K>, read: impl Fn(K) -> (Option<String>, Option<T>)) {
         let put = |table: &mut HashMap<String, T>, object| {
             if let (Some(name), kept) = read(object) {
                 match kept {
@@ -283,17 +283,17 @@ impl<T> Table<T> {
     }
 }
 
-impl<T> Default for Table<T> {
+impl<T> Default for WatchedObjects<T> {
     fn default() -> Self {
         Self { known: None, listed: HashMap::new() }
     }
 }
 
-// === impl Held ===
+// === impl Registrant ===
 
-impl Held {
+impl Registrant {
     /// `None`: it is held by nobody, or by a process in no pod, which no route can lead to.
-    fn of(lease: &Lease) -> Option<Self> {
+    fn from_lease(lease: &Lease) -> Option<Self> {
         let owner = owning_pod(lease)?;
         Some(Self {
             holder: holder(lease)?.to_owned(),
@@ -314,10 +314,10 @@ impl Held {
     }
 }
 
-// === impl Place ===
+// === impl PodAddresses ===
 
-impl Place {
-    fn of(pod: Pod) -> Option<Self> {
+impl PodAddresses {
+    fn from_pod(pod: Pod) -> Option<Self> {
         let status = pod.status.unwrap_or_default();
         let addresses = addresses(&status);
         let ready = status
@@ -355,7 +355,7 @@ impl Trouble {
     }
 
     /// The event, if there is one; what stands in the way is told once.
-    fn none<K>(&mut self, home: &Home, event: Result<Event<K>, watcher::Error>) -> Option<Event<K>> {
+    fn none<K>(&mut self, own: &OwnNamespace, event: Result<Event<K>, watcher::Error>) -> Option<Event<K>> {
         let error = match event {
             Ok(event) => {
                 // A list that only begins has brought nothing yet.
@@ -367,9 +367,9 @@ impl Trouble {
             Err(error) => error,
         };
         let why = match error {
-            watcher::Error::InitialListFailed(error) => home.explain("list", self.resource, &error),
+            watcher::Error::InitialListFailed(error) => own.explain("list", self.resource, &error),
             watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
-                home.explain("watch", self.resource, &error)
+                own.explain("watch", self.resource, &error)
             }
             // Too far behind: it lists anew.
             watcher::Error::WatchError(status) if status.code == 410 => return None,

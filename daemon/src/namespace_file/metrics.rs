@@ -77,12 +77,12 @@ impl Metrics {
     pub(super) fn check(self, namespace: &str) -> Result<MetricsSource, Wrong> {
         let source = self.source.value;
         for (key, of, at) in [
-            ("url", Source::Prometheus, at(&self.url)),
-            ("bearerTokenFile", Source::Prometheus, at(&self.bearer_token_file)),
-            ("caFile", Source::Prometheus, at(&self.ca_file)),
-            ("scrapeInterval", Source::Prometheus, at(&self.scrape_interval)),
-            ("queries", Source::Prometheus, at(&self.queries)),
-            ("resource", Source::Kubernetes, at(&self.resource)),
+            ("url", Source::Prometheus, location(&self.url)),
+            ("bearerTokenFile", Source::Prometheus, location(&self.bearer_token_file)),
+            ("caFile", Source::Prometheus, location(&self.ca_file)),
+            ("scrapeInterval", Source::Prometheus, location(&self.scrape_interval)),
+            ("queries", Source::Prometheus, location(&self.queries)),
+            ("resource", Source::Kubernetes, location(&self.resource)),
         ] {
             if let Some(at) = at.filter(|_| of != source) {
                 let why = format!("{key:?} belongs to source {}, expected no such key here", of.name());
@@ -128,7 +128,7 @@ impl Metrics {
     }
 }
 
-fn at<T>(value: &Option<Spanned<T>>) -> Option<Location> {
+fn location<T>(value: &Option<Spanned<T>>) -> Option<Location> {
     value.as_ref().map(|value| value.referenced)
 }
 

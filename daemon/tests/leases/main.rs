@@ -12,10 +12,7 @@ use std::{
 
 use clap::Parser;
 use daemon::{
-    cluster,
-    coordination::{Coordination, Home},
-    flags::CommonFlags,
-    members::leases::Leases,
+    cluster, cluster::OwnNamespace, coordination::Coordination, flags::CommonFlags, members::leases::Leases,
 };
 use devcluster::{Cluster, Options, User};
 use k8s_openapi::{
@@ -149,14 +146,15 @@ impl Site {
         let user = User::service_account(HOME, account);
         let kubeconfig = self.cluster.kubeconfig(self.folder.path(), &user).unwrap();
         let flags = ["daemon", "--kubeconfig-path", kubeconfig.to_str().unwrap()];
-        let client =
-            cluster::client(&Flags::parse_from(flags).common, scaler_types::Role::Dlx).await.unwrap();
+        let client = cluster::client(Flags::parse_from(flags).common.kubeconfig(), scaler_types::Role::Dlx)
+            .await
+            .unwrap();
         let mut environment = HashMap::from([("POD_NAMESPACE", HOME.to_owned())]);
         if let Some(pod) = pod {
             environment.insert("POD_NAME", pod.to_owned());
         }
-        let home = Home::new(client, |name| environment.get(name).cloned()).unwrap();
-        Arc::new(Leases::new(home))
+        let own = OwnNamespace::new(client, |name| environment.get(name).cloned()).unwrap();
+        Arc::new(Leases::new(own))
     }
 
     async fn autoscaler(&self) -> Coordination {

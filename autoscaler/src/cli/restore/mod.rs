@@ -99,7 +99,7 @@ impl Restore {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signals(self.common.shutdown_grace).context("following signals")?;
         let draining = shutdown.draining.clone();
-        let coordination = Coordination::of(&self.common, Role::Autoscaler).await?;
+        let coordination = Coordination::from_flags(&self.common, Role::Autoscaler).await?;
         let (settings, grace) = (FlagSettings::default(), self.common.endpoint_propagation_delay);
         let begin = Fleet::start_whole(&self.common, settings, Role::Autoscaler, draining.clone());
         let (fleet, errors) = tokio::select! {
@@ -210,7 +210,7 @@ async fn scale_to_zero(coordination: &Coordination, deployment: &ResourceId) -> 
     let Coordination::Leases(leases) = coordination else {
         bail!("--stop-deployment {deployment}: there is no cluster, the autoscalers coordinate by files");
     };
-    let client = leases.home().client.clone();
+    let client = leases.own_namespace().client.clone();
     let deployments: Api<Deployment> = Api::namespaced(client, &deployment.namespace);
     let zero = Patch::Merge(serde_json::json!({"spec": {"replicas": 0}}));
     match timeout(API_TIMEOUT, deployments.patch_scale(&deployment.name, &PatchParams::default(), &zero))

@@ -225,7 +225,7 @@ impl World {
                 one.knows = version;
                 let told =
                     told.map(|(holder, lasts, transitions, stamp)| lease(&holder, lasts, transitions, stamp));
-                one.election.saw(now, told);
+                one.election.observe(now, told);
             }
             Event::Answered(_, Answer::Written { holder, lasts, transitions, began, stamp, version }) => {
                 one.knows = version;
@@ -236,7 +236,7 @@ impl World {
             Event::Changed(_, version) if !one.watching || version <= one.knows => return,
             Event::Changed((holder, lasts, transitions, stamp), version) => {
                 one.knows = version;
-                one.election.saw(now, Some(lease(&holder, lasts, transitions, stamp)));
+                one.election.observe(now, Some(lease(&holder, lasts, transitions, stamp)));
             }
             Event::Arrives(..) => unreachable!(),
         }
@@ -343,13 +343,13 @@ fn a_lease_given_up_is_taken_at_once() {
     let now = Instant::now();
     let mut leader = Election::new("a".to_owned(), Timing::default());
     let mut next = Election::new("b".to_owned(), Timing::default());
-    leader.saw(now, None);
+    leader.observe(now, None);
     let Order::Write(spec) = leader.next(now, &stamp(1)) else { panic!("there is no Lease") };
     assert_eq!(spec.lease_transitions, Some(0));
     leader.wrote(now, now, spec.clone());
-    next.saw(now, Some(spec));
+    next.observe(now, Some(spec));
     assert!(matches!(next.next(now, &stamp(2)), Order::Wait(_, Watching::Yes)));
-    next.saw(now, leader.given_up(&stamp(3)));
+    next.observe(now, leader.given_up(&stamp(3)));
     let Order::Write(spec) = next.next(now, &stamp(4)) else { panic!("nobody holds it") };
     assert_eq!(spec.lease_transitions, Some(1));
     assert_eq!(spec.acquire_time, Some(stamp(4)));
@@ -360,13 +360,13 @@ fn a_lease_given_up_is_taken_at_once() {
 fn who_loses_the_lease_to_another_leads_no_more() {
     let now = Instant::now();
     let mut election = Election::new("a".to_owned(), Timing::default());
-    election.saw(now, None);
+    election.observe(now, None);
     let Order::Write(mine) = election.next(now, &stamp(1)) else { panic!("there is no Lease") };
     election.wrote(now, now, mine);
     assert!(election.leads_until(now).is_some());
     election.conflict(now);
     assert_eq!(election.next(now, &stamp(2)), Order::Read);
-    election.saw(now, Some(lease("b", 15, 1, 2)));
+    election.observe(now, Some(lease("b", 15, 1, 2)));
     assert_eq!(election.leads_until(now), None);
 }
 
@@ -374,8 +374,8 @@ fn who_loses_the_lease_to_another_leads_no_more() {
 fn a_longer_lease_of_another_build_is_waited_for_and_a_senseless_one_is_not_believed() {
     let now = Instant::now();
     let mut election = Election::new("a".to_owned(), Timing::default());
-    election.saw(now, Some(lease("b", 60, 0, 1)));
+    election.observe(now, Some(lease("b", 60, 0, 1)));
     assert_eq!(election.next(now, &stamp(1)), Order::Wait(now + Duration::from_secs(60), Watching::Yes));
-    election.saw(now, Some(lease("b", -3, 0, 1)));
+    election.observe(now, Some(lease("b", -3, 0, 1)));
     assert_eq!(election.next(now, &stamp(1)), Order::Wait(now + Duration::from_secs(15), Watching::Yes));
 }

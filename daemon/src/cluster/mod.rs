@@ -1,5 +1,7 @@
 //! The cluster's API, for what of a daemon needs one. Whoever uses only files never makes a client.
 
+mod own_namespace;
+
 use std::{env, path::Path};
 
 use kube::{
@@ -9,21 +11,22 @@ use kube::{
 
 use scaler_types::Role;
 
-use crate::{exit::Misconfigured, flags::CommonFlags};
+pub use own_namespace::{OwnNamespace, Pod};
+
+use crate::exit::Misconfigured;
 
 /// Set by the kubelet in every pod.
 pub(crate) const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
 
-/// A client of the cluster that the flags mean: that of `--kubeconfig-path` (`KUBECONFIG`), else the one this process
-/// runs in. Makes no connection yet.
+/// A client of the cluster of the kubeconfig, without one of the cluster that this process runs in. Makes no connection yet.
 ///
 /// It retries nothing and waits for ever: what a failed call means and how long one may take is its caller's business.
 ///
 /// # Errors
 ///
 /// A [`Misconfigured`]: there is no such file or it is no kubeconfig, or none was given outside a pod.
-pub async fn client(flags: &CommonFlags, role: Role) -> anyhow::Result<Client> {
-    let mut config = match flags.kubeconfig() {
+pub async fn client(kubeconfig: Option<&Path>, role: Role) -> anyhow::Result<Client> {
+    let mut config = match kubeconfig {
         Some(path) => from_file(path).await?,
         None => in_cluster()?,
     };
@@ -93,20 +96,9 @@ pub fn causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
     use super::*;
-
-    #[derive(Parser)]
-    struct Flags {
-        #[command(flatten)]
-        common: CommonFlags,
-    }
-
-    fn flags(kubeconfig: &Path) -> CommonFlags {
-        Flags::try_parse_from(["daemon", "--kubeconfig-path", kubeconfig.to_str().unwrap()]).unwrap().common
-    }
 
     /// An https server's: whether a crypto provider is there shows when the client is made.
     #[tokio::test]
@@ -118,7 +110,7 @@ mod tests {
             users: [{name: u, user: {token: secret}}], \
             contexts: [{name: c, context: {cluster: k, user: u, namespace: shop}}]}";
         std::fs::write(&file, text).unwrap();
-        assert_eq!(client(&flags(&file), Role::Dlx).await.unwrap().default_namespace(), "shop");
+        assert_eq!(client(Some(&file), Role::Dlx).await.unwrap().default_namespace(), "shop");
     }
 
     #[tokio::test]
@@ -134,7 +126,7 @@ mod tests {
         );
         std::fs::write(&file, text).unwrap();
         for (role, agent) in [(Role::Autoscaler, "scaler-autoscaler/"), (Role::Dlx, "scaler-dlx/")] {
-            let client = client(&flags(&file), role).await.unwrap();
+            let client = client(Some(&file), role).await.unwrap();
             let asking = tokio::spawn(async move { client.apiserver_version().await });
             let (mut connection, _) = server.accept().await.unwrap();
             let mut head = Vec::new();
@@ -147,11 +139,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_empty_kubeconfig_is_none() {
-        assert_eq!(flags(Path::new("")).kubeconfig(), None);
-    }
-
     #[tokio::test]
     async fn an_unusable_kubeconfig_is_named() {
         let folder = tempfile::tempdir().unwrap();
@@ -160,7 +147,7 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(&file, text).unwrap();
             }
-            let error = client(&flags(&file), Role::Dlx).await.err().unwrap();
+            let error = client(Some(&file), Role::Dlx).await.err().unwrap();
             assert!(error.is::<Misconfigured>(), "{error}");
             assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
         }
