@@ -143,3 +143,11 @@ impl Refusal {
         response
     }
 }
+
+/// A hyper error with its cause.
+pub fn explain(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

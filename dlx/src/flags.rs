@@ -9,7 +9,7 @@ use daemon::{
     settings::{FlagSettings, MultiTargetStrategy},
 };
 
-use crate::{route::Network, serve::Timeouts};
+use crate::{client::Timeouts, identify::Network};
 
 /// Holds the requests of sleeping resources, wakes them, and proxies.
 #[derive(clap::Parser, Clone, Debug)]

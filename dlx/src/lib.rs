@@ -1,31 +1,37 @@
 //! The DLX: receives the requests of resources that are at zero, holds them, has the plugin scale the resource from
 //! zero, then proxies.
 //!
-//! A request's way: [`serve`] (a connection on one of the threads), [`proxy`] (for whom is it: [`route`]), into the
-//! gate of its [`resource`], or into its [`hold`] while [`wake`] works; then to an endpoint and back. What the plugins
-//! tell comes in through [`watch`] alone. The way of a request to a resource that is up takes no lock that another
-//! thread takes. [`stop`] says from when on nobody comes any more.
+//! A request's way, from top to bottom; no stage imports one above it:
+//!
+//! | stage | what it does |
+//! |---|---|
+//! | [`listen`] | accepts connections, serves each on one of the threads to its end |
+//! | [`identify`] | for whom a request is: by its port, the headers of a trusted peer, or its host |
+//! | [`admit`] | whether it may go now, or is held until its resource is up or its time is over |
+//! | [`forward`] | HTTP or TCP to an endpoint and back |
+//!
+//! Below them [`state`] is what this DLX knows of each resource, and says what follows from a change; [`driver`] does that
+//! (probes, writes, wakes, Events), and follows what the plugins tell. [`client`] is a client's connection, [`plugin`] what is
+//! called of a plugin. [`dlx`] wires all of it, [`run`](run()) is the process, [`stop`] says from when on nobody comes any more.
+//! The way of a request to a resource that is up takes no lock that another thread takes.
 
-pub mod activity;
 pub mod admin;
 pub mod admit;
 pub mod answer;
+pub mod client;
 pub mod clock;
 pub mod dlx;
+pub mod driver;
 pub mod flags;
-pub mod hold;
+pub mod forward;
+pub mod identify;
 pub mod last_report;
+pub mod listen;
 pub mod metrics;
-pub mod proxy;
-pub mod resource;
-pub mod route;
+pub mod plugin;
 mod run;
-pub mod serve;
-pub mod shared;
+pub mod state;
 pub mod stop;
-pub mod tcp;
-pub mod wake;
-pub mod watch;
 
 pub use flags::Flags;
 pub use run::run;

@@ -11,29 +11,21 @@ use std::{
 use anyhow::Context as _;
 use daemon::{
     coordination::Coordination, exit::Misconfigured, fleet::Fleet, listen::Handed, members::Registration,
-    shutdown::Shutdown, token::Token, wakes::Wakes,
+    shutdown::Shutdown, token::Token,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaler_types::{Role, duration, protocol::Rules};
-use tokio::{
-    runtime::Handle,
-    time::{Instant, sleep_until, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
-    Flags,
     admin::{self, Waiting},
     answer::Refusal,
-    dlx::Dlx,
-    hold::{Limits, Rejected},
+    dlx::{Config, Dlx},
+    flags::Flags,
+    identify::Peers,
     last_report,
-    route::Peers,
-    serve::{Accepted, Door, Listener, Places, Workers},
-    shared::Shared,
-    stop::{self, Routes},
-    tcp::{self, ServiceListeners},
-    watch,
+    listen::{Accepted, Door, Listener, ServiceListeners, Workers},
+    state::{Limits, Rejected},
 };
 
 /// How long the start waits for the plugins' first lists. What a plugin that takes longer knows, is asked for when a
@@ -132,20 +124,21 @@ async fn serve_as(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let Sockets { handed, listener, admin: admin_listener, service, room } = sockets;
-    let limits = Limits { requests: flags.max_held_requests, bytes: flags.max_held_bytes };
-    let wakes = Wakes::new(flags.common.max_concurrent_wakes);
-    let shared = Shared::new(rules, Handle::current(), limits, wakes);
-    let mut dlx = Dlx::new(shared, member, CancellationToken::new());
-    dlx.stopping = shutdown.draining.clone();
-    dlx.service_ports = flags.common.service_ports;
-    dlx.routes = Routes::new(flags.common.endpoint_propagation_delay);
-    dlx.peers = Peers::new(flags.trusted_proxies.clone());
-    dlx.default_namespace = flags.common.namespace.clone();
-    dlx.name_header = flags.target_name_header.clone();
-    dlx.path_header = flags.target_path_header.clone();
-    dlx.places = Places::new(room, flags.max_unread_bytes.try_into().unwrap_or(usize::MAX));
-    dlx.timeouts = flags.timeouts();
-    let dlx = Arc::new(dlx);
+    let dlx = Arc::new(Dlx::new(Config {
+        member: member.to_owned(),
+        rules,
+        held: Limits { requests: flags.max_held_requests, bytes: flags.max_held_bytes },
+        wakes: flags.common.max_concurrent_wakes,
+        endpoint_propagation_delay: flags.common.endpoint_propagation_delay,
+        service_ports: flags.common.service_ports,
+        peers: Peers::new(flags.trusted_proxies.clone()),
+        default_namespace: flags.common.namespace.clone(),
+        headers: (flags.target_name_header.clone(), flags.target_path_header.clone()),
+        places: room,
+        most_unread: flags.max_unread_bytes.try_into().unwrap_or(usize::MAX),
+        timeouts: flags.timeouts(),
+        signalled: shutdown.draining.clone(),
+    }));
     let grace = shutdown.grace();
     if flags.common.shutdown_grace_is_short() {
         tracing::warn!(
@@ -155,33 +148,36 @@ async fn serve_as(
     }
     let stopping = tokio::spawn({
         let dlx = dlx.clone();
-        async move { stop::follow(&dlx, grace).await }
+        async move { dlx.stop(grace).await }
     });
 
-    let start = Fleet::start(&flags.common, flags.settings(), Role::Dlx, dlx.draining.clone());
+    let start = Fleet::start(&flags.common, flags.settings(), Role::Dlx, dlx.server.draining.clone());
     let fleet = tokio::select! {
         // Nobody was served yet.
         () = shutdown.draining.cancelled() => return Ok(()),
         fleet = start => fleet?,
     };
     tokio::spawn(admin::admin(&dlx, &fleet, token, flags.common.resource_metrics).serve(admin_listener));
-    tokio::spawn(watch::follow_fleet(dlx.clone(), fleet.served()));
-    if timeout(FIRST_LISTS, dlx.listed()).await.is_err() {
+    tokio::spawn(dlx.plugins.clone().follow_fleet(fleet.served()));
+    if timeout(FIRST_LISTS, dlx.plugins.listed()).await.is_err() {
         tracing::warn!("not every plugin has listed its resources; serving those that are known");
     }
 
     let cores = available_parallelism().map_or(1, Into::into);
-    let workers = Workers::start(&dlx, cores).context("starting the threads that proxy")?;
+    let workers = Workers::start(&dlx.server, cores).context("starting the threads that proxy")?;
     let address = listener.local_addr()?;
     let listener = Listener::new(listener).with_context(|| format!("accepting connections on {address}"))?;
     if let Some(service) = service {
-        service.serve(&dlx, &workers).context("accepting connections on the service ports")?;
+        service.serve(&dlx.server, &workers).context("accepting connections on the service ports")?;
     }
     tracing::info!(listen = %address, admin = %flags.admin_address, member = %dlx.member, threads = cores, "serving");
-    tokio::spawn(tcp::follow(dlx.clone(), workers.clone(), handed, address.ip()));
+    tokio::spawn({
+        let (ports, server, workers) = (dlx.ports.clone(), dlx.server.clone(), workers.clone());
+        async move { ports.follow(server, workers, handed, address.ip()).await }
+    });
     dlx.serving.store(true, Ordering::Relaxed);
     let taken = |stream, peer, place| workers.hand(Accepted { stream, peer, door: Door::Shared, place });
-    listener.accept(dlx.draining.clone(), dlx.places.clone(), taken).await;
+    listener.accept(dlx.server.draining.clone(), dlx.server.places.clone(), taken).await;
 
     let signalled = stopping.await?;
     if drain(&dlx, signalled, grace).await {
@@ -238,7 +234,7 @@ async fn drain(dlx: &Dlx, signalled: Instant, grace: Duration) -> bool {
         }
     };
     tokio::select! {
-        () = dlx.quiet() => {
+        () = dlx.server.places.quiet() => {
             tracing::info!("every connection is done");
             return true;
         }
@@ -246,14 +242,14 @@ async fn drain(dlx: &Dlx, signalled: Instant, grace: Duration) -> bool {
     }
     let busy = dlx.busy();
     tracing::warn!(requests = busy, "the grace period is over");
-    for entry in dlx.registry.all() {
+    for entry in dlx.resources.all() {
         let refusal = Refusal::draining(&entry.key.id);
-        let _ = dlx.shared.refuse_held.set(refusal.clone());
+        let _ = dlx.state.refuse_held.set(refusal.clone());
         entry.refuse_held(refusal, Rejected::Draining);
     }
     if busy > 0 {
         // An error: not all went in time.
-        let _ = timeout(LAST_WORDS, dlx.quiet()).await;
+        let _ = timeout(LAST_WORDS, dlx.server.places.quiet()).await;
     }
     false
 }

@@ -5,7 +5,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use daemon::settings::Settings;
-use dlx::resource::Entry;
+use dlx::state::Entry;
 use scaler_types::{Endpoint, Probe};
 use support::{
     Given, PATIENCE, Site, body,
@@ -69,7 +69,7 @@ async fn held_again_a_request_reserves_its_bytes_again() {
         up.send_replace(usize::MAX);
         held_again(&entry).await;
         assert_eq!(entry.queue.bytes(), reserved);
-        assert_eq!(site.dlx.shared.totals.bytes(), reserved);
+        assert_eq!(site.dlx.state.totals.bytes(), reserved);
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dlx::serve::Timeouts;
+use dlx::client::Timeouts;
 use h2::Reason;
 use http::{Request, Response};
 use support::{Given, PATIENCE, Site, body, plugin::Plugin, status, until, upstream};

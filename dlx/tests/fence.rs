@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use dlx::resource::Entry;
+use dlx::state::Entry;
 use scaler_types::{Row, State, protocol::Rules};
 use support::{Given, PATIENCE, Site, header, plugin::Plugin, status, until, upstream};
 use tokio::{

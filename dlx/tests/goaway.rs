@@ -5,7 +5,7 @@ mod support;
 use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use dlx::serve::Timeouts;
+use dlx::client::Timeouts;
 use h2::{
     Reason,
     client::{ResponseFuture, SendRequest},
@@ -94,11 +94,11 @@ async fn a_request_that_crosses_with_the_close_is_answered() {
     MAY.add_permits(1);
     assert_eq!(status(get(&mut client)).await, 200);
     let deaf = HEARS.acquire().await.unwrap();
-    until("it is closed for others", || site.dlx.places.close_longest_idle() == 1).await;
+    until("it is closed for others", || site.dlx.server.places.close_longest_idle() == 1).await;
     let crossing = get(&mut client);
     until("it is asked for", || echo.serving.load(Ordering::SeqCst) == 1).await;
     // Nor is it closed once more.
-    assert_eq!(site.dlx.places.close_longest_idle(), 0);
+    assert_eq!(site.dlx.server.places.close_longest_idle(), 0);
     drop(deaf);
     MAY.add_permits(1);
     assert_eq!(status(crossing).await, 200);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use dlx::hold::Limits;
+use dlx::state::Limits;
 use scaler_types::{ScaleError, State};
 use support::{Given, PATIENCE, Site, body, header, plugin::Plugin, status, until, upstream};
 use tokio::{io::AsyncWriteExt, sync::Semaphore, task::JoinSet};
@@ -82,7 +82,7 @@ async fn a_client_that_leaves_frees_its_place_with_and_without_an_unread_body() 
         drop(stream);
         until("left", || entry.queue.is_empty()).await;
         assert_eq!(
-            (entry.queue.bytes(), site.dlx.shared.totals.requests(), site.dlx.shared.totals.bytes()),
+            (entry.queue.bytes(), site.dlx.state.totals.requests(), site.dlx.state.totals.bytes()),
             (0, 0, 0)
         );
     }
@@ -151,7 +151,7 @@ async fn one_namespace_leaves_room_for_another() {
         ask("greedy.test");
         ask("second.test");
     }
-    until("half of it to be held", || site.dlx.shared.totals.requests() == ALL / 2).await;
+    until("half of it to be held", || site.dlx.state.totals.requests() == ALL / 2).await;
     let refused = site.get("greedy.test", "/").await;
     assert_eq!(status(&refused), 503);
     assert!(

@@ -8,8 +8,8 @@ use std::{
 };
 
 use dlx::{
-    resource::{Entry, Key},
-    watch::Source,
+    plugin::Source,
+    state::{Entry, Key},
 };
 use scaler_types::{Resource, ResourceId};
 use support::{Given, Site, body, header, plugin::Plugin, status, until, upstream};
@@ -172,18 +172,24 @@ async fn routes_made_at_the_same_moment_lose_no_host() {
             for name in &names {
                 scope.spawn(move || {
                     let key = Key { kind: "test".into(), id: ResourceId::new("demo", name) };
-                    let entry =
-                        || Entry::new(key.clone(), dlx.next_listing(), source.clone(), dlx.shared.clone());
-                    let (entry, _) = dlx.registry.get_or(&key, entry);
+                    let entry = || {
+                        Entry::new(
+                            key.clone(),
+                            dlx.resources.next_listing(),
+                            source.clone(),
+                            dlx.state.clone(),
+                        )
+                    };
+                    let (entry, _) = dlx.resources.get_or(&key, entry);
                     let mut resource = Resource::new(key.id.clone());
                     resource.hosts.push(format!("{name}.test"));
                     both.wait();
                     entry.saw(source, resource);
-                    dlx.rebuild_routes();
+                    dlx.plugins.rebuild_table();
                 });
             }
         });
-        let table = dlx.table.load();
+        let table = dlx.resources.table();
         for name in names {
             assert!(
                 table.by_host(&format!("{name}.test")).is_some(),

@@ -123,7 +123,7 @@ async fn two_dlxs_that_lead_to_each_other_are_a_loop() {
             resource.replicas = 1;
             resource.endpoints = vec![service(to)];
         });
-        support::until("it is known", || site.dlx.table.load().by_host("a.test").is_some()).await;
+        support::until("it is known", || site.dlx.resources.table().by_host("a.test").is_some()).await;
     }
     let answer = one.get("a.test", "/").await;
     assert_eq!(status(&answer), 508, "{answer}");

@@ -146,11 +146,11 @@ async fn the_older_of_two_that_claim_a_host_has_it() {
         resource.endpoints = vec![support::plugin::endpoint(b.0)];
     };
     site.plugin.add("a", claims);
-    support::until("it is known", || !site.dlx.table.load().conflicts.is_empty()).await;
+    support::until("it is known", || !site.dlx.resources.table().conflicts.is_empty()).await;
     site.get("z.test", "/").await;
     assert_eq!((a.1.requests.load(Ordering::SeqCst), b.1.requests.load(Ordering::SeqCst)), (1, 0));
     site.plugin.remove("z");
-    support::until("it is gone", || site.dlx.table.load().conflicts.is_empty()).await;
+    support::until("it is gone", || site.dlx.resources.table().conflicts.is_empty()).await;
     site.get("z.test", "/").await;
     assert_eq!(b.1.requests.load(Ordering::SeqCst), 1);
 }
@@ -285,5 +285,7 @@ async fn while_draining_answers_close_and_new_connections_are_not_taken() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!((status(&answer), header(&answer, "connection")), (200, Some("close")));
-    tokio::time::timeout(support::PATIENCE, site.dlx.quiet()).await.expect("every connection ends");
+    tokio::time::timeout(support::PATIENCE, site.dlx.server.places.quiet())
+        .await
+        .expect("every connection ends");
 }

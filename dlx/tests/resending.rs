@@ -112,7 +112,7 @@ async fn what_changes_nothing_is_sent_again_when_its_reused_connection_closes() 
         let (site, mut client) = site(address).await;
         assert_eq!(ask(&mut client, method, "/again", "\r\n").await.0, 200, "{method}");
         assert_eq!(seen.of("/again"), [0, 1], "{method}");
-        assert_eq!(site.dlx.shared.resent(), 1, "{method}");
+        assert_eq!(site.dlx.server.pools.resent(), 1, "{method}");
     }
 }
 
@@ -133,7 +133,7 @@ async fn what_may_change_something_is_never_sent_twice() {
         assert_eq!(status, 502, "{method} {rest:?}: {told}");
         assert!(told.contains(r#""resource":"demo/a""#), "{told}");
         assert_eq!(seen.of("/once"), [0], "{method} {rest:?}");
-        assert_eq!(site.dlx.shared.resent(), 0, "{method} {rest:?}");
+        assert_eq!(site.dlx.server.pools.resent(), 0, "{method} {rest:?}");
     }
 }
 
@@ -164,7 +164,7 @@ async fn nothing_is_sent_a_third_time_nor_again_on_a_new_connection() {
     let (site, mut client) = site(address).await;
     assert_eq!(ask(&mut client, "GET", "/third", "\r\n").await.0, 502);
     assert_eq!(all.of("/third"), [0, 1]);
-    assert_eq!(site.dlx.shared.resent(), 1);
+    assert_eq!(site.dlx.server.pools.resent(), 1);
     assert_eq!(ask(&mut client, "GET", "/new", "\r\n").await.0, 502);
     assert_eq!(all.of("/new"), [2]);
 }
@@ -189,7 +189,7 @@ async fn connections_are_not_kept_where_each_answer_is_the_last() {
     let (mut learned, mut before) = (0, 0);
     while learned < 2 {
         assert_eq!(ask(&mut client, "GET", "/", "\r\n").await.0, 200);
-        let resent = site.dlx.shared.resent();
+        let resent = site.dlx.server.pools.resent();
         learned = if resent == before && all.of("/").len() > 1 { learned + 1 } else { 0 };
         before = resent;
     }
@@ -198,7 +198,7 @@ async fn connections_are_not_kept_where_each_answer_is_the_last() {
         assert_eq!(ask(&mut client, method, "/learned", rest).await.0, 200, "{n}");
     }
     assert_eq!(all.of("/learned").len(), 20);
-    assert_eq!(site.dlx.shared.resent(), before);
+    assert_eq!(site.dlx.server.pools.resent(), before);
 }
 
 /// What the first connection of a server of HTTP/2 does with its first stream.
@@ -286,7 +286,7 @@ async fn call(first: First) -> (u16, u64, Vec<Bytes>) {
     let status = answer.status().as_u16();
     answer.into_body().collect().await.unwrap();
     let bodies = bodies.lock().unwrap().clone();
-    (status, site.dlx.shared.resent(), bodies)
+    (status, site.dlx.server.pools.resent(), bodies)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 
 use daemon::telemetry::{ResourceMetrics, registry};
-use dlx::metrics::Exported;
+use dlx::admin::Exported;
 use scaler_types::ScaleError;
 use support::{Given, Site, plugin::Plugin, status, upstream};
 

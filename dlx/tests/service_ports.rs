@@ -207,7 +207,9 @@ async fn a_service_port_outlives_its_resource_and_others_do_not() {
     });
     let site = Site::start(plugin, given(ports)).await;
     let ip = "127.0.0.1".parse().unwrap();
-    tokio::spawn(dlx::tcp::follow(site.dlx.clone(), site.workers.clone(), Handed::default(), ip));
+    let (own_ports, server, workers) =
+        (site.dlx.ports.clone(), site.dlx.server.clone(), site.workers.clone());
+    tokio::spawn(async move { own_ports.follow(server, workers, Handed::default(), ip).await });
     let bound = || {
         let all = site.dlx.ports.all();
         all.iter().map(|bound| (bound.identity.port.listen, bound.error.clone())).collect::<Vec<_>>()
@@ -263,9 +265,9 @@ async fn of_two_that_claim_a_port_the_older_has_it() {
     plugin.add("b", at(named(b'b').await, ports.first, Protocol::Tcp));
     let site = Site::start(plugin, given(ports)).await;
     site.plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
-    until("it is known", || !site.dlx.table.load().conflicts.is_empty()).await;
+    until("it is known", || !site.dlx.resources.table().conflicts.is_empty()).await;
     assert_eq!(says(&mut connect(ports.first).await).await, b'b');
-    let told = serde_json::to_value(&site.dlx.table.load().conflicts).unwrap();
+    let told = serde_json::to_value(&site.dlx.resources.table().conflicts).unwrap();
     let expected = serde_json::json!([{"port": ports.first, "has": "demo/b", "wants": "demo/a"}]);
     assert_eq!(told, expected);
     site.plugin.remove("b");

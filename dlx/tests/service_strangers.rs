@@ -37,14 +37,14 @@ async fn a_port_that_nobody_has_is_asked_for_once_and_reset_for_a_thousand() {
             is_reset(&mut stream).await
         });
     }
-    until("they wait", || site.dlx.strangers.available_permits() < 1024).await;
+    until("they wait", || site.dlx.server.identifier.strangers.available_permits() < 1024).await;
     // Everybody else is served meanwhile.
     assert_eq!(status(&site.get_at(ports.first, "/").await), 200);
     assert_eq!(strangers.join_all().await, vec![true; 1000]);
     let lists = site.plugin.lists.load(Ordering::SeqCst) - lists;
     assert!((1..=10).contains(&lists), "{lists} lists");
-    assert_eq!(site.dlx.shared.metrics.unassigned_so_far(), 1000);
-    assert_eq!(site.dlx.strangers.available_permits(), 1024);
+    assert_eq!(site.dlx.metrics.unassigned_so_far(), 1000);
+    assert_eq!(site.dlx.server.identifier.strangers.available_permits(), 1024);
     assert_eq!(site.entry("a").counts.total(), 1);
 }
 
@@ -53,10 +53,10 @@ async fn no_more_wait_for_an_owner_than_may() {
     let ports = free_range(1);
     let site = Site::start(Plugin::at("127.0.0.1:1"), given(ports)).await;
     let lists = site.plugin.lists.load(Ordering::SeqCst);
-    site.dlx.strangers.forget_permits(usize::MAX);
+    site.dlx.server.identifier.strangers.forget_permits(usize::MAX);
     assert!(resets(local(ports.first)).await);
     assert_eq!(site.plugin.lists.load(Ordering::SeqCst), lists, "somebody waited");
-    assert_eq!(site.dlx.shared.metrics.unassigned_so_far(), 1);
+    assert_eq!(site.dlx.metrics.unassigned_so_far(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dlx::serve::Timeouts;
+use dlx::client::Timeouts;
 use http::{Request, Response};
 use support::{Given, Site, header, plugin::Plugin, status, until, upstream};
 use tokio::{
@@ -113,7 +113,7 @@ async fn who_says_nothing_locks_nobody_out() {
         others.push(new);
     }
     end(&mut oldest).await;
-    assert!(site.dlx.places.closed_for_others() > 0);
+    assert!(site.dlx.server.places.closed_for_others() > 0);
     assert_eq!(site.dlx.ready(), Ok(()));
     // The last that came are there.
     assert_eq!(get(others.last_mut().unwrap()).await, 200);

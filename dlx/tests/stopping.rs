@@ -41,8 +41,8 @@ async fn site(dlxs: &'static [&'static str], grace: Duration) -> (Site, ServiceP
 /// The first signal.
 fn signal(site: &Site) -> JoinHandle<Instant> {
     let dlx = site.dlx.clone();
-    let stopping = tokio::spawn(async move { dlx::stop::follow(&dlx, LONG).await });
-    site.dlx.stopping.cancel();
+    let stopping = tokio::spawn(async move { dlx.stop(LONG).await });
+    site.dlx.stopping.signalled.cancel();
     stopping
 }
 
@@ -60,7 +60,7 @@ async fn serves(site: &Site, ports: ServicePorts) {
 }
 
 async fn drains(site: &Site, ports: ServicePorts) {
-    until("draining", || site.dlx.draining.is_cancelled()).await;
+    until("draining", || site.dlx.server.draining.is_cancelled()).await;
     assert_eq!(site.dlx.ready(), Err("draining".to_owned()));
     for address in [local(ports.first), site.address] {
         let deadline = Instant::now() + PATIENCE;
@@ -79,7 +79,7 @@ async fn one_that_routes_lead_to_is_unready_at_once_and_serves_until_none_does()
     for _ in 0..20 {
         serves(&site, ports).await;
     }
-    assert!(!stopping.is_finished() && !site.dlx.draining.is_cancelled());
+    assert!(!stopping.is_finished() && !site.dlx.server.draining.is_cancelled());
     site.plugin.change("a", |resource| resource.route = led_to(&["other"]));
     ended(stopping).await;
     drains(&site, ports).await;
@@ -96,14 +96,14 @@ async fn one_that_no_route_names_drains_at_once() {
 async fn one_that_a_route_named_a_moment_ago_gives_everybody_the_time_to_follow() {
     let (site, ports) = site(&["test-1"], LONG).await;
     site.plugin.change("a", |resource| resource.route = led_to(&["other"]));
-    until("it is seen", || site.dlx.routes.count() == 0).await;
+    until("it is seen", || site.dlx.stopping.routes.count() == 0).await;
     let stopping = signal(&site);
     let why = site.dlx.ready().unwrap_err();
     assert!(why.contains("the last route was led elsewhere") && why.contains("1h"), "{why}");
     for _ in 0..20 {
         serves(&site, ports).await;
     }
-    assert!(!stopping.is_finished() && !site.dlx.draining.is_cancelled());
+    assert!(!stopping.is_finished() && !site.dlx.server.draining.is_cancelled());
 }
 
 /// The route is there, and this DLX has not been told.
@@ -112,11 +112,11 @@ async fn a_route_that_is_not_seen_yet_is_asked_for() {
     let (site, ports) = site(&["other"], Duration::ZERO).await;
     site.plugin.stalled.send_replace(true);
     site.plugin.change("a", |resource| resource.route = led_to(&["test-1"]));
-    assert_eq!(site.dlx.routes.count(), 0);
+    assert_eq!(site.dlx.stopping.routes.count(), 0);
     let stopping = signal(&site);
-    until("it is seen", || site.dlx.routes.count() == 1).await;
+    until("it is seen", || site.dlx.stopping.routes.count() == 1).await;
     serves(&site, ports).await;
-    assert!(!stopping.is_finished() && !site.dlx.draining.is_cancelled());
+    assert!(!stopping.is_finished() && !site.dlx.server.draining.is_cancelled());
     site.plugin.change("a", |resource| resource.route = None);
     site.plugin.stalled.send_replace(false);
     ended(stopping).await;
@@ -127,7 +127,7 @@ async fn every_way_in_which_a_route_ends_is_noticed() {
     for what in ["it names others", "it names nobody", "there is none", "its resource is gone"] {
         let (site, _) = site(&["test-1"], Duration::ZERO).await;
         let stopping = signal(&site);
-        assert_eq!(site.dlx.routes.count(), 1);
+        assert_eq!(site.dlx.stopping.routes.count(), 1);
         // As a connection to it does that is open.
         let _kept = site.entry("a");
         let route = match what {

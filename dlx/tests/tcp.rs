@@ -31,7 +31,8 @@ async fn site(window: Duration) -> (Site, u16) {
     let settings = Settings { hold_timeout: PATIENCE, ..Settings::default() };
     let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
     let ip = "127.0.0.1".parse().unwrap();
-    tokio::spawn(dlx::tcp::follow(site.dlx.clone(), site.workers.clone(), Handed::default(), ip));
+    let (ports, server, workers) = (site.dlx.ports.clone(), site.dlx.server.clone(), site.workers.clone());
+    tokio::spawn(async move { ports.follow(server, workers, Handed::default(), ip).await });
     until("bound", || site.dlx.ports.all().iter().any(|bound| bound.error.is_none())).await;
     (site, port)
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use dlx::resource::Entry;
+use dlx::state::Entry;
 use scaler_types::{Endpoint, Port, Probe, Protocol, ScaleError, ScaleResource, State};
 use support::{
     Given, PATIENCE, Site, free_range, is_reset, local,
@@ -152,7 +152,7 @@ async fn a_client_that_leaves_while_held_frees_its_place() {
         stream.set_zero_linger().unwrap();
         drop(stream);
         until("left", || asleep.entry.queue.is_empty()).await;
-        let totals = &asleep.site.dlx.shared.totals;
+        let totals = &asleep.site.dlx.state.totals;
         assert_eq!((asleep.entry.queue.bytes(), totals.requests(), totals.bytes()), (0, 0, 0));
     }
     assert_eq!(asleep.entry.counts.in_flight(), 0);

@@ -106,7 +106,7 @@ async fn what_one_client_does_not_read_is_bounded() {
     deaf.store(true, Ordering::SeqCst);
     let mut most = 0;
     until("all are under way", || {
-        most = most.max(site.dlx.places.unread());
+        most = most.max(site.dlx.server.places.unread());
         begun.load(Ordering::SeqCst) == STREAMS
     })
     .await;
@@ -125,14 +125,14 @@ async fn what_all_clients_do_not_read_is_bounded_and_others_are_served() {
     let site = Site::start(Plugin::at(address).awake("a", address), given).await;
     let mut clients = Vec::new();
     let (most, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let (places, watched, ends) = (site.dlx.places.clone(), most.clone(), done.clone());
+    let (places, watched, ends) = (site.dlx.server.places.clone(), most.clone(), done.clone());
     let watching = std::thread::spawn(move || {
         while !ends.load(Ordering::SeqCst) {
             watched.fetch_max(places.unread(), Ordering::SeqCst);
             std::thread::yield_now();
         }
     });
-    let places = &site.dlx.places;
+    let places = &site.dlx.server.places;
     // One after another: however slow the machine is, those that are being closed are no more than a few.
     for _ in 0..16 {
         let (unread, closed) = (places.unread(), places.closed_for_unread());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use dlx::resource::Phase;
+use dlx::state::Phase;
 use scaler_types::{Endpoint, Progress, Row, ScaleError, State};
 use support::{
     Given, PATIENCE, Site, body, header,
@@ -29,7 +29,7 @@ async fn shown(site: &Site, name: &str) -> serde_json::Value {
 fn metrics(site: &Site) -> String {
     let (dlx, resources) = (std::sync::Arc::downgrade(&site.dlx), daemon::telemetry::ResourceMetrics::Active);
     let mut registry = daemon::telemetry::registry("dlx");
-    registry.register_collector(Box::new(dlx::metrics::Exported { dlx, resources }));
+    registry.register_collector(Box::new(dlx::admin::Exported { dlx, resources }));
     let mut page = String::new();
     prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
     page

@@ -19,7 +19,14 @@ use super::LogFormat;
 const OURS: [&str; 6] = ["autoscaler", "daemon", "dlx", "plugin", "plugin_host", "scaler_types"];
 
 /// Modules of ours that log what clients did.
-const CLIENTS: [&str; 3] = ["daemon::admin", "dlx::serve", "dlx::proxy"];
+const CLIENTS: [&str; 6] = [
+    "daemon::admin",
+    "dlx::client",
+    "dlx::forward",
+    "dlx::listen::accept",
+    "dlx::listen::connection",
+    "dlx::listen::worker",
+];
 
 /// So many lines of one place in the code are written at once, if a client can cause them; then one per [`INTERVAL`].
 const BURST: u32 = 10;
@@ -232,9 +239,9 @@ mod tests {
             ("h2::proto::ping_pong", Level::WARN, true),
             ("hyper", Level::ERROR, true),
             ("daemon::admin", Level::WARN, true),
-            ("dlx::serve::accept", Level::WARN, true),
-            ("dlx::server", Level::WARN, false),
-            ("dlx::wake::scale", Level::INFO, false),
+            ("dlx::listen::accept", Level::WARN, true),
+            ("dlx::clients", Level::WARN, false),
+            ("dlx::driver::scale", Level::INFO, false),
             ("autoscaler::drain", Level::INFO, false),
             ("plugin", Level::WARN, false),
             ("h2::proto::ping_pong", Level::DEBUG, false),

@@ -12,7 +12,7 @@ use scaler_types::duration;
 use serde::{Deserialize, Serialize};
 
 use super::Body;
-use crate::{dlx::Dlx, resource::Entry};
+use crate::{dlx::Dlx, state::Entry};
 
 #[derive(Serialize)]
 struct Activity {
@@ -92,14 +92,14 @@ fn tell(dlx: &Dlx, request: &Request<Bytes>, of: impl Fn(&Entry) -> bool) -> Res
         }
     }
     // Read first: what is forgotten after it is still listed, or missing and said so.
-    let all = dlx.registry.all();
+    let all = dlx.resources.all();
     let resources = all.iter().filter(|entry| of(entry)).map(|entry| resource(entry, &windows)).collect();
     json(
         StatusCode::OK,
         &Activity {
             member: dlx.member.clone(),
-            stopping: dlx.stopping.is_cancelled(),
-            forgotten: dlx.registry.forgotten().map(duration::short),
+            stopping: dlx.stopping.signalled.is_cancelled(),
+            forgotten: dlx.resources.forgotten().map(duration::short),
             resources,
         },
     )

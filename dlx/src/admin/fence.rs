@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use super::Body;
-use crate::{dlx::Dlx, resource::Key};
+use crate::{
+    dlx::Dlx,
+    state::{Entry, Key},
+};
 
 /// The longest this DLX waits for its view, whatever the asker wants.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -63,14 +66,14 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
 }
 
 /// The resource, as soon as it is known.
-async fn known(dlx: &Dlx, key: &Key, deadline: Instant) -> Option<Arc<crate::resource::Entry>> {
+async fn known(dlx: &Dlx, key: &Key, deadline: Instant) -> Option<Arc<Entry>> {
     loop {
-        let mut routed = std::pin::pin!(dlx.routed.notified());
+        let mut replaced = std::pin::pin!(dlx.resources.replaced());
         // From here on a new resource is not missed.
-        routed.as_mut().enable();
-        if let Some(entry) = dlx.entry(key) {
+        replaced.as_mut().enable();
+        if let Some(entry) = dlx.resources.get(key) {
             return Some(entry);
         }
-        timeout_at(deadline, routed).await.ok()?;
+        timeout_at(deadline, replaced).await.ok()?;
     }
 }

@@ -2,6 +2,7 @@
 
 mod activity;
 mod fence;
+mod metrics;
 pub mod resources;
 mod waiting;
 mod wake;
@@ -15,15 +16,16 @@ use daemon::{
     token::Token,
 };
 use http::{Method, Request, Response};
+pub use metrics::Exported;
 pub use waiting::Waiting;
 
-use crate::{dlx::Dlx, metrics::Exported};
+use crate::dlx::Dlx;
 
 /// The admin server with a DLX's routes.
 pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<Token>, resources: ResourceMetrics) -> Admin {
     let mut registry = registry("dlx");
     fleet.register(&mut registry);
-    dlx.shared.metrics.reports_dropped.register(&mut registry);
+    dlx.metrics.reports_dropped.register(&mut registry);
     registry.register_collector(Box::new(Exported { dlx: Arc::downgrade(dlx), resources }));
     let ready = dlx.clone();
     let admin = Admin::new(registry, token)

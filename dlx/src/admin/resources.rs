@@ -11,9 +11,7 @@ use serde::Serialize;
 use super::Body;
 use crate::{
     dlx::Dlx,
-    resource::{Entry, View},
-    route::Conflict,
-    serve::Identity,
+    state::{Conflict, Entry, Identity, View},
 };
 
 #[derive(Serialize)]
@@ -93,8 +91,9 @@ struct BoundPort {
 
 /// Answers.
 pub async fn answer(dlx: Arc<Dlx>, _: Request<Bytes>) -> Response<Body> {
-    let resources = dlx.registry.all().iter().map(|entry| entry.read(|view| resource(entry, view))).collect();
-    let table = dlx.table.load_full();
+    let resources =
+        dlx.resources.all().iter().map(|entry| entry.read(|view| resource(entry, view))).collect();
+    let table = dlx.resources.table();
     let port = |identity: &Identity, error| BoundPort {
         listen: identity.port.listen,
         resource: identity.entry.key.id.to_string(),
@@ -108,13 +107,13 @@ pub async fn answer(dlx: Arc<Dlx>, _: Request<Bytes>) -> Response<Body> {
     let ports = ports.chain(own.iter().map(|bound| port(&bound.identity, bound.error.clone())));
     let everything = Everything {
         member: dlx.member.clone(),
-        draining: dlx.draining.is_cancelled(),
-        stopping: dlx.stopping.is_cancelled().then(|| dlx.routes.to_string()),
-        routes: dlx.routes.count(),
+        draining: dlx.stopping.draining.is_cancelled(),
+        stopping: dlx.stopping.signalled.is_cancelled().then(|| dlx.stopping.routes.to_string()),
+        routes: dlx.stopping.routes.count(),
         resources,
         conflicts: table.conflicts.clone(),
         service_ports,
-        unassigned_connections: dlx.shared.metrics.unassigned_so_far(),
+        unassigned_connections: dlx.metrics.unassigned_so_far(),
         ports: ports.collect(),
     };
     json(StatusCode::OK, &everything)

@@ -8,7 +8,7 @@ use std::{
 use daemon::{admin::Admin, coordination::Coordination, telemetry::registry};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::Flags;
+use crate::flags::Flags;
 
 /// Says why the DLX is not ready, while it waits for its ports and to be a member.
 pub struct Waiting {

@@ -9,7 +9,7 @@ use scaler_types::ResourceId;
 use serde::Deserialize;
 
 use super::Body;
-use crate::{admit::Admission, dlx::Dlx, wake::WakeCause};
+use crate::{admit::Admission, dlx::Dlx, state::WakeCause};
 
 #[derive(Deserialize)]
 struct Wanted {
@@ -30,7 +30,7 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
     let id = ResourceId::new(wanted.namespace, wanted.name);
     let fits = |kind: &str| wanted.kind.as_deref().is_none_or(|wanted| wanted == kind);
     let Some(entry) =
-        dlx.registry.all().into_iter().find(|entry| entry.key.id == id && fits(&entry.key.kind))
+        dlx.resources.all().into_iter().find(|entry| entry.key.id == id && fits(&entry.key.kind))
     else {
         return refuse(StatusCode::NOT_FOUND, &format!("no plugin lists {id}"));
     };

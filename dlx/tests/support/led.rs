@@ -47,5 +47,5 @@ pub async fn says(stream: &mut TcpStream) -> u8 {
 
 /// Whose the port is.
 pub fn owner(site: &Site, port: u16) -> Option<String> {
-    site.dlx.table.load().by_port(port).map(|identity| identity.entry.key.id.name.clone())
+    site.dlx.resources.table().by_port(port).map(|identity| identity.entry.key.id.name.clone())
 }

@@ -16,23 +16,20 @@ use std::{
     time::Duration,
 };
 
-use daemon::{listen::Handed, settings::Settings, wakes::Wakes};
+use daemon::{listen::Handed, settings::Settings};
 use dlx::{
-    dlx::Dlx,
-    hold::Limits,
-    resource::{Entry, Key},
-    serve::{Accepted, Door, Listener, Places, Timeouts, Workers},
-    shared::Shared,
-    stop::Routes,
-    tcp::ServiceListeners,
-    watch::{Source, follow_source},
+    client::Timeouts,
+    dlx::{Config, Dlx},
+    identify::Peers,
+    listen::{Accepted, Door, Listener, ServiceListeners, Workers},
+    plugin::Source,
+    state::{Entry, Key, Limits},
 };
 use plugin::Plugin;
 use scaler_types::{ServicePorts, protocol::Rules};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    runtime::Handle,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -85,15 +82,20 @@ impl Default for Given {
 
 impl Site {
     pub async fn start(plugin: Arc<Plugin>, given: Given) -> Self {
-        let draining = CancellationToken::new();
-        let shared = Shared::new(given.rules, Handle::current(), given.held, Wakes::new(given.wakes));
-        let mut dlx = Dlx::new(shared, "test-1", draining.clone());
-        dlx.peers = dlx::route::Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect());
-        dlx.service_ports = given.service_ports;
-        dlx.places = Places::new(given.places, given.unread);
-        dlx.timeouts = given.timeouts;
-        dlx.routes = Routes::new(given.endpoint_propagation_delay);
-        let dlx = Arc::new(dlx);
+        let dlx = Arc::new(Dlx::new(Config {
+            member: "test-1".to_owned(),
+            rules: given.rules,
+            held: given.held,
+            wakes: given.wakes,
+            endpoint_propagation_delay: given.endpoint_propagation_delay,
+            service_ports: given.service_ports,
+            peers: Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect()),
+            places: given.places,
+            most_unread: given.unread,
+            timeouts: given.timeouts,
+            ..Config::default()
+        }));
+        let draining = dlx.server.draining.clone();
         let service = match given.service_ports {
             Some(ports) => {
                 let say = |why| panic!("{why}");
@@ -104,26 +106,25 @@ impl Site {
         };
         let source =
             Source::new(plugin.clone(), "test", "demo", Arc::new(given.settings), Default::default());
-        dlx.sources.lock().unwrap().push(source.clone());
-        follow_source(&dlx, source);
-        dlx.rebuild_routes();
-        dlx.listed().await;
-        let workers = Workers::start(&dlx, 2).unwrap();
+        dlx.plugins.follow_source(source.clone());
+        dlx.plugins.set_sources(vec![source]);
+        dlx.plugins.listed().await;
+        let workers = Workers::start(&dlx.server, 2).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (hand, stop) = (workers.clone(), draining.clone());
         let taken =
             move |stream, peer, place| hand.hand(Accepted { stream, peer, door: Door::Shared, place });
-        tokio::spawn(Listener::new(listener).unwrap().accept(stop, dlx.places.clone(), taken));
+        tokio::spawn(Listener::new(listener).unwrap().accept(stop, dlx.server.places.clone(), taken));
         if let Some(service) = service {
-            service.serve(&dlx, &workers).unwrap();
+            service.serve(&dlx.server, &workers).unwrap();
         }
         Self { dlx, plugin, address, draining, workers }
     }
 
     /// A resource of the plugin's.
     pub fn entry(&self, name: &str) -> Arc<Entry> {
-        self.dlx.entry(&Key { kind: "test".into(), id: plugin::id(name) }).unwrap()
+        self.dlx.resources.get(&Key { kind: "test".into(), id: plugin::id(name) }).unwrap()
     }
 
     /// A connection to the DLX.

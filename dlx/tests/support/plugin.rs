@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use dlx::watch::{Calls, Failed, Pending};
+use dlx::plugin::{Calls, Failed, Pending};
 use scaler_types::{
     AddressOf, Changes, Endpoint, Nonce, Report, Resource, ResourceId, Row, ScaleError, ScaleRequest, State,
     Target, Version,

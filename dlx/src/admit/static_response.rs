@@ -1,0 +1,33 @@
+//! Which requests are a monitor's, as `staticResponses` names them: they neither wake nor count.
+
+use daemon::settings::{Settings, StaticResponseWhen};
+use http::{Request, StatusCode, header};
+
+use crate::state::Entry;
+
+/// What the DLX answers to a request that a static response matches.
+#[derive(Clone, Copy, Debug)]
+pub struct StaticAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Whether also while the resource is awake.
+    pub when: StaticResponseWhen,
+}
+
+/// The answer of the first static response that matches the request, if one does.
+pub fn static_answer(settings: &Settings, agent: Option<&[u8]>, path: &str) -> Option<StaticAnswer> {
+    let rule = settings.static_responses.iter().find(|rule| {
+        let begins = |wanted: &String| agent.is_some_and(|own| own.starts_with(wanted.as_bytes()));
+        let names = rule.user_agent.is_some() || rule.path.is_some();
+        names
+            && rule.user_agent.as_ref().is_none_or(begins)
+            && rule.path.as_ref().is_none_or(|own| own == path)
+    })?;
+    Some(StaticAnswer { status: StatusCode::from_u16(rule.status).ok()?, when: rule.when })
+}
+
+/// The same for a request whose head was read as a whole.
+pub fn static_answer_to<B>(entry: &Entry, request: &Request<B>) -> Option<StaticAnswer> {
+    let agent = request.headers().get(header::USER_AGENT);
+    static_answer(&entry.facts.load().settings, agent.map(|agent| agent.as_bytes()), request.uri().path())
+}

@@ -1,0 +1,445 @@
+//! Room for clients' connections. When there is none left, those that have had nothing to do for longest are closed.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::net::{Shutdown, shutdown};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use super::{Progress, Socket};
+
+/// Of the room, this part is made at once: looking for the longest idle costs a look at all.
+const PART: usize = 64;
+/// But so much at least, or a flood of clients that say nothing would keep others waiting for long.
+const LEAST: usize = 8;
+/// For so long a connection must have had nothing to do before it is closed for another one: what its client has sent
+/// already, or just begun to send, has been read by then.
+const MIN_IDLE: Duration = Duration::from_secs(1);
+/// So long a client of HTTP/2 may take to hear that its connection is closed for another one: a round trip of most. What it sends
+/// meanwhile is answered.
+const GOODBYE_UNDER_PRESSURE: Duration = Duration::from_millis(250);
+/// How soon after a look at what is unread another one may bring something new.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How often the log says that there is no room.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Room for clients' connections.
+#[derive(Debug)]
+pub struct Places {
+    free: Arc<Semaphore>,
+    most: usize,
+    /// Clients that wait to be taken.
+    waiting: AtomicUsize,
+    /// Told when a connection has nothing to do while clients wait.
+    idle: Notify,
+    /// By thread: its connections that may be closed when they have nothing to do.
+    threads: Mutex<Vec<Arc<Clients>>>,
+    /// Connections that were closed for others.
+    closed: AtomicU64,
+    said: Mutex<Option<Instant>>,
+    /// Bytes that clients of HTTP/2 have not taken,
+    unread: AtomicUsize,
+    /// how many they may be,
+    most_unread: usize,
+    /// and when it was looked last whose they are.
+    looked: Mutex<Option<Instant>>,
+    /// Connections that were closed for having most of them.
+    closed_unread: AtomicU64,
+    /// Connections that are open.
+    open: AtomicUsize,
+    /// Told when the last of them was closed.
+    none_open: Notify,
+}
+
+/// Counts a connection as open until it is dropped.
+#[derive(Debug)]
+pub struct Open {
+    places: Arc<Places>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The connections of one thread.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<Connections>);
+
+#[derive(Debug, Default)]
+struct Connections {
+    /// The number of the last that came.
+    last: u64,
+    open: HashMap<u64, (Socket, Arc<Progress>)>,
+}
+
+/// Has a connection be among those of its thread until it is dropped.
+#[derive(Debug)]
+pub struct Known {
+    clients: Arc<Clients>,
+    number: u64,
+}
+
+// === impl Places ===
+
+impl Places {
+    /// Room for `most`, whose clients may leave `most_unread` bytes of their answers unread.
+    pub fn new(most: usize, most_unread: usize) -> Arc<Self> {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            free: Arc::new(Semaphore::new(most)),
+            most,
+            waiting: AtomicUsize::new(0),
+            idle: Notify::new(),
+            threads: Mutex::default(),
+            closed: AtomicU64::new(0),
+            said: Mutex::default(),
+            unread: AtomicUsize::new(0),
+            most_unread,
+            looked: Mutex::default(),
+            closed_unread: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+            none_open: Notify::new(),
+        })
+    }
+
+    /// One more thread has connections.
+    pub fn add(&self) -> Arc<Clients> {
+        let clients = Arc::<Clients>::default();
+        lock(&self.threads).push(clients.clone());
+        clients
+    }
+
+    /// One more connection is open, at this place.
+    pub fn open(self: &Arc<Self>, place: OwnedSemaphorePermit) -> Open {
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Open { places: self.clone(), _place: place }
+    }
+
+    /// Returns when no connection is open.
+    pub async fn quiet(&self) {
+        while self.open.load(Ordering::SeqCst) > 0 {
+            self.none_open.notified().await;
+        }
+    }
+
+    /// A place that is free now.
+    pub fn try_take(&self) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().try_acquire_owned().ok()
+    }
+
+    /// A place, as soon as there is one. The others wait in the kernel meanwhile.
+    pub async fn take(&self) -> OwnedSemaphorePermit {
+        if let Some(place) = self.try_take() {
+            return place;
+        }
+        let _waits = Waits::new(&self.waiting);
+        loop {
+            // Before the look: whoever has nothing to do after it tells.
+            let idle = self.idle.notified();
+            let again = match self.close_longest_idle() {
+                0 => {
+                    self.say();
+                    MIN_IDLE
+                }
+                _ => GOODBYE_UNDER_PRESSURE,
+            };
+            tokio::select! {
+                place = self.free.clone().acquire_owned() => match place {
+                    Ok(place) => return place,
+                    // Closed never.
+                    Err(_) => std::future::pending().await,
+                },
+                () = idle => {}
+                // Some may have been idle for long enough by then.
+                () = look_again(again) => {}
+            }
+        }
+    }
+
+    /// Closes the connections that have had nothing to do for longest, unless enough are about to end; how many end.
+    pub fn close_longest_idle(&self) -> usize {
+        let threads = lock(&self.threads).clone();
+        let (mut idle, mut ending) = (Vec::new(), 0);
+        for clients in threads {
+            let clients = lock(&clients.0);
+            for (socket, progress) in clients.open.values() {
+                match progress.closed_for() {
+                    Some(ago) if ago < GOODBYE_UNDER_PRESSURE => ending += 1,
+                    // It was told. An error: it has ended.
+                    Some(_) => drop(shutdown(socket.stream(), Shutdown::Both)),
+                    None => {}
+                }
+            }
+            idle.extend(clients.open.values().filter_map(|(socket, progress)| {
+                let idle = progress.idle_for().filter(|idle| *idle >= MIN_IDLE)?;
+                Some((idle, socket.clone(), progress.clone()))
+            }));
+        }
+        let count = (self.most / PART).max(LEAST).saturating_sub(ending).min(idle.len());
+        if count == 0 {
+            return ending;
+        }
+        idle.select_nth_unstable_by_key(count - 1, |(idle, ..)| std::cmp::Reverse(*idle));
+        let mut closed = 0;
+        for (_, socket, progress) in idle.into_iter().take(count) {
+            // It may have something to do by now; a request that is just coming is one that crosses with the close.
+            if progress.idle_for().is_some_and(|idle| idle >= MIN_IDLE)
+                && progress.close()
+                && (progress.tells_before_it_ends() || shutdown(socket.stream(), Shutdown::Both).is_ok())
+            {
+                closed += 1;
+            }
+        }
+        self.closed.fetch_add(closed as u64, Ordering::Relaxed);
+        closed + ending
+    }
+
+    /// So many more bytes are unread.
+    pub fn add_unread(&self, bytes: usize) {
+        let all = self.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if all > self.most_unread {
+            self.close_most_unread();
+        }
+    }
+
+    /// So many less are.
+    pub fn remove_unread(&self, bytes: usize) {
+        self.unread.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that clients have not taken.
+    pub fn unread(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were closed for having most of what is unread.
+    pub fn closed_for_unread(&self) -> u64 {
+        self.closed_unread.load(Ordering::Relaxed)
+    }
+
+    /// Closes connections until the others have no more unread than may be: those of the namespace that has most, and of them
+    /// those that have most of it.
+    fn close_most_unread(&self) {
+        {
+            let mut looked = lock(&self.looked);
+            if looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+                return;
+            }
+            *looked = Some(Instant::now());
+        }
+        let threads = lock(&self.threads).clone();
+        let mut connections = Vec::new();
+        for clients in threads {
+            let clients = lock(&clients.0);
+            connections.extend(clients.open.values().filter_map(|(socket, progress)| {
+                let unread = progress.unread();
+                let open = unread.bytes() > 0 && !unread.is_closed();
+                open.then(|| (socket.clone(), unread.clone(), unread.namespaces()))
+            }));
+        }
+        let mut namespaces = HashMap::<_, usize>::new();
+        for (share, bytes) in connections.iter().flat_map(|(.., namespaces)| namespaces) {
+            *namespaces.entry(share.as_ref().map(|share| share.namespace())).or_default() += bytes;
+        }
+        let mut left: usize = namespaces.values().sum();
+        let mut parts = Vec::new();
+        for (socket, unread, own) in &connections {
+            let bytes: usize = own.iter().map(|(_, bytes)| bytes).sum();
+            parts.extend(own.iter().map(|(share, part)| {
+                let namespace = share.as_ref().map(|share| share.namespace());
+                ((namespaces[&namespace], *part), namespace, bytes, socket, unread)
+            }));
+        }
+        parts.sort_unstable_by_key(|(most, ..)| std::cmp::Reverse(*most));
+        for (_, namespace, bytes, socket, unread) in parts {
+            if left <= self.most_unread {
+                return;
+            }
+            if unread.close() && shutdown(socket.stream(), Shutdown::Both).is_ok() {
+                left -= bytes;
+                self.closed_unread.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(
+                    namespace,
+                    bytes,
+                    "closed a connection whose client left the most of its answers unread"
+                );
+            }
+        }
+    }
+
+    /// A connection has nothing to do any more.
+    pub fn became_idle(&self) {
+        // In an order that both sides see: who waits counts itself before it looks at who is idle.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.idle.notify_one();
+        }
+    }
+
+    /// Connections that were closed to make room for others.
+    pub fn closed_for_others(&self) -> u64 {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Why clients are not taken, if they are not.
+    ///
+    /// # Errors
+    ///
+    /// All places are taken by connections that have something to do.
+    pub fn ready(&self) -> Result<(), String> {
+        match self.waiting.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            _ => Err(self.full()),
+        }
+    }
+
+    fn full(&self) -> String {
+        format!(
+            "new connections wait: {} clients are connected, as many as the file descriptors allow that this process may have, and \
+             too few of them are idle; raise that limit (ulimit -n, LimitNOFILE=) or run more DLXs",
+            self.most
+        )
+    }
+
+    fn say(&self) {
+        let mut said = lock(&self.said);
+        if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            *said = Some(Instant::now());
+            tracing::warn!("{}", self.full());
+        }
+    }
+}
+
+async fn look_again(after: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "a connection is idle for long enough by time alone")]
+    tokio::time::sleep(after).await;
+}
+
+/// Counts one that waits.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Open ===
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.places.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.places.none_open.notify_one();
+        }
+    }
+}
+
+// === impl Clients ===
+
+impl Clients {
+    /// A connection may be closed from now on when it has nothing to do.
+    pub fn add(self: &Arc<Self>, socket: Socket, progress: Arc<Progress>) -> Known {
+        let mut inner = lock(&self.0);
+        inner.last += 1;
+        let number = inner.last;
+        inner.open.insert(number, (socket, progress));
+        Known { clients: self.clone(), number }
+    }
+}
+
+// === impl Known ===
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        lock(&self.clients.0).open.remove(&self.number);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::RecvFlags;
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::{TcpListener, TcpStream},
+        task::yield_now,
+        time::advance,
+    };
+
+    use super::*;
+    use crate::client::Timeouts;
+
+    /// Connections of HTTP/2 end a moment after they are closed. Others that have nothing to do meanwhile stay.
+    #[tokio::test(start_paused = true)]
+    async fn for_one_client_that_waits_only_a_part_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = Socket::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let places = Places::new(2 * PART, usize::MAX);
+        let clients = places.add();
+        let mut taken = Vec::new();
+        while let Some(place) = places.try_take() {
+            let progress = Progress::new(Timeouts::default(), places.clone());
+            progress.speaks_http2();
+            // One request, which has its answer.
+            drop(progress.busy());
+            taken.push((place, clients.add(socket.clone(), progress.clone()), progress));
+        }
+        advance(MIN_IDLE + GOODBYE_UNDER_PRESSURE).await;
+        let waits = tokio::spawn({
+            let places = places.clone();
+            async move { places.take().await }
+        });
+        for _ in 0..10 {
+            yield_now().await;
+            drop(taken[0].2.busy());
+            // As for want of descriptors.
+            places.close_longest_idle();
+        }
+        assert_eq!(places.closed_for_others(), 8);
+        // They have not ended in time: others are closed, too.
+        advance(GOODBYE_UNDER_PRESSURE).await;
+        places.close_longest_idle();
+        assert_eq!(places.closed_for_others(), 16);
+        taken.pop();
+        drop(waits.await.unwrap());
+    }
+
+    /// A client of HTTP/2 is told first, and ends by itself; one that has never asked for anything, or does not end, is not waited for.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_react_is_closed_all_the_same() {
+        for asked in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let places = Places::new(1, usize::MAX);
+            let progress = Progress::new(Timeouts::default(), places.clone());
+            progress.speaks_http2();
+            if asked {
+                drop(progress.busy());
+            }
+            let socket = Socket::new(listener.accept().await.unwrap().0);
+            let _known = places.add().add(socket, progress);
+            advance(MIN_IDLE + GOODBYE_UNDER_PRESSURE).await;
+            assert_eq!(places.close_longest_idle(), 1);
+            let ended = rustix::net::recv(&client, &mut [0_u8], RecvFlags::DONTWAIT);
+            assert_eq!(ended.is_err(), asked, "{ended:?}");
+            advance(GOODBYE_UNDER_PRESSURE).await;
+            places.close_longest_idle();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        }
+    }
+}

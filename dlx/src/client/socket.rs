@@ -1,0 +1,224 @@
+//! A client's connection that two look at: hyper reads and writes it, and whoever holds its request watches for its end.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+};
+
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::answer::Refusal;
+
+/// How much is read at once: the buffer is cleared first, which should not cost more than the call.
+const AT_ONCE: usize = 16 * 1024;
+
+/// A client's connection. Clones are the same connection.
+#[derive(Clone, Debug)]
+pub struct Socket(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    stream: TcpStream,
+    /// The watcher took the readiness away: bytes may be there although nothing says so.
+    cleared: AtomicBool,
+    /// Why what came last is not taken.
+    refusal: OnceLock<Refusal>,
+    /// How a request that asked to switch protocols was answered: [`SWITCHED`] or [`NOT_SWITCHED`].
+    decision: AtomicU8,
+    /// Its client has more to send than was read.
+    more: AtomicBool,
+    /// Who reads on when that is known.
+    undecided: Mutex<Option<Waker>>,
+}
+
+const SWITCHED: u8 = 1;
+const NOT_SWITCHED: u8 = 2;
+
+// === impl Socket ===
+
+impl Socket {
+    /// Takes a connection over.
+    pub fn new(stream: TcpStream) -> Self {
+        Self(Arc::new(Inner {
+            stream,
+            cleared: AtomicBool::new(false),
+            refusal: OnceLock::new(),
+            decision: AtomicU8::new(0),
+            more: AtomicBool::new(false),
+            undecided: Mutex::default(),
+        }))
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &TcpStream {
+        &self.0.stream
+    }
+
+    /// What came last is not taken, nor what follows it.
+    pub fn refuse(&self, refusal: Refusal) {
+        // Once: nothing follows.
+        let _ = self.0.refusal.set(refusal);
+    }
+
+    /// Why what came last is not taken.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.0.refusal.get()
+    }
+
+    /// Its client is about to send what nobody reads.
+    pub fn note_more(&self) {
+        self.0.more.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its client sends, or is about to send, what nobody reads.
+    pub fn has_more(&self) -> bool {
+        let unread = || {
+            recv(&self.0.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)
+                .is_ok_and(|(_, len)| len > 0)
+        };
+        self.0.more.load(Ordering::Relaxed) || unread()
+    }
+
+    /// A request that asked to switch protocols is being answered. Until then nothing behind it is read.
+    pub fn decide(&self, switched: bool) {
+        self.0.decision.store(if switched { SWITCHED } else { NOT_SWITCHED }, Ordering::Release);
+        if let Some(reader) = self.0.undecided.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            reader.wake();
+        }
+    }
+
+    /// Whether protocols were switched, once that is known; once. Until then the task is to be woken.
+    pub fn take_decision(&self, cx: &Context<'_>) -> Option<bool> {
+        *self.0.undecided.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        match self.0.decision.swap(0, Ordering::AcqRel) {
+            0 => None,
+            decision => Some(decision == SWITCHED),
+        }
+    }
+
+    /// Waits until the client has closed its side, unread bytes or not.
+    pub async fn closed(&self) {
+        let stream = &self.0.stream;
+        loop {
+            match stream.ready(Interest::READABLE).await {
+                Ok(ready) if ready.is_read_closed() => return,
+                Ok(_) => self.clear(),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Waits until the connection broke. A client that has merely said that it sends no more is still there.
+    pub async fn gone(&self) {
+        // An error: the runtime ends.
+        let _ = self.0.stream.ready(Interest::ERROR).await;
+    }
+
+    /// Takes "readable" away, so that the next thing to happen is news.
+    pub fn clear(&self) {
+        // Before the readiness goes: whoever reads meanwhile looks at the socket itself.
+        self.0.cleared.store(true, Ordering::Release);
+        let _ = self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    }
+
+    /// Reads what the readiness announces.
+    fn read_ready(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+        let room = buffer.initialize_unfilled_to(buffer.remaining().min(AT_ONCE));
+        let mut read = None;
+        let tried = self.0.stream.try_io(Interest::READABLE, || {
+            let (_, len) = recv(&self.0.stream, &mut *room, RecvFlags::DONTWAIT)?;
+            read = Some(len);
+            // Less than there was room for: nothing is left, and the next look would cost a call that says so. Said in here, where
+            // tokio sees whether anything came since, it takes back no news.
+            if 0 < len && len < room.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match read {
+            Some(len) => {
+                buffer.advance(len);
+                Ok(())
+            }
+            None => tried,
+        }
+    }
+
+    /// Reads past the readiness.
+    fn read_now(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+        let (_, len) = recv(&self.0.stream, buffer.initialize_unfilled(), RecvFlags::DONTWAIT)?;
+        buffer.advance(len);
+        Ok(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.0.cleared.swap(false, Ordering::AcqRel) {
+            match self.read_now(buffer) {
+                // Empty: from now on the readiness tells all there is to tell.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => {
+                    // There may be more of which nobody is told.
+                    self.0.cleared.store(true, Ordering::Release);
+                    return Poll::Ready(read);
+                }
+            }
+        }
+        loop {
+            ready!(self.0.stream.poll_read_ready(cx))?;
+            match self.read_ready(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.stream.poll_write_ready(cx))?;
+            match self.0.stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.stream.poll_write_ready(cx))?;
+            match self.0.stream.try_write_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(shutdown(&self.0.stream, Shutdown::Write).map_err(Into::into))
+    }
+}

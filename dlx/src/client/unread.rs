@@ -1,0 +1,184 @@
+//! What clients of HTTP/2 have not taken yet of their answers: bounded per connection and in all.
+//!
+//! One tenant must not fill it for the others: beyond the bound, the connections of the namespace that has most are closed.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, Bytes};
+
+use super::{Places, places::lock, tracked::Stream};
+use crate::state::Share;
+
+/// What one connection may have unread before its streams get one piece each.
+const CONNECTION: usize = 4 * 1024 * 1024;
+/// A piece takes at least as much memory: it is a part of what was read at once.
+const PIECE: usize = 8 * 1024;
+
+/// What a connection's client has not taken.
+#[derive(Debug)]
+pub struct Unread {
+    places: Arc<Places>,
+    bytes: AtomicUsize,
+    /// The same by the namespace that they come from; `None`: the DLX's own answers.
+    namespaces: Mutex<Vec<(Option<Arc<Share>>, usize)>>,
+    /// It was closed for having too much.
+    closed: AtomicBool,
+}
+
+/// What is unread of one stream: its pieces.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    count: AtomicUsize,
+    /// Who waits until nothing is.
+    waits: Mutex<Option<Waker>>,
+}
+
+/// A piece of an answer, which counts as unread until it is dropped.
+#[derive(Debug)]
+pub struct Piece {
+    bytes: Bytes,
+    _counted: Option<Counted>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    connection: Arc<Unread>,
+    stream: Arc<Stream>,
+    share: Option<Arc<Share>>,
+    size: usize,
+}
+
+// === impl Unread ===
+
+impl Unread {
+    /// Of a new connection.
+    pub fn new(places: Arc<Places>) -> Arc<Self> {
+        Arc::new(Self {
+            places,
+            bytes: AtomicUsize::new(0),
+            namespaces: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// Bytes that are unread.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The same by the namespace that they come from; `None`: the DLX's own answers.
+    pub fn namespaces(&self) -> Vec<(Option<Arc<Share>>, usize)> {
+        lock(&self.namespaces).clone()
+    }
+
+    /// Says that it is being closed, which frees what it has; whether it was not before.
+    pub fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether it is being closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a stream may have one more piece: it waits for its own while its connection has too much.
+    pub fn poll_room(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
+        let full = || self.bytes() >= CONNECTION && stream.pieces.count.load(Ordering::Acquire) > 0;
+        if !full() {
+            return Poll::Ready(());
+        }
+        *lock(&stream.pieces.waits) = Some(cx.waker().clone());
+        // It may have been taken meanwhile.
+        if full() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// A piece that counts.
+    pub fn count(self: &Arc<Self>, stream: &Arc<Stream>, share: Option<&Arc<Share>>, bytes: Bytes) -> Piece {
+        let size = bytes.len().max(PIECE);
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        stream.pieces.count.fetch_add(1, Ordering::AcqRel);
+        {
+            let mut namespaces = lock(&self.namespaces);
+            match namespaces.iter_mut().find(|(of, _)| is_same(of.as_ref(), share)) {
+                Some((_, bytes)) => *bytes += size,
+                None => namespaces.push((share.cloned(), size)),
+            }
+        }
+        self.places.add_unread(size);
+        let counted =
+            Counted { connection: self.clone(), stream: stream.clone(), share: share.cloned(), size };
+        Piece { bytes, _counted: Some(counted) }
+    }
+
+    /// A piece counts no more.
+    fn forget(&self, share: Option<&Arc<Share>>, size: usize) {
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+        let mut namespaces = lock(&self.namespaces);
+        if let Some(at) = namespaces.iter().position(|(of, _)| is_same(of.as_ref(), share)) {
+            namespaces[at].1 -= size;
+            if namespaces[at].1 == 0 {
+                namespaces.swap_remove(at);
+            }
+        }
+    }
+}
+
+fn is_same(one: Option<&Arc<Share>>, other: Option<&Arc<Share>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
+// === impl Piece ===
+
+impl From<Bytes> for Piece {
+    /// One that does not count.
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, _counted: None }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [io::IoSlice<'a>]) -> usize {
+        self.bytes.chunks_vectored(slices)
+    }
+
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        self.bytes.copy_to_bytes(len)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.connection.forget(self.share.as_ref(), self.size);
+        self.connection.places.remove_unread(self.size);
+        if self.stream.pieces.count.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(waits) = lock(&self.stream.pieces.waits).take()
+        {
+            waits.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

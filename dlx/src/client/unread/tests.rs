@@ -1,0 +1,92 @@
+//! Whose connections are closed when clients leave too much unread.
+
+use std::time::Duration;
+
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    time::advance,
+};
+
+use super::*;
+use crate::{
+    client::{Clients, Progress, Socket, Timeouts, places::Known},
+    state::{Limits, Totals},
+};
+
+const MIB: usize = 1 << 20;
+
+/// A client that takes nothing.
+struct Client {
+    stream: TcpStream,
+    progress: Arc<Progress>,
+    answers: Arc<Stream>,
+    pieces: Vec<Piece>,
+    _known: Known,
+}
+
+impl Client {
+    async fn connect(listener: &TcpListener, places: &Arc<Places>, clients: &Arc<Clients>) -> Self {
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = Socket::new(listener.accept().await.unwrap().0);
+        let progress = Progress::new(Timeouts::default(), places.clone());
+        let known = clients.add(socket, progress.clone());
+        Self { stream, progress, answers: Arc::default(), pieces: Vec::new(), _known: known }
+    }
+
+    /// So much comes for it from a namespace.
+    async fn leave(&mut self, share: &Arc<Share>, bytes: usize) {
+        // Each time it is looked whose they are.
+        advance(Duration::from_secs(1)).await;
+        let piece = self.progress.unread().count(&self.answers, Some(share), vec![0; bytes].into());
+        self.pieces.push(piece);
+    }
+
+    /// Whether its connection was closed, which frees what it left.
+    async fn is_closed(&mut self) -> bool {
+        let closed = self.progress.unread().is_closed();
+        if closed {
+            assert_eq!(self.stream.read(&mut [0; 1]).await.unwrap(), 0);
+            self.pieces.clear();
+        }
+        closed
+    }
+}
+
+/// How many of them are closed.
+async fn closed(clients: &mut [Client]) -> usize {
+    let mut count = 0;
+    for client in clients {
+        count += usize::from(client.is_closed().await);
+    }
+    count
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_namespace_that_has_most_gives_way() {
+    let places = Places::new(usize::MAX, 8 * MIB);
+    let clients = places.add();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let totals = Totals::new(Limits { requests: 1, bytes: 1 });
+    let (shop, other) = (totals.share("shop"), totals.share("other"));
+    // Of all connections this one has most.
+    let mut one = Client::connect(&listener, &places, &clients).await;
+    one.leave(&other, 3 * MIB).await;
+    let mut many = Vec::new();
+    for _ in 0..5 {
+        let mut client = Client::connect(&listener, &places, &clients).await;
+        client.leave(&shop, MIB).await;
+        many.push(client);
+    }
+    assert_eq!((closed(&mut many).await, one.is_closed().await), (0, false));
+    let mut last = Client::connect(&listener, &places, &clients).await;
+    last.leave(&shop, MIB).await;
+    many.push(last);
+    assert_eq!((closed(&mut many).await, one.is_closed().await), (1, false));
+    // Whoever adds to it: as much as they have now is left to the other one, too.
+    one.leave(&other, MIB).await;
+    assert_eq!((closed(&mut many).await, one.is_closed().await), (2, false));
+    one.leave(&other, MIB).await;
+    assert_eq!((closed(&mut many).await, one.is_closed().await), (2, true));
+    assert_eq!((places.unread(), places.closed_for_unread()), (4 * MIB, 3));
+}

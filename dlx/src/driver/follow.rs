@@ -1,0 +1,220 @@
+//! Following the plugins' streams.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use daemon::fleet::Served;
+use scaler_types::Changes;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::Plugins;
+use crate::{
+    plugin::Source,
+    state::{Entry, Key},
+};
+
+/// The pause after a plugin that could not tell; doubled each time up to [`LONGEST`].
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// One instance that is followed.
+#[derive(Debug)]
+pub struct Followed {
+    /// What the resources see of it.
+    pub source: Arc<Source>,
+    task: JoinHandle<()>,
+}
+
+// === impl Plugins ===
+
+impl Plugins {
+    /// Follows every instance of the fleet, as the fleet changes; returns when the fleet ends.
+    pub async fn follow_fleet(self: Arc<Self>, served: watch::Receiver<Arc<[Served]>>) {
+        follow_fleet(self, served).await;
+    }
+
+    /// Follows one source.
+    pub fn follow_source(self: &Arc<Self>, source: Arc<Source>) -> Followed {
+        let task = self.handle.spawn(stream(self.clone(), source.clone()));
+        Followed { source, task }
+    }
+}
+
+async fn follow_fleet(plugins: Arc<Plugins>, mut served: watch::Receiver<Arc<[Served]>>) {
+    let mut following: Vec<(Served, Followed)> = Vec::new();
+    loop {
+        let now = served.borrow_and_update().clone();
+        let mut before = std::mem::take(&mut following);
+        for one in now.iter() {
+            let kept = before.iter().position(|(old, _)| old.instance == one.instance);
+            let followed = match kept {
+                Some(at) => before.swap_remove(at).1,
+                None => {
+                    // The old instance's stream ends before the new one's begins: the order stands.
+                    let old = before.iter().position(|(old, _)| same_place(old, one));
+                    if let Some(at) = old {
+                        stop(before.swap_remove(at).1).await;
+                    }
+                    follow(&plugins, one)
+                }
+            };
+            if followed.source.settings.load_full() != one.settings {
+                followed.source.settings.store(one.settings.clone());
+                for entry in plugins.resources.all() {
+                    entry.update(|view| view.facts_changed = true);
+                }
+            }
+            following.push((one.clone(), followed));
+        }
+        for (_, followed) in before {
+            let source = followed.source.clone();
+            stop(followed).await;
+            forget(&plugins, &source, |_| false);
+        }
+        let sources = following.iter().map(|(_, followed)| followed.source.clone()).collect();
+        plugins.set_sources(sources);
+        if served.changed().await.is_err() {
+            // The fleet does not change any more; its streams go on.
+            return std::future::pending().await;
+        }
+    }
+}
+
+fn same_place(a: &Served, b: &Served) -> bool {
+    a.instance.kind() == b.instance.kind() && a.namespace == b.namespace
+}
+
+async fn stop(followed: Followed) {
+    followed.task.abort();
+    // An error: it was cancelled.
+    let _ = followed.task.await;
+}
+
+fn follow(plugins: &Arc<Plugins>, served: &Served) -> Followed {
+    let instance = Arc::new(served.instance.clone());
+    let source = Source::new(
+        instance,
+        served.instance.kind(),
+        &served.namespace,
+        served.settings.clone(),
+        plugins.metrics.reports_dropped.clone(),
+    );
+    plugins.follow_source(source)
+}
+
+/// Asks for everything, then for what changes; for everything again when somebody asks for that.
+async fn stream(plugins: Arc<Plugins>, source: Arc<Source>) {
+    let mut asks = source.asks();
+    let (mut cursor, mut pause) = (0, FIRST);
+    let mut reported = String::new();
+    loop {
+        let complete = cursor == 0;
+        // An ask is taken up only by a list that begins after it.
+        let asked = if complete { *asks.borrow_and_update() } else { 0 };
+        let told = if complete {
+            source.calls.changes(0).await
+        } else {
+            // A plugin that waits is left waiting: the answer to 0 is not older than its question.
+            tokio::select! {
+                told = source.calls.changes(cursor) => told,
+                _ = asks.changed() => { cursor = 0; continue }
+            }
+        };
+        match told {
+            Ok(changes) => {
+                (cursor, pause) = (changes.cursor, FIRST);
+                reported.clear();
+                apply(&plugins, &source, changes);
+                if complete {
+                    source.answer(asked, true);
+                }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if reported != error {
+                    tracing::warn!(kind = %source.kind, namespace = %source.namespace, %error, "the plugin cannot tell its resources; what is known is kept");
+                    reported = error;
+                }
+                if complete {
+                    source.answer(asked, false);
+                }
+                // What was missed meanwhile is not known: everything anew.
+                cursor = 0;
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a plugin that failed is asked again after a growing pause"
+                )]
+                sleep_until(Instant::now() + pause).await;
+                pause = (pause * 2).min(LONGEST);
+            }
+        }
+    }
+}
+
+fn apply(plugins: &Arc<Plugins>, source: &Arc<Source>, changes: Changes) {
+    let listing = plugins.resources.next_listing();
+    let mut routes_changed = false;
+    let mut kept = HashSet::new();
+    for mut resource in changes.resources {
+        let key = Key { kind: source.kind.clone(), id: resource.id.clone() };
+        for host in &mut resource.hosts {
+            crate::state::normalize(host);
+        }
+        let made = || Entry::new(key.clone(), listing, source.clone(), plugins.state.clone());
+        let (entry, new) = plugins.resources.get_or(&key, made);
+        let other =
+            entry.read(|view| (!same_source(&view.source, source)).then(|| view.source.namespace.clone()));
+        if let Some(other) = other.filter(|_| !new) {
+            tracing::warn!(resource = %key.id, kind = %key.kind, file = %source.namespace, %other, "listed for two namespace files; the first one has it");
+            continue;
+        }
+        let names_this = resource.route.as_ref().is_some_and(|route| route.dlxs.contains(&plugins.member));
+        let (moved, named_this) = entry.read(|view| {
+            let moved = (&view.resource.hosts, &view.resource.ports) != (&resource.hosts, &resource.ports);
+            (moved, view.leads_here.is_some())
+        });
+        routes_changed |= new || moved;
+        entry.saw(source, resource);
+        if names_this != named_this {
+            let leads_here = names_this.then(|| plugins.routes.one());
+            entry.decide(|view| view.leads_here = leads_here);
+        }
+        kept.insert(key);
+    }
+    if changes.complete {
+        routes_changed |= forget(plugins, source, |key| kept.contains(key));
+    } else if !changes.removed.is_empty() {
+        let gone: HashSet<_> = changes.removed.into_iter().collect();
+        routes_changed |= forget(plugins, source, |key| !gone.contains(&key.id));
+    }
+    if routes_changed {
+        plugins.rebuild_table();
+    }
+}
+
+/// A new instance of the same kind for the same file takes its predecessor's resources over.
+fn same_source(a: &Source, b: &Source) -> bool {
+    a.kind == b.kind && a.namespace == b.namespace
+}
+
+/// Forgets the source's resources that are not to be kept; whether there were any.
+fn forget(plugins: &Plugins, source: &Source, keep: impl Fn(&Key) -> bool) -> bool {
+    let mut any = false;
+    for entry in plugins.resources.all() {
+        let its = entry.read(|view| same_source(&view.source, source));
+        if its && !keep(&entry.key) {
+            if !entry.read(|view| view.gone) {
+                entry.vanished();
+                any = true;
+            }
+            // With requests in flight it stays, so that they are counted if it comes back.
+            if entry.counts.under_way() == 0 && entry.queue.is_empty() {
+                plugins.resources.remove(&entry.key);
+            }
+        }
+    }
+    any
+}

@@ -1,0 +1,163 @@
+//! The plugins that are followed, each for a namespace file.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use http::HeaderName;
+use tokio::runtime::Handle;
+
+use crate::{
+    metrics::Metrics,
+    plugin::Source,
+    state::{NameHeader, PathHeader, Resources, Routes, Shared},
+};
+
+/// After a list that did not bring the host that was asked for, unknown hosts are answered without another one for
+/// this long: a client that asks for hosts at random must not keep the plugins busy.
+pub const MISS_PAUSE: Duration = Duration::from_secs(1);
+
+/// The plugins that are followed.
+#[derive(Debug)]
+pub struct Plugins {
+    pub(super) handle: Handle,
+    pub(super) resources: Arc<Resources>,
+    /// What the resources have in common.
+    pub(super) state: Arc<Shared>,
+    /// Routes that name this DLX.
+    pub(super) routes: Arc<Routes>,
+    /// This DLX, as routes name it.
+    pub(super) member: String,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) sources: Mutex<Vec<Arc<Source>>>,
+    /// Flags that name headers, for all namespaces: the resource's, and the path's.
+    headers: (Option<String>, Option<String>),
+    missed: Arc<tokio::sync::Mutex<Option<Listing>>>,
+}
+
+/// When the plugins were last asked on behalf of a request that nobody has.
+#[derive(Clone, Copy, Debug)]
+struct Listing {
+    begun: Instant,
+    ended: Instant,
+}
+
+// === impl Plugins ===
+
+impl Plugins {
+    /// None yet. `headers`: flags that name headers, the resource's and the path's.
+    pub fn new(
+        handle: Handle,
+        resources: Arc<Resources>,
+        state: Arc<Shared>,
+        routes: Arc<Routes>,
+        member: &str,
+        metrics: Arc<Metrics>,
+        headers: (Option<String>, Option<String>),
+    ) -> Arc<Self> {
+        let member = member.to_owned();
+        let (sources, missed) = (Mutex::default(), Arc::default());
+        Arc::new(Self { handle, resources, state, routes, member, metrics, sources, headers, missed })
+    }
+
+    pub(super) fn sources(&self) -> Vec<Arc<Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces those that are followed.
+    pub fn set_sources(&self, sources: Vec<Arc<Source>>) {
+        *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+        self.rebuild_table();
+    }
+
+    /// Makes the table of hosts and ports anew from what the resources are now.
+    pub fn rebuild_table(&self) {
+        let mut headers = vec![NameHeader {
+            name: HeaderName::from_static("x-resource-name"),
+            path: Some(PathHeader::Whole(HeaderName::from_static("x-original-uri"))),
+        }];
+        let settings = self.sources().into_iter().map(|source| source.settings.load_full());
+        let pairs = settings.map(|own| (own.target_name_header.clone(), own.target_path_header.clone()));
+        for (name, path) in pairs.chain([self.headers.clone()]) {
+            let Some(Ok(name)) = name.map(HeaderName::try_from) else { continue };
+            let path = path.and_then(|path| HeaderName::try_from(path).ok()).map(PathHeader::Prefix);
+            let header = NameHeader { name, path };
+            if !headers.contains(&header) {
+                // Before the built-in one: what was configured is stronger.
+                headers.insert(0, header);
+            }
+        }
+        self.resources.rebuild_table(headers);
+    }
+
+    /// Asks all plugins once more, on behalf of a request for a host or port that nobody has: one list however many such
+    /// requests there are, and none right after one that brought nothing. Whether one was begun since `came`.
+    pub async fn ask_again(&self, came: Instant) -> bool {
+        let mut missed = self.missed.clone().lock_owned().await;
+        match *missed {
+            // While this one waited for its turn, perhaps.
+            Some(Listing { begun, .. }) if begun >= came => return true,
+            Some(Listing { ended, .. }) if ended.elapsed() < MISS_PAUSE => return false,
+            _ => {}
+        }
+        let (begun, listing) = (Instant::now(), self.refresh());
+        // Whoever asked may be gone before it ends; those who wait for their turn are not to begin another one then.
+        let listed = self.handle.spawn(async move {
+            listing.await;
+            *missed = Some(Listing { begun, ended: Instant::now() });
+        });
+        // An error: the runtime ends.
+        let _ = listed.await;
+        true
+    }
+
+    /// Has all plugins list everything, after this call and not before; the future waits for it, but not longer than a few
+    /// seconds.
+    pub fn refresh(&self) -> impl Future<Output = ()> + Send + use<> {
+        let refreshes: Vec<_> = self
+            .sources()
+            .into_iter()
+            .map(|source| self.handle.spawn(async move { source.refresh().await }))
+            .collect();
+        async move {
+            for refresh in refreshes {
+                // An error: the runtime ends.
+                let _ = refresh.await;
+            }
+        }
+    }
+
+    /// Why requests cannot be served for want of a plugin, if they cannot. `serving`: they are already.
+    pub fn ready(&self, serving: bool) -> Result<(), String> {
+        let sources = self.sources();
+        if sources.is_empty() {
+            return Err("no plugin is at work yet".to_owned());
+        }
+        // A plugin that cannot list takes its own resources away, not everybody's.
+        match sources.iter().find(|source| !serving && !source.has_listed()) {
+            Some(source) => Err(format!(
+                "plugin {} has not listed its resources in {} yet",
+                source.kind, source.namespace
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns when every plugin has listed its resources once.
+    pub async fn listed(&self) {
+        loop {
+            let mut replaced = std::pin::pin!(self.resources.replaced());
+            // From here on a list is not missed.
+            replaced.as_mut().enable();
+            let sources = self.sources();
+            if !sources.is_empty() {
+                for source in sources {
+                    source.first_list().await;
+                }
+                return;
+            }
+            replaced.await;
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Asking the standard gRPC health service, in clear text.
+//!
+//! Its two messages are a string and a number: they are written and read here by hand rather than by a gRPC library.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, Request, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use crate::answer::explain;
+
+/// An answer is at most so long: five bytes and a message of two, and room for what a later version adds.
+const LONGEST: usize = 1024;
+/// A service's name is at most so long.
+const LONGEST_NAME: usize = 1024;
+
+/// A call of `grpc.health.v1.Health/Check`, ready to be made.
+pub struct Question {
+    uri: Uri,
+    message: Bytes,
+}
+
+// === impl Question ===
+
+impl Question {
+    /// Asks about `service`; empty is the whole server.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be asked about: why.
+    pub fn new(service: &str, address: &str) -> Result<Self, String> {
+        if service.len() > LONGEST_NAME {
+            return Err(format!("the service's name is longer than {LONGEST_NAME} bytes"));
+        }
+        let uri =
+            Uri::builder().scheme("http").authority(address).path_and_query("/grpc.health.v1.Health/Check");
+        let uri = uri.build().map_err(|error| format!("{address:?} is no address: {error}"))?;
+        Ok(Self { uri, message: request(service) })
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    ///
+    /// It is not ready: what it said.
+    pub async fn ask(&self, stream: TcpStream) -> Result<(), String> {
+        let spoken = |error: hyper::Error| format!("cannot speak gRPC: {}", explain(&error));
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(spoken)?;
+        // Ends with `sender`; its error is told to whoever waits for the answer.
+        tokio::spawn(async move { drop(connection.await) });
+        let call = Request::post(self.uri.clone())
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .header(header::USER_AGENT, "scaler-probe")
+            .body(Full::new(self.message.clone()))
+            .map_err(|error| error.to_string())?;
+        let answer = sender.send_request(call).await.map_err(spoken)?;
+        if answer.status() != http::StatusCode::OK {
+            return Err(format!("the health service answers {}", answer.status()));
+        }
+        // An answer without a message has its status among the headers.
+        check_status(answer.headers(), false)?;
+        let (mut body, mut message, mut ended) = (answer.into_body(), BytesMut::new(), false);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(spoken)?;
+            if let Some(trailers) = frame.trailers_ref() {
+                check_status(trailers, true)?;
+                ended = true;
+            } else if let Some(data) = frame.data_ref() {
+                if message.len() + data.len() > LONGEST {
+                    return Err(format!("the health service's answer is longer than {LONGEST} bytes"));
+                }
+                message.extend_from_slice(data);
+            }
+        }
+        if !ended {
+            return Err("the health service's answer has no status".to_owned());
+        }
+        match serving_status(&message).ok_or("the health service's answer makes no sense")? {
+            1 => Ok(()),
+            0 => Err("the health service says UNKNOWN".to_owned()),
+            2 => Err("the health service says NOT_SERVING".to_owned()),
+            3 => Err("the health service says SERVICE_UNKNOWN".to_owned()),
+            other => Err(format!("the health service says {other}")),
+        }
+    }
+}
+
+/// Whether the call ended well, as far as these headers say.
+fn check_status(headers: &HeaderMap, due: bool) -> Result<(), String> {
+    let Some(status) = headers.get("grpc-status") else {
+        return if due { Err("the health service's answer has no status".to_owned()) } else { Ok(()) };
+    };
+    let said = headers.get("grpc-message").and_then(|message| message.to_str().ok()).unwrap_or_default();
+    match status.as_bytes() {
+        b"0" if due => Ok(()),
+        b"0" => Err("the health service's answer has no message".to_owned()),
+        b"5" => Err(format!("the health service does not know the service (NOT_FOUND {said})")),
+        b"12" => Err(format!("it has no health service (UNIMPLEMENTED {said})")),
+        status => {
+            let status = String::from_utf8_lossy(status);
+            Err(format!("the health service answers with status {status} {said}"))
+        }
+    }
+}
+
+/// `HealthCheckRequest { string service = 1; }` with gRPC's five bytes in front.
+fn request(service: &str) -> Bytes {
+    let mut message = BytesMut::new();
+    if !service.is_empty() {
+        message.put_u8(1 << 3 | 2);
+        put_varint(&mut message, service.len() as u64);
+        message.put_slice(service.as_bytes());
+    }
+    let mut framed = BytesMut::with_capacity(5 + message.len());
+    // Not compressed.
+    framed.put_u8(0);
+    framed.put_u32(message.len() as u32);
+    framed.put(message);
+    framed.freeze()
+}
+
+/// `HealthCheckResponse { ServingStatus status = 1; }` after gRPC's five bytes; the last one counts, and none is 0.
+fn serving_status(framed: &[u8]) -> Option<u64> {
+    let (prefix, mut message) = framed.split_first_chunk::<5>()?;
+    let [compressed, length @ ..] = *prefix;
+    if compressed != 0 || u32::from_be_bytes(length) as usize != message.len() {
+        return None;
+    }
+    let mut status = 0;
+    while !message.is_empty() {
+        let key = take_varint(&mut message)?;
+        match (key >> 3, key & 7) {
+            (0, _) => return None,
+            (1, 0) => status = take_varint(&mut message)?,
+            (_, 0) => drop(take_varint(&mut message)?),
+            (_, 1) => drop(message.split_off(..8)?),
+            (_, 2) => {
+                let length = usize::try_from(take_varint(&mut message)?).ok()?;
+                message.split_off(..length)?;
+            }
+            (_, 5) => drop(message.split_off(..4)?),
+            _ => return None,
+        }
+    }
+    Some(status)
+}
+
+fn put_varint(to: &mut BytesMut, mut number: u64) {
+    while number >= 0x80 {
+        to.put_u8(number as u8 | 0x80);
+        number >>= 7;
+    }
+    to.put_u8(number as u8);
+}
+
+fn take_varint(from: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    // Ten bytes hold 64 bits; an eleventh is nobody's.
+    for place in 0..10 {
+        let byte = *from.split_off_first()?;
+        number |= u64::from(byte & 0x7f) << (7 * place);
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{request, serving_status};
+
+    fn framed(message: &[u8]) -> Vec<u8> {
+        [&[0], (message.len() as u32).to_be_bytes().as_slice(), message].concat()
+    }
+
+    #[test]
+    fn a_request_is_what_protobuf_says() {
+        assert_eq!(request("").as_ref(), [0, 0, 0, 0, 0]);
+        assert_eq!(request("shop").as_ref(), b"\0\0\0\0\x06\x0a\x04shop");
+        let long = request(&"a".repeat(300));
+        assert_eq!(&long[..8], b"\0\0\0\x01\x2f\x0a\xac\x02");
+    }
+
+    #[test]
+    fn an_answer_is_read_and_what_it_does_not_know_is_left_out() {
+        for (message, status) in [
+            (&b""[..], Some(0)),
+            (b"\x08\x01", Some(1)),
+            (b"\x08\x02", Some(2)),
+            // Twice: the last one counts.
+            (b"\x08\x01\x08\x03", Some(3)),
+            // Other fields of each wire type.
+            (b"\x12\x03abc\x18\x96\x01\x25\0\0\0\0\x29\0\0\0\0\0\0\0\0\x08\x01", Some(1)),
+            // Cut off, a group, a field 0, a number that does not end.
+            (b"\x08", None),
+            (b"\x12\x05abc", None),
+            (b"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", None),
+            (b"\x0b", None),
+            (b"\x00\x01", None),
+            (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", None),
+        ] {
+            assert_eq!(serving_status(&framed(message)), status, "{message:?}");
+        }
+        assert_eq!(serving_status(&[1, 0, 0, 0, 0]), None, "compressed");
+        assert_eq!(serving_status(&[0, 0, 0, 0, 2, 8]), None, "shorter than it says");
+        assert_eq!(serving_status(&[0, 0, 0, 0, 1, 8, 1]), None, "longer than it says");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            serving_status(&bytes);
+            serving_status(&framed(&bytes));
+        }
+    }
+}

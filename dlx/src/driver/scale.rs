@@ -1,0 +1,199 @@
+//! One wake: one `set_scale`, however many wait for it, and whether or not they still do.
+
+use std::{sync::Arc, time::Duration};
+
+use daemon::wakes::{Waits, WakePlace};
+use scaler_types::{
+    Nonce, Path, Row, ScaleError, ScaleRequest, Severity, State, Target, Version, duration,
+    protocol::{GateInput, GateOrder},
+};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{Driver, wake::perform};
+use crate::state::{Entry, Rejected, WakeCause, WakeOutcome};
+
+/// How a wake ended.
+enum Ended {
+    /// It was scaled, or somebody else changed the resource: the view decides.
+    Look,
+    /// It cannot work, or did not within its time.
+    Failed(WakeOutcome, String),
+}
+
+/// Waits for a place among the wakes of this DLX.
+pub async fn place(driver: Arc<Driver>, entry: Arc<Entry>) -> WakePlace {
+    let limit = entry.read(|view| view.settings().max_concurrent_wakes);
+    driver.wakes.place(&entry.key.id.namespace, limit, Waits::Somebody).await
+}
+
+/// Starts a wake that the gate ordered, at its place, or as soon as it has one.
+pub fn start(driver: Arc<Driver>, entry: Arc<Entry>, expected: Version, row: Row, given: Option<WakePlace>) {
+    let handle = driver.handle.clone();
+    handle.spawn(async move {
+        let _place = match given {
+            Some(place) => place,
+            None => place(driver.clone(), entry.clone()).await,
+        };
+        let (row, cause) = entry.update(|view| (view.wake_begins(row), view.wake_cause.clone()));
+        let held = entry.queue.len();
+        log(&entry, cause.as_ref(), held);
+        let limit = entry.read(|view| view.settings().resource_readiness_timeout);
+        let deadline = Instant::now() + limit;
+        let nonce = row.nonce;
+        let ended = scale(&driver, &entry, &expected, row, deadline).await;
+        let scaled = matches!(ended, Ended::Look);
+        finish(&driver, &entry, ended).await;
+        if scaled && let Err(why) = answers(&entry, nonce, deadline).await {
+            let reason = format!("not up within {}: {why}", duration::short(limit));
+            finish(&driver, &entry, Ended::Failed(WakeOutcome::TimedOut, reason)).await;
+        }
+    });
+}
+
+/// One line for each wake, whatever a client does: who woke what.
+fn log(entry: &Entry, cause: Option<&WakeCause>, held: usize) {
+    let (mut port, mut request) = (None, None);
+    match cause {
+        Some(WakeCause::Connection { port: own, .. }) => port = Some(*own),
+        Some(WakeCause::Request { method, host, path, .. }) => request = Some((method, host, path)),
+        Some(WakeCause::Command { .. }) | None => {}
+    }
+    tracing::info!(
+        resource = %entry.key.id,
+        kind = %entry.key.kind,
+        cause = cause.map(WakeCause::name),
+        client = cause.map(WakeCause::client),
+        host = request.map(|(_, host, _)| host.as_str()),
+        method = request.map(|(method, ..)| method.as_str()),
+        path = request.map(|(.., path)| path.as_str()),
+        port,
+        held,
+        "waking"
+    );
+}
+
+async fn scale(
+    driver: &Driver,
+    entry: &Arc<Entry>,
+    expected: &Version,
+    row: Row,
+    deadline: Instant,
+) -> Ended {
+    let (source, began) = (entry.read(|view| view.source.clone()), Instant::now());
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let request = ScaleRequest {
+            id: entry.key.id.clone(),
+            target: Target::AtLeast(1),
+            version: expected.clone(),
+            row: row.clone(),
+            deadline: deadline.saturating_duration_since(Instant::now()),
+            led_for: Duration::ZERO,
+        };
+        driver.metrics.set_scale();
+        match source.calls.set_scale(&request).await {
+            Ok(()) => {
+                entry.wake_written();
+                // The view has to show it before anything is decided on it, or it would be woken twice. One that failed may
+                // have had replicas all the time.
+                if !entry.read(|view| view.gate.open()) {
+                    source.refresh().await;
+                }
+                return Ended::Look;
+            }
+            Err(ScaleError::Conflict) => {
+                source.refresh().await;
+                return Ended::Look;
+            }
+            Err(ScaleError::Terminal { reason }) => {
+                // The row says `waking` by now; where the view does not show it yet, the failure could not be written.
+                source.refresh().await;
+                return Ended::Failed(WakeOutcome::Refused, reason);
+            }
+            Err(ScaleError::Unsupported) => {
+                return Ended::Failed(WakeOutcome::Refused, "its plugin cannot scale it".to_owned());
+            }
+            Err(ScaleError::Retry { after, reason }) => {
+                tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake did not work yet");
+                entry.update(|view| view.last_error = Some(reason.clone()));
+                let again = Instant::now() + after.max(pause);
+                if again >= deadline {
+                    // What it waits for, and what its endpoints answered, beside what the plugin said last.
+                    let why = entry.read(|view| view.why_not_up());
+                    let reason = format!("not up within {}: {why}", duration::short(deadline - began));
+                    return Ended::Failed(WakeOutcome::TimedOut, reason);
+                }
+                #[expect(clippy::disallowed_methods, reason = "a plugin says after what time to try again")]
+                sleep_until(again).await;
+                pause = (pause * 2).min(Duration::from_secs(10));
+                let moved = entry.read(|view| view.gate.seen().is_none_or(|seen| seen.version != *expected));
+                if moved {
+                    // It may have taken effect after all, or somebody else changed it.
+                    return Ended::Look;
+                }
+            }
+        }
+    }
+}
+
+/// Waits until an endpoint answers, or the row says that somebody went on from this wake; the error says why it is not up by
+/// the deadline.
+async fn answers(entry: &Arc<Entry>, nonce: Nonce, deadline: Instant) -> Result<(), String> {
+    let mut changed = entry.subscribe();
+    loop {
+        changed.borrow_and_update();
+        let waits = entry.read(|view| {
+            let mine = view.gate.seen().is_some_and(|seen| {
+                seen.row.state == State::Waking
+                    && seen.row.nonce == nonce
+                    && view.resource.path != Path::External
+            });
+            (mine && !view.gone && !view.is_ready()).then(|| view.why_not_up())
+        });
+        let Some(why) = waits else { return Ok(()) };
+        if timeout_at(deadline, changed.changed()).await.is_err() {
+            return Err(why);
+        }
+    }
+}
+
+async fn finish(driver: &Arc<Driver>, entry: &Arc<Entry>, ended: Ended) {
+    let fresh = Nonce::fresh();
+    let failed = match ended {
+        Ended::Look => None,
+        Ended::Failed(outcome, reason) => Some((outcome, reason)),
+    };
+    let mut up = false;
+    let order = entry.update(|view| {
+        up = view.gate.open() && view.is_ready();
+        if up {
+            // Part of it may be broken; what answers is up all the same.
+            return view.gate.step(GateInput::Woke { terminal: None, fresh });
+        }
+        if let Some((_, reason)) = &failed {
+            view.failed(reason);
+            // Before the gate is told, so that nobody wakes it anew on behalf of those who are refused now.
+            if let Some(refusal) = view.remembered_failure(&entry.key.id) {
+                entry.refuse_held(refusal, Rejected::WakeFailed);
+            }
+        }
+        view.gate.step(GateInput::Woke { terminal: failed.as_ref().map(|(_, reason)| reason.clone()), fresh })
+    });
+    match failed {
+        Some((_, reason)) if up => {
+            tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "it is up, and its plugin says that it cannot come up");
+        }
+        Some((outcome, reason)) => {
+            tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake failed");
+            driver.metrics.wake_failed();
+            entry.counts.woken(outcome);
+            entry.read(|view| {
+                view.source.reports.report(&entry.key.id, Severity::Warning, "WakeFailed", reason);
+            });
+        }
+        None => {}
+    }
+    if let order @ GateOrder::Write { .. } = order {
+        perform(driver.clone(), entry.clone(), order);
+    }
+}

@@ -1,0 +1,207 @@
+//! From asleep to awake: whatever has to be written, scaled and found out so that what is held can go.
+
+use std::{sync::Arc, time::Duration};
+
+use scaler_types::{
+    Nonce, ScaleError,
+    protocol::{GateInput, GateOrder, Unwritten},
+};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{Driver, scale};
+use crate::state::{Entry, Rejected};
+
+/// The pause after a plugin that did not say where its resource listens; doubled up to [`LONGEST`].
+const FIRST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// What the driver found.
+enum Next {
+    /// Nobody waits, or nothing is left to be done.
+    Stop,
+    /// This is to be done.
+    Order(GateOrder),
+    /// The plugin lists no endpoint: it is to be asked for one.
+    Resolve,
+    /// Somebody else works on it.
+    Wait,
+    /// It is to be woken, and needs a place among the wakes for that.
+    Place,
+}
+
+/// Works on a resource for as long as requests wait for it and its gate is shut. One at a time:
+/// [`View::driven`](crate::state::View::driven) says that it runs.
+pub fn drive(driver: Arc<Driver>, entry: Arc<Entry>) {
+    let handle = driver.handle.clone();
+    handle.spawn(async move {
+        let mut changed = entry.subscribe();
+        let mut pause = FIRST;
+        let mut place = None;
+        let mut asked = None;
+        loop {
+            changed.borrow_and_update();
+            match next(&entry, place.is_some()) {
+                Next::Stop => return,
+                Next::Order(GateOrder::Wake { expected, row }) => {
+                    scale::start(driver.clone(), entry.clone(), expected, row, place.take());
+                }
+                // It keeps its turn while things change.
+                Next::Place => {
+                    let turn =
+                        asked.get_or_insert_with(|| Box::pin(scale::place(driver.clone(), entry.clone())));
+                    tokio::select! {
+                        given = turn => (place, asked) = (Some(given), None),
+                        _ = changed.changed() => {}
+                    }
+                }
+                Next::Order(order) => {
+                    (place, asked) = (None, None);
+                    carry_out(&driver, &entry, order).await;
+                }
+                Next::Resolve => {
+                    (place, asked) = (None, None);
+                    if !resolve(&entry).await {
+                        // Asked again after a growing pause, or when something else is to be done.
+                        let _ = timeout(pause, changed.changed()).await;
+                        pause = (pause * 2).min(LONGEST);
+                    }
+                }
+                // Closed never: `entry` is held.
+                Next::Wait => {
+                    (place, asked) = (None, None);
+                    drop(changed.changed().await);
+                }
+            }
+        }
+    });
+}
+
+/// `placed`: there is a place for its wake.
+fn next(entry: &Arc<Entry>, placed: bool) -> Next {
+    entry.decide(|view| {
+        let up = view.gate.open() && view.is_ready();
+        if up || view.gone || !entry.queue.has_waiting() {
+            view.driven = false;
+            return Next::Stop;
+        }
+        if let Some(refusal) = view.remembered_failure(&entry.key.id) {
+            // Came in while the wake failed.
+            entry.refuse_held(refusal, Rejected::WakeFailed);
+            view.driven = false;
+            return Next::Stop;
+        }
+        let wanted = GateInput::Wanted { fresh: Nonce::fresh() };
+        // Looked at on a copy: once the gate has ordered its wake, it is under way.
+        let wakes = || matches!(view.gate.clone().step(wanted.clone()), GateOrder::Wake { .. });
+        view.waits_for_turn = !placed && wakes();
+        if view.waits_for_turn {
+            return Next::Place;
+        }
+        match view.gate.step(wanted) {
+            GateOrder::Nothing if view.gate.open() && view.listed.is_empty() && !view.gate.waking() => {
+                Next::Resolve
+            }
+            GateOrder::Nothing => Next::Wait,
+            order => Next::Order(order),
+        }
+    })
+}
+
+/// Carries out what the gate ordered, in a task of its own.
+pub fn perform(driver: Arc<Driver>, entry: Arc<Entry>, order: GateOrder) {
+    let handle = driver.handle.clone();
+    handle.spawn(async move { carry_out(&driver, &entry, order).await });
+}
+
+async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
+    let source = entry.read(|view| view.source.clone());
+    match order {
+        GateOrder::Write { expected, row } => {
+            let written = source.calls.compare_and_set(&entry.key.id, &expected, &row).await;
+            tracing::debug!(resource = %entry.key.id, state = %row.state, nonce = %row.nonce, ?written, "wrote its row");
+            let result = match written {
+                Ok(version) => {
+                    entry.update(|view| view.lost_writes = 0);
+                    Ok(version)
+                }
+                // What was believed is old: looked at anew before anything is decided on it.
+                Err(ScaleError::Conflict) => {
+                    source.refresh().await;
+                    Err(Unwritten::Conflict)
+                }
+                Err(error) => {
+                    let lost = entry.update(|view| {
+                        view.last_error = Some(format!("its row cannot be written: {error}"));
+                        view.lost_writes += 1;
+                        view.lost_writes
+                    });
+                    tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %error, "cannot write its row");
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "a store that failed is asked again after a growing pause"
+                    )]
+                    sleep_until(Instant::now() + after(lost)).await;
+                    source.refresh().await;
+                    Err(Unwritten::Unknown)
+                }
+            };
+            entry.update(|view| view.gate.step(GateInput::Wrote { expected, row, result }));
+        }
+        GateOrder::Refresh => {
+            if !source.refresh().await {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a plugin that failed is asked again after a pause"
+                )]
+                sleep_until(Instant::now() + FIRST).await;
+            }
+        }
+        GateOrder::Wake { expected, row } => scale::start(driver.clone(), entry.clone(), expected, row, None),
+        GateOrder::Nothing | GateOrder::Confirm | GateOrder::Refuse(_) => {}
+    }
+}
+
+/// How long to pause after so many writes in a row whose end nobody knows.
+fn after(lost: u32) -> Duration {
+    (Duration::from_millis(50) * 2_u32.saturating_pow(lost.min(10))).min(LONGEST)
+}
+
+/// Asks the plugin where the resource listens. Whether it said.
+async fn resolve(entry: &Arc<Entry>) -> bool {
+    let source = entry.read(|view| view.source.clone());
+    let named = match source.calls.resolve_service_name(&entry.key.id).await {
+        Ok(named) => named,
+        Err(error) => {
+            let reason = format!("its plugin does not say where it listens: {error}");
+            // Nothing follows from it.
+            entry.decide(|view| {
+                // One that lists endpoints as they appear says what they wait for.
+                if view.resource.status.is_empty() {
+                    view.last_error = Some(reason);
+                }
+            });
+            return false;
+        }
+    };
+    let address = match source.settings.load().target_port {
+        _ if has_port(&named) => named,
+        Some(port) if named.contains(':') && !named.starts_with('[') => format!("[{named}]:{port}"),
+        Some(port) => format!("{named}:{port}"),
+        None => {
+            let reason =
+                format!("its plugin names {named} without a port: set dlx.targetPort or --target-port");
+            entry.decide(|view| view.last_error = Some(reason));
+            return false;
+        }
+    };
+    entry.update(|view| view.resolved(address));
+    true
+}
+
+/// Whether `host:port` has its port; a bare IPv6 address has none.
+fn has_port(address: &str) -> bool {
+    match address.rsplit_once(':') {
+        Some((host, port)) => port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')),
+        None => false,
+    }
+}

@@ -1,0 +1,338 @@
+//! Heads on their way through: what belongs to one connection alone is taken out, what a proxy has to say is put in.
+
+use bytes::{Bytes, BytesMut};
+use daemon::settings::ForwardedHeaders;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri, header,
+    uri::{Authority, PathAndQuery},
+};
+
+/// Fields of one connection alone (RFC 9110 7.6.1), besides those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Fields that say how a message ends or for whom it is: `Connection` must not name them away.
+const NEVER_NAMED: [HeaderName; 4] =
+    [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::VIA];
+
+/// Copies what the head shows of the connection's read buffer. While anybody looks at that, hyper needs another one of
+/// 8 KiB for what comes next.
+pub fn unpin<B>(request: &mut Request<B>) {
+    if let Some(uri) = copied(request.uri()) {
+        *request.uri_mut() = uri;
+    }
+    let headers = request.headers_mut();
+    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| all.extend_from_slice(value.as_bytes()));
+    let mut all = all.freeze();
+    for value in headers.values_mut() {
+        let sensitive = value.is_sensitive();
+        // It was a value before: it is one again.
+        if let Ok(mut copy) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
+            copy.set_sensitive(sensitive);
+            *value = copy;
+        }
+    }
+}
+
+/// The same URI in memory of its own. Part by part: as one text `*` would run into the host before it.
+fn copied(uri: &Uri) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.authority = match uri.authority() {
+        Some(authority) => {
+            Some(Authority::from_maybe_shared(Bytes::copy_from_slice(authority.as_str().as_bytes())).ok()?)
+        }
+        None => None,
+    };
+    parts.path_and_query = match uri.path_and_query() {
+        Some(path) => {
+            Some(PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(path.as_str().as_bytes())).ok()?)
+        }
+        None => None,
+    };
+    Uri::from_parts(parts).ok()
+}
+
+/// Takes out what belongs to the connection the message came on.
+pub fn strip(headers: &mut HeaderMap) {
+    // None of it in most messages.
+    if let Some(first) = headers.get(header::CONNECTION) {
+        let plain = first.as_bytes().eq_ignore_ascii_case(b"keep-alive")
+            || first.as_bytes().eq_ignore_ascii_case(b"close");
+        if !plain || headers.get_all(header::CONNECTION).iter().nth(1).is_some() {
+            for name in named(headers) {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if headers.remove(header::TRANSFER_ENCODING).is_some() {
+        // It did not say how long the body was (RFC 9112 6.3), and must not say it of the body as it is sent on.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// Whether who sent it takes trailers.
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    let mut words =
+        headers.get_all(header::TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Makes one `Cookie` of what HTTP/2 may send in crumbs (RFC 9113 8.2.3): HTTP/1 has one.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1 {
+        // What were values are one again.
+        if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            headers.insert(header::COOKIE, whole);
+        }
+    }
+}
+
+/// Whether the message says how long its body is, or would be, and nothing else of it.
+pub fn says_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next().and_then(|length| length.to_str().ok());
+    length.is_some_and(|length| !length.starts_with('+') && length.parse::<u64>().is_ok())
+        && lengths.next().is_none()
+}
+
+/// The fields that `Connection` names.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    names.filter(|name| !NEVER_NAMED.contains(name) && !is_about_client(name)).collect()
+}
+
+/// Whether a field says who the client is. `_` is taken for `-`: to CGI, WSGI and PHP they are the same.
+fn is_about_client(name: &HeaderName) -> bool {
+    let is = |byte: u8, wanted: u8| byte == wanted || byte == b'_' && wanted == b'-';
+    let begins = |with: &str| {
+        name.as_str().len() >= with.len()
+            && name.as_str().bytes().zip(with.bytes()).all(|(byte, wanted)| is(byte, wanted))
+    };
+    begins("x-forwarded-")
+        || name == header::FORWARDED
+        || name.as_str().len() == X_REAL_IP.as_str().len() && begins(X_REAL_IP.as_str())
+}
+
+/// Passes on what a request says of its client, adds to it, or says it anew.
+pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: ForwardedHeaders) {
+    match how {
+        ForwardedHeaders::Preserve => {
+            let named = [&X_FORWARDED_FOR, &header::FORWARDED, &X_REAL_IP];
+            if !named.into_iter().any(|name| headers.contains_key(name)) {
+                headers.insert(X_FORWARDED_FOR, peer.clone());
+            }
+            return;
+        }
+        ForwardedHeaders::Append => {}
+        ForwardedHeaders::Replace => {
+            let said: Vec<_> = headers.keys().filter(|name| is_about_client(name)).cloned().collect();
+            for name in said {
+                headers.remove(name);
+            }
+        }
+    }
+    let before: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    let chain = match before.as_slice() {
+        [] => Some(peer.clone()),
+        // What were values are one again.
+        before => HeaderValue::from_bytes(&[before, &[peer.as_bytes()]].concat().join(&b", "[..])).ok(),
+    };
+    if let Some(chain) = chain {
+        headers.insert(X_FORWARDED_FOR, chain);
+    }
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+}
+
+/// How often this mark stands in `Via`.
+pub fn marks(headers: &HeaderMap, mark: &HeaderValue) -> usize {
+    let own = pseudonym(mark.as_bytes());
+    let hops =
+        headers.get_all(header::VIA).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    hops.filter(|hop| pseudonym(hop) == own).count()
+}
+
+/// `scaler-1` of `1.1 scaler-1 (comment)`.
+fn pseudonym(hop: &[u8]) -> Option<&[u8]> {
+    hop.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty()).nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identify::address;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+        }
+        headers
+    }
+
+    fn peer() -> HeaderValue {
+        address("[::ffff:192.0.2.1]:5".parse().unwrap())
+    }
+
+    /// Nothing of it lies in the buffer it was read into any more, and it says the same.
+    #[test]
+    fn a_head_without_its_buffer_says_the_same() {
+        let buffer = bytes::Bytes::from_static(b"/a?b=c%20d;demo.localhost;\xff secret;");
+        let field = |from, to| HeaderValue::from_maybe_shared(buffer.slice(from..to)).unwrap();
+        let mut secret = field(26, 34);
+        secret.set_sensitive(true);
+        let uri = Uri::from_maybe_shared(buffer.slice(0..10)).unwrap();
+        let mut request = Request::builder().uri(uri).body(()).unwrap();
+        request.headers_mut().append("host", field(11, 25));
+        request.headers_mut().append("x-two", secret);
+        request.headers_mut().append("x-two", HeaderValue::from_static(""));
+        let before = request.headers().clone();
+        unpin(&mut request);
+        assert_eq!(request.uri(), "/a?b=c%20d");
+        assert_eq!(*request.headers(), before);
+        assert!(request.headers()["x-two"].is_sensitive());
+        let read_into = buffer.as_ptr_range();
+        assert!(request.headers().values().all(|value| !read_into.contains(&value.as_bytes().as_ptr())));
+        assert!(!read_into.contains(&request.uri().path().as_ptr()));
+    }
+
+    /// As HTTP/2 sends it: scheme, authority and `*`.
+    #[test]
+    fn an_asterisk_does_not_run_into_the_host() {
+        let parts = Uri::builder().scheme("http").authority("a.test").path_and_query("*");
+        let mut request = Request::options(parts.build().unwrap()).body(()).unwrap();
+        unpin(&mut request);
+        assert_eq!(request.uri().authority().unwrap(), "a.test");
+        assert_eq!(request.uri().path_and_query().unwrap(), "*");
+    }
+
+    #[test]
+    fn crumbs_are_one_cookie() {
+        let mut own =
+            headers(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2; c=3"), ("cookie", "d=\"4\"")]);
+        join_cookies(&mut own);
+        assert_eq!(own, headers(&[("cookie", "a=1; b=2; c=3; d=\"4\""), ("x", "y")]));
+    }
+
+    #[test]
+    fn what_connection_names_is_taken_out() {
+        let mut own = headers(&[
+            ("connection", "keep-alive, X-Private"),
+            ("connection", "close, te"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-connection", "close"),
+            ("x-kept", "1"),
+        ]);
+        strip(&mut own);
+        assert_eq!(own, headers(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn a_length_beside_chunks_is_taken_out() {
+        let mut own = headers(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
+        strip(&mut own);
+        assert_eq!(own, headers(&[]));
+    }
+
+    #[test]
+    fn connection_does_not_name_away_what_others_rely_on() {
+        let mut own = headers(&[
+            ("connection", "host, content-length, x-forwarded-for, via"),
+            ("host", "a"),
+            ("content-length", "0"),
+            ("via", "1.1 b"),
+        ]);
+        strip(&mut own);
+        assert_eq!(own, headers(&[("host", "a"), ("content-length", "0"), ("via", "1.1 b")]));
+    }
+
+    #[test]
+    fn who_the_client_is_is_passed_on_added_to_or_said_anew() {
+        let came = [
+            ("host", "a.example"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-client-cert", "evil"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x_real-ip", "10.0.0.1"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-forwarder", "kept"),
+            ("x-real-ip-kept", "kept"),
+        ];
+        let after = |how| {
+            let mut own = headers(&came);
+            forwarded(&mut own, &peer(), how);
+            own
+        };
+        assert_eq!(after(ForwardedHeaders::Preserve), headers(&came));
+        let mut appended = headers(&came);
+        appended.insert("x-forwarded-for", HeaderValue::from_static("10.0.0.1, 10.0.0.2, 192.0.2.1"));
+        appended.insert("x-forwarded-host", HeaderValue::from_static("a.example"));
+        assert_eq!(after(ForwardedHeaders::Append), appended);
+        let replaced = headers(&[
+            ("host", "a.example"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-host", "a.example"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarder", "kept"),
+            ("x-real-ip-kept", "kept"),
+        ]);
+        assert_eq!(after(ForwardedHeaders::Replace), replaced);
+    }
+
+    /// The peer's address is added only where nothing says who the client is.
+    #[test]
+    fn a_client_of_which_nothing_is_said_is_told_by_its_address() {
+        for (said, added) in [
+            (None, true),
+            (Some(("x-forwarded-proto", "https")), true),
+            (Some(("x-forwarded-for", "10.0.0.1")), false),
+            (Some(("forwarded", "for=10.0.0.1")), false),
+            (Some(("x-real-ip", "10.0.0.1")), false),
+        ] {
+            let mut own = headers(said.as_slice());
+            forwarded(&mut own, &peer(), ForwardedHeaders::Preserve);
+            let mut expected = headers(said.as_slice());
+            if added {
+                expected.insert(X_FORWARDED_FOR, peer());
+            }
+            assert_eq!(own, expected, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn marks_are_counted_among_other_hops() {
+        let mark = HeaderValue::from_static("1.1 scaler-1");
+        let of = |via: &[(&str, &str)]| marks(&headers(via), &mark);
+        assert_eq!(of(&[("via", "1.0 fred, 1.1 scaler-1 (x)")]), 1);
+        assert_eq!(of(&[("via", "1.1 scaler-1,1.1 scaler-1"), ("via", "2 scaler-1")]), 3);
+        assert_eq!(of(&[("via", "1.1 scaler-10, 1.1 scaler, scaler-1")]), 0);
+        assert_eq!(of(&[]), 0);
+    }
+}

@@ -1,0 +1,71 @@
+//! HTTP to a resource and back: connections that are kept, requests that may be sent again, switches of protocol.
+
+mod body;
+mod dial;
+mod forward;
+mod habit;
+mod headers;
+mod pool;
+mod replay;
+mod resend;
+mod static_response;
+mod upgrade;
+mod upload;
+mod upstream;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use body::Relay;
+pub use dial::dial;
+pub use forward::forward;
+pub use headers::marks;
+pub use pool::{Pool, Pools};
+pub use static_response::serve as serve_static_response;
+use tokio_util::sync::CancellationToken;
+pub use upload::Upload;
+
+use crate::{
+    admit::{Admission, Admitted},
+    answer::Refusal,
+    client::{Open, Progress, Socket},
+    identify::{Identifier, Origin},
+};
+
+/// What the requests of one connection have in common.
+#[derive(Debug)]
+pub struct Caller {
+    /// Where they come from.
+    pub origin: Origin,
+    /// Finds out for whom they are.
+    pub identifier: Arc<Identifier>,
+    /// This process ends.
+    pub draining: CancellationToken,
+    /// Counts the connection.
+    pub open: Open,
+    /// Connections to resources, of this thread.
+    pub pool: Arc<Pool>,
+    /// What its first request was told, if that was held before the connection was served.
+    pub parked: Mutex<Option<Parked>>,
+    /// The connection, where it carries one request at a time.
+    pub socket: Option<Socket>,
+    /// What the connection is doing.
+    pub progress: Arc<Progress>,
+}
+
+/// A connection's first request that was held before the connection was served.
+#[derive(Debug)]
+pub struct Parked {
+    /// Its way to its resource.
+    pub admission: Admission,
+    /// What it was told.
+    pub told: Result<Admitted, Arc<Refusal>>,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// What the connection's first request was told while it was parked; once.
+    pub fn take_parked(&self) -> Option<Parked> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,452 @@
+//! Connections to resources, kept for the next request. One pool per thread, so that no two threads wait for each
+//! other; kept by the endpoint's incarnation, so that none outlives the process it leads to.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Upload,
+    dial::{dial_http1, dial_http2},
+    habit::Habit,
+    resend,
+    upstream::{Upstream, Waiting},
+};
+use crate::{
+    answer::explain,
+    state::{Entry, Target},
+};
+
+/// How long a connection waits for its next request: less than the servers that close theirs soonest (gunicorn after
+/// 2 s, node and uvicorn after 5 s), since a request that crosses with a close can seldom be sent again.
+const IDLE: Duration = Duration::from_millis(1500);
+/// How long an endpoint is remembered to which no connection is kept.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// The connections of one thread.
+#[derive(Debug)]
+pub struct Pool {
+    idle: Mutex<Idle>,
+    /// Told when a connection is kept while there was none.
+    kept: Notify,
+    next: AtomicUsize,
+    /// Requests that were sent again.
+    resent: AtomicU64,
+}
+
+/// The connections of all threads.
+#[derive(Debug, Default)]
+pub struct Pools(Mutex<Vec<Arc<Pool>>>);
+
+#[derive(Debug, Default)]
+struct Idle {
+    endpoints: HashMap<u64, Kept>,
+    /// Nothing was kept when the upkeep looked last: it is to be told of the next.
+    resting: bool,
+}
+
+/// What is kept for one endpoint.
+#[derive(Debug)]
+struct Kept {
+    /// When something was kept last.
+    since: Instant,
+    http1: Vec<Connection>,
+    http2: Option<(Instant, http2::SendRequest<Upload>, Upstream)>,
+    habit: Habit,
+}
+
+/// A connection that carries one request at a time.
+#[derive(Debug)]
+struct Connection {
+    sender: http1::SendRequest<Upload>,
+    upstream: Upstream,
+    /// How often it was answered on, to the end.
+    answers: u32,
+    /// When it was answered on last, or made.
+    since: Instant,
+}
+
+/// A connection that carries a request.
+#[derive(Debug)]
+pub struct Lease {
+    pool: Arc<Pool>,
+    target: u64,
+    connection: Connection,
+}
+
+/// Why a request got no answer.
+#[derive(Debug)]
+pub enum Unsent {
+    /// Not a byte of it was sent: here it is again.
+    Never(Box<Request<Upload>>, String),
+    /// The resource may have seen it.
+    Perhaps(String),
+    /// The resource may have seen it, and it is its client that did not go on with its body.
+    Client(String),
+}
+
+// === impl Unsent ===
+
+impl Unsent {
+    /// What the resource may have seen ended so.
+    pub fn perhaps(error: &hyper::Error) -> Self {
+        match std::error::Error::source(error) {
+            // Of hyper's user's doing: the body that it was given.
+            Some(cause) if error.is_user() => Self::Client(cause.to_string()),
+            _ => Self::Perhaps(explain(error)),
+        }
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// An empty one. Its upkeep is a task on the current runtime.
+    pub fn new() -> Arc<Self> {
+        let pool = Arc::new(Self {
+            idle: Mutex::default(),
+            kept: Notify::new(),
+            next: AtomicUsize::new(0),
+            resent: AtomicU64::new(0),
+        });
+        tokio::spawn(upkeep(Arc::downgrade(&pool)));
+        pool
+    }
+
+    /// Requests that were sent again.
+    pub fn resent(&self) -> u64 {
+        self.resent.load(Ordering::Relaxed)
+    }
+
+    /// Which of `count` endpoints is next.
+    pub fn turn(&self, count: usize) -> usize {
+        if count < 2 { 0 } else { self.next.fetch_add(1, Ordering::Relaxed) % count }
+    }
+
+    /// Sends a request in HTTP/1.1 and waits for the response's head.
+    pub async fn send(
+        self: &Arc<Self>,
+        target: &Target,
+        mut request: Request<Upload>,
+    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+        loop {
+            let (safe, second) = (resend::is_safe(&request), resend::is_second(&request));
+            // What is sent again takes no connection that may end in the same way.
+            let kept = if second { None } else { self.take(target.number, safe) };
+            let reused = kept.is_some();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => match Box::pin(dial_http1(target)).await {
+                    Ok((sender, upstream)) => {
+                        Connection { sender, upstream, answers: 0, since: Instant::now() }
+                    }
+                    Err(error) => return Err(Unsent::Never(Box::new(request), error)),
+                },
+            };
+            let copy = (reused && safe).then(|| resend::copy(&request));
+            let sent = Instant::now();
+            connection.upstream.begin();
+            let result = connection.sender.try_send_request(request).await;
+            let mut failed = match result {
+                Ok(response) => {
+                    self.count_second(second);
+                    return Ok((response, Lease { pool: self.clone(), target: target.number, connection }));
+                }
+                Err(failed) => failed,
+            };
+            match (failed.take_message(), copy) {
+                // It was closed while it waited: the next one, or a new one.
+                (Some(again), _) if reused => request = again,
+                (Some(again), _) => return Err(Unsent::Never(Box::new(again), explain(failed.error()))),
+                (None, Some(copy))
+                    if !connection.upstream.answered() && resend::crossed(&connection.upstream, sent) =>
+                {
+                    self.note_closed(target.number, &connection);
+                    request = resend::second(copy);
+                }
+                (None, _) => {
+                    self.count_second(second);
+                    return Err(Unsent::perhaps(failed.error()));
+                }
+            }
+        }
+    }
+
+    /// Sends a request in HTTP/2 with prior knowledge.
+    pub async fn send_http2(
+        self: &Arc<Self>,
+        target: &Target,
+        mut request: Request<Upload>,
+    ) -> Result<Response<Incoming>, Unsent> {
+        loop {
+            let (safe, second) = (resend::is_safe(&request), resend::is_second(&request));
+            let kept = if second { None } else { self.take_http2(target.number) };
+            let reused = kept.is_some();
+            let (mut sender, upstream) = match kept {
+                Some(connection) => connection,
+                None => match dial_http2(target).await {
+                    Ok(connection) => connection,
+                    Err(error) => return Err(Unsent::Never(Box::new(request), error)),
+                },
+            };
+            self.keep_http2(target.number, sender.clone(), upstream.clone());
+            let (first, copy) = resend::keep(request);
+            let sent = Instant::now();
+            let mut failed = match sender.try_send_request(first).await {
+                Ok(response) => {
+                    self.count_second(second);
+                    return Ok(response);
+                }
+                Err(failed) => failed,
+            };
+            match (failed.take_message(), copy) {
+                (Some(again), _) if reused => {
+                    self.drop_http2(target.number);
+                    request = again;
+                }
+                (Some(again), _) => return Err(Unsent::Never(Box::new(again), explain(failed.error()))),
+                (None, Some(copy))
+                    if resend::was_refused(failed.error(), &upstream) && resend::begins_again(&copy)
+                        || reused && safe && resend::crossed(&upstream, sent) =>
+                {
+                    request = resend::second(copy);
+                }
+                (None, _) => {
+                    self.count_second(second);
+                    return Err(Unsent::perhaps(failed.error()));
+                }
+            }
+        }
+    }
+
+    /// Counts a request that went out for the second time.
+    fn count_second(&self, second: bool) {
+        if second {
+            self.resent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn take_http2(&self, target: u64) -> Option<(http2::SendRequest<Upload>, Upstream)> {
+        let mut idle = self.lock();
+        let kept = &mut idle.endpoints.get_mut(&target)?.http2;
+        kept.take_if(|(_, sender, upstream)| sender.is_closed() || upstream.look() == Waiting::Closed);
+        kept.as_ref().map(|(_, sender, upstream)| (sender.clone(), upstream.clone()))
+    }
+
+    fn keep_http2(&self, target: u64, sender: http2::SendRequest<Upload>, upstream: Upstream) {
+        let mut idle = self.lock();
+        let now = Instant::now();
+        idle.kept(target, now).http2 = Some((now, sender, upstream));
+        self.tell(&mut idle);
+    }
+
+    fn drop_http2(&self, target: u64) {
+        if let Some(kept) = self.lock().endpoints.get_mut(&target) {
+            kept.http2 = None;
+        }
+    }
+
+    /// A connection that waits; for a request that cannot be sent again, one that is likely to stay open.
+    fn take(&self, target: u64, safe: bool) -> Option<Connection> {
+        let mut idle = self.lock();
+        let kept = idle.endpoints.get_mut(&target)?;
+        if kept.http1.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        // From the end: the one used last is the least likely to be closed soon.
+        let mut at = kept.http1.len();
+        while at > 0 {
+            at -= 1;
+            let connection = &kept.http1[at];
+            let closed = connection.sender.is_closed();
+            let fits = connection.sender.is_ready() && (safe || kept.habit.trusted(connection.since, now));
+            if closed || fits && connection.upstream.look() != Waiting::Quiet {
+                connection.tell(&mut kept.habit, now);
+                kept.http1.swap_remove(at);
+            } else if fits {
+                return Some(kept.http1.swap_remove(at));
+            }
+        }
+        None
+    }
+
+    fn put(&self, target: u64, mut connection: Connection) {
+        let now = Instant::now();
+        connection.answers = connection.answers.saturating_add(1);
+        connection.since = now;
+        let mut idle = self.lock();
+        let kept = idle.kept(target, now);
+        kept.habit.answered(connection.answers);
+        if kept.habit.keep(now) {
+            kept.http1.push(connection);
+            self.tell(&mut idle);
+        }
+    }
+
+    /// Tells the upkeep that something is kept.
+    fn tell(&self, idle: &mut Idle) {
+        if std::mem::take(&mut idle.resting) {
+            self.kept.notify_one();
+        }
+    }
+
+    /// A connection was closed when the next request was on its way.
+    fn note_closed(&self, target: u64, connection: &Connection) {
+        if let Some(kept) = self.lock().endpoints.get_mut(&target) {
+            connection.tell(&mut kept.habit, Instant::now());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the connections to these endpoints that carry no request now.
+    pub fn close_idle(&self, unlisted: &[u64]) {
+        self.lock().endpoints.retain(|number, _| !unlisted.contains(&Target::listed(*number)));
+    }
+
+    /// Drops what waited for too long, and forgets endpoints that are used no more: one may be kept once more after it was
+    /// listed last. When to look again, if a connection is left.
+    fn drop_old(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let fresh = |at: Instant| now.duration_since(at) < IDLE;
+        let mut left = false;
+        let mut idle = self.lock();
+        idle.endpoints.retain(|_, kept| {
+            let habit = &mut kept.habit;
+            kept.http1.retain(|connection| {
+                let closed = connection.sender.is_closed();
+                if closed {
+                    connection.tell(habit, now);
+                }
+                !closed && fresh(connection.since)
+            });
+            // Dropping the handle ends the connection only when its streams are done.
+            kept.http2.take_if(|(since, sender, _)| sender.is_closed() || !fresh(*since));
+            let holds = !kept.http1.is_empty() || kept.http2.is_some();
+            left |= holds;
+            holds || now.duration_since(kept.since) < REMEMBERED
+        });
+        idle.resting = !left;
+        left.then_some(now + IDLE)
+    }
+}
+
+// === impl Pools ===
+
+impl Pools {
+    /// One more thread keeps connections.
+    pub fn add(&self, pool: Arc<Pool>) {
+        self.lock().push(pool);
+    }
+
+    /// Requests that were sent again.
+    pub fn resent(&self) -> u64 {
+        self.lock().iter().map(|pool| pool.resent()).sum()
+    }
+
+    /// Closes what is kept for endpoints that are listed no more: one that ends may wait for it.
+    pub fn close_idle(&self, unlisted: &[u64]) {
+        for pool in self.lock().iter() {
+            pool.close_idle(unlisted);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Pool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops connections that waited for too long. Sleeps for good while there are none.
+async fn upkeep(pool: std::sync::Weak<Pool>) {
+    loop {
+        let Some(pool) = pool.upgrade() else { return };
+        match pool.drop_old() {
+            Some(again) => {
+                drop(pool);
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "that a connection was not used for a while is the event"
+                )]
+                sleep_until(again).await;
+            }
+            None => pool.kept.notified().await,
+        }
+    }
+}
+
+// === impl Idle ===
+
+impl Idle {
+    /// What is kept for an endpoint, where something is about to be kept.
+    fn kept(&mut self, target: u64, now: Instant) -> &mut Kept {
+        let new = || Kept { since: now, http1: Vec::new(), http2: None, habit: Habit::default() };
+        let kept = self.endpoints.entry(target).or_insert_with(new);
+        kept.since = now;
+        kept
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// It was closed by `now`, or earlier if that was seen.
+    fn tell(&self, habit: &mut Habit, now: Instant) {
+        habit.closed(self.answers, self.since, self.upstream.closed().unwrap_or(now));
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// The response came to its end: the connection is kept for another request, if more are to go where it leads.
+    pub fn give_back(self, entry: &Entry) {
+        if entry.goes_to(Target::listed(self.target)) {
+            self.pool.put(self.target, self.connection);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scaler_types::Endpoint;
+    use tokio::{net::TcpListener, time::advance};
+
+    use super::*;
+
+    /// One call after another has its connection kept when its endpoint is listed no more.
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_that_are_used_no_more_are_forgotten() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::new();
+        for _ in 0..3 {
+            let target = Target::new(Endpoint::new(listener.local_addr().unwrap().to_string(), ""));
+            let (sender, upstream) = dial_http2(&target).await.unwrap();
+            pool.close_idle(&[target.number]);
+            pool.keep_http2(target.number, sender, upstream);
+        }
+        assert_eq!(pool.lock().endpoints.len(), 3);
+        advance(IDLE).await;
+        assert_eq!(pool.drop_old(), None);
+        advance(REMEMBERED).await;
+        pool.drop_old();
+        assert_eq!(pool.lock().endpoints.len(), 0);
+    }
+}

@@ -1,0 +1,177 @@
+//! Switches of protocol (WebSocket): after the 101, bytes are copied both ways, and it counts as in flight.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split},
+    time::timeout,
+};
+
+use super::{Caller, Relay, Upload, dial, pool::Unsent};
+use crate::{
+    answer::explain,
+    identify::head::FIELDS,
+    state::{InFlight, Target},
+};
+
+/// How long a client may go on after its resource said that nothing more comes. It is in flight for so long: a client
+/// that forgets its connection must not keep the resource awake.
+const LAST_WORDS: Duration = Duration::from_secs(30);
+
+/// The protocol a request asks to switch to.
+pub fn wanted(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    let upgrade = headers.get(header::UPGRADE).filter(|_| version == Version::HTTP_11)?;
+    // Not to HTTP/2, alone or as one of several: that would get around everything the proxy does.
+    let mut words = headers
+        .get_all(header::UPGRADE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    if words.any(|word| word.trim_ascii().to_ascii_lowercase().starts_with(b"h2")) {
+        return None;
+    }
+    let says = headers.get_all(header::CONNECTION).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    });
+    says.then(|| upgrade.clone())
+}
+
+/// Sends a request on a connection of its own.
+pub async fn send(target: &Target, request: Request<Upload>) -> Result<Response<Incoming>, Unsent> {
+    let stream = match dial(target).await {
+        Ok(stream) => stream,
+        Err(error) => return Err(Unsent::Never(Box::new(request), error)),
+    };
+    let (mut sender, connection) =
+        match http1::Builder::new().max_headers(FIELDS).handshake(TokioIo::new(stream)).await {
+            Ok(both) => both,
+            Err(error) => return Err(Unsent::Never(Box::new(request), explain(&error))),
+        };
+    tokio::spawn(async move { drop(connection.with_upgrades().await) });
+    sender.try_send_request(request).await.map_err(|mut failed| match failed.take_message() {
+        Some(again) => Unsent::Never(Box::new(again), explain(failed.error())),
+        None => Unsent::perhaps(failed.error()),
+    })
+}
+
+/// The 101 as the client gets it; from then on a task copies.
+pub fn switch(
+    mut response: Response<Incoming>,
+    client: Option<OnUpgrade>,
+    in_flight: InFlight,
+    caller: Arc<Caller>,
+) -> Response<Relay> {
+    let protocol = response.headers().get(header::UPGRADE).cloned();
+    let resource = hyper::upgrade::on(&mut response);
+    tokio::spawn(async move {
+        let Some(client) = client else { return };
+        let (client, resource) = match tokio::join!(client, resource) {
+            (Ok(client), Ok(resource)) => (client, resource),
+            (client, resource) => {
+                let error = client.err().or(resource.err());
+                tracing::debug!(resource = %in_flight.entry().key.id, ?error, "a switch of protocols did not come about");
+                return;
+            }
+        };
+        let (mut client, mut resource) = (TokioIo::new(client), TokioIo::new(resource));
+        copy_both(&mut client, &mut resource).await;
+        // Until here its connection counts as open.
+        drop((in_flight, caller));
+    });
+    super::headers::strip(response.headers_mut());
+    let mut response = response.map(|_| Relay::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        headers.insert(header::UPGRADE, protocol);
+    }
+    response
+}
+
+/// Copies both ways until both are over, one of the two went away, or the resource has ended and the client does not.
+async fn copy_both<A, B>(client: &mut A, resource: &mut B)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let ((mut from_client, mut to_client), (mut from_resource, mut to_resource)) =
+        (split(client), split(resource));
+    let up = async {
+        copy(&mut from_client, &mut to_resource).await?;
+        to_resource.shutdown().await
+    };
+    let down = async {
+        copy(&mut from_resource, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    let (mut up, mut down) = (pin!(up), pin!(down));
+    // An error: one of them went away, and so does the other.
+    let _ = tokio::select! {
+        ended = &mut up => match ended {
+            Ok(()) => down.await,
+            gone => gone,
+        },
+        ended = &mut down => match ended {
+            Ok(()) => timeout(LAST_WORDS, up).await.unwrap_or(Ok(())),
+            gone => gone,
+        },
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, duplex};
+
+    use super::*;
+
+    /// The resource has ended; the client neither says something nor ends.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_forgets_its_connection_is_left() {
+        let ((_client, mut a), (resource, mut b)) = (duplex(64), duplex(64));
+        drop(resource);
+        timeout(LAST_WORDS * 2, copy_both(&mut a, &mut b)).await.expect("an end");
+    }
+
+    /// The client says that it sends no more, and takes its time to read what comes.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_no_more_gets_all_that_comes() {
+        let ((mut client, mut a), (mut resource, mut b)) = (duplex(64), duplex(64));
+        let copying = tokio::spawn(async move { copy_both(&mut a, &mut b).await });
+        client.write_all(b"ask").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut asked = String::new();
+        resource.read_to_string(&mut asked).await.unwrap();
+        assert_eq!(asked, "ask");
+        tokio::time::advance(LAST_WORDS * 10).await;
+        resource.write_all(b"answer").await.unwrap();
+        drop(resource);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+        drop(client);
+        copying.await.unwrap();
+    }
+
+    fn asked(upgrades: &[&'static str]) -> Option<HeaderValue> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
+        for upgrade in upgrades {
+            headers.append(header::UPGRADE, HeaderValue::from_static(upgrade));
+        }
+        wanted(&headers, Version::HTTP_11)
+    }
+
+    #[test]
+    fn http2_is_asked_for_in_vain_also_among_others() {
+        assert_eq!(asked(&["websocket"]).unwrap(), "websocket");
+        for upgrades in [&["h2c"][..], &["websocket, H2C"], &["a", "b,\th2c"], &["h2"]] {
+            assert_eq!(asked(upgrades), None, "{upgrades:?}");
+        }
+        assert_eq!(asked(&[]), None);
+    }
+}

@@ -1,0 +1,6 @@
+//! TCP to a resource and back.
+
+mod pipe;
+mod splice;
+
+pub use splice::serve;

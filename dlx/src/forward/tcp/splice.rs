@@ -1,0 +1,196 @@
+//! A TCP connection to a resource: through the same gate as a request, then bytes both ways.
+
+use std::{
+    future::poll_fn,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use scaler_types::State;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
+
+use super::pipe::Pipe;
+use crate::{
+    admit::{Admission, Admitted, SOCKET_TAKES},
+    client::{Open, Socket, alive},
+    forward::http::dial,
+    state::{Entry, Identity, InFlight, WakeCause},
+};
+
+/// Whose turn it is among a resource's endpoints.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// Why a copying stopped.
+enum Stopped {
+    /// Both directions are over.
+    Over,
+    /// No byte moved for a whole window.
+    Idle,
+}
+
+/// Serves one connection to its end. One that was not served, or not wholly, is reset: its client must not take what came so
+/// far for all there is.
+pub async fn serve(_open: Open, client: Socket, identity: Identity) {
+    let entry = identity.entry.clone();
+    entry.counts.arrived();
+    let ended = match connect(&entry, &client, &identity).await {
+        Ok((in_flight, resource)) => {
+            let ended = splice(&entry, &client, &resource, in_flight).await;
+            if ended.is_err() {
+                alive::reset(&resource);
+            }
+            ended
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(resource = %entry.key.id, port = identity.port.listen, %error, "a connection broke");
+        alive::reset(client.stream());
+    }
+}
+
+async fn splice(
+    entry: &Arc<Entry>,
+    client: &Socket,
+    resource: &TcpStream,
+    mut in_flight: InFlight,
+) -> io::Result<()> {
+    let (mut up, mut down) = (Pipe::default(), Pipe::default());
+    loop {
+        match copy(entry, client.stream(), resource, &mut up, &mut down).await? {
+            Stopped::Over => return Ok(()),
+            // Its bytes stay where they are until the gate lets them.
+            Stopped::Idle => drop(in_flight),
+        }
+        if !rest(entry, (client.stream(), &mut up), (resource, &mut down)).await? {
+            return Ok(());
+        }
+        in_flight = enter(&mut Admission::new(entry.clone()), client).await?.in_flight;
+    }
+}
+
+/// Enters the gate and connects; held while the resource is not up.
+async fn connect(
+    entry: &Arc<Entry>,
+    client: &Socket,
+    identity: &Identity,
+) -> io::Result<(InFlight, TcpStream)> {
+    let mut admission = Admission::new(entry.clone());
+    let mut pause = Duration::from_millis(2);
+    loop {
+        // Its place among those let go is free again when it is connected.
+        let Admitted { in_flight, held } = enter(&mut admission, client).await?;
+        let facts = entry.facts.load_full();
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed) % facts.ready.len().max(1);
+        let Some(target) = facts.ready.get(turn).map(|target| target.at(identity.port.target)) else {
+            continue;
+        };
+        match dial(&target).await {
+            Ok(resource) => return Ok((in_flight, resource)),
+            Err(reason) => {
+                drop((in_flight, held));
+                if admission.is_over() {
+                    return Err(io::Error::other(reason));
+                }
+                if !entry.unreachable(&target, &reason) {
+                    // Another port of an endpoint that is ready: nobody else finds out when it answers.
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "nothing tells when a port of a ready endpoint accepts"
+                    )]
+                    sleep_until((Instant::now() + pause).min(admission.deadline())).await;
+                    pause = (pause * 2).min(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+}
+
+async fn enter(admission: &mut Admission, client: &Socket) -> io::Result<Admitted> {
+    if let Some(in_flight) = admission.enter() {
+        return Ok(Admitted { in_flight, held: None });
+    }
+    admission.note_cause(|| {
+        let stream = client.stream();
+        let client = stream.peer_addr().map(|peer| peer.ip().to_canonical().to_string());
+        let port = stream.local_addr().map_or(0, |own| own.port());
+        WakeCause::Connection { client: client.unwrap_or_default(), port }
+    });
+    tokio::select! {
+        admitted = admission.wait(SOCKET_TAKES) => {
+            admitted.map_err(|refusal| io::Error::other(refusal.reason.clone()))
+        }
+        () = client.gone() => Err(io::ErrorKind::ConnectionReset.into()),
+    }
+}
+
+/// Copies both ways until both are over, or until no byte moved for the resource's largest window.
+#[expect(clippy::disallowed_methods, reason = "that no byte moved for a window is the event")]
+async fn copy(
+    entry: &Arc<Entry>,
+    client: &TcpStream,
+    resource: &TcpStream,
+    up: &mut Pipe,
+    down: &mut Pipe,
+) -> io::Result<Stopped> {
+    loop {
+        let window = entry.largest_window();
+        let moved = tokio::select! {
+            biased;
+            moved = poll_fn(|cx| {
+                let mut moved = false;
+                let (a, b) = (up.poll(cx, client, resource, &mut moved), down.poll(cx, resource, client, &mut moved));
+                match (a, b) {
+                    (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+                    (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(true)),
+                    // Begins the window anew.
+                    _ if moved => Poll::Ready(Ok(false)),
+                    _ => Poll::Pending,
+                }
+            }) => moved?,
+            // What was read and cannot be written is under way, not idle.
+            () = sleep_until(Instant::now() + window), if !up.is_full() && !down.is_full() => return Ok(Stopped::Idle),
+        };
+        entry.counts.touch();
+        if moved || up.is_done() && down.is_done() {
+            return Ok(Stopped::Over);
+        }
+    }
+}
+
+/// Waits, out of flight, for a byte. Whether there is one; if not, the resource sleeps, or both have said that nothing more
+/// comes. That one of them says so is passed on: the other one may have something left to say.
+async fn rest(
+    entry: &Arc<Entry>,
+    (client, up): (&TcpStream, &mut Pipe),
+    (resource, down): (&TcpStream, &mut Pipe),
+) -> io::Result<bool> {
+    let mut changed = entry.subscribe();
+    let (mut a, mut b) = ([0], [0]);
+    while !up.is_done() || !down.is_done() {
+        changed.borrow_and_update();
+        if matches!(entry.state(), None | Some(State::Asleep)) {
+            return Ok(false);
+        }
+        tokio::select! {
+            seen = client.peek(&mut a), if !up.is_done() => match seen? {
+                0 => up.end(resource),
+                _ => return Ok(true),
+            },
+            seen = resource.peek(&mut b), if !down.is_done() => match seen? {
+                0 => down.end(client),
+                _ => return Ok(true),
+            },
+            _ = changed.changed() => {}
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,275 @@
+//! Whether bytes are the head of an HTTP/1 request, and what it says. Held or forwarded, each request is judged here and
+//! nowhere else, before the HTTP library sees a byte of it: what is refused wakes nobody.
+
+use std::mem::MaybeUninit;
+
+use http::{HeaderMap, HeaderValue, Uri, header};
+use httparse::{Header, Status};
+
+use crate::{answer::Refusal, state::is_host};
+
+/// The longest head, the request line included. (nginx takes 32 KiB.)
+pub const LONGEST: usize = 64 * 1024;
+/// The most fields of a head, of an answer's, too.
+pub const FIELDS: usize = 1000;
+/// The longest body that a length may say: what signed numbers of 64 bits hold, as the servers behind have them.
+const LONGEST_BODY: u64 = i64::MAX as u64;
+
+/// Room for the fields of a head.
+#[derive(Debug)]
+pub struct Fields<'b>([MaybeUninit<Header<'b>>; FIELDS]);
+
+/// A head that is taken.
+#[derive(Debug)]
+pub struct Head<'h, 'b> {
+    /// Its bytes, empty lines before it included.
+    pub len: usize,
+    /// The body that follows.
+    pub body: Length,
+    /// Whether it asks to switch protocols: what follows may be no HTTP.
+    pub switches: bool,
+    /// Its method.
+    pub method: &'b str,
+    /// Its target, as it stands there.
+    pub target: &'b str,
+    /// The host it is for; `None` where it names none, or names it in its target.
+    pub host: Option<&'b str>,
+    /// Its fields.
+    pub fields: &'h [Header<'b>],
+}
+
+/// How long a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So many bytes; 0 is none.
+    Known(u64),
+    /// As long as its chunks say.
+    Chunked,
+}
+
+// === impl Fields ===
+
+impl Fields<'_> {
+    /// Room for as many as there may be.
+    pub fn room() -> Self {
+        Self([const { MaybeUninit::uninit() }; FIELDS])
+    }
+}
+
+// === impl Head ===
+
+impl<'h, 'b> Head<'h, 'b> {
+    /// Reads the head that these bytes begin with; `None`: it does not end in them.
+    ///
+    /// # Errors
+    ///
+    /// It is not taken: what to answer.
+    pub fn read(bytes: &'b [u8], room: &'h mut Fields<'b>) -> Result<Option<Self>, Refusal> {
+        let mut parsed = httparse::Request::new(&mut []);
+        let len = match parsed.parse_with_uninit_headers(bytes, &mut room.0) {
+            Ok(Status::Complete(len)) if len <= LONGEST => len,
+            Ok(Status::Partial) if bytes.len() < LONGEST => return Ok(None),
+            Ok(_) => return Err(too_long(bytes)),
+            Err(error) => return Err(no_head(bytes, error)),
+        };
+        let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
+            return Err(malformed("it has no request line"));
+        };
+        let is_http11 = parsed.version == Some(1);
+        let fields: &'h [Header<'b>] = parsed.headers;
+        let said = Said::of(fields)?;
+        let body = said.length(is_http11)?;
+        let names_host = check_target(method, target)?;
+        let host = match said.host {
+            _ if names_host => None,
+            Some(host) => Some(check_host(host)?),
+            None if is_http11 => return Err(malformed("it has no Host header")),
+            None => None,
+        };
+        let switches = said.upgrade && is_http11;
+        Ok(Some(Self { len, body, switches, method, target, host, fields }))
+    }
+
+    /// The first field of this name, which is in lower case.
+    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+        self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+    }
+}
+
+/// The fields that say how the message is to be read.
+#[derive(Debug, Default)]
+struct Said<'b> {
+    hosts: usize,
+    host: Option<&'b [u8]>,
+    length: Option<u64>,
+    chunked: bool,
+    upgrade: bool,
+}
+
+// === impl Said ===
+
+impl<'b> Said<'b> {
+    fn of(fields: &[Header<'b>]) -> Result<Self, Refusal> {
+        let mut said = Self::default();
+        for Header { name, value } in fields {
+            // By their lengths first: most fields are none of them.
+            match name.len() {
+                4 if name.eq_ignore_ascii_case("host") => {
+                    said.hosts += 1;
+                    said.host = Some(value);
+                }
+                7 if name.eq_ignore_ascii_case("upgrade") => said.upgrade = true,
+                14 if name.eq_ignore_ascii_case("content-length") => {
+                    let length = length(value)?;
+                    if said.length.replace(length).is_some_and(|before| before != length) {
+                        return Err(malformed("it has two lengths"));
+                    }
+                }
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                    let known = !said.chunked && value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                    if !known {
+                        return Err(malformed("its transfer coding is not chunked alone"));
+                    }
+                    said.chunked = true;
+                }
+                _ => {}
+            }
+        }
+        match said.hosts {
+            0 | 1 => Ok(said),
+            _ => Err(malformed("it has two Host headers")),
+        }
+    }
+
+    fn length(&self, is_http11: bool) -> Result<Length, Refusal> {
+        match (self.chunked, self.length) {
+            (false, length) => Ok(Length::Known(length.unwrap_or(0))),
+            // Whoever stands in front may have believed the length: what follows it here was a body there.
+            (true, Some(_)) => Err(malformed("it has both Content-Length and Transfer-Encoding")),
+            (true, None) if !is_http11 => Err(malformed("HTTP/1.0 knows no Transfer-Encoding")),
+            (true, None) => Ok(Length::Chunked),
+        }
+    }
+}
+
+/// What a Content-Length says (RFC 9110 8.6): digits and nothing else.
+///
+/// # Errors
+///
+/// It is none, or too large a number.
+pub fn length(value: &[u8]) -> Result<u64, Refusal> {
+    let digits =
+        std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let length = digits.and_then(|digits| digits.parse().ok()).filter(|length| *length <= LONGEST_BODY);
+    length.ok_or_else(|| malformed("its Content-Length is none"))
+}
+
+/// Whether the target names the host (RFC 9112 3.2).
+fn check_target(method: &str, target: &str) -> Result<bool, Refusal> {
+    if method == "CONNECT" {
+        return Err(malformed("CONNECT is not what this is for"));
+    }
+    if target.starts_with('/') && target.bytes().all(is_plain) || target == "*" && method == "OPTIONS" {
+        return Ok(false);
+    }
+    let uri = Uri::try_from(target).map_err(|_| malformed("its target is none"))?;
+    match (uri.scheme(), uri.authority()) {
+        (None, None) if target.starts_with('/') => Ok(false),
+        (Some(_), Some(authority)) if is_host(authority.as_str()) => Ok(true),
+        (Some(_), Some(_)) => Err(malformed("its Host is no host name")),
+        _ => Err(malformed("its target is neither a path nor a URL")),
+    }
+}
+
+/// Bytes that may stand anywhere in a path and a query: most targets have no others.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/-._~?=&%+:,;@!$'()*".contains(&byte)
+}
+
+fn check_host(host: &[u8]) -> Result<&str, Refusal> {
+    let is_text = host.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+    let Some(host) = std::str::from_utf8(host).ok().filter(|_| is_text) else {
+        return Err(malformed("its Host header is not text"));
+    };
+    // An empty one is what a target without a host has (RFC 9112 3.2); any other has to be one.
+    if host.is_empty() || is_host(host) { Ok(host) } else { Err(malformed("its Host is no host name")) }
+}
+
+fn malformed(reason: &str) -> Refusal {
+    Refusal::malformed(reason)
+}
+
+/// Whether a head that began with `before` may end in `bytes`, which follow.
+pub fn may_end(before: &[u8], bytes: &[u8]) -> bool {
+    // An empty line behind another line, whichever way the two end.
+    let ends = |bytes: &[u8]| {
+        memchr::memmem::find(bytes, b"\n\r\n").is_some() || memchr::memmem::find(bytes, b"\n\n").is_some()
+    };
+    let mut seam = [0; 4];
+    let (before, first) = (&before[before.len().saturating_sub(2)..], &bytes[..bytes.len().min(2)]);
+    seam[..before.len()].copy_from_slice(before);
+    seam[before.len()..][..first.len()].copy_from_slice(first);
+    ends(bytes) || ends(&seam)
+}
+
+/// The first line, without the empty ones before it.
+fn first_line(bytes: &[u8]) -> Option<&[u8]> {
+    let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let end = memchr::memchr(b'\n', &bytes[begin..])?;
+    Some(bytes[begin..begin + end].trim_ascii_end())
+}
+
+fn too_long(bytes: &[u8]) -> Refusal {
+    match first_line(&bytes[..LONGEST.min(bytes.len())]) {
+        Some(_) => Refusal::long_head(LONGEST),
+        None => Refusal::long_target(LONGEST),
+    }
+}
+
+fn no_head(bytes: &[u8], error: httparse::Error) -> Refusal {
+    if error == httparse::Error::TooManyHeaders {
+        return Refusal::many_fields(FIELDS);
+    }
+    let has_version = |line: &[u8]| line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0");
+    match first_line(bytes) {
+        Some(line) if !has_version(line) => {
+            malformed("its first line does not end with HTTP/1.1 or HTTP/1.0")
+        }
+        _ => malformed(&format!("its head cannot be read: {error}")),
+    }
+}
+
+/// Whether a message is coded in a way that is not undone here: its body would arrive as something else.
+pub fn coded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_some_and(|first| !chunked(first) || codings.next().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn chunked_is_the_only_coding_known() {
+        for known in [&[][..], &[("transfer-encoding", "Chunked ")]] {
+            assert!(!coded(&headers(known)), "{known:?}");
+        }
+        let twice = [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")];
+        for unknown in
+            [&[("transfer-encoding", "gzip, chunked")][..], &[("transfer-encoding", "gzip")], &twice]
+        {
+            assert!(coded(&headers(unknown)), "{unknown:?}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! For whom a request is: whose port it came in on, whom a trusted peer names, or whose its host is.
+
+pub mod head;
+mod named;
+mod peers;
+mod port;
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Instant,
+};
+
+use head::{coded, length};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use named::named;
+pub use peers::{Network, Peers, address, client};
+use tokio::sync::Semaphore;
+
+use crate::{
+    answer::Refusal,
+    driver::Plugins,
+    state::{Entry, Identity, Resources, is_host},
+};
+
+/// Connections that wait at once on ports of which nobody knows yet whose they are; more are not waited for.
+const STRANGERS: usize = 1024;
+
+/// Finds out for whom requests are.
+#[derive(Debug)]
+pub struct Identifier {
+    plugins: Arc<Plugins>,
+    resources: Arc<Resources>,
+    /// Whose headers are believed.
+    pub peers: Peers,
+    /// The namespace of a resource that a header names without one.
+    default_namespace: Option<String>,
+    /// Connections that wait on ports of which nobody knows yet whose they are.
+    pub strangers: Semaphore,
+}
+
+/// Where the requests of a connection come from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Who asks, as `X-Forwarded-For` has it: made once for all requests of the connection.
+    pub peer: HeaderValue,
+    /// Whether its headers are believed.
+    pub trusted: bool,
+    /// Whose port it came in on, where it is not the shared one.
+    pub port: Option<Identity>,
+}
+
+/// For whom a request is.
+#[derive(Debug)]
+pub struct Identified {
+    /// The resource.
+    pub entry: Arc<Entry>,
+    /// The path and query to ask it for, where not the request's own.
+    pub path: Option<PathAndQuery>,
+}
+
+// === impl Identifier ===
+
+impl Identifier {
+    /// Believes the headers of `peers`.
+    pub fn new(
+        plugins: Arc<Plugins>,
+        resources: Arc<Resources>,
+        peers: Peers,
+        default_namespace: Option<String>,
+    ) -> Arc<Self> {
+        let strangers = Semaphore::new(STRANGERS);
+        Arc::new(Self { plugins, resources, peers, default_namespace, strangers })
+    }
+
+    /// For whom a request is as far as is known now; `Ok(None)`: nobody. `headers` are there when its head was read as a
+    /// whole; without them it stays open for whom a trusted peer's request is.
+    ///
+    /// # Errors
+    ///
+    /// A trusted peer names resources in a way that cannot be understood.
+    pub fn find(
+        &self,
+        origin: &Origin,
+        host: Option<&str>,
+        headers: Option<(&HeaderMap, &Uri)>,
+    ) -> Result<Option<Identified>, Refusal> {
+        if let Some(identity) = &origin.port {
+            return Ok(Some(Identified { entry: identity.entry.clone(), path: None }));
+        }
+        let table = self.resources.table();
+        if origin.trusted {
+            let Some((headers, uri)) = headers else { return Ok(None) };
+            match named(&table, headers, uri, self.default_namespace.as_deref(), draw) {
+                Ok(None) => {}
+                // Perhaps it is new: asked once more, then a miss.
+                Err(refusal) if refusal.status == StatusCode::NOT_FOUND => return Ok(None),
+                found => return found,
+            }
+        }
+        let entry = host.and_then(|host| table.by_host(host));
+        Ok(entry.map(|entry| Identified { entry: entry.clone(), path: None }))
+    }
+
+    /// For whom a request is; the plugins are asked once more where nobody has its host.
+    ///
+    /// # Errors
+    ///
+    /// It is nobody's (404), or cannot be taken as it is (400).
+    pub async fn identify<B>(&self, origin: &Origin, request: &Request<B>) -> Result<Identified, Refusal> {
+        let host = host(request)?;
+        let headers = Some((request.headers(), request.uri()));
+        if let Some(identified) = self.find(origin, host, headers)? {
+            return Ok(identified);
+        }
+        self.plugins.ask_again(Instant::now()).await;
+        if let Some(identified) = self.find(origin, host, headers)? {
+            return Ok(identified);
+        }
+        Err(Refusal::nobodys(match host {
+            Some(host) => format!("no resource has the host {host:?}"),
+            None => "the request names no host".to_owned(),
+        }))
+    }
+}
+
+/// Heads or tails.
+fn draw() -> bool {
+    RandomState::new().hash_one(()) & 1 == 0
+}
+
+/// The host that a request is for, if it names one.
+fn host<B>(request: &Request<B>) -> Result<Option<&str>, Refusal> {
+    let headers = request.headers();
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::malformed("CONNECT is not what this is for"));
+    }
+    if coded(headers) {
+        return Err(Refusal::malformed("its transfer coding is not chunked alone"));
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(first) = lengths.next() {
+        let first = length(first.as_bytes())?;
+        if lengths.any(|other| !length(other.as_bytes()).is_ok_and(|other| other == first)) {
+            return Err(Refusal::malformed("it has two lengths"));
+        }
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::malformed("it has two Host headers"));
+    }
+    // An absolute form, or HTTP/2's :authority, is stronger than a Host header (RFC 9112 3.2.2).
+    let authority = match (request.uri().authority(), host) {
+        (Some(authority), _) => Some(authority.as_str()),
+        (None, Some(host)) => {
+            Some(host.to_str().map_err(|_| Refusal::malformed("its Host header is not text"))?)
+        }
+        (None, None) => None,
+    };
+    if authority.is_none() && request.version() == Version::HTTP_11 {
+        return Err(Refusal::malformed("it has no Host header"));
+    }
+    // An empty Host is what a target without a host has (RFC 9112 3.2); any other has to be one.
+    if authority.is_some_and(|authority| !authority.is_empty() && !is_host(authority)) {
+        return Err(Refusal::malformed("its Host is no host name"));
+    }
+    Ok(authority)
+}

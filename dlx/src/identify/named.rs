@@ -1,0 +1,83 @@
+//! Headers that name a resource. Only a trusted peer's count: else anybody could get past an ingress's own rules.
+
+use daemon::settings::MultiTargetStrategy;
+use http::{HeaderMap, Uri, uri::PathAndQuery};
+
+use super::Identified;
+use crate::{
+    answer::Refusal,
+    state::{PathHeader, Table},
+};
+
+/// Finds the resource that the headers name; `Ok(None)` if they name none.
+///
+/// # Errors
+///
+/// They name one that is not there (404), or cannot be understood (400).
+pub fn named(
+    table: &Table,
+    headers: &HeaderMap,
+    uri: &Uri,
+    default_namespace: Option<&str>,
+    draw: impl FnOnce() -> bool,
+) -> Result<Option<Identified>, Refusal> {
+    let Some((by, value)) = table.name_headers.iter().find_map(|by| Some((by, headers.get(&by.name)?)))
+    else {
+        return Ok(None);
+    };
+    let value = value.to_str().map_err(|_| Refusal::malformed(format!("{} is not text", by.name)))?;
+    let find = |name: &str| {
+        table.by_name(name.trim(), default_namespace).cloned().ok_or_else(|| {
+            Refusal::nobodys(format!("{} names {:?}, and no resource has that name", by.name, name.trim()))
+        })
+    };
+    let names: Vec<_> = value.split(',').collect();
+    let entry = match names.as_slice() {
+        [one] => find(one)?,
+        [primary, canary] => {
+            let (primary, canary) = (find(primary)?, find(canary)?);
+            let strategy = primary.facts.load().settings.multi_target_strategy;
+            let first = match strategy {
+                MultiTargetStrategy::Primary => true,
+                MultiTargetStrategy::Canary => false,
+                MultiTargetStrategy::Random => draw(),
+            };
+            if first { primary } else { canary }
+        }
+        _ => {
+            return Err(Refusal::malformed(format!(
+                "{} names {} resources; one or two are possible",
+                by.name,
+                names.len()
+            )));
+        }
+    };
+    let path = match &by.path {
+        None => None,
+        Some(PathHeader::Whole(header)) => match headers.get(header) {
+            Some(value) => Some(path(header, value.as_bytes().to_vec())?),
+            None => None,
+        },
+        Some(PathHeader::Prefix(header)) => match headers.get(header) {
+            Some(prefix) => {
+                let own = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+                let mut whole = prefix.as_bytes().to_vec();
+                if whole.ends_with(b"/") {
+                    whole.pop();
+                }
+                whole.extend_from_slice(own.as_bytes());
+                Some(self::path(header, whole)?)
+            }
+            None => None,
+        },
+    };
+    Ok(Some(Identified { entry, path }))
+}
+
+fn path(header: &http::HeaderName, whole: Vec<u8>) -> Result<PathAndQuery, Refusal> {
+    let malformed = || Refusal::malformed(format!("{header} is not a path"));
+    if whole.first() != Some(&b'/') {
+        return Err(malformed());
+    }
+    PathAndQuery::from_maybe_shared(bytes::Bytes::from(whole)).map_err(|_| malformed())
+}

@@ -1,0 +1,97 @@
+//! Accepting connections on a socket that other processes may share.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Places;
+
+/// The pause when connections cannot be accepted for want of something (descriptors, memory).
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket that connections are accepted on, known to the current runtime.
+#[derive(Debug)]
+pub struct Listener(tokio::net::TcpListener);
+
+// === impl Listener ===
+
+impl Listener {
+    /// Of a socket that listens. To be made on a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be waited for.
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener).map(Self)
+    }
+
+    /// Accepts until `stop`, takes in what the kernel has accepted until then, and closes its descriptor of the socket.
+    /// Whoever shares the socket goes on with it.
+    pub async fn accept(
+        self,
+        stop: CancellationToken,
+        places: Arc<Places>,
+        mut take: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    ) {
+        let Self(listener) = self;
+        let mut pass_on = |(stream, peer): (tokio::net::TcpStream, SocketAddr), place| {
+            // It is served on another runtime. An error: the connection is gone.
+            if let Ok(stream) = stream.into_std() {
+                take(stream, peer, place);
+            }
+        };
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            let next = async {
+                match listener.accept().await {
+                    // Not before somebody is there: ports where nobody is take no place.
+                    Ok(accepted) => Ok((accepted, places.take().await)),
+                    Err(error) => Err(error),
+                }
+            };
+            let next = tokio::select! {
+                biased;
+                () = &mut stopped => break,
+                next = next => next,
+            };
+            match next {
+                Ok((accepted, place)) => pass_on(accepted, place),
+                Err(error) if is_the_connections_own(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections for now");
+                    places.close_longest_idle();
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "nothing tells when descriptors or memory are free again"
+                    )]
+                    sleep_until(Instant::now() + PAUSE).await;
+                }
+            }
+        }
+        // Whoever the kernel let in already is not to be reset by the close.
+        while let Some(place) = places.try_take()
+            && let Poll::Ready(Ok(accepted)) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await
+        {
+            pass_on(accepted, place);
+        }
+    }
+}
+
+/// Errors of one connection that was gone before it was accepted.
+fn is_the_connections_own(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

@@ -1,0 +1,231 @@
+//! One client's HTTP connection, version 1 or 2.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::{Request, Response, StatusCode};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::{Shutdown, shutdown};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Server, park,
+    request::handle,
+    requests::Requests,
+    spoken::{Spoken, spoken},
+    timed::Timed,
+};
+use crate::{
+    client::{Clients, Open, Progress, Socket, Stream, Streams, Tracked, alive},
+    forward::{
+        http::{Caller, Pool, Relay},
+        tcp,
+    },
+    identify::{Origin, address, head},
+    state::Identity,
+};
+
+/// What a stream of HTTP/2 may send before it is read: as much as a held request's socket takes.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// How long a client that has its answer may go on sending.
+const LINGER: Duration = Duration::from_secs(5);
+/// Streams of one connection at once.
+const STREAMS: u32 = 1024;
+/// What is kept of a stream's answer for a client that does not read: with as many streams as there may be, 64 MiB.
+const STREAM_UNSENT: usize = 64 * 1024;
+
+/// Serves a connection to its end.
+pub async fn serve(
+    server: Arc<Server>,
+    open: Open,
+    pool: Arc<Pool>,
+    clients: Arc<Clients>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    identity: Option<Identity>,
+) {
+    let socket = Socket::new(stream);
+    let guessed = identity.as_ref().is_some_and(|identity| identity.port.guessed);
+    let progress = Progress::new(server.timeouts, server.places.clone());
+    let _known = clients.add(socket.clone(), progress.clone());
+    // It has nothing to do yet, and others may wait for its place.
+    server.places.became_idle();
+    // It has said nothing, or less than a line, for too long.
+    let Some(spoken) = spoken(&socket, guessed, &progress).await else { return };
+    if let (Spoken::Other, Some(identity)) = (spoken, &identity) {
+        tracing::debug!(resource = %identity.entry.key.id, port = identity.port.listen, "passed on as TCP: it is no HTTP");
+        progress.upgraded();
+        return Box::pin(tcp::serve(open, socket, identity.clone())).await;
+    }
+    alive::want_reading(socket.stream(), server.timeouts.stall);
+    let trusted = server.identifier.peers.trusts(peer.ip());
+    let mut caller = Caller {
+        origin: Origin { peer: address(peer), trusted, port: identity },
+        identifier: server.identifier.clone(),
+        draining: server.draining.clone(),
+        open,
+        pool,
+        parked: Mutex::default(),
+        socket: None,
+        progress: progress.clone(),
+    };
+    if spoken == Spoken::Http2 {
+        progress.speaks_http2();
+        Box::pin(serve_http2(Arc::new(caller), socket)).await;
+    } else {
+        let busy = progress.begin();
+        // An error: its client left.
+        let Ok(parked) = park::park(&caller, &socket).await else { return };
+        drop(busy);
+        caller.parked = Mutex::new(parked);
+        caller.socket = Some(socket.clone());
+        Box::pin(serve_http1(Arc::new(caller), socket.clone())).await;
+        if !progress.is_upgraded() && socket.has_more() {
+            Box::pin(linger(&socket)).await;
+        }
+    }
+}
+
+/// Reads on for a while what a client still sends after its answer. A close with something unread is a reset, and so is what
+/// comes after a close: that takes the answer away before the client has read it.
+async fn linger(socket: &Socket) {
+    // An error: it is gone.
+    let _ = shutdown(socket.stream(), Shutdown::Write);
+    let mut scrap = vec![0; 16 * 1024];
+    let reading = async {
+        while socket.stream().readable().await.is_ok() {
+            match socket.stream().try_read(&mut scrap) {
+                Ok(0) => return,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                _ => {}
+            }
+        }
+    };
+    // It had its time.
+    let _ = timeout_at(Instant::now() + LINGER, reading).await;
+}
+
+/// Answers a request, and knows until the end of the answer that the connection has something to do.
+async fn answer(
+    caller: Arc<Caller>,
+    request: Request<Incoming>,
+) -> Result<Response<Tracked<Relay>>, Infallible> {
+    let progress = caller.progress.clone();
+    let busy = progress.begin();
+    let socket = caller.socket.clone();
+    let response = handle(caller, request).await;
+    progress.answered();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        progress.upgraded();
+        if let Some(socket) = &socket {
+            alive::want_reading(socket.stream(), Duration::ZERO);
+        }
+    }
+    Ok(response.map(|body| {
+        let share = body.share().cloned();
+        Tracked::new(body, Stream::current(), share, busy)
+    }))
+}
+
+async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
+    let progress = caller.progress.clone();
+    let timed = Timed::new(socket.clone(), progress.clone());
+    let service = service_fn(move |request: Request<Incoming>| answer(caller.clone(), request));
+    let connection = http1::Builder::new()
+        // Timeouts are the connection's own.
+        .header_read_timeout(None)
+        .max_buf_size(head::LONGEST)
+        .max_headers(head::FIELDS)
+        // One copy of a small body costs less than a second piece to write.
+        .writev(false)
+        .serve_connection(TokioIo::new(Requests::new(socket, timed)), service)
+        .with_upgrades();
+    tokio::select! {
+        // Its client's doing; answered by hyper where there is an answer.
+        ended = connection => if let Err(error) = ended {
+            tracing::trace!(%error, "a connection broke");
+        },
+        // While a body waits for its resource after the answer, hyper does not see that the socket is closed.
+        () = progress.closes() => {}
+    }
+}
+
+async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
+    let draining = caller.draining.clone();
+    let identity = caller.origin.port.clone();
+    let stall = caller.progress.timeouts().stall;
+    let progress = caller.progress.clone();
+    let timed = Timed::new(socket, progress.clone());
+    let service = service_fn(move |request: Request<Incoming>| answer(caller.clone(), request));
+    let mut connection = http2::Builder::new(Streams { stall })
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(STREAM_UNSENT)
+        .max_header_list_size(head::LONGEST as u32)
+        .keep_alive_interval(Duration::from_secs(60))
+        .serve_connection(TokioIo::new(timed), service);
+    let mut connection = Pin::new(&mut connection);
+    tokio::select! {
+        ended = connection.as_mut() => {
+            if let Err(error) = ended {
+                tracing::trace!(%error, "a connection broke");
+            }
+            return;
+        }
+        () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
+        // The next connection is for whoever has the port then.
+        () = gone(identity) => connection.as_mut().graceful_shutdown(),
+        () = progress.closes() => connection.as_mut().graceful_shutdown(),
+    }
+    if let Err(error) = connection.await {
+        tracing::trace!(%error, "a connection broke");
+    }
+}
+
+/// Returns when the resource whose own port it is is listed no more.
+async fn gone(identity: Option<Identity>) {
+    match identity {
+        Some(identity) => identity.entry.gone().await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
+
+    use super::*;
+    use crate::dlx::{Config, Dlx};
+
+    /// Neither a client that says nothing nor one that may be about to speak HTTP/2 has its connection for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_is_closed() {
+        let server = Dlx::new(Config::default()).server;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for said in [&b""[..], b"PRI * HTT"] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, peer) = listener.accept().await.unwrap();
+            client.try_write(said).unwrap();
+            let open = server.places.open(server.places.try_take().unwrap());
+            let served = serve(server.clone(), open, Pool::new(), Arc::default(), stream, peer, None);
+            timeout(server.timeouts.idle * 2, served).await.expect("an end");
+            assert!(!matches!(client.read(&mut [0; 8]).await, Ok(1..)));
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Connections: accepted on one runtime, handed in turn to one thread per core, served there to their end.
+
+mod accept;
+mod connection;
+mod framing;
+mod park;
+mod ports;
+mod request;
+mod requests;
+mod service_ports;
+mod spoken;
+mod timed;
+mod worker;
+
+use std::sync::Arc;
+
+pub use accept::Listener;
+pub use ports::Ports;
+pub use service_ports::ServiceListeners;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+pub use worker::{Accepted, Workers};
+
+use crate::{
+    client::{Places, Timeouts},
+    forward::http::Pools,
+    identify::Identifier,
+    metrics::Metrics,
+    state::Identity,
+};
+
+/// What all connections are served with.
+#[derive(Debug)]
+pub struct Server {
+    /// Finds out for whom requests are.
+    pub identifier: Arc<Identifier>,
+    /// Room for connections: all of the process's descriptors taken by clients would leave none to reach a resource by.
+    pub places: Arc<Places>,
+    /// How long clients may take.
+    pub timeouts: Timeouts,
+    /// The threads' connections to resources.
+    pub pools: Arc<Pools>,
+    /// Nobody comes any more: what is open is brought to its end.
+    pub draining: CancellationToken,
+    /// Where connections are accepted on ports that come and go.
+    pub handle: Handle,
+    /// Counts that belong to no resource.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Where a connection came in.
+#[derive(Clone, Debug)]
+pub enum Door {
+    /// The shared port: the request says for whom it is.
+    Shared,
+    /// A port that was bound for one resource.
+    Own(Identity),
+    /// A port of `--service-ports`: bound always, and whose it is can change.
+    Service(u16),
+}

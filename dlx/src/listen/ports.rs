@@ -1,0 +1,130 @@
+//! The ports of resources that are not among `--service-ports`: bound as resources come, closed as they go.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use daemon::listen::Handed;
+use scaler_types::ServicePorts;
+use tokio_util::sync::CancellationToken;
+
+use super::{Accepted, Door, Listener, Server, Workers};
+use crate::state::{Entry, Identity, Resources};
+
+/// The ports that are bound, and those that cannot be.
+#[derive(Debug)]
+pub struct Ports {
+    resources: Arc<Resources>,
+    /// Those that are bound for all resources, and are not among these.
+    service_ports: Option<ServicePorts>,
+    bound: Mutex<HashMap<u16, Bound>>,
+}
+
+/// One port.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// Whose, as the plugin lists it.
+    pub identity: Identity,
+    /// Why it cannot be bound; `None` if it is.
+    pub error: Option<String>,
+    stop: CancellationToken,
+}
+
+// === impl Ports ===
+
+impl Ports {
+    /// None is bound yet. `service_ports` are bound by others.
+    pub fn new(resources: Arc<Resources>, service_ports: Option<ServicePorts>) -> Arc<Self> {
+        Arc::new(Self { resources, service_ports, bound: Mutex::default() })
+    }
+
+    /// The ports, and how they are.
+    pub fn all(&self) -> Vec<Bound> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Binds and closes ports as the resources' ports change, until the process drains; then closes them all.
+    pub async fn follow(&self, server: Arc<Server>, workers: Workers, handed: Handed, ip: IpAddr) {
+        loop {
+            let mut replaced = std::pin::pin!(self.resources.replaced());
+            // From here on a change is not missed.
+            replaced.as_mut().enable();
+            self.apply(&server, &workers, &handed, ip);
+            tokio::select! {
+                () = replaced => {}
+                // Each port's own accepting ends by the same token.
+                () = server.draining.cancelled() => return,
+            }
+        }
+    }
+
+    fn apply(&self, server: &Server, workers: &Workers, handed: &Handed, ip: IpAddr) {
+        let table = self.resources.table();
+        let is_own = |port: u16| self.service_ports.is_none_or(|all| !all.contains(port));
+        let wanted: HashMap<u16, &Identity> = table
+            .ports()
+            .filter(|identity| is_own(identity.port.listen))
+            .map(|identity| (identity.port.listen, identity))
+            .collect();
+        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        bound.retain(|number, bound| {
+            let stays = bound.error.is_none()
+                && wanted.get(number).is_some_and(|identity| {
+                    Arc::ptr_eq(&identity.entry, &bound.identity.entry)
+                        && identity.port == bound.identity.port
+                });
+            if !stays {
+                bound.stop.cancel();
+            }
+            stays
+        });
+        for (number, identity) in wanted {
+            bound.entry(number).or_insert_with(|| {
+                bind(server, workers, handed, SocketAddr::new(ip, number), identity.clone())
+            });
+        }
+    }
+}
+
+fn bind(
+    server: &Server,
+    workers: &Workers,
+    handed: &Handed,
+    address: SocketAddr,
+    identity: Identity,
+) -> Bound {
+    let stop = server.draining.child_token();
+    let Identity { entry, port } = &identity;
+    let error = match handed.bind(address).and_then(Listener::new) {
+        Ok(listener) => {
+            tracing::info!(resource = %entry.key.id, %address, protocol = ?port.protocol, "its port is bound");
+            listen(server, workers, listener, stop.clone(), Door::Own(identity.clone()));
+            None
+        }
+        Err(error) => Some(not_bound(entry, address, &error)),
+    };
+    Bound { identity, error, stop }
+}
+
+fn not_bound(entry: &Entry, address: SocketAddr, error: &io::Error) -> String {
+    tracing::error!(resource = %entry.key.id, %address, %error, "its port cannot be bound; tried again when resources change");
+    format!("cannot bind {address}: {error}")
+}
+
+/// Takes connections in a task of its own, until `stop`.
+pub(super) fn listen(
+    server: &Server,
+    workers: &Workers,
+    listener: Listener,
+    stop: CancellationToken,
+    door: Door,
+) {
+    let (workers, places) = (workers.clone(), server.places.clone());
+    server.handle.spawn(async move {
+        let taken = |stream, peer, place| workers.hand(Accepted { stream, peer, door: door.clone(), place });
+        listener.accept(stop, places, taken).await;
+    });
+}

@@ -1,0 +1,90 @@
+//! The ports of `--service-ports`: all bound before anybody can lead a client here, and kept until the process drains.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use daemon::listen::Handed;
+use scaler_types::ServicePorts;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Door, Listener, Server, Workers, ports::listen};
+
+/// The pause before ports that somebody else has are tried again; doubled up to [`LONGEST`].
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(5);
+/// So many of the ports that cannot be bound are named one by one.
+const NAMED: usize = 3;
+
+/// The listening sockets of a range of ports.
+#[derive(Debug)]
+pub struct ServiceListeners(Vec<(u16, TcpListener)>);
+
+// === impl ServiceListeners ===
+
+impl ServiceListeners {
+    /// Binds them all, and does not return before: what somebody else has is tried again and again, and `say` is told each
+    /// time why it is not to be had.
+    pub async fn bind(ports: ServicePorts, ip: IpAddr, handed: &Handed, say: impl Fn(String)) -> Self {
+        let (mut bound, mut wanted) = (Vec::new(), ports.all().collect::<Vec<_>>());
+        let (mut pause, mut told) = (FIRST, String::new());
+        loop {
+            let mut failed = Vec::new();
+            for port in std::mem::take(&mut wanted) {
+                match handed.bind(SocketAddr::new(ip, port)) {
+                    Ok(listener) => bound.push((port, listener)),
+                    Err(error) => failed.push((port, error)),
+                }
+            }
+            if failed.is_empty() {
+                tracing::info!(first = ports.first, last = ports.last, "the service ports are bound");
+                return Self(bound);
+            }
+            let why = explain(ports, &failed);
+            if why != told {
+                tracing::error!(%why, "not every service port can be bound; tried again");
+                told.clone_from(&why);
+            }
+            say(why);
+            wanted.extend(failed.into_iter().map(|(port, _)| port));
+            #[expect(clippy::disallowed_methods, reason = "nothing tells when a port is free again")]
+            sleep_until(Instant::now() + pause).await;
+            pause = (pause * 2).min(LONGEST);
+        }
+    }
+
+    /// Takes connections on them until the process drains: each for whom its port is then.
+    ///
+    /// # Errors
+    ///
+    /// One of them cannot be waited for.
+    pub fn serve(self, server: &Server, workers: &Workers) -> io::Result<()> {
+        for (port, listener) in self.0 {
+            listen(server, workers, Listener::new(listener)?, server.draining.clone(), Door::Service(port));
+        }
+        Ok(())
+    }
+}
+
+fn explain(ports: ServicePorts, failed: &[(u16, io::Error)]) -> String {
+    let ServicePorts { first, last } = ports;
+    let named = failed.iter().take(NAMED).map(|(_, error)| error.to_string());
+    let mut why = format!(
+        "{} of the {} ports of --service-ports {first}-{last} cannot be bound: {}",
+        failed.len(),
+        ports.all().count(),
+        named.collect::<Vec<_>>().join("; ")
+    );
+    if failed.len() > NAMED {
+        why.push_str("; ...");
+    }
+    if failed.iter().any(|(_, error)| error.kind() == io::ErrorKind::AddrInUse) {
+        why.push_str(
+            "; stop what listens there (ss -ltnp shows it), or choose a range outside net.ipv4.ip_local_port_range, from \
+             which the kernel gives ports to outgoing connections",
+        );
+    }
+    why
+}

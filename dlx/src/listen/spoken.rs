@@ -1,0 +1,164 @@
+//! What a client speaks, by the first bytes that it sends. They stay in the socket.
+
+use std::io;
+
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
+};
+use tokio::{io::Interest, time::timeout_at};
+
+use crate::client::{Progress, Socket};
+
+/// What an HTTP/2 client says first (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// So much of a first line is looked at, to tell a request from other text. No other protocol begins with a longer one.
+const LINE: usize = 4096;
+/// The longest method. (WebDAV's longest has 17 letters.)
+const METHOD: usize = 32;
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// HTTP/1, or something that is refused as such.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// No HTTP.
+    Other,
+}
+
+/// Waits for the first bytes and says what they begin. `guessed`: that it is HTTP is only guessed.
+///
+/// A client that waits for the other side to speak first is waited for. `None`: it took too long.
+pub async fn spoken(socket: &Socket, guessed: bool, progress: &Progress) -> Option<Spoken> {
+    loop {
+        let readable = socket.stream().ready(Interest::READABLE);
+        let readable = match progress.deadline(None) {
+            Some((deadline, _)) => timeout_at(deadline, readable).await.ok()?,
+            None => readable.await,
+        };
+        let Ok(ready) = readable else { return Some(Spoken::Http1) };
+        match look(socket, guessed) {
+            Some(spoken) => return Some(spoken),
+            None if !ready.is_read_closed() => {
+                progress.came();
+                socket.clear();
+            }
+            None if guessed => return Some(Spoken::Other),
+            None => return Some(Spoken::Http1),
+        }
+    }
+}
+
+/// Not `async`: whoever waits is not to carry the buffer.
+fn look(socket: &Socket, guessed: bool) -> Option<Spoken> {
+    let mut seen = [0; LINE];
+    let room = if guessed { LINE } else { PREFACE.len() };
+    match recv(socket.stream(), &mut seen[..room], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((_, 0)) => Some(Spoken::Http1),
+        Ok((_, len)) => tell(&seen[..len], guessed),
+        Err(Errno::AGAIN | Errno::INTR) => None,
+        Err(error) => {
+            tracing::trace!(error = %io::Error::from(error), "a connection broke");
+            Some(Spoken::Http1)
+        }
+    }
+}
+
+/// What these bytes begin; `None`: more of them will tell.
+fn tell(seen: &[u8], guessed: bool) -> Option<Spoken> {
+    if seen.starts_with(PREFACE) {
+        return Some(Spoken::Http2);
+    }
+    if PREFACE.starts_with(seen) {
+        return None;
+    }
+    if !guessed {
+        return Some(Spoken::Http1);
+    }
+    // A request may stand behind empty lines (RFC 9112 2.2).
+    let begin = seen.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let (line, ends) = match memchr::memchr(b'\n', &seen[begin..]) {
+        Some(end) => (&seen[begin..begin + end], true),
+        None => (&seen[begin..], false),
+    };
+    let text = line.strip_suffix(b"\r").unwrap_or(line);
+    let method = text.iter().position(|byte| !is_token(*byte)).unwrap_or(text.len());
+    let may_be_method = (1..=METHOD).contains(&method) && matches!(text.get(method), None | Some(b' '));
+    let is_text = !text.iter().any(u8::is_ascii_control);
+    if !may_be_method || !is_text {
+        return Some(Spoken::Other);
+    }
+    match ends {
+        true if has_version(text) => Some(Spoken::Http1),
+        true => Some(Spoken::Other),
+        false if seen.len() >= LINE => Some(Spoken::Http1),
+        false => None,
+    }
+}
+
+/// What a method is made of (RFC 9110 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether a line ends as a request's does.
+fn has_version(line: &[u8]) -> bool {
+    match line.split_last_chunk::<9>() {
+        Some((_, [b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor])) => {
+            major.is_ascii_digit() && minor.is_ascii_digit()
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_http_is_told_from_what_can() {
+        use Spoken::{Http1, Http2, Other};
+        let long = format!("GET /{}", "x".repeat(LINE));
+        for (bytes, expected) in [
+            (PREFACE, Some(Http2)),
+            (b"PRI * HT", None),
+            (b"PRI * HTTP/2.0\r\n\r\nno", Some(Http1)),
+            (b"GET / HTTP/1.1\r\n", Some(Http1)),
+            (b"\r\n\r\nget http://a/ HTTP/1.0\n", Some(Http1)),
+            (b"GET / HTTP/9.9\r\n", Some(Http1)),
+            (b"GET a b c HTTP/1.1\r\n", Some(Http1)),
+            (long.as_bytes(), Some(Http1)),
+            (b"\r\n", None),
+            (b"G", None),
+            (b"GET /x HTTP/1.1", None),
+            // TLS, PostgreSQL (a start, and the question for TLS), MongoDB, AMQP, MQTT, Kafka, Cassandra.
+            (b"\x16\x03\x01\x02\x00\x01", Some(Other)),
+            (b"\0\0\0\x08\x04\xd2\x16\x2f", Some(Other)),
+            (b"\0\0\0\x54\0\x03\0\0user\0", Some(Other)),
+            (b"A\x01\0\0\x01\0\0\0", Some(Other)),
+            (b"AMQP\0\0\x09\x01", Some(Other)),
+            (b"\x10\x0e\0\x04MQTT", Some(Other)),
+            (b"\0\0\0\x1a\0\x12\0\x03", Some(Other)),
+            (b"\x04\0\0\0\x05", Some(Other)),
+            // Redis, memcached, NATS, STOMP, SSH, the PROXY protocol, IRC, and HTTP/0.9.
+            (b"*1\r\n$4\r\nPING\r\n", Some(Other)),
+            (b"PING\r\n", Some(Other)),
+            (b"get key\r\n", Some(Other)),
+            (b"CONNECT {\"verbose\":false}\r\n", Some(Other)),
+            (b"CONNECT\naccept-version:1.2\n", Some(Other)),
+            (b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n", Some(Other)),
+            (b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\n", Some(Other)),
+            (b"\r\n\r\n\0\r\nQUIT\n", Some(Other)),
+            (b":irc JOIN #a\r\n", Some(Other)),
+            (b"GET /\r\n", Some(Other)),
+            (b"GET\t/ HTTP/1.1\r\n", Some(Other)),
+        ] {
+            assert_eq!(tell(bytes, true), expected, "{}", bytes.escape_ascii());
+            // Of what does not tell yet, more may tell either.
+            let strict = tell(bytes, false);
+            assert!(strict == Some(Http1) || strict == expected, "{}: {strict:?}", bytes.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A client's connection as hyper reads and writes it: it ends when the client takes too long.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use crate::client::{Over, Progress, Socket};
+
+/// A connection whose client may take only so long.
+#[derive(Debug)]
+pub struct Timed {
+    socket: Socket,
+    progress: Arc<Progress>,
+    /// Since when the client has taken nothing of what is written.
+    blocked: Option<Instant>,
+    /// Ends no later than anything is over; seldom set anew, since most of the time there is more.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// When something is over next, and what. By since when the client has taken nothing of what is written.
+type Deadline = fn(&Progress, Option<Instant>) -> Option<(Instant, Over)>;
+
+// === impl Timed ===
+
+impl Timed {
+    /// Of this connection.
+    pub fn new(socket: Socket, progress: Arc<Progress>) -> Self {
+        Self { socket, progress, blocked: None, timer: None }
+    }
+
+    /// Says what is over; else the task is woken when it may be.
+    fn poll_over(&mut self, cx: &mut Context<'_>, of: Deadline) -> Poll<Over> {
+        loop {
+            let Some((deadline, over)) = of(&self.progress, self.blocked) else { return Poll::Pending };
+            if deadline <= Instant::now() {
+                return Poll::Ready(over);
+            }
+            let timer = match &mut self.timer {
+                Some(timer) => {
+                    if timer.deadline() > deadline || timer.is_elapsed() {
+                        timer.as_mut().reset(deadline);
+                    }
+                    timer
+                }
+                None =>
+                {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "that a client did nothing for a while is the event"
+                    )]
+                    self.timer.insert(Box::pin(sleep_until(deadline)))
+                }
+            };
+            std::task::ready!(timer.as_mut().poll(cx));
+        }
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.socket).poll_read(cx, buffer) {
+            Poll::Ready(read) => {
+                if buffer.filled().len() > before {
+                    this.progress.came();
+                }
+                Poll::Ready(read)
+            }
+            Poll::Pending => loop {
+                break match std::task::ready!(this.poll_over(cx, Progress::deadline)) {
+                    // Its client is told first (GOAWAY): what it has sent until it hears of it is answered.
+                    Over::Idle if this.progress.is_http2() => {
+                        this.progress.close();
+                        continue;
+                    }
+                    // As if the client had closed it.
+                    Over::Idle | Over::Closed => Poll::Ready(Ok(())),
+                    Over::Nothing => Poll::Pending,
+                    Over::Head | Over::Stalled => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                };
+            },
+        }
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        this.wrote(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.socket).poll_write_vectored(cx, slices);
+        this.wrote(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}
+
+impl Timed {
+    fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.blocked = None;
+            return written;
+        }
+        self.blocked.get_or_insert_with(Instant::now);
+        std::task::ready!(self.poll_over(cx, Progress::writing));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::client::{Places, Timeouts};
+
+    /// The kernel is not asked to see to it, as it is for most connections.
+    #[tokio::test(start_paused = true)]
+    async fn writing_to_a_client_that_takes_nothing_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = Socket::new(listener.accept().await.unwrap().0);
+        let timeouts = Timeouts::default();
+        let mut timed = Timed::new(socket, Progress::new(timeouts, Places::new(1, 1)));
+        let written = timeout(timeouts.stall * 2, timed.write_all(&vec![0; 64 << 20])).await;
+        assert_eq!(written.expect("an end").unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -1,0 +1,146 @@
+//! One thread per core, each with a runtime, connections and a pool of its own: the proxy path shares no lock.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use scaler_types::Protocol;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{Door, Server, connection};
+use crate::{
+    client::{Clients, Socket, alive},
+    forward::{http::Pool, tcp},
+    state::Identity,
+};
+
+/// A connection that was accepted, on its way to a thread.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Who is at its other end.
+    pub peer: SocketAddr,
+    /// Where it came in.
+    pub door: Door,
+    /// Its place among the connections.
+    pub place: OwnedSemaphorePermit,
+}
+
+/// The threads.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    threads: Arc<[mpsc::UnboundedSender<Accepted>]>,
+    next: Arc<AtomicUsize>,
+}
+
+// === impl Workers ===
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    ///
+    /// A thread or its runtime cannot be made.
+    pub fn start(server: &Arc<Server>, count: usize) -> io::Result<Self> {
+        let mut threads = Vec::new();
+        for number in 0..count.max(1) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let server = server.clone();
+            thread::Builder::new()
+                .name(format!("proxy-{number}"))
+                .spawn(move || runtime.block_on(work(server, receiver)))?;
+            threads.push(sender);
+        }
+        Ok(Self { threads: threads.into(), next: Arc::new(AtomicUsize::new(0)) })
+    }
+
+    /// Hands a connection to the next thread.
+    pub fn hand(&self, accepted: Accepted) {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
+        // An error: the process ends.
+        let _ = self.threads[turn].send(accepted);
+    }
+}
+
+async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
+    let pool = Pool::new();
+    server.pools.add(pool.clone());
+    let clients = server.places.add();
+    while let Some(Accepted { stream, peer, door, place }) = accepted.recv().await {
+        let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+        let stream = match ready {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection over");
+                continue;
+            }
+        };
+        // Failing, it is merely slower.
+        let _ = stream.set_nodelay(true);
+        alive::watch(&stream);
+        let connection = Connection {
+            server: server.clone(),
+            pool: pool.clone(),
+            clients: clients.clone(),
+            stream,
+            peer,
+            place,
+        };
+        match door {
+            Door::Shared => connection.serve(None),
+            Door::Own(identity) => connection.serve(Some(identity)),
+            Door::Service(port) => match server.identifier.find_port(port) {
+                Some(identity) => connection.serve(Some(identity)),
+                None => drop(tokio::spawn(connection.serve_when_known(port))),
+            },
+        }
+    }
+}
+
+/// A connection that this thread has taken over.
+struct Connection {
+    server: Arc<Server>,
+    pool: Arc<Pool>,
+    clients: Arc<Clients>,
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// Serves it to its end, in a task of its own.
+    fn serve(self, identity: Option<Identity>) {
+        let Self { server, pool, clients, stream, peer, place } = self;
+        let open = server.places.open(place);
+        match identity {
+            Some(identity) if identity.port.protocol == Protocol::Tcp => {
+                tokio::spawn(tcp::serve(open, Socket::new(stream), identity));
+            }
+            identity => {
+                tokio::spawn(connection::serve(server, open, pool, clients, stream, peer, identity));
+            }
+        }
+    }
+
+    /// The same, as soon as it is known whose the port is; if nobody's, the client is told so.
+    async fn serve_when_known(self, port: u16) {
+        match self.server.identifier.wait_for_port(port).await {
+            Some(identity) => self.serve(Some(identity)),
+            None => {
+                tracing::debug!(port, peer = %self.peer, "a connection came in on a port that no resource has");
+                self.server.metrics.unassigned();
+                alive::reset(&self.stream);
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! A plugin that serves one namespace file: what a DLX calls of it, and what it answers for.
+
+mod calls;
+mod source;
+
+pub use calls::{Calls, Failed, Pending};
+pub use source::Source;

@@ -1,0 +1,176 @@
+//! What a resource has to do: requests so far, in flight, and when the last one came or ended.
+//!
+//! Counted without a lock. A request is counted in flight *before* it asks whether the gate is open; whoever shuts the
+//! gate reads the count *after* it is shut. Both in one total order (`SeqCst`), so that one of the two sees the other.
+
+mod history;
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use history::History;
+
+use crate::clock;
+
+/// Counts of one resource.
+#[derive(Debug)]
+pub struct Counts {
+    in_flight: AtomicU64,
+    /// In flight, too, and keep nothing awake.
+    uncounted: AtomicU64,
+    total: AtomicU64,
+    /// Milliseconds of [`clock::now_ms`], plus one; 0 is never.
+    last: AtomicU64,
+    /// Answers by class: `[0]` are 1xx, `[4]` are 5xx.
+    classes: [AtomicU64; 5],
+    /// Requests that came while a fence was seen.
+    fenced: AtomicU64,
+    /// This DLX's own wakes, by [`WakeOutcome`].
+    wakes: [AtomicU64; 3],
+    since_ms: u64,
+    history: History,
+}
+
+/// How a wake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WakeOutcome {
+    /// An endpoint answers.
+    Awake,
+    /// Not within its time.
+    TimedOut,
+    /// Its plugin says that it cannot come up.
+    Refused,
+}
+
+// === impl Counts ===
+
+impl Default for Counts {
+    /// Counts from now on.
+    fn default() -> Self {
+        Self {
+            in_flight: AtomicU64::new(0),
+            uncounted: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            classes: Default::default(),
+            fenced: AtomicU64::new(0),
+            wakes: Default::default(),
+            since_ms: clock::now_ms(),
+            history: History::default(),
+        }
+    }
+}
+
+impl Counts {
+    /// One more request, or connection, arrived.
+    pub fn arrived(&self) {
+        let now = clock::now_ms();
+        self.history.note(now, &self.total);
+        self.total.fetch_add(1, Ordering::SeqCst);
+        self.last.store(now + 1, Ordering::Relaxed);
+    }
+
+    /// Something of it moves.
+    pub fn touch(&self) {
+        self.last.store(clock::now_ms() + 1, Ordering::Relaxed);
+    }
+
+    /// Counts one in flight.
+    pub fn enter(&self) {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Takes back an [`enter`](Self::enter) that found the gate shut.
+    pub fn retreat(&self) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// One in flight ended.
+    pub fn leave(&self) {
+        // First: whoever sees it gone sees when.
+        self.touch();
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Counts one in flight that keeps nothing awake. A fence is not confirmed before it has left.
+    pub fn enter_uncounted(&self) {
+        self.uncounted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One of those ended, or found the gate shut.
+    pub fn leave_uncounted(&self) {
+        self.uncounted.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// All in flight, whether they keep it awake or not.
+    pub fn under_way(&self) -> u64 {
+        self.in_flight() + self.uncounted.load(Ordering::SeqCst)
+    }
+
+    /// Requests in flight, open upgraded sockets and TCP connections included.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Requests so far.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::SeqCst)
+    }
+
+    /// How long it has counted.
+    pub fn counting(&self) -> Duration {
+        clock::since(self.since_ms)
+    }
+
+    /// Time since the last activity; `None` if there never was any. Zero while something is in flight.
+    pub fn idle(&self) -> Option<Duration> {
+        if self.in_flight() > 0 {
+            return Some(Duration::ZERO);
+        }
+        self.last.load(Ordering::Relaxed).checked_sub(1).map(clock::since)
+    }
+
+    /// Requests that came within the last `window`.
+    pub fn within(&self, window: Duration) -> u64 {
+        let last = self.last.load(Ordering::Relaxed).checked_sub(1);
+        self.history.count(window, clock::now_ms(), last, self.total())
+    }
+
+    /// A request found a fence.
+    pub fn met_fence(&self) {
+        self.fenced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that came while a fence was seen: each of them reverted it, or came with one that did.
+    pub fn fenced(&self) -> u64 {
+        self.fenced.load(Ordering::Relaxed)
+    }
+
+    /// A wake of this DLX's ended.
+    pub fn woken(&self, outcome: WakeOutcome) {
+        self.wakes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This DLX's wakes that ended: outcome and reason as metrics have them, and how many.
+    pub fn wakes(&self) -> [(&'static str, &'static str, u64); 3] {
+        let count = |outcome: WakeOutcome| self.wakes[outcome as usize].load(Ordering::Relaxed);
+        [
+            ("awake", "", count(WakeOutcome::Awake)),
+            ("failed", "timed_out", count(WakeOutcome::TimedOut)),
+            ("failed", "refused_by_plugin", count(WakeOutcome::Refused)),
+        ]
+    }
+
+    /// An answer with this status was given.
+    pub fn answered(&self, status: http::StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.classes[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Answers by class, `[0]` being 1xx.
+    pub fn classes(&self) -> [u64; 5] {
+        std::array::from_fn(|i| self.classes[i].load(Ordering::Relaxed))
+    }
+}

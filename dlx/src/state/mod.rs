@@ -1,0 +1,474 @@
+//! One resource as this DLX knows it: its gate, its endpoints, its counts and what waits for it.
+
+mod activity;
+mod cause;
+mod cold;
+mod host;
+mod queue;
+mod resources;
+mod routes;
+mod shared;
+mod table;
+mod target;
+mod view;
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+pub use activity::{Counts, WakeOutcome};
+use arc_swap::ArcSwap;
+pub use cause::WakeCause;
+pub use cold::{Cold, Phase, Phases};
+use daemon::settings::Settings;
+pub use host::{is_host, normalize};
+use http::HeaderValue;
+pub use queue::{Go, Held, Limits, Place, Queue, Rejected, Share, Totals};
+pub use resources::Resources;
+pub use routes::{LeadsHere, Routes};
+use scaler_types::{
+    Nonce, Path, Resource, ResourceId, ScaleResource, Severity, State,
+    protocol::{GateInput, GateOrder, Refusal as NotConfirmed, Seen},
+};
+pub use shared::{Effect, Shared};
+pub use table::{Claim, Conflict, Identity, NameHeader, PathHeader, Table};
+pub use target::Target;
+use tokio::sync::watch;
+pub use view::{Failure, Listed, View};
+
+use crate::{answer::Refusal, plugin::Source};
+
+/// The window of a resource without any metric.
+const WINDOW: Duration = Duration::from_secs(600);
+
+/// What identifies a resource in this process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The plugin's kind.
+    pub kind: Arc<str>,
+    /// Namespace and name.
+    pub id: ResourceId,
+}
+
+/// One resource.
+#[derive(Debug)]
+pub struct Entry {
+    /// Which one.
+    pub key: Key,
+    /// What stands in `Via` of requests that are sent to an address which may lead back to a DLX.
+    pub mark: HeaderValue,
+    /// When this process first saw it: the number of the listing that brought it.
+    pub first_seen: u64,
+    /// Nothing of it was missed: this process has counted it since it began, or had never forgotten anything when it came.
+    pub since_start: bool,
+    /// What it has to do.
+    pub counts: Counts,
+    /// What waits for it.
+    pub queue: Queue,
+    /// What waits for all of its namespace.
+    pub share: Arc<Share>,
+    /// What the proxy path needs to know.
+    pub facts: ArcSwap<Facts>,
+    /// The gate is open and an endpoint is ready. Mirrors the view; written under its lock only.
+    open: AtomicBool,
+    view: Mutex<View>,
+    changed: watch::Sender<u64>,
+    shared: Arc<Shared>,
+}
+
+/// What the proxy path needs to know of a resource, replaced as a whole.
+#[derive(Debug)]
+pub struct Facts {
+    /// Endpoints that are ready.
+    pub ready: Vec<Arc<Target>>,
+    /// What holds for its requests.
+    pub settings: Arc<Settings>,
+}
+
+/// Counts one request in flight until it is dropped.
+#[derive(Debug)]
+pub struct InFlight {
+    entry: Arc<Entry>,
+    /// It keeps its resource awake.
+    counts: bool,
+}
+
+// === impl Key ===
+
+impl Key {
+    /// `1.1 scaler-HASH`: the same in every DLX.
+    fn mark(&self) -> HeaderValue {
+        // Its keys are fixed. Should another version of it hash otherwise, two DLXs count each their own.
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        // Letters, digits, dots and hyphens alone: always a header's value.
+        HeaderValue::try_from(format!("1.1 scaler-{:016x}", hasher.finish()))
+            .unwrap_or(HeaderValue::from_static("1.1 scaler"))
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// A resource that was just seen for the first time. Its gate is shut until [`saw`](Self::saw) says otherwise.
+    pub fn new(key: Key, first_seen: u64, source: Arc<Source>, shared: Arc<Shared>) -> Self {
+        let settings = source.settings.load_full();
+        Self {
+            first_seen,
+            since_start: false,
+            counts: Counts::default(),
+            queue: Queue::default(),
+            share: shared.totals.share(&key.id.namespace),
+            facts: ArcSwap::from_pointee(Facts { ready: Vec::new(), settings }),
+            open: AtomicBool::new(false),
+            view: Mutex::new(View::new(key.id.clone(), source, shared.rules)),
+            changed: watch::Sender::new(0),
+            mark: key.mark(),
+            key,
+            shared,
+        }
+    }
+
+    /// What it shares with the other resources.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Told whenever its view changed.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Whether a request that comes now need not wait.
+    pub fn is_open(&self) -> bool {
+        self.queue.is_empty() && self.open.load(Ordering::SeqCst)
+    }
+
+    /// Whether the gate is open and an endpoint is ready.
+    pub fn is_up(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Enters if the gate is open and nobody waits in front.
+    pub fn enter(self: &Arc<Self>) -> Option<InFlight> {
+        if !self.queue.is_empty() {
+            return None;
+        }
+        self.enter_let_go()
+    }
+
+    /// Enters if the gate is open.
+    pub fn enter_let_go(self: &Arc<Self>) -> Option<InFlight> {
+        // Counted before the gate is asked; see [`activity`].
+        self.counts.enter();
+        if self.open.load(Ordering::SeqCst) {
+            Some(InFlight { entry: self.clone(), counts: true })
+        } else {
+            self.counts.retreat();
+            None
+        }
+    }
+
+    /// Enters if the gate is open, without keeping anything awake.
+    pub fn enter_uncounted(self: &Arc<Self>) -> Option<InFlight> {
+        // As above. From here on dropping it takes it back.
+        self.counts.enter_uncounted();
+        let in_flight = InFlight { entry: self.clone(), counts: false };
+        self.open.load(Ordering::SeqCst).then_some(in_flight)
+    }
+
+    /// Remembers who is about to be held, if nobody is yet: a wake tells who was the first.
+    pub fn note_cause(&self, cause: impl FnOnce() -> WakeCause) {
+        if !self.queue.has_waiting() {
+            let cause = cause();
+            self.decide(|view| view.wake_cause = Some(cause));
+        }
+    }
+
+    /// Makes sure that what waits is let go, or that somebody works on it.
+    pub fn want(self: &Arc<Self>) {
+        if self.open.load(Ordering::SeqCst) {
+            return self.release();
+        }
+        let mut view = self.lock();
+        if self.open.load(Ordering::SeqCst) {
+            drop(view);
+            self.release();
+        } else {
+            self.drive(&mut view);
+        }
+    }
+
+    fn drive(self: &Arc<Self>, view: &mut View) {
+        if !view.driven && self.queue.has_waiting() {
+            view.driven = true;
+            self.carry_out(Effect::Drive);
+        }
+    }
+
+    /// Wakes whoever waits for a change of the view.
+    pub fn tell(&self) {
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go what may go.
+    pub fn release(self: &Arc<Self>) {
+        if self.open.load(Ordering::SeqCst) {
+            let facts = self.facts.load();
+            Queue::release(
+                self,
+                facts.settings.slow_start_requests_per_endpoint.saturating_mul(facts.ready.len()),
+            );
+        }
+    }
+
+    /// Refuses all that wait.
+    pub fn refuse_held(&self, refusal: Refusal, why: Rejected) {
+        for _ in 0..self.queue.len() {
+            self.queue.count(why);
+        }
+        self.queue.refuse_all(&Arc::new(refusal));
+    }
+
+    /// Looks at the view.
+    pub fn read<R>(&self, look: impl FnOnce(&View) -> R) -> R {
+        look(&self.lock())
+    }
+
+    /// Changes the view without anything following from it: for whoever does himself what is to be done.
+    pub fn decide<R>(&self, decide: impl FnOnce(&mut View) -> R) -> R {
+        decide(&mut self.lock())
+    }
+
+    /// Changes the view, and does what follows from it: mirrors the gate, lets go what may go, finds out whether
+    /// endpoints are ready, finishes a wake, and makes somebody work on what still waits.
+    pub fn update<R>(self: &Arc<Self>, change: impl FnOnce(&mut View) -> R) -> R {
+        let mut guard = self.lock();
+        let view = &mut *guard;
+        let result = change(view);
+        let was_open = self.open.load(Ordering::SeqCst);
+        for target in view.to_probe() {
+            self.carry_out(Effect::Probe(target));
+        }
+        if std::mem::take(&mut view.facts_changed) {
+            self.facts.store(Arc::new(Facts { ready: view.ready(), settings: view.settings() }));
+        }
+        let unlisted = std::mem::take(&mut view.unlisted);
+        let ready = view.is_ready();
+        let open = view.gate.open() && ready;
+        self.open.store(open, Ordering::SeqCst);
+        if ready && let order @ GateOrder::Write { .. } = view.answers() {
+            self.carry_out(Effect::Write(order));
+        }
+        if open && !was_open {
+            self.queue.opened();
+        }
+        view.note_progress();
+        if view.is_seen_to_be_own() {
+            self.report_wake_started(view, view.wake_cause.as_ref());
+        }
+        if open
+            && !was_open
+            && let Some((took, phases, own)) = view.came_up()
+        {
+            tracing::info!(resource = %self.key.id, kind = %self.key.kind, took = ?took, %phases, "awake");
+            if own {
+                self.count_woken(view, took, &phases);
+            }
+        }
+        if !open {
+            self.drive(view);
+        }
+        self.tell();
+        drop(guard);
+        if !unlisted.is_empty() {
+            self.carry_out(Effect::CloseIdle(unlisted));
+        }
+        if open {
+            self.release();
+        }
+        result
+    }
+
+    /// This DLX's own wake was written, as its plugin says: told to the resource's owners, unless that was done.
+    pub fn wake_written(self: &Arc<Self>) {
+        self.decide(|view| {
+            if view.claim() {
+                self.report_wake_started(view, view.wake_cause.as_ref());
+            }
+            if let Some((took, phases, cause)) = view.take_unclaimed() {
+                self.report_wake_started(view, cause.as_ref());
+                self.count_woken(view, took, &phases);
+            }
+        });
+    }
+
+    fn report_wake_started(self: &Arc<Self>, view: &View, cause: Option<&WakeCause>) {
+        let cause = cause.map(|cause| format!("woken by {cause}; ")).unwrap_or_default();
+        let message = format!("{cause}{} requests wait for it", self.queue.len());
+        self.report(view, Severity::Normal, "WakeStarted", message);
+    }
+
+    /// A wake of this DLX's own ended well.
+    fn count_woken(self: &Arc<Self>, view: &View, took: Duration, phases: &Phases) {
+        self.carry_out(Effect::Woken(took, *phases));
+        self.counts.woken(WakeOutcome::Awake);
+        let message = format!("ready {:.3} s after the wake began: {phases}", took.as_secs_f64());
+        self.report(view, Severity::Normal, "Woken", message);
+    }
+
+    fn report(self: &Arc<Self>, view: &View, severity: Severity, reason: &'static str, message: String) {
+        self.carry_out(Effect::Report { source: view.source.clone(), severity, reason, message });
+    }
+
+    /// Has the driver do what follows from a change.
+    pub fn carry_out(self: &Arc<Self>, effect: Effect) {
+        self.shared.carry_out(self, effect);
+    }
+
+    /// The plugin told its state; in the order of the plugin's stream.
+    pub fn saw(self: &Arc<Self>, source: &Arc<Source>, resource: Resource) {
+        self.update(|view| {
+            // With path external nothing is fenced: its own controller's row is not ours to read.
+            let row = if resource.path == Path::External { Default::default() } else { resource.row.clone() };
+            let seen = Seen { row, version: resource.version.clone(), scaled: resource.replicas > 0 };
+            let before = view.gate.seen().map(|seen| seen.row.state);
+            let after = seen.row.state;
+            if after == State::Draining {
+                view.last_fence = Some(seen.row.nonce);
+            }
+            view.gate.step(GateInput::Saw(Some(seen)));
+            view.see(source, resource);
+            if before.is_some_and(|before| before != after) {
+                tracing::debug!(resource = %self.key.id, from = %before.unwrap_or_default(), to = %after, "its state changed");
+            }
+        });
+    }
+
+    /// No plugin lists it any more.
+    pub fn vanished(self: &Arc<Self>) {
+        self.update(|view| {
+            view.gate.step(GateInput::Saw(None));
+            view.vanish();
+        });
+        self.refuse_held(Refusal::gone(&self.key.id), Rejected::WakeFailed);
+    }
+
+    /// Returns when no plugin lists it any more.
+    pub async fn gone(&self) {
+        let mut changed = self.subscribe();
+        while !self.read(|view| view.gone) {
+            // Closed never: its sender is `self`.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Waits, but not longer than until `deadline`, until the fence `nonce` can be confirmed, or says why not.
+    ///
+    /// # Errors
+    ///
+    /// Why not, for people.
+    pub async fn confirm(
+        self: &Arc<Self>,
+        nonce: Nonce,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), String> {
+        let mut changed = self.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let order = {
+                let mut view = self.lock();
+                // The gate is shut by now if the fence is seen: `open` was mirrored under this lock.
+                let in_flight = self.counts.under_way();
+                let held = self.queue.len() as u64;
+                view.gate.step(GateInput::Asked { nonce, in_flight, held })
+            };
+            match order {
+                GateOrder::Confirm => return Ok(()),
+                GateOrder::Refuse(NotConfirmed::InFlight(n)) => {
+                    return Err(format!("{n} requests in flight"));
+                }
+                GateOrder::Refuse(NotConfirmed::Held(n)) => return Err(format!("{n} requests held")),
+                // It will not come again.
+                _ if self.read(|view| view.last_fence == Some(nonce)) => {
+                    return Err("the fence was reverted".to_owned());
+                }
+                _ => {
+                    if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                        return Err(self.read(|view| match view.gate.seen() {
+                            Some(seen) => format!("sees {} with nonce {}", seen.row.state, seen.row.nonce),
+                            None => "does not see it".to_owned(),
+                        }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Could not be connected to: nothing goes there until it answers again. Whether it is one of those listed.
+    pub fn unreachable(self: &Arc<Self>, target: &Target, reason: &str) -> bool {
+        self.update(|view| view.unreachable(target.number, reason))
+    }
+
+    /// Whether requests go to that endpoint now.
+    pub fn goes_to(&self, number: u64) -> bool {
+        self.facts.load().ready.iter().any(|target| target.number == number)
+    }
+
+    /// A probe of an endpoint found no answer.
+    pub fn note_probe(&self, number: u64, error: String) {
+        // Changes nothing that anybody waits for.
+        self.lock().unanswered(number, error);
+    }
+
+    /// The largest window in which it may count as idle.
+    pub fn largest_window(&self) -> Duration {
+        let facts = self.facts.load();
+        let largest = |metrics: &[ScaleResource]| metrics.iter().map(|metric| metric.window_size).max();
+        let own = self.read(|view| largest(&view.resource.scale_resources));
+        own.or_else(|| largest(&facts.settings.scale_resources)).unwrap_or(WINDOW)
+    }
+
+    /// Whether it runs by what its row and its scale say, whatever its endpoints say.
+    pub fn is_awake(&self) -> bool {
+        let runs = |seen: &Seen| seen.row.state == State::Active && seen.scaled;
+        self.read(|view| view.gate.seen().is_some_and(runs))
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> Option<State> {
+        self.read(|view| view.gate.seen().map(|seen| seen.row.state))
+    }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// Whose.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// Whether it keeps its resource awake, and may wait for it.
+    pub fn counts(&self) -> bool {
+        self.counts
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        match self.counts {
+            true => self.entry.counts.leave(),
+            false => self.entry.counts.leave_uncounted(),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! How much may be held: by count and by bytes, per resource, per namespace and in all.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use super::shares::{Full, Share, Shares, fits};
+use crate::state::Entry;
+
+/// What one resource may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests.
+    pub requests: usize,
+    /// Bytes, those in the sockets included.
+    pub bytes: u64,
+}
+
+/// What all resources hold together.
+#[derive(Debug)]
+pub struct Totals {
+    limits: Limits,
+    requests: AtomicUsize,
+    bytes: AtomicU64,
+    shares: Arc<Shares>,
+}
+
+/// A held request's share of the bounds; given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    entry: Arc<Entry>,
+    totals: Arc<Totals>,
+    bytes: u64,
+}
+
+// === impl Totals ===
+
+impl Totals {
+    /// Nothing held yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, requests: AtomicUsize::new(0), bytes: AtomicU64::new(0), shares: Arc::default() }
+    }
+
+    /// The share of a namespace.
+    pub fn share(&self, namespace: &str) -> Arc<Share> {
+        self.shares.of(namespace)
+    }
+
+    /// Requests held, of all resources.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Bytes reserved, of all resources.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Reservation ===
+
+impl Reservation {
+    /// Takes a share, or says what is full.
+    pub fn take(
+        entry: &Arc<Entry>,
+        bytes: u64,
+        limits: &Limits,
+        totals: &Arc<Totals>,
+    ) -> Result<Self, String> {
+        let queue = &entry.queue;
+        let before = queue.len.fetch_add(1, Ordering::SeqCst);
+        let all_before = totals.requests.fetch_add(1, Ordering::SeqCst);
+        let own_before = entry.share.requests.fetch_add(1, Ordering::SeqCst);
+        let own_bytes_before = entry.share.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let bytes_before = queue.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let all_bytes_before = totals.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let taken = Self { entry: entry.clone(), totals: totals.clone(), bytes };
+        // Where one does not fit, dropping `taken` gives everything back.
+        if before >= limits.requests {
+            Err(format!("{} requests are held for it already, the most that may be", limits.requests))
+        } else if bytes_before + bytes > limits.bytes {
+            Err(format!("{bytes_before} bytes are held for it already, of {} that may be", limits.bytes))
+        } else {
+            let (namespace, several) = (&entry.share.namespace, entry.share.has_others());
+            let Limits { requests: most, bytes: most_bytes } = totals.limits;
+            let fit = fits(most as u64, all_before as u64, own_before as u64, 1, several);
+            let fit_bytes = fits(most_bytes, all_bytes_before, own_bytes_before, bytes, several);
+            match (fit, fit_bytes) {
+                (Ok(()), Ok(())) => Ok(taken),
+                (Err(Full::All), _) => Err(format!("{most} requests are held in all, the most that may be")),
+                (Err(Full::Share), _) => Err(format!(
+                    "{own_before} requests are held for namespace {namespace}, as many as are left of {most} for the others"
+                )),
+                (_, Err(Full::All)) => {
+                    Err(format!("{all_bytes_before} bytes are held in all, of {most_bytes} that may be"))
+                }
+                (_, Err(Full::Share)) => Err(format!(
+                    "{own_bytes_before} bytes are held for namespace {namespace}, as many as are left of {most_bytes} for the others"
+                )),
+            }
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let queue = &self.entry.queue;
+        queue.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.totals.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.entry.share.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.entry.share.requests.fetch_sub(1, Ordering::SeqCst);
+        self.totals.requests.fetch_sub(1, Ordering::SeqCst);
+        queue.len.fetch_sub(1, Ordering::SeqCst);
+    }
+}

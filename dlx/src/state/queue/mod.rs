@@ -1,0 +1,256 @@
+//! Requests that wait for their resource: first come, first let go, within bounds.
+
+mod limits;
+mod shares;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+pub use limits::{Limits, Reservation, Totals};
+pub use shares::Share;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{answer::Refusal, state::Entry};
+
+/// The requests that wait for one resource.
+#[derive(Debug)]
+pub struct Queue {
+    inner: Mutex<Inner>,
+    /// Mirrors what waits, so that the proxy path reads it without the lock.
+    len: AtomicUsize,
+    bytes: AtomicU64,
+    rejected: [AtomicU64; 4],
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By ticket: the order of arrival.
+    waiting: BTreeMap<u64, oneshot::Sender<Go>>,
+    next: u64,
+    /// Let go, and no response head yet.
+    places: usize,
+    /// Since when some are let go while others still wait.
+    emptying: Option<Instant>,
+}
+
+/// What a held request is told.
+#[derive(Debug)]
+pub enum Go {
+    /// Try to enter; the place is free again when this is dropped.
+    Forward(Place),
+    /// Answer with this.
+    Refuse(Arc<Refusal>),
+}
+
+/// One of the places for requests that were let go and have no response head yet.
+#[derive(Debug)]
+pub struct Place(Option<Arc<Entry>>);
+
+/// A held request's place in the queue. Dropping it leaves the queue.
+#[derive(Debug)]
+pub struct Held {
+    entry: Arc<Entry>,
+    ticket: u64,
+    told: oneshot::Receiver<Go>,
+    _bytes: Reservation,
+}
+
+/// Why a request was not held to its good end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// Too many are held already.
+    Full,
+    /// Held for longer than `holdTimeout`.
+    TooLong,
+    /// The wake cannot succeed.
+    WakeFailed,
+    /// This DLX ends.
+    Draining,
+}
+
+/// How many places there are after requests have been let go for so long and others still wait: twice as many each second. Who
+/// comes meanwhile waits behind, so a resource that takes long to answer would otherwise be kept at its first pace for ever.
+fn places(first: usize, emptying: Duration) -> usize {
+    first.saturating_mul(1_usize.checked_shl(emptying.as_secs().min(32) as u32).unwrap_or(usize::MAX))
+}
+
+// === impl Queue ===
+
+impl Default for Queue {
+    /// An empty queue.
+    fn default() -> Self {
+        Self {
+            inner: Mutex::new(Inner::default()),
+            len: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+            rejected: Default::default(),
+        }
+    }
+}
+
+impl Queue {
+    /// Requests held now, those included that were let go and have not entered yet.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::SeqCst)
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes reserved for what is held.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a rejection.
+    pub fn count(&self, why: Rejected) {
+        self.rejected[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Rejections so far, with the name of each reason.
+    pub fn rejections(&self) -> [(&'static str, u64); 4] {
+        [Rejected::Full, Rejected::TooLong, Rejected::WakeFailed, Rejected::Draining]
+            .map(|why| (why.name(), self.rejected[why as usize].load(Ordering::Relaxed)))
+    }
+
+    /// Whether one waits that was told nothing yet.
+    pub fn has_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// Takes a request in; whether it is the first to wait. The caller has made sure that somebody works on the resource.
+    ///
+    /// # Errors
+    ///
+    /// It is full: the reason.
+    pub fn join(
+        entry: &Arc<Entry>,
+        bytes: u64,
+        limits: &Limits,
+        totals: &Arc<Totals>,
+    ) -> Result<(Held, bool), String> {
+        let queue = &entry.queue;
+        let reservation = Reservation::take(entry, bytes, limits, totals)?;
+        let (tell, told) = oneshot::channel();
+        let mut inner = queue.lock();
+        let ticket = inner.next;
+        inner.next += 1;
+        let first = inner.waiting.is_empty();
+        inner.waiting.insert(ticket, tell);
+        drop(inner);
+        Ok((Held { entry: entry.clone(), ticket, told, _bytes: reservation }, first))
+    }
+
+    /// The gate opened: at the first pace again.
+    pub fn opened(&self) {
+        self.lock().emptying = None;
+    }
+
+    /// Lets as many go as there are places; `limit` is how many places there are at first.
+    pub fn release(entry: &Arc<Entry>, limit: usize) {
+        let mut inner = entry.queue.lock();
+        if inner.waiting.is_empty() {
+            inner.emptying = None;
+            return;
+        }
+        let since = *inner.emptying.get_or_insert_with(Instant::now);
+        let limit = places(limit, since.elapsed());
+        while inner.places < limit {
+            let Some((_, tell)) = inner.waiting.pop_first() else { break };
+            inner.places += 1;
+            if let Err(Go::Forward(mut place)) = tell.send(Go::Forward(Place(Some(entry.clone())))) {
+                // Its client left; the place must not be given back under the lock.
+                place.0 = None;
+                inner.places -= 1;
+            }
+        }
+    }
+
+    /// Refuses all that wait.
+    pub fn refuse_all(&self, refusal: &Arc<Refusal>) {
+        let waiting = std::mem::take(&mut self.lock().waiting);
+        for tell in waiting.into_values() {
+            // An error: its client left.
+            let _ = tell.send(Go::Refuse(refusal.clone()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Waits until it is told something.
+    pub async fn told(&mut self) -> Go {
+        match (&mut self.told).await {
+            Ok(go) => go,
+            Err(_) => Go::Refuse(Arc::new(Refusal::gone(&self.entry.key.id))),
+        }
+    }
+
+    /// Back to where it stood: it was let go and found the gate shut again.
+    pub fn rejoin(&mut self, place: Place) {
+        let (tell, told) = oneshot::channel();
+        self.told = told;
+        self.entry.queue.lock().waiting.insert(self.ticket, tell);
+        // After it stands in the queue again: giving the place back may let it go.
+        drop(place);
+        self.entry.want();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.entry.queue.lock().waiting.remove(&self.ticket);
+    }
+}
+
+// === impl Place ===
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(entry) = self.0.take() {
+            entry.queue.lock().places -= 1;
+            entry.release();
+        }
+    }
+}
+
+// === impl Rejected ===
+
+impl Rejected {
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rejected::Full => "full",
+            Rejected::TooLong => "held_too_long",
+            Rejected::WakeFailed => "wake_failed",
+            Rejected::Draining => "draining",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::places;
+
+    #[test]
+    fn a_queue_that_does_not_empty_is_let_go_faster_and_faster() {
+        let after = |millis| places(100, Duration::from_millis(millis));
+        assert_eq!([after(0), after(999), after(1000), after(2000), after(6500)], [100, 100, 200, 400, 6400]);
+        assert_eq!(places(usize::MAX, Duration::MAX), usize::MAX);
+    }
+}

@@ -1,0 +1,120 @@
+//! All resources this DLX knows, and which host and port is whose.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::{Notify, futures::Notified};
+
+use super::{Claim, Conflict, Entry, Key, NameHeader, Table};
+use crate::clock;
+
+/// All resources, by kind, namespace and name.
+#[derive(Debug, Default)]
+pub struct Resources {
+    entries: Mutex<HashMap<Key, Arc<Entry>>>,
+    /// When one that had anything to do was last forgotten: milliseconds of [`clock::now_ms`], plus one; 0 is never.
+    forgotten: AtomicU64,
+    table: ArcSwap<Table>,
+    /// Told when the table was replaced.
+    replaced: Notify,
+    /// Held while a table is made: whoever stores one later has seen more.
+    rebuilding: Mutex<()>,
+    listings: AtomicU64,
+}
+
+// === impl Resources ===
+
+impl Resources {
+    /// The resource, if it is known.
+    pub fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.lock().get(key).cloned()
+    }
+
+    /// The resource, made if it is not known; whether it was made.
+    pub fn get_or(&self, key: &Key, make: impl FnOnce() -> Entry) -> (Arc<Entry>, bool) {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get(key) {
+            return (entry.clone(), false);
+        }
+        let mut entry = make();
+        entry.since_start = self.forgotten().is_none();
+        let entry = Arc::new(entry);
+        entries.insert(key.clone(), entry.clone());
+        (entry, true)
+    }
+
+    /// Forgets one.
+    pub fn remove(&self, key: &Key) -> Option<Arc<Entry>> {
+        let mut entries = self.lock();
+        let entry = entries.remove(key)?;
+        if entry.counts.idle().is_some() || !entry.since_start {
+            self.forgotten.store(clock::now_ms() + 1, Ordering::Relaxed);
+        }
+        Some(entry)
+    }
+
+    /// How long ago one that had anything to do was last forgotten, and what was counted of it; `None`: never.
+    pub fn forgotten(&self) -> Option<Duration> {
+        self.forgotten.load(Ordering::Relaxed).checked_sub(1).map(clock::since)
+    }
+
+    /// All, the one that was seen first at the front.
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        all.sort_by(|a, b| {
+            (a.first_seen, &a.key.id, &a.key.kind).cmp(&(b.first_seen, &b.key.id, &b.key.kind))
+        });
+        all
+    }
+
+    /// The number of the next listing.
+    pub fn next_listing(&self) -> u64 {
+        self.listings.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Which host and port is whose.
+    pub fn table(&self) -> Guard<Arc<Table>> {
+        self.table.load()
+    }
+
+    /// Told when the table was replaced.
+    pub fn replaced(&self) -> Notified<'_> {
+        self.replaced.notified()
+    }
+
+    /// Makes the table anew from what the resources are now. `headers` name resources, the first before the others.
+    pub fn rebuild_table(&self, headers: Vec<NameHeader>) {
+        let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = Table::new(&self.all(), headers);
+        let before = self.table.load();
+        let known: HashSet<_> =
+            before.conflicts.iter().map(|conflict| (&conflict.claim, &conflict.wants)).collect();
+        for Conflict { claim, has, wants } in &table.conflicts {
+            if known.contains(&(claim, wants)) {
+                continue;
+            }
+            match claim {
+                Claim::Host(host) => {
+                    tracing::warn!(%host, %has, %wants, "two resources claim one host; the older one has it");
+                }
+                Claim::Port(port) => {
+                    tracing::warn!(port, %has, %wants, "two resources claim one port; the older one has it");
+                }
+            }
+        }
+        drop(before);
+        self.table.store(Arc::new(table));
+        self.replaced.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,94 @@
+//! Which intercepted Services lead clients to this DLX, and for how long after the last one they may still come.
+
+use std::{fmt, future::pending, sync::Arc, time::Duration};
+
+use scaler_types::duration;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+/// Routes that name this DLX, as far as its plugins tell.
+#[derive(Debug)]
+pub struct Routes {
+    grace: Duration,
+    named: watch::Sender<Named>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Named {
+    /// So many do.
+    now: usize,
+    /// When one last ceased to.
+    ceased: Option<Instant>,
+}
+
+/// A route that names this DLX, until it is dropped.
+#[derive(Debug)]
+pub struct LeadsHere(Arc<Routes>);
+
+// === impl Routes ===
+
+impl Routes {
+    /// None so far. `grace`: how long whoever connects may take to follow a change of one.
+    pub fn new(grace: Duration) -> Arc<Self> {
+        Arc::new(Self { grace, named: watch::Sender::default() })
+    }
+
+    /// One more.
+    pub fn one(self: &Arc<Self>) -> LeadsHere {
+        self.named.send_modify(|named| named.now += 1);
+        LeadsHere(self.clone())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.named.borrow().now
+    }
+
+    /// Returns when there has been none for the grace; at once where there never was one.
+    pub async fn over(&self) {
+        let mut named = self.named.subscribe();
+        loop {
+            // An error: never, its sender is `self`.
+            let ceased = named.wait_for(|named| named.now == 0).await.ok().and_then(|named| named.ceased);
+            let Some(ceased) = ceased else { return };
+            let Some(end) = ceased.checked_add(self.grace) else { return pending().await };
+            #[expect(clippy::disallowed_methods, reason = "the end of the grace is the event")]
+            let end = sleep_until(end);
+            tokio::select! {
+                biased;
+                _ = named.wait_for(|named| named.now > 0) => {}
+                () = end => return,
+            }
+        }
+    }
+}
+
+impl fmt::Display for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Named { now, ceased } = *self.named.borrow();
+        match (now, ceased) {
+            (0, None) => f.write_str("no route leads here"),
+            (0, Some(ceased)) => write!(
+                f,
+                "the last route was led elsewhere {} ago, and whoever connects has {} to follow",
+                duration::short(Duration::from_secs(ceased.elapsed().as_secs())),
+                duration::short(self.grace)
+            ),
+            (1, _) => f.write_str("1 route still leads here"),
+            (n, _) => write!(f, "{n} routes still lead here"),
+        }
+    }
+}
+
+// === impl LeadsHere ===
+
+impl Drop for LeadsHere {
+    fn drop(&mut self) {
+        self.0.named.send_modify(|named| {
+            named.now -= 1;
+            named.ceased = Some(Instant::now());
+        });
+    }
+}

@@ -1,0 +1,80 @@
+//! What all resources have in common: what they hold together, and who carries out what follows from their changes.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use scaler_types::{
+    Severity,
+    protocol::{GateOrder, Rules},
+};
+
+use super::{Entry, Limits, Phases, Target, Totals};
+use crate::{answer::Refusal, plugin::Source};
+
+/// What all resources have in common.
+pub struct Shared {
+    /// The protocol's rules.
+    pub rules: Rules,
+    /// What is held in all.
+    pub totals: Arc<Totals>,
+    /// Set when this process ends: nothing is held any more.
+    pub refuse_held: OnceLock<Refusal>,
+    carry_out: Box<CarryOut>,
+}
+
+type CarryOut = dyn Fn(&Arc<Entry>, Effect) + Send + Sync;
+
+/// What is to be done because a resource changed. Nothing of it is done by the state itself.
+#[derive(Debug)]
+pub enum Effect {
+    /// Find out when the endpoint answers.
+    Probe(Arc<Target>),
+    /// Write its record.
+    Write(GateOrder),
+    /// Get it up, or say why it cannot be, for as long as requests wait for it.
+    Drive,
+    /// Report an Event.
+    Report {
+        /// Its plugin.
+        source: Arc<Source>,
+        /// How bad it is.
+        severity: Severity,
+        /// What happened, in one word.
+        reason: &'static str,
+        /// The same, for people.
+        message: String,
+    },
+    /// Count a wake of this DLX's own that ended well: how long it took, and what with.
+    Woken(Duration, Phases),
+    /// Count how long the first answer after such a wake took.
+    FirstByte(Duration),
+    /// Close idle connections to endpoints that are listed no more: one that ends may wait for it.
+    CloseIdle(Vec<u64>),
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Nothing held. `carry_out` may be called under the resource's lock: it must neither wait nor take that.
+    pub fn new(
+        rules: Rules,
+        held: Limits,
+        carry_out: impl Fn(&Arc<Entry>, Effect) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let (totals, refuse_held) = (Arc::new(Totals::new(held)), OnceLock::new());
+        Arc::new(Self { rules, totals, refuse_held, carry_out: Box::new(carry_out) })
+    }
+
+    pub(super) fn carry_out(&self, entry: &Arc<Entry>, effect: Effect) {
+        (self.carry_out)(entry, effect);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("totals", &self.totals).finish_non_exhaustive()
+    }
+}

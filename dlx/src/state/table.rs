@@ -1,0 +1,141 @@
+//! The route table, replaced as a whole when hosts or ports change.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::HeaderName;
+use scaler_types::{Port, ResourceId};
+
+use super::{Entry, host};
+
+/// A port of its own says for whom a connection is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// For whom.
+    pub entry: Arc<Entry>,
+    /// Which port.
+    pub port: Port,
+}
+
+/// Which host, and which port of this DLX, is whose.
+#[derive(Debug, Default)]
+pub struct Table {
+    hosts: HashMap<Box<str>, Arc<Entry>>,
+    names: HashMap<ResourceId, Arc<Entry>>,
+    ports: HashMap<u16, Identity>,
+    /// Hosts and ports that two resources claim.
+    pub conflicts: Vec<Conflict>,
+    /// Headers that name a resource, when they come from a trusted peer.
+    pub name_headers: Vec<NameHeader>,
+}
+
+/// What two resources claim.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Claim {
+    /// A host.
+    Host(String),
+    /// A port of this DLX.
+    Port(u16),
+}
+
+/// A host or port that two resources claim.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Conflict {
+    /// What.
+    #[serde(flatten)]
+    pub claim: Claim,
+    /// Who has it.
+    #[serde(serialize_with = "as_text")]
+    pub has: ResourceId,
+    /// Who wants it too.
+    #[serde(serialize_with = "as_text")]
+    pub wants: ResourceId,
+}
+
+/// A header that names a resource, and the one that says under which path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameHeader {
+    /// Names the resource.
+    pub name: HeaderName,
+    /// Where the path comes from.
+    pub path: Option<PathHeader>,
+}
+
+/// A header that says under which path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathHeader {
+    /// It is the whole path and query.
+    Whole(HeaderName),
+    /// It stands before the request's own.
+    Prefix(HeaderName),
+}
+
+fn as_text<S: serde::Serializer>(id: &ResourceId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}
+
+// === impl Table ===
+
+impl Table {
+    /// A table of `entries`, the oldest first: of two that claim one host or port the first has it.
+    pub fn new(entries: &[Arc<Entry>], name_headers: Vec<NameHeader>) -> Self {
+        let mut table = Self { name_headers, ..Self::default() };
+        for entry in entries {
+            let (gone, hosts, ports) =
+                entry.read(|view| (view.gone, view.resource.hosts.clone(), view.resource.ports.clone()));
+            if gone {
+                continue;
+            }
+            table.names.entry(entry.key.id.clone()).or_insert_with(|| entry.clone());
+            let conflict = |has: &Arc<Entry>, claim| {
+                let ids = (has.key.id.clone(), entry.key.id.clone());
+                (!Arc::ptr_eq(has, entry)).then_some(Conflict { claim, has: ids.0, wants: ids.1 })
+            };
+            for host in hosts {
+                match table.hosts.get(host.as_str()) {
+                    Some(has) => table.conflicts.extend(conflict(has, Claim::Host(host))),
+                    None => {
+                        table.hosts.insert(host.into(), entry.clone());
+                    }
+                }
+            }
+            for port in ports {
+                match table.ports.get(&port.listen) {
+                    Some(has) => table.conflicts.extend(conflict(&has.entry, Claim::Port(port.listen))),
+                    None => {
+                        table.ports.insert(port.listen, Identity { entry: entry.clone(), port });
+                    }
+                }
+            }
+        }
+        table
+    }
+
+    /// Whose a `Host` or `:authority` is.
+    pub fn by_host(&self, authority: &str) -> Option<&Arc<Entry>> {
+        self.hosts.get(host::lookup_form(authority, &mut [0; 262])?)
+    }
+
+    /// Whose a port is.
+    pub fn by_port(&self, port: u16) -> Option<&Identity> {
+        self.ports.get(&port)
+    }
+
+    /// All ports that are somebody's.
+    pub fn ports(&self) -> impl Iterator<Item = &Identity> {
+        self.ports.values()
+    }
+
+    /// The resource of this name. Without a namespace: the one in `default`, else the only one of that name.
+    pub fn by_name(&self, name: &str, default: Option<&str>) -> Option<&Arc<Entry>> {
+        if let Some((namespace, name)) = name.split_once('/') {
+            return self.names.get(&ResourceId::new(namespace, name));
+        }
+        let in_default = default.and_then(|namespace| self.names.get(&ResourceId::new(namespace, name)));
+        in_default.or_else(|| {
+            let mut named = self.names.iter().filter(|(id, _)| id.name == name);
+            let (_, only) = named.next()?;
+            named.next().is_none().then_some(only)
+        })
+    }
+}

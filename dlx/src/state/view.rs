@@ -1,0 +1,442 @@
+//! What is believed of a resource, behind its lock.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use daemon::settings::Settings;
+use scaler_types::{
+    Endpoint, Nonce, Path, Probe, Resource, ResourceId, Row,
+    protocol::{Gate, GateInput, GateOrder, Rules},
+};
+
+use super::{
+    LeadsHere, Target, WakeCause,
+    cold::{Cold, Phase, Phases, Timeline},
+};
+use crate::{answer::Refusal, plugin::Source};
+
+/// After a wake that cannot succeed, requests get its cause for this long; doubled each time that takes less than that to be
+/// known, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What is believed of one resource.
+#[derive(Debug)]
+pub struct View {
+    /// The protocol's state.
+    pub gate: Gate,
+    /// As last told by the plugin.
+    pub resource: Resource,
+    /// Who tells.
+    pub source: Arc<Source>,
+    /// Its endpoints.
+    pub listed: Vec<Listed>,
+    /// Endpoints that are listed no more, and whose idle connections are to be closed.
+    pub unlisted: Vec<u64>,
+    /// An endpoint from `resolve_service_name`, where the plugin lists none.
+    pub resolved: Option<Endpoint>,
+    /// A task works on what waits.
+    pub driven: bool,
+    /// Its wake waits for a place among those of this DLX.
+    pub waits_for_turn: bool,
+    /// The facts are to be replaced.
+    pub facts_changed: bool,
+    /// No plugin lists it any more.
+    pub gone: bool,
+    /// Its route names this DLX.
+    pub leads_here: Option<LeadsHere>,
+    /// The nonce of the last fence that was seen.
+    pub last_fence: Option<Nonce>,
+    /// The last wake that could not succeed.
+    pub failure: Option<Failure>,
+    /// The last thing that went wrong, whether or not it passed.
+    pub last_error: Option<String>,
+    /// Writes in a row that nobody knows the end of.
+    pub lost_writes: u32,
+    /// Since when requests are held, if some are.
+    pub wanted: Option<Instant>,
+    /// Who was the first of them, until the wake has ended.
+    pub wake_cause: Option<WakeCause>,
+    /// The wake that this DLX asked for and that is going on.
+    waking: Option<Waking>,
+    /// It came up before this DLX knew whether the wake is its own.
+    unclaimed: Option<Unclaimed>,
+    /// The last of this DLX's own wakes that ended well, and how long it took.
+    woken: Option<(Timeline, Duration)>,
+    /// When its owners were last told that too much is held.
+    pub told_full: Option<Instant>,
+    /// The last cold start of a request.
+    pub last_cold: Option<Cold>,
+}
+
+/// An endpoint, and whether it answers.
+#[derive(Debug)]
+pub struct Listed {
+    /// Which.
+    pub target: Arc<Target>,
+    /// Requests can go there.
+    pub ready: bool,
+    /// Somebody finds out.
+    pub probing: bool,
+    /// Why it is not ready.
+    pub error: Option<String>,
+}
+
+/// A wake that this DLX asked for.
+#[derive(Debug)]
+struct Waking {
+    began: Instant,
+    /// How far it came.
+    timeline: Timeline,
+    /// Of the row that it writes.
+    nonce: Nonce,
+    /// It is this DLX's own: its row was written, not that of another one that was faster.
+    own: bool,
+}
+
+/// A wake that may be another DLX's.
+#[derive(Debug)]
+struct Unclaimed {
+    cause: Option<WakeCause>,
+}
+
+/// A wake that could not succeed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The cause.
+    pub reason: String,
+    /// Until then requests are answered with it at once.
+    pub until: Instant,
+    /// How long it is remembered this time.
+    pub pause: Duration,
+    /// When it was known.
+    pub at: Instant,
+    /// The row's nonce then: another one since is another try, by somebody else.
+    pub nonce: Option<Nonce>,
+}
+
+// === impl View ===
+
+impl View {
+    /// Nothing is known yet.
+    pub fn new(id: ResourceId, source: Arc<Source>, rules: Rules) -> Self {
+        Self {
+            gate: Gate::new(rules),
+            resource: Resource::new(id),
+            source,
+            listed: Vec::new(),
+            unlisted: Vec::new(),
+            resolved: None,
+            driven: false,
+            waits_for_turn: false,
+            facts_changed: false,
+            gone: false,
+            leads_here: None,
+            last_fence: None,
+            failure: None,
+            last_error: None,
+            lost_writes: 0,
+            wanted: None,
+            wake_cause: None,
+            waking: None,
+            unclaimed: None,
+            woken: None,
+            told_full: None,
+            last_cold: None,
+        }
+    }
+
+    /// Takes over what the plugin told.
+    pub fn see(&mut self, source: &Arc<Source>, resource: Resource) {
+        self.gone = false;
+        let own = |resource: &Resource| {
+            let deadline = resource.rollout.as_ref().and_then(|rollout| rollout.deadline);
+            (resource.hold_timeout, resource.resource_readiness_timeout, deadline)
+        };
+        self.facts_changed |= own(&self.resource) != own(&resource);
+        self.resource = resource;
+        if !Arc::ptr_eq(&self.source, source) {
+            self.source = source.clone();
+            self.facts_changed = true;
+        }
+        if !self.scaled() {
+            self.resolved = None;
+        }
+        self.list();
+    }
+
+    /// No plugin lists it any more.
+    pub fn vanish(&mut self) {
+        self.gone = true;
+        self.leads_here = None;
+        self.unlisted.extend(self.listed.drain(..).map(|listed| listed.target.number));
+        self.facts_changed = true;
+    }
+
+    /// The endpoint `resolve_service_name` gave.
+    pub fn resolved(&mut self, address: String) {
+        self.resolved = Some(Endpoint::new(address, ""));
+        self.list();
+    }
+
+    /// Keeps those of the listed endpoints that are still there, as they are, and adds new ones.
+    fn list(&mut self) {
+        // What was ready before a sleep says nothing after it.
+        let endpoints = if self.scaled() { self.resource.endpoints.as_slice() } else { &[] };
+        let endpoints = if endpoints.is_empty() { self.resolved.as_slice() } else { endpoints };
+        if self.listed.len() == endpoints.len()
+            && self.listed.iter().zip(endpoints).all(|(listed, endpoint)| listed.target.endpoint == *endpoint)
+        {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.listed);
+        for endpoint in endpoints {
+            let kept = before.iter().position(|listed| listed.target.endpoint == *endpoint);
+            self.listed.push(match kept {
+                Some(at) => before.swap_remove(at),
+                None => Listed::new(endpoint.clone()),
+            });
+        }
+        self.unlisted.extend(before.into_iter().map(|listed| listed.target.number));
+        self.facts_changed = true;
+    }
+
+    /// What holds for its requests: its own word, else its namespace file's.
+    pub fn settings(&self) -> Arc<Settings> {
+        let settings = self.source.settings.load_full();
+        let hold_timeout = self.resource.hold_timeout.unwrap_or(settings.hold_timeout);
+        let wake_timeout = self.resource.wake_timeout(settings.resource_readiness_timeout);
+        if (hold_timeout, wake_timeout) == (settings.hold_timeout, settings.resource_readiness_timeout) {
+            return settings;
+        }
+        let mut own = Settings::clone(&settings);
+        (own.hold_timeout, own.resource_readiness_timeout) = (hold_timeout, wake_timeout);
+        Arc::new(own)
+    }
+
+    /// Whether it has replicas.
+    pub fn scaled(&self) -> bool {
+        self.gate.seen().is_some_and(|seen| seen.scaled)
+    }
+
+    /// Whether an endpoint is ready.
+    pub fn is_ready(&self) -> bool {
+        self.listed.iter().any(|listed| listed.ready)
+    }
+
+    /// Endpoints that are ready.
+    pub fn ready(&self) -> Vec<Arc<Target>> {
+        self.listed.iter().filter(|listed| listed.ready).map(|listed| listed.target.clone()).collect()
+    }
+
+    /// Endpoints that somebody has to find out about; marked as being looked at.
+    pub fn to_probe(&mut self) -> Vec<Arc<Target>> {
+        let unknown = self.listed.iter_mut().filter(|listed| !listed.ready && !listed.probing);
+        unknown
+            .map(|listed| {
+                listed.probing = true;
+                listed.target.clone()
+            })
+            .collect()
+    }
+
+    /// Whether the endpoint is still listed and not ready.
+    pub fn is_awaited(&self, number: u64) -> bool {
+        self.listed.iter().any(|listed| listed.target.number == number && !listed.ready)
+    }
+
+    /// The endpoint answered.
+    pub fn reachable(&mut self, number: u64) {
+        if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
+            (listed.ready, listed.probing, listed.error) = (true, false, None);
+            self.facts_changed = true;
+        }
+    }
+
+    /// The endpoint did not answer. Whether it is listed.
+    pub fn unreachable(&mut self, number: u64, reason: &str) -> bool {
+        let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) else {
+            return false;
+        };
+        self.facts_changed |= listed.ready;
+        (listed.ready, listed.error) = (false, Some(reason.to_owned()));
+        true
+    }
+
+    /// A probe got no answer.
+    pub fn unanswered(&mut self, number: u64, error: String) {
+        if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
+            listed.error = Some(error);
+        }
+    }
+
+    /// An endpoint is ready: what is to be written.
+    pub fn answers(&mut self) -> GateOrder {
+        if self.resource.path == Path::External {
+            return GateOrder::Nothing;
+        }
+        self.gate.step(GateInput::Answers { fresh: Nonce::fresh() })
+    }
+
+    /// A wake of this DLX's own begins; the row to send with it.
+    pub fn wake_begins(&mut self, row: Row) -> Row {
+        let timeline = Timeline::ordered(self.wanted.take());
+        self.unclaimed = None;
+        self.waking = Some(Waking { began: Instant::now(), timeline, nonce: row.nonce, own: false });
+        if self.resource.path == Path::External { self.resource.row.clone() } else { row }
+    }
+
+    /// Whether the wake that is going on is seen to be this DLX's own, for the first time.
+    pub fn is_seen_to_be_own(&mut self) -> bool {
+        let written = self.gate.seen().map(|seen| seen.row.nonce);
+        self.waking.as_ref().is_some_and(|waking| written == Some(waking.nonce)) && self.claim()
+    }
+
+    /// The wake that is going on is this DLX's own; whether that is news.
+    pub fn claim(&mut self) -> bool {
+        self.waking.as_mut().is_some_and(|waking| !std::mem::replace(&mut waking.own, true))
+    }
+
+    /// It came up before this DLX knew that the wake was its own: how long it took, with what, and who was the cause.
+    pub fn take_unclaimed(&mut self) -> Option<(Duration, Phases, Option<WakeCause>)> {
+        let Unclaimed { cause } = self.unclaimed.take()?;
+        let (timeline, took) = self.woken?;
+        Some((took, timeline.phases(), cause))
+    }
+
+    /// Notes how far a wake has come.
+    pub fn note_progress(&mut self) {
+        // Shut: what is listed is from before it.
+        if self.gate.open()
+            && let Some(waking) = &mut self.waking
+        {
+            waking.timeline.see(&self.resource);
+        }
+    }
+
+    /// Requests can be forwarded; how long the wake took and with what, if this DLX asked for one, and whether it was its own.
+    pub fn came_up(&mut self) -> Option<(Duration, Phases, bool)> {
+        self.failure = None;
+        self.last_error = None;
+        self.wanted = None;
+        let cause = self.wake_cause.take();
+        let Waking { began, mut timeline, own, .. } = self.waking.take()?;
+        timeline.reach(Phase::Ready);
+        let took = began.elapsed();
+        self.woken = Some((timeline, took));
+        self.unclaimed = (!own).then_some(Unclaimed { cause });
+        Some((took, timeline.phases(), own))
+    }
+
+    /// What a request waited for that was held since `begun`.
+    pub fn cold_since(&self, begun: Instant) -> Cold {
+        let woken = self.woken.filter(|(timeline, _)| timeline.ready() >= Some(begun));
+        Cold {
+            hold: begun.elapsed(),
+            wake: woken.map(|(_, took)| took),
+            phases: woken.map(|(timeline, _)| timeline.phases()).unwrap_or_default(),
+        }
+    }
+
+    /// The answer's head came to a request that was held: what its time went into with that, and whether it is the first
+    /// after its wake.
+    pub fn answered(&mut self, cold: Cold) -> (Cold, Option<Duration>) {
+        let mut first = None;
+        let mut cold = cold;
+        if cold.wake.is_some()
+            && let Some((timeline, _)) = &mut self.woken
+        {
+            // Of another DLX's wake it is that one's to count.
+            if timeline.reach(Phase::FirstByte) && self.unclaimed.is_none() {
+                first = timeline.phases().of(Phase::FirstByte);
+            }
+            let since_ready = timeline.ready().map(|ready| ready.elapsed());
+            cold.phases = cold.phases.with_first_byte(since_ready.unwrap_or_default());
+        }
+        self.last_cold = Some(cold);
+        (cold, first)
+    }
+
+    /// A wake cannot succeed: remembered for a while.
+    pub fn failed(&mut self, reason: &str) {
+        let took = self.waking.take().map_or(Duration::ZERO, |waking| waking.began.elapsed());
+        let pause = match &self.failure {
+            // One that was waited for longer than that is a pause of its own.
+            Some(failure) if took < failure.pause => (failure.pause * 2).min(LONGEST_PAUSE),
+            _ => FIRST_PAUSE,
+        };
+        self.last_error = Some(reason.to_owned());
+        self.wake_cause = None;
+        let (at, nonce) = (Instant::now(), self.gate.seen().map(|seen| seen.row.nonce));
+        self.failure = Some(Failure { reason: reason.to_owned(), until: at + pause, pause, at, nonce });
+        // It may have answered for a moment and ended: what is ready from here on has been asked after the failure.
+        for listed in self.listed.iter_mut().filter(|listed| listed.target.endpoint.probe != Probe::Listed) {
+            self.facts_changed |= listed.ready;
+            listed.ready = false;
+        }
+    }
+
+    /// What a request is answered while a failed wake is remembered.
+    pub fn remembered_failure(&self, id: &ResourceId) -> Option<Refusal> {
+        let failure = self.failure.as_ref()?;
+        let until = match (self.gate.open(), self.is_ready()) {
+            (true, true) => return None,
+            // Somebody else got it up, or tries to.
+            (true, false) if self.gate.seen().map(|seen| seen.row.nonce) != failure.nonce => return None,
+            // It came up after all. A plugin that goes on refusing it is not asked more often than this.
+            (false, true) => failure.until.min(failure.at + FIRST_PAUSE),
+            _ => failure.until,
+        };
+        let left = until.checked_duration_since(Instant::now())?;
+        let retry = left + Duration::from_secs(1);
+        Some(Refusal::unavailable(id, "the wake failed", failure.reason.clone(), retry))
+    }
+
+    /// Why requests are not forwarded, for people: what the plugin says that is waited for, what the endpoints say, and
+    /// what went wrong last, which may have passed.
+    pub fn why_not_up(&self) -> String {
+        let mut why = Vec::new();
+        if self.waits_for_turn {
+            why.push(
+                "as many others are being woken as may be at once (--max-concurrent-wakes, maxConcurrentWakes)".to_owned(),
+            );
+        }
+        if !self.resource.status.is_empty() {
+            why.push(self.resource.status.clone());
+        }
+        if let Some(listed) = self.listed.iter().find(|listed| !listed.ready) {
+            let error = listed.error.as_deref().unwrap_or("no answer yet");
+            why.push(format!("its endpoint {} is not ready: {error}", listed.target.endpoint.address));
+        }
+        if let Some(error) =
+            self.last_error.as_ref().filter(|error| !why.iter().any(|why| why.contains(*error)))
+        {
+            why.push(format!("the last error was: {error}"));
+        }
+        if !why.is_empty() {
+            return why.join("; ");
+        }
+        match self.gate.seen() {
+            Some(seen) if seen.row.format > Row::FORMAT => format!(
+                "it is {} in a row of format {}, and this DLX knows {} at most: a newer one has to wake it",
+                seen.row.state,
+                seen.row.format,
+                Row::FORMAT
+            ),
+            Some(seen) if seen.scaled && self.listed.is_empty() => "it has no endpoint yet".to_owned(),
+            Some(seen) => format!("it is {}", seen.row.state),
+            None => "nothing is known of it yet".to_owned(),
+        }
+    }
+}
+
+// === impl Listed ===
+
+impl Listed {
+    fn new(endpoint: Endpoint) -> Self {
+        let ready = endpoint.probe == Probe::Listed;
+        Self { target: Arc::new(Target::new(endpoint)), ready, probing: false, error: None }
+    }
+}
