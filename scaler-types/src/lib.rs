@@ -142,6 +142,7 @@
 //! What it logs with `tracing` goes to the daemon's log. A panic is its call's error. What cannot be survived, since
 //! it is one process: a segmentation fault, `abort`, `exit`, a stack overflow, and memory without end.
 
+pub mod backoff;
 mod changes;
 mod context;
 pub mod duration;

@@ -11,6 +11,7 @@ use std::{
 use daemon::settings::Settings;
 use scaler_types::{
     Nonce, Path, Resource, ResourceId, RolloutPhase, Row, ScaleEvent, ScaleResource, State, Version,
+    backoff::Backoff,
     duration::short,
     protocol::{self, Gap, Reports, WakeSeen},
 };
@@ -320,8 +321,7 @@ impl ResourceStates {
 
 /// One interval, then two, four, and so on.
 fn retry_pause(interval: Duration, attempts: u32) -> Duration {
-    let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
-    interval.saturating_mul(factor).min(MAX_RETRY_PAUSE)
+    Backoff::new(interval, MAX_RETRY_PAUSE).pause_after(attempts)
 }
 
 // === impl ResourceState ===

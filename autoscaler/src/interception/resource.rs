@@ -6,6 +6,7 @@ use daemon::wakes::WakePlace;
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{
     Leads, Nonce, Path, Resource, RolloutPhase, Route, ScaleError, State,
+    backoff::Backoff,
     duration::short,
     protocol::{self, Dlxs, RouteSeen, Seen},
 };
@@ -15,12 +16,11 @@ use tokio::time::Instant;
 use super::SwitchoverProgress;
 use crate::{plugin, telemetry::rounded};
 
-/// The first pause after a call that did not bring about what it was for; it doubles up to [`MAX_RETRY_PAUSE`].
-const MIN_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// After a call that did not bring about what it was for.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), MAX_RETRY_PAUSE);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// The same where something stands in the way that does not pass by itself.
-const MIN_TERMINAL_PAUSE: Duration = Duration::from_secs(30);
-const MAX_TERMINAL_PAUSE: Duration = Duration::from_secs(600);
+const BACKOFF_TERMINAL: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_secs(600));
 /// After a wake: how long its replicas may take to be seen.
 const WAKE_VISIBLE_DELAY: Duration = Duration::from_secs(10);
 
@@ -502,17 +502,15 @@ fn elapsed(now: Instant, then: Instant) -> String {
 impl<T> RetryPause<T> {
     fn after_call(now: Instant, what: T, before: Option<&Self>, result: &Result<(), ScaleError>) -> Self {
         let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
-        let (first, longest) = match result {
+        let pause = match result {
             Err(ScaleError::Terminal { .. } | ScaleError::Unsupported) => {
-                (MIN_TERMINAL_PAUSE, MAX_TERMINAL_PAUSE)
+                BACKOFF_TERMINAL.pause_after(attempts)
             }
-            _ => (MIN_RETRY_PAUSE, MAX_RETRY_PAUSE),
+            Err(ScaleError::Retry { after, .. }) => {
+                BACKOFF.pause_after(attempts).max(*after).min(MAX_RETRY_PAUSE)
+            }
+            _ => BACKOFF.pause_after(attempts),
         };
-        let factor = 1_u32.checked_shl(attempts - 1).unwrap_or(u32::MAX);
-        let mut pause = first.saturating_mul(factor).min(longest);
-        if let Err(ScaleError::Retry { after, .. }) = result {
-            pause = pause.max(*after).min(longest);
-        }
         let failed = result.as_ref().err().map(|error| match error {
             ScaleError::Retry { reason, .. } => reason.as_str().into(),
             error => error.to_string().into(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use scaler_types::backoff::Backoff;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
@@ -13,9 +14,8 @@ use crate::{
     telemetry::{CycleLabels, Metrics},
 };
 
-/// The pause after a call that failed; doubled each time, up to the scale interval or a minute.
-const MIN_RETRY_PAUSE: Duration = Duration::from_secs(1);
-const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
+/// After a call that failed.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// How long one call may take: thousands of routes at the pace of an API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -62,7 +62,7 @@ pub(super) async fn keep_dlxs_synced<P: Plugin>(
                     failures,
                     "failed to update the DLX addresses of intercepted Services; retrying"
                 );
-                MIN_RETRY_PAUSE.saturating_mul(1 << (failures - 1).min(6)).min(MAX_RETRY_PAUSE)
+                BACKOFF.pause_after(failures)
             }
         };
         tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scaler_types::Changes;
+use scaler_types::{Changes, backoff::Backoff};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
@@ -13,9 +13,8 @@ use crate::{
     telemetry::CycleLabels,
 };
 
-/// The pause after a plugin that could not tell; doubled each time up to [`MAX_RETRY_PAUSE`].
-const MIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
-const MAX_RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// After a plugin that could not say what changed.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// What was told.
 pub(crate) enum ListedChanges {
@@ -53,7 +52,7 @@ async fn stream_changes<P: Plugin>(
     labels: &CycleLabels,
     told: &mpsc::Sender<ListedChanges>,
 ) {
-    let (mut cursor, mut pause) = (0, MIN_RETRY_PAUSE);
+    let (mut cursor, mut backoff) = (0, BACKOFF);
     let mut reported = None;
     loop {
         let (tell, again) = match plugin.changes(cursor).await {
@@ -61,7 +60,7 @@ async fn stream_changes<P: Plugin>(
                 // One that tells everything each time cannot watch, and has nothing that would be led at once.
                 let everything = cursor > 0 && changes.complete;
                 let idle = everything && changes.resources.iter().all(|resource| resource.route.is_none());
-                (cursor, pause, reported) = (changes.cursor, MIN_RETRY_PAUSE, None);
+                (cursor, backoff, reported) = (changes.cursor, BACKOFF, None);
                 (ListedChanges::Changes(changes), idle.then(|| active.borrow().settings.scale_interval))
             }
             Err(error) => {
@@ -72,9 +71,7 @@ async fn stream_changes<P: Plugin>(
                 }
                 // What was missed meanwhile is not known: everything anew.
                 cursor = 0;
-                let again = pause;
-                pause = (pause * 2).min(MAX_RETRY_PAUSE);
-                (ListedChanges::Unavailable, Some(again))
+                (ListedChanges::Unavailable, Some(backoff.next_pause()))
             }
         };
         if told.send(tell).await.is_err() {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use plugin_host::{Instance, Plugin};
-use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role, ServicePorts};
+use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role, ServicePorts, backoff::Backoff};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
@@ -89,14 +89,12 @@ struct Started {
 struct Refused {
     says: Says,
     error: String,
-    pause: Duration,
+    backoff: Backoff,
     again: Instant,
 }
 
-/// The first pause before a refused section is tried again: what it needs (an API server, say) may not have been
-/// there. It doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A refused section is tried again: what it needs (an API server, say) may not have been there.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
 // === impl Keeper ===
 
@@ -344,8 +342,9 @@ impl Keeper {
     /// Logged by the view, when it is new.
     fn refuse(&mut self, key: Key, says: Says, error: String) {
         let before = self.refused.remove(&key).filter(|before| before.says == says);
-        let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
-        self.refused.insert(key, Refused { says, error, pause, again: Instant::now() + pause });
+        let mut backoff = before.map_or(BACKOFF, |before| before.backoff);
+        let again = Instant::now() + backoff.next_pause();
+        self.refused.insert(key, Refused { says, error, backoff, again });
     }
 }
 

@@ -28,11 +28,8 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
-use tokio::{
-    sync::Mutex,
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use scaler_types::backoff::Backoff;
+use tokio::{sync::Mutex, task::JoinSet, time::timeout};
 
 use super::Member;
 use crate::{
@@ -63,9 +60,10 @@ pub(super) const DLX: &str = "dlx";
 const ADMIN: &str = "scaler.dev/admin-address";
 const LISTEN: &str = "scaler.dev/listen-address";
 
-/// The first pause before another try to register; it doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Between attempts to register.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+/// Between attempts to leave: there is no time for longer pauses.
+const LEAVING_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_millis(500));
 /// How long the last call may be tried: what is not removed then, is when the pod has ended.
 const LEAVING: Duration = Duration::from_secs(5);
 /// How often a write that others were faster than is tried at once.
@@ -143,7 +141,7 @@ impl Leases {
                  set POD_NAME and POD_IP from metadata.name and status.podIP, elsewhere give --admin-address an address"
             )));
         }
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = BACKOFF;
         let mut last = String::new();
         loop {
             match publish(own, admin, listen).await {
@@ -166,12 +164,7 @@ impl Leases {
                     last = why;
                 }
             }
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "a try that failed is made again after a growing pause"
-            )]
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            backoff.wait().await;
         }
     }
 }
@@ -188,7 +181,7 @@ impl Registration {
     pub async fn leave(self) {
         let (own, name) = (&self.own, self.lease.metadata.name.as_deref().unwrap_or_default());
         let left = timeout(LEAVING, async {
-            let mut lease = self.lease.clone();
+            let (mut lease, mut backoff) = (self.lease.clone(), LEAVING_BACKOFF);
             loop {
                 let error = match remove(own, &lease).await {
                     Ok(()) => return,
@@ -201,11 +194,7 @@ impl Registration {
                     Err(_) => {}
                 }
                 tracing::debug!(member = own.incarnation, %error, "cannot leave yet");
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "a try that failed is made again after a pause"
-                )]
-                sleep(FIRST_PAUSE).await;
+                backoff.wait().await;
             }
         });
         if left.await.is_err() {

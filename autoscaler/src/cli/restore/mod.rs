@@ -24,7 +24,9 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use scaler_types::{ReleaseRequest, Resource, ResourceId, Role, ScaleError, State, duration};
+use scaler_types::{
+    ReleaseRequest, Resource, ResourceId, Role, ScaleError, State, backoff::Backoff, duration,
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
@@ -395,6 +397,7 @@ fn must_wake(resource: &Resource) -> bool {
 /// One resource, in several tries where it may pass.
 async fn restore_resource<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Result<(), ScaleError> {
     let mut attempts = 1;
+    let mut backoff = Backoff::new(Duration::from_secs(1), MAX_RETRY_DELAY);
     loop {
         let pause = match plugin.release(request).await {
             Err(ScaleError::Conflict) if attempts < MAX_ATTEMPTS => Duration::ZERO,
@@ -405,7 +408,7 @@ async fn restore_resource<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Re
             clippy::disallowed_methods,
             reason = "a try that failed is made again after a growing pause"
         )]
-        sleep(pause.max(Duration::from_secs(1 << (attempts - 1))).min(MAX_RETRY_DELAY)).await;
+        sleep(pause.max(backoff.next_pause()).min(MAX_RETRY_DELAY)).await;
         attempts += 1;
     }
 }

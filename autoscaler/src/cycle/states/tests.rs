@@ -30,6 +30,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        scaler_types::backoff::seed_jitter(0);
         Self {
             now: Instant::now(),
             states: ResourceStates::with_complete_reports(Instant::now()),

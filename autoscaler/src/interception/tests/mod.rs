@@ -52,6 +52,7 @@ impl Site {
     }
 
     fn with(store: &Store, names: &[&str], settings: Arc<Settings>) -> Self {
+        scaler_types::backoff::seed_jitter(0);
         let state = tempfile::tempdir().unwrap();
         let (dlxs, serving) = serving_dlxs(names);
         let context = Context {
