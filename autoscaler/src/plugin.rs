@@ -8,8 +8,8 @@ use daemon::{
 };
 use plugin_host::Instance;
 use scaler_types::{
-    Changes, Dlx, ReleaseRequest, Report, Resource, ResourceId, RouteRequest, Row, ScaleError, ScaleRequest,
-    Version, protocol::Seen,
+    Changes, Dlx, InterceptionRequest, Record, Resource, ResourceEvent, ResourceId, RestoreRequest,
+    ScaleError, ScaleRequest, Version, protocol::Seen,
 };
 use tokio::sync::watch;
 
@@ -30,23 +30,30 @@ pub trait Plugin: Clone + PartialEq + Send + Sync + 'static {
         &self,
         id: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
     ) -> impl Future<Output = Result<Version, ScaleError>> + Send;
 
     /// See [`scaler_types::ResourceScaler::set_scale`].
     fn set_scale(&self, request: &ScaleRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
 
-    /// See [`scaler_types::ResourceScaler::set_route`].
-    fn set_route(&self, request: &RouteRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
+    /// See [`scaler_types::ResourceScaler::set_backend`].
+    fn set_backend(
+        &self,
+        request: &InterceptionRequest,
+    ) -> impl Future<Output = Result<(), ScaleError>> + Send;
 
-    /// See [`scaler_types::ResourceScaler::tend_routes`]; the error says what could not be written.
-    fn tend_routes(&self, dlxs: &[Dlx]) -> impl Future<Output = Result<(), String>> + Send;
+    /// See [`scaler_types::ResourceScaler::sync_dlxs`]; the error says what could not be written.
+    fn sync_dlxs(&self, dlxs: &[Dlx]) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// See [`scaler_types::ResourceScaler::release`].
-    fn release(&self, request: &ReleaseRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
+    /// See [`scaler_types::ResourceScaler::restore`].
+    fn restore(&self, request: &RestoreRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
 
-    /// See [`scaler_types::ResourceScaler::report`]; the error says why it cannot be shown.
-    fn report(&self, id: &ResourceId, report: &Report) -> impl Future<Output = Result<(), String>> + Send;
+    /// See [`scaler_types::ResourceScaler::publish_event`]; the error says why it cannot be published.
+    fn publish_event(
+        &self,
+        id: &ResourceId,
+        event: &ResourceEvent,
+    ) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 /// What a cycle works on; another one may come while it runs.
@@ -66,13 +73,13 @@ pub(crate) fn start_reporter<P: Plugin>(
     let shows = active.clone();
     Reporter::start(dropped.clone(), move |id, report| {
         let plugin = shows.borrow().plugin.clone();
-        async move { plugin.report(&id, &report).await }
+        async move { plugin.publish_event(&id, &report).await }
     })
 }
 
 /// What is seen of a resource, as the protocol needs it.
 pub fn protocol_seen(resource: &Resource) -> Seen {
-    Seen { row: resource.row.clone(), version: resource.version.clone(), scaled: resource.replicas > 0 }
+    Seen { record: resource.record.clone(), version: resource.version.clone(), scaled: resource.replicas > 0 }
 }
 
 // === impl Instance ===
@@ -94,28 +101,28 @@ impl Plugin for Instance {
         &self,
         id: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
     ) -> Result<Version, ScaleError> {
-        self.compare_and_set(id, expected, row).await
+        self.compare_and_set(id, expected, record).await
     }
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         self.set_scale(request).await
     }
 
-    async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
-        self.set_route(request).await
+    async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
+        self.set_backend(request).await
     }
 
-    async fn tend_routes(&self, dlxs: &[Dlx]) -> Result<(), String> {
-        self.tend_routes(dlxs).await.map_err(|error| error.to_string())
+    async fn sync_dlxs(&self, dlxs: &[Dlx]) -> Result<(), String> {
+        self.sync_dlxs(dlxs).await.map_err(|error| error.to_string())
     }
 
-    async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
-        self.release(request).await
+    async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
+        self.restore(request).await
     }
 
-    async fn report(&self, id: &ResourceId, report: &Report) -> Result<(), String> {
-        self.report(id, report).await.map_err(|error| error.to_string())
+    async fn publish_event(&self, id: &ResourceId, event: &ResourceEvent) -> Result<(), String> {
+        self.publish_event(id, event).await.map_err(|error| error.to_string())
     }
 }

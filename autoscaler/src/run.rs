@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// How long the tries under way may take to be reverted when the lead is lost. The next leader has begun by then, and goes
-/// on from the rows of those that are given up.
+/// on from the records of those that are given up.
 const LOST_LEADERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many people may wait for a place in a cycle's queue of wishes; more wait longer.

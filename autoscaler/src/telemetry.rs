@@ -12,7 +12,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use scaler_types::{Leads, ScaleError};
+use scaler_types::{Backend, ScaleError};
 
 /// Which namespace file's cycle, and of which plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -204,12 +204,13 @@ impl Metrics {
 
 impl BackendLabels {
     /// The labels of one backend.
-    pub fn new(labels: &CycleLabels, backend: Leads) -> Self {
+    pub fn new(labels: &CycleLabels, backend: Backend) -> Self {
         let CycleLabels { kind, namespace } = labels.clone();
         let backend = match backend {
-            Leads::Own => "workload",
-            Leads::Both => "both",
-            Leads::Dlx => "dlx",
+            Backend::Workload => "workload",
+            Backend::Both => "both",
+            Backend::Dlx => "dlx",
+            Backend::Unknown => "unknown",
         };
         Self { kind, namespace, backend }
     }

@@ -58,7 +58,7 @@ pub struct CommonFlags {
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
 
-    /// Where state is kept that no cluster keeps: rows, members and locks. All daemons of one host share it.
+    /// Where state is kept that no cluster keeps: records, members and locks. All daemons of one host share it.
     #[arg(long, default_value = "state", value_name = "DIR")]
     pub state_dir: PathBuf,
 
@@ -74,7 +74,7 @@ pub struct CommonFlags {
     pub service_ports: Option<ServicePorts>,
 
     /// The Service of the daemons' own namespace that leads to the DLXs' --listen-address. A workload of a cluster whose Service is
-    /// left as it is (`scaler.dev/route: none`) sleeps only if an Ingress or HTTPRoute leads its requests there.
+    /// left as it is (`scaler.dev/intercept: manual`) sleeps only if an Ingress or HTTPRoute leads its requests there.
     #[arg(long, default_value = "scaler-dlx", value_name = "NAME")]
     pub dlx_service: String,
 

@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use plugin_host::Instance;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
-use scaler_types::{Report, ResourceId, Severity};
+use scaler_types::{ResourceEvent, ResourceId, Severity};
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::timeout,
@@ -20,7 +20,7 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 /// One per plugin at work: one that is slow keeps nobody else's reports waiting.
 #[derive(Debug)]
 pub struct Reporter {
-    waiting: mpsc::Sender<(ResourceId, Report)>,
+    waiting: mpsc::Sender<(ResourceId, ResourceEvent)>,
     dropped: Dropped,
 }
 
@@ -35,17 +35,17 @@ impl Reporter {
     pub fn to(instance: Instance, dropped: Dropped) -> Self {
         Self::start(dropped, move |id, report| {
             let instance = instance.clone();
-            async move { instance.report(&id, &report).await.map_err(|error| error.to_string()) }
+            async move { instance.publish_event(&id, &report).await.map_err(|error| error.to_string()) }
         })
     }
 
     /// Shows reports by `show`; its error says why it cannot. To be called on a tokio runtime.
     pub fn start<S, F>(dropped: Dropped, show: S) -> Self
     where
-        S: Fn(ResourceId, Report) -> F + Send + 'static,
+        S: Fn(ResourceId, ResourceEvent) -> F + Send + 'static,
         F: Future<Output = Result<(), String>> + Send,
     {
-        let (waiting, mut reports) = mpsc::channel::<(ResourceId, Report)>(WAITING);
+        let (waiting, mut reports) = mpsc::channel::<(ResourceId, ResourceEvent)>(WAITING);
         tokio::spawn(async move {
             while let Some((id, report)) = reports.recv().await {
                 let (resource, reason) = (id.to_string(), report.reason.clone());
@@ -64,7 +64,7 @@ impl Reporter {
     /// Has the plugin show this to the resource's owners: `reason` in one word of UpperCamelCase, `message` a sentence.
     /// Returns at once, whatever comes of it.
     pub fn report(&self, id: &ResourceId, severity: Severity, reason: &str, message: impl Into<String>) {
-        let report = Report { severity, reason: reason.to_owned(), message: message.into() };
+        let report = ResourceEvent { severity, reason: reason.to_owned(), message: message.into() };
         // Closed only while the runtime ends.
         if let Err(TrySendError::Full((id, report))) = self.waiting.try_send((id.clone(), report)) {
             self.dropped.0.inc();

@@ -11,7 +11,7 @@ use prometheus_client::{
     metrics::{family::Family, histogram::Histogram},
 };
 
-use crate::state::{Key, Phase, Phases};
+use crate::state::{ColdStartPhase, ColdStartPhases, Key};
 
 /// Upper bounds of the buckets of a cold start's duration, in seconds.
 const COLD: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -78,9 +78,9 @@ impl Metrics {
     }
 
     /// A wake ended well.
-    pub fn woken(&self, key: &Key, took: Duration, phases: &Phases) {
+    pub fn woken(&self, key: &Key, took: Duration, phases: &ColdStartPhases) {
         self.cold.observe(took.as_secs_f64());
-        for phase in Phase::ALL {
+        for phase in ColdStartPhase::ALL {
             if let Some(took) = phases.of(phase) {
                 self.phase(key, phase, took);
             }
@@ -88,7 +88,7 @@ impl Metrics {
     }
 
     /// A phase of a cold start took so long.
-    pub fn phase(&self, key: &Key, phase: Phase, took: Duration) {
+    pub fn phase(&self, key: &Key, phase: ColdStartPhase, took: Duration) {
         let (namespace, kind) = (key.id.namespace.clone(), key.kind.to_string());
         let labels = PhaseLabels { namespace, kind, phase: phase.name() };
         self.phases.get_or_create(&labels).observe(took.as_secs_f64());

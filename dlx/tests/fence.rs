@@ -11,7 +11,7 @@ use std::{
 };
 
 use dlx::state::Entry;
-use scaler_types::{Row, State, protocol::Rules};
+use scaler_types::{Phase, Record, protocol::Rules};
 use support::{Given, PATIENCE, Site, header, plugin::Plugin, status, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -100,7 +100,7 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
                     if echo.serving.load(Ordering::SeqCst) > 0 {
                         wrong.fetch_add(1, Ordering::SeqCst);
                     }
-                    resource.row = Row { state: State::Asleep, ..Row::default() };
+                    resource.record = Record { phase: Phase::Asleep, ..Record::default() };
                     resource.replicas = 0;
                     resource.endpoints.clear();
                 })
@@ -109,7 +109,7 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
             seen.commits += 1;
         } else {
             seen.reverts += 1;
-            site.plugin.write("a", &version, |resource| resource.row = Row::default());
+            site.plugin.write("a", &version, |resource| resource.record = Record::default());
         }
         // An autoscaler looks now and then; one that never stopped trying would let nobody through.
         #[expect(clippy::disallowed_methods, reason = "the time between two moves of the load")]
@@ -164,7 +164,7 @@ async fn a_fence_that_is_not_seen_is_not_confirmed() {
     // A request reverts it, is forwarded, and the commit fails.
     assert_eq!(status(&site.get("a.test", "/").await), 200);
     assert!(site.plugin.write("a", &version, |_| ()).is_none(), "the commit found the fence's version");
-    assert_eq!(site.plugin.get("a").row.state, State::Active);
+    assert_eq!(site.plugin.get("a").record.phase, Phase::Active);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Rows of a later format than this DLX knows: left alone, never confirmed, and what they belong to is served.
+//! Records of a later format than this DLX knows: left alone, never confirmed, and what they belong to is served.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use scaler_types::{Nonce, Row, State};
+use scaler_types::{Nonce, Phase, Record};
 use support::{
     Given, Site, body,
     plugin::{Plugin, endpoint},
@@ -16,19 +16,26 @@ use support::{
 };
 use tokio::time::Instant;
 
-const STATES: [State; 5] = [State::Active, State::Draining, State::Asleep, State::Waking, State::Failed];
+/// But `asleep`.
+const STATES: [Phase; 4] = [Phase::Active, Phase::Draining, Phase::Waking, Phase::Failed];
 
-fn later(state: State) -> Row {
-    Row { state, nonce: Nonce(7), reason: "later".to_owned(), format: Row::FORMAT + 1, ..Row::default() }
+fn later(state: Phase) -> Record {
+    Record {
+        phase: state,
+        nonce: Nonce(7),
+        reason: "later".to_owned(),
+        format: Record::FORMAT + 1,
+        ..Record::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_runs_is_forwarded_to_whatever_its_row_says_and_nothing_is_written() {
+async fn one_that_runs_is_forwarded_to_whatever_its_record_says_and_nothing_is_written() {
     let (address, echo) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
     for state in STATES {
         plugin.add(&state.to_string(), |resource| {
-            resource.row = later(state);
+            resource.record = later(state);
             resource.replicas = 1;
             resource.endpoints = vec![endpoint(address)];
         });
@@ -42,7 +49,7 @@ async fn one_that_runs_is_forwarded_to_whatever_its_row_says_and_nothing_is_writ
         let confirmed = site.entry(&name).confirm(Nonce(7), soon).await;
         assert!(confirmed.is_err(), "{state}: confirmed what it does not understand");
         let after = site.plugin.get(&name);
-        assert_eq!((after.row, after.version), (before.row, before.version), "{state}");
+        assert_eq!((after.record, after.version), (before.record, before.version), "{state}");
     }
     assert_eq!(echo.requests.load(Ordering::SeqCst), STATES.len());
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 0);
@@ -50,30 +57,46 @@ async fn one_that_runs_is_forwarded_to_whatever_its_row_says_and_nothing_is_writ
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_sleeps_is_held_for_a_newer_dlx_to_wake() {
-    let (address, _) = upstream::echo(async || ()).await;
+    for replicas in [0, 1] {
+        held_for_a_newer_dlx(replicas).await;
+    }
+}
+
+/// Asleep with replicas, too: a later version may scale to zero in a way that keeps them.
+async fn held_for_a_newer_dlx(replicas: u32) {
+    let (address, echo) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
-    plugin.add("a", |resource| resource.row = later(State::Asleep));
+    plugin.add("a", |resource| {
+        resource.record = later(Phase::Asleep);
+        resource.replicas = replicas;
+        resource.endpoints = vec![endpoint(address); replicas as usize];
+    });
     let site = Arc::new(Site::start(plugin, Given::default()).await);
     let request = tokio::spawn({
         let site = site.clone();
         async move { site.get("a.test", "/").await }
     });
     until("held", || site.entry("a").queue.len() == 1).await;
+    assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
     // A newer one does.
     site.plugin.change("a", |resource| {
-        resource.row = later(State::Waking);
+        resource.record = later(Phase::Waking);
         resource.replicas = 1;
         resource.endpoints = vec![endpoint(address)];
     });
     assert_eq!(status(&request.await.unwrap()), 200);
-    assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 0, "woken with a row that was not understood");
-    assert_eq!(site.plugin.get("a").row, later(State::Waking));
+    assert_eq!(
+        site.plugin.set_scales.load(Ordering::SeqCst),
+        0,
+        "woken with a record that was not understood"
+    );
+    assert_eq!(site.plugin.get("a").record, later(Phase::Waking));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_nobody_wakes_is_answered_with_what_is_to_be_done() {
     let plugin = Plugin::at("127.0.0.1:1");
-    plugin.add("a", |resource| resource.row = later(State::Asleep));
+    plugin.add("a", |resource| resource.record = later(Phase::Asleep));
     let settings = Settings { hold_timeout: Duration::from_millis(100), ..Settings::default() };
     let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
     let answer = site.get("a.test", "/").await;

@@ -9,7 +9,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use scaler_types::{Port, Protocol, Resource, State};
+use scaler_types::{Phase, Port, Protocol, Resource};
 use support::{
     Site, free_range,
     led::{connect, given},
@@ -29,7 +29,7 @@ async fn behind(address: SocketAddr, awake: bool, guessed: bool) -> (Site, u16) 
     plugin.add("a", |resource: &mut Resource| {
         match awake {
             true => (resource.replicas, resource.endpoints) = (1, vec![endpoint(address)]),
-            false => resource.row.state = State::Asleep,
+            false => resource.record.phase = Phase::Asleep,
         }
         resource.ports = vec![Port { listen: ports.first, target: None, protocol: Protocol::Http, guessed }];
     });

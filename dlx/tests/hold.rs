@@ -12,7 +12,7 @@ use std::{
 
 use daemon::settings::Settings;
 use dlx::state::Limits;
-use scaler_types::{ScaleError, State};
+use scaler_types::{Phase, ScaleError};
 use support::{Given, PATIENCE, Site, body, header, plugin::Plugin, status, until, upstream};
 use tokio::{io::AsyncWriteExt, sync::Semaphore, task::JoinSet};
 
@@ -41,7 +41,7 @@ async fn a_thousand_requests_wake_once_and_are_all_answered() {
     ids.sort();
     ids.dedup();
     assert_eq!((ids.len(), echo.requests.load(Ordering::SeqCst)), (1000, 1000));
-    until("the wake is finished", || site.plugin.get("a").row.state == State::Active).await;
+    until("the wake is finished", || site.plugin.get("a").record.phase == Phase::Active).await;
     assert!(
         answers
             .iter()
@@ -249,7 +249,7 @@ async fn a_wake_that_cannot_succeed_is_told_at_once_and_tried_again_later() {
         assert!(body(&answer).contains("no such image"), "{answer}");
     }
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1, "the cause is remembered");
-    until("it is failed", || site.plugin.get("a").row.state == State::Failed).await;
+    until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
     BROKEN.store(0, Ordering::SeqCst);
     let entry = site.entry("a");
     until("the pause is over", || {
@@ -274,7 +274,7 @@ async fn the_wake_goes_on_when_its_client_has_left() {
     until("left", || entry.queue.is_empty()).await;
     MAY.add_permits(1);
     until("it is up all the same", || {
-        site.plugin.get("a").row.state == State::Active && site.plugin.get("a").replicas == 1
+        site.plugin.get("a").record.phase == Phase::Active && site.plugin.get("a").replicas == 1
     })
     .await;
     assert_eq!(echo.requests.load(Ordering::SeqCst), 0);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use daemon::settings::{Settings, StaticResponse, StaticResponseWhen};
-use scaler_types::State;
+use scaler_types::Phase;
 use support::{Given, PATIENCE, Site, body, plugin::Plugin, status, until, upstream};
 use tokio::{sync::Semaphore, time::Instant};
 
@@ -79,7 +79,7 @@ async fn awake_the_resource_answers_and_nothing_counts() {
     assert!(unnoticed(&site));
     // While it is fenced the DLX answers: a monitor does not keep it awake.
     assert_eq!(status(&ask(&site, "/x", "monitor/1").await), 204);
-    assert_eq!(site.plugin.get("a").row.state, State::Draining);
+    assert_eq!(site.plugin.get("a").record.phase, Phase::Draining);
     site.entry("a").confirm(nonce, Instant::now() + PATIENCE).await.unwrap();
 }
 

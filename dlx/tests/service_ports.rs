@@ -9,7 +9,7 @@ use daemon::listen::Handed;
 use http::Request;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use scaler_types::{Path, Protocol, Row, State};
+use scaler_types::{Phase, Protocol, Record, TrafficMode};
 use support::{
     Given, PATIENCE, Site, body, free_range, header,
     led::{at, connect, given, named, owner, port, says},
@@ -75,7 +75,7 @@ async fn a_sleeping_resource_is_woken_by_a_peer_that_is_trusted_and_one_that_is_
         let (address, _) = upstream::echo(async || ()).await;
         let plugin = Plugin::at(address);
         plugin.add("a", |resource| {
-            resource.row.state = State::Asleep;
+            resource.record.phase = Phase::Asleep;
             resource.ports = port(ports.first, Protocol::Http);
         });
         let site = Site::start(plugin, Given { trusted, ..given(ports) }).await;
@@ -93,7 +93,7 @@ async fn http2_and_grpc_reach_a_resource_that_speaks_nothing_else() {
     health.status.store(1, Ordering::SeqCst);
     let plugin = Plugin::at(address);
     plugin.add("a", |resource| {
-        resource.row.state = State::Asleep;
+        resource.record.phase = Phase::Asleep;
         resource.ports = port(ports.first, Protocol::Http);
     });
     let site = Site::start(plugin, given(ports)).await;
@@ -157,17 +157,17 @@ async fn both_families_reach_every_port() {
     assert_eq!(says(&mut six).await, b'a');
 }
 
-/// On every path, whatever the row says: what a DLX gets it serves, by the same gate.
+/// On every path, whatever the record says: what a DLX gets it serves, by the same gate.
 #[tokio::test(flavor = "multi_thread")]
 async fn direct_is_served_in_every_state_as_always_is() {
-    for path in [Path::Always, Path::Direct] {
+    for path in [TrafficMode::Always, TrafficMode::WhenAsleep] {
         for (state, replicas, wakes) in [
-            (State::Active, 1, 0),
-            (State::Draining, 1, 0),
-            (State::Waking, 1, 0),
-            (State::Asleep, 0, 1),
-            (State::Failed, 0, 1),
-            (State::Draining, 0, 1),
+            (Phase::Active, 1, 0),
+            (Phase::Draining, 1, 0),
+            (Phase::Waking, 1, 0),
+            (Phase::Asleep, 0, 1),
+            (Phase::Failed, 0, 1),
+            (Phase::Draining, 0, 1),
         ] {
             let case = format!("{path:?} {state} {replicas}");
             let ports = free_range(1);
@@ -175,8 +175,8 @@ async fn direct_is_served_in_every_state_as_always_is() {
             let plugin = Plugin::at(address);
             plugin.add("a", |resource| {
                 at(address, ports.first, Protocol::Http)(resource);
-                resource.path = path;
-                resource.row = Row { state, ..Row::default() };
+                resource.traffic_mode = path;
+                resource.record = Record { phase: state, ..Record::default() };
                 resource.replicas = replicas;
                 if replicas == 0 {
                     resource.endpoints.clear();
@@ -187,9 +187,9 @@ async fn direct_is_served_in_every_state_as_always_is() {
             assert_eq!(status(&site.get_at(ports.first, "/").await), 200, "{case}");
             assert_eq!(status(&site.get("a.test", "/").await), 200, "{case}");
             assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), wakes, "{case}");
-            until(&case, || site.plugin.get("a").row.state == State::Active).await;
+            until(&case, || site.plugin.get("a").record.phase == Phase::Active).await;
             let written = site.plugin.get("a").version != before.version;
-            assert_eq!(written, state != State::Active, "{case}: a fence is reverted before anything goes");
+            assert_eq!(written, state != Phase::Active, "{case}: a fence is reverted before anything goes");
         }
     }
 }
@@ -292,9 +292,9 @@ async fn the_admin_port_tells_ports_and_route() {
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("a", |resource| {
         resource.ports = port(ports.first, Protocol::Http);
-        resource.route = Some(scaler_types::Route {
-            asked: true,
-            leads: scaler_types::Leads::Dlx,
+        resource.interception = Some(scaler_types::Interception {
+            requested: true,
+            backend: scaler_types::Backend::Dlx,
             dlxs: vec!["test-1".to_owned(), "other".to_owned()],
             ..Default::default()
         });
@@ -308,7 +308,7 @@ async fn the_admin_port_tells_ports_and_route() {
     assert_eq!(told["ports"], bound, "{told}");
     let resource = &told["resources"][0];
     assert_eq!(resource["ports"][0]["listen"], ports.first);
-    assert_eq!(resource["route"]["dlxs"], serde_json::json!(["test-1", "other"]));
-    assert_eq!(resource["route"]["leads"], "dlx");
-    assert_eq!((&told["routes"], &told["stopping"]), (&1.into(), &serde_json::Value::Null));
+    assert_eq!(resource["interception"]["dlxs"], serde_json::json!(["test-1", "other"]));
+    assert_eq!(resource["interception"]["backend"], "dlx");
+    assert_eq!((&told["interceptions"], &told["stopping_waits_for"]), (&1.into(), &serde_json::Value::Null));
 }

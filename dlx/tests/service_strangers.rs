@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use scaler_types::{Protocol, State};
+use scaler_types::{Phase, Protocol};
 use support::{
     PATIENCE, Site, body, free_range, is_reset,
     led::{at, connect, given, named, port, says},
@@ -95,7 +95,7 @@ async fn what_is_no_http_wakes_nobody_and_is_told_so() {
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
     plugin.add("a", |resource| {
-        resource.row.state = State::Asleep;
+        resource.record.phase = Phase::Asleep;
         resource.ports = port(ports.first, Protocol::Http);
     });
     let site = Site::start(plugin, given(ports)).await;
@@ -136,7 +136,7 @@ async fn clients_that_dribble_hold_up_nobody() {
         }),
     });
     plugin.add("a", |resource| {
-        resource.row.state = State::Asleep;
+        resource.record.phase = Phase::Asleep;
         resource.ports = port(ports.first, Protocol::Http);
     });
     let site = Site::start(plugin, given(ports)).await;

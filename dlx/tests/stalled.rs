@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use scaler_types::{Row, State};
+use scaler_types::{Phase, Record};
 use support::{
     Given, PATIENCE, Site,
     plugin::{Plugin, endpoint},
@@ -34,7 +34,7 @@ async fn a_stalled_view_confirms_no_fence_and_goes_on_serving() {
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
     assert_eq!(echo.requests.load(Ordering::SeqCst), 2);
     // Given up and tried again: no fence of which it sees nothing is confirmed, however many there are.
-    plugin.write("a", &version, |resource| resource.row = Row::default()).unwrap();
+    plugin.write("a", &version, |resource| resource.record = Record::default()).unwrap();
     let (nonce, _) = plugin.fence("a").unwrap();
     assert!(entry.confirm(nonce, soon()).await.is_err());
     // The stream comes back with all there is.
@@ -42,7 +42,7 @@ async fn a_stalled_view_confirms_no_fence_and_goes_on_serving() {
     assert_eq!(entry.confirm(nonce, Instant::now() + PATIENCE).await, Ok(()));
     // From here on a request reverts it first.
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
-    assert_eq!(plugin.get("a").row.state, State::Active);
+    assert_eq!(plugin.get("a").record.phase, Phase::Active);
     assert_eq!(echo.requests.load(Ordering::SeqCst), 3);
 }
 
@@ -53,7 +53,7 @@ async fn what_happened_during_a_stall_is_seen_when_the_stream_comes_back() {
     let site = Site::start(plugin.clone(), Given::default()).await;
     plugin.stalled.send_replace(true);
     plugin.change("a", |resource| {
-        resource.row.state = State::Asleep;
+        resource.record.phase = Phase::Asleep;
         resource.replicas = 0;
         resource.endpoints.clear();
     });
@@ -64,7 +64,7 @@ async fn what_happened_during_a_stall_is_seen_when_the_stream_comes_back() {
     });
     plugin.stalled.send_replace(false);
     let entry = site.entry("a");
-    until("it is seen", || entry.state() == Some(State::Asleep)).await;
+    until("it is seen", || entry.state() == Some(Phase::Asleep)).await;
     assert!(!entry.is_up() && entry.facts.load().ready.is_empty());
     assert_eq!(status(&site.get("gone.test", "/").await), 404);
     assert_eq!(status(&site.get("new.test", "/").await), 200);
@@ -81,6 +81,6 @@ async fn a_wake_needs_no_stream() {
     plugin.stalled.send_replace(true);
     // What the wake wrote is asked for.
     assert_eq!(status(&site.get("a.test", "/").await), 200);
-    until("it is finished", || plugin.get("a").row.state == State::Active).await;
+    until("it is finished", || plugin.get("a").record.phase == Phase::Active).await;
     assert_eq!(plugin.set_scales.load(Ordering::SeqCst), 1);
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use scaler_types::{Leads, Port, Protocol, Resource, Route, ServicePorts};
+use scaler_types::{Backend, Interception, Port, Protocol, Resource, ServicePorts};
 use support::{
     Given, PATIENCE, Site, free_range, local,
     plugin::{Plugin, endpoint},
@@ -15,9 +15,15 @@ use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
 /// Long enough not to end by itself.
 const LONG: Duration = Duration::from_secs(3600);
 
-fn led_to(dlxs: &[&str]) -> Option<Route> {
+fn led_to(dlxs: &[&str]) -> Option<Interception> {
     let dlxs = dlxs.iter().map(|name| (*name).to_owned()).collect();
-    Some(Route { asked: true, leads: Leads::Dlx, complete: true, dlxs, ..Route::default() })
+    Some(Interception {
+        requested: true,
+        backend: Backend::Dlx,
+        in_sync: true,
+        dlxs,
+        ..Interception::default()
+    })
 }
 
 fn led(address: SocketAddr, listen: u16, dlxs: &'static [&'static str]) -> impl FnOnce(&mut Resource) {
@@ -25,7 +31,7 @@ fn led(address: SocketAddr, listen: u16, dlxs: &'static [&'static str]) -> impl 
         resource.replicas = 1;
         resource.endpoints = vec![endpoint(address)];
         resource.ports = vec![Port { listen, target: None, protocol: Protocol::Http, guessed: false }];
-        resource.route = led_to(dlxs);
+        resource.interception = led_to(dlxs);
     }
 }
 
@@ -80,7 +86,7 @@ async fn one_that_routes_lead_to_is_unready_at_once_and_serves_until_none_does()
         serves(&site, ports).await;
     }
     assert!(!stopping.is_finished() && !site.dlx.server.draining.is_cancelled());
-    site.plugin.change("a", |resource| resource.route = led_to(&["other"]));
+    site.plugin.change("a", |resource| resource.interception = led_to(&["other"]));
     ended(stopping).await;
     drains(&site, ports).await;
 }
@@ -95,7 +101,7 @@ async fn one_that_no_route_names_drains_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_a_route_named_a_moment_ago_gives_everybody_the_time_to_follow() {
     let (site, ports) = site(&["test-1"], LONG).await;
-    site.plugin.change("a", |resource| resource.route = led_to(&["other"]));
+    site.plugin.change("a", |resource| resource.interception = led_to(&["other"]));
     until("it is seen", || site.dlx.stopping.routes.count() == 0).await;
     let stopping = signal(&site);
     let why = site.dlx.ready().unwrap_err();
@@ -111,13 +117,13 @@ async fn one_that_a_route_named_a_moment_ago_gives_everybody_the_time_to_follow(
 async fn a_route_that_is_not_seen_yet_is_asked_for() {
     let (site, ports) = site(&["other"], Duration::ZERO).await;
     site.plugin.stalled.send_replace(true);
-    site.plugin.change("a", |resource| resource.route = led_to(&["test-1"]));
+    site.plugin.change("a", |resource| resource.interception = led_to(&["test-1"]));
     assert_eq!(site.dlx.stopping.routes.count(), 0);
     let stopping = signal(&site);
     until("it is seen", || site.dlx.stopping.routes.count() == 1).await;
     serves(&site, ports).await;
     assert!(!stopping.is_finished() && !site.dlx.server.draining.is_cancelled());
-    site.plugin.change("a", |resource| resource.route = None);
+    site.plugin.change("a", |resource| resource.interception = None);
     site.plugin.stalled.send_replace(false);
     ended(stopping).await;
 }
@@ -137,7 +143,7 @@ async fn every_way_in_which_a_route_ends_is_noticed() {
         };
         match what {
             "its resource is gone" => site.plugin.remove("a"),
-            _ => drop(site.plugin.change("a", |resource| resource.route = route)),
+            _ => drop(site.plugin.change("a", |resource| resource.interception = route)),
         }
         tokio::time::timeout(PATIENCE, stopping).await.expect(what).unwrap();
     }
@@ -148,7 +154,7 @@ async fn every_way_in_which_a_route_ends_is_noticed() {
 async fn a_stopping_one_wakes_what_it_is_asked_for() {
     let (site, ports) = site(&["test-1"], Duration::ZERO).await;
     site.plugin.change("a", |resource| {
-        resource.row.state = scaler_types::State::Asleep;
+        resource.record.phase = scaler_types::Phase::Asleep;
         resource.replicas = 0;
         resource.endpoints.clear();
     });

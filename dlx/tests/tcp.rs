@@ -5,7 +5,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use daemon::{listen::Handed, settings::Settings};
-use scaler_types::{Port, Protocol, Row, ScaleResource, State};
+use scaler_types::{Phase, Port, Protocol, Record, ScaleResource};
 use support::{Given, PATIENCE, Site, plugin::Plugin, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,7 +23,7 @@ async fn site(window: Duration) -> (Site, u16) {
     let port = free_port();
     let plugin = Plugin::at(address);
     plugin.add("a", |resource| {
-        resource.row.state = State::Asleep;
+        resource.record.phase = Phase::Asleep;
         resource.ports = vec![Port { listen: port, target: None, protocol: Protocol::Tcp, guessed: false }];
         resource.scale_resources =
             vec![ScaleResource { metric_name: "requests".to_owned(), window_size: window, threshold: 0.0 }];
@@ -65,7 +65,7 @@ async fn an_idle_connection_leaves_flight_and_reverts_a_fence_before_a_byte_move
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     say(&mut stream, b"one").await;
     let entry = site.entry("a");
-    until("it is up", || site.plugin.get("a").row.state == State::Active).await;
+    until("it is up", || site.plugin.get("a").record.phase == Phase::Active).await;
     until("it rests", || entry.counts.in_flight() == 0).await;
     let (nonce, version) = site.plugin.fence("a").unwrap();
     assert_eq!(entry.confirm(nonce, Instant::now() + PATIENCE).await, Ok(()));
@@ -79,13 +79,13 @@ async fn an_idle_connection_is_closed_when_its_resource_sleeps() {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     say(&mut stream, b"one").await;
     let entry = site.entry("a");
-    until("it is up", || site.plugin.get("a").row.state == State::Active).await;
+    until("it is up", || site.plugin.get("a").record.phase == Phase::Active).await;
     until("it rests", || entry.counts.in_flight() == 0).await;
     let (nonce, version) = site.plugin.fence("a").unwrap();
     assert_eq!(entry.confirm(nonce, Instant::now() + PATIENCE).await, Ok(()));
     site.plugin
         .write("a", &version, |resource| {
-            resource.row = Row { state: State::Asleep, ..Row::default() };
+            resource.record = Record { phase: Phase::Asleep, ..Record::default() };
             resource.replicas = 0;
             resource.endpoints.clear();
         })

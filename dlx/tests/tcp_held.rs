@@ -10,7 +10,7 @@ use std::{
 
 use daemon::settings::Settings;
 use dlx::state::Entry;
-use scaler_types::{Endpoint, Port, Probe, Protocol, ScaleError, ScaleResource, State};
+use scaler_types::{Endpoint, Phase, Port, Probe, Protocol, ScaleError, ScaleResource};
 use support::{
     Given, PATIENCE, Site, free_range, is_reset, local,
     plugin::{Plugin, endpoint},
@@ -41,7 +41,7 @@ impl Asleep {
             false => Err(ScaleError::Retry { after: Duration::from_millis(5), reason: "not yet".to_owned() }),
         });
         plugin.add("a", |resource| {
-            resource.row.state = State::Asleep;
+            resource.record.phase = Phase::Asleep;
             resource.ports =
                 vec![Port { listen: ports.first, target: None, protocol: Protocol::Tcp, guessed: false }];
             let window_size = Duration::from_millis(50);
@@ -194,7 +194,7 @@ async fn a_wake_that_cannot_succeed_resets_who_waits_and_who_comes() {
     let ports = free_range(1);
     let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "no such image".to_owned() }));
     plugin.add("a", |resource| {
-        resource.row.state = State::Asleep;
+        resource.record.phase = Phase::Asleep;
         resource.ports =
             vec![Port { listen: ports.first, target: None, protocol: Protocol::Tcp, guessed: false }];
     });

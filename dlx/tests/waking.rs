@@ -8,8 +8,8 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use dlx::state::Phase;
-use scaler_types::{Endpoint, Progress, Row, ScaleError, State};
+use dlx::state::ColdStartPhase;
+use scaler_types::{Endpoint, Phase, Progress, Record, ScaleError};
 use support::{
     Given, PATIENCE, Site, body, header,
     plugin::{Plugin, endpoint},
@@ -58,7 +58,7 @@ async fn a_resources_own_timeouts_win() {
         }
     });
     plugin.add("slow", |resource| {
-        resource.row.state = State::Asleep;
+        resource.record.phase = Phase::Asleep;
         resource.resource_readiness_timeout = Some(Duration::from_secs(60));
     });
     plugin.add("hasty", |resource| {
@@ -97,7 +97,7 @@ async fn what_is_waited_for_is_told_whatever_went_wrong_before() {
         _ => Ok(Vec::new()),
     });
     plugin.add("a", |resource| {
-        resource.row.state = State::Asleep;
+        resource.record.phase = Phase::Asleep;
         resource.status = "waits for a node: 0/3 nodes are available".to_owned();
     });
     let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
@@ -124,7 +124,8 @@ async fn what_is_waited_for_is_told_whatever_went_wrong_before() {
 
 /// A wake that fails and leaves its pods behind, as Kubernetes does.
 fn failed_with_pods(resource: &mut scaler_types::Resource, endpoints: Vec<Endpoint>) {
-    resource.row = Row { state: State::Failed, reason: "ImagePullBackOff".to_owned(), ..Row::default() };
+    resource.record =
+        Record { phase: Phase::Failed, reason: "ImagePullBackOff".to_owned(), ..Record::default() };
     resource.replicas = 1;
     resource.endpoints = endpoints;
 }
@@ -138,7 +139,7 @@ async fn a_failed_resource_that_answers_after_all_is_woken_by_the_next_request()
     let listed = pod.clone();
     plugin.add("a", move |resource| failed_with_pods(resource, vec![listed]));
     *plugin.wake.lock().unwrap() = std::sync::Arc::new(Box::new(move |request| {
-        assert_eq!(request.row.state, State::Waking);
+        assert_eq!(request.record.phase, Phase::Waking);
         Ok(vec![pod.clone()])
     }));
     let site = Site::start(plugin, Given::default()).await;
@@ -147,7 +148,7 @@ async fn a_failed_resource_that_answers_after_all_is_woken_by_the_next_request()
     assert!(!entry.is_up(), "nothing is forwarded while it is failed");
     assert_eq!(status(&site.get("a.test", "/").await), 200);
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
-    until("it is finished", || site.plugin.get("a").row.state == State::Active).await;
+    until("it is finished", || site.plugin.get("a").record.phase == Phase::Active).await;
     assert_eq!(echo.requests.load(Ordering::SeqCst), 1);
 }
 
@@ -162,7 +163,7 @@ async fn the_pause_after_failures_is_cut_short_when_an_endpoint_answers() {
     let site = Site::start(plugin.asleep("a"), Given::default()).await;
     let entry = site.entry("a");
     assert!(body(&site.get("a.test", "/").await).contains("no such image"));
-    until("it is written", || site.plugin.get("a").row.state == State::Failed).await;
+    until("it is written", || site.plugin.get("a").record.phase == Phase::Failed).await;
     // As if it had failed again and again for a while.
     entry.decide(|view| {
         let failure = view.failure.as_mut().unwrap();
@@ -176,7 +177,7 @@ async fn the_pause_after_failures_is_cut_short_when_an_endpoint_answers() {
     })
     .await;
     assert_eq!(status(&site.get("a.test", "/").await), 200);
-    until("it is finished", || site.plugin.get("a").row.state == State::Active).await;
+    until("it is finished", || site.plugin.get("a").record.phase == Phase::Active).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,7 +199,7 @@ async fn an_endpoint_that_answered_for_a_moment_does_not_keep_a_failed_one_woken
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wake_that_fails_with_its_pods_left_tells_those_who_wait_at_once() {
-    // Written, scheduled, and then the kubelet says why it cannot be: the row is still `waking`, and has replicas.
+    // Written, scheduled, and then the kubelet says why it cannot be: the record is still `waking`, and has replicas.
     let plugin = Plugin::at("127.0.0.1:1");
     let (terminal, told) = tokio::sync::watch::channel(false);
     let site = Site::start(plugin.asleep("a"), Given::default()).await;
@@ -213,7 +214,7 @@ async fn a_wake_that_fails_with_its_pods_left_tells_those_who_wait_at_once() {
         body(&answer).contains("CrashLoopBackOff") && body(&answer).contains("the wake failed"),
         "{answer}"
     );
-    until("it is failed", || site.plugin.get("a").row.state == State::Failed).await;
+    until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
     assert_eq!(site.plugin.get("a").replicas, 1, "what Kubernetes keeps is kept");
     until("its owners were told", || reported(&site).len() == 2).await;
     let reports = reported(&site);
@@ -246,17 +247,17 @@ async fn a_cold_start_is_told_phase_by_phase() {
         assert_eq!(timing.matches(&format!("{name};dur=")).count(), 1, "{timing}");
     }
     let cold = entry.read(|view| view.last_cold).unwrap();
-    let sum: Duration = Phase::ALL.into_iter().filter_map(|phase| cold.phases.of(phase)).sum();
+    let sum: Duration = ColdStartPhase::ALL.into_iter().filter_map(|phase| cold.phases.of(phase)).sum();
     // What nobody saw is counted as nothing.
     let seen = |phase| cold.phases.of(phase).is_some_and(|took| took > Duration::ZERO);
-    assert!(Phase::ALL.into_iter().all(seen), "{cold:?}");
+    assert!(ColdStartPhase::ALL.into_iter().all(seen), "{cold:?}");
     assert!(cold.phases.millis().count() == 6 && sum >= cold.wake.unwrap(), "{cold:?}");
     let told = shown(&site, "a").await;
-    for phase in Phase::ALL {
+    for phase in ColdStartPhase::ALL {
         assert!(told["cold_start"]["phases_ms"][phase.name()].is_f64(), "{told}");
     }
     let metrics = metrics(&site);
-    for phase in Phase::ALL {
+    for phase in ColdStartPhase::ALL {
         let line = format!(
             r#"scaler_dlx_cold_start_phase_seconds_count{{namespace="demo",kind="test",phase="{}"}} 1"#,
             phase.name()
@@ -289,7 +290,8 @@ async fn a_wake_that_another_dlx_won_is_told_and_counted_by_that_one() {
     let other = plugin.clone();
     *plugin.wake.lock().unwrap() = std::sync::Arc::new(Box::new(move |_| {
         other.change("a", |resource| {
-            resource.row = Row { state: State::Waking, nonce: scaler_types::Nonce(7), ..Row::default() };
+            resource.record =
+                Record { phase: Phase::Waking, nonce: scaler_types::Nonce(7), ..Record::default() };
             resource.replicas = 1;
             resource.endpoints = vec![endpoint(address)];
         });
@@ -308,7 +310,7 @@ async fn a_wake_that_another_dlx_won_is_told_and_counted_by_that_one() {
     assert_eq!((awake("a"), awake("b")), (("awake", "", 0), ("awake", "", 1)));
     let page = metrics(&site);
     assert!(page.contains("scaler_dlx_wake_seconds_count 1\n"), "{page}");
-    for phase in Phase::ALL {
+    for phase in ColdStartPhase::ALL {
         assert!(page.contains(&format!(r#"phase="{}"}} 1"#, phase.name())), "{page}");
     }
     // What caused this one is not taken for what causes the next.
@@ -325,9 +327,9 @@ async fn a_wake_whose_endpoint_never_answers_fails_with_what_the_endpoint_says()
     assert_eq!(status(&answer), 503);
     let why = "not up within 300ms: its endpoint 127.0.0.1:1 is not ready: ";
     assert!(body(&answer).contains(why), "{answer}");
-    until("it is failed", || site.plugin.get("a").row.state == State::Failed).await;
-    let row = site.plugin.get("a").row;
-    assert!(row.failed_wake.starts_with(why), "{row:?}");
+    until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
+    let record = site.plugin.get("a").record;
+    assert!(record.failed_wake.starts_with(why), "{record:?}");
     until("its owners were told", || reported(&site).last().is_some_and(|(one, _)| one == "WakeFailed"))
         .await;
 }

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn only_calls_in_a_row_count() {
+    fn only_calls_in_a_record_count() {
         let breaker = Breaker::default();
         for _ in 0..10 {
             breaker.record(false);

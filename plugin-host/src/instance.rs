@@ -11,9 +11,9 @@ use std::{
 
 use abi_stable::std_types::RVec;
 use scaler_types::{
-    Changes, Dlx, ReleaseRequest, Report, Resource, ResourceId, ResourceScalerConfig, RouteRequest, Row,
-    ScaleError, ScaleRequest, Version,
-    v1::{BoxScaler, Call, CompareAndSet, Fault, Told, Watch, method},
+    Changes, Dlx, InterceptionRequest, Record, Resource, ResourceEvent, ResourceId, ResourceScalerConfig,
+    RestoreRequest, ScaleError, ScaleRequest, Version,
+    v1::{BoxScaler, Call, ChangesRequest, CompareAndSet, Fault, PublishEvent, method},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -117,64 +117,65 @@ impl Instance {
     ///
     /// No answer within [`ANSWER_WITHIN`] (several times in a row: left alone), an error, a panic.
     pub async fn changes(&self, cursor: u64) -> Result<Changes, CallError> {
-        self.watched(&self.0.watching, method::CHANGES, &Watch { cursor }).await
+        self.watched(&self.0.watching, method::CHANGES, &ChangesRequest { cursor }).await
     }
 
-    /// Writes `row` if the resource's version is still `expected`; gives the new version.
+    /// Writes `record` if the resource's version is still `expected`; gives the new version.
     ///
     /// # Errors
     ///
     /// The plugin's own verdict. No answer within [`ANSWER_WITHIN`], a panic, or an error that says nothing more: `Retry`,
-    /// and the row may have been written.
+    /// and the record may have been written.
     pub async fn compare_and_set(
         &self,
         resource: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
     ) -> Result<Version, ScaleError> {
-        let argument = CompareAndSet { id: resource.clone(), expected: expected.clone(), row: row.clone() };
+        let argument =
+            CompareAndSet { id: resource.clone(), expected: expected.clone(), record: record.clone() };
         self.call(ANSWER_WITHIN, method::COMPARE_AND_SET, &argument).await.map_err(not_written)
     }
 
-    /// Leads the requests of one resource as `request` says.
+    /// Directs the requests of one resource as `request` says.
     ///
     /// # Errors
     ///
-    /// As [`set_scale`](Self::set_scale); `Unsupported` from a plugin that leads nothing.
-    pub async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
-        self.call(request.deadline, method::SET_ROUTE, request).await.map_err(not_written)
+    /// As [`set_scale`](Self::set_scale); `Unsupported` from a plugin that intercepts nothing.
+    pub async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
+        self.call(request.deadline, method::SET_BACKEND, request).await.map_err(not_written)
     }
 
-    /// Brings every route that names DLXs up to date with those that take requests now. A plugin from before there were routes
-    /// has none.
+    /// Updates every interception that names DLXs to those that take requests now. A plugin that does not know the call intercepts
+    /// nothing.
     ///
     /// # Errors
     ///
     /// No answer within [`ANSWER_WITHIN`], an error, a panic.
-    pub async fn tend_routes(&self, dlxs: &[Dlx]) -> Result<(), CallError> {
-        match self.call(ANSWER_WITHIN, method::TEND_ROUTES, &dlxs).await {
+    pub async fn sync_dlxs(&self, dlxs: &[Dlx]) -> Result<(), CallError> {
+        match self.call(ANSWER_WITHIN, method::SYNC_DLXS, &dlxs).await {
             Err(NoResult::Fault(Fault::Unsupported(_))) => Ok(()),
             result => Ok(result?),
         }
     }
 
-    /// Gives a resource back, as it was before.
+    /// Restores a resource, as it was before.
     ///
     /// # Errors
     ///
-    /// As [`set_scale`](Self::set_scale); `Unsupported` from a plugin that leaves nothing to be given back.
-    pub async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
-        self.call(request.deadline, method::RELEASE, request).await.map_err(not_written)
+    /// As [`set_scale`](Self::set_scale); `Unsupported` from a plugin that leaves nothing to restore.
+    pub async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
+        self.call(request.deadline, method::RESTORE, request).await.map_err(not_written)
     }
 
-    /// Shows `report` to the resource's owners. A plugin from before there were reports shows nothing.
+    /// Publishes `event` to the resource's users. A plugin that does not know the call publishes nothing.
     ///
     /// # Errors
     ///
     /// No answer within [`ANSWER_WITHIN`], an error, a panic.
-    pub async fn report(&self, resource: &ResourceId, report: &Report) -> Result<(), CallError> {
-        let argument = Told { id: resource.clone(), report: report.clone() };
-        match self.call(ANSWER_WITHIN, method::REPORT, &argument).await {
+    pub async fn publish_event(&self, resource: &ResourceId, event: &ResourceEvent) -> Result<(), CallError> {
+        let argument = PublishEvent { id: resource.clone(), event: event.clone() };
+        match self.call(ANSWER_WITHIN, method::PUBLISH_EVENT, &argument).await {
             Err(NoResult::Fault(Fault::Unsupported(_))) => Ok(()),
             result => Ok(result?),
         }

@@ -9,7 +9,10 @@ use std::{
 
 use abi_stable::library::{LibraryError, RootModule as _, lib_header_from_path};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use scaler_types::{PluginContext, v1};
+use scaler_types::{
+    PluginContext,
+    v1::{self, CreateRequest, ModuleRef, RESOURCE_SCALER},
+};
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
@@ -26,7 +29,7 @@ struct Loaded {
     kind: String,
     path: PathBuf,
     interface: String,
-    module: v1::ModuleRef,
+    module: ModuleRef,
     /// Held while the library makes an instance: one that hangs keeps one thread, however often it is tried again.
     creating: Arc<Mutex<()>>,
 }
@@ -48,7 +51,7 @@ impl Plugin {
         // Not `ModuleRef::load_from_file`: that answers the first library's module for every later path.
         let header = lib_header_from_path(path).map_err(refused)?;
         let interface = header.version_strings().to_string();
-        let module = header.init_root_module::<v1::ModuleRef>().map_err(refused)?;
+        let module = header.init_root_module::<ModuleRef>().map_err(refused)?;
         let kind = module.kind().as_str();
         if !v1::valid_kind(kind) {
             return Err(LoadError::Kind(kind.to_owned()));
@@ -88,7 +91,8 @@ impl Plugin {
             plugin_dir: self.0.path.parent().map(Path::to_owned).unwrap_or_default(),
             ..context
         };
-        let json = serde_json::to_vec(&context)
+        let request = CreateRequest { interface: RESOURCE_SCALER.to_owned(), context: &context };
+        let json = serde_json::to_vec(&request)
             .map_err(|error| CallError::Plugin(format!("its context cannot be handed over: {error}")))?;
         let module = self.0.module;
         let creating = Arc::clone(&self.0.creating);
@@ -120,7 +124,7 @@ impl fmt::Debug for Plugin {
 
 /// Why abi_stable did not take a library.
 fn refused(error: LibraryError) -> LoadError {
-    let ours = v1::ModuleRef::VERSION_STRINGS.to_string();
+    let ours = ModuleRef::VERSION_STRINGS.to_string();
     match error {
         LibraryError::IncompatibleVersionNumber { actual_version, .. } => {
             LoadError::Version { theirs: actual_version.to_string(), ours }

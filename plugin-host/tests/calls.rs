@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Log, instance, wake};
 use plugin_host::{ANSWER_WITHIN, CallError, Instance};
-use scaler_types::{ResourceId, Row, ScaleError, State, Version};
+use scaler_types::{Phase, Record, ResourceId, ScaleError, Version};
 
 /// Longer than any call takes that is expected to end.
 const LONG: Duration = Duration::from_secs(60);
@@ -17,14 +17,14 @@ async fn call_all(instance: &Instance) -> [(&'static str, String); 6] {
         result.err().map_or_else(|| "ok".to_owned(), |error| error.to_string())
     }
     let id = ResourceId::new("demo", "bad");
-    let row = Row::default();
+    let record = Record::default();
     [
         ("get_resources", words(instance.get_resources().await)),
         ("set_scale", words(instance.set_scale(&wake(LONG)).await)),
         ("get_config", words(instance.get_config().await)),
         ("resolve_service_name", words(instance.resolve_service_name(&id).await)),
         ("changes", words(instance.changes(0).await)),
-        ("compare_and_set", words(instance.compare_and_set(&id, &Version("1".to_owned()), &row).await)),
+        ("compare_and_set", words(instance.compare_and_set(&id, &Version("1".to_owned()), &record).await)),
     ]
 }
 
@@ -57,13 +57,13 @@ async fn a_plugin_in_order_is_called_with_every_method() {
     });
 
     let id = ResourceId::new("demo", "bad");
-    let draining = Row { state: State::Draining, ..Row::default() };
+    let draining = Record { phase: Phase::Draining, ..Record::default() };
     let version = bad.compare_and_set(&id, &Version("0".to_owned()), &draining).await.unwrap();
     assert_eq!(
         bad.compare_and_set(&id, &Version("0".to_owned()), &draining).await,
         Err(ScaleError::Conflict)
     );
-    assert_eq!(waiting.await.unwrap().unwrap().resources[0].row, draining);
+    assert_eq!(waiting.await.unwrap().unwrap().resources[0].record, draining);
 
     assert_eq!(bad.set_scale(&wake(LONG)).await, Err(ScaleError::Conflict));
     let mut request = wake(LONG);

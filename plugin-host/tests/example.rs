@@ -6,7 +6,7 @@ use std::{fs, path::Path, time::Duration};
 
 use common::{built, context, folder, load};
 use plugin_host::Instance;
-use scaler_types::{Nonce, ResourceId, Row, ScaleError, ScaleRequest, State, Target};
+use scaler_types::{Nonce, Phase, Record, ResourceId, ScaleError, ScaleRequest, Target};
 
 /// Starts the example with one resource whose commands write down that they ran.
 async fn example(dir: &Path) -> Instance {
@@ -22,17 +22,17 @@ async fn example(dir: &Path) -> Instance {
     scan.plugins[0].start(context("command", &section, dir)).await.unwrap()
 }
 
-async fn scale(instance: &Instance, target: Target, state: State) -> Result<(), ScaleError> {
+async fn scale(instance: &Instance, target: Target, state: Phase) -> Result<(), ScaleError> {
     let version = instance.get_resources().await.unwrap().remove(0).version;
-    let row = Row { state, nonce: Nonce(7), ..Row::default() };
+    let record = Record { phase: state, nonce: Nonce(7), ..Record::default() };
     let deadline = Duration::from_secs(60);
     let request = ScaleRequest {
         id: ResourceId::new("demo", "files"),
         target,
         version,
-        row,
+        record,
         deadline,
-        led_for: Duration::ZERO,
+        intercepted_for: Duration::ZERO,
     };
     instance.set_scale(&request).await
 }
@@ -45,23 +45,23 @@ async fn it_starts_and_stops_its_resource_and_tells_what_changed() {
     let (one, other) = (example(dir.path()).await, example(dir.path()).await);
     let before = other.changes(0).await.unwrap();
     assert_eq!(before.resources[0].hosts, ["files.localhost"]);
-    assert_eq!((before.resources[0].replicas, before.resources[0].row.state), (0, State::Active));
+    assert_eq!((before.resources[0].replicas, before.resources[0].record.phase), (0, Phase::Active));
 
-    scale(&one, Target::AtLeast(1), State::Waking).await.unwrap();
+    scale(&one, Target::AtLeast(1), Phase::Waking).await.unwrap();
     assert_eq!(log(), "start\n");
     let mut seen = other.changes(before.cursor).await.unwrap();
     while seen.resources[0].replicas == 0 {
         seen = other.changes(seen.cursor).await.unwrap();
     }
-    assert_eq!(seen.resources[0].row.state, State::Waking);
+    assert_eq!(seen.resources[0].record.phase, Phase::Waking);
     assert_eq!(seen.resources[0].endpoints[0].address, "127.0.0.1:9000");
-    scale(&other, Target::AtLeast(1), State::Active).await.unwrap();
+    scale(&other, Target::AtLeast(1), Phase::Active).await.unwrap();
     assert_eq!(log(), "start\n", "it is up already");
 
-    scale(&other, Target::Zero, State::Asleep).await.unwrap();
+    scale(&other, Target::Zero, Phase::Asleep).await.unwrap();
     assert_eq!(log(), "start\nstop\n");
     let asleep = one.get_resources().await.unwrap().remove(0);
-    assert_eq!((asleep.replicas, asleep.endpoints.len(), asleep.row.state), (0, 0, State::Asleep));
+    assert_eq!((asleep.replicas, asleep.endpoints.len(), asleep.record.phase), (0, 0, Phase::Asleep));
     one.stop().await;
 }
 

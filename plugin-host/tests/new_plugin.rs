@@ -5,7 +5,7 @@ mod common;
 use std::{path::Path, process::Command, time::Duration};
 
 use common::{context, folder, load};
-use scaler_types::{Nonce, ResourceId, Row, ScaleRequest, State, Target, Version};
+use scaler_types::{Nonce, Phase, Record, ResourceId, ScaleRequest, Target, Version};
 
 /// cargo, in the folder of this crate, with what is built already where it can be found.
 fn cargo(arguments: &[&str], target: &Path) {
@@ -39,11 +39,11 @@ async fn a_new_plugin_builds_loads_and_scales() {
         id: ResourceId::new("demo", "first"),
         target: Target::AtLeast(1),
         version: Version("0".to_owned()),
-        row: Row { state: State::Waking, nonce: Nonce(7), ..Row::default() },
+        record: Record { phase: Phase::Waking, nonce: Nonce(7), ..Record::default() },
         deadline: Duration::from_secs(60),
-        led_for: Duration::ZERO,
+        intercepted_for: Duration::ZERO,
     };
     instance.set_scale(&request).await.unwrap();
     let first = instance.get_resources().await.unwrap().remove(0);
-    assert_eq!((first.replicas, first.row.state, first.endpoints.len()), (1, State::Waking, 1));
+    assert_eq!((first.replicas, first.record.phase, first.endpoints.len()), (1, Phase::Waking, 1));
 }

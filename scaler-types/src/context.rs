@@ -16,7 +16,7 @@ pub struct PluginContext {
     pub namespace: String,
     /// Which daemon loads the plugin.
     pub role: Role,
-    /// Where no cluster keeps state: rows, members and locks are below this folder, shared by all daemons of a host.
+    /// Where no cluster keeps state: records, members and locks are below this folder, shared by all daemons of a host.
     pub state_dir: PathBuf,
     /// The folder the plugin's own library lies in, for what it ships beside it.
     pub plugin_dir: PathBuf,
@@ -29,7 +29,7 @@ pub struct PluginContext {
     /// The namespace of a cluster that the daemons themselves run in, where that is known: what all of them share is kept there.
     #[serde(default)]
     pub home: Option<String>,
-    /// The ports that every DLX has bound for names that are led to it; none: nothing is led.
+    /// The ports that every DLX has bound for intercepted Services; none: nothing is intercepted.
     #[serde(default)]
     pub service_ports: Option<ServicePorts>,
     /// The pod that the daemon itself runs in, in the namespace `home`; none: it runs in no pod.

@@ -24,7 +24,7 @@
 //! configured, and which need nothing to be lit but that somebody writes it down:
 //!
 //! ```
-//! use scaler_types::{rows::Rows, *};
+//! use scaler_types::{records::Records, *};
 //! use serde::Deserialize;
 //!
 //! /// plugins: {lamp: {lamps: [hall, kitchen], address: "127.0.0.1:9000"}}
@@ -38,8 +38,8 @@
 //! struct Lamps {
 //!     namespace: String,
 //!     section: Section,
-//!     /// The rows of all lamps, in files that both daemons share; beside each, which wake lit it.
-//!     rows: Rows<Nonce>,
+//!     /// The records of all lamps, in files that both daemons share; beside each, which wake lit it.
+//!     records: Records<Nonce>,
 //! }
 //!
 //! impl ResourceScaler for Lamps {
@@ -47,32 +47,32 @@
 //!
 //!     async fn new(context: PluginContext) -> Result<Self> {
 //!         let section = context.section()?.unwrap_or_default();
-//!         Ok(Self { section, rows: Rows::open(&context)?, namespace: context.namespace })
+//!         Ok(Self { section, records: Records::open(&context)?, namespace: context.namespace })
 //!     }
 //!
 //!     async fn get_resources(&self) -> Result<Vec<Resource>> {
 //!         let lamp = |name: &String| {
 //!             let mut lamp = Resource::new(ResourceId::new(&self.namespace, name));
-//!             let stored = self.rows.read(&lamp.id)?;
+//!             let stored = self.records.read(&lamp.id)?;
 //!             lamp.hosts = vec![format!("{name}.localhost")];
 //!             lamp.replicas = stored.up.is_some().into();
 //!             let endpoint = |wake: Nonce| Endpoint::new(&self.section.address, wake.to_string());
 //!             lamp.endpoints = stored.up.map(endpoint).into_iter().collect();
-//!             (lamp.row, lamp.version) = (stored.row, stored.version);
+//!             (lamp.record, lamp.version) = (stored.record, stored.version);
 //!             Ok(lamp)
 //!         };
 //!         self.section.lamps.iter().map(lamp).collect()
 //!     }
 //!
 //!     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
-//!         let mut turn = self.rows.begin(request).await?; // written, and nobody else scales this lamp now
+//!         let mut turn = self.records.begin(request).await?; // written, and nobody else scales this lamp now
 //!         if turn.leaving().is_some() {
 //!             // Here it would be put out.
 //!             turn.stopped().await?;
 //!         }
 //!         if request.target != Target::Zero && turn.up().is_none() {
 //!             // Here it would be lit.
-//!             turn.started(request.row.nonce).await?;
+//!             turn.started(request.record.nonce).await?;
 //!         }
 //!         Ok(())
 //!     }
@@ -82,12 +82,12 @@
 //!     }
 //!
 //!     async fn changes(&self, cursor: u64) -> Result<Changes> {
-//!         let cursor = self.rows.changed(cursor).await.cursor;
+//!         let cursor = self.records.changed(cursor).await.cursor;
 //!         Ok(Changes { cursor, complete: true, resources: self.get_resources().await?, ..Changes::default() })
 //!     }
 //!
-//!     async fn compare_and_set(&self, id: &ResourceId, expected: &Version, row: &Row) -> Result<Version, ScaleError> {
-//!         self.rows.compare_and_set(id, expected, row).await
+//!     async fn compare_and_set(&self, id: &ResourceId, expected: &Version, record: &Record) -> Result<Version, ScaleError> {
+//!         self.records.compare_and_set(id, expected, record).await
 //!     }
 //! }
 //!
@@ -105,24 +105,24 @@
 //! #     }).await?;
 //! #     let hall = lamps.get_resources().await?.remove(0);
 //! #     assert_eq!((hall.hosts[0].as_str(), hall.replicas), ("hall.localhost", 0));
-//! #     let row = Row { state: State::Waking, nonce: Nonce(7), ..Row::default() };
+//! #     let record = Record { phase: Phase::Waking, nonce: Nonce(7), ..Record::default() };
 //! #     let deadline = std::time::Duration::from_secs(60);
-//! #     let wake = ScaleRequest { id: hall.id.clone(), target: Target::AtLeast(1), version: hall.version, row, deadline, led_for: deadline };
+//! #     let wake = ScaleRequest { id: hall.id.clone(), target: Target::AtLeast(1), version: hall.version, record, deadline, intercepted_for: deadline };
 //! #     lamps.set_scale(&wake).await?;
 //! #     assert_eq!(lamps.set_scale(&wake).await, Err(ScaleError::Conflict), "it was decided on an older version");
 //! #     let hall = lamps.changes(0).await?.resources.remove(0);
-//! #     assert_eq!((hall.replicas, hall.endpoints.len(), hall.row.state), (1, 1, State::Waking));
+//! #     assert_eq!((hall.replicas, hall.endpoints.len(), hall.record.phase), (1, 1, Phase::Waking));
 //! #     Ok(())
 //! # }
 //! ```
 //!
 //! What an author has to keep, and nothing else checks:
 //!
-//! 1. A [`Row`] and the scale are one thing with one [`Version`]: written in one step, only if the version still stands, and seen
-//!    together. [`rows`] does it for what lives on one host; a cluster's API does it with `resourceVersion`.
+//! 1. A [`Record`] and the scale are one thing with one [`Version`]: written in one step, only if the version still stands, and seen
+//!    together. [`records`] does it for what lives on one host; a cluster's API does it with `resourceVersion`.
 //! 2. What is being stopped is not listed: neither in [`Resource::replicas`] nor in [`Resource::endpoints`]. A plugin that learns of
-//!    endpoints by another watch than of rows takes what it saw alive at zero replicas for something that is being stopped, and
-//!    waits for that to be so before it scales from zero. If the rows' watch was the slower one it was wrong: a list of endpoints
+//!    endpoints by another watch than of records takes what it saw alive at zero replicas for something that is being stopped, and
+//!    waits for that to be so before it scales from zero. If the records' watch was the slower one it was wrong: a list of endpoints
 //!    made after replicas were seen puts it right (`tests/model`, `pods_of_before`).
 //! 3. Every daemon loads the plugin in a process of its own, and each may call at any time. State that matters lives outside of them.
 //! 4. A call may be dropped at any `await`, and the process may be killed anywhere: whatever comes next finds what is needed
@@ -146,28 +146,29 @@ pub mod backoff;
 mod changes;
 mod context;
 pub mod duration;
+mod event;
+mod interception;
 pub mod protocol;
-mod report;
+mod record;
+pub mod records;
 mod resource;
 mod rollout;
-mod route;
-mod row;
-pub mod rows;
 mod scale;
 mod scaler;
+mod tolerant;
 pub mod v1;
 #[doc(hidden)]
 pub mod yaml;
 
 pub use changes::Changes;
 pub use context::{Coordination, PluginContext, ResourceScalerConfig, Role};
-pub use report::{Report, Severity};
+pub use event::{ResourceEvent, Severity};
+pub use interception::{Backend, Dlx, Interception, InterceptionRequest, RestoreRequest, ServicePorts};
+pub use record::{Nonce, Phase, Record, Version};
 pub use resource::{
-    AddressOf, Endpoint, Path, Port, Probe, Progress, Protocol, Resource, ResourceId, ScaleResource,
+    AddressOf, Endpoint, Port, Probe, Progress, Protocol, Resource, ResourceId, ScaleResource, TrafficMode,
 };
 pub use rollout::{Rollout, RolloutPhase};
-pub use route::{Dlx, Leads, ReleaseRequest, Route, RouteRequest, ServicePorts};
-pub use row::{Nonce, Row, State, Version};
 pub use scale::{ScaleError, ScaleEvent, ScaleRequest, Target};
 pub use scaler::ResourceScaler;
 

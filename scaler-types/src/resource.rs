@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Rollout, Route, Row, ScaleEvent, Version, duration};
+use crate::{Interception, Record, Rollout, ScaleEvent, Version, duration, tolerant};
 
 /// A resource's identity: namespace and name, always both.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -25,14 +25,14 @@ pub struct Resource {
     pub id: ResourceId,
     /// How requests reach it.
     #[serde(default)]
-    pub path: Path,
+    pub traffic_mode: TrafficMode,
     /// The metrics that say how busy it is. Empty: the namespace file's defaults apply.
     #[serde(default)]
     pub scale_resources: Vec<ScaleResource>,
     /// The last thing that happened to its scale.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub last_scale_event: Option<ScaleEvent>,
-    /// When, in RFC 3339 by the clock of whoever wrote it. Shown to people; never compared with another clock.
+    /// When, in RFC 3339 by the clock of the process that wrote it. Shown; never compared with another clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_event_time: Option<String>,
     /// Host names under which HTTP requests for it arrive, without port. Lower case.
@@ -41,30 +41,30 @@ pub struct Resource {
     /// Ports of the DLX that belong to this resource alone: the port is the identity.
     #[serde(default)]
     pub ports: Vec<Port>,
-    /// Which way its requests take, where its plugin leads them; none: its owners point them at the DLX themselves.
+    /// The interception of its requests, where its plugin can intercept them; none: its users point clients at the DLX themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub route: Option<Route>,
-    /// The sleep protocol's state, as stored with the resource.
-    #[serde(default)]
-    pub row: Row,
-    /// Stands for row and scale together: it changes whenever either does. Opaque to the daemons.
+    pub interception: Option<Interception>,
+    /// The sleep protocol's record, as stored with the resource.
+    #[serde(default, deserialize_with = "Record::deserialize_any")]
+    pub record: Record,
+    /// Stands for record and scale together: it changes whenever either does. Opaque to the daemons.
     #[serde(default)]
     pub version: Version,
-    /// The leading autoscaler is to write `row` again, as it is: an older one stands in its place, or a write was cut short.
+    /// The leading autoscaler is to write `record` again, as it is: an older one stands in its place, or a write was cut short.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_repair: bool,
-    /// How many replicas it is meant to have now; 0 is asleep, whatever the row says. What is being stopped
+    /// How many replicas it is meant to have now; 0 is asleep, whatever the record says. What is being stopped
     /// counts as gone.
     #[serde(default)]
     pub replicas: u32,
     /// Where it listens, or will listen. Never an address of something that is being stopped.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
-    /// Why it is as it is, where the plugin knows more than the row ("exited with status 1").
+    /// Why it is as it is, where the plugin knows more than the record ("exited with status 1").
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub status: String,
     /// While it wakes: how far the plugin sees that it has come. None where the plugin cannot tell, or nothing is on its way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
     /// Why it is not to be put to sleep now, if so: its owner paused it, another scaler works on it. Empty: nothing
     /// stands in the way. It is woken all the same.
@@ -102,15 +102,18 @@ pub enum Progress {
 
 /// How requests reach a resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Path {
-    /// Everything passes the DLX, awake or asleep: nothing is ever lost by scaling.
+#[serde(rename_all = "kebab-case")]
+pub enum TrafficMode {
+    /// Every request passes a DLX, awake or asleep: nothing is ever lost by scaling.
     #[default]
     Always,
-    /// The DLX is in the path only while the resource is asleep.
-    Direct,
-    /// Another controller switches the route; nothing is fenced, the promise is that controller's.
+    /// Requests pass a DLX only while the resource is asleep.
+    WhenAsleep,
+    /// Another controller switches the traffic; the resource is not drained, the promise is that controller's.
     External,
+    /// A value of a later version. The resource is not scaled to zero.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One metric by which a resource counts as idle.
@@ -148,11 +151,12 @@ pub struct Port {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// Not known to be HTTP: bytes are spliced.
-    #[default]
-    Tcp,
     /// HTTP/1.1 or HTTP/2 in clear text.
     Http,
+    /// Not known to be HTTP, or a value of a later version: bytes are spliced.
+    #[default]
+    #[serde(other)]
+    Tcp,
 }
 
 /// An address at which a resource listens, or is about to.
@@ -167,8 +171,8 @@ pub struct Endpoint {
     /// endpoint, and no connection to the earlier one is used for it.
     #[serde(default)]
     pub incarnation: String,
-    /// How the DLX finds out that it is ready.
-    #[serde(default)]
+    /// How the DLX finds out that it is ready; a probe of a later version is read as the default.
+    #[serde(default, deserialize_with = "tolerant::or_default")]
     pub probe: Probe,
     /// Where it is probed, if not at `address`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,13 +183,14 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AddressOf {
-    /// A name, or the address of a Service or load balancer: whoever is behind it, it may be a DLX. Requests sent there carry
-    /// the resource's mark in `Via`, by which a loop is found. What [`resolve_service_name`](crate::ResourceScaler::resolve_service_name)
-    /// gives is one of these.
-    #[default]
-    Service,
     /// The pod or the process itself. Requests sent there carry no `Via`.
     Instance,
+    /// A name, or the address of a Service or load balancer: whoever is behind it, it may be a DLX. Requests sent there carry
+    /// the resource's mark in `Via`, by which a loop is found. What [`resolve_service_name`](crate::ResourceScaler::resolve_service_name)
+    /// gives is one of these; so is a value of a later version.
+    #[default]
+    #[serde(other)]
+    Service,
 }
 
 /// How the DLX finds out that an endpoint is ready to take requests.
@@ -231,18 +236,18 @@ impl fmt::Display for ResourceId {
 // === impl Resource ===
 
 impl Resource {
-    /// A resource with nothing but an identity: path `always`, active, no replicas.
+    /// A resource with nothing but an identity: traffic mode `always`, active, no replicas.
     pub fn new(id: ResourceId) -> Self {
         Self {
             id,
-            path: Path::default(),
+            traffic_mode: TrafficMode::default(),
             scale_resources: Vec::new(),
             last_scale_event: None,
             last_scale_event_time: None,
             hosts: Vec::new(),
             ports: Vec::new(),
-            route: None,
-            row: Row::default(),
+            interception: None,
+            record: Record::default(),
             version: Version::default(),
             needs_repair: false,
             replicas: 0,
@@ -299,7 +304,7 @@ impl ScaleResource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::State;
+    use crate::Phase;
 
     /// As v3io/scaler writes one.
     #[test]
@@ -318,7 +323,10 @@ mod tests {
         let names: Vec<String> = resource.scale_resources.iter().map(ScaleResource::wire_name).collect();
         assert_eq!(names, ["requests_per_10m", "gpu_per_1h", "cpu_per_1m30s"]);
         assert_eq!(resource.last_scale_event, Some(ScaleEvent::ScaleFromZeroStarted));
-        assert_eq!((resource.path, resource.row.state, resource.replicas), (Path::Always, State::Active, 0));
+        assert_eq!(
+            (resource.traffic_mode, resource.record.phase, resource.replicas),
+            (TrafficMode::Always, Phase::Active, 0)
+        );
     }
 
     #[test]
@@ -340,11 +348,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_and_more_is_ignored() {
         let mut resource = Resource::new(ResourceId::new("demo", "hello"));
-        resource.path = Path::External;
+        resource.traffic_mode = TrafficMode::External;
         resource.hosts = vec!["hello.localhost".to_owned()];
         resource.ports =
             vec![Port { listen: 9100, target: Some(22), protocol: Protocol::Tcp, guessed: false }];
-        resource.row = Row { state: State::Draining, nonce: crate::Nonce(0xbeef), ..Row::default() };
+        resource.record = Record { phase: Phase::Draining, nonce: crate::Nonce(0xbeef), ..Record::default() };
         resource.version = Version("7".to_owned());
         resource.replicas = 2;
         let probe = Probe::Http { path: "/ready".to_owned(), headers: Vec::new() };
@@ -353,10 +361,39 @@ mod tests {
         resource.status = "exited with status 1".to_owned();
         resource.progress = Some(Progress::Scheduled);
         let mut json = serde_json::to_value(&resource).unwrap();
-        for place in ["", "/row", "/endpoints/0", "/ports/0"] {
+        for place in ["", "/record", "/endpoints/0", "/ports/0"] {
             json.pointer_mut(place).unwrap()["of_a_later_version"] = serde_json::json!({"anything": [1, 2]});
         }
         assert_eq!(serde_json::from_value::<Resource>(json).unwrap(), resource);
+    }
+
+    /// One value that this build does not know does not make a whole listing unreadable.
+    #[test]
+    fn values_of_a_later_version_are_read_as_what_is_safe() {
+        let json = r#"{
+            "namespace": "demo", "name": "hello", "traffic_mode": "mirrored", "last_scale_event": "scaleToZeroStarted",
+            "interception": {"backend": "gateway"}, "progress": "unpacked", "rollout": {"revision": "f", "phase": "paused"},
+            "record": {"phase": "hibernating", "nonce": {"of": "another kind"}, "format": 2},
+            "ports": [{"listen": 1, "protocol": "quic"}],
+            "endpoints": [{"address": "a:1", "address_of": "gateway", "probe": {"script": {"run": ["a"]}}}]
+        }"#;
+        let resource: Resource = serde_json::from_str(json).unwrap();
+        assert_eq!(resource.traffic_mode, TrafficMode::Unknown);
+        assert_eq!((resource.last_scale_event, resource.progress), (None, None));
+        assert_eq!(resource.interception.unwrap().backend, crate::Backend::Unknown);
+        assert_eq!(resource.rollout.unwrap().phase, crate::RolloutPhase::Progressing);
+        assert_eq!((resource.record.phase, resource.record.format), (Phase::Active, 2));
+        assert_eq!(resource.ports[0].protocol, Protocol::Tcp);
+        let endpoint = &resource.endpoints[0];
+        assert_eq!((endpoint.address_of, &endpoint.probe), (AddressOf::Service, &Probe::Tcp));
+        // The format was forgotten: its phase is not one of this format, so it is a later one all the same.
+        let read = |record: &str| {
+            let json = format!(r#"{{"namespace": "demo", "name": "hello", "record": {record}}}"#);
+            serde_json::from_str::<Resource>(&json).unwrap().record
+        };
+        assert!(read(r#"{"phase": "hibernating"}"#).format > Record::FORMAT);
+        let asleep = read(r#"{"phase": "asleep", "nonce": 7, "format": 3}"#);
+        assert_eq!((asleep.phase, asleep.format), (Phase::Asleep, 3));
     }
 
     #[test]

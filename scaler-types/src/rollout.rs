@@ -25,10 +25,11 @@ pub struct Rollout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RolloutPhase {
-    /// Not everything that is wanted runs yet, or nothing of it is ready.
-    Progressing,
     /// All of it was ready.
     Complete,
     /// Its deadline has passed without progress.
     Overdue,
+    /// Not everything that is wanted runs yet, or nothing of it is ready; so is a phase of a later version.
+    #[serde(other)]
+    Progressing,
 }

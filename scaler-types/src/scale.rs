@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ResourceId, Row, Version, duration};
+use crate::{Record, ResourceId, Version, duration};
 
 /// One resource to be scaled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,15 +18,15 @@ pub struct ScaleRequest {
     /// answer is [`ScaleError::Conflict`].
     pub version: Version,
     /// Written together with the scale, in one step: whoever sees the one sees the other.
-    pub row: Row,
+    pub record: Record,
     /// How long the call may take, from when it is made. Its future is dropped then.
     #[serde(with = "duration::go")]
     pub deadline: Duration,
-    /// To zero, of a resource whose requests are led to the DLXs: for how long they have been, at least, by what
-    /// [`Route::led_for`](crate::Route::led_for) counts when it is scaled. If they have not, nothing is changed and the answer is
+    /// To zero, of a resource that is intercepted: for how long it has been, at least, by what
+    /// [`Interception::intercepted_for`](crate::Interception::intercepted_for) counts when it is scaled. If they have not, nothing is changed and the answer is
     /// [`ScaleError::Conflict`]: what the DLXs counted of it is not all there was.
     #[serde(with = "duration::go", default)]
-    pub led_for: Duration,
+    pub intercepted_for: Duration,
 }
 
 /// The scale that is wanted.
@@ -78,8 +78,6 @@ pub enum ScaleEvent {
     ScaleFromZeroStarted,
     /// A wake ended well.
     ScaleFromZeroCompleted,
-    /// It began to go to zero.
-    ScaleToZeroStarted,
     /// It is at zero.
     ScaleToZeroCompleted,
 }
@@ -136,7 +134,6 @@ mod tests {
             (ScaleEvent::ResourceUpdated, "resourceUpdated"),
             (ScaleEvent::ScaleFromZeroStarted, "scaleFromZeroStarted"),
             (ScaleEvent::ScaleFromZeroCompleted, "scaleFromZeroCompleted"),
-            (ScaleEvent::ScaleToZeroStarted, "scaleToZeroStarted"),
             (ScaleEvent::ScaleToZeroCompleted, "scaleToZeroCompleted"),
         ] {
             assert_eq!(serde_json::to_value(event).unwrap(), name);

@@ -3,8 +3,8 @@
 use std::{future::Future, time::Duration};
 
 use crate::{
-    Changes, Dlx, PluginContext, ReleaseRequest, Report, Resource, ResourceId, ResourceScalerConfig, Result,
-    RouteRequest, Row, ScaleError, ScaleRequest, Version,
+    Changes, Dlx, InterceptionRequest, PluginContext, Record, Resource, ResourceEvent, ResourceId,
+    ResourceScalerConfig, RestoreRequest, Result, ScaleError, ScaleRequest, Version,
 };
 
 /// A kind of resource that can be scaled to zero and back.
@@ -34,7 +34,7 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
     /// Scales one resource, and returns when it is reached: at zero, nothing is left running; from zero, an endpoint
     /// can be connected to (or the DLX finds that out itself, from [`Resource::endpoints`]).
     ///
-    /// `request.row` is written in the same step as the scale, and only if `request.version` still stands. Wakes and
+    /// `request.record` is written in the same step as the scale, and only if `request.version` still stands. Wakes and
     /// sleeps of one resource may be asked for at the same time and by several processes.
     ///
     /// # Errors
@@ -87,9 +87,9 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
         }
     }
 
-    /// Writes `row` on the resource if its version is still `expected`, and tells the new version.
+    /// Writes `record` on the resource if its version is still `expected`, and tells the new version.
     ///
-    /// Without it nothing can be fenced, and a resource on path [`Always`](crate::Path::Always) stays awake.
+    /// Without it no resource can be drained, and one in traffic mode [`Always`](crate::TrafficMode::Always) stays awake.
     ///
     /// # Errors
     ///
@@ -98,57 +98,65 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
         &self,
         resource: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
     ) -> impl Future<Output = Result<Version, ScaleError>> + Send {
-        let _ = (resource, expected, row);
+        let _ = (resource, expected, record);
         async { Err(ScaleError::Unsupported) }
     }
 
-    /// Leads the requests of one resource as `request` says, and returns when that is written; what became of it is told by
-    /// [`Resource::route`](crate::Resource::route). Only the leading autoscaler asks for it, and only for resources that tell a
-    /// route. Whatever is there already is fine.
+    /// Directs the requests of one resource as `request` says, and returns when that is written; what came of it is reported by
+    /// [`Resource::interception`](crate::Resource::interception). Only the leader among the autoscalers calls it, and only for
+    /// resources that report an interception. Calling it again with the same request is fine.
     ///
     /// # Errors
     ///
-    /// [`ScaleError::Conflict`] if somebody else changed it meanwhile; [`ScaleError::Terminal`] with what stands in the way.
-    fn set_route(&self, request: &RouteRequest) -> impl Future<Output = Result<(), ScaleError>> + Send {
+    /// [`ScaleError::Conflict`] if somebody else changed it meanwhile; [`ScaleError::Terminal`] with what prevents it.
+    fn set_backend(
+        &self,
+        request: &InterceptionRequest,
+    ) -> impl Future<Output = Result<(), ScaleError>> + Send {
         let _ = request;
         async { Err(ScaleError::Unsupported) }
     }
 
-    /// The DLXs that take requests are these now. Brings every route that names DLXs up to date, and gives back what was led for a
-    /// resource that is gone. Only the leading autoscaler calls it: when it begins to lead, whenever they change, and now and then.
+    /// The DLXs that take requests are these now. Updates every interception that names DLXs, and restores what was intercepted for
+    /// a resource that is gone. Only the leader among the autoscalers calls it: when it becomes the leader, whenever the DLXs
+    /// change, and at each scale interval.
     ///
-    /// With no DLX, as `autoscaler restore` calls it after it gave back every resource, no route is changed: only what was led for a
-    /// resource that is gone is given back.
+    /// With no DLX, as `autoscaler restore` calls it after it restored every resource, it only restores what was intercepted for a
+    /// resource that is gone.
     ///
     /// # Errors
     ///
-    /// Not everything could be written, or, with no DLX, something is still led; it is called again.
-    fn tend_routes(&self, dlxs: &[Dlx]) -> impl Future<Output = Result<()>> + Send {
+    /// Not everything could be written, or, with no DLX, something is still intercepted; it is called again.
+    fn sync_dlxs(&self, dlxs: &[Dlx]) -> impl Future<Output = Result<()>> + Send {
         let _ = dlxs;
         async { Ok(()) }
     }
 
-    /// Gives a resource back: awake if it slept, its requests led to itself, nothing of ours left on it. Only called while nobody
-    /// leads; the resource must be fit to be taken up again.
+    /// Restores a resource: it is awake, not intercepted, and nothing of Scaler's is left on it. Only called while no autoscaler is
+    /// the leader; Scaler can manage the resource again later.
     ///
     /// # Errors
     ///
-    /// It did not come to that; another call goes on from there.
-    fn release(&self, request: &ReleaseRequest) -> impl Future<Output = Result<(), ScaleError>> + Send {
+    /// It was not restored to the end; another call goes on from there.
+    fn restore(&self, request: &RestoreRequest) -> impl Future<Output = Result<(), ScaleError>> + Send {
         let _ = request;
         async { Err(ScaleError::Unsupported) }
     }
 
-    /// Shows `report` to the resource's owners: on its object, where they look first. The default does nothing: the
+    /// Publishes an event to the resource's users: on its object, where they look first. The default does nothing: the
     /// daemons log it anyway.
     ///
     /// # Errors
     ///
-    /// It cannot be shown. Nothing depends on it; the daemon logs that at most.
-    fn report(&self, resource: &ResourceId, report: &Report) -> impl Future<Output = Result<()>> + Send {
-        let _ = (resource, report);
+    /// It cannot be published. Nothing depends on it; the daemon logs that at most.
+    fn publish_event(
+        &self,
+        resource: &ResourceId,
+        event: &ResourceEvent,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let _ = (resource, event);
         async { Ok(()) }
     }
 

@@ -1,51 +1,44 @@
 //! The daemons of an earlier version, for the tests that upgrade from it and go back to it.
 
-use std::{
-    env, fs,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{env, fs, path::PathBuf, process::Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     steps::run,
     workspace::{cargo, root, target},
 };
 
-/// The last commit that leads no Services, and what is in its place in a cluster before an upgrade.
-const COMMIT: &str = "0882a58a6193e1e764ea5137f73f4715943490d7";
+/// The trailer of the commit that is upgraded from: the first that exchanges and stores what this version does. Its hash changes
+/// whenever it is rebased.
+const TRAILER: &str = "Upgrade-From: v1";
 /// Names the folder to the tests.
 pub const ENVIRONMENT: &str = "SCALER_E2E_OLD_BIN";
 /// What is upgraded.
 const PACKAGES: [&str; 3] = ["autoscaler", "dlx", "resource-scaler-deployment"];
 
 /// Builds them from this repository's history, once: the folder with their programs and plugins; or one that is named already.
-/// `None`: the history does not go back so far, as in a shallow clone.
+/// `None`: the history is not all there, as in a shallow clone, and the commit is not in it.
 ///
 /// They are built on their own, so that neither build takes the other's place, and without debug information: nobody looks
 /// into them.
 ///
 /// # Errors
 ///
-/// git's, tar's and cargo's, and the file system's.
+/// The history is all there, and no commit has the trailer. git's, tar's and cargo's, and the file system's.
 pub fn build() -> Result<Option<PathBuf>> {
     if let Some(given) = env::var_os(ENVIRONMENT).filter(|folder| !folder.is_empty()) {
         return Ok(Some(given.into()));
     }
-    let folder = target().join("earlier").join(&COMMIT[..12]);
-    let (source, programs) = (folder.join("source"), folder.join("target/debug"));
-    let has_it = git(&["cat-file", "-e", &format!("{COMMIT}^{{commit}}")])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !has_it {
-        println!("    not there: the history does not go back to {}", &COMMIT[..12]);
+    let Some(commit) = find()? else {
+        println!("    not there: the history is cut off (git fetch --unshallow)");
         return Ok(None);
-    }
+    };
+    let folder = target().join("earlier").join(&commit[..12]);
+    let (source, programs) = (folder.join("source"), folder.join("target/debug"));
     fs::create_dir_all(&source).with_context(|| format!("creating {}", source.display()))?;
     let archive = folder.join("source.tar");
-    run(git(&["archive", "--format=tar", "--output"]).arg(&archive).arg(COMMIT))?;
+    run(git(&["archive", "--format=tar", "--output"]).arg(&archive).arg(&commit))?;
     run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&source))?;
     let mut build = cargo();
     build
@@ -57,6 +50,27 @@ pub fn build() -> Result<Option<PathBuf>> {
     }
     run(build.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_INCREMENTAL", "0"))?;
     Ok(Some(programs))
+}
+
+/// The commit that is upgraded from.
+fn find() -> Result<Option<String>> {
+    let pattern = format!("--grep=^{TRAILER}$");
+    let found = output(&mut git(&["log", "--format=%H", "--max-count=1", &pattern]))?;
+    if !found.is_empty() {
+        return Ok(Some(found));
+    }
+    let shallow = output(&mut git(&["rev-parse", "--is-shallow-repository"]))?;
+    ensure!(
+        shallow == "true",
+        "no commit of this history has the trailer {TRAILER:?}: the upgrade tests need it"
+    );
+    Ok(None)
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 fn git(arguments: &[&str]) -> Command {

@@ -113,7 +113,7 @@ impl Scene {
         // Those that need no cluster.
         let plugins = folder.path().join("plugins");
         fs::create_dir(&plugins).context("making the plugins' folder")?;
-        for file in ["command.so", "process.so", "process-keeper"] {
+        for file in ["command.so", "process.so", "process-shim"] {
             symlink(built.plugins.join(file), plugins.join(file)).context("installing the plugins")?;
         }
 

@@ -43,14 +43,14 @@ pub async fn views(addresses: Addresses) -> Result<Vec<View>> {
         .iter()
         .map(|resource| {
             let name = name(resource);
-            let mut state = text(resource, &["state"]);
+            let mut state = text(resource, &["phase"]);
             let mut said = text(resource, &["reason"]);
             if state == "active" && count(resource, "replicas") == 0 {
-                // Nobody has written a row on it yet: what never ran is at zero all the same.
+                // Nobody has written a record on it yet: what never ran is at zero all the same.
                 state = "asleep".to_owned();
                 said = "was never asked for".to_owned();
             }
-            // The autoscaler knows why something stays awake; why it sleeps or wakes stands in its row.
+            // The autoscaler knows why something stays awake; why it sleeps or wakes stands in its record.
             let why = if state == "active" {
                 reasons.get(&name).filter(|reason| !reason.is_empty()).cloned().unwrap_or(said)
             } else {

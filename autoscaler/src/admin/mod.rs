@@ -18,7 +18,7 @@ use daemon::{
     members::serving,
 };
 use http::{Request, StatusCode};
-use scaler_types::{Rollout, Row, ScaleEvent, ScaleResource, Version, duration::short};
+use scaler_types::{Record, Rollout, ScaleEvent, ScaleResource, Version, duration::short};
 use serde::Serialize;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -97,10 +97,10 @@ struct ResourceStatus {
     namespace: String,
     name: String,
     kind: String,
-    path: scaler_types::Path,
-    /// Where its requests are led, where its plugin can lead them.
-    route: Option<InterceptionStatus>,
-    row: Row,
+    traffic_mode: scaler_types::TrafficMode,
+    /// The interception of its requests, where its plugin can intercept them.
+    interception: Option<InterceptionStatus>,
+    record: Record,
     version: Version,
     replicas: u32,
     status: String,
@@ -187,7 +187,7 @@ impl AdminView {
         let view = self.clone();
         Arc::new(move |_| {
             let status = status();
-            let leads = status.leads;
+            let leads = status.is_leader;
             let members = if leads { members.statuses() } else { Vec::new() };
             let serving = if leads { view.serving() } else { None };
             let answer = LeaderAnswer { status, members, serving };
@@ -280,9 +280,9 @@ impl ResourceStatus {
             namespace: resource.id.namespace.clone(),
             name: resource.id.name.clone(),
             kind: kind.to_owned(),
-            path: resource.path,
-            route,
-            row: resource.row.clone(),
+            traffic_mode: resource.traffic_mode,
+            interception: route,
+            record: resource.record.clone(),
             version: resource.version.clone(),
             replicas: resource.replicas,
             status: resource.status.clone(),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use daemon::{reports::Dropped, telemetry::ResourceMetrics};
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
-use scaler_types::{Leads, Resource, Route, protocol::Rules};
+use scaler_types::{Backend, Interception, Resource, protocol::Rules};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,11 +32,21 @@ async fn where_a_route_leads_and_what_comes_next() {
     let mut web = Resource::new(id("web"));
     web.replicas = 1;
     let dlxs = vec!["a".to_owned()];
-    web.route = Some(Route { leads: Leads::Both, complete: true, own_ready: true, dlxs, ..Route::default() });
+    web.interception = Some(Interception {
+        backend: Backend::Both,
+        in_sync: true,
+        workload_ready: true,
+        dlxs,
+        ..Interception::default()
+    });
     store.put(web);
     let mut shy = Resource::new(id("shy"));
     shy.replicas = 1;
-    shy.route = Some(Route { asked: true, refused: "no port is free".to_owned(), ..Route::default() });
+    shy.interception = Some(Interception {
+        requested: true,
+        refusal: "no port is free".to_owned(),
+        ..Interception::default()
+    });
     store.put(shy);
     let state = tempfile::tempdir().unwrap();
     let (_dlxs, dlxs) = serving_dlxs(&["a"]);
@@ -76,7 +86,7 @@ async fn where_a_route_leads_and_what_comes_next() {
         let mut state = state.lock().unwrap();
         let web = state.resources.get_mut(&id("web")).unwrap();
         // Two attempts that a DLX did not answer.
-        web.failed_drains.insert(("reverted", "silent"), 2);
+        web.failed_drains.insert(("reverted", "unreachable"), 2);
         // Four wakes.
         let mut resource = web.resource.clone();
         for replicas in [0, 1].repeat(4) {
@@ -86,15 +96,15 @@ async fn where_a_route_leads_and_what_comes_next() {
     }
 
     let told = get(&view.resources()).await;
-    assert_eq!(told["resources"][0]["route"], Value::Null);
+    assert_eq!(told["resources"][0]["interception"], Value::Null);
     assert_eq!(
-        told["resources"][2]["route"],
+        told["resources"][2]["interception"],
         json!({
-            "leads": "both", "since": "10s", "asked": false, "refused": "", "complete": true, "led_for": "0s",
-            "dlxs": ["a"], "next": "own", "waits": "the endpoint propagation delay, 20s left",
+            "backend": "both", "since": "10s", "requested": false, "refusal": "", "in_sync": true, "intercepted_for": "0s",
+            "dlxs": ["a"], "next": "workload", "waits": "the endpoint propagation delay, 20s left",
         })
     );
-    let status = |leads| move || Status { leads, ..Status::default() };
+    let status = |leads| move || Status { is_leader: leads, ..Status::default() };
     let leader = get(&view.leader(status(true), context.members.clone())).await;
     assert_eq!(leader["serving"], json!([{"name": "a", "addresses": ["127.0.0.1"]}]));
     let other = get(&view.leader(status(false), context.members.clone())).await;
@@ -108,8 +118,10 @@ async fn where_a_route_leads_and_what_comes_next() {
     };
     let labels = |name: &str| format!("namespace=\"demo\",name=\"{name}\",kind=\"{KIND}\"");
     let refused = format!("scaler_refused{{{},what=\"interception\"}} 1", labels("shy"));
-    let failed =
-        format!("scaler_failed_drains_total{{{},outcome=\"reverted\",reason=\"silent\"}} 2", labels("web"));
+    let failed = format!(
+        "scaler_failed_drains_total{{{},outcome=\"reverted\",reason=\"unreachable\"}} 2",
+        labels("web")
+    );
     let frequent = format!("scaler_autoscaler_frequent_wakes{{{}}} 4", labels("web"));
     let active = series(ResourceMetrics::Active);
     for line in [&refused, &failed, &frequent] {
@@ -129,5 +141,5 @@ async fn where_a_route_leads_and_what_comes_next() {
     context.stop.cancel();
     tokio::task::yield_now().await;
     let told = get(&view.resources()).await;
-    assert_eq!(told["resources"][2]["route"], Value::Null);
+    assert_eq!(told["resources"][2]["interception"], Value::Null);
 }

@@ -61,7 +61,7 @@ async fn unknown_resource_error(client: &AdminClient, id: &ResourceId) -> anyhow
 /// Fails where this autoscaler does not lead: then it decides nothing.
 pub(super) async fn require_leader(client: &AdminClient) -> anyhow::Result<Value> {
     let leader = client.get("/api/v1/leader").await?.unwrap_or_default();
-    if leader["leads"] == true {
+    if leader["is_leader"] == true {
         return Ok(leader);
     }
     let who = match &leader["leader"] {
@@ -96,22 +96,22 @@ fn render(resource: &Value, answer: &Value) -> String {
     let mut rows = vec![
         field("decision", format!("{} ({}), for {}", text("decision"), text("code"), text("since"))),
         field(
-            "row",
+            "record",
             format!(
                 "{}: {} (nonce {})",
-                display_value(&resource["row"]["state"]),
-                display_value(&resource["row"]["reason"]),
-                display_value(&resource["row"]["nonce"])
+                display_value(&resource["record"]["phase"]),
+                display_value(&resource["record"]["reason"]),
+                display_value(&resource["record"]["nonce"])
             ),
         ),
     ];
     rows.extend(failed_wake(resource).map(|why| field("last failed wake", why)));
     rows.extend([
         field("replicas", text("replicas")),
-        field("path", text("path")),
+        field("traffic mode", text("traffic_mode")),
         field("version", text("version")),
     ]);
-    rows.extend(route(&resource["route"]));
+    rows.extend(route(&resource["interception"]));
     if resource["status"].as_str().is_some_and(|status| !status.is_empty()) {
         rows.push(field("status", text("status")));
     }
@@ -193,7 +193,7 @@ fn render(resource: &Value, answer: &Value) -> String {
 
 /// Why its last wake failed, if none has succeeded since.
 pub(super) fn failed_wake(resource: &Value) -> Option<String> {
-    let why = &resource["row"]["failed_wake"];
+    let why = &resource["record"]["failed_wake"];
     why.as_str().is_some_and(|why| !why.is_empty()).then(|| display_value(why))
 }
 
@@ -202,23 +202,23 @@ fn route(route: &Value) -> Vec<Vec<String>> {
     if route.is_null() {
         return Vec::new();
     }
-    let leads = match route["leads"].as_str() {
-        Some("dlx") if route["complete"] == false => "the DLXs, but not completely".to_owned(),
+    let leads = match route["backend"].as_str() {
+        Some("dlx") if route["in_sync"] == false => "the DLXs, but not completely".to_owned(),
         Some("dlx") => {
-            format!("the DLXs, completely for {}", display_value(&route["led_for"]))
+            format!("the DLXs, completely for {}", display_value(&route["intercepted_for"]))
         }
         Some("both") => "the DLXs and its own pods".to_owned(),
         _ => "its own pods".to_owned(),
     };
-    let asked = if route["asked"] == true { "" } else { "; interception is not requested" };
+    let asked = if route["requested"] == true { "" } else { "; interception is not requested" };
     let mut rows =
         vec![field("backend", format!("{leads}, since {}{asked}", display_value(&route["since"])))];
     let named: Vec<_> = array_field(route, "dlxs").iter().map(display_value).collect();
     if !named.is_empty() {
         rows.push(field("named DLXs", named.join(", ")));
     }
-    if route["refused"].as_str().is_some_and(|why| !why.is_empty()) {
-        rows.push(field("refused", display_value(&route["refused"])));
+    if route["refusal"].as_str().is_some_and(|why| !why.is_empty()) {
+        rows.push(field("refused", display_value(&route["refusal"])));
     }
     let next = route["next"].as_str().map(|next| match next {
         "dlx" => "the DLXs",
@@ -246,8 +246,8 @@ mod tests {
     #[test]
     fn what_a_person_reads() {
         let resource = json!({
-            "namespace": "shop", "name": "statefulset/db", "kind": "deployment", "path": "always", "replicas": 2,
-            "row": {"state": "active", "reason": "woken by a request", "nonce": "00", "failed_wake": "no such image"}, "version": "7", "status": "",
+            "namespace": "shop", "name": "statefulset/db", "kind": "deployment", "traffic_mode": "always", "replicas": 2,
+            "record": {"phase": "active", "reason": "woken by a request", "nonce": "00", "failed_wake": "no such image"}, "version": "7", "status": "",
             "rollout": {"revision": "f", "phase": "progressing", "status": "1 of 2 pods have the current template"},
             "decision": "keep", "code": "active", "reason": "active 3s ago, the window is 10m", "since": "12s",
             "metrics": [
@@ -259,8 +259,8 @@ mod tests {
             "last_event": {"event": "scaleFromZeroCompleted", "ago": "5m", "time": null},
             "last_attempt": {"outcome": "reverted", "reason": "reverted: no", "ago": "1m"},
             "failure": null,
-            "route": {"leads": "both", "since": "12s", "asked": false, "refused": "", "complete": true, "led_for": "0s",
-                "dlxs": ["a", "b"], "next": "own", "waits": "its own endpoints to become ready"},
+            "interception": {"backend": "both", "since": "12s", "requested": false, "refusal": "", "in_sync": true, "intercepted_for": "0s",
+                "dlxs": ["a", "b"], "next": "workload", "waits": "its own endpoints to become ready"},
         });
         let answer = json!({"cycles": [{"kind": "deployment", "namespace": "*", "count": 3, "last": "1s",
             "took": "2ms", "error": null}]});
@@ -268,10 +268,10 @@ mod tests {
         let expected = "\
 shop/statefulset/db (deployment): awake, no action: active 3s ago, the window is 10m
   decision          keep (active), for 12s
-  row               active: woken by a request (nonce 00)
+  record            active: woken by a request (nonce 00)
   last failed wake  no such image
   replicas          2
-  path              always
+  traffic mode      always
   version           7
   backend           the DLXs and its own pods, since 12s; interception is not requested
   named DLXs        a, b

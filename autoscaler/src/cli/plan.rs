@@ -50,8 +50,9 @@ fn render(url: &str, leader: &Value, problems: &Value, answer: &Value) -> String
     let rows: Vec<_> = members
         .iter()
         .map(|member| {
-            let silent =
-                member["silent"].as_str().map(|why| format!("UNREACHABLE, keeps everything awake: {why}"));
+            let silent = member["unreachable"]
+                .as_str()
+                .map(|why| format!("UNREACHABLE, keeps everything awake: {why}"));
             vec![
                 display_value(&member["name"]),
                 display_value(&member["admin"]),
@@ -133,11 +134,12 @@ fn render_section(title: &str, resources: &[Value], text: impl Fn(&Value) -> Opt
 
 /// Backends of the intercepted Services, and what they wait for.
 fn routes(resources: &[Value]) -> String {
-    let led: Vec<_> = resources.iter().filter(|resource| !resource["route"].is_null()).collect();
+    let led: Vec<_> = resources.iter().filter(|resource| !resource["interception"].is_null()).collect();
     if led.is_empty() {
         return String::new();
     }
-    let count = |leads: &str| led.iter().filter(|resource| resource["route"]["leads"] == leads).count();
+    let count =
+        |leads: &str| led.iter().filter(|resource| resource["interception"]["backend"] == leads).count();
     let mut out = format!(
         "intercepted Services: {} to the DLXs, {} to both, {} to their own pods\n",
         count("dlx"),
@@ -147,15 +149,15 @@ fn routes(resources: &[Value]) -> String {
     let rows: Vec<_> = led
         .iter()
         .filter_map(|resource| {
-            let route = &resource["route"];
-            let why = match (&route["refused"], &route["waits"]) {
+            let route = &resource["interception"];
+            let why = match (&route["refusal"], &route["waits"]) {
                 (Value::String(why), _) if !why.is_empty() => format!("refused: {why}"),
                 (_, Value::String(waits)) => format!("waits for {waits}"),
                 _ => return None,
             };
             let name =
                 format!("{}/{}", display_value(&resource["namespace"]), display_value(&resource["name"]));
-            Some(vec![name, display_value(&resource["kind"]), display_value(&route["leads"]), why])
+            Some(vec![name, display_value(&resource["kind"]), display_value(&route["backend"]), why])
         })
         .collect();
     out += &table(&rows);
@@ -174,15 +176,15 @@ mod tests {
         };
         let mut slept = one("a", 0, "keep", "not_active");
         slept["frequent_wakes"] = "woken 4 times in the last hour".into();
-        slept["row"] = json!({"state": "asleep", "failed_wake": "no such image"});
+        slept["record"] = json!({"phase":"asleep", "failed_wake": "no such image"});
         let routed = |name: &str, leads: &str, refused: &str, waits: Value| {
             let mut one = one(name, 2, "keep", "active");
-            one["route"] = json!({"leads": leads, "refused": refused, "waits": waits});
+            one["interception"] = json!({"backend": leads, "refusal": refused, "waits": waits});
             one
         };
-        let leader = json!({"leads": true, "leader": "autoscaler-1", "members": [
-            {"name": "a", "admin": "10.0.0.1:8091", "silent": null},
-            {"name": "b", "admin": "10.0.0.2:8091", "silent": "no answer within 5s"},
+        let leader = json!({"is_leader": true, "leader": "autoscaler-1", "members": [
+            {"name": "a", "admin": "10.0.0.1:8091", "unreachable": null},
+            {"name": "b", "admin": "10.0.0.2:8091", "unreachable": "no answer within 5s"},
         ]});
         let answer = json!({
             "cycles": [{"kind": "deployment", "namespace": "shop", "error": "no answer from DLX b"}],

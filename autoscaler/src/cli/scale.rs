@@ -141,7 +141,7 @@ impl Wake {
         };
         // Those that answered the last time first.
         let mut members: Vec<_> = array_field(&known, "members").iter().collect();
-        members.sort_by_key(|member| !member["silent"].is_null());
+        members.sort_by_key(|member| !member["unreachable"].is_null());
         let addresses = members.iter().filter_map(|member| member["admin"].as_str()?.parse().ok());
         let mut ports =
             addresses.map(|address| options.client_for(address)).collect::<Result<Vec<_>, _>>()?;

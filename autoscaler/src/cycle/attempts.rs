@@ -1,6 +1,6 @@
 //! What a cycle does beside looking: tries and mends, a bounded number at a time, and what comes of them.
 
-use scaler_types::{ResourceId, ScaleError, Severity, State, duration};
+use scaler_types::{Phase, ResourceId, ScaleError, Severity, duration};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -39,7 +39,7 @@ impl<P: Plugin> Cycle<P> {
         self.states().set_in_progress(&repair.id, true);
         let (id, plugin) = (repair.id.clone(), self.active.borrow().plugin.clone());
         let task = self.running.spawn(async move {
-            let written = plugin.compare_and_set(&repair.id, &repair.expected, &repair.row).await;
+            let written = plugin.compare_and_set(&repair.id, &repair.expected, &repair.record).await;
             TaskResult::Repaired(repair, written.map(drop))
         });
         self.tasks.insert(task.id(), RunningTask { id, switches: false });
@@ -93,22 +93,22 @@ impl<P: Plugin> Cycle<P> {
                     &id,
                     &SleepOutcome::KeptAwake("its record was being repaired; try again".to_owned()),
                 );
-                let Repair { row, .. } = &repair;
+                let Repair { record, .. } = &repair;
                 match written {
                     Ok(()) => {
                         self.context.metrics.records_repaired.inc();
-                        tracing::info!(resource = %id, phase = %row.state, reason = row.reason, "repaired its record");
-                        if row.state == State::Failed {
-                            let message = row.failed_wake.clone();
+                        tracing::info!(resource = %id, phase = %record.phase, reason = record.reason, "repaired its record");
+                        if record.phase == Phase::Failed {
+                            let message = record.failed_wake.clone();
                             return self.reporter.report(&id, Severity::Warning, "WakeFailed", message);
                         }
                         let told = if repair.scaled_manually { "ScaledUpManually" } else { "RecordRepaired" };
-                        let message = format!("Its phase is {} now: {}", row.state, row.reason);
+                        let message = format!("Its phase is {} now: {}", record.phase, record.reason);
                         self.reporter.report(&id, Severity::Normal, told, message);
                     }
                     Err(ScaleError::Conflict | ScaleError::Unsupported) => {}
                     Err(error) => {
-                        tracing::warn!(resource = %id, phase = %row.state, %error, "failed to repair its record; retried in the next cycle");
+                        tracing::warn!(resource = %id, phase = %record.phase, %error, "failed to repair its record; retried in the next cycle");
                     }
                 }
             }

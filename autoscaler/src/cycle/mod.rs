@@ -16,7 +16,7 @@ use daemon::{
     reports::{Dropped, Reporter},
     settings::Settings,
 };
-use scaler_types::{Path, ResourceId, ScaleError, Severity, State, protocol::Rules};
+use scaler_types::{Phase, ResourceId, ScaleError, Severity, TrafficMode, protocol::Rules};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{Id, JoinSet},
@@ -285,7 +285,7 @@ impl<P: Plugin> Cycle<P> {
             let error = states.cycles.error.clone().map(|error| format!(": {error}")).unwrap_or_default();
             match states.resources.get(&id).map(|state| &state.decision) {
                 Some(Decision::ScaleToZero(_)) => None,
-                Some(Decision::Keep(Reason::AtZero | Reason::NotActive(State::Asleep))) => {
+                Some(Decision::Keep(Reason::AtZero | Reason::NotActive(Phase::Asleep))) => {
                     Some(SleepOutcome::AlreadyAsleep)
                 }
                 Some(kept) => Some(SleepOutcome::KeptAwake(kept.to_string())),
@@ -324,7 +324,9 @@ impl<P: Plugin> Cycle<P> {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         for id in work.idle {
             match states.resources.get(&id) {
-                Some(state) if state.resource.path == Path::Direct => self.switches.push_back(id),
+                Some(state) if state.resource.traffic_mode == TrafficMode::WhenAsleep => {
+                    self.switches.push_back(id)
+                }
                 _ => self.queue.push_back(Job::Drain(id)),
             }
         }

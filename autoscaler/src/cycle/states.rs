@@ -10,7 +10,8 @@ use std::{
 
 use daemon::settings::Settings;
 use scaler_types::{
-    Nonce, Path, Resource, ResourceId, RolloutPhase, Row, ScaleEvent, ScaleResource, State, Version,
+    Nonce, Phase, Record, Resource, ResourceId, RolloutPhase, ScaleEvent, ScaleResource, TrafficMode,
+    Version,
     backoff::Backoff,
     duration::short,
     protocol::{self, Gap, Reports, WakeSeen},
@@ -109,7 +110,7 @@ struct Observed<'a> {
 /// What is to be done after a cycle.
 #[derive(Debug, Default)]
 pub struct PlannedWork {
-    /// Rows left behind.
+    /// Records left behind.
     pub repairs: Vec<Repair>,
     /// Resources to put to zero.
     pub idle: Vec<ResourceId>,
@@ -121,15 +122,15 @@ pub struct PlannedWork {
     pub decisions: BTreeMap<(&'static str, &'static str), u64>,
 }
 
-/// A row left behind, and what is to be written over it.
+/// A record left behind, and what is to be written over it.
 #[derive(Clone, Debug)]
 pub struct Repair {
     /// Whose.
     pub id: ResourceId,
     /// The version that must still stand.
     pub expected: Version,
-    /// The row to write.
-    pub row: Row,
+    /// The record to write.
+    pub record: Record,
     /// Somebody scaled it up while it slept.
     pub scaled_manually: bool,
 }
@@ -260,10 +261,10 @@ impl ResourceStates {
         if state.in_progress {
             return;
         }
-        if let Some(row) = state.find_repair(now, settings.resource_readiness_timeout) {
+        if let Some(record) = state.find_repair(now, settings.resource_readiness_timeout) {
             let (id, expected) = (state.resource.id.clone(), state.resource.version.clone());
-            let scaled_manually = state.resource.row.state == State::Asleep && state.resource.replicas > 0;
-            work.repairs.push(Repair { id, expected, row, scaled_manually });
+            let scaled_manually = state.resource.record.phase == Phase::Asleep && state.resource.replicas > 0;
+            work.repairs.push(Repair { id, expected, record, scaled_manually });
         } else if let Decision::ScaleToZero(_) = state.decision {
             work.idle.push(state.resource.id.clone());
         }
@@ -311,7 +312,7 @@ impl ResourceStates {
         state.failure.as_ref()
     }
 
-    /// A row is being mended, or that is over.
+    /// A record is being mended, or that is over.
     pub fn set_in_progress(&mut self, id: &ResourceId, in_progress: bool) {
         if let Some(state) = self.resources.get_mut(id) {
             state.in_progress = in_progress;
@@ -368,7 +369,7 @@ impl ResourceState {
         });
         let woken = self.waking.is_some() && self.waking != before;
         self.rollout = ObservedRollout::observe(self.rollout.take(), now, &resource, woken);
-        if resource.row.state == State::Asleep && resource.replicas == 0 {
+        if resource.record.phase == Phase::Asleep && resource.replicas == 0 {
             // Whatever failed on the way: it is reached.
             self.failure = None;
         }
@@ -391,9 +392,9 @@ impl ResourceState {
         self.decision = decision;
     }
 
-    /// The row to write where nobody works on this one any more.
-    fn find_repair(&self, now: Instant, readiness_timeout: Duration) -> Option<Row> {
-        if self.resource.path == Path::External {
+    /// The record to write where nobody works on this one any more.
+    fn find_repair(&self, now: Instant, readiness_timeout: Duration) -> Option<Record> {
+        if self.resource.traffic_mode == TrafficMode::External {
             return None;
         }
         let timeout = self.resource.wake_timeout(readiness_timeout);
@@ -411,25 +412,25 @@ impl ResourceState {
         };
         let recovered =
             protocol::recover(&protocol_seen(&self.resource), self.in_progress, wake, Nonce::fresh());
-        // Every write of the row repairs, and putting it to zero is one: that is not kept up by what cannot be repaired.
+        // Every write of the record repairs, and putting it to zero is one: that is not kept up by what cannot be repaired.
         let repairs = self.resource.needs_repair && !matches!(self.decision, Decision::ScaleToZero(_));
-        let mut row = recovered.or_else(|| repairs.then(|| self.resource.row.clone()))?;
-        // Its own try, if the last one failed: who reads the row is told why.
-        if let (State::Draining, Some((DrainOutcome::Failed(reason), _))) =
-            (self.resource.row.state, &self.last_attempt)
+        let mut record = recovered.or_else(|| repairs.then(|| self.resource.record.clone()))?;
+        // Its own try, if the last one failed: who reads the record is told why.
+        if let (Phase::Draining, Some((DrainOutcome::Failed(reason), _))) =
+            (self.resource.record.phase, &self.last_attempt)
         {
-            row.reason = format!("scaling to zero failed: {reason}");
+            record.reason = format!("scaling to zero failed: {reason}");
         }
-        Some(row)
+        Some(record)
     }
 }
 
 fn is_awake(resource: &Resource) -> bool {
-    matches!(resource.row.state, State::Active | State::Draining) && resource.replicas > 0
+    matches!(resource.record.phase, Phase::Active | Phase::Draining) && resource.replicas > 0
 }
 
 fn wake_nonce(resource: &Resource) -> Option<Nonce> {
-    (resource.row.state == State::Waking).then_some(resource.row.nonce)
+    (resource.record.phase == Phase::Waking).then_some(resource.record.nonce)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Whole cycles: a plugin in memory, DLXs that are real servers, and the real clock with short intervals.
 
-use scaler_types::{Nonce, Row, State};
+use scaler_types::{Nonce, Phase, Record};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -101,7 +101,7 @@ async fn idle_ones_go_to_zero_busy_ones_stay() {
         .await;
     // No DLX tells anything of it.
     running.until(|states| states.resources[&id("busy")].decision.code() == "no_sample").await;
-    assert_eq!(store.get("busy").row, Row::default());
+    assert_eq!(store.get("busy").record, Record::default());
     assert_eq!(site.fences("committed", "confirmed"), 1);
     site.context.stop.cancel();
     running.ends().await;
@@ -134,7 +134,7 @@ async fn while_one_is_silent_no_fence_is_tried() {
 async fn what_is_left_behind_is_mended_and_then_goes_its_way() {
     let site = Site::new(OFTEN, LONG);
     let store = Store::with(["hello"]);
-    store.write("hello", State::Draining);
+    store.write("hello", Phase::Draining);
     let _dlx = Dlx::quiet(site.state.path(), &["hello"]);
     let running = site.run(&store);
     store.until(|store| store.resources[&id("hello")].replicas == 0).await;
@@ -167,7 +167,7 @@ async fn a_scale_that_fails_is_reported_and_not_hammered() {
     assert_eq!(told, "failed: scaling to zero: the process does not end");
     store
         .until(|store| {
-            store.resources[&id("hello")].row.reason
+            store.resources[&id("hello")].record.reason
                 == "scaling to zero failed: scaling to zero: the process does not end"
         })
         .await;
@@ -208,7 +208,7 @@ async fn many_go_to_zero_a_bounded_number_at_a_time() {
     store.on_write(move |store, _| {
         let inner = store.inner();
         let fenced =
-            inner.resources.values().filter(|resource| resource.row.state == State::Draining).count();
+            inner.resources.values().filter(|resource| resource.record.phase == Phase::Draining).count();
         let mut most = seen.lock().unwrap();
         *most = fenced.max(*most);
     });
@@ -226,25 +226,25 @@ async fn a_try_does_not_hold_up_the_next_cycle() {
     let site = Site::new(OFTEN, LONG);
     let store = Store::with(["hello"]);
     let dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
-        "/api/v1/fence" => Reply::Never,
+        "/api/v1/confirm-drain" => Reply::Never,
         _ => Reply::Json(
             http::StatusCode::OK,
             crate::testing::activity(member, std::iter::once(crate::testing::idle("hello"))),
         ),
     });
     let running = site.run(&store);
-    store.until(|store| store.resources[&id("hello")].row.state == State::Draining).await;
+    store.until(|store| store.resources[&id("hello")].record.phase == Phase::Draining).await;
     let count = running.states.lock().unwrap().cycles.count;
     running.until(|states| states.cycles.count > count + 5).await;
-    assert_eq!(dlx.count("/api/v1/fence"), 1);
-    assert_eq!(store.get("hello").row.state, State::Draining);
+    assert_eq!(dlx.count("/api/v1/confirm-drain"), 1);
+    assert_eq!(store.get("hello").record.phase, Phase::Draining);
     // The end: it is reverted, and that is waited for.
     let states = running.states.clone();
     site.context.stop.cancel();
     running.ends().await;
     let states = states.lock().unwrap();
     assert_eq!(states.resources[&id("hello")].failed_drains, [(("reverted", "stopping"), 1)].into());
-    assert_eq!((store.get("hello").row.state, store.get("hello").replicas), (State::Active, 1));
+    assert_eq!((store.get("hello").record.phase, store.get("hello").replicas), (Phase::Active, 1));
     assert_eq!(site.fences("reverted", "stopping"), 1);
 }
 
@@ -253,7 +253,7 @@ async fn another_file_changes_the_cycle_and_none_ends_it() {
     let mut site = Site::new(LONG, LONG);
     let (first, second) = (Store::with(["hello"]), Store::with(["hello"]));
     let _dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
-        "/api/v1/fence" => refused("2 requests in flight"),
+        "/api/v1/confirm-drain" => refused("2 requests in flight"),
         _ => Reply::Json(
             http::StatusCode::OK,
             crate::testing::activity(member, std::iter::once(crate::testing::idle("hello"))),
@@ -273,7 +273,7 @@ async fn another_file_changes_the_cycle_and_none_ends_it() {
     let Running { set_active, task, .. } = running;
     drop(set_active);
     tokio::time::timeout(Duration::from_secs(60), task).await.expect("it does not end").unwrap();
-    assert_eq!(second.get("hello").row.state, State::Active);
+    assert_eq!(second.get("hello").record.phase, Phase::Active);
 }
 
 #[tokio::test]
@@ -282,9 +282,9 @@ async fn a_nonce_of_its_own_for_every_try() {
     let store = Store::with(["hello"]);
     let nonces = Arc::new(Mutex::new(Vec::<Nonce>::new()));
     let seen = nonces.clone();
-    store.on_write(move |_, row| seen.lock().unwrap().push(row.nonce));
+    store.on_write(move |_, record| seen.lock().unwrap().push(record.nonce));
     let _dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
-        "/api/v1/fence" => refused("1 requests held"),
+        "/api/v1/confirm-drain" => refused("1 requests held"),
         _ => Reply::Json(
             http::StatusCode::OK,
             crate::testing::activity(member, std::iter::once(crate::testing::idle("hello"))),
@@ -320,7 +320,7 @@ fn just_asked(member: &str, asked: &crate::testing::ReceivedRequest) -> Reply {
     let mut active = crate::testing::idle("hello");
     active["idle"] = "1s".into();
     match asked.path.as_str() {
-        "/api/v1/fence" => confirmed(),
+        "/api/v1/confirm-drain" => confirmed(),
         _ => Reply::Json(http::StatusCode::OK, crate::testing::activity(member, std::iter::once(active))),
     }
 }
@@ -347,9 +347,9 @@ async fn a_person_need_not_wait_for_the_window() {
     );
     assert!(store.inner().calls.is_empty());
     assert_eq!(ask(&running, "hello").await, SleepOutcome::Attempted(DrainOutcome::Committed));
-    assert_eq!((store.get("hello").replicas, store.get("hello").row.reason.as_str()), (0, "requested"));
+    assert_eq!((store.get("hello").replicas, store.get("hello").record.reason.as_str()), (0, "requested"));
     // By the same fence as ever.
-    assert_eq!(dlx.count("/api/v1/fence"), 1);
+    assert_eq!(dlx.count("/api/v1/confirm-drain"), 1);
     assert_eq!(ask(&running, "hello").await, SleepOutcome::AlreadyAsleep);
     // What its owner wants awake stays awake.
     store.put(paused);
@@ -363,14 +363,14 @@ async fn a_person_is_told_what_stands_in_the_way() {
     let site = Site::new(LONG, LONG);
     let store = Store::with(["hello"]);
     let dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
-        "/api/v1/fence" => refused("1 requests in flight"),
+        "/api/v1/confirm-drain" => refused("1 requests in flight"),
         _ => just_asked(member, asked),
     });
     let running = site.run(&store);
     let SleepOutcome::Attempted(end) = ask(&running, "hello").await else { panic!("no try was made") };
     assert_eq!(end.to_string(), format!("reverted: not confirmed by DLX {}: 1 requests in flight", dlx.name));
     assert_eq!(store.get("hello").replicas, 1);
-    assert_eq!(store.get("hello").row.reason, format!("kept awake: {end}"));
+    assert_eq!(store.get("hello").record.reason, format!("kept awake: {end}"));
     site.context.stop.cancel();
     running.ends().await;
 }
@@ -410,7 +410,7 @@ async fn owners_are_told_once() {
     running.ends().await;
 }
 
-/// Tries on path direct take their time, and nobody else's place.
+/// Tries in traffic mode `when-asleep` take their time, and nobody else's place.
 #[tokio::test]
 async fn tries_that_wait_for_a_route_keep_no_other_waiting() {
     let mut site = Site::new(LONG, LONG);
@@ -437,21 +437,21 @@ async fn tries_that_wait_for_a_route_keep_no_other_waiting() {
     let store = Store::with(names.iter().copied());
     for name in &directs {
         store.change(name, |direct| {
-            direct.path = Path::Direct;
-            direct.route = Some(scaler_types::Route { asked: true, ..Default::default() });
+            direct.traffic_mode = TrafficMode::WhenAsleep;
+            direct.interception = Some(scaler_types::Interception { requested: true, ..Default::default() });
         });
     }
     store.change("hello", |hello| hello.keep_awake = "paused".to_owned());
     let dlx = Dlx::quiet(site.state.path(), &names);
     // No router runs: their routes are waited for.
     let running = site.run(&store);
-    running.until(|_| dlx.count("/api/v1/fence") == MAX_CONCURRENT_SWITCHOVERS).await;
+    running.until(|_| dlx.count("/api/v1/confirm-drain") == MAX_CONCURRENT_SWITCHOVERS).await;
     store.change("hello", |hello| hello.keep_awake.clear());
     let (answer, answered) = oneshot::channel();
     running.ask.send(SleepRequest { id: id("hello"), answer }).await.unwrap();
     assert_eq!(answered.await, Ok(SleepOutcome::Attempted(DrainOutcome::Committed)));
     let draining = |store: &crate::testing::Inner| {
-        store.resources.values().filter(|resource| resource.row.state == State::Draining).count()
+        store.resources.values().filter(|resource| resource.record.phase == Phase::Draining).count()
     };
     assert_eq!(draining(&store.inner()), MAX_CONCURRENT_SWITCHOVERS);
     site.context.stop.cancel();

@@ -8,7 +8,7 @@ mod rollout;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use scaler_types::{Path, Resource, Row, ScaleEvent, ScaleResource, State, protocol::Gap};
+use scaler_types::{Phase, Record, Resource, ScaleEvent, ScaleResource, TrafficMode, protocol::Gap};
 use tokio::time::Instant;
 
 use crate::{
@@ -97,8 +97,11 @@ fn find_idle(
     let Evidence { source, samples, measure, conditions } = evidence;
     check_may_be_scaled(now, resource, history)?;
     let listed = history.listed.map_or(Duration::ZERO, |since| now.duration_since(since));
+    if resource.traffic_mode == TrafficMode::Unknown {
+        return Err(Reason::ModeUnknown);
+    }
     interception::check_ready(resource, metrics, measure, conditions).map_err(Reason::Interception)?;
-    if resource.path == Path::Direct && metrics.is_empty() {
+    if resource.traffic_mode == TrafficMode::WhenAsleep && metrics.is_empty() {
         return Err(Reason::NoMetrics);
     }
     rollout::check_finished(now, resource, history)?;
@@ -111,7 +114,7 @@ fn find_idle(
     }
     // With path external nobody is asked: its requests pass no DLX while it is awake. With path direct they do for as long as
     // its route leads to both.
-    if resource.path != Path::External {
+    if resource.traffic_mode != TrafficMode::External {
         check_nothing_in_flight(source, samples)?;
     }
     if resource.sleep_now {
@@ -120,7 +123,9 @@ fn find_idle(
     let mut idle = None;
     for (place, metric) in metrics.iter().enumerate() {
         let told = match measure {
-            Measurements::Samples if resource.path == Path::External => return Err(Reason::PathExternal),
+            Measurements::Samples if resource.traffic_mode == TrafficMode::External => {
+                return Err(Reason::PathExternal);
+            }
             Measurements::Samples => check_request_count(metric, samples, listed)?,
             Measurements::Readings(readings) => Some(check_reading(metric, readings.get(place))?),
         };
@@ -176,13 +181,13 @@ fn check_may_be_scaled(now: Instant, resource: &Resource, history: &ScaleHistory
     if !resource.keep_awake.is_empty() {
         return Err(Reason::KeptAwake(resource.keep_awake.as_str().into()));
     }
-    if resource.row.format > Row::FORMAT {
-        return Err(Reason::NewerRow(resource.row.format));
+    if resource.record.format > Record::FORMAT {
+        return Err(Reason::NewerRow(resource.record.format));
     }
-    match resource.row.state {
+    match resource.record.phase {
         // What failed to come up and has replicas all the same (a crash loop) is put to zero as anything else.
-        State::Active => {}
-        State::Failed if resource.replicas > 0 => {}
+        Phase::Active => {}
+        Phase::Failed if resource.replicas > 0 => {}
         state => return Err(Reason::NotActive(state)),
     }
     if resource.replicas == 0 {
@@ -336,7 +341,7 @@ fn delays_scale_down(event: ScaleEvent) -> bool {
         ScaleEvent::ResourceUpdated
         | ScaleEvent::ScaleFromZeroStarted
         | ScaleEvent::ScaleFromZeroCompleted => true,
-        ScaleEvent::ScaleToZeroStarted | ScaleEvent::ScaleToZeroCompleted => false,
+        ScaleEvent::ScaleToZeroCompleted => false,
     }
 }
 

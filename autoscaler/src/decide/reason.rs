@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use scaler_types::{Row, ScaleEvent, State, duration::short, protocol::Gap};
+use scaler_types::{Phase, Record, ScaleEvent, duration::short, protocol::Gap};
 
 use super::Failure;
 use crate::{
@@ -18,12 +18,14 @@ pub enum Reason {
     KeptAwake(Arc<str>),
     /// Its interception does not allow it.
     Interception(InterceptionNotReady),
+    /// Its traffic mode is one of a later version.
+    ModeUnknown,
     /// With path external the DLXs see its requests only while it sleeps: they cannot tell whether it is idle.
     PathExternal,
-    /// Its row was written by a newer build, in this format.
+    /// Its record was written by a newer build, in this format.
     NewerRow(u32),
-    /// Its row is not `active`: somebody is at work on it, or it sleeps.
-    NotActive(State),
+    /// Its record is not `active`: somebody is at work on it, or it sleeps.
+    NotActive(Phase),
     /// It has no replicas.
     AtZero,
     /// Neither the resource nor the namespace file names a metric.
@@ -181,7 +183,6 @@ fn event_name(event: ScaleEvent) -> &'static str {
         ScaleEvent::ResourceUpdated => "resourceUpdated",
         ScaleEvent::ScaleFromZeroStarted => "scaleFromZeroStarted",
         ScaleEvent::ScaleFromZeroCompleted => "scaleFromZeroCompleted",
-        ScaleEvent::ScaleToZeroStarted => "scaleToZeroStarted",
         ScaleEvent::ScaleToZeroCompleted => "scaleToZeroCompleted",
     }
 }
@@ -195,6 +196,7 @@ impl Reason {
             Self::Interception(not_ready) if !not_ready.is_permanent() => None,
             Self::Interception(_)
             | Self::PathExternal
+            | Self::ModeUnknown
             | Self::NewerRow(_)
             | Self::NoMetrics
             | Self::UnknownMetric(_)
@@ -214,6 +216,7 @@ impl Reason {
             Self::KeptAwake(_) => "kept_awake",
             Self::Interception(not_ready) => not_ready.code(),
             Self::PathExternal => "traffic_mode_external",
+            Self::ModeUnknown => "traffic_mode_unknown",
             Self::NewerRow(_) => "newer_record",
             Self::NotActive(_) => "not_active",
             Self::AtZero => "at_zero",
@@ -250,13 +253,14 @@ impl fmt::Display for Reason {
         match self {
             Self::KeptAwake(reason) => write!(f, "kept awake: {reason}"),
             Self::Interception(not_ready) => not_ready.fmt(f),
+            Self::ModeUnknown => f.write_str("its traffic mode is one of a later version: upgrade the autoscaler"),
             Self::PathExternal => f.write_str(
                 "in traffic mode external the DLXs see its requests only while it is asleep, so the metric source dlx cannot measure its activity: set metrics.source to prometheus or kubernetes",
             ),
             Self::NewerRow(format) => {
-                write!(f, "its record has format {format}, this version reads formats up to {}: upgrade this autoscaler", Row::FORMAT)
+                write!(f, "its record has format {format}, this version reads formats up to {}: upgrade this autoscaler", Record::FORMAT)
             }
-            Self::NotActive(State::Asleep) => f.write_str("asleep"),
+            Self::NotActive(Phase::Asleep) => f.write_str("asleep"),
             Self::NotActive(state) => write!(f, "its phase is {state}"),
             Self::AtZero => f.write_str("it has no replicas"),
             Self::NoMetrics => {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use scaler_types::{Resource, Rollout, RolloutPhase, State};
+use scaler_types::{Phase, Resource, Rollout, RolloutPhase};
 use tokio::time::Instant;
 
 use super::{Reason, ScaleHistory};
@@ -42,7 +42,7 @@ impl ObservedRollout {
             seen.stands_since = now;
         }
         // While it wakes, a DLX or the leader says when it is up.
-        if rollout.phase == RolloutPhase::Complete && resource.row.state != State::Waking {
+        if rollout.phase == RolloutPhase::Complete && resource.record.phase != Phase::Waking {
             seen.ready_since.get_or_insert(now);
         }
         Some(seen)

@@ -119,14 +119,14 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn every_rule() {
     let keep: Vec<(&str, Case)> = vec![
-        ("newer_record", Case::with(|case| case.resource.row.format = Row::FORMAT + 1)),
-        ("not_active", Case::with(|case| case.resource.row.state = State::Draining)),
-        ("not_active", Case::with(|case| case.resource.row.state = State::Asleep)),
-        ("not_active", Case::with(|case| case.resource.row.state = State::Waking)),
+        ("newer_record", Case::with(|case| case.resource.record.format = Record::FORMAT + 1)),
+        ("not_active", Case::with(|case| case.resource.record.phase = Phase::Draining)),
+        ("not_active", Case::with(|case| case.resource.record.phase = Phase::Asleep)),
+        ("not_active", Case::with(|case| case.resource.record.phase = Phase::Waking)),
         (
             "not_active",
             Case::with(|case| {
-                case.resource.row.state = State::Failed;
+                case.resource.record.phase = Phase::Failed;
                 case.resource.replicas = 0;
             }),
         ),
@@ -226,7 +226,8 @@ fn every_rule() {
             }),
         ),
         ("min_awake", Case::woken(WINDOW - SECOND)),
-        ("traffic_mode_external", Case::with(|case| case.resource.path = Path::External)),
+        ("traffic_mode_external", Case::with(|case| case.resource.traffic_mode = TrafficMode::External)),
+        ("traffic_mode_unknown", Case::with(|case| case.resource.traffic_mode = TrafficMode::Unknown)),
         ("dlx_left", Case::with(|case| case.history.gap = left(case.now - WINDOW + SECOND))),
         ("kept_awake", Case::with(|case| case.resource.keep_awake = "paused".to_owned())),
         // Before anything else, also before the wish of another owner.
@@ -235,7 +236,7 @@ fn every_rule() {
             Case::with(|case| {
                 case.resource.keep_awake = "paused".to_owned();
                 case.resource.sleep_now = true;
-                case.resource.row.state = State::Draining;
+                case.resource.record.phase = Phase::Draining;
             }),
         ),
         // No windows, thresholds and events; all else as ever.
@@ -249,8 +250,8 @@ fn every_rule() {
             }),
         ),
         ("at_zero", Case::asked(|case| case.resource.replicas = 0)),
-        ("not_active", Case::asked(|case| case.resource.row.state = State::Waking)),
-        ("newer_record", Case::asked(|case| case.resource.row.format = Row::FORMAT + 1)),
+        ("not_active", Case::asked(|case| case.resource.record.phase = Phase::Waking)),
+        ("newer_record", Case::asked(|case| case.resource.record.format = Record::FORMAT + 1)),
         ("scale_failed", Case::asked(|case| case.history.failure = Some(failure(case.now + SECOND)))),
     ];
     for (place, (code, case)) in keep.iter().enumerate() {
@@ -261,7 +262,7 @@ fn every_rule() {
     let to_zero: Vec<(&str, Case)> = vec![
         ("quiet", Case::idle()),
         // A crash loop.
-        ("quiet", Case::with(|case| case.resource.row.state = State::Failed)),
+        ("quiet", Case::with(|case| case.resource.record.phase = Phase::Failed)),
         ("requested", Case::asked(|_| {})),
         ("quiet", Case::woken(WINDOW)),
         ("requested", Case::asked(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, Duration::ZERO))),
@@ -280,7 +281,7 @@ fn every_rule() {
         (
             "requested",
             Case::asked(|case| {
-                case.resource.path = Path::External;
+                case.resource.traffic_mode = TrafficMode::External;
                 case.samples.clear();
                 case.source = DlxReports { unknown: Some(ActivityUnknown::NoDlx), ..DlxReports::default() };
             }),
@@ -301,7 +302,6 @@ fn every_rule() {
             }),
         ),
         ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, WINDOW))),
-        ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleToZeroStarted, Duration::ZERO))),
         ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleToZeroCompleted, Duration::ZERO))),
         // Not above: the threshold itself is idle. A recent request is no obstacle.
         (
@@ -457,7 +457,7 @@ impl Case {
 
     /// Another controller switches its route, and no DLX was asked.
     fn external(&mut self) {
-        self.resource.path = Path::External;
+        self.resource.traffic_mode = TrafficMode::External;
         self.samples.clear();
         self.source = DlxReports::default();
     }
@@ -577,7 +577,7 @@ proptest! {
         doubt in doubt(),
     ) {
         let mut case = Case::idle();
-        case.resource.row.nonce = Nonce(nonce);
+        case.resource.record.nonce = Nonce(nonce);
         case.metrics[0].threshold = threshold;
         case.source.members = names.iter().map(|name| name.as_str().into()).collect();
         case.samples = names

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use daemon::members::Member;
 use scaler_types::{
-    Nonce, Path, Resource, Row, ScaleError, ScaleRequest, State, Target, Version,
+    Nonce, Phase, Record, Resource, ScaleError, ScaleRequest, Target, TrafficMode, Version,
     protocol::{Fence, FenceInput, FenceOrder, Outcome, Rules, Step, Unwritten, transition},
 };
 use tokio::task::JoinSet;
@@ -43,7 +43,7 @@ pub enum DrainOutcome {
     Committed,
     /// It is as it was, or as somebody else changed it.
     Reverted(RevertReason),
-    /// A call failed; what it did is not known. The next cycle looks at the row and goes on from there.
+    /// A call failed; what it did is not known. The next cycle looks at the record and goes on from there.
     Failed(Arc<str>),
 }
 
@@ -69,9 +69,9 @@ pub enum RevertReason {
 // === impl DrainAttempt ===
 
 impl<P: Plugin> DrainAttempt<P> {
-    /// Puts `resource` to zero as it was seen, or leaves it as it is. `reason`: why it is idle, written on the row.
+    /// Puts `resource` to zero as it was seen, or leaves it as it is. `reason`: why it is idle, written on the record.
     pub async fn run(&self, resource: &Resource, reason: &str) -> DrainOutcome {
-        if resource.path == Path::External {
+        if resource.traffic_mode == TrafficMode::External {
             return self.scale_without_drain(resource, reason).await;
         }
         let fresh = Nonce::fresh();
@@ -79,7 +79,7 @@ impl<P: Plugin> DrainAttempt<P> {
         else {
             return DrainOutcome::Reverted(RevertReason::Changed);
         };
-        if resource.path == Path::Direct {
+        if resource.traffic_mode == TrafficMode::WhenAsleep {
             fence = fence.switching();
         }
         let mut live = BTreeMap::new();
@@ -88,13 +88,13 @@ impl<P: Plugin> DrainAttempt<P> {
         let mut failure = None;
         let outcome = loop {
             let input = match order {
-                FenceOrder::Write { expected, mut row } => {
-                    // A revert: who reads the row is told why.
-                    if row.state == State::Active {
-                        row.reason = format!("kept awake: {}", DrainOutcome::Reverted(why.clone()));
+                FenceOrder::Write { expected, mut record } => {
+                    // A revert: who reads the record is told why.
+                    if record.phase == Phase::Active {
+                        record.reason = format!("kept awake: {}", DrainOutcome::Reverted(why.clone()));
                     }
-                    let written = self.plugin.compare_and_set(&resource.id, &expected, &row).await;
-                    FenceInput::Wrote(written.map_err(|error| classify_error(error, "row", &mut failure)))
+                    let written = self.plugin.compare_and_set(&resource.id, &expected, &record).await;
+                    FenceInput::Wrote(written.map_err(|error| classify_error(error, "record", &mut failure)))
                 }
                 FenceOrder::ReadMembers => {
                     live = self.read_members(&mut why).await;
@@ -120,11 +120,11 @@ impl<P: Plugin> DrainAttempt<P> {
                     }
                     FenceInput::Switched { idle, fresh: Nonce::fresh() }
                 }
-                FenceOrder::Commit { expected, row } => {
+                FenceOrder::Commit { expected, record } => {
                     FenceInput::Scaled(match self.commit_version(resource, expected).await {
                         Ok(version) => {
                             let scaled =
-                                self.plugin.set_scale(&self.scale_request(resource, version, row)).await;
+                                self.plugin.set_scale(&self.scale_request(resource, version, record)).await;
                             scaled.map_err(|error| classify_error(error, "scale", &mut failure))
                         }
                         Err(error) => Err(classify_error(error, "scale", &mut failure)),
@@ -164,12 +164,12 @@ impl<P: Plugin> DrainAttempt<P> {
     /// is promised is that controller's.
     async fn scale_without_drain(&self, resource: &Resource, reason: &str) -> DrainOutcome {
         let mut seen = protocol_seen(resource);
-        let row = [Step::Fence, Step::Commit].into_iter().try_fold(seen.row.clone(), |_, step| {
-            seen.row = transition(&seen, step, Nonce::fresh(), reason)?;
-            Some(seen.row.clone())
+        let record = [Step::Fence, Step::Commit].into_iter().try_fold(seen.record.clone(), |_, step| {
+            seen.record = transition(&seen, step, Nonce::fresh(), reason)?;
+            Some(seen.record.clone())
         });
-        let Some(row) = row else { return DrainOutcome::Reverted(RevertReason::Changed) };
-        match self.plugin.set_scale(&self.scale_request(resource, resource.version.clone(), row)).await {
+        let Some(record) = record else { return DrainOutcome::Reverted(RevertReason::Changed) };
+        match self.plugin.set_scale(&self.scale_request(resource, resource.version.clone(), record)).await {
             Ok(()) => DrainOutcome::Committed,
             Err(ScaleError::Conflict) => DrainOutcome::Reverted(RevertReason::Changed),
             Err(error) => DrainOutcome::Failed(format!("scaling to zero: {error}").into()),
@@ -187,13 +187,16 @@ impl<P: Plugin> DrainAttempt<P> {
         now.map(|resource| resource.version).ok_or(ScaleError::Conflict)
     }
 
-    fn scale_request(&self, resource: &Resource, version: Version, row: Row) -> ScaleRequest {
+    fn scale_request(&self, resource: &Resource, version: Version, record: Record) -> ScaleRequest {
         // Decided on what the DLXs counted, it holds only if everything has passed them ever since. On path direct they count nothing:
         // the switch has seen to it.
-        let counted = resource.route.as_ref().filter(|route| route.asked && resource.path == Path::Always);
-        let led_for = counted.map_or(Duration::ZERO, |route| route.led_for);
+        let counted = resource
+            .interception
+            .as_ref()
+            .filter(|route| route.requested && resource.traffic_mode == TrafficMode::Always);
+        let intercepted_for = counted.map_or(Duration::ZERO, |route| route.intercepted_for);
         let (id, deadline) = (resource.id.clone(), self.deadline);
-        ScaleRequest { id, target: Target::Zero, version, row, deadline, led_for }
+        ScaleRequest { id, target: Target::Zero, version, record, deadline, intercepted_for }
     }
 
     /// The members by name; none where they cannot be told.
@@ -248,11 +251,11 @@ fn classify_error(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>)
     }
     *failure = Some(
         match what {
-            // Without rows nothing can be fenced, so nothing can sleep without losing requests.
+            // Without records nothing can be fenced, so nothing can sleep without losing requests.
             _ if error == ScaleError::Unsupported => {
                 "its plugin stores no records (compare_and_set is unsupported), so it stays awake".to_owned()
             }
-            "row" => format!("writing the record: {error}"),
+            "record" => format!("writing the record: {error}"),
             _ => format!("scaling to zero: {error}"),
         }
         .into(),
@@ -292,7 +295,7 @@ impl DrainOutcome {
         match self {
             Self::Committed => "confirmed",
             Self::Reverted(RevertReason::Refused(_)) => "refused",
-            Self::Reverted(RevertReason::Unreachable(_)) => "silent",
+            Self::Reverted(RevertReason::Unreachable(_)) => "unreachable",
             Self::Reverted(RevertReason::NoDlx(_)) => "no_dlx",
             Self::Reverted(RevertReason::Changed) => "changed",
             Self::Reverted(RevertReason::Stopping) => "stopping",

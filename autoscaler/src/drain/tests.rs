@@ -3,7 +3,7 @@
 mod switchover;
 
 use http::StatusCode;
-use scaler_types::State;
+use scaler_types::Phase;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -69,9 +69,9 @@ impl Site {
     }
 
     #[track_caller]
-    fn is(&self, state: State, replicas: u32) {
+    fn is(&self, state: Phase, replicas: u32) {
         let hello = self.store.get("hello");
-        assert_eq!((hello.row.state, hello.replicas), (state, replicas));
+        assert_eq!((hello.record.phase, hello.replicas), (state, replicas));
     }
 }
 
@@ -80,17 +80,17 @@ async fn confirmed_by_all_it_goes_to_zero() {
     let site = Site::new();
     let dlxs = [site.dlx(confirmed), site.dlx(confirmed)];
     assert_eq!(site.run().await, DrainOutcome::Committed);
-    site.is(State::Asleep, 0);
-    let row = site.store.get("hello").row;
-    assert_eq!(row.reason, "idle for 10m");
+    site.is(Phase::Asleep, 0);
+    let record = site.store.get("hello").record;
+    assert_eq!(record.reason, "idle for 10m");
     for dlx in &dlxs {
         let asked = dlx.asked.lock().unwrap().clone();
         assert_eq!(asked.len(), 1);
-        assert_eq!(asked[0].path, "/api/v1/fence");
+        assert_eq!(asked[0].path, "/api/v1/confirm-drain");
         assert_eq!(asked[0].authorization.as_deref(), Some("Bearer secret"));
         assert_eq!(
             asked[0].body,
-            json!({"namespace": "demo", "name": "hello", "kind": KIND, "nonce": row.nonce.to_string(),
+            json!({"namespace": "demo", "name": "hello", "kind": KIND, "nonce": record.nonce.to_string(),
                    "wait": "30m", "member": dlx.name})
         );
     }
@@ -104,7 +104,7 @@ async fn one_refusal_reverts_and_waits_for_nobody() {
     let refusing = site.dlx(|| refused("2 requests in flight"));
     let reason = format!("{}: 2 requests in flight", refusing.name);
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Refused(reason)));
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
     assert_eq!(site.calls(), ["compare_and_set"; 2]);
 }
 
@@ -117,7 +117,7 @@ async fn one_that_is_silent_reverts() {
         matches!(&end, DrainOutcome::Reverted(RevertReason::Unreachable(reason)) if reason.ends_with("no answer within 100ms")),
         "{end}"
     );
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn an_answer_that_is_not_quite_a_confirmation_is_none() {
         let _dlx = site.dlx(reply);
         let end = site.run().await;
         assert!(matches!(end, DrainOutcome::Reverted(RevertReason::Unreachable(_))), "{end}");
-        site.is(State::Active, 1);
+        site.is(Phase::Active, 1);
     }
 }
 
@@ -142,7 +142,7 @@ async fn an_answer_that_is_not_quite_a_confirmation_is_none() {
 async fn without_a_dlx_nothing_sleeps() {
     let site = Site::new();
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::NoDlx("there is no DLX".to_owned())));
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn members_that_cannot_be_told_are_not_none() {
     std::fs::write(site.state.path().join("members"), "no folder").unwrap();
     let end = site.run().await;
     assert!(matches!(end, DrainOutcome::Reverted(RevertReason::NoDlx(_))), "{end}");
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 }
 
 /// A DLX that registers once the fence is written may have missed nothing, but whoever it is, it is asked.
@@ -160,8 +160,8 @@ async fn who_joins_after_the_fence_was_written_is_asked() {
     let joins = |site: &Site| {
         let (state, joined) = (site.state.path().to_owned(), Arc::new(std::sync::Mutex::new(Vec::new())));
         let keep = joined.clone();
-        site.store.on_write(move |_, row| {
-            if row.state == State::Draining {
+        site.store.on_write(move |_, record| {
+            if record.phase == Phase::Draining {
                 joined.lock().unwrap().push(Dlx::start(&state, |_, _| refused("1 requests held")));
             }
         });
@@ -172,7 +172,7 @@ async fn who_joins_after_the_fence_was_written_is_asked() {
     let _joined = joins(&site);
     let end = site.run().await;
     assert!(matches!(end, DrainOutcome::Reverted(RevertReason::Refused(_))), "{end}");
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 
     // With that rule left out it is not: which is what the rule is for.
     let site = Site::new();
@@ -188,21 +188,21 @@ async fn a_request_after_the_confirmation_wins() {
     let late = |site: &Site| {
         let store = site.store.clone();
         site.dlx(move || {
-            store.write("hello", State::Active);
+            store.write("hello", Phase::Active);
             confirmed()
         })
     };
     let site = Site::new();
     let _dlx = late(&site);
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Changed));
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 
     // With that rule left out the request would be lost: which is what the rule is for.
     let site = Site::new();
     let _dlx = late(&site);
     let rules = Rules { commit_tests_version: false, ..Rules::default() };
     assert_eq!(site.run_with(rules, LONG).await, DrainOutcome::Committed);
-    site.is(State::Asleep, 0);
+    site.is(Phase::Asleep, 0);
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn what_somebody_else_changed_is_left_alone() {
     let site = Site::new();
     let dlx = site.dlx(confirmed);
     let stale = site.store.get("hello");
-    site.store.write("hello", State::Active);
+    site.store.write("hello", Phase::Active);
     let one = DrainAttempt {
         plugin: site.store.clone(),
         members: members(site.state.path(), LONG),
@@ -221,7 +221,7 @@ async fn what_somebody_else_changed_is_left_alone() {
     };
     assert_eq!(one.run(&stale, "idle").await, DrainOutcome::Reverted(RevertReason::Changed));
     assert_eq!(dlx.count("/"), 0);
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 }
 
 #[tokio::test]
@@ -232,34 +232,34 @@ async fn a_call_that_fails_is_told() {
     site.store.inner().refuse_scale = Some(unreachable.clone());
     let end = site.run().await;
     assert_eq!(end.to_string(), "failed: scaling to zero: no route; to be tried again after 0s");
-    // The fence stands: whether the scale happened is not known, so only the next look at the row can tell.
-    site.is(State::Draining, 1);
+    // The fence stands: whether the scale happened is not known, so only the next look at the record can tell.
+    site.is(Phase::Draining, 1);
 
     let site = Site::new();
-    site.store.inner().refuse_rows = Some(unreachable.clone());
+    site.store.inner().refuse_records = Some(unreachable.clone());
     let end = site.run().await;
     assert_eq!(end.to_string(), "failed: writing the record: no route; to be tried again after 0s");
 
     // A revert that cannot be written is no revert.
     let site = Site::new();
     let _dlx = site.dlx(|| refused("2 requests in flight"));
-    site.store.on_write(move |store, _| store.inner().refuse_rows = Some(unreachable.clone()));
+    site.store.on_write(move |store, _| store.inner().refuse_records = Some(unreachable.clone()));
     let end = site.run().await;
     assert!(matches!(end, DrainOutcome::Failed(_)), "{end}");
-    site.is(State::Draining, 1);
+    site.is(Phase::Draining, 1);
 }
 
 #[tokio::test]
 async fn what_cannot_be_fenced_stays_awake() {
     let site = Site::new();
     let dlx = site.dlx(|| refused("2 requests in flight"));
-    site.store.inner().refuse_rows = Some(ScaleError::Unsupported);
+    site.store.inner().refuse_records = Some(ScaleError::Unsupported);
     let end = site.run().await;
     assert_eq!(
         end.to_string(),
         "failed: its plugin stores no records (compare_and_set is unsupported), so it stays awake"
     );
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
     assert_eq!(dlx.count("/"), 0);
 }
 
@@ -272,7 +272,7 @@ async fn who_stops_reverts_at_once() {
         Reply::Never
     });
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Stopping));
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 }
 
 /// Its requests pass no DLX that could confirm anything: one write that tests the version, and nobody is asked.
@@ -281,14 +281,14 @@ async fn with_path_external_nobody_is_asked() {
     let site = Site::new();
     let dlx = site.dlx(|| refused("1 requests in flight"));
     let mut external = site.store.get("hello");
-    external.path = Path::External;
+    external.traffic_mode = TrafficMode::External;
     site.store.put(external.clone());
     assert_eq!(site.run().await, DrainOutcome::Committed);
-    site.is(State::Asleep, 0);
+    site.is(Phase::Asleep, 0);
     assert_eq!((site.calls(), dlx.count("/")), (vec!["set_scale"], 0));
     // Somebody is at work on it, or was faster.
-    (external.row.state, external.replicas) = (State::Waking, 1);
+    (external.record.phase, external.replicas) = (Phase::Waking, 1);
     site.store.put(external);
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Changed));
-    site.is(State::Waking, 1);
+    site.is(Phase::Waking, 1);
 }

@@ -11,7 +11,7 @@ use daemon::{
     reports::{Dropped, Reporter},
     wakes::Wakes,
 };
-use scaler_types::{Changes, Leads, Resource, ResourceId, Severity, duration::short, protocol::Dlxs};
+use scaler_types::{Backend, Changes, Resource, ResourceId, Severity, duration::short, protocol::Dlxs};
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinSet},
@@ -207,13 +207,13 @@ impl<P: Plugin> Interceptor<P> {
             gone.extend(inner.resources.keys().filter(|id| !listed.contains(id)).cloned());
         }
         for resource in &changes.resources {
-            let Some(route) = &resource.route else {
+            let Some(route) = &resource.interception else {
                 if inner.resources.contains_key(&resource.id) {
                     gone.push(resource.id.clone());
                 }
                 continue;
             };
-            let before = inner.resources.get(&resource.id).map(|led| led.route.leads);
+            let before = inner.resources.get(&resource.id).map(|led| led.route.backend);
             match inner.resources.get_mut(&resource.id) {
                 Some(led) => {
                     if let Some(moved) = led.update(now, resource, route) {
@@ -226,21 +226,21 @@ impl<P: Plugin> Interceptor<P> {
                         .insert(resource.id.clone(), InterceptedResource::new(now, resource, route)),
                 ),
             }
-            self.count_backend(before, Some(route.leads));
+            self.count_backend(before, Some(route.backend));
             inner.dirty.insert(resource.id.clone());
         }
         for id in gone {
             // Most never had one.
             let Some(led) = inner.resources.remove(&id) else { continue };
-            self.count_backend(Some(led.route.leads), None);
-            if led.route.leads != Leads::Own {
+            self.count_backend(Some(led.route.backend), None);
+            if led.route.backend != Backend::Workload {
                 self.report_removed(&id);
             }
             inner.dirty.insert(id);
         }
     }
 
-    fn count_backend(&self, before: Option<Leads>, now: Option<Leads>) {
+    fn count_backend(&self, before: Option<Backend>, now: Option<Backend>) {
         let table = &self.context.metrics.interceptions;
         if before == now {
             return;
@@ -256,7 +256,8 @@ impl<P: Plugin> Interceptor<P> {
     fn report_change(&self, id: &ResourceId, moved: BackendChange, resource: &Resource) {
         match moved {
             BackendChange::ToDlxs => {
-                let dlxs = resource.route.as_ref().map(|route| route.dlxs.join(", ")).unwrap_or_default();
+                let dlxs =
+                    resource.interception.as_ref().map(|route| route.dlxs.join(", ")).unwrap_or_default();
                 tracing::info!(resource = %id, dlxs, "intercepted Service");
                 let message = format!("Its requests go to the DLXs now: {dlxs}");
                 self.reporter.report(id, Severity::Normal, "ServiceIntercepted", message);
@@ -309,7 +310,7 @@ impl<P: Plugin> Interceptor<P> {
 impl<P> Drop for Interceptor<P> {
     fn drop(&mut self) {
         let mut inner = self.table.inner();
-        for leads in inner.resources.drain().map(|(_, led)| led.route.leads) {
+        for leads in inner.resources.drain().map(|(_, led)| led.route.backend) {
             self.context.metrics.interceptions.get_or_create(&BackendLabels::new(&self.labels, leads)).dec();
         }
         inner.reachable = None;

@@ -1,7 +1,7 @@
-//! Leads routes while this process leads: one router beside each cycle.
+//! Backend routes while this process leads: one router beside each cycle.
 //!
 //! It follows what the plugin tells of the resources that have a route, and brings each route to where
-//! [`protocol::route_step`](scaler_types::protocol::route_step) says, level-triggered: what is to be done follows from how things
+//! [`protocol::interception_step`](scaler_types::protocol::interception_step) says, level-triggered: what is to be done follows from how things
 //! are, whoever crashed or changed something before. [`resource`] knows one resource, [`serving`] how the DLXs are, [`sync_dlxs`] has the plugin
 //! name those that take requests now, and [`table`] is what a try and the admin port see.
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use scaler_types::{Leads, Path, Resource, ScaleResource, duration::short};
+use scaler_types::{Backend, Resource, ScaleResource, TrafficMode, duration::short};
 
 use crate::{
     observe::{Completeness, Measurements, MetricValue},
@@ -26,13 +26,13 @@ pub enum InterceptionNotReady {
     /// Nobody asks for its route to be led any more, and it is being given back.
     GivenBack,
     /// It is to be led to the DLXs, and is not, or not all of it: requests pass them by.
-    NotLed(Leads),
+    NotLed(Backend),
     /// Its route is to lead to itself while it is awake, and leads there yet.
-    NotBack(Leads),
+    NotBack(Backend),
     /// It has not led to the DLXs for long enough: of the time before, they have not counted everything.
     LedShort {
         /// For how long it has.
-        led_for: Duration,
+        intercepted_for: Duration,
         /// For how long it must have.
         needed: Duration,
     },
@@ -51,10 +51,11 @@ pub fn check_ready(
     measure: Measurements<'_>,
     conditions: InterceptionConditions,
 ) -> Result<(), InterceptionNotReady> {
-    match resource.path {
-        Path::Always => led(resource, metrics, measure, conditions),
-        Path::Direct => direct(resource, measure, conditions),
-        Path::External => Ok(()),
+    match resource.traffic_mode {
+        TrafficMode::Always => led(resource, metrics, measure, conditions),
+        TrafficMode::WhenAsleep => direct(resource, measure, conditions),
+        // An unknown mode never gets here.
+        TrafficMode::External | TrafficMode::Unknown => Ok(()),
     }
 }
 
@@ -66,11 +67,11 @@ fn led(
     measure: Measurements<'_>,
     conditions: InterceptionConditions,
 ) -> Result<(), InterceptionNotReady> {
-    let Some(route) = &resource.route else { return Ok(()) };
-    match route.leads {
-        _ if !route.asked => return Err(InterceptionNotReady::GivenBack),
-        Leads::Dlx if !route.complete => return Err(InterceptionNotReady::NotLed(Leads::Both)),
-        Leads::Dlx => {}
+    let Some(route) = &resource.interception else { return Ok(()) };
+    match route.backend {
+        _ if !route.requested => return Err(InterceptionNotReady::GivenBack),
+        Backend::Dlx if !route.in_sync => return Err(InterceptionNotReady::NotLed(Backend::Both)),
+        Backend::Dlx => {}
         leads => return Err(InterceptionNotReady::NotLed(leads)),
     }
     served(conditions)?;
@@ -81,8 +82,8 @@ fn led(
         _ => Duration::ZERO,
     };
     let needed = counted.max(conditions.propagation_delay);
-    match route.led_for < needed {
-        true => Err(InterceptionNotReady::LedShort { led_for: route.led_for, needed }),
+    match route.intercepted_for < needed {
+        true => Err(InterceptionNotReady::LedShort { intercepted_for: route.intercepted_for, needed }),
         false => Ok(()),
     }
 }
@@ -94,15 +95,17 @@ fn direct(
     measure: Measurements<'_>,
     conditions: InterceptionConditions,
 ) -> Result<(), InterceptionNotReady> {
-    match &resource.route {
+    match &resource.interception {
         None => {
             return Err(InterceptionNotReady::PathDirect(
                 "its plugin cannot intercept it (no Service to switch to the DLXs)",
             ));
         }
-        Some(route) if !route.asked => return Err(InterceptionNotReady::GivenBack),
+        Some(route) if !route.requested => return Err(InterceptionNotReady::GivenBack),
         // A wake's route is on its way back, or another try's.
-        Some(route) if route.leads != Leads::Own => return Err(InterceptionNotReady::NotBack(route.leads)),
+        Some(route) if route.backend != Backend::Workload => {
+            return Err(InterceptionNotReady::NotBack(route.backend));
+        }
         Some(_) => {}
     }
     served(conditions)?;
@@ -157,14 +160,18 @@ impl fmt::Display for InterceptionNotReady {
         match self {
             Self::PathDirect(missing) => f.write_str(missing),
             Self::GivenBack => f.write_str("its Service is being restored"),
-            Self::NotLed(Leads::Own) => f.write_str("its Service is not intercepted yet"),
+            Self::NotLed(Backend::Workload) => f.write_str("its Service is not intercepted yet"),
             Self::NotLed(_) => {
                 f.write_str("its Service is only partly intercepted yet: some requests bypass the DLXs")
             }
             Self::NotBack(_) => f.write_str("its Service is not fully restored yet"),
-            Self::LedShort { led_for, needed } => {
-                let led_for = short(rounded(*led_for));
-                write!(f, "its Service has been intercepted for {led_for}, {} are needed", short(*needed))
+            Self::LedShort { intercepted_for, needed } => {
+                let intercepted_for = short(rounded(*intercepted_for));
+                write!(
+                    f,
+                    "its Service has been intercepted for {intercepted_for}, {} are needed",
+                    short(*needed)
+                )
             }
             Self::NotServed => f.write_str("no DLX is ready to take requests"),
         }

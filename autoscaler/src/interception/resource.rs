@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use daemon::wakes::WakePlace;
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::{
-    Leads, Nonce, Path, Resource, RolloutPhase, Route, ScaleError, State,
+    Backend, Interception, Nonce, Phase, Resource, RolloutPhase, ScaleError, TrafficMode,
     backoff::Backoff,
     duration::short,
-    protocol::{self, Dlxs, RouteSeen, Seen},
+    protocol::{self, Dlxs, InterceptionSeen, Seen},
 };
 use serde::Serialize;
 use tokio::time::Instant;
@@ -30,20 +30,20 @@ const STRANDED_DELAY: Duration = Duration::from_secs(10);
 /// What is known of one resource with a route.
 #[derive(Debug)]
 pub(super) struct InterceptedResource {
-    pub(super) path: Path,
-    /// Row, version and whether it has replicas.
+    pub(super) path: TrafficMode,
+    /// Record, version and whether it has replicas.
     pub(super) seen: Seen,
-    pub(super) route: Route,
+    pub(super) route: Interception,
     /// When that was told.
     told: Instant,
     /// Since when it leads there, as far as this process saw.
     since: Instant,
     /// Since when its own endpoints have been ready while it leads to both.
-    own_ready: Option<Instant>,
+    workload_ready: Option<Instant>,
     /// The call under way.
-    pub(super) calling: Option<Leads>,
+    pub(super) calling: Option<Backend>,
     /// What came of the last calls for the step that is due.
-    pause: Option<RetryPause<Leads>>,
+    pause: Option<RetryPause<Backend>>,
     /// A wake is under way, for no request could do it.
     pub(super) waking: bool,
     /// When it was used last, as far as its plugin tells.
@@ -99,7 +99,7 @@ pub(super) struct StepContext {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct DueActions {
     /// To lead there, now.
-    pub(super) call: Option<Leads>,
+    pub(super) call: Option<Backend>,
     /// To wake it, now.
     pub(super) wake: bool,
     /// When to look again, if nothing changes before.
@@ -116,7 +116,7 @@ pub(super) enum BackendChange {
 /// A try that waits for the route of a resource.
 #[derive(Debug)]
 pub(super) struct WaitingAttempt {
-    /// The nonce of the row before its fence, and that of its fence.
+    /// The nonce of the record before its fence, and that of its fence.
     pub(super) nonces: [Nonce; 2],
     /// Its fence was seen.
     pub(super) seen: bool,
@@ -125,17 +125,17 @@ pub(super) struct WaitingAttempt {
 /// A route as the admin port tells of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct InterceptionStatus {
-    leads: Leads,
+    backend: Backend,
     /// Since when, as far as this process saw.
     since: String,
-    asked: bool,
-    refused: String,
-    complete: bool,
+    requested: bool,
+    refusal: String,
+    in_sync: bool,
     /// For how long every request has passed a DLX.
-    led_for: String,
+    intercepted_for: String,
     dlxs: Vec<String>,
     /// Where it is to lead next.
-    next: Option<Leads>,
+    next: Option<Backend>,
     /// What that waits for, or what stands in the way.
     waits: Option<String>,
 }
@@ -148,9 +148,9 @@ pub fn last_used(resource: &Resource) -> Option<Timestamp> {
 /// Whether a resource takes requests, as far as its plugin can tell.
 pub fn is_up(resource: &Resource) -> bool {
     resource.replicas > 0
-        && match (&resource.rollout, &resource.route) {
+        && match (&resource.rollout, &resource.interception) {
             (Some(rollout), _) => rollout.phase == RolloutPhase::Complete,
-            (None, Some(route)) => route.own_ready,
+            (None, Some(route)) => route.workload_ready,
             (None, None) => true,
         }
 }
@@ -158,14 +158,14 @@ pub fn is_up(resource: &Resource) -> bool {
 // === impl InterceptedResource ===
 
 impl InterceptedResource {
-    pub(super) fn new(now: Instant, resource: &Resource, route: &Route) -> Self {
+    pub(super) fn new(now: Instant, resource: &Resource, route: &Interception) -> Self {
         let mut this = Self {
-            path: resource.path,
+            path: resource.traffic_mode,
             seen: plugin::protocol_seen(resource),
             route: route.clone(),
             told: now,
             since: now,
-            own_ready: None,
+            workload_ready: None,
             calling: None,
             pause: None,
             waking: false,
@@ -187,14 +187,14 @@ impl InterceptedResource {
         &mut self,
         now: Instant,
         resource: &Resource,
-        route: &Route,
+        route: &Interception,
     ) -> Option<BackendChange> {
-        let before = self.route.leads;
-        self.path = resource.path;
+        let before = self.route.backend;
+        self.path = resource.traffic_mode;
         let seen = plugin::protocol_seen(resource);
         if seen.version != self.seen.version {
             // It may have been led elsewhere and back in between.
-            self.own_ready = None;
+            self.workload_ready = None;
         }
         self.seen = seen;
         self.route = route.clone();
@@ -205,64 +205,64 @@ impl InterceptedResource {
         if let Some(pause) = self.pause.as_mut().filter(|pause| pause.conflict) {
             pause.until = now;
         }
-        if before == route.leads {
+        if before == route.backend {
             return None;
         }
         self.since = now;
-        match route.leads {
-            Leads::Dlx => Some(BackendChange::ToDlxs),
-            Leads::Own => Some(BackendChange::ToWorkload),
-            Leads::Both => None,
+        match route.backend {
+            Backend::Dlx => Some(BackendChange::ToDlxs),
+            Backend::Workload => Some(BackendChange::ToWorkload),
+            Backend::Both | Backend::Unknown => None,
         }
     }
 
     fn track_workload_ready(&mut self, now: Instant) {
-        self.own_ready = match self.route.leads {
-            Leads::Both if self.route.own_ready => self.own_ready.or(Some(now)),
+        self.workload_ready = match self.route.backend {
+            Backend::Both if self.route.workload_ready => self.workload_ready.or(Some(now)),
             _ => None,
         };
     }
 
     /// For how long every new connection has gone to a DLX.
-    fn led_for(&self, now: Instant) -> Duration {
-        match self.route.leads {
-            Leads::Dlx if self.route.complete => self.route.led_for + now.duration_since(self.told),
+    fn intercepted_for(&self, now: Instant) -> Duration {
+        match self.route.backend {
+            Backend::Dlx if self.route.in_sync => self.route.intercepted_for + now.duration_since(self.told),
             _ => Duration::ZERO,
         }
     }
 
     fn is_requested(&self) -> bool {
-        self.route.asked && self.route.refused.is_empty()
+        self.route.requested && self.route.refusal.is_empty()
     }
 
-    fn step_input(&self, context: StepContext, confirmed: bool) -> RouteSeen {
-        RouteSeen {
-            path: self.path,
-            asked: self.is_requested(),
-            leads: self.route.leads,
-            complete: self.route.complete,
-            state: self.seen.row.state,
+    fn step_input(&self, context: StepContext, confirmed: bool) -> InterceptionSeen {
+        InterceptionSeen {
+            traffic_mode: self.path,
+            requested: self.is_requested(),
+            backend: self.route.backend,
+            in_sync: self.route.in_sync,
+            phase: self.seen.record.phase,
             scaled: self.seen.scaled,
             confirmed,
-            own_known: self
-                .own_ready
+            workload_known: self
+                .workload_ready
                 .is_some_and(|since| context.now.duration_since(since) >= context.propagation_delay),
-            own_ready: self.route.own_ready,
+            workload_ready: self.route.workload_ready,
             dlxs: context.dlxs,
         }
     }
 
-    /// Whether the fence in the row is that of the try that waits.
+    /// Whether the fence in the record is that of the try that waits.
     fn is_attempt_confirmed(&self, waiting: Option<&WaitingAttempt>) -> bool {
-        let row = &self.seen.row;
-        waiting.is_some_and(|waiting| row.state == State::Draining && row.nonce == waiting.nonces[1])
+        let record = &self.seen.record;
+        waiting.is_some_and(|waiting| record.phase == Phase::Draining && record.nonce == waiting.nonces[1])
     }
 
     /// Where it is to lead next.
-    fn next_backend(&self, context: StepContext, waiting: Option<&WaitingAttempt>) -> Option<Leads> {
-        let to = protocol::route_step(&self.step_input(context, self.is_attempt_confirmed(waiting)))?;
+    fn next_backend(&self, context: StepContext, waiting: Option<&WaitingAttempt>) -> Option<Backend> {
+        let to = protocol::interception_step(&self.step_input(context, self.is_attempt_confirmed(waiting)))?;
         // Who has just begun to lead does not know yet whom to name.
-        (to == Leads::Own || context.nameable).then_some(to)
+        (to == Backend::Workload || context.nameable).then_some(to)
     }
 
     /// What is to be done now.
@@ -295,7 +295,7 @@ impl InterceptedResource {
         let again = match self.next_backend(context, waiting) {
             None => {
                 (self.pause, self.reported) = (None, None);
-                self.own_ready.map(|since| since + context.propagation_delay)
+                self.workload_ready.map(|since| since + context.propagation_delay)
             }
             Some(to) => {
                 let until = self.pause.as_ref().filter(|pause| pause.what == to).map(|pause| pause.until);
@@ -312,7 +312,7 @@ impl InterceptedResource {
     pub(super) fn record_call(
         &mut self,
         now: Instant,
-        to: Leads,
+        to: Backend,
         result: &Result<(), ScaleError>,
     ) -> Option<Arc<str>> {
         self.calling = None;
@@ -339,7 +339,7 @@ impl InterceptedResource {
     /// Its last wake failed.
     pub(super) fn has_failed_wake(&self) -> bool {
         let failed = self.wake.as_ref().is_some_and(|pause| pause.failed.is_some());
-        failed || !self.seen.row.failed_wake.is_empty()
+        failed || !self.seen.record.failed_wake.is_empty()
     }
 
     /// A wake was written, or could not be.
@@ -364,7 +364,7 @@ impl InterceptedResource {
     ) -> (SwitchoverProgress, Option<Instant>) {
         let mine = self.is_attempt_confirmed(Some(waiting));
         waiting.seen |= mine;
-        if !mine && (waiting.seen || self.seen.row.nonce != waiting.nonces[0]) {
+        if !mine && (waiting.seen || self.seen.record.nonce != waiting.nonces[0]) {
             return (SwitchoverProgress::Changed, None);
         }
         if !self.is_requested() {
@@ -373,14 +373,15 @@ impl InterceptedResource {
         if !mine {
             return (SwitchoverProgress::Waiting, None);
         }
-        let led_for = self.led_for(context.now);
-        match self.route.leads {
-            Leads::Dlx if self.route.complete && led_for >= context.propagation_delay => {
+        let intercepted_for = self.intercepted_for(context.now);
+        match self.route.backend {
+            Backend::Dlx if self.route.in_sync && intercepted_for >= context.propagation_delay => {
                 (SwitchoverProgress::Intercepted, None)
             }
-            Leads::Dlx if self.route.complete => {
-                (SwitchoverProgress::Waiting, context.now.checked_add(context.propagation_delay - led_for))
-            }
+            Backend::Dlx if self.route.in_sync => (
+                SwitchoverProgress::Waiting,
+                context.now.checked_add(context.propagation_delay - intercepted_for),
+            ),
             _ => (SwitchoverProgress::Waiting, None),
         }
     }
@@ -394,12 +395,12 @@ impl InterceptedResource {
         let next = self.next_backend(context, waiting);
         let to = self.calling.or(next);
         InterceptionStatus {
-            leads: self.route.leads,
+            backend: self.route.backend,
             since: elapsed(context.now, self.since),
-            asked: self.route.asked,
-            refused: self.route.refused.clone(),
-            complete: self.route.complete,
-            led_for: short(rounded(self.led_for(context.now))),
+            requested: self.route.requested,
+            refusal: self.route.refusal.clone(),
+            in_sync: self.route.in_sync,
+            intercepted_for: short(rounded(self.intercepted_for(context.now))),
             dlxs: self.route.dlxs.clone(),
             next: to.or_else(|| self.later_backend()),
             waits: self.blocked_on(context, next, waiting),
@@ -419,21 +420,22 @@ impl InterceptedResource {
 
     /// It sleeps, and no request would wake it: no DLX takes any, or its are refused and lead to none.
     fn is_stranded(&self, context: StepContext) -> bool {
-        let refused = self.route.asked && !self.route.refused.is_empty() && self.route.leads == Leads::Own;
-        let slept = matches!(self.seen.row.state, State::Asleep | State::Waking | State::Failed);
+        let refused =
+            self.route.requested && !self.route.refusal.is_empty() && self.route.backend == Backend::Workload;
+        let slept = matches!(self.seen.record.phase, Phase::Asleep | Phase::Waking | Phase::Failed);
         !self.seen.scaled && (context.dlxs == Dlxs::Dead || refused && slept)
     }
 
     /// It is to be given back, and nobody has woken it yet.
     fn waits_for_wake(&self) -> bool {
-        !self.is_requested() && !self.seen.scaled && self.route.leads == Leads::Dlx
+        !self.is_requested() && !self.seen.scaled && self.route.backend == Backend::Dlx
     }
 
     /// Where it is to lead when what that waits for has come.
-    fn later_backend(&self) -> Option<Leads> {
-        match self.route.leads {
-            Leads::Both => Some(Leads::Own),
-            _ => self.waits_for_wake().then_some(Leads::Both),
+    fn later_backend(&self) -> Option<Backend> {
+        match self.route.backend {
+            Backend::Both => Some(Backend::Workload),
+            _ => self.waits_for_wake().then_some(Backend::Both),
         }
     }
 
@@ -441,7 +443,7 @@ impl InterceptedResource {
     fn blocked_on(
         &self,
         context: StepContext,
-        next: Option<Leads>,
+        next: Option<Backend>,
         waiting: Option<&WaitingAttempt>,
     ) -> Option<String> {
         if self.waking {
@@ -467,19 +469,21 @@ impl InterceptedResource {
                 }
             });
         }
-        let left = context.propagation_delay.saturating_sub(self.led_for(context.now));
-        if waiting.is_some() && self.route.leads == Leads::Dlx && !left.is_zero() {
+        let left = context.propagation_delay.saturating_sub(self.intercepted_for(context.now));
+        if waiting.is_some() && self.route.backend == Backend::Dlx && !left.is_zero() {
             return Some(format!("the endpoint propagation delay, {} left", short(rounded(left))));
         }
-        match (self.route.leads, self.own_ready) {
+        match (self.route.backend, self.workload_ready) {
             _ if self.waits_for_wake() => Some("its wake: it has no replicas yet".to_owned()),
-            (Leads::Both, None) => Some("its own endpoints to become ready".to_owned()),
-            (Leads::Both, Some(since)) => Some(format!(
+            (Backend::Both, None) => Some("its own endpoints to become ready".to_owned()),
+            (Backend::Both, Some(since)) => Some(format!(
                 "the endpoint propagation delay, {} left",
                 elapsed(since + context.propagation_delay, context.now)
             )),
-            (Leads::Own, _)
-                if self.is_requested() && self.path == Path::Always && context.dlxs != Dlxs::Serving =>
+            (Backend::Workload, _)
+                if self.is_requested()
+                    && self.path == TrafficMode::Always
+                    && context.dlxs != Dlxs::Serving =>
             {
                 Some("a DLX that is ready to take requests".to_owned())
             }

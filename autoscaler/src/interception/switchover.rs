@@ -1,4 +1,4 @@
-//! The middle of a try on path direct: its route is switched to the DLXs, and the resource seen idle once more after everybody has
+//! The middle of a try in traffic mode `when-asleep`: its route is switched to the DLXs, and the resource seen idle once more after everybody has
 //! followed. Until then requests pass no DLX that could have counted them.
 
 use std::{sync::Arc, time::Duration};
@@ -55,7 +55,7 @@ impl Switchover {
         fence: Nonce,
         stop: &CancellationToken,
     ) -> Result<(Vec<ScaleResource>, Activity), SwitchoverError> {
-        let mut confirmed = self.interceptions.begin_switchover(&resource.id, resource.row.nonce, fence);
+        let mut confirmed = self.interceptions.begin_switchover(&resource.id, resource.record.nonce, fence);
         let limit = self.dlxs.propagation_delay + WRITE_TIMEOUT;
         tokio::select! {
             biased;

@@ -34,7 +34,7 @@ pub(super) async fn keep_dlxs_synced<P: Plugin>(
         let dlxs = serving.serving.borrow_and_update().clone().filter(|dlxs| !dlxs.is_empty());
         let call = async {
             let Some(dlxs) = dlxs else { return Ok(()) };
-            let done = timeout(CALL_TIMEOUT, plugin.tend_routes(&dlxs)).await;
+            let done = timeout(CALL_TIMEOUT, plugin.sync_dlxs(&dlxs)).await;
             let done = done.unwrap_or_else(|_| Err("no answer in time".to_owned()));
             if done.is_err() {
                 metrics.dlx_sync_failures.get_or_create(&labels).inc();

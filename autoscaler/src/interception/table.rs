@@ -71,7 +71,7 @@ pub struct PendingSwitchover {
 // === impl InterceptionTable ===
 
 impl InterceptionTable {
-    /// Every DLX has confirmed the fence of this resource. `before`: the row's nonce before that fence; `fence`: its own.
+    /// Every DLX has confirmed the fence of this resource. `before`: the record's nonce before that fence; `fence`: its own.
     pub fn begin_switchover(&self, id: &ResourceId, before: Nonce, fence: Nonce) -> PendingSwitchover {
         let (tell, progress) = watch::channel(SwitchoverProgress::default());
         let waiting = WaitingAttempt { nonces: [before, fence], seen: false };

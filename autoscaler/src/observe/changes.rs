@@ -59,7 +59,8 @@ async fn stream_changes<P: Plugin>(
             Ok(changes) => {
                 // One that tells everything each time cannot watch, and has nothing that would be led at once.
                 let everything = cursor > 0 && changes.complete;
-                let idle = everything && changes.resources.iter().all(|resource| resource.route.is_none());
+                let idle =
+                    everything && changes.resources.iter().all(|resource| resource.interception.is_none());
                 (cursor, backoff, reported) = (changes.cursor, BACKOFF, None);
                 (ListedChanges::Changes(changes), idle.then(|| active.borrow().settings.scale_interval))
             }

@@ -67,8 +67,8 @@ struct Known {
 pub struct DlxStatus {
     #[serde(flatten)]
     member: Member,
-    /// Why it counts as silent, if it does.
-    silent: Option<Arc<str>>,
+    /// Why it counts as unreachable, if it does.
+    unreachable: Option<Arc<str>>,
 }
 
 /// A member that gave no usable answer, and what was wrong.
@@ -166,7 +166,7 @@ impl Members {
         let known = self.known();
         let silent = |member: &Member| known.silent.get(&member.name).map(|silent| silent.reason.clone());
         let live = self.0.live.borrow();
-        live.iter().map(|member| DlxStatus { member: member.clone(), silent: silent(member) }).collect()
+        live.iter().map(|member| DlxStatus { member: member.clone(), unreachable: silent(member) }).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -199,7 +199,7 @@ impl Members {
             Err(error) => return DrainAnswer::Unreachable(Unreachable { reason: error.to_string().into() }),
         };
         let (status, body) =
-            match self.send(member, Method::POST, "/api/v1/fence", body, fence + margin).await {
+            match self.send(member, Method::POST, "/api/v1/confirm-drain", body, fence + margin).await {
                 Ok(answer) => answer,
                 Err(silent) => return DrainAnswer::Unreachable(silent),
             };

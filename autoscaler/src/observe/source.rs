@@ -7,7 +7,7 @@ use std::{
 };
 
 use daemon::settings::{MetricsSource, Settings};
-use scaler_types::{Path, Resource, ScaleResource};
+use scaler_types::{Resource, ScaleResource, TrafficMode};
 
 use super::{
     Activity, Completeness, DlxReports, MetricReading, MetricValue, dlx,
@@ -101,7 +101,7 @@ impl MetricSource {
         let windows = wanted.iter().map(|wanted| wanted.window).collect();
         let none = BTreeSet::new();
         let dlxs = async |windows| {
-            if listed.iter().any(|resource| resource.path != Path::External) {
+            if listed.iter().any(|resource| resource.traffic_mode != TrafficMode::External) {
                 dlx::query_activity(members, kind, listed, windows).await
             } else {
                 let source = DlxReports::default();

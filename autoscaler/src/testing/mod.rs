@@ -106,7 +106,7 @@ impl Dlx {
     pub fn quiet(state_dir: &Path, names: &[&str]) -> Self {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         Self::start(state_dir, move |member, asked| match asked.path.as_str() {
-            "/api/v1/fence" => confirmed(),
+            "/api/v1/confirm-drain" => confirmed(),
             _ => Reply::Json(StatusCode::OK, activity(member, names.iter().map(|name| idle(name)))),
         })
     }

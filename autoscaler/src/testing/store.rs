@@ -7,16 +7,16 @@ use std::{
 };
 
 use scaler_types::{
-    Changes, Leads, Nonce, ReleaseRequest, Report, Resource, ResourceId, Rollout, RolloutPhase, Route,
-    RouteRequest, Row, ScaleError, ScaleEvent, ScaleRequest, State, Target, Version,
+    Backend, Changes, Interception, InterceptionRequest, Nonce, Phase, Record, Resource, ResourceEvent,
+    ResourceId, RestoreRequest, Rollout, RolloutPhase, ScaleError, ScaleEvent, ScaleRequest, Target, Version,
 };
 use tokio::{sync::watch, time::Instant};
 
 use super::{KIND, LONG, id};
 use crate::{interception::is_up, plugin::Plugin};
 
-/// A hook that is called when a row was written; it may write itself.
-type Hook = Box<dyn FnMut(&Store, &Row) + Send>;
+/// A hook that is called when a record was written; it may write itself.
+type Hook = Box<dyn FnMut(&Store, &Record) + Send>;
 
 /// A plugin in memory. Clones share it.
 #[derive(Clone)]
@@ -36,7 +36,7 @@ pub struct Inner {
     /// Calls of `set_scale` and `compare_and_set`, by name.
     pub calls: Vec<&'static str>,
     /// What `compare_and_set` answers instead of writing.
-    pub refuse_rows: Option<ScaleError>,
+    pub refuse_records: Option<ScaleError>,
     /// How long a workload takes to start, once its wake is written.
     pub start_takes: Duration,
     /// Who never starts.
@@ -48,7 +48,7 @@ pub struct Inner {
     /// What `set_scale` answers instead of scaling.
     pub refuse_scale: Option<ScaleError>,
     /// What was reported: of whom, the reason in one word, the message.
-    pub reports: Vec<(ResourceId, Report)>,
+    pub reports: Vec<(ResourceId, ResourceEvent)>,
     /// `get_resources` never answers.
     pub hang: bool,
     /// `changes` fails.
@@ -63,30 +63,30 @@ pub struct Inner {
     pub released_starting: Vec<ResourceId>,
     /// How long giving back takes.
     pub release_takes: Duration,
-    /// What the next calls of `set_route` answer instead of writing, first come first served.
+    /// What the next calls of `set_backend` answer instead of writing, first come first served.
     pub refuse_routes: VecDeque<ScaleError>,
-    /// The same for `tend_routes`.
+    /// The same for `sync_dlxs`.
     pub refuse_tending: VecDeque<String>,
     /// What `release` answers instead of giving back.
     pub refuse_release: BTreeMap<ResourceId, ScaleError>,
-    /// `set_route` never answers.
+    /// `set_backend` never answers.
     pub stuck_routes: bool,
-    /// `set_route` is well, and nothing comes of it.
+    /// `set_backend` is well, and nothing comes of it.
     pub forgetful: bool,
-    /// Calls of `set_route` that are under way, and the most there were.
+    /// Calls of `set_backend` that are under way, and the most there were.
     pub writing: (usize, usize),
     /// When each resource was changed last, in the order of `changes`.
     log: BTreeMap<ResourceId, u64>,
     version: u64,
 }
 
-/// One call of `set_route`.
+/// One call of `set_backend`.
 #[derive(Clone, Debug)]
 pub struct SetBackendCall {
     /// Whose.
     pub name: String,
     /// Where to.
-    pub to: Leads,
+    pub to: Backend,
     /// The DLXs that were named.
     pub dlxs: Vec<String>,
     /// When.
@@ -96,7 +96,7 @@ pub struct SetBackendCall {
 /// One that sleeps since that second, and is up when its rollout is complete.
 pub fn sleeper(name: &str, slept: usize) -> Resource {
     let mut resource = Resource::new(id(name));
-    resource.row = Row { state: State::Asleep, nonce: Nonce::fresh(), ..Row::default() };
+    resource.record = Record { phase: Phase::Asleep, nonce: Nonce::fresh(), ..Record::default() };
     resource.last_scale_event = Some(ScaleEvent::ScaleToZeroCompleted);
     resource.last_scale_event_time = Some(format!("2026-01-01T00:00:{slept:02}Z"));
     resource.rollout = Some(Rollout {
@@ -137,7 +137,7 @@ impl Store {
         self.0.writes.send_modify(|writes| *writes += 1);
     }
 
-    /// Changes the resource of this name as somebody else would, without another version where `row` stays.
+    /// Changes the resource of this name as somebody else would, without another version where `record` stays.
     pub fn change(&self, name: &str, change: impl FnOnce(&mut Resource)) {
         {
             let mut inner = self.inner();
@@ -158,8 +158,8 @@ impl Store {
     }
 
     /// The same with a route.
-    pub fn route(&self, name: &str, change: impl FnOnce(&mut Route)) {
-        self.change(name, |resource| change(resource.route.get_or_insert_default()));
+    pub fn route(&self, name: &str, change: impl FnOnce(&mut Interception)) {
+        self.change(name, |resource| change(resource.interception.get_or_insert_default()));
     }
 
     /// Something else that is told.
@@ -168,15 +168,15 @@ impl Store {
         self.0.writes.send_modify(|writes| *writes += 1);
     }
 
-    /// Calls this after every row that is written, until it is replaced.
-    pub fn on_write(&self, hook: impl FnMut(&Store, &Row) + Send + 'static) {
+    /// Calls this after every record that is written, until it is replaced.
+    pub fn on_write(&self, hook: impl FnMut(&Store, &Record) + Send + 'static) {
         *self.0.hook.lock().unwrap() = Some(Box::new(hook));
     }
 
-    /// Writes a row on the only resource called `name`, as somebody else.
-    pub fn write(&self, name: &str, state: State) {
+    /// Writes a record on the only resource called `name`, as somebody else.
+    pub fn write(&self, name: &str, state: Phase) {
         let mut resource = self.get(name);
-        resource.row = Row { state, nonce: Nonce::fresh(), ..Row::default() };
+        resource.record = Record { phase: state, nonce: Nonce::fresh(), ..Record::default() };
         self.put(resource);
     }
 
@@ -223,11 +223,11 @@ impl Store {
         });
     }
 
-    fn wrote(&self, row: &Row) {
+    fn wrote(&self, record: &Record) {
         // Taken out while it runs: it may write itself.
         let hook = self.0.hook.lock().unwrap().take();
         if let Some(mut hook) = hook {
-            hook(self, row);
+            hook(self, record);
             self.0.hook.lock().unwrap().get_or_insert(hook);
         }
         self.0.writes.send_modify(|writes| *writes += 1);
@@ -242,11 +242,16 @@ impl Inner {
         Version(self.version.to_string())
     }
 
-    fn set(&mut self, id: &ResourceId, expected: &Version, row: &Row) -> Result<&mut Resource, ScaleError> {
+    fn set(
+        &mut self,
+        id: &ResourceId,
+        expected: &Version,
+        record: &Record,
+    ) -> Result<&mut Resource, ScaleError> {
         let version = self.next();
         let resource = self.resources.get_mut(id).filter(|resource| resource.version == *expected);
         let resource = resource.ok_or(ScaleError::Conflict)?;
-        (resource.row, resource.version) = (row.clone(), version);
+        (resource.record, resource.version) = (record.clone(), version);
         self.log.insert(id.clone(), self.version);
         Ok(resource)
     }
@@ -269,14 +274,14 @@ impl Inner {
     }
 
     /// Led there, as a cluster does it at once.
-    fn lead(&mut self, request: &RouteRequest) {
+    fn lead(&mut self, request: &InterceptionRequest) {
         let dlxs: Vec<_> = request.dlxs.iter().map(|dlx| dlx.name.clone()).collect();
         let Some(resource) = self.resources.get_mut(&request.id) else { return };
-        let Some(route) = &mut resource.route else { return };
-        (route.leads, route.complete, route.dlxs) = (request.to, true, dlxs);
-        route.led_for = Duration::ZERO;
-        if request.to == Leads::Own && !route.asked {
-            resource.route = None;
+        let Some(route) = &mut resource.interception else { return };
+        (route.backend, route.in_sync, route.dlxs) = (request.backend, true, dlxs);
+        route.intercepted_for = Duration::ZERO;
+        if request.backend == Backend::Workload && !route.requested {
+            resource.interception = None;
         }
         self.log(&request.id);
     }
@@ -304,17 +309,17 @@ impl Plugin for Store {
         &self,
         id: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
     ) -> Result<Version, ScaleError> {
         let version = {
             let mut inner = self.inner();
             inner.calls.push("compare_and_set");
-            if let Some(error) = inner.refuse_rows.clone() {
+            if let Some(error) = inner.refuse_records.clone() {
                 return Err(error);
             }
-            inner.set(id, expected, row)?.version.clone()
+            inner.set(id, expected, record)?.version.clone()
         };
-        self.wrote(row);
+        self.wrote(record);
         Ok(version)
     }
 
@@ -324,7 +329,7 @@ impl Plugin for Store {
             inner.calls.push("set_scale");
             match inner.refuse_scale.clone() {
                 Some(error) => Err(error),
-                None => inner.set(&request.id, &request.version, &request.row).map(|resource| {
+                None => inner.set(&request.id, &request.version, &request.record).map(|resource| {
                     resource.replicas = match request.target {
                         Target::Zero => 0,
                         Target::AtLeast(replicas) => resource.replicas.max(replicas),
@@ -333,7 +338,7 @@ impl Plugin for Store {
                 }),
             }
         };
-        self.wrote(&request.row);
+        self.wrote(&request.record);
         if result.is_ok() && matches!(request.target, Target::AtLeast(_)) {
             self.set(|inner| {
                 inner.woken.push(request.id.name.clone());
@@ -373,7 +378,7 @@ impl Plugin for Store {
         }
     }
 
-    async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
+    async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
         struct Writing(Store);
         impl Drop for Writing {
             fn drop(&mut self) {
@@ -382,10 +387,10 @@ impl Plugin for Store {
         }
         let (refused, stuck) = {
             let mut inner = self.inner();
-            inner.calls.push("set_route");
+            inner.calls.push("set_backend");
             inner.led.push(SetBackendCall {
                 name: request.id.name.clone(),
-                to: request.to,
+                to: request.backend,
                 dlxs: request.dlxs.iter().map(|dlx| dlx.name.clone()).collect(),
                 at: Instant::now(),
             });
@@ -411,7 +416,7 @@ impl Plugin for Store {
         Ok(())
     }
 
-    async fn tend_routes(&self, dlxs: &[scaler_types::Dlx]) -> Result<(), String> {
+    async fn sync_dlxs(&self, dlxs: &[scaler_types::Dlx]) -> Result<(), String> {
         let refused = {
             let mut inner = self.inner();
             inner.tended.push(dlxs.iter().map(|dlx| dlx.name.clone()).collect());
@@ -421,7 +426,7 @@ impl Plugin for Store {
         refused.map_or(Ok(()), Err)
     }
 
-    async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+    async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
         let takes = {
             let mut inner = self.inner();
             inner.calls.push("release");
@@ -441,7 +446,7 @@ impl Plugin for Store {
         Ok(())
     }
 
-    async fn report(&self, id: &ResourceId, report: &Report) -> Result<(), String> {
+    async fn publish_event(&self, id: &ResourceId, report: &ResourceEvent) -> Result<(), String> {
         self.inner().reports.push((id.clone(), report.clone()));
         self.0.writes.send_modify(|writes| *writes += 1);
         Ok(())

@@ -65,7 +65,7 @@ pub(super) async fn acquire(
     while candidate.election.leads_until(Instant::now()).is_none() {
         candidate.step().await;
     }
-    candidate.status.change(|status| status.leads = true);
+    candidate.status.change(|status| status.is_leader = true);
     let (release, released) = oneshot::channel();
     let task = AbortOnDropHandle::new(tokio::spawn(candidate.keep(lost, released)));
     Kept { release, task }
@@ -99,7 +99,7 @@ impl Candidate {
                 _ = timeout_at(until, self.step()) => {}
             }
         }
-        self.status.change(|status| status.leads = false);
+        self.status.change(|status| status.is_leader = false);
         lost.cancel();
     }
 
@@ -239,7 +239,7 @@ impl Candidate {
                 tracing::warn!(
                     lease = NAME,
                     reason = why,
-                    leads = status.leads,
+                    leads = status.is_leader,
                     "the autoscaler's Lease cannot be used now"
                 );
             }

@@ -44,9 +44,9 @@ enum Held {
 /// Who leads, as far as this process knows.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
-    /// This process does.
-    pub leads: bool,
-    /// Who does. By files nobody but the leader itself knows.
+    /// This process is the leader.
+    pub is_leader: bool,
+    /// The leader's name. By files only the leader itself knows it.
     pub leader: Option<String>,
     /// Since when, by the leader's clock.
     pub since: Option<String>,
@@ -88,7 +88,7 @@ impl Leader {
         let held = match &self.how {
             How::File(state_dir) => {
                 let lock = file::acquire(state_dir).await?;
-                self.status.change(|status| status.leads = true);
+                self.status.change(|status| status.is_leader = true);
                 Held::File(lock)
             }
             How::Lease(own) => {
@@ -120,7 +120,7 @@ impl Leadership {
             Held::File(lock) => drop(lock),
             Held::Lease(kept) => kept.release(lease::After::Next).await,
         }
-        self.status.change(|status| status.leads = false);
+        self.status.change(|status| status.is_leader = false);
     }
 
     /// Gives the lead up for good: nobody is to lead after this, and nothing is left in the cluster.
@@ -129,7 +129,7 @@ impl Leadership {
             Held::File(lock) => drop(lock),
             Held::Lease(kept) => kept.release(lease::After::Nobody).await,
         }
-        self.status.change(|status| status.leads = false);
+        self.status.change(|status| status.is_leader = false);
     }
 }
 

@@ -6,6 +6,7 @@
 //! | label `scaler.dev/member: dlx` | it is a member's |
 //! | annotation `scaler.dev/admin-address` | where its admin server is reached |
 //! | annotation `scaler.dev/listen-address` | where it takes requests, as it is bound: of its pod's addresses those count that this has. Earlier versions do not say: all of them |
+//! | annotation `scaler.dev/record-format` | the newest [`Record`] format that it reads; absent: 1 |
 //! | `spec.holderIdentity` | the incarnation: a restarted container replaces it, and that proves the former one dead |
 //! | `ownerReferences` | the pod, whose end proves the member's |
 //!
@@ -28,7 +29,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
-use scaler_types::backoff::Backoff;
+use scaler_types::{Record, backoff::Backoff};
 use tokio::{sync::Mutex, task::JoinSet, time::timeout};
 
 use super::Member;
@@ -59,6 +60,7 @@ pub(super) const LABEL: &str = "scaler.dev/member";
 pub(super) const DLX: &str = "dlx";
 const ADMIN: &str = "scaler.dev/admin-address";
 const LISTEN: &str = "scaler.dev/listen-address";
+const RECORD_FORMAT: &str = "scaler.dev/record-format";
 
 /// Between attempts to register.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
@@ -253,7 +255,11 @@ async fn publish(own: &OwnNamespace, admin: SocketAddr, listen: SocketAddr) -> R
 }
 
 fn member(own: &OwnNamespace, owner: Option<OwnerReference>, admin: SocketAddr, listen: SocketAddr) -> Lease {
-    let annotations = [(ADMIN.to_owned(), admin.to_string()), (LISTEN.to_owned(), listen.to_string())];
+    let annotations = [
+        (ADMIN.to_owned(), admin.to_string()),
+        (LISTEN.to_owned(), listen.to_string()),
+        (RECORD_FORMAT.to_owned(), Record::FORMAT.to_string()),
+    ];
     let name = own.pod.as_ref().map_or_else(|| format!("{DLX}-{}", own.incarnation), |pod| pod.name.clone());
     Lease {
         metadata: ObjectMeta {

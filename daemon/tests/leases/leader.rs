@@ -68,7 +68,7 @@ async fn a_lead_that_is_released_is_the_next_ones_at_once() {
     let site = Site::start().await;
     let (first, second) = (candidate(&site, FOR_EVER).await, candidate(&site, FOR_EVER).await);
     let leads = lead(&first).await;
-    assert!(first.status()().leads);
+    assert!(first.status()().is_leader);
     stands_by(&second, renewed(&site, 5)).await;
     let next = async {
         let next = lead(&second).await;
@@ -80,7 +80,7 @@ async fn a_lead_that_is_released_is_the_next_ones_at_once() {
         leads.release().await;
     };
     let (next, ()) = tokio::join!(next, release);
-    assert!(!first.status()().leads);
+    assert!(!first.status()().is_leader);
     assert!(!next.lost().is_cancelled());
     let spec = site.lease(NAME).await.unwrap().spec.unwrap();
     assert_eq!(spec.lease_transitions, Some(1));
@@ -92,7 +92,7 @@ async fn a_lead_that_is_ended_leaves_no_lease_behind() {
     let first = candidate(&site, FOR_EVER).await;
     lead(&first).await.end().await;
     assert_eq!(site.lease(NAME).await, None);
-    assert!(!first.status()().leads);
+    assert!(!first.status()().is_leader);
     // Whoever starts after all leads as ever.
     let second = candidate(&site, FOR_EVER).await;
     let _leads = lead(&second).await;
@@ -126,7 +126,7 @@ async fn an_outage_longer_than_the_deadline_loses_the_lead_and_a_short_one_does_
 
     let outage = site.cluster.faults().outage();
     soon(leads.lost().cancelled()).await;
-    assert!(!leader.status()().leads);
+    assert!(!leader.status()().is_leader);
     let again = async {
         // While nothing can be reached nobody leads.
         stands_by(&leader, until(|| leader.status()().error.is_some())).await;

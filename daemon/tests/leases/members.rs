@@ -43,8 +43,10 @@ async fn a_member_is_one_from_its_registration_to_its_leaving() {
     let admin = "10.244.0.5:8091".parse().unwrap();
     let known = Member { name: member.name().to_owned(), admin };
     assert_eq!(autoscaler.members().await.unwrap(), [known]);
-    let owners = site.lease("dlx-0").await.unwrap().metadata.owner_references.unwrap();
-    assert_eq!(owners[0].uid, pod.metadata.uid.unwrap());
+    let lease = site.lease("dlx-0").await.unwrap().metadata;
+    assert_eq!(lease.owner_references.unwrap()[0].uid, pod.metadata.uid.unwrap());
+    let format = &lease.annotations.unwrap()["scaler.dev/record-format"];
+    assert_eq!(*format, scaler_types::Record::FORMAT.to_string());
 
     // What others put on it keeps it from nothing.
     let note = Patch::Merge(json!({"metadata": {"annotations": {"seen-by": "somebody"}}}));

@@ -8,7 +8,7 @@
 #
 #   WORKLOADS="rollouts.argoproj.io workers.example.org" restore-without-scaler.sh
 #
-# What it touches carries Scaler's marks: workloads with the annotation scaler.dev/row, Services with the key scaler.dev/fenced in
+# What it touches carries Scaler's marks: workloads with the annotation scaler.dev/state, Services with the key scaler.dev/intercepted in
 # their selector, EndpointSlices managed by scaler.dev. A workload at 0 replicas is scaled only if its record says that Scaler put it
 # there; each one that it leaves at 0 has a line. While Scaler runs use `autoscaler restore` instead: this would work against it.
 #
@@ -50,15 +50,15 @@ fi
 
 # shellcheck disable=SC2016
 # Each workload that has a record: NAMESPACE NAME VERSION stopped|up RECORD. The record is JSON in one line.
-template='{{range .items}}{{$item := .}}{{if .metadata.annotations}}{{with index .metadata.annotations "scaler.dev/row"}}{{$item.metadata.namespace}} {{$item.metadata.name}} {{$item.metadata.resourceVersion}} {{if eq (printf "%v" $item.spec.replicas) "0"}}stopped{{else}}up{{end}} {{.}}{{"\n"}}{{end}}{{end}}{{end}}'
+template='{{range .items}}{{$item := .}}{{if .metadata.annotations}}{{with index .metadata.annotations "scaler.dev/state"}}{{$item.metadata.namespace}} {{$item.metadata.name}} {{$item.metadata.resourceVersion}} {{if eq (printf "%v" $item.spec.replicas) "0"}}stopped{{else}}up{{end}} {{.}}{{"\n"}}{{end}}{{end}}{{end}}'
 for kind in deployments.apps statefulsets.apps ${WORKLOADS:-}; do
     workloads=$(kubectl "$@" get "$kind" --all-namespaces --output "go-template=$template")
     while read -r namespace name version scale record; do
         [ -n "$namespace" ] || continue
         # A quote within a reason is escaped, so neither of these is in one.
-        state=$(printf '%s' "$record" | sed -n 's/.*[,{]"state":"\([a-z]*\)".*/\1/p')
+        phase=$(printf '%s' "$record" | sed -n 's/.*[,{]"phase":"\([a-z]*\)".*/\1/p')
         before=$(printf '%s' "$record" | sed -n 's/.*[,{]"replicas":\([1-9][0-9]*\)[,}].*/\1/p')
-        case $scale-$state in
+        case $scale-$phase in
             stopped-asleep | stopped-waking | stopped-failed)
                 # What it had before it slept.
                 replicas="{\"op\": \"replace\", \"path\": \"/spec/replicas\", \"value\": ${before:-1}}, "
@@ -71,27 +71,27 @@ for kind in deployments.apps statefulsets.apps ${WORKLOADS:-}; do
                 replicas=''
                 ;;
             *)
-                echo "$kind $namespace/$name: its record does not say whether Scaler stopped it: scale it, and take the annotation scaler.dev/row away" >&2
+                echo "$kind $namespace/$name: its record does not say whether Scaler stopped it: scale it, and take the annotation scaler.dev/state away" >&2
                 failed=1
                 continue
                 ;;
         esac
         kubectl "$@" patch "$kind" "$name" --namespace "$namespace" --type json --patch "[
             {\"op\": \"test\", \"path\": \"/metadata/resourceVersion\", \"value\": \"$version\"}, $replicas
-            {\"op\": \"remove\", \"path\": \"/metadata/annotations/scaler.dev~1row\"}]" </dev/null || failed=1
+            {\"op\": \"remove\", \"path\": \"/metadata/annotations/scaler.dev~1state\"}]" </dev/null || failed=1
     done <<LIST
 $workloads
 LIST
 done
 
 # From here on the Services lead to their own pods again.
-template='{{range .items}}{{if .spec.selector}}{{if index .spec.selector "scaler.dev/fenced"}}{{.metadata.namespace}} {{.metadata.name}} {{.metadata.resourceVersion}}{{"\n"}}{{end}}{{end}}{{end}}'
+template='{{range .items}}{{if .spec.selector}}{{if index .spec.selector "scaler.dev/intercepted"}}{{.metadata.namespace}} {{.metadata.name}} {{.metadata.resourceVersion}}{{"\n"}}{{end}}{{end}}{{end}}'
 services=$(kubectl "$@" get services --all-namespaces --output "go-template=$template")
 while read -r namespace name version; do
     [ -n "$namespace" ] || continue
     kubectl "$@" patch service "$name" --namespace "$namespace" --type json --patch "[
         {\"op\": \"test\", \"path\": \"/metadata/resourceVersion\", \"value\": \"$version\"},
-        {\"op\": \"remove\", \"path\": \"/spec/selector/scaler.dev~1fenced\"}]" </dev/null || failed=1
+        {\"op\": \"remove\", \"path\": \"/spec/selector/scaler.dev~1intercepted\"}]" </dev/null || failed=1
 done <<LIST
 $services
 LIST

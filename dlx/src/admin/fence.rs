@@ -1,4 +1,4 @@
-//! `POST /api/v1/fence`: the autoscaler asks whether its fence is seen here, and nothing is in flight.
+//! `POST /api/v1/confirm-drain`: the autoscaler asks whether its fence is seen here, and nothing is in flight.
 
 use std::{sync::Arc, time::Duration};
 

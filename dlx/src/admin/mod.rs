@@ -34,7 +34,7 @@ pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<Token>, resources: Res
         .route(Method::GET, "/api/v1/last-activity", handler(dlx, activity::last))
         .route(Method::POST, "/api/v1/last-activity", handler(dlx, activity::received))
         .route(Method::GET, "/api/v1/resources", handler(dlx, resources::answer))
-        .route(Method::POST, "/api/v1/fence", handler(dlx, fence::answer))
+        .route(Method::POST, "/api/v1/confirm-drain", handler(dlx, fence::answer))
         .route(Method::POST, "/api/v1/wake", handler(dlx, wake::answer));
     fleet.routes(admin)
 }

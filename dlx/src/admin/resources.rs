@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use daemon::admin::json;
 use http::{Request, Response, StatusCode};
-use scaler_types::{Port, Route, ServicePorts, duration};
+use scaler_types::{Interception, Port, ServicePorts, duration};
 use serde::Serialize;
 
 use super::Body;
@@ -17,11 +17,12 @@ use crate::{
 #[derive(Serialize)]
 struct Everything {
     member: String,
-    draining: bool,
-    /// After the first signal: what is waited for before nobody is taken any more.
-    stopping: Option<String>,
-    /// Routes that name this DLX.
-    routes: usize,
+    /// It takes no new connections.
+    stopping: bool,
+    /// After the first signal: what is waited for before no new connections are taken.
+    stopping_waits_for: Option<String>,
+    /// Interceptions that name this DLX.
+    interceptions: usize,
     resources: Vec<Resource>,
     /// Hosts and ports that two resources claim; the older one has it.
     conflicts: Vec<Conflict>,
@@ -38,8 +39,8 @@ struct Resource {
     namespace: String,
     name: String,
     kind: String,
-    path: scaler_types::Path,
-    state: String,
+    traffic_mode: scaler_types::TrafficMode,
+    phase: String,
     reason: String,
     nonce: String,
     version: String,
@@ -49,8 +50,8 @@ struct Resource {
     waking: bool,
     hosts: Vec<String>,
     ports: Vec<Port>,
-    /// Which way its requests take, where its plugin leads them.
-    route: Option<Route>,
+    /// The interception of its requests, where its plugin can intercept them.
+    interception: Option<Interception>,
     endpoints: Vec<Endpoint>,
     requests: u64,
     in_flight: u64,
@@ -107,9 +108,9 @@ pub async fn answer(dlx: Arc<Dlx>, _: Request<Bytes>) -> Response<Body> {
     let ports = ports.chain(own.iter().map(|bound| port(&bound.identity, bound.error.clone())));
     let everything = Everything {
         member: dlx.member.clone(),
-        draining: dlx.stopping.draining.is_cancelled(),
-        stopping: dlx.stopping.signalled.is_cancelled().then(|| dlx.stopping.routes.to_string()),
-        routes: dlx.stopping.routes.count(),
+        stopping: dlx.stopping.draining.is_cancelled(),
+        stopping_waits_for: dlx.stopping.signalled.is_cancelled().then(|| dlx.stopping.routes.to_string()),
+        interceptions: dlx.stopping.routes.count(),
         resources,
         conflicts: table.conflicts.clone(),
         service_ports,
@@ -128,10 +129,10 @@ fn resource(entry: &Entry, view: &View) -> Resource {
         namespace: entry.key.id.namespace.clone(),
         name: entry.key.id.name.clone(),
         kind: entry.key.kind.to_string(),
-        path: told.path,
-        state: seen.map_or_else(|| "gone".to_owned(), |seen| seen.row.state.to_string()),
-        reason: seen.map(|seen| seen.row.reason.clone()).unwrap_or_default(),
-        nonce: seen.map(|seen| seen.row.nonce.to_string()).unwrap_or_default(),
+        traffic_mode: told.traffic_mode,
+        phase: seen.map_or_else(|| "gone".to_owned(), |seen| seen.record.phase.to_string()),
+        reason: seen.map(|seen| seen.record.reason.clone()).unwrap_or_default(),
+        nonce: seen.map(|seen| seen.record.nonce.to_string()).unwrap_or_default(),
         version: seen.map(|seen| seen.version.to_string()).unwrap_or_default(),
         replicas: told.replicas,
         status: told.status.clone(),
@@ -139,7 +140,7 @@ fn resource(entry: &Entry, view: &View) -> Resource {
         waking: view.gate.waking(),
         hosts: told.hosts.clone(),
         ports: told.ports.clone(),
-        route: told.route.clone(),
+        interception: told.interception.clone(),
         endpoints: view
             .listed
             .iter()

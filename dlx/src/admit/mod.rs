@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::body::Body;
-use scaler_types::{Severity, State};
+use scaler_types::{Phase, Severity};
 pub use static_response::{StaticAnswer, static_answer, static_answer_to};
 use tokio::time::{Instant, timeout_at};
 
@@ -155,7 +155,7 @@ fn hold(entry: &Arc<Entry>, bytes: u64) -> Result<Held, Arc<Refusal>> {
         tell_full(entry, &reason);
         Arc::new(Refusal::unavailable(&entry.key.id, "too much is held", reason, Duration::from_secs(1)))
     })?;
-    if entry.state() == Some(State::Draining) {
+    if entry.state() == Some(Phase::Draining) {
         entry.counts.met_fence();
     }
     if first {

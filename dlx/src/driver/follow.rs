@@ -171,7 +171,8 @@ fn apply(plugins: &Arc<Plugins>, source: &Arc<Source>, changes: Changes) {
             tracing::warn!(resource = %key.id, kind = %key.kind, file = %source.namespace, %other, "listed for two namespace files; the first one has it");
             continue;
         }
-        let names_this = resource.route.as_ref().is_some_and(|route| route.dlxs.contains(&plugins.member));
+        let names_this =
+            resource.interception.as_ref().is_some_and(|route| route.dlxs.contains(&plugins.member));
         let (moved, named_this) = entry.read(|view| {
             let moved = (&view.resource.hosts, &view.resource.ports) != (&resource.hosts, &resource.ports);
             (moved, view.leads_here.is_some())

@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::{
     metrics::Metrics,
-    state::{Effect, Entry, Phase},
+    state::{ColdStartPhase, Effect, Entry},
 };
 
 /// Probes of endpoints under way at once, of all resources.
@@ -59,7 +59,7 @@ impl Driver {
                 source.reports.report(&entry.key.id, severity, reason, message);
             }
             Effect::Woken(took, phases) => self.metrics.woken(&entry.key, took, &phases),
-            Effect::FirstByte(took) => self.metrics.phase(&entry.key, Phase::FirstByte, took),
+            Effect::FirstByte(took) => self.metrics.phase(&entry.key, ColdStartPhase::FirstByte, took),
             // The connections are the proxy's.
             Effect::CloseIdle(_) => {}
         }

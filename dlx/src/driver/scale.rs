@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use daemon::wakes::{Waits, WakePlace};
 use scaler_types::{
-    Nonce, Path, Row, ScaleError, ScaleRequest, Severity, State, Target, Version, duration,
+    Nonce, Phase, Record, ScaleError, ScaleRequest, Severity, Target, TrafficMode, Version, duration,
     protocol::{GateInput, GateOrder},
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -27,20 +27,26 @@ pub async fn place(driver: Arc<Driver>, entry: Arc<Entry>) -> WakePlace {
 }
 
 /// Starts a wake that the gate ordered, at its place, or as soon as it has one.
-pub fn start(driver: Arc<Driver>, entry: Arc<Entry>, expected: Version, row: Row, given: Option<WakePlace>) {
+pub fn start(
+    driver: Arc<Driver>,
+    entry: Arc<Entry>,
+    expected: Version,
+    record: Record,
+    given: Option<WakePlace>,
+) {
     let handle = driver.handle.clone();
     handle.spawn(async move {
         let _place = match given {
             Some(place) => place,
             None => place(driver.clone(), entry.clone()).await,
         };
-        let (row, cause) = entry.update(|view| (view.wake_begins(row), view.wake_cause.clone()));
+        let (record, cause) = entry.update(|view| (view.wake_begins(record), view.wake_cause.clone()));
         let held = entry.queue.len();
         log(&entry, cause.as_ref(), held);
         let limit = entry.read(|view| view.settings().resource_readiness_timeout);
         let deadline = Instant::now() + limit;
-        let nonce = row.nonce;
-        let ended = scale(&driver, &entry, &expected, row, deadline).await;
+        let nonce = record.nonce;
+        let ended = scale(&driver, &entry, &expected, record, deadline).await;
         let scaled = matches!(ended, Ended::Look);
         finish(&driver, &entry, ended).await;
         if scaled && let Err(why) = answers(&entry, nonce, deadline).await {
@@ -76,7 +82,7 @@ async fn scale(
     driver: &Driver,
     entry: &Arc<Entry>,
     expected: &Version,
-    row: Row,
+    record: Record,
     deadline: Instant,
 ) -> Ended {
     let (source, began) = (entry.read(|view| view.source.clone()), Instant::now());
@@ -86,9 +92,9 @@ async fn scale(
             id: entry.key.id.clone(),
             target: Target::AtLeast(1),
             version: expected.clone(),
-            row: row.clone(),
+            record: record.clone(),
             deadline: deadline.saturating_duration_since(Instant::now()),
-            led_for: Duration::ZERO,
+            intercepted_for: Duration::ZERO,
         };
         driver.metrics.set_scale();
         match source.calls.set_scale(&request).await {
@@ -106,7 +112,7 @@ async fn scale(
                 return Ended::Look;
             }
             Err(ScaleError::Terminal { reason }) => {
-                // The row says `waking` by now; where the view does not show it yet, the failure could not be written.
+                // The record says `waking` by now; where the view does not show it yet, the failure could not be written.
                 source.refresh().await;
                 return Ended::Failed(WakeOutcome::Refused, reason);
             }
@@ -136,7 +142,7 @@ async fn scale(
     }
 }
 
-/// Waits until an endpoint answers, or the row says that somebody went on from this wake; the error says why it is not up by
+/// Waits until an endpoint answers, or the record says that somebody went on from this wake; the error says why it is not up by
 /// the deadline.
 async fn answers(entry: &Arc<Entry>, nonce: Nonce, deadline: Instant) -> Result<(), String> {
     let mut changed = entry.subscribe();
@@ -144,9 +150,9 @@ async fn answers(entry: &Arc<Entry>, nonce: Nonce, deadline: Instant) -> Result<
         changed.borrow_and_update();
         let waits = entry.read(|view| {
             let mine = view.gate.seen().is_some_and(|seen| {
-                seen.row.state == State::Waking
-                    && seen.row.nonce == nonce
-                    && view.resource.path != Path::External
+                seen.record.phase == Phase::Waking
+                    && seen.record.nonce == nonce
+                    && view.resource.traffic_mode != TrafficMode::External
             });
             (mine && !view.gone && !view.is_ready()).then(|| view.why_not_up())
         });

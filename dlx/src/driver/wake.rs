@@ -42,8 +42,8 @@ pub fn drive(driver: Arc<Driver>, entry: Arc<Entry>) {
             changed.borrow_and_update();
             match next(&entry, place.is_some()) {
                 Next::Stop => return,
-                Next::Order(GateOrder::Wake { expected, row }) => {
-                    scale::start(driver.clone(), entry.clone(), expected, row, place.take());
+                Next::Order(GateOrder::Wake { expected, record }) => {
+                    scale::start(driver.clone(), entry.clone(), expected, record, place.take());
                 }
                 // It keeps its turn while things change.
                 Next::Place => {
@@ -116,9 +116,9 @@ pub fn perform(driver: Arc<Driver>, entry: Arc<Entry>, order: GateOrder) {
 async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
     let source = entry.read(|view| view.source.clone());
     match order {
-        GateOrder::Write { expected, row } => {
-            let written = source.calls.compare_and_set(&entry.key.id, &expected, &row).await;
-            tracing::debug!(resource = %entry.key.id, state = %row.state, nonce = %row.nonce, ?written, "wrote its row");
+        GateOrder::Write { expected, record } => {
+            let written = source.calls.compare_and_set(&entry.key.id, &expected, &record).await;
+            tracing::debug!(resource = %entry.key.id, state = %record.phase, nonce = %record.nonce, ?written, "wrote its record");
             let result = match written {
                 Ok(version) => {
                     entry.update(|view| view.lost_writes = 0);
@@ -131,11 +131,11 @@ async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
                 }
                 Err(error) => {
                     let lost = entry.update(|view| {
-                        view.last_error = Some(format!("its row cannot be written: {error}"));
+                        view.last_error = Some(format!("its record cannot be written: {error}"));
                         view.lost_writes += 1;
                         view.lost_writes
                     });
-                    tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %error, "cannot write its row");
+                    tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %error, "cannot write its record");
                     #[expect(
                         clippy::disallowed_methods,
                         reason = "a store that failed is asked again after a growing pause"
@@ -145,7 +145,7 @@ async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
                     Err(Unwritten::Unknown)
                 }
             };
-            entry.update(|view| view.gate.step(GateInput::Wrote { expected, row, result }));
+            entry.update(|view| view.gate.step(GateInput::Wrote { expected, record, result }));
         }
         GateOrder::Refresh => {
             if !source.refresh().await {
@@ -156,7 +156,9 @@ async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
                 sleep_until(Instant::now() + FIRST).await;
             }
         }
-        GateOrder::Wake { expected, row } => scale::start(driver.clone(), entry.clone(), expected, row, None),
+        GateOrder::Wake { expected, record } => {
+            scale::start(driver.clone(), entry.clone(), expected, record, None)
+        }
         GateOrder::Nothing | GateOrder::Confirm | GateOrder::Refuse(_) => {}
     }
 }

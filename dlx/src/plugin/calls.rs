@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin};
 
 use plugin_host::Instance;
-use scaler_types::{Changes, Report, ResourceId, Row, ScaleError, ScaleRequest, Version};
+use scaler_types::{Changes, Record, ResourceEvent, ResourceId, ScaleError, ScaleRequest, Version};
 
 /// A call under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -26,14 +26,18 @@ pub trait Calls: Send + Sync + 'static {
         &'a self,
         id: &'a ResourceId,
         expected: &'a Version,
-        row: &'a Row,
+        record: &'a Record,
     ) -> Pending<'a, Result<Version, ScaleError>>;
 
     /// See [`scaler_types::ResourceScaler::resolve_service_name`].
     fn resolve_service_name<'a>(&'a self, id: &'a ResourceId) -> Pending<'a, Result<String, Failed>>;
 
-    /// See [`scaler_types::ResourceScaler::report`].
-    fn report<'a>(&'a self, id: &'a ResourceId, report: &'a Report) -> Pending<'a, Result<(), Failed>>;
+    /// See [`scaler_types::ResourceScaler::publish_event`].
+    fn publish_event<'a>(
+        &'a self,
+        id: &'a ResourceId,
+        event: &'a ResourceEvent,
+    ) -> Pending<'a, Result<(), Failed>>;
 }
 
 // === impl Calls for Instance ===
@@ -53,9 +57,9 @@ impl Calls for Instance {
         &'a self,
         id: &'a ResourceId,
         expected: &'a Version,
-        row: &'a Row,
+        record: &'a Record,
     ) -> Pending<'a, Result<Version, ScaleError>> {
-        Box::pin(Instance::compare_and_set(self, id, expected, row))
+        Box::pin(Instance::compare_and_set(self, id, expected, record))
     }
 
     fn resolve_service_name<'a>(&'a self, id: &'a ResourceId) -> Pending<'a, Result<String, Failed>> {
@@ -64,9 +68,13 @@ impl Calls for Instance {
         })
     }
 
-    fn report<'a>(&'a self, id: &'a ResourceId, report: &'a Report) -> Pending<'a, Result<(), Failed>> {
+    fn publish_event<'a>(
+        &'a self,
+        id: &'a ResourceId,
+        event: &'a ResourceEvent,
+    ) -> Pending<'a, Result<(), Failed>> {
         Box::pin(async move {
-            Instance::report(self, id, report).await.map_err(|error| Failed(error.to_string()))
+            Instance::publish_event(self, id, event).await.map_err(|error| Failed(error.to_string()))
         })
     }
 }

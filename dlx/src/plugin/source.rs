@@ -55,7 +55,7 @@ impl Source {
         let shows = calls.clone();
         let reports = Reporter::start(dropped, move |id, report| {
             let shows = shows.clone();
-            async move { shows.report(&id, &report).await.map_err(|error| error.to_string()) }
+            async move { shows.publish_event(&id, &report).await.map_err(|error| error.to_string()) }
         });
         Arc::new(Self {
             calls,

@@ -9,7 +9,7 @@ use scaler_types::{Progress, Resource};
 
 /// A part of a cold start. Each begins where the one before it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub enum ColdStartPhase {
     /// From the first request that was held to the wake's order.
     Decide,
     /// Until this DLX sees that the plugin wrote it.
@@ -33,7 +33,7 @@ pub struct Timeline {
 
 /// How long each phase took; those that are not over yet, or that nobody saw the end of, are missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Phases([Option<Duration>; 6]);
+pub struct ColdStartPhases([Option<Duration>; 6]);
 
 /// How a held request spent its time.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +43,12 @@ pub struct Cold {
     /// How long the wake took that it waited for; `None` if it waited for none of this DLX's own.
     pub wake: Option<Duration>,
     /// What that wake's time went into.
-    pub phases: Phases,
+    pub phases: ColdStartPhases,
 }
 
-// === impl Phase ===
+// === impl ColdStartPhase ===
 
-impl Phase {
+impl ColdStartPhase {
     /// All, in their order.
     pub const ALL: [Self; 6] =
         [Self::Decide, Self::Patch, Self::Scheduled, Self::Started, Self::Ready, Self::FirstByte];
@@ -73,19 +73,19 @@ impl Timeline {
     pub fn ordered(wanted: Option<Instant>) -> Self {
         let now = Instant::now();
         let mut timeline = Self { began: wanted.unwrap_or(now), ended: [None; 6] };
-        timeline.ended[Phase::Decide as usize] = Some(now);
+        timeline.ended[ColdStartPhase::Decide as usize] = Some(now);
         timeline
     }
 
     /// It came so far now, unless it had before. Whether it had not.
-    pub fn reach(&mut self, phase: Phase) -> bool {
+    pub fn reach(&mut self, phase: ColdStartPhase) -> bool {
         let now = Instant::now();
         let new = self.ended[phase as usize].is_none();
         if new {
             // What was not seen before took no time that can be told from this one's.
-            let before = Phase::ALL.into_iter().filter(|before| *before < phase);
+            let before = ColdStartPhase::ALL.into_iter().filter(|before| *before < phase);
             let last = before.filter_map(|before| self.ended[before as usize]).max();
-            for earlier in Phase::ALL.into_iter().filter(|earlier| *earlier < phase) {
+            for earlier in ColdStartPhase::ALL.into_iter().filter(|earlier| *earlier < phase) {
                 self.ended[earlier as usize].get_or_insert(last.unwrap_or(now));
             }
             self.ended[phase as usize] = Some(now);
@@ -95,20 +95,20 @@ impl Timeline {
 
     /// What the plugin tells of it, once its write is seen.
     pub fn see(&mut self, told: &Resource) {
-        self.reach(Phase::Patch);
+        self.reach(ColdStartPhase::Patch);
         match told.progress {
-            Some(Progress::Scheduled) => drop(self.reach(Phase::Scheduled)),
-            Some(Progress::Started) => drop(self.reach(Phase::Started)),
-            None if !told.endpoints.is_empty() => drop(self.reach(Phase::Started)),
+            Some(Progress::Scheduled) => drop(self.reach(ColdStartPhase::Scheduled)),
+            Some(Progress::Started) => drop(self.reach(ColdStartPhase::Started)),
+            None if !told.endpoints.is_empty() => drop(self.reach(ColdStartPhase::Started)),
             None => {}
         }
     }
 
     /// How long each phase took so far.
-    pub fn phases(&self) -> Phases {
-        let mut phases = Phases::default();
+    pub fn phases(&self) -> ColdStartPhases {
+        let mut phases = ColdStartPhases::default();
         let mut before = self.began;
-        for phase in Phase::ALL {
+        for phase in ColdStartPhase::ALL {
             let Some(ended) = self.ended[phase as usize] else { break };
             phases.0[phase as usize] = Some(ended.saturating_duration_since(before));
             before = ended;
@@ -118,35 +118,35 @@ impl Timeline {
 
     /// When it was ready, if it was.
     pub fn ready(&self) -> Option<Instant> {
-        self.ended[Phase::Ready as usize]
+        self.ended[ColdStartPhase::Ready as usize]
     }
 }
 
-// === impl Phases ===
+// === impl ColdStartPhases ===
 
-impl Phases {
+impl ColdStartPhases {
     /// One of them.
-    pub fn of(&self, phase: Phase) -> Option<Duration> {
+    pub fn of(&self, phase: ColdStartPhase) -> Option<Duration> {
         self.0[phase as usize]
     }
 
     /// The same with the first byte so long after the wake.
     #[must_use]
     pub fn with_first_byte(mut self, took: Duration) -> Self {
-        self.0[Phase::FirstByte as usize] = Some(took);
+        self.0[ColdStartPhase::FirstByte as usize] = Some(took);
         self
     }
 
     /// Those that are known, in milliseconds.
-    pub fn millis(&self) -> impl Iterator<Item = (Phase, f64)> {
+    pub fn millis(&self) -> impl Iterator<Item = (ColdStartPhase, f64)> {
         let phases = *self;
-        Phase::ALL
+        ColdStartPhase::ALL
             .into_iter()
             .filter_map(move |phase| Some((phase, phases.of(phase)?.as_secs_f64() * 1000.0)))
     }
 }
 
-impl fmt::Display for Phases {
+impl fmt::Display for ColdStartPhases {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.millis().map(|(phase, ms)| format!("{} {ms:.1} ms", phase.name()));
         f.write_str(&text.collect::<Vec<_>>().join(", "))
@@ -157,7 +157,7 @@ impl fmt::Display for Phases {
 mod tests {
     use scaler_types::{Endpoint, Progress, Resource, ResourceId};
 
-    use super::{Phase, Timeline};
+    use super::{ColdStartPhase, Timeline};
 
     #[test]
     fn what_is_not_told_is_part_of_what_follows() {
@@ -168,8 +168,11 @@ mod tests {
         told.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
         timeline.see(&told);
         let phases = timeline.phases();
-        assert_eq!(phases.of(Phase::Scheduled), Some(std::time::Duration::ZERO));
-        assert!(phases.of(Phase::Started).is_some() && phases.of(Phase::Ready).is_none(), "{phases}");
+        assert_eq!(phases.of(ColdStartPhase::Scheduled), Some(std::time::Duration::ZERO));
+        assert!(
+            phases.of(ColdStartPhase::Started).is_some() && phases.of(ColdStartPhase::Ready).is_none(),
+            "{phases}"
+        );
     }
 
     #[test]
@@ -179,10 +182,10 @@ mod tests {
         told.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
         told.progress = Some(Progress::Scheduled);
         timeline.see(&told);
-        assert!(timeline.phases().of(Phase::Started).is_none());
+        assert!(timeline.phases().of(ColdStartPhase::Started).is_none());
         told.progress = Some(Progress::Started);
         timeline.see(&told);
-        assert!(timeline.reach(Phase::Ready) && !timeline.reach(Phase::Ready), "once");
+        assert!(timeline.reach(ColdStartPhase::Ready) && !timeline.reach(ColdStartPhase::Ready), "once");
         assert_eq!(timeline.phases().millis().count(), 5);
     }
 }

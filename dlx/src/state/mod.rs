@@ -24,7 +24,7 @@ use std::{
 pub use activity::{Counts, WakeOutcome};
 use arc_swap::ArcSwap;
 pub use cause::WakeCause;
-pub use cold::{Cold, Phase, Phases};
+pub use cold::{Cold, ColdStartPhase, ColdStartPhases};
 use daemon::settings::Settings;
 pub use host::{is_host, normalize};
 use http::HeaderValue;
@@ -32,7 +32,7 @@ pub use queue::{Go, Held, Limits, Place, Queue, Rejected, Share, Totals};
 pub use resources::Resources;
 pub use routes::{LeadsHere, Routes};
 use scaler_types::{
-    Nonce, Path, Resource, ResourceId, ScaleResource, Severity, State,
+    Nonce, Phase, Resource, ResourceId, ScaleResource, Severity, TrafficMode,
     protocol::{GateInput, GateOrder, Refusal as NotConfirmed, Seen},
 };
 pub use shared::{Effect, Shared};
@@ -319,7 +319,7 @@ impl Entry {
     }
 
     /// A wake of this DLX's own ended well.
-    fn count_woken(self: &Arc<Self>, view: &View, took: Duration, phases: &Phases) {
+    fn count_woken(self: &Arc<Self>, view: &View, took: Duration, phases: &ColdStartPhases) {
         self.carry_out(Effect::Woken(took, *phases));
         self.counts.woken(WakeOutcome::Awake);
         let message = format!("ready {:.3} s after the wake began: {phases}", took.as_secs_f64());
@@ -338,13 +338,13 @@ impl Entry {
     /// The plugin told its state; in the order of the plugin's stream.
     pub fn saw(self: &Arc<Self>, source: &Arc<Source>, resource: Resource) {
         self.update(|view| {
-            // With path external nothing is fenced: its own controller's row is not ours to read.
-            let row = if resource.path == Path::External { Default::default() } else { resource.row.clone() };
-            let seen = Seen { row, version: resource.version.clone(), scaled: resource.replicas > 0 };
-            let before = view.gate.seen().map(|seen| seen.row.state);
-            let after = seen.row.state;
-            if after == State::Draining {
-                view.last_fence = Some(seen.row.nonce);
+            // With traffic mode `external` nothing is fenced: its own controller's record is not ours to read.
+            let record = if resource.traffic_mode == TrafficMode::External { Default::default() } else { resource.record.clone() };
+            let seen = Seen { record, version: resource.version.clone(), scaled: resource.replicas > 0 };
+            let before = view.gate.seen().map(|seen| seen.record.phase);
+            let after = seen.record.phase;
+            if after == Phase::Draining {
+                view.last_fence = Some(seen.record.nonce);
             }
             view.gate.step(GateInput::Saw(Some(seen)));
             view.see(source, resource);
@@ -405,7 +405,9 @@ impl Entry {
                 _ => {
                     if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
                         return Err(self.read(|view| match view.gate.seen() {
-                            Some(seen) => format!("sees {} with nonce {}", seen.row.state, seen.row.nonce),
+                            Some(seen) => {
+                                format!("sees {} with nonce {}", seen.record.phase, seen.record.nonce)
+                            }
                             None => "does not see it".to_owned(),
                         }));
                     }
@@ -438,15 +440,15 @@ impl Entry {
         own.or_else(|| largest(&facts.settings.scale_resources)).unwrap_or(WINDOW)
     }
 
-    /// Whether it runs by what its row and its scale say, whatever its endpoints say.
+    /// Whether it runs by what its record and its scale say, whatever its endpoints say.
     pub fn is_awake(&self) -> bool {
-        let runs = |seen: &Seen| seen.row.state == State::Active && seen.scaled;
+        let runs = |seen: &Seen| seen.record.phase == Phase::Active && seen.scaled;
         self.read(|view| view.gate.seen().is_some_and(runs))
     }
 
     /// Where it stands.
-    pub fn state(&self) -> Option<State> {
-        self.read(|view| view.gate.seen().map(|seen| seen.row.state))
+    pub fn state(&self) -> Option<Phase> {
+        self.read(|view| view.gate.seen().map(|seen| seen.record.phase))
     }
 }
 

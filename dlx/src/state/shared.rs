@@ -11,7 +11,7 @@ use scaler_types::{
     protocol::{GateOrder, Rules},
 };
 
-use super::{Entry, Limits, Phases, Target, Totals};
+use super::{ColdStartPhases, Entry, Limits, Target, Totals};
 use crate::{answer::Refusal, plugin::Source};
 
 /// What all resources have in common.
@@ -48,7 +48,7 @@ pub enum Effect {
         message: String,
     },
     /// Count a wake of this DLX's own that ended well: how long it took, and what with.
-    Woken(Duration, Phases),
+    Woken(Duration, ColdStartPhases),
     /// Count how long the first answer after such a wake took.
     FirstByte(Duration),
     /// Close idle connections to endpoints that are listed no more: one that ends may wait for it.

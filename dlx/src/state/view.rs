@@ -7,13 +7,13 @@ use std::{
 
 use daemon::settings::Settings;
 use scaler_types::{
-    Endpoint, Nonce, Path, Probe, Resource, ResourceId, Row,
+    Endpoint, Nonce, Probe, Record, Resource, ResourceId, TrafficMode,
     protocol::{Gate, GateInput, GateOrder, Rules},
 };
 
 use super::{
     LeadsHere, Target, WakeCause,
-    cold::{Cold, Phase, Phases, Timeline},
+    cold::{Cold, ColdStartPhase, ColdStartPhases, Timeline},
 };
 use crate::{answer::Refusal, plugin::Source};
 
@@ -90,9 +90,9 @@ struct Waking {
     began: Instant,
     /// How far it came.
     timeline: Timeline,
-    /// Of the row that it writes.
+    /// Of the record that it writes.
     nonce: Nonce,
-    /// It is this DLX's own: its row was written, not that of another one that was faster.
+    /// It is this DLX's own: its record was written, not that of another one that was faster.
     own: bool,
 }
 
@@ -113,7 +113,7 @@ pub struct Failure {
     pub pause: Duration,
     /// When it was known.
     pub at: Instant,
-    /// The row's nonce then: another one since is another try, by somebody else.
+    /// The record's nonce then: another one since is another try, by somebody else.
     pub nonce: Option<Nonce>,
 }
 
@@ -274,23 +274,27 @@ impl View {
 
     /// An endpoint is ready: what is to be written.
     pub fn answers(&mut self) -> GateOrder {
-        if self.resource.path == Path::External {
+        if self.resource.traffic_mode == TrafficMode::External {
             return GateOrder::Nothing;
         }
         self.gate.step(GateInput::Answers { fresh: Nonce::fresh() })
     }
 
-    /// A wake of this DLX's own begins; the row to send with it.
-    pub fn wake_begins(&mut self, row: Row) -> Row {
+    /// A wake of this DLX's own begins; the record to send with it.
+    pub fn wake_begins(&mut self, record: Record) -> Record {
         let timeline = Timeline::ordered(self.wanted.take());
         self.unclaimed = None;
-        self.waking = Some(Waking { began: Instant::now(), timeline, nonce: row.nonce, own: false });
-        if self.resource.path == Path::External { self.resource.row.clone() } else { row }
+        self.waking = Some(Waking { began: Instant::now(), timeline, nonce: record.nonce, own: false });
+        if self.resource.traffic_mode == TrafficMode::External {
+            self.resource.record.clone()
+        } else {
+            record
+        }
     }
 
     /// Whether the wake that is going on is seen to be this DLX's own, for the first time.
     pub fn is_seen_to_be_own(&mut self) -> bool {
-        let written = self.gate.seen().map(|seen| seen.row.nonce);
+        let written = self.gate.seen().map(|seen| seen.record.nonce);
         self.waking.as_ref().is_some_and(|waking| written == Some(waking.nonce)) && self.claim()
     }
 
@@ -300,7 +304,7 @@ impl View {
     }
 
     /// It came up before this DLX knew that the wake was its own: how long it took, with what, and who was the cause.
-    pub fn take_unclaimed(&mut self) -> Option<(Duration, Phases, Option<WakeCause>)> {
+    pub fn take_unclaimed(&mut self) -> Option<(Duration, ColdStartPhases, Option<WakeCause>)> {
         let Unclaimed { cause } = self.unclaimed.take()?;
         let (timeline, took) = self.woken?;
         Some((took, timeline.phases(), cause))
@@ -317,13 +321,13 @@ impl View {
     }
 
     /// Requests can be forwarded; how long the wake took and with what, if this DLX asked for one, and whether it was its own.
-    pub fn came_up(&mut self) -> Option<(Duration, Phases, bool)> {
+    pub fn came_up(&mut self) -> Option<(Duration, ColdStartPhases, bool)> {
         self.failure = None;
         self.last_error = None;
         self.wanted = None;
         let cause = self.wake_cause.take();
         let Waking { began, mut timeline, own, .. } = self.waking.take()?;
-        timeline.reach(Phase::Ready);
+        timeline.reach(ColdStartPhase::Ready);
         let took = began.elapsed();
         self.woken = Some((timeline, took));
         self.unclaimed = (!own).then_some(Unclaimed { cause });
@@ -349,8 +353,8 @@ impl View {
             && let Some((timeline, _)) = &mut self.woken
         {
             // Of another DLX's wake it is that one's to count.
-            if timeline.reach(Phase::FirstByte) && self.unclaimed.is_none() {
-                first = timeline.phases().of(Phase::FirstByte);
+            if timeline.reach(ColdStartPhase::FirstByte) && self.unclaimed.is_none() {
+                first = timeline.phases().of(ColdStartPhase::FirstByte);
             }
             let since_ready = timeline.ready().map(|ready| ready.elapsed());
             cold.phases = cold.phases.with_first_byte(since_ready.unwrap_or_default());
@@ -369,7 +373,7 @@ impl View {
         };
         self.last_error = Some(reason.to_owned());
         self.wake_cause = None;
-        let (at, nonce) = (Instant::now(), self.gate.seen().map(|seen| seen.row.nonce));
+        let (at, nonce) = (Instant::now(), self.gate.seen().map(|seen| seen.record.nonce));
         self.failure = Some(Failure { reason: reason.to_owned(), until: at + pause, pause, at, nonce });
         // It may have answered for a moment and ended: what is ready from here on has been asked after the failure.
         for listed in self.listed.iter_mut().filter(|listed| listed.target.endpoint.probe != Probe::Listed) {
@@ -384,7 +388,7 @@ impl View {
         let until = match (self.gate.open(), self.is_ready()) {
             (true, true) => return None,
             // Somebody else got it up, or tries to.
-            (true, false) if self.gate.seen().map(|seen| seen.row.nonce) != failure.nonce => return None,
+            (true, false) if self.gate.seen().map(|seen| seen.record.nonce) != failure.nonce => return None,
             // It came up after all. A plugin that goes on refusing it is not asked more often than this.
             (false, true) => failure.until.min(failure.at + FIRST_PAUSE),
             _ => failure.until,
@@ -419,14 +423,14 @@ impl View {
             return why.join("; ");
         }
         match self.gate.seen() {
-            Some(seen) if seen.row.format > Row::FORMAT => format!(
+            Some(seen) if seen.record.format > Record::FORMAT => format!(
                 "it is {} in a row of format {}, and this DLX knows {} at most: a newer one has to wake it",
-                seen.row.state,
-                seen.row.format,
-                Row::FORMAT
+                seen.record.phase,
+                seen.record.format,
+                Record::FORMAT
             ),
             Some(seen) if seen.scaled && self.listed.is_empty() => "it has no endpoint yet".to_owned(),
-            Some(seen) => format!("it is {}", seen.row.state),
+            Some(seen) => format!("it is {}", seen.record.phase),
             None => "nothing is known of it yet".to_owned(),
         }
     }

@@ -1,4 +1,4 @@
-//! A plugin whose resources the test moves by hand. Rows and scales are changed by compare-and-set, as a real one's.
+//! A plugin whose resources the test moves by hand. Records and scales are changed by compare-and-set, as a real one's.
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +10,8 @@ use std::{
 
 use dlx::plugin::{Calls, Failed, Pending};
 use scaler_types::{
-    AddressOf, Changes, Endpoint, Nonce, Report, Resource, ResourceId, Row, ScaleError, ScaleRequest, State,
-    Target, Version,
+    AddressOf, Changes, Endpoint, Nonce, Phase, Record, Resource, ResourceEvent, ResourceId, ScaleError,
+    ScaleRequest, Target, Version,
 };
 use tokio::sync::watch;
 
@@ -66,7 +66,7 @@ impl Plugin {
 
     /// Adds a resource that sleeps, known under `<name>.test`.
     pub fn asleep(self: Arc<Self>, name: &str) -> Arc<Self> {
-        self.add(name, |resource| resource.row.state = State::Asleep);
+        self.add(name, |resource| resource.record.phase = Phase::Asleep);
         self
     }
 
@@ -128,12 +128,12 @@ impl Plugin {
     /// Fences it; the nonce and the version of the fence, `None` where it is not active.
     pub fn fence(&self, name: &str) -> Option<(Nonce, Version)> {
         let now = self.get(name);
-        if now.row.state != State::Active || now.replicas == 0 {
+        if now.record.phase != Phase::Active || now.replicas == 0 {
             return None;
         }
         let nonce = Nonce::fresh();
         let version = self.write(name, &now.version, |resource| {
-            resource.row = Row { state: State::Draining, nonce, ..Row::default() };
+            resource.record = Record { phase: Phase::Draining, nonce, ..Record::default() };
         })?;
         Some((nonce, version))
     }
@@ -204,7 +204,7 @@ impl Calls for Plugin {
             let wake = self.wake.lock().unwrap().clone();
             let endpoints = wake(request)?;
             let written = self.write(&name_of(&request.id), &request.version, |resource| {
-                resource.row = request.row.clone();
+                resource.record = request.record.clone();
                 resource.replicas = 1;
                 resource.endpoints = endpoints;
             });
@@ -222,10 +222,10 @@ impl Calls for Plugin {
         &'a self,
         id: &'a ResourceId,
         expected: &'a Version,
-        row: &'a Row,
+        record: &'a Record,
     ) -> Pending<'a, Result<Version, ScaleError>> {
         Box::pin(async move {
-            self.write(&name_of(id), expected, |resource| resource.row = row.clone())
+            self.write(&name_of(id), expected, |resource| resource.record = record.clone())
                 .ok_or(ScaleError::Conflict)
         })
     }
@@ -235,7 +235,11 @@ impl Calls for Plugin {
         Box::pin(async move { named.ok_or_else(|| Failed("it lists its endpoints".to_owned())) })
     }
 
-    fn report<'a>(&'a self, _: &'a ResourceId, report: &'a Report) -> Pending<'a, Result<(), Failed>> {
+    fn publish_event<'a>(
+        &'a self,
+        _: &'a ResourceId,
+        report: &'a ResourceEvent,
+    ) -> Pending<'a, Result<(), Failed>> {
         self.reports.lock().unwrap().push((report.reason.clone(), report.message.clone()));
         Box::pin(async { Ok(()) })
     }

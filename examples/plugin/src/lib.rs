@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, process::Stdio};
 
 use anyhow::Context as _;
-use scaler_types::{rows::Rows, *};
+use scaler_types::{records::Records, *};
 use serde::Deserialize;
 
 /// The plugin's section of a namespace file.
@@ -31,8 +31,8 @@ struct Command {
 
 struct CommandScaler {
     commands: BTreeMap<ResourceId, Command>,
-    /// What both daemons share of each resource: its row and, while it is up, which wake started it.
-    rows: Rows<Nonce>,
+    /// What both daemons share of each resource: its record and, while it is up, which wake started it.
+    records: Records<Nonce>,
 }
 
 impl ResourceScaler for CommandScaler {
@@ -42,19 +42,19 @@ impl ResourceScaler for CommandScaler {
         let section: Section = context.section()?.unwrap_or_default();
         let id = |command: &Command| ResourceId::new(&context.namespace, &command.name);
         let commands = section.resources.into_iter().map(|command| (id(&command), command)).collect();
-        Ok(Self { commands, rows: Rows::open(&context)? })
+        Ok(Self { commands, records: Records::open(&context)? })
     }
 
     async fn get_resources(&self) -> Result<Vec<Resource>> {
         let describe = |(id, command): (&ResourceId, &Command)| {
-            let stored = self.rows.read(id)?;
+            let stored = self.records.read(id)?;
             let mut resource = Resource::new(id.clone());
             resource.hosts = command.hosts.clone();
             resource.replicas = stored.up.is_some().into();
             resource
                 .endpoints
                 .extend(stored.up.map(|wake| Endpoint::new(&command.address, wake.to_string())));
-            (resource.row, resource.version) = (stored.row, stored.version);
+            (resource.record, resource.version) = (stored.record, stored.version);
             Ok(resource)
         };
         self.commands.iter().map(describe).collect()
@@ -62,14 +62,14 @@ impl ResourceScaler for CommandScaler {
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         let command = self.command(&request.id)?;
-        let mut turn = self.rows.begin(request).await?;
+        let mut turn = self.records.begin(request).await?;
         if turn.leaving().is_some() {
             shell(&command.stop).await?;
             turn.stopped().await?;
         }
         if request.target != Target::Zero && turn.up().is_none() {
             shell(&command.start).await?;
-            if let Err(overtaken) = turn.started(request.row.nonce).await {
+            if let Err(overtaken) = turn.started(request.record.nonce).await {
                 shell(&command.stop).await?;
                 return Err(overtaken);
             }
@@ -82,7 +82,7 @@ impl ResourceScaler for CommandScaler {
     }
 
     async fn changes(&self, cursor: u64) -> Result<Changes> {
-        let cursor = self.rows.changed(cursor).await.cursor;
+        let cursor = self.records.changed(cursor).await.cursor;
         Ok(Changes { cursor, complete: true, resources: self.get_resources().await?, ..Changes::default() })
     }
 
@@ -90,9 +90,9 @@ impl ResourceScaler for CommandScaler {
         &self,
         id: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
     ) -> Result<Version, ScaleError> {
-        self.rows.compare_and_set(id, expected, row).await
+        self.records.compare_and_set(id, expected, record).await
     }
 }
 

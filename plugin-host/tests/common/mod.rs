@@ -10,7 +10,7 @@ use std::{
 };
 
 use plugin_host::{Instance, LOAD_TIMEOUT, Scan, load_dir};
-use scaler_types::{PluginContext, ResourceId, Role, Row, ScaleRequest, Target, Version};
+use scaler_types::{PluginContext, Record, ResourceId, Role, ScaleRequest, Target, Version};
 use tokio::sync::watch;
 
 /// The library that cargo builds of `package`; its file name is `lib<name>.so`, in `folder` of the target directory.
@@ -133,8 +133,8 @@ pub fn wake(deadline: Duration) -> ScaleRequest {
         id: ResourceId::new("demo", "bad"),
         target: Target::AtLeast(1),
         version: Version("0".to_owned()),
-        row: Row::default(),
+        record: Record::default(),
         deadline,
-        led_for: Duration::ZERO,
+        intercepted_for: Duration::ZERO,
     }
 }

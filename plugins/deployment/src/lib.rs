@@ -1,6 +1,6 @@
 //! Resource-scaler of kind `deployment`: Kubernetes workloads that have a scale.
 //!
-//! What is known comes by watches ([`index`]); every write is one JSON patch of row and scale together, with tests of
+//! What is known comes by watches ([`index`]); every write is one JSON patch of record and scale together, with tests of
 //! what it was decided on ([`workload::patch`], [`workload::scale`]). What the daemons see of a workload is a pure function of what is known
 //! ([`resource`]). Where requests for it go is [`interception`]'s business.
 
@@ -22,9 +22,9 @@ use std::{
 
 use anyhow::Context as _;
 use scaler_types::{
-    Changes, Dlx, Leads, PluginContext, ReleaseRequest, Report, Resource, ResourceId, ResourceScaler,
-    ResourceScalerConfig, Result, Role, RouteRequest, Row, ScaleError, ScaleRequest, Severity, Target,
-    Version,
+    Backend, Changes, Dlx, InterceptionRequest, PluginContext, Record, Resource, ResourceEvent, ResourceId,
+    ResourceScaler, ResourceScalerConfig, RestoreRequest, Result, Role, ScaleError, ScaleRequest, Severity,
+    Target, Version,
 };
 use tokio::task::JoinSet;
 
@@ -93,7 +93,7 @@ impl ResourceScaler for DeploymentScaler {
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         // A DLX puts nothing to sleep.
         if request.target == Target::Zero && self.config.role == Role::Autoscaler {
-            self.routes.lead_for_certain(&request.id, request.row.nonce, request.led_for).await?;
+            self.routes.lead_for_certain(&request.id, request.record.nonce, request.intercepted_for).await?;
         }
         self.scales.set_scale(request).await
     }
@@ -126,28 +126,28 @@ impl ResourceScaler for DeploymentScaler {
         &self,
         resource: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
     ) -> Result<Version, ScaleError> {
-        Ok(self.scales.write(resource, expected, row, None).await?.version())
+        Ok(self.scales.write(resource, expected, record, None).await?.version())
     }
 
-    async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
-        self.routes.set_route(request).await?;
-        if request.to == Leads::Dlx {
+    async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
+        self.routes.set_backend(request).await?;
+        if request.backend == Backend::Dlx {
             self.tell_ports(&request.id);
         }
         Ok(())
     }
 
-    async fn tend_routes(&self, dlxs: &[Dlx]) -> Result<()> {
+    async fn sync_dlxs(&self, dlxs: &[Dlx]) -> Result<()> {
         self.routes.tend(dlxs).await
     }
 
-    async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+    async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
         self.routes.release(request).await
     }
 
-    async fn report(&self, resource: &ResourceId, report: &Report) -> Result<()> {
+    async fn publish_event(&self, resource: &ResourceId, report: &ResourceEvent) -> Result<()> {
         let object = self.store.with(|state| state.workload(resource).map(Workload::reference));
         let object = object.with_context(|| format!("{resource} does not exist any more"))?;
         let written = self.events.write(&object, report).await;
@@ -179,7 +179,8 @@ impl DeploymentScaler {
         // Those that are done are forgotten.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            let report = Report { severity: Severity::Normal, reason: "PortsPassedOn".to_owned(), message };
+            let report =
+                ResourceEvent { severity: Severity::Normal, reason: "PortsPassedOn".to_owned(), message };
             if let Err(error) = events.write(&object, &report).await {
                 tracing::warn!(resource = %id, error = cluster::told(&error), "cannot write an Event on it");
             }

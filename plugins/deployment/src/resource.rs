@@ -1,6 +1,6 @@
 //! A workload as the daemons see it.
 
-use scaler_types::{Progress, Resource, ResourceId, Role, ScaleEvent, State as RowState};
+use scaler_types::{Phase, Progress, Resource, ResourceId, Role, ScaleEvent};
 
 use crate::{
     events::warnings::WAKE_FAILED,
@@ -24,7 +24,7 @@ fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     let wishes = options::wishes(state, workload);
     // What was put to sleep here is woken here, whatever its owners say since.
     let ours = workload.replicas == 0
-        && matches!(workload.kept.row.state, RowState::Asleep | RowState::Waking | RowState::Failed);
+        && matches!(workload.kept.record.phase, Phase::Asleep | Phase::Waking | Phase::Failed);
     let routed = interception::look(state, workload, &wishes);
     // What was led here is given back, too.
     if workload.deleting || !wishes.opted_in && !ours && !routed.is_touched() {
@@ -32,10 +32,10 @@ fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     }
     let mut resource = Resource::new(id.clone());
     let mut complaints = Vec::new();
-    resource.path = routed.path;
+    resource.traffic_mode = routed.path;
     resource.ports.clone_from(&routed.ports);
-    resource.route.clone_from(&routed.route);
-    resource.row = workload.kept.row.clone();
+    resource.interception.clone_from(&routed.route);
+    resource.record = workload.kept.record.clone();
     resource.version = workload.version();
     resource.needs_repair = workload.needs_repair();
     resource.replicas = workload.replicas;
@@ -103,8 +103,8 @@ fn listed(state: &State, id: &ResourceId) -> Option<Listed> {
     if let Some(message) = interception::by_default(state, workload, &wishes) {
         complaints.push(Complaint { reason: "RouteByDefault", message });
     }
-    if !workload.kept.row.failed_wake.is_empty() {
-        let message = workload.kept.row.failed_wake.clone();
+    if !workload.kept.record.failed_wake.is_empty() {
+        let message = workload.kept.record.failed_wake.clone();
         complaints.push(Complaint { reason: WAKE_FAILED, message });
     }
     resource.keep_awake = joined(&keep);

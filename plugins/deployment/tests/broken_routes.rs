@@ -5,13 +5,13 @@ mod common;
 use common::*;
 use deployment::DeploymentScaler;
 use devcluster::{Filter, Refusal};
-use scaler_types::{Leads, Resource, ResourceScaler as _, Role, ScaleError, ServicePorts};
+use scaler_types::{Backend, Resource, ResourceScaler as _, Role, ScaleError, ServicePorts};
 use serde_json::{Value, json};
 
 /// `web` with a second Service, both with endpoints of their own.
 async fn web() -> Scene {
     let scene = Scene::with_web().await;
-    scene.annotate("web", "scaler.dev/route", "service").await;
+    scene.annotate("web", "scaler.dev/intercept", "always").await;
     scene.create("Service", service("front", "web")).await;
     for name in ["web", "front"] {
         scene.own_endpoints(name, &["10.244.0.1"]).await;
@@ -36,7 +36,7 @@ async fn finds_somebody(scene: &Scene) {
         for port in slice.data["ports"].as_array().unwrap() {
             let entry = &registry[&port["port"].to_string()];
             assert_eq!(entry["uid"], *slice.metadata.owner_references.as_ref().unwrap()[0].uid);
-            assert_eq!(entry.get("released"), None, "{entry}");
+            assert_eq!(entry.get("freed"), None, "{entry}");
         }
     }
     let mut touched = 0;
@@ -51,17 +51,17 @@ async fn finds_somebody(scene: &Scene) {
     assert!(counted >= touched, "{touched} have something of ours, and {counted} are counted");
 }
 
-fn leads(web: &Resource) -> (Leads, bool) {
-    let route = web.route.as_ref().unwrap();
-    (route.leads, route.complete)
+fn leads(web: &Resource) -> (Backend, bool) {
+    let route = web.interception.as_ref().unwrap();
+    (route.backend, route.in_sync)
 }
 
-async fn go(leader: &DeploymentScaler, leads: Leads) -> Result<(), ScaleError> {
-    soon(leader.set_route(&to("web", leads, dlxs(&["a"])))).await
+async fn go(leader: &DeploymentScaler, leads: Backend) -> Result<(), ScaleError> {
+    soon(leader.set_backend(&to("web", leads, dlxs(&["a"])))).await
 }
 
 /// From one route to the next, with a crash after each number of writes; then the same process goes on, or another.
-async fn crash_on_the_way(ways: &[Leads], same: bool) {
+async fn crash_on_the_way(ways: &[Backend], same: bool) {
     for writes in 0.. {
         let scene = web().await;
         let before = services(&scene).await;
@@ -78,10 +78,10 @@ async fn crash_on_the_way(ways: &[Leads], same: bool) {
         go(&next, *last).await.unwrap();
         finds_somebody(&scene).await;
         assert_eq!(leads(&one(&next, "web").await), (*last, true));
-        if *last == Leads::Own {
+        if *last == Backend::Workload {
             assert_eq!(services(&scene).await, before);
             assert_eq!(scene.our_slices().await.len(), 0);
-            assert!(scene.registry().await.values().all(|entry| entry["released"].is_string()));
+            assert!(scene.registry().await.values().all(|entry| entry["freed"].is_string()));
             assert_eq!(scene.intercepted().await.as_deref(), Some("0"));
         } else {
             assert_eq!(scene.our_slices().await.len(), 2);
@@ -98,15 +98,15 @@ async fn crash_on_the_way(ways: &[Leads], same: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_write_on_the_way_to_the_dlxs_is_gone_on_from() {
     for same in [true, false] {
-        crash_on_the_way(&[Leads::Dlx], same).await;
+        crash_on_the_way(&[Backend::Dlx], same).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_write_on_the_way_back_is_gone_on_from() {
     for same in [true, false] {
-        crash_on_the_way(&[Leads::Dlx, Leads::Both], same).await;
-        crash_on_the_way(&[Leads::Dlx, Leads::Both, Leads::Own], same).await;
+        crash_on_the_way(&[Backend::Dlx, Backend::Both], same).await;
+        crash_on_the_way(&[Backend::Dlx, Backend::Both, Backend::Workload], same).await;
     }
 }
 
@@ -116,16 +116,16 @@ async fn a_view_that_is_behind_writes_nothing_twice() {
     let scene = web().await;
     let (behind, other) = (scene.leader().await, scene.leader().await);
     let stall = scene.cluster.faults().stall_watches(Filter::any());
-    go(&other, Leads::Dlx).await.unwrap();
-    assert_eq!(leads(&one(&behind, "web").await).0, Leads::Own);
-    go(&behind, Leads::Dlx).await.unwrap();
+    go(&other, Backend::Dlx).await.unwrap();
+    assert_eq!(leads(&one(&behind, "web").await).0, Backend::Workload);
+    go(&behind, Backend::Dlx).await.unwrap();
     assert_eq!(scene.registry().await.len(), 2);
     finds_somebody(&scene).await;
-    go(&other, Leads::Both).await.unwrap();
-    go(&other, Leads::Own).await.unwrap();
-    go(&behind, Leads::Own).await.unwrap();
+    go(&other, Backend::Both).await.unwrap();
+    go(&other, Backend::Workload).await.unwrap();
+    go(&behind, Backend::Workload).await.unwrap();
     assert_eq!(scene.our_slices().await.len(), 0);
-    assert!(scene.registry().await.values().all(|entry| entry["released"].is_string()));
+    assert!(scene.registry().await.values().all(|entry| entry["freed"].is_string()));
     drop(stall);
 }
 
@@ -148,11 +148,11 @@ async fn a_refusal_is_told_on_the_object_and_nothing_is_touched() {
         }
     })
     .await;
-    assert!(matches!(go(&leader, Leads::Dlx).await, Err(ScaleError::Terminal { .. })));
+    assert!(matches!(go(&leader, Backend::Dlx).await, Err(ScaleError::Terminal { .. })));
     assert_eq!((scene.our_slices().await.len(), scene.registry().await.len()), (0, 0));
-    scene.annotate("web", "scaler.dev/acknowledge", "network-policies").await;
+    scene.annotate("web", "scaler.dev/ignore-checks", "network-policies").await;
     until(&leader, "web", |web| web.keep_awake.is_empty()).await;
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     assert_eq!(refusals().await.len(), 1);
 }
 
@@ -176,13 +176,14 @@ async fn the_rights_of_the_readme_are_enough() {
     let scene = web().await;
     let leader = scene.leading_as(Role::Autoscaler).await;
     let dlx = scene.leading_as(Role::Dlx).await;
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     until(&dlx, "web", |web| web.ports.len() == 2).await;
-    soon(leader.tend_routes(&dlxs(&["b"]))).await.unwrap();
-    go(&leader, Leads::Both).await.unwrap();
-    go(&leader, Leads::Own).await.unwrap();
-    let release = scaler_types::ReleaseRequest { id: id("web"), grace: Default::default(), deadline: SOON };
-    soon(leader.release(&release)).await.unwrap();
+    soon(leader.sync_dlxs(&dlxs(&["b"]))).await.unwrap();
+    go(&leader, Backend::Both).await.unwrap();
+    go(&leader, Backend::Workload).await.unwrap();
+    let release =
+        scaler_types::RestoreRequest { id: id("web"), propagation_delay: Default::default(), deadline: SOON };
+    soon(leader.restore(&release)).await.unwrap();
     let forbidden = scene.cluster.requests().forbidden();
     let told: Vec<_> = forbidden.keys().map(|asked| asked.resource.as_str()).collect();
     assert!(told.iter().all(|resource| *resource == "namespaces"), "{forbidden:?}");
@@ -200,7 +201,7 @@ async fn what_others_write_meanwhile_stays() {
     // The Service: refused once, as after a change of somebody's.
     let once =
         scene.cluster.faults().refuse(Filter::any().verb("patch").resource("services"), 1, Refusal::Conflict);
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     drop(once);
     assert_eq!(scene.registry().await.len(), 3);
     assert_eq!(scene.intercepted().await.as_deref(), Some("3"), "of all namespaces");
@@ -213,14 +214,14 @@ async fn what_others_write_meanwhile_stays() {
     // Their own keys, labels and ports.
     let more = json!({"metadata": {"labels": {"team": "a"}}, "spec": {"selector": {"tier": null}, "sessionAffinity": "None"}});
     scene.merge("Service", "web", more).await;
-    go(&leader, Leads::Both).await.unwrap();
-    go(&leader, Leads::Own).await.unwrap();
+    go(&leader, Backend::Both).await.unwrap();
+    go(&leader, Backend::Workload).await.unwrap();
     let web = scene.get("Service", "web").await;
     assert_eq!(web.data["spec"]["selector"], json!({"app": "web"}));
     assert_eq!(web.metadata.labels.unwrap()["team"], "a");
     let registry = scene.registry().await;
     assert_eq!(
-        registry.values().filter(|entry| entry["namespace"] == "bank" && entry["released"].is_null()).count(),
+        registry.values().filter(|entry| entry["namespace"] == "bank" && entry["freed"].is_null()).count(),
         2
     );
     assert_eq!(
@@ -239,7 +240,7 @@ async fn a_service_that_changes_its_shape_meanwhile_is_not_led() {
     // The slices take their time, and the Service is changed meanwhile.
     let creates = Filter::any().verb("create").resource("endpointslices");
     let slow = scene.cluster.faults().latency(creates, std::time::Duration::from_secs(1));
-    let (led, ()) = tokio::join!(go(&leader, Leads::Dlx), async {
+    let (led, ()) = tokio::join!(go(&leader, Backend::Dlx), async {
         while scene.asked("create", "endpointslices") == 0 {
             tokio::task::yield_now().await;
         }
@@ -248,10 +249,10 @@ async fn a_service_that_changes_its_shape_meanwhile_is_not_led() {
     assert_eq!(led, Err(ScaleError::Conflict));
     drop(slow);
     assert!(!scene.is_fenced("web").await);
-    let Err(ScaleError::Terminal { reason }) = go(&leader, Leads::Dlx).await else { panic!() };
+    let Err(ScaleError::Terminal { reason }) = go(&leader, Backend::Dlx).await else { panic!() };
     assert!(reason.contains("internalTrafficPolicy"), "{reason}");
     let web = one(&leader, "web").await;
-    assert_eq!(web.route.as_ref().unwrap().refused, reason);
+    assert_eq!(web.interception.as_ref().unwrap().refusal, reason);
     assert!(web.keep_awake.contains(&reason));
 }
 
@@ -260,18 +261,19 @@ async fn who_takes_the_key_away_three_times_is_left_alone() {
     let scene = web().await;
     let leader = scene.leader().await;
     for time in 1..=3 {
-        go(&leader, Leads::Dlx).await.unwrap();
-        assert_eq!(one(&leader, "web").await.route.unwrap().refused, "", "{time}");
-        scene.merge("Service", "web", json!({"spec": {"selector": {"scaler.dev/fenced": null}}})).await;
-        until(&leader, "web", |web| !leads(web).1 || !web.route.as_ref().unwrap().refused.is_empty()).await;
+        go(&leader, Backend::Dlx).await.unwrap();
+        assert_eq!(one(&leader, "web").await.interception.unwrap().refusal, "", "{time}");
+        scene.merge("Service", "web", json!({"spec": {"selector": {"scaler.dev/intercepted": null}}})).await;
+        until(&leader, "web", |web| !leads(web).1 || !web.interception.as_ref().unwrap().refusal.is_empty())
+            .await;
     }
     let web = one(&leader, "web").await;
-    assert!(web.route.unwrap().refused.contains("the Service web"), "by its name");
-    assert!(matches!(go(&leader, Leads::Dlx).await, Err(ScaleError::Terminal { .. })));
+    assert!(web.interception.unwrap().refusal.contains("the Service web"), "by its name");
+    assert!(matches!(go(&leader, Backend::Dlx).await, Err(ScaleError::Terminal { .. })));
     assert!(!scene.is_fenced("web").await);
     // Led by others' hands it is none of ours: the other Service is given back, too.
-    go(&leader, Leads::Both).await.unwrap();
-    go(&leader, Leads::Own).await.unwrap();
+    go(&leader, Backend::Both).await.unwrap();
+    go(&leader, Backend::Workload).await.unwrap();
     assert_eq!(scene.our_slices().await.len(), 0);
 }
 
@@ -280,15 +282,15 @@ async fn a_registry_that_is_deleted_is_made_again_with_the_same_ports() {
     let scene = web().await;
     let (leader, dlx) = (scene.leader().await, scene.leading(Role::Dlx, PORTS).await);
     // The ports that they would be given in an empty registry are others'.
-    go(&leader, Leads::Dlx).await.unwrap();
-    go(&leader, Leads::Both).await.unwrap();
-    go(&leader, Leads::Own).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
+    go(&leader, Backend::Both).await.unwrap();
+    go(&leader, Backend::Workload).await.unwrap();
     let other = json!({"namespace": "bank", "service": "x", "uid": "x", "port": ""}).to_string();
     let taken: Value = scene.registry().await.into_keys().map(|port| (port, other.clone())).collect();
     let taken = kube::api::Patch::Merge(json!({"data": taken}));
     scene.home().patch("scaler-service-ports", &Default::default(), &taken).await.unwrap();
     until(&leader, "web", |web| web.ports.is_empty()).await;
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     let mut before = scene.registry().await;
     before.retain(|_, entry| entry["namespace"] == NAMESPACE);
     let listen = |web: &Resource| web.ports.iter().map(|port| port.listen.to_string()).collect::<Vec<_>>();
@@ -296,7 +298,7 @@ async fn a_registry_that_is_deleted_is_made_again_with_the_same_ports() {
     scene.home().delete("scaler-service-ports", &Default::default()).await.unwrap();
     until(&leader, "web", |web| !leads(web).1).await;
     assert_eq!(one(&dlx, "web").await.ports, ports, "the slices name them still");
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     assert_eq!(scene.registry().await, before);
     assert_eq!(scene.intercepted().await.as_deref(), Some("2"));
     assert!(leads(&one(&leader, "web").await).1);
@@ -307,25 +309,25 @@ async fn a_registry_that_is_deleted_is_made_again_with_the_same_ports() {
 async fn a_service_that_comes_while_it_is_led_is_led_too() {
     let scene = web().await;
     let leader = scene.leader().await;
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     for name in ["web", "front"] {
         scene.own_endpoints(name, &[]).await;
     }
-    until(&leader, "web", |web| !web.route.as_ref().unwrap().led_for.is_zero()).await;
+    until(&leader, "web", |web| !web.interception.as_ref().unwrap().intercepted_for.is_zero()).await;
     scene.create("Service", service("third", "web")).await;
     let web = until(&leader, "web", |web| !leads(web).1).await;
-    assert_eq!((leads(&web).0, web.route.unwrap().led_for.is_zero()), (Leads::Dlx, true));
-    go(&leader, Leads::Dlx).await.unwrap();
+    assert_eq!((leads(&web).0, web.interception.unwrap().intercepted_for.is_zero()), (Backend::Dlx, true));
+    go(&leader, Backend::Dlx).await.unwrap();
     assert!(scene.is_fenced("third").await);
     let web = one(&leader, "web").await;
-    assert_eq!((leads(&web), web.ports.len()), ((Leads::Dlx, true), 3));
+    assert_eq!((leads(&web), web.ports.len()), ((Backend::Dlx, true), 3));
     // Made anew under its name: its slice is the old one's until it is written again.
     scene.delete("Service", "third").await;
     scene.create("Service", service("third", "web")).await;
     until(&leader, "web", |web| !leads(web).1).await;
-    go(&leader, Leads::Dlx).await.unwrap();
-    soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap();
-    let given_back = scene.registry().await.values().filter(|entry| entry["released"].is_string()).count();
+    go(&leader, Backend::Dlx).await.unwrap();
+    soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap();
+    let given_back = scene.registry().await.values().filter(|entry| entry["freed"].is_string()).count();
     assert_eq!(given_back, 1, "the port of the one that is gone");
 }
 
@@ -333,44 +335,45 @@ async fn a_service_that_comes_while_it_is_led_is_led_too() {
 async fn with_no_port_left_it_is_refused_until_there_is_one() {
     let scene = web().await;
     let leader = scene.leading(Role::Autoscaler, ServicePorts { first: 20000, last: 20001 }).await;
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     scene.create("Deployment", deployment("api", 1)).await;
     scene.create("Service", service("api", "api")).await;
-    scene.annotate("api", "scaler.dev/route", "service").await;
+    scene.annotate("api", "scaler.dev/intercept", "always").await;
     // Its Service may be seen after it.
     let no_room = |text: &str| text.contains("20000-20001");
     let api =
-        until(&leader, "api", |api| api.route.as_ref().is_some_and(|route| no_room(&route.refused))).await;
+        until(&leader, "api", |api| api.interception.as_ref().is_some_and(|route| no_room(&route.refusal)))
+            .await;
     assert!(no_room(&api.keep_awake), "{}", api.keep_awake);
-    let request = to("api", Leads::Dlx, dlxs(&["a"]));
-    assert!(matches!(leader.set_route(&request).await, Err(ScaleError::Terminal { .. })));
+    let request = to("api", Backend::Dlx, dlxs(&["a"]));
+    assert!(matches!(leader.set_backend(&request).await, Err(ScaleError::Terminal { .. })));
     assert_eq!(scene.our_slices().await.len(), 2, "nothing was touched");
     // The operator makes room by hand.
     let port = scene.registry().await.into_keys().next().unwrap();
-    go(&leader, Leads::Both).await.unwrap();
-    go(&leader, Leads::Own).await.unwrap();
+    go(&leader, Backend::Both).await.unwrap();
+    go(&leader, Backend::Workload).await.unwrap();
     let free = json!({"data": {port: null}});
     scene
         .home()
         .patch("scaler-service-ports", &Default::default(), &kube::api::Patch::Merge(free))
         .await
         .unwrap();
-    until(&leader, "api", |api| api.route.as_ref().unwrap().refused.is_empty()).await;
-    soon(leader.set_route(&request)).await.unwrap();
+    until(&leader, "api", |api| api.interception.as_ref().unwrap().refusal.is_empty()).await;
+    soon(leader.set_backend(&request)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_range_gives_other_ports() {
     let scene = web().await;
     let leader = scene.leader().await;
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     let moved = ServicePorts { first: 30000, last: 30010 };
     let next = scene.leading(Role::Autoscaler, moved).await;
-    assert_eq!(leads(&one(&next, "web").await), (Leads::Dlx, false));
-    go(&next, Leads::Dlx).await.unwrap();
+    assert_eq!(leads(&one(&next, "web").await), (Backend::Dlx, false));
+    go(&next, Backend::Dlx).await.unwrap();
     finds_somebody(&scene).await;
     let web = one(&next, "web").await;
-    assert_eq!(leads(&web), (Leads::Dlx, true));
+    assert_eq!(leads(&web), (Backend::Dlx, true));
     assert_eq!(web.ports.iter().filter(|port| moved.contains(port.listen)).count(), 2);
     assert_eq!(web.ports.len(), 4, "the old ones are served for a while");
 }
@@ -397,7 +400,7 @@ async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
     let scene = web().await;
     let before = services(&scene).await;
     let leader = scene.leader().await;
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     scene.delete("Deployment", "web").await;
     is_gone(&leader).await;
     let crash = scene.cluster.faults().refuse(
@@ -405,13 +408,13 @@ async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
         1,
         Refusal::Unavailable,
     );
-    let error = soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap_err().to_string();
+    let error = soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap_err().to_string();
     assert!(error.contains("1 routes are not up to date"), "{error}");
     drop(crash);
-    soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap();
+    soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap();
     assert_eq!(services(&scene).await, before);
     assert_eq!(scene.our_slices().await.len(), 0);
-    assert!(scene.registry().await.values().all(|entry| entry["released"].is_string()));
+    assert!(scene.registry().await.values().all(|entry| entry["freed"].is_string()));
 }
 
 /// As `autoscaler restore` asks at its end. A Service of a namespace that is not looked after stays counted, and is named.
@@ -420,13 +423,13 @@ async fn with_no_dlx_what_is_gone_is_given_back_and_what_is_left_is_named() {
     let scene = web().await;
     let before = services(&scene).await;
     let leader = scene.leader().await;
-    go(&leader, Leads::Dlx).await.unwrap();
+    go(&leader, Backend::Dlx).await.unwrap();
     let other = json!({"namespace": "bank", "service": "x", "uid": "x", "port": ""}).to_string();
     let data = kube::api::Patch::Merge(json!({"data": {"20050": other}}));
     scene.home().patch("scaler-service-ports", &Default::default(), &data).await.unwrap();
     scene.delete("Deployment", "web").await;
     is_gone(&leader).await;
-    let error = soon(leader.tend_routes(&[])).await.unwrap_err().to_string();
+    let error = soon(leader.sync_dlxs(&[])).await.unwrap_err().to_string();
     assert!(error.contains("the Service bank/x") && error.contains("key 20050"), "{error}");
     // Without its key a Service that is there is counted no more.
     let (look, remove) = (error.find("kubectl -n bank get service x"), error.find("remove the key"));
@@ -437,12 +440,12 @@ async fn with_no_dlx_what_is_gone_is_given_back_and_what_is_left_is_named() {
     let none = kube::api::Patch::Merge(json!({"data": {"20050": null}}));
     scene.home().patch("scaler-service-ports", &Default::default(), &none).await.unwrap();
     soon(async {
-        while leader.tend_routes(&[]).await.is_err() {
+        while leader.sync_dlxs(&[]).await.is_err() {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    soon(leader.tend_routes(&[])).await.unwrap();
+    soon(leader.sync_dlxs(&[])).await.unwrap();
     assert_eq!(scene.intercepted().await.as_deref(), Some("0"));
 }
 
@@ -454,22 +457,22 @@ async fn a_count_that_is_missing_or_wrong_is_right_before_anything_is_led() {
         let leader = scene.leading_as(Role::Autoscaler).await;
         // It has the ports of both, and neither key nor slice of any.
         let crash = scene.crash_after(1);
-        go(&leader, Leads::Dlx).await.unwrap_err();
+        go(&leader, Backend::Dlx).await.unwrap_err();
         drop(crash);
         assert_eq!((scene.registry().await.len(), scene.our_slices().await.len()), (2, 0));
         let data = kube::api::Patch::Merge(json!({"data": {"intercepted": said}}));
         scene.home().patch("scaler-service-ports", &Default::default(), &data).await.unwrap();
         let next = scene.leading_as(Role::Autoscaler).await;
         let crash = scene.crash_after(1);
-        go(&next, Leads::Dlx).await.unwrap_err();
+        go(&next, Backend::Dlx).await.unwrap_err();
         drop(crash);
         assert_eq!(scene.intercepted().await.as_deref(), Some("2"), "{said}");
         assert_eq!(scene.our_slices().await.len(), 0);
         // And where all of it is led already, by the next look.
-        go(&next, Leads::Dlx).await.unwrap();
+        go(&next, Backend::Dlx).await.unwrap();
         scene.home().patch("scaler-service-ports", &Default::default(), &data).await.unwrap();
         let last = scene.leading_as(Role::Autoscaler).await;
-        soon(last.tend_routes(&dlxs(&["a"]))).await.unwrap();
+        soon(last.sync_dlxs(&dlxs(&["a"]))).await.unwrap();
         assert_eq!(scene.intercepted().await.as_deref(), Some("2"), "{said}");
     }
 }

@@ -11,7 +11,7 @@ use kube::{
     Api,
     runtime::{WatchStreamExt as _, watcher},
 };
-use scaler_types::{Report, ResourceScaler as _, Severity};
+use scaler_types::{ResourceEvent, ResourceScaler as _, Severity};
 use serde_json::json;
 
 /// All Events on a workload, as reason and note.
@@ -44,7 +44,7 @@ async fn event(scene: &Scene, name: &str, reason: &str) {
 
 fn wanted(name: &str) -> serde_json::Value {
     let mut object = deployment(name, 1);
-    object["metadata"]["annotations"]["scaler.dev/route"] = json!("service");
+    object["metadata"]["annotations"]["scaler.dev/intercept"] = json!("always");
     object
 }
 
@@ -54,8 +54,8 @@ async fn every_text_is_an_event_of_its_own() {
     let dlx = scene.dlx().await;
     for message in ["no such image", "no node", "no such image"] {
         let (reason, message) = ("WakeFailed".to_owned(), message.to_owned());
-        let report = Report { severity: Severity::Warning, reason, message };
-        dlx.report(&id("web"), &report).await.unwrap();
+        let report = ResourceEvent { severity: Severity::Warning, reason, message };
+        dlx.publish_event(&id("web"), &report).await.unwrap();
     }
     let told = |note: &str| ("WakeFailed".to_owned(), note.to_owned());
     assert_eq!(events(&scene, "web").await, [told("no node"), told("no such image")]);

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use scaler_types::{Dlx, Leads, ResourceScaler as _, Role, ScaleError};
+use scaler_types::{Backend, Dlx, ResourceScaler as _, Role, ScaleError};
 use serde_json::json;
 
 /// A DLX at these addresses.
@@ -21,7 +21,7 @@ async fn web(families: &[&str]) -> Scene {
     web["spec"]["ipFamilies"] = json!(families);
     web["spec"]["ipFamilyPolicy"] = json!(policy);
     scene.create("Service", web).await;
-    scene.annotate("web", "scaler.dev/route", "service").await;
+    scene.annotate("web", "scaler.dev/intercept", "always").await;
     scene.own_endpoints("web", &["10.244.0.1"]).await;
     scene
 }
@@ -47,9 +47,12 @@ fn slice(family: &str, addresses: &[&str]) -> (String, String, Vec<String>) {
 /// Led to a DLX of both families, and asleep.
 async fn asleep(scene: &Scene, leader: &deployment::DeploymentScaler) {
     let both = vec![dlx("a", &["10.244.9.1", "fd00::1"])];
-    soon(leader.set_route(&to("web", Leads::Dlx, both))).await.unwrap();
+    soon(leader.set_backend(&to("web", Backend::Dlx, both))).await.unwrap();
     scene.own_endpoints("web", &[]).await;
-    until(leader, "web", |web| web.route.as_ref().is_some_and(|route| !route.led_for.is_zero())).await;
+    until(leader, "web", |web| {
+        web.interception.as_ref().is_some_and(|route| !route.intercepted_for.is_zero())
+    })
+    .await;
     sleep(leader, "web").await.unwrap();
     assert_eq!(scene.replicas("web").await, 0);
 }
@@ -60,21 +63,21 @@ async fn each_family_has_a_slice_and_all_of_it_is_given_back() {
     let leader = scene.leader().await;
     let before = scene.get("Service", "web").await;
     let dlxs = vec![dlx("a", &["10.244.9.1", "fd00::1"]), dlx("b", &["10.244.9.2"])];
-    soon(leader.set_route(&to("web", Leads::Dlx, dlxs.clone()))).await.unwrap();
+    soon(leader.set_backend(&to("web", Backend::Dlx, dlxs.clone()))).await.unwrap();
     assert!(scene.is_fenced("web").await);
     let wanted = [slice("IPv4", &["10.244.9.1", "10.244.9.2"]), slice("IPv6", &["fd00::1"])];
     assert_eq!(slices(&scene).await, wanted);
     // One family without its slice is not led, whether it is known who the DLXs are or not.
     for _ in 0..2 {
-        assert!(one(&leader, "web").await.route.unwrap().complete);
+        assert!(one(&leader, "web").await.interception.unwrap().in_sync);
         scene.delete("EndpointSlice", "web-scaler-ipv6").await;
-        until(&leader, "web", |web| !web.route.as_ref().unwrap().complete).await;
-        soon(leader.set_route(&to("web", Leads::Dlx, dlxs.clone()))).await.unwrap();
+        until(&leader, "web", |web| !web.interception.as_ref().unwrap().in_sync).await;
+        soon(leader.set_backend(&to("web", Backend::Dlx, dlxs.clone()))).await.unwrap();
         assert_eq!(slices(&scene).await, wanted);
-        soon(leader.tend_routes(&dlxs)).await.unwrap();
+        soon(leader.sync_dlxs(&dlxs)).await.unwrap();
     }
-    soon(leader.set_route(&to("web", Leads::Both, dlxs))).await.unwrap();
-    soon(leader.set_route(&to("web", Leads::Own, Vec::new()))).await.unwrap();
+    soon(leader.set_backend(&to("web", Backend::Both, dlxs))).await.unwrap();
+    soon(leader.set_backend(&to("web", Backend::Workload, Vec::new()))).await.unwrap();
     assert_eq!((slices(&scene).await.len(), scene.get("Service", "web").await.data), (0, before.data));
 }
 
@@ -83,14 +86,14 @@ async fn without_a_dlx_of_a_family_nothing_is_touched() {
     for families in [&["IPv4", "IPv6"][..], &["IPv6"]] {
         let scene = web(families).await;
         let leader = scene.leader().await;
-        let request = to("web", Leads::Dlx, dlxs(&["a", "b"]));
-        let Err(ScaleError::Terminal { reason }) = leader.set_route(&request).await else { panic!() };
+        let request = to("web", Backend::Dlx, dlxs(&["a", "b"]));
+        let Err(ScaleError::Terminal { reason }) = leader.set_backend(&request).await else { panic!() };
         assert!(reason.contains("the Service web has an address of IPv6, and no DLX"), "{reason}");
         assert!(!scene.is_fenced("web").await);
         assert_eq!((slices(&scene).await.len(), scene.registry().await.len()), (0, 0));
         // The daemons are told why.
-        soon(leader.tend_routes(&request.dlxs)).await.unwrap();
-        assert_eq!(one(&leader, "web").await.route.unwrap().refused, reason);
+        soon(leader.sync_dlxs(&request.dlxs)).await.unwrap();
+        assert_eq!(one(&leader, "web").await.interception.unwrap().refusal, reason);
     }
 }
 
@@ -102,19 +105,19 @@ async fn what_sleeps_behind_a_family_that_the_dlxs_lost_is_woken_and_given_back(
         let leader = scene.leader().await;
         asleep(&scene, &leader).await;
         let (others, old) = (dlxs(&["b"]), slice("IPv6", &["fd00::1"]));
-        soon(leader.tend_routes(&others)).await.unwrap();
+        soon(leader.sync_dlxs(&others)).await.unwrap();
         // The one that goes is named until somebody else takes what comes: it serves as long as it is.
         assert!(slices(&scene).await.contains(&old));
-        let route = one(&leader, "web").await.route.unwrap();
-        assert!(route.refused.contains("IPv6"), "{route:?}");
-        assert!(!route.complete, "who comes by IPv6 wakes nobody: {route:?}");
-        soon(leader.set_route(&to("web", Leads::Both, others.clone()))).await.unwrap();
+        let route = one(&leader, "web").await.interception.unwrap();
+        assert!(route.refusal.contains("IPv6"), "{route:?}");
+        assert!(!route.in_sync, "who comes by IPv6 wakes nobody: {route:?}");
+        soon(leader.set_backend(&to("web", Backend::Both, others.clone()))).await.unwrap();
         assert!(!scene.is_fenced("web").await);
         assert_eq!(scene.replicas("web").await, 3, "{families:?}");
         assert!(slices(&scene).await.contains(&old));
         scene.own_endpoints("web", &["10.244.0.1"]).await;
-        until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
-        soon(leader.tend_routes(&others)).await.unwrap();
+        until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
+        soon(leader.sync_dlxs(&others)).await.unwrap();
         assert!(!slices(&scene).await.contains(&old));
     }
 }
@@ -126,14 +129,14 @@ async fn whoever_leads_next_goes_on_from_a_crash_on_that_way() {
         let scene = web(&["IPv4", "IPv6"]).await;
         let leader = scene.leading_as(Role::Autoscaler).await;
         asleep(&scene, &leader).await;
-        let request = to("web", Leads::Both, dlxs(&["b"]));
+        let request = to("web", Backend::Both, dlxs(&["b"]));
         let crash = scene.crash_after(writes);
-        let ended = soon(leader.set_route(&request)).await;
+        let ended = soon(leader.set_backend(&request)).await;
         drop((crash, leader));
         // By IPv6 nobody wakes it any more: the key is gone only when it is awake.
         assert!(scene.is_fenced("web").await || scene.replicas("web").await > 0, "{writes} writes");
         let next = scene.leading_as(Role::Autoscaler).await;
-        soon(next.set_route(&request)).await.unwrap();
+        soon(next.set_backend(&request)).await.unwrap();
         assert_eq!((scene.is_fenced("web").await, scene.replicas("web").await), (false, 3));
         if ended.is_ok() {
             assert!(writes > 2, "there was something to be crashed in");

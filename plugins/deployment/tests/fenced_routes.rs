@@ -1,4 +1,4 @@
-//! A row and its route are two objects: what keeps a commit and the giving back of a route from passing each other.
+//! A record and its route are two objects: what keeps a commit and the giving back of a route from passing each other.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::*;
 use devcluster::Filter;
-use scaler_types::{Leads, ResourceScaler as _, Role, ScaleError, State, Target};
+use scaler_types::{Backend, Phase, ResourceScaler as _, Role, ScaleError, Target};
 use serde_json::json;
 
 /// For how long a read waits on its way: long enough for a write meanwhile.
@@ -15,23 +15,26 @@ const HELD_UP: Duration = Duration::from_secs(4);
 /// The workload `web`, led to a DLX, with nothing of its own behind its Service.
 async fn led() -> (Scene, std::sync::Arc<deployment::DeploymentScaler>) {
     let scene = Scene::with_web().await;
-    scene.annotate("web", "scaler.dev/route", "service").await;
+    scene.annotate("web", "scaler.dev/intercept", "always").await;
     scene.own_endpoints("web", &[]).await;
     let leader = scene.leader().await;
     lead(&leader, "web").await;
-    until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| !route.led_for.is_zero())).await;
+    until(&leader, "web", |web| {
+        web.interception.as_ref().is_some_and(|route| !route.intercepted_for.is_zero())
+    })
+    .await;
     (scene, leader)
 }
 
 async fn key(scene: &Scene) -> serde_json::Value {
-    scene.get("Service", "web").await.data["spec"]["selector"]["scaler.dev/fenced"].clone()
+    scene.get("Service", "web").await.data["spec"]["selector"]["scaler.dev/intercepted"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_fences_the_service_anew_on_the_version_that_was_counted_on() {
     let (scene, leader) = led().await;
     let web = one(&leader, "web").await;
-    let zero = |nonce| request("web", Target::Zero, &web.version, row(State::Asleep, nonce));
+    let zero = |nonce| request("web", Target::Zero, &web.version, record(Phase::Asleep, nonce));
     // Anything may have happened to the Service that this process has not seen yet.
     let stall = scene.cluster.faults().stall_watches(Filter::any().resource("services"));
     scene.merge("Service", "web", json!({"metadata": {"labels": {"somebody": "else"}}})).await;
@@ -49,8 +52,8 @@ async fn a_commit_fences_the_service_anew_on_the_version_that_was_counted_on() {
     };
     soon(committed).await.unwrap();
     assert_eq!((scene.replicas("web").await, key(&scene).await), (0, json!("0000000000000002")));
-    let route = one(&leader, "web").await.route.unwrap();
-    assert_eq!((route.leads, route.complete, route.led_for.is_zero()), (Leads::Dlx, true, false));
+    let route = one(&leader, "web").await.interception.unwrap();
+    assert_eq!((route.backend, route.in_sync, route.intercepted_for.is_zero()), (Backend::Dlx, true, false));
 }
 
 /// What was decided on what the DLXs counted holds only if everything has passed them ever since.
@@ -58,11 +61,11 @@ async fn a_commit_fences_the_service_anew_on_the_version_that_was_counted_on() {
 async fn a_commit_wants_the_service_led_for_as_long_as_it_was_decided_on() {
     let (scene, leader) = led().await;
     let web = one(&leader, "web").await;
-    let mut zero = request("web", Target::Zero, &web.version, row(State::Asleep, 1));
-    zero.led_for = Duration::from_secs(3600);
+    let mut zero = request("web", Target::Zero, &web.version, record(Phase::Asleep, 1));
+    zero.intercepted_for = Duration::from_secs(3600);
     assert_eq!(leader.set_scale(&zero).await, Err(ScaleError::Conflict));
     assert_eq!((scene.replicas("web").await, key(&scene).await), (3, json!("1")));
-    zero.led_for = web.route.unwrap().led_for;
+    zero.intercepted_for = web.interception.unwrap().intercepted_for;
     soon(leader.set_scale(&zero)).await.unwrap();
     assert_eq!(scene.replicas("web").await, 0);
 }
@@ -74,16 +77,16 @@ async fn nothing_is_given_back_while_a_fence_stands() {
     let other = scene.leader().await;
     // The fence is another process's, and its news is late.
     let stall = scene.cluster.faults().stall_watches(Filter::any().resource("deployments"));
-    let fenced = other.compare_and_set(&web.id, &web.version, &row(State::Draining, 1)).await.unwrap();
-    for lead in [Leads::Both, Leads::Own] {
-        let back = leader.set_route(&to("web", lead, dlxs(&["a"]))).await;
+    let fenced = other.compare_and_set(&web.id, &web.version, &record(Phase::Draining, 1)).await.unwrap();
+    for lead in [Backend::Both, Backend::Workload] {
+        let back = leader.set_backend(&to("web", lead, dlxs(&["a"]))).await;
         assert_eq!(back, Err(ScaleError::Conflict), "{lead:?}");
     }
     assert!(scene.is_fenced("web").await);
     assert_eq!(scene.our_slices().await.len(), 1);
     stall.end();
-    other.compare_and_set(&web.id, &fenced, &row(State::Active, 2)).await.unwrap();
-    soon(leader.set_route(&to("web", Leads::Both, dlxs(&["a"])))).await.unwrap();
+    other.compare_and_set(&web.id, &fenced, &record(Phase::Active, 2)).await.unwrap();
+    soon(leader.set_backend(&to("web", Backend::Both, dlxs(&["a"])))).await.unwrap();
     assert!(!scene.is_fenced("web").await);
 }
 
@@ -98,7 +101,7 @@ async fn a_removal_that_was_decided_before_a_commit_takes_nothing_away() {
     let slow = scene.cluster.faults().latency(Filter::any().verb("get").resource("deployments"), HELD_UP);
     let removal = tokio::spawn({
         let leader = leader.clone();
-        async move { leader.set_route(&to("web", Leads::Both, dlxs(&["a"]))).await }
+        async move { leader.set_backend(&to("web", Backend::Both, dlxs(&["a"]))).await }
     });
     let looked = async {
         while scene.asked("get", "deployments") == 0 {
@@ -107,7 +110,11 @@ async fn a_removal_that_was_decided_before_a_commit_takes_nothing_away() {
     };
     soon(looked).await;
     scene
-        .merge("Service", "web", json!({"spec": {"selector": {"scaler.dev/fenced": "00000000c0ffee00"}}}))
+        .merge(
+            "Service",
+            "web",
+            json!({"spec": {"selector": {"scaler.dev/intercepted": "00000000c0ffee00"}}}),
+        )
         .await;
     assert_eq!(removal.await.unwrap(), Err(ScaleError::Conflict));
     drop(slow);
@@ -117,13 +124,13 @@ async fn a_removal_that_was_decided_before_a_commit_takes_nothing_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slice_is_not_taken_from_a_service_that_has_nobody_else() {
     let (scene, leader) = led().await;
-    soon(leader.set_route(&to("web", Leads::Both, dlxs(&["a"])))).await.unwrap();
-    let alone = leader.set_route(&to("web", Leads::Own, Vec::new())).await;
+    soon(leader.set_backend(&to("web", Backend::Both, dlxs(&["a"])))).await.unwrap();
+    let alone = leader.set_backend(&to("web", Backend::Workload, Vec::new())).await;
     assert_eq!(alone, Err(ScaleError::Conflict));
     assert_eq!(scene.our_slices().await.len(), 1);
     scene.own_endpoints("web", &["10.244.0.1"]).await;
-    until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| route.own_ready)).await;
-    soon(leader.set_route(&to("web", Leads::Own, Vec::new()))).await.unwrap();
+    until(&leader, "web", |web| web.interception.as_ref().is_some_and(|route| route.workload_ready)).await;
+    soon(leader.set_backend(&to("web", Backend::Workload, Vec::new()))).await.unwrap();
     assert_eq!(scene.our_slices().await.len(), 0);
 }
 
@@ -132,17 +139,18 @@ async fn a_slice_is_not_taken_from_a_service_that_has_nobody_else() {
 async fn what_was_deployed_while_it_slept_takes_no_replicas_from_it() {
     let (scene, leader) = led().await;
     sleep(&leader, "web").await.unwrap();
-    let slept = scene.get("Deployment", "web").await.metadata.annotations.unwrap()["scaler.dev/row"].clone();
+    let slept =
+        scene.get("Deployment", "web").await.metadata.annotations.unwrap()["scaler.dev/state"].clone();
     let deployed = json!({"spec": {"template": {"metadata": {"annotations": {"deployed": "again"}}}}});
     scene.merge("Deployment", "web", deployed).await;
     assert_eq!(comes_back_with(&scene, 5).await, 3);
 
-    // Another sleep, with other replicas, after which somebody brings back the row of the first.
+    // Another sleep, with other replicas, after which somebody brings back the record of the first.
     scene.merge("Deployment", "web", json!({"spec": {"replicas": 4}})).await;
     let web = until(&leader, "web", |web| web.replicas == 4).await;
-    let fenced = leader.compare_and_set(&web.id, &web.version, &row(State::Draining, 6)).await.unwrap();
-    leader.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 7))).await.unwrap();
-    scene.annotate("web", "scaler.dev/row", &slept).await;
+    let fenced = leader.compare_and_set(&web.id, &web.version, &record(Phase::Draining, 6)).await.unwrap();
+    leader.set_scale(&request("web", Target::Zero, &fenced, record(Phase::Asleep, 7))).await.unwrap();
+    scene.annotate("web", "scaler.dev/state", &slept).await;
     assert_eq!(comes_back_with(&scene, 8).await, 1);
 }
 
@@ -150,7 +158,7 @@ async fn what_was_deployed_while_it_slept_takes_no_replicas_from_it() {
 async fn comes_back_with(scene: &Scene, nonce: u64) -> u32 {
     scene.observe("web", 0).await;
     let dlx = scene.leading(Role::Dlx, PORTS).await;
-    let web = until(&dlx, "web", |web| web.row.state == State::Asleep).await;
+    let web = until(&dlx, "web", |web| web.record.phase == Phase::Asleep).await;
     let wake = wake(&dlx, "web", &web.version, nonce);
     let woken = until(&dlx, "web", |web| web.replicas > 0).await;
     wake.abort();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use futures_util::{StreamExt as _, stream};
-use scaler_types::{Leads, ResourceScaler as _, Role, RouteRequest, ServicePorts};
+use scaler_types::{Backend, InterceptionRequest, ResourceScaler as _, Role, ServicePorts};
 use serde_json::json;
 
 /// How many, unless `SCALER_TEST_COUNT` says.
@@ -70,7 +70,7 @@ async fn many_led_services() {
     for number in 0..count {
         let name = format!("web-{number}");
         let mut deployment = deployment(&name, 1);
-        deployment["metadata"]["annotations"]["scaler.dev/route"] = json!("service");
+        deployment["metadata"]["annotations"]["scaler.dev/intercept"] = json!("always");
         scene.create("Deployment", deployment).await;
         scene.create("Service", service(&name, &name)).await;
     }
@@ -84,7 +84,7 @@ async fn many_led_services() {
                 let (leader, three) = (leader.clone(), three.clone());
                 async move {
                     leader
-                        .set_route(&RouteRequest {
+                        .set_backend(&InterceptionRequest {
                             deadline: LONG,
                             ..to(&format!("web-{number}"), leads, three)
                         })
@@ -96,15 +96,15 @@ async fn many_led_services() {
             began.elapsed()
         }
     };
-    let led = to_all(Leads::Dlx).await;
+    let led = to_all(Backend::Dlx).await;
     let began = Instant::now();
-    leader.tend_routes(&dlxs(&["a", "b", "d"])).await.unwrap();
+    leader.sync_dlxs(&dlxs(&["a", "b", "d"])).await.unwrap();
     let tended = began.elapsed();
     let began = Instant::now();
-    leader.tend_routes(&dlxs(&["a", "b", "d"])).await.unwrap();
+    leader.sync_dlxs(&dlxs(&["a", "b", "d"])).await.unwrap();
     let looked = began.elapsed();
-    let both = to_all(Leads::Both).await;
-    let own = to_all(Leads::Own).await;
+    let both = to_all(Backend::Both).await;
+    let own = to_all(Backend::Workload).await;
     eprintln!(
         "{count} Services: led in {led:.2?}, another DLX in all slices {tended:.2?}, nothing to do {looked:.2?}, to both \
          {both:.2?}, given back {own:.2?}"

@@ -8,7 +8,7 @@ use common::*;
 use deployment::DeploymentScaler;
 use devcluster::User;
 use kube::api::Patch;
-use scaler_types::{Leads, PluginContext, ResourceScaler as _, Role, ScaleError};
+use scaler_types::{Backend, PluginContext, ResourceScaler as _, Role, ScaleError};
 use serde_json::{Value, json};
 
 const COMPONENT: &str = "scaler.dev/component";
@@ -87,7 +87,7 @@ async fn told(scene: &Scene, name: &str, reason: &str, words: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemons_are_not_managed_when_their_namespace_opts_in() {
     let scene = at_home().await;
-    annotate_namespace(&scene, json!({"scaler.dev/scale-to-zero": "8s", "scaler.dev/route": "service"}))
+    annotate_namespace(&scene, json!({"scaler.dev/scale-to-zero": "8s", "scaler.dev/intercept": "always"}))
         .await;
     assert_eq!(names(&*leader(&scene, "{}", |_| ()).await).await, ["web"]);
 }
@@ -95,7 +95,7 @@ async fn the_daemons_are_not_managed_when_their_namespace_opts_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemons_are_not_managed_when_everything_is_opted_in() {
     let scene = at_home().await;
-    let leader = leader(&scene, "{optIn: all, route: service}", |_| ()).await;
+    let leader = leader(&scene, "{optIn: all, intercept: always}", |_| ()).await;
     assert_eq!(names(&leader).await, ["web"]);
     // Nor are those that somebody has opted in by themselves, and who asks for that is told.
     for name in ["scaler-autoscaler", "scaler-dlx"] {
@@ -110,8 +110,8 @@ async fn a_service_over_the_dlxs_is_never_led() {
     let scene = at_home().await;
     scene.create("Service", service("front-door", "scaler-dlx")).await;
     scene.annotate("scaler-dlx", "scaler.dev/scale-to-zero", "8s").await;
-    let leader = leader(&scene, "{optIn: all, route: service}", |_| ()).await;
-    let refused = leader.set_route(&to("scaler-dlx", Leads::Dlx, dlxs(&["a"]))).await;
+    let leader = leader(&scene, "{optIn: all, intercept: always}", |_| ()).await;
+    let refused = leader.set_backend(&to("scaler-dlx", Backend::Dlx, dlxs(&["a"]))).await;
     assert!(matches!(refused, Err(ScaleError::Terminal { .. })), "{refused:?}");
     assert!(!scene.is_fenced("front-door").await && !scene.is_fenced("scaler-dlx").await);
 
@@ -144,10 +144,10 @@ async fn a_daemon_whose_pod_is_not_labelled_manages_nothing_in_its_own_namespace
         api.create(&Default::default(), &serde_json::from_value(other).unwrap()).await.unwrap()
     };
     assert_eq!(elsewhere.metadata.namespace.as_deref(), Some(HOME));
-    let section = "{optIn: all, route: none}";
+    let section = "{optIn: all, intercept: manual}";
     let unlabelled = leader(&scene, section, pod).await;
     let web = one(&unlabelled, "web").await;
-    for text in [&web.keep_awake, &web.route.unwrap().refused] {
+    for text in [&web.keep_awake, &web.interception.unwrap().refusal] {
         assert!(text.contains("nothing is managed in namespace shop") && text.contains(COMPONENT), "{text}");
     }
     told(&scene, "web", "RouteRefused", COMPONENT).await;
@@ -174,12 +174,12 @@ async fn what_the_metrics_come_from_stays_awake_and_is_not_led() {
     let address =
         scene.get("Service", "metrics").await.data["spec"]["clusterIP"].as_str().unwrap().to_owned();
     for url in ["http://metrics.shop:9090/prometheus".to_owned(), format!("http://{address}:9090")] {
-        for route in ["none", "service"] {
+        for route in ["manual", "always"] {
             let section = format!("{{optIn: all, route: {route}}}");
             let leader = leader(&scene, &section, |context| context.metrics_urls = vec![url.clone()]).await;
             let prometheus = one(&leader, "prometheus").await;
             assert!(prometheus.keep_awake.contains(&url), "{}", prometheus.keep_awake);
-            assert!(prometheus.route.unwrap().refused.contains("Service metrics"));
+            assert!(prometheus.interception.unwrap().refusal.contains("Service metrics"));
             assert!(!one(&leader, "web").await.keep_awake.contains(&url));
             told(&scene, "prometheus", "RouteRefused", "metrics come from it").await;
         }

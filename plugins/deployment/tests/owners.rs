@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use common::*;
 use devcluster::{Filter, Refusal, User};
 use kube::api::{DynamicObject, Patch, PatchParams};
-use scaler_types::{Leads, ReleaseRequest, Resource, ResourceScaler as _, Role, ScaleError, State, Target};
+use scaler_types::{Backend, Phase, Resource, ResourceScaler as _, RestoreRequest, Role, ScaleError, Target};
 use serde_json::{Value, json};
 
 const REPLICAS: &str = "/f:spec/f:replicas";
@@ -45,10 +45,10 @@ async fn a_workloads_replicas_stay_its_owners() {
     assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
     nothing_is_ours(&scene, "Deployment").await;
     scene.observe("web", 0).await;
-    let asleep = until(&dlx, "web", |web| web.row.state == State::Asleep).await;
+    let asleep = until(&dlx, "web", |web| web.record.phase == Phase::Asleep).await;
     let waking = wake(&dlx, "web", &asleep.version, 2);
     let up = until(&dlx, "web", |web| web.replicas == 3).await;
-    dlx.compare_and_set(&id("web"), &up.version, &row(State::Active, 3)).await.unwrap();
+    dlx.compare_and_set(&id("web"), &up.version, &record(Phase::Active, 3)).await.unwrap();
     ended(waking).await.unwrap();
     assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
     // Another number is no conflict, awake or asleep: a manifest that is applied while it sleeps wakes it.
@@ -86,8 +86,9 @@ async fn killed_after_a_write(
 async fn sleeps_by_one_that_was_killed(scene: &Scene) {
     let killed = scene.dlx().await;
     let seen = one(&killed, "web").await;
-    let fenced = killed.compare_and_set(&id("web"), &seen.version, &row(State::Draining, 1)).await.unwrap();
-    let asleep = request("web", Target::Zero, &fenced, row(State::Asleep, 1));
+    let fenced =
+        killed.compare_and_set(&id("web"), &seen.version, &record(Phase::Draining, 1)).await.unwrap();
+    let asleep = request("web", Target::Zero, &fenced, record(Phase::Asleep, 1));
     killed_after_a_write(scene, "deployments", async move { killed.set_scale(&asleep).await }).await;
     assert_eq!(owners(scene, "Deployment", REPLICAS).await, ["scaler-dlx"]);
     assert!(apply(scene, "Deployment", deployment("web", 4)).await.is_err(), "it conflicts");
@@ -100,7 +101,7 @@ async fn is_woken_by_one_that_was_killed(scene: &Scene) {
     scene.observe("web", 0).await;
     let killed = scene.autoscaler().await;
     let asleep = one(&killed, "web").await;
-    let waking = request("web", Target::AtLeast(1), &asleep.version, row(State::Waking, 2));
+    let waking = request("web", Target::AtLeast(1), &asleep.version, record(Phase::Waking, 2));
     killed_after_a_write(scene, "deployments", async move { killed.set_scale(&waking).await }).await;
     assert_eq!(owners(scene, "Deployment", REPLICAS).await, ["scaler-autoscaler"]);
 }
@@ -113,7 +114,7 @@ async fn what_a_killed_process_left_is_given_back_by_the_leader() {
     let leader = scene.autoscaler().await;
     let asleep = one(&leader, "web").await;
     assert!(asleep.needs_repair);
-    let version = leader.compare_and_set(&id("web"), &asleep.version, &asleep.row).await.unwrap();
+    let version = leader.compare_and_set(&id("web"), &asleep.version, &asleep.record).await.unwrap();
     assert_eq!(version, asleep.version, "nothing else was written");
     assert!(!one(&leader, "web").await.needs_repair);
     assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
@@ -133,11 +134,11 @@ async fn what_a_killed_process_left_is_given_back_by_the_next_wake_and_by_a_rele
             let asleep = one(&dlx, "web").await;
             let waking = wake(&dlx, "web", &asleep.version, 2);
             let up = until(&dlx, "web", |web| web.replicas == 3).await;
-            dlx.compare_and_set(&id("web"), &up.version, &row(State::Active, 3)).await.unwrap();
+            dlx.compare_and_set(&id("web"), &up.version, &record(Phase::Active, 3)).await.unwrap();
             ended(waking).await.unwrap();
         } else {
-            let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
-            soon(scene.autoscaler().await.release(&request)).await.unwrap();
+            let request = RestoreRequest { id: id("web"), propagation_delay: Duration::ZERO, deadline: SOON };
+            soon(scene.autoscaler().await.restore(&request)).await.unwrap();
             nothing_is_ours(&scene, "Deployment").await;
         }
         assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
@@ -152,11 +153,11 @@ async fn what_a_killed_process_left_is_given_back_though_its_record_is_gone() {
     apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
     let leader = scene.autoscaler().await;
     sleeps_by_one_that_was_killed(&scene).await;
-    until(&leader, "web", |web| web.row.state == State::Asleep).await;
-    scene.merge("Deployment", "web", json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
-    let seen = |web: &Resource| web.needs_repair && web.row.state == State::Asleep;
+    until(&leader, "web", |web| web.record.phase == Phase::Asleep).await;
+    scene.merge("Deployment", "web", json!({"metadata": {"annotations": {"scaler.dev/state": null}}})).await;
+    let seen = |web: &Resource| web.needs_repair && web.record.phase == Phase::Asleep;
     let gone = until(&leader, "web", |web| seen(web) && !web.version.0.contains("asleep")).await;
-    leader.compare_and_set(&id("web"), &gone.version, &gone.row).await.unwrap();
+    leader.compare_and_set(&id("web"), &gone.version, &gone.record).await.unwrap();
     assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
 }
 
@@ -168,13 +169,13 @@ async fn a_release_gives_the_replicas_back_before_it_forgets_whose_they_were() {
     is_woken_by_one_that_was_killed(&scene).await;
     for killed in [true, false] {
         let leader = scene.autoscaler().await;
-        let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
+        let request = RestoreRequest { id: id("web"), propagation_delay: Duration::ZERO, deadline: SOON };
         match killed {
             true => {
-                killed_after_a_write(&scene, "deployments", async move { leader.release(&request).await })
+                killed_after_a_write(&scene, "deployments", async move { leader.restore(&request).await })
                     .await
             }
-            false => soon(leader.release(&request)).await.unwrap(),
+            false => soon(leader.restore(&request)).await.unwrap(),
         }
     }
     assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
@@ -188,7 +189,7 @@ async fn a_release_that_cannot_give_the_replicas_back_is_tried_again() {
     apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
     is_woken_by_one_that_was_killed(&scene).await;
     let leader = scene.autoscaler().await;
-    let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
+    let request = RestoreRequest { id: id("web"), propagation_delay: Duration::ZERO, deadline: SOON };
     let (writes, faults) = (Filter::any().verb("patch").resource("deployments"), scene.cluster.faults());
     // The first write has no answer in time. Of what may follow only one passes: the one that takes the record away.
     let slow = faults.latency(writes.clone(), 2 * SOON);
@@ -196,7 +197,7 @@ async fn a_release_that_cannot_give_the_replicas_back_is_tried_again() {
     let rest = faults.refuse_after(writes, 2, Refusal::Unavailable);
     let releasing = tokio::spawn({
         let (leader, request) = (Arc::clone(&leader), request.clone());
-        async move { leader.release(&request).await }
+        async move { leader.restore(&request).await }
     });
     soon(async {
         while scene.cluster.faults().refusals_left() > 0 {
@@ -209,7 +210,7 @@ async fn a_release_that_cannot_give_the_replicas_back_is_tried_again() {
     first.end();
     rest.end();
     assert!(matches!(released, Err(ScaleError::Retry { .. })), "{released:?}");
-    soon(leader.release(&request)).await.unwrap();
+    soon(leader.restore(&request)).await.unwrap();
     assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
     nothing_is_ours(&scene, "Deployment").await;
 }
@@ -220,7 +221,7 @@ async fn what_cannot_give_a_selector_back_is_tried_again() {
     for by_release in [true, false] {
         let scene = Scene::new().await;
         let mut web = deployment("web", 3);
-        web["metadata"]["annotations"]["scaler.dev/route"] = "service".into();
+        web["metadata"]["annotations"]["scaler.dev/intercept"] = "always".into();
         scene.create("Deployment", web).await;
         apply(&scene, "Service", service("web", "web")).await.unwrap();
         scene.own_endpoints("web", &["10.244.0.1"]).await;
@@ -235,10 +236,10 @@ async fn what_cannot_give_a_selector_back_is_tried_again() {
             })
             .await;
         }
-        let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
+        let request = RestoreRequest { id: id("web"), propagation_delay: Duration::ZERO, deadline: SOON };
         let give_back = async || match by_release {
-            true => soon(leader.release(&request)).await.map_err(|error| error.to_string()),
-            false => soon(leader.tend_routes(&dlxs(&["a"]))).await.map_err(|error| error.to_string()),
+            true => soon(leader.restore(&request)).await.map_err(|error| error.to_string()),
+            false => soon(leader.sync_dlxs(&dlxs(&["a"]))).await.map_err(|error| error.to_string()),
         };
         // The key is taken away; after that all is refused.
         let writes = Filter::any().verb("patch").resource("services");
@@ -264,7 +265,7 @@ async fn what_was_left_in_a_wake_is_given_back_when_it_is_finished() {
     let up = one(&other, "web").await;
     // It may be being given back now.
     assert!(!up.needs_repair);
-    other.compare_and_set(&id("web"), &up.version, &row(State::Active, 3)).await.unwrap();
+    other.compare_and_set(&id("web"), &up.version, &record(Phase::Active, 3)).await.unwrap();
     assert_eq!(owners(&scene, "Deployment", REPLICAS).await, ["flux"]);
     apply(&scene, "Deployment", deployment("web", 4)).await.unwrap();
 }
@@ -277,14 +278,14 @@ async fn a_workload_that_is_created_anew_meanwhile_is_left_alone() {
     let dlx = scene.leading_as(Role::Dlx).await;
     let user = User::service_account(NAMESPACE, "dlx");
     let seen = one(&dlx, "web").await;
-    let fenced = dlx.compare_and_set(&id("web"), &seen.version, &row(State::Draining, 1)).await.unwrap();
+    let fenced = dlx.compare_and_set(&id("web"), &seen.version, &record(Phase::Draining, 1)).await.unwrap();
     // The scale is written, and its owner is not until it is another workload.
     let writes = Filter::any().user(&user).verb("patch").resource("deployments");
     let conflicts = scene.cluster.faults().refuse_after(writes.clone(), 1, Refusal::Conflict);
     scene.cluster.requests().reset();
     let sleeping = tokio::spawn({
         let dlx = Arc::clone(&dlx);
-        async move { dlx.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 1))).await }
+        async move { dlx.set_scale(&request("web", Target::Zero, &fenced, record(Phase::Asleep, 1))).await }
     });
     soon(async {
         while scene.cluster.requests().of(&writes) < 2 {
@@ -311,14 +312,14 @@ async fn others_that_write_at_the_same_time_do_not_keep_a_field_from_its_owner()
     apply(&scene, "Deployment", deployment("web", 3)).await.unwrap();
     let dlx = scene.dlx().await;
     let seen = one(&dlx, "web").await;
-    let fenced = dlx.compare_and_set(&id("web"), &seen.version, &row(State::Draining, 1)).await.unwrap();
+    let fenced = dlx.compare_and_set(&id("web"), &seen.version, &record(Phase::Draining, 1)).await.unwrap();
     // The scale is written; after it the next four are in conflict.
     let writes = Filter::any().verb("patch").resource("deployments");
     let conflicts = scene.cluster.faults().refuse_after(writes.clone(), 1, Refusal::Conflict);
     scene.cluster.requests().reset();
     let sleeping = tokio::spawn({
         let dlx = Arc::clone(&dlx);
-        async move { dlx.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 1))).await }
+        async move { dlx.set_scale(&request("web", Target::Zero, &fenced, record(Phase::Asleep, 1))).await }
     });
     soon(async {
         while scene.cluster.requests().of(&writes) < 5 {
@@ -335,26 +336,26 @@ async fn others_that_write_at_the_same_time_do_not_keep_a_field_from_its_owner()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_selector_that_a_killed_process_left_is_given_back_by_the_next_leader() {
     for (leads, by_tending) in
-        [(Leads::Dlx, true), (Leads::Dlx, false), (Leads::Both, true), (Leads::Both, false)]
+        [(Backend::Dlx, true), (Backend::Dlx, false), (Backend::Both, true), (Backend::Both, false)]
     {
         let scene = Scene::new().await;
         let mut web = deployment("web", 3);
-        web["metadata"]["annotations"]["scaler.dev/route"] = "service".into();
+        web["metadata"]["annotations"]["scaler.dev/intercept"] = "always".into();
         scene.create("Deployment", web).await;
         apply(&scene, "Service", service("web", "web")).await.unwrap();
         scene.own_endpoints("web", &["10.244.0.1"]).await;
         let killed = scene.leader().await;
-        if leads == Leads::Both {
+        if leads == Backend::Both {
             lead(&killed, "web").await;
         }
         let request = to("web", leads, dlxs(&["a"]));
-        killed_after_a_write(&scene, "services", async move { killed.set_route(&request).await }).await;
+        killed_after_a_write(&scene, "services", async move { killed.set_backend(&request).await }).await;
         assert_eq!(owners(&scene, "Service", SELECTOR).await, ["scaler-autoscaler"], "{leads:?}");
         assert!(apply(&scene, "Service", service("web", "other")).await.is_err(), "it conflicts");
         let next = scene.leader().await;
         match by_tending {
-            true => soon(next.tend_routes(&dlxs(&["a"]))).await.unwrap(),
-            false => soon(next.set_route(&to("web", leads, dlxs(&["a"])))).await.unwrap(),
+            true => soon(next.sync_dlxs(&dlxs(&["a"]))).await.unwrap(),
+            false => soon(next.set_backend(&to("web", leads, dlxs(&["a"])))).await.unwrap(),
         }
         assert_eq!(owners(&scene, "Service", SELECTOR).await, ["flux"], "{leads:?} {by_tending}");
         nothing_is_ours(&scene, "Service").await;
@@ -366,24 +367,28 @@ async fn a_selector_that_a_killed_process_left_is_given_back_by_the_next_leader(
 async fn a_services_selector_stays_its_owners() {
     let scene = Scene::new().await;
     let mut web = deployment("web", 3);
-    web["metadata"]["annotations"]["scaler.dev/route"] = "service".into();
+    web["metadata"]["annotations"]["scaler.dev/intercept"] = "always".into();
     scene.create("Deployment", web).await;
     apply(&scene, "Service", service("web", "web")).await.unwrap();
     scene.own_endpoints("web", &[]).await;
     let leader = scene.leader().await;
     lead(&leader, "web").await;
-    assert_eq!(scene.get("Service", "web").await.data["spec"]["selector"]["scaler.dev/fenced"], "1");
+    assert_eq!(scene.get("Service", "web").await.data["spec"]["selector"]["scaler.dev/intercepted"], "1");
     assert_eq!(owners(&scene, "Service", SELECTOR).await, ["flux"]);
     // The key is written anew by a commit.
-    until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| !route.led_for.is_zero())).await;
+    until(&leader, "web", |web| {
+        web.interception.as_ref().is_some_and(|route| !route.intercepted_for.is_zero())
+    })
+    .await;
     sleep(&leader, "web").await.unwrap();
     assert_eq!(owners(&scene, "Service", SELECTOR).await, ["flux"]);
     // An apply is no conflict, and takes the key away: the router puts it back.
     let applied = apply(&scene, "Service", service("web", "web")).await.unwrap();
     assert_eq!(applied.data["spec"]["selector"], json!({"app": "web"}));
-    until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| route.leads != Leads::Dlx)).await;
-    for leads in [Leads::Dlx, Leads::Both] {
-        soon(leader.set_route(&to("web", leads, dlxs(&["a"])))).await.unwrap();
+    until(&leader, "web", |web| web.interception.as_ref().is_some_and(|route| route.backend != Backend::Dlx))
+        .await;
+    for leads in [Backend::Dlx, Backend::Both] {
+        soon(leader.set_backend(&to("web", leads, dlxs(&["a"])))).await.unwrap();
     }
     assert_eq!(scene.get("Service", "web").await.data["spec"]["selector"], json!({"app": "web"}));
     assert_eq!(owners(&scene, "Service", SELECTOR).await, ["flux"]);

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use devcluster::User;
-use scaler_types::{Leads, ResourceScaler as _, Role, ScaleError, State};
+use scaler_types::{Backend, Phase, ResourceScaler as _, Role, ScaleError};
 use serde_json::json;
 
 /// An Ingress that leads a host to a Service.
@@ -14,19 +14,22 @@ fn ingress(host: &str, service: &str) -> serde_json::Value {
     json!({"metadata": {"name": "web"}, "spec": {"rules": [{"host": host, "http": {"paths": paths}}]}})
 }
 
-async fn set_route(scene: &Scene, value: serde_json::Value) {
-    scene.merge("Deployment", "web", json!({"metadata": {"annotations": {"scaler.dev/route": value}}})).await;
+async fn set_backend(scene: &Scene, value: serde_json::Value) {
+    scene
+        .merge("Deployment", "web", json!({"metadata": {"annotations": {"scaler.dev/intercept": value}}}))
+        .await;
 }
 
 /// Tries to put it to sleep as the autoscaler does.
 async fn sleeps(plugin: &deployment::DeploymentScaler) -> Result<(), ScaleError> {
     let seen = one(plugin, "web").await;
-    let fenced = plugin.compare_and_set(&seen.id, &seen.version, &row(State::Draining, 1)).await?;
-    let slept =
-        plugin.set_scale(&request("web", scaler_types::Target::Zero, &fenced, row(State::Asleep, 1))).await;
+    let fenced = plugin.compare_and_set(&seen.id, &seen.version, &record(Phase::Draining, 1)).await?;
+    let slept = plugin
+        .set_scale(&request("web", scaler_types::Target::Zero, &fenced, record(Phase::Asleep, 1)))
+        .await;
     let seen = one(plugin, "web").await;
     if slept.is_err() {
-        plugin.compare_and_set(&seen.id, &seen.version, &row(State::Active, 2)).await?;
+        plugin.compare_and_set(&seen.id, &seen.version, &record(Phase::Active, 2)).await?;
     }
     slept
 }
@@ -36,7 +39,7 @@ async fn what_an_ingress_leads_to_the_dlx_sleeps_only_where_that_is_written() {
     let scene = Scene::with_web().await;
     let leader = scene.leader().await;
     let web = until(&leader, "web", |web| web.keep_awake.contains("no request could wake it")).await;
-    assert!(web.route.unwrap().asked);
+    assert!(web.interception.unwrap().requested);
     assert_eq!(sleeps(&leader).await, Err(ScaleError::Conflict), "whoever decided that");
     assert_eq!(scene.replicas("web").await, 3);
 
@@ -47,16 +50,16 @@ async fn what_an_ingress_leads_to_the_dlx_sleeps_only_where_that_is_written() {
     scene.create("Ingress", ingress("shop.example.com", "scaler-dlx")).await;
     scene.annotate("web", "scaler.dev/hosts", "shop.example.com").await;
     let web = until(&leader, "web", |web| web.keep_awake.is_empty()).await;
-    assert_eq!(web.route, None, "its Services are left as they are");
+    assert_eq!(web.interception, None, "its Services are left as they are");
 
     // Without it its Service is led, as of everything that opts in.
-    set_route(&scene, json!(null)).await;
-    let web = until(&leader, "web", |web| web.route.is_some()).await;
+    set_backend(&scene, json!(null)).await;
+    let web = until(&leader, "web", |web| web.interception.is_some()).await;
     assert_eq!(web.keep_awake, "");
-    soon(leader.set_route(&to("web", Leads::Dlx, dlxs(&["a"])))).await.unwrap();
+    soon(leader.set_backend(&to("web", Backend::Dlx, dlxs(&["a"])))).await.unwrap();
     assert!(scene.is_fenced("web").await);
-    set_route(&scene, json!("none")).await;
-    until(&leader, "web", |web| web.route.as_ref().is_some_and(|route| !route.asked)).await;
+    set_backend(&scene, json!("manual")).await;
+    until(&leader, "web", |web| web.interception.as_ref().is_some_and(|route| !route.requested)).await;
 
     scene.delete("Ingress", "web").await;
     until(&leader, "web", |web| web.keep_awake.contains("no request could wake it")).await;
@@ -89,14 +92,14 @@ async fn what_is_led_to_dlxs_that_are_none_any_more_stays_awake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_network_policy_refuses_it_stays_awake_and_is_not_left_unled_instead() {
     let scene = Scene::with_web().await;
-    set_route(&scene, json!(null)).await;
+    set_backend(&scene, json!(null)).await;
     let leader = scene.leader().await;
     assert_eq!(until(&leader, "web", |_| true).await.keep_awake, "");
     let policy =
         json!({"metadata": {"name": "deny"}, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}});
     scene.create("NetworkPolicy", policy).await;
     let web = until(&leader, "web", |web| !web.keep_awake.is_empty()).await;
-    assert!(web.keep_awake.contains("scaler.dev/acknowledge: network-policies"), "{}", web.keep_awake);
+    assert!(web.keep_awake.contains("scaler.dev/ignore-checks: network-policies"), "{}", web.keep_awake);
     assert_eq!(sleeps(&leader).await, Err(ScaleError::Conflict));
     assert_eq!(scene.replicas("web").await, 3);
 }
@@ -114,7 +117,7 @@ async fn where_everything_is_opted_in_only_what_can_be_woken_sleeps() {
     (context.service_ports, context.home) = (Some(PORTS), Some(HOME.to_owned()));
     let leader = soon(deployment::DeploymentScaler::new(context)).await.unwrap();
     let (web, worker) = (one(&leader, "web").await, one(&leader, "worker").await);
-    assert_eq!((web.keep_awake.as_str(), web.route.map(|route| route.asked)), ("", Some(true)));
+    assert_eq!((web.keep_awake.as_str(), web.interception.map(|route| route.requested)), ("", Some(true)));
     assert!(worker.keep_awake.contains("no Service leads to its pods"), "{}", worker.keep_awake);
     // Without ports nothing can be led, and nothing sleeps.
     let bare = scene.plugin_of(Role::Autoscaler, &User::Admin, "{optIn: all}").await;

@@ -16,7 +16,7 @@ use kube::{
     api::{DynamicObject, WatchParams},
     core::WatchEvent,
 };
-use scaler_types::{Leads, ReleaseRequest, ResourceScaler as _, Role, ScaleError, State, Target};
+use scaler_types::{Backend, Phase, ResourceScaler as _, RestoreRequest, Role, ScaleError, Target};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -39,7 +39,7 @@ impl Running {
         let mut kubelet = JoinSet::new();
         kubelet.spawn(run_pods(scene.api("Pod")));
         let mut web = deployment("web", 2);
-        web["metadata"]["annotations"]["scaler.dev/route"] = route.into();
+        web["metadata"]["annotations"]["scaler.dev/intercept"] = route.into();
         scene.create("Deployment", web).await;
         scene.create("Service", service("web", "web")).await;
         Self { kubelet, _controllers: controllers, scene }
@@ -64,12 +64,13 @@ impl Running {
 
     /// Led, and asleep.
     async fn sleeps(&self, leader: &Arc<DeploymentScaler>) {
-        until(leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+        until(leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
         lead(leader, "web").await;
-        let led = until(leader, "web", |web| !web.route.as_ref().unwrap().led_for.is_zero()).await;
+        let led =
+            until(leader, "web", |web| !web.interception.as_ref().unwrap().intercepted_for.is_zero()).await;
         let fenced =
-            leader.compare_and_set(&id("web"), &led.version, &row(State::Draining, 1)).await.unwrap();
-        leader.set_scale(&request("web", Target::Zero, &fenced, row(State::Asleep, 1))).await.unwrap();
+            leader.compare_and_set(&id("web"), &led.version, &record(Phase::Draining, 1)).await.unwrap();
+        leader.set_scale(&request("web", Target::Zero, &fenced, record(Phase::Asleep, 1))).await.unwrap();
         // The Deployment's controller has stopped what ran.
         soon(async {
             while self.scene.api("Pod").list(&Default::default()).await.unwrap().items.iter().any(is_alive) {
@@ -82,7 +83,7 @@ impl Running {
     async fn is_clean(&self) {
         assert_eq!(self.scene.our_slices().await.len(), 0);
         let registry = self.scene.registry().await;
-        assert!(registry.values().all(|entry| entry["released"].is_string()), "{registry:?}");
+        assert!(registry.values().all(|entry| entry["freed"].is_string()), "{registry:?}");
         assert_eq!(self.scene.intercepted().await.as_deref(), Some("0"));
     }
 }
@@ -119,27 +120,29 @@ async fn run_pods(pods: Api<DynamicObject>) {
     }
 }
 
-fn release(deadline: Duration) -> ReleaseRequest {
-    ReleaseRequest { id: id("web"), grace: GRACE, deadline }
+fn release(deadline: Duration) -> RestoreRequest {
+    RestoreRequest { id: id("web"), propagation_delay: GRACE, deadline }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asleep_and_led_it_is_given_back_as_it_was() {
-    for route in ["service", "direct"] {
+    for route in ["always", "when-asleep"] {
         let running = Running::new(route).await;
         let leader = running.scene.leader().await;
-        until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+        until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
         let before = running.objects().await;
         running.sleeps(&leader).await;
         assert_ne!(running.objects().await, before);
         let began = Instant::now();
-        soon(leader.release(&ReleaseRequest { grace: LONG_GRACE, ..release(SOON) })).await.unwrap();
+        soon(leader.restore(&RestoreRequest { propagation_delay: LONG_GRACE, ..release(SOON) }))
+            .await
+            .unwrap();
         assert!(began.elapsed() >= LONG_GRACE, "the DLXs stay named so long");
         assert_eq!(running.objects().await, before, "{route}");
         running.is_clean().await;
         // Nothing is written again, and it can be taken up again.
         running.scene.cluster.requests().reset();
-        soon(leader.release(&release(SOON))).await.unwrap();
+        soon(leader.restore(&release(SOON))).await.unwrap();
         let services = Filter::any().verb("create,update,patch,delete").resource("services");
         assert_eq!(running.scene.cluster.requests().of(&services), 0);
         running.sleeps(&leader).await;
@@ -149,17 +152,17 @@ async fn asleep_and_led_it_is_given_back_as_it_was() {
 /// Also by a process that was started without ports: what is led is on the objects.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_gives_it_back_needs_no_ports() {
-    let running = Running::new("service").await;
+    let running = Running::new("always").await;
     let leader = running.scene.leader().await;
-    until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+    until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
     let before = running.objects().await;
     running.sleeps(&leader).await;
     let mut context = running.scene.context(Role::Autoscaler, &devcluster::User::Admin, "{}");
     context.home = Some(HOME.to_owned());
     let bare = soon(DeploymentScaler::new(context)).await.unwrap();
-    let refused = one(&bare, "web").await.route.unwrap().refused;
+    let refused = one(&bare, "web").await.interception.unwrap().refusal;
     assert!(refused.contains("--service-ports"), "{refused}");
-    soon(bare.release(&release(SOON))).await.unwrap();
+    soon(bare.restore(&release(SOON))).await.unwrap();
     assert_eq!(running.objects().await, before);
     running.is_clean().await;
 }
@@ -173,19 +176,19 @@ async fn an_annotation_map_that_was_not_there_is_not_there_again() {
     let all = scene.plugin_of(Role::Autoscaler, &devcluster::User::Admin, "{optIn: all}").await;
     let before = scene.get("Deployment", "web").await.metadata.annotations;
     let seen = one(&all, "web").await;
-    all.compare_and_set(&id("web"), &seen.version, &row(State::Draining, 1)).await.unwrap();
-    soon(all.release(&release(SOON))).await.unwrap();
+    all.compare_and_set(&id("web"), &seen.version, &record(Phase::Draining, 1)).await.unwrap();
+    soon(all.restore(&release(SOON))).await.unwrap();
     assert_eq!((scene.get("Deployment", "web").await.metadata.annotations, before), (None, None));
 }
 
 /// The DLXs stay named until there is somebody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_come_up_stays_with_the_dlxs() {
-    let mut running = Running::new("service").await;
+    let mut running = Running::new("always").await;
     let leader = running.scene.leader().await;
     running.sleeps(&leader).await;
     running.kubelet.shutdown().await;
-    let error = leader.release(&release(Duration::ZERO)).await.unwrap_err();
+    let error = leader.restore(&release(Duration::ZERO)).await.unwrap_err();
     assert!(
         matches!(&error, ScaleError::Retry { reason, .. } if reason.contains("not given back within")),
         "{error}"
@@ -193,9 +196,12 @@ async fn what_does_not_come_up_stays_with_the_dlxs() {
     running.scene.cluster.requests().reset();
     let releasing = tokio::spawn({
         let leader = Arc::clone(&leader);
-        async move { leader.release(&release(SOON)).await }
+        async move { leader.restore(&release(SOON)).await }
     });
-    until(&leader, "web", |web| web.replicas > 0 && web.route.as_ref().unwrap().leads == Leads::Both).await;
+    until(&leader, "web", |web| {
+        web.replicas > 0 && web.interception.as_ref().unwrap().backend == Backend::Both
+    })
+    .await;
     // It waits for endpoints; and whoever asked for it has died.
     soon(async {
         while running.scene.asked("list", "endpointslices") == 0 {
@@ -207,20 +213,20 @@ async fn what_does_not_come_up_stays_with_the_dlxs() {
     assert!(releasing.await.unwrap_err().is_cancelled());
     assert_eq!(running.scene.our_slices().await.len(), 1);
     running.kubelet.spawn(run_pods(running.scene.api("Pod")));
-    soon(leader.release(&release(SOON))).await.unwrap();
+    soon(leader.restore(&release(SOON))).await.unwrap();
     running.is_clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_write_of_it_is_gone_on_from() {
     for writes in 0.. {
-        let running = Running::new("service").await;
+        let running = Running::new("always").await;
         let leader = running.scene.leading_as(Role::Autoscaler).await;
-        until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+        until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
         let before = running.objects().await;
         running.sleeps(&leader).await;
         let crash = running.scene.crash_after(writes);
-        let ended = soon(leader.release(&release(SOON))).await;
+        let ended = soon(leader.restore(&release(SOON))).await;
         drop(crash);
         // Somebody is there in the meantime.
         assert!(
@@ -234,11 +240,11 @@ async fn a_crash_at_any_write_of_it_is_gone_on_from() {
             "after {writes} writes"
         );
         let next = running.scene.leading_as(Role::Autoscaler).await;
-        soon(next.release(&release(SOON))).await.unwrap();
+        soon(next.restore(&release(SOON))).await.unwrap();
         assert_eq!(running.objects().await, before, "after {writes} writes");
         running.is_clean().await;
         if ended.is_ok() {
-            assert!(writes >= 5, "the replicas, the key, the slice, the port, the row");
+            assert!(writes >= 5, "the replicas, the key, the slice, the port, the record");
             return;
         }
     }
@@ -285,7 +291,7 @@ async fn restored_from_a_backup(scene: &Scene) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restored_from_a_backup_it_is_led_anew_and_wakes_and_is_given_back() {
-    for (route, anew) in [("service", false), ("direct", false), ("service", true)] {
+    for (route, anew) in [("always", false), ("when-asleep", false), ("always", true)] {
         let running = Running::new(route).await;
         let scene = &running.scene;
         let mut leader = scene.leader().await;
@@ -295,17 +301,17 @@ async fn restored_from_a_backup_it_is_led_anew_and_wakes_and_is_given_back() {
         if anew {
             leader = scene.leader().await;
         }
-        let seen = until(&leader, "web", |web| web.replicas == 0 && web.row.state == State::Asleep).await;
-        assert_eq!(seen.row.nonce, row(State::Asleep, 1).nonce, "{route}");
+        let seen = until(&leader, "web", |web| web.replicas == 0 && web.record.phase == Phase::Asleep).await;
+        assert_eq!(seen.record.nonce, record(Phase::Asleep, 1).nonce, "{route}");
         // As the leader does until it is as it should be.
         soon(async {
             while !one(&leader, "web")
                 .await
-                .route
-                .is_some_and(|route| route.leads == Leads::Dlx && route.complete)
+                .interception
+                .is_some_and(|route| route.backend == Backend::Dlx && route.in_sync)
             {
-                let _ = leader.set_route(&to("web", Leads::Dlx, dlxs(&["a"]))).await;
-                let _ = leader.tend_routes(&dlxs(&["a"])).await;
+                let _ = leader.set_backend(&to("web", Backend::Dlx, dlxs(&["a"]))).await;
+                let _ = leader.sync_dlxs(&dlxs(&["a"])).await;
             }
         })
         .await;
@@ -315,20 +321,21 @@ async fn restored_from_a_backup_it_is_led_anew_and_wakes_and_is_given_back() {
         assert_eq!(slices.len(), 1, "{route}");
         assert_eq!(slices[0].data["endpoints"][0]["addresses"], json!(["10.244.9.1"]), "{route}");
         assert_eq!(slices[0].metadata.owner_references.as_ref().unwrap()[0].uid, *new.as_ref().unwrap());
-        soon(leader.tend_routes(&dlxs(&["a"]))).await.unwrap();
+        soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap();
         assert_eq!(scene.intercepted().await.as_deref(), Some("1"), "the one that is gone is not counted");
 
         // Whoever asks wakes it; the two replicas of the record are not believed.
         let dlx = scene.leading(Role::Dlx, PORTS).await;
-        let asleep = until(&dlx, "web", |web| web.row.state == State::Asleep && web.ports.len() == 1).await;
+        let asleep =
+            until(&dlx, "web", |web| web.record.phase == Phase::Asleep && web.ports.len() == 1).await;
         let waking = wake(&dlx, "web", &asleep.version, 7);
         until(&dlx, "web", |web| web.replicas == 1).await;
         waking.abort();
-        soon(leader.release(&release(SOON))).await.unwrap();
+        soon(leader.restore(&release(SOON))).await.unwrap();
         running.is_clean().await;
         let web = scene.get("Deployment", "web").await;
         assert_eq!(web.data["spec"]["replicas"], 1, "{route}");
-        assert_eq!(web.metadata.annotations.unwrap().get("scaler.dev/row"), None, "{route}");
+        assert_eq!(web.metadata.annotations.unwrap().get("scaler.dev/state"), None, "{route}");
         assert_eq!(
             scene.get("Service", "web").await.data["spec"]["selector"],
             json!({"app": "web"}),
@@ -340,12 +347,12 @@ async fn restored_from_a_backup_it_is_led_anew_and_wakes_and_is_given_back() {
 /// Leading back by steps, as the leader does while the workload stays asked for: the pods are endpoints again at the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clusters_controller_takes_the_pods_out_and_in_again() {
-    let running = Running::new("service").await;
+    let running = Running::new("always").await;
     let leader = running.scene.leader().await;
-    until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
+    until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
     lead(&leader, "web").await;
-    until(&leader, "web", |web| !web.route.as_ref().unwrap().led_for.is_zero()).await;
-    soon(leader.set_route(&to("web", Leads::Both, dlxs(&["a"])))).await.unwrap();
-    let both = until(&leader, "web", |web| web.route.as_ref().unwrap().own_ready).await;
-    assert_eq!(both.route.unwrap().leads, Leads::Both);
+    until(&leader, "web", |web| !web.interception.as_ref().unwrap().intercepted_for.is_zero()).await;
+    soon(leader.set_backend(&to("web", Backend::Both, dlxs(&["a"])))).await.unwrap();
+    let both = until(&leader, "web", |web| web.interception.as_ref().unwrap().workload_ready).await;
+    assert_eq!(both.interception.unwrap().backend, Backend::Both);
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use devcluster::{Filter, User};
-use scaler_types::{Leads, Report, ResourceScaler as _, Role, ScaleError, Severity, State};
+use scaler_types::{Backend, Phase, ResourceEvent, ResourceScaler as _, Role, ScaleError, Severity};
 use serde_json::json;
 
 /// The reasons of the Events on an object so far.
@@ -114,9 +114,9 @@ async fn paused_kept_awake_and_put_to_sleep_by_annotation() {
     scene.annotate("web", "scaler.dev/paused", "true").await;
     until(&autoscaler, "web", |web| web.keep_awake.contains("paused")).await;
     scene.annotate("web", "scaler.dev/paused", "false").await;
-    scene.annotate("web", "scaler.dev/keep-awake-until", "2999-01-01T00:00:00Z").await;
+    scene.annotate("web", "scaler.dev/keep-awake", "until=2999-01-01T00:00:00Z").await;
     until(&autoscaler, "web", |web| web.keep_awake.contains("2999")).await;
-    scene.annotate("web", "scaler.dev/keep-awake-until", "1999-01-01T00:00:00Z").await;
+    scene.annotate("web", "scaler.dev/keep-awake", "until=1999-01-01T00:00:00Z").await;
     until(&autoscaler, "web", |web| web.keep_awake.is_empty()).await;
 
     scene.annotate("web", "scaler.dev/sleep-now", "a").await;
@@ -185,14 +185,14 @@ async fn another_one_that_scales_to_zero_keeps_it_awake() {
 async fn reports_are_events_on_the_object() {
     let scene = Scene::with_web().await;
     let dlx = scene.dlx().await;
-    let report = Report {
+    let report = ResourceEvent {
         severity: Severity::Warning,
         reason: "WakeFailed".to_owned(),
         message: "container web: ImagePullBackOff".to_owned(),
     };
-    dlx.report(&id("web"), &report).await.unwrap();
+    dlx.publish_event(&id("web"), &report).await.unwrap();
     // Not twice within seconds.
-    dlx.report(&id("web"), &report).await.unwrap();
+    dlx.publish_event(&id("web"), &report).await.unwrap();
     assert_eq!(events(&scene, "web").await, [("WakeFailed".to_owned(), report.message.clone())]);
     let all = scene.api("Event").list(&Default::default()).await.unwrap();
     let regarding = &all.items[0].data["regarding"];
@@ -201,13 +201,13 @@ async fn reports_are_events_on_the_object() {
         (regarding["kind"].as_str(), regarding["uid"].as_str()),
         (Some("Deployment"), Some(uid.as_str()))
     );
-    assert!(dlx.report(&id("gone"), &report).await.is_err());
+    assert!(dlx.publish_event(&id("gone"), &report).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn how_each_port_is_passed_on_is_told_once() {
     let scene = Scene::with_web().await;
-    scene.annotate("web", "scaler.dev/route", "service").await;
+    scene.annotate("web", "scaler.dev/intercept", "always").await;
     let ports = json!({"spec": {"ports": [
         {"name": "grpc", "port": 26257}, {"name": "http", "port": 80, "appProtocol": "http"}, {"name": "db", "port": 5432},
     ]}});
@@ -216,9 +216,9 @@ async fn how_each_port_is_passed_on_is_told_once() {
     let leader = scene.leader().await;
     let note = "Service web: grpc as HTTP by its name, and as TCP where a client's first bytes cannot be HTTP \
                 (appProtocol says for certain); http as HTTP by its appProtocol; db as TCP";
-    let request = to("web", Leads::Dlx, dlxs(&["a"]));
+    let request = to("web", Backend::Dlx, dlxs(&["a"]));
     for _ in 0..2 {
-        soon(leader.set_route(&request)).await.unwrap();
+        soon(leader.set_backend(&request)).await.unwrap();
         event(&scene, "web", "PortsPassedOn", note).await;
     }
     let all = scene.api("Event").list(&Default::default()).await.unwrap().items;
@@ -271,14 +271,14 @@ async fn while_the_api_is_away_what_is_known_is_served() {
     let before = until(&dlx, "web", |web| web.endpoints.len() == 1).await;
     let outage = scene.cluster.faults().outage();
     assert_eq!(one(&dlx, "web").await, before);
-    let write = dlx.compare_and_set(&id("web"), &before.version, &row(State::Draining, 1)).await;
+    let write = dlx.compare_and_set(&id("web"), &before.version, &record(Phase::Draining, 1)).await;
     assert!(matches!(write, Err(ScaleError::Retry { .. })), "{write:?}");
     assert_eq!(soon(dlx.get_resources()).await.unwrap(), std::slice::from_ref(&before));
     outage.end();
     // The API is there again a moment after that.
     soon(async {
         loop {
-            let write = dlx.compare_and_set(&id("web"), &before.version, &row(State::Draining, 1)).await;
+            let write = dlx.compare_and_set(&id("web"), &before.version, &record(Phase::Draining, 1)).await;
             match write {
                 Err(ScaleError::Retry { .. }) => tokio::task::yield_now().await,
                 written => return written.unwrap(),

@@ -9,7 +9,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
-use scaler_types::{ResourceScaler as _, Row, State, Target};
+use scaler_types::{Phase, Record, ResourceScaler as _, Target};
 use serde_json::json;
 
 /// What somebody else wrote in the record's place.
@@ -59,14 +59,14 @@ fn any_text_is_written_read_and_written_again() {
         match &before {
             Before::Ours => {}
             Before::Earlier(reason) => {
-                let text = json!({"state": "active", "nonce": "7", "reason": reason}).to_string();
-                scene.annotate("web", "scaler.dev/row", &text).await;
-                until(&plugin, "web", |web| web.row.reason == *reason).await;
+                let text = json!({"phase":"active", "nonce": "7", "reason": reason}).to_string();
+                scene.annotate("web", "scaler.dev/state", &text).await;
+                until(&plugin, "web", |web| web.record.reason == *reason).await;
             }
             Before::Anything(text) => {
-                scene.annotate("web", "scaler.dev/row", text).await;
+                scene.annotate("web", "scaler.dev/state", text).await;
                 until(&plugin, "web", |web| {
-                    web.row == Row::default() && web.status.contains("scaler.dev/row")
+                    web.record == Record::default() && web.status.contains("scaler.dev/state")
                 })
                 .await;
             }
@@ -75,18 +75,18 @@ fn any_text_is_written_read_and_written_again() {
         let generation = scene.get("Deployment", "web").await.metadata.generation.unwrap().to_string();
         let seen = until(&plugin, "web", |web| web.version.0.split('/').nth(1) == Some(&generation)).await;
         assert!(seen.sleep_now);
-        let said = |state, nonce| Row { reason: reason.clone(), ..row(state, nonce) };
-        let fenced = plugin.compare_and_set(&id("web"), &seen.version, &said(State::Draining, 1)).await;
-        let asleep = request("web", Target::Zero, &fenced.unwrap(), said(State::Asleep, 1));
+        let said = |state, nonce| Record { reason: reason.clone(), ..record(state, nonce) };
+        let fenced = plugin.compare_and_set(&id("web"), &seen.version, &said(Phase::Draining, 1)).await;
+        let asleep = request("web", Target::Zero, &fenced.unwrap(), said(Phase::Asleep, 1));
         plugin.set_scale(&asleep).await.unwrap();
         scene.observe("web", 0).await;
-        let slept = until(&plugin, "web", |web| web.row.state == State::Asleep).await;
-        assert_eq!(slept.row.reason, reason);
-        let up = request("web", Target::AtLeast(1), &slept.version, said(State::Waking, 2));
+        let slept = until(&plugin, "web", |web| web.record.phase == Phase::Asleep).await;
+        assert_eq!(slept.record.reason, reason);
+        let up = request("web", Target::AtLeast(1), &slept.version, said(Phase::Waking, 2));
         plugin.set_scale(&up).await.unwrap();
         let woken = one(&plugin, "web").await;
         assert_eq!((woken.replicas, woken.sleep_now), (3, false), "the wish was granted");
-        plugin.compare_and_set(&id("web"), &woken.version, &said(State::Active, 3)).await.unwrap();
+        plugin.compare_and_set(&id("web"), &woken.version, &said(Phase::Active, 3)).await.unwrap();
     };
     let told = runner.run(&(before(), text(), text()), |(before, reason, wish)| {
         runtime.block_on(round(before, reason, wish));

@@ -13,12 +13,12 @@ use kube::{
     api::{DynamicObject, ListParams, Patch, PatchParams},
 };
 use scaler_types::{
-    Leads, Nonce, ReleaseRequest, Resource, ResourceScaler as _, ScaleError, State, Target,
+    Backend, Nonce, Phase, Resource, ResourceScaler as _, RestoreRequest, ScaleError, Target,
     protocol::{Seen, Step, WakeSeen, recover, transition},
 };
 use serde_json::{Value, json};
 
-const ROW: &str = "scaler.dev/row";
+const RECORD: &str = "scaler.dev/state";
 const REVISION: &str = "deployment.kubernetes.io/revision";
 /// What kubectl leaves as it is.
 const KEPT: [&str; 6] = [
@@ -50,7 +50,7 @@ impl Site {
     /// Its Service is to lead to the DLXs, and does not yet.
     async fn to_be_led() -> Self {
         let scene = Scene::with_web().await;
-        scene.annotate("web", "scaler.dev/route", "service").await;
+        scene.annotate("web", "scaler.dev/intercept", "always").await;
         let plugin = scene.leader().await;
         Self::of(scene, plugin).await
     }
@@ -67,11 +67,11 @@ impl Site {
     async fn copied(&self, revision: &str) -> DynamicObject {
         soon(async {
             loop {
-                let record = self.scene.get("Deployment", "web").await.annotations().get(ROW).cloned();
+                let record = self.scene.get("Deployment", "web").await.annotations().get(RECORD).cloned();
                 let sets = self.scene.api("ReplicaSet").list(&ListParams::default()).await.unwrap();
                 let it = sets.into_iter().find(|set| {
                     set.annotations().get(REVISION).is_some_and(|number| number == revision)
-                        && set.annotations().get(ROW) == record.as_ref()
+                        && set.annotations().get(RECORD) == record.as_ref()
                 });
                 if let Some(set) = it {
                     return set;
@@ -82,11 +82,11 @@ impl Site {
         .await
     }
 
-    async fn write(&self, row: scaler_types::Row) -> Resource {
+    async fn write(&self, record: scaler_types::Record) -> Resource {
         soon(async {
             loop {
                 let seen = one(&self.plugin, "web").await;
-                match self.plugin.compare_and_set(&id("web"), &seen.version, &row).await {
+                match self.plugin.compare_and_set(&id("web"), &seen.version, &record).await {
                     // Its controller has numbered it meanwhile.
                     Err(ScaleError::Conflict) => tokio::task::yield_now().await,
                     written => break written.unwrap(),
@@ -97,12 +97,12 @@ impl Site {
         one(&self.plugin, "web").await
     }
 
-    async fn scale(&self, target: Target, row: scaler_types::Row) {
+    async fn scale(&self, target: Target, record: scaler_types::Record) {
         let plugin = if target == Target::Zero { &self.sleeper } else { &self.plugin };
         soon(async {
             loop {
                 let seen = one(plugin, "web").await;
-                match plugin.set_scale(&request("web", target, &seen.version, row.clone())).await {
+                match plugin.set_scale(&request("web", target, &seen.version, record.clone())).await {
                     Err(ScaleError::Conflict) => tokio::task::yield_now().await,
                     written => break written.unwrap(),
                 }
@@ -172,42 +172,42 @@ impl Site {
 }
 
 /// What stands in a record that is brought back.
-const OLD: [Option<State>; 6] = [
+const OLD: [Option<Phase>; 6] = [
     None,
-    Some(State::Active),
-    Some(State::Draining),
-    Some(State::Asleep),
-    Some(State::Waking),
-    Some(State::Failed),
+    Some(Phase::Active),
+    Some(Phase::Draining),
+    Some(Phase::Asleep),
+    Some(Phase::Waking),
+    Some(Phase::Failed),
 ];
 
 /// The same as an earlier version wrote it, which counted no sleeps; and what is no record.
-const TEXTS: [&str; 2] = [r#"{"state":"active","nonce":"1","reason":"","format":1}"#, "not a record"];
+const TEXTS: [&str; 2] = [r#"{"phase":"active","nonce":"1","reason":"","format":1}"#, "not a record"];
 
 /// It sleeps with the second image, having had three replicas; gives the first image's ReplicaSet, with that record.
-async fn sleeping(site: &Site, old: Result<Option<State>, &str>) -> DynamicObject {
+async fn sleeping(site: &Site, old: Result<Option<Phase>, &str>) -> DynamicObject {
     match old {
         Ok(None) => {}
-        Ok(Some(State::Asleep)) => {
+        Ok(Some(Phase::Asleep)) => {
             // With another number of replicas.
             site.scene.merge("Deployment", "web", json!({"spec": {"replicas": 5}})).await;
             until(&site.plugin, "web", |web| web.replicas == 5).await;
-            site.write(row(State::Draining, 1)).await;
-            site.scale(Target::Zero, row(State::Asleep, 1)).await;
+            site.write(record(Phase::Draining, 1)).await;
+            site.scale(Target::Zero, record(Phase::Asleep, 1)).await;
         }
-        Ok(Some(state)) => drop(site.write(row(state, 1)).await),
-        Err(text) => site.scene.annotate("web", ROW, text).await,
+        Ok(Some(state)) => drop(site.write(record(state, 1)).await),
+        Err(text) => site.scene.annotate("web", RECORD, text).await,
     }
     let first = site.copied("1").await;
     site.image("web:2").await;
     site.copied("2").await;
-    if old == Ok(Some(State::Asleep)) {
-        site.scale(Target::AtLeast(1), row(State::Waking, 2)).await;
+    if old == Ok(Some(Phase::Asleep)) {
+        site.scale(Target::AtLeast(1), record(Phase::Waking, 2)).await;
         site.scene.merge("Deployment", "web", json!({"spec": {"replicas": 3}})).await;
         until(&site.plugin, "web", |web| web.replicas == 3).await;
     }
-    site.write(row(State::Draining, 3)).await;
-    site.scale(Target::Zero, row(State::Asleep, 3)).await;
+    site.write(record(Phase::Draining, 3)).await;
+    site.scale(Target::Zero, record(Phase::Asleep, 3)).await;
     first
 }
 
@@ -217,7 +217,7 @@ async fn woken(site: &Site, plugin: &Arc<DeploymentScaler>) {
     soon(async {
         loop {
             let web = one(plugin, "web").await;
-            let seen = Seen { row: web.row, version: web.version.clone(), scaled: false };
+            let seen = Seen { record: web.record, version: web.version.clone(), scaled: false };
             let waking = transition(&seen, Step::Wake, Nonce(5), "a test").unwrap();
             match plugin.set_scale(&request("web", Target::AtLeast(1), &web.version, waking)).await {
                 // Its controller has numbered it meanwhile.
@@ -230,8 +230,8 @@ async fn woken(site: &Site, plugin: &Arc<DeploymentScaler>) {
 }
 
 async fn released(plugin: &DeploymentScaler) {
-    let request = ReleaseRequest { id: id("web"), grace: Duration::ZERO, deadline: SOON };
-    soon(plugin.release(&request)).await.unwrap();
+    let request = RestoreRequest { id: id("web"), propagation_delay: Duration::ZERO, deadline: SOON };
+    soon(plugin.restore(&request)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,8 +242,8 @@ async fn an_old_record_changes_nothing_of_what_sleeps() {
         let asleep = one(&site.plugin, "web").await;
         site.undo(&first).await;
         let brought = until(&site.plugin, "web", |web| web.needs_repair).await;
-        assert_eq!((brought.replicas, &brought.row), (0, &asleep.row), "{old:?}");
-        let late = site.plugin.compare_and_set(&id("web"), &asleep.version, &row(State::Failed, 4)).await;
+        assert_eq!((brought.replicas, &brought.record), (0, &asleep.record), "{old:?}");
+        let late = site.plugin.compare_and_set(&id("web"), &asleep.version, &record(Phase::Failed, 4)).await;
         assert_eq!(late, Err(ScaleError::Conflict), "{old:?}");
         // A request wakes it, with what it had.
         woken(&site, &site.plugin).await;
@@ -275,8 +275,12 @@ async fn it_is_woken_whatever_is_asked_of_it_after_an_undo() {
             assert_eq!(site.scene.replicas("web").await, 3, "{old:?} {asked:?}");
             continue;
         }
-        let repaired = site.write(brought.row.clone()).await;
-        assert!(!repaired.needs_repair && repaired.row == brought.row, "{old:?}: {:?}", repaired.row);
+        let repaired = site.write(brought.record.clone()).await;
+        assert!(
+            !repaired.needs_repair && repaired.record == brought.record,
+            "{old:?}: {:?}",
+            repaired.record
+        );
         let other = match asked {
             Asked::Refuse => site.scene.leader().await,
             _ => site.scene.autoscaler().await,
@@ -295,8 +299,8 @@ async fn it_is_woken_whatever_is_asked_of_it_after_an_undo() {
                 site.scene.create("NetworkPolicy", policy).await;
                 let refused = until(&other, "web", |web| web.keep_awake.contains("NetworkPolicy")).await;
                 // By this the leader wakes it.
-                assert_eq!((refused.replicas, refused.row.state), (0, State::Asleep), "{old:?}");
-                assert_eq!(refused.route.unwrap().leads, Leads::Own);
+                assert_eq!((refused.replicas, refused.record.phase), (0, Phase::Asleep), "{old:?}");
+                assert_eq!(refused.interception.unwrap().backend, Backend::Workload);
                 woken(&site, &other).await;
             }
         }
@@ -311,35 +315,35 @@ async fn an_undo_while_awake_does_not_hide_a_later_one() {
     let first = site.copied("1").await;
     site.image("web:2").await;
     for nonce in [10, 20] {
-        site.write(row(State::Draining, nonce)).await;
-        site.scale(Target::Zero, row(State::Asleep, nonce)).await;
-        site.scale(Target::AtLeast(1), row(State::Waking, nonce + 1)).await;
+        site.write(record(Phase::Draining, nonce)).await;
+        site.scale(Target::Zero, record(Phase::Asleep, nonce)).await;
+        site.scale(Target::AtLeast(1), record(Phase::Waking, nonce + 1)).await;
     }
-    site.write(row(State::Active, 30)).await;
+    site.write(record(Phase::Active, 30)).await;
     let second = site.copied("2").await;
     site.undo(&first).await;
-    until(&site.plugin, "web", |web| web.row == scaler_types::Row::default()).await;
-    site.write(row(State::Draining, 40)).await;
-    site.scale(Target::Zero, row(State::Asleep, 40)).await;
+    until(&site.plugin, "web", |web| web.record == scaler_types::Record::default()).await;
+    site.write(record(Phase::Draining, 40)).await;
+    site.scale(Target::Zero, record(Phase::Asleep, 40)).await;
     site.undo(&second).await;
     let brought = until(&site.plugin, "web", |web| web.needs_repair).await;
-    assert_eq!(brought.row, row(State::Asleep, 40));
+    assert_eq!(brought.record, record(Phase::Asleep, 40));
 }
 
 /// One that its owner has scaled to zero stays there, whatever record an undo brings back.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_its_owner_scaled_to_zero_is_not_woken() {
-    for old in [Some(State::Active), Some(State::Asleep)] {
+    for old in [Some(Phase::Active), Some(Phase::Asleep)] {
         let site = Site::new().await;
         let first = sleeping(&site, Ok(old)).await;
-        site.scale(Target::AtLeast(1), row(State::Waking, 4)).await;
-        site.write(row(State::Active, 5)).await;
+        site.scale(Target::AtLeast(1), record(Phase::Waking, 4)).await;
+        site.write(record(Phase::Active, 5)).await;
         site.scene.merge("Deployment", "web", json!({"spec": {"replicas": 0}})).await;
         until(&site.plugin, "web", |web| web.replicas == 0).await;
         site.undo(&first).await;
         let brought = until(&site.plugin, "web", |web| web.needs_repair).await;
-        assert_eq!(brought.row, row(State::Active, 5), "{old:?}");
-        site.write(brought.row).await;
+        assert_eq!(brought.record, record(Phase::Active, 5), "{old:?}");
+        site.write(brought.record).await;
         let other = site.scene.autoscaler().await;
         released(&other).await;
         assert_eq!(site.scene.replicas("web").await, 0, "{old:?}");
@@ -351,28 +355,29 @@ async fn an_old_record_on_what_is_awake_is_written_over() {
     for old in OLD {
         let site = Site::new().await;
         if let Some(state) = old {
-            site.write(row(state, 1)).await;
+            site.write(record(state, 1)).await;
         }
         let first = site.copied("1").await;
         site.image("web:2").await;
         site.copied("2").await;
-        let fenced = site.write(row(State::Draining, 3)).await;
+        let fenced = site.write(record(Phase::Draining, 3)).await;
         site.undo(&first).await;
-        let brought = until(&site.plugin, "web", |web| web.row.nonce != Nonce(3)).await;
+        let brought = until(&site.plugin, "web", |web| web.record.nonce != Nonce(3)).await;
         assert_eq!(brought.replicas, 3, "{old:?}");
         // What was under way is none any more.
-        let commit = request("web", Target::Zero, &fenced.version, row(State::Asleep, 3));
+        let commit = request("web", Target::Zero, &fenced.version, record(Phase::Asleep, 3));
         assert_eq!(soon(site.plugin.set_scale(&commit)).await, Err(ScaleError::Conflict), "{old:?}");
         // Whoever leads writes over what says that it does not run; and it can be put to sleep as ever.
-        let seen = |web: &Resource| Seen { row: web.row.clone(), version: web.version.clone(), scaled: true };
-        if let Some(row) = recover(&seen(&brought), false, WakeSeen::Ready, Nonce(6)) {
-            site.write(row).await;
+        let seen =
+            |web: &Resource| Seen { record: web.record.clone(), version: web.version.clone(), scaled: true };
+        if let Some(record) = recover(&seen(&brought), false, WakeSeen::Ready, Nonce(6)) {
+            site.write(record).await;
         }
         let web = one(&site.plugin, "web").await;
         let fence = transition(&seen(&web), Step::Fence, Nonce(7), "a test");
-        site.write(fence.unwrap_or_else(|| panic!("{old:?}: {:?}", web.row))).await;
-        site.scale(Target::Zero, row(State::Asleep, 7)).await;
-        site.scale(Target::AtLeast(1), row(State::Waking, 8)).await;
+        site.write(fence.unwrap_or_else(|| panic!("{old:?}: {:?}", web.record))).await;
+        site.scale(Target::Zero, record(Phase::Asleep, 7)).await;
+        site.scale(Target::AtLeast(1), record(Phase::Waking, 8)).await;
         assert_eq!(site.scene.replicas("web").await, 3, "{old:?}");
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use deployment::DeploymentScaler;
 use devcluster::{Filter, User};
-use scaler_types::{ResourceScaler as _, Role, ScaleError, State, Target};
+use scaler_types::{Phase, ResourceScaler as _, Role, ScaleError, Target};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -52,18 +52,18 @@ async fn an_image_that_was_not_there_is_waited_for_until_the_kubelet_has_tried_a
     terminal(ended(first).await);
     let fail = async |nonce| {
         let failed = one(&dlx, "web").await;
-        dlx.compare_and_set(&id("web"), &failed.version, &row(State::Failed, nonce)).await.unwrap()
+        dlx.compare_and_set(&id("web"), &failed.version, &record(Phase::Failed, nonce)).await.unwrap()
     };
     let second = wake(&dlx, "web", &fail(10).await, 11);
     scene.waits("web-1", "ImagePullBackOff", "back-off 10s", 0).await;
-    until(&dlx, "web", |web| web.status.contains("back-off 10s") && web.row.state == State::Waking).await;
+    until(&dlx, "web", |web| web.status.contains("back-off 10s") && web.record.phase == Phase::Waking).await;
     assert!(!second.is_finished(), "it has not been tried again");
     scene.waits("web-1", "ErrImagePull", "still not found", 0).await;
     assert!(terminal(ended(second).await).contains("still not found"));
     scene.waits("web-1", "ImagePullBackOff", "back-off 20s", 0).await;
     until(&dlx, "web", |web| web.status.contains("back-off 20s")).await;
     let third = wake(&dlx, "web", &fail(20).await, 21);
-    until(&dlx, "web", |web| web.row.state == State::Waking).await;
+    until(&dlx, "web", |web| web.record.phase == Phase::Waking).await;
     assert!(!third.is_finished(), "it has not been tried again");
     scene.runs("web-1", "10.244.0.1", true).await;
     ended(third).await.unwrap();
@@ -136,7 +136,7 @@ async fn a_node_that_is_missing_is_said_and_waited_for() {
     let web = until(&dlx, "web", |web| web.status.contains("available")).await;
     assert_eq!(web.status, format!("waits for a node: {message}"));
     assert!(!waking.is_finished());
-    let mut late = request("web", Target::AtLeast(1), &web.version, web.row.clone());
+    let mut late = request("web", Target::AtLeast(1), &web.version, web.record.clone());
     late.deadline = std::time::Duration::from_millis(200);
     let Err(ScaleError::Retry { reason, .. }) = dlx.set_scale(&late).await else { panic!("it is not up") };
     assert!(reason.contains(message), "{reason}");
@@ -161,7 +161,7 @@ async fn a_right_that_is_missing_is_named() {
     scene.grant("dlx", reading).await;
     let dlx = scene.plugin_of(Role::Dlx, &user, "{}").await;
     let web = one(&dlx, "web").await;
-    let error = dlx.compare_and_set(&id("web"), &web.version, &row(State::Draining, 1)).await.unwrap_err();
+    let error = dlx.compare_and_set(&id("web"), &web.version, &record(Phase::Draining, 1)).await.unwrap_err();
     let ScaleError::Terminal { reason } = error else { panic!("{error:?}") };
     assert!(reason.starts_with("forbidden: "), "{reason}");
 }
@@ -176,11 +176,11 @@ async fn what_cannot_be_written_is_no_conflict() {
     let dlx = scene.plugin_of(Role::Dlx, &User::Admin, section).await;
     let web = one(&dlx, "replicaset/web").await;
     let name = id("replicaset/web");
-    let fenced = dlx.compare_and_set(&name, &web.version, &row(State::Draining, 1)).await.unwrap();
-    let commit = request("replicaset/web", Target::Zero, &fenced, row(State::Asleep, 1));
+    let fenced = dlx.compare_and_set(&name, &web.version, &record(Phase::Draining, 1)).await.unwrap();
+    let commit = request("replicaset/web", Target::Zero, &fenced, record(Phase::Asleep, 1));
     let error = dlx.set_scale(&commit).await.unwrap_err();
     assert!(matches!(error, ScaleError::Terminal { .. }), "{error:?}");
-    dlx.compare_and_set(&name, &fenced, &row(State::Active, 3)).await.unwrap();
+    dlx.compare_and_set(&name, &fenced, &record(Phase::Active, 3)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

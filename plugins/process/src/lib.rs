@@ -1,13 +1,13 @@
 //! Resource-scaler of kind `process`: local processes, one replica each, on one host.
 //!
-//! A process belongs to its *keeper*, a small program that starts it, reaps it and ends it ([`run`](mod@run)); what is to be
-//! running is in rows that all daemons of the host share ([`scaler_types::rows`]). Who has a resource's turn starts:
+//! A process belongs to its *shim*, a small program that starts it, reaps it and ends it ([`run`](mod@run)); what is to be
+//! running is in records that all daemons of the host share ([`scaler_types::records`]). Who has a resource's turn starts:
 //!
-//! 1. the keeper, which locks its run and then waits for a word;
-//! 2. the run is written down in the row: from here on it is listed;
-//! 3. the word: the keeper starts the command.
+//! 1. the shim, which locks its run and then waits for a word;
+//! 2. the run is written down in the record: from here on it is listed;
+//! 3. the word: the shim starts the command.
 //!
-//! A daemon that dies before 3 closes the keeper's input, and nothing starts; a run that is written down and has no keeper
+//! A daemon that dies before 3 closes the shim's input, and nothing starts; a run that is written down and has no shim
 //! counts as ended.
 
 mod config;
@@ -21,9 +21,9 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use scaler_types::{
-    AddressOf, Changes, Endpoint, PluginContext, Probe, Resource, ResourceId, ResourceScaler, Result, Row,
-    ScaleError, ScaleRequest, State, Target, Version,
-    rows::{Rows, Turn},
+    AddressOf, Changes, Endpoint, Phase, PluginContext, Probe, Record, Resource, ResourceId, ResourceScaler,
+    Result, ScaleError, ScaleRequest, Target, Version,
+    records::{Records, Turn},
 };
 
 use tokio::sync::Semaphore;
@@ -38,8 +38,8 @@ const STARTS_AT_ONCE: usize = 16;
 /// The plugin.
 pub struct ProcessScaler {
     processes: BTreeMap<String, Arc<Process>>,
-    rows: Rows<Run>,
-    keeper: PathBuf,
+    records: Records<Run>,
+    shim: PathBuf,
     starts: Semaphore,
     watches: Watches,
 }
@@ -59,11 +59,11 @@ impl ResourceScaler for ProcessScaler {
     const KIND: &'static str = "process";
 
     async fn new(context: PluginContext) -> Result<Self> {
-        let keeper = context.plugin_dir.join("process-keeper");
+        let shim = context.plugin_dir.join("process-shim");
         anyhow::ensure!(
-            keeper.is_file(),
-            "{} is missing: the process plugin needs its keeper beside it",
-            keeper.display()
+            shim.is_file(),
+            "{} is missing: the process plugin needs its shim beside it",
+            shim.display()
         );
         let processes = config::read(&context)?
             .into_iter()
@@ -73,7 +73,7 @@ impl ResourceScaler for ProcessScaler {
                 Ok((spec.name.clone(), Arc::new(Process { id, spec, folder })))
             })
             .collect::<Result<BTreeMap<_, _>>>()?;
-        let rows = Rows::open(&context)?;
+        let records = Records::open(&context)?;
         tracing::info!(
             namespace = context.namespace,
             processes = processes.len(),
@@ -82,8 +82,8 @@ impl ResourceScaler for ProcessScaler {
         );
         Ok(Self {
             processes,
-            rows,
-            keeper: std::path::absolute(keeper)?,
+            records,
+            shim: std::path::absolute(shim)?,
             starts: Semaphore::new(STARTS_AT_ONCE),
             watches: Watches::default(),
         })
@@ -95,7 +95,7 @@ impl ResourceScaler for ProcessScaler {
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         let process = self.find(&request.id)?;
-        let mut turn = self.rows.begin(request).await?;
+        let mut turn = self.records.begin(request).await?;
         finish_leaving(process, &mut turn).await?;
         if matches!(request.target, Target::Zero | Target::Exactly(0)) {
             return Ok(());
@@ -111,7 +111,7 @@ impl ResourceScaler for ProcessScaler {
             gone = process.folder.gone(&run) => {
                 gone?;
                 let how = process.folder.obituary(&run);
-                process.ended(&self.rows, &run).await;
+                process.ended(&self.records, &run).await;
                 Err(how)
             }
         }
@@ -122,7 +122,7 @@ impl ResourceScaler for ProcessScaler {
     }
 
     async fn changes(&self, cursor: u64) -> Result<Changes> {
-        let changed = self.rows.changed(cursor).await;
+        let changed = self.records.changed(cursor).await;
         let names = changed.names.filter(|_| cursor > 0);
         let resources = match &names {
             Some(names) => names
@@ -139,15 +139,15 @@ impl ResourceScaler for ProcessScaler {
         &self,
         resource: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
     ) -> Result<Version, ScaleError> {
         self.find(resource)?;
-        self.rows.compare_and_set(resource, expected, row).await
+        self.records.compare_and_set(resource, expected, record).await
     }
 
     async fn stop(&self) {
         self.watches.end();
-        self.rows.close();
+        self.records.close();
     }
 }
 
@@ -169,7 +169,7 @@ impl ProcessScaler {
             let reason = format!("{error:#}");
             tracing::error!(resource = %process.id, error = reason, "cannot tell how it is; nothing is done with it");
             // No format a daemon knows.
-            resource.row = Row { format: u32::MAX, reason: reason.clone(), ..Row::default() };
+            resource.record = Record { format: u32::MAX, reason: reason.clone(), ..Record::default() };
             resource.status = reason;
         }
         resource
@@ -177,22 +177,22 @@ impl ProcessScaler {
 
     /// What is stored of a process and what is true of it. Sees to what it finds undone.
     fn look(&self, process: &Arc<Process>, resource: &mut Resource) -> Result<()> {
-        let stored = self.rows.read(&process.id)?;
-        resource.row = stored.row;
+        let stored = self.records.read(&process.id)?;
+        resource.record = stored.record;
         resource.version = stored.version;
         if let Some(run) = &stored.up {
             if process.folder.alive(run)? {
                 resource.replicas = 1;
                 resource.endpoints = vec![run.endpoint()];
             }
-            // If it has ended, the watch ends at once, and takes it out of the row.
-            self.watches.watch(process, run, &self.rows);
+            // If it has ended, the watch ends at once, and takes it out of the record.
+            self.watches.watch(process, run, &self.records);
         }
         if let Some(run) = &stored.leaving {
             resource.status = "is being stopped".to_owned();
-            self.watches.finish(process, run, &self.rows);
+            self.watches.finish(process, run, &self.records);
         } else if resource.replicas == 0
-            && resource.row.state != State::Asleep
+            && resource.record.phase != Phase::Asleep
             && let Some(ended) = process.folder.ended().filter(|ended| !ended.asked)
         {
             resource.status = ended.how;
@@ -206,16 +206,16 @@ impl ProcessScaler {
             process.folder.clean(run).await?;
         }
         process.spec.can_start().map_err(|error| ScaleError::Terminal { reason: format!("{error:#}") })?;
-        let permit = self.starts.acquire().await.context("starting a keeper")?;
-        let (keeper, owned) = (self.keeper.clone(), Arc::clone(process));
-        let waiting = tokio::task::spawn_blocking(move || owned.folder.prepare(&keeper, &owned.spec))
+        let permit = self.starts.acquire().await.context("starting a shim")?;
+        let (shim, owned) = (self.shim.clone(), Arc::clone(process));
+        let waiting = tokio::task::spawn_blocking(move || owned.folder.prepare(&shim, &owned.spec))
             .await
-            .context("starting a keeper")??;
+            .context("starting a shim")??;
         drop(permit);
         turn.started(waiting.run.clone()).await?;
         // No await between this and the line above: a call that is cancelled leaves no run without its process.
         let run = waiting.go()?;
-        tracing::info!(resource = %process.id, run = run.id, keeper = run.keeper, "started");
+        tracing::info!(resource = %process.id, run = run.id, shim = run.shim, "started");
         Ok(run)
     }
 }
@@ -223,11 +223,11 @@ impl ProcessScaler {
 // === impl Process ===
 
 impl Process {
-    /// Takes a run that has ended by itself out of the row.
-    async fn ended(&self, rows: &Rows<Run>, run: &Run) {
+    /// Takes a run that has ended by itself out of the record.
+    async fn ended(&self, records: &Records<Run>, run: &Run) {
         let result = async {
             self.folder.clean(run).await?;
-            rows.ended(&self.id, run).await
+            records.ended(&self.id, run).await
         };
         match result.await {
             Ok(true) => tracing::warn!(

@@ -1,4 +1,4 @@
-//! One run of a process, as the daemons see it: its keeper, its lock, its folder.
+//! One run of a process, as the daemons see it: its shim, its lock, its folder.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,7 +16,7 @@ use rustix::{
 };
 use scaler_types::{
     Result, ScaleError,
-    rows::{encode_name, register},
+    records::{encode_name, register},
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,14 +34,13 @@ const AT_ONCE: Duration = Duration::from_millis(10);
 /// What of a log goes into a reason.
 const LAST_WORDS: u64 = 1 << 10;
 
-/// One run of a process; kept in its row as what is up.
+/// One run of a process; kept in its record as what is up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Run {
     /// Drawn at random.
     pub id: String,
-    /// The keeper's process id: believed only while the run's lock is held.
-    pub keeper: i32,
+    /// The shim's process id: believed only while the run's lock is held.
+    pub shim: i32,
     /// The port it was started for; the configuration may say another by now.
     pub port: u16,
     /// Ready when GET of this answers 2xx.
@@ -55,7 +54,7 @@ pub struct Run {
 #[derive(Clone, Debug)]
 pub struct Folder(PathBuf);
 
-/// A keeper that holds its lock and waits for the word to start. Dropped, it starts nothing.
+/// A shim that holds its lock and waits for the word to start. Dropped, it starts nothing.
 pub struct Waiting {
     pub run: Run,
     words: ChildStdin,
@@ -74,8 +73,8 @@ impl Folder {
         ))
     }
 
-    /// Starts a keeper and waits until it has its lock. The caller has the resource's turn.
-    pub fn prepare(&self, keeper: &Path, spec: &Spec) -> Result<Waiting> {
+    /// Starts a shim and waits until it has its lock. The caller has the resource's turn.
+    pub fn prepare(&self, shim: &Path, spec: &Spec) -> Result<Waiting> {
         let folder = &self.0;
         fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
         self.sweep();
@@ -90,7 +89,7 @@ impl Folder {
             .with_context(|| format!("opening the log {}", log_path.display()))?;
         let log_begin = log.metadata()?.len();
         let id = fresh_id()?;
-        let mut command = Command::new(keeper);
+        let mut command = Command::new(shim);
         command.arg("run").arg(folder).arg(&id).arg("--").args(&spec.command).envs(&spec.env);
         // Descriptors handed to the daemon, and whom to tell that it is ready, are not the process's business.
         for variable in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"] {
@@ -102,44 +101,39 @@ impl Folder {
             command.current_dir(directory);
         }
         let mut child = command
-            .arg0("process-keeper")
+            .arg0("process-shim")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
             .with_context(|| {
-                format!("starting the keeper {} (it is installed beside the plugin)", keeper.display())
+                format!("starting the shim {} (it is installed beside the plugin)", shim.display())
             })?;
         let (words, answers) = (child.stdin.take(), child.stdout.take());
-        let id_of_keeper = Pid::from_child(&child).as_raw_nonzero().get();
+        let shim_pid = Pid::from_child(&child).as_raw_nonzero().get();
         bury(child)?;
-        let (Some(words), Some(answers)) = (words, answers) else { anyhow::bail!("the keeper has no pipes") };
+        let (Some(words), Some(answers)) = (words, answers) else { anyhow::bail!("the shim has no pipes") };
         let mut answer = String::new();
-        BufReader::new(answers).read_line(&mut answer).context("waiting for the keeper")?;
+        BufReader::new(answers).read_line(&mut answer).context("waiting for the shim")?;
         anyhow::ensure!(
             answer.trim_end() == READY,
-            "the keeper {} did not start: {}",
-            keeper.display(),
+            "the shim {} did not start: {}",
+            shim.display(),
             answer.trim_end()
         );
-        let run = Run {
-            id,
-            keeper: id_of_keeper,
-            port: spec.port,
-            ready_path: spec.ready_path.clone(),
-            log: log_begin,
-        };
+        let run =
+            Run { id, shim: shim_pid, port: spec.port, ready_path: spec.ready_path.clone(), log: log_begin };
         Ok(Waiting { run, words })
     }
 
-    /// Whether a run's keeper lives.
+    /// Whether a run's shim lives.
     ///
     /// # Errors
     ///
     /// It cannot be told (no descriptor left, for one): a run that may live is never taken for dead.
     pub fn alive(&self, run: &Run) -> Result<bool> {
         let Some(fifo) = self.open(run, OFlags::RDONLY)? else { return Ok(false) };
-        // Shared: two who look at the same time do not take each other for the keeper.
+        // Shared: two who look at the same time do not take each other for the shim.
         match rustix::fs::flock(&fifo, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(false),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
@@ -147,17 +141,17 @@ impl Folder {
         }
     }
 
-    /// Waits until a run's keeper has ended.
+    /// Waits until a run's shim has ended.
     pub async fn gone(&self, run: &Run) -> Result<()> {
-        match self.keeper(run)? {
-            Some(keeper) => ended(keeper).await,
+        match self.shim(run)? {
+            Some(shim) => ended(shim).await,
             None => Ok(()),
         }
     }
 
     /// Ends a run: SIGTERM to its whole group, SIGKILL after `grace`. Returns when nothing of it is left.
     pub async fn stop(&self, run: &Run, grace: Duration) -> Result<()> {
-        if let Some(keeper) = self.keeper(run)? {
+        if let Some(shim) = self.shim(run)? {
             // Without its FIFO it is about to end anyway.
             if let Some(fifo) = self.open(run, OFlags::WRONLY)? {
                 let word = format!("{STOP} {}\n", grace.as_millis());
@@ -165,12 +159,12 @@ impl Folder {
                     .write_all(word.as_bytes())
                     .with_context(|| format!("telling run {} to stop", run.id))?;
             }
-            ended(keeper).await?;
+            ended(shim).await?;
         }
         self.clean(run).await
     }
 
-    /// Ends what a killed keeper left behind: the processes that carry the run's mark in their environment.
+    /// Ends what a killed shim left behind: the processes that carry the run's mark in their environment.
     pub async fn clean(&self, run: &Run) -> Result<()> {
         if self.ended().is_some_and(|ended| ended.run == run.id) {
             return Ok(());
@@ -179,7 +173,7 @@ impl Folder {
         loop {
             let mut found = Vec::new();
             for entry in
-                fs::read_dir("/proc").context("looking for what a killed keeper left behind")?.flatten()
+                fs::read_dir("/proc").context("looking for what a killed shim left behind")?.flatten()
             {
                 let Some(pid) =
                     entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
@@ -195,7 +189,7 @@ impl Folder {
                     tracing::warn!(
                         pid = pid.as_raw_nonzero().get(),
                         run = run.id,
-                        "killed what was left without its keeper"
+                        "killed what was left without its shim"
                     );
                     found.push(process);
                 }
@@ -228,7 +222,7 @@ impl Folder {
             // Killed, or whoever wanted it died before the word to start: that says nothing about the command.
             None => ScaleError::Retry {
                 after: AT_ONCE,
-                reason: "its keeper was gone before it was ready".to_owned(),
+                reason: "its shim was gone before it was ready".to_owned(),
             },
         }
     }
@@ -244,21 +238,21 @@ impl Folder {
         Ok(lines[lines.len().saturating_sub(5)..].join(" | "))
     }
 
-    /// The keeper of a run, if it lives.
-    fn keeper(&self, run: &Run) -> Result<Option<OwnedFd>> {
-        let pid = Pid::from_raw(run.keeper).context("a run without a keeper")?;
-        let keeper = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
-            Ok(keeper) => keeper,
+    /// The shim of a run, if it lives.
+    fn shim(&self, run: &Run) -> Result<Option<OwnedFd>> {
+        let pid = Pid::from_raw(run.shim).context("a run without a shim")?;
+        let shim = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(shim) => shim,
             Err(rustix::io::Errno::SRCH) => return Ok(None),
             Err(error) => {
-                return Err(error).with_context(|| format!("looking for the keeper of run {}", run.id));
+                return Err(error).with_context(|| format!("looking for the shim of run {}", run.id));
             }
         };
         // Its number was its own while the lock was held: so the descriptor opened before is it.
-        Ok(self.alive(run)?.then_some(keeper))
+        Ok(self.alive(run)?.then_some(shim))
     }
 
-    /// A run's FIFO; `None` where it, or for writing its keeper, is gone.
+    /// A run's FIFO; `None` where it, or for writing its shim, is gone.
     fn open(&self, run: &Run, how: OFlags) -> Result<Option<OwnedFd>> {
         let path = wire::fifo(&self.0, &run.id);
         match rustix::fs::open(&path, how | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
@@ -268,7 +262,7 @@ impl Folder {
         }
     }
 
-    /// Removes the FIFOs of keepers that were killed.
+    /// Removes the FIFOs of shims that were killed.
     fn sweep(&self) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let path = entry.path();
@@ -291,7 +285,7 @@ impl Folder {
 impl Waiting {
     /// The run is written down: start it.
     pub fn go(mut self) -> Result<Run> {
-        writeln!(self.words, "{GO}").context("telling the keeper to start")?;
+        writeln!(self.words, "{GO}").context("telling the shim to start")?;
         Ok(self.run)
     }
 }
@@ -303,13 +297,13 @@ async fn ended(process: OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// Reaps the keeper when it ends, if this daemon is still there then.
+/// Reaps the shim when it ends, if this daemon is still there then.
 fn bury(mut child: Child) -> Result<()> {
     // Not reaped yet, so the number is its own.
-    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::NONBLOCK).context("watching the keeper")?;
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::NONBLOCK).context("watching the shim")?;
     tokio::spawn(async move {
         if let Err(error) = ended(process).await {
-            tracing::warn!(error = format!("{error:#}"), "a keeper's end will not be seen");
+            tracing::warn!(error = format!("{error:#}"), "a shim's end will not be seen");
         } else {
             // Returns at once.
             let _ = child.wait();

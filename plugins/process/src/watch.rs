@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use scaler_types::{ResourceId, rows::Rows};
+use scaler_types::{ResourceId, records::Records};
 use tokio::task::JoinHandle;
 
 use crate::{Process, finish_leaving, run::Run};
@@ -28,23 +28,23 @@ struct Task {
 // === impl Watches ===
 
 impl Watches {
-    /// Takes a run out of its row when it has ended by itself, which tells every daemon.
-    pub fn watch(&self, process: &Arc<Process>, run: &Run, rows: &Rows<Run>) {
-        let (process, rows, watched) = (Arc::clone(process), rows.clone(), run.clone());
+    /// Takes a run out of its record when it has ended by itself, which tells every daemon.
+    pub fn watch(&self, process: &Arc<Process>, run: &Run, records: &Records<Run>) {
+        let (process, records, watched) = (Arc::clone(process), records.clone(), run.clone());
         self.once(Arc::clone(&process), Purpose::Watch, run, async move {
             match process.folder.gone(&watched).await {
-                Ok(()) => process.ended(&rows, &watched).await,
+                Ok(()) => process.ended(&records, &watched).await,
                 Err(error) => tracing::error!(resource = %process.id, error = format!("{error:#}"), "its end will not be seen"),
             }
         });
     }
 
     /// Ends what is leaving, unless somebody is at it: then it is theirs, and whoever lists next looks again.
-    pub fn finish(&self, process: &Arc<Process>, run: &Run, rows: &Rows<Run>) {
-        let (process, rows) = (Arc::clone(process), rows.clone());
+    pub fn finish(&self, process: &Arc<Process>, run: &Run, records: &Records<Run>) {
+        let (process, records) = (Arc::clone(process), records.clone());
         self.once(Arc::clone(&process), Purpose::Finish, run, async move {
             let result = async {
-                match rows.try_turn(&process.id)? {
+                match records.try_turn(&process.id)? {
                     Some(mut turn) => finish_leaving(&process, &mut turn).await,
                     None => Ok(()),
                 }

@@ -72,12 +72,12 @@ async fn wrong_configurations_are_refused_with_file_and_line() {
 }
 
 #[tokio::test]
-async fn without_its_keeper_it_does_not_start() {
+async fn without_its_shim_it_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let mut context = context(folder.path(), "demo", "      []\n");
     context.plugin_dir = folder.path().to_owned();
     let error = ProcessScaler::new(context).await.err().unwrap().to_string();
-    assert!(error.contains(&format!("{}/process-keeper is missing", folder.path().display())), "{error}");
+    assert!(error.contains(&format!("{}/process-shim is missing", folder.path().display())), "{error}");
 }
 
 #[tokio::test]

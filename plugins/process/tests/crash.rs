@@ -14,7 +14,7 @@ use std::{
 };
 
 use common::*;
-use scaler_types::{Nonce, ResourceScaler as _, ScaleError, State};
+use scaler_types::{Nonce, Phase, ResourceScaler as _, ScaleError};
 use tokio::time::timeout;
 
 /// How often daemons are killed; `SCALER_TEST_CRASHES` for more.
@@ -75,7 +75,7 @@ fn a_daemon() {
         println!("ready");
         loop {
             let now = resource(&scaler, "hello").await;
-            let state = if now.replicas == 0 { State::Waking } else { State::Asleep };
+            let state = if now.replicas == 0 { Phase::Waking } else { Phase::Asleep };
             let wish = request("hello", &now.version, state);
             // Some calls are given up, as a daemon does whose deadline has come.
             let patience = Duration::from_micros(Nonce::fresh().0 % 40_000);
@@ -125,15 +125,15 @@ fn crash_after(micros: u64, daemon: Daemon) {
     drop(daemon);
 }
 
-/// What is there of runs: keepers that hold their lock, and services.
+/// What is there of runs: shims that hold their lock, and services.
 fn living(folder: &Path) -> (usize, usize) {
     let processes = processes_of(folder);
-    let keepers = processes.iter().filter(|process| process.contains("process-keeper run")).count();
+    let shims = processes.iter().filter(|process| process.contains("process-shim run")).count();
     let services = processes
         .iter()
         .filter(|process| process.contains("the_service") && !process.contains(" run "))
         .count();
-    (keepers, services)
+    (shims, services)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,15 +154,15 @@ async fn daemons_that_are_killed_leave_nothing_behind() {
         // The next daemon.
         let scaler = scaler(folder.path(), &resources).await;
         let found = resource(&scaler, "hello").await;
-        let (keepers, services) = living(folder.path());
+        let (shims, services) = living(folder.path());
         match (found.replicas, found.status.as_str()) {
             (1, _) => awake += 1,
             (_, "is being stopped") => leaving += 1,
             _ => asleep += 1,
         }
-        assert!(services <= 1, "round {round}: {keepers} {services} {found:?}");
+        assert!(services <= 1, "round {round}: {shims} {services} {found:?}");
         loop {
-            match scale(&scaler, "hello", State::Waking).await {
+            match scale(&scaler, "hello", Phase::Waking).await {
                 Ok(()) => break,
                 // What the killed daemon left is just being cleaned up.
                 Err(ScaleError::Conflict | ScaleError::Retry { .. }) => {}
@@ -173,9 +173,9 @@ async fn daemons_that_are_killed_leave_nothing_behind() {
         }
         assert_eq!(resource(&scaler, "hello").await.replicas, 1);
         if round % 2 == 0 {
-            scale(&scaler, "hello", State::Asleep).await.unwrap();
+            scale(&scaler, "hello", Phase::Asleep).await.unwrap();
             assert_eq!(living(folder.path()).1, 0, "round {round}: {:?}", processes_of(folder.path()));
-            // A keeper whose starter was killed before the word to start ends by itself.
+            // A shim whose starter was killed before the word to start ends by itself.
             until_none_is_left(folder.path()).await;
         }
         scaler.stop().await;
@@ -183,7 +183,7 @@ async fn daemons_that_are_killed_leave_nothing_behind() {
     println!("found awake {awake}, being stopped {leaving}, asleep {asleep}");
     let scaler = scaler(folder.path(), &resources).await;
     if resource(&scaler, "hello").await.replicas > 0 {
-        scale(&scaler, "hello", State::Asleep).await.unwrap();
+        scale(&scaler, "hello", Phase::Asleep).await.unwrap();
     }
     until_none_is_left(folder.path()).await;
     assert!(!folder.path().join("twice").exists(), "two ran at the same time");

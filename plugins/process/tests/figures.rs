@@ -6,7 +6,7 @@ mod common;
 use std::{env, fs, net::TcpListener, time::Instant};
 
 use common::*;
-use scaler_types::{ResourceScaler as _, State};
+use scaler_types::{Phase, ResourceScaler as _};
 
 /// A service that starts as fast as a process can.
 #[test]
@@ -48,26 +48,26 @@ async fn figures() {
     let (mut up, mut down, mut memory) = (Vec::new(), Vec::new(), 0);
     for _ in 0..200 {
         let begin = Instant::now();
-        scale(&scaler, "fast", State::Waking).await.unwrap();
+        scale(&scaler, "fast", Phase::Waking).await.unwrap();
         up.push(begin.elapsed().as_secs_f64() * 1e3);
-        let keeper = processes_of(folder.path())
+        let shim = processes_of(folder.path())
             .into_iter()
-            .find(|process| process.contains("process-keeper run"))
+            .find(|process| process.contains("process-shim run"))
             .unwrap();
         let sizes =
-            fs::read_to_string(format!("/proc/{}/smaps_rollup", keeper.split_once(' ').unwrap().0)).unwrap();
+            fs::read_to_string(format!("/proc/{}/smaps_rollup", shim.split_once(' ').unwrap().0)).unwrap();
         let size = |name: &str| -> u64 {
             let line = sizes.lines().find(|line| line.starts_with(name)).unwrap();
             line.split_whitespace().nth(1).unwrap().parse().unwrap()
         };
         memory = size("Private_Dirty:") + size("Private_Clean:");
         let begin = Instant::now();
-        scale(&scaler, "fast", State::Asleep).await.unwrap();
+        scale(&scaler, "fast", Phase::Asleep).await.unwrap();
         down.push(begin.elapsed().as_secs_f64() * 1e3);
     }
     println!("set_scale from zero until the port accepts: {}", percentiles(up));
     println!("set_scale to zero until nothing is left: {}", percentiles(down));
-    println!("a keeper's own memory: {memory} KiB");
+    println!("a shim's own memory: {memory} KiB");
     scaler.stop().await;
 
     let many: String = (0..10_000)
@@ -76,7 +76,7 @@ async fn figures() {
     let begin = Instant::now();
     let scaler = common::scaler(folder.path(), &many).await;
     println!("10,000 resources configured in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
-    for what in ["without a row", "with a row"] {
+    for what in ["without a record", "with a record"] {
         let begin = processor_ms();
         let mut resources = Vec::new();
         for _ in 0..10 {
@@ -84,11 +84,14 @@ async fn figures() {
         }
         println!("10,000 resources {what} listed in {} ms of processor time", (processor_ms() - begin) / 10);
         let begin = Instant::now();
-        if what == "without a row" {
+        if what == "without a record" {
             for resource in resources {
-                scaler.compare_and_set(&resource.id, &resource.version, &row(State::Asleep)).await.unwrap();
+                scaler
+                    .compare_and_set(&resource.id, &resource.version, &record(Phase::Asleep))
+                    .await
+                    .unwrap();
             }
-            println!("10,000 rows written in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+            println!("10,000 records written in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
         }
     }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use scaler_types::{Endpoint, Probe, Resource, ResourceScaler as _, ScaleError, State};
+use scaler_types::{Endpoint, Phase, Probe, Resource, ResourceScaler as _, ScaleError};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -20,10 +20,10 @@ async fn from_zero_and_back() {
     assert_eq!((asleep.replicas, &asleep.endpoints[..]), (0, &[][..]));
     assert_eq!(asleep.hosts, ["hello.localhost"]);
 
-    scale(&scaler, "hello", State::Waking).await.unwrap();
+    scale(&scaler, "hello", Phase::Waking).await.unwrap();
     TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let awake = resource(&scaler, "hello").await;
-    assert_eq!((awake.replicas, awake.row.state), (1, State::Waking));
+    assert_eq!((awake.replicas, awake.record.phase), (1, Phase::Waking));
     let [Endpoint { address, incarnation, probe, .. }] = &awake.endpoints[..] else { panic!("{awake:?}") };
     assert_eq!(
         (address, probe),
@@ -31,20 +31,20 @@ async fn from_zero_and_back() {
     );
     assert_ne!(awake.version, asleep.version);
 
-    scale(&scaler, "hello", State::Asleep).await.unwrap();
+    scale(&scaler, "hello", Phase::Asleep).await.unwrap();
     let asleep = resource(&scaler, "hello").await;
-    assert_eq!((asleep.replicas, asleep.row.state, asleep.status.as_str()), (0, State::Asleep, ""));
+    assert_eq!((asleep.replicas, asleep.record.phase, asleep.status.as_str()), (0, Phase::Asleep, ""));
     assert!(asleep.endpoints.is_empty());
     TcpStream::connect(("127.0.0.1", port)).await.unwrap_err();
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
 
-    scale(&scaler, "hello", State::Waking).await.unwrap();
+    scale(&scaler, "hello", Phase::Waking).await.unwrap();
     assert_ne!(
         resource(&scaler, "hello").await.endpoints[0].incarnation,
         *incarnation,
         "another run is another incarnation"
     );
-    scale(&scaler, "hello", State::Asleep).await.unwrap();
+    scale(&scaler, "hello", Phase::Asleep).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,13 +52,13 @@ async fn a_version_that_no_longer_stands_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let scaler = scaler(folder.path(), &service("hello", free_port(), "")).await;
     let old = resource(&scaler, "hello").await.version;
-    let new = scaler.compare_and_set(&id("hello"), &old, &row(State::Active)).await.unwrap();
+    let new = scaler.compare_and_set(&id("hello"), &old, &record(Phase::Active)).await.unwrap();
     assert_ne!(old, new);
     assert_eq!(
-        scaler.compare_and_set(&id("hello"), &old, &row(State::Active)).await,
+        scaler.compare_and_set(&id("hello"), &old, &record(Phase::Active)).await,
         Err(ScaleError::Conflict)
     );
-    assert_eq!(scaler.set_scale(&request("hello", &old, State::Waking)).await, Err(ScaleError::Conflict));
+    assert_eq!(scaler.set_scale(&request("hello", &old, Phase::Waking)).await, Err(ScaleError::Conflict));
     assert_eq!(resource(&scaler, "hello").await.replicas, 0);
 }
 
@@ -86,7 +86,7 @@ async fn what_cannot_come_up_says_why() {
         ("nowhere", "/no/such/folder is no folder"),
         ("killed", "was ended by signal 9"),
     ] {
-        match scale(&scaler, name, State::Waking).await {
+        match scale(&scaler, name, Phase::Waking).await {
             Err(ScaleError::Terminal { reason }) if reason.contains(wanted) => {}
             other => panic!("{name}: {other:?}"),
         }
@@ -101,13 +101,13 @@ async fn an_end_by_itself_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let scaler = scaler(folder.path(), &service("hello", port, "")).await;
-    scale(&scaler, "hello", State::Waking).await.unwrap();
+    scale(&scaler, "hello", Phase::Waking).await.unwrap();
     let awake = until(&scaler, "hello", |hello| hello.replicas == 1).await;
     // Another daemon's instance of the plugin.
     let other = common::scaler(folder.path(), &service("hello", port, "")).await;
     for process in processes_of(folder.path()) {
         let (pid, arguments) = process.split_once(' ').unwrap();
-        assert!(arguments.starts_with("process-keeper run"), "{arguments}");
+        assert!(arguments.starts_with("process-shim run"), "{arguments}");
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         std::process::Command::new("kill").args(children.split_whitespace()).status().unwrap();
     }
@@ -118,9 +118,9 @@ async fn an_end_by_itself_is_told() {
         assert_eq!(ended.status, "was ended by signal 15");
         assert!(ended.endpoints.is_empty());
     }
-    scale(&other, "hello", State::Waking).await.unwrap();
+    scale(&other, "hello", Phase::Waking).await.unwrap();
     assert_eq!(resource(&scaler, "hello").await.replicas, 1);
-    scale(&scaler, "hello", State::Asleep).await.unwrap();
+    scale(&scaler, "hello", Phase::Asleep).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,9 +135,9 @@ async fn the_whole_group_is_stopped_and_killed_after_the_grace_period() {
     );
     let scaler =
         scaler(folder.path(), &command("stubborn", port, &script, "        stopGracePeriod: 300ms\n")).await;
-    scale(&scaler, "stubborn", State::Waking).await.unwrap();
+    scale(&scaler, "stubborn", Phase::Waking).await.unwrap();
     assert!(processes_of(folder.path()).len() >= 4, "{:?}", processes_of(folder.path()));
-    scale(&scaler, "stubborn", State::Asleep).await.unwrap();
+    scale(&scaler, "stubborn", Phase::Asleep).await.unwrap();
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
     assert_eq!(resource(&scaler, "stubborn").await.status, "");
 }
@@ -151,34 +151,32 @@ async fn a_process_may_finish_its_work_within_the_grace_period() {
         done.display()
     );
     let scaler = scaler(folder.path(), &command("gentle", port, &script, "")).await;
-    scale(&scaler, "gentle", State::Waking).await.unwrap();
-    scale(&scaler, "gentle", State::Asleep).await.unwrap();
+    scale(&scaler, "gentle", Phase::Waking).await.unwrap();
+    scale(&scaler, "gentle", Phase::Asleep).await.unwrap();
     assert_eq!(std::fs::read_to_string(done).unwrap(), "drained\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_keeper_takes_its_process_with_it_and_the_rest_is_found() {
+async fn a_killed_shim_takes_its_process_with_it_and_the_rest_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    // The one that detaches itself does not die with the keeper.
+    // The one that detaches itself does not die with the shim.
     let script = format!("setsid sleep 1002 {} & exec python3 -m http.server {port} --bind 127.0.0.1", "");
     let resources =
         command("hello", port, &script, &format!("        env: {{PLACE: {:?}}}\n", folder.path()));
     let scaler = scaler(folder.path(), &resources).await;
-    scale(&scaler, "hello", State::Waking).await.unwrap();
+    scale(&scaler, "hello", Phase::Waking).await.unwrap();
     let awake = until(&scaler, "hello", |hello| hello.replicas == 1).await;
-    let keeper = processes_of(folder.path())
-        .into_iter()
-        .find(|process| process.contains("process-keeper run"))
-        .unwrap();
-    std::process::Command::new("kill").args(["-9", keeper.split_once(' ').unwrap().0]).status().unwrap();
-    // Listed as gone at once; what the keeper left behind is gone when that is written down.
+    let shim =
+        processes_of(folder.path()).into_iter().find(|process| process.contains("process-shim run")).unwrap();
+    std::process::Command::new("kill").args(["-9", shim.split_once(' ').unwrap().0]).status().unwrap();
+    // Listed as gone at once; what the shim left behind is gone when that is written down.
     let gone = |hello: &Resource| hello.replicas == 0 && hello.version != awake.version;
     let ended = until(&scaler, "hello", gone).await;
     assert!(ended.endpoints.is_empty());
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
-    scale(&scaler, "hello", State::Waking).await.unwrap();
-    scale(&scaler, "hello", State::Asleep).await.unwrap();
+    scale(&scaler, "hello", Phase::Waking).await.unwrap();
+    scale(&scaler, "hello", Phase::Asleep).await.unwrap();
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
 }
 
@@ -190,12 +188,12 @@ async fn namespaces_stay_apart() {
     let spaced =
         |port| process::ProcessScaler::new(context(folder.path(), "other/..", &service("hello", port, "")));
     let other = spaced(other_port).await.unwrap();
-    scale(&demo, "hello", State::Waking).await.unwrap();
+    scale(&demo, "hello", Phase::Waking).await.unwrap();
     assert_eq!(resource(&other, "hello").await.replicas, 0);
     // The same port in both.
     let same = spaced(port).await.unwrap();
     let listed = resource(&same, "hello").await;
-    let mut wake = request("hello", &listed.version, State::Waking);
+    let mut wake = request("hello", &listed.version, Phase::Waking);
     wake.id = listed.id;
     match same.set_scale(&wake).await {
         Err(ScaleError::Terminal { reason }) => {
@@ -203,7 +201,7 @@ async fn namespaces_stay_apart() {
         }
         other => panic!("{other:?}"),
     }
-    scale(&demo, "hello", State::Asleep).await.unwrap();
+    scale(&demo, "hello", Phase::Asleep).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,7 +216,7 @@ async fn one_process_is_started_however_many_ask() {
         let scaler = scaler(folder.path(), &resources).await;
         asks.spawn(async move {
             loop {
-                match scale(&scaler, "hello", State::Waking).await {
+                match scale(&scaler, "hello", Phase::Waking).await {
                     Err(ScaleError::Conflict) => {}
                     result => return result,
                 }
@@ -230,7 +228,7 @@ async fn one_process_is_started_however_many_ask() {
     }
     assert_eq!(std::fs::read_to_string(&starts).unwrap(), "x\n");
     let scaler = scaler(folder.path(), &resources).await;
-    scale(&scaler, "hello", State::Asleep).await.unwrap();
+    scale(&scaler, "hello", Phase::Asleep).await.unwrap();
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
 }
 
@@ -241,11 +239,11 @@ async fn a_wake_that_is_given_up_leaves_a_process_that_is_listed() {
         scaler(folder.path(), &command("slow", free_port(), "sleep 1000", "        stopGracePeriod: 1s\n"))
             .await;
     let version = resource(&scaler, "slow").await.version;
-    let wake = request("slow", &version, State::Waking);
+    let wake = request("slow", &version, Phase::Waking);
     tokio::select! {
         result = scaler.set_scale(&wake) => panic!("it is never ready: {result:?}"),
         slow = until(&scaler, "slow", |slow| slow.replicas == 1) => assert_eq!(slow.endpoints.len(), 1),
     }
-    scale(&scaler, "slow", State::Asleep).await.unwrap();
+    scale(&scaler, "slow", Phase::Asleep).await.unwrap();
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
 }

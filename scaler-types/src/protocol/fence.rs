@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Rules, Seen, Step, Unwritten, transition};
-use crate::{Nonce, Row, Version};
+use crate::{Nonce, Record, Version};
 
-/// One try to put one resource to zero: write `draining`, read the members, ask each, commit or revert. On path direct the route is
+/// One try to put one resource to zero: write `draining`, read the members, ask each, commit or revert. In traffic mode `when-asleep` the route is
 /// switched between the last two.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fence {
@@ -13,14 +13,14 @@ pub struct Fence {
     reason: String,
     switches: bool,
     seen: Seen,
-    phase: Phase,
+    stage: Stage,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Phase {
+enum Stage {
     /// Only with `members_after_fence` left out.
-    ReadingFirst(Version, Row),
-    Writing(Row),
+    ReadingFirst(Version, Record),
+    Writing(Record),
     Reading,
     Asking(BTreeSet<String>),
     Switching,
@@ -29,7 +29,7 @@ enum Phase {
     Ended,
 }
 
-/// Why a try was reverted, for who reads the row.
+/// Why a try was reverted, for who reads the record.
 const UNCONFIRMED: &str = "not every DLX could confirm";
 const NOT_IDLE: &str = "not seen idle once everything was led to the DLXs";
 
@@ -69,12 +69,12 @@ pub enum FenceInput {
 pub enum FenceOrder {
     /// Nothing yet: answers are outstanding.
     Nothing,
-    /// Write this row if the version still stands.
+    /// Write this record if the version still stands.
     Write {
         /// The version that must still stand.
         expected: Version,
-        /// The row to write.
-        row: Row,
+        /// The record to write.
+        record: Record,
     },
     /// Tell who the members are, from now on or later.
     ReadMembers,
@@ -87,13 +87,13 @@ pub enum FenceOrder {
     },
     /// Have the route of the resource lead to the DLXs alone, and see whether it is idle once everybody has followed.
     Switch,
-    /// Scale to zero with this row if the version still stands; where there is a route, it is written anew first (see
+    /// Scale to zero with this record if the version still stands; where there is a route, it is written anew first (see
     /// [the protocol](super)).
     Commit {
         /// The version that must still stand.
         expected: Version,
-        /// The row to write with the scale.
-        row: Row,
+        /// The record to write with the scale.
+        record: Record,
     },
     /// The try is over.
     End(Outcome),
@@ -106,7 +106,7 @@ pub enum Outcome {
     Asleep,
     /// Given up and reverted, or somebody else did.
     Reverted,
-    /// A write's answer is not known; the row says what happened, and the next look at it goes on from there.
+    /// A write's answer is not known; the record says what happened, and the next look at it goes on from there.
     Unknown,
 }
 
@@ -115,17 +115,17 @@ pub enum Outcome {
 impl Fence {
     /// Begins a try on what was seen; `None` where there is nothing to put to zero.
     pub fn begin(rules: Rules, seen: Seen, fresh: Nonce, reason: &str) -> Option<(Self, FenceOrder)> {
-        let row = transition(&seen, Step::Fence, fresh, reason)?;
+        let record = transition(&seen, Step::Fence, fresh, reason)?;
         let expected = seen.version.clone();
-        let (phase, order) = if rules.members_after_fence {
-            (Phase::Writing(row.clone()), FenceOrder::Write { expected, row })
+        let (stage, order) = if rules.members_after_fence {
+            (Stage::Writing(record.clone()), FenceOrder::Write { expected, record })
         } else {
-            (Phase::ReadingFirst(expected, row), FenceOrder::ReadMembers)
+            (Stage::ReadingFirst(expected, record), FenceOrder::ReadMembers)
         };
-        Some((Self { rules, reason: reason.to_owned(), switches: false, seen, phase }, order))
+        Some((Self { rules, reason: reason.to_owned(), switches: false, seen, stage }, order))
     }
 
-    /// The resource is on path direct: what comes for it passes no DLX until its route is switched. On path always it does all the
+    /// The resource is in traffic mode `when-asleep`: what comes for it passes no DLX until its route is switched. In traffic mode `always` it does all the
     /// while, and there is nothing to switch.
     #[must_use]
     pub fn switching(mut self) -> Self {
@@ -135,58 +135,58 @@ impl Fence {
 
     /// The one transition function.
     pub fn step(&mut self, input: FenceInput) -> FenceOrder {
-        match (std::mem::replace(&mut self.phase, Phase::Ended), input) {
-            (Phase::ReadingFirst(expected, row), FenceInput::Members { members, .. })
+        match (std::mem::replace(&mut self.stage, Stage::Ended), input) {
+            (Stage::ReadingFirst(expected, record), FenceInput::Members { members, .. })
                 if !members.is_empty() =>
             {
-                self.phase = Phase::Asking(members);
-                self.seen.row = row.clone();
-                FenceOrder::Write { expected, row }
+                self.stage = Stage::Asking(members);
+                self.seen.record = record.clone();
+                FenceOrder::Write { expected, record }
             }
-            (Phase::Writing(row), FenceInput::Wrote(Ok(version))) => {
-                (self.seen.row, self.seen.version) = (row, version);
-                self.phase = Phase::Reading;
+            (Stage::Writing(record), FenceInput::Wrote(Ok(version))) => {
+                (self.seen.record, self.seen.version) = (record, version);
+                self.stage = Stage::Reading;
                 FenceOrder::ReadMembers
             }
             // Only with `members_after_fence` left out: the members are known already.
-            (Phase::Asking(members), FenceInput::Wrote(Ok(version))) => {
+            (Stage::Asking(members), FenceInput::Wrote(Ok(version))) => {
                 self.seen.version = version;
                 self.ask(members)
             }
             // With no DLX at all nobody could hold what comes.
-            (Phase::Reading, FenceInput::Members { members, fresh }) if members.is_empty() => {
+            (Stage::Reading, FenceInput::Members { members, fresh }) if members.is_empty() => {
                 self.revert(fresh, UNCONFIRMED)
             }
-            (Phase::Reading, FenceInput::Members { members, .. }) => self.ask(members),
-            (Phase::Asking(mut members), FenceInput::Confirmed(member)) => {
+            (Stage::Reading, FenceInput::Members { members, .. }) => self.ask(members),
+            (Stage::Asking(mut members), FenceInput::Confirmed(member)) => {
                 members.remove(&member);
                 if members.is_empty() || !self.rules.wait_for_all {
                     self.confirmed()
                 } else {
-                    self.phase = Phase::Asking(members);
+                    self.stage = Stage::Asking(members);
                     FenceOrder::Nothing
                 }
             }
-            (Phase::Asking(_), FenceInput::Refused { fresh }) => self.revert(fresh, UNCONFIRMED),
-            (Phase::Switching, FenceInput::Switched { idle: true, .. }) => self.commit(),
-            (Phase::Switching, FenceInput::Switched { idle: false, fresh }) => self.revert(fresh, NOT_IDLE),
-            (Phase::Committing, FenceInput::Scaled(Ok(()))) => FenceOrder::End(Outcome::Asleep),
-            (Phase::Committing, FenceInput::Scaled(Err(Unwritten::Conflict))) => {
+            (Stage::Asking(_), FenceInput::Refused { fresh }) => self.revert(fresh, UNCONFIRMED),
+            (Stage::Switching, FenceInput::Switched { idle: true, .. }) => self.commit(),
+            (Stage::Switching, FenceInput::Switched { idle: false, fresh }) => self.revert(fresh, NOT_IDLE),
+            (Stage::Committing, FenceInput::Scaled(Ok(()))) => FenceOrder::End(Outcome::Asleep),
+            (Stage::Committing, FenceInput::Scaled(Err(Unwritten::Conflict))) => {
                 FenceOrder::End(Outcome::Reverted)
             }
-            (Phase::Committing, FenceInput::Scaled(Err(Unwritten::Unknown))) => {
+            (Stage::Committing, FenceInput::Scaled(Err(Unwritten::Unknown))) => {
                 FenceOrder::End(Outcome::Unknown)
             }
-            (Phase::Writing(_), FenceInput::Wrote(Err(Unwritten::Unknown))) => {
+            (Stage::Writing(_), FenceInput::Wrote(Err(Unwritten::Unknown))) => {
                 FenceOrder::End(Outcome::Unknown)
             }
-            (Phase::Reverting(outcome), FenceInput::Wrote(_)) => FenceOrder::End(outcome),
+            (Stage::Reverting(outcome), FenceInput::Wrote(_)) => FenceOrder::End(outcome),
             // A late answer after the try was decided.
             (
-                phase @ (Phase::Switching | Phase::Committing | Phase::Reverting(_)),
+                stage @ (Stage::Switching | Stage::Committing | Stage::Reverting(_)),
                 FenceInput::Confirmed(_) | FenceInput::Refused { .. },
             ) => {
-                self.phase = phase;
+                self.stage = stage;
                 FenceOrder::Nothing
             }
             _ => FenceOrder::End(Outcome::Reverted),
@@ -194,13 +194,13 @@ impl Fence {
     }
 
     fn ask(&mut self, members: BTreeSet<String>) -> FenceOrder {
-        self.phase = Phase::Asking(members.clone());
-        FenceOrder::Ask { members, nonce: self.seen.row.nonce }
+        self.stage = Stage::Asking(members.clone());
+        FenceOrder::Ask { members, nonce: self.seen.record.nonce }
     }
 
     fn confirmed(&mut self) -> FenceOrder {
         if self.switches {
-            self.phase = Phase::Switching;
+            self.stage = Stage::Switching;
             FenceOrder::Switch
         } else {
             self.commit()
@@ -209,10 +209,10 @@ impl Fence {
 
     fn commit(&mut self) -> FenceOrder {
         // The nonce stays: the commit is this fence's own last word.
-        match transition(&self.seen, Step::Commit, self.seen.row.nonce, &self.reason) {
-            Some(row) => {
-                self.phase = Phase::Committing;
-                FenceOrder::Commit { expected: self.seen.version.clone(), row }
+        match transition(&self.seen, Step::Commit, self.seen.record.nonce, &self.reason) {
+            Some(record) => {
+                self.stage = Stage::Committing;
+                FenceOrder::Commit { expected: self.seen.version.clone(), record }
             }
             None => FenceOrder::End(Outcome::Reverted),
         }
@@ -220,9 +220,9 @@ impl Fence {
 
     fn revert(&mut self, fresh: Nonce, why: &str) -> FenceOrder {
         match transition(&self.seen, Step::Revert, fresh, why) {
-            Some(row) => {
-                self.phase = Phase::Reverting(Outcome::Reverted);
-                FenceOrder::Write { expected: self.seen.version.clone(), row }
+            Some(record) => {
+                self.stage = Stage::Reverting(Outcome::Reverted);
+                FenceOrder::Write { expected: self.seen.version.clone(), record }
             }
             None => FenceOrder::End(Outcome::Reverted),
         }

@@ -1,7 +1,7 @@
 //! A DLX's side of the protocol, for one resource.
 
 use super::{Rules, Seen, Step, Unwritten, transition};
-use crate::{Nonce, Row, State, Version};
+use crate::{Nonce, Phase, Record, Version};
 
 /// Says whether a DLX may forward requests of one resource, and what it must write before it may.
 ///
@@ -31,8 +31,8 @@ pub enum GateInput {
     Wrote {
         /// The version it was to replace.
         expected: Version,
-        /// The row it was to write.
-        row: Row,
+        /// The record it was to write.
+        record: Record,
         /// The new version, or why not.
         result: Result<Version, Unwritten>,
     },
@@ -64,19 +64,19 @@ pub enum GateInput {
 pub enum GateOrder {
     /// Nothing, or nothing yet.
     Nothing,
-    /// Write this row if the version still stands; answer with [`GateInput::Wrote`].
+    /// Write this record if the version still stands; answer with [`GateInput::Wrote`].
     Write {
         /// The version that must still stand.
         expected: Version,
-        /// The row to write.
-        row: Row,
+        /// The record to write.
+        record: Record,
     },
-    /// Scale to at least one with this row if the version still stands; answer with [`GateInput::Woke`].
+    /// Scale to at least one with this record if the version still stands; answer with [`GateInput::Woke`].
     Wake {
         /// The version that must still stand.
         expected: Version,
-        /// The row to write with the scale.
-        row: Row,
+        /// The record to write with the scale.
+        record: Record,
     },
     /// What was seen is old: ask the plugin for all there is.
     Refresh,
@@ -107,12 +107,14 @@ impl Gate {
 
     /// Whether requests may be forwarded.
     pub fn open(&self) -> bool {
-        self.seen.as_ref().is_some_and(|seen| match seen.row.state {
-            // Nothing of a later format is confirmed here, so nothing is committed to zero while this DLX is a member.
-            _ if seen.row.format > Row::FORMAT => seen.scaled,
-            State::Active | State::Waking => seen.scaled,
-            State::Draining => seen.scaled && !self.rules.revert_before_forward,
-            State::Asleep | State::Failed => false,
+        self.seen.as_ref().is_some_and(|seen| match seen.record.phase {
+            // A later version may scale to zero in a way that keeps the replicas.
+            Phase::Asleep => false,
+            // Nothing of a later format is confirmed here, so nothing is committed to zero while this DLX is registered.
+            _ if seen.record.format > Record::FORMAT => seen.scaled,
+            Phase::Active | Phase::Waking => seen.scaled,
+            Phase::Draining => seen.scaled && !self.rules.revert_before_forward,
+            Phase::Failed => false,
         })
     }
 
@@ -131,7 +133,7 @@ impl Gate {
         match input {
             GateInput::Saw(seen) => self.saw(seen),
             GateInput::Wanted { fresh } => self.wanted(fresh),
-            GateInput::Wrote { expected, row, result } => self.wrote(expected, row, result),
+            GateInput::Wrote { expected, record, result } => self.wrote(expected, record, result),
             GateInput::Woke { terminal, fresh } => {
                 self.waking = false;
                 match terminal {
@@ -140,7 +142,7 @@ impl Gate {
                 }
             }
             GateInput::Answers { fresh } => match &self.seen {
-                Some(seen) if seen.row.state == State::Waking && seen.scaled => {
+                Some(seen) if seen.record.phase == Phase::Waking && seen.scaled => {
                     self.write(Step::Finish, fresh, "woken by a request")
                 }
                 _ => GateOrder::Nothing,
@@ -163,13 +165,13 @@ impl Gate {
         if self.writing || self.waking || self.open() {
             return GateOrder::Nothing;
         }
-        if seen.row.state == State::Draining && seen.scaled {
+        if seen.record.phase == Phase::Draining && seen.scaled {
             return self.write(Step::Revert, fresh, "a request came");
         }
         match transition(seen, Step::Wake, fresh, "a request came") {
-            Some(row) => {
+            Some(record) => {
                 self.waking = true;
-                GateOrder::Wake { expected: seen.version.clone(), row }
+                GateOrder::Wake { expected: seen.version.clone(), record }
             }
             None => GateOrder::Nothing,
         }
@@ -178,15 +180,15 @@ impl Gate {
     fn write(&mut self, step: Step, fresh: Nonce, reason: &str) -> GateOrder {
         let Some(seen) = self.seen.as_ref().filter(|_| !self.writing) else { return GateOrder::Nothing };
         match transition(seen, step, fresh, reason) {
-            Some(row) => {
+            Some(record) => {
                 self.writing = true;
-                GateOrder::Write { expected: seen.version.clone(), row }
+                GateOrder::Write { expected: seen.version.clone(), record }
             }
             None => GateOrder::Nothing,
         }
     }
 
-    fn wrote(&mut self, expected: Version, row: Row, result: Result<Version, Unwritten>) -> GateOrder {
+    fn wrote(&mut self, expected: Version, record: Record, result: Result<Version, Unwritten>) -> GateOrder {
         self.writing = false;
         let version = match result {
             Ok(version) => version,
@@ -197,7 +199,7 @@ impl Gate {
         if let Some(seen) = &mut self.seen
             && (seen.version == expected || !self.rules.own_write_is_ordered)
         {
-            (seen.row, seen.version) = (row, version);
+            (seen.record, seen.version) = (record, version);
             self.superseded = Some(expected);
         }
         GateOrder::Nothing
@@ -205,7 +207,9 @@ impl Gate {
 
     fn asked(&self, nonce: Nonce, in_flight: u64, held: u64) -> GateOrder {
         let sees = self.seen.as_ref().is_some_and(|seen| {
-            seen.row.state == State::Draining && seen.row.nonce == nonce && seen.row.format <= Row::FORMAT
+            seen.record.phase == Phase::Draining
+                && seen.record.nonce == nonce
+                && seen.record.format <= Record::FORMAT
         });
         if !sees && self.rules.confirm_tests_nonce {
             GateOrder::Refuse(Refusal::NotSeen)

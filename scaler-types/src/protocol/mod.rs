@@ -2,18 +2,18 @@
 //!
 //! Pure functions and small state machines, without input or output. The autoscaler drives a [`Fence`], every DLX a
 //! [`Gate`] per resource, and the model checker explores these very types. All they share is the resource's
-//! [`Row`], changed by compare-and-set alone:
+//! [`Record`], changed by compare-and-set alone:
 //!
 //! 1. The autoscaler writes `draining` with a fresh nonce, *then* reads who the members are, then asks each DLX to
 //!    confirm "I see this nonce, nothing is in flight here, I hold what comes".
 //! 2. All confirmed: one compare-and-set writes `asleep` together with the scale of zero. Anything else: revert.
 //! 3. A DLX that sees `draining` forwards nothing. A request that comes makes it write `active` first; the
 //!    autoscaler's commit then finds another version and changes nothing.
-//!    On path direct, where requests pass no DLX while it is awake, they are led to the DLXs first ([`route_step`]), and the
+//!    In traffic mode `when-asleep`, where requests pass no DLX while it is awake, they are led to the DLXs first ([`interception_step`]), and the
 //!    resource must be seen idle once more after everybody has followed.
-//!    Row and route are two objects. So a commit writes the route anew before the row (the key of a Service gets the fence's
+//!    Record and route are two objects. So a commit writes the route anew before the record (the key of a Service gets the fence's
 //!    nonce as its value), on the very version that has led to the DLXs for long enough, and reads who is named after that.
-//!    Whoever gives a route back reads it first, the row after that, and takes away only what it has read: it finds the
+//!    Whoever gives a route back reads it first, the record after that, and takes away only what it has read: it finds the
 //!    fence, or the commit's write makes it fail.
 //! 4. A request that finds the resource asleep makes its DLX write `waking` together with the scale.
 //!
@@ -23,28 +23,28 @@
 
 mod fence;
 mod gate;
+mod interception;
 mod reports;
-mod route;
 
 pub use fence::{Fence, FenceInput, FenceOrder, Outcome};
 pub use gate::{Gate, GateInput, GateOrder, Refusal};
+pub use interception::{Dlxs, InterceptionSeen, interception_step};
 pub use reports::{Gap, Reports};
-pub use route::{Dlxs, RouteSeen, route_step};
 
-use crate::{Nonce, Row, State, Version};
+use crate::{Nonce, Phase, Record, Version};
 
 /// What a daemon last saw of a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
-    /// Its row.
-    pub row: Row,
-    /// The version row and scale had.
+    /// Its record.
+    pub record: Record,
+    /// The version record and scale had.
     pub version: Version,
     /// Whether it has replicas.
     pub scaled: bool,
 }
 
-/// A change of a row.
+/// A change of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Try to put it to sleep.
@@ -88,18 +88,18 @@ pub struct Rules {
     pub wait_for_all: bool,
     /// Members are read after the fence was written.
     pub members_after_fence: bool,
-    /// On path direct a commit waits until everybody has followed the route to the DLXs, and the resource was seen idle after
+    /// In traffic mode `when-asleep` a commit waits until everybody has followed the route to the DLXs, and the resource was seen idle after
     /// that.
     pub switch_before_commit: bool,
 }
 
-/// The row after `step`, or `None` where the step does not apply: somebody else was faster.
-pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option<Row> {
-    use State::{Active, Asleep, Draining, Failed, Waking};
-    if seen.row.format > Row::FORMAT {
+/// The record after `step`, or `None` where the step does not apply: somebody else was faster.
+pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option<Record> {
+    use Phase::{Active, Asleep, Draining, Failed, Waking};
+    if seen.record.format > Record::FORMAT {
         return None;
     }
-    let state = match (step, seen.row.state, seen.scaled) {
+    let state = match (step, seen.record.phase, seen.scaled) {
         (Step::Fence, Active | Failed, true) => Draining,
         (Step::Revert, Draining, _) => Active,
         (Step::Commit, Draining, _) => Asleep,
@@ -111,9 +111,9 @@ pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option
     let failed_wake = match step {
         Step::Fail => reason.to_owned(),
         Step::Finish => String::new(),
-        Step::Fence | Step::Revert | Step::Commit | Step::Wake => seen.row.failed_wake.clone(),
+        Step::Fence | Step::Revert | Step::Commit | Step::Wake => seen.record.failed_wake.clone(),
     };
-    Some(Row { state, nonce, reason: reason.to_owned(), failed_wake, format: Row::FORMAT })
+    Some(Record { phase: state, nonce, reason: reason.to_owned(), failed_wake, format: Record::FORMAT })
 }
 
 /// How a wake goes that this process only looks at.
@@ -129,28 +129,28 @@ pub enum WakeSeen<'a> {
     Unknown,
 }
 
-/// What the leader writes on a row that nobody works on any more: a daemon may have died between any two steps, or a
+/// What the leader writes on a record that nobody works on any more: a daemon may have died between any two steps, or a
 /// person scaled by hand.
 ///
 /// `mine` is whether this process's own fence is under way.
-pub fn recover(seen: &Seen, mine: bool, wake: WakeSeen<'_>, nonce: Nonce) -> Option<Row> {
+pub fn recover(seen: &Seen, mine: bool, wake: WakeSeen<'_>, nonce: Nonce) -> Option<Record> {
     const LEFT: &str = "its wake was left behind";
-    let (step, reason) = match (seen.row.state, seen.scaled, wake) {
-        (State::Draining, ..) if !mine => (Step::Revert, "its fence was left behind"),
-        (State::Asleep, true, _) => (Step::Finish, "scaled up by hand"),
-        (State::Waking, _, WakeSeen::InTime) => return None,
-        (State::Waking, true, WakeSeen::Ready) => (Step::Finish, "it is ready"),
-        (State::Waking, true, WakeSeen::Unknown) => (Step::Finish, LEFT),
-        (State::Waking, _, WakeSeen::NotReady(why)) => (Step::Fail, why),
-        (State::Waking, false, WakeSeen::Ready | WakeSeen::Unknown) => (Step::Fail, LEFT),
+    let (step, reason) = match (seen.record.phase, seen.scaled, wake) {
+        (Phase::Draining, ..) if !mine => (Step::Revert, "its fence was left behind"),
+        (Phase::Asleep, true, _) => (Step::Finish, "scaled up by hand"),
+        (Phase::Waking, _, WakeSeen::InTime) => return None,
+        (Phase::Waking, true, WakeSeen::Ready) => (Step::Finish, "it is ready"),
+        (Phase::Waking, true, WakeSeen::Unknown) => (Step::Finish, LEFT),
+        (Phase::Waking, _, WakeSeen::NotReady(why)) => (Step::Fail, why),
+        (Phase::Waking, false, WakeSeen::Ready | WakeSeen::Unknown) => (Step::Fail, LEFT),
         _ => return None,
     };
-    let mut row = transition(seen, step, nonce, reason)?;
+    let mut record = transition(seen, step, nonce, reason)?;
     // That it is up is not known.
     if step == Step::Finish && wake != WakeSeen::Ready {
-        row.failed_wake.clone_from(&seen.row.failed_wake);
+        record.failed_wake.clone_from(&seen.record.failed_wake);
     }
-    Some(row)
+    Some(record)
 }
 
 // === impl Rules ===

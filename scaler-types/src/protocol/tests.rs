@@ -3,31 +3,31 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::State::{self, Active, Asleep, Draining, Failed, Waking};
+use crate::Phase::{self, Active, Asleep, Draining, Failed, Waking};
 
-const STATES: [State; 5] = [Active, Draining, Asleep, Waking, Failed];
+const STATES: [Phase; 5] = [Active, Draining, Asleep, Waking, Failed];
 const OLD: Nonce = Nonce(1);
 const FRESH: Nonce = Nonce(2);
 
-fn row(state: State, nonce: Nonce) -> Row {
-    Row { state, nonce, ..Row::default() }
+fn record(state: Phase, nonce: Nonce) -> Record {
+    Record { phase: state, nonce, ..Record::default() }
 }
 
 fn version(number: u32) -> Version {
     Version(number.to_string())
 }
 
-fn seen(state: State, number: u32, scaled: bool) -> Seen {
-    Seen { row: row(state, OLD), version: version(number), scaled }
+fn seen(state: Phase, number: u32, scaled: bool) -> Seen {
+    Seen { record: record(state, OLD), version: version(number), scaled }
 }
 
 /// `got` for each state, without replicas and with.
-fn cells(got: impl Fn(&Seen) -> Option<Row>) -> Vec<[Option<State>; 2]> {
+fn cells(got: impl Fn(&Seen) -> Option<Record>) -> Vec<[Option<Phase>; 2]> {
     let cell = |state, scaled| {
-        got(&seen(state, 1, scaled)).map(|row| {
-            assert_eq!(row.nonce, FRESH, "every change has a nonce of its own");
-            assert!(!row.reason.is_empty(), "every change says why");
-            row.state
+        got(&seen(state, 1, scaled)).map(|record| {
+            assert_eq!(record.nonce, FRESH, "every change has a nonce of its own");
+            assert!(!record.reason.is_empty(), "every change says why");
+            record.phase
         })
     };
     STATES.map(|state| [cell(state, false), cell(state, true)]).into()
@@ -65,10 +65,12 @@ fn every_transition() {
     ];
     for (step, expected) in table {
         assert_eq!(cells(|seen| transition(seen, step, FRESH, "why")), expected, "{step:?}");
-        let newer =
-            |seen: &Seen| Seen { row: Row { format: Row::FORMAT + 1, ..seen.row.clone() }, ..seen.clone() };
+        let newer = |seen: &Seen| Seen {
+            record: Record { format: Record::FORMAT + 1, ..seen.record.clone() },
+            ..seen.clone()
+        };
         let left_alone = cells(|seen| transition(&newer(seen), step, FRESH, "why"));
-        assert_eq!(left_alone, [[no, no]; 5], "{step:?} of a row of a newer format");
+        assert_eq!(left_alone, [[no, no]; 5], "{step:?} of a record of a newer format");
     }
 }
 
@@ -96,8 +98,8 @@ fn every_recovery() {
 fn why_a_wake_failed_is_kept_until_one_succeeds() {
     let mut now = seen(Waking, 1, true);
     let mut go = |step| {
-        now.row = transition(&now, step, FRESH, "no such image").unwrap();
-        now.row.failed_wake.clone()
+        now.record = transition(&now, step, FRESH, "no such image").unwrap();
+        now.record.failed_wake.clone()
     };
     assert_eq!(go(Step::Fail), "no such image");
     for step in [Step::Fence, Step::Revert, Step::Fence, Step::Commit, Step::Wake] {
@@ -107,7 +109,7 @@ fn why_a_wake_failed_is_kept_until_one_succeeds() {
     // Nobody knows whether it is up.
     let left = |state, scaled, wake| {
         let mut seen = seen(state, 1, scaled);
-        seen.row.failed_wake = "no such image".to_owned();
+        seen.record.failed_wake = "no such image".to_owned();
         recover(&seen, false, wake, FRESH).unwrap().failed_wake
     };
     assert_eq!(left(Asleep, true, WakeSeen::InTime), "no such image");
@@ -128,8 +130,8 @@ fn wanted() -> GateInput {
     GateInput::Wanted { fresh: FRESH }
 }
 
-fn wrote(expected: u32, state: State, result: Result<Version, Unwritten>) -> GateInput {
-    GateInput::Wrote { expected: version(expected), row: row(state, FRESH), result }
+fn wrote(expected: u32, state: Phase, result: Result<Version, Unwritten>) -> GateInput {
+    GateInput::Wrote { expected: version(expected), record: record(state, FRESH), result }
 }
 
 fn asked(nonce: Nonce, in_flight: u64, held: u64) -> GateInput {
@@ -146,6 +148,18 @@ fn a_gate_is_open_only_where_something_runs_and_nobody_fences() {
     }
 }
 
+/// A later version may keep the replicas of what is asleep.
+#[test]
+fn a_gate_forwards_by_replicas_in_a_later_format_unless_it_is_asleep() {
+    for phase in STATES {
+        for scaled in [false, true] {
+            let mut later = seen(phase, 1, scaled);
+            later.record.format = Record::FORMAT + 1;
+            assert_eq!(gate(later).open(), scaled && phase != Asleep, "{phase}, scaled: {scaled}");
+        }
+    }
+}
+
 #[test]
 fn a_request_orders_what_the_state_wants() {
     assert_eq!(Gate::new(Rules::default()).step(wanted()), GateOrder::Refresh);
@@ -155,10 +169,10 @@ fn a_request_orders_what_the_state_wants() {
             let fits = match (state, scaled) {
                 (Active | Waking, true) => order == GateOrder::Nothing,
                 (Draining, true) => {
-                    matches!(&order, GateOrder::Write { expected, row } if *expected == version(7) && row.state == Active)
+                    matches!(&order, GateOrder::Write { expected, record } if *expected == version(7) && record.phase == Active)
                 }
                 _ => {
-                    matches!(&order, GateOrder::Wake { expected, row } if *expected == version(7) && row.state == Waking)
+                    matches!(&order, GateOrder::Wake { expected, record } if *expected == version(7) && record.phase == Waking)
                 }
             };
             assert!(fits, "{state}, scaled: {scaled}: {order:?}");
@@ -228,13 +242,13 @@ fn a_fence_is_confirmed_by_who_sees_it_and_has_nothing() {
 fn a_wake_is_finished_when_it_answers_and_failed_when_it_cannot() {
     let answers = GateInput::Answers { fresh: FRESH };
     let finish = gate(seen(Waking, 1, true)).step(answers.clone());
-    assert!(matches!(finish, GateOrder::Write { row, .. } if row.state == Active));
+    assert!(matches!(finish, GateOrder::Write { record, .. } if record.phase == Active));
     assert_eq!(gate(seen(Active, 1, true)).step(answers.clone()), GateOrder::Nothing);
     assert_eq!(gate(seen(Waking, 1, false)).step(answers), GateOrder::Nothing);
     let terminal = GateInput::Woke { terminal: Some("no such program".into()), fresh: FRESH };
     let fail = gate(seen(Waking, 1, true)).step(terminal);
     assert!(
-        matches!(fail, GateOrder::Write { row, .. } if row.state == Failed && row.reason == "no such program")
+        matches!(fail, GateOrder::Write { record, .. } if record.phase == Failed && record.reason == "no such program")
     );
 }
 
@@ -256,7 +270,7 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 fn fence() -> Fence {
     let (mut fence, order) = Fence::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
     assert!(
-        matches!(order, FenceOrder::Write { expected, row } if expected == version(1) && row.state == Draining && row.nonce == FRESH)
+        matches!(order, FenceOrder::Write { expected, record } if expected == version(1) && record.phase == Draining && record.nonce == FRESH)
     );
     assert_eq!(fence.step(FenceInput::Wrote(Ok(version(2)))), FenceOrder::ReadMembers);
     fence
@@ -271,7 +285,7 @@ fn asking(members: &[&str]) -> Fence {
 }
 
 fn reverts(order: &FenceOrder) -> bool {
-    matches!(order, FenceOrder::Write { expected, row } if *expected == version(2) && row.state == Active && row.nonce == Nonce(3))
+    matches!(order, FenceOrder::Write { expected, record } if *expected == version(2) && record.phase == Active && record.nonce == Nonce(3))
 }
 
 #[test]
@@ -292,7 +306,7 @@ fn a_commit_waits_for_every_member_and_stands_on_the_fences_own_version() {
     assert_eq!(fence.step(FenceInput::Confirmed("stranger".into())), FenceOrder::Nothing);
     let order = fence.step(FenceInput::Confirmed("b".into()));
     assert!(
-        matches!(order, FenceOrder::Commit { expected, row } if expected == version(2) && row.state == Asleep && row.nonce == FRESH)
+        matches!(order, FenceOrder::Commit { expected, record } if expected == version(2) && record.phase == Asleep && record.nonce == FRESH)
     );
     let late = FenceInput::Refused { fresh: Nonce(4) };
     assert_eq!(fence.step(late), FenceOrder::Nothing, "decided already");
@@ -343,7 +357,7 @@ fn on_path_direct_the_route_is_switched_between_the_last_confirmation_and_the_co
     assert_eq!(fence.step(FenceInput::Confirmed("a".into())), FenceOrder::Nothing, "a late answer");
     let order = fence.step(FenceInput::Switched { idle: true, fresh: Nonce(3) });
     assert!(
-        matches!(order, FenceOrder::Commit { expected, row } if expected == version(2) && row.nonce == FRESH)
+        matches!(order, FenceOrder::Commit { expected, record } if expected == version(2) && record.nonce == FRESH)
     );
     assert!(reverts(&switching().step(FenceInput::Switched { idle: false, fresh: Nonce(3) })));
     let rules = Rules { switch_before_commit: false, ..Rules::default() };

@@ -26,15 +26,16 @@ use abi_stable::{
     },
 };
 use async_ffi::FutureExt as _;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
 use super::{
-    BoxScaler, Call, CompareAndSet, Fault, Host, Module, ModuleRef, Scaler, Scaler_TO, Told, Watch, log,
-    method,
+    BoxScaler, Call, ChangesRequest, CompareAndSet, CreateRequest, Fault, Host, Module, ModuleRef,
+    PublishEvent, RESOURCE_SCALER, Scaler, Scaler_TO, log, method,
 };
 use crate::{
-    Changes, Dlx, PluginContext, ReleaseRequest, ResourceId, ResourceScaler, RouteRequest, ScaleRequest,
+    Changes, Dlx, InterceptionRequest, PluginContext, ResourceId, ResourceScaler, RestoreRequest,
+    ScaleRequest,
 };
 
 /// Threads of a plugin's runtime: with one of two stuck in an author's blocking code, other calls are still answered.
@@ -110,6 +111,22 @@ pub const fn valid_kind(kind: &str) -> bool {
     true
 }
 
+/// Of a [`CreateRequest`], whose context may be of another interface.
+#[derive(Deserialize)]
+struct Interface {
+    #[serde(default)]
+    interface: String,
+}
+
+/// The context of a [`CreateRequest`] for a resource-scaler.
+fn plugin_context(request: &[u8]) -> Result<PluginContext, Fault> {
+    let Interface { interface } = decode(request)?;
+    if interface != RESOURCE_SCALER {
+        return Err(Fault::Unsupported(format!("the interface {interface:?}")));
+    }
+    Ok(decode::<CreateRequest>(request)?.context)
+}
+
 extern "C" fn root<S: ResourceScaler>() -> RootModuleResult {
     __call_root_module_loader(module::<S>)
 }
@@ -125,7 +142,7 @@ extern "C" fn create<S: ResourceScaler>(host: Host, context: RVec<u8>) -> Call<B
         Err(payload) => return std::future::ready(RErr(fault(panicked(payload)))).into_ffi(),
     };
     let make = async move {
-        let context: PluginContext = decode(&context)?;
+        let context = plugin_context(&context)?;
         let scaler = S::new(context).await.map_err(failed)?;
         Ok(Guarded { scaler: Some(Arc::new(scaler)), runtime })
     };
@@ -186,7 +203,7 @@ impl<S: ResourceScaler> Scaler for Guarded<S> {
             }
             method::CHANGES => {
                 let work = async move {
-                    let Watch { cursor } = decode(&argument)?;
+                    let ChangesRequest { cursor } = decode(&argument)?;
                     let changes = scaler.changes(cursor);
                     // "Everything there is" can only be answered by the author.
                     let changes = if cursor == 0 {
@@ -201,36 +218,36 @@ impl<S: ResourceScaler> Scaler for Guarded<S> {
             }
             method::COMPARE_AND_SET => {
                 let work = async move {
-                    let CompareAndSet { id, expected, row } = decode(&argument)?;
-                    encode(scaler.compare_and_set(&id, &expected, &row).await?)
+                    let CompareAndSet { id, expected, record } = decode(&argument)?;
+                    encode(scaler.compare_and_set(&id, &expected, &record).await?)
                 };
                 start(runtime, work, RVec::from)
             }
-            method::SET_ROUTE => {
+            method::SET_BACKEND => {
                 let work = async move {
-                    let request: RouteRequest = decode(&argument)?;
-                    encode(scaler.set_route(&request).await?)
+                    let request: InterceptionRequest = decode(&argument)?;
+                    encode(scaler.set_backend(&request).await?)
                 };
                 start(runtime, work, RVec::from)
             }
-            method::TEND_ROUTES => {
+            method::SYNC_DLXS => {
                 let work = async move {
                     let dlxs: Vec<Dlx> = decode(&argument)?;
-                    encode(scaler.tend_routes(&dlxs).await.map_err(failed)?)
+                    encode(scaler.sync_dlxs(&dlxs).await.map_err(failed)?)
                 };
                 start(runtime, work, RVec::from)
             }
-            method::RELEASE => {
+            method::RESTORE => {
                 let work = async move {
-                    let request: ReleaseRequest = decode(&argument)?;
-                    encode(scaler.release(&request).await?)
+                    let request: RestoreRequest = decode(&argument)?;
+                    encode(scaler.restore(&request).await?)
                 };
                 start(runtime, work, RVec::from)
             }
-            method::REPORT => {
+            method::PUBLISH_EVENT => {
                 let work = async move {
-                    let Told { id, report } = decode(&argument)?;
-                    encode(scaler.report(&id, &report).await.map_err(failed)?)
+                    let PublishEvent { id, event } = decode(&argument)?;
+                    encode(scaler.publish_event(&id, &event).await.map_err(failed)?)
                 };
                 start(runtime, work, RVec::from)
             }
@@ -338,8 +355,9 @@ mod tests {
     #[test]
     fn a_plugin_that_waits_too_long_is_answered_for_and_one_that_knows_nothing_is_not() {
         let (runtime, guarded) = quiet();
-        let call =
-            |cursor: u64| guarded.call(method::CHANGES.into(), encode(Watch { cursor }).unwrap().into());
+        let call = |cursor: u64| {
+            guarded.call(method::CHANGES.into(), encode(ChangesRequest { cursor }).unwrap().into())
+        };
         let asked = |cursor, within| {
             runtime.block_on(async { tokio::time::timeout(Duration::from_secs(within), call(cursor)).await })
         };
@@ -347,6 +365,21 @@ mod tests {
         assert_eq!(decode::<Changes>(&answer), Ok(Changes { cursor: 7, ..Changes::default() }));
         let all = asked(0, 3600);
         assert!(all.is_err(), "nobody else can say what there is");
+    }
+
+    #[test]
+    fn an_instance_of_another_interface_is_unsupported() {
+        let context =
+            r#""namespace": "demo", "role": "dlx", "state_dir": "/s", "plugin_dir": "/p", "kind": "quiet""#;
+        let create = |interface: &str| plugin_context(format!("{{{interface}{context}}}").as_bytes());
+        assert_eq!(create(r#""interface": "resource_scaler", "#).unwrap().kind, "quiet");
+        for (interface, named) in [(r#""interface": "metric_source", "#, "metric_source"), ("", "")] {
+            let unsupported = Err(Fault::Unsupported(format!("the interface {named:?}")));
+            assert_eq!(create(interface), unsupported, "{interface}");
+        }
+        // The context of another interface may look different.
+        let other = plugin_context(br#"{"interface": "metric_source", "queues": []}"#);
+        assert!(matches!(other, Err(Fault::Unsupported(_))), "{other:?}");
     }
 
     /// A newer host: a method and a field of an argument that this plugin does not know.
@@ -368,7 +401,7 @@ mod tests {
         };
         assert!(told.contains("argument"), "{told}");
         let request = r#"{"namespace": "demo", "name": "a", "target": {"at_least": 1}, "version": "1",
-            "row": {"state": "waking", "colour": "red"}, "deadline": "5s", "priority": 9}"#;
+            "record": {"phase": "waking", "colour": "red"}, "deadline": "5s", "priority": 9}"#;
         assert_eq!(call(method::SET_SCALE, request), Err(Fault::Scale(ScaleError::Conflict)));
     }
 
@@ -387,7 +420,10 @@ mod tests {
         }
 
         async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
-            assert_eq!((request.deadline, request.row.state), (Duration::from_secs(5), crate::State::Waking));
+            assert_eq!(
+                (request.deadline, request.record.phase),
+                (Duration::from_secs(5), crate::Phase::Waking)
+            );
             Err(ScaleError::Conflict)
         }
 

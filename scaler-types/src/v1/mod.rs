@@ -18,7 +18,7 @@ mod glue;
 mod log;
 mod wire;
 
-pub use wire::{CompareAndSet, Fault, Told, Watch, method};
+pub use wire::{ChangesRequest, CompareAndSet, CreateRequest, Fault, PublishEvent, RESOURCE_SCALER, method};
 
 use abi_stable::{
     StableAbi, declare_root_module_statics,
@@ -44,7 +44,7 @@ pub type BoxScaler = Scaler_TO<RBox<()>>;
 pub struct Module {
     /// [`ResourceScaler::KIND`](crate::ResourceScaler::KIND).
     pub kind: RStr<'static>,
-    /// Makes an instance from a [`PluginContext`](crate::PluginContext) as JSON.
+    /// Makes an instance from a [`CreateRequest`] as JSON.
     #[sabi(last_prefix_field)]
     pub create: extern "C" fn(host: Host, context: RVec<u8>) -> Call<BoxScaler>,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Report, ResourceId, Row, ScaleError, Version};
+use crate::{PluginContext, Record, ResourceEvent, ResourceId, ScaleError, Version};
 
 /// The methods' names, with what each takes and gives.
 pub mod method {
@@ -14,25 +14,38 @@ pub mod method {
     pub const GET_CONFIG: &str = "get_config";
     /// [`ResourceId`](crate::ResourceId) to a string.
     pub const RESOLVE_SERVICE_NAME: &str = "resolve_service_name";
-    /// [`Watch`](super::Watch) to [`Changes`](crate::Changes).
+    /// [`ChangesRequest`](super::ChangesRequest) to [`Changes`](crate::Changes).
     pub const CHANGES: &str = "changes";
     /// [`CompareAndSet`](super::CompareAndSet) to a [`Version`](crate::Version).
     pub const COMPARE_AND_SET: &str = "compare_and_set";
-    /// [`RouteRequest`](crate::RouteRequest) to `null`.
-    pub const SET_ROUTE: &str = "set_route";
+    /// [`InterceptionRequest`](crate::InterceptionRequest) to `null`.
+    pub const SET_BACKEND: &str = "set_backend";
     /// A list of [`Dlx`](crate::Dlx) to `null`.
-    pub const TEND_ROUTES: &str = "tend_routes";
-    /// [`ReleaseRequest`](crate::ReleaseRequest) to `null`.
-    pub const RELEASE: &str = "release";
-    /// [`Told`](super::Told) to `null`.
-    pub const REPORT: &str = "report";
+    pub const SYNC_DLXS: &str = "sync_dlxs";
+    /// [`RestoreRequest`](crate::RestoreRequest) to `null`.
+    pub const RESTORE: &str = "restore";
+    /// [`PublishEvent`](super::PublishEvent) to `null`.
+    pub const PUBLISH_EVENT: &str = "publish_event";
     /// `null` to `null`.
     pub const STOP: &str = "stop";
 }
 
+/// The only value of [`CreateRequest::interface`] so far.
+pub const RESOURCE_SCALER: &str = "resource_scaler";
+
+/// The argument of [`Module::create`](super::Module::create).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CreateRequest<C = PluginContext> {
+    /// What the instance is to be: [`RESOURCE_SCALER`]. A plugin that is not answers [`Fault::Unsupported`].
+    pub interface: String,
+    /// What it starts with.
+    #[serde(flatten)]
+    pub context: C,
+}
+
 /// The argument of [`method::CHANGES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Watch {
+pub struct ChangesRequest {
     /// Where the last answer ended; 0 knows nothing.
     pub cursor: u64,
 }
@@ -46,17 +59,17 @@ pub struct CompareAndSet {
     /// The version it must still have.
     pub expected: Version,
     /// What is to be written.
-    pub row: Row,
+    pub record: Record,
 }
 
-/// The argument of [`method::REPORT`].
+/// The argument of [`method::PUBLISH_EVENT`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct PublishEvent {
     /// Which resource.
     #[serde(flatten)]
     pub id: ResourceId,
-    /// What is to be shown.
-    pub report: Report,
+    /// What is to be published.
+    pub event: ResourceEvent,
 }
 
 /// Why a call has no result.
@@ -69,8 +82,8 @@ pub enum Fault {
     /// The author's code panicked; the message and where.
     #[error("the plugin panicked: {0}")]
     Panicked(String),
-    /// The plugin was built before this method existed.
-    #[error("the plugin does not know the call {0}; build it with a newer scaler-types")]
+    /// The plugin was built before this method or interface existed.
+    #[error("the plugin does not support {0}; build it with a newer scaler-types")]
     Unsupported(String),
     /// A scale or a write that did not happen, with the author's own verdict.
     #[error(transparent)]

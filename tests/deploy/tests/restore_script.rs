@@ -77,7 +77,7 @@ impl Site {
 fn workload(kind: &str, name: &str, replicas: u32, record: Option<&str>) -> Value {
     let mut annotations = json!({"team": "shop"});
     if let Some(record) = record {
-        annotations["scaler.dev/row"] = record.into();
+        annotations["scaler.dev/state"] = record.into();
     }
     json!({
         "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "annotations": annotations},
@@ -111,7 +111,7 @@ fn slice(service: &str) -> Value {
 /// A record in that state; with what it had before, if it says.
 fn record(state: &str, replicas: Option<u32>) -> String {
     // What is written in a reason is no number of replicas and no state.
-    let reason = r#"idle, \"replicas\":9, {\"replicas\":8, \"state\":\"asleep\", {\"state\":\"asleep\""#;
+    let reason = r#"idle, \"replicas\":9, {\"replicas\":8, \"state\":\"asleep\", {\"phase\":\"asleep\""#;
     let replicas = replicas.map(|count| format!(r#","replicas":{count}"#)).unwrap_or_default();
     format!(r#"{{"state":"{state}","nonce":"1","reason":"{reason}","sleeps":1{replicas}}}"#)
 }
@@ -147,7 +147,7 @@ fn what_carries_the_marks_is_given_back_and_nothing_else_is_touched() {
         site.create(&[workload(kind, name, *replicas, record.as_deref())]);
     }
     site.create(&[
-        service("web", Some(json!({"app": "web", "scaler.dev/fenced": "1"}))),
+        service("web", Some(json!({"app": "web", "scaler.dev/intercepted": "1"}))),
         service("plain", Some(json!({"app": "plain"}))),
         service("bare", None),
         slice("web"),
@@ -170,7 +170,7 @@ fn what_carries_the_marks_is_given_back_and_nothing_else_is_touched() {
         assert_eq!(object["spec"]["replicas"], *replicas, "{name}");
         let annotations = &object["metadata"]["annotations"];
         assert_eq!(
-            (annotations["scaler.dev/row"].as_str(), annotations["team"].as_str()),
+            (annotations["scaler.dev/state"].as_str(), annotations["team"].as_str()),
             (None, Some("shop"))
         );
     }
@@ -186,7 +186,7 @@ fn what_its_record_does_not_say_is_left_alone_and_told() {
     for (name, record) in [("newer", record("dozing", Some(3))), ("edited", "mine".to_owned())] {
         site.create(&[workload("Deployment", name, 0, Some(&record))]);
     }
-    site.create(&[service("web", Some(json!({"app": "web", "scaler.dev/fenced": "1"}))), slice("web")]);
+    site.create(&[service("web", Some(json!({"app": "web", "scaler.dev/intercepted": "1"}))), slice("web")]);
     let ended = site.script("");
     assert_eq!(ended.status.code(), Some(1));
     let said = String::from_utf8_lossy(&ended.stderr);
@@ -197,7 +197,7 @@ fn what_its_record_does_not_say_is_left_alone_and_told() {
         );
         let object = site.object("deployment", name);
         assert_eq!(object["spec"]["replicas"], 0, "{name}");
-        assert!(object["metadata"]["annotations"]["scaler.dev/row"].is_string(), "{name}");
+        assert!(object["metadata"]["annotations"]["scaler.dev/state"].is_string(), "{name}");
     }
     assert_eq!(site.object("service", "web")["spec"]["selector"], json!({"app": "web"}));
     assert_eq!(site.kubectl(&OURS, ""), "");
@@ -220,7 +220,7 @@ fn other_kinds_are_given_back_where_they_are_named() {
     })]);
     let worker = json!({
         "apiVersion": "example.org/v1", "kind": "Worker",
-        "metadata": {"name": "mail", "annotations": {"scaler.dev/row": record("asleep", Some(4))}},
+        "metadata": {"name": "mail", "annotations": {"scaler.dev/state": record("asleep", Some(4))}},
         "spec": {"replicas": 0},
     });
     site.create(&[worker]);

@@ -165,7 +165,7 @@ impl Server {
                 }
                 activity
             }
-            "/api/v1/fence" => self.fence().await,
+            "/api/v1/confirm-drain" => self.fence().await,
             // It never stops.
             "/api/v1/last-activity" => std::future::pending().await,
             path => panic!("a stand-in was asked for {path}"),

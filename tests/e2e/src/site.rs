@@ -51,7 +51,7 @@ impl Site {
         }
         let site = Self { folder, front: listener(), ports: Vec::new(), count: AtomicU32::new(0) };
         site.install(&built.join("libprocess.so"), "process.so");
-        site.install(&built.join("process-keeper"), "process-keeper");
+        site.install(&built.join("process-shim"), "process-shim");
         site
     }
 
@@ -178,28 +178,28 @@ impl Site {
     }
 
     /// What is written on a resource, read from the state folder: null if nothing is.
-    pub fn row(&self, namespace: &str, name: &str) -> Value {
-        let path = self.folder().join("state/rows/process").join(namespace).join(format!("{name}.json"));
+    pub fn record(&self, namespace: &str, name: &str) -> Value {
+        let path = self.folder().join("state/records/process").join(namespace).join(format!("{name}.json"));
         fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
     /// The state written on a resource: `active`, `draining`, ...; empty if nothing is.
     pub fn state(&self, namespace: &str, name: &str) -> String {
-        let row = self.row(namespace, name);
-        let state = row["state"].as_str().or_else(|| row["row"]["state"].as_str());
+        let record = self.record(namespace, name);
+        let state = record["record"]["phase"].as_str();
         state.unwrap_or_default().to_owned()
     }
 
-    /// Waits until a resource's row says this.
+    /// Waits until a resource's record says this.
     pub async fn state_is(&self, namespace: &str, name: &str, state: &str) {
         until(&format!("{namespace}/{name} to be {state}"), || async {
-            let found = self.row(namespace, name);
-            if self.state(namespace, name) == state { Ok(()) } else { Err(format!("its row is {found}")) }
+            let found = self.record(namespace, name);
+            if self.state(namespace, name) == state { Ok(()) } else { Err(format!("its record is {found}")) }
         })
         .await;
     }
 
-    /// What a daemon or keeper that died in the middle of a write, or of a start, would leave below the state folder.
+    /// What a daemon or shim that died in the middle of a write, or of a start, would leave below the state folder.
     pub fn half_written(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut folders = vec![self.folder().join("state")];
@@ -245,7 +245,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        // A keeper may be about to start another process: until a look finds none.
+        // A shim may be about to start another process: until a look finds none.
         for _ in 0..50 {
             let left = self.processes();
             if left.is_empty() {

@@ -59,7 +59,7 @@ pub struct Way {
 pub struct Target {
     /// How it is reached.
     pub way: Way,
-    /// The state its row is in.
+    /// The state its record is in.
     pub state: Box<dyn Fn() -> String + Send + Sync>,
     /// How soon it sleeps, and how late at most.
     pub sleeps: Sleeps,
@@ -130,7 +130,7 @@ async fn rest(time: Duration, stop: &AtomicBool) {
 // === impl Target ===
 
 impl Target {
-    /// Waits until the resource's row says so, but no longer than it takes to be put to sleep.
+    /// Waits until the resource's record says so, but no longer than it takes to be put to sleep.
     async fn seen(&self, state: &str, stop: &AtomicBool) {
         let end = Instant::now() + self.sleeps.by;
         rest(self.sleeps.almost(), stop).await;

@@ -27,7 +27,7 @@ pub enum Event {
     DiedWhileAsked,
     /// A DLX confirmed late, after the fence had been given up.
     LateConfirm,
-    /// A row was put right that a crash or a lost answer left behind.
+    /// A record was put right that a crash or a lost answer left behind.
     LeftBehindRecovered,
     /// An autoscaler reverted the other's fence.
     RivalReverted,
@@ -47,9 +47,9 @@ pub enum Event {
     OrphanLanded,
     /// A person put it to zero inside a fence.
     ZeroInsideFence,
-    /// An old row came back.
+    /// An old record came back.
     Undone,
-    /// An old row came back inside a fence.
+    /// An old record came back inside a fence.
     UndoneInsideFence,
     /// A DLX confirmed that it holds what comes, and another has a request in flight.
     RefusedInFlight,

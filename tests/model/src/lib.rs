@@ -12,15 +12,15 @@
 //!
 //! # What is modelled
 //!
-//! - **The store**: row, version and scale of one resource. A write is three steps: ordered, landed (the
+//! - **The store**: record, version and scale of one resource. A write is three steps: ordered, landed (the
 //!   compare-and-set happens), answered. Any answer may be late; one may be lost before or after the write landed, and
 //!   then the write may still land at any later time, or never. So may the writes of whoever has died. Commit and
-//!   wake change row and scale in one step; the process is away at once with a commit and answers some time after a wake.
+//!   wake change record and scale in one step; the process is away at once with a commit and answers some time after a wake.
 //! - **Pods** (only in the scenarios named after them): what is put to zero answers on until it is stopped, some time after
-//!   its deletion is written; each DLX's plugin learns of pods by a watch that may be behind or ahead of the rows'. A wake
+//!   its deletion is written; each DLX's plugin learns of pods by a watch that may be behind or ahead of the records'. A wake
 //!   is written when the plugin knows of no pod of before that is not being stopped. A pod seen alive at zero replicas is
 //!   no endpoint any more, until a list that is made after replicas were seen says that it lives.
-//! - **Two DLXs**, each a row of incarnations: registers, lists, follows a stream of its own with any delay (states in
+//! - **Two DLXs**, each a record of incarnations: registers, lists, follows a stream of its own with any delay (states in
 //!   between may be left out, the newest be told twice), leaves some time after its last request is done (it waits to be asked for its
 //!   last report, and confirms meanwhile), or dies at any step.
 //!   One may be stopped and go on. A place without a DLX may be taken at any time, inside a fence too.
@@ -28,16 +28,16 @@
 //!   that finds the gate shut is held, asks for what it wants, and goes the same way when the gate is open and the
 //!   resource answers. An upgraded socket is a request that ends late.
 //! - **Two autoscalers**, both of which believe to lead: begin a fence, read the members, ask, hear the answers in any
-//!   order, give up waiting at any time, recover any row at any time (a wake counts as stuck whenever it likes), die at
+//!   order, give up waiting at any time, recover any record at any time (a wake counts as stuck whenever it likes), die at
 //!   any step. Another one is there at once: what a pause would add, any delay adds.
-//! - **A person** scales to zero, from zero or to another number, in any state; an undo brings any earlier row back.
+//! - **A person** scales to zero, from zero or to another number, in any state; an undo brings any earlier record back.
 //!
 //! # What must hold
 //!
 //! - No request reaches a resource, or a pod, that a commit has put to zero; no commit cuts a request that has reached it; none is
 //!   sent twice; none is lost: each ends, is held, or belonged to a DLX that died, or was cut by a person.
 //! - No commit happens over a silent DLX whose gate is open.
-//! - When nothing can happen any more the row is active, asleep or failed, nothing is held and nothing is under way.
+//! - When nothing can happen any more the record is active, asleep or failed, nothing is held and nothing is under way.
 //! - From every state such an end can be reached: no loop without a way out ([`explore`]).
 //! - Every [`Event`](event::Event) that a scenario names does happen in it, so that none of this holds for want of trying.
 //!

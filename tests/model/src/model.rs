@@ -1,7 +1,7 @@
 //! The steps that can be taken, and what holds at the end.
 
 use scaler_types::{
-    Row, State,
+    Phase, Record,
     protocol::{Gate, GateInput, Rules, Seen},
 };
 
@@ -89,9 +89,13 @@ impl explore::Model for Model {
     fn initial(&self) -> World {
         let state = |state, version| {
             let version = canon::version(version);
-            Seen { row: Row { state, ..Row::default() }, version, scaled: state != State::Asleep }
+            Seen {
+                record: Record { phase: state, ..Record::default() },
+                version,
+                scaled: state != Phase::Asleep,
+            }
         };
-        let now = if self.slept { state(State::Asleep, 2) } else { state(State::Active, 0) };
+        let now = if self.slept { state(Phase::Asleep, 2) } else { state(Phase::Active, 0) };
         let dlx = |place: usize| {
             (place < self.dlxs).then(|| {
                 let mut dlx = Dlx::new(canon::member(place, 0), Gate::new(self.rules));
@@ -100,7 +104,7 @@ impl explore::Model for Model {
                 (dlx.pods.old, dlx.pods.new) = (self.slept && self.pods_lag, !self.slept && self.pods_lag);
                 if self.slept {
                     // Each has confirmed the fence.
-                    dlx.gate.step(GateInput::Saw(Some(state(State::Draining, 1))));
+                    dlx.gate.step(GateInput::Saw(Some(state(Phase::Draining, 1))));
                 }
                 dlx
             })
@@ -175,10 +179,10 @@ impl explore::Model for Model {
     }
 
     fn wrong_end(&self, world: &World) -> Option<String> {
-        if matches!(world.store.now.row.state, State::Draining | State::Waking) {
-            return Some(format!("it ends {}", world.store.now.row.state));
+        if matches!(world.store.now.record.phase, Phase::Draining | Phase::Waking) {
+            return Some(format!("it ends {}", world.store.now.record.phase));
         }
-        if world.store.now.scaled && world.store.now.row.state == State::Asleep {
+        if world.store.now.scaled && world.store.now.record.phase == Phase::Asleep {
             return Some("it ends asleep with replicas".into());
         }
         world

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use crate::canon::{self, Canon};
 use scaler_types::{
-    Nonce, Row, Version,
+    Nonce, Record, Version,
     protocol::{Fence, Gate, Seen},
 };
 
@@ -36,8 +36,8 @@ pub struct World {
     pub autoscalers: [Autoscaler; 2],
     /// Writes whose author is gone or has given up: they may still happen.
     pub orphans: Vec<Write>,
-    /// A row that an undo can bring back.
-    pub kept: Option<Row>,
+    /// A record that an undo can bring back.
+    pub kept: Option<Record>,
     /// What may still happen.
     pub left: Budget,
     /// The last version and nonce given out. No part of a state's identity.
@@ -47,7 +47,7 @@ pub struct World {
 /// The resource: its record and its process.
 #[derive(Clone, Debug, Hash)]
 pub struct Store {
-    /// Row, version and scale, written in one step.
+    /// Record, version and scale, written in one step.
     pub now: Seen,
     /// The one before; kept only for the fault that lists it.
     pub before: Option<Seen>,
@@ -72,10 +72,10 @@ pub enum Old {
     ByCommit,
 }
 
-/// What the plugin in one DLX's process knows of pods: a watch of its own, older or newer than that of the rows.
+/// What the plugin in one DLX's process knows of pods: a watch of its own, older or newer than that of the records.
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
 pub struct Pods {
-    /// The last row it saw has no replicas.
+    /// The last record it saw has no replicas.
     pub zero: bool,
     /// Its cache has a pod of before the resource was put to zero, and nothing says there that it is being stopped.
     pub old: bool,
@@ -127,7 +127,7 @@ pub struct Dlx {
 pub struct Autoscaler {
     /// The try under way.
     pub attempt: Option<Attempt>,
-    /// A row it writes because nobody else works on it.
+    /// A record it writes because nobody else works on it.
     pub recovery: Option<Write>,
 }
 
@@ -157,11 +157,11 @@ pub enum Question {
     Refused(String),
 }
 
-/// What a write does besides the row.
+/// What a write does besides the record.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing.
-    Row,
+    Record,
     /// Scales to zero.
     Commit,
     /// Scales to at least one.
@@ -171,12 +171,12 @@ pub enum Kind {
 /// A compare-and-set under way.
 #[derive(Clone, Debug, Hash)]
 pub struct Write {
-    /// What it does besides the row.
+    /// What it does besides the record.
     pub kind: Kind,
     /// The version that must stand.
     pub expected: Version,
-    /// The row it writes.
-    pub row: Row,
+    /// The record it writes.
+    pub record: Record,
     /// It has reached the store, and this answer is on its way; `None` inside: a conflict.
     pub landed: Option<Option<Version>>,
 }
@@ -192,7 +192,7 @@ pub struct Budget {
     pub zeros: u8,
     /// A person scales from zero, or to another number.
     pub others: u8,
-    /// An undo brings back a row from earlier.
+    /// An undo brings back a record from earlier.
     pub undos: u8,
     /// A DLX dies.
     pub dlx_crashes: u8,
@@ -311,8 +311,8 @@ impl Dlx {
 // === impl Pods ===
 
 impl Pods {
-    /// The rows' watch told whether there are replicas. What is alive at zero is about to be stopped.
-    pub fn see_row(&mut self, scaled: bool) {
+    /// The records' watch told whether there are replicas. What is alive at zero is about to be stopped.
+    pub fn see_record(&mut self, scaled: bool) {
         self.zero = !scaled;
         self.old_buried |= self.zero && self.old;
         self.new_buried |= self.zero && self.new;
@@ -323,7 +323,7 @@ impl Pods {
         (self.old, self.new) = (store.old != Old::Gone && !store.marked, store.up);
         self.old_buried &= self.old;
         self.new_buried &= self.new;
-        self.see_row(!self.zero);
+        self.see_record(!self.zero);
     }
 
     /// A list that is not older than the call: what is alive with replicas is no older than they are.
@@ -346,11 +346,11 @@ impl Pods {
 
 impl Write {
     /// A write that has yet to reach the store. Reasons are for people: they would only multiply the states.
-    pub fn new(kind: Kind, expected: Version, row: Row) -> Self {
+    pub fn new(kind: Kind, expected: Version, record: Record) -> Self {
         Self {
             kind,
             expected,
-            row: Row { reason: String::new(), failed_wake: String::new(), ..row },
+            record: Record { reason: String::new(), failed_wake: String::new(), ..record },
             landed: None,
         }
     }

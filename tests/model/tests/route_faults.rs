@@ -8,10 +8,10 @@ use model::{
         world::Budget,
     },
 };
-use scaler_types::{Path, protocol::Rules};
+use scaler_types::{TrafficMode, protocol::Rules};
 
-const ALWAYS: Path = Path::Always;
-const DIRECT: Path = Path::Direct;
+const ALWAYS: TrafficMode = TrafficMode::Always;
+const DIRECT: TrafficMode = TrafficMode::WhenAsleep;
 const BASE: Budget = Budget::NONE.requests(1).fences(1);
 
 fn find(name: &str, model: &Model, what: &str) {
@@ -38,11 +38,11 @@ macro_rules! faults {
     };
 }
 
-fn model(path: Path, begins: Begins, budget: Budget) -> Model {
+fn model(path: TrafficMode, begins: Begins, budget: Budget) -> Model {
     Model::new(path, begins, budget)
 }
 
-fn rivals(path: Path, begins: Begins, budget: Budget) -> Model {
+fn rivals(path: TrafficMode, begins: Begins, budget: Budget) -> Model {
     Model { autoscalers: 2, ..model(path, begins, budget) }
 }
 

@@ -25,7 +25,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use scaler_types::{
-    ReleaseRequest, Resource, ResourceId, Role, ScaleError, State, backoff::Backoff, duration,
+    Phase, Resource, ResourceId, RestoreRequest, Role, ScaleError, backoff::Backoff, duration,
 };
 use tokio::{
     task::JoinSet,
@@ -280,7 +280,8 @@ async fn restore<P: Plugin>(
         };
         listed.retain(|resource| only.is_none_or(|only| *only == resource.id));
         // What was used last first; those whose last wake failed at the end.
-        listed.sort_by_key(|resource| (!resource.row.failed_wake.is_empty(), Reverse(last_used(resource))));
+        listed
+            .sort_by_key(|resource| (!resource.record.failed_wake.is_empty(), Reverse(last_used(resource))));
         left.extend(listed.iter().map(|resource| ((queues.len(), resource.id.clone()), false)));
         let (asleep, awake): (Vec<_>, Vec<_>) = listed.into_iter().partition(must_wake);
         at_zero.extend(awake.iter().filter(|one| one.replicas == 0).map(|one| one.id.clone()));
@@ -300,7 +301,7 @@ async fn restore<P: Plugin>(
             let ActivePlugin { plugin, settings } = queues[number].active.clone();
             // Down to both and from there to itself, each with its grace, and time to come up between.
             let deadline = settings.resource_readiness_timeout + 2 * grace + WRITE_TIMEOUT;
-            let request = ReleaseRequest { id, grace, deadline };
+            let request = RestoreRequest { id, propagation_delay: grace, deadline };
             releasing += 1;
             running.spawn(async move {
                 let _place: Option<WakePlace> = place;
@@ -379,7 +380,7 @@ async fn restore_remaining<P: Plugin>(plugins: &[P]) -> Vec<String> {
     for _ in 0..2 {
         failed.clear();
         for plugin in plugins {
-            failed.extend(plugin.tend_routes(&[]).await.err());
+            failed.extend(plugin.sync_dlxs(&[]).await.err());
         }
         if failed.is_empty() {
             break;
@@ -390,16 +391,16 @@ async fn restore_remaining<P: Plugin>(plugins: &[P]) -> Vec<String> {
 
 /// Whether it has to be woken before it is given back.
 fn must_wake(resource: &Resource) -> bool {
-    let slept = matches!(resource.row.state, State::Asleep | State::Waking | State::Failed);
+    let slept = matches!(resource.record.phase, Phase::Asleep | Phase::Waking | Phase::Failed);
     resource.replicas == 0 && slept
 }
 
 /// One resource, in several tries where it may pass.
-async fn restore_resource<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Result<(), ScaleError> {
+async fn restore_resource<P: Plugin>(plugin: &P, request: &RestoreRequest) -> Result<(), ScaleError> {
     let mut attempts = 1;
     let mut backoff = Backoff::new(Duration::from_secs(1), MAX_RETRY_DELAY);
     loop {
-        let pause = match plugin.release(request).await {
+        let pause = match plugin.restore(request).await {
             Err(ScaleError::Conflict) if attempts < MAX_ATTEMPTS => Duration::ZERO,
             Err(ScaleError::Retry { after, .. }) if attempts < MAX_ATTEMPTS => after,
             ended => return ended,
@@ -416,7 +417,7 @@ async fn restore_resource<P: Plugin>(plugin: &P, request: &ReleaseRequest) -> Re
 #[cfg(test)]
 mod tests {
     use daemon::settings::Settings;
-    use scaler_types::Route;
+    use scaler_types::Interception;
 
     use super::*;
     use crate::testing::{Store, id, sleeper};
@@ -450,7 +451,9 @@ mod tests {
         for name in ["r00", "r01"] {
             store.change(name, |resource| resource.rollout = None);
         }
-        store.change("r00", |resource| resource.route = Some(Route { asked: true, ..Route::default() }));
+        store.change("r00", |resource| {
+            resource.interception = Some(Interception { requested: true, ..Interception::default() })
+        });
         store.inner().refuse_release = [(id("r01"), ScaleError::Unsupported)].into();
         let (began, stop) = (Instant::now(), CancellationToken::new());
         let summary = restore(vec![at(&store)], None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
@@ -467,7 +470,7 @@ mod tests {
         let store = asleep(40);
         store.put(Resource { replicas: 1, ..Resource::new(id("awake")) });
         // Woken last, and in the way of nobody's graces.
-        store.change("r39", |resource| resource.row.failed_wake = "no image".to_owned());
+        store.change("r39", |resource| resource.record.failed_wake = "no image".to_owned());
         store.inner().never_up.insert(id("r39"));
         let (began, stop) = (Instant::now(), CancellationToken::new());
         let summary = restore(vec![at(&store)], None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;

@@ -102,18 +102,18 @@ async fn wake<P: Plugin>(
         if let Some(now) = listed.borrow_and_update().get(&resource.id) {
             resource = now.clone();
         }
-        let row = transition(&protocol_seen(&resource), Protocol::Wake, Nonce::fresh(), "restored");
-        let written = match row {
+        let record = transition(&protocol_seen(&resource), Protocol::Wake, Nonce::fresh(), "restored");
+        let written = match record {
             _ if !must_wake(&resource) => Ok(()),
             None => return false,
-            Some(row) => {
+            Some(record) => {
                 let request = ScaleRequest {
                     id: resource.id.clone(),
                     target: Target::AtLeast(1),
                     version: resource.version.clone(),
-                    row,
+                    record,
                     deadline,
-                    led_for: std::time::Duration::ZERO,
+                    intercepted_for: std::time::Duration::ZERO,
                 };
                 plugin.set_scale(&request).await
             }

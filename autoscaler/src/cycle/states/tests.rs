@@ -72,9 +72,9 @@ impl Scene {
         self.states.resources[&id("hello")].decision.code()
     }
 
-    fn row(&mut self, state: State, replicas: u32) {
-        self.hello.row = Row { state, nonce: Nonce::fresh(), ..Row::default() };
-        self.hello.version = Version(self.hello.row.nonce.to_string());
+    fn record(&mut self, state: Phase, replicas: u32) {
+        self.hello.record = Record { phase: state, nonce: Nonce::fresh(), ..Record::default() };
+        self.hello.version = Version(self.hello.record.nonce.to_string());
         self.hello.replicas = replicas;
     }
 }
@@ -98,12 +98,12 @@ fn an_event_counts_from_when_it_was_seen_whatever_its_own_clock_says() {
 
 #[test]
 fn what_came_up_is_left_alone_for_a_window_also_where_no_events_are_told() {
-    for (state, replicas) in [(State::Asleep, 0), (State::Waking, 0), (State::Waking, 1), (State::Active, 0)]
+    for (state, replicas) in [(Phase::Asleep, 0), (Phase::Waking, 0), (Phase::Waking, 1), (Phase::Active, 0)]
     {
         let mut scene = Scene::new();
-        scene.row(state, replicas);
+        scene.record(state, replicas);
         scene.cycle(SECOND);
-        scene.row(State::Active, 1);
+        scene.record(Phase::Active, 1);
         scene.cycle(SECOND);
         assert_eq!(scene.code(), "recent_event", "after {state}");
         scene.cycle(WINDOW);
@@ -115,9 +115,9 @@ fn what_came_up_is_left_alone_for_a_window_also_where_no_events_are_told() {
 fn a_fence_that_was_reverted_delays_nothing() {
     let mut scene = Scene::new();
     assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
-    scene.row(State::Draining, 1);
+    scene.record(Phase::Draining, 1);
     scene.cycle(SECOND);
-    scene.row(State::Active, 1);
+    scene.record(Phase::Active, 1);
     assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
 }
 
@@ -232,7 +232,7 @@ fn one_try_at_a_time() {
     scene.states.end_attempt(&id("hello"), scene.now, &DrainOutcome::Committed, MINUTE);
     assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
     // What was decided otherwise since is not begun, nor what is gone.
-    scene.row(State::Waking, 1);
+    scene.record(Phase::Waking, 1);
     scene.cycle(SECOND);
     assert!(scene.states.begin_attempt(&id("hello")).is_none());
     assert!(scene.states.begin_attempt(&id("nobody")).is_none());
@@ -256,7 +256,7 @@ fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
     assert_eq!(scene.code(), "scale_failed");
     assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
     // Once it is asleep the failures are over, however it came there.
-    scene.row(State::Asleep, 0);
+    scene.record(Phase::Asleep, 0);
     scene.cycle(SECOND);
     assert!(scene.states.resources[&id("hello")].failure.is_none());
 }
@@ -264,61 +264,65 @@ fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
 #[test]
 fn what_was_left_behind_is_mended() {
     let mut scene = Scene::new();
-    let mended = |work: &PlannedWork| work.repairs.iter().map(|mend| mend.row.state).collect::<Vec<_>>();
+    let mended = |work: &PlannedWork| work.repairs.iter().map(|mend| mend.record.phase).collect::<Vec<_>>();
     // A fence of somebody who is gone.
-    scene.row(State::Draining, 1);
+    scene.record(Phase::Draining, 1);
     let work = scene.cycle(SECOND);
-    assert_eq!(mended(&work), [State::Active]);
+    assert_eq!(mended(&work), [Phase::Active]);
     assert_eq!(work.repairs[0].expected, scene.hello.version);
     // Scaled up by hand.
-    scene.row(State::Asleep, 1);
-    assert_eq!(mended(&scene.cycle(SECOND)), [State::Active]);
-    scene.row(State::Asleep, 0);
+    scene.record(Phase::Asleep, 1);
+    assert_eq!(mended(&scene.cycle(SECOND)), [Phase::Active]);
+    scene.record(Phase::Asleep, 0);
     assert!(scene.cycle(SECOND).repairs.is_empty());
     // A wake takes its time, counted from when this process saw it.
-    for (replicas, end) in [(0, State::Failed), (1, State::Active)] {
-        scene.row(State::Waking, replicas);
+    for (replicas, end) in [(0, Phase::Failed), (1, Phase::Active)] {
+        scene.record(Phase::Waking, replicas);
         assert!(scene.cycle(WINDOW).repairs.is_empty());
         assert!(scene.cycle(5 * MINUTE).repairs.is_empty());
         assert_eq!(mended(&scene.cycle(SECOND)), [end]);
         // Another wake has another nonce.
-        scene.row(State::Waking, replicas);
+        scene.record(Phase::Waking, replicas);
         assert!(scene.cycle(SECOND).repairs.is_empty());
     }
-    // Another controller's rows are not ours.
-    scene.hello.path = Path::External;
-    scene.row(State::Draining, 1);
+    // Another controller's records are not ours.
+    scene.hello.traffic_mode = TrafficMode::External;
+    scene.record(Phase::Draining, 1);
     assert!(scene.cycle(SECOND).repairs.is_empty());
 }
 
 #[test]
 fn what_is_to_be_repaired_is_written_again_as_it_is() {
     let mut scene = Scene::new();
-    scene.row(State::Asleep, 0);
+    scene.record(Phase::Asleep, 0);
     scene.hello.needs_repair = true;
     let work = scene.cycle(SECOND);
-    assert_eq!((&work.repairs[0].row, work.repairs[0].scaled_manually), (&scene.hello.row, false));
+    assert_eq!((&work.repairs[0].record, work.repairs[0].scaled_manually), (&scene.hello.record, false));
     assert_eq!(work.repairs[0].expected, scene.hello.version);
     // What is to go to zero is written for that.
-    scene.row(State::Active, 1);
+    scene.record(Phase::Active, 1);
     assert_eq!(scene.cycle(SECOND).repairs.len(), 1, "it was used until now");
     let work = scene.cycle(WINDOW);
     assert_eq!((work.repairs.len(), work.idle), (0, vec![id("hello")]));
 }
 
-/// Of a try on path direct that its process did not live to end: the row is reverted, and the route follows from that.
+/// Of a try in traffic mode `when-asleep` that its process did not live to end: the record is reverted, and the route follows from that.
 #[test]
 fn a_switch_left_behind_is_reverted() {
     let mut scene = Scene::new();
-    scene.hello.path = Path::Direct;
-    let leads = scaler_types::Leads::Dlx;
-    scene.hello.route =
-        Some(scaler_types::Route { asked: true, leads, complete: true, ..scaler_types::Route::default() });
-    scene.row(State::Draining, 1);
+    scene.hello.traffic_mode = TrafficMode::WhenAsleep;
+    let leads = scaler_types::Backend::Dlx;
+    scene.hello.interception = Some(scaler_types::Interception {
+        requested: true,
+        backend: leads,
+        in_sync: true,
+        ..scaler_types::Interception::default()
+    });
+    scene.record(Phase::Draining, 1);
     let work = scene.cycle(SECOND);
-    assert_eq!((work.repairs.len(), work.repairs[0].row.state), (1, State::Active));
+    assert_eq!((work.repairs.len(), work.repairs[0].record.phase), (1, Phase::Active));
     // And nothing new is tried until it leads to itself again.
-    scene.row(State::Active, 1);
+    scene.record(Phase::Active, 1);
     assert!(scene.cycle(2 * WINDOW).idle.is_empty());
     assert_eq!(scene.code(), "not_restored");
 }
@@ -328,7 +332,7 @@ fn a_fence_of_this_process_is_not_left_behind() {
     let mut scene = Scene::new();
     scene.cycle(SECOND);
     assert!(scene.states.begin_attempt(&id("hello")).is_some());
-    scene.row(State::Draining, 1);
+    scene.record(Phase::Draining, 1);
     assert!(scene.cycle(SECOND).repairs.is_empty());
     scene.states.end_attempt(&id("hello"), scene.now, &DrainOutcome::Failed("no route".into()), MINUTE);
     assert_eq!(scene.cycle(SECOND).repairs.len(), 1);
@@ -361,12 +365,12 @@ fn how_long_a_decision_stands() {
     let since = scene.states.resources[&id("hello")].since;
     scene.cycle(MINUTE);
     assert_eq!(scene.states.resources[&id("hello")].since, since);
-    scene.row(State::Waking, 0);
+    scene.record(Phase::Waking, 0);
     scene.cycle(MINUTE);
     assert_eq!(scene.states.resources[&id("hello")].since, scene.now);
     assert_eq!(
         scene.states.resources[&id("hello")].decision,
-        Decision::Keep(Reason::NotActive(State::Waking))
+        Decision::Keep(Reason::NotActive(Phase::Waking))
     );
 }
 
@@ -427,13 +431,13 @@ fn a_wake_is_ready_anew() {
     scene.cycle(WINDOW);
     assert_eq!(scene.code(), "quiet");
     // Between two looks it slept and is being woken.
-    scene.row(State::Waking, 1);
+    scene.record(Phase::Waking, 1);
     scene.rollout("a", Progressing, "0 of 1 ready");
     scene.cycle(SECOND);
-    scene.row(State::Failed, 1);
+    scene.record(Phase::Failed, 1);
     scene.cycle(10 * MINUTE - SECOND);
     assert_eq!(scene.code(), "rolling_out", "of before the wake nothing counts");
-    scene.row(State::Active, 1);
+    scene.record(Phase::Active, 1);
     scene.rollout("a", Complete, "");
     scene.cycle(2 * WINDOW);
     assert_eq!(scene.code(), "recent_event");
@@ -451,12 +455,12 @@ fn a_wake_has_its_own_timeout_or_its_rollouts_deadline_whichever_is_longer() {
         scene.rollout("a", Progressing, "loads its model");
         scene.hello.rollout.as_mut().unwrap().deadline = deadline.then_some(10 * MINUTE);
         scene.hello.resource_readiness_timeout = own;
-        scene.row(State::Waking, 1);
+        scene.record(Phase::Waking, 1);
         assert!(scene.cycle(SECOND).repairs.is_empty());
         assert!(scene.cycle(expected * MINUTE).repairs.is_empty(), "{own:?} {deadline}");
-        let row = scene.cycle(SECOND).repairs.remove(0).row;
+        let record = scene.cycle(SECOND).repairs.remove(0).record;
         let why = format!("not ready within {expected}m: loads its model");
-        assert_eq!((row.state, &row.reason, &row.failed_wake), (State::Failed, &why, &why));
+        assert_eq!((record.phase, &record.reason, &record.failed_wake), (Phase::Failed, &why, &why));
     }
 }
 
@@ -464,9 +468,9 @@ fn a_wake_has_its_own_timeout_or_its_rollouts_deadline_whichever_is_longer() {
 fn a_wake_that_was_left_behind_is_up_where_its_pods_are_ready() {
     let mut scene = Scene::new();
     scene.rollout("a", RolloutPhase::Complete, "");
-    scene.row(State::Waking, 1);
-    scene.hello.row.failed_wake = "no such image".to_owned();
+    scene.record(Phase::Waking, 1);
+    scene.hello.record.failed_wake = "no such image".to_owned();
     scene.cycle(SECOND);
-    let row = scene.cycle(10 * MINUTE + SECOND).repairs.remove(0).row;
-    assert_eq!((row.state, row.failed_wake.as_str()), (State::Active, ""));
+    let record = scene.cycle(10 * MINUTE + SECOND).repairs.remove(0).record;
+    assert_eq!((record.phase, record.failed_wake.as_str()), (Phase::Active, ""));
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use scaler_types::{Resource, State, duration::short};
+use scaler_types::{Phase, Resource, duration::short};
 use tokio::time::Instant;
 
 /// More wakes than this in [`SPAN`] are too many: its window is shorter than the pauses between its requests.
@@ -47,7 +47,7 @@ impl WakeHistory {
             self.woken = Some(now);
         }
         // Also one that was seen first: it may have been woken a moment ago.
-        if self.woken.is_none() || resource.row.state == State::Waking {
+        if self.woken.is_none() || resource.record.phase == Phase::Waking {
             self.woken = Some(now);
         }
         self.recent.retain(|(at, _)| now.duration_since(*at) < SPAN);

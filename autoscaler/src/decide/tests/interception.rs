@@ -1,27 +1,32 @@
 //! Tables of the rules of routes.
 
-use scaler_types::{Leads, Route};
+use scaler_types::{Backend, Interception};
 
 use super::*;
 
 impl Case {
     /// On path always, led to the DLXs for as long as a window.
-    fn led(change: impl FnOnce(&mut Self, &mut Route)) -> Self {
+    fn led(change: impl FnOnce(&mut Self, &mut Interception)) -> Self {
         Self::with(|case| {
-            let mut route =
-                Route { asked: true, leads: Leads::Dlx, complete: true, led_for: WINDOW, ..Route::default() };
+            let mut route = Interception {
+                requested: true,
+                backend: Backend::Dlx,
+                in_sync: true,
+                intercepted_for: WINDOW,
+                ..Interception::default()
+            };
             change(case, &mut route);
-            case.resource.route = Some(route);
+            case.resource.interception = Some(route);
         })
     }
 
     /// On path direct, leading to itself, and idle as another source tells.
-    fn direct(change: impl FnOnce(&mut Self, &mut MetricReading, &mut Route)) -> Self {
+    fn direct(change: impl FnOnce(&mut Self, &mut MetricReading, &mut Interception)) -> Self {
         Self::with_reading(|case, reading| {
-            let mut route = Route { asked: true, ..Route::default() };
-            case.resource.path = Path::Direct;
+            let mut route = Interception { requested: true, ..Interception::default() };
+            case.resource.traffic_mode = TrafficMode::WhenAsleep;
             change(case, reading, &mut route);
-            case.resource.route.get_or_insert(route);
+            case.resource.interception.get_or_insert(route);
         })
     }
 }
@@ -30,11 +35,11 @@ impl Case {
 #[test]
 fn every_rule_of_a_route() {
     let keep: Vec<(&str, Case)> = vec![
-        ("not_intercepted", Case::led(|_, route| route.leads = Leads::Own)),
-        ("not_intercepted", Case::led(|_, route| route.leads = Leads::Both)),
-        ("not_intercepted", Case::led(|_, route| route.complete = false)),
-        ("recently_intercepted", Case::led(|_, route| route.led_for = WINDOW - SECOND)),
-        ("recently_intercepted", Case::led(|_, route| route.led_for = Duration::ZERO)),
+        ("not_intercepted", Case::led(|_, route| route.backend = Backend::Workload)),
+        ("not_intercepted", Case::led(|_, route| route.backend = Backend::Both)),
+        ("not_intercepted", Case::led(|_, route| route.in_sync = false)),
+        ("recently_intercepted", Case::led(|_, route| route.intercepted_for = WINDOW - SECOND)),
+        ("recently_intercepted", Case::led(|_, route| route.intercepted_for = Duration::ZERO)),
         // The largest window, and the grace where that is longer.
         (
             "recently_intercepted",
@@ -43,10 +48,11 @@ fn every_rule_of_a_route() {
         (
             "recently_intercepted",
             Case::led(|case, route| {
-                (case.metrics, route.led_for) = (vec![metric(SECOND, 0.0)], PROPAGATION_DELAY - SECOND);
+                (case.metrics, route.intercepted_for) =
+                    (vec![metric(SECOND, 0.0)], PROPAGATION_DELAY - SECOND);
             }),
         ),
-        ("service_restoring", Case::led(|_, route| route.asked = false)),
+        ("service_restoring", Case::led(|_, route| route.requested = false)),
         ("no_dlx_ready", Case::led(|case, _| case.conditions.dlx_available = false)),
         ("in_flight", Case::led(|case, _| case.samples[0].in_flight = 1)),
         ("active", Case::led(|case, _| case.samples[0].idle = Some(SECOND))),
@@ -56,16 +62,16 @@ fn every_rule_of_a_route() {
         // Its owner's wish needs no window, but everybody must have followed.
         (
             "not_intercepted",
-            Case::led(|case, route| (case.resource.sleep_now, route.leads) = (true, Leads::Both)),
+            Case::led(|case, route| (case.resource.sleep_now, route.backend) = (true, Backend::Both)),
         ),
         (
             "not_intercepted",
-            Case::led(|case, route| (case.resource.sleep_now, route.complete) = (true, false)),
+            Case::led(|case, route| (case.resource.sleep_now, route.in_sync) = (true, false)),
         ),
         (
             "recently_intercepted",
             Case::led(|case, route| {
-                (case.resource.sleep_now, route.led_for) = (true, PROPAGATION_DELAY - SECOND)
+                (case.resource.sleep_now, route.intercepted_for) = (true, PROPAGATION_DELAY - SECOND)
             }),
         ),
         (
@@ -76,13 +82,18 @@ fn every_rule_of_a_route() {
         (
             "recently_intercepted",
             Case::with_reading(|case, _| {
-                case.resource.route =
-                    Case::led(|_, route| route.led_for = PROPAGATION_DELAY - SECOND).resource.route;
+                case.resource.interception =
+                    Case::led(|_, route| route.intercepted_for = PROPAGATION_DELAY - SECOND)
+                        .resource
+                        .interception;
             }),
         ),
         // Path direct.
-        ("when_asleep_unsupported", Case::with(|case| case.resource.path = Path::Direct)),
-        ("when_asleep_unsupported", Case::with_reading(|case, _| case.resource.path = Path::Direct)),
+        ("when_asleep_unsupported", Case::with(|case| case.resource.traffic_mode = TrafficMode::WhenAsleep)),
+        (
+            "when_asleep_unsupported",
+            Case::with_reading(|case, _| case.resource.traffic_mode = TrafficMode::WhenAsleep),
+        ),
         ("when_asleep_unsupported", Case::direct(|_, _, _| {}).without_route()),
         // By the DLXs alone.
         ("when_asleep_unsupported", Case::direct(|_, _, _| {}).by_the_dlxs()),
@@ -102,9 +113,9 @@ fn every_rule_of_a_route() {
                 (case.resource.sleep_now, reading.coverage) = (true, Completeness::Guaranteed);
             }),
         ),
-        ("not_restored", Case::direct(|_, _, route| route.leads = Leads::Both)),
-        ("not_restored", Case::direct(|_, _, route| route.leads = Leads::Dlx)),
-        ("service_restoring", Case::direct(|_, _, route| route.asked = false)),
+        ("not_restored", Case::direct(|_, _, route| route.backend = Backend::Both)),
+        ("not_restored", Case::direct(|_, _, route| route.backend = Backend::Dlx)),
+        ("service_restoring", Case::direct(|_, _, route| route.requested = false)),
         ("no_dlx_ready", Case::direct(|case, _, _| case.conditions.dlx_available = false)),
         ("no_dlx", Case::direct(|case, _, _| case.source.unknown = Some(ActivityUnknown::NoDlx))),
         ("in_flight", Case::direct(|case, _, _| case.samples[0].in_flight = 1)),
@@ -134,12 +145,15 @@ fn every_rule_of_a_route() {
         ("quiet", Case::led(|_, _| {})),
         (
             "requested",
-            Case::led(|case, route| (case.resource.sleep_now, route.led_for) = (true, PROPAGATION_DELAY)),
+            Case::led(|case, route| {
+                (case.resource.sleep_now, route.intercepted_for) = (true, PROPAGATION_DELAY)
+            }),
         ),
         (
             "below_threshold",
             Case::with_reading(|case, _| {
-                case.resource.route = Case::led(|_, route| route.led_for = PROPAGATION_DELAY).resource.route;
+                case.resource.interception =
+                    Case::led(|_, route| route.intercepted_for = PROPAGATION_DELAY).resource.interception;
             }),
         ),
         ("below_threshold", Case::direct(|_, _, _| {})),
@@ -156,7 +170,7 @@ fn every_rule_of_a_route() {
         let decision = case.decide();
         assert_eq!((decision.name(), decision.code()), ("scale_to_zero", *code), "case {place}: {decision}");
     }
-    let short = Case::led(|_, route| route.led_for = Duration::from_secs(120));
+    let short = Case::led(|_, route| route.intercepted_for = Duration::from_secs(120));
     assert_eq!(short.decide().to_string(), "its Service has been intercepted for 2m, 10m are needed");
 }
 
@@ -201,7 +215,7 @@ impl Case {
     }
 
     fn without_route(mut self) -> Self {
-        self.resource.route = None;
+        self.resource.interception = None;
         self
     }
 }

@@ -1,11 +1,11 @@
-//! Tries on path direct: a router over a plugin in memory, DLXs and a Prometheus that are real servers.
+//! Tries in traffic mode `when-asleep`: a router over a plugin in memory, DLXs and a Prometheus that are real servers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use daemon::{namespace_file::NamespaceFile, reports::Dropped, settings::Settings};
 use http::StatusCode;
 use prometheus_client::registry::Registry;
-use scaler_types::{Leads, Path, Route, ScaleError, ScaleResource, State, protocol::Rules};
+use scaler_types::{Backend, Interception, Phase, ScaleError, ScaleResource, TrafficMode, protocol::Rules};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::{sync::watch, time::timeout};
@@ -54,8 +54,9 @@ impl Site {
         let state = tempfile::tempdir().unwrap();
         let store = Store::with(["web"]);
         store.change("web", |web| {
-            web.path = Path::Direct;
-            web.route = Some(Route { asked: true, own_ready: true, ..Route::default() });
+            web.traffic_mode = TrafficMode::WhenAsleep;
+            web.interception =
+                Some(Interception { requested: true, workload_ready: true, ..Interception::default() });
             web.scale_resources = vec![ScaleResource {
                 metric_name: "requests".to_owned(),
                 window_size: Duration::from_millis(80),
@@ -119,19 +120,19 @@ impl Site {
         timeout(LONG, one.run(&web, "idle for 10m")).await.expect("the try does not end")
     }
 
-    fn is(&self, state: State, replicas: u32) {
+    fn is(&self, state: Phase, replicas: u32) {
         let web = self.store.get("web");
-        assert_eq!((web.row.state, web.replicas), (state, replicas));
+        assert_eq!((web.record.phase, web.replicas), (state, replicas));
     }
 
-    fn led(&self) -> Vec<Leads> {
+    fn led(&self) -> Vec<Backend> {
         self.store.inner().led.iter().map(|led| led.to).collect()
     }
 
     /// The route leads back when nobody tries any more.
     async fn given_back(&self) {
         self.store.until(|inner| inner.led.len() == 3).await;
-        assert_eq!(self.led(), [Leads::Dlx, Leads::Both, Leads::Own]);
+        assert_eq!(self.led(), [Backend::Dlx, Backend::Both, Backend::Workload]);
         assert!(!self.store.inner().calls.contains(&"set_scale"));
     }
 }
@@ -145,7 +146,7 @@ async fn seen_idle_after_everything_was_led_to_the_dlxs_it_goes_to_zero() {
     let site = Site::new(SHORT, |store| {
         let web = store.get("web");
         // Asked only when there is something to be seen.
-        assert_eq!((web.row.state, web.route.unwrap().leads), (State::Draining, Leads::Dlx));
+        assert_eq!((web.record.phase, web.interception.unwrap().backend), (Phase::Draining, Backend::Dlx));
         // First the grace, then as long as the sample is.
         let led = store.inner().led[0].at;
         assert!(led.elapsed() >= SHORT + SAMPLE, "asked {:?} after the switch", led.elapsed());
@@ -153,12 +154,12 @@ async fn seen_idle_after_everything_was_led_to_the_dlxs_it_goes_to_zero() {
     });
     let dlx = Dlx::quiet(site.state.path(), &["web"]);
     assert_eq!(site.run().await, DrainOutcome::Committed);
-    site.is(State::Asleep, 0);
-    assert_eq!(site.led(), [Leads::Dlx]);
+    site.is(Phase::Asleep, 0);
+    assert_eq!(site.led(), [Backend::Dlx]);
     // The value and the scrapes, once each.
     assert_eq!(site.prometheus.count("/api/v1/query"), 2);
-    assert_eq!((dlx.count("/api/v1/fence"), dlx.count("/api/v1/activity")), (1, 1));
-    assert_eq!(site.store.inner().calls, ["compare_and_set", "set_route", "set_scale"]);
+    assert_eq!((dlx.count("/api/v1/confirm-drain"), dlx.count("/api/v1/activity")), (1, 1));
+    assert_eq!(site.store.inner().calls, ["compare_and_set", "set_backend", "set_scale"]);
 }
 
 #[tokio::test]
@@ -174,8 +175,8 @@ async fn not_seen_idle_it_stays_awake_and_its_route_is_given_back() {
             matches!(&end, DrainOutcome::Reverted(RevertReason::NotIdle(why)) if why.contains(told)),
             "{end}"
         );
-        site.is(State::Active, 1);
-        assert!(site.store.get("web").row.reason.starts_with("kept awake: reverted: not idle after"));
+        site.is(Phase::Active, 1);
+        assert!(site.store.get("web").record.reason.starts_with("kept awake: reverted: not idle after"));
         site.given_back().await;
     }
     // Not enough scrapes, or more than there can be.
@@ -191,7 +192,7 @@ async fn not_seen_idle_it_stays_awake_and_its_route_is_given_back() {
 async fn in_flight_at_a_dlx_is_not_idle() {
     let site = Site::new(SHORT, |_| says("6"));
     let _dlx = Dlx::start(site.state.path(), |member, asked| match asked.path.as_str() {
-        "/api/v1/fence" => confirmed(),
+        "/api/v1/confirm-drain" => confirmed(),
         _ => {
             let mut web = idle("web");
             web["in_flight"] = 1.into();
@@ -221,9 +222,9 @@ async fn a_request_meanwhile_ends_it_early() {
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     let request = async {
         site.store
-            .until(|inner| inner.resources[&id("web")].route.as_ref().unwrap().leads == Leads::Dlx)
+            .until(|inner| inner.resources[&id("web")].interception.as_ref().unwrap().backend == Backend::Dlx)
             .await;
-        site.store.write("web", State::Active);
+        site.store.write("web", Phase::Active);
     };
     let (end, ()) = tokio::join!(site.run(), request);
     assert_eq!(end, DrainOutcome::Reverted(RevertReason::Changed));
@@ -232,13 +233,13 @@ async fn a_request_meanwhile_ends_it_early() {
     let times = Arc::new(AtomicUsize::new(0));
     let site = Site::new(SHORT, move |store| {
         if times.fetch_add(1, Ordering::SeqCst) == 0 {
-            store.write("web", State::Active);
+            store.write("web", Phase::Active);
         }
         says("6")
     });
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Changed));
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
     site.given_back().await;
 }
 
@@ -251,7 +252,7 @@ async fn a_request_before_the_sample_ends_it_early() {
     let request = async {
         site.store.until(|inner| !inner.led.is_empty()).await;
         tokio::time::sleep(Duration::from_secs(600)).await;
-        site.store.write("web", State::Active);
+        site.store.write("web", Phase::Active);
     };
     let (end, ()) = tokio::join!(site.run(), request);
     assert_eq!(end, DrainOutcome::Reverted(RevertReason::Changed));
@@ -262,13 +263,13 @@ async fn a_request_before_the_sample_ends_it_early() {
 async fn a_route_that_is_torn_while_the_sample_is_taken_proves_nothing() {
     let site = Site::new(SHORT, |store| {
         store.set(|inner| inner.forgetful = true);
-        store.route("web", |route| route.complete = false);
+        store.route("web", |route| route.in_sync = false);
         says("6")
     });
     let _dlx = Dlx::quiet(site.state.path(), &["web"]);
     let end = site.run().await;
     assert!(matches!(end, DrainOutcome::Reverted(RevertReason::NotIntercepted(_))), "{end}");
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 }
 
 #[tokio::test]
@@ -281,7 +282,7 @@ async fn who_stops_reverts_at_once() {
     };
     let (end, ()) = tokio::join!(site.run(), stop);
     assert_eq!(end, DrainOutcome::Reverted(RevertReason::Stopping));
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -292,7 +293,7 @@ async fn a_route_that_is_not_led_in_time_is_given_up() {
     site.store.inner().refuse_routes = std::iter::repeat_n(refused, 9).collect();
     let end = site.run().await;
     assert_eq!(end.to_string(), "reverted: its Service was not intercepted: not within 1m0.02s");
-    site.is(State::Active, 1);
+    site.is(Phase::Active, 1);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, time::Duration};
 use daemon::wakes::{WAKE_PLACE_TIMEOUT, Waits, WakePlace, jitter};
 
 use scaler_types::{
-    Leads, Nonce, ResourceId, RouteRequest, ScaleError, ScaleRequest, Severity, Target,
+    Backend, InterceptionRequest, Nonce, ResourceId, ScaleError, ScaleRequest, Severity, Target,
     duration::short,
     protocol::{Dlxs, Step, transition},
 };
@@ -36,7 +36,7 @@ const MIN_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a call is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CallKind {
-    SetBackend(Leads),
+    SetBackend(Backend),
     /// A place for a wake; for whom is decided when it is there.
     WakePermit,
     Wake,
@@ -101,10 +101,10 @@ impl<P: Plugin> Interceptor<P> {
         let (task, what) = match (kind, due) {
             (SET_BACKEND, DueActions { call: Some(to), .. }) => {
                 led.calling = Some(to);
-                let dlxs = if to == Leads::Own { Vec::new() } else { dlxs };
+                let dlxs = if to == Backend::Workload { Vec::new() } else { dlxs };
                 let deadline = MAX_WRITE_TIMEOUT.min(self.serving().propagation_delay).max(MIN_WRITE_TIMEOUT);
-                let request = RouteRequest { id: id.clone(), to, dlxs, deadline };
-                let call = async move { CallResult::Called(plugin.set_route(&request).await) };
+                let request = InterceptionRequest { id: id.clone(), backend: to, dlxs, deadline };
+                let call = async move { CallResult::Called(plugin.set_backend(&request).await) };
                 self.writes_in_progress += 1;
                 (self.running.spawn(call), CallKind::SetBackend(to))
             }
@@ -114,18 +114,18 @@ impl<P: Plugin> Interceptor<P> {
                 } else {
                     "it is not intercepted, so no request could wake it"
                 };
-                let row = transition(&led.seen, Step::Wake, Nonce::fresh(), why);
+                let record = transition(&led.seen, Step::Wake, Nonce::fresh(), why);
                 // Of a newer format: whoever wrote it knows what to do.
-                let Some(row) = row else { return place };
+                let Some(record) = record else { return place };
                 let timeout = led.readiness.unwrap_or(settings.resource_readiness_timeout);
                 led.begin_wake(place?, timeout.min(WAKE_PLACE_TIMEOUT));
                 let request = ScaleRequest {
                     id: id.clone(),
                     target: Target::AtLeast(1),
                     version: led.seen.version.clone(),
-                    row,
+                    record,
                     deadline: timeout,
-                    led_for: Duration::ZERO,
+                    intercepted_for: Duration::ZERO,
                 };
                 let call = async move { CallResult::Called(plugin.set_scale(&request).await) };
                 (self.running.spawn(call), CallKind::Wake)
@@ -177,7 +177,7 @@ impl<P: Plugin> Interceptor<P> {
             CallKind::WakePermit => {}
             CallKind::Wake => {
                 let unavailable_timeout = self.context.dlxs.unavailable_timeout;
-                let refused = led.as_ref().map(|led| led.route.refused.clone()).filter(|why| !why.is_empty());
+                let refused = led.as_ref().map(|led| led.route.refusal.clone()).filter(|why| !why.is_empty());
                 match &result {
                     Ok(()) if self.dlxs != Dlxs::Dead => {
                         let why = refused.unwrap_or_default();
@@ -205,10 +205,11 @@ impl<P: Plugin> Interceptor<P> {
     }
 }
 
-fn where_to(to: Leads) -> &'static str {
+fn where_to(to: Backend) -> &'static str {
     match to {
-        Leads::Own => "to its own pods alone",
-        Leads::Both => "to its own pods as well",
-        Leads::Dlx => "to the DLXs",
+        Backend::Workload => "to its own pods alone",
+        Backend::Both => "to its own pods as well",
+        Backend::Dlx => "to the DLXs",
+        Backend::Unknown => "elsewhere",
     }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use daemon::{members::serving::Known, reports::Dropped, settings::Settings};
 use prometheus_client::registry::Registry;
-use scaler_types::{Leads, Nonce, Path, Resource, Route, Row, ScaleError, State};
+use scaler_types::{Backend, Interception, Nonce, Phase, Record, Resource, ScaleError, TrafficMode};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -37,12 +37,12 @@ struct Site {
 fn led(name: &str) -> Resource {
     let mut resource = Resource::new(id(name));
     resource.replicas = 1;
-    resource.route = Some(Route { asked: true, ..Route::default() });
+    resource.interception = Some(Interception { requested: true, ..Interception::default() });
     resource
 }
 
-fn row(state: State) -> Row {
-    Row { state, nonce: Nonce::fresh(), ..Row::default() }
+fn record(state: Phase) -> Record {
+    Record { phase: state, nonce: Nonce::fresh(), ..Record::default() }
 }
 
 impl Site {
@@ -77,7 +77,7 @@ impl Site {
     }
 
     /// Where the calls led, when nothing more happens for an hour.
-    async fn in_the_end(&self) -> Vec<Leads> {
+    async fn in_the_end(&self) -> Vec<Backend> {
         settle(Duration::from_secs(1800)).await;
         self.store.inner().led.iter().map(|led| led.to).collect()
     }
@@ -86,7 +86,7 @@ impl Site {
         self.store.inner().reports.iter().filter(|(_, report)| report.reason == reason).count()
     }
 
-    fn gauge(&self, leads: Leads) -> i64 {
+    fn gauge(&self, leads: Backend) -> i64 {
         let labels = CycleLabels { kind: KIND.to_owned(), namespace: "demo".to_owned() };
         self.context.metrics.interceptions.get_or_create(&BackendLabels::new(&labels, leads)).get()
     }
@@ -121,21 +121,21 @@ async fn what_is_asked_for_is_led_once_and_told() {
     let calls = site.calls(1).await;
     assert_eq!(
         (calls[0].to, calls[0].dlxs.as_slice()),
-        (Leads::Dlx, ["a".to_owned(), "b".to_owned()].as_slice())
+        (Backend::Dlx, ["a".to_owned(), "b".to_owned()].as_slice())
     );
-    assert_eq!(site.in_the_end().await, [Leads::Dlx]);
+    assert_eq!(site.in_the_end().await, [Backend::Dlx]);
     assert_eq!((site.reports("ServiceIntercepted"), site.reports("InterceptionFailed")), (1, 0));
-    assert_eq!((site.gauge(Leads::Dlx), site.gauge(Leads::Own)), (1, 0));
+    assert_eq!((site.gauge(Backend::Dlx), site.gauge(Backend::Workload)), (1, 0));
     // Somebody took a part of it away.
-    store.route("web", |route| route.complete = false);
-    assert_eq!(site.in_the_end().await, [Leads::Dlx; 2]);
+    store.route("web", |route| route.in_sync = false);
+    assert_eq!(site.in_the_end().await, [Backend::Dlx; 2]);
     // New ones are led as they come, and nobody else is looked at.
     store.put(led("shop"));
     site.calls(3).await;
     store.remove("shop");
     store.change("plain", |resource| resource.replicas = 2);
-    assert_eq!(site.in_the_end().await, [Leads::Dlx; 3]);
-    assert_eq!((site.gauge(Leads::Dlx), site.gauge(Leads::Own)), (1, 0));
+    assert_eq!(site.in_the_end().await, [Backend::Dlx; 3]);
+    assert_eq!((site.gauge(Backend::Dlx), site.gauge(Backend::Workload)), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,25 +144,25 @@ async fn what_is_asked_no_more_is_given_back_by_way_of_both_after_the_grace() {
     store.put(led("web"));
     let site = Site::start(&store, &["a"]);
     site.calls(1).await;
-    store.route("web", |route| route.asked = false);
-    assert_eq!(site.in_the_end().await, [Leads::Dlx, Leads::Both], "nobody else serves yet");
-    store.route("web", |route| route.own_ready = true);
+    store.route("web", |route| route.requested = false);
+    assert_eq!(site.in_the_end().await, [Backend::Dlx, Backend::Both], "nobody else serves yet");
+    store.route("web", |route| route.workload_ready = true);
     settle(PROPAGATION_DELAY - SECOND).await;
     // Not ready any more, and ready again: from then on.
-    store.route("web", |route| route.own_ready = false);
+    store.route("web", |route| route.workload_ready = false);
     settle(SECOND * 5).await;
-    store.route("web", |route| route.own_ready = true);
+    store.route("web", |route| route.workload_ready = true);
     settle(PROPAGATION_DELAY - SECOND).await;
-    // So after a row that was written meanwhile: it may have been led elsewhere and back in between.
-    store.write("web", State::Active);
+    // So after a record that was written meanwhile: it may have been led elsewhere and back in between.
+    store.write("web", Phase::Active);
     let ready = Instant::now();
     let calls = site.calls(3).await;
-    assert_eq!((calls[2].to, calls[2].dlxs.len()), (Leads::Own, 0));
+    assert_eq!((calls[2].to, calls[2].dlxs.len()), (Backend::Workload, 0));
     assert_eq!(calls[2].at - ready, PROPAGATION_DELAY);
     store
         .comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "InterceptionRemoved"))
         .await;
-    assert_eq!(site.gauge(Leads::Both) + site.gauge(Leads::Dlx) + site.gauge(Leads::Own), 0);
+    assert_eq!(site.gauge(Backend::Both) + site.gauge(Backend::Dlx) + site.gauge(Backend::Workload), 0);
     assert!(site.table.status(&id("web"), &site.context.dlxs).is_none());
 }
 
@@ -172,15 +172,15 @@ async fn what_sleeps_is_given_back_when_it_is_woken() {
     store.put(led("web"));
     let site = Site::start(&store, &["a"]);
     site.calls(1).await;
-    store.change("web", |resource| (resource.replicas, resource.row) = (0, row(State::Asleep)));
-    store.route("web", |route| route.asked = false);
-    assert_eq!(site.in_the_end().await, [Leads::Dlx]);
+    store.change("web", |resource| (resource.replicas, resource.record) = (0, record(Phase::Asleep)));
+    store.route("web", |route| route.requested = false);
+    assert_eq!(site.in_the_end().await, [Backend::Dlx]);
     let told = site.table.status(&id("web"), &site.context.dlxs).unwrap();
     let told = serde_json::to_value(told).unwrap();
     assert_eq!(told["waits"], "its wake: it has no replicas yet");
     assert_eq!(told["next"], "both");
-    store.change("web", |resource| (resource.replicas, resource.row) = (1, row(State::Waking)));
-    assert_eq!(site.calls(2).await[1].to, Leads::Both);
+    store.change("web", |resource| (resource.replicas, resource.record) = (1, record(Phase::Waking)));
+    assert_eq!(site.calls(2).await[1].to, Backend::Both);
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,7 +194,7 @@ async fn nothing_is_led_to_nobody() {
     assert!(site.in_the_end().await.is_empty());
     assert!(store.inner().tended.is_empty());
     site.serve(&["a"]);
-    assert_eq!(site.in_the_end().await, [Leads::Dlx]);
+    assert_eq!(site.in_the_end().await, [Backend::Dlx]);
 }
 
 /// Who begins to lead does not know yet who takes requests: a route that leads to somebody must not lose its names.
@@ -202,13 +202,13 @@ async fn nothing_is_led_to_nobody() {
 async fn until_the_dlxs_are_known_none_is_named() {
     let store = Store::with([]);
     let mut resource = led("web");
-    resource.path = Path::Direct;
-    resource.route = Some(Route {
-        asked: true,
-        leads: Leads::Dlx,
-        complete: true,
+    resource.traffic_mode = TrafficMode::WhenAsleep;
+    resource.interception = Some(Interception {
+        requested: true,
+        backend: Backend::Dlx,
+        in_sync: true,
         dlxs: vec!["a".to_owned()],
-        ..Route::default()
+        ..Interception::default()
     });
     store.put(resource);
     let site = Site::start(&store, &[]);
@@ -216,15 +216,15 @@ async fn until_the_dlxs_are_known_none_is_named() {
     assert!(site.in_the_end().await.is_empty());
     site.serve(&["a"]);
     let calls = site.calls(1).await;
-    assert_eq!((calls[0].to, calls[0].dlxs.as_slice()), (Leads::Both, ["a".to_owned()].as_slice()));
+    assert_eq!((calls[0].to, calls[0].dlxs.as_slice()), (Backend::Both, ["a".to_owned()].as_slice()));
 
     // There are none, for so long that nobody waits for one.
     site.context.stop.cancel();
     site.task.await.unwrap();
     let site = Site::start(&store, &[]);
-    store.route("web", |route| route.leads = Leads::Dlx);
+    store.route("web", |route| route.backend = Backend::Dlx);
     let calls = site.calls(2).await;
-    assert_eq!((calls[1].to, calls[1].dlxs.len()), (Leads::Both, 0));
+    assert_eq!((calls[1].to, calls[1].dlxs.len()), (Backend::Both, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,7 +236,7 @@ async fn a_bounded_number_is_written_at_once_and_all_in_the_end() {
     let site = Site::start(&store, &["a"]);
     assert_eq!(site.in_the_end().await.len(), 200);
     assert_eq!(store.inner().writing, (0, 16));
-    assert_eq!(site.gauge(Leads::Dlx), 200);
+    assert_eq!(site.gauge(Backend::Dlx), 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -295,10 +295,10 @@ async fn after_a_conflict_the_first_change_that_is_seen_decides() {
     let calls = site.calls(1).await;
     settle(Duration::from_millis(100)).await;
     // They do not want it any more: looked at again, and nothing is to be done.
-    store.route("web", |route| route.asked = false);
+    store.route("web", |route| route.requested = false);
     assert_eq!(site.in_the_end().await.len(), 1);
     store.inner().refuse_routes = [ScaleError::Conflict].into();
-    store.route("web", |route| route.asked = true);
+    store.route("web", |route| route.requested = true);
     settle(Duration::from_millis(100)).await;
     store.change("web", |resource| resource.replicas = 2);
     let later = site.calls(3).await;
@@ -325,7 +325,11 @@ async fn who_leads_no_more_writes_no_more() {
     assert_eq!(store.inner().led.len(), 2);
     let labels = CycleLabels { kind: KIND.to_owned(), namespace: "demo".to_owned() };
     assert_eq!(
-        site.context.metrics.interceptions.get_or_create(&BackendLabels::new(&labels, Leads::Own)).get(),
+        site.context
+            .metrics
+            .interceptions
+            .get_or_create(&BackendLabels::new(&labels, Backend::Workload))
+            .get(),
         0
     );
 }
@@ -335,15 +339,20 @@ async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
     let store = Store::with([]);
     for name in ["awake", "asleep"] {
         let mut resource = led(name);
-        resource.route = Some(Route { asked: true, leads: Leads::Dlx, complete: true, ..Route::default() });
+        resource.interception = Some(Interception {
+            requested: true,
+            backend: Backend::Dlx,
+            in_sync: true,
+            ..Interception::default()
+        });
         if name == "asleep" {
-            (resource.row, resource.replicas) = (row(State::Asleep), 0);
+            (resource.record, resource.replicas) = (record(Phase::Asleep), 0);
         }
         store.put(resource);
     }
     // One that tells no route is none of ours.
     let mut other = Resource::new(id("other"));
-    other.row = row(State::Asleep);
+    other.record = record(Phase::Asleep);
     store.put(other);
     let site = Site::start(&store, &["a"]);
     settle(SECOND).await;
@@ -353,20 +362,20 @@ async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
     assert!(store.inner().led.is_empty(), "they may come back");
     let calls = site.calls(2).await;
     assert!(
-        calls.iter().all(|call| call.to == Leads::Both && call.at - gone == UNAVAILABLE_TIMEOUT),
+        calls.iter().all(|call| call.to == Backend::Both && call.at - gone == UNAVAILABLE_TIMEOUT),
         "{calls:?}"
     );
     // They are named as they were: there are no others.
     assert!(calls.iter().all(|call| call.dlxs == ["a"]), "{calls:?}");
     store.comes_to(|inner| inner.resources[&id("asleep")].replicas == 1).await;
-    let woken = store.get("asleep").row;
-    assert_eq!((woken.state, &*woken.reason), (State::Waking, "no DLX is ready to take requests"));
+    let woken = store.get("asleep").record;
+    assert_eq!((woken.phase, &*woken.reason), (Phase::Waking, "no DLX is ready to take requests"));
     store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "DLXUnavailable")).await;
     // Without a grace: half of what comes would find nobody.
-    store.route("awake", |route| route.own_ready = true);
+    store.route("awake", |route| route.workload_ready = true);
     let ready = Instant::now();
     let calls = site.calls(3).await;
-    assert_eq!((calls[2].to, calls[2].at), (Leads::Own, ready));
+    assert_eq!((calls[2].to, calls[2].at), (Backend::Workload, ready));
     assert_eq!(store.get("other").replicas, 0);
     settle(LONG / 2).await;
     assert_eq!(site.reports("DLXUnavailable"), 1);
@@ -374,7 +383,7 @@ async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
     // They are back, and so is everything else.
     site.serve(&["b"]);
     let calls = site.calls(5).await;
-    assert!(calls[3..].iter().all(|call| call.to == Leads::Dlx && call.dlxs == ["b"]), "{calls:?}");
+    assert!(calls[3..].iter().all(|call| call.to == Backend::Dlx && call.dlxs == ["b"]), "{calls:?}");
     assert_eq!(site.in_the_end().await.len(), 5);
 }
 
@@ -382,7 +391,7 @@ async fn dead_dlxs_give_everything_back_and_wake_what_sleeps() {
 async fn a_wake_without_dlxs_is_tried_until_it_is_well() {
     let store = Store::with([]);
     let mut resource = led("asleep");
-    (resource.row, resource.replicas) = (row(State::Asleep), 0);
+    (resource.record, resource.replicas) = (record(Phase::Asleep), 0);
     store.put(resource);
     store.inner().refuse_scale = Some(ScaleError::Terminal { reason: "no image".to_owned() });
     let site = Site::start(&store, &[]);
@@ -402,15 +411,15 @@ async fn a_wake_without_dlxs_is_tried_until_it_is_well() {
 async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
     let store = Store::with([]);
     for (name, refused, leads) in [
-        ("stranded", "it is not intercepted, so no request could wake it", Leads::Own),
+        ("stranded", "it is not intercepted, so no request could wake it", Backend::Workload),
         // Requests reach a DLX as long as it leads there.
-        ("reached", "somebody took the key away", Leads::Dlx),
-        ("fine", "", Leads::Own),
+        ("reached", "somebody took the key away", Backend::Dlx),
+        ("fine", "", Backend::Workload),
     ] {
         let mut resource = led(name);
-        (resource.row, resource.replicas) = (row(State::Asleep), 0);
-        let route = resource.route.as_mut().unwrap();
-        (route.refused, route.leads) = (refused.to_owned(), leads);
+        (resource.record, resource.replicas) = (record(Phase::Asleep), 0);
+        let route = resource.interception.as_mut().unwrap();
+        (route.refusal, route.backend) = (refused.to_owned(), leads);
         store.put(resource);
     }
     let site = Site::start(&store, &["a"]);
@@ -419,7 +428,7 @@ async fn what_sleeps_and_could_be_woken_by_no_request_is_woken() {
     assert_eq!(store.get("stranded").replicas, 0, "what stands in its way may pass");
     store.comes_to(|inner| inner.resources[&id("stranded")].replicas == 1).await;
     assert_eq!(started.elapsed().as_secs(), 10);
-    assert_eq!(&*store.get("stranded").row.reason, "it is not intercepted, so no request could wake it");
+    assert_eq!(&*store.get("stranded").record.reason, "it is not intercepted, so no request could wake it");
     store.comes_to(|inner| inner.reports.iter().any(|(_, report)| report.reason == "Woken")).await;
     settle(LONG / 2).await;
     assert_eq!([store.get("reached").replicas, store.get("fine").replicas], [0, 0]);
@@ -463,15 +472,15 @@ async fn while_the_plugin_cannot_tell_nothing_is_forgotten() {
     settle(SECOND).await;
     store.set(|inner| inner.blind = true);
     settle(LONG / 2).await;
-    assert_eq!(site.gauge(Leads::Dlx), 1);
+    assert_eq!(site.gauge(Backend::Dlx), 1);
     // What happened meanwhile is seen when it can be told again.
     store.remove("web");
     store.put(led("shop"));
     store.set(|inner| inner.blind = false);
     let calls = site.calls(2).await;
-    assert_eq!((&*calls[1].name, calls[1].to), ("shop", Leads::Dlx));
+    assert_eq!((&*calls[1].name, calls[1].to), ("shop", Backend::Dlx));
     settle(SECOND).await;
-    assert_eq!((site.gauge(Leads::Dlx), site.gauge(Leads::Own)), (1, 0));
+    assert_eq!((site.gauge(Backend::Dlx), site.gauge(Backend::Workload)), (1, 0));
 }
 
 /// On path direct, of which this process's try waits in its switch.
@@ -480,40 +489,40 @@ async fn a_confirmed_fence_has_its_route_led_and_no_other() {
     let store = Store::with([]);
     for name in ["mine", "other"] {
         let mut resource = led(name);
-        (resource.path, resource.row) = (Path::Direct, row(State::Draining));
+        (resource.traffic_mode, resource.record) = (TrafficMode::WhenAsleep, record(Phase::Draining));
         store.put(resource);
     }
     let site = Site::start(&store, &["a"]);
     assert!(site.in_the_end().await.is_empty(), "nobody confirmed them");
-    let fence = store.get("mine").row.nonce;
+    let fence = store.get("mine").record.nonce;
     let mut confirmed = site.table.begin_switchover(&id("mine"), Nonce(0), fence);
     let began = Instant::now();
     assert_eq!(confirmed.settled().await, SwitchoverProgress::Intercepted);
     assert_eq!(began.elapsed(), PROPAGATION_DELAY);
     let calls = site.calls(1).await;
-    assert_eq!((calls.len(), &*calls[0].name, calls[0].to), (1, "mine", Leads::Dlx));
+    assert_eq!((calls.len(), &*calls[0].name, calls[0].to), (1, "mine", Backend::Dlx));
     // Somebody took a part of it away: the time begins anew.
-    store.route("mine", |route| route.complete = false);
+    store.route("mine", |route| route.in_sync = false);
     assert_eq!(confirmed.lost().await, SwitchoverProgress::Waiting);
     assert_eq!(confirmed.settled().await, SwitchoverProgress::Intercepted);
     assert_eq!(began.elapsed(), 2 * PROPAGATION_DELAY);
     // A request came: its DLX has written.
-    store.write("mine", State::Active);
+    store.write("mine", Phase::Active);
     assert_eq!(confirmed.lost().await, SwitchoverProgress::Changed);
-    store.route("mine", |route| route.own_ready = true);
-    assert_eq!(site.in_the_end().await[2..], [Leads::Both, Leads::Own]);
+    store.route("mine", |route| route.workload_ready = true);
+    assert_eq!(site.in_the_end().await[2..], [Backend::Both, Backend::Workload]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_fence_that_is_not_seen_yet_is_waited_for_and_another_is_none() {
     let store = Store::with([]);
     let mut resource = led("web");
-    (resource.path, resource.row) = (Path::Direct, row(State::Active));
-    let before = resource.row.nonce;
+    (resource.traffic_mode, resource.record) = (TrafficMode::WhenAsleep, record(Phase::Active));
+    let before = resource.record.nonce;
     store.put(resource);
     let site = Site::start(&store, &["a"]);
     settle(SECOND).await;
-    let fence = row(State::Draining);
+    let fence = record(Phase::Draining);
     let mut confirmed = site.table.begin_switchover(&id("web"), before, fence.nonce);
     let waits = tokio::time::timeout(SECOND, confirmed.settled()).await;
     assert!(waits.is_err(), "{waits:?}");
@@ -522,7 +531,7 @@ async fn a_fence_that_is_not_seen_yet_is_waited_for_and_another_is_none() {
     assert_eq!(confirmed.settled().await, SwitchoverProgress::Intercepted);
     drop(confirmed);
     // The revert decides, not the end of the wait.
-    assert_eq!(site.in_the_end().await, [Leads::Dlx]);
+    assert_eq!(site.in_the_end().await, [Backend::Dlx]);
     let mut another = site.table.begin_switchover(&id("web"), before, Nonce::fresh());
     assert_eq!(another.settled().await, SwitchoverProgress::Changed);
     let mut nobody = site.table.begin_switchover(&id("nobody"), before, fence.nonce);

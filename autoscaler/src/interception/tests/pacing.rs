@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use daemon::settings::Settings;
-use scaler_types::{Resource, Route};
+use scaler_types::{Interception, Resource};
 use tokio::time::Instant;
 
 use super::{SECOND, Site, route, settle};
@@ -11,8 +11,8 @@ use crate::testing::{LONG, Store, id, sleeper};
 
 /// One of a herd, with a Service.
 fn led_sleeper(name: &str, slept: usize) -> Resource {
-    let route = Some(Route { asked: true, ..Route::default() });
-    Resource { route, ..sleeper(name, slept) }
+    let route = Some(Interception { requested: true, ..Interception::default() });
+    Resource { interception: route, ..sleeper(name, slept) }
 }
 
 /// Nobody waits for any of them: they have half of the namespace's places.
@@ -49,7 +49,7 @@ async fn those_whose_last_wake_failed_come_last() {
         let mut resource = led_sleeper(&format!("r{number:02}"), number);
         // Among them those that were used last.
         if number >= 15 {
-            resource.row.failed_wake = "ImagePullBackOff".to_owned();
+            resource.record.failed_wake = "ImagePullBackOff".to_owned();
         }
         store.put(resource);
     }

@@ -29,7 +29,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use kube::Client;
 use prometheus_client::registry::Registry;
-use scaler_types::{Path, Resource, ResourceId, ScaleResource};
+use scaler_types::{Resource, ResourceId, ScaleResource, TrafficMode};
 use tokio::{net::TcpListener, time::Instant};
 
 const WINDOW: Duration = Duration::from_secs(600);
@@ -42,7 +42,7 @@ fn source(client: Client, group: &str, kind: &str) -> MetricSource {
 fn resource(name: &str) -> Resource {
     let mut resource = Resource::new(ResourceId::new("shop", name));
     // No DLX is asked.
-    (resource.path, resource.replicas) = (Path::External, 1);
+    (resource.traffic_mode, resource.replicas) = (TrafficMode::External, 1);
     resource.scale_resources =
         vec![ScaleResource { metric_name: "requests".to_owned(), window_size: WINDOW, threshold: 1.0 }];
     resource

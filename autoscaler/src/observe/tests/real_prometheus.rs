@@ -25,7 +25,7 @@ use daemon::{
     settings::{FlagSettings, Settings},
 };
 use prometheus_client::registry::Registry;
-use scaler_types::{Path as Way, Resource, ResourceId, ResourceScalerConfig, ScaleResource};
+use scaler_types::{Resource, ResourceId, ResourceScalerConfig, ScaleResource, TrafficMode as Way};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -115,7 +115,7 @@ metrics:
         let resource = |(name, metric): &(&str, &str)| {
             let mut resource = Resource::new(ResourceId::new("demo", *name));
             // No DLX is asked.
-            (resource.path, resource.replicas) = (Way::External, 1);
+            (resource.traffic_mode, resource.replicas) = (Way::External, 1);
             let window_size = Duration::from_secs(WINDOW);
             let metric = ScaleResource { metric_name: (*metric).to_owned(), window_size, threshold: 0.5 };
             resource.scale_resources = vec![metric];

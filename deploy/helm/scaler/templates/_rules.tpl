@@ -18,7 +18,7 @@ and no workload can be created or deleted. What is for leading Services is there
 {{/* What the plugin `deployment` asks of a served namespace: (dict "root" $ "daemon" ..). Its README has the table. */}}
 {{- define "scaler.pluginRules" -}}
 {{- $leads := and (eq .daemon "autoscaler") (include "scaler.servicePorts" .root) -}}
-# Rows and replicas, in one patch.
+# Records and replicas, in one patch.
 {{ include "scaler.workloadRules" . }}
 # The workload's names{{ if $leads }}; a patch adds one key to a Service's selector, and takes it away{{ end }}.
 - apiGroups: [""]

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use scaler_types::State;
+use scaler_types::Phase;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until},
@@ -177,7 +177,7 @@ async fn rest(
     let (mut a, mut b) = ([0], [0]);
     while !up.is_done() || !down.is_done() {
         changed.borrow_and_update();
-        if matches!(entry.state(), None | Some(State::Asleep)) {
+        if matches!(entry.state(), None | Some(Phase::Asleep)) {
             return Ok(false);
         }
         tokio::select! {

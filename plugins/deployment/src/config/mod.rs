@@ -39,9 +39,11 @@ pub struct Config {
     pub hosts: BTreeMap<String, Vec<String>>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
-    /// Where requests for a workload are led that does not say it; none: the file does not say it either.
-    pub route: Option<Wish>,
-    /// The DLXs' ports that Services lead to; none: no Service is led.
+    /// When the Services of a workload are intercepted that does not say it; none: the file does not say it either.
+    pub intercept: Option<InterceptMode>,
+    /// NetworkPolicies do not refuse an interception.
+    pub intercept_despite_network_policies: bool,
+    /// The DLXs' ports for intercepted Services; none: no Service is intercepted.
     pub service_ports: Option<ServicePorts>,
     /// The namespace that the daemons run in, where it is known.
     pub home: Option<String>,
@@ -51,17 +53,17 @@ pub struct Config {
     pub sources: Vec<Source>,
 }
 
-/// Where the owners of a workload want its Services to lead.
+/// When the Services of a workload are intercepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Wish {
-    /// Wherever they lead: nothing is changed.
-    None,
-    /// To the DLXs, all the while: what opting in means.
+#[serde(rename_all = "kebab-case")]
+pub enum InterceptMode {
+    /// Never: its users point clients at the DLXs themselves.
+    Manual,
+    /// All the time.
     #[default]
-    Service,
-    /// To its pods while it is awake, to the DLXs while it sleeps.
-    Direct,
+    Always,
+    /// While it is asleep.
+    WhenAsleep,
 }
 
 /// A kind of workload that has a scale.
@@ -108,7 +110,9 @@ struct Section {
     #[serde(default)]
     cluster_domain: Option<String>,
     #[serde(default)]
-    route: Option<Wish>,
+    intercept: Option<InterceptMode>,
+    #[serde(default)]
+    intercept_despite_network_policies: bool,
 }
 
 fn replicas_path() -> String {
@@ -181,7 +185,8 @@ impl Config {
             scale_to_zero: section.scale_to_zero.unwrap_or(SCALE_TO_ZERO),
             hosts,
             cluster_domain,
-            route: section.route,
+            intercept: section.intercept,
+            intercept_despite_network_policies: section.intercept_despite_network_policies,
             service_ports: context.service_ports,
             home: context.home.clone(),
             dlx_service: context.dlx_service.clone(),
@@ -231,20 +236,27 @@ pub mod tests {
     #[test]
     fn every_key_is_read_and_nothing_else() {
         let config = section(
-            "    optIn: all\n    scaleToZero: 5m\n    route: direct\n    clusterDomain: Cluster.Example\n    hosts: {web: [Shop.Example.COM]}\n    \
+            "    optIn: all\n    scaleToZero: 5m\n    intercept: when-asleep\n    interceptDespiteNetworkPolicies: true\n    clusterDomain: Cluster.Example\n    hosts: {web: [Shop.Example.COM]}\n    \
              workloads: [{group: argoproj.io, version: v1alpha1, kind: Rollout}]\n",
         )
         .unwrap();
         assert_eq!((config.opt_in, config.scale_to_zero), (OptIn::All, Duration::from_secs(300)));
-        assert_eq!((config.cluster_domain.as_str(), config.route), ("cluster.example", Some(Wish::Direct)));
+        assert_eq!(
+            (config.cluster_domain.as_str(), config.intercept),
+            ("cluster.example", Some(InterceptMode::WhenAsleep))
+        );
         assert_eq!(config.operators_hosts("shop", "web").collect::<Vec<_>>(), ["shop.example.com"]);
         assert_eq!(config.workloads[0].replicas_path, "/spec/replicas");
         let bare = Config::read(&context("namespace: shop\n")).unwrap();
-        assert_eq!((bare.opt_in, bare.scale_to_zero, bare.route), (OptIn::Annotation, SCALE_TO_ZERO, None));
+        assert_eq!(
+            (bare.opt_in, bare.scale_to_zero, bare.intercept),
+            (OptIn::Annotation, SCALE_TO_ZERO, None)
+        );
         for (wrong, told) in [
             ("    optin: all\n", "unknown key \"optin\""),
             ("    scaleToZero: 0s\n", "\"0s\" is too short"),
-            ("    route: always\n", "always"),
+            ("    route: always\n", "unknown key \"route\""),
+            ("    intercept: service\n", "service"),
             ("    scaleToZero: soon\n", "\"soon\" is not a duration"),
             ("    workloads: [{group: apps, version: v1, kind: Deployment}]\n", "is there already"),
             (

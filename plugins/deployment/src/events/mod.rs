@@ -23,7 +23,7 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
-use scaler_types::{Report, Role, Severity};
+use scaler_types::{ResourceEvent, Role, Severity};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -94,7 +94,7 @@ impl Events {
     /// # Errors
     ///
     /// The API server did not take it.
-    pub async fn write(&self, workload: &ObjectReference, report: &Report) -> Result<(), kube::Error> {
+    pub async fn write(&self, workload: &ObjectReference, report: &ResourceEvent) -> Result<(), kube::Error> {
         let said = (workload.uid.clone().unwrap_or_default(), report.reason.clone(), report.message.clone());
         let Some(known) = self.written().admit(said.clone(), Instant::now()) else {
             tracing::debug!(resource = ?workload.name, report.reason, "too many Events: this one is left out");
@@ -120,7 +120,7 @@ impl Events {
         Ok(())
     }
 
-    fn event(&self, workload: &ObjectReference, report: &Report) -> Event {
+    fn event(&self, workload: &ObjectReference, report: &ResourceEvent) -> Event {
         let now = Timestamp::now();
         let suffix = format!(".{:x}", now.as_nanosecond());
         let about = workload.name.as_deref().unwrap_or(self.controller);

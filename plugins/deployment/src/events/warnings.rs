@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use scaler_types::{Report, ResourceId, Role, Severity};
+use scaler_types::{ResourceEvent, ResourceId, Role, Severity};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -41,7 +41,7 @@ pub async fn follow(store: Arc<Store>, events: Arc<Events>, role: Role) {
             if role == Role::Autoscaler {
                 let reason = complaint.reason.to_owned();
                 let report =
-                    Report { severity: Severity::Warning, reason, message: complaint.message.clone() };
+                    ResourceEvent { severity: Severity::Warning, reason, message: complaint.message.clone() };
                 if let Err(error) = events.write(&object, &report).await {
                     tracing::warn!(resource = %id, error = cluster::told(&error), "cannot write an Event on it");
                 }

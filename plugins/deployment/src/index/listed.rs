@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
-use scaler_types::{Path, Resource, ResourceId};
+use scaler_types::{Resource, ResourceId, TrafficMode};
 
 use super::State;
 use crate::objects::annotations;
@@ -42,11 +42,11 @@ impl Listed {
     /// The resource as of now: some of what keeps it awake ends by time alone, and it is led for longer and longer.
     pub fn at(&self, (now, clock): (Timestamp, Instant)) -> Resource {
         let mut resource = self.resource.clone();
-        if let (Some(route), Some(since)) = (&mut resource.route, self.led_since) {
-            route.led_for = clock.saturating_duration_since(since);
+        if let (Some(route), Some(since)) = (&mut resource.interception, self.led_since) {
+            route.intercepted_for = clock.saturating_duration_since(since);
         }
         if let Some(until) = self.keep_awake_until.filter(|until| *until > now) {
-            let why = format!("its owners keep it awake until {until} ({})", annotations::KEEP_AWAKE_UNTIL);
+            let why = format!("its owners keep it awake until {until} ({})", annotations::KEEP_AWAKE);
             resource.keep_awake = joined(&[resource.keep_awake, why]);
         }
         resource
@@ -64,8 +64,12 @@ impl Listed {
 
     /// Whether its Services are to lead to the DLXs all the while, and can.
     pub fn is_to_be_led(&self) -> bool {
-        let can = self.resource.route.as_ref().is_some_and(|route| route.asked && route.refused.is_empty());
-        can && self.resource.path == Path::Always
+        let can = self
+            .resource
+            .interception
+            .as_ref()
+            .is_some_and(|route| route.requested && route.refusal.is_empty());
+        can && self.resource.traffic_mode == TrafficMode::Always
     }
 
     /// Whether its Services are not led for want of ports: when some are given back, it is looked at anew.

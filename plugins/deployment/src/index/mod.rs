@@ -1,7 +1,7 @@
 //! What is known of the cluster, kept by watches.
 //!
 //! **Fresh enough.** Everything here is as old as its stream, which may stall. What is decided on it is therefore never
-//! carried out on it: every write names the uid, generation and row it was decided on, and the API server refuses it
+//! carried out on it: every write names the uid, generation and record it was decided on, and the API server refuses it
 //! if any is another by then. A stale view can only fail. That goes for the autoscaler's `get_resources`; for a DLX,
 //! which registers before its plugins start, the first lists are consistent reads made after that, and a DLX that sees
 //! less than the newest fence does not confirm it.

@@ -14,7 +14,7 @@ mod scene;
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1 as core;
-use scaler_types::{Nonce, ResourceId, Role, ScaleError, State as RowState};
+use scaler_types::{Nonce, Phase, ResourceId, Role, ScaleError};
 use tokio::sync::Mutex;
 
 use crate::{
@@ -64,10 +64,10 @@ impl Routes {
         Self { cluster, store, scales, registering: Arc::default(), waiting: Arc::default() }
     }
 
-    /// Has a workload that is about to be put to zero by the fence of that nonce be led for certain, and have been for `led_for`; one
+    /// Has a workload that is about to be put to zero by the fence of that nonce be led for certain, and have been for `intercepted_for`; one
     /// that asks for no route is fine as it is.
     ///
-    /// The row is on the workload and the route is not, so no single write can test both. Therefore the key of each Service is written
+    /// The record is on the workload and the route is not, so no single write can test both. Therefore the key of each Service is written
     /// anew first, on the very version that it was counted on since when everything passes the DLXs: whoever decided on an
     /// older one to take it away fails from then on, and whoever decides on this one finds the fence.
     ///
@@ -78,13 +78,13 @@ impl Routes {
         &self,
         id: &ResourceId,
         fence: Nonce,
-        led_for: Duration,
+        intercepted_for: Duration,
     ) -> Result<(), ScaleError> {
         let counted_on = self.store.with(|state| {
             let workload = state.workload(id)?;
             let look = look(state, workload, &wishes(state, workload));
             let services = state.ordinary_services_of(workload).into_iter().cloned().collect::<Vec<_>>();
-            let long_enough = look.led_since.is_some_and(|since| since.elapsed() >= led_for);
+            let long_enough = look.led_since.is_some_and(|since| since.elapsed() >= intercepted_for);
             look.asks().then(|| (look.leads_all_to_dlxs() && long_enough).then_some(services))
         });
         let Some(counted_on) = counted_on else { return Ok(()) };
@@ -105,8 +105,8 @@ impl Routes {
     /// the Services were read, and before they are written: a fence that is written later finds them changed.
     async fn no_fence_stands(&self, id: &ResourceId) -> Result<(), ScaleError> {
         let workload = self.scales.read_anew(id).await?;
-        match workload.kept.row.state {
-            RowState::Draining if workload.replicas > 0 => Err(ScaleError::Conflict),
+        match workload.kept.record.phase {
+            Phase::Draining if workload.replicas > 0 => Err(ScaleError::Conflict),
             _ => Ok(()),
         }
     }

@@ -59,7 +59,7 @@ impl<'a> Draft<'a> {
     pub fn restore(&mut self, port: u16, holder: &Holder) {
         match self.ports.get(&port) {
             None => {}
-            Some(Some(entry)) if entry.released.is_some() => {}
+            Some(Some(entry)) if entry.freed.is_some() => {}
             Some(_) => return,
         }
         // One port each: the one it was given first.
@@ -70,7 +70,7 @@ impl<'a> Draft<'a> {
     }
 
     /// A port for each of the holders, or none for any of them: there are not enough.
-    pub fn claim(&mut self, holders: &[Holder], released: &str) -> Option<Vec<u16>> {
+    pub fn claim(&mut self, holders: &[Holder], freed: &str) -> Option<Vec<u16>> {
         let (mut given, mut chosen) = (Vec::new(), BTreeSet::new());
         for holder in holders {
             let port = self.choose(holder, &chosen)?;
@@ -82,7 +82,7 @@ impl<'a> Draft<'a> {
             // What it holds outside of the range, which was another once.
             let others: Vec<_> = self.its(holder).filter(|(other, held)| *held && other != port).collect();
             for (other, _) in others {
-                self.mark(other, released);
+                self.mark(other, freed);
             }
         }
         Some(given)
@@ -94,14 +94,14 @@ impl<'a> Draft<'a> {
     }
 
     /// Gives back what these hold.
-    pub fn release(&mut self, released: &str, whose: impl Fn(&Holder) -> bool) {
+    pub fn free(&mut self, freed: &str, whose: impl Fn(&Holder) -> bool) {
         let held = |(port, entry): (&u16, &Option<Entry>)| {
-            let entry = entry.as_ref().filter(|entry| entry.released.is_none() && whose(&entry.holder));
+            let entry = entry.as_ref().filter(|entry| entry.freed.is_none() && whose(&entry.holder));
             entry.map(|_| *port)
         };
         let ports: Vec<_> = self.ports.iter().filter_map(held).collect();
         for port in ports {
-            self.mark(port, released);
+            self.mark(port, freed);
         }
     }
 
@@ -172,7 +172,7 @@ impl<'a> Draft<'a> {
         let ports = self.of.get(&holder.uid).into_iter().flatten();
         ports.filter_map(|port| {
             let entry = self.ports.get(port)?.as_ref().filter(|entry| entry.holder == *holder)?;
-            Some((*port, entry.released.is_none()))
+            Some((*port, entry.freed.is_none()))
         })
     }
 
@@ -184,9 +184,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn mark(&mut self, port: u16, released: &str) {
+    fn mark(&mut self, port: u16, freed: &str) {
         if let Some(Some(entry)) = self.ports.get_mut(&port) {
-            entry.released = Some(released.to_owned());
+            entry.freed = Some(freed.to_owned());
         }
     }
 }

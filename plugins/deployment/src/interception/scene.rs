@@ -81,7 +81,7 @@ impl Scene {
 
     /// A workload that asks to be led, with more annotations.
     pub fn workload(&self, name: &str, app: &str, more: Value) {
-        let mut annotations = json!({"scaler.dev/scale-to-zero": "10m", "scaler.dev/route": "service"});
+        let mut annotations = json!({"scaler.dev/scale-to-zero": "10m", "scaler.dev/intercept": "always"});
         for (key, value) in more.as_object().unwrap() {
             annotations[key] = value.clone();
         }

@@ -15,14 +15,14 @@ pub const HOLD_TIMEOUT: &str = "scaler.dev/hold-timeout";
 pub const READINESS_TIMEOUT: &str = "scaler.dev/readiness-timeout";
 /// For how long it stays awake at least after a wake.
 pub const MIN_AWAKE: &str = "scaler.dev/min-awake";
-/// It does not sleep before then.
-pub const KEEP_AWAKE_UNTIL: &str = "scaler.dev/keep-awake-until";
+/// When it stays awake: `until=` and a point in time.
+pub const KEEP_AWAKE: &str = "scaler.dev/keep-awake";
 /// `true`: it does not sleep.
 pub const PAUSED: &str = "scaler.dev/paused";
 /// It is to sleep now; once for each value.
 pub const SLEEP_NOW: &str = "scaler.dev/sleep-now";
 
-/// On a workload or its namespace: where its Services are to lead.
-pub const ROUTE: &str = "scaler.dev/route";
-/// What would stand in the way of leading its Services, and is known to its owners; with commas between them.
-pub const ACKNOWLEDGE: &str = "scaler.dev/acknowledge";
+/// On a workload or its namespace: when its Services are intercepted: `always`, `when-asleep` or `manual`.
+pub const INTERCEPT: &str = "scaler.dev/intercept";
+/// Checks that would refuse the interception of its Services and are to be ignored; with commas between them.
+pub const IGNORE_CHECKS: &str = "scaler.dev/ignore-checks";

@@ -41,7 +41,7 @@ pub struct Entry {
     pub holder: Holder,
     /// It was given back: when, by the clock of whoever wrote it. Shown; compared with nothing but itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub released: Option<String>,
+    pub freed: Option<String>,
 }
 
 /// The registry as it stands.
@@ -67,7 +67,7 @@ pub struct Registry {
 
 impl Entry {
     pub fn of(holder: &Holder) -> Self {
-        Self { holder: holder.clone(), released: None }
+        Self { holder: holder.clone(), freed: None }
     }
 
     pub fn text(&self) -> String {
@@ -103,7 +103,7 @@ impl Registry {
     pub fn held(&self, holder: &Holder, range: ServicePorts) -> Option<u16> {
         let mut its = self.of(&holder.uid);
         its.find(|(port, entry)| {
-            range.contains(*port) && entry.released.is_none() && entry.holder.port == holder.port
+            range.contains(*port) && entry.freed.is_none() && entry.holder.port == holder.port
         })
         .map(|(port, _)| port)
     }
@@ -111,7 +111,7 @@ impl Registry {
     /// The same, if it has no other one beside it.
     pub fn only(&self, holder: &Holder, range: ServicePorts) -> Option<u16> {
         let mut its =
-            self.of(&holder.uid).filter(|(_, entry)| entry.holder == *holder && entry.released.is_none());
+            self.of(&holder.uid).filter(|(_, entry)| entry.holder == *holder && entry.freed.is_none());
         let (port, _) = its.next()?;
         (range.contains(port) && its.next().is_none()).then_some(port)
     }
@@ -152,6 +152,6 @@ impl From<ConfigMap> for Registry {
 
 /// How many Services hold a port.
 pub fn holding(ports: &BTreeMap<u16, Option<Entry>>) -> usize {
-    let held = ports.values().flatten().filter(|entry| entry.released.is_none());
+    let held = ports.values().flatten().filter(|entry| entry.freed.is_none());
     held.map(|entry| &entry.holder.uid).collect::<HashSet<_>>().len()
 }

@@ -1,23 +1,22 @@
-//! The row as it is kept on its object: one annotation, in JSON, with what this plugin needs beside it.
+//! The record as it is kept on its object: one annotation, in JSON, with what this plugin needs beside it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use scaler_types::{Row, ScaleEvent, State, Version};
+use scaler_types::{Phase, Record, ScaleEvent, Version};
 use serde::{Deserialize, Serialize};
 
 use super::Owners;
 use crate::ascii;
 
 /// The annotation.
-pub const ANNOTATION: &str = "scaler.dev/row";
+pub const ANNOTATION: &str = "scaler.dev/state";
 
 /// What the annotation holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Kept {
-    /// The row.
+    /// The record.
     #[serde(flatten)]
-    pub row: Row,
-    /// The uid of the object it was written on. On another one, as after a restore from a backup, only the row is believed, and what
+    pub record: Record,
+    /// The uid of the object it was written on. On another one, as after a restore from a backup, only the record is believed, and what
     /// was obeyed: the annotation with that wish came with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
@@ -32,7 +31,7 @@ pub struct Kept {
     #[serde(default)]
     pub sleeps: u32,
     /// At zero: how many replicas there were before. Believed only if `generation` fits, or did when it was seen first,
-    /// or if a Service that is led has this row's nonce.
+    /// or if a Service that is led has this record's nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
     /// Who owned the replicas (`metadata.managedFields`) when Scaler wrote them: should that daemon end before it has given them
@@ -60,8 +59,8 @@ pub struct Unreadable(String);
 /// What a write makes of what was kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'a> {
-    /// The row to write.
-    pub row: &'a Row,
+    /// The record to write.
+    pub record: &'a Record,
     /// The object's uid.
     pub uid: &'a str,
     /// The generation the object will have.
@@ -85,26 +84,15 @@ pub struct Change<'a> {
 // === impl Kept ===
 
 impl Kept {
-    /// Reads an annotation. One with a row of a later format is kept as it is: it is to be left alone.
+    /// Reads an annotation. One with a record of a later format is kept as it is: it is to be left alone.
     ///
     /// # Errors
     ///
-    /// It is not JSON, or not a row's.
+    /// It is not JSON, or not a record's.
     pub fn parse(text: &str) -> Result<Self, Unreadable> {
         serde_json::from_str(text).or_else(|error| {
-            #[derive(Deserialize)]
-            struct Format {
-                format: u32,
-            }
-            match serde_json::from_str::<Format>(text) {
-                // Nothing is known of it but that it is not ours to read.
-                Ok(Format { format }) if format > Row::FORMAT => {
-                    let reason = "written by a later version".to_owned();
-                    let row = Row { reason, format, ..Row::default() };
-                    Ok(Self { row, ..Self::default() })
-                }
-                _ => Err(Unreadable(error.to_string())),
-            }
+            let later = Record::parse_later(text).ok_or_else(|| Unreadable(error.to_string()))?;
+            Ok(Self { record: later, ..Self::default() })
         })
     }
 
@@ -112,7 +100,7 @@ impl Kept {
     pub fn on(self, uid: &str) -> Self {
         match &self.uid {
             Some(written_on) if written_on != uid => {
-                Self { row: self.row, sleep_now: self.sleep_now, ..Self::default() }
+                Self { record: self.record, sleep_now: self.sleep_now, ..Self::default() }
             }
             _ => self,
         }
@@ -128,15 +116,15 @@ impl Kept {
         self.sleep_now.as_deref().is_some_and(|kept| kept == wish || kept == fingerprint(wish))
     }
 
-    /// Whether somebody brought it back: both were found at zero, `known` first, and this was written before that. Every row since
+    /// Whether somebody brought it back: both were found at zero, `known` first, and this was written before that. Every record since
     /// a sleep counts it; and what somebody else scaled to zero does not fall asleep.
     pub fn is_older_than(&self, known: &Self) -> bool {
         let slept_since = self.sleeps < known.sleeps;
-        let scaled_by_others = matches!(known.row.state, State::Active | State::Draining);
-        self.row.format <= Row::FORMAT
-            && known.row.format <= Row::FORMAT
+        let scaled_by_others = matches!(known.record.phase, Phase::Active | Phase::Draining);
+        self.record.format <= Record::FORMAT
+            && known.record.format <= Record::FORMAT
             && (slept_since
-                || self.sleeps == known.sleeps && scaled_by_others && self.row.state == State::Asleep)
+                || self.sleeps == known.sleeps && scaled_by_others && self.record.phase == Phase::Asleep)
     }
 
     /// Whether it was written on the object as it is.
@@ -146,20 +134,21 @@ impl Kept {
 
     /// What is to be written instead.
     pub fn after(&self, change: Change<'_>) -> Self {
-        let Change { row, uid, generation, replicas, before, target, owners, sleep_now, spec, now } = change;
-        let event = match (self.row.state, row.state) {
-            (State::Waking | State::Asleep, State::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
+        let Change { record, uid, generation, replicas, before, target, owners, sleep_now, spec, now } =
+            change;
+        let event = match (self.record.phase, record.phase) {
+            (Phase::Waking | Phase::Asleep, Phase::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
             // The same sleep is written again.
-            (State::Asleep, State::Asleep) => None,
-            (_, State::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
-            (_, State::Asleep) => Some(ScaleEvent::ScaleToZeroCompleted),
+            (Phase::Asleep, Phase::Asleep) => None,
+            (_, Phase::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
+            (_, Phase::Asleep) => Some(ScaleEvent::ScaleToZeroCompleted),
             // A fence and its revert are no change of the scale.
             _ => None,
         };
         // What it had is known while it runs; at zero only this says it.
         let before = if replicas > 0 { Some(replicas) } else { before };
         Self {
-            row: row.clone(),
+            record: record.clone(),
             uid: Some(uid.to_owned()),
             generation: Some(generation),
             spec: Some(spec.to_owned()),
@@ -167,8 +156,8 @@ impl Kept {
             replicas: before.filter(|_| target == 0),
             owners: if target != replicas || owners.scaler { owners.others.clone() } else { Vec::new() },
             // At zero, and on the way from it, the wish was granted.
-            sleep_now: match row.state {
-                State::Asleep | State::Waking => sleep_now.map(fingerprint),
+            sleep_now: match record.phase {
+                Phase::Asleep | Phase::Waking => sleep_now.map(fingerprint),
                 _ => self.sleep_now.clone(),
             },
             event: event.or(self.event),
@@ -185,10 +174,10 @@ pub fn fingerprint(text: &str) -> String {
     format!("{hash:016x}")
 }
 
-/// The version of an object: it changes whenever its row or its scale does, and not with its status.
-pub fn version(uid: &str, generation: i64, row: Option<&str>) -> Version {
-    Version(match row {
-        Some(row) => format!("{uid}/{generation}/{row}"),
+/// The version of an object: it changes whenever its record or its scale does, and not with its status.
+pub fn version(uid: &str, generation: i64, record: Option<&str>) -> Version {
+    Version(match record {
+        Some(record) => format!("{uid}/{generation}/{record}"),
         None => format!("{uid}/{generation}"),
     })
 }
@@ -200,41 +189,41 @@ mod tests {
 
     use super::*;
 
-    fn row(state: State, nonce: u64) -> Row {
-        Row { state, nonce: Nonce(nonce), reason: "idle for 10m".to_owned(), ..Row::default() }
+    fn record(state: Phase, nonce: u64) -> Record {
+        Record { phase: state, nonce: Nonce(nonce), reason: "idle for 10m".to_owned(), ..Record::default() }
     }
 
-    fn change(row: &Row, generation: i64, replicas: u32, target: u32) -> Change<'_> {
+    fn change(record: &Record, generation: i64, replicas: u32, target: u32) -> Change<'_> {
         let now = "2026-01-01T00:00:00Z";
         static NOBODY: Owners = Owners { others: Vec::new(), scaler: false };
         let (uid, before, owners, sleep_now, spec) = ("u", Some(3), &NOBODY, Some("1"), "f");
-        Change { row, uid, generation, replicas, before, target, owners, sleep_now, spec, now }
+        Change { record, uid, generation, replicas, before, target, owners, sleep_now, spec, now }
     }
 
     #[test]
     fn to_zero_and_back() {
         let active = Kept::default();
-        let draining = active.after(change(&row(State::Draining, 1), 4, 3, 3));
+        let draining = active.after(change(&record(Phase::Draining, 1), 4, 3, 3));
         assert_eq!((draining.replicas, draining.event, draining.sleep_now.clone()), (None, None, None));
-        let asleep = draining.after(change(&row(State::Asleep, 1), 5, 3, 0));
+        let asleep = draining.after(change(&record(Phase::Asleep, 1), 5, 3, 0));
         assert_eq!((asleep.replicas, asleep.fits(5), asleep.fits(6)), (Some(3), true, false));
         assert_eq!((asleep.event, asleep.sleeps), (Some(ScaleEvent::ScaleToZeroCompleted), 1));
         assert!(asleep.has_obeyed("1") && !asleep.has_obeyed("2") && !draining.has_obeyed("1"));
         let older = Kept { sleep_now: Some("1".to_owned()), ..Kept::default() };
         assert!(older.has_obeyed("1") && !older.has_obeyed("2"), "kept whole by an earlier version");
-        // Another row at zero: what it had is handed on only if it was believed.
-        let failed = row(State::Failed, 2);
+        // Another record at zero: what it had is handed on only if it was believed.
+        let failed = record(Phase::Failed, 2);
         assert_eq!(asleep.after(change(&failed, 5, 0, 0)).replicas, Some(3));
         let doubted = Change { before: None, ..change(&failed, 6, 0, 0) };
         assert_eq!(asleep.after(doubted).replicas, None);
-        let again = asleep.after(Change { now: "later", ..change(&row(State::Asleep, 1), 7, 0, 0) });
+        let again = asleep.after(Change { now: "later", ..change(&record(Phase::Asleep, 1), 7, 0, 0) });
         assert_eq!((again.replicas, again.sleeps, again.event_time), (Some(3), 1, asleep.event_time.clone()));
-        let waking = asleep.after(change(&row(State::Waking, 3), 6, 0, 3));
+        let waking = asleep.after(change(&record(Phase::Waking, 3), 6, 0, 3));
         assert_eq!((waking.replicas, waking.event), (None, Some(ScaleEvent::ScaleFromZeroStarted)));
-        let up = waking.after(change(&row(State::Active, 4), 6, 3, 3));
+        let up = waking.after(change(&record(Phase::Active, 4), 6, 3, 3));
         assert_eq!(up.event, Some(ScaleEvent::ScaleFromZeroCompleted));
-        let reverted = up.after(change(&row(State::Draining, 5), 6, 3, 3)).after(change(
-            &row(State::Active, 6),
+        let reverted = up.after(change(&record(Phase::Draining, 5), 6, 3, 3)).after(change(
+            &record(Phase::Active, 6),
             6,
             3,
             3,
@@ -244,21 +233,21 @@ mod tests {
 
     /// A backup's record is on an object of another uid. A version before this one wrote none.
     #[test]
-    fn on_another_object_its_row_is_believed_and_what_it_obeyed() {
-        let asleep = Kept::default().after(change(&row(State::Asleep, 1), 5, 3, 0));
+    fn on_another_object_its_record_is_believed_and_what_it_obeyed() {
+        let asleep = Kept::default().after(change(&record(Phase::Asleep, 1), 5, 3, 0));
         assert_eq!(asleep.clone().on("u"), asleep);
         let restored = asleep.clone().on("v");
         let sleep_now = asleep.sleep_now.clone();
-        assert_eq!(restored, Kept { row: asleep.row.clone(), sleep_now, ..Kept::default() });
+        assert_eq!(restored, Kept { record: asleep.record.clone(), sleep_now, ..Kept::default() });
         assert!(restored.has_obeyed("1"), "the annotation scaler.dev/sleep-now is in the backup, too");
         let older = Kept { uid: None, ..asleep };
         assert_eq!(older.clone().on("v"), older);
     }
 
     #[test]
-    fn an_older_row_counts_fewer_sleeps_or_sleeps_where_somebody_else_scaled() {
-        use State::{Active, Asleep, Draining, Failed, Waking};
-        let kept = |state, sleeps| Kept { row: row(state, 1), sleeps, ..Kept::default() };
+    fn an_older_record_counts_fewer_sleeps_or_sleeps_where_somebody_else_scaled() {
+        use Phase::{Active, Asleep, Draining, Failed, Waking};
+        let kept = |state, sleeps| Kept { record: record(state, 1), sleeps, ..Kept::default() };
         for state in [Active, Draining, Asleep, Waking, Failed] {
             assert!(kept(state, 1).is_older_than(&kept(Asleep, 2)), "{state}");
             assert!(!kept(state, 2).is_older_than(&kept(Asleep, 2)), "{state}");
@@ -273,34 +262,39 @@ mod tests {
                 && !kept(Waking, 2).is_older_than(&kept(Active, 2))
         );
         // A later version's is its own business.
-        let later = Kept::parse(r#"{"state":"dreaming","format":2}"#).unwrap();
+        let later = Kept::parse(r#"{"phase":"dreaming","format":2}"#).unwrap();
         assert!(!later.is_older_than(&kept(Asleep, 2)) && !kept(Asleep, 0).is_older_than(&later));
     }
 
     #[test]
     fn what_cannot_be_read_is_told_from_what_is_of_a_later_format() {
-        for text in ["", "{", "[]", "{}", r#"{"state":"dreaming"}"#, r#"{"state":"active","format":-1}"#] {
+        for text in ["", "{", "[]", "{}", r#"{"phase":"dreaming"}"#, r#"{"phase":"active","format":-1}"#] {
             assert!(Kept::parse(text).is_err(), "{text}");
         }
         for text in [
-            r#"{"state":"dreaming","format":2}"#,
-            r#"{"state":"asleep","nonce":"7","format":2,"more":{"a":[1]}}"#,
+            r#"{"phase":"dreaming","format":2}"#,
+            r#"{"phase":"asleep","nonce":"7","format":2,"more":{"a":[1]}}"#,
         ] {
-            assert_eq!(Kept::parse(text).unwrap().row.format, 2, "{text}");
+            assert_eq!(Kept::parse(text).unwrap().record.format, 2, "{text}");
+        }
+        for (text, phase) in [
+            (r#"{"phase":"asleep","nonce":7,"format":2}"#, Phase::Asleep),
+            (r#"{"phase":"dreaming","format":2}"#, Phase::Active),
+        ] {
+            assert_eq!(Kept::parse(text).unwrap().record.phase, phase, "{text}");
         }
     }
 
     fn kept() -> impl Strategy<Value = Kept> {
-        let states = [State::Active, State::Draining, State::Asleep, State::Waking, State::Failed];
-        let row = (prop::sample::select(states.to_vec()), any::<u64>(), any::<String>(), 0..3_u32).prop_map(
-            |(state, nonce, reason, format)| {
+        let states = [Phase::Active, Phase::Draining, Phase::Asleep, Phase::Waking, Phase::Failed];
+        let record = (prop::sample::select(states.to_vec()), any::<u64>(), any::<String>(), 0..3_u32)
+            .prop_map(|(state, nonce, reason, format)| {
                 let failed_wake = reason.chars().rev().collect();
-                Row { state, nonce: Nonce(nonce), reason, failed_wake, format }
-            },
-        );
-        (row, any::<Option<i64>>(), any::<Option<u32>>(), any::<Option<String>>(), any::<bool>()).prop_map(
-            |(row, generation, replicas, sleep_now, event)| Kept {
-                row,
+                Record { phase: state, nonce: Nonce(nonce), reason, failed_wake, format }
+            });
+        (record, any::<Option<i64>>(), any::<Option<u32>>(), any::<Option<String>>(), any::<bool>()).prop_map(
+            |(record, generation, replicas, sleep_now, event)| Kept {
+                record,
                 uid: sleep_now.clone(),
                 generation,
                 sleeps: replicas.unwrap_or(7),

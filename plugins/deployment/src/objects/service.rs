@@ -6,8 +6,8 @@ use scaler_types::Nonce;
 use super::{Family, Labels, Meta, Owners, PortOf};
 
 /// The key that is added to a Service's selector, so that it selects no pod any more; the user's own keys stay.
-pub const FENCED: &str = "scaler.dev/fenced";
-/// Its value until a commit writes the nonce of its row.
+pub const FENCED: &str = "scaler.dev/intercepted";
+/// Its value until a commit writes the nonce of its record.
 pub const LED: &str = "1";
 
 /// Where it is.
@@ -24,7 +24,7 @@ pub struct Service {
     pub owners: Owners,
     /// Our key is in its selector: no pod is an endpoint of it.
     pub fenced: bool,
-    /// The value of our key where a commit wrote it: its row's nonce.
+    /// The value of our key where a commit wrote it: its record's nonce.
     pub committed: Option<Nonce>,
     /// It is being deleted.
     pub deleting: bool,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::{ApiResource, DynamicObject};
-use scaler_types::{ResourceId, Rollout, State, Version};
+use scaler_types::{Phase, ResourceId, Rollout, Version};
 use serde_json::Value;
 
 use super::{
@@ -60,17 +60,17 @@ pub struct Workload {
     pub annotations: BTreeMap<String, String>,
     /// It has annotations, ours or others.
     pub annotated: bool,
-    /// Its row: what the annotation holds; nothing written, or nothing readable, is the default. Where somebody brought an older
+    /// Its record: what the annotation holds; nothing written, or nothing readable, is the default. Where somebody brought an older
     /// one back while it is at zero, what this process knew before.
     pub kept: Kept,
-    /// The annotation holds an older row than that.
+    /// The annotation holds an older record than that.
     pub stale: bool,
     /// What is kept of its replicas is to be believed: it was written on the object as it is, or since then neither
-    /// row nor scale was seen to change.
+    /// record nor scale was seen to change.
     pub believed: bool,
-    /// What it had before its sleep, as this process knew it when another row was brought in: what that one keeps is not believed.
+    /// What it had before its sleep, as this process knew it when another record was brought in: what that one keeps is not believed.
     pub had: Option<u32>,
-    /// Why the row's annotation cannot be read, if so.
+    /// Why the record's annotation cannot be read, if so.
     pub unreadable: Option<String>,
     /// What its pods are told by.
     pub selector: Selector,
@@ -99,7 +99,7 @@ impl Kind {
         }
     }
 
-    /// How much the generation grows by a write of the row: a Deployment's counts changes of its annotations, too, every
+    /// How much the generation grows by a write of the record: a Deployment's counts changes of its annotations, too, every
     /// other kind's only those of its specification.
     pub fn generations(&self, scaled: bool) -> i64 {
         let counts_annotations = self.api.group == "apps" && self.api.kind == "Deployment";
@@ -130,7 +130,7 @@ impl Workload {
 
     /// It is awake, and nobody is about to change that.
     pub fn serves(&self) -> bool {
-        self.replicas > 0 && self.kept.row.state != State::Draining
+        self.replicas > 0 && self.kept.record.phase != Phase::Draining
     }
 
     /// From an object of the kind.
@@ -218,40 +218,40 @@ impl Workload {
         ResourceId::new(&*self.meta.namespace, self.kind.resource_name(&self.meta.name))
     }
 
-    /// The row's annotation as it stands.
-    pub fn row_text(&self) -> Option<&str> {
+    /// The record's annotation as it stands.
+    pub fn record_text(&self) -> Option<&str> {
         self.annotations.get(record::ANNOTATION).map(String::as_str)
     }
 
     /// The same, if a patch can test it: the API server compares the text that its own encoder writes. Others than ours may have
     /// anything in it: an earlier version's, one that a user edited, or either brought back by `rollout undo`.
-    pub fn plain_row_text(&self) -> Option<&str> {
-        self.row_text().filter(|text| ascii::is_plain(text))
+    pub fn plain_record_text(&self) -> Option<&str> {
+        self.record_text().filter(|text| ascii::is_plain(text))
     }
 
-    /// Its state before was `old`: what was believed then still is if the row and the scale are the same. Whoever brings
-    /// back an old annotation (`rollout undo`) changes the row's text, whoever deploys an image or annotates does not.
+    /// Its state before was `old`: what was believed then still is if the record and the scale are the same. Whoever brings
+    /// back an old annotation (`rollout undo`) changes the record's text, whoever deploys an image or annotates does not.
     pub fn follows(&mut self, old: &Workload) {
         if old.meta.uid != self.meta.uid {
             return;
         }
-        let same_row = old.row_text() == self.row_text();
-        self.believed |= old.believed && (old.replicas, true) == (self.replicas, same_row);
+        let same_record = old.record_text() == self.record_text();
+        self.believed |= old.believed && (old.replicas, true) == (self.replicas, same_record);
         if (old.replicas, self.replicas) == (0, 0) {
             self.had = old.before();
-            if old.stale && same_row || !same_row && self.kept.is_older_than(&old.kept) {
+            if old.stale && same_record || !same_record && self.kept.is_older_than(&old.kept) {
                 (self.kept, self.believed, self.stale) = (old.kept.clone(), old.believed, true);
                 self.owners = std::mem::take(&mut self.owners).or_stored(&self.kept.owners);
             }
         }
-        // An older row counts fewer sleeps than there were.
+        // An older record counts fewer sleeps than there were.
         self.kept.sleeps = self.kept.sleeps.max(old.kept.sleeps);
     }
 
-    /// Its row is to be written again: an older one stands in its place, or whoever wrote the replicas last ended before they were
+    /// Its record is to be written again: an older one stands in its place, or whoever wrote the replicas last ended before they were
     /// given back to their owners. While it drains or wakes somebody may be at that.
     pub fn needs_repair(&self) -> bool {
-        self.stale || self.owners.scaler && !matches!(self.kept.row.state, State::Draining | State::Waking)
+        self.stale || self.owners.scaler && !matches!(self.kept.record.phase, Phase::Draining | Phase::Waking)
     }
 
     /// The replicas to come back with.
@@ -272,7 +272,7 @@ impl Workload {
 
     /// Its version.
     pub fn version(&self) -> Version {
-        record::version(&self.meta.uid, self.generation, self.row_text())
+        record::version(&self.meta.uid, self.generation, self.record_text())
     }
 
     /// Whether its controller has seen that none are wanted, and counts none.

@@ -10,13 +10,13 @@ use scaler_types::{ScaleResource, duration, yaml};
 use serde::Deserialize;
 
 use crate::{
-    config::{Config, OptIn, Wish, requests_in},
+    config::{Config, InterceptMode, OptIn, requests_in},
     index::State,
     objects::{
         PortOf, Workload,
         annotations::{
-            ACKNOWLEDGE, HOLD_TIMEOUT, HOSTS, KEEP_AWAKE_UNTIL, METRICS, MIN_AWAKE, PAUSED, PORT,
-            READINESS_TIMEOUT, ROUTE, SCALE_TO_ZERO,
+            HOLD_TIMEOUT, HOSTS, IGNORE_CHECKS, INTERCEPT, KEEP_AWAKE, METRICS, MIN_AWAKE, PAUSED, PORT,
+            READINESS_TIMEOUT, SCALE_TO_ZERO,
         },
         host_name,
     },
@@ -43,22 +43,22 @@ pub struct Wishes {
     pub keep_awake_until: Option<Timestamp>,
     /// It does not sleep.
     pub paused: bool,
-    /// Where its Services are to lead.
-    pub route: Wish,
-    /// Somebody wrote that down: its owners, those of its namespace, or the operator.
-    pub route_is_written: bool,
-    /// What is not to stand in the way of that.
-    pub acknowledged: BTreeSet<Acknowledged>,
+    /// When its Services are intercepted.
+    pub intercept: InterceptMode,
+    /// That is set, on the workload, on its namespace or in the namespace file.
+    pub intercept_is_set: bool,
+    /// Checks that do not refuse its interception.
+    pub ignored_checks: BTreeSet<IgnoredCheck>,
+    /// NetworkPolicies do not refuse its interception: the operator's decision.
+    pub intercept_despite_network_policies: bool,
     /// What cannot be used, each with what was expected.
     pub wrong: Vec<String>,
 }
 
-/// Something that changes when a Service is led, and that its owners may accept.
+/// A check that its users may have ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Acknowledged {
-    /// Whoever can connect to a DLX can connect to the pods, whatever NetworkPolicies say.
-    NetworkPolicies,
-    /// A client's connections go to any of the pods.
+pub enum IgnoredCheck {
+    /// Through a DLX, a client's connections go to any of the pods.
     SessionAffinity,
 }
 
@@ -101,21 +101,24 @@ impl Wishes {
                 }
             }
         }
-        wishes.route_is_written = true;
-        wishes.route = match (own.get(ROUTE), namespace.and_then(|all| all.get(ROUTE))) {
-            (Some(own), _) => wish(own.trim()).map_err(|why| format!("{ROUTE}: {why}")),
-            (None, Some(all)) => wish(all.trim()).map_err(|why| format!("{ROUTE} of its namespace: {why}")),
+        wishes.intercept_despite_network_policies = config.intercept_despite_network_policies;
+        wishes.intercept_is_set = true;
+        wishes.intercept = match (own.get(INTERCEPT), namespace.and_then(|all| all.get(INTERCEPT))) {
+            (Some(own), _) => intercept_mode(own.trim()).map_err(|why| format!("{INTERCEPT}: {why}")),
+            (None, Some(all)) => {
+                intercept_mode(all.trim()).map_err(|why| format!("{INTERCEPT} of its namespace: {why}"))
+            }
             (None, None) => {
-                wishes.route_is_written = config.route.is_some();
-                Ok(config.route.unwrap_or_default())
+                wishes.intercept_is_set = config.intercept.is_some();
+                Ok(config.intercept.unwrap_or_default())
             }
         }
         .unwrap_or_else(|wrong| {
             wishes.wrong.push(wrong);
-            Wish::None
+            InterceptMode::Manual
         });
         let mut read = Reader { own, wrong: &mut wishes.wrong };
-        wishes.acknowledged = read.value(ACKNOWLEDGE, acknowledged).unwrap_or_default();
+        wishes.ignored_checks = read.value(IGNORE_CHECKS, ignored_checks).unwrap_or_default();
         if let Some(metrics) = read.value(METRICS, metrics) {
             wishes.metrics = metrics;
         }
@@ -124,7 +127,7 @@ impl Wishes {
         wishes.hold_timeout = read.value(HOLD_TIMEOUT, window);
         wishes.readiness_timeout = read.value(READINESS_TIMEOUT, window);
         wishes.min_awake = read.value(MIN_AWAKE, window);
-        wishes.keep_awake_until = read.value(KEEP_AWAKE_UNTIL, moment);
+        wishes.keep_awake_until = read.value(KEEP_AWAKE, until);
         wishes.paused = read.value(PAUSED, flag).unwrap_or(false);
         wishes
     }
@@ -198,26 +201,30 @@ fn port(text: &str) -> Result<PortOf, String> {
     }
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
-    text.parse()
-        .map_err(|_| format!("{text:?} is no point in time, expected one such as 2026-12-24T18:00:00Z"))
+fn until(text: &str) -> Result<Timestamp, String> {
+    let moment = text.strip_prefix("until=").and_then(|moment| moment.trim().parse().ok());
+    moment.ok_or_else(|| {
+        format!("{text:?} is not valid, expected a point in time such as until=2026-12-24T18:00:00Z")
+    })
 }
 
-fn wish(text: &str) -> Result<Wish, String> {
+fn intercept_mode(text: &str) -> Result<InterceptMode, String> {
     match text {
-        "none" => Ok(Wish::None),
-        "service" => Ok(Wish::Service),
-        "direct" => Ok(Wish::Direct),
-        _ => Err(format!("{text:?} is no route, expected service, direct or none")),
+        "manual" => Ok(InterceptMode::Manual),
+        "always" => Ok(InterceptMode::Always),
+        "when-asleep" => Ok(InterceptMode::WhenAsleep),
+        _ => Err(format!("{text:?} is not valid, expected always, when-asleep or manual")),
     }
 }
 
-fn acknowledged(text: &str) -> Result<BTreeSet<Acknowledged>, String> {
+fn ignored_checks(text: &str) -> Result<BTreeSet<IgnoredCheck>, String> {
     let all = text.split(',').map(str::trim).filter(|one| !one.is_empty());
     all.map(|one| match one {
-        "network-policies" => Ok(Acknowledged::NetworkPolicies),
-        "session-affinity" => Ok(Acknowledged::SessionAffinity),
-        _ => Err(format!("{one:?} cannot be acknowledged, expected network-policies or session-affinity")),
+        "session-affinity" => Ok(IgnoredCheck::SessionAffinity),
+        "network-policies" => Err(
+            "network-policies is the operator's to ignore: interceptDespiteNetworkPolicies: true in the namespace file".to_owned(),
+        ),
+        _ => Err(format!("{one:?} is no check that can be ignored, expected session-affinity")),
     })
     .collect()
 }
@@ -267,25 +274,26 @@ mod tests {
 
     #[test]
     fn the_workload_says_where_its_services_lead_else_its_namespace_else_the_file() {
-        let (bare, none, direct) = (config("{}"), config("{route: none}"), config("{route: direct}"));
+        let (bare, none, direct) =
+            (config("{}"), config("{intercept: manual}"), config("{intercept: when-asleep}"));
         for (own, namespace, config, expected) in [
-            (None, None, &bare, Wish::Service),
-            (None, None, &none, Wish::None),
-            (None, None, &direct, Wish::Direct),
-            (None, Some("service"), &direct, Wish::Service),
-            (Some("none"), Some("service"), &direct, Wish::None),
-            (Some(" service "), None, &none, Wish::Service),
+            (None, None, &bare, InterceptMode::Always),
+            (None, None, &none, InterceptMode::Manual),
+            (None, None, &direct, InterceptMode::WhenAsleep),
+            (None, Some("always"), &direct, InterceptMode::Always),
+            (Some("manual"), Some("always"), &direct, InterceptMode::Manual),
+            (Some(" always "), None, &none, InterceptMode::Always),
         ] {
-            let of = |value: Option<&str>| value.map(|value| annotations(&[(ROUTE, value)]));
+            let of = |value: Option<&str>| value.map(|value| annotations(&[(INTERCEPT, value)]));
             let wishes = Wishes::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
-            assert_eq!((wishes.route, wishes.wrong.len()), (expected, 0), "{own:?} {namespace:?}");
-            let written = own.or(namespace).is_some() || config.route.is_some();
-            assert_eq!(wishes.route_is_written, written, "{own:?} {namespace:?}");
+            assert_eq!((wishes.intercept, wishes.wrong.len()), (expected, 0), "{own:?} {namespace:?}");
+            let written = own.or(namespace).is_some() || config.intercept.is_some();
+            assert_eq!(wishes.intercept_is_set, written, "{own:?} {namespace:?}");
         }
-        let wishes = Wishes::read(&annotations(&[]), Some(&annotations(&[(ROUTE, "yes")])), &direct);
-        assert_eq!(wishes.route, Wish::None);
+        let wishes = Wishes::read(&annotations(&[]), Some(&annotations(&[(INTERCEPT, "yes")])), &direct);
+        assert_eq!(wishes.intercept, InterceptMode::Manual);
         assert!(
-            wishes.wrong[0].starts_with("scaler.dev/route of its namespace: \"yes\""),
+            wishes.wrong[0].starts_with("scaler.dev/intercept of its namespace: \"yes\""),
             "{:?}",
             wishes.wrong
         );
@@ -301,10 +309,10 @@ mod tests {
             (HOLD_TIMEOUT, "20s"),
             (READINESS_TIMEOUT, "2m"),
             (MIN_AWAKE, "1h"),
-            (KEEP_AWAKE_UNTIL, "2026-12-24T18:00:00+01:00"),
+            (KEEP_AWAKE, "until=2026-12-24T18:00:00+01:00"),
             (PAUSED, "true"),
-            (ROUTE, "direct"),
-            (ACKNOWLEDGE, "network-policies,session-affinity"),
+            (INTERCEPT, "when-asleep"),
+            (IGNORE_CHECKS, "session-affinity, session-affinity"),
         ]);
         assert_eq!(wishes.wrong, Vec::<String>::new());
         assert_eq!(wishes.metrics[0].wire_name(), "gpu_per_1h");
@@ -316,7 +324,7 @@ mod tests {
         );
         assert_eq!(wishes.keep_awake_until.unwrap().to_string(), "2026-12-24T17:00:00Z");
         assert!(wishes.paused);
-        assert_eq!((wishes.route, wishes.acknowledged.len()), (Wish::Direct, 2));
+        assert_eq!((wishes.intercept, wishes.ignored_checks.len()), (InterceptMode::WhenAsleep, 1));
         assert_eq!(read(&[(SCALE_TO_ZERO, "5m")]).metrics[0].wire_name(), "requests_per_5m");
         assert_eq!(read(&[(SCALE_TO_ZERO, "true")]).metrics, []);
         assert_eq!(read(&[(PORT, "web")]).port, Some(PortOf::Name("web".to_owned())));
@@ -343,10 +351,13 @@ mod tests {
             (HOLD_TIMEOUT, "", "is not a duration"),
             (READINESS_TIMEOUT, "5 minutes", "is not a duration"),
             (MIN_AWAKE, "0s", "is too short"),
-            (KEEP_AWAKE_UNTIL, "tomorrow", "2026-12-24T18:00:00Z"),
+            (KEEP_AWAKE, "until=tomorrow", "until=2026-12-24T18:00:00Z"),
+            (KEEP_AWAKE, "2026-12-24T18:00:00Z", "until=2026-12-24T18:00:00Z"),
+            (KEEP_AWAKE, "Mon-Fri 08:00-18:00", "until=2026-12-24T18:00:00Z"),
             (PAUSED, "yes", "neither true nor false"),
-            (ROUTE, "always", "expected service, direct or none"),
-            (ACKNOWLEDGE, "session-affinity, all", "\"all\" cannot be acknowledged"),
+            (INTERCEPT, "service", "expected always, when-asleep or manual"),
+            (IGNORE_CHECKS, "session-affinity, all", "\"all\" is no check that can be ignored"),
+            (IGNORE_CHECKS, "network-policies", "interceptDespiteNetworkPolicies: true"),
         ] {
             let mut own = annotations(&[(SCALE_TO_ZERO, "10m"), (PORT, "8080")]);
             own.insert(name.to_owned(), value.to_owned());
@@ -365,7 +376,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_value_panics(value: String) {
-            let names = [SCALE_TO_ZERO, METRICS, HOSTS, PORT, HOLD_TIMEOUT, READINESS_TIMEOUT, MIN_AWAKE, KEEP_AWAKE_UNTIL, PAUSED, ROUTE, ACKNOWLEDGE];
+            let names = [SCALE_TO_ZERO, METRICS, HOSTS, PORT, HOLD_TIMEOUT, READINESS_TIMEOUT, MIN_AWAKE, KEEP_AWAKE, PAUSED, INTERCEPT, IGNORE_CHECKS];
             let own: Vec<_> = names.iter().map(|name| (*name, value.as_str())).collect();
             read(&own);
         }

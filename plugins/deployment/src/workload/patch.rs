@@ -1,7 +1,7 @@
-//! The one kind of write: row and scale in one JSON patch, which changes nothing unless the object is what it was
+//! The one kind of write: record and scale in one JSON patch, which changes nothing unless the object is what it was
 //! decided on.
 
-use scaler_types::{Row, Target};
+use scaler_types::{Record, Target};
 use serde_json::{Value, json};
 
 use crate::objects::{
@@ -14,7 +14,7 @@ use crate::objects::{
 pub struct Write {
     /// The patch.
     pub operations: Value,
-    /// The row's annotation after it.
+    /// The record's annotation after it.
     pub kept: Kept,
     /// The generation after it.
     pub generation: i64,
@@ -46,12 +46,12 @@ fn at_least(target: Option<Target>) -> u32 {
     }
 }
 
-/// Writes `row`, with a scale if there is a target.
-pub fn write(workload: &Workload, row: &Row, target: Option<Target>, now: &str) -> Write {
+/// Writes `record`, with a scale if there is a target.
+pub fn write(workload: &Workload, record: &Record, target: Option<Target>, now: &str) -> Write {
     let replicas = replicas(workload, target);
     let generation = workload.generation + workload.kind.generations(replicas != workload.replicas);
     let change = Change {
-        row,
+        record,
         uid: &workload.meta.uid,
         generation,
         replicas: workload.replicas,
@@ -69,8 +69,8 @@ pub fn write(workload: &Workload, row: &Row, target: Option<Target>, now: &str) 
         json!({"op": "test", "path": "/metadata/uid", "value": workload.meta.uid}),
         json!({"op": "test", "path": "/metadata/generation", "value": workload.generation}),
     ];
-    let strict = workload.plain_row_text().is_none();
-    match workload.plain_row_text() {
+    let strict = workload.plain_record_text().is_none();
+    match workload.plain_record_text() {
         Some(old) => operations.push(json!({"op": "test", "path": annotation, "value": old})),
         // A patch has no test for what is not there (RFC 6902, 4.6), and none for a text that the server may write otherwise.
         None => operations.push(
@@ -92,7 +92,7 @@ mod tests {
     use std::sync::Arc;
 
     use kube::core::{ApiResource, GroupVersionKind};
-    use scaler_types::{Nonce, State};
+    use scaler_types::{Nonce, Phase};
 
     use super::*;
     use crate::{ascii, objects::Kind};
@@ -113,16 +113,16 @@ mod tests {
         })
     }
 
-    fn row(state: State) -> Row {
-        Row { state, nonce: Nonce(1), ..Row::default() }
+    fn record(state: Phase) -> Record {
+        Record { phase: state, nonce: Nonce(1), ..Record::default() }
     }
 
     #[test]
     fn each_write_tests_what_it_was_decided_on() {
-        let kept = Kept { row: row(State::Draining), ..Kept::default() }.text();
-        let seen = workload("Deployment", object(json!({"scaler.dev/row": kept}), 3));
-        let write = write(&seen, &row(State::Asleep), Some(Target::Zero), "now");
-        let path = "/metadata/annotations/scaler.dev~1row";
+        let kept = Kept { record: record(Phase::Draining), ..Kept::default() }.text();
+        let seen = workload("Deployment", object(json!({"scaler.dev/state": kept}), 3));
+        let write = write(&seen, &record(Phase::Asleep), Some(Target::Zero), "now");
+        let path = "/metadata/annotations/scaler.dev~1state";
         assert_eq!(
             write.operations,
             json!([
@@ -140,7 +140,7 @@ mod tests {
     fn the_first_write_tests_the_version_since_nothing_tests_what_is_not_there() {
         for (annotations, made) in [(Value::Null, true), (json!({"a": "b"}), false)] {
             let seen = workload("Deployment", object(annotations, 3));
-            let write = write(&seen, &row(State::Draining), None, "now");
+            let write = write(&seen, &record(Phase::Draining), None, "now");
             let all = write.operations.as_array().unwrap();
             assert!(write.strict);
             assert_eq!(all[2], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"}));
@@ -151,10 +151,10 @@ mod tests {
 
     #[test]
     fn a_text_that_the_server_may_write_otherwise_is_tested_by_the_version() {
-        let odd = r#"{"state":"active","nonce":"1","reason":"x->y"}"#;
+        let odd = r#"{"phase":"active","nonce":"1","reason":"x->y"}"#;
         for text in [odd, "not JSON <", "été", "\u{7f}", "two\nlines"] {
-            let seen = workload("Deployment", object(json!({"scaler.dev/row": text}), 3));
-            let write = write(&seen, &row(State::Draining), None, "now");
+            let seen = workload("Deployment", object(json!({"scaler.dev/state": text}), 3));
+            let write = write(&seen, &record(Phase::Draining), None, "now");
             let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"});
             assert_eq!((write.strict, &write.operations[2]), (true, &test), "{text}");
             assert!(ascii::is_plain(&write.kept.text()));
@@ -171,7 +171,7 @@ mod tests {
             ("StatefulSet", Some(Target::Zero), 5),
         ] {
             let seen = workload(kind, object(json!({}), 3));
-            let write = write(&seen, &row(State::Draining), target, "now");
+            let write = write(&seen, &record(Phase::Draining), target, "now");
             assert_eq!(
                 (write.generation, write.kept.generation),
                 (expected, Some(expected)),
@@ -184,12 +184,12 @@ mod tests {
     fn what_a_target_means() {
         let slept = |generation| {
             let kept = Kept {
-                row: row(State::Asleep),
+                record: record(Phase::Asleep),
                 replicas: Some(5),
                 generation: Some(generation),
                 ..Kept::default()
             };
-            workload("Deployment", object(json!({"scaler.dev/row": kept.text()}), 0))
+            workload("Deployment", object(json!({"scaler.dev/state": kept.text()}), 0))
         };
         let awake = workload("Deployment", object(json!({}), 3));
         for (seen, target, expected) in [
@@ -218,7 +218,7 @@ mod tests {
         object["spec"] = json!({"pool": {"size": 4}, "other": 1});
         let seen = Workload::new(&Arc::new(kind), serde_json::from_value(object).unwrap());
         assert_eq!(seen.replicas, 4);
-        let write = write(&seen, &row(State::Asleep), Some(Target::Zero), "now");
+        let write = write(&seen, &record(Phase::Asleep), Some(Target::Zero), "now");
         let last = write.operations.as_array().unwrap().last().unwrap();
         assert_eq!(*last, json!({"op": "add", "path": "/spec/pool/size", "value": 0}));
     }

@@ -1,4 +1,4 @@
-//! Writing rows and scales, and waiting until a wake has come up.
+//! Writing records and scales, and waiting until a wake has come up.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use kube::{
     Api,
     api::{DynamicObject, Patch, PatchParams},
 };
-use scaler_types::{ResourceId, Role, Row, ScaleError, ScaleRequest, Target, Version};
+use scaler_types::{Record, ResourceId, Role, ScaleError, ScaleRequest, Target, Version};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout_at},
@@ -34,7 +34,7 @@ const TRIES: usize = 5;
 /// How long a wake waits for the streams to show that the sleep before it is through. Then it asks: a stream may stall.
 const TRUST: Duration = Duration::from_secs(2);
 
-/// Writes rows and scales.
+/// Writes records and scales.
 #[derive(Clone)]
 pub struct Scales {
     cluster: Cluster,
@@ -57,23 +57,25 @@ impl Scales {
     /// what is being stopped is listed nowhere. (A try to sleep holds one of the autoscaler's few places; a pod may
     /// take minutes to end.) It is the next wake that waits, for the pods to be told so.
     ///
-    /// From zero it returns when a pod is ready, when the row was moved on (a DLX reached an endpoint), or when it
+    /// From zero it returns when a pod is ready, when the record was moved on (a DLX reached an endpoint), or when it
     /// cannot come up.
     ///
     /// # Errors
     ///
     /// See [`ScaleError`].
     pub async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
-        let ScaleRequest { id, target, version, row, deadline, .. } = request;
+        let ScaleRequest { id, target, version, record, deadline, .. } = request;
         match target {
-            Target::Zero | Target::Exactly(_) => self.write(id, version, row, Some(*target)).await.map(drop),
+            Target::Zero | Target::Exactly(_) => {
+                self.write(id, version, record, Some(*target)).await.map(drop)
+            }
             Target::AtLeast(_) => {
                 // So that the caller gets a reason instead of its own patience's end.
                 let until =
                     Instant::now() + deadline.saturating_sub((*deadline / 10).min(Duration::from_secs(2)));
                 self.emptied(request, until).await?;
                 let before = self.store.with(|state| Baseline::new(state.workload(id), state.pods.of(id)));
-                self.write(id, version, row, Some(*target)).await?;
+                self.write(id, version, record, Some(*target)).await?;
                 if self.store.with(|state| state.config.role) == Role::Autoscaler {
                     // It watches no pods.
                     return Ok(());
@@ -83,7 +85,7 @@ impl Scales {
         }
     }
 
-    /// Writes a row, with a scale if there is a target, if the version still stands; gives what the workload is then.
+    /// Writes a record, with a scale if there is a target, if the version still stands; gives what the workload is then.
     ///
     /// # Errors
     ///
@@ -92,10 +94,10 @@ impl Scales {
         &self,
         id: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
         target: Option<Target>,
     ) -> Result<Workload, ScaleError> {
-        let writing = || format!("writing the row of {id}");
+        let writing = || format!("writing the record of {id}");
         if self.is_doubted(id) {
             self.read(id).await.map_err(|error| cluster::retry(&error, &format!("reading {id}")))?;
         }
@@ -104,14 +106,18 @@ impl Scales {
             if workload.version() != *expected {
                 // An earlier try of this very call went through, and nobody knew. (One that somebody brought back is of
                 // another generation.)
-                let written = workload.kept.row == *row && workload.kept.fits(workload.generation);
+                let written = workload.kept.record == *record && workload.kept.fits(workload.generation);
                 return if written { Ok(workload) } else { Err(ScaleError::Conflict) };
             }
             let api = self.cluster.of(&workload);
-            if target.is_none() && workload.needs_repair() && !workload.stale && workload.kept.row == *row {
+            if target.is_none()
+                && workload.needs_repair()
+                && !workload.stale
+                && workload.kept.record == *record
+            {
                 return self.give_back(&api, workload).await;
             }
-            let write = patch::write(&workload, row, target, &Timestamp::now().to_string());
+            let write = patch::write(&workload, record, target, &Timestamp::now().to_string());
             let operations = serde_json::from_value(write.operations).map_err(anyhow::Error::from)?;
             let patch = Patch::Json::<()>(operations);
             let params = PatchParams::default();
@@ -289,7 +295,7 @@ impl Scales {
             changed.borrow_and_update();
             let looks = self.store.with(|state| {
                 let workload = state.workload(id)?;
-                if workload.kept.row != request.row {
+                if workload.kept.record != request.record {
                     // A DLX has found it up, or somebody else has taken over.
                     return Some(Ok(Outlook::Ready));
                 }
@@ -335,13 +341,13 @@ impl Scales {
         Ok(())
     }
 
-    /// A workload as it is known. Where its Services are led, the last commit left its nonce on them: a row that has it is that
+    /// A workload as it is known. Where its Services are led, the last commit left its nonce on them: a record that has it is that
     /// commit's own, whatever was deployed since, and not one that somebody brought back.
     fn find(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
         let known = self.store.with(|state| {
             let mut workload = state.workload(id)?.clone();
             if !workload.believed && workload.replicas == 0 {
-                let nonce = Some(workload.kept.row.nonce);
+                let nonce = Some(workload.kept.record.nonce);
                 workload.believed =
                     state.services_of(&workload).iter().any(|service| service.committed == nonce);
             }

@@ -13,8 +13,8 @@ use kube::{
     core::{ApiResource, GroupVersionKind},
 };
 use scaler_types::{
-    Coordination, Dlx, Leads, Nonce, PluginContext, Resource, ResourceId, ResourceScaler, Role, RouteRequest,
-    Row, ScaleError, ScaleRequest, ServicePorts, State, Target, Version,
+    Backend, Coordination, Dlx, InterceptionRequest, Nonce, Phase, PluginContext, Record, Resource,
+    ResourceId, ResourceScaler, Role, ScaleError, ScaleRequest, ServicePorts, Target, Version,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -42,8 +42,8 @@ pub fn id(name: &str) -> ResourceId {
     ResourceId::new(NAMESPACE, name)
 }
 
-pub fn row(state: State, nonce: u64) -> Row {
-    Row { state, nonce: Nonce(nonce), reason: "a test".to_owned(), ..Row::default() }
+pub fn record(state: Phase, nonce: u64) -> Record {
+    Record { phase: state, nonce: Nonce(nonce), reason: "a test".to_owned(), ..Record::default() }
 }
 
 pub fn api_resource(kind: &str) -> ApiResource {
@@ -258,7 +258,7 @@ fn container_status(state: Value, restarts: u32, ready: bool) -> Value {
 
 pub fn deployment(name: &str, replicas: u32) -> Value {
     json!({
-        "metadata": {"name": name, "annotations": {"scaler.dev/scale-to-zero": "10m", "scaler.dev/route": "none"}},
+        "metadata": {"name": name, "annotations": {"scaler.dev/scale-to-zero": "10m", "scaler.dev/intercept": "manual"}},
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
@@ -301,16 +301,16 @@ pub async fn until(plugin: &DeploymentScaler, name: &str, wanted: impl Fn(&Resou
     .await
 }
 
-pub fn request(name: &str, target: Target, version: &Version, row: Row) -> ScaleRequest {
-    let (deadline, led_for) = (Duration::from_secs(60), Duration::ZERO);
-    ScaleRequest { id: id(name), target, version: version.clone(), row, deadline, led_for }
+pub fn request(name: &str, target: Target, version: &Version, record: Record) -> ScaleRequest {
+    let (deadline, intercepted_for) = (Duration::from_secs(60), Duration::ZERO);
+    ScaleRequest { id: id(name), target, version: version.clone(), record, deadline, intercepted_for }
 }
 
 /// Puts it to zero as the autoscaler does.
 pub async fn sleep(plugin: &DeploymentScaler, name: &str) -> Result<(), ScaleError> {
     let seen = one(plugin, name).await;
-    let fenced = plugin.compare_and_set(&id(name), &seen.version, &row(State::Draining, 1)).await?;
-    plugin.set_scale(&request(name, Target::Zero, &fenced, row(State::Asleep, 1))).await
+    let fenced = plugin.compare_and_set(&id(name), &seen.version, &record(Phase::Draining, 1)).await?;
+    plugin.set_scale(&request(name, Target::Zero, &fenced, record(Phase::Asleep, 1))).await
 }
 
 /// Begins a wake as a DLX does.
@@ -320,7 +320,7 @@ pub fn wake(
     version: &Version,
     nonce: u64,
 ) -> tokio::task::JoinHandle<Result<(), ScaleError>> {
-    let request = request(name, Target::AtLeast(1), version, row(State::Waking, nonce));
+    let request = request(name, Target::AtLeast(1), version, record(Phase::Waking, nonce));
     let plugin = Arc::clone(plugin);
     tokio::spawn(async move { plugin.set_scale(&request).await })
 }

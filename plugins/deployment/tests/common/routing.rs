@@ -8,10 +8,12 @@ use kube::{
     Api,
     api::{DynamicObject, ListParams},
 };
-use scaler_types::{Dlx, Leads, Path, ResourceScaler as _, Role, RouteRequest, ServicePorts, State};
+use scaler_types::{
+    Backend, Dlx, InterceptionRequest, Phase, ResourceScaler as _, Role, ServicePorts, TrafficMode,
+};
 use serde_json::{Value, json};
 
-use super::{HOME, NAMESPACE, SOON, Scene, api_resource, id, one, row, soon};
+use super::{HOME, NAMESPACE, SOON, Scene, api_resource, id, one, record, soon};
 
 /// The leader's service account.
 pub const AUTOSCALER: &str = "autoscaler";
@@ -105,7 +107,7 @@ impl Scene {
 
     /// Whether our key is in a Service's selector.
     pub async fn is_fenced(&self, service: &str) -> bool {
-        self.get("Service", service).await.data["spec"]["selector"].get("scaler.dev/fenced").is_some()
+        self.get("Service", service).await.data["spec"]["selector"].get("scaler.dev/intercepted").is_some()
     }
 
     /// Our slices, by name.
@@ -148,16 +150,17 @@ pub fn dlxs(names: &[&str]) -> Vec<Dlx> {
     names.iter().enumerate().map(one).collect()
 }
 
-pub fn to(name: &str, to: Leads, dlxs: Vec<Dlx>) -> RouteRequest {
-    RouteRequest { id: id(name), to, dlxs, deadline: SOON }
+pub fn to(name: &str, to: Backend, dlxs: Vec<Dlx>) -> InterceptionRequest {
+    InterceptionRequest { id: id(name), backend: to, dlxs, deadline: SOON }
 }
 
-/// Has it led to the DLX `a`; on path direct under a fence.
+/// Has it led to the DLX `a`; in traffic mode `when-asleep` under a fence.
 pub async fn lead(plugin: &DeploymentScaler, name: &str) {
     let seen = one(plugin, name).await;
-    if seen.path == Path::Direct && seen.row.state == State::Active && seen.replicas > 0 {
-        let fence = row(State::Draining, 1);
+    if seen.traffic_mode == TrafficMode::WhenAsleep && seen.record.phase == Phase::Active && seen.replicas > 0
+    {
+        let fence = record(Phase::Draining, 1);
         plugin.compare_and_set(&seen.id, &seen.version, &fence).await.unwrap();
     }
-    soon(plugin.set_route(&to(name, Leads::Dlx, dlxs(&["a"])))).await.unwrap();
+    soon(plugin.set_backend(&to(name, Backend::Dlx, dlxs(&["a"])))).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What the tests share: an instance of the plugin over a folder, real keepers, real processes.
+//! What the tests share: an instance of the plugin over a folder, real shims, real processes.
 #![allow(dead_code, missing_docs, reason = "each test binary uses a part")]
 
 use std::{
@@ -9,8 +9,8 @@ use std::{
 
 use process::ProcessScaler;
 use scaler_types::{
-    Nonce, PluginContext, Resource, ResourceId, ResourceScaler as _, Role, Row, ScaleError, ScaleRequest,
-    State, Target, Version,
+    Nonce, Phase, PluginContext, Record, Resource, ResourceId, ResourceScaler as _, Role, ScaleError,
+    ScaleRequest, Target, Version,
 };
 use tokio::time::timeout;
 
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 pub const NEVER: Duration = Duration::from_secs(60);
 
 pub fn plugin_dir() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_process-keeper")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_BIN_EXE_process-shim")).parent().unwrap().to_owned()
 }
 
 pub fn context(state_dir: &Path, namespace: &str, resources: &str) -> PluginContext {
@@ -69,24 +69,24 @@ pub async fn resource(scaler: &ProcessScaler, name: &str) -> Resource {
     resources.into_iter().find(|resource| resource.id.name == name).unwrap()
 }
 
-pub fn row(state: State) -> Row {
-    Row { state, nonce: Nonce::fresh(), reason: "a test".to_owned(), ..Row::default() }
+pub fn record(state: Phase) -> Record {
+    Record { phase: state, nonce: Nonce::fresh(), reason: "a test".to_owned(), ..Record::default() }
 }
 
-pub fn request(name: &str, version: &Version, state: State) -> ScaleRequest {
-    let target = if state == State::Asleep { Target::Zero } else { Target::AtLeast(1) };
+pub fn request(name: &str, version: &Version, state: Phase) -> ScaleRequest {
+    let target = if state == Phase::Asleep { Target::Zero } else { Target::AtLeast(1) };
     ScaleRequest {
         id: id(name),
         target,
         version: version.clone(),
-        row: row(state),
+        record: record(state),
         deadline: NEVER,
-        led_for: Duration::ZERO,
+        intercepted_for: Duration::ZERO,
     }
 }
 
 /// Scales on what is listed now.
-pub async fn scale(scaler: &ProcessScaler, name: &str, state: State) -> Result<(), ScaleError> {
+pub async fn scale(scaler: &ProcessScaler, name: &str, state: Phase) -> Result<(), ScaleError> {
     let version = resource(scaler, name).await.version;
     timeout(NEVER, scaler.set_scale(&request(name, &version, state))).await.expect("the scale does not end")
 }

@@ -143,7 +143,7 @@ async fn the_autoscaler_alone_leads_services_where_it_serves_and_only_with_ports
             let writes = leads && daemon == "scaler-autoscaler";
             for namespace in ["shop", "blog"] {
                 let here = namespace == "shop";
-                let patch = Patch::Merge(json!({"spec": {"selector": {"scaler.dev/fenced": "1"}}}));
+                let patch = Patch::Merge(json!({"spec": {"selector": {"scaler.dev/intercepted": "1"}}}));
                 let services = Api::<Service>::namespaced(its.clone(), namespace);
                 let patched = services.patch("web", &PatchParams::default(), &patch).await;
                 assert_eq!(

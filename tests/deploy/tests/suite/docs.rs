@@ -69,7 +69,7 @@ fn annotations(path: &str) -> BTreeSet<String> {
     let names = text.split("scaler.dev/").skip(1);
     let names = names
         .map(|rest| rest.split(|c: char| !(c.is_ascii_lowercase() || c == '-')).next().unwrap_or_default());
-    // A hyphen behind one takes it away: `kubectl annotate deployment web scaler.dev/route-`.
+    // A hyphen behind one takes it away: `kubectl annotate deployment web scaler.dev/intercept-`.
     names.map(|name| format!("scaler.dev/{}", name.trim_end_matches('-'))).collect()
 }
 
@@ -77,15 +77,24 @@ fn annotations(path: &str) -> BTreeSet<String> {
 fn the_pages_name_the_annotations_that_the_plugin_reads() {
     let known = annotations("plugins/deployment/src/objects/annotations.rs");
     let mut told = annotations("docs/kubernetes/annotations.md");
-    assert!(told.remove("scaler.dev/row"), "the page says whose scaler.dev/row is");
+    assert!(told.remove("scaler.dev/state"), "the page says whose scaler.dev/state is");
     assert_eq!(told, known);
     for page in pages() {
         let path = page.strip_prefix(root()).expect("a page").to_str().expect("a path").to_owned();
         for name in annotations(&path) {
             // Not for a workload's owners: of Leases, of Services, and Scaler's own.
-            let others =
-                ["member", "fenced", "row", "dlxs", "selector-owners", "format", "component", "force-delete"]
-                    .map(|name| format!("scaler.dev/{name}"));
+            let others = [
+                "member",
+                "record-format",
+                "intercepted",
+                "state",
+                "dlxs",
+                "selector-owners",
+                "format",
+                "component",
+                "force-delete",
+            ]
+            .map(|name| format!("scaler.dev/{name}"));
             assert!(others.contains(&name) || known.contains(&name), "{path}: {name} is no annotation");
         }
     }

@@ -15,7 +15,7 @@ use kube::{
     Api, Client, Resource,
     api::{ListParams, PostParams},
 };
-use scaler_types::{Dlx, Leads, ResourceId, ResourceScaler, Role, RouteRequest};
+use scaler_types::{Backend, Dlx, InterceptionRequest, ResourceId, ResourceScaler, Role};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -105,22 +105,22 @@ async fn services_of_the_examples_are_led_and_given_back_and_no_policy_is_agains
         let services = all::<Service>(&client, "shop").await;
         (services, all::<EndpointSlice>(&client, "shop").await, all::<ConfigMap>(&client, "scaler").await)
     };
-    let lead = async |to: Leads| {
+    let lead = async |to: Backend| {
         for name in ["front", "statefulset/orders-db"] {
-            let dlxs = if to == Leads::Own { Vec::new() } else { dlxs.to_vec() };
+            let dlxs = if to == Backend::Workload { Vec::new() } else { dlxs.to_vec() };
             let id = ResourceId::new("shop", name);
-            let request = RouteRequest { id, to, dlxs, deadline: Duration::from_secs(30) };
-            plugin.set_route(&request).await.unwrap_or_else(|error| panic!("{name} to {to:?}: {error}"));
+            let request = InterceptionRequest { id, backend: to, dlxs, deadline: Duration::from_secs(30) };
+            plugin.set_backend(&request).await.unwrap_or_else(|error| panic!("{name} to {to:?}: {error}"));
         }
     };
     let before = seen().await;
-    lead(Leads::Dlx).await;
+    lead(Backend::Dlx).await;
     let led = seen().await;
     assert_eq!(passes("autoscaler-services", &before.0, &led.0), 2, "the headless one is left as it is");
     assert_eq!(passes("autoscaler-endpointslices", &before.1, &led.1), 2);
     assert_eq!(passes("autoscaler-configmaps", &before.2, &led.2), 1);
-    lead(Leads::Both).await;
-    lead(Leads::Own).await;
+    lead(Backend::Both).await;
+    lead(Backend::Workload).await;
     let back = seen().await;
     assert_eq!(passes("autoscaler-services", &led.0, &back.0), 2);
     assert_eq!(passes("autoscaler-endpointslices", &led.1, &back.1), 2);

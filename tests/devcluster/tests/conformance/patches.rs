@@ -33,7 +33,7 @@ fn a_failed_test_leaves_all_as_it_was() {
         ]);
         let (status, patched) = api.patch(&path, "json", &held).await;
         assert_eq!(status, 200, "{patched}");
-        assert_eq!(patched["metadata"]["annotations"]["scaler.dev/row"], "{}");
+        assert_eq!(patched["metadata"]["annotations"]["scaler.dev/state"], "{}");
     });
 }
 

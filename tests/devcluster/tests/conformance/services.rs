@@ -127,7 +127,7 @@ fn a_key_is_added_to_a_selector_and_taken_away_by_patches() {
             {"op": "add", "path": "/spec/selector/scaler.dev~1fenced", "value": "1"},
         ]);
         let (status, fenced) = api.patch(&one, "json", &add).await;
-        let both = json!({"app": "web", "scaler.dev/fenced": "1"});
+        let both = json!({"app": "web", "scaler.dev/intercepted": "1"});
         assert_eq!((status, &fenced["spec"]["selector"]), (200, &both), "{fenced}");
         let (status, refused) = api.patch(&one, "json", &add).await;
         assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
@@ -138,10 +138,10 @@ fn a_key_is_added_to_a_selector_and_taken_away_by_patches() {
         assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
         // So does a merge patch.
         let (_, fenced) =
-            api.patch(&one, "merge", &json!({"spec": {"selector": {"scaler.dev/fenced": "1"}}})).await;
+            api.patch(&one, "merge", &json!({"spec": {"selector": {"scaler.dev/intercepted": "1"}}})).await;
         assert_eq!(fenced["spec"]["selector"], both);
         let (_, back) =
-            api.patch(&one, "merge", &json!({"spec": {"selector": {"scaler.dev/fenced": null}}})).await;
+            api.patch(&one, "merge", &json!({"spec": {"selector": {"scaler.dev/intercepted": null}}})).await;
         assert_eq!(back["spec"], created["spec"]);
         // What cannot be a label cannot be selected by.
         let (status, refused) =

@@ -79,7 +79,7 @@ fn a_rollout_keeps_what_is_available_and_numbers_its_revisions() {
         site.create::<Deployment>(web).await;
         settled(&site, "web", 2).await;
         let before = site.until_all("two pods", "app=web", |pods: &Pods| pods.len() == 2).await;
-        let annotations = json!({"metadata": {"annotations": {"scaler.dev/row": "{}"}}});
+        let annotations = json!({"metadata": {"annotations": {"scaler.dev/state": "{}"}}});
         site.patch::<Deployment>("web", annotations).await;
         let template = json!({"spec": {"template": {"metadata": {"annotations": {"version": "2"}}}}});
         site.patch::<Deployment>("web", template).await;
@@ -101,7 +101,7 @@ fn a_rollout_keeps_what_is_available_and_numbers_its_revisions() {
                 (
                     revision,
                     set.spec.as_ref().unwrap().replicas,
-                    set.annotations().get("scaler.dev/row").cloned(),
+                    set.annotations().get("scaler.dev/state").cloned(),
                 )
             })
             .collect();

@@ -61,7 +61,7 @@ pub struct Plan {
     pub disturbance: Disturbance,
     /// The cluster.
     pub setting: Setting,
-    /// How the Services are led (`scaler.dev/route`), and then the load goes by them; without it, to the DLXs.
+    /// How the Services are led (`scaler.dev/intercept`), and then the load goes by them; without it, to the DLXs.
     pub route: Option<&'static str>,
     /// How the applications end.
     pub app: App,
@@ -167,7 +167,7 @@ impl Plan {
             };
             match self.route {
                 None => {}
-                Some("direct") => shop.reached(workload).await,
+                Some("when-asleep") => shop.reached(workload).await,
                 // What was connected before would pass no DLX.
                 Some(_) => drop(shop.led(workload).await),
             }
@@ -182,7 +182,7 @@ impl Plan {
     fn workload(&self, shop: &Shop, name: &str) -> Workload {
         let mut workload = Workload::new(shop, name);
         if let Some(route) = self.route {
-            workload = workload.annotation("route", route);
+            workload = workload.annotation("intercept", route);
         }
         for (name, value) in &self.annotations {
             workload = workload.annotation(name, value);

@@ -11,7 +11,7 @@ use kube::{
     api::{ApiResource, DynamicObject},
     runtime::watcher::{self, Event, watcher},
 };
-use scaler_types::{Leads, State};
+use scaler_types::{Backend, Phase};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -42,15 +42,15 @@ pub struct Seen {
 // === impl Seen ===
 
 impl Seen {
-    /// The workload's row; null if it has none.
-    pub fn row(&self) -> Value {
-        let row = self.object["metadata"]["annotations"]["scaler.dev/row"].as_str();
-        row.and_then(|row| serde_json::from_str(row).ok()).unwrap_or_default()
+    /// The workload's record; null if it has none.
+    pub fn record(&self) -> Value {
+        let record = self.object["metadata"]["annotations"]["scaler.dev/state"].as_str();
+        record.and_then(|record| serde_json::from_str(record).ok()).unwrap_or_default()
     }
 
-    /// The row's state.
-    pub fn state(&self) -> Option<State> {
-        serde_json::from_value(self.row()["state"].clone()).ok()
+    /// The record's state.
+    pub fn state(&self) -> Option<Phase> {
+        serde_json::from_value(self.record()["phase"].clone()).ok()
     }
 
     /// How many replicas are wanted.
@@ -60,7 +60,7 @@ impl Seen {
 
     /// Our key is in the Service's selector.
     pub fn fenced(&self) -> bool {
-        !self.service["spec"]["selector"]["scaler.dev/fenced"].is_null()
+        !self.service["spec"]["selector"]["scaler.dev/intercepted"].is_null()
     }
 
     /// Our slices.
@@ -69,11 +69,11 @@ impl Seen {
     }
 
     /// Where the Service leads, as its objects say.
-    pub fn leads(&self) -> Leads {
+    pub fn leads(&self) -> Backend {
         match (self.ours().next().is_some(), self.fenced()) {
-            (false, _) => Leads::Own,
-            (true, false) => Leads::Both,
-            (true, true) => Leads::Dlx,
+            (false, _) => Backend::Workload,
+            (true, false) => Backend::Both,
+            (true, true) => Backend::Dlx,
         }
     }
 

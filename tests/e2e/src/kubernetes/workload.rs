@@ -48,7 +48,7 @@ impl Workload {
             image: shop.names().service.clone(),
             replicas: 1,
             arguments: Vec::new(),
-            annotations: [("scale-to-zero", "1s"), ("route", "none")]
+            annotations: [("scale-to-zero", "1s"), ("intercept", "manual")]
                 .map(|(name, value)| (format!("scaler.dev/{name}"), value.to_owned()))
                 .to_vec(),
             program: None,
@@ -205,7 +205,7 @@ impl Workload {
 
     /// What leads its requests to the DLX, where its Service does not.
     pub fn ingress(&self) -> Option<Value> {
-        self.annotations.iter().find(|(name, value)| name == "scaler.dev/route" && value == "none")?;
+        self.annotations.iter().find(|(name, value)| name == "scaler.dev/intercept" && value == "manual")?;
         let backend = json!({"service": {"name": "scaler-dlx", "port": {"number": 80}}});
         let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
         Some(json!({

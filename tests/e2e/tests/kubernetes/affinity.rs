@@ -43,16 +43,16 @@ fn session_affinity_is_refused_and_if_accepted_keeps_a_client_at_a_dlx() {
         let before = shop.snapshot().await;
         assert_eq!(met(&shop, &web, address, "own").await.len(), 1, "as the Service is meant");
 
-        shop.patch(&web, wish(Some("service"))).await;
+        shop.patch(&web, wish(Some("always"))).await;
         shop.event(&web, "RouteRefused: ").await;
-        shop.event(&web, "scaler.dev/acknowledge: session-affinity").await;
+        shop.event(&web, "scaler.dev/ignore-checks: session-affinity").await;
         assert_eq!(met(&shop, &web, address, "refused").await.len(), 1, "nothing was touched");
         let annotate = |name: &str, value: Option<&str>| {
             let name = format!("scaler.dev/{name}");
             shop.patch(&web, json!({"metadata": {"annotations": {name: value}}}))
         };
         annotate("paused", Some("true")).await;
-        annotate("acknowledge", Some("session-affinity")).await;
+        annotate("ignore-checks", Some("session-affinity")).await;
         shop.led(&web).await;
         let first = given(&shop).await;
         assert_eq!(met(&shop, &web, address, "led").await.len(), 2, "a DLX keeps nobody at a pod");
@@ -65,7 +65,7 @@ fn session_affinity_is_refused_and_if_accepted_keeps_a_client_at_a_dlx() {
         met(&shop, &web, address, "woken").await;
         shop.patch(&web, wish(None)).await;
         shop.given_back(&web).await;
-        for name in ["acknowledge", "row"] {
+        for name in ["ignore-checks", "state"] {
             annotate(name, None).await;
         }
         assert_eq!(met(&shop, &web, address, "again").await.len(), 1);

@@ -7,7 +7,7 @@ use e2e::{
     load::{self, get},
     until,
 };
-use scaler_types::{Leads, State};
+use scaler_types::{Backend, Phase};
 use serde_json::{Value, json};
 
 use crate::giving_back::{before, wish};
@@ -62,12 +62,12 @@ fn a_sleeping_workload_that_is_restored_from_a_backup_answers_and_is_given_back(
     run(async {
         let shop = Shop::open_with(Setting::led()).await;
         let (web, _) = before(&shop, "web").await;
-        shop.patch(&web, wish(Some("service"))).await;
+        shop.patch(&web, wish(Some("always"))).await;
         shop.asleep(&web).await;
-        let seen = shop.seen(&web, "its sleep", |seen| seen.state() == Some(State::Asleep)).await;
+        let seen = shop.seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)).await;
         restore(&shop, &web, &backup(&seen)).await;
         let began = Instant::now();
-        let are_repaired = |seen: &Seen| seen.leads() == Leads::Dlx && !names_a_stranger(seen);
+        let are_repaired = |seen: &Seen| seen.leads() == Backend::Dlx && !names_a_stranger(seen);
         let repaired = shop.seen(&web, "its slices to name the DLXs", are_repaired).await;
         println!("repaired after {:?}", began.elapsed());
         let uid = &repaired.service["metadata"]["uid"];

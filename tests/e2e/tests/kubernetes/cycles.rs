@@ -63,7 +63,7 @@ pub async fn outlast_many_windows(led: bool) {
             shop.deploy(&workload).await;
             return (workload, shop.fronts().all()[0]);
         }
-        let workload = workload.annotation("route", "service");
+        let workload = workload.annotation("intercept", "always");
         shop.deploy(&workload).await;
         // What was connected before would pass no DLX.
         shop.led(&workload).await;

@@ -19,7 +19,7 @@ use e2e::{
     traffic::{Client, Sleeps},
     wait::pause,
 };
-use scaler_types::{Leads, State};
+use scaler_types::{Backend, Phase};
 use tokio::time::timeout;
 
 use crate::leaders::change_at;
@@ -52,7 +52,8 @@ async fn scene(grace: Duration) -> Option<(Shop, Prometheus, Workload)> {
     let shop = Shop::open_with(setting).await;
     shop.nodes_hear_at_once();
     let prometheus = Prometheus::start(&shop)?;
-    let web = Workload::new(&shop, "web").annotation("route", "direct").annotation("metrics", METRICS);
+    let web =
+        Workload::new(&shop, "web").annotation("intercept", "when-asleep").annotation("metrics", METRICS);
     shop.deploy(&web).await;
     shop.reached(&web).await;
     Some((shop, prometheus, web))
@@ -60,7 +61,7 @@ async fn scene(grace: Duration) -> Option<(Shop, Prometheus, Workload)> {
 
 /// The Service leads to the DLXs, and the pod may still be needed.
 fn switched(seen: &Seen) -> bool {
-    seen.leads() == Leads::Dlx && seen.state() == Some(State::Draining) && seen.replicas() == 1
+    seen.leads() == Backend::Dlx && seen.state() == Some(Phase::Draining) && seen.replicas() == 1
 }
 
 /// Sends a request on a connection that was kept; the pod answers it.
@@ -107,16 +108,16 @@ fn no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace() {
         tokio::select! {
             biased;
             () = answered(&mut kept, &web, &path, "long") => {}
-            _ = shop.seen(&web, "its sleep", |seen| seen.state() == Some(State::Asleep)) => {
+            _ = shop.seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)) => {
                 panic!("it was put to sleep while a request was with its pod");
             }
         }
-        shop.seen(&web, "its Service to be given back", |seen| seen.leads() == Leads::Own).await;
+        shop.seen(&web, "its Service to be given back", |seen| seen.leads() == Backend::Workload).await;
 
         // Short ones, all of them after the grace.
         shop.seen(&web, "another switch", switched).await;
         pause(SHORT_GRACE + SAMPLE / 8).await;
-        let decided = shop.seen(&web, "an end of the try", |seen| seen.state() != Some(State::Draining));
+        let decided = shop.seen(&web, "an end of the try", |seen| seen.state() != Some(Phase::Draining));
         let mut decided = std::pin::pin!(decided);
         let mut number = 0;
         let seen = loop {
@@ -126,8 +127,8 @@ fn no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace() {
                 break seen;
             }
         };
-        assert_eq!((seen.state(), seen.replicas()), (Some(State::Active), 1), "after {number} requests");
-        let why = seen.row()["reason"].clone();
+        assert_eq!((seen.state(), seen.replicas()), (Some(Phase::Active), 1), "after {number} requests");
+        let why = seen.record()["reason"].clone();
         assert!(why.as_str().is_some_and(|why| why.contains("not idle once")), "{why}");
         answered(&mut kept, &web, "/", "last").await;
         assert_eq!(web.read().starts.len(), 1, "it was told to end while it was in use");
@@ -145,9 +146,9 @@ fn another_leader_undoes_a_switch_that_it_did_not_begin() {
     run(async {
         let Some((shop, _prometheus, web)) = scene(SHORT_GRACE).await else { return };
         change_at(&shop, &web, "a switch", switched).await;
-        let lifted = shop.seen(&web, "the fence to be lifted", |seen| seen.state() != Some(State::Draining));
+        let lifted = shop.seen(&web, "the fence to be lifted", |seen| seen.state() != Some(Phase::Draining));
         let lifted = lifted.await;
-        assert_eq!((lifted.state(), lifted.replicas()), (Some(State::Active), 1));
+        assert_eq!((lifted.state(), lifted.replicas()), (Some(Phase::Active), 1));
         shop.given_back(&web).await;
         // Of itself again, and then as if nothing had been.
         shop.asleep(&web).await;
@@ -162,7 +163,7 @@ fn cycles() -> u64 {
 }
 
 fn plan(app: App, pool: usize) -> Plan {
-    let led = Plan::new().led("direct");
+    let led = Plan::new().led("when-asleep");
     Plan {
         cycles: cycles(),
         setting: setting(),

@@ -14,7 +14,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use scaler_types::Leads;
+use scaler_types::Backend;
 use serde_json::json;
 
 use crate::giving_back::{as_before, wish};
@@ -39,7 +39,7 @@ async fn says(address: SocketAddr, id: &str) {
 
 /// Opted in; each family has a slice of ours with the DLX's address of it, and both of the Service's ports.
 async fn led(shop: &Shop, web: &Workload) {
-    shop.patch(web, wish(Some("service"))).await;
+    shop.patch(web, wish(Some("always"))).await;
     shop.led(web).await;
     // Key and slices are of different watches.
     let seen = shop.seen(web, "a slice of each family", |seen| seen.ours().count() == 2).await;
@@ -102,7 +102,7 @@ fn a_service_of_two_families_is_woken_by_each_on_each_port_and_given_back() {
         for (address, id) in http.into_iter().zip(["back-4", "back-6"]) {
             shop.served_at(address, &web, id).await;
         }
-        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": null}}})).await;
         as_before(&shop, &web, &before).await;
 
         // And by whoever gives all of it back.
@@ -125,7 +125,7 @@ fn a_service_of_ipv6_alone_is_led_and_woken() {
     }
     run(async {
         let shop = Shop::open_with(Setting::dual_stack()).await;
-        let web = Workload::new(&shop, "web").annotation("route", "service").families(&["IPv6"]);
+        let web = Workload::new(&shop, "web").annotation("intercept", "always").families(&["IPv6"]);
         shop.deploy(&web).await;
         let seen = shop.led(&web).await;
         let families: Vec<_> = seen.ours().map(|slice| &slice["addressType"]).collect();
@@ -152,8 +152,8 @@ fn a_family_that_no_dlx_has_is_refused_and_its_clients_find_the_pods() {
     }
     run(async {
         let shop = Shop::open_with(Setting { dlxs: 2, everywhere: false, ..Setting::dual_stack() }).await;
-        let web = Workload::new(&shop, "web").annotation("route", "service").families(&["IPv4", "IPv6"]);
-        let old = Workload::new(&shop, "old").annotation("route", "service").families(&["IPv4"]);
+        let web = Workload::new(&shop, "web").annotation("intercept", "always").families(&["IPv4", "IPv6"]);
+        let old = Workload::new(&shop, "old").annotation("intercept", "always").families(&["IPv4"]);
         for workload in [&web, &old] {
             shop.deploy(workload).await;
         }
@@ -161,7 +161,7 @@ fn a_family_that_no_dlx_has_is_refused_and_its_clients_find_the_pods() {
         shop.led(&old).await;
         shop.asleep(&old).await;
         let seen = shop.given_back(&web).await;
-        assert_eq!((seen.leads(), seen.fenced(), seen.replicas()), (Leads::Own, false, 1));
+        assert_eq!((seen.leads(), seen.fenced(), seen.replicas()), (Backend::Workload, false, 1));
         assert_eq!(shop.state("web"), "", "nothing is fenced that cannot be led");
         shop.reached(&web).await;
         for (address, id) in both(&shop, &web, HTTP).await.into_iter().zip(["four", "six"]) {
@@ -183,7 +183,7 @@ fn what_sleeps_is_woken_when_the_dlxs_are_not_reached_by_a_family_any_more() {
     }
     run(async {
         let shop = Shop::open_with(Setting::dual_stack()).await;
-        let web = Workload::new(&shop, "web").annotation("route", "service").families(&["IPv4", "IPv6"]);
+        let web = Workload::new(&shop, "web").annotation("intercept", "always").families(&["IPv4", "IPv6"]);
         shop.deploy(&web).await;
         shop.led(&web).await;
         shop.asleep(&web).await;

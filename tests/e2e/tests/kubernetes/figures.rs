@@ -95,7 +95,7 @@ fn two_thousand_led_services() {
         let slices = follow(client, ApiResource::erase::<EndpointSlice>(&()), OURS);
         let began = ground.begin(&autoscaler);
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        let wish = json!({"metadata": {"annotations": {"scaler.dev/route": "service"}}});
+        let wish = json!({"metadata": {"annotations": {"scaler.dev/intercept": "always"}}});
         namespaces.patch("shop", &PatchParams::default(), &Patch::Merge(&wish)).await.expect("opting in");
         let led = || count(&all, is_led);
         within("all Services to be led", || (led() == services).then_some(()).ok_or_else(&led)).await;
@@ -168,7 +168,7 @@ fn count(store: &reflector::Store<DynamicObject>, wanted: impl Fn(&DynamicObject
 
 /// Its key is written last.
 fn is_led(service: &DynamicObject) -> bool {
-    !service.data["spec"]["selector"]["scaler.dev/fenced"].is_null()
+    !service.data["spec"]["selector"]["scaler.dev/intercepted"].is_null()
 }
 
 /// The DLXs that a slice of ours names.

@@ -7,10 +7,10 @@ use e2e::{
     kubernetes::{Seen, Setting, Shop, Snapshot, Workload, needs_devcluster, run, shop::Part},
     load::{self, get},
 };
-use scaler_types::{Leads, State};
+use scaler_types::{Backend, Phase};
 use serde_json::{Value, json};
 
-/// Whether it is at that row.
+/// Whether it is at that record.
 type Wanted = fn(&Seen) -> bool;
 
 /// Two replicas and a Service of two ports, before anybody asked for anything; and all of it then.
@@ -31,7 +31,7 @@ pub async fn begin(shop: &Shop, web: Workload) -> (Workload, Snapshot) {
 /// Opted in, or out.
 pub fn wish(route: Option<&str>) -> Value {
     let window = route.map(|_| "1s");
-    json!({"metadata": {"annotations": {"scaler.dev/scale-to-zero": window, "scaler.dev/route": route}}})
+    json!({"metadata": {"annotations": {"scaler.dev/scale-to-zero": window, "scaler.dev/intercept": route}}})
 }
 
 /// All is as before but for what its owners have put there themselves, and that too once they took it away.
@@ -54,7 +54,7 @@ fn opting_out_gives_a_service_back_that_is_awake_and_one_that_sleeps() {
         let (web, before) = before(&shop, "web").await;
         let addresses = shop.service(&web, 80).await;
         for asleep in [false, true] {
-            shop.patch(&web, wish(Some("service"))).await;
+            shop.patch(&web, wish(Some("always"))).await;
             shop.led(&web).await;
             if asleep {
                 shop.asleep(&web).await;
@@ -73,14 +73,14 @@ fn opting_out_gives_a_service_back_that_is_awake_and_one_that_sleeps() {
         }
         let object = shop.object(&web).await;
         assert_eq!(object.data["spec"]["replicas"], 2);
-        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": null}}})).await;
         as_before(&shop, &web, &before).await;
     });
 }
 
-/// The leading autoscaler is killed at each row of the protocol, and everything given back from there.
+/// The leading autoscaler is killed at each record of the protocol, and everything given back from there.
 #[test]
-fn restore_after_a_kill_at_any_row_leaves_equal_objects() {
+fn restore_after_a_kill_at_any_record_leaves_equal_objects() {
     if needs_devcluster("kills a process") {
         return;
     }
@@ -89,18 +89,18 @@ fn restore_after_a_kill_at_any_row_leaves_equal_objects() {
         let shop = Shop::open_with(setting).await;
         let (web, before) = before(&shop, "web").await;
         let addresses = shop.service(&web, 80).await;
-        let rows: [(&str, Wanted); 6] = [
+        let records: [(&str, Wanted); 6] = [
             ("a slice", |seen| seen.ours().next().is_some()),
-            ("a Service just led", |seen| seen.leads() == Leads::Dlx),
-            ("a fence", |seen| seen.state() == Some(State::Draining)),
-            ("a commit", |seen| seen.state() == Some(State::Asleep)),
-            ("a wake", |seen| seen.state() == Some(State::Waking)),
-            ("awake again", |seen| seen.state() == Some(State::Active) && seen.replicas() == 2),
+            ("a Service just led", |seen| seen.leads() == Backend::Dlx),
+            ("a fence", |seen| seen.state() == Some(Phase::Draining)),
+            ("a commit", |seen| seen.state() == Some(Phase::Asleep)),
+            ("a wake", |seen| seen.state() == Some(Phase::Waking)),
+            ("awake again", |seen| seen.state() == Some(Phase::Active) && seen.replicas() == 2),
         ];
-        for (what, wanted) in rows {
+        for (what, wanted) in records {
             let wakes = matches!(what, "a wake" | "awake again");
             let prepared = async {
-                shop.patch(&web, wish(Some("service"))).await;
+                shop.patch(&web, wish(Some("always"))).await;
                 if wakes {
                     shop.asleep(&web).await;
                     let answer = load::once(addresses[0], &get(&web.host(), "/", what)).await;
@@ -109,7 +109,7 @@ fn restore_after_a_kill_at_any_row_leaves_equal_objects() {
             };
             let killed = async {
                 if wakes {
-                    shop.seen(&web, "its sleep", |seen| seen.state() == Some(State::Asleep)).await;
+                    shop.seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)).await;
                 }
                 shop.kill_leader_at(&web, what, wanted).await
             };
@@ -135,7 +135,7 @@ fn without_a_dlx_services_answer_again_from_their_pods() {
         let (asleep, _) = before(&shop, "asleep").await;
         let (awake, _) = before(&shop, "awake").await;
         for web in [&asleep, &awake] {
-            shop.patch(web, wish(Some("service"))).await;
+            shop.patch(web, wish(Some("always"))).await;
             shop.led(web).await;
         }
         shop.patch(&awake, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
@@ -171,7 +171,7 @@ fn what_a_killed_dlx_costs_is_counted() {
     run(async {
         let shop = Shop::open_with(Setting::led()).await;
         let (web, _) = before(&shop, "web").await;
-        shop.patch(&web, wish(Some("service"))).await;
+        shop.patch(&web, wish(Some("always"))).await;
         shop.led(&web).await;
         let addresses = shop.service(&web, 80).await;
         let pods = shop.pods(Part::Dlx).await;
@@ -220,10 +220,10 @@ fn a_service_whose_key_is_taken_away_again_and_again_is_left_alone() {
     run(async {
         let shop = Shop::open_with(Setting::led()).await;
         let (web, _) = before(&shop, "web").await;
-        shop.patch(&web, wish(Some("service"))).await;
+        shop.patch(&web, wish(Some("always"))).await;
         for time in 1..=3 {
             shop.seen(&web, "our key", Seen::fenced).await;
-            shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/fenced": null}}})).await;
+            shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": null}}})).await;
             println!("taken away: {time}");
         }
         shop.event(&web, "RouteRefused").await;

@@ -14,7 +14,7 @@ use e2e::{
     random::{self, Random},
     traffic::{Clients, Shared},
 };
-use scaler_types::{Leads, State};
+use scaler_types::{Backend, Phase};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt as _, net::TcpListener, time::Instant};
 
@@ -242,15 +242,15 @@ fn what_leads_a_service_is_seen_and_undone_it_is_as_before() {
         start(&shop, &web, 80, 1).await;
         let before = shop.snapshot().await;
         let own = shop.given_back(&web).await;
-        assert_eq!((own.leads(), own.state(), own.replicas()), (Leads::Own, None, 1));
+        assert_eq!((own.leads(), own.state(), own.replicas()), (Backend::Workload, None, 1));
         // By hand, as the leader does it.
         shop.create(&led_slice(&json!([{"addresses": ["10.244.9.9"]}]))).await;
-        let both = shop.seen(&web, "both", |seen| seen.leads() == Leads::Both).await;
+        let both = shop.seen(&web, "both", |seen| seen.leads() == Backend::Both).await;
         assert_eq!((both.fenced(), both.ours().count(), both.state()), (false, 1, None));
-        shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/fenced": "1"}}})).await;
-        let row = json!({"state": "asleep"}).to_string();
-        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": row}}})).await;
-        let asleep = shop.seen(&web, "a row", |seen| seen.state() == Some(State::Asleep)).await;
+        shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": "1"}}})).await;
+        let record = json!({"phase":"asleep"}).to_string();
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": record}}})).await;
+        let asleep = shop.seen(&web, "a record", |seen| seen.state() == Some(Phase::Asleep)).await;
         assert!(asleep.fenced());
         shop.led(&web).await;
         let differences = before.differences(&shop.snapshot().await);
@@ -262,8 +262,8 @@ fn what_leads_a_service_is_seen_and_undone_it_is_as_before() {
         assert_eq!(differences.len(), 3, "{differences:?}");
         assert!(differences.iter().zip(parts).all(|(told, part)| told.starts_with(part)), "{differences:?}");
 
-        shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/fenced": null}}})).await;
-        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
+        shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": null}}})).await;
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": null}}})).await;
         shop.remove(&led_slice(&Value::Null)).await;
         shop.given_back(&web).await;
         let after: Snapshot = shop.snapshot().await;
@@ -272,14 +272,14 @@ fn what_leads_a_service_is_seen_and_undone_it_is_as_before() {
 }
 
 #[test]
-fn a_daemon_is_killed_at_the_moment_its_row_says_something() {
+fn a_daemon_is_killed_at_the_moment_its_record_says_something() {
     if needs_devcluster("kills a process") {
         return;
     }
     run(async {
         let shop = Shop::open_with(Setting { autoscalers: 1, ..Setting::default() }).await;
         let web = Workload::new(&shop, "web");
-        let draining = |seen: &Seen| seen.state() == Some(State::Draining);
+        let draining = |seen: &Seen| seen.state() == Some(Phase::Draining);
         let ((), (leader, seen)) =
             tokio::join!(shop.deploy(&web), shop.kill_leader_at(&web, "a fence", draining));
         assert_eq!(seen.replicas(), 1);
@@ -294,7 +294,7 @@ fn a_daemon_is_killed_at_the_moment_its_row_says_something() {
             }
         })
         .await;
-        // Whoever leads goes on from the row.
+        // Whoever leads goes on from the record.
         shop.asleep(&web).await;
     });
 }

@@ -76,7 +76,7 @@ fn sleeper(shop: &Shop, name: &str) -> Workload {
     });
     Workload::new(shop, name)
         .annotation("scale-to-zero", "1h")
-        .annotation("route", "service")
+        .annotation("intercept", "always")
         .replicas(0)
         .program(program)
 }
@@ -90,7 +90,7 @@ async fn all_led(shop: &Shop, count: usize) {
     while led.len() < count {
         let service = changes.try_next().await.expect("watching Services").expect("a watch that goes on");
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        if selector.is_some_and(|selector| selector.contains_key("scaler.dev/fenced")) {
+        if selector.is_some_and(|selector| selector.contains_key("scaler.dev/intercepted")) {
             led.insert(service.name_any());
         }
     }

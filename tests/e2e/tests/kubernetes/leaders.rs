@@ -18,7 +18,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use scaler_types::{Leads, State};
+use scaler_types::{Backend, Phase};
 use serde_json::json;
 
 use crate::giving_back::{as_before, before, wish};
@@ -56,7 +56,7 @@ fn another_leader_goes_on_from_whatever_was_begun() {
         let shop = Shop::open_with(Setting::led()).await;
         let (web, before) = before(&shop, "web").await;
         tokio::join!(
-            shop.patch(&web, wish(Some("service"))),
+            shop.patch(&web, wish(Some("always"))),
             change_at(&shop, &web, "a slice", |seen| seen.ours().next().is_some()),
         );
         shop.led(&web).await;
@@ -66,21 +66,21 @@ fn another_leader_goes_on_from_whatever_was_begun() {
         answered(&shop, &web, "one").await;
         let patches = Filter::any().user(Part::Autoscaler.user()).verb("patch").resource("deployments");
         let late = shop.cluster().faults().latency(patches, Duration::from_secs(1));
-        change_at(&shop, &web, "a fence", |seen| seen.state() == Some(State::Draining)).await;
+        change_at(&shop, &web, "a fence", |seen| seen.state() == Some(Phase::Draining)).await;
         late.end();
-        let seen = shop.seen(&web, "the fence to be lifted", |seen| seen.state() != Some(State::Draining));
-        assert_eq!(seen.await.state(), Some(State::Active), "nobody has seen it idle that leads");
+        let seen = shop.seen(&web, "the fence to be lifted", |seen| seen.state() != Some(Phase::Draining));
+        assert_eq!(seen.await.state(), Some(Phase::Active), "nobody has seen it idle that leads");
         shop.asleep(&web).await;
 
         // On the way back.
         answered(&shop, &web, "two").await;
         tokio::join!(
             shop.patch(&web, wish(None)),
-            change_at(&shop, &web, "both", |seen| seen.leads() == Leads::Both),
+            change_at(&shop, &web, "both", |seen| seen.leads() == Backend::Both),
         );
         shop.given_back(&web).await;
         answered(&shop, &web, "three").await;
-        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/row": null}}})).await;
+        shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": null}}})).await;
         as_before(&shop, &web, &before).await;
     });
 }
@@ -94,7 +94,7 @@ fn who_has_lost_the_lead_writes_nothing() {
     run(async {
         let shop = Shop::open_with(Setting { autoscalers: 1, ..Setting::led() }).await;
         let (web, _) = before(&shop, "web").await;
-        shop.patch(&web, wish(Some("service"))).await;
+        shop.patch(&web, wish(Some("always"))).await;
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
         shop.led(&web).await;
 

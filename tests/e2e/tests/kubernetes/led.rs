@@ -11,7 +11,7 @@ use crate::cycles::outlast_many_windows;
 
 fn lose_nothing(disturbance: Disturbance) {
     run(async move {
-        let plan = Plan { disturbance, ..Plan::new().led("service") };
+        let plan = Plan { disturbance, ..Plan::new().led("always") };
         let report = plan.run().await;
         println!("{report}");
         report.verdict.assert_nothing_lost();

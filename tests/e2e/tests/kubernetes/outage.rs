@@ -26,9 +26,10 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
         shop.served(&awake, "before").await;
         // By their own Services.
         let led =
-            Workload::new(&shop, "led").annotation("scale-to-zero", "1h").annotation("route", "service");
-        let dreams =
-            Workload::new(&shop, "dreams").annotation("hold-timeout", "10m").annotation("route", "service");
+            Workload::new(&shop, "led").annotation("scale-to-zero", "1h").annotation("intercept", "always");
+        let dreams = Workload::new(&shop, "dreams")
+            .annotation("hold-timeout", "10m")
+            .annotation("intercept", "always");
         for workload in [&led, &dreams] {
             shop.deploy(workload).await;
             shop.led(workload).await;

@@ -15,7 +15,7 @@ use e2e::{
 /// A workload of the shop that its Service is led for; where its port is on each node.
 async fn led(shop: &Shop, workload: &Workload, port: u16) -> Vec<SocketAddr> {
     shop.deploy(workload).await;
-    shop.seen(workload, "its Service to be led", |seen| seen.leads() == scaler_types::Leads::Dlx).await;
+    shop.seen(workload, "its Service to be led", |seen| seen.leads() == scaler_types::Backend::Dlx).await;
     shop.port_leads(workload, port, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
     shop.service(workload, port).await
 }
@@ -24,7 +24,7 @@ async fn led(shop: &Shop, workload: &Workload, port: u16) -> Vec<SocketAddr> {
 fn http_grpc_and_websocket_clients_wake_it() {
     run(async {
         let shop = Shop::open_with(Setting::led()).await;
-        let web = Workload::new(&shop, "web").annotation("route", "service");
+        let web = Workload::new(&shop, "web").annotation("intercept", "always");
         let addresses = led(&shop, &web, 80).await;
         let host = web.host();
 
@@ -60,7 +60,7 @@ fn a_redis_client_wakes_it() {
     }
     run(async {
         let shop = Shop::open_with(Setting::led()).await;
-        let cache = Database::redis(&shop, "cache").with(|redis| redis.annotation("route", "service"));
+        let cache = Database::redis(&shop, "cache").with(|redis| redis.annotation("intercept", "always"));
         let addresses = led(&shop, &cache.workload, 6379).await;
         assert_eq!(redis(addresses[0], &["SET", "colour", "blue"]).await.as_deref(), Ok("OK"));
         for address in &addresses {
@@ -82,7 +82,7 @@ fn a_postgresql_client_wakes_it() {
         }
         let shop = Shop::open_with(Setting::led()).await;
         let database =
-            Database::postgres(&shop, "db").with(|postgres| postgres.annotation("route", "service"));
+            Database::postgres(&shop, "db").with(|postgres| postgres.annotation("intercept", "always"));
         let addresses = led(&shop, &database.workload, 5432).await;
         let made =
             psql(addresses[0], "CREATE TABLE colours (name text); INSERT INTO colours VALUES ('blue')").await;

@@ -11,7 +11,7 @@ use e2e::kubernetes::{
 };
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
 use kube::Api;
-use scaler_types::Leads;
+use scaler_types::Backend;
 use serde_json::json;
 
 use crate::giving_back::{begin, wish};
@@ -29,8 +29,8 @@ async fn led() -> (Shop, [Workload; 2], Snapshot) {
     let asleep = Workload::new(&shop, "asleep").arguments(&["--start-after", &may_start.to_string_lossy()]);
     let (asleep, _) = begin(&shop, asleep).await;
     let (awake, before) = begin(&shop, Workload::new(&shop, "awake")).await;
-    shop.patch(&asleep, wish(Some("service"))).await;
-    let annotations = json!({"scaler.dev/scale-to-zero": "1h", "scaler.dev/route": "service"});
+    shop.patch(&asleep, wish(Some("always"))).await;
+    let annotations = json!({"scaler.dev/scale-to-zero": "1h", "scaler.dev/intercept": "always"});
     shop.patch(&awake, json!({"metadata": {"annotations": annotations}})).await;
     shop.led(&awake).await;
     shop.led(&asleep).await;
@@ -113,8 +113,8 @@ fn the_hook_fails_where_something_cannot_be_given_back_and_goes_on_when_it_can()
         {
             assert!(said.contains(told), "{told:?} is not in {said}");
         }
-        shop.seen(&webs[1], "its Service to be given back", |seen| seen.leads() == Leads::Own).await;
-        shop.seen(&webs[0], "its Service to be led still", |seen| seen.leads() != Leads::Own).await;
+        shop.seen(&webs[1], "its Service to be given back", |seen| seen.leads() == Backend::Workload).await;
+        shop.seen(&webs[0], "its Service to be led still", |seen| seen.leads() != Backend::Workload).await;
         assert_eq!(intercepted(&shop).await, "1");
         std::fs::write(may_start(&shop), "").expect("writing the file");
         let ended = hook.run(&shop, 2).await;

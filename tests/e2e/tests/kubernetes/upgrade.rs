@@ -1,5 +1,4 @@
-//! From an earlier version to this one and back. The earlier one leads no Services, so that the load of ever goes to the DLXs, and
-//! what is led is given back before one goes back to it.
+//! From an earlier version to this one and back: the first that exchanges and stores what this one does.
 
 use e2e::kubernetes::{
     Setting, Shop, Workload,
@@ -26,7 +25,7 @@ fn cycles_lose_nothing_while_daemons_are_upgraded_and_downgraded() {
     });
 }
 
-/// The way back as the documentation has it, and forward again. The annotations stay where they are all the while.
+/// Everything restored by this version, then the earlier one, then this one again. The annotations stay where they are all the while.
 #[test]
 fn what_is_led_is_given_back_before_one_goes_back() {
     let earlier = match earlier() {
@@ -36,7 +35,7 @@ fn what_is_led_is_given_back_before_one_goes_back() {
     run(async move {
         let shop = Shop::open_with(Setting::led()).await;
         let versions = Versions::new(&shop, earlier).await;
-        let web = Workload::new(&shop, "web").annotation("route", "service");
+        let web = Workload::new(&shop, "web").annotation("intercept", "always");
         shop.deploy(&web).await;
         let addresses = shop.service(&web, 80).await;
         let served = async |id: &str| {
@@ -54,7 +53,6 @@ fn what_is_led_is_given_back_before_one_goes_back() {
             versions.roll(&shop, part, Version::Earlier).await;
             served(&format!("given-back-{}", part.name())).await;
         }
-        // From here on its requests come by the DLXs.
         shop.scale(Part::Autoscaler, 2).await;
         shop.asleep(&web).await;
         shop.served(&web, "by-a-dlx").await;

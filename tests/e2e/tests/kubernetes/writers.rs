@@ -51,14 +51,14 @@ fn a_new_image_and_a_manifest_without_replicas_wake_nothing() {
         let replicas = &shop.object(&web).await.data["spec"]["replicas"];
         assert_eq!(*replicas, 2, "as many as it had, whoever changed what while it slept");
 
-        // As `kubectl rollout undo` does: the annotations it had before are back, with a row from when it slept.
+        // As `kubectl rollout undo` does: the annotations it had before are back, with a record from when it slept.
         shop.patch(&web, json!({"metadata": {"annotations": old}})).await;
         shop.served(&web, "two").await;
-        // Until it is noticed, the old row says that it sleeps.
-        until("the old row to be written over", || async {
+        // Until it is noticed, the old record says that it sleeps.
+        until("the old record to be written over", || async {
             let now = shop.object(&web).await.metadata.annotations.unwrap_or_default();
-            let row = "scaler.dev/row";
-            if now.get(row) == old.get(row) { Err(format!("{now:?}")) } else { Ok(()) }
+            let record = "scaler.dev/state";
+            if now.get(record) == old.get(record) { Err(format!("{now:?}")) } else { Ok(()) }
         })
         .await;
         shop.asleep(&web).await;

@@ -5,7 +5,7 @@
 pub enum Event {
     /// A commit put the resource to zero.
     Committed,
-    /// A commit found another row.
+    /// A commit found another record.
     CommitConflict,
     /// A commit found another route when it was to write the key anew, or no slice after that.
     RouteChanged,

@@ -21,7 +21,7 @@ pub enum Fault {
     RemovesAnotherSlice,
     /// Our slice is removed without a look whether the controller's names the pods by now.
     RemovesSliceUnseen,
-    /// On path direct a route is led to the DLXs without a look whether the pods are to be put to zero still.
+    /// In traffic mode `when-asleep` a route is led to the DLXs without a look whether the pods are to be put to zero still.
     LeadsUnread,
     /// The key is added before our slice.
     KeyFirst,
@@ -29,7 +29,7 @@ pub enum Fault {
     DoesNotStamp,
     /// A commit writes the key anew on whatever version the Service has by then, not on that of the view.
     StampsWhatIsThere,
-    /// On path always a commit goes by a view that leads to the DLXs, for however short a time.
+    /// In traffic mode `always` a commit goes by a view that leads to the DLXs, for however short a time.
     DoesNotLookAgain,
     /// The same, if the autoscaler remembers that it has led there for a window.
     LooksInMemory,

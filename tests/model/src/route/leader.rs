@@ -1,7 +1,7 @@
 //! An autoscaler, what it knows, and what it has under way.
 
 use scaler_types::{
-    Leads, Nonce, Row, Version,
+    Backend, Nonce, Record, Version,
     protocol::{Fence, Seen},
 };
 
@@ -65,7 +65,7 @@ pub struct LedSince {
 #[derive(Clone, Debug, Hash)]
 pub struct Call {
     /// Where it is to lead; `None`: the slice is only brought up to date.
-    pub to: Option<Leads>,
+    pub to: Option<Backend>,
     /// What it does next.
     pub at: CallStep,
     /// The Service as it was read.
@@ -110,7 +110,7 @@ pub struct Attempt {
     pub nonce: Nonce,
     /// The DLXs that have yet to answer.
     pub asked: Dlxs,
-    /// On path direct: the version of the Service on which everybody follows.
+    /// In traffic mode `when-asleep`: the version of the Service on which everybody follows.
     pub service: Option<Nonce>,
     /// How far the switch is; `None`: it was not ordered.
     pub switch: Option<Switch>,
@@ -136,8 +136,8 @@ pub enum Switch {
 pub struct Commit {
     /// The workload's version that must stand.
     pub expected: Version,
-    /// The row.
-    pub row: Row,
+    /// The record.
+    pub record: Record,
     /// The version of the Service in its plugin's view when it began.
     pub service: Nonce,
     /// The nonce of its fence.
@@ -153,7 +153,7 @@ pub enum CommitStep {
     Stamp,
     /// The slices are read.
     Slices,
-    /// Row and scale are written.
+    /// Record and scale are written.
     Write,
 }
 

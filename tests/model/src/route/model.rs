@@ -1,8 +1,8 @@
 //! The steps that can be taken, and what holds at the end.
 
 use scaler_types::{
-    Leads, Path, Row, State,
-    protocol::{self, Gate, GateInput, RouteSeen, Rules, Seen, route_step},
+    Backend, Phase, Record, TrafficMode,
+    protocol::{self, Gate, GateInput, InterceptionSeen, Rules, Seen, interception_step},
 };
 
 use super::{
@@ -17,7 +17,7 @@ use crate::{canon, explore};
 #[derive(Clone, Debug)]
 pub struct Model {
     /// The resource's path.
-    pub path: Path,
+    pub path: TrafficMode,
     /// How it begins.
     pub begins: Begins,
     /// The protocol's rules.
@@ -98,9 +98,9 @@ impl explore::Model for Model {
 
     fn initial(&self) -> World {
         let (asleep, led) = (self.begins == Begins::Asleep, self.begins != Begins::Own);
-        let state = if asleep { State::Asleep } else { State::Active };
-        let row = Row { state, ..Row::default() };
-        let workload = Seen { row, version: canon::version(0), scaled: !asleep };
+        let state = if asleep { Phase::Asleep } else { Phase::Active };
+        let record = Record { phase: state, ..Record::default() };
+        let workload = Seen { record, version: canon::version(0), scaled: !asleep };
         let dlx = |d: usize| {
             (d < self.dlxs).then(|| {
                 let mut gate = Gate::new(self.rules);
@@ -113,7 +113,7 @@ impl explore::Model for Model {
         let grace = Grace { through: true, left: [0; 2] };
         let since = LedSince { service, grace, covered: true };
         let autoscaler = Autoscaler {
-            led: Some(since).filter(|_| self.path == Path::Always && led),
+            led: Some(since).filter(|_| self.path == TrafficMode::Always && led),
             ..Autoscaler::default()
         };
         let mut world = World {
@@ -183,11 +183,11 @@ impl explore::Model for Model {
     }
 
     fn wrong_end(&self, world: &World) -> Option<String> {
-        let state = world.workload.row.state;
-        if matches!(state, State::Draining | State::Waking) {
+        let state = world.workload.record.phase;
+        if matches!(state, Phase::Draining | Phase::Waking) {
             return Some(format!("it ends {state}"));
         }
-        if world.workload.scaled && state == State::Asleep {
+        if world.workload.scaled && state == Phase::Asleep {
             return Some("it ends asleep with replicas".into());
         }
         if let Some(dlx) = world.dlxs.iter().flatten().find(|dlx| dlx.held + dlx.in_flight > 0) {
@@ -195,18 +195,19 @@ impl explore::Model for Model {
         }
         let (leads, serving) = (world.leads(), world.serving());
         let right = match (world.asked, self.path, state, world.workload.scaled) {
-            _ if serving == 0 => leads != Leads::Dlx && (leads == Leads::Own || !world.up),
+            _ if serving == 0 => leads != Backend::Dlx && (leads == Backend::Workload || !world.up),
             // What sleeps is not woken for it: a request is, and then it is given back.
             (false, ..) => match leads {
-                Leads::Own => true,
-                Leads::Both => !world.up,
-                Leads::Dlx => !world.workload.scaled,
+                Backend::Workload => true,
+                Backend::Both => !world.up,
+                Backend::Dlx => !world.workload.scaled,
+                Backend::Unknown => false,
             },
-            (true, Path::Always, ..) => leads == Leads::Dlx,
-            (true, _, State::Active | State::Failed, true) => leads == Leads::Own,
+            (true, TrafficMode::Always, ..) => leads == Backend::Dlx,
+            (true, _, Phase::Active | Phase::Failed, true) => leads == Backend::Workload,
             // A person put it to zero.
-            (true, _, State::Active, false) => true,
-            (true, ..) => leads == Leads::Dlx,
+            (true, _, Phase::Active, false) => true,
+            (true, ..) => leads == Backend::Dlx,
         };
         if !right {
             return Some(format!("it ends {state}, and leads to {leads:?}"));
@@ -215,7 +216,7 @@ impl explore::Model for Model {
             Some(slice) if serving != 0 && slice.names != serving => {
                 Some(format!("it ends with {:b} named while {serving:b} serve", slice.names))
             }
-            None if leads == Leads::Dlx => Some("it ends with the key alone".into()),
+            None if leads == Backend::Dlx => Some("it ends with the key alone".into()),
             _ => None,
         }
     }
@@ -223,7 +224,7 @@ impl explore::Model for Model {
 
 impl Model {
     /// The faultless model: one node, one DLX, one autoscaler.
-    pub fn new(path: Path, begins: Begins, budget: Budget) -> Self {
+    pub fn new(path: TrafficMode, begins: Begins, budget: Budget) -> Self {
         Self { path, begins, rules: Rules::default(), fault: None, budget, nodes: 1, dlxs: 1, autoscalers: 1 }
     }
 
@@ -233,17 +234,17 @@ impl Model {
     }
 
     /// Where the route goes next, for an autoscaler that saw `service` and `slice`.
-    pub fn route_step(&self, workload: &Seen, route: &RouteIn<'_>) -> Option<Leads> {
-        route_step(&RouteSeen {
-            path: self.path,
-            asked: route.asked,
-            leads: world::leads(route.service, route.slice),
-            complete: route.slice.is_some(),
-            state: workload.row.state,
+    pub fn interception_step(&self, workload: &Seen, route: &RouteIn<'_>) -> Option<Backend> {
+        interception_step(&InterceptionSeen {
+            traffic_mode: self.path,
+            requested: route.asked,
+            backend: world::leads(route.service, route.slice),
+            in_sync: route.slice.is_some(),
+            phase: workload.record.phase,
             scaled: workload.scaled,
             confirmed: route.confirmed,
-            own_known: route.known,
-            own_ready: route.ready,
+            workload_known: route.known,
+            workload_ready: route.ready,
             dlxs: match (route.serving, route.dead) {
                 (0, true) => protocol::Dlxs::Dead,
                 (0, false) => protocol::Dlxs::Away,
@@ -265,15 +266,15 @@ impl Model {
             dead,
         };
         let autoscaler = &world.autoscalers[a];
-        let waits = self.path == Path::Always
+        let waits = self.path == TrafficMode::Always
             && world.left.fences > 0
-            && world.leads() == Leads::Dlx
+            && world.leads() == Backend::Dlx
             && autoscaler.led.as_ref().is_none_or(|led| led.service != world.service.version);
         waits
-            || world.workload.row.state == State::Draining
+            || world.workload.record.phase == Phase::Draining
             || world.calls().next().is_some()
             || world.autoscalers.iter().any(|autoscaler| autoscaler.attempt.is_some())
-            || [false, true].iter().any(|dead| self.route_step(&world.workload, &now(*dead)).is_some())
+            || [false, true].iter().any(|dead| self.interception_step(&world.workload, &now(*dead)).is_some())
             || self.tends(world.slice.as_ref(), world.serving())
     }
 

@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 
 use scaler_types::{
-    Leads, Nonce,
+    Backend, Nonce,
     protocol::{Gate, Seen},
 };
 
@@ -16,7 +16,7 @@ pub type Dlxs = u8;
 /// Everything there is, and what is under way.
 #[derive(Clone, Debug)]
 pub struct World {
-    /// The workload: row, version and scale.
+    /// The workload: record, version and scale.
     pub workload: Seen,
     /// Its pods are ready.
     pub up: bool,
@@ -108,7 +108,7 @@ pub struct Direct {
     pub seen: u8,
     /// Open connections between two requests.
     pub pooled: u8,
-    /// In flight on a pooled connection, since after the sample that a commit waited for; on path always, on one of before it
+    /// In flight on a pooled connection, since after the sample that a commit waited for; in traffic mode `always`, on one of before it
     /// was led.
     pub unseen: u8,
 }
@@ -167,7 +167,7 @@ pub struct Budget {
 
 impl World {
     /// Where the route leads.
-    pub fn leads(&self) -> Leads {
+    pub fn leads(&self) -> Backend {
         leads(&self.service, self.slice.as_ref())
     }
 
@@ -265,11 +265,11 @@ impl World {
 }
 
 /// Where a route leads.
-pub fn leads(service: &Service, slice: Option<&Slice>) -> Leads {
+pub fn leads(service: &Service, slice: Option<&Slice>) -> Backend {
     match (service.key, slice) {
-        (None, None) => Leads::Own,
-        (None, Some(_)) => Leads::Both,
-        (Some(_), _) => Leads::Dlx,
+        (None, None) => Backend::Workload,
+        (None, Some(_)) => Backend::Both,
+        (Some(_), _) => Backend::Dlx,
     }
 }
 

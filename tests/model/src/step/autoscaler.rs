@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use scaler_types::{
-    State,
+    Phase,
     protocol::{Fence, FenceInput, GateInput, GateOrder, Refusal, WakeSeen, recover},
 };
 
@@ -85,9 +85,9 @@ impl Step<'_> {
         let fresh = self.nonce();
         let now = &self.world.store.now;
         let mine = self.world.autoscalers[a].attempt.is_some();
-        let Some(row) = recover(now, mine, WakeSeen::Unknown, fresh) else { return false };
-        let write = Write::new(Kind::Row, now.version.clone(), row);
-        if now.row.state == State::Draining && self.world.autoscalers[1 - a].attempt.is_some() {
+        let Some(record) = recover(now, mine, WakeSeen::Unknown, fresh) else { return false };
+        let write = Write::new(Kind::Record, now.version.clone(), record);
+        if now.record.phase == Phase::Draining && self.world.autoscalers[1 - a].attempt.is_some() {
             self.note(Event::RivalReverted);
         }
         self.world.autoscalers[a].recovery = Some(write);

@@ -1,7 +1,7 @@
 //! What a DLX does, and its requests.
 
 use scaler_types::{
-    State,
+    Phase,
     protocol::{Gate, GateInput},
 };
 
@@ -27,7 +27,7 @@ impl Step<'_> {
             dlx.registered = true;
         }
         self.world.dlx[d] = Some(dlx);
-        if self.world.store.now.row.state == State::Draining {
+        if self.world.store.now.record.phase == Phase::Draining {
             self.note(Event::JoinedInsideFence);
         }
         true
@@ -55,7 +55,7 @@ impl Step<'_> {
         if ignored {
             self.note(Event::StaleIgnored);
         }
-        self.see_row(d, seen.scaled);
+        self.see_record(d, seen.scaled);
         true
     }
 

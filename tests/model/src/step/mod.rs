@@ -7,7 +7,7 @@ mod pods;
 mod writes;
 
 use scaler_types::{
-    Nonce, State, Version,
+    Nonce, Phase, Version,
     protocol::{FenceInput, FenceOrder, GateInput, GateOrder, Outcome},
 };
 
@@ -60,7 +60,7 @@ impl Step<'_> {
             Action::Skip { d } => {
                 // Its plugin saw it all the same.
                 let seen = self.dlx(d).stream.remove(0);
-                self.see_row(d, seen.scaled);
+                self.see_record(d, seen.scaled);
                 true
             }
             Action::Repeat { d } => {
@@ -88,7 +88,7 @@ impl Step<'_> {
             }
             Action::Lift { d } => {
                 let dlx = self.dlx(d);
-                let fenced = dlx.gate.seen().is_some_and(|seen| seen.row.state == State::Draining);
+                let fenced = dlx.gate.seen().is_some_and(|seen| seen.record.phase == Phase::Draining);
                 fenced && dlx.held > 0 && !std::mem::replace(&mut dlx.mark, true)
             }
             Action::Crash { d } => self.crash(d),
@@ -144,7 +144,7 @@ impl Step<'_> {
             Action::HandZero => self.hand_zero(),
             Action::HandOther => self.hand_other(),
             Action::Keep => {
-                self.world.kept = Some(self.world.store.now.row.clone());
+                self.world.kept = Some(self.world.store.now.record.clone());
                 true
             }
             Action::Undo => self.undo(),
@@ -161,8 +161,10 @@ impl Step<'_> {
         let now = self.world.store.now.clone();
         let dlx = self.dlx(d);
         match dlx.gate.step(input) {
-            GateOrder::Write { expected, row } => dlx.write = Some(Write::new(Kind::Row, expected, row)),
-            GateOrder::Wake { expected, row } => dlx.wake = Some(Write::new(Kind::Wake, expected, row)),
+            GateOrder::Write { expected, record } => {
+                dlx.write = Some(Write::new(Kind::Record, expected, record))
+            }
+            GateOrder::Wake { expected, record } => dlx.wake = Some(Write::new(Kind::Wake, expected, record)),
             GateOrder::Refresh => {
                 dlx.stream = vec![now];
                 self.list_pods(d);
@@ -182,9 +184,11 @@ impl Step<'_> {
         let attempt = self.attempt(a);
         match order {
             FenceOrder::Nothing => {}
-            FenceOrder::Write { expected, row } => attempt.write = Some(Write::new(Kind::Row, expected, row)),
-            FenceOrder::Commit { expected, row } => {
-                attempt.write = Some(Write::new(Kind::Commit, expected, row))
+            FenceOrder::Write { expected, record } => {
+                attempt.write = Some(Write::new(Kind::Record, expected, record))
+            }
+            FenceOrder::Commit { expected, record } => {
+                attempt.write = Some(Write::new(Kind::Commit, expected, record))
             }
             FenceOrder::ReadMembers => attempt.reading = true,
             FenceOrder::Ask { members, nonce } => {

@@ -1,6 +1,6 @@
 //! What a person does.
 
-use scaler_types::State;
+use scaler_types::Phase;
 
 use super::Step;
 use crate::{event::Event, fault::Fault, world::Old};
@@ -10,7 +10,7 @@ use crate::{event::Event, fault::Fault, world::Old};
 impl Step<'_> {
     pub(super) fn hand_zero(&mut self) -> bool {
         self.world.left.zeros -= 1;
-        if self.world.store.now.row.state == State::Draining {
+        if self.world.store.now.record.phase == Phase::Draining {
             self.note(Event::ZeroInsideFence);
         }
         let again = self.model.has(Fault::SendsAgain);
@@ -37,12 +37,12 @@ impl Step<'_> {
 
     pub(super) fn undo(&mut self) -> bool {
         self.world.left.undos -= 1;
-        let Some(row) = self.world.kept.take() else { return false };
+        let Some(record) = self.world.kept.take() else { return false };
         self.note(Event::Undone);
-        if self.world.store.now.row.state == State::Draining {
+        if self.world.store.now.record.phase == Phase::Draining {
             self.note(Event::UndoneInsideFence);
         }
-        self.world.store.now.row = row;
+        self.world.store.now.record = record;
         self.changed();
         true
     }

@@ -41,10 +41,10 @@ impl Step<'_> {
         !knows || self.model.has(Fault::WakesOverOldPods)
     }
 
-    pub(super) fn see_row(&mut self, d: usize, scaled: bool) {
+    pub(super) fn see_record(&mut self, d: usize, scaled: bool) {
         if self.model.pods_lag {
             let before = self.dlx(d).pods;
-            self.dlx(d).pods.see_row(scaled);
+            self.dlx(d).pods.see_record(scaled);
             if self.dlx(d).pods.old_buried && !before.old_buried {
                 self.note(Event::OldPodBuried);
             }
@@ -66,7 +66,7 @@ impl Step<'_> {
         let store = self.world.store.clone();
         let (before, zero) = (self.dlx(d).pods, self.dlx(d).pods.zero);
         self.dlx(d).pods.list(&store);
-        // The rows' watch is where it was.
+        // The records' watch is where it was.
         self.dlx(d).pods.zero = zero;
         if before.new_buried && self.dlx(d).pods.new && !self.dlx(d).pods.new_buried {
             self.note(Event::NewPodUnburied);

@@ -1,7 +1,7 @@
 //! Writes: on their way, in the store, their answers on the way back.
 
 use scaler_types::{
-    State, Version,
+    Phase, Version,
     protocol::{FenceInput, GateInput, Unwritten},
 };
 
@@ -31,7 +31,7 @@ impl Step<'_> {
                 self.note(Event::OrphanLanded);
             }
         } else if let Who::Recovery(a) = who {
-            // Its answer changes nothing: the next look at the row says what is to be done.
+            // Its answer changes nothing: the next look at the record says what is to be done.
             self.world.autoscalers[a].recovery = None;
         } else if let Some(Some(write)) = self.world.write_mut(who) {
             write.landed = Some(version);
@@ -39,37 +39,37 @@ impl Step<'_> {
         Ok(true)
     }
 
-    /// The write happens, row and scale in one step.
+    /// The write happens, record and scale in one step.
     pub(super) fn happen(&mut self, who: Who, write: &Write) -> Result<Version, String> {
-        let from = self.world.store.now.row.state;
+        let from = self.world.store.now.record.phase;
         if matches!(who, Who::Recovery(_)) {
             let deserted = self.world.autoscalers.iter().all(|autoscaler| autoscaler.attempt.is_none());
             match from {
-                State::Draining if deserted => self.note(Event::LeftBehindRecovered),
-                State::Asleep => self.note(Event::WokenByHand),
+                Phase::Draining if deserted => self.note(Event::LeftBehindRecovered),
+                Phase::Asleep => self.note(Event::WokenByHand),
                 _ => false,
             };
         }
-        if matches!(who, Who::Gate(_)) && from == State::Draining {
+        if matches!(who, Who::Gate(_)) && from == Phase::Draining {
             self.note(Event::RevertedByRequest);
         }
         let silent = self.world.dlx.iter().flatten().any(|dlx| dlx.silent);
-        if silent && write.row.state == State::Draining {
+        if silent && write.record.phase == Phase::Draining {
             self.note(Event::FencedOverSilence);
         }
         match write.kind {
-            Kind::Row if write.row.state == State::Draining && from == State::Failed => {
+            Kind::Record if write.record.phase == Phase::Draining && from == Phase::Failed => {
                 self.note(Event::FencedFailed);
             }
-            Kind::Row => {}
+            Kind::Record => {}
             Kind::Wake => {
-                if from == State::Asleep {
+                if from == Phase::Asleep {
                     self.note(Event::WokenByRequest);
                 }
-                if from == State::Failed && self.world.store.now.scaled {
+                if from == Phase::Failed && self.world.store.now.scaled {
                     self.note(Event::FailedWoken);
                 }
-                if from == State::Failed && self.world.store.up {
+                if from == Phase::Failed && self.world.store.up {
                     self.note(Event::FailedWokenUp);
                 }
                 self.world.store.now.scaled = true;
@@ -92,11 +92,11 @@ impl Step<'_> {
                 self.world.store.committed = true;
             }
         }
-        self.world.store.now.row = write.row.clone();
+        self.world.store.now.record = write.record.clone();
         Ok(self.changed())
     }
 
-    /// Row or scale are others now: a new version, told to all who follow.
+    /// Record or scale are others now: a new version, told to all who follow.
     pub(super) fn changed(&mut self) -> Version {
         let version = self.version();
         self.world.store.now.version = version.clone();
@@ -139,12 +139,12 @@ impl Step<'_> {
 
     /// The end of a write is told to whose it was.
     pub(super) fn ended(&mut self, who: Who, write: Write, result: Result<Version, Unwritten>) {
-        let Write { kind, expected, row, .. } = write;
+        let Write { kind, expected, record, .. } = write;
         let fresh = self.nonce();
         match who {
             Who::Gate(d) => {
                 let version = result.clone().ok();
-                self.gate(d, GateInput::Wrote { expected, row, result });
+                self.gate(d, GateInput::Wrote { expected, record, result });
                 let seen = self.dlx(d).gate.seen().map(|seen| seen.version.clone());
                 if version.is_some() && version != seen {
                     self.note(Event::OwnWriteOvertaken);

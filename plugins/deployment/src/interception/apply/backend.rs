@@ -6,7 +6,7 @@ use std::{
 };
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use scaler_types::{Dlx, Leads, ResourceId, RouteRequest, ScaleError, duration};
+use scaler_types::{Backend, Dlx, InterceptionRequest, ResourceId, ScaleError, duration};
 use tokio::time::timeout;
 
 use super::{
@@ -18,26 +18,27 @@ use super::{
     ports,
 };
 use crate::{
-    config::Wish,
+    config::InterceptMode,
     index::State,
     objects::{Meta, Service, Slice},
     workload::options::wishes,
 };
 
 impl Routes {
-    /// Leads the Services of a workload as asked.
+    /// Directs the Services of a workload as requested.
     ///
     /// # Errors
     ///
     /// [`ScaleError::Conflict`] if somebody else changed one of them meanwhile, [`ScaleError::Terminal`] with what stands in the
     /// way.
-    pub async fn set_route(&self, request: &RouteRequest) -> Result<(), ScaleError> {
+    pub async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
         self.is_leading()?;
         let work = async {
-            match request.to {
-                Leads::Dlx => self.to_dlxs(&request.id, &request.dlxs).await,
-                Leads::Both => self.to_both(&request.id, &request.dlxs).await,
-                Leads::Own => self.to_itself(&request.id).await,
+            match request.backend {
+                Backend::Dlx => self.to_dlxs(&request.id, &request.dlxs).await,
+                Backend::Both => self.to_both(&request.id, &request.dlxs).await,
+                Backend::Workload => self.to_itself(&request.id).await,
+                Backend::Unknown => Err(ScaleError::Unsupported),
             }
         };
         let written = timeout(request.deadline, work).await.unwrap_or_else(|_| {
@@ -61,7 +62,7 @@ impl Routes {
             let workload =
                 state.workload(id).ok_or_else(|| terminal(format!("{id} does not exist any more")))?;
             let wishes = wishes(state, workload);
-            if !wishes.opted_in || wishes.route == Wish::None {
+            if !wishes.opted_in || wishes.intercept == InterceptMode::Manual {
                 return Err(terminal(format!("{id} does not ask for a route")));
             }
             if let Some(why) = refusal(state, workload, &wishes, dlxs) {
@@ -69,7 +70,7 @@ impl Routes {
             }
             let services = state.ordinary_services_of(workload);
             let wanted: BTreeSet<_> = services.into_iter().map(|service| service.meta.uid.clone()).collect();
-            Ok((wanted, wishes.route == Wish::Direct))
+            Ok((wanted, wishes.intercept == InterceptMode::WhenAsleep))
         })?;
         let read: Vec<Read> = read.into_iter().filter(|one| wanted.contains(&one.fact.meta.uid)).collect();
         if read.len() != wanted.len() {

@@ -187,7 +187,7 @@ impl Routes {
 
 /// The answers, and what has to be written for them.
 fn draft(state: &State, wishes: &[Wish]) -> (Vec<Result<Vec<u16>, ScaleError>>, Option<Write>) {
-    let released = Timestamp::now().to_string();
+    let freed = Timestamp::now().to_string();
     // Without a range nothing is claimed.
     let range = state.config.service_ports.unwrap_or(ServicePorts { first: 1, last: 1 });
     let (known, nothing) = (state.routing.registry(), Registry::default());
@@ -201,20 +201,20 @@ fn draft(state: &State, wishes: &[Wish]) -> (Vec<Result<Vec<u16>, ScaleError>>, 
             _ => None,
         })
         .collect();
-    draft.release(&released, |holder| done.contains(&holder.uid));
+    draft.free(&freed, |holder| done.contains(&holder.uid));
     if wishes.iter().any(|wish| matches!(wish, Wish::Tidy)) {
-        draft.release(&released, |holder| is_idle(state, holder));
+        draft.free(&freed, |holder| is_idle(state, holder));
         draft.prune();
     }
     let answers = wishes.iter().map(|wish| match wish {
-        Wish::Claim(holders) => draft
-            .claim(holders, &released)
-            .ok_or_else(|| ScaleError::Terminal { reason: refusals::full(range) }),
+        Wish::Claim(holders) => {
+            draft.claim(holders, &freed).ok_or_else(|| ScaleError::Terminal { reason: refusals::full(range) })
+        }
         Wish::GiveBack(_) | Wish::Tidy => Ok(Vec::new()),
     });
     let answers = answers.collect();
     if wishes.iter().any(|wish| matches!(wish, Wish::Claim(_))) {
-        claim_ahead(state, &mut draft, &released);
+        claim_ahead(state, &mut draft, &freed);
     }
     let write = draft.is_new().then(|| match known {
         Some(_) => Write::Patch(draft.patch()),
@@ -224,11 +224,11 @@ fn draft(state: &State, wishes: &[Wish]) -> (Vec<Result<Vec<u16>, ScaleError>>, 
 }
 
 /// Gives ports to those who are about to ask for them: many are opted in at once.
-fn claim_ahead(state: &State, draft: &mut Draft<'_>, released: &str) {
+fn claim_ahead(state: &State, draft: &mut Draft<'_>, freed: &str) {
     let wanting = state.to_be_led().map(plan::holders).filter(|holders| !draft.has(holders));
     // Whoever does not get any is told so when it is his turn.
     for holders in wanting.take(AHEAD).collect::<Vec<_>>() {
-        draft.claim(&holders, released);
+        draft.claim(&holders, freed);
     }
 }
 

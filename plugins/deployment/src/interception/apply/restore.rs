@@ -9,7 +9,7 @@ use kube::{
     core::WatchEvent,
 };
 use scaler_types::{
-    Nonce, ReleaseRequest, ResourceId, ScaleError, State as RowState, Target, duration,
+    Nonce, Phase, ResourceId, RestoreRequest, ScaleError, Target, duration,
     protocol::{Seen, Step, transition},
 };
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ use crate::{
 /// How often a write is built anew because something else of the object changed.
 const TRIES: usize = 5;
 
-/// Why a row is written.
+/// Why a record is written.
 const REASON: &str = "given back";
 
 impl Routes {
@@ -36,9 +36,10 @@ impl Routes {
     /// # Errors
     ///
     /// It did not come to that in time; another call goes on from there.
-    pub async fn release(&self, request: &ReleaseRequest) -> Result<(), ScaleError> {
+    pub async fn release(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
         self.is_leading()?;
-        let given_back = timeout(request.deadline, self.give_all_back(&request.id, request.grace)).await;
+        let given_back =
+            timeout(request.deadline, self.give_all_back(&request.id, request.propagation_delay)).await;
         given_back.unwrap_or_else(|_| {
             let reason = format!(
                 "{} was not given back within {}: its pods are not ready, or the API does not answer",
@@ -82,25 +83,25 @@ impl Routes {
         for (_, uid) in all {
             self.give_back(&uid).await?;
         }
-        self.without_row(id).await
+        self.without_record(id).await
     }
 
     /// Wakes what was put to sleep.
     pub(in crate::interception) async fn awake(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
         for _ in 0..TRIES {
             let workload = self.scales.read_anew(id).await?;
-            let row = &workload.kept.row;
-            let slept = matches!(row.state, RowState::Asleep | RowState::Waking | RowState::Failed);
+            let record = &workload.kept.record;
+            let slept = matches!(record.phase, Phase::Asleep | Phase::Waking | Phase::Failed);
             if workload.replicas > 0 || !slept {
                 return Ok(workload);
             }
-            let seen = Seen { row: row.clone(), version: workload.version(), scaled: false };
-            let Some(row) = transition(&seen, Step::Wake, Nonce::fresh(), REASON) else {
+            let seen = Seen { record: record.clone(), version: workload.version(), scaled: false };
+            let Some(record) = transition(&seen, Step::Wake, Nonce::fresh(), REASON) else {
                 return Err(terminal(format!(
-                    "{id} has a row of a newer version of Scaler: give it back with that"
+                    "{id} has a record of a newer version of Scaler: give it back with that"
                 )));
             };
-            match self.scales.write(id, &seen.version, &row, Some(Target::AtLeast(1))).await {
+            match self.scales.write(id, &seen.version, &record, Some(Target::AtLeast(1))).await {
                 Ok(workload) => return Ok(workload),
                 Err(ScaleError::Conflict) => {}
                 Err(error) => return Err(error),
@@ -141,9 +142,9 @@ impl Routes {
         }
     }
 
-    /// Takes the row away, and the map of annotations if there was none but it.
-    async fn without_row(&self, id: &ResourceId) -> Result<(), ScaleError> {
-        let doing = format!("taking the row of {id} away");
+    /// Takes the record away, and the map of annotations if there was none but it.
+    async fn without_record(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        let doing = format!("taking the record of {id} away");
         for _ in 0..TRIES {
             let workload = self.scales.read_anew(id).await?;
             let api = self.cluster.of(&workload);
@@ -154,7 +155,7 @@ impl Routes {
             }
             let (owners, field) = (&workload.owners, &workload.kind.replicas_path);
             if owners.scaler {
-                // The row says whose they are.
+                // The record says whose they are.
                 object = owners.restore(&self.cluster, &api, object, field).await;
                 Owners::of(&object.metadata, field).are_restored(&format!("the replicas of {id}"))?;
             }

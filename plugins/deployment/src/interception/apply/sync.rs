@@ -68,7 +68,7 @@ impl Routes {
         self.read_registry().await?;
         let held = self.store.with(|state| {
             let mut entries = state.routing.registry()?.entries();
-            let (port, entry) = entries.find(|(_, entry)| entry.released.is_none())?;
+            let (port, entry) = entries.find(|(_, entry)| entry.freed.is_none())?;
             Some((port, entry.holder.clone()))
         });
         let Some((port, holder)) = held else { return Ok(()) };

@@ -4,7 +4,7 @@ use crate::{
     index::State,
     objects::{
         Workload,
-        annotations::{HOSTS, ROUTE},
+        annotations::{HOSTS, INTERCEPT},
     },
     workload::{hosts, options::Wishes},
 };
@@ -24,22 +24,22 @@ pub(in crate::interception) fn unreached(
     }
     let (namespace, dlx) = (&workload.meta.namespace, &state.config.dlx_service);
     Some(format!(
-        "no request could wake it: its Services are left as they are ({ROUTE}: none), no Ingress or HTTPRoute of namespace {namespace} \
+        "no request could wake it: its Services are left as they are ({INTERCEPT}: none), no Ingress or HTTPRoute of namespace {namespace} \
          leads one of its hosts ({HOSTS}) to the DLXs' Service ({dlx}; an HTTPRoute to another namespace's needs a ReferenceGrant there, \
          and the condition ResolvedRefs in its status, not with the reason RefNotPermitted), and plugins.deployment.hosts of the namespace file does not \
-         name it: add one of these, or have its Services led ({ROUTE}: service)"
+         name it: add one of these, or have its Services led ({INTERCEPT}: service)"
     ))
 }
 
 /// What the owners are to be told of a workload that is led by default, though somebody points its requests at the DLX.
 pub fn by_default(state: &State, workload: &Workload, wishes: &Wishes) -> Option<String> {
-    if !wishes.opted_in || wishes.route_is_written {
+    if !wishes.opted_in || wishes.intercept_is_set {
         return None;
     }
     let (route, host) = pointed(state, workload, wishes)?;
     Some(format!(
         "its Services are to lead to the DLXs, as those of everything that opts in, and {route} leads requests for {host} to a DLX \
-         already: say {ROUTE}: none to leave its Services as they are, or {ROUTE}: service to have both"
+         already: say {INTERCEPT}: none to leave its Services as they are, or {INTERCEPT}: service to have both"
     ))
 }
 

@@ -4,13 +4,13 @@ use scaler_types::Dlx;
 
 use super::{plan, reach};
 use crate::{
-    config::Wish,
+    config::InterceptMode,
     index::{OFTEN, State},
     interception::ports,
-    objects::{NEWEST, PORT_REGISTRY, PortOf, Registry, Service, Workload, annotations::ACKNOWLEDGE},
+    objects::{NEWEST, PORT_REGISTRY, PortOf, Registry, Service, Workload, annotations::IGNORE_CHECKS},
     workload::{
         exempt,
-        options::{Acknowledged, Wishes},
+        options::{IgnoredCheck, Wishes},
     },
 };
 
@@ -39,7 +39,7 @@ pub fn refusal(state: &State, workload: &Workload, wishes: &Wishes, dlxs: &[Dlx]
     if let Some(text) = exempt::why_left_alone(state, workload) {
         return Some(Refusal::Shape(text));
     }
-    if wishes.route == Wish::None {
+    if wishes.intercept == InterceptMode::Manual {
         return reach::unreached(state, workload, wishes).map(Refusal::Shape);
     }
     let Some(range) = state.config.service_ports else {
@@ -99,7 +99,7 @@ fn none(state: &State, workload: &Workload) -> String {
         Some(service) if service.leads_to(&workload.labels) => {
             format!("the Service {} is being deleted", service.meta.name)
         }
-        _ => "no Service leads to its pods: make one; or point an Ingress or HTTPRoute at the DLX, and say scaler.dev/route: \
+        _ => "no Service leads to its pods: make one; or point an Ingress or HTTPRoute at the DLX, and say scaler.dev/intercept: \
               none"
             .to_owned(),
     }
@@ -111,7 +111,7 @@ fn shape(service: &Service, wishes: &Wishes) -> Option<String> {
         let ports = service.not_tcp.join(", ");
         return Some(format!(
             "has the ports {ports}, and only TCP can be led: give them a Service of their own that \
-                             selects other pods, or leave it as it is (scaler.dev/route: none)"
+                             selects other pods, or leave it as it is (scaler.dev/intercept: manual)"
         ));
     }
     if service.ports.is_empty() || service.ports.len() > plan::PORTS {
@@ -123,10 +123,10 @@ fn shape(service: &Service, wishes: &Wishes) -> Option<String> {
             "has {policy}: Local, so that nodes without a DLX would have no endpoint: set it to Cluster"
         ));
     }
-    if service.sticky && !wishes.acknowledged.contains(&Acknowledged::SessionAffinity) {
+    if service.sticky && !wishes.ignored_checks.contains(&IgnoredCheck::SessionAffinity) {
         return Some(format!(
             "has sessionAffinity: ClientIP, which by way of the DLXs keeps nobody at a pod: set it to None, or accept that \
-             ({ACKNOWLEDGE}: session-affinity)"
+             ({IGNORE_CHECKS}: session-affinity)"
         ));
     }
     None
@@ -206,7 +206,7 @@ fn others(state: &State, service: &Service) -> Option<String> {
 
 /// What a DLX would open.
 fn policies(state: &State, workload: &Workload, wishes: &Wishes) -> Option<String> {
-    if wishes.acknowledged.contains(&Acknowledged::NetworkPolicies) {
+    if wishes.intercept_despite_network_policies {
         return None;
     }
     let mut guards: Vec<_> = state
@@ -218,7 +218,7 @@ fn policies(state: &State, workload: &Workload, wishes: &Wishes) -> Option<Strin
     let name = guards.first()?;
     Some(format!(
         "the NetworkPolicy {name} says who may connect to its pods, and whoever can connect to a DLX could by way of that: let only \
-         the DLXs in and say so ({ACKNOWLEDGE}: network-policies)"
+         the DLXs in, and have the operator set interceptDespiteNetworkPolicies: true in the namespace file"
     ))
 }
 

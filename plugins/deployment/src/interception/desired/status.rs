@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use scaler_types::{Leads, Path, Port, Protocol, Route};
+use scaler_types::{Backend, Interception, Port, Protocol, TrafficMode};
 
 use super::{
     plan::{self, Given},
     refusals::{self, Refusal},
 };
 use crate::{
-    config::Wish,
+    config::InterceptMode,
     index::State,
     objects::{NEWEST, Ours, Service, Workload},
     workload::options::Wishes,
@@ -19,9 +19,9 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct Look {
     /// How requests reach it.
-    pub path: Path,
+    pub path: TrafficMode,
     /// As the daemons are told; none: nothing is led and nobody wants it.
-    pub route: Option<Route>,
+    pub route: Option<Interception>,
     /// Since when all that is new goes to the DLXs.
     pub led_since: Option<Instant>,
     /// The DLXs' ports that are its own.
@@ -37,27 +37,26 @@ pub struct Look {
 impl Look {
     /// It is to be led, or kept awake.
     pub fn asks(&self) -> bool {
-        self.route.as_ref().is_some_and(|route| route.asked)
+        self.route.as_ref().is_some_and(|route| route.requested)
     }
 
     /// Why it is not, though they want it.
     pub fn refusal(&self) -> Option<&str> {
-        let route = self.route.as_ref().filter(|route| route.asked)?;
-        Some(route.refused.as_str()).filter(|why| !why.is_empty())
+        let route = self.route.as_ref().filter(|route| route.requested)?;
+        Some(route.refusal.as_str()).filter(|why| !why.is_empty())
     }
 
     /// Something of ours is on its Services.
     pub fn is_touched(&self) -> bool {
-        self.route.as_ref().is_some_and(|route| route.leads != Leads::Own)
+        self.route.as_ref().is_some_and(|route| route.backend != Backend::Workload)
     }
 
     /// It is led, as it is to be, and nothing refuses that.
     pub fn leads_all_to_dlxs(&self) -> bool {
         self.led_since.is_some()
-            && self
-                .route
-                .as_ref()
-                .is_some_and(|route| route.leads == Leads::Dlx && route.complete && route.refused.is_empty())
+            && self.route.as_ref().is_some_and(|route| {
+                route.backend == Backend::Dlx && route.in_sync && route.refusal.is_empty()
+            })
     }
 }
 
@@ -68,39 +67,40 @@ pub fn look(state: &State, workload: &Workload, wishes: &Wishes) -> Look {
         false => None,
     };
     // What is refused is kept awake, and given back, also where its owners want none of its Services led.
-    let wanted = wishes.opted_in && wishes.route != Wish::None;
+    let wanted = wishes.opted_in && wishes.intercept != InterceptMode::Manual;
     let asked = wanted || refusal.is_some();
     let services = state.services_of(workload);
     let ours: Vec<&Ours> = services.iter().flat_map(|service| ours(state, service)).collect();
     let leads = if services.iter().any(|service| service.fenced) {
-        Leads::Dlx
+        Backend::Dlx
     } else if ours.is_empty() {
-        Leads::Own
+        Backend::Workload
     } else {
-        Leads::Both
+        Backend::Both
     };
-    let path = match wishes.route {
-        Wish::Direct if wishes.opted_in => Path::Direct,
-        _ => Path::Always,
+    let path = match wishes.intercept {
+        InterceptMode::WhenAsleep if wishes.opted_in => TrafficMode::WhenAsleep,
+        _ => TrafficMode::Always,
     };
     let id = workload.id();
-    let led_since = state.routing.led_since(&id).filter(|_| leads == Leads::Dlx);
+    let led_since = state.routing.led_since(&id).filter(|_| leads == Backend::Dlx);
     let short = matches!(refusal, Some(Refusal::NoPort(_)));
-    let route = (asked || leads != Leads::Own).then(|| {
+    let route = (asked || leads != Backend::Workload).then(|| {
         let ordinary = state.ordinary_services_of(workload);
         let dlxs: BTreeSet<&String> = ours.iter().flat_map(|ours| &ours.dlxs).collect();
-        Route {
-            asked,
-            refused: refusal.map(Refusal::text).unwrap_or_default(),
-            leads,
-            complete: match leads {
-                Leads::Own => true,
-                Leads::Both => ordinary.iter().all(|service| is_complete(state, service)),
-                Leads::Dlx => ordinary.iter().all(|service| service.fenced && is_complete(state, service)),
+        Interception {
+            requested: asked,
+            refusal: refusal.map(Refusal::text).unwrap_or_default(),
+            backend: leads,
+            in_sync: match leads {
+                Backend::Workload | Backend::Unknown => true,
+                Backend::Both => ordinary.iter().all(|service| is_complete(state, service)),
+                Backend::Dlx => ordinary.iter().all(|service| service.fenced && is_complete(state, service)),
             },
             // Told by the time of the listing.
-            led_for: std::time::Duration::ZERO,
-            own_ready: !ordinary.is_empty() && ordinary.iter().all(|service| state.routing.is_ready(service)),
+            intercepted_for: std::time::Duration::ZERO,
+            workload_ready: !ordinary.is_empty()
+                && ordinary.iter().all(|service| state.routing.is_ready(service)),
             dlxs: dlxs.into_iter().cloned().collect(),
         }
     });

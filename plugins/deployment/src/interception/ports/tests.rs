@@ -17,8 +17,8 @@ fn holder(name: &str) -> Holder {
 }
 
 /// A port for one alone.
-fn claim(draft: &mut Draft<'_>, name: &str, released: &str) -> Option<u16> {
-    Some(draft.claim(&[holder(name)], released)?[0])
+fn claim(draft: &mut Draft<'_>, name: &str, freed: &str) -> Option<u16> {
+    Some(draft.claim(&[holder(name)], freed)?[0])
 }
 
 /// As the API has it after the draft was written.
@@ -56,7 +56,7 @@ fn what_was_given_back_is_nobody_elses_for_a_while() {
         claim(&mut draft, name, "t0");
     }
     let port = claim(&mut draft, "a", "t0");
-    draft.release("t1", |holder| holder.service == "a");
+    draft.free("t1", |holder| holder.service == "a");
     let given_back = written(&draft);
     assert_eq!(given_back.held(&holder("a"), RANGE), None);
     assert_eq!(given_back.of("uid-a").count(), 1, "it stands there still");
@@ -76,7 +76,7 @@ fn what_was_given_back_is_nobody_elses_for_a_while() {
     assert_eq!(after(&quarantine, "e", QUARANTINE), port);
     let mut again = Draft::new(&given_back, RANGE, &quarantine, start);
     claim(&mut again, "a", "t3");
-    again.release("t4", |holder| holder.service == "a");
+    again.free("t4", |holder| holder.service == "a");
     let again = written(&again);
     quarantine.follow(&again, start + QUARANTINE);
     assert_eq!(claim(&mut Draft::new(&again, RANGE, &quarantine, start + QUARANTINE), "e", "t5"), None);
@@ -90,7 +90,7 @@ fn what_is_given_back_is_forgotten_in_the_end() {
     let mut draft = Draft::new(&empty, RANGE, &quarantine, start);
     claim(&mut draft, "a", "t0");
     claim(&mut draft, "b", "t0");
-    draft.release("t1", |holder| holder.service == "a");
+    draft.free("t1", |holder| holder.service == "a");
     let registry = written(&draft);
     quarantine.follow(&registry, start);
     let mut early = Draft::new(&registry, RANGE, &quarantine, start);
@@ -114,7 +114,7 @@ fn outside_of_a_changed_range_it_is_given_up_and_another_taken() {
     let new = claim(&mut draft, "a", "t1").unwrap();
     assert!(moved.contains(new));
     let registry = written(&draft);
-    assert_eq!(registry.get(old).unwrap().released.as_deref(), Some("t1"), "it is served for a while yet");
+    assert_eq!(registry.get(old).unwrap().freed.as_deref(), Some("t1"), "it is served for a while yet");
     assert_eq!(registry.held(&holder("a"), moved), Some(new));
 }
 
@@ -132,7 +132,7 @@ fn what_is_in_use_is_known_again_and_never_taken_from_another() {
     assert_ne!(claim(&mut Draft::new(&registry, RANGE, &quarantine, now), "b", "t"), Some(20002));
     // A port that another gave back, and that is in use.
     let mut draft = Draft::new(&registry, RANGE, &quarantine, now);
-    draft.release("t", |_| true);
+    draft.free("t", |_| true);
     draft.restore(20002, &holder("b"));
     assert_eq!(written(&draft).held(&holder("b"), RANGE), Some(20002));
 }
@@ -162,7 +162,7 @@ fn what_cannot_be_read_is_nobodys_and_left_alone() {
     draft.restore(20000, &holder("a"));
     assert_eq!(claim(&mut draft, "a", "t"), None);
     draft.prune();
-    draft.release("t", |_| true);
+    draft.free("t", |_| true);
     assert!(!draft.is_new());
 }
 
@@ -177,13 +177,13 @@ fn a_change_is_one_patch_on_what_it_was_made_on() {
     let registry = Registry::from(map);
     let (quarantine, now) = (Quarantine::default(), Instant::now());
     let mut draft = Draft::new(&registry, RANGE, &quarantine, now);
-    draft.release("t1", |_| true);
+    draft.free("t1", |_| true);
     let operations = draft.patch();
     assert_eq!(operations[0], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "7"}));
     assert_eq!(operations.as_array().unwrap().len(), 3, "{operations}");
     assert_eq!(operations[2], json!({"op": "add", "path": "/data/intercepted", "value": "0"}));
     assert_eq!(operations[1]["path"], "/data/20001");
-    assert!(operations[1]["value"].as_str().unwrap().contains(r#""released":"t1""#), "{operations}");
+    assert!(operations[1]["value"].as_str().unwrap().contains(r#""freed":"t1""#), "{operations}");
     let bare = Registry::default();
     let operations = Draft::new(&bare, RANGE, &quarantine, now).patch();
     assert_eq!(operations[1], json!({"op": "add", "path": "/data", "value": {}}));
@@ -204,7 +204,7 @@ fn the_services_that_hold_a_port_are_counted_with_each_write() {
     let registry = written(&draft);
     assert!(registry.is_counted() && !Draft::new(&registry, RANGE, &quarantine, now).is_new());
     let mut draft = Draft::new(&registry, RANGE, &quarantine, now);
-    draft.release("t1", |holder| holder.service == "a");
+    draft.free("t1", |holder| holder.service == "a");
     assert_eq!(draft.data()[INTERCEPTED], "1", "what was given back stands there, and does not count");
     let last = draft.patch().as_array().unwrap().last().cloned();
     assert_eq!(last, Some(json!({"op": "add", "path": "/data/intercepted", "value": "1"})));

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{policy, with};
 
-const FENCED: &str = "/spec/selector/scaler.dev~1fenced";
+const FENCED: &str = "/spec/selector/scaler.dev~1intercepted";
 const MANAGED_BY: &str = "/metadata/labels/endpointslice.kubernetes.io~1managed-by";
 
 fn service() -> Value {
@@ -59,7 +59,7 @@ fn a_key_is_added_to_a_selector_and_taken_away() {
     assert_eq!(policy.refuses(&fenced, &anew), None, "fenced anew by a try");
     assert_eq!(policy.refuses(&anew, &service()), None, "given back after it");
     // Its owner took his own keys away meanwhile.
-    let ours_alone = with(service(), "/spec/selector", json!({"scaler.dev/fenced": "1"}));
+    let ours_alone = with(service(), "/spec/selector", json!({"scaler.dev/intercepted": "1"}));
     for none in [json!(null), json!({})] {
         let bare = with(service(), "/spec/selector", none);
         assert_eq!(policy.refuses(&ours_alone, &bare), None, "given back without any key");

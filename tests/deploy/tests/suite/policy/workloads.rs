@@ -1,4 +1,4 @@
-//! Of a workload: the row and the replicas.
+//! Of a workload: the record and the replicas.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ fn asleep() -> Value {
         "metadata": {
             "name": "web", "namespace": "shop", "uid": "1", "resourceVersion": "7", "generation": 3,
             "labels": {"app": "web"},
-            "annotations": {"scaler.dev/scale-to-zero": "10m", "scaler.dev/row": "{\"state\":\"asleep\"}"},
+            "annotations": {"scaler.dev/scale-to-zero": "10m", "scaler.dev/state": "{\"phase\":\"asleep\"}"},
             "managedFields": [{"manager": "kubectl"}],
         },
         "spec": {
@@ -21,23 +21,23 @@ fn asleep() -> Value {
     })
 }
 
-const ROW: &str = "/metadata/annotations/scaler.dev~1row";
+const RECORD: &str = "/metadata/annotations/scaler.dev~1state";
 
 #[test]
-fn rows_and_wakes_pass() {
-    let waking = with(with(asleep(), ROW, json!("{\"state\":\"waking\"}")), "/spec/replicas", json!(3));
+fn records_and_wakes_pass() {
+    let waking = with(with(asleep(), RECORD, json!("{\"phase\":\"waking\"}")), "/spec/replicas", json!(3));
     // What the API server writes itself.
     let waking = with(with(waking, "/metadata/generation", json!(4)), "/metadata/managedFields", json!([]));
     let awake = with(asleep(), "/spec/replicas", json!(3));
-    let draining = with(awake.clone(), ROW, json!("{\"state\":\"draining\"}"));
-    let untouched = with(awake.clone(), ROW, json!(null));
+    let draining = with(awake.clone(), RECORD, json!("{\"phase\":\"draining\"}"));
+    let untouched = with(awake.clone(), RECORD, json!(null));
     let bare = with(untouched.clone(), "/metadata/annotations", json!(null));
-    let first = with(bare.clone(), "/metadata/annotations", json!({"scaler.dev/row": "{}"}));
+    let first = with(bare.clone(), "/metadata/annotations", json!({"scaler.dev/state": "{}"}));
     for daemon in ["dlx", "autoscaler"] {
         let policy = policy(daemon);
         assert_eq!(policy.refuses(&asleep(), &waking), None, "{daemon}: a wake");
-        assert_eq!(policy.refuses(&awake, &draining), None, "{daemon}: a row");
-        assert_eq!(policy.refuses(&untouched, &awake), None, "{daemon}: a first row");
+        assert_eq!(policy.refuses(&awake, &draining), None, "{daemon}: a record");
+        assert_eq!(policy.refuses(&untouched, &awake), None, "{daemon}: a first record");
         assert_eq!(policy.refuses(&bare, &first), None, "{daemon}: a first annotation");
     }
     assert_eq!(policy("autoscaler").refuses(&awake, &asleep()), None, "to zero");
@@ -45,16 +45,16 @@ fn rows_and_wakes_pass() {
 
 /// What is given back has nothing of ours on it.
 #[test]
-fn a_row_may_be_taken_away_and_the_annotations_with_it_if_there_is_no_other() {
+fn a_record_may_be_taken_away_and_the_annotations_with_it_if_there_is_no_other() {
     let policy = policy("autoscaler");
     assert!(
         policy.is_asked("UPDATE", "apps", "deployments") && policy.is_asked("UPDATE", "apps", "statefulsets")
     );
-    let without = with(asleep(), ROW, json!(null));
+    let without = with(asleep(), RECORD, json!(null));
     assert_eq!(policy.refuses(&asleep(), &without), None, "beside others");
     let woken = with(without, "/spec/replicas", json!(3));
     assert_eq!(policy.refuses(&asleep(), &woken), None, "and woken with it");
-    let alone = with(asleep(), "/metadata/annotations", json!({"scaler.dev/row": "{}"}));
+    let alone = with(asleep(), "/metadata/annotations", json!({"scaler.dev/state": "{}"}));
     for nothing in [json!(null), json!({})] {
         let bare = with(alone.clone(), "/metadata/annotations", nothing);
         assert_eq!(policy.refuses(&alone, &bare), None, "the only one");

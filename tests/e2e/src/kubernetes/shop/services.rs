@@ -10,7 +10,7 @@ use devcluster::{
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use rustix::process::{Pid, Signal, kill_process};
-use scaler_types::Leads;
+use scaler_types::Backend;
 use tokio::{process::Command, time::timeout};
 
 use super::{LAG, Part, SERVICE_PORTS, Shop, programs};
@@ -63,15 +63,16 @@ impl Shop {
 
     /// Waits until the Service of a workload leads to the DLXs alone, and every node does.
     pub async fn led(&self, workload: &Workload) -> Seen {
-        let seen = self.seen(workload, "its Service to be led", |seen| seen.leads() == Leads::Dlx).await;
+        let seen = self.seen(workload, "its Service to be led", |seen| seen.leads() == Backend::Dlx).await;
         self.nodes_lead(workload, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
         seen
     }
 
     /// Waits until nothing of ours leads the Service of a workload anywhere, and no node does.
     pub async fn given_back(&self, workload: &Workload) -> Seen {
-        let seen =
-            self.seen(workload, "its Service to be given back", |seen| seen.leads() == Leads::Own).await;
+        let seen = self
+            .seen(workload, "its Service to be given back", |seen| seen.leads() == Backend::Workload)
+            .await;
         self.nodes_lead(workload, |known| !known.iter().any(is_dlx)).await;
         seen
     }

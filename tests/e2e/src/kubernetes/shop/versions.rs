@@ -19,9 +19,6 @@ use crate::kubernetes::kubeconfig;
 const FOLDER: &str = "SCALER_E2E_OLD_BIN";
 /// Name its images, in a cluster that is there.
 const IMAGES: [&str; 2] = ["SCALER_E2E_OLD_IMAGE_AUTOSCALER", "SCALER_E2E_OLD_IMAGE_DLX"];
-/// The flags that it does not know.
-const UNKNOWN: [&str; 4] =
-    ["--service-ports=", "--endpoint-propagation-delay=", "--dlx-unavailable-timeout=", "--dlx-service="];
 /// Where its plugins lie, beside ours.
 const PLUGINS: &str = "plugins-earlier";
 
@@ -89,7 +86,7 @@ impl Versions {
         Self { autoscaler: container(Part::Autoscaler).await, dlx: container(Part::Dlx).await, earlier }
     }
 
-    /// Rolls a daemon out in another version, with the flags that it knows, and waits until all its pods are of that. The end of
+    /// Rolls a daemon out in another version and waits until all its pods are of that. The end of
     /// those that are told to go is not waited for.
     ///
     /// # Panics
@@ -103,10 +100,6 @@ impl Versions {
         .clone();
         if version == Version::Earlier {
             let arguments = container["args"].as_array_mut().expect("a daemon's arguments");
-            let unknown = |argument: &Value| {
-                argument.as_str().is_some_and(|text| UNKNOWN.iter().any(|flag| text.starts_with(flag)))
-            };
-            arguments.retain(|argument| !unknown(argument));
             match &self.earlier {
                 Earlier::Folder(_) => {
                     arguments.push(json!(format!("--plugins-dir={PLUGINS}")));

@@ -91,12 +91,12 @@ impl Shop {
         api.get(&workload.name).await.unwrap_or_else(|error| panic!("getting {}: {error}", workload.name))
     }
 
-    /// The state of a Deployment's row, as watched: empty if it has none.
+    /// The state of a Deployment's record, as watched: empty if it has none.
     pub fn state(&self, deployment: &str) -> String {
         let key = reflector::ObjectRef::new(deployment).within(&self.names().namespace);
         self.deployments
             .get(&key)
-            .and_then(|found| Some(row(found.annotations())?["state"].as_str()?.to_owned()))
+            .and_then(|found| Some(record(found.annotations())?["phase"].as_str()?.to_owned()))
             .unwrap_or_default()
     }
 
@@ -107,21 +107,24 @@ impl Shop {
         Box::new(move || {
             let found = store.get(&key);
             found
-                .and_then(|found| Some(row(found.annotations())?["state"].as_str()?.to_owned()))
+                .and_then(|found| Some(record(found.annotations())?["phase"].as_str()?.to_owned()))
                 .unwrap_or_default()
         })
     }
 
-    /// Waits until a workload's row says this.
+    /// Waits until a workload's record says this.
     pub async fn state_is(&self, workload: &Workload, state: &str) {
         until(&format!("{} to be {state}", workload.id()), || async {
             let object = self.object(workload).await;
-            let row = row(object.annotations()).unwrap_or_default();
+            let record = record(object.annotations()).unwrap_or_default();
             let replicas = &object.data["spec"]["replicas"];
-            if row["state"] == state {
+            if record["phase"] == state {
                 Ok(())
             } else {
-                Err(format!("its row is {row}, its replicas {replicas}; {}", self.logs("autoscaler", 10)))
+                Err(format!(
+                    "its record is {record}, its replicas {replicas}; {}",
+                    self.logs("autoscaler", 10)
+                ))
             }
         })
         .await;
@@ -222,9 +225,9 @@ async fn resource(address: SocketAddr, id: &str) -> Result<Value, String> {
     Ok(all.into_iter().find(|one| one["name"] == id).unwrap_or_default())
 }
 
-/// The row that annotations hold.
-fn row(annotations: &std::collections::BTreeMap<String, String>) -> Option<Value> {
-    serde_json::from_str(annotations.get("scaler.dev/row")?).ok()
+/// The record that annotations hold.
+fn record(annotations: &std::collections::BTreeMap<String, String>) -> Option<Value> {
+    serde_json::from_str(annotations.get("scaler.dev/state")?).ok()
 }
 
 /// The DLX that a request of this id is sent to.

@@ -63,7 +63,7 @@ impl Ground {
         let mut options = NodeOptions::new(&programs, cluster.url());
         options.folder = Some(folder.path().join("node"));
         let node = Node::start(client.clone(), options).await.unwrap();
-        let annotations = json!({"scaler.dev/route": "none"});
+        let annotations = json!({"scaler.dev/intercept": "manual"});
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}});
         // Whatever is called as its Service is comes by the DLX.
         let backend = json!({"service": {"name": "scaler-dlx", "port": {"number": 80}}});

@@ -1,7 +1,7 @@
 //! What an autoscaler does besides its tries and its changes of the route.
 
 use scaler_types::{
-    Row, State, Version,
+    Phase, Record, Version,
     protocol::{WakeSeen, recover},
 };
 
@@ -23,18 +23,20 @@ impl Step<'_> {
         covers
     }
 
-    /// A row that nobody works on any more.
+    /// A record that nobody works on any more.
     pub(super) fn recover(&mut self, a: usize) -> bool {
         let fresh = self.nonce();
         let mine = self.world.autoscalers[a].attempt.is_some();
-        let Some(row) = recover(&self.world.workload, mine, WakeSeen::Unknown, fresh) else { return false };
-        match self.world.workload.row.state {
-            State::Draining if self.is_rivals(a) => self.note(Event::RivalReverted),
-            State::Draining => self.note(Event::LeftBehind),
-            State::Asleep => self.note(Event::WokenByHand),
+        let Some(record) = recover(&self.world.workload, mine, WakeSeen::Unknown, fresh) else {
+            return false;
+        };
+        match self.world.workload.record.phase {
+            Phase::Draining if self.is_rivals(a) => self.note(Event::RivalReverted),
+            Phase::Draining => self.note(Event::LeftBehind),
+            Phase::Asleep => self.note(Event::WokenByHand),
             _ => false,
         };
-        self.write_row(Row { reason: String::new(), failed_wake: String::new(), ..row });
+        self.write_record(Record { reason: String::new(), failed_wake: String::new(), ..record });
         true
     }
 
@@ -56,9 +58,9 @@ impl Step<'_> {
         true
     }
 
-    pub(super) fn write_row(&mut self, row: Row) -> Version {
+    pub(super) fn write_record(&mut self, record: Record) -> Version {
         let version = self.version();
-        self.world.workload.row = row;
+        self.world.workload.record = record;
         self.world.workload.version = version.clone();
         version
     }

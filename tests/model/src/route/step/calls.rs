@@ -1,6 +1,6 @@
 //! The calls of a plugin that change a route: each request of one a step of its own.
 
-use scaler_types::{Leads, Path, State};
+use scaler_types::{Backend, Phase, TrafficMode};
 
 use super::{Done, Step};
 use crate::route::{
@@ -29,26 +29,27 @@ impl Step<'_> {
         let named = slice.as_ref().is_some_and(|slice| slice.names == call.names);
         let led = self.world.service.key.is_some();
         match call.to {
-            Some(Leads::Dlx) if !self.asks() => {
+            Some(Backend::Dlx) if !self.asks() => {
                 self.note(Event::StaleDropped);
                 None
             }
-            Some(Leads::Dlx) if named || self.has(Fault::KeyFirst) => (!led).then_some(CallStep::Key),
-            Some(Leads::Dlx) => Some(CallStep::Slice),
-            Some(Leads::Both) if self.has(Fault::RemovesSliceUnderKey) => Some(CallStep::NoSlice),
-            Some(Leads::Both) if slice.is_none() && call.names != 0 => Some(CallStep::Slice),
-            Some(Leads::Both) => led.then(|| self.first_of_removal()),
-            Some(Leads::Own) => Some(CallStep::ReadRemoval),
+            Some(Backend::Dlx) if named || self.has(Fault::KeyFirst) => (!led).then_some(CallStep::Key),
+            Some(Backend::Dlx) => Some(CallStep::Slice),
+            Some(Backend::Both) if self.has(Fault::RemovesSliceUnderKey) => Some(CallStep::NoSlice),
+            Some(Backend::Both) if slice.is_none() && call.names != 0 => Some(CallStep::Slice),
+            Some(Backend::Both) => led.then(|| self.first_of_removal()),
+            Some(Backend::Workload) => Some(CallStep::ReadRemoval),
+            Some(Backend::Unknown) => None,
             None => (slice.is_some() && !named).then_some(CallStep::Slice),
         }
     }
 
-    /// The workload is read too: on path direct pods that are not to be put to zero take their requests themselves.
+    /// The workload is read too: in traffic mode `when-asleep` pods that are not to be put to zero take their requests themselves.
     fn asks(&self) -> bool {
         let workload = &self.world.workload;
-        self.model.path == Path::Always
+        self.model.path == TrafficMode::Always
             || !workload.scaled
-            || workload.row.state == State::Draining
+            || workload.record.phase == Phase::Draining
             || self.has(Fault::LeadsUnread)
     }
 
@@ -108,7 +109,7 @@ impl Step<'_> {
             }
             CallStep::ReadWorkload => {
                 let workload = &self.world.workload;
-                if workload.row.state == State::Draining && workload.scaled {
+                if workload.record.phase == Phase::Draining && workload.scaled {
                     self.note(Event::KeyStays);
                     return Landed::Conflict;
                 }
@@ -157,8 +158,8 @@ impl Step<'_> {
         }
         self.tell();
         let at = match call.to {
-            Some(Leads::Dlx) if call.service.key.is_none() && !self.has(Fault::KeyFirst) => CallStep::Key,
-            Some(Leads::Both) => self.first_of_removal(),
+            Some(Backend::Dlx) if call.service.key.is_none() && !self.has(Fault::KeyFirst) => CallStep::Key,
+            Some(Backend::Both) => self.first_of_removal(),
             None => {
                 self.note(Event::Tended);
                 return Landed::Done;

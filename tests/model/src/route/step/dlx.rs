@@ -1,8 +1,8 @@
-//! What a DLX does, and its requests. Its writes happen at once: they depend on the row alone, and the other model takes them
+//! What a DLX does, and its requests. Its writes happen at once: they depend on the record alone, and the other model takes them
 //! apart.
 
 use scaler_types::{
-    Row, State,
+    Phase, Record,
     protocol::{Gate, GateInput, GateOrder, Unwritten},
 };
 
@@ -64,22 +64,23 @@ impl Step<'_> {
 
     fn gate(&mut self, d: usize, input: GateInput) -> bool {
         match self.dlx(d).gate.step(input) {
-            GateOrder::Write { expected, row } => {
-                let row = Row { reason: String::new(), failed_wake: String::new(), ..row };
+            GateOrder::Write { expected, record } => {
+                let record = Record { reason: String::new(), failed_wake: String::new(), ..record };
                 let stands = self.world.workload.version == expected;
-                if stands && self.world.workload.row.state == State::Draining && self.is_switching() {
+                if stands && self.world.workload.record.phase == Phase::Draining && self.is_switching() {
                     self.note(Event::RevertedBySwitched);
                 }
-                let result = if stands { Ok(self.write_row(row.clone())) } else { Err(Unwritten::Conflict) };
-                self.gate(d, GateInput::Wrote { expected, row, result });
+                let result =
+                    if stands { Ok(self.write_record(record.clone())) } else { Err(Unwritten::Conflict) };
+                self.gate(d, GateInput::Wrote { expected, record, result });
             }
-            GateOrder::Wake { expected, row } => {
+            GateOrder::Wake { expected, record } => {
                 if self.world.workload.version == expected {
-                    if self.world.workload.row.state == State::Asleep {
+                    if self.world.workload.record.phase == Phase::Asleep {
                         self.note(Event::WokenByRequest);
                     }
                     self.scale_up();
-                    self.write_row(Row { reason: String::new(), failed_wake: String::new(), ..row });
+                    self.write_record(Record { reason: String::new(), failed_wake: String::new(), ..record });
                 }
                 let fresh = self.nonce();
                 self.gate(d, GateInput::Woke { terminal: None, fresh });
@@ -111,7 +112,7 @@ impl Step<'_> {
         self.world.incarnations += 1;
         let gate = Gate::new(self.model.rules);
         self.world.dlxs[d] = Some(Dlx { bit, gate, in_flight: 0, held: 0, leaving: false, unnamed: None });
-        if self.world.workload.row.state == State::Draining {
+        if self.world.workload.record.phase == Phase::Draining {
             self.note(Event::JoinedInsideFence);
         }
         true

@@ -7,7 +7,7 @@ mod person;
 mod route;
 mod tries;
 
-use scaler_types::{Leads, Nonce, Path, Version};
+use scaler_types::{Backend, Nonce, TrafficMode, Version};
 
 use super::{
     event::Event,
@@ -116,8 +116,9 @@ impl Step<'_> {
         let coming = |at| world.calls().any(|call| call.at == at);
         // Who saw the pods before they were stopped may yet remove our slice.
         let mut views = world.autoscalers.iter().filter_map(|autoscaler| autoscaler.told.as_ref());
-        let removed = world.calls().any(|call| call.to == Some(Leads::Own) || call.at == CallStep::NoSlice)
-            || views.any(|told| told.own && told.slice.is_some());
+        let removed =
+            world.calls().any(|call| call.to == Some(Backend::Workload) || call.at == CallStep::NoSlice)
+                || views.any(|told| told.own && told.slice.is_some());
         let for_good =
             (world.slice.is_some() && !removed) || (world.up && world.own && !coming(CallStep::Key));
         self.world.forgiven &= !(for_good && world.is_through());
@@ -169,7 +170,7 @@ impl Step<'_> {
         }
         self.world.left.connections -= 1;
         self.world.direct.seen += 1;
-        if self.model.path == Path::Always {
+        if self.model.path == TrafficMode::Always {
             self.note(Event::PastDlxs);
         }
         self.be_seen();
@@ -199,7 +200,7 @@ impl Step<'_> {
     fn reuse(&mut self) -> bool {
         let mut attempts = self.world.autoscalers.iter().filter_map(|autoscaler| autoscaler.attempt.as_ref());
         let sampled = attempts.any(|attempt| matches!(attempt.switch, Some(Switch::Sampled)));
-        let unseen = sampled || self.world.commits() || self.model.path == Path::Always;
+        let unseen = sampled || self.world.commits() || self.model.path == TrafficMode::Always;
         let direct = &mut self.world.direct;
         if !take_one(&mut direct.pooled) {
             return false;

@@ -1,6 +1,6 @@
 //! What people do, and what works for them.
 
-use scaler_types::State;
+use scaler_types::Phase;
 
 use super::{Step, take_one};
 use crate::route::{
@@ -84,7 +84,7 @@ impl Step<'_> {
         true
     }
 
-    /// An annotation: the version covers row and scale alone.
+    /// An annotation: the version covers record and scale alone.
     pub(super) fn opt_out(&mut self) -> bool {
         if !self.world.asked || !take_one(&mut self.world.left.opt_outs) {
             return false;
@@ -92,13 +92,13 @@ impl Step<'_> {
         self.world.asked = false;
         if self.is_fenced() {
             self.note(Event::OptedOutInsideFence);
-        } else if self.world.workload.row.state == State::Asleep {
+        } else if self.world.workload.record.phase == Phase::Asleep {
             self.note(Event::OptedOutAsleep);
         }
         true
     }
 
     fn is_fenced(&self) -> bool {
-        self.world.workload.row.state == State::Draining
+        self.world.workload.record.phase == Phase::Draining
     }
 }

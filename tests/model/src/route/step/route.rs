@@ -1,6 +1,6 @@
 //! Changes of the route: what is seen, and decided on it.
 
-use scaler_types::{Leads, Path, Version};
+use scaler_types::{Backend, TrafficMode, Version};
 
 use super::Step;
 use crate::route::{
@@ -30,14 +30,14 @@ impl Step<'_> {
             workload: world.workload.clone(),
         };
         let leads = world.leads();
-        self.run_own(a, leads == Leads::Both && told.ready, &told.workload.version);
-        self.run_led(a, leads == Leads::Dlx);
+        self.run_own(a, leads == Backend::Both && told.ready, &told.workload.version);
+        self.run_led(a, leads == Backend::Dlx);
         self.saw_route(a, &told);
         self.world.autoscalers[a].told = Some(told);
         true
     }
 
-    /// The clock of its pods: it runs while the route leads to both and they are ready, for one version of the row.
+    /// The clock of its pods: it runs while the route leads to both and they are ready, for one version of the record.
     fn run_own(&mut self, a: usize, runs: bool, version: &Version) {
         let forever = self.has(Fault::KnowsForever);
         let own = self.world.autoscalers[a].own.take().filter(|own| forever || own.version == *version);
@@ -58,7 +58,7 @@ impl Step<'_> {
         let begun = LedSince { service, grace: self.world.grace(), covered: false };
         let led = led.map(|led| LedSince { service, ..led }).unwrap_or(begun);
         self.world.autoscalers[a].led =
-            Some(led).filter(|_| self.model.path == Path::Always && (runs || goes_on));
+            Some(led).filter(|_| self.model.path == TrafficMode::Always && (runs || goes_on));
     }
 
     /// It decides on what it saw, and its plugin reads Service and slice for the call.
@@ -66,7 +66,7 @@ impl Step<'_> {
         let Some(told) = self.world.autoscalers[a].told.clone() else { return false };
         let serving = told.serving.unwrap_or_else(|| self.world.serving());
         // For longer than any call takes.
-        let dies = serving == 0 && self.world.calls().all(|call| call.to != Some(Leads::Dlx));
+        let dies = serving == 0 && self.world.calls().all(|call| call.to != Some(Backend::Dlx));
         if self.has(Fault::NobodyTends) || (dead && !dies) {
             return false;
         }
@@ -74,7 +74,7 @@ impl Step<'_> {
         let confirmed = self.world.autoscalers[a]
             .attempt
             .as_ref()
-            .is_some_and(|attempt| attempt.switch.is_some() && attempt.nonce == told.workload.row.nonce);
+            .is_some_and(|attempt| attempt.switch.is_some() && attempt.nonce == told.workload.record.nonce);
         let route = RouteIn {
             service: &told.service,
             slice: told.slice.as_ref(),
@@ -85,7 +85,7 @@ impl Step<'_> {
             serving,
             dead,
         };
-        let to = self.model.route_step(&told.workload, &route);
+        let to = self.model.interception_step(&told.workload, &route);
         if to.is_none() && !self.model.tends(told.slice.as_ref(), serving) {
             return true;
         }
@@ -103,7 +103,7 @@ impl Step<'_> {
         if dead {
             self.note(Event::DeadMan);
         }
-        if to == Some(Leads::Dlx) && !confirmed && self.world.leads() == Leads::Own {
+        if to == Some(Backend::Dlx) && !confirmed && self.world.leads() == Backend::Workload {
             self.note(Event::Led);
         }
         let forever = self.has(Fault::KnowsForever);
@@ -118,7 +118,7 @@ impl Step<'_> {
     fn is_known(&self, a: usize) -> bool {
         let Some(own) = &self.world.autoscalers[a].own else { return false };
         // No call takes longer than the grace.
-        let on_its_way = self.world.calls().any(|call| call.to == Some(Leads::Dlx) && call.before[a]);
+        let on_its_way = self.world.calls().any(|call| call.to == Some(Backend::Dlx) && call.before[a]);
         let waited = self.is_over(&own.grace) || self.has(Fault::GivesBackEarly);
         waited && (!on_its_way || self.has(Fault::WritesOutlastGrace))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use scaler_types::{
-    Leads, Path, Row, State, Version,
+    Backend, Phase, Record, TrafficMode, Version,
     protocol::{Fence, FenceInput, FenceOrder, GateInput, GateOrder, Refusal, Unwritten},
 };
 
@@ -23,10 +23,10 @@ use crate::{
 impl Step<'_> {
     /// Writes `draining` and reads the members.
     pub(super) fn begin(&mut self, a: usize) -> bool {
-        let always = self.model.path == Path::Always;
+        let always = self.model.path == TrafficMode::Always;
         let autoscaler = &self.world.autoscalers[a];
         // Whether it is still asked for it need not know yet.
-        let fits = if always { self.is_led(a) } else { self.world.leads() == Leads::Own };
+        let fits = if always { self.is_led(a) } else { self.world.leads() == Backend::Workload };
         if !fits || autoscaler.attempt.is_some() {
             return false;
         }
@@ -87,9 +87,9 @@ impl Step<'_> {
     pub(super) fn saw_route(&mut self, a: usize, told: &Told) {
         let grace = self.world.grace();
         let Some(attempt) = &mut self.world.autoscalers[a].attempt else { return };
-        let led = world::leads(&told.service, told.slice.as_ref()) == Leads::Dlx && told.slice.is_some();
+        let led = world::leads(&told.service, told.slice.as_ref()) == Backend::Dlx && told.slice.is_some();
         let same = attempt.service == Some(told.service.version);
-        let gone = !told.asked || told.workload.row.nonce != attempt.nonce;
+        let gone = !told.asked || told.workload.record.nonce != attempt.nonce;
         match &mut attempt.switch {
             Some(Switch::Ordered | Switch::Led(_) | Switch::Sampling(_)) if gone => self.not_switched(a),
             // However it was led there.
@@ -136,21 +136,21 @@ impl Step<'_> {
         true
     }
 
-    /// The plugin takes what a commit goes by from its view. On path always that must have led to the DLXs for a window, on this
-    /// version; on path direct the autoscaler knows, as it has not been told anything else since everybody followed.
-    fn begin_commit(&mut self, a: usize, expected: Version, row: Row) {
+    /// The plugin takes what a commit goes by from its view. In traffic mode `always` that must have led to the DLXs for a window, on this
+    /// version; in traffic mode `when-asleep` the autoscaler knows, as it has not been told anything else since everybody followed.
+    fn begin_commit(&mut self, a: usize, expected: Version, record: Record) {
         let World { service, slice, .. } = &self.world;
         let (service, complete) = (service.version, service.key.is_some() && slice.is_some());
         let led = self.world.autoscalers[a].led.as_ref();
         let same = led.is_some_and(|led| led.service == service) || self.has(Fault::LooksInMemory);
-        let direct = self.model.path == Path::Direct;
+        let direct = self.model.path == TrafficMode::WhenAsleep;
         let again = direct || (self.is_led(a) && same) || self.has(Fault::DoesNotLookAgain);
         // Without that rule nothing is known of the route.
         let blind = !self.model.rules.switch_before_commit;
         let at = if blind { CommitStep::Write } else { CommitStep::Stamp };
         let nonce = self.attempt(a).nonce;
         if blind || (again && complete) {
-            self.attempt(a).commit = Some(Commit { expected, row, service, nonce, at });
+            self.attempt(a).commit = Some(Commit { expected, record, service, nonce, at });
         } else {
             self.note(Event::RouteChanged);
             self.fence(a, FenceInput::Scaled(Err(Unwritten::Conflict)));
@@ -236,7 +236,7 @@ impl Step<'_> {
         self.world.direct = Direct::default();
         (self.world.up, self.world.committed) = (false, true);
         self.world.workload.scaled = false;
-        self.write_row(commit.row.clone());
+        self.write_record(commit.record.clone());
         Ok(self.note(Event::Committed))
     }
 
@@ -250,11 +250,11 @@ impl Step<'_> {
     fn fence_order(&mut self, a: usize, order: FenceOrder) {
         match order {
             FenceOrder::Nothing => {}
-            // A row alone: it may as well happen at once.
-            FenceOrder::Write { expected, row } => {
+            // A record alone: it may as well happen at once.
+            FenceOrder::Write { expected, record } => {
                 let stands = self.world.workload.version == expected;
-                let row = Row { reason: String::new(), failed_wake: String::new(), ..row };
-                let result = if stands { Ok(self.write_row(row)) } else { Err(Unwritten::Conflict) };
+                let record = Record { reason: String::new(), failed_wake: String::new(), ..record };
+                let result = if stands { Ok(self.write_record(record)) } else { Err(Unwritten::Conflict) };
                 self.fence(a, FenceInput::Wrote(result));
             }
             FenceOrder::ReadMembers => {
@@ -268,9 +268,9 @@ impl Step<'_> {
                 self.attempt(a).asked = asked.fold(0, |all, dlx| all | dlx.bit);
             }
             FenceOrder::Switch => self.attempt(a).switch = Some(Switch::Ordered),
-            FenceOrder::Commit { expected, row } => {
-                let row = Row { reason: String::new(), failed_wake: String::new(), ..row };
-                self.begin_commit(a, expected, row);
+            FenceOrder::Commit { expected, record } => {
+                let record = Record { reason: String::new(), failed_wake: String::new(), ..record };
+                self.begin_commit(a, expected, record);
             }
             FenceOrder::End(_) => self.world.autoscalers[a].attempt = None,
         }
@@ -282,7 +282,7 @@ impl Step<'_> {
 
     /// Who recovers a fence knows whether it is its own.
     pub(super) fn is_rivals(&self, a: usize) -> bool {
-        self.world.workload.row.state == State::Draining && self.world.autoscalers[1 - a].attempt.is_some()
+        self.world.workload.record.phase == Phase::Draining && self.world.autoscalers[1 - a].attempt.is_some()
     }
 }
 

@@ -34,7 +34,7 @@ fn shapes_that_cannot_be_led_are_named_with_what_to_do() {
         (json!({"ports": many}), ["101 ports", "1 to 100"]),
         (json!({"internalTrafficPolicy": "Local"}), ["internalTrafficPolicy", "set it to Cluster"]),
         (json!({"externalTrafficPolicy": "Local"}), ["externalTrafficPolicy", "set it to Cluster"]),
-        (json!({"sessionAffinity": "ClientIP"}), ["ClientIP", "scaler.dev/acknowledge: session-affinity"]),
+        (json!({"sessionAffinity": "ClientIP"}), ["ClientIP", "scaler.dev/ignore-checks: session-affinity"]),
         (json!({"ports": [{"port": 80, "targetPort": "web"}]}), ["targetPort \"web\"", "use the number"]),
     ] {
         let scene = Scene::new();
@@ -53,7 +53,7 @@ fn a_family_that_no_dlx_has_is_named_as_soon_as_it_is_known_who_they_are() {
     let scene = Scene::new();
     scene.service("front", json!({"ipFamilies": ["IPv4", "IPv6"]}));
     assert_eq!(scene.refusal(), None, "nobody knows");
-    let refused_by = |scene: &Scene| scene.listed("web").unwrap().route.unwrap().refused;
+    let refused_by = |scene: &Scene| scene.listed("web").unwrap().interception.unwrap().refusal;
     assert_eq!(refused_by(&scene), "");
     scene.store.with(|state| state.serve(&[dlx("a", &["10.0.0.1"]), dlx("b", &["10.0.0.2"])]));
     refused(&scene, &["the Service front", "IPv6", "--listen-address", "ipFamilies"]);
@@ -108,11 +108,11 @@ fn what_its_owners_accept_is_no_refusal() {
     let scene = Scene::new();
     scene.service("web", json!({"sessionAffinity": "ClientIP"}));
     scene.policy("deny", json!({"podSelector": {"matchLabels": {"app": "web"}}}));
-    scene.workload("web", "web", json!({ACKNOWLEDGE: "session-affinity"}));
-    refused(&scene, &["the NetworkPolicy deny", "scaler.dev/acknowledge: network-policies"]);
-    scene.workload("web", "web", json!({ACKNOWLEDGE: "network-policies"}));
+    scene.workload("web", "web", json!({IGNORE_CHECKS: "session-affinity"}));
+    refused(&scene, &["the NetworkPolicy deny", "scaler.dev/ignore-checks: network-policies"]);
+    scene.workload("web", "web", json!({IGNORE_CHECKS: "network-policies"}));
     refused(&scene, &["sessionAffinity"]);
-    scene.workload("web", "web", json!({ACKNOWLEDGE: "network-policies, session-affinity"}));
+    scene.workload("web", "web", json!({IGNORE_CHECKS: "network-policies, session-affinity"}));
     assert_eq!(scene.refusal(), None);
 }
 
@@ -136,7 +136,7 @@ fn who_takes_the_key_away_three_times_has_his_way() {
         scene.fenced("web");
         scene.service("web", json!({}));
     }
-    refused(&scene, &["the Service web", "took it away", "scaler.dev/fenced"]);
+    refused(&scene, &["the Service web", "took it away", "scaler.dev/intercepted"]);
 }
 
 #[test]
@@ -157,7 +157,11 @@ fn one_port_too_many_is_refused() {
 /// `web`, whose owners say this of its route.
 fn says(route: &str) -> Scene {
     let scene = Scene::new();
-    scene.workload("web", "web", json!({"scaler.dev/route": route, "scaler.dev/hosts": "shop.example.com"}));
+    scene.workload(
+        "web",
+        "web",
+        json!({"scaler.dev/intercept": route, "scaler.dev/hosts": "shop.example.com"}),
+    );
     scene.service("web", json!({}));
     scene
 }
@@ -166,25 +170,28 @@ fn says(route: &str) -> Scene {
 #[track_caller]
 fn kept(scene: &Scene) -> String {
     let web = scene.listed("web").unwrap();
-    let refused = web.route.map(|route| route.refused).unwrap_or_default();
+    let refused = web.interception.map(|route| route.refusal).unwrap_or_default();
     assert_eq!(web.keep_awake, refused);
     refused
 }
 
 #[test]
 fn none_is_refused_where_no_request_could_wake_it() {
-    let scene = says("none");
+    let scene = says("manual");
     let unreached = [
         "no request could wake it",
         "Ingress",
         "scaler-dlx",
         "plugins.deployment.hosts",
-        "scaler.dev/route: service",
+        "scaler.dev/intercept: always",
     ];
     refused(&scene, &unreached);
     assert_eq!(scene.refusal().unwrap(), kept(&scene));
     let look = scene.look().route.unwrap();
-    assert!(look.asked && look.leads == scaler_types::Leads::Own, "who sleeps is woken: {look:?}");
+    assert!(
+        look.requested && look.backend == scaler_types::Backend::Workload,
+        "who sleeps is woken: {look:?}"
+    );
     assert!(scene.store.complaints().iter().any(|(_, one)| one.reason == "RouteRefused"));
     // Its own Service leads to its pods.
     scene.ingress("web", "shop.example.com", "web");
@@ -209,7 +216,7 @@ fn none_is_refused_where_no_request_could_wake_it() {
 
 #[test]
 fn an_ingress_wakes_those_whose_hosts_it_leads_to_a_dlx() {
-    let scene = says("none");
+    let scene = says("manual");
     scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
     for (host, reaches) in [
         ("shop.example.com", true),
@@ -234,7 +241,7 @@ fn an_ingress_wakes_those_whose_hosts_it_leads_to_a_dlx() {
 
 #[test]
 fn a_service_that_selects_the_dlxs_leads_to_them() {
-    let scene = says("none");
+    let scene = says("manual");
     scene.ingress("web", "shop.example.com", "front-door");
     scene.service("front-door", json!({"selector": {"app": "dlx"}}));
     assert!(!kept(&scene).is_empty());
@@ -244,10 +251,11 @@ fn a_service_that_selects_the_dlxs_leads_to_them() {
 
 #[test]
 fn the_operators_hosts_are_enough() {
-    let section = "namespace: shop\nplugins: {deployment: {route: none, hosts: {web: [web.example.com]}}}\n";
+    let section =
+        "namespace: shop\nplugins: {deployment: {intercept: manual, hosts: {web: [web.example.com]}}}\n";
     let scene = Scene::of(section, scaler_types::Role::Autoscaler, None);
     for name in ["web", "api"] {
-        scene.workload(name, name, json!({"scaler.dev/route": null}));
+        scene.workload(name, name, json!({"scaler.dev/intercept": null}));
     }
     assert_eq!(scene.listed("web").unwrap().keep_awake, "");
     assert!(scene.listed("api").unwrap().keep_awake.contains("no request could wake it"));
@@ -256,29 +264,31 @@ fn the_operators_hosts_are_enough() {
 #[test]
 fn what_opts_in_is_led_and_who_points_at_a_dlx_as_well_is_told() {
     let scene = Scene::new();
-    scene.workload("web", "web", json!({"scaler.dev/route": null}));
+    scene.workload("web", "web", json!({"scaler.dev/intercept": null}));
     scene.service("web", json!({}));
     let web = scene.listed("web").unwrap();
-    assert_eq!((web.path, web.keep_awake.as_str()), (scaler_types::Path::Always, ""));
-    assert!(web.route.is_some_and(|route| route.asked && route.refused.is_empty()));
+    assert_eq!((web.traffic_mode, web.keep_awake.as_str()), (scaler_types::TrafficMode::Always, ""));
+    assert!(web.interception.is_some_and(|route| route.requested && route.refusal.is_empty()));
     assert_eq!(scene.store.complaints(), []);
     scene.ingress("web", "web.shop.svc", "scaler-dlx");
     scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
     let told = scene.store.complaints();
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0].1.reason, "RouteByDefault");
-    for word in ["the Ingress web", "web.shop.svc", "scaler.dev/route: none", "scaler.dev/route: service"] {
+    for word in
+        ["the Ingress web", "web.shop.svc", "scaler.dev/intercept: manual", "scaler.dev/intercept: always"]
+    {
         assert!(told[0].1.message.contains(word), "{word}: {told:?}");
     }
     // Who has said what he wants is told nothing.
-    scene.workload("web", "web", json!({"scaler.dev/route": "service"}));
+    scene.workload("web", "web", json!({"scaler.dev/intercept": "always"}));
     assert_eq!(scene.store.complaints(), []);
 }
 
 #[test]
 fn what_cannot_be_led_stays_awake_also_by_default() {
     let scene = Scene::new();
-    scene.workload("web", "web", json!({"scaler.dev/route": null}));
+    scene.workload("web", "web", json!({"scaler.dev/intercept": null}));
     assert!(kept(&scene).contains("no Service leads to its pods"));
     scene.service("web", json!({"sessionAffinity": "ClientIP"}));
     assert!(kept(&scene).contains("sessionAffinity"));
@@ -286,7 +296,7 @@ fn what_cannot_be_led_stays_awake_also_by_default() {
     scene.policy("deny", json!({"podSelector": {}}));
     assert!(kept(&scene).contains("NetworkPolicy deny"));
     let scene = Scene::with(scaler_types::Role::Autoscaler, None);
-    scene.workload("web", "web", json!({"scaler.dev/route": null}));
+    scene.workload("web", "web", json!({"scaler.dev/intercept": null}));
     scene.service("web", json!({}));
     assert!(kept(&scene).contains("--service-ports"));
 }
@@ -348,7 +358,7 @@ fn every_field_of_a_service_is_honoured_refused_or_irrelevant() {
     assert_eq!(tried, known, "each field is tried, and no other");
     let page = include_str!("../../../../../../docs/kubernetes/leading-services.md");
     let (_, table) = page.split_once("### Each field of a Service").expect("the table's heading");
-    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).take(known.len()).collect();
+    let records: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).take(known.len()).collect();
     for (field, value, expected) in cases {
         let scene = Scene::new();
         scene.store.with(|state| state.serve(&[dlx("a", &["10.0.0.1"])]));
@@ -373,8 +383,11 @@ fn every_field_of_a_service_is_honoured_refused_or_irrelevant() {
                 "honoured"
             }
         };
-        let row = rows.iter().find(|row| row.starts_with(&format!("| `{field}` |")));
-        assert!(row.is_some_and(|row| row.contains(word)), "{field}: the page does not say {word}: {row:?}");
+        let record = records.iter().find(|record| record.starts_with(&format!("| `{field}` |")));
+        assert!(
+            record.is_some_and(|record| record.contains(word)),
+            "{field}: the page does not say {word}: {record:?}"
+        );
     }
 }
 

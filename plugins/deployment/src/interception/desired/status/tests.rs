@@ -18,12 +18,12 @@ fn led() -> Scene {
     scene
 }
 
-fn led_for(scene: &Scene) -> Duration {
-    scene.listed("web").unwrap().route.unwrap().led_for
+fn intercepted_for(scene: &Scene) -> Duration {
+    scene.listed("web").unwrap().interception.unwrap().intercepted_for
 }
 
 #[track_caller]
-fn route(scene: &Scene) -> Route {
+fn route(scene: &Scene) -> Interception {
     scene.look().route.unwrap()
 }
 
@@ -33,22 +33,22 @@ fn where_it_leads_follows_from_the_key_and_the_slices() {
     scene.service("web", json!({}));
     scene.own_slice("web", json!([{"addresses": ["10.0.1.1"]}]));
     assert_eq!(
-        (route(&scene).leads, route(&scene).complete, route(&scene).own_ready),
-        (Leads::Own, true, true)
+        (route(&scene).backend, route(&scene).in_sync, route(&scene).workload_ready),
+        (Backend::Workload, true, true)
     );
     scene.registry(&[(20000, "web")]);
     scene.our_slice("web", "1", "b,a", &[20000]);
     let both = route(&scene);
     assert_eq!(
-        (both.leads, both.complete, both.dlxs),
-        (Leads::Both, true, vec!["a".to_owned(), "b".to_owned()])
+        (both.backend, both.in_sync, both.dlxs),
+        (Backend::Both, true, vec!["a".to_owned(), "b".to_owned()])
     );
     scene.fenced("web");
-    assert_eq!((route(&scene).leads, route(&scene).complete), (Leads::Dlx, true));
+    assert_eq!((route(&scene).backend, route(&scene).in_sync), (Backend::Dlx, true));
     scene.no_slice("web-scaler-ipv4");
     assert_eq!(
-        (route(&scene).leads, route(&scene).complete),
-        (Leads::Dlx, false),
+        (route(&scene).backend, route(&scene).in_sync),
+        (Backend::Dlx, false),
         "the key alone leads nowhere"
     );
 }
@@ -56,17 +56,17 @@ fn where_it_leads_follows_from_the_key_and_the_slices() {
 #[test]
 fn it_is_complete_only_as_it_would_be_written_again() {
     let scene = led();
-    assert!(route(&scene).complete);
+    assert!(route(&scene).in_sync);
     scene.registry(&[(20001, "web")]);
-    assert!(!route(&scene).complete, "the port is another by now");
+    assert!(!route(&scene).in_sync, "the port is another by now");
     scene.registry(&[(20000, "other")]);
-    assert!(!route(&scene).complete, "it is somebody else's");
+    assert!(!route(&scene).in_sync, "it is somebody else's");
     scene.registry(&[(20000, "web")]);
-    assert!(route(&scene).complete);
+    assert!(route(&scene).in_sync);
     scene.our_slice("web", "1", "a,b", &[20000]);
-    assert!(route(&scene).complete);
+    assert!(route(&scene).in_sync);
     scene.our_slice("web", "1", "a", &[20000, 20001]);
-    assert!(!route(&scene).complete, "a port too many");
+    assert!(!route(&scene).in_sync, "a port too many");
     let dlx = |name: &str, last: u8| scaler_types::Dlx {
         name: name.to_owned(),
         addresses: vec![[10, 0, 0, last].into()],
@@ -75,41 +75,41 @@ fn it_is_complete_only_as_it_would_be_written_again() {
     };
     scene.our_slice("web", "1", "a", &[20000]);
     scene.store.with(|state| state.serve(&[dlx("a", 1)]));
-    assert!(route(&scene).complete);
+    assert!(route(&scene).in_sync);
     scene.store.with(|state| state.serve(&[dlx("a", 2)]));
-    assert!(!route(&scene).complete, "it is at another address");
+    assert!(!route(&scene).in_sync, "it is at another address");
     scene.store.with(|state| state.serve(&[dlx("b", 2)]));
-    assert!(route(&scene).complete, "that it is no more is for who tends the routes");
+    assert!(route(&scene).in_sync, "that it is no more is for who tends the routes");
 }
 
 #[test]
 fn a_further_service_makes_it_incomplete_and_a_headless_one_does_not() {
     let scene = led();
     scene.service("peers", json!({"clusterIP": "None"}));
-    assert!(route(&scene).complete);
+    assert!(route(&scene).in_sync);
     scene.service("front", json!({}));
-    assert_eq!((route(&scene).leads, route(&scene).complete), (Leads::Dlx, false));
+    assert_eq!((route(&scene).backend, route(&scene).in_sync), (Backend::Dlx, false));
 }
 
 #[test]
 fn it_is_led_since_all_of_it_was_seen_to_be() {
     let scene = led();
     scene.pass(SECOND);
-    assert_eq!(led_for(&scene), SECOND);
+    assert_eq!(intercepted_for(&scene), SECOND);
     // An endpoint of its own, ready or not: it takes what comes.
     scene.own_slice("web", json!([{"addresses": ["10.0.1.1"], "conditions": {"ready": false}}]));
-    assert_eq!(led_for(&scene), Duration::ZERO);
+    assert_eq!(intercepted_for(&scene), Duration::ZERO);
     scene.own_slice("web", json!([]));
     scene.pass(SECOND);
-    assert_eq!(led_for(&scene), SECOND);
+    assert_eq!(intercepted_for(&scene), SECOND);
     // A Service that comes, and is led in its turn.
     scene.service("front", json!({}));
     scene.pass(SECOND);
-    assert_eq!(led_for(&scene), Duration::ZERO);
+    assert_eq!(intercepted_for(&scene), Duration::ZERO);
     scene.our_slice("front", "1", "a", &[20001]);
     scene.fenced("front");
     scene.pass(SECOND);
-    assert_eq!(led_for(&scene), SECOND);
+    assert_eq!(intercepted_for(&scene), SECOND);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn what_was_broken_and_mended_between_two_looks_was_broken() {
     scene.pass(SECOND);
     scene.service("web", json!({}));
     scene.fenced("web");
-    assert_eq!(led_for(&scene), Duration::ZERO);
+    assert_eq!(intercepted_for(&scene), Duration::ZERO);
 }
 
 #[test]
@@ -126,9 +126,9 @@ fn after_a_gap_in_what_was_seen_it_is_led_from_then_on() {
     let scene = led();
     scene.pass(SECOND);
     scene.store.with(State::missed_something);
-    assert_eq!(led_for(&scene), Duration::ZERO);
+    assert_eq!(intercepted_for(&scene), Duration::ZERO);
     scene.pass(SECOND);
-    assert_eq!(led_for(&scene), SECOND);
+    assert_eq!(intercepted_for(&scene), SECOND);
 }
 
 #[test]
@@ -140,8 +140,8 @@ fn a_dlx_does_not_say_since_when() {
     scene.fenced("web");
     scene.pass(SECOND);
     assert_eq!(
-        (route(&scene).leads, led_for(&scene)),
-        (Leads::Dlx, Duration::ZERO),
+        (route(&scene).backend, intercepted_for(&scene)),
+        (Backend::Dlx, Duration::ZERO),
         "it does not see it all"
     );
 }
@@ -151,8 +151,8 @@ fn what_opted_out_is_listed_until_nothing_of_ours_is_left() {
     let scene = led();
     scene.workload("web", "web", json!({"scaler.dev/scale-to-zero": "false"}));
     let web = scene.listed("web").unwrap();
-    let route = web.route.unwrap();
-    assert_eq!((route.asked, route.leads), (false, Leads::Dlx));
+    let route = web.interception.unwrap();
+    assert_eq!((route.requested, route.backend), (false, Backend::Dlx));
     assert!(web.keep_awake.contains("opted out"), "{}", web.keep_awake);
     scene.service("web", json!({}));
     assert!(scene.listed("web").is_some());
@@ -165,12 +165,12 @@ fn what_is_refused_is_kept_awake_and_told() {
     let scene = led();
     scene.service("web", json!({"internalTrafficPolicy": "Local"}));
     let web = scene.listed("web").unwrap();
-    let refused = web.route.unwrap().refused;
+    let refused = web.interception.unwrap().refusal;
     assert!(refused.contains("internalTrafficPolicy"), "{refused}");
     assert!(web.keep_awake.contains(&refused), "{}", web.keep_awake);
     let told = scene.store.complaints();
     assert!(told.iter().any(|(_, one)| one.reason == "RouteRefused" && one.message == refused), "{told:?}");
-    scene.workload("web", "web", json!({"scaler.dev/route": "none"}));
+    scene.workload("web", "web", json!({"scaler.dev/intercept": "manual"}));
     assert!(scene.listed("web").unwrap().keep_awake.contains("no request could wake it"));
     scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
     scene.ingress("web", "web.shop.svc", "scaler-dlx");
@@ -180,7 +180,7 @@ fn what_is_refused_is_kept_awake_and_told() {
 #[test]
 fn whatever_a_refusal_depends_on_makes_it_looked_at_anew() {
     let scene = led();
-    let refused = |scene: &Scene| scene.listed("web").unwrap().route.unwrap().refused;
+    let refused = |scene: &Scene| scene.listed("web").unwrap().interception.unwrap().refusal;
     assert_eq!(refused(&scene), "");
     scene.service("web", json!({"selector": {"tier": "front"}}));
     scene.workload("api", "api", json!({}));
@@ -199,7 +199,7 @@ fn whatever_a_refusal_depends_on_makes_it_looked_at_anew() {
 #[test]
 fn an_hour_after_the_key_was_taken_away_it_is_led_again() {
     let scene = led();
-    let refused = |scene: &Scene| scene.listed("web").unwrap().route.unwrap().refused;
+    let refused = |scene: &Scene| scene.listed("web").unwrap().interception.unwrap().refusal;
     for _ in 0..3 {
         scene.store.with(|state| state.routing.taken.wants("web", true));
         scene.fenced("web");

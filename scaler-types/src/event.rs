@@ -1,15 +1,15 @@
-//! What a daemon has to say about a resource, to the people who own it.
+//! What a daemon publishes about a resource, for its users.
 
 use serde::{Deserialize, Serialize};
 
-/// Something that happened to a resource, for its owners to see where they look for it (an Event on the object).
+/// Something that happened to a resource, published where its users look first (an Event on the object).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct ResourceEvent {
     /// Whether it is as it should be.
     pub severity: Severity,
-    /// What, in one word of UpperCamelCase: `ScaledToZero`, `WakeFailed`.
+    /// What happened, in one word of UpperCamelCase: `ScaledToZero`, `WakeFailed`.
     pub reason: String,
-    /// What, in a sentence.
+    /// What happened, in a sentence.
     pub message: String,
 }
 
@@ -19,6 +19,7 @@ pub struct Report {
 pub enum Severity {
     /// It is.
     Normal,
-    /// Somebody should look.
+    /// Somebody should look; so is a severity of a later version.
+    #[serde(other)]
     Warning,
 }

@@ -32,13 +32,13 @@ fn main() -> ExitCode {
     let result = match (words.next().as_ref().and_then(|word| word.to_str()), words.collect::<Vec<_>>()) {
         (Some("run"), words) if words.len() >= 4 && words[2] == "--" => keep(&words),
         (Some("exec"), words) if words.len() >= 3 && words[1] == "--" => command::take_its_place(&words),
-        _ => Err("usage: process-keeper run FOLDER RUN -- COMMAND...\nStarted by Scaler's process plugin, not by hand.".into()),
+        _ => Err("usage: process-shim run FOLDER RUN -- COMMAND...\nStarted by Scaler's process plugin, not by hand.".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Into the process's log.
-            let _ = writeln!(io::stderr(), "process-keeper: {error}");
+            let _ = writeln!(io::stderr(), "process-shim: {error}");
             ExitCode::from(127)
         }
     }

@@ -1,4 +1,4 @@
-//! Rows in files: many processes on one row, some of them killed.
+//! Records in files: many processes on one record, some of them killed.
 #![allow(missing_docs)]
 
 use std::{
@@ -11,8 +11,8 @@ use std::{
 };
 
 use scaler_types::{
-    Nonce, PluginContext, ResourceId, Role, Row, ScaleError, ScaleRequest, State, Target, Version,
-    rows::{Rows, encode_name},
+    Nonce, Phase, PluginContext, Record, ResourceId, Role, ScaleError, ScaleRequest, Target, Version,
+    records::{Records, encode_name},
 };
 use tokio::time::timeout;
 
@@ -38,33 +38,33 @@ fn context(state_dir: &Path) -> PluginContext {
     }
 }
 
-fn open(state_dir: &Path) -> Rows<String> {
-    Rows::open(&context(state_dir)).unwrap()
+fn open(state_dir: &Path) -> Records<String> {
+    Records::open(&context(state_dir)).unwrap()
 }
 
 fn id() -> ResourceId {
     ResourceId::new("demo", "one")
 }
 
-fn row(state: State) -> Row {
-    Row { state, nonce: Nonce::fresh(), reason: "a test".to_owned(), ..Row::default() }
+fn record(state: Phase) -> Record {
+    Record { phase: state, nonce: Nonce::fresh(), reason: "a test".to_owned(), ..Record::default() }
 }
 
 fn request(version: &Version, target: Target) -> ScaleRequest {
-    let state = if target == Target::Zero { State::Asleep } else { State::Waking };
+    let state = if target == Target::Zero { Phase::Asleep } else { Phase::Waking };
     ScaleRequest {
         id: id(),
         target,
         version: version.clone(),
-        row: row(state),
+        record: record(state),
         deadline: NEVER,
-        led_for: Duration::ZERO,
+        intercepted_for: Duration::ZERO,
     }
 }
 
-async fn wake(rows: &Rows<String>, up: &str) {
+async fn wake(records: &Records<String>, up: &str) {
     let mut turn =
-        rows.begin(&request(&rows.read(&id()).unwrap().version, Target::AtLeast(1))).await.unwrap();
+        records.begin(&request(&records.read(&id()).unwrap().version, Target::AtLeast(1))).await.unwrap();
     turn.started(up.to_owned()).await.unwrap();
 }
 
@@ -72,45 +72,48 @@ async fn wake(rows: &Rows<String>, up: &str) {
 async fn a_resource_nobody_has_written_on_is_active() {
     let folder = tempfile::tempdir().unwrap();
     let stored = open(folder.path()).read(&id()).unwrap();
-    assert_eq!((stored.row, stored.up, stored.leaving), (Row::default(), None, None));
+    assert_eq!((stored.record, stored.up, stored.leaving), (Record::default(), None, None));
 }
 
 #[tokio::test]
 async fn only_the_version_that_stands_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
-    let rows = open(folder.path());
-    let first = rows.read(&id()).unwrap().version;
-    let draining = row(State::Draining);
-    let second = rows.compare_and_set(&id(), &first, &draining).await.unwrap();
-    assert_eq!(rows.compare_and_set(&id(), &first, &row(State::Active)).await, Err(ScaleError::Conflict));
-    assert_eq!(rows.begin(&request(&first, Target::Zero)).await.err(), Some(ScaleError::Conflict));
-    let stored = rows.read(&id()).unwrap();
-    assert_eq!((stored.row, stored.version), (draining, second));
+    let records = open(folder.path());
+    let first = records.read(&id()).unwrap().version;
+    let draining = record(Phase::Draining);
+    let second = records.compare_and_set(&id(), &first, &draining).await.unwrap();
+    assert_eq!(
+        records.compare_and_set(&id(), &first, &record(Phase::Active)).await,
+        Err(ScaleError::Conflict)
+    );
+    assert_eq!(records.begin(&request(&first, Target::Zero)).await.err(), Some(ScaleError::Conflict));
+    let stored = records.read(&id()).unwrap();
+    assert_eq!((stored.record, stored.version), (draining, second));
 }
 
 #[tokio::test]
 async fn no_version_comes_back_after_its_file_was_deleted() {
     let folder = tempfile::tempdir().unwrap();
-    let rows = open(folder.path());
-    let nobody_wrote = rows.read(&id()).unwrap().version;
-    let before = rows.compare_and_set(&id(), &nobody_wrote, &row(State::Draining)).await.unwrap();
-    fs::remove_file(folder.path().join("rows/test/demo/one.json")).unwrap();
-    let after = rows.compare_and_set(&id(), &nobody_wrote, &row(State::Draining)).await.unwrap();
+    let records = open(folder.path());
+    let nobody_wrote = records.read(&id()).unwrap().version;
+    let before = records.compare_and_set(&id(), &nobody_wrote, &record(Phase::Draining)).await.unwrap();
+    fs::remove_file(folder.path().join("records/test/demo/one.json")).unwrap();
+    let after = records.compare_and_set(&id(), &nobody_wrote, &record(Phase::Draining)).await.unwrap();
     assert_ne!(before, after);
 }
 
 #[tokio::test]
 async fn what_is_put_to_zero_is_leaving_in_the_same_write() {
     let folder = tempfile::tempdir().unwrap();
-    let rows = open(folder.path());
-    wake(&rows, "run").await;
-    let awake = rows.read(&id()).unwrap();
+    let records = open(folder.path());
+    wake(&records, "run").await;
+    let awake = records.read(&id()).unwrap();
     assert_eq!(awake.up.as_deref(), Some("run"));
-    let mut turn = rows.begin(&request(&awake.version, Target::Zero)).await.unwrap();
-    let asleep = rows.read(&id()).unwrap();
+    let mut turn = records.begin(&request(&awake.version, Target::Zero)).await.unwrap();
+    let asleep = records.read(&id()).unwrap();
     assert_eq!(
-        (asleep.row.state, asleep.up.as_deref(), asleep.leaving.as_deref()),
-        (State::Asleep, None, Some("run"))
+        (asleep.record.phase, asleep.up.as_deref(), asleep.leaving.as_deref()),
+        (Phase::Asleep, None, Some("run"))
     );
     assert_eq!((turn.up(), turn.leaving().map(String::as_str)), (None, Some("run")));
     assert!(
@@ -118,7 +121,7 @@ async fn what_is_put_to_zero_is_leaving_in_the_same_write() {
         "nothing is started before what is leaving was stopped"
     );
     turn.stopped().await.unwrap();
-    let stopped = rows.read(&id()).unwrap();
+    let stopped = records.read(&id()).unwrap();
     assert_eq!(
         (stopped.leaving, stopped.version),
         (None, asleep.version),
@@ -129,9 +132,10 @@ async fn what_is_put_to_zero_is_leaving_in_the_same_write() {
 #[tokio::test]
 async fn a_wake_that_comes_during_a_sleep_waits_for_its_end() {
     let folder = tempfile::tempdir().unwrap();
-    let (rows, other) = (open(folder.path()), open(folder.path()));
-    wake(&rows, "run").await;
-    let mut sleep = rows.begin(&request(&rows.read(&id()).unwrap().version, Target::Zero)).await.unwrap();
+    let (records, other) = (open(folder.path()), open(folder.path()));
+    wake(&records, "run").await;
+    let mut sleep =
+        records.begin(&request(&records.read(&id()).unwrap().version, Target::Zero)).await.unwrap();
     let asleep = other.read(&id()).unwrap();
     let waking = tokio::spawn({
         let other = other.clone();
@@ -143,12 +147,12 @@ async fn a_wake_that_comes_during_a_sleep_waits_for_its_end() {
         }
     });
     let mut cursor = 0;
-    while other.read(&id()).unwrap().row.state != State::Waking {
+    while other.read(&id()).unwrap().record.phase != Phase::Waking {
         cursor = other.changed(cursor).await.cursor;
     }
     assert!(!waking.is_finished() && other.try_turn(&id()).unwrap().is_none());
     assert_eq!(other.read(&id()).unwrap().up, None, "the one that is being stopped is not listed");
-    assert_eq!(sleep.started("late".to_owned()).await, Err(ScaleError::Conflict), "the row is the wake's");
+    assert_eq!(sleep.started("late".to_owned()).await, Err(ScaleError::Conflict), "the record is the wake's");
     sleep.stopped().await.unwrap();
     drop(sleep);
     assert_eq!(waking.await.unwrap().unwrap(), None, "nothing is left to be stopped");
@@ -157,17 +161,17 @@ async fn a_wake_that_comes_during_a_sleep_waits_for_its_end() {
 #[tokio::test]
 async fn a_sleep_that_is_overtaken_touches_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let (rows, other) = (open(folder.path()), open(folder.path()));
-    wake(&rows, "run").await;
+    let (records, other) = (open(folder.path()), open(folder.path()));
+    wake(&records, "run").await;
     // Somebody has the turn, so that both wait for it.
-    let held = rows.try_turn(&id()).unwrap().unwrap();
+    let held = records.try_turn(&id()).unwrap().unwrap();
     let sleep = tokio::spawn({
-        let rows = rows.clone();
-        async move { rows.begin(&request(&rows.read(&id()).unwrap().version, Target::Zero)).await.err() }
+        let records = records.clone();
+        async move { records.begin(&request(&records.read(&id()).unwrap().version, Target::Zero)).await.err() }
     });
     let mut cursor = 0;
-    while rows.read(&id()).unwrap().row.state != State::Asleep {
-        cursor = rows.changed(cursor).await.cursor;
+    while records.read(&id()).unwrap().record.phase != Phase::Asleep {
+        cursor = records.changed(cursor).await.cursor;
     }
     let wake = tokio::spawn({
         let other = other.clone();
@@ -179,8 +183,8 @@ async fn a_sleep_that_is_overtaken_touches_nothing() {
             turn.started("new".to_owned()).await.map(|()| old)
         }
     });
-    while rows.read(&id()).unwrap().row.state != State::Waking {
-        cursor = rows.changed(cursor).await.cursor;
+    while records.read(&id()).unwrap().record.phase != Phase::Waking {
+        cursor = records.changed(cursor).await.cursor;
     }
     drop(held);
     assert_eq!(timeout(NEVER, sleep).await.unwrap().unwrap(), Some(ScaleError::Conflict));
@@ -189,73 +193,76 @@ async fn a_sleep_that_is_overtaken_touches_nothing() {
         Ok(Some("run".to_owned())),
         "the wake stops it first"
     );
-    assert_eq!(rows.read(&id()).unwrap().up.as_deref(), Some("new"));
+    assert_eq!(records.read(&id()).unwrap().up.as_deref(), Some("new"));
 }
 
 #[tokio::test]
 async fn a_wait_for_a_turn_can_be_given_up() {
     let folder = tempfile::tempdir().unwrap();
-    let (rows, other) = (open(folder.path()), open(folder.path()));
-    let held = rows.try_turn(&id()).unwrap().unwrap();
+    let (records, other) = (open(folder.path()), open(folder.path()));
+    let held = records.try_turn(&id()).unwrap().unwrap();
     let waiting = tokio::spawn({
         let other = other.clone();
         async move { other.begin(&request(&Version("0".into()), Target::AtLeast(1))).await.map(drop) }
     });
     let mut cursor = 0;
-    while rows.read(&id()).unwrap().row.state != State::Waking {
-        cursor = rows.changed(cursor).await.cursor;
+    while records.read(&id()).unwrap().record.phase != Phase::Waking {
+        cursor = records.changed(cursor).await.cursor;
     }
     waiting.abort();
     assert!(waiting.await.unwrap_err().is_cancelled());
     drop(held);
-    wake(&rows, "run").await;
+    wake(&records, "run").await;
 }
 
 #[tokio::test]
 async fn what_ended_by_itself_is_taken_out_once() {
     let folder = tempfile::tempdir().unwrap();
-    let rows = open(folder.path());
-    wake(&rows, "run").await;
-    let before = rows.read(&id()).unwrap();
-    assert_eq!(rows.ended(&id(), &"another".to_owned()).await, Ok(false));
-    assert_eq!(rows.ended(&id(), &"run".to_owned()).await, Ok(true));
-    assert_eq!(rows.ended(&id(), &"run".to_owned()).await, Ok(false));
-    let after = rows.read(&id()).unwrap();
-    assert_eq!((after.up, after.row), (None, before.row));
+    let records = open(folder.path());
+    wake(&records, "run").await;
+    let before = records.read(&id()).unwrap();
+    assert_eq!(records.ended(&id(), &"another".to_owned()).await, Ok(false));
+    assert_eq!(records.ended(&id(), &"run".to_owned()).await, Ok(true));
+    assert_eq!(records.ended(&id(), &"run".to_owned()).await, Ok(false));
+    let after = records.read(&id()).unwrap();
+    assert_eq!((after.up, after.record), (None, before.record));
     assert_ne!(after.version, before.version);
 }
 
 #[tokio::test]
 async fn changes_are_named_and_none_is_missed() {
     let folder = tempfile::tempdir().unwrap();
-    let (rows, writer) = (open(folder.path()), open(folder.path()));
+    let (records, writer) = (open(folder.path()), open(folder.path()));
     let names = ["one", "a/b", "..", "ä"];
     let writing = tokio::spawn(async move {
         for round in 1..=50 {
             for name in names {
                 let id = ResourceId::new("demo", name);
                 let version = writer.read(&id).unwrap().version;
-                let row = Row { reason: round.to_string(), ..row(State::Active) };
-                writer.compare_and_set(&id, &version, &row).await.unwrap();
+                let record = Record { reason: round.to_string(), ..record(Phase::Active) };
+                writer.compare_and_set(&id, &version, &record).await.unwrap();
                 tokio::task::yield_now().await;
             }
         }
     });
     // What one who reads only what is named comes to know.
     let mut known = std::collections::HashMap::new();
-    let mut cursor = rows.changed(0).await.cursor;
+    let mut cursor = records.changed(0).await.cursor;
     let follow = async {
         while known.len() < names.len() || known.values().any(|round| round != "50") {
-            let changed = rows.changed(cursor).await;
+            let changed = records.changed(cursor).await;
             cursor = changed.cursor;
             for name in changed.names.unwrap() {
-                known.insert(name.clone(), rows.read(&ResourceId::new("demo", name)).unwrap().row.reason);
+                known.insert(
+                    name.clone(),
+                    records.read(&ResourceId::new("demo", name)).unwrap().record.reason,
+                );
             }
         }
     };
     timeout(NEVER, follow).await.expect("a change was missed");
     writing.await.unwrap();
-    assert!(rows.changed(cursor + 7).await.names.is_none(), "a cursor of somebody else's knows nothing");
+    assert!(records.changed(cursor + 7).await.names.is_none(), "a cursor of somebody else's knows nothing");
 }
 
 #[test]
@@ -286,14 +293,14 @@ fn no_name_leaves_the_folder_and_no_two_share_a_file() {
 }
 
 #[tokio::test]
-async fn a_row_that_is_not_ours_is_an_error_that_names_the_file() {
+async fn a_record_that_is_not_ours_is_an_error_that_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let rows = open(folder.path());
-    let path = folder.path().join("rows/test/demo/one.json");
+    let records = open(folder.path());
+    let path = folder.path().join("records/test/demo/one.json");
     fs::write(&path, "{\"version\": 3").unwrap();
-    let error = format!("{:#}", rows.read(&id()).unwrap_err());
+    let error = format!("{:#}", records.read(&id()).unwrap_err());
     assert!(error.contains(path.to_str().unwrap()), "{error}");
-    let foreign = rows.read(&ResourceId::new("other", "one")).unwrap_err().to_string();
+    let foreign = records.read(&ResourceId::new("other", "one")).unwrap_err().to_string();
     assert!(foreign.contains("other/one"), "{foreign}");
 }
 
@@ -306,9 +313,9 @@ fn a_daemon() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     println!("ready");
     runtime.block_on(async {
-        let rows = open(&folder);
+        let records = open(&folder);
         loop {
-            if let Err(error) = once(&rows, &running).await {
+            if let Err(error) = once(&records, &running).await {
                 assert_eq!(error, ScaleError::Conflict);
             }
         }
@@ -316,12 +323,12 @@ fn a_daemon() {
 }
 
 /// One turn, as a plugin takes it.
-async fn once(rows: &Rows<String>, running: &Path) -> Result<(), ScaleError> {
-    let now = rows.read(&id()).unwrap();
+async fn once(records: &Records<String>, running: &Path) -> Result<(), ScaleError> {
+    let now = records.read(&id()).unwrap();
     let target = if Nonce::fresh().0.is_multiple_of(2) { Target::Zero } else { Target::AtLeast(1) };
     let wish = request(&now.version, target);
     // Some waits are given up.
-    let begin = rows.begin(&wish);
+    let begin = records.begin(&wish);
     let mut turn = match timeout(Duration::from_micros(Nonce::fresh().0 % 3000), begin).await {
         Ok(turn) => turn?,
         Err(_) => return Ok(()),
@@ -342,7 +349,7 @@ async fn once(rows: &Rows<String>, running: &Path) -> Result<(), ScaleError> {
     }
     let token = Nonce::fresh().to_string();
     turn.started(token.clone()).await?;
-    // As a keeper's word to start: after it was written down. A second one that runs would be seen here.
+    // As a shim's word to start: after it was written down. A second one that runs would be seen here.
     let temporary = running.with_extension(&token);
     fs::write(&temporary, &token).unwrap();
     fs::hard_link(&temporary, running).expect("two at the same time");
@@ -381,7 +388,7 @@ fn daemon(folder: &Path) -> Daemon {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_processes_some_of_them_killed() {
     let folder = tempfile::tempdir().unwrap();
-    let rows = open(folder.path());
+    let records = open(folder.path());
     let running = folder.path().join("running");
     let mut daemons: Vec<_> = (0..4).map(|_| daemon(folder.path())).collect();
     let mut version = 0_u64;
@@ -389,7 +396,7 @@ async fn many_processes_some_of_them_killed() {
         // A reader never sees half a file, an older version, or one up while another runs.
         for _ in 0..100 {
             let before = fs::read_to_string(&running).ok();
-            let stored = rows.read(&id()).unwrap();
+            let stored = records.read(&id()).unwrap();
             let seen = stored.version.0.parse().unwrap();
             assert!(seen >= version, "{seen} after {version}");
             version = seen;
@@ -422,12 +429,12 @@ async fn many_processes_some_of_them_killed() {
     println!("{version} writes");
     // The locks are free, and the next ones find their way.
     for target in [Target::AtLeast(1), Target::Zero] {
-        let mut turn = timeout(NEVER, rows.begin(&request(&rows.read(&id()).unwrap().version, target)))
+        let mut turn = timeout(NEVER, records.begin(&request(&records.read(&id()).unwrap().version, target)))
             .await
             .unwrap()
             .unwrap();
         turn.stopped().await.unwrap();
     }
-    let stored = rows.read(&id()).unwrap();
+    let stored = records.read(&id()).unwrap();
     assert_eq!((stored.up, stored.leaving), (None, None));
 }

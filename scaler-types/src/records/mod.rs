@@ -1,15 +1,15 @@
-//! Rows in files, for kinds of resource that no cluster keeps.
+//! Records in files, for kinds of resource that no cluster keeps.
 //!
-//! Every daemon of a host shares one folder, `<state-dir>/rows/<kind>/<namespace>/`, with one small file per resource:
-//! its [`Row`], a version that grows with every change, and what the plugin wants to know of the running resource (`up`:
+//! Every daemon of a host shares one folder, `<state-dir>/records/<kind>/<namespace>/`, with one small file per resource:
+//! its [`Record`], a version that grows with every change, and what the plugin wants to know of the running resource (`up`:
 //! the process's run, an address, whatever `U` is). A plugin needs four calls:
 //!
 //! ```no_run
-//! # use scaler_types::{rows::Rows, *};
+//! # use scaler_types::{records::Records, *};
 //! # async fn start() -> Result<String> { Ok(String::new()) }
 //! # async fn stop(_: &str) -> Result<()> { Ok(()) }
-//! async fn set_scale(rows: &Rows<String>, request: &ScaleRequest) -> Result<(), ScaleError> {
-//!     let mut turn = rows.begin(request).await?; // the row is written; from here on nobody else scales it
+//! async fn set_scale(records: &Records<String>, request: &ScaleRequest) -> Result<(), ScaleError> {
+//!     let mut turn = records.begin(request).await?; // the record is written; from here on nobody else scales it
 //!     if let Some(old) = turn.leaving() {
 //!         stop(old).await?; // a scale to zero took it down, this one or an earlier one that did not get to its end
 //!         turn.stopped().await?;
@@ -21,16 +21,16 @@
 //! }
 //! ```
 //!
-//! and [`Rows::read`] for `get_resources`, [`Rows::compare_and_set`], [`Rows::changed`] for `changes`.
+//! and [`Records::read`] for `get_resources`, [`Records::compare_and_set`], [`Records::changed`] for `changes`.
 //!
 //! # Why nothing is lost and nothing runs twice
 //!
-//! - A row and its `up` are one file, replaced by rename under a lock: readers see the old or the new one, never half.
+//! - A record and its `up` are one file, replaced by rename under a lock: readers see the old or the new one, never half.
 //!   A scale to zero moves `up` to `leaving` in the write that says `asleep`, so what is being stopped is never listed.
 //! - Only the holder of a resource's *turn*, a second lock, starts or stops anything. Both locks are the kernel's
 //!   (`flock`): they end with their process.
 //! - A wake that overtakes a sleep finds `leaving` once it has the turn, or finds it gone; the sleep that was overtaken
-//!   finds another row and answers `Conflict`. A sleep cut short by a crash leaves `leaving` for the next turn.
+//!   finds another record and answers `Conflict`. A sleep cut short by a crash leaves `leaving` for the next turn.
 //!
 //! Nothing is forced to the disk: what ran before the host went down does not run after it.
 
@@ -49,8 +49,8 @@ use anyhow::Context as _;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
-use self::{file::Record, watch::Watch};
-use crate::{PluginContext, ResourceId, Result, Row, ScaleError, ScaleRequest, Target, Version};
+use self::{file::StoredRecord, watch::Watch};
+use crate::{PluginContext, Record, ResourceId, Result, ScaleError, ScaleRequest, Target, Version};
 pub use file::{encode_name, hold, try_hold};
 pub use watch::{Changed, register};
 
@@ -58,8 +58,8 @@ pub use watch::{Changed, register};
 /// other threads (tokio has 512) to shorter work.
 static WAITS: Semaphore = Semaphore::const_new(64);
 
-/// The rows of one kind in one namespace. Cheap to clone.
-pub struct Rows<U> {
+/// The records of one kind in one namespace. Cheap to clone.
+pub struct Records<U> {
     shared: Arc<Shared>,
     up: std::marker::PhantomData<fn() -> U>,
 }
@@ -75,9 +75,9 @@ struct Shared {
 /// What is stored of a resource.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored<U> {
-    /// Its row; the default one where nobody has written yet.
-    pub row: Row,
-    /// Changes whenever `row` or `up` do.
+    /// Its record; the default one where nobody has written yet.
+    pub record: Record,
+    /// Changes whenever `record` or `up` do.
     pub version: Version,
     /// What runs, or is about to.
     pub up: Option<U>,
@@ -87,19 +87,19 @@ pub struct Stored<U> {
 
 /// The right to start and stop one resource. Held until it is dropped; ends with the process.
 pub struct Turn<U> {
-    rows: Rows<U>,
+    records: Records<U>,
     name: String,
-    /// The row this turn was begun with; none for a turn that cleans up.
-    row: Option<Row>,
+    /// The record this turn was begun with; none for a turn that cleans up.
+    record: Option<Record>,
     up: Option<U>,
     leaving: Option<U>,
     _lock: File,
     _queue: OwnedMutexGuard<()>,
 }
 
-// === impl Rows ===
+// === impl Records ===
 
-impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
+impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Records<U> {
     /// Opens the folder of `context`'s kind and namespace, and begins to watch it. Wants a tokio runtime.
     ///
     /// # Errors
@@ -107,11 +107,11 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
     /// The folder cannot be made, or not be watched.
     pub fn open(context: &PluginContext) -> Result<Self> {
         let folder = std::path::absolute(&context.state_dir)?
-            .join("rows")
+            .join("records")
             .join(encode_name(&context.kind)?)
             .join(encode_name(&context.namespace)?);
         fs::create_dir_all(&folder)
-            .with_context(|| format!("making the folder of rows {}", folder.display()))?;
+            .with_context(|| format!("making the folder of records {}", folder.display()))?;
         let watch = Watch::start(&folder).with_context(|| {
             format!("watching {} (one of fs.inotify.max_user_instances)", folder.display())
         })?;
@@ -128,7 +128,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
         Ok(file::load(&self.path(&self.name(id)?, ".json"))?.into())
     }
 
-    /// Writes a row if the version is still `expected`.
+    /// Writes a record if the version is still `expected`.
     ///
     /// # Errors
     ///
@@ -137,35 +137,35 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
         &self,
         id: &ResourceId,
         expected: &Version,
-        row: &Row,
+        record: &Record,
     ) -> Result<Version, ScaleError> {
-        self.edit(&self.name(id)?, |record| {
-            record.write(expected, row)?;
-            Ok(record.version())
+        self.edit(&self.name(id)?, |stored| {
+            stored.write(expected, record)?;
+            Ok(stored.version())
         })
         .await
     }
 
-    /// Begins a scale: writes `request.row` if `request.version` still stands, for zero moving `up` to `leaving` in the
+    /// Begins a scale: writes `request.record` if `request.version` still stands, for zero moving `up` to `leaving` in the
     /// same write, then waits for the resource's turn.
     ///
     /// # Errors
     ///
-    /// `Conflict`, with nothing written, if the version is another by now; `Conflict` too if somebody wrote the row while
+    /// `Conflict`, with nothing written, if the version is another by now; `Conflict` too if somebody wrote the record while
     /// this waited for its turn: what is to be done is theirs.
     pub async fn begin(&self, request: &ScaleRequest) -> Result<Turn<U>, ScaleError> {
         let name = self.name(&request.id)?;
-        self.edit(&name, |record| {
-            record.write(&request.version, &request.row)?;
-            if matches!(request.target, Target::Zero | Target::Exactly(0)) && record.up.is_some() {
-                record.leaving = record.up.take();
+        self.edit(&name, |stored| {
+            stored.write(&request.version, &request.record)?;
+            if matches!(request.target, Target::Zero | Target::Exactly(0)) && stored.up.is_some() {
+                stored.leaving = stored.up.take();
             }
             Ok(())
         })
         .await?;
         let queue = self.queue(&name).lock_owned().await;
         let lock = self.wait_for_turn(&name).await?;
-        let turn = self.turn(name, Some(request.row.clone()), queue, lock)?;
+        let turn = self.turn(name, Some(request.record.clone()), queue, lock)?;
         turn.ok_or(ScaleError::Conflict)
     }
 
@@ -189,12 +189,12 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
     pub async fn ended(&self, id: &ResourceId, ended: &U) -> Result<bool, ScaleError> {
         let name = self.name(id)?;
         let result = self
-            .edit(&name, |record| {
-                if record.up.as_ref() != Some(ended) {
+            .edit(&name, |stored| {
+                if stored.up.as_ref() != Some(ended) {
                     return Err(ScaleError::Conflict);
                 }
-                record.up = None;
-                record.advance();
+                stored.up = None;
+                stored.advance();
                 Ok(())
             })
             .await;
@@ -219,13 +219,13 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
     fn turn(
         &self,
         name: String,
-        row: Option<Row>,
+        record: Option<Record>,
         queue: OwnedMutexGuard<()>,
         lock: File,
     ) -> Result<Option<Turn<U>>> {
-        let Record { row: now, up, leaving, .. } = file::load(&self.path(&name, ".json"))?;
-        let ours = row.as_ref().is_none_or(|row| *row == now);
-        let turn = Turn { rows: self.clone(), name, row, up, leaving, _lock: lock, _queue: queue };
+        let StoredRecord { record: now, up, leaving, .. } = file::load(&self.path(&name, ".json"))?;
+        let ours = record.as_ref().is_none_or(|record| *record == now);
+        let turn = Turn { records: self.clone(), name, record, up, leaving, _lock: lock, _queue: queue };
         Ok(ours.then_some(turn))
     }
 
@@ -242,20 +242,20 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
     async fn edit<R>(
         &self,
         name: &str,
-        change: impl FnOnce(&mut Record<U>) -> Result<R, ScaleError>,
+        change: impl FnOnce(&mut StoredRecord<U>) -> Result<R, ScaleError>,
     ) -> Result<R, ScaleError> {
         let _lock = hold(self.path(name, ".lock")).await?;
         let path = self.path(name, ".json");
-        let mut record = file::load(&path)?;
-        let result = change(&mut record)?;
-        file::store(&path, &self.path(name, ".tmp"), &record)?;
+        let mut stored = file::load(&path)?;
+        let result = change(&mut stored)?;
+        file::store(&path, &self.path(name, ".tmp"), &stored)?;
         Ok(result)
     }
 
     fn name(&self, id: &ResourceId) -> Result<String> {
         anyhow::ensure!(
             id.namespace == self.shared.namespace,
-            "{id} is not in the namespace {} whose rows these are",
+            "{id} is not in the namespace {} whose records these are",
             self.shared.namespace
         );
         encode_name(&id.name)
@@ -271,7 +271,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Rows<U> {
     }
 }
 
-impl<U> Clone for Rows<U> {
+impl<U> Clone for Records<U> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared), up: std::marker::PhantomData }
     }
@@ -297,10 +297,10 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Turn<U> {
     /// The file cannot be written.
     pub async fn stopped(&mut self) -> Result<(), ScaleError> {
         let Some(gone) = self.leaving.clone() else { return Ok(()) };
-        // The version stays: row and scale are what they were, and a wake decided on them still stands.
-        self.rows
-            .edit(&self.name, |record| {
-                record.leaving.take_if(|leaving| *leaving == gone);
+        // The version stays: record and scale are what they were, and a wake decided on them still stands.
+        self.records
+            .edit(&self.name, |stored| {
+                stored.leaving.take_if(|leaving| *leaving == gone);
                 Ok(())
             })
             .await?;
@@ -312,18 +312,18 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Turn<U> {
     ///
     /// # Errors
     ///
-    /// `Conflict`, with nothing written, if somebody wrote the row meanwhile: what was started is to be taken back.
+    /// `Conflict`, with nothing written, if somebody wrote the record meanwhile: what was started is to be taken back.
     pub async fn started(&mut self, up: U) -> Result<(), ScaleError> {
-        self.rows
-            .edit(&self.name, |record| {
-                if self.row.as_ref() != Some(&record.row) {
+        self.records
+            .edit(&self.name, |stored| {
+                if self.record.as_ref() != Some(&stored.record) {
                     return Err(ScaleError::Conflict);
                 }
-                if record.leaving.is_some() {
+                if stored.leaving.is_some() {
                     return Err(anyhow::anyhow!("what was up before has to be stopped first").into());
                 }
-                record.up = Some(up.clone());
-                record.advance();
+                stored.up = Some(up.clone());
+                stored.advance();
                 Ok(())
             })
             .await?;

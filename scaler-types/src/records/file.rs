@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Stored;
-use crate::{Result, Row, ScaleError, Version};
+use crate::{Record, Result, ScaleError, Version};
 
 /// File systems take 255 bytes; the longest suffix fits beside this.
 const LONGEST_NAME: usize = 240;
@@ -19,9 +19,9 @@ const LONGEST_NAME: usize = 240;
 /// A resource as it is stored.
 #[derive(Serialize, Deserialize)]
 #[serde(bound(serialize = "U: Serialize", deserialize = "U: DeserializeOwned"))]
-pub(super) struct Record<U> {
+pub(super) struct StoredRecord<U> {
     pub(super) version: u64,
-    pub(super) row: Row,
+    pub(super) record: Record,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub(super) up: Option<U>,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
@@ -111,34 +111,34 @@ fn open_lock(path: &Path) -> io::Result<File> {
 
 /// Reads a resource's file. Missing: nobody has written yet. Empty: the host went down before the disk had it, and what
 /// ran then does not run now.
-pub(super) fn load<U: DeserializeOwned>(path: &Path) -> Result<Record<U>> {
+pub(super) fn load<U: DeserializeOwned>(path: &Path) -> Result<StoredRecord<U>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error).with_context(|| format!("reading the row {}", path.display())),
+        Err(error) => return Err(error).with_context(|| format!("reading the record {}", path.display())),
     };
     if bytes.is_empty() {
-        return Ok(Record { version: 0, row: Row::default(), up: None, leaving: None });
+        return Ok(StoredRecord { version: 0, record: Record::default(), up: None, leaving: None });
     }
     serde_json::from_slice(&bytes)
-        .with_context(|| format!("reading the row {}: it was not written by this plugin", path.display()))
+        .with_context(|| format!("reading the record {}: it was not written by this plugin", path.display()))
 }
 
 /// Replaces a resource's file. The caller holds its lock, so one temporary name does.
-pub(super) fn store<U: Serialize>(path: &Path, temporary: &Path, record: &Record<U>) -> Result<()> {
-    fs::write(temporary, serde_json::to_vec(record)?)
+pub(super) fn store<U: Serialize>(path: &Path, temporary: &Path, stored: &StoredRecord<U>) -> Result<()> {
+    fs::write(temporary, serde_json::to_vec(stored)?)
         .and_then(|()| fs::rename(temporary, path))
-        .with_context(|| format!("writing the row {}", path.display()))
+        .with_context(|| format!("writing the record {}", path.display()))
 }
 
-// === impl Record ===
+// === impl StoredRecord ===
 
-impl<U> Record<U> {
+impl<U> StoredRecord<U> {
     pub(super) fn version(&self) -> Version {
         Version(self.version.to_string())
     }
 
-    /// A version that was never there before, also where somebody deleted the file meanwhile: a row that is begun anew
+    /// A version that was never there before, also where somebody deleted the file meanwhile: a record that is begun anew
     /// begins at the time, and no resource changes a thousand million times a second.
     pub(super) fn advance(&mut self) {
         self.version = match self.version {
@@ -148,18 +148,18 @@ impl<U> Record<U> {
     }
 
     /// The compare-and-set.
-    pub(super) fn write(&mut self, expected: &Version, row: &Row) -> Result<(), ScaleError> {
+    pub(super) fn write(&mut self, expected: &Version, record: &Record) -> Result<(), ScaleError> {
         if self.version() != *expected {
             return Err(ScaleError::Conflict);
         }
         self.advance();
-        self.row = row.clone();
+        self.record = record.clone();
         Ok(())
     }
 }
 
-impl<U> From<Record<U>> for Stored<U> {
-    fn from(record: Record<U>) -> Self {
-        Self { version: record.version(), row: record.row, up: record.up, leaving: record.leaving }
+impl<U> From<StoredRecord<U>> for Stored<U> {
+    fn from(stored: StoredRecord<U>) -> Self {
+        Self { version: stored.version(), record: stored.record, up: stored.up, leaving: stored.leaving }
     }
 }

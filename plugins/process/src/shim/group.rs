@@ -17,7 +17,7 @@ use rustix::{
 
 use crate::wire::STOP;
 
-/// The process, its group, and what of it was adopted by this keeper.
+/// The process, its group, and what of it was adopted by this shim.
 ///
 /// A number stands for a process only until that was reaped. So everything that signals or reaps does it under the one
 /// lock.
@@ -116,7 +116,7 @@ impl Inner {
             self.asked = true;
             let _ = kill_process_group(self.leader, Signal::KILL);
         }
-        // Children that nobody but this keeper can reap, and that under this lock.
+        // Children that nobody but this shim can reap, and that under this lock.
         for (child, _) in children() {
             let _ = kill_process(child, Signal::KILL);
         }
