@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::cli::Command;
+use crate::cli::{self, Command};
 use daemon::{
     flags::CommonFlags,
     settings::{FlagSettings, ObjectKind},
@@ -10,61 +10,69 @@ use daemon::{
 
 /// Scales idle resources to zero.
 ///
-/// Every scale interval it asks the resource-scalers (plugins) for their resources and the DLXs how busy each one was.
-/// One that was idle for its whole window is put to zero once every DLX has confirmed that nothing of it is in flight.
-/// Whatever is not known for certain keeps a resource awake; GET /api/v1/resources on the admin address says what was
-/// decided on each, and why. Of several autoscalers one leads.
+/// Every scale interval it lists the resources of its plugins (resource-scalers) and reads their activity from the DLXs,
+/// the proxies that hold requests while their workload is asleep (the name, from dead-letter exchange, is v3io/scaler's),
+/// or from a metric source. A resource that was idle for its whole window is scaled to zero once every DLX has confirmed
+/// that no request of it is in flight. Missing data never counts as idle; GET /api/v1/resources on the admin address shows
+/// each decision and its reason. Of several autoscalers one is the leader, the others are standby.
 ///
-/// With a COMMAND it is no daemon: it asks running ones, looks files and plugins over, or gives everything back (autoscaler COMMAND
-/// --help).
+/// With a COMMAND it runs no daemon: it queries running ones, validates files and plugins, or restores everything
+/// (autoscaler COMMAND --help).
 #[derive(clap::Parser, Clone, Debug)]
 #[command(
     name = "autoscaler",
     version,
     args_conflicts_with_subcommands = true,
     subcommand_value_name = "COMMAND",
-    after_long_help = "A first signal (SIGTERM, SIGINT) ends it when the tries under way are finished or reverted, a second one at once.\n\
-        Exit status: 0 fine, 64 bad flags, 78 bad configuration or no plugin, 1 anything else."
+    after_long_help = "A first signal (SIGTERM, SIGINT) stops it once its drain attempts are finished or reverted, a second one at once.\n\
+        Exit status: 0 success, 64 bad flags, 78 bad configuration or no plugin, 1 anything else."
 )]
-pub struct Flags {
+pub struct AutoscalerFlags {
     /// What to do instead of running as the daemon.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub(crate) command: Option<Command>,
 
     /// What both daemons take.
     #[command(flatten)]
     pub common: CommonFlags,
 
-    /// How often all resources are looked at [default: 1m]
+    /// How often all resources are observed and decided on [default: 1m]
     ///
-    /// A namespace file's scaleInterval is stronger, a plugin's own default weaker.
+    /// A namespace file's scaleInterval takes precedence over this flag, this flag over a plugin's default.
     #[arg(long, value_name = "DURATION", value_parser = scaler_types::duration::parse_interval)]
-    pub scale_interval: Option<Duration>,
+    pub(crate) scale_interval: Option<Duration>,
 
-    /// The kind of object whose custom metrics are asked for, e.g. NuclioFunction
+    /// The kind of object whose custom metrics are read, e.g. NuclioFunction
     ///
-    /// With it the metric source is kubernetes, the cluster's custom metrics API, where a namespace file names no other.
+    /// Makes kubernetes, the cluster's custom metrics API, the metric source of namespace files that name none.
     #[arg(long, value_name = "KIND")]
-    pub metrics_resource_kind: Option<String>,
+    pub(crate) metrics_resource_kind: Option<String>,
 
     /// The API group of that kind, e.g. nuclio.io
     #[arg(long, value_name = "GROUP", requires = "metrics_resource_kind")]
-    pub metrics_resource_group: Option<String>,
+    pub(crate) metrics_resource_group: Option<String>,
 
-    /// How long no DLX takes requests until the leading autoscaler gives every Service back and wakes what sleeps behind one
+    /// How long no DLX is ready until the leader restores all intercepted Services and wakes the workloads behind them
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = scaler_types::duration::parse_interval)]
-    pub dlx_unavailable_timeout: Duration,
+    pub(crate) dlx_unavailable_timeout: Duration,
 
-    /// Where /healthz, /readyz, /metrics and what is known of each resource are served; also takes what `sleep` wants
+    /// Where /healthz, /readyz, /metrics and the admin API are served
     #[arg(long, value_name = "ADDRESS", default_value = ":8092", value_parser = daemon::listen::parse_address)]
-    pub admin_address: SocketAddr,
+    pub(crate) admin_address: SocketAddr,
 }
 
-// === impl Flags ===
+// === impl AutoscalerFlags ===
 
-impl Flags {
+impl AutoscalerFlags {
+    /// Runs the command that these flags name, if any, and exits.
+    pub fn run_command(&mut self) {
+        if let Some(command) = self.command.take() {
+            cli::run(command);
+        }
+    }
+
     /// What these flags set for every namespace file.
-    pub fn settings(&self) -> FlagSettings {
+    pub(crate) fn settings(&self) -> FlagSettings {
         let metrics_resource = self
             .metrics_resource_kind
             .clone()

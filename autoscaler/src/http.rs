@@ -1,9 +1,8 @@
 //! Asking servers over HTTP and HTTPS that are not ours to trust: bounded in time and size, no redirect followed.
 
-use std::time::Duration;
+use std::{error::Error, io, time::Duration};
 
 use bytes::Bytes;
-use daemon::cluster::causes;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -20,12 +19,34 @@ use tokio::time::timeout;
 
 /// A client. Cheap to clone; clones share their connections.
 #[derive(Clone)]
-pub struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(crate) struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
-/// Whose certificates are believed.
+/// Why there is no client, or no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error("loading the system's certificates: {0}; set caFile")]
+    SystemRoots(#[source] io::Error),
+    #[error("invalid certificate in caFile: {0}")]
+    BadCertificate(#[source] Box<dyn Error + Send + Sync>),
+    #[error("caFile contains no certificate (-----BEGIN CERTIFICATE-----)")]
+    NoCertificate,
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Request(#[from] hyper_util::client::legacy::Error),
+    #[error(transparent)]
+    Body(Box<dyn Error + Send + Sync>),
+    /// With the limit, in bytes.
+    #[error("its answer has more than {} MiB", .0 >> 20)]
+    TooLong(usize),
+    #[error("no answer within {}", duration::short(*.0))]
+    Timeout(Duration),
+}
+
+/// The certificate authorities to trust.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Roots {
-    /// Nobody's: for `http`.
+pub(crate) enum Roots {
+    /// None: for `http`.
     None,
     /// Those of the system.
     System,
@@ -44,30 +65,28 @@ impl Http {
     /// # Errors
     ///
     /// There are none, or they cannot be read.
-    pub fn new(roots: &Roots) -> Result<Self, String> {
+    pub(crate) fn new(roots: &Roots) -> Result<Self, HttpError> {
         // kube uses the same one: a process that has two of them would have to choose.
         let provider = rustls::crypto::ring::default_provider();
         let builder = HttpsConnectorBuilder::new();
         let builder = match roots {
-            Roots::System => builder
-                .with_provider_and_native_roots(provider)
-                .map_err(|error| format!("loading the system's certificates failed: {error}; set caFile"))?,
+            Roots::System => {
+                builder.with_provider_and_native_roots(provider).map_err(HttpError::SystemRoots)?
+            }
             Roots::None | Roots::Pem(_) => {
                 let mut store = RootCertStore::empty();
                 if let Roots::Pem(pem) = roots {
                     for certificate in CertificateDer::pem_slice_iter(pem) {
-                        let added = certificate.map_err(|error| error.to_string()).and_then(|certificate| {
-                            store.add(certificate).map_err(|error| error.to_string())
-                        });
-                        added.map_err(|error| format!("invalid certificate in caFile: {error}"))?;
+                        let certificate =
+                            certificate.map_err(|error| HttpError::BadCertificate(error.into()))?;
+                        store.add(certificate).map_err(|error| HttpError::BadCertificate(error.into()))?;
                     }
                     if store.is_empty() {
-                        return Err("caFile contains no certificate (-----BEGIN CERTIFICATE-----)".to_owned());
+                        return Err(HttpError::NoCertificate);
                     }
                 }
                 let config = ClientConfig::builder_with_provider(provider.into())
-                    .with_safe_default_protocol_versions()
-                    .map_err(|error| error.to_string())?;
+                    .with_safe_default_protocol_versions()?;
                 builder.with_tls_config(config.with_root_certificates(store).with_no_client_auth())
             }
         };
@@ -88,30 +107,28 @@ impl Http {
     /// # Errors
     ///
     /// No answer within `limit`, or one that is too long or breaks off.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         request: Request<Full<Bytes>>,
         longest: usize,
         limit: Duration,
-    ) -> Result<(StatusCode, Bytes), String> {
+    ) -> Result<(StatusCode, Bytes), HttpError> {
         let exchange = async {
-            let (head, body) = self.0.request(request).await.map_err(|error| causes(&error))?.into_parts();
+            let (head, body) = self.0.request(request).await?.into_parts();
             let body = Limited::new(body, longest).collect().await.map_err(|error| {
                 match error.is::<http_body_util::LengthLimitError>() {
-                    true => format!("its answer has more than {} MiB", longest >> 20),
-                    false => causes(&*error),
+                    true => HttpError::TooLong(longest),
+                    false => HttpError::Body(error),
                 }
             })?;
             Ok((head.status, body.to_bytes()))
         };
-        timeout(limit, exchange)
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer within {}", duration::short(limit))))
+        timeout(limit, exchange).await.unwrap_or(Err(HttpError::Timeout(limit)))
     }
 }
 
 /// What fits a URL: its own certificates, the system's, or none.
-pub fn roots_for(url: &str, pem: Option<Vec<u8>>) -> Roots {
+pub(crate) fn roots_for(url: &str, pem: Option<Vec<u8>>) -> Roots {
     let https = url.parse::<Uri>().is_ok_and(|url| url.scheme_str() == Some("https"));
     match pem {
         _ if !https => Roots::None,
@@ -121,19 +138,19 @@ pub fn roots_for(url: &str, pem: Option<Vec<u8>>) -> Roots {
 }
 
 /// The beginning of an answer, in one line.
-pub fn excerpt(body: &[u8]) -> String {
+pub(crate) fn excerpt(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(MAX_EXCERPT_BYTES)]);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// `key=value&...`, as a form is sent.
-pub fn encode_form(pairs: &[(&str, &str)]) -> String {
+pub(crate) fn encode_form(pairs: &[(&str, &str)]) -> String {
     let pairs = pairs.iter().map(|(key, value)| format!("{key}={}", percent_encode(value)));
     pairs.collect::<Vec<_>>().join("&")
 }
 
 /// A text as it stands in a query or a form.
-pub fn percent_encode(text: &str) -> String {
+pub(crate) fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -145,7 +162,7 @@ pub fn percent_encode(text: &str) -> String {
 }
 
 /// The text that was [encoded](percent_encode); `None` where it makes no sense.
-pub fn percent_decode(text: &str) -> Option<String> {
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -182,7 +199,7 @@ mod tests {
     #[test]
     fn certificates_that_are_none_are_refused() {
         for pem in ["", "nothing", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            let error = Http::new(&Roots::Pem(pem.into())).err().unwrap();
+            let error = Http::new(&Roots::Pem(pem.into())).err().unwrap().to_string();
             assert!(error.contains("caFile"), "{error}");
         }
     }

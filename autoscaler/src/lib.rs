@@ -11,20 +11,20 @@
 //! - [`observe`]: the DLXs' reports, metric sources, and the changes that a plugin lists.
 //! - [`plugin`], [`telemetry`], [`http`]: the calls of a plugin, the daemon's metrics, an HTTP client.
 
-pub mod admin;
-pub mod cli;
-pub mod cycle;
-pub mod decide;
-pub mod drain;
-pub mod flags;
-pub mod http;
-pub mod interception;
-pub mod observe;
-pub mod plugin;
+mod admin;
+mod cli;
+mod cycle;
+mod decide;
+mod drain;
+mod flags;
+mod http;
+mod interception;
+mod observe;
+mod plugin;
 mod run;
-pub mod telemetry;
+mod telemetry;
 #[cfg(test)]
 mod testing;
 
-pub use flags::Flags;
+pub use flags::AutoscalerFlags;
 pub use run::run;

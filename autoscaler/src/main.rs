@@ -1,13 +1,11 @@
-//! The autoscaler's process: flags, log, and then [`autoscaler::run`], or one of the commands.
+//! The autoscaler's process: flags, then a command, or the log and [`autoscaler::run`].
 
 use daemon::{exit, telemetry};
 use scaler_types::protocol::Rules;
 
 fn main() {
-    let mut flags: autoscaler::Flags = exit::parse_flags();
-    if let Some(command) = flags.command.take() {
-        autoscaler::cli::main(command);
-    }
+    let mut flags: autoscaler::AutoscalerFlags = exit::parse_flags();
+    flags.run_command();
     telemetry::init(flags.common.log_format);
     exit::end(autoscaler::run(flags, Rules::default()))
 }

@@ -6,7 +6,7 @@ use daemon::{
     reports::{Dropped, Reporter},
     settings::Settings,
 };
-use plugin_host::Instance;
+use plugin_host::{CallError, Instance};
 use scaler_types::{
     Changes, Dlx, InterceptionRequest, Record, Resource, ResourceEvent, ResourceId, RestoreRequest,
     ScaleError, ScaleRequest, Version, protocol::Seen,
@@ -15,15 +15,15 @@ use tokio::sync::watch;
 
 /// The calls the autoscaler makes: on an [`Instance`] in the daemon, on a store in memory in the tests and the
 /// benchmark, which a paused clock and a thread's CPU time cannot see through a loaded library.
-pub trait Plugin: Clone + PartialEq + Send + Sync + 'static {
+pub(crate) trait PluginCalls: Clone + PartialEq + Send + Sync + 'static {
     /// The plugin's kind.
     fn kind(&self) -> &str;
 
     /// All resources; the error says why they cannot be told.
-    fn get_resources(&self) -> impl Future<Output = Result<Vec<Resource>, String>> + Send;
+    fn get_resources(&self) -> impl Future<Output = Result<Vec<Resource>, CallError>> + Send;
 
     /// See [`scaler_types::ResourceScaler::changes`]; the error says why it cannot be told.
-    fn changes(&self, cursor: u64) -> impl Future<Output = Result<Changes, String>> + Send;
+    fn changes(&self, cursor: u64) -> impl Future<Output = Result<Changes, CallError>> + Send;
 
     /// See [`scaler_types::ResourceScaler::compare_and_set`].
     fn compare_and_set(
@@ -43,7 +43,7 @@ pub trait Plugin: Clone + PartialEq + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), ScaleError>> + Send;
 
     /// See [`scaler_types::ResourceScaler::sync_dlxs`]; the error says what could not be written.
-    fn sync_dlxs(&self, dlxs: &[Dlx]) -> impl Future<Output = Result<(), String>> + Send;
+    fn sync_dlxs(&self, dlxs: &[Dlx]) -> impl Future<Output = Result<(), CallError>> + Send;
 
     /// See [`scaler_types::ResourceScaler::restore`].
     fn restore(&self, request: &RestoreRequest) -> impl Future<Output = Result<(), ScaleError>> + Send;
@@ -53,48 +53,48 @@ pub trait Plugin: Clone + PartialEq + Send + Sync + 'static {
         &self,
         id: &ResourceId,
         event: &ResourceEvent,
-    ) -> impl Future<Output = Result<(), String>> + Send;
+    ) -> impl Future<Output = Result<(), CallError>> + Send;
 }
 
 /// What a cycle works on; another one may come while it runs.
 #[derive(Clone, PartialEq)]
-pub struct ActivePlugin<P> {
-    /// The plugin at work for the namespace file.
-    pub plugin: P,
+pub(crate) struct ActivePlugin<P> {
+    /// The plugin running for the namespace file.
+    pub(crate) plugin: P,
     /// What holds for its resources.
-    pub settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
 }
 
 /// Shows reports by the plugin that is given.
-pub(crate) fn start_reporter<P: Plugin>(
+pub(crate) fn start_reporter<P: PluginCalls>(
     active: &watch::Receiver<ActivePlugin<P>>,
     dropped: &Dropped,
 ) -> Reporter {
     let shows = active.clone();
     Reporter::start(dropped.clone(), move |id, report| {
         let plugin = shows.borrow().plugin.clone();
-        async move { plugin.publish_event(&id, &report).await }
+        async move { plugin.publish_event(&id, &report).await.map_err(|error| error.to_string()) }
     })
 }
 
 /// What is seen of a resource, as the protocol needs it.
-pub fn protocol_seen(resource: &Resource) -> Seen {
+pub(crate) fn protocol_seen(resource: &Resource) -> Seen {
     Seen { record: resource.record.clone(), version: resource.version.clone(), scaled: resource.replicas > 0 }
 }
 
 // === impl Instance ===
 
-impl Plugin for Instance {
+impl PluginCalls for Instance {
     fn kind(&self) -> &str {
         self.kind()
     }
 
-    async fn get_resources(&self) -> Result<Vec<Resource>, String> {
-        self.get_resources().await.map_err(|error| error.to_string())
+    async fn get_resources(&self) -> Result<Vec<Resource>, CallError> {
+        self.get_resources().await
     }
 
-    async fn changes(&self, cursor: u64) -> Result<Changes, String> {
-        self.changes(cursor).await.map_err(|error| error.to_string())
+    async fn changes(&self, cursor: u64) -> Result<Changes, CallError> {
+        self.changes(cursor).await
     }
 
     async fn compare_and_set(
@@ -114,15 +114,15 @@ impl Plugin for Instance {
         self.set_backend(request).await
     }
 
-    async fn sync_dlxs(&self, dlxs: &[Dlx]) -> Result<(), String> {
-        self.sync_dlxs(dlxs).await.map_err(|error| error.to_string())
+    async fn sync_dlxs(&self, dlxs: &[Dlx]) -> Result<(), CallError> {
+        self.sync_dlxs(dlxs).await
     }
 
     async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
         self.restore(request).await
     }
 
-    async fn publish_event(&self, id: &ResourceId, event: &ResourceEvent) -> Result<(), String> {
-        self.publish_event(id, event).await.map_err(|error| error.to_string())
+    async fn publish_event(&self, id: &ResourceId, event: &ResourceEvent) -> Result<(), CallError> {
+        self.publish_event(id, event).await
     }
 }

@@ -28,23 +28,23 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Flags,
-    admin::{AdminView, CycleView, Key, ResourceSeries},
-    cycle::{Context, Cycle, states::ResourceStates},
+    AutoscalerFlags,
+    admin::{AdminView, CycleKey, CycleView, ResourceSeries},
+    cycle::{Cycle, CycleContext, states::ResourceStates},
     interception::{self, InterceptionTable, Interceptor, ServingDlxs},
     observe::{
         kubernetes::ClusterClient,
         members::{MemberTimeouts, Members},
     },
     plugin::ActivePlugin,
-    telemetry::Metrics,
+    telemetry::AutoscalerMetrics,
 };
 
-/// How long the tries under way may take to be reverted when the lead is lost. The next leader has begun by then, and goes
-/// on from the records of those that are given up.
+/// How long running attempts may take to be reverted after leadership is lost. The next leader has begun by then, and resumes
+/// from the records of those that are abandoned.
 const LOST_LEADERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many people may wait for a place in a cycle's queue of wishes; more wait longer.
+/// The capacity of a cycle's queue of sleep requests.
 const MAX_QUEUED_SLEEP_REQUESTS: usize = 16;
 
 /// Runs the daemon until a signal ends it. `rules`: all of the protocol's; a test leaves one out.
@@ -54,7 +54,7 @@ const MAX_QUEUED_SLEEP_REQUESTS: usize = 16;
 /// # Errors
 ///
 /// It cannot start: a [`Misconfigured`](daemon::exit::Misconfigured), or a port, signal or file that cannot be had.
-pub fn run(flags: Flags, rules: Rules) -> anyhow::Result<()> {
+pub fn run(flags: AutoscalerFlags, rules: Rules) -> anyhow::Result<()> {
     let handed = Handed::take().context("taking over the listening sockets of LISTEN_FDS")?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
@@ -65,7 +65,7 @@ pub fn run(flags: Flags, rules: Rules) -> anyhow::Result<()> {
     result.map(drop)
 }
 
-async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Option<Leadership>> {
+async fn serve(flags: AutoscalerFlags, rules: Rules, handed: Handed) -> anyhow::Result<Option<Leadership>> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
     let token = flags.common.admin_token()?;
     let start = async {
@@ -80,7 +80,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
     };
 
     let mut registry = registry("autoscaler");
-    let metrics = Metrics::new(&mut registry);
+    let metrics = AutoscalerMetrics::new(&mut registry);
     let dropped = Dropped::default();
     dropped.register(&mut registry);
     fleet.register(&mut registry);
@@ -123,7 +123,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
         };
         let stop = leads.lost().child_token();
         let serving = coordination.serving();
-        let context = Context {
+        let context = CycleContext {
             members: members.clone(),
             metrics: metrics.clone(),
             cluster: cluster.clone(),
@@ -134,7 +134,7 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
         };
         let last_reports = members.clone().follow_last_reports(serving.registered());
         tokio::spawn(stop.clone().run_until_cancelled_owned(last_reports));
-        let routers = interception::Context {
+        let routers = interception::InterceptorContext {
             metrics: metrics.clone(),
             dropped: dropped.clone(),
             dlxs: context.dlxs.clone(),
@@ -175,10 +175,10 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<Opt
 
 /// A cycle and a router for each plugin and namespace file, as long as this process leads.
 struct LeaderTasks {
-    context: Context,
-    routers: interception::Context,
+    context: CycleContext,
+    routers: interception::InterceptorContext,
     view: AdminView,
-    running: BTreeMap<Key, watch::Sender<ActivePlugin<Instance>>>,
+    running: BTreeMap<CycleKey, watch::Sender<ActivePlugin<Instance>>>,
     tasks: TaskTracker,
     /// Ends what would not end.
     abort: CancellationToken,
@@ -187,8 +187,8 @@ struct LeaderTasks {
 // === impl LeaderTasks ===
 
 impl LeaderTasks {
-    /// This process leads now.
-    fn begin(context: Context, routers: interception::Context, view: AdminView) -> Self {
+    /// Begins the tasks of the leader.
+    fn begin(context: CycleContext, routers: interception::InterceptorContext, view: AdminView) -> Self {
         tracing::info!("elected as leader");
         context.metrics.leader.set(1);
         view.set_leader(true);
@@ -202,7 +202,7 @@ impl LeaderTasks {
         }
     }
 
-    /// It leads no more. `limit`: how long what is under way may take.
+    /// Ends them. `limit`: how long what is in progress may take.
     async fn end(mut self, limit: Duration) {
         self.context.metrics.leader.set(0);
         self.view.set_leader(false);
@@ -217,7 +217,7 @@ impl LeaderTasks {
         self.context.members.forget_all();
     }
 
-    /// Follows what is at work; never returns.
+    /// Follows the running plugins; never returns.
     async fn follow(&mut self, mut served: watch::Receiver<Arc<[Served]>>) {
         loop {
             self.set(&served.borrow_and_update().clone());

@@ -16,98 +16,98 @@ use scaler_types::{Backend, ScaleError};
 
 /// Which namespace file's cycle, and of which plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CycleLabels {
+pub(crate) struct CycleLabels {
     /// The plugin's kind.
-    pub kind: String,
+    pub(crate) kind: String,
     /// The file's namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
 }
 
 /// What was decided, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DecisionLabels {
+pub(crate) struct DecisionLabels {
     /// `keep` or `scale_to_zero`.
-    pub decision: &'static str,
+    pub(crate) decision: &'static str,
     /// The reason in one word.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 /// How a drain attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DrainLabels {
+pub(crate) struct DrainLabels {
     /// `committed`, `reverted` or `failed`.
-    pub outcome: &'static str,
+    pub(crate) outcome: &'static str,
     /// Why it was reverted or failed, in one word.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 /// A DLX.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DlxLabels {
+pub(crate) struct DlxLabels {
     /// Its name.
-    pub dlx: String,
+    pub(crate) dlx: String,
 }
 
 /// Interceptions of a namespace file and a plugin, by backend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct BackendLabels {
+pub(crate) struct BackendLabels {
     /// The plugin's kind.
-    pub kind: String,
+    pub(crate) kind: String,
     /// The file's namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Where the Services point: `workload`, `both` or `dlx`.
-    pub backend: &'static str,
+    pub(crate) backend: &'static str,
 }
 
 /// Calls of a plugin that set a backend, by outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct InterceptionCallLabels {
+pub(crate) struct InterceptionCallLabels {
     /// The plugin's kind.
-    pub kind: String,
+    pub(crate) kind: String,
     /// The file's namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// `ok`, `conflict`, `retry`, `terminal` or `unsupported`.
-    pub outcome: &'static str,
+    pub(crate) outcome: &'static str,
 }
 
 /// All of them. Cheap to clone; clones share their values.
 #[derive(Clone)]
-pub struct Metrics {
+pub(crate) struct AutoscalerMetrics {
     /// 1 while this process is the leader.
-    pub leader: Gauge,
+    pub(crate) leader: Gauge,
     /// Cycles so far.
-    pub cycles: Family<CycleLabels, Counter>,
+    pub(crate) cycles: Family<CycleLabels, Counter>,
     /// Cycles that could not read all resources and their activity.
-    pub failed_cycles: Family<CycleLabels, Counter>,
+    pub(crate) failed_cycles: Family<CycleLabels, Counter>,
     /// How long cycles took.
-    pub cycle_seconds: Family<CycleLabels, Histogram>,
+    pub(crate) cycle_seconds: Family<CycleLabels, Histogram>,
     /// When the last cycle succeeded.
-    pub last_success: Family<CycleLabels, Gauge<f64, AtomicU64>>,
+    pub(crate) last_success: Family<CycleLabels, Gauge<f64, AtomicU64>>,
     /// What was decided.
-    pub decisions: Family<DecisionLabels, Counter>,
+    pub(crate) decisions: Family<DecisionLabels, Counter>,
     /// Drain attempts that ended.
-    pub drain_attempts: Family<DrainLabels, Counter>,
+    pub(crate) drain_attempts: Family<DrainLabels, Counter>,
     /// Drain attempts and repairs in progress.
-    pub attempts_in_progress: Gauge,
+    pub(crate) attempts_in_progress: Gauge,
     /// Scales to zero that failed.
-    pub scale_failures: Family<CycleLabels, Counter>,
+    pub(crate) scale_failures: Family<CycleLabels, Counter>,
     /// Stale records that were repaired.
-    pub records_repaired: Counter,
+    pub(crate) records_repaired: Counter,
     /// Registered DLXs that do not answer.
-    pub dlx_unreachable: Family<DlxLabels, Gauge>,
+    pub(crate) dlx_unreachable: Family<DlxLabels, Gauge>,
     /// Intercepted resources, by backend.
-    pub interceptions: Family<BackendLabels, Gauge>,
+    pub(crate) interceptions: Family<BackendLabels, Gauge>,
     /// Calls that set the backend of one resource, by outcome.
-    pub interception_calls: Family<InterceptionCallLabels, Counter>,
+    pub(crate) interception_calls: Family<InterceptionCallLabels, Counter>,
     /// Failed updates of the DLX addresses of all intercepted Services.
-    pub dlx_sync_failures: Family<CycleLabels, Counter>,
+    pub(crate) dlx_sync_failures: Family<CycleLabels, Counter>,
 }
 
-// === impl Metrics ===
+// === impl AutoscalerMetrics ===
 
-impl Metrics {
+impl AutoscalerMetrics {
     /// Registers all of them.
-    pub fn new(registry: &mut Registry) -> Self {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             leader: Gauge::default(),
             cycles: Family::default(),
@@ -175,7 +175,7 @@ impl Metrics {
         );
         registry.register(
             "interception_calls",
-            "Plugin calls that point the Services of one resource at a backend, by outcome",
+            "PluginCalls calls that point the Services of one resource at a backend, by outcome",
             metrics.interception_calls.clone(),
         );
         registry.register(
@@ -187,7 +187,7 @@ impl Metrics {
     }
 
     /// Counts a call that sets a backend.
-    pub fn count_interception_call(&self, labels: &CycleLabels, result: &Result<(), ScaleError>) {
+    pub(crate) fn count_interception_call(&self, labels: &CycleLabels, result: &Result<(), ScaleError>) {
         let outcome = match result {
             Ok(()) => "ok",
             Err(ScaleError::Conflict) => "conflict",
@@ -204,7 +204,7 @@ impl Metrics {
 
 impl BackendLabels {
     /// The labels of one backend.
-    pub fn new(labels: &CycleLabels, backend: Backend) -> Self {
+    pub(crate) fn new(labels: &CycleLabels, backend: Backend) -> Self {
         let CycleLabels { kind, namespace } = labels.clone();
         let backend = match backend {
             Backend::Workload => "workload",
@@ -217,7 +217,7 @@ impl BackendLabels {
 }
 
 /// A duration as logs and answers show it: to the millisecond, from a minute on to the second.
-pub fn rounded(duration: Duration) -> Duration {
+pub(crate) fn rounded(duration: Duration) -> Duration {
     match duration.as_secs() {
         0..60 => Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
         seconds => Duration::from_secs(seconds),

@@ -1,5 +1,5 @@
-//! What the admin port tells of the resources: why asleep, why awake, why failed, how long, and where requests are led; and a
-//! person's wish to have one asleep.
+//! What the admin port answers about resources: phase, decision, reason and interception; and requests to scale
+//! one to zero.
 
 mod series;
 mod sleep;
@@ -39,29 +39,29 @@ use crate::{
 pub(crate) use series::ResourceSeries;
 
 /// A cycle's key: plugin kind and the file's namespace.
-pub type Key = (String, String);
+pub(crate) type CycleKey = (String, String);
 
 /// What the admin port can read. Cheap to clone; clones share it.
 #[derive(Clone, Default)]
-pub struct AdminView(Arc<Shared>);
+pub(crate) struct AdminView(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     leads: AtomicBool,
-    cycles: Mutex<BTreeMap<Key, CycleView>>,
+    cycles: Mutex<BTreeMap<CycleKey, CycleView>>,
 }
 
 /// What is cycle of a cycle, and how it is asked for something.
 #[derive(Clone)]
-pub struct CycleView {
+pub(crate) struct CycleView {
     /// What it knows.
-    pub states: Arc<Mutex<ResourceStates>>,
+    pub(crate) states: Arc<Mutex<ResourceStates>>,
     /// What its router knows.
-    pub interceptions: InterceptionTable,
-    /// What routes are led by.
-    pub dlxs: ServingDlxs,
-    /// What people want of it.
-    pub request_sleep: mpsc::Sender<SleepRequest>,
+    pub(crate) interceptions: InterceptionTable,
+    /// The ready DLXs, and the delays of interception.
+    pub(crate) dlxs: ServingDlxs,
+    /// Where `POST /api/v1/sleep` sends its requests.
+    pub(crate) request_sleep: mpsc::Sender<SleepRequest>,
 }
 
 #[derive(Serialize)]
@@ -77,7 +77,7 @@ struct LeaderAnswer {
     status: Status,
     /// As the leader read them last; nothing where this process does not lead.
     members: Vec<members::DlxStatus>,
-    /// Those that take requests, which routes name; null where that is not known.
+    /// DLXs that are ready to take requests; null if that is unknown.
     serving: serving::Known,
 }
 
@@ -98,7 +98,7 @@ struct ResourceStatus {
     name: String,
     kind: String,
     traffic_mode: scaler_types::TrafficMode,
-    /// The interception of its requests, where its plugin can intercept them.
+    /// Its interception, if its plugin can intercept it.
     interception: Option<InterceptionStatus>,
     record: Record,
     version: Version,
@@ -125,7 +125,7 @@ struct ResourceStatus {
 struct MetricStatus {
     name: String,
     threshold: f64,
-    /// What a source beside the DLXs told; null where the DLXs are the source.
+    /// The value of a metric source beside the DLXs; null if the DLXs are the source.
     value: Option<f64>,
     /// How far back that is known, or why there is no value.
     completeness: Option<String>,
@@ -168,13 +168,13 @@ struct SampleStatus {
 // === impl AdminView ===
 
 impl AdminView {
-    /// Whether this process leads from now on.
-    pub fn set_leader(&self, leads: bool) {
+    /// Sets whether this process is the leader.
+    pub(crate) fn set_leader(&self, leads: bool) {
         self.0.leads.store(leads, Ordering::Relaxed);
     }
 
     /// Shows what a cycle knows; `None`: there is no such cycle any more.
-    pub fn set_cycle(&self, key: Key, cycle: Option<CycleView>) {
+    pub(crate) fn set_cycle(&self, key: CycleKey, cycle: Option<CycleView>) {
         let mut cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
         match cycle {
             Some(cycle) => drop(cycles.insert(key, cycle)),
@@ -182,8 +182,12 @@ impl AdminView {
         }
     }
 
-    /// `GET /api/v1/leader`: who leads, which DLXs it asks, and which of them take requests.
-    pub fn leader(&self, status: impl Fn() -> Status + Send + Sync + 'static, members: Members) -> Handler {
+    /// `GET /api/v1/leader`: the leader, its DLXs, and which of them are ready.
+    pub(crate) fn leader(
+        &self,
+        status: impl Fn() -> Status + Send + Sync + 'static,
+        members: Members,
+    ) -> Handler {
         let view = self.clone();
         Arc::new(move |_| {
             let status = status();
@@ -196,7 +200,7 @@ impl AdminView {
     }
 
     /// What each cycle knows.
-    fn for_each_cycle(&self, mut look: impl FnMut(&Key, &ResourceStates)) {
+    fn for_each_cycle(&self, mut look: impl FnMut(&CycleKey, &ResourceStates)) {
         let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (key, CycleView { states, .. }) in &cycles {
             look(key, &states.lock().unwrap_or_else(PoisonError::into_inner));
@@ -211,7 +215,7 @@ impl AdminView {
     }
 
     /// `GET /api/v1/resources`.
-    pub fn resources(&self) -> Handler {
+    pub(crate) fn resources(&self) -> Handler {
         let view = self.clone();
         Arc::new(move |_| {
             let answer = view.answer(|_| true);
@@ -220,7 +224,7 @@ impl AdminView {
     }
 
     /// `GET /api/v1/explain?namespace=&name=`: the same for one name.
-    pub fn explain(&self) -> Handler {
+    pub(crate) fn explain(&self) -> Handler {
         let view = self.clone();
         Arc::new(move |request: Request<_>| {
             let asked = |key: &str| {

@@ -1,4 +1,4 @@
-//! `POST /api/v1/sleep`: tries to put a resource to zero now, whatever its windows say, and answers when that is over.
+//! `POST /api/v1/sleep`: attempts to scale a resource to zero now, whatever its windows say, and answers with the outcome.
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
@@ -33,8 +33,8 @@ struct SleepAnswer {
 }
 
 impl AdminView {
-    /// `POST /api/v1/sleep` with `{"namespace","name","kind"?}`: 200 if it is at zero now, else 409.
-    pub fn sleep(&self) -> Handler {
+    /// `POST /api/v1/sleep` with `{"namespace","name","kind"?}`: 200 if it is scaled to zero now, else 409.
+    pub(crate) fn sleep(&self) -> Handler {
         let view = self.clone();
         Arc::new(move |request: Request<Bytes>| {
             let view = view.clone();

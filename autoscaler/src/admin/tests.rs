@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    cycle::{Context, Cycle},
+    cycle::{Cycle, CycleContext},
     interception::{self, Interceptor},
     observe::kubernetes::ClusterClient,
     plugin::ActivePlugin,
-    telemetry::Metrics,
+    telemetry::AutoscalerMetrics,
     testing::{KIND, LONG, Store, id, members, serving_dlxs},
 };
 
@@ -50,9 +50,9 @@ async fn where_a_route_leads_and_what_comes_next() {
     store.put(shy);
     let state = tempfile::tempdir().unwrap();
     let (_dlxs, dlxs) = serving_dlxs(&["a"]);
-    let context = Context {
+    let context = CycleContext {
         members: members(state.path(), LONG),
-        metrics: Metrics::new(&mut Registry::default()),
+        metrics: AutoscalerMetrics::new(&mut Registry::default()),
         cluster: ClusterClient::default(),
         dropped: Dropped::default(),
         dlxs: dlxs.clone(),
@@ -68,7 +68,7 @@ async fn where_a_route_leads_and_what_comes_next() {
     let shown =
         CycleView { states: states.clone(), interceptions: interceptions.clone(), dlxs, request_sleep };
     view.set_cycle((KIND.to_owned(), "demo".to_owned()), Some(shown));
-    let router = interception::Context {
+    let router = interception::InterceptorContext {
         metrics: context.metrics.clone(),
         dropped: Dropped::default(),
         dlxs: context.dlxs.clone(),

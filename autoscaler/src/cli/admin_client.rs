@@ -4,6 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use daemon::cluster::causes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde_json::Value;
@@ -13,26 +14,26 @@ use crate::http::{Http, Roots, excerpt, roots_for};
 
 /// Which autoscaler to query, and how to print its answer.
 #[derive(clap::Args, Clone, Debug)]
-pub struct AutoscalerOptions {
+pub(crate) struct AutoscalerOptions {
     /// The autoscaler's admin address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8092", value_parser = daemon::listen::parse_address)]
-    pub admin_address: SocketAddr,
+    pub(crate) admin_address: SocketAddr,
 
     /// The same as a URL, for one behind a proxy or a port-forward (http or https)
     #[arg(long, value_name = "URL", conflicts_with = "admin_address")]
-    pub url: Option<String>,
+    pub(crate) url: Option<String>,
 
     /// A file with the token that writes on the admin ports need
     #[arg(long, value_name = "FILE")]
-    pub admin_token_file: Option<PathBuf>,
+    pub(crate) admin_token_file: Option<PathBuf>,
 
     /// Print text, or the JSON that was answered
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
-    pub output: Format,
+    pub(crate) output: Format,
 }
 
 /// A daemon's admin port.
-pub struct AdminClient {
+pub(crate) struct AdminClient {
     url: String,
     http: Http,
     token: Option<String>,
@@ -47,7 +48,7 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 impl AutoscalerOptions {
     /// The autoscaler's port.
-    pub fn autoscaler_client(&self) -> anyhow::Result<AdminClient> {
+    pub(crate) fn autoscaler_client(&self) -> anyhow::Result<AdminClient> {
         match &self.url {
             Some(url) => self.client(url.trim_end_matches('/').to_owned()),
             None => self.client_for(self.admin_address),
@@ -55,7 +56,7 @@ impl AutoscalerOptions {
     }
 
     /// A daemon's port at this address.
-    pub fn client_for(&self, mut address: SocketAddr) -> anyhow::Result<AdminClient> {
+    pub(crate) fn client_for(&self, mut address: SocketAddr) -> anyhow::Result<AdminClient> {
         if address.ip().is_unspecified() {
             // As the daemon's own flag has it: all addresses, of which one is asked.
             address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
@@ -73,7 +74,8 @@ impl AutoscalerOptions {
             None => None,
         };
         let roots: Roots = roots_for(&url, None);
-        let http = Http::new(&roots).map_err(|error| anyhow::anyhow!("querying {url}: {error}"))?;
+        let http =
+            Http::new(&roots).map_err(|error| anyhow::anyhow!("querying {url}: {}", causes(&error)))?;
         Ok(AdminClient { url, http, token })
     }
 }
@@ -82,7 +84,7 @@ impl AutoscalerOptions {
 
 impl AdminClient {
     /// Where it is.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
@@ -91,7 +93,7 @@ impl AdminClient {
     /// # Errors
     ///
     /// No answer, or another status than 200 and 404.
-    pub async fn get(&self, path: &str) -> anyhow::Result<Option<Value>> {
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Option<Value>> {
         match self.send(Method::GET, path, Bytes::new(), ANSWER_TIMEOUT).await? {
             (StatusCode::OK, body) => Ok(Some(
                 serde_json::from_slice(&body)
@@ -107,7 +109,7 @@ impl AdminClient {
     /// # Errors
     ///
     /// No answer within `timeout`, or one that is no JSON.
-    pub async fn post(
+    pub(crate) async fn post(
         &self,
         path: &str,
         body: &Value,
@@ -139,8 +141,9 @@ impl AdminClient {
         })?;
         self.http.send(request, MAX_ANSWER_BYTES, timeout).await.map_err(|error| {
             anyhow::anyhow!(
-                "querying {}{path}: {error}; is it running there? See --admin-address and --url",
-                self.url
+                "querying {}{path}: {}; is it running there? See --admin-address and --url",
+                self.url,
+                causes(&error)
             )
         })
     }

@@ -20,7 +20,7 @@ use super::output::{Format, print, print_json};
 /// Loads the plugins of --plugins-dir, if there are any, and has them validate their configuration; reports as unchecked
 /// what needs a cluster where there is none. Scales nothing. Exit status 78 if anything is wrong.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Check {
+pub(crate) struct Check {
     /// Namespace files, or folders of them
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,

@@ -18,7 +18,7 @@ use crate::http::percent_encode;
 ///
 /// Queries the leader; exit status 1 if it does not know the resource.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Explain {
+pub(crate) struct Explain {
     /// The resource, as in shop/web; other kinds than Deployments as in shop/statefulset/db
     #[arg(value_name = "NAMESPACE/NAME", value_parser = parse_id)]
     resource: ResourceId,
@@ -166,7 +166,7 @@ fn render(resource: &Value, answer: &Value) -> String {
         rows.push(field(
             "failures",
             format!(
-                "{} in a row: {}; next attempt in {}",
+                "{} consecutive: {}; next attempt in {}",
                 display_value(&failure["attempts"]),
                 display_value(&failure["reason"]),
                 display_value(&failure["next_in"])
@@ -197,7 +197,7 @@ pub(super) fn failed_wake(resource: &Value) -> Option<String> {
     why.as_str().is_some_and(|why| !why.is_empty()).then(|| display_value(why))
 }
 
-/// Where its requests are led, and what comes next.
+/// The rows about its interception.
 fn route(route: &Value) -> Vec<Vec<String>> {
     if route.is_null() {
         return Vec::new();

@@ -20,29 +20,25 @@ use scaler_types::ResourceId;
 
 /// What `autoscaler` does instead of running as a daemon.
 #[derive(Subcommand, Clone, Debug)]
-#[expect(
-    missing_docs,
-    reason = "each command's own documentation is its help, and would be hidden by another"
-)]
-pub enum Command {
+pub(crate) enum Command {
     Explain(explain::Explain),
     Plan(plan::Plan),
     Check(check::Check),
-    Plugins(plugins::Plugins),
+    Plugins(plugins::PluginsCommand),
     Wake(scale::Wake),
     Sleep(scale::Sleep),
     Restore(Box<restore::Restore>),
 }
 
-/// Runs a command and exits; errors go to standard error, and no log is written unless RUST_LOG asks for one.
-pub fn main(command: Command) -> ! {
+/// Runs a command and exits. Errors go to standard error, and no log is written unless RUST_LOG asks for one.
+pub(crate) fn run(command: Command) -> ! {
     if env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
         telemetry::init(telemetry::LogFormat::Text);
     }
     let status = match command.run() {
         Ok(()) => 0,
         Err(error) => {
-            // Where nobody reads there is nobody to tell.
+            // A closed standard error is not an error.
             drop(writeln!(io::stderr(), "error: {error:#}"));
             exit::status_of(&error)
         }
@@ -59,7 +55,7 @@ impl Command {
     ///
     /// It cannot be done, or what was asked for did not come about; a
     /// [`Misconfigured`](daemon::exit::Misconfigured) where files or plugins are wrong.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let done = runtime.block_on(async {
             match self {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// How a command's result is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Text.
     Text,
     /// JSON.
@@ -15,19 +15,19 @@ pub enum Format {
 }
 
 /// Prints to standard output. A closed pipe is not an error.
-pub fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let mut out = io::stdout().lock();
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
 /// Prints indented JSON.
-pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"));
     Ok(())
 }
 
 /// Prints progress on standard error, if that is a terminal.
-pub fn progress(text: &str) {
+pub(crate) fn progress(text: &str) {
     let mut error = io::stderr().lock();
     if error.is_terminal() {
         drop(writeln!(error, "{text}"));
@@ -35,7 +35,7 @@ pub fn progress(text: &str) {
 }
 
 /// Lines of columns, as wide as they must be; the last one as it is.
-pub fn table(rows: &[Vec<String>]) -> String {
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -57,7 +57,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// A value as text: a string without quotes, `-` for null.
-pub fn display_value(value: &Value) -> String {
+pub(crate) fn display_value(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),

@@ -15,7 +15,7 @@ use super::{
 ///
 /// Changes nothing: shows the decisions of the last cycle, which the autoscaler carries out itself.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     #[command(flatten)]
     options: AutoscalerOptions,
 }

@@ -13,7 +13,7 @@ use super::output::{Format, print, print_json, table};
 ///
 /// Exit status 78 if any is rejected, or there is none.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Plugins {
+pub(crate) struct PluginsCommand {
     /// The folder of the plugins
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     plugins_dir: PathBuf,
@@ -31,9 +31,9 @@ struct PluginStatus {
     refused: Option<String>,
 }
 
-// === impl Plugins ===
+// === impl PluginsCommand ===
 
-impl Plugins {
+impl PluginsCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let folder = self.plugins_dir.display();
         let bad = |why: String| Misconfigured(format!("--plugins-dir {folder}: {why}"));

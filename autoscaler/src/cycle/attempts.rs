@@ -1,4 +1,4 @@
-//! What a cycle does beside looking: tries and mends, a bounded number at a time, and what comes of them.
+//! Drain attempts and repairs of a cycle, a bounded number at a time, and their outcomes.
 
 use scaler_types::{Phase, ResourceId, ScaleError, Severity, duration};
 use tokio::{
@@ -7,18 +7,18 @@ use tokio::{
 };
 
 use super::{
-    Context, Cycle, Job, MAX_CONCURRENT_ATTEMPTS, MAX_CONCURRENT_SWITCHOVERS, RunningTask, SleepOutcome,
+    Cycle, CycleContext, Job, MAX_CONCURRENT_ATTEMPTS, MAX_CONCURRENT_SWITCHOVERS, RunningTask, SleepOutcome,
     TaskResult, states::Repair,
 };
 use crate::{
-    decide::Failure,
+    decide::ScaleFailure,
     drain::{DrainAttempt, DrainOutcome},
     interception::Switchover,
-    plugin::{ActivePlugin, Plugin},
+    plugin::{ActivePlugin, PluginCalls},
     telemetry::{DrainLabels, rounded},
 };
 
-impl<P: Plugin> Cycle<P> {
+impl<P: PluginCalls> Cycle<P> {
     /// Begins what waits, as far as there are places.
     pub(super) fn start_queued(&mut self) {
         while self.running.len() - self.switching < MAX_CONCURRENT_ATTEMPTS {
@@ -54,7 +54,7 @@ impl<P: Plugin> Cycle<P> {
             return;
         };
         let ActivePlugin { plugin, settings } = self.active.borrow().clone();
-        let Context { members, rules, stop, dlxs, .. } = self.context.clone();
+        let CycleContext { members, rules, stop, dlxs, .. } = self.context.clone();
         // A scale may take as long down as up.
         let deadline = settings.resource_readiness_timeout;
         let (interceptions, source) = (self.interceptions.clone(), self.source(&settings));
@@ -126,11 +126,11 @@ impl<P: Plugin> Cycle<P> {
             (DrainOutcome::Failed(reason), failure) => {
                 metrics.scale_failures.get_or_create(&self.labels).inc();
                 let (attempts, pause) = failure
-                    .map_or((1, interval), |Failure { attempts, until, .. }| {
+                    .map_or((1, interval), |ScaleFailure { attempts, until, .. }| {
                         (*attempts, until.duration_since(now))
                     });
                 tracing::warn!(resource = %id, %reason, attempts, pause = %duration::short(rounded(pause)), "failed to scale to zero");
-                let message = format!("Scaling to zero failed {attempts} times in a row: {reason}");
+                let message = format!("Scaling to zero failed {attempts} consecutive times: {reason}");
                 self.reporter.report(id, Severity::Warning, "ScaleToZeroFailed", message);
             }
             (DrainOutcome::Committed, _) => {

@@ -49,9 +49,9 @@ async fn ten_thousand_resources() {
         })
         .unwrap();
     let asked = told.recv().unwrap();
-    let context = Context {
+    let context = CycleContext {
         members: members(state.path(), LONG),
-        metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
+        metrics: AutoscalerMetrics::new(&mut prometheus_client::registry::Registry::default()),
         cluster: ClusterClient::default(),
         dropped: Dropped::default(),
         dlxs: serving_dlxs(&["a"]).1,
@@ -129,9 +129,9 @@ async fn ten_thousand_resources_of_a_prometheus() {
     );
     let file = daemon::namespace_file::NamespaceFile::parse("demo.yaml", text.as_bytes()).unwrap();
     let settings = Settings::merge(&file.settings, &Default::default(), &Default::default());
-    let context = Context {
+    let context = CycleContext {
         members: members(state.path(), LONG),
-        metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
+        metrics: AutoscalerMetrics::new(&mut prometheus_client::registry::Registry::default()),
         cluster: ClusterClient::default(),
         dropped: Dropped::default(),
         dlxs: serving_dlxs(&["a"]).1,

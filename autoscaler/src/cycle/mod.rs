@@ -16,6 +16,7 @@ use daemon::{
     reports::{Dropped, Reporter},
     settings::Settings,
 };
+use plugin_host::CallError;
 use scaler_types::{Phase, ResourceId, ScaleError, Severity, TrafficMode, protocol::Rules};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -29,74 +30,74 @@ use crate::{
     drain::DrainOutcome,
     interception::{InterceptionTable, ServingDlxs},
     observe::{MetricSource, kubernetes::ClusterClient, members::Members},
-    plugin::{ActivePlugin, Plugin, start_reporter},
-    telemetry::{CycleLabels, DecisionLabels, Metrics},
+    plugin::{ActivePlugin, PluginCalls, start_reporter},
+    telemetry::{AutoscalerMetrics, CycleLabels, DecisionLabels},
 };
 use states::{PlannedWork, Repair, ResourceStates};
 
-/// How many tries of one cycle are under way at once. A try is a few writes, one question to each DLX and the time the
+/// Concurrent drain attempts of one cycle. An attempt is a few writes, one request to each DLX and the time the
 /// resource takes to stop: 64 put some hundred resources a second to zero, and are no load to speak of for a store.
 const MAX_CONCURRENT_ATTEMPTS: usize = 64;
 
-/// The same for tries on path direct, in places of their own: each waits for its route, the grace and a sample, two minutes or so, in
+/// The same for attempts that switch a Service, counted separately: each waits for the propagation delay and a sample, two minutes or so, in
 /// which it is no load to speak of.
 const MAX_CONCURRENT_SWITCHOVERS: usize = 128;
 
-/// Of how many resources it is told in one cycle that they cannot go to zero: one cause, a silent DLX, say, may be that of
+/// How many refusals are published per cycle: one cause, an unreachable DLX, say, may be that of
 /// ten thousand, and an Event on each helps nobody.
 const MAX_REPORTED_REFUSALS: usize = 20;
 
 /// What all cycles share. Cheap to clone.
 #[derive(Clone)]
-pub struct Context {
+pub(crate) struct CycleContext {
     /// The DLXs.
-    pub members: Members,
+    pub(crate) members: Members,
     /// The daemon's metrics.
-    pub metrics: Metrics,
+    pub(crate) metrics: AutoscalerMetrics,
     /// The cluster, for the metric source kubernetes.
-    pub cluster: ClusterClient,
+    pub(crate) cluster: ClusterClient,
     /// Counts reports that no plugin showed.
-    pub dropped: Dropped,
-    /// What routes are led by.
-    pub dlxs: ServingDlxs,
+    pub(crate) dropped: Dropped,
+    /// The ready DLXs, and the delays of interception.
+    pub(crate) dlxs: ServingDlxs,
     /// The protocol's rules.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
     /// Cancelled when no new try is to begin and those under way are to be finished or reverted.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
-/// A person wants a resource at zero, now.
-pub struct SleepRequest {
+/// A user's request to scale a resource to zero now.
+pub(crate) struct SleepRequest {
     /// Which one.
-    pub id: ResourceId,
+    pub(crate) id: ResourceId,
     /// Where the answer goes.
-    pub answer: oneshot::Sender<SleepOutcome>,
+    pub(crate) answer: oneshot::Sender<SleepOutcome>,
 }
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum SleepOutcome {
-    /// A try was made.
+pub(crate) enum SleepOutcome {
+    /// A drain attempt ended.
     Attempted(DrainOutcome),
-    /// It is at zero already.
+    /// It is already scaled to zero.
     AlreadyAsleep,
-    /// It may not be put to zero, and why.
+    /// It must stay awake, and why.
     KeptAwake(String),
     /// The plugin does not list it, or cannot tell.
     Unknown(String),
 }
 
 /// The cycle of one plugin in one namespace file.
-pub struct Cycle<P> {
+pub(crate) struct Cycle<P> {
     active: watch::Receiver<ActivePlugin<P>>,
-    context: Context,
+    context: CycleContext,
     labels: CycleLabels,
     states: Arc<Mutex<ResourceStates>>,
     interceptions: InterceptionTable,
     /// Made anew when the settings name another.
     source: Mutex<Option<MetricSource>>,
     sleep_requests: mpsc::Receiver<SleepRequest>,
-    /// Who waits for the end of a try.
+    /// Where to answer when the attempt of a resource ends.
     waiting: HashMap<ResourceId, Vec<oneshot::Sender<SleepOutcome>>>,
     reporter: Reporter,
     queue: VecDeque<Job>,
@@ -114,7 +115,7 @@ enum Job {
     Drain(ResourceId),
 }
 
-/// Whose task it is, and which kind of place it has.
+/// The resource of a task, and whether it switches a Service.
 struct RunningTask {
     id: ResourceId,
     switches: bool,
@@ -129,14 +130,14 @@ enum TaskResult {
 
 // === impl Cycle ===
 
-impl<P: Plugin> Cycle<P> {
+impl<P: PluginCalls> Cycle<P> {
     /// The cycle of the plugin and settings that are `active`, for the namespace file of `namespace`; what it learns is
     /// to be read in `states`, `interceptions` are those of its [`Interceptor`](crate::interception::Interceptor), and what people want of it comes by
     /// `sleep_requests`. To be called on a tokio runtime.
-    pub fn new(
+    pub(crate) fn new(
         active: watch::Receiver<ActivePlugin<P>>,
         namespace: &str,
-        context: Context,
+        context: CycleContext,
         states: Arc<Mutex<ResourceStates>>,
         interceptions: InterceptionTable,
         sleep_requests: mpsc::Receiver<SleepRequest>,
@@ -161,12 +162,12 @@ impl<P: Plugin> Cycle<P> {
         }
     }
 
-    /// Runs until the context stops or nothing is given any more, and then until the tries under way have ended.
+    /// Runs until the context stops or the plugin is gone, and then until its attempts have ended.
     #[expect(
         clippy::disallowed_methods,
         reason = "a resource becomes idle by nothing happening: the interval is the event"
     )]
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let stop = self.context.stop.clone();
         let mut due = Instant::now();
         // Not biased: neither many ends nor a look that takes longer than the interval keep the other from its turn.
@@ -248,7 +249,7 @@ impl<P: Plugin> Cycle<P> {
         &self,
         plugin: &P,
         settings: &Settings,
-    ) -> Result<(PlannedWork, Option<String>), String> {
+    ) -> Result<(PlannedWork, Option<String>), CallError> {
         let listed = plugin.get_resources().await?;
         let namespace = &self.labels.namespace;
         let source = self.source(settings);
@@ -270,7 +271,7 @@ impl<P: Plugin> Cycle<P> {
         }
     }
 
-    /// A person wants a resource at zero: a look at all of them as ever, in which its windows do not count.
+    /// Runs a cycle in which the windows of the requested resource do not count.
     async fn handle_sleep_request(&mut self, asked: SleepRequest) {
         let SleepRequest { id, answer } = asked;
         if self.states().resources.get(&id).is_some_and(|state| state.in_progress) {
@@ -300,14 +301,14 @@ impl<P: Plugin> Cycle<P> {
         self.enqueue(work);
     }
 
-    /// Tells whoever waits for this resource.
+    /// Answers the requests that wait for this resource.
     fn answer_waiting(&mut self, id: &ResourceId, answered: &SleepOutcome) {
         for waiting in self.waiting.remove(id).into_iter().flatten() {
             drop(waiting.send(answered.clone()));
         }
     }
 
-    /// What an earlier look left waiting is decided anew with this one, but for what a person waits for.
+    /// Replaces the queue of the cycle before, but for resources that a user waits for.
     fn enqueue(&mut self, work: PlannedWork) {
         for (id, why) in work.refused.iter().take(MAX_REPORTED_REFUSALS) {
             self.reporter.report(id, Severity::Warning, "NotScaledToZero", format!("Kept awake: {why}"));

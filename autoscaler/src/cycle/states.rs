@@ -1,4 +1,4 @@
-//! What one cycle knows and remembers of its resources. No input or output: it is told what was seen, and says what
+//! The state of each resource of one cycle. No input or output: takes observations, and returns what
 //! is to be done.
 
 mod wake_history;
@@ -19,7 +19,7 @@ use scaler_types::{
 use tokio::time::Instant;
 
 use crate::{
-    decide::{Decision, Evidence, Failure, ObservedRollout, ScaleHistory, decide},
+    decide::{Decision, Evidence, ObservedRollout, ScaleFailure, ScaleHistory, decide},
     drain::DrainOutcome,
     interception::InterceptionConditions,
     observe::{
@@ -28,78 +28,78 @@ use crate::{
     plugin::protocol_seen,
 };
 
-pub use wake_history::FrequentWakes;
+pub(crate) use wake_history::FrequentWakes;
 use wake_history::WakeHistory;
 
-/// The longest pause between two tries of a scale that fails.
+/// The longest pause between two failed attempts to scale.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(600);
 
 /// What is known of the resources of one plugin in one namespace file, as of the last cycle.
 #[derive(Debug, Default)]
-pub struct ResourceStates {
+pub(crate) struct ResourceStates {
     /// By identity.
-    pub resources: HashMap<ResourceId, ResourceState>,
+    pub(crate) resources: HashMap<ResourceId, ResourceState>,
     /// How the cycles go.
-    pub cycles: CycleStats,
+    pub(crate) cycles: CycleStats,
     reports: Reports<Instant>,
-    /// How many of those who registered it has taken note of, and how often that could not be told.
+    /// How many registrations have been processed, and how often they could not be read.
     registered: (usize, u64),
-    /// Wanted asleep by a person, for the next decision.
+    /// A user wants this one scaled to zero: for the next decision.
     sleep_requested: Option<ResourceId>,
 }
 
 /// How the cycles go.
 #[derive(Clone, Debug, Default)]
-pub struct CycleStats {
+pub(crate) struct CycleStats {
     /// How many there were.
-    pub count: u64,
+    pub(crate) count: u64,
     /// When the last one began.
-    pub last: Option<Instant>,
+    pub(crate) last: Option<Instant>,
     /// How long it took.
-    pub took: Duration,
-    /// Why it could not tell all resources, if so.
-    pub error: Option<String>,
+    pub(crate) took: Duration,
+    /// Why not all resources could be observed, if so.
+    pub(crate) error: Option<String>,
 }
 
 /// What is known of one resource.
 #[derive(Debug)]
-pub struct ResourceState {
-    /// As the plugin told it.
-    pub resource: Resource,
-    /// As the DLXs told it.
-    pub samples: Vec<Sample>,
-    /// As another metric source told it, in the order of its metrics; none where the DLXs are the source.
-    pub readings: Option<Vec<MetricReading>>,
+pub(crate) struct ResourceState {
+    /// As the plugin lists it.
+    pub(crate) resource: Resource,
+    /// As the DLXs reported it.
+    pub(crate) samples: Vec<Sample>,
+    /// As another metric source reported it, in the order of its metrics; none if the DLXs are the source.
+    pub(crate) readings: Option<Vec<MetricReading>>,
     /// The metrics it is decided by.
-    pub metrics: Vec<ScaleResource>,
+    pub(crate) metrics: Vec<ScaleResource>,
     /// What was decided.
-    pub decision: Decision,
+    pub(crate) decision: Decision,
     /// Since when it is decided so, for this reason.
-    pub since: Instant,
-    /// A try of this process is under way.
-    pub in_progress: bool,
+    pub(crate) since: Instant,
+    /// A drain attempt or repair of this process is running.
+    pub(crate) in_progress: bool,
     /// How the last one ended, and when.
-    pub last_attempt: Option<(DrainOutcome, Instant)>,
-    /// Tries that failed, one after another.
-    pub failure: Option<Failure>,
-    /// Tries that did not put it to zero so far, by outcome and reason.
-    pub failed_drains: BTreeMap<(&'static str, &'static str), u64>,
+    pub(crate) last_attempt: Option<(DrainOutcome, Instant)>,
+    /// Consecutive failed attempts.
+    pub(crate) failure: Option<ScaleFailure>,
+    /// Attempts that did not scale it to zero so far, by outcome and reason.
+    pub(crate) failed_drains: BTreeMap<(&'static str, &'static str), u64>,
     /// The last thing that happened to its scale, and when this process first saw it.
-    pub event: Option<(ScaleEvent, Instant)>,
+    pub(crate) event: Option<(ScaleEvent, Instant)>,
     /// Since when the plugin has listed it, as this process saw it.
     listed: Instant,
-    /// What its owners were told stands in the way; `None`: nothing does.
-    pub reported_refusal: Option<String>,
+    /// The refusal that was published last; `None`: nothing is refused.
+    pub(crate) reported_refusal: Option<String>,
     /// The wake under way, and when this process first saw it.
     waking: Option<(Nonce, Instant)>,
     /// How often it was woken.
-    pub wakes: WakeHistory,
+    pub(crate) wakes: WakeHistory,
     /// The rollout of what it runs now.
     rollout: Option<ObservedRollout>,
     cycle: u64,
 }
 
-/// What was told of one resource.
+/// What was observed of one resource.
 struct Observed<'a> {
     samples: Vec<Sample>,
     readings: Option<Vec<MetricReading>>,
@@ -109,37 +109,37 @@ struct Observed<'a> {
 
 /// What is to be done after a cycle.
 #[derive(Debug, Default)]
-pub struct PlannedWork {
-    /// Records left behind.
-    pub repairs: Vec<Repair>,
+pub(crate) struct PlannedWork {
+    /// Stale records.
+    pub(crate) repairs: Vec<Repair>,
     /// Resources to put to zero.
-    pub idle: Vec<ResourceId>,
+    pub(crate) idle: Vec<ResourceId>,
     /// Resources that cannot go to zero as things are, and why; each once, until it changes.
-    pub refused: Vec<(ResourceId, String)>,
-    /// Resources that are woken too often, whose users are to be told now.
-    pub frequent: Vec<(ResourceId, FrequentWakes)>,
+    pub(crate) refused: Vec<(ResourceId, String)>,
+    /// Resources that are woken too often, to be reported now.
+    pub(crate) frequent: Vec<(ResourceId, FrequentWakes)>,
     /// How many resources were decided on how.
-    pub decisions: BTreeMap<(&'static str, &'static str), u64>,
+    pub(crate) decisions: BTreeMap<(&'static str, &'static str), u64>,
 }
 
-/// A record left behind, and what is to be written over it.
+/// A stale record, and its replacement.
 #[derive(Clone, Debug)]
-pub struct Repair {
+pub(crate) struct Repair {
     /// Whose.
-    pub id: ResourceId,
+    pub(crate) id: ResourceId,
     /// The version that must still stand.
-    pub expected: Version,
+    pub(crate) expected: Version,
     /// The record to write.
-    pub record: Record,
-    /// Somebody scaled it up while it slept.
-    pub scaled_manually: bool,
+    pub(crate) record: Record,
+    /// It was scaled up manually while asleep.
+    pub(crate) scaled_manually: bool,
 }
 
 // === impl ResourceStates ===
 
 impl ResourceStates {
     /// A cycle saw `listed` and `activity`.
-    pub fn observe(
+    pub(crate) fn observe(
         &mut self,
         now: Instant,
         listed: Vec<Resource>,
@@ -165,8 +165,8 @@ impl ResourceStates {
         work
     }
 
-    /// A person wants this one asleep: its windows, thresholds, events and failures do not count in the next decision.
-    pub fn request_sleep(&mut self, id: Option<ResourceId>) {
+    /// A user wants this one scaled to zero: its windows, thresholds, events and failures do not count in the next decision.
+    pub(crate) fn request_sleep(&mut self, id: Option<ResourceId>) {
         self.sleep_requested = id;
     }
 
@@ -199,7 +199,7 @@ impl ResourceStates {
 
     /// Tests that are not about it know all that the DLXs did for a day.
     #[cfg(test)]
-    pub fn with_complete_reports(now: Instant) -> Self {
+    pub(crate) fn with_complete_reports(now: Instant) -> Self {
         let mut states = Self::default();
         states.reports.read(now - Duration::from_secs(86_400), Default::default(), [], |_| true);
         states
@@ -270,22 +270,22 @@ impl ResourceStates {
         }
     }
 
-    /// A try begins; `None` where there is none to begin: the resource is gone, or another decision was made since.
-    pub fn begin_attempt(&mut self, id: &ResourceId) -> Option<(Resource, String)> {
+    /// Begins an attempt; `None` if the resource is gone or the decision has changed.
+    pub(crate) fn begin_attempt(&mut self, id: &ResourceId) -> Option<(Resource, String)> {
         let state = self.resources.get_mut(id).filter(|state| !state.in_progress)?;
         let Decision::ScaleToZero(idle) = &state.decision else { return None };
         state.in_progress = true;
         Some((state.resource.clone(), idle.to_string()))
     }
 
-    /// A try ended; tells what is known of its failures.
-    pub fn end_attempt(
+    /// Ends an attempt; returns the failures so far.
+    pub(crate) fn end_attempt(
         &mut self,
         id: &ResourceId,
         now: Instant,
         end: &DrainOutcome,
         interval: Duration,
-    ) -> Option<&Failure> {
+    ) -> Option<&ScaleFailure> {
         let state = self.resources.get_mut(id)?;
         state.in_progress = false;
         state.last_attempt = Some((end.clone(), now));
@@ -298,11 +298,11 @@ impl ResourceStates {
                 let idle = state.idle();
                 state.wakes.record_sleep(now, idle);
             }
-            // Tells nothing about whether a scale would work now.
+            // Says nothing about whether a scale would work now.
             DrainOutcome::Reverted(_) => {}
             DrainOutcome::Failed(reason) => {
                 let attempts = state.failure.as_ref().map_or(0, |failure| failure.attempts).saturating_add(1);
-                state.failure = Some(Failure {
+                state.failure = Some(ScaleFailure {
                     attempts,
                     reason: reason.clone(),
                     until: now + retry_pause(interval, attempts),
@@ -312,8 +312,8 @@ impl ResourceStates {
         state.failure.as_ref()
     }
 
-    /// A record is being mended, or that is over.
-    pub fn set_in_progress(&mut self, id: &ResourceId, in_progress: bool) {
+    /// A repair begins or has ended.
+    pub(crate) fn set_in_progress(&mut self, id: &ResourceId, in_progress: bool) {
         if let Some(state) = self.resources.get_mut(id) {
             state.in_progress = in_progress;
         }
@@ -352,13 +352,13 @@ impl ResourceState {
         }
     }
 
-    /// The plugin tells the resource again.
+    /// Updates it with what the plugin lists now.
     fn update(&mut self, now: Instant, resource: Resource) {
         let event = |resource: &Resource| (resource.last_scale_event, resource.last_scale_event_time.clone());
         if event(&self.resource) != event(&resource) {
             self.event = resource.last_scale_event.map(|event| (event, now)).or(self.event);
         }
-        // Also where the plugin tells no events.
+        // Also if the plugin reports no events.
         if !is_awake(&self.resource) && is_awake(&resource) {
             self.event = Some((ScaleEvent::ScaleFromZeroCompleted, now));
         }
@@ -392,7 +392,7 @@ impl ResourceState {
         self.decision = decision;
     }
 
-    /// The record to write where nobody works on this one any more.
+    /// The record to write if this one is stale.
     fn find_repair(&self, now: Instant, readiness_timeout: Duration) -> Option<Record> {
         if self.resource.traffic_mode == TrafficMode::External {
             return None;
@@ -412,10 +412,10 @@ impl ResourceState {
         };
         let recovered =
             protocol::recover(&protocol_seen(&self.resource), self.in_progress, wake, Nonce::fresh());
-        // Every write of the record repairs, and putting it to zero is one: that is not kept up by what cannot be repaired.
+        // Every write of the record repairs, and scaling to zero is one: a failing repair must not delay it.
         let repairs = self.resource.needs_repair && !matches!(self.decision, Decision::ScaleToZero(_));
         let mut record = recovered.or_else(|| repairs.then(|| self.resource.record.clone()))?;
-        // Its own try, if the last one failed: who reads the record is told why.
+        // The record says why if the last attempt failed.
         if let (Phase::Draining, Some((DrainOutcome::Failed(reason), _))) =
             (self.resource.record.phase, &self.last_attempt)
         {

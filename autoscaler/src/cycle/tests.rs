@@ -13,7 +13,7 @@ use crate::{
 
 struct Site {
     state: TempDir,
-    context: Context,
+    context: CycleContext,
     settings: Settings,
 }
 
@@ -31,8 +31,8 @@ impl Site {
         // The default metric: requests, none within 10 minutes.
         let settings = Settings { scale_interval: interval, ..Settings::default() };
         let members = members(state.path(), patience);
-        let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
-        let context = Context {
+        let metrics = AutoscalerMetrics::new(&mut prometheus_client::registry::Registry::default());
+        let context = CycleContext {
             members,
             metrics,
             cluster: ClusterClient::default(),

@@ -18,12 +18,12 @@ use crate::{
         Sample, SampleCount,
     },
 };
-pub use reason::{Idle, Reason};
-pub use rollout::ObservedRollout;
+pub(crate) use reason::{Idle, Reason};
+pub(crate) use rollout::ObservedRollout;
 
 /// What is to be done with a resource, and why.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Leave it as it is.
     Keep(Reason),
     /// Try to put it to zero.
@@ -32,49 +32,49 @@ pub enum Decision {
 
 /// What this process remembers of a resource, by its own monotonic clock. Times of different hosts are never compared.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ScaleHistory {
+pub(crate) struct ScaleHistory {
     /// The last thing that happened to its scale, and when this process saw it.
-    pub event: Option<(ScaleEvent, Instant)>,
+    pub(crate) event: Option<(ScaleEvent, Instant)>,
     /// Since when everything that the DLXs did is known, and what is missing before.
-    pub gap: Option<(Instant, Gap)>,
+    pub(crate) gap: Option<(Instant, Gap)>,
     /// Since when the plugin has listed it.
-    pub listed: Option<Instant>,
-    /// Tries to scale it that failed, one after another.
-    pub failure: Option<Failure>,
+    pub(crate) listed: Option<Instant>,
+    /// Consecutive failed attempts to scale it.
+    pub(crate) failure: Option<ScaleFailure>,
     /// When it was awake last after a wake, or seen first.
-    pub woken: Option<Instant>,
+    pub(crate) woken: Option<Instant>,
     /// The rollout of what it runs now; none: nothing runs, or its plugin cannot tell.
-    pub rollout: Option<ObservedRollout>,
+    pub(crate) rollout: Option<ObservedRollout>,
 }
 
-/// Tries to scale a resource that failed, one after another.
+/// Consecutive failed attempts to scale a resource.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Failure {
+pub(crate) struct ScaleFailure {
     /// How many.
-    pub attempts: u32,
+    pub(crate) attempts: u32,
     /// What went wrong with the last one.
-    pub reason: Arc<str>,
+    pub(crate) reason: Arc<str>,
     /// No further try before.
-    pub until: Instant,
+    pub(crate) until: Instant,
 }
 
 /// What is known of how busy a resource was.
 #[derive(Clone, Copy, Debug)]
-pub struct Evidence<'a> {
+pub(crate) struct Evidence<'a> {
     /// How far the DLXs are to be believed.
-    pub source: &'a DlxReports,
-    /// What they told of it.
-    pub samples: &'a [Sample],
+    pub(crate) source: &'a DlxReports,
+    /// What they reported of it.
+    pub(crate) samples: &'a [Sample],
     /// What its metrics are read from.
-    pub measure: Measurements<'a>,
-    /// What routes need.
-    pub conditions: InterceptionConditions,
+    pub(crate) measure: Measurements<'a>,
+    /// Conditions that hold for all interceptions.
+    pub(crate) conditions: InterceptionConditions,
 }
 
 /// Whether `resource` may go to zero.
 ///
 /// `metrics` are the resource's own or, where it brings none, its namespace's defaults.
-pub fn decide(
+pub(crate) fn decide(
     now: Instant,
     resource: &Resource,
     metrics: &[ScaleResource],
@@ -112,8 +112,8 @@ fn find_idle(
             Measurements::Readings(_) => {}
         }
     }
-    // With path external nobody is asked: its requests pass no DLX while it is awake. With path direct they do for as long as
-    // its route leads to both.
+    // In traffic mode external no DLX sees its requests while it is awake. In when-asleep they do for as long as
+    // its Service points to both.
     if resource.traffic_mode != TrafficMode::External {
         check_nothing_in_flight(source, samples)?;
     }
@@ -129,7 +129,7 @@ fn find_idle(
             Measurements::Samples => check_request_count(metric, samples, listed)?,
             Measurements::Readings(readings) => Some(check_reading(metric, readings.get(place))?),
         };
-        // What came closest to its threshold is told, a missing value last.
+        // The metric that came closest to its threshold is the reason, a missing value last.
         idle = match (idle, told) {
             (Some(state @ Idle::Below { .. }), Some(Idle::Absent { .. })) => Some(state),
             (state, told) => told.or(state),
@@ -158,13 +158,13 @@ fn find_idle(
     Ok(idle.unwrap_or(Idle::Quiet { idle: quiet }))
 }
 
-/// Whether a resource on path direct is idle once its route is switched: what was seen of it since then, by metrics of a window
+/// Whether a resource is still idle after its Service was switched to the DLXs, by metrics of a window
 /// of that time.
 ///
 /// # Errors
 ///
 /// It is not, or that is not known.
-pub fn check_still_idle(metrics: &[ScaleResource], evidence: Evidence<'_>) -> Result<(), Reason> {
+pub(crate) fn check_still_idle(metrics: &[ScaleResource], evidence: Evidence<'_>) -> Result<(), Reason> {
     check_nothing_in_flight(evidence.source, evidence.samples)?;
     let Measurements::Readings(readings) = evidence.measure else { return Err(Reason::NoMetrics) };
     if metrics.is_empty() {
@@ -176,7 +176,7 @@ pub fn check_still_idle(metrics: &[ScaleResource], evidence: Evidence<'_>) -> Re
         .try_for_each(|(place, metric)| check_reading(metric, readings.get(place)).map(drop))
 }
 
-/// Whether it may be put to zero at all, however busy it is.
+/// Whether it may be scaled to zero at all, however busy it is.
 fn check_may_be_scaled(now: Instant, resource: &Resource, history: &ScaleHistory) -> Result<(), Reason> {
     if !resource.keep_awake.is_empty() {
         return Err(Reason::KeptAwake(resource.keep_awake.as_str().into()));
@@ -185,7 +185,7 @@ fn check_may_be_scaled(now: Instant, resource: &Resource, history: &ScaleHistory
         return Err(Reason::NewerRow(resource.record.format));
     }
     match resource.record.phase {
-        // What failed to come up and has replicas all the same (a crash loop) is put to zero as anything else.
+        // One that failed to start and still has replicas (a crash loop) is scaled to zero like any other.
         Phase::Active => {}
         Phase::Failed if resource.replicas > 0 => {}
         state => return Err(Reason::NotActive(state)),
@@ -212,7 +212,7 @@ fn check_only_requests_metric(metrics: &[ScaleResource]) -> Result<(), Reason> {
     }
 }
 
-/// Every DLX told, and of nothing in flight: else none would confirm a fence.
+/// Every DLX reported, and nothing in flight: else none would confirm a drain.
 fn check_nothing_in_flight(source: &DlxReports, samples: &[Sample]) -> Result<(), Reason> {
     if let Some(unknown) = &source.unknown {
         return Err(Reason::ActivityUnknown(unknown.clone()));
@@ -227,9 +227,9 @@ fn check_nothing_in_flight(source: &DlxReports, samples: &[Sample]) -> Result<()
     Ok(())
 }
 
-/// Every DLX told of the resource, and each once.
+/// Every DLX reported the resource, and each once.
 fn check_one_sample_per_dlx(members: &[Arc<str>], samples: &[Sample]) -> Result<(), Reason> {
-    // The source does not say "no members" with an empty list; should it, nobody vouches for anything.
+    // The source does not say "no DLX" with an empty list; should it, nothing is proved.
     if members.is_empty() {
         return Err(Reason::ActivityUnknown(ActivityUnknown::NoDlx));
     }
@@ -243,7 +243,7 @@ fn check_one_sample_per_dlx(members: &[Arc<str>], samples: &[Sample]) -> Result<
     Ok(())
 }
 
-/// Whether what the DLXs told of one metric lets the resource go to zero: `Ok` with its value, where the value decides.
+/// Whether the DLXs' counts of one metric allow scaling to zero: `Ok` with its value, if the value decides.
 /// `listed`: for how long the resource has been there.
 fn check_request_count(
     metric: &ScaleResource,
@@ -295,7 +295,7 @@ fn check_threshold(metric: &ScaleResource, value: f64) -> Result<Idle, Reason> {
     }
 }
 
-/// Whether what another source told of one metric lets the resource go to zero.
+/// Whether another source's reading of one metric allows scaling to zero.
 fn check_reading(metric: &ScaleResource, reading: Option<&MetricReading>) -> Result<Idle, Reason> {
     let Some(MetricReading { metric: name, value, coverage }) = reading else {
         return Err(Reason::NoReading { metric: metric.wire_name().into() });
@@ -319,7 +319,7 @@ fn check_reading(metric: &ScaleResource, reading: Option<&MetricReading>) -> Res
         coverage: coverage.clone(),
         window: metric.window_size,
     };
-    #[expect(clippy::cast_precision_loss, reason = "nobody scrapes 2^53 times")]
+    #[expect(clippy::cast_precision_loss, reason = "no target is scraped 2^53 times")]
     match coverage {
         Completeness::Guaranteed => Ok(idle),
         Completeness::Only(time) if *time >= metric.window_size => Ok(idle),
@@ -349,7 +349,7 @@ fn delays_scale_down(event: ScaleEvent) -> bool {
 
 impl Decision {
     /// `keep` or `to_zero`.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Keep(_) => "keep",
             Self::ScaleToZero(_) => "scale_to_zero",
@@ -357,8 +357,8 @@ impl Decision {
     }
 
     /// What stands in the way of ever going to zero, if so: nothing that passes by itself. The same text as long as it is
-    /// the same; its owners are told.
-    pub fn refusal(&self) -> Option<String> {
+    /// the same; it is published once.
+    pub(crate) fn refusal(&self) -> Option<String> {
         match self {
             Self::Keep(reason) => reason.refusal(),
             Self::ScaleToZero(_) => None,
@@ -366,7 +366,7 @@ impl Decision {
     }
 
     /// The reason in one word, for metrics; stable.
-    pub fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Keep(reason) => reason.code(),
             Self::ScaleToZero(idle) => idle.code(),

@@ -1,10 +1,10 @@
-//! Why a resource is kept as it is, or how it is known that it is idle, and how people are told.
+//! Why a resource is kept as it is, or why it counts as idle, and the texts of both.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use scaler_types::{Phase, Record, ScaleEvent, duration::short, protocol::Gap};
 
-use super::Failure;
+use super::ScaleFailure;
 use crate::{
     interception::InterceptionNotReady,
     observe::{ActivityUnknown, Completeness},
@@ -13,18 +13,18 @@ use crate::{
 
 /// Why a resource is left as it is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// Its owner, or another scaler, wants it awake.
     KeptAwake(Arc<str>),
     /// Its interception does not allow it.
     Interception(InterceptionNotReady),
     /// Its traffic mode is one of a later version.
     ModeUnknown,
-    /// With path external the DLXs see its requests only while it sleeps: they cannot tell whether it is idle.
+    /// In traffic mode external the DLXs see its requests only while it is asleep: they cannot measure its activity.
     PathExternal,
-    /// Its record was written by a newer build, in this format.
+    /// Its record was written by a newer version, in this format.
     NewerRow(u32),
-    /// Its record is not `active`: somebody is at work on it, or it sleeps.
+    /// It is not `active`: being drained or woken, or asleep.
     NotActive(Phase),
     /// It has no replicas.
     AtZero,
@@ -32,21 +32,21 @@ pub enum Reason {
     NoMetrics,
     /// The metric source does not know this metric, and what it knows.
     UnknownMetric(Arc<str>),
-    /// Earlier tries to scale it failed.
-    Failed(Failure),
+    /// Earlier attempts to scale it failed.
+    Failed(ScaleFailure),
     /// The metric source could not tell.
     ActivityUnknown(ActivityUnknown),
-    /// A DLX told nothing of it.
+    /// A DLX reported no activity of it.
     NoSample {
         /// Who.
         member: Arc<str>,
     },
-    /// A DLX told of it more than once.
+    /// A DLX reported it more than once.
     Duplicate {
         /// Who.
         member: Arc<str>,
     },
-    /// A DLX did not tell this metric.
+    /// A DLX did not report this metric.
     NoValue {
         /// Who.
         member: Arc<str>,
@@ -85,17 +85,17 @@ pub enum Reason {
         /// The threshold.
         threshold: f64,
     },
-    /// The metric source told no value of it.
+    /// The metric source has no value of it.
     NoReading {
         /// The metric's name on the wire.
         metric: Arc<str>,
     },
-    /// The metric source told several values of it.
+    /// The metric source has several values of it.
     Several {
         /// The metric's name on the wire.
         metric: Arc<str>,
     },
-    /// What the metric source told is no number, infinite or below zero: nothing that says how busy it was.
+    /// The value is not a number, infinite or below zero.
     NotANumber {
         /// The metric's name on the wire.
         metric: Arc<str>,
@@ -154,7 +154,7 @@ pub enum Reason {
 
 /// How it is known that a resource is idle.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Idle {
+pub(crate) enum Idle {
     /// No activity at any DLX.
     Quiet {
         /// For how long, at least.
@@ -268,7 +268,7 @@ impl fmt::Display for Reason {
             }
             Self::UnknownMetric(state) => f.write_str(state),
             Self::Failed(failure) => {
-                let Failure { attempts, reason, .. } = failure;
+                let ScaleFailure { attempts, reason, .. } = failure;
                 write!(
                     f,
                     "the last {attempts} attempts to scale it failed ({reason}); retried after a pause"

@@ -13,7 +13,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
 
 /// A rollout as this process saw it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ObservedRollout {
+pub(crate) struct ObservedRollout {
     revision: String,
     status: String,
     /// Since when it has made no progress.

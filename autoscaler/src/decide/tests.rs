@@ -109,8 +109,8 @@ fn left(at: Instant) -> Option<(Instant, Gap)> {
     Some((at, Gap::Left("gone".into())))
 }
 
-fn failure(until: Instant) -> Failure {
-    Failure { attempts: 2, reason: "no".into(), until }
+fn failure(until: Instant) -> ScaleFailure {
+    ScaleFailure { attempts: 2, reason: "no".into(), until }
 }
 
 const PROPAGATION_DELAY: Duration = Duration::from_secs(30);

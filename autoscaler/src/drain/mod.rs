@@ -1,4 +1,4 @@
-//! One try to put one resource to zero: drives [`protocol::Fence`](Fence) with real calls.
+//! One attempt to scale one resource to zero: drives [`protocol::Fence`](Fence) with real calls.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -17,60 +17,60 @@ use crate::{
         Measurements,
         members::{DrainAnswer, Members},
     },
-    plugin::{Plugin, protocol_seen},
+    plugin::{PluginCalls, protocol_seen},
 };
 
-/// A try, and what it needs.
-pub struct DrainAttempt<P> {
+/// A drain attempt, and what it needs.
+pub(crate) struct DrainAttempt<P> {
     /// The resource's plugin.
-    pub plugin: P,
-    /// Who is asked.
-    pub members: Members,
+    pub(crate) plugin: P,
+    /// The DLXs that must confirm.
+    pub(crate) members: Members,
     /// The protocol's rules.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
     /// How long the scale to zero may take.
-    pub deadline: Duration,
-    /// What switching the route of one on path direct needs.
-    pub switchover: Switchover,
-    /// Cancelled when the process is to end: a try that is not committed by then is reverted.
-    pub stop: CancellationToken,
+    pub(crate) deadline: Duration,
+    /// Switches the Service of a resource that is intercepted only while asleep.
+    pub(crate) switchover: Switchover,
+    /// Cancelled when the process stops: an attempt that is not committed by then is reverted.
+    pub(crate) stop: CancellationToken,
 }
 
-/// How a try ended.
+/// How a drain attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DrainOutcome {
+pub(crate) enum DrainOutcome {
     /// The resource is at zero.
     Committed,
-    /// It is as it was, or as somebody else changed it.
+    /// It is as it was, or as another writer changed it.
     Reverted(RevertReason),
-    /// A call failed; what it did is not known. The next cycle looks at the record and goes on from there.
+    /// A call failed, its effect is unknown. The next cycle resumes from the record.
     Failed(Arc<str>),
 }
 
-/// Why a try was reverted.
+/// Why an attempt was reverted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RevertReason {
+pub(crate) enum RevertReason {
     /// A DLX did not confirm.
     Refused(String),
     /// A DLX gave no usable answer.
     Unreachable(String),
     /// There is no DLX, or they cannot be told.
     NoDlx(String),
-    /// Somebody else changed the resource meanwhile: a request came, most likely.
+    /// Its record changed meanwhile: a request arrived, most likely.
     Changed,
     /// The process is to end.
     Stopping,
-    /// Its route could not be switched, and why.
+    /// Its Service could not be switched, and why.
     NotIntercepted(Arc<str>),
-    /// With its route switched it was not seen idle, and why.
+    /// After its Service was switched it was not idle, and why.
     NotIdle(String),
 }
 
 // === impl DrainAttempt ===
 
-impl<P: Plugin> DrainAttempt<P> {
+impl<P: PluginCalls> DrainAttempt<P> {
     /// Puts `resource` to zero as it was seen, or leaves it as it is. `reason`: why it is idle, written on the record.
-    pub async fn run(&self, resource: &Resource, reason: &str) -> DrainOutcome {
+    pub(crate) async fn run(&self, resource: &Resource, reason: &str) -> DrainOutcome {
         if resource.traffic_mode == TrafficMode::External {
             return self.scale_without_drain(resource, reason).await;
         }
@@ -89,7 +89,7 @@ impl<P: Plugin> DrainAttempt<P> {
         let outcome = loop {
             let input = match order {
                 FenceOrder::Write { expected, mut record } => {
-                    // A revert: who reads the record is told why.
+                    // A revert: the record says why.
                     if record.phase == Phase::Active {
                         record.reason = format!("kept awake: {}", DrainOutcome::Reverted(why.clone()));
                     }
@@ -137,15 +137,15 @@ impl<P: Plugin> DrainAttempt<P> {
         match (outcome, failure) {
             (Outcome::Asleep, _) => DrainOutcome::Committed,
             (Outcome::Reverted, None) => DrainOutcome::Reverted(why),
-            // Also a revert that could not be written: the next cycle finds the fence and lifts it.
+            // Also a revert that could not be written: the next cycle finds the draining record and reverts it.
             (Outcome::Reverted | Outcome::Unknown, failure) => {
                 DrainOutcome::Failed(failure.unwrap_or_else(|| "the outcome of a call is unknown".into()))
             }
         }
     }
 
-    /// Waits until everything for `resource` has been led to the DLXs for the grace, and looks at it once more. `fence`: the
-    /// nonce of the fence that every DLX has confirmed.
+    /// Waits until `resource` has been intercepted for the propagation delay, and verifies that it is idle. `fence`: the
+    /// nonce of the attempt that every DLX has confirmed.
     async fn verify_idle(&self, resource: &Resource, fence: Nonce) -> Result<(), RevertReason> {
         let Self { plugin, members, switchover, stop, .. } = self;
         let (metrics, activity) = switchover
@@ -160,7 +160,7 @@ impl<P: Plugin> DrainAttempt<P> {
         check_still_idle(&metrics, evidence).map_err(|reason| RevertReason::NotIdle(reason.to_string()))
     }
 
-    /// Puts a resource to zero whose route another controller switches: its requests pass no DLX that could be asked, what
+    /// Scales a resource to zero whose traffic another controller switches: no DLX sees its requests, and what
     /// is promised is that controller's.
     async fn scale_without_drain(&self, resource: &Resource, reason: &str) -> DrainOutcome {
         let mut seen = protocol_seen(resource);
@@ -182,7 +182,11 @@ impl<P: Plugin> DrainAttempt<P> {
             return Ok(expected);
         }
         // Only with that rule left out, to show that its loss is noticed: whatever stands now.
-        let listed = self.plugin.get_resources().await.map_err(|reason| ScaleError::Terminal { reason })?;
+        let listed = self
+            .plugin
+            .get_resources()
+            .await
+            .map_err(|error| ScaleError::Terminal { reason: error.to_string() })?;
         let now = listed.into_iter().find(|other| other.id == resource.id);
         now.map(|resource| resource.version).ok_or(ScaleError::Conflict)
     }
@@ -251,7 +255,7 @@ fn classify_error(error: ScaleError, what: &str, failure: &mut Option<Arc<str>>)
     }
     *failure = Some(
         match what {
-            // Without records nothing can be fenced, so nothing can sleep without losing requests.
+            // Without records nothing can be drained, so nothing can sleep without losing requests.
             _ if error == ScaleError::Unsupported => {
                 "its plugin stores no records (compare_and_set is unsupported), so it stays awake".to_owned()
             }
@@ -282,7 +286,7 @@ impl From<SwitchoverError> for RevertReason {
 
 impl DrainOutcome {
     /// `committed`, `reverted` or `failed`.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Committed => "committed",
             Self::Reverted(_) => "reverted",
@@ -291,7 +295,7 @@ impl DrainOutcome {
     }
 
     /// Why, in one word, for metrics; stable.
-    pub fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Committed => "confirmed",
             Self::Reverted(RevertReason::Refused(_)) => "refused",

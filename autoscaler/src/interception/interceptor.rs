@@ -28,29 +28,29 @@ use super::{
 };
 use crate::{
     observe::{ListedChanges, follow_changes},
-    plugin::{ActivePlugin, Plugin, start_reporter},
-    telemetry::{BackendLabels, CycleLabels, Metrics},
+    plugin::{ActivePlugin, PluginCalls, start_reporter},
+    telemetry::{AutoscalerMetrics, BackendLabels, CycleLabels},
 };
 
 /// What all routers share. Cheap to clone.
 #[derive(Clone)]
-pub struct Context {
+pub(crate) struct InterceptorContext {
     /// The daemon's metrics.
-    pub metrics: Metrics,
+    pub(crate) metrics: AutoscalerMetrics,
     /// Counts reports that no plugin showed.
-    pub dropped: Dropped,
-    /// What routes are led by.
-    pub dlxs: ServingDlxs,
+    pub(crate) dropped: Dropped,
+    /// The ready DLXs, and the delays of interception.
+    pub(crate) dlxs: ServingDlxs,
     /// The budget for wakes.
-    pub wakes: Wakes,
+    pub(crate) wakes: Wakes,
     /// Cancelled when the router is to end.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 /// The router of one plugin in one namespace file.
-pub struct Interceptor<P> {
+pub(crate) struct Interceptor<P> {
     active: watch::Receiver<ActivePlugin<P>>,
-    context: Context,
+    context: InterceptorContext,
     labels: CycleLabels,
     table: InterceptionTable,
     reporter: Reporter,
@@ -60,23 +60,23 @@ pub struct Interceptor<P> {
     queues: [VecDeque<ResourceId>; 2],
     running: JoinSet<CallResult>,
     calls: HashMap<Id, (Option<ResourceId>, CallKind)>,
-    /// How many routes are being written.
+    /// How many backends are being written.
     writes_in_progress: usize,
     /// How many places for wakes are waited for.
     queued_wakes: usize,
-    /// How the DLXs were when all routes were last looked at.
+    /// The availability of the DLXs when all resources were last checked.
     dlxs: Dlxs,
 }
 
 // === impl Interceptor ===
 
-impl<P: Plugin> Interceptor<P> {
+impl<P: PluginCalls> Interceptor<P> {
     /// The router of the plugin that is `active`, for the namespace file of `namespace`; what it knows is to be read in `table`.
     /// To be called on a tokio runtime.
-    pub fn new(
+    pub(crate) fn new(
         active: watch::Receiver<ActivePlugin<P>>,
         namespace: &str,
-        context: Context,
+        context: InterceptorContext,
         table: InterceptionTable,
     ) -> Self {
         let kind = active.borrow().plugin.kind().to_owned();
@@ -96,11 +96,11 @@ impl<P: Plugin> Interceptor<P> {
         }
     }
 
-    /// Runs until the context stops or nothing is given any more; then it ends at once, whatever is under way: whoever leads
+    /// Runs until the context stops or the plugin is gone; then it ends at once, whatever is in progress: the leader that comes
     /// next goes on from what is there.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let (tell, told) = mpsc::channel(1);
-        let Context { stop, dlxs, metrics, .. } = self.context.clone();
+        let InterceptorContext { stop, dlxs, metrics, .. } = self.context.clone();
         let ended = {
             let mut active = self.active.clone();
             async move { while active.changed().await.is_ok() {} }
@@ -154,7 +154,7 @@ impl<P: Plugin> Interceptor<P> {
         &self.context.dlxs
     }
 
-    /// The DLXs are as they were, but for their number, or not: then every route may be due.
+    /// Checks every resource if the availability of the DLXs has changed.
     fn dlxs_changed(&mut self) {
         let mut inner = self.table.inner();
         let now = inner.step_context(Instant::now(), self.serving()).dlxs;
@@ -296,7 +296,7 @@ impl<P: Plugin> Interceptor<P> {
         }
     }
 
-    /// Looks at those whose time has come.
+    /// Marks the resources whose timers have expired.
     fn fire_timers(&mut self) {
         let now = Instant::now();
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {

@@ -1,4 +1,4 @@
-//! What a route that is led, or could be, adds to the rules.
+//! Whether interception allows a resource to be scaled down: the one question that `decide` asks.
 
 use std::{fmt, time::Duration};
 
@@ -9,27 +9,27 @@ use crate::{
     telemetry::rounded,
 };
 
-/// What holds for all routes now.
+/// Conditions that hold for all interceptions.
 #[derive(Clone, Copy, Debug)]
-pub struct InterceptionConditions {
+pub(crate) struct InterceptionConditions {
     /// At least one DLX takes requests.
-    pub dlx_available: bool,
+    pub(crate) dlx_available: bool,
     /// How long whoever connects may take to follow a change of a route.
-    pub propagation_delay: Duration,
+    pub(crate) propagation_delay: Duration,
 }
 
-/// Why a resource cannot be put to zero, as far as its route goes.
+/// Why interception does not allow a resource to be scaled to zero.
 #[derive(Clone, Debug, PartialEq)]
-pub enum InterceptionNotReady {
+pub(crate) enum InterceptionNotReady {
     /// With path direct something is missing, and what.
     PathDirect(&'static str),
-    /// Nobody asks for its route to be led any more, and it is being given back.
+    /// Interception is no longer requested, and its Service is being restored.
     GivenBack,
-    /// It is to be led to the DLXs, and is not, or not all of it: requests pass them by.
+    /// It is not intercepted yet, or only partly: requests bypass the DLXs.
     NotLed(Backend),
-    /// Its route is to lead to itself while it is awake, and leads there yet.
+    /// Its Service should point to its own pods while it is awake, and does not yet.
     NotBack(Backend),
-    /// It has not led to the DLXs for long enough: of the time before, they have not counted everything.
+    /// It has not been intercepted for long enough: earlier counts are incomplete.
     LedShort {
         /// For how long it has.
         intercepted_for: Duration,
@@ -40,12 +40,12 @@ pub enum InterceptionNotReady {
     NotServed,
 }
 
-/// Whether a resource can be put to zero, as far as its route goes.
+/// Whether interception allows a resource to be scaled to zero.
 ///
 /// # Errors
 ///
 /// It cannot, and why.
-pub fn check_ready(
+pub(crate) fn check_ready(
     resource: &Resource,
     metrics: &[ScaleResource],
     measure: Measurements<'_>,
@@ -60,7 +60,7 @@ pub fn check_ready(
 }
 
 /// Whether every request passes the DLXs, and has for as long as it takes to know: what they counted before is not all there
-/// was. One that tells no route is led to them by its owners.
+/// was. Without an interception its users point its traffic at the DLXs.
 fn led(
     resource: &Resource,
     metrics: &[ScaleResource],
@@ -88,7 +88,7 @@ fn led(
     }
 }
 
-/// Whether a resource can be tried whose requests pass no DLX while it is awake: its route can be switched, and a source tells
+/// Whether an attempt is possible on a resource whose requests bypass the DLXs while it is awake: its Service can be switched, and a source measures
 /// how busy it is after that.
 fn direct(
     resource: &Resource,
@@ -102,7 +102,7 @@ fn direct(
             ));
         }
         Some(route) if !route.requested => return Err(InterceptionNotReady::GivenBack),
-        // A wake's route is on its way back, or another try's.
+        // A wake or another attempt is still restoring its Service.
         Some(route) if route.backend != Backend::Workload => {
             return Err(InterceptionNotReady::NotBack(route.backend));
         }
@@ -138,12 +138,12 @@ fn served(conditions: InterceptionConditions) -> Result<(), InterceptionNotReady
 
 impl InterceptionNotReady {
     /// It does not pass by itself.
-    pub fn is_permanent(&self) -> bool {
+    pub(crate) fn is_permanent(&self) -> bool {
         matches!(self, Self::PathDirect(_))
     }
 
     /// In one word, for metrics; stable.
-    pub fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::PathDirect(_) => "when_asleep_unsupported",
             Self::GivenBack => "service_restoring",

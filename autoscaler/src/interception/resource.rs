@@ -1,4 +1,4 @@
-//! One resource with a route: what is seen of it, what is to be done next, and what that waits for. Pure: the time is given.
+//! One resource that can be intercepted: its state, the next step, and what that waits for. Pure: takes the time as an argument.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,14 +31,14 @@ const STRANDED_DELAY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct InterceptedResource {
     pub(super) path: TrafficMode,
-    /// Record, version and whether it has replicas.
+    /// Its record, version and whether it has replicas.
     pub(super) seen: Seen,
     pub(super) route: Interception,
     /// When that was told.
     told: Instant,
-    /// Since when it leads there, as far as this process saw.
+    /// Since when it has this backend, as far as this process saw.
     since: Instant,
-    /// Since when its own endpoints have been ready while it leads to both.
+    /// Since when its own endpoints have been ready while its Service points to both.
     workload_ready: Option<Instant>,
     /// The call under way.
     pub(super) calling: Option<Backend>,
@@ -59,7 +59,7 @@ pub(super) struct InterceptedResource {
     stranded: Option<Instant>,
     /// It waits for a place to be written, or woken.
     pub(super) queued: [bool; 2],
-    /// What its owners were told stands in the way.
+    /// The error that was published last.
     reported: Option<Arc<str>>,
 }
 
@@ -113,18 +113,18 @@ pub(super) enum BackendChange {
     ToWorkload,
 }
 
-/// A try that waits for the route of a resource.
+/// A drain attempt that waits for the interception of a resource.
 #[derive(Debug)]
 pub(super) struct WaitingAttempt {
-    /// The nonce of the record before its fence, and that of its fence.
+    /// The nonce of the record before the attempt, and that of the attempt.
     pub(super) nonces: [Nonce; 2],
-    /// Its fence was seen.
+    /// Its draining record was seen.
     pub(super) seen: bool,
 }
 
-/// A route as the admin port tells of it.
+/// An interception, as the admin port shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct InterceptionStatus {
+pub(crate) struct InterceptionStatus {
     backend: Backend,
     /// Since when, as far as this process saw.
     since: String,
@@ -140,13 +140,13 @@ pub struct InterceptionStatus {
     waits: Option<String>,
 }
 
-/// When a resource that sleeps was used last, as far as its plugin tells: it was put to sleep some time after that.
-pub fn last_used(resource: &Resource) -> Option<Timestamp> {
+/// When a sleeping resource was last used, as far as its plugin reports: it was scaled to zero some time after that.
+pub(crate) fn last_used(resource: &Resource) -> Option<Timestamp> {
     resource.last_scale_event_time.as_deref()?.parse().ok()
 }
 
 /// Whether a resource takes requests, as far as its plugin can tell.
-pub fn is_up(resource: &Resource) -> bool {
+pub(crate) fn is_up(resource: &Resource) -> bool {
     resource.replicas > 0
         && match (&resource.rollout, &resource.interception) {
             (Some(rollout), _) => rollout.phase == RolloutPhase::Complete,
@@ -182,7 +182,7 @@ impl InterceptedResource {
         this
     }
 
-    /// It is told again.
+    /// Updates it with what the plugin lists now.
     pub(super) fn update(
         &mut self,
         now: Instant,
@@ -193,7 +193,7 @@ impl InterceptedResource {
         self.path = resource.traffic_mode;
         let seen = plugin::protocol_seen(resource);
         if seen.version != self.seen.version {
-            // It may have been led elsewhere and back in between.
+            // Its Service may have been switched and back in between.
             self.workload_ready = None;
         }
         self.seen = seen;
@@ -252,7 +252,7 @@ impl InterceptedResource {
         }
     }
 
-    /// Whether the fence in the record is that of the try that waits.
+    /// Whether the record is draining by the attempt that waits.
     fn is_attempt_confirmed(&self, waiting: Option<&WaitingAttempt>) -> bool {
         let record = &self.seen.record;
         waiting.is_some_and(|waiting| record.phase == Phase::Draining && record.nonce == waiting.nonces[1])
@@ -261,7 +261,7 @@ impl InterceptedResource {
     /// Where it is to lead next.
     fn next_backend(&self, context: StepContext, waiting: Option<&WaitingAttempt>) -> Option<Backend> {
         let to = protocol::interception_step(&self.step_input(context, self.is_attempt_confirmed(waiting)))?;
-        // Who has just begun to lead does not know yet whom to name.
+        // A new leader does not know the DLXs yet.
         (to == Backend::Workload || context.nameable).then_some(to)
     }
 
@@ -273,7 +273,7 @@ impl InterceptedResource {
     ) -> DueActions {
         let mut due = DueActions::default();
         self.stranded = self.is_stranded(context).then(|| self.stranded.unwrap_or(context.now));
-        // Where it is refused for want of a Service that somebody is making anew, that has a moment to come.
+        // A Service that is being re-created has a moment to appear.
         let since = self
             .stranded
             .map(|since| if context.dlxs == Dlxs::Dead { since } else { since + STRANDED_DELAY });
@@ -308,7 +308,7 @@ impl InterceptedResource {
         due
     }
 
-    /// A call ended; what its owners are to be told, if so.
+    /// Records the result of a call; returns an error to publish, if it is new.
     pub(super) fn record_call(
         &mut self,
         now: Instant,
@@ -356,7 +356,7 @@ impl InterceptedResource {
         self.wake = Some(pause);
     }
 
-    /// How far the route is for a try that waits for it, and when to look again.
+    /// The progress of the switchover for a waiting attempt, and when to check again.
     pub(super) fn switchover_progress(
         &self,
         context: StepContext,
@@ -386,7 +386,7 @@ impl InterceptedResource {
         }
     }
 
-    /// As the admin port tells of it.
+    /// As the admin port shows it.
     pub(super) fn status(
         &self,
         context: StepContext,
@@ -426,7 +426,7 @@ impl InterceptedResource {
         !self.seen.scaled && (context.dlxs == Dlxs::Dead || refused && slept)
     }
 
-    /// It is to be given back, and nobody has woken it yet.
+    /// It is to be restored, and has not been woken yet.
     fn waits_for_wake(&self) -> bool {
         !self.is_requested() && !self.seen.scaled && self.route.backend == Backend::Dlx
     }

@@ -8,15 +8,15 @@ use tokio::{sync::watch, time::Instant};
 
 use super::InterceptionConditions;
 
-/// What routes are led by. Cheap to clone.
+/// The ready DLXs, and the delays of interception. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct ServingDlxs {
+pub(crate) struct ServingDlxs {
     /// The DLXs that take requests.
-    pub serving: watch::Receiver<Known>,
+    pub(crate) serving: watch::Receiver<Known>,
     /// How long whoever connects may take to follow a change of a route.
-    pub propagation_delay: Duration,
-    /// How long no DLX takes requests until nobody waits for one.
-    pub unavailable_timeout: Duration,
+    pub(crate) propagation_delay: Duration,
+    /// How long no DLX is ready until traffic fails over to the pods.
+    pub(crate) unavailable_timeout: Duration,
 }
 
 /// The DLXs as one router saw them so far.
@@ -33,7 +33,7 @@ pub(super) struct ObservedDlxs {
 
 impl ServingDlxs {
     /// What decisions need of it now.
-    pub fn conditions(&self) -> InterceptionConditions {
+    pub(crate) fn conditions(&self) -> InterceptionConditions {
         InterceptionConditions {
             dlx_available: self.any_serving(),
             propagation_delay: self.propagation_delay,
@@ -41,7 +41,7 @@ impl ServingDlxs {
     }
 
     /// Whether at least one DLX takes requests.
-    pub fn any_serving(&self) -> bool {
+    pub(crate) fn any_serving(&self) -> bool {
         self.serving.borrow().as_deref().is_some_and(|dlxs| !dlxs.is_empty())
     }
 }
@@ -72,12 +72,12 @@ impl ObservedDlxs {
         }
     }
 
-    /// When nobody waits for them any more, if none comes until then.
+    /// When traffic fails over to the pods, if no DLX is ready until then.
     pub(super) fn unavailable_at(&self, unavailable_timeout: Duration) -> Option<Instant> {
         self.none_since.and_then(|since| since.checked_add(unavailable_timeout))
     }
 
-    /// Those that are to be named in a route: while there is none, the last there were, as they are named already. Empty: there
+    /// The DLXs to name in slices: while none is ready, the last ones, which are named already. Empty: there
     /// was none since this process leads.
     pub(super) fn named(&self) -> Vec<Dlx> {
         self.named.to_vec()

@@ -1,4 +1,4 @@
-//! The middle of a try in traffic mode `when-asleep`: its route is switched to the DLXs, and the resource seen idle once more after everybody has
+//! The middle of an attempt on a resource intercepted only while asleep: its Service is switched to the DLXs, and its activity sampled after everybody has
 //! followed. Until then requests pass no DLX that could have counted them.
 
 use std::{sync::Arc, time::Duration};
@@ -11,43 +11,43 @@ use tokio_util::sync::CancellationToken;
 use super::{InterceptionTable, PendingSwitchover, ServingDlxs, SwitchoverProgress};
 use crate::observe::{Activity, MetricSource, effective_metrics, members::Members};
 
-/// How long the route may take to be written and seen, beside the grace.
+/// How long the switch may take to be written and seen, beside the propagation delay.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a switch needs.
 #[derive(Clone)]
-pub struct Switchover {
+pub(crate) struct Switchover {
     /// Where the router is told.
-    pub interceptions: InterceptionTable,
-    /// What routes are led by.
-    pub dlxs: ServingDlxs,
-    /// Who says how busy the resource is.
-    pub source: MetricSource,
+    pub(crate) interceptions: InterceptionTable,
+    /// The ready DLXs, and the delays of interception.
+    pub(crate) dlxs: ServingDlxs,
+    /// The metric source to sample.
+    pub(crate) source: MetricSource,
     /// What holds for it.
-    pub settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
     /// The namespace file's namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
 }
 
 /// Why a resource was not sampled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SwitchoverError {
+pub(crate) enum SwitchoverError {
     /// The process is to end.
     Stopping,
-    /// Somebody else changed the resource meanwhile.
+    /// Its record changed meanwhile.
     Changed,
-    /// Its route could not be switched, and why.
+    /// Its Service could not be switched, and why.
     NotIntercepted(Arc<str>),
-    /// The metric source tells nothing of so short a time.
+    /// The metric source has no window that short.
     NoShortWindow,
 }
 
 // === impl Switchover ===
 
 impl Switchover {
-    /// Waits until everything for `resource` has been led to the DLXs for the grace, and asks how busy it was since then: the
-    /// metrics that were asked for, and what was told. `fence`: the nonce of the fence that every DLX has confirmed.
-    pub async fn sample_once_intercepted(
+    /// Waits until `resource` has been intercepted for the propagation delay, and samples its activity since then: the
+    /// metrics, and their readings. `fence`: the nonce of the attempt that every DLX has confirmed.
+    pub(crate) async fn sample_once_intercepted(
         &self,
         kind: &str,
         members: &Members,
@@ -111,7 +111,7 @@ fn check_progress(progress: SwitchoverProgress) -> Result<(), SwitchoverError> {
     }
 }
 
-/// Waits until the route leads to the DLXs no more; why.
+/// Waits until it is no longer intercepted; returns why.
 async fn wait_until_lost(confirmed: &mut PendingSwitchover) -> SwitchoverError {
     let progress = confirmed.lost().await;
     check_progress(progress).err().unwrap_or(SwitchoverError::Changed)

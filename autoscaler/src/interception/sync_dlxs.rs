@@ -1,7 +1,8 @@
-//! Has the plugin name the DLXs that take requests now in every route that names any.
+//! Keeps the DLX addresses of all intercepted Services up to date.
 
 use std::time::Duration;
 
+use plugin_host::CallError;
 use scaler_types::backoff::Backoff;
 use tokio::{
     sync::watch,
@@ -10,23 +11,23 @@ use tokio::{
 
 use super::ServingDlxs;
 use crate::{
-    plugin::{ActivePlugin, Plugin},
-    telemetry::{CycleLabels, Metrics},
+    plugin::{ActivePlugin, PluginCalls},
+    telemetry::{AutoscalerMetrics, CycleLabels},
 };
 
 /// After a call that failed.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-/// How long one call may take: thousands of routes at the pace of an API server.
+/// How long one call may take: thousands of Services at the pace of an API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Tends at once, whenever the DLXs or the plugin are others, and each scale interval. Never ends.
 ///
 /// A call under way is given up when the DLXs change: whoever is named by it may be gone, and what it has written is fine.
-pub(super) async fn keep_dlxs_synced<P: Plugin>(
+pub(super) async fn keep_dlxs_synced<P: PluginCalls>(
     mut active: watch::Receiver<ActivePlugin<P>>,
     mut serving: ServingDlxs,
     labels: CycleLabels,
-    metrics: Metrics,
+    metrics: AutoscalerMetrics,
 ) {
     let mut failures = 0;
     loop {
@@ -35,7 +36,7 @@ pub(super) async fn keep_dlxs_synced<P: Plugin>(
         let call = async {
             let Some(dlxs) = dlxs else { return Ok(()) };
             let done = timeout(CALL_TIMEOUT, plugin.sync_dlxs(&dlxs)).await;
-            let done = done.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+            let done = done.unwrap_or(Err(CallError::TimedOut(CALL_TIMEOUT)));
             if done.is_err() {
                 metrics.dlx_sync_failures.get_or_create(&labels).inc();
             }
@@ -58,7 +59,7 @@ pub(super) async fn keep_dlxs_synced<P: Plugin>(
                 tracing::warn!(
                     kind,
                     namespace,
-                    error,
+                    %error,
                     failures,
                     "failed to update the DLX addresses of intercepted Services; retrying"
                 );
@@ -73,7 +74,10 @@ pub(super) async fn keep_dlxs_synced<P: Plugin>(
 }
 
 /// Returns when the DLXs, or what is given, are others.
-async fn inputs_changed<P: Plugin>(active: &mut watch::Receiver<ActivePlugin<P>>, serving: &mut ServingDlxs) {
+async fn inputs_changed<P: PluginCalls>(
+    active: &mut watch::Receiver<ActivePlugin<P>>,
+    serving: &mut ServingDlxs,
+) {
     let active = async {
         if active.changed().await.is_err() {
             std::future::pending().await
@@ -90,7 +94,7 @@ async fn inputs_changed<P: Plugin>(active: &mut watch::Receiver<ActivePlugin<P>>
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "now and then whatever nobody tells of is put right")]
+#[expect(clippy::disallowed_methods, reason = "a periodic sync repairs what no event announced")]
 async fn sleep_for(pause: Duration) {
     sleep_until(Instant::now() + pause).await;
 }

@@ -1,4 +1,4 @@
-//! The routes of one plugin in one namespace file, as a try, the admin port and their router see them.
+//! The interceptions of one plugin in one namespace file, as drain attempts, the admin port and the interceptor see them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,9 +16,9 @@ use super::{
     serving::{ObservedDlxs, ServingDlxs},
 };
 
-/// The routes of one plugin in one namespace file. Cheap to clone; clones share them.
+/// The interceptions of one plugin in one namespace file. Cheap to clone; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct InterceptionTable(Arc<Shared>);
+pub(crate) struct InterceptionTable(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -31,12 +31,12 @@ struct Shared {
 pub(super) struct Inner {
     /// The resources that have a route.
     pub(super) resources: HashMap<ResourceId, InterceptedResource>,
-    /// The tries that wait for a route.
+    /// The attempts that wait for an interception.
     waiting: HashMap<ResourceId, WaitingEntry>,
     /// What is to be looked at anew.
     pub(super) dirty: BTreeSet<ResourceId>,
     pub(super) dlxs: ObservedDlxs,
-    /// Whether what the plugin told last was no error; `None`: it has told nothing yet.
+    /// Whether the plugin could list its resources the last time; `None`: it has not answered yet.
     pub(super) reachable: Option<bool>,
 }
 
@@ -46,23 +46,23 @@ struct WaitingEntry {
     tell: watch::Sender<SwitchoverProgress>,
 }
 
-/// How far the route of a resource is whose try waits for it.
+/// The progress of the switchover of one attempt.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum SwitchoverProgress {
+pub(crate) enum SwitchoverProgress {
     /// Not there yet.
     #[default]
     Waiting,
-    /// It leads to the DLXs, all of it, and everybody has had the time to follow.
+    /// Completely intercepted, for at least the propagation delay.
     Intercepted,
-    /// Somebody else changed the resource: the fence stands no more.
+    /// Its record changed: the attempt is over.
     Changed,
     /// It comes to nothing, and why.
     Lost(Arc<str>),
 }
 
-/// A try waits in its switch: its fence is this leader's own, and every DLX has confirmed it. Ends when dropped.
+/// An attempt that waits for its switchover: this leader's own, and confirmed by every DLX. Ends when dropped.
 #[derive(Debug)]
-pub struct PendingSwitchover {
+pub(crate) struct PendingSwitchover {
     routes: InterceptionTable,
     id: ResourceId,
     progress: watch::Receiver<SwitchoverProgress>,
@@ -71,8 +71,8 @@ pub struct PendingSwitchover {
 // === impl InterceptionTable ===
 
 impl InterceptionTable {
-    /// Every DLX has confirmed the fence of this resource. `before`: the record's nonce before that fence; `fence`: its own.
-    pub fn begin_switchover(&self, id: &ResourceId, before: Nonce, fence: Nonce) -> PendingSwitchover {
+    /// Begins the switchover of a resource whose drain every DLX has confirmed. `before`: the record's nonce before the attempt; `fence`: its own.
+    pub(crate) fn begin_switchover(&self, id: &ResourceId, before: Nonce, fence: Nonce) -> PendingSwitchover {
         let (tell, progress) = watch::channel(SwitchoverProgress::default());
         let waiting = WaitingAttempt { nonces: [before, fence], seen: false };
         {
@@ -84,8 +84,8 @@ impl InterceptionTable {
         PendingSwitchover { routes: self.clone(), id: id.clone(), progress }
     }
 
-    /// The route of a resource, as the admin port tells of it; `None`: it has none, or this process does not lead.
-    pub fn status(&self, id: &ResourceId, dlxs_: &ServingDlxs) -> Option<InterceptionStatus> {
+    /// The interception of a resource, as the admin port shows it; `None`: it has none, or this process is not the leader.
+    pub(crate) fn status(&self, id: &ResourceId, dlxs_: &ServingDlxs) -> Option<InterceptionStatus> {
         let inner = self.inner();
         let at = inner.step_context(Instant::now(), dlxs_);
         let waiting = inner.waiting.get(id).map(|waiter| &waiter.waiting);
@@ -123,7 +123,7 @@ impl Inner {
         (self.resources.get_mut(id), self.waiting.get(id).map(|waiter| &waiter.waiting))
     }
 
-    /// Tells the try that waits for this route how far it is; when to look again.
+    /// Publishes the progress to the attempt that waits for it; returns when to check again.
     pub(super) fn publish_progress(&mut self, id: &ResourceId, at: StepContext) -> Option<Instant> {
         let WaitingEntry { waiting, tell } = self.waiting.get_mut(id)?;
         let (progress, again) = match self.resources.get(id) {
@@ -142,7 +142,7 @@ impl Inner {
         again
     }
 
-    /// Of whom a try waits.
+    /// The resources that attempts wait for.
     pub(super) fn awaited_resources(&self) -> Vec<ResourceId> {
         self.waiting.keys().cloned().collect()
     }
@@ -151,16 +151,16 @@ impl Inner {
 // === impl PendingSwitchover ===
 
 impl PendingSwitchover {
-    /// Waits until the route is led, or comes to nothing; never tells that it waits.
-    pub async fn settled(&mut self) -> SwitchoverProgress {
+    /// Waits until it is intercepted or has failed; never returns `Waiting`.
+    pub(crate) async fn settled(&mut self) -> SwitchoverProgress {
         match self.progress.wait_for(|progress| *progress != SwitchoverProgress::Waiting).await {
             Ok(progress) => progress.clone(),
             Err(_) => SwitchoverProgress::Lost("this autoscaler is stopping".into()),
         }
     }
 
-    /// Waits until it is led no more; why.
-    pub async fn lost(&mut self) -> SwitchoverProgress {
+    /// Waits until it is no longer intercepted; returns why.
+    pub(crate) async fn lost(&mut self) -> SwitchoverProgress {
         match self.progress.wait_for(|progress| *progress != SwitchoverProgress::Intercepted).await {
             Ok(progress) => progress.clone(),
             Err(_) => SwitchoverProgress::Lost("this autoscaler is stopping".into()),

@@ -1,4 +1,4 @@
-//! What metric sources tell of resources.
+//! What metric sources report of resources.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -6,86 +6,86 @@ use daemon::members::registered::Registered;
 use scaler_types::{Resource, duration::short};
 
 /// The one metric the DLXs know: requests, and TCP connections where they do not know HTTP.
-pub const REQUESTS: &str = "requests";
+pub(crate) const REQUESTS: &str = "requests";
 
-/// What was told of all resources.
+/// The activity of all resources.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Activity {
+pub(crate) struct Activity {
     /// How far the DLXs are to be believed.
-    pub source: DlxReports,
-    /// What they told, by the resource's place in the list that was asked for.
-    pub samples: Vec<Vec<Sample>>,
-    /// What another source told, in the same order; `None`: the DLXs are the source.
-    pub readings: Option<Vec<Vec<MetricReading>>>,
+    pub(crate) source: DlxReports,
+    /// What they reported, in the order of the listed resources.
+    pub(crate) samples: Vec<Vec<Sample>>,
+    /// The readings of another source, in the same order; `None`: the DLXs are the source.
+    pub(crate) readings: Option<Vec<Vec<MetricReading>>>,
 }
 
 /// Which DLXs were asked, and whether all of them answered.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct DlxReports {
-    /// Who must have told of each resource.
-    pub members: Vec<Arc<str>>,
-    /// Who has given a last report, which is among the samples as long as a window needs it.
-    pub reported: Vec<Arc<str>>,
-    /// Who had registered when the members were read.
-    pub registered: Registered,
+pub(crate) struct DlxReports {
+    /// The DLXs that must have reported each resource.
+    pub(crate) members: Vec<Arc<str>>,
+    /// The DLXs that gave a last report, which is among the samples as long as a window needs it.
+    pub(crate) reported: Vec<Arc<str>>,
+    /// The DLXs that had registered when the members were read.
+    pub(crate) registered: Registered,
     /// Why nothing is known of any resource, if so.
-    pub unknown: Option<ActivityUnknown>,
+    pub(crate) unknown: Option<ActivityUnknown>,
 }
 
 /// Why nothing is known. Cheap to clone: it may be the reason of ten thousand resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ActivityUnknown {
+pub(crate) enum ActivityUnknown {
     /// The source failed.
     SourceFailed(Arc<str>),
-    /// There is no DLX: nobody could hold what comes.
+    /// There is no DLX to hold requests.
     NoDlx,
     /// Live DLXs that did not answer.
     Unreachable(Arc<[String]>),
 }
 
-/// What one DLX told of one resource. Durations only: clocks of different hosts are never compared.
+/// What one DLX reported of one resource. Durations only: clocks of different hosts are never compared.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
-    /// Who told.
-    pub member: Arc<str>,
+pub(crate) struct Sample {
+    /// The DLX.
+    pub(crate) member: Arc<str>,
     /// Requests since it counts.
-    pub requests: u64,
+    pub(crate) requests: u64,
     /// Requests forwarded and not yet answered, open upgraded sockets and TCP connections included.
-    pub in_flight: u64,
+    pub(crate) in_flight: u64,
     /// Requests held.
-    pub held: u64,
+    pub(crate) held: u64,
     /// How long ago the last activity was; `None`: there was none since it counts.
-    pub idle: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
     /// For how long it has counted.
-    pub counting: Duration,
+    pub(crate) counting: Duration,
     /// It missed nothing since it began, however short that is.
-    pub since_start: bool,
+    pub(crate) since_start: bool,
     /// Requests by window.
-    pub counts: Vec<(Duration, u64)>,
+    pub(crate) counts: Vec<(Duration, u64)>,
 }
 
-/// What a source beside the DLXs told of one metric of one resource.
+/// A reading of one metric of one resource, of a source beside the DLXs.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MetricReading {
+pub(crate) struct MetricReading {
     /// The metric's name on the wire.
-    pub metric: Arc<str>,
+    pub(crate) metric: Arc<str>,
     /// Its value.
-    pub value: MetricValue,
+    pub(crate) value: MetricValue,
     /// How far back that is known.
-    pub coverage: Completeness,
+    pub(crate) coverage: Completeness,
 }
 
 /// A metric's value, or why there is none.
 #[derive(Clone, Debug, PartialEq)]
-pub enum MetricValue {
+pub(crate) enum MetricValue {
     /// In the metric's own unit; perhaps no number at all.
     Number(f64),
-    /// The source told none. `idle`: then it was idle, if its coverage proves that anyone looked.
+    /// The source has none. `idle`: this means idle, if the window is complete.
     Absent {
         /// See there.
         idle: bool,
     },
-    /// The source told several.
+    /// The source has several.
     Several,
     /// The source has no such metric; what it has.
     Unknown(Arc<str>),
@@ -95,7 +95,7 @@ pub enum MetricValue {
 
 /// How far back a value is known.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Completeness {
+pub(crate) enum Completeness {
     /// The source answers for the whole window.
     Guaranteed,
     /// The source says that its value is of this time only.
@@ -113,10 +113,10 @@ pub enum Completeness {
 
 /// A number of scrapes, or why there is none.
 #[derive(Clone, Debug, PartialEq)]
-pub enum SampleCount {
+pub(crate) enum SampleCount {
     /// Of the resource's own target or series.
     Count(f64),
-    /// Nothing was told of it.
+    /// No count.
     Nothing,
     /// Several numbers were.
     Several,
@@ -126,10 +126,10 @@ pub enum SampleCount {
 
 /// What a resource's metrics are read from.
 #[derive(Clone, Copy, Debug)]
-pub enum Measurements<'a> {
-    /// What the DLXs told: every request passes one.
+pub(crate) enum Measurements<'a> {
+    /// The samples of the DLXs: every request passes one.
     Samples,
-    /// What another source told, in the order of the metrics.
+    /// The readings of another source, in the order of the metrics.
     Readings(&'a [MetricReading]),
 }
 
@@ -159,8 +159,8 @@ impl fmt::Display for ActivityUnknown {
 // === impl Sample ===
 
 impl Sample {
-    /// How long there has been no activity, as far as this DLX can tell; `None`: there never was any.
-    pub fn idle_for(&self) -> Option<Duration> {
+    /// How long there has been no activity, as far as this DLX knows; `None`: there never was any.
+    pub(crate) fn idle_for(&self) -> Option<Duration> {
         if self.in_flight > 0 || self.held > 0 {
             return Some(Duration::ZERO);
         }
@@ -172,7 +172,7 @@ impl Sample {
     }
 
     /// The same DLX's, so much later, when it is gone: nothing has happened there since.
-    pub fn later(mut self, by: Duration) -> Self {
+    pub(crate) fn later(mut self, by: Duration) -> Self {
         self.idle = self.idle.map(|idle| idle.saturating_add(by));
         self.counting = self.counting.saturating_add(by);
         if let Some(idle) = self.idle {
@@ -182,7 +182,7 @@ impl Sample {
     }
 
     /// Requests within `window`, if it told.
-    pub fn count(&self, window: Duration) -> Option<u64> {
+    pub(crate) fn count(&self, window: Duration) -> Option<u64> {
         self.counts.iter().find(|(asked, _)| *asked == window).map(|(_, count)| *count)
     }
 }
@@ -218,7 +218,7 @@ impl fmt::Display for Completeness {
                 write!(f, "the metric source failed: {reason}")
             }
             Self::Scrapes { seen: SampleCount::Count(seen), needed, most } => {
-                #[expect(clippy::cast_precision_loss, reason = "nobody scrapes 2^53 times")]
+                #[expect(clippy::cast_precision_loss, reason = "no target is scraped 2^53 times")]
                 let too_many = *seen > *most as f64;
                 match too_many {
                     true => {

@@ -1,4 +1,4 @@
-//! What the plugin tells, in order: everything first, then what changes.
+//! The plugin's resources as a stream: everything first, then what changes.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    plugin::{ActivePlugin, Plugin},
+    plugin::{ActivePlugin, PluginCalls},
     telemetry::CycleLabels,
 };
 
@@ -20,12 +20,12 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 pub(crate) enum ListedChanges {
     /// This changed.
     Changes(Changes),
-    /// It cannot be told now; what was known is kept.
+    /// The plugin cannot list now; the last known state is kept.
     Unavailable,
 }
 
-/// Follows the plugin that is given, as another one is given; returns when nobody listens any more.
-pub(crate) async fn follow_changes<P: Plugin>(
+/// Follows the active plugin, also when it is replaced; returns when the receiver is gone.
+pub(crate) async fn follow_changes<P: PluginCalls>(
     mut active: watch::Receiver<ActivePlugin<P>>,
     labels: CycleLabels,
     told: mpsc::Sender<ListedChanges>,
@@ -40,13 +40,13 @@ pub(crate) async fn follow_changes<P: Plugin>(
     }
 }
 
-async fn plugin_replaced<P: Plugin>(active: &mut watch::Receiver<ActivePlugin<P>>, plugin: &P) {
+async fn plugin_replaced<P: PluginCalls>(active: &mut watch::Receiver<ActivePlugin<P>>, plugin: &P) {
     if active.wait_for(|active| active.plugin != *plugin).await.is_err() {
         std::future::pending().await
     }
 }
 
-async fn stream_changes<P: Plugin>(
+async fn stream_changes<P: PluginCalls>(
     plugin: &P,
     active: &watch::Receiver<ActivePlugin<P>>,
     labels: &CycleLabels,
@@ -57,7 +57,7 @@ async fn stream_changes<P: Plugin>(
     loop {
         let (tell, again) = match plugin.changes(cursor).await {
             Ok(changes) => {
-                // One that tells everything each time cannot watch, and has nothing that would be led at once.
+                // One that lists everything each time cannot watch, and has nothing to intercept at once.
                 let everything = cursor > 0 && changes.complete;
                 let idle =
                     everything && changes.resources.iter().all(|resource| resource.interception.is_none());

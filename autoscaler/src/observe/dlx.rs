@@ -7,13 +7,16 @@ use std::{
     time::Duration,
 };
 
+use daemon::cluster::causes;
 use scaler_types::{Resource, duration};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use super::{
-    Activity, ActivityUnknown, DlxReports, ResourceIndex, Sample, index_by_name,
-    members::{LastReport, Members, Unreachable},
+    Activity, ActivityUnknown, DlxReports, ResourceIndex, Sample,
+    error::SourceError,
+    index_by_name,
+    members::{DlxLastReport, Members, Unreachable},
 };
 
 /// What one DLX answers to `GET /api/v1/activity`. Every field must be there: a missing one is not zero.
@@ -50,7 +53,7 @@ struct ResourceActivity<'a> {
 }
 
 /// Asks every live DLX, all at once and each once, about all resources and windows.
-pub async fn query_activity(
+pub(crate) async fn query_activity(
     members: &Members,
     kind: &str,
     resources: &[Resource],
@@ -61,16 +64,16 @@ pub async fn query_activity(
         samples: vec![Vec::new(); resources.len()],
         readings: None,
     };
-    // Before the members are read: who registered by then, and is not among them, is gone.
+    // Before the members are read: a DLX that registered by then and is not among them is gone.
     let registered = members.registered();
     let mut live = match members.read().await {
         Ok(live) => live,
         Err(error) => return nothing(ActivityUnknown::SourceFailed(error.to_string().into())),
     };
-    // After that: who is gone has given it before, or never will.
+    // After that: a DLX that is gone has given its report before, or never will.
     let last_reports = members.last_reports_for(windows);
     let reported: Vec<_> = last_reports.iter().map(|(name, _)| name.clone()).collect();
-    // Whose last request has ended is still a member, and tells nothing more.
+    // A DLX whose last request has ended is still a member, and reports nothing more.
     live.retain(|member| !reported.iter().any(|name| **name == member.name));
     if live.is_empty() {
         let mut nobody = nothing(ActivityUnknown::NoDlx);
@@ -96,17 +99,17 @@ pub async fn query_activity(
         let name: Arc<str> = member.name.as_str().into();
         let merged = answer.and_then(|body| {
             merge(&body, &name, Duration::ZERO, kind, &places, &mut samples)
-                .map_err(|reason| Unreachable { reason: reason.into() })
+                .map_err(|error| Unreachable { reason: causes(&error).into() })
         });
         members.record_answer(&member.name, merged.as_ref().err());
         if merged.is_err() {
             silent.push(member.name);
         }
     }
-    for (name, LastReport { at, body }) in &last_reports {
+    for (name, DlxLastReport { at, body }) in &last_reports {
         let merged = merge_last(body, name, at.elapsed(), kind, &places, windows, &mut samples);
-        if let Err(reason) = merged {
-            members.record_answer(name, Some(&Unreachable { reason: reason.into() }));
+        if let Err(error) = merged {
+            members.record_answer(name, Some(&Unreachable { reason: causes(&error).into() }));
             silent.push(name.to_string());
         }
     }
@@ -129,7 +132,7 @@ fn merge_last(
     places: &ResourceIndex<'_>,
     windows: &BTreeSet<Duration>,
     samples: &mut [Vec<Sample>],
-) -> Result<(), String> {
+) -> Result<(), SourceError> {
     let Some(forgotten) = merge(body, member, ago, kind, places, samples)? else { return Ok(()) };
     // What it does not name it may have forgotten then, with what it had counted.
     let known = windows.iter().filter(|window| forgotten >= **window).map(|window| (*window, 0));
@@ -158,12 +161,11 @@ fn merge(
     kind: &str,
     places: &ResourceIndex<'_>,
     samples: &mut [Vec<Sample>],
-) -> Result<Option<Duration>, String> {
-    let answer: ActivityAnswer<'_> =
-        serde_json::from_slice(body).map_err(|error| format!("cannot parse its answer: {error}"))?;
+) -> Result<Option<Duration>, SourceError> {
+    let answer: ActivityAnswer<'_> = serde_json::from_slice(body)?;
     if answer.member != **member {
         // One that took over the address of another knows nothing of what the other did.
-        return Err(format!("{} answers at its address", answer.member));
+        return Err(SourceError::OtherDlx(answer.member.into_owned()));
     }
     for told in answer.resources {
         if told.kind != kind {
@@ -182,7 +184,7 @@ fn merge(
             idle: told.idle,
             counting: told.counting,
             since_start: told.since_start,
-            counts: counts.map_err(|error| format!("cannot parse its answer: {error}"))?,
+            counts: counts?,
         };
         samples[*place].push(sample.later(ago));
     }

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use daemon::{flags::CommonFlags, settings::ObjectKind};
+use daemon::{cluster::causes, flags::CommonFlags, settings::ObjectKind};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::{Client, client::Body};
-use scaler_types::{Resource, Role, ScaleResource, duration};
+use scaler_types::{Resource, Role, ScaleResource};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -20,7 +20,9 @@ use tokio::{
 };
 
 use super::{
-    Completeness, MetricReading, MetricValue, ResourceIndex, index_by_name, quantity,
+    Completeness, MetricReading, MetricValue, ResourceIndex,
+    error::SourceError,
+    index_by_name, quantity,
     source::{ReadingTable, ReadingTables, RequestedMetric, ValueSlot},
 };
 use crate::http::{excerpt, percent_encode};
@@ -36,9 +38,9 @@ const GROUP: &str = "custom.metrics.k8s.io";
 /// The versions that are spoken, the best first.
 const VERSIONS: [&str; 2] = ["v1beta2", "v1beta1"];
 
-/// The cluster whose API is asked, if there is one: a client is made when first needed. Cheap to clone.
+/// A client of the cluster, if there is one; made when first needed. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct ClusterClient(Arc<Lazy>);
+pub(crate) struct ClusterClient(Arc<Lazy>);
 
 #[derive(Default)]
 struct Lazy {
@@ -48,14 +50,14 @@ struct Lazy {
 
 /// The custom metrics of one kind of object. Cheap to clone.
 #[derive(Clone)]
-pub struct KubernetesSource(Arc<Shared>);
+pub(crate) struct KubernetesSource(Arc<Shared>);
 
 struct Shared {
     kind: ObjectKind,
     cluster: ClusterClient,
     /// Found once, and again after a failure.
     api: Mutex<Option<Api>>,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
 /// What discovery found.
@@ -110,23 +112,23 @@ struct Described {
     name: String,
 }
 
-/// What one call told: by resource a value, and over how long.
+/// The values of one call by resource, each with its window if the API says so.
 type ObjectValues = Vec<(ValueSlot, Option<Duration>)>;
 
 // === impl ClusterClient ===
 
 impl ClusterClient {
     /// The one that the flags mean.
-    pub fn for_flags(flags: CommonFlags) -> Self {
+    pub(crate) fn for_flags(flags: CommonFlags) -> Self {
         Self(Arc::new(Lazy { flags: Some(flags), client: OnceCell::new() }))
     }
 
-    async fn client(&self) -> Result<Client, String> {
+    async fn client(&self) -> Result<Client, SourceError> {
         let make = async || match &self.0.flags {
             Some(flags) => daemon::cluster::client(flags.kubeconfig(), Role::Autoscaler)
                 .await
-                .map_err(|error| format!("{error:#}")),
-            None => Err("no cluster is known".to_owned()),
+                .map_err(SourceError::Client),
+            None => Err(SourceError::NoCluster),
         };
         self.0.client.get_or_try_init(make).await.cloned()
     }
@@ -142,17 +144,17 @@ impl From<Client> for ClusterClient {
 
 impl KubernetesSource {
     /// Asks nothing yet.
-    pub fn new(kind: ObjectKind, cluster: ClusterClient) -> Self {
+    pub(crate) fn new(kind: ObjectKind, cluster: ClusterClient) -> Self {
         Self(Arc::new(Shared {
             kind,
             cluster,
             api: Mutex::default(),
-            places: Semaphore::new(MAX_CONCURRENT_CALLS),
+            permits: Semaphore::new(MAX_CONCURRENT_CALLS),
         }))
     }
 
-    /// Whose metrics are asked for.
-    pub fn kind(&self) -> &ObjectKind {
+    /// The kind of object whose metrics are read.
+    pub(crate) fn kind(&self) -> &ObjectKind {
         &self.0.kind
     }
 
@@ -163,7 +165,7 @@ impl KubernetesSource {
         listed: &[Resource],
         wanted: &BTreeSet<RequestedMetric<'_>>,
     ) -> ReadingTables {
-        let api = self.api().await;
+        let api = self.api().await.map_err(Arc::new);
         let places = self.index_by_name(plugin, listed);
         let namespaces: BTreeSet<&str> =
             listed.iter().map(|resource| resource.id.namespace.as_str()).collect();
@@ -174,7 +176,9 @@ impl KubernetesSource {
                 let (name, namespace) = (name.to_owned(), (*namespace).to_owned());
                 questions.spawn(async move {
                     let answer = match api {
-                        Ok((client, api)) => this.values(&client, &api, &namespace, &name, window).await,
+                        Ok((client, api)) => {
+                            this.values(&client, &api, &namespace, &name, window).await.map_err(Arc::new)
+                        }
                         Err(error) => Err(error),
                     };
                     (name, window, namespace, answer)
@@ -190,7 +194,7 @@ impl KubernetesSource {
                 .or_insert_with(|| Ok(vec![(ValueSlot::default(), None); listed.len()]));
             match (told.as_mut(), answer) {
                 (Ok(told), Ok(values)) => add(told, places.get(namespace.as_str()), values),
-                (Ok(_), Err(error)) => *told = Err(error.into()),
+                (Ok(_), Err(error)) => *told = Err(causes(&*error).into()),
                 (Err(_), _) => {}
             }
         }
@@ -220,7 +224,7 @@ impl KubernetesSource {
     }
 
     /// The client, and what discovery found.
-    async fn api(&self) -> Result<(Client, Api), String> {
+    async fn api(&self) -> Result<(Client, Api), SourceError> {
         let client = self.0.cluster.client().await?;
         let known = self.0.api.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let api = match known {
@@ -234,23 +238,20 @@ impl KubernetesSource {
         Ok((client, api))
     }
 
-    async fn discover(&self, client: &Client) -> Result<Api, String> {
+    async fn discover(&self, client: &Client) -> Result<Api, SourceError> {
         let ObjectKind { group, kind } = &self.0.kind;
-        let metrics: Group = get_json(client, &format!("/apis/{GROUP}"))
-            .await?
-            .ok_or_else(|| format!("the cluster has no API {GROUP}: is a metrics adapter installed?"))?;
+        let metrics: Group =
+            get_json(client, &format!("/apis/{GROUP}")).await?.ok_or(SourceError::NoMetricsApi(GROUP))?;
         let version = VERSIONS
             .into_iter()
             .find(|version| metrics.versions.iter().any(|offered| offered.version == *version))
-            .ok_or_else(|| {
-                format!("the cluster's {GROUP} has none of the versions {}", VERSIONS.join(", "))
-            })?;
+            .ok_or_else(|| SourceError::NoMetricsVersion { api: GROUP, versions: VERSIONS.join(", ") })?;
         let paths = match group.as_str() {
             "" => vec!["/api/v1".to_owned()],
             group => {
                 let offered: Group = get_json(client, &format!("/apis/{group}"))
                     .await?
-                    .ok_or_else(|| format!("the cluster has no API group {group:?}: see metrics.resource"))?;
+                    .ok_or_else(|| SourceError::NoGroup(group.to_owned()))?;
                 let preferred = offered.preferred_version.iter();
                 let versions = preferred.chain(&offered.versions);
                 versions.map(|version| format!("/apis/{group}/{}", version.version)).collect()
@@ -266,7 +267,7 @@ impl KubernetesSource {
                 return Ok(Api { version: version.to_owned(), resource });
             }
         }
-        Err(format!("the cluster has no kind {kind:?} in the group {group:?}: see metrics.resource"))
+        Err(SourceError::NoKind { group: group.clone(), kind: kind.clone() })
     }
 
     /// One metric of all objects in a namespace; none where there is no data yet.
@@ -277,8 +278,9 @@ impl KubernetesSource {
         namespace: &str,
         name: &str,
         window: Duration,
-    ) -> Result<Vec<ObjectMetric>, String> {
-        let _place = self.0.places.acquire().await.map_err(|error| error.to_string())?;
+    ) -> Result<Vec<ObjectMetric>, SourceError> {
+        // An error: never, it is not closed.
+        let _permit = self.0.permits.acquire().await;
         let Api { version, resource } = api;
         let metric = wire_name(name, window);
         let path = format!(
@@ -331,26 +333,21 @@ fn table(name: &str, window: Duration, told: Result<ObjectValues, Arc<str>>) -> 
 }
 
 /// What is at `path`; `None`: nothing is (404).
-async fn get_json<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Option<T>, String> {
-    let failed = |why: String| format!("GET {path}: {why}");
-    let request = Request::get(path).body(Body::empty()).map_err(|error| failed(error.to_string()))?;
-    let exchange = async {
-        let (head, body) =
-            client.send(request).await.map_err(|error| failed(daemon::cluster::causes(&error)))?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| failed(daemon::cluster::causes(&*error)))?;
-        Ok::<_, String>((head.status, body.to_bytes()))
+async fn get_json<T: DeserializeOwned>(client: &Client, path: &str) -> Result<Option<T>, SourceError> {
+    let answer = async {
+        let request = Request::get(path).body(Body::empty())?;
+        let exchange = async {
+            let (head, body) = client.send(request).await?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(SourceError::Body)?;
+            Ok::<_, SourceError>((head.status, body.to_bytes()))
+        };
+        match timeout(ANSWER_TIMEOUT, exchange).await {
+            Err(_) => Err(SourceError::Timeout(ANSWER_TIMEOUT)),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok((StatusCode::OK, body))) => Ok(Some(serde_json::from_slice(&body)?)),
+            Ok(Ok((StatusCode::NOT_FOUND, _))) => Ok(None),
+            Ok(Ok((status, body))) => Err(SourceError::Status { status, text: excerpt(&body) }),
+        }
     };
-    let (status, body) = timeout(ANSWER_TIMEOUT, exchange)
-        .await
-        .unwrap_or_else(|_| Err(failed(format!("no answer within {}", duration::short(ANSWER_TIMEOUT)))))?;
-    match status {
-        StatusCode::OK => serde_json::from_slice(&body)
-            .map(Some)
-            .map_err(|error| failed(format!("cannot parse its answer: {error}"))),
-        StatusCode::NOT_FOUND => Ok(None),
-        status => Err(failed(format!("it answered {status}: {}", excerpt(&body)))),
-    }
+    answer.await.map_err(|error| SourceError::Get { path: path.to_owned(), source: Box::new(error) })
 }

@@ -1,4 +1,4 @@
-//! The DLXs: who they are, and how they are asked.
+//! The registered DLXs, and a client for their admin ports.
 
 mod last_reports;
 
@@ -20,8 +20,8 @@ use scaler_types::{Nonce, ResourceId, duration};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
-use crate::telemetry::{DlxLabels, Metrics};
-pub use last_reports::LastReport;
+use crate::telemetry::{AutoscalerMetrics, DlxLabels};
+pub(crate) use last_reports::DlxLastReport;
 use last_reports::LastReports;
 
 /// The longest answer that is read: ten thousand resources take about 2.5 MB.
@@ -29,27 +29,27 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// How long DLXs are waited for.
 #[derive(Clone, Copy, Debug)]
-pub struct MemberTimeouts {
-    /// For the activity: a DLX that tells of ten thousand resources takes some tens of milliseconds; one that takes a
+pub(crate) struct MemberTimeouts {
+    /// For the activity: a DLX that reports ten thousand resources takes some tens of milliseconds; one that takes a
     /// hundred times as long is taken for silent.
-    pub activity: Duration,
-    /// How long a DLX may wait until it sees a fence: its view is behind the store by what the plugin's `changes`
+    pub(crate) activity: Duration,
+    /// How long a DLX may wait until it sees a drain: its view is behind the store by what the plugin's `changes`
     /// takes, at most the second of the default one.
-    pub fence: Duration,
+    pub(crate) fence: Duration,
     /// How much longer than that its answer is waited for.
-    pub margin: Duration,
+    pub(crate) margin: Duration,
 }
 
 /// The DLXs. Cheap to clone; clones share their connections.
 #[derive(Clone)]
-pub struct Members(Arc<Shared>);
+pub(crate) struct Members(Arc<Shared>);
 
 struct Shared {
     coordination: Coordination,
     client: Client<HttpConnector, Full<Bytes>>,
     token: Option<Token>,
     timeouts: MemberTimeouts,
-    metrics: Metrics,
+    metrics: AutoscalerMetrics,
     known: Mutex<Known>,
     /// As they were read last.
     live: watch::Sender<Vec<Member>>,
@@ -58,13 +58,13 @@ struct Shared {
 
 #[derive(Default)]
 struct Known {
-    /// Who did not answer, and what was wrong.
+    /// Unreachable DLXs, and why.
     silent: BTreeMap<String, Unreachable>,
 }
 
-/// A DLX as the admin port tells of it.
+/// A DLX, as the admin port shows it.
 #[derive(Debug, Serialize)]
-pub struct DlxStatus {
+pub(crate) struct DlxStatus {
     #[serde(flatten)]
     member: Member,
     /// Why it counts as unreachable, if it does.
@@ -73,14 +73,14 @@ pub struct DlxStatus {
 
 /// A member that gave no usable answer, and what was wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreachable {
+pub(crate) struct Unreachable {
     /// What was wrong.
-    pub reason: Arc<str>,
+    pub(crate) reason: Arc<str>,
 }
 
 /// What a DLX says to a fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DrainAnswer {
+pub(crate) enum DrainAnswer {
     /// It sees the nonce, nothing is in flight there, it holds what comes.
     Confirmed,
     /// It does not confirm, and why.
@@ -96,7 +96,7 @@ struct ConfirmationRequest<'a> {
     kind: &'a str,
     nonce: Nonce,
     wait: String,
-    /// Whom it is meant for: behind the same address there may be another incarnation by now.
+    /// The DLX it is meant for: another one may have the same address by now.
     member: &'a str,
 }
 
@@ -123,11 +123,11 @@ impl Default for MemberTimeouts {
 
 impl Members {
     /// The DLXs that are known so. `token`: what is sent with a fence's question.
-    pub fn new(
+    pub(crate) fn new(
         coordination: Coordination,
         token: Option<Token>,
         timeouts: MemberTimeouts,
-        metrics: Metrics,
+        metrics: AutoscalerMetrics,
     ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -145,14 +145,14 @@ impl Members {
     /// # Errors
     ///
     /// They cannot be told.
-    pub async fn read(&self) -> anyhow::Result<Vec<Member>> {
+    pub(crate) async fn read(&self) -> anyhow::Result<Vec<Member>> {
         let live = self.0.coordination.members().await?;
         self.forget_departed(&live);
         Ok(live)
     }
 
-    /// Forgets who there was: this process asks nobody any more.
-    pub fn forget_all(&self) {
+    /// Forgets all DLXs: this process is no longer the leader.
+    pub(crate) fn forget_all(&self) {
         let known = std::mem::take(&mut *self.known());
         *self.last_reports() = LastReports::default();
         self.0.live.send_replace(Vec::new());
@@ -162,7 +162,7 @@ impl Members {
     }
 
     /// The DLXs as they were read last, for people.
-    pub fn statuses(&self) -> Vec<DlxStatus> {
+    pub(crate) fn statuses(&self) -> Vec<DlxStatus> {
         let known = self.known();
         let silent = |member: &Member| known.silent.get(&member.name).map(|silent| silent.reason.clone());
         let live = self.0.live.borrow();
@@ -182,7 +182,7 @@ impl Members {
     /// # Errors
     ///
     /// It did not answer, or not with 200.
-    pub async fn get(&self, member: &Member, path_and_query: &str) -> Result<Bytes, Unreachable> {
+    pub(crate) async fn get(&self, member: &Member, path_and_query: &str) -> Result<Bytes, Unreachable> {
         match self.send(member, Method::GET, path_and_query, Bytes::new(), self.0.timeouts.activity).await? {
             (StatusCode::OK, body) => Ok(body),
             (status, body) => Err(unexpected_status(status, &body)),
@@ -190,7 +190,13 @@ impl Members {
     }
 
     /// Asks a member to confirm a fence.
-    pub async fn confirm(&self, member: &Member, kind: &str, id: &ResourceId, nonce: Nonce) -> DrainAnswer {
+    pub(crate) async fn confirm(
+        &self,
+        member: &Member,
+        kind: &str,
+        id: &ResourceId,
+        nonce: Nonce,
+    ) -> DrainAnswer {
         let MemberTimeouts { fence, margin, .. } = self.0.timeouts;
         let question =
             ConfirmationRequest { id, kind, nonce, wait: duration::short(fence), member: &member.name };
@@ -213,7 +219,7 @@ impl Members {
     }
 
     /// Notes whether a member answered, for the metric and the log.
-    pub fn record_answer(&self, member: &str, silent: Option<&Unreachable>) {
+    pub(crate) fn record_answer(&self, member: &str, silent: Option<&Unreachable>) {
         let known = &mut self.known().silent;
         match silent {
             Some(silent) => {

@@ -6,18 +6,19 @@
 mod activity;
 mod changes;
 mod dlx;
-pub mod kubernetes;
-pub mod members;
+mod error;
+pub(crate) mod kubernetes;
+pub(crate) mod members;
 mod prometheus;
 mod quantity;
 mod source;
 #[cfg(test)]
 mod tests;
 
-pub use activity::{
+pub(crate) use activity::{
     Activity, ActivityUnknown, Completeness, DlxReports, Measurements, MetricReading, MetricValue, REQUESTS,
     Sample, SampleCount,
 };
 pub(crate) use activity::{ResourceIndex, index_by_name};
 pub(crate) use changes::{ListedChanges, follow_changes};
-pub use source::{MetricSource, effective_metrics};
+pub(crate) use source::{MetricSource, effective_metrics};

@@ -15,14 +15,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use daemon::settings::{Absent, MetricQuery, Prometheus as Settings};
+use daemon::{
+    cluster::causes,
+    settings::{Absent, MetricQuery, Prometheus as Settings},
+};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use scaler_types::{Resource, ScaleResource, duration};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    Completeness, MetricReading, MetricValue, ResourceIndex, SampleCount, index_by_name,
+    Completeness, MetricReading, MetricValue, ResourceIndex, SampleCount,
+    error::SourceError,
+    index_by_name,
     source::{ReadingTable, ReadingTables, RequestedMetric, ValueSlot},
 };
 use crate::http::{Http, Roots, encode_form, excerpt, roots_for};
@@ -38,13 +43,13 @@ const EXTRA_INTERVALS: u64 = 2;
 
 /// A Prometheus, and what it is asked. Cheap to clone; clones share their connections.
 #[derive(Clone)]
-pub struct PrometheusSource(Arc<Shared>);
+pub(crate) struct PrometheusSource(Arc<Shared>);
 
 struct Shared {
     settings: Arc<Settings>,
     /// With what it was made of: a renewed certificate is believed from the next cycle on.
     client: Mutex<Option<(Roots, Http)>>,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
 /// Each resource's value, or why there are none.
@@ -63,16 +68,16 @@ struct ScrapeBounds {
 
 impl PrometheusSource {
     /// Asks nothing yet.
-    pub fn new(settings: Arc<Settings>) -> Self {
+    pub(crate) fn new(settings: Arc<Settings>) -> Self {
         Self(Arc::new(Shared {
             settings,
             client: Mutex::default(),
-            places: Semaphore::new(MAX_CONCURRENT_QUERIES),
+            permits: Semaphore::new(MAX_CONCURRENT_QUERIES),
         }))
     }
 
     /// What it is asked.
-    pub fn settings(&self) -> &Arc<Settings> {
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
         &self.0.settings
     }
 
@@ -85,7 +90,7 @@ impl PrometheusSource {
     ) -> ReadingTables {
         let settings = &self.0.settings;
         let places = index_by_name(listed);
-        let access = self.access().await;
+        let access = self.access().await.map_err(Arc::new);
         let mut questions = JoinSet::new();
         let mut tables = ReadingTables::new();
         let mut put = |(name, window): (String, Duration), table| {
@@ -103,7 +108,9 @@ impl PrometheusSource {
                 let (this, access, key) = (self.clone(), access.clone(), (name.to_owned(), window));
                 questions.spawn(async move {
                     let answer = match access {
-                        Ok((http, authorization)) => this.query(&http, authorization, &text).await,
+                        Ok((http, authorization)) => {
+                            this.query(&http, authorization, &text).await.map_err(Arc::new)
+                        }
                         Err(error) => Err(error),
                     };
                     (key, counts, answer)
@@ -115,8 +122,11 @@ impl PrometheusSource {
             // A question that panicked is one without an answer.
             let Ok((key, counts, answer)) = asked else { continue };
             let label = settings.queries.get(&key.0).map_or("", |query| &query.label);
-            let slots = answer.and_then(|body| parse_slots(&body, label, namespace, &places, listed.len()));
-            let slots = slots.map_err(|error| Arc::from(format!("{} at {}: {error}", key.0, settings.url)));
+            let slots = answer.and_then(|body| {
+                parse_slots(&body, label, namespace, &places, listed.len()).map_err(Arc::new)
+            });
+            let slots =
+                slots.map_err(|error| format!("{} at {}: {}", key.0, settings.url, causes(&*error)).into());
             let both = answers.entry(key).or_insert_with(|| std::array::from_fn(|_| Err("no answer".into())));
             both[usize::from(counts)] = slots;
         }
@@ -129,25 +139,29 @@ impl PrometheusSource {
     }
 
     /// The client and what it says of itself, both read anew: tokens and certificates are renewed in their files.
-    async fn access(&self) -> Result<(Http, Option<HeaderValue>), String> {
+    async fn access(&self) -> Result<(Http, Option<HeaderValue>), SourceError> {
         let settings = &self.0.settings;
         let pem = match &settings.ca_file {
-            Some(file) => Some(
-                tokio::fs::read(file).await.map_err(|error| format!("caFile {}: {error}", file.display()))?,
-            ),
+            Some(file) => Some(tokio::fs::read(file).await.map_err(|source| SourceError::File {
+                key: "caFile",
+                file: file.clone(),
+                source,
+            })?),
             None => None,
         };
-        let authorization = match &settings.bearer_token_file {
-            Some(file) => {
-                let bad = |error: String| format!("bearerTokenFile {}: {error}", file.display());
-                let token = tokio::fs::read_to_string(file).await.map_err(|error| bad(error.to_string()))?;
-                let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-                    .map_err(|_| bad("expected one token, a line of visible ASCII characters".to_owned()))?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-            None => None,
-        };
+        let authorization =
+            match &settings.bearer_token_file {
+                Some(file) => {
+                    let token = tokio::fs::read_to_string(file).await.map_err(|source| {
+                        SourceError::File { key: "bearerTokenFile", file: file.clone(), source }
+                    })?;
+                    let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+                        .map_err(|_| SourceError::BadToken(file.clone()))?;
+                    value.set_sensitive(true);
+                    Some(value)
+                }
+                None => None,
+            };
         let roots = roots_for(&settings.url, pem);
         let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, http)) = client.as_ref().filter(|(of, _)| *of == roots) {
@@ -164,8 +178,9 @@ impl PrometheusSource {
         http: &Http,
         authorization: Option<HeaderValue>,
         query: &str,
-    ) -> Result<Bytes, String> {
-        let _place = self.0.places.acquire().await.map_err(|error| error.to_string())?;
+    ) -> Result<Bytes, SourceError> {
+        // An error: never, it is not closed.
+        let _permit = self.0.permits.acquire().await;
         let body = encode_form(&[("query", query), ("timeout", &duration::short(ANSWER_TIMEOUT))]);
         let mut request = Request::builder()
             .method(Method::POST)
@@ -174,15 +189,14 @@ impl PrometheusSource {
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let request = request.body(Full::new(body.into())).map_err(|error| error.to_string())?;
+        let request = request.body(Full::new(body.into()))?;
         let (status, body) = http.send(request, MAX_ANSWER_BYTES, ANSWER_TIMEOUT).await?;
         if status == StatusCode::OK {
             return Ok(body);
         }
-        let told = answer::error_text(&body).unwrap_or_else(|| excerpt(&body));
-        // Not followed: the token is for the address that was given.
-        let hint = if status.is_redirection() { "; set url to where it leads" } else { "" };
-        Err(format!("it answered {status}: {told}{hint}"))
+        // A redirect is not followed: the token is for the address that was given.
+        let text = answer::error_text(&body).unwrap_or_else(|| excerpt(&body));
+        Err(SourceError::Status { status, text })
     }
 }
 
@@ -222,7 +236,7 @@ fn parse_slots(
     namespace: &str,
     places: &ResourceIndex<'_>,
     count: usize,
-) -> Result<Vec<ValueSlot>, String> {
+) -> Result<Vec<ValueSlot>, SourceError> {
     let mut slots = vec![ValueSlot::default(); count];
     let file = (namespace != "*").then_some(namespace);
     answer::for_each_result(body, label, |of, name, value| {

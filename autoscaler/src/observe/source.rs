@@ -20,9 +20,9 @@ use super::{
 /// fails.
 const MIN_SCRAPE_INTERVALS: u32 = 4;
 
-/// Who says how busy resources are. Cheap to clone.
+/// A source of the activity of resources. Cheap to clone.
 #[derive(Clone)]
-pub enum MetricSource {
+pub(crate) enum MetricSource {
     /// The DLXs.
     Dlx,
     /// A Prometheus.
@@ -38,7 +38,7 @@ pub(super) struct RequestedMetric<'a> {
     pub(super) window: Duration,
 }
 
-/// What a source told of one metric: a reading for each resource's place in the list.
+/// One metric's reading for each listed resource, by index.
 pub(super) struct ReadingTable(Box<dyn Fn(usize) -> MetricReading + Send>);
 
 /// By metric name and window.
@@ -55,7 +55,7 @@ pub(super) struct ValueSlot {
 
 impl MetricSource {
     /// The source that `settings` name. Asks nothing yet.
-    pub fn new(settings: &MetricsSource, cluster: &ClusterClient) -> Self {
+    pub(crate) fn new(settings: &MetricsSource, cluster: &ClusterClient) -> Self {
         match settings {
             MetricsSource::Dlx => Self::Dlx,
             MetricsSource::Prometheus(settings) => Self::Prometheus(PrometheusSource::new(settings.clone())),
@@ -66,7 +66,7 @@ impl MetricSource {
     }
 
     /// Whether it is the one that `settings` name.
-    pub fn matches(&self, settings: &MetricsSource) -> bool {
+    pub(crate) fn matches(&self, settings: &MetricsSource) -> bool {
         match (self, settings) {
             (Self::Dlx, MetricsSource::Dlx) => true,
             (Self::Prometheus(this), MetricsSource::Prometheus(settings)) => this.settings() == settings,
@@ -75,8 +75,8 @@ impl MetricSource {
         }
     }
 
-    /// The shortest window that it tells and proves to have been seen; `None`: its windows are not ours to choose.
-    pub fn shortest_window(&self) -> Option<Duration> {
+    /// The shortest window that it can measure and prove complete; `None`: its windows cannot be chosen.
+    pub(crate) fn shortest_window(&self) -> Option<Duration> {
         match self {
             Self::Prometheus(this) => this.settings().scrape_interval.checked_mul(MIN_SCRAPE_INTERVALS),
             Self::Dlx | Self::Kubernetes(_) => None,
@@ -85,7 +85,7 @@ impl MetricSource {
 
     /// Asks it about all resources of the plugin of this `kind`, and the DLXs as well: what is in flight only they know.
     /// `namespace`: the file's.
-    pub async fn query(
+    pub(crate) async fn query(
         &self,
         members: &Members,
         kind: &str,
@@ -123,7 +123,7 @@ impl MetricSource {
 }
 
 /// The metrics that decide: the resource's own, else its namespace's.
-pub fn effective_metrics<'a>(resource: &'a Resource, settings: &'a Settings) -> &'a [ScaleResource] {
+pub(crate) fn effective_metrics<'a>(resource: &'a Resource, settings: &'a Settings) -> &'a [ScaleResource] {
     if resource.scale_resources.is_empty() { &settings.scale_resources } else { &resource.scale_resources }
 }
 
@@ -157,7 +157,7 @@ impl ReadingTable {
         Self(Box::new(reading))
     }
 
-    /// What it told of the resource at this place.
+    /// The reading of the resource at this index.
     pub(super) fn reading(&self, place: usize) -> MetricReading {
         (self.0)(place)
     }

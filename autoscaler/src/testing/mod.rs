@@ -29,23 +29,23 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     interception::{InterceptionConditions, ServingDlxs},
     observe::members::{MemberTimeouts, Members},
-    telemetry::Metrics,
+    telemetry::AutoscalerMetrics,
 };
 
 mod store;
 
-pub use store::{Inner, SetBackendCall, Store, sleeper};
+pub(crate) use store::{Inner, SetBackendCall, Store, sleeper};
 
 /// The kind of the plugin in memory.
-pub const KIND: &str = "memory";
+pub(crate) const KIND: &str = "memory";
 
 /// A name in namespace `demo`.
-pub fn id(name: &str) -> ResourceId {
+pub(crate) fn id(name: &str) -> ResourceId {
     ResourceId::new("demo", name)
 }
 
 /// What a DLX answers to one request.
-pub enum Reply {
+pub(crate) enum Reply {
     /// This.
     Json(StatusCode, Value),
     /// Nothing, as long as the test lasts.
@@ -53,26 +53,26 @@ pub enum Reply {
 }
 
 /// A DLX: registered as a member, with a script for its answers.
-pub struct Dlx {
+pub(crate) struct Dlx {
     /// The name it is registered under.
-    pub name: String,
+    pub(crate) name: String,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// The requests it got: path and query, headers as text, body.
-    pub asked: Arc<Mutex<Vec<ReceivedRequest>>>,
+    pub(crate) asked: Arc<Mutex<Vec<ReceivedRequest>>>,
     registration: Option<Registration>,
     _serving: DropGuard,
 }
 
 /// One request a DLX got.
 #[derive(Clone, Debug)]
-pub struct ReceivedRequest {
+pub(crate) struct ReceivedRequest {
     /// Path and query.
-    pub path: String,
+    pub(crate) path: String,
     /// The `Authorization` header.
-    pub authorization: Option<String>,
+    pub(crate) authorization: Option<String>,
     /// The body; null if there was none.
-    pub body: Value,
+    pub(crate) body: Value,
 }
 
 type Script = Arc<dyn Fn(&str, &ReceivedRequest) -> Reply + Send + Sync>;
@@ -81,7 +81,7 @@ type Script = Arc<dyn Fn(&str, &ReceivedRequest) -> Reply + Send + Sync>;
 
 impl Dlx {
     /// A DLX that answers by `script`, which is told its name and what it is asked.
-    pub fn start(
+    pub(crate) fn start(
         state_dir: &Path,
         script: impl Fn(&str, &ReceivedRequest) -> Reply + Send + Sync + 'static,
     ) -> Self {
@@ -103,7 +103,7 @@ impl Dlx {
     }
 
     /// One that confirms every fence, and has seen no request of `names` for an hour.
-    pub fn quiet(state_dir: &Path, names: &[&str]) -> Self {
+    pub(crate) fn quiet(state_dir: &Path, names: &[&str]) -> Self {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         Self::start(state_dir, move |member, asked| match asked.path.as_str() {
             "/api/v1/confirm-drain" => confirmed(),
@@ -112,12 +112,12 @@ impl Dlx {
     }
 
     /// It is no member any more.
-    pub fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.registration = None;
     }
 
     /// How often it was asked for this path.
-    pub fn count(&self, path: &str) -> usize {
+    pub(crate) fn count(&self, path: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|asked| asked.path.starts_with(path)).count()
     }
 }
@@ -166,22 +166,22 @@ async fn answer(
 }
 
 /// The answer that confirms a fence.
-pub fn confirmed() -> Reply {
+pub(crate) fn confirmed() -> Reply {
     Reply::Json(StatusCode::OK, json!({"confirmed": true}))
 }
 
 /// The answer that refuses one.
-pub fn refused(reason: &str) -> Reply {
+pub(crate) fn refused(reason: &str) -> Reply {
     Reply::Json(StatusCode::CONFLICT, json!({"confirmed": false, "reason": reason}))
 }
 
 /// The answer to a question for the activity.
-pub fn activity(member: &str, resources: impl Iterator<Item = Value>) -> Value {
+pub(crate) fn activity(member: &str, resources: impl Iterator<Item = Value>) -> Value {
     json!({"member": member, "resources": resources.collect::<Vec<_>>()})
 }
 
 /// A resource nobody has asked for within the hour that it was counted.
-pub fn idle(name: &str) -> Value {
+pub(crate) fn idle(name: &str) -> Value {
     json!({
         "namespace": "demo", "name": name, "kind": KIND, "requests": 3, "in_flight": 0, "held": 0,
         "idle": "1h", "counting": "2h", "windows": {"10m": 0},
@@ -189,18 +189,18 @@ pub fn idle(name: &str) -> Value {
 }
 
 /// The members of a state folder, asked with a token and this patience.
-pub fn members(state_dir: &Path, patience: Duration) -> Members {
+pub(crate) fn members(state_dir: &Path, patience: Duration) -> Members {
     let patience = MemberTimeouts { activity: patience, fence: patience / 2, margin: patience / 2 };
     Members::new(
         Coordination::Files(state_dir.to_owned()),
         Some("secret".into()),
         patience,
-        Metrics::new(&mut Registry::default()),
+        AutoscalerMetrics::new(&mut Registry::default()),
     )
 }
 
 /// These DLXs take requests; the sender says when others do.
-pub fn serving_dlxs(names: &[&str]) -> (watch::Sender<Known>, ServingDlxs) {
+pub(crate) fn serving_dlxs(names: &[&str]) -> (watch::Sender<Known>, ServingDlxs) {
     let (tell, serving) = watch::channel(Some(named(names)));
     (
         tell,
@@ -213,7 +213,7 @@ pub fn serving_dlxs(names: &[&str]) -> (watch::Sender<Known>, ServingDlxs) {
 }
 
 /// DLXs of these names.
-pub fn named(names: &[&str]) -> Arc<[scaler_types::Dlx]> {
+pub(crate) fn named(names: &[&str]) -> Arc<[scaler_types::Dlx]> {
     let dlx = |name: &&str| scaler_types::Dlx {
         name: (*name).to_owned(),
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
@@ -224,13 +224,13 @@ pub fn named(names: &[&str]) -> Arc<[scaler_types::Dlx]> {
 }
 
 /// DLXs take requests, and nobody takes time to follow.
-pub const SERVED: InterceptionConditions =
+pub(crate) const SERVED: InterceptionConditions =
     InterceptionConditions { dlx_available: true, propagation_delay: Duration::ZERO };
 /// How long whoever connects may take.
-pub const PROPAGATION_DELAY: Duration = Duration::from_secs(30);
+pub(crate) const PROPAGATION_DELAY: Duration = Duration::from_secs(30);
 /// How long nobody has to take requests.
-pub const UNAVAILABLE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const UNAVAILABLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer than any test lasts.
-pub const LONG: Duration = Duration::from_secs(3600);
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
 /// As short as a silent DLX may be waited for.
-pub const SHORT: Duration = Duration::from_millis(100);
+pub(crate) const SHORT: Duration = Duration::from_millis(100);

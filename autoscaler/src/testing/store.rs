@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use plugin_host::CallError;
 use scaler_types::{
     Backend, Changes, Interception, InterceptionRequest, Nonce, Phase, Record, Resource, ResourceEvent,
     ResourceId, RestoreRequest, Rollout, RolloutPhase, ScaleError, ScaleEvent, ScaleRequest, Target, Version,
@@ -13,14 +14,14 @@ use scaler_types::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{KIND, LONG, id};
-use crate::{interception::is_up, plugin::Plugin};
+use crate::{interception::is_up, plugin::PluginCalls};
 
 /// A hook that is called when a record was written; it may write itself.
 type Hook = Box<dyn FnMut(&Store, &Record) + Send>;
 
 /// A plugin in memory. Clones share it.
 #[derive(Clone)]
-pub struct Store(Arc<Shared>);
+pub(crate) struct Store(Arc<Shared>);
 
 struct Shared {
     inner: Mutex<Inner>,
@@ -30,51 +31,51 @@ struct Shared {
 
 /// What the store holds and how it behaves.
 #[derive(Default)]
-pub struct Inner {
+pub(crate) struct Inner {
     /// Everything there is.
-    pub resources: BTreeMap<ResourceId, Resource>,
+    pub(crate) resources: BTreeMap<ResourceId, Resource>,
     /// Calls of `set_scale` and `compare_and_set`, by name.
-    pub calls: Vec<&'static str>,
+    pub(crate) calls: Vec<&'static str>,
     /// What `compare_and_set` answers instead of writing.
-    pub refuse_records: Option<ScaleError>,
+    pub(crate) refuse_records: Option<ScaleError>,
     /// How long a workload takes to start, once its wake is written.
-    pub start_takes: Duration,
+    pub(crate) start_takes: Duration,
     /// Who never starts.
-    pub never_up: BTreeSet<ResourceId>,
+    pub(crate) never_up: BTreeSet<ResourceId>,
     /// Who was woken, in this order, by name.
-    pub woken: Vec<String>,
+    pub(crate) woken: Vec<String>,
     /// Workloads that are starting, and the most there were at once.
-    pub starting: (usize, usize),
+    pub(crate) starting: (usize, usize),
     /// What `set_scale` answers instead of scaling.
-    pub refuse_scale: Option<ScaleError>,
+    pub(crate) refuse_scale: Option<ScaleError>,
     /// What was reported: of whom, the reason in one word, the message.
-    pub reports: Vec<(ResourceId, ResourceEvent)>,
+    pub(crate) reports: Vec<(ResourceId, ResourceEvent)>,
     /// `get_resources` never answers.
-    pub hang: bool,
+    pub(crate) hang: bool,
     /// `changes` fails.
-    pub blind: bool,
+    pub(crate) blind: bool,
     /// Where requests were led, or were to be.
-    pub led: Vec<SetBackendCall>,
+    pub(crate) led: Vec<SetBackendCall>,
     /// The DLXs that were to be named in all routes.
-    pub tended: Vec<Vec<String>>,
+    pub(crate) tended: Vec<Vec<String>>,
     /// Resources that were given back.
-    pub released: Vec<ResourceId>,
+    pub(crate) released: Vec<ResourceId>,
     /// Those of them that were not up when that began.
-    pub released_starting: Vec<ResourceId>,
+    pub(crate) released_starting: Vec<ResourceId>,
     /// How long giving back takes.
-    pub release_takes: Duration,
+    pub(crate) release_takes: Duration,
     /// What the next calls of `set_backend` answer instead of writing, first come first served.
-    pub refuse_routes: VecDeque<ScaleError>,
+    pub(crate) refuse_routes: VecDeque<ScaleError>,
     /// The same for `sync_dlxs`.
-    pub refuse_tending: VecDeque<String>,
+    pub(crate) refuse_tending: VecDeque<String>,
     /// What `release` answers instead of giving back.
-    pub refuse_release: BTreeMap<ResourceId, ScaleError>,
+    pub(crate) refuse_release: BTreeMap<ResourceId, ScaleError>,
     /// `set_backend` never answers.
-    pub stuck_routes: bool,
+    pub(crate) stuck_routes: bool,
     /// `set_backend` is well, and nothing comes of it.
-    pub forgetful: bool,
+    pub(crate) forgetful: bool,
     /// Calls of `set_backend` that are under way, and the most there were.
-    pub writing: (usize, usize),
+    pub(crate) writing: (usize, usize),
     /// When each resource was changed last, in the order of `changes`.
     log: BTreeMap<ResourceId, u64>,
     version: u64,
@@ -82,19 +83,19 @@ pub struct Inner {
 
 /// One call of `set_backend`.
 #[derive(Clone, Debug)]
-pub struct SetBackendCall {
+pub(crate) struct SetBackendCall {
     /// Whose.
-    pub name: String,
+    pub(crate) name: String,
     /// Where to.
-    pub to: Backend,
+    pub(crate) to: Backend,
     /// The DLXs that were named.
-    pub dlxs: Vec<String>,
+    pub(crate) dlxs: Vec<String>,
     /// When.
-    pub at: Instant,
+    pub(crate) at: Instant,
 }
 
 /// One that sleeps since that second, and is up when its rollout is complete.
-pub fn sleeper(name: &str, slept: usize) -> Resource {
+pub(crate) fn sleeper(name: &str, slept: usize) -> Resource {
     let mut resource = Resource::new(id(name));
     resource.record = Record { phase: Phase::Asleep, nonce: Nonce::fresh(), ..Record::default() };
     resource.last_scale_event = Some(ScaleEvent::ScaleToZeroCompleted);
@@ -112,7 +113,7 @@ pub fn sleeper(name: &str, slept: usize) -> Resource {
 
 impl Store {
     /// A store with these names in namespace `demo`, each awake with one replica.
-    pub fn with<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn with<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let store = Self(Arc::new(Shared {
             inner: Mutex::default(),
             hook: Mutex::new(None),
@@ -127,7 +128,7 @@ impl Store {
     }
 
     /// Puts a resource as it is, with a new version.
-    pub fn put(&self, mut resource: Resource) {
+    pub(crate) fn put(&self, mut resource: Resource) {
         {
             let mut inner = self.inner();
             resource.version = inner.next();
@@ -138,7 +139,7 @@ impl Store {
     }
 
     /// Changes the resource of this name as somebody else would, without another version where `record` stays.
-    pub fn change(&self, name: &str, change: impl FnOnce(&mut Resource)) {
+    pub(crate) fn change(&self, name: &str, change: impl FnOnce(&mut Resource)) {
         {
             let mut inner = self.inner();
             inner.log(&id(name));
@@ -148,7 +149,7 @@ impl Store {
     }
 
     /// The resource of this name is gone.
-    pub fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         {
             let mut inner = self.inner();
             inner.log(&id(name));
@@ -158,40 +159,40 @@ impl Store {
     }
 
     /// The same with a route.
-    pub fn route(&self, name: &str, change: impl FnOnce(&mut Interception)) {
+    pub(crate) fn route(&self, name: &str, change: impl FnOnce(&mut Interception)) {
         self.change(name, |resource| change(resource.interception.get_or_insert_default()));
     }
 
     /// Something else that is told.
-    pub fn set(&self, change: impl FnOnce(&mut Inner)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Inner)) {
         change(&mut self.inner());
         self.0.writes.send_modify(|writes| *writes += 1);
     }
 
     /// Calls this after every record that is written, until it is replaced.
-    pub fn on_write(&self, hook: impl FnMut(&Store, &Record) + Send + 'static) {
+    pub(crate) fn on_write(&self, hook: impl FnMut(&Store, &Record) + Send + 'static) {
         *self.0.hook.lock().unwrap() = Some(Box::new(hook));
     }
 
     /// Writes a record on the only resource called `name`, as somebody else.
-    pub fn write(&self, name: &str, state: Phase) {
+    pub(crate) fn write(&self, name: &str, state: Phase) {
         let mut resource = self.get(name);
         resource.record = Record { phase: state, nonce: Nonce::fresh(), ..Record::default() };
         self.put(resource);
     }
 
     /// What it holds and how it behaves.
-    pub fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.inner.lock().unwrap()
     }
 
     /// The resource of this name.
-    pub fn get(&self, name: &str) -> Resource {
+    pub(crate) fn get(&self, name: &str) -> Resource {
         self.inner().resources[&id(name)].clone()
     }
 
     /// Waits until what it holds fulfils the condition.
-    pub async fn until(&self, fulfilled: impl FnMut(&Inner) -> bool) {
+    pub(crate) async fn until(&self, fulfilled: impl FnMut(&Inner) -> bool) {
         self.wait(Duration::from_secs(60), fulfilled).await;
     }
 
@@ -206,7 +207,7 @@ impl Store {
     }
 
     /// The same where the clock moves by itself: whatever it takes.
-    pub async fn comes_to(&self, fulfilled: impl FnMut(&Inner) -> bool) {
+    pub(crate) async fn comes_to(&self, fulfilled: impl FnMut(&Inner) -> bool) {
         self.wait(LONG, fulfilled).await;
     }
 
@@ -293,12 +294,12 @@ impl PartialEq for Store {
     }
 }
 
-impl Plugin for Store {
+impl PluginCalls for Store {
     fn kind(&self) -> &str {
         KIND
     }
 
-    async fn get_resources(&self) -> Result<Vec<Resource>, String> {
+    async fn get_resources(&self) -> Result<Vec<Resource>, CallError> {
         if self.inner().hang {
             std::future::pending::<()>().await;
         }
@@ -361,13 +362,13 @@ impl Plugin for Store {
         result
     }
 
-    async fn changes(&self, cursor: u64) -> Result<Changes, String> {
+    async fn changes(&self, cursor: u64) -> Result<Changes, CallError> {
         let mut writes = self.0.writes.subscribe();
         loop {
             {
                 let inner = self.inner();
                 if inner.blind {
-                    return Err("the API is away".to_owned());
+                    return Err(CallError::Plugin("the API is away".to_owned()));
                 }
                 let changes = inner.since(cursor);
                 if changes.complete || !changes.resources.is_empty() || !changes.removed.is_empty() {
@@ -416,14 +417,14 @@ impl Plugin for Store {
         Ok(())
     }
 
-    async fn sync_dlxs(&self, dlxs: &[scaler_types::Dlx]) -> Result<(), String> {
+    async fn sync_dlxs(&self, dlxs: &[scaler_types::Dlx]) -> Result<(), CallError> {
         let refused = {
             let mut inner = self.inner();
             inner.tended.push(dlxs.iter().map(|dlx| dlx.name.clone()).collect());
             inner.refuse_tending.pop_front()
         };
         self.0.writes.send_modify(|writes| *writes += 1);
-        refused.map_or(Ok(()), Err)
+        refused.map_or(Ok(()), |reason| Err(CallError::Plugin(reason)))
     }
 
     async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
@@ -446,7 +447,7 @@ impl Plugin for Store {
         Ok(())
     }
 
-    async fn publish_event(&self, id: &ResourceId, report: &ResourceEvent) -> Result<(), String> {
+    async fn publish_event(&self, id: &ResourceId, report: &ResourceEvent) -> Result<(), CallError> {
         self.inner().reports.push((id.clone(), report.clone()));
         self.0.writes.send_modify(|writes| *writes += 1);
         Ok(())

@@ -24,6 +24,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
+use plugin_host::CallError;
 use scaler_types::{
     Phase, Resource, ResourceId, RestoreRequest, Role, ScaleError, backoff::Backoff, duration,
 };
@@ -37,7 +38,7 @@ use self::{summary::Summary, wake_queue::WakeQueue};
 use super::{output::print, parse_id};
 use crate::{
     interception::last_used,
-    plugin::{ActivePlugin, Plugin},
+    plugin::{ActivePlugin, PluginCalls},
 };
 
 /// Restores everything, or one resource: wakes it if it is asleep, removes the interception and everything Scaler wrote on it
@@ -46,7 +47,7 @@ use crate::{
 /// autoscaler would intercept everything again at once. Scale its Deployment to 0 before; to restore one resource for good,
 /// remove its annotation instead. Can be run again. Exit status 0 when all is restored, else 1.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Restore {
+pub(crate) struct Restore {
     /// Only this resource, as in shop/web; other kinds than Deployments as in shop/statefulset/db
     #[arg(value_name = "NAMESPACE/NAME", value_parser = parse_id)]
     resource: Option<ResourceId>,
@@ -79,7 +80,7 @@ enum Step {
     Released(usize, ResourceId, Result<(), ScaleError>),
 }
 
-/// How many resources are given back at once, once they are awake: each of them waits for graces most of the time.
+/// How many resources are restored concurrently: each waits for propagation delays most of the time.
 const MAX_CONCURRENT_RESTORES: usize = 256;
 /// How long the API server may take to answer.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
@@ -89,7 +90,7 @@ const MAX_ATTEMPTS: u32 = 5;
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 /// How long the writes of one may take, beside its coming up and the graces.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Said of what is given back at 0 replicas.
+/// Printed for a resource that is restored at 0 replicas.
 const AT_ZERO_HINT: &str =
     ", at 0 replicas: its record does not say that Scaler scaled it to 0. Scale it up if it should run";
 /// When to say what is waited for.
@@ -147,7 +148,7 @@ impl Restore {
         let lost = leads.lost().is_cancelled();
         let all = ended.as_ref().is_some_and(|summary| summary.failed == 0 && summary.remaining == 0);
         match (&self.stop_deployment, all) {
-            // Who stops the autoscaler uninstalls: nobody leads after this.
+            // Stopping the autoscaler means uninstalling: no other leader follows.
             (Some(_), true) => leads.end().await,
             _ => leads.release().await,
         }
@@ -179,7 +180,7 @@ impl Restore {
     async fn lead(&self, leader: &Leader) -> anyhow::Result<Leadership> {
         let status = leader.status();
         let say = async {
-            #[expect(clippy::disallowed_methods, reason = "who waits is told so after a moment")]
+            #[expect(clippy::disallowed_methods, reason = "a wait is reported after a moment")]
             sleep(WAIT_NOTICE_DELAY).await;
             print(&format!(
                 "waiting up to {} for leadership: {}\n",
@@ -233,7 +234,7 @@ async fn scale_to_zero(coordination: &Coordination, deployment: &ResourceId) -> 
     Ok(())
 }
 
-/// Who leads, or why nobody can be told to.
+/// The current leader, or why there is none.
 fn describe_blocker(status: &Status) -> String {
     match status {
         Status { error: Some(error), .. } => error.clone(),
@@ -245,9 +246,9 @@ fn describe_blocker(status: &Status) -> String {
     }
 }
 
-/// Gives back what the plugins list: all, or `only` one. What is awake at once; what sleeps is woken first, as places come, and given
+/// Restores what the plugins list: all, or `only` one. Awake resources at once; sleeping ones are woken first, as permits come, and
 /// back when it is up.
-async fn restore<P: Plugin>(
+async fn restore<P: PluginCalls>(
     plugins: Vec<RestoreSource<P>>,
     only: Option<&ResourceId>,
     grace: Duration,
@@ -255,7 +256,7 @@ async fn restore<P: Plugin>(
     stop: &CancellationToken,
 ) -> Summary {
     let mut summary = Summary::default();
-    // Whether what is not given back yet was begun.
+    // The resources not restored yet, and whether their restore has begun.
     let mut left = BTreeMap::new();
     let (mut queues, mut queue, mut at_zero) = (Vec::new(), VecDeque::new(), BTreeSet::new());
     let all: Vec<P> = plugins.iter().map(|at| at.active.plugin.clone()).collect();
@@ -279,7 +280,7 @@ async fn restore<P: Plugin>(
             }
         };
         listed.retain(|resource| only.is_none_or(|only| *only == resource.id));
-        // What was used last first; those whose last wake failed at the end.
+        // The most recently used first; those with a failed wake at the end.
         listed
             .sort_by_key(|resource| (!resource.record.failed_wake.is_empty(), Reverse(last_used(resource))));
         left.extend(listed.iter().map(|resource| ((queues.len(), resource.id.clone()), false)));
@@ -373,10 +374,10 @@ async fn restore<P: Plugin>(
     summary
 }
 
-/// Gives back what was led for resources that are gone, and says what is still led.
-async fn restore_remaining<P: Plugin>(plugins: &[P]) -> Vec<String> {
+/// Restores Services intercepted for resources that no longer exist; returns what is still intercepted.
+async fn restore_remaining<P: PluginCalls>(plugins: &[P]) -> Vec<CallError> {
     let mut failed = Vec::new();
-    // What one of them finds still led another may give back: all are asked once more.
+    // A Service that one plugin still finds intercepted another may restore: a second round for all.
     for _ in 0..2 {
         failed.clear();
         for plugin in plugins {
@@ -395,8 +396,8 @@ fn must_wake(resource: &Resource) -> bool {
     resource.replicas == 0 && slept
 }
 
-/// One resource, in several tries where it may pass.
-async fn restore_resource<P: Plugin>(plugin: &P, request: &RestoreRequest) -> Result<(), ScaleError> {
+/// Restores one resource, retrying transient errors.
+async fn restore_resource<P: PluginCalls>(plugin: &P, request: &RestoreRequest) -> Result<(), ScaleError> {
     let mut attempts = 1;
     let mut backoff = Backoff::new(Duration::from_secs(1), MAX_RETRY_DELAY);
     loop {
@@ -405,10 +406,7 @@ async fn restore_resource<P: Plugin>(plugin: &P, request: &RestoreRequest) -> Re
             Err(ScaleError::Retry { after, .. }) if attempts < MAX_ATTEMPTS => after,
             ended => return ended,
         };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a try that failed is made again after a growing pause"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "a failed attempt is retried after a growing pause")]
         sleep(pause.max(backoff.next_pause()).min(MAX_RETRY_DELAY)).await;
         attempts += 1;
     }
@@ -444,7 +442,7 @@ mod tests {
         store
     }
 
-    /// Whether it is up is seen when it is given back, and not before; or its plugin leaves nothing to be given back.
+    /// Whether it is up is seen when it is restored, and not before; or its plugin has nothing to restore.
     #[tokio::test(start_paused = true)]
     async fn one_whose_start_cannot_be_followed_is_woken_as_it_is_given_back() {
         let store = asleep(2);
@@ -469,7 +467,7 @@ mod tests {
     async fn what_sleeps_is_woken_paced_and_given_back_when_it_is_up() {
         let store = asleep(40);
         store.put(Resource { replicas: 1, ..Resource::new(id("awake")) });
-        // Woken last, and in the way of nobody's graces.
+        // Woken last, and delays no other.
         store.change("r39", |resource| resource.record.failed_wake = "no image".to_owned());
         store.inner().never_up.insert(id("r39"));
         let (began, stop) = (Instant::now(), CancellationToken::new());
@@ -521,7 +519,7 @@ mod tests {
         ]
         .into();
         other.inner().refuse_release = [(id("other"), ScaleError::Unsupported)].into();
-        // Somebody else stopped it.
+        // Scaled to zero by another writer.
         store.change("r4", |resource| resource.replicas = 0);
         let stop = CancellationToken::new();
         let summary =
@@ -539,7 +537,7 @@ mod tests {
         assert_eq!(store.inner().tended.len(), 0, "only after all else is given back");
     }
 
-    /// What was led for resources that are gone is given back last. What one plugin finds still led another may give back.
+    /// Services of resources that no longer exist are restored last. One that a plugin still finds intercepted another may restore.
     #[tokio::test(start_paused = true)]
     async fn what_is_left_of_resources_that_are_gone_is_given_back_too() {
         let stop = CancellationToken::new();
@@ -569,7 +567,7 @@ mod tests {
         };
         let (summary, ()) = tokio::join!(work, lose);
         assert_eq!(summary, Summary { remaining: 1, ..Summary::default() });
-        // Nor is it all given back: helm would go on and uninstall.
+        // Nor does it count as restored: helm would go on and uninstall.
         let summary = restore(vec![at(&store)], None, MAX_RETRY_DELAY, &Wakes::new(8), &stop).await;
         assert_eq!(summary, Summary { remaining: 1, ..Summary::default() });
     }

@@ -8,7 +8,7 @@ pub(super) struct Summary {
     pub(super) failed: usize,
     /// Not tried, or not to the end.
     pub(super) remaining: usize,
-    /// Given back at 0 replicas: their records do not say that Scaler scaled them to 0.
+    /// Restored at 0 replicas: their records do not say that Scaler scaled them to 0.
     pub(super) at_zero: usize,
 }
 

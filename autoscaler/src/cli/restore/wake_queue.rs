@@ -20,7 +20,7 @@ use super::{MAX_ATTEMPTS, Step, must_wake};
 use crate::{
     interception::is_up,
     observe::{ListedChanges, follow_changes},
-    plugin::{ActivePlugin, Plugin, protocol_seen},
+    plugin::{ActivePlugin, PluginCalls, protocol_seen},
     telemetry::CycleLabels,
 };
 
@@ -34,12 +34,12 @@ pub(super) struct WakeQueue<P> {
     follows: AbortHandle,
 }
 
-/// The resources as the plugin tells them.
+/// The resources as the plugin lists them.
 type ListedResources = HashMap<ResourceId, Resource>;
 
 // === impl WakeQueue ===
 
-impl<P: Plugin> WakeQueue<P> {
+impl<P: PluginCalls> WakeQueue<P> {
     pub(super) fn new(active: ActivePlugin<P>, namespace: &str, asleep: Vec<Resource>) -> Self {
         let (tell, listed) = watch::channel(ListedResources::new());
         let follows =
@@ -55,7 +55,7 @@ impl<P: Plugin> WakeQueue<P> {
         let (wakes, namespace) = (wakes.clone(), self.namespace.clone());
         let limit = self.active.settings.max_concurrent_wakes;
         running.spawn(async move {
-            // A person waits for it.
+            // A user waits for it.
             Step::Place(number, wakes.place(&namespace, limit, Waits::Somebody).await)
         });
     }
@@ -86,15 +86,15 @@ impl<P> Drop for WakeQueue<P> {
 }
 
 /// Wakes one and waits until it is up, or has had its time. Whether that was written: if not, giving it back wakes it.
-async fn wake<P: Plugin>(
+async fn wake<P: PluginCalls>(
     active: &ActivePlugin<P>,
     mut resource: Resource,
     mut listed: watch::Receiver<ListedResources>,
 ) -> bool {
     let ActivePlugin { plugin, settings } = active;
     if resource.rollout.is_none() {
-        // Nobody could tell when it is up: its Service leads to the DLXs until it is given back. And its plugin may have nothing to
-        // give back: then it sleeps on.
+        // When it is up cannot be seen: its Service stays intercepted until it is restored. And its plugin may have nothing to
+        // restore: then it stays asleep.
         return false;
     }
     let deadline = resource.resource_readiness_timeout.unwrap_or(settings.resource_readiness_timeout);
@@ -133,7 +133,7 @@ async fn wake<P: Plugin>(
 }
 
 /// Follows what the plugin tells. Never ends.
-async fn follow_resources<P: Plugin>(
+async fn follow_resources<P: PluginCalls>(
     active: ActivePlugin<P>,
     namespace: String,
     tell: watch::Sender<ListedResources>,

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 const MAX_WAKES: usize = 3;
 const SPAN: Duration = Duration::from_secs(3600);
 
-/// Its users are told this often at most.
+/// The shortest interval between two reports of one resource.
 const REPORT_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// What this process saw of a resource's sleeps and wakes.
 #[derive(Debug, Default)]
-pub struct WakeHistory {
+pub(crate) struct WakeHistory {
     /// Since when it is asleep, and for how long it had been idle by then.
     asleep: Option<(Instant, Duration)>,
     /// When it was woken in the last hour, each with how long it had been idle by then.
@@ -26,18 +26,18 @@ pub struct WakeHistory {
 
 /// A resource that is woken too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrequentWakes {
+pub(crate) struct FrequentWakes {
     /// How many wakes there were in the last hour.
-    pub wakes: usize,
+    pub(crate) wakes: usize,
     /// A window longer than this would have avoided all of them.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
 }
 
 // === impl WakeHistory ===
 
 impl WakeHistory {
     /// The resource is seen so; `idle` is for how long it had been idle when it was seen last.
-    pub fn observe(&mut self, now: Instant, resource: &Resource, idle: Duration) {
+    pub(crate) fn observe(&mut self, now: Instant, resource: &Resource, idle: Duration) {
         if resource.replicas == 0 {
             self.record_sleep(now, idle);
             return;
@@ -53,25 +53,25 @@ impl WakeHistory {
         self.recent.retain(|(at, _)| now.duration_since(*at) < SPAN);
     }
 
-    /// It was put to sleep after it had been idle for so long.
-    pub fn record_sleep(&mut self, now: Instant, idle: Duration) {
+    /// Records that it was scaled to zero after it had been idle for so long.
+    pub(crate) fn record_sleep(&mut self, now: Instant, idle: Duration) {
         self.asleep.get_or_insert((now, idle));
     }
 
     /// When it was awake last after a wake, or seen first.
-    pub fn last_woken(&self) -> Option<Instant> {
+    pub(crate) fn last_woken(&self) -> Option<Instant> {
         self.woken
     }
 
     /// Whether it is woken too often.
-    pub fn frequent(&self, now: Instant) -> Option<FrequentWakes> {
+    pub(crate) fn frequent(&self, now: Instant) -> Option<FrequentWakes> {
         let lately = || self.recent.iter().filter(|(at, _)| now.duration_since(*at) < SPAN);
         let (wakes, idle) = (lately().count(), lately().map(|(_, idle)| *idle).max()?);
         (wakes > MAX_WAKES).then_some(FrequentWakes { wakes, idle })
     }
 
-    /// The same where its users are to be told now.
-    pub fn frequent_to_report(&mut self, now: Instant) -> Option<FrequentWakes> {
+    /// The same if it is due to be reported.
+    pub(crate) fn frequent_to_report(&mut self, now: Instant) -> Option<FrequentWakes> {
         let frequent = self.frequent(now)?;
         let due = self.reported.is_none_or(|reported| now.duration_since(reported) >= REPORT_INTERVAL);
         due.then(|| {
@@ -85,7 +85,7 @@ impl WakeHistory {
 
 impl FrequentWakes {
     /// The window that would have avoided the wakes: to the next minute, or second below one.
-    pub fn window(&self) -> Duration {
+    pub(crate) fn window(&self) -> Duration {
         let step = if self.idle < Duration::from_secs(60) { 1 } else { 60 };
         Duration::from_secs((self.idle.as_secs() / step + 1) * step)
     }

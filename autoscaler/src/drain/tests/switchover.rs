@@ -16,14 +16,14 @@ use crate::{
     interception::{self, InterceptionTable, Interceptor, ServingDlxs},
     observe::{MetricSource, kubernetes::ClusterClient},
     plugin::ActivePlugin,
-    telemetry::Metrics,
+    telemetry::AutoscalerMetrics,
     testing::{Dlx, LONG, Reply, Store, activity, confirmed, id, idle, members, refused, serving_dlxs},
 };
 
 struct Site {
     state: TempDir,
     store: Store,
-    context: interception::Context,
+    context: interception::InterceptorContext,
     members: Members,
     rules: Rules,
     switchover: Switchover,
@@ -75,8 +75,8 @@ impl Site {
         let file = NamespaceFile::parse("demo.yaml", text.as_bytes()).unwrap();
         let settings = Arc::new(Settings::merge(&file.settings, &Default::default(), &Default::default()));
         let (set_dlxs, dlxs) = serving_dlxs(&["a"]);
-        let context = interception::Context {
-            metrics: Metrics::new(&mut Registry::default()),
+        let context = interception::InterceptorContext {
+            metrics: AutoscalerMetrics::new(&mut Registry::default()),
             dropped: Dropped::default(),
             dlxs: ServingDlxs { propagation_delay: grace, ..dlxs },
             wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),

@@ -17,17 +17,17 @@ use tokio::{
 use super::Interceptor;
 use crate::{
     interception::resource::DueActions,
-    plugin::{ActivePlugin, Plugin},
+    plugin::{ActivePlugin, PluginCalls},
 };
 
 /// The kinds of calls.
 pub(super) const SET_BACKEND: usize = 0;
 pub(super) const WAKES: usize = 1;
-/// How many routes are written at once: each is a handful of calls of an API server.
+/// Concurrent writes of backends: each is a handful of API calls.
 const MAX_CONCURRENT_WRITES: usize = 16;
 /// How many wakes wait for their place at once.
 const MAX_QUEUED_WAKES: usize = 64;
-/// How long writing one route may take, if the grace is longer: what is given up by then has landed, or never will, before anything
+/// How long one write may take, if the propagation delay is longer: an abandoned write has landed, or never will, before anything
 /// is decided on what came of it.
 const MAX_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where the grace is shorter than any call takes.
@@ -37,7 +37,7 @@ const MIN_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CallKind {
     SetBackend(Backend),
-    /// A place for a wake; for whom is decided when it is there.
+    /// A permit for a wake; the resource is chosen when it is granted.
     WakePermit,
     Wake,
 }
@@ -49,7 +49,7 @@ pub(super) enum CallResult {
     Placed(WakePlace),
 }
 
-impl<P: Plugin> Interceptor<P> {
+impl<P: PluginCalls> Interceptor<P> {
     /// Begins what waits, as far as there are places.
     pub(super) fn start_calls(&mut self) {
         while self.writes_in_progress < MAX_CONCURRENT_WRITES {
@@ -70,7 +70,7 @@ impl<P: Plugin> Interceptor<P> {
         }
     }
 
-    /// There is a place: of those that wait, the one that was used last is woken; those whose last wake failed come last.
+    /// Wakes the most recently used of the waiting resources; those with a failed wake come last.
     fn wake_next(&mut self, place: WakePlace) {
         let mut place = Some(place);
         while place.is_some() {

@@ -14,10 +14,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, InterceptionTable, Interceptor, SwitchoverProgress};
+use super::{InterceptionTable, Interceptor, InterceptorContext, SwitchoverProgress};
 use crate::{
-    plugin::{ActivePlugin, Plugin},
-    telemetry::{BackendLabels, CycleLabels, Metrics},
+    plugin::{ActivePlugin, PluginCalls},
+    telemetry::{AutoscalerMetrics, BackendLabels, CycleLabels},
     testing::{
         KIND, LONG, PROPAGATION_DELAY, SetBackendCall, Store, UNAVAILABLE_TIMEOUT, id, named, serving_dlxs,
     },
@@ -26,7 +26,7 @@ use crate::{
 struct Site {
     store: Store,
     table: InterceptionTable,
-    context: Context,
+    context: InterceptorContext,
     dlxs: watch::Sender<Known>,
     _set_active: watch::Sender<ActivePlugin<Store>>,
     task: JoinHandle<()>,
@@ -55,8 +55,8 @@ impl Site {
         scaler_types::backoff::seed_jitter(0);
         let state = tempfile::tempdir().unwrap();
         let (dlxs, serving) = serving_dlxs(names);
-        let context = Context {
-            metrics: Metrics::new(&mut Registry::default()),
+        let context = InterceptorContext {
+            metrics: AutoscalerMetrics::new(&mut Registry::default()),
             dropped: Dropped::default(),
             dlxs: serving,
             wakes: daemon::wakes::Wakes::new(daemon::wakes::DEFAULT),
@@ -97,7 +97,7 @@ fn route(
     store: &Store,
     namespace: &str,
     settings: Arc<Settings>,
-    context: &Context,
+    context: &InterceptorContext,
 ) -> (InterceptionTable, watch::Sender<ActivePlugin<Store>>, JoinHandle<()>) {
     let (set_active, active) = watch::channel(ActivePlugin { plugin: store.clone(), settings });
     let table = InterceptionTable::default();

@@ -31,20 +31,20 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct LastReports {
     /// By name.
-    reports: HashMap<String, LastReport>,
+    reports: HashMap<String, DlxLastReport>,
     /// All windows that anybody asked for.
     windows: watch::Sender<BTreeSet<Duration>>,
-    /// Who has registered.
+    /// All registrations.
     registered: Option<watch::Receiver<Registered>>,
 }
 
 /// A DLX's answer after its last request.
 #[derive(Clone, Debug)]
-pub struct LastReport {
+pub(crate) struct DlxLastReport {
     /// When it came.
-    pub at: Instant,
+    pub(crate) at: Instant,
     /// The same as of any other activity.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -56,7 +56,7 @@ struct Name<'a> {
 // === impl LastReports ===
 
 impl LastReports {
-    /// Somebody asks for these windows.
+    /// Adds windows that reports must cover.
     pub(super) fn add_windows(&self, windows: &BTreeSet<Duration>) {
         self.windows.send_if_modified(|known| {
             let more = !windows.is_subset(known);
@@ -66,13 +66,13 @@ impl LastReports {
     }
 
     /// Those that a window may still need, by name.
-    pub(super) fn needed(&mut self) -> Vec<(String, LastReport)> {
+    pub(super) fn needed(&mut self) -> Vec<(String, DlxLastReport)> {
         let longest = self.windows.borrow().last().copied().unwrap_or_default();
         self.reports.retain(|_, report| report.at.elapsed() <= longest);
         self.reports.iter().map(|(name, report)| (name.clone(), report.clone())).collect()
     }
 
-    /// Who has registered since this process leads.
+    /// All registrations since this process became the leader.
     pub(super) fn registered(&self) -> Registered {
         self.registered.as_ref().map(|registered| registered.borrow().clone()).unwrap_or_default()
     }
@@ -81,8 +81,8 @@ impl LastReports {
 // === impl Members ===
 
 impl Members {
-    /// Asks each DLX for its last report, as `registered` tells of them; for the leader, while it leads. Never returns.
-    pub async fn follow_last_reports(self, mut registered: watch::Receiver<Registered>) {
+    /// Requests a last report from each registered DLX, while this process is the leader. Never returns.
+    pub(crate) async fn follow_last_reports(self, mut registered: watch::Receiver<Registered>) {
         self.last_reports().registered = Some(registered.clone());
         let mut live = self.0.live.subscribe();
         let mut asked: HashMap<Member, AbortHandle> = HashMap::new();
@@ -133,7 +133,7 @@ impl Members {
             };
             match answer {
                 Ok((StatusCode::OK, body)) if is_from(&body, &member) => {
-                    let report = LastReport { at: Instant::now(), body };
+                    let report = DlxLastReport { at: Instant::now(), body };
                     self.last_reports().reports.insert(member.name.clone(), report);
                     return self.acknowledge(&member).await;
                 }
@@ -166,13 +166,13 @@ impl Members {
         }
     }
 
-    /// Who has registered since this process leads.
-    pub fn registered(&self) -> Registered {
+    /// All registrations since this process became the leader.
+    pub(crate) fn registered(&self) -> Registered {
         self.last_reports().registered()
     }
 
     /// The last reports that a window may still need, and these windows are wanted from now on.
-    pub fn last_reports_for(&self, windows: &BTreeSet<Duration>) -> Vec<(Arc<str>, LastReport)> {
+    pub(crate) fn last_reports_for(&self, windows: &BTreeSet<Duration>) -> Vec<(Arc<str>, DlxLastReport)> {
         let mut reports = self.last_reports();
         reports.add_windows(windows);
         reports.needed().into_iter().map(|(name, report)| (name.into(), report)).collect()

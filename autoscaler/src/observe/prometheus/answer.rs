@@ -7,6 +7,8 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
+use crate::observe::error::SourceError;
+
 #[derive(Deserialize)]
 struct Answer<'a> {
     #[serde(borrow)]
@@ -45,8 +47,8 @@ struct Labels<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 #[derive(Deserialize)]
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Calls `told` with each result's namespace (if it has one), the value of `label`, and its value. A result without
-/// the label is nobody's.
+/// Calls `each` with each result's namespace (if it has one), the value of `label`, and its value. A result without
+/// the label is skipped.
 ///
 /// # Errors
 ///
@@ -54,27 +56,24 @@ struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 pub(super) fn for_each_result(
     body: &[u8],
     label: &str,
-    mut told: impl FnMut(Option<&str>, &str, f64),
-) -> Result<(), String> {
-    let answer: Answer<'_> =
-        serde_json::from_slice(body).map_err(|error| format!("cannot parse its answer: {error}"))?;
+    mut each: impl FnMut(Option<&str>, &str, f64),
+) -> Result<(), SourceError> {
+    let answer: Answer<'_> = serde_json::from_slice(body)?;
     if answer.status != "success" {
-        return Err(format!("it answered {}: {}", answer.status, answer.error.unwrap_or_default()));
+        let error = answer.error.unwrap_or_default().into_owned();
+        return Err(SourceError::Query { status: answer.status.into_owned(), error });
     }
     if !answer.warnings.is_empty() {
-        return Err(format!("its answer may not be complete: {}", answer.warnings.join("; ")));
+        return Err(SourceError::Warnings(answer.warnings));
     }
-    let data = answer.data.ok_or("its answer has no data")?;
+    let data = answer.data.ok_or(SourceError::NoData)?;
     if data.result_type != "vector" {
-        return Err(format!(
-            "the query gives a {}, expected a vector: one value for each resource",
-            data.result_type
-        ));
+        return Err(SourceError::NotAVector(data.result_type.into_owned()));
     }
     for Element { metric, value } in &data.result {
         let Some(name) = metric.get(label) else { continue };
         let value = value.as_ref().and_then(|(_, text)| text.0.parse().ok()).unwrap_or(f64::NAN);
-        told(metric.get("namespace"), name, value);
+        each(metric.get("namespace"), name, value);
     }
     Ok(())
 }

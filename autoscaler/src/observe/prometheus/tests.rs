@@ -212,7 +212,7 @@ async fn nothing_hostile_is_idleness() {
             "it answered 422 Unprocessable Entity: many-to-many",
         ),
         (with(401, ""), "it answered 401 Unauthorized: "),
-        (with(302, ""), "it answered 302 Found: ; set url to where it leads"),
+        (with(302, ""), "it answered 302 Found: ; set url to the redirect's target"),
         (with(204, ""), "it answered 204 No Content"),
         (with(200, ""), "cannot parse its answer"),
         (with(200, "<html>"), "cannot parse its answer"),

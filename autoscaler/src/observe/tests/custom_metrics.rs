@@ -15,7 +15,7 @@ use crate::{
         kubernetes::ClusterClient,
         members::{MemberTimeouts, Members},
     },
-    telemetry::Metrics,
+    telemetry::AutoscalerMetrics,
 };
 use bytes::Bytes;
 use daemon::{
@@ -52,7 +52,7 @@ fn resource(name: &str) -> Resource {
 async fn ask(source: &MetricSource, plugin: &str, names: &[&str]) -> Vec<(MetricReading, Decision)> {
     let listed: Vec<_> = names.iter().map(|name| resource(name)).collect();
     let coordination = Coordination::Files("nowhere".into());
-    let metrics = Metrics::new(&mut Registry::default());
+    let metrics = AutoscalerMetrics::new(&mut Registry::default());
     let members = Members::new(coordination, None, MemberTimeouts::default(), metrics);
     let activity = source.query(&members, plugin, "shop", &listed, &Settings::default()).await;
     let readings = activity.readings.expect("another source than the DLXs").into_iter().zip(&listed);

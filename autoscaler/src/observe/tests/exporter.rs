@@ -15,14 +15,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 /// A server of targets.
-pub struct Exporter {
-    pub address: SocketAddr,
+pub(crate) struct Exporter {
+    pub(crate) address: SocketAddr,
     targets: Arc<Mutex<BTreeMap<String, Target>>>,
 }
 
 /// What a target says.
 #[derive(Clone, Copy)]
-pub enum Serves {
+pub(crate) enum Serves {
     /// That it is there, and no more.
     Nothing,
     /// Status 500.
@@ -42,7 +42,7 @@ struct Target {
 }
 
 impl Exporter {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let targets: Arc<Mutex<BTreeMap<String, Target>>> = Arc::default();
@@ -62,12 +62,12 @@ impl Exporter {
     }
 
     /// What a target says from now on.
-    pub fn serve(&self, name: &str, serves: Serves) {
+    pub(crate) fn serve(&self, name: &str, serves: Serves) {
         self.targets.lock().unwrap().insert(name.to_owned(), Target { serves, scrapes: 0 });
     }
 
     /// How often each was scraped since it says what it says.
-    pub fn scrapes(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn scrapes(&self) -> BTreeMap<String, u64> {
         self.targets.lock().unwrap().iter().map(|(name, target)| (name.clone(), target.scrapes)).collect()
     }
 }

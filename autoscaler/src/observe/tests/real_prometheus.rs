@@ -17,7 +17,7 @@ use crate::{
         kubernetes::ClusterClient,
         members::{MemberTimeouts, Members},
     },
-    telemetry::Metrics,
+    telemetry::AutoscalerMetrics,
 };
 use daemon::{
     coordination::Coordination,
@@ -123,7 +123,7 @@ metrics:
         };
         let state = tempfile::tempdir().unwrap();
         let coordination = Coordination::Files(state.path().to_owned());
-        let metrics = Metrics::new(&mut Registry::default());
+        let metrics = AutoscalerMetrics::new(&mut Registry::default());
         Self {
             source: MetricSource::new(&settings.metrics, &ClusterClient::default()),
             settings,

@@ -50,7 +50,7 @@ fn the_daemons_take_the_flags_they_are_given() {
             let line = std::iter::once(container.name.clone()).chain(container.args.unwrap());
             let grace = match container.name.as_str() {
                 "autoscaler" => {
-                    autoscaler::Flags::try_parse_from(line).map(|flags| flags.common.shutdown_grace)
+                    autoscaler::AutoscalerFlags::try_parse_from(line).map(|flags| flags.common.shutdown_grace)
                 }
                 "dlx" => dlx::Flags::try_parse_from(line).map(|flags| flags.common.shutdown_grace),
                 other => panic!("{name}: a container {other}"),
@@ -67,7 +67,7 @@ fn a_pod_outlives_its_daemons_grace() {
         for (pod, container) in pods(&rendered(values)) {
             let line = std::iter::once(container.name.clone()).chain(container.args.unwrap());
             let flags = match container.name.as_str() {
-                "autoscaler" => autoscaler::Flags::parse_from(line).common,
+                "autoscaler" => autoscaler::AutoscalerFlags::parse_from(line).common,
                 _ => dlx::Flags::parse_from(line).common,
             };
             let grace = flags.shutdown_grace;
@@ -106,7 +106,7 @@ fn both_daemons_and_the_network_policy_have_the_same_ports_for_services() {
                 pods(&objects).into_iter().find(|(_, container)| container.name == daemon).unwrap();
             let line = std::iter::once(daemon.to_owned()).chain(container.args.unwrap());
             match daemon {
-                "autoscaler" => autoscaler::Flags::parse_from(line).common,
+                "autoscaler" => autoscaler::AutoscalerFlags::parse_from(line).common,
                 _ => dlx::Flags::parse_from(line).common,
             }
         });

@@ -124,7 +124,7 @@ fn the_hook_takes_the_flags_it_is_given() {
         let job: Job = one(&hooks(&rendered(values)), "Job");
         let container = job.spec.unwrap().template.spec.unwrap().containers.remove(0);
         let line = std::iter::once("autoscaler".to_owned()).chain(container.args.unwrap());
-        let taken = autoscaler::Flags::try_parse_from(line);
+        let taken = autoscaler::AutoscalerFlags::try_parse_from(line);
         let command = taken.unwrap_or_else(|error| panic!("{name}: {error}")).command;
         assert!(command.is_some(), "{name}: it is the command, not the daemon");
     }

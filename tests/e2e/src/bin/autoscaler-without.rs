@@ -3,7 +3,7 @@
 use daemon::{exit, telemetry};
 
 fn main() {
-    let flags: autoscaler::Flags = exit::parse_flags();
+    let flags: autoscaler::AutoscalerFlags = exit::parse_flags();
     telemetry::init(flags.common.log_format);
     exit::end(autoscaler::run(flags, e2e::without::rules()))
 }

@@ -129,7 +129,7 @@ fn no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace() {
         };
         assert_eq!((seen.state(), seen.replicas()), (Some(Phase::Active), 1), "after {number} requests");
         let why = seen.record()["reason"].clone();
-        assert!(why.as_str().is_some_and(|why| why.contains("not idle once")), "{why}");
+        assert!(why.as_str().is_some_and(|why| why.contains("not idle after")), "{why}");
         answered(&mut kept, &web, "/", "last").await;
         assert_eq!(web.read().starts.len(), 1, "it was told to end while it was in use");
         // And when nobody uses it any more it sleeps.

@@ -70,7 +70,7 @@ async fn a_person_explains_wakes_and_puts_to_sleep() {
     let (status, out, _) = run(&["sleep", "demo/hello", &here, "--output=json"]).await;
     assert_eq!(
         (status, serde_json::from_str::<Value>(&out).unwrap()["outcome"].as_str()),
-        (Some(0), Some("at_zero"))
+        (Some(0), Some("already_asleep"))
     );
 
     // Without an autoscaler it is woken all the same.
@@ -122,7 +122,7 @@ async fn files_and_plugins_are_looked_over() {
     let plugins = format!("--plugins-dir={}", site.folder().join("plugins").display());
     let good = file("good.yaml", &Namespace::new("demo").with(&Service::new(&site, "hello")).text());
     let (status, out, error) = run(&["check", &good, &plugins]).await;
-    assert_eq!((status, out), (Some(0), format!("{good}: fine, namespace demo\n")), "{error}");
+    assert_eq!((status, out), (Some(0), format!("{good}: valid, namespace demo\n")), "{error}");
 
     let bad = file("bad.yaml", "namespace: bad\nmetrics:\n  source: prometheus\n");
     let section =
