@@ -22,6 +22,9 @@ use std::{
 /// A pause is shortened by up to this part of it.
 const JITTER: u32 = 5;
 
+/// From here on a pause is a number to be read in a log: it stays in whole milliseconds.
+const LOGGED: Duration = Duration::from_millis(100);
+
 /// Pauses that double from a first one to a longest one, each shortened by up to a fifth at random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -68,7 +71,11 @@ impl Backoff {
     pub fn pause_after(&self, failures: u32) -> Duration {
         let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let pause = self.first.saturating_mul(factor).min(self.longest);
-        pause - (pause / JITTER).mul_f64(f64::from(random()) / f64::from(u16::MAX))
+        let mut jitter = (pause / JITTER).mul_f64(f64::from(random()) / f64::from(u16::MAX));
+        if pause >= LOGGED {
+            jitter -= Duration::from_nanos(u64::from(jitter.subsec_nanos() % 1_000_000));
+        }
+        pause - jitter
     }
 
     /// An attempt succeeded: the next pause is the first one.

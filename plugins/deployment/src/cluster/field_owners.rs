@@ -7,18 +7,18 @@ use kube::{
     Api, Resource,
     api::{ObjectMeta, Patch, PatchParams},
 };
-use scaler_types::duration;
+use scaler_types::{backoff::Backoff, duration};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::Cluster;
 use crate::{cluster, objects::Owners};
 
 /// How long it may take: what was decided is written already.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The first pause after a try that failed; it doubles.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Between attempts.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), PATIENCE);
 
 // === impl Owners ===
 
@@ -33,7 +33,7 @@ impl Owners {
         let mut last_error = None;
         let tries = async {
             let mut last = written.clone();
-            let mut pause = PAUSE;
+            let mut backoff = BACKOFF;
             loop {
                 let meta = last.meta();
                 let Some(list) = self.restored(meta, field) else { return Ok(last) };
@@ -42,12 +42,8 @@ impl Owners {
                     Err(error) if is_worth_a_try(&error) => last_error = Some(cluster::told(&error)),
                     Err(error) => return Err(error),
                 }
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "others write to it, or the server is busy: both pass by time"
-                )]
-                sleep(pause).await;
-                pause *= 2;
+                // Others write to it, or the server is busy: both pass with time.
+                backoff.wait().await;
                 match cluster.call(api.get(&name)).await {
                     // Another object by now: its fields never were theirs.
                     Ok(now) if now.meta().uid != written.meta().uid => return Ok(last),

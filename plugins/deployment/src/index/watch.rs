@@ -8,11 +8,11 @@ use kube::{
     api::{ListParams, WatchParams},
     core::WatchEvent,
 };
-use scaler_types::duration;
+use scaler_types::{backoff::Backoff, duration};
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::store::{Change, Store, Teller, Topic};
@@ -31,7 +31,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long one answer to a list may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The first pause after an error; doubled up to [`LONGEST`].
+/// After an error.
+const BACKOFF: Backoff = Backoff::new(FIRST, LONGEST);
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 /// The pause where a right is missing that is not needed: somebody may grant it.
@@ -116,7 +117,7 @@ where
                         // One that ends as soon as it begins is no better than one that fails.
                         Ended::Again(from) => {
                             version = Some(from);
-                            trouble.pause().await;
+                            trouble.backoff.wait().await;
                             continue;
                         }
                         Ended::Anew => {
@@ -126,7 +127,7 @@ where
                         Ended::Failed(from, error) => {
                             if began.elapsed() > LONGEST {
                                 // It had worked.
-                                trouble.next = FIRST;
+                                trouble.backoff.reset();
                             }
                             version = Some(from);
                             error
@@ -135,7 +136,8 @@ where
                 }
             };
             let needless = self.optional && (cluster::is_forbidden(&error) || cluster::is_missing(&error));
-            trouble.is_there(&self.what, &error, needless);
+            let pause = if needless { UNNEEDED } else { trouble.backoff.next_pause() };
+            trouble.is_there(&self.what, &error, needless, pause);
             if let Some(first) = told.take() {
                 if needless {
                     let _ = first.send(Ok(()));
@@ -147,10 +149,8 @@ where
                     return;
                 }
             }
-            if needless {
-                trouble.next = UNNEEDED;
-            }
-            trouble.pause().await;
+            #[expect(clippy::disallowed_methods, reason = "an API that failed is asked again after a time")]
+            sleep(pause).await;
         }
     }
 
@@ -229,19 +229,19 @@ where
 /// What stands in the way of a feed.
 struct Trouble {
     reported: Option<String>,
-    next: Duration,
+    backoff: Backoff,
 }
 
 // === impl Trouble ===
 
 impl Default for Trouble {
     fn default() -> Self {
-        Self { reported: None, next: FIRST }
+        Self { reported: None, backoff: BACKOFF }
     }
 }
 
 impl Trouble {
-    fn is_there(&mut self, what: &str, error: &kube::Error, needless: bool) {
+    fn is_there(&mut self, what: &str, error: &kube::Error, needless: bool, pause: Duration) {
         let reason = cluster::told(error);
         if self.reported.as_ref() == Some(&reason) {
             return;
@@ -252,7 +252,7 @@ impl Trouble {
             tracing::warn!(
                 what,
                 reason,
-                again = duration::short(self.next),
+                again = duration::short(pause),
                 "cannot be watched; what is known is kept"
             );
         }
@@ -260,18 +260,9 @@ impl Trouble {
     }
 
     fn is_over(&mut self, what: &str) {
-        self.next = FIRST;
+        self.backoff.reset();
         if self.reported.take().is_some() {
             tracing::info!(what, "is watched again");
         }
-    }
-
-    async fn pause(&mut self) {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an API that failed is asked again after a growing pause"
-        )]
-        sleep_until(Instant::now() + self.next).await;
-        self.next = (self.next * 2).clamp(FIRST, LONGEST);
     }
 }
