@@ -3,12 +3,8 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use daemon::fleet::Served;
-use scaler_types::Changes;
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{Instant, sleep_until},
-};
+use scaler_types::{Changes, backoff::Backoff};
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::Plugins;
 use crate::{
@@ -16,9 +12,8 @@ use crate::{
     state::{Entry, Key},
 };
 
-/// The pause after a plugin that could not tell; doubled each time up to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(10);
+/// After a plugin that could not say what changed.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// One instance that is followed.
 #[derive(Debug)]
@@ -108,7 +103,7 @@ fn follow(plugins: &Arc<Plugins>, served: &Served) -> Followed {
 /// Asks for everything, then for what changes; for everything again when somebody asks for that.
 async fn stream(plugins: Arc<Plugins>, source: Arc<Source>) {
     let mut asks = source.asks();
-    let (mut cursor, mut pause) = (0, FIRST);
+    let (mut cursor, mut backoff) = (0, BACKOFF);
     let mut reported = String::new();
     loop {
         let complete = cursor == 0;
@@ -125,7 +120,7 @@ async fn stream(plugins: Arc<Plugins>, source: Arc<Source>) {
         };
         match told {
             Ok(changes) => {
-                (cursor, pause) = (changes.cursor, FIRST);
+                (cursor, backoff) = (changes.cursor, BACKOFF);
                 reported.clear();
                 apply(&plugins, &source, changes);
                 if complete {
@@ -143,12 +138,7 @@ async fn stream(plugins: Arc<Plugins>, source: Arc<Source>) {
                 }
                 // What was missed meanwhile is not known: everything anew.
                 cursor = 0;
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "a plugin that failed is asked again after a growing pause"
-                )]
-                sleep_until(Instant::now() + pause).await;
-                pause = (pause * 2).min(LONGEST);
+                backoff.wait().await;
             }
         }
     }

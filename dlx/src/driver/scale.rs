@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use daemon::wakes::{Waits, WakePlace};
 use scaler_types::{
-    Nonce, Phase, Record, ScaleError, ScaleRequest, Severity, Target, TrafficMode, Version, duration,
+    Nonce, Phase, Record, ScaleError, ScaleRequest, Severity, Target, TrafficMode, Version,
+    backoff::Backoff,
+    duration,
     protocol::{GateInput, GateOrder},
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -86,7 +88,7 @@ async fn scale(
     deadline: Instant,
 ) -> Ended {
     let (source, began) = (entry.read(|view| view.source.clone()), Instant::now());
-    let mut pause = Duration::from_millis(100);
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
         let request = ScaleRequest {
             id: entry.key.id.clone(),
@@ -122,7 +124,7 @@ async fn scale(
             Err(ScaleError::Retry { after, reason }) => {
                 tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake did not work yet");
                 entry.update(|view| view.last_error = Some(reason.clone()));
-                let again = Instant::now() + after.max(pause);
+                let again = Instant::now() + after.max(backoff.next_pause());
                 if again >= deadline {
                     // What it waits for, and what its endpoints answered, beside what the plugin said last.
                     let why = entry.read(|view| view.why_not_up());
@@ -131,7 +133,6 @@ async fn scale(
                 }
                 #[expect(clippy::disallowed_methods, reason = "a plugin says after what time to try again")]
                 sleep_until(again).await;
-                pause = (pause * 2).min(Duration::from_secs(10));
                 let moved = entry.read(|view| view.gate.seen().is_none_or(|seen| seen.version != *expected));
                 if moved {
                     // It may have taken effect after all, or somebody else changed it.

@@ -4,15 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use scaler_types::{
     Nonce, ScaleError,
+    backoff::Backoff,
     protocol::{GateInput, GateOrder, Unwritten},
 };
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::{Driver, scale};
 use crate::state::{Entry, Rejected};
 
-/// The pause after a plugin that did not say where its resource listens; doubled up to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(200);
+/// After a plugin that did not say where its resource listens, or could not list its resources.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), LONGEST);
+/// After a write whose outcome is unknown.
+const WRITE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), LONGEST);
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// What the driver found.
@@ -35,7 +38,7 @@ pub fn drive(driver: Arc<Driver>, entry: Arc<Entry>) {
     let handle = driver.handle.clone();
     handle.spawn(async move {
         let mut changed = entry.subscribe();
-        let mut pause = FIRST;
+        let mut backoff = BACKOFF;
         let mut place = None;
         let mut asked = None;
         loop {
@@ -62,8 +65,7 @@ pub fn drive(driver: Arc<Driver>, entry: Arc<Entry>) {
                     (place, asked) = (None, None);
                     if !resolve(&entry).await {
                         // Asked again after a growing pause, or when something else is to be done.
-                        let _ = timeout(pause, changed.changed()).await;
-                        pause = (pause * 2).min(LONGEST);
+                        let _ = timeout(backoff.next_pause(), changed.changed()).await;
                     }
                 }
                 // Closed never: `entry` is held.
@@ -140,7 +142,7 @@ async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
                         clippy::disallowed_methods,
                         reason = "a store that failed is asked again after a growing pause"
                     )]
-                    sleep_until(Instant::now() + after(lost)).await;
+                    sleep(WRITE_BACKOFF.pause_after(lost)).await;
                     source.refresh().await;
                     Err(Unwritten::Unknown)
                 }
@@ -149,11 +151,8 @@ async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
         }
         GateOrder::Refresh => {
             if !source.refresh().await {
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "a plugin that failed is asked again after a pause"
-                )]
-                sleep_until(Instant::now() + FIRST).await;
+                let mut backoff = BACKOFF;
+                backoff.wait().await;
             }
         }
         GateOrder::Wake { expected, record } => {
@@ -161,11 +160,6 @@ async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
         }
         GateOrder::Nothing | GateOrder::Confirm | GateOrder::Refuse(_) => {}
     }
-}
-
-/// How long to pause after so many writes in a row whose end nobody knows.
-fn after(lost: u32) -> Duration {
-    (Duration::from_millis(50) * 2_u32.saturating_pow(lost.min(10))).min(LONGEST)
 }
 
 /// Asks the plugin where the resource listens. Whether it said.

@@ -7,14 +7,12 @@ use std::{
 };
 
 use daemon::listen::Handed;
-use scaler_types::ServicePorts;
-use tokio::time::{Instant, sleep_until};
+use scaler_types::{ServicePorts, backoff::Backoff};
 
 use super::{Door, Listener, Server, Workers, ports::listen};
 
-/// The pause before ports that somebody else has are tried again; doubled up to [`LONGEST`].
-const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(5);
+/// Between attempts to bind ports that another process uses: nothing tells when a port is free.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 /// So many of the ports that cannot be bound are named one by one.
 const NAMED: usize = 3;
 
@@ -29,7 +27,7 @@ impl ServiceListeners {
     /// time why it is not to be had.
     pub async fn bind(ports: ServicePorts, ip: IpAddr, handed: &Handed, say: impl Fn(String)) -> Self {
         let (mut bound, mut wanted) = (Vec::new(), ports.all().collect::<Vec<_>>());
-        let (mut pause, mut told) = (FIRST, String::new());
+        let (mut backoff, mut told) = (BACKOFF, String::new());
         loop {
             let mut failed = Vec::new();
             for port in std::mem::take(&mut wanted) {
@@ -49,9 +47,7 @@ impl ServiceListeners {
             }
             say(why);
             wanted.extend(failed.into_iter().map(|(port, _)| port));
-            #[expect(clippy::disallowed_methods, reason = "nothing tells when a port is free again")]
-            sleep_until(Instant::now() + pause).await;
-            pause = (pause * 2).min(LONGEST);
+            backoff.wait().await;
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use scaler_types::Phase;
+use scaler_types::{Phase, backoff::Backoff};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until},
@@ -84,7 +84,7 @@ async fn connect(
     identity: &Identity,
 ) -> io::Result<(InFlight, TcpStream)> {
     let mut admission = Admission::new(entry.clone());
-    let mut pause = Duration::from_millis(2);
+    let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(100));
     loop {
         // Its place among those let go is free again when it is connected.
         let Admitted { in_flight, held } = enter(&mut admission, client).await?;
@@ -106,8 +106,7 @@ async fn connect(
                         clippy::disallowed_methods,
                         reason = "nothing tells when a port of a ready endpoint accepts"
                     )]
-                    sleep_until((Instant::now() + pause).min(admission.deadline())).await;
-                    pause = (pause * 2).min(Duration::from_millis(100));
+                    sleep_until((Instant::now() + backoff.next_pause()).min(admission.deadline())).await;
                 }
             }
         }
