@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use crate::cli::{self, Command};
 use daemon::{
     flags::CommonFlags,
-    settings::{FlagSettings, ObjectKind},
+    settings::{AutoscalerOptions, MetricsSource, ObjectKind, SettingsLayer},
 };
 
 /// Scales idle resources to zero.
@@ -36,27 +36,30 @@ pub struct AutoscalerFlags {
     #[command(flatten)]
     pub common: CommonFlags,
 
-    /// How often all resources are observed and decided on [default: 1m]
-    ///
-    /// A namespace file's scaleInterval takes precedence over this flag, this flag over a plugin's default.
-    #[arg(long, value_name = "DURATION", value_parser = scaler_types::duration::parse_interval)]
-    pub(crate) scale_interval: Option<Duration>,
+    /// What a namespace file can set, too.
+    #[command(flatten)]
+    pub(crate) options: AutoscalerOptions,
 
-    /// The kind of object whose custom metrics are read, e.g. NuclioFunction
+    /// The kind of object whose custom metrics are read, e.g. NuclioFunction.
     ///
     /// Makes kubernetes, the cluster's custom metrics API, the metric source of namespace files that name none.
     #[arg(long, value_name = "KIND")]
     pub(crate) metrics_resource_kind: Option<String>,
 
-    /// The API group of that kind, e.g. nuclio.io
+    /// The API group of that kind, e.g. nuclio.io.
     #[arg(long, value_name = "GROUP", requires = "metrics_resource_kind")]
     pub(crate) metrics_resource_group: Option<String>,
 
-    /// How long no DLX is ready until the leader restores all intercepted Services and wakes the workloads behind them
+    /// How long no DLX takes requests until traffic fails over to the pods; at least `100ms`.
+    ///
+    /// Then every Service is restored, and every workload that is asleep behind one is woken.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = scaler_types::duration::parse_interval)]
     pub(crate) dlx_unavailable_timeout: Duration,
 
-    /// Where /healthz, /readyz, /metrics and the admin API are served
+    /// Where /healthz, /readyz, /metrics and /api/v1 are.
+    ///
+    /// From loopback only a `Host` that no web site has is answered: an address, `localhost`, a name without a dot, or a
+    /// Service's (`NAME.NAMESPACE.svc`).
     #[arg(long, value_name = "ADDRESS", default_value = ":8092", value_parser = daemon::listen::parse_address)]
     pub(crate) admin_address: SocketAddr,
 }
@@ -72,11 +75,13 @@ impl AutoscalerFlags {
     }
 
     /// What these flags set for every namespace file.
-    pub(crate) fn settings(&self) -> FlagSettings {
-        let metrics_resource = self
-            .metrics_resource_kind
-            .clone()
-            .map(|kind| ObjectKind { group: self.metrics_resource_group.clone().unwrap_or_default(), kind });
-        FlagSettings { scale_interval: self.scale_interval, metrics_resource, ..FlagSettings::default() }
+    pub(crate) fn settings(&self) -> SettingsLayer {
+        let group = self.metrics_resource_group.clone().unwrap_or_default();
+        // As v3io/scaler, which has no other source.
+        let metrics = self.metrics_resource_kind.clone().map(|kind| ObjectKind { group, kind });
+        let mut settings =
+            SettingsLayer { metrics: metrics.map(MetricsSource::Kubernetes), ..SettingsLayer::default() };
+        self.options.clone().apply(&mut settings);
+        settings
     }
 }

@@ -35,26 +35,27 @@ pub struct CommonFlags {
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     pub plugins_dir: PathBuf,
 
-    /// How long the plugins may take to be loaded, each by a process that tries it out first. One that takes longer, or crashes,
-    /// is skipped and reported.
+    /// How long the plugins may take to be loaded, each by a process that tries it out first.
+    ///
+    /// One that takes longer, or crashes, is skipped and reported. Each file is logged before.
     #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub plugin_load_timeout: Duration,
 
-    /// A namespace file, or a folder of them (`*.yaml`, `*.yml`, in the order of their names). May be given several
-    /// times; each file holds one namespace. Changes are picked up while the daemon runs.
+    /// A namespace file, or a folder of them (`*.yaml`, `*.yml`, in the order of their names).
     ///
-    /// Without it: one namespace with nothing but defaults, see --namespace.
+    /// May be given several times; each file holds one namespace. Changes are picked up while the daemon runs; a broken one is
+    /// reported and the last good one kept. Without it: one namespace with nothing but defaults, see --namespace.
     #[arg(long, value_name = "FILE-or-DIR")]
     pub config: Vec<PathBuf>,
 
-    /// End with status 78 if any plugin cannot be loaded, or any namespace file cannot be used at start. Without it such a
-    /// one is skipped and reported, and only nothing at all to serve ends the daemon.
+    /// End with status 78 if any plugin cannot be loaded, or any namespace file cannot be used at start.
+    ///
+    /// Without it such a one is skipped and reported, and only nothing at all to serve ends the daemon.
     #[arg(long)]
     pub strict: bool,
 
-    /// A file that holds the token which writes on the admin port must carry (`Authorization: Bearer <token>`). It may be
-    /// replaced while the daemon runs.
-    /// Without it writes are taken from the loopback interface only.
+    /// The bearer token that writes on the admin port must carry; read anew when the file changes; without it they are taken
+    /// from loopback only.
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
 
@@ -62,43 +63,55 @@ pub struct CommonFlags {
     #[arg(long, default_value = "state", value_name = "DIR")]
     pub state_dir: PathBuf,
 
-    /// How the daemons know of each other: by locked files in --state-dir, all on one host, or by Leases in a cluster.
+    /// How the daemons know of each other: `files` (locked ones in `--state-dir`, all on one host), `leases` (in a cluster),
+    /// `auto`: `leases` where the daemon runs in a pod, else `files`.
     #[arg(long, value_enum, default_value_t = CoordinateBy::Auto, value_name = "WAY")]
     pub coordinate_by: CoordinateBy,
 
-    /// The ports that every DLX binds for names that are led to it, one to each port of theirs: `20000-21999`. Below the ports that
-    /// the kernel gives to outgoing connections (net.ipv4.ip_local_port_range), and the same for all daemons.
+    /// Ports that every DLX binds for the Services that it intercepts, `20000-21999`; the same for all daemons.
     ///
-    /// Without it nothing is led: requests come by --listen-address alone.
+    /// They are below the ports that the kernel gives to outgoing connections (net.ipv4.ip_local_port_range), and take two
+    /// descriptors each, about 1.5 KiB each, and no time. While one of them is in use the DLX is not ready, and says which.
+    /// Without it no Service is intercepted, and a workload sleeps only with `scaler.dev/intercept: manual`.
     #[arg(long, value_name = "FIRST-LAST", value_parser = service_ports)]
     pub service_ports: Option<ServicePorts>,
 
-    /// The Service of the daemons' own namespace that leads to the DLXs' --listen-address. A workload of a cluster whose Service is
-    /// left as it is (`scaler.dev/intercept: manual`) sleeps only if an Ingress or HTTPRoute leads its requests there.
+    /// The Service of the daemons' own namespace that leads to the DLXs' `--listen-address`: by it is known which Ingresses and
+    /// HTTPRoutes lead to the DLX: a workload with `scaler.dev/intercept: manual` sleeps only behind one of them.
     #[arg(long, default_value = "scaler-dlx", value_name = "NAME")]
     pub dlx_service: String,
 
-    /// How long nodes, ingress controllers and clients that cache an address may take to follow a change of a Service's
-    /// endpoints.
+    /// How long nodes, ingress controllers and clients may take to follow a change of a Service's endpoints.
     #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub endpoint_propagation_delay: Duration,
 
-    /// How many sleeping resources this daemon wakes at once, for requests or for want of a DLX; the others wait for their turn. Each
-    /// daemon counts its own.
+    /// How many sleeping resources this daemon wakes at once.
+    ///
+    /// The others wait for their turn, which is shared out fairly between namespaces, and requests go before wakes that nobody
+    /// waits for; a request that waits is held as ever. Each daemon counts its own: with three DLXs a cluster sees three times
+    /// as many at most. A wake by a DLX counts until its resource answers. One by the autoscaler, or by `autoscaler restore`,
+    /// counts until its workload is up (its rollout is complete; where its kind tells no rollout: its Service has a ready
+    /// endpoint), for 60 s at most.
     #[arg(long, default_value_t = wakes::DEFAULT, value_parser = at_least_one, value_name = "COUNT")]
     pub max_concurrent_wakes: usize,
 
-    /// How the log is written to standard error: lines of text, or a JSON object per line. What is logged is
-    /// RUST_LOG's business (default `info`; `info,dlx=debug` shows more of one part).
+    /// `text` or `json`, to standard error; `RUST_LOG` says what is logged.
+    ///
+    /// Lines that a client can cause at will are limited to 10 at once and one per 10 s for each place in the code (`left_out`
+    /// says how many there were between); nothing waits for whoever reads standard error: what 4 MiB do not hold is left out
+    /// (`scaler_log_lines_left_out_total`).
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub log_format: LogFormat,
 
-    /// Which metrics have a series for each resource: those that are not zero, all, or none. Series are many where resources are.
+    /// Which metrics have a series for each resource: those that are not zero (`active`), `all`, `none`.
     #[arg(long, value_enum, default_value_t = ResourceMetrics::Active, value_name = "WHICH")]
     pub resource_metrics: ResourceMetrics,
 
-    /// How long the daemon may take to finish what it has begun after the first SIGTERM or SIGINT. A second signal
-    /// ends it at once. With --service-ports two thirds of it have to be --endpoint-propagation-delay or more.
+    /// How long what was begun may take after the first SIGTERM; a second signal ends the daemon at once.
+    ///
+    /// A DLX that Services are led to goes on taking connections until none is and `--endpoint-propagation-delay` has passed,
+    /// for two thirds of this time at most. With `--service-ports` two thirds of it have to be `--endpoint-propagation-delay`
+    /// or more, or the DLX warns at its start.
     #[arg(long, default_value = "45s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub shutdown_grace: Duration,
 }

@@ -14,7 +14,7 @@ use daemon::{
     exit::Misconfigured,
     flags::CommonFlags,
     fleet::{Fleet, Served},
-    settings::FlagSettings,
+    settings::SettingsLayer,
     telemetry,
 };
 use scaler_types::Role;
@@ -59,7 +59,7 @@ impl Host {
         let own =
             ["daemon", "--plugins-dir", plugins.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
         let flags = Flags::try_parse_from(own.iter().chain(more)).unwrap().common;
-        Fleet::start(&flags, FlagSettings::default(), Role::Dlx, CancellationToken::new()).await
+        Fleet::start(&flags, SettingsLayer::default(), Role::Dlx, CancellationToken::new()).await
     }
 
     async fn start(&self) -> anyhow::Result<Fleet> {

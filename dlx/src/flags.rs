@@ -5,8 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use daemon::{
     flags::CommonFlags,
     listen::parse_address,
-    namespace_file::parse_bytes,
-    settings::{FlagSettings, MultiTargetStrategy},
+    settings::{DlxOptions, SettingsLayer, parse_bytes},
 };
 
 use crate::{client::Timeouts, identify::Network};
@@ -18,48 +17,52 @@ pub struct Flags {
     /// What both daemons take.
     #[command(flatten)]
     pub common: CommonFlags,
-    /// Where requests arrive.
-    #[arg(long, default_value = ":8090", value_parser = parse_address)]
+    /// Where requests arrive: a port is all addresses, of IPv4 and IPv6; its address is also that of the `--service-ports`.
+    ///
+    /// Services are led to it by the families it listens on.
+    #[arg(long, value_name = "ADDRESS", default_value = ":8090", value_parser = parse_address)]
     pub listen_address: SocketAddr,
     /// Where /healthz, /readyz, /metrics and /api/v1 are.
-    #[arg(long, default_value = ":8091", value_parser = parse_address)]
+    ///
+    /// From loopback only a `Host` that no web site has is answered: an address, `localhost`, a name without a dot, or a
+    /// Service's (`NAME.NAMESPACE.svc`).
+    #[arg(long, value_name = "ADDRESS", default_value = ":8091", value_parser = parse_address)]
     pub admin_address: SocketAddr,
-    /// A header that names the resource, when it comes from a trusted proxy.
-    #[arg(long)]
-    pub target_name_header: Option<String>,
-    /// A header whose value stands before the request's path, when a header names the resource.
-    #[arg(long)]
-    pub target_path_header: Option<String>,
-    /// The resources' port, where a plugin gives a host alone.
-    #[arg(long)]
-    pub target_port: Option<u16>,
-    /// How long a wake may take.
-    #[arg(long, value_parser = scaler_types::duration::parse)]
-    pub resource_readiness_timeout: Option<Duration>,
-    /// Which of two named resources gets a request.
-    #[arg(long)]
-    pub multi_target_strategy: Option<MultiTargetStrategy>,
-    /// Addresses and networks (10.0.0.0/8) whose X-Forwarded-* and target headers are believed. X-Forwarded-* of others is
-    /// replaced; without this flag on the shared port alone.
-    #[arg(long, value_delimiter = ',')]
+    /// What a namespace file can set, too.
+    #[command(flatten)]
+    pub options: DlxOptions,
+    /// Addresses and networks (10.0.0.0/8) whose X-Forwarded-* and target headers are believed.
+    ///
+    /// X-Forwarded-* of others is replaced; without this flag on the shared port alone (README.md, Who the client is).
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
-    /// Requests held at once, of all resources together.
-    #[arg(long, default_value_t = 100_000)]
+    /// Requests held, of all resources together.
+    ///
+    /// A namespace may hold as many as are still free, where there are several: so one alone can fill half of it, and the next
+    /// one finds room.
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
     pub max_held_requests: usize,
-    /// Bytes held at once, of all resources together, those in the sockets included.
-    #[arg(long, default_value = "1GiB", value_parser = parse_bytes)]
+    /// Bytes held, of all resources together; shared out in the same way.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
     pub max_held_bytes: u64,
-    /// Bytes of answers that HTTP/2 clients have not taken yet, of all together; beyond it connections of the namespace that has
-    /// most are closed, those with most first.
+    /// Bytes of answers that HTTP/2 clients have not taken yet, of all together.
+    ///
+    /// Beyond it connections are closed: of the namespace that has most, those with the most. One connection may have 4 MiB,
+    /// and then one piece for each stream.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_bytes)]
     pub max_unread_bytes: u64,
-    /// How long a client may take for a request's head, from its first byte.
+    /// How long a client may take for a request's head, from its first byte; then its connection is closed. 1s or more.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout)]
     pub client_head_timeout: Duration,
-    /// How long a client's connection may be idle, between requests and before the first.
+    /// How long a client's connection may be idle, between two requests and before the first. Longer than the load balancer in
+    /// front keeps its own.
     #[arg(long, value_name = "DURATION", default_value = "620s", value_parser = parse_timeout)]
     pub client_idle_timeout: Duration,
-    /// How long a client may stall: send nothing of a body that the resource waits for, or take nothing of an answer.
+    /// How long a client may stall: send nothing of an HTTP/1 request's body that the resource waits for while no answer has
+    /// begun (then 408), or take nothing of an answer (then its connection or stream ends).
+    ///
+    /// A body that goes on after its answer has ended is in flight until nothing of it has passed to the resource for so long.
+    /// What the resource does not say stalls nobody; connections that were upgraded are left alone.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_timeout)]
     pub client_stall_timeout: Duration,
 }
@@ -88,14 +91,9 @@ impl Flags {
     }
 
     /// What they set for the resources.
-    pub fn settings(&self) -> FlagSettings {
-        FlagSettings {
-            target_port: self.target_port,
-            target_name_header: self.target_name_header.clone(),
-            target_path_header: self.target_path_header.clone(),
-            resource_readiness_timeout: self.resource_readiness_timeout,
-            multi_target_strategy: self.multi_target_strategy,
-            ..FlagSettings::default()
-        }
+    pub fn settings(&self) -> SettingsLayer {
+        let mut settings = SettingsLayer::default();
+        self.options.clone().apply(&mut settings);
+        settings
     }
 }

@@ -124,6 +124,7 @@ async fn serve_as(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let Sockets { handed, listener, admin: admin_listener, service, room } = sockets;
+    let settings = flags.settings();
     let dlx = Arc::new(Dlx::new(Config {
         member: member.to_owned(),
         rules,
@@ -133,7 +134,7 @@ async fn serve_as(
         service_ports: flags.common.service_ports,
         peers: Peers::new(flags.trusted_proxies.clone()),
         default_namespace: flags.common.namespace.clone(),
-        headers: (flags.target_name_header.clone(), flags.target_path_header.clone()),
+        headers: (settings.target_name_header.clone(), settings.target_path_header.clone()),
         places: room,
         most_unread: flags.max_unread_bytes.try_into().unwrap_or(usize::MAX),
         timeouts: flags.timeouts(),
@@ -151,7 +152,7 @@ async fn serve_as(
         async move { dlx.stop(grace).await }
     });
 
-    let start = Fleet::start(&flags.common, flags.settings(), Role::Dlx, dlx.server.draining.clone());
+    let start = Fleet::start(&flags.common, settings, Role::Dlx, dlx.server.draining.clone());
     let fleet = tokio::select! {
         // Nobody was served yet.
         () = shutdown.draining.cancelled() => return Ok(()),

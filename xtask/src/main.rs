@@ -11,6 +11,7 @@ mod install;
 mod lint;
 mod manifests;
 mod new_plugin;
+mod reference;
 mod scene;
 mod soak;
 mod steps;
@@ -41,6 +42,7 @@ enum Command {
     NewPlugin(NewPlugin),
     Images(images::Images),
     Manifests(manifests::Manifests),
+    Reference(reference::Reference),
     #[command(hide = true)]
     ColdService(bench::ColdService),
 }
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::NewPlugin(new) => new_plugin::run(&new.name),
         Command::Images(images) => images.run(),
         Command::Manifests(manifests) => manifests.run(),
+        Command::Reference(reference) => reference.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -23,13 +23,13 @@ use super::{
 use crate::{
     files::{Contents, Files, Watch},
     namespace_file::Fingerprint,
-    settings::{FlagSettings, MetricsSource, Settings},
+    settings::{MetricsSource, Settings, SettingsLayer},
 };
 
 /// What does not change while the daemon runs.
 pub(super) struct Fixed {
     pub(super) plugins: Arc<Plugins>,
-    pub(super) flags: FlagSettings,
+    pub(super) flags: SettingsLayer,
     pub(super) role: Role,
     pub(super) state_dir: PathBuf,
     pub(super) kubeconfig: Option<PathBuf>,
@@ -376,7 +376,7 @@ impl Fixed {
 
 impl Running {
     /// The same instance with the settings of now.
-    fn resettle(&mut self, contents: &Contents, flags: &FlagSettings) {
+    fn resettle(&mut self, contents: &Contents, flags: &SettingsLayer) {
         let settings = Settings::merge(&contents.says.settings, flags, &self.defaults);
         if settings != *self.settings {
             self.settings = Arc::new(settings);

@@ -22,7 +22,7 @@ use crate::{
     files::{Files, Watch},
     flags::CommonFlags,
     namespace_file::parse_namespace,
-    settings::{FlagSettings, Settings},
+    settings::{Settings, SettingsLayer},
     telemetry,
 };
 pub use check::{Checked, check};
@@ -69,7 +69,7 @@ impl Fleet {
     /// every file was logged by then.
     pub async fn start(
         flags: &CommonFlags,
-        settings: FlagSettings,
+        settings: SettingsLayer,
         role: Role,
         draining: CancellationToken,
     ) -> anyhow::Result<Self> {
@@ -87,7 +87,7 @@ impl Fleet {
     /// A [`Misconfigured`]: nothing can be served.
     pub async fn start_whole(
         flags: &CommonFlags,
-        settings: FlagSettings,
+        settings: SettingsLayer,
         role: Role,
         draining: CancellationToken,
     ) -> anyhow::Result<(Self, Vec<String>)> {
@@ -98,7 +98,7 @@ impl Fleet {
 
     async fn begin(
         flags: &CommonFlags,
-        settings: FlagSettings,
+        settings: SettingsLayer,
         role: Role,
         draining: CancellationToken,
         whole: bool,

@@ -5,66 +5,86 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::{Location, Spanned};
 
-use super::{
-    Wrong, present,
+use super::Wrong;
+use crate::settings::{
+    Absent, Expected, MetricQuery, MetricsSource, ObjectKind, Prometheus, keys, present,
     values::{Label, ScrapeInterval, Text},
 };
-use crate::settings::{Absent, MetricQuery, MetricsSource, ObjectKind, Prometheus};
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Metrics {
-    source: Spanned<Source>,
-    #[serde(default, deserialize_with = "present")]
-    url: Option<Spanned<Url>>,
-    #[serde(default, deserialize_with = "present")]
-    bearer_token_file: Option<Spanned<Text>>,
-    #[serde(default, deserialize_with = "present")]
-    ca_file: Option<Spanned<Text>>,
-    #[serde(default, deserialize_with = "present")]
-    scrape_interval: Option<Spanned<ScrapeInterval>>,
-    #[serde(default, deserialize_with = "present")]
-    queries: Option<Spanned<BTreeMap<String, Query>>>,
-    #[serde(default, deserialize_with = "present")]
-    resource: Option<Spanned<GroupKind>>,
+keys! {
+    pub(super) struct Metrics in "metrics" {
+        /// Where it is read how busy a resource is: from the DLXs, a Prometheus, or the cluster's custom metrics API. See
+        /// [Metric sources](../../README.md#metric-sources).
+        source: Spanned<Source>, "`dlx`";
+        /// `prometheus`: its address, `http` or `https`, without `/api/v1/query`.
+        #[serde(default, deserialize_with = "present")]
+        url: Option<Spanned<Url>>, "required";
+        /// `prometheus`: a file with a token to send, read again for each cycle.
+        #[serde(default, deserialize_with = "present")]
+        bearer_token_file: Option<Spanned<Text>>, "none";
+        /// `prometheus`: the certificates that vouch for it, in PEM, read again for each cycle.
+        #[serde(default, deserialize_with = "present")]
+        ca_file: Option<Spanned<Text>>, "the system's";
+        /// `prometheus`: how often it scrapes what the queries are about; at least `10ms`. The samples of a window are counted by it.
+        #[serde(default, deserialize_with = "present")]
+        scrape_interval: Option<Spanned<ScrapeInterval>>, "required";
+        /// `prometheus`: how each metric is asked for, by its name.
+        #[serde(default, deserialize_with = "present")]
+        queries: Option<Spanned<BTreeMap<String, Query>>>, "required";
+        /// `kubernetes`: whose custom metrics are asked for.
+        #[serde(default, deserialize_with = "present")]
+        resource: Option<Spanned<GroupKind>>, "that of the flags";
+    }
+}
+
+keys! {
+    pub(super) struct Query in "metrics.queries.NAME" {
+        /// Gives the metric's value for each resource; `$window` and `$namespace` are filled in.
+        query: Spanned<Text>, "required";
+        /// What it means that there is no value: `keep` awake; or `idle`, if `sampleCountQuery` proves that the target was scraped
+        /// all the while.
+        #[serde(default)]
+        absent: Absent, "`keep`";
+        /// The result's label that holds the resource's name (its namespace is in `namespace`, else it is the file's).
+        #[serde(default, deserialize_with = "present")]
+        label: Option<Label>, "`name`";
+        /// Gives for each resource how many samples within `$window` the value rests on. A file without it is refused with a line to
+        /// copy.
+        #[serde(default, deserialize_with = "present")]
+        sample_count_query: Option<Spanned<Text>>, "required";
+    }
+}
+
+keys! {
+    pub(super) struct GroupKind in "metrics.resource" {
+        /// The API group, `""` for the core group.
+        group: String, "required";
+        /// The kind, e.g. `Deployment`.
+        kind: Text, "required";
+    }
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq)]
 #[serde(rename_all = "lowercase")]
-enum Source {
+pub(super) enum Source {
     Dlx,
     Prometheus,
     Kubernetes,
 }
 
 /// An address without what comes behind a path, and without a slash at its end.
-struct Url(String);
+pub(super) struct Url(String);
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct GroupKind {
-    /// Empty is the core group.
-    group: String,
-    kind: Text,
+impl Expected for Source {
+    const EXPECTED: &'static str = "`dlx`, `prometheus` or `kubernetes`";
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Query {
-    query: Spanned<Text>,
-    #[serde(default, deserialize_with = "present")]
-    absent: Option<Spanned<WhenAbsent>>,
-    #[serde(default, deserialize_with = "present")]
-    label: Option<Label>,
-    #[serde(default, deserialize_with = "present")]
-    sample_count_query: Option<Spanned<Text>>,
+impl Expected for Url {
+    const EXPECTED: &'static str = "a URL";
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum WhenAbsent {
-    Keep,
-    Idle,
+impl Expected for GroupKind {
+    const EXPECTED: &'static str = "a map";
 }
 
 /// The label of a result that holds the resource's name, where the file does not say.
@@ -160,14 +180,10 @@ impl Query {
         }
         let Label(label) = self.label.unwrap_or_else(|| Label(LABEL.to_owned()));
         let Text(query) = self.query.value;
-        let absent = match self.absent.map(|absent| absent.value) {
-            None | Some(WhenAbsent::Keep) => Absent::Keep,
-            Some(WhenAbsent::Idle) => Absent::Idle,
-        };
         let Some(Spanned { value: Text(sample_count_query), .. }) = self.sample_count_query else {
-            return Err((self.query.referenced, without_sample_count(&query, &label, absent)));
+            return Err((self.query.referenced, without_sample_count(&query, &label, self.absent)));
         };
-        Ok(MetricQuery { query, sample_count_query, absent, label })
+        Ok(MetricQuery { query, sample_count_query, absent: self.absent, label })
     }
 }
 

@@ -4,22 +4,21 @@ mod fingerprint;
 mod metrics;
 #[cfg(test)]
 mod tests;
-mod values;
 
 use std::collections::BTreeMap;
 
 use scaler_types::{ScaleResource, yaml};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_yaml::Spanned;
 
 pub(crate) use fingerprint::Fingerprint;
-use metrics::Metrics;
-pub use values::parse_bytes;
-pub(crate) use values::parse_namespace;
-use values::{Bytes, Count, Header, Interval, Namespace, Span, Status, TargetPort, Text, Threshold, UrlPath};
+use metrics::{GroupKind, Metrics, Query};
 
+pub(crate) use crate::settings::values::parse_namespace;
 use crate::settings::{
-    FileSettings, ForwardedHeaders, MetricsSource, MultiTargetStrategy, StaticResponse, StaticResponseWhen,
+    AutoscalerOptions, DlxOptions, Expected, Key, MetricsSource, SettingsLayer, StaticResponse, keys,
+    present,
+    values::{Count, Interval, Namespace, Text, Threshold},
 };
 
 /// What a namespace file says, checked.
@@ -28,7 +27,7 @@ pub struct NamespaceFile {
     /// The namespace; `*` is all.
     pub namespace: String,
     /// What it sets.
-    pub settings: FileSettings,
+    pub settings: SettingsLayer,
     /// The plugins' sections, by kind: where each begins and what it says.
     pub(crate) sections: BTreeMap<String, Section>,
 }
@@ -58,72 +57,30 @@ struct Root {
     #[serde(default, deserialize_with = "present")]
     defaults: Option<Defaults>,
     #[serde(default, deserialize_with = "present")]
-    dlx: Option<Dlx>,
+    dlx: Option<DlxOptions>,
     #[serde(default, deserialize_with = "present")]
     plugins: Option<BTreeMap<String, Spanned<Fingerprint>>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Defaults {
-    #[serde(default, deserialize_with = "present")]
-    scale_resources: Option<Vec<Metric>>,
+keys! {
+    #[derive(Default)]
+    struct Defaults in "defaults" {
+        /// For resources that bring none of their own; a resource is idle when all of them say so.
+        #[serde(default, deserialize_with = "present")]
+        scale_resources: Option<Vec<Metric>>, "`requests`, `10m`, 0";
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Metric {
-    metric_name: Spanned<Text>,
-    window_size: Interval,
-    #[serde(default)]
-    threshold: Threshold,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Dlx {
-    #[serde(default, deserialize_with = "present")]
-    target_port: Option<TargetPort>,
-    #[serde(default, deserialize_with = "present")]
-    target_name_header: Option<Header>,
-    #[serde(default, deserialize_with = "present")]
-    target_path_header: Option<Header>,
-    #[serde(default, deserialize_with = "present")]
-    resource_readiness_timeout: Option<Span>,
-    #[serde(default, deserialize_with = "present")]
-    hold_timeout: Option<Span>,
-    #[serde(default, deserialize_with = "present")]
-    max_held_requests: Option<Count>,
-    #[serde(default, deserialize_with = "present")]
-    max_held_bytes: Option<Bytes>,
-    #[serde(default, deserialize_with = "present")]
-    slow_start_requests_per_endpoint: Option<Count>,
-    #[serde(default, deserialize_with = "present")]
-    static_responses: Option<Vec<Spanned<Static>>>,
-    #[serde(default, deserialize_with = "present")]
-    multi_target_strategy: Option<Strategy>,
-    #[serde(default, deserialize_with = "present")]
-    forwarded_headers: Option<ForwardedHeaders>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Static {
-    #[serde(default, deserialize_with = "present")]
-    user_agent: Option<Text>,
-    #[serde(default, deserialize_with = "present")]
-    path: Option<UrlPath>,
-    status: Status,
-    #[serde(default)]
-    when: StaticResponseWhen,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Strategy {
-    Random,
-    Primary,
-    Canary,
+keys! {
+    struct Metric in "defaults.scaleResources[]" {
+        /// `requests`; with `prometheus` a name of `metrics.queries`, with `kubernetes` any.
+        metric_name: Spanned<Text>, "required";
+        /// Over how long; at least `100ms`.
+        window_size: Interval, "required";
+        /// Idle at this count or less; at 0, anything in flight or held keeps it awake, too.
+        #[serde(default)]
+        threshold: Threshold, "0";
+    }
 }
 
 // === impl NamespaceFile ===
@@ -141,9 +98,29 @@ impl NamespaceFile {
         root.check().map_err(|(at, why)| format!("{name}:{}:{}: {why}", at.line(), at.column()))
     }
 
+    /// Every key there is.
+    pub fn keys() -> Vec<Key> {
+        let key = |field, expected, default, meaning| Key { section: "", field, expected, default, meaning };
+        let namespace = "Its name; `*` is all of them.";
+        let plugin = "The configuration of the plugin of that kind: handed to it as it stands.";
+        [
+            &[key("namespace", Namespace::EXPECTED, "required", namespace)],
+            AutoscalerOptions::KEYS,
+            Metrics::KEYS,
+            Query::KEYS,
+            GroupKind::KEYS,
+            Defaults::KEYS,
+            Metric::KEYS,
+            DlxOptions::KEYS,
+            StaticResponse::KEYS,
+            &[key("plugins.KIND", "a map", "none", plugin)],
+        ]
+        .concat()
+    }
+
     /// A namespace of which no file says anything.
     pub(crate) fn implicit(namespace: String) -> Self {
-        Self { namespace, settings: FileSettings::default(), sections: BTreeMap::new() }
+        Self { namespace, settings: SettingsLayer::default(), sections: BTreeMap::new() }
     }
 }
 
@@ -184,47 +161,25 @@ impl Root {
     /// What one value alone does not show.
     fn check(self) -> Result<NamespaceFile, Wrong> {
         let metrics = self.metrics.map(|metrics| metrics.check(&self.namespace.0)).transpose()?;
-        let dlx = self.dlx.unwrap_or_default();
-        let scale_resources = match self.defaults.and_then(|defaults| defaults.scale_resources) {
-            Some(listed) => {
-                let source = metrics.as_ref().unwrap_or(&MetricsSource::Dlx);
-                let listed = listed.into_iter().map(|metric| metric.check(source));
-                Some(listed.collect::<Result<Vec<_>, _>>()?)
-            }
-            None => None,
+        let defaults = self.defaults.unwrap_or_default();
+        let scale_resources = defaults.scale_resources.map(|listed| {
+            let source = metrics.as_ref().unwrap_or(&MetricsSource::Dlx);
+            listed.into_iter().map(|metric| metric.check(source)).collect::<Result<Vec<_>, _>>()
+        });
+        let mut settings = SettingsLayer {
+            scale_resources: scale_resources.transpose()?,
+            metrics,
+            ..SettingsLayer::default()
         };
-        let static_responses = match dlx.static_responses {
-            Some(rules) => Some(rules.into_iter().map(Static::check).collect::<Result<Vec<_>, _>>()?),
-            None => None,
-        };
+        let (scale_interval, max_concurrent_wakes) = (self.scale_interval, self.max_concurrent_wakes);
+        AutoscalerOptions { scale_interval, max_concurrent_wakes }.apply(&mut settings);
+        self.dlx.unwrap_or_default().apply(&mut settings);
         let section = |(kind, says): (String, Spanned<Fingerprint>)| {
             (kind, Section { line: says.referenced.line(), says: says.value })
         };
         Ok(NamespaceFile {
             namespace: self.namespace.0,
-            settings: FileSettings {
-                scale_interval: self.scale_interval.map(|Interval(interval)| interval),
-                max_concurrent_wakes: self.max_concurrent_wakes.map(|Count(count)| count),
-                metrics,
-                scale_resources,
-                target_port: dlx.target_port.map(|TargetPort(port)| port),
-                target_name_header: dlx.target_name_header.map(|Header(name)| name),
-                target_path_header: dlx.target_path_header.map(|Header(name)| name),
-                resource_readiness_timeout: dlx.resource_readiness_timeout.map(|Span(span)| span),
-                hold_timeout: dlx.hold_timeout.map(|Span(span)| span),
-                max_held_requests: dlx.max_held_requests.map(|Count(count)| count),
-                max_held_bytes: dlx.max_held_bytes.map(|Bytes(bytes)| bytes),
-                slow_start_requests_per_endpoint: dlx
-                    .slow_start_requests_per_endpoint
-                    .map(|Count(count)| count),
-                static_responses,
-                multi_target_strategy: dlx.multi_target_strategy.map(|strategy| match strategy {
-                    Strategy::Random => MultiTargetStrategy::Random,
-                    Strategy::Primary => MultiTargetStrategy::Primary,
-                    Strategy::Canary => MultiTargetStrategy::Canary,
-                }),
-                forwarded_headers: dlx.forwarded_headers,
-            },
+            settings,
             sections: self.plugins.unwrap_or_default().into_iter().map(section).collect(),
         })
     }
@@ -255,27 +210,4 @@ impl Metric {
             }),
         }
     }
-}
-
-// === impl Static ===
-
-impl Static {
-    fn check(rule: Spanned<Self>) -> Result<StaticResponse, Wrong> {
-        let Self { user_agent, path, status, when } = rule.value;
-        if user_agent.is_none() && path.is_none() {
-            let why = "this would answer every request, expected userAgent or path or both".to_owned();
-            return Err((rule.referenced, why));
-        }
-        Ok(StaticResponse {
-            user_agent: user_agent.map(|Text(name)| name),
-            path: path.map(|UrlPath(path)| path),
-            status: status.0,
-            when,
-        })
-    }
-}
-
-/// A key that is there has a value.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }

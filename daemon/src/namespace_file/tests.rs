@@ -1,7 +1,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::settings::{Absent, MetricQuery, ObjectKind, Prometheus};
+use scaler_types::ScaleResource;
+
+use crate::settings::{
+    Absent, ForwardedHeaders, MetricQuery, MultiTargetStrategy, ObjectKind, Prometheus, StaticResponseWhen,
+};
 
 fn parse(text: &str) -> Result<NamespaceFile, String> {
     NamespaceFile::parse("demo.yaml", text.as_bytes())
@@ -49,7 +53,7 @@ fn every_key_is_read() {
         status,
         when,
     };
-    let expected = FileSettings {
+    let expected = SettingsLayer {
         scale_interval: Some(seconds(90)),
         max_concurrent_wakes: Some(7),
         metrics: Some(MetricsSource::Dlx),

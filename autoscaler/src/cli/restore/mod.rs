@@ -15,7 +15,7 @@ use daemon::{
     flags::CommonFlags,
     fleet::Fleet,
     leader::{Leader, Leadership, Status, Timing},
-    settings::FlagSettings,
+    settings::SettingsLayer,
     shutdown::Shutdown,
     wakes::{WakePlace, Wakes},
 };
@@ -103,7 +103,7 @@ impl Restore {
         let shutdown = Shutdown::on_signals(self.common.shutdown_grace).context("following signals")?;
         let draining = shutdown.draining.clone();
         let coordination = Coordination::from_flags(&self.common, Role::Autoscaler).await?;
-        let (settings, grace) = (FlagSettings::default(), self.common.endpoint_propagation_delay);
+        let (settings, grace) = (SettingsLayer::default(), self.common.endpoint_propagation_delay);
         let begin = Fleet::start_whole(&self.common, settings, Role::Autoscaler, draining.clone());
         let (fleet, errors) = tokio::select! {
             () = draining.cancelled() => bail!("stopped: nothing was restored"),

@@ -22,7 +22,7 @@ use crate::{
 use daemon::{
     coordination::Coordination,
     namespace_file::NamespaceFile,
-    settings::{FlagSettings, Settings},
+    settings::{Settings, SettingsLayer},
 };
 use prometheus_client::registry::Registry;
 use scaler_types::{Resource, ResourceId, ResourceScalerConfig, ScaleResource, TrafficMode as Way};
@@ -111,7 +111,7 @@ metrics:
         );
         let file = NamespaceFile::parse("demo.yaml", text.as_bytes()).unwrap();
         let settings =
-            Settings::merge(&file.settings, &FlagSettings::default(), &ResourceScalerConfig::default());
+            Settings::merge(&file.settings, &SettingsLayer::default(), &ResourceScalerConfig::default());
         let resource = |(name, metric): &(&str, &str)| {
             let mut resource = Resource::new(ResourceId::new("demo", *name));
             // No DLX is asked.

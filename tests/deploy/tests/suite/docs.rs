@@ -22,8 +22,10 @@ fn pages() -> Vec<PathBuf> {
         root().join("examples/kubernetes/README.md"),
         root().join("plugins/deployment/README.md"),
     ];
-    let docs = fs::read_dir(root().join("docs/kubernetes")).expect("docs/kubernetes");
-    pages.extend(docs.map(|entry| entry.expect("a page").path()));
+    for folder in ["docs/kubernetes", "docs/reference"] {
+        let docs = fs::read_dir(root().join(folder)).expect(folder);
+        pages.extend(docs.map(|entry| entry.expect("a page").path()));
+    }
     pages
 }
 

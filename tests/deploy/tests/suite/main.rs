@@ -7,6 +7,7 @@ mod examples;
 mod leading;
 mod plugin;
 mod policy;
+mod reference;
 mod rights;
 mod typed;
 mod uninstall;

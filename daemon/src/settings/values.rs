@@ -1,6 +1,6 @@
-//! The values of a namespace file, as people write them. Each says what was expected.
+//! How values are written in a namespace file and in flags. Each error says what was expected.
 
-use std::{fmt, time::Duration};
+use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use scaler_types::duration;
 use serde::{
@@ -8,60 +8,10 @@ use serde::{
     de::{self, Visitor},
 };
 
+use super::Expected;
+
 /// Nothing measures more often.
 const MIN_SCRAPE_INTERVAL: Duration = Duration::from_millis(10);
-
-/// A duration above zero.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Span(pub(super) Duration);
-
-/// An interval or a window, not too short.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Interval(pub(super) Duration);
-
-/// How often something else measures.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct ScrapeInterval(pub(super) Duration);
-
-/// A number of bytes above zero.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Bytes(pub(super) u64);
-
-/// A whole number above zero.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Count(pub(super) usize);
-
-/// A port, 1 to 65535.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct TargetPort(pub(super) u16);
-
-/// A status that ends an exchange, 200 to 599.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Status(pub(super) u16);
-
-/// A number that is not negative.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Threshold(pub(super) f64);
-
-/// A header's name.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Header(pub(super) String);
-
-/// A namespace: `*`, or a name as Kubernetes has them.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Namespace(pub(super) String);
-
-/// A path that begins with `/`.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct UrlPath(pub(super) String);
-
-/// A label's name in Prometheus.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Label(pub(super) String);
-
-/// A text that is not empty.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Text(pub(super) String);
 
 /// `64MiB`, `1GiB`, `512KiB`, `1000`.
 ///
@@ -99,14 +49,13 @@ pub(crate) fn parse_namespace(name: &str) -> Result<(), String> {
     ))
 }
 
-/// Reads a scalar's text and hands it to `parse`.
-fn scalar<'de, D: Deserializer<'de>, T>(
+/// Reads a scalar's text and parses it.
+fn scalar<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
     deserializer: D,
-    expecting: &'static str,
-    parse: impl FnOnce(&str) -> Result<T, String>,
+    expected: &'static str,
 ) -> Result<T, D::Error> {
-    struct Scalar<F>(&'static str, F);
-    impl<T, F: FnOnce(&str) -> Result<T, String>> Visitor<'_> for Scalar<F> {
+    struct Scalar<T>(&'static str, PhantomData<T>);
+    impl<T: FromStr<Err = String>> Visitor<'_> for Scalar<T> {
         type Value = T;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,70 +63,102 @@ fn scalar<'de, D: Deserializer<'de>, T>(
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-            (self.1)(text).map_err(E::custom)
+            text.parse().map_err(E::custom)
         }
     }
-    deserializer.deserialize_str(Scalar(expecting, parse))
+    deserializer.deserialize_str(Scalar(expected, PhantomData))
 }
 
 macro_rules! scalars {
-    ($($name:ident, $expecting:literal, $parse:expr;)*) => {$(
+    ($($(#[$attribute:meta])+ $name:ident($value:ty), $expected:literal, $parse:expr;)*) => {$(
+        $(#[$attribute])+
+        #[derive(Clone, Debug, PartialEq)]
+        pub(crate) struct $name(pub(crate) $value);
+
+        impl Expected for $name {
+            const EXPECTED: &'static str = $expected;
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                let parse: fn(&str) -> Result<$value, String> = $parse;
+                parse(text).map(Self)
+            }
+        }
+
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                scalar(deserializer, $expecting, $parse).map($name)
+                scalar(deserializer, Self::EXPECTED)
+            }
+        }
+
+        impl From<$name> for $value {
+            fn from(written: $name) -> Self {
+                written.0
             }
         }
     )*};
 }
 
 scalars! {
-    Span, "a duration such as 30s or 1m30s", |text| match duration::parse(text) {
+    /// A duration above zero.
+    Span(Duration), "a duration such as 30s or 1m30s", |text| match duration::parse(text) {
         Ok(Duration::ZERO) => Err(format!("{text:?} is no time at all: expected a duration above zero, as in 30s")),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     };
-    Interval, "a duration such as 30s or 1m30s", duration::parse_interval;
-    ScrapeInterval, "a duration such as 15s", |text| duration::parse_at_least(text, MIN_SCRAPE_INTERVAL);
-    Bytes, "a number of bytes such as 64MiB", |text| match parse_bytes(text)? {
+    /// An interval or a window, not too short.
+    Interval(Duration), "a duration such as 30s or 1m30s", duration::parse_interval;
+    /// How often something else measures.
+    ScrapeInterval(Duration), "a duration such as 15s", |text| duration::parse_at_least(text, MIN_SCRAPE_INTERVAL);
+    /// A number of bytes above zero.
+    Bytes(u64), "a number of bytes such as 64MiB", |text| match parse_bytes(text)? {
         0 => Err(format!("{text:?} is nothing: expected a number of bytes above zero, as in 64MiB")),
         bytes => Ok(bytes),
     };
-    Count, "a whole number above zero", |text| within(text, 1, usize::MAX, "a whole number above zero");
-    TargetPort, "a port from 1 to 65535", |text| within(text, 1, u16::MAX, "a port from 1 to 65535");
+    /// A whole number above zero.
+    Count(usize), "a whole number above zero", |text| within(text, 1, usize::MAX, "a whole number above zero");
+    /// A port, 1 to 65535.
+    TargetPort(u16), "a port from 1 to 65535", |text| within(text, 1, u16::MAX, "a port from 1 to 65535");
     // An interim status (1xx) cannot be an answer.
-    Status, "a status from 200 to 599", |text| within(text, 200, 599, "a status from 200 to 599");
-    Threshold, "a number that is not negative", |text| match text.parse::<f64>() {
+    /// A status that ends an exchange, 200 to 599.
+    Status(u16), "a status from 200 to 599", |text| within(text, 200, 599, "a status from 200 to 599");
+    /// A number that is not negative.
+    #[derive(Default)]
+    Threshold(f64), "a number that is not negative", |text| match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
         _ => Err(format!("{text:?} is no threshold: expected a number that is not negative, as in 0 or 2.5")),
     };
-    Header, "a header's name", |text| match http::HeaderName::try_from(text) {
+    /// A header's name.
+    Header(String), "a header's name", |text| match http::HeaderName::try_from(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => Err(format!("{text:?} is not a header's name: expected one as in X-Resource-Name")),
     };
-    Namespace, "a namespace's name", |text| parse_namespace(text).map(|()| text.to_owned());
-    UrlPath, "a path that begins with /", |text| match text.starts_with('/') {
+    /// A namespace: `*`, or a name as Kubernetes has them.
+    Namespace(String), "a namespace's name", |text| parse_namespace(text).map(|()| text.to_owned());
+    /// A path that begins with `/`.
+    UrlPath(String), "a path that begins with /", |text| match text.starts_with('/') {
         true => Ok(text.to_owned()),
         false => Err(format!("{text:?} is not a path: expected one that begins with /")),
     };
-    Label, "a label's name", |text| {
+    /// A label's name in Prometheus.
+    Label(String), "a label's name", |text| {
         let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         match text.bytes().all(inner) && text.starts_with(|c: char| !c.is_ascii_digit()) {
             true => Ok(text.to_owned()),
             false => Err(format!("{text:?} is not a label: expected letters, digits and _, as in name")),
         }
     };
-    Text, "a text that is not empty", |text| match text.is_empty() {
+    /// A text that is not empty.
+    Text(String), "a text that is not empty", |text| match text.is_empty() {
         true => Err("nothing stands here: expected a text that is not empty".to_owned()),
         false => Ok(text.to_owned()),
     };
 }
 
-fn within<N: std::str::FromStr + PartialOrd>(
-    text: &str,
-    least: N,
-    most: N,
-    expected: &str,
-) -> Result<N, String> {
+fn within<N: FromStr + PartialOrd>(text: &str, least: N, most: N, expected: &str) -> Result<N, String> {
     let number = text.parse::<N>().ok().filter(|number| *number >= least && *number <= most);
     number.ok_or_else(|| format!("{text:?} does not fit: expected {expected}"))
 }

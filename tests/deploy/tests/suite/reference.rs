@@ -1,0 +1,139 @@
+//! The pages under docs/reference are what the daemons declare. `cargo xtask reference` writes them.
+
+use std::{collections::BTreeMap, env, fmt::Write as _, fs};
+
+use clap::{Arg, Command, CommandFactory as _};
+use daemon::{namespace_file::NamespaceFile, settings::Key};
+use deploy::root;
+
+/// Set: the pages are written, not compared.
+const WRITE: &str = "SCALER_WRITE_REFERENCE";
+
+const FLAGS: &str = "# Flags
+
+<!-- Written by `cargo xtask reference` from what the daemons declare. -->
+
+Flags set up the process; what concerns one namespace is in its [namespace file](namespace-file.md), which takes precedence over
+a flag, as a flag does over a plugin's own default. Addresses are `:8090` (all addresses), `127.0.0.1:8090` or `[::1]:8090`.
+Durations are `500ms`, `30s`, `1m30s`; sizes `512KiB`, `64MiB`, `1GiB` or bytes.
+
+| flag | daemon | default | meaning |
+|---|---|---|---|
+";
+
+const KEYS: &str = "# The namespace file
+
+<!-- Written by `cargo xtask reference` from what the daemons declare. -->
+
+One YAML file holds one namespace. Unknown keys, duplicate keys and bad values are refused with file, line and what was expected.
+A file has 8 MiB and 500,000 values at most, keys included. [every-key.yaml](../../examples/config/every-key.yaml) shows them in place.
+
+| key | value | default | meaning |
+|---|---|---|---|
+";
+
+/// Writes the page, or compares it with the one that is there.
+fn page(name: &str, text: &str) {
+    let path = root().join("docs/reference").join(name);
+    if env::var_os(WRITE).is_some() {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("making docs/reference");
+        fs::write(&path, text).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    for (number, (there, text)) in there.lines().zip(text.lines()).enumerate() {
+        assert_eq!(there, text, "docs/reference/{name}:{}: run `cargo xtask reference`", number + 1);
+    }
+    assert_eq!(there, text, "docs/reference/{name}: run `cargo xtask reference`");
+}
+
+/// In a cell of a table.
+fn cell(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
+}
+
+/// A flag's row: which daemons have it, with which default; and its meaning.
+type Row = (Vec<(&'static str, String)>, String);
+
+fn default(arg: &Arg, keys: &[Key]) -> String {
+    let values = arg.get_default_values();
+    if !arg.get_action().takes_values() {
+        return "off".to_owned();
+    }
+    if let [value] = values {
+        return format!("`{}`", value.to_string_lossy());
+    }
+    // What a namespace file can set, too, has the key's default.
+    let id = arg.get_id().as_str();
+    let default = keys.iter().find(|key| key.field == id && key.default != "required");
+    default.map_or_else(|| "none".to_owned(), |key| key.default.to_owned())
+}
+
+#[test]
+fn the_page_of_flags_is_fresh() {
+    let daemons: [(&'static str, Command); 2] =
+        [("autoscaler", autoscaler::AutoscalerFlags::command()), ("dlx", dlx::Flags::command())];
+    let keys = NamespaceFile::keys();
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    for (daemon, command) in &daemons {
+        for arg in command.get_arguments() {
+            let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else {
+                continue;
+            };
+            let value = arg.get_value_names().filter(|_| arg.get_action().takes_values());
+            let value = value.map(|names| format!(" {}", names[0])).unwrap_or_default();
+            let help = arg.get_long_help().or(arg.get_help()).expect(long).to_string();
+            let mut meaning = cell(&help);
+            if !meaning.ends_with('.') {
+                meaning.push('.');
+            }
+            let choices: Vec<_> =
+                arg.get_possible_values().iter().map(|choice| format!("`{}`", choice.get_name())).collect();
+            if arg.get_action().takes_values() && !choices.iter().all(|choice| meaning.contains(choice)) {
+                write!(meaning, " One of {}.", choices.join(", ")).expect("a text");
+            }
+            if let Some(variable) = arg.get_env() {
+                write!(meaning, " Environment: `{}`.", variable.to_string_lossy()).expect("a text");
+            }
+            let row = rows.entry(format!("| `--{long}{value}`")).or_default();
+            row.0.push((daemon, default(arg, &keys)));
+            assert!(
+                row.1.is_empty() || row.1 == meaning || long == "admin-address",
+                "{long} means two things"
+            );
+            row.1 = meaning;
+        }
+    }
+    let mut text = FLAGS.to_owned();
+    for (flag, (daemons, meaning)) in rows {
+        let (daemon, default) = match &daemons[..] {
+            [(_, one), (_, other)] if one == other => ("both", one.clone()),
+            [(one, its), (other, others)] => ("both", format!("{one} {its}, {other} {others}")),
+            [(daemon, default)] => (*daemon, default.clone()),
+            more => panic!("{flag}: {more:?}"),
+        };
+        writeln!(text, "{flag} | {daemon} | {default} | {meaning} |").expect("a text");
+    }
+    page("flags.md", &text);
+}
+
+#[test]
+fn the_page_of_the_namespace_file_is_fresh() {
+    let mut text = KEYS.to_owned();
+    for key in NamespaceFile::keys() {
+        let [expected, default, meaning] = [key.expected, key.default, key.meaning].map(cell);
+        writeln!(text, "| `{}` | {expected} | {default} | {meaning} |", key.path()).expect("a text");
+    }
+    page("namespace-file.md", &text);
+}
+
+/// Every key of the page is in the example that says so of itself, but those of the other metric sources.
+#[test]
+fn the_example_has_every_key() {
+    let example = fs::read_to_string(root().join("examples/config/every-key.yaml")).expect("every-key.yaml");
+    for key in NamespaceFile::keys() {
+        let path = key.path();
+        let name = path.rsplit('.').next().unwrap_or_default();
+        let other_source = key.section.starts_with("metrics") && name != "source";
+        assert!(other_source || name == "KIND" || example.contains(&format!("{name}:")), "{path}");
+    }
+}
