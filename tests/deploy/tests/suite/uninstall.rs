@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::Parser;
+use clap::CommandFactory as _;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::Job,
@@ -124,8 +124,8 @@ fn the_hook_takes_the_flags_it_is_given() {
         let job: Job = one(&hooks(&rendered(values)), "Job");
         let container = job.spec.unwrap().template.spec.unwrap().containers.remove(0);
         let line = std::iter::once("autoscaler".to_owned()).chain(container.args.unwrap());
-        let taken = autoscaler::AutoscalerFlags::try_parse_from(line);
-        let command = taken.unwrap_or_else(|error| panic!("{name}: {error}")).command;
-        assert!(command.is_some(), "{name}: it is the command, not the daemon");
+        let taken = autoscaler::AutoscalerFlags::command().try_get_matches_from(line);
+        let taken = taken.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(taken.subcommand_name(), Some("restore"), "{name}: it is the command, not the daemon");
     }
 }
