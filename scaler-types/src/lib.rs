@@ -147,6 +147,7 @@ mod changes;
 mod context;
 pub mod duration;
 mod event;
+mod id;
 mod interception;
 pub mod protocol;
 mod record;
@@ -163,10 +164,11 @@ pub mod yaml;
 pub use changes::Changes;
 pub use context::{Coordination, PluginContext, ResourceScalerConfig, Role};
 pub use event::{ResourceEvent, Severity};
+pub use id::ResourceId;
 pub use interception::{Backend, Dlx, Interception, InterceptionRequest, RestoreRequest, ServicePorts};
 pub use record::{Nonce, Phase, Record, Version};
 pub use resource::{
-    AddressOf, Endpoint, Port, Probe, Progress, Protocol, Resource, ResourceId, ScaleResource, TrafficMode,
+    AddressOf, Endpoint, Port, Probe, Progress, Protocol, Resource, ScaleResource, TrafficMode,
 };
 pub use rollout::{Rollout, RolloutPhase};
 pub use scale::{ScaleError, ScaleEvent, ScaleRequest, Target};

@@ -1,19 +1,10 @@
 //! What can be scaled, how its requests arrive, and where it listens.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Interception, Record, Rollout, ScaleEvent, Version, duration, tolerant};
-
-/// A resource's identity: namespace and name, always both.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ResourceId {
-    /// The namespace the resource lives in.
-    pub namespace: String,
-    /// Its name, unique within the namespace and the plugin's kind.
-    pub name: String,
-}
+use crate::{Interception, Record, ResourceId, Rollout, ScaleEvent, Version, duration, tolerant};
 
 /// Anything that can be scaled, as a plugin describes it in [`get_resources`](crate::ResourceScaler::get_resources).
 ///
@@ -216,21 +207,6 @@ pub enum Probe {
     },
     /// It is ready because the plugin lists it.
     Listed,
-}
-
-// === impl ResourceId ===
-
-impl ResourceId {
-    /// An identity from its two parts.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-}
-
-impl fmt::Display for ResourceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
 }
 
 // === impl Resource ===
