@@ -13,14 +13,6 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 use super::source::{Crate, is_punct, use_names};
 
-/// Crates that still have cycles; none may be added.
-const NOT_YET_CHECKED: &[&str] = &[
-    // One a line.
-    "autoscaler",
-    "dlx",
-    "scaler-types",
-];
-
 /// Module -> module -> where it is named, as `file:line: text`.
 type Graph = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
@@ -29,19 +21,10 @@ type Graph = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 /// # Errors
 ///
 /// Every cycle found, with the lines that make it.
-pub fn check(crates: &[Crate], all: bool) -> Result<()> {
+pub fn check(crates: &[Crate]) -> Result<()> {
     let mut found = String::new();
     for source in crates {
-        let cycles = cycles(&graph(source));
-        if !all && NOT_YET_CHECKED.iter().any(|folder| source.folder.as_os_str() == *folder) {
-            let modules: usize = cycles.iter().map(|cycle| cycle.modules.len()).sum();
-            let (folder, all) = (source.folder.display(), source.top_modules().len());
-            if modules > 0 {
-                println!("    not yet checked: {folder}, {modules} of {all} modules in cycles");
-            }
-            continue;
-        }
-        for cycle in cycles {
+        for cycle in cycles(&graph(source)) {
             write!(found, "\n{}: {cycle}", source.folder.display())?;
         }
     }
@@ -270,7 +253,7 @@ mod tests {
             ("view.rs", "use super::cache;\n"),
             ("top.rs", "use crate::{cache::entry::{Entry, Pool}, View};\n"),
         ]);
-        let error = check(&[small], false).unwrap_err().to_string();
+        let error = check(&[small]).unwrap_err().to_string();
         let expected = "\
 modules that depend on each other:
 
@@ -295,6 +278,6 @@ small: 3 modules: cache, pool, view; a shortest way around:
             ("b.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use crate::a; }\n"),
             ("testing.rs", "use crate::a;\n"),
         ]);
-        check(&[small], false).unwrap();
+        check(&[small]).unwrap();
     }
 }

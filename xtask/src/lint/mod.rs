@@ -18,7 +18,7 @@ use crate::{
 /// doubled versions are allowed (cargo-deny is installed into target/tools if the machine has none).
 #[derive(clap::Args)]
 pub struct Lint {
-    /// Also the crates that are not clean yet
+    /// Also the names of the crates that are not clean yet
     #[arg(long)]
     all: bool,
 }
@@ -54,7 +54,7 @@ impl Advisories {
     }
 }
 
-/// The steps of [`Lint`]. `all`: also the crates that are not clean yet.
+/// The steps of [`Lint`]. `all`: also the names of crates that are not clean yet.
 ///
 /// # Errors
 ///
@@ -63,7 +63,7 @@ pub fn lint(steps: &mut Steps, all: bool) -> Result<()> {
     steps.step("cargo fmt --check", || run(cargo().args(["fmt", "--all", "--check"])))?;
     steps.step("cargo deny check", || deny(&["bans", "licenses", "sources"]))?;
     let crates = steps.step("reading the product crates", source::product_crates)?;
-    steps.step("modules without cycles", || cycles::check(&crates, all))?;
+    steps.step("modules without cycles", || cycles::check(&crates))?;
     steps.step("names and words", || names::check(&crates, all))
 }
 
