@@ -1,20 +1,20 @@
 //! Answers of the DLX's own: a status, and a JSON body that says why.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use scaler_types::ResourceId;
 use serde::Serialize;
 
-/// A request that is answered here.
+/// An answer of the DLX's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ErrorResponse {
     /// The status.
     pub status: StatusCode,
-    /// What happened, in a few fixed words.
+    /// Its code, as the body has it.
     pub error: &'static str,
-    /// Why, for people.
+    /// What happened, why, and what to do.
     pub reason: String,
     /// Which resource, where one is known.
     pub resource: Option<ResourceId>,
@@ -31,22 +31,22 @@ struct Body<'a> {
     resource: Option<String>,
 }
 
-// === impl Refusal ===
+// === impl ErrorResponse ===
 
-impl Refusal {
+impl ErrorResponse {
     fn new(status: StatusCode, error: &'static str, reason: impl Into<String>) -> Self {
         Self { status, error, reason: reason.into(), resource: None, retry_after: None, close: false }
     }
 
     /// 400: the request cannot be taken as it is. Closes the connection: what follows on it cannot be trusted.
     pub fn malformed(reason: impl Into<String>) -> Self {
-        Self { close: true, ..Self::new(StatusCode::BAD_REQUEST, "malformed request", reason) }
+        Self { close: true, ..Self::new(StatusCode::BAD_REQUEST, "malformed_request", reason) }
     }
 
     /// 414: its target is longer than the longest head.
     pub fn long_target(longest: usize) -> Self {
         let reason = format!("its target is too long: a head may have {longest} bytes");
-        Self { close: true, ..Self::new(StatusCode::URI_TOO_LONG, "target too long", reason) }
+        Self { close: true, ..Self::new(StatusCode::URI_TOO_LONG, "target_too_long", reason) }
     }
 
     /// 431: its head is too long.
@@ -61,20 +61,18 @@ impl Refusal {
 
     fn large_fields(reason: String) -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Self { close: true, ..Self::new(status, "head too large", reason) }
+        Self { close: true, ..Self::new(status, "head_too_large", reason) }
     }
 
-    /// 404: nobody's.
-    pub fn nobodys(reason: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "no such resource", reason)
+    /// 404: no resource is known for it.
+    pub fn unknown_host(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown_host", reason)
     }
 
-    /// 502: the resource broke the exchange; it may have seen the request.
-    pub fn broken(id: &ResourceId, reason: impl Into<String>) -> Self {
-        Self {
-            resource: Some(id.clone()),
-            ..Self::new(StatusCode::BAD_GATEWAY, "the resource broke the exchange", reason)
-        }
+    /// 502: the connection to the resource failed; it may have seen the request.
+    pub fn upstream_error(id: &ResourceId, reason: impl fmt::Display) -> Self {
+        let reason = format!("upstream connection error: {reason}");
+        Self { resource: Some(id.clone()), ..Self::new(StatusCode::BAD_GATEWAY, "upstream_error", reason) }
     }
 
     /// 408: the client sent no more of the request's body. Closes the connection.
@@ -84,7 +82,7 @@ impl Refusal {
         Self {
             resource: Some(id.clone()),
             close: true,
-            ..Self::new(StatusCode::REQUEST_TIMEOUT, "the client stalled", reason)
+            ..Self::new(StatusCode::REQUEST_TIMEOUT, "client_stalled", reason)
         }
     }
 
@@ -106,19 +104,19 @@ impl Refusal {
     /// on that is for whoever has it then.
     pub fn gone(id: &ResourceId) -> Self {
         let reason = "no plugin lists it any more";
-        Self { close: true, ..Self::unavailable(id, "the resource is gone", reason, Duration::from_secs(1)) }
+        Self { close: true, ..Self::unavailable(id, "resource_gone", reason, Duration::from_secs(1)) }
     }
 
-    /// 503: this DLX ends, and the request was still held.
-    pub fn draining(id: &ResourceId) -> Self {
-        let reason = "this DLX ends; another one, or its successor, takes the next try";
-        Self { close: true, ..Self::unavailable(id, "draining", reason, Duration::from_secs(1)) }
+    /// 503: the DLX shuts down, and the request was still held.
+    pub fn shutting_down(id: &ResourceId) -> Self {
+        let reason = "the DLX is shutting down: try again, another DLX or its successor answers";
+        Self { close: true, ..Self::unavailable(id, "shutting_down", reason, Duration::from_secs(1)) }
     }
 
     /// 508: it comes back again and again.
-    pub fn looped(id: &ResourceId) -> Self {
-        let reason = "the request came back five times: the resource's address leads to a DLX; have it lead to the resource itself";
-        Self { resource: Some(id.clone()), ..Self::new(StatusCode::LOOP_DETECTED, "loop", reason) }
+    pub fn loop_detected(id: &ResourceId) -> Self {
+        let reason = "the request came back five times: the resource's address points to a DLX; point it to the resource itself";
+        Self { resource: Some(id.clone()), ..Self::new(StatusCode::LOOP_DETECTED, "loop_detected", reason) }
     }
 
     /// As an HTTP response.
@@ -145,7 +143,7 @@ impl Refusal {
 }
 
 /// A hyper error with its cause.
-pub fn explain(error: &hyper::Error) -> String {
+pub(crate) fn explain(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),

@@ -8,12 +8,12 @@ use std::{
 static START: OnceLock<Instant> = OnceLock::new();
 
 /// Milliseconds since the first call.
-pub fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let start = START.get_or_init(Instant::now);
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long ago a moment of [`now_ms`] was.
-pub fn since(ms: u64) -> Duration {
+pub(crate) fn since(ms: u64) -> Duration {
     Duration::from_millis(now_ms().saturating_sub(ms))
 }

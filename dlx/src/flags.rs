@@ -13,7 +13,7 @@ use crate::{client::Timeouts, identify::Network};
 /// Holds the requests of sleeping resources, wakes them, and proxies.
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = "dlx", version, about)]
-pub struct Flags {
+pub struct DlxFlags {
     /// What both daemons take.
     #[command(flatten)]
     pub common: CommonFlags,
@@ -68,19 +68,19 @@ pub struct Flags {
 }
 
 /// Less is less than what a network may take.
-const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     let timeout = scaler_types::duration::parse(text).map_err(|error| error.to_string())?;
-    if timeout < LEAST_TIMEOUT {
+    if timeout < MIN_TIMEOUT {
         return Err(format!("{text} is too short: give 1s or more"));
     }
     Ok(timeout)
 }
 
-// === impl Flags ===
+// === impl DlxFlags ===
 
-impl Flags {
+impl DlxFlags {
     /// How long clients may take.
     pub fn timeouts(&self) -> Timeouts {
         Timeouts {

@@ -5,33 +5,44 @@
 //!
 //! | stage | what it does |
 //! |---|---|
-//! | [`listen`] | accepts connections, serves each on one of the threads to its end |
-//! | [`identify`] | for whom a request is: by its port, the headers of a trusted peer, or its host |
-//! | [`admit`] | whether it may go now, or is held until its resource is up or its time is over |
-//! | [`forward`] | HTTP or TCP to an endpoint and back |
+//! | `listen` | accepts connections, serves each on one of the threads to its end |
+//! | `identify` | for whom a request is: by its port, the headers of a trusted peer, or its host |
+//! | `admit` | whether it may go now, or is held until its resource is up or its time is over |
+//! | `forward` | HTTP or TCP to an endpoint and back |
 //!
-//! Below them [`state`] is what this DLX knows of each resource, and says what follows from a change; [`driver`] does that
-//! (probes, writes, wakes, Events), and follows what the plugins tell. [`client`] is a client's connection, [`plugin`] what is
-//! called of a plugin. [`dlx`] wires all of it, [`run`](run()) is the process, [`stop`] says from when on nobody comes any more.
+//! Below them `state` is what this DLX knows of each resource, and says what follows from a change; `driver` does that
+//! (probes, writes, wakes, Events), and follows what the plugins tell. `client` is a client's connection, `plugin` what is
+//! called of a plugin. `stages` wires all of it, `run` is the process, `stop` says from when on nobody comes any more.
 //! The way of a request to a resource that is up takes no lock that another thread takes.
 
-pub mod admin;
-pub mod admit;
-pub mod answer;
-pub mod client;
-pub mod clock;
-pub mod dlx;
-pub mod driver;
-pub mod flags;
-pub mod forward;
-pub mod identify;
-pub mod last_report;
-pub mod listen;
-pub mod metrics;
-pub mod plugin;
-mod run;
-pub mod state;
-pub mod stop;
+#![warn(unreachable_pub)]
 
-pub use flags::Flags;
+mod admin;
+mod admit;
+mod answer;
+mod client;
+mod clock;
+mod driver;
+mod final_report;
+mod flags;
+mod forward;
+mod identify;
+mod listen;
+mod metrics;
+mod plugin;
+mod run;
+mod stages;
+mod state;
+mod stop;
+
+// To run the daemon.
+pub use flags::DlxFlags;
 pub use run::run;
+// To build a DLX in a test's process, on a plugin of the test's.
+pub use admin::{MetricsCollector, resources::answer as answer_resources};
+pub use client::Timeouts;
+pub use identify::TrustedProxies;
+pub use listen::{Accepted, Listener, ListenerKind, ServiceListeners, Workers};
+pub use plugin::{CallFuture, PluginCallError, PluginCalls, PluginSource};
+pub use stages::{DlxConfig, Stages};
+pub use state::{ColdStartPhase, HoldLimits, ResourceHandle, ResourceKey};

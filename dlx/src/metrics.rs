@@ -11,18 +11,19 @@ use prometheus_client::{
     metrics::{family::Family, histogram::Histogram},
 };
 
-use crate::state::{ColdStartPhase, ColdStartPhases, Key};
+use crate::state::{ColdStartPhase, ColdStartPhases, ResourceKey};
 
 /// Upper bounds of the buckets of a cold start's duration, in seconds.
-const COLD: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+const COLD_START_BUCKETS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 /// The same of one of its phases: some take less than a millisecond.
-const PHASE: [f64; 16] =
+const PHASE_BUCKETS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0];
 
 /// Counts that belong to no resource.
 #[derive(Debug)]
-pub struct Metrics {
+pub struct DlxMetrics {
     pub(crate) set_scales: AtomicU64,
     pub(crate) failed_wakes: AtomicU64,
     pub(crate) unassigned: AtomicU64,
@@ -41,22 +42,22 @@ pub(crate) struct PhaseLabels {
     phase: &'static str,
 }
 
-// === impl Metrics ===
+// === impl DlxMetrics ===
 
-impl Default for Metrics {
+impl Default for DlxMetrics {
     fn default() -> Self {
         Self {
             set_scales: AtomicU64::new(0),
             failed_wakes: AtomicU64::new(0),
             unassigned: AtomicU64::new(0),
-            cold: Histogram::new(COLD),
-            phases: Family::new_with_constructor(|| Histogram::new(PHASE)),
+            cold: Histogram::new(COLD_START_BUCKETS),
+            phases: Family::new_with_constructor(|| Histogram::new(PHASE_BUCKETS)),
             reports_dropped: Dropped::default(),
         }
     }
 }
 
-impl Metrics {
+impl DlxMetrics {
     /// A plugin was asked to scale.
     pub fn set_scale(&self) {
         self.set_scales.fetch_add(1, Ordering::Relaxed);
@@ -78,17 +79,17 @@ impl Metrics {
     }
 
     /// A wake ended well.
-    pub fn woken(&self, key: &Key, took: Duration, phases: &ColdStartPhases) {
+    pub fn woken(&self, key: &ResourceKey, took: Duration, phases: &ColdStartPhases) {
         self.cold.observe(took.as_secs_f64());
         for phase in ColdStartPhase::ALL {
-            if let Some(took) = phases.of(phase) {
+            if let Some(took) = phases.duration_of(phase) {
                 self.phase(key, phase, took);
             }
         }
     }
 
     /// A phase of a cold start took so long.
-    pub fn phase(&self, key: &Key, phase: ColdStartPhase, took: Duration) {
+    pub fn phase(&self, key: &ResourceKey, phase: ColdStartPhase, took: Duration) {
         let (namespace, kind) = (key.id.namespace.clone(), key.kind.to_string());
         let labels = PhaseLabels { namespace, kind, phase: phase.name() };
         self.phases.get_or_create(&labels).observe(took.as_secs_f64());

@@ -18,25 +18,25 @@ use scaler_types::{Role, duration, protocol::Rules};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
-    admin::{self, Waiting},
-    answer::Refusal,
-    dlx::{Config, Dlx},
-    flags::Flags,
-    identify::Peers,
-    last_report,
-    listen::{Accepted, Door, Listener, ServiceListeners, Workers},
-    state::{Limits, Rejected},
+    admin::{self, StartupStatus},
+    answer::ErrorResponse,
+    final_report,
+    flags::DlxFlags,
+    identify::TrustedProxies,
+    listen::{Accepted, Listener, ListenerKind, ServiceListeners, Workers},
+    stages::{DlxConfig, Stages},
+    state::{HoldLimits, Rejection},
 };
 
 /// How long the start waits for the plugins' first lists. What a plugin that takes longer knows, is asked for when a
 /// request comes for it.
-const FIRST_LISTS: Duration = Duration::from_secs(10);
+const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last refusals may take on their way when the grace period is over.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// Descriptors that are kept for the rest, where there are many more: the admin port, the plugins, the log.
-const OWN: usize = 128;
+const RESERVED_DESCRIPTORS: usize = 128;
 /// Fewer clients at once are too few to begin with.
-const LEAST_ROOM: usize = 64;
+const MIN_CONNECTIONS: usize = 64;
 
 /// Runs the daemon until a signal ends it. `rules`: all of the protocol's; a test leaves one out.
 ///
@@ -45,7 +45,7 @@ const LEAST_ROOM: usize = 64;
 /// # Errors
 ///
 /// It cannot start: a [`Misconfigured`](daemon::exit::Misconfigured), or a port, signal or file that cannot be had.
-pub fn run(flags: Flags, rules: Rules) -> anyhow::Result<()> {
+pub fn run(flags: DlxFlags, rules: Rules) -> anyhow::Result<()> {
     let handed = Handed::take().context("taking over the listening sockets of LISTEN_FDS")?;
     // For wakes, probes, watches and the admin server; requests have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -59,7 +59,7 @@ pub fn run(flags: Flags, rules: Rules) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()> {
+async fn serve(flags: DlxFlags, rules: Rules, handed: Handed) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
     let token = flags.common.admin_token()?;
     let bind = |address| handed.bind(address).with_context(|| format!("listening on {address}"));
@@ -70,13 +70,13 @@ async fn serve(flags: Flags, rules: Rules, handed: Handed) -> anyhow::Result<()>
         () = shutdown.draining.cancelled() => return Ok(()),
         coordination = Coordination::from_flags(&flags.common, Role::Dlx) => coordination?,
     };
-    let waiting = Waiting::begin(&flags, &admin, &coordination)?;
+    let status = StartupStatus::begin(&flags, &admin, &coordination)?;
     let ready = tokio::select! {
         () = shutdown.draining.cancelled() => return Ok(()),
-        ready = prepare(&flags, &listener, &admin, &handed, &coordination, &waiting) => ready?,
+        ready = prepare(&flags, &listener, &admin, &handed, &coordination, &status) => ready?,
     };
     let (service, registration) = ready;
-    waiting.end().await;
+    status.end().await;
     let sockets = Sockets { handed, listener, admin, service, room };
     let served = serve_as(registration.name(), &flags, rules, sockets, token, &shutdown).await;
     // A member until here: what was in flight is done, or ends with this process.
@@ -97,27 +97,27 @@ struct Sockets {
 /// What has to be there before anybody is served. Before a member is asked or led to, it has its ports; before the first list
 /// it is a member: whoever fences after that asks this DLX too.
 async fn prepare(
-    flags: &Flags,
+    flags: &DlxFlags,
     listener: &TcpListener,
     admin: &TcpListener,
     handed: &Handed,
     coordination: &Coordination,
-    waiting: &Waiting,
+    status: &StartupStatus,
 ) -> anyhow::Result<(Option<ServiceListeners>, Registration)> {
     let ip = listener.local_addr()?.ip();
     let service = match flags.common.service_ports {
-        Some(ports) => Some(ServiceListeners::bind(ports, ip, handed, |why| waiting.say(why)).await),
+        Some(ports) => Some(ServiceListeners::bind(ports, ip, handed, |why| status.say(why)).await),
         None => None,
     };
-    waiting.say("not registered as a member yet".to_owned());
+    status.say("not registered as a member yet".to_owned());
     let (admin, listen) = (admin.local_addr()?, listener.local_addr()?);
-    let registration = coordination.register(admin, listen, |why| waiting.say(why)).await?;
+    let registration = coordination.register(admin, listen, |why| status.say(why)).await?;
     Ok((service, registration))
 }
 
 async fn serve_as(
     member: &str,
-    flags: &Flags,
+    flags: &DlxFlags,
     rules: Rules,
     sockets: Sockets,
     token: Option<Token>,
@@ -125,14 +125,14 @@ async fn serve_as(
 ) -> anyhow::Result<()> {
     let Sockets { handed, listener, admin: admin_listener, service, room } = sockets;
     let settings = flags.settings();
-    let dlx = Arc::new(Dlx::new(Config {
+    let dlx = Arc::new(Stages::new(DlxConfig {
         member: member.to_owned(),
         rules,
-        held: Limits { requests: flags.max_held_requests, bytes: flags.max_held_bytes },
+        held: HoldLimits { requests: flags.max_held_requests, bytes: flags.max_held_bytes },
         wakes: flags.common.max_concurrent_wakes,
         endpoint_propagation_delay: flags.common.endpoint_propagation_delay,
         service_ports: flags.common.service_ports,
-        peers: Peers::new(flags.trusted_proxies.clone()),
+        peers: TrustedProxies::new(flags.trusted_proxies.clone()),
         default_namespace: flags.common.namespace.clone(),
         headers: (settings.target_name_header.clone(), settings.target_path_header.clone()),
         places: room,
@@ -144,7 +144,7 @@ async fn serve_as(
     if flags.common.shutdown_grace_is_short() {
         tracing::warn!(
             shutdown_grace = %duration::short(grace), endpoint_propagation_delay = %duration::short(flags.common.endpoint_propagation_delay),
-            "two thirds of --shutdown-grace are less than --endpoint-propagation-delay: whoever is led here late is refused when this DLX stops"
+            "two thirds of --shutdown-grace are less than --endpoint-propagation-delay: clients that are late to follow are refused when this DLX stops"
         );
     }
     let stopping = tokio::spawn({
@@ -160,12 +160,12 @@ async fn serve_as(
     };
     tokio::spawn(admin::admin(&dlx, &fleet, token, flags.common.resource_metrics).serve(admin_listener));
     tokio::spawn(dlx.plugins.clone().follow_fleet(fleet.served()));
-    if timeout(FIRST_LISTS, dlx.plugins.listed()).await.is_err() {
-        tracing::warn!("not every plugin has listed its resources; serving those that are known");
+    if timeout(FIRST_LIST_TIMEOUT, dlx.plugins.listed()).await.is_err() {
+        tracing::warn!("serving before every plugin has listed its resources");
     }
 
     let cores = available_parallelism().map_or(1, Into::into);
-    let workers = Workers::start(&dlx.server, cores).context("starting the threads that proxy")?;
+    let workers = Workers::start(&dlx.server, cores).context("starting the proxy threads")?;
     let address = listener.local_addr()?;
     let listener = Listener::new(listener).with_context(|| format!("accepting connections on {address}"))?;
     if let Some(service) = service {
@@ -177,12 +177,15 @@ async fn serve_as(
         async move { ports.follow(server, workers, handed, address.ip()).await }
     });
     dlx.serving.store(true, Ordering::Relaxed);
-    let taken = |stream, peer, place| workers.hand(Accepted { stream, peer, door: Door::Shared, place });
+    let taken =
+        |stream, peer, place| workers.hand(Accepted { stream, peer, door: ListenerKind::Shared, place });
     listener.accept(dlx.server.draining.clone(), dlx.server.places.clone(), taken).await;
 
     let signalled = stopping.await?;
     if drain(&dlx, signalled, grace).await {
-        dlx.last_report.give(last_report::LONGEST.min(grace.saturating_sub(signalled.elapsed()))).await;
+        dlx.last_report
+            .give(final_report::FINAL_REPORT_TIMEOUT.min(grace.saturating_sub(signalled.elapsed())))
+            .await;
     }
     fleet.stop().await;
     Ok(())
@@ -195,13 +198,13 @@ async fn serve_as(
 /// # Errors
 ///
 /// A [`Misconfigured`]: the service ports leave nothing, or one of them is the process's own for something else.
-fn room(flags: &Flags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> {
+fn room(flags: &DlxFlags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> {
     let given = getrlimit(Resource::Nofile);
     // Failing, there is less room.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
     let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
     let most = most.unwrap_or(usize::MAX);
-    let clients = most - OWN.min(most / 4);
+    let clients = most - RESERVED_DESCRIPTORS.min(most / 4);
     let Some(ports) = flags.common.service_ports else { return Ok(clients / 2) };
     let (first, last) = (ports.first, ports.last);
     for (flag, listener) in own {
@@ -214,7 +217,7 @@ fn room(flags: &Flags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> 
     }
     // One more for who has come to a port and waits for his place.
     let room = clients.saturating_sub(2 * ports.all().count()) / 2;
-    if room < LEAST_ROOM {
+    if room < MIN_CONNECTIONS {
         let why = format!(
             "--service-ports {first}-{last}: this process may have {most} descriptors, and each port takes two of them; \
              raise the limit (ulimit -n, LimitNOFILE=) or choose a smaller range"
@@ -226,7 +229,7 @@ fn room(flags: &Flags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> 
 
 /// Serves what came until nobody was to come any more, and what still comes on connections that are open: until `grace` after
 /// the first signal. Whether everything was served.
-async fn drain(dlx: &Dlx, signalled: Instant, grace: Duration) -> bool {
+async fn drain(dlx: &Stages, signalled: Instant, grace: Duration) -> bool {
     let end = async {
         match signalled.checked_add(grace) {
             #[expect(clippy::disallowed_methods, reason = "the end of the grace is the event")]
@@ -236,21 +239,21 @@ async fn drain(dlx: &Dlx, signalled: Instant, grace: Duration) -> bool {
     };
     tokio::select! {
         () = dlx.server.places.quiet() => {
-            tracing::info!("every connection is done");
+            tracing::info!("closed every connection");
             return true;
         }
         () = end => {}
     }
     let busy = dlx.busy();
-    tracing::warn!(requests = busy, "the grace period is over");
-    for entry in dlx.resources.all() {
-        let refusal = Refusal::draining(&entry.key.id);
-        let _ = dlx.state.refuse_held.set(refusal.clone());
-        entry.refuse_held(refusal, Rejected::Draining);
+    tracing::warn!(requests = busy, "grace period expired");
+    for resource in dlx.resources.all() {
+        let refusal = ErrorResponse::shutting_down(&resource.key.id);
+        let _ = dlx.shared.refuse_held.set(refusal.clone());
+        resource.refuse_held(refusal, Rejection::ShuttingDown);
     }
     if busy > 0 {
         // An error: not all went in time.
-        let _ = timeout(LAST_WORDS, dlx.server.places.quiet()).await;
+        let _ = timeout(FLUSH_TIMEOUT, dlx.server.places.quiet()).await;
     }
     false
 }

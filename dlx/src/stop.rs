@@ -13,7 +13,7 @@ use daemon::shutdown;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::state::Routes;
+use crate::state::Interceptions;
 
 /// How far the end of this process is.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct Stopping {
     /// Nobody comes any more: what is open is brought to its end.
     pub draining: CancellationToken,
     /// Routes that name this DLX.
-    pub routes: Arc<Routes>,
+    pub routes: Arc<Interceptions>,
 }
 
 // === impl Stopping ===
@@ -39,15 +39,15 @@ impl Stopping {
         let over = async {
             refresh.await;
             if self.routes.count() > 0 {
-                tracing::info!(why = %self.routes, "stopping: connections are taken until nobody is led here");
+                tracing::info!(why = %self.routes, "stopping: still accepting connections until no Service names this DLX");
             }
-            self.routes.over().await;
+            self.routes.wait_until_over().await;
         };
         match signalled.checked_add(shutdown::accepting_time(grace)) {
             None => over.await,
             Some(end) => {
                 if timeout_at(end, over).await.is_err() {
-                    tracing::warn!(why = %self.routes, "two thirds of --shutdown-grace are over: new connections are refused");
+                    tracing::warn!(why = %self.routes, "refusing new connections: two thirds of --shutdown-grace are over");
                 }
             }
         }
@@ -69,7 +69,7 @@ mod tests {
         Arc::new(Stopping {
             signalled: CancellationToken::new(),
             draining: CancellationToken::new(),
-            routes: Routes::new(ENDPOINT_PROPAGATION_DELAY),
+            routes: Interceptions::new(ENDPOINT_PROPAGATION_DELAY),
         })
     }
 
@@ -103,19 +103,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_grace_counts_from_the_last_routes_end() {
         let drained = drains(GRACE, async |begin, stopping| {
-            let routes = (stopping.routes.one(), stopping.routes.one());
+            let routes = (stopping.routes.add(), stopping.routes.add());
             stopping.signalled.cancel();
             at(begin, 5).await;
             drop(routes.0);
-            assert_eq!(stopping.routes.to_string(), "1 route still leads here");
+            assert_eq!(stopping.routes.to_string(), "1 Service still names this DLX");
             at(begin, 10).await;
             drop(routes.1);
             at(begin, 12).await;
             let why = stopping.routes.to_string();
-            assert_eq!(
-                why,
-                "the last route was led elsewhere 2s ago, and whoever connects has 30s to follow"
-            );
+            assert_eq!(why, "the last Service stopped naming this DLX 2s ago; clients have 30s to follow");
         });
         assert_eq!(drained.await, 40);
     }
@@ -123,13 +120,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_ended_before_the_signal_counts_too() {
         let drained = drains(GRACE, async |begin, stopping| {
-            drop(stopping.routes.one());
+            drop(stopping.routes.add());
             at(begin, 20).await;
             stopping.signalled.cancel();
         });
         assert_eq!(drained.await, 10);
         let drained = drains(GRACE, async |begin, stopping| {
-            drop(stopping.routes.one());
+            drop(stopping.routes.add());
             at(begin, 31).await;
             stopping.signalled.cancel();
         });
@@ -139,10 +136,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_comes_back_within_the_grace_begins_it_anew() {
         let drained = drains(GRACE, async |begin, stopping| {
-            drop(stopping.routes.one());
+            drop(stopping.routes.add());
             stopping.signalled.cancel();
             at(begin, 20).await;
-            let again = stopping.routes.one();
+            let again = stopping.routes.add();
             at(begin, 100).await;
             drop(again);
         });
@@ -153,7 +150,7 @@ mod tests {
     async fn a_third_of_the_time_is_kept_for_the_drain() {
         for (grace, drains_at) in [(GRACE, 200), (Duration::from_secs(30), 20)] {
             let drained = drains(grace, async |begin, stopping| {
-                let route = stopping.routes.one();
+                let route = stopping.routes.add();
                 stopping.signalled.cancel();
                 at(begin, 10_000).await;
                 drop(route);
@@ -161,7 +158,7 @@ mod tests {
             assert_eq!(drained.await, drains_at);
         }
         let drained = drains(GRACE, async |begin, stopping| {
-            let route = stopping.routes.one();
+            let route = stopping.routes.add();
             stopping.signalled.cancel();
             at(begin, 190).await;
             drop(route);

@@ -5,10 +5,10 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use daemon::settings::Settings;
-use dlx::state::Entry;
+use dlx::ResourceHandle;
 use scaler_types::{Endpoint, Probe};
 use support::{
-    Given, PATIENCE, Site, body,
+    EVENT_TIMEOUT, Given, Site, body,
     plugin::{Plugin, endpoint},
     status, until,
 };
@@ -21,7 +21,7 @@ const REQUESTS: [&str; 2] = [
 ];
 
 /// A resource that sleeps. It counts as ready as soon as the test has it come up, and then refuses every connection.
-async fn start(hold_timeout: Duration) -> (Site, Arc<Entry>, watch::Sender<usize>) {
+async fn start(hold_timeout: Duration) -> (Site, Arc<ResourceHandle>, watch::Sender<usize>) {
     let plugin = Plugin::waking(|_| Ok(vec![Endpoint { probe: Probe::Listed, ..endpoint("127.0.0.1:1") }]));
     let (up, comes_up) = watch::channel(0);
     *plugin.comes_up.lock().unwrap() = Some(comes_up);
@@ -32,7 +32,7 @@ async fn start(hold_timeout: Duration) -> (Site, Arc<Entry>, watch::Sender<usize
 }
 
 /// Returns when the one request was let go, was refused by the endpoint, and is held again.
-async fn held_again(entry: &Entry) {
+async fn held_again(entry: &ResourceHandle) {
     let refused = || {
         entry.read(|view| view.listed.iter().any(|listed| listed.error.is_some())) && entry.queue.len() == 1
     };
@@ -47,12 +47,12 @@ async fn held_again_a_request_has_the_rest_of_its_time() {
         let let_go = async {
             until("it is held", || entry.queue.len() == 1).await;
             // For requests that come from now on.
-            site.plugin.change("a", |resource| resource.hold_timeout = Some(2 * PATIENCE));
-            until("that is seen", || entry.facts.load().settings.hold_timeout > PATIENCE).await;
+            site.plugin.change("a", |resource| resource.hold_timeout = Some(2 * EVENT_TIMEOUT));
+            until("that is seen", || entry.facts.load().settings.hold_timeout > EVENT_TIMEOUT).await;
             up.send_replace(usize::MAX);
             held_again(&entry).await;
         };
-        let (answer, ()) = tokio::join!(tokio::time::timeout(PATIENCE, answer), let_go);
+        let (answer, ()) = tokio::join!(tokio::time::timeout(EVENT_TIMEOUT, answer), let_go);
         assert_eq!(status(&answer.expect("the end of its time")), 503);
     }
 }
@@ -60,7 +60,7 @@ async fn held_again_a_request_has_the_rest_of_its_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn held_again_a_request_reserves_its_bytes_again() {
     for request in REQUESTS {
-        let (site, entry, up) = start(2 * PATIENCE).await;
+        let (site, entry, up) = start(2 * EVENT_TIMEOUT).await;
         let mut client = site.connect().await;
         client.write_all(request.as_bytes()).await.unwrap();
         until("it is held", || entry.queue.len() == 1).await;
@@ -69,7 +69,7 @@ async fn held_again_a_request_reserves_its_bytes_again() {
         up.send_replace(usize::MAX);
         held_again(&entry).await;
         assert_eq!(entry.queue.bytes(), reserved);
-        assert_eq!(site.dlx.state.totals.bytes(), reserved);
+        assert_eq!(site.dlx.shared.totals.bytes(), reserved);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use support::{PATIENCE, free_range, local, raw_at};
+use support::{EVENT_TIMEOUT, free_range, local, raw_at};
 use tokio::{task::spawn_blocking, time::timeout};
 
 /// Ends the process with the test.
@@ -36,7 +36,7 @@ fn dlx(folder: &tempfile::TempDir, admin: SocketAddr, ports: &str) -> Command {
 
 async fn output(mut command: Command) -> (Option<i32>, String) {
     let ended = spawn_blocking(move || command.output().unwrap());
-    let Output { status, stderr, .. } = timeout(PATIENCE, ended).await.expect("it goes on").unwrap();
+    let Output { status, stderr, .. } = timeout(EVENT_TIMEOUT, ended).await.expect("it goes on").unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
 }
 
@@ -71,9 +71,9 @@ async fn it_waits_for_a_port_that_is_in_use_says_what_to_do_and_is_no_member_mea
         dlx.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         (dlx.0.wait().unwrap().code(), log)
     });
-    let (status, log) = timeout(PATIENCE, ended).await.expect("it goes on").unwrap();
+    let (status, log) = timeout(EVENT_TIMEOUT, ended).await.expect("it goes on").unwrap();
     assert_eq!(status, Some(78), "{log}");
-    assert!(log.contains("the service ports are bound"), "{log}");
+    assert!(log.contains("bound the service ports"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

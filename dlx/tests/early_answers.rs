@@ -13,10 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use dlx::client::Timeouts;
+use dlx::Timeouts;
 use h2::Reason;
 use http::{Request, Response};
-use support::{Given, PATIENCE, Site, body, plugin::Plugin, status, until, upstream};
+use support::{EVENT_TIMEOUT, Given, Site, body, plugin::Plugin, status, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -129,13 +129,13 @@ async fn an_upload_that_goes_on_after_its_answer_is_in_flight_and_its_connection
     assert_eq!(entry.counts.in_flight(), 1);
     // One that came later and is idle is closed meanwhile.
     let mut idle = site.connect().await;
-    assert_eq!(timeout(PATIENCE, idle.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
+    assert_eq!(timeout(EVENT_TIMEOUT, idle.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
     assert_eq!(entry.counts.in_flight(), 1);
     client.write_all(b"end").await.unwrap();
     until("all of it came", || ended.load(Ordering::SeqCst)).await;
     until("it is in flight no more", || entry.counts.in_flight() == 0).await;
     // From here on it is idle.
-    assert_eq!(timeout(PATIENCE, client.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
+    assert_eq!(timeout(EVENT_TIMEOUT, client.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,12 +152,12 @@ async fn so_is_one_of_http2() {
     assert!(from.data().await.is_none());
     assert_eq!(entry.counts.in_flight(), 1);
     let mut idle = site.connect().await;
-    assert_eq!(timeout(PATIENCE, idle.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
+    assert_eq!(timeout(EVENT_TIMEOUT, idle.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
     assert_eq!(entry.counts.in_flight(), 1);
     to.send_data(Bytes::from_static(b"end"), true).unwrap();
     until("all of it came", || ended.load(Ordering::SeqCst)).await;
     until("it is in flight no more", || entry.counts.in_flight() == 0).await;
-    timeout(PATIENCE, connection).await.expect("an end").unwrap().unwrap();
+    timeout(EVENT_TIMEOUT, connection).await.expect("an end").unwrap().unwrap();
 }
 
 /// The resource reads nothing more, and its connection stays.

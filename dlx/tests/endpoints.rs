@@ -384,6 +384,7 @@ async fn pods_that_end_before_they_are_unlisted_get_nothing_twice() {
     let rolled = rolling(40, Some(Duration::from_millis(20))).await;
     assert!(rolled.requests > 200, "{}", rolled.requests);
     assert_eq!(rolled.twice, 0);
-    let unexpected = |other: &&String| !other.starts_with("502 ") || !other.contains("broke the exchange");
+    let unexpected =
+        |other: &&String| !other.starts_with("502 ") || !other.contains("upstream connection error");
     assert_eq!(rolled.others.iter().find(unexpected), None);
 }

@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use dlx::state::Entry;
+use dlx::ResourceHandle;
 use scaler_types::{Phase, Record, protocol::Rules};
-use support::{Given, PATIENCE, Site, header, plugin::Plugin, status, until, upstream};
+use support::{EVENT_TIMEOUT, Given, Site, header, plugin::Plugin, status, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinSet,
@@ -84,13 +84,14 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
         });
     }
     let mut seen = Seen::default();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + EVENT_TIMEOUT;
     while seen.commits < commits && Instant::now() < end {
         let Some((nonce, version)) = site.plugin.fence("a") else {
             tokio::task::yield_now().await;
             continue;
         };
-        let confirmed = Entry::confirm(&entry, nonce, Instant::now() + Duration::from_secs(2)).await;
+        let confirmed =
+            ResourceHandle::confirm_drain(&entry, nonce, Instant::now() + Duration::from_secs(2)).await;
         let committed = confirmed.is_ok()
             && site
                 .plugin
@@ -157,10 +158,10 @@ async fn a_fence_that_is_not_seen_is_not_confirmed() {
     let entry = site.entry("a");
     let soon = || Instant::now() + Duration::from_millis(50);
     let nonce = scaler_types::Nonce(7);
-    assert!(entry.confirm(nonce, soon()).await.unwrap_err().contains("active"));
+    assert!(entry.confirm_drain(nonce, soon()).await.unwrap_err().contains("active"));
     let (seen, version) = site.plugin.fence("a").unwrap();
-    assert_eq!(entry.confirm(seen, Instant::now() + PATIENCE).await, Ok(()));
-    assert!(entry.confirm(nonce, soon()).await.unwrap_err().contains(&seen.to_string()));
+    assert_eq!(entry.confirm_drain(seen, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
+    assert!(entry.confirm_drain(nonce, soon()).await.unwrap_err().contains(&seen.to_string()));
     // A request reverts it, is forwarded, and the commit fails.
     assert_eq!(status(&site.get("a.test", "/").await), 200);
     assert!(site.plugin.write("a", &version, |_| ()).is_none(), "the commit found the fence's version");
@@ -176,9 +177,9 @@ async fn what_is_in_flight_is_said() {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
     until("in flight", || entry.counts.in_flight() == 1).await;
     let (nonce, _) = site.plugin.fence("a").unwrap();
-    let refused = entry.confirm(nonce, Instant::now() + PATIENCE).await;
+    let refused = entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
     assert_eq!(refused, Err("1 requests in flight".to_owned()));
     drop(stream);
     until("its client left", || entry.counts.in_flight() == 0).await;
-    assert_eq!(entry.confirm(nonce, Instant::now() + PATIENCE).await, Ok(()));
+    assert_eq!(entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
 }

@@ -46,7 +46,7 @@ async fn one_that_runs_is_forwarded_to_whatever_its_record_says_and_nothing_is_w
         let before = site.plugin.get(&name);
         assert_eq!(status(&site.get(&format!("{name}.test"), "/").await), 200, "{state}");
         let soon = Instant::now() + Duration::from_millis(20);
-        let confirmed = site.entry(&name).confirm(Nonce(7), soon).await;
+        let confirmed = site.entry(&name).confirm_drain(Nonce(7), soon).await;
         assert!(confirmed.is_err(), "{state}: confirmed what it does not understand");
         let after = site.plugin.get(&name);
         assert_eq!((after.record, after.version), (before.record, before.version), "{state}");

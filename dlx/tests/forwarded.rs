@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use daemon::settings::{ForwardedHeaders, Settings};
 use scaler_types::Protocol;
 use support::{
-    Given, PATIENCE, Site, free_range, header,
+    EVENT_TIMEOUT, Given, Site, free_range, header,
     led::{at, given},
     local,
     plugin::Plugin,
@@ -67,7 +67,10 @@ async fn get(from: &str, to: SocketAddr, fields: &str) -> String {
     let request = format!("GET /x HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n{fields}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
+    tokio::time::timeout(EVENT_TIMEOUT, stream.read_to_string(&mut answer))
+        .await
+        .expect("an answer")
+        .unwrap();
     answer
 }
 

@@ -5,13 +5,13 @@ mod support;
 use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use dlx::client::Timeouts;
+use dlx::Timeouts;
 use h2::{
     Reason,
     client::{ResponseFuture, SendRequest},
 };
 use http::Request;
-use support::{Given, PATIENCE, Site, plugin::Plugin, until, upstream};
+use support::{EVENT_TIMEOUT, Given, Site, plugin::Plugin, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy, duplex, split},
     sync::Semaphore,
@@ -35,7 +35,7 @@ fn get(client: &mut SendRequest<Bytes>) -> ResponseFuture {
 }
 
 async fn status(answer: ResponseFuture) -> u16 {
-    let answer = timeout(PATIENCE, answer).await.expect("an answer").unwrap();
+    let answer = timeout(EVENT_TIMEOUT, answer).await.expect("an answer").unwrap();
     let status = answer.status().as_u16();
     let mut body = answer.into_body();
     while let Some(data) = body.data().await {
@@ -46,7 +46,7 @@ async fn status(answer: ResponseFuture) -> u16 {
 
 /// Waits for the connection's end. The client was told before it, that nothing is wrong.
 async fn ends_with_goaway(client: SendRequest<Bytes>, connection: Connection) {
-    timeout(PATIENCE, connection).await.expect("an end").unwrap().unwrap();
+    timeout(EVENT_TIMEOUT, connection).await.expect("an end").unwrap().unwrap();
     let error = client.ready().await.unwrap_err();
     assert!(error.is_go_away() && error.is_remote(), "{error:?}");
     assert_eq!(error.reason(), Some(Reason::NO_ERROR));

@@ -11,9 +11,9 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use dlx::state::Limits;
+use dlx::HoldLimits;
 use scaler_types::{Phase, ScaleError};
-use support::{Given, PATIENCE, Site, body, header, plugin::Plugin, status, until, upstream};
+use support::{EVENT_TIMEOUT, Given, Site, body, header, plugin::Plugin, status, until, upstream};
 use tokio::{io::AsyncWriteExt, sync::Semaphore, task::JoinSet};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +82,7 @@ async fn a_client_that_leaves_frees_its_place_with_and_without_an_unread_body() 
         drop(stream);
         until("left", || entry.queue.is_empty()).await;
         assert_eq!(
-            (entry.queue.bytes(), site.dlx.state.totals.requests(), site.dlx.state.totals.bytes()),
+            (entry.queue.bytes(), site.dlx.shared.totals.requests(), site.dlx.shared.totals.bytes()),
             (0, 0, 0)
         );
     }
@@ -111,7 +111,7 @@ async fn a_client_that_leaves_frees_its_place_with_and_without_an_unread_body() 
 async fn a_full_hold_says_so() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, _) = upstream::echo(async || ()).await;
-    let settings = Settings { max_held_requests: 2, hold_timeout: PATIENCE, ..Settings::default() };
+    let settings = Settings { max_held_requests: 2, hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
     let site = Site::start(slow(address, &MAY).asleep("a"), Given { settings, ..Given::default() }).await;
     let entry = site.entry("a");
     let (first, second) = (site.get("a.test", "/1"), site.get("a.test", "/2"));
@@ -128,7 +128,7 @@ async fn a_full_hold_says_so() {
     };
     let (first, second, ()) = tokio::join!(first, second, held);
     assert_eq!((status(&first), status(&second)), (200, 200));
-    assert_eq!(entry.queue.rejections()[0], ("full", 1));
+    assert_eq!(entry.queue.rejections()[0], ("too_many_held", 1));
 }
 
 /// One tenant asks for as much as it can get; another comes after it.
@@ -139,7 +139,7 @@ async fn one_namespace_leaves_room_for_another() {
     let plugin = Plugin::at(address).asleep("greedy").asleep("second").asleep("other/modest");
     let (up, comes_up) = tokio::sync::watch::channel(0);
     *plugin.comes_up.lock().unwrap() = Some(comes_up);
-    let held = Limits { requests: ALL, bytes: 1 << 30 };
+    let held = HoldLimits { requests: ALL, bytes: 1 << 30 };
     let site = Arc::new(Site::start(plugin, Given { held, ..Given::default() }).await);
     let mut requests = tokio::task::JoinSet::new();
     let mut ask = |host: &'static str| {
@@ -151,7 +151,7 @@ async fn one_namespace_leaves_room_for_another() {
         ask("greedy.test");
         ask("second.test");
     }
-    until("half of it to be held", || site.dlx.state.totals.requests() == ALL / 2).await;
+    until("half of it to be held", || site.dlx.shared.totals.requests() == ALL / 2).await;
     let refused = site.get("greedy.test", "/").await;
     assert_eq!(status(&refused), 503);
     assert!(
@@ -173,7 +173,7 @@ async fn one_namespace_leaves_room_for_another() {
 async fn a_full_hold_in_bytes_says_so() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, _) = upstream::echo(async || ()).await;
-    let settings = Settings { max_held_bytes: 3000, hold_timeout: PATIENCE, ..Settings::default() };
+    let settings = Settings { max_held_bytes: 3000, hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
     let site = Site::start(slow(address, &MAY).asleep("a"), Given { settings, ..Given::default() }).await;
     let answer = site
         .raw(b"POST / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nContent-Length: 4000\r\n\r\n")
@@ -187,7 +187,7 @@ async fn held_requests_are_let_go_at_the_pace_of_the_endpoint() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, echo) = upstream::echo(async || tokio::task::yield_now().await).await;
     let settings =
-        Settings { slow_start_requests_per_endpoint: 3, hold_timeout: PATIENCE, ..Settings::default() };
+        Settings { slow_start_requests_per_endpoint: 3, hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
     let site = Site::start(slow(address, &MAY).asleep("a"), Given { settings, ..Given::default() }).await;
     let entry = site.entry("a");
     let site = std::sync::Arc::new(site);
@@ -215,7 +215,7 @@ async fn an_endpoint_that_gives_no_head_does_not_stop_the_rest() {
     })
     .await;
     let settings =
-        Settings { slow_start_requests_per_endpoint: 1, hold_timeout: PATIENCE, ..Settings::default() };
+        Settings { slow_start_requests_per_endpoint: 1, hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
     let site = Site::start(Plugin::at(address).asleep("a"), Given { settings, ..Given::default() }).await;
     let mut first = site.connect().await;
     first.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();

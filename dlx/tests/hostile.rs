@@ -7,10 +7,7 @@ use std::{
     sync::{Arc, Barrier},
 };
 
-use dlx::{
-    plugin::Source,
-    state::{Entry, Key},
-};
+use dlx::{PluginSource, ResourceHandle, ResourceKey};
 use scaler_types::{Resource, ResourceId};
 use support::{Given, Site, body, header, plugin::Plugin, status, until, upstream};
 use tokio::{
@@ -164,27 +161,27 @@ async fn routes_made_at_the_same_moment_lose_no_host() {
     let plugin = Plugin::at("127.0.0.1:1");
     let site = Site::start(plugin.clone(), Given::default()).await;
     let dlx = &site.dlx;
-    let source = Source::new(plugin, "test", "demo", Arc::default(), Default::default());
+    let source = PluginSource::new(plugin, "test", "demo", Arc::default(), Default::default());
     for round in 0..300 {
         let names = [format!("x{round}"), format!("y{round}")];
         let (both, source) = (&Barrier::new(2), &source);
         std::thread::scope(|scope| {
             for name in &names {
                 scope.spawn(move || {
-                    let key = Key { kind: "test".into(), id: ResourceId::new("demo", name) };
+                    let key = ResourceKey { kind: "test".into(), id: ResourceId::new("demo", name) };
                     let entry = || {
-                        Entry::new(
+                        ResourceHandle::new(
                             key.clone(),
                             dlx.resources.next_listing(),
                             source.clone(),
-                            dlx.state.clone(),
+                            dlx.shared.clone(),
                         )
                     };
                     let (entry, _) = dlx.resources.get_or(&key, entry);
                     let mut resource = Resource::new(key.id.clone());
                     resource.hosts.push(format!("{name}.test"));
                     both.wait();
-                    entry.saw(source, resource);
+                    entry.observe(source, resource);
                     dlx.plugins.rebuild_table();
                 });
             }

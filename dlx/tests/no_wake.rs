@@ -9,7 +9,7 @@ use std::{
 
 use daemon::settings::{Settings, StaticResponse, StaticResponseWhen};
 use scaler_types::Phase;
-use support::{Given, PATIENCE, Site, body, plugin::Plugin, status, until, upstream};
+use support::{EVENT_TIMEOUT, Given, Site, body, plugin::Plugin, status, until, upstream};
 use tokio::{sync::Semaphore, time::Instant};
 
 async fn site(plugin: Arc<Plugin>) -> Site {
@@ -17,7 +17,7 @@ async fn site(plugin: Arc<Plugin>) -> Site {
     let agent = StaticResponse { user_agent: Some("monitor/".to_owned()), path: None, status: 204, when };
     let path = StaticResponse { user_agent: None, path: Some("/healthz".to_owned()), status: 299, when };
     let settings =
-        Settings { static_responses: vec![agent, path], hold_timeout: PATIENCE, ..Settings::default() };
+        Settings { static_responses: vec![agent, path], hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
     Site::start(plugin, Given { settings, ..Given::default() }).await
 }
 
@@ -70,7 +70,7 @@ async fn awake_the_resource_answers_and_nothing_counts() {
     assert_eq!(site.entry("a").counts.in_flight(), 0);
     // It is under way all the same: what it was sent to must not be put to sleep under it.
     let (nonce, _) = site.plugin.fence("a").unwrap();
-    let confirmed = site.entry("a").confirm(nonce, Instant::now() + PATIENCE).await;
+    let confirmed = site.entry("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
     assert_eq!(confirmed, Err("1 requests in flight".to_owned()));
     answers.add_permits(1);
     let answer = asking.await.unwrap();
@@ -80,7 +80,7 @@ async fn awake_the_resource_answers_and_nothing_counts() {
     // While it is fenced the DLX answers: a monitor does not keep it awake.
     assert_eq!(status(&ask(&site, "/x", "monitor/1").await), 204);
     assert_eq!(site.plugin.get("a").record.phase, Phase::Draining);
-    site.entry("a").confirm(nonce, Instant::now() + PATIENCE).await.unwrap();
+    site.entry("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

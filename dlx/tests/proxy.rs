@@ -108,7 +108,7 @@ async fn nobodys_request_is_404_and_asks_the_plugins_at_most_once_a_second() {
     for host in 0..50 {
         let answer = site.get(&format!("x{host}.test"), "/").await;
         assert_eq!(status(&answer), 404);
-        assert!(body(&answer).contains(r#""error":"no such resource""#), "{answer}");
+        assert!(body(&answer).contains(r#""error":"unknown_host""#), "{answer}");
     }
     let lists = site.plugin.lists.load(Ordering::SeqCst) - before;
     assert!((1..10).contains(&lists), "{lists} lists for 50 unknown hosts");
@@ -285,7 +285,7 @@ async fn while_draining_answers_close_and_new_connections_are_not_taken() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!((status(&answer), header(&answer, "connection")), (200, Some("close")));
-    tokio::time::timeout(support::PATIENCE, site.dlx.server.places.quiet())
+    tokio::time::timeout(support::EVENT_TIMEOUT, site.dlx.server.places.quiet())
         .await
         .expect("every connection ends");
 }

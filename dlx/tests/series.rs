@@ -5,14 +5,14 @@ mod support;
 use std::sync::Arc;
 
 use daemon::telemetry::{ResourceMetrics, registry};
-use dlx::admin::Exported;
+use dlx::MetricsCollector;
 use scaler_types::ScaleError;
 use support::{Given, Site, plugin::Plugin, status, upstream};
 
 /// The series of single resources, as Prometheus reads them.
 fn series(site: &Site, resources: ResourceMetrics) -> Vec<String> {
     let mut registry = registry("dlx");
-    registry.register_collector(Box::new(Exported { dlx: Arc::downgrade(&site.dlx), resources }));
+    registry.register_collector(Box::new(MetricsCollector { dlx: Arc::downgrade(&site.dlx), resources }));
     let mut page = String::new();
     prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
     page.lines().filter(|line| line.contains("name=\"")).map(str::to_owned).collect()

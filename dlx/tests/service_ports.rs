@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use scaler_types::{Phase, Protocol, Record, TrafficMode};
 use support::{
-    Given, PATIENCE, Site, body, free_range, header,
+    EVENT_TIMEOUT, Given, Site, body, free_range, header,
     led::{at, connect, given, named, owner, port, says},
     local,
     plugin::Plugin,
@@ -248,13 +248,13 @@ async fn a_connection_to_a_resource_that_is_gone_ends_with_its_next_request() {
     site.plugin.remove("a");
     site.plugin.add("b", at(address, ports.first, Protocol::Http));
     until("it is b's", || owner(&site, ports.first).as_deref() == Some("b")).await;
-    timeout(PATIENCE, http2).await.expect("told to go away").unwrap().unwrap();
+    timeout(EVENT_TIMEOUT, http2).await.expect("told to go away").unwrap().unwrap();
     drop(sender);
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut answer = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an end").unwrap();
+    timeout(EVENT_TIMEOUT, stream.read_to_string(&mut answer)).await.expect("an end").unwrap();
     assert_eq!((status(&answer), header(&answer, "connection")), (503, Some("close")), "{answer}");
-    assert!(body(&answer).contains("the resource is gone"), "{answer}");
+    assert!(body(&answer).contains("resource_gone"), "{answer}");
     assert_eq!(status(&site.get_at(ports.first, "/").await), 200);
 }
 
@@ -300,7 +300,7 @@ async fn the_admin_port_tells_ports_and_route() {
         });
     });
     let site = Site::start(plugin, given(ports)).await;
-    let told = dlx::admin::resources::answer(site.dlx.clone(), Request::default()).await;
+    let told = dlx::answer_resources(site.dlx.clone(), Request::default()).await;
     let told = told.into_body().collect().await.unwrap().to_bytes();
     let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
     assert_eq!(told["service_ports"], serde_json::json!({"first": ports.first, "last": ports.last}));

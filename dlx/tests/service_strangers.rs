@@ -9,7 +9,7 @@ use std::{
 
 use scaler_types::{Phase, Protocol};
 use support::{
-    PATIENCE, Site, body, free_range, is_reset,
+    EVENT_TIMEOUT, Site, body, free_range, is_reset,
     led::{at, connect, given, named, port, says},
     local,
     plugin::{Plugin, endpoint},
@@ -116,7 +116,7 @@ async fn what_is_no_http_wakes_nobody_and_is_told_so() {
     stream.write_all(&[0xff; 4096]).await.unwrap();
     let mut rest = Vec::new();
     // An error is an end, too.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("an end");
+    let _ = timeout(EVENT_TIMEOUT, stream.read_to_end(&mut rest)).await.expect("an end");
     let entry = site.entry("a");
     assert_eq!((entry.counts.total(), entry.queue.len()), (0, 0));
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 0, "woken by garbage");
@@ -158,7 +158,7 @@ async fn clients_that_dribble_hold_up_nobody() {
     assert_eq!(status(&site.get_at(ports.first, "/").await), 200);
     slow.write_all(b"c").await.unwrap();
     let mut answer = String::new();
-    timeout(PATIENCE, slow.read_to_string(&mut answer)).await.expect("an answer").unwrap();
+    timeout(EVENT_TIMEOUT, slow.read_to_string(&mut answer)).await.expect("an answer").unwrap();
     assert!(body(&answer).ends_with("body Ok(3)\n"), "{answer}");
     assert_eq!(entry.counts.total(), 2);
     drop(heads);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dlx::client::Timeouts;
+use dlx::Timeouts;
 use http::{Request, Response};
 use support::{Given, Site, header, plugin::Plugin, status, until, upstream};
 use tokio::{
@@ -37,7 +37,8 @@ fn stalling() -> Given {
 /// A GET on a connection that is kept; the answer's status.
 async fn get(client: &mut TcpStream) -> u16 {
     client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
-    let head = tokio::time::timeout(support::PATIENCE, upstream::read_head(client)).await.expect("an answer");
+    let head =
+        tokio::time::timeout(support::EVENT_TIMEOUT, upstream::read_head(client)).await.expect("an answer");
     let head = head.unwrap();
     let length = header(&head, "content-length").unwrap().parse().unwrap();
     client.read_exact(&mut vec![0; length]).await.unwrap();
@@ -48,7 +49,9 @@ async fn get(client: &mut TcpStream) -> u16 {
 async fn end(client: &mut TcpStream) -> String {
     let mut said = Vec::new();
     // An error: it was reset.
-    let _ = tokio::time::timeout(support::PATIENCE / 2, client.read_to_end(&mut said)).await.expect("an end");
+    let _ = tokio::time::timeout(support::EVENT_TIMEOUT / 2, client.read_to_end(&mut said))
+        .await
+        .expect("an end");
     String::from_utf8_lossy(&said).into_owned()
 }
 
@@ -332,7 +335,7 @@ async fn a_stream_whose_client_takes_nothing_ends_alone() {
     until("it is given up", || ended.load(Ordering::SeqCst) == 1).await;
     until("it is in flight no more", || site.entry("a").counts.in_flight() == 0).await;
     let error = loop {
-        let data = tokio::time::timeout(support::PATIENCE, takes_nothing.data());
+        let data = tokio::time::timeout(support::EVENT_TIMEOUT, takes_nothing.data());
         match data.await.expect("an end") {
             Some(Ok(_)) => {}
             other => break other,
@@ -341,7 +344,7 @@ async fn a_stream_whose_client_takes_nothing_ends_alone() {
     assert!(error.is_some_and(|error| error.is_err_and(|error| error.is_reset())));
 
     to.send_data(Bytes::from_static(b"two"), false).unwrap();
-    let two = tokio::time::timeout(support::PATIENCE, from.data()).await.expect("it goes on");
+    let two = tokio::time::timeout(support::EVENT_TIMEOUT, from.data()).await.expect("it goes on");
     assert_eq!(two.unwrap().unwrap(), "two");
     assert_eq!(site.entry("echo").counts.in_flight(), 1);
 }

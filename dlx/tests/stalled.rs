@@ -9,7 +9,7 @@ use std::{
 
 use scaler_types::{Phase, Record};
 use support::{
-    Given, PATIENCE, Site,
+    EVENT_TIMEOUT, Given, Site,
     plugin::{Plugin, endpoint},
     status, until, upstream,
 };
@@ -29,17 +29,17 @@ async fn a_stalled_view_confirms_no_fence_and_goes_on_serving() {
     plugin.stalled.send_replace(true);
     let (nonce, version) = plugin.fence("a").unwrap();
     // It does not know of the fence, and so forwards: what it is asked it must not confirm.
-    let refused = entry.confirm(nonce, soon()).await;
+    let refused = entry.confirm_drain(nonce, soon()).await;
     assert!(refused.as_ref().is_err_and(|why| why.contains("sees active")), "{refused:?}");
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
     assert_eq!(echo.requests.load(Ordering::SeqCst), 2);
     // Given up and tried again: no fence of which it sees nothing is confirmed, however many there are.
     plugin.write("a", &version, |resource| resource.record = Record::default()).unwrap();
     let (nonce, _) = plugin.fence("a").unwrap();
-    assert!(entry.confirm(nonce, soon()).await.is_err());
+    assert!(entry.confirm_drain(nonce, soon()).await.is_err());
     // The stream comes back with all there is.
     plugin.stalled.send_replace(false);
-    assert_eq!(entry.confirm(nonce, Instant::now() + PATIENCE).await, Ok(()));
+    assert_eq!(entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
     // From here on a request reverts it first.
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
     assert_eq!(plugin.get("a").record.phase, Phase::Active);

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use scaler_types::{Backend, Interception, Port, Protocol, Resource, ServicePorts};
 use support::{
-    Given, PATIENCE, Site, free_range, local,
+    EVENT_TIMEOUT, Given, Site, free_range, local,
     plugin::{Plugin, endpoint},
     status, until, upstream,
 };
@@ -53,7 +53,7 @@ fn signal(site: &Site) -> JoinHandle<Instant> {
 }
 
 async fn ended(stopping: JoinHandle<Instant>) {
-    tokio::time::timeout(PATIENCE, stopping).await.expect("it drains").unwrap();
+    tokio::time::timeout(EVENT_TIMEOUT, stopping).await.expect("it drains").unwrap();
 }
 
 async fn is_refused(address: SocketAddr) -> bool {
@@ -66,10 +66,10 @@ async fn serves(site: &Site, ports: ServicePorts) {
 }
 
 async fn drains(site: &Site, ports: ServicePorts) {
-    until("draining", || site.dlx.server.draining.is_cancelled()).await;
-    assert_eq!(site.dlx.ready(), Err("draining".to_owned()));
+    until("shutting down", || site.dlx.server.draining.is_cancelled()).await;
+    assert_eq!(site.dlx.ready(), Err("shutting down".to_owned()));
     for address in [local(ports.first), site.address] {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + EVENT_TIMEOUT;
         while !is_refused(address).await {
             assert!(Instant::now() < deadline, "{address} takes connections");
         }
@@ -81,7 +81,7 @@ async fn one_that_routes_lead_to_is_unready_at_once_and_serves_until_none_does()
     let (site, ports) = site(&["other", "test-1"], Duration::ZERO).await;
     assert_eq!(site.dlx.ready(), Ok(()));
     let stopping = signal(&site);
-    assert_eq!(site.dlx.ready(), Err("stopping: 1 route still leads here".to_owned()));
+    assert_eq!(site.dlx.ready(), Err("stopping: 1 Service still names this DLX".to_owned()));
     for _ in 0..20 {
         serves(&site, ports).await;
     }
@@ -105,7 +105,7 @@ async fn one_that_a_route_named_a_moment_ago_gives_everybody_the_time_to_follow(
     until("it is seen", || site.dlx.stopping.routes.count() == 0).await;
     let stopping = signal(&site);
     let why = site.dlx.ready().unwrap_err();
-    assert!(why.contains("the last route was led elsewhere") && why.contains("1h"), "{why}");
+    assert!(why.contains("the last Service stopped naming this DLX") && why.contains("1h"), "{why}");
     for _ in 0..20 {
         serves(&site, ports).await;
     }
@@ -145,7 +145,7 @@ async fn every_way_in_which_a_route_ends_is_noticed() {
             "its resource is gone" => site.plugin.remove("a"),
             _ => drop(site.plugin.change("a", |resource| resource.interception = route)),
         }
-        tokio::time::timeout(PATIENCE, stopping).await.expect(what).unwrap();
+        tokio::time::timeout(EVENT_TIMEOUT, stopping).await.expect(what).unwrap();
     }
 }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use daemon::{listen::Handed, settings::Settings};
 use scaler_types::{Phase, Port, Protocol, Record, ScaleResource};
-use support::{Given, PATIENCE, Site, plugin::Plugin, until, upstream};
+use support::{EVENT_TIMEOUT, Given, Site, plugin::Plugin, until, upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -28,7 +28,7 @@ async fn site(window: Duration) -> (Site, u16) {
         resource.scale_resources =
             vec![ScaleResource { metric_name: "requests".to_owned(), window_size: window, threshold: 0.0 }];
     });
-    let settings = Settings { hold_timeout: PATIENCE, ..Settings::default() };
+    let settings = Settings { hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
     let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
     let ip = "127.0.0.1".parse().unwrap();
     let (ports, server, workers) = (site.dlx.ports.clone(), site.dlx.server.clone(), site.workers.clone());
@@ -40,7 +40,7 @@ async fn site(window: Duration) -> (Site, u16) {
 async fn say(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).await.unwrap();
     let mut back = vec![0; text.len()];
-    tokio::time::timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("an echo").unwrap();
+    tokio::time::timeout(EVENT_TIMEOUT, stream.read_exact(&mut back)).await.expect("an echo").unwrap();
     assert_eq!(back, text);
 }
 
@@ -68,9 +68,9 @@ async fn an_idle_connection_leaves_flight_and_reverts_a_fence_before_a_byte_move
     until("it is up", || site.plugin.get("a").record.phase == Phase::Active).await;
     until("it rests", || entry.counts.in_flight() == 0).await;
     let (nonce, version) = site.plugin.fence("a").unwrap();
-    assert_eq!(entry.confirm(nonce, Instant::now() + PATIENCE).await, Ok(()));
+    assert_eq!(entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
     say(&mut stream, b"two").await;
-    assert!(site.plugin.write("a", &version, |_| ()).is_none(), "the fence was reverted");
+    assert!(site.plugin.write("a", &version, |_| ()).is_none(), "the drain was reverted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +82,7 @@ async fn an_idle_connection_is_closed_when_its_resource_sleeps() {
     until("it is up", || site.plugin.get("a").record.phase == Phase::Active).await;
     until("it rests", || entry.counts.in_flight() == 0).await;
     let (nonce, version) = site.plugin.fence("a").unwrap();
-    assert_eq!(entry.confirm(nonce, Instant::now() + PATIENCE).await, Ok(()));
+    assert_eq!(entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
     site.plugin
         .write("a", &version, |resource| {
             resource.record = Record { phase: Phase::Asleep, ..Record::default() };
@@ -91,7 +91,7 @@ async fn an_idle_connection_is_closed_when_its_resource_sleeps() {
         })
         .unwrap();
     let mut rest = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it is closed").unwrap();
+    tokio::time::timeout(EVENT_TIMEOUT, stream.read_to_end(&mut rest)).await.expect("it is closed").unwrap();
     assert!(rest.is_empty());
     // And the next one wakes it.
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -105,7 +105,7 @@ async fn a_port_goes_with_its_resource() {
     until("closed", || site.dlx.ports.all().is_empty()).await;
     let site = Arc::new(site);
     let mut refused = false;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + EVENT_TIMEOUT;
     while !refused && Instant::now() < deadline {
         refused = TcpStream::connect(("127.0.0.1", port)).await.is_err();
     }

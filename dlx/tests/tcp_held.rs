@@ -9,10 +9,10 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use dlx::state::Entry;
+use dlx::ResourceHandle;
 use scaler_types::{Endpoint, Phase, Port, Probe, Protocol, ScaleError, ScaleResource};
 use support::{
-    Given, PATIENCE, Site, free_range, is_reset, local,
+    EVENT_TIMEOUT, Given, Site, free_range, is_reset, local,
     plugin::{Plugin, endpoint},
     resets, until, upstream,
 };
@@ -26,7 +26,7 @@ use tokio::{
 /// A site with a resource that sleeps, and comes up at `address` when the test says so.
 struct Asleep {
     site: Site,
-    entry: Arc<Entry>,
+    entry: Arc<ResourceHandle>,
     port: u16,
     up: watch::Sender<bool>,
 }
@@ -70,12 +70,12 @@ impl Asleep {
 }
 
 fn patient() -> Settings {
-    Settings { hold_timeout: PATIENCE, ..Settings::default() }
+    Settings { hold_timeout: EVENT_TIMEOUT, ..Settings::default() }
 }
 
 async fn read(stream: &mut TcpStream) -> String {
     let mut all = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut all)).await.expect("an end").unwrap();
+    timeout(EVENT_TIMEOUT, stream.read_to_string(&mut all)).await.expect("an end").unwrap();
     all
 }
 
@@ -94,7 +94,7 @@ async fn where_the_server_speaks_first_no_byte_of_the_client_is_waited_for() {
     let mut stream = asleep.held(1).await;
     asleep.wakes();
     let mut banner = [0; 11];
-    timeout(PATIENCE, stream.read_exact(&mut banner)).await.expect("a banner").unwrap();
+    timeout(EVENT_TIMEOUT, stream.read_exact(&mut banner)).await.expect("a banner").unwrap();
     assert_eq!(&banner, b"220 ready\r\n");
     stream.write_all(b"QUIT\r\n").await.unwrap();
     assert_eq!(read(&mut stream).await, "221 bye\r\n");
@@ -152,7 +152,7 @@ async fn a_client_that_leaves_while_held_frees_its_place() {
         stream.set_zero_linger().unwrap();
         drop(stream);
         until("left", || asleep.entry.queue.is_empty()).await;
-        let totals = &asleep.site.dlx.state.totals;
+        let totals = &asleep.site.dlx.shared.totals;
         assert_eq!((asleep.entry.queue.bytes(), totals.requests(), totals.bytes()), (0, 0, 0));
     }
     assert_eq!(asleep.entry.counts.in_flight(), 0);
@@ -180,11 +180,11 @@ async fn beyond_the_count_and_beyond_the_bytes_it_is_reset() {
         let asleep = Asleep::start(address, settings).await;
         let mut two = [asleep.held(1).await, asleep.held(2).await];
         assert!(resets(local(asleep.port)).await);
-        assert_eq!(asleep.entry.queue.rejections()[0], ("full", 1));
+        assert_eq!(asleep.entry.queue.rejections()[0], ("too_many_held", 1));
         asleep.wakes();
         for stream in &mut two {
             stream.write_all(b"x").await.unwrap();
-            assert_eq!(timeout(PATIENCE, stream.read_u8()).await.expect("an echo").unwrap(), b'x');
+            assert_eq!(timeout(EVENT_TIMEOUT, stream.read_u8()).await.expect("an echo").unwrap(), b'x');
         }
     }
 }
@@ -242,7 +242,7 @@ async fn a_client_that_breaks_off_breaks_off_for_its_resource() {
     assert_eq!(stream.read_u8().await.unwrap(), b'y');
     stream.set_zero_linger().unwrap();
     drop(stream);
-    assert_eq!(timeout(PATIENCE, ended.recv()).await.expect("an end"), Some(true));
+    assert_eq!(timeout(EVENT_TIMEOUT, ended.recv()).await.expect("an end"), Some(true));
 }
 
 /// Those that were let go and are not connected yet have the places; the others wait.

@@ -8,10 +8,10 @@ use std::{
 };
 
 use daemon::settings::Settings;
-use dlx::state::ColdStartPhase;
+use dlx::ColdStartPhase;
 use scaler_types::{Endpoint, Phase, Progress, Record, ScaleError};
 use support::{
-    Given, PATIENCE, Site, body, header,
+    EVENT_TIMEOUT, Given, Site, body, header,
     plugin::{Plugin, endpoint},
     status, until, upstream,
 };
@@ -19,7 +19,7 @@ use support::{
 /// A resource as `GET /api/v1/resources` shows it.
 async fn shown(site: &Site, name: &str) -> serde_json::Value {
     let request = http::Request::new(bytes::Bytes::new());
-    let answer = dlx::admin::resources::answer(site.dlx.clone(), request).await;
+    let answer = dlx::answer_resources(site.dlx.clone(), request).await;
     let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
     let all: serde_json::Value = serde_json::from_slice(&body).unwrap();
     all["resources"].as_array().unwrap().iter().find(|resource| resource["name"] == name).unwrap().clone()
@@ -29,7 +29,7 @@ async fn shown(site: &Site, name: &str) -> serde_json::Value {
 fn metrics(site: &Site) -> String {
     let (dlx, resources) = (std::sync::Arc::downgrade(&site.dlx), daemon::telemetry::ResourceMetrics::Active);
     let mut registry = daemon::telemetry::registry("dlx");
-    registry.register_collector(Box::new(dlx::admin::Exported { dlx, resources }));
+    registry.register_collector(Box::new(dlx::MetricsCollector { dlx, resources }));
     let mut page = String::new();
     prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
     page
@@ -43,7 +43,7 @@ fn reported(site: &Site) -> Vec<(String, String)> {
 async fn a_resources_own_timeouts_win() {
     // The namespace file would hold it for half a minute, and have a wake fail at once.
     let settings = Settings {
-        hold_timeout: PATIENCE,
+        hold_timeout: EVENT_TIMEOUT,
         resource_readiness_timeout: Duration::from_millis(1),
         ..Settings::default()
     };
@@ -81,7 +81,7 @@ async fn a_resources_own_timeouts_win() {
     // Taken back: the namespace file's holds again.
     site.plugin.change("hasty", |resource| resource.hold_timeout = None);
     let entry = site.entry("hasty");
-    until("it is seen", || entry.facts.load().settings.hold_timeout == PATIENCE).await;
+    until("it is seen", || entry.facts.load().settings.hold_timeout == EVENT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,10 +210,7 @@ async fn a_wake_that_fails_with_its_pods_left_tells_those_who_wait_at_once() {
     };
     let (answer, ()) = tokio::join!(site.get("a.test", "/"), answer);
     assert_eq!(status(&answer), 503);
-    assert!(
-        body(&answer).contains("CrashLoopBackOff") && body(&answer).contains("the wake failed"),
-        "{answer}"
-    );
+    assert!(body(&answer).contains("CrashLoopBackOff") && body(&answer).contains("wake_failed"), "{answer}");
     until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
     assert_eq!(site.plugin.get("a").replicas, 1, "what Kubernetes keeps is kept");
     until("its owners were told", || reported(&site).len() == 2).await;
@@ -247,9 +244,10 @@ async fn a_cold_start_is_told_phase_by_phase() {
         assert_eq!(timing.matches(&format!("{name};dur=")).count(), 1, "{timing}");
     }
     let cold = entry.read(|view| view.last_cold).unwrap();
-    let sum: Duration = ColdStartPhase::ALL.into_iter().filter_map(|phase| cold.phases.of(phase)).sum();
+    let sum: Duration =
+        ColdStartPhase::ALL.into_iter().filter_map(|phase| cold.phases.duration_of(phase)).sum();
     // What nobody saw is counted as nothing.
-    let seen = |phase| cold.phases.of(phase).is_some_and(|took| took > Duration::ZERO);
+    let seen = |phase| cold.phases.duration_of(phase).is_some_and(|took| took > Duration::ZERO);
     assert!(ColdStartPhase::ALL.into_iter().all(seen), "{cold:?}");
     assert!(cold.phases.millis().count() == 6 && sum >= cold.wake.unwrap(), "{cold:?}");
     let told = shown(&site, "a").await;
@@ -280,7 +278,7 @@ async fn a_full_hold_is_told_to_its_owners_once() {
     }
     until("it is told", || !reported(&site).is_empty()).await;
     let reports = reported(&site);
-    assert_eq!((reports.len(), reports[0].0.as_str()), (1, "HoldFull"), "{reports:?}");
+    assert_eq!((reports.len(), reports[0].0.as_str()), (1, "TooManyHeld"), "{reports:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -165,7 +165,7 @@ async fn request_wake(
             bail!("no answer within {}: the wake continues", duration::short(target.timeout));
         };
         let (status, answer) = asked?;
-        let goes_on = status == StatusCode::SERVICE_UNAVAILABLE && answer["error"] == "held too long";
+        let goes_on = status == StatusCode::SERVICE_UNAVAILABLE && answer["error"] == "held_too_long";
         if !goes_on || Instant::now() >= end {
             return Ok((status, answer));
         }

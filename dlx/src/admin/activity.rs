@@ -12,7 +12,7 @@ use scaler_types::duration;
 use serde::{Deserialize, Serialize};
 
 use super::Body;
-use crate::{dlx::Dlx, state::Entry};
+use crate::{stages::Stages, state::ResourceHandle};
 
 #[derive(Serialize)]
 struct Activity {
@@ -47,13 +47,13 @@ struct Received {
 }
 
 /// Answers.
-pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     dlx.last_report.is_asked();
     tell(&dlx, &request, |_| true)
 }
 
 /// Answers after the last request.
-pub async fn last(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+pub(crate) async fn last(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     let Some(_place) = dlx.last_report.wait() else {
         return refuse(
             StatusCode::TOO_MANY_REQUESTS,
@@ -63,11 +63,11 @@ pub async fn last(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
     dlx.last_report.is_asked();
     dlx.last_report.finished().await;
     // Of a resource that it does not name it never had anything.
-    tell(&dlx, &request, |entry| !entry.since_start || entry.counts.idle().is_some())
+    tell(&dlx, &request, |resource| !resource.since_start || resource.counts.idle().is_some())
 }
 
 /// The autoscaler has the answer of [`last`].
-pub async fn received(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+pub(crate) async fn received(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     match serde_json::from_slice::<Received>(request.body()) {
         Ok(Received { member }) if member == dlx.member => {}
         Ok(Received { member }) => {
@@ -82,7 +82,7 @@ pub async fn received(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> 
     }
 }
 
-fn tell(dlx: &Dlx, request: &Request<Bytes>, of: impl Fn(&Entry) -> bool) -> Response<Body> {
+fn tell(dlx: &Stages, request: &Request<Bytes>, of: impl Fn(&ResourceHandle) -> bool) -> Response<Body> {
     let mut windows = Vec::new();
     let query = request.uri().query().unwrap_or_default();
     for text in query.split('&').filter_map(|pair| pair.strip_prefix("window=")) {
@@ -93,7 +93,8 @@ fn tell(dlx: &Dlx, request: &Request<Bytes>, of: impl Fn(&Entry) -> bool) -> Res
     }
     // Read first: what is forgotten after it is still listed, or missing and said so.
     let all = dlx.resources.all();
-    let resources = all.iter().filter(|entry| of(entry)).map(|entry| resource(entry, &windows)).collect();
+    let resources =
+        all.iter().filter(|resource| of(resource)).map(|resource| describe(resource, &windows)).collect();
     json(
         StatusCode::OK,
         &Activity {
@@ -105,24 +106,24 @@ fn tell(dlx: &Dlx, request: &Request<Bytes>, of: impl Fn(&Entry) -> bool) -> Res
     )
 }
 
-fn resource(entry: &Entry, windows: &[Duration]) -> Resource {
+fn describe(resource: &ResourceHandle, windows: &[Duration]) -> Resource {
     // In this order: what leaves flight in between is seen as a recent activity.
-    let in_flight = entry.counts.in_flight();
-    let held = entry.queue.len();
-    let idle = entry.counts.idle();
+    let in_flight = resource.counts.in_flight();
+    let held = resource.queue.len();
+    let idle = resource.counts.idle();
     Resource {
-        namespace: entry.key.id.namespace.clone(),
-        name: entry.key.id.name.clone(),
-        kind: entry.key.kind.to_string(),
-        requests: entry.counts.total(),
+        namespace: resource.key.id.namespace.clone(),
+        name: resource.key.id.name.clone(),
+        kind: resource.key.kind.to_string(),
+        requests: resource.counts.total(),
         in_flight,
         held,
         idle: idle.map(duration::short),
-        counting: duration::short(entry.counts.counting()),
-        since_start: entry.since_start,
+        counting: duration::short(resource.counts.counting()),
+        since_start: resource.since_start,
         windows: windows
             .iter()
-            .map(|window| (duration::short(*window), entry.counts.within(*window)))
+            .map(|window| (duration::short(*window), resource.counts.within(*window)))
             .collect(),
     }
 }

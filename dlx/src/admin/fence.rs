@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Body;
 use crate::{
-    dlx::Dlx,
-    state::{Entry, Key},
+    stages::Stages,
+    state::{ResourceHandle, ResourceKey},
 };
 
 /// The longest this DLX waits for its view, whatever the asker wants.
@@ -40,11 +40,11 @@ struct Answer {
 }
 
 /// Answers.
-pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     let question: Question = match serde_json::from_slice(request.body()) {
         Ok(question) => question,
         Err(error) => {
-            return refuse(StatusCode::BAD_REQUEST, &format!("the body is no fence question: {error}"));
+            return refuse(StatusCode::BAD_REQUEST, &format!("the body is no drain question: {error}"));
         }
     };
     if let Some(other) = question.member.filter(|member| *member != dlx.member) {
@@ -52,13 +52,15 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
         return json(StatusCode::CONFLICT, &Answer { confirmed: false, reason });
     }
     let deadline = Instant::now() + question.wait.min(LONGEST_WAIT);
-    let key =
-        Key { kind: question.kind.as_str().into(), id: ResourceId::new(question.namespace, question.name) };
+    let key = ResourceKey {
+        kind: question.kind.as_str().into(),
+        id: ResourceId::new(question.namespace, question.name),
+    };
     let confirmed = match known(&dlx, &key, deadline).await {
-        Some(entry) => entry.confirm(question.nonce, deadline).await,
+        Some(resource) => resource.confirm_drain(question.nonce, deadline).await,
         None => Err("does not know it".to_owned()),
     };
-    tracing::debug!(resource = %key.id, nonce = %question.nonce, ?confirmed, "asked to confirm a fence");
+    tracing::debug!(resource = %key.id, nonce = %question.nonce, ?confirmed, "answered whether a drain is confirmed");
     match confirmed {
         Ok(()) => json(StatusCode::OK, &Answer { confirmed: true, reason: None }),
         Err(reason) => json(StatusCode::CONFLICT, &Answer { confirmed: false, reason: Some(reason) }),
@@ -66,13 +68,13 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
 }
 
 /// The resource, as soon as it is known.
-async fn known(dlx: &Dlx, key: &Key, deadline: Instant) -> Option<Arc<Entry>> {
+async fn known(dlx: &Stages, key: &ResourceKey, deadline: Instant) -> Option<Arc<ResourceHandle>> {
     loop {
         let mut replaced = std::pin::pin!(dlx.resources.replaced());
         // From here on a new resource is not missed.
         replaced.as_mut().enable();
-        if let Some(entry) = dlx.resources.get(key) {
-            return Some(entry);
+        if let Some(resource) = dlx.resources.get(key) {
+            return Some(resource);
         }
         timeout_at(deadline, replaced).await.ok()?;
     }

@@ -14,14 +14,14 @@ use prometheus_client::{
 };
 
 use crate::{
-    dlx::Dlx,
-    state::{Claim, Conflict, Entry},
+    stages::Stages,
+    state::{Claim, Conflict, ResourceHandle},
 };
 
 /// Reads all counts when Prometheus asks.
-pub struct Exported {
+pub struct MetricsCollector {
     /// Whose.
-    pub dlx: Weak<Dlx>,
+    pub dlx: Weak<Stages>,
     /// Which of those that each resource has.
     pub resources: ResourceMetrics,
 }
@@ -30,22 +30,22 @@ pub struct Exported {
 type Values = Vec<(u64, Vec<(&'static str, String)>)>;
 
 /// A metric that each resource has: its name, its help, what it is, and its values.
-type ResourceFamily<'a> = (&'static str, &'static str, MetricType, &'a dyn Fn(&Entry) -> Values);
+type ResourceFamily<'a> = (&'static str, &'static str, MetricType, &'a dyn Fn(&ResourceHandle) -> Values);
 
-// === impl Exported ===
+// === impl MetricsCollector ===
 
-impl fmt::Debug for Exported {
+impl fmt::Debug for MetricsCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Exported")
     }
 }
 
-impl Collector for Exported {
+impl Collector for MetricsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Some(dlx) = self.dlx.upgrade() else { return Ok(()) };
         self.encode_resources(&dlx, &mut encoder)?;
 
-        let totals = &dlx.state.totals;
+        let totals = &dlx.shared.totals;
         let help = "Bytes reserved for held requests";
         let gauge = encoder.encode_descriptor("dlx_held", help, Some(&Unit::Bytes), MetricType::Gauge)?;
         ConstGauge::new(totals.bytes() as i64).encode(gauge)?;
@@ -101,44 +101,49 @@ impl Collector for Exported {
     }
 }
 
-impl Exported {
+impl MetricsCollector {
     /// What each resource counts.
-    fn encode_resources(&self, dlx: &Dlx, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    fn encode_resources(&self, dlx: &Stages, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         if self.resources == ResourceMetrics::None {
             return Ok(());
         }
         let entries = dlx.resources.all();
         // A name, its help, and for each resource the values with the labels that tell them apart.
         let families: [ResourceFamily<'_>; 7] = [
-            ("dlx_responses", "Answers by class of status", MetricType::Counter, &|entry| {
-                let classes = entry.counts.classes().into_iter().enumerate();
+            ("dlx_responses", "Answers by class of status", MetricType::Counter, &|resource| {
+                let classes = resource.counts.classes().into_iter().enumerate();
                 classes.map(|(class, count)| (count, vec![("class", format!("{}xx", class + 1))])).collect()
             }),
-            ("dlx_requests", "Requests that arrived", MetricType::Counter, &|entry| {
-                vec![(entry.counts.total(), Vec::new())]
+            ("dlx_requests", "Requests that arrived", MetricType::Counter, &|resource| {
+                vec![(resource.counts.total(), Vec::new())]
             }),
             (
-                "dlx_fenced_requests",
-                "Requests that came while a fence was seen",
+                "dlx_requests_during_drain",
+                "Requests that came during a drain attempt",
                 MetricType::Counter,
-                &|entry| vec![(entry.counts.fenced(), Vec::new())],
+                &|resource| vec![(resource.counts.fenced(), Vec::new())],
             ),
-            ("dlx_in_flight", "Requests and connections in flight", MetricType::Gauge, &|entry| {
-                vec![(entry.counts.in_flight(), Vec::new())]
+            ("dlx_in_flight", "Requests and connections in flight", MetricType::Gauge, &|resource| {
+                vec![(resource.counts.in_flight(), Vec::new())]
             }),
-            ("dlx_held", "Requests held", MetricType::Gauge, &|entry| {
-                vec![(entry.queue.len() as u64, Vec::new())]
+            ("dlx_held", "Requests held", MetricType::Gauge, &|resource| {
+                vec![(resource.queue.len() as u64, Vec::new())]
             }),
-            ("dlx_hold_rejections", "Held requests that were not forwarded", MetricType::Counter, &|entry| {
-                let rejections = entry.queue.rejections().into_iter();
-                rejections.map(|(reason, count)| (count, vec![("reason", reason.to_owned())])).collect()
-            }),
+            (
+                "dlx_hold_rejections",
+                "Held requests that were not forwarded",
+                MetricType::Counter,
+                &|resource| {
+                    let rejections = resource.queue.rejections().into_iter();
+                    rejections.map(|(reason, count)| (count, vec![("reason", reason.to_owned())])).collect()
+                },
+            ),
             (
                 "dlx_wakes",
                 "Wakes of this DLX that ended, by outcome and reason",
                 MetricType::Counter,
-                &|entry| {
-                    let wakes = entry.counts.wakes().into_iter();
+                &|resource| {
+                    let wakes = resource.counts.wakes().into_iter();
                     let labels = |outcome: &str, reason: &str| {
                         vec![("outcome", outcome.to_owned()), ("reason", reason.to_owned())]
                     };
@@ -148,16 +153,16 @@ impl Exported {
         ];
         for (name, help, kind, values) in families {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-            for entry in &entries {
-                for (value, mut more) in values(entry) {
+            for resource in &entries {
+                for (value, mut more) in values(resource) {
                     if !self.resources.show(value) {
                         continue;
                     }
-                    let id = &entry.key.id;
+                    let id = &resource.key.id;
                     let mut labels = vec![
                         ("namespace", id.namespace.clone()),
                         ("name", id.name.clone()),
-                        ("kind", entry.key.kind.to_string()),
+                        ("kind", resource.key.kind.to_string()),
                     ];
                     labels.append(&mut more);
                     match kind {

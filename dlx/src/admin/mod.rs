@@ -3,8 +3,8 @@
 mod activity;
 mod fence;
 mod metrics;
-pub mod resources;
-mod waiting;
+pub(crate) mod resources;
+mod startup;
 mod wake;
 
 use std::sync::Arc;
@@ -16,17 +16,22 @@ use daemon::{
     token::Token,
 };
 use http::{Method, Request, Response};
-pub use metrics::Exported;
-pub use waiting::Waiting;
+pub use metrics::MetricsCollector;
+pub(crate) use startup::StartupStatus;
 
-use crate::dlx::Dlx;
+use crate::stages::Stages;
 
 /// The admin server with a DLX's routes.
-pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<Token>, resources: ResourceMetrics) -> Admin {
+pub(crate) fn admin(
+    dlx: &Arc<Stages>,
+    fleet: &Fleet,
+    token: Option<Token>,
+    resources: ResourceMetrics,
+) -> Admin {
     let mut registry = registry("dlx");
     fleet.register(&mut registry);
     dlx.metrics.reports_dropped.register(&mut registry);
-    registry.register_collector(Box::new(Exported { dlx: Arc::downgrade(dlx), resources }));
+    registry.register_collector(Box::new(MetricsCollector { dlx: Arc::downgrade(dlx), resources }));
     let ready = dlx.clone();
     let admin = Admin::new(registry, token)
         .ready_when(Arc::new(move || ready.ready()))
@@ -41,9 +46,9 @@ pub fn admin(dlx: &Arc<Dlx>, fleet: &Fleet, token: Option<Token>, resources: Res
 
 type Body = http_body_util::Full<bytes::Bytes>;
 
-fn handler<F, A>(dlx: &Arc<Dlx>, answer: F) -> Handler
+fn handler<F, A>(dlx: &Arc<Stages>, answer: F) -> Handler
 where
-    F: Fn(Arc<Dlx>, Request<bytes::Bytes>) -> A + Send + Sync + 'static,
+    F: Fn(Arc<Stages>, Request<bytes::Bytes>) -> A + Send + Sync + 'static,
     A: Future<Output = Response<Body>> + Send + 'static,
 {
     let dlx = dlx.clone();

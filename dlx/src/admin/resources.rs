@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::Body;
 use crate::{
-    dlx::Dlx,
-    state::{Conflict, Entry, Identity, View},
+    stages::Stages,
+    state::{Conflict, PortOwner, ResourceHandle, ResourceView},
 };
 
 #[derive(Serialize)]
@@ -62,7 +62,7 @@ struct Resource {
     hold_timeout: String,
     /// See `hold_timeout`.
     resource_readiness_timeout: String,
-    cold_start: Option<Cold>,
+    cold_start: Option<ColdStart>,
     last_error: Option<String>,
 }
 
@@ -76,7 +76,7 @@ struct Endpoint {
 
 /// How the last request that was held spent its time.
 #[derive(Serialize)]
-struct Cold {
+struct ColdStart {
     hold_ms: f64,
     wake_ms: Option<f64>,
     /// What the wake's time went into, one after the other.
@@ -91,13 +91,13 @@ struct BoundPort {
 }
 
 /// Answers.
-pub async fn answer(dlx: Arc<Dlx>, _: Request<Bytes>) -> Response<Body> {
+pub async fn answer(dlx: Arc<Stages>, _: Request<Bytes>) -> Response<Body> {
     let resources =
-        dlx.resources.all().iter().map(|entry| entry.read(|view| resource(entry, view))).collect();
+        dlx.resources.all().iter().map(|resource| resource.read(|view| describe(resource, view))).collect();
     let table = dlx.resources.table();
-    let port = |identity: &Identity, error| BoundPort {
+    let port = |identity: &PortOwner, error| BoundPort {
         listen: identity.port.listen,
-        resource: identity.entry.key.id.to_string(),
+        resource: identity.resource.key.id.to_string(),
         error,
     };
     let service_ports = dlx.service_ports;
@@ -120,15 +120,15 @@ pub async fn answer(dlx: Arc<Dlx>, _: Request<Bytes>) -> Response<Body> {
     json(StatusCode::OK, &everything)
 }
 
-fn resource(entry: &Entry, view: &View) -> Resource {
+fn describe(resource: &ResourceHandle, view: &ResourceView) -> Resource {
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let seen = view.gate.seen();
     let told = &view.resource;
     let settings = view.settings();
     Resource {
-        namespace: entry.key.id.namespace.clone(),
-        name: entry.key.id.name.clone(),
-        kind: entry.key.kind.to_string(),
+        namespace: resource.key.id.namespace.clone(),
+        name: resource.key.id.name.clone(),
+        kind: resource.key.kind.to_string(),
         traffic_mode: told.traffic_mode,
         phase: seen.map_or_else(|| "gone".to_owned(), |seen| seen.record.phase.to_string()),
         reason: seen.map(|seen| seen.record.reason.clone()).unwrap_or_default(),
@@ -151,14 +151,14 @@ fn resource(entry: &Entry, view: &View) -> Resource {
                 error: listed.error.clone(),
             })
             .collect(),
-        requests: entry.counts.total(),
-        in_flight: entry.counts.in_flight(),
-        held: entry.queue.len(),
-        held_bytes: entry.queue.bytes(),
+        requests: resource.counts.total(),
+        in_flight: resource.counts.in_flight(),
+        held: resource.queue.len(),
+        held_bytes: resource.queue.bytes(),
         hold_timeout: duration::short(settings.hold_timeout),
         resource_readiness_timeout: duration::short(settings.resource_readiness_timeout),
-        idle: entry.counts.idle().map(duration::short),
-        cold_start: view.last_cold.map(|cold| Cold {
+        idle: resource.counts.idle().map(duration::short),
+        cold_start: view.last_cold.map(|cold| ColdStart {
             hold_ms: ms(cold.hold),
             wake_ms: cold.wake.map(ms),
             phases_ms: cold.phases.millis().map(|(phase, ms)| (phase.name(), ms)).collect(),

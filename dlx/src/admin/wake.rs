@@ -9,7 +9,7 @@ use scaler_types::ResourceId;
 use serde::Deserialize;
 
 use super::Body;
-use crate::{admit::Admission, dlx::Dlx, state::WakeCause};
+use crate::{admit::Admission, stages::Stages, state::WakeCause};
 
 #[derive(Deserialize)]
 struct Wanted {
@@ -20,7 +20,7 @@ struct Wanted {
 }
 
 /// Answers.
-pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
+pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     let wanted: Wanted = match serde_json::from_slice(request.body()) {
         Ok(wanted) => wanted,
         Err(error) => {
@@ -29,14 +29,14 @@ pub async fn answer(dlx: Arc<Dlx>, request: Request<Bytes>) -> Response<Body> {
     };
     let id = ResourceId::new(wanted.namespace, wanted.name);
     let fits = |kind: &str| wanted.kind.as_deref().is_none_or(|wanted| wanted == kind);
-    let Some(entry) =
-        dlx.resources.all().into_iter().find(|entry| entry.key.id == id && fits(&entry.key.kind))
+    let Some(resource) =
+        dlx.resources.all().into_iter().find(|resource| resource.key.id == id && fits(&resource.key.kind))
     else {
         return refuse(StatusCode::NOT_FOUND, &format!("no plugin lists {id}"));
     };
     // An activity: it must not be put to sleep again at once.
-    entry.counts.touch();
-    let mut admission = Admission::new(entry);
+    resource.counts.touch();
+    let mut admission = Admission::new(resource);
     if admission.enter().is_some() {
         return json(StatusCode::OK, &serde_json::json!({ "awake": true }));
     }

@@ -3,11 +3,11 @@
 use daemon::settings::{Settings, StaticResponseWhen};
 use http::{Request, StatusCode, header};
 
-use crate::state::Entry;
+use crate::state::ResourceHandle;
 
 /// What the DLX answers to a request that a static response matches.
 #[derive(Clone, Copy, Debug)]
-pub struct StaticAnswer {
+pub(crate) struct StaticAnswer {
     /// Its status.
     pub status: StatusCode,
     /// Whether also while the resource is awake.
@@ -15,7 +15,7 @@ pub struct StaticAnswer {
 }
 
 /// The answer of the first static response that matches the request, if one does.
-pub fn static_answer(settings: &Settings, agent: Option<&[u8]>, path: &str) -> Option<StaticAnswer> {
+pub(crate) fn static_answer(settings: &Settings, agent: Option<&[u8]>, path: &str) -> Option<StaticAnswer> {
     let rule = settings.static_responses.iter().find(|rule| {
         let begins = |wanted: &String| agent.is_some_and(|own| own.starts_with(wanted.as_bytes()));
         let names = rule.user_agent.is_some() || rule.path.is_some();
@@ -27,7 +27,7 @@ pub fn static_answer(settings: &Settings, agent: Option<&[u8]>, path: &str) -> O
 }
 
 /// The same for a request whose head was read as a whole.
-pub fn static_answer_to<B>(entry: &Entry, request: &Request<B>) -> Option<StaticAnswer> {
+pub(crate) fn static_answer_to<B>(resource: &ResourceHandle, request: &Request<B>) -> Option<StaticAnswer> {
     let agent = request.headers().get(header::USER_AGENT);
-    static_answer(&entry.facts.load().settings, agent.map(|agent| agent.as_bytes()), request.uri().path())
+    static_answer(&resource.facts.load().settings, agent.map(|agent| agent.as_bytes()), request.uri().path())
 }

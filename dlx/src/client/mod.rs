@@ -1,13 +1,14 @@
 //! A client's connection: its socket, what it is doing and for how long it may, and room for all of them.
 
-pub mod alive;
-mod places;
+pub(crate) mod alive;
 mod progress;
+mod slots;
 mod socket;
 mod tracked;
 mod unread;
 
-pub use places::{Clients, Open, Places};
-pub use progress::{Busy, Over, Progress, Timeouts};
-pub use socket::Socket;
-pub use tracked::{Stream, Streams, Tracked};
+pub use progress::Timeouts;
+pub(crate) use progress::{BusyGuard, ConnectionProgress, Over};
+pub(crate) use slots::{Clients, ConnectionGuard, ConnectionSlots};
+pub(crate) use socket::Socket;
+pub(crate) use tracked::{Stream, Streams, Tracked};

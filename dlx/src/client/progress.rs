@@ -10,11 +10,11 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Places, unread::Unread};
+use super::{ConnectionSlots, unread::Unread};
 
 /// How long a client of HTTP/2 may take to answer to its connection's GOAWAY, when nothing else is to be done on it and it
 /// has taken its answers.
-const GOODBYE: Duration = Duration::from_secs(5);
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +29,9 @@ pub struct Timeouts {
 
 /// What a connection is doing. Moments are milliseconds since it was accepted; 0 is never.
 #[derive(Debug)]
-pub struct Progress {
+pub struct ConnectionProgress {
     timeouts: Timeouts,
-    places: Arc<Places>,
+    places: Arc<ConnectionSlots>,
     accepted: Instant,
     http2: AtomicBool,
     /// Requests that are held or being answered, and bodies that still come.
@@ -53,7 +53,7 @@ pub struct Progress {
 
 /// Has its connection be busy until it is dropped.
 #[derive(Debug)]
-pub struct Busy(Arc<Progress>);
+pub struct BusyGuard(Arc<ConnectionProgress>);
 
 /// What is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,11 +84,11 @@ impl Default for Timeouts {
     }
 }
 
-// === impl Progress ===
+// === impl ConnectionProgress ===
 
-impl Progress {
+impl ConnectionProgress {
     /// Of a connection that was accepted now.
-    pub fn new(timeouts: Timeouts, places: Arc<Places>) -> Arc<Self> {
+    pub fn new(timeouts: Timeouts, places: Arc<ConnectionSlots>) -> Arc<Self> {
         Arc::new(Self {
             timeouts,
             unread: Unread::new(places.clone()),
@@ -122,7 +122,7 @@ impl Progress {
     }
 
     /// A request came.
-    pub fn begin(self: &Arc<Self>) -> Busy {
+    pub fn begin(self: &Arc<Self>) -> BusyGuard {
         let busy = self.busy();
         self.head_since.store(0, Ordering::Relaxed);
         self.body_awaited.store(0, Ordering::Relaxed);
@@ -131,9 +131,9 @@ impl Progress {
     }
 
     /// It has something to do until this is dropped.
-    pub fn busy(self: &Arc<Self>) -> Busy {
+    pub fn busy(self: &Arc<Self>) -> BusyGuard {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+        BusyGuard(self.clone())
     }
 
     /// The request has an answer: what still comes of its body is nobody's concern.
@@ -202,7 +202,7 @@ impl Progress {
                         since => {
                             // A close would cut off what its client has not taken yet.
                             let takes = self.unread.bytes() > 0;
-                            let goodbye = if takes { stall.max(GOODBYE) } else { GOODBYE };
+                            let goodbye = if takes { stall.max(GOAWAY_TIMEOUT) } else { GOAWAY_TIMEOUT };
                             (at(since.max(idle_since)) + goodbye, Over::Closed)
                         }
                     }
@@ -270,16 +270,16 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-// === impl Busy ===
+// === impl BusyGuard ===
 
-impl Busy {
+impl BusyGuard {
     /// The connection.
-    pub fn progress(&self) -> &Arc<Progress> {
+    pub fn progress(&self) -> &Arc<ConnectionProgress> {
         &self.0
     }
 }
 
-impl Drop for Busy {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
         if self.0.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
@@ -297,11 +297,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_is_still_taking_its_answer_is_not_cut_off() {
-        let progress = Progress::new(Timeouts::default(), Places::new(1, usize::MAX));
+        let progress = ConnectionProgress::new(Timeouts::default(), ConnectionSlots::new(1, usize::MAX));
         progress.speaks_http2();
         progress.close();
         let unread = progress.unread().count(&Arc::default(), None, Bytes::from_static(b"the end"));
-        advance(GOODBYE * 2).await;
+        advance(GOAWAY_TIMEOUT * 2).await;
         assert!(progress.deadline(None).is_some_and(|(at, _)| at > Instant::now()));
         drop(unread);
         assert!(
@@ -312,14 +312,14 @@ mod tests {
     /// What crossed with the close has just been answered.
     #[tokio::test(start_paused = true)]
     async fn the_time_to_end_begins_when_nothing_is_left_to_do() {
-        let progress = Progress::new(Timeouts::default(), Places::new(1, usize::MAX));
+        let progress = ConnectionProgress::new(Timeouts::default(), ConnectionSlots::new(1, usize::MAX));
         progress.close();
         let busy = progress.busy();
-        advance(GOODBYE).await;
+        advance(GOAWAY_TIMEOUT).await;
         assert_eq!(progress.closed_for(), None);
         drop(busy);
         assert_eq!(progress.closed_for(), Some(Duration::ZERO));
-        advance(GOODBYE).await;
-        assert_eq!(progress.closed_for(), Some(GOODBYE));
+        advance(GOAWAY_TIMEOUT).await;
+        assert_eq!(progress.closed_for(), Some(GOAWAY_TIMEOUT));
     }
 }

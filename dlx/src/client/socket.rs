@@ -16,10 +16,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::answer::Refusal;
+use crate::answer::ErrorResponse;
 
 /// How much is read at once: the buffer is cleared first, which should not cost more than the call.
-const AT_ONCE: usize = 16 * 1024;
+const MAX_READ: usize = 16 * 1024;
 
 /// A client's connection. Clones are the same connection.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ struct Inner {
     /// The watcher took the readiness away: bytes may be there although nothing says so.
     cleared: AtomicBool,
     /// Why what came last is not taken.
-    refusal: OnceLock<Refusal>,
+    refusal: OnceLock<ErrorResponse>,
     /// How a request that asked to switch protocols was answered: [`SWITCHED`] or [`NOT_SWITCHED`].
     decision: AtomicU8,
     /// Its client has more to send than was read.
@@ -64,13 +64,13 @@ impl Socket {
     }
 
     /// What came last is not taken, nor what follows it.
-    pub fn refuse(&self, refusal: Refusal) {
+    pub fn refuse(&self, refusal: ErrorResponse) {
         // Once: nothing follows.
         let _ = self.0.refusal.set(refusal);
     }
 
     /// Why what came last is not taken.
-    pub fn refusal(&self) -> Option<&Refusal> {
+    pub fn refusal(&self) -> Option<&ErrorResponse> {
         self.0.refusal.get()
     }
 
@@ -132,7 +132,7 @@ impl Socket {
 
     /// Reads what the readiness announces.
     fn read_ready(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
-        let room = buffer.initialize_unfilled_to(buffer.remaining().min(AT_ONCE));
+        let room = buffer.initialize_unfilled_to(buffer.remaining().min(MAX_READ));
         let mut read = None;
         let tried = self.0.stream.try_io(Interest::READABLE, || {
             let (_, len) = recv(&self.0.stream, &mut *room, RecvFlags::DONTWAIT)?;

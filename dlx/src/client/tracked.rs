@@ -13,10 +13,10 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    progress::Busy,
+    progress::BusyGuard,
     unread::{Piece, Pieces},
 };
-use crate::state::Share;
+use crate::state::NamespaceShare;
 
 tokio::task_local! {
     /// The stream whose answer the current task sends.
@@ -35,17 +35,17 @@ pub struct Stream {
 
 /// An answer's body.
 #[derive(Debug)]
-pub struct Tracked<B> {
+pub(crate) struct Tracked<B> {
     body: B,
     stream: Option<Arc<Stream>>,
     /// The namespace that it comes from.
-    share: Option<Arc<Share>>,
-    busy: Busy,
+    share: Option<Arc<NamespaceShare>>,
+    busy: BusyGuard,
 }
 
 /// Runs the streams of a connection, each in a task.
 #[derive(Clone, Copy, Debug)]
-pub struct Streams {
+pub(crate) struct Streams {
     /// How long a client may take nothing of an answer.
     pub stall: Duration,
 }
@@ -80,7 +80,12 @@ impl Stream {
 
 impl<B> Tracked<B> {
     /// A body whose connection is busy until it is dropped.
-    pub fn new(body: B, stream: Option<Arc<Stream>>, share: Option<Arc<Share>>, busy: Busy) -> Self {
+    pub(crate) fn new(
+        body: B,
+        stream: Option<Arc<Stream>>,
+        share: Option<Arc<NamespaceShare>>,
+        busy: BusyGuard,
+    ) -> Self {
         Self { body, stream, share, busy }
     }
 }
@@ -140,7 +145,7 @@ impl<F: Future<Output = ()>> Future for Task<F> {
             let Some(handed) = this.stream.handed() else { return Poll::Pending };
             let deadline = handed + this.stall;
             if deadline <= Instant::now() {
-                tracing::debug!("a client took nothing of an answer for too long: its stream ends");
+                tracing::debug!("reset a stream: its client read nothing of the response for too long");
                 return Poll::Ready(());
             }
             let timer = match &mut this.timer {

@@ -13,28 +13,28 @@ use std::{
 
 use bytes::{Buf, Bytes};
 
-use super::{Places, places::lock, tracked::Stream};
-use crate::state::Share;
+use super::{ConnectionSlots, slots::lock, tracked::Stream};
+use crate::state::NamespaceShare;
 
 /// What one connection may have unread before its streams get one piece each.
-const CONNECTION: usize = 4 * 1024 * 1024;
+const MAX_CONNECTION_UNREAD: usize = 4 * 1024 * 1024;
 /// A piece takes at least as much memory: it is a part of what was read at once.
-const PIECE: usize = 8 * 1024;
+const MIN_PIECE: usize = 8 * 1024;
 
 /// What a connection's client has not taken.
 #[derive(Debug)]
 pub struct Unread {
-    places: Arc<Places>,
+    places: Arc<ConnectionSlots>,
     bytes: AtomicUsize,
     /// The same by the namespace that they come from; `None`: the DLX's own answers.
-    namespaces: Mutex<Vec<(Option<Arc<Share>>, usize)>>,
+    namespaces: Mutex<Vec<(Option<Arc<NamespaceShare>>, usize)>>,
     /// It was closed for having too much.
     closed: AtomicBool,
 }
 
 /// What is unread of one stream: its pieces.
 #[derive(Debug, Default)]
-pub struct Pieces {
+pub(crate) struct Pieces {
     count: AtomicUsize,
     /// Who waits until nothing is.
     waits: Mutex<Option<Waker>>,
@@ -51,7 +51,7 @@ pub struct Piece {
 struct Counted {
     connection: Arc<Unread>,
     stream: Arc<Stream>,
-    share: Option<Arc<Share>>,
+    share: Option<Arc<NamespaceShare>>,
     size: usize,
 }
 
@@ -59,7 +59,7 @@ struct Counted {
 
 impl Unread {
     /// Of a new connection.
-    pub fn new(places: Arc<Places>) -> Arc<Self> {
+    pub fn new(places: Arc<ConnectionSlots>) -> Arc<Self> {
         Arc::new(Self {
             places,
             bytes: AtomicUsize::new(0),
@@ -74,7 +74,7 @@ impl Unread {
     }
 
     /// The same by the namespace that they come from; `None`: the DLX's own answers.
-    pub fn namespaces(&self) -> Vec<(Option<Arc<Share>>, usize)> {
+    pub fn namespaces(&self) -> Vec<(Option<Arc<NamespaceShare>>, usize)> {
         lock(&self.namespaces).clone()
     }
 
@@ -90,7 +90,8 @@ impl Unread {
 
     /// Whether a stream may have one more piece: it waits for its own while its connection has too much.
     pub fn poll_room(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
-        let full = || self.bytes() >= CONNECTION && stream.pieces.count.load(Ordering::Acquire) > 0;
+        let full =
+            || self.bytes() >= MAX_CONNECTION_UNREAD && stream.pieces.count.load(Ordering::Acquire) > 0;
         if !full() {
             return Poll::Ready(());
         }
@@ -100,8 +101,13 @@ impl Unread {
     }
 
     /// A piece that counts.
-    pub fn count(self: &Arc<Self>, stream: &Arc<Stream>, share: Option<&Arc<Share>>, bytes: Bytes) -> Piece {
-        let size = bytes.len().max(PIECE);
+    pub fn count(
+        self: &Arc<Self>,
+        stream: &Arc<Stream>,
+        share: Option<&Arc<NamespaceShare>>,
+        bytes: Bytes,
+    ) -> Piece {
+        let size = bytes.len().max(MIN_PIECE);
         self.bytes.fetch_add(size, Ordering::Relaxed);
         stream.pieces.count.fetch_add(1, Ordering::AcqRel);
         {
@@ -118,7 +124,7 @@ impl Unread {
     }
 
     /// A piece counts no more.
-    fn forget(&self, share: Option<&Arc<Share>>, size: usize) {
+    fn forget(&self, share: Option<&Arc<NamespaceShare>>, size: usize) {
         self.bytes.fetch_sub(size, Ordering::Relaxed);
         let mut namespaces = lock(&self.namespaces);
         if let Some(at) = namespaces.iter().position(|(of, _)| is_same(of.as_ref(), share)) {
@@ -130,7 +136,7 @@ impl Unread {
     }
 }
 
-fn is_same(one: Option<&Arc<Share>>, other: Option<&Arc<Share>>) -> bool {
+fn is_same(one: Option<&Arc<NamespaceShare>>, other: Option<&Arc<NamespaceShare>>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (one, other) => one.is_none() && other.is_none(),

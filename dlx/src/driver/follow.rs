@@ -6,10 +6,10 @@ use daemon::fleet::Served;
 use scaler_types::{Changes, backoff::Backoff};
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::Plugins;
+use super::FollowedPlugins;
 use crate::{
-    plugin::Source,
-    state::{Entry, Key},
+    plugin::PluginSource,
+    state::{ResourceHandle, ResourceKey},
 };
 
 /// After a plugin that could not say what changed.
@@ -19,26 +19,26 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 #[derive(Debug)]
 pub struct Followed {
     /// What the resources see of it.
-    pub source: Arc<Source>,
+    pub source: Arc<PluginSource>,
     task: JoinHandle<()>,
 }
 
-// === impl Plugins ===
+// === impl FollowedPlugins ===
 
-impl Plugins {
+impl FollowedPlugins {
     /// Follows every instance of the fleet, as the fleet changes; returns when the fleet ends.
     pub async fn follow_fleet(self: Arc<Self>, served: watch::Receiver<Arc<[Served]>>) {
         follow_fleet(self, served).await;
     }
 
     /// Follows one source.
-    pub fn follow_source(self: &Arc<Self>, source: Arc<Source>) -> Followed {
+    pub fn follow_source(self: &Arc<Self>, source: Arc<PluginSource>) -> Followed {
         let task = self.handle.spawn(stream(self.clone(), source.clone()));
         Followed { source, task }
     }
 }
 
-async fn follow_fleet(plugins: Arc<Plugins>, mut served: watch::Receiver<Arc<[Served]>>) {
+async fn follow_fleet(plugins: Arc<FollowedPlugins>, mut served: watch::Receiver<Arc<[Served]>>) {
     let mut following: Vec<(Served, Followed)> = Vec::new();
     loop {
         let now = served.borrow_and_update().clone();
@@ -58,8 +58,8 @@ async fn follow_fleet(plugins: Arc<Plugins>, mut served: watch::Receiver<Arc<[Se
             };
             if followed.source.settings.load_full() != one.settings {
                 followed.source.settings.store(one.settings.clone());
-                for entry in plugins.resources.all() {
-                    entry.update(|view| view.facts_changed = true);
+                for resource in plugins.resources.all() {
+                    resource.update(|view| view.facts_changed = true);
                 }
             }
             following.push((one.clone(), followed));
@@ -88,9 +88,9 @@ async fn stop(followed: Followed) {
     let _ = followed.task.await;
 }
 
-fn follow(plugins: &Arc<Plugins>, served: &Served) -> Followed {
+fn follow(plugins: &Arc<FollowedPlugins>, served: &Served) -> Followed {
     let instance = Arc::new(served.instance.clone());
-    let source = Source::new(
+    let source = PluginSource::new(
         instance,
         served.instance.kind(),
         &served.namespace,
@@ -101,7 +101,7 @@ fn follow(plugins: &Arc<Plugins>, served: &Served) -> Followed {
 }
 
 /// Asks for everything, then for what changes; for everything again when somebody asks for that.
-async fn stream(plugins: Arc<Plugins>, source: Arc<Source>) {
+async fn stream(plugins: Arc<FollowedPlugins>, source: Arc<PluginSource>) {
     let mut asks = source.asks();
     let (mut cursor, mut backoff) = (0, BACKOFF);
     let mut reported = String::new();
@@ -130,7 +130,7 @@ async fn stream(plugins: Arc<Plugins>, source: Arc<Source>) {
             Err(error) => {
                 let error = error.to_string();
                 if reported != error {
-                    tracing::warn!(kind = %source.kind, namespace = %source.namespace, %error, "the plugin cannot tell its resources; what is known is kept");
+                    tracing::warn!(kind = %source.kind, namespace = %source.namespace, %error, "failed to list the plugin's resources; keeping the last known ones");
                     reported = error;
                 }
                 if complete {
@@ -144,34 +144,36 @@ async fn stream(plugins: Arc<Plugins>, source: Arc<Source>) {
     }
 }
 
-fn apply(plugins: &Arc<Plugins>, source: &Arc<Source>, changes: Changes) {
+fn apply(plugins: &Arc<FollowedPlugins>, source: &Arc<PluginSource>, changes: Changes) {
     let listing = plugins.resources.next_listing();
     let mut routes_changed = false;
     let mut kept = HashSet::new();
-    for mut resource in changes.resources {
-        let key = Key { kind: source.kind.clone(), id: resource.id.clone() };
-        for host in &mut resource.hosts {
+    for mut listed in changes.resources {
+        let key = ResourceKey { kind: source.kind.clone(), id: listed.id.clone() };
+        for host in &mut listed.hosts {
             crate::state::normalize(host);
         }
-        let made = || Entry::new(key.clone(), listing, source.clone(), plugins.state.clone());
-        let (entry, new) = plugins.resources.get_or(&key, made);
+        let made = || ResourceHandle::new(key.clone(), listing, source.clone(), plugins.shared.clone());
+        let (resource, new) = plugins.resources.get_or(&key, made);
         let other =
-            entry.read(|view| (!same_source(&view.source, source)).then(|| view.source.namespace.clone()));
+            resource.read(|view| (!same_source(&view.source, source)).then(|| view.source.namespace.clone()));
         if let Some(other) = other.filter(|_| !new) {
-            tracing::warn!(resource = %key.id, kind = %key.kind, file = %source.namespace, %other, "listed for two namespace files; the first one has it");
+            tracing::warn!(resource = %key.id, kind = %key.kind, file = %source.namespace, %other, "ignored a resource that another namespace file lists already");
             continue;
         }
-        let names_this =
-            resource.interception.as_ref().is_some_and(|route| route.dlxs.contains(&plugins.member));
-        let (moved, named_this) = entry.read(|view| {
-            let moved = (&view.resource.hosts, &view.resource.ports) != (&resource.hosts, &resource.ports);
+        let names_this = listed
+            .interception
+            .as_ref()
+            .is_some_and(|interception| interception.dlxs.contains(&plugins.member));
+        let (moved, named_this) = resource.read(|view| {
+            let moved = (&view.resource.hosts, &view.resource.ports) != (&listed.hosts, &listed.ports);
             (moved, view.leads_here.is_some())
         });
         routes_changed |= new || moved;
-        entry.saw(source, resource);
+        resource.observe(source, listed);
         if names_this != named_this {
-            let leads_here = names_this.then(|| plugins.routes.one());
-            entry.decide(|view| view.leads_here = leads_here);
+            let leads_here = names_this.then(|| plugins.routes.add());
+            resource.decide(|view| view.leads_here = leads_here);
         }
         kept.insert(key);
     }
@@ -187,23 +189,23 @@ fn apply(plugins: &Arc<Plugins>, source: &Arc<Source>, changes: Changes) {
 }
 
 /// A new instance of the same kind for the same file takes its predecessor's resources over.
-fn same_source(a: &Source, b: &Source) -> bool {
+fn same_source(a: &PluginSource, b: &PluginSource) -> bool {
     a.kind == b.kind && a.namespace == b.namespace
 }
 
 /// Forgets the source's resources that are not to be kept; whether there were any.
-fn forget(plugins: &Plugins, source: &Source, keep: impl Fn(&Key) -> bool) -> bool {
+fn forget(plugins: &FollowedPlugins, source: &PluginSource, keep: impl Fn(&ResourceKey) -> bool) -> bool {
     let mut any = false;
-    for entry in plugins.resources.all() {
-        let its = entry.read(|view| same_source(&view.source, source));
-        if its && !keep(&entry.key) {
-            if !entry.read(|view| view.gone) {
-                entry.vanished();
+    for resource in plugins.resources.all() {
+        let its = resource.read(|view| same_source(&view.source, source));
+        if its && !keep(&resource.key) {
+            if !resource.read(|view| view.gone) {
+                resource.mark_gone();
                 any = true;
             }
             // With requests in flight it stays, so that they are counted if it comes back.
-            if entry.counts.under_way() == 0 && entry.queue.is_empty() {
-                plugins.resources.remove(&entry.key);
+            if resource.counts.under_way() == 0 && resource.queue.is_empty() {
+                plugins.resources.remove(&resource.key);
             }
         }
     }

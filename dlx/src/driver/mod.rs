@@ -2,7 +2,7 @@
 //! the plugins tell comes in here.
 
 mod follow;
-mod plugins;
+mod followed;
 mod probe;
 mod scale;
 mod wake;
@@ -10,16 +10,16 @@ mod wake;
 use std::sync::{Arc, atomic::AtomicU32};
 
 use daemon::wakes::Wakes;
-pub use plugins::{MISS_PAUSE, Plugins};
+pub(crate) use followed::{FollowedPlugins, UNKNOWN_HOST_DELAY};
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::{
-    metrics::Metrics,
-    state::{ColdStartPhase, Effect, Entry},
+    metrics::DlxMetrics,
+    state::{ColdStartPhase, Effect, ResourceHandle},
 };
 
 /// Probes of endpoints under way at once, of all resources.
-const PROBES: usize = 256;
+const MAX_PROBES: usize = 256;
 
 /// Does what the state asks for.
 #[derive(Debug)]
@@ -32,15 +32,15 @@ pub struct Driver {
     probes: Semaphore,
     /// Endpoints that requests wait for and that are about to be asked again.
     awaited: AtomicU32,
-    metrics: Arc<Metrics>,
+    metrics: Arc<DlxMetrics>,
 }
 
 // === impl Driver ===
 
 impl Driver {
     /// Nothing is under way. What it does runs on `handle`.
-    pub fn new(handle: Handle, wakes: Wakes, metrics: Arc<Metrics>) -> Arc<Self> {
-        let (probes, awaited) = (Semaphore::new(PROBES), AtomicU32::new(0));
+    pub fn new(handle: Handle, wakes: Wakes, metrics: Arc<DlxMetrics>) -> Arc<Self> {
+        let (probes, awaited) = (Semaphore::new(MAX_PROBES), AtomicU32::new(0));
         Arc::new(Self { handle, wakes, probes, awaited, metrics })
     }
 
@@ -50,16 +50,16 @@ impl Driver {
     }
 
     /// Does it, or begins to: what takes time is a task of its own.
-    pub fn carry_out(self: &Arc<Self>, entry: &Arc<Entry>, effect: Effect) {
+    pub fn carry_out(self: &Arc<Self>, resource: &Arc<ResourceHandle>, effect: Effect) {
         match effect {
-            Effect::Probe(target) => probe::start(self.clone(), entry.clone(), target),
-            Effect::Write(order) => wake::perform(self.clone(), entry.clone(), order),
-            Effect::Drive => wake::drive(self.clone(), entry.clone()),
+            Effect::Probe(target) => probe::start(self.clone(), resource.clone(), target),
+            Effect::Write(order) => wake::perform(self.clone(), resource.clone(), order),
+            Effect::Drive => wake::drive(self.clone(), resource.clone()),
             Effect::Report { source, severity, reason, message } => {
-                source.reports.report(&entry.key.id, severity, reason, message);
+                source.reports.report(&resource.key.id, severity, reason, message);
             }
-            Effect::Woken(took, phases) => self.metrics.woken(&entry.key, took, &phases),
-            Effect::FirstByte(took) => self.metrics.phase(&entry.key, ColdStartPhase::FirstByte, took),
+            Effect::Woken(took, phases) => self.metrics.woken(&resource.key, took, &phases),
+            Effect::FirstByte(took) => self.metrics.phase(&resource.key, ColdStartPhase::FirstByte, took),
             // The connections are the proxy's.
             Effect::CloseIdle(_) => {}
         }

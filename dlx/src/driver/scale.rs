@@ -12,7 +12,7 @@ use scaler_types::{
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Driver, wake::perform};
-use crate::state::{Entry, Rejected, WakeCause, WakeOutcome};
+use crate::state::{Rejection, ResourceHandle, WakeCause, WakeOutcome};
 
 /// How a wake ended.
 enum Ended {
@@ -23,15 +23,15 @@ enum Ended {
 }
 
 /// Waits for a place among the wakes of this DLX.
-pub async fn place(driver: Arc<Driver>, entry: Arc<Entry>) -> WakePlace {
-    let limit = entry.read(|view| view.settings().max_concurrent_wakes);
-    driver.wakes.place(&entry.key.id.namespace, limit, Waits::Somebody).await
+pub(crate) async fn place(driver: Arc<Driver>, resource: Arc<ResourceHandle>) -> WakePlace {
+    let limit = resource.read(|view| view.settings().max_concurrent_wakes);
+    driver.wakes.place(&resource.key.id.namespace, limit, Waits::Somebody).await
 }
 
 /// Starts a wake that the gate ordered, at its place, or as soon as it has one.
-pub fn start(
+pub(crate) fn start(
     driver: Arc<Driver>,
-    entry: Arc<Entry>,
+    resource: Arc<ResourceHandle>,
     expected: Version,
     record: Record,
     given: Option<WakePlace>,
@@ -40,26 +40,26 @@ pub fn start(
     handle.spawn(async move {
         let _place = match given {
             Some(place) => place,
-            None => place(driver.clone(), entry.clone()).await,
+            None => place(driver.clone(), resource.clone()).await,
         };
-        let (record, cause) = entry.update(|view| (view.wake_begins(record), view.wake_cause.clone()));
-        let held = entry.queue.len();
-        log(&entry, cause.as_ref(), held);
-        let limit = entry.read(|view| view.settings().resource_readiness_timeout);
+        let (record, cause) = resource.update(|view| (view.wake_begins(record), view.wake_cause.clone()));
+        let held = resource.queue.len();
+        log(&resource, cause.as_ref(), held);
+        let limit = resource.read(|view| view.settings().resource_readiness_timeout);
         let deadline = Instant::now() + limit;
         let nonce = record.nonce;
-        let ended = scale(&driver, &entry, &expected, record, deadline).await;
+        let ended = scale(&driver, &resource, &expected, record, deadline).await;
         let scaled = matches!(ended, Ended::Look);
-        finish(&driver, &entry, ended).await;
-        if scaled && let Err(why) = answers(&entry, nonce, deadline).await {
+        finish(&driver, &resource, ended).await;
+        if scaled && let Err(why) = answers(&resource, nonce, deadline).await {
             let reason = format!("not up within {}: {why}", duration::short(limit));
-            finish(&driver, &entry, Ended::Failed(WakeOutcome::TimedOut, reason)).await;
+            finish(&driver, &resource, Ended::Failed(WakeOutcome::TimedOut, reason)).await;
         }
     });
 }
 
 /// One line for each wake, whatever a client does: who woke what.
-fn log(entry: &Entry, cause: Option<&WakeCause>, held: usize) {
+fn log(resource: &ResourceHandle, cause: Option<&WakeCause>, held: usize) {
     let (mut port, mut request) = (None, None);
     match cause {
         Some(WakeCause::Connection { port: own, .. }) => port = Some(*own),
@@ -67,8 +67,8 @@ fn log(entry: &Entry, cause: Option<&WakeCause>, held: usize) {
         Some(WakeCause::Command { .. }) | None => {}
     }
     tracing::info!(
-        resource = %entry.key.id,
-        kind = %entry.key.kind,
+        resource = %resource.key.id,
+        kind = %resource.key.kind,
         cause = cause.map(WakeCause::name),
         client = cause.map(WakeCause::client),
         host = request.map(|(_, host, _)| host.as_str()),
@@ -82,16 +82,16 @@ fn log(entry: &Entry, cause: Option<&WakeCause>, held: usize) {
 
 async fn scale(
     driver: &Driver,
-    entry: &Arc<Entry>,
+    resource: &Arc<ResourceHandle>,
     expected: &Version,
     record: Record,
     deadline: Instant,
 ) -> Ended {
-    let (source, began) = (entry.read(|view| view.source.clone()), Instant::now());
+    let (source, began) = (resource.read(|view| view.source.clone()), Instant::now());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
         let request = ScaleRequest {
-            id: entry.key.id.clone(),
+            id: resource.key.id.clone(),
             target: Target::AtLeast(1),
             version: expected.clone(),
             record: record.clone(),
@@ -101,10 +101,10 @@ async fn scale(
         driver.metrics.set_scale();
         match source.calls.set_scale(&request).await {
             Ok(()) => {
-                entry.wake_written();
+                resource.wake_written();
                 // The view has to show it before anything is decided on it, or it would be woken twice. One that failed may
                 // have had replicas all the time.
-                if !entry.read(|view| view.gate.open()) {
+                if !resource.read(|view| view.gate.open()) {
                     source.refresh().await;
                 }
                 return Ended::Look;
@@ -122,18 +122,19 @@ async fn scale(
                 return Ended::Failed(WakeOutcome::Refused, "its plugin cannot scale it".to_owned());
             }
             Err(ScaleError::Retry { after, reason }) => {
-                tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake did not work yet");
-                entry.update(|view| view.last_error = Some(reason.clone()));
+                tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, %reason, "wake attempt failed; retrying");
+                resource.update(|view| view.last_error = Some(reason.clone()));
                 let again = Instant::now() + after.max(backoff.next_pause());
                 if again >= deadline {
                     // What it waits for, and what its endpoints answered, beside what the plugin said last.
-                    let why = entry.read(|view| view.why_not_up());
+                    let why = resource.read(|view| view.why_not_up());
                     let reason = format!("not up within {}: {why}", duration::short(deadline - began));
                     return Ended::Failed(WakeOutcome::TimedOut, reason);
                 }
                 #[expect(clippy::disallowed_methods, reason = "a plugin says after what time to try again")]
                 sleep_until(again).await;
-                let moved = entry.read(|view| view.gate.seen().is_none_or(|seen| seen.version != *expected));
+                let moved =
+                    resource.read(|view| view.gate.seen().is_none_or(|seen| seen.version != *expected));
                 if moved {
                     // It may have taken effect after all, or somebody else changed it.
                     return Ended::Look;
@@ -145,11 +146,11 @@ async fn scale(
 
 /// Waits until an endpoint answers, or the record says that somebody went on from this wake; the error says why it is not up by
 /// the deadline.
-async fn answers(entry: &Arc<Entry>, nonce: Nonce, deadline: Instant) -> Result<(), String> {
-    let mut changed = entry.subscribe();
+async fn answers(resource: &Arc<ResourceHandle>, nonce: Nonce, deadline: Instant) -> Result<(), String> {
+    let mut changed = resource.subscribe();
     loop {
         changed.borrow_and_update();
-        let waits = entry.read(|view| {
+        let waits = resource.read(|view| {
             let mine = view.gate.seen().is_some_and(|seen| {
                 seen.record.phase == Phase::Waking
                     && seen.record.nonce == nonce
@@ -164,14 +165,14 @@ async fn answers(entry: &Arc<Entry>, nonce: Nonce, deadline: Instant) -> Result<
     }
 }
 
-async fn finish(driver: &Arc<Driver>, entry: &Arc<Entry>, ended: Ended) {
+async fn finish(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, ended: Ended) {
     let fresh = Nonce::fresh();
     let failed = match ended {
         Ended::Look => None,
         Ended::Failed(outcome, reason) => Some((outcome, reason)),
     };
     let mut up = false;
-    let order = entry.update(|view| {
+    let order = resource.update(|view| {
         up = view.gate.open() && view.is_ready();
         if up {
             // Part of it may be broken; what answers is up all the same.
@@ -180,27 +181,27 @@ async fn finish(driver: &Arc<Driver>, entry: &Arc<Entry>, ended: Ended) {
         if let Some((_, reason)) = &failed {
             view.failed(reason);
             // Before the gate is told, so that nobody wakes it anew on behalf of those who are refused now.
-            if let Some(refusal) = view.remembered_failure(&entry.key.id) {
-                entry.refuse_held(refusal, Rejected::WakeFailed);
+            if let Some(refusal) = view.remembered_failure(&resource.key.id) {
+                resource.refuse_held(refusal, Rejection::WakeFailed);
             }
         }
         view.gate.step(GateInput::Woke { terminal: failed.as_ref().map(|(_, reason)| reason.clone()), fresh })
     });
     match failed {
         Some((_, reason)) if up => {
-            tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "it is up, and its plugin says that it cannot come up");
+            tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, %reason, "ignored a failed wake: an endpoint answers");
         }
         Some((outcome, reason)) => {
-            tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %reason, "wake failed");
+            tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, %reason, "wake failed");
             driver.metrics.wake_failed();
-            entry.counts.woken(outcome);
-            entry.read(|view| {
-                view.source.reports.report(&entry.key.id, Severity::Warning, "WakeFailed", reason);
+            resource.counts.woken(outcome);
+            resource.read(|view| {
+                view.source.reports.report(&resource.key.id, Severity::Warning, "WakeFailed", reason);
             });
         }
         None => {}
     }
     if let order @ GateOrder::Write { .. } = order {
-        perform(driver.clone(), entry.clone(), order);
+        perform(driver.clone(), resource.clone(), order);
     }
 }

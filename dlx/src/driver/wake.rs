@@ -10,13 +10,13 @@ use scaler_types::{
 use tokio::time::{sleep, timeout};
 
 use super::{Driver, scale};
-use crate::state::{Entry, Rejected};
+use crate::state::{Rejection, ResourceHandle};
 
 /// After a plugin that did not say where its resource listens, or could not list its resources.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), LONGEST);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), MAX_RETRY_DELAY);
 /// After a write whose outcome is unknown.
-const WRITE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), LONGEST);
-const LONGEST: Duration = Duration::from_secs(5);
+const WRITE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), MAX_RETRY_DELAY);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// What the driver found.
 enum Next {
@@ -29,29 +29,29 @@ enum Next {
     /// Somebody else works on it.
     Wait,
     /// It is to be woken, and needs a place among the wakes for that.
-    Place,
+    DispatchPermit,
 }
 
 /// Works on a resource for as long as requests wait for it and its gate is shut. One at a time:
-/// [`View::driven`](crate::state::View::driven) says that it runs.
-pub fn drive(driver: Arc<Driver>, entry: Arc<Entry>) {
+/// [`ResourceView::driven`](crate::state::View::driven) says that it runs.
+pub(crate) fn drive(driver: Arc<Driver>, resource: Arc<ResourceHandle>) {
     let handle = driver.handle.clone();
     handle.spawn(async move {
-        let mut changed = entry.subscribe();
+        let mut changed = resource.subscribe();
         let mut backoff = BACKOFF;
         let mut place = None;
         let mut asked = None;
         loop {
             changed.borrow_and_update();
-            match next(&entry, place.is_some()) {
+            match next(&resource, place.is_some()) {
                 Next::Stop => return,
                 Next::Order(GateOrder::Wake { expected, record }) => {
-                    scale::start(driver.clone(), entry.clone(), expected, record, place.take());
+                    scale::start(driver.clone(), resource.clone(), expected, record, place.take());
                 }
                 // It keeps its turn while things change.
-                Next::Place => {
+                Next::DispatchPermit => {
                     let turn =
-                        asked.get_or_insert_with(|| Box::pin(scale::place(driver.clone(), entry.clone())));
+                        asked.get_or_insert_with(|| Box::pin(scale::place(driver.clone(), resource.clone())));
                     tokio::select! {
                         given = turn => (place, asked) = (Some(given), None),
                         _ = changed.changed() => {}
@@ -59,11 +59,11 @@ pub fn drive(driver: Arc<Driver>, entry: Arc<Entry>) {
                 }
                 Next::Order(order) => {
                     (place, asked) = (None, None);
-                    carry_out(&driver, &entry, order).await;
+                    carry_out(&driver, &resource, order).await;
                 }
                 Next::Resolve => {
                     (place, asked) = (None, None);
-                    if !resolve(&entry).await {
+                    if !resolve(&resource).await {
                         // Asked again after a growing pause, or when something else is to be done.
                         let _ = timeout(backoff.next_pause(), changed.changed()).await;
                     }
@@ -79,16 +79,16 @@ pub fn drive(driver: Arc<Driver>, entry: Arc<Entry>) {
 }
 
 /// `placed`: there is a place for its wake.
-fn next(entry: &Arc<Entry>, placed: bool) -> Next {
-    entry.decide(|view| {
+fn next(resource: &Arc<ResourceHandle>, placed: bool) -> Next {
+    resource.decide(|view| {
         let up = view.gate.open() && view.is_ready();
-        if up || view.gone || !entry.queue.has_waiting() {
+        if up || view.gone || !resource.queue.has_waiting() {
             view.driven = false;
             return Next::Stop;
         }
-        if let Some(refusal) = view.remembered_failure(&entry.key.id) {
+        if let Some(refusal) = view.remembered_failure(&resource.key.id) {
             // Came in while the wake failed.
-            entry.refuse_held(refusal, Rejected::WakeFailed);
+            resource.refuse_held(refusal, Rejection::WakeFailed);
             view.driven = false;
             return Next::Stop;
         }
@@ -97,7 +97,7 @@ fn next(entry: &Arc<Entry>, placed: bool) -> Next {
         let wakes = || matches!(view.gate.clone().step(wanted.clone()), GateOrder::Wake { .. });
         view.waits_for_turn = !placed && wakes();
         if view.waits_for_turn {
-            return Next::Place;
+            return Next::DispatchPermit;
         }
         match view.gate.step(wanted) {
             GateOrder::Nothing if view.gate.open() && view.listed.is_empty() && !view.gate.waking() => {
@@ -110,20 +110,20 @@ fn next(entry: &Arc<Entry>, placed: bool) -> Next {
 }
 
 /// Carries out what the gate ordered, in a task of its own.
-pub fn perform(driver: Arc<Driver>, entry: Arc<Entry>, order: GateOrder) {
+pub(crate) fn perform(driver: Arc<Driver>, resource: Arc<ResourceHandle>, order: GateOrder) {
     let handle = driver.handle.clone();
-    handle.spawn(async move { carry_out(&driver, &entry, order).await });
+    handle.spawn(async move { carry_out(&driver, &resource, order).await });
 }
 
-async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
-    let source = entry.read(|view| view.source.clone());
+async fn carry_out(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, order: GateOrder) {
+    let source = resource.read(|view| view.source.clone());
     match order {
         GateOrder::Write { expected, record } => {
-            let written = source.calls.compare_and_set(&entry.key.id, &expected, &record).await;
-            tracing::debug!(resource = %entry.key.id, state = %record.phase, nonce = %record.nonce, ?written, "wrote its record");
+            let written = source.calls.compare_and_set(&resource.key.id, &expected, &record).await;
+            tracing::debug!(resource = %resource.key.id, state = %record.phase, nonce = %record.nonce, ?written, "wrote the record");
             let result = match written {
                 Ok(version) => {
-                    entry.update(|view| view.lost_writes = 0);
+                    resource.update(|view| view.lost_writes = 0);
                     Ok(version)
                 }
                 // What was believed is old: looked at anew before anything is decided on it.
@@ -132,12 +132,12 @@ async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
                     Err(Unwritten::Conflict)
                 }
                 Err(error) => {
-                    let lost = entry.update(|view| {
-                        view.last_error = Some(format!("its record cannot be written: {error}"));
+                    let lost = resource.update(|view| {
+                        view.last_error = Some(format!("cannot write its record: {error}"));
                         view.lost_writes += 1;
                         view.lost_writes
                     });
-                    tracing::warn!(resource = %entry.key.id, kind = %entry.key.kind, %error, "cannot write its record");
+                    tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, %error, "failed to write the record");
                     #[expect(
                         clippy::disallowed_methods,
                         reason = "a store that failed is asked again after a growing pause"
@@ -147,7 +147,7 @@ async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
                     Err(Unwritten::Unknown)
                 }
             };
-            entry.update(|view| view.gate.step(GateInput::Wrote { expected, record, result }));
+            resource.update(|view| view.gate.step(GateInput::Wrote { expected, record, result }));
         }
         GateOrder::Refresh => {
             if !source.refresh().await {
@@ -156,21 +156,21 @@ async fn carry_out(driver: &Arc<Driver>, entry: &Arc<Entry>, order: GateOrder) {
             }
         }
         GateOrder::Wake { expected, record } => {
-            scale::start(driver.clone(), entry.clone(), expected, record, None)
+            scale::start(driver.clone(), resource.clone(), expected, record, None)
         }
         GateOrder::Nothing | GateOrder::Confirm | GateOrder::Refuse(_) => {}
     }
 }
 
 /// Asks the plugin where the resource listens. Whether it said.
-async fn resolve(entry: &Arc<Entry>) -> bool {
-    let source = entry.read(|view| view.source.clone());
-    let named = match source.calls.resolve_service_name(&entry.key.id).await {
+async fn resolve(resource: &Arc<ResourceHandle>) -> bool {
+    let source = resource.read(|view| view.source.clone());
+    let named = match source.calls.resolve_service_name(&resource.key.id).await {
         Ok(named) => named,
         Err(error) => {
             let reason = format!("its plugin does not say where it listens: {error}");
             // Nothing follows from it.
-            entry.decide(|view| {
+            resource.decide(|view| {
                 // One that lists endpoints as they appear says what they wait for.
                 if view.resource.status.is_empty() {
                     view.last_error = Some(reason);
@@ -186,11 +186,11 @@ async fn resolve(entry: &Arc<Entry>) -> bool {
         None => {
             let reason =
                 format!("its plugin names {named} without a port: set dlx.targetPort or --target-port");
-            entry.decide(|view| view.last_error = Some(reason));
+            resource.decide(|view| view.last_error = Some(reason));
             return false;
         }
     };
-    entry.update(|view| view.resolved(address));
+    resource.update(|view| view.resolved(address));
     true
 }
 

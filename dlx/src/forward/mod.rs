@@ -1,4 +1,4 @@
 //! To the resource and back, once a request may go.
 
-pub mod http;
-pub mod tcp;
+pub(crate) mod http;
+pub(crate) mod tcp;

@@ -6,22 +6,22 @@ use std::mem::MaybeUninit;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use httparse::{Header, Status};
 
-use crate::{answer::Refusal, state::is_host};
+use crate::{answer::ErrorResponse, state::is_host};
 
 /// The longest head, the request line included. (nginx takes 32 KiB.)
-pub const LONGEST: usize = 64 * 1024;
+pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The most fields of a head, of an answer's, too.
-pub const FIELDS: usize = 1000;
+pub(crate) const MAX_FIELDS: usize = 1000;
 /// The longest body that a length may say: what signed numbers of 64 bits hold, as the servers behind have them.
-const LONGEST_BODY: u64 = i64::MAX as u64;
+const MAX_BODY_BYTES: u64 = i64::MAX as u64;
 
 /// Room for the fields of a head.
 #[derive(Debug)]
-pub struct Fields<'b>([MaybeUninit<Header<'b>>; FIELDS]);
+pub(crate) struct HeadFields<'b>([MaybeUninit<Header<'b>>; MAX_FIELDS]);
 
 /// A head that is taken.
 #[derive(Debug)]
-pub struct Head<'h, 'b> {
+pub(crate) struct Head<'h, 'b> {
     /// Its bytes, empty lines before it included.
     pub len: usize,
     /// The body that follows.
@@ -40,19 +40,19 @@ pub struct Head<'h, 'b> {
 
 /// How long a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
+pub(crate) enum Length {
     /// So many bytes; 0 is none.
     Known(u64),
     /// As long as its chunks say.
     Chunked,
 }
 
-// === impl Fields ===
+// === impl HeadFields ===
 
-impl Fields<'_> {
+impl HeadFields<'_> {
     /// Room for as many as there may be.
-    pub fn room() -> Self {
-        Self([const { MaybeUninit::uninit() }; FIELDS])
+    pub(crate) fn room() -> Self {
+        Self([const { MaybeUninit::uninit() }; MAX_FIELDS])
     }
 }
 
@@ -64,11 +64,11 @@ impl<'h, 'b> Head<'h, 'b> {
     /// # Errors
     ///
     /// It is not taken: what to answer.
-    pub fn read(bytes: &'b [u8], room: &'h mut Fields<'b>) -> Result<Option<Self>, Refusal> {
+    pub(crate) fn read(bytes: &'b [u8], room: &'h mut HeadFields<'b>) -> Result<Option<Self>, ErrorResponse> {
         let mut parsed = httparse::Request::new(&mut []);
         let len = match parsed.parse_with_uninit_headers(bytes, &mut room.0) {
-            Ok(Status::Complete(len)) if len <= LONGEST => len,
-            Ok(Status::Partial) if bytes.len() < LONGEST => return Ok(None),
+            Ok(Status::Complete(len)) if len <= MAX_HEAD_BYTES => len,
+            Ok(Status::Partial) if bytes.len() < MAX_HEAD_BYTES => return Ok(None),
             Ok(_) => return Err(too_long(bytes)),
             Err(error) => return Err(no_head(bytes, error)),
         };
@@ -77,7 +77,7 @@ impl<'h, 'b> Head<'h, 'b> {
         };
         let is_http11 = parsed.version == Some(1);
         let fields: &'h [Header<'b>] = parsed.headers;
-        let said = Said::of(fields)?;
+        let said = Said::read(fields)?;
         let body = said.length(is_http11)?;
         let names_host = check_target(method, target)?;
         let host = match said.host {
@@ -91,7 +91,7 @@ impl<'h, 'b> Head<'h, 'b> {
     }
 
     /// The first field of this name, which is in lower case.
-    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+    pub(crate) fn field(&self, name: &str) -> Option<&'b [u8]> {
         self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     }
 }
@@ -109,7 +109,7 @@ struct Said<'b> {
 // === impl Said ===
 
 impl<'b> Said<'b> {
-    fn of(fields: &[Header<'b>]) -> Result<Self, Refusal> {
+    fn read(fields: &[Header<'b>]) -> Result<Self, ErrorResponse> {
         let mut said = Self::default();
         for Header { name, value } in fields {
             // By their lengths first: most fields are none of them.
@@ -141,7 +141,7 @@ impl<'b> Said<'b> {
         }
     }
 
-    fn length(&self, is_http11: bool) -> Result<Length, Refusal> {
+    fn length(&self, is_http11: bool) -> Result<Length, ErrorResponse> {
         match (self.chunked, self.length) {
             (false, length) => Ok(Length::Known(length.unwrap_or(0))),
             // Whoever stands in front may have believed the length: what follows it here was a body there.
@@ -157,15 +157,15 @@ impl<'b> Said<'b> {
 /// # Errors
 ///
 /// It is none, or too large a number.
-pub fn length(value: &[u8]) -> Result<u64, Refusal> {
+pub(crate) fn length(value: &[u8]) -> Result<u64, ErrorResponse> {
     let digits =
         std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let length = digits.and_then(|digits| digits.parse().ok()).filter(|length| *length <= LONGEST_BODY);
+    let length = digits.and_then(|digits| digits.parse().ok()).filter(|length| *length <= MAX_BODY_BYTES);
     length.ok_or_else(|| malformed("its Content-Length is none"))
 }
 
 /// Whether the target names the host (RFC 9112 3.2).
-fn check_target(method: &str, target: &str) -> Result<bool, Refusal> {
+fn check_target(method: &str, target: &str) -> Result<bool, ErrorResponse> {
     if method == "CONNECT" {
         return Err(malformed("CONNECT is not what this is for"));
     }
@@ -186,7 +186,7 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~?=&%+:,;@!$'()*".contains(&byte)
 }
 
-fn check_host(host: &[u8]) -> Result<&str, Refusal> {
+fn check_host(host: &[u8]) -> Result<&str, ErrorResponse> {
     let is_text = host.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
     let Some(host) = std::str::from_utf8(host).ok().filter(|_| is_text) else {
         return Err(malformed("its Host header is not text"));
@@ -195,12 +195,12 @@ fn check_host(host: &[u8]) -> Result<&str, Refusal> {
     if host.is_empty() || is_host(host) { Ok(host) } else { Err(malformed("its Host is no host name")) }
 }
 
-fn malformed(reason: &str) -> Refusal {
-    Refusal::malformed(reason)
+fn malformed(reason: &str) -> ErrorResponse {
+    ErrorResponse::malformed(reason)
 }
 
 /// Whether a head that began with `before` may end in `bytes`, which follow.
-pub fn may_end(before: &[u8], bytes: &[u8]) -> bool {
+pub(crate) fn may_end(before: &[u8], bytes: &[u8]) -> bool {
     // An empty line behind another line, whichever way the two end.
     let ends = |bytes: &[u8]| {
         memchr::memmem::find(bytes, b"\n\r\n").is_some() || memchr::memmem::find(bytes, b"\n\n").is_some()
@@ -219,16 +219,16 @@ fn first_line(bytes: &[u8]) -> Option<&[u8]> {
     Some(bytes[begin..begin + end].trim_ascii_end())
 }
 
-fn too_long(bytes: &[u8]) -> Refusal {
-    match first_line(&bytes[..LONGEST.min(bytes.len())]) {
-        Some(_) => Refusal::long_head(LONGEST),
-        None => Refusal::long_target(LONGEST),
+fn too_long(bytes: &[u8]) -> ErrorResponse {
+    match first_line(&bytes[..MAX_HEAD_BYTES.min(bytes.len())]) {
+        Some(_) => ErrorResponse::long_head(MAX_HEAD_BYTES),
+        None => ErrorResponse::long_target(MAX_HEAD_BYTES),
     }
 }
 
-fn no_head(bytes: &[u8], error: httparse::Error) -> Refusal {
+fn no_head(bytes: &[u8], error: httparse::Error) -> ErrorResponse {
     if error == httparse::Error::TooManyHeaders {
-        return Refusal::many_fields(FIELDS);
+        return ErrorResponse::many_fields(MAX_FIELDS);
     }
     let has_version = |line: &[u8]| line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0");
     match first_line(bytes) {
@@ -240,7 +240,7 @@ fn no_head(bytes: &[u8], error: httparse::Error) -> Refusal {
 }
 
 /// Whether a message is coded in a way that is not undone here: its body would arrive as something else.
-pub fn coded(headers: &HeaderMap) -> bool {
+pub(crate) fn coded(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
     codings.next().is_some_and(|first| !chunked(first) || codings.next().is_some())

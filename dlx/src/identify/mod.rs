@@ -1,6 +1,6 @@
 //! For whom a request is: whose port it came in on, whom a trusted peer names, or whose its host is.
 
-pub mod head;
+pub(crate) mod head;
 mod named;
 mod peers;
 mod port;
@@ -14,25 +14,26 @@ use std::{
 use head::{coded, length};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use named::named;
-pub use peers::{Network, Peers, address, client};
+pub use peers::TrustedProxies;
+pub(crate) use peers::{Network, address, client};
 use tokio::sync::Semaphore;
 
 use crate::{
-    answer::Refusal,
-    driver::Plugins,
-    state::{Entry, Identity, Resources, is_host},
+    answer::ErrorResponse,
+    driver::FollowedPlugins,
+    state::{PortOwner, ResourceHandle, Resources, is_host},
 };
 
 /// Connections that wait at once on ports of which nobody knows yet whose they are; more are not waited for.
-const STRANGERS: usize = 1024;
+const MAX_UNASSIGNED: usize = 1024;
 
 /// Finds out for whom requests are.
 #[derive(Debug)]
 pub struct Identifier {
-    plugins: Arc<Plugins>,
+    plugins: Arc<FollowedPlugins>,
     resources: Arc<Resources>,
     /// Whose headers are believed.
-    pub peers: Peers,
+    pub peers: TrustedProxies,
     /// The namespace of a resource that a header names without one.
     default_namespace: Option<String>,
     /// Connections that wait on ports of which nobody knows yet whose they are.
@@ -47,14 +48,14 @@ pub struct Origin {
     /// Whether its headers are believed.
     pub trusted: bool,
     /// Whose port it came in on, where it is not the shared one.
-    pub port: Option<Identity>,
+    pub port: Option<PortOwner>,
 }
 
 /// For whom a request is.
 #[derive(Debug)]
 pub struct Identified {
     /// The resource.
-    pub entry: Arc<Entry>,
+    pub resource: Arc<ResourceHandle>,
     /// The path and query to ask it for, where not the request's own.
     pub path: Option<PathAndQuery>,
 }
@@ -64,12 +65,12 @@ pub struct Identified {
 impl Identifier {
     /// Believes the headers of `peers`.
     pub fn new(
-        plugins: Arc<Plugins>,
+        plugins: Arc<FollowedPlugins>,
         resources: Arc<Resources>,
-        peers: Peers,
+        peers: TrustedProxies,
         default_namespace: Option<String>,
     ) -> Arc<Self> {
-        let strangers = Semaphore::new(STRANGERS);
+        let strangers = Semaphore::new(MAX_UNASSIGNED);
         Arc::new(Self { plugins, resources, peers, default_namespace, strangers })
     }
 
@@ -84,9 +85,9 @@ impl Identifier {
         origin: &Origin,
         host: Option<&str>,
         headers: Option<(&HeaderMap, &Uri)>,
-    ) -> Result<Option<Identified>, Refusal> {
+    ) -> Result<Option<Identified>, ErrorResponse> {
         if let Some(identity) = &origin.port {
-            return Ok(Some(Identified { entry: identity.entry.clone(), path: None }));
+            return Ok(Some(Identified { resource: identity.resource.clone(), path: None }));
         }
         let table = self.resources.table();
         if origin.trusted {
@@ -98,8 +99,8 @@ impl Identifier {
                 found => return found,
             }
         }
-        let entry = host.and_then(|host| table.by_host(host));
-        Ok(entry.map(|entry| Identified { entry: entry.clone(), path: None }))
+        let resource = host.and_then(|host| table.by_host(host));
+        Ok(resource.map(|resource| Identified { resource: resource.clone(), path: None }))
     }
 
     /// For whom a request is; the plugins are asked once more where nobody has its host.
@@ -107,7 +108,11 @@ impl Identifier {
     /// # Errors
     ///
     /// It is nobody's (404), or cannot be taken as it is (400).
-    pub async fn identify<B>(&self, origin: &Origin, request: &Request<B>) -> Result<Identified, Refusal> {
+    pub async fn identify<B>(
+        &self,
+        origin: &Origin,
+        request: &Request<B>,
+    ) -> Result<Identified, ErrorResponse> {
         let host = host(request)?;
         let headers = Some((request.headers(), request.uri()));
         if let Some(identified) = self.find(origin, host, headers)? {
@@ -117,7 +122,7 @@ impl Identifier {
         if let Some(identified) = self.find(origin, host, headers)? {
             return Ok(identified);
         }
-        Err(Refusal::nobodys(match host {
+        Err(ErrorResponse::unknown_host(match host {
             Some(host) => format!("no resource has the host {host:?}"),
             None => "the request names no host".to_owned(),
         }))
@@ -130,40 +135,40 @@ fn draw() -> bool {
 }
 
 /// The host that a request is for, if it names one.
-fn host<B>(request: &Request<B>) -> Result<Option<&str>, Refusal> {
+fn host<B>(request: &Request<B>) -> Result<Option<&str>, ErrorResponse> {
     let headers = request.headers();
     if request.method() == Method::CONNECT {
-        return Err(Refusal::malformed("CONNECT is not what this is for"));
+        return Err(ErrorResponse::malformed("CONNECT is not what this is for"));
     }
     if coded(headers) {
-        return Err(Refusal::malformed("its transfer coding is not chunked alone"));
+        return Err(ErrorResponse::malformed("its transfer coding is not chunked alone"));
     }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     if let Some(first) = lengths.next() {
         let first = length(first.as_bytes())?;
         if lengths.any(|other| !length(other.as_bytes()).is_ok_and(|other| other == first)) {
-            return Err(Refusal::malformed("it has two lengths"));
+            return Err(ErrorResponse::malformed("it has two lengths"));
         }
     }
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err(Refusal::malformed("it has two Host headers"));
+        return Err(ErrorResponse::malformed("it has two Host headers"));
     }
     // An absolute form, or HTTP/2's :authority, is stronger than a Host header (RFC 9112 3.2.2).
     let authority = match (request.uri().authority(), host) {
         (Some(authority), _) => Some(authority.as_str()),
         (None, Some(host)) => {
-            Some(host.to_str().map_err(|_| Refusal::malformed("its Host header is not text"))?)
+            Some(host.to_str().map_err(|_| ErrorResponse::malformed("its Host header is not text"))?)
         }
         (None, None) => None,
     };
     if authority.is_none() && request.version() == Version::HTTP_11 {
-        return Err(Refusal::malformed("it has no Host header"));
+        return Err(ErrorResponse::malformed("it has no Host header"));
     }
     // An empty Host is what a target without a host has (RFC 9112 3.2); any other has to be one.
     if authority.is_some_and(|authority| !authority.is_empty() && !is_host(authority)) {
-        return Err(Refusal::malformed("its Host is no host name"));
+        return Err(ErrorResponse::malformed("its Host is no host name"));
     }
     Ok(authority)
 }

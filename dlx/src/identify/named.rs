@@ -5,8 +5,8 @@ use http::{HeaderMap, Uri, uri::PathAndQuery};
 
 use super::Identified;
 use crate::{
-    answer::Refusal,
-    state::{PathHeader, Table},
+    answer::ErrorResponse,
+    state::{HostTable, PathHeader},
 };
 
 /// Finds the resource that the headers name; `Ok(None)` if they name none.
@@ -14,25 +14,29 @@ use crate::{
 /// # Errors
 ///
 /// They name one that is not there (404), or cannot be understood (400).
-pub fn named(
-    table: &Table,
+pub(crate) fn named(
+    table: &HostTable,
     headers: &HeaderMap,
     uri: &Uri,
     default_namespace: Option<&str>,
     draw: impl FnOnce() -> bool,
-) -> Result<Option<Identified>, Refusal> {
+) -> Result<Option<Identified>, ErrorResponse> {
     let Some((by, value)) = table.name_headers.iter().find_map(|by| Some((by, headers.get(&by.name)?)))
     else {
         return Ok(None);
     };
-    let value = value.to_str().map_err(|_| Refusal::malformed(format!("{} is not text", by.name)))?;
+    let value = value.to_str().map_err(|_| ErrorResponse::malformed(format!("{} is not text", by.name)))?;
     let find = |name: &str| {
         table.by_name(name.trim(), default_namespace).cloned().ok_or_else(|| {
-            Refusal::nobodys(format!("{} names {:?}, and no resource has that name", by.name, name.trim()))
+            ErrorResponse::unknown_host(format!(
+                "{} names {:?}, and no resource has that name",
+                by.name,
+                name.trim()
+            ))
         })
     };
     let names: Vec<_> = value.split(',').collect();
-    let entry = match names.as_slice() {
+    let resource = match names.as_slice() {
         [one] => find(one)?,
         [primary, canary] => {
             let (primary, canary) = (find(primary)?, find(canary)?);
@@ -45,7 +49,7 @@ pub fn named(
             if first { primary } else { canary }
         }
         _ => {
-            return Err(Refusal::malformed(format!(
+            return Err(ErrorResponse::malformed(format!(
                 "{} names {} resources; one or two are possible",
                 by.name,
                 names.len()
@@ -71,11 +75,11 @@ pub fn named(
             None => None,
         },
     };
-    Ok(Some(Identified { entry, path }))
+    Ok(Some(Identified { resource, path }))
 }
 
-fn path(header: &http::HeaderName, whole: Vec<u8>) -> Result<PathAndQuery, Refusal> {
-    let malformed = || Refusal::malformed(format!("{header} is not a path"));
+fn path(header: &http::HeaderName, whole: Vec<u8>) -> Result<PathAndQuery, ErrorResponse> {
+    let malformed = || ErrorResponse::malformed(format!("{header} is not a path"));
     if whole.first() != Some(&b'/') {
         return Err(malformed());
     }

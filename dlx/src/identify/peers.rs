@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Peers whose `X-Forwarded-*` and target headers count.
 #[derive(Clone, Debug, Default)]
-pub struct Peers(Vec<Network>);
+pub struct TrustedProxies(Vec<Network>);
 
 /// An address, or a network in CIDR form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,9 +18,9 @@ pub struct Network {
     prefix: u8,
 }
 
-// === impl Peers ===
+// === impl TrustedProxies ===
 
-impl Peers {
+impl TrustedProxies {
     /// Whose headers are believed.
     pub fn new(networks: Vec<Network>) -> Self {
         Self(networks)
@@ -39,14 +39,14 @@ impl Peers {
 }
 
 /// An address as `X-Forwarded-For` has it.
-pub fn address(peer: SocketAddr) -> HeaderValue {
+pub(crate) fn address(peer: SocketAddr) -> HeaderValue {
     // Digits, letters, dots and colons: always a value.
     HeaderValue::try_from(peer.ip().to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// The client's address: the nearest that is not trusted, as far as those that are trusted say. `peer`: the other end of
 /// the connection, as [`address`] has it.
-pub fn client(peers: &Peers, peer: &HeaderValue, headers: &HeaderMap) -> String {
+pub(crate) fn client(peers: &TrustedProxies, peer: &HeaderValue, headers: &HeaderMap) -> String {
     let peer = peer.to_str().unwrap_or_default();
     let trusted = |address: &str| address.parse().is_ok_and(|address| peers.trusts(address));
     if !trusted(peer) {
@@ -121,7 +121,7 @@ mod tests {
 
     fn trusts(networks: &[&str], peer: &str) -> bool {
         let networks = networks.iter().map(|text| text.parse().unwrap()).collect();
-        Peers::new(networks).trusts(peer.parse().unwrap())
+        TrustedProxies::new(networks).trusts(peer.parse().unwrap())
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn who_asks_is_whom_the_trusted_say() {
-        let peers = Peers::new(vec!["10.0.0.0/8".parse().unwrap()]);
+        let peers = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
         for (peer, pairs, expected) in [
             ("203.0.113.9", &[("x-forwarded-for", "198.51.100.1")][..], "203.0.113.9"),
             ("10.0.0.1", &[], "10.0.0.1"),

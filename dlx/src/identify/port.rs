@@ -5,28 +5,28 @@ use std::{pin::pin, time::Duration};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Identifier;
-use crate::{driver::MISS_PAUSE, state::Identity};
+use crate::{driver::UNKNOWN_HOST_DELAY, state::PortOwner};
 
 /// How long a connection waits to be somebody's. Whoever led its client here has written down before that whose the port is:
 /// all that can be late is what this DLX sees.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PORT_OWNER_TIMEOUT: Duration = Duration::from_secs(3);
 
 // === impl Identifier ===
 
 impl Identifier {
     /// Whose the port is, as far as is known now.
-    pub fn find_port(&self, port: u16) -> Option<Identity> {
+    pub fn find_port(&self, port: u16) -> Option<PortOwner> {
         self.resources.table().by_port(port).cloned()
     }
 
     /// Whose the port is, as soon as that is known; `None`: nobody's, or too many wait for such an answer already.
-    pub async fn wait_for_port(&self, port: u16) -> Option<Identity> {
+    pub async fn wait_for_port(&self, port: u16) -> Option<PortOwner> {
         let _place = self.strangers.try_acquire().ok()?;
-        timeout(PATIENCE, self.told(port)).await.ok()
+        timeout(PORT_OWNER_TIMEOUT, self.await_port_owner(port)).await.ok()
     }
 
-    async fn told(&self, port: u16) -> Identity {
-        let mut asking = pin!(self.ask());
+    async fn await_port_owner(&self, port: u16) -> PortOwner {
+        let mut asking = pin!(self.request_listing());
         let mut asked = false;
         loop {
             let mut replaced = pin!(self.resources.replaced());
@@ -43,11 +43,11 @@ impl Identifier {
     }
 
     /// Has the plugins asked once after this call, on behalf of this connection or of another.
-    async fn ask(&self) {
+    async fn request_listing(&self) {
         let came = std::time::Instant::now();
         while !self.plugins.ask_again(came).await {
             #[expect(clippy::disallowed_methods, reason = "the plugins are not asked more often than that")]
-            sleep_until(Instant::now() + MISS_PAUSE).await;
+            sleep_until(Instant::now() + UNKNOWN_HOST_DELAY).await;
         }
     }
 }

@@ -16,10 +16,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::client::Places;
+use crate::client::ConnectionSlots;
 
 /// The pause when connections cannot be accepted for want of something (descriptors, memory).
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A socket that connections are accepted on, known to the current runtime.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Listener {
     pub async fn accept(
         self,
         stop: CancellationToken,
-        places: Arc<Places>,
+        places: Arc<ConnectionSlots>,
         mut take: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
     ) {
         let Self(listener) = self;
@@ -71,13 +71,13 @@ impl Listener {
                 Ok((accepted, place)) => pass_on(accepted, place),
                 Err(error) if is_the_connections_own(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections for now");
+                    tracing::warn!(%error, "failed to accept a connection; retrying");
                     places.close_longest_idle();
                     #[expect(
                         clippy::disallowed_methods,
                         reason = "nothing tells when descriptors or memory are free again"
                     )]
-                    sleep_until(Instant::now() + PAUSE).await;
+                    sleep_until(Instant::now() + RETRY_DELAY).await;
                 }
             }
         }

@@ -25,56 +25,56 @@ use tokio::{
 
 use super::{
     Server, park,
-    request::handle,
+    protocol::{ClientProtocol, spoken},
+    request::answer_request,
     requests::Requests,
-    spoken::{Spoken, spoken},
     timed::Timed,
 };
 use crate::{
-    client::{Clients, Open, Progress, Socket, Stream, Streams, Tracked, alive},
+    client::{Clients, ConnectionGuard, ConnectionProgress, Socket, Stream, Streams, Tracked, alive},
     forward::{
-        http::{Caller, Pool, Relay},
+        http::{ConnectionContext, Pool, ResponseBody},
         tcp,
     },
     identify::{Origin, address, head},
-    state::Identity,
+    state::PortOwner,
 };
 
 /// What a stream of HTTP/2 may send before it is read: as much as a held request's socket takes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// How long a client that has its answer may go on sending.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams of one connection at once.
-const STREAMS: u32 = 1024;
+const MAX_STREAMS: u32 = 1024;
 /// What is kept of a stream's answer for a client that does not read: with as many streams as there may be, 64 MiB.
-const STREAM_UNSENT: usize = 64 * 1024;
+const MAX_STREAM_UNSENT: usize = 64 * 1024;
 
 /// Serves a connection to its end.
-pub async fn serve(
+pub(crate) async fn serve(
     server: Arc<Server>,
-    open: Open,
+    open: ConnectionGuard,
     pool: Arc<Pool>,
     clients: Arc<Clients>,
     stream: TcpStream,
     peer: SocketAddr,
-    identity: Option<Identity>,
+    identity: Option<PortOwner>,
 ) {
     let socket = Socket::new(stream);
     let guessed = identity.as_ref().is_some_and(|identity| identity.port.guessed);
-    let progress = Progress::new(server.timeouts, server.places.clone());
+    let progress = ConnectionProgress::new(server.timeouts, server.places.clone());
     let _known = clients.add(socket.clone(), progress.clone());
     // It has nothing to do yet, and others may wait for its place.
     server.places.became_idle();
     // It has said nothing, or less than a line, for too long.
     let Some(spoken) = spoken(&socket, guessed, &progress).await else { return };
-    if let (Spoken::Other, Some(identity)) = (spoken, &identity) {
-        tracing::debug!(resource = %identity.entry.key.id, port = identity.port.listen, "passed on as TCP: it is no HTTP");
+    if let (ClientProtocol::Other, Some(identity)) = (spoken, &identity) {
+        tracing::debug!(resource = %identity.resource.key.id, port = identity.port.listen, "forwarded as TCP: the client does not speak HTTP");
         progress.upgraded();
         return Box::pin(tcp::serve(open, socket, identity.clone())).await;
     }
     alive::want_reading(socket.stream(), server.timeouts.stall);
     let trusted = server.identifier.peers.trusts(peer.ip());
-    let mut caller = Caller {
+    let mut context = ConnectionContext {
         origin: Origin { peer: address(peer), trusted, port: identity },
         identifier: server.identifier.clone(),
         draining: server.draining.clone(),
@@ -84,17 +84,17 @@ pub async fn serve(
         socket: None,
         progress: progress.clone(),
     };
-    if spoken == Spoken::Http2 {
+    if spoken == ClientProtocol::Http2 {
         progress.speaks_http2();
-        Box::pin(serve_http2(Arc::new(caller), socket)).await;
+        Box::pin(serve_http2(Arc::new(context), socket)).await;
     } else {
         let busy = progress.begin();
         // An error: its client left.
-        let Ok(parked) = park::park(&caller, &socket).await else { return };
+        let Ok(parked) = park::park(&context, &socket).await else { return };
         drop(busy);
-        caller.parked = Mutex::new(parked);
-        caller.socket = Some(socket.clone());
-        Box::pin(serve_http1(Arc::new(caller), socket.clone())).await;
+        context.parked = Mutex::new(parked);
+        context.socket = Some(socket.clone());
+        Box::pin(serve_http1(Arc::new(context), socket.clone())).await;
         if !progress.is_upgraded() && socket.has_more() {
             Box::pin(linger(&socket)).await;
         }
@@ -117,18 +117,18 @@ async fn linger(socket: &Socket) {
         }
     };
     // It had its time.
-    let _ = timeout_at(Instant::now() + LINGER, reading).await;
+    let _ = timeout_at(Instant::now() + LINGER_TIMEOUT, reading).await;
 }
 
 /// Answers a request, and knows until the end of the answer that the connection has something to do.
 async fn answer(
-    caller: Arc<Caller>,
+    context: Arc<ConnectionContext>,
     request: Request<Incoming>,
-) -> Result<Response<Tracked<Relay>>, Infallible> {
-    let progress = caller.progress.clone();
+) -> Result<Response<Tracked<ResponseBody>>, Infallible> {
+    let progress = context.progress.clone();
     let busy = progress.begin();
-    let socket = caller.socket.clone();
-    let response = handle(caller, request).await;
+    let socket = context.socket.clone();
+    let response = answer_request(context, request).await;
     progress.answered();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         progress.upgraded();
@@ -142,15 +142,15 @@ async fn answer(
     }))
 }
 
-async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
-    let progress = caller.progress.clone();
+async fn serve_http1(context: Arc<ConnectionContext>, socket: Socket) {
+    let progress = context.progress.clone();
     let timed = Timed::new(socket.clone(), progress.clone());
-    let service = service_fn(move |request: Request<Incoming>| answer(caller.clone(), request));
+    let service = service_fn(move |request: Request<Incoming>| answer(context.clone(), request));
     let connection = http1::Builder::new()
         // Timeouts are the connection's own.
         .header_read_timeout(None)
-        .max_buf_size(head::LONGEST)
-        .max_headers(head::FIELDS)
+        .max_buf_size(head::MAX_HEAD_BYTES)
+        .max_headers(head::MAX_FIELDS)
         // One copy of a small body costs less than a second piece to write.
         .writev(false)
         .serve_connection(TokioIo::new(Requests::new(socket, timed)), service)
@@ -158,33 +158,33 @@ async fn serve_http1(caller: Arc<Caller>, socket: Socket) {
     tokio::select! {
         // Its client's doing; answered by hyper where there is an answer.
         ended = connection => if let Err(error) = ended {
-            tracing::trace!(%error, "a connection broke");
+            tracing::trace!(%error, "connection failed");
         },
         // While a body waits for its resource after the answer, hyper does not see that the socket is closed.
         () = progress.closes() => {}
     }
 }
 
-async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
-    let draining = caller.draining.clone();
-    let identity = caller.origin.port.clone();
-    let stall = caller.progress.timeouts().stall;
-    let progress = caller.progress.clone();
+async fn serve_http2(context: Arc<ConnectionContext>, socket: Socket) {
+    let draining = context.draining.clone();
+    let identity = context.origin.port.clone();
+    let stall = context.progress.timeouts().stall;
+    let progress = context.progress.clone();
     let timed = Timed::new(socket, progress.clone());
-    let service = service_fn(move |request: Request<Incoming>| answer(caller.clone(), request));
+    let service = service_fn(move |request: Request<Incoming>| answer(context.clone(), request));
     let mut connection = http2::Builder::new(Streams { stall })
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .max_concurrent_streams(STREAMS)
-        .max_send_buf_size(STREAM_UNSENT)
-        .max_header_list_size(head::LONGEST as u32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(MAX_STREAM_UNSENT)
+        .max_header_list_size(head::MAX_HEAD_BYTES as u32)
         .keep_alive_interval(Duration::from_secs(60))
         .serve_connection(TokioIo::new(timed), service);
     let mut connection = Pin::new(&mut connection);
     tokio::select! {
         ended = connection.as_mut() => {
             if let Err(error) = ended {
-                tracing::trace!(%error, "a connection broke");
+                tracing::trace!(%error, "connection failed");
             }
             return;
         }
@@ -194,14 +194,14 @@ async fn serve_http2(caller: Arc<Caller>, socket: Socket) {
         () = progress.closes() => connection.as_mut().graceful_shutdown(),
     }
     if let Err(error) = connection.await {
-        tracing::trace!(%error, "a connection broke");
+        tracing::trace!(%error, "connection failed");
     }
 }
 
 /// Returns when the resource whose own port it is is listed no more.
-async fn gone(identity: Option<Identity>) {
+async fn gone(identity: Option<PortOwner>) {
     match identity {
-        Some(identity) => identity.entry.gone().await,
+        Some(identity) => identity.resource.gone().await,
         None => pending().await,
     }
 }
@@ -211,12 +211,12 @@ mod tests {
     use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
 
     use super::*;
-    use crate::dlx::{Config, Dlx};
+    use crate::stages::{DlxConfig, Stages};
 
     /// Neither a client that says nothing nor one that may be about to speak HTTP/2 has its connection for ever.
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_is_closed() {
-        let server = Dlx::new(Config::default()).server;
+        let server = Stages::new(DlxConfig::default()).server;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for said in [&b""[..], b"PRI * HTT"] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -1,13 +1,13 @@
 //! Where requests begin and end in the bytes of an HTTP/1 connection.
 
 use crate::{
-    answer::Refusal,
-    identify::head::{Fields, Head, Length},
+    answer::ErrorResponse,
+    identify::head::{Head, HeadFields, Length},
 };
 
 /// Follows the bytes of one connection.
 #[derive(Debug)]
-pub struct Framing {
+pub(crate) struct Framing {
     at: At,
     /// The request that is read asks to switch protocols.
     switches: bool,
@@ -30,7 +30,7 @@ enum At {
 
 /// Why bytes are not followed any further.
 #[derive(Debug)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// They are at their end.
     End,
     /// What is left begins a head, and does not end it.
@@ -38,7 +38,7 @@ pub enum Stop {
     /// What is left is HTTP or not, as the request before it will be answered.
     Undecided,
     /// What is left is no head that is taken.
-    Refused(Refusal),
+    Refused(ErrorResponse),
     /// The last byte cannot stand in a chunk.
     Broken,
 }
@@ -47,12 +47,12 @@ pub enum Stop {
 
 impl Framing {
     /// At the beginning of a connection.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { at: At::Head, switches: false }
     }
 
     /// Follows these bytes: how many of them are requests as they should be, and why not more.
-    pub fn follow(&mut self, bytes: &[u8]) -> (usize, Stop) {
+    pub(crate) fn follow(&mut self, bytes: &[u8]) -> (usize, Stop) {
         let mut passed = 0;
         loop {
             let rest = &bytes[passed..];
@@ -62,7 +62,7 @@ impl Framing {
             match &mut self.at {
                 At::AsItIs => return (bytes.len(), Stop::End),
                 At::Undecided => return (passed, Stop::Undecided),
-                At::Head => match Head::read(rest, &mut Fields::room()) {
+                At::Head => match Head::read(rest, &mut HeadFields::room()) {
                     Ok(Some(head)) => {
                         passed += head.len;
                         self.switches = head.switches;
@@ -96,23 +96,23 @@ impl Framing {
     }
 
     /// Whether it is not known what comes next.
-    pub fn is_undecided(&self) -> bool {
+    pub(crate) fn is_undecided(&self) -> bool {
         matches!(self.at, At::Undecided)
     }
 
     /// Whether the next byte belongs to a body.
-    pub fn is_in_body(&self) -> bool {
+    pub(crate) fn is_in_body(&self) -> bool {
         matches!(self.at, At::Body(_) | At::Chunks(_))
     }
 
     /// Whether the next byte begins a request.
     #[cfg(test)]
-    pub fn is_at_head(&self) -> bool {
+    pub(super) fn is_at_head(&self) -> bool {
         matches!(self.at, At::Head)
     }
 
     /// The request that asked to switch protocols was answered.
-    pub fn decide(&mut self, switched: bool) {
+    pub(crate) fn decide(&mut self, switched: bool) {
         self.at = if switched { At::AsItIs } else { At::Head };
     }
 

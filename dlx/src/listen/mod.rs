@@ -2,31 +2,31 @@
 
 mod accept;
 mod connection;
+mod dedicated_ports;
 mod framing;
 mod park;
-mod ports;
+mod protocol;
 mod request;
 mod requests;
 mod service_ports;
-mod spoken;
 mod timed;
 mod worker;
 
 use std::sync::Arc;
 
 pub use accept::Listener;
-pub use ports::Ports;
+pub(crate) use dedicated_ports::DedicatedPorts;
 pub use service_ports::ServiceListeners;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 pub use worker::{Accepted, Workers};
 
 use crate::{
-    client::{Places, Timeouts},
+    client::{ConnectionSlots, Timeouts},
     forward::http::Pools,
     identify::Identifier,
-    metrics::Metrics,
-    state::Identity,
+    metrics::DlxMetrics,
+    state::PortOwner,
 };
 
 /// What all connections are served with.
@@ -35,7 +35,7 @@ pub struct Server {
     /// Finds out for whom requests are.
     pub identifier: Arc<Identifier>,
     /// Room for connections: all of the process's descriptors taken by clients would leave none to reach a resource by.
-    pub places: Arc<Places>,
+    pub places: Arc<ConnectionSlots>,
     /// How long clients may take.
     pub timeouts: Timeouts,
     /// The threads' connections to resources.
@@ -45,16 +45,16 @@ pub struct Server {
     /// Where connections are accepted on ports that come and go.
     pub handle: Handle,
     /// Counts that belong to no resource.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<DlxMetrics>,
 }
 
 /// Where a connection came in.
 #[derive(Clone, Debug)]
-pub enum Door {
+pub enum ListenerKind {
     /// The shared port: the request says for whom it is.
     Shared,
     /// A port that was bound for one resource.
-    Own(Identity),
+    Own(PortOwner),
     /// A port of `--service-ports`: bound always, and whose it is can change.
     Service(u16),
 }

@@ -7,71 +7,71 @@ use http::{HeaderMap, HeaderValue};
 use rustix::net::{RecvFlags, recv};
 
 use crate::{
-    admit::{Admission, SOCKET_TAKES, static_answer},
+    admit::{Admission, SOCKET_BUFFER_BYTES, static_answer},
     client::Socket,
-    forward::http::{Caller, Parked},
+    forward::http::{ConnectionContext, ParkedRequest},
     identify::{
         client,
-        head::{Fields, Head, Length},
+        head::{Head, HeadFields, Length},
     },
-    state::{Entry, WakeCause},
+    state::{ResourceHandle, WakeCause},
 };
 
 /// The longest head that is looked at here. Longer ones, and those that come in pieces, are held by the HTTP server.
-const LONGEST: usize = 4096;
+const MAX_PEEKED_HEAD: usize = 4096;
 
 /// Holds the connection's first request if its resource is not up. `Ok(None)`: there is nothing to be parked.
 ///
 /// # Errors
 ///
 /// The client left.
-pub async fn park(caller: &Caller, socket: &Socket) -> Result<Option<Parked>, ()> {
-    let Some((entry, bytes)) = whose(caller, socket) else { return Ok(None) };
-    if entry.is_open() {
+pub(crate) async fn park(context: &ConnectionContext, socket: &Socket) -> Result<Option<ParkedRequest>, ()> {
+    let Some((resource, bytes)) = whose(context, socket) else { return Ok(None) };
+    if resource.is_open() {
         return Ok(None);
     }
     // It is counted when it is let go; that somebody asked is known from now on.
-    entry.counts.touch();
-    let mut admission = Admission::new(entry);
+    resource.counts.touch();
+    let mut admission = Admission::new(resource);
     let told = tokio::select! {
         told = admission.wait(bytes) => told,
         () = socket.closed() => return Err(()),
     };
-    Ok(Some(Parked { admission, told }))
+    Ok(Some(ParkedRequest { admission, told }))
 }
 
 /// For whom the first request is, where that is plain, and the bytes to reserve for it.
 ///
 /// Not `async`: a parked request is not to carry the buffer.
-fn whose(caller: &Caller, socket: &Socket) -> Option<(Arc<Entry>, u64)> {
-    let mut bytes = [0; LONGEST];
+fn whose(context: &ConnectionContext, socket: &Socket) -> Option<(Arc<ResourceHandle>, u64)> {
+    let mut bytes = [0; MAX_PEEKED_HEAD];
     let (_, len) = recv(socket.stream(), bytes.as_mut_slice(), RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
-    let mut room = Fields::room();
+    let mut room = HeadFields::room();
     // What is refused is answered by whoever reads it, and wakes nobody.
     let head = Head::read(&bytes[..len], &mut room).ok()??;
     let host = head.host?;
     if head.field("via").is_some() {
         return None;
     }
-    let entry = caller.identifier.find(&caller.origin, Some(host), None).ok()??.entry;
+    let resource = context.identifier.find(&context.origin, Some(host), None).ok()??.resource;
     // A monitor's is not held.
     let path = head.target.split(['?', '#']).next()?;
-    if static_answer(&entry.facts.load().settings, head.field("user-agent"), path).is_some() {
+    if static_answer(&resource.facts.load().settings, head.field("user-agent"), path).is_some() {
         return None;
     }
     let body = match head.body {
         Length::Known(length) => length,
         Length::Chunked => u64::MAX,
     };
-    if !entry.is_open() {
-        entry.note_cause(|| {
+    if !resource.is_open() {
+        resource.note_cause(|| {
             let said = head.fields.iter().filter_map(|field| {
                 Some((field.name.parse().ok()?, HeaderValue::from_bytes(field.value).ok()?))
             });
             let said: HeaderMap = said.collect();
-            let client = client(&caller.identifier.peers, &caller.origin.peer, &said);
+            let client = client(&context.identifier.peers, &context.origin.peer, &said);
             WakeCause::request(client, head.method, host, head.target)
         });
     }
-    Some((entry, head.len as u64 + body.min(SOCKET_TAKES)))
+    Some((resource, head.len as u64 + body.min(SOCKET_BUFFER_BYTES)))
 }

@@ -20,7 +20,7 @@ const IN_PLACE: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
 /// The connection.
 #[derive(Debug)]
-pub struct Requests {
+pub(crate) struct Requests {
     socket: Socket,
     timed: Timed,
     framing: Framing,
@@ -36,7 +36,7 @@ pub struct Requests {
 
 impl Requests {
     /// Of a connection of which nothing was read yet.
-    pub fn new(socket: Socket, timed: Timed) -> Self {
+    pub(crate) fn new(socket: Socket, timed: Timed) -> Self {
         Self { socket, timed, framing: Framing::new(), ahead: Vec::new(), judged: 0, over: false }
     }
 
@@ -97,7 +97,7 @@ impl Requests {
             let ended = head::may_end(&self.ahead, read);
             self.ahead.extend_from_slice(read);
             buffer.set_filled(before);
-            if !self.framing.is_undecided() && (ended || self.ahead.len() >= head::LONGEST) {
+            if !self.framing.is_undecided() && (ended || self.ahead.len() >= head::MAX_HEAD_BYTES) {
                 self.judge();
             }
         }
@@ -133,7 +133,7 @@ impl AsyncRead for Requests {
             self.deliver(buffer);
             // The library reads on while it waits for the answer, to see its client leave: what it cannot have yet is kept for it,
             // but not without end.
-            let full = self.framing.is_undecided() && self.ahead.len() >= head::LONGEST;
+            let full = self.framing.is_undecided() && self.ahead.len() >= head::MAX_HEAD_BYTES;
             if buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }

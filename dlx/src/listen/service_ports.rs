@@ -9,12 +9,12 @@ use std::{
 use daemon::listen::Handed;
 use scaler_types::{ServicePorts, backoff::Backoff};
 
-use super::{Door, Listener, Server, Workers, ports::listen};
+use super::{Listener, ListenerKind, Server, Workers, dedicated_ports::listen};
 
 /// Between attempts to bind ports that another process uses: nothing tells when a port is free.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 /// So many of the ports that cannot be bound are named one by one.
-const NAMED: usize = 3;
+const MAX_NAMED: usize = 3;
 
 /// The listening sockets of a range of ports.
 #[derive(Debug)]
@@ -37,12 +37,12 @@ impl ServiceListeners {
                 }
             }
             if failed.is_empty() {
-                tracing::info!(first = ports.first, last = ports.last, "the service ports are bound");
+                tracing::info!(first = ports.first, last = ports.last, "bound the service ports");
                 return Self(bound);
             }
             let why = explain(ports, &failed);
             if why != told {
-                tracing::error!(%why, "not every service port can be bound; tried again");
+                tracing::error!(%why, "failed to bind every service port; retrying");
                 told.clone_from(&why);
             }
             say(why);
@@ -58,7 +58,13 @@ impl ServiceListeners {
     /// One of them cannot be waited for.
     pub fn serve(self, server: &Server, workers: &Workers) -> io::Result<()> {
         for (port, listener) in self.0 {
-            listen(server, workers, Listener::new(listener)?, server.draining.clone(), Door::Service(port));
+            listen(
+                server,
+                workers,
+                Listener::new(listener)?,
+                server.draining.clone(),
+                ListenerKind::Service(port),
+            );
         }
         Ok(())
     }
@@ -66,14 +72,14 @@ impl ServiceListeners {
 
 fn explain(ports: ServicePorts, failed: &[(u16, io::Error)]) -> String {
     let ServicePorts { first, last } = ports;
-    let named = failed.iter().take(NAMED).map(|(_, error)| error.to_string());
+    let named = failed.iter().take(MAX_NAMED).map(|(_, error)| error.to_string());
     let mut why = format!(
         "{} of the {} ports of --service-ports {first}-{last} cannot be bound: {}",
         failed.len(),
         ports.all().count(),
         named.collect::<Vec<_>>().join("; ")
     );
-    if failed.len() > NAMED {
+    if failed.len() > MAX_NAMED {
         why.push_str("; ...");
     }
     if failed.iter().any(|(_, error)| error.kind() == io::ErrorKind::AddrInUse) {

@@ -12,13 +12,13 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::client::{Over, Progress, Socket};
+use crate::client::{ConnectionProgress, Over, Socket};
 
 /// A connection whose client may take only so long.
 #[derive(Debug)]
-pub struct Timed {
+pub(crate) struct Timed {
     socket: Socket,
-    progress: Arc<Progress>,
+    progress: Arc<ConnectionProgress>,
     /// Since when the client has taken nothing of what is written.
     blocked: Option<Instant>,
     /// Ends no later than anything is over; seldom set anew, since most of the time there is more.
@@ -26,13 +26,13 @@ pub struct Timed {
 }
 
 /// When something is over next, and what. By since when the client has taken nothing of what is written.
-type Deadline = fn(&Progress, Option<Instant>) -> Option<(Instant, Over)>;
+type Deadline = fn(&ConnectionProgress, Option<Instant>) -> Option<(Instant, Over)>;
 
 // === impl Timed ===
 
 impl Timed {
     /// Of this connection.
-    pub fn new(socket: Socket, progress: Arc<Progress>) -> Self {
+    pub(crate) fn new(socket: Socket, progress: Arc<ConnectionProgress>) -> Self {
         Self { socket, progress, blocked: None, timer: None }
     }
 
@@ -80,7 +80,7 @@ impl AsyncRead for Timed {
                 Poll::Ready(read)
             }
             Poll::Pending => loop {
-                break match std::task::ready!(this.poll_over(cx, Progress::deadline)) {
+                break match std::task::ready!(this.poll_over(cx, ConnectionProgress::deadline)) {
                     // Its client is told first (GOAWAY): what it has sent until it hears of it is answered.
                     Over::Idle if this.progress.is_http2() => {
                         this.progress.close();
@@ -133,7 +133,7 @@ impl Timed {
             return written;
         }
         self.blocked.get_or_insert_with(Instant::now);
-        std::task::ready!(self.poll_over(cx, Progress::writing));
+        std::task::ready!(self.poll_over(cx, ConnectionProgress::writing));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -147,7 +147,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::client::{Places, Timeouts};
+    use crate::client::{ConnectionSlots, Timeouts};
 
     /// The kernel is not asked to see to it, as it is for most connections.
     #[tokio::test(start_paused = true)]
@@ -156,7 +156,7 @@ mod tests {
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let socket = Socket::new(listener.accept().await.unwrap().0);
         let timeouts = Timeouts::default();
-        let mut timed = Timed::new(socket, Progress::new(timeouts, Places::new(1, 1)));
+        let mut timed = Timed::new(socket, ConnectionProgress::new(timeouts, ConnectionSlots::new(1, 1)));
         let written = timeout(timeouts.stall * 2, timed.write_all(&vec![0; 64 << 20])).await;
         assert_eq!(written.expect("an end").unwrap_err().kind(), io::ErrorKind::TimedOut);
     }

@@ -13,11 +13,11 @@ use std::{
 use scaler_types::Protocol;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Door, Server, connection};
+use super::{ListenerKind, Server, connection};
 use crate::{
     client::{Clients, Socket, alive},
     forward::{http::Pool, tcp},
-    state::Identity,
+    state::PortOwner,
 };
 
 /// A connection that was accepted, on its way to a thread.
@@ -28,7 +28,7 @@ pub struct Accepted {
     /// Who is at its other end.
     pub peer: SocketAddr,
     /// Where it came in.
-    pub door: Door,
+    pub door: ListenerKind,
     /// Its place among the connections.
     pub place: OwnedSemaphorePermit,
 }
@@ -79,7 +79,7 @@ async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepte
         let stream = match ready {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot take a connection over");
+                tracing::warn!(%error, "failed to take over a connection");
                 continue;
             }
         };
@@ -95,9 +95,9 @@ async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepte
             place,
         };
         match door {
-            Door::Shared => connection.serve(None),
-            Door::Own(identity) => connection.serve(Some(identity)),
-            Door::Service(port) => match server.identifier.find_port(port) {
+            ListenerKind::Shared => connection.serve(None),
+            ListenerKind::Own(identity) => connection.serve(Some(identity)),
+            ListenerKind::Service(port) => match server.identifier.find_port(port) {
                 Some(identity) => connection.serve(Some(identity)),
                 None => drop(tokio::spawn(connection.serve_when_known(port))),
             },
@@ -119,7 +119,7 @@ struct Connection {
 
 impl Connection {
     /// Serves it to its end, in a task of its own.
-    fn serve(self, identity: Option<Identity>) {
+    fn serve(self, identity: Option<PortOwner>) {
         let Self { server, pool, clients, stream, peer, place } = self;
         let open = server.places.open(place);
         match identity {
@@ -137,7 +137,7 @@ impl Connection {
         match self.server.identifier.wait_for_port(port).await {
             Some(identity) => self.serve(Some(identity)),
             None => {
-                tracing::debug!(port, peer = %self.peer, "a connection came in on a port that no resource has");
+                tracing::debug!(port, peer = %self.peer, "reset a connection: no resource has its port");
                 self.server.metrics.unassigned();
                 alive::reset(&self.stream);
             }

@@ -6,20 +6,20 @@ use plugin_host::Instance;
 use scaler_types::{Changes, Record, ResourceEvent, ResourceId, ScaleError, ScaleRequest, Version};
 
 /// A call under way.
-pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type CallFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A call that did not work, and why.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Failed(pub String);
+pub struct PluginCallError(pub String);
 
 /// What a DLX asks of a plugin: an [`Instance`], or in tests a made-up one.
-pub trait Calls: Send + Sync + 'static {
+pub trait PluginCalls: Send + Sync + 'static {
     /// See [`scaler_types::ResourceScaler::changes`].
-    fn changes(&self, cursor: u64) -> Pending<'_, Result<Changes, Failed>>;
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, PluginCallError>>;
 
     /// See [`scaler_types::ResourceScaler::set_scale`].
-    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> Pending<'a, Result<(), ScaleError>>;
+    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> CallFuture<'a, Result<(), ScaleError>>;
 
     /// See [`scaler_types::ResourceScaler::compare_and_set`].
     fn compare_and_set<'a>(
@@ -27,29 +27,32 @@ pub trait Calls: Send + Sync + 'static {
         id: &'a ResourceId,
         expected: &'a Version,
         record: &'a Record,
-    ) -> Pending<'a, Result<Version, ScaleError>>;
+    ) -> CallFuture<'a, Result<Version, ScaleError>>;
 
     /// See [`scaler_types::ResourceScaler::resolve_service_name`].
-    fn resolve_service_name<'a>(&'a self, id: &'a ResourceId) -> Pending<'a, Result<String, Failed>>;
+    fn resolve_service_name<'a>(
+        &'a self,
+        id: &'a ResourceId,
+    ) -> CallFuture<'a, Result<String, PluginCallError>>;
 
     /// See [`scaler_types::ResourceScaler::publish_event`].
     fn publish_event<'a>(
         &'a self,
         id: &'a ResourceId,
         event: &'a ResourceEvent,
-    ) -> Pending<'a, Result<(), Failed>>;
+    ) -> CallFuture<'a, Result<(), PluginCallError>>;
 }
 
-// === impl Calls for Instance ===
+// === impl PluginCalls for Instance ===
 
-impl Calls for Instance {
-    fn changes(&self, cursor: u64) -> Pending<'_, Result<Changes, Failed>> {
-        Box::pin(
-            async move { Instance::changes(self, cursor).await.map_err(|error| Failed(error.to_string())) },
-        )
+impl PluginCalls for Instance {
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, PluginCallError>> {
+        Box::pin(async move {
+            Instance::changes(self, cursor).await.map_err(|error| PluginCallError(error.to_string()))
+        })
     }
 
-    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> Pending<'a, Result<(), ScaleError>> {
+    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> CallFuture<'a, Result<(), ScaleError>> {
         Box::pin(Instance::set_scale(self, request))
     }
 
@@ -58,13 +61,16 @@ impl Calls for Instance {
         id: &'a ResourceId,
         expected: &'a Version,
         record: &'a Record,
-    ) -> Pending<'a, Result<Version, ScaleError>> {
+    ) -> CallFuture<'a, Result<Version, ScaleError>> {
         Box::pin(Instance::compare_and_set(self, id, expected, record))
     }
 
-    fn resolve_service_name<'a>(&'a self, id: &'a ResourceId) -> Pending<'a, Result<String, Failed>> {
+    fn resolve_service_name<'a>(
+        &'a self,
+        id: &'a ResourceId,
+    ) -> CallFuture<'a, Result<String, PluginCallError>> {
         Box::pin(async move {
-            Instance::resolve_service_name(self, id).await.map_err(|error| Failed(error.to_string()))
+            Instance::resolve_service_name(self, id).await.map_err(|error| PluginCallError(error.to_string()))
         })
     }
 
@@ -72,9 +78,9 @@ impl Calls for Instance {
         &'a self,
         id: &'a ResourceId,
         event: &'a ResourceEvent,
-    ) -> Pending<'a, Result<(), Failed>> {
+    ) -> CallFuture<'a, Result<(), PluginCallError>> {
         Box::pin(async move {
-            Instance::publish_event(self, id, event).await.map_err(|error| Failed(error.to_string()))
+            Instance::publish_event(self, id, event).await.map_err(|error| PluginCallError(error.to_string()))
         })
     }
 }

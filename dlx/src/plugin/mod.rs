@@ -3,5 +3,5 @@
 mod calls;
 mod source;
 
-pub use calls::{Calls, Failed, Pending};
-pub use source::Source;
+pub use calls::{CallFuture, PluginCallError, PluginCalls};
+pub use source::PluginSource;

@@ -16,15 +16,15 @@ use daemon::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::Calls;
+use super::PluginCalls;
 
 /// How long somebody waits for a list that he asked for. A plugin that takes longer is answered for with what is known.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One plugin at work for one namespace file.
-pub struct Source {
+pub struct PluginSource {
     /// The plugin.
-    pub calls: Arc<dyn Calls>,
+    pub calls: Arc<dyn PluginCalls>,
     /// Its kind.
     pub kind: Arc<str>,
     /// The namespace file's namespace.
@@ -41,12 +41,12 @@ pub struct Source {
     listed: AtomicBool,
 }
 
-// === impl Source ===
+// === impl PluginSource ===
 
-impl Source {
+impl PluginSource {
     /// Not asked yet. To be made on a tokio runtime. `dropped` counts the reports that the plugin had no time for.
     pub fn new(
-        calls: Arc<dyn Calls>,
+        calls: Arc<dyn PluginCalls>,
         kind: &str,
         namespace: &str,
         settings: Arc<Settings>,
@@ -78,7 +78,7 @@ impl Source {
             *asked += 1;
             mine = *asked;
         });
-        let done = timeout(PATIENCE, answered.wait_for(|(until, _)| *until >= mine)).await;
+        let done = timeout(LIST_TIMEOUT, answered.wait_for(|(until, _)| *until >= mine)).await;
         matches!(done, Ok(Ok(answer)) if answer.1)
     }
 
@@ -107,7 +107,7 @@ impl Source {
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for PluginSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source")
             .field("kind", &self.kind)

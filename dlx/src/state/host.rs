@@ -1,21 +1,21 @@
 //! Host names as they are compared: lower case, without port and without the trailing dot.
 
 /// The longest host name there is (RFC 1035), and room for a port.
-const LONGEST: usize = 262;
+const MAX_HOST_LENGTH: usize = 262;
 
 /// Brings a host that a plugin lists to the form in which hosts are compared.
-pub fn normalize(host: &mut String) {
-    if let Some(form) = lookup_form(host, &mut [0; LONGEST]) {
+pub(crate) fn normalize(host: &mut String) {
+    if let Some(form) = lookup_form(host, &mut [0; MAX_HOST_LENGTH]) {
         let form = form.to_owned();
         *host = form;
     }
 }
 
 /// The form in which a `Host` or `:authority` is compared; `None` if it is none.
-pub fn lookup_form<'a>(authority: &'a str, buffer: &'a mut [u8; LONGEST]) -> Option<&'a str> {
+pub(crate) fn lookup_form<'a>(authority: &'a str, buffer: &'a mut [u8; MAX_HOST_LENGTH]) -> Option<&'a str> {
     let host = without_port(authority)?;
     let host = host.strip_suffix('.').unwrap_or(host);
-    if host.is_empty() || host.len() > LONGEST || !host.bytes().all(is_host_byte) {
+    if host.is_empty() || host.len() > MAX_HOST_LENGTH || !host.bytes().all(is_host_byte) {
         return None;
     }
     if !host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -28,8 +28,8 @@ pub fn lookup_form<'a>(authority: &'a str, buffer: &'a mut [u8; LONGEST]) -> Opt
 }
 
 /// Whether a `Host` or `:authority` is one.
-pub fn is_host(authority: &str) -> bool {
-    lookup_form(authority, &mut [0; LONGEST]).is_some()
+pub(crate) fn is_host(authority: &str) -> bool {
+    lookup_form(authority, &mut [0; MAX_HOST_LENGTH]).is_some()
 }
 
 fn without_port(authority: &str) -> Option<&str> {
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn form(authority: &str) -> Option<String> {
-        lookup_form(authority, &mut [0; LONGEST]).map(str::to_owned)
+        lookup_form(authority, &mut [0; MAX_HOST_LENGTH]).map(str::to_owned)
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 mod activity;
 mod cause;
-mod cold;
+mod cold_start;
 mod host;
+mod interceptions;
 mod queue;
 mod resources;
-mod routes;
 mod shared;
 mod table;
 mod target;
@@ -21,34 +21,36 @@ use std::{
     time::Duration,
 };
 
-pub use activity::{Counts, WakeOutcome};
+pub(crate) use activity::{Counts, WakeOutcome};
 use arc_swap::ArcSwap;
-pub use cause::WakeCause;
-pub use cold::{Cold, ColdStartPhase, ColdStartPhases};
+pub(crate) use cause::WakeCause;
+pub use cold_start::ColdStartPhase;
+pub(crate) use cold_start::{ColdStart, ColdStartPhases};
 use daemon::settings::Settings;
-pub use host::{is_host, normalize};
+pub(crate) use host::{is_host, normalize};
 use http::HeaderValue;
-pub use queue::{Go, Held, Limits, Place, Queue, Rejected, Share, Totals};
-pub use resources::Resources;
-pub use routes::{LeadsHere, Routes};
+pub(crate) use interceptions::{InterceptionGuard, Interceptions};
+pub use queue::HoldLimits;
+pub(crate) use queue::{Dispatch, DispatchPermit, HeldRequest, HeldTotals, NamespaceShare, Queue, Rejection};
+pub(crate) use resources::Resources;
 use scaler_types::{
     Nonce, Phase, Resource, ResourceId, ScaleResource, Severity, TrafficMode,
     protocol::{GateInput, GateOrder, Refusal as NotConfirmed, Seen},
 };
-pub use shared::{Effect, Shared};
-pub use table::{Claim, Conflict, Identity, NameHeader, PathHeader, Table};
-pub use target::Target;
+pub(crate) use shared::{Effect, SharedState};
+pub(crate) use table::{Claim, Conflict, HostTable, NameHeader, PathHeader, PortOwner};
+pub(crate) use target::EndpointTarget;
 use tokio::sync::watch;
-pub use view::{Failure, Listed, View};
+pub(crate) use view::ResourceView;
 
-use crate::{answer::Refusal, plugin::Source};
+use crate::{answer::ErrorResponse, plugin::PluginSource};
 
 /// The window of a resource without any metric.
-const WINDOW: Duration = Duration::from_secs(600);
+const DEFAULT_WINDOW: Duration = Duration::from_secs(600);
 
 /// What identifies a resource in this process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub struct ResourceKey {
     /// The plugin's kind.
     pub kind: Arc<str>,
     /// Namespace and name.
@@ -57,9 +59,9 @@ pub struct Key {
 
 /// One resource.
 #[derive(Debug)]
-pub struct Entry {
+pub struct ResourceHandle {
     /// Which one.
-    pub key: Key,
+    pub key: ResourceKey,
     /// What stands in `Via` of requests that are sent to an address which may lead back to a DLX.
     pub mark: HeaderValue,
     /// When this process first saw it: the number of the listing that brought it.
@@ -71,21 +73,21 @@ pub struct Entry {
     /// What waits for it.
     pub queue: Queue,
     /// What waits for all of its namespace.
-    pub share: Arc<Share>,
+    pub share: Arc<NamespaceShare>,
     /// What the proxy path needs to know.
-    pub facts: ArcSwap<Facts>,
+    pub facts: ArcSwap<Snapshot>,
     /// The gate is open and an endpoint is ready. Mirrors the view; written under its lock only.
     open: AtomicBool,
-    view: Mutex<View>,
+    view: Mutex<ResourceView>,
     changed: watch::Sender<u64>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
 }
 
 /// What the proxy path needs to know of a resource, replaced as a whole.
 #[derive(Debug)]
-pub struct Facts {
+pub struct Snapshot {
     /// Endpoints that are ready.
-    pub ready: Vec<Arc<Target>>,
+    pub ready: Vec<Arc<EndpointTarget>>,
     /// What holds for its requests.
     pub settings: Arc<Settings>,
 }
@@ -93,14 +95,14 @@ pub struct Facts {
 /// Counts one request in flight until it is dropped.
 #[derive(Debug)]
 pub struct InFlight {
-    entry: Arc<Entry>,
+    resource: Arc<ResourceHandle>,
     /// It keeps its resource awake.
     counts: bool,
 }
 
-// === impl Key ===
+// === impl ResourceKey ===
 
-impl Key {
+impl ResourceKey {
     /// `1.1 scaler-HASH`: the same in every DLX.
     fn mark(&self) -> HeaderValue {
         // Its keys are fixed. Should another version of it hash otherwise, two DLXs count each their own.
@@ -112,11 +114,16 @@ impl Key {
     }
 }
 
-// === impl Entry ===
+// === impl ResourceHandle ===
 
-impl Entry {
+impl ResourceHandle {
     /// A resource that was just seen for the first time. Its gate is shut until [`saw`](Self::saw) says otherwise.
-    pub fn new(key: Key, first_seen: u64, source: Arc<Source>, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        key: ResourceKey,
+        first_seen: u64,
+        source: Arc<PluginSource>,
+        shared: Arc<SharedState>,
+    ) -> Self {
         let settings = source.settings.load_full();
         Self {
             first_seen,
@@ -124,9 +131,9 @@ impl Entry {
             counts: Counts::default(),
             queue: Queue::default(),
             share: shared.totals.share(&key.id.namespace),
-            facts: ArcSwap::from_pointee(Facts { ready: Vec::new(), settings }),
+            facts: ArcSwap::from_pointee(Snapshot { ready: Vec::new(), settings }),
             open: AtomicBool::new(false),
-            view: Mutex::new(View::new(key.id.clone(), source, shared.rules)),
+            view: Mutex::new(ResourceView::new(key.id.clone(), source, shared.rules)),
             changed: watch::Sender::new(0),
             mark: key.mark(),
             key,
@@ -135,7 +142,7 @@ impl Entry {
     }
 
     /// What it shares with the other resources.
-    pub fn shared(&self) -> &Arc<Shared> {
+    pub fn shared(&self) -> &Arc<SharedState> {
         &self.shared
     }
 
@@ -159,15 +166,15 @@ impl Entry {
         if !self.queue.is_empty() {
             return None;
         }
-        self.enter_let_go()
+        self.enter_dispatched()
     }
 
     /// Enters if the gate is open.
-    pub fn enter_let_go(self: &Arc<Self>) -> Option<InFlight> {
+    pub fn enter_dispatched(self: &Arc<Self>) -> Option<InFlight> {
         // Counted before the gate is asked; see [`activity`].
         self.counts.enter();
         if self.open.load(Ordering::SeqCst) {
-            Some(InFlight { entry: self.clone(), counts: true })
+            Some(InFlight { resource: self.clone(), counts: true })
         } else {
             self.counts.retreat();
             None
@@ -178,7 +185,7 @@ impl Entry {
     pub fn enter_uncounted(self: &Arc<Self>) -> Option<InFlight> {
         // As above. From here on dropping it takes it back.
         self.counts.enter_uncounted();
-        let in_flight = InFlight { entry: self.clone(), counts: false };
+        let in_flight = InFlight { resource: self.clone(), counts: false };
         self.open.load(Ordering::SeqCst).then_some(in_flight)
     }
 
@@ -204,7 +211,7 @@ impl Entry {
         }
     }
 
-    fn drive(self: &Arc<Self>, view: &mut View) {
+    fn drive(self: &Arc<Self>, view: &mut ResourceView) {
         if !view.driven && self.queue.has_waiting() {
             view.driven = true;
             self.carry_out(Effect::Drive);
@@ -216,7 +223,7 @@ impl Entry {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 
-    fn lock(&self) -> MutexGuard<'_, View> {
+    fn lock(&self) -> MutexGuard<'_, ResourceView> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -232,7 +239,7 @@ impl Entry {
     }
 
     /// Refuses all that wait.
-    pub fn refuse_held(&self, refusal: Refusal, why: Rejected) {
+    pub fn refuse_held(&self, refusal: ErrorResponse, why: Rejection) {
         for _ in 0..self.queue.len() {
             self.queue.count(why);
         }
@@ -240,27 +247,27 @@ impl Entry {
     }
 
     /// Looks at the view.
-    pub fn read<R>(&self, look: impl FnOnce(&View) -> R) -> R {
+    pub fn read<R>(&self, look: impl FnOnce(&ResourceView) -> R) -> R {
         look(&self.lock())
     }
 
     /// Changes the view without anything following from it: for whoever does himself what is to be done.
-    pub fn decide<R>(&self, decide: impl FnOnce(&mut View) -> R) -> R {
+    pub fn decide<R>(&self, decide: impl FnOnce(&mut ResourceView) -> R) -> R {
         decide(&mut self.lock())
     }
 
     /// Changes the view, and does what follows from it: mirrors the gate, lets go what may go, finds out whether
     /// endpoints are ready, finishes a wake, and makes somebody work on what still waits.
-    pub fn update<R>(self: &Arc<Self>, change: impl FnOnce(&mut View) -> R) -> R {
+    pub fn update<R>(self: &Arc<Self>, change: impl FnOnce(&mut ResourceView) -> R) -> R {
         let mut guard = self.lock();
         let view = &mut *guard;
         let result = change(view);
         let was_open = self.open.load(Ordering::SeqCst);
-        for target in view.to_probe() {
+        for target in view.take_unprobed() {
             self.carry_out(Effect::Probe(target));
         }
         if std::mem::take(&mut view.facts_changed) {
-            self.facts.store(Arc::new(Facts { ready: view.ready(), settings: view.settings() }));
+            self.facts.store(Arc::new(Snapshot { ready: view.ready(), settings: view.settings() }));
         }
         let unlisted = std::mem::take(&mut view.unlisted);
         let ready = view.is_ready();
@@ -312,21 +319,27 @@ impl Entry {
         });
     }
 
-    fn report_wake_started(self: &Arc<Self>, view: &View, cause: Option<&WakeCause>) {
+    fn report_wake_started(self: &Arc<Self>, view: &ResourceView, cause: Option<&WakeCause>) {
         let cause = cause.map(|cause| format!("woken by {cause}; ")).unwrap_or_default();
         let message = format!("{cause}{} requests wait for it", self.queue.len());
         self.report(view, Severity::Normal, "WakeStarted", message);
     }
 
     /// A wake of this DLX's own ended well.
-    fn count_woken(self: &Arc<Self>, view: &View, took: Duration, phases: &ColdStartPhases) {
+    fn count_woken(self: &Arc<Self>, view: &ResourceView, took: Duration, phases: &ColdStartPhases) {
         self.carry_out(Effect::Woken(took, *phases));
         self.counts.woken(WakeOutcome::Awake);
         let message = format!("ready {:.3} s after the wake began: {phases}", took.as_secs_f64());
         self.report(view, Severity::Normal, "Woken", message);
     }
 
-    fn report(self: &Arc<Self>, view: &View, severity: Severity, reason: &'static str, message: String) {
+    fn report(
+        self: &Arc<Self>,
+        view: &ResourceView,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    ) {
         self.carry_out(Effect::Report { source: view.source.clone(), severity, reason, message });
     }
 
@@ -336,7 +349,7 @@ impl Entry {
     }
 
     /// The plugin told its state; in the order of the plugin's stream.
-    pub fn saw(self: &Arc<Self>, source: &Arc<Source>, resource: Resource) {
+    pub fn observe(self: &Arc<Self>, source: &Arc<PluginSource>, resource: Resource) {
         self.update(|view| {
             // With traffic mode `external` nothing is fenced: its own controller's record is not ours to read.
             let record = if resource.traffic_mode == TrafficMode::External { Default::default() } else { resource.record.clone() };
@@ -347,20 +360,20 @@ impl Entry {
                 view.last_fence = Some(seen.record.nonce);
             }
             view.gate.step(GateInput::Saw(Some(seen)));
-            view.see(source, resource);
+            view.apply_listing(source, resource);
             if before.is_some_and(|before| before != after) {
-                tracing::debug!(resource = %self.key.id, from = %before.unwrap_or_default(), to = %after, "its state changed");
+                tracing::debug!(resource = %self.key.id, from = %before.unwrap_or_default(), to = %after, "state changed");
             }
         });
     }
 
     /// No plugin lists it any more.
-    pub fn vanished(self: &Arc<Self>) {
+    pub fn mark_gone(self: &Arc<Self>) {
         self.update(|view| {
             view.gate.step(GateInput::Saw(None));
-            view.vanish();
+            view.mark_gone();
         });
-        self.refuse_held(Refusal::gone(&self.key.id), Rejected::WakeFailed);
+        self.refuse_held(ErrorResponse::gone(&self.key.id), Rejection::WakeFailed);
     }
 
     /// Returns when no plugin lists it any more.
@@ -377,7 +390,7 @@ impl Entry {
     /// # Errors
     ///
     /// Why not, for people.
-    pub async fn confirm(
+    pub async fn confirm_drain(
         self: &Arc<Self>,
         nonce: Nonce,
         deadline: tokio::time::Instant,
@@ -400,7 +413,7 @@ impl Entry {
                 GateOrder::Refuse(NotConfirmed::Held(n)) => return Err(format!("{n} requests held")),
                 // It will not come again.
                 _ if self.read(|view| view.last_fence == Some(nonce)) => {
-                    return Err("the fence was reverted".to_owned());
+                    return Err("the drain was reverted".to_owned());
                 }
                 _ => {
                     if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
@@ -417,7 +430,7 @@ impl Entry {
     }
 
     /// Could not be connected to: nothing goes there until it answers again. Whether it is one of those listed.
-    pub fn unreachable(self: &Arc<Self>, target: &Target, reason: &str) -> bool {
+    pub fn unreachable(self: &Arc<Self>, target: &EndpointTarget, reason: &str) -> bool {
         self.update(|view| view.unreachable(target.number, reason))
     }
 
@@ -437,7 +450,7 @@ impl Entry {
         let facts = self.facts.load();
         let largest = |metrics: &[ScaleResource]| metrics.iter().map(|metric| metric.window_size).max();
         let own = self.read(|view| largest(&view.resource.scale_resources));
-        own.or_else(|| largest(&facts.settings.scale_resources)).unwrap_or(WINDOW)
+        own.or_else(|| largest(&facts.settings.scale_resources)).unwrap_or(DEFAULT_WINDOW)
     }
 
     /// Whether it runs by what its record and its scale say, whatever its endpoints say.
@@ -456,8 +469,8 @@ impl Entry {
 
 impl InFlight {
     /// Whose.
-    pub fn entry(&self) -> &Arc<Entry> {
-        &self.entry
+    pub fn resource(&self) -> &Arc<ResourceHandle> {
+        &self.resource
     }
 
     /// Whether it keeps its resource awake, and may wait for it.
@@ -469,8 +482,8 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         match self.counts {
-            true => self.entry.counts.leave(),
-            false => self.entry.counts.leave_uncounted(),
+            true => self.resource.counts.leave(),
+            false => self.resource.counts.leave_uncounted(),
         }
     }
 }

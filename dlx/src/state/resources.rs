@@ -12,16 +12,16 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, futures::Notified};
 
-use super::{Claim, Conflict, Entry, Key, NameHeader, Table};
+use super::{Claim, Conflict, HostTable, NameHeader, ResourceHandle, ResourceKey};
 use crate::clock;
 
 /// All resources, by kind, namespace and name.
 #[derive(Debug, Default)]
 pub struct Resources {
-    entries: Mutex<HashMap<Key, Arc<Entry>>>,
+    entries: Mutex<HashMap<ResourceKey, Arc<ResourceHandle>>>,
     /// When one that had anything to do was last forgotten: milliseconds of [`clock::now_ms`], plus one; 0 is never.
     forgotten: AtomicU64,
-    table: ArcSwap<Table>,
+    table: ArcSwap<HostTable>,
     /// Told when the table was replaced.
     replaced: Notify,
     /// Held while a table is made: whoever stores one later has seen more.
@@ -33,31 +33,35 @@ pub struct Resources {
 
 impl Resources {
     /// The resource, if it is known.
-    pub fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+    pub fn get(&self, key: &ResourceKey) -> Option<Arc<ResourceHandle>> {
         self.lock().get(key).cloned()
     }
 
     /// The resource, made if it is not known; whether it was made.
-    pub fn get_or(&self, key: &Key, make: impl FnOnce() -> Entry) -> (Arc<Entry>, bool) {
+    pub fn get_or(
+        &self,
+        key: &ResourceKey,
+        make: impl FnOnce() -> ResourceHandle,
+    ) -> (Arc<ResourceHandle>, bool) {
         let mut entries = self.lock();
-        if let Some(entry) = entries.get(key) {
-            return (entry.clone(), false);
+        if let Some(resource) = entries.get(key) {
+            return (resource.clone(), false);
         }
-        let mut entry = make();
-        entry.since_start = self.forgotten().is_none();
-        let entry = Arc::new(entry);
-        entries.insert(key.clone(), entry.clone());
-        (entry, true)
+        let mut resource = make();
+        resource.since_start = self.forgotten().is_none();
+        let resource = Arc::new(resource);
+        entries.insert(key.clone(), resource.clone());
+        (resource, true)
     }
 
     /// Forgets one.
-    pub fn remove(&self, key: &Key) -> Option<Arc<Entry>> {
+    pub fn remove(&self, key: &ResourceKey) -> Option<Arc<ResourceHandle>> {
         let mut entries = self.lock();
-        let entry = entries.remove(key)?;
-        if entry.counts.idle().is_some() || !entry.since_start {
+        let resource = entries.remove(key)?;
+        if resource.counts.idle().is_some() || !resource.since_start {
             self.forgotten.store(clock::now_ms() + 1, Ordering::Relaxed);
         }
-        Some(entry)
+        Some(resource)
     }
 
     /// How long ago one that had anything to do was last forgotten, and what was counted of it; `None`: never.
@@ -66,7 +70,7 @@ impl Resources {
     }
 
     /// All, the one that was seen first at the front.
-    pub fn all(&self) -> Vec<Arc<Entry>> {
+    pub fn all(&self) -> Vec<Arc<ResourceHandle>> {
         let mut all: Vec<_> = self.lock().values().cloned().collect();
         all.sort_by(|a, b| {
             (a.first_seen, &a.key.id, &a.key.kind).cmp(&(b.first_seen, &b.key.id, &b.key.kind))
@@ -80,7 +84,7 @@ impl Resources {
     }
 
     /// Which host and port is whose.
-    pub fn table(&self) -> Guard<Arc<Table>> {
+    pub fn table(&self) -> Guard<Arc<HostTable>> {
         self.table.load()
     }
 
@@ -92,7 +96,7 @@ impl Resources {
     /// Makes the table anew from what the resources are now. `headers` name resources, the first before the others.
     pub fn rebuild_table(&self, headers: Vec<NameHeader>) {
         let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = Table::new(&self.all(), headers);
+        let table = HostTable::new(&self.all(), headers);
         let before = self.table.load();
         let known: HashSet<_> =
             before.conflicts.iter().map(|conflict| (&conflict.claim, &conflict.wants)).collect();
@@ -102,10 +106,10 @@ impl Resources {
             }
             match claim {
                 Claim::Host(host) => {
-                    tracing::warn!(%host, %has, %wants, "two resources claim one host; the older one has it");
+                    tracing::warn!(%host, %has, %wants, "ignored a claim to a host that an older resource has");
                 }
                 Claim::Port(port) => {
-                    tracing::warn!(port, %has, %wants, "two resources claim one port; the older one has it");
+                    tracing::warn!(port, %has, %wants, "ignored a claim to a port that an older resource has");
                 }
             }
         }
@@ -114,7 +118,7 @@ impl Resources {
         self.replaced.notify_waiters();
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Entry>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ResourceKey, Arc<ResourceHandle>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

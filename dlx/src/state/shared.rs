@@ -11,27 +11,27 @@ use scaler_types::{
     protocol::{GateOrder, Rules},
 };
 
-use super::{ColdStartPhases, Entry, Limits, Target, Totals};
-use crate::{answer::Refusal, plugin::Source};
+use super::{ColdStartPhases, EndpointTarget, HeldTotals, HoldLimits, ResourceHandle};
+use crate::{answer::ErrorResponse, plugin::PluginSource};
 
 /// What all resources have in common.
-pub struct Shared {
+pub struct SharedState {
     /// The protocol's rules.
     pub rules: Rules,
     /// What is held in all.
-    pub totals: Arc<Totals>,
+    pub totals: Arc<HeldTotals>,
     /// Set when this process ends: nothing is held any more.
-    pub refuse_held: OnceLock<Refusal>,
+    pub refuse_held: OnceLock<ErrorResponse>,
     carry_out: Box<CarryOut>,
 }
 
-type CarryOut = dyn Fn(&Arc<Entry>, Effect) + Send + Sync;
+type CarryOut = dyn Fn(&Arc<ResourceHandle>, Effect) + Send + Sync;
 
 /// What is to be done because a resource changed. Nothing of it is done by the state itself.
 #[derive(Debug)]
 pub enum Effect {
     /// Find out when the endpoint answers.
-    Probe(Arc<Target>),
+    Probe(Arc<EndpointTarget>),
     /// Write its record.
     Write(GateOrder),
     /// Get it up, or say why it cannot be, for as long as requests wait for it.
@@ -39,7 +39,7 @@ pub enum Effect {
     /// Report an Event.
     Report {
         /// Its plugin.
-        source: Arc<Source>,
+        source: Arc<PluginSource>,
         /// How bad it is.
         severity: Severity,
         /// What happened, in one word.
@@ -55,26 +55,26 @@ pub enum Effect {
     CloseIdle(Vec<u64>),
 }
 
-// === impl Shared ===
+// === impl SharedState ===
 
-impl Shared {
+impl SharedState {
     /// Nothing held. `carry_out` may be called under the resource's lock: it must neither wait nor take that.
     pub fn new(
         rules: Rules,
-        held: Limits,
-        carry_out: impl Fn(&Arc<Entry>, Effect) + Send + Sync + 'static,
+        held: HoldLimits,
+        carry_out: impl Fn(&Arc<ResourceHandle>, Effect) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let (totals, refuse_held) = (Arc::new(Totals::new(held)), OnceLock::new());
+        let (totals, refuse_held) = (Arc::new(HeldTotals::new(held)), OnceLock::new());
         Arc::new(Self { rules, totals, refuse_held, carry_out: Box::new(carry_out) })
     }
 
-    pub(super) fn carry_out(&self, entry: &Arc<Entry>, effect: Effect) {
-        (self.carry_out)(entry, effect);
+    pub(super) fn carry_out(&self, resource: &Arc<ResourceHandle>, effect: Effect) {
+        (self.carry_out)(resource, effect);
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("totals", &self.totals).finish_non_exhaustive()
+        f.debug_struct("SharedState").field("totals", &self.totals).finish_non_exhaustive()
     }
 }

@@ -5,23 +5,23 @@ use std::{collections::HashMap, sync::Arc};
 use http::HeaderName;
 use scaler_types::{Port, ResourceId};
 
-use super::{Entry, host};
+use super::{ResourceHandle, host};
 
 /// A port of its own says for whom a connection is.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct PortOwner {
     /// For whom.
-    pub entry: Arc<Entry>,
+    pub resource: Arc<ResourceHandle>,
     /// Which port.
     pub port: Port,
 }
 
 /// Which host, and which port of this DLX, is whose.
 #[derive(Debug, Default)]
-pub struct Table {
-    hosts: HashMap<Box<str>, Arc<Entry>>,
-    names: HashMap<ResourceId, Arc<Entry>>,
-    ports: HashMap<u16, Identity>,
+pub struct HostTable {
+    hosts: HashMap<Box<str>, Arc<ResourceHandle>>,
+    names: HashMap<ResourceId, Arc<ResourceHandle>>,
+    ports: HashMap<u16, PortOwner>,
     /// Hosts and ports that two resources claim.
     pub conflicts: Vec<Conflict>,
     /// Headers that name a resource, when they come from a trusted peer.
@@ -74,36 +74,36 @@ fn as_text<S: serde::Serializer>(id: &ResourceId, serializer: S) -> Result<S::Ok
     serializer.collect_str(id)
 }
 
-// === impl Table ===
+// === impl HostTable ===
 
-impl Table {
+impl HostTable {
     /// A table of `entries`, the oldest first: of two that claim one host or port the first has it.
-    pub fn new(entries: &[Arc<Entry>], name_headers: Vec<NameHeader>) -> Self {
+    pub fn new(entries: &[Arc<ResourceHandle>], name_headers: Vec<NameHeader>) -> Self {
         let mut table = Self { name_headers, ..Self::default() };
-        for entry in entries {
+        for resource in entries {
             let (gone, hosts, ports) =
-                entry.read(|view| (view.gone, view.resource.hosts.clone(), view.resource.ports.clone()));
+                resource.read(|view| (view.gone, view.resource.hosts.clone(), view.resource.ports.clone()));
             if gone {
                 continue;
             }
-            table.names.entry(entry.key.id.clone()).or_insert_with(|| entry.clone());
-            let conflict = |has: &Arc<Entry>, claim| {
-                let ids = (has.key.id.clone(), entry.key.id.clone());
-                (!Arc::ptr_eq(has, entry)).then_some(Conflict { claim, has: ids.0, wants: ids.1 })
+            table.names.entry(resource.key.id.clone()).or_insert_with(|| resource.clone());
+            let conflict = |has: &Arc<ResourceHandle>, claim| {
+                let ids = (has.key.id.clone(), resource.key.id.clone());
+                (!Arc::ptr_eq(has, resource)).then_some(Conflict { claim, has: ids.0, wants: ids.1 })
             };
             for host in hosts {
                 match table.hosts.get(host.as_str()) {
                     Some(has) => table.conflicts.extend(conflict(has, Claim::Host(host))),
                     None => {
-                        table.hosts.insert(host.into(), entry.clone());
+                        table.hosts.insert(host.into(), resource.clone());
                     }
                 }
             }
             for port in ports {
                 match table.ports.get(&port.listen) {
-                    Some(has) => table.conflicts.extend(conflict(&has.entry, Claim::Port(port.listen))),
+                    Some(has) => table.conflicts.extend(conflict(&has.resource, Claim::Port(port.listen))),
                     None => {
-                        table.ports.insert(port.listen, Identity { entry: entry.clone(), port });
+                        table.ports.insert(port.listen, PortOwner { resource: resource.clone(), port });
                     }
                 }
             }
@@ -112,22 +112,22 @@ impl Table {
     }
 
     /// Whose a `Host` or `:authority` is.
-    pub fn by_host(&self, authority: &str) -> Option<&Arc<Entry>> {
+    pub fn by_host(&self, authority: &str) -> Option<&Arc<ResourceHandle>> {
         self.hosts.get(host::lookup_form(authority, &mut [0; 262])?)
     }
 
     /// Whose a port is.
-    pub fn by_port(&self, port: u16) -> Option<&Identity> {
+    pub fn by_port(&self, port: u16) -> Option<&PortOwner> {
         self.ports.get(&port)
     }
 
     /// All ports that are somebody's.
-    pub fn ports(&self) -> impl Iterator<Item = &Identity> {
+    pub fn ports(&self) -> impl Iterator<Item = &PortOwner> {
         self.ports.values()
     }
 
     /// The resource of this name. Without a namespace: the one in `default`, else the only one of that name.
-    pub fn by_name(&self, name: &str, default: Option<&str>) -> Option<&Arc<Entry>> {
+    pub fn by_name(&self, name: &str, default: Option<&str>) -> Option<&Arc<ResourceHandle>> {
         if let Some((namespace, name)) = name.split_once('/') {
             return self.names.get(&ResourceId::new(namespace, name));
         }

@@ -11,14 +11,14 @@ use std::{
 use scaler_types::Endpoint;
 
 /// Where in a number the port is that is not the listed one.
-const PORT: u32 = 48;
+const PORT_SHIFT: u32 = 48;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// One incarnation of an endpoint. Another incarnation at the same address is another target, and connections are
 /// kept by [`number`](Self::number): none to an earlier incarnation is ever used.
 #[derive(Debug)]
-pub struct Target {
+pub struct EndpointTarget {
     /// Unique in this process.
     pub number: u64,
     /// As the plugin lists it.
@@ -27,9 +27,9 @@ pub struct Target {
     pub socket: Option<SocketAddr>,
 }
 
-// === impl Target ===
+// === impl EndpointTarget ===
 
-impl Target {
+impl EndpointTarget {
     /// A new incarnation.
     pub fn new(endpoint: Endpoint) -> Self {
         let socket = endpoint.address.parse().ok();
@@ -37,14 +37,14 @@ impl Target {
     }
 
     /// The endpoint at this port of it; without one, as it is listed.
-    pub fn at(self: &Arc<Self>, port: Option<u16>) -> Arc<Self> {
+    pub fn on_port(self: &Arc<Self>, port: Option<u16>) -> Arc<Self> {
         match port {
-            Some(port) if self.socket.is_none_or(|own| own.port() != port) => Arc::new(self.at_port(port)),
+            Some(port) if self.socket.is_none_or(|own| own.port() != port) => Arc::new(self.with_port(port)),
             _ => self.clone(),
         }
     }
 
-    fn at_port(&self, port: u16) -> Self {
+    fn with_port(&self, port: u16) -> Self {
         let address = match (self.socket, self.endpoint.address.rsplit_once(':')) {
             (Some(mut socket), _) => {
                 socket.set_port(port);
@@ -56,16 +56,16 @@ impl Target {
         let endpoint = Endpoint { address, ..self.endpoint.clone() };
         let socket = endpoint.address.parse().ok();
         // Connections to one port are not connections to the other: the number tells them apart.
-        Self { number: self.number | u64::from(port) << PORT, endpoint, socket }
+        Self { number: self.number | u64::from(port) << PORT_SHIFT, endpoint, socket }
     }
 
     /// Whether it is [another port](Self::at) of an endpoint.
     pub fn is_other_port(&self) -> bool {
-        self.number >> PORT != 0
+        self.number >> PORT_SHIFT != 0
     }
 
     /// The number of the endpoint whose port this is, as listed.
     pub fn listed(number: u64) -> u64 {
-        number & ((1 << PORT) - 1)
+        number & ((1 << PORT_SHIFT) - 1)
     }
 }

@@ -12,27 +12,27 @@ use scaler_types::{
 };
 
 use super::{
-    LeadsHere, Target, WakeCause,
-    cold::{Cold, ColdStartPhase, ColdStartPhases, Timeline},
+    EndpointTarget, InterceptionGuard, WakeCause,
+    cold_start::{ColdStart, ColdStartPhase, ColdStartPhases, Timeline},
 };
-use crate::{answer::Refusal, plugin::Source};
+use crate::{answer::ErrorResponse, plugin::PluginSource};
 
 /// After a wake that cannot succeed, requests get its cause for this long; doubled each time that takes less than that to be
-/// known, up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// known, up to [`MAX_FAILURE_DELAY`].
+const MIN_FAILURE_DELAY: Duration = Duration::from_secs(1);
+const MAX_FAILURE_DELAY: Duration = Duration::from_secs(30);
 
 /// What is believed of one resource.
 #[derive(Debug)]
-pub struct View {
+pub struct ResourceView {
     /// The protocol's state.
     pub gate: Gate,
     /// As last told by the plugin.
     pub resource: Resource,
     /// Who tells.
-    pub source: Arc<Source>,
+    pub source: Arc<PluginSource>,
     /// Its endpoints.
-    pub listed: Vec<Listed>,
+    pub listed: Vec<ListedEndpoint>,
     /// Endpoints that are listed no more, and whose idle connections are to be closed.
     pub unlisted: Vec<u64>,
     /// An endpoint from `resolve_service_name`, where the plugin lists none.
@@ -46,11 +46,11 @@ pub struct View {
     /// No plugin lists it any more.
     pub gone: bool,
     /// Its route names this DLX.
-    pub leads_here: Option<LeadsHere>,
+    pub leads_here: Option<InterceptionGuard>,
     /// The nonce of the last fence that was seen.
     pub last_fence: Option<Nonce>,
     /// The last wake that could not succeed.
-    pub failure: Option<Failure>,
+    pub failure: Option<WakeFailure>,
     /// The last thing that went wrong, whether or not it passed.
     pub last_error: Option<String>,
     /// Writes in a row that nobody knows the end of.
@@ -68,14 +68,14 @@ pub struct View {
     /// When its owners were last told that too much is held.
     pub told_full: Option<Instant>,
     /// The last cold start of a request.
-    pub last_cold: Option<Cold>,
+    pub last_cold: Option<ColdStart>,
 }
 
 /// An endpoint, and whether it answers.
 #[derive(Debug)]
-pub struct Listed {
+pub struct ListedEndpoint {
     /// Which.
-    pub target: Arc<Target>,
+    pub target: Arc<EndpointTarget>,
     /// Requests can go there.
     pub ready: bool,
     /// Somebody finds out.
@@ -104,7 +104,7 @@ struct Unclaimed {
 
 /// A wake that could not succeed.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct WakeFailure {
     /// The cause.
     pub reason: String,
     /// Until then requests are answered with it at once.
@@ -117,11 +117,11 @@ pub struct Failure {
     pub nonce: Option<Nonce>,
 }
 
-// === impl View ===
+// === impl ResourceView ===
 
-impl View {
+impl ResourceView {
     /// Nothing is known yet.
-    pub fn new(id: ResourceId, source: Arc<Source>, rules: Rules) -> Self {
+    pub fn new(id: ResourceId, source: Arc<PluginSource>, rules: Rules) -> Self {
         Self {
             gate: Gate::new(rules),
             resource: Resource::new(id),
@@ -149,7 +149,7 @@ impl View {
     }
 
     /// Takes over what the plugin told.
-    pub fn see(&mut self, source: &Arc<Source>, resource: Resource) {
+    pub fn apply_listing(&mut self, source: &Arc<PluginSource>, resource: Resource) {
         self.gone = false;
         let own = |resource: &Resource| {
             let deadline = resource.rollout.as_ref().and_then(|rollout| rollout.deadline);
@@ -168,7 +168,7 @@ impl View {
     }
 
     /// No plugin lists it any more.
-    pub fn vanish(&mut self) {
+    pub fn mark_gone(&mut self) {
         self.gone = true;
         self.leads_here = None;
         self.unlisted.extend(self.listed.drain(..).map(|listed| listed.target.number));
@@ -196,7 +196,7 @@ impl View {
             let kept = before.iter().position(|listed| listed.target.endpoint == *endpoint);
             self.listed.push(match kept {
                 Some(at) => before.swap_remove(at),
-                None => Listed::new(endpoint.clone()),
+                None => ListedEndpoint::new(endpoint.clone()),
             });
         }
         self.unlisted.extend(before.into_iter().map(|listed| listed.target.number));
@@ -227,12 +227,12 @@ impl View {
     }
 
     /// Endpoints that are ready.
-    pub fn ready(&self) -> Vec<Arc<Target>> {
+    pub fn ready(&self) -> Vec<Arc<EndpointTarget>> {
         self.listed.iter().filter(|listed| listed.ready).map(|listed| listed.target.clone()).collect()
     }
 
     /// Endpoints that somebody has to find out about; marked as being looked at.
-    pub fn to_probe(&mut self) -> Vec<Arc<Target>> {
+    pub fn take_unprobed(&mut self) -> Vec<Arc<EndpointTarget>> {
         let unknown = self.listed.iter_mut().filter(|listed| !listed.ready && !listed.probing);
         unknown
             .map(|listed| {
@@ -316,7 +316,7 @@ impl View {
         if self.gate.open()
             && let Some(waking) = &mut self.waking
         {
-            waking.timeline.see(&self.resource);
+            waking.timeline.observe(&self.resource);
         }
     }
 
@@ -335,9 +335,9 @@ impl View {
     }
 
     /// What a request waited for that was held since `begun`.
-    pub fn cold_since(&self, begun: Instant) -> Cold {
+    pub fn cold_since(&self, begun: Instant) -> ColdStart {
         let woken = self.woken.filter(|(timeline, _)| timeline.ready() >= Some(begun));
-        Cold {
+        ColdStart {
             hold: begun.elapsed(),
             wake: woken.map(|(_, took)| took),
             phases: woken.map(|(timeline, _)| timeline.phases()).unwrap_or_default(),
@@ -346,7 +346,7 @@ impl View {
 
     /// The answer's head came to a request that was held: what its time went into with that, and whether it is the first
     /// after its wake.
-    pub fn answered(&mut self, cold: Cold) -> (Cold, Option<Duration>) {
+    pub fn answered(&mut self, cold: ColdStart) -> (ColdStart, Option<Duration>) {
         let mut first = None;
         let mut cold = cold;
         if cold.wake.is_some()
@@ -354,7 +354,7 @@ impl View {
         {
             // Of another DLX's wake it is that one's to count.
             if timeline.reach(ColdStartPhase::FirstByte) && self.unclaimed.is_none() {
-                first = timeline.phases().of(ColdStartPhase::FirstByte);
+                first = timeline.phases().duration_of(ColdStartPhase::FirstByte);
             }
             let since_ready = timeline.ready().map(|ready| ready.elapsed());
             cold.phases = cold.phases.with_first_byte(since_ready.unwrap_or_default());
@@ -368,13 +368,13 @@ impl View {
         let took = self.waking.take().map_or(Duration::ZERO, |waking| waking.began.elapsed());
         let pause = match &self.failure {
             // One that was waited for longer than that is a pause of its own.
-            Some(failure) if took < failure.pause => (failure.pause * 2).min(LONGEST_PAUSE),
-            _ => FIRST_PAUSE,
+            Some(failure) if took < failure.pause => (failure.pause * 2).min(MAX_FAILURE_DELAY),
+            _ => MIN_FAILURE_DELAY,
         };
         self.last_error = Some(reason.to_owned());
         self.wake_cause = None;
         let (at, nonce) = (Instant::now(), self.gate.seen().map(|seen| seen.record.nonce));
-        self.failure = Some(Failure { reason: reason.to_owned(), until: at + pause, pause, at, nonce });
+        self.failure = Some(WakeFailure { reason: reason.to_owned(), until: at + pause, pause, at, nonce });
         // It may have answered for a moment and ended: what is ready from here on has been asked after the failure.
         for listed in self.listed.iter_mut().filter(|listed| listed.target.endpoint.probe != Probe::Listed) {
             self.facts_changed |= listed.ready;
@@ -383,19 +383,19 @@ impl View {
     }
 
     /// What a request is answered while a failed wake is remembered.
-    pub fn remembered_failure(&self, id: &ResourceId) -> Option<Refusal> {
+    pub fn remembered_failure(&self, id: &ResourceId) -> Option<ErrorResponse> {
         let failure = self.failure.as_ref()?;
         let until = match (self.gate.open(), self.is_ready()) {
             (true, true) => return None,
             // Somebody else got it up, or tries to.
             (true, false) if self.gate.seen().map(|seen| seen.record.nonce) != failure.nonce => return None,
             // It came up after all. A plugin that goes on refusing it is not asked more often than this.
-            (false, true) => failure.until.min(failure.at + FIRST_PAUSE),
+            (false, true) => failure.until.min(failure.at + MIN_FAILURE_DELAY),
             _ => failure.until,
         };
         let left = until.checked_duration_since(Instant::now())?;
         let retry = left + Duration::from_secs(1);
-        Some(Refusal::unavailable(id, "the wake failed", failure.reason.clone(), retry))
+        Some(ErrorResponse::unavailable(id, "wake_failed", failure.reason.clone(), retry))
     }
 
     /// Why requests are not forwarded, for people: what the plugin says that is waited for, what the endpoints say, and
@@ -424,7 +424,7 @@ impl View {
         }
         match self.gate.seen() {
             Some(seen) if seen.record.format > Record::FORMAT => format!(
-                "it is {} in a row of format {}, and this DLX knows {} at most: a newer one has to wake it",
+                "it is {} in a record of format {}, and this DLX knows {} at most: a newer one has to wake it",
                 seen.record.phase,
                 seen.record.format,
                 Record::FORMAT
@@ -436,11 +436,11 @@ impl View {
     }
 }
 
-// === impl Listed ===
+// === impl ListedEndpoint ===
 
-impl Listed {
+impl ListedEndpoint {
     fn new(endpoint: Endpoint) -> Self {
         let ready = endpoint.probe == Probe::Listed;
-        Self { target: Arc::new(Target::new(endpoint)), ready, probing: false, error: None }
+        Self { target: Arc::new(EndpointTarget::new(endpoint)), ready, probing: false, error: None }
     }
 }

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Given, PATIENCE, Site, local, plugin::endpoint, upstream};
+use super::{EVENT_TIMEOUT, Given, Site, local, plugin::endpoint, upstream};
 
 pub fn port(listen: u16, protocol: Protocol) -> Vec<Port> {
     vec![Port { listen, target: None, protocol, guessed: false }]
@@ -42,10 +42,10 @@ pub async fn connect(port: u16) -> TcpStream {
 }
 
 pub async fn says(stream: &mut TcpStream) -> u8 {
-    timeout(PATIENCE, stream.read_u8()).await.expect("a name").unwrap()
+    timeout(EVENT_TIMEOUT, stream.read_u8()).await.expect("a name").unwrap()
 }
 
 /// Whose the port is.
 pub fn owner(site: &Site, port: u16) -> Option<String> {
-    site.dlx.resources.table().by_port(port).map(|identity| identity.entry.key.id.name.clone())
+    site.dlx.resources.table().by_port(port).map(|identity| identity.resource.key.id.name.clone())
 }

@@ -7,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::PATIENCE;
+use super::EVENT_TIMEOUT;
 
 /// One connection's own (RFC 9110 7.6.1), and what says how the body is framed on it.
 const OF_A_CONNECTION: [&str; 4] = ["connection", "keep-alive", "transfer-encoding", "te"];
@@ -36,7 +36,7 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin), headless: bool) -> Opti
         if ended {
             return None;
         }
-        let read = timeout(PATIENCE, stream.read_buf(&mut bytes)).await.expect("a message");
+        let read = timeout(EVENT_TIMEOUT, stream.read_buf(&mut bytes)).await.expect("a message");
         ended = read.unwrap_or(0) == 0;
     }
 }

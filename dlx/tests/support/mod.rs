@@ -18,12 +18,8 @@ use std::{
 
 use daemon::{listen::Handed, settings::Settings};
 use dlx::{
-    client::Timeouts,
-    dlx::{Config, Dlx},
-    identify::Peers,
-    listen::{Accepted, Door, Listener, ServiceListeners, Workers},
-    plugin::Source,
-    state::{Entry, Key, Limits},
+    Accepted, DlxConfig, HoldLimits, Listener, ListenerKind, PluginSource, ResourceHandle, ResourceKey,
+    ServiceListeners, Stages, Timeouts, TrustedProxies, Workers,
 };
 use plugin::Plugin;
 use scaler_types::{ServicePorts, protocol::Rules};
@@ -34,11 +30,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// How long an event may take before the test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A DLX that serves on a port of its own.
 pub struct Site {
-    pub dlx: Arc<Dlx>,
+    pub dlx: Arc<Stages>,
     pub plugin: Arc<Plugin>,
     pub address: SocketAddr,
     pub draining: CancellationToken,
@@ -50,7 +46,7 @@ pub struct Given {
     pub settings: Settings,
     pub rules: Rules,
     pub trusted: &'static [&'static str],
-    pub held: Limits,
+    pub held: HoldLimits,
     pub service_ports: Option<ServicePorts>,
     pub endpoint_propagation_delay: Duration,
     /// Connections at once.
@@ -66,10 +62,10 @@ pub struct Given {
 impl Default for Given {
     fn default() -> Self {
         Self {
-            settings: Settings { hold_timeout: PATIENCE, ..Settings::default() },
+            settings: Settings { hold_timeout: EVENT_TIMEOUT, ..Settings::default() },
             rules: Rules::default(),
             trusted: &[],
-            held: Limits { requests: 100_000, bytes: 1 << 30 },
+            held: HoldLimits { requests: 100_000, bytes: 1 << 30 },
             service_ports: None,
             endpoint_propagation_delay: Duration::ZERO,
             wakes: daemon::wakes::DEFAULT,
@@ -82,18 +78,18 @@ impl Default for Given {
 
 impl Site {
     pub async fn start(plugin: Arc<Plugin>, given: Given) -> Self {
-        let dlx = Arc::new(Dlx::new(Config {
+        let dlx = Arc::new(Stages::new(DlxConfig {
             member: "test-1".to_owned(),
             rules: given.rules,
             held: given.held,
             wakes: given.wakes,
             endpoint_propagation_delay: given.endpoint_propagation_delay,
             service_ports: given.service_ports,
-            peers: Peers::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect()),
+            peers: TrustedProxies::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect()),
             places: given.places,
             most_unread: given.unread,
             timeouts: given.timeouts,
-            ..Config::default()
+            ..DlxConfig::default()
         }));
         let draining = dlx.server.draining.clone();
         let service = match given.service_ports {
@@ -105,7 +101,7 @@ impl Site {
             None => None,
         };
         let source =
-            Source::new(plugin.clone(), "test", "demo", Arc::new(given.settings), Default::default());
+            PluginSource::new(plugin.clone(), "test", "demo", Arc::new(given.settings), Default::default());
         dlx.plugins.follow_source(source.clone());
         dlx.plugins.set_sources(vec![source]);
         dlx.plugins.listed().await;
@@ -113,8 +109,9 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (hand, stop) = (workers.clone(), draining.clone());
-        let taken =
-            move |stream, peer, place| hand.hand(Accepted { stream, peer, door: Door::Shared, place });
+        let taken = move |stream, peer, place| {
+            hand.hand(Accepted { stream, peer, door: ListenerKind::Shared, place })
+        };
         tokio::spawn(Listener::new(listener).unwrap().accept(stop, dlx.server.places.clone(), taken));
         if let Some(service) = service {
             service.serve(&dlx.server, &workers).unwrap();
@@ -123,8 +120,8 @@ impl Site {
     }
 
     /// A resource of the plugin's.
-    pub fn entry(&self, name: &str) -> Arc<Entry> {
-        self.dlx.resources.get(&Key { kind: "test".into(), id: plugin::id(name) }).unwrap()
+    pub fn entry(&self, name: &str) -> Arc<ResourceHandle> {
+        self.dlx.resources.get(&ResourceKey { kind: "test".into(), id: plugin::id(name) }).unwrap()
     }
 
     /// A connection to the DLX.
@@ -154,14 +151,14 @@ pub async fn raw_at(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
+    tokio::time::timeout(EVENT_TIMEOUT, stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
     String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// Reads until the end; whether that was a break.
 pub async fn is_reset(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
-    let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("an end");
+    let end = tokio::time::timeout(EVENT_TIMEOUT, stream.read_to_end(&mut rest)).await.expect("an end");
     assert!(rest.is_empty(), "{rest:?}");
     end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
@@ -197,7 +194,7 @@ pub fn free_range(count: u16) -> ServicePorts {
 
 /// Waits until `true`, looking whenever the resource changes and, for what changes unseen, now and then.
 pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + EVENT_TIMEOUT;
     while !is() {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
         #[expect(

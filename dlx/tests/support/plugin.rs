@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use dlx::plugin::{Calls, Failed, Pending};
+use dlx::{CallFuture, PluginCallError, PluginCalls};
 use scaler_types::{
     AddressOf, Changes, Endpoint, Nonce, Phase, Record, Resource, ResourceEvent, ResourceId, ScaleError,
     ScaleRequest, Target, Version,
@@ -173,8 +173,8 @@ pub fn service(address: impl ToString) -> Endpoint {
     Endpoint::new(address.to_string(), incarnation)
 }
 
-impl Calls for Plugin {
-    fn changes(&self, cursor: u64) -> Pending<'_, Result<Changes, Failed>> {
+impl PluginCalls for Plugin {
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, PluginCallError>> {
         Box::pin(async move {
             let mut moved = self.cursor.subscribe();
             if cursor == 0 {
@@ -189,7 +189,7 @@ impl Calls for Plugin {
         })
     }
 
-    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> Pending<'a, Result<(), ScaleError>> {
+    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> CallFuture<'a, Result<(), ScaleError>> {
         Box::pin(async move {
             assert_eq!(request.target, Target::AtLeast(1));
             self.set_scales.fetch_add(1, Ordering::SeqCst);
@@ -223,23 +223,26 @@ impl Calls for Plugin {
         id: &'a ResourceId,
         expected: &'a Version,
         record: &'a Record,
-    ) -> Pending<'a, Result<Version, ScaleError>> {
+    ) -> CallFuture<'a, Result<Version, ScaleError>> {
         Box::pin(async move {
             self.write(&name_of(id), expected, |resource| resource.record = record.clone())
                 .ok_or(ScaleError::Conflict)
         })
     }
 
-    fn resolve_service_name<'a>(&'a self, _: &'a ResourceId) -> Pending<'a, Result<String, Failed>> {
+    fn resolve_service_name<'a>(
+        &'a self,
+        _: &'a ResourceId,
+    ) -> CallFuture<'a, Result<String, PluginCallError>> {
         let named = self.named.lock().unwrap().clone();
-        Box::pin(async move { named.ok_or_else(|| Failed("it lists its endpoints".to_owned())) })
+        Box::pin(async move { named.ok_or_else(|| PluginCallError("it lists its endpoints".to_owned())) })
     }
 
     fn publish_event<'a>(
         &'a self,
         _: &'a ResourceId,
         report: &'a ResourceEvent,
-    ) -> Pending<'a, Result<(), Failed>> {
+    ) -> CallFuture<'a, Result<(), PluginCallError>> {
         self.reports.lock().unwrap().push((report.reason.clone(), report.message.clone()));
         Box::pin(async { Ok(()) })
     }

@@ -24,7 +24,7 @@ impl Counters {
     /// Adds what a daemon has said before it ends.
     pub fn add_from(&mut self, metrics: &Metrics) {
         self.fences += metrics.sum("scaler_drain_attempts_total", &[]);
-        self.in_fence += metrics.sum("scaler_dlx_fenced_requests_total", &[]);
+        self.in_fence += metrics.sum("scaler_dlx_requests_during_drain_total", &[]);
         self.resent += metrics.sum("scaler_dlx_resent_requests_total", &[]);
     }
 }

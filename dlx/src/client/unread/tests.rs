@@ -10,8 +10,8 @@ use tokio::{
 
 use super::*;
 use crate::{
-    client::{Clients, Progress, Socket, Timeouts, places::Known},
-    state::{Limits, Totals},
+    client::{Clients, ConnectionProgress, Socket, Timeouts, slots::ClientGuard},
+    state::{HeldTotals, HoldLimits},
 };
 
 const MIB: usize = 1 << 20;
@@ -19,23 +19,23 @@ const MIB: usize = 1 << 20;
 /// A client that takes nothing.
 struct Client {
     stream: TcpStream,
-    progress: Arc<Progress>,
+    progress: Arc<ConnectionProgress>,
     answers: Arc<Stream>,
     pieces: Vec<Piece>,
-    _known: Known,
+    _known: ClientGuard,
 }
 
 impl Client {
-    async fn connect(listener: &TcpListener, places: &Arc<Places>, clients: &Arc<Clients>) -> Self {
+    async fn connect(listener: &TcpListener, places: &Arc<ConnectionSlots>, clients: &Arc<Clients>) -> Self {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let socket = Socket::new(listener.accept().await.unwrap().0);
-        let progress = Progress::new(Timeouts::default(), places.clone());
+        let progress = ConnectionProgress::new(Timeouts::default(), places.clone());
         let known = clients.add(socket, progress.clone());
         Self { stream, progress, answers: Arc::default(), pieces: Vec::new(), _known: known }
     }
 
     /// So much comes for it from a namespace.
-    async fn leave(&mut self, share: &Arc<Share>, bytes: usize) {
+    async fn leave(&mut self, share: &Arc<NamespaceShare>, bytes: usize) {
         // Each time it is looked whose they are.
         advance(Duration::from_secs(1)).await;
         let piece = self.progress.unread().count(&self.answers, Some(share), vec![0; bytes].into());
@@ -64,10 +64,10 @@ async fn closed(clients: &mut [Client]) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn the_namespace_that_has_most_gives_way() {
-    let places = Places::new(usize::MAX, 8 * MIB);
+    let places = ConnectionSlots::new(usize::MAX, 8 * MIB);
     let clients = places.add();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let totals = Totals::new(Limits { requests: 1, bytes: 1 });
+    let totals = HeldTotals::new(HoldLimits { requests: 1, bytes: 1 });
     let (shop, other) = (totals.share("shop"), totals.share("other"));
     // Of all connections this one has most.
     let mut one = Client::connect(&listener, &places, &clients).await;

@@ -12,27 +12,27 @@ use tokio::net::TcpStream;
 use crate::answer::explain;
 
 /// An answer is at most so long: five bytes and a message of two, and room for what a later version adds.
-const LONGEST: usize = 1024;
+const MAX_ANSWER: usize = 1024;
 /// A service's name is at most so long.
-const LONGEST_NAME: usize = 1024;
+const MAX_NAME: usize = 1024;
 
 /// A call of `grpc.health.v1.Health/Check`, ready to be made.
-pub struct Question {
+pub(crate) struct GrpcProbe {
     uri: Uri,
     message: Bytes,
 }
 
-// === impl Question ===
+// === impl GrpcProbe ===
 
-impl Question {
+impl GrpcProbe {
     /// Asks about `service`; empty is the whole server.
     ///
     /// # Errors
     ///
     /// It cannot be asked about: why.
-    pub fn new(service: &str, address: &str) -> Result<Self, String> {
-        if service.len() > LONGEST_NAME {
-            return Err(format!("the service's name is longer than {LONGEST_NAME} bytes"));
+    pub(crate) fn new(service: &str, address: &str) -> Result<Self, String> {
+        if service.len() > MAX_NAME {
+            return Err(format!("the service's name is longer than {MAX_NAME} bytes"));
         }
         let uri =
             Uri::builder().scheme("http").authority(address).path_and_query("/grpc.health.v1.Health/Check");
@@ -45,7 +45,7 @@ impl Question {
     /// # Errors
     ///
     /// It is not ready: what it said.
-    pub async fn ask(&self, stream: TcpStream) -> Result<(), String> {
+    pub(crate) async fn ask(&self, stream: TcpStream) -> Result<(), String> {
         let spoken = |error: hyper::Error| format!("cannot speak gRPC: {}", explain(&error));
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(spoken)?;
@@ -70,8 +70,8 @@ impl Question {
                 check_status(trailers, true)?;
                 ended = true;
             } else if let Some(data) = frame.data_ref() {
-                if message.len() + data.len() > LONGEST {
-                    return Err(format!("the health service's answer is longer than {LONGEST} bytes"));
+                if message.len() + data.len() > MAX_ANSWER {
+                    return Err(format!("the health service's answer is longer than {MAX_ANSWER} bytes"));
                 }
                 message.extend_from_slice(data);
             }

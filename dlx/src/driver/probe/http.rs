@@ -7,23 +7,23 @@ use tokio::{
 };
 
 /// An answer's first line, and a little more.
-const HEAD: usize = 256;
+const MAX_STATUS_LINE: usize = 256;
 
 /// A request, ready to be sent.
-pub struct Question {
+pub(crate) struct HttpProbe {
     path: String,
     bytes: Vec<u8>,
 }
 
-// === impl Question ===
+// === impl HttpProbe ===
 
-impl Question {
+impl HttpProbe {
     /// What to send: `headers` are stronger than the usual ones, and a `Host` among them is stronger than `address`.
     ///
     /// # Errors
     ///
     /// They cannot stand in a request: what is wrong with them.
-    pub fn new(path: &str, headers: &[(String, String)], address: &str) -> Result<Self, String> {
+    pub(crate) fn new(path: &str, headers: &[(String, String)], address: &str) -> Result<Self, String> {
         // Both refuse what would begin a line of its own.
         if !path.starts_with('/') || PathAndQuery::try_from(path).is_err() {
             return Err(format!("{path:?} is no path"));
@@ -63,10 +63,10 @@ impl Question {
     /// # Errors
     ///
     /// It is not ready: what it said.
-    pub async fn ask(&self, mut stream: TcpStream) -> Result<(), String> {
+    pub(crate) async fn ask(&self, mut stream: TcpStream) -> Result<(), String> {
         let path = &self.path;
         stream.write_all(&self.bytes).await.map_err(|error| error.to_string())?;
-        let mut head = [0; HEAD];
+        let mut head = [0; MAX_STATUS_LINE];
         let mut len = 0;
         while len < head.len() && !head[..len].contains(&b'\n') {
             match stream.read(&mut head[len..]).await.map_err(|error| error.to_string())? {
@@ -93,24 +93,24 @@ impl Question {
 
 #[cfg(test)]
 mod tests {
-    use super::Question;
+    use super::HttpProbe;
 
-    fn question(path: &str, headers: &[(&str, &str)]) -> Result<String, String> {
+    fn request_text(path: &str, headers: &[(&str, &str)]) -> Result<String, String> {
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let question = Question::new(path, &headers, "10.0.0.1:80")?;
+        let question = HttpProbe::new(path, &headers, "10.0.0.1:80")?;
         Ok(String::from_utf8(question.bytes).unwrap())
     }
 
     #[test]
     fn headers_are_stronger_than_what_is_usual() {
-        let usual = question("/ready?x=1", &[]).unwrap();
+        let usual = request_text("/ready?x=1", &[]).unwrap();
         assert_eq!(
             usual,
             "GET /ready?x=1 HTTP/1.1\r\nhost: 10.0.0.1:80\r\nuser-agent: scaler-probe\r\naccept: */*\r\nconnection: close\r\n\r\n"
         );
-        let own =
-            question("/", &[("Host", "shop.test"), ("X-Key", "a b"), ("Connection", "keep-alive")]).unwrap();
+        let own = request_text("/", &[("Host", "shop.test"), ("X-Key", "a b"), ("Connection", "keep-alive")])
+            .unwrap();
         assert_eq!(
             own,
             "GET / HTTP/1.1\r\nuser-agent: scaler-probe\r\naccept: */*\r\nhost: shop.test\r\nx-key: a b\r\nconnection: close\r\n\r\n"
@@ -131,7 +131,7 @@ mod tests {
             ("/", "a", "b\nc"),
             ("/", "a", "b\0"),
         ] {
-            assert!(question(path, &[(name, value)]).is_err(), "{path:?} {name:?} {value:?}");
+            assert!(request_text(path, &[(name, value)]).is_err(), "{path:?} {name:?} {value:?}");
         }
     }
 }

@@ -18,76 +18,76 @@ use tokio::{
 };
 
 use super::Driver;
-use crate::state::{Entry, Target};
+use crate::state::{EndpointTarget, ResourceHandle};
 
 /// The pause between two tries while requests wait, as long as a start is young: what a cold start is made longer by.
 /// A refused connection costs about 50 us on this host.
-const FIRST: Duration = Duration::from_millis(2);
+const MIN_PROBE_DELAY: Duration = Duration::from_millis(2);
 /// A start that takes longer is asked less often, by this share of the time it has taken: 10 ms after 5 s.
-const SHARE: u32 = 500;
+const PROBE_DELAY_SHARE: u32 = 500;
 /// The longest while requests wait.
-const LONGEST_WANTED: Duration = Duration::from_millis(50);
+const MAX_AWAITED_DELAY: Duration = Duration::from_millis(50);
 /// Tries in a second, of all resources that requests wait for: 10,000 that start at once are asked every 2 s each.
-const RATE: u32 = 5_000;
+const MAX_PROBES_PER_SECOND: u32 = 5_000;
 /// The longest while none do.
-const LONGEST_IDLE: Duration = Duration::from_secs(10);
+const MAX_IDLE_DELAY: Duration = Duration::from_secs(10);
 /// How long one try may take at first; it grows so that a slow answer is not missed for ever.
-const FIRST_TRY: Duration = Duration::from_millis(500);
-const LONGEST_TRY: Duration = Duration::from_secs(5);
+const MIN_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How an endpoint is asked.
-enum Question {
+enum EndpointProbe {
     /// Connecting is enough.
     Connect,
     /// This is sent, and a 2xx or 3xx is to come back.
-    Http(http::Question),
+    Http(http::HttpProbe),
     /// The health service is asked.
-    Grpc(grpc::Question),
+    Grpc(grpc::GrpcProbe),
 }
 
 /// Probes an endpoint until it answers, or is no longer wanted to.
-pub fn start(driver: Arc<Driver>, entry: Arc<Entry>, target: Arc<Target>) {
+pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: Arc<EndpointTarget>) {
     let handle = driver.handle.clone();
     handle.spawn(async move {
         let address = target.endpoint.probe_address.as_deref().unwrap_or(&target.endpoint.address);
-        let question = match Question::new(&target.endpoint.probe, address) {
+        let question = match EndpointProbe::new(&target.endpoint.probe, address) {
             Ok(question) => question,
             Err(reason) => {
-                tracing::warn!(resource = %entry.key.id, endpoint = address, reason, "an endpoint cannot be probed");
+                tracing::warn!(resource = %resource.key.id, endpoint = address, reason, "failed to probe an endpoint: its probe is invalid");
                 // Until its plugin lists it with another probe.
-                return entry.note_probe(target.number, format!("it cannot be probed: {reason}"));
+                return resource.note_probe(target.number, format!("it cannot be probed: {reason}"));
             }
         };
-        let (mut pause, mut limit) = (FIRST, FIRST_TRY);
+        let (mut pause, mut limit) = (MIN_PROBE_DELAY, MIN_PROBE_TIMEOUT);
         let started = Instant::now();
-        let mut changed = entry.subscribe();
-        while entry.read(|view| view.is_awaited(target.number)) {
+        let mut changed = resource.subscribe();
+        while resource.read(|view| view.is_awaited(target.number)) {
             let error = {
                 // Closed never; without a permit it would go ahead all the same.
                 let _permit = driver.probes.acquire().await.ok();
                 match timeout(limit, question.ask(address)).await {
                     Ok(Ok(())) => {
-                        entry.update(|view| view.reachable(target.number));
+                        resource.update(|view| view.reachable(target.number));
                         return;
                     }
                     Ok(Err(error)) => error,
                     Err(_) => {
-                        limit = (limit * 2).min(LONGEST_TRY);
+                        limit = (limit * 2).min(MAX_PROBE_TIMEOUT);
                         "no answer in time".to_owned()
                     }
                 }
             };
-            entry.note_probe(target.number, error);
-            if entry.queue.is_empty() {
-                pause = pause.mul_f32(1.5).min(LONGEST_IDLE);
+            resource.note_probe(target.number, error);
+            if resource.queue.is_empty() {
+                pause = pause.mul_f32(1.5).min(MAX_IDLE_DELAY);
                 // The first request that waits cuts the pause short.
                 let until = Instant::now() + pause;
                 changed.borrow_and_update();
-                while entry.queue.is_empty()
+                while resource.queue.is_empty()
                     && matches!(timeout_at(until, changed.changed()).await, Ok(Ok(())))
                 {}
-                if !entry.queue.is_empty() {
-                    pause = FIRST;
+                if !resource.queue.is_empty() {
+                    pause = MIN_PROBE_DELAY;
                 }
             } else {
                 let wanted = Wanted::new(&driver.awaited);
@@ -115,8 +115,8 @@ impl<'a> Wanted<'a> {
     }
 
     fn pause(&self, taken: Duration) -> Duration {
-        let own = (taken / SHARE).clamp(FIRST, LONGEST_WANTED);
-        own.max(Duration::from_secs(1) * self.place / RATE)
+        let own = (taken / PROBE_DELAY_SHARE).clamp(MIN_PROBE_DELAY, MAX_AWAITED_DELAY);
+        own.max(Duration::from_secs(1) * self.place / MAX_PROBES_PER_SECOND)
     }
 }
 
@@ -126,14 +126,16 @@ impl Drop for Wanted<'_> {
     }
 }
 
-// === impl Question ===
+// === impl EndpointProbe ===
 
-impl Question {
+impl EndpointProbe {
     fn new(probe: &Probe, address: &str) -> Result<Self, String> {
         Ok(match probe {
-            Probe::Tcp | Probe::Listed => Question::Connect,
-            Probe::Http { path, headers } => Question::Http(http::Question::new(path, headers, address)?),
-            Probe::Grpc { service } => Question::Grpc(grpc::Question::new(service, address)?),
+            Probe::Tcp | Probe::Listed => EndpointProbe::Connect,
+            Probe::Http { path, headers } => {
+                EndpointProbe::Http(http::HttpProbe::new(path, headers, address)?)
+            }
+            Probe::Grpc { service } => EndpointProbe::Grpc(grpc::GrpcProbe::new(service, address)?),
         })
     }
 
@@ -141,9 +143,9 @@ impl Question {
         // An address is parsed, a name is looked up.
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         match self {
-            Question::Connect => Ok(()),
-            Question::Http(question) => question.ask(stream).await,
-            Question::Grpc(question) => question.ask(stream).await,
+            EndpointProbe::Connect => Ok(()),
+            EndpointProbe::Http(question) => question.ask(stream).await,
+            EndpointProbe::Grpc(question) => question.ask(stream).await,
         }
     }
 }

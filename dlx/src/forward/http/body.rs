@@ -10,12 +10,12 @@ use bytes::Bytes;
 use http::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{pool::Lease, upload::Unanswered};
-use crate::state::{InFlight, Share};
+use super::{pool::PooledConnection, upload::Unanswered};
+use crate::state::{InFlight, NamespaceShare};
 
 /// A response's body on its way to the client.
 #[derive(Debug)]
-pub enum Relay {
+pub(crate) enum ResponseBody {
     /// From the resource.
     Through(Through),
     /// Of the DLX's own; `None` once sent.
@@ -27,36 +27,36 @@ pub enum Relay {
 
 /// A body that the resource sends.
 #[derive(Debug)]
-pub struct Through {
+pub(crate) struct Through {
     incoming: Incoming,
     /// The connection it comes on, to be used again when it came to its end.
-    lease: Option<Lease>,
+    lease: Option<PooledConnection>,
     /// In flight until it is done or dropped,
     in_flight: Option<InFlight>,
     /// and when it is done, on while the request's body still comes.
     unanswered: Option<Unanswered>,
 }
 
-// === impl Relay ===
+// === impl ResponseBody ===
 
-impl Relay {
+impl ResponseBody {
     /// No body.
-    pub fn empty() -> Self {
-        Relay::Own(None)
+    pub(crate) fn empty() -> Self {
+        ResponseBody::Own(None)
     }
 
     /// The namespace that it comes from, as long as more comes.
-    pub fn share(&self) -> Option<&Arc<Share>> {
+    pub(crate) fn share(&self) -> Option<&Arc<NamespaceShare>> {
         match self {
-            Relay::Through(through) => Some(&through.in_flight.as_ref()?.entry().share),
-            Relay::Own(_) | Relay::Withheld => None,
+            ResponseBody::Through(through) => Some(&through.in_flight.as_ref()?.resource().share),
+            ResponseBody::Own(_) | ResponseBody::Withheld => None,
         }
     }
 
     /// The resource's body.
-    pub fn through(
+    pub(crate) fn through(
         response: Response<Incoming>,
-        lease: Option<Lease>,
+        lease: Option<PooledConnection>,
         in_flight: InFlight,
         unanswered: Option<Unanswered>,
     ) -> Response<Self> {
@@ -65,18 +65,18 @@ impl Relay {
             if through.incoming.is_end_stream() {
                 through.ended();
             }
-            Relay::Through(through)
+            ResponseBody::Through(through)
         })
     }
 }
 
-impl From<Bytes> for Relay {
+impl From<Bytes> for ResponseBody {
     fn from(bytes: Bytes) -> Self {
-        Relay::Own(Some(bytes))
+        ResponseBody::Own(Some(bytes))
     }
 }
 
-impl Body for Relay {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -85,9 +85,9 @@ impl Body for Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Relay::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Relay::Withheld => Poll::Ready(None),
-            Relay::Through(through) => {
+            ResponseBody::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            ResponseBody::Withheld => Poll::Ready(None),
+            ResponseBody::Through(through) => {
                 let frame = std::task::ready!(Pin::new(&mut through.incoming).poll_frame(cx));
                 if frame.is_none()
                     || frame.as_ref().is_some_and(Result::is_ok) && through.incoming.is_end_stream()
@@ -101,17 +101,19 @@ impl Body for Relay {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Relay::Own(bytes) => bytes.is_none(),
-            Relay::Withheld => false,
-            Relay::Through(through) => through.incoming.is_end_stream(),
+            ResponseBody::Own(bytes) => bytes.is_none(),
+            ResponseBody::Withheld => false,
+            ResponseBody::Through(through) => through.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Relay::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Relay::Withheld => SizeHint::default(),
-            Relay::Through(through) => through.incoming.size_hint(),
+            ResponseBody::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            ResponseBody::Withheld => SizeHint::default(),
+            ResponseBody::Through(through) => through.incoming.size_hint(),
         }
     }
 }
@@ -122,7 +124,7 @@ impl Through {
     /// All of it came.
     fn ended(&mut self) {
         if let (Some(lease), Some(in_flight)) = (self.lease.take(), &self.in_flight) {
-            lease.give_back(in_flight.entry());
+            lease.give_back(in_flight.resource());
         }
         if let (Some(in_flight), Some(unanswered)) = (self.in_flight.take(), self.unanswered.take()) {
             unanswered.answered(in_flight);

@@ -6,21 +6,21 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Upload, upstream::Upstream};
-use crate::{client::alive, identify::head::FIELDS, state::Target};
+use super::{RequestBody, upstream::Upstream};
+use crate::{client::alive, identify::head::MAX_FIELDS, state::EndpointTarget};
 
 /// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A TCP connection to an endpoint.
-pub async fn dial(target: &Target) -> Result<TcpStream, String> {
+pub(crate) async fn dial(target: &EndpointTarget) -> Result<TcpStream, String> {
     let connecting = async {
         match target.socket {
             Some(address) => TcpStream::connect(address).await,
             None => TcpStream::connect(&target.endpoint.address).await,
         }
     };
-    let stream: io::Result<TcpStream> = match timeout(CONNECT, connecting).await {
+    let stream: io::Result<TcpStream> = match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(connected) => connected,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
@@ -32,12 +32,14 @@ pub async fn dial(target: &Target) -> Result<TcpStream, String> {
 }
 
 /// A connection that speaks HTTP/1.1.
-pub async fn dial_http1(target: &Target) -> Result<(http1::SendRequest<Upload>, Upstream), String> {
+pub(crate) async fn dial_http1(
+    target: &EndpointTarget,
+) -> Result<(http1::SendRequest<RequestBody>, Upstream), String> {
     let upstream = Upstream::new(dial(target).await?);
     let (sender, connection) = http1::Builder::new()
         // One copy of a small body costs less than a second piece to write.
         .writev(false)
-        .max_headers(FIELDS)
+        .max_headers(MAX_FIELDS)
         .handshake(TokioIo::new(upstream.clone()))
         .await
         .map_err(|error| format!("cannot speak HTTP/1 to {}: {error}", target.endpoint.address))?;
@@ -47,7 +49,9 @@ pub async fn dial_http1(target: &Target) -> Result<(http1::SendRequest<Upload>, 
 }
 
 /// A connection that speaks HTTP/2.
-pub async fn dial_http2(target: &Target) -> Result<(http2::SendRequest<Upload>, Upstream), String> {
+pub(crate) async fn dial_http2(
+    target: &EndpointTarget,
+) -> Result<(http2::SendRequest<RequestBody>, Upstream), String> {
     let upstream = Upstream::new(dial(target).await?);
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -12,85 +12,89 @@ use scaler_types::AddressOf;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    Caller, Parked, Relay, Upload, headers,
-    pool::{Lease, Unsent},
+    ConnectionContext, ParkedRequest, RequestBody, ResponseBody, headers,
+    pool::{PooledConnection, Unsent},
     resend, static_response, upgrade,
     upload::Unanswered,
 };
 use crate::{
     admit::{Admission, Admitted, weight},
-    answer::Refusal,
+    answer::ErrorResponse,
     identify::{Identified, client, head::coded},
-    state::{Cold, Effect, Entry, InFlight, Target, WakeCause},
+    state::{ColdStart, Effect, EndpointTarget, InFlight, ResourceHandle, WakeCause},
 };
 
 /// A request that was let go gives its place back when its response head came, or after this long.
-const PLACE: Duration = Duration::from_secs(1);
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before a port of a ready endpoint is tried again.
-const PORT_PAUSE: Duration = Duration::from_millis(20);
+const PORT_RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// An answer's head, and what it came on.
 enum Answer {
     /// From the pool.
-    Pooled(Response<Incoming>, Option<Lease>),
+    Pooled(Response<Incoming>, Option<PooledConnection>),
     /// The resource changed the protocol; bytes are copied from now on.
     Switched(Response<Incoming>),
 }
 
 /// An exchange under way.
-type Exchange = Pin<Box<dyn Future<Output = Result<Response<Relay>, Arc<Refusal>>> + Send>>;
+type Exchange = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Arc<ErrorResponse>>> + Send>>;
 
 /// Forwards a request, now or as soon as its resource is up: the future says with what, or what to answer instead.
 ///
 /// Boxed, and not `async` itself: what it takes to send a request is several KiB, which neither an idle connection nor a
 /// held request is to carry.
-pub fn forward(caller: Arc<Caller>, identified: Identified, request: Request<Incoming>) -> Exchange {
-    let Identified { entry, path } = identified;
-    let admission = match caller.take_parked() {
-        Some(Parked { admission, told }) if Arc::ptr_eq(admission.entry(), &entry) => {
-            return Box::pin(async move { send_on(caller, admission, path, request, told?).await });
+pub(crate) fn forward(
+    context: Arc<ConnectionContext>,
+    identified: Identified,
+    request: Request<Incoming>,
+) -> Exchange {
+    let Identified { resource, path } = identified;
+    let admission = match context.take_parked() {
+        Some(ParkedRequest { admission, told }) if Arc::ptr_eq(admission.resource(), &resource) => {
+            return Box::pin(async move { send_on(context, admission, path, request, told?).await });
         }
-        Some(Parked { admission, .. }) => admission.for_resource(entry),
-        None => Admission::new(entry),
+        Some(ParkedRequest { admission, .. }) => admission.for_resource(resource),
+        None => Admission::new(resource),
     };
     match admission.enter() {
         Some(in_flight) => {
             let admitted = Admitted { in_flight, held: None };
-            Box::pin(send_on(caller, admission, path, request, admitted))
+            Box::pin(send_on(context, admission, path, request, admitted))
         }
-        None => Box::pin(hold(caller, admission, path, request)),
+        None => Box::pin(hold(context, admission, path, request)),
     }
 }
 
 /// Forwards a request that may neither be held nor wake.
-pub fn at_once(
-    caller: Arc<Caller>,
+pub(crate) fn at_once(
+    context: Arc<ConnectionContext>,
     identified: Identified,
     request: Request<Incoming>,
     in_flight: InFlight,
 ) -> Exchange {
-    let Identified { entry, path } = identified;
+    let Identified { resource, path } = identified;
     let admitted = Admitted { in_flight, held: None };
-    Box::pin(send_on(caller, Admission::at_once(entry), path, request, admitted))
+    Box::pin(send_on(context, Admission::at_once(resource), path, request, admitted))
 }
 
 /// Holds a request, sends it on when its resource is up, and goes away when its client does.
 async fn hold(
-    caller: Arc<Caller>,
+    context: Arc<ConnectionContext>,
     mut admission: Admission,
     path: Option<http::uri::PathAndQuery>,
     mut request: Request<Incoming>,
-) -> Result<Response<Relay>, Arc<Refusal>> {
+) -> Result<Response<ResponseBody>, Arc<ErrorResponse>> {
     let bytes = weight(&request);
     admission.note_cause(|| {
-        let client = client(&caller.identifier.peers, &caller.origin.peer, request.headers());
+        let client = client(&context.identifier.peers, &context.origin.peer, request.headers());
         let host =
             request.headers().get(header::HOST).map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
         let host = request.uri().host().map(Into::into).or(host).unwrap_or_default();
         WakeCause::request(client, request.method().as_str(), &host, request.uri().path())
     });
     headers::unpin(&mut request);
-    let admitted = match &caller.socket {
+    let admitted = match &context.socket {
         // HTTP/2: the stream's end drops this.
         None => admission.wait(bytes).await?,
         Some(socket) => tokio::select! {
@@ -98,45 +102,48 @@ async fn hold(
             () = socket.closed() => {
                 // Nobody reads it; it ends the connection.
                 let reason = "the client closed the connection";
-                let id = &admission.entry().key.id;
-                let refusal = Refusal::unavailable(id, "client left", reason, Duration::from_secs(1));
-                return Err(Arc::new(Refusal { close: true, ..refusal }));
+                let id = &admission.resource().key.id;
+                let refusal = ErrorResponse::unavailable(id, "client_left", reason, Duration::from_secs(1));
+                return Err(Arc::new(ErrorResponse { close: true, ..refusal }));
             }
         },
     };
-    Box::pin(send_on(caller, admission, path, request, admitted)).await
+    Box::pin(send_on(context, admission, path, request, admitted)).await
 }
 
 /// Has a request that found no endpoint wait for one. A refusal says whether the resource may have seen it the first time.
-async fn wait_again(admission: &mut Admission, request: &Request<Upload>) -> Result<Admitted, Arc<Refusal>> {
+async fn wait_again(
+    admission: &mut Admission,
+    request: &Request<RequestBody>,
+) -> Result<Admitted, Arc<ErrorResponse>> {
     let bytes = weight(request);
     admission.wait(bytes).await.map_err(|refusal| {
         if !resend::is_second(request) {
             return refusal;
         }
         let reason = format!("its reused connection closed, and then: {}", refusal.reason);
-        Arc::new(Refusal::broken(&admission.entry().key.id, reason))
+        Arc::new(ErrorResponse::upstream_error(&admission.resource().key.id, reason))
     })
 }
 
 /// Sends a request that was let go to its resource.
 async fn send_on(
-    caller: Arc<Caller>,
+    context: Arc<ConnectionContext>,
     mut admission: Admission,
     path: Option<http::uri::PathAndQuery>,
     request: Request<Incoming>,
     mut admitted: Admitted,
-) -> Result<Response<Relay>, Arc<Refusal>> {
-    let (mut request, switch) = outgoing(&caller, admission.entry(), path, request);
+) -> Result<Response<ResponseBody>, Arc<ErrorResponse>> {
+    let (mut request, switch) = outgoing(&context, admission.resource(), path, request);
     let unanswered = request.body().unanswered();
     let (mut cold, mut marked) = (None, false);
     loop {
-        let entry = admission.entry();
+        let resource = admission.resource();
         let Admitted { in_flight, held } = admitted;
-        let Some(target) = choose(&caller, entry) else {
+        let Some(target) = choose(&context, resource) else {
             // The last endpoint went away this moment.
             if !in_flight.counts() {
-                return Err(Arc::new(static_response::not_up(entry)));
+                return Err(Arc::new(static_response::not_up(resource)));
             }
             drop(in_flight);
             admitted = wait_again(&mut admission, &request).await?;
@@ -144,16 +151,16 @@ async fn send_on(
         };
         if target.endpoint.address_of == AddressOf::Service && !marked {
             // Through there it may come back.
-            request.headers_mut().append(header::VIA, entry.mark.clone());
+            request.headers_mut().append(header::VIA, resource.mark.clone());
             marked = true;
         }
-        let sending = send(&caller, &target, request, switch.is_some());
+        let sending = send(&context, &target, request, switch.is_some());
         let sent = match held {
             None => sending.await,
             Some((place, how)) => {
                 cold = Some(how);
                 let mut sending = std::pin::pin!(sending);
-                match timeout(PLACE, &mut sending).await {
+                match timeout(PERMIT_TIMEOUT, &mut sending).await {
                     Ok(sent) => sent,
                     Err(_) => {
                         drop(place);
@@ -163,18 +170,18 @@ async fn send_on(
             }
         };
         match sent {
-            Ok(answer) => return Ok(incoming(&caller, answer, in_flight, unanswered, switch, cold)),
+            Ok(answer) => return Ok(incoming(&context, answer, in_flight, unanswered, switch, cold)),
             Err(Unsent::Never(unsent, reason)) => {
-                tracing::debug!(resource = %entry.key.id, %reason, "not sent");
-                entry.unreachable(&target, &reason);
+                tracing::debug!(resource = %resource.key.id, %reason, "failed to send a request; choosing an endpoint again");
+                resource.unreachable(&target, &reason);
                 request = *unsent;
-                if !target.is_other_port() && entry.is_up() && !admission.is_over() {
+                if !target.is_other_port() && resource.is_up() && !admission.is_over() {
                     // To another endpoint that is ready.
                     admitted = Admitted { in_flight, held: None };
                     continue;
                 }
                 if !in_flight.counts() {
-                    return Err(Arc::new(static_response::not_up(entry)));
+                    return Err(Arc::new(static_response::not_up(resource)));
                 }
                 drop(in_flight);
                 if target.is_other_port() {
@@ -183,34 +190,41 @@ async fn send_on(
                         clippy::disallowed_methods,
                         reason = "nothing tells when a port of a ready endpoint accepts"
                     )]
-                    sleep_until((Instant::now() + PORT_PAUSE).min(admission.deadline())).await;
+                    sleep_until((Instant::now() + PORT_RETRY_DELAY).min(admission.deadline())).await;
                 }
                 admitted = wait_again(&mut admission, &request).await?;
             }
-            Err(Unsent::Client(_) | Unsent::Perhaps(_)) if caller.progress.body_stalled() => {
-                return Err(Arc::new(Refusal::stalled(&entry.key.id, caller.progress.timeouts().stall)));
+            Err(Unsent::Client(_) | Unsent::Perhaps(_)) if context.progress.body_stalled() => {
+                return Err(Arc::new(ErrorResponse::stalled(
+                    &resource.key.id,
+                    context.progress.timeouts().stall,
+                )));
             }
             Err(Unsent::Client(reason)) => {
-                return Err(Arc::new(Refusal::malformed(format!("its body ended with an error: {reason}"))));
+                return Err(Arc::new(ErrorResponse::malformed(format!(
+                    "its body ended with an error: {reason}"
+                ))));
             }
-            Err(Unsent::Perhaps(reason)) => return Err(Arc::new(Refusal::broken(&entry.key.id, reason))),
+            Err(Unsent::Perhaps(reason)) => {
+                return Err(Arc::new(ErrorResponse::upstream_error(&resource.key.id, reason)));
+            }
         }
     }
 }
 
-fn choose(caller: &Caller, entry: &Entry) -> Option<Arc<Target>> {
-    let facts = entry.facts.load();
-    let target = facts.ready.get(caller.pool.turn(facts.ready.len()))?;
-    Some(target.at(caller.origin.port.as_ref().and_then(|identity| identity.port.target)))
+fn choose(context: &ConnectionContext, resource: &ResourceHandle) -> Option<Arc<EndpointTarget>> {
+    let facts = resource.facts.load();
+    let target = facts.ready.get(context.pool.turn(facts.ready.len()))?;
+    Some(target.on_port(context.origin.port.as_ref().and_then(|identity| identity.port.target)))
 }
 
 /// The request as the resource gets it; and the client's side of a switch of protocols, if it asks for one.
 fn outgoing(
-    caller: &Caller,
-    entry: &Entry,
+    context: &ConnectionContext,
+    resource: &ResourceHandle,
     path: Option<http::uri::PathAndQuery>,
     request: Request<Incoming>,
-) -> (Request<Upload>, Option<OnUpgrade>) {
+) -> (Request<RequestBody>, Option<OnUpgrade>) {
     let (mut parts, body) = request.into_parts();
     let protocol = upgrade::wanted(&parts.headers, parts.version);
     let switch = protocol.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
@@ -223,7 +237,7 @@ fn outgoing(
     }
     let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
     // A client of a resource's own port speaks what it would speak to the resource itself: that may know nothing else.
-    let http2 = parts.version == Version::HTTP_2 && (grpc || caller.origin.port.is_some());
+    let http2 = parts.version == Version::HTTP_2 && (grpc || context.origin.port.is_some());
     // HTTP/1.1 asks for a Host; what came without one is sent on as what it is.
     let http10 = parts.version == Version::HTTP_10 && !parts.headers.contains_key(header::HOST);
     let trailers = grpc || headers::takes_trailers(&parts.headers);
@@ -239,7 +253,7 @@ fn outgoing(
     }
     // Answered by whoever reads the body: the resource need not say it may come.
     parts.headers.remove(header::EXPECT);
-    headers::forwarded(&mut parts.headers, &caller.origin.peer, forwarded_headers(caller, entry));
+    headers::forwarded(&mut parts.headers, &context.origin.peer, forwarded_headers(context, resource));
     if let Some(protocol) = protocol.filter(|_| switch.is_some()) {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, protocol);
@@ -260,21 +274,21 @@ fn outgoing(
         Some(path) => Uri::from(path),
         None => Uri::from_static("/"),
     };
-    (Request::from_parts(parts, Upload::from_client(body, caller)), switch)
+    (Request::from_parts(parts, RequestBody::from_client(body, context)), switch)
 }
 
 /// What becomes of what a request says of its client.
 ///
 /// On a resource's own port it is passed on as the resource would have got it without the DLX. Whose word counts there is
 /// then the resource's to decide, unless trusted proxies are named: what others say is replaced, whatever the port.
-fn forwarded_headers(caller: &Caller, entry: &Entry) -> ForwardedHeaders {
-    let own_port = caller.origin.port.is_some();
-    let believed = caller.origin.trusted || own_port && caller.identifier.peers.is_empty();
+fn forwarded_headers(context: &ConnectionContext, resource: &ResourceHandle) -> ForwardedHeaders {
+    let own_port = context.origin.port.is_some();
+    let believed = context.origin.trusted || own_port && context.identifier.peers.is_empty();
     if !believed {
         return ForwardedHeaders::Replace;
     }
     let default = if own_port { ForwardedHeaders::Preserve } else { ForwardedHeaders::Append };
-    entry.facts.load().settings.forwarded_headers.unwrap_or(default)
+    resource.facts.load().settings.forwarded_headers.unwrap_or(default)
 }
 
 fn is_grpc(headers: &http::HeaderMap) -> bool {
@@ -283,9 +297,9 @@ fn is_grpc(headers: &http::HeaderMap) -> bool {
 
 /// What is rare is boxed: whoever waits here makes room for the largest of its branches, and it is moved as a whole.
 async fn send(
-    caller: &Caller,
-    target: &Target,
-    request: Request<Upload>,
+    context: &ConnectionContext,
+    target: &EndpointTarget,
+    request: Request<RequestBody>,
     switch: bool,
 ) -> Result<Answer, Unsent> {
     if switch {
@@ -296,12 +310,12 @@ async fn send(
     }
     if request.version() == Version::HTTP_2 {
         let request = with_authority(request);
-        return Box::pin(caller.pool.send_http2(target, request))
+        return Box::pin(context.pool.send_http2(target, request))
             .await
             .map(|response| Answer::Pooled(response, None));
     }
     let http10 = request.version() == Version::HTTP_10;
-    let (response, lease) = caller.pool.send(target, request).await?;
+    let (response, lease) = context.pool.send(target, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // What follows is no HTTP, and nobody asked for it.
         return Err(Unsent::Perhaps("it switched protocols without being asked".to_owned()));
@@ -315,7 +329,7 @@ async fn send(
 }
 
 /// HTTP/2 has the host in the URI.
-fn with_authority(mut request: Request<Upload>) -> Request<Upload> {
+fn with_authority(mut request: Request<RequestBody>) -> Request<RequestBody> {
     let host = request.headers_mut().remove(header::HOST);
     let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
@@ -328,17 +342,17 @@ fn with_authority(mut request: Request<Upload>) -> Request<Upload> {
 
 /// The answer as the client gets it.
 fn incoming(
-    caller: &Arc<Caller>,
+    context: &Arc<ConnectionContext>,
     answer: Answer,
     in_flight: InFlight,
     unanswered: Option<Unanswered>,
     switch: Option<OnUpgrade>,
-    cold: Option<Cold>,
-) -> Response<Relay> {
-    let entry = in_flight.entry().clone();
+    cold: Option<ColdStart>,
+) -> Response<ResponseBody> {
+    let resource = in_flight.resource().clone();
     let mut response = match answer {
         Answer::Pooled(mut response, lease) => {
-            let http1 = caller.socket.is_some();
+            let http1 = context.socket.is_some();
             let wanted = (http1 && response.status() == StatusCode::UPGRADE_REQUIRED)
                 .then(|| response.headers_mut().remove(header::UPGRADE))
                 .flatten();
@@ -351,15 +365,15 @@ fn incoming(
             let withheld = http1
                 && response.status() == StatusCode::NOT_MODIFIED
                 && headers::says_length(response.headers());
-            let response = Relay::through(response, lease, in_flight, unanswered);
-            if withheld { response.map(|_| Relay::Withheld) } else { response }
+            let response = ResponseBody::through(response, lease, in_flight, unanswered);
+            if withheld { response.map(|_| ResponseBody::Withheld) } else { response }
         }
-        Answer::Switched(response) => upgrade::switch(response, switch, in_flight, caller.clone()),
+        Answer::Switched(response) => upgrade::switch(response, switch, in_flight, context.clone()),
     };
     if let Some(cold) = cold {
-        let (cold, first) = entry.decide(|view| view.answered(cold));
+        let (cold, first) = resource.decide(|view| view.answered(cold));
         if let Some(took) = first {
-            entry.carry_out(Effect::FirstByte(took));
+            resource.carry_out(Effect::FirstByte(took));
         }
         if let Ok(value) = HeaderValue::try_from(timing(cold)) {
             response.headers_mut().append(HeaderName::from_static("server-timing"), value);
@@ -369,7 +383,7 @@ fn incoming(
 }
 
 /// What it waited for, in milliseconds: `hold;dur=812.4, wake;dur=811.0, decide;dur=0.1, ...`.
-fn timing(cold: Cold) -> String {
+fn timing(cold: ColdStart) -> String {
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let mut text = format!("hold;dur={:.1}", ms(cold.hold));
     let wake = cold.wake.map(|wake| ("wake", ms(wake)));

@@ -5,17 +5,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A connection that is closed within this time of its first answer was closed because of it.
-const SOON: Duration = Duration::from_millis(200);
+const CLOSED_BY_ANSWER: Duration = Duration::from_millis(200);
 /// A connection that is open for so long after an answer is likely to stay so for the next request.
-const SETTLED: Duration = Duration::from_millis(50);
+const SETTLED_AFTER: Duration = Duration::from_millis(50);
 /// After so many connections that were closed with their first answer, none is kept,
-const CLOSES: u8 = 3;
+const MAX_CLOSES: u8 = 3;
 /// for so long; then one is kept to see.
-const AGAIN: Duration = Duration::from_secs(60);
+const KEEP_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Whether an endpoint keeps connections.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Habit {
+pub(crate) struct KeepAliveHabit {
     /// Connections in a row that were closed with their first answer.
     closed: u8,
     /// One was answered on more than once since.
@@ -24,35 +24,35 @@ pub struct Habit {
     again: Option<Instant>,
 }
 
-// === impl Habit ===
+// === impl KeepAliveHabit ===
 
-impl Habit {
+impl KeepAliveHabit {
     /// A connection was answered on `answers` times by now.
-    pub fn answered(&mut self, answers: u32) {
+    pub(crate) fn answered(&mut self, answers: u32) {
         if answers > 1 {
             *self = Self { keeps: true, ..Self::default() };
         }
     }
 
     /// A connection that waited since `since`, after `answers` answers, was closed by `now`.
-    pub fn closed(&mut self, answers: u32, since: Instant, now: Instant) {
-        if answers > 1 || now.duration_since(since) >= SOON {
+    pub(crate) fn closed(&mut self, answers: u32, since: Instant, now: Instant) {
+        if answers > 1 || now.duration_since(since) >= CLOSED_BY_ANSWER {
             return;
         }
-        self.closed = self.closed.saturating_add(1).min(CLOSES);
-        if self.closed == CLOSES {
-            *self = Self { closed: CLOSES, keeps: false, again: Some(now + AGAIN) };
+        self.closed = self.closed.saturating_add(1).min(MAX_CLOSES);
+        if self.closed == MAX_CLOSES {
+            *self = Self { closed: MAX_CLOSES, keeps: false, again: Some(now + KEEP_RETRY_DELAY) };
         }
     }
 
     /// Whether a connection is to be kept at all.
-    pub fn keep(&self, now: Instant) -> bool {
+    pub(crate) fn keep(&self, now: Instant) -> bool {
         self.again.is_none_or(|again| now >= again)
     }
 
     /// Whether a request that cannot be sent again may go on a connection that waits since `since`.
-    pub fn trusted(&self, since: Instant, now: Instant) -> bool {
-        self.keeps || now.duration_since(since) >= SETTLED
+    pub(crate) fn trusted(&self, since: Instant, now: Instant) -> bool {
+        self.keeps || now.duration_since(since) >= SETTLED_AFTER
     }
 }
 
@@ -62,26 +62,26 @@ mod tests {
 
     #[test]
     fn what_closes_after_each_answer_is_not_kept_and_now_and_then_tried_again() {
-        let mut habit = Habit::default();
+        let mut habit = KeepAliveHabit::default();
         let begin = Instant::now();
-        for _ in 0..CLOSES {
+        for _ in 0..MAX_CLOSES {
             assert!(habit.keep(begin));
             habit.closed(1, begin, begin);
         }
-        assert!(!habit.keep(begin + AGAIN / 2) && habit.keep(begin + AGAIN));
+        assert!(!habit.keep(begin + KEEP_RETRY_DELAY / 2) && habit.keep(begin + KEEP_RETRY_DELAY));
         // Still so: at once again.
-        habit.closed(1, begin + AGAIN, begin + AGAIN);
-        assert!(!habit.keep(begin + AGAIN));
+        habit.closed(1, begin + KEEP_RETRY_DELAY, begin + KEEP_RETRY_DELAY);
+        assert!(!habit.keep(begin + KEEP_RETRY_DELAY));
         habit.answered(2);
-        assert!(habit.keep(begin + AGAIN));
+        assert!(habit.keep(begin + KEEP_RETRY_DELAY));
     }
 
     #[test]
     fn what_closes_later_or_now_and_then_is_kept() {
-        let mut habit = Habit::default();
+        let mut habit = KeepAliveHabit::default();
         let begin = Instant::now();
         for _ in 0..10 {
-            habit.closed(1, begin, begin + SOON);
+            habit.closed(1, begin, begin + CLOSED_BY_ANSWER);
             habit.closed(10, begin, begin);
             habit.closed(1, begin, begin);
             habit.closed(1, begin, begin);
@@ -92,9 +92,9 @@ mod tests {
 
     #[test]
     fn a_connection_is_trusted_when_it_stayed_open_or_others_did() {
-        let mut habit = Habit::default();
+        let mut habit = KeepAliveHabit::default();
         let begin = Instant::now();
-        assert!(!habit.trusted(begin, begin) && habit.trusted(begin, begin + SETTLED));
+        assert!(!habit.trusted(begin, begin) && habit.trusted(begin, begin + SETTLED_AFTER));
         habit.answered(1);
         assert!(!habit.trusted(begin, begin));
         habit.answered(2);

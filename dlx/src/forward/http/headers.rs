@@ -29,7 +29,7 @@ const NEVER_NAMED: [HeaderName; 4] =
 
 /// Copies what the head shows of the connection's read buffer. While anybody looks at that, hyper needs another one of
 /// 8 KiB for what comes next.
-pub fn unpin<B>(request: &mut Request<B>) {
+pub(crate) fn unpin<B>(request: &mut Request<B>) {
     if let Some(uri) = copied(request.uri()) {
         *request.uri_mut() = uri;
     }
@@ -66,7 +66,7 @@ fn copied(uri: &Uri) -> Option<Uri> {
 }
 
 /// Takes out what belongs to the connection the message came on.
-pub fn strip(headers: &mut HeaderMap) {
+pub(crate) fn strip(headers: &mut HeaderMap) {
     // None of it in most messages.
     if let Some(first) = headers.get(header::CONNECTION) {
         let plain = first.as_bytes().eq_ignore_ascii_case(b"keep-alive")
@@ -87,14 +87,14 @@ pub fn strip(headers: &mut HeaderMap) {
 }
 
 /// Whether who sent it takes trailers.
-pub fn takes_trailers(headers: &HeaderMap) -> bool {
+pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
     let mut words =
         headers.get_all(header::TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Makes one `Cookie` of what HTTP/2 may send in crumbs (RFC 9113 8.2.3): HTTP/1 has one.
-pub fn join_cookies(headers: &mut HeaderMap) {
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1 {
         // What were values are one again.
@@ -105,7 +105,7 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Whether the message says how long its body is, or would be, and nothing else of it.
-pub fn says_length(headers: &HeaderMap) -> bool {
+pub(crate) fn says_length(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let length = lengths.next().and_then(|length| length.to_str().ok());
     length.is_some_and(|length| !length.starts_with('+') && length.parse::<u64>().is_ok())
@@ -133,7 +133,7 @@ fn is_about_client(name: &HeaderName) -> bool {
 }
 
 /// Passes on what a request says of its client, adds to it, or says it anew.
-pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: ForwardedHeaders) {
+pub(crate) fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: ForwardedHeaders) {
     match how {
         ForwardedHeaders::Preserve => {
             let named = [&X_FORWARDED_FOR, &header::FORWARDED, &X_REAL_IP];
@@ -166,7 +166,7 @@ pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: ForwardedHead
 }
 
 /// How often this mark stands in `Via`.
-pub fn marks(headers: &HeaderMap, mark: &HeaderValue) -> usize {
+pub(crate) fn marks(headers: &HeaderMap, mark: &HeaderValue) -> usize {
     let own = pseudonym(mark.as_bytes());
     let hops =
         headers.get_all(header::VIA).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));

@@ -15,25 +15,25 @@ mod upstream;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use body::Relay;
-pub use dial::dial;
-pub use forward::forward;
-pub use headers::marks;
-pub use pool::{Pool, Pools};
-pub use static_response::serve as serve_static_response;
+pub(crate) use body::ResponseBody;
+pub(crate) use dial::dial;
+pub(crate) use forward::forward;
+pub(crate) use headers::marks;
+pub(crate) use pool::{Pool, Pools};
+pub(crate) use static_response::serve as serve_static_response;
 use tokio_util::sync::CancellationToken;
-pub use upload::Upload;
+pub(crate) use upload::RequestBody;
 
 use crate::{
     admit::{Admission, Admitted},
-    answer::Refusal,
-    client::{Open, Progress, Socket},
+    answer::ErrorResponse,
+    client::{ConnectionGuard, ConnectionProgress, Socket},
     identify::{Identifier, Origin},
 };
 
 /// What the requests of one connection have in common.
 #[derive(Debug)]
-pub struct Caller {
+pub struct ConnectionContext {
     /// Where they come from.
     pub origin: Origin,
     /// Finds out for whom they are.
@@ -41,31 +41,31 @@ pub struct Caller {
     /// This process ends.
     pub draining: CancellationToken,
     /// Counts the connection.
-    pub open: Open,
+    pub open: ConnectionGuard,
     /// Connections to resources, of this thread.
     pub pool: Arc<Pool>,
     /// What its first request was told, if that was held before the connection was served.
-    pub parked: Mutex<Option<Parked>>,
+    pub parked: Mutex<Option<ParkedRequest>>,
     /// The connection, where it carries one request at a time.
     pub socket: Option<Socket>,
     /// What the connection is doing.
-    pub progress: Arc<Progress>,
+    pub progress: Arc<ConnectionProgress>,
 }
 
 /// A connection's first request that was held before the connection was served.
 #[derive(Debug)]
-pub struct Parked {
+pub struct ParkedRequest {
     /// Its way to its resource.
     pub admission: Admission,
     /// What it was told.
-    pub told: Result<Admitted, Arc<Refusal>>,
+    pub told: Result<Admitted, Arc<ErrorResponse>>,
 }
 
-// === impl Caller ===
+// === impl ConnectionContext ===
 
-impl Caller {
+impl ConnectionContext {
     /// What the connection's first request was told while it was parked; once.
-    pub fn take_parked(&self) -> Option<Parked> {
+    pub fn take_parked(&self) -> Option<ParkedRequest> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -21,22 +21,22 @@ use tokio::{
 };
 
 use super::{
-    Upload,
+    RequestBody,
     dial::{dial_http1, dial_http2},
-    habit::Habit,
+    habit::KeepAliveHabit,
     resend,
-    upstream::{Upstream, Waiting},
+    upstream::{IdleState, Upstream},
 };
 use crate::{
     answer::explain,
-    state::{Entry, Target},
+    state::{EndpointTarget, ResourceHandle},
 };
 
 /// How long a connection waits for its next request: less than the servers that close theirs soonest (gunicorn after
 /// 2 s, node and uvicorn after 5 s), since a request that crosses with a close can seldom be sent again.
-const IDLE: Duration = Duration::from_millis(1500);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long an endpoint is remembered to which no connection is kept.
-const REMEMBERED: Duration = Duration::from_secs(600);
+const HABIT_RETENTION: Duration = Duration::from_secs(600);
 
 /// The connections of one thread.
 #[derive(Debug)]
@@ -66,14 +66,14 @@ struct Kept {
     /// When something was kept last.
     since: Instant,
     http1: Vec<Connection>,
-    http2: Option<(Instant, http2::SendRequest<Upload>, Upstream)>,
-    habit: Habit,
+    http2: Option<(Instant, http2::SendRequest<RequestBody>, Upstream)>,
+    habit: KeepAliveHabit,
 }
 
 /// A connection that carries one request at a time.
 #[derive(Debug)]
 struct Connection {
-    sender: http1::SendRequest<Upload>,
+    sender: http1::SendRequest<RequestBody>,
     upstream: Upstream,
     /// How often it was answered on, to the end.
     answers: u32,
@@ -83,7 +83,7 @@ struct Connection {
 
 /// A connection that carries a request.
 #[derive(Debug)]
-pub struct Lease {
+pub struct PooledConnection {
     pool: Arc<Pool>,
     target: u64,
     connection: Connection,
@@ -93,7 +93,7 @@ pub struct Lease {
 #[derive(Debug)]
 pub enum Unsent {
     /// Not a byte of it was sent: here it is again.
-    Never(Box<Request<Upload>>, String),
+    Never(Box<Request<RequestBody>>, String),
     /// The resource may have seen it.
     Perhaps(String),
     /// The resource may have seen it, and it is its client that did not go on with its body.
@@ -141,9 +141,9 @@ impl Pool {
     /// Sends a request in HTTP/1.1 and waits for the response's head.
     pub async fn send(
         self: &Arc<Self>,
-        target: &Target,
-        mut request: Request<Upload>,
-    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+        target: &EndpointTarget,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, PooledConnection), Unsent> {
         loop {
             let (safe, second) = (resend::is_safe(&request), resend::is_second(&request));
             // What is sent again takes no connection that may end in the same way.
@@ -165,7 +165,10 @@ impl Pool {
             let mut failed = match result {
                 Ok(response) => {
                     self.count_second(second);
-                    return Ok((response, Lease { pool: self.clone(), target: target.number, connection }));
+                    return Ok((
+                        response,
+                        PooledConnection { pool: self.clone(), target: target.number, connection },
+                    ));
                 }
                 Err(failed) => failed,
             };
@@ -190,8 +193,8 @@ impl Pool {
     /// Sends a request in HTTP/2 with prior knowledge.
     pub async fn send_http2(
         self: &Arc<Self>,
-        target: &Target,
-        mut request: Request<Upload>,
+        target: &EndpointTarget,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Unsent> {
         loop {
             let (safe, second) = (resend::is_safe(&request), resend::is_second(&request));
@@ -241,14 +244,16 @@ impl Pool {
         }
     }
 
-    fn take_http2(&self, target: u64) -> Option<(http2::SendRequest<Upload>, Upstream)> {
+    fn take_http2(&self, target: u64) -> Option<(http2::SendRequest<RequestBody>, Upstream)> {
         let mut idle = self.lock();
         let kept = &mut idle.endpoints.get_mut(&target)?.http2;
-        kept.take_if(|(_, sender, upstream)| sender.is_closed() || upstream.look() == Waiting::Closed);
+        kept.take_if(|(_, sender, upstream)| {
+            sender.is_closed() || upstream.peek_state() == IdleState::Closed
+        });
         kept.as_ref().map(|(_, sender, upstream)| (sender.clone(), upstream.clone()))
     }
 
-    fn keep_http2(&self, target: u64, sender: http2::SendRequest<Upload>, upstream: Upstream) {
+    fn keep_http2(&self, target: u64, sender: http2::SendRequest<RequestBody>, upstream: Upstream) {
         let mut idle = self.lock();
         let now = Instant::now();
         idle.kept(target, now).http2 = Some((now, sender, upstream));
@@ -276,7 +281,7 @@ impl Pool {
             let connection = &kept.http1[at];
             let closed = connection.sender.is_closed();
             let fits = connection.sender.is_ready() && (safe || kept.habit.trusted(connection.since, now));
-            if closed || fits && connection.upstream.look() != Waiting::Quiet {
+            if closed || fits && connection.upstream.peek_state() != IdleState::Quiet {
                 connection.tell(&mut kept.habit, now);
                 kept.http1.swap_remove(at);
             } else if fits {
@@ -319,14 +324,14 @@ impl Pool {
 
     /// Closes the connections to these endpoints that carry no request now.
     pub fn close_idle(&self, unlisted: &[u64]) {
-        self.lock().endpoints.retain(|number, _| !unlisted.contains(&Target::listed(*number)));
+        self.lock().endpoints.retain(|number, _| !unlisted.contains(&EndpointTarget::listed(*number)));
     }
 
     /// Drops what waited for too long, and forgets endpoints that are used no more: one may be kept once more after it was
     /// listed last. When to look again, if a connection is left.
     fn drop_old(&self) -> Option<Instant> {
         let now = Instant::now();
-        let fresh = |at: Instant| now.duration_since(at) < IDLE;
+        let fresh = |at: Instant| now.duration_since(at) < IDLE_TIMEOUT;
         let mut left = false;
         let mut idle = self.lock();
         idle.endpoints.retain(|_, kept| {
@@ -342,10 +347,10 @@ impl Pool {
             kept.http2.take_if(|(since, sender, _)| sender.is_closed() || !fresh(*since));
             let holds = !kept.http1.is_empty() || kept.http2.is_some();
             left |= holds;
-            holds || now.duration_since(kept.since) < REMEMBERED
+            holds || now.duration_since(kept.since) < HABIT_RETENTION
         });
         idle.resting = !left;
-        left.then_some(now + IDLE)
+        left.then_some(now + IDLE_TIMEOUT)
     }
 }
 
@@ -397,7 +402,7 @@ async fn upkeep(pool: std::sync::Weak<Pool>) {
 impl Idle {
     /// What is kept for an endpoint, where something is about to be kept.
     fn kept(&mut self, target: u64, now: Instant) -> &mut Kept {
-        let new = || Kept { since: now, http1: Vec::new(), http2: None, habit: Habit::default() };
+        let new = || Kept { since: now, http1: Vec::new(), http2: None, habit: KeepAliveHabit::default() };
         let kept = self.endpoints.entry(target).or_insert_with(new);
         kept.since = now;
         kept
@@ -408,17 +413,17 @@ impl Idle {
 
 impl Connection {
     /// It was closed by `now`, or earlier if that was seen.
-    fn tell(&self, habit: &mut Habit, now: Instant) {
+    fn tell(&self, habit: &mut KeepAliveHabit, now: Instant) {
         habit.closed(self.answers, self.since, self.upstream.closed().unwrap_or(now));
     }
 }
 
-// === impl Lease ===
+// === impl PooledConnection ===
 
-impl Lease {
+impl PooledConnection {
     /// The response came to its end: the connection is kept for another request, if more are to go where it leads.
-    pub fn give_back(self, entry: &Entry) {
-        if entry.goes_to(Target::listed(self.target)) {
+    pub fn give_back(self, resource: &ResourceHandle) {
+        if resource.goes_to(EndpointTarget::listed(self.target)) {
             self.pool.put(self.target, self.connection);
         }
     }
@@ -437,15 +442,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pool = Pool::new();
         for _ in 0..3 {
-            let target = Target::new(Endpoint::new(listener.local_addr().unwrap().to_string(), ""));
+            let target = EndpointTarget::new(Endpoint::new(listener.local_addr().unwrap().to_string(), ""));
             let (sender, upstream) = dial_http2(&target).await.unwrap();
             pool.close_idle(&[target.number]);
             pool.keep_http2(target.number, sender, upstream);
         }
         assert_eq!(pool.lock().endpoints.len(), 3);
-        advance(IDLE).await;
+        advance(IDLE_TIMEOUT).await;
         assert_eq!(pool.drop_old(), None);
-        advance(REMEMBERED).await;
+        advance(HABIT_RETENTION).await;
         pool.drop_old();
         assert_eq!(pool.lock().endpoints.len(), 0);
     }

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 /// How much is kept of what was sent. More than most calls of gRPC have.
-const KEPT: usize = 16 * 1024;
+const MAX_KEPT: usize = 16 * 1024;
 /// What a piece counts at least: keeping it costs as much, however little is in it.
-const PIECE: usize = 256;
+const MIN_PIECE: usize = 256;
 
 /// A body that is kept while it is sent. Its [`later`](Self::later) one takes it over when it is first read.
 #[derive(Debug)]
@@ -91,8 +91,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
             && !state.lost
         {
             match frame.data_ref() {
-                Some(data) if state.bytes + data.len().max(PIECE) <= KEPT => {
-                    state.bytes += data.len().max(PIECE);
+                Some(data) if state.bytes + data.len().max(MIN_PIECE) <= MAX_KEPT => {
+                    state.bytes += data.len().max(MIN_PIECE);
                     state.kept.push(data.clone());
                     this.given += 1;
                 }
@@ -173,13 +173,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_too_much_to_keep_is_not_sent_again() {
-        static LARGE: [u8; KEPT] = [0; KEPT];
+        static LARGE: [u8; MAX_KEPT] = [0; MAX_KEPT];
         for (pieces, kept) in [
             (vec![&LARGE[..]], true),
             (vec![&LARGE[..], b"a"], false),
             // However little is in a piece, it is a piece.
-            (vec![b"a"; KEPT / PIECE], true),
-            (vec![b"a"; KEPT / PIECE + 1], false),
+            (vec![b"a"; MAX_KEPT / MIN_PIECE], true),
+            (vec![b"a"; MAX_KEPT / MIN_PIECE + 1], false),
         ] {
             let mut first = body(&pieces);
             let later = first.later();

@@ -5,10 +5,10 @@ use std::{error::Error, time::Duration};
 use http::{Method, Request};
 use tokio::time::Instant;
 
-use super::{Upload, replay::Replay, upstream::Upstream};
+use super::{RequestBody, replay::Replay, upstream::Upstream};
 
 /// A reused connection that ends within this time of a request being sent crossed with it. Later, somebody worked on it.
-const CROSSED: Duration = Duration::from_secs(1);
+const CROSSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Marks a request that is sent for the second time.
 #[derive(Clone, Copy, Debug)]
@@ -16,57 +16,57 @@ struct Second;
 
 /// Whether the request may be sent again although the resource may have seen it: it asks for nothing to be changed, it
 /// has no body, and this is the first time.
-pub fn is_safe(request: &Request<Upload>) -> bool {
+pub(crate) fn is_safe(request: &Request<RequestBody>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
-        && matches!(request.body(), Upload::Empty)
+        && matches!(request.body(), RequestBody::Empty)
         && !is_second(request)
 }
 
 /// Whether it is being sent for the second time.
-pub fn is_second(request: &Request<Upload>) -> bool {
+pub(crate) fn is_second(request: &Request<RequestBody>) -> bool {
     request.extensions().get::<Second>().is_some()
 }
 
 /// A copy of a request that has no body, to be sent [for the second time](second).
-pub fn copy(request: &Request<Upload>) -> Request<Upload> {
-    copy_with(request, Upload::Empty)
+pub(crate) fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    copy_with(request, RequestBody::Empty)
 }
 
 /// Marks a copy that is about to be sent for the second time.
-pub fn second(mut copy: Request<Upload>) -> Request<Upload> {
+pub(crate) fn second(mut copy: Request<RequestBody>) -> Request<RequestBody> {
     copy.extensions_mut().insert(Second);
     copy
 }
 
 /// Makes a request one whose body can be begun again, and a copy that does so; for HTTP/2, which says what was not begun
 /// to be worked on. No copy of one that is sent for the second time.
-pub fn keep(request: Request<Upload>) -> (Request<Upload>, Option<Request<Upload>>) {
+pub(crate) fn keep(request: Request<RequestBody>) -> (Request<RequestBody>, Option<Request<RequestBody>>) {
     if is_second(&request) {
         return (request, None);
     }
     let (parts, body) = request.into_parts();
     let body = match body {
-        Upload::Streaming(body) => Upload::Kept(Replay::new(body)),
+        RequestBody::Streaming(body) => RequestBody::Kept(Replay::new(body)),
         other => other,
     };
     let request = Request::from_parts(parts, body);
     let again = match request.body() {
-        Upload::Kept(replay) => Upload::Kept(replay.later()),
-        _ => Upload::Empty,
+        RequestBody::Kept(replay) => RequestBody::Kept(replay.later()),
+        _ => RequestBody::Empty,
     };
     let again = copy_with(&request, again);
     (request, Some(again))
 }
 
 /// Has the copy begin with the body, if all that was sent of it is kept.
-pub fn begins_again(copy: &Request<Upload>) -> bool {
+pub(crate) fn begins_again(copy: &Request<RequestBody>) -> bool {
     match copy.body() {
-        Upload::Kept(replay) => replay.begin(),
+        RequestBody::Kept(replay) => replay.begin(),
         _ => true,
     }
 }
 
-fn copy_with(request: &Request<Upload>, body: Upload) -> Request<Upload> {
+fn copy_with(request: &Request<RequestBody>, body: RequestBody) -> Request<RequestBody> {
     let mut copy = Request::new(body);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
@@ -76,13 +76,13 @@ fn copy_with(request: &Request<Upload>, body: Upload) -> Request<Upload> {
 }
 
 /// Whether a request that was sent at `sent` on a reused connection crossed with the connection's close.
-pub fn crossed(connection: &Upstream, sent: Instant) -> bool {
-    connection.closed().is_some_and(|closed| closed.duration_since(sent) < CROSSED)
+pub(crate) fn crossed(connection: &Upstream, sent: Instant) -> bool {
+    connection.closed().is_some_and(|closed| closed.duration_since(sent) < CROSSED_WITHIN)
 }
 
 /// Whether the resource said that it did not begin to work on the request: it refused the stream, or said that it ends
 /// with an earlier one.
-pub fn was_refused(error: &hyper::Error, connection: &Upstream) -> bool {
+pub(crate) fn was_refused(error: &hyper::Error, connection: &Upstream) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {

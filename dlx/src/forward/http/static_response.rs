@@ -8,33 +8,33 @@ use daemon::settings::StaticResponseWhen;
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
-use super::{Caller, Relay, forward};
-use crate::{admit::StaticAnswer, answer::Refusal, identify::Identified, state::Entry};
+use super::{ConnectionContext, ResponseBody, forward};
+use crate::{admit::StaticAnswer, answer::ErrorResponse, identify::Identified, state::ResourceHandle};
 
 /// Serves a request that a static response matches.
-pub async fn serve(
-    caller: &Arc<Caller>,
+pub(crate) async fn serve(
+    context: &Arc<ConnectionContext>,
     identified: Identified,
     request: Request<Incoming>,
     answer: StaticAnswer,
-) -> Response<Relay> {
+) -> Response<ResponseBody> {
     if answer.when == StaticResponseWhen::Always {
         return response(answer);
     }
-    let entry = identified.entry.clone();
-    let refusal = match entry.enter_uncounted() {
-        Some(in_flight) => match forward::at_once(caller.clone(), identified, request, in_flight).await {
+    let resource = identified.resource.clone();
+    let refusal = match resource.enter_uncounted() {
+        Some(in_flight) => match forward::at_once(context.clone(), identified, request, in_flight).await {
             Ok(response) => return response,
             Err(refusal) => refusal,
         },
-        None if entry.is_awake() => Arc::new(not_up(&entry)),
+        None if resource.is_awake() => Arc::new(not_up(&resource)),
         None => return response(answer),
     };
-    refusal.response().map(Relay::from)
+    refusal.response().map(ResponseBody::from)
 }
 
-fn response(answer: StaticAnswer) -> Response<Relay> {
-    let mut response = Response::new(Relay::empty());
+fn response(answer: StaticAnswer) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = answer.status;
     // Prometheus takes no answer that does not say what it is; this one has no samples.
     response
@@ -44,7 +44,7 @@ fn response(answer: StaticAnswer) -> Response<Relay> {
 }
 
 /// 503: it is awake, and none of its endpoints takes requests.
-pub fn not_up(entry: &Entry) -> Refusal {
-    let why = entry.read(|view| view.why_not_up());
-    Refusal::unavailable(&entry.key.id, "not ready", why, Duration::from_secs(1))
+pub(crate) fn not_up(resource: &ResourceHandle) -> ErrorResponse {
+    let why = resource.read(|view| view.why_not_up());
+    ErrorResponse::unavailable(&resource.key.id, "not_ready", why, Duration::from_secs(1))
 }

@@ -10,19 +10,19 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Caller, Relay, Upload, dial, pool::Unsent};
+use super::{ConnectionContext, RequestBody, ResponseBody, dial, pool::Unsent};
 use crate::{
     answer::explain,
-    identify::head::FIELDS,
-    state::{InFlight, Target},
+    identify::head::MAX_FIELDS,
+    state::{EndpointTarget, InFlight},
 };
 
 /// How long a client may go on after its resource said that nothing more comes. It is in flight for so long: a client
 /// that forgets its connection must not keep the resource awake.
-const LAST_WORDS: Duration = Duration::from_secs(30);
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The protocol a request asks to switch to.
-pub fn wanted(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+pub(crate) fn wanted(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let upgrade = headers.get(header::UPGRADE).filter(|_| version == Version::HTTP_11)?;
     // Not to HTTP/2, alone or as one of several: that would get around everything the proxy does.
     let mut words = headers
@@ -42,13 +42,16 @@ pub fn wanted(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
 }
 
 /// Sends a request on a connection of its own.
-pub async fn send(target: &Target, request: Request<Upload>) -> Result<Response<Incoming>, Unsent> {
+pub(crate) async fn send(
+    target: &EndpointTarget,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Unsent> {
     let stream = match dial(target).await {
         Ok(stream) => stream,
         Err(error) => return Err(Unsent::Never(Box::new(request), error)),
     };
     let (mut sender, connection) =
-        match http1::Builder::new().max_headers(FIELDS).handshake(TokioIo::new(stream)).await {
+        match http1::Builder::new().max_headers(MAX_FIELDS).handshake(TokioIo::new(stream)).await {
             Ok(both) => both,
             Err(error) => return Err(Unsent::Never(Box::new(request), explain(&error))),
         };
@@ -60,31 +63,31 @@ pub async fn send(target: &Target, request: Request<Upload>) -> Result<Response<
 }
 
 /// The 101 as the client gets it; from then on a task copies.
-pub fn switch(
+pub(crate) fn switch(
     mut response: Response<Incoming>,
     client: Option<OnUpgrade>,
     in_flight: InFlight,
-    caller: Arc<Caller>,
-) -> Response<Relay> {
+    context: Arc<ConnectionContext>,
+) -> Response<ResponseBody> {
     let protocol = response.headers().get(header::UPGRADE).cloned();
-    let resource = hyper::upgrade::on(&mut response);
+    let upstream = hyper::upgrade::on(&mut response);
     tokio::spawn(async move {
         let Some(client) = client else { return };
-        let (client, resource) = match tokio::join!(client, resource) {
-            (Ok(client), Ok(resource)) => (client, resource),
-            (client, resource) => {
-                let error = client.err().or(resource.err());
-                tracing::debug!(resource = %in_flight.entry().key.id, ?error, "a switch of protocols did not come about");
+        let (client, upstream) = match tokio::join!(client, upstream) {
+            (Ok(client), Ok(upstream)) => (client, upstream),
+            (client, upstream) => {
+                let error = client.err().or(upstream.err());
+                tracing::debug!(resource = %in_flight.resource().key.id, ?error, "protocol switch failed");
                 return;
             }
         };
-        let (mut client, mut resource) = (TokioIo::new(client), TokioIo::new(resource));
-        copy_both(&mut client, &mut resource).await;
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+        copy_both(&mut client, &mut upstream).await;
         // Until here its connection counts as open.
-        drop((in_flight, caller));
+        drop((in_flight, context));
     });
     super::headers::strip(response.headers_mut());
-    let mut response = response.map(|_| Relay::empty());
+    let mut response = response.map(|_| ResponseBody::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {
@@ -94,13 +97,13 @@ pub fn switch(
 }
 
 /// Copies both ways until both are over, one of the two went away, or the resource has ended and the client does not.
-async fn copy_both<A, B>(client: &mut A, resource: &mut B)
+async fn copy_both<A, B>(client: &mut A, upstream: &mut B)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let ((mut from_client, mut to_client), (mut from_resource, mut to_resource)) =
-        (split(client), split(resource));
+        (split(client), split(upstream));
     let up = async {
         copy(&mut from_client, &mut to_resource).await?;
         to_resource.shutdown().await
@@ -117,7 +120,7 @@ where
             gone => gone,
         },
         ended = &mut down => match ended {
-            Ok(()) => timeout(LAST_WORDS, up).await.unwrap_or(Ok(())),
+            Ok(()) => timeout(HALF_CLOSED_TIMEOUT, up).await.unwrap_or(Ok(())),
             gone => gone,
         },
     };
@@ -132,24 +135,24 @@ mod tests {
     /// The resource has ended; the client neither says something nor ends.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_forgets_its_connection_is_left() {
-        let ((_client, mut a), (resource, mut b)) = (duplex(64), duplex(64));
-        drop(resource);
-        timeout(LAST_WORDS * 2, copy_both(&mut a, &mut b)).await.expect("an end");
+        let ((_client, mut a), (upstream, mut b)) = (duplex(64), duplex(64));
+        drop(upstream);
+        timeout(HALF_CLOSED_TIMEOUT * 2, copy_both(&mut a, &mut b)).await.expect("an end");
     }
 
     /// The client says that it sends no more, and takes its time to read what comes.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_sends_no_more_gets_all_that_comes() {
-        let ((mut client, mut a), (mut resource, mut b)) = (duplex(64), duplex(64));
+        let ((mut client, mut a), (mut upstream, mut b)) = (duplex(64), duplex(64));
         let copying = tokio::spawn(async move { copy_both(&mut a, &mut b).await });
         client.write_all(b"ask").await.unwrap();
         client.shutdown().await.unwrap();
         let mut asked = String::new();
-        resource.read_to_string(&mut asked).await.unwrap();
+        upstream.read_to_string(&mut asked).await.unwrap();
         assert_eq!(asked, "ask");
-        tokio::time::advance(LAST_WORDS * 10).await;
-        resource.write_all(b"answer").await.unwrap();
-        drop(resource);
+        tokio::time::advance(HALF_CLOSED_TIMEOUT * 10).await;
+        upstream.write_all(b"answer").await.unwrap();
+        drop(upstream);
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert_eq!(answer, "answer");

@@ -14,15 +14,15 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Caller, replay::Replay};
+use super::{ConnectionContext, replay::Replay};
 use crate::{
-    client::{Busy, Progress},
+    client::{BusyGuard, ConnectionProgress},
     state::InFlight,
 };
 
 /// A request's body on its way to the resource.
 #[derive(Debug)]
-pub enum Upload {
+pub enum RequestBody {
     /// None.
     Empty,
     /// From the client.
@@ -36,7 +36,7 @@ pub enum Upload {
 pub struct FromClient {
     incoming: Incoming,
     /// Its connection, which waits for it until its end: over HTTP/1 alone, where nothing else comes on it.
-    awaited: Option<Arc<Progress>>,
+    awaited: Option<Arc<ConnectionProgress>>,
     state: Shared,
 }
 
@@ -50,38 +50,38 @@ struct Shared(Arc<Mutex<State>>);
 #[derive(Debug)]
 enum State {
     /// The answer has not ended. The connection has something to do.
-    Answering(Busy),
+    Answering(BusyGuard),
     /// The answer has ended: when a piece of the body passed last, and the task for which the request still counts.
     Answered { passed: Instant, counts: AbortHandle },
     /// The request counts no more.
     Over,
 }
 
-// === impl Upload ===
+// === impl RequestBody ===
 
-impl Upload {
+impl RequestBody {
     /// The body of a client's request.
-    pub fn from_client(incoming: Incoming, caller: &Caller) -> Self {
+    pub fn from_client(incoming: Incoming, context: &ConnectionContext) -> Self {
         if incoming.is_end_stream() {
-            return Upload::Empty;
+            return RequestBody::Empty;
         }
-        Upload::Streaming(FromClient {
+        RequestBody::Streaming(FromClient {
             incoming,
-            awaited: caller.socket.is_some().then(|| caller.progress.clone()),
-            state: Shared(Arc::new(Mutex::new(State::Answering(caller.progress.busy())))),
+            awaited: context.socket.is_some().then(|| context.progress.clone()),
+            state: Shared(Arc::new(Mutex::new(State::Answering(context.progress.busy())))),
         })
     }
 
     /// Its request, if that may outlast the answer; to be asked for once.
     pub fn unanswered(&self) -> Option<Unanswered> {
         match self {
-            Upload::Streaming(body) => Some(Unanswered(body.state.clone())),
-            Upload::Empty | Upload::Kept(_) => None,
+            RequestBody::Streaming(body) => Some(Unanswered(body.state.clone())),
+            RequestBody::Empty | RequestBody::Kept(_) => None,
         }
     }
 }
 
-impl Body for Upload {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -90,25 +90,25 @@ impl Body for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Upload::Empty => Poll::Ready(None),
-            Upload::Streaming(body) => Pin::new(body).poll_frame(cx),
-            Upload::Kept(replay) => Pin::new(replay).poll_frame(cx),
+            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Streaming(body) => Pin::new(body).poll_frame(cx),
+            RequestBody::Kept(replay) => Pin::new(replay).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Upload::Empty => true,
-            Upload::Streaming(body) => body.is_end_stream(),
-            Upload::Kept(replay) => replay.is_end_stream(),
+            RequestBody::Empty => true,
+            RequestBody::Streaming(body) => body.is_end_stream(),
+            RequestBody::Kept(replay) => replay.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Upload::Empty => SizeHint::with_exact(0),
-            Upload::Streaming(body) => body.size_hint(),
-            Upload::Kept(replay) => replay.size_hint(),
+            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Streaming(body) => body.size_hint(),
+            RequestBody::Kept(replay) => replay.size_hint(),
         }
     }
 }
@@ -188,13 +188,13 @@ impl Drop for Unanswered {
 
 /// Has a request count until nothing more of its body passed for too long. Not told by the body: nobody asks for that while
 /// the resource takes nothing.
-async fn count(state: Shared, busy: Busy, in_flight: InFlight) {
+async fn count(state: Shared, busy: BusyGuard, in_flight: InFlight) {
     let stall = busy.progress().timeouts().stall;
     while let Some(end) = state.last_passed().map(|passed| passed + stall) {
         if end <= Instant::now() {
             tracing::debug!(
-                resource = %in_flight.entry().key.id,
-                "a body stalled for too long after its answer: its request counts no more"
+                resource = %in_flight.resource().key.id,
+                "stopped counting a request: its body stalled after the response"
             );
             return;
         }
@@ -203,7 +203,7 @@ async fn count(state: Shared, busy: Busy, in_flight: InFlight) {
     }
 }
 
-// === impl Shared ===
+// === impl SharedState ===
 
 impl Shared {
     /// A piece of the body has passed.

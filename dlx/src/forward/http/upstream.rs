@@ -16,7 +16,7 @@ use tokio::{
 
 /// A connection to a resource. Clones are the same connection; both stay on one thread, so that nobody waits for the lock.
 #[derive(Clone, Debug)]
-pub struct Upstream(Arc<Mutex<Inner>>);
+pub(crate) struct Upstream(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -29,7 +29,7 @@ struct Inner {
 
 /// What the kernel says of a connection on which nothing is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waiting {
+pub(crate) enum IdleState {
     /// It is open, and nothing came.
     Quiet,
     /// It is open, and something came.
@@ -42,35 +42,35 @@ pub enum Waiting {
 
 impl Upstream {
     /// Takes a connection over.
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         Self(Arc::new(Mutex::new(Inner { stream, answered: false, closed: None })))
     }
 
     /// A request is about to be sent on it.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.lock().answered = false;
     }
 
     /// Asks the kernel, past what the runtime knows: that hears of a close only when it looks at all connections again.
-    pub fn look(&self) -> Waiting {
+    pub(crate) fn peek_state(&self) -> IdleState {
         let inner = self.lock();
         if inner.closed.is_some() {
-            return Waiting::Closed;
+            return IdleState::Closed;
         }
         match recv(&inner.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((_, 1..)) => Waiting::Readable,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Waiting::Quiet,
-            Ok(_) | Err(_) => Waiting::Closed,
+            Ok((_, 1..)) => IdleState::Readable,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => IdleState::Quiet,
+            Ok(_) | Err(_) => IdleState::Closed,
         }
     }
 
     /// When the other end was found to have closed it.
-    pub fn closed(&self) -> Option<Instant> {
+    pub(crate) fn closed(&self) -> Option<Instant> {
         self.lock().closed
     }
 
     /// Whether a byte came since the last request began.
-    pub fn answered(&self) -> bool {
+    pub(crate) fn answered(&self) -> bool {
         self.lock().answered
     }
 

@@ -3,4 +3,4 @@
 mod pipe;
 mod splice;
 
-pub use splice::serve;
+pub(crate) use splice::serve;

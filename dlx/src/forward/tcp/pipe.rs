@@ -9,11 +9,11 @@ use rustix::net::{Shutdown, shutdown};
 use tokio::net::TcpStream;
 
 /// Bytes under way at most, per direction.
-const SIZE: usize = 16 * 1024;
+const PIPE_BUFFER: usize = 16 * 1024;
 
 /// One direction: from one socket to the other. It can be left standing between two polls: nothing is lost.
 #[derive(Debug, Default)]
-pub struct Pipe {
+pub(crate) struct Pipe {
     buffer: Vec<u8>,
     sent: usize,
     /// The sender has said that nothing more comes.
@@ -26,24 +26,24 @@ pub struct Pipe {
 
 impl Pipe {
     /// Whether this direction is over.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.done
     }
 
     /// Whether bytes were read that are not yet written.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.sent < self.buffer.len()
     }
 
     /// Tells the receiver that nothing more comes.
-    pub fn end(&mut self, to: &TcpStream) {
+    pub(crate) fn end(&mut self, to: &TcpStream) {
         // It may have gone already.
         let _ = shutdown(to, Shutdown::Write);
         self.done = true;
     }
 
     /// Moves what can be moved; ready when the direction is over. Says in `moved` whether a byte moved.
-    pub fn poll(
+    pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &TcpStream,
@@ -72,7 +72,7 @@ impl Pipe {
                 }
                 self.buffer.clear();
                 self.sent = 0;
-                self.buffer.reserve(SIZE);
+                self.buffer.reserve(PIPE_BUFFER);
                 match from.try_read_buf(&mut self.buffer) {
                     Ok(0) => self.ended = true,
                     Ok(_) => *moved = true,

@@ -19,10 +19,10 @@ use tokio::{
 
 use super::pipe::Pipe;
 use crate::{
-    admit::{Admission, Admitted, SOCKET_TAKES},
-    client::{Open, Socket, alive},
+    admit::{Admission, Admitted, SOCKET_BUFFER_BYTES},
+    client::{ConnectionGuard, Socket, alive},
     forward::http::dial,
-    state::{Entry, Identity, InFlight, WakeCause},
+    state::{InFlight, PortOwner, ResourceHandle, WakeCause},
 };
 
 /// Whose turn it is among a resource's endpoints.
@@ -38,69 +38,69 @@ enum Stopped {
 
 /// Serves one connection to its end. One that was not served, or not wholly, is reset: its client must not take what came so
 /// far for all there is.
-pub async fn serve(_open: Open, client: Socket, identity: Identity) {
-    let entry = identity.entry.clone();
-    entry.counts.arrived();
-    let ended = match connect(&entry, &client, &identity).await {
-        Ok((in_flight, resource)) => {
-            let ended = splice(&entry, &client, &resource, in_flight).await;
+pub(crate) async fn serve(_open: ConnectionGuard, client: Socket, identity: PortOwner) {
+    let resource = identity.resource.clone();
+    resource.counts.arrived();
+    let ended = match connect(&resource, &client, &identity).await {
+        Ok((in_flight, upstream)) => {
+            let ended = splice(&resource, &client, &upstream, in_flight).await;
             if ended.is_err() {
-                alive::reset(&resource);
+                alive::reset(&upstream);
             }
             ended
         }
         Err(error) => Err(error),
     };
     if let Err(error) = ended {
-        tracing::debug!(resource = %entry.key.id, port = identity.port.listen, %error, "a connection broke");
+        tracing::debug!(resource = %resource.key.id, port = identity.port.listen, %error, "connection failed");
         alive::reset(client.stream());
     }
 }
 
 async fn splice(
-    entry: &Arc<Entry>,
+    resource: &Arc<ResourceHandle>,
     client: &Socket,
-    resource: &TcpStream,
+    upstream: &TcpStream,
     mut in_flight: InFlight,
 ) -> io::Result<()> {
     let (mut up, mut down) = (Pipe::default(), Pipe::default());
     loop {
-        match copy(entry, client.stream(), resource, &mut up, &mut down).await? {
+        match copy(resource, client.stream(), upstream, &mut up, &mut down).await? {
             Stopped::Over => return Ok(()),
             // Its bytes stay where they are until the gate lets them.
             Stopped::Idle => drop(in_flight),
         }
-        if !rest(entry, (client.stream(), &mut up), (resource, &mut down)).await? {
+        if !rest(resource, (client.stream(), &mut up), (upstream, &mut down)).await? {
             return Ok(());
         }
-        in_flight = enter(&mut Admission::new(entry.clone()), client).await?.in_flight;
+        in_flight = enter(&mut Admission::new(resource.clone()), client).await?.in_flight;
     }
 }
 
 /// Enters the gate and connects; held while the resource is not up.
 async fn connect(
-    entry: &Arc<Entry>,
+    resource: &Arc<ResourceHandle>,
     client: &Socket,
-    identity: &Identity,
+    identity: &PortOwner,
 ) -> io::Result<(InFlight, TcpStream)> {
-    let mut admission = Admission::new(entry.clone());
+    let mut admission = Admission::new(resource.clone());
     let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(100));
     loop {
         // Its place among those let go is free again when it is connected.
         let Admitted { in_flight, held } = enter(&mut admission, client).await?;
-        let facts = entry.facts.load_full();
+        let facts = resource.facts.load_full();
         let turn = NEXT.fetch_add(1, Ordering::Relaxed) % facts.ready.len().max(1);
-        let Some(target) = facts.ready.get(turn).map(|target| target.at(identity.port.target)) else {
+        let Some(target) = facts.ready.get(turn).map(|target| target.on_port(identity.port.target)) else {
             continue;
         };
         match dial(&target).await {
-            Ok(resource) => return Ok((in_flight, resource)),
+            Ok(upstream) => return Ok((in_flight, upstream)),
             Err(reason) => {
                 drop((in_flight, held));
                 if admission.is_over() {
                     return Err(io::Error::other(reason));
                 }
-                if !entry.unreachable(&target, &reason) {
+                if !resource.unreachable(&target, &reason) {
                     // Another port of an endpoint that is ready: nobody else finds out when it answers.
                     #[expect(
                         clippy::disallowed_methods,
@@ -124,7 +124,7 @@ async fn enter(admission: &mut Admission, client: &Socket) -> io::Result<Admitte
         WakeCause::Connection { client: client.unwrap_or_default(), port }
     });
     tokio::select! {
-        admitted = admission.wait(SOCKET_TAKES) => {
+        admitted = admission.wait(SOCKET_BUFFER_BYTES) => {
             admitted.map_err(|refusal| io::Error::other(refusal.reason.clone()))
         }
         () = client.gone() => Err(io::ErrorKind::ConnectionReset.into()),
@@ -134,19 +134,19 @@ async fn enter(admission: &mut Admission, client: &Socket) -> io::Result<Admitte
 /// Copies both ways until both are over, or until no byte moved for the resource's largest window.
 #[expect(clippy::disallowed_methods, reason = "that no byte moved for a window is the event")]
 async fn copy(
-    entry: &Arc<Entry>,
+    resource: &Arc<ResourceHandle>,
     client: &TcpStream,
-    resource: &TcpStream,
+    upstream: &TcpStream,
     up: &mut Pipe,
     down: &mut Pipe,
 ) -> io::Result<Stopped> {
     loop {
-        let window = entry.largest_window();
+        let window = resource.largest_window();
         let moved = tokio::select! {
             biased;
             moved = poll_fn(|cx| {
                 let mut moved = false;
-                let (a, b) = (up.poll(cx, client, resource, &mut moved), down.poll(cx, resource, client, &mut moved));
+                let (a, b) = (up.poll(cx, client, upstream, &mut moved), down.poll(cx, upstream, client, &mut moved));
                 match (a, b) {
                     (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
                     (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(true)),
@@ -158,7 +158,7 @@ async fn copy(
             // What was read and cannot be written is under way, not idle.
             () = sleep_until(Instant::now() + window), if !up.is_full() && !down.is_full() => return Ok(Stopped::Idle),
         };
-        entry.counts.touch();
+        resource.counts.touch();
         if moved || up.is_done() && down.is_done() {
             return Ok(Stopped::Over);
         }
@@ -168,23 +168,23 @@ async fn copy(
 /// Waits, out of flight, for a byte. Whether there is one; if not, the resource sleeps, or both have said that nothing more
 /// comes. That one of them says so is passed on: the other one may have something left to say.
 async fn rest(
-    entry: &Arc<Entry>,
+    resource: &Arc<ResourceHandle>,
     (client, up): (&TcpStream, &mut Pipe),
-    (resource, down): (&TcpStream, &mut Pipe),
+    (upstream, down): (&TcpStream, &mut Pipe),
 ) -> io::Result<bool> {
-    let mut changed = entry.subscribe();
+    let mut changed = resource.subscribe();
     let (mut a, mut b) = ([0], [0]);
     while !up.is_done() || !down.is_done() {
         changed.borrow_and_update();
-        if matches!(entry.state(), None | Some(Phase::Asleep)) {
+        if matches!(resource.state(), None | Some(Phase::Asleep)) {
             return Ok(false);
         }
         tokio::select! {
             seen = client.peek(&mut a), if !up.is_done() => match seen? {
-                0 => up.end(resource),
+                0 => up.end(upstream),
                 _ => return Ok(true),
             },
-            seen = resource.peek(&mut b), if !down.is_done() => match seen? {
+            seen = upstream.peek(&mut b), if !down.is_done() => match seen? {
                 0 => down.end(client),
                 _ => return Ok(true),
             },

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::client::{Places, Progress, Timeouts};
+use crate::client::{ConnectionProgress, ConnectionSlots, Timeouts};
 
 const BOTH: &[u8] =
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
@@ -26,7 +26,7 @@ async fn connected() -> (TcpStream, Requests) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     client.set_nodelay(true).unwrap();
     let socket = Socket::new(listener.accept().await.unwrap().0);
-    let progress = Progress::new(Timeouts::default(), Places::new(1, usize::MAX));
+    let progress = ConnectionProgress::new(Timeouts::default(), ConnectionSlots::new(1, usize::MAX));
     (client, Requests::new(socket.clone(), Timed::new(socket, progress)))
 }
 
@@ -117,7 +117,7 @@ async fn hyper_reads(bytes: Vec<u8>) -> (Vec<(String, Version, Option<String>)>,
     let serving = tokio::spawn(
         http1::Builder::new()
             .half_close(true)
-            .max_buf_size(head::LONGEST)
+            .max_buf_size(head::MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(server), service),
     );
     client.shutdown().await.unwrap();

@@ -10,14 +10,14 @@ use std::{
 };
 
 /// Snapshots kept per resource. When there are more, every other one of the older half goes.
-const MOST: usize = 256;
+const MAX_SNAPSHOTS: usize = 256;
 
 /// What the total was, at most once a second and only while requests come.
 ///
 /// A window's count is the total now minus the total at the latest snapshot before the window: it may count a little
 /// too much at the window's edge, never too little.
 #[derive(Debug)]
-pub struct History {
+pub(crate) struct History {
     /// The second of the latest snapshot, plus one; 0 is none.
     second: AtomicU64,
     snapshots: Mutex<VecDeque<Snapshot>>,
@@ -41,7 +41,7 @@ impl Default for History {
 
 impl History {
     /// To be called before a request is counted in `total`. Takes the lock once a second.
-    pub fn note(&self, now_ms: u64, total: &AtomicU64) {
+    pub(crate) fn note(&self, now_ms: u64, total: &AtomicU64) {
         let second = now_ms / 1000 + 1;
         if self.second.load(Ordering::Relaxed) != second {
             self.snapshot(now_ms, second, total);
@@ -58,8 +58,8 @@ impl History {
         let at_ms = crate::clock::now_ms().max(now_ms);
         snapshots.push_back(Snapshot { at_ms, total: total.load(Ordering::SeqCst) });
         self.second.store(second, Ordering::Relaxed);
-        if snapshots.len() > MOST {
-            let half = MOST / 2;
+        if snapshots.len() > MAX_SNAPSHOTS {
+            let half = MAX_SNAPSHOTS / 2;
             let kept: VecDeque<_> = snapshots
                 .iter()
                 .enumerate()
@@ -71,14 +71,14 @@ impl History {
     }
 
     /// Requests that came since `cutoff_ms`, out of `total`.
-    pub fn count_since(&self, cutoff_ms: u64, total: u64) -> u64 {
+    pub(crate) fn count_since(&self, cutoff_ms: u64, total: u64) -> u64 {
         let snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         let before = snapshots.iter().rev().find(|snapshot| snapshot.at_ms <= cutoff_ms);
         total.saturating_sub(before.map_or(0, |snapshot| snapshot.total))
     }
 
     /// Requests within `window` before `now_ms`, the last of which came at `last_ms`.
-    pub fn count(&self, window: Duration, now_ms: u64, last_ms: Option<u64>, total: u64) -> u64 {
+    pub(crate) fn count(&self, window: Duration, now_ms: u64, last_ms: Option<u64>, total: u64) -> u64 {
         let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         let cutoff = now_ms.saturating_sub(window);
         match last_ms {
@@ -128,7 +128,7 @@ mod tests {
     fn old_snapshots_are_thinned() {
         let (history, total) = (History::default(), AtomicU64::new(0));
         fill(&history, &total, 10_000_000, 20_000_000, 1000);
-        assert!(history.snapshots.lock().unwrap().len() <= MOST);
+        assert!(history.snapshots.lock().unwrap().len() <= MAX_SNAPSHOTS);
         let count = history.count(Duration::from_secs(9000), 20_000_000, Some(19_999_000), 10_000);
         assert!((9000..=10_000).contains(&count), "{count}");
     }

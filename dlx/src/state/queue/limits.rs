@@ -5,12 +5,12 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use super::shares::{Full, Share, Shares, fits};
-use crate::state::Entry;
+use super::shares::{Full, NamespaceShare, NamespaceShares, fits};
+use crate::state::ResourceHandle;
 
 /// What one resource may hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct HoldLimits {
     /// Requests.
     pub requests: usize,
     /// Bytes, those in the sockets included.
@@ -19,32 +19,32 @@ pub struct Limits {
 
 /// What all resources hold together.
 #[derive(Debug)]
-pub struct Totals {
-    limits: Limits,
+pub struct HeldTotals {
+    limits: HoldLimits,
     requests: AtomicUsize,
     bytes: AtomicU64,
-    shares: Arc<Shares>,
+    shares: Arc<NamespaceShares>,
 }
 
 /// A held request's share of the bounds; given back when dropped.
 #[derive(Debug)]
-pub struct Reservation {
-    entry: Arc<Entry>,
-    totals: Arc<Totals>,
+pub(crate) struct Reservation {
+    resource: Arc<ResourceHandle>,
+    totals: Arc<HeldTotals>,
     bytes: u64,
 }
 
-// === impl Totals ===
+// === impl HeldTotals ===
 
-impl Totals {
+impl HeldTotals {
     /// Nothing held yet.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: HoldLimits) -> Self {
         Self { limits, requests: AtomicUsize::new(0), bytes: AtomicU64::new(0), shares: Arc::default() }
     }
 
     /// The share of a namespace.
-    pub fn share(&self, namespace: &str) -> Arc<Share> {
-        self.shares.of(namespace)
+    pub fn share(&self, namespace: &str) -> Arc<NamespaceShare> {
+        self.shares.for_namespace(namespace)
     }
 
     /// Requests held, of all resources.
@@ -62,28 +62,28 @@ impl Totals {
 
 impl Reservation {
     /// Takes a share, or says what is full.
-    pub fn take(
-        entry: &Arc<Entry>,
+    pub(crate) fn take(
+        resource: &Arc<ResourceHandle>,
         bytes: u64,
-        limits: &Limits,
-        totals: &Arc<Totals>,
+        limits: &HoldLimits,
+        totals: &Arc<HeldTotals>,
     ) -> Result<Self, String> {
-        let queue = &entry.queue;
+        let queue = &resource.queue;
         let before = queue.len.fetch_add(1, Ordering::SeqCst);
         let all_before = totals.requests.fetch_add(1, Ordering::SeqCst);
-        let own_before = entry.share.requests.fetch_add(1, Ordering::SeqCst);
-        let own_bytes_before = entry.share.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let own_before = resource.share.requests.fetch_add(1, Ordering::SeqCst);
+        let own_bytes_before = resource.share.bytes.fetch_add(bytes, Ordering::Relaxed);
         let bytes_before = queue.bytes.fetch_add(bytes, Ordering::Relaxed);
         let all_bytes_before = totals.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let taken = Self { entry: entry.clone(), totals: totals.clone(), bytes };
+        let taken = Self { resource: resource.clone(), totals: totals.clone(), bytes };
         // Where one does not fit, dropping `taken` gives everything back.
         if before >= limits.requests {
             Err(format!("{} requests are held for it already, the most that may be", limits.requests))
         } else if bytes_before + bytes > limits.bytes {
             Err(format!("{bytes_before} bytes are held for it already, of {} that may be", limits.bytes))
         } else {
-            let (namespace, several) = (&entry.share.namespace, entry.share.has_others());
-            let Limits { requests: most, bytes: most_bytes } = totals.limits;
+            let (namespace, several) = (&resource.share.namespace, resource.share.has_others());
+            let HoldLimits { requests: most, bytes: most_bytes } = totals.limits;
             let fit = fits(most as u64, all_before as u64, own_before as u64, 1, several);
             let fit_bytes = fits(most_bytes, all_bytes_before, own_bytes_before, bytes, several);
             match (fit, fit_bytes) {
@@ -105,11 +105,11 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let queue = &self.entry.queue;
+        let queue = &self.resource.queue;
         queue.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.totals.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.entry.share.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.entry.share.requests.fetch_sub(1, Ordering::SeqCst);
+        self.resource.share.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.resource.share.requests.fetch_sub(1, Ordering::SeqCst);
         self.totals.requests.fetch_sub(1, Ordering::SeqCst);
         queue.len.fetch_sub(1, Ordering::SeqCst);
     }

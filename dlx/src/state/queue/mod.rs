@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
-pub use limits::{Limits, Reservation, Totals};
-pub use shares::Share;
+pub use limits::HoldLimits;
+pub(crate) use limits::{HeldTotals, Reservation};
+pub(crate) use shares::NamespaceShare;
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{answer::Refusal, state::Entry};
+use crate::{answer::ErrorResponse, state::ResourceHandle};
 
 /// The requests that wait for one resource.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct Inner {
     /// By ticket: the order of arrival.
-    waiting: BTreeMap<u64, oneshot::Sender<Go>>,
+    waiting: BTreeMap<u64, oneshot::Sender<Dispatch>>,
     next: u64,
     /// Let go, and no response head yet.
     places: usize,
@@ -41,37 +42,37 @@ struct Inner {
 
 /// What a held request is told.
 #[derive(Debug)]
-pub enum Go {
+pub enum Dispatch {
     /// Try to enter; the place is free again when this is dropped.
-    Forward(Place),
+    Forward(DispatchPermit),
     /// Answer with this.
-    Refuse(Arc<Refusal>),
+    Refuse(Arc<ErrorResponse>),
 }
 
 /// One of the places for requests that were let go and have no response head yet.
 #[derive(Debug)]
-pub struct Place(Option<Arc<Entry>>);
+pub struct DispatchPermit(Option<Arc<ResourceHandle>>);
 
 /// A held request's place in the queue. Dropping it leaves the queue.
 #[derive(Debug)]
-pub struct Held {
-    entry: Arc<Entry>,
+pub struct HeldRequest {
+    resource: Arc<ResourceHandle>,
     ticket: u64,
-    told: oneshot::Receiver<Go>,
+    told: oneshot::Receiver<Dispatch>,
     _bytes: Reservation,
 }
 
 /// Why a request was not held to its good end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejected {
+pub enum Rejection {
     /// Too many are held already.
-    Full,
+    TooManyHeld,
     /// Held for longer than `holdTimeout`.
     TooLong,
     /// The wake cannot succeed.
     WakeFailed,
     /// This DLX ends.
-    Draining,
+    ShuttingDown,
 }
 
 /// How many places there are after requests have been let go for so long and others still wait: twice as many each second. Who
@@ -111,13 +112,13 @@ impl Queue {
     }
 
     /// Counts a rejection.
-    pub fn count(&self, why: Rejected) {
+    pub fn count(&self, why: Rejection) {
         self.rejected[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Rejections so far, with the name of each reason.
     pub fn rejections(&self) -> [(&'static str, u64); 4] {
-        [Rejected::Full, Rejected::TooLong, Rejected::WakeFailed, Rejected::Draining]
+        [Rejection::TooManyHeld, Rejection::TooLong, Rejection::WakeFailed, Rejection::ShuttingDown]
             .map(|why| (why.name(), self.rejected[why as usize].load(Ordering::Relaxed)))
     }
 
@@ -132,13 +133,13 @@ impl Queue {
     ///
     /// It is full: the reason.
     pub fn join(
-        entry: &Arc<Entry>,
+        resource: &Arc<ResourceHandle>,
         bytes: u64,
-        limits: &Limits,
-        totals: &Arc<Totals>,
-    ) -> Result<(Held, bool), String> {
-        let queue = &entry.queue;
-        let reservation = Reservation::take(entry, bytes, limits, totals)?;
+        limits: &HoldLimits,
+        totals: &Arc<HeldTotals>,
+    ) -> Result<(HeldRequest, bool), String> {
+        let queue = &resource.queue;
+        let reservation = Reservation::take(resource, bytes, limits, totals)?;
         let (tell, told) = oneshot::channel();
         let mut inner = queue.lock();
         let ticket = inner.next;
@@ -146,7 +147,7 @@ impl Queue {
         let first = inner.waiting.is_empty();
         inner.waiting.insert(ticket, tell);
         drop(inner);
-        Ok((Held { entry: entry.clone(), ticket, told, _bytes: reservation }, first))
+        Ok((HeldRequest { resource: resource.clone(), ticket, told, _bytes: reservation }, first))
     }
 
     /// The gate opened: at the first pace again.
@@ -155,8 +156,8 @@ impl Queue {
     }
 
     /// Lets as many go as there are places; `limit` is how many places there are at first.
-    pub fn release(entry: &Arc<Entry>, limit: usize) {
-        let mut inner = entry.queue.lock();
+    pub fn release(resource: &Arc<ResourceHandle>, limit: usize) {
+        let mut inner = resource.queue.lock();
         if inner.waiting.is_empty() {
             inner.emptying = None;
             return;
@@ -166,7 +167,9 @@ impl Queue {
         while inner.places < limit {
             let Some((_, tell)) = inner.waiting.pop_first() else { break };
             inner.places += 1;
-            if let Err(Go::Forward(mut place)) = tell.send(Go::Forward(Place(Some(entry.clone())))) {
+            if let Err(Dispatch::Forward(mut place)) =
+                tell.send(Dispatch::Forward(DispatchPermit(Some(resource.clone()))))
+            {
                 // Its client left; the place must not be given back under the lock.
                 place.0 = None;
                 inner.places -= 1;
@@ -175,11 +178,11 @@ impl Queue {
     }
 
     /// Refuses all that wait.
-    pub fn refuse_all(&self, refusal: &Arc<Refusal>) {
+    pub fn refuse_all(&self, refusal: &Arc<ErrorResponse>) {
         let waiting = std::mem::take(&mut self.lock().waiting);
         for tell in waiting.into_values() {
             // An error: its client left.
-            let _ = tell.send(Go::Refuse(refusal.clone()));
+            let _ = tell.send(Dispatch::Refuse(refusal.clone()));
         }
     }
 
@@ -188,55 +191,55 @@ impl Queue {
     }
 }
 
-// === impl Held ===
+// === impl HeldRequest ===
 
-impl Held {
+impl HeldRequest {
     /// Waits until it is told something.
-    pub async fn told(&mut self) -> Go {
+    pub async fn wait_for_dispatch(&mut self) -> Dispatch {
         match (&mut self.told).await {
             Ok(go) => go,
-            Err(_) => Go::Refuse(Arc::new(Refusal::gone(&self.entry.key.id))),
+            Err(_) => Dispatch::Refuse(Arc::new(ErrorResponse::gone(&self.resource.key.id))),
         }
     }
 
     /// Back to where it stood: it was let go and found the gate shut again.
-    pub fn rejoin(&mut self, place: Place) {
+    pub fn rejoin(&mut self, place: DispatchPermit) {
         let (tell, told) = oneshot::channel();
         self.told = told;
-        self.entry.queue.lock().waiting.insert(self.ticket, tell);
+        self.resource.queue.lock().waiting.insert(self.ticket, tell);
         // After it stands in the queue again: giving the place back may let it go.
         drop(place);
-        self.entry.want();
+        self.resource.want();
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldRequest {
     fn drop(&mut self) {
-        self.entry.queue.lock().waiting.remove(&self.ticket);
+        self.resource.queue.lock().waiting.remove(&self.ticket);
     }
 }
 
-// === impl Place ===
+// === impl DispatchPermit ===
 
-impl Drop for Place {
+impl Drop for DispatchPermit {
     fn drop(&mut self) {
-        if let Some(entry) = self.0.take() {
-            entry.queue.lock().places -= 1;
-            entry.release();
+        if let Some(resource) = self.0.take() {
+            resource.queue.lock().places -= 1;
+            resource.release();
         }
     }
 }
 
-// === impl Rejected ===
+// === impl Rejection ===
 
-impl Rejected {
+impl Rejection {
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Rejected::Full => "full",
-            Rejected::TooLong => "held_too_long",
-            Rejected::WakeFailed => "wake_failed",
-            Rejected::Draining => "draining",
+            Rejection::TooManyHeld => "too_many_held",
+            Rejection::TooLong => "held_too_long",
+            Rejection::WakeFailed => "wake_failed",
+            Rejection::ShuttingDown => "shutting_down",
         }
     }
 }

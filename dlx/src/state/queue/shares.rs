@@ -13,16 +13,16 @@ use std::{
 
 /// What all resources of one namespace hold. Kept by each of them.
 #[derive(Debug)]
-pub struct Share {
+pub struct NamespaceShare {
     pub(super) namespace: String,
     pub(super) requests: AtomicUsize,
     pub(super) bytes: AtomicU64,
-    shares: Arc<Shares>,
+    shares: Arc<NamespaceShares>,
 }
 
 /// The namespaces that this DLX knows.
 #[derive(Debug, Default)]
-pub(super) struct Shares(Mutex<HashMap<String, Weak<Share>>>);
+pub(super) struct NamespaceShares(Mutex<HashMap<String, Weak<NamespaceShare>>>);
 
 /// What stands in the way of more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,16 +46,16 @@ pub(super) fn fits(limit: u64, all: u64, own: u64, more: u64, several: bool) -> 
     Ok(())
 }
 
-// === impl Shares ===
+// === impl NamespaceShares ===
 
-impl Shares {
+impl NamespaceShares {
     /// That of a namespace.
-    pub(super) fn of(self: &Arc<Self>, namespace: &str) -> Arc<Share> {
+    pub(super) fn for_namespace(self: &Arc<Self>, namespace: &str) -> Arc<NamespaceShare> {
         let mut shares = self.lock();
         if let Some(share) = shares.get(namespace).and_then(Weak::upgrade) {
             return share;
         }
-        let share = Arc::new(Share {
+        let share = Arc::new(NamespaceShare {
             namespace: namespace.to_owned(),
             requests: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
@@ -65,14 +65,14 @@ impl Shares {
         share
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<Share>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<NamespaceShare>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl Share ===
+// === impl NamespaceShare ===
 
-impl Share {
+impl NamespaceShare {
     /// Whose.
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -84,7 +84,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for NamespaceShare {
     fn drop(&mut self) {
         let mut shares = self.shares.lock();
         // Another one may have its place by now.
@@ -136,11 +136,11 @@ mod tests {
 
     #[test]
     fn a_namespace_counts_as_long_as_it_has_a_resource() {
-        let shares = Arc::new(Shares::default());
-        let first = shares.of("a");
+        let shares = Arc::new(NamespaceShares::default());
+        let first = shares.for_namespace("a");
         assert!(!first.has_others());
-        let second = shares.of("b");
-        assert!(Arc::ptr_eq(&second, &shares.of("b")));
+        let second = shares.for_namespace("b");
+        assert!(Arc::ptr_eq(&second, &shares.for_namespace("b")));
         assert!(first.has_others() && second.has_others());
         drop(second);
         assert!(!first.has_others());

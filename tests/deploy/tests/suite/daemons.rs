@@ -52,7 +52,7 @@ fn the_daemons_take_the_flags_they_are_given() {
                 "autoscaler" => {
                     autoscaler::AutoscalerFlags::try_parse_from(line).map(|flags| flags.common.shutdown_grace)
                 }
-                "dlx" => dlx::Flags::try_parse_from(line).map(|flags| flags.common.shutdown_grace),
+                "dlx" => dlx::DlxFlags::try_parse_from(line).map(|flags| flags.common.shutdown_grace),
                 other => panic!("{name}: a container {other}"),
             };
             grace.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -68,7 +68,7 @@ fn a_pod_outlives_its_daemons_grace() {
             let line = std::iter::once(container.name.clone()).chain(container.args.unwrap());
             let flags = match container.name.as_str() {
                 "autoscaler" => autoscaler::AutoscalerFlags::parse_from(line).common,
-                _ => dlx::Flags::parse_from(line).common,
+                _ => dlx::DlxFlags::parse_from(line).common,
             };
             let grace = flags.shutdown_grace;
             if container.name == "dlx" && flags.service_ports.is_some() {
@@ -107,7 +107,7 @@ fn both_daemons_and_the_network_policy_have_the_same_ports_for_services() {
             let line = std::iter::once(daemon.to_owned()).chain(container.args.unwrap());
             match daemon {
                 "autoscaler" => autoscaler::AutoscalerFlags::parse_from(line).common,
-                _ => dlx::Flags::parse_from(line).common,
+                _ => dlx::DlxFlags::parse_from(line).common,
             }
         });
         let expected = match name {

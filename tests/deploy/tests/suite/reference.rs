@@ -71,7 +71,7 @@ fn default(arg: &Arg, keys: &[Key]) -> String {
 #[test]
 fn the_page_of_flags_is_fresh() {
     let daemons: [(&'static str, Command); 2] =
-        [("autoscaler", autoscaler::AutoscalerFlags::command()), ("dlx", dlx::Flags::command())];
+        [("autoscaler", autoscaler::AutoscalerFlags::command()), ("dlx", dlx::DlxFlags::command())];
     let keys = NamespaceFile::keys();
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
     for (daemon, command) in &daemons {

@@ -3,7 +3,7 @@
 use daemon::{exit, telemetry};
 
 fn main() {
-    let flags: dlx::Flags = exit::parse_flags();
+    let flags: dlx::DlxFlags = exit::parse_flags();
     telemetry::init(flags.common.log_format);
     exit::end(dlx::run(flags, e2e::without::rules()))
 }

@@ -26,7 +26,7 @@ pub enum ColdStartPhase {
 
 /// A wake of this DLX's own: when it came how far.
 #[derive(Clone, Copy, Debug)]
-pub struct Timeline {
+pub(crate) struct Timeline {
     began: Instant,
     ended: [Option<Instant>; 6],
 }
@@ -37,7 +37,7 @@ pub struct ColdStartPhases([Option<Duration>; 6]);
 
 /// How a held request spent its time.
 #[derive(Clone, Copy, Debug)]
-pub struct Cold {
+pub struct ColdStart {
     /// How long it was held.
     pub hold: Duration,
     /// How long the wake took that it waited for; `None` if it waited for none of this DLX's own.
@@ -70,7 +70,7 @@ impl ColdStartPhase {
 
 impl Timeline {
     /// A wake is ordered now, for requests of which the first has been held since `wanted`.
-    pub fn ordered(wanted: Option<Instant>) -> Self {
+    pub(crate) fn ordered(wanted: Option<Instant>) -> Self {
         let now = Instant::now();
         let mut timeline = Self { began: wanted.unwrap_or(now), ended: [None; 6] };
         timeline.ended[ColdStartPhase::Decide as usize] = Some(now);
@@ -78,7 +78,7 @@ impl Timeline {
     }
 
     /// It came so far now, unless it had before. Whether it had not.
-    pub fn reach(&mut self, phase: ColdStartPhase) -> bool {
+    pub(crate) fn reach(&mut self, phase: ColdStartPhase) -> bool {
         let now = Instant::now();
         let new = self.ended[phase as usize].is_none();
         if new {
@@ -94,7 +94,7 @@ impl Timeline {
     }
 
     /// What the plugin tells of it, once its write is seen.
-    pub fn see(&mut self, told: &Resource) {
+    pub(crate) fn observe(&mut self, told: &Resource) {
         self.reach(ColdStartPhase::Patch);
         match told.progress {
             Some(Progress::Scheduled) => drop(self.reach(ColdStartPhase::Scheduled)),
@@ -105,7 +105,7 @@ impl Timeline {
     }
 
     /// How long each phase took so far.
-    pub fn phases(&self) -> ColdStartPhases {
+    pub(crate) fn phases(&self) -> ColdStartPhases {
         let mut phases = ColdStartPhases::default();
         let mut before = self.began;
         for phase in ColdStartPhase::ALL {
@@ -117,7 +117,7 @@ impl Timeline {
     }
 
     /// When it was ready, if it was.
-    pub fn ready(&self) -> Option<Instant> {
+    pub(crate) fn ready(&self) -> Option<Instant> {
         self.ended[ColdStartPhase::Ready as usize]
     }
 }
@@ -126,7 +126,7 @@ impl Timeline {
 
 impl ColdStartPhases {
     /// One of them.
-    pub fn of(&self, phase: ColdStartPhase) -> Option<Duration> {
+    pub fn duration_of(&self, phase: ColdStartPhase) -> Option<Duration> {
         self.0[phase as usize]
     }
 
@@ -142,7 +142,7 @@ impl ColdStartPhases {
         let phases = *self;
         ColdStartPhase::ALL
             .into_iter()
-            .filter_map(move |phase| Some((phase, phases.of(phase)?.as_secs_f64() * 1000.0)))
+            .filter_map(move |phase| Some((phase, phases.duration_of(phase)?.as_secs_f64() * 1000.0)))
     }
 }
 
@@ -163,14 +163,15 @@ mod tests {
     fn what_is_not_told_is_part_of_what_follows() {
         let mut told = Resource::new(ResourceId::new("demo", "a"));
         let mut timeline = Timeline::ordered(None);
-        timeline.see(&told);
+        timeline.observe(&told);
         assert_eq!(timeline.phases().millis().count(), 2, "decided and written");
         told.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
-        timeline.see(&told);
+        timeline.observe(&told);
         let phases = timeline.phases();
-        assert_eq!(phases.of(ColdStartPhase::Scheduled), Some(std::time::Duration::ZERO));
+        assert_eq!(phases.duration_of(ColdStartPhase::Scheduled), Some(std::time::Duration::ZERO));
         assert!(
-            phases.of(ColdStartPhase::Started).is_some() && phases.of(ColdStartPhase::Ready).is_none(),
+            phases.duration_of(ColdStartPhase::Started).is_some()
+                && phases.duration_of(ColdStartPhase::Ready).is_none(),
             "{phases}"
         );
     }
@@ -181,10 +182,10 @@ mod tests {
         let mut timeline = Timeline::ordered(None);
         told.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
         told.progress = Some(Progress::Scheduled);
-        timeline.see(&told);
-        assert!(timeline.phases().of(ColdStartPhase::Started).is_none());
+        timeline.observe(&told);
+        assert!(timeline.phases().duration_of(ColdStartPhase::Started).is_none());
         told.progress = Some(Progress::Started);
-        timeline.see(&told);
+        timeline.observe(&told);
         assert!(timeline.reach(ColdStartPhase::Ready) && !timeline.reach(ColdStartPhase::Ready), "once");
         assert_eq!(timeline.phases().millis().count(), 5);
     }

@@ -13,14 +13,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// How long a DLX that is done stays registered for its last report.
-pub const LONGEST: Duration = Duration::from_secs(5);
+pub(crate) const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Far more than there are autoscalers, and far less than the admin port has connections.
 const MAX_WAITING: usize = 16;
 
 /// How far the last report is.
 #[derive(Debug)]
-pub struct LastReport {
+pub struct FinalReport {
     /// Questions that may wait: each keeps a connection of the admin port.
     places: Semaphore,
     asked: AtomicBool,
@@ -28,9 +28,9 @@ pub struct LastReport {
     received: CancellationToken,
 }
 
-// === impl LastReport ===
+// === impl FinalReport ===
 
-impl Default for LastReport {
+impl Default for FinalReport {
     fn default() -> Self {
         Self {
             places: Semaphore::new(MAX_WAITING),
@@ -41,7 +41,7 @@ impl Default for LastReport {
     }
 }
 
-impl LastReport {
+impl FinalReport {
     /// An autoscaler asks this DLX for its activity.
     pub fn is_asked(&self) {
         self.asked.store(true, Ordering::Relaxed);
@@ -75,7 +75,7 @@ impl LastReport {
         match timeout(longest, self.received.cancelled()).await {
             Ok(()) => tracing::info!("gave the autoscaler the last report"),
             Err(_) => tracing::warn!(
-                "no autoscaler asked for the last report: workloads stay awake for a window because of it"
+                "stopped without a last report: no autoscaler asked for it, so workloads stay awake for one window"
             ),
         }
     }

@@ -11,26 +11,26 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    client::{Places, Timeouts},
-    driver::{Driver, Plugins},
+    client::{ConnectionSlots, Timeouts},
+    driver::{Driver, FollowedPlugins},
+    final_report::FinalReport,
     forward::http::Pools,
-    identify::{Identifier, Peers},
-    last_report::LastReport,
-    listen::{Ports, Server},
-    metrics::Metrics,
-    state::{Effect, Limits, Resources, Routes, Shared},
+    identify::{Identifier, TrustedProxies},
+    listen::{DedicatedPorts, Server},
+    metrics::DlxMetrics,
+    state::{Effect, HoldLimits, Interceptions, Resources, SharedState},
     stop::Stopping,
 };
 
 /// What a DLX is made with.
 #[derive(Debug)]
-pub struct Config {
+pub struct DlxConfig {
     /// This incarnation, to the autoscaler.
     pub member: String,
     /// The protocol's rules.
     pub rules: Rules,
     /// What may be held in all.
-    pub held: Limits,
+    pub held: HoldLimits,
     /// Wakes at once.
     pub wakes: usize,
     /// How long whoever connects may take to follow a change of a route.
@@ -38,7 +38,7 @@ pub struct Config {
     /// The ports that are bound for all resources, and whose each of them is can change.
     pub service_ports: Option<ServicePorts>,
     /// Whose headers are believed.
-    pub peers: Peers,
+    pub peers: TrustedProxies,
     /// The namespace of a resource that a header names without one.
     pub default_namespace: Option<String>,
     /// Flags that name headers, for all namespaces: the resource's, and the path's.
@@ -55,46 +55,46 @@ pub struct Config {
 
 /// A DLX.
 #[derive(Debug)]
-pub struct Dlx {
+pub struct Stages {
     /// This incarnation, to the autoscaler.
     pub member: String,
     /// What the resources have in common.
-    pub state: Arc<Shared>,
+    pub shared: Arc<SharedState>,
     /// All resources, and which host and port is whose.
     pub resources: Arc<Resources>,
     /// Probes, writes, wakes.
     pub driver: Arc<Driver>,
     /// The plugins that are followed.
-    pub plugins: Arc<Plugins>,
+    pub plugins: Arc<FollowedPlugins>,
     /// What connections are served with.
     pub server: Arc<Server>,
     /// The ports that were bound for one resource each.
-    pub ports: Arc<Ports>,
+    pub ports: Arc<DedicatedPorts>,
     /// The ports that are bound for all of them.
     pub service_ports: Option<ServicePorts>,
     /// How far its end is.
     pub stopping: Arc<Stopping>,
     /// The report after the last request.
-    pub last_report: LastReport,
+    pub last_report: FinalReport,
     /// Connections are accepted.
     pub serving: AtomicBool,
     /// Counts that belong to no resource.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<DlxMetrics>,
 }
 
-// === impl Config ===
+// === impl DlxConfig ===
 
-impl Default for Config {
+impl Default for DlxConfig {
     /// Everything is allowed, and nothing configured.
     fn default() -> Self {
         Self {
             member: "dlx".to_owned(),
             rules: Rules::default(),
-            held: Limits { requests: usize::MAX, bytes: u64::MAX },
+            held: HoldLimits { requests: usize::MAX, bytes: u64::MAX },
             wakes: daemon::wakes::DEFAULT,
             endpoint_propagation_delay: std::time::Duration::ZERO,
             service_ports: None,
-            peers: Peers::default(),
+            peers: TrustedProxies::default(),
             default_namespace: None,
             headers: (None, None),
             places: usize::MAX,
@@ -105,28 +105,28 @@ impl Default for Config {
     }
 }
 
-// === impl Dlx ===
+// === impl Stages ===
 
-impl Dlx {
+impl Stages {
     /// Nothing known yet. What is not a request's own work runs on the current runtime.
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: DlxConfig) -> Self {
         let handle = Handle::current();
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(DlxMetrics::default());
         let driver = Driver::new(handle.clone(), Wakes::new(config.wakes), metrics.clone());
         let pools = Arc::new(Pools::default());
-        let state = Shared::new(config.rules, config.held, {
+        let shared = SharedState::new(config.rules, config.held, {
             let (driver, pools) = (driver.clone(), pools.clone());
-            move |entry, effect| match effect {
+            move |resource, effect| match effect {
                 Effect::CloseIdle(unlisted) => pools.close_idle(&unlisted),
-                effect => driver.carry_out(entry, effect),
+                effect => driver.carry_out(resource, effect),
             }
         });
         let resources = Arc::new(Resources::default());
-        let routes = Routes::new(config.endpoint_propagation_delay);
-        let plugins = Plugins::new(
+        let routes = Interceptions::new(config.endpoint_propagation_delay);
+        let plugins = FollowedPlugins::new(
             handle.clone(),
             resources.clone(),
-            state.clone(),
+            shared.clone(),
             routes.clone(),
             &config.member,
             metrics.clone(),
@@ -137,7 +137,7 @@ impl Dlx {
         let draining = CancellationToken::new();
         let server = Arc::new(Server {
             identifier,
-            places: Places::new(config.places, config.most_unread),
+            places: ConnectionSlots::new(config.places, config.most_unread),
             timeouts: config.timeouts,
             pools,
             draining: draining.clone(),
@@ -145,16 +145,16 @@ impl Dlx {
             metrics: metrics.clone(),
         });
         Self {
-            ports: Ports::new(resources.clone(), config.service_ports),
+            ports: DedicatedPorts::new(resources.clone(), config.service_ports),
             service_ports: config.service_ports,
             stopping: Arc::new(Stopping { signalled: config.signalled, draining, routes }),
             member: config.member,
-            state,
+            shared,
             resources,
             driver,
             plugins,
             server,
-            last_report: LastReport::default(),
+            last_report: FinalReport::default(),
             serving: AtomicBool::new(false),
             metrics,
         }
@@ -163,7 +163,7 @@ impl Dlx {
     /// Why it is not ready, if it is not.
     pub fn ready(&self) -> Result<(), String> {
         if self.stopping.draining.is_cancelled() {
-            return Err("draining".to_owned());
+            return Err("shutting down".to_owned());
         }
         if self.stopping.signalled.is_cancelled() {
             return Err(format!("stopping: {}", self.stopping.routes));
@@ -184,6 +184,10 @@ impl Dlx {
 
     /// Requests in flight and held, of all resources.
     pub fn busy(&self) -> u64 {
-        self.resources.all().iter().map(|entry| entry.counts.under_way() + entry.queue.len() as u64).sum()
+        self.resources
+            .all()
+            .iter()
+            .map(|resource| resource.counts.under_way() + resource.queue.len() as u64)
+            .sum()
     }
 }

@@ -15,26 +15,26 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Progress, Socket};
+use super::{ConnectionProgress, Socket};
 
 /// Of the room, this part is made at once: looking for the longest idle costs a look at all.
-const PART: usize = 64;
+const CLOSED_SHARE: usize = 64;
 /// But so much at least, or a flood of clients that say nothing would keep others waiting for long.
-const LEAST: usize = 8;
+const MIN_CLOSED: usize = 8;
 /// For so long a connection must have had nothing to do before it is closed for another one: what its client has sent
 /// already, or just begun to send, has been read by then.
 const MIN_IDLE: Duration = Duration::from_secs(1);
 /// So long a client of HTTP/2 may take to hear that its connection is closed for another one: a round trip of most. What it sends
 /// meanwhile is answered.
-const GOODBYE_UNDER_PRESSURE: Duration = Duration::from_millis(250);
+const GOAWAY_TIMEOUT_UNDER_PRESSURE: Duration = Duration::from_millis(250);
 /// How soon after a look at what is unread another one may bring something new.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const UNREAD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// How often the log says that there is no room.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+const FULL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Room for clients' connections.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionSlots {
     free: Arc<Semaphore>,
     most: usize,
     /// Clients that wait to be taken.
@@ -62,8 +62,8 @@ pub struct Places {
 
 /// Counts a connection as open until it is dropped.
 #[derive(Debug)]
-pub struct Open {
-    places: Arc<Places>,
+pub struct ConnectionGuard {
+    places: Arc<ConnectionSlots>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -75,19 +75,19 @@ pub struct Clients(Mutex<Connections>);
 struct Connections {
     /// The number of the last that came.
     last: u64,
-    open: HashMap<u64, (Socket, Arc<Progress>)>,
+    open: HashMap<u64, (Socket, Arc<ConnectionProgress>)>,
 }
 
 /// Has a connection be among those of its thread until it is dropped.
 #[derive(Debug)]
-pub struct Known {
+pub struct ClientGuard {
     clients: Arc<Clients>,
     number: u64,
 }
 
-// === impl Places ===
+// === impl ConnectionSlots ===
 
-impl Places {
+impl ConnectionSlots {
     /// Room for `most`, whose clients may leave `most_unread` bytes of their answers unread.
     pub fn new(most: usize, most_unread: usize) -> Arc<Self> {
         let most = most.min(Semaphore::MAX_PERMITS);
@@ -116,9 +116,9 @@ impl Places {
     }
 
     /// One more connection is open, at this place.
-    pub fn open(self: &Arc<Self>, place: OwnedSemaphorePermit) -> Open {
+    pub fn open(self: &Arc<Self>, place: OwnedSemaphorePermit) -> ConnectionGuard {
         self.open.fetch_add(1, Ordering::SeqCst);
-        Open { places: self.clone(), _place: place }
+        ConnectionGuard { places: self.clone(), _place: place }
     }
 
     /// Returns when no connection is open.
@@ -147,7 +147,7 @@ impl Places {
                     self.say();
                     MIN_IDLE
                 }
-                _ => GOODBYE_UNDER_PRESSURE,
+                _ => GOAWAY_TIMEOUT_UNDER_PRESSURE,
             };
             tokio::select! {
                 place = self.free.clone().acquire_owned() => match place {
@@ -170,7 +170,7 @@ impl Places {
             let clients = lock(&clients.0);
             for (socket, progress) in clients.open.values() {
                 match progress.closed_for() {
-                    Some(ago) if ago < GOODBYE_UNDER_PRESSURE => ending += 1,
+                    Some(ago) if ago < GOAWAY_TIMEOUT_UNDER_PRESSURE => ending += 1,
                     // It was told. An error: it has ended.
                     Some(_) => drop(shutdown(socket.stream(), Shutdown::Both)),
                     None => {}
@@ -181,7 +181,7 @@ impl Places {
                 Some((idle, socket.clone(), progress.clone()))
             }));
         }
-        let count = (self.most / PART).max(LEAST).saturating_sub(ending).min(idle.len());
+        let count = (self.most / CLOSED_SHARE).max(MIN_CLOSED).saturating_sub(ending).min(idle.len());
         if count == 0 {
             return ending;
         }
@@ -228,7 +228,7 @@ impl Places {
     fn close_most_unread(&self) {
         {
             let mut looked = lock(&self.looked);
-            if looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+            if looked.is_some_and(|looked| looked.elapsed() < UNREAD_CHECK_INTERVAL) {
                 return;
             }
             *looked = Some(Instant::now());
@@ -267,7 +267,7 @@ impl Places {
                 tracing::debug!(
                     namespace,
                     bytes,
-                    "closed a connection whose client left the most of its answers unread"
+                    "closed the connection with the most unread response bytes"
                 );
             }
         }
@@ -308,7 +308,7 @@ impl Places {
 
     fn say(&self) {
         let mut said = lock(&self.said);
-        if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+        if said.is_none_or(|said| said.elapsed() >= FULL_LOG_INTERVAL) {
             *said = Some(Instant::now());
             tracing::warn!("{}", self.full());
         }
@@ -336,9 +336,9 @@ impl Drop for Waits<'_> {
     }
 }
 
-// === impl Open ===
+// === impl ConnectionGuard ===
 
-impl Drop for Open {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         if self.places.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.places.none_open.notify_one();
@@ -350,18 +350,18 @@ impl Drop for Open {
 
 impl Clients {
     /// A connection may be closed from now on when it has nothing to do.
-    pub fn add(self: &Arc<Self>, socket: Socket, progress: Arc<Progress>) -> Known {
+    pub fn add(self: &Arc<Self>, socket: Socket, progress: Arc<ConnectionProgress>) -> ClientGuard {
         let mut inner = lock(&self.0);
         inner.last += 1;
         let number = inner.last;
         inner.open.insert(number, (socket, progress));
-        Known { clients: self.clone(), number }
+        ClientGuard { clients: self.clone(), number }
     }
 }
 
-// === impl Known ===
+// === impl ClientGuard ===
 
-impl Drop for Known {
+impl Drop for ClientGuard {
     fn drop(&mut self) {
         lock(&self.clients.0).open.remove(&self.number);
     }
@@ -389,17 +389,17 @@ mod tests {
     async fn for_one_client_that_waits_only_a_part_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = Socket::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-        let places = Places::new(2 * PART, usize::MAX);
+        let places = ConnectionSlots::new(2 * CLOSED_SHARE, usize::MAX);
         let clients = places.add();
         let mut taken = Vec::new();
         while let Some(place) = places.try_take() {
-            let progress = Progress::new(Timeouts::default(), places.clone());
+            let progress = ConnectionProgress::new(Timeouts::default(), places.clone());
             progress.speaks_http2();
             // One request, which has its answer.
             drop(progress.busy());
             taken.push((place, clients.add(socket.clone(), progress.clone()), progress));
         }
-        advance(MIN_IDLE + GOODBYE_UNDER_PRESSURE).await;
+        advance(MIN_IDLE + GOAWAY_TIMEOUT_UNDER_PRESSURE).await;
         let waits = tokio::spawn({
             let places = places.clone();
             async move { places.take().await }
@@ -412,7 +412,7 @@ mod tests {
         }
         assert_eq!(places.closed_for_others(), 8);
         // They have not ended in time: others are closed, too.
-        advance(GOODBYE_UNDER_PRESSURE).await;
+        advance(GOAWAY_TIMEOUT_UNDER_PRESSURE).await;
         places.close_longest_idle();
         assert_eq!(places.closed_for_others(), 16);
         taken.pop();
@@ -425,19 +425,19 @@ mod tests {
         for asked in [true, false] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let places = Places::new(1, usize::MAX);
-            let progress = Progress::new(Timeouts::default(), places.clone());
+            let places = ConnectionSlots::new(1, usize::MAX);
+            let progress = ConnectionProgress::new(Timeouts::default(), places.clone());
             progress.speaks_http2();
             if asked {
                 drop(progress.busy());
             }
             let socket = Socket::new(listener.accept().await.unwrap().0);
             let _known = places.add().add(socket, progress);
-            advance(MIN_IDLE + GOODBYE_UNDER_PRESSURE).await;
+            advance(MIN_IDLE + GOAWAY_TIMEOUT_UNDER_PRESSURE).await;
             assert_eq!(places.close_longest_idle(), 1);
             let ended = rustix::net::recv(&client, &mut [0_u8], RecvFlags::DONTWAIT);
             assert_eq!(ended.is_err(), asked, "{ended:?}");
-            advance(GOODBYE_UNDER_PRESSURE).await;
+            advance(GOAWAY_TIMEOUT_UNDER_PRESSURE).await;
             places.close_longest_idle();
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
         }

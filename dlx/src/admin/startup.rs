@@ -8,23 +8,27 @@ use std::{
 use daemon::{admin::Admin, coordination::Coordination, telemetry::registry};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::flags::Flags;
+use crate::flags::DlxFlags;
 
 /// Says why the DLX is not ready, while it waits for its ports and to be a member.
-pub struct Waiting {
+pub(crate) struct StartupStatus {
     why: Arc<Mutex<String>>,
     server: Option<AbortOnDropHandle<std::io::Result<()>>>,
 }
 
-// === impl Waiting ===
+// === impl StartupStatus ===
 
-impl Waiting {
+impl StartupStatus {
     /// Says so from now on, where it may take time.
     ///
     /// # Errors
     ///
     /// The socket cannot be shared.
-    pub fn begin(flags: &Flags, admin: &TcpListener, coordination: &Coordination) -> anyhow::Result<Self> {
+    pub(crate) fn begin(
+        flags: &DlxFlags,
+        admin: &TcpListener,
+        coordination: &Coordination,
+    ) -> anyhow::Result<Self> {
         let why = Arc::new(Mutex::new("starting".to_owned()));
         let takes_time =
             matches!(coordination, Coordination::Leases(_)) || flags.common.service_ports.is_some();
@@ -39,12 +43,12 @@ impl Waiting {
     }
 
     /// It waits for this now.
-    pub fn say(&self, why: String) {
+    pub(crate) fn say(&self, why: String) {
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// What comes from here on waits for the real server.
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         if let Some(server) = self.server {
             server.abort();
             // An error: it was aborted.

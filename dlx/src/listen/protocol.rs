@@ -8,18 +8,18 @@ use rustix::{
 };
 use tokio::{io::Interest, time::timeout_at};
 
-use crate::client::{Progress, Socket};
+use crate::client::{ConnectionProgress, Socket};
 
 /// What an HTTP/2 client says first (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// So much of a first line is looked at, to tell a request from other text. No other protocol begins with a longer one.
-const LINE: usize = 4096;
+const MAX_LINE: usize = 4096;
 /// The longest method. (WebDAV's longest has 17 letters.)
-const METHOD: usize = 32;
+const MAX_METHOD: usize = 32;
 
 /// What a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spoken {
+pub(crate) enum ClientProtocol {
     /// HTTP/1, or something that is refused as such.
     Http1,
     /// HTTP/2.
@@ -31,51 +31,55 @@ pub enum Spoken {
 /// Waits for the first bytes and says what they begin. `guessed`: that it is HTTP is only guessed.
 ///
 /// A client that waits for the other side to speak first is waited for. `None`: it took too long.
-pub async fn spoken(socket: &Socket, guessed: bool, progress: &Progress) -> Option<Spoken> {
+pub(crate) async fn spoken(
+    socket: &Socket,
+    guessed: bool,
+    progress: &ConnectionProgress,
+) -> Option<ClientProtocol> {
     loop {
         let readable = socket.stream().ready(Interest::READABLE);
         let readable = match progress.deadline(None) {
             Some((deadline, _)) => timeout_at(deadline, readable).await.ok()?,
             None => readable.await,
         };
-        let Ok(ready) = readable else { return Some(Spoken::Http1) };
+        let Ok(ready) = readable else { return Some(ClientProtocol::Http1) };
         match look(socket, guessed) {
             Some(spoken) => return Some(spoken),
             None if !ready.is_read_closed() => {
                 progress.came();
                 socket.clear();
             }
-            None if guessed => return Some(Spoken::Other),
-            None => return Some(Spoken::Http1),
+            None if guessed => return Some(ClientProtocol::Other),
+            None => return Some(ClientProtocol::Http1),
         }
     }
 }
 
 /// Not `async`: whoever waits is not to carry the buffer.
-fn look(socket: &Socket, guessed: bool) -> Option<Spoken> {
-    let mut seen = [0; LINE];
-    let room = if guessed { LINE } else { PREFACE.len() };
+fn look(socket: &Socket, guessed: bool) -> Option<ClientProtocol> {
+    let mut seen = [0; MAX_LINE];
+    let room = if guessed { MAX_LINE } else { PREFACE.len() };
     match recv(socket.stream(), &mut seen[..room], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-        Ok((_, 0)) => Some(Spoken::Http1),
+        Ok((_, 0)) => Some(ClientProtocol::Http1),
         Ok((_, len)) => tell(&seen[..len], guessed),
         Err(Errno::AGAIN | Errno::INTR) => None,
         Err(error) => {
-            tracing::trace!(error = %io::Error::from(error), "a connection broke");
-            Some(Spoken::Http1)
+            tracing::trace!(error = %io::Error::from(error), "connection failed");
+            Some(ClientProtocol::Http1)
         }
     }
 }
 
 /// What these bytes begin; `None`: more of them will tell.
-fn tell(seen: &[u8], guessed: bool) -> Option<Spoken> {
+fn tell(seen: &[u8], guessed: bool) -> Option<ClientProtocol> {
     if seen.starts_with(PREFACE) {
-        return Some(Spoken::Http2);
+        return Some(ClientProtocol::Http2);
     }
     if PREFACE.starts_with(seen) {
         return None;
     }
     if !guessed {
-        return Some(Spoken::Http1);
+        return Some(ClientProtocol::Http1);
     }
     // A request may stand behind empty lines (RFC 9112 2.2).
     let begin = seen.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
@@ -85,15 +89,15 @@ fn tell(seen: &[u8], guessed: bool) -> Option<Spoken> {
     };
     let text = line.strip_suffix(b"\r").unwrap_or(line);
     let method = text.iter().position(|byte| !is_token(*byte)).unwrap_or(text.len());
-    let may_be_method = (1..=METHOD).contains(&method) && matches!(text.get(method), None | Some(b' '));
+    let may_be_method = (1..=MAX_METHOD).contains(&method) && matches!(text.get(method), None | Some(b' '));
     let is_text = !text.iter().any(u8::is_ascii_control);
     if !may_be_method || !is_text {
-        return Some(Spoken::Other);
+        return Some(ClientProtocol::Other);
     }
     match ends {
-        true if has_version(text) => Some(Spoken::Http1),
-        true => Some(Spoken::Other),
-        false if seen.len() >= LINE => Some(Spoken::Http1),
+        true if has_version(text) => Some(ClientProtocol::Http1),
+        true => Some(ClientProtocol::Other),
+        false if seen.len() >= MAX_LINE => Some(ClientProtocol::Http1),
         false => None,
     }
 }
@@ -119,8 +123,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_http_is_told_from_what_can() {
-        use Spoken::{Http1, Http2, Other};
-        let long = format!("GET /{}", "x".repeat(LINE));
+        use ClientProtocol::{Http1, Http2, Other};
+        let long = format!("GET /{}", "x".repeat(MAX_LINE));
         for (bytes, expected) in [
             (PREFACE, Some(Http2)),
             (b"PRI * HT", None),

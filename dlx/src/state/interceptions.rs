@@ -10,7 +10,7 @@ use tokio::{
 
 /// Routes that name this DLX, as far as its plugins tell.
 #[derive(Debug)]
-pub struct Routes {
+pub struct Interceptions {
     grace: Duration,
     named: watch::Sender<Named>,
 }
@@ -25,20 +25,20 @@ struct Named {
 
 /// A route that names this DLX, until it is dropped.
 #[derive(Debug)]
-pub struct LeadsHere(Arc<Routes>);
+pub struct InterceptionGuard(Arc<Interceptions>);
 
-// === impl Routes ===
+// === impl Interceptions ===
 
-impl Routes {
+impl Interceptions {
     /// None so far. `grace`: how long whoever connects may take to follow a change of one.
     pub fn new(grace: Duration) -> Arc<Self> {
         Arc::new(Self { grace, named: watch::Sender::default() })
     }
 
     /// One more.
-    pub fn one(self: &Arc<Self>) -> LeadsHere {
+    pub fn add(self: &Arc<Self>) -> InterceptionGuard {
         self.named.send_modify(|named| named.now += 1);
-        LeadsHere(self.clone())
+        InterceptionGuard(self.clone())
     }
 
     /// How many there are.
@@ -47,7 +47,7 @@ impl Routes {
     }
 
     /// Returns when there has been none for the grace; at once where there never was one.
-    pub async fn over(&self) {
+    pub async fn wait_until_over(&self) {
         let mut named = self.named.subscribe();
         loop {
             // An error: never, its sender is `self`.
@@ -65,26 +65,26 @@ impl Routes {
     }
 }
 
-impl fmt::Display for Routes {
+impl fmt::Display for Interceptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Named { now, ceased } = *self.named.borrow();
         match (now, ceased) {
-            (0, None) => f.write_str("no route leads here"),
+            (0, None) => f.write_str("no Service names this DLX"),
             (0, Some(ceased)) => write!(
                 f,
-                "the last route was led elsewhere {} ago, and whoever connects has {} to follow",
+                "the last Service stopped naming this DLX {} ago; clients have {} to follow",
                 duration::short(Duration::from_secs(ceased.elapsed().as_secs())),
                 duration::short(self.grace)
             ),
-            (1, _) => f.write_str("1 route still leads here"),
-            (n, _) => write!(f, "{n} routes still lead here"),
+            (1, _) => f.write_str("1 Service still names this DLX"),
+            (n, _) => write!(f, "{n} Services still name this DLX"),
         }
     }
 }
 
-// === impl LeadsHere ===
+// === impl InterceptionGuard ===
 
-impl Drop for LeadsHere {
+impl Drop for InterceptionGuard {
     fn drop(&mut self) {
         self.0.named.send_modify(|named| {
             named.now -= 1;

@@ -11,38 +11,38 @@ use daemon::listen::Handed;
 use scaler_types::ServicePorts;
 use tokio_util::sync::CancellationToken;
 
-use super::{Accepted, Door, Listener, Server, Workers};
-use crate::state::{Entry, Identity, Resources};
+use super::{Accepted, Listener, ListenerKind, Server, Workers};
+use crate::state::{PortOwner, ResourceHandle, Resources};
 
 /// The ports that are bound, and those that cannot be.
 #[derive(Debug)]
-pub struct Ports {
+pub struct DedicatedPorts {
     resources: Arc<Resources>,
     /// Those that are bound for all resources, and are not among these.
     service_ports: Option<ServicePorts>,
-    bound: Mutex<HashMap<u16, Bound>>,
+    bound: Mutex<HashMap<u16, DedicatedPort>>,
 }
 
 /// One port.
 #[derive(Clone, Debug)]
-pub struct Bound {
+pub struct DedicatedPort {
     /// Whose, as the plugin lists it.
-    pub identity: Identity,
+    pub identity: PortOwner,
     /// Why it cannot be bound; `None` if it is.
     pub error: Option<String>,
     stop: CancellationToken,
 }
 
-// === impl Ports ===
+// === impl DedicatedPorts ===
 
-impl Ports {
+impl DedicatedPorts {
     /// None is bound yet. `service_ports` are bound by others.
     pub fn new(resources: Arc<Resources>, service_ports: Option<ServicePorts>) -> Arc<Self> {
         Arc::new(Self { resources, service_ports, bound: Mutex::default() })
     }
 
     /// The ports, and how they are.
-    pub fn all(&self) -> Vec<Bound> {
+    pub fn all(&self) -> Vec<DedicatedPort> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
@@ -64,7 +64,7 @@ impl Ports {
     fn apply(&self, server: &Server, workers: &Workers, handed: &Handed, ip: IpAddr) {
         let table = self.resources.table();
         let is_own = |port: u16| self.service_ports.is_none_or(|all| !all.contains(port));
-        let wanted: HashMap<u16, &Identity> = table
+        let wanted: HashMap<u16, &PortOwner> = table
             .ports()
             .filter(|identity| is_own(identity.port.listen))
             .map(|identity| (identity.port.listen, identity))
@@ -73,7 +73,7 @@ impl Ports {
         bound.retain(|number, bound| {
             let stays = bound.error.is_none()
                 && wanted.get(number).is_some_and(|identity| {
-                    Arc::ptr_eq(&identity.entry, &bound.identity.entry)
+                    Arc::ptr_eq(&identity.resource, &bound.identity.resource)
                         && identity.port == bound.identity.port
                 });
             if !stays {
@@ -94,23 +94,23 @@ fn bind(
     workers: &Workers,
     handed: &Handed,
     address: SocketAddr,
-    identity: Identity,
-) -> Bound {
+    identity: PortOwner,
+) -> DedicatedPort {
     let stop = server.draining.child_token();
-    let Identity { entry, port } = &identity;
+    let PortOwner { resource, port } = &identity;
     let error = match handed.bind(address).and_then(Listener::new) {
         Ok(listener) => {
-            tracing::info!(resource = %entry.key.id, %address, protocol = ?port.protocol, "its port is bound");
-            listen(server, workers, listener, stop.clone(), Door::Own(identity.clone()));
+            tracing::info!(resource = %resource.key.id, %address, protocol = ?port.protocol, "bound the resource's port");
+            listen(server, workers, listener, stop.clone(), ListenerKind::Own(identity.clone()));
             None
         }
-        Err(error) => Some(not_bound(entry, address, &error)),
+        Err(error) => Some(not_bound(resource, address, &error)),
     };
-    Bound { identity, error, stop }
+    DedicatedPort { identity, error, stop }
 }
 
-fn not_bound(entry: &Entry, address: SocketAddr, error: &io::Error) -> String {
-    tracing::error!(resource = %entry.key.id, %address, %error, "its port cannot be bound; tried again when resources change");
+fn not_bound(resource: &ResourceHandle, address: SocketAddr, error: &io::Error) -> String {
+    tracing::error!(resource = %resource.key.id, %address, %error, "failed to bind the resource's port; retried when resources change");
     format!("cannot bind {address}: {error}")
 }
 
@@ -120,7 +120,7 @@ pub(super) fn listen(
     workers: &Workers,
     listener: Listener,
     stop: CancellationToken,
-    door: Door,
+    door: ListenerKind,
 ) {
     let (workers, places) = (workers.clone(), server.places.clone());
     server.handle.spawn(async move {

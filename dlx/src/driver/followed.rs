@@ -9,28 +9,28 @@ use http::HeaderName;
 use tokio::runtime::Handle;
 
 use crate::{
-    metrics::Metrics,
-    plugin::Source,
-    state::{NameHeader, PathHeader, Resources, Routes, Shared},
+    metrics::DlxMetrics,
+    plugin::PluginSource,
+    state::{Interceptions, NameHeader, PathHeader, Resources, SharedState},
 };
 
 /// After a list that did not bring the host that was asked for, unknown hosts are answered without another one for
 /// this long: a client that asks for hosts at random must not keep the plugins busy.
-pub const MISS_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const UNKNOWN_HOST_DELAY: Duration = Duration::from_secs(1);
 
 /// The plugins that are followed.
 #[derive(Debug)]
-pub struct Plugins {
+pub struct FollowedPlugins {
     pub(super) handle: Handle,
     pub(super) resources: Arc<Resources>,
     /// What the resources have in common.
-    pub(super) state: Arc<Shared>,
+    pub(super) shared: Arc<SharedState>,
     /// Routes that name this DLX.
-    pub(super) routes: Arc<Routes>,
+    pub(super) routes: Arc<Interceptions>,
     /// This DLX, as routes name it.
     pub(super) member: String,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) sources: Mutex<Vec<Arc<Source>>>,
+    pub(super) metrics: Arc<DlxMetrics>,
+    pub(super) sources: Mutex<Vec<Arc<PluginSource>>>,
     /// Flags that name headers, for all namespaces: the resource's, and the path's.
     headers: (Option<String>, Option<String>),
     missed: Arc<tokio::sync::Mutex<Option<Listing>>>,
@@ -43,30 +43,30 @@ struct Listing {
     ended: Instant,
 }
 
-// === impl Plugins ===
+// === impl FollowedPlugins ===
 
-impl Plugins {
+impl FollowedPlugins {
     /// None yet. `headers`: flags that name headers, the resource's and the path's.
     pub fn new(
         handle: Handle,
         resources: Arc<Resources>,
-        state: Arc<Shared>,
-        routes: Arc<Routes>,
+        shared: Arc<SharedState>,
+        routes: Arc<Interceptions>,
         member: &str,
-        metrics: Arc<Metrics>,
+        metrics: Arc<DlxMetrics>,
         headers: (Option<String>, Option<String>),
     ) -> Arc<Self> {
         let member = member.to_owned();
         let (sources, missed) = (Mutex::default(), Arc::default());
-        Arc::new(Self { handle, resources, state, routes, member, metrics, sources, headers, missed })
+        Arc::new(Self { handle, resources, shared, routes, member, metrics, sources, headers, missed })
     }
 
-    pub(super) fn sources(&self) -> Vec<Arc<Source>> {
+    pub(super) fn sources(&self) -> Vec<Arc<PluginSource>> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Replaces those that are followed.
-    pub fn set_sources(&self, sources: Vec<Arc<Source>>) {
+    pub fn set_sources(&self, sources: Vec<Arc<PluginSource>>) {
         *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = sources;
         self.rebuild_table();
     }
@@ -98,7 +98,7 @@ impl Plugins {
         match *missed {
             // While this one waited for its turn, perhaps.
             Some(Listing { begun, .. }) if begun >= came => return true,
-            Some(Listing { ended, .. }) if ended.elapsed() < MISS_PAUSE => return false,
+            Some(Listing { ended, .. }) if ended.elapsed() < UNKNOWN_HOST_DELAY => return false,
             _ => {}
         }
         let (begun, listing) = (Instant::now(), self.refresh());
@@ -132,7 +132,7 @@ impl Plugins {
     pub fn ready(&self, serving: bool) -> Result<(), String> {
         let sources = self.sources();
         if sources.is_empty() {
-            return Err("no plugin is at work yet".to_owned());
+            return Err("no plugin is running yet".to_owned());
         }
         // A plugin that cannot list takes its own resources away, not everybody's.
         match sources.iter().find(|source| !serving && !source.has_listed()) {
