@@ -12,7 +12,7 @@ use serde_json::{Serializer, ser::Formatter};
 struct Ascii;
 
 /// The JSON text of what is made of texts, numbers and the like.
-pub fn text(value: &impl Serialize) -> String {
+pub(crate) fn text(value: &impl Serialize) -> String {
     let mut text = Vec::new();
     value
         .serialize(&mut Serializer::with_formatter(&mut text, Ascii))
@@ -21,7 +21,7 @@ pub fn text(value: &impl Serialize) -> String {
 }
 
 /// Whether every serialiser writes this text alike.
-pub fn is_plain(text: &str) -> bool {
+pub(crate) fn is_plain(text: &str) -> bool {
     text.chars().all(plain)
 }
 

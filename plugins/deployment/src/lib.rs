@@ -35,19 +35,19 @@ use index::{
     Clock, Store,
     start::{self, Started},
 };
-use interception::Routes;
+use interception::InterceptionWriter;
 use objects::Workload;
-use workload::{exempt, scale::Scales};
+use workload::{exempt, scale::ScaleWriter};
 
-/// The plugin.
+/// Scales Kubernetes workloads and intercepts their Services.
 pub struct DeploymentScaler {
     config: Arc<Config>,
     store: Arc<Store>,
-    scales: Scales,
-    routes: Routes,
+    scales: ScaleWriter,
+    interception: InterceptionWriter,
     events: Arc<Events>,
     /// What was told of how the ports of led Services are passed on.
-    passed_on: Mutex<HashMap<ResourceId, String>>,
+    describe_forwarding: Mutex<HashMap<ResourceId, String>>,
     /// The watches and what follows from them.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -64,42 +64,45 @@ impl ResourceScaler for DeploymentScaler {
         let config = Arc::new(Config::read(&context)?);
         let (kubeconfig, home) = (context.kubeconfig.as_deref(), context.home.clone());
         let cluster = Cluster::connect(kubeconfig, config.namespace.clone(), home, config.role).await?;
-        let unlabelled = exempt::unlabelled(&cluster, &context).await?;
+        let missing_pod_label = exempt::check_own_pod(&cluster, &context).await?;
         let Started { store, mut tasks } =
-            start::start(&cluster, &config, clock, resource::project, unlabelled).await?;
+            start::start(&cluster, &config, clock, resource::project, missing_pod_label).await?;
         let events = Arc::new(Events::new(cluster.client.clone(), config.role));
-        tasks.spawn(events::warnings::follow(Arc::clone(&store), Arc::clone(&events), config.role));
+        tasks.spawn(events::warnings::publish_warnings(Arc::clone(&store), Arc::clone(&events), config.role));
         if config.role == Role::Dlx {
-            tasks.spawn(index::verify::follow(cluster.clone(), Arc::clone(&store)));
+            tasks.spawn(index::verify::follow_unverified(cluster.clone(), Arc::clone(&store)));
         }
-        let scales = Scales::new(cluster.clone(), Arc::clone(&store));
-        let routes = Routes::new(cluster, Arc::clone(&store), scales.clone());
+        let scales = ScaleWriter::new(cluster.clone(), Arc::clone(&store));
+        let interception = InterceptionWriter::new(cluster, Arc::clone(&store), scales.clone());
         Ok(Self {
             config,
             store,
             scales,
-            routes,
+            interception,
             events,
-            passed_on: Mutex::default(),
+            describe_forwarding: Mutex::default(),
             tasks: Mutex::new(tasks),
         })
     }
 
     async fn get_resources(&self) -> Result<Vec<Resource>> {
-        self.scales.resolve_doubts().await;
+        self.scales.confirm_writes().await;
         Ok(self.store.resources())
     }
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
         // A DLX puts nothing to sleep.
         if request.target == Target::Zero && self.config.role == Role::Autoscaler {
-            self.routes.lead_for_certain(&request.id, request.record.nonce, request.intercepted_for).await?;
+            self.interception
+                .verify_interception(&request.id, request.record.nonce, request.intercepted_for)
+                .await?;
         }
         self.scales.set_scale(request).await
     }
 
     async fn get_config(&self) -> Result<Option<ResourceScalerConfig>> {
-        let warnings = self.store.with(|state| state.unlabelled.iter().map(|why| why.text.clone()).collect());
+        let warnings =
+            self.store.with(|state| state.missing_pod_label.iter().map(|why| why.text.clone()).collect());
         Ok(Some(ResourceScalerConfig {
             scale_resources: config::requests_in(self.config.scale_to_zero),
             warnings,
@@ -117,7 +120,7 @@ impl ResourceScaler for DeploymentScaler {
 
     async fn changes(&self, cursor: u64) -> Result<Changes> {
         if cursor == 0 {
-            self.scales.resolve_doubts().await;
+            self.scales.confirm_writes().await;
         }
         Ok(self.store.changes(cursor).await)
     }
@@ -128,23 +131,23 @@ impl ResourceScaler for DeploymentScaler {
         expected: &Version,
         record: &Record,
     ) -> Result<Version, ScaleError> {
-        Ok(self.scales.write(resource, expected, record, None).await?.version())
+        Ok(self.scales.write_record(resource, expected, record, None).await?.version())
     }
 
     async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
-        self.routes.set_backend(request).await?;
+        self.interception.set_backend(request).await?;
         if request.backend == Backend::Dlx {
-            self.tell_ports(&request.id);
+            self.publish_forwarding(&request.id);
         }
         Ok(())
     }
 
     async fn sync_dlxs(&self, dlxs: &[Dlx]) -> Result<()> {
-        self.routes.tend(dlxs).await
+        self.interception.sync_dlxs(dlxs).await
     }
 
     async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
-        self.routes.release(request).await
+        self.interception.restore(request).await
     }
 
     async fn publish_event(&self, resource: &ResourceId, report: &ResourceEvent) -> Result<()> {
@@ -152,7 +155,11 @@ impl ResourceScaler for DeploymentScaler {
         let object = object.with_context(|| format!("{resource} does not exist any more"))?;
         let written = self.events.write(&object, report).await;
         written.map_err(|error| {
-            anyhow::anyhow!("writing the Event {} on {resource}: {}", report.reason, cluster::told(&error))
+            anyhow::anyhow!(
+                "writing the Event {} on {resource}: {}",
+                report.reason,
+                cluster::describe_error(&error)
+            )
         })
     }
 
@@ -164,14 +171,14 @@ impl ResourceScaler for DeploymentScaler {
 
 impl DeploymentScaler {
     /// Tells once, and again when it changed, how the ports of a workload's Services are passed on. Nobody waits for it.
-    fn tell_ports(&self, id: &ResourceId) {
+    fn publish_forwarding(&self, id: &ResourceId) {
         let told = self.store.with(|state| {
             let workload = state.workload(id)?;
-            Some((workload.reference(), interception::passed_on(state, workload)))
+            Some((workload.reference(), interception::describe_forwarding(state, workload)))
         });
         let Some((object, message)) = told else { return };
-        let mut passed_on = self.passed_on.lock().unwrap_or_else(PoisonError::into_inner);
-        if passed_on.insert(id.clone(), message.clone()).as_ref() == Some(&message) {
+        let mut describe_forwarding = self.describe_forwarding.lock().unwrap_or_else(PoisonError::into_inner);
+        if describe_forwarding.insert(id.clone(), message.clone()).as_ref() == Some(&message) {
             return;
         }
         let (events, id) = (Arc::clone(&self.events), id.clone());
@@ -182,7 +189,7 @@ impl DeploymentScaler {
             let report =
                 ResourceEvent { severity: Severity::Normal, reason: "PortsPassedOn".to_owned(), message };
             if let Err(error) = events.write(&object, &report).await {
-                tracing::warn!(resource = %id, error = cluster::told(&error), "cannot write an Event on it");
+                tracing::warn!(resource = %id, error = cluster::describe_error(&error), "cannot write an Event on it");
             }
         });
     }

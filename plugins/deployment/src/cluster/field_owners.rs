@@ -16,16 +16,16 @@ use super::Cluster;
 use crate::{cluster, objects::Owners};
 
 /// How long it may take: what was decided is written already.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Between attempts.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), PATIENCE);
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The first pause after a try that failed; it doubles.
+const FIRST_DELAY: Duration = Duration::from_millis(10);
 
 // === impl Owners ===
 
 impl Owners {
     /// Makes a field theirs again that was just written; gives the object as it is then. That it fails changes nothing of what was
     /// written: the field stays Scaler's, and the next write tries again.
-    pub async fn restore<K>(&self, cluster: &Cluster, api: &Api<K>, written: K, field: &str) -> K
+    pub(crate) async fn restore<K>(&self, cluster: &Cluster, api: &Api<K>, written: K, field: &str) -> K
     where
         K: Resource + Clone + DeserializeOwned + Debug,
     {
@@ -33,13 +33,15 @@ impl Owners {
         let mut last_error = None;
         let tries = async {
             let mut last = written.clone();
-            let mut backoff = BACKOFF;
+            let mut pause = FIRST_DELAY;
             loop {
                 let meta = last.meta();
-                let Some(list) = self.restored(meta, field) else { return Ok(last) };
+                let Some(list) = self.restored_list(meta, field) else { return Ok(last) };
                 match cluster.call(api.patch(&name, &PatchParams::default(), &patch(meta, &list))).await {
                     Ok(now) => return Ok(now),
-                    Err(error) if is_worth_a_try(&error) => last_error = Some(cluster::told(&error)),
+                    Err(error) if is_worth_retrying(&error) => {
+                        last_error = Some(cluster::describe_error(&error))
+                    }
                     Err(error) => return Err(error),
                 }
                 // Others write to it, or the server is busy: both pass with time.
@@ -48,17 +50,19 @@ impl Owners {
                     // Another object by now: its fields never were theirs.
                     Ok(now) if now.meta().uid != written.meta().uid => return Ok(last),
                     Ok(now) => last = now,
-                    Err(error) if is_worth_a_try(&error) => last_error = Some(cluster::told(&error)),
+                    Err(error) if is_worth_retrying(&error) => {
+                        last_error = Some(cluster::describe_error(&error))
+                    }
                     Err(error) => return Err(error),
                 }
             }
         };
-        let why = match timeout(PATIENCE, tries).await {
+        let why = match timeout(RESTORE_TIMEOUT, tries).await {
             Ok(Ok(now)) => return now,
-            Ok(Err(error)) => cluster::told(&error),
+            Ok(Err(error)) => cluster::describe_error(&error),
             Err(_) => {
                 let last = last_error.unwrap_or_else(|| "no answer".to_owned());
-                format!("not within {}: {last}", duration::short(PATIENCE))
+                format!("not within {}: {last}", duration::short(RESTORE_TIMEOUT))
             }
         };
         let namespace = written.meta().namespace.clone().unwrap_or_default();
@@ -73,8 +77,8 @@ impl Owners {
     }
 }
 
-fn is_worth_a_try(error: &kube::Error) -> bool {
-    cluster::is_invalid(error) || cluster::is_conflict(error) || cluster::may_pass(error)
+fn is_worth_retrying(error: &kube::Error) -> bool {
+    cluster::is_invalid(error) || cluster::is_conflict(error) || cluster::is_transient(error)
 }
 
 fn patch(meta: &ObjectMeta, list: &[ManagedFieldsEntry]) -> Patch<()> {

@@ -1,6 +1,6 @@
 //! The cluster's API: how it is reached, and what its errors say.
 
-pub mod field_owners;
+pub(crate) mod field_owners;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -18,26 +18,25 @@ use tokio::{sync::Semaphore, time::timeout};
 use crate::objects::{Kind, Workload};
 
 /// How long one answer may take. A wake does not wait for a server that has hung: it tries again.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many calls are under way at once, watches left out. A call takes some milliseconds, so these are thousands in a
 /// second: as much as an API server takes from one client.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT: usize = 64;
 
 /// How long to wait before trying again, where the server does not say.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The API, and what of it is looked after.
 #[derive(Clone)]
-pub struct Cluster {
-    /// The client.
-    pub client: Client,
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
     /// Calls under way: each is a connection of its own.
     calls: Arc<Semaphore>,
     /// The namespace; none: all of them.
-    pub namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
     /// Where the daemons keep what all of them share.
-    pub home: String,
+    pub(crate) home: String,
 }
 
 // === impl Cluster ===
@@ -48,7 +47,7 @@ impl Cluster {
     /// # Errors
     ///
     /// The file cannot be used, or there is none and this is no pod.
-    pub async fn connect(
+    pub(crate) async fn connect(
         kubeconfig: Option<&Path>,
         namespace: Option<String>,
         home: Option<String>,
@@ -70,32 +69,32 @@ impl Cluster {
         };
         // What makes sense to be tried again is known here, and when.
         config.default_retry = false;
-        config.connect_timeout = Some(PATIENCE);
+        config.connect_timeout = Some(CALL_TIMEOUT);
         // Up to the slash it is whose the fields are that are written.
         let agent = format!("{}/{}", role.field_manager(), env!("CARGO_PKG_VERSION"));
         config.headers.push(("user-agent".parse()?, agent.parse()?));
         let client = Client::try_from(config).context("setting up the client of the cluster's API")?;
         // A pod's own, or the kubeconfig's.
         let home = home.unwrap_or_else(|| client.default_namespace().to_owned());
-        Ok(Self { client, calls: Arc::new(Semaphore::new(AT_ONCE)), namespace, home })
+        Ok(Self { client, calls: Arc::new(Semaphore::new(MAX_CONCURRENT)), namespace, home })
     }
 
     /// Makes a call when there is a place for it, and gives up on an answer that does not come.
     ///
     /// # Errors
     ///
-    /// As [`within`].
-    pub async fn call<T>(
+    /// As [`with_timeout`].
+    pub(crate) async fn call<T>(
         &self,
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, kube::Error> {
         // An error: never, it is not closed.
         let _place = self.calls.acquire().await.ok();
-        within(PATIENCE, call).await
+        with_timeout(CALL_TIMEOUT, call).await
     }
 
     /// Objects of a type that is in namespaces.
-    pub fn api<K>(&self) -> Api<K>
+    pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
@@ -106,7 +105,7 @@ impl Cluster {
     }
 
     /// Objects of a type known by name.
-    pub fn dynamic(&self, resource: &ApiResource) -> Api<DynamicObject> {
+    pub(crate) fn dynamic(&self, resource: &ApiResource) -> Api<DynamicObject> {
         match &self.namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
             None => Api::all_with(self.client.clone(), resource),
@@ -114,7 +113,7 @@ impl Cluster {
     }
 
     /// Objects of a type in one namespace.
-    pub fn in_namespace<K>(&self, namespace: &str) -> Api<K>
+    pub(crate) fn in_namespace<K>(&self, namespace: &str) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
@@ -122,12 +121,12 @@ impl Cluster {
     }
 
     /// The API of one workload.
-    pub fn of(&self, workload: &Workload) -> Api<DynamicObject> {
-        self.of_kind(&workload.kind, &workload.meta.namespace)
+    pub(crate) fn workload_api(&self, workload: &Workload) -> Api<DynamicObject> {
+        self.kind_api(&workload.kind, &workload.meta.namespace)
     }
 
     /// The API of a kind in one namespace.
-    pub fn of_kind(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {
+    pub(crate) fn kind_api(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), namespace, &kind.api)
     }
 
@@ -136,14 +135,14 @@ impl Cluster {
     /// # Errors
     ///
     /// The API cannot tell.
-    pub async fn find(
+    pub(crate) async fn find(
         &self,
         group: &str,
         version: &str,
         kind: &str,
     ) -> Result<Option<ApiResource>, kube::Error> {
         let wanted = GroupVersionKind::gvk(group, version, kind);
-        match within(PATIENCE, discovery::pinned_kind(&self.client, &wanted)).await {
+        match with_timeout(CALL_TIMEOUT, discovery::pinned_kind(&self.client, &wanted)).await {
             Ok((resource, _)) => Ok(Some(resource)),
             Err(kube::Error::Discovery(_)) => Ok(None),
             Err(error) if is_missing(&error) => Ok(None),
@@ -152,8 +151,7 @@ impl Cluster {
     }
 }
 
-/// Selects by labels.
-pub fn labelled(query: &str) -> ListParams {
+pub(crate) fn select_labels(query: &str) -> ListParams {
     ListParams::default().labels(query)
 }
 
@@ -162,7 +160,7 @@ pub fn labelled(query: &str) -> ListParams {
 /// # Errors
 ///
 /// The call's own, or that it took too long: it may have taken effect all the same.
-pub async fn within<T>(
+pub(crate) async fn with_timeout<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, kube::Error> {
@@ -172,7 +170,7 @@ pub async fn within<T>(
 }
 
 /// An error in one line, in the server's own words where there are any.
-pub fn told(error: &kube::Error) -> String {
+pub(crate) fn describe_error(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.message.is_empty() => {
             format!("the API server answers {} {}", status.code, status.reason)
@@ -208,32 +206,32 @@ fn code(error: &kube::Error) -> u16 {
 }
 
 /// A right is missing.
-pub fn is_forbidden(error: &kube::Error) -> bool {
+pub(crate) fn is_forbidden(error: &kube::Error) -> bool {
     code(error) == 403
 }
 
 /// There is no such object or type.
-pub fn is_missing(error: &kube::Error) -> bool {
+pub(crate) fn is_missing(error: &kube::Error) -> bool {
     code(error) == 404
 }
 
 /// The server no longer knows that version.
-pub fn is_gone(error: &kube::Error) -> bool {
+pub(crate) fn is_gone(error: &kube::Error) -> bool {
     code(error) == 410
 }
 
 /// The object would not be one: also a failed `test` of a patch is told so.
-pub fn is_invalid(error: &kube::Error) -> bool {
+pub(crate) fn is_invalid(error: &kube::Error) -> bool {
     code(error) == 422
 }
 
 /// Somebody else wrote at the same time.
-pub fn is_conflict(error: &kube::Error) -> bool {
+pub(crate) fn is_conflict(error: &kube::Error) -> bool {
     code(error) == 409
 }
 
 /// Whether the same call may work later with nothing changed by anybody.
-pub fn may_pass(error: &kube::Error) -> bool {
+pub(crate) fn is_transient(error: &kube::Error) -> bool {
     match code(error) {
         0 => {
             !matches!(error, kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) | kube::Error::Auth(_))
@@ -244,36 +242,36 @@ pub fn may_pass(error: &kube::Error) -> bool {
 }
 
 /// Whether the call may have taken effect.
-pub fn is_unknown(error: &kube::Error) -> bool {
+pub(crate) fn may_have_applied(error: &kube::Error) -> bool {
     matches!(code(error), 0 | 500..)
 }
 
 /// An error of a call as a plugin tells it, where it says no more than that the call did not work.
-pub fn retry(error: &kube::Error, doing: &str) -> ScaleError {
+pub(crate) fn retry_error(error: &kube::Error, doing: &str) -> ScaleError {
     let after = match error {
         kube::Error::Api(status) => status.details.as_ref().map_or(0, |details| details.retry_after_seconds),
         _ => 0,
     };
-    let after = if after > 0 { Duration::from_secs(after.into()) } else { AGAIN };
-    ScaleError::Retry { after, reason: format!("{doing}: {}", told(error)) }
+    let after = if after > 0 { Duration::from_secs(after.into()) } else { RETRY_DELAY };
+    ScaleError::Retry { after, reason: format!("{doing}: {}", describe_error(error)) }
 }
 
 /// The error of a write as a plugin tells it. `strict`: the write said what it was decided on, so that an object it does not
 /// fit is another one by now.
-pub fn unwritten(error: &kube::Error, doing: &str, strict: bool) -> ScaleError {
+pub(crate) fn write_error(error: &kube::Error, doing: &str, strict: bool) -> ScaleError {
     if is_missing(error) || is_conflict(error) || strict && is_invalid(error) {
         ScaleError::Conflict
-    } else if may_pass(error) {
-        retry(error, doing)
+    } else if is_transient(error) {
+        retry_error(error, doing)
     } else {
-        refused(error, doing)
+        terminal_error(error, doing)
     }
 }
 
 /// The API server's last word.
-pub fn refused(error: &kube::Error, doing: &str) -> ScaleError {
+pub(crate) fn terminal_error(error: &kube::Error, doing: &str) -> ScaleError {
     let forbidden = if is_forbidden(error) { "forbidden: " } else { "" };
-    ScaleError::Terminal { reason: format!("{forbidden}{doing}: {}", told(error)) }
+    ScaleError::Terminal { reason: format!("{forbidden}{doing}: {}", describe_error(error)) }
 }
 
 #[cfg(test)]
@@ -298,12 +296,16 @@ mod tests {
             (500, true, true),
             (504, true, true),
         ] {
-            assert_eq!((may_pass(&error(code)), is_unknown(&error(code))), (passes, unknown), "{code}");
+            assert_eq!(
+                (is_transient(&error(code)), may_have_applied(&error(code))),
+                (passes, unknown),
+                "{code}"
+            );
         }
         let silent = kube::Error::Service("no answer within 10s".into());
-        assert!(may_pass(&silent) && is_unknown(&silent), "it may have been written");
-        assert!(told(&silent).contains("no answer within 10s"), "{}", told(&silent));
-        assert_eq!(told(&error(403)), "said");
+        assert!(is_transient(&silent) && may_have_applied(&silent), "it may have been written");
+        assert!(describe_error(&silent).contains("no answer within 10s"), "{}", describe_error(&silent));
+        assert_eq!(describe_error(&error(403)), "said");
     }
 
     #[test]
@@ -311,7 +313,7 @@ mod tests {
         let busy = answer(serde_json::json!({
             "code": 429, "message": "too many requests", "details": {"retryAfterSeconds": 7}
         }));
-        let ScaleError::Retry { after, reason } = retry(&busy, "writing") else { panic!() };
+        let ScaleError::Retry { after, reason } = retry_error(&busy, "writing") else { panic!() };
         assert_eq!((after, reason.as_str()), (Duration::from_secs(7), "writing: too many requests"));
     }
 }

@@ -13,50 +13,50 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::objects::host_name;
 
-pub use source::Source;
+pub(crate) use source::MetricsSource;
 
 /// The metric that an opt-in by duration alone looks at: the one the DLXs count.
-pub const METRIC: &str = "requests";
+pub(crate) const METRIC: &str = "requests";
 
 /// How long a workload is idle before it sleeps, where nobody says.
 const SCALE_TO_ZERO: Duration = Duration::from_secs(600);
 
 /// What the section says, checked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Config {
+pub(crate) struct Config {
     /// The namespace to look after; none: all of them.
-    pub namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
     /// Which daemon this is.
-    pub role: Role,
+    pub(crate) role: Role,
     /// Kinds of workloads beside Deployments and StatefulSets.
-    pub workloads: Vec<WorkloadKind>,
+    pub(crate) workloads: Vec<WorkloadKind>,
     /// Whether a workload has to opt in.
-    pub opt_in: OptIn,
+    pub(crate) opt_in: OptIn,
     /// The window of what opts in without one.
-    pub scale_to_zero: Duration,
+    pub(crate) scale_to_zero: Duration,
     /// Host names the operator gives to workloads, by the workload's name (`web`, `statefulset/db`; `shop/web` where
     /// all namespaces are looked after).
-    pub hosts: BTreeMap<String, Vec<String>>,
+    pub(crate) hosts: BTreeMap<String, Vec<String>>,
     /// The cluster's DNS domain.
-    pub cluster_domain: String,
+    pub(crate) cluster_domain: String,
     /// When the Services of a workload are intercepted that does not say it; none: the file does not say it either.
-    pub intercept: Option<InterceptMode>,
+    pub(crate) intercept: Option<InterceptMode>,
     /// NetworkPolicies do not refuse an interception.
-    pub intercept_despite_network_policies: bool,
+    pub(crate) intercept_despite_network_policies: bool,
     /// The DLXs' ports for intercepted Services; none: no Service is intercepted.
-    pub service_ports: Option<ServicePorts>,
+    pub(crate) service_ports: Option<ServicePorts>,
     /// The namespace that the daemons run in, where it is known.
-    pub home: Option<String>,
+    pub(crate) home: Option<String>,
     /// The DLXs' Service there.
-    pub dlx_service: String,
+    pub(crate) dlx_service: String,
     /// Where the metrics of all namespace files come from.
-    pub sources: Vec<Source>,
+    pub(crate) sources: Vec<MetricsSource>,
 }
 
 /// When the Services of a workload are intercepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum InterceptMode {
+pub(crate) enum InterceptMode {
     /// Never: its users point clients at the DLXs themselves.
     Manual,
     /// All the time.
@@ -69,25 +69,22 @@ pub enum InterceptMode {
 /// A kind of workload that has a scale.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct WorkloadKind {
-    /// Its API group.
-    pub group: String,
-    /// Its version.
-    pub version: String,
-    /// Its kind.
-    pub kind: String,
+pub(crate) struct WorkloadKind {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) kind: String,
     /// Its name in URLs; none: as the cluster's discovery says.
     #[serde(default)]
-    pub plural: Option<String>,
+    pub(crate) plural: Option<String>,
     /// Where its replicas are, a JSON pointer.
     #[serde(default = "replicas_path")]
-    pub replicas_path: String,
+    pub(crate) replicas_path: String,
 }
 
 /// Whether a workload has to opt in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OptIn {
+pub(crate) enum OptIn {
     /// By an annotation, on itself or on its namespace.
     #[default]
     Annotation,
@@ -133,7 +130,7 @@ impl Config {
     ///
     /// It does not fit, or the daemons know of each other by files: nobody outside this host would be asked before a
     /// workload is put to sleep.
-    pub fn read(context: &PluginContext) -> Result<Self> {
+    pub(crate) fn read(context: &PluginContext) -> Result<Self> {
         ensure!(
             context.coordination == Coordination::Leases,
             "workloads of a cluster are reached through DLXs of several hosts, and these daemons know of each other by \
@@ -176,7 +173,7 @@ impl Config {
         let cluster_domain = cluster_domain.unwrap_or_else(|| "cluster.local".to_owned());
         let home = context.home.as_deref().unwrap_or_default();
         let sources = context.metrics_urls.iter();
-        let sources = sources.filter_map(|url| Source::parse(url, home, &cluster_domain)).collect();
+        let sources = sources.filter_map(|url| MetricsSource::parse(url, home, &cluster_domain)).collect();
         Ok(Self {
             namespace: (context.namespace != "*").then(|| context.namespace.clone()),
             role: context.role,
@@ -195,22 +192,22 @@ impl Config {
     }
 
     /// The hosts the operator gives to a workload.
-    pub fn operators_hosts(&self, namespace: &str, name: &str) -> impl Iterator<Item = &String> {
+    pub(crate) fn operators_hosts(&self, namespace: &str, name: &str) -> impl Iterator<Item = &String> {
         let plain = self.hosts.get(name).filter(|_| self.namespace.is_some());
         plain.or_else(|| self.hosts.get(&format!("{namespace}/{name}"))).into_iter().flatten()
     }
 }
 
 /// The metrics of a window alone.
-pub fn requests_in(window: Duration) -> Vec<ScaleResource> {
+pub(crate) fn requests_in(window: Duration) -> Vec<ScaleResource> {
     vec![ScaleResource { metric_name: METRIC.to_owned(), window_size: window, threshold: 0.0 }]
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub fn context(text: &str) -> PluginContext {
+    pub(crate) fn context(text: &str) -> PluginContext {
         PluginContext {
             namespace: "shop".to_owned(),
             role: Role::Dlx,

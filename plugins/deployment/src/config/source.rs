@@ -4,9 +4,9 @@ use crate::objects::Service;
 
 /// A metric source, as the URL of a namespace file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub(crate) struct MetricsSource {
     /// The URL, for people.
-    pub url: String,
+    pub(crate) url: String,
     /// What may stand for a Service in it.
     host: Host,
 }
@@ -18,30 +18,30 @@ enum Host {
     Address(String),
 }
 
-// === impl Source ===
+// === impl MetricsSource ===
 
-impl Source {
+impl MetricsSource {
     /// What a URL says, as a daemon in the namespace `home` understands it; `None`: it can be no Service.
-    pub fn parse(url: &str, home: &str, domain: &str) -> Option<Self> {
+    pub(crate) fn parse(url: &str, home: &str, domain: &str) -> Option<Self> {
         let uri: http::Uri = url.parse().ok()?;
         let host = uri.host()?.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
-        let of = |host| Some(Self { url: url.to_owned(), host });
+        let source = |host| Some(Self { url: url.to_owned(), host });
         if host.parse::<std::net::IpAddr>().is_ok() {
-            return of(Host::Address(host));
+            return source(Host::Address(host));
         }
         let bare = host.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')).unwrap_or(&host);
         let (bare, in_cluster) = bare.strip_suffix(".svc").map_or((bare, false), |bare| (bare, true));
         let service = |namespace: &str, name: &str| Host::Service(namespace.to_owned(), name.to_owned());
         match bare.split('.').collect::<Vec<_>>()[..] {
-            [name] => of(service(home, name)),
-            [name, namespace] => of(service(namespace, name)),
+            [name] => source(service(home, name)),
+            [name, namespace] => source(service(namespace, name)),
             // One pod of a headless one.
-            [_, name, namespace] if in_cluster => of(service(namespace, name)),
+            [_, name, namespace] if in_cluster => source(service(namespace, name)),
             _ => None,
         }
     }
 
-    pub fn is(&self, service: &Service) -> bool {
+    pub(crate) fn names(&self, service: &Service) -> bool {
         match &self.host {
             Host::Service(namespace, name) => {
                 (&*service.meta.namespace, &*service.meta.name) == (namespace.as_str(), name.as_str())
@@ -69,7 +69,7 @@ mod tests {
             ("https://metrics.example.com", None),
             ("/metrics", None),
         ] {
-            let source = Source::parse(url, "scaler", "cluster.example");
+            let source = MetricsSource::parse(url, "scaler", "cluster.example");
             assert_eq!(source.map(|source| source.host), expected, "{url}");
         }
     }

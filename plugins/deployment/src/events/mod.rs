@@ -3,7 +3,7 @@
 //! Every text is an Event of its own: but for its series nothing of an Event can be changed. The same text again is one more
 //! occurrence in the series of the Event that is there.
 
-pub mod warnings;
+pub(crate) mod warnings;
 
 use std::{
     collections::HashMap,
@@ -30,28 +30,27 @@ use tokio::time::Instant;
 use crate::cluster;
 
 /// The same thing is written on an object this often at most; what comes between is counted with the next.
-const AGAIN: Duration = Duration::from_secs(10);
+const MIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// So long an Event is remembered for its series: less than the hour for which the API server keeps one by default.
-const KEPT: Duration = Duration::from_secs(45 * 60);
+const SERIES_LIFETIME: Duration = Duration::from_secs(45 * 60);
 
 /// How often it is looked which of them need not be remembered any more.
-const PRUNED: Duration = Duration::from_secs(60);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How many things are written in a second at most, of all objects together; more are in the log alone.
-const RATE: f64 = 20.0;
+const MAX_RATE: f64 = 20.0;
 
 /// How many may come at once before that counts.
-const BURST: f64 = 100.0;
+const MAX_BURST: f64 = 100.0;
 
 /// The longest note that Kubernetes takes.
-const LONGEST: usize = 1024;
+const MAX_NOTE: usize = 1024;
 
 /// The longest name that Kubernetes takes.
-const LONGEST_NAME: usize = 253;
+const MAX_NAME: usize = 253;
 
-/// Writes Events.
-pub struct Events {
+pub(crate) struct Events {
     client: Client,
     controller: &'static str,
     instance: String,
@@ -59,14 +58,14 @@ pub struct Events {
 }
 
 /// An object's uid, and what was said of it: the reason and the message.
-type Said = (String, String, String);
+type EventKey = (String, String, String);
 
 /// What was written, and how fast it comes.
 struct Written {
     left: f64,
     at: Instant,
     pruned: Instant,
-    said: HashMap<Said, Occurred>,
+    key: HashMap<EventKey, Occurred>,
 }
 
 /// An Event that was written.
@@ -82,7 +81,7 @@ struct Occurred {
 
 impl Events {
     /// For this daemon.
-    pub fn new(client: Client, role: Role) -> Self {
+    pub(crate) fn new(client: Client, role: Role) -> Self {
         let controller = role.field_manager();
         let instance = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).ok();
         let instance = instance.filter(|name| !name.is_empty()).unwrap_or_else(|| controller.to_owned());
@@ -94,9 +93,13 @@ impl Events {
     /// # Errors
     ///
     /// The API server did not take it.
-    pub async fn write(&self, workload: &ObjectReference, report: &ResourceEvent) -> Result<(), kube::Error> {
-        let said = (workload.uid.clone().unwrap_or_default(), report.reason.clone(), report.message.clone());
-        let Some(known) = self.written().admit(said.clone(), Instant::now()) else {
+    pub(crate) async fn write(
+        &self,
+        workload: &ObjectReference,
+        report: &ResourceEvent,
+    ) -> Result<(), kube::Error> {
+        let key = (workload.uid.clone().unwrap_or_default(), report.reason.clone(), report.message.clone());
+        let Some(known) = self.written().admit(key.clone(), Instant::now()) else {
             tracing::debug!(resource = ?workload.name, report.reason, "too many Events: this one is left out");
             return Ok(());
         };
@@ -114,7 +117,7 @@ impl Events {
         let event = self.event(workload, report);
         let name = event.metadata.name.clone();
         api.create(&PostParams::default(), &event).await?;
-        if let Some(known) = self.written().said.get_mut(&said) {
+        if let Some(known) = self.written().key.get_mut(&key) {
             (known.name, known.count) = (name, 1);
         }
         Ok(())
@@ -124,7 +127,7 @@ impl Events {
         let now = Timestamp::now();
         let suffix = format!(".{:x}", now.as_nanosecond());
         let about = workload.name.as_deref().unwrap_or(self.controller);
-        let about = about[..about.len().min(LONGEST_NAME - suffix.len())].trim_end_matches(['.', '-']);
+        let about = about[..about.len().min(MAX_NAME - suffix.len())].trim_end_matches(['.', '-']);
         let type_ = match report.severity {
             Severity::Normal => "Normal",
             Severity::Warning => "Warning",
@@ -137,7 +140,7 @@ impl Events {
             },
             action: Some("Scale".to_owned()),
             event_time: Some(MicroTime(now)),
-            note: Some(shortened(&report.message, LONGEST)),
+            note: Some(shortened(&report.message, MAX_NOTE)),
             reason: Some(report.reason.clone()),
             regarding: Some(workload.clone()),
             reporting_controller: Some(self.controller.to_owned()),
@@ -168,19 +171,19 @@ fn shortened(text: &str, longest: usize) -> String {
 
 impl Written {
     fn new(now: Instant) -> Self {
-        Self { left: BURST, at: now, pruned: now, said: HashMap::new() }
+        Self { left: MAX_BURST, at: now, pruned: now, key: HashMap::new() }
     }
 
     /// What is known of this, now that it has occurred once more; `None`: it is not to be written.
-    fn admit(&mut self, said: Said, now: Instant) -> Option<Occurred> {
-        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST);
+    fn admit(&mut self, key: EventKey, now: Instant) -> Option<Occurred> {
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * MAX_RATE).min(MAX_BURST);
         self.at = now;
-        if now.duration_since(self.pruned) >= PRUNED {
-            self.said.retain(|_, known| now.duration_since(known.last) < KEPT);
+        if now.duration_since(self.pruned) >= PRUNE_INTERVAL {
+            self.key.retain(|_, known| now.duration_since(known.last) < SERIES_LIFETIME);
             self.pruned = now;
         }
-        let lately = |known: &Occurred| now.duration_since(known.last) < AGAIN;
-        if let Some(known) = self.said.get_mut(&said).filter(|known| lately(known)) {
+        let lately = |known: &Occurred| now.duration_since(known.last) < MIN_INTERVAL;
+        if let Some(known) = self.key.get_mut(&key).filter(|known| lately(known)) {
             known.count += 1;
             return None;
         }
@@ -188,7 +191,7 @@ impl Written {
             return None;
         }
         self.left -= 1.0;
-        let known = self.said.entry(said).or_insert(Occurred { last: now, name: None, count: 0 });
+        let known = self.key.entry(key).or_insert(Occurred { last: now, name: None, count: 0 });
         (known.last, known.count) = (now, known.count + 1);
         Some(known.clone())
     }
@@ -202,21 +205,28 @@ mod tests {
     async fn they_are_paced_and_the_same_is_not_said_twice_at_once() {
         let start = Instant::now();
         let mut written = Written::new(start);
-        let said = |number: u32| ("uid".to_owned(), "WakeFailed".to_owned(), number.to_string());
-        assert_eq!(written.admit(said(0), start).unwrap().count, 1);
-        assert!(written.admit(said(0), start + AGAIN / 2).is_none());
-        assert_eq!(written.admit(said(0), start + AGAIN).unwrap().count, 3, "the one between is counted");
-        let later = start + AGAIN * 100;
-        assert_eq!((1..1_000).filter(|n| written.admit(said(*n), later).is_some()).count(), BURST as usize);
+        let key = |number: u32| ("uid".to_owned(), "WakeFailed".to_owned(), number.to_string());
+        assert_eq!(written.admit(key(0), start).unwrap().count, 1);
+        assert!(written.admit(key(0), start + MIN_INTERVAL / 2).is_none());
+        assert_eq!(
+            written.admit(key(0), start + MIN_INTERVAL).unwrap().count,
+            3,
+            "the one between is counted"
+        );
+        let later = start + MIN_INTERVAL * 100;
+        assert_eq!(
+            (1..1_000).filter(|n| written.admit(key(*n), later).is_some()).count(),
+            MAX_BURST as usize
+        );
         let second = later + Duration::from_secs(1);
-        let more = (1_000..2_000).filter(|n| written.admit(said(*n), second).is_some()).count();
-        assert_eq!(more, RATE as usize);
+        let more = (1_000..2_000).filter(|n| written.admit(key(*n), second).is_some()).count();
+        assert_eq!(more, MAX_RATE as usize);
     }
 
     #[test]
     fn notes_fit() {
         assert_eq!(shortened("short", 1024), "short");
-        let long = shortened(&"ä".repeat(1024), LONGEST);
-        assert!(long.len() <= LONGEST && long.ends_with('…'), "{}", long.len());
+        let long = shortened(&"ä".repeat(1024), MAX_NOTE);
+        assert!(long.len() <= MAX_NOTE && long.ends_with('…'), "{}", long.len());
     }
 }

@@ -8,45 +8,45 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     cluster,
     events::Events,
-    index::{Complaint, Store},
+    index::{Store, Warning},
 };
 
 /// The last wake failed.
-pub const WAKE_FAILED: &str = "WakeFailed";
+pub(crate) const WAKE_FAILED: &str = "WakeFailed";
 
 /// What an object is refused for may be for want of another one that is about to come: a Deployment often stands before its
 /// Service in a manifest. It is told if it still holds then.
-const SETTLES: Duration = Duration::from_secs(3);
+const SETTLE_DELAY: Duration = Duration::from_secs(3);
 
 /// Of what holds owners are told again this often: an Event is kept for an hour or so.
-pub const TOLD_AGAIN: Duration = Duration::from_secs(30 * 60);
+pub(crate) const REPEAT_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
 /// What waits to be told, and when.
 #[derive(Default)]
-struct Due(BTreeMap<(Instant, ResourceId, Complaint), bool>);
+struct DueWarnings(BTreeMap<(Instant, ResourceId, Warning), bool>);
 
 /// Every daemon logs what is wrong; the autoscaler writes it on the object, and again while it holds.
-pub async fn follow(store: Arc<Store>, events: Arc<Events>, role: Role) {
+pub(crate) async fn publish_warnings(store: Arc<Store>, events: Arc<Events>, role: Role) {
     let mut changed = store.changed();
-    let mut due = Due::default();
+    let mut due = DueWarnings::default();
     loop {
         changed.borrow_and_update();
         let now = Instant::now();
-        due.add(now, store.complaints());
-        while let Some((id, complaint, first)) = due.next(now) {
-            let Some(object) = store.holds(&id, &complaint) else { continue };
+        due.add(now, store.warnings());
+        while let Some((id, warning, first)) = due.next(now) {
+            let Some(object) = store.standing_warning(&id, &warning) else { continue };
             if first {
-                tracing::warn!(resource = %id, reason = complaint.reason, "{}", complaint.message);
+                tracing::warn!(resource = %id, reason = warning.reason, "{}", warning.message);
             }
             if role == Role::Autoscaler {
-                let reason = complaint.reason.to_owned();
+                let reason = warning.reason.to_owned();
                 let report =
-                    ResourceEvent { severity: Severity::Warning, reason, message: complaint.message.clone() };
+                    ResourceEvent { severity: Severity::Warning, reason, message: warning.message.clone() };
                 if let Err(error) = events.write(&object, &report).await {
-                    tracing::warn!(resource = %id, error = cluster::told(&error), "cannot write an Event on it");
+                    tracing::warn!(resource = %id, error = cluster::describe_error(&error), "cannot write an Event on it");
                 }
             }
-            due.again(now, id, complaint);
+            due.again(now, id, warning);
         }
         // Closed never: `store` holds it.
         match due.first() {
@@ -58,36 +58,36 @@ pub async fn follow(store: Arc<Store>, events: Arc<Events>, role: Role) {
 }
 
 /// After what time something is told, if it still holds.
-fn settles(complaint: &Complaint) -> Duration {
-    match complaint.reason {
-        "RouteRefused" | "HostRefused" => SETTLES,
+fn settle_delay(warning: &Warning) -> Duration {
+    match warning.reason {
+        "RouteRefused" | "HostRefused" => SETTLE_DELAY,
         // Whoever saw the wake fail told it.
-        WAKE_FAILED => TOLD_AGAIN,
+        WAKE_FAILED => REPEAT_INTERVAL,
         _ => Duration::ZERO,
     }
 }
 
-// === impl Due ===
+// === impl DueWarnings ===
 
-impl Due {
+impl DueWarnings {
     /// These are new. What was told of the same and held no longer in between starts anew.
-    fn add(&mut self, now: Instant, complaints: Vec<(ResourceId, Complaint)>) {
-        for (id, complaint) in complaints {
-            self.0.retain(|(_, of, known), _| (of, known) != (&id, &complaint));
-            self.0.insert((now + settles(&complaint), id, complaint), true);
+    fn add(&mut self, now: Instant, warnings: Vec<(ResourceId, Warning)>) {
+        for (id, warning) in warnings {
+            self.0.retain(|(_, of, known), _| (of, known) != (&id, &warning));
+            self.0.insert((now + settle_delay(&warning), id, warning), true);
         }
     }
 
     /// Takes one whose time has come, and whether it is told for the first time.
-    fn next(&mut self, now: Instant) -> Option<(ResourceId, Complaint, bool)> {
+    fn next(&mut self, now: Instant) -> Option<(ResourceId, Warning, bool)> {
         let entry = self.0.first_entry().filter(|entry| entry.key().0 <= now)?;
-        let ((_, id, complaint), first) = entry.remove_entry();
-        Some((id, complaint, first))
+        let ((_, id, warning), first) = entry.remove_entry();
+        Some((id, warning, first))
     }
 
     /// To be told again later, if it still holds.
-    fn again(&mut self, now: Instant, id: ResourceId, complaint: Complaint) {
-        self.0.insert((now + TOLD_AGAIN, id, complaint), false);
+    fn again(&mut self, now: Instant, id: ResourceId, warning: Warning) {
+        self.0.insert((now + REPEAT_INTERVAL, id, warning), false);
     }
 
     fn first(&self) -> Option<Instant> {
@@ -99,33 +99,33 @@ impl Due {
 mod tests {
     use super::*;
 
-    fn one(reason: &'static str) -> (ResourceId, Complaint) {
-        (ResourceId::new("shop", "web"), Complaint { reason, message: "said".to_owned() })
+    fn web(reason: &'static str) -> (ResourceId, Warning) {
+        (ResourceId::new("shop", "web"), Warning { reason, message: "said".to_owned() })
     }
 
     #[tokio::test]
     async fn what_may_pass_is_told_after_a_while_and_what_holds_again_and_again() {
         let start = Instant::now();
-        let mut due = Due::default();
-        due.add(start, vec![one("RouteRefused"), one("InvalidAnnotation")]);
-        let (id, complaint, first) = due.next(start).unwrap();
-        assert_eq!((complaint.reason, first), ("InvalidAnnotation", true));
-        due.again(start, id, complaint);
+        let mut due = DueWarnings::default();
+        due.add(start, vec![web("RouteRefused"), web("InvalidAnnotation")]);
+        let (id, warning, first) = due.next(start).unwrap();
+        assert_eq!((warning.reason, first), ("InvalidAnnotation", true));
+        due.again(start, id, warning);
         assert!(due.next(start).is_none());
         let settled = due.first().unwrap();
-        assert!(settled > start && settled < start + TOLD_AGAIN);
+        assert!(settled > start && settled < start + REPEAT_INTERVAL);
         assert_eq!(due.next(settled).unwrap().1.reason, "RouteRefused");
-        let (_, complaint, first) = due.next(start + TOLD_AGAIN).unwrap();
-        assert_eq!((complaint.reason, first), ("InvalidAnnotation", false));
+        let (_, warning, first) = due.next(start + REPEAT_INTERVAL).unwrap();
+        assert_eq!((warning.reason, first), ("InvalidAnnotation", false));
         assert!(due.first().is_none());
     }
 
     #[tokio::test]
     async fn a_failed_wake_was_told_by_who_saw_it_and_is_told_again_while_it_is_the_last() {
         let start = Instant::now();
-        let mut due = Due::default();
-        due.add(start, vec![one("WakeFailed")]);
-        assert!(due.next(start + TOLD_AGAIN / 2).is_none());
-        assert!(due.next(start + TOLD_AGAIN).is_some());
+        let mut due = DueWarnings::default();
+        due.add(start, vec![web("WakeFailed")]);
+        assert!(due.next(start + REPEAT_INTERVAL / 2).is_none());
+        assert!(due.next(start + REPEAT_INTERVAL).is_some());
     }
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use scaler_types::ResourceId;
 
 /// How many resources that are gone are remembered; who missed more is told everything.
-const GONE: usize = 10_000;
+const MAX_REMOVED: usize = 10_000;
 
 /// Which resources changed, each at its last change only.
 #[derive(Debug, Default)]
-pub struct Log {
+pub(crate) struct ChangeLog {
     last: u64,
     by_number: BTreeMap<u64, ResourceId>,
     of: HashMap<ResourceId, u64>,
@@ -18,11 +18,11 @@ pub struct Log {
     floor: u64,
 }
 
-// === impl Log ===
+// === impl ChangeLog ===
 
-impl Log {
+impl ChangeLog {
     /// A resource is new or changed.
-    pub fn changed(&mut self, id: &ResourceId) {
+    pub(crate) fn changed(&mut self, id: &ResourceId) {
         self.forget(id);
         self.last += 1;
         self.by_number.insert(self.last, id.clone());
@@ -30,12 +30,12 @@ impl Log {
     }
 
     /// A resource is gone.
-    pub fn removed(&mut self, id: &ResourceId) {
+    pub(crate) fn removed(&mut self, id: &ResourceId) {
         self.forget(id);
         self.last += 1;
         self.gone.insert(self.last, id.clone());
         self.of.insert(id.clone(), self.last);
-        if self.gone.len() > GONE
+        if self.gone.len() > MAX_REMOVED
             && let Some((number, id)) = self.gone.pop_first()
         {
             self.floor = number;
@@ -44,12 +44,12 @@ impl Log {
     }
 
     /// Where it stands; never 0.
-    pub fn cursor(&self) -> u64 {
+    pub(crate) fn cursor(&self) -> u64 {
         self.last + 1
     }
 
     /// What changed and what went since, or `None`: too long ago to tell.
-    pub fn since(&self, cursor: u64) -> Option<(Vec<ResourceId>, Vec<ResourceId>)> {
+    pub(crate) fn since(&self, cursor: u64) -> Option<(Vec<ResourceId>, Vec<ResourceId>)> {
         if cursor == 0 || cursor > self.cursor() || cursor <= self.floor {
             return None;
         }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn each_change_is_told_once_and_in_order() {
-        let mut log = Log::default();
+        let mut log = ChangeLog::default();
         let start = log.cursor();
         assert_eq!(log.since(start), Some((vec![], vec![])));
         log.changed(&id("a"));
@@ -94,13 +94,13 @@ mod tests {
 
     #[test]
     fn who_missed_too_much_is_told_everything() {
-        let mut log = Log::default();
+        let mut log = ChangeLog::default();
         let start = log.cursor();
-        for number in 0..=GONE {
+        for number in 0..=MAX_REMOVED {
             log.removed(&id(&number.to_string()));
         }
         assert_eq!(log.since(start), None);
         assert_eq!(log.since(log.cursor()), Some((vec![], vec![])));
-        assert_eq!(log.since(start + 1).unwrap().1.len(), GONE);
+        assert_eq!(log.since(start + 1).unwrap().1.len(), MAX_REMOVED);
     }
 }

@@ -9,7 +9,7 @@ use crate::objects::Labels;
 
 /// Things that select by labels, each under one label that it wants.
 #[derive(Debug)]
-pub struct Index<T> {
+pub(crate) struct SelectorIndex<T> {
     places: HashMap<Place, BTreeSet<T>>,
     /// Where each is.
     of: HashMap<T, Place>,
@@ -18,17 +18,17 @@ pub struct Index<T> {
 /// A namespace and a label; without the label for those that want none in particular.
 type Place = (Arc<str>, Option<(String, String)>);
 
-// === impl Index ===
+// === impl SelectorIndex ===
 
-impl<T> Default for Index<T> {
+impl<T> Default for SelectorIndex<T> {
     fn default() -> Self {
         Self { places: HashMap::new(), of: HashMap::new() }
     }
 }
 
-impl<T: Clone + Ord + std::hash::Hash> Index<T> {
+impl<T: Clone + Ord + std::hash::Hash> SelectorIndex<T> {
     /// Puts one where it is found by any object that has these labels among others.
-    pub fn put(&mut self, one: T, namespace: &Arc<str>, wanted: &Labels) {
+    pub(crate) fn put(&mut self, one: T, namespace: &Arc<str>, wanted: &Labels) {
         if let Some(place) = self.of.get(&one) {
             let still = match &place.1 {
                 Some((key, value)) => wanted.get(key) == Some(value),
@@ -50,7 +50,7 @@ impl<T: Clone + Ord + std::hash::Hash> Index<T> {
     }
 
     /// Takes one out.
-    pub fn remove(&mut self, one: &T) {
+    pub(crate) fn remove(&mut self, one: &T) {
         let Some(place) = self.of.remove(one) else { return };
         if let Some(there) = self.places.get_mut(&place) {
             there.remove(one);
@@ -61,7 +61,7 @@ impl<T: Clone + Ord + std::hash::Hash> Index<T> {
     }
 
     /// Those that may select an object with these labels.
-    pub fn candidates<'a>(&'a self, namespace: &Arc<str>, labels: &Labels) -> Vec<&'a T> {
+    pub(crate) fn candidates<'a>(&'a self, namespace: &Arc<str>, labels: &Labels) -> Vec<&'a T> {
         let by_label = labels.iter().map(|(key, value)| Some((key.clone(), value.clone())));
         by_label
             .chain([None])
@@ -73,21 +73,21 @@ impl<T: Clone + Ord + std::hash::Hash> Index<T> {
 
 /// Things by every one of their labels.
 #[derive(Debug)]
-pub struct Labelled<T> {
+pub(crate) struct LabelIndex<T> {
     places: HashMap<(Arc<str>, String, String), BTreeSet<T>>,
 }
 
-// === impl Labelled ===
+// === impl LabelIndex ===
 
-impl<T> Default for Labelled<T> {
+impl<T> Default for LabelIndex<T> {
     fn default() -> Self {
         Self { places: HashMap::new() }
     }
 }
 
-impl<T: Clone + Ord> Labelled<T> {
+impl<T: Clone + Ord> LabelIndex<T> {
     /// One is there with these labels, or no longer.
-    pub fn set(&mut self, one: &T, namespace: &Arc<str>, labels: &Labels, there: bool) {
+    pub(crate) fn set(&mut self, one: &T, namespace: &Arc<str>, labels: &Labels, there: bool) {
         for (key, value) in labels {
             let place = (namespace.clone(), key.clone(), value.clone());
             if there {
@@ -102,7 +102,7 @@ impl<T: Clone + Ord> Labelled<T> {
     }
 
     /// Those that have all of these labels; none for none.
-    pub fn with(&self, namespace: &Arc<str>, wanted: &Labels) -> Vec<T> {
+    pub(crate) fn with(&self, namespace: &Arc<str>, wanted: &Labels) -> Vec<T> {
         let mut sets = Vec::new();
         for (key, value) in wanted {
             match self.places.get(&(namespace.clone(), key.clone(), value.clone())) {
@@ -124,7 +124,7 @@ mod tests {
     fn what_has_all_the_labels_is_found() {
         let labels = |text: &str| crate::objects::Selector::parse(text).equal;
         let shop: Arc<str> = "shop".into();
-        let mut index = Labelled::default();
+        let mut index = LabelIndex::default();
         index.set(&1, &shop, &labels("app=web,tier=front"), true);
         index.set(&2, &shop, &labels("app=web,tier=back"), true);
         assert_eq!(index.with(&shop, &labels("app=web")), [1, 2]);
@@ -142,7 +142,7 @@ mod tests {
             text.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
         };
         let shop: Arc<str> = "shop".into();
-        let mut index = Index::default();
+        let mut index = SelectorIndex::default();
         for number in 0..100 {
             index.put(number, &shop, &labels(&[("all", "same"), ("app", &number.to_string())]));
         }

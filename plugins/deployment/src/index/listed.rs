@@ -10,39 +10,39 @@ use crate::objects::annotations;
 
 /// A resource, and what is known of it beside.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Listed {
-    pub resource: Resource,
+pub(crate) struct ListedWorkload {
+    pub(crate) resource: Resource,
     /// Its owners want it awake until then.
-    pub keep_awake_until: Option<Timestamp>,
+    pub(crate) keep_awake_until: Option<Timestamp>,
     /// Since when all that is new goes to the DLXs.
-    pub led_since: Option<Instant>,
+    pub(crate) intercepted_since: Option<Instant>,
     /// It is not led for want of ports.
-    pub short: bool,
+    pub(crate) lacks_ports: bool,
     /// Its owners want its Services led.
-    pub wanted: bool,
+    pub(crate) interception_wanted: bool,
     /// What its owners are to be told.
-    pub complaints: Vec<Complaint>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// Works out how the daemons see a workload.
-pub type Project = fn(&State, &ResourceId) -> Projection;
+pub(crate) type Project = fn(&State, &ResourceId) -> Projection;
 
 /// What follows from all that is known of a workload.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Projection {
+pub(crate) struct Projection {
     /// As the daemons see it; `None`: there is no such one, or it is not to be looked after.
-    pub listed: Option<Listed>,
+    pub(crate) listed: Option<ListedWorkload>,
     /// What its owners are to be told if it is not looked after.
-    pub not_managed: Option<Complaint>,
+    pub(crate) not_managed: Option<Warning>,
 }
 
-// === impl Listed ===
+// === impl ListedWorkload ===
 
-impl Listed {
+impl ListedWorkload {
     /// The resource as of now: some of what keeps it awake ends by time alone, and it is led for longer and longer.
-    pub fn at(&self, (now, clock): (Timestamp, Instant)) -> Resource {
+    pub(crate) fn resource_at(&self, (now, clock): (Timestamp, Instant)) -> Resource {
         let mut resource = self.resource.clone();
-        if let (Some(route), Some(since)) = (&mut resource.interception, self.led_since) {
+        if let (Some(route), Some(since)) = (&mut resource.interception, self.intercepted_since) {
             route.intercepted_for = clock.saturating_duration_since(since);
         }
         if let Some(until) = self.keep_awake_until.filter(|until| *until > now) {
@@ -53,17 +53,17 @@ impl Listed {
     }
 
     /// Why it is as it is.
-    pub fn status(&self) -> &str {
+    pub(crate) fn status(&self) -> &str {
         &self.resource.status
     }
 
     /// Whether its owners want its Services led.
-    pub fn asks(&self) -> bool {
-        self.wanted
+    pub(crate) fn wants_interception(&self) -> bool {
+        self.interception_wanted
     }
 
     /// Whether its Services are to lead to the DLXs all the while, and can.
-    pub fn is_to_be_led(&self) -> bool {
+    pub(crate) fn is_to_be_intercepted(&self) -> bool {
         let can = self
             .resource
             .interception
@@ -73,31 +73,30 @@ impl Listed {
     }
 
     /// Whether its Services are not led for want of ports: when some are given back, it is looked at anew.
-    pub fn is_short_of_ports(&self) -> bool {
-        self.short
+    pub(crate) fn lacks_ports(&self) -> bool {
+        self.lacks_ports
     }
 }
 
 /// What an object's owners are to be told about it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Complaint {
+pub(crate) struct Warning {
     /// In one word.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// In a sentence.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// Why nothing is managed in the daemons' own namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unlabelled {
-    /// That namespace.
-    pub home: String,
+pub(crate) struct MissingPodLabel {
+    pub(crate) home: String,
     /// For people: what to do.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// The texts that say something, with semicolons between them.
-pub fn joined(parts: &[String]) -> String {
+pub(crate) fn joined(parts: &[String]) -> String {
     let said: Vec<_> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
     said.join("; ")
 }

@@ -11,19 +11,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use scaler_types::ResourceId;
 
 use super::{
-    labels::Index,
-    table::{Table, Teller},
+    labels::SelectorIndex,
+    table::{ObjectTable, Origin},
 };
-use crate::objects::{Fact as _, Name, Pod, Workload};
+use crate::objects::{ObjectName, Pod, TrimmedObject as _, Workload};
 
 /// Pods and whose they are.
 #[derive(Debug, Default)]
-pub struct Pods {
-    table: Table<Pod>,
+pub(crate) struct Pods {
+    table: ObjectTable<Pod>,
     /// Workloads, by what their pods are told by.
-    by: Index<ResourceId>,
-    of: HashMap<ResourceId, BTreeSet<Name>>,
-    owners: HashMap<Name, BTreeSet<ResourceId>>,
+    by: SelectorIndex<ResourceId>,
+    of: HashMap<ResourceId, BTreeSet<ObjectName>>,
+    owners: HashMap<ObjectName, BTreeSet<ResourceId>>,
     suspects: HashMap<ResourceId, Suspects>,
     /// Workloads above zero whose suspects are to be read.
     open: BTreeSet<ResourceId>,
@@ -34,47 +34,45 @@ pub struct Pods {
 struct Suspects {
     /// Grows whenever the workload is seen at zero: what was read before says nothing after.
     sleeps: u64,
-    pods: BTreeMap<String, Name>,
+    pods: BTreeMap<String, ObjectName>,
 }
 
 /// Pods to be read once more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doubt {
-    /// Whose.
-    pub id: ResourceId,
+pub(crate) struct UnverifiedPods {
+    pub(crate) id: ResourceId,
     /// As of which sleep.
-    pub sleeps: u64,
+    pub(crate) sleeps: u64,
     /// Which: uid and name.
-    pub pods: Vec<(String, Name)>,
+    pub(crate) pods: Vec<(String, ObjectName)>,
 }
 
 // === impl Pods ===
 
 impl Pods {
-    /// All of them.
-    pub fn table(&self) -> &Table<Pod> {
+    pub(crate) fn table(&self) -> &ObjectTable<Pod> {
         &self.table
     }
 
     /// A workload's pods.
-    pub fn of<'a>(&'a self, id: &ResourceId) -> impl Iterator<Item = &'a Pod> + Clone {
+    pub(crate) fn pods_of<'a>(&'a self, id: &ResourceId) -> impl Iterator<Item = &'a Pod> + Clone {
         let names = self.of.get(id);
         names.into_iter().flatten().filter_map(|name| self.table.get(name))
     }
 
     /// Whether a pod may be from before the last sleep of its workload.
-    pub fn is_suspected(&self, id: &ResourceId, pod: &Pod) -> bool {
+    pub(crate) fn is_suspected(&self, id: &ResourceId, pod: &Pod) -> bool {
         self.suspects.get(id).is_some_and(|suspects| suspects.pods.contains_key(&pod.meta.uid))
     }
 
     /// A state of a pod; gives its name and whose it is or was, unless it is no news.
-    pub fn put(
+    pub(crate) fn put(
         &mut self,
         mut pod: Pod,
-        teller: Teller,
+        origin: Origin,
         belongs: impl Fn(&ResourceId, &Pod) -> bool,
-    ) -> Option<(Name, BTreeSet<ResourceId>)> {
-        if !self.table.is_news(&pod, teller) {
+    ) -> Option<(ObjectName, BTreeSet<ResourceId>)> {
+        if !self.table.is_news(&pod, origin) {
             return None;
         }
         let name = pod.meta.key();
@@ -92,13 +90,13 @@ impl Pods {
             self.of.entry(id.clone()).or_default().insert(name.clone());
         }
         if let Some(replaced) = self.table.put(pod) {
-            self.absolve_if_other(&before, &replaced, &name);
+            self.clear_replaced(&before, &replaced, &name);
         }
         Some((name, &owners | &before))
     }
 
     /// A pod is gone; gives whose it was.
-    pub fn remove(&mut self, name: &Name, uid: &str) -> BTreeSet<ResourceId> {
+    pub(crate) fn remove(&mut self, name: &ObjectName, uid: &str) -> BTreeSet<ResourceId> {
         if self.table.remove(name, uid).is_none() {
             return BTreeSet::new();
         }
@@ -115,7 +113,7 @@ impl Pods {
     }
 
     /// A workload is about to be seen as `new`.
-    pub fn saw_workload(&mut self, id: &ResourceId, old: Option<&Workload>, new: &Workload) {
+    pub(crate) fn observe_workload(&mut self, id: &ResourceId, old: Option<&Workload>, new: &Workload) {
         let same = old.is_some_and(|old| old.selector == new.selector && old.meta.uid == new.meta.uid);
         if !same {
             self.by.put(id.clone(), &new.meta.namespace, &new.selector.equal);
@@ -134,10 +132,10 @@ impl Pods {
             self.of.insert(id.clone(), names);
         }
         // A sleep and a wake between two looks.
-        let missed = old.is_some_and(|old| old.kept.sleeps != new.kept.sleeps && new.kept.sleeps > 0);
+        let missed = old.is_some_and(|old| old.stored.sleeps != new.stored.sleeps && new.stored.sleeps > 0);
         if new.replicas == 0 || missed {
             self.suspects.entry(id.clone()).or_default().sleeps += 1;
-            let names: Vec<_> = self.of(id).map(|pod| pod.meta.key()).collect();
+            let names: Vec<_> = self.pods_of(id).map(|pod| pod.meta.key()).collect();
             for name in names {
                 self.suspect(id, &name);
             }
@@ -148,7 +146,7 @@ impl Pods {
     }
 
     /// A pod was seen while its workload is at zero.
-    pub fn suspect(&mut self, id: &ResourceId, name: &Name) {
+    pub(crate) fn suspect(&mut self, id: &ResourceId, name: &ObjectName) {
         if let Some(pod) = self.table.get(name).filter(|pod| pod.alive()) {
             let uid = pod.meta.uid.clone();
             self.suspects.entry(id.clone()).or_default().pods.insert(uid, name.clone());
@@ -156,32 +154,34 @@ impl Pods {
     }
 
     /// Takes the next workload whose suspects are to be read.
-    pub fn next_doubt(&mut self) -> Option<Doubt> {
+    pub(crate) fn next_unverified(&mut self) -> Option<UnverifiedPods> {
         while let Some(id) = self.open.pop_first() {
             if let Some(suspects) = self.suspects.get(&id).filter(|suspects| !suspects.pods.is_empty()) {
                 let pods = suspects.pods.iter().map(|(uid, name)| (uid.clone(), name.clone())).collect();
-                return Some(Doubt { sleeps: suspects.sleeps, id, pods });
+                return Some(UnverifiedPods { sleeps: suspects.sleeps, id, pods });
             }
         }
         None
     }
 
     /// The suspects were read, and what was read was taken over: who is still there is not from before that sleep.
-    pub fn settle(&mut self, doubt: &Doubt) {
-        if let Some(suspects) = self.suspects.get_mut(&doubt.id).filter(|one| one.sleeps == doubt.sleeps) {
-            for (uid, _) in &doubt.pods {
+    pub(crate) fn mark_verified(&mut self, unverified: &UnverifiedPods) {
+        if let Some(suspects) =
+            self.suspects.get_mut(&unverified.id).filter(|one| one.sleeps == unverified.sleeps)
+        {
+            for (uid, _) in &unverified.pods {
                 suspects.pods.remove(uid);
             }
         }
     }
 
     /// They could not be read: once more.
-    pub fn doubt_again(&mut self, doubt: Doubt) {
-        self.open.insert(doubt.id);
+    pub(crate) fn retry_unverified(&mut self, unverified: UnverifiedPods) {
+        self.open.insert(unverified.id);
     }
 
     /// A workload is gone.
-    pub fn forget_workload(&mut self, id: &ResourceId) {
+    pub(crate) fn forget_workload(&mut self, id: &ResourceId) {
         self.by.remove(id);
         self.suspects.remove(id);
         self.open.remove(id);
@@ -193,7 +193,7 @@ impl Pods {
     }
 
     /// Another pod has taken its name: what is gone needs no suspicion.
-    fn absolve_if_other(&mut self, owners: &BTreeSet<ResourceId>, replaced: &Pod, name: &Name) {
+    fn clear_replaced(&mut self, owners: &BTreeSet<ResourceId>, replaced: &Pod, name: &ObjectName) {
         let same = self.table.get(name).is_some_and(|now| now.meta().uid == replaced.meta.uid);
         if same {
             return;

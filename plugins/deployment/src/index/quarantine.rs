@@ -5,22 +5,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::objects::{Entry, Registry};
+use crate::objects::{PortEntry, PortRegistry};
 
 /// How long a port that was given back is given to nobody else, by this process's clock, since it saw that.
-pub const QUARANTINE: Duration = Duration::from_secs(600);
+pub(crate) const QUARANTINE: Duration = Duration::from_secs(600);
 
 /// Since when ports that were given back are seen so.
 #[derive(Debug, Default)]
-pub struct Quarantine {
-    since: BTreeMap<u16, (Entry, Instant)>,
+pub(crate) struct PortQuarantine {
+    since: BTreeMap<u16, (PortEntry, Instant)>,
 }
 
-// === impl Quarantine ===
+// === impl PortQuarantine ===
 
-impl Quarantine {
+impl PortQuarantine {
     /// The registry is seen as it is now.
-    pub fn follow(&mut self, registry: &Registry, now: Instant) {
+    pub(crate) fn follow(&mut self, registry: &PortRegistry, now: Instant) {
         let before = std::mem::take(&mut self.since);
         for (port, entry) in registry.entries().filter(|(_, entry)| entry.freed.is_some()) {
             let since = before.get(&port).filter(|(same, _)| same == entry).map_or(now, |(_, since)| *since);
@@ -29,7 +29,7 @@ impl Quarantine {
     }
 
     /// Whether the port was given back so long ago that somebody else can have it.
-    pub fn is_over(&self, port: u16, entry: &Entry, now: Instant) -> bool {
+    pub(crate) fn is_over(&self, port: u16, entry: &PortEntry, now: Instant) -> bool {
         let seen = self.since.get(&port).filter(|(same, _)| same == entry);
         seen.is_some_and(|(_, since)| now.duration_since(*since) >= QUARANTINE)
     }

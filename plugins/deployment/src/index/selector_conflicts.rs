@@ -6,38 +6,38 @@ use std::{
 };
 
 /// So often it is put back; then whoever takes it away has his way.
-pub const OFTEN: u32 = 3;
+pub(crate) const MAX_LOSSES: u32 = 3;
 
 /// What happened before that is forgotten, if nothing more came.
-const FORGOTTEN: Duration = Duration::from_secs(3600);
+const SUSPENSION: Duration = Duration::from_secs(3600);
 
 /// How often our key was taken away, by the Service's uid.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub(crate) struct SelectorConflicts {
     /// Services that this process has given the key, and has not taken it from since.
     given: HashMap<String, Losses>,
 }
 
 #[derive(Debug, Default)]
 struct Losses {
-    led: bool,
+    expected: bool,
     count: u32,
     last: Option<Instant>,
 }
 
-// === impl Taken ===
+// === impl SelectorConflicts ===
 
-impl Taken {
+impl SelectorConflicts {
     /// This process is about to add the key, or to take it away itself.
-    pub fn wants(&mut self, uid: &str, led: bool) {
-        if led || self.given.contains_key(uid) {
-            self.given.entry(uid.to_owned()).or_default().led = led;
+    pub(crate) fn set_expected(&mut self, uid: &str, expected: bool) {
+        if expected || self.given.contains_key(uid) {
+            self.given.entry(uid.to_owned()).or_default().expected = expected;
         }
     }
 
     /// The key was there, and is no longer.
-    pub fn lost(&mut self, uid: &str, now: Instant) {
-        let Some(losses) = self.given.get_mut(uid).filter(|losses| losses.led) else { return };
+    pub(crate) fn record_loss(&mut self, uid: &str, now: Instant) {
+        let Some(losses) = self.given.get_mut(uid).filter(|losses| losses.expected) else { return };
         if losses.is_over(now) {
             losses.count = 0;
         }
@@ -46,15 +46,15 @@ impl Taken {
     }
 
     /// Whether it was taken away too often.
-    pub fn is_left_alone(&self, uid: &str, now: Instant) -> bool {
-        self.given.get(uid).is_some_and(|losses| losses.count >= OFTEN && !losses.is_over(now))
+    pub(crate) fn is_suspended(&self, uid: &str, now: Instant) -> bool {
+        self.given.get(uid).is_some_and(|losses| losses.count >= MAX_LOSSES && !losses.is_over(now))
     }
 
     /// Forgets what was long ago; gives those that were left alone until now.
-    pub fn forget(&mut self, now: Instant) -> Vec<String> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<String> {
         let over = self.given.iter_mut().filter(|(_, losses)| losses.count > 0 && losses.is_over(now));
         let over = over.filter_map(|(uid, losses)| {
-            let often = losses.count >= OFTEN;
+            let often = losses.count >= MAX_LOSSES;
             losses.count = 0;
             often.then(|| uid.clone())
         });
@@ -62,7 +62,7 @@ impl Taken {
     }
 
     /// The Service is gone.
-    pub fn is_gone(&mut self, uid: &str) {
+    pub(crate) fn remove(&mut self, uid: &str) {
         self.given.remove(uid);
     }
 }
@@ -71,7 +71,7 @@ impl Taken {
 
 impl Losses {
     fn is_over(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| now.duration_since(last) >= FORGOTTEN)
+        self.last.is_none_or(|last| now.duration_since(last) >= SUSPENSION)
     }
 }
 
@@ -81,29 +81,29 @@ mod tests {
 
     #[test]
     fn three_times_are_enough_and_an_hour_makes_them_forgotten() {
-        let (mut taken, start) = (Taken::default(), Instant::now());
-        taken.lost("other", start);
-        taken.wants("other", false);
-        assert!(taken.given.is_empty(), "what another process led is not counted");
-        taken.wants("a", true);
-        for _ in 1..OFTEN {
-            taken.lost("a", start);
-            assert!(!taken.is_left_alone("a", start));
+        let (mut conflicts, start) = (SelectorConflicts::default(), Instant::now());
+        conflicts.record_loss("other", start);
+        conflicts.set_expected("other", false);
+        assert!(conflicts.given.is_empty(), "what another process led is not counted");
+        conflicts.set_expected("a", true);
+        for _ in 1..MAX_LOSSES {
+            conflicts.record_loss("a", start);
+            assert!(!conflicts.is_suspended("a", start));
         }
-        taken.wants("a", false);
-        taken.lost("a", start);
-        assert!(!taken.is_left_alone("a", start), "that was this process's own doing");
-        taken.wants("a", true);
-        taken.lost("a", start);
-        assert!(taken.is_left_alone("a", start));
-        let later = start + FORGOTTEN;
-        assert!(taken.is_left_alone("a", later - Duration::from_secs(1)));
-        assert!(taken.forget(later - Duration::from_secs(1)).is_empty());
-        assert!(!taken.is_left_alone("a", later));
-        assert_eq!(taken.forget(later), ["a"]);
-        taken.lost("a", later);
-        assert!(!taken.is_left_alone("a", later), "it begins anew");
-        taken.is_gone("a");
-        assert!(taken.given.is_empty());
+        conflicts.set_expected("a", false);
+        conflicts.record_loss("a", start);
+        assert!(!conflicts.is_suspended("a", start), "that was this process's own doing");
+        conflicts.set_expected("a", true);
+        conflicts.record_loss("a", start);
+        assert!(conflicts.is_suspended("a", start));
+        let later = start + SUSPENSION;
+        assert!(conflicts.is_suspended("a", later - Duration::from_secs(1)));
+        assert!(conflicts.expire(later - Duration::from_secs(1)).is_empty());
+        assert!(!conflicts.is_suspended("a", later));
+        assert_eq!(conflicts.expire(later), ["a"]);
+        conflicts.record_loss("a", later);
+        assert!(!conflicts.is_suspended("a", later), "it begins anew");
+        conflicts.remove("a");
+        assert!(conflicts.given.is_empty());
     }
 }

@@ -16,20 +16,20 @@ use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use crate::{
     cluster::{self, Cluster},
     config::{Config, WorkloadKind},
-    index::{Change, Clock, Feed, Project, Store, Topic, Unlabelled, spawn},
+    index::{Clock, MissingPodLabel, ObjectChange, ObjectType, ObjectWatch, Project, Store, spawn},
     objects::{self, Kind, MANAGED_BY, PORT_REGISTRY, Workload},
 };
 
 /// How long the first lists may take in all. A server that does not answer by then is told to the daemon, which goes on
 /// trying; the daemon's start does not hang for it.
-const WITHIN: Duration = Duration::from_secs(45);
+const START_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// What a start gives.
-pub struct Started {
+pub(crate) struct Started {
     /// All that is known; it is all there is.
-    pub store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     /// What keeps it so.
-    pub tasks: JoinSet<()>,
+    pub(crate) tasks: JoinSet<()>,
 }
 
 /// A first list that is waited for: of what, and with which rights.
@@ -40,16 +40,16 @@ type First = (String, &'static str, oneshot::Receiver<Result<(), kube::Error>>);
 /// # Errors
 ///
 /// The API does not answer in time, a kind is not there, or a right is missing; the message says which.
-pub async fn start(
+pub(crate) async fn start(
     cluster: &Cluster,
     config: &Arc<Config>,
     clock: Clock,
     project: Project,
-    unlabelled: Option<Unlabelled>,
+    missing_pod_label: Option<MissingPodLabel>,
 ) -> Result<Started> {
-    let started = timeout(WITHIN, list_all(cluster, config, clock, project, unlabelled)).await;
+    let started = timeout(START_TIMEOUT, list_all(cluster, config, clock, project, missing_pod_label)).await;
     started.map_err(|_| {
-        anyhow!("the cluster's API did not give its first lists within {}", duration::short(WITHIN))
+        anyhow!("the cluster's API did not give its first lists within {}", duration::short(START_TIMEOUT))
     })?
 }
 
@@ -58,11 +58,11 @@ async fn list_all(
     config: &Arc<Config>,
     clock: Clock,
     project: Project,
-    unlabelled: Option<Unlabelled>,
+    missing_pod_label: Option<MissingPodLabel>,
 ) -> Result<Started> {
-    let kinds = kinds(cluster, config).await?;
+    let kinds = workload_kinds(cluster, config).await?;
     let store = Arc::new(Store::new(Arc::clone(config), kinds.clone(), clock, project));
-    store.with(|state| state.unlabelled = unlabelled);
+    store.with(|state| state.missing_pod_label = missing_pod_label);
     let namespace = cluster.namespace.as_ref();
     let place =
         namespace.map_or_else(|| "in all namespaces".to_owned(), |name| format!("in namespace {name}"));
@@ -71,14 +71,14 @@ async fn list_all(
 
     for kind in &kinds {
         let of = Arc::clone(kind);
-        let feed = Feed {
+        let feed = ObjectWatch {
             api: cluster.dynamic(&kind.api),
             what: kind.full_name(),
-            topic: Topic::Workloads(kind.index),
+            topic: ObjectType::Workloads(kind.index),
             fields: None,
             labels: None,
             optional: false,
-            read: Arc::new(move |object| Change::Workload(Box::new(Workload::new(&of, object)))),
+            read: Arc::new(move |object| ObjectChange::Workload(Box::new(Workload::new(&of, object)))),
         };
         firsts.push((
             kind.full_name(),
@@ -86,80 +86,80 @@ async fn list_all(
             spawn(feed, Arc::clone(&store), &mut tasks),
         ));
     }
-    let services = Feed {
+    let services = ObjectWatch {
         api: cluster.api::<Service>(),
         what: "services".to_owned(),
-        topic: Topic::Services,
+        topic: ObjectType::Services,
         fields: None,
         labels: None,
         optional: false,
-        read: Arc::new(|object| Change::Service(object.into())),
+        read: Arc::new(|object| ObjectChange::Service(object.into())),
     };
     firsts.push(("services".to_owned(), "list, watch", spawn(services, Arc::clone(&store), &mut tasks)));
     if config.service_ports.is_some() {
-        firsts.extend(routing(cluster, config, &store, &mut tasks).await?);
+        firsts.extend(watch_interception(cluster, config, &store, &mut tasks).await?);
     }
-    firsts.extend(optional(cluster, config, &store, &mut tasks).await?);
-    all_in(&place, firsts).await?;
+    firsts.extend(watch_optional(cluster, config, &store, &mut tasks).await?);
+    wait_for_lists(&place, firsts).await?;
 
     if config.role == Role::Dlx {
         // After the workloads: a pod that was alive when a workload's wake had been read is from after it.
-        let pods = Feed {
+        let pods = ObjectWatch {
             api: cluster.api::<Pod>(),
             what: "pods".to_owned(),
-            topic: Topic::Pods,
+            topic: ObjectType::Pods,
             fields: None,
             labels: None,
             optional: false,
-            read: Arc::new(|object: Pod| Change::Pod(Box::new(object.into()))),
+            read: Arc::new(|object: Pod| ObjectChange::Pod(Box::new(object.into()))),
         };
         let first = spawn(pods, Arc::clone(&store), &mut tasks);
-        all_in(&place, vec![("pods".to_owned(), "get, list, watch", first)]).await?;
+        wait_for_lists(&place, vec![("pods".to_owned(), "get, list, watch", first)]).await?;
     }
     Ok(Started { store, tasks })
 }
 
 /// What is watched where Services are led.
-async fn routing(
+async fn watch_interception(
     cluster: &Cluster,
     config: &Config,
     store: &Arc<Store>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Vec<First>> {
-    let registry = Feed {
+    let registry = ObjectWatch {
         api: cluster.in_namespace::<ConfigMap>(&cluster.home),
         what: "configmaps".to_owned(),
-        topic: Topic::Registry,
+        topic: ObjectType::PortRegistry,
         fields: Some(format!("metadata.name={}", PORT_REGISTRY)),
         labels: None,
         optional: false,
-        read: Arc::new(|object: ConfigMap| Change::Registry(Box::new(object.into()))),
+        read: Arc::new(|object: ConfigMap| ObjectChange::PortRegistry(Box::new(object.into()))),
     };
     let first = spawn(registry, Arc::clone(store), tasks);
     let what = format!("configmaps ({})", PORT_REGISTRY);
-    all_in(&format!("in namespace {}", cluster.home), vec![(what, "list, watch", first)]).await?;
+    wait_for_lists(&format!("in namespace {}", cluster.home), vec![(what, "list, watch", first)]).await?;
 
     let mut firsts = Vec::new();
-    let slices = Feed {
+    let slices = ObjectWatch {
         api: cluster.api::<EndpointSlice>(),
         what: "endpointslices.discovery.k8s.io".to_owned(),
-        topic: Topic::Slices,
+        topic: ObjectType::Slices,
         fields: None,
         // Who else takes a Service's requests matters to who changes that.
         labels: (config.role == Role::Dlx).then(|| format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)),
         optional: false,
-        read: Arc::new(|object| Change::Slice(Box::new(objects::Slice::from(object)))),
+        read: Arc::new(|object| ObjectChange::Slice(Box::new(objects::Slice::from(object)))),
     };
     firsts.push((slices.what.clone(), "list, watch", spawn(slices, Arc::clone(store), tasks)));
     if config.role == Role::Autoscaler {
-        let policies = Feed {
+        let policies = ObjectWatch {
             api: cluster.api::<NetworkPolicy>(),
             what: "networkpolicies.networking.k8s.io".to_owned(),
-            topic: Topic::Policies,
+            topic: ObjectType::Policies,
             fields: None,
             labels: None,
             optional: true,
-            read: Arc::new(|object: NetworkPolicy| Change::Policy(object.into())),
+            read: Arc::new(|object: NetworkPolicy| ObjectChange::Policy(object.into())),
         };
         firsts.push((policies.what.clone(), "list, watch", spawn(policies, Arc::clone(store), tasks)));
     }
@@ -167,66 +167,73 @@ async fn routing(
 }
 
 /// What is watched where it is there and allowed.
-async fn optional(
+async fn watch_optional(
     cluster: &Cluster,
     config: &Config,
     store: &Arc<Store>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Vec<First>> {
     let mut firsts = Vec::new();
-    let ingresses = Feed {
+    let ingresses = ObjectWatch {
         api: cluster.api::<Ingress>(),
         what: "ingresses.networking.k8s.io".to_owned(),
-        topic: Topic::Ingresses,
+        topic: ObjectType::Ingresses,
         fields: None,
         labels: None,
         optional: true,
-        read: Arc::new(|object| Change::Route(Topic::Ingresses, object.into())),
+        read: Arc::new(|object| ObjectChange::Route(ObjectType::Ingresses, object.into())),
     };
     firsts.push((ingresses.what.clone(), "list, watch", spawn(ingresses, Arc::clone(store), tasks)));
-    let namespaces = Feed {
+    let namespaces = ObjectWatch {
         api: Api::<Namespace>::all(cluster.client.clone()),
         what: "namespaces".to_owned(),
-        topic: Topic::Namespaces,
+        topic: ObjectType::Namespaces,
         fields: config.namespace.as_ref().map(|name| format!("metadata.name={name}")),
         labels: None,
         optional: true,
-        read: Arc::new(|object| Change::Namespace(object.into())),
+        read: Arc::new(|object| ObjectChange::Namespace(object.into())),
     };
     firsts.push((namespaces.what.clone(), "list, watch", spawn(namespaces, Arc::clone(store), tasks)));
-    if let Some(routes) = find(cluster, "gateway.networking.k8s.io", "v1", "HTTPRoute").await? {
-        let feed = Feed {
+    if let Some(routes) = find_type(cluster, "gateway.networking.k8s.io", "v1", "HTTPRoute").await? {
+        let feed = ObjectWatch {
             api: cluster.dynamic(&routes),
             what: "httproutes.gateway.networking.k8s.io".to_owned(),
-            topic: Topic::HttpRoutes,
+            topic: ObjectType::HttpRoutes,
             fields: None,
             labels: None,
             optional: true,
-            read: Arc::new(|object| Change::Route(Topic::HttpRoutes, objects::Route::from(object))),
+            read: Arc::new(|object| {
+                ObjectChange::Route(ObjectType::HttpRoutes, objects::HostRoute::from(object))
+            }),
         };
         firsts.push((feed.what.clone(), "list, watch", spawn(feed, Arc::clone(store), tasks)));
     }
     // Who else scales matters to who puts to sleep.
     if config.role == Role::Autoscaler {
-        let hpas = Feed {
+        let hpas = ObjectWatch {
             api: cluster.api::<HorizontalPodAutoscaler>(),
             what: "horizontalpodautoscalers.autoscaling".to_owned(),
-            topic: Topic::Hpas,
+            topic: ObjectType::Hpas,
             fields: None,
             labels: None,
             optional: true,
-            read: Arc::new(|object| Change::Scaler(Topic::Hpas, object.into())),
+            read: Arc::new(|object| ObjectChange::Autoscaler(ObjectType::Hpas, object.into())),
         };
         firsts.push((hpas.what.clone(), "list, watch", spawn(hpas, Arc::clone(store), tasks)));
-        if let Some(objects) = find(cluster, "keda.sh", "v1alpha1", "ScaledObject").await? {
-            let feed = Feed {
+        if let Some(objects) = find_type(cluster, "keda.sh", "v1alpha1", "ScaledObject").await? {
+            let feed = ObjectWatch {
                 api: cluster.dynamic(&objects),
                 what: "scaledobjects.keda.sh".to_owned(),
-                topic: Topic::ScaledObjects,
+                topic: ObjectType::ScaledObjects,
                 fields: None,
                 labels: None,
                 optional: true,
-                read: Arc::new(|object| Change::Scaler(Topic::ScaledObjects, objects::Scaler::from(object))),
+                read: Arc::new(|object| {
+                    ObjectChange::Autoscaler(
+                        ObjectType::ScaledObjects,
+                        objects::OtherAutoscaler::from(object),
+                    )
+                }),
             };
             firsts.push((feed.what.clone(), "list, watch", spawn(feed, Arc::clone(store), tasks)));
         }
@@ -234,11 +241,11 @@ async fn optional(
     Ok(firsts)
 }
 
-async fn all_in(place: &str, firsts: Vec<First>) -> Result<()> {
+async fn wait_for_lists(place: &str, firsts: Vec<First>) -> Result<()> {
     for (what, verbs, first) in firsts {
         let listed = first.await.with_context(|| format!("the watch of {what} ended"))?;
         listed.map_err(|error| {
-            let told = cluster::told(&error);
+            let told = cluster::describe_error(&error);
             match cluster::is_forbidden(&error) {
                 true => anyhow!(
                     "listing {what} {place}: {told}; the service account of this daemon needs the verbs {verbs} on \
@@ -252,7 +259,7 @@ async fn all_in(place: &str, firsts: Vec<First>) -> Result<()> {
 }
 
 /// The kinds that are looked after.
-async fn kinds(cluster: &Cluster, config: &Config) -> Result<Vec<Arc<Kind>>> {
+async fn workload_kinds(cluster: &Cluster, config: &Config) -> Result<Vec<Arc<Kind>>> {
     let built_in = |kind: &str, plural: &str| WorkloadKind {
         group: "apps".to_owned(),
         version: "v1".to_owned(),
@@ -270,7 +277,7 @@ async fn kinds(cluster: &Cluster, config: &Config) -> Result<Vec<Arc<Kind>>> {
                     if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
                 ApiResource { group, version, api_version, kind, plural }
             }
-            None => find(cluster, &group, &version, &kind).await?.with_context(|| {
+            None => find_type(cluster, &group, &version, &kind).await?.with_context(|| {
                 format!("plugins.deployment.workloads: the cluster has no {kind} in {group}/{version}")
             })?,
         };
@@ -279,9 +286,9 @@ async fn kinds(cluster: &Cluster, config: &Config) -> Result<Vec<Arc<Kind>>> {
     Ok(kinds)
 }
 
-async fn find(cluster: &Cluster, group: &str, version: &str, kind: &str) -> Result<Option<ApiResource>> {
+async fn find_type(cluster: &Cluster, group: &str, version: &str, kind: &str) -> Result<Option<ApiResource>> {
     let found = cluster.find(group, version, kind).await;
     found.map_err(|error| {
-        anyhow!("asking the cluster for {kind} in {group}/{version}: {}", cluster::told(&error))
+        anyhow!("asking the cluster for {kind} in {group}/{version}: {}", cluster::describe_error(&error))
     })
 }

@@ -1,7 +1,7 @@
 //! All that is known, in one place, and what follows from it.
 
 mod apply;
-mod routing;
+mod interception;
 mod settle;
 
 use std::{
@@ -14,114 +14,102 @@ use scaler_types::{Changes, Resource, ResourceId};
 use tokio::sync::watch;
 
 use super::{
-    Complaint, Listed, Project, Unlabelled,
-    change_log::Log,
-    labels::{Index, Labelled},
+    ListedWorkload, MissingPodLabel, Project, Warning,
+    change_log::ChangeLog,
+    labels::{LabelIndex, SelectorIndex},
     pods::Pods,
-    table::Table,
+    table::ObjectTable,
 };
 use crate::{
     config::Config,
-    objects::{Kind, Name, NamespaceFact, Pod, Policy, Registry, Route, Scaler, Service, Slice, Workload},
+    objects::{
+        HostRoute, Kind, NamespaceAnnotations, ObjectName, OtherAutoscaler, Pod, Policy, PortRegistry,
+        Service, Slice, Workload,
+    },
 };
 
-pub use routing::{Clock, Routing};
+pub(crate) use interception::{Clock, InterceptionState};
 
-pub use super::table::Teller;
+pub(crate) use super::table::Origin;
 
 /// One type of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topic {
+pub(crate) enum ObjectType {
     /// Workloads of one kind.
     Workloads(usize),
-    /// Pods.
     Pods,
-    /// Services.
     Services,
-    /// Ingresses.
     Ingresses,
-    /// HTTPRoutes.
     HttpRoutes,
-    /// HorizontalPodAutoscalers.
     Hpas,
-    /// ScaledObjects.
     ScaledObjects,
-    /// Namespaces.
     Namespaces,
-    /// EndpointSlices.
     Slices,
-    /// NetworkPolicies.
     Policies,
     /// The registry of ports.
-    Registry,
+    PortRegistry,
 }
 
 /// A state of an object.
 #[derive(Debug)]
-pub enum Change {
-    /// Of a workload.
+pub(crate) enum ObjectChange {
     Workload(Box<Workload>),
-    /// Of a pod.
     Pod(Box<Pod>),
-    /// Of a Service.
     Service(Service),
     /// Of an Ingress or HTTPRoute.
-    Route(Topic, Route),
+    Route(ObjectType, HostRoute),
     /// Of another one that scales.
-    Scaler(Topic, Scaler),
-    /// Of a namespace.
-    Namespace(NamespaceFact),
-    /// Of an EndpointSlice.
+    Autoscaler(ObjectType, OtherAutoscaler),
+    Namespace(NamespaceAnnotations),
     Slice(Box<Slice>),
-    /// Of a NetworkPolicy.
     Policy(Policy),
     /// Of the registry of ports.
-    Registry(Box<Registry>),
+    PortRegistry(Box<PortRegistry>),
 }
 
 /// All that is known.
-pub struct Store {
+pub(crate) struct Store {
     state: Mutex<State>,
     changed: watch::Sender<u64>,
 }
 
 /// What is known, behind its lock.
-pub struct State {
+pub(crate) struct State {
     /// What the namespace file says.
-    pub config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     /// Why nothing is managed in the daemons' own namespace, if so.
-    pub unlabelled: Option<Unlabelled>,
+    pub(crate) missing_pod_label: Option<MissingPodLabel>,
     project: Project,
     kinds: Vec<Arc<Kind>>,
-    workloads: Vec<Table<Workload>>,
+    workloads: Vec<ObjectTable<Workload>>,
     /// Pods, and whose they are.
-    pub pods: Pods,
-    services: Table<Service>,
-    ingresses: Table<Route>,
-    http_routes: Table<Route>,
-    hpas: Table<Scaler>,
-    scaled_objects: Table<Scaler>,
-    namespaces: Table<NamespaceFact>,
+    pub(crate) pods: Pods,
+    services: ObjectTable<Service>,
+    ingresses: ObjectTable<HostRoute>,
+    http_routes: ObjectTable<HostRoute>,
+    hpas: ObjectTable<OtherAutoscaler>,
+    scaled_objects: ObjectTable<OtherAutoscaler>,
+    namespaces: ObjectTable<NamespaceAnnotations>,
     /// Where Services lead.
-    pub routing: Routing,
+    pub(crate) interception: InterceptionState,
     in_namespace: HashMap<Arc<str>, BTreeSet<ResourceId>>,
-    labelled: Labelled<ResourceId>,
+    labelled: LabelIndex<ResourceId>,
     /// Who asks for a host by annotation.
     asking: HashMap<(Arc<str>, String), BTreeSet<ResourceId>>,
     routes_in: HashMap<Arc<str>, BTreeSet<(bool, Arc<str>)>>,
-    services_by: Index<Name>,
+    services_by: SelectorIndex<ObjectName>,
     services_called: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     scalers_of: HashMap<ResourceId, BTreeSet<(bool, Arc<str>)>>,
     seen: HashMap<ResourceId, Seen>,
     dirty: BTreeSet<ResourceId>,
-    listed: BTreeMap<ResourceId, Listed>,
-    log: Log,
+    listed: BTreeMap<ResourceId, ListedWorkload>,
+    log: ChangeLog,
     signals: HashMap<ResourceId, watch::Sender<u64>>,
     /// With so many signals it is looked which of them nobody follows any more.
     signals_pruned_at: usize,
-    complaints: Vec<(ResourceId, Complaint)>,
+    warnings: Vec<(ResourceId, Warning)>,
     /// What the owners of workloads that are not looked after were told.
-    not_managed: BTreeMap<ResourceId, Complaint>,
+    not_managed: BTreeMap<ResourceId, Warning>,
     touches: u64,
 }
 
@@ -138,35 +126,35 @@ struct Seen {
 
 impl Store {
     /// Nothing is known yet.
-    pub fn new(config: Arc<Config>, kinds: Vec<Arc<Kind>>, clock: Clock, project: Project) -> Self {
+    pub(crate) fn new(config: Arc<Config>, kinds: Vec<Arc<Kind>>, clock: Clock, project: Project) -> Self {
         let state = State {
             config,
-            unlabelled: None,
+            missing_pod_label: None,
             project,
-            workloads: kinds.iter().map(|_| Table::default()).collect(),
+            workloads: kinds.iter().map(|_| ObjectTable::default()).collect(),
             kinds,
             pods: Pods::default(),
-            services: Table::default(),
-            ingresses: Table::default(),
-            http_routes: Table::default(),
-            hpas: Table::default(),
-            scaled_objects: Table::default(),
-            namespaces: Table::default(),
-            routing: Routing::new(clock),
+            services: ObjectTable::default(),
+            ingresses: ObjectTable::default(),
+            http_routes: ObjectTable::default(),
+            hpas: ObjectTable::default(),
+            scaled_objects: ObjectTable::default(),
+            namespaces: ObjectTable::default(),
+            interception: InterceptionState::new(clock),
             in_namespace: HashMap::new(),
-            labelled: Labelled::default(),
+            labelled: LabelIndex::default(),
             asking: HashMap::new(),
             routes_in: HashMap::new(),
-            services_by: Index::default(),
+            services_by: SelectorIndex::default(),
             services_called: HashMap::new(),
             scalers_of: HashMap::new(),
             seen: HashMap::new(),
             dirty: BTreeSet::new(),
             listed: BTreeMap::new(),
-            log: Log::default(),
+            log: ChangeLog::default(),
             signals: HashMap::new(),
             signals_pruned_at: 100,
-            complaints: Vec::new(),
+            warnings: Vec::new(),
             not_managed: BTreeMap::new(),
             touches: 0,
         };
@@ -174,7 +162,7 @@ impl Store {
     }
 
     /// Works on what is known, and tells whoever waits if something changed.
-    pub fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = work(&mut state);
         let touches = state.touches;
@@ -188,12 +176,12 @@ impl Store {
     }
 
     /// Told when anything changed.
-    pub fn changed(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
     /// Told when something changed that one resource depends on.
-    pub fn follow(&self, id: &ResourceId) -> watch::Receiver<u64> {
+    pub(crate) fn watch_resource(&self, id: &ResourceId) -> watch::Receiver<u64> {
         let mut state = self.lock();
         if state.signals.len() >= state.signals_pruned_at {
             state.signals.retain(|_, sender| sender.receiver_count() > 0);
@@ -203,20 +191,20 @@ impl Store {
     }
 
     /// All resources as they are known now.
-    pub fn resources(&self) -> Vec<Resource> {
+    pub(crate) fn resources(&self) -> Vec<Resource> {
         self.with(|state| {
             state.settle();
-            let now = (Timestamp::now(), state.routing.now());
-            state.listed.values().map(|listed| listed.at(now)).collect()
+            let now = (Timestamp::now(), state.interception.now());
+            state.listed.values().map(|listed| listed.resource_at(now)).collect()
         })
     }
 
     /// What changed since the cursor; waits for it.
-    pub async fn changes(&self, cursor: u64) -> Changes {
+    pub(crate) async fn changes(&self, cursor: u64) -> Changes {
         let mut changed = self.changed();
         loop {
             changed.borrow_and_update();
-            if let Some(changes) = self.with(|state| state.since(cursor)) {
+            if let Some(changes) = self.with(|state| state.changes_since(cursor)) {
                 return changes;
             }
             // Closed never: `self` holds it.
@@ -225,19 +213,19 @@ impl Store {
     }
 
     /// What is to be told to owners and was not yet.
-    pub fn complaints(&self) -> Vec<(ResourceId, Complaint)> {
+    pub(crate) fn warnings(&self) -> Vec<(ResourceId, Warning)> {
         self.with(|state| {
             state.settle();
-            std::mem::take(&mut state.complaints)
+            std::mem::take(&mut state.warnings)
         })
     }
 
     /// Whether this is still to be told to a resource's owners; gives what it is about.
-    pub fn holds(&self, id: &ResourceId, complaint: &Complaint) -> Option<ObjectReference> {
+    pub(crate) fn standing_warning(&self, id: &ResourceId, warning: &Warning) -> Option<ObjectReference> {
         self.with(|state| {
             state.settle();
-            let listed = state.listed.get(id).is_some_and(|listed| listed.complaints.contains(complaint));
-            let holds = listed || state.not_managed.get(id) == Some(complaint);
+            let listed = state.listed.get(id).is_some_and(|listed| listed.warnings.contains(warning));
+            let holds = listed || state.not_managed.get(id) == Some(warning);
             state.workload(id).filter(|_| holds).map(Workload::reference)
         })
     }
@@ -252,30 +240,30 @@ impl Store {
 
 impl State {
     /// The workload of that identity.
-    pub fn workload(&self, id: &ResourceId) -> Option<&Workload> {
+    pub(crate) fn workload(&self, id: &ResourceId) -> Option<&Workload> {
         workload_in(&self.kinds, &self.workloads, id)
     }
 
     /// The Services that lead to a workload's pods, the one of its own name first.
-    pub fn services_of(&self, workload: &Workload) -> Vec<&Service> {
+    pub(crate) fn services_of(&self, workload: &Workload) -> Vec<&Service> {
         let candidates = self.services_by.candidates(&workload.meta.namespace, &workload.labels);
         let mut services: Vec<&Service> = candidates
             .into_iter()
             .filter_map(|name| self.services.get(name))
-            .filter(|service| service.leads_to(&workload.labels))
+            .filter(|service| service.selects(&workload.labels))
             .collect();
         services.sort_by_key(|service| (service.meta.name != workload.meta.name, service.meta.name.clone()));
         services
     }
 
     /// Whether a Service's bare name means the one in this namespace and no other that is looked after.
-    pub fn is_alone(&self, name: &str) -> bool {
+    pub(crate) fn is_alone(&self, name: &str) -> bool {
         self.config.namespace.is_some()
             || self.services_called.get(name).is_none_or(|namespaces| namespaces.len() <= 1)
     }
 
     /// Whether an Ingress or HTTPRoute of the namespace has the host.
-    pub fn is_routed(&self, namespace: &Arc<str>, host: &str) -> bool {
+    pub(crate) fn is_routed(&self, namespace: &Arc<str>, host: &str) -> bool {
         self.routes_in.get(namespace).into_iter().flatten().any(|(http, name)| {
             let table = if *http { &self.http_routes } else { &self.ingresses };
             table.get(&(namespace.clone(), name.clone())).is_some_and(|route| route.has(host))
@@ -283,7 +271,7 @@ impl State {
     }
 
     /// The Ingress or HTTPRoute of the namespace that leads requests for the host to the DLXs, if one does; for people.
-    pub fn points_at_dlxs(&self, namespace: &Arc<str>, host: &str) -> Option<String> {
+    pub(crate) fn points_at_dlxs(&self, namespace: &Arc<str>, host: &str) -> Option<String> {
         let all = self.routes_in.get(namespace).into_iter().flatten();
         all.filter_map(|(http, name)| {
             let (table, kind) =
@@ -291,19 +279,21 @@ impl State {
             Some((kind, table.get(&(namespace.clone(), name.clone()))?))
         })
         .find(|(_, route)| {
-            let mut leads = route.leads.iter().filter(|lead| lead.has(host));
-            leads.any(|lead| lead.services.iter().any(|service| self.is_dlxs(service)))
+            let mut rules = route.rules.iter().filter(|rule| rule.has(host));
+            rules.any(|rule| rule.services.iter().any(|service| self.is_dlx_service(service)))
         })
         .map(|(kind, route)| format!("the {kind} {}", route.meta.name))
     }
 
     /// Whether a Service is one that leads to the DLXs: theirs, another name for that, or one that selects their pods.
-    pub fn is_dlxs(&self, name: &Name) -> bool {
+    pub(crate) fn is_dlx_service(&self, name: &ObjectName) -> bool {
         let Config { home, dlx_service, .. } = &*self.config;
         if home.as_deref() == Some(&*name.0) && *dlx_service == *name.1 {
             return true;
         }
-        self.services.get(name).is_some_and(|service| self.is_named(service) || self.selects_dlxs(service))
+        self.services
+            .get(name)
+            .is_some_and(|service| self.is_dlx_alias(service) || self.selects_dlxs(service))
     }
 
     /// Whether a Service selects pods of DLXs.
@@ -312,7 +302,7 @@ impl State {
     }
 
     /// Whether a Service is another name for the DLXs'.
-    fn is_named(&self, service: &Service) -> bool {
+    fn is_dlx_alias(&self, service: &Service) -> bool {
         let Config { home: Some(home), dlx_service, .. } = &*self.config else { return false };
         let name = format!("{dlx_service}.{home}.svc");
         service.external_name.as_ref().is_some_and(|external| {
@@ -326,7 +316,7 @@ impl State {
     }
 
     /// The others that scale a workload.
-    pub fn scalers_of(&self, workload: &Workload) -> impl Iterator<Item = &Scaler> {
+    pub(crate) fn scalers_of(&self, workload: &Workload) -> impl Iterator<Item = &OtherAutoscaler> {
         let namespace = workload.meta.namespace.clone();
         let found = self.scalers_of.get(&workload.id()).into_iter().flatten();
         found.filter_map(move |(keda, name)| {
@@ -336,19 +326,19 @@ impl State {
     }
 
     /// The annotations of a namespace.
-    pub fn namespace(&self, name: &Arc<str>) -> Option<&NamespaceFact> {
+    pub(crate) fn namespace(&self, name: &Arc<str>) -> Option<&NamespaceAnnotations> {
         self.namespaces.get(&("".into(), name.clone()))
     }
 
     /// When somebody else changed a workload's specification last, as far as this process saw.
-    pub fn changed_at(&self, id: &ResourceId) -> Option<Timestamp> {
+    pub(crate) fn changed_at(&self, id: &ResourceId) -> Option<Timestamp> {
         self.seen.get(id)?.changed
     }
 }
 
 fn workload_in<'a>(
     kinds: &[Arc<Kind>],
-    workloads: &'a [Table<Workload>],
+    workloads: &'a [ObjectTable<Workload>],
     id: &ResourceId,
 ) -> Option<&'a Workload> {
     let (kind, name) = match id.name.split_once('/') {

@@ -2,63 +2,62 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::objects::{Fact, Name};
+use crate::objects::{ObjectName, TrimmedObject};
 
 /// How many objects that are gone are remembered, so that a late word does not bring one back.
-const GONE: usize = 20_000;
+const MAX_REMEMBERED: usize = 20_000;
 
 /// Facts of one type.
 #[derive(Debug)]
-pub struct Table<F> {
-    all: HashMap<Name, F>,
+pub(crate) struct ObjectTable<F> {
+    all: HashMap<ObjectName, F>,
     gone: HashSet<String>,
     gone_in_order: VecDeque<String>,
 }
 
 /// Who tells a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Teller {
+pub(crate) enum Origin {
     /// The stream.
     Watch,
     /// A read or write of this process's own.
     Own,
 }
 
-// === impl Table ===
+// === impl ObjectTable ===
 
-impl<F> Default for Table<F> {
+impl<F> Default for ObjectTable<F> {
     fn default() -> Self {
         Self { all: HashMap::new(), gone: HashSet::new(), gone_in_order: VecDeque::new() }
     }
 }
 
-impl<F: Fact> Table<F> {
+impl<F: TrimmedObject> ObjectTable<F> {
     /// The fact of that name.
-    pub fn get(&self, name: &Name) -> Option<&F> {
+    pub(crate) fn get(&self, name: &ObjectName) -> Option<&F> {
         self.all.get(name)
     }
 
-    /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = &F> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &F> {
         self.all.values()
     }
 
     /// Whether `new` would be taken over.
-    pub fn is_news(&self, new: &F, teller: Teller) -> bool {
+    pub(crate) fn is_news(&self, new: &F, origin: Origin) -> bool {
         let meta = new.meta();
         if self.gone.contains(&meta.uid) {
             return false;
         }
-        match self.all.get(&meta.key()).map(Fact::meta) {
+        match self.all.get(&meta.key()).map(TrimmedObject::meta) {
             None => true,
             // Without numbers there is no order but the stream's own.
-            Some(old) if meta.revision == 0 || old.revision == 0 => teller == Teller::Watch,
+            Some(old) if meta.revision == 0 || old.revision == 0 => origin == Origin::Watch,
             Some(old) => meta.revision > old.revision,
         }
     }
 
     /// Takes a state over; gives what was there.
-    pub fn put(&mut self, new: F) -> Option<F> {
+    pub(crate) fn put(&mut self, new: F) -> Option<F> {
         let old = self.all.insert(new.meta().key(), new);
         if let Some(old) = &old {
             let replaced =
@@ -71,7 +70,7 @@ impl<F: Fact> Table<F> {
     }
 
     /// The object of that uid is gone, for good; gives what was there.
-    pub fn remove(&mut self, name: &Name, uid: &str) -> Option<F> {
+    pub(crate) fn remove(&mut self, name: &ObjectName, uid: &str) -> Option<F> {
         self.bury(uid.to_owned());
         match self.all.get(name) {
             Some(there) if there.meta().uid == uid => self.all.remove(name),
@@ -81,7 +80,7 @@ impl<F: Fact> Table<F> {
     }
 
     /// What a complete list, of that revision, says is gone.
-    pub fn missing(&self, listed: &HashSet<Name>, revision: u64) -> Vec<(Name, String)> {
+    pub(crate) fn missing(&self, listed: &HashSet<ObjectName>, revision: u64) -> Vec<(ObjectName, String)> {
         let newer = |fact: &F| revision > 0 && fact.meta().revision > revision;
         let gone = self.all.iter().filter(|(name, fact)| !listed.contains(*name) && !newer(fact));
         gone.map(|(name, fact)| (name.clone(), fact.meta().uid.clone())).collect()
@@ -91,7 +90,7 @@ impl<F: Fact> Table<F> {
         if !uid.is_empty() && self.gone.insert(uid.clone()) {
             self.gone_in_order.push_back(uid);
         }
-        if self.gone_in_order.len() > GONE
+        if self.gone_in_order.len() > MAX_REMEMBERED
             && let Some(oldest) = self.gone_in_order.pop_front()
         {
             self.gone.remove(&oldest);
@@ -109,9 +108,9 @@ mod tests {
         Service { meta, ..Service::default() }
     }
 
-    fn tell(table: &mut Table<Service>, uid: &str, revision: u64, teller: Teller) -> bool {
+    fn tell(table: &mut ObjectTable<Service>, uid: &str, revision: u64, origin: Origin) -> bool {
         let new = service(uid, revision);
-        let news = table.is_news(&new, teller);
+        let news = table.is_news(&new, origin);
         if news {
             table.put(new);
         }
@@ -120,32 +119,32 @@ mod tests {
 
     #[test]
     fn an_older_state_never_comes_after_a_newer_one() {
-        let mut table = Table::default();
-        assert!(tell(&mut table, "a", 5, Teller::Watch));
-        assert!(tell(&mut table, "a", 9, Teller::Own), "its own write");
+        let mut table = ObjectTable::default();
+        assert!(tell(&mut table, "a", 5, Origin::Watch));
+        assert!(tell(&mut table, "a", 9, Origin::Own), "its own write");
         for behind in [5, 7, 9] {
-            assert!(!tell(&mut table, "a", behind, Teller::Watch), "{behind}");
+            assert!(!tell(&mut table, "a", behind, Origin::Watch), "{behind}");
         }
-        assert!(tell(&mut table, "a", 10, Teller::Watch));
+        assert!(tell(&mut table, "a", 10, Origin::Watch));
     }
 
     #[test]
     fn what_is_gone_stays_gone_and_another_of_its_name_is_another() {
-        let mut table = Table::default();
-        assert!(tell(&mut table, "a", 5, Teller::Watch));
+        let mut table = ObjectTable::default();
+        assert!(tell(&mut table, "a", 5, Origin::Watch));
         let name = service("a", 0).meta.key();
         assert!(table.remove(&name, "a").is_some());
-        assert!(!tell(&mut table, "a", 6, Teller::Own), "a read that was answered before");
-        assert!(tell(&mut table, "b", 8, Teller::Watch));
+        assert!(!tell(&mut table, "a", 6, Origin::Own), "a read that was answered before");
+        assert!(tell(&mut table, "b", 8, Origin::Watch));
         assert!(table.remove(&name, "a").is_none(), "a late word of the first one's end");
-        assert!(tell(&mut table, "c", 9, Teller::Own));
-        assert!(!tell(&mut table, "b", 10, Teller::Watch), "it was replaced");
+        assert!(tell(&mut table, "c", 9, Origin::Own));
+        assert!(!tell(&mut table, "b", 10, Origin::Watch), "it was replaced");
     }
 
     #[test]
     fn a_list_tells_what_is_gone_but_not_of_what_is_newer_than_itself() {
-        let mut table = Table::default();
-        assert!(tell(&mut table, "a", 5, Teller::Own));
+        let mut table = ObjectTable::default();
+        assert!(tell(&mut table, "a", 5, Origin::Own));
         assert_eq!(table.missing(&HashSet::new(), 4), []);
         assert_eq!(table.missing(&HashSet::new(), 5).len(), 1);
         assert_eq!(table.missing(&HashSet::from([service("a", 0).meta.key()]), 9), []);
@@ -153,9 +152,9 @@ mod tests {
 
     #[test]
     fn without_numbers_only_the_stream_counts() {
-        let mut table = Table::default();
-        assert!(tell(&mut table, "a", 0, Teller::Watch));
-        assert!(!tell(&mut table, "a", 0, Teller::Own));
-        assert!(tell(&mut table, "a", 0, Teller::Watch));
+        let mut table = ObjectTable::default();
+        assert!(tell(&mut table, "a", 0, Origin::Watch));
+        assert!(!tell(&mut table, "a", 0, Origin::Own));
+        assert!(tell(&mut table, "a", 0, Origin::Watch));
     }
 }

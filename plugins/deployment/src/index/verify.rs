@@ -11,26 +11,26 @@ use tokio::{
 
 use crate::{
     cluster::{self, Cluster},
-    index::{Change, Doubt, Store, Teller, Topic},
+    index::{ObjectChange, ObjectType, Origin, Store, UnverifiedPods},
     objects::Pod,
 };
 
 /// How many workloads are looked after at once.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT: usize = 32;
 
 /// The pause after a read that failed.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Does so for ever.
-pub async fn follow(cluster: Cluster, store: Arc<Store>) {
+pub(crate) async fn follow_unverified(cluster: Cluster, store: Arc<Store>) {
     let mut changed = store.changed();
     let mut reads = JoinSet::new();
     loop {
         changed.borrow_and_update();
-        while reads.len() < AT_ONCE
-            && let Some(doubt) = store.with(|state| state.pods.next_doubt())
+        while reads.len() < MAX_CONCURRENT
+            && let Some(unverified) = store.with(|state| state.pods.next_unverified())
         {
-            reads.spawn(one(cluster.clone(), store.clone(), doubt));
+            reads.spawn(verify_pods(cluster.clone(), store.clone(), unverified));
         }
         tokio::select! {
             Some(_) = reads.join_next() => {}
@@ -40,37 +40,37 @@ pub async fn follow(cluster: Cluster, store: Arc<Store>) {
     }
 }
 
-async fn one(cluster: Cluster, store: Arc<Store>, doubt: Doubt) {
-    match read(&cluster, &store, &doubt).await {
+async fn verify_pods(cluster: Cluster, store: Arc<Store>, unverified: UnverifiedPods) {
+    match read_pods(&cluster, &store, &unverified).await {
         Ok(()) => store.with(|state| {
-            state.pods.settle(&doubt);
-            state.touch(&doubt.id);
+            state.pods.mark_verified(&unverified);
+            state.touch(&unverified.id);
         }),
         Err(error) => {
-            tracing::warn!(resource = %doubt.id, error = cluster::told(&error), "cannot tell its new pods from old ones yet");
+            tracing::warn!(resource = %unverified.id, error = cluster::describe_error(&error), "cannot tell its new pods from old ones yet");
             #[expect(clippy::disallowed_methods, reason = "an API that failed is asked again after a pause")]
-            sleep_until(Instant::now() + AGAIN).await;
+            sleep_until(Instant::now() + RETRY_DELAY).await;
             store.with(|state| {
-                state.pods.doubt_again(doubt.clone());
-                state.touch(&doubt.id);
+                state.pods.retry_unverified(unverified.clone());
+                state.touch(&unverified.id);
             });
         }
     }
 }
 
-async fn read(cluster: &Cluster, store: &Store, doubt: &Doubt) -> Result<(), kube::Error> {
-    for (uid, name) in &doubt.pods {
+async fn read_pods(cluster: &Cluster, store: &Store, unverified: &UnverifiedPods) -> Result<(), kube::Error> {
+    for (uid, name) in &unverified.pods {
         let api: Api<core::Pod> = Api::namespaced(cluster.client.clone(), &name.0);
         match cluster.call(api.get(&name.1)).await {
             Ok(pod) => store.with(|state| {
                 let pod = Pod::from(pod);
                 if pod.meta.uid != *uid {
-                    state.remove(Topic::Pods, name, uid);
+                    state.remove(ObjectType::Pods, name, uid);
                 }
-                state.apply(Change::Pod(Box::new(pod)), Teller::Own);
+                state.apply(ObjectChange::Pod(Box::new(pod)), Origin::Own);
             }),
             Err(error) if cluster::is_missing(&error) => {
-                store.with(|state| state.remove(Topic::Pods, name, uid));
+                store.with(|state| state.remove(ObjectType::Pods, name, uid));
             }
             Err(error) => return Err(error),
         }

@@ -15,49 +15,47 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::store::{Change, Store, Teller, Topic};
+use super::store::{ObjectChange, ObjectType, Origin, Store};
 use crate::{cluster, objects::Meta};
 
 /// How many objects are asked for at a time.
-const PAGE: u32 = 500;
+const PAGE_SIZE: u32 = 500;
 
 /// How long the server lets a watch live. A connection that died without a word is noticed by its not being ended then,
 /// so this bounds how old the view of a stalled stream can be; a new watch from where the old one was costs little.
-const LIVES: u32 = 60;
+const WATCH_TIMEOUT_SECONDS: u32 = 60;
 
 /// How much later than that the end may come.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How long one answer to a list may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// After an error.
-const BACKOFF: Backoff = Backoff::new(FIRST, LONGEST);
-const FIRST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(10);
+/// The first pause after an error; doubled up to [`MAX_DELAY`].
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const MAX_DELAY: Duration = Duration::from_secs(10);
 /// The pause where a right is missing that is not needed: somebody may grant it.
-const UNNEEDED: Duration = Duration::from_secs(60);
+const OPTIONAL_DELAY: Duration = Duration::from_secs(60);
 
 /// One stream.
-pub struct Feed<K> {
+pub(crate) struct ObjectWatch<K> {
     /// Where the API has it.
-    pub api: Api<K>,
+    pub(crate) api: Api<K>,
     /// Plural and group, as RBAC rules name it.
-    pub what: String,
-    /// What it is.
-    pub topic: Topic,
+    pub(crate) what: String,
+    pub(crate) topic: ObjectType,
     /// Only objects with these fields.
-    pub fields: Option<String>,
+    pub(crate) fields: Option<String>,
     /// Only objects with these labels.
-    pub labels: Option<String>,
+    pub(crate) labels: Option<String>,
     /// It can be done without, for want of a right.
-    pub optional: bool,
+    pub(crate) optional: bool,
     /// What is kept of an object.
-    pub read: Arc<dyn Fn(K) -> Change + Send + Sync>,
+    pub(crate) read: Arc<dyn Fn(K) -> ObjectChange + Send + Sync>,
 }
 
 /// How a watch ended.
-enum Ended {
+enum WatchEnd {
     /// To be gone on with from this version.
     Again(String),
     /// The server no longer knows what was since: everything anew.
@@ -67,8 +65,8 @@ enum Ended {
 }
 
 /// Follows a feed for ever. The receiver is told once: when the first list is in, or why there is none.
-pub fn spawn<K>(
-    feed: Feed<K>,
+pub(crate) fn spawn<K>(
+    feed: ObjectWatch<K>,
     store: Arc<Store>,
     tasks: &mut tokio::task::JoinSet<()>,
 ) -> oneshot::Receiver<Result<(), kube::Error>>
@@ -80,27 +78,27 @@ where
     first
 }
 
-// === impl Feed ===
+// === impl ObjectWatch ===
 
-impl<K> Feed<K>
+impl<K> ObjectWatch<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     async fn follow(self, store: &Store, told: oneshot::Sender<Result<(), kube::Error>>) {
         let mut told = Some(told);
         let mut version = None;
-        let mut trouble = Trouble::default();
+        let mut errors = WatchErrors::default();
         loop {
             let error = match version.take() {
                 None => match self.list(store).await {
                     Ok(listed) => {
-                        trouble.is_over(&self.what);
+                        errors.clear(&self.what);
                         version = Some(listed);
                         if let Some(told) = told.take() {
                             // Nobody waits: the instance is about to be dropped, and this task with it.
                             let _ = told.send(Ok(()));
-                        } else if matches!(self.topic, Topic::Services | Topic::Slices) {
-                            store.with(super::State::missed_something);
+                        } else if matches!(self.topic, ObjectType::Services | ObjectType::Slices) {
+                            store.with(super::State::reset_intercepted_since);
                         }
                         continue;
                     }
@@ -109,25 +107,25 @@ where
                 Some(from) => {
                     let began = Instant::now();
                     match self.watch(store, from).await {
-                        Ended::Again(from) if began.elapsed() > FIRST => {
-                            trouble.is_over(&self.what);
+                        WatchEnd::Again(from) if began.elapsed() > FIRST_DELAY => {
+                            errors.clear(&self.what);
                             version = Some(from);
                             continue;
                         }
                         // One that ends as soon as it begins is no better than one that fails.
-                        Ended::Again(from) => {
+                        WatchEnd::Again(from) => {
                             version = Some(from);
-                            trouble.backoff.wait().await;
+                            errors.pause().await;
                             continue;
                         }
-                        Ended::Anew => {
+                        WatchEnd::Anew => {
                             tracing::debug!(what = self.what, "the watch is too far behind: listing anew");
                             continue;
                         }
-                        Ended::Failed(from, error) => {
-                            if began.elapsed() > LONGEST {
+                        WatchEnd::Failed(from, error) => {
+                            if began.elapsed() > MAX_DELAY {
                                 // It had worked.
-                                trouble.backoff.reset();
+                                errors.next = FIRST_DELAY;
                             }
                             version = Some(from);
                             error
@@ -136,12 +134,11 @@ where
                 }
             };
             let needless = self.optional && (cluster::is_forbidden(&error) || cluster::is_missing(&error));
-            let pause = if needless { UNNEEDED } else { trouble.backoff.next_pause() };
-            trouble.is_there(&self.what, &error, needless, pause);
+            errors.report(&self.what, &error, needless);
             if let Some(first) = told.take() {
                 if needless {
                     let _ = first.send(Ok(()));
-                } else if cluster::may_pass(&error) {
+                } else if cluster::is_transient(&error) {
                     // Whoever waits has a limit of its own.
                     told = Some(first);
                 } else {
@@ -149,24 +146,26 @@ where
                     return;
                 }
             }
-            #[expect(clippy::disallowed_methods, reason = "an API that failed is asked again after a time")]
-            sleep(pause).await;
+            if needless {
+                errors.next = OPTIONAL_DELAY;
+            }
+            errors.pause().await;
         }
     }
 
     /// Lists all there is by a consistent read (no `resourceVersion` is named), and takes it over page by page.
     async fn list(&self, store: &Store) -> Result<String, kube::Error> {
-        let mut params = ListParams { limit: Some(PAGE), ..ListParams::default() };
+        let mut params = ListParams { limit: Some(PAGE_SIZE), ..ListParams::default() };
         params.field_selector.clone_from(&self.fields);
         params.label_selector.clone_from(&self.labels);
         let mut listed = HashSet::new();
         loop {
-            let page = cluster::within(PATIENCE, self.api.list(&params)).await?;
+            let page = cluster::with_timeout(LIST_TIMEOUT, self.api.list(&params)).await?;
             let version = page.metadata.resource_version.unwrap_or_default();
             store.with(|state| {
                 for object in page.items {
-                    listed.insert(Meta::of(object.meta()).key());
-                    state.apply((self.read)(object), Teller::Watch);
+                    listed.insert(Meta::from(object.meta()).key());
+                    state.apply((self.read)(object), Origin::Watch);
                 }
             });
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -185,64 +184,64 @@ where
         }
     }
 
-    async fn watch(&self, store: &Store, mut version: String) -> Ended {
+    async fn watch(&self, store: &Store, mut version: String) -> WatchEnd {
         let params = WatchParams {
             field_selector: self.fields.clone(),
             label_selector: self.labels.clone(),
-            timeout: Some(LIVES),
+            timeout: Some(WATCH_TIMEOUT_SECONDS),
             ..WatchParams::default()
         };
-        let stream = match cluster::within(PATIENCE, self.api.watch(&params, &version)).await {
+        let stream = match cluster::with_timeout(LIST_TIMEOUT, self.api.watch(&params, &version)).await {
             Ok(stream) => stream,
-            Err(error) if cluster::is_gone(&error) => return Ended::Anew,
-            Err(error) => return Ended::Failed(version, error),
+            Err(error) if cluster::is_gone(&error) => return WatchEnd::Anew,
+            Err(error) => return WatchEnd::Failed(version, error),
         };
         let mut stream = pin!(stream);
-        let limit = Duration::from_secs(LIVES.into()) + GRACE;
+        let limit = Duration::from_secs(WATCH_TIMEOUT_SECONDS.into()) + GRACE;
         loop {
             let event = match timeout(limit, stream.next()).await {
                 Ok(Some(event)) => event,
-                Ok(None) | Err(_) => return Ended::Again(version),
+                Ok(None) | Err(_) => return WatchEnd::Again(version),
             };
             match event {
                 Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                     version = object.meta().resource_version.clone().unwrap_or(version);
                     let change = (self.read)(object);
-                    store.with(|state| state.apply(change, Teller::Watch));
+                    store.with(|state| state.apply(change, Origin::Watch));
                 }
                 Ok(WatchEvent::Deleted(object)) => {
                     version = object.meta().resource_version.clone().unwrap_or(version);
-                    let meta = Meta::of(object.meta());
+                    let meta = Meta::from(object.meta());
                     store.with(|state| state.remove(self.topic, &meta.key(), &meta.uid));
                 }
                 Ok(WatchEvent::Bookmark(mark)) => version = mark.metadata.resource_version,
-                Ok(WatchEvent::Error(status)) if status.code == 410 => return Ended::Anew,
+                Ok(WatchEvent::Error(status)) if status.code == 410 => return WatchEnd::Anew,
                 Ok(WatchEvent::Error(status)) => {
-                    return Ended::Failed(version, kube::Error::Api(status));
+                    return WatchEnd::Failed(version, kube::Error::Api(status));
                 }
-                Err(error) => return Ended::Failed(version, error),
+                Err(error) => return WatchEnd::Failed(version, error),
             }
         }
     }
 }
 
 /// What stands in the way of a feed.
-struct Trouble {
+struct WatchErrors {
     reported: Option<String>,
     backoff: Backoff,
 }
 
-// === impl Trouble ===
+// === impl WatchErrors ===
 
-impl Default for Trouble {
+impl Default for WatchErrors {
     fn default() -> Self {
-        Self { reported: None, backoff: BACKOFF }
+        Self { reported: None, next: FIRST_DELAY }
     }
 }
 
-impl Trouble {
-    fn is_there(&mut self, what: &str, error: &kube::Error, needless: bool, pause: Duration) {
-        let reason = cluster::told(error);
+impl WatchErrors {
+    fn report(&mut self, what: &str, error: &kube::Error, needless: bool) {
+        let reason = cluster::describe_error(error);
         if self.reported.as_ref() == Some(&reason) {
             return;
         }
@@ -259,10 +258,19 @@ impl Trouble {
         self.reported = Some(reason);
     }
 
-    fn is_over(&mut self, what: &str) {
-        self.backoff.reset();
+    fn clear(&mut self, what: &str) {
+        self.next = FIRST_DELAY;
         if self.reported.take().is_some() {
             tracing::info!(what, "is watched again");
         }
+    }
+
+    async fn pause(&mut self) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an API that failed is asked again after a growing pause"
+        )]
+        sleep_until(Instant::now() + self.next).await;
+        self.next = (self.next * 2).clamp(FIRST_DELAY, MAX_DELAY);
     }
 }

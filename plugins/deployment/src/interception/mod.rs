@@ -7,7 +7,7 @@
 
 mod apply;
 mod desired;
-pub mod ports;
+pub(crate) mod ports;
 #[cfg(test)]
 mod scene;
 
@@ -19,48 +19,48 @@ use tokio::sync::Mutex;
 
 use crate::{
     cluster::{self, Cluster},
-    index::{Change, State, Store, Teller, Topic},
-    objects::{Name, Service, Workload},
-    workload::{options::wishes, scale::Scales},
+    index::{ObjectChange, ObjectType, Origin, State, Store},
+    objects::{ObjectName, Service, Workload},
+    workload::{options::workload_options, scale::ScaleWriter},
 };
 
-pub use desired::{
-    reach::by_default,
-    status::{Look, look},
+pub(crate) use desired::{
+    reach::interception_by_default,
+    status::{InterceptionStatus, interception_status},
 };
 
 /// Writes routes.
 #[derive(Clone)]
-pub struct Routes {
+pub(crate) struct InterceptionWriter {
     cluster: Cluster,
     store: Arc<Store>,
-    scales: Scales,
+    scales: ScaleWriter,
     /// One write of the registry at a time: those of one process would only be in each other's way.
     registering: Arc<Mutex<()>>,
     /// What is to be written there next.
-    waiting: Arc<std::sync::Mutex<Vec<apply::ports::Waiting>>>,
+    waiting: Arc<std::sync::Mutex<Vec<apply::ports::PendingPortChange>>>,
 }
 
 /// A Service as the API server has it.
 #[derive(Clone, Debug)]
-struct Read {
-    fact: Service,
+struct ServiceSnapshot {
+    service: Service,
     resource_version: String,
     /// The selector as it stands.
     selector: std::collections::BTreeMap<String, String>,
 }
 
 /// How the ports of a workload's Services are passed on, for people.
-pub fn passed_on(state: &State, workload: &Workload) -> String {
+pub(crate) fn describe_forwarding(state: &State, workload: &Workload) -> String {
     let services = state.ordinary_services_of(workload);
-    services.into_iter().map(desired::plan::passed_on).collect::<Vec<_>>().join(". ")
+    services.into_iter().map(desired::plan::describe_forwarding).collect::<Vec<_>>().join(". ")
 }
 
-// === impl Routes ===
+// === impl InterceptionWriter ===
 
-impl Routes {
+impl InterceptionWriter {
     /// Nothing is written yet.
-    pub fn new(cluster: Cluster, store: Arc<Store>, scales: Scales) -> Self {
+    pub(crate) fn new(cluster: Cluster, store: Arc<Store>, scales: ScaleWriter) -> Self {
         Self { cluster, store, scales, registering: Arc::default(), waiting: Arc::default() }
     }
 
@@ -74,7 +74,7 @@ impl Routes {
     /// # Errors
     ///
     /// [`ScaleError::Conflict`]: it is not led, or somebody else changed that.
-    pub async fn lead_for_certain(
+    pub(crate) async fn verify_interception(
         &self,
         id: &ResourceId,
         fence: Nonce,
@@ -82,20 +82,20 @@ impl Routes {
     ) -> Result<(), ScaleError> {
         let counted_on = self.store.with(|state| {
             let workload = state.workload(id)?;
-            let look = look(state, workload, &wishes(state, workload));
+            let look = interception_status(state, workload, &workload_options(state, workload));
             let services = state.ordinary_services_of(workload).into_iter().cloned().collect::<Vec<_>>();
-            let long_enough = look.led_since.is_some_and(|since| since.elapsed() >= intercepted_for);
-            look.asks().then(|| (look.leads_all_to_dlxs() && long_enough).then_some(services))
+            let long_enough = look.intercepted_since.is_some_and(|since| since.elapsed() >= intercepted_for);
+            look.is_requested().then(|| (look.is_fully_intercepted() && long_enough).then_some(services))
         });
         let Some(counted_on) = counted_on else { return Ok(()) };
         let services = counted_on.ok_or(ScaleError::Conflict)?;
         for service in &services {
-            self.fence_anew(service, fence).await?;
+            self.refresh_selector_key(service, fence).await?;
         }
         for service in &services {
             self.read_slices(&service.meta.key()).await?;
         }
-        match self.look(id).is_some_and(|look| look.leads_all_to_dlxs()) {
+        match self.interception_status(id).is_some_and(|look| look.is_fully_intercepted()) {
             true => Ok(()),
             false => Err(ScaleError::Conflict),
         }
@@ -103,16 +103,16 @@ impl Routes {
 
     /// Nothing of a route is given back while a fence stands: its commit may have looked at the route already. To be asked after
     /// the Services were read, and before they are written: a fence that is written later finds them changed.
-    async fn no_fence_stands(&self, id: &ResourceId) -> Result<(), ScaleError> {
-        let workload = self.scales.read_anew(id).await?;
-        match workload.kept.record.phase {
+    async fn ensure_no_drain(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        let workload = self.scales.fetch_workload(id).await?;
+        match workload.stored.record.phase {
             Phase::Draining if workload.replicas > 0 => Err(ScaleError::Conflict),
             _ => Ok(()),
         }
     }
 
     /// Only the autoscaler leads.
-    fn is_leading(&self) -> Result<(), ScaleError> {
+    fn ensure_autoscaler(&self) -> Result<(), ScaleError> {
         match self.store.with(|state| state.config.role) {
             Role::Autoscaler => Ok(()),
             Role::Dlx => Err(ScaleError::Unsupported),
@@ -120,8 +120,8 @@ impl Routes {
     }
 
     /// Reads the Services of a workload from the API server, and takes that over. Those that are gone are left out.
-    async fn read_services(&self, id: &ResourceId) -> Result<Vec<Read>, ScaleError> {
-        let names: Vec<Name> = self.store.with(|state| {
+    async fn read_services(&self, id: &ResourceId) -> Result<Vec<ServiceSnapshot>, ScaleError> {
+        let names: Vec<ObjectName> = self.store.with(|state| {
             let workload = state.workload(id);
             let services = workload.map(|workload| state.services_of(workload)).unwrap_or_default();
             services.into_iter().map(|service| service.meta.key()).collect()
@@ -133,29 +133,29 @@ impl Routes {
         Ok(all)
     }
 
-    async fn read_service(&self, name: &Name) -> Result<Option<Read>, ScaleError> {
+    async fn read_service(&self, name: &ObjectName) -> Result<Option<ServiceSnapshot>, ScaleError> {
         match self.cluster.call(self.cluster.in_namespace::<core::Service>(&name.0).get(&name.1)).await {
-            Ok(service) => Ok(Some(self.saw_service(service))),
+            Ok(service) => Ok(Some(self.observe_service(service))),
             Err(error) if cluster::is_missing(&error) => {
                 self.store.with(|state| {
                     if let Some(uid) = state.service(name).map(|service| service.meta.uid.clone()) {
-                        state.remove(Topic::Services, name, &uid);
+                        state.remove(ObjectType::Services, name, &uid);
                     }
                 });
                 Ok(None)
             }
             Err(error) => {
                 let doing = format!("reading the Service {}/{}", name.0, name.1);
-                Err(cluster::unwritten(&error, &doing, false))
+                Err(cluster::write_error(&error, &doing, false))
             }
         }
     }
 
-    fn saw_service(&self, service: core::Service) -> Read {
+    fn observe_service(&self, service: core::Service) -> ServiceSnapshot {
         let resource_version = service.metadata.resource_version.clone().unwrap_or_default();
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
         let fact = Service::from(service);
-        self.store.with(|state| state.apply(Change::Service(fact.clone()), Teller::Own));
-        Read { fact, resource_version, selector }
+        self.store.with(|state| state.apply(ObjectChange::Service(fact.clone()), Origin::Own));
+        ServiceSnapshot { service: fact, resource_version, selector }
     }
 }

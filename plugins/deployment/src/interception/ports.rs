@@ -10,32 +10,34 @@ use scaler_types::ServicePorts;
 use serde_json::{Value, json};
 
 use crate::{
-    index::Quarantine,
-    objects::{Entry, Holder, INTERCEPTED, Registry, holding},
+    index::PortQuarantine,
+    objects::{INTERCEPTED, PortEntry, PortHolder, PortRegistry, holding},
 };
 
 /// The registry as it is to be.
 #[derive(Debug)]
-pub struct Draft<'a> {
+pub(crate) struct PortDraft<'a> {
     range: ServicePorts,
-    quarantine: &'a Quarantine,
+    quarantine: &'a PortQuarantine,
     now: Instant,
-    before: &'a Registry,
-    ports: BTreeMap<u16, Option<Entry>>,
+    before: &'a PortRegistry,
+    ports: BTreeMap<u16, Option<PortEntry>>,
     /// Where each Service's ports are, and were.
     of: HashMap<String, Vec<u16>>,
 }
 
 /// Whether so many of the holders who have none could be given one, now.
-pub fn has_room_for(
-    registry: &Registry,
-    holders: &[Holder],
+pub(crate) fn has_room_for(
+    registry: &PortRegistry,
+    holders: &[PortHolder],
     range: ServicePorts,
-    quarantine: &Quarantine,
+    quarantine: &PortQuarantine,
     now: Instant,
 ) -> bool {
-    let mine = |holder: &&Holder| {
-        !registry.of(&holder.uid).any(|(port, entry)| range.contains(port) && entry.holder == **holder)
+    let mine = |holder: &&PortHolder| {
+        !registry
+            .entries_of(&holder.uid)
+            .any(|(port, entry)| range.contains(port) && entry.holder == **holder)
     };
     let wanted = holders.iter().filter(mine).count();
     let free = |port: &u16| match registry.ports.get(port) {
@@ -46,17 +48,22 @@ pub fn has_room_for(
     wanted == 0 || range.all().filter(free).take(wanted).count() == wanted
 }
 
-// === impl Draft ===
+// === impl PortDraft ===
 
-impl<'a> Draft<'a> {
+impl<'a> PortDraft<'a> {
     /// Nothing is changed yet.
-    pub fn new(before: &'a Registry, range: ServicePorts, quarantine: &'a Quarantine, now: Instant) -> Self {
+    pub(crate) fn new(
+        before: &'a PortRegistry,
+        range: ServicePorts,
+        quarantine: &'a PortQuarantine,
+        now: Instant,
+    ) -> Self {
         Self { range, quarantine, now, before, ports: before.ports.clone(), of: before.of.clone() }
     }
 
     /// What is in use though the registry does not say so: somebody deleted it. A port that another has by now is
     /// that one's.
-    pub fn restore(&mut self, port: u16, holder: &Holder) {
+    pub(crate) fn restore(&mut self, port: u16, holder: &PortHolder) {
         match self.ports.get(&port) {
             None => {}
             Some(Some(entry)) if entry.freed.is_some() => {}
@@ -70,7 +77,7 @@ impl<'a> Draft<'a> {
     }
 
     /// A port for each of the holders, or none for any of them: there are not enough.
-    pub fn claim(&mut self, holders: &[Holder], freed: &str) -> Option<Vec<u16>> {
+    pub(crate) fn claim(&mut self, holders: &[PortHolder], freed: &str) -> Option<Vec<u16>> {
         let (mut given, mut chosen) = (Vec::new(), BTreeSet::new());
         for holder in holders {
             let port = self.choose(holder, &chosen)?;
@@ -89,13 +96,13 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether each of the holders has a port.
-    pub fn has(&self, holders: &[Holder]) -> bool {
+    pub(crate) fn has(&self, holders: &[PortHolder]) -> bool {
         holders.iter().all(|holder| self.its(holder).any(|(port, held)| held && self.range.contains(port)))
     }
 
     /// Gives back what these hold.
-    pub fn free(&mut self, freed: &str, whose: impl Fn(&Holder) -> bool) {
-        let held = |(port, entry): (&u16, &Option<Entry>)| {
+    pub(crate) fn free(&mut self, freed: &str, whose: impl Fn(&PortHolder) -> bool) {
+        let held = |(port, entry): (&u16, &Option<PortEntry>)| {
             let entry = entry.as_ref().filter(|entry| entry.freed.is_none() && whose(&entry.holder));
             entry.map(|_| *port)
         };
@@ -106,19 +113,19 @@ impl<'a> Draft<'a> {
     }
 
     /// Forgets what was given back long ago.
-    pub fn prune(&mut self) {
+    pub(crate) fn prune(&mut self) {
         let (quarantine, now) = (self.quarantine, self.now);
         self.ports
             .retain(|port, entry| !entry.as_ref().is_some_and(|entry| quarantine.is_over(*port, entry, now)));
     }
 
     /// Whether it differs.
-    pub fn is_new(&self) -> bool {
+    pub(crate) fn is_new(&self) -> bool {
         self.ports != self.before.ports || !self.before.is_counted()
     }
 
     /// The changes, as a JSON patch that tests what they were made on.
-    pub fn patch(&self) -> Value {
+    pub(crate) fn patch(&self) -> Value {
         let mut operations = vec![
             json!({"op": "test", "path": "/metadata/resourceVersion", "value": self.before.resource_version}),
         ];
@@ -139,7 +146,7 @@ impl<'a> Draft<'a> {
     }
 
     /// All of it, for a ConfigMap that is not there yet.
-    pub fn data(&self) -> BTreeMap<String, String> {
+    pub(crate) fn data(&self) -> BTreeMap<String, String> {
         let all =
             self.ports.iter().filter_map(|(port, entry)| Some((port.to_string(), entry.as_ref()?.text())));
         all.chain([(INTERCEPTED.to_owned(), holding(&self.ports).to_string())]).collect()
@@ -149,7 +156,7 @@ impl<'a> Draft<'a> {
     ///
     /// Where to look first follows from the holder: should the registry ever be lost, everybody asks for the port that he
     /// had, and nobody for another's.
-    fn choose(&self, holder: &Holder, but: &BTreeSet<u16>) -> Option<u16> {
+    fn choose(&self, holder: &PortHolder, but: &BTreeSet<u16>) -> Option<u16> {
         let fits = |(port, _): &(u16, bool)| self.range.contains(*port) && !but.contains(port);
         let held = self.its(holder).filter(fits).find(|(_, held)| *held);
         if let Some((port, _)) = held.or_else(|| self.its(holder).find(fits)) {
@@ -168,7 +175,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The ports that a holder has or had, and whether it has them.
-    fn its<'d>(&'d self, holder: &'d Holder) -> impl Iterator<Item = (u16, bool)> + 'd {
+    fn its<'d>(&'d self, holder: &'d PortHolder) -> impl Iterator<Item = (u16, bool)> + 'd {
         let ports = self.of.get(&holder.uid).into_iter().flatten();
         ports.filter_map(|port| {
             let entry = self.ports.get(port)?.as_ref().filter(|entry| entry.holder == *holder)?;
@@ -176,8 +183,8 @@ impl<'a> Draft<'a> {
         })
     }
 
-    fn give(&mut self, port: u16, holder: &Holder) {
-        self.ports.insert(port, Some(Entry::of(holder)));
+    fn give(&mut self, port: u16, holder: &PortHolder) {
+        self.ports.insert(port, Some(PortEntry::held_by(holder)));
         let ports = self.of.entry(holder.uid.clone()).or_default();
         if !ports.contains(&port) {
             ports.push(port);

@@ -16,21 +16,21 @@ use scaler_types::{Resource, ResourceId, Role, ServicePorts};
 use serde_json::{Value, json};
 
 use super::{
-    Look,
-    desired::refusals::{Refusal, refusal},
-    look,
+    InterceptionStatus,
+    desired::refusals::{InterceptionRefusal, check_interception},
+    interception_status,
 };
 use crate::{
     config::{Config, tests::context},
-    index::{Change, Store, Teller, Topic},
-    objects::{COMPONENT, DLXS, FENCED, FORMAT, Kind, MANAGED_BY, SERVICE, Workload},
+    index::{ObjectChange, ObjectType, Origin, Store},
+    objects::{COMPONENT, DLXS, FORMAT, Kind, MANAGED_BY, SELECTOR_KEY, SERVICE, Workload},
     resource::project,
-    workload::options::wishes,
+    workload::options::workload_options,
 };
 
 /// What a cluster has.
-pub struct Scene {
-    pub store: Store,
+pub(crate) struct Scene {
+    pub(crate) store: Store,
     kind: Arc<Kind>,
     revision: Cell<u64>,
     now: Arc<Mutex<Instant>>,
@@ -38,12 +38,12 @@ pub struct Scene {
 
 impl Scene {
     /// With nothing in it.
-    pub fn with(role: Role, ports: Option<ServicePorts>) -> Self {
-        Self::of("namespace: shop\n", role, ports)
+    pub(crate) fn with(role: Role, ports: Option<ServicePorts>) -> Self {
+        Self::by_file("namespace: shop\n", role, ports)
     }
 
     /// The same by this namespace file.
-    pub fn of(file: &str, role: Role, ports: Option<ServicePorts>) -> Self {
+    pub(crate) fn by_file(file: &str, role: Role, ports: Option<ServicePorts>) -> Self {
         let mut context = context(file);
         (context.role, context.service_ports) = (role, ports);
         context.home = Some("scaler".to_owned());
@@ -58,13 +58,13 @@ impl Scene {
     }
 
     /// A leader's, with a workload `web` that asks to be led and has one container port, `http`.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let scene = Self::with(Role::Autoscaler, Some(ServicePorts { first: 20000, last: 20001 }));
         scene.workload("web", "web", json!({}));
         scene
     }
 
-    pub fn pass(&self, time: Duration) {
+    pub(crate) fn pass(&self, time: Duration) {
         *self.now.lock().unwrap() += time;
     }
 
@@ -80,7 +80,7 @@ impl Scene {
     }
 
     /// A workload that asks to be led, with more annotations.
-    pub fn workload(&self, name: &str, app: &str, more: Value) {
+    pub(crate) fn workload(&self, name: &str, app: &str, more: Value) {
         let mut annotations = json!({"scaler.dev/scale-to-zero": "10m", "scaler.dev/intercept": "always"});
         for (key, value) in more.as_object().unwrap() {
             annotations[key] = value.clone();
@@ -90,7 +90,7 @@ impl Scene {
     }
 
     /// The DLX, among the workloads that are there.
-    pub fn dlx(&self, app: &str) {
+    pub(crate) fn dlx(&self, app: &str) {
         self.labelled("dlx", json!({}), json!({"app": app, COMPONENT: "dlx"}));
     }
 
@@ -104,11 +104,11 @@ impl Scene {
             },
         });
         let workload = Workload::new(&self.kind, serde_json::from_value(object).unwrap());
-        self.tell(Change::Workload(Box::new(workload)));
+        self.tell(ObjectChange::Workload(Box::new(workload)));
     }
 
     /// A Service of that name, with more said of it.
-    pub fn service(&self, name: &str, more: Value) {
+    pub(crate) fn service(&self, name: &str, more: Value) {
         let mut spec = json!({
             "selector": {"app": "web"}, "ipFamilies": ["IPv4"], "clusterIP": "10.96.0.1",
             "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
@@ -118,21 +118,21 @@ impl Scene {
         }
         let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
         let service = serde_json::from_value::<Service>(object).unwrap();
-        self.tell(Change::Service(service.into()));
+        self.tell(ObjectChange::Service(service.into()));
     }
 
     /// The same, with our key.
-    pub fn fenced(&self, name: &str) {
-        self.service(name, json!({"selector": {"app": "web", FENCED: "1"}}));
+    pub(crate) fn intercepted_service(&self, name: &str) {
+        self.service(name, json!({"selector": {"app": "web", SELECTOR_KEY: "1"}}));
     }
 
-    pub fn policy(&self, name: &str, spec: Value) {
+    pub(crate) fn policy(&self, name: &str, spec: Value) {
         let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
-        self.tell(Change::Policy(serde_json::from_value::<NetworkPolicy>(object).unwrap().into()));
+        self.tell(ObjectChange::Policy(serde_json::from_value::<NetworkPolicy>(object).unwrap().into()));
     }
 
     /// Our slice of a Service, with a DLX per name, at 10.0.0.1 and on; its port `http` is the one given.
-    pub fn our_slice(&self, service: &str, format: &str, dlxs: &str, ports: &[u16]) {
+    pub(crate) fn our_slice(&self, service: &str, format: &str, dlxs: &str, ports: &[u16]) {
         let labels = json!({SERVICE: service, MANAGED_BY.0: MANAGED_BY.1});
         let owner = json!({"apiVersion": "v1", "kind": "Service", "name": service, "uid": service});
         let more = json!({
@@ -147,7 +147,7 @@ impl Scene {
     }
 
     /// The slice of a Service's own endpoints.
-    pub fn own_slice(&self, service: &str, endpoints: Value) {
+    pub(crate) fn own_slice(&self, service: &str, endpoints: Value) {
         let labels = json!({SERVICE: service, MANAGED_BY.0: "endpointslice-controller.k8s.io"});
         self.slice(&format!("{service}-own"), &json!({"labels": labels}), endpoints, json!([]));
     }
@@ -157,70 +157,73 @@ impl Scene {
             "metadata": self.metadata(name, more), "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
         });
         let slice = serde_json::from_value::<EndpointSlice>(object).unwrap();
-        self.tell(Change::Slice(Box::new(slice.into())));
+        self.tell(ObjectChange::Slice(Box::new(slice.into())));
     }
 
     /// An Ingress that leads a host to a Service of its namespace.
-    pub fn ingress(&self, name: &str, host: &str, service: &str) {
+    pub(crate) fn ingress(&self, name: &str, host: &str, service: &str) {
         let backend = json!({"service": {"name": service, "port": {"number": 80}}});
         let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
         let spec = json!({"rules": [{"host": host, "http": {"paths": paths}}]});
         let object = json!({"metadata": self.metadata(name, &json!({})), "spec": spec});
         let ingress = serde_json::from_value::<Ingress>(object).unwrap();
-        self.tell(Change::Route(Topic::Ingresses, ingress.into()));
+        self.tell(ObjectChange::Route(ObjectType::Ingresses, ingress.into()));
     }
 
-    pub fn no_ingress(&self, name: &str) {
-        self.store.with(|state| state.remove(Topic::Ingresses, &("shop".into(), name.into()), name));
+    pub(crate) fn no_ingress(&self, name: &str) {
+        self.store.with(|state| state.remove(ObjectType::Ingresses, &("shop".into(), name.into()), name));
     }
 
-    pub fn no_service(&self, name: &str) {
-        self.store.with(|state| state.remove(Topic::Services, &("shop".into(), name.into()), name));
+    pub(crate) fn no_service(&self, name: &str) {
+        self.store.with(|state| state.remove(ObjectType::Services, &("shop".into(), name.into()), name));
     }
 
-    pub fn no_workload(&self, name: &str) {
-        self.store.with(|state| state.remove(Topic::Workloads(0), &("shop".into(), name.into()), name));
+    pub(crate) fn no_workload(&self, name: &str) {
+        self.store.with(|state| state.remove(ObjectType::Workloads(0), &("shop".into(), name.into()), name));
     }
 
-    pub fn no_slice(&self, name: &str) {
-        self.store.with(|state| state.remove(Topic::Slices, &("shop".into(), name.into()), name));
+    pub(crate) fn no_slice(&self, name: &str) {
+        self.store.with(|state| state.remove(ObjectType::Slices, &("shop".into(), name.into()), name));
     }
 
     /// The registry: each port with the Service it is given to, whose port is `http`.
-    pub fn registry(&self, ports: &[(u16, &str)]) {
+    pub(crate) fn registry(&self, ports: &[(u16, &str)]) {
         let entry =
             |service: &str| json!({"namespace": "shop", "service": service, "uid": service, "port": "http"});
         let data = ports.iter().map(|(port, service)| (port.to_string(), entry(service).to_string().into()));
         let data: serde_json::Map<String, Value> = data.collect();
         let object = json!({"metadata": self.metadata("scaler-service-ports", &json!({})), "data": data});
-        self.tell(Change::Registry(Box::new(serde_json::from_value::<ConfigMap>(object).unwrap().into())));
+        self.tell(ObjectChange::PortRegistry(Box::new(
+            serde_json::from_value::<ConfigMap>(object).unwrap().into(),
+        )));
     }
 
-    fn tell(&self, change: Change) {
-        self.store.with(|state| state.apply(change, Teller::Watch));
+    fn tell(&self, change: ObjectChange) {
+        self.store.with(|state| state.apply(change, Origin::Watch));
     }
 
     /// What is kept of a Service.
-    pub fn fact(&self, name: &str) -> crate::objects::Service {
+    pub(crate) fn fact(&self, name: &str) -> crate::objects::Service {
         self.store.with(|state| state.service(&("shop".into(), name.into())).cloned().unwrap())
     }
 
-    pub fn refusal(&self) -> Option<String> {
+    pub(crate) fn refusal(&self) -> Option<String> {
         self.store.with(|state| {
             let workload = state.workload(&ResourceId::new("shop", "web")).unwrap();
-            refusal(state, workload, &wishes(state, workload), &state.routing.dlxs).map(Refusal::text)
+            check_interception(state, workload, &workload_options(state, workload), &state.interception.dlxs)
+                .map(InterceptionRefusal::text)
         })
     }
 
-    pub fn look(&self) -> Look {
+    pub(crate) fn status(&self) -> InterceptionStatus {
         self.store.with(|state| {
             let workload = state.workload(&ResourceId::new("shop", "web")).unwrap();
-            look(state, workload, &wishes(state, workload))
+            interception_status(state, workload, &workload_options(state, workload))
         })
     }
 
     /// As the daemons see it.
-    pub fn listed(&self, name: &str) -> Option<Resource> {
+    pub(crate) fn listed(&self, name: &str) -> Option<Resource> {
         self.store.resources().into_iter().find(|resource| resource.id.name == name)
     }
 }

@@ -7,7 +7,7 @@ use anyhow::ensure;
 /// # Errors
 ///
 /// It is none: with a port, with an asterisk, with characters that no name has.
-pub fn parse(text: &str) -> scaler_types::Result<String> {
+pub(crate) fn parse(text: &str) -> scaler_types::Result<String> {
     let host = text.trim().trim_end_matches('.').to_ascii_lowercase();
     let label = |label: &str| {
         !label.is_empty()
@@ -28,7 +28,7 @@ pub fn parse(text: &str) -> scaler_types::Result<String> {
 /// # Errors
 ///
 /// One of the hosts is none.
-pub fn parse_list(text: &str) -> Result<Vec<String>, String> {
+pub(crate) fn parse_list(text: &str) -> Result<Vec<String>, String> {
     let hosts = text.split([',', ' ', '\t', '\n']).filter(|host| !host.is_empty());
     hosts.map(|host| parse(host).map_err(|error| error.to_string())).collect()
 }

@@ -1,12 +1,12 @@
 //! What is kept of the cluster's objects: what something here depends on, and no more.
 
-pub mod annotations;
-pub mod host_name;
+pub(crate) mod annotations;
+pub(crate) mod host_name;
 mod owners;
 mod pod;
 mod policy;
 mod port_registry;
-pub mod record;
+pub(crate) mod record;
 mod rollout;
 mod route;
 mod scaler;
@@ -19,56 +19,56 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-pub use owners::Owners;
+pub(crate) use owners::Owners;
 #[cfg(test)]
-pub use pod::Waiting;
-pub use pod::{Container, Pod, PortOf, ProbeOf};
-pub use policy::Policy;
-pub use port_registry::{Entry, Holder, INTERCEPTED, NAME as PORT_REGISTRY, Registry, holding};
-pub use route::{Lead, Route};
-pub use scaler::Scaler;
-pub use selector::{Labels, Selector};
-pub use service::{FENCED, LED, SELECTOR, Service, ServicePort};
-pub use slice::{DLXS, FORMAT, Family, MANAGED_BY, NEWEST, OWNERS, Ours, Place, SERVICE, Slice};
-pub use workload::{COMPONENT, Kind, Workload, is_scaler};
+pub(crate) use pod::Waiting;
+pub(crate) use pod::{Container, ContainerProbe, Pod, PortRef};
+pub(crate) use policy::Policy;
+pub(crate) use port_registry::{
+    INTERCEPTED, NAME as PORT_REGISTRY, PortEntry, PortHolder, PortRegistry, holding,
+};
+pub(crate) use route::{HostRoute, RouteRule};
+pub(crate) use scaler::OtherAutoscaler;
+pub(crate) use selector::{Labels, Selector};
+pub(crate) use service::{SELECTOR, SELECTOR_KEY, SELECTOR_KEY_UNCOMMITTED, Service, ServicePort};
+pub(crate) use slice::{
+    DLXS, DlxSlice, FORMAT, IpFamily, MANAGED_BY, NEWEST, OWNERS, SERVICE, Slice, SliceEndpoint,
+};
+pub(crate) use workload::{COMPONENT, Kind, Workload, is_scaler};
 
 /// What identifies an object among those of its table.
-pub type Name = (Arc<str>, Arc<str>);
+pub(crate) type ObjectName = (Arc<str>, Arc<str>);
 
 /// What every fact has: which object it is of, and of which state of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Meta {
+pub(crate) struct Meta {
     /// Empty for what is in no namespace.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub name: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Its identity: another object of the same name has another one.
-    pub uid: String,
+    pub(crate) uid: String,
     /// Its `resourceVersion` as a number; 0 where it is none. Within one type they grow with every change: what
     /// Kubernetes promises since 1.35 (KEP-5504) has been so in every earlier release, where they are etcd's revisions.
-    pub revision: u64,
+    pub(crate) revision: u64,
 }
 
 /// A namespace.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NamespaceFact {
-    /// Which.
-    pub meta: Meta,
-    /// Its `scaler.dev/` annotations.
-    pub annotations: BTreeMap<String, String>,
+pub(crate) struct NamespaceAnnotations {
+    pub(crate) meta: Meta,
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// Something kept of one object.
-pub trait Fact {
+pub(crate) trait TrimmedObject {
     /// Which object, and which state of it.
     fn meta(&self) -> &Meta;
 }
 
 // === impl Meta ===
 
-impl Meta {
-    /// From an object's own.
-    pub fn of(meta: &ObjectMeta) -> Self {
+impl From<&ObjectMeta> for Meta {
+    fn from(meta: &ObjectMeta) -> Self {
         Self {
             namespace: meta.namespace.as_deref().unwrap_or_default().into(),
             name: meta.name.as_deref().unwrap_or_default().into(),
@@ -76,9 +76,11 @@ impl Meta {
             revision: meta.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0),
         }
     }
+}
 
+impl Meta {
     /// Its key in a table.
-    pub fn key(&self) -> Name {
+    pub(crate) fn key(&self) -> ObjectName {
         (self.namespace.clone(), self.name.clone())
     }
 }
@@ -89,21 +91,31 @@ fn ours(meta: &ObjectMeta) -> BTreeMap<String, String> {
     all.flat_map(Cow::into_owned).filter(|(key, _)| key.starts_with("scaler.dev/")).collect()
 }
 
-// === impl NamespaceFact ===
+// === impl NamespaceAnnotations ===
 
-impl From<Namespace> for NamespaceFact {
+impl From<Namespace> for NamespaceAnnotations {
     fn from(namespace: Namespace) -> Self {
-        Self { meta: Meta::of(&namespace.metadata), annotations: ours(&namespace.metadata) }
+        Self { meta: Meta::from(&namespace.metadata), annotations: ours(&namespace.metadata) }
     }
 }
 
 macro_rules! objects {
     ($($fact:ty),*) => {
-        $(impl Fact for $fact {
+        $(impl TrimmedObject for $fact {
             fn meta(&self) -> &Meta {
                 &self.meta
             }
         })*
     };
 }
-objects!(Workload, Pod, Service, Route, Scaler, NamespaceFact, Slice, Policy, Registry);
+objects!(
+    Workload,
+    Pod,
+    Service,
+    HostRoute,
+    OtherAutoscaler,
+    NamespaceAnnotations,
+    Slice,
+    Policy,
+    PortRegistry
+);

@@ -13,18 +13,18 @@ use serde_json::{Value, json};
 
 /// Who owns a field.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Owners {
+pub(crate) struct Owners {
     /// Entries of `metadata.managedFields` without their fields. Scaler's own are left out.
-    pub others: Vec<ManagedFieldsEntry>,
+    pub(crate) others: Vec<ManagedFieldsEntry>,
     /// Scaler owns it: a daemon has written it, and has not given it back.
-    pub scaler: bool,
+    pub(crate) scaler: bool,
 }
 
 // === impl Owners ===
 
 impl Owners {
     /// Of the field at a JSON pointer.
-    pub fn of(meta: &ObjectMeta, field: &str) -> Self {
+    pub(crate) fn of_field(meta: &ObjectMeta, field: &str) -> Self {
         let owning = others(meta).filter(|entry| owns(entry, field));
         let mut all = meta.managed_fields.iter().flatten();
         Self {
@@ -34,7 +34,7 @@ impl Owners {
     }
 
     /// The same; where Scaler alone owns it, those who owned it before, as they were stored.
-    pub fn or_stored(mut self, stored: &[ManagedFieldsEntry]) -> Self {
+    pub(crate) fn or_stored(mut self, stored: &[ManagedFieldsEntry]) -> Self {
         if self.scaler && self.others.is_empty() {
             self.others = stored.to_vec();
         }
@@ -46,7 +46,7 @@ impl Owners {
     /// # Errors
     ///
     /// [`ScaleError::Retry`]: `what` was not given back.
-    pub fn are_restored(&self, what: &str) -> Result<(), ScaleError> {
+    pub(crate) fn ensure_restored(&self, what: &str) -> Result<(), ScaleError> {
         match self.scaler {
             false => Ok(()),
             true => Err(ScaleError::Retry {
@@ -59,7 +59,7 @@ impl Owners {
     }
 
     /// The list in which the field is theirs again and nothing is Scaler's; `None`: so it is.
-    pub fn restored(&self, meta: &ObjectMeta, field: &str) -> Option<Vec<ManagedFieldsEntry>> {
+    pub(crate) fn restored_list(&self, meta: &ObjectMeta, field: &str) -> Option<Vec<ManagedFieldsEntry>> {
         let mut all: Vec<_> = others(meta).cloned().collect();
         // Whoever has written it since has it.
         if !all.iter().any(|entry| owns(entry, field)) {
@@ -146,7 +146,7 @@ mod tests {
             (vec![whole.clone()], vec![rest.clone(), scale.clone()], None),
             (vec![whole.clone()], vec![whole.clone()], None),
         ] {
-            let restored = Owners::of(&meta(&before), field).restored(&meta(&after), field);
+            let restored = Owners::of_field(&meta(&before), field).restored_list(&meta(&after), field);
             assert_eq!(
                 restored,
                 expected.clone().map(|list| meta(&list).managed_fields.unwrap()),

@@ -9,101 +9,84 @@ use super::{Labels, Meta};
 
 /// What is kept of a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pod {
-    /// Which.
-    pub meta: Meta,
-    /// Its labels.
-    pub labels: Labels,
-    /// It is being deleted.
-    pub deleting: bool,
+pub(crate) struct Pod {
+    pub(crate) meta: Meta,
+    pub(crate) labels: Labels,
+    pub(crate) deleting: bool,
     /// `Pending`, `Running`, `Succeeded`, `Failed`.
-    pub phase: String,
+    pub(crate) phase: String,
     /// Its address, once it has one.
-    pub ip: Option<String>,
+    pub(crate) ip: Option<String>,
     /// That address is its node's.
-    pub host_network: bool,
+    pub(crate) host_network: bool,
     /// A node was found for it.
-    pub scheduled: bool,
+    pub(crate) scheduled: bool,
     /// Why no node was found for it, if so.
-    pub unschedulable: Option<String>,
+    pub(crate) unschedulable: Option<String>,
     /// The kubelet says it is ready.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// It was ready once, as far as this process saw.
-    pub was_ready: bool,
+    pub(crate) was_ready: bool,
     /// Whether something outside its containers has a say in whether it is ready.
-    pub gated: bool,
+    pub(crate) gated: bool,
     /// Its containers, those that run at its start first.
-    pub containers: Vec<Container>,
+    pub(crate) containers: Vec<Container>,
 }
 
 /// A container of a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Container {
-    /// Its name.
-    pub name: String,
+pub(crate) struct Container {
+    pub(crate) name: String,
     /// It runs before the others, and ends.
-    pub init: bool,
+    pub(crate) init: bool,
     /// Its ports: name and number.
-    pub ports: Vec<(String, u16)>,
+    pub(crate) ports: Vec<(String, u16)>,
     /// What says that it is ready.
-    pub probe: Option<ProbeOf>,
-    /// It has started.
-    pub started: bool,
+    pub(crate) probe: Option<ContainerProbe>,
+    pub(crate) started: bool,
     /// Why it does not run, if so.
-    pub waiting: Option<Waiting>,
+    pub(crate) waiting: Option<Waiting>,
     /// How often it was started anew.
-    pub restarts: i32,
+    pub(crate) restarts: i32,
     /// How it ended the last time.
-    pub ended: Option<String>,
+    pub(crate) ended: Option<String>,
 }
 
 /// Why a container does not run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// In one word: `ImagePullBackOff`.
-    pub reason: String,
+    pub(crate) reason: String,
     /// The kubelet's own words.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// A container's own check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProbeOf {
+pub(crate) enum ContainerProbe {
     /// `GET` over clear text.
     Http {
-        /// On this port.
-        port: PortOf,
+        port: PortRef,
         /// At this host instead of the pod.
         host: Option<String>,
-        /// For this path.
         path: String,
-        /// With these headers.
         headers: Vec<(String, String)>,
     },
-    /// A connection.
     Tcp {
-        /// To this port.
-        port: PortOf,
+        port: PortRef,
         /// At this host instead of the pod.
         host: Option<String>,
     },
     /// The standard health service.
-    Grpc {
-        /// On this port.
-        port: u16,
-        /// For this service.
-        service: String,
-    },
+    Grpc { port: u16, service: String },
     /// Something only the kubelet can do: a command, TLS, several successes in a row.
     Kubelet,
 }
 
 /// A port by number or by its container's name for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortOf {
-    /// By number.
+pub(crate) enum PortRef {
     Number(u16),
-    /// By name.
     Name(String),
 }
 
@@ -111,12 +94,12 @@ pub enum PortOf {
 
 impl Pod {
     /// Whether something of it runs or will: neither on its way out nor at its end.
-    pub fn alive(&self) -> bool {
+    pub(crate) fn alive(&self) -> bool {
         !self.deleting && !matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 
     /// The port a container of it calls so, with the container.
-    pub fn port_named(&self, name: &str) -> Option<(u16, &Container)> {
+    pub(crate) fn port_named(&self, name: &str) -> Option<(u16, &Container)> {
         self.serving().find_map(|container| {
             let found = container.ports.iter().find(|(port, _)| port == name);
             found.map(|(_, number)| (*number, container))
@@ -124,14 +107,14 @@ impl Pod {
     }
 
     /// Its containers but those that only run at its start.
-    pub fn serving(&self) -> impl Iterator<Item = &Container> {
+    pub(crate) fn serving(&self) -> impl Iterator<Item = &Container> {
         self.containers.iter().filter(|container| !container.init)
     }
 }
 
 impl From<core::Pod> for Pod {
     fn from(pod: core::Pod) -> Self {
-        let meta = Meta::of(&pod.metadata);
+        let meta = Meta::from(&pod.metadata);
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         let condition = |name: &str| status.conditions.iter().flatten().find(|one| one.type_ == name);
@@ -181,7 +164,7 @@ impl Container {
         let probe = container.readiness_probe.or(container.startup_probe);
         let mut new = Self {
             ports: ports.collect(),
-            probe: probe.map(ProbeOf::from),
+            probe: probe.map(ContainerProbe::from),
             name: container.name,
             init,
             ..Self::default()
@@ -211,9 +194,9 @@ impl Container {
     }
 }
 
-// === impl ProbeOf ===
+// === impl ContainerProbe ===
 
-impl From<core::Probe> for ProbeOf {
+impl From<core::Probe> for ContainerProbe {
     fn from(probe: core::Probe) -> Self {
         if probe.success_threshold.is_some_and(|times| times > 1) {
             return Self::Kubelet;
@@ -241,9 +224,9 @@ impl From<core::Probe> for ProbeOf {
     }
 }
 
-// === impl PortOf ===
+// === impl PortRef ===
 
-impl From<IntOrString> for PortOf {
+impl From<IntOrString> for PortRef {
     fn from(port: IntOrString) -> Self {
         match port {
             // A number that is no port is nobody's name either.

@@ -6,20 +6,19 @@ use super::{Labels, Meta, Selector};
 
 /// What is kept of a NetworkPolicy.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Policy {
-    /// Which.
-    pub meta: Meta,
+pub(crate) struct Policy {
+    pub(crate) meta: Meta,
     /// The pods it is about; one that says nothing is about all of its namespace.
-    pub pods: Selector,
+    pub(crate) pods: Selector,
     /// It says who may connect to them, not only whom they may connect to.
-    pub ingress: bool,
+    pub(crate) ingress: bool,
 }
 
 // === impl Policy ===
 
 impl Policy {
     /// Whether it says who may connect to pods with these labels.
-    pub fn guards(&self, labels: &Labels) -> bool {
+    pub(crate) fn guards(&self, labels: &Labels) -> bool {
         self.ingress && (self.pods.is_empty() || self.pods.matches(labels))
     }
 }
@@ -29,7 +28,7 @@ impl From<NetworkPolicy> for Policy {
         let spec = policy.spec.unwrap_or_default();
         let types = spec.policy_types.unwrap_or_default();
         Self {
-            meta: Meta::of(&policy.metadata),
+            meta: Meta::from(&policy.metadata),
             pods: spec.pod_selector.map(Selector::from).unwrap_or_default(),
             // Where the types are not said they are both.
             ingress: types.is_empty() || types.iter().any(|name| name == "Ingress"),

@@ -14,94 +14,90 @@ use super::Meta;
 use crate::ascii;
 
 /// The ConfigMap's name.
-pub const NAME: &str = "scaler-service-ports";
+pub(crate) const NAME: &str = "scaler-service-ports";
 
 /// The key with the number of Services that hold a port: those that are intercepted, and those that are about to be. An admission
 /// policy reads it: while it is above 0, Scaler cannot be deleted. It is written with the ports it is counted from, in one write.
-pub const INTERCEPTED: &str = "intercepted";
+pub(crate) const INTERCEPTED: &str = "intercepted";
 
 /// A port of a Service, whose a port of the DLXs is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Holder {
-    /// The Service's namespace.
-    pub namespace: String,
-    /// Its name.
-    pub service: String,
+pub(crate) struct PortHolder {
+    pub(crate) namespace: String,
+    pub(crate) service: String,
     /// Its uid: another Service of that name is another one.
-    pub uid: String,
+    pub(crate) uid: String,
     /// Its port's name; empty where it has none.
-    pub port: String,
+    pub(crate) port: String,
 }
 
 /// What is kept of one port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub(crate) struct PortEntry {
     /// Whose it is, or was.
     #[serde(flatten)]
-    pub holder: Holder,
+    pub(crate) holder: PortHolder,
     /// It was given back: when, by the clock of whoever wrote it. Shown; compared with nothing but itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub freed: Option<String>,
+    pub(crate) freed: Option<String>,
 }
 
 /// The registry as it stands.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Registry {
-    /// The ConfigMap.
-    pub meta: Meta,
+pub(crate) struct PortRegistry {
+    pub(crate) meta: Meta,
     /// Its `resourceVersion` as it stands.
-    pub resource_version: String,
+    pub(crate) resource_version: String,
     /// It has the map that the ports are in.
-    pub has_data: bool,
+    pub(crate) has_data: bool,
     /// Ports in use; `None`: by something that cannot be read, and is left alone.
-    pub ports: BTreeMap<u16, Option<Entry>>,
+    pub(crate) ports: BTreeMap<u16, Option<PortEntry>>,
     /// Each Service's ports, by its uid.
-    pub of: HashMap<String, Vec<u16>>,
+    pub(crate) of: HashMap<String, Vec<u16>>,
     /// How many Services it says hold a port.
     intercepted: usize,
-    /// How many do.
     holding: usize,
 }
 
-// === impl Entry ===
+// === impl PortEntry ===
 
-impl Entry {
-    pub fn of(holder: &Holder) -> Self {
+impl PortEntry {
+    pub(crate) fn held_by(holder: &PortHolder) -> Self {
         Self { holder: holder.clone(), freed: None }
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         ascii::text(self)
     }
 }
 
-// === impl Registry ===
+// === impl PortRegistry ===
 
-impl Registry {
+impl PortRegistry {
     /// The entry of a port.
-    pub fn get(&self, port: u16) -> Option<&Entry> {
+    pub(crate) fn get(&self, port: u16) -> Option<&PortEntry> {
         self.ports.get(&port)?.as_ref()
     }
 
     /// Whether something has the port.
-    pub fn has(&self, port: u16) -> bool {
+    pub(crate) fn has(&self, port: u16) -> bool {
         self.ports.contains_key(&port)
     }
 
     /// All entries that can be read.
-    pub fn entries(&self) -> impl Iterator<Item = (u16, &Entry)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u16, &PortEntry)> {
         self.ports.iter().filter_map(|(port, entry)| Some((*port, entry.as_ref()?)))
     }
 
     /// A Service's entries, those it has given back among them.
-    pub fn of(&self, uid: &str) -> impl Iterator<Item = (u16, &Entry)> {
+    pub(crate) fn entries_of(&self, uid: &str) -> impl Iterator<Item = (u16, &PortEntry)> {
         let ports = self.of.get(uid).into_iter().flatten();
         ports.filter_map(|port| Some((*port, self.get(*port)?)))
     }
 
     /// The port that a Service's port has now.
-    pub fn held(&self, holder: &Holder, range: ServicePorts) -> Option<u16> {
-        let mut its = self.of(&holder.uid);
+    pub(crate) fn held(&self, holder: &PortHolder, range: ServicePorts) -> Option<u16> {
+        let mut its = self.entries_of(&holder.uid);
         its.find(|(port, entry)| {
             range.contains(*port) && entry.freed.is_none() && entry.holder.port == holder.port
         })
@@ -109,28 +105,31 @@ impl Registry {
     }
 
     /// The same, if it has no other one beside it.
-    pub fn only(&self, holder: &Holder, range: ServicePorts) -> Option<u16> {
-        let mut its =
-            self.of(&holder.uid).filter(|(_, entry)| entry.holder == *holder && entry.freed.is_none());
+    pub(crate) fn only(&self, holder: &PortHolder, range: ServicePorts) -> Option<u16> {
+        let mut its = self
+            .entries_of(&holder.uid)
+            .filter(|(_, entry)| entry.holder == *holder && entry.freed.is_none());
         let (port, _) = its.next()?;
         (range.contains(port) && its.next().is_none()).then_some(port)
     }
 
     /// Whether it says how many Services hold a port.
-    pub fn is_counted(&self) -> bool {
+    pub(crate) fn is_counted(&self) -> bool {
         self.intercepted == self.holding
     }
 }
 
-impl From<ConfigMap> for Registry {
+impl From<ConfigMap> for PortRegistry {
     fn from(map: ConfigMap) -> Self {
-        let meta = Meta::of(&map.metadata);
+        let meta = Meta::from(&map.metadata);
         let has_data = map.data.is_some();
         let said = map.data.as_ref().and_then(|data| data.get(INTERCEPTED));
         let intercepted = said.and_then(|text| text.parse().ok()).unwrap_or(0);
         let keys = map.data.into_iter().flatten();
         let ports: BTreeMap<u16, _> = keys
-            .filter_map(|(key, text)| Some((key.parse().ok()?, serde_json::from_str::<Entry>(&text).ok())))
+            .filter_map(|(key, text)| {
+                Some((key.parse().ok()?, serde_json::from_str::<PortEntry>(&text).ok()))
+            })
             .collect();
         let mut of: HashMap<String, Vec<u16>> = HashMap::new();
         for (port, entry) in &ports {
@@ -151,7 +150,7 @@ impl From<ConfigMap> for Registry {
 }
 
 /// How many Services hold a port.
-pub fn holding(ports: &BTreeMap<u16, Option<Entry>>) -> usize {
+pub(crate) fn holding(ports: &BTreeMap<u16, Option<PortEntry>>) -> usize {
     let held = ports.values().flatten().filter(|entry| entry.freed.is_none());
     held.map(|entry| &entry.holder.uid).collect::<HashSet<_>>().len()
 }

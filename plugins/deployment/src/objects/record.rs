@@ -8,45 +8,44 @@ use super::Owners;
 use crate::ascii;
 
 /// The annotation.
-pub const ANNOTATION: &str = "scaler.dev/state";
+pub(crate) const ANNOTATION: &str = "scaler.dev/state";
 
 /// What the annotation holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Kept {
-    /// The record.
+pub(crate) struct StoredState {
     #[serde(flatten)]
-    pub record: Record,
+    pub(crate) record: Record,
     /// The uid of the object it was written on. On another one, as after a restore from a backup, only the record is believed, and what
     /// was obeyed: the annotation with that wish came with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uid: Option<String>,
+    pub(crate) uid: Option<String>,
     /// The object's generation after this was written. Another one there: somebody changed it since (its specification;
     /// of a Deployment, its annotations too), or brought back an old annotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generation: Option<i64>,
+    pub(crate) generation: Option<i64>,
     /// Its specification without the replicas, as a fingerprint: another one there is somebody's update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spec: Option<String>,
+    pub(crate) spec: Option<String>,
     /// How often it was put to zero: who sees another number has missed a sleep.
     #[serde(default)]
-    pub sleeps: u32,
+    pub(crate) sleeps: u32,
     /// At zero: how many replicas there were before. Believed only if `generation` fits, or did when it was seen first,
     /// or if a Service that is led has this record's nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replicas: Option<u32>,
+    pub(crate) replicas: Option<u32>,
     /// Who owned the replicas (`metadata.managedFields`) when Scaler wrote them: should that daemon end before it has given them
     /// back, another one does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub owners: Vec<ManagedFieldsEntry>,
+    pub(crate) owners: Vec<ManagedFieldsEntry>,
     /// The value of `scaler.dev/sleep-now` that has been obeyed, as a fingerprint; versions before kept it whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sleep_now: Option<String>,
+    pub(crate) sleep_now: Option<String>,
     /// The last thing that happened to its scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub event: Option<ScaleEvent>,
+    pub(crate) event: Option<ScaleEvent>,
     /// When, in RFC 3339 by the clock of whoever wrote it; only shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub event_time: Option<String>,
+    pub(crate) event_time: Option<String>,
 }
 
 /// An annotation that cannot be read.
@@ -54,50 +53,48 @@ pub struct Kept {
 #[error(
     "the annotation {ANNOTATION} is not what was written there ({0}); it is taken for none and written over"
 )]
-pub struct Unreadable(String);
+pub(crate) struct UnreadableState(String);
 
 /// What a write makes of what was kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Change<'a> {
+pub(crate) struct RecordChange<'a> {
     /// The record to write.
-    pub record: &'a Record,
-    /// The object's uid.
-    pub uid: &'a str,
+    pub(crate) record: &'a Record,
+    pub(crate) uid: &'a str,
     /// The generation the object will have.
-    pub generation: i64,
+    pub(crate) generation: i64,
     /// The replicas it has now.
-    pub replicas: u32,
+    pub(crate) replicas: u32,
     /// At zero: the replicas it had before, where that is to be believed.
-    pub before: Option<u32>,
+    pub(crate) before: Option<u32>,
     /// The replicas it will have.
-    pub target: u32,
-    /// Whose they are.
-    pub owners: &'a Owners,
+    pub(crate) target: u32,
+    pub(crate) owners: &'a Owners,
     /// The value of `scaler.dev/sleep-now` now.
-    pub sleep_now: Option<&'a str>,
+    pub(crate) sleep_now: Option<&'a str>,
     /// Its specification, as a fingerprint.
-    pub spec: &'a str,
+    pub(crate) spec: &'a str,
     /// Now, in RFC 3339.
-    pub now: &'a str,
+    pub(crate) now: &'a str,
 }
 
-// === impl Kept ===
+// === impl StoredState ===
 
-impl Kept {
+impl StoredState {
     /// Reads an annotation. One with a record of a later format is kept as it is: it is to be left alone.
     ///
     /// # Errors
     ///
     /// It is not JSON, or not a record's.
-    pub fn parse(text: &str) -> Result<Self, Unreadable> {
+    pub(crate) fn parse(text: &str) -> Result<Self, UnreadableState> {
         serde_json::from_str(text).or_else(|error| {
-            let later = Record::parse_later(text).ok_or_else(|| Unreadable(error.to_string()))?;
+            let later = Record::parse_later(text).ok_or_else(|| UnreadableState(error.to_string()))?;
             Ok(Self { record: later, ..Self::default() })
         })
     }
 
     /// What is believed of it on the object of that uid.
-    pub fn on(self, uid: &str) -> Self {
+    pub(crate) fn restrict_to(self, uid: &str) -> Self {
         match &self.uid {
             Some(written_on) if written_on != uid => {
                 Self { record: self.record, sleep_now: self.sleep_now, ..Self::default() }
@@ -106,19 +103,18 @@ impl Kept {
         }
     }
 
-    /// The annotation's text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         ascii::text(self)
     }
 
     /// Whether this value of `scaler.dev/sleep-now` has been obeyed.
-    pub fn has_obeyed(&self, wish: &str) -> bool {
+    pub(crate) fn has_obeyed(&self, wish: &str) -> bool {
         self.sleep_now.as_deref().is_some_and(|kept| kept == wish || kept == fingerprint(wish))
     }
 
     /// Whether somebody brought it back: both were found at zero, `known` first, and this was written before that. Every record since
     /// a sleep counts it; and what somebody else scaled to zero does not fall asleep.
-    pub fn is_older_than(&self, known: &Self) -> bool {
+    pub(crate) fn is_older_than(&self, known: &Self) -> bool {
         let slept_since = self.sleeps < known.sleeps;
         let scaled_by_others = matches!(known.record.phase, Phase::Active | Phase::Draining);
         self.record.format <= Record::FORMAT
@@ -128,13 +124,13 @@ impl Kept {
     }
 
     /// Whether it was written on the object as it is.
-    pub fn fits(&self, generation: i64) -> bool {
+    pub(crate) fn matches_generation(&self, generation: i64) -> bool {
         self.generation == Some(generation)
     }
 
     /// What is to be written instead.
-    pub fn after(&self, change: Change<'_>) -> Self {
-        let Change { record, uid, generation, replicas, before, target, owners, sleep_now, spec, now } =
+    pub(crate) fn apply(&self, change: RecordChange<'_>) -> Self {
+        let RecordChange { record, uid, generation, replicas, before, target, owners, sleep_now, spec, now } =
             change;
         let event = match (self.record.phase, record.phase) {
             (Phase::Waking | Phase::Asleep, Phase::Active) => Some(ScaleEvent::ScaleFromZeroCompleted),
@@ -167,7 +163,7 @@ impl Kept {
 }
 
 /// FNV-1a: the same in every process and build.
-pub fn fingerprint(text: &str) -> String {
+pub(crate) fn fingerprint(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -175,7 +171,7 @@ pub fn fingerprint(text: &str) -> String {
 }
 
 /// The version of an object: it changes whenever its record or its scale does, and not with its status.
-pub fn version(uid: &str, generation: i64, record: Option<&str>) -> Version {
+pub(crate) fn version(uid: &str, generation: i64, record: Option<&str>) -> Version {
     Version(match record {
         Some(record) => format!("{uid}/{generation}/{record}"),
         None => format!("{uid}/{generation}"),
@@ -193,36 +189,39 @@ mod tests {
         Record { phase: state, nonce: Nonce(nonce), reason: "idle for 10m".to_owned(), ..Record::default() }
     }
 
-    fn change(record: &Record, generation: i64, replicas: u32, target: u32) -> Change<'_> {
+    fn change(record: &Record, generation: i64, replicas: u32, target: u32) -> RecordChange<'_> {
         let now = "2026-01-01T00:00:00Z";
         static NOBODY: Owners = Owners { others: Vec::new(), scaler: false };
         let (uid, before, owners, sleep_now, spec) = ("u", Some(3), &NOBODY, Some("1"), "f");
-        Change { record, uid, generation, replicas, before, target, owners, sleep_now, spec, now }
+        RecordChange { record, uid, generation, replicas, before, target, owners, sleep_now, spec, now }
     }
 
     #[test]
     fn to_zero_and_back() {
-        let active = Kept::default();
-        let draining = active.after(change(&record(Phase::Draining, 1), 4, 3, 3));
+        let active = StoredState::default();
+        let draining = active.apply(change(&record(Phase::Draining, 1), 4, 3, 3));
         assert_eq!((draining.replicas, draining.event, draining.sleep_now.clone()), (None, None, None));
-        let asleep = draining.after(change(&record(Phase::Asleep, 1), 5, 3, 0));
-        assert_eq!((asleep.replicas, asleep.fits(5), asleep.fits(6)), (Some(3), true, false));
+        let asleep = draining.apply(change(&record(Phase::Asleep, 1), 5, 3, 0));
+        assert_eq!(
+            (asleep.replicas, asleep.matches_generation(5), asleep.matches_generation(6)),
+            (Some(3), true, false)
+        );
         assert_eq!((asleep.event, asleep.sleeps), (Some(ScaleEvent::ScaleToZeroCompleted), 1));
         assert!(asleep.has_obeyed("1") && !asleep.has_obeyed("2") && !draining.has_obeyed("1"));
-        let older = Kept { sleep_now: Some("1".to_owned()), ..Kept::default() };
+        let older = StoredState { sleep_now: Some("1".to_owned()), ..StoredState::default() };
         assert!(older.has_obeyed("1") && !older.has_obeyed("2"), "kept whole by an earlier version");
         // Another record at zero: what it had is handed on only if it was believed.
         let failed = record(Phase::Failed, 2);
-        assert_eq!(asleep.after(change(&failed, 5, 0, 0)).replicas, Some(3));
-        let doubted = Change { before: None, ..change(&failed, 6, 0, 0) };
-        assert_eq!(asleep.after(doubted).replicas, None);
-        let again = asleep.after(Change { now: "later", ..change(&record(Phase::Asleep, 1), 7, 0, 0) });
+        assert_eq!(asleep.apply(change(&failed, 5, 0, 0)).replicas, Some(3));
+        let unconfirmed = RecordChange { before: None, ..change(&failed, 6, 0, 0) };
+        assert_eq!(asleep.apply(unconfirmed).replicas, None);
+        let again = asleep.apply(RecordChange { now: "later", ..change(&record(Phase::Asleep, 1), 7, 0, 0) });
         assert_eq!((again.replicas, again.sleeps, again.event_time), (Some(3), 1, asleep.event_time.clone()));
-        let waking = asleep.after(change(&record(Phase::Waking, 3), 6, 0, 3));
+        let waking = asleep.apply(change(&record(Phase::Waking, 3), 6, 0, 3));
         assert_eq!((waking.replicas, waking.event), (None, Some(ScaleEvent::ScaleFromZeroStarted)));
-        let up = waking.after(change(&record(Phase::Active, 4), 6, 3, 3));
+        let up = waking.apply(change(&record(Phase::Active, 4), 6, 3, 3));
         assert_eq!(up.event, Some(ScaleEvent::ScaleFromZeroCompleted));
-        let reverted = up.after(change(&record(Phase::Draining, 5), 6, 3, 3)).after(change(
+        let reverted = up.apply(change(&record(Phase::Draining, 5), 6, 3, 3)).apply(change(
             &record(Phase::Active, 6),
             6,
             3,
@@ -234,20 +233,23 @@ mod tests {
     /// A backup's record is on an object of another uid. A version before this one wrote none.
     #[test]
     fn on_another_object_its_record_is_believed_and_what_it_obeyed() {
-        let asleep = Kept::default().after(change(&record(Phase::Asleep, 1), 5, 3, 0));
-        assert_eq!(asleep.clone().on("u"), asleep);
-        let restored = asleep.clone().on("v");
+        let asleep = StoredState::default().apply(change(&record(Phase::Asleep, 1), 5, 3, 0));
+        assert_eq!(asleep.clone().restrict_to("u"), asleep);
+        let restored = asleep.clone().restrict_to("v");
         let sleep_now = asleep.sleep_now.clone();
-        assert_eq!(restored, Kept { record: asleep.record.clone(), sleep_now, ..Kept::default() });
+        assert_eq!(
+            restored,
+            StoredState { record: asleep.record.clone(), sleep_now, ..StoredState::default() }
+        );
         assert!(restored.has_obeyed("1"), "the annotation scaler.dev/sleep-now is in the backup, too");
-        let older = Kept { uid: None, ..asleep };
-        assert_eq!(older.clone().on("v"), older);
+        let older = StoredState { uid: None, ..asleep };
+        assert_eq!(older.clone().restrict_to("v"), older);
     }
 
     #[test]
     fn an_older_record_counts_fewer_sleeps_or_sleeps_where_somebody_else_scaled() {
         use Phase::{Active, Asleep, Draining, Failed, Waking};
-        let kept = |state, sleeps| Kept { record: record(state, 1), sleeps, ..Kept::default() };
+        let kept = |state, sleeps| StoredState { record: record(state, 1), sleeps, ..StoredState::default() };
         for state in [Active, Draining, Asleep, Waking, Failed] {
             assert!(kept(state, 1).is_older_than(&kept(Asleep, 2)), "{state}");
             assert!(!kept(state, 2).is_older_than(&kept(Asleep, 2)), "{state}");
@@ -262,30 +264,30 @@ mod tests {
                 && !kept(Waking, 2).is_older_than(&kept(Active, 2))
         );
         // A later version's is its own business.
-        let later = Kept::parse(r#"{"phase":"dreaming","format":2}"#).unwrap();
+        let later = StoredState::parse(r#"{"phase":"dreaming","format":2}"#).unwrap();
         assert!(!later.is_older_than(&kept(Asleep, 2)) && !kept(Asleep, 0).is_older_than(&later));
     }
 
     #[test]
     fn what_cannot_be_read_is_told_from_what_is_of_a_later_format() {
         for text in ["", "{", "[]", "{}", r#"{"phase":"dreaming"}"#, r#"{"phase":"active","format":-1}"#] {
-            assert!(Kept::parse(text).is_err(), "{text}");
+            assert!(StoredState::parse(text).is_err(), "{text}");
         }
         for text in [
             r#"{"phase":"dreaming","format":2}"#,
             r#"{"phase":"asleep","nonce":"7","format":2,"more":{"a":[1]}}"#,
         ] {
-            assert_eq!(Kept::parse(text).unwrap().record.format, 2, "{text}");
+            assert_eq!(StoredState::parse(text).unwrap().record.format, 2, "{text}");
         }
         for (text, phase) in [
             (r#"{"phase":"asleep","nonce":7,"format":2}"#, Phase::Asleep),
             (r#"{"phase":"dreaming","format":2}"#, Phase::Active),
         ] {
-            assert_eq!(Kept::parse(text).unwrap().record.phase, phase, "{text}");
+            assert_eq!(StoredState::parse(text).unwrap().record.phase, phase, "{text}");
         }
     }
 
-    fn kept() -> impl Strategy<Value = Kept> {
+    fn kept() -> impl Strategy<Value = StoredState> {
         let states = [Phase::Active, Phase::Draining, Phase::Asleep, Phase::Waking, Phase::Failed];
         let record = (prop::sample::select(states.to_vec()), any::<u64>(), any::<String>(), 0..3_u32)
             .prop_map(|(state, nonce, reason, format)| {
@@ -293,7 +295,7 @@ mod tests {
                 Record { phase: state, nonce: Nonce(nonce), reason, failed_wake, format }
             });
         (record, any::<Option<i64>>(), any::<Option<u32>>(), any::<Option<String>>(), any::<bool>()).prop_map(
-            |(record, generation, replicas, sleep_now, event)| Kept {
+            |(record, generation, replicas, sleep_now, event)| StoredState {
                 record,
                 uid: sleep_now.clone(),
                 generation,
@@ -317,12 +319,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_back(kept in kept()) {
-            prop_assert_eq!(Kept::parse(&kept.text()), Ok(kept));
+            prop_assert_eq!(StoredState::parse(&kept.text()), Ok(kept));
         }
 
         #[test]
         fn no_text_panics(text: String) {
-            let _ = Kept::parse(&text);
+            let _ = StoredState::parse(&text);
         }
 
         #[test]

@@ -15,7 +15,7 @@ const NO_DEADLINE: u64 = i32::MAX as u64;
 /// The controller knows the pods of the current template by the newest ReplicaSet's `pod-template-hash`, or by the
 /// StatefulSet's `updateRevision`, and counts them. What it concludes at no replicas says nothing: a rollout that was scaled
 /// to zero counts as complete.
-pub fn rollout(
+pub(crate) fn rollout(
     kind: &ApiResource,
     data: &Value,
     generation: i64,
@@ -42,7 +42,7 @@ pub fn rollout(
         _ if !seen => {
             format!("the controller of {}.{} has not seen its last change", kind.plural, kind.group)
         }
-        _ => status.told(),
+        _ => status.describe(),
     };
     let deadline = data["spec"]["progressDeadlineSeconds"].as_u64().filter(|seconds| *seconds < NO_DEADLINE);
     Some(Rollout { revision: template, phase, status: waits, deadline: deadline.map(Duration::from_secs) })
@@ -94,7 +94,7 @@ impl<'a> Counts<'a> {
         self.number("updatedReplicas") >= due && ready >= self.wanted
     }
 
-    fn told(&self) -> String {
+    fn describe(&self) -> String {
         let Self { wanted, .. } = self;
         let (updated, ready) = (self.number("updatedReplicas"), self.number("readyReplicas"));
         let others = self.number("replicas").saturating_sub(updated);
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    fn of(kind: &str, replicas: u32, spec: Value, status: Value) -> Rollout {
+    fn rollout_of(kind: &str, replicas: u32, spec: Value, status: Value) -> Rollout {
         let group = if kind == "Rollout" { "argoproj.io" } else { "apps" };
         let api = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
         let data = json!({"spec": spec, "status": status});
@@ -125,7 +125,7 @@ mod tests {
         if !reason.is_empty() {
             status["conditions"] = json!([{"type": "Available"}, {"type": "Progressing", "reason": reason}]);
         }
-        of("Deployment", 3, json!({}), status).phase
+        rollout_of("Deployment", 3, json!({}), status).phase
     }
 
     #[test]
@@ -180,7 +180,11 @@ mod tests {
             (on_delete.clone(), status("a", 0, 3), Complete),
             (on_delete, status("a", 0, 0), Progressing),
         ] {
-            assert_eq!(of("StatefulSet", 3, spec.clone(), status.clone()).phase, expected, "{spec} {status}");
+            assert_eq!(
+                rollout_of("StatefulSet", 3, spec.clone(), status.clone()).phase,
+                expected,
+                "{spec} {status}"
+            );
         }
     }
 
@@ -189,10 +193,10 @@ mod tests {
         let deadline = |seconds: i32| json!({"progressDeadlineSeconds": seconds});
         let status =
             json!({"observedGeneration": 4, "replicas": 4, "updatedReplicas": 1, "readyReplicas": 2});
-        let told = of("Deployment", 3, deadline(90), status);
+        let told = rollout_of("Deployment", 3, deadline(90), status);
         assert_eq!(told.deadline, Some(Duration::from_secs(90)));
         assert_eq!(told.status, "1 of 3 pods have the current template, 3 have an earlier one, 2 are ready");
-        let none = of("Deployment", 3, deadline(i32::MAX), json!({}));
+        let none = rollout_of("Deployment", 3, deadline(i32::MAX), json!({}));
         assert_eq!(none.deadline, None);
         assert_eq!(none.status, "the controller of deployments.apps has not seen its last change");
     }

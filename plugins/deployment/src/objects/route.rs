@@ -6,45 +6,44 @@ use k8s_openapi::api::networking::v1::Ingress;
 use kube::core::DynamicObject;
 use serde_json::Value;
 
-use super::{Meta, Name};
+use super::{Meta, ObjectName};
 
 /// What is kept of an Ingress or HTTPRoute.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Route {
-    /// Which.
-    pub meta: Meta,
+pub(crate) struct HostRoute {
+    pub(crate) meta: Meta,
     /// Its host names, lower case; `*.example.com` is every one with a label before it.
-    pub hosts: BTreeSet<String>,
+    pub(crate) hosts: BTreeSet<String>,
     /// Where it leads requests.
-    pub leads: Vec<Lead>,
+    pub(crate) rules: Vec<RouteRule>,
 }
 
 /// A rule of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lead {
+pub(crate) struct RouteRule {
     /// The host names under which its requests arrive: the rule's, or the one that they are given on the way.
-    pub hosts: BTreeSet<String>,
+    pub(crate) hosts: BTreeSet<String>,
     /// The Services that they arrive at.
-    pub services: BTreeSet<Name>,
+    pub(crate) services: BTreeSet<ObjectName>,
 }
 
 /// Has ingress-nginx send requests under another host name.
 const UPSTREAM_HOST: &str = "nginx.ingress.kubernetes.io/upstream-vhost";
 
-// === impl Route ===
+// === impl HostRoute ===
 
-impl Route {
+impl HostRoute {
     /// Whether the host is one of its own.
-    pub fn has(&self, host: &str) -> bool {
+    pub(crate) fn has(&self, host: &str) -> bool {
         is_among(&self.hosts, host)
     }
 }
 
-// === impl Lead ===
+// === impl RouteRule ===
 
-impl Lead {
+impl RouteRule {
     /// Whether requests for the host arrive under that name.
-    pub fn has(&self, host: &str) -> bool {
+    pub(crate) fn has(&self, host: &str) -> bool {
         is_among(&self.hosts, host)
     }
 }
@@ -57,36 +56,36 @@ fn is_among(hosts: &BTreeSet<String>, host: &str) -> bool {
     hosts.contains(host) || hosts.iter().any(wildcard)
 }
 
-impl From<Ingress> for Route {
+impl From<Ingress> for HostRoute {
     fn from(ingress: Ingress) -> Self {
-        let meta = Meta::of(&ingress.metadata);
+        let meta = Meta::from(&ingress.metadata);
         let given = ingress.metadata.annotations.and_then(|mut all| all.remove(UPSTREAM_HOST));
         let given: Option<BTreeSet<_>> = given.map(|host| [host.to_ascii_lowercase()].into());
-        let rules = ingress.spec.unwrap_or_default().rules.into_iter().flatten();
-        let (mut hosts, mut leads) = (BTreeSet::new(), Vec::new());
-        for rule in rules {
+        let spec_rules = ingress.spec.unwrap_or_default().rules.into_iter().flatten();
+        let (mut hosts, mut rules) = (BTreeSet::new(), Vec::new());
+        for rule in spec_rules {
             let own: BTreeSet<_> = rule.host.into_iter().map(|host| host.to_ascii_lowercase()).collect();
             let paths = rule.http.into_iter().flat_map(|http| http.paths);
             let services = paths.filter_map(|path| path.backend.service);
             let services = services.map(|service| (meta.namespace.clone(), service.name.into())).collect();
             hosts.extend(own.iter().cloned());
-            leads.push(Lead { hosts: given.clone().unwrap_or(own), services });
+            rules.push(RouteRule { hosts: given.clone().unwrap_or(own), services });
         }
-        Self { meta, hosts, leads }
+        Self { meta, hosts, rules }
     }
 }
 
-impl From<DynamicObject> for Route {
+impl From<DynamicObject> for HostRoute {
     /// From an HTTPRoute.
     fn from(route: DynamicObject) -> Self {
-        let meta = Meta::of(&route.metadata);
+        let meta = Meta::from(&route.metadata);
         let list = |of: &Value, key: &str| of[key].as_array().cloned().unwrap_or_default();
         let spec = &route.data["spec"];
         let hosts = list(spec, "hostnames");
         let hosts = hosts.iter().filter_map(Value::as_str).map(str::to_ascii_lowercase);
         let hosts: BTreeSet<String> = hosts.collect();
         let permitted = is_permitted(&route.data["status"], route.metadata.generation);
-        let lead = |rule: &Value| {
+        let rule = |rule: &Value| {
             let filters = list(rule, "filters");
             let given = filters.iter().find_map(|filter| filter["urlRewrite"]["hostname"].as_str());
             let given = given.map(|host| [host.to_ascii_lowercase()].into());
@@ -100,13 +99,13 @@ impl From<DynamicObject> for Route {
                 (namespace == meta.namespace || permitted)
                     .then_some((namespace, backend["name"].as_str()?.into()))
             };
-            Lead {
+            RouteRule {
                 hosts: given.unwrap_or_else(|| hosts.clone()),
                 services: backends.iter().filter(takes).filter_map(service).collect(),
             }
         };
-        let leads = list(spec, "rules").iter().map(lead).collect();
-        Self { meta, hosts, leads }
+        let rules = list(spec, "rules").iter().map(rule).collect();
+        Self { meta, hosts, rules }
     }
 }
 
@@ -134,10 +133,10 @@ mod tests {
 
     use super::*;
 
-    fn leads(route: &Route) -> Vec<String> {
-        let all = route.leads.iter().map(|lead| {
-            let hosts: Vec<_> = lead.hosts.iter().map(String::as_str).collect();
-            let services = lead.services.iter().map(|(namespace, name)| format!("{namespace}/{name}"));
+    fn rules(route: &HostRoute) -> Vec<String> {
+        let all = route.rules.iter().map(|rule| {
+            let hosts: Vec<_> = rule.hosts.iter().map(String::as_str).collect();
+            let services = rule.services.iter().map(|(namespace, name)| format!("{namespace}/{name}"));
             format!("{} to {}", hosts.join(","), services.collect::<Vec<_>>().join(","))
         });
         all.collect()
@@ -156,7 +155,7 @@ mod tests {
                     {"host": "nothing.example.com"},
                 ]},
             });
-            Route::from(serde_json::from_value::<Ingress>(object).unwrap())
+            HostRoute::from(serde_json::from_value::<Ingress>(object).unwrap())
         };
         let plain = ingress(json!({}));
         let expected = [
@@ -164,11 +163,11 @@ mod tests {
             "*.example.org to shop/web",
             "nothing.example.com to ",
         ];
-        assert_eq!(leads(&plain), expected);
-        assert!(plain.leads[1].has("a.example.org") && !plain.leads[1].has("shop.example.com"));
+        assert_eq!(rules(&plain), expected);
+        assert!(plain.rules[1].has("a.example.org") && !plain.rules[1].has("shop.example.com"));
         let given = ingress(json!({UPSTREAM_HOST: "web.shop.svc"}));
         assert_eq!(given.hosts, plain.hosts);
-        assert_eq!(leads(&given)[0], "web.shop.svc to shop/api,shop/scaler-dlx");
+        assert_eq!(rules(&given)[0], "web.shop.svc to shop/api,shop/scaler-dlx");
     }
 
     #[test]
@@ -187,17 +186,18 @@ mod tests {
                 {},
             ]},
         });
-        let read =
-            |object: &Value| Route::from(serde_json::from_value::<DynamicObject>(object.clone()).unwrap());
+        let read = |object: &Value| {
+            HostRoute::from(serde_json::from_value::<DynamicObject>(object.clone()).unwrap())
+        };
         let expected =
             ["shop.example.com to scaler/scaler-dlx", "web.shop.svc to shop/web", "shop.example.com to "];
-        assert_eq!(leads(&read(&object)), expected);
+        assert_eq!(rules(&read(&object)), expected);
         // The condition is of the whole route: here another backend is not found.
         for reason in ["BackendNotFound", "InvalidKind"] {
             let mut said = condition("False", 4);
             said[0]["reason"] = reason.into();
             object["status"] = json!({"parents": [{"conditions": said}]});
-            assert_eq!(leads(&read(&object)), expected, "{reason}");
+            assert_eq!(rules(&read(&object)), expected, "{reason}");
         }
         let mut forbidden = condition("False", 4);
         forbidden[0]["reason"] = "RefNotPermitted".into();
@@ -211,7 +211,7 @@ mod tests {
         ] {
             object["status"] = json!({ "parents": parents });
             let expected = ["shop.example.com to ", "web.shop.svc to shop/web", "shop.example.com to "];
-            assert_eq!(leads(&read(&object)), expected, "{parents}");
+            assert_eq!(rules(&read(&object)), expected, "{parents}");
         }
     }
 }

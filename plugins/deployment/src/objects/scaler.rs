@@ -8,57 +8,53 @@ use super::Meta;
 
 /// Another one that scales a workload.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Scaler {
-    /// Which.
-    pub meta: Meta,
-    /// Of what kind.
-    pub kind: ScalerKind,
+pub(crate) struct OtherAutoscaler {
+    pub(crate) meta: Meta,
+    pub(crate) kind: AutoscalerKind,
     /// What it scales: kind and name.
-    pub target: (String, String),
+    pub(crate) target: (String, String),
     /// Whether it takes its workload to zero itself.
-    pub to_zero: bool,
+    pub(crate) scales_to_zero: bool,
 }
 
 /// What kind of scaler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScalerKind {
-    /// A HorizontalPodAutoscaler.
+pub(crate) enum AutoscalerKind {
     Hpa,
-    /// A ScaledObject.
     ScaledObject,
 }
 
-// === impl Scaler ===
+// === impl OtherAutoscaler ===
 
-impl Scaler {
+impl OtherAutoscaler {
     /// Why what it scales is to be left to it, if so.
-    pub fn clash(&self) -> Option<String> {
+    pub(crate) fn conflict(&self) -> Option<String> {
         let name = &self.meta.name;
-        self.to_zero.then(|| match self.kind {
-            ScalerKind::Hpa => format!(
+        self.scales_to_zero.then(|| match self.kind {
+            AutoscalerKind::Hpa => format!(
                 "the HorizontalPodAutoscaler {name} also takes it to zero (minReplicas: 0): raise its minimum to 1"
             ),
-            ScalerKind::ScaledObject => format!(
+            AutoscalerKind::ScaledObject => format!(
                 "the ScaledObject {name} also scales it: pause that (autoscaling.keda.sh/paused: \"true\") or opt out here"
             ),
         })
     }
 }
 
-impl From<HorizontalPodAutoscaler> for Scaler {
+impl From<HorizontalPodAutoscaler> for OtherAutoscaler {
     fn from(hpa: HorizontalPodAutoscaler) -> Self {
         let spec = hpa.spec.unwrap_or_default();
         let target = spec.scale_target_ref;
         Self {
-            meta: Meta::of(&hpa.metadata),
-            kind: ScalerKind::Hpa,
+            meta: Meta::from(&hpa.metadata),
+            kind: AutoscalerKind::Hpa,
             target: (target.kind, target.name),
-            to_zero: spec.min_replicas == Some(0),
+            scales_to_zero: spec.min_replicas == Some(0),
         }
     }
 }
 
-impl From<DynamicObject> for Scaler {
+impl From<DynamicObject> for OtherAutoscaler {
     /// From a ScaledObject.
     fn from(object: DynamicObject) -> Self {
         let text = |pointer: &str| object.data.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -72,13 +68,13 @@ impl From<DynamicObject> for Scaler {
         let paused = annotation("paused").is_some_and(|value| value != "false")
             || annotation("paused-replicas").is_some();
         Self {
-            kind: ScalerKind::ScaledObject,
+            kind: AutoscalerKind::ScaledObject,
             target: (
                 text("/spec/scaleTargetRef/kind").unwrap_or_else(|| "Deployment".to_owned()),
                 text("/spec/scaleTargetRef/name").unwrap_or_default(),
             ),
-            to_zero: !paused,
-            meta: Meta::of(&object.metadata),
+            scales_to_zero: !paused,
+            meta: Meta::from(&object.metadata),
         }
     }
 }
@@ -91,25 +87,25 @@ mod tests {
 
     #[test]
     fn only_who_goes_to_zero_itself_is_in_the_way() {
-        let hpa = |minimum: Value| -> Scaler {
+        let hpa = |minimum: Value| -> OtherAutoscaler {
             let object = json!({
                 "metadata": {"name": "web"},
                 "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"}, "minReplicas": minimum, "maxReplicas": 5},
             });
             serde_json::from_value::<HorizontalPodAutoscaler>(object).unwrap().into()
         };
-        assert!(hpa(json!(0)).clash().unwrap().contains("HorizontalPodAutoscaler web"));
-        assert_eq!(hpa(json!(1)).clash(), None);
-        assert_eq!(hpa(Value::Null).clash(), None);
-        let keda = |annotations: Value, target: Value| -> Scaler {
+        assert!(hpa(json!(0)).conflict().unwrap().contains("HorizontalPodAutoscaler web"));
+        assert_eq!(hpa(json!(1)).conflict(), None);
+        assert_eq!(hpa(Value::Null).conflict(), None);
+        let keda = |annotations: Value, target: Value| -> OtherAutoscaler {
             let object = json!({"metadata": {"name": "q", "annotations": annotations}, "spec": {"scaleTargetRef": target}});
             serde_json::from_value::<DynamicObject>(object).unwrap().into()
         };
         let target = || json!({"name": "web"});
-        assert!(keda(Value::Null, target()).clash().is_some());
-        assert!(keda(json!({"autoscaling.keda.sh/paused": "false"}), target()).clash().is_some());
-        assert_eq!(keda(json!({"autoscaling.keda.sh/paused": "true"}), target()).clash(), None);
-        assert_eq!(keda(json!({"autoscaling.keda.sh/paused-replicas": "2"}), target()).clash(), None);
+        assert!(keda(Value::Null, target()).conflict().is_some());
+        assert!(keda(json!({"autoscaling.keda.sh/paused": "false"}), target()).conflict().is_some());
+        assert_eq!(keda(json!({"autoscaling.keda.sh/paused": "true"}), target()).conflict(), None);
+        assert_eq!(keda(json!({"autoscaling.keda.sh/paused-replicas": "2"}), target()).conflict(), None);
         assert_eq!(keda(Value::Null, target()).target, ("Deployment".to_owned(), "web".to_owned()));
         let set = keda(Value::Null, json!({"kind": "StatefulSet", "name": "db"}));
         assert_eq!(set.target, ("StatefulSet".to_owned(), "db".to_owned()));

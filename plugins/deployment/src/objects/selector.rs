@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 /// Labels of an object.
-pub type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
 /// What a workload's pods are told by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector {
+pub(crate) struct Selector {
     /// Labels that have to be there as they stand.
-    pub equal: Labels,
+    pub(crate) equal: Labels,
     rules: Vec<Rule>,
 }
 
@@ -30,12 +30,12 @@ enum Rule {
 
 impl Selector {
     /// Whether it says nothing, and so selects nothing here.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.equal.is_empty() && self.rules.is_empty()
     }
 
     /// Whether an object with these labels is meant.
-    pub fn matches(&self, labels: &Labels) -> bool {
+    pub(crate) fn matches(&self, labels: &Labels) -> bool {
         !self.is_empty()
             && self.equal.iter().all(|(key, value)| labels.get(key) == Some(value))
             && self.rules.iter().all(|rule| match rule {
@@ -48,7 +48,7 @@ impl Selector {
     }
 
     /// As a query of the API takes it.
-    pub fn query(&self) -> String {
+    pub(crate) fn query(&self) -> String {
         let equal = self.equal.iter().map(|(key, value)| format!("{key}={value}"));
         let rules = self.rules.iter().map(|rule| match rule {
             Rule::In(key, values) => format!("{key} in ({})", values.join(",")),
@@ -61,7 +61,7 @@ impl Selector {
     }
 
     /// From the text that `status.selector` of a scale has: `a=b,c==d`; anything more is not read, and selects nothing.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut equal = Labels::new();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             match part.split_once("==").or_else(|| part.split_once('=')) {

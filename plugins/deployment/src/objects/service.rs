@@ -3,72 +3,65 @@
 use k8s_openapi::api::core::v1 as core;
 use scaler_types::Nonce;
 
-use super::{Family, Labels, Meta, Owners, PortOf};
+use super::{IpFamily, Labels, Meta, Owners, PortRef};
 
 /// The key that is added to a Service's selector, so that it selects no pod any more; the user's own keys stay.
-pub const FENCED: &str = "scaler.dev/intercepted";
+pub(crate) const SELECTOR_KEY: &str = "scaler.dev/intercepted";
 /// Its value until a commit writes the nonce of its record.
-pub const LED: &str = "1";
+pub(crate) const SELECTOR_KEY_UNCOMMITTED: &str = "1";
 
-/// Where it is.
-pub const SELECTOR: &str = "/spec/selector";
+pub(crate) const SELECTOR: &str = "/spec/selector";
 
 /// What is kept of a Service.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Service {
-    /// Which.
-    pub meta: Meta,
+pub(crate) struct Service {
+    pub(crate) meta: Meta,
     /// The labels of the pods it leads to by its owners' will, whether our key is there or not; empty: it leads to none by itself.
-    pub selector: Labels,
+    pub(crate) selector: Labels,
     /// Whose its selector is.
-    pub owners: Owners,
+    pub(crate) owners: Owners,
     /// Our key is in its selector: no pod is an endpoint of it.
-    pub fenced: bool,
+    pub(crate) intercepted: bool,
     /// The value of our key where a commit wrote it: its record's nonce.
-    pub committed: Option<Nonce>,
-    /// It is being deleted.
-    pub deleting: bool,
+    pub(crate) committed: Option<Nonce>,
+    pub(crate) deleting: bool,
     /// Another name for something outside.
-    pub external: bool,
+    pub(crate) external: bool,
     /// Which, where it is.
-    pub external_name: Option<String>,
-    /// Its addresses in the cluster.
-    pub addresses: Vec<String>,
+    pub(crate) external_name: Option<String>,
+    pub(crate) addresses: Vec<String>,
     /// It has no address of its own: its name stands for its pods' addresses.
-    pub headless: bool,
+    pub(crate) headless: bool,
     /// Pods are its endpoints before they are ready, and when they no longer are.
-    pub unready: bool,
+    pub(crate) unready: bool,
     /// A client's connections keep going to the same pod.
-    pub sticky: bool,
+    pub(crate) sticky: bool,
     /// The traffic policies of it that are `Local`, by their fields' names.
-    pub local: Vec<&'static str>,
+    pub(crate) local: Vec<&'static str>,
     /// The families of its addresses.
-    pub families: Vec<Family>,
+    pub(crate) families: Vec<IpFamily>,
     /// Its ports, UDP and SCTP left out.
-    pub ports: Vec<ServicePort>,
+    pub(crate) ports: Vec<ServicePort>,
     /// Its UDP and SCTP ports, for people.
-    pub not_tcp: Vec<String>,
+    pub(crate) not_tcp: Vec<String>,
 }
 
 /// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
+pub(crate) struct ServicePort {
     /// Its name, empty where it has none.
-    pub name: String,
+    pub(crate) name: String,
     /// What is spoken on it, where it says so.
-    pub protocol: String,
+    pub(crate) protocol: String,
     /// The pods' port behind it.
-    pub target: TargetPort,
+    pub(crate) target: PortRef,
 }
-
-/// The pods' port behind a Service's.
-pub type TargetPort = PortOf;
 
 // === impl Service ===
 
 impl Service {
     /// The port that HTTP requests come by: the one called or said to be so, else the first.
-    pub fn http_port(&self) -> Option<&ServicePort> {
+    pub(crate) fn http_port(&self) -> Option<&ServicePort> {
         let is_http = |port: &&ServicePort| {
             port.name == "http"
                 || matches!(port.protocol.as_str(), "http" | "kubernetes.io/h2c" | "kubernetes.io/ws")
@@ -77,23 +70,23 @@ impl Service {
     }
 
     /// Whether it leads to pods with these labels, or did before our key was added.
-    pub fn leads_to(&self, labels: &Labels) -> bool {
+    pub(crate) fn selects(&self, labels: &Labels) -> bool {
         !self.external
             && !self.selector.is_empty()
             && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
     /// Whether it is one that can be led: who asks its name is given one address for all pods.
-    pub fn is_ordinary(&self) -> bool {
+    pub(crate) fn is_ordinary(&self) -> bool {
         !self.external && !self.headless && !self.deleting
     }
 
     /// Whether nothing that matters for leading it differs, our key aside.
-    pub fn is_as(&self, other: &Self) -> bool {
+    pub(crate) fn has_same_spec(&self, other: &Self) -> bool {
         let of = |service: &Self| Self {
             meta: Meta::default(),
             owners: Owners::default(),
-            fenced: false,
+            intercepted: false,
             committed: None,
             ..service.clone()
         };
@@ -111,25 +104,27 @@ impl From<core::Service> for Service {
             ServicePort {
                 name: port.name.unwrap_or_default(),
                 protocol: port.app_protocol.unwrap_or_default(),
-                target: port.target_port.map_or(PortOf::Number(own), PortOf::from),
+                target: port.target_port.map_or(PortRef::Number(own), PortRef::from),
             }
         });
         let not_tcp =
             others.into_iter().map(|port| format!("{}/{}", port.port, port.protocol.unwrap_or_default()));
         let mut selector = spec.selector.unwrap_or_default();
-        let key = selector.remove(FENCED);
+        let key = selector.remove(SELECTOR_KEY);
         let local = [
             ("internalTrafficPolicy", spec.internal_traffic_policy),
             ("externalTrafficPolicy", spec.external_traffic_policy),
         ];
         let local = local.into_iter().filter(|(_, policy)| policy.as_deref() == Some("Local"));
-        let families = spec.ip_families.into_iter().flatten().filter_map(|name| Family::parse(&name));
+        let families = spec.ip_families.into_iter().flatten().filter_map(|name| IpFamily::parse(&name));
         Self {
-            meta: Meta::of(&service.metadata),
-            owners: Owners::of(&service.metadata, SELECTOR),
+            meta: Meta::from(&service.metadata),
+            owners: Owners::of_field(&service.metadata, SELECTOR),
             selector,
-            fenced: key.is_some(),
-            committed: key.filter(|value| value != LED).and_then(|value| value.try_into().ok()),
+            intercepted: key.is_some(),
+            committed: key
+                .filter(|value| value != SELECTOR_KEY_UNCOMMITTED)
+                .and_then(|value| value.try_into().ok()),
             deleting: service.metadata.deletion_timestamp.is_some(),
             external: spec.type_.as_deref() == Some("ExternalName"),
             external_name: spec.external_name.filter(|_| spec.type_.as_deref() == Some("ExternalName")),
@@ -160,13 +155,16 @@ mod tests {
     fn with_our_key_it_is_still_its_workloads() {
         let spec = |selector: Value| json!({"selector": selector, "ports": [{"port": 80}]});
         let free = service(spec(json!({"app": "web"})));
-        let fenced = service(spec(json!({"app": "web", FENCED: "1"})));
-        assert_eq!((free.fenced, fenced.fenced), (false, true));
+        let fenced = service(spec(json!({"app": "web", SELECTOR_KEY: "1"})));
+        assert_eq!((free.intercepted, fenced.intercepted), (false, true));
         assert_eq!(free.selector, fenced.selector);
-        assert!(free.is_as(&fenced) && !free.is_as(&service(spec(json!({"app": "web", "tier": "a"})))));
+        assert!(
+            free.has_same_spec(&fenced)
+                && !free.has_same_spec(&service(spec(json!({"app": "web", "tier": "a"}))))
+        );
         let labels = Labels::from([("app".to_owned(), "web".to_owned())]);
-        assert!(fenced.leads_to(&labels));
-        assert!(!service(spec(json!({FENCED: "1"}))).leads_to(&labels), "our key alone leads nowhere");
+        assert!(fenced.selects(&labels));
+        assert!(!service(spec(json!({SELECTOR_KEY: "1"}))).selects(&labels), "our key alone leads nowhere");
     }
 
     #[test]
@@ -181,8 +179,8 @@ mod tests {
         }));
         assert!(web.headless && web.sticky && !web.is_ordinary());
         assert_eq!(web.local, ["internalTrafficPolicy"]);
-        assert_eq!(web.families, [Family::V6, Family::V4]);
+        assert_eq!(web.families, [IpFamily::V6, IpFamily::V4]);
         assert_eq!((web.ports.len(), web.not_tcp.as_slice()), (1, ["53/UDP".to_owned()].as_slice()));
-        assert_eq!(web.ports[0].target, PortOf::Name("web".to_owned()));
+        assert_eq!(web.ports[0].target, PortRef::Name("web".to_owned()));
     }
 }

@@ -7,75 +7,68 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
 };
 
-use super::{Meta, Name};
+use super::{Meta, ObjectName};
 
 /// The label that says which Service a slice belongs to.
-pub const SERVICE: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE: &str = "kubernetes.io/service-name";
 /// The label that says whose slices these are, and our word for it.
-pub const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "scaler.dev");
+pub(crate) const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "scaler.dev");
 /// The annotation with a slice's format.
-pub const FORMAT: &str = "scaler.dev/format";
+pub(crate) const FORMAT: &str = "scaler.dev/format";
 /// The annotation with the names of the DLXs that are its endpoints, commas between them.
-pub const DLXS: &str = "scaler.dev/dlxs";
+pub(crate) const DLXS: &str = "scaler.dev/dlxs";
 /// The annotation with the owners of the Service's selector (`metadata.managedFields`) when Scaler wrote it: should that daemon end
 /// before it has given it back, another one does.
-pub const OWNERS: &str = "scaler.dev/selector-owners";
+pub(crate) const OWNERS: &str = "scaler.dev/selector-owners";
 /// The newest format that is read, and the one that is written.
-pub const NEWEST: u32 = 1;
+pub(crate) const NEWEST: u32 = 1;
 
 /// What is kept of an EndpointSlice.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Slice {
-    /// Which.
-    pub meta: Meta,
+pub(crate) struct Slice {
+    pub(crate) meta: Meta,
     /// The Service it belongs to, in its namespace; empty: none.
-    pub service: Arc<str>,
+    pub(crate) service: Arc<str>,
     /// It has endpoints, ready or not.
-    pub filled: bool,
+    pub(crate) filled: bool,
     /// One of its endpoints is ready.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// What it says, if it is one of ours.
-    pub ours: Option<Ours>,
+    pub(crate) ours: Option<DlxSlice>,
 }
 
 /// A slice of ours: a Service's ports lead to DLXs.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ours {
-    /// Its format.
-    pub format: u32,
+pub(crate) struct DlxSlice {
+    pub(crate) format: u32,
     /// The uid of the Service it was written for.
-    pub uid: String,
+    pub(crate) uid: String,
     /// The family of its addresses; none: one that is not known.
-    pub family: Option<Family>,
-    /// The DLXs it names.
-    pub dlxs: Vec<String>,
+    pub(crate) family: Option<IpFamily>,
+    pub(crate) dlxs: Vec<String>,
     /// The DLXs' port for each of the Service's ports, by the name of that.
-    pub ports: BTreeMap<String, u16>,
-    /// Its endpoints.
-    pub endpoints: Vec<Place>,
+    pub(crate) ports: BTreeMap<String, u16>,
+    pub(crate) endpoints: Vec<SliceEndpoint>,
     /// Who owned the Service's selector.
-    pub owners: Vec<ManagedFieldsEntry>,
+    pub(crate) owners: Vec<ManagedFieldsEntry>,
 }
 
 /// One address that takes requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// The address.
-    pub address: String,
+pub(crate) struct SliceEndpoint {
+    pub(crate) address: String,
     /// The node it is on.
-    pub node: Option<String>,
+    pub(crate) node: Option<String>,
     /// The zone that is in.
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
     /// It is said to be ready.
-    pub ready: bool,
+    pub(crate) ready: bool,
 }
 
 /// A family of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
+pub(crate) enum IpFamily {
     V4,
-    /// IPv6.
     V6,
 }
 
@@ -83,7 +76,7 @@ pub enum Family {
 
 impl Slice {
     /// The Service it belongs to.
-    pub fn of(&self) -> Name {
+    pub(crate) fn service_name(&self) -> ObjectName {
         (self.meta.namespace.clone(), self.service.clone())
     }
 }
@@ -97,26 +90,26 @@ impl From<EndpointSlice> for Slice {
         };
         let is_ours = label(MANAGED_BY.0).is_some_and(|who| who == MANAGED_BY.1);
         Self {
-            meta: Meta::of(&slice.metadata),
+            meta: Meta::from(&slice.metadata),
             service: label(SERVICE).map(String::as_str).unwrap_or_default().into(),
             filled: !slice.endpoints.is_empty(),
             ready: slice.endpoints.iter().any(is_ready),
-            ours: is_ours.then(|| Ours::of(&slice)),
+            ours: is_ours.then(|| DlxSlice::read(&slice)),
         }
     }
 }
 
-// === impl Ours ===
+// === impl DlxSlice ===
 
-impl Ours {
-    fn of(slice: &EndpointSlice) -> Self {
+impl DlxSlice {
+    fn read(slice: &EndpointSlice) -> Self {
         let annotation = |name: &str| slice.metadata.annotations.as_ref().and_then(|all| all.get(name));
         let owner = slice.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "Service");
         let ports = slice.ports.iter().flatten().filter_map(|port| {
             Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?))
         });
         let dlxs = annotation(DLXS).map(|text| text.split(',')).into_iter().flatten();
-        let endpoints = slice.endpoints.iter().map(|one| Place {
+        let endpoints = slice.endpoints.iter().map(|one| SliceEndpoint {
             address: one.addresses.first().cloned().unwrap_or_default(),
             node: one.node_name.clone(),
             zone: one.zone.clone(),
@@ -128,7 +121,7 @@ impl Ours {
             // One that nobody could have written is taken for a newer one's, and left alone.
             format: annotation(FORMAT).and_then(|text| text.parse().ok()).unwrap_or(u32::MAX),
             uid: owner.map(|owner| owner.uid.clone()).unwrap_or_default(),
-            family: Family::parse(&slice.address_type),
+            family: IpFamily::parse(&slice.address_type),
             dlxs: dlxs.filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             ports: ports.collect(),
             endpoints,
@@ -137,19 +130,18 @@ impl Ours {
     }
 }
 
-// === impl Family ===
+// === impl IpFamily ===
 
-impl Family {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+impl IpFamily {
+    pub(crate) const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// By the API's word for it.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|family| family.name() == text)
     }
 
     /// The API's word for it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
             Self::V6 => "IPv6",
@@ -157,7 +149,7 @@ impl Family {
     }
 
     /// Whether the address is one of it.
-    pub fn has(self, address: &IpAddr) -> bool {
+    pub(crate) fn has(self, address: &IpAddr) -> bool {
         address.is_ipv4() == (self == Self::V4)
     }
 }
@@ -186,11 +178,11 @@ mod tests {
         let labels = json!({SERVICE: "web", MANAGED_BY.0: MANAGED_BY.1});
         let ours = slice(labels, json!({FORMAT: "1", DLXS: "a,b"}), endpoints.clone());
         let said = ours.ours.clone().unwrap();
-        assert_eq!((said.format, said.uid.as_str(), said.family), (1, "s1", Some(Family::V4)));
+        assert_eq!((said.format, said.uid.as_str(), said.family), (1, "s1", Some(IpFamily::V4)));
         assert_eq!(said.dlxs, ["a", "b"]);
         assert_eq!(said.ports, BTreeMap::from([("http".to_owned(), 20001), (String::new(), 20002)]));
         assert_eq!(said.endpoints[1].node.as_deref(), Some("n"));
-        assert_eq!(ours.of(), ("shop".into(), "web".into()));
+        assert_eq!(ours.service_name(), ("shop".into(), "web".into()));
         let labels = json!({SERVICE: "web", MANAGED_BY.0: "endpointslice-controller.k8s.io"});
         assert_eq!(slice(labels, Value::Null, endpoints).ours, None);
         let labels = json!({MANAGED_BY.0: MANAGED_BY.1});

@@ -8,91 +8,87 @@ use scaler_types::{Phase, ResourceId, Rollout, Version};
 use serde_json::Value;
 
 use super::{
-    Labels, Meta, Owners, PortOf, Selector,
-    record::{self, Kept},
+    Labels, Meta, Owners, PortRef, Selector,
+    record::{self, StoredState},
     rollout::rollout,
 };
 use crate::ascii;
 
 /// The label of the pods of Scaler's own daemons: which of them it is.
-pub const COMPONENT: &str = "scaler.dev/component";
+pub(crate) const COMPONENT: &str = "scaler.dev/component";
 /// Its value on the DLXs' pods.
 const DLX: &str = "dlx";
 /// Its values.
 const COMPONENTS: [&str; 2] = ["autoscaler", DLX];
 
 /// Whether pods with these labels are of one of Scaler's own daemons.
-pub fn is_scaler(labels: &Labels) -> bool {
+pub(crate) fn is_scaler(labels: &Labels) -> bool {
     labels.get(COMPONENT).is_some_and(|name| COMPONENTS.contains(&name.as_str()))
 }
 
 /// A kind of workload.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kind {
+pub(crate) struct Kind {
     /// Its place among the kinds that are looked after.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Where the API has it.
-    pub api: ApiResource,
+    pub(crate) api: ApiResource,
     /// Where its replicas are: a JSON pointer.
-    pub replicas_path: String,
+    pub(crate) replicas_path: String,
 }
 
 /// What is kept of a workload.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Workload {
-    /// Which.
-    pub meta: Meta,
-    /// Of what kind.
-    pub kind: Arc<Kind>,
+pub(crate) struct Workload {
+    pub(crate) meta: Meta,
+    pub(crate) kind: Arc<Kind>,
     /// Its `resourceVersion` as it stands.
-    pub resource_version: String,
+    pub(crate) resource_version: String,
     /// Grows with its specification, not with its status.
-    pub generation: i64,
+    pub(crate) generation: i64,
     /// Its specification without the replicas, as a fingerprint.
-    pub spec: String,
-    /// It is being deleted.
-    pub deleting: bool,
+    pub(crate) spec: String,
+    pub(crate) deleting: bool,
     /// The replicas it is meant to have.
-    pub replicas: u32,
+    pub(crate) replicas: u32,
     /// Whose that number is, or was before Scaler wrote it.
-    pub owners: Owners,
-    /// Its `scaler.dev/` annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub(crate) owners: Owners,
+    pub(crate) annotations: BTreeMap<String, String>,
     /// It has annotations, ours or others.
-    pub annotated: bool,
+    pub(crate) annotated: bool,
     /// Its record: what the annotation holds; nothing written, or nothing readable, is the default. Where somebody brought an older
     /// one back while it is at zero, what this process knew before.
-    pub kept: Kept,
+    pub(crate) stored: StoredState,
     /// The annotation holds an older record than that.
-    pub stale: bool,
+    pub(crate) stale: bool,
     /// What is kept of its replicas is to be believed: it was written on the object as it is, or since then neither
     /// record nor scale was seen to change.
-    pub believed: bool,
+    pub(crate) believed: bool,
     /// What it had before its sleep, as this process knew it when another record was brought in: what that one keeps is not believed.
-    pub had: Option<u32>,
+    pub(crate) had: Option<u32>,
     /// Why the record's annotation cannot be read, if so.
-    pub unreadable: Option<String>,
+    pub(crate) unreadable: Option<String>,
     /// What its pods are told by.
-    pub selector: Selector,
+    pub(crate) selector: Selector,
     /// What its pods are labelled with.
-    pub labels: Labels,
+    pub(crate) labels: Labels,
     /// The ports that its pods will have by name; none: the object does not say how its pods will be.
-    pub ports: Option<Vec<(String, u16)>>,
+    pub(crate) ports: Option<Vec<(String, u16)>>,
     /// The generation its controller last worked on, where it says.
-    pub observed: Option<i64>,
+    pub(crate) observed: Option<i64>,
     /// The pods its controller counts, those that are on their way out left out.
-    pub pods: u32,
+    pub(crate) pods: u32,
     /// Why its controller cannot make its pods, where the object says.
-    pub refused: Option<String>,
+    pub(crate) refused: Option<String>,
     /// How far its current template has been rolled out, where its kind says.
-    pub rollout: Option<Rollout>,
+    pub(crate) rollout: Option<Rollout>,
 }
 
 // === impl Kind ===
 
 impl Kind {
     /// The name of a resource of this kind: a Deployment's own, else with its kind before it.
-    pub fn resource_name(&self, name: &str) -> String {
+    pub(crate) fn resource_name(&self, name: &str) -> String {
         match self.api.kind.as_str() {
             "Deployment" if self.api.group == "apps" => name.to_owned(),
             kind => format!("{}/{name}", kind.to_ascii_lowercase()),
@@ -101,13 +97,13 @@ impl Kind {
 
     /// How much the generation grows by a write of the record: a Deployment's counts changes of its annotations, too, every
     /// other kind's only those of its specification.
-    pub fn generations(&self, scaled: bool) -> i64 {
+    pub(crate) fn generations(&self, scaled: bool) -> i64 {
         let counts_annotations = self.api.group == "apps" && self.api.kind == "Deployment";
         i64::from(scaled || counts_annotations)
     }
 
     /// Plural and group, as RBAC rules name it: `deployments.apps`.
-    pub fn full_name(&self) -> String {
+    pub(crate) fn full_name(&self) -> String {
         match self.api.group.as_str() {
             "" => self.api.plural.clone(),
             group => format!("{}.{group}", self.api.plural),
@@ -119,31 +115,32 @@ impl Kind {
 
 impl Workload {
     /// It is one of Scaler's own daemons.
-    pub fn is_scaler(&self) -> bool {
+    pub(crate) fn is_scaler(&self) -> bool {
         is_scaler(&self.labels)
     }
 
     /// It is the DLX.
-    pub fn is_dlx(&self) -> bool {
+    pub(crate) fn is_dlx(&self) -> bool {
         self.labels.get(COMPONENT).is_some_and(|name| name == DLX)
     }
 
     /// It is awake, and nobody is about to change that.
-    pub fn serves(&self) -> bool {
-        self.replicas > 0 && self.kept.record.phase != Phase::Draining
+    pub(crate) fn serves(&self) -> bool {
+        self.replicas > 0 && self.stored.record.phase != Phase::Draining
     }
 
     /// From an object of the kind.
-    pub fn new(kind: &Arc<Kind>, object: DynamicObject) -> Self {
-        let meta = Meta::of(&object.metadata);
+    pub(crate) fn new(kind: &Arc<Kind>, object: DynamicObject) -> Self {
+        let meta = Meta::from(&object.metadata);
         let data = &object.data;
         let number = |pointer: &str| data.pointer(pointer).and_then(Value::as_i64);
         let annotations = super::ours(&object.metadata);
-        let (kept, unreadable) = match annotations.get(record::ANNOTATION).map(|text| Kept::parse(text)) {
-            Some(Ok(kept)) => (kept.on(&meta.uid), None),
-            Some(Err(error)) => (Kept::default(), Some(error.to_string())),
-            None => (Kept::default(), None),
-        };
+        let (stored, unreadable) =
+            match annotations.get(record::ANNOTATION).map(|text| StoredState::parse(text)) {
+                Some(Ok(stored)) => (stored.restrict_to(&meta.uid), None),
+                Some(Err(error)) => (StoredState::default(), Some(error.to_string())),
+                None => (StoredState::default(), None),
+            };
         let selector = match data.pointer("/spec/selector") {
             Some(selector) => serde_json::from_value::<
                 k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
@@ -156,7 +153,7 @@ impl Workload {
             Some(text) if selector.is_empty() => Selector::parse(text),
             _ => selector,
         };
-        let owners = Owners::of(&object.metadata, &kind.replicas_path).or_stored(&kept.owners);
+        let owners = Owners::of_field(&object.metadata, &kind.replicas_path).or_stored(&stored.owners);
         let labels = data
             .pointer("/spec/template/metadata/labels")
             .and_then(|labels| serde_json::from_value::<Labels>(labels.clone()).ok())
@@ -177,11 +174,11 @@ impl Workload {
             deleting: object.metadata.deletion_timestamp.is_some(),
             replicas,
             owners,
-            believed: kept.fits(object.metadata.generation.unwrap_or(0)),
+            believed: stored.matches_generation(object.metadata.generation.unwrap_or(0)),
             had: None,
             annotated: object.metadata.annotations.is_some_and(|all| !all.is_empty()),
             annotations,
-            kept,
+            stored,
             stale: false,
             unreadable,
             selector,
@@ -201,7 +198,7 @@ impl Workload {
     }
 
     /// As an Event names what it is about.
-    pub fn reference(&self) -> ObjectReference {
+    pub(crate) fn reference(&self) -> ObjectReference {
         let api = &self.kind.api;
         ObjectReference {
             api_version: Some(api.api_version.clone()),
@@ -214,69 +211,69 @@ impl Workload {
     }
 
     /// Its identity among the resources.
-    pub fn id(&self) -> ResourceId {
+    pub(crate) fn id(&self) -> ResourceId {
         ResourceId::new(&*self.meta.namespace, self.kind.resource_name(&self.meta.name))
     }
 
     /// The record's annotation as it stands.
-    pub fn record_text(&self) -> Option<&str> {
+    pub(crate) fn record_text(&self) -> Option<&str> {
         self.annotations.get(record::ANNOTATION).map(String::as_str)
     }
 
     /// The same, if a patch can test it: the API server compares the text that its own encoder writes. Others than ours may have
     /// anything in it: an earlier version's, one that a user edited, or either brought back by `rollout undo`.
-    pub fn plain_record_text(&self) -> Option<&str> {
+    pub(crate) fn plain_record_text(&self) -> Option<&str> {
         self.record_text().filter(|text| ascii::is_plain(text))
     }
 
     /// Its state before was `old`: what was believed then still is if the record and the scale are the same. Whoever brings
     /// back an old annotation (`rollout undo`) changes the record's text, whoever deploys an image or annotates does not.
-    pub fn follows(&mut self, old: &Workload) {
+    pub(crate) fn follows(&mut self, old: &Workload) {
         if old.meta.uid != self.meta.uid {
             return;
         }
         let same_record = old.record_text() == self.record_text();
         self.believed |= old.believed && (old.replicas, true) == (self.replicas, same_record);
         if (old.replicas, self.replicas) == (0, 0) {
-            self.had = old.before();
-            if old.stale && same_record || !same_record && self.kept.is_older_than(&old.kept) {
-                (self.kept, self.believed, self.stale) = (old.kept.clone(), old.believed, true);
-                self.owners = std::mem::take(&mut self.owners).or_stored(&self.kept.owners);
+            self.had = old.replicas_before();
+            if old.stale && same_record || !same_record && self.stored.is_older_than(&old.stored) {
+                (self.stored, self.believed, self.stale) = (old.stored.clone(), old.believed, true);
+                self.owners = std::mem::take(&mut self.owners).or_stored(&self.stored.owners);
             }
         }
         // An older record counts fewer sleeps than there were.
-        self.kept.sleeps = self.kept.sleeps.max(old.kept.sleeps);
+        self.stored.sleeps = self.stored.sleeps.max(old.stored.sleeps);
     }
 
     /// Its record is to be written again: an older one stands in its place, or whoever wrote the replicas last ended before they were
     /// given back to their owners. While it drains or wakes somebody may be at that.
-    pub fn needs_repair(&self) -> bool {
-        self.stale || self.owners.scaler && !matches!(self.kept.record.phase, Phase::Draining | Phase::Waking)
+    pub(crate) fn needs_repair(&self) -> bool {
+        self.stale
+            || self.owners.scaler && !matches!(self.stored.record.phase, Phase::Draining | Phase::Waking)
     }
 
     /// The replicas to come back with.
-    pub fn before(&self) -> Option<u32> {
-        self.kept.replicas.filter(|_| self.believed).or(self.had)
+    pub(crate) fn replicas_before(&self) -> Option<u32> {
+        self.stored.replicas.filter(|_| self.believed).or(self.had)
     }
 
     /// The port that its pods will have behind that, where it says.
-    pub fn port(&self, target: &PortOf) -> Option<u16> {
+    pub(crate) fn port(&self, target: &PortRef) -> Option<u16> {
         match target {
-            PortOf::Number(number) => Some(*number),
-            PortOf::Name(name) => {
+            PortRef::Number(number) => Some(*number),
+            PortRef::Name(name) => {
                 let ports = self.ports.iter().flatten();
                 ports.clone().find(|(port, _)| port == name).map(|(_, number)| *number)
             }
         }
     }
 
-    /// Its version.
-    pub fn version(&self) -> Version {
+    pub(crate) fn version(&self) -> Version {
         record::version(&self.meta.uid, self.generation, self.record_text())
     }
 
     /// Whether its controller has seen that none are wanted, and counts none.
-    pub fn is_emptied(&self) -> bool {
+    pub(crate) fn is_emptied(&self) -> bool {
         self.observed.is_none_or(|observed| observed >= self.generation) && self.pods == 0
     }
 }

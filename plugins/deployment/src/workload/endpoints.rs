@@ -2,31 +2,31 @@
 
 use scaler_types::{AddressOf, Endpoint, Probe, ServicePorts};
 
-use crate::objects::{Container, Pod, PortOf, ProbeOf, Service, is_scaler};
+use crate::objects::{Container, ContainerProbe, Pod, PortRef, Service, is_scaler};
 
 /// Which port of a workload's pods its requests go to.
 #[derive(Clone, Debug)]
-pub struct Ports<'a> {
+pub(crate) struct PortSelection<'a> {
     /// Its annotation's.
-    pub asked: Option<&'a PortOf>,
+    pub(crate) asked: Option<&'a PortRef>,
     /// The Services that lead to it, the one that is called as it is first.
-    pub services: &'a [&'a Service],
+    pub(crate) services: &'a [&'a Service],
     /// The addresses of DLXs that these lead to.
-    pub dlxs: &'a [&'a str],
+    pub(crate) dlxs: &'a [&'a str],
     /// The DLXs' ports for Services.
-    pub service_ports: Option<ServicePorts>,
+    pub(crate) service_ports: Option<ServicePorts>,
 }
 
 /// The endpoint of a pod, if it has one now: it has an address and a port, is alive, and is not one that was ready and
 /// no longer is (a Service would have dropped it). Where its Services take pods that are not ready
 /// (`publishNotReadyAddresses`), it is one as soon as it takes connections.
-pub fn endpoint(pod: &Pod, ports: &Ports<'_>) -> Option<Endpoint> {
+pub(crate) fn pod_endpoint(pod: &Pod, ports: &PortSelection<'_>) -> Option<Endpoint> {
     let ip = pod.ip.as_deref().filter(|_| pod.alive())?;
     let unready = ports.take_unready();
     if pod.was_ready && !pod.ready && !unready || ports.is_dlx(pod) {
         return None;
     }
-    let (port, container) = ports.of(pod)?;
+    let (port, container) = ports.select_port(pod)?;
     let (probe, probe_address) = match unready {
         true => (Probe::Tcp, None),
         false => probe(pod, container, port, ip),
@@ -44,9 +44,9 @@ pub fn endpoint(pod: &Pod, ports: &Ports<'_>) -> Option<Endpoint> {
     Some(Endpoint { probe, probe_address, address_of, ..Endpoint::new(address(ip, port), incarnation) })
 }
 
-// === impl Ports ===
+// === impl PortSelection ===
 
-impl Ports<'_> {
+impl PortSelection<'_> {
     /// Whether pods that are not ready take requests, too. A headless Service says nothing of that: nobody comes by it.
     fn take_unready(&self) -> bool {
         let mut services = self.services.iter().filter(|service| service.is_ordinary()).peekable();
@@ -54,10 +54,10 @@ impl Ports<'_> {
     }
 
     /// The port of a pod that requests go to, and the container that has it if one says so.
-    pub fn of<'p>(&self, pod: &'p Pod) -> Option<(u16, Option<&'p Container>)> {
+    pub(crate) fn select_port<'p>(&self, pod: &'p Pod) -> Option<(u16, Option<&'p Container>)> {
         let port = match self.asked {
-            Some(PortOf::Number(number)) => *number,
-            Some(PortOf::Name(name)) => {
+            Some(PortRef::Number(number)) => *number,
+            Some(PortRef::Name(name)) => {
                 let of_a_service = self.services.iter().flat_map(|service| &service.ports);
                 match of_a_service.clone().find(|port| port.name == *name) {
                     Some(port) => resolve(&port.target, pod)?,
@@ -77,10 +77,10 @@ impl Ports<'_> {
     }
 
     /// Whether a pod is one of Scaler's own, or its address is a DLX's: what is sent there would come back.
-    pub fn is_dlx(&self, pod: &Pod) -> bool {
+    pub(crate) fn is_dlx(&self, pod: &Pod) -> bool {
         // On its node's network a pod shares the address with all the others there.
         let is_its_own = || {
-            let port = self.of(pod).map(|(port, _)| port);
+            let port = self.select_port(pod).map(|(port, _)| port);
             !pod.host_network
                 || self.service_ports.zip(port).is_some_and(|(ports, port)| ports.contains(port))
         };
@@ -88,9 +88,9 @@ impl Ports<'_> {
     }
 
     /// Why a pod has no port for requests.
-    pub fn missing(&self) -> String {
+    pub(crate) fn missing(&self) -> String {
         match self.asked {
-            Some(PortOf::Name(name)) => format!(
+            Some(PortRef::Name(name)) => format!(
                 "no port of its Services or containers is called {name:?} (scaler.dev/port)"
             ),
             _ => "it has no port: no Service leads to it and no container declares one; say it with scaler.dev/port"
@@ -99,10 +99,10 @@ impl Ports<'_> {
     }
 }
 
-fn resolve(target: &PortOf, pod: &Pod) -> Option<u16> {
+fn resolve(target: &PortRef, pod: &Pod) -> Option<u16> {
     match target {
-        PortOf::Number(number) => Some(*number),
-        PortOf::Name(name) => pod.port_named(name).map(|(number, _)| number),
+        PortRef::Number(number) => Some(*number),
+        PortRef::Name(name) => pod.port_named(name).map(|(number, _)| number),
     }
 }
 
@@ -116,9 +116,9 @@ fn probe(pod: &Pod, container: Option<&Container>, port: u16, ip: &str) -> (Prob
     if pod.gated || others {
         return kubelets;
     }
-    let number = |wanted: &PortOf| match wanted {
-        PortOf::Number(number) => Some(*number),
-        PortOf::Name(name) => {
+    let number = |wanted: &PortRef| match wanted {
+        PortRef::Number(number) => Some(*number),
+        PortRef::Name(name) => {
             container?.ports.iter().find(|(port, _)| port == name).map(|(_, number)| *number)
         }
     };
@@ -127,19 +127,19 @@ fn probe(pod: &Pod, container: Option<&Container>, port: u16, ip: &str) -> (Prob
     };
     match container.and_then(|container| container.probe.as_ref()) {
         None => (Probe::Tcp, None),
-        Some(ProbeOf::Kubelet) => kubelets,
-        Some(ProbeOf::Tcp { port, host }) => match number(port) {
+        Some(ContainerProbe::Kubelet) => kubelets,
+        Some(ContainerProbe::Tcp { port, host }) => match number(port) {
             Some(at) => (Probe::Tcp, elsewhere(at, host.as_ref())),
             None => kubelets,
         },
-        Some(ProbeOf::Http { port, host, path, headers }) => match number(port) {
+        Some(ContainerProbe::Http { port, host, path, headers }) => match number(port) {
             Some(at) => {
                 let probe = Probe::Http { path: path.clone(), headers: headers.clone() };
                 (probe, elsewhere(at, host.as_ref()))
             }
             None => kubelets,
         },
-        Some(ProbeOf::Grpc { port, service }) => {
+        Some(ContainerProbe::Grpc { port, service }) => {
             (Probe::Grpc { service: service.clone() }, elsewhere(*port, None))
         }
     }
@@ -184,8 +184,8 @@ mod tests {
         service.into()
     }
 
-    fn of(pod: &Pod, asked: Option<PortOf>, services: &[&Service]) -> Option<Endpoint> {
-        endpoint(pod, &Ports { asked: asked.as_ref(), services, dlxs: &[], service_ports: None })
+    fn endpoint_of(pod: &Pod, asked: Option<PortRef>, services: &[&Service]) -> Option<Endpoint> {
+        pod_endpoint(pod, &PortSelection { asked: asked.as_ref(), services, dlxs: &[], service_ports: None })
     }
 
     #[test]
@@ -194,17 +194,18 @@ mod tests {
             let mut pod = pod(json!([{"name": "web", "ports": [{"containerPort": number}]}]), true);
             (pod.ip, pod.host_network) = (Some(address.to_owned()), host_network);
             let service_ports = Some(ServicePorts { first: 20_000, last: 20_999 });
-            let ports = Ports { asked: None, services: &[], dlxs: &["10.0.0.7", "fd00::7"], service_ports };
-            endpoint(&pod, &ports).is_some()
+            let ports =
+                PortSelection { asked: None, services: &[], dlxs: &["10.0.0.7", "fd00::7"], service_ports };
+            pod_endpoint(&pod, &ports).is_some()
         };
         assert!(at("10.0.0.1", false, 8090));
         assert!(!at("10.0.0.7", false, 8090) && !at("fd00::7", false, 80));
         assert!(at("10.0.0.7", true, 8080), "another pod on the DLX's node");
         assert!(!at("10.0.0.7", true, 20_001));
         let mut own = pod(json!([{"name": "web", "ports": [{"containerPort": 8080}]}]), true);
-        assert!(of(&own, None, &[]).is_some());
+        assert!(endpoint_of(&own, None, &[]).is_some());
         own.labels.insert(COMPONENT.to_owned(), "dlx".to_owned());
-        assert!(of(&own, None, &[]).is_none(), "not led yet, and a DLX all the same");
+        assert!(endpoint_of(&own, None, &[]).is_none(), "not led yet, and a DLX all the same");
     }
 
     #[test]
@@ -221,7 +222,7 @@ mod tests {
         );
         let first = service(json!([{"name": "a", "port": 5000}]));
         let udp = service(json!([{"name": "a", "port": 53, "protocol": "UDP"}]));
-        let name = |name: &str| Some(PortOf::Name(name.to_owned()));
+        let name = |name: &str| Some(PortRef::Name(name.to_owned()));
         for (asked, services, expected) in [
             (None, vec![&one], Some(8080)),
             (None, vec![&said], Some(81)),
@@ -229,16 +230,16 @@ mod tests {
             (None, vec![&udp], Some(9000)),
             (None, vec![&udp, &one], Some(8080)),
             (None, vec![], Some(9000)),
-            (Some(PortOf::Number(7)), vec![&one], Some(7)),
+            (Some(PortRef::Number(7)), vec![&one], Some(7)),
             (name("metrics"), vec![&one], Some(9100)),
             (name("admin"), vec![&one], Some(9000)),
             (name("nobody"), vec![&one], None),
         ] {
-            let port = of(&web, asked.clone(), &services).map(|one| one.address);
+            let port = endpoint_of(&web, asked.clone(), &services).map(|one| one.address);
             assert_eq!(port, expected.map(|port| format!("10.0.0.1:{port}")), "{asked:?} {services:?}");
         }
         let bare = pod(json!([{"name": "web"}]), true);
-        assert_eq!(of(&bare, None, &[]), None);
+        assert_eq!(endpoint_of(&bare, None, &[]), None);
     }
 
     #[test]
@@ -278,9 +279,10 @@ mod tests {
             let mut container = probes.clone();
             container["name"] = "web".into();
             container["ports"] = ports.clone();
-            let found = of(&pod(json!([container]), false), Some(PortOf::Number(8080)), &[]);
+            let found = endpoint_of(&pod(json!([container]), false), Some(PortRef::Number(8080)), &[]);
             assert_eq!(found.map(|one| (one.probe, one.probe_address)), expected, "{probes}");
-            let ready = of(&pod(json!([container]), true), Some(PortOf::Number(8080)), &[]).unwrap();
+            let ready =
+                endpoint_of(&pod(json!([container]), true), Some(PortRef::Number(8080)), &[]).unwrap();
             assert_eq!(ready.probe == Probe::Listed, expected.is_none(), "{probes}");
         }
     }
@@ -289,11 +291,11 @@ mod tests {
     fn a_check_beside_the_servings_own_is_the_kubelets_to_make() {
         let web = json!({"name": "web", "ports": [{"containerPort": 8080}]});
         let beside = json!({"name": "proxy", "readinessProbe": {"tcpSocket": {"port": 15020}}});
-        assert_eq!(of(&pod(json!([web, beside]), false), None, &[]), None);
-        assert_eq!(of(&pod(json!([web, beside]), true), None, &[]).unwrap().probe, Probe::Listed);
+        assert_eq!(endpoint_of(&pod(json!([web, beside]), false), None, &[]), None);
+        assert_eq!(endpoint_of(&pod(json!([web, beside]), true), None, &[]).unwrap().probe, Probe::Listed);
         let mut gated = pod(json!([web]), false);
         gated.gated = true;
-        assert_eq!(of(&gated, None, &[]), None);
+        assert_eq!(endpoint_of(&gated, None, &[]), None);
     }
 
     #[test]
@@ -302,7 +304,7 @@ mod tests {
         let with = |change: fn(&mut Pod)| {
             let mut pod = alive.clone();
             change(&mut pod);
-            of(&pod, None, &[])
+            endpoint_of(&pod, None, &[])
         };
         assert!(with(|_| ()).is_some());
         assert_eq!(with(|pod| pod.deleting = true), None);
@@ -332,17 +334,17 @@ mod tests {
         };
         let (plain, unready) = (service(json!({})), service(json!({"publishNotReadyAddresses": true})));
         let peers = service(json!({"publishNotReadyAddresses": true, "clusterIP": "None"}));
-        assert_eq!(of(&sealed, None, &[&plain]), None);
-        assert_eq!(of(&sealed, None, &[&plain, &peers]), None, "nobody comes by a headless one");
-        assert_eq!(of(&sealed, None, &[&plain, &unready]), None, "by some of them it must be ready");
+        assert_eq!(endpoint_of(&sealed, None, &[&plain]), None);
+        assert_eq!(endpoint_of(&sealed, None, &[&plain, &peers]), None, "nobody comes by a headless one");
+        assert_eq!(endpoint_of(&sealed, None, &[&plain, &unready]), None, "by some of them it must be ready");
         for services in [vec![&unready], vec![&unready, &peers]] {
-            let found = of(&sealed, None, &services).expect("it takes connections");
+            let found = endpoint_of(&sealed, None, &services).expect("it takes connections");
             assert_eq!((found.address.as_str(), found.probe), ("10.0.0.1:8200", Probe::Tcp));
         }
         let mut no_longer = sealed.clone();
         no_longer.was_ready = true;
-        assert!(of(&no_longer, None, &[&unready]).is_some());
+        assert!(endpoint_of(&no_longer, None, &[&unready]).is_some());
         no_longer.deleting = true;
-        assert_eq!(of(&no_longer, None, &[&unready]), None);
+        assert_eq!(endpoint_of(&no_longer, None, &[&unready]), None);
     }
 }

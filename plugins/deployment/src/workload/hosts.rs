@@ -3,21 +3,19 @@
 use crate::{
     index::State,
     objects::{Service, Workload},
-    workload::options::Wishes,
+    workload::options::WorkloadOptions,
 };
 
 /// A host name that does not count, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// The name.
-    pub host: String,
+pub(crate) struct RefusedHost {
+    pub(crate) host: String,
     /// Why it does not count, and what would make it.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// What decides which names are a workload's.
 struct Claims<'a> {
-    /// The workload's namespace.
     namespace: &'a str,
     /// The cluster's domain.
     domain: &'a str,
@@ -30,13 +28,17 @@ struct Claims<'a> {
 }
 
 /// The names that requests for a workload come by, and those that do not count.
-pub fn of_workload(state: &State, workload: &Workload, wishes: &Wishes) -> (Vec<String>, Vec<Refused>) {
+pub(crate) fn workload_hosts(
+    state: &State,
+    workload: &Workload,
+    options: &WorkloadOptions,
+) -> (Vec<String>, Vec<RefusedHost>) {
     let (id, namespace) = (workload.id(), &workload.meta.namespace);
     let claims = Claims {
         namespace,
         domain: &state.config.cluster_domain,
         services: state.services_of(workload),
-        asked: &wishes.hosts,
+        asked: &options.hosts,
         given: state.config.operators_hosts(&id.namespace, &id.name).cloned().collect(),
     };
     claims.settle(|name| state.is_alone(name), |host| state.is_routed(namespace, host))
@@ -54,7 +56,7 @@ impl Claims<'_> {
         &self,
         alone: impl Fn(&str) -> bool,
         routed: impl Fn(&str) -> bool,
-    ) -> (Vec<String>, Vec<Refused>) {
+    ) -> (Vec<String>, Vec<RefusedHost>) {
         let (mut hosts, mut refused) = (Vec::new(), Vec::new());
         let (namespace, domain) = (self.namespace, self.domain);
         for service in &self.services {
@@ -80,7 +82,7 @@ impl Claims<'_> {
                     "no Ingress or HTTPRoute in namespace {namespace} has it, and plugins.deployment.hosts of the \
                      namespace file does not give it"
                 );
-                refused.push(Refused { host: host.clone(), why });
+                refused.push(RefusedHost { host: host.clone(), why });
             }
         }
         (hosts, refused)

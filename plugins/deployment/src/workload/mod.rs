@@ -1,9 +1,9 @@
 //! One workload: what its annotations ask for, its scale, its pods.
 
-pub mod endpoints;
-pub mod exempt;
-pub mod hosts;
-pub mod options;
-pub mod patch;
-pub mod pod_health;
-pub mod scale;
+pub(crate) mod endpoints;
+pub(crate) mod exempt;
+pub(crate) mod hosts;
+pub(crate) mod options;
+pub(crate) mod patch;
+pub(crate) mod pod_health;
+pub(crate) mod scale;

@@ -13,7 +13,7 @@ use crate::{
     config::{Config, InterceptMode, OptIn, requests_in},
     index::State,
     objects::{
-        PortOf, Workload,
+        PortRef, Workload,
         annotations::{
             HOLD_TIMEOUT, HOSTS, IGNORE_CHECKS, INTERCEPT, KEEP_AWAKE, METRICS, MIN_AWAKE, PAUSED, PORT,
             READINESS_TIMEOUT, SCALE_TO_ZERO,
@@ -24,40 +24,40 @@ use crate::{
 
 /// What its owners want of a workload.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Wishes {
+pub(crate) struct WorkloadOptions {
     /// It is to be looked after.
-    pub opted_in: bool,
+    pub(crate) opted_in: bool,
     /// The metrics that decide; empty: as the namespace file says.
-    pub metrics: Vec<ScaleResource>,
+    pub(crate) metrics: Vec<ScaleResource>,
     /// Host names asked for.
-    pub hosts: Vec<String>,
+    pub(crate) hosts: Vec<String>,
     /// The port asked for.
-    pub port: Option<PortOf>,
+    pub(crate) port: Option<PortRef>,
     /// How long a request is held.
-    pub hold_timeout: Option<Duration>,
+    pub(crate) hold_timeout: Option<Duration>,
     /// How long a wake may take.
-    pub readiness_timeout: Option<Duration>,
+    pub(crate) readiness_timeout: Option<Duration>,
     /// For how long it stays awake at least after a wake.
-    pub min_awake: Option<Duration>,
+    pub(crate) min_awake: Option<Duration>,
     /// It does not sleep before then.
-    pub keep_awake_until: Option<Timestamp>,
+    pub(crate) keep_awake_until: Option<Timestamp>,
     /// It does not sleep.
-    pub paused: bool,
+    pub(crate) paused: bool,
     /// When its Services are intercepted.
-    pub intercept: InterceptMode,
+    pub(crate) intercept: InterceptMode,
     /// That is set, on the workload, on its namespace or in the namespace file.
-    pub intercept_is_set: bool,
+    pub(crate) intercept_is_set: bool,
     /// Checks that do not refuse its interception.
-    pub ignored_checks: BTreeSet<IgnoredCheck>,
+    pub(crate) ignored_checks: BTreeSet<IgnoredCheck>,
     /// NetworkPolicies do not refuse its interception: the operator's decision.
-    pub intercept_despite_network_policies: bool,
+    pub(crate) intercept_despite_network_policies: bool,
     /// What cannot be used, each with what was expected.
-    pub wrong: Vec<String>,
+    pub(crate) wrong: Vec<String>,
 }
 
 /// A check that its users may have ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum IgnoredCheck {
+pub(crate) enum IgnoredCheck {
     /// Through a DLX, a client's connections go to any of the pods.
     SessionAffinity,
 }
@@ -75,70 +75,70 @@ struct Metric {
 /// Annotations by name.
 type Annotations = BTreeMap<String, String>;
 
-// === impl Wishes ===
+// === impl WorkloadOptions ===
 
-impl Wishes {
+impl WorkloadOptions {
     /// From a workload's annotations and its namespace's. A value that cannot be used is told, and taken for none.
-    pub fn read(own: &Annotations, namespace: Option<&Annotations>, config: &Config) -> Self {
-        let mut wishes = Self::default();
+    pub(crate) fn read(own: &Annotations, namespace: Option<&Annotations>, config: &Config) -> Self {
+        let mut options = Self::default();
         let told = match (own.get(SCALE_TO_ZERO), namespace.and_then(|all| all.get(SCALE_TO_ZERO))) {
             (Some(own), _) => Some((own, "")),
             (None, Some(all)) => Some((all, " of its namespace")),
             (None, None) => None,
         };
         match told.map(|(value, whose)| (value.as_str(), whose)) {
-            None => wishes.opted_in = config.opt_in == OptIn::All,
+            None => options.opted_in = config.opt_in == OptIn::All,
             Some(("false", _)) => {}
-            Some(("true", _)) => wishes.opted_in = true,
+            Some(("true", _)) => options.opted_in = true,
             Some((value, whose)) => {
                 // Also with a value that says nothing: it is shown, and kept awake.
-                wishes.opted_in = true;
-                match window(value) {
-                    Ok(window) => wishes.metrics = requests_in(window),
+                options.opted_in = true;
+                match interval(value) {
+                    Ok(interval) => options.metrics = requests_in(interval),
                     Err(why) => {
-                        wishes.wrong.push(format!("{SCALE_TO_ZERO}{whose}: {why}, or true, or false"))
+                        options.wrong.push(format!("{SCALE_TO_ZERO}{whose}: {why}, or true, or false"))
                     }
                 }
             }
         }
-        wishes.intercept_despite_network_policies = config.intercept_despite_network_policies;
-        wishes.intercept_is_set = true;
-        wishes.intercept = match (own.get(INTERCEPT), namespace.and_then(|all| all.get(INTERCEPT))) {
+        options.intercept_despite_network_policies = config.intercept_despite_network_policies;
+        options.intercept_is_set = true;
+        options.intercept = match (own.get(INTERCEPT), namespace.and_then(|all| all.get(INTERCEPT))) {
             (Some(own), _) => intercept_mode(own.trim()).map_err(|why| format!("{INTERCEPT}: {why}")),
             (None, Some(all)) => {
                 intercept_mode(all.trim()).map_err(|why| format!("{INTERCEPT} of its namespace: {why}"))
             }
             (None, None) => {
-                wishes.intercept_is_set = config.intercept.is_some();
+                options.intercept_is_set = config.intercept.is_some();
                 Ok(config.intercept.unwrap_or_default())
             }
         }
         .unwrap_or_else(|wrong| {
-            wishes.wrong.push(wrong);
+            options.wrong.push(wrong);
             InterceptMode::Manual
         });
-        let mut read = Reader { own, wrong: &mut wishes.wrong };
-        wishes.ignored_checks = read.value(IGNORE_CHECKS, ignored_checks).unwrap_or_default();
+        let mut read = Reader { own, wrong: &mut options.wrong };
+        options.ignored_checks = read.value(IGNORE_CHECKS, ignored_checks).unwrap_or_default();
         if let Some(metrics) = read.value(METRICS, metrics) {
-            wishes.metrics = metrics;
+            options.metrics = metrics;
         }
-        wishes.hosts = read.value(HOSTS, host_name::parse_list).unwrap_or_default();
-        wishes.port = read.value(PORT, port);
-        wishes.hold_timeout = read.value(HOLD_TIMEOUT, window);
-        wishes.readiness_timeout = read.value(READINESS_TIMEOUT, window);
-        wishes.min_awake = read.value(MIN_AWAKE, window);
-        wishes.keep_awake_until = read.value(KEEP_AWAKE, until);
-        wishes.paused = read.value(PAUSED, flag).unwrap_or(false);
-        wishes
+        options.hosts = read.value(HOSTS, host_name::parse_list).unwrap_or_default();
+        options.port = read.value(PORT, port);
+        options.hold_timeout = read.value(HOLD_TIMEOUT, interval);
+        options.readiness_timeout = read.value(READINESS_TIMEOUT, interval);
+        options.min_awake = read.value(MIN_AWAKE, interval);
+        options.keep_awake_until = read.value(KEEP_AWAKE, until);
+        options.paused = read.value(PAUSED, flag).unwrap_or(false);
+        options
     }
 }
 
 /// What the owners of a workload want. Scaler's own daemons are never in, whoever opts them in.
-pub fn wishes(state: &State, workload: &Workload) -> Wishes {
+pub(crate) fn workload_options(state: &State, workload: &Workload) -> WorkloadOptions {
     let namespace = state.namespace(&workload.meta.namespace).map(|namespace| &namespace.annotations);
-    let mut wishes = Wishes::read(&workload.annotations, namespace, &state.config);
-    wishes.opted_in &= !workload.is_scaler();
-    wishes
+    let mut options = WorkloadOptions::read(&workload.annotations, namespace, &state.config);
+    options.opted_in &= !workload.is_scaler();
+    options
 }
 
 struct Reader<'a> {
@@ -160,7 +160,7 @@ impl Reader<'_> {
     }
 }
 
-fn window(text: &str) -> Result<Duration, String> {
+fn interval(text: &str) -> Result<Duration, String> {
     duration::parse_interval(text.trim())
 }
 
@@ -183,19 +183,19 @@ fn metrics(text: &str) -> Result<Vec<ScaleResource>, String> {
         }
         Ok(ScaleResource {
             metric_name: metric.metric_name,
-            window_size: window(&metric.window_size)?,
+            window_size: interval(&metric.window_size)?,
             threshold: metric.threshold,
         })
     });
     metrics.collect()
 }
 
-fn port(text: &str) -> Result<PortOf, String> {
+fn port(text: &str) -> Result<PortRef, String> {
     match text.parse::<u16>() {
         Ok(0) => Err("0 is no port, expected 1 to 65535, or a port's name".to_owned()),
-        Ok(number) => Ok(PortOf::Number(number)),
+        Ok(number) => Ok(PortRef::Number(number)),
         Err(_) if !text.is_empty() && text.len() <= 63 && text.contains(|c: char| c.is_ascii_lowercase()) => {
-            Ok(PortOf::Name(text.to_owned()))
+            Ok(PortRef::Name(text.to_owned()))
         }
         Err(_) => Err(format!("{text:?} is no port, expected 1 to 65535, or a port's name")),
     }
@@ -246,8 +246,8 @@ mod tests {
         all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn read(own: &[(&str, &str)]) -> Wishes {
-        Wishes::read(&annotations(own), None, &config("{}"))
+    fn read(own: &[(&str, &str)]) -> WorkloadOptions {
+        WorkloadOptions::read(&annotations(own), None, &config("{}"))
     }
 
     #[test]
@@ -267,8 +267,8 @@ mod tests {
             (Some("soon"), None, &one, true),
         ] {
             let of = |value: Option<&str>| value.map(|value| annotations(&[(SCALE_TO_ZERO, value)]));
-            let wishes = Wishes::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
-            assert_eq!(wishes.opted_in, expected, "{own:?} {namespace:?}");
+            let options = WorkloadOptions::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
+            assert_eq!(options.opted_in, expected, "{own:?} {namespace:?}");
         }
     }
 
@@ -285,23 +285,24 @@ mod tests {
             (Some(" always "), None, &none, InterceptMode::Always),
         ] {
             let of = |value: Option<&str>| value.map(|value| annotations(&[(INTERCEPT, value)]));
-            let wishes = Wishes::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
-            assert_eq!((wishes.intercept, wishes.wrong.len()), (expected, 0), "{own:?} {namespace:?}");
+            let options = WorkloadOptions::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
+            assert_eq!((options.intercept, options.wrong.len()), (expected, 0), "{own:?} {namespace:?}");
             let written = own.or(namespace).is_some() || config.intercept.is_some();
-            assert_eq!(wishes.intercept_is_set, written, "{own:?} {namespace:?}");
+            assert_eq!(options.intercept_is_set, written, "{own:?} {namespace:?}");
         }
-        let wishes = Wishes::read(&annotations(&[]), Some(&annotations(&[(INTERCEPT, "yes")])), &direct);
-        assert_eq!(wishes.intercept, InterceptMode::Manual);
+        let options =
+            WorkloadOptions::read(&annotations(&[]), Some(&annotations(&[(INTERCEPT, "yes")])), &direct);
+        assert_eq!(options.intercept, InterceptMode::Manual);
         assert!(
-            wishes.wrong[0].starts_with("scaler.dev/intercept of its namespace: \"yes\""),
+            options.wrong[0].starts_with("scaler.dev/intercept of its namespace: \"yes\""),
             "{:?}",
-            wishes.wrong
+            options.wrong
         );
     }
 
     #[test]
     fn every_annotation_is_read() {
-        let wishes = read(&[
+        let options = read(&[
             (SCALE_TO_ZERO, "10m"),
             (METRICS, "[{metricName: gpu, windowSize: 1h, threshold: 0.5}]"),
             (HOSTS, "a.example, B.example\n c.example"),
@@ -314,20 +315,20 @@ mod tests {
             (INTERCEPT, "when-asleep"),
             (IGNORE_CHECKS, "session-affinity, session-affinity"),
         ]);
-        assert_eq!(wishes.wrong, Vec::<String>::new());
-        assert_eq!(wishes.metrics[0].wire_name(), "gpu_per_1h");
-        assert_eq!(wishes.hosts, ["a.example", "b.example", "c.example"]);
-        assert_eq!(wishes.port, Some(PortOf::Number(8080)));
+        assert_eq!(options.wrong, Vec::<String>::new());
+        assert_eq!(options.metrics[0].wire_name(), "gpu_per_1h");
+        assert_eq!(options.hosts, ["a.example", "b.example", "c.example"]);
+        assert_eq!(options.port, Some(PortRef::Number(8080)));
         assert_eq!(
-            (wishes.hold_timeout, wishes.readiness_timeout, wishes.min_awake),
+            (options.hold_timeout, options.readiness_timeout, options.min_awake),
             (Some(Duration::from_secs(20)), Some(Duration::from_secs(120)), Some(Duration::from_secs(3600)))
         );
-        assert_eq!(wishes.keep_awake_until.unwrap().to_string(), "2026-12-24T17:00:00Z");
-        assert!(wishes.paused);
-        assert_eq!((wishes.intercept, wishes.ignored_checks.len()), (InterceptMode::WhenAsleep, 1));
+        assert_eq!(options.keep_awake_until.unwrap().to_string(), "2026-12-24T17:00:00Z");
+        assert!(options.paused);
+        assert_eq!((options.intercept, options.ignored_checks.len()), (InterceptMode::WhenAsleep, 1));
         assert_eq!(read(&[(SCALE_TO_ZERO, "5m")]).metrics[0].wire_name(), "requests_per_5m");
         assert_eq!(read(&[(SCALE_TO_ZERO, "true")]).metrics, []);
-        assert_eq!(read(&[(PORT, "web")]).port, Some(PortOf::Name("web".to_owned())));
+        assert_eq!(read(&[(PORT, "web")]).port, Some(PortRef::Name("web".to_owned())));
     }
 
     #[test]
@@ -361,15 +362,15 @@ mod tests {
         ] {
             let mut own = annotations(&[(SCALE_TO_ZERO, "10m"), (PORT, "8080")]);
             own.insert(name.to_owned(), value.to_owned());
-            let wishes = Wishes::read(&own, None, &config("{}"));
-            assert_eq!(wishes.wrong.len(), 1, "{name} {value}: {:?}", wishes.wrong);
+            let options = WorkloadOptions::read(&own, None, &config("{}"));
+            assert_eq!(options.wrong.len(), 1, "{name} {value}: {:?}", options.wrong);
             assert!(
-                wishes.wrong[0].starts_with(name) && wishes.wrong[0].contains(told),
+                options.wrong[0].starts_with(name) && options.wrong[0].contains(told),
                 "{}",
-                wishes.wrong[0]
+                options.wrong[0]
             );
-            assert!(wishes.opted_in);
-            assert_eq!(wishes.port.is_some(), name != PORT);
+            assert!(options.opted_in);
+            assert_eq!(options.port.is_some(), name != PORT);
         }
     }
 

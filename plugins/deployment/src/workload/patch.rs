@@ -6,25 +6,24 @@ use serde_json::{Value, json};
 
 use crate::objects::{
     Workload, annotations,
-    record::{self, Change, Kept},
+    record::{self, RecordChange, StoredState},
 };
 
 /// What is to be written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Write {
-    /// The patch.
-    pub operations: Value,
+pub(crate) struct WorkloadPatch {
+    pub(crate) operations: Value,
     /// The record's annotation after it.
-    pub kept: Kept,
+    pub(crate) stored: StoredState,
     /// The generation after it.
-    pub generation: i64,
+    pub(crate) generation: i64,
     /// What the patch cannot test any other way than by `resourceVersion`: it may also fail for a change of the
     /// status, and is then to be built anew.
-    pub strict: bool,
+    pub(crate) strict: bool,
 }
 
 /// The replicas that a target means for a workload.
-pub fn replicas(workload: &Workload, target: Option<Target>) -> u32 {
+pub(crate) fn replicas(workload: &Workload, target: Option<Target>) -> u32 {
     let now = workload.replicas;
     match target {
         None => now,
@@ -33,7 +32,7 @@ pub fn replicas(workload: &Workload, target: Option<Target>) -> u32 {
         Some(Target::AtLeast(_)) if now > 0 => now.max(at_least(target)),
         Some(Target::AtLeast(_)) => {
             // What it had, unless that was written on another specification.
-            let before = workload.before().unwrap_or(0);
+            let before = workload.replicas_before().unwrap_or(0);
             before.max(at_least(target))
         }
     }
@@ -47,22 +46,27 @@ fn at_least(target: Option<Target>) -> u32 {
 }
 
 /// Writes `record`, with a scale if there is a target.
-pub fn write(workload: &Workload, record: &Record, target: Option<Target>, now: &str) -> Write {
+pub(crate) fn build_patch(
+    workload: &Workload,
+    record: &Record,
+    target: Option<Target>,
+    now: &str,
+) -> WorkloadPatch {
     let replicas = replicas(workload, target);
     let generation = workload.generation + workload.kind.generations(replicas != workload.replicas);
-    let change = Change {
+    let change = RecordChange {
         record,
         uid: &workload.meta.uid,
         generation,
         replicas: workload.replicas,
-        before: workload.before(),
+        before: workload.replicas_before(),
         target: replicas,
         owners: &workload.owners,
         sleep_now: workload.annotations.get(annotations::SLEEP_NOW).map(String::as_str),
         spec: &workload.spec,
         now,
     };
-    let kept = workload.kept.after(change);
+    let kept = workload.stored.apply(change);
     let annotation =
         format!("/metadata/annotations/{}", record::ANNOTATION.replace('~', "~0").replace('/', "~1"));
     let mut operations = vec![
@@ -84,7 +88,7 @@ pub fn write(workload: &Workload, record: &Record, target: Option<Target>, now: 
     if replicas != workload.replicas {
         operations.push(json!({"op": "add", "path": workload.kind.replicas_path, "value": replicas}));
     }
-    Write { operations: Value::Array(operations), kept, generation, strict }
+    WorkloadPatch { operations: Value::Array(operations), stored: kept, generation, strict }
 }
 
 #[cfg(test)]
@@ -119,9 +123,9 @@ mod tests {
 
     #[test]
     fn each_write_tests_what_it_was_decided_on() {
-        let kept = Kept { record: record(Phase::Draining), ..Kept::default() }.text();
+        let kept = StoredState { record: record(Phase::Draining), ..StoredState::default() }.text();
         let seen = workload("Deployment", object(json!({"scaler.dev/state": kept}), 3));
-        let write = write(&seen, &record(Phase::Asleep), Some(Target::Zero), "now");
+        let write = build_patch(&seen, &record(Phase::Asleep), Some(Target::Zero), "now");
         let path = "/metadata/annotations/scaler.dev~1state";
         assert_eq!(
             write.operations,
@@ -129,18 +133,18 @@ mod tests {
                 {"op": "test", "path": "/metadata/uid", "value": "u"},
                 {"op": "test", "path": "/metadata/generation", "value": 4},
                 {"op": "test", "path": path, "value": kept},
-                {"op": "add", "path": path, "value": write.kept.text()},
+                {"op": "add", "path": path, "value": write.stored.text()},
                 {"op": "add", "path": "/spec/replicas", "value": 0},
             ])
         );
-        assert_eq!((write.generation, write.strict, write.kept.replicas), (5, false, Some(3)));
+        assert_eq!((write.generation, write.strict, write.stored.replicas), (5, false, Some(3)));
     }
 
     #[test]
     fn the_first_write_tests_the_version_since_nothing_tests_what_is_not_there() {
         for (annotations, made) in [(Value::Null, true), (json!({"a": "b"}), false)] {
             let seen = workload("Deployment", object(annotations, 3));
-            let write = write(&seen, &record(Phase::Draining), None, "now");
+            let write = build_patch(&seen, &record(Phase::Draining), None, "now");
             let all = write.operations.as_array().unwrap();
             assert!(write.strict);
             assert_eq!(all[2], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"}));
@@ -154,10 +158,10 @@ mod tests {
         let odd = r#"{"phase":"active","nonce":"1","reason":"x->y"}"#;
         for text in [odd, "not JSON <", "été", "\u{7f}", "two\nlines"] {
             let seen = workload("Deployment", object(json!({"scaler.dev/state": text}), 3));
-            let write = write(&seen, &record(Phase::Draining), None, "now");
+            let write = build_patch(&seen, &record(Phase::Draining), None, "now");
             let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": "77"});
             assert_eq!((write.strict, &write.operations[2]), (true, &test), "{text}");
-            assert!(ascii::is_plain(&write.kept.text()));
+            assert!(ascii::is_plain(&write.stored.text()));
         }
     }
 
@@ -171,9 +175,9 @@ mod tests {
             ("StatefulSet", Some(Target::Zero), 5),
         ] {
             let seen = workload(kind, object(json!({}), 3));
-            let write = write(&seen, &record(Phase::Draining), target, "now");
+            let write = build_patch(&seen, &record(Phase::Draining), target, "now");
             assert_eq!(
-                (write.generation, write.kept.generation),
+                (write.generation, write.stored.generation),
                 (expected, Some(expected)),
                 "{kind} {target:?}"
             );
@@ -183,11 +187,11 @@ mod tests {
     #[test]
     fn what_a_target_means() {
         let slept = |generation| {
-            let kept = Kept {
+            let kept = StoredState {
                 record: record(Phase::Asleep),
                 replicas: Some(5),
                 generation: Some(generation),
-                ..Kept::default()
+                ..StoredState::default()
             };
             workload("Deployment", object(json!({"scaler.dev/state": kept.text()}), 0))
         };
@@ -218,7 +222,7 @@ mod tests {
         object["spec"] = json!({"pool": {"size": 4}, "other": 1});
         let seen = Workload::new(&Arc::new(kind), serde_json::from_value(object).unwrap());
         assert_eq!(seen.replicas, 4);
-        let write = write(&seen, &record(Phase::Asleep), Some(Target::Zero), "now");
+        let write = build_patch(&seen, &record(Phase::Asleep), Some(Target::Zero), "now");
         let last = write.operations.as_array().unwrap().last().unwrap();
         assert_eq!(*last, json!({"op": "add", "path": "/spec/pool/size", "value": 0}));
     }

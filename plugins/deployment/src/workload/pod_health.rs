@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use crate::objects::{Container, Pod, Workload};
 
 /// How often a container may be started anew in one wake before it counts as one that cannot run.
-const CRASHES: i32 = 3;
+const MAX_CRASHES: i32 = 3;
 
 /// Reasons of the kubelet's for which it takes a change by somebody. It tries all of them again, after pauses that grow: a
 /// wake that is asked for later waits until it has.
-const FINAL: [&str; 6] = [
+const FINAL_REASONS: [&str; 6] = [
     PULL_FAILED,
     PULL_PAUSES,
     "InvalidImageName",
@@ -23,70 +23,68 @@ const PULL_FAILED: &str = "ErrImagePull";
 /// The kubelet pauses before it pulls the image again.
 const PULL_PAUSES: &str = "ImagePullBackOff";
 
-/// How it looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outlook {
-    /// A pod is ready.
+pub(crate) enum PodHealth {
     Ready,
     /// It is on its way; what for it waits, for people.
-    Coming(String),
+    Pending(String),
     /// It cannot come up as things are.
-    Never(String),
+    Failed(String),
 }
 
 /// How pods were when a wake began: what they did before is not its own, and what had failed may no longer.
 #[derive(Clone, Debug, Default)]
-pub struct Baseline {
+pub(crate) struct Baseline {
     /// How often containers had been started.
-    restarts: HashMap<Name, i32>,
+    restarts: HashMap<ContainerKey, i32>,
     /// What had failed and was not tried again since, as far as this process saw.
-    failed: HashMap<Name, Failed>,
+    failed: HashMap<ContainerKey, PastFailure>,
     /// Why pods could not be made.
     refused: Option<String>,
 }
 
 /// A container: its pod's uid and its name.
-type Name = (String, String);
+type ContainerKey = (String, String);
 
 /// What had failed.
 #[derive(Clone, Debug)]
-struct Failed {
+struct PastFailure {
     reason: String,
     /// It was seen to pause since: if it fails now it has been tried again.
     paused: bool,
 }
 
 /// How a workload with replicas looks, with all its pods.
-pub fn outlook<'a>(
+pub(crate) fn assess_pods<'a>(
     workload: &Workload,
     pods: impl Iterator<Item = &'a Pod> + Clone,
     baseline: &Baseline,
-) -> Outlook {
+) -> PodHealth {
     let alive = || pods.clone().filter(|pod| pod.alive());
     if alive().any(|pod| pod.ready) {
-        return Outlook::Ready;
+        return PodHealth::Ready;
     }
     // The first that may still come up decides; if none does, the first that cannot.
     let mut never = None;
     for pod in alive() {
-        match of_pod(pod, baseline) {
-            Outlook::Never(reason) => never = never.or(Some(reason)),
+        match assess_pod(pod, baseline) {
+            PodHealth::Failed(reason) => never = never.or(Some(reason)),
             coming => return coming,
         }
     }
     let current = workload.observed.is_none_or(|observed| observed >= workload.generation);
     if let Some(reason) = never {
-        Outlook::Never(reason)
+        PodHealth::Failed(reason)
     } else if let Some(refused) = workload.refused.as_ref().filter(|_| current) {
         let reason = format!("its pods cannot be made: {refused}");
         // What is on its way out counts for a quota until it is gone.
         let leaving = pods.clone().any(|pod| !pod.alive());
         match is_verdict(refused) && !leaving && baseline.refused.as_ref() != Some(refused) {
-            true => Outlook::Never(reason),
-            false => Outlook::Coming(reason),
+            true => PodHealth::Failed(reason),
+            false => PodHealth::Pending(reason),
         }
     } else {
-        Outlook::Coming(match current {
+        PodHealth::Pending(match current {
             true => "waits for its pods to be made".to_owned(),
             false => format!("waits for the controller of {}", workload.kind.full_name()),
         })
@@ -99,12 +97,12 @@ fn is_verdict(refused: &str) -> bool {
     refused.contains("forbidden") || refused.contains("is invalid")
 }
 
-fn of_pod(pod: &Pod, baseline: &Baseline) -> Outlook {
+fn assess_pod(pod: &Pod, baseline: &Baseline) -> PodHealth {
     let containers = || pod.containers.iter();
-    if let Some(reason) = containers().find_map(|container| cannot(pod, container, baseline)) {
-        return Outlook::Never(reason);
+    if let Some(reason) = containers().find_map(|container| failure_reason(pod, container, baseline)) {
+        return PodHealth::Failed(reason);
     }
-    let waits = |what: String| Outlook::Coming(format!("waits for {what}"));
+    let waits = |what: String| PodHealth::Pending(format!("waits for {what}"));
     if let Some(why) = pod.unschedulable.as_ref().filter(|_| !pod.scheduled) {
         return waits(format!("a node: {why}"));
     }
@@ -130,17 +128,17 @@ fn of_pod(pod: &Pod, baseline: &Baseline) -> Outlook {
 }
 
 /// Why a container cannot run, if so.
-fn cannot(pod: &Pod, container: &Container, baseline: &Baseline) -> Option<String> {
+fn failure_reason(pod: &Pod, container: &Container, baseline: &Baseline) -> Option<String> {
     let name = &container.name;
     let waiting = container.waiting.as_ref().filter(|_| !baseline.awaits_another_try(pod, container));
-    if let Some(waiting) = waiting.filter(|one| FINAL.contains(&one.reason.as_str())) {
+    if let Some(waiting) = waiting.filter(|one| FINAL_REASONS.contains(&one.reason.as_str())) {
         let message = if waiting.message.is_empty() { "the kubelet says no more" } else { &waiting.message };
         return Some(format!("container {name}: {}: {message}", waiting.reason));
     }
     let backs_off = waiting.is_some_and(|one| one.reason == "CrashLoopBackOff");
     let in_this_wake = container.restarts - baseline.restarts_of(pod, container).unwrap_or(0);
     // One that still runs between two crashes is not asked about: it may be its first that lasts.
-    if in_this_wake >= CRASHES && !container.started || backs_off && container.restarts >= CRASHES {
+    if in_this_wake >= MAX_CRASHES && !container.started || backs_off && container.restarts >= MAX_CRASHES {
         let ended = container.ended.as_deref().unwrap_or("ended");
         return Some(format!(
             "container {name} crashes again and again: started anew {} times, {ended}",
@@ -154,17 +152,17 @@ fn cannot(pod: &Pod, container: &Container, baseline: &Baseline) -> Option<Strin
 
 impl Baseline {
     /// As the workload and its pods are now.
-    pub fn new<'a>(workload: Option<&Workload>, pods: impl Iterator<Item = &'a Pod>) -> Self {
+    pub(crate) fn new<'a>(workload: Option<&Workload>, pods: impl Iterator<Item = &'a Pod>) -> Self {
         let refused = workload.filter(|workload| workload.replicas > 0);
         let refused = refused.and_then(|workload| workload.refused.clone());
         let mut baseline = Self { refused, ..Self::default() };
         for (pod, container) in containers(pods) {
-            let name = name(pod, container);
+            let name = container_key(pod, container);
             if let Some(waiting) = &container.waiting
-                && (FINAL.contains(&waiting.reason.as_str()) || waiting.reason == "CrashLoopBackOff")
+                && (FINAL_REASONS.contains(&waiting.reason.as_str()) || waiting.reason == "CrashLoopBackOff")
             {
                 let paused = waiting.reason == PULL_PAUSES;
-                baseline.failed.insert(name.clone(), Failed { reason: waiting.reason.clone(), paused });
+                baseline.failed.insert(name.clone(), PastFailure { reason: waiting.reason.clone(), paused });
             }
             baseline.restarts.insert(name, container.restarts);
         }
@@ -172,7 +170,7 @@ impl Baseline {
     }
 
     /// The workload and its pods are like this by now: what of it is from before the wake no longer?
-    pub fn follow<'a>(&mut self, workload: &Workload, pods: impl Iterator<Item = &'a Pod>) {
+    pub(crate) fn update<'a>(&mut self, workload: &Workload, pods: impl Iterator<Item = &'a Pod>) {
         if self.refused != workload.refused {
             self.refused = None;
         }
@@ -181,7 +179,7 @@ impl Baseline {
         }
         let mut still = HashSet::new();
         for (pod, container) in containers(pods) {
-            let name = name(pod, container);
+            let name = container_key(pod, container);
             let restarts = self.restarts_of(pod, container);
             let Some(failed) = self.failed.get_mut(&name) else { continue };
             let now = container.waiting.as_ref().map_or("", |waiting| &waiting.reason);
@@ -200,11 +198,11 @@ impl Baseline {
 
     /// Whether it is as it was when the wake began: it is not known yet whether what failed then would fail now.
     fn awaits_another_try(&self, pod: &Pod, container: &Container) -> bool {
-        self.failed.contains_key(&name(pod, container))
+        self.failed.contains_key(&container_key(pod, container))
     }
 
     fn restarts_of(&self, pod: &Pod, container: &Container) -> Option<i32> {
-        self.restarts.get(&name(pod, container)).copied()
+        self.restarts.get(&container_key(pod, container)).copied()
     }
 }
 
@@ -212,7 +210,7 @@ fn containers<'a>(pods: impl Iterator<Item = &'a Pod>) -> impl Iterator<Item = (
     pods.flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)))
 }
 
-fn name(pod: &Pod, container: &Container) -> Name {
+fn container_key(pod: &Pod, container: &Container) -> ContainerKey {
     (pod.meta.uid.clone(), container.name.clone())
 }
 
@@ -256,25 +254,25 @@ mod tests {
         })
     }
 
-    fn look(workload: &Workload, pods: &[Pod]) -> Outlook {
-        outlook(workload, pods.iter(), &Baseline::default())
+    fn look(workload: &Workload, pods: &[Pod]) -> PodHealth {
+        assess_pods(workload, pods.iter(), &Baseline::default())
     }
 
     #[test]
     fn what_passes_is_told_from_what_does_not() {
         let web = workload(4, None);
-        for reason in FINAL {
+        for reason in FINAL_REASONS {
             assert_eq!(
                 look(&web, &[waits(reason, 0)]),
-                Outlook::Never(format!("container web: {reason}: said"))
+                PodHealth::Failed(format!("container web: {reason}: said"))
             );
         }
         for reason in ["ContainerCreating", "PodInitializing", "CrashLoopBackOff", "RunContainerError"] {
             let coming =
-                Outlook::Coming(format!("waits for the container web of the pod web-1: {reason}: said"));
+                PodHealth::Pending(format!("waits for the container web of the pod web-1: {reason}: said"));
             assert_eq!(look(&web, &[waits(reason, 2)]), coming);
         }
-        let Outlook::Never(reason) = look(&web, &[waits("CrashLoopBackOff", 3)]) else { panic!() };
+        let PodHealth::Failed(reason) = look(&web, &[waits("CrashLoopBackOff", 3)]) else { panic!() };
         assert!(reason.contains("3 times, exited with status 1"), "{reason}");
     }
 
@@ -286,24 +284,24 @@ mod tests {
         let ready = pod(|pod, _| pod.ready = true);
         assert_eq!(
             look(&web, &[broken(), coming.clone()]),
-            Outlook::Coming("waits for the pod web-1 to be ready".to_owned())
+            PodHealth::Pending("waits for the pod web-1 to be ready".to_owned())
         );
-        assert_eq!(look(&web, &[broken(), coming, ready]), Outlook::Ready);
+        assert_eq!(look(&web, &[broken(), coming, ready]), PodHealth::Ready);
         let leaving = pod(|pod, _| (pod.ready, pod.deleting) = (true, true));
         assert!(
-            matches!(look(&web, std::slice::from_ref(&leaving)), Outlook::Coming(_)),
+            matches!(look(&web, std::slice::from_ref(&leaving)), PodHealth::Pending(_)),
             "it takes room in the quota still"
         );
-        assert!(matches!(look(&web, &[]), Outlook::Never(_)));
-        assert!(matches!(look(&workload(4, Some("failed calling webhook")), &[]), Outlook::Coming(_)));
+        assert!(matches!(look(&web, &[]), PodHealth::Failed(_)));
+        assert!(matches!(look(&workload(4, Some("failed calling webhook")), &[]), PodHealth::Pending(_)));
         assert_eq!(
             look(&workload(3, Some("pods \"web-\" is forbidden")), &[]),
-            Outlook::Coming("waits for the controller of deployments.apps".to_owned()),
+            PodHealth::Pending("waits for the controller of deployments.apps".to_owned()),
             "that was said of what it was before"
         );
         assert_eq!(
             look(&workload(4, None), &[leaving]),
-            Outlook::Coming("waits for its pods to be made".to_owned())
+            PodHealth::Pending("waits for its pods to be made".to_owned())
         );
     }
 
@@ -313,12 +311,12 @@ mod tests {
         let mut old = waits("ContainerCreating", 7);
         let before = Baseline::new(None, [&old].into_iter());
         old.containers[0].restarts = 9;
-        assert!(matches!(outlook(&web, [&old].into_iter(), &before), Outlook::Coming(_)));
+        assert!(matches!(assess_pods(&web, [&old].into_iter(), &before), PodHealth::Pending(_)));
         old.containers[0].restarts = 10;
-        assert!(matches!(outlook(&web, [&old].into_iter(), &before), Outlook::Never(_)));
+        assert!(matches!(assess_pods(&web, [&old].into_iter(), &before), PodHealth::Failed(_)));
         old.containers[0].started = true;
         assert!(
-            matches!(outlook(&web, [&old].into_iter(), &before), Outlook::Coming(_)),
+            matches!(assess_pods(&web, [&old].into_iter(), &before), PodHealth::Pending(_)),
             "it may be the one that lasts"
         );
     }
@@ -343,9 +341,9 @@ mod tests {
             let mut baseline = Baseline::new(None, [&waits(before, 0)].into_iter());
             for (place, (now, ends)) in then.iter().enumerate() {
                 let pod = waits(now, 0);
-                baseline.follow(&web, [&pod].into_iter());
-                let looks = outlook(&web, [&pod].into_iter(), &baseline);
-                assert_eq!(matches!(looks, Outlook::Never(_)), *ends, "{before}, {place}: {looks:?}");
+                baseline.update(&web, [&pod].into_iter());
+                let looks = assess_pods(&web, [&pod].into_iter(), &baseline);
+                assert_eq!(matches!(looks, PodHealth::Failed(_)), *ends, "{before}, {place}: {looks:?}");
             }
         }
     }
@@ -356,9 +354,9 @@ mod tests {
         let mut baseline = Baseline::new(None, [&waits("CrashLoopBackOff", 7)].into_iter());
         for (restarts, ends) in [(7, false), (8, true)] {
             let pod = waits("CrashLoopBackOff", restarts);
-            baseline.follow(&web, [&pod].into_iter());
-            let looks = outlook(&web, [&pod].into_iter(), &baseline);
-            assert_eq!(matches!(looks, Outlook::Never(_)), ends, "{restarts}: {looks:?}");
+            baseline.update(&web, [&pod].into_iter());
+            let looks = assess_pods(&web, [&pod].into_iter(), &baseline);
+            assert_eq!(matches!(looks, PodHealth::Failed(_)), ends, "{restarts}: {looks:?}");
         }
     }
 
@@ -367,9 +365,9 @@ mod tests {
         let full = |message: &str| workload(4, Some(message));
         let web = full("pods \"web-\" is forbidden: exceeded quota: small");
         let mut baseline = Baseline::new(Some(&web), [].into_iter());
-        assert!(matches!(outlook(&web, [].into_iter(), &baseline), Outlook::Coming(_)));
+        assert!(matches!(assess_pods(&web, [].into_iter(), &baseline), PodHealth::Pending(_)));
         let other = full("pods \"web-\" is forbidden: exceeded quota: other");
-        baseline.follow(&other, [].into_iter());
-        assert!(matches!(outlook(&other, [].into_iter(), &baseline), Outlook::Never(_)));
+        baseline.update(&other, [].into_iter());
+        assert!(matches!(assess_pods(&other, [].into_iter(), &baseline), PodHealth::Failed(_)));
     }
 }

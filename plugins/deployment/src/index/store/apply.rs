@@ -5,25 +5,25 @@ use std::collections::HashSet;
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::ResourceId;
 
-use super::{Change, Seen, State, Teller, Topic, workload_in};
+use super::{ObjectChange, ObjectType, Origin, Seen, State, workload_in};
 use crate::{
-    index::table::Table,
-    objects::{Name, Pod, Route, Scaler, Workload, annotations},
+    index::table::ObjectTable,
+    objects::{HostRoute, ObjectName, OtherAutoscaler, Pod, Workload, annotations},
 };
 
 impl State {
     /// A state of an object.
-    pub fn apply(&mut self, change: Change, teller: Teller) {
+    pub(crate) fn apply(&mut self, change: ObjectChange, origin: Origin) {
         match change {
-            Change::Workload(workload) => self.apply_workload(*workload, teller),
-            Change::Pod(pod) => self.apply_pod(*pod, teller),
-            Change::Service(service) => {
-                if self.services.is_news(&service, teller) {
+            ObjectChange::Workload(workload) => self.apply_workload(*workload, origin),
+            ObjectChange::Pod(pod) => self.apply_pod(*pod, origin),
+            ObjectChange::Service(service) => {
+                if self.services.is_news(&service, origin) {
                     let (name, labels) = (service.meta.key(), service.selector.clone());
                     self.services_called.entry(name.1.clone()).or_default().insert(name.0.clone());
                     self.services_by.put(name.clone(), &name.0, &labels);
                     let old = self.services.put(service.clone());
-                    self.saw_service(old.as_ref(), Some(&service));
+                    self.observe_service(old.as_ref(), Some(&service));
                     self.touch_labelled(&name.0, &labels);
                     if let Some(old) = old.as_ref().filter(|old| old.selector != labels) {
                         self.touch_labelled(&name.0, &old.selector);
@@ -32,24 +32,24 @@ impl State {
                     self.touch_pointing(&name, old.as_ref());
                 }
             }
-            Change::Route(topic, route) => {
+            ObjectChange::Route(topic, route) => {
                 let table = self.routes(topic);
-                if table.is_news(&route, teller) {
+                if table.is_news(&route, origin) {
                     let name = route.meta.key();
-                    let (hosts, leads) = (route.hosts.clone(), route.leads.clone());
+                    let (hosts, rules) = (route.hosts.clone(), route.rules.clone());
                     let old = table.put(route);
-                    let there = (topic == Topic::HttpRoutes, name.1);
+                    let there = (topic == ObjectType::HttpRoutes, name.1);
                     self.routes_in.entry(name.0.clone()).or_default().insert(there);
-                    let (had, led) = old.map(|old| (old.hosts, old.leads)).unwrap_or_default();
+                    let (had, old_rules) = old.map(|old| (old.hosts, old.rules)).unwrap_or_default();
                     self.touch_asking(&name.0, hosts.symmetric_difference(&had));
-                    if leads != led {
-                        self.touch_led(&name.0, leads.iter().chain(&led));
+                    if rules != old_rules {
+                        self.touch_rules(&name.0, rules.iter().chain(&old_rules));
                     }
                 }
             }
-            Change::Scaler(topic, scaler) => {
+            ObjectChange::Autoscaler(topic, scaler) => {
                 let table = self.scalers(topic);
-                if table.is_news(&scaler, teller) {
+                if table.is_news(&scaler, origin) {
                     let name = scaler.meta.key();
                     let targets = [table.put(scaler.clone()), Some(scaler)];
                     for one in targets.into_iter().flatten() {
@@ -61,8 +61,8 @@ impl State {
                     }
                 }
             }
-            Change::Namespace(namespace) => {
-                if self.namespaces.is_news(&namespace, teller) {
+            ObjectChange::Namespace(namespace) => {
+                if self.namespaces.is_news(&namespace, origin) {
                     let name = namespace.meta.name.clone();
                     let old = self.namespaces.get(&namespace.meta.key());
                     let same = old.is_some_and(|old| old.annotations == namespace.annotations);
@@ -72,23 +72,23 @@ impl State {
                     }
                 }
             }
-            Change::Slice(slice) => self.apply_slice(*slice, teller),
-            Change::Policy(policy) => self.apply_policy(policy, teller),
-            Change::Registry(registry) => self.apply_registry(*registry, teller),
+            ObjectChange::Slice(slice) => self.apply_slice(*slice, origin),
+            ObjectChange::Policy(policy) => self.apply_policy(policy, origin),
+            ObjectChange::PortRegistry(registry) => self.apply_registry(*registry, origin),
         }
     }
 
     /// An object is gone.
-    pub fn remove(&mut self, topic: Topic, name: &Name, uid: &str) {
+    pub(crate) fn remove(&mut self, topic: ObjectType, name: &ObjectName, uid: &str) {
         match topic {
-            Topic::Workloads(kind) => {
+            ObjectType::Workloads(kind) => {
                 if let Some(gone) = self.workloads[kind].remove(name, uid) {
                     let id = gone.id();
                     if let Some(all) = self.in_namespace.get_mut(&name.0) {
                         all.remove(&id);
                     }
                     self.pods.forget_workload(&id);
-                    self.index(&gone, false);
+                    self.index_workload(&gone, false);
                     self.seen.remove(&id);
                     self.touch_sharing(&gone);
                     if gone.is_dlx() {
@@ -97,14 +97,14 @@ impl State {
                     self.touch(&id);
                 }
             }
-            Topic::Pods => {
+            ObjectType::Pods => {
                 for id in self.pods.remove(name, uid) {
                     self.touch(&id);
                 }
             }
-            Topic::Services => {
+            ObjectType::Services => {
                 if let Some(gone) = self.services.remove(name, uid) {
-                    self.saw_service(Some(&gone), None);
+                    self.observe_service(Some(&gone), None);
                     self.services_by.remove(name);
                     if let Some(namespaces) = self.services_called.get_mut(&name.1) {
                         namespaces.remove(&name.0);
@@ -114,51 +114,56 @@ impl State {
                     self.touch_pointing(name, Some(&gone));
                 }
             }
-            Topic::Ingresses | Topic::HttpRoutes => {
+            ObjectType::Ingresses | ObjectType::HttpRoutes => {
                 if let Some(gone) = self.routes(topic).remove(name, uid) {
                     if let Some(all) = self.routes_in.get_mut(&name.0) {
-                        all.remove(&(topic == Topic::HttpRoutes, name.1.clone()));
+                        all.remove(&(topic == ObjectType::HttpRoutes, name.1.clone()));
                     }
                     self.touch_asking(&name.0, gone.hosts.iter());
-                    self.touch_led(&name.0, gone.leads.iter());
+                    self.touch_rules(&name.0, gone.rules.iter());
                 }
             }
-            Topic::Hpas | Topic::ScaledObjects => {
+            ObjectType::Hpas | ObjectType::ScaledObjects => {
                 if let Some(gone) = self.scalers(topic).remove(name, uid) {
                     self.link_scaler(topic, &gone, false);
                 }
             }
-            Topic::Namespaces => {
+            ObjectType::Namespaces => {
                 if self.namespaces.remove(name, uid).is_some() {
                     self.touch_namespace(&name.1);
                 }
             }
-            Topic::Slices => self.remove_slice(name, uid),
-            Topic::Policies => self.remove_policy(name, uid),
-            Topic::Registry => self.remove_registry(name, uid),
+            ObjectType::Slices => self.remove_slice(name, uid),
+            ObjectType::Policies => self.remove_policy(name, uid),
+            ObjectType::PortRegistry => self.remove_registry(name, uid),
         }
     }
 
     /// What a complete list of that revision says is gone.
-    pub fn missing(&self, topic: Topic, listed: &HashSet<Name>, revision: u64) -> Vec<(Name, String)> {
+    pub(crate) fn missing(
+        &self,
+        topic: ObjectType,
+        listed: &HashSet<ObjectName>,
+        revision: u64,
+    ) -> Vec<(ObjectName, String)> {
         match topic {
-            Topic::Workloads(kind) => self.workloads[kind].missing(listed, revision),
-            Topic::Pods => self.pods.table().missing(listed, revision),
-            Topic::Services => self.services.missing(listed, revision),
-            Topic::Ingresses => self.ingresses.missing(listed, revision),
-            Topic::HttpRoutes => self.http_routes.missing(listed, revision),
-            Topic::Hpas => self.hpas.missing(listed, revision),
-            Topic::ScaledObjects => self.scaled_objects.missing(listed, revision),
-            Topic::Namespaces => self.namespaces.missing(listed, revision),
-            Topic::Slices => self.routing.slices.missing(listed, revision),
-            Topic::Policies => self.routing.policies.missing(listed, revision),
-            Topic::Registry => self.routing.registry.missing(listed, revision),
+            ObjectType::Workloads(kind) => self.workloads[kind].missing(listed, revision),
+            ObjectType::Pods => self.pods.table().missing(listed, revision),
+            ObjectType::Services => self.services.missing(listed, revision),
+            ObjectType::Ingresses => self.ingresses.missing(listed, revision),
+            ObjectType::HttpRoutes => self.http_routes.missing(listed, revision),
+            ObjectType::Hpas => self.hpas.missing(listed, revision),
+            ObjectType::ScaledObjects => self.scaled_objects.missing(listed, revision),
+            ObjectType::Namespaces => self.namespaces.missing(listed, revision),
+            ObjectType::Slices => self.interception.slices.missing(listed, revision),
+            ObjectType::Policies => self.interception.policies.missing(listed, revision),
+            ObjectType::PortRegistry => self.interception.registry.missing(listed, revision),
         }
     }
 
-    fn apply_workload(&mut self, mut workload: Workload, teller: Teller) {
+    fn apply_workload(&mut self, mut workload: Workload, origin: Origin) {
         let table = &self.workloads[workload.kind.index];
-        if !table.is_news(&workload, teller) {
+        if !table.is_news(&workload, origin) {
             return;
         }
         let id = workload.id();
@@ -168,7 +173,7 @@ impl State {
             workload.follows(old);
         }
         let seen = self.seen.get(&id).filter(|seen| seen.uid == workload.meta.uid);
-        let event_time = workload.kept.event_time.clone();
+        let event_time = workload.stored.event_time.clone();
         let changed = match seen {
             Some(seen) if seen.spec != workload.spec => Some(Timestamp::now()),
             // Something happened to its scale since: that is what happened last.
@@ -179,21 +184,21 @@ impl State {
         self.seen.insert(id.clone(), Seen { uid, spec, event_time, changed });
         self.in_namespace.entry(name.0.clone()).or_default().insert(id.clone());
         let was_dlx = old.is_some_and(Workload::is_dlx);
-        self.pods.saw_workload(&id, old, &workload);
+        self.pods.observe_workload(&id, old, &workload);
         let same = old.is_some_and(|old| {
             old.labels == workload.labels
                 && old.annotations.get(annotations::HOSTS) == workload.annotations.get(annotations::HOSTS)
         });
         let kind = workload.kind.index;
         if !same {
-            self.index(&workload, true);
+            self.index_workload(&workload, true);
             self.touch_sharing(&workload);
         }
         if let Some(old) = self.workloads[kind].put(workload).filter(|_| !same) {
-            self.index(&old, false);
+            self.index_workload(&old, false);
             if let Some(now) = self.workloads[kind].get(&name).cloned() {
                 // What both have.
-                self.index(&now, true);
+                self.index_workload(&now, true);
             }
             self.touch_sharing(&old);
         }
@@ -204,8 +209,8 @@ impl State {
         self.touch(&id);
     }
 
-    fn apply_pod(&mut self, pod: Pod, teller: Teller) {
-        let Some((name, owners)) = self.pods.put(pod, teller, |id, pod| {
+    fn apply_pod(&mut self, pod: Pod, origin: Origin) {
+        let Some((name, owners)) = self.pods.put(pod, origin, |id, pod| {
             workload_in(&self.kinds, &self.workloads, id).is_some_and(|one| one.selector.matches(&pod.labels))
         }) else {
             return;
@@ -218,19 +223,19 @@ impl State {
         }
     }
 
-    fn routes(&mut self, topic: Topic) -> &mut Table<Route> {
-        if topic == Topic::HttpRoutes { &mut self.http_routes } else { &mut self.ingresses }
+    fn routes(&mut self, topic: ObjectType) -> &mut ObjectTable<HostRoute> {
+        if topic == ObjectType::HttpRoutes { &mut self.http_routes } else { &mut self.ingresses }
     }
 
-    fn scalers(&mut self, topic: Topic) -> &mut Table<Scaler> {
-        if topic == Topic::ScaledObjects { &mut self.scaled_objects } else { &mut self.hpas }
+    fn scalers(&mut self, topic: ObjectType) -> &mut ObjectTable<OtherAutoscaler> {
+        if topic == ObjectType::ScaledObjects { &mut self.scaled_objects } else { &mut self.hpas }
     }
 
-    fn link_scaler(&mut self, topic: Topic, scaler: &Scaler, there: bool) {
+    fn link_scaler(&mut self, topic: ObjectType, scaler: &OtherAutoscaler, there: bool) {
         let (kind, target) = &scaler.target;
         let Some(kind) = self.kinds.iter().find(|known| known.api.kind == *kind) else { return };
         let id = ResourceId::new(&*scaler.meta.namespace, kind.resource_name(target));
-        let one = (topic == Topic::ScaledObjects, scaler.meta.name.clone());
+        let one = (topic == ObjectType::ScaledObjects, scaler.meta.name.clone());
         let all = self.scalers_of.entry(id.clone()).or_default();
         if there {
             all.insert(one);

@@ -8,15 +8,15 @@ use scaler_types::{Changes, ResourceId};
 use super::State;
 use crate::{
     index::Projection,
-    objects::{Labels, Lead, Name, Service, Workload, annotations, host_name},
+    objects::{Labels, ObjectName, RouteRule, Service, Workload, annotations, host_name},
 };
 
 impl State {
     /// A resource has to be looked at anew.
-    pub fn touch(&mut self, id: &ResourceId) {
+    pub(crate) fn touch(&mut self, id: &ResourceId) {
         self.touches += 1;
         self.dirty.insert(id.clone());
-        self.look_whether_led(id);
+        self.track_interception(id);
         if let Some(signal) = self.signals.get(id) {
             signal.send_modify(|count| *count += 1);
         }
@@ -48,8 +48,12 @@ impl State {
     }
 
     /// Those whose requests come by these rules of Ingresses and HTTPRoutes, by a host that they ask for or by their Services' names.
-    pub(super) fn touch_led<'a>(&mut self, namespace: &Arc<str>, leads: impl Iterator<Item = &'a Lead>) {
-        let hosts: BTreeSet<&String> = leads.flat_map(|lead| &lead.hosts).collect();
+    pub(super) fn touch_rules<'a>(
+        &mut self,
+        namespace: &Arc<str>,
+        rules: impl Iterator<Item = &'a RouteRule>,
+    ) {
+        let hosts: BTreeSet<&String> = rules.flat_map(|rule| &rule.hosts).collect();
         self.touch_asking(namespace, hosts.iter().copied());
         for host in hosts {
             let name = host.split('.').next().unwrap_or_default();
@@ -61,16 +65,16 @@ impl State {
     }
 
     /// A Service changed: what leads to the DLXs by it leads there now, or no longer.
-    pub(super) fn touch_pointing(&mut self, name: &Name, old: Option<&Service>) {
+    pub(super) fn touch_pointing(&mut self, name: &ObjectName, old: Option<&Service>) {
         let is_name = [old, self.services.get(name)].iter().flatten().any(|one| one.external_name.is_some());
         let was_dlxs = old.is_some_and(|old| self.selects_dlxs(old));
-        if is_name || was_dlxs || self.is_dlxs(name) {
+        if is_name || was_dlxs || self.is_dlx_service(name) {
             self.touch_namespace(&name.0);
         }
     }
 
     /// Where a workload is found by its labels and hosts.
-    pub(super) fn index(&mut self, workload: &Workload, there: bool) {
+    pub(super) fn index_workload(&mut self, workload: &Workload, there: bool) {
         let (id, namespace) = (workload.id(), &workload.meta.namespace);
         self.labelled.set(&id, namespace, &workload.labels, there);
         let hosts = workload.annotations.get(annotations::HOSTS);
@@ -101,15 +105,15 @@ impl State {
     }
 
     /// Looks at what was touched: what is listed is what is known then.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for id in std::mem::take(&mut self.dirty) {
             let Projection { listed, not_managed: told } = (self.project)(self, &id);
             if told.as_ref() != self.not_managed.get(&id) {
                 match &told {
-                    Some(complaint) => drop(self.not_managed.insert(id.clone(), complaint.clone())),
+                    Some(warning) => drop(self.not_managed.insert(id.clone(), warning.clone())),
                     None => drop(self.not_managed.remove(&id)),
                 }
-                self.complaints.extend(told.map(|complaint| (id.clone(), complaint)));
+                self.warnings.extend(told.map(|warning| (id.clone(), warning)));
             }
             match listed {
                 Some(new) => {
@@ -117,9 +121,9 @@ impl State {
                     if old.is_some_and(|old| *old == new) {
                         continue;
                     }
-                    let known = old.map(|old| old.complaints.clone()).unwrap_or_default();
-                    for complaint in new.complaints.iter().filter(|one| !known.contains(*one)) {
-                        self.complaints.push((id.clone(), complaint.clone()));
+                    let known = old.map(|old| old.warnings.clone()).unwrap_or_default();
+                    for warning in new.warnings.iter().filter(|one| !known.contains(*one)) {
+                        self.warnings.push((id.clone(), warning.clone()));
                     }
                     self.log.changed(&id);
                     self.listed.insert(id, new);
@@ -134,17 +138,17 @@ impl State {
     }
 
     /// What changed since the cursor; `None`: nothing.
-    pub(super) fn since(&mut self, cursor: u64) -> Option<Changes> {
+    pub(super) fn changes_since(&mut self, cursor: u64) -> Option<Changes> {
         self.settle();
-        let now = (Timestamp::now(), self.routing.now());
+        let now = (Timestamp::now(), self.interception.now());
         let told = self.log.since(cursor);
         let (complete, resources, removed) = match told {
             Some((changed, removed)) if changed.is_empty() && removed.is_empty() => return None,
             Some((changed, removed)) => {
                 let all = changed.iter().filter_map(|id| self.listed.get(id));
-                (false, all.map(|listed| listed.at(now)).collect(), removed)
+                (false, all.map(|listed| listed.resource_at(now)).collect(), removed)
             }
-            None => (true, self.listed.values().map(|listed| listed.at(now)).collect(), Vec::new()),
+            None => (true, self.listed.values().map(|listed| listed.resource_at(now)).collect(), Vec::new()),
         };
         Some(Changes { cursor: self.log.cursor(), complete, resources, removed })
     }

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use super::{
     super::{
-        Read, Routes,
-        desired::{plan, refusals::refusal},
-        look,
+        InterceptionWriter, ServiceSnapshot,
+        desired::{plan, refusals::check_interception},
+        interception_status,
     },
     ports,
 };
@@ -21,23 +21,23 @@ use crate::{
     config::InterceptMode,
     index::State,
     objects::{Meta, Service, Slice},
-    workload::options::wishes,
+    workload::options::workload_options,
 };
 
-impl Routes {
+impl InterceptionWriter {
     /// Directs the Services of a workload as requested.
     ///
     /// # Errors
     ///
     /// [`ScaleError::Conflict`] if somebody else changed one of them meanwhile, [`ScaleError::Terminal`] with what stands in the
     /// way.
-    pub async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
-        self.is_leading()?;
+    pub(crate) async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
+        self.ensure_autoscaler()?;
         let work = async {
             match request.backend {
-                Backend::Dlx => self.to_dlxs(&request.id, &request.dlxs).await,
-                Backend::Both => self.to_both(&request.id, &request.dlxs).await,
-                Backend::Workload => self.to_itself(&request.id).await,
+                Backend::Dlx => self.intercept(&request.id, &request.dlxs).await,
+                Backend::Both => self.add_workload_endpoints(&request.id, &request.dlxs).await,
+                Backend::Workload => self.remove_interception(&request.id).await,
                 Backend::Unknown => Err(ScaleError::Unsupported),
             }
         };
@@ -53,7 +53,7 @@ impl Routes {
     }
 
     /// Ports, then slices, then the key: the DLXs are named before the pods are no endpoints any more.
-    async fn to_dlxs(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+    async fn intercept(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
         if dlxs.is_empty() {
             return Err(terminal(format!("no DLX is named that {id} could be led to")));
         }
@@ -61,77 +61,78 @@ impl Routes {
         let (wanted, direct) = self.store.with(|state| {
             let workload =
                 state.workload(id).ok_or_else(|| terminal(format!("{id} does not exist any more")))?;
-            let wishes = wishes(state, workload);
-            if !wishes.opted_in || wishes.intercept == InterceptMode::Manual {
+            let options = workload_options(state, workload);
+            if !options.opted_in || options.intercept == InterceptMode::Manual {
                 return Err(terminal(format!("{id} does not ask for a route")));
             }
-            if let Some(why) = refusal(state, workload, &wishes, dlxs) {
+            if let Some(why) = check_interception(state, workload, &options, dlxs) {
                 return Err(terminal(why.text()));
             }
             let services = state.ordinary_services_of(workload);
             let wanted: BTreeSet<_> = services.into_iter().map(|service| service.meta.uid.clone()).collect();
-            Ok((wanted, wishes.intercept == InterceptMode::WhenAsleep))
+            Ok((wanted, options.intercept == InterceptMode::WhenAsleep))
         })?;
-        let read: Vec<Read> = read.into_iter().filter(|one| wanted.contains(&one.fact.meta.uid)).collect();
+        let read: Vec<ServiceSnapshot> =
+            read.into_iter().filter(|one| wanted.contains(&one.service.meta.uid)).collect();
         if read.len() != wanted.len() {
             // One came or went meanwhile.
             return Err(ScaleError::Conflict);
         }
         for service in &read {
-            let given = self.claim(&service.fact).await?;
-            self.write_slices(&service.fact, &given, dlxs).await?;
+            let given = self.claim_ports(&service.service).await?;
+            self.write_slices(&service.service, &given, dlxs).await?;
         }
-        if direct && self.scales.read_anew(id).await?.serves() {
+        if direct && self.scales.fetch_workload(id).await?.serves() {
             // Its fence was lifted meanwhile, and whoever gives it back may find what was written here.
             return Err(ScaleError::Conflict);
         }
         for service in read {
-            self.fence(service).await?;
+            self.add_selector_key(service).await?;
         }
         Ok(())
     }
 
     /// Slices, then the key away: the pods become endpoints beside the DLXs.
-    async fn to_both(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+    async fn add_workload_endpoints(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
         let read = self.read_services(id).await?;
-        self.no_fence_stands(id).await?;
+        self.ensure_no_drain(id).await?;
         for one in &read {
             if dlxs.is_empty() || !self.is_touched(one) {
                 continue;
             }
-            if plan::unreached(&one.fact, dlxs).is_some() {
+            if plan::unreachable_family(&one.service, dlxs).is_some() {
                 // Who comes by that family finds no DLX that would do it.
-                self.awake(id).await?;
+                self.wake(id).await?;
             }
-            self.mend_slices(&one.fact, dlxs).await?;
+            self.repair_slices(&one.service, dlxs).await?;
         }
         for one in read {
-            self.unfence(one).await?;
+            self.remove_selector_key(one).await?;
         }
         Ok(())
     }
 
     /// The slices, and the ports. Only on the very versions of Service and slices that say that it can be done: led elsewhere
     /// and back in between, its own endpoints would not be known to everybody.
-    async fn to_itself(&self, id: &ResourceId) -> Result<(), ScaleError> {
-        let decided_on = self.store.with(|state| versions(state, id));
+    async fn remove_interception(&self, id: &ResourceId) -> Result<(), ScaleError> {
+        let decided_on = self.store.with(|state| read_versions(state, id));
         let is_same = |meta: &Meta| decided_on.get(&meta.uid) == Some(&meta.revision);
         let mut all = Vec::new();
         for service in self.read_services(id).await? {
-            let slices = self.read_slices(&service.fact.meta.key()).await?;
-            let touched = service.fact.fenced || !slices.is_empty();
-            let same = is_same(&service.fact.meta)
+            let slices = self.read_slices(&service.service.meta.key()).await?;
+            let touched = service.service.intercepted || !slices.is_empty();
+            let same = is_same(&service.service.meta)
                 && slices.iter().all(|slice| is_same(&Slice::from(slice.clone()).meta));
-            let alone = || self.store.with(|state| !state.routing.is_ready(&service.fact));
+            let alone = || self.store.with(|state| !state.interception.is_ready(&service.service));
             // With the key there, or without endpoints of its own, nobody else would take what comes.
-            if touched && (service.fact.fenced || !same || alone()) {
+            if touched && (service.service.intercepted || !same || alone()) {
                 return Err(ScaleError::Conflict);
             }
             all.push((service, slices));
         }
-        self.no_fence_stands(id).await?;
+        self.ensure_no_drain(id).await?;
         for (service, slices) in all {
-            self.take_all_away(service, slices).await?;
+            self.clear_service(service, slices).await?;
         }
         Ok(())
     }
@@ -141,18 +142,18 @@ impl Routes {
     /// # Errors
     ///
     /// As any write.
-    pub(in crate::interception) async fn take_all_away(
+    pub(in crate::interception) async fn clear_service(
         &self,
-        service: Read,
+        service: ServiceSnapshot,
         slices: Vec<EndpointSlice>,
     ) -> Result<(), ScaleError> {
-        let (name, uid) = (service.fact.meta.key(), service.fact.meta.uid.clone());
-        self.unfence(service).await?;
-        self.selector_is_restored(&name)?;
+        let (name, uid) = (service.service.meta.key(), service.service.meta.uid.clone());
+        self.remove_selector_key(service).await?;
+        self.ensure_selector_owners_restored(&name)?;
         for slice in slices {
             self.delete_slice(slice).await?;
         }
-        self.give_back(&uid).await
+        self.free_ports(&uid).await
     }
 
     /// Brings the slices of a Service up to date that has something of ours. Where no port is left for what is new of it, what
@@ -161,20 +162,20 @@ impl Routes {
     /// # Errors
     ///
     /// As any write.
-    pub(in crate::interception) async fn mend_slices(
+    pub(in crate::interception) async fn repair_slices(
         &self,
         service: &Service,
         dlxs: &[Dlx],
     ) -> Result<(), ScaleError> {
-        let given = match self.claim(service).await {
+        let given = match self.claim_ports(service).await {
             Ok(given) => given,
             Err(ScaleError::Terminal { reason }) => {
                 tracing::warn!(service = %service.meta.name, reason, "its new ports lead nowhere");
                 self.store
                     .with(|state| {
                         let range = state.config.service_ports?;
-                        let registry = state.routing.registry()?;
-                        let holders = plan::holders(service).into_iter();
+                        let registry = state.interception.registry()?;
+                        let holders = plan::port_holders(service).into_iter();
                         Some(
                             holders
                                 .filter_map(|one| Some((one.port.clone(), registry.held(&one, range)?)))
@@ -192,22 +193,28 @@ impl Routes {
     }
 
     /// Whether something of ours is on a Service.
-    fn is_touched(&self, service: &Read) -> bool {
-        self.store.with(|state| ports::is_touched(state, &service.fact))
+    fn is_touched(&self, service: &ServiceSnapshot) -> bool {
+        self.store.with(|state| ports::is_touched(state, &service.service))
     }
 
     /// Where a workload's Services lead now.
-    pub(in crate::interception) fn look(&self, id: &ResourceId) -> Option<super::super::Look> {
-        self.store
-            .with(|state| state.workload(id).map(|workload| look(state, workload, &wishes(state, workload))))
+    pub(in crate::interception) fn interception_status(
+        &self,
+        id: &ResourceId,
+    ) -> Option<super::super::InterceptionStatus> {
+        self.store.with(|state| {
+            state
+                .workload(id)
+                .map(|workload| interception_status(state, workload, &workload_options(state, workload)))
+        })
     }
 }
 
 /// The versions of a workload's Services, and of our slices of them, by uid.
-fn versions(state: &State, id: &ResourceId) -> BTreeMap<String, u64> {
+fn read_versions(state: &State, id: &ResourceId) -> BTreeMap<String, u64> {
     let services = state.workload(id).map(|workload| state.services_of(workload)).unwrap_or_default();
     let metas = services.into_iter().flat_map(|service| {
-        let slices = state.routing.slices_of(&service.meta.key()).filter(|slice| slice.ours.is_some());
+        let slices = state.interception.slices_of(&service.meta.key()).filter(|slice| slice.ours.is_some());
         slices.map(|slice| &slice.meta).chain([&service.meta])
     });
     metas.map(|meta| (meta.uid.clone(), meta.revision)).collect()

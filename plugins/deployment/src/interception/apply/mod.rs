@@ -1,8 +1,8 @@
 //! The writes, in an order in which requests find somebody after each of them.
 
 mod backend;
-pub mod ports;
+pub(crate) mod ports;
 mod restore;
 mod selector;
-pub mod slices;
+pub(crate) mod slices;
 mod sync;

@@ -15,19 +15,19 @@ use scaler_types::{
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::{super::Routes, backend::terminal};
+use super::{super::InterceptionWriter, backend::terminal};
 use crate::{
     cluster,
-    objects::{Name, Owners, SERVICE, Slice, Workload, record},
+    objects::{ObjectName, Owners, SERVICE, Slice, Workload, record},
 };
 
 /// How often a write is built anew because something else of the object changed.
-const TRIES: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 
 /// Why a record is written.
 const REASON: &str = "given back";
 
-impl Routes {
+impl InterceptionWriter {
     /// Gives a workload back.
     ///
     /// Awake first, then the pods are endpoints beside the DLXs, and only when they take requests and everybody had the time to
@@ -36,10 +36,10 @@ impl Routes {
     /// # Errors
     ///
     /// It did not come to that in time; another call goes on from there.
-    pub async fn release(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
-        self.is_leading()?;
+    pub(crate) async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
+        self.ensure_autoscaler()?;
         let given_back =
-            timeout(request.deadline, self.give_all_back(&request.id, request.propagation_delay)).await;
+            timeout(request.deadline, self.restore_workload(&request.id, request.propagation_delay)).await;
         given_back.unwrap_or_else(|_| {
             let reason = format!(
                 "{} was not given back within {}: its pods are not ready, or the API does not answer",
@@ -50,25 +50,26 @@ impl Routes {
         })
     }
 
-    async fn give_all_back(&self, id: &ResourceId, grace: Duration) -> Result<(), ScaleError> {
-        let workload = self.awake(id).await?;
+    async fn restore_workload(&self, id: &ResourceId, grace: Duration) -> Result<(), ScaleError> {
+        let workload = self.wake(id).await?;
         let read = self.read_services(id).await?;
-        let all: Vec<_> = read.iter().map(|one| (one.fact.meta.key(), one.fact.meta.uid.clone())).collect();
-        let mut led: Vec<Name> = Vec::new();
+        let all: Vec<_> =
+            read.iter().map(|one| (one.service.meta.key(), one.service.meta.uid.clone())).collect();
+        let mut led: Vec<ObjectName> = Vec::new();
         for one in read {
-            let slices = self.read_slices(&one.fact.meta.key()).await?;
-            if one.fact.fenced || !slices.is_empty() {
-                led.push(one.fact.meta.key());
+            let slices = self.read_slices(&one.service.meta.key()).await?;
+            if one.service.intercepted || !slices.is_empty() {
+                led.push(one.service.meta.key());
             }
-            self.unfence(one).await?;
+            self.remove_selector_key(one).await?;
         }
         for (name, _) in &all {
-            self.selector_is_restored(name)?;
+            self.ensure_selector_owners_restored(name)?;
         }
         if !led.is_empty() {
             if workload.replicas > 0 {
                 for name in &led {
-                    self.ready(name).await?;
+                    self.wait_until_ready(name).await?;
                 }
             }
             #[expect(
@@ -81,16 +82,16 @@ impl Routes {
             }
         }
         for (_, uid) in all {
-            self.give_back(&uid).await?;
+            self.free_ports(&uid).await?;
         }
-        self.without_record(id).await
+        self.remove_record(id).await
     }
 
     /// Wakes what was put to sleep.
-    pub(in crate::interception) async fn awake(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
-        for _ in 0..TRIES {
-            let workload = self.scales.read_anew(id).await?;
-            let record = &workload.kept.record;
+    pub(in crate::interception) async fn wake(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let workload = self.scales.fetch_workload(id).await?;
+            let record = &workload.stored.record;
             let slept = matches!(record.phase, Phase::Asleep | Phase::Waking | Phase::Failed);
             if workload.replicas > 0 || !slept {
                 return Ok(workload);
@@ -101,17 +102,17 @@ impl Routes {
                     "{id} has a record of a newer version of Scaler: give it back with that"
                 )));
             };
-            match self.scales.write(id, &seen.version, &record, Some(Target::AtLeast(1))).await {
+            match self.scales.write_record(id, &seen.version, &record, Some(Target::AtLeast(1))).await {
                 Ok(workload) => return Ok(workload),
                 Err(ScaleError::Conflict) => {}
                 Err(error) => return Err(error),
             }
         }
-        Err(busy(id))
+        Err(contended(id))
     }
 
     /// Waits until a Service has a ready endpoint of its own. Asks the API itself: it is also done where no slices are watched.
-    async fn ready(&self, service: &Name) -> Result<(), ScaleError> {
+    async fn wait_until_ready(&self, service: &ObjectName) -> Result<(), ScaleError> {
         let api = self.cluster.in_namespace::<EndpointSlice>(&service.0);
         let label = format!("{SERVICE}={}", service.1);
         let doing = format!("watching the EndpointSlices of the Service {}/{}", service.0, service.1);
@@ -120,17 +121,17 @@ impl Routes {
             slice.ours.is_none() && slice.ready
         };
         loop {
-            let list = self.cluster.call(api.list(&cluster::labelled(&label))).await;
-            let list = list.map_err(|error| cluster::retry(&error, &doing))?;
+            let list = self.cluster.call(api.list(&cluster::select_labels(&label))).await;
+            let list = list.map_err(|error| cluster::retry_error(&error, &doing))?;
             if list.items.into_iter().any(is_ready) {
                 return Ok(());
             }
             let from = list.metadata.resource_version.unwrap_or_default();
             let params = WatchParams { label_selector: Some(label.clone()), ..WatchParams::default() };
             let events = self.cluster.call(api.watch(&params, &from)).await;
-            let mut events = Box::pin(events.map_err(|error| cluster::retry(&error, &doing))?);
+            let mut events = Box::pin(events.map_err(|error| cluster::retry_error(&error, &doing))?);
             while let Some(event) = events.next().await {
-                match event.map_err(|error| cluster::retry(&error, &doing))? {
+                match event.map_err(|error| cluster::retry_error(&error, &doing))? {
                     WatchEvent::Added(slice) | WatchEvent::Modified(slice) if is_ready(slice.clone()) => {
                         return Ok(());
                     }
@@ -143,13 +144,13 @@ impl Routes {
     }
 
     /// Takes the record away, and the map of annotations if there was none but it.
-    async fn without_record(&self, id: &ResourceId) -> Result<(), ScaleError> {
+    async fn remove_record(&self, id: &ResourceId) -> Result<(), ScaleError> {
         let doing = format!("taking the record of {id} away");
-        for _ in 0..TRIES {
-            let workload = self.scales.read_anew(id).await?;
-            let api = self.cluster.of(&workload);
+        for _ in 0..MAX_ATTEMPTS {
+            let workload = self.scales.fetch_workload(id).await?;
+            let api = self.cluster.workload_api(&workload);
             let object = self.cluster.call(api.get(&workload.meta.name)).await;
-            let mut object = object.map_err(|error| cluster::unwritten(&error, &doing, false))?;
+            let mut object = object.map_err(|error| cluster::write_error(&error, &doing, false))?;
             if object.metadata.uid.as_ref() != Some(&workload.meta.uid) {
                 continue;
             }
@@ -157,7 +158,8 @@ impl Routes {
             if owners.scaler {
                 // The record says whose they are.
                 object = owners.restore(&self.cluster, &api, object, field).await;
-                Owners::of(&object.metadata, field).are_restored(&format!("the replicas of {id}"))?;
+                Owners::of_field(&object.metadata, field)
+                    .ensure_restored(&format!("the replicas of {id}"))?;
             }
             let annotations = object.metadata.annotations.unwrap_or_default();
             if !annotations.contains_key(record::ANNOTATION) {
@@ -177,20 +179,20 @@ impl Routes {
                 Ok(object) => {
                     // Nor is anything of it ours any more.
                     let object = owners.restore(&self.cluster, &api, object, field).await;
-                    self.scales.saw(Workload::new(&workload.kind, object));
+                    self.scales.observe_workload(Workload::new(&workload.kind, object));
                     return Ok(());
                 }
-                Err(error) => match cluster::unwritten(&error, &doing, true) {
+                Err(error) => match cluster::write_error(&error, &doing, true) {
                     ScaleError::Conflict => {}
                     error => return Err(error),
                 },
             }
         }
-        Err(busy(id))
+        Err(contended(id))
     }
 }
 
-fn busy(id: &ResourceId) -> ScaleError {
+fn contended(id: &ResourceId) -> ScaleError {
     let reason = format!("giving {id} back: others write to it all the time");
     ScaleError::Retry { after: Duration::from_secs(1), reason }
 }

@@ -10,23 +10,26 @@ use kube::{
 use scaler_types::{Nonce, ScaleError};
 use serde_json::{Value, json};
 
-use super::super::{Read, Routes};
+use super::super::{InterceptionWriter, ServiceSnapshot};
 use crate::{
     cluster,
-    objects::{FENCED, LED, Name, Owners, SELECTOR, Service},
+    objects::{ObjectName, Owners, SELECTOR, SELECTOR_KEY, SELECTOR_KEY_UNCOMMITTED, Service},
 };
 
 /// How often a write is built anew because something else of the Service changed.
-const TRIES: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 
-impl Routes {
+impl InterceptionWriter {
     /// Adds our key to a Service's selector: from there on no pod is an endpoint of it. Everything else stays.
     ///
     /// # Errors
     ///
     /// [`ScaleError::Conflict`] if it is no longer what was looked at.
-    pub(in crate::interception) async fn fence(&self, service: Read) -> Result<(), ScaleError> {
-        self.turn(service, true).await
+    pub(in crate::interception) async fn add_selector_key(
+        &self,
+        service: ServiceSnapshot,
+    ) -> Result<(), ScaleError> {
+        self.set_selector_key(service, true).await
     }
 
     /// Takes our key out of it. A Service that is gone is fine.
@@ -34,8 +37,11 @@ impl Routes {
     /// # Errors
     ///
     /// As [`fence`](Self::fence).
-    pub(in crate::interception) async fn unfence(&self, service: Read) -> Result<(), ScaleError> {
-        self.turn(service, false).await
+    pub(in crate::interception) async fn remove_selector_key(
+        &self,
+        service: ServiceSnapshot,
+    ) -> Result<(), ScaleError> {
+        self.set_selector_key(service, false).await
     }
 
     /// Writes our key anew, if the Service is still the one that was seen.
@@ -43,7 +49,7 @@ impl Routes {
     /// # Errors
     ///
     /// [`ScaleError::Conflict`] if it is another by now.
-    pub(in crate::interception) async fn fence_anew(
+    pub(in crate::interception) async fn refresh_selector_key(
         &self,
         seen: &Service,
         fence: Nonce,
@@ -53,23 +59,28 @@ impl Routes {
         let operations = json!([
             {"op": "test", "path": "/metadata/uid", "value": seen.meta.uid},
             {"op": "test", "path": "/metadata/resourceVersion", "value": seen.meta.revision.to_string()},
-            {"op": "replace", "path": path(), "value": fence.to_string()},
+            {"op": "replace", "path": key_path(), "value": fence.to_string()},
         ]);
         let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
         let api = self.cluster.in_namespace::<core::Service>(&name.0);
         let written = self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await;
-        let written = written.map_err(|error| cluster::unwritten(&error, &doing, true))?;
-        self.wrote_selector(&api, written, &self.selector_owners(seen)).await;
+        let written = written.map_err(|error| cluster::write_error(&error, &doing, true))?;
+        self.observe_written_selector(&api, written, &self.selector_owners(seen)).await;
         Ok(())
     }
 
     /// What was written counts at once; whose the selector is after that.
-    async fn wrote_selector(&self, api: &Api<core::Service>, written: core::Service, owners: &Owners) {
-        self.saw_service(written.clone());
+    async fn observe_written_selector(
+        &self,
+        api: &Api<core::Service>,
+        written: core::Service,
+        owners: &Owners,
+    ) {
+        self.observe_service(written.clone());
         let there = written.spec.as_ref().is_some_and(|spec| spec.selector.is_some());
         let nobody = Owners::default();
         let owners = if there { owners } else { &nobody };
-        self.saw_service(owners.restore(&self.cluster, api, written, SELECTOR).await);
+        self.observe_service(owners.restore(&self.cluster, api, written, SELECTOR).await);
     }
 
     /// Gives a Service's selector back to its owners, where whoever wrote it last ended before that.
@@ -77,7 +88,7 @@ impl Routes {
     /// # Errors
     ///
     /// The Service cannot be read.
-    pub(in crate::interception) async fn give_selector_back(
+    pub(in crate::interception) async fn restore_selector_owners(
         &self,
         service: &Service,
     ) -> Result<(), ScaleError> {
@@ -91,9 +102,9 @@ impl Routes {
             Ok(read) if read.metadata.uid.as_ref() != Some(&service.meta.uid) => {
                 return Err(ScaleError::Conflict);
             }
-            Ok(read) => self.wrote_selector(&api, read, &self.selector_owners(service)).await,
+            Ok(read) => self.observe_written_selector(&api, read, &self.selector_owners(service)).await,
             Err(error) if cluster::is_missing(&error) => {}
-            Err(error) => return Err(cluster::unwritten(&error, &doing, false)),
+            Err(error) => return Err(cluster::write_error(&error, &doing, false)),
         }
         Ok(())
     }
@@ -103,15 +114,20 @@ impl Routes {
     /// # Errors
     ///
     /// Scaler still owns it.
-    pub(in crate::interception) fn selector_is_restored(&self, name: &Name) -> Result<(), ScaleError> {
+    pub(in crate::interception) fn ensure_selector_owners_restored(
+        &self,
+        name: &ObjectName,
+    ) -> Result<(), ScaleError> {
         let owners = self.store.with(|state| state.service(name).map(|service| service.owners.clone()));
-        owners.unwrap_or_default().are_restored(&format!("the selector of the Service {}/{}", name.0, name.1))
+        owners
+            .unwrap_or_default()
+            .ensure_restored(&format!("the selector of the Service {}/{}", name.0, name.1))
     }
 
     /// Whose a Service's selector is, or was before Scaler wrote it: our slices of it say that.
     pub(in crate::interception) fn selector_owners(&self, service: &Service) -> Owners {
         self.store.with(|state| {
-            let slices = state.routing.slices_of(&service.meta.key());
+            let slices = state.interception.slices_of(&service.meta.key());
             let mut ours =
                 slices.filter_map(|slice| slice.ours.as_ref()).filter(|ours| ours.uid == service.meta.uid);
             let stored = ours.find(|ours| !ours.owners.is_empty()).map(|ours| &*ours.owners);
@@ -119,32 +135,41 @@ impl Routes {
         })
     }
 
-    async fn turn(&self, mut service: Read, led: bool) -> Result<(), ScaleError> {
-        let name = service.fact.meta.key();
+    async fn set_selector_key(
+        &self,
+        mut service: ServiceSnapshot,
+        intercepted: bool,
+    ) -> Result<(), ScaleError> {
+        let name = service.service.meta.key();
         let doing = format!("writing the selector of the Service {}/{}", name.0, name.1);
-        for _ in 0..TRIES {
-            if service.fact.fenced == led {
-                return self.give_selector_back(&service.fact).await;
+        for _ in 0..MAX_ATTEMPTS {
+            if service.service.intercepted == intercepted {
+                return self.restore_selector_owners(&service.service).await;
             }
-            self.store.with(|state| state.routing.taken.wants(&service.fact.meta.uid, led));
-            let operations = if led { add(&service) } else { remove(&service) };
+            self.store.with(|state| {
+                state.interception.selector_conflicts.set_expected(&service.service.meta.uid, intercepted)
+            });
+            let operations = if intercepted { add_key(&service) } else { remove_key(&service) };
             let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
             let api = self.cluster.in_namespace::<core::Service>(&name.0);
             let error = match self.cluster.call(api.patch(&name.1, &PatchParams::default(), &patch)).await {
                 Ok(written) => {
-                    self.wrote_selector(&api, written, &self.selector_owners(&service.fact)).await;
+                    self.observe_written_selector(&api, written, &self.selector_owners(&service.service))
+                        .await;
                     return Ok(());
                 }
-                Err(error) => cluster::unwritten(&error, &doing, true),
+                Err(error) => cluster::write_error(&error, &doing, true),
             };
             if error != ScaleError::Conflict {
                 return Err(error);
             }
             match self.read_service(&name).await? {
-                Some(now) if led && now.fact.is_as(&service.fact) => service = now,
+                Some(now) if intercepted && now.service.has_same_spec(&service.service) => service = now,
                 // Something else of it changed. With another value it was fenced anew meanwhile.
-                Some(now) if !led && (!now.fact.fenced || now.key() == service.key()) => service = now,
-                None if !led => return Ok(()),
+                Some(now) if !intercepted && (!now.service.intercepted || now.key() == service.key()) => {
+                    service = now
+                }
+                None if !intercepted => return Ok(()),
                 _ => return Err(ScaleError::Conflict),
             }
         }
@@ -153,29 +178,29 @@ impl Routes {
     }
 }
 
-impl Read {
+impl ServiceSnapshot {
     /// Our key's value.
     fn key(&self) -> Option<&String> {
-        self.selector.get(FENCED)
+        self.selector.get(SELECTOR_KEY)
     }
 }
 
-fn path() -> String {
-    format!("/spec/selector/{}", FENCED.replace('~', "~0").replace('/', "~1"))
+fn key_path() -> String {
+    format!("/spec/selector/{}", SELECTOR_KEY.replace('~', "~0").replace('/', "~1"))
 }
 
-fn add(service: &Read) -> Value {
+fn add_key(service: &ServiceSnapshot) -> Value {
     json!([
-        {"op": "test", "path": "/metadata/uid", "value": service.fact.meta.uid},
+        {"op": "test", "path": "/metadata/uid", "value": service.service.meta.uid},
         // What was looked at before it was decided to lead it: ports, policies, the user's own keys.
         {"op": "test", "path": "/metadata/resourceVersion", "value": service.resource_version},
-        {"op": "add", "path": path(), "value": LED},
+        {"op": "add", "path": key_path(), "value": SELECTOR_KEY_UNCOMMITTED},
     ])
 }
 
-fn remove(service: &Read) -> Value {
-    let uid = json!({"op": "test", "path": "/metadata/uid", "value": service.fact.meta.uid});
-    if service.fact.selector.is_empty() {
+fn remove_key(service: &ServiceSnapshot) -> Value {
+    let uid = json!({"op": "test", "path": "/metadata/uid", "value": service.service.meta.uid});
+    if service.service.selector.is_empty() {
         // Its owners took theirs away meanwhile: it selected nothing of its own.
         return json!([
             uid,
@@ -185,7 +210,7 @@ fn remove(service: &Read) -> Value {
     }
     json!([
         uid,
-        {"op": "test", "path": path(), "value": service.key()},
-        {"op": "remove", "path": path()},
+        {"op": "test", "path": key_path(), "value": service.key()},
+        {"op": "remove", "path": key_path()},
     ])
 }

@@ -10,19 +10,27 @@ use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use scaler_types::{Dlx, ScaleError};
 
 use super::super::{
-    Routes,
-    desired::plan::{self, Given},
+    InterceptionWriter,
+    desired::plan::{self, AssignedPorts},
 };
 use crate::{
     ascii, cluster,
-    index::{Change, Teller, Topic},
-    objects::{DLXS, FORMAT, Family, MANAGED_BY, NEWEST, Name, OWNERS, Place, SERVICE, Service, Slice},
+    index::{ObjectChange, ObjectType, Origin},
+    objects::{
+        DLXS, FORMAT, IpFamily, MANAGED_BY, NEWEST, OWNERS, ObjectName, SERVICE, Service, Slice,
+        SliceEndpoint,
+    },
 };
 
 /// Our slice of a Service.
-pub fn object(service: &Service, family: Family, given: &Given, dlxs: &[Dlx]) -> EndpointSlice {
+pub(crate) fn build_slice(
+    service: &Service,
+    family: IpFamily,
+    given: &AssignedPorts,
+    dlxs: &[Dlx],
+) -> EndpointSlice {
     let name = service.meta.name.to_string();
-    let (places, names) = plan::places(dlxs, family);
+    let (places, names) = plan::dlx_endpoints(dlxs, family);
     let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let owners = &service.owners.others;
     let owners = (!owners.is_empty()).then(|| (OWNERS.to_owned(), ascii::text(owners)));
@@ -61,7 +69,7 @@ pub fn object(service: &Service, family: Family, given: &Given, dlxs: &[Dlx]) ->
     }
 }
 
-fn endpoint(place: Place) -> Endpoint {
+fn endpoint(place: SliceEndpoint) -> Endpoint {
     Endpoint {
         addresses: vec![place.address],
         conditions: Some(EndpointConditions {
@@ -76,11 +84,11 @@ fn endpoint(place: Place) -> Endpoint {
 }
 
 /// Whether what is there says what is wanted.
-fn says(there: &EndpointSlice, wanted: &EndpointSlice) -> bool {
+fn is_up_to_date(there: &EndpointSlice, wanted: &EndpointSlice) -> bool {
     there.ports == wanted.ports && Slice::from(there.clone()).ours == Slice::from(wanted.clone()).ours
 }
 
-impl Routes {
+impl InterceptionWriter {
     /// Has a Service's slices name these DLXs, one slice for each family that they share. That of another family of the Service's
     /// stays as it is until endpoints of its own take what comes by it: it may name one that is ending and serves.
     ///
@@ -90,17 +98,17 @@ impl Routes {
     pub(in crate::interception) async fn write_slices(
         &self,
         service: &Service,
-        given: &Given,
+        given: &AssignedPorts,
         dlxs: &[Dlx],
     ) -> Result<(), ScaleError> {
-        let families = plan::families(service, dlxs);
+        let families = plan::shared_families(service, dlxs);
         let mut there = self.read_slices(&service.meta.key()).await?;
         let service = &Service { owners: self.selector_owners(service), ..service.clone() };
         for &family in &families {
-            let wanted = object(service, family, given, dlxs);
+            let wanted = build_slice(service, family, given, dlxs);
             let at = there.iter().position(|slice| slice.metadata.name == wanted.metadata.name);
             match at.map(|at| there.swap_remove(at)) {
-                Some(slice) if says(&slice, &wanted) => {}
+                Some(slice) if is_up_to_date(&slice, &wanted) => {}
                 Some(slice) => {
                     let mut wanted = wanted;
                     // The version that it replaces, and no other.
@@ -111,9 +119,9 @@ impl Routes {
                 None => self.put_slice(service, wanted, false).await?,
             }
         }
-        let alone = service.fenced || self.store.with(|state| !state.routing.is_ready(service));
+        let alone = service.intercepted || self.store.with(|state| !state.interception.is_ready(service));
         for slice in there {
-            let family = Family::parse(&slice.address_type);
+            let family = IpFamily::parse(&slice.address_type);
             let unreached =
                 family.is_some_and(|of| service.families.contains(&of) && !families.contains(&of));
             if !(alone && unreached) {
@@ -128,7 +136,10 @@ impl Routes {
     /// # Errors
     ///
     /// As [`write_slices`](Self::write_slices).
-    pub(in crate::interception) async fn delete_slices(&self, service: &Name) -> Result<(), ScaleError> {
+    pub(in crate::interception) async fn delete_slices(
+        &self,
+        service: &ObjectName,
+    ) -> Result<(), ScaleError> {
         for slice in self.read_slices(service).await? {
             self.delete_slice(slice).await?;
         }
@@ -142,12 +153,13 @@ impl Routes {
     /// One has our name and is not ours, or a newer version's; and as any read.
     pub(in crate::interception) async fn read_slices(
         &self,
-        service: &Name,
+        service: &ObjectName,
     ) -> Result<Vec<EndpointSlice>, ScaleError> {
-        let mut names: BTreeSet<Name> =
-            Family::ALL.map(|family| (service.0.clone(), plan::slice_name(&service.1, family).into())).into();
+        let mut names: BTreeSet<ObjectName> = IpFamily::ALL
+            .map(|family| (service.0.clone(), plan::slice_name(&service.1, family).into()))
+            .into();
         self.store.with(|state| {
-            let ours = state.routing.slices_of(service).filter(|slice| slice.ours.is_some());
+            let ours = state.interception.slices_of(service).filter(|slice| slice.ours.is_some());
             names.extend(ours.map(|slice| slice.meta.key()));
         });
         let mut all = Vec::new();
@@ -156,24 +168,24 @@ impl Routes {
                 self.cluster.call(self.cluster.in_namespace::<EndpointSlice>(&name.0).get(&name.1)).await;
             match read {
                 Ok(slice) => {
-                    self.saw_slice(slice.clone());
+                    self.observe_slice(slice.clone());
                     match Slice::from(slice.clone()).ours {
                         Some(ours) if ours.format > NEWEST => {
                             let what =
                                 "was written by a newer version of Scaler: run that, or delete the slice";
-                            return Err(in_the_way(&name, what));
+                            return Err(foreign_slice(&name, what));
                         }
                         Some(_) => all.push(slice),
                         None => {
                             let what = "has the name of one of Scaler's and is none: rename or delete it";
-                            return Err(in_the_way(&name, what));
+                            return Err(foreign_slice(&name, what));
                         }
                     }
                 }
-                Err(error) if cluster::is_missing(&error) => self.slice_is_gone(&name),
+                Err(error) if cluster::is_missing(&error) => self.forget_slice(&name),
                 Err(error) => {
                     let doing = format!("reading the EndpointSlice {}/{}", name.0, name.1);
-                    return Err(cluster::unwritten(&error, &doing, false));
+                    return Err(cluster::write_error(&error, &doing, false));
                 }
             }
         }
@@ -193,7 +205,7 @@ impl Routes {
             true => self.cluster.call(api.replace(&name, &params, &slice)).await,
             false => self.cluster.call(api.create(&params, &slice)).await,
         };
-        self.saw_slice(written.map_err(|error| cluster::unwritten(&error, &doing, false))?);
+        self.observe_slice(written.map_err(|error| cluster::write_error(&error, &doing, false))?);
         Ok(())
     }
 
@@ -203,7 +215,7 @@ impl Routes {
     ///
     /// As any write.
     pub(in crate::interception) async fn delete_slice(&self, slice: EndpointSlice) -> Result<(), ScaleError> {
-        let name: Name = Slice::from(slice.clone()).meta.key();
+        let name: ObjectName = Slice::from(slice.clone()).meta.key();
         let preconditions =
             Preconditions { uid: slice.metadata.uid, resource_version: slice.metadata.resource_version };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
@@ -212,30 +224,30 @@ impl Routes {
             Ok(_) => {}
             Err(error) if cluster::is_missing(&error) => {}
             Err(error) => {
-                return Err(cluster::unwritten(
+                return Err(cluster::write_error(
                     &error,
                     &format!("deleting the EndpointSlice {}", name.1),
                     false,
                 ));
             }
         }
-        self.slice_is_gone(&name);
+        self.forget_slice(&name);
         Ok(())
     }
 
-    fn saw_slice(&self, slice: EndpointSlice) {
-        self.store.with(|state| state.apply(Change::Slice(Box::new(slice.into())), Teller::Own));
+    fn observe_slice(&self, slice: EndpointSlice) {
+        self.store.with(|state| state.apply(ObjectChange::Slice(Box::new(slice.into())), Origin::Own));
     }
 
-    fn slice_is_gone(&self, name: &Name) {
+    fn forget_slice(&self, name: &ObjectName) {
         self.store.with(|state| {
-            if let Some(uid) = state.routing.slice(name).map(|slice| slice.meta.uid.clone()) {
-                state.remove(Topic::Slices, name, &uid);
+            if let Some(uid) = state.interception.slice(name).map(|slice| slice.meta.uid.clone()) {
+                state.remove(ObjectType::Slices, name, &uid);
             }
         });
     }
 }
 
-fn in_the_way(name: &Name, what: &str) -> ScaleError {
+fn foreign_slice(name: &ObjectName, what: &str) -> ScaleError {
     ScaleError::Terminal { reason: format!("the EndpointSlice {} in namespace {} {what}", name.1, name.0) }
 }

@@ -7,67 +7,67 @@ use futures_util::{StreamExt as _, stream};
 use scaler_types::{Dlx, Result, ScaleError};
 
 use super::super::{
-    Routes,
+    InterceptionWriter,
     desired::{plan, status::is_complete},
 };
 use crate::{
     index::State,
-    objects::{Name, Ours, PORT_REGISTRY, Service},
+    objects::{DlxSlice, ObjectName, PORT_REGISTRY, Service},
 };
 
 /// How many Services are written at once.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
 /// What is to be done with a Service that has something of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tending {
+enum SyncAction {
     /// Its slices name others than the DLXs that there are, or its selector was not given back to its owners.
-    Mend,
+    Repair,
     /// It belongs to no workload that is looked after.
-    GiveBack,
+    Restore,
 }
 
-impl Routes {
+impl InterceptionWriter {
     /// Has every slice name these DLXs, gives back what was led for workloads that are gone, and tidies the registry. Without DLXs
     /// no slice is changed: slices that name nobody would lose every request.
     ///
     /// # Errors
     ///
     /// Not everything could be written; without DLXs also: a Service still holds a port.
-    pub async fn tend(&self, dlxs: &[Dlx]) -> Result<()> {
-        self.is_leading()?;
+    pub(crate) async fn sync_dlxs(&self, dlxs: &[Dlx]) -> Result<()> {
+        self.ensure_autoscaler()?;
         let all_given_back = dlxs.is_empty();
         let work = self.store.with(|state| {
             state.config.service_ports?;
             if !all_given_back {
-                state.serve(dlxs);
+                state.set_dlxs(dlxs);
             }
-            state.forgive();
+            state.resume_suspended();
             state.settle();
-            let mut work = work(state, dlxs);
-            work.retain(|_, what| *what == Tending::GiveBack || !all_given_back);
+            let mut work = pending_actions(state, dlxs);
+            work.retain(|_, what| *what == SyncAction::Restore || !all_given_back);
             Some(work)
         });
         let Some(work) = work else { return Ok(()) };
         let all = work.into_iter().map(|(name, what)| async move {
-            let done = self.tend_one(&name, what, dlxs).await;
+            let done = self.sync_service(&name, what, dlxs).await;
             done.map_err(|error| format!("{}/{}: {error}", name.0, name.1)).err()
         });
         let mut failed: Vec<String> =
-            stream::iter(all).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
-        failed.extend(self.tidy().await.err().map(|error| error.to_string()));
+            stream::iter(all).buffer_unordered(MAX_CONCURRENT).filter_map(std::future::ready).collect().await;
+        failed.extend(self.prune_ports().await.err().map(|error| error.to_string()));
         match failed.first() {
-            None if all_given_back => self.nothing_is_held().await,
+            None if all_given_back => self.ensure_no_port_is_held().await,
             None => Ok(()),
             Some(first) => Err(anyhow!("{} routes are not up to date; the first: {first}", failed.len())),
         }
     }
 
     /// Fails while a Service holds a port: everything that can be given back here has been.
-    async fn nothing_is_held(&self) -> Result<()> {
+    async fn ensure_no_port_is_held(&self) -> Result<()> {
         self.read_registry().await?;
         let held = self.store.with(|state| {
-            let mut entries = state.routing.registry()?.entries();
+            let mut entries = state.interception.registry()?.entries();
             let (port, entry) = entries.find(|(_, entry)| entry.freed.is_none())?;
             Some((port, entry.holder.clone()))
         });
@@ -85,45 +85,50 @@ impl Routes {
         )
     }
 
-    async fn tend_one(&self, name: &Name, what: Tending, dlxs: &[Dlx]) -> Result<(), ScaleError> {
+    async fn sync_service(
+        &self,
+        name: &ObjectName,
+        what: SyncAction,
+        dlxs: &[Dlx],
+    ) -> Result<(), ScaleError> {
         let Some(service) = self.read_service(name).await? else { return Ok(()) };
         match what {
-            Tending::Mend => {
-                self.mend_slices(&service.fact, dlxs).await?;
-                self.give_selector_back(&service.fact).await
+            SyncAction::Repair => {
+                self.repair_slices(&service.service, dlxs).await?;
+                self.restore_selector_owners(&service.service).await
             }
-            Tending::GiveBack => {
+            SyncAction::Restore => {
                 tracing::info!(service = %name.1, namespace = %name.0, "gives back a Service whose workload is gone");
                 // What a newer version wrote is found before anything is touched.
                 let slices = self.read_slices(name).await?;
-                self.take_all_away(service, slices).await
+                self.clear_service(service, slices).await
             }
         }
     }
 }
 
 /// The Services that need something.
-fn work(state: &State, dlxs: &[Dlx]) -> BTreeMap<Name, Tending> {
-    let ours = |service: &Service| -> Vec<&Ours> {
-        let slices = state.routing.slices_of(&service.meta.key());
+fn pending_actions(state: &State, dlxs: &[Dlx]) -> BTreeMap<ObjectName, SyncAction> {
+    let ours = |service: &Service| -> Vec<&DlxSlice> {
+        let slices = state.interception.slices_of(&service.meta.key());
         slices.filter_map(|slice| slice.ours.as_ref()).collect()
     };
     let need = |service: &Service| {
         let ours = ours(service);
-        if ours.is_empty() && !service.fenced {
+        if ours.is_empty() && !service.intercepted {
             return None;
         }
         let listed = state.workloads_of(service).iter().any(|id| state.is_listed(id));
         if !listed {
-            return Some(Tending::GiveBack);
+            return Some(SyncAction::Restore);
         }
-        let names = |ours: &Ours| {
+        let names = |ours: &DlxSlice| {
             let Some(family) = ours.family else { return false };
-            plan::places(dlxs, family).1 == ours.dlxs
+            plan::dlx_endpoints(dlxs, family).1 == ours.dlxs
         };
         // What has a key and no slice is mended where it is decided whether it is to be led.
         let up_to_date = ours.iter().all(|ours| names(ours)) && is_complete(state, service);
-        (!ours.is_empty() && (!up_to_date || service.owners.scaler)).then_some(Tending::Mend)
+        (!ours.is_empty() && (!up_to_date || service.owners.scaler)).then_some(SyncAction::Repair)
     };
     state.services().filter_map(|service| Some((service.meta.key(), need(service)?))).collect()
 }

@@ -1,6 +1,6 @@
 //! What is to be intercepted, why not, and how it is now: pure functions of what is known.
 
-pub mod plan;
-pub mod reach;
-pub mod refusals;
-pub mod status;
+pub(crate) mod plan;
+pub(crate) mod reach;
+pub(crate) mod refusals;
+pub(crate) mod status;

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use scaler_types::{Dlx, Protocol};
 
-use crate::objects::{Family, Holder, Place, Service, ServicePort};
+use crate::objects::{IpFamily, PortHolder, Service, ServicePort, SliceEndpoint};
 
 /// The most endpoints that the API takes in one slice.
-const ENDPOINTS: usize = 1000;
+const MAX_ENDPOINTS: usize = 1000;
 /// The most ports.
-pub const PORTS: usize = 100;
+pub(crate) const MAX_PORTS: usize = 100;
 
 /// `appProtocol`s that are HTTP in clear text.
 const HTTP_PROTOCOLS: [&str; 6] =
@@ -18,7 +18,7 @@ const HTTP_PROTOCOLS: [&str; 6] =
 const HTTP_NAMES: [&str; 3] = ["http", "http2", "grpc"];
 
 /// What is spoken on a port.
-pub fn protocol(port: &ServicePort) -> Protocol {
+pub(crate) fn port_protocol(port: &ServicePort) -> Protocol {
     let named = |known: &str| {
         port.name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     };
@@ -30,15 +30,15 @@ pub fn protocol(port: &ServicePort) -> Protocol {
 }
 
 /// Whether that it is HTTP is only guessed, from its name.
-pub fn is_guessed(port: &ServicePort) -> bool {
-    port.protocol.is_empty() && protocol(port) == Protocol::Http
+pub(crate) fn is_guessed(port: &ServicePort) -> bool {
+    port.protocol.is_empty() && port_protocol(port) == Protocol::Http
 }
 
 /// How the ports of a Service are passed on, for people.
-pub fn passed_on(service: &Service) -> String {
+pub(crate) fn describe_forwarding(service: &Service) -> String {
     let how = |port: &ServicePort| {
         let name = if port.name.is_empty() { "its port" } else { &port.name };
-        match protocol(port) {
+        match port_protocol(port) {
             Protocol::Tcp => format!("{name} as TCP"),
             Protocol::Http if is_guessed(port) => format!(
                 "{name} as HTTP by its name, and as TCP where a client's first bytes cannot be HTTP (appProtocol says for certain)"
@@ -51,8 +51,8 @@ pub fn passed_on(service: &Service) -> String {
 }
 
 /// Who the ports of the DLXs for a Service are given to.
-pub fn holders(service: &Service) -> Vec<Holder> {
-    let holder = |port: &ServicePort| Holder {
+pub(crate) fn port_holders(service: &Service) -> Vec<PortHolder> {
+    let holder = |port: &ServicePort| PortHolder {
         namespace: service.meta.namespace.to_string(),
         service: service.meta.name.to_string(),
         uid: service.meta.uid.clone(),
@@ -62,55 +62,55 @@ pub fn holders(service: &Service) -> Vec<Holder> {
 }
 
 /// The families that a Service and the DLXs share.
-pub fn families(service: &Service, dlxs: &[Dlx]) -> Vec<Family> {
-    let shared = |family: &Family| dlxs.iter().any(|dlx| address(dlx, *family).is_some());
+pub(crate) fn shared_families(service: &Service, dlxs: &[Dlx]) -> Vec<IpFamily> {
+    let shared = |family: &IpFamily| dlxs.iter().any(|dlx| address(dlx, *family).is_some());
     service.families.iter().copied().filter(shared).collect()
 }
 
 /// The first family of a Service by which no DLX is reached: whoever came by it would find nobody. None, if it is not known who
 /// the DLXs are.
-pub fn unreached(service: &Service, dlxs: &[Dlx]) -> Option<Family> {
+pub(crate) fn unreachable_family(service: &Service, dlxs: &[Dlx]) -> Option<IpFamily> {
     if dlxs.is_empty() {
         return None;
     }
-    let shared = families(service, dlxs);
+    let shared = shared_families(service, dlxs);
     service.families.iter().copied().find(|family| !shared.contains(family))
 }
 
 /// The endpoints of a slice with these DLXs, and which DLXs they are: those that have an address of the family.
-pub fn places(dlxs: &[Dlx], family: Family) -> (Vec<Place>, Vec<String>) {
+pub(crate) fn dlx_endpoints(dlxs: &[Dlx], family: IpFamily) -> (Vec<SliceEndpoint>, Vec<String>) {
     let mut all: Vec<_> = dlxs.iter().filter_map(|dlx| Some((dlx, address(dlx, family)?))).collect();
     all.sort();
     all.dedup_by_key(|(_, address)| *address);
-    all.truncate(ENDPOINTS);
+    all.truncate(MAX_ENDPOINTS);
     let names = all.iter().map(|(dlx, _)| dlx.name.clone()).collect();
-    let place = |(dlx, address): (&Dlx, IpAddr)| Place {
+    let place = |(dlx, address): (&Dlx, IpAddr)| SliceEndpoint {
         address: address.to_string(),
         node: dlx.node.clone(),
         zone: dlx.zone.clone(),
         ready: true,
     };
-    let mut places: Vec<_> = all.into_iter().map(place).collect();
-    places.sort();
-    (places, names)
+    let mut dlx_endpoints: Vec<_> = all.into_iter().map(place).collect();
+    dlx_endpoints.sort();
+    (dlx_endpoints, names)
 }
 
 /// The name of our slice of a Service.
-pub fn slice_name(service: &str, family: Family) -> String {
+pub(crate) fn slice_name(service: &str, family: IpFamily) -> String {
     format!("{service}-scaler-{}", family.name().to_ascii_lowercase())
 }
 
 /// Ports by the names of the Service's.
-pub type Given = BTreeMap<String, u16>;
+pub(crate) type AssignedPorts = BTreeMap<String, u16>;
 
-fn address(dlx: &Dlx, family: Family) -> Option<IpAddr> {
+fn address(dlx: &Dlx, family: IpFamily) -> Option<IpAddr> {
     dlx.addresses.iter().copied().find(|address| family.has(address))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::PortOf;
+    use crate::objects::PortRef;
 
     fn dlx(name: &str, addresses: &[&str]) -> Dlx {
         Dlx {
@@ -140,8 +140,8 @@ mod tests {
             ("http", "tcp", Protocol::Tcp),
         ] {
             let port =
-                ServicePort { name: name.to_owned(), protocol: said.to_owned(), target: PortOf::Number(1) };
-            assert_eq!(protocol(&port), expected, "{name} {said}");
+                ServicePort { name: name.to_owned(), protocol: said.to_owned(), target: PortRef::Number(1) };
+            assert_eq!(port_protocol(&port), expected, "{name} {said}");
             assert_eq!(is_guessed(&port), expected == Protocol::Http && said.is_empty(), "{name} {said}");
         }
     }
@@ -149,21 +149,24 @@ mod tests {
     #[test]
     fn each_family_has_the_dlxs_that_have_it() {
         let dlxs = [dlx("b", &["10.0.0.2", "fd00::2"]), dlx("a", &["10.0.0.10"])];
-        let (places, names) = places(&dlxs, Family::V4);
+        let (dlx_endpoints, names) = dlx_endpoints(&dlxs, IpFamily::V4);
         assert_eq!(names, ["a", "b"]);
-        assert_eq!(places.iter().map(|place| &*place.address).collect::<Vec<_>>(), ["10.0.0.10", "10.0.0.2"]);
-        assert_eq!(super::places(&dlxs, Family::V6).1, ["b"]);
-        let both = Service { families: vec![Family::V6, Family::V4], ..Service::default() };
-        assert_eq!(families(&both, &dlxs), [Family::V6, Family::V4]);
-        assert_eq!(families(&both, &dlxs[1..]), [Family::V4]);
-        assert_eq!(unreached(&both, &dlxs), None);
-        assert_eq!(unreached(&both, &dlxs[1..]), Some(Family::V6));
-        assert_eq!(unreached(&both, &[]), None, "nobody knows");
+        assert_eq!(
+            dlx_endpoints.iter().map(|place| &*place.address).collect::<Vec<_>>(),
+            ["10.0.0.10", "10.0.0.2"]
+        );
+        assert_eq!(super::dlx_endpoints(&dlxs, IpFamily::V6).1, ["b"]);
+        let both = Service { families: vec![IpFamily::V6, IpFamily::V4], ..Service::default() };
+        assert_eq!(shared_families(&both, &dlxs), [IpFamily::V6, IpFamily::V4]);
+        assert_eq!(shared_families(&both, &dlxs[1..]), [IpFamily::V4]);
+        assert_eq!(unreachable_family(&both, &dlxs), None);
+        assert_eq!(unreachable_family(&both, &dlxs[1..]), Some(IpFamily::V6));
+        assert_eq!(unreachable_family(&both, &[]), None, "nobody knows");
         let many: Vec<_> = (0..2000_u32)
             .map(|number| {
                 dlx(&number.to_string(), &[&std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string()])
             })
             .collect();
-        assert_eq!(super::places(&many, Family::V4).0.len(), ENDPOINTS);
+        assert_eq!(super::dlx_endpoints(&many, IpFamily::V4).0.len(), MAX_ENDPOINTS);
     }
 }

@@ -6,20 +6,20 @@ use crate::{
         Workload,
         annotations::{HOSTS, INTERCEPT},
     },
-    workload::{hosts, options::Wishes},
+    workload::{hosts, options::WorkloadOptions},
 };
 
 /// Why no request could wake a workload whose Services are left as they are, if so.
 ///
 /// The names of its Services alone lead nowhere: whoever uses them comes to its pods, and asleep to nobody.
-pub(in crate::interception) fn unreached(
+pub(in crate::interception) fn unreachable(
     state: &State,
     workload: &Workload,
-    wishes: &Wishes,
+    options: &WorkloadOptions,
 ) -> Option<String> {
     let id = workload.id();
     let given = state.config.operators_hosts(&id.namespace, &id.name).next().is_some();
-    if given || pointed(state, workload, wishes).is_some() {
+    if given || existing_route(state, workload, options).is_some() {
         return None;
     }
     let (namespace, dlx) = (&workload.meta.namespace, &state.config.dlx_service);
@@ -32,11 +32,15 @@ pub(in crate::interception) fn unreached(
 }
 
 /// What the owners are to be told of a workload that is led by default, though somebody points its requests at the DLX.
-pub fn by_default(state: &State, workload: &Workload, wishes: &Wishes) -> Option<String> {
-    if !wishes.opted_in || wishes.intercept_is_set {
+pub(crate) fn interception_by_default(
+    state: &State,
+    workload: &Workload,
+    options: &WorkloadOptions,
+) -> Option<String> {
+    if !options.opted_in || options.intercept_is_set {
         return None;
     }
-    let (route, host) = pointed(state, workload, wishes)?;
+    let (route, host) = existing_route(state, workload, options)?;
     Some(format!(
         "its Services are to lead to the DLXs, as those of everything that opts in, and {route} leads requests for {host} to a DLX \
          already: say {INTERCEPT}: none to leave its Services as they are, or {INTERCEPT}: service to have both"
@@ -44,8 +48,8 @@ pub fn by_default(state: &State, workload: &Workload, wishes: &Wishes) -> Option
 }
 
 /// Who leads requests for one of its hosts to the DLXs, and for which.
-fn pointed(state: &State, workload: &Workload, wishes: &Wishes) -> Option<(String, String)> {
-    let (hosts, _) = hosts::of_workload(state, workload, wishes);
+fn existing_route(state: &State, workload: &Workload, options: &WorkloadOptions) -> Option<(String, String)> {
+    let (hosts, _) = hosts::workload_hosts(state, workload, options);
     hosts.into_iter().find_map(|host| {
         let route = state.points_at_dlxs(&workload.meta.namespace, &host)?;
         Some((route, host))

@@ -5,29 +5,29 @@ use scaler_types::Dlx;
 use super::{plan, reach};
 use crate::{
     config::InterceptMode,
-    index::{OFTEN, State},
+    index::{MAX_LOSSES, State},
     interception::ports,
-    objects::{NEWEST, PORT_REGISTRY, PortOf, Registry, Service, Workload, annotations::IGNORE_CHECKS},
+    objects::{NEWEST, PORT_REGISTRY, PortRef, PortRegistry, Service, Workload, annotations::IGNORE_CHECKS},
     workload::{
         exempt,
-        options::{IgnoredCheck, Wishes},
+        options::{IgnoredCheck, WorkloadOptions},
     },
 };
 
 /// Why a workload's Services cannot be led.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum InterceptionRefusal {
     /// As things are: its owners or the cluster's have to change something.
     Shape(String),
     /// There is no port left.
     NoPort(String),
 }
 
-// === impl Refusal ===
+// === impl InterceptionRefusal ===
 
-impl Refusal {
+impl InterceptionRefusal {
     /// For people: which object, and what to do.
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         match self {
             Self::Shape(text) | Self::NoPort(text) => text,
         }
@@ -35,43 +35,55 @@ impl Refusal {
 }
 
 /// Why a workload that opted in cannot sleep the way its owners want its requests to go, if so. To these DLXs; none, if it is not known who they are.
-pub fn refusal(state: &State, workload: &Workload, wishes: &Wishes, dlxs: &[Dlx]) -> Option<Refusal> {
-    if let Some(text) = exempt::why_left_alone(state, workload) {
-        return Some(Refusal::Shape(text));
+pub(crate) fn check_interception(
+    state: &State,
+    workload: &Workload,
+    options: &WorkloadOptions,
+    dlxs: &[Dlx],
+) -> Option<InterceptionRefusal> {
+    if let Some(text) = exempt::exemption(state, workload) {
+        return Some(InterceptionRefusal::Shape(text));
     }
-    if wishes.intercept == InterceptMode::Manual {
-        return reach::unreached(state, workload, wishes).map(Refusal::Shape);
+    if options.intercept == InterceptMode::Manual {
+        return reach::unreachable(state, workload, options).map(InterceptionRefusal::Shape);
     }
     let Some(range) = state.config.service_ports else {
         let text = "its Services cannot be led: start every autoscaler and dlx with --service-ports";
-        return Some(Refusal::Shape(text.to_owned()));
+        return Some(InterceptionRefusal::Shape(text.to_owned()));
     };
     let services = state.ordinary_services_of(workload);
     if services.is_empty() {
-        return Some(Refusal::Shape(none(state, workload)));
+        return Some(InterceptionRefusal::Shape(explain_no_service(state, workload)));
     }
     let shape = services.iter().find_map(|service| {
-        shape(service, wishes)
-            .or_else(|| ports(service, workload))
-            .or_else(|| others(state, service))
-            .or_else(|| families(service, dlxs))
+        check_spec(service, options)
+            .or_else(|| check_ports(service, workload))
+            .or_else(|| check_others(state, service))
+            .or_else(|| check_families(service, dlxs))
             .map(|what| format!("the Service {} {what}", service.meta.name))
     });
-    let shape = shape.or_else(|| differ(&services)).or_else(|| policies(state, workload, wishes));
+    let shape =
+        shape.or_else(|| check_readiness(&services)).or_else(|| check_policies(state, workload, options));
     if let Some(text) = shape {
-        return Some(Refusal::Shape(text));
+        return Some(InterceptionRefusal::Shape(text));
     }
-    let holders: Vec<_> = services.iter().flat_map(|service| plan::holders(service)).collect();
-    let nothing = Registry::default();
-    let registry = state.routing.registry().unwrap_or(&nothing);
-    if ports::has_room_for(registry, &holders, range, &state.routing.quarantine, state.routing.now()) {
+    let holders: Vec<_> = services.iter().flat_map(|service| plan::port_holders(service)).collect();
+    let nothing = PortRegistry::default();
+    let registry = state.interception.registry().unwrap_or(&nothing);
+    if ports::has_room_for(
+        registry,
+        &holders,
+        range,
+        &state.interception.quarantine,
+        state.interception.now(),
+    ) {
         return None;
     }
-    Some(Refusal::NoPort(full(range)))
+    Some(InterceptionRefusal::NoPort(no_port_left(range)))
 }
 
 /// There are not enough ports.
-pub fn full(range: scaler_types::ServicePorts) -> String {
+pub(crate) fn no_port_left(range: scaler_types::ServicePorts) -> String {
     format!(
         "no port of the DLXs is left for its Services ({}-{}, ConfigMap {}; one that was given back is kept for 10 minutes): give \
          every autoscaler and dlx a wider --service-ports",
@@ -80,7 +92,7 @@ pub fn full(range: scaler_types::ServicePorts) -> String {
 }
 
 /// No Service could be led.
-fn none(state: &State, workload: &Workload) -> String {
+fn explain_no_service(state: &State, workload: &Workload) -> String {
     if let Some(service) = state.services_of(workload).into_iter().find(|service| service.headless) {
         return format!(
             "the Service {} is headless, and there is no other: give it a Service with an address of its own",
@@ -96,7 +108,7 @@ fn none(state: &State, workload: &Workload) -> String {
             "the Service {} has no selector, so that its endpoints are somebody else's: give it one",
             service.meta.name
         ),
-        Some(service) if service.leads_to(&workload.labels) => {
+        Some(service) if service.selects(&workload.labels) => {
             format!("the Service {} is being deleted", service.meta.name)
         }
         _ => "no Service leads to its pods: make one; or point an Ingress or HTTPRoute at the DLX, and say scaler.dev/intercept: \
@@ -106,7 +118,7 @@ fn none(state: &State, workload: &Workload) -> String {
 }
 
 /// What a Service is.
-fn shape(service: &Service, wishes: &Wishes) -> Option<String> {
+fn check_spec(service: &Service, options: &WorkloadOptions) -> Option<String> {
     if !service.not_tcp.is_empty() {
         let ports = service.not_tcp.join(", ");
         return Some(format!(
@@ -114,16 +126,16 @@ fn shape(service: &Service, wishes: &Wishes) -> Option<String> {
                              selects other pods, or leave it as it is (scaler.dev/intercept: manual)"
         ));
     }
-    if service.ports.is_empty() || service.ports.len() > plan::PORTS {
+    if service.ports.is_empty() || service.ports.len() > plan::MAX_PORTS {
         let count = service.ports.len();
-        return Some(format!("has {count} ports, and 1 to {} can be led", plan::PORTS));
+        return Some(format!("has {count} ports, and 1 to {} can be led", plan::MAX_PORTS));
     }
     if let Some(policy) = service.local.first() {
         return Some(format!(
             "has {policy}: Local, so that nodes without a DLX would have no endpoint: set it to Cluster"
         ));
     }
-    if service.sticky && !wishes.ignored_checks.contains(&IgnoredCheck::SessionAffinity) {
+    if service.sticky && !options.ignored_checks.contains(&IgnoredCheck::SessionAffinity) {
         return Some(format!(
             "has sessionAffinity: ClientIP, which by way of the DLXs keeps nobody at a pod: set it to None, or accept that \
              ({IGNORE_CHECKS}: session-affinity)"
@@ -133,7 +145,7 @@ fn shape(service: &Service, wishes: &Wishes) -> Option<String> {
 }
 
 /// Several Services of which some take pods that are not ready: the DLXs send what comes by either to the same pods.
-fn differ(services: &[&Service]) -> Option<String> {
+fn check_readiness(services: &[&Service]) -> Option<String> {
     let unready = services.iter().find(|service| service.unready)?;
     let ready = services.iter().find(|service| !service.unready)?;
     Some(format!(
@@ -144,11 +156,11 @@ fn differ(services: &[&Service]) -> Option<String> {
 }
 
 /// By which addresses it is reached, and the DLXs are not.
-fn families(service: &Service, dlxs: &[Dlx]) -> Option<String> {
+fn check_families(service: &Service, dlxs: &[Dlx]) -> Option<String> {
     if service.families.is_empty() {
         return Some("has no ipFamilies that are known: set IPv4, IPv6 or both".to_owned());
     }
-    let family = plan::unreached(service, dlxs)?.name();
+    let family = plan::unreachable_family(service, dlxs)?.name();
     Some(format!(
         "has an address of {family}, and no DLX takes requests by {family}: see to it that the DLXs' pods have addresses of that \
          family and listen on them (--listen-address=:8090 is all of them), or leave it out of the Service's ipFamilies"
@@ -156,9 +168,9 @@ fn families(service: &Service, dlxs: &[Dlx]) -> Option<String> {
 }
 
 /// Where its ports lead in the pods.
-fn ports(service: &Service, workload: &Workload) -> Option<String> {
+fn check_ports(service: &Service, workload: &Workload) -> Option<String> {
     let missing = service.ports.iter().find(|port| workload.port(&port.target).is_none())?;
-    let PortOf::Name(name) = &missing.target else { return None };
+    let PortRef::Name(name) = &missing.target else { return None };
     Some(match workload.ports {
         Some(_) => format!(
             "has the targetPort {name:?}, and no container of the pod template has a port called so: name it there, or use the number"
@@ -170,7 +182,7 @@ fn ports(service: &Service, workload: &Workload) -> Option<String> {
 }
 
 /// Who else has to do with it.
-fn others(state: &State, service: &Service) -> Option<String> {
+fn check_others(state: &State, service: &Service) -> Option<String> {
     let workloads = state.workloads_of(service);
     let scalers = workloads.iter().find(|id| state.workload(id).is_some_and(Workload::is_scaler));
     if let Some(id) = scalers {
@@ -187,30 +199,30 @@ fn others(state: &State, service: &Service) -> Option<String> {
             names.join(", ")
         ));
     }
-    let mut slices = state.routing.slices_of(&service.meta.key());
+    let mut slices = state.interception.slices_of(&service.meta.key());
     if slices.any(|slice| slice.ours.as_ref().is_some_and(|ours| ours.format > NEWEST)) {
         return Some(
             "has an EndpointSlice that a newer version of Scaler wrote: run that, or delete the slice"
                 .to_owned(),
         );
     }
-    if state.routing.taken.is_left_alone(&service.meta.uid, state.routing.now()) {
+    if state.interception.selector_conflicts.is_suspended(&service.meta.uid, state.interception.now()) {
         return Some(format!(
-            "was given the selector key {} {OFTEN} times, and somebody took it away each time: it is left alone for an hour; let \
+            "was given the selector key {} {MAX_LOSSES} times, and somebody took it away each time: it is left alone for an hour; let \
              whoever applies it leave spec.selector as it is (plugins/deployment/README.md)",
-            crate::objects::FENCED
+            crate::objects::SELECTOR_KEY
         ));
     }
     None
 }
 
 /// What a DLX would open.
-fn policies(state: &State, workload: &Workload, wishes: &Wishes) -> Option<String> {
-    if wishes.intercept_despite_network_policies {
+fn check_policies(state: &State, workload: &Workload, options: &WorkloadOptions) -> Option<String> {
+    if options.intercept_despite_network_policies {
         return None;
     }
     let mut guards: Vec<_> = state
-        .routing
+        .interception
         .guards(&workload.meta.namespace, &workload.labels)
         .map(|policy| &*policy.meta.name)
         .collect();

@@ -5,55 +5,55 @@ use std::{collections::BTreeSet, time::Instant};
 use scaler_types::{Backend, Interception, Port, Protocol, TrafficMode};
 
 use super::{
-    plan::{self, Given},
-    refusals::{self, Refusal},
+    plan::{self, AssignedPorts},
+    refusals::{self, InterceptionRefusal},
 };
 use crate::{
     config::InterceptMode,
     index::State,
-    objects::{NEWEST, Ours, Service, Workload},
-    workload::options::Wishes,
+    objects::{DlxSlice, NEWEST, Service, Workload},
+    workload::options::WorkloadOptions,
 };
 
 /// Where a workload's Services lead, and what is wanted of that.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Look {
+pub(crate) struct InterceptionStatus {
     /// How requests reach it.
-    pub path: TrafficMode,
+    pub(crate) path: TrafficMode,
     /// As the daemons are told; none: nothing is led and nobody wants it.
-    pub route: Option<Interception>,
+    pub(crate) route: Option<Interception>,
     /// Since when all that is new goes to the DLXs.
-    pub led_since: Option<Instant>,
+    pub(crate) intercepted_since: Option<Instant>,
     /// The DLXs' ports that are its own.
-    pub ports: Vec<Port>,
+    pub(crate) ports: Vec<Port>,
     /// It is refused for want of ports.
-    pub short: bool,
+    pub(crate) lacks_ports: bool,
     /// Its owners want its Services led.
-    pub wanted: bool,
+    pub(crate) wanted: bool,
 }
 
-// === impl Look ===
+// === impl InterceptionStatus ===
 
-impl Look {
+impl InterceptionStatus {
     /// It is to be led, or kept awake.
-    pub fn asks(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         self.route.as_ref().is_some_and(|route| route.requested)
     }
 
     /// Why it is not, though they want it.
-    pub fn refusal(&self) -> Option<&str> {
+    pub(crate) fn refusal(&self) -> Option<&str> {
         let route = self.route.as_ref().filter(|route| route.requested)?;
         Some(route.refusal.as_str()).filter(|why| !why.is_empty())
     }
 
     /// Something of ours is on its Services.
-    pub fn is_touched(&self) -> bool {
+    pub(crate) fn is_touched(&self) -> bool {
         self.route.as_ref().is_some_and(|route| route.backend != Backend::Workload)
     }
 
     /// It is led, as it is to be, and nothing refuses that.
-    pub fn leads_all_to_dlxs(&self) -> bool {
-        self.led_since.is_some()
+    pub(crate) fn is_fully_intercepted(&self) -> bool {
+        self.intercepted_since.is_some()
             && self.route.as_ref().is_some_and(|route| {
                 route.backend == Backend::Dlx && route.in_sync && route.refusal.is_empty()
             })
@@ -61,73 +61,79 @@ impl Look {
 }
 
 /// Looks where a workload's Services lead.
-pub fn look(state: &State, workload: &Workload, wishes: &Wishes) -> Look {
-    let refusal = match wishes.opted_in {
-        true => refusals::refusal(state, workload, wishes, &state.routing.dlxs),
+pub(crate) fn interception_status(
+    state: &State,
+    workload: &Workload,
+    options: &WorkloadOptions,
+) -> InterceptionStatus {
+    let refusal = match options.opted_in {
+        true => refusals::check_interception(state, workload, options, &state.interception.dlxs),
         false => None,
     };
     // What is refused is kept awake, and given back, also where its owners want none of its Services led.
-    let wanted = wishes.opted_in && wishes.intercept != InterceptMode::Manual;
+    let wanted = options.opted_in && options.intercept != InterceptMode::Manual;
     let asked = wanted || refusal.is_some();
     let services = state.services_of(workload);
-    let ours: Vec<&Ours> = services.iter().flat_map(|service| ours(state, service)).collect();
-    let leads = if services.iter().any(|service| service.fenced) {
+    let ours: Vec<&DlxSlice> = services.iter().flat_map(|service| dlx_slices(state, service)).collect();
+    let leads = if services.iter().any(|service| service.intercepted) {
         Backend::Dlx
     } else if ours.is_empty() {
         Backend::Workload
     } else {
         Backend::Both
     };
-    let path = match wishes.intercept {
-        InterceptMode::WhenAsleep if wishes.opted_in => TrafficMode::WhenAsleep,
+    let path = match options.intercept {
+        InterceptMode::WhenAsleep if options.opted_in => TrafficMode::WhenAsleep,
         _ => TrafficMode::Always,
     };
     let id = workload.id();
-    let led_since = state.routing.led_since(&id).filter(|_| leads == Backend::Dlx);
-    let short = matches!(refusal, Some(Refusal::NoPort(_)));
+    let intercepted_since = state.interception.intercepted_since(&id).filter(|_| leads == Backend::Dlx);
+    let lacks_ports = matches!(refusal, Some(InterceptionRefusal::NoPort(_)));
     let route = (asked || leads != Backend::Workload).then(|| {
         let ordinary = state.ordinary_services_of(workload);
         let dlxs: BTreeSet<&String> = ours.iter().flat_map(|ours| &ours.dlxs).collect();
         Interception {
             requested: asked,
-            refusal: refusal.map(Refusal::text).unwrap_or_default(),
+            refusal: refusal.map(InterceptionRefusal::text).unwrap_or_default(),
             backend: leads,
             in_sync: match leads {
                 Backend::Workload | Backend::Unknown => true,
                 Backend::Both => ordinary.iter().all(|service| is_complete(state, service)),
-                Backend::Dlx => ordinary.iter().all(|service| service.fenced && is_complete(state, service)),
+                Backend::Dlx => {
+                    ordinary.iter().all(|service| service.intercepted && is_complete(state, service))
+                }
             },
             // Told by the time of the listing.
             intercepted_for: std::time::Duration::ZERO,
             workload_ready: !ordinary.is_empty()
-                && ordinary.iter().all(|service| state.routing.is_ready(service)),
+                && ordinary.iter().all(|service| state.interception.is_ready(service)),
             dlxs: dlxs.into_iter().cloned().collect(),
         }
     });
-    let ports = ports(state, workload, &services);
-    Look { path, route, led_since, ports, short, wanted }
+    let ports = dlx_ports(state, workload, &services);
+    InterceptionStatus { path, route, intercepted_since, ports, lacks_ports, wanted }
 }
 
 /// The ports of the DLXs that a Service's have now, if all of them have one.
-pub fn given(state: &State, service: &Service) -> Option<Given> {
-    let (range, registry) = (state.config.service_ports?, state.routing.registry()?);
-    let holders = plan::holders(service).into_iter();
+pub(crate) fn assigned_ports(state: &State, service: &Service) -> Option<AssignedPorts> {
+    let (range, registry) = (state.config.service_ports?, state.interception.registry()?);
+    let holders = plan::port_holders(service).into_iter();
     holders.map(|holder| Some((holder.port.clone(), registry.held(&holder, range)?))).collect()
 }
 
 /// Whether a Service's slices are as they would be written again with the DLXs that they name, and lead every client to one.
-pub fn is_complete(state: &State, service: &Service) -> bool {
-    let Some(given) = given(state, service) else { return false };
-    let ours: Vec<&Ours> = ours(state, service).collect();
-    let known = &state.routing.dlxs;
-    let is_right = |ours: &&Ours| {
+pub(crate) fn is_complete(state: &State, service: &Service) -> bool {
+    let Some(given) = assigned_ports(state, service) else { return false };
+    let ours: Vec<&DlxSlice> = dlx_slices(state, service).collect();
+    let known = &state.interception.dlxs;
+    let is_right = |ours: &&DlxSlice| {
         let family = ours.family.filter(|family| service.families.contains(family));
         let named: Option<Vec<_>> =
             ours.dlxs.iter().map(|name| known.iter().find(|dlx| dlx.name == *name).cloned()).collect();
         let endpoints = match (named, family) {
             // Who they are was not told, or they are no more: their addresses are whatever they were.
             (None, _) => ours.endpoints.len() == ours.dlxs.len(),
-            (Some(named), Some(family)) => plan::places(&named, family).0 == ours.endpoints,
+            (Some(named), Some(family)) => plan::dlx_endpoints(&named, family).0 == ours.endpoints,
             (Some(_), None) => false,
         };
         family.is_some()
@@ -140,18 +146,18 @@ pub fn is_complete(state: &State, service: &Service) -> bool {
     };
     let all = !ours.is_empty() && ours.len() == service.families.len() && ours.iter().all(is_right);
     // What names DLXs that are no more is right but for that.
-    all && plan::unreached(service, known).is_none()
+    all && plan::unreachable_family(service, known).is_none()
 }
 
 /// The DLXs' ports of a workload: those given to its Services and those given back that stand there still; and what its slices
 /// name, should the registry have been lost.
-fn ports(state: &State, workload: &Workload, services: &[&Service]) -> Vec<Port> {
+fn dlx_ports(state: &State, workload: &Workload, services: &[&Service]) -> Vec<Port> {
     let mut ports = Vec::new();
     for service in services {
-        let registry = state.routing.registry();
-        let given = registry.into_iter().flat_map(|registry| registry.of(&service.meta.uid));
+        let registry = state.interception.registry();
+        let given = registry.into_iter().flat_map(|registry| registry.entries_of(&service.meta.uid));
         let given = given.map(|(port, entry)| (port, entry.holder.port.as_str()));
-        let named = ours(state, service).flat_map(|ours| &ours.ports);
+        let named = dlx_slices(state, service).flat_map(|ours| &ours.ports);
         let named = named.map(|(name, port)| (*port, name.as_str()));
         let lost = named.filter(|(port, _)| !registry.is_some_and(|registry| registry.has(*port)));
         for (listen, name) in given.chain(lost) {
@@ -159,7 +165,7 @@ fn ports(state: &State, workload: &Workload, services: &[&Service]) -> Vec<Port>
             ports.push(Port {
                 listen,
                 target: of.and_then(|port| workload.port(&port.target)),
-                protocol: of.map_or(Protocol::Tcp, plan::protocol),
+                protocol: of.map_or(Protocol::Tcp, plan::port_protocol),
                 guessed: of.is_some_and(plan::is_guessed),
             });
         }
@@ -170,8 +176,8 @@ fn ports(state: &State, workload: &Workload, services: &[&Service]) -> Vec<Port>
 }
 
 /// What the slices of ours of a Service say.
-fn ours<'a>(state: &'a State, service: &Service) -> impl Iterator<Item = &'a Ours> + use<'a> {
-    state.routing.slices_of(&service.meta.key()).filter_map(|slice| slice.ours.as_ref())
+fn dlx_slices<'a>(state: &'a State, service: &Service) -> impl Iterator<Item = &'a DlxSlice> + use<'a> {
+    state.interception.slices_of(&service.meta.key()).filter_map(|slice| slice.ours.as_ref())
 }
 
 #[cfg(test)]

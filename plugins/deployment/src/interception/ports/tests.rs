@@ -7,8 +7,8 @@ use crate::index::QUARANTINE;
 
 const RANGE: ServicePorts = ServicePorts { first: 20000, last: 20003 };
 
-fn holder(name: &str) -> Holder {
-    Holder {
+fn holder(name: &str) -> PortHolder {
+    PortHolder {
         namespace: "shop".to_owned(),
         service: name.to_owned(),
         uid: format!("uid-{name}"),
@@ -17,26 +17,26 @@ fn holder(name: &str) -> Holder {
 }
 
 /// A port for one alone.
-fn claim(draft: &mut Draft<'_>, name: &str, freed: &str) -> Option<u16> {
+fn claim(draft: &mut PortDraft<'_>, name: &str, freed: &str) -> Option<u16> {
     Some(draft.claim(&[holder(name)], freed)?[0])
 }
 
 /// As the API has it after the draft was written.
-fn written(draft: &Draft<'_>) -> Registry {
+fn written(draft: &PortDraft<'_>) -> PortRegistry {
     let map = ConfigMap { data: Some(draft.data()), ..ConfigMap::default() };
-    Registry::from(map)
+    PortRegistry::from(map)
 }
 
 #[test]
 fn everybody_has_a_port_of_his_own_and_keeps_it() {
-    let (empty, quarantine, now) = (Registry::default(), Quarantine::default(), Instant::now());
-    let mut draft = Draft::new(&empty, RANGE, &quarantine, now);
+    let (empty, quarantine, now) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
+    let mut draft = PortDraft::new(&empty, RANGE, &quarantine, now);
     let ports: Vec<_> = ["a", "b", "c", "d"].map(|name| claim(&mut draft, name, "now")).into();
     let mut sorted = ports.clone();
     sorted.sort();
     assert_eq!(sorted, RANGE.all().map(Some).collect::<Vec<_>>());
     assert_eq!(claim(&mut draft, "e", "now"), None, "there are four");
-    let mut three = Draft::new(&empty, RANGE, &quarantine, now);
+    let mut three = PortDraft::new(&empty, RANGE, &quarantine, now);
     assert_eq!(three.claim(&["a", "b", "c", "d", "e"].map(holder), "now"), None);
     assert!(!three.is_new(), "all of a Service's ports or none");
     assert_eq!(three.claim(&["a", "b", "c", "d"].map(holder), "now").unwrap().len(), 4);
@@ -45,13 +45,13 @@ fn everybody_has_a_port_of_his_own_and_keeps_it() {
     assert_eq!(full.held(&holder("b"), RANGE), ports[1]);
     assert!(has_room_for(&full, &[holder("a"), holder("d")], RANGE, &quarantine, now), "they have theirs");
     assert!(!has_room_for(&full, &[holder("a"), holder("e")], RANGE, &quarantine, now));
-    assert_eq!(claim(&mut Draft::new(&full, RANGE, &quarantine, now), "c", "now"), ports[2]);
+    assert_eq!(claim(&mut PortDraft::new(&full, RANGE, &quarantine, now), "c", "now"), ports[2]);
 }
 
 #[test]
 fn what_was_given_back_is_nobody_elses_for_a_while() {
-    let (empty, mut quarantine, start) = (Registry::default(), Quarantine::default(), Instant::now());
-    let mut draft = Draft::new(&empty, RANGE, &quarantine, start);
+    let (empty, mut quarantine, start) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
+    let mut draft = PortDraft::new(&empty, RANGE, &quarantine, start);
     for name in ["a", "b", "c", "d"] {
         claim(&mut draft, name, "t0");
     }
@@ -59,12 +59,12 @@ fn what_was_given_back_is_nobody_elses_for_a_while() {
     draft.free("t1", |holder| holder.service == "a");
     let given_back = written(&draft);
     assert_eq!(given_back.held(&holder("a"), RANGE), None);
-    assert_eq!(given_back.of("uid-a").count(), 1, "it stands there still");
+    assert_eq!(given_back.entries_of("uid-a").count(), 1, "it stands there still");
     quarantine.follow(&given_back, start);
-    let after = |quarantine: &Quarantine, name: &str, after: Duration| {
+    let after = |quarantine: &PortQuarantine, name: &str, after: Duration| {
         let now = start + after;
         let room = has_room_for(&given_back, &[holder(name)], RANGE, quarantine, now);
-        let port = claim(&mut Draft::new(&given_back, RANGE, quarantine, now), name, "t2");
+        let port = claim(&mut PortDraft::new(&given_back, RANGE, quarantine, now), name, "t2");
         assert_eq!(room, port.is_some(), "{name}");
         port
     };
@@ -74,29 +74,29 @@ fn what_was_given_back_is_nobody_elses_for_a_while() {
     // Seen again as it was: since then. Given back another time: from then on.
     quarantine.follow(&given_back, start + QUARANTINE);
     assert_eq!(after(&quarantine, "e", QUARANTINE), port);
-    let mut again = Draft::new(&given_back, RANGE, &quarantine, start);
+    let mut again = PortDraft::new(&given_back, RANGE, &quarantine, start);
     claim(&mut again, "a", "t3");
     again.free("t4", |holder| holder.service == "a");
     let again = written(&again);
     quarantine.follow(&again, start + QUARANTINE);
-    assert_eq!(claim(&mut Draft::new(&again, RANGE, &quarantine, start + QUARANTINE), "e", "t5"), None);
-    let fresh = Quarantine::default();
+    assert_eq!(claim(&mut PortDraft::new(&again, RANGE, &quarantine, start + QUARANTINE), "e", "t5"), None);
+    let fresh = PortQuarantine::default();
     assert_eq!(after(&fresh, "e", QUARANTINE * 2), None, "who has not seen it given back waits");
 }
 
 #[test]
 fn what_is_given_back_is_forgotten_in_the_end() {
-    let (empty, mut quarantine, start) = (Registry::default(), Quarantine::default(), Instant::now());
-    let mut draft = Draft::new(&empty, RANGE, &quarantine, start);
+    let (empty, mut quarantine, start) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
+    let mut draft = PortDraft::new(&empty, RANGE, &quarantine, start);
     claim(&mut draft, "a", "t0");
     claim(&mut draft, "b", "t0");
     draft.free("t1", |holder| holder.service == "a");
     let registry = written(&draft);
     quarantine.follow(&registry, start);
-    let mut early = Draft::new(&registry, RANGE, &quarantine, start);
+    let mut early = PortDraft::new(&registry, RANGE, &quarantine, start);
     early.prune();
     assert!(!early.is_new());
-    let mut late = Draft::new(&registry, RANGE, &quarantine, start + QUARANTINE);
+    let mut late = PortDraft::new(&registry, RANGE, &quarantine, start + QUARANTINE);
     late.prune();
     assert!(late.is_new());
     assert_eq!(written(&late).entries().map(|(_, entry)| &*entry.holder.service).collect::<Vec<_>>(), ["b"]);
@@ -104,13 +104,13 @@ fn what_is_given_back_is_forgotten_in_the_end() {
 
 #[test]
 fn outside_of_a_changed_range_it_is_given_up_and_another_taken() {
-    let (empty, quarantine, now) = (Registry::default(), Quarantine::default(), Instant::now());
-    let mut draft = Draft::new(&empty, RANGE, &quarantine, now);
+    let (empty, quarantine, now) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
+    let mut draft = PortDraft::new(&empty, RANGE, &quarantine, now);
     let old = claim(&mut draft, "a", "t0").unwrap();
     let registry = written(&draft);
     let moved = ServicePorts { first: 30000, last: 30001 };
     assert_eq!(registry.held(&holder("a"), moved), None);
-    let mut draft = Draft::new(&registry, moved, &quarantine, now);
+    let mut draft = PortDraft::new(&registry, moved, &quarantine, now);
     let new = claim(&mut draft, "a", "t1").unwrap();
     assert!(moved.contains(new));
     let registry = written(&draft);
@@ -120,8 +120,8 @@ fn outside_of_a_changed_range_it_is_given_up_and_another_taken() {
 
 #[test]
 fn what_is_in_use_is_known_again_and_never_taken_from_another() {
-    let (empty, quarantine, now) = (Registry::default(), Quarantine::default(), Instant::now());
-    let mut draft = Draft::new(&empty, RANGE, &quarantine, now);
+    let (empty, quarantine, now) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
+    let mut draft = PortDraft::new(&empty, RANGE, &quarantine, now);
     draft.restore(20002, &holder("a"));
     draft.restore(20002, &holder("b"));
     draft.restore(20003, &holder("a"));
@@ -129,9 +129,9 @@ fn what_is_in_use_is_known_again_and_never_taken_from_another() {
     let registry = written(&draft);
     assert_eq!(registry.held(&holder("a"), RANGE), Some(20002));
     assert_eq!(registry.entries().count(), 1);
-    assert_ne!(claim(&mut Draft::new(&registry, RANGE, &quarantine, now), "b", "t"), Some(20002));
+    assert_ne!(claim(&mut PortDraft::new(&registry, RANGE, &quarantine, now), "b", "t"), Some(20002));
     // A port that another gave back, and that is in use.
-    let mut draft = Draft::new(&registry, RANGE, &quarantine, now);
+    let mut draft = PortDraft::new(&registry, RANGE, &quarantine, now);
     draft.free("t", |_| true);
     draft.restore(20002, &holder("b"));
     assert_eq!(written(&draft).held(&holder("b"), RANGE), Some(20002));
@@ -140,9 +140,9 @@ fn what_is_in_use_is_known_again_and_never_taken_from_another() {
 #[test]
 fn a_lost_registry_is_made_again_with_the_same_ports() {
     let wide = ServicePorts { first: 20000, last: 21999 };
-    let (empty, quarantine, now) = (Registry::default(), Quarantine::default(), Instant::now());
+    let (empty, quarantine, now) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
     let in_turn = |names: &[&str]| {
-        let mut draft = Draft::new(&empty, wide, &quarantine, now);
+        let mut draft = PortDraft::new(&empty, wide, &quarantine, now);
         names.iter().map(|name| claim(&mut draft, name, "t").unwrap()).collect::<Vec<_>>()
     };
     let (mut one, other) = (in_turn(&["a", "b", "c"]), in_turn(&["c", "b", "a"]));
@@ -154,11 +154,11 @@ fn a_lost_registry_is_made_again_with_the_same_ports() {
 fn what_cannot_be_read_is_nobodys_and_left_alone() {
     let data =
         BTreeMap::from([("20000".to_owned(), "mine".to_owned()), ("README".to_owned(), "!".to_owned())]);
-    let registry = Registry::from(ConfigMap { data: Some(data), ..ConfigMap::default() });
-    let (quarantine, now) = (Quarantine::default(), Instant::now());
+    let registry = PortRegistry::from(ConfigMap { data: Some(data), ..ConfigMap::default() });
+    let (quarantine, now) = (PortQuarantine::default(), Instant::now());
     let one = ServicePorts { first: 20000, last: 20000 };
     assert!(!has_room_for(&registry, &[holder("a")], one, &quarantine, now));
-    let mut draft = Draft::new(&registry, one, &quarantine, now);
+    let mut draft = PortDraft::new(&registry, one, &quarantine, now);
     draft.restore(20000, &holder("a"));
     assert_eq!(claim(&mut draft, "a", "t"), None);
     draft.prune();
@@ -168,15 +168,15 @@ fn what_cannot_be_read_is_nobodys_and_left_alone() {
 
 #[test]
 fn a_change_is_one_patch_on_what_it_was_made_on() {
-    let entry = Entry::of(&holder("a")).text();
+    let entry = PortEntry::held_by(&holder("a")).text();
     let map = ConfigMap {
         metadata: serde_json::from_value(json!({"resourceVersion": "7"})).unwrap(),
         data: Some(BTreeMap::from([("20001".to_owned(), entry), ("20003".to_owned(), "?".to_owned())])),
         ..ConfigMap::default()
     };
-    let registry = Registry::from(map);
-    let (quarantine, now) = (Quarantine::default(), Instant::now());
-    let mut draft = Draft::new(&registry, RANGE, &quarantine, now);
+    let registry = PortRegistry::from(map);
+    let (quarantine, now) = (PortQuarantine::default(), Instant::now());
+    let mut draft = PortDraft::new(&registry, RANGE, &quarantine, now);
     draft.free("t1", |_| true);
     let operations = draft.patch();
     assert_eq!(operations[0], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "7"}));
@@ -184,26 +184,26 @@ fn a_change_is_one_patch_on_what_it_was_made_on() {
     assert_eq!(operations[2], json!({"op": "add", "path": "/data/intercepted", "value": "0"}));
     assert_eq!(operations[1]["path"], "/data/20001");
     assert!(operations[1]["value"].as_str().unwrap().contains(r#""freed":"t1""#), "{operations}");
-    let bare = Registry::default();
-    let operations = Draft::new(&bare, RANGE, &quarantine, now).patch();
+    let bare = PortRegistry::default();
+    let operations = PortDraft::new(&bare, RANGE, &quarantine, now).patch();
     assert_eq!(operations[1], json!({"op": "add", "path": "/data", "value": {}}));
 }
 
 #[test]
 fn the_services_that_hold_a_port_are_counted_with_each_write() {
-    let (empty, quarantine, now) = (Registry::default(), Quarantine::default(), Instant::now());
+    let (empty, quarantine, now) = (PortRegistry::default(), PortQuarantine::default(), Instant::now());
     assert!(
-        !Draft::new(&empty, RANGE, &quarantine, now).is_new(),
+        !PortDraft::new(&empty, RANGE, &quarantine, now).is_new(),
         "no ConfigMap is made to say that there are none"
     );
-    let mut draft = Draft::new(&empty, RANGE, &quarantine, now);
-    let two_ports = ["http", "admin"].map(|port| Holder { port: port.to_owned(), ..holder("a") });
+    let mut draft = PortDraft::new(&empty, RANGE, &quarantine, now);
+    let two_ports = ["http", "admin"].map(|port| PortHolder { port: port.to_owned(), ..holder("a") });
     draft.claim(&two_ports, "t0").unwrap();
     claim(&mut draft, "b", "t0");
     assert_eq!(draft.data()[INTERCEPTED], "2", "Services, and not their ports");
     let registry = written(&draft);
-    assert!(registry.is_counted() && !Draft::new(&registry, RANGE, &quarantine, now).is_new());
-    let mut draft = Draft::new(&registry, RANGE, &quarantine, now);
+    assert!(registry.is_counted() && !PortDraft::new(&registry, RANGE, &quarantine, now).is_new());
+    let mut draft = PortDraft::new(&registry, RANGE, &quarantine, now);
     draft.free("t1", |holder| holder.service == "a");
     assert_eq!(draft.data()[INTERCEPTED], "1", "what was given back stands there, and does not count");
     let last = draft.patch().as_array().unwrap().last().cloned();
@@ -213,9 +213,9 @@ fn the_services_that_hold_a_port_are_counted_with_each_write() {
         let mut data = draft.data();
         data.remove(INTERCEPTED);
         data.extend(said.map(|said| (INTERCEPTED.to_owned(), said.to_owned())));
-        let registry = Registry::from(ConfigMap { data: Some(data), ..ConfigMap::default() });
+        let registry = PortRegistry::from(ConfigMap { data: Some(data), ..ConfigMap::default() });
         assert!(!registry.is_counted(), "{said:?}");
-        let next = Draft::new(&registry, RANGE, &quarantine, now);
+        let next = PortDraft::new(&registry, RANGE, &quarantine, now);
         assert!(next.is_new(), "{said:?}");
         assert_eq!(next.data()[INTERCEPTED], "1", "{said:?}");
     }

@@ -55,14 +55,14 @@ fn a_family_that_no_dlx_has_is_named_as_soon_as_it_is_known_who_they_are() {
     assert_eq!(scene.refusal(), None, "nobody knows");
     let refused_by = |scene: &Scene| scene.listed("web").unwrap().interception.unwrap().refusal;
     assert_eq!(refused_by(&scene), "");
-    scene.store.with(|state| state.serve(&[dlx("a", &["10.0.0.1"]), dlx("b", &["10.0.0.2"])]));
+    scene.store.with(|state| state.set_dlxs(&[dlx("a", &["10.0.0.1"]), dlx("b", &["10.0.0.2"])]));
     refused(&scene, &["the Service front", "IPv6", "--listen-address", "ipFamilies"]);
     // The daemons are told, though nothing of it has changed.
     assert_eq!(Some(refused_by(&scene)), scene.refusal());
     // One is enough.
-    scene.store.with(|state| state.serve(&[dlx("a", &["10.0.0.1"]), dlx("b", &["10.0.0.2", "fd00::2"])]));
+    scene.store.with(|state| state.set_dlxs(&[dlx("a", &["10.0.0.1"]), dlx("b", &["10.0.0.2", "fd00::2"])]));
     assert_eq!((scene.refusal(), refused_by(&scene)), (None, String::new()));
-    scene.store.with(|state| state.serve(&[dlx("b", &["fd00::2"])]));
+    scene.store.with(|state| state.set_dlxs(&[dlx("b", &["fd00::2"])]));
     refused(&scene, &["has an address of IPv4"]);
     scene.service("front", json!({"ipFamilies": ["IPv6"]}));
     assert_eq!(scene.refusal(), None);
@@ -99,7 +99,7 @@ fn a_service_over_several_workloads_is_refused_as_long_as_it_is() {
     assert_eq!(scene.refusal(), None);
     scene.workload("api", "api", json!({}));
     refused(&scene, &["the Service front", "(api, web)", "a Service of its own"]);
-    scene.fenced("front");
+    scene.intercepted_service("front");
     assert_eq!(scene.refusal(), None);
 }
 
@@ -130,10 +130,10 @@ fn what_a_newer_version_wrote_is_left_alone() {
 fn who_takes_the_key_away_three_times_has_his_way() {
     let scene = Scene::new();
     scene.service("web", json!({}));
-    for _ in 0..OFTEN {
+    for _ in 0..MAX_LOSSES {
         assert_eq!(scene.refusal(), None);
-        scene.store.with(|state| state.routing.taken.wants("web", true));
-        scene.fenced("web");
+        scene.store.with(|state| state.interception.selector_conflicts.set_expected("web", true));
+        scene.intercepted_service("web");
         scene.service("web", json!({}));
     }
     refused(&scene, &["the Service web", "took it away", "scaler.dev/intercepted"]);
@@ -187,12 +187,12 @@ fn none_is_refused_where_no_request_could_wake_it() {
     ];
     refused(&scene, &unreached);
     assert_eq!(scene.refusal().unwrap(), kept(&scene));
-    let look = scene.look().route.unwrap();
+    let look = scene.status().route.unwrap();
     assert!(
         look.requested && look.backend == scaler_types::Backend::Workload,
         "who sleeps is woken: {look:?}"
     );
-    assert!(scene.store.complaints().iter().any(|(_, one)| one.reason == "RouteRefused"));
+    assert!(scene.store.warnings().iter().any(|(_, one)| one.reason == "RouteRefused"));
     // Its own Service leads to its pods.
     scene.ingress("web", "shop.example.com", "web");
     refused(&scene, &unreached);
@@ -253,7 +253,7 @@ fn a_service_that_selects_the_dlxs_leads_to_them() {
 fn the_operators_hosts_are_enough() {
     let section =
         "namespace: shop\nplugins: {deployment: {intercept: manual, hosts: {web: [web.example.com]}}}\n";
-    let scene = Scene::of(section, scaler_types::Role::Autoscaler, None);
+    let scene = Scene::by_file(section, scaler_types::Role::Autoscaler, None);
     for name in ["web", "api"] {
         scene.workload(name, name, json!({"scaler.dev/intercept": null}));
     }
@@ -269,10 +269,10 @@ fn what_opts_in_is_led_and_who_points_at_a_dlx_as_well_is_told() {
     let web = scene.listed("web").unwrap();
     assert_eq!((web.traffic_mode, web.keep_awake.as_str()), (scaler_types::TrafficMode::Always, ""));
     assert!(web.interception.is_some_and(|route| route.requested && route.refusal.is_empty()));
-    assert_eq!(scene.store.complaints(), []);
+    assert_eq!(scene.store.warnings(), []);
     scene.ingress("web", "web.shop.svc", "scaler-dlx");
     scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
-    let told = scene.store.complaints();
+    let told = scene.store.warnings();
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0].1.reason, "RouteByDefault");
     for word in
@@ -282,7 +282,7 @@ fn what_opts_in_is_led_and_who_points_at_a_dlx_as_well_is_told() {
     }
     // Who has said what he wants is told nothing.
     scene.workload("web", "web", json!({"scaler.dev/intercept": "always"}));
-    assert_eq!(scene.store.complaints(), []);
+    assert_eq!(scene.store.warnings(), []);
 }
 
 #[test]
@@ -361,16 +361,16 @@ fn every_field_of_a_service_is_honoured_refused_or_irrelevant() {
     let records: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).take(known.len()).collect();
     for (field, value, expected) in cases {
         let scene = Scene::new();
-        scene.store.with(|state| state.serve(&[dlx("a", &["10.0.0.1"])]));
+        scene.store.with(|state| state.set_dlxs(&[dlx("a", &["10.0.0.1"])]));
         scene.registry(&[(20000, "web")]);
         scene.service("web", json!({}));
-        let (before, service) = (scene.look(), scene.fact("web"));
+        let (before, service) = (scene.status(), scene.fact("web"));
         scene.service("web", json!({field: value}));
-        let (look, now) = (scene.look(), scene.fact("web"));
+        let (look, now) = (scene.status(), scene.fact("web"));
         let word = match expected {
             Refused(words) => {
                 refused(&scene, &[words]);
-                assert!(look.asks() && look.refusal().is_some(), "{field}: it stays awake");
+                assert!(look.is_requested() && look.refusal().is_some(), "{field}: it stays awake");
                 "refused"
             }
             Irrelevant => {
@@ -379,7 +379,7 @@ fn every_field_of_a_service_is_honoured_refused_or_irrelevant() {
             }
             Honoured => {
                 assert_eq!(scene.refusal(), None, "{field}");
-                assert!(!now.is_as(&service), "{field}: it is not even read");
+                assert!(!now.has_same_spec(&service), "{field}: it is not even read");
                 "honoured"
             }
         };

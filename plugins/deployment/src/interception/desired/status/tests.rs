@@ -14,7 +14,7 @@ fn led() -> Scene {
     scene.registry(&[(20000, "web")]);
     scene.our_slice("web", "1", "a", &[20000]);
     scene.own_slice("web", json!([]));
-    scene.fenced("web");
+    scene.intercepted_service("web");
     scene
 }
 
@@ -24,7 +24,7 @@ fn intercepted_for(scene: &Scene) -> Duration {
 
 #[track_caller]
 fn route(scene: &Scene) -> Interception {
-    scene.look().route.unwrap()
+    scene.status().route.unwrap()
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn where_it_leads_follows_from_the_key_and_the_slices() {
         (both.backend, both.in_sync, both.dlxs),
         (Backend::Both, true, vec!["a".to_owned(), "b".to_owned()])
     );
-    scene.fenced("web");
+    scene.intercepted_service("web");
     assert_eq!((route(&scene).backend, route(&scene).in_sync), (Backend::Dlx, true));
     scene.no_slice("web-scaler-ipv4");
     assert_eq!(
@@ -74,11 +74,11 @@ fn it_is_complete_only_as_it_would_be_written_again() {
         zone: None,
     };
     scene.our_slice("web", "1", "a", &[20000]);
-    scene.store.with(|state| state.serve(&[dlx("a", 1)]));
+    scene.store.with(|state| state.set_dlxs(&[dlx("a", 1)]));
     assert!(route(&scene).in_sync);
-    scene.store.with(|state| state.serve(&[dlx("a", 2)]));
+    scene.store.with(|state| state.set_dlxs(&[dlx("a", 2)]));
     assert!(!route(&scene).in_sync, "it is at another address");
-    scene.store.with(|state| state.serve(&[dlx("b", 2)]));
+    scene.store.with(|state| state.set_dlxs(&[dlx("b", 2)]));
     assert!(route(&scene).in_sync, "that it is no more is for who tends the routes");
 }
 
@@ -107,7 +107,7 @@ fn it_is_led_since_all_of_it_was_seen_to_be() {
     scene.pass(SECOND);
     assert_eq!(intercepted_for(&scene), Duration::ZERO);
     scene.our_slice("front", "1", "a", &[20001]);
-    scene.fenced("front");
+    scene.intercepted_service("front");
     scene.pass(SECOND);
     assert_eq!(intercepted_for(&scene), SECOND);
 }
@@ -117,7 +117,7 @@ fn what_was_broken_and_mended_between_two_looks_was_broken() {
     let scene = led();
     scene.pass(SECOND);
     scene.service("web", json!({}));
-    scene.fenced("web");
+    scene.intercepted_service("web");
     assert_eq!(intercepted_for(&scene), Duration::ZERO);
 }
 
@@ -125,7 +125,7 @@ fn what_was_broken_and_mended_between_two_looks_was_broken() {
 fn after_a_gap_in_what_was_seen_it_is_led_from_then_on() {
     let scene = led();
     scene.pass(SECOND);
-    scene.store.with(State::missed_something);
+    scene.store.with(State::reset_intercepted_since);
     assert_eq!(intercepted_for(&scene), Duration::ZERO);
     scene.pass(SECOND);
     assert_eq!(intercepted_for(&scene), SECOND);
@@ -137,7 +137,7 @@ fn a_dlx_does_not_say_since_when() {
     scene.workload("web", "web", json!({}));
     scene.registry(&[(20000, "web")]);
     scene.our_slice("web", "1", "a", &[20000]);
-    scene.fenced("web");
+    scene.intercepted_service("web");
     scene.pass(SECOND);
     assert_eq!(
         (route(&scene).backend, intercepted_for(&scene)),
@@ -168,7 +168,7 @@ fn what_is_refused_is_kept_awake_and_told() {
     let refused = web.interception.unwrap().refusal;
     assert!(refused.contains("internalTrafficPolicy"), "{refused}");
     assert!(web.keep_awake.contains(&refused), "{}", web.keep_awake);
-    let told = scene.store.complaints();
+    let told = scene.store.warnings();
     assert!(told.iter().any(|(_, one)| one.reason == "RouteRefused" && one.message == refused), "{told:?}");
     scene.workload("web", "web", json!({"scaler.dev/intercept": "manual"}));
     assert!(scene.listed("web").unwrap().keep_awake.contains("no request could wake it"));
@@ -201,13 +201,13 @@ fn an_hour_after_the_key_was_taken_away_it_is_led_again() {
     let scene = led();
     let refused = |scene: &Scene| scene.listed("web").unwrap().interception.unwrap().refusal;
     for _ in 0..3 {
-        scene.store.with(|state| state.routing.taken.wants("web", true));
-        scene.fenced("web");
+        scene.store.with(|state| state.interception.selector_conflicts.set_expected("web", true));
+        scene.intercepted_service("web");
         scene.service("web", json!({}));
     }
     assert!(refused(&scene).contains("took it away"), "{}", refused(&scene));
     scene.pass(Duration::from_secs(3600));
-    scene.store.with(State::forgive);
+    scene.store.with(State::resume_suspended);
     assert_eq!(refused(&scene), "");
 }
 
