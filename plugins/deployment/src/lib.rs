@@ -1,8 +1,8 @@
 //! Resource-scaler of kind `deployment`: Kubernetes workloads that have a scale.
 //!
-//! What is known comes by watches ([`index`]); every write is one JSON patch of record and scale together, with tests of
-//! what it was decided on ([`workload::patch`], [`workload::scale`]). What the daemons see of a workload is a pure function of what is known
-//! ([`resource`]). Where requests for it go is [`interception`]'s business.
+//! The index is kept by watches ([`index`]); every write is one JSON patch of record and scale together, with tests of
+//! what it was decided on ([`workload::patch`], [`workload::scale`]). What the daemons see of a workload is a pure function of the index
+//! ([`resource`]). Its Services are intercepted by [`interception`].
 
 mod ascii;
 mod cluster;
@@ -28,7 +28,7 @@ use scaler_types::{
 };
 use tokio::task::JoinSet;
 
-use cluster::Cluster;
+use cluster::ClusterApi;
 use config::Config;
 use events::Events;
 use index::{
@@ -46,7 +46,7 @@ pub struct DeploymentScaler {
     scales: ScaleWriter,
     interception: InterceptionWriter,
     events: Arc<Events>,
-    /// What was told of how the ports of led Services are passed on.
+    /// What was published of how the ports of intercepted Services are forwarded.
     describe_forwarding: Mutex<HashMap<ResourceId, String>>,
     /// The watches and what follows from them.
     tasks: Mutex<JoinSet<()>>,
@@ -63,7 +63,7 @@ impl ResourceScaler for DeploymentScaler {
         let clock: Clock = Arc::new(Instant::now);
         let config = Arc::new(Config::read(&context)?);
         let (kubeconfig, home) = (context.kubeconfig.as_deref(), context.home.clone());
-        let cluster = Cluster::connect(kubeconfig, config.namespace.clone(), home, config.role).await?;
+        let cluster = ClusterApi::connect(kubeconfig, config.namespace.clone(), home, config.role).await?;
         let missing_pod_label = exempt::check_own_pod(&cluster, &context).await?;
         let Started { store, mut tasks } =
             start::start(&cluster, &config, clock, resource::project, missing_pod_label).await?;
@@ -91,7 +91,7 @@ impl ResourceScaler for DeploymentScaler {
     }
 
     async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
-        // A DLX puts nothing to sleep.
+        // A DLX scales nothing to zero.
         if request.target == Target::Zero && self.config.role == Role::Autoscaler {
             self.interception
                 .verify_interception(&request.id, request.record.nonce, request.intercepted_for)
@@ -111,11 +111,11 @@ impl ResourceScaler for DeploymentScaler {
     }
 
     async fn resolve_service_name(&self, resource: &ResourceId) -> Result<String> {
-        // Requests go to pods, never by the Service: while it leads elsewhere they would come back.
+        // Requests go to pods, never by the Service: while it is intercepted they would come back.
         let known = self.store.with(|state| resource::project(state, resource).listed);
-        let known = known.with_context(|| format!("{resource} is not looked after"))?;
+        let known = known.with_context(|| format!("{resource} is not managed"))?;
         let status = known.status();
-        anyhow::bail!("{}", if status.is_empty() { "none of its pods has an address yet" } else { status })
+        anyhow::bail!("{}", if status.is_empty() { "no pod has an address yet" } else { status })
     }
 
     async fn changes(&self, cursor: u64) -> Result<Changes> {
@@ -152,7 +152,7 @@ impl ResourceScaler for DeploymentScaler {
 
     async fn publish_event(&self, resource: &ResourceId, report: &ResourceEvent) -> Result<()> {
         let object = self.store.with(|state| state.workload(resource).map(Workload::reference));
-        let object = object.with_context(|| format!("{resource} does not exist any more"))?;
+        let object = object.with_context(|| format!("{resource} does not exist"))?;
         let written = self.events.write(&object, report).await;
         written.map_err(|error| {
             anyhow::anyhow!(
@@ -170,7 +170,7 @@ impl ResourceScaler for DeploymentScaler {
 }
 
 impl DeploymentScaler {
-    /// Tells once, and again when it changed, how the ports of a workload's Services are passed on. Nobody waits for it.
+    /// Publishes once, and again when it changed, how the ports of a workload's Services are forwarded. In the background.
     fn publish_forwarding(&self, id: &ResourceId) {
         let told = self.store.with(|state| {
             let workload = state.workload(id)?;
@@ -187,9 +187,9 @@ impl DeploymentScaler {
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
             let report =
-                ResourceEvent { severity: Severity::Normal, reason: "PortsPassedOn".to_owned(), message };
+                ResourceEvent { severity: Severity::Normal, reason: "PortsForwarded".to_owned(), message };
             if let Err(error) = events.write(&object, &report).await {
-                tracing::warn!(resource = %id, error = cluster::describe_error(&error), "cannot write an Event on it");
+                tracing::warn!(resource = %id, error = cluster::describe_error(&error), "failed to write an Event");
             }
         });
     }

@@ -6,7 +6,7 @@ use crate::{
     events::warnings::WAKE_FAILED,
     index::{ListedWorkload, Projection, State, Warning, joined},
     interception,
-    objects::{Pod, Workload, annotations},
+    objects::{PodObject, Workload, annotations},
     workload::{
         endpoints::{self, PortSelection},
         hosts, options,
@@ -14,19 +14,19 @@ use crate::{
     },
 };
 
-/// Why one of Scaler's own daemons is not looked after.
-const SCALERS_OWN: &str =
-    "it is one of Scaler's own daemons (its pods' label scaler.dev/component), which are never put to sleep";
+/// Why one of Scaler's own daemons is not managed.
+const SCALERS_OWN: &str = "it is one of Scaler's own daemons (label scaler.dev/component of its pods), which are never scaled \
+     to zero";
 
-/// A workload as the daemons see it; `None`: there is no such one, or it is not to be looked after.
+/// A workload as the daemons see it; `None`: there is no such one, or it is not managed.
 fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     let workload = state.workload(id)?;
     let options = options::workload_options(state, workload);
-    // What was put to sleep here is woken here, whatever its owners say since.
+    // What Scaler scaled to zero it also wakes, whatever its annotations say since.
     let ours = workload.replicas == 0
         && matches!(workload.stored.record.phase, Phase::Asleep | Phase::Waking | Phase::Failed);
     let interception = interception::interception_status(state, workload, &options);
-    // What was led here is given back, too.
+    // An intercepted Service is restored, too.
     if workload.deleting || !options.opted_in && !ours && !interception.is_touched() {
         return None;
     }
@@ -54,7 +54,7 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     resource.hosts = hosts;
     warnings.extend(refused.iter().map(|one| Warning {
         reason: "HostRefused",
-        message: format!("{}: the host {} does not count: {}", annotations::HOSTS, one.host, one.why),
+        message: format!("{}: the host {} is ignored: {}", annotations::HOSTS, one.host, one.why),
     }));
 
     let services = state.services_of(workload);
@@ -71,7 +71,7 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
         }
         (Role::Dlx, 0) => match state.pods.pods_of(id).filter(|pod| pod.alive()).count() {
             0 => String::new(),
-            pods => format!("{pods} of its pods from before its last sleep still run"),
+            pods => format!("{pods} pods from before it was last scaled to zero are still running"),
         },
         (Role::Autoscaler, _) => String::new(),
     };
@@ -82,27 +82,28 @@ fn listed(state: &State, id: &ResourceId) -> Option<ListedWorkload> {
     }
 
     let mut keep = Vec::new();
-    for wrong in &options.wrong {
-        keep.push(format!("an annotation of it cannot be used: {wrong}"));
-        warnings.push(Warning { reason: "InvalidAnnotation", message: wrong.clone() });
+    for invalid in &options.invalid {
+        keep.push(format!("invalid annotation: {invalid}"));
+        warnings.push(Warning { reason: "InvalidAnnotation", message: invalid.to_string() });
     }
     if !options.opted_in {
         let own = workload.is_scaler();
-        keep.push(if own { SCALERS_OWN } else { "its owners opted out" }.to_owned());
+        keep.push(if own { SCALERS_OWN } else { "it is opted out" }.to_owned());
     }
     if options.paused {
-        keep.push(format!("its owners paused it ({})", annotations::PAUSED));
+        keep.push(format!("paused ({})", annotations::PAUSED));
     }
     for conflict in state.scalers_of(workload).filter_map(|scaler| scaler.conflict()) {
-        warnings.push(Warning { reason: "TwoScalers", message: format!("it is kept awake: {conflict}") });
+        warnings
+            .push(Warning { reason: "ConflictingAutoscaler", message: format!("kept awake: {conflict}") });
         keep.push(conflict);
     }
     if let Some(why) = interception.refusal() {
-        warnings.push(Warning { reason: "RouteRefused", message: why.to_owned() });
+        warnings.push(Warning { reason: "InterceptionRefused", message: why.to_owned() });
         keep.push(why.to_owned());
     }
     if let Some(message) = interception::interception_by_default(state, workload, &options) {
-        warnings.push(Warning { reason: "RouteByDefault", message });
+        warnings.push(Warning { reason: "InterceptedByDefault", message });
     }
     if !workload.stored.record.failed_wake.is_empty() {
         let message = workload.stored.record.failed_wake.clone();
@@ -125,11 +126,11 @@ pub(crate) fn project(state: &State, id: &ResourceId) -> Projection {
     Projection { listed: listed(state, id), not_managed: not_managed(state, id) }
 }
 
-/// What the owners are to be told of a workload that is not looked after: it asks for that itself, and is one of Scaler's own daemons.
+/// The warning on one of Scaler's own daemons that is opted in by its own annotation: it is not managed.
 fn not_managed(state: &State, id: &ResourceId) -> Option<Warning> {
     let workload = state.workload(id).filter(|workload| workload.is_scaler())?;
     let asks = workload.annotations.get(annotations::SCALE_TO_ZERO).is_some_and(|value| value != "false");
-    let message = || format!("{}: {SCALERS_OWN}: take the annotation away", annotations::SCALE_TO_ZERO);
+    let message = || format!("{}: {SCALERS_OWN}: remove the annotation", annotations::SCALE_TO_ZERO);
     asks.then(|| Warning { reason: "OptInRefused", message: message() })
 }
 
@@ -137,7 +138,7 @@ fn not_managed(state: &State, id: &ResourceId) -> Option<Warning> {
 fn running<'a>(
     resource: &mut Resource,
     workload: &Workload,
-    pods: impl Iterator<Item = &'a Pod> + Clone,
+    pods: impl Iterator<Item = &'a PodObject> + Clone,
     ports: &PortSelection<'_>,
 ) -> String {
     let alive = || pods.clone().filter(|pod| pod.alive());
@@ -150,8 +151,8 @@ fn running<'a>(
         .max();
     if let Some(pod) = alive().find(|pod| ports.is_dlx(pod)) {
         return format!(
-            "the pod {} gets no requests: it is a DLX, and they would come back; change its labels or the \
-             workload's selector so that the workload has only pods of its own",
+            "the pod {} gets no requests: it is a DLX, which would forward them to itself; change its \
+             labels or the workload's selector so that the workload has only pods of its own",
             pod.meta.name
         );
     }

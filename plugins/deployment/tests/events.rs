@@ -72,6 +72,6 @@ async fn a_deployment_that_stands_before_its_service_is_not_warned_of_that() {
     until(&leader, "web", |web| web.keep_awake.is_empty()).await;
     scene.create("Deployment", wanted("lonely")).await;
     // It comes after the other's would have.
-    event(&scene, "lonely", "RouteRefused").await;
+    event(&scene, "lonely", "InterceptionRefused").await;
     assert_eq!(events(&scene, "web").await, []);
 }

@@ -96,7 +96,7 @@ async fn a_crash_loop_ends_it_at_the_third_restart() {
     }
     scene.waits("web-1", "CrashLoopBackOff", "back-off 3", 3).await;
     let reason = terminal(ended(waking).await);
-    assert!(reason.contains("started anew 3 times") && reason.contains("exited with status 3"), "{reason}");
+    assert!(reason.contains("restarted 3 times") && reason.contains("exited with status 3"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +134,7 @@ async fn a_node_that_is_missing_is_said_and_waited_for() {
     });
     scene.status("Pod", "web-1", unschedulable).await;
     let web = until(&dlx, "web", |web| web.status.contains("available")).await;
-    assert_eq!(web.status, format!("waits for a node: {message}"));
+    assert_eq!(web.status, format!("waiting for a node: {message}"));
     assert!(!waking.is_finished());
     let mut late = request("web", Target::AtLeast(1), &web.version, web.record.clone());
     late.deadline = std::time::Duration::from_millis(200);

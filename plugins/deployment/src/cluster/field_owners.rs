@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::Cluster;
+use super::ClusterApi;
 use crate::{cluster, objects::Owners};
 
 /// How long it may take: what was decided is written already.
@@ -25,7 +25,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(10);
 impl Owners {
     /// Makes a field theirs again that was just written; gives the object as it is then. That it fails changes nothing of what was
     /// written: the field stays Scaler's, and the next write tries again.
-    pub(crate) async fn restore<K>(&self, cluster: &Cluster, api: &Api<K>, written: K, field: &str) -> K
+    pub(crate) async fn restore<K>(&self, cluster: &ClusterApi, api: &Api<K>, written: K, field: &str) -> K
     where
         K: Resource + Clone + DeserializeOwned + Debug,
     {
@@ -70,8 +70,8 @@ impl Owners {
             object = format!("{namespace}/{name}"),
             field,
             reason = why,
-            "could not give a field back to its owner in metadata.managedFields: until Scaler's next try the owner's server-side \
-             apply of it conflicts"
+            "failed to restore a field's owner in metadata.managedFields: until Scaler's next attempt, \
+             the owner's server-side apply of the field conflicts"
         );
         written
     }

@@ -27,9 +27,9 @@ const MAX_CONCURRENT: usize = 64;
 /// How long to wait before trying again, where the server does not say.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The API, and what of it is looked after.
+/// The API, and the part of it that is managed.
 #[derive(Clone)]
-pub(crate) struct Cluster {
+pub(crate) struct ClusterApi {
     pub(crate) client: Client,
     /// Calls under way: each is a connection of its own.
     calls: Arc<Semaphore>,
@@ -39,9 +39,9 @@ pub(crate) struct Cluster {
     pub(crate) home: String,
 }
 
-// === impl Cluster ===
+// === impl ClusterApi ===
 
-impl Cluster {
+impl ClusterApi {
     /// By the kubeconfig given, else as a pod of the cluster.
     ///
     /// # Errors
@@ -59,21 +59,26 @@ impl Cluster {
                 // As with kubectl: several files, separated by colons, are taken together.
                 let mut file = Kubeconfig::default();
                 for path in std::env::split_paths(path) {
-                    file = file.merge(Kubeconfig::read_from(path).with_context(reading)?).with_context(reading)?;
+                    file = file
+                        .merge(Kubeconfig::read_from(path).with_context(reading)?)
+                        .with_context(reading)?;
                 }
-                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(reading)?
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                    .await
+                    .with_context(reading)?
             }
             None => Config::incluster().context(
-                "this is no pod with a service account, and no kubeconfig is given: set --kubeconfig-path or KUBECONFIG",
+                "no cluster is configured: this is not a pod with a service account; set \
+                 --kubeconfig-path or KUBECONFIG",
             )?,
         };
         // What makes sense to be tried again is known here, and when.
         config.default_retry = false;
         config.connect_timeout = Some(CALL_TIMEOUT);
-        // Up to the slash it is whose the fields are that are written.
+        // The part before the slash becomes the field manager of what is written.
         let agent = format!("{}/{}", role.field_manager(), env!("CARGO_PKG_VERSION"));
         config.headers.push(("user-agent".parse()?, agent.parse()?));
-        let client = Client::try_from(config).context("setting up the client of the cluster's API")?;
+        let client = Client::try_from(config).context("setting up the client of the Kubernetes API")?;
         // A pod's own, or the kubeconfig's.
         let home = home.unwrap_or_else(|| client.default_namespace().to_owned());
         Ok(Self { client, calls: Arc::new(Semaphore::new(MAX_CONCURRENT)), namespace, home })
@@ -173,11 +178,11 @@ pub(crate) async fn with_timeout<T>(
 pub(crate) fn describe_error(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.message.is_empty() => {
-            format!("the API server answers {} {}", status.code, status.reason)
+            format!("the API server answered {} {}", status.code, status.reason)
         }
         kube::Error::Api(status) => status.message.clone(),
         // The causes, which kube's own text leaves out in part.
-        error => format!("the cluster's API cannot be used: {:#}", Causes(error)),
+        error => format!("the Kubernetes API is not available: {:#}", Causes(error)),
     }
 }
 
@@ -220,7 +225,7 @@ pub(crate) fn is_gone(error: &kube::Error) -> bool {
     code(error) == 410
 }
 
-/// The object would not be one: also a failed `test` of a patch is told so.
+/// The object would be invalid; a failed `test` of a patch is also reported so.
 pub(crate) fn is_invalid(error: &kube::Error) -> bool {
     code(error) == 422
 }

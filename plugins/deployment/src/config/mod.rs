@@ -13,12 +13,12 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::objects::host_name;
 
-pub(crate) use source::MetricsSource;
+pub(crate) use source::MetricsUrl;
 
 /// The metric that an opt-in by duration alone looks at: the one the DLXs count.
 pub(crate) const METRIC: &str = "requests";
 
-/// How long a workload is idle before it sleeps, where nobody says.
+/// How long a workload is idle before it is scaled to zero, by default.
 const SCALE_TO_ZERO: Duration = Duration::from_secs(600);
 
 /// What the section says, checked.
@@ -35,7 +35,7 @@ pub(crate) struct Config {
     /// The window of what opts in without one.
     pub(crate) scale_to_zero: Duration,
     /// Host names the operator gives to workloads, by the workload's name (`web`, `statefulset/db`; `shop/web` where
-    /// all namespaces are looked after).
+    /// all namespaces are managed).
     pub(crate) hosts: BTreeMap<String, Vec<String>>,
     /// The cluster's DNS domain.
     pub(crate) cluster_domain: String,
@@ -50,7 +50,7 @@ pub(crate) struct Config {
     /// The DLXs' Service there.
     pub(crate) dlx_service: String,
     /// Where the metrics of all namespace files come from.
-    pub(crate) sources: Vec<MetricsSource>,
+    pub(crate) sources: Vec<MetricsUrl>,
 }
 
 /// When the Services of a workload are intercepted.
@@ -128,14 +128,13 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// It does not fit, or the daemons know of each other by files: nobody outside this host would be asked before a
-    /// workload is put to sleep.
+    /// It does not fit, or the daemons know of each other by files: no DLX on another host would be asked before a
+    /// workload is scaled to zero.
     pub(crate) fn read(context: &PluginContext) -> Result<Self> {
         ensure!(
             context.coordination == Coordination::Leases,
-            "workloads of a cluster are reached through DLXs of several hosts, and these daemons know of each other by \
-             files of one host only: start every autoscaler and dlx with --coordinate-by leases (it is the default in \
-             a pod)"
+            "the daemons of a cluster run on several hosts, and these coordinate by files of one host: \
+             start every autoscaler and dlx with --coordinate-by leases (the default in a pod)"
         );
         let section: Section = context.section()?.unwrap_or_default();
         let mut kinds = BTreeSet::from(["deployment".to_owned(), "statefulset".to_owned()]);
@@ -148,15 +147,15 @@ impl Config {
             );
             ensure!(
                 !kind.kind.is_empty() && !kind.version.is_empty() && !kind.kind.contains('/'),
-                "plugins.deployment.workloads: {:?} of version {:?} is no kind, expected for example {{group: \
-                 argoproj.io, version: v1alpha1, kind: Rollout}}",
+                "plugins.deployment.workloads: {:?} of version {:?} is not a kind, expected for example \
+                 {{group: argoproj.io, version: v1alpha1, kind: Rollout}}",
                 kind.kind,
                 kind.version
             );
             ensure!(
                 kinds.insert(kind.kind.to_ascii_lowercase()),
-                "plugins.deployment.workloads: the kind {} is there already, expected each kind once (Deployment and \
-                 StatefulSet are built in)",
+                "plugins.deployment.workloads: the kind {} is listed twice, expected each kind once \
+                 (Deployment and StatefulSet are built in)",
                 kind.kind
             );
         }
@@ -173,7 +172,7 @@ impl Config {
         let cluster_domain = cluster_domain.unwrap_or_else(|| "cluster.local".to_owned());
         let home = context.home.as_deref().unwrap_or_default();
         let sources = context.metrics_urls.iter();
-        let sources = sources.filter_map(|url| MetricsSource::parse(url, home, &cluster_domain)).collect();
+        let sources = sources.filter_map(|url| MetricsUrl::parse(url, home, &cluster_domain)).collect();
         Ok(Self {
             namespace: (context.namespace != "*").then(|| context.namespace.clone()),
             role: context.role,
@@ -255,7 +254,7 @@ pub(crate) mod tests {
             ("    route: always\n", "unknown key \"route\""),
             ("    intercept: service\n", "service"),
             ("    scaleToZero: soon\n", "\"soon\" is not a duration"),
-            ("    workloads: [{group: apps, version: v1, kind: Deployment}]\n", "is there already"),
+            ("    workloads: [{group: apps, version: v1, kind: Deployment}]\n", "is listed twice"),
             (
                 "    workloads: [{group: a, version: v1, kind: B, replicasPath: spec.replicas}]\n",
                 "JSON pointer",

@@ -4,7 +4,7 @@ use crate::objects::Service;
 
 /// A metric source, as the URL of a namespace file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MetricsSource {
+pub(crate) struct MetricsUrl {
     /// The URL, for people.
     pub(crate) url: String,
     /// What may stand for a Service in it.
@@ -18,9 +18,9 @@ enum Host {
     Address(String),
 }
 
-// === impl MetricsSource ===
+// === impl MetricsUrl ===
 
-impl MetricsSource {
+impl MetricsUrl {
     /// What a URL says, as a daemon in the namespace `home` understands it; `None`: it can be no Service.
     pub(crate) fn parse(url: &str, home: &str, domain: &str) -> Option<Self> {
         let uri: http::Uri = url.parse().ok()?;
@@ -69,7 +69,7 @@ mod tests {
             ("https://metrics.example.com", None),
             ("/metrics", None),
         ] {
-            let source = MetricsSource::parse(url, "scaler", "cluster.example");
+            let source = MetricsUrl::parse(url, "scaler", "cluster.example");
             assert_eq!(source.map(|source| source.host), expected, "{url}");
         }
     }

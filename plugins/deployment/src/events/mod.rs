@@ -1,4 +1,4 @@
-//! What owners are told on their objects: Events.
+//! Events on workloads.
 //!
 //! Every text is an Event of its own: but for its series nothing of an Event can be changed. The same text again is one more
 //! occurrence in the series of the Event that is there.
@@ -100,7 +100,7 @@ impl Events {
     ) -> Result<(), kube::Error> {
         let key = (workload.uid.clone().unwrap_or_default(), report.reason.clone(), report.message.clone());
         let Some(known) = self.written().admit(key.clone(), Instant::now()) else {
-            tracing::debug!(resource = ?workload.name, report.reason, "too many Events: this one is left out");
+            tracing::debug!(resource = ?workload.name, report.reason, "skipped an Event: too many");
             return Ok(());
         };
         let api: Api<Event> =

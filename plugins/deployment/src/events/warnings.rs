@@ -1,4 +1,4 @@
-//! Telling owners what is wrong on their objects, for as long as it is.
+//! Events about what is wrong with a workload, for as long as it is.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
 pub(crate) const WAKE_FAILED: &str = "WakeFailed";
 
 /// What an object is refused for may be for want of another one that is about to come: a Deployment often stands before its
-/// Service in a manifest. It is told if it still holds then.
+/// Service in a manifest. It is reported if it still holds then.
 const SETTLE_DELAY: Duration = Duration::from_secs(3);
 
-/// Of what holds owners are told again this often: an Event is kept for an hour or so.
+/// How often a warning that still holds is repeated: an Event is kept for an hour or so.
 pub(crate) const REPEAT_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
-/// What waits to be told, and when.
+/// Warnings to be published, and when.
 #[derive(Default)]
 struct DueWarnings(BTreeMap<(Instant, ResourceId, Warning), bool>);
 
@@ -43,25 +43,25 @@ pub(crate) async fn publish_warnings(store: Arc<Store>, events: Arc<Events>, rol
                 let report =
                     ResourceEvent { severity: Severity::Warning, reason, message: warning.message.clone() };
                 if let Err(error) = events.write(&object, &report).await {
-                    tracing::warn!(resource = %id, error = cluster::describe_error(&error), "cannot write an Event on it");
+                    tracing::warn!(resource = %id, error = cluster::describe_error(&error), "failed to write an Event");
                 }
             }
             due.again(now, id, warning);
         }
         // Closed never: `store` holds it.
         match due.first() {
-            // Time is the event here: it still holds, or it still is there for whoever looks.
+            // Time is the event here: it still holds, or it is still visible.
             Some(at) => drop(timeout_at(at, changed.changed()).await),
             None => drop(changed.changed().await),
         }
     }
 }
 
-/// After what time something is told, if it still holds.
+/// After what time a warning is published, if it still holds.
 fn settle_delay(warning: &Warning) -> Duration {
     match warning.reason {
-        "RouteRefused" | "HostRefused" => SETTLE_DELAY,
-        // Whoever saw the wake fail told it.
+        "InterceptionRefused" | "HostRefused" => SETTLE_DELAY,
+        // The daemon that saw the wake fail reported it.
         WAKE_FAILED => REPEAT_INTERVAL,
         _ => Duration::ZERO,
     }
@@ -70,7 +70,7 @@ fn settle_delay(warning: &Warning) -> Duration {
 // === impl DueWarnings ===
 
 impl DueWarnings {
-    /// These are new. What was told of the same and held no longer in between starts anew.
+    /// Adds new warnings. One that was published before and did not hold in between starts again.
     fn add(&mut self, now: Instant, warnings: Vec<(ResourceId, Warning)>) {
         for (id, warning) in warnings {
             self.0.retain(|(_, of, known), _| (of, known) != (&id, &warning));
@@ -78,14 +78,14 @@ impl DueWarnings {
         }
     }
 
-    /// Takes one whose time has come, and whether it is told for the first time.
+    /// Takes one whose time has come, and whether it is the first time.
     fn next(&mut self, now: Instant) -> Option<(ResourceId, Warning, bool)> {
         let entry = self.0.first_entry().filter(|entry| entry.key().0 <= now)?;
         let ((_, id, warning), first) = entry.remove_entry();
         Some((id, warning, first))
     }
 
-    /// To be told again later, if it still holds.
+    /// Repeats it later, if it still holds.
     fn again(&mut self, now: Instant, id: ResourceId, warning: Warning) {
         self.0.insert((now + REPEAT_INTERVAL, id, warning), false);
     }
@@ -107,14 +107,14 @@ mod tests {
     async fn what_may_pass_is_told_after_a_while_and_what_holds_again_and_again() {
         let start = Instant::now();
         let mut due = DueWarnings::default();
-        due.add(start, vec![web("RouteRefused"), web("InvalidAnnotation")]);
+        due.add(start, vec![web("InterceptionRefused"), web("InvalidAnnotation")]);
         let (id, warning, first) = due.next(start).unwrap();
         assert_eq!((warning.reason, first), ("InvalidAnnotation", true));
         due.again(start, id, warning);
         assert!(due.next(start).is_none());
         let settled = due.first().unwrap();
         assert!(settled > start && settled < start + REPEAT_INTERVAL);
-        assert_eq!(due.next(settled).unwrap().1.reason, "RouteRefused");
+        assert_eq!(due.next(settled).unwrap().1.reason, "InterceptionRefused");
         let (_, warning, first) = due.next(start + REPEAT_INTERVAL).unwrap();
         assert_eq!((warning.reason, first), ("InvalidAnnotation", false));
         assert!(due.first().is_none());

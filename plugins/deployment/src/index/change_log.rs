@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use scaler_types::ResourceId;
 
-/// How many resources that are gone are remembered; who missed more is told everything.
+/// How many resources that are gone are remembered; a reader that missed more gets everything.
 const MAX_REMOVED: usize = 10_000;
 
 /// Which resources changed, each at its last change only.

@@ -12,15 +12,15 @@ use crate::objects::annotations;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ListedWorkload {
     pub(crate) resource: Resource,
-    /// Its owners want it awake until then.
+    /// It is kept awake until then.
     pub(crate) keep_awake_until: Option<Timestamp>,
     /// Since when all that is new goes to the DLXs.
     pub(crate) intercepted_since: Option<Instant>,
-    /// It is not led for want of ports.
+    /// It is not intercepted for lack of ports.
     pub(crate) lacks_ports: bool,
-    /// Its owners want its Services led.
+    /// Its Services are to be intercepted.
     pub(crate) interception_wanted: bool,
-    /// What its owners are to be told.
+    /// Warnings to be published on it.
     pub(crate) warnings: Vec<Warning>,
 }
 
@@ -30,23 +30,23 @@ pub(crate) type Project = fn(&State, &ResourceId) -> Projection;
 /// What follows from all that is known of a workload.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Projection {
-    /// As the daemons see it; `None`: there is no such one, or it is not to be looked after.
+    /// As the daemons see it; `None`: there is no such one, or it is not managed.
     pub(crate) listed: Option<ListedWorkload>,
-    /// What its owners are to be told if it is not looked after.
+    /// The warning on a workload that is not managed.
     pub(crate) not_managed: Option<Warning>,
 }
 
 // === impl ListedWorkload ===
 
 impl ListedWorkload {
-    /// The resource as of now: some of what keeps it awake ends by time alone, and it is led for longer and longer.
+    /// The resource as of now: some of what keeps it awake ends by time alone, and the time since its interception grows.
     pub(crate) fn resource_at(&self, (now, clock): (Timestamp, Instant)) -> Resource {
         let mut resource = self.resource.clone();
         if let (Some(route), Some(since)) = (&mut resource.interception, self.intercepted_since) {
             route.intercepted_for = clock.saturating_duration_since(since);
         }
         if let Some(until) = self.keep_awake_until.filter(|until| *until > now) {
-            let why = format!("its owners keep it awake until {until} ({})", annotations::KEEP_AWAKE);
+            let why = format!("kept awake until {until} ({})", annotations::KEEP_AWAKE);
             resource.keep_awake = joined(&[resource.keep_awake, why]);
         }
         resource
@@ -57,12 +57,12 @@ impl ListedWorkload {
         &self.resource.status
     }
 
-    /// Whether its owners want its Services led.
+    /// Whether its Services are to be intercepted.
     pub(crate) fn wants_interception(&self) -> bool {
         self.interception_wanted
     }
 
-    /// Whether its Services are to lead to the DLXs all the while, and can.
+    /// Whether its Services are to be intercepted always, and can be.
     pub(crate) fn is_to_be_intercepted(&self) -> bool {
         let can = self
             .resource
@@ -72,13 +72,13 @@ impl ListedWorkload {
         can && self.resource.traffic_mode == TrafficMode::Always
     }
 
-    /// Whether its Services are not led for want of ports: when some are given back, it is looked at anew.
+    /// Whether its Services are not intercepted for lack of ports: when some are freed, it is worked out again.
     pub(crate) fn lacks_ports(&self) -> bool {
         self.lacks_ports
     }
 }
 
-/// What an object's owners are to be told about it.
+/// A warning to be published as an Event on a workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Warning {
     /// In one word.

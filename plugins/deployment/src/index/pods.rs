@@ -1,4 +1,4 @@
-//! Pods, whose they are, and which of them may be from before a sleep.
+//! Pods by workload, and which of them may be from before the workload was scaled to zero.
 //!
 //! A workload and its pods come by two streams, and nothing orders the two: right after a wake this process may still
 //! take a pod for alive that the sleep before it has ended. Sending a request there would lose it. So a pod that was
@@ -14,18 +14,18 @@ use super::{
     labels::SelectorIndex,
     table::{ObjectTable, Origin},
 };
-use crate::objects::{ObjectName, Pod, TrimmedObject as _, Workload};
+use crate::objects::{ObjectName, PodObject, TrimmedObject as _, Workload};
 
-/// Pods and whose they are.
+/// Pods by workload.
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
-    table: ObjectTable<Pod>,
-    /// Workloads, by what their pods are told by.
+    table: ObjectTable<PodObject>,
+    /// Workloads, by their selectors.
     by: SelectorIndex<ResourceId>,
     of: HashMap<ResourceId, BTreeSet<ObjectName>>,
     owners: HashMap<ObjectName, BTreeSet<ResourceId>>,
     suspects: HashMap<ResourceId, Suspects>,
-    /// Workloads above zero whose suspects are to be read.
+    /// Workloads above zero with suspects to be read.
     open: BTreeSet<ResourceId>,
 }
 
@@ -50,27 +50,27 @@ pub(crate) struct UnverifiedPods {
 // === impl Pods ===
 
 impl Pods {
-    pub(crate) fn table(&self) -> &ObjectTable<Pod> {
+    pub(crate) fn table(&self) -> &ObjectTable<PodObject> {
         &self.table
     }
 
     /// A workload's pods.
-    pub(crate) fn pods_of<'a>(&'a self, id: &ResourceId) -> impl Iterator<Item = &'a Pod> + Clone {
+    pub(crate) fn pods_of<'a>(&'a self, id: &ResourceId) -> impl Iterator<Item = &'a PodObject> + Clone {
         let names = self.of.get(id);
         names.into_iter().flatten().filter_map(|name| self.table.get(name))
     }
 
     /// Whether a pod may be from before the last sleep of its workload.
-    pub(crate) fn is_suspected(&self, id: &ResourceId, pod: &Pod) -> bool {
+    pub(crate) fn is_suspected(&self, id: &ResourceId, pod: &PodObject) -> bool {
         self.suspects.get(id).is_some_and(|suspects| suspects.pods.contains_key(&pod.meta.uid))
     }
 
-    /// A state of a pod; gives its name and whose it is or was, unless it is no news.
+    /// A state of a pod; gives its name and its workloads, also former ones, unless it is not newer.
     pub(crate) fn put(
         &mut self,
-        mut pod: Pod,
+        mut pod: PodObject,
         origin: Origin,
-        belongs: impl Fn(&ResourceId, &Pod) -> bool,
+        belongs: impl Fn(&ResourceId, &PodObject) -> bool,
     ) -> Option<(ObjectName, BTreeSet<ResourceId>)> {
         if !self.table.is_news(&pod, origin) {
             return None;
@@ -95,7 +95,7 @@ impl Pods {
         Some((name, &owners | &before))
     }
 
-    /// A pod is gone; gives whose it was.
+    /// A pod is gone; gives its workloads.
     pub(crate) fn remove(&mut self, name: &ObjectName, uid: &str) -> BTreeSet<ResourceId> {
         if self.table.remove(name, uid).is_none() {
             return BTreeSet::new();
@@ -123,8 +123,9 @@ impl Pods {
                     owners.remove(id);
                 }
             }
-            let its =
-                |pod: &&Pod| pod.meta.namespace == new.meta.namespace && new.selector.matches(&pod.labels);
+            let its = |pod: &&PodObject| {
+                pod.meta.namespace == new.meta.namespace && new.selector.matches(&pod.labels)
+            };
             names = self.table.all().filter(its).map(|pod| pod.meta.key()).collect();
             for name in &names {
                 self.owners.entry(name.clone()).or_default().insert(id.clone());
@@ -153,7 +154,7 @@ impl Pods {
         }
     }
 
-    /// Takes the next workload whose suspects are to be read.
+    /// Takes the next workload with suspects to be read.
     pub(crate) fn next_unverified(&mut self) -> Option<UnverifiedPods> {
         while let Some(id) = self.open.pop_first() {
             if let Some(suspects) = self.suspects.get(&id).filter(|suspects| !suspects.pods.is_empty()) {
@@ -164,7 +165,7 @@ impl Pods {
         None
     }
 
-    /// The suspects were read, and what was read was taken over: who is still there is not from before that sleep.
+    /// The suspects were read, and what was read was taken over: a pod that is still there is not from before that.
     pub(crate) fn mark_verified(&mut self, unverified: &UnverifiedPods) {
         if let Some(suspects) =
             self.suspects.get_mut(&unverified.id).filter(|one| one.sleeps == unverified.sleeps)
@@ -193,7 +194,7 @@ impl Pods {
     }
 
     /// Another pod has taken its name: what is gone needs no suspicion.
-    fn clear_replaced(&mut self, owners: &BTreeSet<ResourceId>, replaced: &Pod, name: &ObjectName) {
+    fn clear_replaced(&mut self, owners: &BTreeSet<ResourceId>, replaced: &PodObject, name: &ObjectName) {
         let same = self.table.get(name).is_some_and(|now| now.meta().uid == replaced.meta.uid);
         if same {
             return;

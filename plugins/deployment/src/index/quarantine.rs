@@ -1,4 +1,4 @@
-//! Ports that were given back, and since when this process has seen them so.
+//! Freed ports, and since when this process has seen them so.
 
 use std::{
     collections::BTreeMap,
@@ -7,10 +7,10 @@ use std::{
 
 use crate::objects::{PortEntry, PortRegistry};
 
-/// How long a port that was given back is given to nobody else, by this process's clock, since it saw that.
+/// How long a freed port is assigned to no other Service, by this process's clock, since it saw that.
 pub(crate) const QUARANTINE: Duration = Duration::from_secs(600);
 
-/// Since when ports that were given back are seen so.
+/// Since when freed ports are seen so.
 #[derive(Debug, Default)]
 pub(crate) struct PortQuarantine {
     since: BTreeMap<u16, (PortEntry, Instant)>,
@@ -28,7 +28,7 @@ impl PortQuarantine {
         }
     }
 
-    /// Whether the port was given back so long ago that somebody else can have it.
+    /// Whether the port was freed so long ago that another Service can have it.
     pub(crate) fn is_over(&self, port: u16, entry: &PortEntry, now: Instant) -> bool {
         let seen = self.since.get(&port).filter(|(same, _)| same == entry);
         seen.is_some_and(|(_, since)| now.duration_since(*since) >= QUARANTINE)

@@ -1,17 +1,17 @@
-//! Services whose key somebody else takes away again and again: they are left alone in the end.
+//! Services whose selector key another writer keeps removing: they are not intercepted for a while.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-/// So often it is put back; then whoever takes it away has his way.
+/// So often it may be removed; then the Service is not intercepted for a while.
 pub(crate) const MAX_LOSSES: u32 = 3;
 
 /// What happened before that is forgotten, if nothing more came.
 const SUSPENSION: Duration = Duration::from_secs(3600);
 
-/// How often our key was taken away, by the Service's uid.
+/// How often the key was removed, by the Service's uid.
 #[derive(Debug, Default)]
 pub(crate) struct SelectorConflicts {
     /// Services that this process has given the key, and has not taken it from since.

@@ -1,4 +1,4 @@
-//! An instance's start: the cluster is reached, and what there is is known.
+//! The start of an instance: all watches, and their first lists.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,13 +14,13 @@ use scaler_types::{Result, Role, duration};
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 
 use crate::{
-    cluster::{self, Cluster},
+    cluster::{self, ClusterApi},
     config::{Config, WorkloadKind},
     index::{Clock, MissingPodLabel, ObjectChange, ObjectType, ObjectWatch, Project, Store, spawn},
     objects::{self, Kind, MANAGED_BY, PORT_REGISTRY, Workload},
 };
 
-/// How long the first lists may take in all. A server that does not answer by then is told to the daemon, which goes on
+/// How long the first lists may take in all. A server that does not answer by then is reported to the daemon, which goes on
 /// trying; the daemon's start does not hang for it.
 const START_TIMEOUT: Duration = Duration::from_secs(45);
 
@@ -41,7 +41,7 @@ type First = (String, &'static str, oneshot::Receiver<Result<(), kube::Error>>);
 ///
 /// The API does not answer in time, a kind is not there, or a right is missing; the message says which.
 pub(crate) async fn start(
-    cluster: &Cluster,
+    cluster: &ClusterApi,
     config: &Arc<Config>,
     clock: Clock,
     project: Project,
@@ -49,12 +49,12 @@ pub(crate) async fn start(
 ) -> Result<Started> {
     let started = timeout(START_TIMEOUT, list_all(cluster, config, clock, project, missing_pod_label)).await;
     started.map_err(|_| {
-        anyhow!("the cluster's API did not give its first lists within {}", duration::short(START_TIMEOUT))
+        anyhow!("the Kubernetes API did not answer the first lists within {}", duration::short(START_TIMEOUT))
     })?
 }
 
 async fn list_all(
-    cluster: &Cluster,
+    cluster: &ClusterApi,
     config: &Arc<Config>,
     clock: Clock,
     project: Project,
@@ -119,9 +119,9 @@ async fn list_all(
     Ok(Started { store, tasks })
 }
 
-/// What is watched where Services are led.
+/// What is watched where Services are intercepted.
 async fn watch_interception(
-    cluster: &Cluster,
+    cluster: &ClusterApi,
     config: &Config,
     store: &Arc<Store>,
     tasks: &mut JoinSet<()>,
@@ -145,7 +145,7 @@ async fn watch_interception(
         what: "endpointslices.discovery.k8s.io".to_owned(),
         topic: ObjectType::Slices,
         fields: None,
-        // Who else takes a Service's requests matters to who changes that.
+        // Only the autoscaler needs to know a Service's other endpoints.
         labels: (config.role == Role::Dlx).then(|| format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)),
         optional: false,
         read: Arc::new(|object| ObjectChange::Slice(Box::new(objects::Slice::from(object)))),
@@ -168,7 +168,7 @@ async fn watch_interception(
 
 /// What is watched where it is there and allowed.
 async fn watch_optional(
-    cluster: &Cluster,
+    cluster: &ClusterApi,
     config: &Config,
     store: &Arc<Store>,
     tasks: &mut JoinSet<()>,
@@ -208,7 +208,7 @@ async fn watch_optional(
         };
         firsts.push((feed.what.clone(), "list, watch", spawn(feed, Arc::clone(store), tasks)));
     }
-    // Who else scales matters to who puts to sleep.
+    // Only the autoscaler needs to know other autoscalers.
     if config.role == Role::Autoscaler {
         let hpas = ObjectWatch {
             api: cluster.api::<HorizontalPodAutoscaler>(),
@@ -258,8 +258,8 @@ async fn wait_for_lists(place: &str, firsts: Vec<First>) -> Result<()> {
     Ok(())
 }
 
-/// The kinds that are looked after.
-async fn workload_kinds(cluster: &Cluster, config: &Config) -> Result<Vec<Arc<Kind>>> {
+/// The managed kinds.
+async fn workload_kinds(cluster: &ClusterApi, config: &Config) -> Result<Vec<Arc<Kind>>> {
     let built_in = |kind: &str, plural: &str| WorkloadKind {
         group: "apps".to_owned(),
         version: "v1".to_owned(),
@@ -286,9 +286,14 @@ async fn workload_kinds(cluster: &Cluster, config: &Config) -> Result<Vec<Arc<Ki
     Ok(kinds)
 }
 
-async fn find_type(cluster: &Cluster, group: &str, version: &str, kind: &str) -> Result<Option<ApiResource>> {
+async fn find_type(
+    cluster: &ClusterApi,
+    group: &str,
+    version: &str,
+    kind: &str,
+) -> Result<Option<ApiResource>> {
     let found = cluster.find(group, version, kind).await;
     found.map_err(|error| {
-        anyhow!("asking the cluster for {kind} in {group}/{version}: {}", cluster::describe_error(&error))
+        anyhow!("looking up {kind} in {group}/{version}: {}", cluster::describe_error(&error))
     })
 }

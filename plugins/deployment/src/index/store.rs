@@ -1,4 +1,4 @@
-//! All that is known, in one place, and what follows from it.
+//! All objects in one place, and what follows from them.
 
 mod apply;
 mod interception;
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::Config,
     objects::{
-        HostRoute, Kind, NamespaceAnnotations, ObjectName, OtherAutoscaler, Pod, Policy, PortRegistry,
+        HostRoute, Kind, NamespaceAnnotations, ObjectName, OtherAutoscaler, PodObject, Policy, PortRegistry,
         Service, Slice, Workload,
     },
 };
@@ -54,7 +54,7 @@ pub(crate) enum ObjectType {
 #[derive(Debug)]
 pub(crate) enum ObjectChange {
     Workload(Box<Workload>),
-    Pod(Box<Pod>),
+    Pod(Box<PodObject>),
     Service(Service),
     /// Of an Ingress or HTTPRoute.
     Route(ObjectType, HostRoute),
@@ -82,7 +82,7 @@ pub(crate) struct State {
     project: Project,
     kinds: Vec<Arc<Kind>>,
     workloads: Vec<ObjectTable<Workload>>,
-    /// Pods, and whose they are.
+    /// Pods by workload.
     pub(crate) pods: Pods,
     services: ObjectTable<Service>,
     ingresses: ObjectTable<HostRoute>,
@@ -90,7 +90,7 @@ pub(crate) struct State {
     hpas: ObjectTable<OtherAutoscaler>,
     scaled_objects: ObjectTable<OtherAutoscaler>,
     namespaces: ObjectTable<NamespaceAnnotations>,
-    /// Where Services lead.
+    /// What is known of intercepted Services.
     pub(crate) interception: InterceptionState,
     in_namespace: HashMap<Arc<str>, BTreeSet<ResourceId>>,
     labelled: LabelIndex<ResourceId>,
@@ -105,10 +105,10 @@ pub(crate) struct State {
     listed: BTreeMap<ResourceId, ListedWorkload>,
     log: ChangeLog,
     signals: HashMap<ResourceId, watch::Sender<u64>>,
-    /// With so many signals it is looked which of them nobody follows any more.
+    /// With so many signals those without a receiver are dropped.
     signals_pruned_at: usize,
     warnings: Vec<(ResourceId, Warning)>,
-    /// What the owners of workloads that are not looked after were told.
+    /// Warnings on workloads that are not managed.
     not_managed: BTreeMap<ResourceId, Warning>,
     touches: u64,
 }
@@ -161,7 +161,7 @@ impl Store {
         Self { state: Mutex::new(state), changed: watch::Sender::new(0) }
     }
 
-    /// Works on what is known, and tells whoever waits if something changed.
+    /// Works on the state, and wakes its watchers if something changed.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = work(&mut state);
@@ -175,12 +175,12 @@ impl Store {
         result
     }
 
-    /// Told when anything changed.
+    /// Changes when anything did.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Told when something changed that one resource depends on.
+    /// Changes when something did that one resource depends on.
     pub(crate) fn watch_resource(&self, id: &ResourceId) -> watch::Receiver<u64> {
         let mut state = self.lock();
         if state.signals.len() >= state.signals_pruned_at {
@@ -212,7 +212,7 @@ impl Store {
         }
     }
 
-    /// What is to be told to owners and was not yet.
+    /// New warnings, each once.
     pub(crate) fn warnings(&self) -> Vec<(ResourceId, Warning)> {
         self.with(|state| {
             state.settle();
@@ -220,7 +220,7 @@ impl Store {
         })
     }
 
-    /// Whether this is still to be told to a resource's owners; gives what it is about.
+    /// The object that a warning is about, if it still holds.
     pub(crate) fn standing_warning(&self, id: &ResourceId, warning: &Warning) -> Option<ObjectReference> {
         self.with(|state| {
             state.settle();
@@ -244,7 +244,7 @@ impl State {
         workload_in(&self.kinds, &self.workloads, id)
     }
 
-    /// The Services that lead to a workload's pods, the one of its own name first.
+    /// The Services that select a workload's pods, the one of its own name first.
     pub(crate) fn services_of(&self, workload: &Workload) -> Vec<&Service> {
         let candidates = self.services_by.candidates(&workload.meta.namespace, &workload.labels);
         let mut services: Vec<&Service> = candidates
@@ -256,7 +256,7 @@ impl State {
         services
     }
 
-    /// Whether a Service's bare name means the one in this namespace and no other that is looked after.
+    /// Whether a Service's bare name means the one in this namespace and no other that is managed.
     pub(crate) fn is_alone(&self, name: &str) -> bool {
         self.config.namespace.is_some()
             || self.services_called.get(name).is_none_or(|namespaces| namespaces.len() <= 1)
@@ -270,7 +270,7 @@ impl State {
         })
     }
 
-    /// The Ingress or HTTPRoute of the namespace that leads requests for the host to the DLXs, if one does; for people.
+    /// The Ingress or HTTPRoute of the namespace that sends requests for the host to the DLXs, if one does; human-readable.
     pub(crate) fn points_at_dlxs(&self, namespace: &Arc<str>, host: &str) -> Option<String> {
         let all = self.routes_in.get(namespace).into_iter().flatten();
         all.filter_map(|(http, name)| {
@@ -285,7 +285,7 @@ impl State {
         .map(|(kind, route)| format!("the {kind} {}", route.meta.name))
     }
 
-    /// Whether a Service is one that leads to the DLXs: theirs, another name for that, or one that selects their pods.
+    /// Whether a Service is one of the DLXs: theirs, another name for that, or one that selects their pods.
     pub(crate) fn is_dlx_service(&self, name: &ObjectName) -> bool {
         let Config { home, dlx_service, .. } = &*self.config;
         if home.as_deref() == Some(&*name.0) && *dlx_service == *name.1 {
@@ -330,7 +330,7 @@ impl State {
         self.namespaces.get(&("".into(), name.clone()))
     }
 
-    /// When somebody else changed a workload's specification last, as far as this process saw.
+    /// When another writer last changed a workload's specification, as far as this process saw.
     pub(crate) fn changed_at(&self, id: &ResourceId) -> Option<Timestamp> {
         self.seen.get(id)?.changed
     }

@@ -10,19 +10,19 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{self, Cluster},
+    cluster::{self, ClusterApi},
     index::{ObjectChange, ObjectType, Origin, Store, UnverifiedPods},
-    objects::Pod,
+    objects::PodObject,
 };
 
-/// How many workloads are looked after at once.
+/// How many workloads are read at once.
 const MAX_CONCURRENT: usize = 32;
 
 /// The pause after a read that failed.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Does so for ever.
-pub(crate) async fn follow_unverified(cluster: Cluster, store: Arc<Store>) {
+/// Runs until it is aborted.
+pub(crate) async fn follow_unverified(cluster: ClusterApi, store: Arc<Store>) {
     let mut changed = store.changed();
     let mut reads = JoinSet::new();
     loop {
@@ -40,14 +40,14 @@ pub(crate) async fn follow_unverified(cluster: Cluster, store: Arc<Store>) {
     }
 }
 
-async fn verify_pods(cluster: Cluster, store: Arc<Store>, unverified: UnverifiedPods) {
+async fn verify_pods(cluster: ClusterApi, store: Arc<Store>, unverified: UnverifiedPods) {
     match read_pods(&cluster, &store, &unverified).await {
         Ok(()) => store.with(|state| {
             state.pods.mark_verified(&unverified);
             state.touch(&unverified.id);
         }),
         Err(error) => {
-            tracing::warn!(resource = %unverified.id, error = cluster::describe_error(&error), "cannot tell its new pods from old ones yet");
+            tracing::warn!(resource = %unverified.id, error = cluster::describe_error(&error), "failed to read pods: they get no requests until they are known to be new");
             #[expect(clippy::disallowed_methods, reason = "an API that failed is asked again after a pause")]
             sleep_until(Instant::now() + RETRY_DELAY).await;
             store.with(|state| {
@@ -58,12 +58,16 @@ async fn verify_pods(cluster: Cluster, store: Arc<Store>, unverified: Unverified
     }
 }
 
-async fn read_pods(cluster: &Cluster, store: &Store, unverified: &UnverifiedPods) -> Result<(), kube::Error> {
+async fn read_pods(
+    cluster: &ClusterApi,
+    store: &Store,
+    unverified: &UnverifiedPods,
+) -> Result<(), kube::Error> {
     for (uid, name) in &unverified.pods {
         let api: Api<core::Pod> = Api::namespaced(cluster.client.clone(), &name.0);
         match cluster.call(api.get(&name.1)).await {
             Ok(pod) => store.with(|state| {
-                let pod = Pod::from(pod);
+                let pod = PodObject::from(pod);
                 if pod.meta.uid != *uid {
                     state.remove(ObjectType::Pods, name, uid);
                 }

@@ -1,4 +1,4 @@
-//! One stream of objects: a list, then a watch from where the list ended, and again.
+//! One type of objects: a list, then a watch from where the list ended, and again.
 
 use std::{collections::HashSet, fmt::Debug, pin::pin, sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The first pause after an error; doubled up to [`MAX_DELAY`].
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const MAX_DELAY: Duration = Duration::from_secs(10);
-/// The pause where a right is missing that is not needed: somebody may grant it.
+/// The pause where an optional right is missing: it may be granted.
 const OPTIONAL_DELAY: Duration = Duration::from_secs(60);
 
 /// One stream.
@@ -64,7 +64,7 @@ enum WatchEnd {
     Failed(String, kube::Error),
 }
 
-/// Follows a feed for ever. The receiver is told once: when the first list is in, or why there is none.
+/// Runs a watch until it is aborted. The receiver gets one value: when the first list is in, or why there is none.
 pub(crate) fn spawn<K>(
     feed: ObjectWatch<K>,
     store: Arc<Store>,
@@ -119,7 +119,7 @@ where
                             continue;
                         }
                         WatchEnd::Anew => {
-                            tracing::debug!(what = self.what, "the watch is too far behind: listing anew");
+                            tracing::debug!(what = self.what, "watch expired: listing again");
                             continue;
                         }
                         WatchEnd::Failed(from, error) => {
@@ -246,13 +246,13 @@ impl WatchErrors {
             return;
         }
         if needless {
-            tracing::info!(what, reason, "cannot be watched: going on without");
+            tracing::info!(what, reason, "not watching an optional type");
         } else {
             tracing::warn!(
                 what,
                 reason,
-                again = duration::short(pause),
-                "cannot be watched; what is known is kept"
+                again = duration::short(self.next),
+                "failed to watch: keeping the last known objects"
             );
         }
         self.reported = Some(reason);
@@ -261,7 +261,7 @@ impl WatchErrors {
     fn clear(&mut self, what: &str) {
         self.next = FIRST_DELAY;
         if self.reported.take().is_some() {
-            tracing::info!(what, "is watched again");
+            tracing::info!(what, "watching again");
         }
     }
 

@@ -1,9 +1,9 @@
-//! Leading Services to the DLXs.
+//! Service interception: traffic to a workload's Services goes to the DLXs.
 //!
-//! What is led, why not, and where it leads now is a pure function of what is known ([`desired`]). The writes are on three
-//! kinds of objects, each a compare-and-set: the registry's ConfigMap ([`ports`]), EndpointSlices of ours, and one key in
-//! the Services' selectors. Their order ([`apply`]) is such that after each of them requests find
-//! somebody, and that a call that begins anew goes on from there.
+//! What is to be intercepted, why not, and what is intercepted now is a pure function of the index ([`desired`]). The writes are on
+//! three kinds of objects, each a compare-and-set: the ConfigMap of the port registry ([`ports`]), Scaler's EndpointSlices, and one
+//! key in the Services' selectors. Their order ([`apply`]) leaves every Service with an endpoint after each write, and a call that
+//! starts again continues from there.
 
 mod apply;
 mod desired;
@@ -18,7 +18,7 @@ use scaler_types::{Nonce, Phase, ResourceId, Role, ScaleError};
 use tokio::sync::Mutex;
 
 use crate::{
-    cluster::{self, Cluster},
+    cluster::{self, ClusterApi},
     index::{ObjectChange, ObjectType, Origin, State, Store},
     objects::{ObjectName, Service, Workload},
     workload::{options::workload_options, scale::ScaleWriter},
@@ -29,10 +29,10 @@ pub(crate) use desired::{
     status::{InterceptionStatus, interception_status},
 };
 
-/// Writes routes.
+/// Intercepts and restores Services.
 #[derive(Clone)]
 pub(crate) struct InterceptionWriter {
-    cluster: Cluster,
+    cluster: ClusterApi,
     store: Arc<Store>,
     scales: ScaleWriter,
     /// One write of the registry at a time: those of one process would only be in each other's way.
@@ -50,7 +50,7 @@ struct ServiceSnapshot {
     selector: std::collections::BTreeMap<String, String>,
 }
 
-/// How the ports of a workload's Services are passed on, for people.
+/// How the ports of a workload's Services are forwarded, human-readable.
 pub(crate) fn describe_forwarding(state: &State, workload: &Workload) -> String {
     let services = state.ordinary_services_of(workload);
     services.into_iter().map(desired::plan::describe_forwarding).collect::<Vec<_>>().join(". ")
@@ -60,49 +60,50 @@ pub(crate) fn describe_forwarding(state: &State, workload: &Workload) -> String 
 
 impl InterceptionWriter {
     /// Nothing is written yet.
-    pub(crate) fn new(cluster: Cluster, store: Arc<Store>, scales: ScaleWriter) -> Self {
+    pub(crate) fn new(cluster: ClusterApi, store: Arc<Store>, scales: ScaleWriter) -> Self {
         Self { cluster, store, scales, registering: Arc::default(), waiting: Arc::default() }
     }
 
-    /// Has a workload that is about to be put to zero by the fence of that nonce be led for certain, and have been for `intercepted_for`; one
-    /// that asks for no route is fine as it is.
+    /// Verifies that the Services of a workload that is about to be scaled to zero by the drain attempt of that nonce are intercepted,
+    /// and have been for `intercepted_for`; a workload that is not to be intercepted passes.
     ///
-    /// The record is on the workload and the route is not, so no single write can test both. Therefore the key of each Service is written
-    /// anew first, on the very version that it was counted on since when everything passes the DLXs: whoever decided on an
-    /// older one to take it away fails from then on, and whoever decides on this one finds the fence.
+    /// The record is on the workload and the selector key on the Service, so no single write can test both. Therefore the key of each
+    /// Service is refreshed first, on the very version since which everything passes the DLXs: a removal that was decided on an older
+    /// version fails from then on, and one that is decided on this version finds the drain.
     ///
     /// # Errors
     ///
-    /// [`ScaleError::Conflict`]: it is not led, or somebody else changed that.
+    /// [`ScaleError::Conflict`]: they are not, or another writer changed one.
     pub(crate) async fn verify_interception(
         &self,
         id: &ResourceId,
-        fence: Nonce,
+        attempt: Nonce,
         intercepted_for: Duration,
     ) -> Result<(), ScaleError> {
         let counted_on = self.store.with(|state| {
             let workload = state.workload(id)?;
-            let look = interception_status(state, workload, &workload_options(state, workload));
+            let status = interception_status(state, workload, &workload_options(state, workload));
             let services = state.ordinary_services_of(workload).into_iter().cloned().collect::<Vec<_>>();
-            let long_enough = look.intercepted_since.is_some_and(|since| since.elapsed() >= intercepted_for);
-            look.is_requested().then(|| (look.is_fully_intercepted() && long_enough).then_some(services))
+            let long_enough =
+                status.intercepted_since.is_some_and(|since| since.elapsed() >= intercepted_for);
+            status.is_requested().then(|| (status.is_fully_intercepted() && long_enough).then_some(services))
         });
         let Some(counted_on) = counted_on else { return Ok(()) };
         let services = counted_on.ok_or(ScaleError::Conflict)?;
         for service in &services {
-            self.refresh_selector_key(service, fence).await?;
+            self.refresh_selector_key(service, attempt).await?;
         }
         for service in &services {
             self.read_slices(&service.meta.key()).await?;
         }
-        match self.interception_status(id).is_some_and(|look| look.is_fully_intercepted()) {
+        match self.interception_status(id).is_some_and(|status| status.is_fully_intercepted()) {
             true => Ok(()),
             false => Err(ScaleError::Conflict),
         }
     }
 
-    /// Nothing of a route is given back while a fence stands: its commit may have looked at the route already. To be asked after
-    /// the Services were read, and before they are written: a fence that is written later finds them changed.
+    /// Nothing is restored during a drain: its commit may have verified the interception already. To be called after the Services were
+    /// read and before they are written: a drain that begins later finds them changed.
     async fn ensure_no_drain(&self, id: &ResourceId) -> Result<(), ScaleError> {
         let workload = self.scales.fetch_workload(id).await?;
         match workload.stored.record.phase {
@@ -111,7 +112,7 @@ impl InterceptionWriter {
         }
     }
 
-    /// Only the autoscaler leads.
+    /// Only the autoscaler intercepts.
     fn ensure_autoscaler(&self) -> Result<(), ScaleError> {
         match self.store.with(|state| state.config.role) {
             Role::Autoscaler => Ok(()),

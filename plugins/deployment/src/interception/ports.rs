@@ -1,4 +1,4 @@
-//! Giving the DLXs' ports to the ports of Services, and taking them back: what the registry is to be.
+//! Assigning DLX ports to Services' ports, and freeing them: what the registry is to be.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,7 +26,7 @@ pub(crate) struct PortDraft<'a> {
     of: HashMap<String, Vec<u16>>,
 }
 
-/// Whether so many of the holders who have none could be given one, now.
+/// Whether every holder without a port could be given one, now.
 pub(crate) fn has_room_for(
     registry: &PortRegistry,
     holders: &[PortHolder],
@@ -61,8 +61,8 @@ impl<'a> PortDraft<'a> {
         Self { range, quarantine, now, before, ports: before.ports.clone(), of: before.of.clone() }
     }
 
-    /// What is in use though the registry does not say so: somebody deleted it. A port that another has by now is
-    /// that one's.
+    /// Enters a port that is in use and not in the registry: it was deleted. A port that another Service has by now stays
+    /// with that one.
     pub(crate) fn restore(&mut self, port: u16, holder: &PortHolder) {
         match self.ports.get(&port) {
             None => {}
@@ -78,13 +78,13 @@ impl<'a> PortDraft<'a> {
 
     /// A port for each of the holders, or none for any of them: there are not enough.
     pub(crate) fn claim(&mut self, holders: &[PortHolder], freed: &str) -> Option<Vec<u16>> {
-        let (mut given, mut chosen) = (Vec::new(), BTreeSet::new());
+        let (mut assigned, mut chosen) = (Vec::new(), BTreeSet::new());
         for holder in holders {
             let port = self.choose(holder, &chosen)?;
             chosen.insert(port);
-            given.push(port);
+            assigned.push(port);
         }
-        for (holder, port) in holders.iter().zip(&given) {
+        for (holder, port) in holders.iter().zip(&assigned) {
             self.give(*port, holder);
             // What it holds outside of the range, which was another once.
             let others: Vec<_> = self.its(holder).filter(|(other, held)| *held && other != port).collect();
@@ -92,7 +92,7 @@ impl<'a> PortDraft<'a> {
                 self.mark(other, freed);
             }
         }
-        Some(given)
+        Some(assigned)
     }
 
     /// Whether each of the holders has a port.
@@ -100,10 +100,10 @@ impl<'a> PortDraft<'a> {
         holders.iter().all(|holder| self.its(holder).any(|(port, held)| held && self.range.contains(port)))
     }
 
-    /// Gives back what these hold.
-    pub(crate) fn free(&mut self, freed: &str, whose: impl Fn(&PortHolder) -> bool) {
+    /// Frees what these hold.
+    pub(crate) fn free(&mut self, freed: &str, is_freed: impl Fn(&PortHolder) -> bool) {
         let held = |(port, entry): (&u16, &Option<PortEntry>)| {
-            let entry = entry.as_ref().filter(|entry| entry.freed.is_none() && whose(&entry.holder));
+            let entry = entry.as_ref().filter(|entry| entry.freed.is_none() && is_freed(&entry.holder));
             entry.map(|_| *port)
         };
         let ports: Vec<_> = self.ports.iter().filter_map(held).collect();
@@ -112,7 +112,7 @@ impl<'a> PortDraft<'a> {
         }
     }
 
-    /// Forgets what was given back long ago.
+    /// Removes entries that were freed long ago.
     pub(crate) fn prune(&mut self) {
         let (quarantine, now) = (self.quarantine, self.now);
         self.ports
@@ -154,8 +154,8 @@ impl<'a> PortDraft<'a> {
 
     /// The port it has, or had, else a new one.
     ///
-    /// Where to look first follows from the holder: should the registry ever be lost, everybody asks for the port that he
-    /// had, and nobody for another's.
+    /// Where to look first follows from the holder: should the registry ever be lost, every Service gets the port that it
+    /// had.
     fn choose(&self, holder: &PortHolder, but: &BTreeSet<u16>) -> Option<u16> {
         let fits = |(port, _): &(u16, bool)| self.range.contains(*port) && !but.contains(port);
         let held = self.its(holder).filter(fits).find(|(_, held)| *held);

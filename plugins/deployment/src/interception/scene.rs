@@ -1,4 +1,4 @@
-//! What a cluster has, told by a test, on a clock that the test moves.
+//! The objects of a cluster, given by a test, on a clock that the test moves.
 
 use std::{
     cell::Cell,
@@ -57,7 +57,7 @@ impl Scene {
         Self { store, kind, revision: Cell::new(1), now }
     }
 
-    /// A leader's, with a workload `web` that asks to be led and has one container port, `http`.
+    /// A leader's, with a workload `web` that is to be intercepted and has one container port, `http`.
     pub(crate) fn new() -> Self {
         let scene = Self::with(Role::Autoscaler, Some(ServicePorts { first: 20000, last: 20001 }));
         scene.workload("web", "web", json!({}));
@@ -79,7 +79,7 @@ impl Scene {
         metadata
     }
 
-    /// A workload that asks to be led, with more annotations.
+    /// A workload that is to be intercepted, with more annotations.
     pub(crate) fn workload(&self, name: &str, app: &str, more: Value) {
         let mut annotations = json!({"scaler.dev/scale-to-zero": "10m", "scaler.dev/intercept": "always"});
         for (key, value) in more.as_object().unwrap() {
@@ -160,7 +160,7 @@ impl Scene {
         self.tell(ObjectChange::Slice(Box::new(slice.into())));
     }
 
-    /// An Ingress that leads a host to a Service of its namespace.
+    /// An Ingress that routes a host to a Service of its namespace.
     pub(crate) fn ingress(&self, name: &str, host: &str, service: &str) {
         let backend = json!({"service": {"name": service, "port": {"number": 80}}});
         let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);

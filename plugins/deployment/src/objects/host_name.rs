@@ -1,13 +1,16 @@
 //! Host names, as annotations and namespace files give them.
 
-use anyhow::ensure;
+/// A host name that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a host name, expected one without port and asterisk such as shop.example.com")]
+pub(crate) struct InvalidHostName(String);
 
 /// Checks a host name and gives it in lower case.
 ///
 /// # Errors
 ///
 /// It is none: with a port, with an asterisk, with characters that no name has.
-pub(crate) fn parse(text: &str) -> scaler_types::Result<String> {
+pub(crate) fn parse(text: &str) -> Result<String, InvalidHostName> {
     let host = text.trim().trim_end_matches('.').to_ascii_lowercase();
     let label = |label: &str| {
         !label.is_empty()
@@ -16,11 +19,8 @@ pub(crate) fn parse(text: &str) -> scaler_types::Result<String> {
             && !label.ends_with('-')
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    ensure!(
-        host.len() <= 253 && host.split('.').all(label),
-        "{text:?} is no host name, expected one without port and asterisk such as shop.example.com"
-    );
-    Ok(host)
+    let is_valid = host.len() <= 253 && host.split('.').all(label);
+    if is_valid { Ok(host) } else { Err(InvalidHostName(text.to_owned())) }
 }
 
 /// Reads the host annotation.
@@ -28,9 +28,8 @@ pub(crate) fn parse(text: &str) -> scaler_types::Result<String> {
 /// # Errors
 ///
 /// One of the hosts is none.
-pub(crate) fn parse_list(text: &str) -> Result<Vec<String>, String> {
-    let hosts = text.split([',', ' ', '\t', '\n']).filter(|host| !host.is_empty());
-    hosts.map(|host| parse(host).map_err(|error| error.to_string())).collect()
+pub(crate) fn parse_list(text: &str) -> Result<Vec<String>, InvalidHostName> {
+    text.split([',', ' ', '\t', '\n']).filter(|host| !host.is_empty()).map(parse).collect()
 }
 
 #[cfg(test)]

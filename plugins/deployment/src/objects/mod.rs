@@ -21,8 +21,8 @@ use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::O
 
 pub(crate) use owners::Owners;
 #[cfg(test)]
-pub(crate) use pod::Waiting;
-pub(crate) use pod::{Container, ContainerProbe, Pod, PortRef};
+pub(crate) use pod::WaitingReason;
+pub(crate) use pod::{Container, ContainerProbe, PodObject, PortRef};
 pub(crate) use policy::Policy;
 pub(crate) use port_registry::{
     INTERCEPTED, NAME as PORT_REGISTRY, PortEntry, PortHolder, PortRegistry, holding,
@@ -86,7 +86,7 @@ impl Meta {
 }
 
 /// The annotations that are for Scaler.
-fn ours(meta: &ObjectMeta) -> BTreeMap<String, String> {
+fn scaler_annotations(meta: &ObjectMeta) -> BTreeMap<String, String> {
     let all = meta.annotations.iter().map(Cow::Borrowed);
     all.flat_map(Cow::into_owned).filter(|(key, _)| key.starts_with("scaler.dev/")).collect()
 }
@@ -95,7 +95,7 @@ fn ours(meta: &ObjectMeta) -> BTreeMap<String, String> {
 
 impl From<Namespace> for NamespaceAnnotations {
     fn from(namespace: Namespace) -> Self {
-        Self { meta: Meta::from(&namespace.metadata), annotations: ours(&namespace.metadata) }
+        Self { meta: Meta::from(&namespace.metadata), annotations: scaler_annotations(&namespace.metadata) }
     }
 }
 
@@ -110,7 +110,7 @@ macro_rules! objects {
 }
 objects!(
     Workload,
-    Pod,
+    PodObject,
     Service,
     HostRoute,
     OtherAutoscaler,

@@ -1,8 +1,8 @@
-//! Whose a field is that Scaler writes.
+//! The managers of a field that Scaler writes.
 //!
-//! A write makes a field its writer's (`metadata.managedFields`), and the next server-side apply of who had it is refused. So a write of
-//! what is somebody else's is followed by one that makes it theirs again: of a user's objects Scaler owns nothing, however long it looks
-//! after them. (In the same patch it does not work: the server goes by what the patch changes.)
+//! A write makes its writer the field's manager (`metadata.managedFields`), and the next server-side apply of the previous manager
+//! conflicts. So a write of another manager's field is followed by one that restores the manager: Scaler manages no field of a user's
+//! objects. (In the same patch it does not work: the server goes by what the patch changes.)
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use kube::api::ObjectMeta;
 use scaler_types::{Role, ScaleError};
 use serde_json::{Value, json};
 
-/// Who owns a field.
+/// The managers of a field.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Owners {
     /// Entries of `metadata.managedFields` without their fields. Scaler's own are left out.
@@ -33,7 +33,7 @@ impl Owners {
         }
     }
 
-    /// The same; where Scaler alone owns it, those who owned it before, as they were stored.
+    /// The same; where Scaler is the only one, those before it, as they were stored.
     pub(crate) fn or_stored(mut self, stored: &[ManagedFieldsEntry]) -> Self {
         if self.scaler && self.others.is_empty() {
             self.others = stored.to_vec();
@@ -41,18 +41,18 @@ impl Owners {
         self
     }
 
-    /// Fails while Scaler owns the field: what says whose it was has to stay.
+    /// Fails while Scaler manages the field: the list of its previous managers must not be deleted yet.
     ///
     /// # Errors
     ///
-    /// [`ScaleError::Retry`]: `what` was not given back.
+    /// [`ScaleError::Retry`]: the managers of `what` are not restored.
     pub(crate) fn ensure_restored(&self, what: &str) -> Result<(), ScaleError> {
         match self.scaler {
             false => Ok(()),
             true => Err(ScaleError::Retry {
                 after: Duration::from_secs(1),
                 reason: format!(
-                    "giving {what} back to its owner in metadata.managedFields: the log says what failed"
+                    "restoring the owner of {what} in metadata.managedFields: see the log for what failed"
                 ),
             }),
         }
@@ -139,7 +139,7 @@ mod tests {
                 vec![rest.clone(), ours.clone()],
                 Some(vec![rest.clone(), scale.clone()]),
             ),
-            // Nobody's, or ours as of a write whose owner was never told.
+            // Without a manager, or Scaler's by a write whose previous manager was never stored.
             (vec![rest.clone()], vec![rest.clone(), ours.clone()], Some(vec![rest.clone()])),
             (vec![ours.clone()], vec![ours.clone()], Some(vec![])),
             // Somebody has taken it meanwhile.

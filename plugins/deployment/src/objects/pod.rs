@@ -9,7 +9,7 @@ use super::{Labels, Meta};
 
 /// What is kept of a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Pod {
+pub(crate) struct PodObject {
     pub(crate) meta: Meta,
     pub(crate) labels: Labels,
     pub(crate) deleting: bool,
@@ -45,7 +45,7 @@ pub(crate) struct Container {
     pub(crate) probe: Option<ContainerProbe>,
     pub(crate) started: bool,
     /// Why it does not run, if so.
-    pub(crate) waiting: Option<Waiting>,
+    pub(crate) waiting: Option<WaitingReason>,
     /// How often it was started anew.
     pub(crate) restarts: i32,
     /// How it ended the last time.
@@ -54,7 +54,7 @@ pub(crate) struct Container {
 
 /// Why a container does not run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Waiting {
+pub(crate) struct WaitingReason {
     /// In one word: `ImagePullBackOff`.
     pub(crate) reason: String,
     /// The kubelet's own words.
@@ -90,9 +90,9 @@ pub(crate) enum PortRef {
     Name(String),
 }
 
-// === impl Pod ===
+// === impl PodObject ===
 
-impl Pod {
+impl PodObject {
     /// Whether something of it runs or will: neither on its way out nor at its end.
     pub(crate) fn alive(&self) -> bool {
         !self.deleting && !matches!(self.phase.as_str(), "Succeeded" | "Failed")
@@ -112,7 +112,7 @@ impl Pod {
     }
 }
 
-impl From<core::Pod> for Pod {
+impl From<core::Pod> for PodObject {
     fn from(pod: core::Pod) -> Self {
         let meta = Meta::from(&pod.metadata);
         let spec = pod.spec.unwrap_or_default();
@@ -173,7 +173,7 @@ impl Container {
         let state = status.state.unwrap_or_default();
         let last = status.last_state.unwrap_or_default();
         new.started = state.running.is_some();
-        new.waiting = state.waiting.map(|waiting| Waiting {
+        new.waiting = state.waiting.map(|waiting| WaitingReason {
             reason: waiting.reason.unwrap_or_default(),
             message: waiting.message.unwrap_or_default(),
         });
@@ -184,8 +184,8 @@ impl Container {
                 _ => format!("exited with status {}", end.exit_code),
             };
             let why = end.reason.filter(|reason| !matches!(reason.as_str(), "" | "Error" | "Completed"));
-            let said = end.message.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-            [Some(how), why.map(|why| format!(" ({why})")), said.map(|said| format!(": {said}"))]
+            let message = end.message.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+            [Some(how), why.map(|why| format!(" ({why})")), message.map(|message| format!(": {message}"))]
                 .into_iter()
                 .flatten()
                 .collect()

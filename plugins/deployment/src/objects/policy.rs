@@ -1,4 +1,4 @@
-//! NetworkPolicies: who may connect to pods.
+//! NetworkPolicies: which connections to pods are allowed.
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
@@ -10,14 +10,14 @@ pub(crate) struct Policy {
     pub(crate) meta: Meta,
     /// The pods it is about; one that says nothing is about all of its namespace.
     pub(crate) pods: Selector,
-    /// It says who may connect to them, not only whom they may connect to.
+    /// It restricts connections to them, not only from them.
     pub(crate) ingress: bool,
 }
 
 // === impl Policy ===
 
 impl Policy {
-    /// Whether it says who may connect to pods with these labels.
+    /// Whether it restricts connections to pods with these labels.
     pub(crate) fn guards(&self, labels: &Labels) -> bool {
         self.ingress && (self.pods.is_empty() || self.pods.matches(labels))
     }

@@ -1,8 +1,8 @@
-//! The registry of the DLXs' ports: which of them is given to which port of which Service.
+//! The registry of DLX ports: which one is assigned to which port of which Service.
 //!
-//! One ConfigMap in the daemons' own namespace, a key per port, so that no two daemons and no two namespace files give the
-//! same port to two Services. A port that is given back stays where it is, marked, and is not given to anybody else for
-//! a while: a node that is behind, or a client that has kept an address, may still come by it.
+//! One ConfigMap in the daemons' own namespace, a key per port, so that no two daemons and no two namespace files assign the
+//! same port to two Services. A freed port stays where it is, marked, and is not assigned to another Service for a while: a node
+//! that is behind, or a client that has kept an address, may still use it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,7 +20,7 @@ pub(crate) const NAME: &str = "scaler-service-ports";
 /// policy reads it: while it is above 0, Scaler cannot be deleted. It is written with the ports it is counted from, in one write.
 pub(crate) const INTERCEPTED: &str = "intercepted";
 
-/// A port of a Service, whose a port of the DLXs is.
+/// A port of a Service, to which a DLX port is assigned.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct PortHolder {
     pub(crate) namespace: String,
@@ -37,7 +37,7 @@ pub(crate) struct PortEntry {
     /// Whose it is, or was.
     #[serde(flatten)]
     pub(crate) holder: PortHolder,
-    /// It was given back: when, by the clock of whoever wrote it. Shown; compared with nothing but itself.
+    /// When it was freed, by the writer's clock. Shown; compared with nothing but itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) freed: Option<String>,
 }
@@ -89,7 +89,7 @@ impl PortRegistry {
         self.ports.iter().filter_map(|(port, entry)| Some((*port, entry.as_ref()?)))
     }
 
-    /// A Service's entries, those it has given back among them.
+    /// A Service's entries, freed ones among them.
     pub(crate) fn entries_of(&self, uid: &str) -> impl Iterator<Item = (u16, &PortEntry)> {
         let ports = self.of.get(uid).into_iter().flatten();
         ports.filter_map(|port| Some((*port, self.get(*port)?)))
@@ -123,8 +123,8 @@ impl From<ConfigMap> for PortRegistry {
     fn from(map: ConfigMap) -> Self {
         let meta = Meta::from(&map.metadata);
         let has_data = map.data.is_some();
-        let said = map.data.as_ref().and_then(|data| data.get(INTERCEPTED));
-        let intercepted = said.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let count = map.data.as_ref().and_then(|data| data.get(INTERCEPTED));
+        let intercepted = count.and_then(|text| text.parse().ok()).unwrap_or(0);
         let keys = map.data.into_iter().flatten();
         let ports: BTreeMap<u16, _> = keys
             .filter_map(|(key, text)| {

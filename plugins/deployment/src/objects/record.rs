@@ -19,18 +19,18 @@ pub(crate) struct StoredState {
     /// was obeyed: the annotation with that wish came with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) uid: Option<String>,
-    /// The object's generation after this was written. Another one there: somebody changed it since (its specification;
+    /// The object's generation after this was written. Another one there: it was changed since (its specification;
     /// of a Deployment, its annotations too), or brought back an old annotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) generation: Option<i64>,
-    /// Its specification without the replicas, as a fingerprint: another one there is somebody's update.
+    /// Its specification without the replicas, as a fingerprint: another one there is an update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) spec: Option<String>,
-    /// How often it was put to zero: who sees another number has missed a sleep.
+    /// How often it was scaled to zero: a reader that sees another number has missed that once.
     #[serde(default)]
     pub(crate) sleeps: u32,
     /// At zero: how many replicas there were before. Believed only if `generation` fits, or did when it was seen first,
-    /// or if a Service that is led has this record's nonce.
+    /// or if an intercepted Service has this record's nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) replicas: Option<u32>,
     /// Who owned the replicas (`metadata.managedFields`) when Scaler wrote them: should that daemon end before it has given them
@@ -43,16 +43,14 @@ pub(crate) struct StoredState {
     /// The last thing that happened to its scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<ScaleEvent>,
-    /// When, in RFC 3339 by the clock of whoever wrote it; only shown.
+    /// When, in RFC 3339 by the writer's clock; only shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) event_time: Option<String>,
 }
 
 /// An annotation that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the annotation {ANNOTATION} is not what was written there ({0}); it is taken for none and written over"
-)]
+#[error("the annotation {ANNOTATION} is not valid ({0}); it is ignored and will be overwritten")]
 pub(crate) struct UnreadableState(String);
 
 /// What a write makes of what was kept.
@@ -108,12 +106,12 @@ impl StoredState {
     }
 
     /// Whether this value of `scaler.dev/sleep-now` has been obeyed.
-    pub(crate) fn has_obeyed(&self, wish: &str) -> bool {
-        self.sleep_now.as_deref().is_some_and(|kept| kept == wish || kept == fingerprint(wish))
+    pub(crate) fn has_obeyed(&self, value: &str) -> bool {
+        self.sleep_now.as_deref().is_some_and(|kept| kept == value || kept == fingerprint(value))
     }
 
-    /// Whether somebody brought it back: both were found at zero, `known` first, and this was written before that. Every record since
-    /// a sleep counts it; and what somebody else scaled to zero does not fall asleep.
+    /// Whether it was brought back: both were found at zero replicas, `known` first, and this was written before that. Every record
+    /// since counts how often it was scaled to zero; and a workload that another writer scaled to zero is not marked asleep.
     pub(crate) fn is_older_than(&self, known: &Self) -> bool {
         let slept_since = self.sleeps < known.sleeps;
         let scaled_by_others = matches!(known.record.phase, Phase::Active | Phase::Draining);
@@ -138,7 +136,7 @@ impl StoredState {
             (Phase::Asleep, Phase::Asleep) => None,
             (_, Phase::Waking) => Some(ScaleEvent::ScaleFromZeroStarted),
             (_, Phase::Asleep) => Some(ScaleEvent::ScaleToZeroCompleted),
-            // A fence and its revert are no change of the scale.
+            // A drain and its revert are no change of the scale.
             _ => None,
         };
         // What it had is known while it runs; at zero only this says it.

@@ -40,7 +40,7 @@ pub(crate) fn rollout(
     let waits = match phase {
         RolloutPhase::Complete => String::new(),
         _ if !seen => {
-            format!("the controller of {}.{} has not seen its last change", kind.plural, kind.group)
+            format!("the controller of {}.{} has not observed its last change", kind.plural, kind.group)
         }
         _ => status.describe(),
     };
@@ -198,6 +198,6 @@ mod tests {
         assert_eq!(told.status, "1 of 3 pods have the current template, 3 have an earlier one, 2 are ready");
         let none = rollout_of("Deployment", 3, deadline(i32::MAX), json!({}));
         assert_eq!(none.deadline, None);
-        assert_eq!(none.status, "the controller of deployments.apps has not seen its last change");
+        assert_eq!(none.status, "the controller of deployments.apps has not observed its last change");
     }
 }

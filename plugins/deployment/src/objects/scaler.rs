@@ -32,10 +32,12 @@ impl OtherAutoscaler {
         let name = &self.meta.name;
         self.scales_to_zero.then(|| match self.kind {
             AutoscalerKind::Hpa => format!(
-                "the HorizontalPodAutoscaler {name} also takes it to zero (minReplicas: 0): raise its minimum to 1"
+                "the HorizontalPodAutoscaler {name} also scales it to zero (minReplicas: 0): raise its \
+                 minimum to 1"
             ),
             AutoscalerKind::ScaledObject => format!(
-                "the ScaledObject {name} also scales it: pause that (autoscaling.keda.sh/paused: \"true\") or opt out here"
+                "the ScaledObject {name} also scales it: pause it (autoscaling.keda.sh/paused: \
+                 \"true\"), or opt the workload out of Scaler"
             ),
         })
     }

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 /// Labels of an object.
 pub(crate) type Labels = BTreeMap<String, String>;
 
-/// What a workload's pods are told by.
+/// A label selector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selector {
     /// Labels that have to be there as they stand.

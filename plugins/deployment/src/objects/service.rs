@@ -16,7 +16,7 @@ pub(crate) const SELECTOR: &str = "/spec/selector";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Service {
     pub(crate) meta: Meta,
-    /// The labels of the pods it leads to by its owners' will, whether our key is there or not; empty: it leads to none by itself.
+    /// Its selector without Scaler's key; empty: it has none.
     pub(crate) selector: Labels,
     /// Whose its selector is.
     pub(crate) owners: Owners,
@@ -69,19 +69,19 @@ impl Service {
         self.ports.iter().find(is_http).or_else(|| self.ports.first())
     }
 
-    /// Whether it leads to pods with these labels, or did before our key was added.
+    /// Whether it selects pods with these labels, Scaler's key aside.
     pub(crate) fn selects(&self, labels: &Labels) -> bool {
         !self.external
             && !self.selector.is_empty()
             && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
-    /// Whether it is one that can be led: who asks its name is given one address for all pods.
+    /// Whether it can be intercepted: its name resolves to one address for all pods.
     pub(crate) fn is_ordinary(&self) -> bool {
         !self.external && !self.headless && !self.deleting
     }
 
-    /// Whether nothing that matters for leading it differs, our key aside.
+    /// Whether nothing that matters for intercepting it differs, Scaler's key aside.
     pub(crate) fn has_same_spec(&self, other: &Self) -> bool {
         let of = |service: &Self| Self {
             meta: Meta::default(),

@@ -11,7 +11,7 @@ use super::{Meta, ObjectName};
 
 /// The label that says which Service a slice belongs to.
 pub(crate) const SERVICE: &str = "kubernetes.io/service-name";
-/// The label that says whose slices these are, and our word for it.
+/// The label with the manager of a slice, and its value on Scaler's.
 pub(crate) const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "scaler.dev");
 /// The annotation with a slice's format.
 pub(crate) const FORMAT: &str = "scaler.dev/format";
@@ -37,7 +37,7 @@ pub(crate) struct Slice {
     pub(crate) ours: Option<DlxSlice>,
 }
 
-/// A slice of ours: a Service's ports lead to DLXs.
+/// A slice of Scaler's: the DLXs as endpoints of a Service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct DlxSlice {
     pub(crate) format: u32,
@@ -118,7 +118,7 @@ impl DlxSlice {
         let mut endpoints: Vec<_> = endpoints.collect();
         endpoints.sort();
         Self {
-            // One that nobody could have written is taken for a newer one's, and left alone.
+            // One that no version wrote is taken for a newer one's, and is not touched.
             format: annotation(FORMAT).and_then(|text| text.parse().ok()).unwrap_or(u32::MAX),
             uid: owner.map(|owner| owner.uid.clone()).unwrap_or_default(),
             family: IpFamily::parse(&slice.address_type),

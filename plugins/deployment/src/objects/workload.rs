@@ -29,7 +29,7 @@ pub(crate) fn is_scaler(labels: &Labels) -> bool {
 /// A kind of workload.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Kind {
-    /// Its place among the kinds that are looked after.
+    /// Its place among the managed kinds.
     pub(crate) index: usize,
     /// Where the API has it.
     pub(crate) api: ApiResource,
@@ -56,8 +56,8 @@ pub(crate) struct Workload {
     pub(crate) annotations: BTreeMap<String, String>,
     /// It has annotations, ours or others.
     pub(crate) annotated: bool,
-    /// Its record: what the annotation holds; nothing written, or nothing readable, is the default. Where somebody brought an older
-    /// one back while it is at zero, what this process knew before.
+    /// Its record: what the annotation holds; nothing written, or nothing readable, is the default. Where an older one
+    /// was brought back while it is scaled to zero, what this process knew before.
     pub(crate) stored: StoredState,
     /// The annotation holds an older record than that.
     pub(crate) stale: bool,
@@ -68,7 +68,7 @@ pub(crate) struct Workload {
     pub(crate) had: Option<u32>,
     /// Why the record's annotation cannot be read, if so.
     pub(crate) unreadable: Option<String>,
-    /// What its pods are told by.
+    /// Selects its pods.
     pub(crate) selector: Selector,
     /// What its pods are labelled with.
     pub(crate) labels: Labels,
@@ -124,7 +124,7 @@ impl Workload {
         self.labels.get(COMPONENT).is_some_and(|name| name == DLX)
     }
 
-    /// It is awake, and nobody is about to change that.
+    /// It is awake and not draining.
     pub(crate) fn serves(&self) -> bool {
         self.replicas > 0 && self.stored.record.phase != Phase::Draining
     }
@@ -134,7 +134,7 @@ impl Workload {
         let meta = Meta::from(&object.metadata);
         let data = &object.data;
         let number = |pointer: &str| data.pointer(pointer).and_then(Value::as_i64);
-        let annotations = super::ours(&object.metadata);
+        let annotations = super::scaler_annotations(&object.metadata);
         let (stored, unreadable) =
             match annotations.get(record::ANNOTATION).map(|text| StoredState::parse(text)) {
                 Some(Ok(stored)) => (stored.restrict_to(&meta.uid), None),
@@ -161,7 +161,7 @@ impl Workload {
         let conditions = data.pointer("/status/conditions").and_then(Value::as_array);
         let refused = conditions.into_iter().flatten().find_map(|condition| {
             let holds = condition["type"] == "ReplicaFailure" && condition["status"] == "True";
-            holds.then(|| condition["message"].as_str().unwrap_or("its pods cannot be made").to_owned())
+            holds.then(|| condition["message"].as_str().unwrap_or("its pods cannot be created").to_owned())
         });
         // A workload without the number has one pod.
         let replicas = number(&kind.replicas_path).map_or(1, |count| u32::try_from(count).unwrap_or(0));
@@ -227,7 +227,7 @@ impl Workload {
     }
 
     /// Its state before was `old`: what was believed then still is if the record and the scale are the same. Whoever brings
-    /// back an old annotation (`rollout undo`) changes the record's text, whoever deploys an image or annotates does not.
+    /// back an old annotation (`rollout undo`) changes the record's text, deploying an image or annotating does not.
     pub(crate) fn follows(&mut self, old: &Workload) {
         if old.meta.uid != self.meta.uid {
             return;
@@ -245,8 +245,8 @@ impl Workload {
         self.stored.sleeps = self.stored.sleeps.max(old.stored.sleeps);
     }
 
-    /// Its record is to be written again: an older one stands in its place, or whoever wrote the replicas last ended before they were
-    /// given back to their owners. While it drains or wakes somebody may be at that.
+    /// Its record is to be written again: an older one stands in its place, or the daemon that wrote the replicas last ended before it had
+    /// restored their field managers. While it drains or wakes a daemon may be doing that.
     pub(crate) fn needs_repair(&self) -> bool {
         self.stale
             || self.owners.scaler && !matches!(self.stored.record.phase, Phase::Draining | Phase::Waking)

@@ -2,16 +2,16 @@
 
 use scaler_types::{AddressOf, Endpoint, Probe, ServicePorts};
 
-use crate::objects::{Container, ContainerProbe, Pod, PortRef, Service, is_scaler};
+use crate::objects::{Container, ContainerProbe, PodObject, PortRef, Service, is_scaler};
 
 /// Which port of a workload's pods its requests go to.
 #[derive(Clone, Debug)]
 pub(crate) struct PortSelection<'a> {
     /// Its annotation's.
     pub(crate) asked: Option<&'a PortRef>,
-    /// The Services that lead to it, the one that is called as it is first.
+    /// The Services that select it, the one of its own name first.
     pub(crate) services: &'a [&'a Service],
-    /// The addresses of DLXs that these lead to.
+    /// The addresses of DLXs that are endpoints of these.
     pub(crate) dlxs: &'a [&'a str],
     /// The DLXs' ports for Services.
     pub(crate) service_ports: Option<ServicePorts>,
@@ -20,7 +20,7 @@ pub(crate) struct PortSelection<'a> {
 /// The endpoint of a pod, if it has one now: it has an address and a port, is alive, and is not one that was ready and
 /// no longer is (a Service would have dropped it). Where its Services take pods that are not ready
 /// (`publishNotReadyAddresses`), it is one as soon as it takes connections.
-pub(crate) fn pod_endpoint(pod: &Pod, ports: &PortSelection<'_>) -> Option<Endpoint> {
+pub(crate) fn pod_endpoint(pod: &PodObject, ports: &PortSelection<'_>) -> Option<Endpoint> {
     let ip = pod.ip.as_deref().filter(|_| pod.alive())?;
     let unready = ports.take_unready();
     if pod.was_ready && !pod.ready && !unready || ports.is_dlx(pod) {
@@ -47,14 +47,14 @@ pub(crate) fn pod_endpoint(pod: &Pod, ports: &PortSelection<'_>) -> Option<Endpo
 // === impl PortSelection ===
 
 impl PortSelection<'_> {
-    /// Whether pods that are not ready take requests, too. A headless Service says nothing of that: nobody comes by it.
+    /// Whether pods that are not ready take requests, too. Headless Services do not count: they are not intercepted.
     fn take_unready(&self) -> bool {
         let mut services = self.services.iter().filter(|service| service.is_ordinary()).peekable();
         services.peek().is_some() && services.all(|service| service.unready)
     }
 
     /// The port of a pod that requests go to, and the container that has it if one says so.
-    pub(crate) fn select_port<'p>(&self, pod: &'p Pod) -> Option<(u16, Option<&'p Container>)> {
+    pub(crate) fn select_port<'p>(&self, pod: &'p PodObject) -> Option<(u16, Option<&'p Container>)> {
         let port = match self.asked {
             Some(PortRef::Number(number)) => *number,
             Some(PortRef::Name(name)) => {
@@ -77,7 +77,7 @@ impl PortSelection<'_> {
     }
 
     /// Whether a pod is one of Scaler's own, or its address is a DLX's: what is sent there would come back.
-    pub(crate) fn is_dlx(&self, pod: &Pod) -> bool {
+    pub(crate) fn is_dlx(&self, pod: &PodObject) -> bool {
         // On its node's network a pod shares the address with all the others there.
         let is_its_own = || {
             let port = self.select_port(pod).map(|(port, _)| port);
@@ -90,16 +90,16 @@ impl PortSelection<'_> {
     /// Why a pod has no port for requests.
     pub(crate) fn missing(&self) -> String {
         match self.asked {
-            Some(PortRef::Name(name)) => format!(
-                "no port of its Services or containers is called {name:?} (scaler.dev/port)"
-            ),
-            _ => "it has no port: no Service leads to it and no container declares one; say it with scaler.dev/port"
+            Some(PortRef::Name(name)) => {
+                format!("no port of its Services or containers is named {name:?} (scaler.dev/port)")
+            }
+            _ => "it has no port: no Service selects it and no container declares one; set scaler.dev/port"
                 .to_owned(),
         }
     }
 }
 
-fn resolve(target: &PortRef, pod: &Pod) -> Option<u16> {
+fn resolve(target: &PortRef, pod: &PodObject) -> Option<u16> {
     match target {
         PortRef::Number(number) => Some(*number),
         PortRef::Name(name) => pod.port_named(name).map(|(number, _)| number),
@@ -108,7 +108,7 @@ fn resolve(target: &PortRef, pod: &Pod) -> Option<u16> {
 
 /// How the DLX finds out that the port is ready, and where if not there. What it cannot do itself is left to the
 /// kubelet: then the pod is listed only while that says it is ready.
-fn probe(pod: &Pod, container: Option<&Container>, port: u16, ip: &str) -> (Probe, Option<String>) {
+fn probe(pod: &PodObject, container: Option<&Container>, port: u16, ip: &str) -> (Probe, Option<String>) {
     let kubelets = (Probe::Listed, None);
     let others = pod
         .serving()
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::objects::COMPONENT;
 
-    fn pod(containers: Value, ready: bool) -> Pod {
+    fn pod(containers: Value, ready: bool) -> PodObject {
         let statuses: Vec<_> = containers.as_array().unwrap().iter().map(|container| {
             json!({"name": container["name"], "image": "", "imageID": "", "ready": ready, "restartCount": 0, "state": {"running": {}}})
         }).collect();
@@ -184,7 +184,7 @@ mod tests {
         service.into()
     }
 
-    fn endpoint_of(pod: &Pod, asked: Option<PortRef>, services: &[&Service]) -> Option<Endpoint> {
+    fn endpoint_of(pod: &PodObject, asked: Option<PortRef>, services: &[&Service]) -> Option<Endpoint> {
         pod_endpoint(pod, &PortSelection { asked: asked.as_ref(), services, dlxs: &[], service_ports: None })
     }
 
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn what_does_not_run_or_no_longer_is_ready_is_no_endpoint() {
         let alive = pod(json!([{"name": "web", "ports": [{"containerPort": 8080}]}]), false);
-        let with = |change: fn(&mut Pod)| {
+        let with = |change: fn(&mut PodObject)| {
             let mut pod = alive.clone();
             change(&mut pod);
             endpoint_of(&pod, None, &[])

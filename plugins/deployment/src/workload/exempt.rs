@@ -1,16 +1,16 @@
-//! What Scaler itself needs: its daemons, and what its metrics come from. None of it is ever put to sleep or has its Services led,
-//! whoever asks: nobody would wake it.
+//! Workloads that Scaler itself needs: its daemons, and the source of its metrics. They are never scaled to zero or intercepted,
+//! even if they are opted in: nothing would wake them.
 
 use k8s_openapi::api::core::v1::Pod;
 use scaler_types::{PluginContext, Result};
 
 use crate::{
-    cluster::{self, Cluster},
+    cluster::{self, ClusterApi},
     index::{MissingPodLabel, State},
     objects::{COMPONENT, Service, Workload, is_scaler},
 };
 
-/// Why a workload is neither put to sleep nor has its Services led, whatever its owners want; `None`: it may be.
+/// Why a workload is neither scaled to zero nor intercepted, whatever its annotations say; `None`: it may be.
 pub(crate) fn exemption(state: &State, workload: &Workload) -> Option<String> {
     if let Some(why) = state.missing_pod_label.as_ref().filter(|why| *why.home == *workload.meta.namespace) {
         return Some(why.text.clone());
@@ -19,19 +19,19 @@ pub(crate) fn exemption(state: &State, workload: &Workload) -> Option<String> {
     let source = |service: &&Service| state.config.sources.iter().find(|source| source.names(service));
     let (service, source) = services.iter().find_map(|service| Some((service, source(service)?)))?;
     Some(format!(
-        "Scaler's metrics come from it ({} is its Service {}): without them nothing could be decided, so it stays awake. Opt it \
-         out (scaler.dev/scale-to-zero: \"false\")",
+        "it serves Scaler's metrics ({} is its Service {}), which every decision needs, so it stays \
+         awake. Opt it out (scaler.dev/scale-to-zero: \"false\")",
         source.url, service.meta.name
     ))
 }
 
-/// Looks whether the pod this daemon runs in tells that it is Scaler's; `None`: it does, or its namespace is not looked after.
+/// Checks that the pod of this daemon is labelled as Scaler's; `None`: it is, or its namespace is not managed.
 ///
 /// # Errors
 ///
 /// The API does not answer.
 pub(crate) async fn check_own_pod(
-    cluster: &Cluster,
+    cluster: &ClusterApi,
     context: &PluginContext,
 ) -> Result<Option<MissingPodLabel>> {
     let (Some(pod), Some(home)) = (&context.pod, &context.home) else { return Ok(None) };
@@ -52,8 +52,9 @@ pub(crate) async fn check_own_pod(
         }
     };
     let text = format!(
-        "nothing is managed in namespace {home}, where Scaler itself runs, for its daemons could not be told from other workloads: \
-         {because}; label the pod templates {COMPONENT}: autoscaler and {COMPONENT}: dlx"
+        "nothing is managed in namespace {home}, where Scaler itself runs, because its daemons cannot \
+         be distinguished from other workloads: {because}; label the pod templates {COMPONENT}: \
+         autoscaler and {COMPONENT}: dlx"
     );
     Ok(Some(MissingPodLabel { home: home.clone(), text }))
 }

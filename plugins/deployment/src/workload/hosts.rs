@@ -19,7 +19,7 @@ struct Claims<'a> {
     namespace: &'a str,
     /// The cluster's domain.
     domain: &'a str,
-    /// The Services that lead to it.
+    /// The Services that select it.
     services: Vec<&'a Service>,
     /// The host annotation's names.
     asked: &'a [String],
@@ -50,7 +50,7 @@ impl Claims<'_> {
     /// The names that count, and those that do not.
     ///
     /// `alone` says whether a bare Service name means this namespace's alone; `routed` whether an Ingress or HTTPRoute of
-    /// the namespace has a host. An annotation alone gives nothing: whoever may annotate a workload could take
+    /// the namespace has a host. An annotation alone does not count: with the right to annotate a workload one could take
     /// another team's requests.
     fn settle(
         &self,
@@ -79,8 +79,8 @@ impl Claims<'_> {
                 hosts.push(host.clone());
             } else {
                 let why = format!(
-                    "no Ingress or HTTPRoute in namespace {namespace} has it, and plugins.deployment.hosts of the \
-                     namespace file does not give it"
+                    "no Ingress or HTTPRoute in namespace {namespace} has it, and \
+                     plugins.deployment.hosts of the namespace file does not name it"
                 );
                 refused.push(RefusedHost { host: host.clone(), why });
             }

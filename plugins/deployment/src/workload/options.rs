@@ -1,4 +1,4 @@
-//! What a workload's owners say in annotations.
+//! The options of a workload, from its annotations, its namespace's and the namespace file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,14 +18,14 @@ use crate::{
             HOLD_TIMEOUT, HOSTS, IGNORE_CHECKS, INTERCEPT, KEEP_AWAKE, METRICS, MIN_AWAKE, PAUSED, PORT,
             READINESS_TIMEOUT, SCALE_TO_ZERO,
         },
-        host_name,
+        host_name::{self, InvalidHostName},
     },
 };
 
-/// What its owners want of a workload.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The options of a workload.
+#[derive(Debug, Default)]
 pub(crate) struct WorkloadOptions {
-    /// It is to be looked after.
+    /// It is to be managed.
     pub(crate) opted_in: bool,
     /// The metrics that decide; empty: as the namespace file says.
     pub(crate) metrics: Vec<ScaleResource>,
@@ -51,8 +51,55 @@ pub(crate) struct WorkloadOptions {
     pub(crate) ignored_checks: BTreeSet<IgnoredCheck>,
     /// NetworkPolicies do not refuse its interception: the operator's decision.
     pub(crate) intercept_despite_network_policies: bool,
-    /// What cannot be used, each with what was expected.
-    pub(crate) wrong: Vec<String>,
+    /// Annotations that cannot be used.
+    pub(crate) invalid: Vec<InvalidAnnotation>,
+}
+
+/// An annotation that cannot be used: it counts as absent.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}{}: {value}", if *.on_namespace { " of its namespace" } else { "" })]
+pub(crate) struct InvalidAnnotation {
+    name: &'static str,
+    /// It stands on the workload's namespace.
+    on_namespace: bool,
+    #[source]
+    value: InvalidValue,
+}
+
+/// Why a value cannot be used, and what was expected.
+#[derive(Debug, thiserror::Error)]
+enum InvalidValue {
+    #[error("{0}")]
+    Duration(String),
+    #[error("{0}, or true, or false")]
+    ScaleToZero(String),
+    #[error(
+        "{}, expected a list as in a namespace file: [{{metricName: requests, windowSize: 10m}}]",
+        yaml::explain("line", .0)
+    )]
+    Metrics(#[source] serde_yaml::Error),
+    #[error("an empty list, expected at least one metric")]
+    NoMetric,
+    #[error("a metricName is empty, expected a metric's name")]
+    NoMetricName,
+    #[error("the threshold {0} is not valid, expected 0 or more")]
+    Threshold(f64),
+    #[error(transparent)]
+    Host(#[from] InvalidHostName),
+    #[error("{0:?} is not a port, expected 1 to 65535, or a port's name")]
+    Port(String),
+    #[error("{0:?} is not valid, expected a point in time such as until=2026-12-24T18:00:00Z")]
+    Time(String),
+    #[error("{0:?} is not valid, expected always, when-asleep or manual")]
+    InterceptMode(String),
+    #[error(
+        "network-policies is the operator's to ignore: interceptDespiteNetworkPolicies: true in the namespace file"
+    )]
+    NetworkPolicies,
+    #[error("{0:?} is not a check that can be ignored, expected session-affinity")]
+    Check(String),
+    #[error("{0:?} is neither true nor false")]
+    Flag(String),
 }
 
 /// A check that its users may have ignored.
@@ -78,51 +125,31 @@ type Annotations = BTreeMap<String, String>;
 // === impl WorkloadOptions ===
 
 impl WorkloadOptions {
-    /// From a workload's annotations and its namespace's. A value that cannot be used is told, and taken for none.
+    /// From a workload's annotations and its namespace's. A value that cannot be used counts as absent.
     pub(crate) fn read(own: &Annotations, namespace: Option<&Annotations>, config: &Config) -> Self {
-        let mut options = Self::default();
-        let told = match (own.get(SCALE_TO_ZERO), namespace.and_then(|all| all.get(SCALE_TO_ZERO))) {
-            (Some(own), _) => Some((own, "")),
-            (None, Some(all)) => Some((all, " of its namespace")),
-            (None, None) => None,
+        let mut options = Self {
+            intercept_despite_network_policies: config.intercept_despite_network_policies,
+            ..Self::default()
         };
-        match told.map(|(value, whose)| (value.as_str(), whose)) {
-            None => options.opted_in = config.opt_in == OptIn::All,
-            Some(("false", _)) => {}
-            Some(("true", _)) => options.opted_in = true,
-            Some((value, whose)) => {
-                // Also with a value that says nothing: it is shown, and kept awake.
-                options.opted_in = true;
-                match interval(value) {
-                    Ok(interval) => options.metrics = requests_in(interval),
-                    Err(why) => {
-                        options.wrong.push(format!("{SCALE_TO_ZERO}{whose}: {why}, or true, or false"))
-                    }
-                }
-            }
+        let mut read = Reader { own, namespace, invalid: &mut options.invalid };
+        options.opted_in = read.is_set(SCALE_TO_ZERO) || config.opt_in == OptIn::All;
+        match read.inherited(SCALE_TO_ZERO, scale_to_zero) {
+            Some(ScaleToZero::Never) => options.opted_in = false,
+            Some(ScaleToZero::After(window)) => options.metrics = requests_in(window),
+            // Also with a value that is not valid: the workload is shown, and kept awake.
+            Some(ScaleToZero::AsConfigured) | None => {}
         }
-        options.intercept_despite_network_policies = config.intercept_despite_network_policies;
-        options.intercept_is_set = true;
-        options.intercept = match (own.get(INTERCEPT), namespace.and_then(|all| all.get(INTERCEPT))) {
-            (Some(own), _) => intercept_mode(own.trim()).map_err(|why| format!("{INTERCEPT}: {why}")),
-            (None, Some(all)) => {
-                intercept_mode(all.trim()).map_err(|why| format!("{INTERCEPT} of its namespace: {why}"))
-            }
-            (None, None) => {
-                options.intercept_is_set = config.intercept.is_some();
-                Ok(config.intercept.unwrap_or_default())
-            }
-        }
-        .unwrap_or_else(|wrong| {
-            options.wrong.push(wrong);
-            InterceptMode::Manual
-        });
-        let mut read = Reader { own, wrong: &mut options.wrong };
+        options.intercept_is_set = read.is_set(INTERCEPT) || config.intercept.is_some();
+        options.intercept = match read.inherited(INTERCEPT, intercept_mode) {
+            Some(mode) => mode,
+            None if read.is_set(INTERCEPT) => InterceptMode::Manual,
+            None => config.intercept.unwrap_or_default(),
+        };
         options.ignored_checks = read.value(IGNORE_CHECKS, ignored_checks).unwrap_or_default();
         if let Some(metrics) = read.value(METRICS, metrics) {
             options.metrics = metrics;
         }
-        options.hosts = read.value(HOSTS, host_name::parse_list).unwrap_or_default();
+        options.hosts = read.value(HOSTS, hosts).unwrap_or_default();
         options.port = read.value(PORT, port);
         options.hold_timeout = read.value(HOLD_TIMEOUT, interval);
         options.readiness_timeout = read.value(READINESS_TIMEOUT, interval);
@@ -133,7 +160,7 @@ impl WorkloadOptions {
     }
 }
 
-/// What the owners of a workload want. Scaler's own daemons are never in, whoever opts them in.
+/// The options of a workload. Scaler's own daemons are never opted in.
 pub(crate) fn workload_options(state: &State, workload: &Workload) -> WorkloadOptions {
     let namespace = state.namespace(&workload.meta.namespace).map(|namespace| &namespace.annotations);
     let mut options = WorkloadOptions::read(&workload.annotations, namespace, &state.config);
@@ -141,96 +168,132 @@ pub(crate) fn workload_options(state: &State, workload: &Workload) -> WorkloadOp
     options
 }
 
+/// What `scaler.dev/scale-to-zero` says.
+enum ScaleToZero {
+    Never,
+    /// With the metrics that the namespace file names.
+    AsConfigured,
+    /// After so long without a request.
+    After(Duration),
+}
+
 struct Reader<'a> {
     own: &'a Annotations,
-    wrong: &'a mut Vec<String>,
+    namespace: Option<&'a Annotations>,
+    invalid: &'a mut Vec<InvalidAnnotation>,
 }
 
 // === impl Reader ===
 
 impl Reader<'_> {
-    fn value<T>(&mut self, name: &str, read: fn(&str) -> Result<T, String>) -> Option<T> {
-        match read(self.own.get(name)?.trim()) {
+    /// Whether the workload or its namespace has the annotation.
+    fn is_set(&self, name: &str) -> bool {
+        self.own.contains_key(name) || self.namespace.is_some_and(|all| all.contains_key(name))
+    }
+
+    /// The workload's value, else its namespace's.
+    fn inherited<T>(&mut self, name: &'static str, parse: fn(&str) -> Result<T, InvalidValue>) -> Option<T> {
+        match (self.own.get(name), self.namespace.and_then(|all| all.get(name))) {
+            (Some(text), _) => self.parse(name, false, text, parse),
+            (None, Some(text)) => self.parse(name, true, text, parse),
+            (None, None) => None,
+        }
+    }
+
+    fn value<T>(&mut self, name: &'static str, parse: fn(&str) -> Result<T, InvalidValue>) -> Option<T> {
+        self.parse(name, false, self.own.get(name)?.trim(), parse)
+    }
+
+    fn parse<T>(
+        &mut self,
+        name: &'static str,
+        on_namespace: bool,
+        text: &str,
+        parse: fn(&str) -> Result<T, InvalidValue>,
+    ) -> Option<T> {
+        match parse(text) {
             Ok(value) => Some(value),
-            Err(why) => {
-                self.wrong.push(format!("{name}: {why}"));
+            Err(value) => {
+                self.invalid.push(InvalidAnnotation { name, on_namespace, value });
                 None
             }
         }
     }
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
-    duration::parse_interval(text.trim())
+fn scale_to_zero(text: &str) -> Result<ScaleToZero, InvalidValue> {
+    match text {
+        "false" => Ok(ScaleToZero::Never),
+        "true" => Ok(ScaleToZero::AsConfigured),
+        _ => duration::parse_interval(text.trim()).map(ScaleToZero::After).map_err(InvalidValue::ScaleToZero),
+    }
 }
 
-fn metrics(text: &str) -> Result<Vec<ScaleResource>, String> {
-    let list: Vec<Metric> = serde_yaml::from_str_with_options(text, yaml::options()).map_err(|error| {
-        format!(
-            "{}, expected a list as in a namespace file: [{{metricName: requests, windowSize: 10m}}]",
-            yaml::explain("line", &error)
-        )
-    })?;
+fn interval(text: &str) -> Result<Duration, InvalidValue> {
+    duration::parse_interval(text).map_err(InvalidValue::Duration)
+}
+
+fn metrics(text: &str) -> Result<Vec<ScaleResource>, InvalidValue> {
+    let list: Vec<Metric> =
+        serde_yaml::from_str_with_options(text, yaml::options()).map_err(InvalidValue::Metrics)?;
     if list.is_empty() {
-        return Err("an empty list, expected at least one metric".to_owned());
+        return Err(InvalidValue::NoMetric);
     }
     let metrics = list.into_iter().map(|metric| {
         if metric.metric_name.is_empty() {
-            return Err("a metricName is empty, expected a metric's name".to_owned());
+            return Err(InvalidValue::NoMetricName);
         }
         if !metric.threshold.is_finite() || metric.threshold < 0.0 {
-            return Err(format!("the threshold {} is no limit, expected 0 or more", metric.threshold));
+            return Err(InvalidValue::Threshold(metric.threshold));
         }
         Ok(ScaleResource {
             metric_name: metric.metric_name,
-            window_size: interval(&metric.window_size)?,
+            window_size: interval(metric.window_size.trim())?,
             threshold: metric.threshold,
         })
     });
     metrics.collect()
 }
 
-fn port(text: &str) -> Result<PortRef, String> {
+fn hosts(text: &str) -> Result<Vec<String>, InvalidValue> {
+    Ok(host_name::parse_list(text)?)
+}
+
+fn port(text: &str) -> Result<PortRef, InvalidValue> {
+    let is_name = text.len() <= 63 && text.contains(|letter: char| letter.is_ascii_lowercase());
     match text.parse::<u16>() {
-        Ok(0) => Err("0 is no port, expected 1 to 65535, or a port's name".to_owned()),
-        Ok(number) => Ok(PortRef::Number(number)),
-        Err(_) if !text.is_empty() && text.len() <= 63 && text.contains(|c: char| c.is_ascii_lowercase()) => {
-            Ok(PortRef::Name(text.to_owned()))
-        }
-        Err(_) => Err(format!("{text:?} is no port, expected 1 to 65535, or a port's name")),
+        Ok(number) if number > 0 => Ok(PortRef::Number(number)),
+        Err(_) if is_name => Ok(PortRef::Name(text.to_owned())),
+        _ => Err(InvalidValue::Port(text.to_owned())),
     }
 }
 
-fn until(text: &str) -> Result<Timestamp, String> {
+fn until(text: &str) -> Result<Timestamp, InvalidValue> {
     let moment = text.strip_prefix("until=").and_then(|moment| moment.trim().parse().ok());
-    moment.ok_or_else(|| {
-        format!("{text:?} is not valid, expected a point in time such as until=2026-12-24T18:00:00Z")
-    })
+    moment.ok_or_else(|| InvalidValue::Time(text.to_owned()))
 }
 
-fn intercept_mode(text: &str) -> Result<InterceptMode, String> {
-    match text {
+fn intercept_mode(text: &str) -> Result<InterceptMode, InvalidValue> {
+    match text.trim() {
         "manual" => Ok(InterceptMode::Manual),
         "always" => Ok(InterceptMode::Always),
         "when-asleep" => Ok(InterceptMode::WhenAsleep),
-        _ => Err(format!("{text:?} is not valid, expected always, when-asleep or manual")),
+        text => Err(InvalidValue::InterceptMode(text.to_owned())),
     }
 }
 
-fn ignored_checks(text: &str) -> Result<BTreeSet<IgnoredCheck>, String> {
-    let all = text.split(',').map(str::trim).filter(|one| !one.is_empty());
-    all.map(|one| match one {
+fn ignored_checks(text: &str) -> Result<BTreeSet<IgnoredCheck>, InvalidValue> {
+    let all = text.split(',').map(str::trim).filter(|check| !check.is_empty());
+    all.map(|check| match check {
         "session-affinity" => Ok(IgnoredCheck::SessionAffinity),
-        "network-policies" => Err(
-            "network-policies is the operator's to ignore: interceptDespiteNetworkPolicies: true in the namespace file".to_owned(),
-        ),
-        _ => Err(format!("{one:?} is no check that can be ignored, expected session-affinity")),
+        "network-policies" => Err(InvalidValue::NetworkPolicies),
+        _ => Err(InvalidValue::Check(check.to_owned())),
     })
     .collect()
 }
 
-fn flag(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
+fn flag(text: &str) -> Result<bool, InvalidValue> {
+    text.parse().map_err(|_| InvalidValue::Flag(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -286,7 +349,7 @@ mod tests {
         ] {
             let of = |value: Option<&str>| value.map(|value| annotations(&[(INTERCEPT, value)]));
             let options = WorkloadOptions::read(&of(own).unwrap_or_default(), of(namespace).as_ref(), config);
-            assert_eq!((options.intercept, options.wrong.len()), (expected, 0), "{own:?} {namespace:?}");
+            assert_eq!((options.intercept, options.invalid.len()), (expected, 0), "{own:?} {namespace:?}");
             let written = own.or(namespace).is_some() || config.intercept.is_some();
             assert_eq!(options.intercept_is_set, written, "{own:?} {namespace:?}");
         }
@@ -294,9 +357,9 @@ mod tests {
             WorkloadOptions::read(&annotations(&[]), Some(&annotations(&[(INTERCEPT, "yes")])), &direct);
         assert_eq!(options.intercept, InterceptMode::Manual);
         assert!(
-            options.wrong[0].starts_with("scaler.dev/intercept of its namespace: \"yes\""),
+            options.invalid[0].to_string().starts_with("scaler.dev/intercept of its namespace: \"yes\""),
             "{:?}",
-            options.wrong
+            options.invalid
         );
     }
 
@@ -315,7 +378,7 @@ mod tests {
             (INTERCEPT, "when-asleep"),
             (IGNORE_CHECKS, "session-affinity, session-affinity"),
         ]);
-        assert_eq!(options.wrong, Vec::<String>::new());
+        assert!(options.invalid.is_empty(), "{:?}", options.invalid);
         assert_eq!(options.metrics[0].wire_name(), "gpu_per_1h");
         assert_eq!(options.hosts, ["a.example", "b.example", "c.example"]);
         assert_eq!(options.port, Some(PortRef::Number(8080)));
@@ -357,17 +420,18 @@ mod tests {
             (KEEP_AWAKE, "Mon-Fri 08:00-18:00", "until=2026-12-24T18:00:00Z"),
             (PAUSED, "yes", "neither true nor false"),
             (INTERCEPT, "service", "expected always, when-asleep or manual"),
-            (IGNORE_CHECKS, "session-affinity, all", "\"all\" is no check that can be ignored"),
+            (IGNORE_CHECKS, "session-affinity, all", "\"all\" is not a check that can be ignored"),
             (IGNORE_CHECKS, "network-policies", "interceptDespiteNetworkPolicies: true"),
         ] {
             let mut own = annotations(&[(SCALE_TO_ZERO, "10m"), (PORT, "8080")]);
             own.insert(name.to_owned(), value.to_owned());
             let options = WorkloadOptions::read(&own, None, &config("{}"));
-            assert_eq!(options.wrong.len(), 1, "{name} {value}: {:?}", options.wrong);
+            assert_eq!(options.invalid.len(), 1, "{name} {value}: {:?}", options.invalid);
             assert!(
-                options.wrong[0].starts_with(name) && options.wrong[0].contains(told),
+                options.invalid[0].to_string().starts_with(name)
+                    && options.invalid[0].to_string().contains(told),
                 "{}",
-                options.wrong[0]
+                options.invalid[0]
             );
             assert!(options.opted_in);
             assert_eq!(options.port.is_some(), name != PORT);

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::objects::{Container, Pod, Workload};
+use crate::objects::{Container, PodObject, Workload};
 
 /// How often a container may be started anew in one wake before it counts as one that cannot run.
 const MAX_CRASHES: i32 = 3;
 
-/// Reasons of the kubelet's for which it takes a change by somebody. It tries all of them again, after pauses that grow: a
+/// Reasons of the kubelet's that only a change of the object ends. It tries all of them again, after pauses that grow: a
 /// wake that is asked for later waits until it has.
 const FINAL_REASONS: [&str; 6] = [
     PULL_FAILED,
@@ -57,7 +57,7 @@ struct PastFailure {
 /// How a workload with replicas looks, with all its pods.
 pub(crate) fn assess_pods<'a>(
     workload: &Workload,
-    pods: impl Iterator<Item = &'a Pod> + Clone,
+    pods: impl Iterator<Item = &'a PodObject> + Clone,
     baseline: &Baseline,
 ) -> PodHealth {
     let alive = || pods.clone().filter(|pod| pod.alive());
@@ -76,7 +76,7 @@ pub(crate) fn assess_pods<'a>(
     if let Some(reason) = never {
         PodHealth::Failed(reason)
     } else if let Some(refused) = workload.refused.as_ref().filter(|_| current) {
-        let reason = format!("its pods cannot be made: {refused}");
+        let reason = format!("its pods cannot be created: {refused}");
         // What is on its way out counts for a quota until it is gone.
         let leaving = pods.clone().any(|pod| !pod.alive());
         match is_verdict(refused) && !leaving && baseline.refused.as_ref() != Some(refused) {
@@ -85,8 +85,8 @@ pub(crate) fn assess_pods<'a>(
         }
     } else {
         PodHealth::Pending(match current {
-            true => "waits for its pods to be made".to_owned(),
-            false => format!("waits for the controller of {}", workload.kind.full_name()),
+            true => "waiting for its pods to be created".to_owned(),
+            false => format!("waiting for the controller of {}", workload.kind.full_name()),
         })
     }
 }
@@ -97,12 +97,12 @@ fn is_verdict(refused: &str) -> bool {
     refused.contains("forbidden") || refused.contains("is invalid")
 }
 
-fn assess_pod(pod: &Pod, baseline: &Baseline) -> PodHealth {
+fn assess_pod(pod: &PodObject, baseline: &Baseline) -> PodHealth {
     let containers = || pod.containers.iter();
     if let Some(reason) = containers().find_map(|container| failure_reason(pod, container, baseline)) {
         return PodHealth::Failed(reason);
     }
-    let waits = |what: String| PodHealth::Pending(format!("waits for {what}"));
+    let waits = |what: String| PodHealth::Pending(format!("waiting for {what}"));
     if let Some(why) = pod.unschedulable.as_ref().filter(|_| !pod.scheduled) {
         return waits(format!("a node: {why}"));
     }
@@ -128,11 +128,12 @@ fn assess_pod(pod: &Pod, baseline: &Baseline) -> PodHealth {
 }
 
 /// Why a container cannot run, if so.
-fn failure_reason(pod: &Pod, container: &Container, baseline: &Baseline) -> Option<String> {
+fn failure_reason(pod: &PodObject, container: &Container, baseline: &Baseline) -> Option<String> {
     let name = &container.name;
     let waiting = container.waiting.as_ref().filter(|_| !baseline.awaits_another_try(pod, container));
     if let Some(waiting) = waiting.filter(|one| FINAL_REASONS.contains(&one.reason.as_str())) {
-        let message = if waiting.message.is_empty() { "the kubelet says no more" } else { &waiting.message };
+        let message =
+            if waiting.message.is_empty() { "the kubelet gives no message" } else { &waiting.message };
         return Some(format!("container {name}: {}: {message}", waiting.reason));
     }
     let backs_off = waiting.is_some_and(|one| one.reason == "CrashLoopBackOff");
@@ -141,7 +142,7 @@ fn failure_reason(pod: &Pod, container: &Container, baseline: &Baseline) -> Opti
     if in_this_wake >= MAX_CRASHES && !container.started || backs_off && container.restarts >= MAX_CRASHES {
         let ended = container.ended.as_deref().unwrap_or("ended");
         return Some(format!(
-            "container {name} crashes again and again: started anew {} times, {ended}",
+            "container {name} keeps crashing: restarted {} times, {ended}",
             container.restarts
         ));
     }
@@ -152,7 +153,7 @@ fn failure_reason(pod: &Pod, container: &Container, baseline: &Baseline) -> Opti
 
 impl Baseline {
     /// As the workload and its pods are now.
-    pub(crate) fn new<'a>(workload: Option<&Workload>, pods: impl Iterator<Item = &'a Pod>) -> Self {
+    pub(crate) fn new<'a>(workload: Option<&Workload>, pods: impl Iterator<Item = &'a PodObject>) -> Self {
         let refused = workload.filter(|workload| workload.replicas > 0);
         let refused = refused.and_then(|workload| workload.refused.clone());
         let mut baseline = Self { refused, ..Self::default() };
@@ -170,7 +171,7 @@ impl Baseline {
     }
 
     /// The workload and its pods are like this by now: what of it is from before the wake no longer?
-    pub(crate) fn update<'a>(&mut self, workload: &Workload, pods: impl Iterator<Item = &'a Pod>) {
+    pub(crate) fn update<'a>(&mut self, workload: &Workload, pods: impl Iterator<Item = &'a PodObject>) {
         if self.refused != workload.refused {
             self.refused = None;
         }
@@ -197,20 +198,22 @@ impl Baseline {
     }
 
     /// Whether it is as it was when the wake began: it is not known yet whether what failed then would fail now.
-    fn awaits_another_try(&self, pod: &Pod, container: &Container) -> bool {
+    fn awaits_another_try(&self, pod: &PodObject, container: &Container) -> bool {
         self.failed.contains_key(&container_key(pod, container))
     }
 
-    fn restarts_of(&self, pod: &Pod, container: &Container) -> Option<i32> {
+    fn restarts_of(&self, pod: &PodObject, container: &Container) -> Option<i32> {
         self.restarts.get(&container_key(pod, container)).copied()
     }
 }
 
-fn containers<'a>(pods: impl Iterator<Item = &'a Pod>) -> impl Iterator<Item = (&'a Pod, &'a Container)> {
+fn containers<'a>(
+    pods: impl Iterator<Item = &'a PodObject>,
+) -> impl Iterator<Item = (&'a PodObject, &'a Container)> {
     pods.flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)))
 }
 
-fn container_key(pod: &Pod, container: &Container) -> ContainerKey {
+fn container_key(pod: &PodObject, container: &Container) -> ContainerKey {
     (pod.meta.uid.clone(), container.name.clone())
 }
 
@@ -236,8 +239,8 @@ mod tests {
         Workload::new(&kind, serde_json::from_value(object).unwrap())
     }
 
-    fn pod(change: impl FnOnce(&mut Pod, &mut Container)) -> Pod {
-        let mut pod = Pod { phase: "Pending".to_owned(), scheduled: true, ..Pod::default() };
+    fn pod(change: impl FnOnce(&mut PodObject, &mut Container)) -> PodObject {
+        let mut pod = PodObject { phase: "Pending".to_owned(), scheduled: true, ..PodObject::default() };
         pod.meta.name = "web-1".into();
         let mut container = Container { name: "web".to_owned(), ..Container::default() };
         change(&mut pod, &mut container);
@@ -245,16 +248,16 @@ mod tests {
         pod
     }
 
-    fn waits(reason: &str, restarts: i32) -> Pod {
-        use crate::objects::Waiting;
+    fn waits(reason: &str, restarts: i32) -> PodObject {
+        use crate::objects::WaitingReason;
         pod(|_, container| {
-            container.waiting = Some(Waiting { reason: reason.to_owned(), message: "said".to_owned() });
+            container.waiting = Some(WaitingReason { reason: reason.to_owned(), message: "said".to_owned() });
             container.restarts = restarts;
             container.ended = Some("exited with status 1".to_owned());
         })
     }
 
-    fn look(workload: &Workload, pods: &[Pod]) -> PodHealth {
+    fn look(workload: &Workload, pods: &[PodObject]) -> PodHealth {
         assess_pods(workload, pods.iter(), &Baseline::default())
     }
 
@@ -269,7 +272,7 @@ mod tests {
         }
         for reason in ["ContainerCreating", "PodInitializing", "CrashLoopBackOff", "RunContainerError"] {
             let coming =
-                PodHealth::Pending(format!("waits for the container web of the pod web-1: {reason}: said"));
+                PodHealth::Pending(format!("waiting for the container web of the pod web-1: {reason}: said"));
             assert_eq!(look(&web, &[waits(reason, 2)]), coming);
         }
         let PodHealth::Failed(reason) = look(&web, &[waits("CrashLoopBackOff", 3)]) else { panic!() };
@@ -284,7 +287,7 @@ mod tests {
         let ready = pod(|pod, _| pod.ready = true);
         assert_eq!(
             look(&web, &[broken(), coming.clone()]),
-            PodHealth::Pending("waits for the pod web-1 to be ready".to_owned())
+            PodHealth::Pending("waiting for the pod web-1 to be ready".to_owned())
         );
         assert_eq!(look(&web, &[broken(), coming, ready]), PodHealth::Ready);
         let leaving = pod(|pod, _| (pod.ready, pod.deleting) = (true, true));
@@ -296,12 +299,12 @@ mod tests {
         assert!(matches!(look(&workload(4, Some("failed calling webhook")), &[]), PodHealth::Pending(_)));
         assert_eq!(
             look(&workload(3, Some("pods \"web-\" is forbidden")), &[]),
-            PodHealth::Pending("waits for the controller of deployments.apps".to_owned()),
+            PodHealth::Pending("waiting for the controller of deployments.apps".to_owned()),
             "that was said of what it was before"
         );
         assert_eq!(
             look(&workload(4, None), &[leaving]),
-            PodHealth::Pending("waits for its pods to be made".to_owned())
+            PodHealth::Pending("waiting for its pods to be created".to_owned())
         );
     }
 

@@ -18,17 +18,17 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{self, Cluster},
+    cluster::{self, ClusterApi},
     index::{ObjectChange, ObjectType, Origin, Store},
-    objects::{Pod, Workload},
+    objects::{PodObject, Workload},
     workload::{
         patch,
         pod_health::{Baseline, PodHealth, assess_pods},
     },
 };
 
-/// How often a write is built anew because the object's status changed under it, or another writer was at it, while
-/// what it was decided on still stands.
+/// How often a write is built again because the object's status changed or another writer was faster, while what it was
+/// decided on still holds.
 const MAX_ATTEMPTS: usize = 5;
 
 /// How long a wake waits for the streams to show that the sleep before it is through. Then it asks: a stream may stall.
@@ -37,9 +37,9 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(2);
 /// Writes records and scales.
 #[derive(Clone)]
 pub(crate) struct ScaleWriter {
-    cluster: Cluster,
+    cluster: ClusterApi,
     store: Arc<Store>,
-    /// Workloads of which it is not known what the last write did.
+    /// Workloads whose last write may or may not have taken effect.
     unconfirmed: Arc<Mutex<BTreeSet<ResourceId>>>,
 }
 
@@ -47,15 +47,15 @@ pub(crate) struct ScaleWriter {
 
 impl ScaleWriter {
     /// Nothing is written yet.
-    pub(crate) fn new(cluster: Cluster, store: Arc<Store>) -> Self {
+    pub(crate) fn new(cluster: ClusterApi, store: Arc<Store>) -> Self {
         Self { cluster, store, unconfirmed: Arc::default() }
     }
 
     /// Scales a workload as asked.
     ///
     /// To zero it returns when the API server has taken it: the cluster's controllers stop the pods from there on, and
-    /// what is being stopped is listed nowhere. (A try to sleep holds one of the autoscaler's few places; a pod may
-    /// take minutes to end.) It is the next wake that waits, for the pods to be told so.
+    /// what is being stopped is listed nowhere. (A drain attempt holds one of the autoscaler's few places; a pod may
+    /// take minutes to end.) The next wake waits for the pods to be terminating.
     ///
     /// From zero it returns when a pod is ready, when the record was moved on (a DLX reached an endpoint), or when it
     /// cannot come up.
@@ -98,7 +98,7 @@ impl ScaleWriter {
         record: &Record,
         target: Option<Target>,
     ) -> Result<Workload, ScaleError> {
-        let writing = || format!("writing the record of {id}");
+        let writing = || format!("writing the state of {id}");
         if self.is_unconfirmed(id) {
             self.read_workload(id)
                 .await
@@ -107,7 +107,7 @@ impl ScaleWriter {
         let mut workload = self.find_workload(id)?;
         for _ in 0..MAX_ATTEMPTS {
             if workload.version() != *expected {
-                // An earlier try of this very call went through, and nobody knew. (One that somebody brought back is of
+                // An earlier try of this very call went through, unnoticed. (One that was brought back is of
                 // another generation.)
                 let written = workload.stored.record == *record
                     && workload.stored.matches_generation(workload.generation);
@@ -131,7 +131,7 @@ impl ScaleWriter {
                     if write.generation != new.generation {
                         // Something in between changes what is written (an admission webhook): what was kept is not
                         // believed later, which is the safe side.
-                        tracing::debug!(resource = %id, expected = write.generation, is = new.generation, "another generation than was to be expected");
+                        tracing::debug!(resource = %id, expected = write.generation, is = new.generation, "a write gave another generation than expected");
                     }
                     self.observe_workload(new.clone());
                     if !new.owners.scaler {
@@ -168,7 +168,7 @@ impl ScaleWriter {
                 return Err(cluster::terminal_error(&error, &writing()));
             }
         }
-        let reason = format!("{}: others write to it all the time", writing());
+        let reason = format!("{}: too many concurrent writes by others", writing());
         Err(ScaleError::Retry { after: Duration::from_secs(1), reason })
     }
 
@@ -179,7 +179,7 @@ impl ScaleWriter {
         workload: Workload,
     ) -> Result<Workload, ScaleError> {
         let (id, field) = (workload.id(), &workload.kind.replicas_path);
-        let doing = format!("giving the replicas of {id} back to their owners");
+        let doing = format!("restoring the field managers of the replicas of {id}");
         let read = self.cluster.call(api.get(&workload.meta.name)).await;
         let read = read.map_err(|error| cluster::write_error(&error, &doing, false))?;
         if read.metadata.uid.as_ref() != Some(&workload.meta.uid) {
@@ -192,7 +192,7 @@ impl ScaleWriter {
         Ok(now)
     }
 
-    /// Reads again what is in doubt. What cannot be read stays so; every write looks at it first.
+    /// Reads workloads with unconfirmed writes. One that cannot be read stays so; every write reads it first.
     pub(crate) async fn confirm_writes(&self) {
         let unconfirmed: Vec<_> = self.unconfirmed().iter().cloned().collect();
         let mut reads = JoinSet::new();
@@ -200,7 +200,7 @@ impl ScaleWriter {
             let scales = self.clone();
             reads.spawn(async move {
                 if let Err(error) = scales.read_workload(&id).await {
-                    tracing::debug!(resource = %id, error = cluster::describe_error(&error), "what its last write did is still not known");
+                    tracing::debug!(resource = %id, error = cluster::describe_error(&error), "failed to read whether the last write took effect");
                 }
             });
         }
@@ -275,9 +275,12 @@ impl ScaleWriter {
             if Instant::now() >= until {
                 let reason = match alive {
                     0 => {
-                        format!("the controller of {} has not seen its last sleep", workload.kind.full_name())
+                        format!(
+                            "the controller of {} has not observed that it was scaled to zero",
+                            workload.kind.full_name()
+                        )
                     }
-                    pods => format!("{pods} of its pods from before its last sleep still run"),
+                    pods => format!("{pods} pods from before it was last scaled to zero are still running"),
                 };
                 return Err(ScaleError::Retry { after: Duration::from_secs(1), reason });
             }
@@ -286,7 +289,7 @@ impl ScaleWriter {
                 self.list_pods(&workload).await
             };
             if let Err(error) = asked.await {
-                tracing::warn!(resource = %id, error = cluster::describe_error(&error), "cannot ask whether its last sleep is through");
+                tracing::warn!(resource = %id, error = cluster::describe_error(&error), "failed to check whether it is scaled down");
             }
         }
     }
@@ -305,7 +308,7 @@ impl ScaleWriter {
             let looks = self.store.with(|state| {
                 let workload = state.workload(id)?;
                 if workload.stored.record != request.record {
-                    // A DLX has found it up, or somebody else has taken over.
+                    // A DLX has found it up, or another writer has taken over.
                     return Some(Ok(PodHealth::Ready));
                 }
                 if workload.replicas == 0 {
@@ -334,7 +337,7 @@ impl ScaleWriter {
             kube::Api::namespaced(self.cluster.client.clone(), &workload.meta.namespace);
         let pods = self.cluster.call(api.list(&cluster::select_labels(&workload.selector.query()))).await?;
         let revision = pods.metadata.resource_version.as_deref().and_then(|text| text.parse().ok());
-        let pods: Vec<Pod> = pods.items.into_iter().map(Pod::from).collect();
+        let pods: Vec<PodObject> = pods.items.into_iter().map(PodObject::from).collect();
         self.store.with(|state| {
             let known: Vec<_> = state.pods.pods_of(&workload.id()).map(|pod| pod.meta.clone()).collect();
             for meta in known {
@@ -350,8 +353,8 @@ impl ScaleWriter {
         Ok(())
     }
 
-    /// A workload as it is known. Where its Services are led, the last commit left its nonce on them: a record that has it is that
-    /// commit's own, whatever was deployed since, and not one that somebody brought back.
+    /// A workload as it is known. Where its Services are intercepted, the last commit left its nonce on them: a record that has it is
+    /// that commit's own, whatever was deployed since, and not one that was brought back.
     fn find_workload(&self, id: &ResourceId) -> Result<Workload, ScaleError> {
         let known = self.store.with(|state| {
             let mut workload = state.workload(id)?.clone();
@@ -388,5 +391,5 @@ impl ScaleWriter {
 }
 
 fn missing(id: &ResourceId) -> ScaleError {
-    ScaleError::Terminal { reason: format!("{id} does not exist any more") }
+    ScaleError::Terminal { reason: format!("{id} does not exist") }
 }

@@ -1,7 +1,7 @@
 //! A cluster's API, instances of the plugin on it, and the test in the place of its controllers and kubelets.
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 
-mod routing;
+mod interception;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use scaler_types::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub use routing::*;
+pub use interception::*;
 
 pub const NAMESPACE: &str = "shop";
 /// Where the daemons run.

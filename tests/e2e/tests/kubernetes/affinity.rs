@@ -44,7 +44,7 @@ fn session_affinity_is_refused_and_if_accepted_keeps_a_client_at_a_dlx() {
         assert_eq!(met(&shop, &web, address, "own").await.len(), 1, "as the Service is meant");
 
         shop.patch(&web, wish(Some("always"))).await;
-        shop.event(&web, "RouteRefused: ").await;
+        shop.event(&web, "InterceptionRefused: ").await;
         shop.event(&web, "scaler.dev/ignore-checks: session-affinity").await;
         assert_eq!(met(&shop, &web, address, "refused").await.len(), 1, "nothing was touched");
         let annotate = |name: &str, value: Option<&str>| {

@@ -157,7 +157,7 @@ fn a_family_that_no_dlx_has_is_refused_and_its_clients_find_the_pods() {
         for workload in [&web, &old] {
             shop.deploy(workload).await;
         }
-        shop.event(&web, "RouteRefused: the Service web has an address of IPv6, and no DLX").await;
+        shop.event(&web, "InterceptionRefused: the Service web has an address of IPv6, and no DLX").await;
         shop.led(&old).await;
         shop.asleep(&old).await;
         let seen = shop.given_back(&web).await;
@@ -197,7 +197,7 @@ fn what_sleeps_is_woken_when_the_dlxs_are_not_reached_by_a_family_any_more() {
                 .expect("patching a Lease");
         };
         listens("0.0.0.0:8090").await;
-        shop.event(&web, "RouteRefused").await;
+        shop.event(&web, "InterceptionRefused").await;
         shop.given_back(&web).await;
         shop.reached(&web).await;
         let [four, six] = both(&shop, &web, HTTP).await;

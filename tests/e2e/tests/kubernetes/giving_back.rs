@@ -226,7 +226,7 @@ fn a_service_whose_key_is_taken_away_again_and_again_is_left_alone() {
             shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": null}}})).await;
             println!("taken away: {time}");
         }
-        shop.event(&web, "RouteRefused").await;
+        shop.event(&web, "InterceptionRefused").await;
         shop.given_back(&web).await;
         let answer = load::once(shop.service(&web, 80).await[0], &get(&web.host(), "/", "one")).await;
         assert_eq!(answer.expect("an answer").status, 200);

@@ -1,4 +1,4 @@
-//! States of objects, as they are told, and objects that are gone.
+//! Taking over states of objects, and objects that are gone.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use scaler_types::ResourceId;
 use super::{ObjectChange, ObjectType, Origin, Seen, State, workload_in};
 use crate::{
     index::table::ObjectTable,
-    objects::{HostRoute, ObjectName, OtherAutoscaler, Pod, Workload, annotations},
+    objects::{HostRoute, ObjectName, OtherAutoscaler, PodObject, Workload, annotations},
 };
 
 impl State {
@@ -209,7 +209,7 @@ impl State {
         self.touch(&id);
     }
 
-    fn apply_pod(&mut self, pod: Pod, origin: Origin) {
+    fn apply_pod(&mut self, pod: PodObject, origin: Origin) {
         let Some((name, owners)) = self.pods.put(pod, origin, |id, pod| {
             workload_in(&self.kinds, &self.workloads, id).is_some_and(|one| one.selector.matches(&pod.labels))
         }) else {

@@ -1,4 +1,4 @@
-//! What is known of where Services lead.
+//! What is known of intercepted Services.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,22 +17,22 @@ use crate::{
 /// What says how late it is on this process's own clock, which never goes back.
 pub(crate) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
-/// What is known of where Services lead.
+/// What is known of intercepted Services.
 pub(crate) struct InterceptionState {
     /// How late it is.
     pub(crate) clock: Clock,
-    /// The DLXs that take requests, as this process was told last; empty: it was not.
+    /// The DLXs that take requests, as last reported to this process; empty: not yet.
     pub(crate) dlxs: Vec<Dlx>,
-    /// Whose key is taken away again and again.
+    /// Services whose key other writers remove.
     pub(crate) selector_conflicts: SelectorConflicts,
-    /// Ports that were given back.
+    /// Freed ports.
     pub(crate) quarantine: PortQuarantine,
     pub(super) slices: ObjectTable<Slice>,
     slices_of: Beside,
     pub(super) policies: ObjectTable<Policy>,
     policies_in: HashMap<Arc<str>, BTreeSet<ObjectName>>,
     pub(super) registry: ObjectTable<PortRegistry>,
-    /// Since when all that is new for a workload goes to the DLXs.
+    /// Since when all new connections to a workload go to the DLXs.
     intercepted_since: HashMap<ResourceId, Instant>,
 }
 
@@ -85,7 +85,7 @@ impl InterceptionState {
         self.slices.get(name)
     }
 
-    /// What says who may connect to pods with these labels.
+    /// The NetworkPolicies that restrict connections to pods with these labels.
     pub(crate) fn guards<'a>(
         &'a self,
         namespace: &Arc<str>,
@@ -100,7 +100,7 @@ impl InterceptionState {
         self.intercepted_since.get(id).copied()
     }
 
-    /// Whether all that is new for the Service goes to DLXs: our key is there, and nothing is left of its own endpoints.
+    /// Whether all new connections to the Service go to DLXs: Scaler's key is there, and nothing is left of its own endpoints.
     pub(crate) fn is_intercepted(&self, service: &Service) -> bool {
         let slices = self.slices_of(&service.meta.key());
         service.intercepted
@@ -115,7 +115,7 @@ impl InterceptionState {
 }
 
 impl State {
-    /// The Services that lead to a workload's pods and can be led.
+    /// The Services that select a workload's pods and can be intercepted.
     pub(crate) fn ordinary_services_of(&self, workload: &Workload) -> Vec<&Service> {
         let mut services = self.services_of(workload);
         services.retain(|service| service.is_ordinary());
@@ -130,26 +130,26 @@ impl State {
         self.services.all()
     }
 
-    /// The workloads whose pods a Service selects by its owners' keys, those that are being deleted left out.
+    /// The workloads whose pods a Service selects, Scaler's key aside, those that are being deleted left out.
     pub(crate) fn workloads_of(&self, service: &Service) -> Vec<ResourceId> {
         let mut all = self.labelled.with(&service.meta.namespace, &service.selector);
         all.retain(|id| self.workload(id).is_some_and(|workload| !workload.deleting));
         all
     }
 
-    /// Whether a workload is one that the daemons are told of, and asks for a route.
+    /// Whether a workload is listed, and its Services are to be intercepted.
     pub(crate) fn wants_interception(&self, id: &ResourceId) -> bool {
         self.listed.get(id).is_some_and(|listed| listed.wants_interception())
     }
 
-    /// The Services that are to lead to the DLXs all the while, and that nothing keeps from it.
+    /// The Services that are to be intercepted always, and can be.
     pub(crate) fn to_be_intercepted(&self) -> impl Iterator<Item = &Service> {
         let listed = self.listed.iter().filter(|(_, listed)| listed.is_to_be_intercepted());
         let workloads = listed.filter_map(|(id, _)| self.workload(id));
         workloads.flat_map(|workload| self.ordinary_services_of(workload))
     }
 
-    /// Whether a workload is one that the daemons are told of.
+    /// Whether a workload is listed.
     pub(crate) fn is_listed(&self, id: &ResourceId) -> bool {
         self.listed.contains_key(id)
     }
@@ -194,7 +194,7 @@ impl State {
         }
     }
 
-    /// A stream of these was cut, and what happened meanwhile is not known: nothing is known to be led since before.
+    /// A watch of these was cut, and what happened meanwhile is not known: the times since when workloads are intercepted start anew.
     pub(crate) fn reset_intercepted_since(&mut self) {
         let ids: Vec<_> = self.interception.intercepted_since.drain().map(|(id, _)| id).collect();
         for id in ids {
@@ -202,11 +202,11 @@ impl State {
         }
     }
 
-    /// A resource is looked at anew: is all that comes for it still led?
+    /// Whether all new connections to a resource still go to the DLXs.
     ///
-    /// At every change and not at every look: what was broken and mended between two looks was broken.
+    /// At every change and not at every read: an interruption between two reads counts.
     pub(super) fn track_interception(&mut self, id: &ResourceId) {
-        // A DLX does not see who else takes a Service's requests.
+        // A DLX does not see a Service's other endpoints.
         if self.config.service_ports.is_none() || self.config.role == Role::Dlx {
             return;
         }
@@ -306,7 +306,7 @@ impl State {
         }
     }
 
-    /// A Service was seen as `new`: did somebody take our key away?
+    /// A Service was seen as `new`: counts if another writer removed Scaler's key.
     pub(super) fn observe_service(&mut self, old: Option<&Service>, new: Option<&Service>) {
         let Some(old) = old else { return };
         match new.filter(|new| new.meta.uid == old.meta.uid) {

@@ -1,4 +1,4 @@
-//! What has to be looked at anew when something changed, and what came of it.
+//! Which resources are affected by a change, and what follows for them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl State {
-    /// A resource has to be looked at anew.
+    /// A resource has to be worked out again.
     pub(crate) fn touch(&mut self, id: &ResourceId) {
         self.touches += 1;
         self.dirty.insert(id.clone());
@@ -64,7 +64,7 @@ impl State {
         }
     }
 
-    /// A Service changed: what leads to the DLXs by it leads there now, or no longer.
+    /// A Service changed: routes to it may send to the DLXs now, or no longer.
     pub(super) fn touch_pointing(&mut self, name: &ObjectName, old: Option<&Service>) {
         let is_name = [old, self.services.get(name)].iter().flatten().any(|one| one.external_name.is_some());
         let was_dlxs = old.is_some_and(|old| self.selects_dlxs(old));
@@ -92,7 +92,7 @@ impl State {
         }
     }
 
-    /// Where all namespaces are looked after: those of every Service called so, since its bare name may be another's now.
+    /// Where all namespaces are managed: those of every Service of that name, since its bare name may be another's now.
     pub(super) fn touch_called(&mut self, name: &Arc<str>) {
         if self.config.namespace.is_some() {
             return;
@@ -104,7 +104,7 @@ impl State {
         }
     }
 
-    /// Looks at what was touched: what is listed is what is known then.
+    /// Works out what was touched.
     pub(crate) fn settle(&mut self) {
         for id in std::mem::take(&mut self.dirty) {
             let Projection { listed, not_managed: told } = (self.project)(self, &id);

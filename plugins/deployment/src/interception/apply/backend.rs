@@ -1,4 +1,4 @@
-//! Leading one workload's Services somewhere else.
+//! Changing the endpoints of one workload's Services.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +29,8 @@ impl InterceptionWriter {
     ///
     /// # Errors
     ///
-    /// [`ScaleError::Conflict`] if somebody else changed one of them meanwhile, [`ScaleError::Terminal`] with what stands in the
-    /// way.
+    /// [`ScaleError::Conflict`] if another writer changed one of them meanwhile, [`ScaleError::Terminal`] with what prevents
+    /// it.
     pub(crate) async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
         self.ensure_autoscaler()?;
         let work = async {
@@ -55,15 +55,16 @@ impl InterceptionWriter {
     /// Ports, then slices, then the key: the DLXs are named before the pods are no endpoints any more.
     async fn intercept(&self, id: &ResourceId, dlxs: &[Dlx]) -> Result<(), ScaleError> {
         if dlxs.is_empty() {
-            return Err(terminal(format!("no DLX is named that {id} could be led to")));
+            return Err(terminal(format!("intercepting {id}: no DLX is available")));
         }
         let read = self.read_services(id).await?;
         let (wanted, direct) = self.store.with(|state| {
-            let workload =
-                state.workload(id).ok_or_else(|| terminal(format!("{id} does not exist any more")))?;
+            let workload = state.workload(id).ok_or_else(|| terminal(format!("{id} does not exist")))?;
             let options = workload_options(state, workload);
             if !options.opted_in || options.intercept == InterceptMode::Manual {
-                return Err(terminal(format!("{id} does not ask for a route")));
+                return Err(terminal(format!(
+                    "{id} is not to be intercepted: scaler.dev/intercept is manual, or it is opted out"
+                )));
             }
             if let Some(why) = check_interception(state, workload, &options, dlxs) {
                 return Err(terminal(why.text()));
@@ -79,11 +80,11 @@ impl InterceptionWriter {
             return Err(ScaleError::Conflict);
         }
         for service in &read {
-            let given = self.claim_ports(&service.service).await?;
-            self.write_slices(&service.service, &given, dlxs).await?;
+            let assigned = self.claim_ports(&service.service).await?;
+            self.write_slices(&service.service, &assigned, dlxs).await?;
         }
         if direct && self.scales.fetch_workload(id).await?.serves() {
-            // Its fence was lifted meanwhile, and whoever gives it back may find what was written here.
+            // Its drain was reverted meanwhile, and a restore may have missed what was written here.
             return Err(ScaleError::Conflict);
         }
         for service in read {
@@ -112,8 +113,8 @@ impl InterceptionWriter {
         Ok(())
     }
 
-    /// The slices, and the ports. Only on the very versions of Service and slices that say that it can be done: led elsewhere
-    /// and back in between, its own endpoints would not be known to everybody.
+    /// The slices, and the ports. Only on the very versions of Service and slices that it was decided on: intercepted
+    /// and restored in between, its own endpoints would not be known to everybody.
     async fn remove_interception(&self, id: &ResourceId) -> Result<(), ScaleError> {
         let decided_on = self.store.with(|state| read_versions(state, id));
         let is_same = |meta: &Meta| decided_on.get(&meta.uid) == Some(&meta.revision);
@@ -124,7 +125,7 @@ impl InterceptionWriter {
             let same = is_same(&service.service.meta)
                 && slices.iter().all(|slice| is_same(&Slice::from(slice.clone()).meta));
             let alone = || self.store.with(|state| !state.interception.is_ready(&service.service));
-            // With the key there, or without endpoints of its own, nobody else would take what comes.
+            // With the key there, or without ready pods, the Service would have no endpoint.
             if touched && (service.service.intercepted || !same || alone()) {
                 return Err(ScaleError::Conflict);
             }
@@ -137,7 +138,7 @@ impl InterceptionWriter {
         Ok(())
     }
 
-    /// Takes all that is ours off a Service: its key, and these slices as they were read.
+    /// Removes all that is Scaler's from a Service: its key, and these slices as they were read.
     ///
     /// # Errors
     ///
@@ -156,7 +157,7 @@ impl InterceptionWriter {
         self.free_ports(&uid).await
     }
 
-    /// Brings the slices of a Service up to date that has something of ours. Where no port is left for what is new of it, what
+    /// Updates the slices of a Service that has something of Scaler's. Where no port is left for what is new of it, what
     /// has one goes on.
     ///
     /// # Errors
@@ -167,10 +168,10 @@ impl InterceptionWriter {
         service: &Service,
         dlxs: &[Dlx],
     ) -> Result<(), ScaleError> {
-        let given = match self.claim_ports(service).await {
-            Ok(given) => given,
+        let assigned = match self.claim_ports(service).await {
+            Ok(assigned) => assigned,
             Err(ScaleError::Terminal { reason }) => {
-                tracing::warn!(service = %service.meta.name, reason, "its new ports lead nowhere");
+                tracing::warn!(service = %service.meta.name, reason, "no DLX port for a Service's new ports: clients of these get no answer");
                 self.store
                     .with(|state| {
                         let range = state.config.service_ports?;
@@ -186,18 +187,18 @@ impl InterceptionWriter {
             }
             Err(error) => return Err(error),
         };
-        if given.is_empty() {
+        if assigned.is_empty() {
             return Ok(());
         }
-        self.write_slices(service, &given, dlxs).await
+        self.write_slices(service, &assigned, dlxs).await
     }
 
-    /// Whether something of ours is on a Service.
+    /// Whether something of Scaler's is on a Service.
     fn is_touched(&self, service: &ServiceSnapshot) -> bool {
         self.store.with(|state| ports::is_touched(state, &service.service))
     }
 
-    /// Where a workload's Services lead now.
+    /// How a workload's Services are intercepted now.
     pub(in crate::interception) fn interception_status(
         &self,
         id: &ResourceId,

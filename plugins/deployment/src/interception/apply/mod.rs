@@ -1,4 +1,4 @@
-//! The writes, in an order in which requests find somebody after each of them.
+//! The writes, in an order in which every Service has an endpoint after each of them.
 
 mod backend;
 pub(crate) mod ports;

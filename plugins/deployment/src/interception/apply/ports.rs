@@ -26,7 +26,7 @@ use crate::{
     objects::{NEWEST, ObjectName, PORT_REGISTRY, PortHolder, PortRegistry, Service},
 };
 
-/// How often a change is made anew because somebody else wrote meanwhile.
+/// How often a change is built again because of a concurrent write.
 const MAX_ATTEMPTS: usize = 10;
 /// To how many Services ports are given in one write before they are asked for: a patch of some 200 KB. Each write is read
 /// whole by everybody, so that a write for each would cost the square of their number.
@@ -39,11 +39,11 @@ enum PortChange {
     Claim(Vec<PortHolder>),
     /// The Service of that uid needs none.
     Free(String),
-    /// Whatever nobody needs is to be forgotten in the end.
+    /// Ports that no Service needs are to be freed, and those freed long ago removed.
     Prune,
 }
 
-/// A wish that somebody waits for.
+/// A change, and the caller that waits for it.
 #[derive(Debug)]
 pub(in crate::interception) struct PendingPortChange {
     change: PortChange,
@@ -68,7 +68,7 @@ impl InterceptionWriter {
         service: &Service,
     ) -> Result<AssignedPorts, ScaleError> {
         let holders = plan::port_holders(service);
-        let given = self.store.with(|state| {
+        let assigned = self.store.with(|state| {
             let (range, registry) = (state.config.service_ports?, state.interception.registry()?);
             // The count is right before one more Service is intercepted: an earlier version did not count.
             if !registry.is_counted() && !is_touched(state, service) {
@@ -76,7 +76,7 @@ impl InterceptionWriter {
             }
             holders.iter().map(|holder| registry.only(holder, range)).collect::<Option<Vec<_>>>()
         });
-        let ports = match given {
+        let ports = match assigned {
             Some(ports) => ports,
             None => self.change_registry(PortChange::Claim(holders.clone())).await?,
         };
@@ -88,7 +88,7 @@ impl InterceptionWriter {
         self.change_registry(PortChange::Free(service.to_owned())).await.map(drop)
     }
 
-    /// Takes the ports back of Services that are gone or that nobody wants led, and forgets what was given back long ago.
+    /// Frees the ports of Services that are gone or no longer to be intercepted, and removes entries freed long ago.
     pub(in crate::interception) async fn prune_ports(&self) -> Result<(), ScaleError> {
         self.change_registry(PortChange::Prune).await.map(drop)
     }
@@ -117,8 +117,7 @@ impl InterceptionWriter {
         }
     }
 
-    /// Writes what is wished in one change, by what is known of the registry, and by a fresh look at it where somebody else has
-    /// written since.
+    /// Writes all changes at once, by the registry as it is known, and reads it again after a conflict.
     async fn write_registry(
         &self,
         changes: &[PortChange],
@@ -232,16 +231,16 @@ fn draft_changes(
     (answers, write)
 }
 
-/// Gives ports to those who are about to ask for them: many are opted in at once.
+/// Assigns ports to Services that will need them next: many workloads are opted in at once.
 fn claim_ahead(state: &State, draft: &mut PortDraft<'_>, freed: &str) {
     let wanting = state.to_be_intercepted().map(plan::port_holders).filter(|holders| !draft.has(holders));
-    // Whoever does not get any is told so when it is his turn.
+    // A Service that gets none has that reported when it is its turn.
     for holders in wanting.take(MAX_CLAIMED_AHEAD).collect::<Vec<_>>() {
         draft.claim(&holders, freed);
     }
 }
 
-/// What slices use though the registry does not say so: somebody deleted it.
+/// Enters ports that slices use and the registry lacks: it was deleted.
 fn restore_lost(state: &State, draft: &mut PortDraft<'_>) {
     for slice in state.interception.our_slices() {
         let Some(ours) = slice.ours.as_ref().filter(|ours| ours.format <= NEWEST) else { continue };
@@ -258,8 +257,8 @@ fn restore_lost(state: &State, draft: &mut PortDraft<'_>) {
     }
 }
 
-/// Whether nobody needs a port: its Service is gone, or has nothing of ours and no workload that asks for it. What is in
-/// another namespace than those looked after is somebody else's.
+/// Whether no Service needs a port: its Service is gone, or has nothing of Scaler's and no workload that is to be intercepted.
+/// Services of namespaces that are not managed here are another instance's.
 fn is_idle(state: &State, holder: &PortHolder) -> bool {
     if state.config.namespace.as_ref().is_some_and(|namespace| *namespace != holder.namespace) {
         return false;
@@ -273,7 +272,7 @@ fn is_idle(state: &State, holder: &PortHolder) -> bool {
     !has_port || !touched && !state.workloads_of(service).iter().any(|id| state.wants_interception(id))
 }
 
-/// Whether something of ours is on a Service.
+/// Whether something of Scaler's is on a Service.
 pub(in crate::interception) fn is_touched(state: &State, service: &Service) -> bool {
     service.intercepted || state.interception.slices_of(&service.meta.key()).any(|slice| slice.ours.is_some())
 }

@@ -1,4 +1,4 @@
-//! Giving a workload back: as it was before, with nothing of ours on it.
+//! Restoring a workload: as it was before, with nothing of Scaler's on it.
 
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ use crate::{
 const MAX_ATTEMPTS: usize = 5;
 
 /// Why a record is written.
-const REASON: &str = "given back";
+const REASON: &str = "restored";
 
 impl InterceptionWriter {
-    /// Gives a workload back.
+    /// Restores a workload.
     ///
-    /// Awake first, then the pods are endpoints beside the DLXs, and only when they take requests and everybody had the time to
-    /// know them the DLXs are none any more. Each step looks first whether it is done.
+    /// Awake first, then the pods are endpoints beside the DLXs, and only when they take requests and nodes and clients had the time to
+    /// follow, the DLXs are removed. Each step looks first whether it is done.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl InterceptionWriter {
             timeout(request.deadline, self.restore_workload(&request.id, request.propagation_delay)).await;
         given_back.unwrap_or_else(|_| {
             let reason = format!(
-                "{} was not given back within {}: its pods are not ready, or the API does not answer",
+                "{} was not restored within {}: its pods are not ready, or the API does not answer",
                 request.id,
                 duration::short(request.deadline)
             );
@@ -55,29 +55,29 @@ impl InterceptionWriter {
         let read = self.read_services(id).await?;
         let all: Vec<_> =
             read.iter().map(|one| (one.service.meta.key(), one.service.meta.uid.clone())).collect();
-        let mut led: Vec<ObjectName> = Vec::new();
+        let mut intercepted: Vec<ObjectName> = Vec::new();
         for one in read {
             let slices = self.read_slices(&one.service.meta.key()).await?;
             if one.service.intercepted || !slices.is_empty() {
-                led.push(one.service.meta.key());
+                intercepted.push(one.service.meta.key());
             }
             self.remove_selector_key(one).await?;
         }
         for (name, _) in &all {
             self.ensure_selector_owners_restored(name)?;
         }
-        if !led.is_empty() {
+        if !intercepted.is_empty() {
             if workload.replicas > 0 {
-                for name in &led {
+                for name in &intercepted {
                     self.wait_until_ready(name).await?;
                 }
             }
             #[expect(
                 clippy::disallowed_methods,
-                reason = "nobody tells when nodes and clients have followed: the grace is the time they are given"
+                reason = "nothing reports when nodes and clients have followed: the delay is the time they are given"
             )]
             sleep(grace).await;
-            for name in &led {
+            for name in &intercepted {
                 self.delete_slices(name).await?;
             }
         }
@@ -99,7 +99,8 @@ impl InterceptionWriter {
             let seen = Seen { record: record.clone(), version: workload.version(), scaled: false };
             let Some(record) = transition(&seen, Step::Wake, Nonce::fresh(), REASON) else {
                 return Err(terminal(format!(
-                    "{id} has a record of a newer version of Scaler: give it back with that"
+                    "the state of {id} was written by a newer version of Scaler: restore it with that \
+                     version"
                 )));
             };
             match self.scales.write_record(id, &seen.version, &record, Some(Target::AtLeast(1))).await {
@@ -145,7 +146,7 @@ impl InterceptionWriter {
 
     /// Takes the record away, and the map of annotations if there was none but it.
     async fn remove_record(&self, id: &ResourceId) -> Result<(), ScaleError> {
-        let doing = format!("taking the record of {id} away");
+        let doing = format!("removing the state annotation of {id}");
         for _ in 0..MAX_ATTEMPTS {
             let workload = self.scales.fetch_workload(id).await?;
             let api = self.cluster.workload_api(&workload);
@@ -156,7 +157,7 @@ impl InterceptionWriter {
             }
             let (owners, field) = (&workload.owners, &workload.kind.replicas_path);
             if owners.scaler {
-                // The record says whose they are.
+                // The record names their managers.
                 object = owners.restore(&self.cluster, &api, object, field).await;
                 Owners::of_field(&object.metadata, field)
                     .ensure_restored(&format!("the replicas of {id}"))?;
@@ -177,7 +178,7 @@ impl InterceptionWriter {
             let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
             match self.cluster.call(api.patch(&workload.meta.name, &PatchParams::default(), &patch)).await {
                 Ok(object) => {
-                    // Nor is anything of it ours any more.
+                    // Nor does Scaler manage any field of it.
                     let object = owners.restore(&self.cluster, &api, object, field).await;
                     self.scales.observe_workload(Workload::new(&workload.kind, object));
                     return Ok(());
@@ -193,6 +194,6 @@ impl InterceptionWriter {
 }
 
 fn contended(id: &ResourceId) -> ScaleError {
-    let reason = format!("giving {id} back: others write to it all the time");
+    let reason = format!("restoring {id}: too many concurrent writes by others");
     ScaleError::Retry { after: Duration::from_secs(1), reason }
 }

@@ -20,7 +20,7 @@ use crate::{
 const MAX_ATTEMPTS: usize = 5;
 
 impl InterceptionWriter {
-    /// Adds our key to a Service's selector: from there on no pod is an endpoint of it. Everything else stays.
+    /// Adds the key to a Service's selector: from then on no pod is an endpoint of it. Everything else stays.
     ///
     /// # Errors
     ///
@@ -32,11 +32,11 @@ impl InterceptionWriter {
         self.set_selector_key(service, true).await
     }
 
-    /// Takes our key out of it. A Service that is gone is fine.
+    /// Removes the key. A Service that is gone is fine.
     ///
     /// # Errors
     ///
-    /// As [`fence`](Self::fence).
+    /// As [`add_selector_key`](Self::add_selector_key).
     pub(in crate::interception) async fn remove_selector_key(
         &self,
         service: ServiceSnapshot,
@@ -44,7 +44,7 @@ impl InterceptionWriter {
         self.set_selector_key(service, false).await
     }
 
-    /// Writes our key anew, if the Service is still the one that was seen.
+    /// Writes the key again, if the Service is still the one that was seen.
     ///
     /// # Errors
     ///
@@ -52,14 +52,14 @@ impl InterceptionWriter {
     pub(in crate::interception) async fn refresh_selector_key(
         &self,
         seen: &Service,
-        fence: Nonce,
+        attempt: Nonce,
     ) -> Result<(), ScaleError> {
         let name = seen.meta.key();
         let doing = format!("writing the selector of the Service {}/{}", name.0, name.1);
         let operations = json!([
             {"op": "test", "path": "/metadata/uid", "value": seen.meta.uid},
             {"op": "test", "path": "/metadata/resourceVersion", "value": seen.meta.revision.to_string()},
-            {"op": "replace", "path": key_path(), "value": fence.to_string()},
+            {"op": "replace", "path": key_path(), "value": attempt.to_string()},
         ]);
         let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(anyhow::Error::from)?);
         let api = self.cluster.in_namespace::<core::Service>(&name.0);
@@ -69,7 +69,7 @@ impl InterceptionWriter {
         Ok(())
     }
 
-    /// What was written counts at once; whose the selector is after that.
+    /// Takes over what was written, then restores the selector's field managers.
     async fn observe_written_selector(
         &self,
         api: &Api<core::Service>,
@@ -83,7 +83,7 @@ impl InterceptionWriter {
         self.observe_service(owners.restore(&self.cluster, api, written, SELECTOR).await);
     }
 
-    /// Gives a Service's selector back to its owners, where whoever wrote it last ended before that.
+    /// Restores the managers of a Service's selector, where the daemon that wrote it last ended before that.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl InterceptionWriter {
         Ok(())
     }
 
-    /// To be asked before its slices are deleted, which say whose it was.
+    /// To be called before its slices are deleted, which name the previous managers.
     ///
     /// # Errors
     ///
@@ -124,7 +124,7 @@ impl InterceptionWriter {
             .ensure_restored(&format!("the selector of the Service {}/{}", name.0, name.1))
     }
 
-    /// Whose a Service's selector is, or was before Scaler wrote it: our slices of it say that.
+    /// The managers of a Service's selector, or those before Scaler wrote it: Scaler's slices name them.
     pub(in crate::interception) fn selector_owners(&self, service: &Service) -> Owners {
         self.store.with(|state| {
             let slices = state.interception.slices_of(&service.meta.key());
@@ -165,7 +165,7 @@ impl InterceptionWriter {
             }
             match self.read_service(&name).await? {
                 Some(now) if intercepted && now.service.has_same_spec(&service.service) => service = now,
-                // Something else of it changed. With another value it was fenced anew meanwhile.
+                // Something else of it changed. Another value is the key of another drain attempt.
                 Some(now) if !intercepted && (!now.service.intercepted || now.key() == service.key()) => {
                     service = now
                 }
@@ -173,7 +173,7 @@ impl InterceptionWriter {
                 _ => return Err(ScaleError::Conflict),
             }
         }
-        let reason = format!("{doing}: others write to it all the time");
+        let reason = format!("{doing}: too many concurrent writes by others");
         Err(ScaleError::Retry { after: Duration::from_secs(1), reason })
     }
 }
@@ -192,7 +192,7 @@ fn key_path() -> String {
 fn add_key(service: &ServiceSnapshot) -> Value {
     json!([
         {"op": "test", "path": "/metadata/uid", "value": service.service.meta.uid},
-        // What was looked at before it was decided to lead it: ports, policies, the user's own keys.
+        // What the decision was made on: ports, policies, the user's own keys.
         {"op": "test", "path": "/metadata/resourceVersion", "value": service.resource_version},
         {"op": "add", "path": key_path(), "value": SELECTOR_KEY_UNCOMMITTED},
     ])

@@ -1,4 +1,4 @@
-//! Writing EndpointSlices of ours.
+//! Writing Scaler's EndpointSlices.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ use crate::{
 pub(crate) fn build_slice(
     service: &Service,
     family: IpFamily,
-    given: &AssignedPorts,
+    assigned: &AssignedPorts,
     dlxs: &[Dlx],
 ) -> EndpointSlice {
     let name = service.meta.name.to_string();
@@ -44,7 +44,7 @@ pub(crate) fn build_slice(
     let ports = service.ports.iter().filter_map(|port| {
         Some(EndpointPort {
             name: Some(port.name.clone()),
-            port: Some(i32::from(*given.get(&port.name)?)),
+            port: Some(i32::from(*assigned.get(&port.name)?)),
             protocol: Some("TCP".to_owned()),
             app_protocol: Some(port.protocol.clone()).filter(|said| !said.is_empty()),
         })
@@ -94,18 +94,18 @@ impl InterceptionWriter {
     ///
     /// # Errors
     ///
-    /// [`ScaleError::Terminal`] if a slice is somebody else's; and as any write.
+    /// [`ScaleError::Terminal`] if a slice of that name is not Scaler's; and as any write.
     pub(in crate::interception) async fn write_slices(
         &self,
         service: &Service,
-        given: &AssignedPorts,
+        assigned: &AssignedPorts,
         dlxs: &[Dlx],
     ) -> Result<(), ScaleError> {
         let families = plan::shared_families(service, dlxs);
         let mut there = self.read_slices(&service.meta.key()).await?;
         let service = &Service { owners: self.selector_owners(service), ..service.clone() };
         for &family in &families {
-            let wanted = build_slice(service, family, given, dlxs);
+            let wanted = build_slice(service, family, assigned, dlxs);
             let at = there.iter().position(|slice| slice.metadata.name == wanted.metadata.name);
             match at.map(|at| there.swap_remove(at)) {
                 Some(slice) if is_up_to_date(&slice, &wanted) => {}
@@ -171,13 +171,13 @@ impl InterceptionWriter {
                     self.observe_slice(slice.clone());
                     match Slice::from(slice.clone()).ours {
                         Some(ours) if ours.format > NEWEST => {
-                            let what =
-                                "was written by a newer version of Scaler: run that, or delete the slice";
+                            let what = "was written by a newer version of Scaler: run that version, or delete \
+                                 the slice";
                             return Err(foreign_slice(&name, what));
                         }
                         Some(_) => all.push(slice),
                         None => {
-                            let what = "has the name of one of Scaler's and is none: rename or delete it";
+                            let what = "has a name that Scaler uses and is not Scaler's: rename or delete it";
                             return Err(foreign_slice(&name, what));
                         }
                     }

@@ -1,4 +1,4 @@
-//! Keeping all routes as they should be: the DLXs they name, and nothing left of what is gone.
+//! Keeping all intercepted Services in sync: the DLXs that their slices name, and nothing left for workloads that are gone.
 
 use std::collections::BTreeMap;
 
@@ -18,18 +18,18 @@ use crate::{
 /// How many Services are written at once.
 const MAX_CONCURRENT: usize = 16;
 
-/// What is to be done with a Service that has something of ours.
+/// What is to be done with a Service that has something of Scaler's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SyncAction {
-    /// Its slices name others than the DLXs that there are, or its selector was not given back to its owners.
+    /// Its slices do not name the present DLXs, or its selector's field managers are not restored.
     Repair,
-    /// It belongs to no workload that is looked after.
+    /// It belongs to no managed workload.
     Restore,
 }
 
 impl InterceptionWriter {
-    /// Has every slice name these DLXs, gives back what was led for workloads that are gone, and tidies the registry. Without DLXs
-    /// no slice is changed: slices that name nobody would lose every request.
+    /// Makes every slice name these DLXs, restores Services of workloads that are gone, and prunes the registry. Without DLXs
+    /// no slice is changed: a slice without endpoints would lose every request.
     ///
     /// # Errors
     ///
@@ -59,11 +59,11 @@ impl InterceptionWriter {
         match failed.first() {
             None if all_given_back => self.ensure_no_port_is_held().await,
             None => Ok(()),
-            Some(first) => Err(anyhow!("{} routes are not up to date; the first: {first}", failed.len())),
+            Some(first) => Err(anyhow!("{} Services are not in sync; the first: {first}", failed.len())),
         }
     }
 
-    /// Fails while a Service holds a port: everything that can be given back here has been.
+    /// Fails while a Service holds a port: everything that can be restored here has been.
     async fn ensure_no_port_is_held(&self) -> Result<()> {
         self.read_registry().await?;
         let held = self.store.with(|state| {
@@ -73,9 +73,10 @@ impl InterceptionWriter {
         });
         let Some((port, holder)) = held else { return Ok(()) };
         bail!(
-            "the ConfigMap {}/{} still counts the Service {}/{} as intercepted (key {port}), and no namespace file in use \
-             serves its namespace. Look whether it is there: `kubectl -n {} get service {}`. If it is, add a namespace file for it, \
-             or correct the one that is refused, and run this again. Only if it is gone, remove the key",
+            "the ConfigMap {}/{} still counts the Service {}/{} as intercepted (key {port}), and no \
+             namespace file in use covers its namespace. Check whether it exists: `kubectl -n {} get \
+             service {}`. If it does, add a namespace file for it, or correct the one that is refused, \
+             and run this again. Only if it does not, remove the key",
             self.cluster.home,
             PORT_REGISTRY,
             holder.namespace,
@@ -98,7 +99,7 @@ impl InterceptionWriter {
                 self.restore_selector_owners(&service.service).await
             }
             SyncAction::Restore => {
-                tracing::info!(service = %name.1, namespace = %name.0, "gives back a Service whose workload is gone");
+                tracing::info!(service = %name.1, namespace = %name.0, "restoring a Service without a workload");
                 // What a newer version wrote is found before anything is touched.
                 let slices = self.read_slices(name).await?;
                 self.clear_service(service, slices).await
@@ -126,7 +127,7 @@ fn pending_actions(state: &State, dlxs: &[Dlx]) -> BTreeMap<ObjectName, SyncActi
             let Some(family) = ours.family else { return false };
             plan::dlx_endpoints(dlxs, family).1 == ours.dlxs
         };
-        // What has a key and no slice is mended where it is decided whether it is to be led.
+        // A key without a slice is repaired where it is decided whether to intercept.
         let up_to_date = ours.iter().all(|ours| names(ours)) && is_complete(state, service);
         (!ours.is_empty() && (!up_to_date || service.owners.scaler)).then_some(SyncAction::Repair)
     };

@@ -1,4 +1,4 @@
-//! What is to be intercepted, why not, and how it is now: pure functions of what is known.
+//! What is to be intercepted, why not, and how it is now: pure functions of the index.
 
 pub(crate) mod plan;
 pub(crate) mod reach;

@@ -1,4 +1,4 @@
-//! What is to be led of a workload, and how its slices are to be.
+//! What is to be intercepted of a workload, and how its slices are to be.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -34,14 +34,15 @@ pub(crate) fn is_guessed(port: &ServicePort) -> bool {
     port.protocol.is_empty() && port_protocol(port) == Protocol::Http
 }
 
-/// How the ports of a Service are passed on, for people.
+/// How the ports of a Service are forwarded, human-readable.
 pub(crate) fn describe_forwarding(service: &Service) -> String {
     let how = |port: &ServicePort| {
-        let name = if port.name.is_empty() { "its port" } else { &port.name };
+        let name = if port.name.is_empty() { "unnamed port" } else { &port.name };
         match port_protocol(port) {
             Protocol::Tcp => format!("{name} as TCP"),
             Protocol::Http if is_guessed(port) => format!(
-                "{name} as HTTP by its name, and as TCP where a client's first bytes cannot be HTTP (appProtocol says for certain)"
+                "{name} as HTTP by its name, and as TCP where a client's first bytes cannot be HTTP \
+                 (set appProtocol to decide)"
             ),
             Protocol::Http => format!("{name} as HTTP by its appProtocol"),
         }
@@ -50,7 +51,7 @@ pub(crate) fn describe_forwarding(service: &Service) -> String {
     format!("Service {}: {}", service.meta.name, ports.join("; "))
 }
 
-/// Who the ports of the DLXs for a Service are given to.
+/// The ports of a Service, as holders of DLX ports.
 pub(crate) fn port_holders(service: &Service) -> Vec<PortHolder> {
     let holder = |port: &ServicePort| PortHolder {
         namespace: service.meta.namespace.to_string(),
@@ -67,8 +68,8 @@ pub(crate) fn shared_families(service: &Service, dlxs: &[Dlx]) -> Vec<IpFamily> 
     service.families.iter().copied().filter(shared).collect()
 }
 
-/// The first family of a Service by which no DLX is reached: whoever came by it would find nobody. None, if it is not known who
-/// the DLXs are.
+/// The first family of a Service by which no DLX is reached: its clients would find no endpoint. None, if the DLXs are
+/// not known.
 pub(crate) fn unreachable_family(service: &Service, dlxs: &[Dlx]) -> Option<IpFamily> {
     if dlxs.is_empty() {
         return None;

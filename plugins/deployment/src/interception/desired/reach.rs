@@ -1,4 +1,4 @@
-//! Which requests reach a DLX though no Service of their workload leads there: those that somebody else points at it.
+//! Which requests reach a DLX although no Service of their workload is intercepted: those that an Ingress or HTTPRoute sends there.
 
 use crate::{
     index::State,
@@ -9,9 +9,9 @@ use crate::{
     workload::{hosts, options::WorkloadOptions},
 };
 
-/// Why no request could wake a workload whose Services are left as they are, if so.
+/// Why no request could wake a workload whose Services are not intercepted, if so.
 ///
-/// The names of its Services alone lead nowhere: whoever uses them comes to its pods, and asleep to nobody.
+/// The names of its Services alone do not count: their clients connect to its pods, and to none while it is asleep.
 pub(in crate::interception) fn unreachable(
     state: &State,
     workload: &Workload,
@@ -24,14 +24,16 @@ pub(in crate::interception) fn unreachable(
     }
     let (namespace, dlx) = (&workload.meta.namespace, &state.config.dlx_service);
     Some(format!(
-        "no request could wake it: its Services are left as they are ({INTERCEPT}: none), no Ingress or HTTPRoute of namespace {namespace} \
-         leads one of its hosts ({HOSTS}) to the DLXs' Service ({dlx}; an HTTPRoute to another namespace's needs a ReferenceGrant there, \
-         and the condition ResolvedRefs in its status, not with the reason RefNotPermitted), and plugins.deployment.hosts of the namespace file does not \
-         name it: add one of these, or have its Services led ({INTERCEPT}: service)"
+        "no request could wake it: its Services are not intercepted ({INTERCEPT}: manual), no Ingress \
+         or HTTPRoute of namespace {namespace} routes one of its hosts ({HOSTS}) to the DLXs' Service \
+         ({dlx}; an HTTPRoute to another namespace's Service needs a ReferenceGrant there, and the \
+         condition ResolvedRefs in its status, not with the reason RefNotPermitted), and \
+         plugins.deployment.hosts of the namespace file does not name it: add one of these, or have its \
+         Services intercepted ({INTERCEPT}: always)"
     ))
 }
 
-/// What the owners are to be told of a workload that is led by default, though somebody points its requests at the DLX.
+/// The warning for a workload that is intercepted by default, although a route sends its requests to the DLX.
 pub(crate) fn interception_by_default(
     state: &State,
     workload: &Workload,
@@ -42,12 +44,13 @@ pub(crate) fn interception_by_default(
     }
     let (route, host) = existing_route(state, workload, options)?;
     Some(format!(
-        "its Services are to lead to the DLXs, as those of everything that opts in, and {route} leads requests for {host} to a DLX \
-         already: say {INTERCEPT}: none to leave its Services as they are, or {INTERCEPT}: service to have both"
+        "its Services are intercepted by default, and {route} already routes requests for {host} to a \
+         DLX: set {INTERCEPT}: manual to leave its Services as they are, or {INTERCEPT}: always to have \
+         both"
     ))
 }
 
-/// Who leads requests for one of its hosts to the DLXs, and for which.
+/// The route that sends requests for one of its hosts to the DLXs, and the host.
 fn existing_route(state: &State, workload: &Workload, options: &WorkloadOptions) -> Option<(String, String)> {
     let (hosts, _) = hosts::workload_hosts(state, workload, options);
     hosts.into_iter().find_map(|host| {

@@ -1,4 +1,4 @@
-//! Where a workload's Services lead, as the daemons are told it.
+//! How a workload's Services are intercepted, as the daemons see it.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -15,27 +15,27 @@ use crate::{
     workload::options::WorkloadOptions,
 };
 
-/// Where a workload's Services lead, and what is wanted of that.
+/// How a workload's Services are intercepted, and are to be.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct InterceptionStatus {
-    /// How requests reach it.
+    /// Its traffic mode.
     pub(crate) path: TrafficMode,
-    /// As the daemons are told; none: nothing is led and nobody wants it.
+    /// As the daemons see it; none: nothing is intercepted or to be.
     pub(crate) route: Option<Interception>,
-    /// Since when all that is new goes to the DLXs.
+    /// Since when all new connections go to the DLXs.
     pub(crate) intercepted_since: Option<Instant>,
     /// The DLXs' ports that are its own.
     pub(crate) ports: Vec<Port>,
     /// It is refused for want of ports.
     pub(crate) lacks_ports: bool,
-    /// Its owners want its Services led.
+    /// Its Services are to be intercepted.
     pub(crate) wanted: bool,
 }
 
 // === impl InterceptionStatus ===
 
 impl InterceptionStatus {
-    /// It is to be led, or kept awake.
+    /// It is to be intercepted, or kept awake.
     pub(crate) fn is_requested(&self) -> bool {
         self.route.as_ref().is_some_and(|route| route.requested)
     }
@@ -46,12 +46,12 @@ impl InterceptionStatus {
         Some(route.refusal.as_str()).filter(|why| !why.is_empty())
     }
 
-    /// Something of ours is on its Services.
+    /// Something of Scaler's is on its Services.
     pub(crate) fn is_touched(&self) -> bool {
         self.route.as_ref().is_some_and(|route| route.backend != Backend::Workload)
     }
 
-    /// It is led, as it is to be, and nothing refuses that.
+    /// It is intercepted, in sync and not refused.
     pub(crate) fn is_fully_intercepted(&self) -> bool {
         self.intercepted_since.is_some()
             && self.route.as_ref().is_some_and(|route| {
@@ -60,7 +60,7 @@ impl InterceptionStatus {
     }
 }
 
-/// Looks where a workload's Services lead.
+/// Works out how a workload's Services are intercepted.
 pub(crate) fn interception_status(
     state: &State,
     workload: &Workload,
@@ -70,7 +70,7 @@ pub(crate) fn interception_status(
         true => refusals::check_interception(state, workload, options, &state.interception.dlxs),
         false => None,
     };
-    // What is refused is kept awake, and given back, also where its owners want none of its Services led.
+    // A refused workload is kept awake and restored, also where its Services are not to be intercepted.
     let wanted = options.opted_in && options.intercept != InterceptMode::Manual;
     let asked = wanted || refusal.is_some();
     let services = state.services_of(workload);
@@ -121,7 +121,7 @@ pub(crate) fn assigned_ports(state: &State, service: &Service) -> Option<Assigne
     holders.map(|holder| Some((holder.port.clone(), registry.held(&holder, range)?))).collect()
 }
 
-/// Whether a Service's slices are as they would be written again with the DLXs that they name, and lead every client to one.
+/// Whether a Service's slices are as they would be written again with the DLXs that they name, and give every client an endpoint.
 pub(crate) fn is_complete(state: &State, service: &Service) -> bool {
     let Some(given) = assigned_ports(state, service) else { return false };
     let ours: Vec<&DlxSlice> = dlx_slices(state, service).collect();
@@ -131,7 +131,7 @@ pub(crate) fn is_complete(state: &State, service: &Service) -> bool {
         let named: Option<Vec<_>> =
             ours.dlxs.iter().map(|name| known.iter().find(|dlx| dlx.name == *name).cloned()).collect();
         let endpoints = match (named, family) {
-            // Who they are was not told, or they are no more: their addresses are whatever they were.
+            // They are not known, or gone: their addresses are whatever they were.
             (None, _) => ours.endpoints.len() == ours.dlxs.len(),
             (Some(named), Some(family)) => plan::dlx_endpoints(&named, family).0 == ours.endpoints,
             (Some(_), None) => false,
@@ -149,7 +149,7 @@ pub(crate) fn is_complete(state: &State, service: &Service) -> bool {
     all && plan::unreachable_family(service, known).is_none()
 }
 
-/// The DLXs' ports of a workload: those given to its Services and those given back that stand there still; and what its slices
+/// The DLX ports of a workload: those assigned to its Services, freed ones that are still entered, and what its slices
 /// name, should the registry have been lost.
 fn dlx_ports(state: &State, workload: &Workload, services: &[&Service]) -> Vec<Port> {
     let mut ports = Vec::new();

@@ -67,13 +67,13 @@ fn a_family_that_no_dlx_has_is_named_as_soon_as_it_is_known_who_they_are() {
     scene.service("front", json!({"ipFamilies": ["IPv6"]}));
     assert_eq!(scene.refusal(), None);
     scene.service("front", json!({"ipFamilies": []}));
-    refused(&scene, &["the Service front", "no ipFamilies"]);
+    refused(&scene, &["the Service front", "no known ipFamilies"]);
 }
 
 #[test]
 fn what_leads_to_no_pods_is_told_apart() {
     let scene = Scene::new();
-    refused(&scene, &["no Service leads to its pods", "make one"]);
+    refused(&scene, &["no Service selects its pods", "create one"]);
     scene.service("web", json!({"type": "ExternalName"}));
     refused(&scene, &["the Service web is an ExternalName"]);
     scene.service("web", json!({"selector": {}}));
@@ -136,7 +136,7 @@ fn who_takes_the_key_away_three_times_has_his_way() {
         scene.intercepted_service("web");
         scene.service("web", json!({}));
     }
-    refused(&scene, &["the Service web", "took it away", "scaler.dev/intercepted"]);
+    refused(&scene, &["the Service web", "to another writer", "scaler.dev/intercepted"]);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn none_is_refused_where_no_request_could_wake_it() {
         look.requested && look.backend == scaler_types::Backend::Workload,
         "who sleeps is woken: {look:?}"
     );
-    assert!(scene.store.warnings().iter().any(|(_, one)| one.reason == "RouteRefused"));
+    assert!(scene.store.warnings().iter().any(|(_, one)| one.reason == "InterceptionRefused"));
     // Its own Service leads to its pods.
     scene.ingress("web", "shop.example.com", "web");
     refused(&scene, &unreached);
@@ -274,7 +274,7 @@ fn what_opts_in_is_led_and_who_points_at_a_dlx_as_well_is_told() {
     scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
     let told = scene.store.warnings();
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].1.reason, "RouteByDefault");
+    assert_eq!(told[0].1.reason, "InterceptedByDefault");
     for word in
         ["the Ingress web", "web.shop.svc", "scaler.dev/intercept: manual", "scaler.dev/intercept: always"]
     {
@@ -289,7 +289,7 @@ fn what_opts_in_is_led_and_who_points_at_a_dlx_as_well_is_told() {
 fn what_cannot_be_led_stays_awake_also_by_default() {
     let scene = Scene::new();
     scene.workload("web", "web", json!({"scaler.dev/intercept": null}));
-    assert!(kept(&scene).contains("no Service leads to its pods"));
+    assert!(kept(&scene).contains("no Service selects its pods"));
     scene.service("web", json!({"sessionAffinity": "ClientIP"}));
     assert!(kept(&scene).contains("sessionAffinity"));
     scene.service("web", json!({}));
@@ -309,7 +309,7 @@ fn services_that_differ_in_whether_pods_must_be_ready_are_refused() {
     scene.service("peers", json!({"clusterIP": "None"}));
     assert_eq!(scene.refusal(), None, "nobody comes by a headless one");
     scene.service("front", json!({}));
-    refused(&scene, &["the Service web", "publishNotReadyAddresses", "front", "say the same of both"]);
+    refused(&scene, &["the Service web", "publishNotReadyAddresses", "front", "set it alike in both"]);
 }
 
 /// What is done with a field of a Service.
@@ -356,7 +356,7 @@ fn every_field_of_a_service_is_honoured_refused_or_irrelevant() {
     let known = fields();
     let tried: std::collections::BTreeSet<_> = cases.iter().map(|(field, ..)| (*field).to_owned()).collect();
     assert_eq!(tried, known, "each field is tried, and no other");
-    let page = include_str!("../../../../../../docs/kubernetes/leading-services.md");
+    let page = include_str!("../../../../../../docs/kubernetes/service-interception.md");
     let (_, table) = page.split_once("### Each field of a Service").expect("the table's heading");
     let records: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).take(known.len()).collect();
     for (field, value, expected) in cases {

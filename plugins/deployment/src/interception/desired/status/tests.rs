@@ -169,7 +169,10 @@ fn what_is_refused_is_kept_awake_and_told() {
     assert!(refused.contains("internalTrafficPolicy"), "{refused}");
     assert!(web.keep_awake.contains(&refused), "{}", web.keep_awake);
     let told = scene.store.warnings();
-    assert!(told.iter().any(|(_, one)| one.reason == "RouteRefused" && one.message == refused), "{told:?}");
+    assert!(
+        told.iter().any(|(_, one)| one.reason == "InterceptionRefused" && one.message == refused),
+        "{told:?}"
+    );
     scene.workload("web", "web", json!({"scaler.dev/intercept": "manual"}));
     assert!(scene.listed("web").unwrap().keep_awake.contains("no request could wake it"));
     scene.service("scaler-dlx", json!({"type": "ExternalName", "externalName": "scaler-dlx.scaler.svc"}));
@@ -205,7 +208,7 @@ fn an_hour_after_the_key_was_taken_away_it_is_led_again() {
         scene.intercepted_service("web");
         scene.service("web", json!({}));
     }
-    assert!(refused(&scene).contains("took it away"), "{}", refused(&scene));
+    assert!(refused(&scene).contains("to another writer"), "{}", refused(&scene));
     scene.pass(Duration::from_secs(3600));
     scene.store.with(State::resume_suspended);
     assert_eq!(refused(&scene), "");

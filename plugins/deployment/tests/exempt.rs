@@ -150,7 +150,7 @@ async fn a_daemon_whose_pod_is_not_labelled_manages_nothing_in_its_own_namespace
     for text in [&web.keep_awake, &web.interception.unwrap().refusal] {
         assert!(text.contains("nothing is managed in namespace shop") && text.contains(COMPONENT), "{text}");
     }
-    told(&scene, "web", "RouteRefused", COMPONENT).await;
+    told(&scene, "web", "InterceptionRefused", COMPONENT).await;
     let other = all(&unlabelled).await.into_iter().find(|one| one.id.namespace == HOME).unwrap();
     assert!(!other.keep_awake.contains(COMPONENT), "{}", other.keep_awake);
     let warnings = unlabelled.get_config().await.unwrap().unwrap().warnings;
@@ -181,7 +181,7 @@ async fn what_the_metrics_come_from_stays_awake_and_is_not_led() {
             assert!(prometheus.keep_awake.contains(&url), "{}", prometheus.keep_awake);
             assert!(prometheus.interception.unwrap().refusal.contains("Service metrics"));
             assert!(!one(&leader, "web").await.keep_awake.contains(&url));
-            told(&scene, "prometheus", "RouteRefused", "metrics come from it").await;
+            told(&scene, "prometheus", "InterceptionRefused", "it serves Scaler's metrics").await;
         }
     }
 }

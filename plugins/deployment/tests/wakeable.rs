@@ -50,7 +50,7 @@ async fn what_an_ingress_leads_to_the_dlx_sleeps_only_where_that_is_written() {
     scene.create("Ingress", ingress("shop.example.com", "scaler-dlx")).await;
     scene.annotate("web", "scaler.dev/hosts", "shop.example.com").await;
     let web = until(&leader, "web", |web| web.keep_awake.is_empty()).await;
-    assert_eq!(web.interception, None, "its Services are left as they are");
+    assert_eq!(web.interception, None, "its Services are not intercepted");
 
     // Without it its Service is led, as of everything that opts in.
     set_backend(&scene, json!(null)).await;
@@ -118,7 +118,7 @@ async fn where_everything_is_opted_in_only_what_can_be_woken_sleeps() {
     let leader = soon(deployment::DeploymentScaler::new(context)).await.unwrap();
     let (web, worker) = (one(&leader, "web").await, one(&leader, "worker").await);
     assert_eq!((web.keep_awake.as_str(), web.interception.map(|route| route.requested)), ("", Some(true)));
-    assert!(worker.keep_awake.contains("no Service leads to its pods"), "{}", worker.keep_awake);
+    assert!(worker.keep_awake.contains("no Service selects its pods"), "{}", worker.keep_awake);
     // Without ports nothing can be led, and nothing sleeps.
     let bare = scene.plugin_of(Role::Autoscaler, &User::Admin, "{optIn: all}").await;
     assert!(one(&bare, "web").await.keep_awake.contains("--service-ports"));

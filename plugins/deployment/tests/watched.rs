@@ -4,7 +4,9 @@ mod common;
 
 use common::*;
 use devcluster::{Filter, User};
-use scaler_types::{Backend, Phase, ResourceEvent, ResourceScaler as _, Role, ScaleError, Severity};
+use scaler_types::{
+    Backend, Phase, Resource, ResourceEvent, ResourceScaler as _, Role, ScaleError, Severity,
+};
 use serde_json::json;
 
 /// The reasons of the Events on an object so far.
@@ -107,6 +109,56 @@ async fn a_bad_value_is_told_on_its_object_once_and_keeps_it_awake() {
     assert_eq!(events(&scene, "web").await.len(), 1);
 }
 
+/// A workload of which nothing can be read costs no other, and each message names what cannot be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_workload_costs_no_other_and_each_bad_annotation_is_named() {
+    let scene = Scene::with_web().await;
+    let values = [
+        ("scale-to-zero", "soon"),
+        ("metrics", "requests"),
+        ("hosts", "*.example.com"),
+        ("port", "0"),
+        ("hold-timeout", "ever"),
+        ("readiness-timeout", "ever"),
+        ("min-awake", "ever"),
+        ("keep-awake", "tomorrow"),
+        ("paused", "yes"),
+        ("intercept", "perhaps"),
+        ("ignore-checks", "all"),
+    ];
+    let mut bad = deployment("bad", 3);
+    for (name, value) in values {
+        bad["metadata"]["annotations"][format!("scaler.dev/{name}")] = value.into();
+    }
+    bad["metadata"]["annotations"]["scaler.dev/state"] = json!({"phase": "dreaming"}).to_string().into();
+    scene.create("Deployment", bad).await;
+    let (autoscaler, dlx) = (scene.autoscaler().await, scene.dlx().await);
+    for plugin in [&autoscaler, &dlx] {
+        let listed = soon(plugin.get_resources()).await.unwrap();
+        assert_eq!(listed.iter().map(|resource| &*resource.id.name).collect::<Vec<_>>(), ["bad", "web"]);
+        // As it crosses the plugin boundary.
+        let text = serde_json::to_string(&listed).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Resource>>(&text).unwrap(), listed);
+        assert!(!listed[1].keep_awake.contains("invalid annotation"), "{}", listed[1].keep_awake);
+        for (name, _) in values {
+            assert!(
+                listed[0].keep_awake.contains(&format!("scaler.dev/{name}: ")),
+                "{}",
+                listed[0].keep_awake
+            );
+        }
+        for word in ["scaler.dev/state", "dreaming"] {
+            assert!(listed[0].status.contains(word), "{}", listed[0].status);
+        }
+    }
+    for name in values.map(|(name, _)| name).into_iter().chain(["state"]) {
+        event(&scene, "bad", "InvalidAnnotation", &format!("scaler.dev/{name}")).await;
+    }
+    assert_eq!(events(&scene, "web").await, []);
+    sleep(&autoscaler, "web").await.unwrap();
+    assert_eq!((scene.replicas("web").await, scene.replicas("bad").await), (0, 3));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn paused_kept_awake_and_put_to_sleep_by_annotation() {
     let scene = Scene::with_web().await;
@@ -175,7 +227,7 @@ async fn another_one_that_scales_to_zero_keeps_it_awake() {
     scene.create("ScaledObject", object).await;
     let web = until(&autoscaler, "web", |web| !web.keep_awake.is_empty()).await;
     assert!(web.keep_awake.contains("ScaledObject queue"), "{}", web.keep_awake);
-    event(&scene, "web", "TwoScalers", "ScaledObject queue").await;
+    event(&scene, "web", "ConflictingAutoscaler", "ScaledObject queue").await;
     let paused = json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused": "true"}}});
     scene.merge("ScaledObject", "queue", paused).await;
     until(&autoscaler, "web", |web| web.keep_awake.is_empty()).await;
@@ -215,14 +267,14 @@ async fn how_each_port_is_passed_on_is_told_once() {
     scene.own_endpoints("web", &["10.244.0.1"]).await;
     let leader = scene.leader().await;
     let note = "Service web: grpc as HTTP by its name, and as TCP where a client's first bytes cannot be HTTP \
-                (appProtocol says for certain); http as HTTP by its appProtocol; db as TCP";
+                (set appProtocol to decide); http as HTTP by its appProtocol; db as TCP";
     let request = to("web", Backend::Dlx, dlxs(&["a"]));
     for _ in 0..2 {
         soon(leader.set_backend(&request)).await.unwrap();
-        event(&scene, "web", "PortsPassedOn", note).await;
+        event(&scene, "web", "PortsForwarded", note).await;
     }
     let all = scene.api("Event").list(&Default::default()).await.unwrap().items;
-    let told: Vec<_> = all.iter().filter(|event| event.data["reason"] == "PortsPassedOn").collect();
+    let told: Vec<_> = all.iter().filter(|event| event.data["reason"] == "PortsForwarded").collect();
     assert!(matches!(&told[..], [once] if once.data["series"].is_null()), "{told:?}");
 }
 

@@ -140,7 +140,7 @@ async fn a_refusal_is_told_on_the_object_and_nothing_is_touched() {
     assert!(web.keep_awake.contains("the NetworkPolicy deny"), "{}", web.keep_awake);
     let refusals = || async {
         let all = scene.api("Event").list(&Default::default()).await.unwrap().items;
-        all.into_iter().filter(|event| event.data["reason"] == "RouteRefused").collect::<Vec<_>>()
+        all.into_iter().filter(|event| event.data["reason"] == "InterceptionRefused").collect::<Vec<_>>()
     };
     soon(async {
         while refusals().await.is_empty() {
@@ -409,7 +409,7 @@ async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
         Refusal::Unavailable,
     );
     let error = soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap_err().to_string();
-    assert!(error.contains("1 routes are not up to date"), "{error}");
+    assert!(error.contains("1 Services are not in sync"), "{error}");
     drop(crash);
     soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap();
     assert_eq!(services(&scene).await, before);

@@ -190,7 +190,7 @@ async fn what_does_not_come_up_stays_with_the_dlxs() {
     running.kubelet.shutdown().await;
     let error = leader.restore(&release(Duration::ZERO)).await.unwrap_err();
     assert!(
-        matches!(&error, ScaleError::Retry { reason, .. } if reason.contains("not given back within")),
+        matches!(&error, ScaleError::Retry { reason, .. } if reason.contains("not restored within")),
         "{error}"
     );
     running.scene.cluster.requests().reset();
