@@ -33,7 +33,7 @@ impl Owners {
         let mut last_error = None;
         let tries = async {
             let mut last = written.clone();
-            let mut pause = FIRST_DELAY;
+            let mut backoff = Backoff::new(FIRST_DELAY, RESTORE_TIMEOUT);
             loop {
                 let meta = last.meta();
                 let Some(list) = self.restored_list(meta, field) else { return Ok(last) };
@@ -44,7 +44,6 @@ impl Owners {
                     }
                     Err(error) => return Err(error),
                 }
-                // Others write to it, or the server is busy: both pass with time.
                 backoff.wait().await;
                 match cluster.call(api.get(&name)).await {
                     // Another object by now: its fields never were theirs.

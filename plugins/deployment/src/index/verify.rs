@@ -4,10 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep_until},
-};
+use scaler_types::backoff::Backoff;
+use tokio::task::JoinSet;
 
 use crate::{
     cluster::{self, ClusterApi},
@@ -48,8 +46,7 @@ async fn verify_pods(cluster: ClusterApi, store: Arc<Store>, unverified: Unverif
         }),
         Err(error) => {
             tracing::warn!(resource = %unverified.id, error = cluster::describe_error(&error), "failed to read pods: they get no requests until they are known to be new");
-            #[expect(clippy::disallowed_methods, reason = "an API that failed is asked again after a pause")]
-            sleep_until(Instant::now() + RETRY_DELAY).await;
+            Backoff::new(RETRY_DELAY, RETRY_DELAY).wait().await;
             store.with(|state| {
                 state.pods.retry_unverified(unverified.clone());
                 state.touch(&unverified.id);

@@ -8,11 +8,11 @@ use kube::{
     api::{ListParams, WatchParams},
     core::WatchEvent,
 };
-use scaler_types::{backoff::Backoff, duration};
+use scaler_types::backoff::Backoff;
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 use super::store::{ObjectChange, ObjectType, Origin, Store};
@@ -115,7 +115,7 @@ where
                         // One that ends as soon as it begins is no better than one that fails.
                         WatchEnd::Again(from) => {
                             version = Some(from);
-                            errors.pause().await;
+                            errors.backoff.wait().await;
                             continue;
                         }
                         WatchEnd::Anew => {
@@ -125,7 +125,7 @@ where
                         WatchEnd::Failed(from, error) => {
                             if began.elapsed() > MAX_DELAY {
                                 // It had worked.
-                                errors.next = FIRST_DELAY;
+                                errors.backoff.reset();
                             }
                             version = Some(from);
                             error
@@ -147,9 +147,10 @@ where
                 }
             }
             if needless {
-                errors.next = OPTIONAL_DELAY;
+                Backoff::new(OPTIONAL_DELAY, OPTIONAL_DELAY).wait().await;
+            } else {
+                errors.backoff.wait().await;
             }
-            errors.pause().await;
         }
     }
 
@@ -235,7 +236,7 @@ struct WatchErrors {
 
 impl Default for WatchErrors {
     fn default() -> Self {
-        Self { reported: None, next: FIRST_DELAY }
+        Self { reported: None, backoff: Backoff::new(FIRST_DELAY, MAX_DELAY) }
     }
 }
 
@@ -248,29 +249,15 @@ impl WatchErrors {
         if needless {
             tracing::info!(what, reason, "not watching an optional type");
         } else {
-            tracing::warn!(
-                what,
-                reason,
-                again = duration::short(self.next),
-                "failed to watch: keeping the last known objects"
-            );
+            tracing::warn!(what, reason, "failed to watch: keeping the last known objects");
         }
         self.reported = Some(reason);
     }
 
     fn clear(&mut self, what: &str) {
-        self.next = FIRST_DELAY;
+        self.backoff.reset();
         if self.reported.take().is_some() {
             tracing::info!(what, "watching again");
         }
-    }
-
-    async fn pause(&mut self) {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an API that failed is asked again after a growing pause"
-        )]
-        sleep_until(Instant::now() + self.next).await;
-        self.next = (self.next * 2).clamp(FIRST_DELAY, MAX_DELAY);
     }
 }
