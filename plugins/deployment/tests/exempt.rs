@@ -175,7 +175,7 @@ async fn what_the_metrics_come_from_stays_awake_and_is_not_led() {
         scene.get("Service", "metrics").await.data["spec"]["clusterIP"].as_str().unwrap().to_owned();
     for url in ["http://metrics.shop:9090/prometheus".to_owned(), format!("http://{address}:9090")] {
         for route in ["manual", "always"] {
-            let section = format!("{{optIn: all, route: {route}}}");
+            let section = format!("{{optIn: all, intercept: {route}}}");
             let leader = leader(&scene, &section, |context| context.metrics_urls = vec![url.clone()]).await;
             let prometheus = one(&leader, "prometheus").await;
             assert!(prometheus.keep_awake.contains(&url), "{}", prometheus.keep_awake);

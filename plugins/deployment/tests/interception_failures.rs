@@ -150,7 +150,7 @@ async fn a_refusal_is_told_on_the_object_and_nothing_is_touched() {
     .await;
     assert!(matches!(go(&leader, Backend::Dlx).await, Err(ScaleError::Terminal { .. })));
     assert_eq!((scene.our_slices().await.len(), scene.registry().await.len()), (0, 0));
-    scene.annotate("web", "scaler.dev/ignore-checks", "network-policies").await;
+    scene.delete("NetworkPolicy", "deny").await;
     until(&leader, "web", |web| web.keep_awake.is_empty()).await;
     go(&leader, Backend::Dlx).await.unwrap();
     assert_eq!(refusals().await.len(), 1);

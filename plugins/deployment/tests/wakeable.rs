@@ -99,7 +99,7 @@ async fn where_a_network_policy_refuses_it_stays_awake_and_is_not_left_unled_ins
         json!({"metadata": {"name": "deny"}, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}});
     scene.create("NetworkPolicy", policy).await;
     let web = until(&leader, "web", |web| !web.keep_awake.is_empty()).await;
-    assert!(web.keep_awake.contains("scaler.dev/ignore-checks: network-policies"), "{}", web.keep_awake);
+    assert!(web.keep_awake.contains("interceptDespiteNetworkPolicies: true"), "{}", web.keep_awake);
     assert_eq!(sleeps(&leader).await, Err(ScaleError::Conflict));
     assert_eq!(scene.replicas("web").await, 3);
 }

@@ -109,10 +109,18 @@ fn what_its_owners_accept_is_no_refusal() {
     scene.service("web", json!({"sessionAffinity": "ClientIP"}));
     scene.policy("deny", json!({"podSelector": {"matchLabels": {"app": "web"}}}));
     scene.workload("web", "web", json!({IGNORE_CHECKS: "session-affinity"}));
-    refused(&scene, &["the NetworkPolicy deny", "scaler.dev/ignore-checks: network-policies"]);
-    scene.workload("web", "web", json!({IGNORE_CHECKS: "network-policies"}));
+    refused(&scene, &["the NetworkPolicy deny", "interceptDespiteNetworkPolicies: true"]);
+    let file = "namespace: shop\nplugins: {deployment: {interceptDespiteNetworkPolicies: true}}\n";
+    let scene = Scene::by_file(
+        file,
+        scaler_types::Role::Autoscaler,
+        Some(scaler_types::ServicePorts { first: 20000, last: 20001 }),
+    );
+    scene.workload("web", "web", json!({}));
+    scene.service("web", json!({"sessionAffinity": "ClientIP"}));
+    scene.policy("deny", json!({"podSelector": {"matchLabels": {"app": "web"}}}));
     refused(&scene, &["sessionAffinity"]);
-    scene.workload("web", "web", json!({IGNORE_CHECKS: "network-policies, session-affinity"}));
+    scene.workload("web", "web", json!({IGNORE_CHECKS: "session-affinity"}));
     assert_eq!(scene.refusal(), None);
 }
 
