@@ -29,7 +29,7 @@ use scaler_types::{
 use tokio::task::JoinSet;
 
 use cluster::ClusterApi;
-use config::Config;
+use config::PluginConfig;
 use events::Events;
 use index::{
     Clock, Store,
@@ -41,7 +41,7 @@ use workload::{exempt, scale::ScaleWriter};
 
 /// Scales Kubernetes workloads and intercepts their Services.
 pub struct DeploymentScaler {
-    config: Arc<Config>,
+    config: Arc<PluginConfig>,
     store: Arc<Store>,
     scales: ScaleWriter,
     interception: InterceptionWriter,
@@ -61,7 +61,7 @@ impl ResourceScaler for DeploymentScaler {
 
     async fn new(context: PluginContext) -> Result<Self> {
         let clock: Clock = Arc::new(Instant::now);
-        let config = Arc::new(Config::read(&context)?);
+        let config = Arc::new(PluginConfig::read(&context)?);
         let (kubeconfig, home) = (context.kubeconfig.as_deref(), context.home.clone());
         let cluster = ClusterApi::connect(kubeconfig, config.namespace.clone(), home, config.role).await?;
         let missing_pod_label = exempt::check_own_pod(&cluster, &context).await?;

@@ -23,7 +23,7 @@ const SCALE_TO_ZERO: Duration = Duration::from_secs(600);
 
 /// What the section says, checked.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Config {
+pub(crate) struct PluginConfig {
     /// The namespace to look after; none: all of them.
     pub(crate) namespace: Option<String>,
     /// Which daemon this is.
@@ -121,9 +121,9 @@ fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>
     duration::parse_interval(&text).map(Some).map_err(|why| de::Error::custom(format!("scaleToZero: {why}")))
 }
 
-// === impl Config ===
+// === impl PluginConfig ===
 
-impl Config {
+impl PluginConfig {
     /// Reads the section and checks what it says.
     ///
     /// # Errors
@@ -225,8 +225,8 @@ pub(crate) mod tests {
         }
     }
 
-    fn section(lines: &str) -> Result<Config> {
-        Config::read(&context(&format!("namespace: shop\nplugins:\n  deployment:\n{lines}")))
+    fn section(lines: &str) -> Result<PluginConfig> {
+        PluginConfig::read(&context(&format!("namespace: shop\nplugins:\n  deployment:\n{lines}")))
     }
 
     #[test]
@@ -243,7 +243,7 @@ pub(crate) mod tests {
         );
         assert_eq!(config.operators_hosts("shop", "web").collect::<Vec<_>>(), ["shop.example.com"]);
         assert_eq!(config.workloads[0].replicas_path, "/spec/replicas");
-        let bare = Config::read(&context("namespace: shop\n")).unwrap();
+        let bare = PluginConfig::read(&context("namespace: shop\n")).unwrap();
         assert_eq!(
             (bare.opt_in, bare.scale_to_zero, bare.intercept),
             (OptIn::Annotation, SCALE_TO_ZERO, None)
@@ -270,7 +270,7 @@ pub(crate) mod tests {
     fn files_of_one_host_are_refused_with_what_to_do() {
         let mut context = context("namespace: shop\n");
         context.coordination = Coordination::Files;
-        let error = Config::read(&context).unwrap_err().to_string();
+        let error = PluginConfig::read(&context).unwrap_err().to_string();
         assert!(error.contains("--coordinate-by leases"), "{error}");
     }
 
@@ -279,7 +279,7 @@ pub(crate) mod tests {
         let mut context =
             context("plugins: {deployment: {hosts: {shop/web: [a.example], web: [b.example]}}}\n");
         context.namespace = "*".to_owned();
-        let config = Config::read(&context).unwrap();
+        let config = PluginConfig::read(&context).unwrap();
         assert_eq!(config.operators_hosts("shop", "web").collect::<Vec<_>>(), ["a.example"]);
         assert_eq!(config.operators_hosts("other", "web").count(), 0);
     }

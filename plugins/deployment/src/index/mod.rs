@@ -27,5 +27,5 @@ pub(crate) use quarantine::PortQuarantine;
 #[cfg(test)]
 pub(crate) use quarantine::QUARANTINE;
 pub(crate) use selector_conflicts::MAX_LOSSES;
-pub(crate) use store::{Clock, ObjectChange, ObjectType, Origin, State, Store};
+pub(crate) use store::{Clock, ObjectChange, ObjectType, State, StateOrigin, Store};
 pub(crate) use watch::{ObjectWatch, spawn};

@@ -12,7 +12,7 @@ use scaler_types::ResourceId;
 
 use super::{
     labels::SelectorIndex,
-    table::{ObjectTable, Origin},
+    table::{ObjectTable, StateOrigin},
 };
 use crate::objects::{ObjectName, PodObject, TrimmedObject as _, Workload};
 
@@ -69,7 +69,7 @@ impl Pods {
     pub(crate) fn put(
         &mut self,
         mut pod: PodObject,
-        origin: Origin,
+        origin: StateOrigin,
         belongs: impl Fn(&ResourceId, &PodObject) -> bool,
     ) -> Option<(ObjectName, BTreeSet<ResourceId>)> {
         if !self.table.is_news(&pod, origin) {

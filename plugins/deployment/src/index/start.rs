@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 
 use crate::{
     cluster::{self, ClusterApi},
-    config::{Config, WorkloadKind},
+    config::{PluginConfig, WorkloadKind},
     index::{Clock, MissingPodLabel, ObjectChange, ObjectType, ObjectWatch, Project, Store, spawn},
     objects::{self, Kind, MANAGED_BY, PORT_REGISTRY, Workload},
 };
@@ -42,7 +42,7 @@ type First = (String, &'static str, oneshot::Receiver<Result<(), kube::Error>>);
 /// The API does not answer in time, a kind is not there, or a right is missing; the message says which.
 pub(crate) async fn start(
     cluster: &ClusterApi,
-    config: &Arc<Config>,
+    config: &Arc<PluginConfig>,
     clock: Clock,
     project: Project,
     missing_pod_label: Option<MissingPodLabel>,
@@ -55,7 +55,7 @@ pub(crate) async fn start(
 
 async fn list_all(
     cluster: &ClusterApi,
-    config: &Arc<Config>,
+    config: &Arc<PluginConfig>,
     clock: Clock,
     project: Project,
     missing_pod_label: Option<MissingPodLabel>,
@@ -122,7 +122,7 @@ async fn list_all(
 /// What is watched where Services are intercepted.
 async fn watch_interception(
     cluster: &ClusterApi,
-    config: &Config,
+    config: &PluginConfig,
     store: &Arc<Store>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Vec<First>> {
@@ -169,7 +169,7 @@ async fn watch_interception(
 /// What is watched where it is there and allowed.
 async fn watch_optional(
     cluster: &ClusterApi,
-    config: &Config,
+    config: &PluginConfig,
     store: &Arc<Store>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Vec<First>> {
@@ -259,7 +259,7 @@ async fn wait_for_lists(place: &str, firsts: Vec<First>) -> Result<()> {
 }
 
 /// The managed kinds.
-async fn workload_kinds(cluster: &ClusterApi, config: &Config) -> Result<Vec<Arc<Kind>>> {
+async fn workload_kinds(cluster: &ClusterApi, config: &PluginConfig) -> Result<Vec<Arc<Kind>>> {
     let built_in = |kind: &str, plural: &str| WorkloadKind {
         group: "apps".to_owned(),
         version: "v1".to_owned(),

@@ -21,7 +21,7 @@ use super::{
     table::ObjectTable,
 };
 use crate::{
-    config::Config,
+    config::PluginConfig,
     objects::{
         HostRoute, Kind, NamespaceAnnotations, ObjectName, OtherAutoscaler, PodObject, Policy, PortRegistry,
         Service, Slice, Workload,
@@ -30,7 +30,7 @@ use crate::{
 
 pub(crate) use interception::{Clock, InterceptionState};
 
-pub(crate) use super::table::Origin;
+pub(crate) use super::table::StateOrigin;
 
 /// One type of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(crate) struct Store {
 /// What is known, behind its lock.
 pub(crate) struct State {
     /// What the namespace file says.
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Arc<PluginConfig>,
     /// Why nothing is managed in the daemons' own namespace, if so.
     pub(crate) missing_pod_label: Option<MissingPodLabel>,
     project: Project,
@@ -126,7 +126,12 @@ struct Seen {
 
 impl Store {
     /// Nothing is known yet.
-    pub(crate) fn new(config: Arc<Config>, kinds: Vec<Arc<Kind>>, clock: Clock, project: Project) -> Self {
+    pub(crate) fn new(
+        config: Arc<PluginConfig>,
+        kinds: Vec<Arc<Kind>>,
+        clock: Clock,
+        project: Project,
+    ) -> Self {
         let state = State {
             config,
             missing_pod_label: None,
@@ -287,7 +292,7 @@ impl State {
 
     /// Whether a Service is one of the DLXs: theirs, another name for that, or one that selects their pods.
     pub(crate) fn is_dlx_service(&self, name: &ObjectName) -> bool {
-        let Config { home, dlx_service, .. } = &*self.config;
+        let PluginConfig { home, dlx_service, .. } = &*self.config;
         if home.as_deref() == Some(&*name.0) && *dlx_service == *name.1 {
             return true;
         }
@@ -303,7 +308,7 @@ impl State {
 
     /// Whether a Service is another name for the DLXs'.
     fn is_dlx_alias(&self, service: &Service) -> bool {
-        let Config { home: Some(home), dlx_service, .. } = &*self.config else { return false };
+        let PluginConfig { home: Some(home), dlx_service, .. } = &*self.config else { return false };
         let name = format!("{dlx_service}.{home}.svc");
         service.external_name.as_ref().is_some_and(|external| {
             let rest = external.to_ascii_lowercase();

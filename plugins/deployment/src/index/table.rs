@@ -17,7 +17,7 @@ pub(crate) struct ObjectTable<F> {
 
 /// Who tells a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum StateOrigin {
     /// The stream.
     Watch,
     /// A read or write of this process's own.
@@ -43,7 +43,7 @@ impl<F: TrimmedObject> ObjectTable<F> {
     }
 
     /// Whether `new` would be taken over.
-    pub(crate) fn is_news(&self, new: &F, origin: Origin) -> bool {
+    pub(crate) fn is_news(&self, new: &F, origin: StateOrigin) -> bool {
         let meta = new.meta();
         if self.gone.contains(&meta.uid) {
             return false;
@@ -51,7 +51,7 @@ impl<F: TrimmedObject> ObjectTable<F> {
         match self.all.get(&meta.key()).map(TrimmedObject::meta) {
             None => true,
             // Without numbers there is no order but the stream's own.
-            Some(old) if meta.revision == 0 || old.revision == 0 => origin == Origin::Watch,
+            Some(old) if meta.revision == 0 || old.revision == 0 => origin == StateOrigin::Watch,
             Some(old) => meta.revision > old.revision,
         }
     }
@@ -108,7 +108,7 @@ mod tests {
         Service { meta, ..Service::default() }
     }
 
-    fn tell(table: &mut ObjectTable<Service>, uid: &str, revision: u64, origin: Origin) -> bool {
+    fn tell(table: &mut ObjectTable<Service>, uid: &str, revision: u64, origin: StateOrigin) -> bool {
         let new = service(uid, revision);
         let news = table.is_news(&new, origin);
         if news {
@@ -120,31 +120,31 @@ mod tests {
     #[test]
     fn an_older_state_never_comes_after_a_newer_one() {
         let mut table = ObjectTable::default();
-        assert!(tell(&mut table, "a", 5, Origin::Watch));
-        assert!(tell(&mut table, "a", 9, Origin::Own), "its own write");
+        assert!(tell(&mut table, "a", 5, StateOrigin::Watch));
+        assert!(tell(&mut table, "a", 9, StateOrigin::Own), "its own write");
         for behind in [5, 7, 9] {
-            assert!(!tell(&mut table, "a", behind, Origin::Watch), "{behind}");
+            assert!(!tell(&mut table, "a", behind, StateOrigin::Watch), "{behind}");
         }
-        assert!(tell(&mut table, "a", 10, Origin::Watch));
+        assert!(tell(&mut table, "a", 10, StateOrigin::Watch));
     }
 
     #[test]
     fn what_is_gone_stays_gone_and_another_of_its_name_is_another() {
         let mut table = ObjectTable::default();
-        assert!(tell(&mut table, "a", 5, Origin::Watch));
+        assert!(tell(&mut table, "a", 5, StateOrigin::Watch));
         let name = service("a", 0).meta.key();
         assert!(table.remove(&name, "a").is_some());
-        assert!(!tell(&mut table, "a", 6, Origin::Own), "a read that was answered before");
-        assert!(tell(&mut table, "b", 8, Origin::Watch));
+        assert!(!tell(&mut table, "a", 6, StateOrigin::Own), "a read that was answered before");
+        assert!(tell(&mut table, "b", 8, StateOrigin::Watch));
         assert!(table.remove(&name, "a").is_none(), "a late word of the first one's end");
-        assert!(tell(&mut table, "c", 9, Origin::Own));
-        assert!(!tell(&mut table, "b", 10, Origin::Watch), "it was replaced");
+        assert!(tell(&mut table, "c", 9, StateOrigin::Own));
+        assert!(!tell(&mut table, "b", 10, StateOrigin::Watch), "it was replaced");
     }
 
     #[test]
     fn a_list_tells_what_is_gone_but_not_of_what_is_newer_than_itself() {
         let mut table = ObjectTable::default();
-        assert!(tell(&mut table, "a", 5, Origin::Own));
+        assert!(tell(&mut table, "a", 5, StateOrigin::Own));
         assert_eq!(table.missing(&HashSet::new(), 4), []);
         assert_eq!(table.missing(&HashSet::new(), 5).len(), 1);
         assert_eq!(table.missing(&HashSet::from([service("a", 0).meta.key()]), 9), []);
@@ -153,8 +153,8 @@ mod tests {
     #[test]
     fn without_numbers_only_the_stream_counts() {
         let mut table = ObjectTable::default();
-        assert!(tell(&mut table, "a", 0, Origin::Watch));
-        assert!(!tell(&mut table, "a", 0, Origin::Own));
-        assert!(tell(&mut table, "a", 0, Origin::Watch));
+        assert!(tell(&mut table, "a", 0, StateOrigin::Watch));
+        assert!(!tell(&mut table, "a", 0, StateOrigin::Own));
+        assert!(tell(&mut table, "a", 0, StateOrigin::Watch));
     }
 }

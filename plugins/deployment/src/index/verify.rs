@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     cluster::{self, ClusterApi},
-    index::{ObjectChange, ObjectType, Origin, Store, UnverifiedPods},
+    index::{ObjectChange, ObjectType, StateOrigin, Store, UnverifiedPods},
     objects::PodObject,
 };
 
@@ -68,7 +68,7 @@ async fn read_pods(
                 if pod.meta.uid != *uid {
                     state.remove(ObjectType::Pods, name, uid);
                 }
-                state.apply(ObjectChange::Pod(Box::new(pod)), Origin::Own);
+                state.apply(ObjectChange::Pod(Box::new(pod)), StateOrigin::Own);
             }),
             Err(error) if cluster::is_missing(&error) => {
                 store.with(|state| state.remove(ObjectType::Pods, name, uid));

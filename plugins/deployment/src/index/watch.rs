@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::store::{ObjectChange, ObjectType, Origin, Store};
+use super::store::{ObjectChange, ObjectType, StateOrigin, Store};
 use crate::{cluster, objects::Meta};
 
 /// How many objects are asked for at a time.
@@ -166,7 +166,7 @@ where
             store.with(|state| {
                 for object in page.items {
                     listed.insert(Meta::from(object.meta()).key());
-                    state.apply((self.read)(object), Origin::Watch);
+                    state.apply((self.read)(object), StateOrigin::Watch);
                 }
             });
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -208,7 +208,7 @@ where
                 Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                     version = object.meta().resource_version.clone().unwrap_or(version);
                     let change = (self.read)(object);
-                    store.with(|state| state.apply(change, Origin::Watch));
+                    store.with(|state| state.apply(change, StateOrigin::Watch));
                 }
                 Ok(WatchEvent::Deleted(object)) => {
                     version = object.meta().resource_version.clone().unwrap_or(version);

@@ -19,14 +19,14 @@ use tokio::sync::Mutex;
 
 use crate::{
     cluster::{self, ClusterApi},
-    index::{ObjectChange, ObjectType, Origin, State, Store},
+    index::{ObjectChange, ObjectType, State, StateOrigin, Store},
     objects::{ObjectName, Service, Workload},
     workload::{options::workload_options, scale::ScaleWriter},
 };
 
 pub(crate) use desired::{
     reach::interception_by_default,
-    status::{InterceptionStatus, interception_status},
+    status::{WorkloadInterception, interception_status},
 };
 
 /// Intercepts and restores Services.
@@ -156,7 +156,7 @@ impl InterceptionWriter {
         let resource_version = service.metadata.resource_version.clone().unwrap_or_default();
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
         let fact = Service::from(service);
-        self.store.with(|state| state.apply(ObjectChange::Service(fact.clone()), Origin::Own));
+        self.store.with(|state| state.apply(ObjectChange::Service(fact.clone()), StateOrigin::Own));
         ServiceSnapshot { service: fact, resource_version, selector }
     }
 }

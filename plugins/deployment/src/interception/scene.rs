@@ -16,13 +16,13 @@ use scaler_types::{Resource, ResourceId, Role, ServicePorts};
 use serde_json::{Value, json};
 
 use super::{
-    InterceptionStatus,
+    WorkloadInterception,
     desired::refusals::{InterceptionRefusal, check_interception},
     interception_status,
 };
 use crate::{
-    config::{Config, tests::context},
-    index::{ObjectChange, ObjectType, Origin, Store},
+    config::{PluginConfig, tests::context},
+    index::{ObjectChange, ObjectType, StateOrigin, Store},
     objects::{COMPONENT, DLXS, FORMAT, Kind, MANAGED_BY, SELECTOR_KEY, SERVICE, Workload},
     resource::project,
     workload::options::workload_options,
@@ -49,7 +49,7 @@ impl Scene {
         context.home = Some("scaler".to_owned());
         let api = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Deployment"));
         let kind = Arc::new(Kind { index: 0, api, replicas_path: "/spec/replicas".to_owned() });
-        let config = Arc::new(Config::read(&context).unwrap());
+        let config = Arc::new(PluginConfig::read(&context).unwrap());
         let now = Arc::new(Mutex::new(Instant::now()));
         let clock = Arc::clone(&now);
         let clock = Arc::new(move || *clock.lock().unwrap());
@@ -199,7 +199,7 @@ impl Scene {
     }
 
     fn tell(&self, change: ObjectChange) {
-        self.store.with(|state| state.apply(change, Origin::Watch));
+        self.store.with(|state| state.apply(change, StateOrigin::Watch));
     }
 
     /// What is kept of a Service.
@@ -215,7 +215,7 @@ impl Scene {
         })
     }
 
-    pub(crate) fn status(&self) -> InterceptionStatus {
+    pub(crate) fn status(&self) -> WorkloadInterception {
         self.store.with(|state| {
             let workload = state.workload(&ResourceId::new("shop", "web")).unwrap();
             interception_status(state, workload, &workload_options(state, workload))

@@ -10,7 +10,7 @@ use scaler_types::{ScaleResource, duration, yaml};
 use serde::Deserialize;
 
 use crate::{
-    config::{Config, InterceptMode, OptIn, requests_in},
+    config::{InterceptMode, OptIn, PluginConfig, requests_in},
     index::State,
     objects::{
         PortRef, Workload,
@@ -126,7 +126,7 @@ type Annotations = BTreeMap<String, String>;
 
 impl WorkloadOptions {
     /// From a workload's annotations and its namespace's. A value that cannot be used counts as absent.
-    pub(crate) fn read(own: &Annotations, namespace: Option<&Annotations>, config: &Config) -> Self {
+    pub(crate) fn read(own: &Annotations, namespace: Option<&Annotations>, config: &PluginConfig) -> Self {
         let mut options = Self {
             intercept_despite_network_policies: config.intercept_despite_network_policies,
             ..Self::default()
@@ -301,8 +301,9 @@ mod tests {
     use super::*;
     use crate::config::tests::context;
 
-    fn config(section: &str) -> Config {
-        Config::read(&context(&format!("namespace: shop\nplugins: {{deployment: {section}}}\n"))).unwrap()
+    fn config(section: &str) -> PluginConfig {
+        PluginConfig::read(&context(&format!("namespace: shop\nplugins: {{deployment: {section}}}\n")))
+            .unwrap()
     }
 
     fn annotations(all: &[(&str, &str)]) -> Annotations {

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     cluster::{self, ClusterApi},
-    index::{ObjectChange, ObjectType, Origin, Store},
+    index::{ObjectChange, ObjectType, StateOrigin, Store},
     objects::{PodObject, Workload},
     workload::{
         patch,
@@ -347,7 +347,7 @@ impl ScaleWriter {
                 }
             }
             for pod in pods {
-                state.apply(ObjectChange::Pod(Box::new(pod)), Origin::Own);
+                state.apply(ObjectChange::Pod(Box::new(pod)), StateOrigin::Own);
             }
         });
         Ok(())
@@ -369,7 +369,7 @@ impl ScaleWriter {
     }
 
     pub(crate) fn observe_workload(&self, workload: Workload) {
-        self.store.with(|state| state.apply(ObjectChange::Workload(Box::new(workload)), Origin::Own));
+        self.store.with(|state| state.apply(ObjectChange::Workload(Box::new(workload)), StateOrigin::Own));
     }
 
     fn forget_workload(&self, workload: &Workload) {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use k8s_openapi::jiff::Timestamp;
 use scaler_types::ResourceId;
 
-use super::{ObjectChange, ObjectType, Origin, Seen, State, workload_in};
+use super::{ObjectChange, ObjectType, Seen, State, StateOrigin, workload_in};
 use crate::{
     index::table::ObjectTable,
     objects::{HostRoute, ObjectName, OtherAutoscaler, PodObject, Workload, annotations},
@@ -13,7 +13,7 @@ use crate::{
 
 impl State {
     /// A state of an object.
-    pub(crate) fn apply(&mut self, change: ObjectChange, origin: Origin) {
+    pub(crate) fn apply(&mut self, change: ObjectChange, origin: StateOrigin) {
         match change {
             ObjectChange::Workload(workload) => self.apply_workload(*workload, origin),
             ObjectChange::Pod(pod) => self.apply_pod(*pod, origin),
@@ -161,7 +161,7 @@ impl State {
         }
     }
 
-    fn apply_workload(&mut self, mut workload: Workload, origin: Origin) {
+    fn apply_workload(&mut self, mut workload: Workload, origin: StateOrigin) {
         let table = &self.workloads[workload.kind.index];
         if !table.is_news(&workload, origin) {
             return;
@@ -209,7 +209,7 @@ impl State {
         self.touch(&id);
     }
 
-    fn apply_pod(&mut self, pod: PodObject, origin: Origin) {
+    fn apply_pod(&mut self, pod: PodObject, origin: StateOrigin) {
         let Some((name, owners)) = self.pods.put(pod, origin, |id, pod| {
             workload_in(&self.kinds, &self.workloads, id).is_some_and(|one| one.selector.matches(&pod.labels))
         }) else {

@@ -8,7 +8,7 @@ use std::{
 
 use scaler_types::{Dlx, ResourceId, Role};
 
-use super::{Origin, State};
+use super::{State, StateOrigin};
 use crate::{
     index::{quarantine::PortQuarantine, selector_conflicts::SelectorConflicts, table::ObjectTable},
     objects::{IpFamily, Labels, ObjectName, Policy, PortRegistry, Service, Slice, Workload},
@@ -222,7 +222,7 @@ impl State {
         }
     }
 
-    pub(super) fn apply_slice(&mut self, slice: Slice, origin: Origin) {
+    pub(super) fn apply_slice(&mut self, slice: Slice, origin: StateOrigin) {
         if !self.interception.slices.is_news(&slice, origin) {
             return;
         }
@@ -248,7 +248,7 @@ impl State {
         }
     }
 
-    pub(super) fn apply_policy(&mut self, policy: Policy, origin: Origin) {
+    pub(super) fn apply_policy(&mut self, policy: Policy, origin: StateOrigin) {
         if self.interception.policies.is_news(&policy, origin) {
             let name = policy.meta.key();
             self.interception.policies.put(policy);
@@ -266,7 +266,7 @@ impl State {
         }
     }
 
-    pub(super) fn apply_registry(&mut self, registry: PortRegistry, origin: Origin) {
+    pub(super) fn apply_registry(&mut self, registry: PortRegistry, origin: StateOrigin) {
         if self.interception.registry.is_news(&registry, origin) {
             let now = self.interception.now();
             self.interception.quarantine.follow(&registry, now);

@@ -202,7 +202,7 @@ impl InterceptionWriter {
     pub(in crate::interception) fn interception_status(
         &self,
         id: &ResourceId,
-    ) -> Option<super::super::InterceptionStatus> {
+    ) -> Option<super::super::WorkloadInterception> {
         self.store.with(|state| {
             state
                 .workload(id)

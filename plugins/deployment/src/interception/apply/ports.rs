@@ -21,7 +21,7 @@ use super::super::{
 };
 use crate::{
     cluster,
-    index::{ObjectChange, ObjectType, Origin, State},
+    index::{ObjectChange, ObjectType, State, StateOrigin},
     interception::ports::PortDraft,
     objects::{NEWEST, ObjectName, PORT_REGISTRY, PortHolder, PortRegistry, Service},
 };
@@ -186,7 +186,8 @@ impl InterceptionWriter {
     }
 
     fn observe_registry(&self, map: ConfigMap) {
-        self.store.with(|state| state.apply(ObjectChange::PortRegistry(Box::new(map.into())), Origin::Own));
+        self.store
+            .with(|state| state.apply(ObjectChange::PortRegistry(Box::new(map.into())), StateOrigin::Own));
     }
 }
 

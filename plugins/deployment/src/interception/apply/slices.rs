@@ -15,7 +15,7 @@ use super::super::{
 };
 use crate::{
     ascii, cluster,
-    index::{ObjectChange, ObjectType, Origin},
+    index::{ObjectChange, ObjectType, StateOrigin},
     objects::{
         DLXS, FORMAT, IpFamily, MANAGED_BY, NEWEST, OWNERS, ObjectName, SERVICE, Service, Slice,
         SliceEndpoint,
@@ -236,7 +236,7 @@ impl InterceptionWriter {
     }
 
     fn observe_slice(&self, slice: EndpointSlice) {
-        self.store.with(|state| state.apply(ObjectChange::Slice(Box::new(slice.into())), Origin::Own));
+        self.store.with(|state| state.apply(ObjectChange::Slice(Box::new(slice.into())), StateOrigin::Own));
     }
 
     fn forget_slice(&self, name: &ObjectName) {

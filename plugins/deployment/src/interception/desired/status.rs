@@ -17,7 +17,7 @@ use crate::{
 
 /// How a workload's Services are intercepted, and are to be.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct InterceptionStatus {
+pub(crate) struct WorkloadInterception {
     /// Its traffic mode.
     pub(crate) path: TrafficMode,
     /// As the daemons see it; none: nothing is intercepted or to be.
@@ -32,9 +32,9 @@ pub(crate) struct InterceptionStatus {
     pub(crate) wanted: bool,
 }
 
-// === impl InterceptionStatus ===
+// === impl WorkloadInterception ===
 
-impl InterceptionStatus {
+impl WorkloadInterception {
     /// It is to be intercepted, or kept awake.
     pub(crate) fn is_requested(&self) -> bool {
         self.route.as_ref().is_some_and(|route| route.requested)
@@ -65,7 +65,7 @@ pub(crate) fn interception_status(
     state: &State,
     workload: &Workload,
     options: &WorkloadOptions,
-) -> InterceptionStatus {
+) -> WorkloadInterception {
     let refusal = match options.opted_in {
         true => refusals::check_interception(state, workload, options, &state.interception.dlxs),
         false => None,
@@ -111,7 +111,7 @@ pub(crate) fn interception_status(
         }
     });
     let ports = dlx_ports(state, workload, &services);
-    InterceptionStatus { path, route, intercepted_since, ports, lacks_ports, wanted }
+    WorkloadInterception { path, route, intercepted_since, ports, lacks_ports, wanted }
 }
 
 /// The ports of the DLXs that a Service's have now, if all of them have one.
