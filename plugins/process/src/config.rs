@@ -56,7 +56,7 @@ pub struct TcpPort {
     listen: u16,
     #[serde(default)]
     target: Option<u16>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_protocol")]
     protocol: Protocol,
 }
 
@@ -160,6 +160,15 @@ fn stop_grace_period() -> Duration {
 /// A duration with its unit: a bare number would have to be guessed at.
 fn text_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     duration::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+/// Strict, unlike the contract's own: there an unknown value is one of a later version, here it is a mistake.
+fn known_protocol<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Protocol, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "http" => Ok(Protocol::Http),
+        "tcp" => Ok(Protocol::Tcp),
+        unknown => Err(de::Error::unknown_variant(unknown, &["http", "tcp"])),
+    }
 }
 
 // === impl Spec ===
