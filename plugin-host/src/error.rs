@@ -6,7 +6,7 @@ use scaler_types::{duration, v1::Fault};
 
 /// A file that was skipped, and why. Displayed as one line.
 #[derive(Debug)]
-pub struct Rejected {
+pub struct RejectedPlugin {
     /// The file, as it was found in the folder.
     pub path: PathBuf,
     /// What is wrong with it.
@@ -27,7 +27,7 @@ pub enum LoadError {
     Unreadable(#[source] io::Error),
     /// It is loaded by a process of its own first.
     #[error(
-        "no process could be started that tries it out: {0}; see that /proc and /dev/null are there, and raise the limit of processes"
+        "no process could be started to try it out: {0}; see that /proc and /dev/null are there, and raise the limit of processes"
     )]
     NoProbe(#[source] io::Error),
     /// No library is that large.
@@ -102,13 +102,13 @@ pub enum CallError {
     #[error("no answer within {}", duration::short(*.0))]
     TimedOut(Duration),
     /// It timed out several times in a row and is probed now and then; this call was not made.
-    #[error("left alone after {0} calls in a row without an answer")]
+    #[error("left alone after {0} consecutive calls without an answer")]
     LeftAlone(u32),
 }
 
-// === impl Rejected ===
+// === impl RejectedPlugin ===
 
-impl fmt::Display for Rejected {
+impl fmt::Display for RejectedPlugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A loader's message, or a file's name, may hold a line break.
         let line = format!("{}: {}", self.path.display(), self.error);

@@ -23,7 +23,7 @@ mod plugin;
 mod probe;
 mod scan;
 
-pub use error::{CallError, LoadError, Rejected};
+pub use error::{CallError, LoadError, RejectedPlugin};
 pub use exit::exit;
 pub use instance::{ANSWER_WITHIN, Instance, STOP_WITHIN};
 pub use log::{Panics, panics};

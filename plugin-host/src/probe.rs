@@ -25,7 +25,7 @@ const LOADED: u8 = 186;
 static ANSWERS: AtomicBool = AtomicBool::new(false);
 
 /// A process that loads a library. Killed when this is dropped.
-pub(crate) struct Probe(Option<Child>);
+pub(crate) struct ProbeProcess(Option<Child>);
 
 /// To be called first in `main`. Where this process is a probe, it loads its library and ends. Else it lets
 /// [`load_dir`](crate::load_dir) start such processes: of a program that does not call this (a test) nothing is probed.
@@ -41,9 +41,9 @@ pub fn answer_probe() {
     crate::exit(LOADED)
 }
 
-// === impl Probe ===
+// === impl ProbeProcess ===
 
-impl Probe {
+impl ProbeProcess {
     /// Starts one.
     pub(crate) fn start(library: &Path) -> Result<Self, LoadError> {
         if !ANSWERS.load(Ordering::Relaxed) {
@@ -78,7 +78,7 @@ fn ends(child: &Child, deadline: Option<Instant>) -> io::Result<bool> {
     }
 }
 
-impl Drop for Probe {
+impl Drop for ProbeProcess {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
             // An error: it has ended, and was waited for.

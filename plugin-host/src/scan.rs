@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{LoadError, Plugin, Rejected, inspect::inspect, probe::Probe};
+use crate::{LoadError, Plugin, RejectedPlugin, inspect::inspect, probe::ProbeProcess};
 
 /// How long the libraries of a folder may take to be loaded, where nobody says otherwise: a slow disk still makes it.
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,7 +17,7 @@ pub struct Scan {
     /// What was loaded, one per kind.
     pub plugins: Vec<Plugin>,
     /// What was skipped, and why.
-    pub rejected: Vec<Rejected>,
+    pub rejected: Vec<RejectedPlugin>,
 }
 
 /// Loads every `*.so` of `dir`, in name order. A file that cannot be loaded is told, and never keeps another from
@@ -49,7 +49,7 @@ pub fn load_dir(dir: &Path, timeout: Duration, before: impl Fn(&Path)) -> io::Re
     let probed = paths.into_iter().map(|path| {
         let probe = inspect(&path).and_then(|()| {
             before(&path);
-            Probe::start(&path)
+            ProbeProcess::start(&path)
         });
         (path, probe)
     });
@@ -62,11 +62,11 @@ pub fn load_dir(dir: &Path, timeout: Duration, before: impl Fn(&Path)) -> io::Re
             Ok(plugin) => match scan.plugins.iter().find(|other| other.kind() == plugin.kind()) {
                 Some(other) => {
                     let (kind, by) = (plugin.kind().to_owned(), other.path().to_owned());
-                    scan.rejected.push(Rejected { path, error: LoadError::Duplicate { kind, by } });
+                    scan.rejected.push(RejectedPlugin { path, error: LoadError::Duplicate { kind, by } });
                 }
                 None => scan.plugins.push(plugin),
             },
-            Err(error) => scan.rejected.push(Rejected { path, error }),
+            Err(error) => scan.rejected.push(RejectedPlugin { path, error }),
         }
     }
     Ok(scan)

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Context;
-use plugin_host::{Instance, Plugin, Rejected};
+use plugin_host::{Instance, Plugin, RejectedPlugin};
 use scaler_types::Role;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,7 @@ pub struct Fleet {
 /// What loading the plugins' folder gave.
 struct Plugins {
     loaded: Vec<Plugin>,
-    rejected: Vec<Rejected>,
+    rejected: Vec<RejectedPlugin>,
 }
 
 // === impl Fleet ===
@@ -157,7 +157,7 @@ impl Fleet {
     }
 
     /// The plugin files that were skipped, and why.
-    pub fn rejected(&self) -> &[Rejected] {
+    pub fn rejected(&self) -> &[RejectedPlugin] {
         &self.plugins.rejected
     }
 

@@ -55,7 +55,7 @@ pub struct Run {
 pub struct Folder(PathBuf);
 
 /// A shim that holds its lock and waits for the word to start. Dropped, it starts nothing.
-pub struct Waiting {
+pub struct PreparedRun {
     pub run: Run,
     words: ChildStdin,
 }
@@ -74,7 +74,7 @@ impl Folder {
     }
 
     /// Starts a shim and waits until it has its lock. The caller has the resource's turn.
-    pub fn prepare(&self, shim: &Path, spec: &Spec) -> Result<Waiting> {
+    pub fn prepare(&self, shim: &Path, spec: &Spec) -> Result<PreparedRun> {
         let folder = &self.0;
         fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
         self.sweep();
@@ -123,7 +123,7 @@ impl Folder {
         );
         let run =
             Run { id, shim: shim_pid, port: spec.port, ready_path: spec.ready_path.clone(), log: log_begin };
-        Ok(Waiting { run, words })
+        Ok(PreparedRun { run, words })
     }
 
     /// Whether a run's shim lives.
@@ -164,7 +164,7 @@ impl Folder {
         self.clean(run).await
     }
 
-    /// Ends what a killed shim left behind: the processes that carry the run's mark in their environment.
+    /// Kills the processes that a killed shim did not stop: those that carry the run's mark in their environment.
     pub async fn clean(&self, run: &Run) -> Result<()> {
         if self.ended().is_some_and(|ended| ended.run == run.id) {
             return Ok(());
@@ -173,7 +173,7 @@ impl Folder {
         loop {
             let mut found = Vec::new();
             for entry in
-                fs::read_dir("/proc").context("looking for what a killed shim left behind")?.flatten()
+                fs::read_dir("/proc").context("looking for the processes of a killed shim")?.flatten()
             {
                 let Some(pid) =
                     entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
@@ -280,9 +280,9 @@ impl Folder {
     }
 }
 
-// === impl Waiting ===
+// === impl PreparedRun ===
 
-impl Waiting {
+impl PreparedRun {
     /// The run is written down: start it.
     pub fn go(mut self) -> Result<Run> {
         writeln!(self.words, "{GO}").context("telling the shim to start")?;

@@ -203,7 +203,8 @@ impl Crate {
                         _ => {
                             let beside = declaring.parent().unwrap_or(declaring);
                             let file = match elsewhere.take() {
-                                Some(path) => beside.join(path),
+                                // Without `..`: a file that two crates share has one path.
+                                Some(path) => fs::canonicalize(beside.join(path))?,
                                 None => Some(folder.with_extension("rs"))
                                     .filter(|file| file.is_file())
                                     .unwrap_or_else(|| folder.join("mod.rs")),

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let result = match (words.next().as_ref().and_then(|word| word.to_str()), words.collect::<Vec<_>>()) {
         (Some("run"), words) if words.len() >= 4 && words[2] == "--" => keep(&words),
         (Some("exec"), words) if words.len() >= 3 && words[1] == "--" => command::take_its_place(&words),
-        _ => Err("usage: process-shim run FOLDER RUN -- COMMAND...\nStarted by Scaler's process plugin, not by hand.".into()),
+        _ => Err("usage: process-shim run FOLDER RUN -- COMMAND...\nStarted by Scaler's process plugin, not manually.".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,7 +97,7 @@ fn lock(fifo: &Path) -> rustix::io::Result<File> {
 }
 
 fn in_words(status: Option<rustix::process::WaitStatus>) -> String {
-    let Some(status) = status else { return "ended, and nobody saw how".to_owned() };
+    let Some(status) = status else { return "ended; its exit status is unknown".to_owned() };
     let status = ExitStatus::from_raw(status.as_raw());
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with status {code}"),
