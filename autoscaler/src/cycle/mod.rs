@@ -286,7 +286,7 @@ impl<P: PluginCalls> Cycle<P> {
             let error = states.cycles.error.clone().map(|error| format!(": {error}")).unwrap_or_default();
             match states.resources.get(&id).map(|state| &state.decision) {
                 Some(Decision::ScaleToZero(_)) => None,
-                Some(Decision::Keep(Reason::AtZero | Reason::NotActive(Phase::Asleep))) => {
+                Some(Decision::Keep(Reason::NoReplicas | Reason::NotActive(Phase::Asleep))) => {
                     Some(SleepOutcome::AlreadyAsleep)
                 }
                 Some(kept) => Some(SleepOutcome::KeptAwake(kept.to_string())),

@@ -124,7 +124,7 @@ fn find_idle(
     for (place, metric) in metrics.iter().enumerate() {
         let told = match measure {
             Measurements::Samples if resource.traffic_mode == TrafficMode::External => {
-                return Err(Reason::PathExternal);
+                return Err(Reason::TrafficModeExternal);
             }
             Measurements::Samples => check_request_count(metric, samples, listed)?,
             Measurements::Readings(readings) => Some(check_reading(metric, readings.get(place))?),
@@ -182,7 +182,7 @@ fn check_may_be_scaled(now: Instant, resource: &Resource, history: &ScaleHistory
         return Err(Reason::KeptAwake(resource.keep_awake.as_str().into()));
     }
     if resource.record.format > Record::FORMAT {
-        return Err(Reason::NewerRow(resource.record.format));
+        return Err(Reason::NewerRecord(resource.record.format));
     }
     match resource.record.phase {
         // One that failed to start and still has replicas (a crash loop) is scaled to zero like any other.
@@ -191,7 +191,7 @@ fn check_may_be_scaled(now: Instant, resource: &Resource, history: &ScaleHistory
         state => return Err(Reason::NotActive(state)),
     }
     if resource.replicas == 0 {
-        return Err(Reason::AtZero);
+        return Err(Reason::NoReplicas);
     }
     match history.failure.as_ref().filter(|failure| now < failure.until) {
         Some(failure) => Err(Reason::Failed(failure.clone())),

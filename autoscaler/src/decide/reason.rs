@@ -21,13 +21,13 @@ pub(crate) enum Reason {
     /// Its traffic mode is one of a later version.
     ModeUnknown,
     /// In traffic mode external the DLXs see its requests only while it is asleep: they cannot measure its activity.
-    PathExternal,
+    TrafficModeExternal,
     /// Its record was written by a newer version, in this format.
-    NewerRow(u32),
+    NewerRecord(u32),
     /// It is not `active`: being drained or woken, or asleep.
     NotActive(Phase),
     /// It has no replicas.
-    AtZero,
+    NoReplicas,
     /// Neither the resource nor the namespace file names a metric.
     NoMetrics,
     /// The metric source does not know this metric, and what it knows.
@@ -195,9 +195,9 @@ impl Reason {
         match self {
             Self::Interception(not_ready) if !not_ready.is_permanent() => None,
             Self::Interception(_)
-            | Self::PathExternal
+            | Self::TrafficModeExternal
             | Self::ModeUnknown
-            | Self::NewerRow(_)
+            | Self::NewerRecord(_)
             | Self::NoMetrics
             | Self::UnknownMetric(_)
             | Self::Several { .. }
@@ -215,11 +215,11 @@ impl Reason {
         match self {
             Self::KeptAwake(_) => "kept_awake",
             Self::Interception(not_ready) => not_ready.code(),
-            Self::PathExternal => "traffic_mode_external",
+            Self::TrafficModeExternal => "traffic_mode_external",
             Self::ModeUnknown => "traffic_mode_unknown",
-            Self::NewerRow(_) => "newer_record",
+            Self::NewerRecord(_) => "newer_record",
             Self::NotActive(_) => "not_active",
-            Self::AtZero => "at_zero",
+            Self::NoReplicas => "at_zero",
             Self::NoMetrics => "no_metrics",
             Self::UnknownMetric(_) => "unknown_metric",
             Self::Failed(_) => "scale_failed",
@@ -254,15 +254,15 @@ impl fmt::Display for Reason {
             Self::KeptAwake(reason) => write!(f, "kept awake: {reason}"),
             Self::Interception(not_ready) => not_ready.fmt(f),
             Self::ModeUnknown => f.write_str("its traffic mode is one of a later version: upgrade the autoscaler"),
-            Self::PathExternal => f.write_str(
+            Self::TrafficModeExternal => f.write_str(
                 "in traffic mode external the DLXs see its requests only while it is asleep, so the metric source dlx cannot measure its activity: set metrics.source to prometheus or kubernetes",
             ),
-            Self::NewerRow(format) => {
+            Self::NewerRecord(format) => {
                 write!(f, "its record has format {format}, this version reads formats up to {}: upgrade this autoscaler", Record::FORMAT)
             }
             Self::NotActive(Phase::Asleep) => f.write_str("asleep"),
             Self::NotActive(state) => write!(f, "its phase is {state}"),
-            Self::AtZero => f.write_str("it has no replicas"),
+            Self::NoReplicas => f.write_str("it has no replicas"),
             Self::NoMetrics => {
                 f.write_str("no metric defines when it is idle: set defaults.scaleResources in the namespace file")
             }

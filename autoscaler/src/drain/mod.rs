@@ -113,9 +113,9 @@ impl<P: PluginCalls> DrainAttempt<P> {
                 }
                 FenceOrder::Nothing => self.next_answer(&mut questions, &mut why).await,
                 FenceOrder::Switch => {
-                    let seen_idle = self.verify_idle(resource, fresh).await;
-                    let idle = seen_idle.is_ok();
-                    if let Err(reason) = seen_idle {
+                    let verify_idle = self.verify_idle(resource, fresh).await;
+                    let idle = verify_idle.is_ok();
+                    if let Err(reason) = verify_idle {
                         why = reason;
                     }
                     FenceInput::Switched { idle, fresh: Nonce::fresh() }

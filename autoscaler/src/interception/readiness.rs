@@ -22,22 +22,22 @@ pub(crate) struct InterceptionConditions {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum InterceptionNotReady {
     /// With path direct something is missing, and what.
-    PathDirect(&'static str),
+    WhenAsleepUnsupported(&'static str),
     /// Interception is no longer requested, and its Service is being restored.
-    GivenBack,
+    Restoring,
     /// It is not intercepted yet, or only partly: requests bypass the DLXs.
-    NotLed(Backend),
+    NotIntercepted(Backend),
     /// Its Service should point to its own pods while it is awake, and does not yet.
-    NotBack(Backend),
+    NotRestored(Backend),
     /// It has not been intercepted for long enough: earlier counts are incomplete.
-    LedShort {
+    RecentlyIntercepted {
         /// For how long it has.
         intercepted_for: Duration,
         /// For how long it must have.
         needed: Duration,
     },
     /// No DLX takes requests now.
-    NotServed,
+    NoDlxReady,
 }
 
 /// Whether interception allows a resource to be scaled to zero.
@@ -69,10 +69,10 @@ fn led(
 ) -> Result<(), InterceptionNotReady> {
     let Some(route) = &resource.interception else { return Ok(()) };
     match route.backend {
-        _ if !route.requested => return Err(InterceptionNotReady::GivenBack),
-        Backend::Dlx if !route.in_sync => return Err(InterceptionNotReady::NotLed(Backend::Both)),
+        _ if !route.requested => return Err(InterceptionNotReady::Restoring),
+        Backend::Dlx if !route.in_sync => return Err(InterceptionNotReady::NotIntercepted(Backend::Both)),
         Backend::Dlx => {}
-        leads => return Err(InterceptionNotReady::NotLed(leads)),
+        leads => return Err(InterceptionNotReady::NotIntercepted(leads)),
     }
     served(conditions)?;
     let windows = metrics.iter().map(|metric| metric.window_size);
@@ -83,7 +83,9 @@ fn led(
     };
     let needed = counted.max(conditions.propagation_delay);
     match route.intercepted_for < needed {
-        true => Err(InterceptionNotReady::LedShort { intercepted_for: route.intercepted_for, needed }),
+        true => {
+            Err(InterceptionNotReady::RecentlyIntercepted { intercepted_for: route.intercepted_for, needed })
+        }
         false => Ok(()),
     }
 }
@@ -97,20 +99,20 @@ fn direct(
 ) -> Result<(), InterceptionNotReady> {
     match &resource.interception {
         None => {
-            return Err(InterceptionNotReady::PathDirect(
+            return Err(InterceptionNotReady::WhenAsleepUnsupported(
                 "its plugin cannot intercept it (no Service to switch to the DLXs)",
             ));
         }
-        Some(route) if !route.requested => return Err(InterceptionNotReady::GivenBack),
+        Some(route) if !route.requested => return Err(InterceptionNotReady::Restoring),
         // A wake or another attempt is still restoring its Service.
         Some(route) if route.backend != Backend::Workload => {
-            return Err(InterceptionNotReady::NotBack(route.backend));
+            return Err(InterceptionNotReady::NotRestored(route.backend));
         }
         Some(_) => {}
     }
     served(conditions)?;
     match measure {
-        Measurements::Samples => Err(InterceptionNotReady::PathDirect(
+        Measurements::Samples => Err(InterceptionNotReady::WhenAsleepUnsupported(
             "the DLXs see its requests only while it is asleep, so the metric source dlx cannot measure its activity: set \
              metrics.source to prometheus",
         )),
@@ -121,7 +123,7 @@ fn direct(
                     && matches!(reading.value, MetricValue::Number(_) | MetricValue::Absent { .. })
             }) =>
         {
-            Err(InterceptionNotReady::PathDirect(
+            Err(InterceptionNotReady::WhenAsleepUnsupported(
                 "the metric source kubernetes has windows of its own, so idleness cannot be verified after its \
                  Service is switched: set metrics.source to prometheus",
             ))
@@ -131,7 +133,7 @@ fn direct(
 }
 
 fn served(conditions: InterceptionConditions) -> Result<(), InterceptionNotReady> {
-    if conditions.dlx_available { Ok(()) } else { Err(InterceptionNotReady::NotServed) }
+    if conditions.dlx_available { Ok(()) } else { Err(InterceptionNotReady::NoDlxReady) }
 }
 
 // === impl InterceptionNotReady ===
@@ -139,18 +141,18 @@ fn served(conditions: InterceptionConditions) -> Result<(), InterceptionNotReady
 impl InterceptionNotReady {
     /// It does not pass by itself.
     pub(crate) fn is_permanent(&self) -> bool {
-        matches!(self, Self::PathDirect(_))
+        matches!(self, Self::WhenAsleepUnsupported(_))
     }
 
     /// In one word, for metrics; stable.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Self::PathDirect(_) => "when_asleep_unsupported",
-            Self::GivenBack => "service_restoring",
-            Self::NotLed(_) => "not_intercepted",
-            Self::NotBack(_) => "not_restored",
-            Self::LedShort { .. } => "recently_intercepted",
-            Self::NotServed => "no_dlx_ready",
+            Self::WhenAsleepUnsupported(_) => "when_asleep_unsupported",
+            Self::Restoring => "service_restoring",
+            Self::NotIntercepted(_) => "not_intercepted",
+            Self::NotRestored(_) => "not_restored",
+            Self::RecentlyIntercepted { .. } => "recently_intercepted",
+            Self::NoDlxReady => "no_dlx_ready",
         }
     }
 }
@@ -158,14 +160,14 @@ impl InterceptionNotReady {
 impl fmt::Display for InterceptionNotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PathDirect(missing) => f.write_str(missing),
-            Self::GivenBack => f.write_str("its Service is being restored"),
-            Self::NotLed(Backend::Workload) => f.write_str("its Service is not intercepted yet"),
-            Self::NotLed(_) => {
+            Self::WhenAsleepUnsupported(missing) => f.write_str(missing),
+            Self::Restoring => f.write_str("its Service is being restored"),
+            Self::NotIntercepted(Backend::Workload) => f.write_str("its Service is not intercepted yet"),
+            Self::NotIntercepted(_) => {
                 f.write_str("its Service is only partly intercepted yet: some requests bypass the DLXs")
             }
-            Self::NotBack(_) => f.write_str("its Service is not fully restored yet"),
-            Self::LedShort { intercepted_for, needed } => {
+            Self::NotRestored(_) => f.write_str("its Service is not fully restored yet"),
+            Self::RecentlyIntercepted { intercepted_for, needed } => {
                 let intercepted_for = short(rounded(*intercepted_for));
                 write!(
                     f,
@@ -173,7 +175,7 @@ impl fmt::Display for InterceptionNotReady {
                     short(*needed)
                 )
             }
-            Self::NotServed => f.write_str("no DLX is ready to take requests"),
+            Self::NoDlxReady => f.write_str("no DLX is ready to take requests"),
         }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct MemberTimeouts {
     pub(crate) activity: Duration,
     /// How long a DLX may wait until it sees a drain: its view is behind the store by what the plugin's `changes`
     /// takes, at most the second of the default one.
-    pub(crate) fence: Duration,
+    pub(crate) drain: Duration,
     /// How much longer than that its answer is waited for.
     pub(crate) margin: Duration,
 }
@@ -113,7 +113,7 @@ impl Default for MemberTimeouts {
     fn default() -> Self {
         Self {
             activity: Duration::from_secs(5),
-            fence: Duration::from_secs(2),
+            drain: Duration::from_secs(2),
             margin: Duration::from_secs(1),
         }
     }
@@ -197,15 +197,15 @@ impl Members {
         id: &ResourceId,
         nonce: Nonce,
     ) -> DrainAnswer {
-        let MemberTimeouts { fence, margin, .. } = self.0.timeouts;
+        let MemberTimeouts { drain, margin, .. } = self.0.timeouts;
         let question =
-            ConfirmationRequest { id, kind, nonce, wait: duration::short(fence), member: &member.name };
+            ConfirmationRequest { id, kind, nonce, wait: duration::short(drain), member: &member.name };
         let body = match serde_json::to_vec(&question) {
             Ok(body) => body.into(),
             Err(error) => return DrainAnswer::Unreachable(Unreachable { reason: error.to_string().into() }),
         };
         let (status, body) =
-            match self.send(member, Method::POST, "/api/v1/confirm-drain", body, fence + margin).await {
+            match self.send(member, Method::POST, "/api/v1/confirm-drain", body, drain + margin).await {
                 Ok(answer) => answer,
                 Err(silent) => return DrainAnswer::Unreachable(silent),
             };

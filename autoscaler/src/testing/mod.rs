@@ -190,7 +190,7 @@ pub(crate) fn idle(name: &str) -> Value {
 
 /// The members of a state folder, asked with a token and this patience.
 pub(crate) fn members(state_dir: &Path, patience: Duration) -> Members {
-    let patience = MemberTimeouts { activity: patience, fence: patience / 2, margin: patience / 2 };
+    let patience = MemberTimeouts { activity: patience, drain: patience / 2, margin: patience / 2 };
     Members::new(
         Coordination::Files(state_dir.to_owned()),
         Some("secret".into()),
