@@ -130,7 +130,7 @@ fn every_rule() {
                 case.resource.replicas = 0;
             }),
         ),
-        ("at_zero", Case::with(|case| case.resource.replicas = 0)),
+        ("no_replicas", Case::with(|case| case.resource.replicas = 0)),
         ("no_metrics", Case::with(|case| case.metrics.clear())),
         // Of two metrics the one that is known does not speak for the other.
         (
@@ -153,7 +153,7 @@ fn every_rule() {
             }),
         ),
         (
-            "member_silent",
+            "dlx_unreachable",
             Case::with(|case| {
                 case.source.unknown = Some(ActivityUnknown::Unreachable(["b".to_owned()].into()))
             }),
@@ -244,12 +244,12 @@ fn every_rule() {
         ("no_sample", Case::asked(|case| drop(case.samples.remove(0)))),
         ("no_dlx", Case::asked(|case| case.source.unknown = Some(ActivityUnknown::NoDlx))),
         (
-            "member_silent",
+            "dlx_unreachable",
             Case::asked(|case| {
                 case.source.unknown = Some(ActivityUnknown::Unreachable(["b".to_owned()].into()))
             }),
         ),
-        ("at_zero", Case::asked(|case| case.resource.replicas = 0)),
+        ("no_replicas", Case::asked(|case| case.resource.replicas = 0)),
         ("not_active", Case::asked(|case| case.resource.record.phase = Phase::Waking)),
         ("newer_record", Case::asked(|case| case.resource.record.format = Record::FORMAT + 1)),
         ("scale_failed", Case::asked(|case| case.history.failure = Some(failure(case.now + SECOND)))),
@@ -398,7 +398,7 @@ fn every_rule_of_a_source_beside_the_dlxs() {
         ("no_sample", Case::with_reading(|case, _| case.samples.clear())),
         ("no_dlx", Case::with_reading(|case, _| case.source.unknown = Some(ActivityUnknown::NoDlx))),
         (
-            "member_silent",
+            "dlx_unreachable",
             Case::with_reading(|case, _| {
                 case.source.unknown = Some(ActivityUnknown::Unreachable(["b".to_owned()].into()))
             }),

@@ -92,7 +92,7 @@ pub(crate) async fn query_activity(
     }
     let places = index_by_name(resources);
     let mut samples = vec![Vec::with_capacity(live.len()); resources.len()];
-    let mut silent = Vec::new();
+    let mut unreachable = Vec::new();
     while let Some(asked) = questions.join_next().await {
         // A question that panicked is one that was not answered; its member is missing below.
         let Ok((member, answer)) = asked else { continue };
@@ -103,22 +103,22 @@ pub(crate) async fn query_activity(
         });
         members.record_answer(&member.name, merged.as_ref().err());
         if merged.is_err() {
-            silent.push(member.name);
+            unreachable.push(member.name);
         }
     }
     for (name, DlxLastReport { at, body }) in &last_reports {
         let merged = merge_last(body, name, at.elapsed(), kind, &places, windows, &mut samples);
         if let Err(error) = merged {
             members.record_answer(name, Some(&Unreachable { reason: causes(&error).into() }));
-            silent.push(name.to_string());
+            unreachable.push(name.to_string());
         }
     }
-    silent.sort();
+    unreachable.sort();
     let source = DlxReports {
         members: live.iter().map(|member| member.name.as_str().into()).collect(),
         reported,
         registered,
-        unknown: (!silent.is_empty()).then(|| ActivityUnknown::Unreachable(silent.into())),
+        unknown: (!unreachable.is_empty()).then(|| ActivityUnknown::Unreachable(unreachable.into())),
     };
     Activity { source, samples, readings: None }
 }

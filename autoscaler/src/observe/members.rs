@@ -31,7 +31,7 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MemberTimeouts {
     /// For the activity: a DLX that reports ten thousand resources takes some tens of milliseconds; one that takes a
-    /// hundred times as long is taken for silent.
+    /// hundred times as long counts as unreachable.
     pub(crate) activity: Duration,
     /// How long a DLX may wait until it sees a drain: its view is behind the store by what the plugin's `changes`
     /// takes, at most the second of the default one.
@@ -59,7 +59,7 @@ struct Shared {
 #[derive(Default)]
 struct Known {
     /// Unreachable DLXs, and why.
-    silent: BTreeMap<String, Unreachable>,
+    unreachable: BTreeMap<String, Unreachable>,
 }
 
 /// A DLX, as the admin port shows it.
@@ -67,7 +67,7 @@ struct Known {
 pub(crate) struct DlxStatus {
     #[serde(flatten)]
     member: Member,
-    /// Why it counts as unreachable, if it does.
+    /// Why it is unreachable, if it is.
     unreachable: Option<Arc<str>>,
 }
 
@@ -156,7 +156,7 @@ impl Members {
         let known = std::mem::take(&mut *self.known());
         *self.last_reports() = LastReports::default();
         self.0.live.send_replace(Vec::new());
-        for name in known.silent.into_keys() {
+        for name in known.unreachable.into_keys() {
             self.0.metrics.dlx_unreachable.remove(&DlxLabels { dlx: name });
         }
     }
@@ -164,9 +164,11 @@ impl Members {
     /// The DLXs as they were read last, for people.
     pub(crate) fn statuses(&self) -> Vec<DlxStatus> {
         let known = self.known();
-        let silent = |member: &Member| known.silent.get(&member.name).map(|silent| silent.reason.clone());
+        let reason = |member: &Member| {
+            known.unreachable.get(&member.name).map(|unreachable| unreachable.reason.clone())
+        };
         let live = self.0.live.borrow();
-        live.iter().map(|member| DlxStatus { member: member.clone(), unreachable: silent(member) }).collect()
+        live.iter().map(|member| DlxStatus { member: member.clone(), unreachable: reason(member) }).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -207,7 +209,7 @@ impl Members {
         let (status, body) =
             match self.send(member, Method::POST, "/api/v1/confirm-drain", body, drain + margin).await {
                 Ok(answer) => answer,
-                Err(silent) => return DrainAnswer::Unreachable(silent),
+                Err(unreachable) => return DrainAnswer::Unreachable(unreachable),
             };
         match (status, serde_json::from_slice::<Confirmation>(&body)) {
             (StatusCode::OK, Ok(Confirmation { confirmed: true, .. })) => DrainAnswer::Confirmed,
@@ -219,13 +221,13 @@ impl Members {
     }
 
     /// Notes whether a member answered, for the metric and the log.
-    pub(crate) fn record_answer(&self, member: &str, silent: Option<&Unreachable>) {
-        let known = &mut self.known().silent;
-        match silent {
-            Some(silent) => {
+    pub(crate) fn record_answer(&self, member: &str, unreachable: Option<&Unreachable>) {
+        let known = &mut self.known().unreachable;
+        match unreachable {
+            Some(unreachable) => {
                 self.0.metrics.dlx_unreachable.get_or_create(&DlxLabels { dlx: member.to_owned() }).set(1);
-                if known.insert(member.to_owned(), silent.clone()).is_none() {
-                    tracing::warn!(member, reason = %silent.reason, "DLX unreachable; keeping everything awake until it answers");
+                if known.insert(member.to_owned(), unreachable.clone()).is_none() {
+                    tracing::warn!(member, reason = %unreachable.reason, "DLX unreachable; keeping everything awake until it answers");
                 }
             }
             None if known.remove(member).is_some() => {
@@ -236,7 +238,7 @@ impl Members {
         }
     }
 
-    /// Members that left are silent no more.
+    /// Removes DLXs that left from the unreachable ones.
     fn forget_departed(&self, live: &[Member]) {
         self.0.live.send_if_modified(|known| {
             let differs = *known != live;
@@ -244,7 +246,7 @@ impl Members {
             differs
         });
         let mut known = self.known();
-        known.silent.retain(|name, _| {
+        known.unreachable.retain(|name, _| {
             let lives = live.iter().any(|member| member.name == *name);
             if !lives {
                 self.0.metrics.dlx_unreachable.remove(&DlxLabels { dlx: name.clone() });
