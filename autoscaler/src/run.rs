@@ -9,10 +9,10 @@ use std::{
 use anyhow::Context as _;
 use daemon::{
     admin::Admin,
-    coordination::Coordination,
-    fleet::{Fleet, Served},
+    coordination::Coordinator,
     leader::{Leader, Leadership, Timing},
-    listen::Handed,
+    listen::InheritedSockets,
+    plugin_manager::{PluginManager, Served},
     reports::Dropped,
     shutdown::Shutdown,
     telemetry::registry,
@@ -55,7 +55,7 @@ const MAX_QUEUED_SLEEP_REQUESTS: usize = 16;
 ///
 /// It cannot start: a [`Misconfigured`](daemon::exit::Misconfigured), or a port, signal or file that cannot be had.
 pub fn run(flags: AutoscalerFlags, rules: Rules) -> anyhow::Result<()> {
-    let handed = Handed::take().context("taking over the listening sockets of LISTEN_FDS")?;
+    let handed = InheritedSockets::take().context("taking over the listening sockets of LISTEN_FDS")?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let result = runtime.block_on(serve(flags, rules, handed));
@@ -65,16 +65,21 @@ pub fn run(flags: AutoscalerFlags, rules: Rules) -> anyhow::Result<()> {
     result.map(drop)
 }
 
-async fn serve(flags: AutoscalerFlags, rules: Rules, handed: Handed) -> anyhow::Result<Option<Leadership>> {
+async fn serve(
+    flags: AutoscalerFlags,
+    rules: Rules,
+    handed: InheritedSockets,
+) -> anyhow::Result<Option<Leadership>> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
     let token = flags.common.admin_token()?;
     let start = async {
-        let coordination = Coordination::from_flags(&flags.common, Role::Autoscaler).await?;
+        let coordination = Coordinator::from_flags(&flags.common, Role::Autoscaler).await?;
         let draining = shutdown.draining.clone();
-        let fleet = Fleet::start(&flags.common, flags.settings(), Role::Autoscaler, draining).await?;
-        anyhow::Ok((coordination, fleet))
+        let plugin_manager =
+            PluginManager::start(&flags.common, flags.settings(), Role::Autoscaler, draining).await?;
+        anyhow::Ok((coordination, plugin_manager))
     };
-    let (coordination, fleet) = tokio::select! {
+    let (coordination, plugin_manager) = tokio::select! {
         () = shutdown.draining.cancelled() => return Ok(None),
         started = start => started?,
     };
@@ -83,7 +88,7 @@ async fn serve(flags: AutoscalerFlags, rules: Rules, handed: Handed) -> anyhow::
     let metrics = AutoscalerMetrics::new(&mut registry);
     let dropped = Dropped::default();
     dropped.register(&mut registry);
-    fleet.register(&mut registry);
+    plugin_manager.register(&mut registry);
     let leader = Leader::new(&coordination, Timing::default());
     let members =
         Members::new(coordination.clone(), token.clone(), MemberTimeouts::default(), metrics.clone());
@@ -104,7 +109,7 @@ async fn serve(flags: AutoscalerFlags, rules: Rules, handed: Handed) -> anyhow::
             None => Ok(()),
             Some(error) => Err(error),
         }));
-    let admin = fleet.routes(admin);
+    let admin = plugin_manager.routes(admin);
     tracing::info!(admin = %listener.local_addr()?, "started; waiting for leader election");
     tokio::spawn(async move {
         if let Err(error) = admin.serve(listener).await {
@@ -146,7 +151,7 @@ async fn serve(flags: AutoscalerFlags, rules: Rules, handed: Handed) -> anyhow::
             biased;
             () = shutdown.draining.cancelled() => {}
             () = stop.cancelled() => {}
-            () = cycles.follow(fleet.served()) => {}
+            () = cycles.follow(plugin_manager.served()) => {}
         }
         // From here on no try begins, and one that is not committed is reverted.
         stop.cancel();
@@ -159,7 +164,7 @@ async fn serve(flags: AutoscalerFlags, rules: Rules, handed: Handed) -> anyhow::
             cycles.tasks.close();
             cycles.tasks.wait().await;
             tracing::info!("finished or reverted all drain attempts");
-            fleet.stop().await;
+            plugin_manager.stop().await;
         };
         tokio::select! {
             () = end => {}
@@ -222,7 +227,7 @@ impl LeaderTasks {
         loop {
             self.set(&served.borrow_and_update().clone());
             if served.changed().await.is_err() {
-                // The fleet ends with the draining.
+                // The plugin manager ends with the draining.
                 return std::future::pending().await;
             }
         }

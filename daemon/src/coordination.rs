@@ -12,16 +12,16 @@ use crate::{
 
 /// How the daemons know of each other. Cheap to clone.
 #[derive(Clone)]
-pub enum Coordination {
+pub enum Coordinator {
     /// By locked files below this folder, the state folder: all of them are on one host.
     Files(PathBuf),
     /// By Leases in the namespace that they run in.
     Leases(Arc<Leases>),
 }
 
-// === impl Coordination ===
+// === impl Coordinator ===
 
-impl Coordination {
+impl Coordinator {
     /// As the flags and the environment say.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What both daemons share: flags, namespace files and the plugins at work for them, logs and metrics, the admin
+//! What both daemons share: flags, namespace files and the plugins running for them, logs and metrics, the admin
 //! server, membership, leadership, listening sockets, and how a daemon ends.
 
 pub mod admin;
@@ -7,11 +7,11 @@ pub mod coordination;
 pub mod exit;
 mod files;
 pub mod flags;
-pub mod fleet;
 pub mod leader;
 pub mod listen;
 pub mod members;
 pub mod namespace_file;
+pub mod plugin_manager;
 pub mod reports;
 pub mod settings;
 pub mod shutdown;

@@ -16,13 +16,13 @@ const BACKLOG: i32 = 4096;
 
 /// The sockets a supervisor handed over (`LISTEN_FDS`, `LISTEN_PID`), found by the address they are bound to.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub struct InheritedSockets {
     sockets: Vec<(SocketAddr, TcpListener)>,
 }
 
-// === impl Handed ===
+// === impl InheritedSockets ===
 
-impl Handed {
+impl InheritedSockets {
     /// Once, at start, before any thread: takes the descriptors and clears the variables.
     ///
     /// # Errors
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn all_addresses_are_those_of_both_families() {
-        let listener = Handed::default().bind(parse_address(":0").unwrap()).unwrap();
+        let listener = InheritedSockets::default().bind(parse_address(":0").unwrap()).unwrap();
         let port = listener.local_addr().unwrap().port();
         TcpStream::connect(("127.0.0.1", port)).unwrap();
         assert!(rustix::io::fcntl_getfd(&listener).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_named() {
-        let handed = Handed::default();
+        let handed = InheritedSockets::default();
         let first = handed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = first.local_addr().unwrap();
         let error = handed.bind(address).unwrap_err();

@@ -17,7 +17,7 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Shows reports by one plugin, one after the other, in a task of its own that ends when this is dropped.
 ///
-/// One per plugin at work: one that is slow keeps nobody else's reports waiting.
+/// One per running plugin: one that is slow keeps nobody else's reports waiting.
 #[derive(Debug)]
 pub struct Reporter {
     waiting: mpsc::Sender<(ResourceId, ResourceEvent)>,
@@ -78,8 +78,7 @@ impl Reporter {
 impl Dropped {
     /// Adds `scaler_reports_dropped_total`; for a registry of [`crate::telemetry::registry`].
     pub fn register(&self, registry: &mut Registry) {
-        let help =
-            "Reports to resources' owners that were dropped because their plugin was slow to show them";
+        let help = "Events of resources that were dropped because their plugin was slow to publish them";
         registry.register("reports_dropped", help, self.0.clone());
     }
 

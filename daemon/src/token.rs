@@ -17,10 +17,10 @@ pub struct Token(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
-    known: Mutex<Known>,
+    known: Mutex<LastRead>,
 }
 
-struct Known {
+struct LastRead {
     token: Arc<str>,
     /// The file that it was read from.
     seen: Option<Stamp>,
@@ -42,7 +42,7 @@ impl Token {
         // Before it is read: a change in between is seen as one.
         let seen = fs::metadata(&path).ok().map(|file| stamp(&file));
         let token = read(&path).map_err(|why| bad(&path, &why))?.into();
-        Ok(Self(Arc::new(Shared { path, known: Mutex::new(Known { token, seen }) })))
+        Ok(Self(Arc::new(Shared { path, known: Mutex::new(LastRead { token, seen }) })))
     }
 
     /// The token of now. While the file cannot be read, or is no token, it is the last good one.
@@ -68,7 +68,7 @@ impl Token {
 impl From<&str> for Token {
     /// One that no file holds: it stays.
     fn from(token: &str) -> Self {
-        let known = Mutex::new(Known { token: token.into(), seen: None });
+        let known = Mutex::new(LastRead { token: token.into(), seen: None });
         Self(Arc::new(Shared { path: PathBuf::new(), known }))
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
 pub const DEFAULT: usize = 64;
 /// How long a wake that no request waits for keeps its place at most: those that never start hold up the others for that long.
 pub const WAKE_PLACE_TIMEOUT: Duration = Duration::from_secs(60);
-/// What wakes that nobody waits for are spread over.
+/// What wakes that no request waits for are spread over.
 const JITTER: Duration = Duration::from_millis(500);
 
 /// Who waits for a wake.
@@ -120,7 +120,7 @@ impl Wakes {
 pub async fn jitter() {
     let part = Nonce::fresh().0 % 1000;
     let wait = JITTER.mul_f64(f64::from(u16::try_from(part).unwrap_or_default()) / 1000.0);
-    #[expect(clippy::disallowed_methods, reason = "wakes that nobody waits for are spread over time")]
+    #[expect(clippy::disallowed_methods, reason = "wakes that no request waits for are spread over time")]
     sleep_until(Instant::now() + wait).await;
 }
 

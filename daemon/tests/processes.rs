@@ -14,9 +14,9 @@ use std::{
 };
 
 use daemon::{
-    coordination::Coordination,
+    coordination::Coordinator,
     leader::{Leader, Timing},
-    listen::{Handed, parse_address},
+    listen::{InheritedSockets, parse_address},
     members::{Member, files},
     shutdown::Shutdown,
     telemetry::{self, LogFormat},
@@ -46,7 +46,7 @@ fn child() {
             say("done");
         }
         "leader" => {
-            let leader = Leader::new(&Coordination::Files(state.to_owned()), Timing::default());
+            let leader = Leader::new(&Coordinator::Files(state.to_owned()), Timing::default());
             let _leadership = runtime().block_on(leader.lead()).unwrap();
             say("leads");
             wait_for_end();
@@ -71,7 +71,7 @@ fn child() {
             say("given up");
         }),
         "listens" => {
-            let handed = Handed::take().unwrap();
+            let handed = InheritedSockets::take().unwrap();
             assert_eq!(env::var_os("LISTEN_FDS"), None);
             let address: SocketAddr = env::var("ADDRESS").unwrap().parse().unwrap();
             // Its port went and came back: the same socket.

@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::Context as _;
 use daemon::{
-    coordination::Coordination, exit::Misconfigured, fleet::Fleet, listen::Handed, members::Registration,
-    shutdown::Shutdown, token::Token,
+    coordination::Coordinator, exit::Misconfigured, listen::InheritedSockets, members::Registration,
+    plugin_manager::PluginManager, shutdown::Shutdown, token::Token,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scaler_types::{Role, duration, protocol::Rules};
@@ -46,7 +46,7 @@ const MIN_CONNECTIONS: usize = 64;
 ///
 /// It cannot start: a [`Misconfigured`](daemon::exit::Misconfigured), or a port, signal or file that cannot be had.
 pub fn run(flags: DlxFlags, rules: Rules) -> anyhow::Result<()> {
-    let handed = Handed::take().context("taking over the listening sockets of LISTEN_FDS")?;
+    let handed = InheritedSockets::take().context("taking over the listening sockets of LISTEN_FDS")?;
     // For wakes, probes, watches and the admin server; requests have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -59,7 +59,7 @@ pub fn run(flags: DlxFlags, rules: Rules) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(flags: DlxFlags, rules: Rules, handed: Handed) -> anyhow::Result<()> {
+async fn serve(flags: DlxFlags, rules: Rules, handed: InheritedSockets) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals(flags.common.shutdown_grace).context("following signals")?;
     let token = flags.common.admin_token()?;
     let bind = |address| handed.bind(address).with_context(|| format!("listening on {address}"));
@@ -68,7 +68,7 @@ async fn serve(flags: DlxFlags, rules: Rules, handed: Handed) -> anyhow::Result<
     let room = room(&flags, [("--listen-address", &listener), ("--admin-address", &admin)])?;
     let coordination = tokio::select! {
         () = shutdown.draining.cancelled() => return Ok(()),
-        coordination = Coordination::from_flags(&flags.common, Role::Dlx) => coordination?,
+        coordination = Coordinator::from_flags(&flags.common, Role::Dlx) => coordination?,
     };
     let status = StartupStatus::begin(&flags, &admin, &coordination)?;
     let ready = tokio::select! {
@@ -86,7 +86,7 @@ async fn serve(flags: DlxFlags, rules: Rules, handed: Handed) -> anyhow::Result<
 
 /// What it listens on.
 struct Sockets {
-    handed: Handed,
+    handed: InheritedSockets,
     listener: TcpListener,
     admin: TcpListener,
     service: Option<ServiceListeners>,
@@ -100,8 +100,8 @@ async fn prepare(
     flags: &DlxFlags,
     listener: &TcpListener,
     admin: &TcpListener,
-    handed: &Handed,
-    coordination: &Coordination,
+    handed: &InheritedSockets,
+    coordination: &Coordinator,
     status: &StartupStatus,
 ) -> anyhow::Result<(Option<ServiceListeners>, Registration)> {
     let ip = listener.local_addr()?.ip();
@@ -152,14 +152,16 @@ async fn serve_as(
         async move { dlx.stop(grace).await }
     });
 
-    let start = Fleet::start(&flags.common, settings, Role::Dlx, dlx.server.draining.clone());
-    let fleet = tokio::select! {
+    let start = PluginManager::start(&flags.common, settings, Role::Dlx, dlx.server.draining.clone());
+    let plugin_manager = tokio::select! {
         // Nobody was served yet.
         () = shutdown.draining.cancelled() => return Ok(()),
-        fleet = start => fleet?,
+        plugin_manager = start => plugin_manager?,
     };
-    tokio::spawn(admin::admin(&dlx, &fleet, token, flags.common.resource_metrics).serve(admin_listener));
-    tokio::spawn(dlx.plugins.clone().follow_fleet(fleet.served()));
+    tokio::spawn(
+        admin::admin(&dlx, &plugin_manager, token, flags.common.resource_metrics).serve(admin_listener),
+    );
+    tokio::spawn(dlx.plugins.clone().follow_fleet(plugin_manager.served()));
     if timeout(FIRST_LIST_TIMEOUT, dlx.plugins.listed()).await.is_err() {
         tracing::warn!("serving before every plugin has listed its resources");
     }
@@ -187,7 +189,7 @@ async fn serve_as(
             .give(final_report::FINAL_REPORT_TIMEOUT.min(grace.saturating_sub(signalled.elapsed())))
             .await;
     }
-    fleet.stop().await;
+    plugin_manager.stop().await;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use daemon::listen::Handed;
+use daemon::listen::InheritedSockets;
 use http::Request;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -209,7 +209,7 @@ async fn a_service_port_outlives_its_resource_and_others_do_not() {
     let ip = "127.0.0.1".parse().unwrap();
     let (own_ports, server, workers) =
         (site.dlx.ports.clone(), site.dlx.server.clone(), site.workers.clone());
-    tokio::spawn(async move { own_ports.follow(server, workers, Handed::default(), ip).await });
+    tokio::spawn(async move { own_ports.follow(server, workers, InheritedSockets::default(), ip).await });
     let bound = || {
         let all = site.dlx.ports.all();
         all.iter().map(|bound| (bound.identity.port.listen, bound.error.clone())).collect::<Vec<_>>()

@@ -4,7 +4,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use daemon::{listen::Handed, settings::Settings};
+use daemon::{listen::InheritedSockets, settings::Settings};
 use scaler_types::{Phase, Port, Protocol, Record, ScaleResource};
 use support::{EVENT_TIMEOUT, Given, Site, plugin::Plugin, until, upstream};
 use tokio::{
@@ -32,7 +32,7 @@ async fn site(window: Duration) -> (Site, u16) {
     let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
     let ip = "127.0.0.1".parse().unwrap();
     let (ports, server, workers) = (site.dlx.ports.clone(), site.dlx.server.clone(), site.workers.clone());
-    tokio::spawn(async move { ports.follow(server, workers, Handed::default(), ip).await });
+    tokio::spawn(async move { ports.follow(server, workers, InheritedSockets::default(), ip).await });
     until("bound", || site.dlx.ports.all().iter().any(|bound| bound.error.is_none())).await;
     (site, port)
 }

@@ -1,4 +1,4 @@
-//! A plugin at work for one namespace file.
+//! A plugin running for one namespace file.
 
 use std::{
     fmt,
@@ -30,7 +30,7 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// When a wake or a write that got no answer, or a panic, makes sense again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// One plugin at work for one namespace file. Cheap to clone; clones are equal, and no two instances are.
+/// One plugin running for one namespace file. Cheap to clone; clones are equal, and no two instances are.
 #[derive(Clone)]
 pub struct Instance(Arc<Inner>);
 

@@ -78,7 +78,7 @@ struct LeaderAnswer {
     /// As the leader read them last; nothing where this process does not lead.
     members: Vec<members::DlxStatus>,
     /// DLXs that are ready to take requests; null if that is unknown.
-    serving: serving::Known,
+    serving: serving::ReadyDlxs,
 }
 
 #[derive(Serialize)]
@@ -208,7 +208,7 @@ impl AdminView {
     }
 
     /// All cycles lead by the same.
-    fn serving(&self) -> serving::Known {
+    fn serving(&self) -> serving::ReadyDlxs {
         let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, cycle) = cycles.first_key_value()?;
         cycle.dlxs.serving.borrow().clone()

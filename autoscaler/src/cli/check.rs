@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use daemon::{
     exit::Misconfigured,
-    fleet::{Checked, check},
+    plugin_manager::{Checked, check},
 };
 use plugin_host::LOAD_TIMEOUT;
 

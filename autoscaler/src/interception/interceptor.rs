@@ -319,7 +319,7 @@ impl<P> Drop for Interceptor<P> {
 
 /// The DLXs, when they are others.
 async fn next_serving(
-    serving: &mut watch::Receiver<daemon::members::serving::Known>,
+    serving: &mut watch::Receiver<daemon::members::serving::ReadyDlxs>,
 ) -> Option<Arc<[scaler_types::Dlx]>> {
     if serving.changed().await.is_err() {
         std::future::pending().await

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use daemon::members::serving::Known;
+use daemon::members::serving::ReadyDlxs;
 use scaler_types::{Dlx, protocol::Dlxs};
 use tokio::{sync::watch, time::Instant};
 
@@ -12,7 +12,7 @@ use super::InterceptionConditions;
 #[derive(Clone, Debug)]
 pub(crate) struct ServingDlxs {
     /// The DLXs that take requests.
-    pub(crate) serving: watch::Receiver<Known>,
+    pub(crate) serving: watch::Receiver<ReadyDlxs>,
     /// How long whoever connects may take to follow a change of a route.
     pub(crate) propagation_delay: Duration,
     /// How long no DLX is ready until traffic fails over to the pods.
@@ -50,7 +50,7 @@ impl ServingDlxs {
 
 impl ObservedDlxs {
     /// They are so now.
-    pub(super) fn observe(&mut self, now: Instant, known: &Known) {
+    pub(super) fn observe(&mut self, now: Instant, known: &ReadyDlxs) {
         match known {
             Some(dlxs) if !dlxs.is_empty() => {
                 (self.named, self.serving, self.none_since) = (dlxs.clone(), true, None);

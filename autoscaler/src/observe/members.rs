@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use daemon::{coordination::Coordination, members::Member, token::Token};
+use daemon::{coordination::Coordinator, members::Member, token::Token};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{
@@ -45,7 +45,7 @@ pub(crate) struct MemberTimeouts {
 pub(crate) struct Members(Arc<Shared>);
 
 struct Shared {
-    coordination: Coordination,
+    coordination: Coordinator,
     client: Client<HttpConnector, Full<Bytes>>,
     token: Option<Token>,
     timeouts: MemberTimeouts,
@@ -124,7 +124,7 @@ impl Default for MemberTimeouts {
 impl Members {
     /// The DLXs that are known so. `token`: what is sent with a fence's question.
     pub(crate) fn new(
-        coordination: Coordination,
+        coordination: Coordinator,
         token: Option<Token>,
         timeouts: MemberTimeouts,
         metrics: AutoscalerMetrics,

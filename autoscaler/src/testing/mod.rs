@@ -10,10 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use daemon::{
-    coordination::Coordination,
+    coordination::Coordinator,
     members::{
-        files::{Registration, register},
-        serving::Known,
+        files::{MemberFile, register},
+        serving::ReadyDlxs,
     },
 };
 use http::{Request, Response, StatusCode};
@@ -60,7 +60,7 @@ pub(crate) struct Dlx {
     pub(crate) address: SocketAddr,
     /// The requests it got: path and query, headers as text, body.
     pub(crate) asked: Arc<Mutex<Vec<ReceivedRequest>>>,
-    registration: Option<Registration>,
+    registration: Option<MemberFile>,
     _serving: DropGuard,
 }
 
@@ -192,7 +192,7 @@ pub(crate) fn idle(name: &str) -> Value {
 pub(crate) fn members(state_dir: &Path, patience: Duration) -> Members {
     let patience = MemberTimeouts { activity: patience, drain: patience / 2, margin: patience / 2 };
     Members::new(
-        Coordination::Files(state_dir.to_owned()),
+        Coordinator::Files(state_dir.to_owned()),
         Some("secret".into()),
         patience,
         AutoscalerMetrics::new(&mut Registry::default()),
@@ -200,7 +200,7 @@ pub(crate) fn members(state_dir: &Path, patience: Duration) -> Members {
 }
 
 /// These DLXs take requests; the sender says when others do.
-pub(crate) fn serving_dlxs(names: &[&str]) -> (watch::Sender<Known>, ServingDlxs) {
+pub(crate) fn serving_dlxs(names: &[&str]) -> (watch::Sender<ReadyDlxs>, ServingDlxs) {
     let (tell, serving) = watch::channel(Some(named(names)));
     (
         tell,

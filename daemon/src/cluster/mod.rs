@@ -11,7 +11,7 @@ use kube::{
 
 use scaler_types::Role;
 
-pub use own_namespace::{OwnNamespace, Pod};
+pub use own_namespace::{OwnNamespace, OwnPod};
 
 use crate::exit::Misconfigured;
 

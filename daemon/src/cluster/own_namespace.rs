@@ -24,14 +24,14 @@ pub struct OwnNamespace {
     /// Its name. Installations in two namespaces do not see each other.
     pub namespace: String,
     /// The pod this process runs in; `None`: it runs in none, and only it can say that it has ended.
-    pub pod: Option<Pod>,
+    pub pod: Option<OwnPod>,
     /// This process among all that there ever were: a restarted container is another one.
     pub incarnation: String,
 }
 
 /// The pod this process runs in, as far as its environment says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pod {
+pub struct OwnPod {
     /// Its name: `POD_NAME`, else the hostname.
     pub name: String,
     /// `POD_UID`; else the API is asked.
@@ -65,7 +65,7 @@ impl OwnNamespace {
             Some(hostname.trim().to_owned())
         });
         let pod = match name {
-            Some(name) => Some(Pod { name, uid: variable("POD_UID"), ip: ip.transpose()? }),
+            Some(name) => Some(OwnPod { name, uid: variable("POD_UID"), ip: ip.transpose()? }),
             None => None,
         };
         let namespace = variable("POD_NAMESPACE").unwrap_or_else(|| client.default_namespace().to_owned());
@@ -105,7 +105,7 @@ impl OwnNamespace {
         let namespace = &self.namespace;
         match error {
             kube::Error::Api(status) if status.code == 401 => format!(
-                "the cluster does not know who asks ({}): is the service account's token expired or of another cluster?",
+                "the cluster refuses the credentials of this daemon ({}): is the service account's token expired or of another cluster?",
                 status.message
             ),
             kube::Error::Api(status) if status.is_forbidden() => format!(

@@ -20,12 +20,12 @@ use crate::namespace_file::{MAX_SIZE, NamespaceFile};
 #[derive(Debug)]
 pub(crate) struct Files {
     given: Vec<PathBuf>,
-    entries: Vec<Entry>,
+    entries: Vec<ConfigFile>,
 }
 
 /// One file.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct ConfigFile {
     pub(crate) path: PathBuf,
     /// What was read last, good or not: only another text is parsed again.
     bytes: Option<Arc<[u8]>>,
@@ -57,7 +57,7 @@ impl Files {
     pub(crate) fn implicit(namespace: String) -> Self {
         let says = NamespaceFile::implicit(namespace);
         let contents = Arc::new(Contents { name: String::new(), text: "".into(), says });
-        let entry = Entry {
+        let entry = ConfigFile {
             path: PathBuf::new(),
             bytes: None,
             parsed: Ok(Arc::clone(&contents)),
@@ -73,7 +73,7 @@ impl Files {
     }
 
     /// Each file, good or not.
-    pub(crate) fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[ConfigFile] {
         &self.entries
     }
 
@@ -82,7 +82,7 @@ impl Files {
         if self.given.is_empty() {
             return;
         }
-        let mut before: BTreeMap<PathBuf, Entry> =
+        let mut before: BTreeMap<PathBuf, ConfigFile> =
             self.entries.drain(..).map(|entry| (entry.path.clone(), entry)).collect();
         for given in &self.given {
             let was_a_folder = before.keys().any(|path| path.parent() == Some(given));
@@ -93,7 +93,7 @@ impl Files {
                     let below = before.extract_if(.., |path, _| path.parent() == Some(given));
                     self.entries.extend(below.map(|(_, entry)| entry));
                     let error = format!("{}: {error}, expected a folder of namespace files", given.display());
-                    self.entries.push(Entry::unread(given.clone(), error));
+                    self.entries.push(ConfigFile::unread(given.clone(), error));
                     continue;
                 }
             };
@@ -101,7 +101,7 @@ impl Files {
                 if self.entries.iter().any(|entry| entry.path == path) {
                     continue;
                 }
-                let entry = before.remove(&path).unwrap_or_else(|| Entry::unread(path, String::new()));
+                let entry = before.remove(&path).unwrap_or_else(|| ConfigFile::unread(path, String::new()));
                 self.entries.push(entry.read());
             }
         }
@@ -148,9 +148,9 @@ impl Files {
     }
 }
 
-// === impl Entry ===
+// === impl ConfigFile ===
 
-impl Entry {
+impl ConfigFile {
     fn unread(path: PathBuf, error: String) -> Self {
         Self { path, bytes: None, parsed: Err(error.clone()), good: None, error: Some(error) }
     }

@@ -40,7 +40,7 @@ impl Following {
 
     /// Per file: its name, the namespace served from it, whether it has an error.
     fn state(&self) -> Vec<(String, Option<&str>, bool)> {
-        let of = |entry: &'_ Entry| entry.path.file_name().unwrap().to_string_lossy().into_owned();
+        let of = |entry: &'_ ConfigFile| entry.path.file_name().unwrap().to_string_lossy().into_owned();
         self.files
             .entries()
             .iter()

@@ -285,7 +285,7 @@ impl Candidate {
         if given_up.await.is_err() {
             tracing::warn!(
                 lease = NAME,
-                "cannot give the Lease up: the next autoscaler leads when it has run out"
+                "cannot release the Lease: the next autoscaler becomes the leader when it has expired"
             );
         }
     }

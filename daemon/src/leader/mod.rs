@@ -14,7 +14,7 @@ use std::{
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::OwnNamespace, coordination::Coordination};
+use crate::{cluster::OwnNamespace, coordination::Coordinator};
 pub use election::Timing;
 
 /// Stands by until this process leads, any number of times.
@@ -63,10 +63,10 @@ struct Shared(Arc<Mutex<Status>>);
 
 impl Leader {
     /// A candidate.
-    pub fn new(coordination: &Coordination, timing: Timing) -> Self {
+    pub fn new(coordination: &Coordinator, timing: Timing) -> Self {
         let (how, lease) = match coordination {
-            Coordination::Files(state_dir) => (How::File(state_dir.clone()), None),
-            Coordination::Leases(leases) => {
+            Coordinator::Files(state_dir) => (How::File(state_dir.clone()), None),
+            Coordinator::Leases(leases) => {
                 let own = leases.own_namespace().clone();
                 let lease = format!("{}/{}", own.namespace, lease::NAME);
                 (How::Lease(own), Some(lease))

@@ -17,7 +17,7 @@ use super::Member;
 
 /// Registered until dropped (or the process dies: the kernel frees the lock).
 #[derive(Debug)]
-pub struct Registration {
+pub struct MemberFile {
     name: String,
     path: PathBuf,
     _locked: File,
@@ -35,7 +35,7 @@ const LONGEST: u64 = 4096;
 /// # Errors
 ///
 /// The folder cannot be written; the message names it.
-pub fn register(state_dir: &Path, admin: SocketAddr) -> io::Result<Registration> {
+pub fn register(state_dir: &Path, admin: SocketAddr) -> io::Result<MemberFile> {
     let folder = folder(state_dir);
     publish(&folder, admin).map_err(|error| in_folder(&folder, "cannot register as a member in", &error))
 }
@@ -63,24 +63,25 @@ pub(super) fn read_folder(folder: &Path) -> io::Result<Vec<Member>> {
             continue;
         }
         members.extend(
-            look_at(&path)
-                .map_err(|error| in_folder(&path, "cannot tell whose member file this is:", &error))?,
+            look_at(&path).map_err(|error| {
+                in_folder(&path, "cannot tell which process holds the member file:", &error)
+            })?,
         );
     }
     members.sort();
     Ok(members)
 }
 
-// === impl Registration ===
+// === impl MemberFile ===
 
-impl Registration {
+impl MemberFile {
     /// The name under which others know this incarnation.
     pub fn name(&self) -> &str {
         &self.name
     }
 }
 
-impl Drop for Registration {
+impl Drop for MemberFile {
     fn drop(&mut self) {
         // Before the lock goes. What cannot be removed is found dead by the next reader.
         drop(fs::remove_file(&self.path));
@@ -97,7 +98,7 @@ pub(super) fn member(file: &str) -> Option<&str> {
     file.strip_suffix(MEMBER)
 }
 
-fn publish(folder: &Path, admin: SocketAddr) -> io::Result<Registration> {
+fn publish(folder: &Path, admin: SocketAddr) -> io::Result<MemberFile> {
     fs::create_dir_all(folder)?;
     loop {
         // A process number comes again, a random number of 64 bits does not.
@@ -112,7 +113,7 @@ fn publish(folder: &Path, admin: SocketAddr) -> io::Result<Registration> {
         serde_json::to_writer(&mut file, &member)?;
         file.flush()?;
         match fs::rename(&unfinished, &path) {
-            Ok(()) => return Ok(Registration { name: member.name, path, _locked: file }),
+            Ok(()) => return Ok(MemberFile { name: member.name, path, _locked: file }),
             // That reader found it free and took it for what a crash left behind.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -162,7 +163,7 @@ fn look_at(path: &Path) -> io::Result<Option<Member>> {
             Ok(None)
         }
         (false, Err(error)) => {
-            tracing::warn!(file = %path.display(), %error, "not a member's file and nobody holds it: ignored; remove it");
+            tracing::warn!(file = %path.display(), %error, "ignored a file that is no member's and that no process holds; remove it");
             Ok(None)
         }
     }

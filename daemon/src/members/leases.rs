@@ -34,7 +34,7 @@ use tokio::{sync::Mutex, task::JoinSet, time::timeout};
 
 use super::Member;
 use crate::{
-    cluster::{OwnNamespace, Pod},
+    cluster::{OwnNamespace, OwnPod},
     exit::Misconfigured,
 };
 
@@ -45,7 +45,7 @@ pub struct Leases {
 }
 
 /// Registered until it leaves, or its pod has ended.
-pub struct Registration {
+pub struct MemberLease {
     own: OwnNamespace,
     lease: Lease,
 }
@@ -135,11 +135,11 @@ impl Leases {
         admin: SocketAddr,
         listen: SocketAddr,
         waiting: impl Fn(String),
-    ) -> Result<Registration, Misconfigured> {
+    ) -> Result<MemberLease, Misconfigured> {
         let own = &self.own;
         if own.pod.is_none() && admin.ip().is_unspecified() {
             return Err(Misconfigured(format!(
-                "registering by Lease: the admin server listens on {admin}, which tells nobody where to ask; in a pod \
+                "registering by Lease: the admin server listens on {admin}, which no autoscaler can reach; in a pod \
                  set POD_NAME and POD_IP from metadata.name and status.podIP, elsewhere give --admin-address an address"
             )));
         }
@@ -153,7 +153,7 @@ impl Leases {
                         namespace = own.namespace,
                         "registered as a member"
                     );
-                    return Ok(Registration { own: own.clone(), lease });
+                    return Ok(MemberLease { own: own.clone(), lease });
                 }
                 Err(why) => {
                     if why != last {
@@ -171,9 +171,9 @@ impl Leases {
     }
 }
 
-// === impl Registration ===
+// === impl MemberLease ===
 
-impl Registration {
+impl MemberLease {
     /// The name under which others know this incarnation.
     pub fn name(&self) -> &str {
         &self.own.incarnation
@@ -282,7 +282,7 @@ fn member(own: &OwnNamespace, owner: Option<OwnerReference>, admin: SocketAddr, 
 /// The pod as owner, and where others reach the admin server in it.
 async fn owner(
     own: &OwnNamespace,
-    pod: &Pod,
+    pod: &OwnPod,
     admin: SocketAddr,
 ) -> Result<(Option<OwnerReference>, SocketAddr), String> {
     let (mut uid, mut ip) = (pod.uid.clone(), pod.ip);
@@ -326,7 +326,7 @@ async fn look_at(own: &OwnNamespace, lease: &Lease) -> anyhow::Result<Option<Mem
     let admin = lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ADMIN));
     let (Some(holder), Some(Ok(admin))) = (holder(lease), admin.map(|admin| admin.parse())) else {
         return Err(anyhow!(
-            "cannot tell whose the Lease {name} in namespace {} is: it has the label {LABEL}, but no holder or no \
+            "cannot tell which DLX holds the Lease {name} in namespace {}: it has the label {LABEL}, but no holder or no \
              {ADMIN}; if no DLX runs in the pod {name}, remove it",
             own.namespace
         ));

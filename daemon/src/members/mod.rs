@@ -22,9 +22,9 @@ pub struct Member {
 /// This process is a member until it leaves, or is known to have ended.
 pub enum Registration {
     /// By a locked file.
-    File(files::Registration),
+    File(files::MemberFile),
     /// By a Lease.
-    Lease(Box<leases::Registration>),
+    Lease(Box<leases::MemberLease>),
 }
 
 // === impl Registration ===

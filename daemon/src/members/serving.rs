@@ -35,11 +35,11 @@ use super::{
 use crate::cluster::{self, OwnNamespace};
 
 /// The DLXs that take requests, by name; `None`: not known, or not yet. By files they never are, and nothing is led.
-pub type Known = Option<Arc<[Dlx]>>;
+pub type ReadyDlxs = Option<Arc<[Dlx]>>;
 
 /// Follows which DLXs take requests, until it is dropped.
 pub struct Serving {
-    tell: watch::Sender<Known>,
+    tell: watch::Sender<ReadyDlxs>,
     registered: watch::Sender<Registered>,
     _task: AbortOnDropHandle<()>,
 }
@@ -117,7 +117,7 @@ impl Serving {
     }
 
     /// Who they are, now and with every change.
-    pub fn known(&self) -> watch::Receiver<Known> {
+    pub fn known(&self) -> watch::Receiver<ReadyDlxs> {
         self.tell.subscribe()
     }
 
@@ -127,7 +127,7 @@ impl Serving {
     }
 }
 
-async fn follow(own: OwnNamespace, tell: watch::Sender<Known>, registered: watch::Sender<Registered>) {
+async fn follow(own: OwnNamespace, tell: watch::Sender<ReadyDlxs>, registered: watch::Sender<Registered>) {
     let config = watcher::Config::default().timeout(LIVES);
     let of_dlxs = config.clone().labels(&format!("{LABEL}={DLX}"));
     let mut leases = pin!(watcher(own.leases(), of_dlxs).default_backoff());

@@ -16,7 +16,7 @@ use metrics::{GroupKind, Metrics, Query};
 
 pub(crate) use crate::settings::values::parse_namespace;
 use crate::settings::{
-    AutoscalerOptions, DlxOptions, Expected, Key, MetricsSource, SettingsLayer, StaticResponse, keys,
+    AutoscalerOptions, DlxOptions, Expected, FileKey, MetricsSource, SettingsLayer, StaticResponse, keys,
     present,
     values::{Count, Interval, Namespace, Text, Threshold},
 };
@@ -99,8 +99,9 @@ impl NamespaceFile {
     }
 
     /// Every key there is.
-    pub fn keys() -> Vec<Key> {
-        let key = |field, expected, default, meaning| Key { section: "", field, expected, default, meaning };
+    pub fn keys() -> Vec<FileKey> {
+        let key =
+            |field, expected, default, meaning| FileKey { section: "", field, expected, default, meaning };
         let namespace = "Its name; `*` is all of them.";
         let plugin = "The configuration of the plugin of that kind: handed to it as it stands.";
         [

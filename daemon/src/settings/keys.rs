@@ -7,7 +7,7 @@ use serde_yaml::Spanned;
 
 /// A key of a namespace file, for the reference page.
 #[derive(Clone, Copy, Debug)]
-pub struct Key {
+pub struct FileKey {
     /// The map that it is in, `dlx`; empty: the file itself.
     pub section: &'static str,
     /// Its name in Rust's spelling: `hold_timeout` is `holdTimeout`.
@@ -56,7 +56,7 @@ macro_rules! keys {
         }
 
         impl $name {
-            pub(crate) const KEYS: &'static [$crate::settings::Key] = &[$($crate::settings::Key {
+            pub(crate) const KEYS: &'static [$crate::settings::FileKey] = &[$($crate::settings::FileKey {
                 section: $section,
                 field: stringify!($field),
                 expected: <$type as $crate::settings::Expected>::EXPECTED,
@@ -68,9 +68,9 @@ macro_rules! keys {
 }
 pub(crate) use keys;
 
-// === impl Key ===
+// === impl FileKey ===
 
-impl Key {
+impl FileKey {
     /// As it is written in the file: `dlx.holdTimeout`.
     pub fn path(&self) -> String {
         let mut path = self.section.to_owned();

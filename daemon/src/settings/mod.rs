@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use scaler_types::duration;
 use serde::{Deserialize, Serialize};
 
-pub use keys::Key;
+pub use keys::FileKey;
 pub(crate) use keys::{Expected, keys, present};
 use options::StaticResponseKeys;
 pub use options::{AutoscalerOptions, DlxOptions, Settings, SettingsLayer};

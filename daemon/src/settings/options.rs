@@ -7,7 +7,8 @@ use scaler_types::{ResourceScalerConfig, ScaleResource, duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Expected, ForwardedHeaders, Key, MetricsSource, MultiTargetStrategy, StaticResponse, StaticResponseWhen,
+    Expected, FileKey, ForwardedHeaders, MetricsSource, MultiTargetStrategy, StaticResponse,
+    StaticResponseWhen,
     keys::{keys, present},
     values::{Bytes, Count, Header, Interval, Span, Status, TargetPort, Text, UrlPath},
 };
@@ -99,7 +100,7 @@ macro_rules! options {
             }
 
             impl $options {
-                pub(crate) const KEYS: &'static [Key] = &[$(Key {
+                pub(crate) const KEYS: &'static [FileKey] = &[$(FileKey {
                     section: $section,
                     field: stringify!($name),
                     expected: <$form as Expected>::EXPECTED,
@@ -270,7 +271,7 @@ impl From<&ResourceScalerConfig> for SettingsLayer {
 // === impl StaticResponse ===
 
 impl StaticResponse {
-    pub(crate) const KEYS: &'static [Key] = StaticResponseKeys::KEYS;
+    pub(crate) const KEYS: &'static [FileKey] = StaticResponseKeys::KEYS;
 }
 
 impl TryFrom<StaticResponseKeys> for StaticResponse {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use daemon::{
-    coordination::Coordination,
+    coordination::Coordinator,
     leader::{Leader, Leadership, Timing},
 };
 use devcluster::{Filter, Refusal};
@@ -225,7 +225,7 @@ async fn who_may_not_is_told_which_right_is_missing() {
         &json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"]}]),
     )
     .await;
-    let leader = Leader::new(&Coordination::Leases(site.process("nobody", Some("autoscaler-0")).await), FAST);
+    let leader = Leader::new(&Coordinator::Leases(site.process("nobody", Some("autoscaler-0")).await), FAST);
     let told =
         until(|| leader.status()().error.is_some_and(|why| why.contains("needs the verb create on leases")));
     soon(stands_by(&leader, told)).await;

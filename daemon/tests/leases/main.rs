@@ -12,7 +12,7 @@ use std::{
 
 use clap::Parser;
 use daemon::{
-    cluster, cluster::OwnNamespace, coordination::Coordination, flags::CommonFlags, members::leases::Leases,
+    cluster, cluster::OwnNamespace, coordination::Coordinator, flags::CommonFlags, members::leases::Leases,
 };
 use devcluster::{Cluster, Options, User};
 use k8s_openapi::{
@@ -157,8 +157,8 @@ impl Site {
         Arc::new(Leases::new(own))
     }
 
-    async fn autoscaler(&self) -> Coordination {
-        Coordination::Leases(self.process("autoscaler", Some("autoscaler-0")).await)
+    async fn autoscaler(&self) -> Coordinator {
+        Coordinator::Leases(self.process("autoscaler", Some("autoscaler-0")).await)
     }
 
     async fn lease(&self, name: &str) -> Option<Lease> {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Mutex};
 
-use daemon::{coordination::Coordination, members::Member};
+use daemon::{coordination::Coordinator, members::Member};
 use devcluster::{Filter, Refusal, User};
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Pod},
@@ -24,11 +24,11 @@ fn everywhere() -> SocketAddr {
     EVERYWHERE.parse().unwrap()
 }
 
-async fn names(autoscaler: &Coordination) -> Vec<String> {
+async fn names(autoscaler: &Coordinator) -> Vec<String> {
     autoscaler.members().await.unwrap().into_iter().map(|member| member.name).collect()
 }
 
-async fn register(site: &Site, pod: &str) -> daemon::members::leases::Registration {
+async fn register(site: &Site, pod: &str) -> daemon::members::leases::MemberLease {
     let process = site.process("dlx", Some(pod)).await;
     soon(process.register(everywhere(), LISTEN, |why| panic!("{why}"))).await.unwrap()
 }
@@ -165,7 +165,7 @@ async fn what_cannot_be_read_is_an_error_and_says_what_to_do() {
         let fine =
             Patch::Merge(json!({"metadata": {"annotations": {"scaler.dev/admin-address": "10.0.0.1:1"}}}));
         site.api::<Lease>().patch("dlx-0", &PatchParams::default(), &fine).await.unwrap();
-        let nobody = Coordination::Leases(site.process("nobody", Some("autoscaler-0")).await);
+        let nobody = Coordinator::Leases(site.process("nobody", Some("autoscaler-0")).await);
         let error = nobody.members().await.unwrap_err().to_string();
         let told = format!("needs the verb {verb} on {resource}");
         assert!(error.contains(&told) && error.contains(&user.to_string()), "{error}");

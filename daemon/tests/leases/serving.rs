@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use daemon::{
-    coordination::Coordination,
-    members::serving::{Known, Serving},
+    coordination::Coordinator,
+    members::serving::{ReadyDlxs, Serving},
 };
 use devcluster::{Filter, Refusal};
 use k8s_openapi::{
@@ -25,12 +25,12 @@ use crate::{Site, soon, until};
 
 struct Watched {
     _serving: Serving,
-    known: watch::Receiver<Known>,
+    known: watch::Receiver<ReadyDlxs>,
 }
 
 impl Watched {
     async fn start(site: &Site, account: &str) -> Self {
-        let process = Coordination::Leases(site.process(account, Some("autoscaler-0")).await);
+        let process = Coordinator::Leases(site.process(account, Some("autoscaler-0")).await);
         let serving = process.serving();
         let known = serving.known();
         Self { _serving: serving, known }
@@ -38,7 +38,7 @@ impl Watched {
 
     /// Waits until they are these.
     async fn are(&mut self, wanted: &[&str]) -> Arc<[Dlx]> {
-        let these = |known: &Known| {
+        let these = |known: &ReadyDlxs| {
             known.as_ref().is_some_and(|dlxs| dlxs.iter().map(|dlx| &*dlx.name).eq(wanted.iter().copied()))
         };
         let known = soon(self.known.wait_for(these)).await.unwrap().clone();
@@ -81,7 +81,7 @@ impl Site {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_registered_is_known_after_it_left() {
     let site = Site::start().await;
-    let process = Coordination::Leases(site.process("autoscaler", Some("autoscaler-0")).await);
+    let process = Coordinator::Leases(site.process("autoscaler", Some("autoscaler-0")).await);
     let serving = process.serving();
     let mut registered = serving.registered();
     let mut names = Vec::new();
@@ -104,7 +104,7 @@ async fn that_nobody_can_tell_who_registers_is_told() {
     let faults = site.cluster.faults();
     let of = |verb: &str| Filter::any().resource("leases").verb(verb);
     let lists = faults.refuse(of("list"), u32::MAX, Refusal::InternalError);
-    let process = Coordination::Leases(site.process("autoscaler", Some("autoscaler-0")).await);
+    let process = Coordinator::Leases(site.process("autoscaler", Some("autoscaler-0")).await);
     let serving = process.serving();
     let mut registered = serving.registered();
     soon(until(|| faults.refusals_left() < u32::MAX)).await;
@@ -122,7 +122,7 @@ async fn that_nobody_can_tell_who_registers_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_registered_is_not_known_until_they_are_listed_anew() {
     let site = Site::start().await;
-    let process = Coordination::Leases(site.process("autoscaler", Some("autoscaler-0")).await);
+    let process = Coordinator::Leases(site.process("autoscaler", Some("autoscaler-0")).await);
     let serving = process.serving();
     let mut registered = serving.registered();
     soon(registered.wait_for(|known| !known.unknown)).await.unwrap();
@@ -214,7 +214,7 @@ async fn one_is_named_by_the_addresses_that_it_listens_on() {
     // An earlier version does not say where.
     let silent = Patch::Merge(json!({"metadata": {"annotations": {"scaler.dev/listen-address": null}}}));
     site.api::<Lease>().patch("dlx-lo", &PatchParams::default(), &silent).await.unwrap();
-    let named = |known: &Known| known.as_ref().is_some_and(|dlxs| dlxs.len() == 2);
+    let named = |known: &ReadyDlxs| known.as_ref().is_some_and(|dlxs| dlxs.len() == 2);
     let known = soon(watched.known.wait_for(named)).await.unwrap().clone().unwrap();
     assert!(known.iter().all(|dlx| dlx.addresses.len() == 2), "{known:?}");
 }
@@ -325,7 +325,7 @@ async fn a_folder_that_cannot_be_watched_is_tried_again() {
     let state = tempfile::tempdir().unwrap();
     let folder = state.path().join("members");
     std::fs::write(&folder, "in its place").unwrap();
-    let serving = Coordination::Files(state.path().to_owned()).serving();
+    let serving = Coordinator::Files(state.path().to_owned()).serving();
     let mut registered = serving.registered();
     assert!(registered.borrow().unknown);
     soon(registered.wait_for(|known| known.lost > 0)).await.unwrap();
@@ -342,7 +342,7 @@ async fn a_folder_that_cannot_be_watched_is_tried_again() {
 /// On one host nothing is led.
 #[tokio::test]
 async fn by_files_it_is_never_known() {
-    let serving = Coordination::Files("nowhere".into()).serving();
+    let serving = Coordinator::Files("nowhere".into()).serving();
     let mut known = serving.known();
     assert!(known.borrow_and_update().is_none());
     assert!(!known.has_changed().unwrap());

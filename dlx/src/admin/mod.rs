@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use daemon::{
     admin::{Admin, Handler},
-    fleet::Fleet,
+    plugin_manager::PluginManager,
     telemetry::{ResourceMetrics, registry},
     token::Token,
 };
@@ -24,12 +24,12 @@ use crate::stages::Stages;
 /// The admin server with a DLX's routes.
 pub(crate) fn admin(
     dlx: &Arc<Stages>,
-    fleet: &Fleet,
+    plugin_manager: &PluginManager,
     token: Option<Token>,
     resources: ResourceMetrics,
 ) -> Admin {
     let mut registry = registry("dlx");
-    fleet.register(&mut registry);
+    plugin_manager.register(&mut registry);
     dlx.metrics.reports_dropped.register(&mut registry);
     registry.register_collector(Box::new(MetricsCollector { dlx: Arc::downgrade(dlx), resources }));
     let ready = dlx.clone();
@@ -41,7 +41,7 @@ pub(crate) fn admin(
         .route(Method::GET, "/api/v1/resources", handler(dlx, resources::answer))
         .route(Method::POST, "/api/v1/confirm-drain", handler(dlx, fence::answer))
         .route(Method::POST, "/api/v1/wake", handler(dlx, wake::answer));
-    fleet.routes(admin)
+    plugin_manager.routes(admin)
 }
 
 type Body = http_body_util::Full<bytes::Bytes>;

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use daemon::{admin::Admin, coordination::Coordination, telemetry::registry};
+use daemon::{admin::Admin, coordination::Coordinator, telemetry::registry};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::flags::DlxFlags;
@@ -27,11 +27,11 @@ impl StartupStatus {
     pub(crate) fn begin(
         flags: &DlxFlags,
         admin: &TcpListener,
-        coordination: &Coordination,
+        coordination: &Coordinator,
     ) -> anyhow::Result<Self> {
         let why = Arc::new(Mutex::new("starting".to_owned()));
         let takes_time =
-            matches!(coordination, Coordination::Leases(_)) || flags.common.service_ports.is_some();
+            matches!(coordination, Coordinator::Leases(_)) || flags.common.service_ports.is_some();
         let server = takes_time.then(|| {
             let (admin, why) = (admin.try_clone()?, why.clone());
             let preliminary = Admin::new(registry("dlx"), None).closing().ready_when(Arc::new(move || {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use daemon::fleet::Served;
+use daemon::plugin_manager::Served;
 use scaler_types::{Changes, backoff::Backoff};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -26,7 +26,7 @@ pub struct Followed {
 // === impl FollowedPlugins ===
 
 impl FollowedPlugins {
-    /// Follows every instance of the fleet, as the fleet changes; returns when the fleet ends.
+    /// Follows every instance of the plugin manager, as the plugin manager changes; returns when the plugin manager ends.
     pub async fn follow_fleet(self: Arc<Self>, served: watch::Receiver<Arc<[Served]>>) {
         follow_fleet(self, served).await;
     }
@@ -72,7 +72,7 @@ async fn follow_fleet(plugins: Arc<FollowedPlugins>, mut served: watch::Receiver
         let sources = following.iter().map(|(_, followed)| followed.source.clone()).collect();
         plugins.set_sources(sources);
         if served.changed().await.is_err() {
-            // The fleet does not change any more; its streams go on.
+            // The plugin manager does not change any more; its streams go on.
             return std::future::pending().await;
         }
     }

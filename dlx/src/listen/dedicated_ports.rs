@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use daemon::listen::Handed;
+use daemon::listen::InheritedSockets;
 use scaler_types::ServicePorts;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +47,7 @@ impl DedicatedPorts {
     }
 
     /// Binds and closes ports as the resources' ports change, until the process drains; then closes them all.
-    pub async fn follow(&self, server: Arc<Server>, workers: Workers, handed: Handed, ip: IpAddr) {
+    pub async fn follow(&self, server: Arc<Server>, workers: Workers, handed: InheritedSockets, ip: IpAddr) {
         loop {
             let mut replaced = std::pin::pin!(self.resources.replaced());
             // From here on a change is not missed.
@@ -61,7 +61,7 @@ impl DedicatedPorts {
         }
     }
 
-    fn apply(&self, server: &Server, workers: &Workers, handed: &Handed, ip: IpAddr) {
+    fn apply(&self, server: &Server, workers: &Workers, handed: &InheritedSockets, ip: IpAddr) {
         let table = self.resources.table();
         let is_own = |port: u16| self.service_ports.is_none_or(|all| !all.contains(port));
         let wanted: HashMap<u16, &PortOwner> = table
@@ -92,7 +92,7 @@ impl DedicatedPorts {
 fn bind(
     server: &Server,
     workers: &Workers,
-    handed: &Handed,
+    handed: &InheritedSockets,
     address: SocketAddr,
     identity: PortOwner,
 ) -> DedicatedPort {

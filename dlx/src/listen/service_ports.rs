@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use daemon::listen::Handed;
+use daemon::listen::InheritedSockets;
 use scaler_types::{ServicePorts, backoff::Backoff};
 
 use super::{Listener, ListenerKind, Server, Workers, dedicated_ports::listen};
@@ -25,7 +25,12 @@ pub struct ServiceListeners(Vec<(u16, TcpListener)>);
 impl ServiceListeners {
     /// Binds them all, and does not return before: what somebody else has is tried again and again, and `say` is told each
     /// time why it is not to be had.
-    pub async fn bind(ports: ServicePorts, ip: IpAddr, handed: &Handed, say: impl Fn(String)) -> Self {
+    pub async fn bind(
+        ports: ServicePorts,
+        ip: IpAddr,
+        handed: &InheritedSockets,
+        say: impl Fn(String),
+    ) -> Self {
         let (mut bound, mut wanted) = (Vec::new(), ports.all().collect::<Vec<_>>());
         let (mut backoff, mut told) = (BACKOFF, String::new());
         loop {

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use daemon::{listen::Handed, settings::Settings};
+use daemon::{listen::InheritedSockets, settings::Settings};
 use dlx::{
     Accepted, DlxConfig, HoldLimits, Listener, ListenerKind, PluginSource, ResourceHandle, ResourceKey,
     ServiceListeners, Stages, Timeouts, TrustedProxies, Workers,
@@ -96,7 +96,7 @@ impl Site {
             Some(ports) => {
                 let say = |why| panic!("{why}");
                 let any = "::".parse().unwrap();
-                Some(ServiceListeners::bind(ports, any, &Handed::default(), say).await)
+                Some(ServiceListeners::bind(ports, any, &InheritedSockets::default(), say).await)
             }
             None => None,
         };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use daemon::members::files::{Registration, register};
+use daemon::members::files::{MemberFile, register};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -21,7 +21,7 @@ use crate::{Site, random::Random, until, wait::pause};
 /// A member of a site.
 #[derive(Debug)]
 pub struct StandIn {
-    _registration: Registration,
+    _registration: MemberFile,
     /// How often it was asked to confirm a fence.
     asked: watch::Receiver<u32>,
     /// How many of those it may confirm.

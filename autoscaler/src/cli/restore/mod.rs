@@ -11,10 +11,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use daemon::{
-    coordination::Coordination,
+    coordination::Coordinator,
     flags::CommonFlags,
-    fleet::Fleet,
     leader::{Leader, Leadership, Status, Timing},
+    plugin_manager::PluginManager,
     settings::SettingsLayer,
     shutdown::Shutdown,
     wakes::{WakePlace, Wakes},
@@ -102,12 +102,12 @@ impl Restore {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signals(self.common.shutdown_grace).context("following signals")?;
         let draining = shutdown.draining.clone();
-        let coordination = Coordination::from_flags(&self.common, Role::Autoscaler).await?;
+        let coordination = Coordinator::from_flags(&self.common, Role::Autoscaler).await?;
         let (settings, grace) = (SettingsLayer::default(), self.common.endpoint_propagation_delay);
-        let begin = Fleet::start_whole(&self.common, settings, Role::Autoscaler, draining.clone());
-        let (fleet, errors) = tokio::select! {
+        let begin = PluginManager::start_whole(&self.common, settings, Role::Autoscaler, draining.clone());
+        let (plugin_manager, errors) = tokio::select! {
             () = draining.cancelled() => bail!("stopped: nothing was restored"),
-            fleet = begin => fleet?,
+            plugin_manager = begin => plugin_manager?,
         };
         for error in &errors {
             print(&format!("not running: {error}\n"));
@@ -122,7 +122,7 @@ impl Restore {
             leads = self.lead(&leader) => leads?,
         };
         let stop = leads.lost().child_token();
-        let served = fleet.served().borrow().clone();
+        let served = plugin_manager.served().borrow().clone();
         let plugins = served.iter().map(|served| RestoreSource {
             active: ActivePlugin { plugin: served.instance.clone(), settings: served.settings.clone() },
             namespace: served.namespace.clone(),
@@ -152,7 +152,7 @@ impl Restore {
             (Some(_), true) => leads.end().await,
             _ => leads.release().await,
         }
-        fleet.stop().await;
+        plugin_manager.stop().await;
         let Some(summary) = ended else {
             bail!("stopped before everything was restored: run it again to continue");
         };
@@ -209,8 +209,8 @@ impl Restore {
 }
 
 /// Scales the autoscaler's own Deployment to zero. That it is gone is fine.
-async fn scale_to_zero(coordination: &Coordination, deployment: &ResourceId) -> anyhow::Result<()> {
-    let Coordination::Leases(leases) = coordination else {
+async fn scale_to_zero(coordination: &Coordinator, deployment: &ResourceId) -> anyhow::Result<()> {
+    let Coordinator::Leases(leases) = coordination else {
         bail!("--stop-deployment {deployment}: there is no cluster, the autoscalers coordinate by files");
     };
     let client = leases.own_namespace().client.clone();

@@ -29,7 +29,7 @@ struct Site {
     switchover: Switchover,
     prometheus: Dlx,
     _set_active: watch::Sender<ActivePlugin<Store>>,
-    _dlxs: watch::Sender<daemon::members::serving::Known>,
+    _dlxs: watch::Sender<daemon::members::serving::ReadyDlxs>,
 }
 
 /// What a Prometheus says to both questions: so many scrapes prove enough, and are the value at the same time. Idle is 6 or less.

@@ -4,7 +4,7 @@ mod pacing;
 
 use std::{sync::Arc, time::Duration};
 
-use daemon::{members::serving::Known, reports::Dropped, settings::Settings};
+use daemon::{members::serving::ReadyDlxs, reports::Dropped, settings::Settings};
 use prometheus_client::registry::Registry;
 use scaler_types::{Backend, Interception, Nonce, Phase, Record, Resource, ScaleError, TrafficMode};
 use tokio::{
@@ -27,7 +27,7 @@ struct Site {
     store: Store,
     table: InterceptionTable,
     context: InterceptorContext,
-    dlxs: watch::Sender<Known>,
+    dlxs: watch::Sender<ReadyDlxs>,
     _set_active: watch::Sender<ActivePlugin<Store>>,
     task: JoinHandle<()>,
     _state: tempfile::TempDir,

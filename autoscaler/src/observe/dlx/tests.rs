@@ -83,7 +83,7 @@ async fn a_last_report_stands_for_the_dlx_that_gave_it() {
         hello.as_object_mut().unwrap().extend(told.as_object().unwrap().clone());
     }));
     let members = members(site.state.path(), LONG);
-    let serving = daemon::coordination::Coordination::Files(site.state.path().to_owned()).serving();
+    let serving = daemon::coordination::Coordinator::Files(site.state.path().to_owned()).serving();
     let mut registered = serving.registered();
     let follow = tokio::spawn(members.clone().follow_last_reports(serving.registered()));
     registered.wait_for(|state| !state.names.is_empty()).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_last_report_that_does_not_come_is_asked_for_anew() {
     let site = Site::new();
     let dlx = Dlx::start(site.state.path(), |_, _| Reply::Never);
     let members = members(site.state.path(), LONG);
-    let serving = daemon::coordination::Coordination::Files(site.state.path().to_owned()).serving();
+    let serving = daemon::coordination::Coordinator::Files(site.state.path().to_owned()).serving();
     let follow = tokio::spawn(members.clone().follow_last_reports(serving.registered()));
     let begun = tokio::time::Instant::now();
     while dlx.count("/api/v1/last-activity") < 3 {

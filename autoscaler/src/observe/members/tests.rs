@@ -11,7 +11,7 @@ async fn the_metric_names_who_is_silent_and_forgets_who_is_not() {
     let mut registry = Registry::default();
     let metrics = AutoscalerMetrics::new(&mut registry);
     let timeouts = MemberTimeouts { activity: LONG, drain: LONG, margin: LONG };
-    let members = Members::new(Coordination::Files(state.path().to_owned()), None, timeouts, metrics);
+    let members = Members::new(Coordinator::Files(state.path().to_owned()), None, timeouts, metrics);
     let series = || {
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();

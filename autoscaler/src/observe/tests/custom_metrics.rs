@@ -19,7 +19,7 @@ use crate::{
 };
 use bytes::Bytes;
 use daemon::{
-    coordination::Coordination,
+    coordination::Coordinator,
     settings::{MetricsSource, ObjectKind, Settings},
 };
 use devcluster::{Filter, Options, Refusal};
@@ -51,7 +51,7 @@ fn resource(name: &str) -> Resource {
 /// What is told of each, and decided on it. `plugin`: the kind of the plugin that lists them.
 async fn ask(source: &MetricSource, plugin: &str, names: &[&str]) -> Vec<(MetricReading, Decision)> {
     let listed: Vec<_> = names.iter().map(|name| resource(name)).collect();
-    let coordination = Coordination::Files("nowhere".into());
+    let coordination = Coordinator::Files("nowhere".into());
     let metrics = AutoscalerMetrics::new(&mut Registry::default());
     let members = Members::new(coordination, None, MemberTimeouts::default(), metrics);
     let activity = source.query(&members, plugin, "shop", &listed, &Settings::default()).await;

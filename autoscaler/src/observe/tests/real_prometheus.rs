@@ -20,7 +20,7 @@ use crate::{
     telemetry::AutoscalerMetrics,
 };
 use daemon::{
-    coordination::Coordination,
+    coordination::Coordinator,
     namespace_file::NamespaceFile,
     settings::{Settings, SettingsLayer},
 };
@@ -122,7 +122,7 @@ metrics:
             resource
         };
         let state = tempfile::tempdir().unwrap();
-        let coordination = Coordination::Files(state.path().to_owned());
+        let coordination = Coordinator::Files(state.path().to_owned());
         let metrics = AutoscalerMetrics::new(&mut Registry::default());
         Self {
             source: MetricSource::new(&settings.metrics, &ClusterClient::default()),

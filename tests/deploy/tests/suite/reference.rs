@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, env, fmt::Write as _, fs};
 
 use clap::{Arg, Command, CommandFactory as _};
-use daemon::{namespace_file::NamespaceFile, settings::Key};
+use daemon::{namespace_file::NamespaceFile, settings::FileKey};
 use deploy::root;
 
 /// Set: the pages are written, not compared.
@@ -54,7 +54,7 @@ fn cell(text: &str) -> String {
 /// A flag's row: which daemons have it, with which default; and its meaning.
 type Row = (Vec<(&'static str, String)>, String);
 
-fn default(arg: &Arg, keys: &[Key]) -> String {
+fn default(arg: &Arg, keys: &[FileKey]) -> String {
     let values = arg.get_default_values();
     if !arg.get_action().takes_values() {
         return "off".to_owned();

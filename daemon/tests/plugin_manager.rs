@@ -1,4 +1,4 @@
-//! A real plugin at work for real namespace files, while they change. The plugin is `misbehaving`, plugin-host's fixture.
+//! A real plugin running for real namespace files, while they change. The plugin is `misbehaving`, plugin-host's fixture.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use daemon::{
     admin::Admin,
     exit::Misconfigured,
     flags::CommonFlags,
-    fleet::{Fleet, Served},
+    plugin_manager::{PluginManager, Served},
     settings::SettingsLayer,
     telemetry,
 };
@@ -54,15 +54,15 @@ impl Host {
         fs::write(self.path("config").join(name), text).unwrap();
     }
 
-    async fn start_with(&self, more: &[&str]) -> anyhow::Result<Fleet> {
+    async fn start_with(&self, more: &[&str]) -> anyhow::Result<PluginManager> {
         let (plugins, state) = (self.path("plugins"), self.path("state"));
         let own =
             ["daemon", "--plugins-dir", plugins.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
         let flags = Flags::try_parse_from(own.iter().chain(more)).unwrap().common;
-        Fleet::start(&flags, SettingsLayer::default(), Role::Dlx, CancellationToken::new()).await
+        PluginManager::start(&flags, SettingsLayer::default(), Role::Dlx, CancellationToken::new()).await
     }
 
-    async fn start(&self) -> anyhow::Result<Fleet> {
+    async fn start(&self) -> anyhow::Result<PluginManager> {
         self.start_with(&["--config", self.path("config").to_str().unwrap()]).await
     }
 }
@@ -81,7 +81,7 @@ fn misbehaving() -> PathBuf {
     test.ancestors().nth(2).unwrap().join("libmisbehaving.so")
 }
 
-fn refused(result: anyhow::Result<Fleet>) -> String {
+fn refused(result: anyhow::Result<PluginManager>) -> String {
     let error = result.err().expect("it is refused");
     assert!(error.is::<Misconfigured>(), "{error:#}");
     error.to_string()
@@ -92,16 +92,16 @@ async fn next(served: &mut watch::Receiver<Arc<[Served]>>) -> Arc<[Served]> {
     Arc::clone(&served.borrow_and_update())
 }
 
-/// What outsiders see of a fleet.
+/// What outsiders see of a plugin manager.
 struct Outside {
     address: std::net::SocketAddr,
 }
 
 impl Outside {
-    fn of(fleet: &Fleet) -> Self {
+    fn of(plugin_manager: &PluginManager) -> Self {
         let mut registry = telemetry::registry("dlx");
-        fleet.register(&mut registry);
-        let admin = fleet.routes(Admin::new(registry, None));
+        plugin_manager.register(&mut registry);
+        let admin = plugin_manager.routes(Admin::new(registry, None));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(admin.serve(listener));
@@ -134,8 +134,8 @@ impl Outside {
 async fn an_instance_stays_as_long_as_its_section_does() {
     let host = Host::new();
     host.write("demo.yaml", "namespace: demo\nplugins: {misbehaving: {hosts: [a.localhost]}}\n");
-    let fleet = host.start().await.unwrap();
-    let mut served = fleet.served();
+    let plugin_manager = host.start().await.unwrap();
+    let mut served = plugin_manager.served();
     let first = Arc::clone(&served.borrow_and_update());
     assert_eq!((first.len(), &*first[0].namespace, first[0].instance.kind()), (1, "demo", "misbehaving"));
     assert_eq!(first[0].settings.hold_timeout, Duration::from_secs(50));
@@ -149,7 +149,7 @@ async fn an_instance_stays_as_long_as_its_section_does() {
 
     // The file gets another name: the same instance.
     fs::rename(host.path("config/demo.yaml"), host.path("config/other.yaml")).unwrap();
-    let outside = Outside::of(&fleet);
+    let outside = Outside::of(&plugin_manager);
     outside.shows("/api/v1/config", "other.yaml").await;
     assert!(served.borrow().iter().zip(second.iter()).all(|(now, before)| now.instance == before.instance));
 
@@ -167,7 +167,7 @@ async fn an_instance_stays_as_long_as_its_section_does() {
     assert_eq!(namespaces(&fourth), ["more", "demo"]);
     fs::remove_file(host.path("config/other.yaml")).unwrap();
     assert_eq!(namespaces(&next(&mut served).await), ["more"]);
-    fleet.stop().await;
+    plugin_manager.stop().await;
 }
 
 #[tokio::test]
@@ -176,10 +176,10 @@ async fn a_broken_change_is_told_and_what_was_there_stays_at_work() {
     let good =
         "namespace: demo\ndlx:\n  holdTimeout: 9s\nplugins:\n  misbehaving:\n    hosts: [a.localhost]\n";
     host.write("demo.yaml", good);
-    let fleet = host.start().await.unwrap();
-    let mut served = fleet.served();
+    let plugin_manager = host.start().await.unwrap();
+    let mut served = plugin_manager.served();
     let first = Arc::clone(&served.borrow_and_update());
-    let outside = Outside::of(&fleet);
+    let outside = Outside::of(&plugin_manager);
     let metric = format!("scaler_config_errors{{file=\"{}\"}}", host.path("config/demo.yaml").display());
     assert!(outside.get("/metrics").await.contains(&format!("{metric} 0\n")));
 
@@ -212,10 +212,10 @@ async fn a_broken_change_is_told_and_what_was_there_stays_at_work() {
 async fn a_plugin_that_hangs_holds_up_no_other_namespace() {
     let host = Host::new();
     host.write("a.yaml", "namespace: a\n");
-    let fleet = host.start().await.unwrap();
-    let mut served = fleet.served();
+    let plugin_manager = host.start().await.unwrap();
+    let mut served = plugin_manager.served();
     assert_eq!(served.borrow_and_update().len(), 1);
-    let outside = Outside::of(&fleet);
+    let outside = Outside::of(&plugin_manager);
     host.write("b.yaml", "namespace: b\nplugins:\n  misbehaving: {new: hang}\n");
     outside.shows("/api/v1/config", "b.yaml").await;
     host.write("a.yaml", "namespace: a\ndlx: {holdTimeout: 9s}\n");
@@ -231,10 +231,10 @@ async fn a_plugin_that_hangs_holds_up_no_other_namespace() {
 async fn a_start_that_was_overtaken_is_not_taken() {
     let host = Host::new();
     host.write("a.yaml", "namespace: a\n");
-    let fleet = host.start().await.unwrap();
-    let mut served = fleet.served();
+    let plugin_manager = host.start().await.unwrap();
+    let mut served = plugin_manager.served();
     assert_eq!(served.borrow_and_update().len(), 1);
-    let outside = Outside::of(&fleet);
+    let outside = Outside::of(&plugin_manager);
     let slow = |name: &str| {
         let section = format!("{{new: slow, delay: 1s, hosts: [{name}.old]}}");
         format!("namespace: {name}\nplugins:\n  misbehaving: {section}\n")
@@ -261,11 +261,11 @@ async fn one_broken_file_at_start_is_its_own_affair() {
     host.write("b.yaml", "namespace: b\nplugins:\n  misbehaving: {new: error}\n");
     host.write("c.yaml", "namespace: c\ndlx: 1\n");
     host.write("d.yaml", "namespace: d\nplugins:\n  deployment: {}\n");
-    let fleet = host.start().await.unwrap();
+    let plugin_manager = host.start().await.unwrap();
     let namespaces =
-        fleet.served().borrow().iter().map(|served| served.namespace.clone()).collect::<Vec<_>>();
+        plugin_manager.served().borrow().iter().map(|served| served.namespace.clone()).collect::<Vec<_>>();
     assert_eq!(namespaces, ["a", "d"]);
-    let seen = Outside::of(&fleet).get("/api/v1/config").await;
+    let seen = Outside::of(&plugin_manager).get("/api/v1/config").await;
     for told in [
         "b.yaml:3: plugin misbehaving: ",
         "c.yaml:2:6: not a map",
@@ -297,10 +297,10 @@ async fn nothing_to_serve_ends_the_daemon() {
 async fn plugins_that_cannot_be_loaded() {
     let host = Host::new();
     fs::write(host.path("plugins/a.so"), "not a library").unwrap();
-    let fleet = host.start_with(&["--namespace", "demo"]).await.unwrap();
-    assert_eq!(fleet.rejected().len(), 1);
-    assert_eq!(fleet.served().borrow()[0].namespace, "demo");
-    let outside = Outside::of(&fleet);
+    let plugin_manager = host.start_with(&["--namespace", "demo"]).await.unwrap();
+    assert_eq!(plugin_manager.rejected().len(), 1);
+    assert_eq!(plugin_manager.served().borrow()[0].namespace, "demo");
+    let outside = Outside::of(&plugin_manager);
     let metrics = outside.get("/metrics").await;
     let line = |file: &str, kind: &str, value: u32| {
         format!(
@@ -330,8 +330,8 @@ async fn plugins_that_cannot_be_loaded() {
 async fn what_a_plugin_warns_of_is_shown_though_the_daemon_is_ready() {
     let host = Host::new();
     host.write("demo.yaml", "namespace: demo\nplugins: {misbehaving: {warnings: [no label is there]}}\n");
-    let fleet = host.start().await.unwrap();
-    let outside = Outside::of(&fleet);
+    let plugin_manager = host.start().await.unwrap();
+    let outside = Outside::of(&plugin_manager);
     assert_eq!(outside.get("/readyz").await, "ready\nproblem: no label is there\n");
     assert!(outside.get("/api/v1/config").await.contains(r#""warnings":["no label is there"]"#));
     host.write("demo.yaml", "namespace: demo\n");
@@ -351,14 +351,14 @@ async fn plugins_know_where_the_metrics_of_every_file_come_from() {
     host.write("shop.yaml", &prometheus("first:9090"));
     let config = host.path("config");
     let flags = ["--coordinate-by", "leases", "--config", config.to_str().unwrap()];
-    let fleet = host.start_with(&flags).await.unwrap();
-    let outside = Outside::of(&fleet);
+    let plugin_manager = host.start_with(&flags).await.unwrap();
+    let outside = Outside::of(&plugin_manager);
     let told = |url: &str| format!("ready\nproblem: metrics come from http://{url}\n");
     assert_eq!(outside.get("/readyz").await, told("first:9090"));
     // Every instance is started anew with it.
     let demo =
         |served: &[Served]| served.iter().find(|one| one.namespace == "demo").unwrap().instance.clone();
-    let mut served = fleet.served();
+    let mut served = plugin_manager.served();
     let before = demo(&served.borrow_and_update());
     host.write("shop.yaml", &prometheus("second:9090"));
     while demo(&served.borrow_and_update()) == before {
@@ -377,8 +377,8 @@ async fn what_is_wrong_for_some_is_told_and_the_others_are_served() {
     host.write("good.yaml", "namespace: good\n");
     host.write("panicking.yaml", "namespace: panicking\nplugins: {misbehaving: {get_config: task}}\n");
     host.write("strange.yaml", "namespace: strange\nplugins: {unknown: {}}\n");
-    let fleet = host.start().await.unwrap();
-    let (outside, mut served) = (Outside::of(&fleet), fleet.served());
+    let plugin_manager = host.start().await.unwrap();
+    let (outside, mut served) = (Outside::of(&plugin_manager), plugin_manager.served());
     assert!(served.borrow_and_update().iter().any(|served| served.namespace == "good"));
     // A panic is told by the plugin's thread.
     let page = outside.shows("/readyz", "panicked").await;

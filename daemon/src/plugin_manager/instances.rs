@@ -1,4 +1,4 @@
-//! Keeps an instance of each plugin at work for each namespace file.
+//! Keeps an instance of each plugin running for each namespace file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,7 @@ pub(super) struct Fixed {
     pub(super) dlx_service: String,
 }
 
-pub(super) struct Keeper {
+pub(super) struct InstanceManager {
     fixed: Fixed,
     files: Files,
     watch: Option<Watch>,
@@ -96,9 +96,9 @@ struct Refused {
 /// A refused section is tried again: what it needs (an API server, say) may not have been there.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
-// === impl Keeper ===
+// === impl InstanceManager ===
 
-impl Keeper {
+impl InstanceManager {
     pub(super) fn new(fixed: Fixed, files: Files, watch: Option<Watch>) -> Self {
         Self {
             fixed,
@@ -114,7 +114,7 @@ impl Keeper {
         }
     }
 
-    /// What is at work.
+    /// What is running.
     pub(super) fn served(&self) -> watch::Receiver<Arc<[Served]>> {
         self.served.subscribe()
     }
@@ -167,7 +167,7 @@ impl Keeper {
         }
     }
 
-    /// Reads the files as they are now, and begins to bring what is at work in line with them.
+    /// Reads the files as they are now, and begins to bring what is running in line with them.
     pub(super) async fn refresh(&mut self) -> anyhow::Result<()> {
         loop {
             self.cover()?;
@@ -215,7 +215,7 @@ impl Keeper {
         Ok(watch.cover(self.files.config_paths(), files)?)
     }
 
-    /// Publishes what is at work now, with the settings of now.
+    /// Publishes what is running now, with the settings of now.
     fn apply(&mut self) {
         let (mut served, mut views, mut wanted) = (Vec::new(), Vec::new(), BTreeSet::new());
         let urls = self.metrics_urls();
@@ -328,7 +328,12 @@ impl Keeper {
         match result {
             Ok((instance, _)) if !wanted => self.over.push(instance),
             Ok((instance, defaults)) => {
-                tracing::info!(namespace = key.0, kind = key.1, file = contents.name, "at work");
+                tracing::info!(
+                    namespace = key.0,
+                    kind = key.1,
+                    file = contents.name,
+                    "started plugin instance"
+                );
                 self.refused.remove(&key);
                 let settings = Settings::merge(&contents.says.settings, &self.fixed.flags, &defaults);
                 let running = Running { instance, says, defaults, settings: Arc::new(settings) };
@@ -418,7 +423,7 @@ async fn start(
         }
     })?;
     let defaults = instance.get_config().await.unwrap_or_else(|error| {
-        tracing::warn!(kind, namespace = instance.namespace(), %error, "the plugin's defaults cannot be told: going on without");
+        tracing::warn!(kind, namespace = instance.namespace(), %error, "cannot read the plugin's defaults: continuing without them");
         None
     });
     Ok((instance, defaults.unwrap_or_default()))

@@ -1,7 +1,7 @@
-//! Every plugin at work for every namespace file, kept as the files change.
+//! Every plugin running for every namespace file, kept as the files change.
 
 mod check;
-mod keeper;
+mod instances;
 mod view;
 
 use std::{
@@ -26,10 +26,10 @@ use crate::{
     telemetry,
 };
 pub use check::{Checked, check};
-use keeper::Keeper;
+use instances::InstanceManager;
 use view::View;
 
-/// One plugin at work for one namespace file.
+/// One plugin running for one namespace file.
 #[derive(Clone)]
 pub struct Served {
     /// The plugin, started for the file.
@@ -40,12 +40,12 @@ pub struct Served {
     pub settings: Arc<Settings>,
 }
 
-/// How long a daemon's start waits for its plugins' starts. One that takes longer is at work when it is: it must not
+/// How long a daemon's start waits for its plugins' starts. One that takes longer runs when it does: it must not
 /// keep the others' resources waiting after every restart.
 const FIRST_STARTS: Duration = Duration::from_secs(5);
 
-/// All that is at work.
-pub struct Fleet {
+/// All that is running.
+pub struct PluginManager {
     served: watch::Receiver<Arc<[Served]>>,
     plugins: Arc<Plugins>,
     view: Arc<Mutex<View>>,
@@ -57,9 +57,9 @@ struct Plugins {
     rejected: Vec<RejectedPlugin>,
 }
 
-// === impl Fleet ===
+// === impl PluginManager ===
 
-impl Fleet {
+impl PluginManager {
     /// Loads the plugins, reads the files, starts an instance of each plugin for each file, and follows the files from then on
     /// (a task, until `draining`).
     ///
@@ -73,11 +73,11 @@ impl Fleet {
         role: Role,
         draining: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let (fleet, errors) = Self::begin(flags, settings, role, draining, flags.strict).await?;
+        let (plugin_manager, errors) = Self::begin(flags, settings, role, draining, flags.strict).await?;
         if flags.strict && !errors.is_empty() {
             return Err(Misconfigured(errors.join("; ")).into());
         }
-        Ok(fleet)
+        Ok(plugin_manager)
     }
 
     /// The same for who needs all of it: every plugin has started, or is told with why it has not.
@@ -91,9 +91,9 @@ impl Fleet {
         role: Role,
         draining: CancellationToken,
     ) -> anyhow::Result<(Self, Vec<String>)> {
-        let (fleet, mut errors) = Self::begin(flags, settings, role, draining, true).await?;
-        errors.extend(fleet.rejected().iter().map(ToString::to_string));
-        Ok((fleet, errors))
+        let (plugin_manager, mut errors) = Self::begin(flags, settings, role, draining, true).await?;
+        errors.extend(plugin_manager.rejected().iter().map(ToString::to_string));
+        Ok((plugin_manager, errors))
     }
 
     async fn begin(
@@ -116,7 +116,7 @@ impl Fleet {
                 Watch::new().context("cannot watch the namespace files (fs.inotify.max_user_instances?)")?,
             ),
         };
-        let fixed = keeper::Fixed {
+        let fixed = instances::Fixed {
             plugins: Arc::clone(&plugins),
             flags: settings,
             role,
@@ -128,7 +128,7 @@ impl Fleet {
             service_ports: flags.service_ports,
             dlx_service: flags.dlx_service.clone(),
         };
-        let mut keeper = Keeper::new(fixed, files, watch);
+        let mut keeper = InstanceManager::new(fixed, files, watch);
         let (served, view) = (keeper.served(), keeper.view());
         keeper.refresh().await?;
         keeper.started_within(FIRST_STARTS).await;
@@ -151,7 +151,7 @@ impl Fleet {
         Ok((Self { served, plugins, view }, errors))
     }
 
-    /// What is at work, now and with every change. In the order of the files, then of the plugins.
+    /// What is running, now and with every change. In the order of the files, then of the plugins.
     pub fn served(&self) -> watch::Receiver<Arc<[Served]>> {
         self.served.clone()
     }

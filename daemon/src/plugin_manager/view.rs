@@ -1,4 +1,4 @@
-//! What can be seen of the fleet from outside: metrics and admin routes.
+//! What can be seen of the plugin manager from outside: metrics and admin routes.
 
 use std::{
     collections::BTreeSet,
@@ -16,10 +16,10 @@ use prometheus_client::{
 };
 use serde::Serialize;
 
-use super::{Fleet, Plugins, Served};
+use super::{PluginManager, Plugins, Served};
 use crate::{
     admin::{self, Admin, Handler, Problems},
-    files::Entry,
+    files::ConfigFile,
     settings::Settings,
 };
 
@@ -143,7 +143,7 @@ impl FileView {
         if self.namespace.is_some() { "the last good state is kept" } else { "it is not served" }
     }
 
-    pub(super) fn new(entry: &Entry, loaded: &[Plugin]) -> Self {
+    pub(super) fn new(entry: &ConfigFile, loaded: &[Plugin]) -> Self {
         let kinds = || loaded.iter().map(Plugin::kind).collect::<Vec<_>>();
         let unknown = |(kind, line): (&String, u64)| {
             let loaded = kinds().join(", ");
@@ -165,9 +165,9 @@ impl FileView {
     }
 }
 
-// === impl Fleet ===
+// === impl PluginManager ===
 
-impl Fleet {
+impl PluginManager {
     /// Adds `scaler_plugin_loaded` and `scaler_config_errors`; for a registry of [`crate::telemetry::registry`].
     pub fn register(&self, registry: &mut Registry) {
         let loaded = Family::<PluginLabels, Gauge>::default();
