@@ -46,7 +46,7 @@ pub enum Target {
 #[serde(rename_all = "snake_case")]
 pub enum ScaleError {
     /// Somebody else changed the resource: look again, decide again.
-    #[error("somebody else changed it meanwhile")]
+    #[error("the resource was changed meanwhile")]
     Conflict,
     /// It did not work this time (an API error, a quota that may free up).
     #[error("{reason}; to be tried again after {}", duration::short(*after))]

@@ -87,7 +87,7 @@ impl Test {
 }
 
 fn test_all(steps: &mut Steps) -> Result<Count> {
-    lint(steps, false)?;
+    lint(steps)?;
     steps.step("cargo clippy", || clippy(&["--workspace"]))?;
     let built = steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
     steps.step("the example files are taken", || check::examples(&built))?;

@@ -202,7 +202,7 @@ async fn many_go_to_zero_a_bounded_number_at_a_time() {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let store = Store::with(names.iter().copied());
     let _dlx = Dlx::quiet(site.state.path(), &names);
-    // A fence that stands is a try under way.
+    // A drain attempt that stands is a try under way.
     let most = Arc::new(Mutex::new(0));
     let seen = most.clone();
     store.on_write(move |store, _| {
@@ -405,7 +405,7 @@ async fn owners_are_told_once() {
     (up.replicas, up.sleep_now) = (1, false);
     store.put(up);
     store.until(|store| !reported(store, "ScaledUpManually").is_empty()).await;
-    assert_eq!(reported(&store.inner(), "ScaledUpManually"), ["Its phase is active now: scaled up by hand"]);
+    assert_eq!(reported(&store.inner(), "ScaledUpManually"), ["Its phase is active now: scaled up manually"]);
     site.context.stop.cancel();
     running.ends().await;
 }

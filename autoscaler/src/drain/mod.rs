@@ -1,11 +1,11 @@
-//! One attempt to scale one resource to zero: drives [`protocol::Fence`](Fence) with real calls.
+//! One attempt to scale one resource to zero: drives [`protocol::Drain`](Drain) with real calls.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use daemon::members::Member;
 use scaler_types::{
     Nonce, Phase, Record, Resource, ScaleError, ScaleRequest, Target, TrafficMode, Version,
-    protocol::{Fence, FenceInput, FenceOrder, Outcome, Rules, Step, Unwritten, transition},
+    protocol::{Drain, DrainInput, DrainOrder, Outcome, Rules, Step, Unwritten, transition},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,7 @@ impl<P: PluginCalls> DrainAttempt<P> {
             return self.scale_without_drain(resource, reason).await;
         }
         let fresh = Nonce::fresh();
-        let Some((mut fence, mut order)) = Fence::begin(self.rules, protocol_seen(resource), fresh, reason)
+        let Some((mut fence, mut order)) = Drain::begin(self.rules, protocol_seen(resource), fresh, reason)
         else {
             return DrainOutcome::Reverted(RevertReason::Changed);
         };
@@ -88,19 +88,19 @@ impl<P: PluginCalls> DrainAttempt<P> {
         let mut failure = None;
         let outcome = loop {
             let input = match order {
-                FenceOrder::Write { expected, mut record } => {
+                DrainOrder::Write { expected, mut record } => {
                     // A revert: the record says why.
                     if record.phase == Phase::Active {
                         record.reason = format!("kept awake: {}", DrainOutcome::Reverted(why.clone()));
                     }
                     let written = self.plugin.compare_and_set(&resource.id, &expected, &record).await;
-                    FenceInput::Wrote(written.map_err(|error| classify_error(error, "record", &mut failure)))
+                    DrainInput::Wrote(written.map_err(|error| classify_error(error, "record", &mut failure)))
                 }
-                FenceOrder::ReadMembers => {
+                DrainOrder::ReadMembers => {
                     live = self.read_members(&mut why).await;
-                    FenceInput::Members { members: live.keys().cloned().collect(), fresh: Nonce::fresh() }
+                    DrainInput::Members { members: live.keys().cloned().collect(), fresh: Nonce::fresh() }
                 }
-                FenceOrder::Ask { members, nonce } => {
+                DrainOrder::Ask { members, nonce } => {
                     for member in members.iter().filter_map(|name| live.get(name)).cloned() {
                         let (dlxs, kind, id) =
                             (self.members.clone(), self.plugin.kind().to_owned(), resource.id.clone());
@@ -111,17 +111,17 @@ impl<P: PluginCalls> DrainAttempt<P> {
                     }
                     self.next_answer(&mut questions, &mut why).await
                 }
-                FenceOrder::Nothing => self.next_answer(&mut questions, &mut why).await,
-                FenceOrder::Switch => {
+                DrainOrder::Nothing => self.next_answer(&mut questions, &mut why).await,
+                DrainOrder::Switch => {
                     let verify_idle = self.verify_idle(resource, fresh).await;
                     let idle = verify_idle.is_ok();
                     if let Err(reason) = verify_idle {
                         why = reason;
                     }
-                    FenceInput::Switched { idle, fresh: Nonce::fresh() }
+                    DrainInput::Switched { idle, fresh: Nonce::fresh() }
                 }
-                FenceOrder::Commit { expected, record } => {
-                    FenceInput::Scaled(match self.commit_version(resource, expected).await {
+                DrainOrder::Commit { expected, record } => {
+                    DrainInput::Scaled(match self.commit_version(resource, expected).await {
                         Ok(version) => {
                             let scaled =
                                 self.plugin.set_scale(&self.scale_request(resource, version, record)).await;
@@ -130,7 +130,7 @@ impl<P: PluginCalls> DrainAttempt<P> {
                         Err(error) => Err(classify_error(error, "scale", &mut failure)),
                     })
                 }
-                FenceOrder::End(outcome) => break outcome,
+                DrainOrder::End(outcome) => break outcome,
             };
             order = fence.step(input);
         };
@@ -164,7 +164,7 @@ impl<P: PluginCalls> DrainAttempt<P> {
     /// is promised is that controller's.
     async fn scale_without_drain(&self, resource: &Resource, reason: &str) -> DrainOutcome {
         let mut seen = protocol_seen(resource);
-        let record = [Step::Fence, Step::Commit].into_iter().try_fold(seen.record.clone(), |_, step| {
+        let record = [Step::Drain, Step::Commit].into_iter().try_fold(seen.record.clone(), |_, step| {
             seen.record = transition(&seen, step, Nonce::fresh(), reason)?;
             Some(seen.record.clone())
         });
@@ -176,7 +176,7 @@ impl<P: PluginCalls> DrainAttempt<P> {
         }
     }
 
-    /// The version the commit is made on: the fence's own.
+    /// The version the commit is made on: the drain attempt's own.
     async fn commit_version(&self, resource: &Resource, expected: Version) -> Result<Version, ScaleError> {
         if self.rules.commit_tests_version {
             return Ok(expected);
@@ -224,14 +224,14 @@ impl<P: PluginCalls> DrainAttempt<P> {
         &self,
         questions: &mut JoinSet<(String, DrainAnswer)>,
         why: &mut RevertReason,
-    ) -> FenceInput {
+    ) -> DrainInput {
         let answer = tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
             answer = questions.join_next() => Some(answer),
         };
         *why = match answer {
-            Some(Some(Ok((member, DrainAnswer::Confirmed)))) => return FenceInput::Confirmed(member),
+            Some(Some(Ok((member, DrainAnswer::Confirmed)))) => return DrainInput::Confirmed(member),
             Some(Some(Ok((member, DrainAnswer::Refused(reason))))) => {
                 RevertReason::Refused(format!("{member}: {reason}"))
             }
@@ -244,7 +244,7 @@ impl<P: PluginCalls> DrainAttempt<P> {
             Some(None) => RevertReason::Unreachable("a DLX did not answer".to_owned()),
             None => RevertReason::Stopping,
         };
-        FenceInput::Refused { fresh: Nonce::fresh() }
+        DrainInput::Refused { fresh: Nonce::fresh() }
     }
 }
 

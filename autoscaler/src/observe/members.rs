@@ -78,7 +78,7 @@ pub(crate) struct Unreachable {
     pub(crate) reason: Arc<str>,
 }
 
-/// What a DLX says to a fence.
+/// What a DLX says to a drain attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DrainAnswer {
     /// It sees the nonce, nothing is in flight there, it holds what comes.
@@ -122,7 +122,7 @@ impl Default for MemberTimeouts {
 // === impl Members ===
 
 impl Members {
-    /// The DLXs that are known so. `token`: what is sent with a fence's question.
+    /// The DLXs that are known so. `token`: what is sent with a drain attempt's question.
     pub(crate) fn new(
         coordination: Coordinator,
         token: Option<Token>,
@@ -191,7 +191,7 @@ impl Members {
         }
     }
 
-    /// Asks a member to confirm a fence.
+    /// Asks a member to confirm a drain attempt.
     pub(crate) async fn confirm(
         &self,
         member: &Member,

@@ -165,7 +165,7 @@ async fn answer(
     }
 }
 
-/// The answer that confirms a fence.
+/// The answer that confirms a drain attempt.
 pub(crate) fn confirmed() -> Reply {
     Reply::Json(StatusCode::OK, json!({"confirmed": true}))
 }

@@ -374,7 +374,7 @@ async fn an_old_record_on_what_is_awake_is_written_over() {
             site.write(record).await;
         }
         let web = one(&site.plugin, "web").await;
-        let fence = transition(&seen(&web), Step::Fence, Nonce(7), "a test");
+        let fence = transition(&seen(&web), Step::Drain, Nonce(7), "a test");
         site.write(fence.unwrap_or_else(|| panic!("{old:?}: {:?}", web.record))).await;
         site.scale(Target::Zero, record(Phase::Asleep, 7)).await;
         site.scale(Target::AtLeast(1), record(Phase::Waking, 8)).await;

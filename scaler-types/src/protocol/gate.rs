@@ -50,7 +50,7 @@ pub enum GateInput {
     },
     /// The autoscaler asks to confirm its fence.
     Asked {
-        /// The fence's nonce.
+        /// The drain attempt's nonce.
         nonce: Nonce,
         /// Requests in flight here, open upgraded sockets included.
         in_flight: u64,
@@ -86,7 +86,7 @@ pub enum GateOrder {
     Refuse(Refusal),
 }
 
-/// Why a DLX does not confirm a fence.
+/// Why a DLX does not confirm a drain attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// It does not see this nonce: not yet, or no more.
@@ -131,7 +131,7 @@ impl Gate {
     /// The one transition function.
     pub fn step(&mut self, input: GateInput) -> GateOrder {
         match input {
-            GateInput::Saw(seen) => self.saw(seen),
+            GateInput::Saw(seen) => self.observe(seen),
             GateInput::Wanted { fresh } => self.wanted(fresh),
             GateInput::Wrote { expected, record, result } => self.wrote(expected, record, result),
             GateInput::Woke { terminal, fresh } => {
@@ -151,7 +151,7 @@ impl Gate {
         }
     }
 
-    fn saw(&mut self, seen: Option<Seen>) -> GateOrder {
+    fn observe(&mut self, seen: Option<Seen>) -> GateOrder {
         // The stream is behind this DLX's own write: what it tells was replaced.
         let behind = seen.as_ref().is_some_and(|seen| Some(&seen.version) == self.superseded.as_ref());
         if !behind {
@@ -195,7 +195,7 @@ impl Gate {
             Err(Unwritten::Conflict) => return GateOrder::Refresh,
             Err(Unwritten::Unknown) => return GateOrder::Nothing,
         };
-        // Something newer was seen while the answer was on its way: a fence, perhaps, that was confirmed since.
+        // Something newer was seen while the answer was on its way: a drain attempt, perhaps, that was confirmed since.
         if let Some(seen) = &mut self.seen
             && (seen.version == expected || !self.rules.own_write_is_ordered)
         {

@@ -1,6 +1,6 @@
 //! The sleep protocol: how a resource goes to zero and back without losing a request.
 //!
-//! Pure functions and small state machines, without input or output. The autoscaler drives a [`Fence`], every DLX a
+//! Pure functions and small state machines, without input or output. The autoscaler drives a [`Drain`], every DLX a
 //! [`Gate`] per resource, and the model checker explores these very types. All they share is the resource's
 //! [`Record`], changed by compare-and-set alone:
 //!
@@ -11,7 +11,7 @@
 //!    autoscaler's commit then finds another version and changes nothing.
 //!    In traffic mode `when-asleep`, where requests pass no DLX while it is awake, they are led to the DLXs first ([`interception_step`]), and the
 //!    resource must be seen idle once more after everybody has followed.
-//!    Record and route are two objects. So a commit writes the route anew before the record (the key of a Service gets the fence's
+//!    Record and route are two objects. So a commit writes the route anew before the record (the key of a Service gets the drain attempt's
 //!    nonce as its value), on the very version that has led to the DLXs for long enough, and reads who is named after that.
 //!    Whoever gives a route back reads it first, the record after that, and takes away only what it has read: it finds the
 //!    fence, or the commit's write makes it fail.
@@ -21,12 +21,12 @@
 //! only after a write that makes the commit fail. One that was not has registered later than `draining` was written,
 //! lists after registering, and so has seen `draining` before it forwards anything.
 
-mod fence;
+mod drain;
 mod gate;
 mod interception;
 mod reports;
 
-pub use fence::{Fence, FenceInput, FenceOrder, Outcome};
+pub use drain::{Drain, DrainInput, DrainOrder, Outcome};
 pub use gate::{Gate, GateInput, GateOrder, Refusal};
 pub use interception::{Dlxs, InterceptionSeen, interception_step};
 pub use reports::{Gap, Reports};
@@ -48,7 +48,7 @@ pub struct Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Try to put it to sleep.
-    Fence,
+    Drain,
     /// Give that up.
     Revert,
     /// To zero; written with the scale.
@@ -74,13 +74,13 @@ pub enum Unwritten {
 /// show that each is needed and that its loss is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rules {
-    /// A commit changes nothing unless the version is still the fence's own.
+    /// A commit changes nothing unless the version is still the drain attempt's own.
     pub commit_tests_version: bool,
     /// A DLX confirms only the nonce it sees itself.
     pub confirm_tests_nonce: bool,
     /// A DLX confirms only while nothing is in flight.
     pub confirm_counts_in_flight: bool,
-    /// A request that finds a fence is forwarded only after the revert was written.
+    /// A request that finds a drain attempt is forwarded only after the revert was written.
     pub revert_before_forward: bool,
     /// A write's success changes what a DLX believes only if it has seen nothing newer since.
     pub own_write_is_ordered: bool,
@@ -100,7 +100,7 @@ pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option
         return None;
     }
     let state = match (step, seen.record.phase, seen.scaled) {
-        (Step::Fence, Active | Failed, true) => Draining,
+        (Step::Drain, Active | Failed, true) => Draining,
         (Step::Revert, Draining, _) => Active,
         (Step::Commit, Draining, _) => Asleep,
         (Step::Wake, Asleep | Failed, _) | (Step::Wake, Active | Draining | Waking, false) => Waking,
@@ -111,7 +111,7 @@ pub fn transition(seen: &Seen, step: Step, nonce: Nonce, reason: &str) -> Option
     let failed_wake = match step {
         Step::Fail => reason.to_owned(),
         Step::Finish => String::new(),
-        Step::Fence | Step::Revert | Step::Commit | Step::Wake => seen.record.failed_wake.clone(),
+        Step::Drain | Step::Revert | Step::Commit | Step::Wake => seen.record.failed_wake.clone(),
     };
     Some(Record { phase: state, nonce, reason: reason.to_owned(), failed_wake, format: Record::FORMAT })
 }
@@ -134,10 +134,10 @@ pub enum WakeSeen<'a> {
 ///
 /// `mine` is whether this process's own fence is under way.
 pub fn recover(seen: &Seen, mine: bool, wake: WakeSeen<'_>, nonce: Nonce) -> Option<Record> {
-    const LEFT: &str = "its wake was left behind";
+    const LEFT: &str = "its wake was abandoned";
     let (step, reason) = match (seen.record.phase, seen.scaled, wake) {
-        (Phase::Draining, ..) if !mine => (Step::Revert, "its fence was left behind"),
-        (Phase::Asleep, true, _) => (Step::Finish, "scaled up by hand"),
+        (Phase::Draining, ..) if !mine => (Step::Revert, "its drain attempt was abandoned"),
+        (Phase::Asleep, true, _) => (Step::Finish, "scaled up manually"),
         (Phase::Waking, _, WakeSeen::InTime) => return None,
         (Phase::Waking, true, WakeSeen::Ready) => (Step::Finish, "it is ready"),
         (Phase::Waking, true, WakeSeen::Unknown) => (Step::Finish, LEFT),

@@ -38,7 +38,7 @@ fn every_transition() {
     let no = None;
     // Without replicas and with, for: active, draining, asleep, waking, failed.
     let table = [
-        (Step::Fence, [[no, Some(Draining)], [no, no], [no, no], [no, no], [no, Some(Draining)]]),
+        (Step::Drain, [[no, Some(Draining)], [no, no], [no, no], [no, no], [no, Some(Draining)]]),
         (Step::Revert, [[no, no], [Some(Active), Some(Active)], [no, no], [no, no], [no, no]]),
         (Step::Commit, [[no, no], [Some(Asleep), Some(Asleep)], [no, no], [no, no], [no, no]]),
         (
@@ -102,7 +102,7 @@ fn why_a_wake_failed_is_kept_until_one_succeeds() {
         now.record.failed_wake.clone()
     };
     assert_eq!(go(Step::Fail), "no such image");
-    for step in [Step::Fence, Step::Revert, Step::Fence, Step::Commit, Step::Wake] {
+    for step in [Step::Drain, Step::Revert, Step::Drain, Step::Commit, Step::Wake] {
         assert_eq!(go(step), "no such image", "{step:?}");
     }
     assert_eq!(go(Step::Finish), "");
@@ -220,7 +220,7 @@ fn an_own_write_does_not_replace_what_was_seen_since() {
     gate.step(wanted());
     gate.step(GateInput::Saw(Some(seen(Draining, 3, true))));
     gate.step(wrote(1, Active, Ok(version(2))));
-    assert!(!gate.open(), "a fence newer than the own write stands");
+    assert!(!gate.open(), "a drain attempt newer than the own write stands");
     assert_eq!(gate.seen().map(|seen| &seen.version), Some(&version(3)));
 }
 
@@ -266,33 +266,33 @@ fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-/// A fence whose `draining` was written as version 2.
-fn fence() -> Fence {
-    let (mut fence, order) = Fence::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
+/// A drain attempt whose `draining` was written as version 2.
+fn fence() -> Drain {
+    let (mut fence, order) = Drain::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
     assert!(
-        matches!(order, FenceOrder::Write { expected, record } if expected == version(1) && record.phase == Draining && record.nonce == FRESH)
+        matches!(order, DrainOrder::Write { expected, record } if expected == version(1) && record.phase == Draining && record.nonce == FRESH)
     );
-    assert_eq!(fence.step(FenceInput::Wrote(Ok(version(2)))), FenceOrder::ReadMembers);
+    assert_eq!(fence.step(DrainInput::Wrote(Ok(version(2)))), DrainOrder::ReadMembers);
     fence
 }
 
 /// The same, with these members asked.
-fn asking(members: &[&str]) -> Fence {
+fn asking(members: &[&str]) -> Drain {
     let mut fence = fence();
-    let order = fence.step(FenceInput::Members { members: names(members), fresh: Nonce(3) });
-    assert_eq!(order, FenceOrder::Ask { members: names(members), nonce: FRESH });
+    let order = fence.step(DrainInput::Members { members: names(members), fresh: Nonce(3) });
+    assert_eq!(order, DrainOrder::Ask { members: names(members), nonce: FRESH });
     fence
 }
 
-fn reverts(order: &FenceOrder) -> bool {
-    matches!(order, FenceOrder::Write { expected, record } if *expected == version(2) && record.phase == Active && record.nonce == Nonce(3))
+fn reverts(order: &DrainOrder) -> bool {
+    matches!(order, DrainOrder::Write { expected, record } if *expected == version(2) && record.phase == Active && record.nonce == Nonce(3))
 }
 
 #[test]
 fn a_fence_begins_only_where_there_is_something_to_put_to_zero() {
     for state in STATES {
         for scaled in [false, true] {
-            let begun = Fence::begin(Rules::default(), seen(state, 1, scaled), FRESH, "idle").is_some();
+            let begun = Drain::begin(Rules::default(), seen(state, 1, scaled), FRESH, "idle").is_some();
             assert_eq!(begun, matches!(state, Active | Failed) && scaled, "{state}, scaled: {scaled}");
         }
     }
@@ -301,16 +301,16 @@ fn a_fence_begins_only_where_there_is_something_to_put_to_zero() {
 #[test]
 fn a_commit_waits_for_every_member_and_stands_on_the_fences_own_version() {
     let mut fence = asking(&["a", "b"]);
-    assert_eq!(fence.step(FenceInput::Confirmed("a".into())), FenceOrder::Nothing);
-    assert_eq!(fence.step(FenceInput::Confirmed("a".into())), FenceOrder::Nothing, "the same one again");
-    assert_eq!(fence.step(FenceInput::Confirmed("stranger".into())), FenceOrder::Nothing);
-    let order = fence.step(FenceInput::Confirmed("b".into()));
+    assert_eq!(fence.step(DrainInput::Confirmed("a".into())), DrainOrder::Nothing);
+    assert_eq!(fence.step(DrainInput::Confirmed("a".into())), DrainOrder::Nothing, "the same one again");
+    assert_eq!(fence.step(DrainInput::Confirmed("stranger".into())), DrainOrder::Nothing);
+    let order = fence.step(DrainInput::Confirmed("b".into()));
     assert!(
-        matches!(order, FenceOrder::Commit { expected, record } if expected == version(2) && record.phase == Asleep && record.nonce == FRESH)
+        matches!(order, DrainOrder::Commit { expected, record } if expected == version(2) && record.phase == Asleep && record.nonce == FRESH)
     );
-    let late = FenceInput::Refused { fresh: Nonce(4) };
-    assert_eq!(fence.step(late), FenceOrder::Nothing, "decided already");
-    assert_eq!(fence.step(FenceInput::Scaled(Ok(()))), FenceOrder::End(Outcome::Asleep));
+    let late = DrainInput::Refused { fresh: Nonce(4) };
+    assert_eq!(fence.step(late), DrainOrder::Nothing, "decided already");
+    assert_eq!(fence.step(DrainInput::Scaled(Ok(()))), DrainOrder::End(Outcome::Asleep));
 }
 
 #[test]
@@ -318,31 +318,31 @@ fn a_commits_end_is_the_tries_end() {
     let table = [(Unwritten::Conflict, Outcome::Reverted), (Unwritten::Unknown, Outcome::Unknown)];
     for (why, outcome) in table {
         let mut fence = asking(&["a"]);
-        fence.step(FenceInput::Confirmed("a".into()));
-        assert_eq!(fence.step(FenceInput::Scaled(Err(why))), FenceOrder::End(outcome), "{why:?}");
+        fence.step(DrainInput::Confirmed("a".into()));
+        assert_eq!(fence.step(DrainInput::Scaled(Err(why))), DrainOrder::End(outcome), "{why:?}");
     }
 }
 
 #[test]
 fn one_refusal_reverts_at_once() {
     let mut fence = asking(&["a", "b"]);
-    assert!(reverts(&fence.step(FenceInput::Refused { fresh: Nonce(3) })));
-    assert_eq!(fence.step(FenceInput::Confirmed("b".into())), FenceOrder::Nothing, "too late");
-    assert_eq!(fence.step(FenceInput::Wrote(Ok(version(3)))), FenceOrder::End(Outcome::Reverted));
+    assert!(reverts(&fence.step(DrainInput::Refused { fresh: Nonce(3) })));
+    assert_eq!(fence.step(DrainInput::Confirmed("b".into())), DrainOrder::Nothing, "too late");
+    assert_eq!(fence.step(DrainInput::Wrote(Ok(version(3)))), DrainOrder::End(Outcome::Reverted));
 }
 
 #[test]
 fn without_a_member_it_stays_awake() {
     let mut fence = fence();
-    assert!(reverts(&fence.step(FenceInput::Members { members: names(&[]), fresh: Nonce(3) })));
+    assert!(reverts(&fence.step(DrainInput::Members { members: names(&[]), fresh: Nonce(3) })));
 }
 
 #[test]
 fn a_fence_that_could_not_be_written_is_over() {
     let table = [(Unwritten::Conflict, Outcome::Reverted), (Unwritten::Unknown, Outcome::Unknown)];
     for (why, outcome) in table {
-        let (mut fence, _) = Fence::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
-        assert_eq!(fence.step(FenceInput::Wrote(Err(why))), FenceOrder::End(outcome), "{why:?}");
+        let (mut fence, _) = Drain::begin(Rules::default(), seen(Active, 1, true), FRESH, "idle").unwrap();
+        assert_eq!(fence.step(DrainInput::Wrote(Err(why))), DrainOrder::End(outcome), "{why:?}");
     }
 }
 
@@ -350,21 +350,21 @@ fn a_fence_that_could_not_be_written_is_over() {
 fn on_path_direct_the_route_is_switched_between_the_last_confirmation_and_the_commit() {
     let switching = || {
         let mut fence = asking(&["a"]).switching();
-        assert_eq!(fence.step(FenceInput::Confirmed("a".into())), FenceOrder::Switch);
+        assert_eq!(fence.step(DrainInput::Confirmed("a".into())), DrainOrder::Switch);
         fence
     };
     let mut fence = switching();
-    assert_eq!(fence.step(FenceInput::Confirmed("a".into())), FenceOrder::Nothing, "a late answer");
-    let order = fence.step(FenceInput::Switched { idle: true, fresh: Nonce(3) });
+    assert_eq!(fence.step(DrainInput::Confirmed("a".into())), DrainOrder::Nothing, "a late answer");
+    let order = fence.step(DrainInput::Switched { idle: true, fresh: Nonce(3) });
     assert!(
-        matches!(order, FenceOrder::Commit { expected, record } if expected == version(2) && record.nonce == FRESH)
+        matches!(order, DrainOrder::Commit { expected, record } if expected == version(2) && record.nonce == FRESH)
     );
-    assert!(reverts(&switching().step(FenceInput::Switched { idle: false, fresh: Nonce(3) })));
+    assert!(reverts(&switching().step(DrainInput::Switched { idle: false, fresh: Nonce(3) })));
     let rules = Rules { switch_before_commit: false, ..Rules::default() };
-    let (fence, _) = Fence::begin(rules, seen(Active, 1, true), FRESH, "idle").unwrap();
+    let (fence, _) = Drain::begin(rules, seen(Active, 1, true), FRESH, "idle").unwrap();
     let mut fence = fence.switching();
-    fence.step(FenceInput::Wrote(Ok(version(2))));
-    fence.step(FenceInput::Members { members: names(&["a"]), fresh: Nonce(3) });
-    let order = fence.step(FenceInput::Confirmed("a".into()));
-    assert!(matches!(order, FenceOrder::Commit { .. }), "with the rule left out");
+    fence.step(DrainInput::Wrote(Ok(version(2))));
+    fence.step(DrainInput::Members { members: names(&["a"]), fresh: Nonce(3) });
+    let order = fence.step(DrainInput::Confirmed("a".into()));
+    assert!(matches!(order, DrainOrder::Commit { .. }), "with the rule left out");
 }

@@ -255,7 +255,7 @@ impl<U: Clone + PartialEq + Serialize + DeserializeOwned> Records<U> {
     fn name(&self, id: &ResourceId) -> Result<String> {
         anyhow::ensure!(
             id.namespace == self.shared.namespace,
-            "{id} is not in the namespace {} whose records these are",
+            "{id} is not in the namespace {} of these records",
             self.shared.namespace
         );
         encode_name(&id.name)

@@ -5,9 +5,9 @@
 pub enum Event {
     /// A commit put the resource to zero.
     Committed,
-    /// A request inside a fence reverted it.
+    /// A request inside a drain attempt reverted it.
     RevertedByRequest,
-    /// A fence gave up because a DLX refused or did not answer.
+    /// A drain attempt gave up because a DLX refused or did not answer.
     RevertedByRefusal,
     /// A commit found another version.
     CommitConflict,
@@ -19,9 +19,9 @@ pub enum Event {
     WakeUnknown,
     /// A wake turned out to be impossible.
     WakeFailed,
-    /// A DLX registered while a fence stood.
+    /// A DLX registered while a drain attempt stood.
     JoinedInsideFence,
-    /// A fence was committed that a DLX had not confirmed because it registered later.
+    /// A drain attempt was committed that a DLX had not confirmed because it registered later.
     CommittedPastJoiner,
     /// A DLX died while it was asked.
     DiedWhileAsked,
@@ -37,7 +37,7 @@ pub enum Event {
     StaleIgnored,
     /// An own write's answer came after something newer had been seen.
     OwnWriteOvertaken,
-    /// A fence stood while a live DLX was silent.
+    /// A drain attempt stood while a live DLX was silent.
     FencedOverSilence,
     /// A held request was released.
     HeldReleased,
@@ -45,11 +45,11 @@ pub enum Event {
     RefusedAndHeld,
     /// A write whose author is gone happened all the same.
     OrphanLanded,
-    /// A person put it to zero inside a fence.
+    /// A person put it to zero inside a drain attempt.
     ZeroInsideFence,
     /// An old record came back.
     Undone,
-    /// An old record came back inside a fence.
+    /// An old record came back inside a drain attempt.
     UndoneInsideFence,
     /// A DLX confirmed that it holds what comes, and another has a request in flight.
     RefusedInFlight,

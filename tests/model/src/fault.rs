@@ -7,7 +7,7 @@ pub enum Fault {
     ListsBeforeRegistering,
     /// A member that does not answer is taken for dead.
     SilenceIsDeath,
-    /// A DLX lifts a fence when it has stood for some time.
+    /// A DLX lifts a drain attempt when it has stood for some time.
     LiftsByTimer,
     /// The stream tells an older state after a newer one.
     StreamOutOfOrder,

@@ -1,10 +1,10 @@
 //! The sleep protocol, model-checked, in three models that share an explorer: [`window`] knows when a leader may believe that nobody
-//! was served for a window; [`model`] knows how a fence, a wake and their
+//! was served for a window; [`model`] knows how a drain attempt, a wake and their
 //! requests go, with every write and answer a step of its own; [`route`] knows how requests come to pods or DLXs, and how that is
 //! changed (it says itself what it knows). What follows is about the first.
 //!
 //! [`model::Model`] drives the very [`Gate`](scaler_types::protocol::Gate),
-//! [`Fence`](scaler_types::protocol::Fence), [`transition`](scaler_types::protocol::transition) and
+//! [`Drain`](scaler_types::protocol::Drain), [`transition`](scaler_types::protocol::transition) and
 //! [`recover`](scaler_types::protocol::recover) that the daemons call, through every order of events that a finite
 //! [`Budget`](world::Budget) allows. `cargo nextest run -p model` explores the scenarios of `tests/faultless.rs`, prints
 //! states and times (`--no-capture`), and shows in `tests/faults.rs` that each rule left out and each fault around the
@@ -23,11 +23,11 @@
 //! - **Two DLXs**, each a record of incarnations: registers, lists, follows a stream of its own with any delay (states in
 //!   between may be left out, the newest be told twice), leaves some time after its last request is done (it waits to be asked for its
 //!   last report, and confirms meanwhile), or dies at any step.
-//!   One may be stopped and go on. A place without a DLX may be taken at any time, inside a fence too.
+//!   One may be stopped and go on. A place without a DLX may be taken at any time, inside a drain attempt too.
 //! - **Requests** arrive, are counted, look at the gate, are sent, reach the resource, end: each a step of its own. One
 //!   that finds the gate shut is held, asks for what it wants, and goes the same way when the gate is open and the
 //!   resource answers. An upgraded socket is a request that ends late.
-//! - **Two autoscalers**, both of which believe to lead: begin a fence, read the members, ask, hear the answers in any
+//! - **Two autoscalers**, both of which believe to lead: begin a drain attempt, read the members, ask, hear the answers in any
 //!   order, give up waiting at any time, recover any record at any time (a wake counts as stuck whenever it likes), die at
 //!   any step. Another one is there at once: what a pause would add, any delay adds.
 //! - **A person** scales to zero, from zero or to another number, in any state; an undo brings any earlier record back.

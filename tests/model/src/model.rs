@@ -145,7 +145,7 @@ impl explore::Model for Model {
                 actions.push(Action::CrashAutoscaler { a });
             }
         }
-        let places = (0..2).flat_map(|i| [Who::Gate(i), Who::Wake(i), Who::Fence(i), Who::Recovery(i)]);
+        let places = (0..2).flat_map(|i| [Who::Gate(i), Who::Wake(i), Who::Drain(i), Who::Recovery(i)]);
         for who in places {
             match world.write(who).map(|write| write.landed.is_some()) {
                 Some(false) => actions.extend([Action::Land(who), Action::Lose(who)]),

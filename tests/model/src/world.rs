@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use crate::canon::{self, Canon};
 use scaler_types::{
     Nonce, Record, Version,
-    protocol::{Fence, Gate, Seen},
+    protocol::{Drain, Gate, Seen},
 };
 
 /// Whose write.
@@ -15,8 +15,8 @@ pub enum Who {
     Gate(usize),
     /// A gate's wake.
     Wake(usize),
-    /// A fence's.
-    Fence(usize),
+    /// A drain attempt's.
+    Drain(usize),
     /// A recovery's.
     Recovery(usize),
     /// Nobody's any more.
@@ -135,10 +135,10 @@ pub struct Autoscaler {
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The protocol's side.
-    pub fence: Fence,
+    pub fence: Drain,
     /// The membership is to be read.
     pub reading: bool,
-    /// The fence's write: draining, revert or commit.
+    /// The drain attempt's write: draining, revert or commit.
     pub write: Option<Write>,
     /// What was asked of the DLX in each place.
     pub questions: [Question; 2],
@@ -186,7 +186,7 @@ pub struct Write {
 pub struct Budget {
     /// Requests arrive.
     pub requests: u8,
-    /// An autoscaler begins a fence.
+    /// An autoscaler begins a drain attempt.
     pub fences: u8,
     /// A person scales to zero.
     pub zeros: u8,
@@ -255,7 +255,7 @@ impl World {
         match who {
             Who::Gate(d) => self.dlx[d].as_ref()?.write.as_ref(),
             Who::Wake(d) => self.dlx[d].as_ref()?.wake.as_ref(),
-            Who::Fence(a) => self.autoscalers[a].attempt.as_ref()?.write.as_ref(),
+            Who::Drain(a) => self.autoscalers[a].attempt.as_ref()?.write.as_ref(),
             Who::Recovery(a) => self.autoscalers[a].recovery.as_ref(),
             Who::Orphan(orphan) => self.orphans.get(orphan),
         }
@@ -266,7 +266,7 @@ impl World {
         match who {
             Who::Gate(d) => Some(&mut self.dlx[d].as_mut()?.write),
             Who::Wake(d) => Some(&mut self.dlx[d].as_mut()?.wake),
-            Who::Fence(a) => Some(&mut self.autoscalers[a].attempt.as_mut()?.write),
+            Who::Drain(a) => Some(&mut self.autoscalers[a].attempt.as_mut()?.write),
             Who::Recovery(a) => Some(&mut self.autoscalers[a].recovery),
             Who::Orphan(_) => None,
         }
@@ -297,7 +297,7 @@ impl Dlx {
         }
     }
 
-    /// What it tells when a fence asks.
+    /// What it tells when a drain attempt asks.
     pub fn in_flight(&self) -> u8 {
         self.looking + self.sending + self.reached
     }

@@ -75,7 +75,7 @@ scenarios! {
     direct_rivals_awake: rivals(DIRECT, Begins::Asleep, BASE) => [Committed, RivalReverted, RouteConflict];
     gitops: model(DIRECT, Begins::Own, BASE.takes(2).connections(1)) => [KeyTakenInsideFence, RouteChanged, SwitchLost, PutBack];
     slices_deleted: model(DIRECT, Begins::Own, BASE.deletes(1).own_deletes(1)) => [SliceDeletedUnderKey, RouteChanged];
-    /// By a person, and inside a fence by an HPA.
+    /// By a person, and inside a drain attempt by an HPA.
     scaled_up: model(DIRECT, Begins::Own, BASE.ups(1).takes(1)) => [ScaledInsideFence, WokenByHand, CommitConflict];
     scaled_to_zero: model(DIRECT, Begins::Own, BASE.zeros(1)) => [ZeroInsideFence];
     scaled_by_hand: model(DIRECT, Begins::Asleep, Budget::NONE.fences(1).zeros(1).ups(1)) => [WokenByHand, ZeroInsideFence];

@@ -17,11 +17,7 @@ use crate::{
 /// The first steps of `cargo xtask test`, some seconds. Dependencies: `deny.toml` says which licences, sources and
 /// doubled versions are allowed (cargo-deny is installed into target/tools if the machine has none).
 #[derive(clap::Args)]
-pub struct Lint {
-    /// Also the names of the crates that are not clean yet
-    #[arg(long)]
-    all: bool,
-}
+pub struct Lint {}
 
 /// Asks the RustSec database about the dependencies in Cargo.lock
 ///
@@ -37,7 +33,7 @@ impl Lint {
     /// The first step that fails.
     pub fn run(&self) -> Result<()> {
         let mut steps = Steps::new();
-        lint(&mut steps, self.all)?;
+        lint(&mut steps)?;
         steps.summary();
         Ok(())
     }
@@ -54,17 +50,17 @@ impl Advisories {
     }
 }
 
-/// The steps of [`Lint`]. `all`: also the names of crates that are not clean yet.
+/// The steps of [`Lint`].
 ///
 /// # Errors
 ///
 /// The first that fails.
-pub fn lint(steps: &mut Steps, all: bool) -> Result<()> {
+pub fn lint(steps: &mut Steps) -> Result<()> {
     steps.step("cargo fmt --check", || run(cargo().args(["fmt", "--all", "--check"])))?;
     steps.step("cargo deny check", || deny(&["bans", "licenses", "sources"]))?;
     let crates = steps.step("reading the product crates", source::product_crates)?;
     steps.step("modules without cycles", || cycles::check(&crates))?;
-    steps.step("names and words", || names::check(&crates, all))
+    steps.step("names and words", || names::check(&crates))
 }
 
 /// A warning fails: an exception in deny.toml that is no longer needed goes.

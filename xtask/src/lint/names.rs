@@ -11,9 +11,6 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 use super::source::{Crate, SourceFile};
 
-/// Crates whose names are not clean yet; none may be added. Their types still count for those of others.
-const NOT_YET_CHECKED: &[&str] = &["scaler-types"];
-
 /// Types that may be defined more than once, each with its reason.
 const DEFINED_TWICE: &[(&str, &str)] = &[(
     "PluginCalls",
@@ -77,8 +74,8 @@ const BANNED_WORDS: &[(&str, &str)] = &[
 /// # Errors
 ///
 /// All that were found, each with its place.
-pub fn check(crates: &[Crate], all: bool) -> Result<()> {
-    let mut types: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+pub fn check(crates: &[Crate]) -> Result<()> {
+    let mut types: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut found = Vec::new();
     let mut read = BTreeSet::new();
     for source in crates {
@@ -92,26 +89,18 @@ pub fn check(crates: &[Crate], all: bool) -> Result<()> {
     for (name, places) in types {
         let excepted = DEFINED_TWICE.iter().any(|(except, _)| *except == name);
         if places.len() > 1 && !excepted {
-            let shown: Vec<_> = places.iter().map(|place| place.shown.as_str()).collect();
-            let text =
-                format!("type {name} is defined {} times:\n    {}", places.len(), shown.join("\n    "));
-            found.extend(places.into_iter().map(|place| Place { shown: text.clone(), ..place }));
+            found.push(format!(
+                "type {name} is defined {} times:\n    {}",
+                places.len(),
+                places.join("\n    ")
+            ));
         } else if places.len() == 1 && excepted {
             bail!("{name} is defined once: take it off the exceptions");
         }
     }
-    let mut unclean: BTreeMap<&str, usize> = BTreeMap::new();
     let mut text = String::new();
-    let mut said = BTreeSet::new();
-    for Place { folder, shown } in &found {
-        if !all && NOT_YET_CHECKED.contains(&folder.as_str()) {
-            *unclean.entry(folder).or_default() += 1;
-        } else if said.insert(shown) {
-            write!(text, "\n  {shown}")?;
-        }
-    }
-    for (folder, count) in unclean {
-        println!("    not yet checked: {folder}, {count} names and words");
+    for shown in found.into_iter().collect::<BTreeSet<_>>() {
+        write!(text, "\n  {shown}")?;
     }
     if !text.is_empty() {
         bail!("names and words to change:{text}");
@@ -119,20 +108,13 @@ pub fn check(crates: &[Crate], all: bool) -> Result<()> {
     Ok(())
 }
 
-/// What was found, and the crate it was found in.
-struct Place {
-    folder: String,
-    shown: String,
-}
-
 fn find(
     source: &Crate,
     file: &SourceFile,
     tokens: TokenStream,
-    types: &mut BTreeMap<String, Vec<Place>>,
-    found: &mut Vec<Place>,
+    types: &mut BTreeMap<String, Vec<String>>,
+    found: &mut Vec<String>,
 ) {
-    let folder = source.folder.display().to_string();
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     for (index, token) in tokens.iter().enumerate() {
         let line = token.span().start().line;
@@ -141,15 +123,11 @@ fn find(
                 let Some(TokenTree::Ident(name)) = tokens.get(index + 1) else { continue };
                 let name = name.to_string();
                 if keyword == "fn" && BANNED_FUNCTIONS.contains(&name.as_str()) {
-                    let shown = format!("a function's name is a verb: {}", file.show(line));
-                    found.push(Place { folder: folder.clone(), shown });
+                    found.push(format!("a function's name is a verb: {}", file.show(line)));
                 }
                 let is_type = ["struct", "enum", "union", "trait", "type"].iter().any(|word| keyword == word);
                 if is_type && is_seen_outside(&tokens[..index]) {
-                    types
-                        .entry(name)
-                        .or_default()
-                        .push(Place { folder: folder.clone(), shown: file.show(line) });
+                    types.entry(name).or_default().push(file.show(line));
                 }
             }
             // A doc comment is an attribute; `#[error("..")]` another.
@@ -158,7 +136,7 @@ fn find(
             TokenTree::Literal(literal) => {
                 for (word, instead) in banned_words(&literal.to_string()) {
                     let shown = format!("\"{word}\" (rather: {instead}): {}", file.show(line));
-                    found.push(Place { folder: folder.clone(), shown });
+                    found.push(shown);
                 }
             }
             TokenTree::Punct(_) => {}

@@ -265,7 +265,7 @@ fn a_scale_that_fails_is_tried_again_after_a_growing_pause() {
 fn what_was_left_behind_is_mended() {
     let mut scene = Scene::new();
     let mended = |work: &PlannedWork| work.repairs.iter().map(|mend| mend.record.phase).collect::<Vec<_>>();
-    // A fence of somebody who is gone.
+    // A drain attempt of somebody who is gone.
     scene.record(Phase::Draining, 1);
     let work = scene.cycle(SECOND);
     assert_eq!(mended(&work), [Phase::Active]);

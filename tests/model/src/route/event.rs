@@ -27,7 +27,7 @@ pub enum Event {
     GivenBack,
     /// A Service that led to the pods alone was led to the DLXs, and not by a try.
     Led,
-    /// A fence was lifted that somebody had left behind.
+    /// A drain attempt was lifted that somebody had left behind.
     LeftBehind,
     /// A rival lifted the other's fence.
     RivalReverted,
@@ -39,11 +39,11 @@ pub enum Event {
     RouteConflict,
     /// The DLXs were not led to: the pods are not to be put to zero any more.
     StaleDropped,
-    /// The key was not removed: a fence stands.
+    /// The key was not removed: a drain attempt stands.
     KeyStays,
     /// The look before our slice is removed found the key, or no pods.
     RemovalRefused,
-    /// The key was taken away inside a fence.
+    /// The key was taken away inside a drain attempt.
     KeyTakenInsideFence,
     /// Ours was put back.
     PutBack,
@@ -51,13 +51,13 @@ pub enum Event {
     PastDlxs,
     /// The slice was deleted while the key was there.
     SliceDeletedUnderKey,
-    /// It was scaled up inside a fence.
+    /// It was scaled up inside a drain attempt.
     ScaledInsideFence,
-    /// It was scaled to zero inside a fence.
+    /// It was scaled to zero inside a drain attempt.
     ZeroInsideFence,
     /// A wake by hand was noticed.
     WokenByHand,
-    /// The owner opted out inside a fence.
+    /// The owner opted out inside a drain attempt.
     OptedOutInsideFence,
     /// The owner opted out while it slept.
     OptedOutAsleep,
@@ -71,7 +71,7 @@ pub enum Event {
     DeadNamed,
     /// No DLX served for so long that the route was given back.
     DeadMan,
-    /// A DLX joined inside a fence.
+    /// A DLX joined inside a drain attempt.
     JoinedInsideFence,
 }
 

@@ -35,7 +35,7 @@ pub enum Fault {
     LooksInMemory,
     /// A commit does not read the slices after that.
     SlicesNotRead,
-    /// The key is removed without a look whether a fence stands.
+    /// The key is removed without a look whether a drain attempt stands.
     WorkloadNotRead,
     /// That look is taken before the key's value is read.
     ReadsWorkloadFirst,

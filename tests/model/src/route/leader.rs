@@ -2,7 +2,7 @@
 
 use scaler_types::{
     Backend, Nonce, Record, Version,
-    protocol::{Fence, Seen},
+    protocol::{Drain, Seen},
 };
 
 use super::world::{Dlxs, Grace, Service, Slice};
@@ -105,7 +105,7 @@ pub enum CallStep {
 #[derive(Clone, Debug, Hash)]
 pub struct Attempt {
     /// The protocol's side.
-    pub fence: Fence,
+    pub fence: Drain,
     /// Its nonce.
     pub nonce: Nonce,
     /// The DLXs that have yet to answer.
@@ -149,7 +149,7 @@ pub struct Commit {
 /// One request of a commit.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum CommitStep {
-    /// The key is written anew, with the fence's nonce.
+    /// The key is written anew, with the drain attempt's nonce.
     Stamp,
     /// The slices are read.
     Slices,

@@ -1,6 +1,6 @@
 //! The route of one resource, model-checked: its Service, the slices on it, who follows them, and the autoscalers that lead it.
 //!
-//! [`model::Model`] drives the very [`interception_step`](scaler_types::protocol::interception_step), [`Fence`](scaler_types::protocol::Fence),
+//! [`model::Model`] drives the very [`interception_step`](scaler_types::protocol::interception_step), [`Drain`](scaler_types::protocol::Drain),
 //! [`Gate`](scaler_types::protocol::Gate) and [`recover`](scaler_types::protocol::recover) that the daemons call. `tests/route.rs` has
 //! the scenarios, `tests/route_faults.rs` shows that each fault around the protocol is found.
 //!
@@ -19,7 +19,7 @@
 //!   out, one call at a time for each autoscaler, every request of it a step of its own:
 //!   1. To lead to the DLXs: Service, slice and workload are read. In traffic mode `when-asleep` one with replicas and no fence is left alone. The
 //!      slice is written if it is not there as it should be; then the key if it is not there, on the version read before.
-//!   2. To lead to both: the Service is read, *then* the workload; with a fence nothing is done. The key is removed if its value is
+//!   2. To lead to both: the Service is read, *then* the workload; with a drain attempt nothing is done. The key is removed if its value is
 //!      the one that was read, and not tried again. (The slice is written first if it is not there, unless no DLX could be named.)
 //!   3. To remove our slice: the Service is read, and must have no key and the version that was seen when it was decided; the
 //!      controller's slice was seen to name the pods. The slice is removed on the version seen then, not on one read now.
@@ -27,11 +27,11 @@
 //!   There it waits until its autoscaler sees that the route leads to the DLXs, for the grace, and takes a sample; if it sees the
 //!   Service changed meanwhile it begins to wait anew, or gives up. On both paths the commit takes the Service's version from its
 //!   plugin's view, where that leads to the DLXs with names (in traffic mode `always` for a window, counted on that very version); writes
-//!   the key anew on it, with the fence's nonce; reads the slice; and writes the workload.
+//!   the key anew on it, with the drain attempt's nonce; reads the slice; and writes the workload.
 //! - **DLXs** join, serve, die (a slice names them until it is tended), or leave: serve what comes until no slice names them and
 //!   a grace has passed since, which begins anew when one does.
 //! - **People**: server-side apply takes the key away; somebody deletes our slice or the controller's, scales to zero, up, or to
-//!   another number (an HPA too), and opts out, all at any time, inside a fence too.
+//!   another number (an HPA too), and opts out, all at any time, inside a drain attempt too.
 //!
 //! # What must hold
 //!

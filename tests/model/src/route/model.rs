@@ -297,7 +297,7 @@ pub struct RouteIn<'a> {
     pub ready: bool,
     /// Everybody knows them.
     pub known: bool,
-    /// A fence of its own stands.
+    /// A drain attempt of its own stands.
     pub confirmed: bool,
     /// The DLXs that serve.
     pub serving: world::Dlxs,

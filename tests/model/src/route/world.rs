@@ -139,7 +139,7 @@ pub struct Budget {
     pub connections: u8,
     /// One of them is kept for another request.
     pub pools: u8,
-    /// An autoscaler begins a fence.
+    /// An autoscaler begins a drain attempt.
     pub fences: u8,
     /// An autoscaler dies.
     pub crashes: u8,

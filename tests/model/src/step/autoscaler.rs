@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use scaler_types::{
     Phase,
-    protocol::{Fence, FenceInput, GateInput, GateOrder, Refusal, WakeSeen, recover},
+    protocol::{Drain, DrainInput, GateInput, GateOrder, Refusal, WakeSeen, recover},
 };
 
 use super::Step;
@@ -19,7 +19,7 @@ use crate::{
 impl Step<'_> {
     pub(super) fn begin(&mut self, a: usize) -> bool {
         let fresh = self.nonce();
-        let begun = Fence::begin(self.model.rules, self.world.store.now.clone(), fresh, "");
+        let begun = Drain::begin(self.model.rules, self.world.store.now.clone(), fresh, "");
         let Some((fence, order)) = begun else { return false };
         self.world.left.fences -= 1;
         let questions = [Question::None, Question::None];
@@ -41,7 +41,7 @@ impl Step<'_> {
         }
         self.attempt(a).reading = false;
         let fresh = self.nonce();
-        self.fence(a, FenceInput::Members { members, fresh })
+        self.fence(a, DrainInput::Members { members, fresh })
     }
 
     pub(super) fn ask(&mut self, a: usize, d: usize) -> bool {
@@ -74,9 +74,9 @@ impl Step<'_> {
                 if late {
                     self.note(Event::LateConfirm);
                 }
-                self.fence(a, FenceInput::Confirmed(name))
+                self.fence(a, DrainInput::Confirmed(name))
             }
-            Question::Refused(_) => self.fence(a, FenceInput::Refused { fresh }),
+            Question::Refused(_) => self.fence(a, DrainInput::Refused { fresh }),
             _ => false,
         }
     }

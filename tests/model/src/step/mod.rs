@@ -8,7 +8,7 @@ mod writes;
 
 use scaler_types::{
     Nonce, Phase, Version,
-    protocol::{FenceInput, FenceOrder, GateInput, GateOrder, Outcome},
+    protocol::{DrainInput, DrainOrder, GateInput, GateOrder, Outcome},
 };
 
 use crate::{
@@ -120,12 +120,12 @@ impl Step<'_> {
             Action::Hear { a, d } => self.hear(a, d),
             Action::GiveUp { a } => {
                 let fresh = self.nonce();
-                self.note(Event::RevertedByRefusal) && self.fence(a, FenceInput::Refused { fresh })
+                self.note(Event::RevertedByRefusal) && self.fence(a, DrainInput::Refused { fresh })
             }
             Action::Recover { a } => self.recover(a),
             Action::CrashAutoscaler { a } => {
                 self.world.left.autoscaler_crashes -= 1;
-                self.orphan(Who::Fence(a));
+                self.orphan(Who::Drain(a));
                 self.orphan(Who::Recovery(a));
                 self.world.autoscalers[a].attempt = None;
                 true
@@ -174,31 +174,31 @@ impl Step<'_> {
         true
     }
 
-    fn fence(&mut self, a: usize, input: FenceInput) -> bool {
+    fn fence(&mut self, a: usize, input: DrainInput) -> bool {
         let order = self.attempt(a).fence.step(input);
         self.fence_order(a, order);
         true
     }
 
-    fn fence_order(&mut self, a: usize, order: FenceOrder) {
+    fn fence_order(&mut self, a: usize, order: DrainOrder) {
         let attempt = self.attempt(a);
         match order {
-            FenceOrder::Nothing => {}
-            FenceOrder::Write { expected, record } => {
+            DrainOrder::Nothing => {}
+            DrainOrder::Write { expected, record } => {
                 attempt.write = Some(Write::new(Kind::Record, expected, record))
             }
-            FenceOrder::Commit { expected, record } => {
+            DrainOrder::Commit { expected, record } => {
                 attempt.write = Some(Write::new(Kind::Commit, expected, record))
             }
-            FenceOrder::ReadMembers => attempt.reading = true,
-            FenceOrder::Ask { members, nonce } => {
+            DrainOrder::ReadMembers => attempt.reading = true,
+            DrainOrder::Ask { members, nonce } => {
                 for name in members {
                     let place = usize::from(name.as_bytes()[1] - b'0');
                     attempt.questions[place] = Question::Asked(name, nonce);
                 }
             }
-            FenceOrder::Switch => unreachable!("routes have a model of their own"),
-            FenceOrder::End(outcome) => {
+            DrainOrder::Switch => unreachable!("routes have a model of their own"),
+            DrainOrder::End(outcome) => {
                 debug_assert!(matches!(outcome, Outcome::Asleep | Outcome::Reverted | Outcome::Unknown));
                 self.world.autoscalers[a].attempt = None;
             }

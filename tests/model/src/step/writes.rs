@@ -2,7 +2,7 @@
 
 use scaler_types::{
     Phase, Version,
-    protocol::{FenceInput, GateInput, Unwritten},
+    protocol::{DrainInput, GateInput, Unwritten},
 };
 
 use super::{Done, Step};
@@ -125,7 +125,7 @@ impl Step<'_> {
         let Some(write) = self.world.write_mut(who).and_then(Option::take) else { return false };
         match who {
             Who::Wake(_) => self.note(Event::WakeUnknown),
-            Who::Fence(_) if write.kind == Kind::Commit => self.note(Event::CommitUnknown),
+            Who::Drain(_) if write.kind == Kind::Commit => self.note(Event::CommitUnknown),
             _ => true,
         };
         if write.landed.is_none() {
@@ -153,14 +153,14 @@ impl Step<'_> {
             Who::Wake(d) => {
                 self.gate(d, GateInput::Woke { terminal: None, fresh });
             }
-            Who::Fence(a) if kind == Kind::Commit => {
+            Who::Drain(a) if kind == Kind::Commit => {
                 if result == Err(Unwritten::Conflict) {
                     self.note(Event::CommitConflict);
                 }
-                self.fence(a, FenceInput::Scaled(result.map(|_| ())));
+                self.fence(a, DrainInput::Scaled(result.map(|_| ())));
             }
-            Who::Fence(a) => {
-                self.fence(a, FenceInput::Wrote(result));
+            Who::Drain(a) => {
+                self.fence(a, DrainInput::Wrote(result));
             }
             Who::Recovery(_) | Who::Orphan(_) => {}
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use scaler_types::{
     Backend, Phase, Record, TrafficMode, Version,
-    protocol::{Fence, FenceInput, FenceOrder, GateInput, GateOrder, Refusal, Unwritten},
+    protocol::{Drain, DrainInput, DrainOrder, GateInput, GateOrder, Refusal, Unwritten},
 };
 
 use super::{Done, Step, take_one};
@@ -32,7 +32,7 @@ impl Step<'_> {
         }
         let fresh = self.nonce();
         let seen = self.world.workload.clone();
-        let Some((fence, order)) = Fence::begin(self.model.rules, seen, fresh, "") else { return false };
+        let Some((fence, order)) = Drain::begin(self.model.rules, seen, fresh, "") else { return false };
         if !take_one(&mut self.world.left.fences) {
             return false;
         }
@@ -64,7 +64,7 @@ impl Step<'_> {
         let confirmed = answer == GateOrder::Confirm;
         self.fence(
             a,
-            if confirmed { FenceInput::Confirmed(name(bit)) } else { FenceInput::Refused { fresh } },
+            if confirmed { DrainInput::Confirmed(name(bit)) } else { DrainInput::Refused { fresh } },
         );
         true
     }
@@ -78,7 +78,7 @@ impl Step<'_> {
             self.not_switched(a);
         } else {
             let fresh = self.nonce();
-            self.fence(a, FenceInput::Refused { fresh });
+            self.fence(a, DrainInput::Refused { fresh });
         }
         true
     }
@@ -110,7 +110,7 @@ impl Step<'_> {
 
     pub(super) fn not_switched(&mut self, a: usize) {
         let fresh = self.nonce();
-        self.fence(a, FenceInput::Switched { idle: false, fresh });
+        self.fence(a, DrainInput::Switched { idle: false, fresh });
     }
 
     /// The grace is over, and the sample begins.
@@ -132,7 +132,7 @@ impl Step<'_> {
             self.note(Event::NotIdle);
         }
         let fresh = self.nonce();
-        self.fence(a, FenceInput::Switched { idle, fresh });
+        self.fence(a, DrainInput::Switched { idle, fresh });
         true
     }
 
@@ -153,7 +153,7 @@ impl Step<'_> {
             self.attempt(a).commit = Some(Commit { expected, record, service, nonce, at });
         } else {
             self.note(Event::RouteChanged);
-            self.fence(a, FenceInput::Scaled(Err(Unwritten::Conflict)));
+            self.fence(a, DrainInput::Scaled(Err(Unwritten::Conflict)));
         }
     }
 
@@ -169,7 +169,7 @@ impl Step<'_> {
                     self.note(Event::CommitConflict);
                     self.note(Event::StampedInVain);
                 }
-                self.fence(a, FenceInput::Scaled(if stands { Ok(()) } else { Err(Unwritten::Conflict) }));
+                self.fence(a, DrainInput::Scaled(if stands { Ok(()) } else { Err(Unwritten::Conflict) }));
                 return Ok(true);
             }
         };
@@ -181,7 +181,7 @@ impl Step<'_> {
                 if commit.at == CommitStep::Slices {
                     self.note(Event::StampedInVain);
                 }
-                self.fence(a, FenceInput::Scaled(Err(Unwritten::Conflict)));
+                self.fence(a, DrainInput::Scaled(Err(Unwritten::Conflict)));
             }
         }
         Ok(true)
@@ -242,37 +242,37 @@ impl Step<'_> {
 
     // The protocol's function.
 
-    fn fence(&mut self, a: usize, input: FenceInput) {
+    fn fence(&mut self, a: usize, input: DrainInput) {
         let order = self.attempt(a).fence.step(input);
         self.fence_order(a, order);
     }
 
-    fn fence_order(&mut self, a: usize, order: FenceOrder) {
+    fn fence_order(&mut self, a: usize, order: DrainOrder) {
         match order {
-            FenceOrder::Nothing => {}
+            DrainOrder::Nothing => {}
             // A record alone: it may as well happen at once.
-            FenceOrder::Write { expected, record } => {
+            DrainOrder::Write { expected, record } => {
                 let stands = self.world.workload.version == expected;
                 let record = Record { reason: String::new(), failed_wake: String::new(), ..record };
                 let result = if stands { Ok(self.write_record(record)) } else { Err(Unwritten::Conflict) };
-                self.fence(a, FenceInput::Wrote(result));
+                self.fence(a, DrainInput::Wrote(result));
             }
-            FenceOrder::ReadMembers => {
+            DrainOrder::ReadMembers => {
                 let members: BTreeSet<_> =
                     self.world.dlxs.iter().flatten().map(|dlx| name(dlx.bit)).collect();
                 let fresh = self.nonce();
-                self.fence(a, FenceInput::Members { members, fresh });
+                self.fence(a, DrainInput::Members { members, fresh });
             }
-            FenceOrder::Ask { members, .. } => {
+            DrainOrder::Ask { members, .. } => {
                 let asked = self.world.dlxs.iter().flatten().filter(|dlx| members.contains(&name(dlx.bit)));
                 self.attempt(a).asked = asked.fold(0, |all, dlx| all | dlx.bit);
             }
-            FenceOrder::Switch => self.attempt(a).switch = Some(Switch::Ordered),
-            FenceOrder::Commit { expected, record } => {
+            DrainOrder::Switch => self.attempt(a).switch = Some(Switch::Ordered),
+            DrainOrder::Commit { expected, record } => {
                 let record = Record { reason: String::new(), failed_wake: String::new(), ..record };
                 self.begin_commit(a, expected, record);
             }
-            FenceOrder::End(_) => self.world.autoscalers[a].attempt = None,
+            DrainOrder::End(_) => self.world.autoscalers[a].attempt = None,
         }
     }
 
@@ -280,7 +280,7 @@ impl Step<'_> {
         self.world.autoscalers[a].attempt.as_mut().expect("a step of a try under way")
     }
 
-    /// Who recovers a fence knows whether it is its own.
+    /// Who recovers a drain attempt knows whether it is its own.
     pub(super) fn is_rivals(&self, a: usize) -> bool {
         self.world.workload.record.phase == Phase::Draining && self.world.autoscalers[1 - a].attempt.is_some()
     }

@@ -8,7 +8,7 @@ use crate::{Nonce, Record, Version};
 /// One try to put one resource to zero: write `draining`, read the members, ask each, commit or revert. In traffic mode `when-asleep` the route is
 /// switched between the last two.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Fence {
+pub struct Drain {
     rules: Rules,
     reason: String,
     switches: bool,
@@ -31,14 +31,14 @@ enum Stage {
 
 /// Why a try was reverted, for who reads the record.
 const UNCONFIRMED: &str = "not every DLX could confirm";
-const NOT_IDLE: &str = "not seen idle once everything was led to the DLXs";
+const NOT_IDLE: &str = "not idle any more once every request passed a DLX";
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum FenceInput {
-    /// The [`FenceOrder::Write`] ended.
+pub enum DrainInput {
+    /// The [`DrainOrder::Write`] ended.
     Wrote(Result<Version, Unwritten>),
-    /// The [`FenceOrder::ReadMembers`] ended.
+    /// The [`DrainOrder::ReadMembers`] ended.
     Members {
         /// Every live DLX; empty if there is none, or if they cannot be told.
         members: BTreeSet<String>,
@@ -52,7 +52,7 @@ pub enum FenceInput {
         /// A nonce nobody has used.
         fresh: Nonce,
     },
-    /// The [`FenceOrder::Switch`] ended: well, or in any other way.
+    /// The [`DrainOrder::Switch`] ended: well, or in any other way.
     Switched {
         /// The route leads to the DLXs alone, everybody has had the time to follow, and the resource was seen idle for a while
         /// that began after that.
@@ -60,13 +60,13 @@ pub enum FenceInput {
         /// A nonce nobody has used.
         fresh: Nonce,
     },
-    /// The [`FenceOrder::Commit`] ended.
+    /// The [`DrainOrder::Commit`] ended.
     Scaled(Result<(), Unwritten>),
 }
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum FenceOrder {
+pub enum DrainOrder {
     /// Nothing yet: answers are outstanding.
     Nothing,
     /// Write this record if the version still stands.
@@ -82,7 +82,7 @@ pub enum FenceOrder {
     Ask {
         /// The members.
         members: BTreeSet<String>,
-        /// The fence's nonce.
+        /// The drain attempt's nonce.
         nonce: Nonce,
     },
     /// Have the route of the resource lead to the DLXs alone, and see whether it is idle once everybody has followed.
@@ -110,17 +110,17 @@ pub enum Outcome {
     Unknown,
 }
 
-// === impl Fence ===
+// === impl Drain ===
 
-impl Fence {
+impl Drain {
     /// Begins a try on what was seen; `None` where there is nothing to put to zero.
-    pub fn begin(rules: Rules, seen: Seen, fresh: Nonce, reason: &str) -> Option<(Self, FenceOrder)> {
-        let record = transition(&seen, Step::Fence, fresh, reason)?;
+    pub fn begin(rules: Rules, seen: Seen, fresh: Nonce, reason: &str) -> Option<(Self, DrainOrder)> {
+        let record = transition(&seen, Step::Drain, fresh, reason)?;
         let expected = seen.version.clone();
         let (stage, order) = if rules.members_after_fence {
-            (Stage::Writing(record.clone()), FenceOrder::Write { expected, record })
+            (Stage::Writing(record.clone()), DrainOrder::Write { expected, record })
         } else {
-            (Stage::ReadingFirst(expected, record), FenceOrder::ReadMembers)
+            (Stage::ReadingFirst(expected, record), DrainOrder::ReadMembers)
         };
         Some((Self { rules, reason: reason.to_owned(), switches: false, seen, stage }, order))
     }
@@ -134,97 +134,97 @@ impl Fence {
     }
 
     /// The one transition function.
-    pub fn step(&mut self, input: FenceInput) -> FenceOrder {
+    pub fn step(&mut self, input: DrainInput) -> DrainOrder {
         match (std::mem::replace(&mut self.stage, Stage::Ended), input) {
-            (Stage::ReadingFirst(expected, record), FenceInput::Members { members, .. })
+            (Stage::ReadingFirst(expected, record), DrainInput::Members { members, .. })
                 if !members.is_empty() =>
             {
                 self.stage = Stage::Asking(members);
                 self.seen.record = record.clone();
-                FenceOrder::Write { expected, record }
+                DrainOrder::Write { expected, record }
             }
-            (Stage::Writing(record), FenceInput::Wrote(Ok(version))) => {
+            (Stage::Writing(record), DrainInput::Wrote(Ok(version))) => {
                 (self.seen.record, self.seen.version) = (record, version);
                 self.stage = Stage::Reading;
-                FenceOrder::ReadMembers
+                DrainOrder::ReadMembers
             }
             // Only with `members_after_fence` left out: the members are known already.
-            (Stage::Asking(members), FenceInput::Wrote(Ok(version))) => {
+            (Stage::Asking(members), DrainInput::Wrote(Ok(version))) => {
                 self.seen.version = version;
                 self.ask(members)
             }
             // With no DLX at all nobody could hold what comes.
-            (Stage::Reading, FenceInput::Members { members, fresh }) if members.is_empty() => {
+            (Stage::Reading, DrainInput::Members { members, fresh }) if members.is_empty() => {
                 self.revert(fresh, UNCONFIRMED)
             }
-            (Stage::Reading, FenceInput::Members { members, .. }) => self.ask(members),
-            (Stage::Asking(mut members), FenceInput::Confirmed(member)) => {
+            (Stage::Reading, DrainInput::Members { members, .. }) => self.ask(members),
+            (Stage::Asking(mut members), DrainInput::Confirmed(member)) => {
                 members.remove(&member);
                 if members.is_empty() || !self.rules.wait_for_all {
                     self.confirmed()
                 } else {
                     self.stage = Stage::Asking(members);
-                    FenceOrder::Nothing
+                    DrainOrder::Nothing
                 }
             }
-            (Stage::Asking(_), FenceInput::Refused { fresh }) => self.revert(fresh, UNCONFIRMED),
-            (Stage::Switching, FenceInput::Switched { idle: true, .. }) => self.commit(),
-            (Stage::Switching, FenceInput::Switched { idle: false, fresh }) => self.revert(fresh, NOT_IDLE),
-            (Stage::Committing, FenceInput::Scaled(Ok(()))) => FenceOrder::End(Outcome::Asleep),
-            (Stage::Committing, FenceInput::Scaled(Err(Unwritten::Conflict))) => {
-                FenceOrder::End(Outcome::Reverted)
+            (Stage::Asking(_), DrainInput::Refused { fresh }) => self.revert(fresh, UNCONFIRMED),
+            (Stage::Switching, DrainInput::Switched { idle: true, .. }) => self.commit(),
+            (Stage::Switching, DrainInput::Switched { idle: false, fresh }) => self.revert(fresh, NOT_IDLE),
+            (Stage::Committing, DrainInput::Scaled(Ok(()))) => DrainOrder::End(Outcome::Asleep),
+            (Stage::Committing, DrainInput::Scaled(Err(Unwritten::Conflict))) => {
+                DrainOrder::End(Outcome::Reverted)
             }
-            (Stage::Committing, FenceInput::Scaled(Err(Unwritten::Unknown))) => {
-                FenceOrder::End(Outcome::Unknown)
+            (Stage::Committing, DrainInput::Scaled(Err(Unwritten::Unknown))) => {
+                DrainOrder::End(Outcome::Unknown)
             }
-            (Stage::Writing(_), FenceInput::Wrote(Err(Unwritten::Unknown))) => {
-                FenceOrder::End(Outcome::Unknown)
+            (Stage::Writing(_), DrainInput::Wrote(Err(Unwritten::Unknown))) => {
+                DrainOrder::End(Outcome::Unknown)
             }
-            (Stage::Reverting(outcome), FenceInput::Wrote(_)) => FenceOrder::End(outcome),
+            (Stage::Reverting(outcome), DrainInput::Wrote(_)) => DrainOrder::End(outcome),
             // A late answer after the try was decided.
             (
                 stage @ (Stage::Switching | Stage::Committing | Stage::Reverting(_)),
-                FenceInput::Confirmed(_) | FenceInput::Refused { .. },
+                DrainInput::Confirmed(_) | DrainInput::Refused { .. },
             ) => {
                 self.stage = stage;
-                FenceOrder::Nothing
+                DrainOrder::Nothing
             }
-            _ => FenceOrder::End(Outcome::Reverted),
+            _ => DrainOrder::End(Outcome::Reverted),
         }
     }
 
-    fn ask(&mut self, members: BTreeSet<String>) -> FenceOrder {
+    fn ask(&mut self, members: BTreeSet<String>) -> DrainOrder {
         self.stage = Stage::Asking(members.clone());
-        FenceOrder::Ask { members, nonce: self.seen.record.nonce }
+        DrainOrder::Ask { members, nonce: self.seen.record.nonce }
     }
 
-    fn confirmed(&mut self) -> FenceOrder {
+    fn confirmed(&mut self) -> DrainOrder {
         if self.switches {
             self.stage = Stage::Switching;
-            FenceOrder::Switch
+            DrainOrder::Switch
         } else {
             self.commit()
         }
     }
 
-    fn commit(&mut self) -> FenceOrder {
-        // The nonce stays: the commit is this fence's own last word.
+    fn commit(&mut self) -> DrainOrder {
+        // The nonce stays: the commit is this drain attempt's own last word.
         match transition(&self.seen, Step::Commit, self.seen.record.nonce, &self.reason) {
             Some(record) => {
                 self.stage = Stage::Committing;
-                FenceOrder::Commit { expected: self.seen.version.clone(), record }
+                DrainOrder::Commit { expected: self.seen.version.clone(), record }
             }
-            None => FenceOrder::End(Outcome::Reverted),
+            None => DrainOrder::End(Outcome::Reverted),
         }
     }
 
-    fn revert(&mut self, fresh: Nonce, why: &str) -> FenceOrder {
+    fn revert(&mut self, fresh: Nonce, why: &str) -> DrainOrder {
         match transition(&self.seen, Step::Revert, fresh, why) {
             Some(record) => {
                 self.stage = Stage::Reverting(Outcome::Reverted);
-                FenceOrder::Write { expected: self.seen.version.clone(), record }
+                DrainOrder::Write { expected: self.seen.version.clone(), record }
             }
-            None => FenceOrder::End(Outcome::Reverted),
+            None => DrainOrder::End(Outcome::Reverted),
         }
     }
 }
