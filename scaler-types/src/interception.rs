@@ -3,9 +3,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{ResourceId, duration};
+use crate::{ResourceId, duration, tolerant};
 
 /// Where the requests of a resource go, where its plugin can intercept them (at a Service of a cluster), as the plugin observes it
 /// now.
@@ -21,6 +21,7 @@ pub struct Interception {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub refusal: String,
     /// Where requests go now.
+    #[serde(deserialize_with = "Backend::deserialize_any")]
     pub backend: Backend,
     /// Everything is as the last [`InterceptionRequest`] for this `backend` would write it again: no name was added since, and
     /// nobody else removed a part of it.
@@ -106,6 +107,14 @@ pub struct ServicePorts {
     pub first: u16,
     /// The last; not below the first.
     pub last: u16,
+}
+
+// === impl Backend ===
+
+impl Backend {
+    fn deserialize_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(tolerant::option(deserializer)?.unwrap_or(Self::Unknown))
+    }
 }
 
 // === impl ServicePorts ===

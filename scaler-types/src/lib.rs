@@ -156,7 +156,8 @@ mod resource;
 mod rollout;
 mod scale;
 mod scaler;
-mod tolerant;
+#[doc(hidden)]
+pub mod tolerant;
 pub mod v1;
 #[doc(hidden)]
 pub mod yaml;

@@ -5,7 +5,10 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
 };
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, IgnoredAny},
+};
 
 use crate::tolerant;
 
@@ -65,46 +68,90 @@ impl Record {
     /// The newest record format this build reads and the one it writes.
     pub const FORMAT: u32 = 1;
 
-    /// Reads what can be read of a JSON record of a later format; none if it is not one.
+    /// Reads what can be read of a JSON record that a later version wrote: its format, or its phase, is none that this build knows.
+    /// None if no later version did.
     pub fn parse_later(json: &str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Later {
-            #[serde(default, deserialize_with = "tolerant::option")]
-            phase: Option<Phase>,
-            format: u32,
-        }
-        let Later { phase, format } = serde_json::from_str(json).ok()?;
-        (format > Self::FORMAT).then(|| Self::later(phase, format))
+        serde_json::from_str::<Readable>(json).ok()?.later()
     }
 
-    /// A record of a later format, of which only the phase could be read, if that.
-    fn later(phase: Option<Phase>, format: u32) -> Self {
-        let reason = "written by a later version".to_owned();
-        Self {
-            phase: phase.unwrap_or_default(),
-            reason,
-            format: format.max(Self::FORMAT + 1),
-            ..Self::default()
+    /// Reads a record of any format. What a later version wrote is read as far as possible.
+    ///
+    /// # Errors
+    ///
+    /// It is no record, of any format.
+    pub(crate) fn deserialize_stored<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match AnyRecord::deserialize(deserializer)? {
+            AnyRecord::Known(record) => Ok(record),
+            AnyRecord::Readable(readable) => {
+                readable.later().ok_or_else(|| de::Error::custom("this is no record"))
+            }
+            AnyRecord::Unreadable(_) => Err(de::Error::custom("this is no record")),
         }
     }
 
-    /// Reads a record of any format: what cannot be read counts as a later format.
-    pub(crate) fn deserialize_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Any {
-            Known(Record),
-            Later {
-                #[serde(default, deserialize_with = "tolerant::option")]
-                phase: Option<Phase>,
-                #[serde(default)]
-                format: u32,
-            },
-        }
-        Ok(match Any::deserialize(deserializer)? {
-            Any::Known(record) => record,
-            Any::Later { phase, format } => Self::later(phase, format),
+    /// As [`deserialize_stored`](Self::deserialize_stored); what is no record counts as one of a later format, which is left alone.
+    pub(crate) fn deserialize_listed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match AnyRecord::deserialize(deserializer)? {
+            AnyRecord::Known(record) => record,
+            AnyRecord::Readable(Readable { phase, format }) => Self::of_later_format(phase.known(), format),
+            AnyRecord::Unreadable(_) => Self::of_later_format(None, u32::MAX),
         })
+    }
+
+    fn of_later_format(phase: Option<Phase>, format: u32) -> Self {
+        let reason = "written by a later version".to_owned();
+        let format = format.max(Self::FORMAT + 1);
+        Self { phase: phase.unwrap_or_default(), reason, format, ..Self::default() }
+    }
+}
+
+/// A record as this build may find it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyRecord {
+    Known(Record),
+    Readable(Readable),
+    Unreadable(IgnoredAny),
+}
+
+/// What is read of a record that this build cannot read whole.
+#[derive(Deserialize)]
+struct Readable {
+    phase: AnyPhase,
+    #[serde(default, deserialize_with = "format_or_later")]
+    format: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyPhase {
+    Known(Phase),
+    Later(#[expect(dead_code, reason = "only a string can be a phase")] String),
+}
+
+/// A format that is no number is a later one.
+fn format_or_later<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    Ok(tolerant::option(deserializer)?.unwrap_or(u32::MAX))
+}
+
+// === impl Readable ===
+
+impl Readable {
+    /// The record, if a later version wrote it.
+    fn later(self) -> Option<Record> {
+        let is_later = self.format > Record::FORMAT || matches!(self.phase, AnyPhase::Later(_));
+        is_later.then(|| Record::of_later_format(self.phase.known(), self.format))
+    }
+}
+
+// === impl AnyPhase ===
+
+impl AnyPhase {
+    fn known(self) -> Option<Phase> {
+        match self {
+            Self::Known(phase) => Some(phase),
+            Self::Later(_) => None,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Interception, Record, ResourceId, Rollout, ScaleEvent, Version, duration, tolerant};
 
@@ -15,7 +15,7 @@ pub struct Resource {
     #[serde(flatten)]
     pub id: ResourceId,
     /// How requests reach it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "TrafficMode::deserialize_any")]
     pub traffic_mode: TrafficMode,
     /// The metrics that say how busy it is. Empty: the namespace file's defaults apply.
     #[serde(default)]
@@ -36,7 +36,7 @@ pub struct Resource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interception: Option<Interception>,
     /// The sleep protocol's record, as stored with the resource.
-    #[serde(default, deserialize_with = "Record::deserialize_any")]
+    #[serde(default, deserialize_with = "Record::deserialize_listed")]
     pub record: Record,
     /// Stands for record and scale together: it changes whenever either does. Opaque to the daemons.
     #[serde(default)]
@@ -130,7 +130,7 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<u16>,
     /// What is spoken on it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tolerant::or_default")]
     pub protocol: Protocol,
     /// Nobody said so: it was guessed, from the port's name for instance. On such a port of [`Protocol::Http`] a connection
     /// whose first bytes cannot be HTTP is passed on byte by byte.
@@ -156,7 +156,7 @@ pub struct Endpoint {
     /// `ip:port` or `host:port`.
     pub address: String,
     /// Whose address it is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tolerant::or_default")]
     pub address_of: AddressOf,
     /// Which incarnation this is (a pod's uid, a process's run): another one at the same address is another
     /// endpoint, and no connection to the earlier one is used for it.
@@ -207,6 +207,14 @@ pub enum Probe {
     },
     /// It is ready because the plugin lists it.
     Listed,
+}
+
+// === impl TrafficMode ===
+
+impl TrafficMode {
+    fn deserialize_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(tolerant::option(deserializer)?.unwrap_or(Self::Unknown))
+    }
 }
 
 // === impl Resource ===
@@ -347,11 +355,11 @@ mod tests {
     #[test]
     fn values_of_a_later_version_are_read_as_what_is_safe() {
         let json = r#"{
-            "namespace": "demo", "name": "hello", "traffic_mode": "mirrored", "last_scale_event": "scaleToZeroStarted",
-            "interception": {"backend": "gateway"}, "progress": "unpacked", "rollout": {"revision": "f", "phase": "paused"},
+            "namespace": "demo", "name": "hello", "traffic_mode": {"mirrored": "to"}, "last_scale_event": "scaleToZeroStarted",
+            "interception": {"backend": {"gateway": "a"}}, "progress": "unpacked", "rollout": {"revision": "f", "phase": {"paused": 1}},
             "record": {"phase": "hibernating", "nonce": {"of": "another kind"}, "format": 2},
-            "ports": [{"listen": 1, "protocol": "quic"}],
-            "endpoints": [{"address": "a:1", "address_of": "gateway", "probe": {"script": {"run": ["a"]}}}]
+            "ports": [{"listen": 1, "protocol": {"quic": 1}}],
+            "endpoints": [{"address": "a:1", "address_of": {"gateway": "b"}, "probe": {"script": {"run": ["a"]}}}]
         }"#;
         let resource: Resource = serde_json::from_str(json).unwrap();
         assert_eq!(resource.traffic_mode, TrafficMode::Unknown);
@@ -370,6 +378,11 @@ mod tests {
         assert!(read(r#"{"phase": "hibernating"}"#).format > Record::FORMAT);
         let asleep = read(r#"{"phase": "asleep", "nonce": 7, "format": 3}"#);
         assert_eq!((asleep.phase, asleep.format), (Phase::Asleep, 3));
+        let asleep = read(r#"{"phase": "asleep", "nonce": 7, "format": "2.1"}"#);
+        assert_eq!((asleep.phase, asleep.format), (Phase::Asleep, u32::MAX));
+        for unreadable in ["null", "[]", "{}", r#"{"phase": 7}"#] {
+            assert!(read(unreadable).format > Record::FORMAT, "{unreadable}");
+        }
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::duration;
+use crate::{duration, tolerant};
 
 /// The rollout of what a resource runs now, where its plugin can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,7 @@ pub struct Rollout {
     /// Stands for what it runs, its pod template, say: another one is another rollout. Opaque to the daemons.
     pub revision: String,
     /// How far it is.
+    #[serde(deserialize_with = "RolloutPhase::deserialize_any")]
     pub phase: RolloutPhase,
     /// What it still waits for, for people; another text is progress.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -32,4 +33,12 @@ pub enum RolloutPhase {
     /// Not everything that is wanted runs yet, or nothing of it is ready; so is a phase of a later version.
     #[serde(other)]
     Progressing,
+}
+
+// === impl RolloutPhase ===
+
+impl RolloutPhase {
+    fn deserialize_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(tolerant::option(deserializer)?.unwrap_or(Self::Progressing))
+    }
 }

@@ -1,4 +1,5 @@
-//! Reading enums of a later version: one value that this build does not know must not make a whole listing unreadable.
+//! Reading what a later version wrote: one value that this build does not know must not make the rest unreadable. Not part of the
+//! contract; plugins of this repository use it for what they store.
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
@@ -9,8 +10,12 @@ enum Value<T> {
     Unknown(IgnoredAny),
 }
 
-/// An unknown value is read as none.
-pub(crate) fn option<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+/// Reads an unknown value as none.
+///
+/// # Errors
+///
+/// The input ends early, or is no JSON.
+pub fn option<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
@@ -19,8 +24,12 @@ pub(crate) fn option<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     })
 }
 
-/// An unknown value is read as the default.
-pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+/// Reads an unknown value as the default.
+///
+/// # Errors
+///
+/// As [`option`].
+pub fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     option(deserializer).map(Option::unwrap_or_default)

@@ -55,7 +55,7 @@ fn render(url: &str, leader: &Value, problems: &Value, answer: &Value) -> String
                 .map(|why| format!("UNREACHABLE, keeps everything awake: {why}"));
             vec![
                 display_value(&member["name"]),
-                display_value(&member["admin"]),
+                display_value(&member["admin_address"]),
                 silent.unwrap_or_else(|| "answers".to_owned()),
             ]
         })
@@ -183,8 +183,8 @@ mod tests {
             one
         };
         let leader = json!({"is_leader": true, "leader": "autoscaler-1", "members": [
-            {"name": "a", "admin": "10.0.0.1:8091", "unreachable": null},
-            {"name": "b", "admin": "10.0.0.2:8091", "unreachable": "no answer within 5s"},
+            {"name": "a", "admin_address": "10.0.0.1:8091", "unreachable": null},
+            {"name": "b", "admin_address": "10.0.0.2:8091", "unreachable": "no answer within 5s"},
         ]});
         let answer = json!({
             "cycles": [{"kind": "deployment", "namespace": "shop", "error": "no answer from DLX b"}],

@@ -142,7 +142,7 @@ impl Wake {
         // Those that answered the last time first.
         let mut members: Vec<_> = array_field(&known, "members").iter().collect();
         members.sort_by_key(|member| !member["unreachable"].is_null());
-        let addresses = members.iter().filter_map(|member| member["admin"].as_str()?.parse().ok());
+        let addresses = members.iter().filter_map(|member| member["admin_address"].as_str()?.parse().ok());
         let mut ports =
             addresses.map(|address| options.client_for(address)).collect::<Result<Vec<_>, _>>()?;
         if ports.is_empty() {

@@ -413,7 +413,9 @@ impl ResourceState {
         let recovered =
             protocol::recover(&protocol_seen(&self.resource), self.in_progress, wake, Nonce::fresh());
         // Every write of the record repairs, and scaling to zero is one: a failing repair must not delay it.
-        let repairs = self.resource.needs_repair && !matches!(self.decision, Decision::ScaleToZero(_));
+        let is_known = self.resource.record.format <= Record::FORMAT;
+        let repairs =
+            is_known && self.resource.needs_repair && !matches!(self.decision, Decision::ScaleToZero(_));
         let mut record = recovered.or_else(|| repairs.then(|| self.resource.record.clone()))?;
         // The record says why if the last attempt failed.
         if let (Phase::Draining, Some((DrainOutcome::Failed(reason), _))) =

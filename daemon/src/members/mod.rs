@@ -16,6 +16,7 @@ pub struct Member {
     /// Unique among all incarnations there ever were.
     pub name: String,
     /// Where its admin server can be reached.
+    #[serde(rename = "admin_address")]
     pub admin: SocketAddr,
 }
 

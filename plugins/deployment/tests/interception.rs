@@ -93,7 +93,7 @@ async fn led_and_given_back_with_every_object_as_it_was() {
     assert_eq!((after.data, after.metadata.labels), (before.data, before.metadata.labels));
     assert_eq!(after.metadata.annotations, before.metadata.annotations);
     let entries = scene.registry().await;
-    assert!(entries.values().all(|entry| entry["freed"].is_string()), "{entries:?}");
+    assert!(entries.values().all(|entry| entry["freed_at"].is_string()), "{entries:?}");
     // Who is behind may still come.
     assert_eq!(one(&leader, "web").await.ports.len(), 1);
 }
@@ -239,7 +239,7 @@ async fn who_is_about_to_ask_for_ports_has_them_by_the_same_write() {
     let leader = scene.leader().await;
     lead(&leader, "web").await;
     let holders = async || {
-        let held = scene.registry().await.into_values().filter(|entry| entry["freed"].is_null());
+        let held = scene.registry().await.into_values().filter(|entry| entry["freed_at"].is_null());
         let mut held: Vec<_> = held.map(|entry| entry["service"].as_str().unwrap().to_owned()).collect();
         held.sort();
         held

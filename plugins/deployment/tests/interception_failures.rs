@@ -36,7 +36,7 @@ async fn finds_somebody(scene: &Scene) {
         for port in slice.data["ports"].as_array().unwrap() {
             let entry = &registry[&port["port"].to_string()];
             assert_eq!(entry["uid"], *slice.metadata.owner_references.as_ref().unwrap()[0].uid);
-            assert_eq!(entry.get("freed"), None, "{entry}");
+            assert_eq!(entry.get("freed_at"), None, "{entry}");
         }
     }
     let mut touched = 0;
@@ -81,7 +81,7 @@ async fn crash_on_the_way(ways: &[Backend], same: bool) {
         if *last == Backend::Workload {
             assert_eq!(services(&scene).await, before);
             assert_eq!(scene.our_slices().await.len(), 0);
-            assert!(scene.registry().await.values().all(|entry| entry["freed"].is_string()));
+            assert!(scene.registry().await.values().all(|entry| entry["freed_at"].is_string()));
             assert_eq!(scene.intercepted().await.as_deref(), Some("0"));
         } else {
             assert_eq!(scene.our_slices().await.len(), 2);
@@ -125,7 +125,7 @@ async fn a_view_that_is_behind_writes_nothing_twice() {
     go(&other, Backend::Workload).await.unwrap();
     go(&behind, Backend::Workload).await.unwrap();
     assert_eq!(scene.our_slices().await.len(), 0);
-    assert!(scene.registry().await.values().all(|entry| entry["freed"].is_string()));
+    assert!(scene.registry().await.values().all(|entry| entry["freed_at"].is_string()));
     drop(stall);
 }
 
@@ -221,7 +221,7 @@ async fn what_others_write_meanwhile_stays() {
     assert_eq!(web.metadata.labels.unwrap()["team"], "a");
     let registry = scene.registry().await;
     assert_eq!(
-        registry.values().filter(|entry| entry["namespace"] == "bank" && entry["freed"].is_null()).count(),
+        registry.values().filter(|entry| entry["namespace"] == "bank" && entry["freed_at"].is_null()).count(),
         2
     );
     assert_eq!(
@@ -327,7 +327,7 @@ async fn a_service_that_comes_while_it_is_led_is_led_too() {
     until(&leader, "web", |web| !leads(web).1).await;
     go(&leader, Backend::Dlx).await.unwrap();
     soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap();
-    let given_back = scene.registry().await.values().filter(|entry| entry["freed"].is_string()).count();
+    let given_back = scene.registry().await.values().filter(|entry| entry["freed_at"].is_string()).count();
     assert_eq!(given_back, 1, "the port of the one that is gone");
 }
 
@@ -414,7 +414,7 @@ async fn what_is_led_for_a_workload_that_is_gone_is_given_back() {
     soon(leader.sync_dlxs(&dlxs(&["a"]))).await.unwrap();
     assert_eq!(services(&scene).await, before);
     assert_eq!(scene.our_slices().await.len(), 0);
-    assert!(scene.registry().await.values().all(|entry| entry["freed"].is_string()));
+    assert!(scene.registry().await.values().all(|entry| entry["freed_at"].is_string()));
 }
 
 /// As `autoscaler restore` asks at its end. A Service of a namespace that is not looked after stays counted, and is named.

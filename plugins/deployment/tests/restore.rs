@@ -83,7 +83,7 @@ impl Running {
     async fn is_clean(&self) {
         assert_eq!(self.scene.our_slices().await.len(), 0);
         let registry = self.scene.registry().await;
-        assert!(registry.values().all(|entry| entry["freed"].is_string()), "{registry:?}");
+        assert!(registry.values().all(|entry| entry["freed_at"].is_string()), "{registry:?}");
         assert_eq!(self.scene.intercepted().await.as_deref(), Some("0"));
     }
 }

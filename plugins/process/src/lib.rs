@@ -193,9 +193,9 @@ impl ProcessScaler {
             self.watches.finish(process, run, &self.records);
         } else if resource.replicas == 0
             && resource.record.phase != Phase::Asleep
-            && let Some(ended) = process.folder.ended().filter(|ended| !ended.asked)
+            && let Some(ended) = process.folder.ended().filter(|exit| !exit.stop_requested)
         {
-            resource.status = ended.how;
+            resource.status = ended.reason;
         }
         Ok(())
     }
@@ -215,7 +215,7 @@ impl ProcessScaler {
         turn.started(waiting.run.clone()).await?;
         // No await between this and the line above: a call that is cancelled leaves no run without its process.
         let run = waiting.go()?;
-        tracing::info!(resource = %process.id, run = run.id, shim = run.shim, "started");
+        tracing::info!(resource = %process.id, run = run.id, shim = run.shim_pid, "started");
         Ok(run)
     }
 }

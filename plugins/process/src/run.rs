@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Spec,
-    wire::{self, Ended, GO, MARK, READY, STOP},
+    wire::{self, Exit, GO, MARK, READY, STOP},
 };
 
 /// How much of a log file there may be before a start begins a new one and keeps the old as `log.1`.
@@ -40,14 +40,14 @@ pub struct Run {
     /// Drawn at random.
     pub id: String,
     /// The shim's process id: believed only while the run's lock is held.
-    pub shim: i32,
+    pub shim_pid: i32,
     /// The port it was started for; the configuration may say another by now.
     pub port: u16,
     /// Ready when GET of this answers 2xx.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_path: Option<String>,
     /// Where in the log it begins.
-    pub log: u64,
+    pub log_offset: u64,
 }
 
 /// Where one resource's runs have their files: `<state-dir>/process/<namespace>/<name>/`.
@@ -122,7 +122,7 @@ impl Folder {
             answer.trim_end()
         );
         let run =
-            Run { id, shim: shim_pid, port: spec.port, ready_path: spec.ready_path.clone(), log: log_begin };
+            Run { id, shim_pid, port: spec.port, ready_path: spec.ready_path.clone(), log_offset: log_begin };
         Ok(PreparedRun { run, words })
     }
 
@@ -205,18 +205,18 @@ impl Folder {
     }
 
     /// How the last run ended.
-    pub fn ended(&self) -> Option<Ended> {
-        Ended::parse(&fs::read_to_string(Ended::path(&self.0)).ok()?)
+    pub fn ended(&self) -> Option<Exit> {
+        serde_json::from_slice(&fs::read(Exit::path(&self.0)).ok()?).ok()
     }
 
     /// How a run ended, for those who waited for it to become ready.
     pub fn obituary(&self, run: &Run) -> ScaleError {
         match self.ended().filter(|ended| ended.run == run.id) {
-            Some(ended) if ended.asked => ScaleError::Conflict,
-            Some(Ended { how, .. }) => ScaleError::Terminal {
-                reason: match self.last_words(run.log) {
-                    Ok(words) if !words.is_empty() => format!("{how}; it last said: {words}"),
-                    _ => how,
+            Some(ended) if ended.stop_requested => ScaleError::Conflict,
+            Some(Exit { reason, .. }) => ScaleError::Terminal {
+                reason: match self.last_words(run.log_offset) {
+                    Ok(words) if !words.is_empty() => format!("{reason}; it last said: {words}"),
+                    _ => reason,
                 },
             },
             // Killed, or whoever wanted it died before the word to start: that says nothing about the command.
@@ -240,7 +240,7 @@ impl Folder {
 
     /// The shim of a run, if it lives.
     fn shim(&self, run: &Run) -> Result<Option<OwnedFd>> {
-        let pid = Pid::from_raw(run.shim).context("a run without a shim")?;
+        let pid = Pid::from_raw(run.shim_pid).context("a run without a shim")?;
         let shim = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
             Ok(shim) => shim,
             Err(rustix::io::Errno::SRCH) => return Ok(None),

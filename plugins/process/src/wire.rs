@@ -1,11 +1,14 @@
-//! What the plugin and its shim say to each other. Both are of one build and installed together.
+//! What the plugin and its shim say to each other. They are installed together, but a shim outlives the daemon that started it:
+//! a later plugin talks to an earlier shim.
 //!
 //! `process-shim run FOLDER RUN -- COMMAND...` makes and locks `FOLDER/RUN.run`, a FIFO, and writes [`READY`] to its
 //! standard output. It then waits for [`GO`] on its standard input; the input's end instead means that whoever wanted the
 //! process is gone, and nothing is started. What it is told later comes through the FIFO. Its end, and the process's,
-//! is the end of the lock; how the process ended is in `FOLDER/ended`.
+//! is the end of the lock; how the process ended is in `FOLDER/exit.json`.
 
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 /// The shim's first word: it holds the lock.
 pub const READY: &str = "ready";
@@ -21,39 +24,22 @@ pub fn fifo(folder: &Path, run: &str) -> PathBuf {
     folder.join(format!("{run}.run"))
 }
 
-/// How the last run of a resource ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Which run it was.
+/// How the last run of a resource ended, as JSON in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The run's id.
     pub run: String,
-    /// Whether it was asked to.
-    pub asked: bool,
-    /// In words: "exited with status 1".
-    pub how: String,
+    /// Whether it was to stop.
+    pub stop_requested: bool,
+    /// How it ended: "exited with status 1".
+    pub reason: String,
 }
 
-// === impl Ended ===
+// === impl Exit ===
 
-impl Ended {
+impl Exit {
     /// The file it is in.
     pub fn path(folder: &Path) -> PathBuf {
-        folder.join("ended")
-    }
-
-    /// As it is written.
-    #[allow(dead_code, reason = "the shim writes, the plugin reads")]
-    pub fn to_text(&self) -> String {
-        format!("{}\n{}\n{}\n", self.run, if self.asked { "asked" } else { "itself" }, self.how)
-    }
-
-    /// Reads what [`to_text`](Self::to_text) wrote.
-    #[allow(dead_code, reason = "the shim writes, the plugin reads")]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.lines();
-        Some(Self {
-            run: lines.next()?.to_owned(),
-            asked: lines.next()? == "asked",
-            how: lines.next()?.to_owned(),
-        })
+        folder.join("exit.json")
     }
 }

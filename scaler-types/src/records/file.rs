@@ -21,10 +21,11 @@ const LONGEST_NAME: usize = 240;
 #[serde(bound(serialize = "U: Serialize", deserialize = "U: DeserializeOwned"))]
 pub(super) struct StoredRecord<U> {
     pub(super) version: u64,
+    #[serde(deserialize_with = "Record::deserialize_stored")]
     pub(super) record: Record,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "running", default = "none", skip_serializing_if = "Option::is_none")]
     pub(super) up: Option<U>,
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "stopping", default = "none", skip_serializing_if = "Option::is_none")]
     pub(super) leaving: Option<U>,
 }
 

@@ -109,11 +109,11 @@ fn slice(service: &str) -> Value {
 }
 
 /// A record in that state; with what it had before, if it says.
-fn record(state: &str, replicas: Option<u32>) -> String {
+fn record(phase: &str, replicas: Option<u32>) -> String {
     // What is written in a reason is no number of replicas and no state.
     let reason = r#"idle, \"replicas\":9, {\"replicas\":8, \"state\":\"asleep\", {\"phase\":\"asleep\""#;
     let replicas = replicas.map(|count| format!(r#","replicas":{count}"#)).unwrap_or_default();
-    format!(r#"{{"state":"{state}","nonce":"1","reason":"{reason}","sleeps":1{replicas}}}"#)
+    format!(r#"{{"phase":"{phase}","nonce":"1","reason":"{reason}","sleeps":1{replicas}}}"#)
 }
 
 const OURS: [&str; 5] = [

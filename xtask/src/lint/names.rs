@@ -82,7 +82,7 @@ pub fn check(crates: &[Crate]) -> Result<()> {
         for file in &source.files {
             // A file that two crate roots share is read once.
             if read.insert(&file.path) {
-                find(source, file, file.tokens.clone(), &mut types, &mut found);
+                find(file, file.tokens.clone(), &mut types, &mut found);
             }
         }
     }
@@ -109,7 +109,6 @@ pub fn check(crates: &[Crate]) -> Result<()> {
 }
 
 fn find(
-    source: &Crate,
     file: &SourceFile,
     tokens: TokenStream,
     types: &mut BTreeMap<String, Vec<String>>,
@@ -132,7 +131,7 @@ fn find(
             }
             // A doc comment is an attribute; `#[error("..")]` another.
             TokenTree::Group(group) if group.delimiter() == Delimiter::Bracket && is_doc(group) => {}
-            TokenTree::Group(group) => find(source, file, group.stream(), types, found),
+            TokenTree::Group(group) => find(file, group.stream(), types, found),
             TokenTree::Literal(literal) => {
                 for (word, instead) in banned_words(&literal.to_string()) {
                     let shown = format!("\"{word}\" (rather: {instead}): {}", file.show(line));

@@ -22,7 +22,7 @@ impl PortQuarantine {
     /// The registry is seen as it is now.
     pub(crate) fn follow(&mut self, registry: &PortRegistry, now: Instant) {
         let before = std::mem::take(&mut self.since);
-        for (port, entry) in registry.entries().filter(|(_, entry)| entry.freed.is_some()) {
+        for (port, entry) in registry.entries().filter(|(_, entry)| entry.freed_at.is_some()) {
             let since = before.get(&port).filter(|(same, _)| same == entry).map_or(now, |(_, since)| *since);
             self.since.insert(port, (entry.clone(), since));
         }

@@ -66,7 +66,7 @@ impl<'a> PortDraft<'a> {
     pub(crate) fn restore(&mut self, port: u16, holder: &PortHolder) {
         match self.ports.get(&port) {
             None => {}
-            Some(Some(entry)) if entry.freed.is_some() => {}
+            Some(Some(entry)) if entry.freed_at.is_some() => {}
             Some(_) => return,
         }
         // One port each: the one it was given first.
@@ -77,7 +77,7 @@ impl<'a> PortDraft<'a> {
     }
 
     /// A port for each of the holders, or none for any of them: there are not enough.
-    pub(crate) fn claim(&mut self, holders: &[PortHolder], freed: &str) -> Option<Vec<u16>> {
+    pub(crate) fn claim(&mut self, holders: &[PortHolder], freed_at: &str) -> Option<Vec<u16>> {
         let (mut assigned, mut chosen) = (Vec::new(), BTreeSet::new());
         for holder in holders {
             let port = self.choose(holder, &chosen)?;
@@ -89,7 +89,7 @@ impl<'a> PortDraft<'a> {
             // What it holds outside of the range, which was another once.
             let others: Vec<_> = self.its(holder).filter(|(other, held)| *held && other != port).collect();
             for (other, _) in others {
-                self.mark(other, freed);
+                self.mark(other, freed_at);
             }
         }
         Some(assigned)
@@ -101,14 +101,14 @@ impl<'a> PortDraft<'a> {
     }
 
     /// Frees what these hold.
-    pub(crate) fn free(&mut self, freed: &str, is_freed: impl Fn(&PortHolder) -> bool) {
+    pub(crate) fn free(&mut self, freed_at: &str, is_freed: impl Fn(&PortHolder) -> bool) {
         let held = |(port, entry): (&u16, &Option<PortEntry>)| {
-            let entry = entry.as_ref().filter(|entry| entry.freed.is_none() && is_freed(&entry.holder));
+            let entry = entry.as_ref().filter(|entry| entry.freed_at.is_none() && is_freed(&entry.holder));
             entry.map(|_| *port)
         };
         let ports: Vec<_> = self.ports.iter().filter_map(held).collect();
         for port in ports {
-            self.mark(port, freed);
+            self.mark(port, freed_at);
         }
     }
 
@@ -179,7 +179,7 @@ impl<'a> PortDraft<'a> {
         let ports = self.of.get(&holder.uid).into_iter().flatten();
         ports.filter_map(|port| {
             let entry = self.ports.get(port)?.as_ref().filter(|entry| entry.holder == *holder)?;
-            Some((*port, entry.freed.is_none()))
+            Some((*port, entry.freed_at.is_none()))
         })
     }
 
@@ -191,9 +191,9 @@ impl<'a> PortDraft<'a> {
         }
     }
 
-    fn mark(&mut self, port: u16, freed: &str) {
+    fn mark(&mut self, port: u16, freed_at: &str) {
         if let Some(Some(entry)) = self.ports.get_mut(&port) {
-            entry.freed = Some(freed.to_owned());
+            entry.freed_at = Some(freed_at.to_owned());
         }
     }
 }

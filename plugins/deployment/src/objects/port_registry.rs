@@ -39,7 +39,7 @@ pub(crate) struct PortEntry {
     pub(crate) holder: PortHolder,
     /// When it was freed, by the writer's clock. Shown; compared with nothing but itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) freed: Option<String>,
+    pub(crate) freed_at: Option<String>,
 }
 
 /// The registry as it stands.
@@ -63,7 +63,7 @@ pub(crate) struct PortRegistry {
 
 impl PortEntry {
     pub(crate) fn held_by(holder: &PortHolder) -> Self {
-        Self { holder: holder.clone(), freed: None }
+        Self { holder: holder.clone(), freed_at: None }
     }
 
     pub(crate) fn text(&self) -> String {
@@ -99,7 +99,7 @@ impl PortRegistry {
     pub(crate) fn held(&self, holder: &PortHolder, range: ServicePorts) -> Option<u16> {
         let mut its = self.entries_of(&holder.uid);
         its.find(|(port, entry)| {
-            range.contains(*port) && entry.freed.is_none() && entry.holder.port == holder.port
+            range.contains(*port) && entry.freed_at.is_none() && entry.holder.port == holder.port
         })
         .map(|(port, _)| port)
     }
@@ -108,7 +108,7 @@ impl PortRegistry {
     pub(crate) fn only(&self, holder: &PortHolder, range: ServicePorts) -> Option<u16> {
         let mut its = self
             .entries_of(&holder.uid)
-            .filter(|(_, entry)| entry.holder == *holder && entry.freed.is_none());
+            .filter(|(_, entry)| entry.holder == *holder && entry.freed_at.is_none());
         let (port, _) = its.next()?;
         (range.contains(port) && its.next().is_none()).then_some(port)
     }
@@ -151,6 +151,6 @@ impl From<ConfigMap> for PortRegistry {
 
 /// How many Services hold a port.
 pub(crate) fn holding(ports: &BTreeMap<u16, Option<PortEntry>>) -> usize {
-    let held = ports.values().flatten().filter(|entry| entry.freed.is_none());
+    let held = ports.values().flatten().filter(|entry| entry.freed_at.is_none());
     held.map(|entry| &entry.holder.uid).collect::<HashSet<_>>().len()
 }

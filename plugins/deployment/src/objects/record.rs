@@ -1,7 +1,7 @@
 //! The record as it is kept on its object: one annotation, in JSON, with what this plugin needs beside it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use scaler_types::{Phase, Record, ScaleEvent, Version};
+use scaler_types::{Phase, Record, ScaleEvent, Version, tolerant};
 use serde::{Deserialize, Serialize};
 
 use super::Owners;
@@ -11,40 +11,58 @@ use crate::ascii;
 pub(crate) const ANNOTATION: &str = "scaler.dev/state";
 
 /// What the annotation holds.
+///
+/// A daemon of an earlier version that writes it drops the fields that it does not know: a field that is added has to be one whose
+/// loss does no harm, or the record gets a new format.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StoredState {
     #[serde(flatten)]
     pub(crate) record: Record,
     /// The uid of the object it was written on. On another one, as after a restore from a backup, only the record is believed, and what
     /// was obeyed: the annotation with that wish came with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) uid: Option<String>,
     /// The object's generation after this was written. Another one there: it was changed since (its specification;
     /// of a Deployment, its annotations too), or brought back an old annotation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) generation: Option<i64>,
     /// Its specification without the replicas, as a fingerprint: another one there is an update.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "spec_hash",
+        default,
+        deserialize_with = "tolerant::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) spec: Option<String>,
     /// How often it was scaled to zero: a reader that sees another number has missed that once.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tolerant::or_default")]
     pub(crate) sleeps: u32,
     /// At zero: how many replicas there were before. Believed only if `generation` fits, or did when it was seen first,
     /// or if an intercepted Service has this record's nonce.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) replicas: Option<u32>,
     /// Who owned the replicas (`metadata.managedFields`) when Scaler wrote them: should that daemon end before it has given them
     /// back, another one does.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "managed_fields",
+        default,
+        deserialize_with = "tolerant::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub(crate) owners: Vec<ManagedFieldsEntry>,
-    /// The value of `scaler.dev/sleep-now` that has been obeyed, as a fingerprint; versions before kept it whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The value of `scaler.dev/sleep-now` that has been obeyed, as a fingerprint.
+    #[serde(
+        rename = "sleep_now_hash",
+        default,
+        deserialize_with = "tolerant::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) sleep_now: Option<String>,
     /// The last thing that happened to its scale.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<ScaleEvent>,
     /// When, in RFC 3339 by the writer's clock; only shown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub(crate) event_time: Option<String>,
 }
 
@@ -107,7 +125,7 @@ impl StoredState {
 
     /// Whether this value of `scaler.dev/sleep-now` has been obeyed.
     pub(crate) fn has_obeyed(&self, value: &str) -> bool {
-        self.sleep_now.as_deref().is_some_and(|kept| kept == value || kept == fingerprint(value))
+        self.sleep_now.as_deref().is_some_and(|kept| kept == fingerprint(value))
     }
 
     /// Whether it was brought back: both were found at zero replicas, `known` first, and this was written before that. Every record
@@ -206,8 +224,6 @@ mod tests {
         );
         assert_eq!((asleep.event, asleep.sleeps), (Some(ScaleEvent::ScaleToZeroCompleted), 1));
         assert!(asleep.has_obeyed("1") && !asleep.has_obeyed("2") && !draining.has_obeyed("1"));
-        let older = StoredState { sleep_now: Some("1".to_owned()), ..StoredState::default() };
-        assert!(older.has_obeyed("1") && !older.has_obeyed("2"), "kept whole by an earlier version");
         // Another record at zero: what it had is handed on only if it was believed.
         let failed = record(Phase::Failed, 2);
         assert_eq!(asleep.apply(change(&failed, 5, 0, 0)).replicas, Some(3));
@@ -268,7 +284,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_told_from_what_is_of_a_later_format() {
-        for text in ["", "{", "[]", "{}", r#"{"phase":"dreaming"}"#, r#"{"phase":"active","format":-1}"#] {
+        for text in ["", "{", "[]", "{}", r#"{"phase":7}"#, r#"{"phase":"active","nonce":7}"#] {
             assert!(StoredState::parse(text).is_err(), "{text}");
         }
         for text in [
@@ -280,9 +296,21 @@ mod tests {
         for (text, phase) in [
             (r#"{"phase":"asleep","nonce":7,"format":2}"#, Phase::Asleep),
             (r#"{"phase":"dreaming","format":2}"#, Phase::Active),
+            // Its phase is of a later version, whatever it says of its format.
+            (r#"{"phase":"dreaming"}"#, Phase::Active),
+            (r#"{"phase":"asleep","nonce":7,"format":"2.1"}"#, Phase::Asleep),
         ] {
-            assert_eq!(StoredState::parse(text).unwrap().record.phase, phase, "{text}");
+            let Record { phase: read, format, .. } = StoredState::parse(text).unwrap().record;
+            assert!(read == phase && format > Record::FORMAT, "{text}");
         }
+    }
+
+    #[test]
+    fn a_value_of_a_later_version_costs_that_field_only() {
+        let text = r#"{"phase":"asleep","nonce":"7","format":1,"sleeps":3,"replicas":2,"event":"scaleToZeroFailed","managed_fields":[7]}"#;
+        let read = StoredState::parse(text).unwrap();
+        assert_eq!((read.record.phase, read.sleeps, read.replicas), (Phase::Asleep, 3, Some(2)));
+        assert_eq!((read.event, read.owners), (None, Vec::new()));
     }
 
     fn kept() -> impl Strategy<Value = StoredState> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::{ApiResource, DynamicObject};
-use scaler_types::{Phase, ResourceId, Rollout, Version};
+use scaler_types::{Phase, Record, ResourceId, Rollout, Version};
 use serde_json::Value;
 
 use super::{
@@ -246,10 +246,12 @@ impl Workload {
     }
 
     /// Its record is to be written again: an older one stands in its place, or the daemon that wrote the replicas last ended before it had
-    /// restored their field managers. While it drains or wakes a daemon may be doing that.
+    /// restored their field managers. One of a later version is not. While it drains or wakes a daemon may be doing that.
     pub(crate) fn needs_repair(&self) -> bool {
-        self.stale
-            || self.owners.scaler && !matches!(self.stored.record.phase, Phase::Draining | Phase::Waking)
+        let is_ours = self.stored.record.format <= Record::FORMAT;
+        is_ours
+            && (self.stale
+                || self.owners.scaler && !matches!(self.stored.record.phase, Phase::Draining | Phase::Waking))
     }
 
     /// The replicas to come back with.

@@ -25,7 +25,7 @@ use rustix::{
 };
 
 use group::Group;
-use wire::{Ended, GO, READY};
+use wire::{Exit, GO, READY};
 
 fn main() -> ExitCode {
     let mut words = env::args_os().skip(1);
@@ -63,7 +63,7 @@ fn keep(words: &[OsString]) -> Result<(), String> {
         let _ = fs::remove_file(&fifo);
         return Ok(());
     }
-    let ended = match command::start(&run, &words[3..]) {
+    let exit = match command::start(&run, &words[3..]) {
         Ok(leader) => {
             let group = Group::new(leader);
             let listener = group.clone();
@@ -73,13 +73,14 @@ fn keep(words: &[OsString]) -> Result<(), String> {
                 .map_err(|error| format!("starting a thread: {error}"))?;
             // On this thread: the kernel's death signal goes by the thread that started the process.
             let (status, asked) = group.wait();
-            Ended { run, asked, how: in_words(status) }
+            Exit { run, stop_requested: asked, reason: in_words(status) }
         }
-        Err(error) => Ended { run, asked: false, how: format!("could not be started: {error}") },
+        Err(error) => Exit { run, stop_requested: false, reason: format!("could not be started: {error}") },
     };
-    let temporary = folder.join("ended.tmp");
-    fs::write(&temporary, ended.to_text())
-        .and_then(|()| fs::rename(&temporary, Ended::path(&folder)))
+    let temporary = folder.join("exit.json.tmp");
+    let text = serde_json::to_vec(&exit).map_err(|error| format!("recording how it ended: {error}"))?;
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, Exit::path(&folder)))
         .map_err(|error| format!("recording how it ended: {error}"))?;
     let _ = fs::remove_file(&fifo);
     Ok(())

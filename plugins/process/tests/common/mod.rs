@@ -2,8 +2,10 @@
 #![allow(dead_code, missing_docs, reason = "each test binary uses a part")]
 
 use std::{
+    collections::BTreeSet,
     net::TcpListener,
     path::{Path, PathBuf},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -42,7 +44,14 @@ pub fn context(state_dir: &Path, namespace: &str, resources: &str) -> PluginCont
 
 /// A port nobody listens on.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    // The kernel may offer a port again that nothing listens on yet.
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// A service that listens on `port` and answers everything; `extra` are further lines of its configuration.

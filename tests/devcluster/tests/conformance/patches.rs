@@ -18,7 +18,7 @@ fn a_failed_test_leaves_all_as_it_was() {
         for test in [
             json!({"op": "test", "path": "/metadata/uid", "value": "another"}),
             json!({"op": "test", "path": "/spec/leaseDurationSeconds", "value": 3}),
-            json!({"op": "test", "path": "/metadata/annotations/scaler.dev~1row", "value": "x"}),
+            json!({"op": "test", "path": "/metadata/annotations/scaler.dev~1state", "value": "x"}),
         ] {
             let (status, refused) = api.patch(&path, "json", &json!([replace, test])).await;
             assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
@@ -29,7 +29,7 @@ fn a_failed_test_leaves_all_as_it_was() {
             {"op": "test", "path": "/spec/leaseDurationSeconds", "value": 15},
             {"op": "test", "path": "/metadata/annotations", "value": null},
             replace,
-            {"op": "add", "path": "/metadata/annotations/scaler.dev~1row", "value": "{}"},
+            {"op": "add", "path": "/metadata/annotations/scaler.dev~1state", "value": "{}"},
         ]);
         let (status, patched) = api.patch(&path, "json", &held).await;
         assert_eq!(status, 200, "{patched}");

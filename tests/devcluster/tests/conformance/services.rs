@@ -124,14 +124,14 @@ fn a_key_is_added_to_a_selector_and_taken_away_by_patches() {
         let version = &created["metadata"]["resourceVersion"];
         let add = json!([
             {"op": "test", "path": "/metadata/resourceVersion", "value": version},
-            {"op": "add", "path": "/spec/selector/scaler.dev~1fenced", "value": "1"},
+            {"op": "add", "path": "/spec/selector/scaler.dev~1intercepted", "value": "1"},
         ]);
         let (status, fenced) = api.patch(&one, "json", &add).await;
         let both = json!({"app": "web", "scaler.dev/intercepted": "1"});
         assert_eq!((status, &fenced["spec"]["selector"]), (200, &both), "{fenced}");
         let (status, refused) = api.patch(&one, "json", &add).await;
         assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
-        let remove = json!([{"op": "remove", "path": "/spec/selector/scaler.dev~1fenced"}]);
+        let remove = json!([{"op": "remove", "path": "/spec/selector/scaler.dev~1intercepted"}]);
         let (status, back) = api.patch(&one, "json", &remove).await;
         assert_eq!((status, &back["spec"]), (200, &created["spec"]), "{back}");
         let (status, refused) = api.patch(&one, "json", &remove).await;

@@ -196,7 +196,7 @@ fn draft_changes(
     state: &State,
     changes: &[PortChange],
 ) -> (Vec<Result<Vec<u16>, ScaleError>>, Option<Write>) {
-    let freed = Timestamp::now().to_string();
+    let freed_at = Timestamp::now().to_string();
     // Without a range nothing is claimed.
     let range = state.config.service_ports.unwrap_or(ServicePorts { first: 1, last: 1 });
     let (known, nothing) = (state.interception.registry(), PortRegistry::default());
@@ -210,20 +210,20 @@ fn draft_changes(
             _ => None,
         })
         .collect();
-    draft.free(&freed, |holder| done.contains(&holder.uid));
+    draft.free(&freed_at, |holder| done.contains(&holder.uid));
     if changes.iter().any(|change| matches!(change, PortChange::Prune)) {
-        draft.free(&freed, |holder| is_idle(state, holder));
+        draft.free(&freed_at, |holder| is_idle(state, holder));
         draft.prune();
     }
     let answers = changes.iter().map(|change| match change {
         PortChange::Claim(holders) => draft
-            .claim(holders, &freed)
+            .claim(holders, &freed_at)
             .ok_or_else(|| ScaleError::Terminal { reason: refusals::no_port_left(range) }),
         PortChange::Free(_) | PortChange::Prune => Ok(Vec::new()),
     });
     let answers = answers.collect();
     if changes.iter().any(|change| matches!(change, PortChange::Claim(_))) {
-        claim_ahead(state, &mut draft, &freed);
+        claim_ahead(state, &mut draft, &freed_at);
     }
     let write = draft.is_new().then(|| match known {
         Some(_) => Write::Patch(draft.patch()),
@@ -233,11 +233,11 @@ fn draft_changes(
 }
 
 /// Assigns ports to Services that will need them next: many workloads are opted in at once.
-fn claim_ahead(state: &State, draft: &mut PortDraft<'_>, freed: &str) {
+fn claim_ahead(state: &State, draft: &mut PortDraft<'_>, freed_at: &str) {
     let wanting = state.to_be_intercepted().map(plan::port_holders).filter(|holders| !draft.has(holders));
     // A Service that gets none has that reported when it is its turn.
     for holders in wanting.take(MAX_CLAIMED_AHEAD).collect::<Vec<_>>() {
-        draft.claim(&holders, freed);
+        draft.claim(&holders, freed_at);
     }
 }
 

@@ -68,7 +68,7 @@ impl InterceptionWriter {
         self.read_registry().await?;
         let held = self.store.with(|state| {
             let mut entries = state.interception.registry()?.entries();
-            let (port, entry) = entries.find(|(_, entry)| entry.freed.is_none())?;
+            let (port, entry) = entries.find(|(_, entry)| entry.freed_at.is_none())?;
             Some((port, entry.holder.clone()))
         });
         let Some((port, holder)) = held else { return Ok(()) };

@@ -17,8 +17,8 @@ fn holder(name: &str) -> PortHolder {
 }
 
 /// A port for one alone.
-fn claim(draft: &mut PortDraft<'_>, name: &str, freed: &str) -> Option<u16> {
-    Some(draft.claim(&[holder(name)], freed)?[0])
+fn claim(draft: &mut PortDraft<'_>, name: &str, freed_at: &str) -> Option<u16> {
+    Some(draft.claim(&[holder(name)], freed_at)?[0])
 }
 
 /// As the API has it after the draft was written.
@@ -114,7 +114,7 @@ fn outside_of_a_changed_range_it_is_given_up_and_another_taken() {
     let new = claim(&mut draft, "a", "t1").unwrap();
     assert!(moved.contains(new));
     let registry = written(&draft);
-    assert_eq!(registry.get(old).unwrap().freed.as_deref(), Some("t1"), "it is served for a while yet");
+    assert_eq!(registry.get(old).unwrap().freed_at.as_deref(), Some("t1"), "it is served for a while yet");
     assert_eq!(registry.held(&holder("a"), moved), Some(new));
 }
 
@@ -183,7 +183,7 @@ fn a_change_is_one_patch_on_what_it_was_made_on() {
     assert_eq!(operations.as_array().unwrap().len(), 3, "{operations}");
     assert_eq!(operations[2], json!({"op": "add", "path": "/data/intercepted", "value": "0"}));
     assert_eq!(operations[1]["path"], "/data/20001");
-    assert!(operations[1]["value"].as_str().unwrap().contains(r#""freed":"t1""#), "{operations}");
+    assert!(operations[1]["value"].as_str().unwrap().contains(r#""freed_at":"t1""#), "{operations}");
     let bare = PortRegistry::default();
     let operations = PortDraft::new(&bare, RANGE, &quarantine, now).patch();
     assert_eq!(operations[1], json!({"op": "add", "path": "/data", "value": {}}));
