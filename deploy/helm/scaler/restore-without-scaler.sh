@@ -29,7 +29,7 @@ alive='status.phase!=Succeeded,status.phase!=Failed'
 running=$(kubectl "$@" get pods --all-namespaces --selector scaler.dev/component --field-selector "$alive" \
     --output 'go-template={{range .items}}{{.metadata.namespace}}/{{.metadata.name}} {{end}}')
 
-# And whoever runs without that label: each DLX has a Lease, and so has the leading autoscaler. The holder is its pod and a number.
+# Daemons without that label, too: each DLX has a Lease, and so has the leader of the autoscalers. The holder is its pod and a number.
 template='{{range .items}}{{.metadata.namespace}} {{with .spec}}{{with .holderIdentity}}{{.}}{{end}}{{end}}{{"\n"}}{{end}}'
 members=$(kubectl "$@" get leases.coordination.k8s.io --all-namespaces --selector scaler.dev/member --output "go-template=$template")
 leader=$(kubectl "$@" get leases.coordination.k8s.io --all-namespaces --field-selector metadata.name=scaler-autoscaler \

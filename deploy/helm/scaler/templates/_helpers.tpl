@@ -86,7 +86,7 @@ annotations:
 {{ include "scaler.fullname" . }}-namespaces
 {{- end -}}
 
-{{/* The ports that Services are led to, as the daemons take them; empty: none is led. */}}
+{{/* The DLXs' ports for intercepted Services, as the daemons take them; empty: none is intercepted. */}}
 {{- define "scaler.servicePorts" -}}
 {{- with .Values.servicePorts -}}
 {{- $first := int .first -}}

@@ -1,6 +1,6 @@
 {{/*
 What each daemon may do, and why. Verbs are spelled out, no resource is a wildcard but the names of custom metrics, nothing of a Secret is read,
-and no workload can be created or deleted. What is for leading Services is there only with servicePorts.
+and no workload can be created or deleted. The rights to intercept Services are there only with servicePorts.
 */}}
 
 {{/* A rule for workloads. apps has its two; further ones come from the values. */}}
@@ -17,19 +17,19 @@ and no workload can be created or deleted. What is for leading Services is there
 
 {{/* What the plugin `deployment` asks of a served namespace: (dict "root" $ "daemon" ..). Its README has the table. */}}
 {{- define "scaler.pluginRules" -}}
-{{- $leads := and (eq .daemon "autoscaler") (include "scaler.servicePorts" .root) -}}
+{{- $intercepts := and (eq .daemon "autoscaler") (include "scaler.servicePorts" .root) -}}
 # Records and replicas, in one patch.
 {{ include "scaler.workloadRules" . }}
-# The workload's names{{ if $leads }}; a patch adds one key to a Service's selector, and takes it away{{ end }}.
+# The workload's names{{ if $intercepts }}; a patch adds one key to a Service's selector, and takes it away{{ end }}.
 - apiGroups: [""]
   resources: [services]
-  verbs: {{ ternary "[get, list, watch, patch]" "[list, watch]" (not (empty $leads)) }}
-{{- if $leads }}
-# Where a led Service leads.
+  verbs: {{ ternary "[get, list, watch, patch]" "[list, watch]" (not (empty $intercepts)) }}
+{{- if $intercepts }}
+# The endpoints of intercepted Services.
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [get, list, watch, create, update, patch, delete]
-# Pods that these close would be open to whoever reaches the DLX: such a workload is not led.
+# Pods that these protect would be open to every client that reaches the DLX: such a workload is not intercepted.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list, watch]
@@ -96,9 +96,9 @@ and no workload can be created or deleted. What is for leading Services is there
 
 {{/* A daemon's rules in its own namespace. */}}
 {{- define "scaler.ownRules" -}}
-{{- $leads := include "scaler.servicePorts" .root -}}
+{{- $intercepts := include "scaler.servicePorts" .root -}}
 {{- if eq .daemon "autoscaler" -}}
-# The Lease that says who leads. (A name cannot limit create.)
+# The Lease that names the leader. (A name cannot limit create.)
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
@@ -106,15 +106,15 @@ and no workload can be created or deleted. What is for leading Services is there
   resources: [leases]
   resourceNames: [scaler-autoscaler]
   verbs: [get, watch, update]
-# The DLXs' Leases: who must confirm{{ if $leads }}, and whom Services may lead to{{ end }}. Deleted when its DLX is proved dead.
+# The DLXs' Leases: they must confirm{{ if $intercepts }}, and are the endpoints of intercepted Services{{ end }}. Deleted when its DLX is proved dead.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: {{ ternary "[list, watch, delete]" "[list, delete]" (ne "" $leads) }}
-# The proof: the pod of a Lease.{{ if $leads }} And whether it takes requests.{{ end }}
+  verbs: {{ ternary "[list, watch, delete]" "[list, delete]" (ne "" $intercepts) }}
+# The proof: the pod of a Lease.{{ if $intercepts }} And whether it takes requests.{{ end }}
 - apiGroups: [""]
   resources: [pods]
-  verbs: {{ ternary "[get, list, watch]" "[get]" (ne "" $leads) }}
-{{- if $leads }}
+  verbs: {{ ternary "[get, list, watch]" "[get]" (ne "" $intercepts) }}
+{{- if $intercepts }}
 # Which port of the DLXs is whose. (A name cannot limit create; an admission policy does.)
 - apiGroups: [""]
   resources: [configmaps]
@@ -129,7 +129,7 @@ and no workload can be created or deleted. What is for leading Services is there
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, create, update, delete]
-{{- if $leads }}
+{{- if $intercepts }}
 # Which of its ports is whose.
 - apiGroups: [""]
   resources: [configmaps]
