@@ -75,7 +75,7 @@ impl FinalReport {
         match timeout(longest, self.received.cancelled()).await {
             Ok(()) => tracing::info!("gave the autoscaler the last report"),
             Err(_) => tracing::warn!(
-                "stopped without a last report: no autoscaler asked for it, so workloads stay awake for one window"
+                "no autoscaler fetched the last report in time: workloads stay awake for one more window"
             ),
         }
     }

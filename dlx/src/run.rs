@@ -144,7 +144,7 @@ async fn serve_as(
     if flags.common.shutdown_grace_is_short() {
         tracing::warn!(
             shutdown_grace = %duration::short(grace), endpoint_propagation_delay = %duration::short(flags.common.endpoint_propagation_delay),
-            "two thirds of --shutdown-grace are less than --endpoint-propagation-delay: clients that are late to follow are refused when this DLX stops"
+            "--shutdown-grace is too short: when this DLX stops it refuses connections before every node has removed it; set 1.5 times --endpoint-propagation-delay or more"
         );
     }
     let stopping = tokio::spawn({

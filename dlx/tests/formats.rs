@@ -101,6 +101,6 @@ async fn one_that_nobody_wakes_is_answered_with_what_is_to_be_done() {
     let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
     let answer = site.get("a.test", "/").await;
     assert_eq!(status(&answer), 503);
-    assert!(body(&answer).contains("format 2") && body(&answer).contains("newer one"), "{answer}");
+    assert!(body(&answer).contains("format 2") && body(&answer).contains("upgrade it"), "{answer}");
     until("nothing is held", || site.entry("a").queue.is_empty()).await;
 }

@@ -155,7 +155,7 @@ async fn one_namespace_leaves_room_for_another() {
     let refused = site.get("greedy.test", "/").await;
     assert_eq!(status(&refused), 503);
     assert!(
-        refused.contains("6 requests are held for namespace demo, as many as are left of 12"),
+        refused.contains("6 requests are held for namespace demo: it has its share of the 12"),
         "{refused}"
     );
     for _ in 0..ALL / 4 {

@@ -310,5 +310,5 @@ async fn the_admin_port_tells_ports_and_route() {
     assert_eq!(resource["ports"][0]["listen"], ports.first);
     assert_eq!(resource["interception"]["dlxs"], serde_json::json!(["test-1", "other"]));
     assert_eq!(resource["interception"]["backend"], "dlx");
-    assert_eq!((&told["interceptions"], &told["stopping_waits_for"]), (&1.into(), &serde_json::Value::Null));
+    assert_eq!((&told["interceptions"], &told["stopping"]), (&1.into(), &serde_json::Value::Null));
 }

@@ -71,7 +71,7 @@ async fn a_request_that_waits_for_its_turn_is_held_within_its_hold_timeout() {
     until("the first wake", || plugin.set_scales.load(Ordering::SeqCst) == 1).await;
     let answer = site.get("r1.test", "/").await;
     assert_eq!(status(&answer), 503);
-    assert!(answer.contains("as many others are being woken as may be at once"), "{answer}");
+    assert!(answer.contains("the limit of concurrent wakes is reached"), "{answer}");
     // Nobody waits for it any more, so it is not woken when its turn comes.
     up.send_modify(|up| *up = ALL);
     assert!([200, 503].contains(&status(&first.await.unwrap())));

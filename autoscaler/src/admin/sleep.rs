@@ -27,7 +27,7 @@ struct SleepBody {
 #[derive(Serialize)]
 struct SleepAnswer {
     asleep: bool,
-    /// `committed`, `reverted`, `failed`, `at_zero` or `kept`.
+    /// `committed`, `reverted`, `failed`, `already_asleep` or `kept_awake`.
     outcome: &'static str,
     reason: String,
 }

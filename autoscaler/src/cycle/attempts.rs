@@ -130,7 +130,7 @@ impl<P: PluginCalls> Cycle<P> {
                         (*attempts, until.duration_since(now))
                     });
                 tracing::warn!(resource = %id, %reason, attempts, pause = %duration::short(rounded(pause)), "failed to scale to zero");
-                let message = format!("Scaling to zero failed {attempts} consecutive times: {reason}");
+                let message = format!("Scaling to zero failed (consecutive failures: {attempts}): {reason}");
                 self.reporter.report(id, Severity::Warning, "ScaleToZeroFailed", message);
             }
             (DrainOutcome::Committed, _) => {

@@ -368,7 +368,10 @@ async fn a_person_is_told_what_stands_in_the_way() {
     });
     let running = site.run(&store);
     let SleepOutcome::Attempted(end) = ask(&running, "hello").await else { panic!("no try was made") };
-    assert_eq!(end.to_string(), format!("reverted: not confirmed by DLX {}: 1 requests in flight", dlx.name));
+    assert_eq!(
+        end.to_string(),
+        format!("reverted: the drain was not confirmed: DLX {}: 1 requests in flight", dlx.name)
+    );
     assert_eq!(store.get("hello").replicas, 1);
     assert_eq!(store.get("hello").record.reason, format!("kept awake: {end}"));
     site.context.stop.cancel();

@@ -233,10 +233,10 @@ impl<P: PluginCalls> DrainAttempt<P> {
         *why = match answer {
             Some(Some(Ok((member, DrainAnswer::Confirmed)))) => return DrainInput::Confirmed(member),
             Some(Some(Ok((member, DrainAnswer::Refused(reason))))) => {
-                RevertReason::Refused(format!("{member}: {reason}"))
+                RevertReason::Refused(format!("DLX {member}: {reason}"))
             }
             Some(Some(Ok((member, DrainAnswer::Unreachable(silent))))) => {
-                RevertReason::Unreachable(format!("{member}: {}", silent.reason))
+                RevertReason::Unreachable(format!("DLX {member}: {}", silent.reason))
             }
             Some(Some(Err(error))) => {
                 RevertReason::Unreachable(format!("the request to a DLX failed: {error}"))
@@ -315,7 +315,7 @@ impl fmt::Display for DrainOutcome {
         match self {
             Self::Committed => f.write_str("scaled to zero"),
             Self::Reverted(RevertReason::Refused(reason) | RevertReason::Unreachable(reason)) => {
-                write!(f, "reverted: not confirmed by DLX {reason}")
+                write!(f, "reverted: the drain was not confirmed: {reason}")
             }
             Self::Reverted(RevertReason::NoDlx(reason)) => write!(f, "reverted: {reason}"),
             Self::Reverted(RevertReason::Changed) => f.write_str("reverted: its record changed meanwhile"),

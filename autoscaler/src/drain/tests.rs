@@ -102,7 +102,7 @@ async fn one_refusal_reverts_and_waits_for_nobody() {
     let site = Site::new();
     let _slow = site.dlx(|| Reply::Never);
     let refusing = site.dlx(|| refused("2 requests in flight"));
-    let reason = format!("{}: 2 requests in flight", refusing.name);
+    let reason = format!("DLX {}: 2 requests in flight", refusing.name);
     assert_eq!(site.run().await, DrainOutcome::Reverted(RevertReason::Refused(reason)));
     site.is(Phase::Active, 1);
     assert_eq!(site.calls(), ["compare_and_set"; 2]);

@@ -53,7 +53,7 @@ pub(crate) fn check_ready(
 ) -> Result<(), InterceptionNotReady> {
     match resource.traffic_mode {
         TrafficMode::Always => led(resource, metrics, measure, conditions),
-        TrafficMode::WhenAsleep => direct(resource, measure, conditions),
+        TrafficMode::WhenAsleep => direct(resource, metrics, measure, conditions),
         // An unknown mode never gets here.
         TrafficMode::External | TrafficMode::Unknown => Ok(()),
     }
@@ -94,6 +94,7 @@ fn led(
 /// how busy it is after that.
 fn direct(
     resource: &Resource,
+    metrics: &[ScaleResource],
     measure: Measurements<'_>,
     conditions: InterceptionConditions,
 ) -> Result<(), InterceptionNotReady> {
@@ -112,6 +113,8 @@ fn direct(
     }
     served(conditions)?;
     match measure {
+        // Without a metric the source does not matter: `decide` says that there is none.
+        _ if metrics.is_empty() => Ok(()),
         Measurements::Samples => Err(InterceptionNotReady::WhenAsleepUnsupported(
             "the DLXs see its requests only while it is asleep, so the metric source dlx cannot measure its activity: set \
              metrics.source to prometheus",

@@ -114,7 +114,7 @@ impl Candidate {
         self.status.change(|status| {
             let (leader, since) = holder.unzip();
             if leader.is_some() && leader != status.leader {
-                tracing::info!(leader, "the autoscaler's Lease has a holder");
+                tracing::info!(leader, "leader changed");
             }
             status.leader = leader;
             status.since = since.flatten().map(|since| since.0.to_string());
@@ -240,7 +240,7 @@ impl Candidate {
                     lease = NAME,
                     reason = why,
                     leads = status.is_leader,
-                    "the autoscaler's Lease cannot be used now"
+                    "cannot access the autoscaler's Lease; retrying"
                 );
             }
             status.error = Some(why);

@@ -159,7 +159,7 @@ impl Leases {
                     if why != last {
                         tracing::warn!(
                             reason = why,
-                            "cannot register as a member yet: nothing is listed or served before"
+                            "cannot register yet; serving starts after registration"
                         );
                     }
                     waiting(format!("not registered as a member yet: {why}"));

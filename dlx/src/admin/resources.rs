@@ -18,9 +18,9 @@ use crate::{
 struct Everything {
     member: String,
     /// It takes no new connections.
-    stopping: bool,
+    shutting_down: bool,
     /// After the first signal: what is waited for before no new connections are taken.
-    stopping_waits_for: Option<String>,
+    stopping: Option<String>,
     /// Interceptions that name this DLX.
     interceptions: usize,
     resources: Vec<Resource>,
@@ -108,8 +108,8 @@ pub async fn answer(dlx: Arc<Stages>, _: Request<Bytes>) -> Response<Body> {
     let ports = ports.chain(own.iter().map(|bound| port(&bound.identity, bound.error.clone())));
     let everything = Everything {
         member: dlx.member.clone(),
-        stopping: dlx.stopping.draining.is_cancelled(),
-        stopping_waits_for: dlx.stopping.signalled.is_cancelled().then(|| dlx.stopping.routes.to_string()),
+        shutting_down: dlx.stopping.draining.is_cancelled(),
+        stopping: dlx.stopping.signalled.is_cancelled().then(|| dlx.stopping.routes.to_string()),
         interceptions: dlx.stopping.routes.count(),
         resources,
         conflicts: table.conflicts.clone(),

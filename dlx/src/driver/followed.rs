@@ -73,6 +73,11 @@ impl FollowedPlugins {
 
     /// Makes the table of hosts and ports anew from what the resources are now.
     pub fn rebuild_table(&self) {
+        self.resources.rebuild_table(|| self.name_headers());
+    }
+
+    /// The headers that name resources, the first before the others.
+    fn name_headers(&self) -> Vec<NameHeader> {
         let mut headers = vec![NameHeader {
             name: HeaderName::from_static("x-resource-name"),
             path: Some(PathHeader::Whole(HeaderName::from_static("x-original-uri"))),
@@ -84,11 +89,11 @@ impl FollowedPlugins {
             let path = path.and_then(|path| HeaderName::try_from(path).ok()).map(PathHeader::Prefix);
             let header = NameHeader { name, path };
             if !headers.contains(&header) {
-                // Before the built-in one: what was configured is stronger.
+                // Before the built-in one: a configured header takes precedence.
                 headers.insert(0, header);
             }
         }
-        self.resources.rebuild_table(headers);
+        headers
     }
 
     /// Asks all plugins once more, on behalf of a request for a host or port that nobody has: one list however many such

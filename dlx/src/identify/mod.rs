@@ -74,6 +74,11 @@ impl Identifier {
         Arc::new(Self { plugins, resources, peers, default_namespace, strangers })
     }
 
+    /// Whether a request's headers decide for whom it is: those of a trusted peer may name a resource.
+    pub fn needs_headers(&self, origin: &Origin) -> bool {
+        origin.port.is_none() && origin.trusted
+    }
+
     /// For whom a request is as far as is known now; `Ok(None)`: nobody. `headers` are there when its head was read as a
     /// whole; without them it stays open for whom a trusted peer's request is.
     ///

@@ -26,6 +26,9 @@ const MAX_PEEKED_HEAD: usize = 4096;
 ///
 /// The client left.
 pub(crate) async fn park(context: &ConnectionContext, socket: &Socket) -> Result<Option<ParkedRequest>, ()> {
+    if context.identifier.needs_headers(&context.origin) {
+        return Ok(None);
+    }
     let Some((resource, bytes)) = whose(context, socket) else { return Ok(None) };
     if resource.is_open() {
         return Ok(None);

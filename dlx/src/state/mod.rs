@@ -321,7 +321,7 @@ impl ResourceHandle {
 
     fn report_wake_started(self: &Arc<Self>, view: &ResourceView, cause: Option<&WakeCause>) {
         let cause = cause.map(|cause| format!("woken by {cause}; ")).unwrap_or_default();
-        let message = format!("{cause}{} requests wait for it", self.queue.len());
+        let message = format!("{cause}requests held: {}", self.queue.len());
         self.report(view, Severity::Normal, "WakeStarted", message);
     }
 

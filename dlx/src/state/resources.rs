@@ -93,10 +93,11 @@ impl Resources {
         self.replaced.notified()
     }
 
-    /// Makes the table anew from what the resources are now. `headers` name resources, the first before the others.
-    pub fn rebuild_table(&self, headers: Vec<NameHeader>) {
+    /// Makes the table anew from what the resources are now. `headers` are those that name resources, the first before the others:
+    /// read under the lock, as the resources are, so that a table that is stored later was made from what is newer.
+    pub fn rebuild_table(&self, headers: impl FnOnce() -> Vec<NameHeader>) {
         let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = HostTable::new(&self.all(), headers);
+        let table = HostTable::new(&self.all(), headers());
         let before = self.table.load();
         let known: HashSet<_> =
             before.conflicts.iter().map(|conflict| (&conflict.claim, &conflict.wants)).collect();
@@ -106,10 +107,10 @@ impl Resources {
             }
             match claim {
                 Claim::Host(host) => {
-                    tracing::warn!(%host, %has, %wants, "ignored a claim to a host that an older resource has");
+                    tracing::warn!(%host, %has, %wants, "ignored a claim to a host that belongs to another resource");
                 }
                 Claim::Port(port) => {
-                    tracing::warn!(port, %has, %wants, "ignored a claim to a port that an older resource has");
+                    tracing::warn!(port, %has, %wants, "ignored a claim to a port that belongs to another resource");
                 }
             }
         }

@@ -404,7 +404,7 @@ impl ResourceView {
         let mut why = Vec::new();
         if self.waits_for_turn {
             why.push(
-                "as many others are being woken as may be at once (--max-concurrent-wakes, maxConcurrentWakes)".to_owned(),
+                "it waits for a wake slot: the limit of concurrent wakes is reached (--max-concurrent-wakes, maxConcurrentWakes)".to_owned(),
             );
         }
         if !self.resource.status.is_empty() {
@@ -424,7 +424,7 @@ impl ResourceView {
         }
         match self.gate.seen() {
             Some(seen) if seen.record.format > Record::FORMAT => format!(
-                "it is {} in a record of format {}, and this DLX knows {} at most: a newer one has to wake it",
+                "it is {} in a record of format {}, and this DLX reads formats up to {}: upgrade it",
                 seen.record.phase,
                 seen.record.format,
                 Record::FORMAT

@@ -163,7 +163,7 @@ async fn a_daemon_whose_pod_is_not_labelled_manages_nothing_in_its_own_namespace
     assert_eq!(labelled.get_config().await.unwrap().unwrap().warnings, Vec::<String>::new());
     assert!(!one(&labelled, "web").await.keep_awake.contains(COMPONENT));
     let gone = leader(&scene, section, |context| context.pod = Some("gone".to_owned())).await;
-    assert!(one(&gone, "web").await.keep_awake.contains("cannot be read"));
+    assert!(one(&gone, "web").await.keep_awake.contains("cannot read the label"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

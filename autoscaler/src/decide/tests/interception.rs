@@ -127,6 +127,7 @@ fn every_rule_of_a_route() {
             Case::direct(|_, reading, _| reading.coverage = scrapes(SampleCount::Count(40.0))),
         ),
         ("no_metrics", Case::direct(|case, _, _| case.metrics.clear())),
+        ("no_metrics", Case::direct(|case, _, _| case.metrics.clear()).by_the_dlxs()),
         (
             "no_metrics",
             Case::direct(|case, _, _| {
@@ -202,6 +203,7 @@ fn idle_after_the_switch_is_known_or_it_is_not() {
         ("no_sample", Case::direct(|case, _, _| drop(case.samples.remove(0)))),
         ("no_value", Case::direct(|case, _, _| case.metrics.push(metric(SECOND, 0.0)))),
         ("no_metrics", Case::direct(|case, _, _| case.metrics.clear())),
+        ("no_metrics", Case::direct(|case, _, _| case.metrics.clear()).by_the_dlxs()),
     ] {
         assert_eq!(seen(case), Err(code));
     }

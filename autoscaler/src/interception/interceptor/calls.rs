@@ -180,14 +180,14 @@ impl<P: PluginCalls> Interceptor<P> {
                 let refused = led.as_ref().map(|led| led.route.refusal.clone()).filter(|why| !why.is_empty());
                 match &result {
                     Ok(()) if self.dlxs != Dlxs::Dead => {
-                        let why = refused.unwrap_or_default();
-                        tracing::warn!(resource = %id, reason = why, "woke it: not intercepted, so no request could");
+                        let why = refused.map(|why| format!(": {why}")).unwrap_or_default();
+                        tracing::warn!(resource = %id, "woke the resource: it is not intercepted, so no request could{why}");
                         let message =
-                            format!("Woken, as it is not intercepted and no request could wake it: {why}");
+                            format!("Woken: it is not intercepted, so no request could wake it{why}");
                         self.reporter.report(&id, Severity::Warning, "Woken", message);
                     }
                     Ok(()) => {
-                        tracing::warn!(resource = %id, "woke it: no DLX is ready");
+                        tracing::warn!(resource = %id, "woke the resource: no DLX is ready");
                         let message =
                             format!("Woken: no DLX has been ready for {}", short(unavailable_timeout));
                         self.reporter.report(&id, Severity::Warning, "DLXUnavailable", message);

@@ -78,7 +78,7 @@ impl Reservation {
         let taken = Self { resource: resource.clone(), totals: totals.clone(), bytes };
         // Where one does not fit, dropping `taken` gives everything back.
         if before >= limits.requests {
-            Err(format!("{} requests are held for it already, the most that may be", limits.requests))
+            Err(format!("{} requests are held for it already: the limit is reached", limits.requests))
         } else if bytes_before + bytes > limits.bytes {
             Err(format!("{bytes_before} bytes are held for it already, of {} that may be", limits.bytes))
         } else {
@@ -88,15 +88,15 @@ impl Reservation {
             let fit_bytes = fits(most_bytes, all_bytes_before, own_bytes_before, bytes, several);
             match (fit, fit_bytes) {
                 (Ok(()), Ok(())) => Ok(taken),
-                (Err(Full::All), _) => Err(format!("{most} requests are held in all, the most that may be")),
+                (Err(Full::All), _) => Err(format!("{most} requests are held in all: the limit is reached")),
                 (Err(Full::Share), _) => Err(format!(
-                    "{own_before} requests are held for namespace {namespace}, as many as are left of {most} for the others"
+                    "{own_before} requests are held for namespace {namespace}: it has its share of the {most} that can be held"
                 )),
                 (_, Err(Full::All)) => {
                     Err(format!("{all_bytes_before} bytes are held in all, of {most_bytes} that may be"))
                 }
                 (_, Err(Full::Share)) => Err(format!(
-                    "{own_bytes_before} bytes are held for namespace {namespace}, as many as are left of {most_bytes} for the others"
+                    "{own_bytes_before} bytes are held for namespace {namespace}: it has its share of the {most_bytes} that can be held"
                 )),
             }
         }

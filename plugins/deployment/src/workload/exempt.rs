@@ -45,10 +45,7 @@ pub(crate) async fn check_own_pod(
             anyhow::bail!("reading the pod {pod} in namespace {home}: {}", cluster::describe_error(&error))
         }
         Err(error) => {
-            format!(
-                "the labels of the pod {pod} cannot be read ({}): {COMPONENT}",
-                cluster::describe_error(&error)
-            )
+            format!("cannot read the label {COMPONENT} of the pod {pod}: {}", cluster::describe_error(&error))
         }
     };
     let text = format!(

@@ -85,7 +85,7 @@ pub(crate) fn check_interception(
 /// There are not enough ports.
 pub(crate) fn no_port_left(range: scaler_types::ServicePorts) -> String {
     format!(
-        "no DLX port is left for its Services ({}-{}, ConfigMap {}; a freed_at port is reserved for 10 \
+        "no DLX port is left for its Services ({}-{}, ConfigMap {}; a freed port is reserved for 10 \
          minutes): give every autoscaler and dlx a wider --service-ports",
         range.first, range.last, PORT_REGISTRY
     )
