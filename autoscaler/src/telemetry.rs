@@ -175,7 +175,7 @@ impl AutoscalerMetrics {
         );
         registry.register(
             "interception_calls",
-            "PluginCalls calls that point the Services of one resource at a backend, by outcome",
+            "Calls of plugins that point the Services of one resource at a backend, by outcome",
             metrics.interception_calls.clone(),
         );
         registry.register(

@@ -5,7 +5,7 @@ use scaler_types::{Backend, Interception};
 use super::*;
 
 impl Case {
-    /// On path always, led to the DLXs for as long as a window.
+    /// In traffic mode `always`, intercepted for as long as a window.
     fn led(change: impl FnOnce(&mut Self, &mut Interception)) -> Self {
         Self::with(|case| {
             let mut route = Interception {
@@ -20,7 +20,7 @@ impl Case {
         })
     }
 
-    /// On path direct, leading to itself, and idle as another source tells.
+    /// In traffic mode `when-asleep`, not intercepted, and idle by another source.
     fn direct(change: impl FnOnce(&mut Self, &mut MetricReading, &mut Interception)) -> Self {
         Self::with_reading(|case, reading| {
             let mut route = Interception { requested: true, ..Interception::default() };
