@@ -166,8 +166,9 @@ mod tests {
             total += read.recv().unwrap().len();
         }
         assert_eq!(total, kept * line.len());
-        assert_eq!(reported.recv().unwrap(), (lines - kept) as u64);
         queue.flush(Duration::MAX);
+        // The thread may have taken lines while others were left out, and then reports twice.
+        assert_eq!(reported.try_iter().sum::<u64>(), (lines - kept) as u64);
 
         assert!(queue.push(b"after"));
         may.send(()).unwrap();
