@@ -9,19 +9,19 @@ use serde::Serialize;
 
 /// An answer of the DLX's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ErrorResponse {
+pub(crate) struct ErrorResponse {
     /// The status.
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// Its code, as the body has it.
-    pub error: &'static str,
+    pub(crate) error: &'static str,
     /// What happened, why, and what to do.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Which resource, where one is known.
-    pub resource: Option<ResourceId>,
+    pub(crate) resource: Option<ResourceId>,
     /// When another try makes sense.
-    pub retry_after: Option<Duration>,
+    pub(crate) retry_after: Option<Duration>,
     /// Whether the connection is to be closed after it.
-    pub close: bool,
+    pub(crate) close: bool,
 }
 
 #[derive(Serialize)]
@@ -39,23 +39,23 @@ impl ErrorResponse {
     }
 
     /// 400: the request cannot be taken as it is. Closes the connection: what follows on it cannot be trusted.
-    pub fn malformed(reason: impl Into<String>) -> Self {
+    pub(crate) fn malformed(reason: impl Into<String>) -> Self {
         Self { close: true, ..Self::new(StatusCode::BAD_REQUEST, "malformed_request", reason) }
     }
 
     /// 414: its target is longer than the longest head.
-    pub fn long_target(longest: usize) -> Self {
+    pub(crate) fn long_target(longest: usize) -> Self {
         let reason = format!("its target is too long: a head may have {longest} bytes");
         Self { close: true, ..Self::new(StatusCode::URI_TOO_LONG, "target_too_long", reason) }
     }
 
     /// 431: its head is too long.
-    pub fn long_head(longest: usize) -> Self {
+    pub(crate) fn long_head(longest: usize) -> Self {
         Self::large_fields(format!("its head is too long: {longest} bytes are possible"))
     }
 
     /// 431: its head has too many fields.
-    pub fn many_fields(most: usize) -> Self {
+    pub(crate) fn many_fields(most: usize) -> Self {
         Self::large_fields(format!("its head has too many fields: {most} are possible"))
     }
 
@@ -65,18 +65,18 @@ impl ErrorResponse {
     }
 
     /// 404: no resource is known for it.
-    pub fn unknown_host(reason: impl Into<String>) -> Self {
+    pub(crate) fn unknown_host(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "unknown_host", reason)
     }
 
     /// 502: the connection to the resource failed; it may have seen the request.
-    pub fn upstream_error(id: &ResourceId, reason: impl fmt::Display) -> Self {
+    pub(crate) fn upstream_error(id: &ResourceId, reason: impl fmt::Display) -> Self {
         let reason = format!("upstream connection error: {reason}");
         Self { resource: Some(id.clone()), ..Self::new(StatusCode::BAD_GATEWAY, "upstream_error", reason) }
     }
 
     /// 408: the client sent no more of the request's body. Closes the connection.
-    pub fn stalled(id: &ResourceId, after: Duration) -> Self {
+    pub(crate) fn stalled(id: &ResourceId, after: Duration) -> Self {
         let after = scaler_types::duration::short(after);
         let reason = format!("the resource waited {after} for more of the request's body and none came");
         Self {
@@ -87,7 +87,7 @@ impl ErrorResponse {
     }
 
     /// 503: the resource never saw it; try again.
-    pub fn unavailable(
+    pub(crate) fn unavailable(
         id: &ResourceId,
         error: &'static str,
         reason: impl Into<String>,
@@ -102,25 +102,25 @@ impl ErrorResponse {
 
     /// 503: the resource went away. Closes the connection: it may have come in on the resource's own port, and the next one
     /// on that is for whoever has it then.
-    pub fn gone(id: &ResourceId) -> Self {
+    pub(crate) fn gone(id: &ResourceId) -> Self {
         let reason = "no plugin lists it any more";
         Self { close: true, ..Self::unavailable(id, "resource_gone", reason, Duration::from_secs(1)) }
     }
 
     /// 503: the DLX shuts down, and the request was still held.
-    pub fn shutting_down(id: &ResourceId) -> Self {
+    pub(crate) fn shutting_down(id: &ResourceId) -> Self {
         let reason = "the DLX is shutting down: try again, another DLX or its successor answers";
         Self { close: true, ..Self::unavailable(id, "shutting_down", reason, Duration::from_secs(1)) }
     }
 
     /// 508: it comes back again and again.
-    pub fn loop_detected(id: &ResourceId) -> Self {
+    pub(crate) fn loop_detected(id: &ResourceId) -> Self {
         let reason = "the request came back five times: the resource's address points to a DLX; point it to the resource itself";
         Self { resource: Some(id.clone()), ..Self::new(StatusCode::LOOP_DETECTED, "loop_detected", reason) }
     }
 
     /// As an HTTP response.
-    pub fn response(&self) -> Response<Bytes> {
+    pub(crate) fn response(&self) -> Response<Bytes> {
         let body = Body {
             error: self.error,
             reason: &self.reason,

@@ -20,7 +20,7 @@ const MAX_WAITING: usize = 16;
 
 /// How far the last report is.
 #[derive(Debug)]
-pub struct FinalReport {
+pub(crate) struct FinalReport {
     /// Questions that may wait: each keeps a connection of the admin port.
     places: Semaphore,
     asked: AtomicBool,
@@ -43,22 +43,22 @@ impl Default for FinalReport {
 
 impl FinalReport {
     /// An autoscaler asks this DLX for its activity.
-    pub fn is_asked(&self) {
+    pub(crate) fn is_asked(&self) {
         self.asked.store(true, Ordering::Relaxed);
     }
 
     /// A place to wait for [`Self::finished`]; none where too many wait.
-    pub fn wait(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) fn wait(&self) -> Option<SemaphorePermit<'_>> {
         self.places.try_acquire().ok()
     }
 
     /// Returns when the last request has ended and no other can come.
-    pub async fn finished(&self) {
+    pub(crate) async fn finished(&self) {
         self.finished.cancelled().await;
     }
 
     /// The autoscaler has it. Whether it can have: the last request has ended.
-    pub fn received(&self) -> bool {
+    pub(crate) fn received(&self) -> bool {
         let finished = self.finished.is_cancelled();
         if finished {
             self.received.cancel();
@@ -67,7 +67,7 @@ impl FinalReport {
     }
 
     /// The last request has ended, and no other can come. Returns when the autoscaler has the last report, or after `longest`.
-    pub async fn give(&self, longest: Duration) {
+    pub(crate) async fn give(&self, longest: Duration) {
         self.finished.cancel();
         if !self.asked.load(Ordering::Relaxed) {
             return;

@@ -15,8 +15,6 @@
 //! called of a plugin. `stages` wires all of it, `run` is the process, `stop` says from when on nobody comes any more.
 //! The way of a request to a resource that is up takes no lock that another thread takes, but for the look whether the DLX stops.
 
-#![warn(unreachable_pub)]
-
 mod admin;
 mod admit;
 mod answer;
@@ -35,14 +33,10 @@ mod stages;
 mod state;
 mod stop;
 
-// To run the daemon.
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use flags::DlxFlags;
 pub use run::run;
-// To build a DLX in a test's process, on a plugin of the test's.
-pub use admin::{MetricsCollector, resources::answer as answer_resources};
-pub use client::Timeouts;
-pub use identify::TrustedProxies;
-pub use listen::{Accepted, Listener, ListenerKind, ServiceListeners, Workers};
-pub use plugin::{CallFuture, PluginCallError, PluginCalls, PluginSource};
-pub use stages::{DlxConfig, Stages};
-pub use state::{ColdStartPhase, HoldLimits, ResourceHandle, ResourceKey};

@@ -23,7 +23,7 @@ const PHASE_BUCKETS: [f64; 16] =
 
 /// Counts that belong to no resource.
 #[derive(Debug)]
-pub struct DlxMetrics {
+pub(crate) struct DlxMetrics {
     pub(crate) set_scales: AtomicU64,
     pub(crate) failed_wakes: AtomicU64,
     pub(crate) unassigned: AtomicU64,
@@ -31,7 +31,7 @@ pub struct DlxMetrics {
     /// By kind and namespace, not by resource: they may be many.
     pub(crate) phases: Family<PhaseLabels, Histogram, fn() -> Histogram>,
     /// Reports that plugins had no time for.
-    pub reports_dropped: Dropped,
+    pub(crate) reports_dropped: Dropped,
 }
 
 /// Whose cold starts, and which of their phases.
@@ -59,27 +59,27 @@ impl Default for DlxMetrics {
 
 impl DlxMetrics {
     /// A plugin was asked to scale.
-    pub fn set_scale(&self) {
+    pub(crate) fn set_scale(&self) {
         self.set_scales.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A wake failed.
-    pub fn wake_failed(&self) {
+    pub(crate) fn wake_failed(&self) {
         self.failed_wakes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection was reset: no resource has its port.
-    pub fn unassigned(&self) {
+    pub(crate) fn unassigned(&self) {
         self.unassigned.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many there were of them.
-    pub fn unassigned_so_far(&self) -> u64 {
+    pub(crate) fn unassigned_so_far(&self) -> u64 {
         self.unassigned.load(Ordering::Relaxed)
     }
 
     /// A wake ended well.
-    pub fn woken(&self, key: &ResourceKey, took: Duration, phases: &ColdStartPhases) {
+    pub(crate) fn woken(&self, key: &ResourceKey, took: Duration, phases: &ColdStartPhases) {
         self.cold.observe(took.as_secs_f64());
         for phase in ColdStartPhase::ALL {
             if let Some(took) = phases.duration_of(phase) {
@@ -89,7 +89,7 @@ impl DlxMetrics {
     }
 
     /// A phase of a cold start took so long.
-    pub fn phase(&self, key: &ResourceKey, phase: ColdStartPhase, took: Duration) {
+    pub(crate) fn phase(&self, key: &ResourceKey, phase: ColdStartPhase, took: Duration) {
         let (namespace, kind) = (key.id.namespace.clone(), key.kind.to_string());
         let labels = PhaseLabels { namespace, kind, phase: phase.name() };
         self.phases.get_or_create(&labels).observe(took.as_secs_f64());

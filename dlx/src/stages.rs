@@ -24,62 +24,63 @@ use crate::{
 
 /// What a DLX is made with.
 #[derive(Debug)]
-pub struct DlxConfig {
+pub(crate) struct DlxConfig {
     /// This incarnation, to the autoscaler.
-    pub member: String,
+    pub(crate) member: String,
     /// The protocol's rules.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
     /// What may be held in all.
-    pub held: HoldLimits,
+    pub(crate) held: HoldLimits,
     /// Wakes at once.
-    pub wakes: usize,
+    pub(crate) wakes: usize,
     /// How long whoever connects may take to follow a change of a route.
-    pub endpoint_propagation_delay: std::time::Duration,
+    pub(crate) endpoint_propagation_delay: std::time::Duration,
     /// The ports that are bound for all resources, and whose each of them is can change.
-    pub service_ports: Option<ServicePorts>,
+    pub(crate) service_ports: Option<ServicePorts>,
     /// Whose headers are believed.
-    pub peers: TrustedProxies,
+    pub(crate) peers: TrustedProxies,
     /// The namespace of a resource that a header names without one.
-    pub default_namespace: Option<String>,
+    pub(crate) default_namespace: Option<String>,
     /// Flags that name headers, for all namespaces: the resource's, and the path's.
-    pub headers: (Option<String>, Option<String>),
+    pub(crate) headers: (Option<String>, Option<String>),
     /// Connections at once.
-    pub places: usize,
+    pub(crate) places: usize,
     /// Bytes that clients of HTTP/2 may leave unread.
-    pub most_unread: usize,
+    pub(crate) most_unread: usize,
     /// How long clients may take.
-    pub timeouts: Timeouts,
+    pub(crate) timeouts: Timeouts,
     /// The first signal came.
-    pub signalled: CancellationToken,
+    pub(crate) signalled: CancellationToken,
 }
 
 /// A DLX.
 #[derive(Debug)]
-pub struct Stages {
+pub(crate) struct Stages {
     /// This incarnation, to the autoscaler.
-    pub member: String,
+    pub(crate) member: String,
     /// What the resources have in common.
-    pub shared: Arc<SharedState>,
+    pub(crate) shared: Arc<SharedState>,
     /// All resources, and which host and port is whose.
-    pub resources: Arc<Resources>,
+    pub(crate) resources: Arc<Resources>,
     /// Probes, writes, wakes.
-    pub driver: Arc<Driver>,
+    #[cfg(test)]
+    pub(crate) driver: Arc<Driver>,
     /// The plugins that are followed.
-    pub plugins: Arc<FollowedPlugins>,
+    pub(crate) plugins: Arc<FollowedPlugins>,
     /// What connections are served with.
-    pub server: Arc<Server>,
+    pub(crate) server: Arc<Server>,
     /// The ports that were bound for one resource each.
-    pub ports: Arc<DedicatedPorts>,
+    pub(crate) ports: Arc<DedicatedPorts>,
     /// The ports that are bound for all of them.
-    pub service_ports: Option<ServicePorts>,
+    pub(crate) service_ports: Option<ServicePorts>,
     /// How far its end is.
-    pub stopping: Arc<Stopping>,
+    pub(crate) stopping: Arc<Stopping>,
     /// The report after the last request.
-    pub last_report: FinalReport,
+    pub(crate) last_report: FinalReport,
     /// Connections are accepted.
-    pub serving: AtomicBool,
+    pub(crate) serving: AtomicBool,
     /// Counts that belong to no resource.
-    pub metrics: Arc<DlxMetrics>,
+    pub(crate) metrics: Arc<DlxMetrics>,
 }
 
 // === impl DlxConfig ===
@@ -109,7 +110,7 @@ impl Default for DlxConfig {
 
 impl Stages {
     /// Nothing known yet. What is not a request's own work runs on the current runtime.
-    pub fn new(config: DlxConfig) -> Self {
+    pub(crate) fn new(config: DlxConfig) -> Self {
         let handle = Handle::current();
         let metrics = Arc::new(DlxMetrics::default());
         let driver = Driver::new(handle.clone(), Wakes::new(config.wakes), metrics.clone());
@@ -151,6 +152,7 @@ impl Stages {
             member: config.member,
             shared,
             resources,
+            #[cfg(test)]
             driver,
             plugins,
             server,
@@ -161,7 +163,7 @@ impl Stages {
     }
 
     /// Why it is not ready, if it is not.
-    pub fn ready(&self) -> Result<(), String> {
+    pub(crate) fn ready(&self) -> Result<(), String> {
         if self.stopping.draining.is_cancelled() {
             return Err("shutting down".to_owned());
         }
@@ -173,7 +175,7 @@ impl Stages {
     }
 
     /// Waits for the first signal, then until nobody is led here any more, and has it drain. When the signal came.
-    pub async fn stop(&self, grace: std::time::Duration) -> tokio::time::Instant {
+    pub(crate) async fn stop(&self, grace: std::time::Duration) -> tokio::time::Instant {
         let refresh = async {
             if self.service_ports.is_some() {
                 self.plugins.refresh().await;
@@ -183,7 +185,7 @@ impl Stages {
     }
 
     /// Requests in flight and held, of all resources.
-    pub fn busy(&self) -> u64 {
+    pub(crate) fn busy(&self) -> u64 {
         self.resources
             .all()
             .iter()

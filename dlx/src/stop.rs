@@ -17,13 +17,13 @@ use crate::state::Interceptions;
 
 /// How far the end of this process is.
 #[derive(Debug)]
-pub struct Stopping {
+pub(crate) struct Stopping {
     /// The first signal came: no route is to name this DLX any more.
-    pub signalled: CancellationToken,
+    pub(crate) signalled: CancellationToken,
     /// Nobody comes any more: what is open is brought to its end.
-    pub draining: CancellationToken,
+    pub(crate) draining: CancellationToken,
     /// Routes that name this DLX.
-    pub routes: Arc<Interceptions>,
+    pub(crate) routes: Arc<Interceptions>,
 }
 
 // === impl Stopping ===
@@ -33,7 +33,7 @@ impl Stopping {
     ///
     /// `grace` is the time for all of it, the drain included. `refresh` has the plugins list everything: what this DLX sees
     /// may be older than a route that names it.
-    pub async fn follow(&self, grace: Duration, refresh: impl Future<Output = ()>) -> Instant {
+    pub(crate) async fn follow(&self, grace: Duration, refresh: impl Future<Output = ()>) -> Instant {
         self.signalled.cancelled().await;
         let signalled = Instant::now();
         let over = async {

@@ -1,6 +1,7 @@
 //! The real DLX and a range of ports of which one is somebody else's.
 
-mod support;
+#[path = "../src/testing/net.rs"]
+mod net;
 
 use std::{
     io::Read as _,
@@ -8,7 +9,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use support::{EVENT_TIMEOUT, free_range, local, raw_at};
+use net::{EVENT_TIMEOUT, free_range, local, raw_at};
 use tokio::{task::spawn_blocking, time::timeout};
 
 /// Ends the process with the test.

@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// Reads all counts when Prometheus asks.
-pub struct MetricsCollector {
+pub(crate) struct MetricsCollector {
     /// Whose.
-    pub dlx: Weak<Stages>,
+    pub(crate) dlx: Weak<Stages>,
     /// Which of those that each resource has.
-    pub resources: ResourceMetrics,
+    pub(crate) resources: ResourceMetrics,
 }
 
 /// Values of one resource, each with the labels that tell it from the others.

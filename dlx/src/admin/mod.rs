@@ -16,7 +16,7 @@ use daemon::{
     token::Token,
 };
 use http::{Method, Request, Response};
-pub use metrics::MetricsCollector;
+pub(crate) use metrics::MetricsCollector;
 pub(crate) use startup::StartupStatus;
 
 use crate::stages::Stages;

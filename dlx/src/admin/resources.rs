@@ -91,7 +91,7 @@ struct BoundPort {
 }
 
 /// Answers.
-pub async fn answer(dlx: Arc<Stages>, _: Request<Bytes>) -> Response<Body> {
+pub(crate) async fn answer(dlx: Arc<Stages>, _: Request<Bytes>) -> Response<Body> {
     let resources =
         dlx.resources.all().iter().map(|resource| resource.read(|view| describe(resource, view))).collect();
     let table = dlx.resources.table();

@@ -27,7 +27,7 @@ pub(crate) const SOCKET_BUFFER_BYTES: u64 = 64 * 1024;
 /// A request (or TCP connection) on its way to its resource, from when it was first seen until its answer: however often
 /// it is held in between, its time is counted once.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     resource: Arc<ResourceHandle>,
     since: Instant,
     deadline: Instant,
@@ -37,18 +37,18 @@ pub struct Admission {
 
 /// A request that may be forwarded.
 #[derive(Debug)]
-pub struct Admitted {
+pub(crate) struct Admitted {
     /// Counts it in flight.
-    pub in_flight: InFlight,
+    pub(crate) in_flight: InFlight,
     /// Where it was held: its place among those let go, until the response head came.
-    pub held: Option<(DispatchPermit, ColdStart)>,
+    pub(crate) held: Option<(DispatchPermit, ColdStart)>,
 }
 
 // === impl Admission ===
 
 impl Admission {
     /// Of a request that is first seen now.
-    pub fn new(resource: Arc<ResourceHandle>) -> Self {
+    pub(crate) fn new(resource: Arc<ResourceHandle>) -> Self {
         Self::since(resource, Instant::now())
     }
 
@@ -59,39 +59,39 @@ impl Admission {
     }
 
     /// Of a request that is never held.
-    pub fn at_once(resource: Arc<ResourceHandle>) -> Self {
+    pub(crate) fn at_once(resource: Arc<ResourceHandle>) -> Self {
         let now = Instant::now();
         Self { resource, since: now, deadline: now, bytes: None }
     }
 
     /// The same request's, for the resource that it turned out to be for.
     #[must_use]
-    pub fn for_resource(self, resource: Arc<ResourceHandle>) -> Self {
+    pub(crate) fn for_resource(self, resource: Arc<ResourceHandle>) -> Self {
         Self::since(resource, self.since)
     }
 
     /// For whom the request is.
-    pub fn resource(&self) -> &Arc<ResourceHandle> {
+    pub(crate) fn resource(&self) -> &Arc<ResourceHandle> {
         &self.resource
     }
 
     /// Until when it may be held.
-    pub fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// Whether it may not be held any longer.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.deadline
     }
 
     /// Lets it in if its resource is up and nobody waits in front.
-    pub fn enter(&self) -> Option<InFlight> {
+    pub(crate) fn enter(&self) -> Option<InFlight> {
         self.resource.enter()
     }
 
     /// Notes who is about to be held, if nobody is yet: a wake tells who was the first.
-    pub fn note_cause(&self, cause: impl FnOnce() -> WakeCause) {
+    pub(crate) fn note_cause(&self, cause: impl FnOnce() -> WakeCause) {
         self.resource.note_cause(cause);
     }
 
@@ -101,7 +101,7 @@ impl Admission {
     /// # Errors
     ///
     /// It is not to be: what to answer.
-    pub async fn wait(&mut self, bytes: u64) -> Result<Admitted, Arc<ErrorResponse>> {
+    pub(crate) async fn wait(&mut self, bytes: u64) -> Result<Admitted, Arc<ErrorResponse>> {
         let bytes = *self.bytes.get_or_insert(bytes);
         let mut held = hold(&self.resource, bytes)?;
         loop {

@@ -9,9 +9,9 @@ use crate::state::ResourceHandle;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StaticAnswer {
     /// Its status.
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// Whether also while the resource is awake.
-    pub when: StaticResponseWhen,
+    pub(crate) when: StaticResponseWhen,
 }
 
 /// The answer of the first static response that matches the request, if one does.

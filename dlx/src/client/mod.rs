@@ -7,7 +7,7 @@ mod socket;
 mod tracked;
 mod unread;
 
-pub use progress::Timeouts;
+pub(crate) use progress::Timeouts;
 pub(crate) use progress::{BusyGuard, ConnectionProgress, Over};
 pub(crate) use slots::{Clients, ConnectionGuard, ConnectionSlots};
 pub(crate) use socket::Socket;

@@ -18,18 +18,18 @@ const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub(crate) struct Timeouts {
     /// For a request's head, from its first byte.
-    pub head: Duration,
+    pub(crate) head: Duration,
     /// Between two requests, and before the first.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
     /// To send more of a body that the resource waits for, or to take more of an answer.
-    pub stall: Duration,
+    pub(crate) stall: Duration,
 }
 
 /// What a connection is doing. Moments are milliseconds since it was accepted; 0 is never.
 #[derive(Debug)]
-pub struct ConnectionProgress {
+pub(crate) struct ConnectionProgress {
     timeouts: Timeouts,
     places: Arc<ConnectionSlots>,
     accepted: Instant,
@@ -53,11 +53,11 @@ pub struct ConnectionProgress {
 
 /// Has its connection be busy until it is dropped.
 #[derive(Debug)]
-pub struct BusyGuard(Arc<ConnectionProgress>);
+pub(crate) struct BusyGuard(Arc<ConnectionProgress>);
 
 /// What is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub(crate) enum Over {
     /// Nothing. It is to be looked at again: nobody tells when a request has its answer, or a resource begins to wait.
     Nothing,
     /// Nothing was asked for so long.
@@ -88,7 +88,7 @@ impl Default for Timeouts {
 
 impl ConnectionProgress {
     /// Of a connection that was accepted now.
-    pub fn new(timeouts: Timeouts, places: Arc<ConnectionSlots>) -> Arc<Self> {
+    pub(crate) fn new(timeouts: Timeouts, places: Arc<ConnectionSlots>) -> Arc<Self> {
         Arc::new(Self {
             timeouts,
             unread: Unread::new(places.clone()),
@@ -107,22 +107,22 @@ impl ConnectionProgress {
     }
 
     /// The limits.
-    pub fn timeouts(&self) -> &Timeouts {
+    pub(crate) fn timeouts(&self) -> &Timeouts {
         &self.timeouts
     }
 
     /// What its client has not taken.
-    pub fn unread(&self) -> &Arc<Unread> {
+    pub(crate) fn unread(&self) -> &Arc<Unread> {
         &self.unread
     }
 
     /// It speaks HTTP/2: its bytes are frames, and each of its streams may stall alone.
-    pub fn speaks_http2(&self) {
+    pub(crate) fn speaks_http2(&self) {
         self.http2.store(true, Ordering::Relaxed);
     }
 
     /// A request came.
-    pub fn begin(self: &Arc<Self>) -> BusyGuard {
+    pub(crate) fn begin(self: &Arc<Self>) -> BusyGuard {
         let busy = self.busy();
         self.head_since.store(0, Ordering::Relaxed);
         self.body_awaited.store(0, Ordering::Relaxed);
@@ -131,35 +131,35 @@ impl ConnectionProgress {
     }
 
     /// It has something to do until this is dropped.
-    pub fn busy(self: &Arc<Self>) -> BusyGuard {
+    pub(crate) fn busy(self: &Arc<Self>) -> BusyGuard {
         self.requests.fetch_add(1, Ordering::Relaxed);
         BusyGuard(self.clone())
     }
 
     /// The request has an answer: what still comes of its body is nobody's concern.
-    pub fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
     /// From now on it carries another protocol, in which nothing is known of what has to come.
-    pub fn upgraded(&self) {
+    pub(crate) fn upgraded(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
     }
 
     /// Whether it carries another protocol.
-    pub fn is_upgraded(&self) -> bool {
+    pub(crate) fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed)
     }
 
     /// Bytes came.
-    pub fn came(&self) {
+    pub(crate) fn came(&self) {
         if self.requests.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.now(), Ordering::Relaxed);
         }
     }
 
     /// The resource waits for more of the request's body, or waits no more.
-    pub fn awaits_body(&self, awaits: bool) {
+    pub(crate) fn awaits_body(&self, awaits: bool) {
         if !awaits {
             self.body_awaited.store(0, Ordering::Relaxed);
         } else if self.body_awaited.load(Ordering::Relaxed) == 0 {
@@ -168,19 +168,19 @@ impl ConnectionProgress {
     }
 
     /// Whether the resource has waited for more of the request's body for too long.
-    pub fn body_stalled(&self) -> bool {
+    pub(crate) fn body_stalled(&self) -> bool {
         let since = self.body_awaited.load(Ordering::Relaxed);
         since > 0 && self.now() >= since + millis(self.timeouts.stall)
     }
 
     /// When it has been at what it does for too long, and at what. `blocked`: since when it takes nothing of what is
     /// written to it.
-    pub fn deadline(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
+    pub(crate) fn deadline(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
         [self.reading(), self.writing(blocked)].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// The same of writing alone.
-    pub fn writing(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
+    pub(crate) fn writing(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
         let since = blocked.filter(|_| !self.is_upgraded())?;
         Some((since + self.timeouts.stall, Over::Stalled))
     }
@@ -218,12 +218,12 @@ impl ConnectionProgress {
     }
 
     /// Whether it speaks HTTP/2.
-    pub fn is_http2(&self) -> bool {
+    pub(crate) fn is_http2(&self) -> bool {
         self.http2.load(Ordering::Relaxed)
     }
 
     /// Has it closed for having nothing to do; whether that was not said before.
-    pub fn close(&self) -> bool {
+    pub(crate) fn close(&self) -> bool {
         let first = self.closing_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
         if first.is_ok() {
             self.closes.notify_one();
@@ -232,13 +232,13 @@ impl ConnectionProgress {
     }
 
     /// Whether its client is told (GOAWAY) before it ends. One that has never asked for anything has nothing to lose.
-    pub fn tells_before_it_ends(&self) -> bool {
+    pub(crate) fn tells_before_it_ends(&self) -> bool {
         self.is_http2() && self.idle_since.load(Ordering::Relaxed) > 0
     }
 
     /// For how long it has been closed for having nothing to do, and had nothing to do; `None` if it was not closed, or something is
     /// to be done on it still.
-    pub fn closed_for(&self) -> Option<Duration> {
+    pub(crate) fn closed_for(&self) -> Option<Duration> {
         let done = self.requests.load(Ordering::Relaxed) == 0 && self.unread.bytes() == 0;
         let closing_since = self.closing_since.load(Ordering::Relaxed);
         let since = closing_since.max(self.idle_since.load(Ordering::Relaxed));
@@ -246,12 +246,12 @@ impl ConnectionProgress {
     }
 
     /// Returns when it is to be closed for having nothing to do. Heard by one.
-    pub async fn closes(&self) {
+    pub(crate) async fn closes(&self) {
         self.closes.notified().await;
     }
 
     /// How long it has had nothing to do; `None` while it has, while its client takes an answer, and while it is being closed.
-    pub fn idle_for(&self) -> Option<Duration> {
+    pub(crate) fn idle_for(&self) -> Option<Duration> {
         let idle = self.requests.load(Ordering::SeqCst) == 0
             && !self.upgraded.load(Ordering::Relaxed)
             && self.closing_since.load(Ordering::Relaxed) == 0
@@ -274,7 +274,7 @@ fn millis(duration: Duration) -> u64 {
 
 impl BusyGuard {
     /// The connection.
-    pub fn progress(&self) -> &Arc<ConnectionProgress> {
+    pub(crate) fn progress(&self) -> &Arc<ConnectionProgress> {
         &self.0
     }
 }

@@ -34,7 +34,7 @@ const FULL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Room for clients' connections.
 #[derive(Debug)]
-pub struct ConnectionSlots {
+pub(crate) struct ConnectionSlots {
     free: Arc<Semaphore>,
     most: usize,
     /// Clients that wait to be taken.
@@ -62,14 +62,14 @@ pub struct ConnectionSlots {
 
 /// Counts a connection as open until it is dropped.
 #[derive(Debug)]
-pub struct ConnectionGuard {
+pub(crate) struct ConnectionGuard {
     places: Arc<ConnectionSlots>,
     _place: OwnedSemaphorePermit,
 }
 
 /// The connections of one thread.
 #[derive(Debug, Default)]
-pub struct Clients(Mutex<Connections>);
+pub(crate) struct Clients(Mutex<Connections>);
 
 #[derive(Debug, Default)]
 struct Connections {
@@ -80,7 +80,7 @@ struct Connections {
 
 /// Has a connection be among those of its thread until it is dropped.
 #[derive(Debug)]
-pub struct ClientGuard {
+pub(crate) struct ClientGuard {
     clients: Arc<Clients>,
     number: u64,
 }
@@ -89,7 +89,7 @@ pub struct ClientGuard {
 
 impl ConnectionSlots {
     /// Room for `most`, whose clients may leave `most_unread` bytes of their answers unread.
-    pub fn new(most: usize, most_unread: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize, most_unread: usize) -> Arc<Self> {
         let most = most.min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             free: Arc::new(Semaphore::new(most)),
@@ -109,32 +109,32 @@ impl ConnectionSlots {
     }
 
     /// One more thread has connections.
-    pub fn add(&self) -> Arc<Clients> {
+    pub(crate) fn add(&self) -> Arc<Clients> {
         let clients = Arc::<Clients>::default();
         lock(&self.threads).push(clients.clone());
         clients
     }
 
     /// One more connection is open, at this place.
-    pub fn open(self: &Arc<Self>, place: OwnedSemaphorePermit) -> ConnectionGuard {
+    pub(crate) fn open(self: &Arc<Self>, place: OwnedSemaphorePermit) -> ConnectionGuard {
         self.open.fetch_add(1, Ordering::SeqCst);
         ConnectionGuard { places: self.clone(), _place: place }
     }
 
     /// Returns when no connection is open.
-    pub async fn quiet(&self) {
+    pub(crate) async fn quiet(&self) {
         while self.open.load(Ordering::SeqCst) > 0 {
             self.none_open.notified().await;
         }
     }
 
     /// A place that is free now.
-    pub fn try_take(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn try_take(&self) -> Option<OwnedSemaphorePermit> {
         self.free.clone().try_acquire_owned().ok()
     }
 
     /// A place, as soon as there is one. The others wait in the kernel meanwhile.
-    pub async fn take(&self) -> OwnedSemaphorePermit {
+    pub(crate) async fn take(&self) -> OwnedSemaphorePermit {
         if let Some(place) = self.try_take() {
             return place;
         }
@@ -163,7 +163,7 @@ impl ConnectionSlots {
     }
 
     /// Closes the connections that have had nothing to do for longest, unless enough are about to end; how many end.
-    pub fn close_longest_idle(&self) -> usize {
+    pub(crate) fn close_longest_idle(&self) -> usize {
         let threads = lock(&self.threads).clone();
         let (mut idle, mut ending) = (Vec::new(), 0);
         for clients in threads {
@@ -201,7 +201,7 @@ impl ConnectionSlots {
     }
 
     /// So many more bytes are unread.
-    pub fn add_unread(&self, bytes: usize) {
+    pub(crate) fn add_unread(&self, bytes: usize) {
         let all = self.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if all > self.most_unread {
             self.close_most_unread();
@@ -209,17 +209,17 @@ impl ConnectionSlots {
     }
 
     /// So many less are.
-    pub fn remove_unread(&self, bytes: usize) {
+    pub(crate) fn remove_unread(&self, bytes: usize) {
         self.unread.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Bytes that clients have not taken.
-    pub fn unread(&self) -> usize {
+    pub(crate) fn unread(&self) -> usize {
         self.unread.load(Ordering::Relaxed)
     }
 
     /// Connections that were closed for having most of what is unread.
-    pub fn closed_for_unread(&self) -> u64 {
+    pub(crate) fn closed_for_unread(&self) -> u64 {
         self.closed_unread.load(Ordering::Relaxed)
     }
 
@@ -274,7 +274,7 @@ impl ConnectionSlots {
     }
 
     /// A connection has nothing to do any more.
-    pub fn became_idle(&self) {
+    pub(crate) fn became_idle(&self) {
         // In an order that both sides see: who waits counts itself before it looks at who is idle.
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.idle.notify_one();
@@ -282,7 +282,7 @@ impl ConnectionSlots {
     }
 
     /// Connections that were closed to make room for others.
-    pub fn closed_for_others(&self) -> u64 {
+    pub(crate) fn closed_for_others(&self) -> u64 {
         self.closed.load(Ordering::Relaxed)
     }
 
@@ -291,7 +291,7 @@ impl ConnectionSlots {
     /// # Errors
     ///
     /// All places are taken by connections that have something to do.
-    pub fn ready(&self) -> Result<(), String> {
+    pub(crate) fn ready(&self) -> Result<(), String> {
         match self.waiting.load(Ordering::Relaxed) {
             0 => Ok(()),
             _ => Err(self.full()),
@@ -350,7 +350,7 @@ impl Drop for ConnectionGuard {
 
 impl Clients {
     /// A connection may be closed from now on when it has nothing to do.
-    pub fn add(self: &Arc<Self>, socket: Socket, progress: Arc<ConnectionProgress>) -> ClientGuard {
+    pub(crate) fn add(self: &Arc<Self>, socket: Socket, progress: Arc<ConnectionProgress>) -> ClientGuard {
         let mut inner = lock(&self.0);
         inner.last += 1;
         let number = inner.last;

@@ -23,7 +23,7 @@ const MAX_READ: usize = 16 * 1024;
 
 /// A client's connection. Clones are the same connection.
 #[derive(Clone, Debug)]
-pub struct Socket(Arc<Inner>);
+pub(crate) struct Socket(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -47,7 +47,7 @@ const NOT_SWITCHED: u8 = 2;
 
 impl Socket {
     /// Takes a connection over.
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         Self(Arc::new(Inner {
             stream,
             cleared: AtomicBool::new(false),
@@ -59,28 +59,28 @@ impl Socket {
     }
 
     /// The stream.
-    pub fn stream(&self) -> &TcpStream {
+    pub(crate) fn stream(&self) -> &TcpStream {
         &self.0.stream
     }
 
     /// What came last is not taken, nor what follows it.
-    pub fn refuse(&self, refusal: ErrorResponse) {
+    pub(crate) fn refuse(&self, refusal: ErrorResponse) {
         // Once: nothing follows.
         let _ = self.0.refusal.set(refusal);
     }
 
     /// Why what came last is not taken.
-    pub fn refusal(&self) -> Option<&ErrorResponse> {
+    pub(crate) fn refusal(&self) -> Option<&ErrorResponse> {
         self.0.refusal.get()
     }
 
     /// Its client is about to send what nobody reads.
-    pub fn note_more(&self) {
+    pub(crate) fn note_more(&self) {
         self.0.more.store(true, Ordering::Relaxed);
     }
 
     /// Whether its client sends, or is about to send, what nobody reads.
-    pub fn has_more(&self) -> bool {
+    pub(crate) fn has_more(&self) -> bool {
         let unread = || {
             recv(&self.0.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)
                 .is_ok_and(|(_, len)| len > 0)
@@ -89,7 +89,7 @@ impl Socket {
     }
 
     /// A request that asked to switch protocols is being answered. Until then nothing behind it is read.
-    pub fn decide(&self, switched: bool) {
+    pub(crate) fn decide(&self, switched: bool) {
         self.0.decision.store(if switched { SWITCHED } else { NOT_SWITCHED }, Ordering::Release);
         if let Some(reader) = self.0.undecided.lock().unwrap_or_else(PoisonError::into_inner).take() {
             reader.wake();
@@ -97,7 +97,7 @@ impl Socket {
     }
 
     /// Whether protocols were switched, once that is known; once. Until then the task is to be woken.
-    pub fn take_decision(&self, cx: &Context<'_>) -> Option<bool> {
+    pub(crate) fn take_decision(&self, cx: &Context<'_>) -> Option<bool> {
         *self.0.undecided.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
         match self.0.decision.swap(0, Ordering::AcqRel) {
             0 => None,
@@ -106,7 +106,7 @@ impl Socket {
     }
 
     /// Waits until the client has closed its side, unread bytes or not.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         let stream = &self.0.stream;
         loop {
             match stream.ready(Interest::READABLE).await {
@@ -118,13 +118,13 @@ impl Socket {
     }
 
     /// Waits until the connection broke. A client that has merely said that it sends no more is still there.
-    pub async fn gone(&self) {
+    pub(crate) async fn gone(&self) {
         // An error: the runtime ends.
         let _ = self.0.stream.ready(Interest::ERROR).await;
     }
 
     /// Takes "readable" away, so that the next thing to happen is news.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         // Before the readiness goes: whoever reads meanwhile looks at the socket itself.
         self.0.cleared.store(true, Ordering::Release);
         let _ = self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));

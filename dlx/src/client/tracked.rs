@@ -25,7 +25,7 @@ tokio::task_local! {
 
 /// A stream of HTTP/2.
 #[derive(Debug, Default)]
-pub struct Stream {
+pub(crate) struct Stream {
     /// Since when a piece of the answer was handed over and no other was asked for: nothing asks while the client takes
     /// none. While the resource says nothing it is asked.
     handed: Mutex<Option<Instant>>,
@@ -47,7 +47,7 @@ pub(crate) struct Tracked<B> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Streams {
     /// How long a client may take nothing of an answer.
-    pub stall: Duration,
+    pub(crate) stall: Duration,
 }
 
 /// A stream's task.
@@ -63,7 +63,7 @@ struct Task<F> {
 
 impl Stream {
     /// That of the current task, if it has one.
-    pub fn current() -> Option<Arc<Self>> {
+    pub(crate) fn current() -> Option<Arc<Self>> {
         STREAM.try_with(Arc::clone).ok()
     }
 

@@ -23,7 +23,7 @@ const MIN_PIECE: usize = 8 * 1024;
 
 /// What a connection's client has not taken.
 #[derive(Debug)]
-pub struct Unread {
+pub(crate) struct Unread {
     places: Arc<ConnectionSlots>,
     bytes: AtomicUsize,
     /// The same by the namespace that they come from; `None`: the DLX's own answers.
@@ -42,7 +42,7 @@ pub(crate) struct Pieces {
 
 /// A piece of an answer, which counts as unread until it is dropped.
 #[derive(Debug)]
-pub struct Piece {
+pub(crate) struct Piece {
     bytes: Bytes,
     _counted: Option<Counted>,
 }
@@ -59,7 +59,7 @@ struct Counted {
 
 impl Unread {
     /// Of a new connection.
-    pub fn new(places: Arc<ConnectionSlots>) -> Arc<Self> {
+    pub(crate) fn new(places: Arc<ConnectionSlots>) -> Arc<Self> {
         Arc::new(Self {
             places,
             bytes: AtomicUsize::new(0),
@@ -69,27 +69,27 @@ impl Unread {
     }
 
     /// Bytes that are unread.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// The same by the namespace that they come from; `None`: the DLX's own answers.
-    pub fn namespaces(&self) -> Vec<(Option<Arc<NamespaceShare>>, usize)> {
+    pub(crate) fn namespaces(&self) -> Vec<(Option<Arc<NamespaceShare>>, usize)> {
         lock(&self.namespaces).clone()
     }
 
     /// Says that it is being closed, which frees what it has; whether it was not before.
-    pub fn close(&self) -> bool {
+    pub(crate) fn close(&self) -> bool {
         !self.closed.swap(true, Ordering::Relaxed)
     }
 
     /// Whether it is being closed.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 
     /// Whether a stream may have one more piece: it waits for its own while its connection has too much.
-    pub fn poll_room(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_room(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
         let full =
             || self.bytes() >= MAX_CONNECTION_UNREAD && stream.pieces.count.load(Ordering::Acquire) > 0;
         if !full() {
@@ -101,7 +101,7 @@ impl Unread {
     }
 
     /// A piece that counts.
-    pub fn count(
+    pub(crate) fn count(
         self: &Arc<Self>,
         stream: &Arc<Stream>,
         share: Option<&Arc<NamespaceShare>>,

@@ -17,9 +17,9 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 
 /// One instance that is followed.
 #[derive(Debug)]
-pub struct Followed {
+pub(crate) struct Followed {
     /// What the resources see of it.
-    pub source: Arc<PluginSource>,
+    pub(crate) source: Arc<PluginSource>,
     task: JoinHandle<()>,
 }
 
@@ -27,12 +27,12 @@ pub struct Followed {
 
 impl FollowedPlugins {
     /// Follows every instance of the plugin manager, as the plugin manager changes; returns when the plugin manager ends.
-    pub async fn follow_fleet(self: Arc<Self>, served: watch::Receiver<Arc<[Served]>>) {
+    pub(crate) async fn follow_fleet(self: Arc<Self>, served: watch::Receiver<Arc<[Served]>>) {
         follow_fleet(self, served).await;
     }
 
     /// Follows one source.
-    pub fn follow_source(self: &Arc<Self>, source: Arc<PluginSource>) -> Followed {
+    pub(crate) fn follow_source(self: &Arc<Self>, source: Arc<PluginSource>) -> Followed {
         let task = self.handle.spawn(stream(self.clone(), source.clone()));
         Followed { source, task }
     }

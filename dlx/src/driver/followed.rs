@@ -20,7 +20,7 @@ pub(crate) const UNKNOWN_HOST_DELAY: Duration = Duration::from_secs(1);
 
 /// The plugins that are followed.
 #[derive(Debug)]
-pub struct FollowedPlugins {
+pub(crate) struct FollowedPlugins {
     pub(super) handle: Handle,
     pub(super) resources: Arc<Resources>,
     /// What the resources have in common.
@@ -47,7 +47,7 @@ struct Listing {
 
 impl FollowedPlugins {
     /// None yet. `headers`: flags that name headers, the resource's and the path's.
-    pub fn new(
+    pub(crate) fn new(
         handle: Handle,
         resources: Arc<Resources>,
         shared: Arc<SharedState>,
@@ -66,13 +66,13 @@ impl FollowedPlugins {
     }
 
     /// Replaces those that are followed.
-    pub fn set_sources(&self, sources: Vec<Arc<PluginSource>>) {
+    pub(crate) fn set_sources(&self, sources: Vec<Arc<PluginSource>>) {
         *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = sources;
         self.rebuild_table();
     }
 
     /// Makes the table of hosts and ports anew from what the resources are now.
-    pub fn rebuild_table(&self) {
+    pub(crate) fn rebuild_table(&self) {
         self.resources.rebuild_table(|| self.name_headers());
     }
 
@@ -98,7 +98,7 @@ impl FollowedPlugins {
 
     /// Asks all plugins once more, on behalf of a request for a host or port that nobody has: one list however many such
     /// requests there are, and none right after one that brought nothing. Whether one was begun since `came`.
-    pub async fn ask_again(&self, came: Instant) -> bool {
+    pub(crate) async fn ask_again(&self, came: Instant) -> bool {
         let mut missed = self.missed.clone().lock_owned().await;
         match *missed {
             // While this one waited for its turn, perhaps.
@@ -119,7 +119,7 @@ impl FollowedPlugins {
 
     /// Has all plugins list everything, after this call and not before; the future waits for it, but not longer than a few
     /// seconds.
-    pub fn refresh(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn refresh(&self) -> impl Future<Output = ()> + Send + use<> {
         let refreshes: Vec<_> = self
             .sources()
             .into_iter()
@@ -134,7 +134,7 @@ impl FollowedPlugins {
     }
 
     /// Why requests cannot be served for want of a plugin, if they cannot. `serving`: they are already.
-    pub fn ready(&self, serving: bool) -> Result<(), String> {
+    pub(crate) fn ready(&self, serving: bool) -> Result<(), String> {
         let sources = self.sources();
         if sources.is_empty() {
             return Err("no plugin is running yet".to_owned());
@@ -150,7 +150,7 @@ impl FollowedPlugins {
     }
 
     /// Returns when every plugin has listed its resources once.
-    pub async fn listed(&self) {
+    pub(crate) async fn listed(&self) {
         loop {
             let mut replaced = std::pin::pin!(self.resources.replaced());
             // From here on a list is not missed.

@@ -23,7 +23,7 @@ const MAX_PROBES: usize = 256;
 
 /// Does what the state asks for.
 #[derive(Debug)]
-pub struct Driver {
+pub(crate) struct Driver {
     /// Where wakes, probes and watches run: not on the threads that proxy.
     handle: Handle,
     /// The budget for wakes.
@@ -39,18 +39,19 @@ pub struct Driver {
 
 impl Driver {
     /// Nothing is under way. What it does runs on `handle`.
-    pub fn new(handle: Handle, wakes: Wakes, metrics: Arc<DlxMetrics>) -> Arc<Self> {
+    pub(crate) fn new(handle: Handle, wakes: Wakes, metrics: Arc<DlxMetrics>) -> Arc<Self> {
         let (probes, awaited) = (Semaphore::new(MAX_PROBES), AtomicU32::new(0));
         Arc::new(Self { handle, wakes, probes, awaited, metrics })
     }
 
     /// The budget for wakes.
-    pub fn wakes(&self) -> &Wakes {
+    #[cfg(test)]
+    pub(crate) fn wakes(&self) -> &Wakes {
         &self.wakes
     }
 
     /// Does it, or begins to: what takes time is a task of its own.
-    pub fn carry_out(self: &Arc<Self>, resource: &Arc<ResourceHandle>, effect: Effect) {
+    pub(crate) fn carry_out(self: &Arc<Self>, resource: &Arc<ResourceHandle>, effect: Effect) {
         match effect {
             Effect::Probe(target) => probe::start(self.clone(), resource.clone(), target),
             Effect::Write(order) => wake::perform(self.clone(), resource.clone(), order),

@@ -23,19 +23,19 @@ pub(crate) struct HeadFields<'b>([MaybeUninit<Header<'b>>; MAX_FIELDS]);
 #[derive(Debug)]
 pub(crate) struct Head<'h, 'b> {
     /// Its bytes, empty lines before it included.
-    pub len: usize,
+    pub(crate) len: usize,
     /// The body that follows.
-    pub body: Length,
+    pub(crate) body: Length,
     /// Whether it asks to switch protocols: what follows may be no HTTP.
-    pub switches: bool,
+    pub(crate) switches: bool,
     /// Its method.
-    pub method: &'b str,
+    pub(crate) method: &'b str,
     /// Its target, as it stands there.
-    pub target: &'b str,
+    pub(crate) target: &'b str,
     /// The host it is for; `None` where it names none, or names it in its target.
-    pub host: Option<&'b str>,
+    pub(crate) host: Option<&'b str>,
     /// Its fields.
-    pub fields: &'h [Header<'b>],
+    pub(crate) fields: &'h [Header<'b>],
 }
 
 /// How long a body is.

@@ -14,7 +14,7 @@ use std::{
 use head::{coded, length};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use named::named;
-pub use peers::TrustedProxies;
+pub(crate) use peers::TrustedProxies;
 pub(crate) use peers::{Network, address, client};
 use tokio::sync::Semaphore;
 
@@ -29,42 +29,42 @@ const MAX_UNASSIGNED: usize = 1024;
 
 /// Finds out for whom requests are.
 #[derive(Debug)]
-pub struct Identifier {
+pub(crate) struct Identifier {
     plugins: Arc<FollowedPlugins>,
     resources: Arc<Resources>,
     /// Whose headers are believed.
-    pub peers: TrustedProxies,
+    pub(crate) peers: TrustedProxies,
     /// The namespace of a resource that a header names without one.
     default_namespace: Option<String>,
     /// Connections that wait on ports of which nobody knows yet whose they are.
-    pub strangers: Semaphore,
+    pub(crate) strangers: Semaphore,
 }
 
 /// Where the requests of a connection come from.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// Who asks, as `X-Forwarded-For` has it: made once for all requests of the connection.
-    pub peer: HeaderValue,
+    pub(crate) peer: HeaderValue,
     /// Whether its headers are believed.
-    pub trusted: bool,
+    pub(crate) trusted: bool,
     /// Whose port it came in on, where it is not the shared one.
-    pub port: Option<PortOwner>,
+    pub(crate) port: Option<PortOwner>,
 }
 
 /// For whom a request is.
 #[derive(Debug)]
-pub struct Identified {
+pub(crate) struct Identified {
     /// The resource.
-    pub resource: Arc<ResourceHandle>,
+    pub(crate) resource: Arc<ResourceHandle>,
     /// The path and query to ask it for, where not the request's own.
-    pub path: Option<PathAndQuery>,
+    pub(crate) path: Option<PathAndQuery>,
 }
 
 // === impl Identifier ===
 
 impl Identifier {
     /// Believes the headers of `peers`.
-    pub fn new(
+    pub(crate) fn new(
         plugins: Arc<FollowedPlugins>,
         resources: Arc<Resources>,
         peers: TrustedProxies,
@@ -75,7 +75,7 @@ impl Identifier {
     }
 
     /// Whether a request's headers decide for whom it is: those of a trusted peer may name a resource.
-    pub fn needs_headers(&self, origin: &Origin) -> bool {
+    pub(crate) fn needs_headers(&self, origin: &Origin) -> bool {
         origin.port.is_none() && origin.trusted
     }
 
@@ -85,7 +85,7 @@ impl Identifier {
     /// # Errors
     ///
     /// A trusted peer names resources in a way that cannot be understood.
-    pub fn find(
+    pub(crate) fn find(
         &self,
         origin: &Origin,
         host: Option<&str>,
@@ -113,7 +113,7 @@ impl Identifier {
     /// # Errors
     ///
     /// It is nobody's (404), or cannot be taken as it is (400).
-    pub async fn identify<B>(
+    pub(crate) async fn identify<B>(
         &self,
         origin: &Origin,
         request: &Request<B>,

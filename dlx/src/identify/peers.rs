@@ -9,11 +9,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Peers whose `X-Forwarded-*` and target headers count.
 #[derive(Clone, Debug, Default)]
-pub struct TrustedProxies(Vec<Network>);
+pub(crate) struct TrustedProxies(Vec<Network>);
 
 /// An address, or a network in CIDR form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
+pub(crate) struct Network {
     address: IpAddr,
     prefix: u8,
 }
@@ -22,17 +22,17 @@ pub struct Network {
 
 impl TrustedProxies {
     /// Whose headers are believed.
-    pub fn new(networks: Vec<Network>) -> Self {
+    pub(crate) fn new(networks: Vec<Network>) -> Self {
         Self(networks)
     }
 
     /// Whether nobody was named.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether this peer's are.
-    pub fn trusts(&self, peer: IpAddr) -> bool {
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.0.iter().any(|network| network.contains(peer))
     }

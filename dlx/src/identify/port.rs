@@ -15,12 +15,12 @@ const PORT_OWNER_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Identifier {
     /// Whose the port is, as far as is known now.
-    pub fn find_port(&self, port: u16) -> Option<PortOwner> {
+    pub(crate) fn find_port(&self, port: u16) -> Option<PortOwner> {
         self.resources.table().by_port(port).cloned()
     }
 
     /// Whose the port is, as soon as that is known; `None`: nobody's, or too many wait for such an answer already.
-    pub async fn wait_for_port(&self, port: u16) -> Option<PortOwner> {
+    pub(crate) async fn wait_for_port(&self, port: u16) -> Option<PortOwner> {
         let _place = self.strangers.try_acquire().ok()?;
         timeout(PORT_OWNER_TIMEOUT, self.await_port_owner(port)).await.ok()
     }

@@ -23,7 +23,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A socket that connections are accepted on, known to the current runtime.
 #[derive(Debug)]
-pub struct Listener(tokio::net::TcpListener);
+pub(crate) struct Listener(tokio::net::TcpListener);
 
 // === impl Listener ===
 
@@ -33,14 +33,14 @@ impl Listener {
     /// # Errors
     ///
     /// The socket cannot be waited for.
-    pub fn new(listener: TcpListener) -> io::Result<Self> {
+    pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         tokio::net::TcpListener::from_std(listener).map(Self)
     }
 
     /// Accepts until `stop`, takes in what the kernel has accepted until then, and closes its descriptor of the socket.
     /// Whoever shares the socket goes on with it.
-    pub async fn accept(
+    pub(crate) async fn accept(
         self,
         stop: CancellationToken,
         places: Arc<ConnectionSlots>,

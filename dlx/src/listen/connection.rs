@@ -78,7 +78,7 @@ pub(crate) async fn serve(
         origin: Origin { peer: address(peer), trusted, port: identity },
         identifier: server.identifier.clone(),
         draining: server.draining.clone(),
-        open,
+        _open: open,
         pool,
         parked: Mutex::default(),
         socket: None,

@@ -16,7 +16,7 @@ use crate::state::{PortOwner, ResourceHandle, Resources};
 
 /// The ports that are bound, and those that cannot be.
 #[derive(Debug)]
-pub struct DedicatedPorts {
+pub(crate) struct DedicatedPorts {
     resources: Arc<Resources>,
     /// Those that are bound for all resources, and are not among these.
     service_ports: Option<ServicePorts>,
@@ -25,11 +25,11 @@ pub struct DedicatedPorts {
 
 /// One port.
 #[derive(Clone, Debug)]
-pub struct DedicatedPort {
+pub(crate) struct DedicatedPort {
     /// Whose, as the plugin lists it.
-    pub identity: PortOwner,
+    pub(crate) identity: PortOwner,
     /// Why it cannot be bound; `None` if it is.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     stop: CancellationToken,
 }
 
@@ -37,17 +37,23 @@ pub struct DedicatedPort {
 
 impl DedicatedPorts {
     /// None is bound yet. `service_ports` are bound by others.
-    pub fn new(resources: Arc<Resources>, service_ports: Option<ServicePorts>) -> Arc<Self> {
+    pub(crate) fn new(resources: Arc<Resources>, service_ports: Option<ServicePorts>) -> Arc<Self> {
         Arc::new(Self { resources, service_ports, bound: Mutex::default() })
     }
 
     /// The ports, and how they are.
-    pub fn all(&self) -> Vec<DedicatedPort> {
+    pub(crate) fn all(&self) -> Vec<DedicatedPort> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Binds and closes ports as the resources' ports change, until the process drains; then closes them all.
-    pub async fn follow(&self, server: Arc<Server>, workers: Workers, handed: InheritedSockets, ip: IpAddr) {
+    pub(crate) async fn follow(
+        &self,
+        server: Arc<Server>,
+        workers: Workers,
+        handed: InheritedSockets,
+        ip: IpAddr,
+    ) {
         loop {
             let mut replaced = std::pin::pin!(self.resources.replaced());
             // From here on a change is not missed.

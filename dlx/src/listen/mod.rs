@@ -14,12 +14,12 @@ mod worker;
 
 use std::sync::Arc;
 
-pub use accept::Listener;
+pub(crate) use accept::Listener;
 pub(crate) use dedicated_ports::DedicatedPorts;
-pub use service_ports::ServiceListeners;
+pub(crate) use service_ports::ServiceListeners;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-pub use worker::{Accepted, Workers};
+pub(crate) use worker::{Accepted, Workers};
 
 use crate::{
     client::{ConnectionSlots, Timeouts},
@@ -31,26 +31,26 @@ use crate::{
 
 /// What all connections are served with.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     /// Finds out for whom requests are.
-    pub identifier: Arc<Identifier>,
+    pub(crate) identifier: Arc<Identifier>,
     /// Room for connections: all of the process's descriptors taken by clients would leave none to reach a resource by.
-    pub places: Arc<ConnectionSlots>,
+    pub(crate) places: Arc<ConnectionSlots>,
     /// How long clients may take.
-    pub timeouts: Timeouts,
+    pub(crate) timeouts: Timeouts,
     /// The threads' connections to resources.
-    pub pools: Arc<Pools>,
+    pub(crate) pools: Arc<Pools>,
     /// Nobody comes any more: what is open is brought to its end.
-    pub draining: CancellationToken,
+    pub(crate) draining: CancellationToken,
     /// Where connections are accepted on ports that come and go.
-    pub handle: Handle,
+    pub(crate) handle: Handle,
     /// Counts that belong to no resource.
-    pub metrics: Arc<DlxMetrics>,
+    pub(crate) metrics: Arc<DlxMetrics>,
 }
 
 /// Where a connection came in.
 #[derive(Clone, Debug)]
-pub enum ListenerKind {
+pub(crate) enum ListenerKind {
     /// The shared port: the request says for whom it is.
     Shared,
     /// A port that was bound for one resource.

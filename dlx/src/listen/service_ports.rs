@@ -18,14 +18,14 @@ const MAX_NAMED: usize = 3;
 
 /// The listening sockets of a range of ports.
 #[derive(Debug)]
-pub struct ServiceListeners(Vec<(u16, TcpListener)>);
+pub(crate) struct ServiceListeners(Vec<(u16, TcpListener)>);
 
 // === impl ServiceListeners ===
 
 impl ServiceListeners {
     /// Binds them all, and does not return before: what somebody else has is tried again and again, and `say` is told each
     /// time why it is not to be had.
-    pub async fn bind(
+    pub(crate) async fn bind(
         ports: ServicePorts,
         ip: IpAddr,
         handed: &InheritedSockets,
@@ -61,7 +61,7 @@ impl ServiceListeners {
     /// # Errors
     ///
     /// One of them cannot be waited for.
-    pub fn serve(self, server: &Server, workers: &Workers) -> io::Result<()> {
+    pub(crate) fn serve(self, server: &Server, workers: &Workers) -> io::Result<()> {
         for (port, listener) in self.0 {
             listen(
                 server,

@@ -22,20 +22,20 @@ use crate::{
 
 /// A connection that was accepted, on its way to a thread.
 #[derive(Debug)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// The connection.
-    pub stream: TcpStream,
+    pub(crate) stream: TcpStream,
     /// Who is at its other end.
-    pub peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     /// Where it came in.
-    pub door: ListenerKind,
+    pub(crate) door: ListenerKind,
     /// Its place among the connections.
-    pub place: OwnedSemaphorePermit,
+    pub(crate) place: OwnedSemaphorePermit,
 }
 
 /// The threads.
 #[derive(Clone, Debug)]
-pub struct Workers {
+pub(crate) struct Workers {
     threads: Arc<[mpsc::UnboundedSender<Accepted>]>,
     next: Arc<AtomicUsize>,
 }
@@ -48,7 +48,7 @@ impl Workers {
     /// # Errors
     ///
     /// A thread or its runtime cannot be made.
-    pub fn start(server: &Arc<Server>, count: usize) -> io::Result<Self> {
+    pub(crate) fn start(server: &Arc<Server>, count: usize) -> io::Result<Self> {
         let mut threads = Vec::new();
         for number in 0..count.max(1) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -63,7 +63,7 @@ impl Workers {
     }
 
     /// Hands a connection to the next thread.
-    pub fn hand(&self, accepted: Accepted) {
+    pub(crate) fn hand(&self, accepted: Accepted) {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
         // An error: the process ends.
         let _ = self.threads[turn].send(accepted);

@@ -6,15 +6,15 @@ use plugin_host::Instance;
 use scaler_types::{Changes, Record, ResourceEvent, ResourceId, ScaleError, ScaleRequest, Version};
 
 /// A call under way.
-pub type CallFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type CallFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A call that did not work, and why.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct PluginCallError(pub String);
+pub(crate) struct PluginCallError(pub(crate) String);
 
 /// What a DLX asks of a plugin: an [`Instance`], or in tests a made-up one.
-pub trait PluginCalls: Send + Sync + 'static {
+pub(crate) trait PluginCalls: Send + Sync + 'static {
     /// See [`scaler_types::ResourceScaler::changes`].
     fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, PluginCallError>>;
 

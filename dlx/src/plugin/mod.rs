@@ -3,5 +3,7 @@
 mod calls;
 mod source;
 
-pub use calls::{CallFuture, PluginCallError, PluginCalls};
-pub use source::PluginSource;
+pub(crate) use calls::PluginCalls;
+#[cfg(test)]
+pub(crate) use calls::{CallFuture, PluginCallError};
+pub(crate) use source::PluginSource;

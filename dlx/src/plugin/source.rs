@@ -22,17 +22,17 @@ use super::PluginCalls;
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One plugin at work for one namespace file.
-pub struct PluginSource {
+pub(crate) struct PluginSource {
     /// The plugin.
-    pub calls: Arc<dyn PluginCalls>,
+    pub(crate) calls: Arc<dyn PluginCalls>,
     /// Its kind.
-    pub kind: Arc<str>,
+    pub(crate) kind: Arc<str>,
     /// The namespace file's namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// What its resources' owners are told, through it.
-    pub reports: Reporter,
+    pub(crate) reports: Reporter,
     /// What holds for its resources.
-    pub settings: ArcSwap<Settings>,
+    pub(crate) settings: ArcSwap<Settings>,
     /// Lists asked for so far.
     asked: watch::Sender<u64>,
     /// Up to which ask they were answered, and whether the last one worked.
@@ -45,7 +45,7 @@ pub struct PluginSource {
 
 impl PluginSource {
     /// Not asked yet. To be made on a tokio runtime. `dropped` counts the reports that the plugin had no time for.
-    pub fn new(
+    pub(crate) fn new(
         calls: Arc<dyn PluginCalls>,
         kind: &str,
         namespace: &str,
@@ -71,7 +71,7 @@ impl PluginSource {
 
     /// Has the plugin list everything, after this call and not before; however many ask, it lists once or twice.
     /// Whether that worked. Does not wait longer than a few seconds.
-    pub async fn refresh(&self) -> bool {
+    pub(crate) async fn refresh(&self) -> bool {
         let mut answered = self.answered.subscribe();
         let mut mine = 0;
         self.asked.send_modify(|asked| {
@@ -83,18 +83,18 @@ impl PluginSource {
     }
 
     /// Returns when the plugin has told everything once.
-    pub async fn first_list(&self) {
+    pub(crate) async fn first_list(&self) {
         // An error: never, its sender is held.
         let _ = self.answered.subscribe().wait_for(|_| self.has_listed()).await;
     }
 
     /// For its watcher: told when lists are asked for.
-    pub fn asks(&self) -> watch::Receiver<u64> {
+    pub(crate) fn asks(&self) -> watch::Receiver<u64> {
         self.asked.subscribe()
     }
 
     /// For its watcher: all asks up to `until` are answered.
-    pub fn answer(&self, until: u64, worked: bool) {
+    pub(crate) fn answer(&self, until: u64, worked: bool) {
         if worked {
             self.listed.store(true, Ordering::Release);
         }
@@ -102,7 +102,7 @@ impl PluginSource {
     }
 
     /// Whether it has told everything at least once.
-    pub fn has_listed(&self) -> bool {
+    pub(crate) fn has_listed(&self) -> bool {
         self.listed.load(Ordering::Acquire)
     }
 }

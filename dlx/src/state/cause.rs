@@ -7,7 +7,7 @@ const MAX_LENGTH: usize = 256;
 
 /// What a wake is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WakeCause {
+pub(crate) enum WakeCause {
     /// An HTTP request.
     Request {
         /// The client's address, as far as it is known.
@@ -37,7 +37,7 @@ pub enum WakeCause {
 
 impl WakeCause {
     /// A request. `target` may have a query; it is left out: it may hold what is nobody's business.
-    pub fn request(client: String, method: &str, host: &str, target: &str) -> Self {
+    pub(crate) fn request(client: String, method: &str, host: &str, target: &str) -> Self {
         let path = target.split_once('?').map_or(target, |(path, _)| path);
         let [method, host, path] = [method, host, path].map(shortened);
         Self::Request { client, method, host, path }

@@ -9,7 +9,7 @@ use scaler_types::{Progress, Resource};
 
 /// A part of a cold start. Each begins where the one before it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ColdStartPhase {
+pub(crate) enum ColdStartPhase {
     /// From the first request that was held to the wake's order.
     Decide,
     /// Until this DLX sees that the plugin wrote it.
@@ -33,28 +33,28 @@ pub(crate) struct Timeline {
 
 /// How long each phase took; those that are not over yet, or that nobody saw the end of, are missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ColdStartPhases([Option<Duration>; 6]);
+pub(crate) struct ColdStartPhases([Option<Duration>; 6]);
 
 /// How a held request spent its time.
 #[derive(Clone, Copy, Debug)]
-pub struct ColdStart {
+pub(crate) struct ColdStart {
     /// How long it was held.
-    pub hold: Duration,
+    pub(crate) hold: Duration,
     /// How long the wake took that it waited for; `None` if it waited for none of this DLX's own.
-    pub wake: Option<Duration>,
+    pub(crate) wake: Option<Duration>,
     /// What that wake's time went into.
-    pub phases: ColdStartPhases,
+    pub(crate) phases: ColdStartPhases,
 }
 
 // === impl ColdStartPhase ===
 
 impl ColdStartPhase {
     /// All, in their order.
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Decide, Self::Patch, Self::Scheduled, Self::Started, Self::Ready, Self::FirstByte];
 
     /// Its name in metrics, in `Server-Timing` and on the admin port.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Decide => "decide",
             Self::Patch => "patch",
@@ -126,19 +126,19 @@ impl Timeline {
 
 impl ColdStartPhases {
     /// One of them.
-    pub fn duration_of(&self, phase: ColdStartPhase) -> Option<Duration> {
+    pub(crate) fn duration_of(&self, phase: ColdStartPhase) -> Option<Duration> {
         self.0[phase as usize]
     }
 
     /// The same with the first byte so long after the wake.
     #[must_use]
-    pub fn with_first_byte(mut self, took: Duration) -> Self {
+    pub(crate) fn with_first_byte(mut self, took: Duration) -> Self {
         self.0[ColdStartPhase::FirstByte as usize] = Some(took);
         self
     }
 
     /// Those that are known, in milliseconds.
-    pub fn millis(&self) -> impl Iterator<Item = (ColdStartPhase, f64)> {
+    pub(crate) fn millis(&self) -> impl Iterator<Item = (ColdStartPhase, f64)> {
         let phases = *self;
         ColdStartPhase::ALL
             .into_iter()

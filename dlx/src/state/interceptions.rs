@@ -10,7 +10,7 @@ use tokio::{
 
 /// Routes that name this DLX, as far as its plugins tell.
 #[derive(Debug)]
-pub struct Interceptions {
+pub(crate) struct Interceptions {
     grace: Duration,
     named: watch::Sender<Named>,
 }
@@ -25,29 +25,29 @@ struct Named {
 
 /// A route that names this DLX, until it is dropped.
 #[derive(Debug)]
-pub struct InterceptionGuard(Arc<Interceptions>);
+pub(crate) struct InterceptionGuard(Arc<Interceptions>);
 
 // === impl Interceptions ===
 
 impl Interceptions {
     /// None so far. `grace`: how long whoever connects may take to follow a change of one.
-    pub fn new(grace: Duration) -> Arc<Self> {
+    pub(crate) fn new(grace: Duration) -> Arc<Self> {
         Arc::new(Self { grace, named: watch::Sender::default() })
     }
 
     /// One more.
-    pub fn add(self: &Arc<Self>) -> InterceptionGuard {
+    pub(crate) fn add(self: &Arc<Self>) -> InterceptionGuard {
         self.named.send_modify(|named| named.now += 1);
         InterceptionGuard(self.clone())
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.named.borrow().now
     }
 
     /// Returns when there has been none for the grace; at once where there never was one.
-    pub async fn wait_until_over(&self) {
+    pub(crate) async fn wait_until_over(&self) {
         let mut named = self.named.subscribe();
         loop {
             // An error: never, its sender is `self`.

@@ -24,13 +24,13 @@ use std::{
 pub(crate) use activity::{Counts, WakeOutcome};
 use arc_swap::ArcSwap;
 pub(crate) use cause::WakeCause;
-pub use cold_start::ColdStartPhase;
+pub(crate) use cold_start::ColdStartPhase;
 pub(crate) use cold_start::{ColdStart, ColdStartPhases};
 use daemon::settings::Settings;
 pub(crate) use host::{is_host, normalize};
 use http::HeaderValue;
 pub(crate) use interceptions::{InterceptionGuard, Interceptions};
-pub use queue::HoldLimits;
+pub(crate) use queue::HoldLimits;
 pub(crate) use queue::{Dispatch, DispatchPermit, HeldRequest, HeldTotals, NamespaceShare, Queue, Rejection};
 pub(crate) use resources::Resources;
 use scaler_types::{
@@ -50,32 +50,32 @@ const DEFAULT_WINDOW: Duration = Duration::from_secs(600);
 
 /// What identifies a resource in this process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ResourceKey {
+pub(crate) struct ResourceKey {
     /// The plugin's kind.
-    pub kind: Arc<str>,
+    pub(crate) kind: Arc<str>,
     /// Namespace and name.
-    pub id: ResourceId,
+    pub(crate) id: ResourceId,
 }
 
 /// One resource.
 #[derive(Debug)]
-pub struct ResourceHandle {
+pub(crate) struct ResourceHandle {
     /// Which one.
-    pub key: ResourceKey,
+    pub(crate) key: ResourceKey,
     /// What stands in `Via` of requests that are sent to an address which may lead back to a DLX.
-    pub mark: HeaderValue,
+    pub(crate) mark: HeaderValue,
     /// When this process first saw it: the number of the listing that brought it.
-    pub first_seen: u64,
+    pub(crate) first_seen: u64,
     /// Nothing of it was missed: this process has counted it since it began, or had never forgotten anything when it came.
-    pub since_start: bool,
+    pub(crate) since_start: bool,
     /// What it has to do.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
     /// What waits for it.
-    pub queue: Queue,
+    pub(crate) queue: Queue,
     /// What waits for all of its namespace.
-    pub share: Arc<NamespaceShare>,
+    pub(crate) share: Arc<NamespaceShare>,
     /// What the proxy path needs to know.
-    pub facts: ArcSwap<Snapshot>,
+    pub(crate) facts: ArcSwap<Snapshot>,
     /// The gate is open and an endpoint is ready. Mirrors the view; written under its lock only.
     open: AtomicBool,
     view: Mutex<ResourceView>,
@@ -85,16 +85,16 @@ pub struct ResourceHandle {
 
 /// What the proxy path needs to know of a resource, replaced as a whole.
 #[derive(Debug)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Endpoints that are ready.
-    pub ready: Vec<Arc<EndpointTarget>>,
+    pub(crate) ready: Vec<Arc<EndpointTarget>>,
     /// What holds for its requests.
-    pub settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
 }
 
 /// Counts one request in flight until it is dropped.
 #[derive(Debug)]
-pub struct InFlight {
+pub(crate) struct InFlight {
     resource: Arc<ResourceHandle>,
     /// It keeps its resource awake.
     counts: bool,
@@ -118,7 +118,7 @@ impl ResourceKey {
 
 impl ResourceHandle {
     /// A resource that was just seen for the first time. Its gate is shut until [`saw`](Self::saw) says otherwise.
-    pub fn new(
+    pub(crate) fn new(
         key: ResourceKey,
         first_seen: u64,
         source: Arc<PluginSource>,
@@ -142,27 +142,27 @@ impl ResourceHandle {
     }
 
     /// What it shares with the other resources.
-    pub fn shared(&self) -> &Arc<SharedState> {
+    pub(crate) fn shared(&self) -> &Arc<SharedState> {
         &self.shared
     }
 
     /// Told whenever its view changed.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
     /// Whether a request that comes now need not wait.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.queue.is_empty() && self.open.load(Ordering::SeqCst)
     }
 
     /// Whether the gate is open and an endpoint is ready.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.open.load(Ordering::SeqCst)
     }
 
     /// Enters if the gate is open and nobody waits in front.
-    pub fn enter(self: &Arc<Self>) -> Option<InFlight> {
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<InFlight> {
         if !self.queue.is_empty() {
             return None;
         }
@@ -170,7 +170,7 @@ impl ResourceHandle {
     }
 
     /// Enters if the gate is open.
-    pub fn enter_dispatched(self: &Arc<Self>) -> Option<InFlight> {
+    pub(crate) fn enter_dispatched(self: &Arc<Self>) -> Option<InFlight> {
         // Counted before the gate is asked; see [`activity`].
         self.counts.enter();
         if self.open.load(Ordering::SeqCst) {
@@ -182,7 +182,7 @@ impl ResourceHandle {
     }
 
     /// Enters if the gate is open, without keeping anything awake.
-    pub fn enter_uncounted(self: &Arc<Self>) -> Option<InFlight> {
+    pub(crate) fn enter_uncounted(self: &Arc<Self>) -> Option<InFlight> {
         // As above. From here on dropping it takes it back.
         self.counts.enter_uncounted();
         let in_flight = InFlight { resource: self.clone(), counts: false };
@@ -190,7 +190,7 @@ impl ResourceHandle {
     }
 
     /// Remembers who is about to be held, if nobody is yet: a wake tells who was the first.
-    pub fn note_cause(&self, cause: impl FnOnce() -> WakeCause) {
+    pub(crate) fn note_cause(&self, cause: impl FnOnce() -> WakeCause) {
         if !self.queue.has_waiting() {
             let cause = cause();
             self.decide(|view| view.wake_cause = Some(cause));
@@ -198,7 +198,7 @@ impl ResourceHandle {
     }
 
     /// Makes sure that what waits is let go, or that somebody works on it.
-    pub fn want(self: &Arc<Self>) {
+    pub(crate) fn want(self: &Arc<Self>) {
         if self.open.load(Ordering::SeqCst) {
             return self.release();
         }
@@ -219,7 +219,7 @@ impl ResourceHandle {
     }
 
     /// Wakes whoever waits for a change of the view.
-    pub fn tell(&self) {
+    pub(crate) fn tell(&self) {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 
@@ -228,7 +228,7 @@ impl ResourceHandle {
     }
 
     /// Lets go what may go.
-    pub fn release(self: &Arc<Self>) {
+    pub(crate) fn release(self: &Arc<Self>) {
         if self.open.load(Ordering::SeqCst) {
             let facts = self.facts.load();
             Queue::release(
@@ -239,7 +239,7 @@ impl ResourceHandle {
     }
 
     /// Refuses all that wait.
-    pub fn refuse_held(&self, refusal: ErrorResponse, why: Rejection) {
+    pub(crate) fn refuse_held(&self, refusal: ErrorResponse, why: Rejection) {
         for _ in 0..self.queue.len() {
             self.queue.count(why);
         }
@@ -247,18 +247,18 @@ impl ResourceHandle {
     }
 
     /// Looks at the view.
-    pub fn read<R>(&self, look: impl FnOnce(&ResourceView) -> R) -> R {
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&ResourceView) -> R) -> R {
         look(&self.lock())
     }
 
     /// Changes the view without anything following from it: for whoever does himself what is to be done.
-    pub fn decide<R>(&self, decide: impl FnOnce(&mut ResourceView) -> R) -> R {
+    pub(crate) fn decide<R>(&self, decide: impl FnOnce(&mut ResourceView) -> R) -> R {
         decide(&mut self.lock())
     }
 
     /// Changes the view, and does what follows from it: mirrors the gate, lets go what may go, finds out whether
     /// endpoints are ready, finishes a wake, and makes somebody work on what still waits.
-    pub fn update<R>(self: &Arc<Self>, change: impl FnOnce(&mut ResourceView) -> R) -> R {
+    pub(crate) fn update<R>(self: &Arc<Self>, change: impl FnOnce(&mut ResourceView) -> R) -> R {
         let mut guard = self.lock();
         let view = &mut *guard;
         let result = change(view);
@@ -307,7 +307,7 @@ impl ResourceHandle {
     }
 
     /// This DLX's own wake was written, as its plugin says: told to the resource's owners, unless that was done.
-    pub fn wake_written(self: &Arc<Self>) {
+    pub(crate) fn wake_written(self: &Arc<Self>) {
         self.decide(|view| {
             if view.claim() {
                 self.report_wake_started(view, view.wake_cause.as_ref());
@@ -344,12 +344,12 @@ impl ResourceHandle {
     }
 
     /// Has the driver do what follows from a change.
-    pub fn carry_out(self: &Arc<Self>, effect: Effect) {
+    pub(crate) fn carry_out(self: &Arc<Self>, effect: Effect) {
         self.shared.carry_out(self, effect);
     }
 
     /// The plugin told its state; in the order of the plugin's stream.
-    pub fn observe(self: &Arc<Self>, source: &Arc<PluginSource>, resource: Resource) {
+    pub(crate) fn observe(self: &Arc<Self>, source: &Arc<PluginSource>, resource: Resource) {
         self.update(|view| {
             // With traffic mode `external` nothing is fenced: its own controller's record is not ours to read.
             let record = if resource.traffic_mode == TrafficMode::External { Default::default() } else { resource.record.clone() };
@@ -368,7 +368,7 @@ impl ResourceHandle {
     }
 
     /// No plugin lists it any more.
-    pub fn mark_gone(self: &Arc<Self>) {
+    pub(crate) fn mark_gone(self: &Arc<Self>) {
         self.update(|view| {
             view.gate.step(GateInput::Saw(None));
             view.mark_gone();
@@ -377,7 +377,7 @@ impl ResourceHandle {
     }
 
     /// Returns when no plugin lists it any more.
-    pub async fn gone(&self) {
+    pub(crate) async fn gone(&self) {
         let mut changed = self.subscribe();
         while !self.read(|view| view.gone) {
             // Closed never: its sender is `self`.
@@ -390,7 +390,7 @@ impl ResourceHandle {
     /// # Errors
     ///
     /// Why not, for people.
-    pub async fn confirm_drain(
+    pub(crate) async fn confirm_drain(
         self: &Arc<Self>,
         nonce: Nonce,
         deadline: tokio::time::Instant,
@@ -430,23 +430,23 @@ impl ResourceHandle {
     }
 
     /// Could not be connected to: nothing goes there until it answers again. Whether it is one of those listed.
-    pub fn unreachable(self: &Arc<Self>, target: &EndpointTarget, reason: &str) -> bool {
+    pub(crate) fn unreachable(self: &Arc<Self>, target: &EndpointTarget, reason: &str) -> bool {
         self.update(|view| view.unreachable(target.number, reason))
     }
 
     /// Whether requests go to that endpoint now.
-    pub fn goes_to(&self, number: u64) -> bool {
+    pub(crate) fn goes_to(&self, number: u64) -> bool {
         self.facts.load().ready.iter().any(|target| target.number == number)
     }
 
     /// A probe of an endpoint found no answer.
-    pub fn note_probe(&self, number: u64, error: String) {
+    pub(crate) fn note_probe(&self, number: u64, error: String) {
         // Changes nothing that anybody waits for.
         self.lock().unanswered(number, error);
     }
 
     /// The largest window in which it may count as idle.
-    pub fn largest_window(&self) -> Duration {
+    pub(crate) fn largest_window(&self) -> Duration {
         let facts = self.facts.load();
         let largest = |metrics: &[ScaleResource]| metrics.iter().map(|metric| metric.window_size).max();
         let own = self.read(|view| largest(&view.resource.scale_resources));
@@ -454,13 +454,13 @@ impl ResourceHandle {
     }
 
     /// Whether it runs by what its record and its scale say, whatever its endpoints say.
-    pub fn is_awake(&self) -> bool {
+    pub(crate) fn is_awake(&self) -> bool {
         let runs = |seen: &Seen| seen.record.phase == Phase::Active && seen.scaled;
         self.read(|view| view.gate.seen().is_some_and(runs))
     }
 
     /// Where it stands.
-    pub fn state(&self) -> Option<Phase> {
+    pub(crate) fn state(&self) -> Option<Phase> {
         self.read(|view| view.gate.seen().map(|seen| seen.record.phase))
     }
 }
@@ -469,12 +469,12 @@ impl ResourceHandle {
 
 impl InFlight {
     /// Whose.
-    pub fn resource(&self) -> &Arc<ResourceHandle> {
+    pub(crate) fn resource(&self) -> &Arc<ResourceHandle> {
         &self.resource
     }
 
     /// Whether it keeps its resource awake, and may wait for it.
-    pub fn counts(&self) -> bool {
+    pub(crate) fn counts(&self) -> bool {
         self.counts
     }
 }

@@ -17,7 +17,7 @@ use crate::clock;
 
 /// All resources, by kind, namespace and name.
 #[derive(Debug, Default)]
-pub struct Resources {
+pub(crate) struct Resources {
     entries: Mutex<HashMap<ResourceKey, Arc<ResourceHandle>>>,
     /// When one that had anything to do was last forgotten: milliseconds of [`clock::now_ms`], plus one; 0 is never.
     forgotten: AtomicU64,
@@ -33,12 +33,12 @@ pub struct Resources {
 
 impl Resources {
     /// The resource, if it is known.
-    pub fn get(&self, key: &ResourceKey) -> Option<Arc<ResourceHandle>> {
+    pub(crate) fn get(&self, key: &ResourceKey) -> Option<Arc<ResourceHandle>> {
         self.lock().get(key).cloned()
     }
 
     /// The resource, made if it is not known; whether it was made.
-    pub fn get_or(
+    pub(crate) fn get_or(
         &self,
         key: &ResourceKey,
         make: impl FnOnce() -> ResourceHandle,
@@ -55,7 +55,7 @@ impl Resources {
     }
 
     /// Forgets one.
-    pub fn remove(&self, key: &ResourceKey) -> Option<Arc<ResourceHandle>> {
+    pub(crate) fn remove(&self, key: &ResourceKey) -> Option<Arc<ResourceHandle>> {
         let mut entries = self.lock();
         let resource = entries.remove(key)?;
         if resource.counts.idle().is_some() || !resource.since_start {
@@ -65,12 +65,12 @@ impl Resources {
     }
 
     /// How long ago one that had anything to do was last forgotten, and what was counted of it; `None`: never.
-    pub fn forgotten(&self) -> Option<Duration> {
+    pub(crate) fn forgotten(&self) -> Option<Duration> {
         self.forgotten.load(Ordering::Relaxed).checked_sub(1).map(clock::since)
     }
 
     /// All, the one that was seen first at the front.
-    pub fn all(&self) -> Vec<Arc<ResourceHandle>> {
+    pub(crate) fn all(&self) -> Vec<Arc<ResourceHandle>> {
         let mut all: Vec<_> = self.lock().values().cloned().collect();
         all.sort_by(|a, b| {
             (a.first_seen, &a.key.id, &a.key.kind).cmp(&(b.first_seen, &b.key.id, &b.key.kind))
@@ -79,23 +79,23 @@ impl Resources {
     }
 
     /// The number of the next listing.
-    pub fn next_listing(&self) -> u64 {
+    pub(crate) fn next_listing(&self) -> u64 {
         self.listings.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Which host and port is whose.
-    pub fn table(&self) -> Guard<Arc<HostTable>> {
+    pub(crate) fn table(&self) -> Guard<Arc<HostTable>> {
         self.table.load()
     }
 
     /// Told when the table was replaced.
-    pub fn replaced(&self) -> Notified<'_> {
+    pub(crate) fn replaced(&self) -> Notified<'_> {
         self.replaced.notified()
     }
 
     /// Makes the table anew from what the resources are now. `headers` are those that name resources, the first before the others:
     /// read under the lock, as the resources are, so that a table that is stored later was made from what is newer.
-    pub fn rebuild_table(&self, headers: impl FnOnce() -> Vec<NameHeader>) {
+    pub(crate) fn rebuild_table(&self, headers: impl FnOnce() -> Vec<NameHeader>) {
         let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
         let table = HostTable::new(&self.all(), headers());
         let before = self.table.load();

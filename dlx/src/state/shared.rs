@@ -15,13 +15,13 @@ use super::{ColdStartPhases, EndpointTarget, HeldTotals, HoldLimits, ResourceHan
 use crate::{answer::ErrorResponse, plugin::PluginSource};
 
 /// What all resources have in common.
-pub struct SharedState {
+pub(crate) struct SharedState {
     /// The protocol's rules.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
     /// What is held in all.
-    pub totals: Arc<HeldTotals>,
+    pub(crate) totals: Arc<HeldTotals>,
     /// Set when this process ends: nothing is held any more.
-    pub refuse_held: OnceLock<ErrorResponse>,
+    pub(crate) refuse_held: OnceLock<ErrorResponse>,
     carry_out: Box<CarryOut>,
 }
 
@@ -29,7 +29,7 @@ type CarryOut = dyn Fn(&Arc<ResourceHandle>, Effect) + Send + Sync;
 
 /// What is to be done because a resource changed. Nothing of it is done by the state itself.
 #[derive(Debug)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Find out when the endpoint answers.
     Probe(Arc<EndpointTarget>),
     /// Write its record.
@@ -59,7 +59,7 @@ pub enum Effect {
 
 impl SharedState {
     /// Nothing held. `carry_out` may be called under the resource's lock: it must neither wait nor take that.
-    pub fn new(
+    pub(crate) fn new(
         rules: Rules,
         held: HoldLimits,
         carry_out: impl Fn(&Arc<ResourceHandle>, Effect) + Send + Sync + 'static,

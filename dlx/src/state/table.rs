@@ -9,29 +9,29 @@ use super::{ResourceHandle, host};
 
 /// A port of its own says for whom a connection is.
 #[derive(Clone, Debug)]
-pub struct PortOwner {
+pub(crate) struct PortOwner {
     /// For whom.
-    pub resource: Arc<ResourceHandle>,
+    pub(crate) resource: Arc<ResourceHandle>,
     /// Which port.
-    pub port: Port,
+    pub(crate) port: Port,
 }
 
 /// Which host, and which port of this DLX, is whose.
 #[derive(Debug, Default)]
-pub struct HostTable {
+pub(crate) struct HostTable {
     hosts: HashMap<Box<str>, Arc<ResourceHandle>>,
     names: HashMap<ResourceId, Arc<ResourceHandle>>,
     ports: HashMap<u16, PortOwner>,
     /// Hosts and ports that two resources claim.
-    pub conflicts: Vec<Conflict>,
+    pub(crate) conflicts: Vec<Conflict>,
     /// Headers that name a resource, when they come from a trusted peer.
-    pub name_headers: Vec<NameHeader>,
+    pub(crate) name_headers: Vec<NameHeader>,
 }
 
 /// What two resources claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Claim {
+pub(crate) enum Claim {
     /// A host.
     Host(String),
     /// A port of this DLX.
@@ -40,30 +40,30 @@ pub enum Claim {
 
 /// A host or port that two resources claim.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     /// What.
     #[serde(flatten)]
-    pub claim: Claim,
+    pub(crate) claim: Claim,
     /// Who has it.
     #[serde(serialize_with = "as_text")]
-    pub has: ResourceId,
+    pub(crate) has: ResourceId,
     /// Who wants it too.
     #[serde(serialize_with = "as_text")]
-    pub wants: ResourceId,
+    pub(crate) wants: ResourceId,
 }
 
 /// A header that names a resource, and the one that says under which path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameHeader {
+pub(crate) struct NameHeader {
     /// Names the resource.
-    pub name: HeaderName,
+    pub(crate) name: HeaderName,
     /// Where the path comes from.
-    pub path: Option<PathHeader>,
+    pub(crate) path: Option<PathHeader>,
 }
 
 /// A header that says under which path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathHeader {
+pub(crate) enum PathHeader {
     /// It is the whole path and query.
     Whole(HeaderName),
     /// It stands before the request's own.
@@ -78,7 +78,7 @@ fn as_text<S: serde::Serializer>(id: &ResourceId, serializer: S) -> Result<S::Ok
 
 impl HostTable {
     /// A table of `entries`, the oldest first: of two that claim one host or port the first has it.
-    pub fn new(entries: &[Arc<ResourceHandle>], name_headers: Vec<NameHeader>) -> Self {
+    pub(crate) fn new(entries: &[Arc<ResourceHandle>], name_headers: Vec<NameHeader>) -> Self {
         let mut table = Self { name_headers, ..Self::default() };
         for resource in entries {
             let (gone, hosts, ports) =
@@ -112,22 +112,22 @@ impl HostTable {
     }
 
     /// Whose a `Host` or `:authority` is.
-    pub fn by_host(&self, authority: &str) -> Option<&Arc<ResourceHandle>> {
+    pub(crate) fn by_host(&self, authority: &str) -> Option<&Arc<ResourceHandle>> {
         self.hosts.get(host::lookup_form(authority, &mut [0; 262])?)
     }
 
     /// Whose a port is.
-    pub fn by_port(&self, port: u16) -> Option<&PortOwner> {
+    pub(crate) fn by_port(&self, port: u16) -> Option<&PortOwner> {
         self.ports.get(&port)
     }
 
     /// All ports that are somebody's.
-    pub fn ports(&self) -> impl Iterator<Item = &PortOwner> {
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &PortOwner> {
         self.ports.values()
     }
 
     /// The resource of this name. Without a namespace: the one in `default`, else the only one of that name.
-    pub fn by_name(&self, name: &str, default: Option<&str>) -> Option<&Arc<ResourceHandle>> {
+    pub(crate) fn by_name(&self, name: &str, default: Option<&str>) -> Option<&Arc<ResourceHandle>> {
         if let Some((namespace, name)) = name.split_once('/') {
             return self.names.get(&ResourceId::new(namespace, name));
         }

@@ -18,26 +18,26 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// One incarnation of an endpoint. Another incarnation at the same address is another target, and connections are
 /// kept by [`number`](Self::number): none to an earlier incarnation is ever used.
 #[derive(Debug)]
-pub struct EndpointTarget {
+pub(crate) struct EndpointTarget {
     /// Unique in this process.
-    pub number: u64,
+    pub(crate) number: u64,
     /// As the plugin lists it.
-    pub endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
     /// The address, where it is an address and not a name.
-    pub socket: Option<SocketAddr>,
+    pub(crate) socket: Option<SocketAddr>,
 }
 
 // === impl EndpointTarget ===
 
 impl EndpointTarget {
     /// A new incarnation.
-    pub fn new(endpoint: Endpoint) -> Self {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
         let socket = endpoint.address.parse().ok();
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed), endpoint, socket }
     }
 
     /// The endpoint at this port of it; without one, as it is listed.
-    pub fn on_port(self: &Arc<Self>, port: Option<u16>) -> Arc<Self> {
+    pub(crate) fn on_port(self: &Arc<Self>, port: Option<u16>) -> Arc<Self> {
         match port {
             Some(port) if self.socket.is_none_or(|own| own.port() != port) => Arc::new(self.with_port(port)),
             _ => self.clone(),
@@ -60,12 +60,12 @@ impl EndpointTarget {
     }
 
     /// Whether it is [another port](Self::at) of an endpoint.
-    pub fn is_other_port(&self) -> bool {
+    pub(crate) fn is_other_port(&self) -> bool {
         self.number >> PORT_SHIFT != 0
     }
 
     /// The number of the endpoint whose port this is, as listed.
-    pub fn listed(number: u64) -> u64 {
+    pub(crate) fn listed(number: u64) -> u64 {
         number & ((1 << PORT_SHIFT) - 1)
     }
 }

@@ -24,41 +24,41 @@ const MAX_FAILURE_DELAY: Duration = Duration::from_secs(30);
 
 /// What is believed of one resource.
 #[derive(Debug)]
-pub struct ResourceView {
+pub(crate) struct ResourceView {
     /// The protocol's state.
-    pub gate: Gate,
+    pub(crate) gate: Gate,
     /// As last told by the plugin.
-    pub resource: Resource,
+    pub(crate) resource: Resource,
     /// Who tells.
-    pub source: Arc<PluginSource>,
+    pub(crate) source: Arc<PluginSource>,
     /// Its endpoints.
-    pub listed: Vec<ListedEndpoint>,
+    pub(crate) listed: Vec<ListedEndpoint>,
     /// Endpoints that are listed no more, and whose idle connections are to be closed.
-    pub unlisted: Vec<u64>,
+    pub(crate) unlisted: Vec<u64>,
     /// An endpoint from `resolve_service_name`, where the plugin lists none.
-    pub resolved: Option<Endpoint>,
+    pub(crate) resolved: Option<Endpoint>,
     /// A task works on what waits.
-    pub driven: bool,
+    pub(crate) driven: bool,
     /// Its wake waits for a place among those of this DLX.
-    pub waits_for_turn: bool,
+    pub(crate) waits_for_turn: bool,
     /// The facts are to be replaced.
-    pub facts_changed: bool,
+    pub(crate) facts_changed: bool,
     /// No plugin lists it any more.
-    pub gone: bool,
+    pub(crate) gone: bool,
     /// Its route names this DLX.
-    pub leads_here: Option<InterceptionGuard>,
+    pub(crate) leads_here: Option<InterceptionGuard>,
     /// The nonce of the last fence that was seen.
-    pub last_fence: Option<Nonce>,
+    pub(crate) last_fence: Option<Nonce>,
     /// The last wake that could not succeed.
-    pub failure: Option<WakeFailure>,
+    pub(crate) failure: Option<WakeFailure>,
     /// The last thing that went wrong, whether or not it passed.
-    pub last_error: Option<String>,
+    pub(crate) last_error: Option<String>,
     /// Writes in a row that nobody knows the end of.
-    pub lost_writes: u32,
+    pub(crate) lost_writes: u32,
     /// Since when requests are held, if some are.
-    pub wanted: Option<Instant>,
+    pub(crate) wanted: Option<Instant>,
     /// Who was the first of them, until the wake has ended.
-    pub wake_cause: Option<WakeCause>,
+    pub(crate) wake_cause: Option<WakeCause>,
     /// The wake that this DLX asked for and that is going on.
     waking: Option<Waking>,
     /// It came up before this DLX knew whether the wake is its own.
@@ -66,22 +66,22 @@ pub struct ResourceView {
     /// The last of this DLX's own wakes that ended well, and how long it took.
     woken: Option<(Timeline, Duration)>,
     /// When its owners were last told that too much is held.
-    pub told_full: Option<Instant>,
+    pub(crate) told_full: Option<Instant>,
     /// The last cold start of a request.
-    pub last_cold: Option<ColdStart>,
+    pub(crate) last_cold: Option<ColdStart>,
 }
 
 /// An endpoint, and whether it answers.
 #[derive(Debug)]
-pub struct ListedEndpoint {
+pub(crate) struct ListedEndpoint {
     /// Which.
-    pub target: Arc<EndpointTarget>,
+    pub(crate) target: Arc<EndpointTarget>,
     /// Requests can go there.
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// Somebody finds out.
-    pub probing: bool,
+    pub(crate) probing: bool,
     /// Why it is not ready.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 /// A wake that this DLX asked for.
@@ -104,24 +104,24 @@ struct Unclaimed {
 
 /// A wake that could not succeed.
 #[derive(Clone, Debug)]
-pub struct WakeFailure {
+pub(crate) struct WakeFailure {
     /// The cause.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Until then requests are answered with it at once.
-    pub until: Instant,
+    pub(crate) until: Instant,
     /// How long it is remembered this time.
-    pub pause: Duration,
+    pub(crate) pause: Duration,
     /// When it was known.
-    pub at: Instant,
+    pub(crate) at: Instant,
     /// The record's nonce then: another one since is another try, by somebody else.
-    pub nonce: Option<Nonce>,
+    pub(crate) nonce: Option<Nonce>,
 }
 
 // === impl ResourceView ===
 
 impl ResourceView {
     /// Nothing is known yet.
-    pub fn new(id: ResourceId, source: Arc<PluginSource>, rules: Rules) -> Self {
+    pub(crate) fn new(id: ResourceId, source: Arc<PluginSource>, rules: Rules) -> Self {
         Self {
             gate: Gate::new(rules),
             resource: Resource::new(id),
@@ -149,7 +149,7 @@ impl ResourceView {
     }
 
     /// Takes over what the plugin told.
-    pub fn apply_listing(&mut self, source: &Arc<PluginSource>, resource: Resource) {
+    pub(crate) fn apply_listing(&mut self, source: &Arc<PluginSource>, resource: Resource) {
         self.gone = false;
         let own = |resource: &Resource| {
             let deadline = resource.rollout.as_ref().and_then(|rollout| rollout.deadline);
@@ -168,7 +168,7 @@ impl ResourceView {
     }
 
     /// No plugin lists it any more.
-    pub fn mark_gone(&mut self) {
+    pub(crate) fn mark_gone(&mut self) {
         self.gone = true;
         self.leads_here = None;
         self.unlisted.extend(self.listed.drain(..).map(|listed| listed.target.number));
@@ -176,7 +176,7 @@ impl ResourceView {
     }
 
     /// The endpoint `resolve_service_name` gave.
-    pub fn resolved(&mut self, address: String) {
+    pub(crate) fn resolved(&mut self, address: String) {
         self.resolved = Some(Endpoint::new(address, ""));
         self.list();
     }
@@ -204,7 +204,7 @@ impl ResourceView {
     }
 
     /// What holds for its requests: its own word, else its namespace file's.
-    pub fn settings(&self) -> Arc<Settings> {
+    pub(crate) fn settings(&self) -> Arc<Settings> {
         let settings = self.source.settings.load_full();
         let hold_timeout = self.resource.hold_timeout.unwrap_or(settings.hold_timeout);
         let wake_timeout = self.resource.wake_timeout(settings.resource_readiness_timeout);
@@ -217,22 +217,22 @@ impl ResourceView {
     }
 
     /// Whether it has replicas.
-    pub fn scaled(&self) -> bool {
+    pub(crate) fn scaled(&self) -> bool {
         self.gate.seen().is_some_and(|seen| seen.scaled)
     }
 
     /// Whether an endpoint is ready.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.listed.iter().any(|listed| listed.ready)
     }
 
     /// Endpoints that are ready.
-    pub fn ready(&self) -> Vec<Arc<EndpointTarget>> {
+    pub(crate) fn ready(&self) -> Vec<Arc<EndpointTarget>> {
         self.listed.iter().filter(|listed| listed.ready).map(|listed| listed.target.clone()).collect()
     }
 
     /// Endpoints that somebody has to find out about; marked as being looked at.
-    pub fn take_unprobed(&mut self) -> Vec<Arc<EndpointTarget>> {
+    pub(crate) fn take_unprobed(&mut self) -> Vec<Arc<EndpointTarget>> {
         let unknown = self.listed.iter_mut().filter(|listed| !listed.ready && !listed.probing);
         unknown
             .map(|listed| {
@@ -243,12 +243,12 @@ impl ResourceView {
     }
 
     /// Whether the endpoint is still listed and not ready.
-    pub fn is_awaited(&self, number: u64) -> bool {
+    pub(crate) fn is_awaited(&self, number: u64) -> bool {
         self.listed.iter().any(|listed| listed.target.number == number && !listed.ready)
     }
 
     /// The endpoint answered.
-    pub fn reachable(&mut self, number: u64) {
+    pub(crate) fn reachable(&mut self, number: u64) {
         if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
             (listed.ready, listed.probing, listed.error) = (true, false, None);
             self.facts_changed = true;
@@ -256,7 +256,7 @@ impl ResourceView {
     }
 
     /// The endpoint did not answer. Whether it is listed.
-    pub fn unreachable(&mut self, number: u64, reason: &str) -> bool {
+    pub(crate) fn unreachable(&mut self, number: u64, reason: &str) -> bool {
         let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) else {
             return false;
         };
@@ -266,14 +266,14 @@ impl ResourceView {
     }
 
     /// A probe got no answer.
-    pub fn unanswered(&mut self, number: u64, error: String) {
+    pub(crate) fn unanswered(&mut self, number: u64, error: String) {
         if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
             listed.error = Some(error);
         }
     }
 
     /// An endpoint is ready: what is to be written.
-    pub fn answers(&mut self) -> GateOrder {
+    pub(crate) fn answers(&mut self) -> GateOrder {
         if self.resource.traffic_mode == TrafficMode::External {
             return GateOrder::Nothing;
         }
@@ -281,7 +281,7 @@ impl ResourceView {
     }
 
     /// A wake of this DLX's own begins; the record to send with it.
-    pub fn wake_begins(&mut self, record: Record) -> Record {
+    pub(crate) fn wake_begins(&mut self, record: Record) -> Record {
         let timeline = Timeline::ordered(self.wanted.take());
         self.unclaimed = None;
         self.waking = Some(Waking { began: Instant::now(), timeline, nonce: record.nonce, own: false });
@@ -293,25 +293,25 @@ impl ResourceView {
     }
 
     /// Whether the wake that is going on is seen to be this DLX's own, for the first time.
-    pub fn is_seen_to_be_own(&mut self) -> bool {
+    pub(crate) fn is_seen_to_be_own(&mut self) -> bool {
         let written = self.gate.seen().map(|seen| seen.record.nonce);
         self.waking.as_ref().is_some_and(|waking| written == Some(waking.nonce)) && self.claim()
     }
 
     /// The wake that is going on is this DLX's own; whether that is news.
-    pub fn claim(&mut self) -> bool {
+    pub(crate) fn claim(&mut self) -> bool {
         self.waking.as_mut().is_some_and(|waking| !std::mem::replace(&mut waking.own, true))
     }
 
     /// It came up before this DLX knew that the wake was its own: how long it took, with what, and who was the cause.
-    pub fn take_unclaimed(&mut self) -> Option<(Duration, ColdStartPhases, Option<WakeCause>)> {
+    pub(crate) fn take_unclaimed(&mut self) -> Option<(Duration, ColdStartPhases, Option<WakeCause>)> {
         let Unclaimed { cause } = self.unclaimed.take()?;
         let (timeline, took) = self.woken?;
         Some((took, timeline.phases(), cause))
     }
 
     /// Notes how far a wake has come.
-    pub fn note_progress(&mut self) {
+    pub(crate) fn note_progress(&mut self) {
         // Shut: what is listed is from before it.
         if self.gate.open()
             && let Some(waking) = &mut self.waking
@@ -321,7 +321,7 @@ impl ResourceView {
     }
 
     /// Requests can be forwarded; how long the wake took and with what, if this DLX asked for one, and whether it was its own.
-    pub fn came_up(&mut self) -> Option<(Duration, ColdStartPhases, bool)> {
+    pub(crate) fn came_up(&mut self) -> Option<(Duration, ColdStartPhases, bool)> {
         self.failure = None;
         self.last_error = None;
         self.wanted = None;
@@ -335,7 +335,7 @@ impl ResourceView {
     }
 
     /// What a request waited for that was held since `begun`.
-    pub fn cold_since(&self, begun: Instant) -> ColdStart {
+    pub(crate) fn cold_since(&self, begun: Instant) -> ColdStart {
         let woken = self.woken.filter(|(timeline, _)| timeline.ready() >= Some(begun));
         ColdStart {
             hold: begun.elapsed(),
@@ -346,7 +346,7 @@ impl ResourceView {
 
     /// The answer's head came to a request that was held: what its time went into with that, and whether it is the first
     /// after its wake.
-    pub fn answered(&mut self, cold: ColdStart) -> (ColdStart, Option<Duration>) {
+    pub(crate) fn answered(&mut self, cold: ColdStart) -> (ColdStart, Option<Duration>) {
         let mut first = None;
         let mut cold = cold;
         if cold.wake.is_some()
@@ -364,7 +364,7 @@ impl ResourceView {
     }
 
     /// A wake cannot succeed: remembered for a while.
-    pub fn failed(&mut self, reason: &str) {
+    pub(crate) fn failed(&mut self, reason: &str) {
         let took = self.waking.take().map_or(Duration::ZERO, |waking| waking.began.elapsed());
         let pause = match &self.failure {
             // One that was waited for longer than that is a pause of its own.
@@ -383,7 +383,7 @@ impl ResourceView {
     }
 
     /// What a request is answered while a failed wake is remembered.
-    pub fn remembered_failure(&self, id: &ResourceId) -> Option<ErrorResponse> {
+    pub(crate) fn remembered_failure(&self, id: &ResourceId) -> Option<ErrorResponse> {
         let failure = self.failure.as_ref()?;
         let until = match (self.gate.open(), self.is_ready()) {
             (true, true) => return None,
@@ -400,7 +400,7 @@ impl ResourceView {
 
     /// Why requests are not forwarded, for people: what the plugin says that is waited for, what the endpoints say, and
     /// what went wrong last, which may have passed.
-    pub fn why_not_up(&self) -> String {
+    pub(crate) fn why_not_up(&self) -> String {
         let mut why = Vec::new();
         if self.waits_for_turn {
             why.push(

@@ -33,39 +33,39 @@ use crate::{
 
 /// What the requests of one connection have in common.
 #[derive(Debug)]
-pub struct ConnectionContext {
+pub(crate) struct ConnectionContext {
     /// Where they come from.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
     /// Finds out for whom they are.
-    pub identifier: Arc<Identifier>,
+    pub(crate) identifier: Arc<Identifier>,
     /// This process ends.
-    pub draining: CancellationToken,
-    /// Counts the connection.
-    pub open: ConnectionGuard,
+    pub(crate) draining: CancellationToken,
+    /// Counts the connection until it is dropped.
+    pub(crate) _open: ConnectionGuard,
     /// Connections to resources, of this thread.
-    pub pool: Arc<Pool>,
+    pub(crate) pool: Arc<Pool>,
     /// What its first request was told, if that was held before the connection was served.
-    pub parked: Mutex<Option<ParkedRequest>>,
+    pub(crate) parked: Mutex<Option<ParkedRequest>>,
     /// The connection, where it carries one request at a time.
-    pub socket: Option<Socket>,
+    pub(crate) socket: Option<Socket>,
     /// What the connection is doing.
-    pub progress: Arc<ConnectionProgress>,
+    pub(crate) progress: Arc<ConnectionProgress>,
 }
 
 /// A connection's first request that was held before the connection was served.
 #[derive(Debug)]
-pub struct ParkedRequest {
+pub(crate) struct ParkedRequest {
     /// Its way to its resource.
-    pub admission: Admission,
+    pub(crate) admission: Admission,
     /// What it was told.
-    pub told: Result<Admitted, Arc<ErrorResponse>>,
+    pub(crate) told: Result<Admitted, Arc<ErrorResponse>>,
 }
 
 // === impl ConnectionContext ===
 
 impl ConnectionContext {
     /// What the connection's first request was told while it was parked; once.
-    pub fn take_parked(&self) -> Option<ParkedRequest> {
+    pub(crate) fn take_parked(&self) -> Option<ParkedRequest> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -40,7 +40,7 @@ const HABIT_RETENTION: Duration = Duration::from_secs(600);
 
 /// The connections of one thread.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     idle: Mutex<Idle>,
     /// Told when a connection is kept while there was none.
     kept: Notify,
@@ -51,7 +51,7 @@ pub struct Pool {
 
 /// The connections of all threads.
 #[derive(Debug, Default)]
-pub struct Pools(Mutex<Vec<Arc<Pool>>>);
+pub(crate) struct Pools(Mutex<Vec<Arc<Pool>>>);
 
 #[derive(Debug, Default)]
 struct Idle {
@@ -83,7 +83,7 @@ struct Connection {
 
 /// A connection that carries a request.
 #[derive(Debug)]
-pub struct PooledConnection {
+pub(crate) struct PooledConnection {
     pool: Arc<Pool>,
     target: u64,
     connection: Connection,
@@ -91,7 +91,7 @@ pub struct PooledConnection {
 
 /// Why a request got no answer.
 #[derive(Debug)]
-pub enum Unsent {
+pub(crate) enum Unsent {
     /// Not a byte of it was sent: here it is again.
     Never(Box<Request<RequestBody>>, String),
     /// The resource may have seen it.
@@ -104,7 +104,7 @@ pub enum Unsent {
 
 impl Unsent {
     /// What the resource may have seen ended so.
-    pub fn perhaps(error: &hyper::Error) -> Self {
+    pub(crate) fn perhaps(error: &hyper::Error) -> Self {
         match std::error::Error::source(error) {
             // Of hyper's user's doing: the body that it was given.
             Some(cause) if error.is_user() => Self::Client(cause.to_string()),
@@ -117,7 +117,7 @@ impl Unsent {
 
 impl Pool {
     /// An empty one. Its upkeep is a task on the current runtime.
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let pool = Arc::new(Self {
             idle: Mutex::default(),
             kept: Notify::new(),
@@ -129,17 +129,17 @@ impl Pool {
     }
 
     /// Requests that were sent again.
-    pub fn resent(&self) -> u64 {
+    pub(crate) fn resent(&self) -> u64 {
         self.resent.load(Ordering::Relaxed)
     }
 
     /// Which of `count` endpoints is next.
-    pub fn turn(&self, count: usize) -> usize {
+    pub(crate) fn turn(&self, count: usize) -> usize {
         if count < 2 { 0 } else { self.next.fetch_add(1, Ordering::Relaxed) % count }
     }
 
     /// Sends a request in HTTP/1.1 and waits for the response's head.
-    pub async fn send(
+    pub(crate) async fn send(
         self: &Arc<Self>,
         target: &EndpointTarget,
         mut request: Request<RequestBody>,
@@ -191,7 +191,7 @@ impl Pool {
     }
 
     /// Sends a request in HTTP/2 with prior knowledge.
-    pub async fn send_http2(
+    pub(crate) async fn send_http2(
         self: &Arc<Self>,
         target: &EndpointTarget,
         mut request: Request<RequestBody>,
@@ -323,7 +323,7 @@ impl Pool {
     }
 
     /// Closes the connections to these endpoints that carry no request now.
-    pub fn close_idle(&self, unlisted: &[u64]) {
+    pub(crate) fn close_idle(&self, unlisted: &[u64]) {
         self.lock().endpoints.retain(|number, _| !unlisted.contains(&EndpointTarget::listed(*number)));
     }
 
@@ -358,17 +358,17 @@ impl Pool {
 
 impl Pools {
     /// One more thread keeps connections.
-    pub fn add(&self, pool: Arc<Pool>) {
+    pub(crate) fn add(&self, pool: Arc<Pool>) {
         self.lock().push(pool);
     }
 
     /// Requests that were sent again.
-    pub fn resent(&self) -> u64 {
+    pub(crate) fn resent(&self) -> u64 {
         self.lock().iter().map(|pool| pool.resent()).sum()
     }
 
     /// Closes what is kept for endpoints that are listed no more: one that ends may wait for it.
-    pub fn close_idle(&self, unlisted: &[u64]) {
+    pub(crate) fn close_idle(&self, unlisted: &[u64]) {
         for pool in self.lock().iter() {
             pool.close_idle(unlisted);
         }
@@ -422,7 +422,7 @@ impl Connection {
 
 impl PooledConnection {
     /// The response came to its end: the connection is kept for another request, if more are to go where it leads.
-    pub fn give_back(self, resource: &ResourceHandle) {
+    pub(crate) fn give_back(self, resource: &ResourceHandle) {
         if resource.goes_to(EndpointTarget::listed(self.target)) {
             self.pool.put(self.target, self.connection);
         }

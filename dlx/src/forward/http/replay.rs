@@ -16,7 +16,7 @@ const MIN_PIECE: usize = 256;
 
 /// A body that is kept while it is sent. Its [`later`](Self::later) one takes it over when it is first read.
 #[derive(Debug)]
-pub struct Replay<B> {
+pub(crate) struct Replay<B> {
     state: Arc<Mutex<State<B>>>,
     turn: u32,
     /// How many of the kept pieces were given.
@@ -38,18 +38,18 @@ struct State<B> {
 
 impl<B> Replay<B> {
     /// A body of which nothing was sent.
-    pub fn new(rest: B) -> Self {
+    pub(crate) fn new(rest: B) -> Self {
         let state = State { rest, kept: Vec::new(), bytes: 0, lost: false, turn: 0 };
         Self { state: Arc::new(Mutex::new(state)), turn: 0, given: 0 }
     }
 
     /// The same body from its beginning.
-    pub fn later(&self) -> Self {
+    pub(crate) fn later(&self) -> Self {
         Self { state: self.state.clone(), turn: self.turn + 1, given: 0 }
     }
 
     /// Takes the body over, if all that was sent of it is kept.
-    pub fn begin(&self) -> bool {
+    pub(crate) fn begin(&self) -> bool {
         let mut state = self.lock();
         if !state.lost {
             state.turn = self.turn;

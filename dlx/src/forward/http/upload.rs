@@ -22,7 +22,7 @@ use crate::{
 
 /// A request's body on its way to the resource.
 #[derive(Debug)]
-pub enum RequestBody {
+pub(crate) enum RequestBody {
     /// None.
     Empty,
     /// From the client.
@@ -33,7 +33,7 @@ pub enum RequestBody {
 
 /// A body that a client sends.
 #[derive(Debug)]
-pub struct FromClient {
+pub(crate) struct FromClient {
     incoming: Incoming,
     /// Its connection, which waits for it until its end: over HTTP/1 alone, where nothing else comes on it.
     awaited: Option<Arc<ConnectionProgress>>,
@@ -42,7 +42,7 @@ pub struct FromClient {
 
 /// A request whose body has not come yet as a whole. Dropped before the answer's end, its request is over.
 #[derive(Debug)]
-pub struct Unanswered(Shared);
+pub(crate) struct Unanswered(Shared);
 
 #[derive(Clone, Debug)]
 struct Shared(Arc<Mutex<State>>);
@@ -61,7 +61,7 @@ enum State {
 
 impl RequestBody {
     /// The body of a client's request.
-    pub fn from_client(incoming: Incoming, context: &ConnectionContext) -> Self {
+    pub(crate) fn from_client(incoming: Incoming, context: &ConnectionContext) -> Self {
         if incoming.is_end_stream() {
             return RequestBody::Empty;
         }
@@ -73,7 +73,7 @@ impl RequestBody {
     }
 
     /// Its request, if that may outlast the answer; to be asked for once.
-    pub fn unanswered(&self) -> Option<Unanswered> {
+    pub(crate) fn unanswered(&self) -> Option<Unanswered> {
         match self {
             RequestBody::Streaming(body) => Some(Unanswered(body.state.clone())),
             RequestBody::Empty | RequestBody::Kept(_) => None,
@@ -165,7 +165,7 @@ impl Drop for FromClient {
 
 impl Unanswered {
     /// The answer has ended: its request is in flight until its body has, too.
-    pub fn answered(self, in_flight: InFlight) {
+    pub(crate) fn answered(self, in_flight: InFlight) {
         let mut state = self.0.lock();
         match std::mem::replace(&mut *state, State::Over) {
             State::Answering(busy) => {

@@ -16,7 +16,7 @@ use crate::clock;
 
 /// Counts of one resource.
 #[derive(Debug)]
-pub struct Counts {
+pub(crate) struct Counts {
     in_flight: AtomicU64,
     /// In flight, too, and keep nothing awake.
     uncounted: AtomicU64,
@@ -35,7 +35,7 @@ pub struct Counts {
 
 /// How a wake ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WakeOutcome {
+pub(crate) enum WakeOutcome {
     /// An endpoint answers.
     Awake,
     /// Not within its time.
@@ -65,7 +65,7 @@ impl Default for Counts {
 
 impl Counts {
     /// One more request, or connection, arrived.
-    pub fn arrived(&self) {
+    pub(crate) fn arrived(&self) {
         let now = clock::now_ms();
         self.history.note(now, &self.total);
         self.total.fetch_add(1, Ordering::SeqCst);
@@ -73,59 +73,59 @@ impl Counts {
     }
 
     /// Something of it moves.
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.last.store(clock::now_ms() + 1, Ordering::Relaxed);
     }
 
     /// Counts one in flight.
-    pub fn enter(&self) {
+    pub(crate) fn enter(&self) {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Takes back an [`enter`](Self::enter) that found the gate shut.
-    pub fn retreat(&self) {
+    pub(crate) fn retreat(&self) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// One in flight ended.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         // First: whoever sees it gone sees when.
         self.touch();
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Counts one in flight that keeps nothing awake. A fence is not confirmed before it has left.
-    pub fn enter_uncounted(&self) {
+    pub(crate) fn enter_uncounted(&self) {
         self.uncounted.fetch_add(1, Ordering::SeqCst);
     }
 
     /// One of those ended, or found the gate shut.
-    pub fn leave_uncounted(&self) {
+    pub(crate) fn leave_uncounted(&self) {
         self.uncounted.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// All in flight, whether they keep it awake or not.
-    pub fn under_way(&self) -> u64 {
+    pub(crate) fn under_way(&self) -> u64 {
         self.in_flight() + self.uncounted.load(Ordering::SeqCst)
     }
 
     /// Requests in flight, open upgraded sockets and TCP connections included.
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::SeqCst)
     }
 
     /// Requests so far.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total.load(Ordering::SeqCst)
     }
 
     /// How long it has counted.
-    pub fn counting(&self) -> Duration {
+    pub(crate) fn counting(&self) -> Duration {
         clock::since(self.since_ms)
     }
 
     /// Time since the last activity; `None` if there never was any. Zero while something is in flight.
-    pub fn idle(&self) -> Option<Duration> {
+    pub(crate) fn idle(&self) -> Option<Duration> {
         if self.in_flight() > 0 {
             return Some(Duration::ZERO);
         }
@@ -133,28 +133,28 @@ impl Counts {
     }
 
     /// Requests that came within the last `window`.
-    pub fn within(&self, window: Duration) -> u64 {
+    pub(crate) fn within(&self, window: Duration) -> u64 {
         let last = self.last.load(Ordering::Relaxed).checked_sub(1);
         self.history.count(window, clock::now_ms(), last, self.total())
     }
 
     /// A request found a fence.
-    pub fn met_fence(&self) {
+    pub(crate) fn met_fence(&self) {
         self.fenced.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests that came while a fence was seen: each of them reverted it, or came with one that did.
-    pub fn fenced(&self) -> u64 {
+    pub(crate) fn fenced(&self) -> u64 {
         self.fenced.load(Ordering::Relaxed)
     }
 
     /// A wake of this DLX's ended.
-    pub fn woken(&self, outcome: WakeOutcome) {
+    pub(crate) fn woken(&self, outcome: WakeOutcome) {
         self.wakes[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// This DLX's wakes that ended: outcome and reason as metrics have them, and how many.
-    pub fn wakes(&self) -> [(&'static str, &'static str, u64); 3] {
+    pub(crate) fn wakes(&self) -> [(&'static str, &'static str, u64); 3] {
         let count = |outcome: WakeOutcome| self.wakes[outcome as usize].load(Ordering::Relaxed);
         [
             ("awake", "", count(WakeOutcome::Awake)),
@@ -164,13 +164,13 @@ impl Counts {
     }
 
     /// An answer with this status was given.
-    pub fn answered(&self, status: http::StatusCode) {
+    pub(crate) fn answered(&self, status: http::StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.classes[class].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Answers by class, `[0]` being 1xx.
-    pub fn classes(&self) -> [u64; 5] {
+    pub(crate) fn classes(&self) -> [u64; 5] {
         std::array::from_fn(|i| self.classes[i].load(Ordering::Relaxed))
     }
 }

@@ -10,16 +10,16 @@ use crate::state::ResourceHandle;
 
 /// What one resource may hold.
 #[derive(Clone, Copy, Debug)]
-pub struct HoldLimits {
+pub(crate) struct HoldLimits {
     /// Requests.
-    pub requests: usize,
+    pub(crate) requests: usize,
     /// Bytes, those in the sockets included.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What all resources hold together.
 #[derive(Debug)]
-pub struct HeldTotals {
+pub(crate) struct HeldTotals {
     limits: HoldLimits,
     requests: AtomicUsize,
     bytes: AtomicU64,
@@ -38,22 +38,23 @@ pub(crate) struct Reservation {
 
 impl HeldTotals {
     /// Nothing held yet.
-    pub fn new(limits: HoldLimits) -> Self {
+    pub(crate) fn new(limits: HoldLimits) -> Self {
         Self { limits, requests: AtomicUsize::new(0), bytes: AtomicU64::new(0), shares: Arc::default() }
     }
 
     /// The share of a namespace.
-    pub fn share(&self, namespace: &str) -> Arc<NamespaceShare> {
+    pub(crate) fn share(&self, namespace: &str) -> Arc<NamespaceShare> {
         self.shares.for_namespace(namespace)
     }
 
     /// Requests held, of all resources.
-    pub fn requests(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
     /// Bytes reserved, of all resources.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 }

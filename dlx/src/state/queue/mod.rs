@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-pub use limits::HoldLimits;
+pub(crate) use limits::HoldLimits;
 pub(crate) use limits::{HeldTotals, Reservation};
 pub(crate) use shares::NamespaceShare;
 use tokio::{sync::oneshot, time::Instant};
@@ -21,7 +21,7 @@ use crate::{answer::ErrorResponse, state::ResourceHandle};
 
 /// The requests that wait for one resource.
 #[derive(Debug)]
-pub struct Queue {
+pub(crate) struct Queue {
     inner: Mutex<Inner>,
     /// Mirrors what waits, so that the proxy path reads it without the lock.
     len: AtomicUsize,
@@ -42,7 +42,7 @@ struct Inner {
 
 /// What a held request is told.
 #[derive(Debug)]
-pub enum Dispatch {
+pub(crate) enum Dispatch {
     /// Try to enter; the place is free again when this is dropped.
     Forward(DispatchPermit),
     /// Answer with this.
@@ -51,11 +51,11 @@ pub enum Dispatch {
 
 /// One of the places for requests that were let go and have no response head yet.
 #[derive(Debug)]
-pub struct DispatchPermit(Option<Arc<ResourceHandle>>);
+pub(crate) struct DispatchPermit(Option<Arc<ResourceHandle>>);
 
 /// A held request's place in the queue. Dropping it leaves the queue.
 #[derive(Debug)]
-pub struct HeldRequest {
+pub(crate) struct HeldRequest {
     resource: Arc<ResourceHandle>,
     ticket: u64,
     told: oneshot::Receiver<Dispatch>,
@@ -64,7 +64,7 @@ pub struct HeldRequest {
 
 /// Why a request was not held to its good end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
+pub(crate) enum Rejection {
     /// Too many are held already.
     TooManyHeld,
     /// Held for longer than `holdTimeout`.
@@ -97,33 +97,33 @@ impl Default for Queue {
 
 impl Queue {
     /// Requests held now, those included that were let go and have not entered yet.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len.load(Ordering::SeqCst)
     }
 
     /// Whether nothing is held.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Bytes reserved for what is held.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// Counts a rejection.
-    pub fn count(&self, why: Rejection) {
+    pub(crate) fn count(&self, why: Rejection) {
         self.rejected[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Rejections so far, with the name of each reason.
-    pub fn rejections(&self) -> [(&'static str, u64); 4] {
+    pub(crate) fn rejections(&self) -> [(&'static str, u64); 4] {
         [Rejection::TooManyHeld, Rejection::TooLong, Rejection::WakeFailed, Rejection::ShuttingDown]
             .map(|why| (why.name(), self.rejected[why as usize].load(Ordering::Relaxed)))
     }
 
     /// Whether one waits that was told nothing yet.
-    pub fn has_waiting(&self) -> bool {
+    pub(crate) fn has_waiting(&self) -> bool {
         !self.lock().waiting.is_empty()
     }
 
@@ -132,7 +132,7 @@ impl Queue {
     /// # Errors
     ///
     /// It is full: the reason.
-    pub fn join(
+    pub(crate) fn join(
         resource: &Arc<ResourceHandle>,
         bytes: u64,
         limits: &HoldLimits,
@@ -151,12 +151,12 @@ impl Queue {
     }
 
     /// The gate opened: at the first pace again.
-    pub fn opened(&self) {
+    pub(crate) fn opened(&self) {
         self.lock().emptying = None;
     }
 
     /// Lets as many go as there are places; `limit` is how many places there are at first.
-    pub fn release(resource: &Arc<ResourceHandle>, limit: usize) {
+    pub(crate) fn release(resource: &Arc<ResourceHandle>, limit: usize) {
         let mut inner = resource.queue.lock();
         if inner.waiting.is_empty() {
             inner.emptying = None;
@@ -178,7 +178,7 @@ impl Queue {
     }
 
     /// Refuses all that wait.
-    pub fn refuse_all(&self, refusal: &Arc<ErrorResponse>) {
+    pub(crate) fn refuse_all(&self, refusal: &Arc<ErrorResponse>) {
         let waiting = std::mem::take(&mut self.lock().waiting);
         for tell in waiting.into_values() {
             // An error: its client left.
@@ -195,7 +195,7 @@ impl Queue {
 
 impl HeldRequest {
     /// Waits until it is told something.
-    pub async fn wait_for_dispatch(&mut self) -> Dispatch {
+    pub(crate) async fn wait_for_dispatch(&mut self) -> Dispatch {
         match (&mut self.told).await {
             Ok(go) => go,
             Err(_) => Dispatch::Refuse(Arc::new(ErrorResponse::gone(&self.resource.key.id))),
@@ -203,7 +203,7 @@ impl HeldRequest {
     }
 
     /// Back to where it stood: it was let go and found the gate shut again.
-    pub fn rejoin(&mut self, place: DispatchPermit) {
+    pub(crate) fn rejoin(&mut self, place: DispatchPermit) {
         let (tell, told) = oneshot::channel();
         self.told = told;
         self.resource.queue.lock().waiting.insert(self.ticket, tell);
@@ -234,7 +234,7 @@ impl Drop for DispatchPermit {
 
 impl Rejection {
     /// Its name in metrics.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Rejection::TooManyHeld => "too_many_held",
             Rejection::TooLong => "held_too_long",

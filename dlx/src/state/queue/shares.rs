@@ -13,7 +13,7 @@ use std::{
 
 /// What all resources of one namespace hold. Kept by each of them.
 #[derive(Debug)]
-pub struct NamespaceShare {
+pub(crate) struct NamespaceShare {
     pub(super) namespace: String,
     pub(super) requests: AtomicUsize,
     pub(super) bytes: AtomicU64,
@@ -74,7 +74,7 @@ impl NamespaceShares {
 
 impl NamespaceShare {
     /// Whose.
-    pub fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
 

@@ -1,0 +1,196 @@
+//! A DLX in the test's process, with real sockets, on a made-up plugin that the test moves by hand.
+
+pub(crate) mod health;
+pub(crate) mod led;
+pub(crate) mod message;
+mod net;
+pub(crate) mod plugin;
+pub(crate) mod upstream;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use daemon::{listen::InheritedSockets, settings::Settings};
+pub(crate) use net::{EVENT_TIMEOUT, free_range, local, raw_at};
+use plugin::Plugin;
+use scaler_types::{ServicePorts, protocol::Rules};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::Timeouts,
+    identify::TrustedProxies,
+    listen::{Accepted, Listener, ListenerKind, ServiceListeners, Workers},
+    plugin::PluginSource,
+    stages::{DlxConfig, Stages},
+    state::{HoldLimits, ResourceHandle, ResourceKey},
+};
+
+/// A DLX that serves on a port of its own.
+pub(crate) struct Site {
+    pub(crate) dlx: Arc<Stages>,
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) address: SocketAddr,
+    pub(crate) draining: CancellationToken,
+    pub(crate) workers: Workers,
+}
+
+/// What differs from the defaults.
+pub(crate) struct Given {
+    pub(crate) settings: Settings,
+    pub(crate) rules: Rules,
+    pub(crate) trusted: &'static [&'static str],
+    pub(crate) held: HoldLimits,
+    pub(crate) service_ports: Option<ServicePorts>,
+    pub(crate) endpoint_propagation_delay: Duration,
+    /// Connections at once.
+    pub(crate) places: usize,
+    /// Wakes at once.
+    pub(crate) wakes: usize,
+    /// Bytes that clients of HTTP/2 may leave unread.
+    pub(crate) unread: usize,
+    /// How long clients may take.
+    pub(crate) timeouts: Timeouts,
+}
+
+impl Default for Given {
+    fn default() -> Self {
+        Self {
+            settings: Settings { hold_timeout: EVENT_TIMEOUT, ..Settings::default() },
+            rules: Rules::default(),
+            trusted: &[],
+            held: HoldLimits { requests: 100_000, bytes: 1 << 30 },
+            service_ports: None,
+            endpoint_propagation_delay: Duration::ZERO,
+            wakes: daemon::wakes::DEFAULT,
+            places: usize::MAX,
+            unread: usize::MAX,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl Site {
+    pub(crate) async fn start(plugin: Arc<Plugin>, given: Given) -> Self {
+        let dlx = Arc::new(Stages::new(DlxConfig {
+            member: "test-1".to_owned(),
+            rules: given.rules,
+            held: given.held,
+            wakes: given.wakes,
+            endpoint_propagation_delay: given.endpoint_propagation_delay,
+            service_ports: given.service_ports,
+            peers: TrustedProxies::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect()),
+            places: given.places,
+            most_unread: given.unread,
+            timeouts: given.timeouts,
+            ..DlxConfig::default()
+        }));
+        let draining = dlx.server.draining.clone();
+        let service = match given.service_ports {
+            Some(ports) => {
+                let say = |why| panic!("{why}");
+                let any = "::".parse().unwrap();
+                Some(ServiceListeners::bind(ports, any, &InheritedSockets::default(), say).await)
+            }
+            None => None,
+        };
+        let source =
+            PluginSource::new(plugin.clone(), "test", "demo", Arc::new(given.settings), Default::default());
+        dlx.plugins.follow_source(source.clone());
+        dlx.plugins.set_sources(vec![source]);
+        dlx.plugins.listed().await;
+        let workers = Workers::start(&dlx.server, 2).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (hand, stop) = (workers.clone(), draining.clone());
+        let taken = move |stream, peer, place| {
+            hand.hand(Accepted { stream, peer, door: ListenerKind::Shared, place })
+        };
+        tokio::spawn(Listener::new(listener).unwrap().accept(stop, dlx.server.places.clone(), taken));
+        if let Some(service) = service {
+            service.serve(&dlx.server, &workers).unwrap();
+        }
+        Self { dlx, plugin, address, draining, workers }
+    }
+
+    /// A resource of the plugin's.
+    pub(crate) fn entry(&self, name: &str) -> Arc<ResourceHandle> {
+        self.dlx.resources.get(&ResourceKey { kind: "test".into(), id: plugin::id(name) }).unwrap()
+    }
+
+    /// A connection to the DLX.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends bytes and reads until the DLX closes the connection.
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
+        raw_at(self.address, bytes).await
+    }
+
+    /// A GET on one of its service ports, on a connection of its own.
+    pub(crate) async fn get_at(&self, port: u16, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        raw_at(local(port), request.as_bytes()).await
+    }
+
+    /// A GET on a connection of its own.
+    pub(crate) async fn get(&self, host: &str, path: &str) -> String {
+        self.raw(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await
+    }
+}
+
+/// Reads until the end; whether that was a break.
+pub(crate) async fn is_reset(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(EVENT_TIMEOUT, stream.read_to_end(&mut rest)).await.expect("an end");
+    assert!(rest.is_empty(), "{rest:?}");
+    end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+/// The same of a connection on which nothing is said. One that breaks at once may be told so to the call that connects.
+pub(crate) async fn resets(address: SocketAddr) -> bool {
+    match TcpStream::connect(address).await {
+        Ok(mut stream) => is_reset(&mut stream).await,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+/// Waits until `true`, looking whenever the resource changes and, for what changes unseen, now and then.
+pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + EVENT_TIMEOUT;
+    while !is() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "what is waited for tells nobody; the time it takes is not asserted"
+        )]
+        tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(2)).await;
+    }
+}
+
+/// The status of an answer.
+pub(crate) fn status(answer: &str) -> u16 {
+    answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or_else(|| panic!("no answer: {answer:?}"))
+}
+
+/// The body of an answer.
+pub(crate) fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+/// A header of an answer.
+pub(crate) fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let head = answer.split("\r\n\r\n").next()?;
+    head.lines().find_map(|line| {
+        let (own, value) = line.split_once(':')?;
+        own.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}

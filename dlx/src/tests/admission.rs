@@ -1,0 +1,95 @@
+//! A request that is held, let go and held again: until when, with how many bytes, and what its answer says.
+
+use std::{sync::Arc, time::Duration};
+
+use daemon::settings::Settings;
+use scaler_types::{Endpoint, Probe};
+use tokio::{io::AsyncWriteExt, sync::watch};
+
+use crate::{
+    state::ResourceHandle,
+    testing::{
+        EVENT_TIMEOUT, Given, Site, body,
+        plugin::{Plugin, endpoint},
+        status, until,
+    },
+};
+
+/// Held while its connection is set up, and by the HTTP server: what a proxy has seen is not held before its head is read.
+const REQUESTS: [&str; 2] = [
+    "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a.test\r\nVia: 1.1 proxy\r\nConnection: close\r\n\r\n",
+];
+
+/// A resource that sleeps. It counts as ready as soon as the test has it come up, and then refuses every connection.
+async fn start(hold_timeout: Duration) -> (Site, Arc<ResourceHandle>, watch::Sender<usize>) {
+    let plugin = Plugin::waking(|_| Ok(vec![Endpoint { probe: Probe::Listed, ..endpoint("127.0.0.1:1") }]));
+    let (up, comes_up) = watch::channel(0);
+    *plugin.comes_up.lock().unwrap() = Some(comes_up);
+    let settings = Settings { hold_timeout, ..Settings::default() };
+    let site = Site::start(plugin.asleep("a"), Given { settings, ..Given::default() }).await;
+    let entry = site.entry("a");
+    (site, entry, up)
+}
+
+/// Returns when the one request was let go, was refused by the endpoint, and is held again.
+async fn held_again(entry: &ResourceHandle) {
+    let refused = || {
+        entry.read(|view| view.listed.iter().any(|listed| listed.error.is_some())) && entry.queue.len() == 1
+    };
+    until("it is held again", refused).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_again_a_request_has_the_rest_of_its_time() {
+    for request in REQUESTS {
+        let (site, entry, up) = start(Duration::from_secs(3)).await;
+        let answer = site.raw(request.as_bytes());
+        let let_go = async {
+            until("it is held", || entry.queue.len() == 1).await;
+            // For requests that come from now on.
+            site.plugin.change("a", |resource| resource.hold_timeout = Some(2 * EVENT_TIMEOUT));
+            until("that is seen", || entry.facts.load().settings.hold_timeout > EVENT_TIMEOUT).await;
+            up.send_replace(usize::MAX);
+            held_again(&entry).await;
+        };
+        let (answer, ()) = tokio::join!(tokio::time::timeout(EVENT_TIMEOUT, answer), let_go);
+        assert_eq!(status(&answer.expect("the end of its time")), 503);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_again_a_request_reserves_its_bytes_again() {
+    for request in REQUESTS {
+        let (site, entry, up) = start(2 * EVENT_TIMEOUT).await;
+        let mut client = site.connect().await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        until("it is held", || entry.queue.len() == 1).await;
+        let reserved = entry.queue.bytes();
+        assert!(reserved > 0);
+        up.send_replace(usize::MAX);
+        held_again(&entry).await;
+        assert_eq!(entry.queue.bytes(), reserved);
+        assert_eq!(site.dlx.shared.totals.bytes(), reserved);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_again_a_request_is_told_for_how_long_altogether() {
+    const HOLD: Duration = Duration::from_secs(1);
+    for request in REQUESTS {
+        let (site, entry, up) = start(HOLD).await;
+        let came = std::time::Instant::now();
+        let answer = site.raw(request.as_bytes());
+        let let_go = async {
+            until("it has been held for a while", || entry.queue.len() == 1 && came.elapsed() > HOLD / 2)
+                .await;
+            up.send_replace(usize::MAX);
+            held_again(&entry).await;
+        };
+        let (answer, ()) = tokio::join!(answer, let_go);
+        let reason = body(&answer).split_once("held for ").expect("a reason").1;
+        let held = scaler_types::duration::parse(reason.split_once(' ').unwrap().0).unwrap();
+        assert!(held >= HOLD && held < came.elapsed(), "{answer}");
+    }
+}

@@ -1,0 +1,31 @@
+//! A whole DLX with real sockets, on a made-up plugin.
+
+mod admission;
+mod early_answers;
+mod endpoints;
+mod fence;
+mod formats;
+mod forwarded;
+mod goaway;
+mod guessed;
+mod heads;
+mod hold;
+mod hostile;
+mod loops;
+mod no_wake;
+mod probes;
+mod proxy;
+mod resending;
+mod series;
+mod service_ports;
+mod service_strangers;
+mod slow_clients;
+mod stalled;
+mod stopping;
+mod tcp;
+mod tcp_held;
+mod unchanged;
+mod unread;
+mod wake_log;
+mod wakes;
+mod waking;

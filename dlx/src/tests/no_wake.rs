@@ -1,0 +1,138 @@
+//! Monitors, as `staticResponses` names them: the DLX answers for what sleeps, and what is awake answers for itself.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use daemon::settings::{Settings, StaticResponse, StaticResponseWhen};
+use scaler_types::Phase;
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::testing::{EVENT_TIMEOUT, Given, Site, body, plugin::Plugin, status, until, upstream};
+
+async fn site(plugin: Arc<Plugin>) -> Site {
+    let when = StaticResponseWhen::Asleep;
+    let agent = StaticResponse { user_agent: Some("monitor/".to_owned()), path: None, status: 204, when };
+    let path = StaticResponse { user_agent: None, path: Some("/healthz".to_owned()), status: 299, when };
+    let settings =
+        Settings { static_responses: vec![agent, path], hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
+    Site::start(plugin, Given { settings, ..Given::default() }).await
+}
+
+async fn ask(site: &Site, path: &str, agent: &str) -> String {
+    let rest = format!("Host: a.test\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n");
+    site.raw(format!("GET {path} HTTP/1.1\r\n{rest}").as_bytes()).await
+}
+
+/// Neither wakes, nor counts, nor is held.
+fn unnoticed(site: &Site) -> bool {
+    let entry = site.entry("a");
+    let idle = entry.counts.idle().is_none() && entry.counts.within(Duration::from_secs(3600)) == 0;
+    idle && entry.counts.total() == 0
+        && entry.queue.is_empty()
+        && site.plugin.set_scales.load(Ordering::SeqCst) == 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asleep_the_dlx_answers() {
+    let (address, echo) = upstream::echo(async || ()).await;
+    let site = site(Plugin::at(address).asleep("a")).await;
+    assert_eq!(status(&ask(&site, "/", "monitor/1").await), 204);
+    assert_eq!(status(&ask(&site, "/healthz?x", "curl").await), 299);
+    assert!(unnoticed(&site));
+    assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
+    // Anybody else wakes it.
+    assert_eq!(status(&ask(&site, "/", "a monitor/1").await), 200);
+    assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn awake_the_resource_answers_and_nothing_counts() {
+    let (asked, answers) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (told, wait) = (asked.clone(), answers.clone());
+    let (address, _) = upstream::echo(move || {
+        let (told, wait) = (told.clone(), wait.clone());
+        async move {
+            told.add_permits(1);
+            wait.acquire().await.unwrap().forget();
+        }
+    })
+    .await;
+    let site = Arc::new(site(Plugin::at(address).awake("a", address)).await);
+    let asking = tokio::spawn({
+        let site = site.clone();
+        async move { ask(&site, "/x", "monitor/1").await }
+    });
+    asked.acquire().await.unwrap().forget();
+    assert!(unnoticed(&site));
+    assert_eq!(site.entry("a").counts.in_flight(), 0);
+    // It is under way all the same: what it was sent to must not be put to sleep under it.
+    let (nonce, _) = site.plugin.fence("a").unwrap();
+    let confirmed = site.entry("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
+    assert_eq!(confirmed, Err("1 requests in flight".to_owned()));
+    answers.add_permits(1);
+    let answer = asking.await.unwrap();
+    assert!(body(&answer).starts_with("GET /x "), "{answer}");
+    until("it to have left", || site.entry("a").counts.under_way() == 0).await;
+    assert!(unnoticed(&site));
+    // While it is fenced the DLX answers: a monitor does not keep it awake.
+    assert_eq!(status(&ask(&site, "/x", "monitor/1").await), 204);
+    assert_eq!(site.plugin.get("a").record.phase, Phase::Draining);
+    site.entry("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_always_the_dlx_answers_awake_and_asleep() {
+    let (address, echo) = upstream::echo(async || ()).await;
+    for plugin in [Plugin::at(address).asleep("a"), Plugin::at(address).awake("a", address)] {
+        let when = StaticResponseWhen::Always;
+        let path = StaticResponse { user_agent: None, path: Some("/healthz".to_owned()), status: 299, when };
+        let settings = Settings { static_responses: vec![path], ..Settings::default() };
+        let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+        assert_eq!(status(&ask(&site, "/healthz?x", "curl").await), 299);
+        assert!(unnoticed(&site));
+        assert_eq!(site.entry("a").counts.under_way(), 0);
+    }
+    assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_resource_does_not_look_well() {
+    let broken = upstream::raw(|mut stream, _| async move {
+        let _ = upstream::read_head(&mut stream).await;
+        let _ =
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n")
+                .await;
+    })
+    .await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (address, expected) in [(broken, 500), (closed, 503)] {
+        let site = site(Plugin::at(address).awake("a", address)).await;
+        if expected == 500 {
+            until("up", || site.entry("a").is_up()).await;
+        }
+        let answer = ask(&site, "/healthz", "curl").await;
+        assert_eq!(status(&answer), expected, "{answer}");
+        assert!(unnoticed(&site));
+    }
+}
+
+/// A ServiceMonitor follows the Service to the DLXs.
+#[tokio::test(flavor = "multi_thread")]
+async fn scrapers_wake_nothing_where_nobody_says_anything() {
+    let (address, echo) = upstream::echo(async || ()).await;
+    let site = Site::start(Plugin::at(address).asleep("a"), Given::default()).await;
+    for agent in ["Prometheus/3.5.0", "kube-probe/1.36"] {
+        let answer = ask(&site, "/metrics", agent).await;
+        assert_eq!((status(&answer), body(&answer)), (200, ""), "{agent}");
+        assert!(answer.to_lowercase().contains("\r\ncontent-type: text/plain"), "{answer}");
+    }
+    assert!(unnoticed(&site));
+    assert_eq!(status(&ask(&site, "/metrics", "a friend of Prometheus/3.5.0").await), 200);
+    assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
+    // Awake it answers for itself.
+    let before = echo.requests.load(Ordering::SeqCst);
+    assert_eq!(status(&ask(&site, "/metrics", "Prometheus/3.5.0").await), 200);
+    assert_eq!(echo.requests.load(Ordering::SeqCst), before + 1);
+}

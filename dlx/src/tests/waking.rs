@@ -1,0 +1,356 @@
+//! What a wake says of itself: to clients, to its resource's owners, to whoever measures; and how one that failed goes on.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use daemon::settings::Settings;
+use scaler_types::{Endpoint, Phase, Progress, Record, ScaleError};
+
+use crate::{
+    state::ColdStartPhase,
+    testing::{
+        EVENT_TIMEOUT, Given, Site, body, header,
+        plugin::{Plugin, endpoint},
+        status, until, upstream,
+    },
+};
+
+/// A resource as `GET /api/v1/resources` shows it.
+async fn shown(site: &Site, name: &str) -> serde_json::Value {
+    let request = http::Request::new(bytes::Bytes::new());
+    let answer = crate::admin::resources::answer(site.dlx.clone(), request).await;
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    let all: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    all["resources"].as_array().unwrap().iter().find(|resource| resource["name"] == name).unwrap().clone()
+}
+
+/// What Prometheus reads.
+fn metrics(site: &Site) -> String {
+    let (dlx, resources) = (std::sync::Arc::downgrade(&site.dlx), daemon::telemetry::ResourceMetrics::Active);
+    let mut registry = daemon::telemetry::registry("dlx");
+    registry.register_collector(Box::new(crate::admin::MetricsCollector { dlx, resources }));
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+    page
+}
+
+fn reported(site: &Site) -> Vec<(String, String)> {
+    site.plugin.reports.lock().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resources_own_timeouts_win() {
+    // The namespace file would hold it for half a minute, and have a wake fail at once.
+    let settings = Settings {
+        hold_timeout: EVENT_TIMEOUT,
+        resource_readiness_timeout: Duration::from_millis(1),
+        ..Settings::default()
+    };
+    let (address, _) = upstream::echo(async || ()).await;
+    static TRIES: AtomicUsize = AtomicUsize::new(0);
+    let plugin = Plugin::waking(move |request| {
+        let left = request.deadline;
+        assert!(left > Duration::from_secs(30) && left <= Duration::from_secs(60), "{left:?}");
+        match TRIES.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(ScaleError::Retry { after: Duration::from_millis(10), reason: "not yet".to_owned() }),
+            _ => Ok(vec![endpoint(address)]),
+        }
+    });
+    plugin.add("slow", |resource| {
+        resource.record.phase = Phase::Asleep;
+        resource.resource_readiness_timeout = Some(Duration::from_secs(60));
+    });
+    plugin.add("hasty", |resource| {
+        resource.replicas = 1;
+        resource.endpoints = vec![endpoint("127.0.0.1:1")];
+        resource.hold_timeout = Some(Duration::from_millis(50));
+    });
+    let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+    assert_eq!(status(&site.get("slow.test", "/").await), 200);
+    let hasty = site.get("hasty.test", "/").await;
+    assert_eq!(status(&hasty), 503);
+    // Not for the 30 s of the others.
+    assert!(body(&hasty).contains("held for ") && !body(&hasty).contains("held for 30"), "{hasty}");
+    let (hasty, slow) = (shown(&site, "hasty").await, shown(&site, "slow").await);
+    assert_eq!(
+        (&hasty["hold_timeout"], &hasty["resource_readiness_timeout"]),
+        (&"50ms".into(), &"1ms".into())
+    );
+    assert_eq!((&slow["hold_timeout"], &slow["resource_readiness_timeout"]), (&"30s".into(), &"1m".into()));
+    // Taken back: the namespace file's holds again.
+    site.plugin.change("hasty", |resource| resource.hold_timeout = None);
+    let entry = site.entry("hasty");
+    until("it is seen", || entry.facts.load().settings.hold_timeout == EVENT_TIMEOUT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_waited_for_is_told_whatever_went_wrong_before() {
+    static TRIES: AtomicUsize = AtomicUsize::new(0);
+    let settings = Settings { hold_timeout: Duration::from_millis(300), ..Settings::default() };
+    let plugin = Plugin::waking(|_| match TRIES.fetch_add(1, Ordering::SeqCst) {
+        0 => Err(ScaleError::Retry {
+            after: Duration::from_millis(1),
+            reason: "the API server answers 500".to_owned(),
+        }),
+        // Written, and nothing of it can be reached yet.
+        _ => Ok(Vec::new()),
+    });
+    plugin.add("a", |resource| {
+        resource.record.phase = Phase::Asleep;
+        resource.status = "waits for a node: 0/3 nodes are available".to_owned();
+    });
+    let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+    let answer = site.get("a.test", "/").await;
+    assert_eq!(status(&answer), 503);
+    let told = body(&answer);
+    let node = told.find("waits for a node: 0/3 nodes are available").unwrap_or_else(|| panic!("{told}"));
+    let error =
+        told.find("the last error was: the API server answers 500").unwrap_or_else(|| panic!("{told}"));
+    assert!(node < error, "{told}");
+    // Scheduled meanwhile, and it does not answer.
+    site.plugin.change("a", |resource| {
+        resource.status = "pulls its image".to_owned();
+        resource.endpoints = vec![endpoint("127.0.0.1:1")];
+    });
+    let entry = site.entry("a");
+    until("it is probed", || entry.read(|view| view.listed.iter().any(|listed| listed.error.is_some())))
+        .await;
+    let answer = site.get("a.test", "/").await;
+    let told = body(&answer);
+    assert!(told.contains("pulls its image; its endpoint 127.0.0.1:1 is not ready: "), "{told}");
+    assert!(!told.contains("waits for a node"), "{told}");
+}
+
+/// A wake that fails and leaves its pods behind, as Kubernetes does.
+fn failed_with_pods(resource: &mut scaler_types::Resource, endpoints: Vec<Endpoint>) {
+    resource.record =
+        Record { phase: Phase::Failed, reason: "ImagePullBackOff".to_owned(), ..Record::default() };
+    resource.replicas = 1;
+    resource.endpoints = endpoints;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_resource_that_answers_after_all_is_woken_by_the_next_request() {
+    let (address, echo) = upstream::echo(async || ()).await;
+    let plugin = Plugin::at(address);
+    // The image was put right before this DLX came.
+    let pod = endpoint(address);
+    let listed = pod.clone();
+    plugin.add("a", move |resource| failed_with_pods(resource, vec![listed]));
+    *plugin.wake.lock().unwrap() = std::sync::Arc::new(Box::new(move |request| {
+        assert_eq!(request.record.phase, Phase::Waking);
+        Ok(vec![pod.clone()])
+    }));
+    let site = Site::start(plugin, Given::default()).await;
+    let entry = site.entry("a");
+    until("its endpoint is probed", || entry.read(|view| view.is_ready())).await;
+    assert!(!entry.is_up(), "nothing is forwarded while it is failed");
+    assert_eq!(status(&site.get("a.test", "/").await), 200);
+    assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
+    until("it is finished", || site.plugin.get("a").record.phase == Phase::Active).await;
+    assert_eq!(echo.requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pause_after_failures_is_cut_short_when_an_endpoint_answers() {
+    let (address, _) = upstream::echo(async || ()).await;
+    static BROKEN: AtomicUsize = AtomicUsize::new(1);
+    let plugin = Plugin::waking(move |_| match BROKEN.load(Ordering::SeqCst) {
+        1 => Err(ScaleError::Terminal { reason: "ImagePullBackOff: no such image".to_owned() }),
+        _ => Ok(vec![endpoint(address)]),
+    });
+    let site = Site::start(plugin.asleep("a"), Given::default()).await;
+    let entry = site.entry("a");
+    assert!(body(&site.get("a.test", "/").await).contains("no such image"));
+    until("it is written", || site.plugin.get("a").record.phase == Phase::Failed).await;
+    // As if it had failed again and again for a while.
+    entry.decide(|view| {
+        let failure = view.failure.as_mut().unwrap();
+        failure.until += Duration::from_secs(600);
+    });
+    assert_eq!(status(&site.get("a.test", "/").await), 503);
+    BROKEN.store(0, Ordering::SeqCst);
+    site.plugin.change("a", |resource| failed_with_pods(resource, vec![endpoint(address)]));
+    until("its endpoint answers, and the shortest pause is over", || {
+        entry.read(|view| view.is_ready() && view.remembered_failure(&entry.key.id).is_none())
+    })
+    .await;
+    assert_eq!(status(&site.get("a.test", "/").await), 200);
+    until("it is finished", || site.plugin.get("a").record.phase == Phase::Active).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_answered_for_a_moment_does_not_keep_a_failed_one_woken() {
+    // It answers its probe, and each wake is refused: a quota, say.
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "forbidden".to_owned() }));
+    plugin.add("a", move |resource| failed_with_pods(resource, vec![endpoint(address)]));
+    let site = Site::start(plugin, Given::default()).await;
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        let answer = site.get("a.test", "/").await;
+        assert!(status(&answer) == 503 && body(&answer).contains("forbidden"), "{answer}");
+    }
+    let most = 1 + begun.elapsed().as_secs() as usize;
+    let wakes = site.plugin.set_scales.load(Ordering::SeqCst);
+    assert!((1..=most).contains(&wakes), "{wakes} wakes for 100 requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_that_fails_with_its_pods_left_tells_those_who_wait_at_once() {
+    // Written, scheduled, and then the kubelet says why it cannot be: the record is still `waking`, and has replicas.
+    let plugin = Plugin::at("127.0.0.1:1");
+    let (terminal, told) = tokio::sync::watch::channel(false);
+    let site = Site::start(plugin.asleep("a"), Given::default()).await;
+    *site.plugin.after_wake.lock().unwrap() = Some(told);
+    let answer = async {
+        until("it is written and has replicas", || site.plugin.get("a").replicas == 1).await;
+        terminal.send_replace(true);
+    };
+    let (answer, ()) = tokio::join!(site.get("a.test", "/"), answer);
+    assert_eq!(status(&answer), 503);
+    assert!(body(&answer).contains("CrashLoopBackOff") && body(&answer).contains("wake_failed"), "{answer}");
+    until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
+    assert_eq!(site.plugin.get("a").replicas, 1, "what Kubernetes keeps is kept");
+    until("its owners were told", || reported(&site).len() == 2).await;
+    let reports = reported(&site);
+    assert_eq!(reports[0].0, "WakeStarted");
+    assert_eq!(
+        (reports[1].0.as_str(), reports[1].1.as_str()),
+        ("WakeFailed", "CrashLoopBackOff: back-off 10s")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_start_is_told_phase_by_phase() {
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::waking(|_| Ok(Vec::new()));
+    let site = Site::start(plugin.asleep("a"), Given::default()).await;
+    let entry = site.entry("a");
+    let moves = async {
+        until("it is written", || site.plugin.get("a").replicas == 1).await;
+        site.plugin.change("a", |resource| resource.progress = Some(Progress::Scheduled));
+        until("it is seen", || entry.read(|view| view.resource.progress.is_some())).await;
+        site.plugin.change("a", |resource| {
+            resource.progress = Some(Progress::Started);
+            resource.endpoints = vec![endpoint(address)];
+        });
+    };
+    let (answer, ()) = tokio::join!(site.get("a.test", "/"), moves);
+    assert_eq!(status(&answer), 200);
+    let timing = header(&answer, "server-timing").unwrap();
+    for name in ["hold", "wake", "decide", "patch", "scheduled", "started", "ready", "first_byte"] {
+        assert_eq!(timing.matches(&format!("{name};dur=")).count(), 1, "{timing}");
+    }
+    let cold = entry.read(|view| view.last_cold).unwrap();
+    let sum: Duration =
+        ColdStartPhase::ALL.into_iter().filter_map(|phase| cold.phases.duration_of(phase)).sum();
+    // What nobody saw is counted as nothing.
+    let seen = |phase| cold.phases.duration_of(phase).is_some_and(|took| took > Duration::ZERO);
+    assert!(ColdStartPhase::ALL.into_iter().all(seen), "{cold:?}");
+    assert!(cold.phases.millis().count() == 6 && sum >= cold.wake.unwrap(), "{cold:?}");
+    let told = shown(&site, "a").await;
+    for phase in ColdStartPhase::ALL {
+        assert!(told["cold_start"]["phases_ms"][phase.name()].is_f64(), "{told}");
+    }
+    let metrics = metrics(&site);
+    for phase in ColdStartPhase::ALL {
+        let line = format!(
+            r#"scaler_dlx_cold_start_phase_seconds_count{{namespace="demo",kind="test",phase="{}"}} 1"#,
+            phase.name()
+        );
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    until("its owners were told", || reported(&site).len() == 2).await;
+    let reports = reported(&site);
+    assert_eq!((reports[0].0.as_str(), reports[1].0.as_str()), ("WakeStarted", "Woken"));
+    assert!(reports[1].1.contains("scheduled") && reports[1].1.contains("started"), "{reports:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_hold_is_told_to_its_owners_once() {
+    let settings = Settings { max_held_requests: 0, ..Settings::default() };
+    let plugin = Plugin::waking(|_| Ok(Vec::new()));
+    let site = Site::start(plugin.asleep("a"), Given { settings, ..Given::default() }).await;
+    for _ in 0..20 {
+        assert_eq!(status(&site.get("a.test", "/").await), 503);
+    }
+    until("it is told", || !reported(&site).is_empty()).await;
+    let reports = reported(&site);
+    assert_eq!((reports.len(), reports[0].0.as_str()), (1, "TooManyHeld"), "{reports:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_that_another_dlx_won_is_told_and_counted_by_that_one() {
+    let (address, _) = upstream::echo(async || ()).await;
+    let plugin = Plugin::waking(|_| Ok(Vec::new())).asleep("a");
+    let other = plugin.clone();
+    *plugin.wake.lock().unwrap() = std::sync::Arc::new(Box::new(move |_| {
+        other.change("a", |resource| {
+            resource.record =
+                Record { phase: Phase::Waking, nonce: scaler_types::Nonce(7), ..Record::default() };
+            resource.replicas = 1;
+            resource.endpoints = vec![endpoint(address)];
+        });
+        Ok(Vec::new())
+    }));
+    let site = Site::start(plugin.asleep("b"), Given::default()).await;
+    assert_eq!(status(&site.get("a.test", "/").await), 200);
+    // Reports come in order: what was told of the one is there when the other's are.
+    let own = endpoint(address);
+    *site.plugin.wake.lock().unwrap() = std::sync::Arc::new(Box::new(move |_| Ok(vec![own.clone()])));
+    assert_eq!(status(&site.get("b.test", "/").await), 200);
+    until("its own wake is told", || reported(&site).iter().any(|(reason, _)| reason == "Woken")).await;
+    let reasons: Vec<_> = reported(&site).into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(reasons, ["WakeStarted", "Woken"]);
+    let awake = |name: &str| site.entry(name).counts.wakes()[0];
+    assert_eq!((awake("a"), awake("b")), (("awake", "", 0), ("awake", "", 1)));
+    let page = metrics(&site);
+    assert!(page.contains("scaler_dlx_wake_seconds_count 1\n"), "{page}");
+    for phase in ColdStartPhase::ALL {
+        assert!(page.contains(&format!(r#"phase="{}"}} 1"#, phase.name())), "{page}");
+    }
+    // What caused this one is not taken for what causes the next.
+    assert!(["a", "b"].iter().all(|name| site.entry(name).read(|view| view.wake_cause.is_none())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_whose_endpoint_never_answers_fails_with_what_the_endpoint_says() {
+    let settings = Settings { resource_readiness_timeout: Duration::from_millis(300), ..Settings::default() };
+    // For the plugin it is ready.
+    let plugin = Plugin::waking(|_| Ok(vec![endpoint("127.0.0.1:1")]));
+    let site = Site::start(plugin.asleep("a"), Given { settings, ..Given::default() }).await;
+    let answer = site.get("a.test", "/").await;
+    assert_eq!(status(&answer), 503);
+    let why = "not up within 300ms: its endpoint 127.0.0.1:1 is not ready: ";
+    assert!(body(&answer).contains(why), "{answer}");
+    until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
+    let record = site.plugin.get("a").record;
+    assert!(record.failed_wake.starts_with(why), "{record:?}");
+    until("its owners were told", || reported(&site).last().is_some_and(|(one, _)| one == "WakeFailed"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_was_waited_for_is_remembered_for_a_second_only() {
+    let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "no such image".to_owned() }));
+    let site = Site::start(plugin.asleep("a"), Given::default()).await;
+    let entry = site.entry("a");
+    let pause_after = async |before: Duration| {
+        entry.decide(|view| {
+            if let Some(failure) = &mut view.failure {
+                (failure.pause, failure.until) = (before, std::time::Instant::now());
+            }
+        });
+        assert_eq!(status(&site.get("a.test", "/").await), 503);
+        entry.read(|view| view.failure.as_ref().unwrap().pause)
+    };
+    let second = Duration::from_secs(1);
+    assert_eq!(pause_after(Duration::ZERO).await, second);
+    assert_eq!(pause_after(10 * second).await, 20 * second);
+    assert_eq!(pause_after(20 * second).await, 30 * second);
+    // As if it had taken longer than the pause before.
+    assert_eq!(pause_after(Duration::ZERO).await, second);
+}
