@@ -7,6 +7,7 @@ use daemon::{
     listen::parse_address,
     settings::{DlxOptions, SettingsLayer, parse_bytes},
 };
+use scaler_types::duration::{self, NotADuration};
 
 use crate::{client::Timeouts, identify::Network};
 
@@ -70,10 +71,19 @@ pub struct DlxFlags {
 /// Less is less than what a network may take.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = scaler_types::duration::parse(text).map_err(|error| error.to_string())?;
+/// A text that is no timeout.
+#[derive(Debug, thiserror::Error)]
+enum InvalidTimeout {
+    #[error(transparent)]
+    NotADuration(#[from] NotADuration),
+    #[error("{0} is too short: give 1s or more")]
+    TooShort(String),
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, InvalidTimeout> {
+    let timeout = duration::parse(text)?;
     if timeout < MIN_TIMEOUT {
-        return Err(format!("{text} is too short: give 1s or more"));
+        return Err(InvalidTimeout::TooShort(text.to_owned()));
     }
     Ok(timeout)
 }

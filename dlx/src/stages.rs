@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    client::{ConnectionSlots, Timeouts},
-    driver::{Driver, FollowedPlugins},
+    client::{ConnectionSlots, ConnectionsFull, Timeouts},
+    driver::{Driver, FollowedPlugins, PluginsNotReady},
     final_report::FinalReport,
     forward::http::Pools,
     identify::{Identifier, TrustedProxies},
@@ -81,6 +81,19 @@ pub(crate) struct Stages {
     pub(crate) serving: AtomicBool,
     /// Counts that belong to no resource.
     pub(crate) metrics: Arc<DlxMetrics>,
+}
+
+/// Why a DLX is not ready.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotReady {
+    #[error("shutting down")]
+    ShuttingDown,
+    #[error("stopping: {0}")]
+    Stopping(Arc<Interceptions>),
+    #[error(transparent)]
+    Connections(#[from] ConnectionsFull),
+    #[error(transparent)]
+    Plugins(#[from] PluginsNotReady),
 }
 
 // === impl DlxConfig ===
@@ -163,15 +176,15 @@ impl Stages {
     }
 
     /// Why it is not ready, if it is not.
-    pub(crate) fn ready(&self) -> Result<(), String> {
+    pub(crate) fn ready(&self) -> Result<(), NotReady> {
         if self.stopping.draining.is_cancelled() {
-            return Err("shutting down".to_owned());
+            return Err(NotReady::ShuttingDown);
         }
         if self.stopping.signalled.is_cancelled() {
-            return Err(format!("stopping: {}", self.stopping.routes));
+            return Err(NotReady::Stopping(self.stopping.routes.clone()));
         }
         self.server.places.ready()?;
-        self.plugins.ready(self.serving.load(Ordering::Relaxed))
+        Ok(self.plugins.ready(self.serving.load(Ordering::Relaxed))?)
     }
 
     /// Waits for the first signal, then until nobody is led here any more, and has it drain. When the signal came.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Body;
 use crate::{
     stages::Stages,
-    state::{ResourceHandle, ResourceKey},
+    state::{DrainNotConfirmed, ResourceHandle, ResourceKey},
 };
 
 /// The longest this DLX waits for its view, whatever the asker wants.
@@ -58,13 +58,12 @@ pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Respons
     };
     let confirmed = match known(&dlx, &key, deadline).await {
         Some(resource) => resource.confirm_drain(question.nonce, deadline).await,
-        None => Err("does not know it".to_owned()),
+        None => Err(DrainNotConfirmed::UnknownResource),
     };
-    tracing::debug!(resource = %key.id, nonce = %question.nonce, ?confirmed, "answered whether a drain is confirmed");
-    match confirmed {
-        Ok(()) => json(StatusCode::OK, &Answer { confirmed: true, reason: None }),
-        Err(reason) => json(StatusCode::CONFLICT, &Answer { confirmed: false, reason: Some(reason) }),
-    }
+    let reason = confirmed.err().map(|error| error.to_string());
+    let confirmed = reason.is_none();
+    tracing::debug!(resource = %key.id, nonce = %question.nonce, confirmed, reason, "answered whether a drain is confirmed");
+    json(if confirmed { StatusCode::OK } else { StatusCode::CONFLICT }, &Answer { confirmed, reason })
 }
 
 /// The resource, as soon as it is known.

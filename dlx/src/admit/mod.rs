@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     answer::ErrorResponse,
     state::{
-        ColdStart, Dispatch, DispatchPermit, Effect, HeldRequest, HoldLimits, InFlight, Queue, Rejection,
-        ResourceHandle, WakeCause,
+        ColdStart, Dispatch, DispatchPermit, Effect, HeldRequest, HoldLimits, InFlight, Queue, QueueFull,
+        Rejection, ResourceHandle, WakeCause,
     },
 };
 
@@ -156,17 +156,16 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
     }
     let settings = resource.facts.load().settings.clone();
     let limits = HoldLimits { requests: settings.max_held_requests, bytes: settings.max_held_bytes };
-    let (held, first) =
-        Queue::join(resource, bytes, &limits, &resource.shared().totals).map_err(|reason| {
-            resource.queue.count(Rejection::TooManyHeld);
-            tell_full(resource, &reason);
-            Arc::new(ErrorResponse::unavailable(
-                &resource.key.id,
-                "too_many_held",
-                format!("too many held requests: {reason}"),
-                Duration::from_secs(1),
-            ))
-        })?;
+    let (held, first) = Queue::join(resource, bytes, &limits, &resource.shared().totals).map_err(|full| {
+        resource.queue.count(Rejection::TooManyHeld);
+        tell_full(resource, &full);
+        Arc::new(ErrorResponse::unavailable(
+            &resource.key.id,
+            "too_many_held",
+            format!("too many held requests: {full}"),
+            Duration::from_secs(1),
+        ))
+    })?;
     if resource.state() == Some(Phase::Draining) {
         resource.counts.met_fence();
     }
@@ -185,14 +184,14 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
 }
 
 /// Tells its owners that requests are refused because too many are held; now and then, however many they are.
-fn tell_full(resource: &Arc<ResourceHandle>, reason: &str) {
+fn tell_full(resource: &Arc<ResourceHandle>, full: &QueueFull) {
     let due = resource.decide(|view| {
         let due = view.told_full.is_none_or(|told| told.elapsed() >= TOO_MANY_HELD_EVENT_INTERVAL);
         due.then(|| view.told_full = Some(Instant::now().into_std())).map(|()| view.source.clone())
     });
     if let Some(source) = due {
-        tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, reason, "refusing requests: too many are held");
-        let message = format!("requests are answered 503: {reason}");
+        tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, reason = %full, "refusing requests: too many are held");
+        let message = format!("requests are answered 503: {full}");
         let severity = Severity::Warning;
         resource.carry_out(Effect::Report { source, severity, reason: "TooManyHeld", message });
     }

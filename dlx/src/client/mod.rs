@@ -9,6 +9,6 @@ mod unread;
 
 pub(crate) use progress::Timeouts;
 pub(crate) use progress::{BusyGuard, ConnectionProgress, Over};
-pub(crate) use slots::{Clients, ConnectionGuard, ConnectionSlots};
+pub(crate) use slots::{Clients, ConnectionGuard, ConnectionSlots, ConnectionsFull};
 pub(crate) use socket::Socket;
 pub(crate) use tracked::{Stream, Streams, Tracked};

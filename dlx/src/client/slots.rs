@@ -60,6 +60,16 @@ pub(crate) struct ConnectionSlots {
     none_open: Notify,
 }
 
+/// As many clients are connected as may be, and others wait.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "new connections wait: {most} clients are connected, as many as the file descriptors allow that this process may have, and \
+     too few of them are idle; raise that limit (ulimit -n, LimitNOFILE=) or run more DLXs"
+)]
+pub(crate) struct ConnectionsFull {
+    most: usize,
+}
+
 /// Counts a connection as open until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionGuard {
@@ -291,26 +301,18 @@ impl ConnectionSlots {
     /// # Errors
     ///
     /// All places are taken by connections that have something to do.
-    pub(crate) fn ready(&self) -> Result<(), String> {
+    pub(crate) fn ready(&self) -> Result<(), ConnectionsFull> {
         match self.waiting.load(Ordering::Relaxed) {
             0 => Ok(()),
-            _ => Err(self.full()),
+            _ => Err(ConnectionsFull { most: self.most }),
         }
-    }
-
-    fn full(&self) -> String {
-        format!(
-            "new connections wait: {} clients are connected, as many as the file descriptors allow that this process may have, and \
-             too few of them are idle; raise that limit (ulimit -n, LimitNOFILE=) or run more DLXs",
-            self.most
-        )
     }
 
     fn say(&self) {
         let mut said = lock(&self.said);
         if said.is_none_or(|said| said.elapsed() >= FULL_LOG_INTERVAL) {
             *said = Some(Instant::now());
-            tracing::warn!("{}", self.full());
+            tracing::warn!("{}", ConnectionsFull { most: self.most });
         }
     }
 }

@@ -43,6 +43,15 @@ struct Listing {
     ended: Instant,
 }
 
+/// Why requests cannot be served for want of a plugin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PluginsNotReady {
+    #[error("no plugin is running yet")]
+    NoneRunning,
+    #[error("plugin {kind} has not listed its resources in {namespace} yet")]
+    NotListed { kind: Arc<str>, namespace: String },
+}
+
 // === impl FollowedPlugins ===
 
 impl FollowedPlugins {
@@ -134,17 +143,17 @@ impl FollowedPlugins {
     }
 
     /// Why requests cannot be served for want of a plugin, if they cannot. `serving`: they are already.
-    pub(crate) fn ready(&self, serving: bool) -> Result<(), String> {
+    pub(crate) fn ready(&self, serving: bool) -> Result<(), PluginsNotReady> {
         let sources = self.sources();
         if sources.is_empty() {
-            return Err("no plugin is running yet".to_owned());
+            return Err(PluginsNotReady::NoneRunning);
         }
         // A plugin that cannot list takes its own resources away, not everybody's.
         match sources.iter().find(|source| !serving && !source.has_listed()) {
-            Some(source) => Err(format!(
-                "plugin {} has not listed its resources in {} yet",
-                source.kind, source.namespace
-            )),
+            Some(source) => Err(PluginsNotReady::NotListed {
+                kind: source.kind.clone(),
+                namespace: source.namespace.clone(),
+            }),
             None => Ok(()),
         }
     }

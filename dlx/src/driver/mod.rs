@@ -10,7 +10,7 @@ mod wake;
 use std::sync::{Arc, atomic::AtomicU32};
 
 use daemon::wakes::Wakes;
-pub(crate) use followed::{FollowedPlugins, UNKNOWN_HOST_DELAY};
+pub(crate) use followed::{FollowedPlugins, PluginsNotReady, UNKNOWN_HOST_DELAY};
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::{

@@ -51,7 +51,7 @@ pub(crate) fn start(
         let ended = scale(&driver, &resource, &expected, record, deadline).await;
         let scaled = matches!(ended, Ended::Look);
         finish(&driver, &resource, ended).await;
-        if scaled && let Err(why) = answers(&resource, nonce, deadline).await {
+        if scaled && let Some(why) = wait_until_up(&resource, nonce, deadline).await {
             let reason = format!("not up within {}: {why}", duration::short(limit));
             finish(&driver, &resource, Ended::Failed(WakeOutcome::TimedOut, reason)).await;
         }
@@ -144,9 +144,9 @@ async fn scale(
     }
 }
 
-/// Waits until an endpoint answers, or the record says that somebody went on from this wake; the error says why it is not up by
-/// the deadline.
-async fn answers(resource: &Arc<ResourceHandle>, nonce: Nonce, deadline: Instant) -> Result<(), String> {
+/// Waits until an endpoint answers, or the record shows that another daemon has continued from this wake. Why the resource is
+/// not up, if neither has happened by the deadline.
+async fn wait_until_up(resource: &Arc<ResourceHandle>, nonce: Nonce, deadline: Instant) -> Option<String> {
     let mut changed = resource.subscribe();
     loop {
         changed.borrow_and_update();
@@ -158,9 +158,9 @@ async fn answers(resource: &Arc<ResourceHandle>, nonce: Nonce, deadline: Instant
             });
             (mine && !view.gone && !view.is_ready()).then(|| view.why_not_up())
         });
-        let Some(why) = waits else { return Ok(()) };
+        let why = waits?;
         if timeout_at(deadline, changed.changed()).await.is_err() {
-            return Err(why);
+            return Some(why);
         }
     }
 }

@@ -18,6 +18,11 @@ pub(crate) struct Network {
     prefix: u8,
 }
 
+/// A text that is neither an address nor a network.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is neither an address nor a network such as 10.0.0.0/8 or fd00::/8")]
+pub(crate) struct InvalidNetwork(String);
+
 // === impl TrustedProxies ===
 
 impl TrustedProxies {
@@ -100,10 +105,10 @@ fn same(a: u128, b: u128, bits: u32, prefix: u8) -> bool {
 }
 
 impl FromStr for Network {
-    type Err = String;
+    type Err = InvalidNetwork;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is neither an address nor a network such as 10.0.0.0/8 or fd00::/8");
+    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
+        let wrong = || InvalidNetwork(text.to_owned());
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix.parse::<u8>().map_err(|_| wrong())?)),
             None => (text, None),

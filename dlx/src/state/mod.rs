@@ -30,12 +30,14 @@ use daemon::settings::Settings;
 pub(crate) use host::{is_host, normalize};
 use http::HeaderValue;
 pub(crate) use interceptions::{InterceptionGuard, Interceptions};
-pub(crate) use queue::HoldLimits;
-pub(crate) use queue::{Dispatch, DispatchPermit, HeldRequest, HeldTotals, NamespaceShare, Queue, Rejection};
+pub(crate) use queue::{
+    Dispatch, DispatchPermit, HeldRequest, HeldTotals, HoldLimits, NamespaceShare, Queue, QueueFull,
+    Rejection,
+};
 pub(crate) use resources::Resources;
 use scaler_types::{
     Nonce, Phase, Resource, ResourceId, ScaleResource, Severity, TrafficMode,
-    protocol::{GateInput, GateOrder, Refusal as NotConfirmed, Seen},
+    protocol::{GateInput, GateOrder, Refusal, Seen},
 };
 pub(crate) use shared::{Effect, SharedState};
 pub(crate) use table::{Claim, Conflict, HostTable, NameHeader, PathHeader, PortOwner};
@@ -90,6 +92,23 @@ pub(crate) struct Snapshot {
     pub(crate) ready: Vec<Arc<EndpointTarget>>,
     /// What holds for its requests.
     pub(crate) settings: Arc<Settings>,
+}
+
+/// Why a drain attempt is not confirmed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DrainNotConfirmed {
+    #[error("{0} requests in flight")]
+    InFlight(u64),
+    #[error("{0} requests held")]
+    Held(u64),
+    #[error("the drain was reverted")]
+    Reverted,
+    #[error("sees {phase} with nonce {nonce}")]
+    OtherRecord { phase: Phase, nonce: Nonce },
+    #[error("does not see it")]
+    NotSeen,
+    #[error("does not know it")]
+    UnknownResource,
 }
 
 /// Counts one request in flight until it is dropped.
@@ -389,12 +408,12 @@ impl ResourceHandle {
     ///
     /// # Errors
     ///
-    /// Why not, for people.
+    /// Why not.
     pub(crate) async fn confirm_drain(
         self: &Arc<Self>,
         nonce: Nonce,
         deadline: tokio::time::Instant,
-    ) -> Result<(), String> {
+    ) -> Result<(), DrainNotConfirmed> {
         let mut changed = self.subscribe();
         loop {
             changed.borrow_and_update();
@@ -407,21 +426,20 @@ impl ResourceHandle {
             };
             match order {
                 GateOrder::Confirm => return Ok(()),
-                GateOrder::Refuse(NotConfirmed::InFlight(n)) => {
-                    return Err(format!("{n} requests in flight"));
-                }
-                GateOrder::Refuse(NotConfirmed::Held(n)) => return Err(format!("{n} requests held")),
+                GateOrder::Refuse(Refusal::InFlight(n)) => return Err(DrainNotConfirmed::InFlight(n)),
+                GateOrder::Refuse(Refusal::Held(n)) => return Err(DrainNotConfirmed::Held(n)),
                 // It will not come again.
                 _ if self.read(|view| view.last_fence == Some(nonce)) => {
-                    return Err("the drain was reverted".to_owned());
+                    return Err(DrainNotConfirmed::Reverted);
                 }
                 _ => {
                     if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
                         return Err(self.read(|view| match view.gate.seen() {
-                            Some(seen) => {
-                                format!("sees {} with nonce {}", seen.record.phase, seen.record.nonce)
-                            }
-                            None => "does not see it".to_owned(),
+                            Some(seen) => DrainNotConfirmed::OtherRecord {
+                                phase: seen.record.phase,
+                                nonce: seen.record.nonce,
+                            },
+                            None => DrainNotConfirmed::NotSeen,
                         }));
                     }
                 }
@@ -430,7 +448,7 @@ impl ResourceHandle {
     }
 
     /// Could not be connected to: nothing goes there until it answers again. Whether it is one of those listed.
-    pub(crate) fn unreachable(self: &Arc<Self>, target: &EndpointTarget, reason: &str) -> bool {
+    pub(crate) fn unreachable(self: &Arc<Self>, target: &EndpointTarget, reason: String) -> bool {
         self.update(|view| view.unreachable(target.number, reason))
     }
 

@@ -256,12 +256,12 @@ impl ResourceView {
     }
 
     /// The endpoint did not answer. Whether it is listed.
-    pub(crate) fn unreachable(&mut self, number: u64, reason: &str) -> bool {
+    pub(crate) fn unreachable(&mut self, number: u64, reason: String) -> bool {
         let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) else {
             return false;
         };
         self.facts_changed |= listed.ready;
-        (listed.ready, listed.error) = (false, Some(reason.to_owned()));
+        (listed.ready, listed.error) = (false, Some(reason));
         true
     }
 

@@ -121,6 +121,11 @@ impl Site {
         self.dlx.resources.get(&ResourceKey { kind: "test".into(), id: plugin::id(name) }).unwrap()
     }
 
+    /// Whether it is ready, or the text that says why not.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        self.dlx.ready().map_err(|error| error.to_string())
+    }
+
     /// A connection to the DLX.
     pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    state::ResourceHandle,
+    state::{DrainNotConfirmed, ResourceHandle},
     testing::{EVENT_TIMEOUT, Given, Site, header, plugin::Plugin, status, until, upstream},
 };
 
@@ -159,10 +159,10 @@ async fn a_fence_that_is_not_seen_is_not_confirmed() {
     let entry = site.entry("a");
     let soon = || Instant::now() + Duration::from_millis(50);
     let nonce = scaler_types::Nonce(7);
-    assert!(entry.confirm_drain(nonce, soon()).await.unwrap_err().contains("active"));
+    assert!(entry.confirm_drain(nonce, soon()).await.unwrap_err().to_string().contains("active"));
     let (seen, version) = site.plugin.fence("a").unwrap();
     assert_eq!(entry.confirm_drain(seen, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
-    assert!(entry.confirm_drain(nonce, soon()).await.unwrap_err().contains(&seen.to_string()));
+    assert!(entry.confirm_drain(nonce, soon()).await.unwrap_err().to_string().contains(&seen.to_string()));
     // A request reverts it, is forwarded, and the commit fails.
     assert_eq!(status(&site.get("a.test", "/").await), 200);
     assert!(site.plugin.write("a", &version, |_| ()).is_none(), "the commit found the fence's version");
@@ -179,7 +179,7 @@ async fn what_is_in_flight_is_said() {
     until("in flight", || entry.counts.in_flight() == 1).await;
     let (nonce, _) = site.plugin.fence("a").unwrap();
     let refused = entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
-    assert_eq!(refused, Err("1 requests in flight".to_owned()));
+    assert_eq!(refused, Err(DrainNotConfirmed::InFlight(1)));
     drop(stream);
     until("its client left", || entry.counts.in_flight() == 0).await;
     assert_eq!(entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));

@@ -70,7 +70,7 @@ async fn awake_the_resource_answers_and_nothing_counts() {
     // It is under way all the same: what it was sent to must not be put to sleep under it.
     let (nonce, _) = site.plugin.fence("a").unwrap();
     let confirmed = site.entry("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
-    assert_eq!(confirmed, Err("1 requests in flight".to_owned()));
+    assert_eq!(confirmed, Err(crate::state::DrainNotConfirmed::InFlight(1)));
     answers.add_permits(1);
     let answer = asking.await.unwrap();
     assert!(body(&answer).starts_with("GET /x "), "{answer}");

@@ -119,7 +119,7 @@ async fn who_says_nothing_locks_nobody_out() {
     }
     end(&mut oldest).await;
     assert!(site.dlx.server.places.closed_for_others() > 0);
-    assert_eq!(site.dlx.ready(), Ok(()));
+    assert_eq!(site.ready(), Ok(()));
     // The last that came are there.
     assert_eq!(get(others.last_mut().unwrap()).await, 200);
 }
@@ -137,13 +137,13 @@ async fn where_all_are_busy_readiness_says_what_is_wrong() {
     until("both are answered", || echo.serving.load(Ordering::SeqCst) == 2).await;
     let mut waits = site.connect().await;
     waits.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
-    until("it says so", || site.dlx.ready().is_err()).await;
-    let why = site.dlx.ready().unwrap_err();
+    until("it says so", || site.ready().is_err()).await;
+    let why = site.ready().unwrap_err();
     assert!(why.starts_with("new connections wait: 2 clients are connected, "), "{why}");
     // One is done and idle: its place is the other's.
     MAY.add_permits(1);
     until("the third is served", || echo.requests.load(Ordering::SeqCst) == 3).await;
-    assert_eq!(site.dlx.ready(), Ok(()));
+    assert_eq!(site.ready(), Ok(()));
     MAY.add_permits(2);
     assert!(upstream::read_head(&mut waits).await.is_some());
 }

@@ -29,7 +29,7 @@ async fn a_stalled_view_confirms_no_fence_and_goes_on_serving() {
     let (nonce, version) = plugin.fence("a").unwrap();
     // It does not know of the fence, and so forwards: what it is asked it must not confirm.
     let refused = entry.confirm_drain(nonce, soon()).await;
-    assert!(refused.as_ref().is_err_and(|why| why.contains("sees active")), "{refused:?}");
+    assert!(refused.as_ref().is_err_and(|why| why.to_string().contains("sees active")), "{refused:?}");
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
     assert_eq!(echo.requests.load(Ordering::SeqCst), 2);
     // Given up and tried again: no fence of which it sees nothing is confirmed, however many there are.

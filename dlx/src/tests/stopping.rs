@@ -66,7 +66,7 @@ async fn serves(site: &Site, ports: ServicePorts) {
 
 async fn drains(site: &Site, ports: ServicePorts) {
     until("shutting down", || site.dlx.server.draining.is_cancelled()).await;
-    assert_eq!(site.dlx.ready(), Err("shutting down".to_owned()));
+    assert_eq!(site.ready(), Err("shutting down".to_owned()));
     for address in [local(ports.first), site.address] {
         let deadline = Instant::now() + EVENT_TIMEOUT;
         while !is_refused(address).await {
@@ -78,9 +78,9 @@ async fn drains(site: &Site, ports: ServicePorts) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_routes_lead_to_is_unready_at_once_and_serves_until_none_does() {
     let (site, ports) = site(&["other", "test-1"], Duration::ZERO).await;
-    assert_eq!(site.dlx.ready(), Ok(()));
+    assert_eq!(site.ready(), Ok(()));
     let stopping = signal(&site);
-    assert_eq!(site.dlx.ready(), Err("stopping: 1 Service still names this DLX".to_owned()));
+    assert_eq!(site.ready(), Err("stopping: 1 Service still names this DLX".to_owned()));
     for _ in 0..20 {
         serves(&site, ports).await;
     }
@@ -103,7 +103,7 @@ async fn one_that_a_route_named_a_moment_ago_gives_everybody_the_time_to_follow(
     site.plugin.change("a", |resource| resource.interception = led_to(&["other"]));
     until("it is seen", || site.dlx.stopping.routes.count() == 0).await;
     let stopping = signal(&site);
-    let why = site.dlx.ready().unwrap_err();
+    let why = site.ready().unwrap_err();
     assert!(why.contains("the last Service stopped naming this DLX") && why.contains("1h"), "{why}");
     for _ in 0..20 {
         serves(&site, ports).await;

@@ -3,13 +3,13 @@
 //! Its two messages are a string and a number: they are written and read here by hand rather than by a gRPC library.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, Request, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use crate::answer::explain;
+use super::error::{InvalidProbe, ProbeError};
 
 /// An answer is at most so long: five bytes and a message of two, and room for what a later version adds.
 const MAX_ANSWER: usize = 1024;
@@ -30,13 +30,14 @@ impl GrpcProbe {
     /// # Errors
     ///
     /// It cannot be asked about: why.
-    pub(crate) fn new(service: &str, address: &str) -> Result<Self, String> {
+    pub(crate) fn new(service: &str, address: &str) -> Result<Self, InvalidProbe> {
         if service.len() > MAX_NAME {
-            return Err(format!("the service's name is longer than {MAX_NAME} bytes"));
+            return Err(InvalidProbe::ServiceName(MAX_NAME));
         }
         let uri =
             Uri::builder().scheme("http").authority(address).path_and_query("/grpc.health.v1.Health/Check");
-        let uri = uri.build().map_err(|error| format!("{address:?} is no address: {error}"))?;
+        let uri =
+            uri.build().map_err(|source| InvalidProbe::Address { address: address.to_owned(), source })?;
         Ok(Self { uri, message: request(service) })
     }
 
@@ -45,64 +46,60 @@ impl GrpcProbe {
     /// # Errors
     ///
     /// It is not ready: what it said.
-    pub(crate) async fn ask(&self, stream: TcpStream) -> Result<(), String> {
-        let spoken = |error: hyper::Error| format!("cannot speak gRPC: {}", explain(&error));
-        let (mut sender, connection) =
-            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(spoken)?;
+    pub(crate) async fn ask(&self, stream: TcpStream) -> Result<(), ProbeError> {
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         // Ends with `sender`; its error is told to whoever waits for the answer.
         tokio::spawn(async move { drop(connection.await) });
-        let call = Request::post(self.uri.clone())
-            .header(header::CONTENT_TYPE, "application/grpc")
-            .header(header::TE, "trailers")
-            .header(header::USER_AGENT, "scaler-probe")
-            .body(Full::new(self.message.clone()))
-            .map_err(|error| error.to_string())?;
-        let answer = sender.send_request(call).await.map_err(spoken)?;
+        let mut call = Request::new(Full::new(self.message.clone()));
+        (*call.method_mut(), *call.uri_mut()) = (Method::POST, self.uri.clone());
+        call.headers_mut().extend([
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+            (header::TE, HeaderValue::from_static("trailers")),
+            (header::USER_AGENT, HeaderValue::from_static("scaler-probe")),
+        ]);
+        let answer = sender.send_request(call).await?;
         if answer.status() != http::StatusCode::OK {
-            return Err(format!("the health service answers {}", answer.status()));
+            return Err(ProbeError::GrpcHttpStatus(answer.status()));
         }
         // An answer without a message has its status among the headers.
         check_status(answer.headers(), false)?;
         let (mut body, mut message, mut ended) = (answer.into_body(), BytesMut::new(), false);
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(spoken)?;
+            let frame = frame?;
             if let Some(trailers) = frame.trailers_ref() {
                 check_status(trailers, true)?;
                 ended = true;
             } else if let Some(data) = frame.data_ref() {
                 if message.len() + data.len() > MAX_ANSWER {
-                    return Err(format!("the health service's answer is longer than {MAX_ANSWER} bytes"));
+                    return Err(ProbeError::LongAnswer(MAX_ANSWER));
                 }
                 message.extend_from_slice(data);
             }
         }
         if !ended {
-            return Err("the health service's answer has no status".to_owned());
+            return Err(ProbeError::NoStatus);
         }
-        match serving_status(&message).ok_or("the health service's answer makes no sense")? {
+        match serving_status(&message).ok_or(ProbeError::Malformed)? {
             1 => Ok(()),
-            0 => Err("the health service says UNKNOWN".to_owned()),
-            2 => Err("the health service says NOT_SERVING".to_owned()),
-            3 => Err("the health service says SERVICE_UNKNOWN".to_owned()),
-            other => Err(format!("the health service says {other}")),
+            other => Err(ProbeError::NotServing(other)),
         }
     }
 }
 
 /// Whether the call ended well, as far as these headers say.
-fn check_status(headers: &HeaderMap, due: bool) -> Result<(), String> {
+fn check_status(headers: &HeaderMap, due: bool) -> Result<(), ProbeError> {
     let Some(status) = headers.get("grpc-status") else {
-        return if due { Err("the health service's answer has no status".to_owned()) } else { Ok(()) };
+        return if due { Err(ProbeError::NoStatus) } else { Ok(()) };
     };
-    let said = headers.get("grpc-message").and_then(|message| message.to_str().ok()).unwrap_or_default();
+    let message = headers.get("grpc-message").and_then(|message| message.to_str().ok()).unwrap_or_default();
+    let message = message.to_owned();
     match status.as_bytes() {
         b"0" if due => Ok(()),
-        b"0" => Err("the health service's answer has no message".to_owned()),
-        b"5" => Err(format!("the health service does not know the service (NOT_FOUND {said})")),
-        b"12" => Err(format!("it has no health service (UNIMPLEMENTED {said})")),
+        b"0" => Err(ProbeError::NoMessage),
+        b"5" => Err(ProbeError::UnknownService(message)),
+        b"12" => Err(ProbeError::NoHealthService(message)),
         status => {
-            let status = String::from_utf8_lossy(status);
-            Err(format!("the health service answers with status {status} {said}"))
+            Err(ProbeError::GrpcStatus { status: String::from_utf8_lossy(status).into_owned(), message })
         }
     }
 }

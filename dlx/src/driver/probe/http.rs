@@ -6,6 +6,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::error::{InvalidProbe, ProbeError};
+
 /// An answer's first line, and a little more.
 const MAX_STATUS_LINE: usize = 256;
 
@@ -23,16 +25,16 @@ impl HttpProbe {
     /// # Errors
     ///
     /// They cannot stand in a request: what is wrong with them.
-    pub(crate) fn new(path: &str, headers: &[(String, String)], address: &str) -> Result<Self, String> {
+    pub(crate) fn new(path: &str, headers: &[(String, String)], address: &str) -> Result<Self, InvalidProbe> {
         // Both refuse what would begin a line of its own.
         if !path.starts_with('/') || PathAndQuery::try_from(path).is_err() {
-            return Err(format!("{path:?} is no path"));
+            return Err(InvalidProbe::Path(path.to_owned()));
         }
         let mut given = Vec::new();
         for (name, value) in headers {
             let header = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()));
             let (Ok(name), Ok(value)) = header else {
-                return Err(format!("{name:?}: {value:?} is no header"));
+                return Err(InvalidProbe::Header { name: name.clone(), value: value.clone() });
             };
             given.push((name, value));
         }
@@ -63,13 +65,13 @@ impl HttpProbe {
     /// # Errors
     ///
     /// It is not ready: what it said.
-    pub(crate) async fn ask(&self, mut stream: TcpStream) -> Result<(), String> {
+    pub(crate) async fn ask(&self, mut stream: TcpStream) -> Result<(), ProbeError> {
         let path = &self.path;
-        stream.write_all(&self.bytes).await.map_err(|error| error.to_string())?;
+        stream.write_all(&self.bytes).await?;
         let mut head = [0; MAX_STATUS_LINE];
         let mut len = 0;
         while len < head.len() && !head[..len].contains(&b'\n') {
-            match stream.read(&mut head[len..]).await.map_err(|error| error.to_string())? {
+            match stream.read(&mut head[len..]).await? {
                 0 => break,
                 n => len += n,
             }
@@ -81,21 +83,21 @@ impl HttpProbe {
                 match status.trim_ascii_end() {
                     [b'2' | b'3', _, _] => Ok(()),
                     status => {
-                        let status = String::from_utf8_lossy(status);
-                        Err(format!("GET {path} answers {status}, not 2xx or 3xx"))
+                        let status = String::from_utf8_lossy(status).into_owned();
+                        Err(ProbeError::HttpStatus { path: path.clone(), status })
                     }
                 }
             }
-            _ => Err(format!("GET {path} is not answered in HTTP/1")),
+            _ => Err(ProbeError::NotHttp1(path.clone())),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::HttpProbe;
+    use super::{HttpProbe, InvalidProbe};
 
-    fn request_text(path: &str, headers: &[(&str, &str)]) -> Result<String, String> {
+    fn request_text(path: &str, headers: &[(&str, &str)]) -> Result<String, InvalidProbe> {
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let question = HttpProbe::new(path, &headers, "10.0.0.1:80")?;

@@ -1,5 +1,6 @@
 //! Finding out, from the moment an endpoint is known, when it answers.
 
+mod error;
 mod grpc;
 mod http;
 
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use error::{InvalidProbe, ProbeError};
 use scaler_types::Probe;
 use tokio::{
     net::TcpStream,
@@ -52,10 +54,10 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
         let address = target.endpoint.probe_address.as_deref().unwrap_or(&target.endpoint.address);
         let question = match EndpointProbe::new(&target.endpoint.probe, address) {
             Ok(question) => question,
-            Err(reason) => {
-                tracing::warn!(resource = %resource.key.id, endpoint = address, reason, "failed to probe an endpoint: its probe is invalid");
+            Err(error) => {
+                tracing::warn!(resource = %resource.key.id, endpoint = address, reason = %error, "failed to probe an endpoint: its probe is invalid");
                 // Until its plugin lists it with another probe.
-                return resource.note_probe(target.number, format!("it cannot be probed: {reason}"));
+                return resource.note_probe(target.number, format!("it cannot be probed: {error}"));
             }
         };
         let (mut pause, mut limit) = (MIN_PROBE_DELAY, MIN_PROBE_TIMEOUT);
@@ -73,11 +75,11 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
                     Ok(Err(error)) => error,
                     Err(_) => {
                         limit = (limit * 2).min(MAX_PROBE_TIMEOUT);
-                        "no answer in time".to_owned()
+                        ProbeError::Timeout
                     }
                 }
             };
-            resource.note_probe(target.number, error);
+            resource.note_probe(target.number, error.to_string());
             if resource.queue.is_empty() {
                 pause = pause.mul_f32(1.5).min(MAX_IDLE_DELAY);
                 // The first request that waits cuts the pause short.
@@ -129,7 +131,7 @@ impl Drop for Wanted<'_> {
 // === impl EndpointProbe ===
 
 impl EndpointProbe {
-    fn new(probe: &Probe, address: &str) -> Result<Self, String> {
+    fn new(probe: &Probe, address: &str) -> Result<Self, InvalidProbe> {
         Ok(match probe {
             Probe::Tcp | Probe::Listed => EndpointProbe::Connect,
             Probe::Http { path, headers } => {
@@ -139,9 +141,9 @@ impl EndpointProbe {
         })
     }
 
-    async fn ask(&self, address: &str) -> Result<(), String> {
+    async fn ask(&self, address: &str) -> Result<(), ProbeError> {
         // An address is parsed, a name is looked up.
-        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(address).await?;
         match self {
             EndpointProbe::Connect => Ok(()),
             EndpointProbe::Http(question) => question.ask(stream).await,

@@ -7,13 +7,28 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{RequestBody, upstream::Upstream};
-use crate::{client::alive, identify::head::MAX_FIELDS, state::EndpointTarget};
+use crate::{answer::explain, client::alive, identify::head::MAX_FIELDS, state::EndpointTarget};
+
+/// Why a resource could not be reached, or did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    #[error("cannot connect to {address}: {source}")]
+    Connect { address: String, source: io::Error },
+    #[error("cannot speak {protocol} to {address}: {source}")]
+    Handshake { protocol: &'static str, address: String, source: hyper::Error },
+    #[error("{}", explain(.0))]
+    Exchange(#[from] hyper::Error),
+    #[error("it switched protocols without being asked")]
+    UnrequestedSwitch,
+    #[error("its transfer coding is not chunked alone")]
+    TransferCoding,
+}
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A TCP connection to an endpoint.
-pub(crate) async fn dial(target: &EndpointTarget) -> Result<TcpStream, String> {
+pub(crate) async fn dial(target: &EndpointTarget) -> Result<TcpStream, UpstreamError> {
     let connecting = async {
         match target.socket {
             Some(address) => TcpStream::connect(address).await,
@@ -24,7 +39,8 @@ pub(crate) async fn dial(target: &EndpointTarget) -> Result<TcpStream, String> {
         Ok(connected) => connected,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    let stream = stream.map_err(|error| format!("cannot connect to {}: {error}", target.endpoint.address))?;
+    let stream = stream
+        .map_err(|source| UpstreamError::Connect { address: target.endpoint.address.clone(), source })?;
     // Without it: small writes wait for an acknowledgement; with it failing, nothing worse.
     let _ = stream.set_nodelay(true);
     alive::watch(&stream);
@@ -34,7 +50,7 @@ pub(crate) async fn dial(target: &EndpointTarget) -> Result<TcpStream, String> {
 /// A connection that speaks HTTP/1.1.
 pub(crate) async fn dial_http1(
     target: &EndpointTarget,
-) -> Result<(http1::SendRequest<RequestBody>, Upstream), String> {
+) -> Result<(http1::SendRequest<RequestBody>, Upstream), UpstreamError> {
     let upstream = Upstream::new(dial(target).await?);
     let (sender, connection) = http1::Builder::new()
         // One copy of a small body costs less than a second piece to write.
@@ -42,7 +58,11 @@ pub(crate) async fn dial_http1(
         .max_headers(MAX_FIELDS)
         .handshake(TokioIo::new(upstream.clone()))
         .await
-        .map_err(|error| format!("cannot speak HTTP/1 to {}: {error}", target.endpoint.address))?;
+        .map_err(|source| UpstreamError::Handshake {
+            protocol: "HTTP/1",
+            address: target.endpoint.address.clone(),
+            source,
+        })?;
     // Its error is told to whoever waits for the response.
     tokio::spawn(async move { drop(connection.await) });
     Ok((sender, upstream))
@@ -51,13 +71,17 @@ pub(crate) async fn dial_http1(
 /// A connection that speaks HTTP/2.
 pub(crate) async fn dial_http2(
     target: &EndpointTarget,
-) -> Result<(http2::SendRequest<RequestBody>, Upstream), String> {
+) -> Result<(http2::SendRequest<RequestBody>, Upstream), UpstreamError> {
     let upstream = Upstream::new(dial(target).await?);
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .handshake(TokioIo::new(upstream.clone()))
         .await
-        .map_err(|error| format!("cannot speak HTTP/2 to {}: {error}", target.endpoint.address))?;
+        .map_err(|source| UpstreamError::Handshake {
+            protocol: "HTTP/2",
+            address: target.endpoint.address.clone(),
+            source,
+        })?;
     tokio::spawn(async move { drop(connection.await) });
     Ok((sender, upstream))
 }

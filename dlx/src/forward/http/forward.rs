@@ -12,7 +12,9 @@ use scaler_types::AddressOf;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    ConnectionContext, ParkedRequest, RequestBody, ResponseBody, headers,
+    ConnectionContext, ParkedRequest, RequestBody, ResponseBody,
+    dial::UpstreamError,
+    headers,
     pool::{PooledConnection, Unsent},
     resend, static_response, upgrade,
     upload::Unanswered,
@@ -171,9 +173,9 @@ async fn send_on(
         };
         match sent {
             Ok(answer) => return Ok(incoming(&context, answer, in_flight, unanswered, switch, cold)),
-            Err(Unsent::Never(unsent, reason)) => {
-                tracing::debug!(resource = %resource.key.id, %reason, "failed to send a request; choosing an endpoint again");
-                resource.unreachable(&target, &reason);
+            Err(Unsent::Never(unsent, error)) => {
+                tracing::debug!(resource = %resource.key.id, reason = %error, "failed to send a request; choosing an endpoint again");
+                resource.unreachable(&target, error.to_string());
                 request = *unsent;
                 if !target.is_other_port() && resource.is_up() && !admission.is_over() {
                     // To another endpoint that is ready.
@@ -200,13 +202,15 @@ async fn send_on(
                     context.progress.timeouts().stall,
                 )));
             }
-            Err(Unsent::Client(reason)) => {
+            Err(Unsent::Client(error)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
                 return Err(Arc::new(ErrorResponse::malformed(format!(
-                    "its body ended with an error: {reason}"
+                    "its body ended with an error: {}",
+                    cause.unwrap_or_default()
                 ))));
             }
-            Err(Unsent::Perhaps(reason)) => {
-                return Err(Arc::new(ErrorResponse::upstream_error(&resource.key.id, reason)));
+            Err(Unsent::Perhaps(error)) => {
+                return Err(Arc::new(ErrorResponse::upstream_error(&resource.key.id, error)));
             }
         }
     }
@@ -318,10 +322,10 @@ async fn send(
     let (response, lease) = context.pool.send(target, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // What follows is no HTTP, and nobody asked for it.
-        return Err(Unsent::Perhaps("it switched protocols without being asked".to_owned()));
+        return Err(Unsent::Perhaps(UpstreamError::UnrequestedSwitch));
     }
     if coded(response.headers()) {
-        return Err(Unsent::Perhaps("its transfer coding is not chunked alone".to_owned()));
+        return Err(Unsent::Perhaps(UpstreamError::TransferCoding));
     }
     // Of a connection that spoke HTTP/1.0 hyper makes HTTP/1.0 of the next request, and that has no body of unknown length.
     let again = !http10 && response.version() != Version::HTTP_10;

@@ -22,15 +22,12 @@ use tokio::{
 
 use super::{
     RequestBody,
-    dial::{dial_http1, dial_http2},
+    dial::{UpstreamError, dial_http1, dial_http2},
     habit::KeepAliveHabit,
     resend,
     upstream::{IdleState, Upstream},
 };
-use crate::{
-    answer::explain,
-    state::{EndpointTarget, ResourceHandle},
-};
+use crate::state::{EndpointTarget, ResourceHandle};
 
 /// How long a connection waits for its next request: less than the servers that close theirs soonest (gunicorn after
 /// 2 s, node and uvicorn after 5 s), since a request that crosses with a close can seldom be sent again.
@@ -93,22 +90,22 @@ pub(crate) struct PooledConnection {
 #[derive(Debug)]
 pub(crate) enum Unsent {
     /// Not a byte of it was sent: here it is again.
-    Never(Box<Request<RequestBody>>, String),
+    Never(Box<Request<RequestBody>>, UpstreamError),
     /// The resource may have seen it.
-    Perhaps(String),
+    Perhaps(UpstreamError),
     /// The resource may have seen it, and it is its client that did not go on with its body.
-    Client(String),
+    Client(hyper::Error),
 }
 
 // === impl Unsent ===
 
 impl Unsent {
     /// What the resource may have seen ended so.
-    pub(crate) fn perhaps(error: &hyper::Error) -> Self {
-        match std::error::Error::source(error) {
-            // Of hyper's user's doing: the body that it was given.
-            Some(cause) if error.is_user() => Self::Client(cause.to_string()),
-            _ => Self::Perhaps(explain(error)),
+    pub(crate) fn perhaps(error: hyper::Error) -> Self {
+        // Of hyper's user's doing: the body that it was given.
+        match error.is_user() && std::error::Error::source(&error).is_some() {
+            true => Self::Client(error),
+            false => Self::Perhaps(error.into()),
         }
     }
 }
@@ -175,7 +172,7 @@ impl Pool {
             match (failed.take_message(), copy) {
                 // It was closed while it waited: the next one, or a new one.
                 (Some(again), _) if reused => request = again,
-                (Some(again), _) => return Err(Unsent::Never(Box::new(again), explain(failed.error()))),
+                (Some(again), _) => return Err(Unsent::Never(Box::new(again), failed.into_error().into())),
                 (None, Some(copy))
                     if !connection.upstream.answered() && resend::crossed(&connection.upstream, sent) =>
                 {
@@ -184,7 +181,7 @@ impl Pool {
                 }
                 (None, _) => {
                     self.count_second(second);
-                    return Err(Unsent::perhaps(failed.error()));
+                    return Err(Unsent::perhaps(failed.into_error()));
                 }
             }
         }
@@ -222,7 +219,7 @@ impl Pool {
                     self.drop_http2(target.number);
                     request = again;
                 }
-                (Some(again), _) => return Err(Unsent::Never(Box::new(again), explain(failed.error()))),
+                (Some(again), _) => return Err(Unsent::Never(Box::new(again), failed.into_error().into())),
                 (None, Some(copy))
                     if resend::was_refused(failed.error(), &upstream) && resend::begins_again(&copy)
                         || reused && safe && resend::crossed(&upstream, sent) =>
@@ -231,7 +228,7 @@ impl Pool {
                 }
                 (None, _) => {
                     self.count_second(second);
-                    return Err(Unsent::perhaps(failed.error()));
+                    return Err(Unsent::perhaps(failed.into_error()));
                 }
             }
         }

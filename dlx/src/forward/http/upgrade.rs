@@ -12,7 +12,6 @@ use tokio::{
 
 use super::{ConnectionContext, RequestBody, ResponseBody, dial, pool::Unsent};
 use crate::{
-    answer::explain,
     identify::head::MAX_FIELDS,
     state::{EndpointTarget, InFlight},
 };
@@ -53,12 +52,12 @@ pub(crate) async fn send(
     let (mut sender, connection) =
         match http1::Builder::new().max_headers(MAX_FIELDS).handshake(TokioIo::new(stream)).await {
             Ok(both) => both,
-            Err(error) => return Err(Unsent::Never(Box::new(request), explain(&error))),
+            Err(error) => return Err(Unsent::Never(Box::new(request), error.into())),
         };
     tokio::spawn(async move { drop(connection.with_upgrades().await) });
     sender.try_send_request(request).await.map_err(|mut failed| match failed.take_message() {
-        Some(again) => Unsent::Never(Box::new(again), explain(failed.error())),
-        None => Unsent::perhaps(failed.error()),
+        Some(again) => Unsent::Never(Box::new(again), failed.into_error().into()),
+        None => Unsent::perhaps(failed.into_error()),
     })
 }
 

@@ -95,12 +95,12 @@ async fn connect(
         };
         match dial(&target).await {
             Ok(upstream) => return Ok((in_flight, upstream)),
-            Err(reason) => {
+            Err(error) => {
                 drop((in_flight, held));
                 if admission.is_over() {
-                    return Err(io::Error::other(reason));
+                    return Err(io::Error::other(error));
                 }
-                if !resource.unreachable(&target, &reason) {
+                if !resource.unreachable(&target, error.to_string()) {
                     // Another port of an endpoint that is ready: nobody else finds out when it answers.
                     #[expect(
                         clippy::disallowed_methods,

@@ -34,6 +34,29 @@ pub(crate) struct Reservation {
     bytes: u64,
 }
 
+/// Why one more request is not held.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum QueueFull {
+    #[error("{0} requests are held for it already: the limit is reached")]
+    Requests(usize),
+    #[error("{held} bytes are held for it already, of {limit} that may be")]
+    Bytes { held: u64, limit: u64 },
+    #[error("{0} requests are held in all: the limit is reached")]
+    TotalRequests(usize),
+    #[error("{held} bytes are held in all, of {limit} that may be")]
+    TotalBytes { held: u64, limit: u64 },
+    #[error(
+        "{held} requests are held for namespace {}: it has its share of the {limit} that can be held",
+        .share.namespace
+    )]
+    NamespaceRequests { held: usize, limit: usize, share: Arc<NamespaceShare> },
+    #[error(
+        "{held} bytes are held for namespace {}: it has its share of the {limit} that can be held",
+        .share.namespace
+    )]
+    NamespaceBytes { held: u64, limit: u64, share: Arc<NamespaceShare> },
+}
+
 // === impl HeldTotals ===
 
 impl HeldTotals {
@@ -68,7 +91,7 @@ impl Reservation {
         bytes: u64,
         limits: &HoldLimits,
         totals: &Arc<HeldTotals>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, QueueFull> {
         let queue = &resource.queue;
         let before = queue.len.fetch_add(1, Ordering::SeqCst);
         let all_before = totals.requests.fetch_add(1, Ordering::SeqCst);
@@ -79,26 +102,29 @@ impl Reservation {
         let taken = Self { resource: resource.clone(), totals: totals.clone(), bytes };
         // Where one does not fit, dropping `taken` gives everything back.
         if before >= limits.requests {
-            Err(format!("{} requests are held for it already: the limit is reached", limits.requests))
+            Err(QueueFull::Requests(limits.requests))
         } else if bytes_before + bytes > limits.bytes {
-            Err(format!("{bytes_before} bytes are held for it already, of {} that may be", limits.bytes))
+            Err(QueueFull::Bytes { held: bytes_before, limit: limits.bytes })
         } else {
-            let (namespace, several) = (&resource.share.namespace, resource.share.has_others());
+            let several = resource.share.has_others();
+            let share = || resource.share.clone();
             let HoldLimits { requests: most, bytes: most_bytes } = totals.limits;
             let fit = fits(most as u64, all_before as u64, own_before as u64, 1, several);
             let fit_bytes = fits(most_bytes, all_bytes_before, own_bytes_before, bytes, several);
             match (fit, fit_bytes) {
                 (Ok(()), Ok(())) => Ok(taken),
-                (Err(Full::All), _) => Err(format!("{most} requests are held in all: the limit is reached")),
-                (Err(Full::Share), _) => Err(format!(
-                    "{own_before} requests are held for namespace {namespace}: it has its share of the {most} that can be held"
-                )),
-                (_, Err(Full::All)) => {
-                    Err(format!("{all_bytes_before} bytes are held in all, of {most_bytes} that may be"))
+                (Err(Full::All), _) => Err(QueueFull::TotalRequests(most)),
+                (Err(Full::Share), _) => {
+                    Err(QueueFull::NamespaceRequests { held: own_before, limit: most, share: share() })
                 }
-                (_, Err(Full::Share)) => Err(format!(
-                    "{own_bytes_before} bytes are held for namespace {namespace}: it has its share of the {most_bytes} that can be held"
-                )),
+                (_, Err(Full::All)) => {
+                    Err(QueueFull::TotalBytes { held: all_bytes_before, limit: most_bytes })
+                }
+                (_, Err(Full::Share)) => Err(QueueFull::NamespaceBytes {
+                    held: own_bytes_before,
+                    limit: most_bytes,
+                    share: share(),
+                }),
             }
         }
     }

@@ -12,8 +12,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use limits::HoldLimits;
-pub(crate) use limits::{HeldTotals, Reservation};
+pub(crate) use limits::{HeldTotals, HoldLimits, QueueFull, Reservation};
 pub(crate) use shares::NamespaceShare;
 use tokio::{sync::oneshot, time::Instant};
 
@@ -131,13 +130,13 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// It is full: the reason.
+    /// It is full.
     pub(crate) fn join(
         resource: &Arc<ResourceHandle>,
         bytes: u64,
         limits: &HoldLimits,
         totals: &Arc<HeldTotals>,
-    ) -> Result<(HeldRequest, bool), String> {
+    ) -> Result<(HeldRequest, bool), QueueFull> {
         let queue = &resource.queue;
         let reservation = Reservation::take(resource, bytes, limits, totals)?;
         let (tell, told) = oneshot::channel();
