@@ -13,7 +13,7 @@
 //! Below them `state` is what this DLX knows of each resource, and says what follows from a change; `driver` does that
 //! (probes, writes, wakes, Events), and follows what the plugins tell. `client` is a client's connection, `plugin` what is
 //! called of a plugin. `stages` wires all of it, `run` is the process, `stop` says from when on nobody comes any more.
-//! The way of a request to a resource that is up takes no lock that another thread takes, but for the look whether the DLX stops.
+//! The way of a request to a resource that is up takes no lock that another thread takes.
 
 mod admin;
 mod admit;

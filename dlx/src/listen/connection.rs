@@ -29,11 +29,12 @@ use super::{
     request::answer_request,
     requests::Requests,
     timed::Timed,
+    worker::WorkerState,
 };
 use crate::{
-    client::{Clients, ConnectionGuard, ConnectionProgress, Socket, Stream, Streams, Tracked, alive},
+    client::{ConnectionGuard, ConnectionProgress, Socket, Stream, Streams, Tracked, alive},
     forward::{
-        http::{ConnectionContext, Pool, ResponseBody},
+        http::{ConnectionContext, ResponseBody},
         tcp,
     },
     identify::{Origin, address, head},
@@ -53,8 +54,7 @@ const MAX_STREAM_UNSENT: usize = 64 * 1024;
 pub(crate) async fn serve(
     server: Arc<Server>,
     open: ConnectionGuard,
-    pool: Arc<Pool>,
-    clients: Arc<Clients>,
+    worker: Arc<WorkerState>,
     stream: TcpStream,
     peer: SocketAddr,
     identity: Option<PortOwner>,
@@ -62,7 +62,7 @@ pub(crate) async fn serve(
     let socket = Socket::new(stream);
     let guessed = identity.as_ref().is_some_and(|identity| identity.port.guessed);
     let progress = ConnectionProgress::new(server.timeouts, server.places.clone());
-    let _known = clients.add(socket.clone(), progress.clone());
+    let _known = worker.clients.add(socket.clone(), progress.clone());
     // It has nothing to do yet, and others may wait for its place.
     server.places.became_idle();
     // It has said nothing, or less than a line, for too long.
@@ -77,9 +77,9 @@ pub(crate) async fn serve(
     let mut context = ConnectionContext {
         origin: Origin { peer: address(peer), trusted, port: identity },
         identifier: server.identifier.clone(),
-        draining: server.draining.clone(),
+        draining: worker.draining.clone(),
         _open: open,
-        pool,
+        pool: worker.pool.clone(),
         parked: Mutex::default(),
         socket: None,
         progress: progress.clone(),
@@ -223,7 +223,7 @@ mod tests {
             let (stream, peer) = listener.accept().await.unwrap();
             client.try_write(said).unwrap();
             let open = server.places.open(server.places.try_take().unwrap());
-            let served = serve(server.clone(), open, Pool::new(), Arc::default(), stream, peer, None);
+            let served = serve(server.clone(), open, WorkerState::new(&server), stream, peer, None);
             timeout(server.timeouts.idle * 2, served).await.expect("an end");
             assert!(!matches!(client.read(&mut [0; 8]).await, Ok(1..)));
         }

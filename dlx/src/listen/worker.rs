@@ -1,4 +1,4 @@
-//! One thread per core, each with a runtime, connections and a pool of its own: the proxy path shares no lock.
+//! One thread per core, each with a runtime, connections and a pool of its own: forwarding takes no lock of another thread.
 
 use std::{
     io,
@@ -12,6 +12,7 @@ use std::{
 
 use scaler_types::Protocol;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::{ListenerKind, Server, connection};
 use crate::{
@@ -38,6 +39,17 @@ pub(crate) struct Accepted {
 pub(crate) struct Workers {
     threads: Arc<[mpsc::UnboundedSender<Accepted>]>,
     next: Arc<AtomicUsize>,
+}
+
+/// What the connections of one thread share.
+#[derive(Debug)]
+pub(crate) struct WorkerState {
+    /// Connections to resources.
+    pub(crate) pool: Arc<Pool>,
+    /// Connections of clients.
+    pub(crate) clients: Arc<Clients>,
+    /// The thread's own child of [`Server::draining`]: looking at a token, or cloning it, takes the token's lock.
+    pub(crate) draining: CancellationToken,
 }
 
 // === impl Workers ===
@@ -70,10 +82,19 @@ impl Workers {
     }
 }
 
+// === impl WorkerState ===
+
+impl WorkerState {
+    /// One more thread, with no connection yet.
+    pub(crate) fn new(server: &Server) -> Arc<Self> {
+        let (pool, clients) = (Pool::new(), server.places.add());
+        server.pools.add(pool.clone());
+        Arc::new(Self { pool, clients, draining: server.draining.child_token() })
+    }
+}
+
 async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
-    let pool = Pool::new();
-    server.pools.add(pool.clone());
-    let clients = server.places.add();
+    let worker = WorkerState::new(&server);
     while let Some(Accepted { stream, peer, door, place }) = accepted.recv().await {
         let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
         let stream = match ready {
@@ -86,14 +107,7 @@ async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepte
         // Failing, it is merely slower.
         let _ = stream.set_nodelay(true);
         alive::watch(&stream);
-        let connection = Connection {
-            server: server.clone(),
-            pool: pool.clone(),
-            clients: clients.clone(),
-            stream,
-            peer,
-            place,
-        };
+        let connection = Connection { server: server.clone(), worker: worker.clone(), stream, peer, place };
         match door {
             ListenerKind::Shared => connection.serve(None),
             ListenerKind::Own(identity) => connection.serve(Some(identity)),
@@ -108,8 +122,7 @@ async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepte
 /// A connection that this thread has taken over.
 struct Connection {
     server: Arc<Server>,
-    pool: Arc<Pool>,
-    clients: Arc<Clients>,
+    worker: Arc<WorkerState>,
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
@@ -120,14 +133,14 @@ struct Connection {
 impl Connection {
     /// Serves it to its end, in a task of its own.
     fn serve(self, identity: Option<PortOwner>) {
-        let Self { server, pool, clients, stream, peer, place } = self;
+        let Self { server, worker, stream, peer, place } = self;
         let open = server.places.open(place);
         match identity {
             Some(identity) if identity.port.protocol == Protocol::Tcp => {
                 tokio::spawn(tcp::serve(open, Socket::new(stream), identity));
             }
             identity => {
-                tokio::spawn(connection::serve(server, open, pool, clients, stream, peer, identity));
+                tokio::spawn(connection::serve(server, open, worker, stream, peer, identity));
             }
         }
     }

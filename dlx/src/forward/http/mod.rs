@@ -38,7 +38,7 @@ pub(crate) struct ConnectionContext {
     pub(crate) origin: Origin,
     /// Finds out for whom they are.
     pub(crate) identifier: Arc<Identifier>,
-    /// This process ends.
+    /// The DLX is shutting down: connections are brought to their end. Of the thread that serves this one.
     pub(crate) draining: CancellationToken,
     /// Counts the connection until it is dropped.
     pub(crate) _open: ConnectionGuard,
