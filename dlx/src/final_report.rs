@@ -1,5 +1,5 @@
 //! The last report of a DLX that stops. After its last request it stays registered until the leading autoscaler has asked it once
-//! more, so that what it counted is not lost with it; a few seconds at most, and not at all where no autoscaler ever asked.
+//! more, so that what it counted is not lost with it; a few seconds at most, and not at all where no autoscaler has ever requested activity.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -22,8 +22,8 @@ const MAX_WAITING: usize = 16;
 #[derive(Debug)]
 pub(crate) struct FinalReport {
     /// Questions that may wait: each keeps a connection of the admin port.
-    places: Semaphore,
-    asked: AtomicBool,
+    waiting: Semaphore,
+    requested: AtomicBool,
     finished: CancellationToken,
     received: CancellationToken,
 }
@@ -33,8 +33,8 @@ pub(crate) struct FinalReport {
 impl Default for FinalReport {
     fn default() -> Self {
         Self {
-            places: Semaphore::new(MAX_WAITING),
-            asked: AtomicBool::default(),
+            waiting: Semaphore::new(MAX_WAITING),
+            requested: AtomicBool::default(),
             finished: CancellationToken::default(),
             received: CancellationToken::default(),
         }
@@ -43,13 +43,13 @@ impl Default for FinalReport {
 
 impl FinalReport {
     /// An autoscaler asks this DLX for its activity.
-    pub(crate) fn is_asked(&self) {
-        self.asked.store(true, Ordering::Relaxed);
+    pub(crate) fn note_request(&self) {
+        self.requested.store(true, Ordering::Relaxed);
     }
 
     /// A place to wait for [`Self::finished`]; none where too many wait.
     pub(crate) fn wait(&self) -> Option<SemaphorePermit<'_>> {
-        self.places.try_acquire().ok()
+        self.waiting.try_acquire().ok()
     }
 
     /// Returns when the last request has ended and no other can come.
@@ -67,9 +67,9 @@ impl FinalReport {
     }
 
     /// The last request has ended, and no other can come. Returns when the autoscaler has the last report, or after `longest`.
-    pub(crate) async fn give(&self, longest: Duration) {
+    pub(crate) async fn deliver(&self, longest: Duration) {
         self.finished.cancel();
-        if !self.asked.load(Ordering::Relaxed) {
+        if !self.requested.load(Ordering::Relaxed) {
             return;
         }
         match timeout(longest, self.received.cancelled()).await {

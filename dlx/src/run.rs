@@ -65,7 +65,8 @@ async fn serve(flags: DlxFlags, rules: Rules, handed: InheritedSockets) -> anyho
     let bind = |address| handed.bind(address).with_context(|| format!("listening on {address}"));
     let listener = bind(flags.listen_address)?;
     let admin = bind(flags.admin_address)?;
-    let room = room(&flags, [("--listen-address", &listener), ("--admin-address", &admin)])?;
+    let max_connections =
+        max_connections(&flags, [("--listen-address", &listener), ("--admin-address", &admin)])?;
     let coordination = tokio::select! {
         () = shutdown.draining.cancelled() => return Ok(()),
         coordination = Coordinator::from_flags(&flags.common, Role::Dlx) => coordination?,
@@ -77,7 +78,7 @@ async fn serve(flags: DlxFlags, rules: Rules, handed: InheritedSockets) -> anyho
     };
     let (service, registration) = ready;
     status.end().await;
-    let sockets = Sockets { handed, listener, admin, service, room };
+    let sockets = Sockets { handed, listener, admin, service, max_connections };
     let served = serve_as(registration.name(), &flags, rules, sockets, token, &shutdown).await;
     // A member until here: what was in flight is done, or ends with this process.
     registration.leave().await;
@@ -91,7 +92,7 @@ struct Sockets {
     admin: TcpListener,
     service: Option<ServiceListeners>,
     /// Clients that may be connected at once.
-    room: usize,
+    max_connections: usize,
 }
 
 /// What has to be there before anybody is served. Before a member is asked or led to, it has its ports; before the first list
@@ -123,7 +124,7 @@ async fn serve_as(
     token: Option<Token>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
-    let Sockets { handed, listener, admin: admin_listener, service, room } = sockets;
+    let Sockets { handed, listener, admin: admin_listener, service, max_connections } = sockets;
     let settings = flags.settings();
     let dlx = Arc::new(Stages::new(DlxConfig {
         member: member.to_owned(),
@@ -135,8 +136,8 @@ async fn serve_as(
         peers: TrustedProxies::new(flags.trusted_proxies.clone()),
         default_namespace: flags.common.namespace.clone(),
         headers: (settings.target_name_header.clone(), settings.target_path_header.clone()),
-        places: room,
-        most_unread: flags.max_unread_bytes.try_into().unwrap_or(usize::MAX),
+        max_connections: max_connections,
+        max_unread: flags.max_unread_bytes.try_into().unwrap_or(usize::MAX),
         timeouts: flags.timeouts(),
         signalled: shutdown.draining.clone(),
     }));
@@ -179,14 +180,15 @@ async fn serve_as(
         async move { ports.follow(server, workers, handed, address.ip()).await }
     });
     dlx.serving.store(true, Ordering::Relaxed);
-    let taken =
-        |stream, peer, place| workers.hand(Accepted { stream, peer, door: ListenerKind::Shared, place });
-    listener.accept(dlx.server.draining.clone(), dlx.server.places.clone(), taken).await;
+    let taken = |stream, peer, slot| {
+        workers.hand(Accepted { stream, peer, listener_kind: ListenerKind::Shared, slot })
+    };
+    listener.accept(dlx.server.draining.clone(), dlx.server.slots.clone(), taken).await;
 
     let signalled = stopping.await?;
     if drain(&dlx, signalled, grace).await {
         dlx.last_report
-            .give(final_report::FINAL_REPORT_TIMEOUT.min(grace.saturating_sub(signalled.elapsed())))
+            .deliver(final_report::FINAL_REPORT_TIMEOUT.min(grace.saturating_sub(signalled.elapsed())))
             .await;
     }
     plugin_manager.stop().await;
@@ -200,10 +202,10 @@ async fn serve_as(
 /// # Errors
 ///
 /// A [`Misconfigured`]: the service ports leave nothing, or one of them is the process's own for something else.
-fn room(flags: &DlxFlags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> {
-    let given = getrlimit(Resource::Nofile);
+fn max_connections(flags: &DlxFlags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> {
+    let descriptors = getrlimit(Resource::Nofile);
     // Failing, there is less room.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors });
     let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
     let most = most.unwrap_or(usize::MAX);
     let clients = most - RESERVED_DESCRIPTORS.min(most / 4);
@@ -218,15 +220,15 @@ fn room(flags: &DlxFlags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usiz
         }
     }
     // One more for who has come to a port and waits for his place.
-    let room = clients.saturating_sub(2 * ports.all().count()) / 2;
-    if room < MIN_CONNECTIONS {
+    let max_connections = clients.saturating_sub(2 * ports.all().count()) / 2;
+    if max_connections < MIN_CONNECTIONS {
         let why = format!(
             "--service-ports {first}-{last}: this process may have {most} descriptors, and each port takes two of them; \
              raise the limit (ulimit -n, LimitNOFILE=) or choose a smaller range"
         );
         return Err(Misconfigured(why).into());
     }
-    Ok(room)
+    Ok(max_connections)
 }
 
 /// Serves what came until nobody was to come any more, and what still comes on connections that are open: until `grace` after
@@ -240,7 +242,7 @@ async fn drain(dlx: &Stages, signalled: Instant, grace: Duration) -> bool {
         }
     };
     tokio::select! {
-        () = dlx.server.places.quiet() => {
+        () = dlx.server.slots.quiet() => {
             tracing::info!("closed every connection");
             return true;
         }
@@ -255,7 +257,7 @@ async fn drain(dlx: &Stages, signalled: Instant, grace: Duration) -> bool {
     }
     if busy > 0 {
         // An error: not all went in time.
-        let _ = timeout(FLUSH_TIMEOUT, dlx.server.places.quiet()).await;
+        let _ = timeout(FLUSH_TIMEOUT, dlx.server.slots.quiet()).await;
     }
     false
 }

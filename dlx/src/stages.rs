@@ -44,9 +44,9 @@ pub(crate) struct DlxConfig {
     /// Flags that name headers, for all namespaces: the resource's, and the path's.
     pub(crate) headers: (Option<String>, Option<String>),
     /// Connections at once.
-    pub(crate) places: usize,
+    pub(crate) max_connections: usize,
     /// Bytes that clients of HTTP/2 may leave unread.
-    pub(crate) most_unread: usize,
+    pub(crate) max_unread: usize,
     /// How long clients may take.
     pub(crate) timeouts: Timeouts,
     /// The first signal came.
@@ -111,8 +111,8 @@ impl Default for DlxConfig {
             peers: TrustedProxies::default(),
             default_namespace: None,
             headers: (None, None),
-            places: usize::MAX,
-            most_unread: usize::MAX,
+            max_connections: usize::MAX,
+            max_unread: usize::MAX,
             timeouts: Timeouts::default(),
             signalled: CancellationToken::new(),
         }
@@ -136,12 +136,12 @@ impl Stages {
             }
         });
         let resources = Arc::new(Resources::default());
-        let routes = Interceptions::new(config.endpoint_propagation_delay);
+        let interceptions = Interceptions::new(config.endpoint_propagation_delay);
         let plugins = FollowedPlugins::new(
             handle.clone(),
             resources.clone(),
             shared.clone(),
-            routes.clone(),
+            interceptions.clone(),
             &config.member,
             metrics.clone(),
             config.headers,
@@ -151,7 +151,7 @@ impl Stages {
         let draining = CancellationToken::new();
         let server = Arc::new(Server {
             identifier,
-            places: ConnectionSlots::new(config.places, config.most_unread),
+            slots: ConnectionSlots::new(config.max_connections, config.max_unread),
             timeouts: config.timeouts,
             pools,
             draining: draining.clone(),
@@ -161,7 +161,7 @@ impl Stages {
         Self {
             ports: DedicatedPorts::new(resources.clone(), config.service_ports),
             service_ports: config.service_ports,
-            stopping: Arc::new(Stopping { signalled: config.signalled, draining, routes }),
+            stopping: Arc::new(Stopping { signalled: config.signalled, draining, interceptions }),
             member: config.member,
             shared,
             resources,
@@ -181,9 +181,9 @@ impl Stages {
             return Err(NotReady::ShuttingDown);
         }
         if self.stopping.signalled.is_cancelled() {
-            return Err(NotReady::Stopping(self.stopping.routes.clone()));
+            return Err(NotReady::Stopping(self.stopping.interceptions.clone()));
         }
-        self.server.places.ready()?;
+        self.server.slots.ready()?;
         Ok(self.plugins.ready(self.serving.load(Ordering::Relaxed))?)
     }
 

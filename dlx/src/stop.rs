@@ -23,7 +23,7 @@ pub(crate) struct Stopping {
     /// Nobody comes any more: what is open is brought to its end.
     pub(crate) draining: CancellationToken,
     /// Routes that name this DLX.
-    pub(crate) routes: Arc<Interceptions>,
+    pub(crate) interceptions: Arc<Interceptions>,
 }
 
 // === impl Stopping ===
@@ -38,16 +38,16 @@ impl Stopping {
         let signalled = Instant::now();
         let over = async {
             refresh.await;
-            if self.routes.count() > 0 {
-                tracing::info!(why = %self.routes, "stopping: still accepting connections until no Service names this DLX");
+            if self.interceptions.count() > 0 {
+                tracing::info!(why = %self.interceptions, "stopping: still accepting connections until no Service names this DLX");
             }
-            self.routes.wait_until_over().await;
+            self.interceptions.wait_until_over().await;
         };
         match signalled.checked_add(shutdown::accepting_time(grace)) {
             None => over.await,
             Some(end) => {
                 if timeout_at(end, over).await.is_err() {
-                    tracing::warn!(why = %self.routes, "refusing new connections: two thirds of --shutdown-grace are over");
+                    tracing::warn!(why = %self.interceptions, "refusing new connections: two thirds of --shutdown-grace are over");
                 }
             }
         }
@@ -69,7 +69,7 @@ mod tests {
         Arc::new(Stopping {
             signalled: CancellationToken::new(),
             draining: CancellationToken::new(),
-            routes: Interceptions::new(ENDPOINT_PROPAGATION_DELAY),
+            interceptions: Interceptions::new(ENDPOINT_PROPAGATION_DELAY),
         })
     }
 
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_routes_at_once() {
+    async fn without_interceptions_at_once() {
         let drained = drains(GRACE, async |begin, stopping| {
             at(begin, 7).await;
             assert!(!stopping.draining.is_cancelled(), "before the signal");
@@ -101,17 +101,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_grace_counts_from_the_last_routes_end() {
+    async fn the_delay_counts_from_the_end_of_the_last_interception() {
         let drained = drains(GRACE, async |begin, stopping| {
-            let routes = (stopping.routes.add(), stopping.routes.add());
+            let routes = (stopping.interceptions.add(), stopping.interceptions.add());
             stopping.signalled.cancel();
             at(begin, 5).await;
             drop(routes.0);
-            assert_eq!(stopping.routes.to_string(), "1 Service still names this DLX");
+            assert_eq!(stopping.interceptions.to_string(), "1 Service still names this DLX");
             at(begin, 10).await;
             drop(routes.1);
             at(begin, 12).await;
-            let why = stopping.routes.to_string();
+            let why = stopping.interceptions.to_string();
             assert_eq!(why, "the last Service stopped naming this DLX 2s ago; clients have 30s to follow");
         });
         assert_eq!(drained.await, 40);
@@ -120,13 +120,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_ended_before_the_signal_counts_too() {
         let drained = drains(GRACE, async |begin, stopping| {
-            drop(stopping.routes.add());
+            drop(stopping.interceptions.add());
             at(begin, 20).await;
             stopping.signalled.cancel();
         });
         assert_eq!(drained.await, 10);
         let drained = drains(GRACE, async |begin, stopping| {
-            drop(stopping.routes.add());
+            drop(stopping.interceptions.add());
             at(begin, 31).await;
             stopping.signalled.cancel();
         });
@@ -136,10 +136,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_comes_back_within_the_grace_begins_it_anew() {
         let drained = drains(GRACE, async |begin, stopping| {
-            drop(stopping.routes.add());
+            drop(stopping.interceptions.add());
             stopping.signalled.cancel();
             at(begin, 20).await;
-            let again = stopping.routes.add();
+            let again = stopping.interceptions.add();
             at(begin, 100).await;
             drop(again);
         });
@@ -150,7 +150,7 @@ mod tests {
     async fn a_third_of_the_time_is_kept_for_the_drain() {
         for (grace, drains_at) in [(GRACE, 200), (Duration::from_secs(30), 20)] {
             let drained = drains(grace, async |begin, stopping| {
-                let route = stopping.routes.add();
+                let route = stopping.interceptions.add();
                 stopping.signalled.cancel();
                 at(begin, 10_000).await;
                 drop(route);
@@ -158,7 +158,7 @@ mod tests {
             assert_eq!(drained.await, drains_at);
         }
         let drained = drains(GRACE, async |begin, stopping| {
-            let route = stopping.routes.add();
+            let route = stopping.interceptions.add();
             stopping.signalled.cancel();
             at(begin, 190).await;
             drop(route);

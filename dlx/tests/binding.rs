@@ -42,7 +42,7 @@ async fn output(mut command: Command) -> (Option<i32>, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_waits_for_a_port_that_is_in_use_says_what_to_do_and_is_no_member_meanwhile() {
+async fn the_start_waits_for_a_port_in_use_says_what_to_do_and_registers_no_member_meanwhile() {
     let (folder, ports) = (tempfile::tempdir().unwrap(), free_range(4));
     let other = TcpListener::bind(local(ports.first + 1)).unwrap();
     let admin = local(free_range(5).last);

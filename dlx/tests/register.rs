@@ -29,12 +29,12 @@ impl Drop for Started {
 async fn readyz(admin: SocketAddr) -> String {
     let Ok(mut socket) = TcpStream::connect(admin).await else { return String::new() };
     let mut answer = String::new();
-    let asked = async {
+    let exchange = async {
         socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: dlx\r\n\r\n").await?;
         // The server that says so closes after each answer.
         socket.read_to_string(&mut answer).await
     };
-    let _ = timeout(Duration::from_secs(10), asked).await;
+    let _ = timeout(Duration::from_secs(10), exchange).await;
     answer
 }
 

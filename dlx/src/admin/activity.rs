@@ -48,8 +48,8 @@ struct Received {
 
 /// Answers.
 pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
-    dlx.last_report.is_asked();
-    tell(&dlx, &request, |_| true)
+    dlx.last_report.note_request();
+    respond(&dlx, &request, |_| true)
 }
 
 /// Answers after the last request.
@@ -60,10 +60,10 @@ pub(crate) async fn last(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<
             "too many wait for the last activity already; ask again later",
         );
     };
-    dlx.last_report.is_asked();
+    dlx.last_report.note_request();
     dlx.last_report.finished().await;
     // Of a resource that it does not name it never had anything.
-    tell(&dlx, &request, |resource| !resource.since_start || resource.counts.idle().is_some())
+    respond(&dlx, &request, |resource| !resource.since_start || resource.counts.idle().is_some())
 }
 
 /// The autoscaler has the answer of [`last`].
@@ -82,7 +82,11 @@ pub(crate) async fn received(dlx: Arc<Stages>, request: Request<Bytes>) -> Respo
     }
 }
 
-fn tell(dlx: &Stages, request: &Request<Bytes>, of: impl Fn(&ResourceHandle) -> bool) -> Response<Body> {
+fn respond(
+    dlx: &Stages,
+    request: &Request<Bytes>,
+    include: impl Fn(&ResourceHandle) -> bool,
+) -> Response<Body> {
     let mut windows = Vec::new();
     let query = request.uri().query().unwrap_or_default();
     for text in query.split('&').filter_map(|pair| pair.strip_prefix("window=")) {
@@ -93,8 +97,11 @@ fn tell(dlx: &Stages, request: &Request<Bytes>, of: impl Fn(&ResourceHandle) -> 
     }
     // Read first: what is forgotten after it is still listed, or missing and said so.
     let all = dlx.resources.all();
-    let resources =
-        all.iter().filter(|resource| of(resource)).map(|resource| describe(resource, &windows)).collect();
+    let resources = all
+        .iter()
+        .filter(|resource| include(resource))
+        .map(|resource| describe(resource, &windows))
+        .collect();
     json(
         StatusCode::OK,
         &Activity {

@@ -73,14 +73,13 @@ impl Collector for MetricsCollector {
         }
         let help = "Bytes of answers that clients of HTTP/2 have not taken";
         let gauge = encoder.encode_descriptor("dlx_unread", help, Some(&Unit::Bytes), MetricType::Gauge)?;
-        ConstGauge::new(dlx.server.places.unread() as i64).encode(gauge)?;
+        ConstGauge::new(dlx.server.slots.unread() as i64).encode(gauge)?;
         let help = "Clients' connections that were closed: the longest idle to make room, or those with the most unread";
         let mut family =
             encoder.encode_descriptor("dlx_closed_connections", help, None, MetricType::Counter)?;
-        for (reason, count) in [
-            ("idle", dlx.server.places.closed_for_others()),
-            ("unread", dlx.server.places.closed_for_unread()),
-        ] {
+        for (reason, count) in
+            [("idle", dlx.server.slots.closed_for_others()), ("unread", dlx.server.slots.closed_for_unread())]
+        {
             ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
         }
         let help = "Requests sent a second time: a reused connection had closed before an answer, or the stream was refused";
@@ -121,7 +120,7 @@ impl MetricsCollector {
                 "dlx_requests_during_drain",
                 "Requests that came during a drain attempt",
                 MetricType::Counter,
-                &|resource| vec![(resource.counts.fenced(), Vec::new())],
+                &|resource| vec![(resource.counts.during_drain(), Vec::new())],
             ),
             ("dlx_in_flight", "Requests and connections in flight", MetricType::Gauge, &|resource| {
                 vec![(resource.counts.in_flight(), Vec::new())]

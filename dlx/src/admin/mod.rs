@@ -1,7 +1,7 @@
 //! The admin server's routes of a DLX.
 
 mod activity;
-mod fence;
+mod drain;
 mod metrics;
 pub(crate) mod resources;
 mod startup;
@@ -39,7 +39,7 @@ pub(crate) fn admin(
         .route(Method::GET, "/api/v1/last-activity", handler(dlx, activity::last))
         .route(Method::POST, "/api/v1/last-activity", handler(dlx, activity::received))
         .route(Method::GET, "/api/v1/resources", handler(dlx, resources::answer))
-        .route(Method::POST, "/api/v1/confirm-drain", handler(dlx, fence::answer))
+        .route(Method::POST, "/api/v1/confirm-drain", handler(dlx, drain::answer))
         .route(Method::POST, "/api/v1/wake", handler(dlx, wake::answer));
     plugin_manager.routes(admin)
 }

@@ -109,8 +109,8 @@ pub(crate) async fn answer(dlx: Arc<Stages>, _: Request<Bytes>) -> Response<Body
     let everything = Everything {
         member: dlx.member.clone(),
         shutting_down: dlx.stopping.draining.is_cancelled(),
-        stopping: dlx.stopping.signalled.is_cancelled().then(|| dlx.stopping.routes.to_string()),
-        interceptions: dlx.stopping.routes.count(),
+        stopping: dlx.stopping.signalled.is_cancelled().then(|| dlx.stopping.interceptions.to_string()),
+        interceptions: dlx.stopping.interceptions.count(),
         resources,
         conflicts: table.conflicts.clone(),
         service_ports,
@@ -123,24 +123,24 @@ pub(crate) async fn answer(dlx: Arc<Stages>, _: Request<Bytes>) -> Response<Body
 fn describe(resource: &ResourceHandle, view: &ResourceView) -> Resource {
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let seen = view.gate.seen();
-    let told = &view.resource;
+    let listing = &view.resource;
     let settings = view.settings();
     Resource {
         namespace: resource.key.id.namespace.clone(),
         name: resource.key.id.name.clone(),
         kind: resource.key.kind.to_string(),
-        traffic_mode: told.traffic_mode,
+        traffic_mode: listing.traffic_mode,
         phase: seen.map_or_else(|| "gone".to_owned(), |seen| seen.record.phase.to_string()),
         reason: seen.map(|seen| seen.record.reason.clone()).unwrap_or_default(),
         nonce: seen.map(|seen| seen.record.nonce.to_string()).unwrap_or_default(),
         version: seen.map(|seen| seen.version.to_string()).unwrap_or_default(),
-        replicas: told.replicas,
-        status: told.status.clone(),
+        replicas: listing.replicas,
+        status: listing.status.clone(),
         open: view.gate.open(),
         waking: view.gate.waking(),
-        hosts: told.hosts.clone(),
-        ports: told.ports.clone(),
-        interception: told.interception.clone(),
+        hosts: listing.hosts.clone(),
+        ports: listing.ports.clone(),
+        interception: listing.interception.clone(),
         endpoints: view
             .listed
             .iter()

@@ -105,8 +105,8 @@ impl Admission {
         let bytes = *self.bytes.get_or_insert(bytes);
         let mut held = hold(&self.resource, bytes)?;
         loop {
-            let place = match timeout_at(self.deadline, held.wait_for_dispatch()).await {
-                Ok(Dispatch::Forward(place)) => place,
+            let permit = match timeout_at(self.deadline, held.wait_for_dispatch()).await {
+                Ok(Dispatch::Forward(permit)) => permit,
                 Ok(Dispatch::Refuse(refusal)) => return Err(refusal),
                 Err(_) => {
                     self.resource.queue.count(Rejection::TooLong);
@@ -116,9 +116,9 @@ impl Admission {
             match self.resource.enter_dispatched() {
                 Some(in_flight) => {
                     let cold = self.resource.read(|view| view.cold_since(self.since.into_std()));
-                    return Ok(Admitted { in_flight, held: Some((place, cold)) });
+                    return Ok(Admitted { in_flight, held: Some((permit, cold)) });
                 }
-                None => held.rejoin(place),
+                None => held.rejoin(permit),
             }
         }
     }
@@ -158,7 +158,7 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
     let limits = HoldLimits { requests: settings.max_held_requests, bytes: settings.max_held_bytes };
     let (held, first) = Queue::join(resource, bytes, &limits, &resource.shared().totals).map_err(|full| {
         resource.queue.count(Rejection::TooManyHeld);
-        tell_full(resource, &full);
+        report_full(resource, &full);
         Arc::new(ErrorResponse::unavailable(
             &resource.key.id,
             "too_many_held",
@@ -167,12 +167,12 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
         ))
     })?;
     if resource.state() == Some(Phase::Draining) {
-        resource.counts.met_fence();
+        resource.counts.met_drain();
     }
     if first {
         resource.decide(|view| view.wanted = Some(Instant::now().into_std()));
         // A probe that took its time is now in a hurry.
-        resource.tell();
+        resource.notify();
     }
     // In this order: whoever takes the resource away refuses what waits after saying that it is gone.
     if resource.read(|view| view.gone) {
@@ -184,10 +184,11 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
 }
 
 /// Tells its owners that requests are refused because too many are held; now and then, however many they are.
-fn tell_full(resource: &Arc<ResourceHandle>, full: &QueueFull) {
+fn report_full(resource: &Arc<ResourceHandle>, full: &QueueFull) {
     let due = resource.decide(|view| {
-        let due = view.told_full.is_none_or(|told| told.elapsed() >= TOO_MANY_HELD_EVENT_INTERVAL);
-        due.then(|| view.told_full = Some(Instant::now().into_std())).map(|()| view.source.clone())
+        let due =
+            view.full_reported.is_none_or(|reported| reported.elapsed() >= TOO_MANY_HELD_EVENT_INTERVAL);
+        due.then(|| view.full_reported = Some(Instant::now().into_std())).map(|()| view.source.clone())
     });
     if let Some(source) = due {
         tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, reason = %full, "refusing requests: too many are held");

@@ -31,7 +31,7 @@ pub(crate) struct Timeouts {
 #[derive(Debug)]
 pub(crate) struct ConnectionProgress {
     timeouts: Timeouts,
-    places: Arc<ConnectionSlots>,
+    slots: Arc<ConnectionSlots>,
     accepted: Instant,
     http2: AtomicBool,
     /// Requests that are held or being answered, and bodies that still come.
@@ -88,11 +88,11 @@ impl Default for Timeouts {
 
 impl ConnectionProgress {
     /// Of a connection that was accepted now.
-    pub(crate) fn new(timeouts: Timeouts, places: Arc<ConnectionSlots>) -> Arc<Self> {
+    pub(crate) fn new(timeouts: Timeouts, slots: Arc<ConnectionSlots>) -> Arc<Self> {
         Arc::new(Self {
             timeouts,
-            unread: Unread::new(places.clone()),
-            places,
+            unread: Unread::new(slots.clone()),
+            slots,
             accepted: Instant::now(),
             http2: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
@@ -283,7 +283,7 @@ impl Drop for BusyGuard {
     fn drop(&mut self) {
         self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
         if self.0.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.places.became_idle();
+            self.0.slots.became_idle();
         }
     }
 }

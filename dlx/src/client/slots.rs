@@ -45,13 +45,13 @@ pub(crate) struct ConnectionSlots {
     threads: Mutex<Vec<Arc<Clients>>>,
     /// Connections that were closed for others.
     closed: AtomicU64,
-    said: Mutex<Option<Instant>>,
+    full_logged: Mutex<Option<Instant>>,
     /// Bytes that clients of HTTP/2 have not taken,
     unread: AtomicUsize,
     /// how many they may be,
-    most_unread: usize,
+    max_unread: usize,
     /// and when it was looked last whose they are.
-    looked: Mutex<Option<Instant>>,
+    unread_checked: Mutex<Option<Instant>>,
     /// Connections that were closed for having most of them.
     closed_unread: AtomicU64,
     /// Connections that are open.
@@ -73,8 +73,8 @@ pub(crate) struct ConnectionsFull {
 /// Counts a connection as open until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionGuard {
-    places: Arc<ConnectionSlots>,
-    _place: OwnedSemaphorePermit,
+    slots: Arc<ConnectionSlots>,
+    _slot: OwnedSemaphorePermit,
 }
 
 /// The connections of one thread.
@@ -98,8 +98,8 @@ pub(crate) struct ClientGuard {
 // === impl ConnectionSlots ===
 
 impl ConnectionSlots {
-    /// Room for `most`, whose clients may leave `most_unread` bytes of their answers unread.
-    pub(crate) fn new(most: usize, most_unread: usize) -> Arc<Self> {
+    /// Room for `most` connections, whose clients may leave `max_unread` bytes of their answers unread.
+    pub(crate) fn new(most: usize, max_unread: usize) -> Arc<Self> {
         let most = most.min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             free: Arc::new(Semaphore::new(most)),
@@ -108,10 +108,10 @@ impl ConnectionSlots {
             idle: Notify::new(),
             threads: Mutex::default(),
             closed: AtomicU64::new(0),
-            said: Mutex::default(),
+            full_logged: Mutex::default(),
             unread: AtomicUsize::new(0),
-            most_unread,
-            looked: Mutex::default(),
+            max_unread,
+            unread_checked: Mutex::default(),
             closed_unread: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             none_open: Notify::new(),
@@ -126,9 +126,9 @@ impl ConnectionSlots {
     }
 
     /// One more connection is open, at this place.
-    pub(crate) fn open(self: &Arc<Self>, place: OwnedSemaphorePermit) -> ConnectionGuard {
+    pub(crate) fn open(self: &Arc<Self>, slot: OwnedSemaphorePermit) -> ConnectionGuard {
         self.open.fetch_add(1, Ordering::SeqCst);
-        ConnectionGuard { places: self.clone(), _place: place }
+        ConnectionGuard { slots: self.clone(), _slot: slot }
     }
 
     /// Returns when no connection is open.
@@ -143,31 +143,31 @@ impl ConnectionSlots {
         self.free.clone().try_acquire_owned().ok()
     }
 
-    /// A place, as soon as there is one. The others wait in the kernel meanwhile.
+    /// A slot, as soon as there is one. The others wait in the kernel meanwhile.
     pub(crate) async fn take(&self) -> OwnedSemaphorePermit {
-        if let Some(place) = self.try_take() {
-            return place;
+        if let Some(slot) = self.try_take() {
+            return slot;
         }
-        let _waits = Waits::new(&self.waiting);
+        let _waiting = WaitingGuard::new(&self.waiting);
         loop {
             // Before the look: whoever has nothing to do after it tells.
             let idle = self.idle.notified();
             let again = match self.close_longest_idle() {
                 0 => {
-                    self.say();
+                    self.log_full();
                     MIN_IDLE
                 }
                 _ => GOAWAY_TIMEOUT_UNDER_PRESSURE,
             };
             tokio::select! {
-                place = self.free.clone().acquire_owned() => match place {
-                    Ok(place) => return place,
+                slot = self.free.clone().acquire_owned() => match slot {
+                    Ok(slot) => return slot,
                     // Closed never.
                     Err(_) => std::future::pending().await,
                 },
                 () = idle => {}
                 // Some may have been idle for long enough by then.
-                () = look_again(again) => {}
+                () = recheck(again) => {}
             }
         }
     }
@@ -213,7 +213,7 @@ impl ConnectionSlots {
     /// So many more bytes are unread.
     pub(crate) fn add_unread(&self, bytes: usize) {
         let all = self.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if all > self.most_unread {
+        if all > self.max_unread {
             self.close_most_unread();
         }
     }
@@ -237,11 +237,11 @@ impl ConnectionSlots {
     /// those that have most of it.
     fn close_most_unread(&self) {
         {
-            let mut looked = lock(&self.looked);
-            if looked.is_some_and(|looked| looked.elapsed() < UNREAD_CHECK_INTERVAL) {
+            let mut unread_checked = lock(&self.unread_checked);
+            if unread_checked.is_some_and(|unread_checked| unread_checked.elapsed() < UNREAD_CHECK_INTERVAL) {
                 return;
             }
-            *looked = Some(Instant::now());
+            *unread_checked = Some(Instant::now());
         }
         let threads = lock(&self.threads).clone();
         let mut connections = Vec::new();
@@ -268,7 +268,7 @@ impl ConnectionSlots {
         }
         parts.sort_unstable_by_key(|(most, ..)| std::cmp::Reverse(*most));
         for (_, namespace, bytes, socket, unread) in parts {
-            if left <= self.most_unread {
+            if left <= self.max_unread {
                 return;
             }
             if unread.close() && shutdown(socket.stream(), Shutdown::Both).is_ok() {
@@ -308,31 +308,31 @@ impl ConnectionSlots {
         }
     }
 
-    fn say(&self) {
-        let mut said = lock(&self.said);
-        if said.is_none_or(|said| said.elapsed() >= FULL_LOG_INTERVAL) {
-            *said = Some(Instant::now());
+    fn log_full(&self) {
+        let mut full_logged = lock(&self.full_logged);
+        if full_logged.is_none_or(|full_logged| full_logged.elapsed() >= FULL_LOG_INTERVAL) {
+            *full_logged = Some(Instant::now());
             tracing::warn!("{}", ConnectionsFull { most: self.most });
         }
     }
 }
 
-async fn look_again(after: Duration) {
+async fn recheck(after: Duration) {
     #[expect(clippy::disallowed_methods, reason = "a connection is idle for long enough by time alone")]
     tokio::time::sleep(after).await;
 }
 
 /// Counts one that waits.
-struct Waits<'a>(&'a AtomicUsize);
+struct WaitingGuard<'a>(&'a AtomicUsize);
 
-impl<'a> Waits<'a> {
+impl<'a> WaitingGuard<'a> {
     fn new(waiting: &'a AtomicUsize) -> Self {
         waiting.fetch_add(1, Ordering::SeqCst);
         Self(waiting)
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -342,8 +342,8 @@ impl Drop for Waits<'_> {
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        if self.places.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.places.none_open.notify_one();
+        if self.slots.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.slots.none_open.notify_one();
         }
     }
 }
@@ -391,32 +391,32 @@ mod tests {
     async fn for_one_client_that_waits_only_a_part_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = Socket::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-        let places = ConnectionSlots::new(2 * CLOSED_SHARE, usize::MAX);
-        let clients = places.add();
+        let slots = ConnectionSlots::new(2 * CLOSED_SHARE, usize::MAX);
+        let clients = slots.add();
         let mut taken = Vec::new();
-        while let Some(place) = places.try_take() {
-            let progress = ConnectionProgress::new(Timeouts::default(), places.clone());
+        while let Some(slot) = slots.try_take() {
+            let progress = ConnectionProgress::new(Timeouts::default(), slots.clone());
             progress.speaks_http2();
             // One request, which has its answer.
             drop(progress.busy());
-            taken.push((place, clients.add(socket.clone(), progress.clone()), progress));
+            taken.push((slot, clients.add(socket.clone(), progress.clone()), progress));
         }
         advance(MIN_IDLE + GOAWAY_TIMEOUT_UNDER_PRESSURE).await;
         let waits = tokio::spawn({
-            let places = places.clone();
-            async move { places.take().await }
+            let slots = slots.clone();
+            async move { slots.take().await }
         });
         for _ in 0..10 {
             yield_now().await;
             drop(taken[0].2.busy());
             // As for want of descriptors.
-            places.close_longest_idle();
+            slots.close_longest_idle();
         }
-        assert_eq!(places.closed_for_others(), 8);
+        assert_eq!(slots.closed_for_others(), 8);
         // They have not ended in time: others are closed, too.
         advance(GOAWAY_TIMEOUT_UNDER_PRESSURE).await;
-        places.close_longest_idle();
-        assert_eq!(places.closed_for_others(), 16);
+        slots.close_longest_idle();
+        assert_eq!(slots.closed_for_others(), 16);
         taken.pop();
         drop(waits.await.unwrap());
     }
@@ -424,23 +424,23 @@ mod tests {
     /// A client of HTTP/2 is told first, and ends by itself; one that has never asked for anything, or does not end, is not waited for.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_react_is_closed_all_the_same() {
-        for asked in [true, false] {
+        for had_request in [true, false] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let places = ConnectionSlots::new(1, usize::MAX);
-            let progress = ConnectionProgress::new(Timeouts::default(), places.clone());
+            let slots = ConnectionSlots::new(1, usize::MAX);
+            let progress = ConnectionProgress::new(Timeouts::default(), slots.clone());
             progress.speaks_http2();
-            if asked {
+            if had_request {
                 drop(progress.busy());
             }
             let socket = Socket::new(listener.accept().await.unwrap().0);
-            let _known = places.add().add(socket, progress);
+            let _known = slots.add().add(socket, progress);
             advance(MIN_IDLE + GOAWAY_TIMEOUT_UNDER_PRESSURE).await;
-            assert_eq!(places.close_longest_idle(), 1);
+            assert_eq!(slots.close_longest_idle(), 1);
             let ended = rustix::net::recv(&client, &mut [0_u8], RecvFlags::DONTWAIT);
-            assert_eq!(ended.is_err(), asked, "{ended:?}");
+            assert_eq!(ended.is_err(), had_request, "{ended:?}");
             advance(GOAWAY_TIMEOUT_UNDER_PRESSURE).await;
-            places.close_longest_idle();
+            slots.close_longest_idle();
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
         }
     }

@@ -24,7 +24,7 @@ const MIN_PIECE: usize = 8 * 1024;
 /// What a connection's client has not taken.
 #[derive(Debug)]
 pub(crate) struct Unread {
-    places: Arc<ConnectionSlots>,
+    slots: Arc<ConnectionSlots>,
     bytes: AtomicUsize,
     /// The same by the namespace that they come from; `None`: the DLX's own answers.
     namespaces: Mutex<Vec<(Option<Arc<NamespaceShare>>, usize)>>,
@@ -59,9 +59,9 @@ struct Counted {
 
 impl Unread {
     /// Of a new connection.
-    pub(crate) fn new(places: Arc<ConnectionSlots>) -> Arc<Self> {
+    pub(crate) fn new(slots: Arc<ConnectionSlots>) -> Arc<Self> {
         Arc::new(Self {
-            places,
+            slots,
             bytes: AtomicUsize::new(0),
             namespaces: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -117,7 +117,7 @@ impl Unread {
                 None => namespaces.push((share.cloned(), size)),
             }
         }
-        self.places.add_unread(size);
+        self.slots.add_unread(size);
         let counted =
             Counted { connection: self.clone(), stream: stream.clone(), share: share.cloned(), size };
         Piece { bytes, _counted: Some(counted) }
@@ -136,10 +136,10 @@ impl Unread {
     }
 }
 
-fn is_same(one: Option<&Arc<NamespaceShare>>, other: Option<&Arc<NamespaceShare>>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        (one, other) => one.is_none() && other.is_none(),
+fn is_same(first: Option<&Arc<NamespaceShare>>, other: Option<&Arc<NamespaceShare>>) -> bool {
+    match (first, other) {
+        (Some(first), Some(other)) => Arc::ptr_eq(first, other),
+        (first, other) => first.is_none() && other.is_none(),
     }
 }
 
@@ -177,7 +177,7 @@ impl Buf for Piece {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.connection.forget(self.share.as_ref(), self.size);
-        self.connection.places.remove_unread(self.size);
+        self.connection.slots.remove_unread(self.size);
         if self.stream.pieces.count.fetch_sub(1, Ordering::AcqRel) == 1
             && let Some(waits) = lock(&self.stream.pieces.waits).take()
         {

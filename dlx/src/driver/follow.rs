@@ -167,13 +167,13 @@ fn apply(plugins: &Arc<FollowedPlugins>, source: &Arc<PluginSource>, changes: Ch
             .is_some_and(|interception| interception.dlxs.contains(&plugins.member));
         let (moved, named_this) = resource.read(|view| {
             let moved = (&view.resource.hosts, &view.resource.ports) != (&listed.hosts, &listed.ports);
-            (moved, view.leads_here.is_some())
+            (moved, view.interception_guard.is_some())
         });
         routes_changed |= new || moved;
         resource.observe(source, listed);
         if names_this != named_this {
-            let leads_here = names_this.then(|| plugins.routes.add());
-            resource.decide(|view| view.leads_here = leads_here);
+            let interception_guard = names_this.then(|| plugins.routes.add());
+            resource.decide(|view| view.interception_guard = interception_guard);
         }
         kept.insert(key);
     }

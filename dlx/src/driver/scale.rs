@@ -17,13 +17,13 @@ use crate::state::{Rejection, ResourceHandle, WakeCause, WakeOutcome};
 /// How a wake ended.
 enum Ended {
     /// It was scaled, or somebody else changed the resource: the view decides.
-    Look,
+    CheckView,
     /// It cannot work, or did not within its time.
     Failed(WakeOutcome, String),
 }
 
 /// Waits for a place among the wakes of this DLX.
-pub(crate) async fn place(driver: Arc<Driver>, resource: Arc<ResourceHandle>) -> WakePlace {
+pub(crate) async fn wake_slot(driver: Arc<Driver>, resource: Arc<ResourceHandle>) -> WakePlace {
     let limit = resource.read(|view| view.settings().max_concurrent_wakes);
     driver.wakes.place(&resource.key.id.namespace, limit, Waits::Somebody).await
 }
@@ -34,13 +34,13 @@ pub(crate) fn start(
     resource: Arc<ResourceHandle>,
     expected: Version,
     record: Record,
-    given: Option<WakePlace>,
+    slot: Option<WakePlace>,
 ) {
     let handle = driver.handle.clone();
     handle.spawn(async move {
-        let _place = match given {
-            Some(place) => place,
-            None => place(driver.clone(), resource.clone()).await,
+        let _slot = match slot {
+            Some(slot) => slot,
+            None => wake_slot(driver.clone(), resource.clone()).await,
         };
         let (record, cause) = resource.update(|view| (view.wake_begins(record), view.wake_cause.clone()));
         let held = resource.queue.len();
@@ -49,7 +49,7 @@ pub(crate) fn start(
         let deadline = Instant::now() + limit;
         let nonce = record.nonce;
         let ended = scale(&driver, &resource, &expected, record, deadline).await;
-        let scaled = matches!(ended, Ended::Look);
+        let scaled = matches!(ended, Ended::CheckView);
         finish(&driver, &resource, ended).await;
         if scaled && let Some(why) = wait_until_up(&resource, nonce, deadline).await {
             let reason = format!("not up within {}: {why}", duration::short(limit));
@@ -107,11 +107,11 @@ async fn scale(
                 if !resource.read(|view| view.gate.open()) {
                     source.refresh().await;
                 }
-                return Ended::Look;
+                return Ended::CheckView;
             }
             Err(ScaleError::Conflict) => {
                 source.refresh().await;
-                return Ended::Look;
+                return Ended::CheckView;
             }
             Err(ScaleError::Terminal { reason }) => {
                 // The record says `waking` by now; where the view does not show it yet, the failure could not be written.
@@ -137,7 +137,7 @@ async fn scale(
                     resource.read(|view| view.gate.seen().is_none_or(|seen| seen.version != *expected));
                 if moved {
                     // It may have taken effect after all, or somebody else changed it.
-                    return Ended::Look;
+                    return Ended::CheckView;
                 }
             }
         }
@@ -168,7 +168,7 @@ async fn wait_until_up(resource: &Arc<ResourceHandle>, nonce: Nonce, deadline: I
 async fn finish(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, ended: Ended) {
     let fresh = Nonce::fresh();
     let failed = match ended {
-        Ended::Look => None,
+        Ended::CheckView => None,
         Ended::Failed(outcome, reason) => Some((outcome, reason)),
     };
     let mut up = false;

@@ -29,48 +29,48 @@ enum Next {
     /// Somebody else works on it.
     Wait,
     /// It is to be woken, and needs a place among the wakes for that.
-    DispatchPermit,
+    WakeSlot,
 }
 
 /// Works on a resource for as long as requests wait for it and its gate is shut. One at a time:
-/// [`ResourceView::driven`](crate::state::View::driven) says that it runs.
+/// [`ResourceView::driven`](crate::state::ResourceView::driven) says that it runs.
 pub(crate) fn drive(driver: Arc<Driver>, resource: Arc<ResourceHandle>) {
     let handle = driver.handle.clone();
     handle.spawn(async move {
         let mut changed = resource.subscribe();
         let mut backoff = BACKOFF;
-        let mut place = None;
-        let mut asked = None;
+        let mut slot = None;
+        let mut pending_slot = None;
         loop {
             changed.borrow_and_update();
-            match next(&resource, place.is_some()) {
+            match next(&resource, slot.is_some()) {
                 Next::Stop => return,
                 Next::Order(GateOrder::Wake { expected, record }) => {
-                    scale::start(driver.clone(), resource.clone(), expected, record, place.take());
+                    scale::start(driver.clone(), resource.clone(), expected, record, slot.take());
                 }
-                // It keeps its turn while things change.
-                Next::DispatchPermit => {
-                    let turn =
-                        asked.get_or_insert_with(|| Box::pin(scale::place(driver.clone(), resource.clone())));
+                // It keeps its place in the line while things change.
+                Next::WakeSlot => {
+                    let turn = pending_slot
+                        .get_or_insert_with(|| Box::pin(scale::wake_slot(driver.clone(), resource.clone())));
                     tokio::select! {
-                        given = turn => (place, asked) = (Some(given), None),
+                        acquired = turn => (slot, pending_slot) = (Some(acquired), None),
                         _ = changed.changed() => {}
                     }
                 }
                 Next::Order(order) => {
-                    (place, asked) = (None, None);
+                    (slot, pending_slot) = (None, None);
                     carry_out(&driver, &resource, order).await;
                 }
                 Next::Resolve => {
-                    (place, asked) = (None, None);
+                    (slot, pending_slot) = (None, None);
                     if !resolve(&resource).await {
                         // Asked again after a growing pause, or when something else is to be done.
                         let _ = timeout(backoff.next_pause(), changed.changed()).await;
                     }
                 }
-                // Closed never: `entry` is held.
+                // Closed never: `resource` is held.
                 Next::Wait => {
-                    (place, asked) = (None, None);
+                    (slot, pending_slot) = (None, None);
                     drop(changed.changed().await);
                 }
             }
@@ -78,8 +78,8 @@ pub(crate) fn drive(driver: Arc<Driver>, resource: Arc<ResourceHandle>) {
     });
 }
 
-/// `placed`: there is a place for its wake.
-fn next(resource: &Arc<ResourceHandle>, placed: bool) -> Next {
+/// `has_slot`: a wake slot is held for the resource.
+fn next(resource: &Arc<ResourceHandle>, has_slot: bool) -> Next {
     resource.decide(|view| {
         let up = view.gate.open() && view.is_ready();
         if up || view.gone || !resource.queue.has_waiting() {
@@ -95,9 +95,9 @@ fn next(resource: &Arc<ResourceHandle>, placed: bool) -> Next {
         let wanted = GateInput::Wanted { fresh: Nonce::fresh() };
         // Looked at on a copy: once the gate has ordered its wake, it is under way.
         let wakes = || matches!(view.gate.clone().step(wanted.clone()), GateOrder::Wake { .. });
-        view.waits_for_turn = !placed && wakes();
+        view.waits_for_turn = !has_slot && wakes();
         if view.waits_for_turn {
-            return Next::DispatchPermit;
+            return Next::WakeSlot;
         }
         match view.gate.step(wanted) {
             GateOrder::Nothing if view.gate.open() && view.listed.is_empty() && !view.gate.waking() => {

@@ -13,7 +13,7 @@ use std::{
 
 use head::{coded, length};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::PathAndQuery};
-use named::named;
+use named::find_by_headers;
 pub(crate) use peers::TrustedProxies;
 pub(crate) use peers::{Network, address, client};
 use tokio::sync::Semaphore;
@@ -37,7 +37,7 @@ pub(crate) struct Identifier {
     /// The namespace of a resource that a header names without one.
     default_namespace: Option<String>,
     /// Connections that wait on ports of which nobody knows yet whose they are.
-    pub(crate) strangers: Semaphore,
+    pub(crate) waiting_for_owner: Semaphore,
 }
 
 /// Where the requests of a connection come from.
@@ -70,8 +70,8 @@ impl Identifier {
         peers: TrustedProxies,
         default_namespace: Option<String>,
     ) -> Arc<Self> {
-        let strangers = Semaphore::new(MAX_UNASSIGNED);
-        Arc::new(Self { plugins, resources, peers, default_namespace, strangers })
+        let waiting_for_owner = Semaphore::new(MAX_UNASSIGNED);
+        Arc::new(Self { plugins, resources, peers, default_namespace, waiting_for_owner })
     }
 
     /// Whether a request's headers decide for whom it is: those of a trusted peer may name a resource.
@@ -97,7 +97,7 @@ impl Identifier {
         let table = self.resources.table();
         if origin.trusted {
             let Some((headers, uri)) = headers else { return Ok(None) };
-            match named(&table, headers, uri, self.default_namespace.as_deref(), draw) {
+            match find_by_headers(&table, headers, uri, self.default_namespace.as_deref(), draw) {
                 Ok(None) => {}
                 // Perhaps it is new: asked once more, then a miss.
                 Err(refusal) if refusal.status == StatusCode::NOT_FOUND => return Ok(None),

@@ -14,7 +14,7 @@ use crate::{
 /// # Errors
 ///
 /// They name one that is not there (404), or cannot be understood (400).
-pub(crate) fn named(
+pub(crate) fn find_by_headers(
     table: &HostTable,
     headers: &HeaderMap,
     uri: &Uri,
@@ -37,7 +37,7 @@ pub(crate) fn named(
     };
     let names: Vec<_> = value.split(',').collect();
     let resource = match names.as_slice() {
-        [one] => find(one)?,
+        [name] => find(name)?,
         [primary, canary] => {
             let (primary, canary) = (find(primary)?, find(canary)?);
             let strategy = primary.facts.load().settings.multi_target_strategy;

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_is_whom_the_trusted_say() {
+    fn the_client_is_the_nearest_untrusted_hop() {
         let peers = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
         for (peer, pairs, expected) in [
             ("203.0.113.9", &[("x-forwarded-for", "198.51.100.1")][..], "203.0.113.9"),

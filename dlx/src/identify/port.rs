@@ -21,13 +21,13 @@ impl Identifier {
 
     /// Whose the port is, as soon as that is known; `None`: nobody's, or too many wait for such an answer already.
     pub(crate) async fn wait_for_port(&self, port: u16) -> Option<PortOwner> {
-        let _place = self.strangers.try_acquire().ok()?;
+        let _place = self.waiting_for_owner.try_acquire().ok()?;
         timeout(PORT_OWNER_TIMEOUT, self.await_port_owner(port)).await.ok()
     }
 
     async fn await_port_owner(&self, port: u16) -> PortOwner {
         let mut asking = pin!(self.request_listing());
-        let mut asked = false;
+        let mut listed = false;
         loop {
             let mut replaced = pin!(self.resources.replaced());
             // From here on a change is not missed.
@@ -37,7 +37,7 @@ impl Identifier {
             }
             tokio::select! {
                 () = replaced => {}
-                () = &mut asking, if !asked => asked = true,
+                () = &mut asking, if !listed => listed = true,
             }
         }
     }

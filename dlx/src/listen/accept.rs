@@ -43,22 +43,22 @@ impl Listener {
     pub(crate) async fn accept(
         self,
         stop: CancellationToken,
-        places: Arc<ConnectionSlots>,
+        slots: Arc<ConnectionSlots>,
         mut take: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
     ) {
         let Self(listener) = self;
-        let mut pass_on = |(stream, peer): (tokio::net::TcpStream, SocketAddr), place| {
+        let mut pass_on = |(stream, peer): (tokio::net::TcpStream, SocketAddr), slot| {
             // It is served on another runtime. An error: the connection is gone.
             if let Ok(stream) = stream.into_std() {
-                take(stream, peer, place);
+                take(stream, peer, slot);
             }
         };
         let mut stopped = pin!(stop.cancelled());
         loop {
             let next = async {
                 match listener.accept().await {
-                    // Not before somebody is there: ports where nobody is take no place.
-                    Ok(accepted) => Ok((accepted, places.take().await)),
+                    // Only once a client has connected: ports without clients take no slot.
+                    Ok(accepted) => Ok((accepted, slots.take().await)),
                     Err(error) => Err(error),
                 }
             };
@@ -68,11 +68,11 @@ impl Listener {
                 next = next => next,
             };
             match next {
-                Ok((accepted, place)) => pass_on(accepted, place),
+                Ok((accepted, slot)) => pass_on(accepted, slot),
                 Err(error) if is_the_connections_own(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection; retrying");
-                    places.close_longest_idle();
+                    slots.close_longest_idle();
                     #[expect(
                         clippy::disallowed_methods,
                         reason = "nothing tells when descriptors or memory are free again"
@@ -82,10 +82,10 @@ impl Listener {
             }
         }
         // Whoever the kernel let in already is not to be reset by the close.
-        while let Some(place) = places.try_take()
+        while let Some(slot) = slots.try_take()
             && let Poll::Ready(Ok(accepted)) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await
         {
-            pass_on(accepted, place);
+            pass_on(accepted, slot);
         }
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     Server, park,
-    protocol::{ClientProtocol, spoken},
+    protocol::{ClientProtocol, detect_protocol},
     request::answer_request,
     requests::Requests,
     timed::Timed,
@@ -61,13 +61,13 @@ pub(crate) async fn serve(
 ) {
     let socket = Socket::new(stream);
     let guessed = identity.as_ref().is_some_and(|identity| identity.port.guessed);
-    let progress = ConnectionProgress::new(server.timeouts, server.places.clone());
+    let progress = ConnectionProgress::new(server.timeouts, server.slots.clone());
     let _known = worker.clients.add(socket.clone(), progress.clone());
     // It has nothing to do yet, and others may wait for its place.
-    server.places.became_idle();
+    server.slots.became_idle();
     // It has said nothing, or less than a line, for too long.
-    let Some(spoken) = spoken(&socket, guessed, &progress).await else { return };
-    if let (ClientProtocol::Other, Some(identity)) = (spoken, &identity) {
+    let Some(protocol) = detect_protocol(&socket, guessed, &progress).await else { return };
+    if let (ClientProtocol::Other, Some(identity)) = (protocol, &identity) {
         tracing::debug!(resource = %identity.resource.key.id, port = identity.port.listen, "forwarded as TCP: the client does not speak HTTP");
         progress.upgraded();
         return Box::pin(tcp::serve(open, socket, identity.clone())).await;
@@ -84,7 +84,7 @@ pub(crate) async fn serve(
         socket: None,
         progress: progress.clone(),
     };
-    if spoken == ClientProtocol::Http2 {
+    if protocol == ClientProtocol::Http2 {
         progress.speaks_http2();
         Box::pin(serve_http2(Arc::new(context), socket)).await;
     } else {
@@ -222,7 +222,7 @@ mod tests {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (stream, peer) = listener.accept().await.unwrap();
             client.try_write(said).unwrap();
-            let open = server.places.open(server.places.try_take().unwrap());
+            let open = server.slots.open(server.slots.try_take().unwrap());
             let served = serve(server.clone(), open, WorkerState::new(&server), stream, peer, None);
             timeout(server.timeouts.idle * 2, served).await.expect("an end");
             assert!(!matches!(client.read(&mut [0; 8]).await, Ok(1..)));

@@ -126,11 +126,13 @@ pub(super) fn listen(
     workers: &Workers,
     listener: Listener,
     stop: CancellationToken,
-    door: ListenerKind,
+    listener_kind: ListenerKind,
 ) {
-    let (workers, places) = (workers.clone(), server.places.clone());
+    let (workers, slots) = (workers.clone(), server.slots.clone());
     server.handle.spawn(async move {
-        let taken = |stream, peer, place| workers.hand(Accepted { stream, peer, door: door.clone(), place });
-        listener.accept(stop, places, taken).await;
+        let taken = |stream, peer, slot| {
+            workers.hand(Accepted { stream, peer, listener_kind: listener_kind.clone(), slot })
+        };
+        listener.accept(stop, slots, taken).await;
     });
 }

@@ -35,7 +35,7 @@ pub(crate) struct Server {
     /// Finds out for whom requests are.
     pub(crate) identifier: Arc<Identifier>,
     /// Room for connections: all of the process's descriptors taken by clients would leave none to reach a resource by.
-    pub(crate) places: Arc<ConnectionSlots>,
+    pub(crate) slots: Arc<ConnectionSlots>,
     /// How long clients may take.
     pub(crate) timeouts: Timeouts,
     /// The threads' connections to resources.

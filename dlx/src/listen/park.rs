@@ -29,24 +29,24 @@ pub(crate) async fn park(context: &ConnectionContext, socket: &Socket) -> Result
     if context.identifier.needs_headers(&context.origin) {
         return Ok(None);
     }
-    let Some((resource, bytes)) = whose(context, socket) else { return Ok(None) };
+    let Some((resource, bytes)) = first_request(context, socket) else { return Ok(None) };
     if resource.is_open() {
         return Ok(None);
     }
     // It is counted when it is let go; that somebody asked is known from now on.
     resource.counts.touch();
     let mut admission = Admission::new(resource);
-    let told = tokio::select! {
-        told = admission.wait(bytes) => told,
+    let outcome = tokio::select! {
+        outcome = admission.wait(bytes) => outcome,
         () = socket.closed() => return Err(()),
     };
-    Ok(Some(ParkedRequest { admission, told }))
+    Ok(Some(ParkedRequest { admission, outcome }))
 }
 
 /// For whom the first request is, where that is plain, and the bytes to reserve for it.
 ///
 /// Not `async`: a parked request is not to carry the buffer.
-fn whose(context: &ConnectionContext, socket: &Socket) -> Option<(Arc<ResourceHandle>, u64)> {
+fn first_request(context: &ConnectionContext, socket: &Socket) -> Option<(Arc<ResourceHandle>, u64)> {
     let mut bytes = [0; MAX_PEEKED_HEAD];
     let (_, len) = recv(socket.stream(), bytes.as_mut_slice(), RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
     let mut room = HeadFields::room();
@@ -68,11 +68,11 @@ fn whose(context: &ConnectionContext, socket: &Socket) -> Option<(Arc<ResourceHa
     };
     if !resource.is_open() {
         resource.note_cause(|| {
-            let said = head.fields.iter().filter_map(|field| {
+            let headers = head.fields.iter().filter_map(|field| {
                 Some((field.name.parse().ok()?, HeaderValue::from_bytes(field.value).ok()?))
             });
-            let said: HeaderMap = said.collect();
-            let client = client(&context.identifier.peers, &context.origin.peer, &said);
+            let headers: HeaderMap = headers.collect();
+            let client = client(&context.identifier.peers, &context.origin.peer, &headers);
             WakeCause::request(client, head.method, host, head.target)
         });
     }

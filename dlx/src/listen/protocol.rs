@@ -31,7 +31,7 @@ pub(crate) enum ClientProtocol {
 /// Waits for the first bytes and says what they begin. `guessed`: that it is HTTP is only guessed.
 ///
 /// A client that waits for the other side to speak first is waited for. `None`: it took too long.
-pub(crate) async fn spoken(
+pub(crate) async fn detect_protocol(
     socket: &Socket,
     guessed: bool,
     progress: &ConnectionProgress,
@@ -43,8 +43,8 @@ pub(crate) async fn spoken(
             None => readable.await,
         };
         let Ok(ready) = readable else { return Some(ClientProtocol::Http1) };
-        match look(socket, guessed) {
-            Some(spoken) => return Some(spoken),
+        match peek_protocol(socket, guessed) {
+            Some(protocol) => return Some(protocol),
             None if !ready.is_read_closed() => {
                 progress.came();
                 socket.clear();
@@ -56,12 +56,12 @@ pub(crate) async fn spoken(
 }
 
 /// Not `async`: whoever waits is not to carry the buffer.
-fn look(socket: &Socket, guessed: bool) -> Option<ClientProtocol> {
+fn peek_protocol(socket: &Socket, guessed: bool) -> Option<ClientProtocol> {
     let mut seen = [0; MAX_LINE];
     let room = if guessed { MAX_LINE } else { PREFACE.len() };
     match recv(socket.stream(), &mut seen[..room], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Ok((_, 0)) => Some(ClientProtocol::Http1),
-        Ok((_, len)) => tell(&seen[..len], guessed),
+        Ok((_, len)) => classify(&seen[..len], guessed),
         Err(Errno::AGAIN | Errno::INTR) => None,
         Err(error) => {
             tracing::trace!(error = %io::Error::from(error), "connection failed");
@@ -71,7 +71,7 @@ fn look(socket: &Socket, guessed: bool) -> Option<ClientProtocol> {
 }
 
 /// What these bytes begin; `None`: more of them will tell.
-fn tell(seen: &[u8], guessed: bool) -> Option<ClientProtocol> {
+fn classify(seen: &[u8], guessed: bool) -> Option<ClientProtocol> {
     if seen.starts_with(PREFACE) {
         return Some(ClientProtocol::Http2);
     }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_http_is_told_from_what_can() {
+    fn other_protocols_are_told_from_http() {
         use ClientProtocol::{Http1, Http2, Other};
         let long = format!("GET /{}", "x".repeat(MAX_LINE));
         for (bytes, expected) in [
@@ -159,9 +159,9 @@ mod tests {
             (b"GET /\r\n", Some(Other)),
             (b"GET\t/ HTTP/1.1\r\n", Some(Other)),
         ] {
-            assert_eq!(tell(bytes, true), expected, "{}", bytes.escape_ascii());
+            assert_eq!(classify(bytes, true), expected, "{}", bytes.escape_ascii());
             // Of what does not tell yet, more may tell either.
-            let strict = tell(bytes, false);
+            let strict = classify(bytes, false);
             assert!(strict == Some(Http1) || strict == expected, "{}: {strict:?}", bytes.escape_ascii());
         }
     }

@@ -23,16 +23,16 @@ pub(crate) struct ServiceListeners(Vec<(u16, TcpListener)>);
 // === impl ServiceListeners ===
 
 impl ServiceListeners {
-    /// Binds them all, and does not return before: what somebody else has is tried again and again, and `say` is told each
-    /// time why it is not to be had.
+    /// Binds all ports and returns when that is done: ports that another process uses are retried, and `report` gets the
+    /// reason after each attempt.
     pub(crate) async fn bind(
         ports: ServicePorts,
         ip: IpAddr,
         handed: &InheritedSockets,
-        say: impl Fn(String),
+        report: impl Fn(String),
     ) -> Self {
         let (mut bound, mut wanted) = (Vec::new(), ports.all().collect::<Vec<_>>());
-        let (mut backoff, mut told) = (BACKOFF, String::new());
+        let (mut backoff, mut logged) = (BACKOFF, String::new());
         loop {
             let mut failed = Vec::new();
             for port in std::mem::take(&mut wanted) {
@@ -45,12 +45,12 @@ impl ServiceListeners {
                 tracing::info!(first = ports.first, last = ports.last, "bound the service ports");
                 return Self(bound);
             }
-            let why = explain(ports, &failed);
-            if why != told {
+            let why = describe_failures(ports, &failed);
+            if why != logged {
                 tracing::error!(%why, "failed to bind every service port; retrying");
-                told.clone_from(&why);
+                logged.clone_from(&why);
             }
-            say(why);
+            report(why);
             wanted.extend(failed.into_iter().map(|(port, _)| port));
             backoff.wait().await;
         }
@@ -75,7 +75,7 @@ impl ServiceListeners {
     }
 }
 
-fn explain(ports: ServicePorts, failed: &[(u16, io::Error)]) -> String {
+fn describe_failures(ports: ServicePorts, failed: &[(u16, io::Error)]) -> String {
     let ServicePorts { first, last } = ports;
     let named = failed.iter().take(MAX_NAMED).map(|(_, error)| error.to_string());
     let mut why = format!(

@@ -29,9 +29,9 @@ pub(crate) struct Accepted {
     /// Who is at its other end.
     pub(crate) peer: SocketAddr,
     /// Where it came in.
-    pub(crate) door: ListenerKind,
+    pub(crate) listener_kind: ListenerKind,
     /// Its place among the connections.
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) slot: OwnedSemaphorePermit,
 }
 
 /// The threads.
@@ -87,7 +87,7 @@ impl Workers {
 impl WorkerState {
     /// One more thread, with no connection yet.
     pub(crate) fn new(server: &Server) -> Arc<Self> {
-        let (pool, clients) = (Pool::new(), server.places.add());
+        let (pool, clients) = (Pool::new(), server.slots.add());
         server.pools.add(pool.clone());
         Arc::new(Self { pool, clients, draining: server.draining.child_token() })
     }
@@ -95,7 +95,7 @@ impl WorkerState {
 
 async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepted>) {
     let worker = WorkerState::new(&server);
-    while let Some(Accepted { stream, peer, door, place }) = accepted.recv().await {
+    while let Some(Accepted { stream, peer, listener_kind, slot }) = accepted.recv().await {
         let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
         let stream = match ready {
             Ok(stream) => stream,
@@ -107,8 +107,8 @@ async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepte
         // Failing, it is merely slower.
         let _ = stream.set_nodelay(true);
         alive::watch(&stream);
-        let connection = Connection { server: server.clone(), worker: worker.clone(), stream, peer, place };
-        match door {
+        let connection = Connection { server: server.clone(), worker: worker.clone(), stream, peer, slot };
+        match listener_kind {
             ListenerKind::Shared => connection.serve(None),
             ListenerKind::Own(identity) => connection.serve(Some(identity)),
             ListenerKind::Service(port) => match server.identifier.find_port(port) {
@@ -125,7 +125,7 @@ struct Connection {
     worker: Arc<WorkerState>,
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    slot: OwnedSemaphorePermit,
 }
 
 // === impl Connection ===
@@ -133,8 +133,8 @@ struct Connection {
 impl Connection {
     /// Serves it to its end, in a task of its own.
     fn serve(self, identity: Option<PortOwner>) {
-        let Self { server, worker, stream, peer, place } = self;
-        let open = server.places.open(place);
+        let Self { server, worker, stream, peer, slot } = self;
+        let open = server.slots.open(slot);
         match identity {
             Some(identity) if identity.port.protocol == Protocol::Tcp => {
                 tokio::spawn(tcp::serve(open, Socket::new(stream), identity));

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_of_a_request_is_short_and_has_no_query() {
+    fn the_text_of_a_request_is_short_and_has_no_query() {
         let cause = WakeCause::request("10.0.0.9".to_owned(), "GET", "shop.example", "/cart?token=secret");
         let WakeCause::Request { path, .. } = &cause else { panic!("{cause:?}") };
         assert_eq!(path, "/cart");

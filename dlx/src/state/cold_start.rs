@@ -94,12 +94,12 @@ impl Timeline {
     }
 
     /// What the plugin tells of it, once its write is seen.
-    pub(crate) fn observe(&mut self, told: &Resource) {
+    pub(crate) fn observe(&mut self, resource: &Resource) {
         self.reach(ColdStartPhase::Patch);
-        match told.progress {
+        match resource.progress {
             Some(Progress::Scheduled) => drop(self.reach(ColdStartPhase::Scheduled)),
             Some(Progress::Started) => drop(self.reach(ColdStartPhase::Started)),
-            None if !told.endpoints.is_empty() => drop(self.reach(ColdStartPhase::Started)),
+            None if !resource.endpoints.is_empty() => drop(self.reach(ColdStartPhase::Started)),
             None => {}
         }
     }
@@ -160,13 +160,13 @@ mod tests {
     use super::{ColdStartPhase, Timeline};
 
     #[test]
-    fn what_is_not_told_is_part_of_what_follows() {
-        let mut told = Resource::new(ResourceId::new("demo", "a"));
+    fn a_phase_that_was_not_reported_is_part_of_the_next() {
+        let mut resource = Resource::new(ResourceId::new("demo", "a"));
         let mut timeline = Timeline::ordered(None);
-        timeline.observe(&told);
+        timeline.observe(&resource);
         assert_eq!(timeline.phases().millis().count(), 2, "decided and written");
-        told.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
-        timeline.observe(&told);
+        resource.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
+        timeline.observe(&resource);
         let phases = timeline.phases();
         assert_eq!(phases.duration_of(ColdStartPhase::Scheduled), Some(std::time::Duration::ZERO));
         assert!(
@@ -178,14 +178,14 @@ mod tests {
 
     #[test]
     fn a_pod_with_an_address_and_no_container_has_not_started() {
-        let mut told = Resource::new(ResourceId::new("demo", "a"));
+        let mut resource = Resource::new(ResourceId::new("demo", "a"));
         let mut timeline = Timeline::ordered(None);
-        told.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
-        told.progress = Some(Progress::Scheduled);
-        timeline.observe(&told);
+        resource.endpoints = vec![Endpoint::new("10.0.0.1:80", "a")];
+        resource.progress = Some(Progress::Scheduled);
+        timeline.observe(&resource);
         assert!(timeline.phases().duration_of(ColdStartPhase::Started).is_none());
-        told.progress = Some(Progress::Started);
-        timeline.observe(&told);
+        resource.progress = Some(Progress::Started);
+        timeline.observe(&resource);
         assert!(timeline.reach(ColdStartPhase::Ready) && !timeline.reach(ColdStartPhase::Ready), "once");
         assert_eq!(timeline.phases().millis().count(), 5);
     }

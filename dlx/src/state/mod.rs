@@ -136,7 +136,7 @@ impl ResourceKey {
 // === impl ResourceHandle ===
 
 impl ResourceHandle {
-    /// A resource that was just seen for the first time. Its gate is shut until [`saw`](Self::saw) says otherwise.
+    /// A resource that was just seen for the first time. Its gate is shut until [`observe`](Self::observe) says otherwise.
     pub(crate) fn new(
         key: ResourceKey,
         first_seen: u64,
@@ -238,7 +238,7 @@ impl ResourceHandle {
     }
 
     /// Wakes whoever waits for a change of the view.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn notify(&self) {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 
@@ -314,7 +314,7 @@ impl ResourceHandle {
         if !open {
             self.drive(view);
         }
-        self.tell();
+        self.notify();
         drop(guard);
         if !unlisted.is_empty() {
             self.carry_out(Effect::CloseIdle(unlisted));
@@ -376,7 +376,7 @@ impl ResourceHandle {
             let before = view.gate.seen().map(|seen| seen.record.phase);
             let after = seen.record.phase;
             if after == Phase::Draining {
-                view.last_fence = Some(seen.record.nonce);
+                view.last_drain = Some(seen.record.nonce);
             }
             view.gate.step(GateInput::Saw(Some(seen)));
             view.apply_listing(source, resource);
@@ -429,7 +429,7 @@ impl ResourceHandle {
                 GateOrder::Refuse(Refusal::InFlight(n)) => return Err(DrainNotConfirmed::InFlight(n)),
                 GateOrder::Refuse(Refusal::Held(n)) => return Err(DrainNotConfirmed::Held(n)),
                 // It will not come again.
-                _ if self.read(|view| view.last_fence == Some(nonce)) => {
+                _ if self.read(|view| view.last_drain == Some(nonce)) => {
                     return Err(DrainNotConfirmed::Reverted);
                 }
                 _ => {

@@ -46,9 +46,9 @@ pub(crate) struct ResourceView {
     /// No plugin lists it any more.
     pub(crate) gone: bool,
     /// Its route names this DLX.
-    pub(crate) leads_here: Option<InterceptionGuard>,
+    pub(crate) interception_guard: Option<InterceptionGuard>,
     /// The nonce of the last fence that was seen.
-    pub(crate) last_fence: Option<Nonce>,
+    pub(crate) last_drain: Option<Nonce>,
     /// The last wake that could not succeed.
     pub(crate) failure: Option<WakeFailure>,
     /// The last thing that went wrong, whether or not it passed.
@@ -66,7 +66,7 @@ pub(crate) struct ResourceView {
     /// The last of this DLX's own wakes that ended well, and how long it took.
     woken: Option<(Timeline, Duration)>,
     /// When its owners were last told that too much is held.
-    pub(crate) told_full: Option<Instant>,
+    pub(crate) full_reported: Option<Instant>,
     /// The last cold start of a request.
     pub(crate) last_cold: Option<ColdStart>,
 }
@@ -133,8 +133,8 @@ impl ResourceView {
             waits_for_turn: false,
             facts_changed: false,
             gone: false,
-            leads_here: None,
-            last_fence: None,
+            interception_guard: None,
+            last_drain: None,
             failure: None,
             last_error: None,
             lost_writes: 0,
@@ -143,7 +143,7 @@ impl ResourceView {
             waking: None,
             unclaimed: None,
             woken: None,
-            told_full: None,
+            full_reported: None,
             last_cold: None,
         }
     }
@@ -170,7 +170,7 @@ impl ResourceView {
     /// No plugin lists it any more.
     pub(crate) fn mark_gone(&mut self) {
         self.gone = true;
-        self.leads_here = None;
+        self.interception_guard = None;
         self.unlisted.extend(self.listed.drain(..).map(|listed| listed.target.number));
         self.facts_changed = true;
     }

@@ -16,13 +16,13 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 
-/// What it says of the service `shop`, and what it was asked.
+/// The status it answers for the service `shop`, and the checks it got.
 #[derive(Default)]
 pub(crate) struct Health {
     /// `ServingStatus` of the service `shop`: 1 is SERVING, 2 is NOT_SERVING.
     pub(crate) status: AtomicU8,
-    pub(crate) asked: AtomicUsize,
-    pub(crate) questions: Mutex<Vec<String>>,
+    pub(crate) checks: AtomicUsize,
+    pub(crate) requests: Mutex<Vec<String>>,
 }
 
 /// Starts one.
@@ -50,8 +50,8 @@ async fn answer(health: &Health, request: Request<Incoming>) -> Response<BoxBody
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let kind = head.headers.get("content-type").map(HeaderValue::as_bytes);
-    health.questions.lock().unwrap().push(format!("{} {}", head.method, head.uri));
-    health.asked.fetch_add(1, Ordering::SeqCst);
+    health.requests.lock().unwrap().push(format!("{} {}", head.method, head.uri));
+    health.checks.fetch_add(1, Ordering::SeqCst);
     let response = Response::builder().header("content-type", "application/grpc");
     let failed = |status: &'static str| {
         Response::builder()

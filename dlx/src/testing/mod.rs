@@ -1,10 +1,10 @@
 //! A DLX in the test's process, with real sockets, on a made-up plugin that the test moves by hand.
 
 pub(crate) mod health;
-pub(crate) mod led;
 pub(crate) mod message;
 mod net;
 pub(crate) mod plugin;
+pub(crate) mod service_ports;
 pub(crate) mod upstream;
 
 use std::{
@@ -39,7 +39,7 @@ pub(crate) struct Site {
 }
 
 /// What differs from the defaults.
-pub(crate) struct Given {
+pub(crate) struct SiteOptions {
     pub(crate) settings: Settings,
     pub(crate) rules: Rules,
     pub(crate) trusted: &'static [&'static str],
@@ -47,7 +47,7 @@ pub(crate) struct Given {
     pub(crate) service_ports: Option<ServicePorts>,
     pub(crate) endpoint_propagation_delay: Duration,
     /// Connections at once.
-    pub(crate) places: usize,
+    pub(crate) max_connections: usize,
     /// Wakes at once.
     pub(crate) wakes: usize,
     /// Bytes that clients of HTTP/2 may leave unread.
@@ -56,7 +56,7 @@ pub(crate) struct Given {
     pub(crate) timeouts: Timeouts,
 }
 
-impl Default for Given {
+impl Default for SiteOptions {
     fn default() -> Self {
         Self {
             settings: Settings { hold_timeout: EVENT_TIMEOUT, ..Settings::default() },
@@ -66,7 +66,7 @@ impl Default for Given {
             service_ports: None,
             endpoint_propagation_delay: Duration::ZERO,
             wakes: daemon::wakes::DEFAULT,
-            places: usize::MAX,
+            max_connections: usize::MAX,
             unread: usize::MAX,
             timeouts: Timeouts::default(),
         }
@@ -74,22 +74,22 @@ impl Default for Given {
 }
 
 impl Site {
-    pub(crate) async fn start(plugin: Arc<Plugin>, given: Given) -> Self {
+    pub(crate) async fn start(plugin: Arc<Plugin>, options: SiteOptions) -> Self {
         let dlx = Arc::new(Stages::new(DlxConfig {
             member: "test-1".to_owned(),
-            rules: given.rules,
-            held: given.held,
-            wakes: given.wakes,
-            endpoint_propagation_delay: given.endpoint_propagation_delay,
-            service_ports: given.service_ports,
-            peers: TrustedProxies::new(given.trusted.iter().map(|text| text.parse().unwrap()).collect()),
-            places: given.places,
-            most_unread: given.unread,
-            timeouts: given.timeouts,
+            rules: options.rules,
+            held: options.held,
+            wakes: options.wakes,
+            endpoint_propagation_delay: options.endpoint_propagation_delay,
+            service_ports: options.service_ports,
+            peers: TrustedProxies::new(options.trusted.iter().map(|text| text.parse().unwrap()).collect()),
+            max_connections: options.max_connections,
+            max_unread: options.unread,
+            timeouts: options.timeouts,
             ..DlxConfig::default()
         }));
         let draining = dlx.server.draining.clone();
-        let service = match given.service_ports {
+        let service = match options.service_ports {
             Some(ports) => {
                 let say = |why| panic!("{why}");
                 let any = "::".parse().unwrap();
@@ -98,7 +98,7 @@ impl Site {
             None => None,
         };
         let source =
-            PluginSource::new(plugin.clone(), "test", "demo", Arc::new(given.settings), Default::default());
+            PluginSource::new(plugin.clone(), "test", "demo", Arc::new(options.settings), Default::default());
         dlx.plugins.follow_source(source.clone());
         dlx.plugins.set_sources(vec![source]);
         dlx.plugins.listed().await;
@@ -106,10 +106,10 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (hand, stop) = (workers.clone(), draining.clone());
-        let taken = move |stream, peer, place| {
-            hand.hand(Accepted { stream, peer, door: ListenerKind::Shared, place })
+        let taken = move |stream, peer, slot| {
+            hand.hand(Accepted { stream, peer, listener_kind: ListenerKind::Shared, slot })
         };
-        tokio::spawn(Listener::new(listener).unwrap().accept(stop, dlx.server.places.clone(), taken));
+        tokio::spawn(Listener::new(listener).unwrap().accept(stop, dlx.server.slots.clone(), taken));
         if let Some(service) = service {
             service.serve(&dlx.server, &workers).unwrap();
         }
@@ -117,7 +117,7 @@ impl Site {
     }
 
     /// A resource of the plugin's.
-    pub(crate) fn entry(&self, name: &str) -> Arc<ResourceHandle> {
+    pub(crate) fn resource(&self, name: &str) -> Arc<ResourceHandle> {
         self.dlx.resources.get(&ResourceKey { kind: "test".into(), id: plugin::id(name) }).unwrap()
     }
 

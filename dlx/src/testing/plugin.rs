@@ -125,8 +125,8 @@ impl Plugin {
         Some(version)
     }
 
-    /// Fences it; the nonce and the version of the fence, `None` where it is not active.
-    pub(crate) fn fence(&self, name: &str) -> Option<(Nonce, Version)> {
+    /// Begins a drain attempt: its nonce and version, `None` if the resource is not active.
+    pub(crate) fn begin_drain(&self, name: &str) -> Option<(Nonce, Version)> {
         let now = self.get(name);
         if now.record.phase != Phase::Active || now.replicas == 0 {
             return None;

@@ -9,7 +9,7 @@ use tokio::{io::AsyncWriteExt, sync::watch};
 use crate::{
     state::ResourceHandle,
     testing::{
-        EVENT_TIMEOUT, Given, Site, body,
+        EVENT_TIMEOUT, Site, SiteOptions, body,
         plugin::{Plugin, endpoint},
         status, until,
     },
@@ -27,15 +27,15 @@ async fn start(hold_timeout: Duration) -> (Site, Arc<ResourceHandle>, watch::Sen
     let (up, comes_up) = watch::channel(0);
     *plugin.comes_up.lock().unwrap() = Some(comes_up);
     let settings = Settings { hold_timeout, ..Settings::default() };
-    let site = Site::start(plugin.asleep("a"), Given { settings, ..Given::default() }).await;
-    let entry = site.entry("a");
-    (site, entry, up)
+    let site = Site::start(plugin.asleep("a"), SiteOptions { settings, ..SiteOptions::default() }).await;
+    let handle = site.resource("a");
+    (site, handle, up)
 }
 
 /// Returns when the one request was let go, was refused by the endpoint, and is held again.
-async fn held_again(entry: &ResourceHandle) {
+async fn held_again(handle: &ResourceHandle) {
     let refused = || {
-        entry.read(|view| view.listed.iter().any(|listed| listed.error.is_some())) && entry.queue.len() == 1
+        handle.read(|view| view.listed.iter().any(|listed| listed.error.is_some())) && handle.queue.len() == 1
     };
     until("it is held again", refused).await;
 }
@@ -43,15 +43,15 @@ async fn held_again(entry: &ResourceHandle) {
 #[tokio::test(flavor = "multi_thread")]
 async fn held_again_a_request_has_the_rest_of_its_time() {
     for request in REQUESTS {
-        let (site, entry, up) = start(Duration::from_secs(3)).await;
+        let (site, handle, up) = start(Duration::from_secs(3)).await;
         let answer = site.raw(request.as_bytes());
         let let_go = async {
-            until("it is held", || entry.queue.len() == 1).await;
+            until("it is held", || handle.queue.len() == 1).await;
             // For requests that come from now on.
             site.plugin.change("a", |resource| resource.hold_timeout = Some(2 * EVENT_TIMEOUT));
-            until("that is seen", || entry.facts.load().settings.hold_timeout > EVENT_TIMEOUT).await;
+            until("that is seen", || handle.facts.load().settings.hold_timeout > EVENT_TIMEOUT).await;
             up.send_replace(usize::MAX);
-            held_again(&entry).await;
+            held_again(&handle).await;
         };
         let (answer, ()) = tokio::join!(tokio::time::timeout(EVENT_TIMEOUT, answer), let_go);
         assert_eq!(status(&answer.expect("the end of its time")), 503);
@@ -61,31 +61,31 @@ async fn held_again_a_request_has_the_rest_of_its_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn held_again_a_request_reserves_its_bytes_again() {
     for request in REQUESTS {
-        let (site, entry, up) = start(2 * EVENT_TIMEOUT).await;
+        let (site, handle, up) = start(2 * EVENT_TIMEOUT).await;
         let mut client = site.connect().await;
         client.write_all(request.as_bytes()).await.unwrap();
-        until("it is held", || entry.queue.len() == 1).await;
-        let reserved = entry.queue.bytes();
+        until("it is held", || handle.queue.len() == 1).await;
+        let reserved = handle.queue.bytes();
         assert!(reserved > 0);
         up.send_replace(usize::MAX);
-        held_again(&entry).await;
-        assert_eq!(entry.queue.bytes(), reserved);
+        held_again(&handle).await;
+        assert_eq!(handle.queue.bytes(), reserved);
         assert_eq!(site.dlx.shared.totals.bytes(), reserved);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn held_again_a_request_is_told_for_how_long_altogether() {
+async fn held_again_a_request_is_answered_with_its_whole_hold_time() {
     const HOLD: Duration = Duration::from_secs(1);
     for request in REQUESTS {
-        let (site, entry, up) = start(HOLD).await;
+        let (site, handle, up) = start(HOLD).await;
         let came = std::time::Instant::now();
         let answer = site.raw(request.as_bytes());
         let let_go = async {
-            until("it has been held for a while", || entry.queue.len() == 1 && came.elapsed() > HOLD / 2)
+            until("it has been held for a while", || handle.queue.len() == 1 && came.elapsed() > HOLD / 2)
                 .await;
             up.send_replace(usize::MAX);
-            held_again(&entry).await;
+            held_again(&handle).await;
         };
         let (answer, ()) = tokio::join!(answer, let_go);
         let reason = body(&answer).split_once("held for ").expect("a reason").1;

@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     client::Timeouts,
-    testing::{EVENT_TIMEOUT, Given, Site, body, plugin::Plugin, status, until, upstream},
+    testing::{EVENT_TIMEOUT, Site, SiteOptions, body, plugin::Plugin, status, until, upstream},
 };
 
 /// Short, and told apart from the defaults; on a busy machine long enough for what is to happen before.
@@ -39,7 +39,7 @@ async fn an_early_answer_reaches_the_client_also_when_the_upload_is_reset() {
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     for round in 0..50 {
         let (mut from, mut to) = site.connect().await.into_split();
         let sending = tokio::spawn(async move {
@@ -72,7 +72,7 @@ async fn an_early_answer_reaches_a_client_that_reads_when_it_has_sent_everything
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut client = socket.connect(site.address).await.unwrap();
@@ -109,8 +109,8 @@ async fn answers_first() -> (SocketAddr, Arc<AtomicBool>) {
 
 async fn site(timeouts: Timeouts) -> (Site, Arc<AtomicBool>) {
     let (address, ended) = answers_first().await;
-    let given = Given { timeouts, ..Given::default() };
-    (Site::start(Plugin::at(address).awake("a", address), given).await, ended)
+    let options = SiteOptions { timeouts, ..SiteOptions::default() };
+    (Site::start(Plugin::at(address).awake("a", address), options).await, ended)
 }
 
 /// Has its answer, and has sent one of the four bytes of its body.
@@ -125,16 +125,16 @@ async fn upload(site: &Site) -> TcpStream {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_goes_on_after_its_answer_is_in_flight_and_its_connection_not_idle() {
     let (site, ended) = site(Timeouts { idle: SHORT, ..Timeouts::default() }).await;
-    let entry = site.entry("a");
+    let handle = site.resource("a");
     let mut client = upload(&site).await;
-    assert_eq!(entry.counts.in_flight(), 1);
+    assert_eq!(handle.counts.in_flight(), 1);
     // One that came later and is idle is closed meanwhile.
     let mut idle = site.connect().await;
     assert_eq!(timeout(EVENT_TIMEOUT, idle.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
-    assert_eq!(entry.counts.in_flight(), 1);
+    assert_eq!(handle.counts.in_flight(), 1);
     client.write_all(b"end").await.unwrap();
     until("all of it came", || ended.load(Ordering::SeqCst)).await;
-    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+    until("it is in flight no more", || handle.counts.in_flight() == 0).await;
     // From here on it is idle.
     assert_eq!(timeout(EVENT_TIMEOUT, client.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
 }
@@ -142,7 +142,7 @@ async fn an_upload_that_goes_on_after_its_answer_is_in_flight_and_its_connection
 #[tokio::test(flavor = "multi_thread")]
 async fn so_is_one_of_http2() {
     let (site, ended) = site(Timeouts { idle: SHORT, ..Timeouts::default() }).await;
-    let entry = site.entry("a");
+    let handle = site.resource("a");
     let (mut client, connection) = h2::client::handshake(site.connect().await).await.unwrap();
     let connection = tokio::spawn(connection);
     let post = Request::post("http://a.test/").body(()).unwrap();
@@ -151,13 +151,13 @@ async fn so_is_one_of_http2() {
     let mut from = answer.await.unwrap().into_body();
     assert_eq!(from.data().await.unwrap().unwrap(), "early");
     assert!(from.data().await.is_none());
-    assert_eq!(entry.counts.in_flight(), 1);
+    assert_eq!(handle.counts.in_flight(), 1);
     let mut idle = site.connect().await;
     assert_eq!(timeout(EVENT_TIMEOUT, idle.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
-    assert_eq!(entry.counts.in_flight(), 1);
+    assert_eq!(handle.counts.in_flight(), 1);
     to.send_data(Bytes::from_static(b"end"), true).unwrap();
     until("all of it came", || ended.load(Ordering::SeqCst)).await;
-    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+    until("it is in flight no more", || handle.counts.in_flight() == 0).await;
     timeout(EVENT_TIMEOUT, connection).await.expect("an end").unwrap().unwrap();
 }
 
@@ -174,16 +174,17 @@ async fn an_upload_that_nobody_reads_after_its_answer_keeps_nothing_awake_and_no
     let timeouts = Timeouts { stall: SHORT, ..Timeouts::default() };
     let (echo, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address).awake("a", address).awake("b", echo);
-    let site = Site::start(plugin, Given { timeouts, places: 1, ..Given::default() }).await;
+    let site =
+        Site::start(plugin, SiteOptions { timeouts, max_connections: 1, ..SiteOptions::default() }).await;
     let (_from, mut to) = site.connect().await.into_split();
     let sending = tokio::spawn(async move {
         to.write_all(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000000\r\n\r\n").await.unwrap();
         // Without an end: nobody takes all of it.
         let _ = to.write_all(&vec![b'x'; 100_000_000]).await;
     });
-    let entry = site.entry("a");
-    until("it was asked for", || entry.counts.total() == 1).await;
-    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+    let handle = site.resource("a");
+    until("it was asked for", || handle.counts.total() == 1).await;
+    until("it is in flight no more", || handle.counts.in_flight() == 0).await;
     // Its connection gives way to others.
     assert_eq!(status(&site.get("b.test", "/").await), 200);
     sending.abort();
@@ -213,7 +214,7 @@ async fn an_upload_that_nobody_reads_ends_with_its_client() {
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let (mut client, connection) = h2::client::handshake(site.connect().await).await.unwrap();
     tokio::spawn(connection);
     let call = Request::post("http://a.test/").header("content-type", "application/grpc").body(()).unwrap();
@@ -222,10 +223,10 @@ async fn an_upload_that_nobody_reads_ends_with_its_client() {
     let mut from = answer.await.unwrap().into_body();
     assert_eq!(from.data().await.unwrap().unwrap(), "begun");
     until("the window is full", || taken.load(Ordering::SeqCst) == WINDOW).await;
-    let entry = site.entry("a");
-    assert_eq!(entry.counts.in_flight(), 1);
+    let handle = site.resource("a");
+    assert_eq!(handle.counts.in_flight(), 1);
     to.send_reset(Reason::CANCEL);
-    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+    until("it is in flight no more", || handle.counts.in_flight() == 0).await;
 }
 
 /// Its client sends nothing more, and stays.
@@ -233,6 +234,6 @@ async fn an_upload_that_nobody_reads_ends_with_its_client() {
 async fn an_upload_that_stalls_after_its_answer_keeps_nothing_awake() {
     let (site, _) = site(Timeouts { stall: SHORT, ..Timeouts::default() }).await;
     let client = upload(&site).await;
-    until("it is in flight no more", || site.entry("a").counts.in_flight() == 0).await;
+    until("it is in flight no more", || site.resource("a").counts.in_flight() == 0).await;
     drop(client);
 }

@@ -32,7 +32,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::testing::{
-    Given, Site, body,
+    Site, SiteOptions, body,
     plugin::{Plugin, endpoint},
     status, until, upstream,
 };
@@ -128,23 +128,23 @@ fn awake_with(endpoints: Vec<Endpoint>) -> Arc<Plugin> {
 async fn requests_go_to_all_endpoints_and_no_new_one_to_one_that_is_listed_no_more() {
     let pods = pods(3).await;
     let endpoints: Vec<_> = pods.iter().map(Pod::endpoint).collect();
-    let site = Site::start(awake_with(endpoints.clone()), Given::default()).await;
-    let entry = site.entry("a");
-    until("all are ready", || entry.facts.load().ready.len() == 3).await;
+    let site = Site::start(awake_with(endpoints.clone()), SiteOptions::default()).await;
+    let handle = site.resource("a");
+    until("all are ready", || handle.facts.load().ready.len() == 3).await;
     for _ in 0..30 {
         assert_eq!(status(&site.get("a.test", "/").await), 200);
     }
     assert!(pods.iter().all(|pod| pod.requests.load(Ordering::SeqCst) > 0));
     until("connections are kept", || pods[0].open.load(Ordering::SeqCst) > 0).await;
     site.plugin.change("a", |resource| resource.endpoints = endpoints[1..].to_vec());
-    until("it is seen", || entry.facts.load().ready.len() == 2).await;
+    until("it is seen", || handle.facts.load().ready.len() == 2).await;
     let before = pods[0].requests.load(Ordering::SeqCst);
     for _ in 0..30 {
         assert_eq!(status(&site.get("a.test", "/").await), 200);
     }
     assert_eq!(pods[0].requests.load(Ordering::SeqCst), before);
     until("what was kept is closed", || pods[0].open.load(Ordering::SeqCst) == 0).await;
-    assert!(entry.is_up());
+    assert!(handle.is_up());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,19 +152,19 @@ async fn what_is_in_flight_at_an_endpoint_that_goes_is_finished_and_its_connecti
     static MAY: Semaphore = Semaphore::const_new(0);
     let slow = Pod::start(async || MAY.acquire().await.unwrap().forget()).await;
     let other = Pod::start(async || ()).await;
-    let site = Site::start(awake_with(vec![slow.endpoint()]), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(awake_with(vec![slow.endpoint()]), SiteOptions::default()).await;
+    let handle = site.resource("a");
     let mut stream = site.connect().await;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
     until("it is served", || slow.requests.load(Ordering::SeqCst) == 1).await;
     let next = other.endpoint();
     site.plugin.change("a", |resource| resource.endpoints = vec![next]);
     until("the other one is ready", || {
-        entry.facts.load().ready.iter().any(|target| target.socket == Some(other.address))
+        handle.facts.load().ready.iter().any(|target| target.socket == Some(other.address))
     })
     .await;
     assert_eq!(status(&site.get("a.test", "/").await), 200);
-    assert_eq!((entry.counts.in_flight(), other.requests.load(Ordering::SeqCst)), (1, 1));
+    assert_eq!((handle.counts.in_flight(), other.requests.load(Ordering::SeqCst)), (1, 1));
     MAY.add_permits(1);
     let head = upstream::read_head(&mut stream).await.unwrap();
     assert_eq!(status(&head), 200);
@@ -232,8 +232,8 @@ async fn a_grpc_stream_at_an_endpoint_that_goes_is_finished() {
     let (next, _) = streams(&MAY).await;
     // Not probed: a probe would be another connection.
     let listed = |address: SocketAddr| Endpoint { probe: Probe::Listed, ..endpoint(address) };
-    let site = Site::start(awake_with(vec![listed(address)]), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(awake_with(vec![listed(address)]), SiteOptions::default()).await;
+    let handle = site.resource("a");
     let io = TokioIo::new(site.connect().await);
     let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
@@ -249,10 +249,10 @@ async fn a_grpc_stream_at_an_endpoint_that_goes_is_finished() {
     let mut first = call().await;
     assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
     site.plugin.change("a", |resource| resource.endpoints = vec![listed(next)]);
-    until("it is seen", || entry.facts.load().ready.iter().all(|target| target.socket == Some(next))).await;
+    until("it is seen", || handle.facts.load().ready.iter().all(|target| target.socket == Some(next))).await;
     let mut second = call().await;
     assert_eq!(second.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
-    assert_eq!((entry.counts.in_flight(), open.load(Ordering::SeqCst)), (2, 1));
+    assert_eq!((handle.counts.in_flight(), open.load(Ordering::SeqCst)), (2, 1));
     MAY.add_permits(2);
     for body in [first, second] {
         assert_eq!(body.collect().await.unwrap().to_bytes(), "two");
@@ -268,9 +268,9 @@ async fn a_refused_connection_sends_the_request_on_to_another_endpoint() {
     let mut endpoints: Vec<_> =
         (0..5).map(|n| Endpoint { incarnation: n.to_string(), ..dead.clone() }).collect();
     endpoints.push(pod.endpoint());
-    let site = Site::start(awake_with(endpoints), Given::default()).await;
-    let entry = site.entry("a");
-    until("it is ready", || entry.facts.load().ready.len() == 6).await;
+    let site = Site::start(awake_with(endpoints), SiteOptions::default()).await;
+    let handle = site.resource("a");
+    until("it is ready", || handle.facts.load().ready.len() == 6).await;
     for _ in 0..20 {
         let answer = site
             .raw(b"POST / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc")
@@ -279,7 +279,7 @@ async fn a_refused_connection_sends_the_request_on_to_another_endpoint() {
         assert_eq!(crate::testing::header(&answer, "server-timing"), None, "it was held");
     }
     assert_eq!(pod.requests.load(Ordering::SeqCst), 20);
-    assert_eq!(entry.facts.load().ready.len(), 1, "nothing goes to those that refused");
+    assert_eq!(handle.facts.load().ready.len(), 1, "nothing goes to those that refused");
 }
 
 /// What became of the requests of a rolling update.
@@ -296,10 +296,10 @@ struct Rolled {
 async fn rolling(rounds: usize, told_late: Option<Duration>) -> Rolled {
     let mut running = pods(3).await;
     let site = Arc::new(
-        Site::start(awake_with(running.iter().map(Pod::endpoint).collect()), Given::default()).await,
+        Site::start(awake_with(running.iter().map(Pod::endpoint).collect()), SiteOptions::default()).await,
     );
-    let entry = site.entry("a");
-    until("all are ready", || entry.facts.load().ready.len() == 3).await;
+    let handle = site.resource("a");
+    until("all are ready", || handle.facts.load().ready.len() == 3).await;
     let done = Arc::new(AtomicBool::new(false));
     let mut load = JoinSet::new();
     for client in 0..12_u64 {
@@ -334,7 +334,7 @@ async fn rolling(rounds: usize, told_late: Option<Duration>) -> Rolled {
         let new = next.endpoint();
         let gone = running[0].address;
         let target = |at: SocketAddr| {
-            entry.facts.load().ready.iter().find(|target| target.socket == Some(at)).map(Arc::downgrade)
+            handle.facts.load().ready.iter().find(|target| target.socket == Some(at)).map(Arc::downgrade)
         };
         let leads = target(gone).unwrap();
         site.plugin.change("a", |resource| resource.endpoints.push(new));

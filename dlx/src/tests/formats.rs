@@ -10,7 +10,7 @@ use scaler_types::{Nonce, Phase, Record};
 use tokio::time::Instant;
 
 use crate::testing::{
-    Given, Site, body,
+    Site, SiteOptions, body,
     plugin::{Plugin, endpoint},
     status, until, upstream,
 };
@@ -29,7 +29,7 @@ fn later(state: Phase) -> Record {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_runs_is_forwarded_to_whatever_its_record_says_and_nothing_is_written() {
+async fn a_running_resource_is_forwarded_to_whatever_its_record_says_and_nothing_is_written() {
     let (address, echo) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
     for state in STATES {
@@ -39,13 +39,13 @@ async fn one_that_runs_is_forwarded_to_whatever_its_record_says_and_nothing_is_w
             resource.endpoints = vec![endpoint(address)];
         });
     }
-    let site = Site::start(plugin, Given::default()).await;
+    let site = Site::start(plugin, SiteOptions::default()).await;
     for state in STATES {
         let name = state.to_string();
         let before = site.plugin.get(&name);
         assert_eq!(status(&site.get(&format!("{name}.test"), "/").await), 200, "{state}");
         let soon = Instant::now() + Duration::from_millis(20);
-        let confirmed = site.entry(&name).confirm_drain(Nonce(7), soon).await;
+        let confirmed = site.resource(&name).confirm_drain(Nonce(7), soon).await;
         assert!(confirmed.is_err(), "{state}: confirmed what it does not understand");
         let after = site.plugin.get(&name);
         assert_eq!((after.record, after.version), (before.record, before.version), "{state}");
@@ -55,7 +55,7 @@ async fn one_that_runs_is_forwarded_to_whatever_its_record_says_and_nothing_is_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_sleeps_is_held_for_a_newer_dlx_to_wake() {
+async fn requests_of_a_sleeping_resource_are_held_for_a_newer_dlx_to_wake() {
     for replicas in [0, 1] {
         held_for_a_newer_dlx(replicas).await;
     }
@@ -70,12 +70,12 @@ async fn held_for_a_newer_dlx(replicas: u32) {
         resource.replicas = replicas;
         resource.endpoints = vec![endpoint(address); replicas as usize];
     });
-    let site = Arc::new(Site::start(plugin, Given::default()).await);
+    let site = Arc::new(Site::start(plugin, SiteOptions::default()).await);
     let request = tokio::spawn({
         let site = site.clone();
         async move { site.get("a.test", "/").await }
     });
-    until("held", || site.entry("a").queue.len() == 1).await;
+    until("held", || site.resource("a").queue.len() == 1).await;
     assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
     // A newer one does.
     site.plugin.change("a", |resource| {
@@ -93,13 +93,13 @@ async fn held_for_a_newer_dlx(replicas: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_nobody_wakes_is_answered_with_what_is_to_be_done() {
+async fn a_held_request_that_no_dlx_can_wake_for_says_what_to_do() {
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("a", |resource| resource.record = later(Phase::Asleep));
     let settings = Settings { hold_timeout: Duration::from_millis(100), ..Settings::default() };
-    let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+    let site = Site::start(plugin, SiteOptions { settings, ..SiteOptions::default() }).await;
     let answer = site.get("a.test", "/").await;
     assert_eq!(status(&answer), 503);
     assert!(body(&answer).contains("format 2") && body(&answer).contains("upgrade it"), "{answer}");
-    until("nothing is held", || site.entry("a").queue.is_empty()).await;
+    until("nothing is held", || site.resource("a").queue.is_empty()).await;
 }

@@ -10,10 +10,9 @@ use tokio::{
 };
 
 use crate::testing::{
-    EVENT_TIMEOUT, Given, Site, free_range, header,
-    led::{at, given},
-    local,
+    EVENT_TIMEOUT, Site, SiteOptions, free_range, header, local,
     plugin::Plugin,
+    service_ports::{at, on_service_ports},
     status, upstream,
 };
 
@@ -54,8 +53,11 @@ async fn site(
     let ports = free_range(1);
     let plugin = Plugin::at(address);
     plugin.add("a", at(address, ports.first, Protocol::Http));
-    let settings = Settings { forwarded_headers: how, ..Given::default().settings };
-    (Site::start(plugin, Given { trusted, settings, ..given(ports) }).await, local(ports.first))
+    let settings = Settings { forwarded_headers: how, ..SiteOptions::default().settings };
+    (
+        Site::start(plugin, SiteOptions { trusted, settings, ..on_service_ports(ports) }).await,
+        local(ports.first),
+    )
 }
 
 /// A GET from that address with these fields.
@@ -108,7 +110,7 @@ async fn the_dlx_is_no_hop_to_an_application_that_counts_them() {
 /// An application that trusts the headers of whoever it trusts by its address sees the DLX's address for everybody: a
 /// stranger can forge, until the trusted proxies are named.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_cannot_forge_where_trusted_proxies_are_named() {
+async fn an_untrusted_peer_cannot_forge_headers_where_trusted_proxies_are_named() {
     let address = trusting(|chain| chain.first().unwrap().to_string()).await;
     let forged = "X-Forwarded-For: 10.0.0.1\r\nX-Real-IP: 10.0.0.1\r\nX_Forwarded_For: 10.0.0.1\r\n";
     let (open, port) = site(address, &[], None).await;
@@ -120,7 +122,7 @@ async fn a_stranger_cannot_forge_where_trusted_proxies_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_which_nothing_is_said_is_told_by_its_address() {
+async fn a_client_without_headers_is_identified_by_its_address() {
     let address = trusting(|chain| chain.join("|")).await;
     for trusted in [&[][..], &[INGRESS]] {
         let (_site, port) = site(address, trusted, None).await;

@@ -17,13 +17,13 @@ use tokio::{
 
 use crate::{
     client::Timeouts,
-    testing::{EVENT_TIMEOUT, Given, Site, plugin::Plugin, until, upstream},
+    testing::{EVENT_TIMEOUT, Site, SiteOptions, plugin::Plugin, until, upstream},
 };
 
 type Connection = JoinHandle<Result<(), h2::Error>>;
 
-async fn site(address: SocketAddr, given: Given) -> Site {
-    Site::start(Plugin::at(address).awake("a", address), given).await
+async fn site(address: SocketAddr, options: SiteOptions) -> Site {
+    Site::start(Plugin::at(address).awake("a", address), options).await
 }
 
 async fn connect(site: &Site) -> (SendRequest<Bytes>, Connection) {
@@ -54,10 +54,10 @@ async fn ends_with_goaway(client: SendRequest<Bytes>, connection: Connection) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_client_of_an_idle_connection_is_told_that_it_is_closed() {
+async fn the_client_of_an_idle_connection_gets_goaway() {
     let (address, _) = upstream::echo(async || ()).await;
     let timeouts = Timeouts { idle: Duration::from_secs(3), ..Timeouts::default() };
-    let site = site(address, Given { timeouts, ..Given::default() }).await;
+    let site = site(address, SiteOptions { timeouts, ..SiteOptions::default() }).await;
     let (silent, silent_connection) = connect(&site).await;
     let (mut used, used_connection) = connect(&site).await;
     assert_eq!(status(get(&mut used)).await, 200);
@@ -90,16 +90,16 @@ async fn connect_with_delay(site: &Site) -> (SendRequest<Bytes>, Connection) {
 async fn a_request_that_crosses_with_the_close_is_answered() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, echo) = upstream::echo(async || MAY.acquire().await.unwrap().forget()).await;
-    let site = site(address, Given::default()).await;
+    let site = site(address, SiteOptions::default()).await;
     let (mut client, connection) = connect_with_delay(&site).await;
     MAY.add_permits(1);
     assert_eq!(status(get(&mut client)).await, 200);
     let deaf = HEARS.acquire().await.unwrap();
-    until("it is closed for others", || site.dlx.server.places.close_longest_idle() == 1).await;
+    until("it is closed for others", || site.dlx.server.slots.close_longest_idle() == 1).await;
     let crossing = get(&mut client);
     until("it is asked for", || echo.serving.load(Ordering::SeqCst) == 1).await;
     // Nor is it closed once more.
-    assert_eq!(site.dlx.server.places.close_longest_idle(), 0);
+    assert_eq!(site.dlx.server.slots.close_longest_idle(), 0);
     drop(deaf);
     MAY.add_permits(1);
     assert_eq!(status(crossing).await, 200);

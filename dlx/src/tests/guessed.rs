@@ -14,11 +14,11 @@ use tokio::{
 };
 
 use crate::testing::{
-    Site, free_range,
-    led::{connect, given},
-    local,
+    Site, free_range, local,
     plugin::{Plugin, endpoint},
-    raw_at, status, until, upstream,
+    raw_at,
+    service_ports::{connect, on_service_ports},
+    status, until, upstream,
 };
 
 /// A resource behind a port that is HTTP as `guessed` says, awake at `address` or to be woken there.
@@ -32,7 +32,7 @@ async fn behind(address: SocketAddr, awake: bool, guessed: bool) -> (Site, u16) 
         }
         resource.ports = vec![Port { listen: ports.first, target: None, protocol: Protocol::Http, guessed }];
     });
-    (Site::start(plugin, given(ports)).await, ports.first)
+    (Site::start(plugin, on_service_ports(ports)).await, ports.first)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,12 +48,12 @@ async fn what_cannot_be_http_is_passed_on_byte_by_byte_and_http_as_ever() {
         let mut back = [0; 24];
         client.read_exact(&mut back).await.unwrap();
         assert_eq!(&back, b"PING\r\nGET / HTTP/1.1\r\n\r\n");
-        assert_eq!((site.entry("a").counts.in_flight(), site.entry("a").counts.total()), (1, 1));
+        assert_eq!((site.resource("a").counts.in_flight(), site.resource("a").counts.total()), (1, 1));
         assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), usize::from(!awake));
         // The client's end is passed on, too.
         client.shutdown().await.unwrap();
         assert_eq!(client.read(&mut back).await.unwrap(), 0);
-        until("nothing in flight", || site.entry("a").counts.in_flight() == 0).await;
+        until("nothing in flight", || site.resource("a").counts.in_flight() == 0).await;
     }
     let (address, echo) = upstream::echo(async || ()).await;
     let (site, port) = behind(address, false, true).await;

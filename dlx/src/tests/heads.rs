@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use proptest::{prelude::*, sample::select, test_runner::TestRunner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::testing::{Given, Site, body, plugin::Plugin, status, until, upstream};
+use crate::testing::{Site, SiteOptions, body, plugin::Plugin, status, until, upstream};
 
 /// A request that tells two lengths.
 const BOTH: &str =
@@ -16,7 +16,7 @@ const BOTH: &str =
 async fn two() -> (Site, std::sync::Arc<upstream::Echo>) {
     let (address, echo) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address).asleep("a").awake("b", address);
-    (Site::start(plugin, Given::default()).await, echo)
+    (Site::start(plugin, SiteOptions::default()).await, echo)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +60,7 @@ async fn what_stands_behind_a_request_to_switch_protocols_is_read_as_it_was_answ
     .await;
     let (declining, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at("127.0.0.1:1").awake("a", switching).awake("b", declining);
-    let site = Site::start(plugin, Given::default()).await;
+    let site = Site::start(plugin, SiteOptions::default()).await;
     let ask =
         |host: &str| format!("GET /1 HTTP/1.1\r\nHost: {host}\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
     let answer = site.raw(format!("{}\0\u{1}", ask("a.test")).as_bytes()).await;
@@ -165,7 +165,11 @@ async fn what_is_refused_is_refused_alike_with_a_reason_and_wakes_nobody() {
         assert!(first.contains("/before") && status(second) == *expected, "{request:?}: {answer}");
     }
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 0, "it was woken");
-    assert_eq!(site.entry("a").counts.total() + site.entry("a").queue.len() as u64, 0, "it was counted");
+    assert_eq!(
+        site.resource("a").counts.total() + site.resource("a").queue.len() as u64,
+        0,
+        "it was counted"
+    );
     assert_eq!(echo.requests.load(Ordering::SeqCst), REFUSED.len(), "only those that stood before");
 }
 
@@ -205,7 +209,7 @@ async fn what_is_taken_is_taken_alike_and_its_length_is_said_once() {
         assert_eq!(answers[0], answers[1], "{request:?}");
         assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), number + 1, "{request:?} did not wake");
         site.plugin.change("a", |resource| *resource = first.clone());
-        until("asleep", || !site.entry("a").is_up()).await;
+        until("asleep", || !site.resource("a").is_up()).await;
     }
     assert_eq!(echo.requests.load(Ordering::SeqCst), 2 * TAKEN.len());
 }
@@ -333,7 +337,7 @@ async fn asleep_and_awake_are_judged_alike() {
         let woken = site.plugin.set_scales.load(Ordering::SeqCst) - before;
         if woken > 0 {
             site.plugin.change("a", |resource| *resource = first.clone());
-            until("asleep", || !site.entry("a").is_up()).await;
+            until("asleep", || !site.resource("a").is_up()).await;
         }
         (awake, asleep, woken)
     };

@@ -14,13 +14,13 @@ use tokio::{io::AsyncWriteExt, sync::Semaphore, task::JoinSet};
 
 use crate::{
     state::HoldLimits,
-    testing::{EVENT_TIMEOUT, Given, Site, body, header, plugin::Plugin, status, until, upstream},
+    testing::{EVENT_TIMEOUT, Site, SiteOptions, body, header, plugin::Plugin, status, until, upstream},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_requests_wake_once_and_are_all_answered() {
     let (address, echo) = upstream::echo(async || ()).await;
-    let site = Site::start(Plugin::at(address).asleep("a"), Given::default()).await;
+    let site = Site::start(Plugin::at(address).asleep("a"), SiteOptions::default()).await;
     let mut requests = JoinSet::new();
     let site = std::sync::Arc::new(site);
     for id in 0..1000 {
@@ -65,8 +65,8 @@ fn slow(address: std::net::SocketAddr, may: &'static Semaphore) -> std::sync::Ar
 async fn a_client_that_leaves_frees_its_place_with_and_without_an_unread_body() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, echo) = upstream::echo(async || ()).await;
-    let site = Site::start(slow(address, &MAY).asleep("a"), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(slow(address, &MAY).asleep("a"), SiteOptions::default()).await;
+    let handle = site.resource("a");
     let heads = [
         "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(),
         // A body that is there, one that is yet to come, and another request behind it.
@@ -78,12 +78,12 @@ async fn a_client_that_leaves_frees_its_place_with_and_without_an_unread_body() 
     for head in heads {
         let mut stream = site.connect().await;
         stream.write_all(head.as_bytes()).await.unwrap();
-        until("held", || entry.queue.len() == 1).await;
-        assert!(entry.queue.bytes() > 0);
+        until("held", || handle.queue.len() == 1).await;
+        assert!(handle.queue.bytes() > 0);
         drop(stream);
-        until("left", || entry.queue.is_empty()).await;
+        until("left", || handle.queue.is_empty()).await;
         assert_eq!(
-            (entry.queue.bytes(), site.dlx.shared.totals.requests(), site.dlx.shared.totals.bytes()),
+            (handle.queue.bytes(), site.dlx.shared.totals.requests(), site.dlx.shared.totals.bytes()),
             (0, 0, 0)
         );
     }
@@ -99,7 +99,7 @@ async fn a_client_that_leaves_frees_its_place_with_and_without_an_unread_body() 
         )
         .await
         .unwrap();
-    until("held", || entry.queue.len() == 1).await;
+    until("held", || handle.queue.len() == 1).await;
     MAY.add_permits(1);
     stream.write_all("x".repeat(180_000).as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -113,11 +113,13 @@ async fn a_full_hold_says_so() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, _) = upstream::echo(async || ()).await;
     let settings = Settings { max_held_requests: 2, hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
-    let site = Site::start(slow(address, &MAY).asleep("a"), Given { settings, ..Given::default() }).await;
-    let entry = site.entry("a");
+    let site =
+        Site::start(slow(address, &MAY).asleep("a"), SiteOptions { settings, ..SiteOptions::default() })
+            .await;
+    let handle = site.resource("a");
     let (first, second) = (site.get("a.test", "/1"), site.get("a.test", "/2"));
     let held = async {
-        until("two are held", || entry.queue.len() == 2).await;
+        until("two are held", || handle.queue.len() == 2).await;
         let third = site.get("a.test", "/3").await;
         assert_eq!(status(&third), 503);
         assert!(header(&third, "retry-after").is_some());
@@ -129,7 +131,7 @@ async fn a_full_hold_says_so() {
     };
     let (first, second, ()) = tokio::join!(first, second, held);
     assert_eq!((status(&first), status(&second)), (200, 200));
-    assert_eq!(entry.queue.rejections()[0], ("too_many_held", 1));
+    assert_eq!(handle.queue.rejections()[0], ("too_many_held", 1));
 }
 
 /// One tenant asks for as much as it can get; another comes after it.
@@ -141,7 +143,7 @@ async fn one_namespace_leaves_room_for_another() {
     let (up, comes_up) = tokio::sync::watch::channel(0);
     *plugin.comes_up.lock().unwrap() = Some(comes_up);
     let held = HoldLimits { requests: ALL, bytes: 1 << 30 };
-    let site = Arc::new(Site::start(plugin, Given { held, ..Given::default() }).await);
+    let site = Arc::new(Site::start(plugin, SiteOptions { held, ..SiteOptions::default() }).await);
     let mut requests = tokio::task::JoinSet::new();
     let mut ask = |host: &'static str| {
         let site = site.clone();
@@ -162,7 +164,7 @@ async fn one_namespace_leaves_room_for_another() {
     for _ in 0..ALL / 4 {
         ask("modest.test");
     }
-    let modest = site.entry("other/modest");
+    let modest = site.resource("other/modest");
     until("the other to be held", || modest.queue.len() == ALL / 4).await;
     up.send_replace(3);
     while let Some(answer) = requests.join_next().await {
@@ -175,7 +177,9 @@ async fn a_full_hold_in_bytes_says_so() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, _) = upstream::echo(async || ()).await;
     let settings = Settings { max_held_bytes: 3000, hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
-    let site = Site::start(slow(address, &MAY).asleep("a"), Given { settings, ..Given::default() }).await;
+    let site =
+        Site::start(slow(address, &MAY).asleep("a"), SiteOptions { settings, ..SiteOptions::default() })
+            .await;
     let answer = site
         .raw(b"POST / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nContent-Length: 4000\r\n\r\n")
         .await;
@@ -189,15 +193,17 @@ async fn held_requests_are_let_go_at_the_pace_of_the_endpoint() {
     let (address, echo) = upstream::echo(async || tokio::task::yield_now().await).await;
     let settings =
         Settings { slow_start_requests_per_endpoint: 3, hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
-    let site = Site::start(slow(address, &MAY).asleep("a"), Given { settings, ..Given::default() }).await;
-    let entry = site.entry("a");
+    let site =
+        Site::start(slow(address, &MAY).asleep("a"), SiteOptions { settings, ..SiteOptions::default() })
+            .await;
+    let handle = site.resource("a");
     let site = std::sync::Arc::new(site);
     let mut requests = JoinSet::new();
     for _ in 0..200 {
         let site = site.clone();
         requests.spawn(async move { site.get("a.test", "/").await });
     }
-    until("all are held", || entry.queue.len() == 200).await;
+    until("all are held", || handle.queue.len() == 200).await;
     MAY.add_permits(1);
     let answers = requests.join_all().await;
     assert!(answers.iter().all(|answer| status(answer) == 200));
@@ -217,7 +223,9 @@ async fn an_endpoint_that_gives_no_head_does_not_stop_the_rest() {
     .await;
     let settings =
         Settings { slow_start_requests_per_endpoint: 1, hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
-    let site = Site::start(Plugin::at(address).asleep("a"), Given { settings, ..Given::default() }).await;
+    let site =
+        Site::start(Plugin::at(address).asleep("a"), SiteOptions { settings, ..SiteOptions::default() })
+            .await;
     let mut first = site.connect().await;
     first.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
     until("the first was let go", || ASKED.load(Ordering::SeqCst) == 1).await;
@@ -228,7 +236,7 @@ async fn an_endpoint_that_gives_no_head_does_not_stop_the_rest() {
 async fn held_too_long_says_why() {
     let plugin = Plugin::waking(|_| Ok(vec![crate::testing::plugin::endpoint("127.0.0.1:1")]));
     let settings = Settings { hold_timeout: Duration::from_millis(100), ..Settings::default() };
-    let site = Site::start(plugin.asleep("a"), Given { settings, ..Given::default() }).await;
+    let site = Site::start(plugin.asleep("a"), SiteOptions { settings, ..SiteOptions::default() }).await;
     let answer = site.get("a.test", "/").await;
     assert_eq!(status(&answer), 503);
     assert!(header(&answer, "retry-after").is_some());
@@ -236,14 +244,14 @@ async fn held_too_long_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wake_that_cannot_succeed_is_told_at_once_and_tried_again_later() {
+async fn a_wake_that_cannot_succeed_fails_at_once_and_is_tried_again_later() {
     static BROKEN: AtomicUsize = AtomicUsize::new(1);
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::waking(move |_| match BROKEN.load(Ordering::SeqCst) {
         1 => Err(ScaleError::Terminal { reason: "no such image".to_owned() }),
         _ => Ok(vec![crate::testing::plugin::endpoint(address)]),
     });
-    let site = Site::start(plugin.asleep("a"), Given::default()).await;
+    let site = Site::start(plugin.asleep("a"), SiteOptions::default()).await;
     for _ in 0..5 {
         let answer = site.get("a.test", "/").await;
         assert_eq!(status(&answer), 503);
@@ -252,9 +260,9 @@ async fn a_wake_that_cannot_succeed_is_told_at_once_and_tried_again_later() {
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1, "the cause is remembered");
     until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
     BROKEN.store(0, Ordering::SeqCst);
-    let entry = site.entry("a");
+    let handle = site.resource("a");
     until("the pause is over", || {
-        entry.read(|view| {
+        handle.read(|view| {
             view.failure.as_ref().is_none_or(|failure| failure.until <= std::time::Instant::now())
         })
     })
@@ -266,13 +274,13 @@ async fn a_wake_that_cannot_succeed_is_told_at_once_and_tried_again_later() {
 async fn the_wake_goes_on_when_its_client_has_left() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, echo) = upstream::echo(async || ()).await;
-    let site = Site::start(slow(address, &MAY).asleep("a"), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(slow(address, &MAY).asleep("a"), SiteOptions::default()).await;
+    let handle = site.resource("a");
     let mut stream = site.connect().await;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
-    until("held", || entry.queue.len() == 1).await;
+    until("held", || handle.queue.len() == 1).await;
     drop(stream);
-    until("left", || entry.queue.is_empty()).await;
+    until("left", || handle.queue.is_empty()).await;
     MAY.add_permits(1);
     until("it is up all the same", || {
         site.plugin.get("a").record.phase == Phase::Active && site.plugin.get("a").replicas == 1

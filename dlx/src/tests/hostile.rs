@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     plugin::PluginSource,
     state::{ResourceHandle, ResourceKey},
-    testing::{Given, Site, body, header, plugin::Plugin, status, until, upstream},
+    testing::{Site, SiteOptions, body, header, plugin::Plugin, status, until, upstream},
 };
 
 /// A resource that answers every request with these bytes, and keeps the connection.
@@ -27,7 +27,7 @@ async fn answering(answer: &'static [u8]) -> Site {
         }
     })
     .await;
-    Site::start(Plugin::at(address).awake("a", address), Given::default()).await
+    Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +38,7 @@ async fn a_switch_of_protocols_that_nobody_asked_for_is_a_502() {
         let answer = site.get("a.test", "/").await;
         assert_eq!(status(&answer), 502, "{answer}");
     }
-    until("nothing in flight", || site.entry("a").counts.in_flight() == 0).await;
+    until("nothing in flight", || site.resource("a").counts.in_flight() == 0).await;
 }
 
 /// The chunks say where the body ends: a length beside them would cut it, and what is left would be the next answer.
@@ -83,7 +83,7 @@ async fn an_answer_too_many_reaches_nobody() {
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     // On one connection: the same thread, the same pool.
     let answers = site
         .raw(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\nGET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
@@ -117,8 +117,8 @@ async fn whatever_the_client_does_nothing_stays_in_flight() {
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
+    let handle = site.resource("a");
     for request in [
         "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\nabc",
@@ -131,18 +131,18 @@ async fn whatever_the_client_does_nothing_stays_in_flight() {
         while !answer.ends_with(b"begin") {
             answer.push(client.read_u8().await.unwrap());
         }
-        assert_eq!(entry.counts.in_flight(), 1, "{request:?}");
+        assert_eq!(handle.counts.in_flight(), 1, "{request:?}");
         drop(client);
-        until(request, || entry.counts.in_flight() == 0).await;
+        until(request, || handle.counts.in_flight() == 0).await;
     }
-    assert_eq!((entry.queue.len(), entry.queue.bytes()), (0, 0));
+    assert_eq!((handle.queue.len(), handle.queue.bytes()), (0, 0));
 }
 
 /// The client's doing, and no fault of the resource's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_its_client_breaks_is_not_counted_against_the_resource() {
     let (address, _) = upstream::echo(async || ()).await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let head = "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n";
     for broken in ["zz\r\nabc\r\n0\r\n\r\n", "3\r\nabcde\r\n0\r\n\r\n", "fffffffffffffffff\r\nabc"] {
         let answer = site.raw(format!("{head}3\r\nabc\r\n{broken}").as_bytes()).await;
@@ -151,17 +151,17 @@ async fn a_body_that_its_client_breaks_is_not_counted_against_the_resource() {
     }
     let mut client = site.connect().await;
     client.write_all(format!("{head}3\r\nab").as_bytes()).await.unwrap();
-    until("it has come", || site.entry("a").counts.total() == 4).await;
+    until("it has come", || site.resource("a").counts.total() == 4).await;
     drop(client);
-    until("it has left", || site.entry("a").counts.in_flight() == 0).await;
-    assert_eq!(site.entry("a").counts.classes(), [0; 5]);
+    until("it has left", || site.resource("a").counts.in_flight() == 0).await;
+    assert_eq!(site.resource("a").counts.classes(), [0; 5]);
 }
 
 /// Two plugins that list at the same moment: each one's table is made of what both listed, or is replaced by such a one.
 #[tokio::test(flavor = "multi_thread")]
-async fn routes_made_at_the_same_moment_lose_no_host() {
+async fn tables_built_at_the_same_moment_lose_no_host() {
     let plugin = Plugin::at("127.0.0.1:1");
-    let site = Site::start(plugin.clone(), Given::default()).await;
+    let site = Site::start(plugin.clone(), SiteOptions::default()).await;
     let dlx = &site.dlx;
     let source = PluginSource::new(plugin, "test", "demo", Arc::default(), Default::default());
     for round in 0..300 {
@@ -171,7 +171,7 @@ async fn routes_made_at_the_same_moment_lose_no_host() {
             for name in &names {
                 scope.spawn(move || {
                     let key = ResourceKey { kind: "test".into(), id: ResourceId::new("demo", name) };
-                    let entry = || {
+                    let handle = || {
                         ResourceHandle::new(
                             key.clone(),
                             dlx.resources.next_listing(),
@@ -179,11 +179,11 @@ async fn routes_made_at_the_same_moment_lose_no_host() {
                             dlx.shared.clone(),
                         )
                     };
-                    let (entry, _) = dlx.resources.get_or(&key, entry);
+                    let (handle, _) = dlx.resources.get_or(&key, handle);
                     let mut resource = Resource::new(key.id.clone());
                     resource.hosts.push(format!("{name}.test"));
                     both.wait();
-                    entry.observe(source, resource);
+                    handle.observe(source, resource);
                     dlx.plugins.rebuild_table();
                 });
             }
@@ -229,7 +229,7 @@ async fn a_peer_that_vanished_is_found_out() {
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let mut client = site.connect().await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
     let (resource, dlx) = upstreams.recv().await.unwrap();

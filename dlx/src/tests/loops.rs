@@ -9,7 +9,7 @@ use scaler_types::AddressOf;
 use tokio::io::AsyncWriteExt;
 
 use crate::testing::{
-    Given, Site, body,
+    Site, SiteOptions, body,
     plugin::{Plugin, endpoint, service},
     raw_at, status, upstream,
 };
@@ -28,7 +28,7 @@ async fn frontend(dlx: &Arc<Mutex<Option<SocketAddr>>>) -> (SocketAddr, Arc<Mute
                 let (line, fields) = head.split_once("\r\n").unwrap();
                 let path = line.split(' ').nth(1).unwrap().trim_matches('/');
                 let (next, rest) = path.split_once('/').unwrap_or((path, ""));
-                let told = match next {
+                let body = match next {
                     "" => "the end".to_owned(),
                     next => {
                         let fields = fields.lines().filter(|line| !line.to_lowercase().starts_with("host:"));
@@ -40,7 +40,7 @@ async fn frontend(dlx: &Arc<Mutex<Option<SocketAddr>>>) -> (SocketAddr, Arc<Mute
                         format!("{} {}", status(&answer), body(&answer))
                     }
                 };
-                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{told}", told.len());
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                 if stream.write_all(answer.as_bytes()).await.is_err() {
                     return;
                 }
@@ -62,7 +62,7 @@ async fn chain(address_of: AddressOf) -> (Site, Arc<Mutex<Vec<String>>>, Arc<Mut
             resource.endpoints = vec![scaler_types::Endpoint { address_of, ..endpoint(address) }];
         });
     }
-    let site = Site::start(plugin, Given::default()).await;
+    let site = Site::start(plugin, SiteOptions::default()).await;
     *dlx.lock().unwrap() = Some(site.address);
     (site, front.1, api.1)
 }
@@ -95,38 +95,38 @@ async fn an_api_that_calls_its_frontend_is_no_loop() {
     let (site, front, _) = chain(AddressOf::Instance).await;
     let answer = site.get("front.test", &"/front.test".repeat(8)).await;
     assert!(status(&answer) == 200 && body(&answer).ends_with("200 the end"), "{answer}");
-    let asked = front.lock().unwrap().len();
-    assert_eq!((asked, vias(&front)), (9, 0));
+    let requests = front.lock().unwrap().len();
+    assert_eq!((requests, vias(&front)), (9, 0));
 }
 
 /// The plugin names a Service, and that leads to the DLX.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_leads_to_the_dlx_is_a_loop() {
+async fn a_service_that_points_to_the_dlx_is_a_loop() {
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("a", |resource| resource.replicas = 1);
-    let site = Site::start(plugin, Given::default()).await;
+    let site = Site::start(plugin, SiteOptions::default()).await;
     *site.plugin.named.lock().unwrap() = Some(format!("localhost:{}", site.address.port()));
     let answer = site.get("a.test", "/").await;
     assert_eq!(status(&answer), 508, "{answer}");
     assert!(body(&answer).contains("came back five times"), "{answer}");
-    assert_eq!(site.entry("a").counts.in_flight(), 0);
+    assert_eq!(site.resource("a").counts.in_flight(), 0);
 }
 
 /// Each leads to the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_dlxs_that_lead_to_each_other_are_a_loop() {
-    let one = Site::start(Plugin::at("127.0.0.1:1"), Given::default()).await;
-    let other = Site::start(Plugin::at("127.0.0.1:1"), Given::default()).await;
-    for (site, to) in [(&one, other.address), (&other, one.address)] {
+    let first = Site::start(Plugin::at("127.0.0.1:1"), SiteOptions::default()).await;
+    let other = Site::start(Plugin::at("127.0.0.1:1"), SiteOptions::default()).await;
+    for (site, to) in [(&first, other.address), (&other, first.address)] {
         site.plugin.add("a", |resource| {
             resource.replicas = 1;
             resource.endpoints = vec![service(to)];
         });
         crate::testing::until("it is known", || site.dlx.resources.table().by_host("a.test").is_some()).await;
     }
-    let answer = one.get("a.test", "/").await;
+    let answer = first.get("a.test", "/").await;
     assert_eq!(status(&answer), 508, "{answer}");
-    let passed = |site: &Site| site.entry("a").counts.total();
-    assert_eq!(passed(&one) + passed(&other), 5);
-    assert_eq!(one.plugin.set_scales.load(Ordering::SeqCst), 0);
+    let passed = |site: &Site| site.resource("a").counts.total();
+    assert_eq!(passed(&first) + passed(&other), 5);
+    assert_eq!(first.plugin.set_scales.load(Ordering::SeqCst), 0);
 }

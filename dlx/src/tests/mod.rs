@@ -1,9 +1,9 @@
 //! A whole DLX with real sockets, on a made-up plugin.
 
 mod admission;
+mod drain;
 mod early_answers;
 mod endpoints;
-mod fence;
 mod formats;
 mod forwarded;
 mod goaway;
@@ -12,18 +12,18 @@ mod heads;
 mod hold;
 mod hostile;
 mod loops;
-mod no_wake;
 mod probes;
 mod proxy;
 mod resending;
 mod series;
 mod service_ports;
-mod service_strangers;
 mod slow_clients;
 mod stalled;
+mod static_responses;
 mod stopping;
 mod tcp;
 mod tcp_held;
+mod unassigned_ports;
 mod unchanged;
 mod unread;
 mod wake_log;

@@ -11,7 +11,7 @@ use std::{
 use scaler_types::{Endpoint, Probe};
 use tokio::io::AsyncWriteExt;
 
-use crate::testing::{Given, Site, health::health, plugin::Plugin, status, until, upstream};
+use crate::testing::{Site, SiteOptions, health::health, plugin::Plugin, status, until, upstream};
 
 /// A resource that is awake, with one endpoint.
 async fn listed(endpoint: Endpoint) -> Site {
@@ -20,7 +20,7 @@ async fn listed(endpoint: Endpoint) -> Site {
         resource.replicas = 1;
         resource.endpoints = vec![endpoint];
     });
-    Site::start(plugin, Given::default()).await
+    Site::start(plugin, SiteOptions::default()).await
 }
 
 /// A port that answers each request with the status that `says` holds, and keeps the heads.
@@ -43,7 +43,7 @@ async fn says(status: Arc<AtomicUsize>) -> (SocketAddr, Arc<std::sync::Mutex<Vec
 }
 
 fn why(site: &Site) -> String {
-    site.entry("a").read(|view| view.why_not_up())
+    site.resource("a").read(|view| view.why_not_up())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,14 +58,14 @@ async fn grpc_is_asked_at_its_own_port_until_it_serves() {
     })
     .await;
     let served = async {
-        until("it was asked", || health.asked.load(Ordering::SeqCst) > 3).await;
+        until("it was asked", || health.checks.load(Ordering::SeqCst) > 3).await;
         until("it is said", || why(&site).contains("NOT_SERVING")).await;
         assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
         health.status.store(1, Ordering::SeqCst);
     };
     let (answer, ()) = tokio::join!(site.get("a.test", "/"), served);
     assert_eq!(status(&answer), 200, "{answer}");
-    let question = health.questions.lock().unwrap()[0].clone();
+    let question = health.requests.lock().unwrap()[0].clone();
     assert_eq!(question, format!("POST http://{health_address}/grpc.health.v1.Health/Check"));
 }
 
@@ -103,12 +103,12 @@ async fn two_and_three_hundreds_are_ready_and_nothing_else() {
             ..Endpoint::new(address.to_string(), "1")
         })
         .await;
-        let entry = site.entry("a");
+        let handle = site.resource("a");
         if ready {
-            until("it is ready", || entry.is_open()).await;
+            until("it is ready", || handle.is_open()).await;
         } else {
             until("it is told", || why(&site).contains(&format!("answers {code}"))).await;
-            assert!(!entry.is_open(), "{code}");
+            assert!(!handle.is_open(), "{code}");
         }
         let head = heads.lock().unwrap()[0].to_lowercase();
         assert!(head.starts_with("get /ready?deep=1 http/1.1\r\n"), "{head}");
@@ -118,7 +118,7 @@ async fn two_and_three_hundreds_are_ready_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_probe_that_cannot_be_made_is_told_and_reaches_nobody() {
+async fn an_invalid_probe_is_reported_and_not_sent() {
     let (address, heads) = says(Arc::new(AtomicUsize::new(200))).await;
     let probe = Probe::Http {
         path: "/".to_owned(),
@@ -129,7 +129,7 @@ async fn a_probe_that_cannot_be_made_is_told_and_reaches_nobody() {
     assert!(heads.lock().unwrap().is_empty());
     // Put right by its owner: another endpoint to the DLX.
     site.plugin.change("a", |resource| resource.endpoints[0].probe = Probe::Tcp);
-    until("it is ready", || site.entry("a").is_open()).await;
+    until("it is ready", || site.resource("a").is_open()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,19 +143,19 @@ async fn an_endpoint_that_is_listed_again_is_probed_anew() {
         ..Endpoint::new(address.to_string(), "1")
     };
     let site = listed(endpoint.clone()).await;
-    let entry = site.entry("a");
-    until("it is ready", || entry.is_open()).await;
+    let handle = site.resource("a");
+    until("it is ready", || handle.is_open()).await;
     // As it was before: nothing is asked.
-    let asked = heads.lock().unwrap().len();
+    let sent = heads.lock().unwrap().len();
     site.plugin.change("a", |resource| resource.status = "another".to_owned());
     until("it is seen", || why(&site).contains("another")).await;
-    assert!(entry.is_open() && heads.lock().unwrap().len() == asked);
+    assert!(handle.is_open() && heads.lock().unwrap().len() == sent);
     code.store(500, Ordering::SeqCst);
     site.plugin.change("a", |resource| resource.endpoints.clear());
-    until("it is gone", || !entry.is_open()).await;
+    until("it is gone", || !handle.is_open()).await;
     site.plugin.change("a", |resource| resource.endpoints = vec![endpoint]);
     let back = async {
-        until("it is asked again", || heads.lock().unwrap().len() > asked + 3).await;
+        until("it is asked again", || heads.lock().unwrap().len() > sent + 3).await;
         assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
         code.store(200, Ordering::SeqCst);
     };

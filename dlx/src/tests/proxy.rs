@@ -10,11 +10,11 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::testing::{Given, Site, body, header, plugin::Plugin, status, upstream};
+use crate::testing::{Site, SiteOptions, body, header, plugin::Plugin, status, upstream};
 
 async fn awake() -> (Site, Arc<upstream::Echo>) {
     let (address, echo) = upstream::echo(async || ()).await;
-    (Site::start(Plugin::at(address).awake("a", address), Given::default()).await, echo)
+    (Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await, echo)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,8 +72,8 @@ async fn the_resource_gets_what_was_meant_for_it() {
         .raw(b"GET /p?q=1 HTTP/1.1\r\nHost: A.Test.:80\r\nConnection: close, X-Private\r\nX-Private: 1\r\nTE: trailers\r\nKeep-Alive: 5\r\nX-Forwarded-For: 10.1.1.1\r\nX-Resource-Name: demo/b\r\nX-Kept: 1\r\n\r\n")
         .await;
     assert_eq!(status(&answer), 200, "{answer}");
-    let told = body(&answer);
-    assert!(told.starts_with("GET /p?q=1 HTTP/1.1\n"), "{told}");
+    let text = body(&answer);
+    assert!(text.starts_with("GET /p?q=1 HTTP/1.1\n"), "{text}");
     for line in [
         "host: A.Test.:80\n",
         "x-kept: 1\n",
@@ -82,10 +82,10 @@ async fn the_resource_gets_what_was_meant_for_it() {
         "x-forwarded-for: 127.0.0.1\n",
         "x-forwarded-proto: http\n",
     ] {
-        assert!(told.contains(line), "{line:?} in {told}");
+        assert!(text.contains(line), "{line:?} in {text}");
     }
     for gone in ["x-private", "keep-alive", "10.1.1.1", "close", "via"] {
-        assert!(!told.contains(gone), "{gone:?} in {told}");
+        assert!(!text.contains(gone), "{gone:?} in {text}");
     }
 }
 
@@ -101,7 +101,7 @@ async fn an_absolute_form_is_stronger_than_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobodys_request_is_404_and_asks_the_plugins_at_most_once_a_second() {
+async fn an_unknown_host_is_404_and_lists_the_plugins_at_most_once_a_second() {
     let (site, _) = awake().await;
     let before = site.plugin.lists.load(Ordering::SeqCst);
     for host in 0..50 {
@@ -118,10 +118,11 @@ async fn names_in_headers_count_from_trusted_peers_alone() {
     let (a, b) = (upstream::echo(async || ()).await, upstream::echo(async || ()).await);
     let plugin = Plugin::at(a.0).awake("a", a.0).awake("b", b.0);
     let named = b"GET /x HTTP/1.1\r\nHost: a.test\r\nX-Resource-Name: b\r\nX-Original-Uri: /y?z\r\nX-Forwarded-For: 10.1.1.1\r\nConnection: close\r\n\r\n";
-    let stranger = Site::start(plugin.clone(), Given::default()).await;
+    let stranger = Site::start(plugin.clone(), SiteOptions::default()).await;
     stranger.raw(named).await;
     assert_eq!((a.1.requests.load(Ordering::SeqCst), b.1.requests.load(Ordering::SeqCst)), (1, 0));
-    let trusted = Site::start(plugin, Given { trusted: &["127.0.0.0/8"], ..Given::default() }).await;
+    let trusted =
+        Site::start(plugin, SiteOptions { trusted: &["127.0.0.0/8"], ..SiteOptions::default() }).await;
     let answer = trusted.raw(named).await;
     assert_eq!((a.1.requests.load(Ordering::SeqCst), b.1.requests.load(Ordering::SeqCst)), (1, 1));
     assert!(
@@ -138,7 +139,7 @@ async fn names_in_headers_count_from_trusted_peers_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_older_of_two_that_claim_a_host_has_it() {
     let (a, b) = (upstream::echo(async || ()).await, upstream::echo(async || ()).await);
-    let site = Site::start(Plugin::at(a.0).awake("z", a.0), Given::default()).await;
+    let site = Site::start(Plugin::at(a.0).awake("z", a.0), SiteOptions::default()).await;
     let claims = |resource: &mut scaler_types::Resource| {
         resource.hosts = vec!["z.test".to_owned(), "a.test".to_owned()];
         resource.replicas = 1;
@@ -166,7 +167,7 @@ async fn a_connection_the_resource_closed_between_two_requests_costs_nothing() {
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     for n in 0..50 {
         crate::testing::until("it has closed the last one", || CLOSED.load(Ordering::SeqCst) == n).await;
         assert_eq!(status(&site.get("a.test", "/").await), 200);
@@ -185,11 +186,11 @@ async fn what_was_never_sent_is_held_until_the_endpoint_is_back() {
             ..scaler_types::Endpoint::new("127.0.0.1:1", "")
         }];
     });
-    let site = Site::start(plugin, Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(plugin, SiteOptions::default()).await;
+    let handle = site.resource("a");
     let post = b"POST / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
     let moved = async {
-        crate::testing::until("held", || entry.queue.len() == 1).await;
+        crate::testing::until("held", || handle.queue.len() == 1).await;
         site.plugin
             .change("a", |resource| resource.endpoints = vec![crate::testing::plugin::endpoint(address)]);
     };
@@ -219,7 +220,7 @@ async fn a_switch_of_protocols_copies_both_ways_and_is_in_flight() {
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).asleep("a"), Given::default()).await;
+    let site = Site::start(Plugin::at(address).asleep("a"), SiteOptions::default()).await;
     let mut stream = site.connect().await;
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
@@ -235,16 +236,16 @@ async fn a_switch_of_protocols_copies_both_ways_and_is_in_flight() {
         stream.read_exact(&mut buffer).await.unwrap();
         assert_eq!(&buffer, b"ab");
     }
-    let entry = site.entry("a");
-    assert_eq!(entry.counts.in_flight(), 1);
+    let handle = site.resource("a");
+    assert_eq!(handle.counts.in_flight(), 1);
     drop(stream);
-    crate::testing::until("it is over", || entry.counts.in_flight() == 0).await;
+    crate::testing::until("it is over", || handle.counts.in_flight() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_with_prior_knowledge_is_spoken_and_held() {
     let (address, _) = upstream::echo(async || ()).await;
-    let site = Site::start(Plugin::at(address).asleep("a"), Given::default()).await;
+    let site = Site::start(Plugin::at(address).asleep("a"), SiteOptions::default()).await;
     let io = TokioIo::new(site.connect().await);
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -259,13 +260,13 @@ async fn http2_with_prior_knowledge_is_spoken_and_held() {
     for answer in requests.join_all().await {
         let answer = answer.unwrap();
         assert_eq!(answer.status(), 200);
-        let told = answer.into_body().collect().await.unwrap().to_bytes();
-        let told = String::from_utf8_lossy(&told);
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text);
         assert!(
-            told.starts_with("POST /p HTTP/1.1\n")
-                && told.contains("host: a.test\n")
-                && told.contains("body Ok(3)"),
-            "{told}"
+            text.starts_with("POST /p HTTP/1.1\n")
+                && text.contains("host: a.test\n")
+                && text.contains("body Ok(3)"),
+            "{text}"
         );
     }
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
@@ -285,7 +286,7 @@ async fn while_draining_answers_close_and_new_connections_are_not_taken() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!((status(&answer), header(&answer, "connection")), (200, Some("close")));
-    tokio::time::timeout(crate::testing::EVENT_TIMEOUT, site.dlx.server.places.quiet())
+    tokio::time::timeout(crate::testing::EVENT_TIMEOUT, site.dlx.server.slots.quiet())
         .await
         .expect("every connection ends");
 }

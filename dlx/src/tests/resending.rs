@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::testing::{Given, Site, plugin::Plugin, status, upstream};
+use crate::testing::{Site, SiteOptions, plugin::Plugin, status, upstream};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
@@ -86,7 +86,7 @@ async fn closes(last: &'static [u8]) -> (SocketAddr, Seen) {
 
 /// A DLX in front of it, and a connection of a client; its thread has a connection to the resource that was used twice.
 async fn site(address: SocketAddr) -> (Site, TcpStream) {
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let mut client = site.connect().await;
     for _ in 0..2 {
         assert_eq!(ask(&mut client, "GET", "/first", "\r\n").await.0, 200);
@@ -129,9 +129,9 @@ async fn what_may_change_something_is_never_sent_twice() {
     ] {
         let (address, seen) = closes(b"").await;
         let (site, mut client) = site(address).await;
-        let (status, told) = ask(&mut client, method, "/once", rest).await;
-        assert_eq!(status, 502, "{method} {rest:?}: {told}");
-        assert!(told.contains(r#""resource":"demo/a""#), "{told}");
+        let (status, text) = ask(&mut client, method, "/once", rest).await;
+        assert_eq!(status, 502, "{method} {rest:?}: {text}");
+        assert!(text.contains(r#""resource":"demo/a""#), "{text}");
         assert_eq!(seen.of("/once"), [0], "{method} {rest:?}");
         assert_eq!(site.dlx.server.pools.resent(), 0, "{method} {rest:?}");
     }
@@ -184,7 +184,7 @@ async fn connections_are_not_kept_where_each_answer_is_the_last() {
         }
     })
     .await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let mut client = site.connect().await;
     let (mut learned, mut before) = (0, 0);
     while learned < 2 {
@@ -275,7 +275,7 @@ async fn answers(stream: TcpStream, refuses: bool, bodies: Arc<Mutex<Vec<Bytes>>
 /// A call with a body to a resource that speaks HTTP/2; its status, and how many were sent again.
 async fn call(first: First) -> (u16, u64, Vec<Bytes>) {
     let (address, bodies) = http2(first).await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let io = TokioIo::new(site.connect().await);
     let (mut client, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();

@@ -7,7 +7,7 @@ use scaler_types::ScaleError;
 
 use crate::{
     admin::MetricsCollector,
-    testing::{Given, Site, plugin::Plugin, status, upstream},
+    testing::{Site, SiteOptions, plugin::Plugin, status, upstream},
 };
 
 /// The series of single resources, as Prometheus reads them.
@@ -26,7 +26,8 @@ async fn a_resource_has_the_series_that_are_not_zero() {
         "broken" => Err(ScaleError::Terminal { reason: "its image cannot be pulled".to_owned() }),
         _ => Ok(vec![crate::testing::plugin::endpoint(address)]),
     });
-    let site = Site::start(plugin.asleep("shop").asleep("idle").asleep("broken"), Given::default()).await;
+    let site =
+        Site::start(plugin.asleep("shop").asleep("idle").asleep("broken"), SiteOptions::default()).await;
     assert_eq!(series(&site, ResourceMetrics::Active), Vec::<String>::new());
 
     assert_eq!(status(&site.get("shop.test", "/").await), 200);

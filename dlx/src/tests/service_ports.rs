@@ -15,11 +15,11 @@ use tokio::{
 };
 
 use crate::testing::{
-    EVENT_TIMEOUT, Given, Site, body, free_range, header,
-    led::{at, connect, given, named, owner, port, says},
-    local,
+    EVENT_TIMEOUT, Site, SiteOptions, body, free_range, header, local,
     plugin::Plugin,
-    raw_at, resets, status, until, upstream,
+    raw_at, resets,
+    service_ports::{at, connect, named, on_service_ports, owner, port, says},
+    status, until, upstream,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +28,7 @@ async fn a_connection_stays_with_the_resource_that_had_its_port_when_it_came() {
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
     plugin.add("b", at(named(b'b').await, ports.last, Protocol::Tcp));
-    let site = Site::start(plugin, given(ports)).await;
+    let site = Site::start(plugin, on_service_ports(ports)).await;
     let mut before = connect(ports.first).await;
     assert_eq!(says(&mut before).await, b'a');
     // Both are moved at once as far as anybody can see, in an order that nobody promises.
@@ -39,7 +39,7 @@ async fn a_connection_stays_with_the_resource_that_had_its_port_when_it_came() {
     assert_eq!(says(&mut after).await, b'b');
     before.write_all(b"?").await.unwrap();
     assert_eq!(says(&mut before).await, b'a');
-    let counts = |name| (site.entry(name).counts.in_flight(), site.entry(name).counts.total());
+    let counts = |name| (site.resource(name).counts.in_flight(), site.resource(name).counts.total());
     assert_eq!((counts("a"), counts("b")), ((1, 1), (1, 1)));
     assert_eq!(site.dlx.ports.all().len(), 0, "bound once more");
 }
@@ -54,7 +54,7 @@ async fn nothing_of_a_request_says_for_whom_it_is() {
     for (trusted, chain) in
         [(&[][..], "10.1.1.1"), (&["127.0.0.0/8"], "10.1.1.1"), (&["192.0.2.0/24"], "127.0.0.1")]
     {
-        let site = Site::start(plugin.clone(), Given { trusted, ..given(ports) }).await;
+        let site = Site::start(plugin.clone(), SiteOptions { trusted, ..on_service_ports(ports) }).await;
         let answer = raw_at(local(ports.first), request).await;
         assert_eq!(status(&answer), 200, "{answer}");
         assert!(body(&answer).starts_with("GET /own HTTP/1.1\n"), "{answer}");
@@ -77,7 +77,7 @@ async fn a_sleeping_resource_is_woken_by_a_peer_that_is_trusted_and_one_that_is_
             resource.record.phase = Phase::Asleep;
             resource.ports = port(ports.first, Protocol::Http);
         });
-        let site = Site::start(plugin, Given { trusted, ..given(ports) }).await;
+        let site = Site::start(plugin, SiteOptions { trusted, ..on_service_ports(ports) }).await;
         let answer = site.get_at(ports.first, "/x").await;
         assert_eq!(status(&answer), 200, "{answer}");
         assert!(header(&answer, "server-timing").is_some(), "{answer}");
@@ -95,7 +95,7 @@ async fn http2_and_grpc_reach_a_resource_that_speaks_nothing_else() {
         resource.record.phase = Phase::Asleep;
         resource.ports = port(ports.first, Protocol::Http);
     });
-    let site = Site::start(plugin, given(ports)).await;
+    let site = Site::start(plugin, on_service_ports(ports)).await;
     let io = TokioIo::new(connect(ports.first).await);
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -111,8 +111,8 @@ async fn http2_and_grpc_reach_a_resource_that_speaks_nothing_else() {
     assert_eq!(answer.to_bytes().as_ref(), [0, 0, 0, 0, 2, 8, 1]);
     let plain = Request::get("http://shop/plain").body(Full::new(Bytes::new())).unwrap();
     assert_eq!(sender.send_request(plain).await.unwrap().status(), 200);
-    assert_eq!(health.questions.lock().unwrap().last().unwrap(), "GET http://shop/plain");
-    assert_eq!(site.entry("a").counts.total(), 2);
+    assert_eq!(health.requests.lock().unwrap().last().unwrap(), "GET http://shop/plain");
+    assert_eq!(site.resource("a").counts.total(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,16 +133,16 @@ async fn a_websocket_is_switched_and_in_flight() {
         at(address, ports.first, Protocol::Http)(resource);
         resource.endpoints[0].probe = scaler_types::Probe::Listed;
     });
-    let site = Site::start(plugin, given(ports)).await;
+    let site = Site::start(plugin, on_service_ports(ports)).await;
     let mut stream = connect(ports.first).await;
     let ask = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     stream.write_all(ask).await.unwrap();
     assert_eq!(status(&upstream::read_head(&mut stream).await.unwrap()), 101);
     assert_eq!(says(&mut stream).await, b'h');
-    let entry = site.entry("a");
-    assert_eq!(entry.counts.in_flight(), 1);
+    let handle = site.resource("a");
+    assert_eq!(handle.counts.in_flight(), 1);
     drop(stream);
-    until("it is over", || entry.counts.in_flight() == 0).await;
+    until("it is over", || handle.counts.in_flight() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +150,7 @@ async fn both_families_reach_every_port() {
     let ports = free_range(1);
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
-    let _site = Site::start(plugin, given(ports)).await;
+    let _site = Site::start(plugin, on_service_ports(ports)).await;
     assert_eq!(says(&mut connect(ports.first).await).await, b'a');
     let mut six = TcpStream::connect(("::1", ports.first)).await.unwrap();
     assert_eq!(says(&mut six).await, b'a');
@@ -158,7 +158,7 @@ async fn both_families_reach_every_port() {
 
 /// On every path, whatever the record says: what a DLX gets it serves, by the same gate.
 #[tokio::test(flavor = "multi_thread")]
-async fn direct_is_served_in_every_state_as_always_is() {
+async fn traffic_mode_when_asleep_is_served_in_every_phase_as_always_is() {
     for path in [TrafficMode::Always, TrafficMode::WhenAsleep] {
         for (state, replicas, wakes) in [
             (Phase::Active, 1, 0),
@@ -182,7 +182,7 @@ async fn direct_is_served_in_every_state_as_always_is() {
                 }
             });
             let before = plugin.get("a");
-            let site = Site::start(plugin, given(ports)).await;
+            let site = Site::start(plugin, on_service_ports(ports)).await;
             assert_eq!(status(&site.get_at(ports.first, "/").await), 200, "{case}");
             assert_eq!(status(&site.get("a.test", "/").await), 200, "{case}");
             assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), wakes, "{case}");
@@ -204,7 +204,7 @@ async fn a_service_port_outlives_its_resource_and_others_do_not() {
         at(address, ports.first, Protocol::Tcp)(resource);
         resource.ports.extend(port(own, Protocol::Tcp));
     });
-    let site = Site::start(plugin, given(ports)).await;
+    let site = Site::start(plugin, on_service_ports(ports)).await;
     let ip = "127.0.0.1".parse().unwrap();
     let (own_ports, server, workers) =
         (site.dlx.ports.clone(), site.dlx.server.clone(), site.workers.clone());
@@ -230,7 +230,7 @@ async fn a_connection_to_a_resource_that_is_gone_ends_with_its_next_request() {
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
     plugin.add("a", at(address, ports.first, Protocol::Http));
-    let site = Site::start(plugin, given(ports)).await;
+    let site = Site::start(plugin, on_service_ports(ports)).await;
     let mut stream = connect(ports.first).await;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let head = upstream::read_head(&mut stream).await.unwrap();
@@ -243,7 +243,7 @@ async fn a_connection_to_a_resource_that_is_gone_ends_with_its_next_request() {
     // From its answer on it is known for whom the connection is; the resource speaks HTTP/1 alone.
     let ask = Request::get("http://x/").body(Empty::new()).unwrap();
     assert_eq!(sender.send_request(ask).await.unwrap().status(), 502);
-    assert_eq!(site.entry("a").counts.total(), 2);
+    assert_eq!(site.resource("a").counts.total(), 2);
     site.plugin.remove("a");
     site.plugin.add("b", at(address, ports.first, Protocol::Http));
     until("it is b's", || owner(&site, ports.first).as_deref() == Some("b")).await;
@@ -262,13 +262,13 @@ async fn of_two_that_claim_a_port_the_older_has_it() {
     let ports = free_range(1);
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("b", at(named(b'b').await, ports.first, Protocol::Tcp));
-    let site = Site::start(plugin, given(ports)).await;
+    let site = Site::start(plugin, on_service_ports(ports)).await;
     site.plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
     until("it is known", || !site.dlx.resources.table().conflicts.is_empty()).await;
     assert_eq!(says(&mut connect(ports.first).await).await, b'b');
-    let told = serde_json::to_value(&site.dlx.resources.table().conflicts).unwrap();
+    let answer = serde_json::to_value(&site.dlx.resources.table().conflicts).unwrap();
     let expected = serde_json::json!([{"port": ports.first, "has": "demo/b", "wants": "demo/a"}]);
-    assert_eq!(told, expected);
+    assert_eq!(answer, expected);
     site.plugin.remove("b");
     until("it is a's", || owner(&site, ports.first).as_deref() == Some("a")).await;
 }
@@ -279,14 +279,14 @@ async fn ports_where_nobody_is_leave_the_places_to_clients() {
     let ports = free_range(8);
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("a", at(named(b'a').await, ports.last, Protocol::Tcp));
-    let _site = Site::start(plugin, Given { places: 1, ..given(ports) }).await;
+    let _site = Site::start(plugin, SiteOptions { max_connections: 1, ..on_service_ports(ports) }).await;
     for _ in 0..3 {
         assert_eq!(says(&mut connect(ports.last).await).await, b'a');
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_admin_port_tells_ports_and_route() {
+async fn the_admin_port_lists_ports_and_interceptions() {
     let ports = free_range(2);
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("a", |resource| {
@@ -298,16 +298,16 @@ async fn the_admin_port_tells_ports_and_route() {
             ..Default::default()
         });
     });
-    let site = Site::start(plugin, given(ports)).await;
-    let told = crate::admin::resources::answer(site.dlx.clone(), Request::default()).await;
-    let told = told.into_body().collect().await.unwrap().to_bytes();
-    let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
-    assert_eq!(told["service_ports"], serde_json::json!({"first": ports.first, "last": ports.last}));
+    let site = Site::start(plugin, on_service_ports(ports)).await;
+    let answer = crate::admin::resources::answer(site.dlx.clone(), Request::default()).await;
+    let answer = answer.into_body().collect().await.unwrap().to_bytes();
+    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["service_ports"], serde_json::json!({"first": ports.first, "last": ports.last}));
     let bound = serde_json::json!([{"listen": ports.first, "resource": "demo/a", "error": null}]);
-    assert_eq!(told["ports"], bound, "{told}");
-    let resource = &told["resources"][0];
+    assert_eq!(answer["ports"], bound, "{answer}");
+    let resource = &answer["resources"][0];
     assert_eq!(resource["ports"][0]["listen"], ports.first);
     assert_eq!(resource["interception"]["dlxs"], serde_json::json!(["test-1", "other"]));
     assert_eq!(resource["interception"]["backend"], "dlx");
-    assert_eq!((&told["interceptions"], &told["stopping"]), (&1.into(), &serde_json::Value::Null));
+    assert_eq!((&answer["interceptions"], &answer["stopping"]), (&1.into(), &serde_json::Value::Null));
 }

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     client::Timeouts,
-    testing::{Given, Site, header, plugin::Plugin, status, until, upstream},
+    testing::{Site, SiteOptions, header, plugin::Plugin, status, until, upstream},
 };
 
 /// What a client of HTTP/2 says first.
@@ -27,12 +27,12 @@ const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Short, and told apart from the defaults.
 const SHORT: Duration = Duration::from_millis(300);
 
-async fn site(address: SocketAddr, given: Given) -> Site {
-    Site::start(Plugin::at(address).awake("a", address), given).await
+async fn site(address: SocketAddr, options: SiteOptions) -> Site {
+    Site::start(Plugin::at(address).awake("a", address), options).await
 }
 
-fn stalling() -> Given {
-    Given { timeouts: Timeouts { stall: SHORT, ..Timeouts::default() }, ..Given::default() }
+fn stalling() -> SiteOptions {
+    SiteOptions { timeouts: Timeouts { stall: SHORT, ..Timeouts::default() }, ..SiteOptions::default() }
 }
 
 /// A GET on a connection that is kept; the answer's status.
@@ -61,7 +61,7 @@ async fn end(client: &mut TcpStream) -> String {
 async fn half_a_head_is_closed_and_an_idle_connection_is_not() {
     let (address, _) = upstream::echo(async || ()).await;
     let timeouts = Timeouts { head: SHORT, ..Timeouts::default() };
-    let site = site(address, Given { timeouts, ..Given::default() }).await;
+    let site = site(address, SiteOptions { timeouts, ..SiteOptions::default() }).await;
     let (mut idle, mut silent) = (site.connect().await, site.connect().await);
     assert_eq!(get(&mut idle).await, 200);
     for half in [&b"GET / HTTP/1.1\r\nHos"[..], b"PRI * HTTP/2.0\r\n\r\nS"] {
@@ -82,7 +82,7 @@ async fn an_idle_connection_is_closed_in_the_end() {
     let (address, _) = upstream::echo(async || ()).await;
     // On a busy machine long enough for the first request.
     let timeouts = Timeouts { idle: 10 * SHORT, ..Timeouts::default() };
-    let site = site(address, Given { timeouts, ..Given::default() }).await;
+    let site = site(address, SiteOptions { timeouts, ..SiteOptions::default() }).await;
     let (mut used, mut silent) = (site.connect().await, site.connect().await);
     assert_eq!(get(&mut used).await, 200);
     let mut http2 = site.connect().await;
@@ -98,7 +98,7 @@ async fn who_says_nothing_locks_nobody_out() {
     let (address, _) = upstream::echo(async || ()).await;
     // None of them is closed for having taken too long.
     let timeouts = Timeouts { head: Duration::from_secs(3600), ..Timeouts::default() };
-    let site = site(address, Given { places: 4, timeouts, ..Given::default() }).await;
+    let site = site(address, SiteOptions { max_connections: 4, timeouts, ..SiteOptions::default() }).await;
     let mut oldest = site.connect().await;
     assert_eq!(get(&mut oldest).await, 200);
     let mut others = Vec::new();
@@ -118,7 +118,7 @@ async fn who_says_nothing_locks_nobody_out() {
         others.push(new);
     }
     end(&mut oldest).await;
-    assert!(site.dlx.server.places.closed_for_others() > 0);
+    assert!(site.dlx.server.slots.closed_for_others() > 0);
     assert_eq!(site.ready(), Ok(()));
     // The last that came are there.
     assert_eq!(get(others.last_mut().unwrap()).await, 200);
@@ -129,7 +129,7 @@ async fn who_says_nothing_locks_nobody_out() {
 async fn where_all_are_busy_readiness_says_what_is_wrong() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let (address, echo) = upstream::echo(async || MAY.acquire().await.unwrap().forget()).await;
-    let site = site(address, Given { places: 2, ..Given::default() }).await;
+    let site = site(address, SiteOptions { max_connections: 2, ..SiteOptions::default() }).await;
     let mut busy = [site.connect().await, site.connect().await];
     for client in &mut busy {
         client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
@@ -165,7 +165,7 @@ async fn a_body_that_does_not_come_is_given_up_and_a_silent_application_is_not()
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address).awake("a", address).awake("b", silent);
     let site = Site::start(plugin, stalling()).await;
-    let entry = site.entry("a");
+    let handle = site.resource("a");
     let mut large = site.connect().await;
     large.write_all(b"POST / HTTP/1.1\r\nHost: b.test\r\nContent-Length: 9000000\r\n\r\n").await.unwrap();
     // Until nobody takes more: the application does not read.
@@ -175,7 +175,7 @@ async fn a_body_that_does_not_come_is_given_up_and_a_silent_application_is_not()
     });
     let mut small = site.connect().await;
     small.write_all(b"POST / HTTP/1.1\r\nHost: b.test\r\nContent-Length: 3\r\n\r\nabc").await.unwrap();
-    until("both are in flight", || site.entry("b").counts.in_flight() == 2).await;
+    until("both are in flight", || site.resource("b").counts.in_flight() == 2).await;
     for stalls in [
         "Content-Length: 100\r\n\r\nabc",
         "Transfer-Encoding: chunked\r\n\r\n10\r\nabc",
@@ -185,10 +185,10 @@ async fn a_body_that_does_not_come_is_given_up_and_a_silent_application_is_not()
         client.write_all(format!("POST / HTTP/1.1\r\nHost: a.test\r\n{stalls}").as_bytes()).await.unwrap();
         let answer = end(&mut client).await;
         assert_eq!(status(&answer), 408, "{stalls:?}: {answer}");
-        until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+        until("it is in flight no more", || handle.counts.in_flight() == 0).await;
     }
     // More than the time has passed for these.
-    assert_eq!(site.entry("b").counts.in_flight(), 2);
+    assert_eq!(site.resource("b").counts.in_flight(), 2);
     MAY.add_permits(2);
     let head = upstream::read_head(&mut small).await.unwrap();
     assert_eq!(status(&head), 200);
@@ -254,7 +254,7 @@ async fn a_client_that_takes_nothing_is_given_up_and_silent_streams_are_not() {
         let mut takes_nothing = site.connect().await;
         takes_nothing.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
         until("it is given up", || ended.load(Ordering::SeqCst) == n).await;
-        until("it is in flight no more", || site.entry("a").counts.in_flight() == 0).await;
+        until("it is in flight no more", || site.resource("a").counts.in_flight() == 0).await;
     }
     MAY.add_permits(2);
     let mut seen = [0; 64];
@@ -281,9 +281,9 @@ async fn a_client_that_takes_nothing_of_the_little_there_is_is_given_up() {
     socket.set_recv_buffer_size(4096).unwrap();
     let mut client = socket.connect(site.address).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
-    let entry = site.entry("a");
-    until("it was asked for", || entry.counts.total() == 1).await;
-    until("it is in flight no more", || entry.counts.in_flight() == 0).await;
+    let handle = site.resource("a");
+    until("it was asked for", || handle.counts.total() == 1).await;
+    until("it is in flight no more", || handle.counts.in_flight() == 0).await;
 }
 
 async fn until_read(stream: &mut TcpStream, room: &mut [u8], wanted: &[u8]) {
@@ -335,7 +335,7 @@ async fn a_stream_whose_client_takes_nothing_ends_alone() {
     let (answer, _) = client.send_request(get, true).unwrap();
     let mut takes_nothing = answer.await.unwrap().into_body();
     until("it is given up", || ended.load(Ordering::SeqCst) == 1).await;
-    until("it is in flight no more", || site.entry("a").counts.in_flight() == 0).await;
+    until("it is in flight no more", || site.resource("a").counts.in_flight() == 0).await;
     let error = loop {
         let data = tokio::time::timeout(crate::testing::EVENT_TIMEOUT, takes_nothing.data());
         match data.await.expect("an end") {
@@ -348,5 +348,5 @@ async fn a_stream_whose_client_takes_nothing_ends_alone() {
     to.send_data(Bytes::from_static(b"two"), false).unwrap();
     let two = tokio::time::timeout(crate::testing::EVENT_TIMEOUT, from.data()).await.expect("it goes on");
     assert_eq!(two.unwrap().unwrap(), "two");
-    assert_eq!(site.entry("echo").counts.in_flight(), 1);
+    assert_eq!(site.resource("echo").counts.in_flight(), 1);
 }

@@ -9,7 +9,7 @@ use scaler_types::{Phase, Record};
 use tokio::time::Instant;
 
 use crate::testing::{
-    EVENT_TIMEOUT, Given, Site,
+    EVENT_TIMEOUT, Site, SiteOptions,
     plugin::{Plugin, endpoint},
     status, until, upstream,
 };
@@ -19,26 +19,26 @@ fn soon() -> Instant {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stalled_view_confirms_no_fence_and_goes_on_serving() {
+async fn a_stalled_view_confirms_no_drain_and_goes_on_serving() {
     let (address, echo) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address).awake("a", address);
-    let stalled = Site::start(plugin.clone(), Given::default()).await;
-    let entry = stalled.entry("a");
+    let stalled = Site::start(plugin.clone(), SiteOptions::default()).await;
+    let handle = stalled.resource("a");
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
     plugin.stalled.send_replace(true);
-    let (nonce, version) = plugin.fence("a").unwrap();
+    let (nonce, version) = plugin.begin_drain("a").unwrap();
     // It does not know of the fence, and so forwards: what it is asked it must not confirm.
-    let refused = entry.confirm_drain(nonce, soon()).await;
+    let refused = handle.confirm_drain(nonce, soon()).await;
     assert!(refused.as_ref().is_err_and(|why| why.to_string().contains("sees active")), "{refused:?}");
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
     assert_eq!(echo.requests.load(Ordering::SeqCst), 2);
     // Given up and tried again: no fence of which it sees nothing is confirmed, however many there are.
     plugin.write("a", &version, |resource| resource.record = Record::default()).unwrap();
-    let (nonce, _) = plugin.fence("a").unwrap();
-    assert!(entry.confirm_drain(nonce, soon()).await.is_err());
+    let (nonce, _) = plugin.begin_drain("a").unwrap();
+    assert!(handle.confirm_drain(nonce, soon()).await.is_err());
     // The stream comes back with all there is.
     plugin.stalled.send_replace(false);
-    assert_eq!(entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
+    assert_eq!(handle.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
     // From here on a request reverts it first.
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
     assert_eq!(plugin.get("a").record.phase, Phase::Active);
@@ -49,7 +49,7 @@ async fn a_stalled_view_confirms_no_fence_and_goes_on_serving() {
 async fn what_happened_during_a_stall_is_seen_when_the_stream_comes_back() {
     let (address, echo) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address).awake("a", address).awake("gone", address);
-    let site = Site::start(plugin.clone(), Given::default()).await;
+    let site = Site::start(plugin.clone(), SiteOptions::default()).await;
     plugin.stalled.send_replace(true);
     plugin.change("a", |resource| {
         resource.record.phase = Phase::Asleep;
@@ -62,9 +62,9 @@ async fn what_happened_during_a_stall_is_seen_when_the_stream_comes_back() {
         resource.endpoints = vec![endpoint(address)];
     });
     plugin.stalled.send_replace(false);
-    let entry = site.entry("a");
-    until("it is seen", || entry.state() == Some(Phase::Asleep)).await;
-    assert!(!entry.is_up() && entry.facts.load().ready.is_empty());
+    let handle = site.resource("a");
+    until("it is seen", || handle.state() == Some(Phase::Asleep)).await;
+    assert!(!handle.is_up() && handle.facts.load().ready.is_empty());
     assert_eq!(status(&site.get("gone.test", "/").await), 404);
     assert_eq!(status(&site.get("new.test", "/").await), 200);
     // Asleep as it is, the next request wakes it.
@@ -76,7 +76,7 @@ async fn what_happened_during_a_stall_is_seen_when_the_stream_comes_back() {
 async fn a_wake_needs_no_stream() {
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address).asleep("a");
-    let site = Arc::new(Site::start(plugin.clone(), Given::default()).await);
+    let site = Arc::new(Site::start(plugin.clone(), SiteOptions::default()).await);
     plugin.stalled.send_replace(true);
     // What the wake wrote is asked for.
     assert_eq!(status(&site.get("a.test", "/").await), 200);

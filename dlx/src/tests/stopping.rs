@@ -6,7 +6,7 @@ use scaler_types::{Backend, Interception, Port, Protocol, Resource, ServicePorts
 use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
 
 use crate::testing::{
-    EVENT_TIMEOUT, Given, Site, free_range, local,
+    EVENT_TIMEOUT, Site, SiteOptions, free_range, local,
     plugin::{Plugin, endpoint},
     status, until, upstream,
 };
@@ -14,7 +14,7 @@ use crate::testing::{
 /// Long enough not to end by itself.
 const LONG: Duration = Duration::from_secs(3600);
 
-fn led_to(dlxs: &[&str]) -> Option<Interception> {
+fn intercepted_by(dlxs: &[&str]) -> Option<Interception> {
     let dlxs = dlxs.iter().map(|name| (*name).to_owned()).collect();
     Some(Interception {
         requested: true,
@@ -25,12 +25,16 @@ fn led_to(dlxs: &[&str]) -> Option<Interception> {
     })
 }
 
-fn led(address: SocketAddr, listen: u16, dlxs: &'static [&'static str]) -> impl FnOnce(&mut Resource) {
+fn intercepted(
+    address: SocketAddr,
+    listen: u16,
+    dlxs: &'static [&'static str],
+) -> impl FnOnce(&mut Resource) {
     move |resource| {
         resource.replicas = 1;
         resource.endpoints = vec![endpoint(address)];
         resource.ports = vec![Port { listen, target: None, protocol: Protocol::Http, guessed: false }];
-        resource.interception = led_to(dlxs);
+        resource.interception = intercepted_by(dlxs);
     }
 }
 
@@ -38,9 +42,13 @@ async fn site(dlxs: &'static [&'static str], grace: Duration) -> (Site, ServiceP
     let ports = free_range(1);
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
-    plugin.add("a", led(address, ports.first, dlxs));
-    let given = Given { service_ports: Some(ports), endpoint_propagation_delay: grace, ..Given::default() };
-    (Site::start(plugin, given).await, ports)
+    plugin.add("a", intercepted(address, ports.first, dlxs));
+    let options = SiteOptions {
+        service_ports: Some(ports),
+        endpoint_propagation_delay: grace,
+        ..SiteOptions::default()
+    };
+    (Site::start(plugin, options).await, ports)
 }
 
 /// The first signal.
@@ -76,7 +84,7 @@ async fn drains(site: &Site, ports: ServicePorts) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_routes_lead_to_is_unready_at_once_and_serves_until_none_does() {
+async fn a_dlx_that_services_name_is_unready_at_once_and_serves_until_none_does() {
     let (site, ports) = site(&["other", "test-1"], Duration::ZERO).await;
     assert_eq!(site.ready(), Ok(()));
     let stopping = signal(&site);
@@ -85,23 +93,23 @@ async fn one_that_routes_lead_to_is_unready_at_once_and_serves_until_none_does()
         serves(&site, ports).await;
     }
     assert!(!stopping.is_finished() && !site.dlx.server.draining.is_cancelled());
-    site.plugin.change("a", |resource| resource.interception = led_to(&["other"]));
+    site.plugin.change("a", |resource| resource.interception = intercepted_by(&["other"]));
     ended(stopping).await;
     drains(&site, ports).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_no_route_names_drains_at_once() {
+async fn a_dlx_that_no_service_names_drains_at_once() {
     let (site, ports) = site(&["other"], LONG).await;
     ended(signal(&site)).await;
     drains(&site, ports).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_a_route_named_a_moment_ago_gives_everybody_the_time_to_follow() {
+async fn a_dlx_that_a_service_named_a_moment_ago_accepts_for_the_propagation_delay() {
     let (site, ports) = site(&["test-1"], LONG).await;
-    site.plugin.change("a", |resource| resource.interception = led_to(&["other"]));
-    until("it is seen", || site.dlx.stopping.routes.count() == 0).await;
+    site.plugin.change("a", |resource| resource.interception = intercepted_by(&["other"]));
+    until("it is seen", || site.dlx.stopping.interceptions.count() == 0).await;
     let stopping = signal(&site);
     let why = site.ready().unwrap_err();
     assert!(why.contains("the last Service stopped naming this DLX") && why.contains("1h"), "{why}");
@@ -113,13 +121,13 @@ async fn one_that_a_route_named_a_moment_ago_gives_everybody_the_time_to_follow(
 
 /// The route is there, and this DLX has not been told.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_route_that_is_not_seen_yet_is_asked_for() {
+async fn an_unknown_port_is_looked_up_in_the_plugins() {
     let (site, ports) = site(&["other"], Duration::ZERO).await;
     site.plugin.stalled.send_replace(true);
-    site.plugin.change("a", |resource| resource.interception = led_to(&["test-1"]));
-    assert_eq!(site.dlx.stopping.routes.count(), 0);
+    site.plugin.change("a", |resource| resource.interception = intercepted_by(&["test-1"]));
+    assert_eq!(site.dlx.stopping.interceptions.count(), 0);
     let stopping = signal(&site);
-    until("it is seen", || site.dlx.stopping.routes.count() == 1).await;
+    until("it is seen", || site.dlx.stopping.interceptions.count() == 1).await;
     serves(&site, ports).await;
     assert!(!stopping.is_finished() && !site.dlx.server.draining.is_cancelled());
     site.plugin.change("a", |resource| resource.interception = None);
@@ -128,16 +136,16 @@ async fn a_route_that_is_not_seen_yet_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_in_which_a_route_ends_is_noticed() {
+async fn every_way_in_which_an_interception_ends_is_noticed() {
     for what in ["it names others", "it names nobody", "there is none", "its resource is gone"] {
         let (site, _) = site(&["test-1"], Duration::ZERO).await;
         let stopping = signal(&site);
-        assert_eq!(site.dlx.stopping.routes.count(), 1);
+        assert_eq!(site.dlx.stopping.interceptions.count(), 1);
         // As a connection to it does that is open.
-        let _kept = site.entry("a");
+        let _kept = site.resource("a");
         let route = match what {
-            "it names others" => led_to(&["b"]),
-            "it names nobody" => led_to(&[]),
+            "it names others" => intercepted_by(&["b"]),
+            "it names nobody" => intercepted_by(&[]),
             _ => None,
         };
         match what {
@@ -150,14 +158,14 @@ async fn every_way_in_which_a_route_ends_is_noticed() {
 
 /// What is held and what sleeps goes on as ever meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopping_one_wakes_what_it_is_asked_for() {
+async fn a_stopping_dlx_wakes_resources() {
     let (site, ports) = site(&["test-1"], Duration::ZERO).await;
     site.plugin.change("a", |resource| {
         resource.record.phase = scaler_types::Phase::Asleep;
         resource.replicas = 0;
         resource.endpoints.clear();
     });
-    until("it sleeps", || !site.entry("a").is_up()).await;
+    until("it sleeps", || !site.resource("a").is_up()).await;
     let site = Arc::new(site);
     let stopping = signal(&site);
     serves(&site, ports).await;

@@ -10,7 +10,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::testing::{EVENT_TIMEOUT, Given, Site, plugin::Plugin, until, upstream};
+use crate::testing::{EVENT_TIMEOUT, Site, SiteOptions, plugin::Plugin, until, upstream};
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
@@ -28,7 +28,7 @@ async fn site(window: Duration) -> (Site, u16) {
             vec![ScaleResource { metric_name: "requests".to_owned(), window_size: window, threshold: 0.0 }];
     });
     let settings = Settings { hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
-    let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+    let site = Site::start(plugin, SiteOptions { settings, ..SiteOptions::default() }).await;
     let ip = "127.0.0.1".parse().unwrap();
     let (ports, server, workers) = (site.dlx.ports.clone(), site.dlx.server.clone(), site.workers.clone());
     tokio::spawn(async move { ports.follow(server, workers, InheritedSockets::default(), ip).await });
@@ -49,25 +49,25 @@ async fn a_connection_wakes_and_is_spliced() {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     say(&mut stream, b"hello").await;
     say(&mut stream, &vec![7; 300_000]).await;
-    let entry = site.entry("a");
-    assert_eq!((entry.counts.in_flight(), entry.counts.total()), (1, 1));
+    let handle = site.resource("a");
+    assert_eq!((handle.counts.in_flight(), handle.counts.total()), (1, 1));
     stream.shutdown().await.unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert!(rest.is_empty());
-    until("it is over", || entry.counts.in_flight() == 0).await;
+    until("it is over", || handle.counts.in_flight() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_leaves_flight_and_reverts_a_fence_before_a_byte_moves() {
+async fn an_idle_connection_leaves_flight_and_reverts_a_drain_before_a_byte_moves() {
     let (site, port) = site(Duration::from_millis(50)).await;
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     say(&mut stream, b"one").await;
-    let entry = site.entry("a");
+    let handle = site.resource("a");
     until("it is up", || site.plugin.get("a").record.phase == Phase::Active).await;
-    until("it rests", || entry.counts.in_flight() == 0).await;
-    let (nonce, version) = site.plugin.fence("a").unwrap();
-    assert_eq!(entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
+    until("it rests", || handle.counts.in_flight() == 0).await;
+    let (nonce, version) = site.plugin.begin_drain("a").unwrap();
+    assert_eq!(handle.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
     say(&mut stream, b"two").await;
     assert!(site.plugin.write("a", &version, |_| ()).is_none(), "the drain was reverted");
 }
@@ -77,11 +77,11 @@ async fn an_idle_connection_is_closed_when_its_resource_sleeps() {
     let (site, port) = site(Duration::from_millis(50)).await;
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     say(&mut stream, b"one").await;
-    let entry = site.entry("a");
+    let handle = site.resource("a");
     until("it is up", || site.plugin.get("a").record.phase == Phase::Active).await;
-    until("it rests", || entry.counts.in_flight() == 0).await;
-    let (nonce, version) = site.plugin.fence("a").unwrap();
-    assert_eq!(entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
+    until("it rests", || handle.counts.in_flight() == 0).await;
+    let (nonce, version) = site.plugin.begin_drain("a").unwrap();
+    assert_eq!(handle.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
     site.plugin
         .write("a", &version, |resource| {
             resource.record = Record { phase: Phase::Asleep, ..Record::default() };

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     state::ResourceHandle,
     testing::{
-        EVENT_TIMEOUT, Given, Site, free_range, is_reset, local,
+        EVENT_TIMEOUT, Site, SiteOptions, free_range, is_reset, local,
         plugin::{Plugin, endpoint},
         resets, until, upstream,
     },
@@ -27,7 +27,7 @@ use crate::{
 /// A site with a resource that sleeps, and comes up at `address` when the test says so.
 struct Asleep {
     site: Site,
-    entry: Arc<ResourceHandle>,
+    handle: Arc<ResourceHandle>,
     port: u16,
     up: watch::Sender<bool>,
 }
@@ -49,9 +49,9 @@ impl Asleep {
             resource.scale_resources =
                 vec![ScaleResource { metric_name: "requests".to_owned(), window_size, threshold: 0.0 }];
         });
-        let given = Given { settings, service_ports: Some(ports), ..Given::default() };
-        let site = Site::start(plugin, given).await;
-        Self { entry: site.entry("a"), site, port: ports.first, up }
+        let options = SiteOptions { settings, service_ports: Some(ports), ..SiteOptions::default() };
+        let site = Site::start(plugin, options).await;
+        Self { handle: site.resource("a"), site, port: ports.first, up }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -61,7 +61,7 @@ impl Asleep {
     /// Connects, until so many are held.
     async fn held(&self, count: usize) -> TcpStream {
         let stream = self.connect().await;
-        until("held", || self.entry.queue.len() == count).await;
+        until("held", || self.handle.queue.len() == count).await;
         stream
     }
 
@@ -99,17 +99,17 @@ async fn where_the_server_speaks_first_no_byte_of_the_client_is_waited_for() {
     assert_eq!(&banner, b"220 ready\r\n");
     stream.write_all(b"QUIT\r\n").await.unwrap();
     assert_eq!(read(&mut stream).await, "221 bye\r\n");
-    until("it is over", || asleep.entry.counts.in_flight() == 0).await;
-    assert_eq!((asleep.entry.counts.total(), asleep.entry.queue.bytes()), (1, 0));
+    until("it is over", || asleep.handle.counts.in_flight() == 0).await;
+    assert_eq!((asleep.handle.counts.total(), asleep.handle.queue.bytes()), (1, 0));
 }
 
 /// What it said, and that it said no more, is said to the resource when it is up; the answer comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_has_said_all_while_held_gets_its_answer() {
     let address = upstream::raw(|mut stream, _| async move {
-        let mut asked = Vec::new();
-        stream.read_to_end(&mut asked).await.unwrap();
-        stream.write_all(&asked).await.unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.unwrap();
+        stream.write_all(&received).await.unwrap();
     })
     .await;
     let asleep = Asleep::start(address, patient()).await;
@@ -125,19 +125,19 @@ async fn a_client_that_has_said_all_while_held_gets_its_answer() {
 async fn an_end_on_an_idle_connection_is_passed_on_and_the_answer_comes_back() {
     static MAY: Semaphore = Semaphore::const_new(0);
     let address = upstream::raw(|mut stream, _| async move {
-        let mut asked = String::new();
-        stream.read_to_string(&mut asked).await.unwrap();
+        let mut received = String::new();
+        stream.read_to_string(&mut received).await.unwrap();
         MAY.acquire().await.unwrap().forget();
-        stream.write_all(asked.as_bytes()).await.unwrap();
+        stream.write_all(received.as_bytes()).await.unwrap();
     })
     .await;
     let asleep = Asleep::start(address, patient()).await;
     let mut stream = asleep.connect().await;
     stream.write_all(b"late").await.unwrap();
     asleep.wakes();
-    let entry = &asleep.entry;
-    until("it moves", || entry.counts.in_flight() == 1).await;
-    until("it rests", || entry.counts.in_flight() == 0).await;
+    let handle = &asleep.handle;
+    until("it moves", || handle.counts.in_flight() == 1).await;
+    until("it rests", || handle.counts.in_flight() == 0).await;
     stream.shutdown().await.unwrap();
     // That somebody has no more to say is nothing to wake or keep anybody for.
     MAY.add_permits(1);
@@ -152,11 +152,11 @@ async fn a_client_that_leaves_while_held_frees_its_place() {
         stream.write_all(said).await.unwrap();
         stream.set_zero_linger().unwrap();
         drop(stream);
-        until("left", || asleep.entry.queue.is_empty()).await;
+        until("left", || asleep.handle.queue.is_empty()).await;
         let totals = &asleep.site.dlx.shared.totals;
-        assert_eq!((asleep.entry.queue.bytes(), totals.requests(), totals.bytes()), (0, 0, 0));
+        assert_eq!((asleep.handle.queue.bytes(), totals.requests(), totals.bytes()), (0, 0, 0));
     }
-    assert_eq!(asleep.entry.counts.in_flight(), 0);
+    assert_eq!(asleep.handle.counts.in_flight(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,8 +166,8 @@ async fn held_for_too_long_is_reset() {
     let mut stream = asleep.connect().await;
     stream.write_all(b"a question").await.unwrap();
     assert!(is_reset(&mut stream).await, "told that it came to its end");
-    until("nothing is held", || asleep.entry.queue.is_empty()).await;
-    assert_eq!(asleep.entry.queue.rejections()[1], ("held_too_long", 1));
+    until("nothing is held", || asleep.handle.queue.is_empty()).await;
+    assert_eq!(asleep.handle.queue.rejections()[1], ("held_too_long", 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,7 +181,7 @@ async fn beyond_the_count_and_beyond_the_bytes_it_is_reset() {
         let asleep = Asleep::start(address, settings).await;
         let mut two = [asleep.held(1).await, asleep.held(2).await];
         assert!(resets(local(asleep.port)).await);
-        assert_eq!(asleep.entry.queue.rejections()[0], ("too_many_held", 1));
+        assert_eq!(asleep.handle.queue.rejections()[0], ("too_many_held", 1));
         asleep.wakes();
         for stream in &mut two {
             stream.write_all(b"x").await.unwrap();
@@ -191,7 +191,7 @@ async fn beyond_the_count_and_beyond_the_bytes_it_is_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wake_that_cannot_succeed_resets_who_waits_and_who_comes() {
+async fn a_wake_that_cannot_succeed_resets_held_and_new_connections() {
     let ports = free_range(1);
     let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "no such image".to_owned() }));
     plugin.add("a", |resource| {
@@ -199,8 +199,8 @@ async fn a_wake_that_cannot_succeed_resets_who_waits_and_who_comes() {
         resource.ports =
             vec![Port { listen: ports.first, target: None, protocol: Protocol::Tcp, guessed: false }];
     });
-    let given = Given { settings: patient(), service_ports: Some(ports), ..Given::default() };
-    let site = Site::start(plugin, given).await;
+    let options = SiteOptions { settings: patient(), service_ports: Some(ports), ..SiteOptions::default() };
+    let site = Site::start(plugin, options).await;
     for _ in 0..2 {
         // The client says nothing and is told all the same.
         assert!(resets(local(ports.first)).await);
@@ -257,8 +257,8 @@ async fn held_connections_are_let_go_at_the_pace_at_which_they_can_connect() {
     let asleep = Asleep::start(address, settings).await;
     let _held = [asleep.held(1).await, asleep.held(2).await];
     asleep.wakes();
-    until("one is let go", || asleep.entry.counts.in_flight() == 1).await;
-    assert!(asleep.entry.queue.has_waiting(), "both at once");
+    until("one is let go", || asleep.handle.counts.in_flight() == 1).await;
+    assert!(asleep.handle.queue.has_waiting(), "both at once");
     drop((fill, full));
 }
 

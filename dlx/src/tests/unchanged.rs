@@ -20,12 +20,11 @@ use tokio::{
 };
 
 use crate::testing::{
-    Site, body, free_range, header,
-    led::{given, port},
-    local,
+    Site, body, free_range, header, local,
     message::{self, Message},
     plugin::{Plugin, endpoint},
     raw_at,
+    service_ports::{on_service_ports, port},
 };
 
 /// A request and its answer, as they are sent: the answer's end is that of its connection where it says no other.
@@ -36,11 +35,11 @@ struct Exchange {
     differs: &'static [&'static str],
 }
 
-/// What the resource answers, and what it was asked.
+/// What the resource answers, and what it received.
 #[derive(Default)]
 struct Script {
     answer: Vec<u8>,
-    asked: Vec<Message>,
+    received: Vec<Message>,
 }
 
 /// One that passes unchanged. The lines of both heads are ended here.
@@ -70,8 +69,8 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
 fn exchanges() -> Vec<Exchange> {
     let many: String = (0..300).map(|n| format!("X-{n}: {n}\r\n")).collect();
-    let many_asked = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{many}\r\n");
-    let many_told = format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 2\r\n\r\nhi");
+    let many_fields_request = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{many}\r\n");
+    let many_fields_answer = format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 2\r\n\r\nhi");
     vec![
         same(GET, OK),
         // Status lines.
@@ -94,7 +93,7 @@ fn exchanges() -> Vec<Exchange> {
             b"GET / HTTP/1.1\r\nHost: a.test\r\nVia: 1.1 edge\r\nForwarded: for=_x;proto=https\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 10.0.0.1, 10.0.0.2\r\nX-Real-IP: 10.0.0.1\r\nX-Request-Id: 1\r\nTraceparent: 00-1-2-01\r\nAuthorization: Basic eA==\r\nProxy-Authorization: Basic eA==\r\nMax-Forwards: 3\r\nAccept-Encoding: gzip\r\nIf-None-Match: \"a\"\r\nRange: bytes=0-1\r\n\r\n",
             b"HTTP/1.1 206 Partial Content\r\nVia: 1.1 inner\r\nContent-Encoding: gzip\r\nContent-Range: bytes 0-1/9\r\nVary: *\r\nAge: 1\r\nWarning: 110 - \"x\"\r\nProxy-Authenticate: Basic\r\nWWW-Authenticate: Basic realm=\"a\"\r\nWWW-Authenticate: Bearer\r\nContent-Length: 2\r\n\r\n\x1f\x8b",
         ),
-        same(many_asked.as_bytes(), many_told.as_bytes()),
+        same(many_fields_request.as_bytes(), many_fields_answer.as_bytes()),
         same(GET, b"HTTP/1.1 426 Upgrade Required\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n"),
         // Answers without a body.
         same(GET, b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 12345\r\n\r\n"),
@@ -214,11 +213,11 @@ async fn scripted() -> (SocketAddr, Arc<Mutex<Script>>) {
     let address = crate::testing::upstream::raw(move |mut stream, _| {
         let script = played.clone();
         async move {
-            while let Some(asked) = message::read(&mut stream, false).await {
-                let head = asked.start.starts_with(b"HEAD");
+            while let Some(received) = message::read(&mut stream, false).await {
+                let head = received.start.starts_with(b"HEAD");
                 let answer = {
                     let mut script = script.lock().unwrap();
-                    script.asked.push(asked);
+                    script.received.push(received);
                     script.answer.clone()
                 };
                 let text = String::from_utf8_lossy(&answer);
@@ -244,7 +243,7 @@ async fn site(endpoint: Endpoint) -> (Site, SocketAddr) {
         resource.endpoints = vec![endpoint];
         resource.ports = port(ports.first, Protocol::Http);
     });
-    (Site::start(plugin, given(ports)).await, local(ports.first))
+    (Site::start(plugin, on_service_ports(ports)).await, local(ports.first))
 }
 
 async fn answer(to: SocketAddr, exchange: &Exchange) -> Message {
@@ -261,10 +260,10 @@ async fn compare(exchanges: Vec<Exchange>) {
         script.lock().unwrap().answer = exchange.answer.clone();
         let own = answer(address, &exchange).await;
         let through = answer(port, &exchange).await;
-        let asked = std::mem::take(&mut script.lock().unwrap().asked);
-        let mut differences = match &asked[..] {
+        let received = std::mem::take(&mut script.lock().unwrap().received);
+        let mut differences = match &received[..] {
             [own, through] => own.differences(through),
-            asked => vec![format!("it was asked {} times", asked.len())],
+            received => vec![format!("it got {} requests", received.len())],
         };
         differences.extend(own.differences(&through));
         if differences != exchange.differs {
@@ -295,13 +294,13 @@ async fn what_is_changed_is_what_the_documentation_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_library_cannot_read_is_refused() {
     let many: String = (0..1100).map(|n| format!("X-{n}: {n}\r\n")).collect();
-    let asked = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{many}\r\n");
-    let told = format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 2\r\n\r\nhi");
+    let request = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{many}\r\n");
+    let answer = format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 2\r\n\r\nhi");
     let (address, script) = scripted().await;
     let (_site, port) = site(endpoint(address)).await;
     for (request, answered, status) in [
-        (asked.as_bytes(), OK, 431),
-        (GET, told.as_bytes(), 502),
+        (request.as_bytes(), OK, 431),
+        (GET, answer.as_bytes(), 502),
         (b"GET /?{\"a\":1} HTTP/1.1\r\nHost: a.test\r\n\r\n", OK, 400),
         (b"GET /a`b HTTP/1.1\r\nHost: a.test\r\n\r\n", OK, 400),
         (GET, b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\nhi", 502),
@@ -310,9 +309,9 @@ async fn what_the_library_cannot_read_is_refused() {
         script.lock().unwrap().answer = answered.to_vec();
         let mut stream = TcpStream::connect(port).await.unwrap();
         stream.write_all(request).await.unwrap();
-        let told = message::read(&mut stream, false).await.expect("an answer");
-        let told = String::from_utf8_lossy(&told.start).into_owned();
-        assert!(told.starts_with(&status.to_string()), "{told}: {}", String::from_utf8_lossy(request));
+        let answer = message::read(&mut stream, false).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer.start).into_owned();
+        assert!(answer.starts_with(&status.to_string()), "{answer}: {}", String::from_utf8_lossy(request));
     }
 }
 
@@ -336,7 +335,7 @@ impl Body for Unsized {
 async fn http2_is_said_to_an_application_of_http1_in_its_words() {
     let (address, script) = scripted().await;
     script.lock().unwrap().answer = OK.to_vec();
-    let site = Site::start(Plugin::at(address).asleep("a"), crate::testing::Given::default()).await;
+    let site = Site::start(Plugin::at(address).asleep("a"), crate::testing::SiteOptions::default()).await;
     let io = TokioIo::new(site.connect().await);
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -370,7 +369,7 @@ async fn http2_is_said_to_an_application_of_http1_in_its_words() {
         let body = if sized { Full::default().boxed() } else { Unsized(body).boxed() };
         let answer = sender.send_request(request.body(body).unwrap()).await.unwrap();
         assert_eq!(answer.status(), 200);
-        let asked = script.lock().unwrap().asked.pop().unwrap();
+        let received = script.lock().unwrap().received.pop().unwrap();
         let mut expected = message::read(&mut expected.as_bytes(), false).await.unwrap();
         if !sized {
             expected.fields.remove("content-length");
@@ -382,7 +381,7 @@ async fn http2_is_said_to_an_application_of_http1_in_its_words() {
             "new field via",
             "new field content-length",
         ];
-        let mut differences = expected.differences(&asked);
+        let mut differences = expected.differences(&received);
         differences.retain(|one| !made_up.contains(&&**one));
         assert_eq!(differences, [] as [&str; 0], "{method} {fields:?}");
     }
@@ -391,7 +390,7 @@ async fn http2_is_said_to_an_application_of_http1_in_its_words() {
 /// The end of an answer without a length is that of its connection to a client of HTTP/1.0: it is not told that the
 /// connection is kept, and would wait for good.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_http10_is_told_the_truth_about_its_connection() {
+async fn an_http10_client_sees_when_its_connection_closes() {
     let (address, script) = scripted().await;
     let (site, port) = site(endpoint(address)).await;
     let request = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";

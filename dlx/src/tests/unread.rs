@@ -17,7 +17,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::testing::{Given, Site, plugin::Plugin, until, upstream};
+use crate::testing::{Site, SiteOptions, plugin::Plugin, until, upstream};
 
 const STREAMS: usize = 512;
 const LARGE: usize = 1 << 20;
@@ -99,13 +99,13 @@ async fn ask(site: &Site, deaf: &Arc<AtomicBool>, streams: usize) -> Vec<h2::cli
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_client_does_not_read_is_bounded() {
     let (address, begun) = large().await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let deaf = Arc::new(AtomicBool::new(false));
     let answers = ask(&site, &deaf, STREAMS).await;
     deaf.store(true, Ordering::SeqCst);
     let mut most = 0;
     until("all are under way", || {
-        most = most.max(site.dlx.server.places.unread());
+        most = most.max(site.dlx.server.slots.unread());
         begun.load(Ordering::SeqCst) == STREAMS
     })
     .await;
@@ -120,37 +120,37 @@ async fn what_all_clients_do_not_read_is_bounded_and_others_are_served() {
     /// Of a client that does not read at least so much is unread, when its answers have come.
     const FILLED: usize = 3 << 19;
     let (address, _) = large().await;
-    let given = Given { unread: BOUND, ..Given::default() };
-    let site = Site::start(Plugin::at(address).awake("a", address), given).await;
+    let options = SiteOptions { unread: BOUND, ..SiteOptions::default() };
+    let site = Site::start(Plugin::at(address).awake("a", address), options).await;
     let mut clients = Vec::new();
     let (most, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let (places, watched, ends) = (site.dlx.server.places.clone(), most.clone(), done.clone());
+    let (slots, watched, ends) = (site.dlx.server.slots.clone(), most.clone(), done.clone());
     let watching = std::thread::spawn(move || {
         while !ends.load(Ordering::SeqCst) {
-            watched.fetch_max(places.unread(), Ordering::SeqCst);
+            watched.fetch_max(slots.unread(), Ordering::SeqCst);
             std::thread::yield_now();
         }
     });
-    let places = &site.dlx.server.places;
+    let slots = &site.dlx.server.slots;
     // One after another: however slow the machine is, those that are being closed are no more than a few.
     for _ in 0..16 {
-        let (unread, closed) = (places.unread(), places.closed_for_unread());
+        let (unread, closed) = (slots.unread(), slots.closed_for_unread());
         let deaf = Arc::new(AtomicBool::new(false));
         let answers = ask(&site, &deaf, 32).await;
         deaf.store(true, Ordering::SeqCst);
         clients.push((answers, deaf));
         until("its answers have come", || {
-            places.unread() > unread + FILLED || places.closed_for_unread() > closed
+            slots.unread() > unread + FILLED || slots.closed_for_unread() > closed
         })
         .await;
         until("what is left is within the bound", || {
             // The look that the last piece called for may have come too soon after another one.
-            places.add_unread(0);
-            places.unread() <= BOUND
+            slots.add_unread(0);
+            slots.unread() <= BOUND
         })
         .await;
     }
-    assert!(places.closed_for_unread() >= 2);
+    assert!(slots.closed_for_unread() >= 2);
     done.store(true, Ordering::SeqCst);
     watching.join().unwrap();
     let most = most.load(Ordering::SeqCst);

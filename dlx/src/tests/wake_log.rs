@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::testing::{Given, Site, plugin::Plugin, status, until, upstream};
+use crate::testing::{Site, SiteOptions, plugin::Plugin, status, until, upstream};
 
 /// This process's log, a JSON object per line.
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -44,7 +44,7 @@ async fn site(trusted: &'static [&'static str], names: &[&str]) -> Site {
     for name in names {
         plugin = plugin.asleep(name);
     }
-    Site::start(plugin, Given { trusted, ..Given::default() }).await
+    Site::start(plugin, SiteOptions { trusted, ..SiteOptions::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use std::{
 use daemon::settings::Settings;
 use tokio::sync::watch;
 
-use crate::testing::{Given, Site, plugin::Plugin, status, until, upstream};
+use crate::testing::{Site, SiteOptions, plugin::Plugin, status, until, upstream};
 
 const ALL: usize = 60;
 const AT_ONCE: usize = 4;
@@ -31,7 +31,8 @@ fn plugin(address: std::net::SocketAddr) -> (Arc<Plugin>, watch::Sender<usize>) 
 async fn a_bounded_number_is_woken_at_once_and_every_request_is_answered() {
     let (address, _) = upstream::echo(async || ()).await;
     let (plugin, up) = plugin(address);
-    let site = Arc::new(Site::start(plugin.clone(), Given { wakes: AT_ONCE, ..Given::default() }).await);
+    let site =
+        Arc::new(Site::start(plugin.clone(), SiteOptions { wakes: AT_ONCE, ..SiteOptions::default() }).await);
     let answered = Arc::new(AtomicUsize::new(0));
     let mut requests = tokio::task::JoinSet::new();
     for number in 0..ALL {
@@ -42,7 +43,7 @@ async fn a_bounded_number_is_woken_at_once_and_every_request_is_answered() {
             status(&answer)
         });
     }
-    let held = || (0..ALL).map(|number| site.entry(&format!("r{number}")).queue.len()).sum::<usize>();
+    let held = || (0..ALL).map(|number| site.resource(&format!("r{number}")).queue.len()).sum::<usize>();
     until("all requests to be held", || held() == ALL).await;
     for round in 0..ALL {
         // The next begins when one has come up, and none before.
@@ -62,7 +63,9 @@ async fn a_request_that_waits_for_its_turn_is_held_within_its_hold_timeout() {
     let (address, _) = upstream::echo(async || ()).await;
     let (plugin, up) = plugin(address);
     let settings = Settings { hold_timeout: Duration::from_secs(2), ..Settings::default() };
-    let site = Arc::new(Site::start(plugin.clone(), Given { wakes: 1, settings, ..Given::default() }).await);
+    let site = Arc::new(
+        Site::start(plugin.clone(), SiteOptions { wakes: 1, settings, ..SiteOptions::default() }).await,
+    );
     let first = tokio::spawn({
         let site = site.clone();
         async move { site.get("r0.test", "/").await }

@@ -11,7 +11,7 @@ use scaler_types::{Endpoint, Phase, Progress, Record, ScaleError};
 use crate::{
     state::ColdStartPhase,
     testing::{
-        EVENT_TIMEOUT, Given, Site, body, header,
+        EVENT_TIMEOUT, Site, SiteOptions, body, header,
         plugin::{Plugin, endpoint},
         status, until, upstream,
     },
@@ -67,7 +67,7 @@ async fn a_resources_own_timeouts_win() {
         resource.endpoints = vec![endpoint("127.0.0.1:1")];
         resource.hold_timeout = Some(Duration::from_millis(50));
     });
-    let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+    let site = Site::start(plugin, SiteOptions { settings, ..SiteOptions::default() }).await;
     assert_eq!(status(&site.get("slow.test", "/").await), 200);
     let hasty = site.get("hasty.test", "/").await;
     assert_eq!(status(&hasty), 503);
@@ -81,8 +81,8 @@ async fn a_resources_own_timeouts_win() {
     assert_eq!((&slow["hold_timeout"], &slow["resource_readiness_timeout"]), (&"30s".into(), &"1m".into()));
     // Taken back: the namespace file's holds again.
     site.plugin.change("hasty", |resource| resource.hold_timeout = None);
-    let entry = site.entry("hasty");
-    until("it is seen", || entry.facts.load().settings.hold_timeout == EVENT_TIMEOUT).await;
+    let handle = site.resource("hasty");
+    until("it is seen", || handle.facts.load().settings.hold_timeout == EVENT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,26 +101,26 @@ async fn what_is_waited_for_is_told_whatever_went_wrong_before() {
         resource.record.phase = Phase::Asleep;
         resource.status = "waits for a node: 0/3 nodes are available".to_owned();
     });
-    let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+    let site = Site::start(plugin, SiteOptions { settings, ..SiteOptions::default() }).await;
     let answer = site.get("a.test", "/").await;
     assert_eq!(status(&answer), 503);
-    let told = body(&answer);
-    let node = told.find("waits for a node: 0/3 nodes are available").unwrap_or_else(|| panic!("{told}"));
+    let text = body(&answer);
+    let node = text.find("waits for a node: 0/3 nodes are available").unwrap_or_else(|| panic!("{text}"));
     let error =
-        told.find("the last error was: the API server answers 500").unwrap_or_else(|| panic!("{told}"));
-    assert!(node < error, "{told}");
+        text.find("the last error was: the API server answers 500").unwrap_or_else(|| panic!("{text}"));
+    assert!(node < error, "{text}");
     // Scheduled meanwhile, and it does not answer.
     site.plugin.change("a", |resource| {
         resource.status = "pulls its image".to_owned();
         resource.endpoints = vec![endpoint("127.0.0.1:1")];
     });
-    let entry = site.entry("a");
-    until("it is probed", || entry.read(|view| view.listed.iter().any(|listed| listed.error.is_some())))
+    let handle = site.resource("a");
+    until("it is probed", || handle.read(|view| view.listed.iter().any(|listed| listed.error.is_some())))
         .await;
     let answer = site.get("a.test", "/").await;
-    let told = body(&answer);
-    assert!(told.contains("pulls its image; its endpoint 127.0.0.1:1 is not ready: "), "{told}");
-    assert!(!told.contains("waits for a node"), "{told}");
+    let text = body(&answer);
+    assert!(text.contains("pulls its image; its endpoint 127.0.0.1:1 is not ready: "), "{text}");
+    assert!(!text.contains("waits for a node"), "{text}");
 }
 
 /// A wake that fails and leaves its pods behind, as Kubernetes does.
@@ -143,10 +143,10 @@ async fn a_failed_resource_that_answers_after_all_is_woken_by_the_next_request()
         assert_eq!(request.record.phase, Phase::Waking);
         Ok(vec![pod.clone()])
     }));
-    let site = Site::start(plugin, Given::default()).await;
-    let entry = site.entry("a");
-    until("its endpoint is probed", || entry.read(|view| view.is_ready())).await;
-    assert!(!entry.is_up(), "nothing is forwarded while it is failed");
+    let site = Site::start(plugin, SiteOptions::default()).await;
+    let handle = site.resource("a");
+    until("its endpoint is probed", || handle.read(|view| view.is_ready())).await;
+    assert!(!handle.is_up(), "nothing is forwarded while it is failed");
     assert_eq!(status(&site.get("a.test", "/").await), 200);
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
     until("it is finished", || site.plugin.get("a").record.phase == Phase::Active).await;
@@ -161,12 +161,12 @@ async fn the_pause_after_failures_is_cut_short_when_an_endpoint_answers() {
         1 => Err(ScaleError::Terminal { reason: "ImagePullBackOff: no such image".to_owned() }),
         _ => Ok(vec![endpoint(address)]),
     });
-    let site = Site::start(plugin.asleep("a"), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(plugin.asleep("a"), SiteOptions::default()).await;
+    let handle = site.resource("a");
     assert!(body(&site.get("a.test", "/").await).contains("no such image"));
     until("it is written", || site.plugin.get("a").record.phase == Phase::Failed).await;
     // As if it had failed again and again for a while.
-    entry.decide(|view| {
+    handle.decide(|view| {
         let failure = view.failure.as_mut().unwrap();
         failure.until += Duration::from_secs(600);
     });
@@ -174,7 +174,7 @@ async fn the_pause_after_failures_is_cut_short_when_an_endpoint_answers() {
     BROKEN.store(0, Ordering::SeqCst);
     site.plugin.change("a", |resource| failed_with_pods(resource, vec![endpoint(address)]));
     until("its endpoint answers, and the shortest pause is over", || {
-        entry.read(|view| view.is_ready() && view.remembered_failure(&entry.key.id).is_none())
+        handle.read(|view| view.is_ready() && view.remembered_failure(&handle.key.id).is_none())
     })
     .await;
     assert_eq!(status(&site.get("a.test", "/").await), 200);
@@ -187,7 +187,7 @@ async fn an_endpoint_that_answered_for_a_moment_does_not_keep_a_failed_one_woken
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "forbidden".to_owned() }));
     plugin.add("a", move |resource| failed_with_pods(resource, vec![endpoint(address)]));
-    let site = Site::start(plugin, Given::default()).await;
+    let site = Site::start(plugin, SiteOptions::default()).await;
     let begun = std::time::Instant::now();
     for _ in 0..100 {
         let answer = site.get("a.test", "/").await;
@@ -199,12 +199,12 @@ async fn an_endpoint_that_answered_for_a_moment_does_not_keep_a_failed_one_woken
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wake_that_fails_with_its_pods_left_tells_those_who_wait_at_once() {
+async fn a_failed_wake_that_leaves_pods_refuses_held_requests_at_once() {
     // Written, scheduled, and then the kubelet says why it cannot be: the record is still `waking`, and has replicas.
     let plugin = Plugin::at("127.0.0.1:1");
-    let (terminal, told) = tokio::sync::watch::channel(false);
-    let site = Site::start(plugin.asleep("a"), Given::default()).await;
-    *site.plugin.after_wake.lock().unwrap() = Some(told);
+    let (terminal, receiver) = tokio::sync::watch::channel(false);
+    let site = Site::start(plugin.asleep("a"), SiteOptions::default()).await;
+    *site.plugin.after_wake.lock().unwrap() = Some(receiver);
     let answer = async {
         until("it is written and has replicas", || site.plugin.get("a").replicas == 1).await;
         terminal.send_replace(true);
@@ -224,15 +224,15 @@ async fn a_wake_that_fails_with_its_pods_left_tells_those_who_wait_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cold_start_is_told_phase_by_phase() {
+async fn a_cold_start_is_reported_phase_by_phase() {
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::waking(|_| Ok(Vec::new()));
-    let site = Site::start(plugin.asleep("a"), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(plugin.asleep("a"), SiteOptions::default()).await;
+    let handle = site.resource("a");
     let moves = async {
         until("it is written", || site.plugin.get("a").replicas == 1).await;
         site.plugin.change("a", |resource| resource.progress = Some(Progress::Scheduled));
-        until("it is seen", || entry.read(|view| view.resource.progress.is_some())).await;
+        until("it is seen", || handle.read(|view| view.resource.progress.is_some())).await;
         site.plugin.change("a", |resource| {
             resource.progress = Some(Progress::Started);
             resource.endpoints = vec![endpoint(address)];
@@ -244,16 +244,16 @@ async fn a_cold_start_is_told_phase_by_phase() {
     for name in ["hold", "wake", "decide", "patch", "scheduled", "started", "ready", "first_byte"] {
         assert_eq!(timing.matches(&format!("{name};dur=")).count(), 1, "{timing}");
     }
-    let cold = entry.read(|view| view.last_cold).unwrap();
+    let cold = handle.read(|view| view.last_cold).unwrap();
     let sum: Duration =
         ColdStartPhase::ALL.into_iter().filter_map(|phase| cold.phases.duration_of(phase)).sum();
     // What nobody saw is counted as nothing.
     let seen = |phase| cold.phases.duration_of(phase).is_some_and(|took| took > Duration::ZERO);
     assert!(ColdStartPhase::ALL.into_iter().all(seen), "{cold:?}");
     assert!(cold.phases.millis().count() == 6 && sum >= cold.wake.unwrap(), "{cold:?}");
-    let told = shown(&site, "a").await;
+    let text = shown(&site, "a").await;
     for phase in ColdStartPhase::ALL {
-        assert!(told["cold_start"]["phases_ms"][phase.name()].is_f64(), "{told}");
+        assert!(text["cold_start"]["phases_ms"][phase.name()].is_f64(), "{text}");
     }
     let metrics = metrics(&site);
     for phase in ColdStartPhase::ALL {
@@ -270,10 +270,10 @@ async fn a_cold_start_is_told_phase_by_phase() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_hold_is_told_to_its_owners_once() {
+async fn a_full_hold_is_reported_as_an_event_once() {
     let settings = Settings { max_held_requests: 0, ..Settings::default() };
     let plugin = Plugin::waking(|_| Ok(Vec::new()));
-    let site = Site::start(plugin.asleep("a"), Given { settings, ..Given::default() }).await;
+    let site = Site::start(plugin.asleep("a"), SiteOptions { settings, ..SiteOptions::default() }).await;
     for _ in 0..20 {
         assert_eq!(status(&site.get("a.test", "/").await), 503);
     }
@@ -283,7 +283,7 @@ async fn a_full_hold_is_told_to_its_owners_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wake_that_another_dlx_won_is_told_and_counted_by_that_one() {
+async fn a_wake_that_another_dlx_won_is_reported_and_counted_by_that_dlx() {
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::waking(|_| Ok(Vec::new())).asleep("a");
     let other = plugin.clone();
@@ -296,7 +296,7 @@ async fn a_wake_that_another_dlx_won_is_told_and_counted_by_that_one() {
         });
         Ok(Vec::new())
     }));
-    let site = Site::start(plugin.asleep("b"), Given::default()).await;
+    let site = Site::start(plugin.asleep("b"), SiteOptions::default()).await;
     assert_eq!(status(&site.get("a.test", "/").await), 200);
     // Reports come in order: what was told of the one is there when the other's are.
     let own = endpoint(address);
@@ -305,7 +305,7 @@ async fn a_wake_that_another_dlx_won_is_told_and_counted_by_that_one() {
     until("its own wake is told", || reported(&site).iter().any(|(reason, _)| reason == "Woken")).await;
     let reasons: Vec<_> = reported(&site).into_iter().map(|(reason, _)| reason).collect();
     assert_eq!(reasons, ["WakeStarted", "Woken"]);
-    let awake = |name: &str| site.entry(name).counts.wakes()[0];
+    let awake = |name: &str| site.resource(name).counts.wakes()[0];
     assert_eq!((awake("a"), awake("b")), (("awake", "", 0), ("awake", "", 1)));
     let page = metrics(&site);
     assert!(page.contains("scaler_dlx_wake_seconds_count 1\n"), "{page}");
@@ -313,7 +313,7 @@ async fn a_wake_that_another_dlx_won_is_told_and_counted_by_that_one() {
         assert!(page.contains(&format!(r#"phase="{}"}} 1"#, phase.name())), "{page}");
     }
     // What caused this one is not taken for what causes the next.
-    assert!(["a", "b"].iter().all(|name| site.entry(name).read(|view| view.wake_cause.is_none())));
+    assert!(["a", "b"].iter().all(|name| site.resource(name).read(|view| view.wake_cause.is_none())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,7 +321,7 @@ async fn a_wake_whose_endpoint_never_answers_fails_with_what_the_endpoint_says()
     let settings = Settings { resource_readiness_timeout: Duration::from_millis(300), ..Settings::default() };
     // For the plugin it is ready.
     let plugin = Plugin::waking(|_| Ok(vec![endpoint("127.0.0.1:1")]));
-    let site = Site::start(plugin.asleep("a"), Given { settings, ..Given::default() }).await;
+    let site = Site::start(plugin.asleep("a"), SiteOptions { settings, ..SiteOptions::default() }).await;
     let answer = site.get("a.test", "/").await;
     assert_eq!(status(&answer), 503);
     let why = "not up within 300ms: its endpoint 127.0.0.1:1 is not ready: ";
@@ -336,16 +336,16 @@ async fn a_wake_whose_endpoint_never_answers_fails_with_what_the_endpoint_says()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_that_was_waited_for_is_remembered_for_a_second_only() {
     let plugin = Plugin::waking(|_| Err(ScaleError::Terminal { reason: "no such image".to_owned() }));
-    let site = Site::start(plugin.asleep("a"), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(plugin.asleep("a"), SiteOptions::default()).await;
+    let handle = site.resource("a");
     let pause_after = async |before: Duration| {
-        entry.decide(|view| {
+        handle.decide(|view| {
             if let Some(failure) = &mut view.failure {
                 (failure.pause, failure.until) = (before, std::time::Instant::now());
             }
         });
         assert_eq!(status(&site.get("a.test", "/").await), 503);
-        entry.read(|view| view.failure.as_ref().unwrap().pause)
+        handle.read(|view| view.failure.as_ref().unwrap().pause)
     };
     let second = Duration::from_secs(1);
     assert_eq!(pause_after(Duration::ZERO).await, second);

@@ -26,10 +26,10 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(listener: &TcpListener, places: &Arc<ConnectionSlots>, clients: &Arc<Clients>) -> Self {
+    async fn connect(listener: &TcpListener, slots: &Arc<ConnectionSlots>, clients: &Arc<Clients>) -> Self {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let socket = Socket::new(listener.accept().await.unwrap().0);
-        let progress = ConnectionProgress::new(Timeouts::default(), places.clone());
+        let progress = ConnectionProgress::new(Timeouts::default(), slots.clone());
         let known = clients.add(socket, progress.clone());
         Self { stream, progress, answers: Arc::default(), pieces: Vec::new(), _known: known }
     }
@@ -64,29 +64,29 @@ async fn closed(clients: &mut [Client]) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn the_namespace_that_has_most_gives_way() {
-    let places = ConnectionSlots::new(usize::MAX, 8 * MIB);
-    let clients = places.add();
+    let slots = ConnectionSlots::new(usize::MAX, 8 * MIB);
+    let clients = slots.add();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let totals = HeldTotals::new(HoldLimits { requests: 1, bytes: 1 });
     let (shop, other) = (totals.share("shop"), totals.share("other"));
     // Of all connections this one has most.
-    let mut one = Client::connect(&listener, &places, &clients).await;
-    one.leave(&other, 3 * MIB).await;
+    let mut single = Client::connect(&listener, &slots, &clients).await;
+    single.leave(&other, 3 * MIB).await;
     let mut many = Vec::new();
     for _ in 0..5 {
-        let mut client = Client::connect(&listener, &places, &clients).await;
+        let mut client = Client::connect(&listener, &slots, &clients).await;
         client.leave(&shop, MIB).await;
         many.push(client);
     }
-    assert_eq!((closed(&mut many).await, one.is_closed().await), (0, false));
-    let mut last = Client::connect(&listener, &places, &clients).await;
+    assert_eq!((closed(&mut many).await, single.is_closed().await), (0, false));
+    let mut last = Client::connect(&listener, &slots, &clients).await;
     last.leave(&shop, MIB).await;
     many.push(last);
-    assert_eq!((closed(&mut many).await, one.is_closed().await), (1, false));
+    assert_eq!((closed(&mut many).await, single.is_closed().await), (1, false));
     // Whoever adds to it: as much as they have now is left to the other one, too.
-    one.leave(&other, MIB).await;
-    assert_eq!((closed(&mut many).await, one.is_closed().await), (2, false));
-    one.leave(&other, MIB).await;
-    assert_eq!((closed(&mut many).await, one.is_closed().await), (2, true));
-    assert_eq!((places.unread(), places.closed_for_unread()), (4 * MIB, 3));
+    single.leave(&other, MIB).await;
+    assert_eq!((closed(&mut many).await, single.is_closed().await), (2, false));
+    single.leave(&other, MIB).await;
+    assert_eq!((closed(&mut many).await, single.is_closed().await), (2, true));
+    assert_eq!((slots.unread(), slots.closed_for_unread()), (4 * MIB, 3));
 }

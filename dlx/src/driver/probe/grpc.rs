@@ -46,7 +46,7 @@ impl GrpcProbe {
     /// # Errors
     ///
     /// It is not ready: what it said.
-    pub(crate) async fn ask(&self, stream: TcpStream) -> Result<(), ProbeError> {
+    pub(crate) async fn check(&self, stream: TcpStream) -> Result<(), ProbeError> {
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         // Ends with `sender`; its error is told to whoever waits for the answer.
         tokio::spawn(async move { drop(connection.await) });

@@ -30,13 +30,13 @@ impl HttpProbe {
         if !path.starts_with('/') || PathAndQuery::try_from(path).is_err() {
             return Err(InvalidProbe::Path(path.to_owned()));
         }
-        let mut given = Vec::new();
+        let mut configured = Vec::new();
         for (name, value) in headers {
             let header = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()));
             let (Ok(name), Ok(value)) = header else {
                 return Err(InvalidProbe::Header { name: name.clone(), value: value.clone() });
             };
-            given.push((name, value));
+            configured.push((name, value));
         }
         let usual = [(header::HOST, address), (header::USER_AGENT, "scaler-probe"), (header::ACCEPT, "*/*")];
         let mut bytes = format!("GET {path} HTTP/1.1\r\n").into_bytes();
@@ -47,12 +47,12 @@ impl HttpProbe {
             bytes.extend_from_slice(b"\r\n");
         };
         for (name, value) in usual {
-            if !given.iter().any(|(own, _)| *own == name) {
+            if !configured.iter().any(|(own, _)| *own == name) {
                 line(&name, value.as_bytes());
             }
         }
         // One request per connection, whatever the headers say.
-        for (name, value) in given.iter().filter(|(name, _)| *name != header::CONNECTION) {
+        for (name, value) in configured.iter().filter(|(name, _)| *name != header::CONNECTION) {
             line(name, value.as_bytes());
         }
         line(&header::CONNECTION, b"close");
@@ -65,7 +65,7 @@ impl HttpProbe {
     /// # Errors
     ///
     /// It is not ready: what it said.
-    pub(crate) async fn ask(&self, mut stream: TcpStream) -> Result<(), ProbeError> {
+    pub(crate) async fn check(&self, mut stream: TcpStream) -> Result<(), ProbeError> {
         let path = &self.path;
         stream.write_all(&self.bytes).await?;
         let mut head = [0; MAX_STATUS_LINE];
@@ -100,8 +100,8 @@ mod tests {
     fn request_text(path: &str, headers: &[(&str, &str)]) -> Result<String, InvalidProbe> {
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let question = HttpProbe::new(path, &headers, "10.0.0.1:80")?;
-        Ok(String::from_utf8(question.bytes).unwrap())
+        let probe = HttpProbe::new(path, &headers, "10.0.0.1:80")?;
+        Ok(String::from_utf8(probe.bytes).unwrap())
     }
 
     #[test]

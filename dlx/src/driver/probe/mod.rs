@@ -52,8 +52,8 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
     let handle = driver.handle.clone();
     handle.spawn(async move {
         let address = target.endpoint.probe_address.as_deref().unwrap_or(&target.endpoint.address);
-        let question = match EndpointProbe::new(&target.endpoint.probe, address) {
-            Ok(question) => question,
+        let probe = match EndpointProbe::new(&target.endpoint.probe, address) {
+            Ok(probe) => probe,
             Err(error) => {
                 tracing::warn!(resource = %resource.key.id, endpoint = address, reason = %error, "failed to probe an endpoint: its probe is invalid");
                 // Until its plugin lists it with another probe.
@@ -67,7 +67,7 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
             let error = {
                 // Closed never; without a permit it would go ahead all the same.
                 let _permit = driver.probes.acquire().await.ok();
-                match timeout(limit, question.ask(address)).await {
+                match timeout(limit, probe.check(address)).await {
                     Ok(Ok(())) => {
                         resource.update(|view| view.reachable(target.number));
                         return;
@@ -106,19 +106,19 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
 /// An endpoint that requests wait for, among others.
 struct Wanted<'a> {
     others: &'a AtomicU32,
-    place: u32,
+    position: u32,
 }
 
 // === impl Wanted ===
 
 impl<'a> Wanted<'a> {
     fn new(others: &'a AtomicU32) -> Self {
-        Self { others, place: others.fetch_add(1, Ordering::Relaxed) }
+        Self { others, position: others.fetch_add(1, Ordering::Relaxed) }
     }
 
     fn pause(&self, taken: Duration) -> Duration {
         let own = (taken / PROBE_DELAY_SHARE).clamp(MIN_PROBE_DELAY, MAX_AWAITED_DELAY);
-        own.max(Duration::from_secs(1) * self.place / MAX_PROBES_PER_SECOND)
+        own.max(Duration::from_secs(1) * self.position / MAX_PROBES_PER_SECOND)
     }
 }
 
@@ -141,13 +141,13 @@ impl EndpointProbe {
         })
     }
 
-    async fn ask(&self, address: &str) -> Result<(), ProbeError> {
+    async fn check(&self, address: &str) -> Result<(), ProbeError> {
         // An address is parsed, a name is looked up.
         let stream = TcpStream::connect(address).await?;
         match self {
             EndpointProbe::Connect => Ok(()),
-            EndpointProbe::Http(question) => question.ask(stream).await,
-            EndpointProbe::Grpc(question) => question.ask(stream).await,
+            EndpointProbe::Http(probe) => probe.check(stream).await,
+            EndpointProbe::Grpc(probe) => probe.check(stream).await,
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) enum ResponseBody {
 pub(crate) struct Through {
     incoming: Incoming,
     /// The connection it comes on, to be used again when it came to its end.
-    lease: Option<PooledConnection>,
+    connection: Option<PooledConnection>,
     /// In flight until it is done or dropped,
     in_flight: Option<InFlight>,
     /// and when it is done, on while the request's body still comes.
@@ -56,12 +56,12 @@ impl ResponseBody {
     /// The resource's body.
     pub(crate) fn through(
         response: Response<Incoming>,
-        lease: Option<PooledConnection>,
+        connection: Option<PooledConnection>,
         in_flight: InFlight,
         unanswered: Option<Unanswered>,
     ) -> Response<Self> {
         response.map(|incoming| {
-            let mut through = Through { incoming, lease, in_flight: Some(in_flight), unanswered };
+            let mut through = Through { incoming, connection, in_flight: Some(in_flight), unanswered };
             if through.incoming.is_end_stream() {
                 through.ended();
             }
@@ -123,8 +123,8 @@ impl Body for ResponseBody {
 impl Through {
     /// All of it came.
     fn ended(&mut self) {
-        if let (Some(lease), Some(in_flight)) = (self.lease.take(), &self.in_flight) {
-            lease.give_back(in_flight.resource());
+        if let (Some(connection), Some(in_flight)) = (self.connection.take(), &self.in_flight) {
+            connection.return_to_pool(in_flight.resource());
         }
         if let (Some(in_flight), Some(unanswered)) = (self.in_flight.take(), self.unanswered.take()) {
             unanswered.answered(in_flight);

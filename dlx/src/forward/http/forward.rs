@@ -53,8 +53,8 @@ pub(crate) fn forward(
 ) -> Exchange {
     let Identified { resource, path } = identified;
     let admission = match context.take_parked() {
-        Some(ParkedRequest { admission, told }) if Arc::ptr_eq(admission.resource(), &resource) => {
-            return Box::pin(async move { send_on(context, admission, path, request, told?).await });
+        Some(ParkedRequest { admission, outcome }) if Arc::ptr_eq(admission.resource(), &resource) => {
+            return Box::pin(async move { send_on(context, admission, path, request, outcome?).await });
         }
         Some(ParkedRequest { admission, .. }) => admission.for_resource(resource),
         None => Admission::new(resource),
@@ -159,13 +159,13 @@ async fn send_on(
         let sending = send(&context, &target, request, switch.is_some());
         let sent = match held {
             None => sending.await,
-            Some((place, how)) => {
+            Some((permit, how)) => {
                 cold = Some(how);
                 let mut sending = std::pin::pin!(sending);
                 match timeout(PERMIT_TIMEOUT, &mut sending).await {
                     Ok(sent) => sent,
                     Err(_) => {
-                        drop(place);
+                        drop(permit);
                         sending.await
                     }
                 }
@@ -319,7 +319,7 @@ async fn send(
             .map(|response| Answer::Pooled(response, None));
     }
     let http10 = request.version() == Version::HTTP_10;
-    let (response, lease) = context.pool.send(target, request).await?;
+    let (response, connection) = context.pool.send(target, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // What follows is no HTTP, and nobody asked for it.
         return Err(Unsent::Perhaps(UpstreamError::UnrequestedSwitch));
@@ -329,7 +329,7 @@ async fn send(
     }
     // Of a connection that spoke HTTP/1.0 hyper makes HTTP/1.0 of the next request, and that has no body of unknown length.
     let again = !http10 && response.version() != Version::HTTP_10;
-    Ok(Answer::Pooled(response, again.then_some(lease)))
+    Ok(Answer::Pooled(response, again.then_some(connection)))
 }
 
 /// HTTP/2 has the host in the URI.
@@ -355,7 +355,7 @@ fn incoming(
 ) -> Response<ResponseBody> {
     let resource = in_flight.resource().clone();
     let mut response = match answer {
-        Answer::Pooled(mut response, lease) => {
+        Answer::Pooled(mut response, connection) => {
             let http1 = context.socket.is_some();
             let wanted = (http1 && response.status() == StatusCode::UPGRADE_REQUIRED)
                 .then(|| response.headers_mut().remove(header::UPGRADE))
@@ -369,7 +369,7 @@ fn incoming(
             let withheld = http1
                 && response.status() == StatusCode::NOT_MODIFIED
                 && headers::says_length(response.headers());
-            let response = ResponseBody::through(response, lease, in_flight, unanswered);
+            let response = ResponseBody::through(response, connection, in_flight, unanswered);
             if withheld { response.map(|_| ResponseBody::Withheld) } else { response }
         }
         Answer::Switched(response) => upgrade::switch(response, switch, in_flight, context.clone()),

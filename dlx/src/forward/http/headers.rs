@@ -308,7 +308,7 @@ mod tests {
 
     /// The peer's address is added only where nothing says who the client is.
     #[test]
-    fn a_client_of_which_nothing_is_said_is_told_by_its_address() {
+    fn a_client_without_headers_is_identified_by_its_address() {
         for (said, added) in [
             (None, true),
             (Some(("x-forwarded-proto", "https")), true),

@@ -58,7 +58,7 @@ pub(crate) struct ParkedRequest {
     /// Its way to its resource.
     pub(crate) admission: Admission,
     /// What it was told.
-    pub(crate) told: Result<Admitted, Arc<ErrorResponse>>,
+    pub(crate) outcome: Result<Admitted, Arc<ErrorResponse>>,
 }
 
 // === impl ConnectionContext ===

@@ -254,7 +254,7 @@ impl Pool {
         let mut idle = self.lock();
         let now = Instant::now();
         idle.kept(target, now).http2 = Some((now, sender, upstream));
-        self.tell(&mut idle);
+        self.wake_upkeep(&mut idle);
     }
 
     fn drop_http2(&self, target: u64) {
@@ -279,7 +279,7 @@ impl Pool {
             let closed = connection.sender.is_closed();
             let fits = connection.sender.is_ready() && (safe || kept.habit.trusted(connection.since, now));
             if closed || fits && connection.upstream.peek_state() != IdleState::Quiet {
-                connection.tell(&mut kept.habit, now);
+                connection.record_close(&mut kept.habit, now);
                 kept.http1.swap_remove(at);
             } else if fits {
                 return Some(kept.http1.swap_remove(at));
@@ -297,12 +297,12 @@ impl Pool {
         kept.habit.answered(connection.answers);
         if kept.habit.keep(now) {
             kept.http1.push(connection);
-            self.tell(&mut idle);
+            self.wake_upkeep(&mut idle);
         }
     }
 
     /// Tells the upkeep that something is kept.
-    fn tell(&self, idle: &mut Idle) {
+    fn wake_upkeep(&self, idle: &mut Idle) {
         if std::mem::take(&mut idle.resting) {
             self.kept.notify_one();
         }
@@ -311,7 +311,7 @@ impl Pool {
     /// A connection was closed when the next request was on its way.
     fn note_closed(&self, target: u64, connection: &Connection) {
         if let Some(kept) = self.lock().endpoints.get_mut(&target) {
-            connection.tell(&mut kept.habit, Instant::now());
+            connection.record_close(&mut kept.habit, Instant::now());
         }
     }
 
@@ -336,7 +336,7 @@ impl Pool {
             kept.http1.retain(|connection| {
                 let closed = connection.sender.is_closed();
                 if closed {
-                    connection.tell(habit, now);
+                    connection.record_close(habit, now);
                 }
                 !closed && fresh(connection.since)
             });
@@ -410,7 +410,7 @@ impl Idle {
 
 impl Connection {
     /// It was closed by `now`, or earlier if that was seen.
-    fn tell(&self, habit: &mut KeepAliveHabit, now: Instant) {
+    fn record_close(&self, habit: &mut KeepAliveHabit, now: Instant) {
         habit.closed(self.answers, self.since, self.upstream.closed().unwrap_or(now));
     }
 }
@@ -419,7 +419,7 @@ impl Connection {
 
 impl PooledConnection {
     /// The response came to its end: the connection is kept for another request, if more are to go where it leads.
-    pub(crate) fn give_back(self, resource: &ResourceHandle) {
+    pub(crate) fn return_to_pool(self, resource: &ResourceHandle) {
         if resource.goes_to(EndpointTarget::listed(self.target)) {
             self.pool.put(self.target, self.connection);
         }

@@ -20,7 +20,7 @@ pub(crate) struct Replay<B> {
     state: Arc<Mutex<State<B>>>,
     turn: u32,
     /// How many of the kept pieces were given.
-    given: usize,
+    position: usize,
 }
 
 #[derive(Debug)]
@@ -40,12 +40,12 @@ impl<B> Replay<B> {
     /// A body of which nothing was sent.
     pub(crate) fn new(rest: B) -> Self {
         let state = State { rest, kept: Vec::new(), bytes: 0, lost: false, turn: 0 };
-        Self { state: Arc::new(Mutex::new(state)), turn: 0, given: 0 }
+        Self { state: Arc::new(Mutex::new(state)), turn: 0, position: 0 }
     }
 
     /// The same body from its beginning.
     pub(crate) fn later(&self) -> Self {
-        Self { state: self.state.clone(), turn: self.turn + 1, given: 0 }
+        Self { state: self.state.clone(), turn: self.turn + 1, position: 0 }
     }
 
     /// Takes the body over, if all that was sent of it is kept.
@@ -77,8 +77,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
             // It is sent on another stream; this one is refused already.
             return Poll::Ready(None);
         }
-        if let Some(kept) = state.kept.get(this.given) {
-            this.given += 1;
+        if let Some(kept) = state.kept.get(this.position) {
+            this.position += 1;
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
         }
         if Arc::strong_count(&this.state) == 1 && !state.lost {
@@ -94,7 +94,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
                 Some(data) if state.bytes + data.len().max(MIN_PIECE) <= MAX_KEPT => {
                     state.bytes += data.len().max(MIN_PIECE);
                     state.kept.push(data.clone());
-                    this.given += 1;
+                    this.position += 1;
                 }
                 _ => {
                     state.lost = true;
@@ -107,12 +107,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
 
     fn is_end_stream(&self) -> bool {
         let state = self.lock();
-        state.rest.is_end_stream() && self.given >= state.kept.len()
+        state.rest.is_end_stream() && self.position >= state.kept.len()
     }
 
     fn size_hint(&self) -> SizeHint {
         let state = self.lock();
-        let again: u64 = state.kept.iter().skip(self.given).map(|kept| kept.len() as u64).sum();
+        let again: u64 = state.kept.iter().skip(self.position).map(|kept| kept.len() as u64).sum();
         let rest = state.rest.size_hint();
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {

@@ -146,9 +146,9 @@ mod tests {
         let copying = tokio::spawn(async move { copy_both(&mut a, &mut b).await });
         client.write_all(b"ask").await.unwrap();
         client.shutdown().await.unwrap();
-        let mut asked = String::new();
-        upstream.read_to_string(&mut asked).await.unwrap();
-        assert_eq!(asked, "ask");
+        let mut received = String::new();
+        upstream.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "ask");
         tokio::time::advance(HALF_CLOSED_TIMEOUT * 10).await;
         upstream.write_all(b"answer").await.unwrap();
         drop(upstream);
@@ -159,7 +159,7 @@ mod tests {
         copying.await.unwrap();
     }
 
-    fn asked(upgrades: &[&'static str]) -> Option<HeaderValue> {
+    fn wanted_protocol(upgrades: &[&'static str]) -> Option<HeaderValue> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
         for upgrade in upgrades {
@@ -169,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn http2_is_asked_for_in_vain_also_among_others() {
-        assert_eq!(asked(&["websocket"]).unwrap(), "websocket");
+    fn upgrades_to_http2_are_refused_also_in_a_list() {
+        assert_eq!(wanted_protocol(&["websocket"]).unwrap(), "websocket");
         for upgrades in [&["h2c"][..], &["websocket, H2C"], &["a", "b,\th2c"], &["h2"]] {
-            assert_eq!(asked(upgrades), None, "{upgrades:?}");
+            assert_eq!(wanted_protocol(upgrades), None, "{upgrades:?}");
         }
-        assert_eq!(asked(&[]), None);
+        assert_eq!(wanted_protocol(&[]), None);
     }
 }

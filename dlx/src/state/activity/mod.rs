@@ -26,7 +26,7 @@ pub(crate) struct Counts {
     /// Answers by class: `[0]` are 1xx, `[4]` are 5xx.
     classes: [AtomicU64; 5],
     /// Requests that came while a fence was seen.
-    fenced: AtomicU64,
+    during_drain: AtomicU64,
     /// This DLX's own wakes, by [`WakeOutcome`].
     wakes: [AtomicU64; 3],
     since_ms: u64,
@@ -55,7 +55,7 @@ impl Default for Counts {
             total: AtomicU64::new(0),
             last: AtomicU64::new(0),
             classes: Default::default(),
-            fenced: AtomicU64::new(0),
+            during_drain: AtomicU64::new(0),
             wakes: Default::default(),
             since_ms: clock::now_ms(),
             history: History::default(),
@@ -139,13 +139,13 @@ impl Counts {
     }
 
     /// A request found a fence.
-    pub(crate) fn met_fence(&self) {
-        self.fenced.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn met_drain(&self) {
+        self.during_drain.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests that came while a fence was seen: each of them reverted it, or came with one that did.
-    pub(crate) fn fenced(&self) -> u64 {
-        self.fenced.load(Ordering::Relaxed)
+    pub(crate) fn during_drain(&self) -> u64 {
+        self.during_drain.load(Ordering::Relaxed)
     }
 
     /// A wake of this DLX's ended.

@@ -33,9 +33,9 @@ struct Inner {
     /// By ticket: the order of arrival.
     waiting: BTreeMap<u64, oneshot::Sender<Dispatch>>,
     next: u64,
-    /// Let go, and no response head yet.
-    places: usize,
-    /// Since when some are let go while others still wait.
+    /// Requests that were dispatched and have no response head yet.
+    dispatched: usize,
+    /// Since when requests are dispatched while others still wait.
     emptying: Option<Instant>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) enum Dispatch {
     Refuse(Arc<ErrorResponse>),
 }
 
-/// One of the places for requests that were let go and have no response head yet.
+/// Permits one request to be sent to its resource. Held until the head of the response has arrived.
 #[derive(Debug)]
 pub(crate) struct DispatchPermit(Option<Arc<ResourceHandle>>);
 
@@ -57,7 +57,7 @@ pub(crate) struct DispatchPermit(Option<Arc<ResourceHandle>>);
 pub(crate) struct HeldRequest {
     resource: Arc<ResourceHandle>,
     ticket: u64,
-    told: oneshot::Receiver<Dispatch>,
+    dispatch: oneshot::Receiver<Dispatch>,
     _bytes: Reservation,
 }
 
@@ -74,9 +74,9 @@ pub(crate) enum Rejection {
     ShuttingDown,
 }
 
-/// How many places there are after requests have been let go for so long and others still wait: twice as many each second. Who
-/// comes meanwhile waits behind, so a resource that takes long to answer would otherwise be kept at its first pace for ever.
-fn places(first: usize, emptying: Duration) -> usize {
+/// How many requests may be dispatched and unanswered at once, `emptying` after the first was dispatched while others still
+/// wait: twice as many each second. New requests queue behind, so a slow resource would otherwise stay at its first pace.
+fn max_dispatched(first: usize, emptying: Duration) -> usize {
     first.saturating_mul(1_usize.checked_shl(emptying.as_secs().min(32) as u32).unwrap_or(usize::MAX))
 }
 
@@ -139,14 +139,14 @@ impl Queue {
     ) -> Result<(HeldRequest, bool), QueueFull> {
         let queue = &resource.queue;
         let reservation = Reservation::take(resource, bytes, limits, totals)?;
-        let (tell, told) = oneshot::channel();
+        let (sender, dispatch) = oneshot::channel();
         let mut inner = queue.lock();
         let ticket = inner.next;
         inner.next += 1;
         let first = inner.waiting.is_empty();
-        inner.waiting.insert(ticket, tell);
+        inner.waiting.insert(ticket, sender);
         drop(inner);
-        Ok((HeldRequest { resource: resource.clone(), ticket, told, _bytes: reservation }, first))
+        Ok((HeldRequest { resource: resource.clone(), ticket, dispatch, _bytes: reservation }, first))
     }
 
     /// The gate opened: at the first pace again.
@@ -154,7 +154,7 @@ impl Queue {
         self.lock().emptying = None;
     }
 
-    /// Lets as many go as there are places; `limit` is how many places there are at first.
+    /// Dispatches as many requests as may be; `limit` is how many may be dispatched at first.
     pub(crate) fn release(resource: &Arc<ResourceHandle>, limit: usize) {
         let mut inner = resource.queue.lock();
         if inner.waiting.is_empty() {
@@ -162,16 +162,16 @@ impl Queue {
             return;
         }
         let since = *inner.emptying.get_or_insert_with(Instant::now);
-        let limit = places(limit, since.elapsed());
-        while inner.places < limit {
-            let Some((_, tell)) = inner.waiting.pop_first() else { break };
-            inner.places += 1;
-            if let Err(Dispatch::Forward(mut place)) =
-                tell.send(Dispatch::Forward(DispatchPermit(Some(resource.clone()))))
+        let limit = max_dispatched(limit, since.elapsed());
+        while inner.dispatched < limit {
+            let Some((_, sender)) = inner.waiting.pop_first() else { break };
+            inner.dispatched += 1;
+            if let Err(Dispatch::Forward(mut permit)) =
+                sender.send(Dispatch::Forward(DispatchPermit(Some(resource.clone()))))
             {
                 // Its client left; the place must not be given back under the lock.
-                place.0 = None;
-                inner.places -= 1;
+                permit.0 = None;
+                inner.dispatched -= 1;
             }
         }
     }
@@ -179,9 +179,9 @@ impl Queue {
     /// Refuses all that wait.
     pub(crate) fn refuse_all(&self, refusal: &Arc<ErrorResponse>) {
         let waiting = std::mem::take(&mut self.lock().waiting);
-        for tell in waiting.into_values() {
+        for sender in waiting.into_values() {
             // An error: its client left.
-            let _ = tell.send(Dispatch::Refuse(refusal.clone()));
+            let _ = sender.send(Dispatch::Refuse(refusal.clone()));
         }
     }
 
@@ -195,19 +195,19 @@ impl Queue {
 impl HeldRequest {
     /// Waits until it is told something.
     pub(crate) async fn wait_for_dispatch(&mut self) -> Dispatch {
-        match (&mut self.told).await {
-            Ok(go) => go,
+        match (&mut self.dispatch).await {
+            Ok(dispatch) => dispatch,
             Err(_) => Dispatch::Refuse(Arc::new(ErrorResponse::gone(&self.resource.key.id))),
         }
     }
 
     /// Back to where it stood: it was let go and found the gate shut again.
-    pub(crate) fn rejoin(&mut self, place: DispatchPermit) {
-        let (tell, told) = oneshot::channel();
-        self.told = told;
-        self.resource.queue.lock().waiting.insert(self.ticket, tell);
+    pub(crate) fn rejoin(&mut self, permit: DispatchPermit) {
+        let (sender, dispatch) = oneshot::channel();
+        self.dispatch = dispatch;
+        self.resource.queue.lock().waiting.insert(self.ticket, sender);
         // After it stands in the queue again: giving the place back may let it go.
-        drop(place);
+        drop(permit);
         self.resource.want();
     }
 }
@@ -223,7 +223,7 @@ impl Drop for HeldRequest {
 impl Drop for DispatchPermit {
     fn drop(&mut self) {
         if let Some(resource) = self.0.take() {
-            resource.queue.lock().places -= 1;
+            resource.queue.lock().dispatched -= 1;
             resource.release();
         }
     }
@@ -247,12 +247,12 @@ impl Rejection {
 mod tests {
     use std::time::Duration;
 
-    use super::places;
+    use super::max_dispatched;
 
     #[test]
     fn a_queue_that_does_not_empty_is_let_go_faster_and_faster() {
-        let after = |millis| places(100, Duration::from_millis(millis));
+        let after = |millis| max_dispatched(100, Duration::from_millis(millis));
         assert_eq!([after(0), after(999), after(1000), after(2000), after(6500)], [100, 100, 200, 400, 6400]);
-        assert_eq!(places(usize::MAX, Duration::MAX), usize::MAX);
+        assert_eq!(max_dispatched(usize::MAX, Duration::MAX), usize::MAX);
     }
 }

@@ -13,46 +13,46 @@ use tokio::{
 };
 
 use crate::testing::{
-    EVENT_TIMEOUT, Site, body, free_range, is_reset,
-    led::{at, connect, given, named, port, says},
-    local,
+    EVENT_TIMEOUT, Site, body, free_range, is_reset, local,
     plugin::{Plugin, endpoint},
-    raw_at, resets, status, until, upstream,
+    raw_at, resets,
+    service_ports::{at, connect, named, on_service_ports, port, says},
+    status, until, upstream,
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_nobody_has_is_asked_for_once_and_reset_for_a_thousand() {
+async fn a_thousand_connections_to_an_unassigned_port_cost_one_list_and_are_reset() {
     let ports = free_range(2);
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
     plugin.add("a", at(address, ports.first, Protocol::Http));
-    let site = Arc::new(Site::start(plugin, given(ports)).await);
+    let site = Arc::new(Site::start(plugin, on_service_ports(ports)).await);
     let lists = site.plugin.lists.load(Ordering::SeqCst);
-    let mut strangers = JoinSet::new();
+    let mut waiting_for_owner = JoinSet::new();
     for _ in 0..1000 {
-        strangers.spawn(async move {
+        waiting_for_owner.spawn(async move {
             let mut stream = connect(ports.last).await;
             stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
             is_reset(&mut stream).await
         });
     }
-    until("they wait", || site.dlx.server.identifier.strangers.available_permits() < 1024).await;
+    until("they wait", || site.dlx.server.identifier.waiting_for_owner.available_permits() < 1024).await;
     // Everybody else is served meanwhile.
     assert_eq!(status(&site.get_at(ports.first, "/").await), 200);
-    assert_eq!(strangers.join_all().await, vec![true; 1000]);
+    assert_eq!(waiting_for_owner.join_all().await, vec![true; 1000]);
     let lists = site.plugin.lists.load(Ordering::SeqCst) - lists;
     assert!((1..=10).contains(&lists), "{lists} lists");
     assert_eq!(site.dlx.metrics.unassigned_so_far(), 1000);
-    assert_eq!(site.dlx.server.identifier.strangers.available_permits(), 1024);
-    assert_eq!(site.entry("a").counts.total(), 1);
+    assert_eq!(site.dlx.server.identifier.waiting_for_owner.available_permits(), 1024);
+    assert_eq!(site.resource("a").counts.total(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_wait_for_an_owner_than_may() {
     let ports = free_range(1);
-    let site = Site::start(Plugin::at("127.0.0.1:1"), given(ports)).await;
+    let site = Site::start(Plugin::at("127.0.0.1:1"), on_service_ports(ports)).await;
     let lists = site.plugin.lists.load(Ordering::SeqCst);
-    site.dlx.server.identifier.strangers.forget_permits(usize::MAX);
+    site.dlx.server.identifier.waiting_for_owner.forget_permits(usize::MAX);
     assert!(resets(local(ports.first)).await);
     assert_eq!(site.plugin.lists.load(Ordering::SeqCst), lists, "somebody waited");
     assert_eq!(site.dlx.metrics.unassigned_so_far(), 1);
@@ -61,7 +61,7 @@ async fn no_more_wait_for_an_owner_than_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_that_lags_is_made_up_for_by_one_list() {
     let ports = free_range(1);
-    let site = Site::start(Plugin::at("127.0.0.1:1"), given(ports)).await;
+    let site = Site::start(Plugin::at("127.0.0.1:1"), on_service_ports(ports)).await;
     site.plugin.stalled.send_replace(true);
     site.plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
     let lists = site.plugin.lists.load(Ordering::SeqCst);
@@ -78,7 +78,7 @@ async fn a_view_that_lags_is_made_up_for_by_one_list() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_given_right_after_a_miss_is_found() {
     let ports = free_range(2);
-    let site = Site::start(Plugin::at("127.0.0.1:1"), given(ports)).await;
+    let site = Site::start(Plugin::at("127.0.0.1:1"), on_service_ports(ports)).await;
     let lists = site.plugin.lists.load(Ordering::SeqCst);
     let mut missed = connect(ports.last).await;
     until("a miss", || site.plugin.lists.load(Ordering::SeqCst) > lists).await;
@@ -97,7 +97,7 @@ async fn what_is_no_http_wakes_nobody_and_is_told_so() {
         resource.record.phase = Phase::Asleep;
         resource.ports = port(ports.first, Protocol::Http);
     });
-    let site = Site::start(plugin, given(ports)).await;
+    let site = Site::start(plugin, on_service_ports(ports)).await;
     for garbage in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..],
         b"\0\0\0\x08\x04\xd2\x16\x2f\r\n\r\n",
@@ -116,8 +116,8 @@ async fn what_is_no_http_wakes_nobody_and_is_told_so() {
     let mut rest = Vec::new();
     // An error is an end, too.
     let _ = timeout(EVENT_TIMEOUT, stream.read_to_end(&mut rest)).await.expect("an end");
-    let entry = site.entry("a");
-    assert_eq!((entry.counts.total(), entry.queue.len()), (0, 0));
+    let handle = site.resource("a");
+    assert_eq!((handle.counts.total(), handle.queue.len()), (0, 0));
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 0, "woken by garbage");
 }
 
@@ -138,8 +138,8 @@ async fn clients_that_dribble_hold_up_nobody() {
         resource.record.phase = Phase::Asleep;
         resource.ports = port(ports.first, Protocol::Http);
     });
-    let site = Site::start(plugin, given(ports)).await;
-    let entry = site.entry("a");
+    let site = Site::start(plugin, on_service_ports(ports)).await;
+    let handle = site.resource("a");
     let mut heads = Vec::new();
     for _ in 0..50 {
         let mut stream = connect(ports.first).await;
@@ -150,15 +150,15 @@ async fn clients_that_dribble_hold_up_nobody() {
     slow.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\na")
         .await
         .unwrap();
-    until("it is held", || entry.queue.len() == 1).await;
+    until("it is held", || handle.queue.len() == 1).await;
     slow.write_all(b"b").await.unwrap();
-    assert_eq!((entry.queue.len(), entry.counts.in_flight()), (1, 0), "half a head is held, or counts");
+    assert_eq!((handle.queue.len(), handle.counts.in_flight()), (1, 0), "half a head is held, or counts");
     up.send_replace(true);
     assert_eq!(status(&site.get_at(ports.first, "/").await), 200);
     slow.write_all(b"c").await.unwrap();
     let mut answer = String::new();
     timeout(EVENT_TIMEOUT, slow.read_to_string(&mut answer)).await.expect("an answer").unwrap();
     assert!(body(&answer).ends_with("body Ok(3)\n"), "{answer}");
-    assert_eq!(entry.counts.total(), 2);
+    assert_eq!(handle.counts.total(), 2);
     drop(heads);
 }

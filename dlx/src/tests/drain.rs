@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     state::{DrainNotConfirmed, ResourceHandle},
-    testing::{EVENT_TIMEOUT, Given, Site, header, plugin::Plugin, status, until, upstream},
+    testing::{EVENT_TIMEOUT, Site, SiteOptions, header, plugin::Plugin, status, until, upstream},
 };
 
 /// What the load saw.
@@ -54,8 +54,9 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
         wakes.store(true, Ordering::SeqCst);
         Ok(vec![crate::testing::plugin::endpoint(address)])
     });
-    let site = Arc::new(Site::start(plugin.asleep("a"), Given { rules, ..Given::default() }).await);
-    let entry = site.entry("a");
+    let site =
+        Arc::new(Site::start(plugin.asleep("a"), SiteOptions { rules, ..SiteOptions::default() }).await);
+    let handle = site.resource("a");
     let done = Arc::new(AtomicBool::new(false));
     let mut load = JoinSet::new();
     for client in 0..clients {
@@ -87,12 +88,12 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
     let mut seen = Seen::default();
     let end = Instant::now() + EVENT_TIMEOUT;
     while seen.commits < commits && Instant::now() < end {
-        let Some((nonce, version)) = site.plugin.fence("a") else {
+        let Some((nonce, version)) = site.plugin.begin_drain("a") else {
             tokio::task::yield_now().await;
             continue;
         };
         let confirmed =
-            ResourceHandle::confirm_drain(&entry, nonce, Instant::now() + Duration::from_secs(2)).await;
+            ResourceHandle::confirm_drain(&handle, nonce, Instant::now() + Duration::from_secs(2)).await;
         let committed = confirmed.is_ok()
             && site
                 .plugin
@@ -153,16 +154,16 @@ async fn without_the_count_of_what_is_in_flight_it_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fence_that_is_not_seen_is_not_confirmed() {
+async fn a_drain_that_is_not_seen_is_not_confirmed() {
     let (address, _) = upstream::echo(async || ()).await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
+    let handle = site.resource("a");
     let soon = || Instant::now() + Duration::from_millis(50);
     let nonce = scaler_types::Nonce(7);
-    assert!(entry.confirm_drain(nonce, soon()).await.unwrap_err().to_string().contains("active"));
-    let (seen, version) = site.plugin.fence("a").unwrap();
-    assert_eq!(entry.confirm_drain(seen, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
-    assert!(entry.confirm_drain(nonce, soon()).await.unwrap_err().to_string().contains(&seen.to_string()));
+    assert!(handle.confirm_drain(nonce, soon()).await.unwrap_err().to_string().contains("active"));
+    let (seen, version) = site.plugin.begin_drain("a").unwrap();
+    assert_eq!(handle.confirm_drain(seen, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
+    assert!(handle.confirm_drain(nonce, soon()).await.unwrap_err().to_string().contains(&seen.to_string()));
     // A request reverts it, is forwarded, and the commit fails.
     assert_eq!(status(&site.get("a.test", "/").await), 200);
     assert!(site.plugin.write("a", &version, |_| ()).is_none(), "the commit found the fence's version");
@@ -172,15 +173,15 @@ async fn a_fence_that_is_not_seen_is_not_confirmed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_is_said() {
     let (address, _) = upstream::echo(async || std::future::pending().await).await;
-    let site = Site::start(Plugin::at(address).awake("a", address), Given::default()).await;
-    let entry = site.entry("a");
+    let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
+    let handle = site.resource("a");
     let mut stream = site.connect().await;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
-    until("in flight", || entry.counts.in_flight() == 1).await;
-    let (nonce, _) = site.plugin.fence("a").unwrap();
-    let refused = entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
+    until("in flight", || handle.counts.in_flight() == 1).await;
+    let (nonce, _) = site.plugin.begin_drain("a").unwrap();
+    let refused = handle.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
     assert_eq!(refused, Err(DrainNotConfirmed::InFlight(1)));
     drop(stream);
-    until("its client left", || entry.counts.in_flight() == 0).await;
-    assert_eq!(entry.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
+    until("its client left", || handle.counts.in_flight() == 0).await;
+    assert_eq!(handle.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
 }

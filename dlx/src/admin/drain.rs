@@ -19,7 +19,7 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
-struct Question {
+struct DrainQuestion {
     namespace: String,
     name: String,
     kind: String,
@@ -41,7 +41,7 @@ struct Answer {
 
 /// Answers.
 pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
-    let question: Question = match serde_json::from_slice(request.body()) {
+    let question: DrainQuestion = match serde_json::from_slice(request.body()) {
         Ok(question) => question,
         Err(error) => {
             return refuse(StatusCode::BAD_REQUEST, &format!("the body is no drain question: {error}"));

@@ -9,14 +9,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::{EVENT_TIMEOUT, Given, Site, local, plugin::endpoint, upstream};
+use super::{EVENT_TIMEOUT, Site, SiteOptions, local, plugin::endpoint, upstream};
 
 pub(crate) fn port(listen: u16, protocol: Protocol) -> Vec<Port> {
     vec![Port { listen, target: None, protocol, guessed: false }]
 }
 
-pub(crate) fn given(ports: ServicePorts) -> Given {
-    Given { service_ports: Some(ports), ..Given::default() }
+pub(crate) fn on_service_ports(ports: ServicePorts) -> SiteOptions {
+    SiteOptions { service_ports: Some(ports), ..SiteOptions::default() }
 }
 
 /// Awake at `address`, and reached by this port.

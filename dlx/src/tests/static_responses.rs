@@ -9,7 +9,7 @@ use daemon::settings::{Settings, StaticResponse, StaticResponseWhen};
 use scaler_types::Phase;
 use tokio::{sync::Semaphore, time::Instant};
 
-use crate::testing::{EVENT_TIMEOUT, Given, Site, body, plugin::Plugin, status, until, upstream};
+use crate::testing::{EVENT_TIMEOUT, Site, SiteOptions, body, plugin::Plugin, status, until, upstream};
 
 async fn site(plugin: Arc<Plugin>) -> Site {
     let when = StaticResponseWhen::Asleep;
@@ -17,7 +17,7 @@ async fn site(plugin: Arc<Plugin>) -> Site {
     let path = StaticResponse { user_agent: None, path: Some("/healthz".to_owned()), status: 299, when };
     let settings =
         Settings { static_responses: vec![agent, path], hold_timeout: EVENT_TIMEOUT, ..Settings::default() };
-    Site::start(plugin, Given { settings, ..Given::default() }).await
+    Site::start(plugin, SiteOptions { settings, ..SiteOptions::default() }).await
 }
 
 async fn ask(site: &Site, path: &str, agent: &str) -> String {
@@ -27,10 +27,10 @@ async fn ask(site: &Site, path: &str, agent: &str) -> String {
 
 /// Neither wakes, nor counts, nor is held.
 fn unnoticed(site: &Site) -> bool {
-    let entry = site.entry("a");
-    let idle = entry.counts.idle().is_none() && entry.counts.within(Duration::from_secs(3600)) == 0;
-    idle && entry.counts.total() == 0
-        && entry.queue.is_empty()
+    let handle = site.resource("a");
+    let idle = handle.counts.idle().is_none() && handle.counts.within(Duration::from_secs(3600)) == 0;
+    idle && handle.counts.total() == 0
+        && handle.queue.is_empty()
         && site.plugin.set_scales.load(Ordering::SeqCst) == 0
 }
 
@@ -49,12 +49,12 @@ async fn asleep_the_dlx_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn awake_the_resource_answers_and_nothing_counts() {
-    let (asked, answers) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let (told, wait) = (asked.clone(), answers.clone());
+    let (requested, answers) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (notify, wait) = (requested.clone(), answers.clone());
     let (address, _) = upstream::echo(move || {
-        let (told, wait) = (told.clone(), wait.clone());
+        let (notify, wait) = (notify.clone(), wait.clone());
         async move {
-            told.add_permits(1);
+            notify.add_permits(1);
             wait.acquire().await.unwrap().forget();
         }
     })
@@ -64,22 +64,22 @@ async fn awake_the_resource_answers_and_nothing_counts() {
         let site = site.clone();
         async move { ask(&site, "/x", "monitor/1").await }
     });
-    asked.acquire().await.unwrap().forget();
+    requested.acquire().await.unwrap().forget();
     assert!(unnoticed(&site));
-    assert_eq!(site.entry("a").counts.in_flight(), 0);
+    assert_eq!(site.resource("a").counts.in_flight(), 0);
     // It is under way all the same: what it was sent to must not be put to sleep under it.
-    let (nonce, _) = site.plugin.fence("a").unwrap();
-    let confirmed = site.entry("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
+    let (nonce, _) = site.plugin.begin_drain("a").unwrap();
+    let confirmed = site.resource("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
     assert_eq!(confirmed, Err(crate::state::DrainNotConfirmed::InFlight(1)));
     answers.add_permits(1);
     let answer = asking.await.unwrap();
     assert!(body(&answer).starts_with("GET /x "), "{answer}");
-    until("it to have left", || site.entry("a").counts.under_way() == 0).await;
+    until("it to have left", || site.resource("a").counts.under_way() == 0).await;
     assert!(unnoticed(&site));
     // While it is fenced the DLX answers: a monitor does not keep it awake.
     assert_eq!(status(&ask(&site, "/x", "monitor/1").await), 204);
     assert_eq!(site.plugin.get("a").record.phase, Phase::Draining);
-    site.entry("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await.unwrap();
+    site.resource("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,10 +89,10 @@ async fn with_always_the_dlx_answers_awake_and_asleep() {
         let when = StaticResponseWhen::Always;
         let path = StaticResponse { user_agent: None, path: Some("/healthz".to_owned()), status: 299, when };
         let settings = Settings { static_responses: vec![path], ..Settings::default() };
-        let site = Site::start(plugin, Given { settings, ..Given::default() }).await;
+        let site = Site::start(plugin, SiteOptions { settings, ..SiteOptions::default() }).await;
         assert_eq!(status(&ask(&site, "/healthz?x", "curl").await), 299);
         assert!(unnoticed(&site));
-        assert_eq!(site.entry("a").counts.under_way(), 0);
+        assert_eq!(site.resource("a").counts.under_way(), 0);
     }
     assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
 }
@@ -110,7 +110,7 @@ async fn a_dead_resource_does_not_look_well() {
     for (address, expected) in [(broken, 500), (closed, 503)] {
         let site = site(Plugin::at(address).awake("a", address)).await;
         if expected == 500 {
-            until("up", || site.entry("a").is_up()).await;
+            until("up", || site.resource("a").is_up()).await;
         }
         let answer = ask(&site, "/healthz", "curl").await;
         assert_eq!(status(&answer), expected, "{answer}");
@@ -122,7 +122,7 @@ async fn a_dead_resource_does_not_look_well() {
 #[tokio::test(flavor = "multi_thread")]
 async fn scrapers_wake_nothing_where_nobody_says_anything() {
     let (address, echo) = upstream::echo(async || ()).await;
-    let site = Site::start(Plugin::at(address).asleep("a"), Given::default()).await;
+    let site = Site::start(Plugin::at(address).asleep("a"), SiteOptions::default()).await;
     for agent in ["Prometheus/3.5.0", "kube-probe/1.36"] {
         let answer = ask(&site, "/metrics", agent).await;
         assert_eq!((status(&answer), body(&answer)), (200, ""), "{agent}");
