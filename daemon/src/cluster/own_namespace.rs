@@ -3,7 +3,6 @@
 use std::{
     fs,
     hash::{BuildHasher, RandomState},
-    io,
     net::IpAddr,
     process,
     time::Duration,
@@ -11,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::{coordination::v1::Lease, core::v1};
 use kube::{Api, Client};
-use tokio::time::timeout;
+use kube_watch::with_timeout;
 
 use super::{IN_A_POD, causes};
 use crate::exit::Misconfigured;
@@ -88,16 +87,7 @@ impl OwnNamespace {
 
     /// A call, or an error after [`CALL_TIMEOUT`].
     pub(crate) async fn call<T>(&self, call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-        match timeout(CALL_TIMEOUT, call).await {
-            Ok(result) => result,
-            Err(_) => {
-                let late = io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no answer within {}", scaler_types::duration::short(CALL_TIMEOUT)),
-                );
-                Err(kube::Error::Service(Box::new(late)))
-            }
-        }
+        with_timeout(CALL_TIMEOUT, call).await
     }
 
     /// What went wrong with a call, and what to do about it. `verb` and `resource` as a Role names them.

@@ -1,14 +1,14 @@
 //! The Lease `scaler-autoscaler` in the daemons' own namespace: does what [`Election`] orders.
 
-use std::{io, pin::Pin, time::Duration};
+use std::{future::pending, time::Duration};
 
-use futures_util::{Stream, StreamExt};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
     jiff::Timestamp,
 };
-use kube::api::{DeleteParams, PostParams, Preconditions, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube_watch::{Event, Watch};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -47,11 +47,9 @@ struct Candidate {
     election: Election,
     /// As it was last seen, if there is one: what is written keeps what others put on it.
     lease: Option<Lease>,
-    watch: Option<Events>,
+    watch: Option<Watch<Lease>>,
     status: Shared,
 }
-
-type Events = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<Lease>>> + Send>>;
 
 /// Waits until this process leads, and sees to its renewals from then on. `lost` is cancelled when it leads no more.
 pub(super) async fn acquire(
@@ -161,54 +159,41 @@ impl Candidate {
     async fn wait(&mut self, until: Instant, watching: Watching) {
         let changed = async {
             match watching {
-                Watching::Yes => self.changed().await,
-                Watching::No => std::future::pending().await,
+                Watching::Yes => self.watch().next().await,
+                Watching::No => pending().await,
             }
         };
         #[expect(
             clippy::disallowed_methods,
             reason = "a Lease runs out, and is to be renewed, by time alone"
         )]
-        let seen = tokio::select! {
-            seen = changed => seen,
+        let event = tokio::select! {
+            event = changed => event,
             () = sleep_until(until) => return,
         };
-        match seen {
-            Ok(lease) => self.observe(lease),
+        match event {
+            Ok(Event::Apply(lease)) => self.observe(Some(lease)),
+            Ok(Event::Delete(_)) => self.observe(None),
+            Ok(Event::Bookmark) => {}
+            // The server no longer has the version that was read. A list would say less than a read.
+            Ok(Event::Init | Event::Page { .. }) => {
+                self.watch = None;
+                self.election.failed(Instant::now());
+            }
             Err(error) => {
                 self.watch = None;
-                self.failed("watch", &error);
+                self.failed("watch", &error.into_inner());
             }
         }
     }
 
-    /// The Lease, when it has changed. What was not seen when this is dropped is seen by the next call.
-    async fn changed(&mut self) -> kube::Result<Option<Lease>> {
-        let events = match &mut self.watch {
-            Some(events) => events,
-            none => {
-                let version =
-                    self.lease.as_ref().and_then(|lease| lease.metadata.resource_version.as_deref());
-                let only = WatchParams::default().fields(&format!("metadata.name={NAME}"));
-                let events = self.own.leases().watch(&only, version.unwrap_or_default()).await?;
-                none.insert(Box::pin(events))
-            }
-        };
-        loop {
-            match events.next().await {
-                Some(Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease))) => return Ok(Some(lease)),
-                Some(Ok(WatchEvent::Deleted(_))) => return Ok(None),
-                Some(Ok(WatchEvent::Bookmark(_))) => {}
-                Some(Ok(WatchEvent::Error(status))) => return Err(kube::Error::Api(status)),
-                Some(Err(error)) => return Err(error),
-                None => {
-                    return Err(kube::Error::ReadEvents(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the watch ended",
-                    )));
-                }
-            }
-        }
+    /// Follows the Lease from the version that was last seen. An event that was not awaited is the next one.
+    fn watch(&mut self) -> &mut Watch<Lease> {
+        self.watch.get_or_insert_with(|| {
+            let version = self.lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
+            let only = ListParams::default().fields(&format!("metadata.name={NAME}"));
+            Watch::resume(self.own.leases(), only, version.unwrap_or_default())
+        })
     }
 
     fn observe(&mut self, lease: Option<Lease>) {

@@ -8,22 +8,15 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
-    pin::pin,
     sync::Arc,
 };
 
-use futures_util::StreamExt;
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Node, Pod, PodStatus},
 };
-use kube::{
-    Api,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
+use kube::{Api, api::ListParams};
+use kube_watch::{Event, LastFailure, Watch, WatchError};
 use scaler_types::Dlx;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
@@ -43,9 +36,6 @@ pub struct Serving {
     registered: watch::Sender<Registered>,
     _task: AbortOnDropHandle<()>,
 }
-
-/// How long the server lets a watch live: a connection that died without a word is noticed by its not being ended then.
-const LIVES: u32 = 60;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -93,12 +83,6 @@ struct Seen {
     zones: HashMap<String, Zone>,
 }
 
-/// What stands in the way of a watch, told once.
-struct Trouble {
-    resource: &'static str,
-    told: Option<String>,
-}
-
 // === impl Serving ===
 
 impl Serving {
@@ -128,28 +112,27 @@ impl Serving {
 }
 
 async fn follow(own: OwnNamespace, tell: watch::Sender<ReadyDlxs>, registered: watch::Sender<Registered>) {
-    let config = watcher::Config::default().timeout(LIVES);
-    let of_dlxs = config.clone().labels(&format!("{LABEL}={DLX}"));
-    let mut leases = pin!(watcher(own.leases(), of_dlxs).default_backoff());
-    let mut pods = pin!(watcher(own.pods(), config).default_backoff());
+    let members = ListParams::default().labels(&format!("{LABEL}={DLX}"));
+    let mut leases = Watch::new(own.leases(), members);
+    let mut pods = Watch::new(own.pods(), ListParams::default());
     let mut seen = Seen::default();
     let mut nodes: JoinSet<(String, kube::Result<Option<String>>)> = JoinSet::new();
     let mut forbidden = false;
-    let mut troubles = ["leases", "pods"].map(Trouble::new);
+    let mut failures = [(); 2].map(|()| LastFailure::default());
     loop {
         tokio::select! {
-            Some(event) = leases.next() => {
-                if matches!(event, Err(watcher::Error::WatchStartFailed(_))) {
+            event = leases.next() => {
+                if matches!(event, Err(WatchError::Start(_))) {
                     // One that broke goes on where it was, if it can.
                     Registered::missed(&registered);
                 }
-                if let Some(event) = troubles[0].none(&own, event) {
+                if let Some(event) = log_failure(&own, "leases", &mut failures[0], event) {
                     note_registered(&event, seen.leases.known.is_some(), &registered);
                     seen.leases.apply(event, |lease: Lease| (lease.metadata.name.clone(), Registrant::from_lease(&lease)));
                 }
             }
-            Some(event) = pods.next() => {
-                if let Some(event) = troubles[1].none(&own, event) {
+            event = pods.next() => {
+                if let Some(event) = log_failure(&own, "pods", &mut failures[1], event) {
                     seen.pods.apply(event, |pod: Pod| (pod.metadata.name.clone(), PodAddresses::from_pod(pod)));
                 }
             }
@@ -179,17 +162,40 @@ async fn follow(own: OwnNamespace, tell: watch::Sender<ReadyDlxs>, registered: w
     }
 }
 
+/// The event, if there is one; why there is none is logged once.
+fn log_failure<K>(
+    own: &OwnNamespace,
+    resource: &str,
+    last: &mut LastFailure,
+    event: Result<Event<K>, WatchError>,
+) -> Option<Event<K>> {
+    match event {
+        Ok(event) => {
+            if last.ends_with(&event) {
+                tracing::info!(resource, "watching the DLXs again");
+            }
+            Some(event)
+        }
+        Err(error) => {
+            let reason = own.explain(error.verb(), resource, &error.into_inner());
+            if last.is_new(&reason) {
+                tracing::warn!(reason, "failed to watch the DLXs: keeping the last known ones");
+            }
+            None
+        }
+    }
+}
+
 /// Notes who registered. `again`: they had been listed before, so that a new list may lack some that came and went.
 fn note_registered(event: &Event<Lease>, again: bool, tell: &watch::Sender<Registered>) {
-    match event {
-        Event::Init if again => Registered::lost_sight(tell),
-        Event::InitDone => Registered::followed(tell),
-        Event::Apply(lease) | Event::InitApply(lease) => {
-            if let Some(holder) = holder(lease) {
-                Registered::record(tell, holder);
-            }
-        }
-        Event::Init | Event::Delete(_) => {}
+    if matches!(event, Event::Init) && again {
+        Registered::lost_sight(tell);
+    }
+    for holder in event.objects().iter().filter_map(holder) {
+        Registered::record(tell, holder);
+    }
+    if matches!(event, Event::Page { complete_at: Some(_), .. }) {
+        Registered::followed(tell);
     }
 }
 
@@ -267,8 +273,12 @@ impl<T> WatchedObjects<T> {
         };
         match event {
             Event::Init => self.listed.clear(),
-            Event::InitApply(object) => put(&mut self.listed, object),
-            Event::InitDone => self.known = Some(std::mem::take(&mut self.listed)),
+            Event::Page { objects, complete_at } => {
+                objects.into_iter().for_each(|object| put(&mut self.listed, object));
+                if complete_at.is_some() {
+                    self.known = Some(std::mem::take(&mut self.listed));
+                }
+            }
             Event::Apply(object) => {
                 if let Some(known) = &mut self.known {
                     put(known, object);
@@ -279,6 +289,7 @@ impl<T> WatchedObjects<T> {
                     known.remove(&name);
                 }
             }
+            Event::Bookmark => {}
         }
     }
 }
@@ -345,40 +356,4 @@ fn addresses(status: &PodStatus) -> Vec<IpAddr> {
         }
     }
     addresses
-}
-
-// === impl Trouble ===
-
-impl Trouble {
-    fn new(resource: &'static str) -> Self {
-        Self { resource, told: None }
-    }
-
-    /// The event, if there is one; what stands in the way is told once.
-    fn none<K>(&mut self, own: &OwnNamespace, event: Result<Event<K>, watcher::Error>) -> Option<Event<K>> {
-        let error = match event {
-            Ok(event) => {
-                // A list that only begins has brought nothing yet.
-                if !matches!(event, Event::Init) && self.told.take().is_some() {
-                    tracing::info!(resource = self.resource, "the DLXs are followed again");
-                }
-                return Some(event);
-            }
-            Err(error) => error,
-        };
-        let why = match error {
-            watcher::Error::InitialListFailed(error) => own.explain("list", self.resource, &error),
-            watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
-                own.explain("watch", self.resource, &error)
-            }
-            // Too far behind: it lists anew.
-            watcher::Error::WatchError(status) if status.code == 410 => return None,
-            error => error.to_string(),
-        };
-        if self.told.as_ref() != Some(&why) {
-            tracing::warn!(reason = why, "cannot follow which DLXs take requests; what is known is kept");
-        }
-        self.told = Some(why);
-        None
-    }
 }

@@ -12,8 +12,9 @@ use kube::{
     core::{ApiResource, GroupVersionKind},
     discovery,
 };
-use scaler_types::{Result, Role, ScaleError, duration};
-use tokio::{sync::Semaphore, time::timeout};
+use kube_watch::with_timeout;
+use scaler_types::{Result, Role, ScaleError};
+use tokio::sync::Semaphore;
 
 use crate::objects::{Kind, Workload};
 
@@ -160,20 +161,6 @@ pub(crate) fn select_labels(query: &str) -> ListParams {
     ListParams::default().labels(query)
 }
 
-/// Gives up on an answer that does not come.
-///
-/// # Errors
-///
-/// The call's own, or that it took too long: it may have taken effect all the same.
-pub(crate) async fn with_timeout<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, kube::Error> {
-    timeout(limit, call).await.unwrap_or_else(|_| {
-        Err(kube::Error::Service(format!("no answer within {}", duration::short(limit)).into()))
-    })
-}
-
 /// An error in one line, in the server's own words where there are any.
 pub(crate) fn describe_error(error: &kube::Error) -> String {
     match error {
@@ -218,11 +205,6 @@ pub(crate) fn is_forbidden(error: &kube::Error) -> bool {
 /// There is no such object or type.
 pub(crate) fn is_missing(error: &kube::Error) -> bool {
     code(error) == 404
-}
-
-/// The server no longer knows that version.
-pub(crate) fn is_gone(error: &kube::Error) -> bool {
-    code(error) == 410
 }
 
 /// The object would be invalid; a failed `test` of a patch is also reported so.

@@ -28,4 +28,4 @@ pub(crate) use quarantine::PortQuarantine;
 pub(crate) use quarantine::QUARANTINE;
 pub(crate) use selector_conflicts::MAX_LOSSES;
 pub(crate) use store::{Clock, ObjectChange, ObjectType, State, StateOrigin, Store};
-pub(crate) use watch::{ObjectWatch, spawn};
+pub(crate) use watch::ObjectWatch;

@@ -1,6 +1,6 @@
 //! The start of an instance: all watches, and their first lists.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use k8s_openapi::api::{
@@ -9,14 +9,15 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, NetworkPolicy},
 };
-use kube::{Api, core::ApiResource};
+use kube::{Api, Resource, core::ApiResource};
 use scaler_types::{Result, Role, duration};
+use serde::de::DeserializeOwned;
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 
 use crate::{
     cluster::{self, ClusterApi},
     config::{PluginConfig, WorkloadKind},
-    index::{Clock, MissingPodLabel, ObjectChange, ObjectType, ObjectWatch, Project, Store, spawn},
+    index::{Clock, MissingPodLabel, ObjectChange, ObjectType, ObjectWatch, Project, Store},
     objects::{self, Kind, MANAGED_BY, PORT_REGISTRY, Workload},
 };
 
@@ -33,7 +34,15 @@ pub(crate) struct Started {
 }
 
 /// A first list that is waited for: of what, and with which rights.
-type First = (String, &'static str, oneshot::Receiver<Result<(), kube::Error>>);
+type FirstList = (String, &'static str, oneshot::Receiver<Result<(), kube::Error>>);
+
+/// The watches of an instance.
+struct Watches<'a> {
+    cluster: &'a ClusterApi,
+    store: Arc<Store>,
+    tasks: JoinSet<()>,
+    firsts: Vec<FirstList>,
+}
 
 /// Returns when the first lists are in.
 ///
@@ -66,196 +75,123 @@ async fn list_all(
     let namespace = cluster.namespace.as_ref();
     let place =
         namespace.map_or_else(|| "in all namespaces".to_owned(), |name| format!("in namespace {name}"));
-    let mut tasks = JoinSet::new();
-    let mut firsts: Vec<First> = Vec::new();
-
+    let mut watches = Watches { cluster, store, tasks: JoinSet::new(), firsts: Vec::new() };
+    if config.service_ports.is_some() {
+        let (api, what) =
+            (cluster.in_namespace::<ConfigMap>(&cluster.home), format!("configmaps ({PORT_REGISTRY})"));
+        let read = |object: ConfigMap| ObjectChange::PortRegistry(Box::new(object.into()));
+        let registry = ObjectWatch::new(api, what, ObjectType::PortRegistry, read).required("list, watch");
+        watches.spawn(registry.with_fields(&format!("metadata.name={PORT_REGISTRY}")));
+        watches.wait_for_lists(&format!("in namespace {}", cluster.home)).await?;
+    }
     for kind in &kinds {
         let of = Arc::clone(kind);
-        let feed = ObjectWatch {
-            api: cluster.dynamic(&kind.api),
-            what: kind.full_name(),
-            topic: ObjectType::Workloads(kind.index),
-            fields: None,
-            labels: None,
-            optional: false,
-            read: Arc::new(move |object| ObjectChange::Workload(Box::new(Workload::new(&of, object)))),
-        };
-        firsts.push((
-            kind.full_name(),
-            "get, list, watch, patch",
-            spawn(feed, Arc::clone(&store), &mut tasks),
-        ));
+        let read = move |object| ObjectChange::Workload(Box::new(Workload::new(&of, object)));
+        let topic = ObjectType::Workloads(kind.index);
+        let workloads = ObjectWatch::new(cluster.dynamic(&kind.api), kind.full_name(), topic, read);
+        watches.spawn(workloads.required("get, list, watch, patch"));
     }
-    let services = ObjectWatch {
-        api: cluster.api::<Service>(),
-        what: "services".to_owned(),
-        topic: ObjectType::Services,
-        fields: None,
-        labels: None,
-        optional: false,
-        read: Arc::new(|object| ObjectChange::Service(object.into())),
-    };
-    firsts.push(("services".to_owned(), "list, watch", spawn(services, Arc::clone(&store), &mut tasks)));
+    let read = |object: Service| ObjectChange::Service(object.into());
+    let services = ObjectWatch::new(cluster.api::<Service>(), "services", ObjectType::Services, read);
+    watches.spawn(services.required("list, watch"));
     if config.service_ports.is_some() {
-        firsts.extend(watch_interception(cluster, config, &store, &mut tasks).await?);
+        watches.spawn_interception(config);
     }
-    firsts.extend(watch_optional(cluster, config, &store, &mut tasks).await?);
-    wait_for_lists(&place, firsts).await?;
+    watches.spawn_optional(config).await?;
+    watches.wait_for_lists(&place).await?;
 
     if config.role == Role::Dlx {
         // After the workloads: a pod that was alive when a workload's wake had been read is from after it.
-        let pods = ObjectWatch {
-            api: cluster.api::<Pod>(),
-            what: "pods".to_owned(),
-            topic: ObjectType::Pods,
-            fields: None,
-            labels: None,
-            optional: false,
-            read: Arc::new(|object: Pod| ObjectChange::Pod(Box::new(object.into()))),
-        };
-        let first = spawn(pods, Arc::clone(&store), &mut tasks);
-        wait_for_lists(&place, vec![("pods".to_owned(), "get, list, watch", first)]).await?;
+        let read = |object: Pod| ObjectChange::Pod(Box::new(object.into()));
+        let pods = ObjectWatch::new(cluster.api::<Pod>(), "pods", ObjectType::Pods, read);
+        watches.spawn(pods.required("get, list, watch"));
+        watches.wait_for_lists(&place).await?;
     }
-    Ok(Started { store, tasks })
+    Ok(Started { store: watches.store, tasks: watches.tasks })
 }
 
-/// What is watched where Services are intercepted.
-async fn watch_interception(
-    cluster: &ClusterApi,
-    config: &PluginConfig,
-    store: &Arc<Store>,
-    tasks: &mut JoinSet<()>,
-) -> Result<Vec<First>> {
-    let registry = ObjectWatch {
-        api: cluster.in_namespace::<ConfigMap>(&cluster.home),
-        what: "configmaps".to_owned(),
-        topic: ObjectType::PortRegistry,
-        fields: Some(format!("metadata.name={}", PORT_REGISTRY)),
-        labels: None,
-        optional: false,
-        read: Arc::new(|object: ConfigMap| ObjectChange::PortRegistry(Box::new(object.into()))),
-    };
-    let first = spawn(registry, Arc::clone(store), tasks);
-    let what = format!("configmaps ({})", PORT_REGISTRY);
-    wait_for_lists(&format!("in namespace {}", cluster.home), vec![(what, "list, watch", first)]).await?;
+// === impl Watches ===
 
-    let mut firsts = Vec::new();
-    let slices = ObjectWatch {
-        api: cluster.api::<EndpointSlice>(),
-        what: "endpointslices.discovery.k8s.io".to_owned(),
-        topic: ObjectType::Slices,
-        fields: None,
-        // Only the autoscaler needs to know a Service's other endpoints.
-        labels: (config.role == Role::Dlx).then(|| format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)),
-        optional: false,
-        read: Arc::new(|object| ObjectChange::Slice(Box::new(objects::Slice::from(object)))),
-    };
-    firsts.push((slices.what.clone(), "list, watch", spawn(slices, Arc::clone(store), tasks)));
-    if config.role == Role::Autoscaler {
-        let policies = ObjectWatch {
-            api: cluster.api::<NetworkPolicy>(),
-            what: "networkpolicies.networking.k8s.io".to_owned(),
-            topic: ObjectType::Policies,
-            fields: None,
-            labels: None,
-            optional: true,
-            read: Arc::new(|object: NetworkPolicy| ObjectChange::Policy(object.into())),
-        };
-        firsts.push((policies.what.clone(), "list, watch", spawn(policies, Arc::clone(store), tasks)));
+impl Watches<'_> {
+    fn spawn<K>(&mut self, watch: ObjectWatch<K>)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let (what, verbs) = (watch.what.clone(), watch.verbs.unwrap_or_default());
+        self.firsts.push((what, verbs, watch.spawn(&self.store, &mut self.tasks)));
     }
-    Ok(firsts)
-}
 
-/// What is watched where it is there and allowed.
-async fn watch_optional(
-    cluster: &ClusterApi,
-    config: &PluginConfig,
-    store: &Arc<Store>,
-    tasks: &mut JoinSet<()>,
-) -> Result<Vec<First>> {
-    let mut firsts = Vec::new();
-    let ingresses = ObjectWatch {
-        api: cluster.api::<Ingress>(),
-        what: "ingresses.networking.k8s.io".to_owned(),
-        topic: ObjectType::Ingresses,
-        fields: None,
-        labels: None,
-        optional: true,
-        read: Arc::new(|object| ObjectChange::Route(ObjectType::Ingresses, object.into())),
-    };
-    firsts.push((ingresses.what.clone(), "list, watch", spawn(ingresses, Arc::clone(store), tasks)));
-    let namespaces = ObjectWatch {
-        api: Api::<Namespace>::all(cluster.client.clone()),
-        what: "namespaces".to_owned(),
-        topic: ObjectType::Namespaces,
-        fields: config.namespace.as_ref().map(|name| format!("metadata.name={name}")),
-        labels: None,
-        optional: true,
-        read: Arc::new(|object| ObjectChange::Namespace(object.into())),
-    };
-    firsts.push((namespaces.what.clone(), "list, watch", spawn(namespaces, Arc::clone(store), tasks)));
-    if let Some(routes) = find_type(cluster, "gateway.networking.k8s.io", "v1", "HTTPRoute").await? {
-        let feed = ObjectWatch {
-            api: cluster.dynamic(&routes),
-            what: "httproutes.gateway.networking.k8s.io".to_owned(),
-            topic: ObjectType::HttpRoutes,
-            fields: None,
-            labels: None,
-            optional: true,
-            read: Arc::new(|object| {
-                ObjectChange::Route(ObjectType::HttpRoutes, objects::HostRoute::from(object))
-            }),
-        };
-        firsts.push((feed.what.clone(), "list, watch", spawn(feed, Arc::clone(store), tasks)));
-    }
-    // Only the autoscaler needs to know other autoscalers.
-    if config.role == Role::Autoscaler {
-        let hpas = ObjectWatch {
-            api: cluster.api::<HorizontalPodAutoscaler>(),
-            what: "horizontalpodautoscalers.autoscaling".to_owned(),
-            topic: ObjectType::Hpas,
-            fields: None,
-            labels: None,
-            optional: true,
-            read: Arc::new(|object| ObjectChange::Autoscaler(ObjectType::Hpas, object.into())),
-        };
-        firsts.push((hpas.what.clone(), "list, watch", spawn(hpas, Arc::clone(store), tasks)));
-        if let Some(objects) = find_type(cluster, "keda.sh", "v1alpha1", "ScaledObject").await? {
-            let feed = ObjectWatch {
-                api: cluster.dynamic(&objects),
-                what: "scaledobjects.keda.sh".to_owned(),
-                topic: ObjectType::ScaledObjects,
-                fields: None,
-                labels: None,
-                optional: true,
-                read: Arc::new(|object| {
-                    ObjectChange::Autoscaler(
-                        ObjectType::ScaledObjects,
-                        objects::OtherAutoscaler::from(object),
-                    )
-                }),
-            };
-            firsts.push((feed.what.clone(), "list, watch", spawn(feed, Arc::clone(store), tasks)));
+    /// What is watched where Services are intercepted.
+    fn spawn_interception(&mut self, config: &PluginConfig) {
+        let cluster = self.cluster;
+        let what = "endpointslices.discovery.k8s.io";
+        let read = |object| ObjectChange::Slice(Box::new(objects::Slice::from(object)));
+        let slices = ObjectWatch::new(cluster.api::<EndpointSlice>(), what, ObjectType::Slices, read);
+        let mut slices = slices.required("list, watch");
+        if config.role == Role::Dlx {
+            // Only the autoscaler needs to know a Service's other endpoints.
+            slices = slices.with_labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
+        }
+        self.spawn(slices);
+        if config.role == Role::Autoscaler {
+            let what = "networkpolicies.networking.k8s.io";
+            let read = |object: NetworkPolicy| ObjectChange::Policy(object.into());
+            self.spawn(ObjectWatch::new(cluster.api(), what, ObjectType::Policies, read));
         }
     }
-    Ok(firsts)
-}
 
-async fn wait_for_lists(place: &str, firsts: Vec<First>) -> Result<()> {
-    for (what, verbs, first) in firsts {
-        let listed = first.await.with_context(|| format!("the watch of {what} ended"))?;
-        listed.map_err(|error| {
-            let told = cluster::describe_error(&error);
-            match cluster::is_forbidden(&error) {
-                true => anyhow!(
-                    "listing {what} {place}: {told}; the service account of this daemon needs the verbs {verbs} on \
-                     {what} (plugins/deployment/README.md, Rights)"
-                ),
-                false => anyhow!("listing {what} {place}: {told}"),
+    /// What is watched where it exists and is allowed.
+    async fn spawn_optional(&mut self, config: &PluginConfig) -> Result<()> {
+        let cluster = self.cluster;
+        let what = "ingresses.networking.k8s.io";
+        let read = |object: Ingress| ObjectChange::Route(ObjectType::Ingresses, object.into());
+        self.spawn(ObjectWatch::new(cluster.api(), what, ObjectType::Ingresses, read));
+
+        let read = |object: Namespace| ObjectChange::Namespace(object.into());
+        let all = Api::all(cluster.client.clone());
+        let mut namespaces = ObjectWatch::new(all, "namespaces", ObjectType::Namespaces, read);
+        if let Some(name) = &config.namespace {
+            namespaces = namespaces.with_fields(&format!("metadata.name={name}"));
+        }
+        self.spawn(namespaces);
+        if let Some(routes) = find_type(cluster, "gateway.networking.k8s.io", "v1", "HTTPRoute").await? {
+            let what = "httproutes.gateway.networking.k8s.io";
+            let read = |object| ObjectChange::Route(ObjectType::HttpRoutes, objects::HostRoute::from(object));
+            self.spawn(ObjectWatch::new(cluster.dynamic(&routes), what, ObjectType::HttpRoutes, read));
+        }
+        // Only the autoscaler needs to know other autoscalers.
+        if config.role == Role::Autoscaler {
+            let what = "horizontalpodautoscalers.autoscaling";
+            let read =
+                |object: HorizontalPodAutoscaler| ObjectChange::Autoscaler(ObjectType::Hpas, object.into());
+            self.spawn(ObjectWatch::new(cluster.api(), what, ObjectType::Hpas, read));
+            if let Some(scaled) = find_type(cluster, "keda.sh", "v1alpha1", "ScaledObject").await? {
+                let topic = ObjectType::ScaledObjects;
+                let read =
+                    move |object| ObjectChange::Autoscaler(topic, objects::OtherAutoscaler::from(object));
+                let api = cluster.dynamic(&scaled);
+                self.spawn(ObjectWatch::new(api, "scaledobjects.keda.sh", topic, read));
             }
-        })?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    async fn wait_for_lists(&mut self, place: &str) -> Result<()> {
+        for (what, verbs, first) in self.firsts.drain(..) {
+            let listed = first.await.with_context(|| format!("the watch of {what} ended"))?;
+            listed.map_err(|error| {
+                let reason = cluster::describe_error(&error);
+                match cluster::is_forbidden(&error) {
+                    true => anyhow!(
+                        "listing {what} {place}: {reason}; the service account of this daemon needs the verbs {verbs} on \
+                         {what} (plugins/deployment/README.md, Rights)"
+                    ),
+                    false => anyhow!("listing {what} {place}: {reason}"),
+                }
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// The managed kinds.

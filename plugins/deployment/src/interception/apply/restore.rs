@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::{
-    api::{Patch, PatchParams, WatchParams},
-    core::WatchEvent,
-};
+use kube::api::{Patch, PatchParams};
+use kube_watch::Watch;
 use scaler_types::{
     Nonce, Phase, ResourceId, RestoreRequest, ScaleError, Target, duration,
     protocol::{Seen, Step, transition},
@@ -115,31 +112,17 @@ impl InterceptionWriter {
     /// Waits until a Service has a ready endpoint of its own. Asks the API itself: it is also done where no slices are watched.
     async fn wait_until_ready(&self, service: &ObjectName) -> Result<(), ScaleError> {
         let api = self.cluster.in_namespace::<EndpointSlice>(&service.0);
-        let label = format!("{SERVICE}={}", service.1);
+        let mut slices = Watch::new(api, cluster::select_labels(&format!("{SERVICE}={}", service.1)));
         let doing = format!("watching the EndpointSlices of the Service {}/{}", service.0, service.1);
-        let is_ready = |slice: EndpointSlice| {
-            let slice = Slice::from(slice);
+        let is_ready = |slice: &EndpointSlice| {
+            let slice = Slice::from(slice.clone());
             slice.ours.is_none() && slice.ready
         };
         loop {
-            let list = self.cluster.call(api.list(&cluster::select_labels(&label))).await;
-            let list = list.map_err(|error| cluster::retry_error(&error, &doing))?;
-            if list.items.into_iter().any(is_ready) {
+            let event = slices.next().await;
+            let event = event.map_err(|error| cluster::retry_error(&error.into_inner(), &doing))?;
+            if event.objects().iter().any(is_ready) {
                 return Ok(());
-            }
-            let from = list.metadata.resource_version.unwrap_or_default();
-            let params = WatchParams { label_selector: Some(label.clone()), ..WatchParams::default() };
-            let events = self.cluster.call(api.watch(&params, &from)).await;
-            let mut events = Box::pin(events.map_err(|error| cluster::retry_error(&error, &doing))?);
-            while let Some(event) = events.next().await {
-                match event.map_err(|error| cluster::retry_error(&error, &doing))? {
-                    WatchEvent::Added(slice) | WatchEvent::Modified(slice) if is_ready(slice.clone()) => {
-                        return Ok(());
-                    }
-                    // Listed anew.
-                    WatchEvent::Error(_) => break,
-                    _ => {}
-                }
             }
         }
     }
