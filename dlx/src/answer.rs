@@ -1,4 +1,4 @@
-//! Answers of the DLX's own: a status, and a JSON body that says why.
+//! Responses of the DLX's own: a status, and a JSON body with the reason.
 
 use std::{fmt, time::Duration};
 
@@ -7,20 +7,20 @@ use http::{HeaderValue, Response, StatusCode, header};
 use scaler_types::ResourceId;
 use serde::Serialize;
 
-/// An answer of the DLX's own.
+/// A response of the DLX's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ErrorResponse {
     /// The status.
     pub(crate) status: StatusCode,
-    /// Its code, as the body has it.
+    /// The error code in the body.
     pub(crate) error: &'static str,
     /// What happened, why, and what to do.
     pub(crate) reason: String,
-    /// Which resource, where one is known.
+    /// The resource, if it is known.
     pub(crate) resource: Option<ResourceId>,
-    /// When another try makes sense.
+    /// When to try again.
     pub(crate) retry_after: Option<Duration>,
-    /// Whether the connection is to be closed after it.
+    /// Whether the connection is closed after it.
     pub(crate) close: bool,
 }
 
@@ -86,7 +86,7 @@ impl ErrorResponse {
         }
     }
 
-    /// 503: the resource never saw it; try again.
+    /// 503: the resource did not get the request; try again.
     pub(crate) fn unavailable(
         id: &ResourceId,
         error: &'static str,
@@ -100,20 +100,20 @@ impl ErrorResponse {
         }
     }
 
-    /// 503: the resource went away. Closes the connection: it may have come in on the resource's own port, and the next one
-    /// on that is for whoever has it then.
+    /// 503: no plugin lists the resource any more. Closes the connection: on a port, the next connection may belong to
+    /// another resource.
     pub(crate) fn gone(id: &ResourceId) -> Self {
         let reason = "no plugin lists it any more";
         Self { close: true, ..Self::unavailable(id, "resource_gone", reason, Duration::from_secs(1)) }
     }
 
-    /// 503: the DLX shuts down, and the request was still held.
+    /// 503: the DLX shuts down while the request is held.
     pub(crate) fn shutting_down(id: &ResourceId) -> Self {
         let reason = "the DLX is shutting down: try again, another DLX or its successor answers";
         Self { close: true, ..Self::unavailable(id, "shutting_down", reason, Duration::from_secs(1)) }
     }
 
-    /// 508: it comes back again and again.
+    /// 508: the request passed this DLX several times.
     pub(crate) fn loop_detected(id: &ResourceId) -> Self {
         let reason = "the request came back five times: the resource's address points to a DLX; point it to the resource itself";
         Self { resource: Some(id.clone()), ..Self::new(StatusCode::LOOP_DETECTED, "loop_detected", reason) }
@@ -132,7 +132,7 @@ impl ErrorResponse {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(after) = self.retry_after {
-            // Whole seconds; never 0, which some clients take for "at once, for ever".
+            // Whole seconds; never 0, with which some clients retry at once for ever.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
         if self.close {

@@ -1,4 +1,4 @@
-//! Time as this process counts it: milliseconds since it started. Never compared with another process's.
+//! Milliseconds since this process started; not comparable with another process's.
 
 use std::{
     sync::OnceLock,
@@ -13,7 +13,7 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How long ago a moment of [`now_ms`] was.
+/// The time since a value of [`now_ms`].
 pub(crate) fn since(ms: u64) -> Duration {
     Duration::from_millis(now_ms().saturating_sub(ms))
 }

@@ -1,5 +1,6 @@
-//! The last report of a DLX that stops. After its last request it stays registered until the leading autoscaler has asked it once
-//! more, so that what it counted is not lost with it; a few seconds at most, and not at all where no autoscaler has ever requested activity.
+//! The final report of a DLX that stops. After its last request it stays registered until the leading autoscaler has
+//! asked it once more, so that its counts are not lost; a few seconds at most, and not at all if no autoscaler has ever
+//! requested activity.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -12,16 +13,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long a DLX that is done stays registered for its last report.
+/// How long a DLX stays registered for its final report.
 pub(crate) const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Far more than there are autoscalers, and far less than the admin port has connections.
+/// How many autoscalers may wait: far more than there are, and far fewer than the admin port's connections.
 const MAX_WAITING: usize = 16;
 
-/// How far the last report is.
+/// The state of the final report.
 #[derive(Debug)]
 pub(crate) struct FinalReport {
-    /// Questions that may wait: each keeps a connection of the admin port.
+    /// Permits to wait: each waiting autoscaler keeps a connection of the admin port.
     waiting: Semaphore,
     requested: AtomicBool,
     finished: CancellationToken,
@@ -42,12 +43,12 @@ impl Default for FinalReport {
 }
 
 impl FinalReport {
-    /// An autoscaler asks this DLX for its activity.
+    /// Notes that an autoscaler asked for the activity.
     pub(crate) fn note_request(&self) {
         self.requested.store(true, Ordering::Relaxed);
     }
 
-    /// A place to wait for [`Self::finished`]; none where too many wait.
+    /// A permit to wait for [`Self::finished`]; `None` if too many wait.
     pub(crate) fn wait(&self) -> Option<SemaphorePermit<'_>> {
         self.waiting.try_acquire().ok()
     }
@@ -57,7 +58,7 @@ impl FinalReport {
         self.finished.cancelled().await;
     }
 
-    /// The autoscaler has it. Whether it can have: the last request has ended.
+    /// Notes that the autoscaler has the report; `false` before the last request has ended.
     pub(crate) fn received(&self) -> bool {
         let finished = self.finished.is_cancelled();
         if finished {
@@ -66,7 +67,7 @@ impl FinalReport {
         finished
     }
 
-    /// The last request has ended, and no other can come. Returns when the autoscaler has the last report, or after `longest`.
+    /// Finishes the report: no request can come any more. Returns when the autoscaler has it, or after `longest`.
     pub(crate) async fn deliver(&self, longest: Duration) {
         self.finished.cancel();
         if !self.requested.load(Ordering::Relaxed) {

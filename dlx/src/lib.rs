@@ -1,7 +1,6 @@
-//! The DLX: receives the requests of resources that are at zero, holds them, has the plugin scale the resource from
-//! zero, then proxies.
+//! The DLX: receives requests, holds those of sleeping resources, has the plugin wake the resource, and forwards them.
 //!
-//! A request's way, from top to bottom; no stage imports one above it:
+//! The path of a request, from top to bottom; no stage imports one above it:
 //!
 //! | stage | what it does |
 //! |---|---|
@@ -10,10 +9,10 @@
 //! | `admit` | whether it may go now, or is held until its resource is up or its time is over |
 //! | `forward` | HTTP or TCP to an endpoint and back |
 //!
-//! Below them `state` is what this DLX knows of each resource, and says what follows from a change; `driver` does that
-//! (probes, writes, wakes, Events), and follows what the plugins tell. `client` is a client's connection, `plugin` what is
-//! called of a plugin. `stages` wires all of it, `run` is the process, `stop` says from when on nobody comes any more.
-//! The way of a request to a resource that is up takes no lock that another thread takes.
+//! Below them, `state` is what this DLX knows of each resource, and returns the effects of each change; `driver` carries
+//! them out (probes, writes, wakes, Events) and follows the plugins' lists. `client` is a client's connection, `plugin`
+//! the calls of a plugin. `stages` wires everything, `run` is the process, `stop` decides from when on new connections
+//! are refused. Forwarding a request to a resource that is up takes no lock that threads share.
 
 mod admin;
 mod admit;

@@ -17,7 +17,7 @@ use crate::state::{ColdStartPhase, ColdStartPhases, ResourceKey};
 const COLD_START_BUCKETS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// The same of one of its phases: some take less than a millisecond.
+/// The same for one of its phases: some take less than a millisecond.
 const PHASE_BUCKETS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0];
 
@@ -28,13 +28,13 @@ pub(crate) struct DlxMetrics {
     pub(crate) failed_wakes: AtomicU64,
     pub(crate) unassigned: AtomicU64,
     pub(crate) cold: Histogram,
-    /// By kind and namespace, not by resource: they may be many.
+    /// By kind and namespace, not by resource: there may be many.
     pub(crate) phases: Family<PhaseLabels, Histogram, fn() -> Histogram>,
-    /// Reports that plugins had no time for.
+    /// Events that were dropped because a plugin was too slow.
     pub(crate) reports_dropped: Dropped,
 }
 
-/// Whose cold starts, and which of their phases.
+/// The kind and namespace of cold starts, and the phase.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct PhaseLabels {
     namespace: String,
@@ -58,27 +58,27 @@ impl Default for DlxMetrics {
 }
 
 impl DlxMetrics {
-    /// A plugin was asked to scale.
+    /// Counts a call of `set_scale`.
     pub(crate) fn set_scale(&self) {
         self.set_scales.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A wake failed.
+    /// Counts a failed wake.
     pub(crate) fn wake_failed(&self) {
         self.failed_wakes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection was reset: no resource has its port.
+    /// Counts a connection that was reset because no resource has its port.
     pub(crate) fn unassigned(&self) {
         self.unassigned.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many there were of them.
+    /// How many connections were reset so.
     pub(crate) fn unassigned_so_far(&self) -> u64 {
         self.unassigned.load(Ordering::Relaxed)
     }
 
-    /// A wake ended well.
+    /// Counts a successful wake.
     pub(crate) fn woken(&self, key: &ResourceKey, took: Duration, phases: &ColdStartPhases) {
         self.cold.observe(took.as_secs_f64());
         for phase in ColdStartPhase::ALL {
@@ -88,7 +88,7 @@ impl DlxMetrics {
         }
     }
 
-    /// A phase of a cold start took so long.
+    /// Counts the duration of a phase of a cold start.
     pub(crate) fn phase(&self, key: &ResourceKey, phase: ColdStartPhase, took: Duration) {
         let (namespace, kind) = (key.id.namespace.clone(), key.kind.to_string());
         let labels = PhaseLabels { namespace, kind, phase: phase.name() };

@@ -1,4 +1,4 @@
-//! The daemon's life: start, serve, drain, end.
+//! The daemon: starts, serves, drains and ends.
 
 use std::{
     future::pending,
@@ -28,33 +28,33 @@ use crate::{
     state::{HoldLimits, Rejection},
 };
 
-/// How long the start waits for the plugins' first lists. What a plugin that takes longer knows, is asked for when a
-/// request comes for it.
+/// How long the start waits for the plugins' first lists. A plugin that takes longer is asked again when a request names
+/// a host that is unknown so far.
 const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the last refusals may take on their way when the grace period is over.
+/// How long the last error responses may take when the grace period is over.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-/// Descriptors that are kept for the rest, where there are many more: the admin port, the plugins, the log.
+/// Descriptors that are reserved for the admin port, the plugins and the log, where there are many more.
 const RESERVED_DESCRIPTORS: usize = 128;
-/// Fewer clients at once are too few to begin with.
+/// With fewer connections than this the DLX does not start.
 const MIN_CONNECTIONS: usize = 64;
 
-/// Runs the daemon until a signal ends it. `rules`: all of the protocol's; a test leaves one out.
+/// Runs the daemon until a signal ends it. `rules`: the protocol's rules; tests leave one out.
 ///
-/// To be called before the process has a second thread.
+/// Call it before the process has a second thread.
 ///
 /// # Errors
 ///
-/// It cannot start: a [`Misconfigured`](daemon::exit::Misconfigured), or a port, signal or file that cannot be had.
+/// It cannot start: a [`Misconfigured`](daemon::exit::Misconfigured), or a port, signal or file is not available.
 pub fn run(flags: DlxFlags, rules: Rules) -> anyhow::Result<()> {
     let handed = InheritedSockets::take().context("taking over the listening sockets of LISTEN_FDS")?;
-    // For wakes, probes, watches and the admin server; requests have threads of their own.
+    // For wakes, probes, watches and the admin server; requests have their own threads.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
     let result = runtime.block_on(serve(flags, rules, handed));
-    // A file that hangs must not hold up the end.
+    // A hanging file system must not delay the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -80,23 +80,23 @@ async fn serve(flags: DlxFlags, rules: Rules, handed: InheritedSockets) -> anyho
     status.end().await;
     let sockets = Sockets { handed, listener, admin, service, max_connections };
     let served = serve_as(registration.name(), &flags, rules, sockets, token, &shutdown).await;
-    // A member until here: what was in flight is done, or ends with this process.
+    // Registered until here: requests in flight are done, or end with this process.
     registration.leave().await;
     served
 }
 
-/// What it listens on.
+/// The listening sockets.
 struct Sockets {
     handed: InheritedSockets,
     listener: TcpListener,
     admin: TcpListener,
     service: Option<ServiceListeners>,
-    /// Clients that may be connected at once.
+    /// How many clients may be connected at once.
     max_connections: usize,
 }
 
-/// What has to be there before anybody is served. Before a member is asked or led to, it has its ports; before the first list
-/// it is a member: whoever fences after that asks this DLX too.
+/// What is needed before the first request: this DLX binds its ports before it registers, and registers before its first
+/// list, so that every drain attempt after that list asks it, too.
 async fn prepare(
     flags: &DlxFlags,
     listener: &TcpListener,
@@ -136,7 +136,7 @@ async fn serve_as(
         peers: TrustedProxies::new(flags.trusted_proxies.clone()),
         default_namespace: flags.common.namespace.clone(),
         headers: (settings.target_name_header.clone(), settings.target_path_header.clone()),
-        max_connections: max_connections,
+        max_connections,
         max_unread: flags.max_unread_bytes.try_into().unwrap_or(usize::MAX),
         timeouts: flags.timeouts(),
         signalled: shutdown.draining.clone(),
@@ -155,7 +155,7 @@ async fn serve_as(
 
     let start = PluginManager::start(&flags.common, settings, Role::Dlx, dlx.server.draining.clone());
     let plugin_manager = tokio::select! {
-        // Nobody was served yet.
+        // No request was served yet.
         () = shutdown.draining.cancelled() => return Ok(()),
         plugin_manager = start => plugin_manager?,
     };
@@ -195,16 +195,16 @@ async fn serve_as(
     Ok(())
 }
 
-/// How many clients may be connected at once: half of the descriptors that this process may have, since each may need
-/// another one to its resource; what listens has its own, and so have the admin port, the plugins and the log. What a shell or a service manager gives at first (1,024) is raised
-/// to the most allowed.
+/// How many clients may be connected at once: half of the descriptors that this process may have, since each client may
+/// need another one to its resource; less those of listeners, the admin port, the plugins and the log. The soft limit
+/// (1,024 in most shells and service managers) is raised to the hard limit.
 ///
 /// # Errors
 ///
-/// A [`Misconfigured`]: the service ports leave nothing, or one of them is the process's own for something else.
+/// A [`Misconfigured`]: the service ports leave too few descriptors, or one of them is another port of this process.
 fn max_connections(flags: &DlxFlags, own: [(&str, &TcpListener); 2]) -> anyhow::Result<usize> {
     let descriptors = getrlimit(Resource::Nofile);
-    // Failing, there is less room.
+    // On failure there are fewer connections.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors });
     let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
     let most = most.unwrap_or(usize::MAX);
@@ -219,7 +219,7 @@ fn max_connections(flags: &DlxFlags, own: [(&str, &TcpListener); 2]) -> anyhow::
             return Err(Misconfigured(why).into());
         }
     }
-    // One more for who has come to a port and waits for his place.
+    // Each port has one more client, which was accepted and waits for its slot.
     let max_connections = clients.saturating_sub(2 * ports.all().count()) / 2;
     if max_connections < MIN_CONNECTIONS {
         let why = format!(
@@ -231,8 +231,7 @@ fn max_connections(flags: &DlxFlags, own: [(&str, &TcpListener); 2]) -> anyhow::
     Ok(max_connections)
 }
 
-/// Serves what came until nobody was to come any more, and what still comes on connections that are open: until `grace` after
-/// the first signal. Whether everything was served.
+/// Serves what is open until it has ended, or until `grace` after the first signal. Whether everything was served.
 async fn drain(dlx: &Stages, signalled: Instant, grace: Duration) -> bool {
     let end = async {
         match signalled.checked_add(grace) {
@@ -256,7 +255,7 @@ async fn drain(dlx: &Stages, signalled: Instant, grace: Duration) -> bool {
         resource.refuse_held(refusal, Rejection::ShuttingDown);
     }
     if busy > 0 {
-        // An error: not all went in time.
+        // An error: not all were sent in time.
         let _ = timeout(FLUSH_TIMEOUT, dlx.server.slots.quiet()).await;
     }
     false

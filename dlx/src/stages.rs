@@ -22,62 +22,62 @@ use crate::{
     stop::Stopping,
 };
 
-/// What a DLX is made with.
+/// The configuration of a DLX.
 #[derive(Debug)]
 pub(crate) struct DlxConfig {
-    /// This incarnation, to the autoscaler.
+    /// The name of this DLX's registration.
     pub(crate) member: String,
     /// The protocol's rules.
     pub(crate) rules: Rules,
-    /// What may be held in all.
+    /// The limits on what all resources hold together.
     pub(crate) held: HoldLimits,
-    /// Wakes at once.
+    /// Concurrent wakes.
     pub(crate) wakes: usize,
-    /// How long whoever connects may take to follow a change of a route.
+    /// The endpoint propagation delay: how long clients may take to follow a change of a Service.
     pub(crate) endpoint_propagation_delay: std::time::Duration,
-    /// The ports that are bound for all resources, and whose each of them is can change.
+    /// The range of ports that is always bound; the owners of its ports change.
     pub(crate) service_ports: Option<ServicePorts>,
-    /// Whose headers are believed.
+    /// The peers whose headers are trusted.
     pub(crate) peers: TrustedProxies,
     /// The namespace of a resource that a header names without one.
     pub(crate) default_namespace: Option<String>,
-    /// Flags that name headers, for all namespaces: the resource's, and the path's.
+    /// Header names from flags, for all namespaces: the resource's, and the path's.
     pub(crate) headers: (Option<String>, Option<String>),
-    /// Connections at once.
+    /// Concurrent client connections.
     pub(crate) max_connections: usize,
-    /// Bytes that clients of HTTP/2 may leave unread.
+    /// The limit on answer bytes that HTTP/2 clients have not taken.
     pub(crate) max_unread: usize,
-    /// How long clients may take.
+    /// Timeouts of clients.
     pub(crate) timeouts: Timeouts,
-    /// The first signal came.
+    /// Cancelled at the first signal.
     pub(crate) signalled: CancellationToken,
 }
 
 /// A DLX.
 #[derive(Debug)]
 pub(crate) struct Stages {
-    /// This incarnation, to the autoscaler.
+    /// The name of this DLX's registration.
     pub(crate) member: String,
-    /// What the resources have in common.
+    /// What all resources share.
     pub(crate) shared: Arc<SharedState>,
-    /// All resources, and which host and port is whose.
+    /// All resources, and the owners of hosts and ports.
     pub(crate) resources: Arc<Resources>,
-    /// Probes, writes, wakes.
+    /// Probes, writes and wakes.
     #[cfg(test)]
     pub(crate) driver: Arc<Driver>,
-    /// The plugins that are followed.
+    /// The plugins that it follows.
     pub(crate) plugins: Arc<FollowedPlugins>,
-    /// What connections are served with.
+    /// What connections need.
     pub(crate) server: Arc<Server>,
-    /// The ports that were bound for one resource each.
+    /// The ports of resources outside the range.
     pub(crate) ports: Arc<DedicatedPorts>,
-    /// The ports that are bound for all of them.
+    /// The range of ports that is always bound.
     pub(crate) service_ports: Option<ServicePorts>,
-    /// How far its end is.
+    /// The state of the shutdown.
     pub(crate) stopping: Arc<Stopping>,
-    /// The report after the last request.
+    /// The final report of activity.
     pub(crate) last_report: FinalReport,
-    /// Connections are accepted.
+    /// Whether connections are accepted.
     pub(crate) serving: AtomicBool,
     /// Counts that belong to no resource.
     pub(crate) metrics: Arc<DlxMetrics>,
@@ -99,7 +99,7 @@ pub(crate) enum NotReady {
 // === impl DlxConfig ===
 
 impl Default for DlxConfig {
-    /// Everything is allowed, and nothing configured.
+    /// Without limits and without options.
     fn default() -> Self {
         Self {
             member: "dlx".to_owned(),
@@ -122,7 +122,7 @@ impl Default for DlxConfig {
 // === impl Stages ===
 
 impl Stages {
-    /// Nothing known yet. What is not a request's own work runs on the current runtime.
+    /// Nothing is known yet. Tasks that are not part of a request run on the current runtime.
     pub(crate) fn new(config: DlxConfig) -> Self {
         let handle = Handle::current();
         let metrics = Arc::new(DlxMetrics::default());
@@ -175,7 +175,7 @@ impl Stages {
         }
     }
 
-    /// Why it is not ready, if it is not.
+    /// Whether it is ready.
     pub(crate) fn ready(&self) -> Result<(), NotReady> {
         if self.stopping.draining.is_cancelled() {
             return Err(NotReady::ShuttingDown);
@@ -187,7 +187,8 @@ impl Stages {
         Ok(self.plugins.ready(self.serving.load(Ordering::Relaxed))?)
     }
 
-    /// Waits for the first signal, then until nobody is led here any more, and has it drain. When the signal came.
+    /// Waits for the first signal, then until clients have stopped connecting, and starts the drain. When the signal
+    /// came.
     pub(crate) async fn stop(&self, grace: std::time::Duration) -> tokio::time::Instant {
         let refresh = async {
             if self.service_ports.is_some() {

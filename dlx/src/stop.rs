@@ -1,5 +1,5 @@
-//! The end of a DLX that others lead clients to: it goes on as before until no route names it and everybody has had the time
-//! to follow, and only then drains.
+//! The shutdown of a DLX that intercepted Services point to: it serves as before until none names it and clients have had
+//! time to follow, and only then drains.
 //!
 //! | after the first signal | new connections |
 //! |---|---|
@@ -15,24 +15,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::state::Interceptions;
 
-/// How far the end of this process is.
+/// The state of the shutdown.
 #[derive(Debug)]
 pub(crate) struct Stopping {
-    /// The first signal came: no route is to name this DLX any more.
+    /// Cancelled at the first signal: no Service should name this DLX any more.
     pub(crate) signalled: CancellationToken,
-    /// Nobody comes any more: what is open is brought to its end.
+    /// Cancelled when the drain starts: open connections are brought to their end.
     pub(crate) draining: CancellationToken,
-    /// Routes that name this DLX.
+    /// The interceptions that name this DLX.
     pub(crate) interceptions: Arc<Interceptions>,
 }
 
 // === impl Stopping ===
 
 impl Stopping {
-    /// Waits for the first signal, then until nobody is led here any more, and has the DLX drain. When the signal came.
+    /// Waits for the first signal, then until no Service names this DLX and clients have followed, and starts the drain.
+    /// When the signal came.
     ///
-    /// `grace` is the time for all of it, the drain included. `refresh` has the plugins list everything: what this DLX sees
-    /// may be older than a route that names it.
+    /// `grace` is the time for all of it, the drain included. `refresh` has the plugins list everything: an interception
+    /// that names this DLX may be too new for its view.
     pub(crate) async fn follow(&self, grace: Duration, refresh: impl Future<Output = ()>) -> Instant {
         self.signalled.cancelled().await;
         let signalled = Instant::now();
@@ -73,13 +74,13 @@ mod tests {
         })
     }
 
-    /// The clock of the test moves on when nobody has anything to do.
+    /// The paused clock of the test moves on when all tasks wait.
     async fn at(begin: Instant, seconds: u64) {
         #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
         sleep_until(begin + Duration::from_secs(seconds)).await;
     }
 
-    /// The seconds after the signal at which it drains, while `routes` come and go.
+    /// The seconds from the signal to the drain, while `interceptions` come and go.
     async fn drains(grace: Duration, routes: impl AsyncFnOnce(Instant, &Arc<Stopping>)) -> u64 {
         let (stopping, begin) = (stopping(), Instant::now());
         let drained = async {

@@ -1,7 +1,7 @@
-//! `GET /api/v1/activity?window=10m`: what the resources had to do. Durations only: the reader's clock is another.
+//! `GET /api/v1/activity?window=10m`: the activity of all resources. Durations only: the reader's clock differs.
 //!
-//! `GET /api/v1/last-activity` answers the same, of those that had anything to do, after the last request of a DLX that stops;
-//! `POST` to it, with the DLX's name, says that the answer was received.
+//! `GET /api/v1/last-activity` answers the same for resources with activity, after the last request of a DLX that stops;
+//! `POST` to it, with the DLX's name, acknowledges that.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{stages::Stages, state::ResourceHandle};
 #[derive(Serialize)]
 struct Activity {
     member: String,
-    /// The first signal came: it is to be asked once more after its last request.
+    /// After the first signal: ask once more after its last request.
     stopping: bool,
-    /// How long ago a resource that had anything to do was last forgotten, with what was counted of it; null: never.
+    /// How long ago a resource with activity was last forgotten; null: never.
     forgotten: Option<String>,
     resources: Vec<Resource>,
 }
@@ -34,9 +34,9 @@ struct Resource {
     held: usize,
     /// Time since the last activity; null if there never was any.
     idle: Option<String>,
-    /// For how long it has counted.
+    /// How long it has been counted.
     counting: String,
-    /// Nothing of it was missed since this DLX began.
+    /// It was counted without a gap since this DLX started.
     since_start: bool,
     windows: BTreeMap<String, u64>,
 }
@@ -46,13 +46,13 @@ struct Received {
     member: String,
 }
 
-/// Answers.
+/// Handles `GET /api/v1/activity`.
 pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     dlx.last_report.note_request();
     respond(&dlx, &request, |_| true)
 }
 
-/// Answers after the last request.
+/// Handles `GET /api/v1/last-activity`: answers after the last request.
 pub(crate) async fn last(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     let Some(_place) = dlx.last_report.wait() else {
         return refuse(
@@ -62,11 +62,11 @@ pub(crate) async fn last(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<
     };
     dlx.last_report.note_request();
     dlx.last_report.finished().await;
-    // Of a resource that it does not name it never had anything.
+    // A resource that is left out never had any activity.
     respond(&dlx, &request, |resource| !resource.since_start || resource.counts.idle().is_some())
 }
 
-/// The autoscaler has the answer of [`last`].
+/// Handles `POST /api/v1/last-activity`: the autoscaler has the answer of [`last`].
 pub(crate) async fn received(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     match serde_json::from_slice::<Received>(request.body()) {
         Ok(Received { member }) if member == dlx.member => {}
@@ -95,7 +95,7 @@ fn respond(
             Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
         }
     }
-    // Read first: what is forgotten after it is still listed, or missing and said so.
+    // Read first: a resource that is forgotten after it is still listed, or `forgotten` says so.
     let all = dlx.resources.all();
     let resources = all
         .iter()
@@ -114,7 +114,7 @@ fn respond(
 }
 
 fn describe(resource: &ResourceHandle, windows: &[Duration]) -> Resource {
-    // In this order: what leaves flight in between is seen as a recent activity.
+    // In this order: a request that ends in between is seen as recent activity.
     let in_flight = resource.counts.in_flight();
     let held = resource.queue.len();
     let idle = resource.counts.idle();

@@ -1,4 +1,4 @@
-//! `POST /api/v1/confirm-drain`: the autoscaler asks whether its fence is seen here, and nothing is in flight.
+//! `POST /api/v1/confirm-drain`: the autoscaler asks whether this DLX sees its drain attempt and has nothing in flight.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     state::{DrainNotConfirmed, ResourceHandle, ResourceKey},
 };
 
-/// The longest this DLX waits for its view, whatever the asker wants.
+/// The longest wait for the view, whatever the request says.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
@@ -26,8 +26,8 @@ struct DrainQuestion {
     nonce: Nonce,
     #[serde(default, with = "duration::go")]
     wait: Duration,
-    /// Whom it is meant for. Two incarnations may share a handed-over admin socket for a while: a confirmation by the
-    /// one says nothing of the other.
+    /// The DLX it is meant for. Two incarnations may share an inherited admin socket for a while: one of them cannot
+    /// confirm for the other.
     #[serde(default)]
     member: Option<String>,
 }
@@ -39,7 +39,7 @@ struct Answer {
     reason: Option<String>,
 }
 
-/// Answers.
+/// Handles the request.
 pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     let question: DrainQuestion = match serde_json::from_slice(request.body()) {
         Ok(question) => question,
@@ -70,7 +70,7 @@ pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Respons
 async fn known(dlx: &Stages, key: &ResourceKey, deadline: Instant) -> Option<Arc<ResourceHandle>> {
     loop {
         let mut replaced = std::pin::pin!(dlx.resources.replaced());
-        // From here on a new resource is not missed.
+        // From here on no new resource is missed.
         replaced.as_mut().enable();
         if let Some(resource) = dlx.resources.get(key) {
             return Some(resource);

@@ -1,4 +1,4 @@
-//! Metrics: what the resources count, and what belongs to none of them, told when asked for.
+//! Metrics of resources and of the DLX, read when they are scraped.
 
 use std::{
     fmt,
@@ -18,18 +18,18 @@ use crate::{
     state::{Claim, Conflict, ResourceHandle},
 };
 
-/// Reads all counts when Prometheus asks.
+/// Reads all counts when Prometheus scrapes.
 pub(crate) struct MetricsCollector {
-    /// Whose.
+    /// The DLX.
     pub(crate) dlx: Weak<Stages>,
-    /// Which of those that each resource has.
+    /// Which metrics each resource has.
     pub(crate) resources: ResourceMetrics,
 }
 
-/// Values of one resource, each with the labels that tell it from the others.
+/// The values of one resource with their labels.
 type Values = Vec<(u64, Vec<(&'static str, String)>)>;
 
-/// A metric that each resource has: its name, its help, what it is, and its values.
+/// A metric of each resource: name, help, type and values.
 type ResourceFamily<'a> = (&'static str, &'static str, MetricType, &'a dyn Fn(&ResourceHandle) -> Values);
 
 // === impl MetricsCollector ===
@@ -101,13 +101,13 @@ impl Collector for MetricsCollector {
 }
 
 impl MetricsCollector {
-    /// What each resource counts.
+    /// Encodes the metrics of the resources.
     fn encode_resources(&self, dlx: &Stages, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         if self.resources == ResourceMetrics::None {
             return Ok(());
         }
         let entries = dlx.resources.all();
-        // A name, its help, and for each resource the values with the labels that tell them apart.
+        // A name, its help, and for each resource the values with their labels.
         let families: [ResourceFamily<'_>; 7] = [
             ("dlx_responses", "Answers by class of status", MetricType::Counter, &|resource| {
                 let classes = resource.counts.classes().into_iter().enumerate();

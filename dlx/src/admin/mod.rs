@@ -1,4 +1,4 @@
-//! The admin server's routes of a DLX.
+//! The admin server's paths.
 
 mod activity;
 mod drain;
@@ -21,7 +21,7 @@ pub(crate) use startup::StartupStatus;
 
 use crate::stages::Stages;
 
-/// The admin server with a DLX's routes.
+/// The admin server with the paths of a DLX.
 pub(crate) fn admin(
     dlx: &Arc<Stages>,
     plugin_manager: &PluginManager,

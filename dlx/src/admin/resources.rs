@@ -17,20 +17,20 @@ use crate::{
 #[derive(Serialize)]
 struct Everything {
     member: String,
-    /// It takes no new connections.
+    /// It refuses new connections.
     shutting_down: bool,
-    /// After the first signal: what is waited for before no new connections are taken.
+    /// After the first signal: why connections are still accepted.
     stopping: Option<String>,
     /// Interceptions that name this DLX.
     interceptions: usize,
     resources: Vec<Resource>,
-    /// Hosts and ports that two resources claim; the older one has it.
+    /// Hosts and ports that two resources claim; the older resource has them.
     conflicts: Vec<Conflict>,
-    /// Those of `--service-ports`: all of them are bound.
+    /// The range of `--service-ports`: all of it is bound.
     service_ports: Option<ServicePorts>,
-    /// Connections that were reset: no resource has the one of these that they came in on.
+    /// Connections that were reset because no resource has their port.
     unassigned_connections: u64,
-    /// Ports that are somebody's.
+    /// Ports that have an owner.
     ports: Vec<BoundPort>,
 }
 
@@ -50,7 +50,7 @@ struct Resource {
     waking: bool,
     hosts: Vec<String>,
     ports: Vec<Port>,
-    /// The interception of its requests, where its plugin can intercept them.
+    /// The interception of its Service, if its plugin supports that.
     interception: Option<Interception>,
     endpoints: Vec<Endpoint>,
     requests: u64,
@@ -58,7 +58,7 @@ struct Resource {
     held: usize,
     held_bytes: u64,
     idle: Option<String>,
-    /// What holds for it: its own, or its namespace file's.
+    /// The value for it: its own, or its namespace file's.
     hold_timeout: String,
     /// See `hold_timeout`.
     resource_readiness_timeout: String,
@@ -74,12 +74,12 @@ struct Endpoint {
     error: Option<String>,
 }
 
-/// How the last request that was held spent its time.
+/// How the last held request spent its time.
 #[derive(Serialize)]
 struct ColdStart {
     hold_ms: f64,
     wake_ms: Option<f64>,
-    /// What the wake's time went into, one after the other.
+    /// The phases of the wake, one after the other.
     phases_ms: BTreeMap<&'static str, f64>,
 }
 
@@ -90,7 +90,7 @@ struct BoundPort {
     error: Option<String>,
 }
 
-/// Answers.
+/// Handles the request.
 pub(crate) async fn answer(dlx: Arc<Stages>, _: Request<Bytes>) -> Response<Body> {
     let resources =
         dlx.resources.all().iter().map(|resource| resource.read(|view| describe(resource, view))).collect();

@@ -1,4 +1,4 @@
-//! The admin server before there is anything to be told: that the DLX is not ready, and why not yet.
+//! The admin server during the start: says why the DLX is not ready yet.
 
 use std::{
     net::TcpListener,
@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::flags::DlxFlags;
 
-/// Says why the DLX is not ready, while it waits for its ports and to be a member.
+/// Says why the DLX is not ready while it binds its ports and registers.
 pub(crate) struct StartupStatus {
     why: Arc<Mutex<String>>,
     server: Option<AbortOnDropHandle<std::io::Result<()>>>,
@@ -19,7 +19,7 @@ pub(crate) struct StartupStatus {
 // === impl StartupStatus ===
 
 impl StartupStatus {
-    /// Says so from now on, where it may take time.
+    /// Starts the server, if the start may take time.
     ///
     /// # Errors
     ///
@@ -42,12 +42,12 @@ impl StartupStatus {
         Ok(Self { why, server: server.transpose()? })
     }
 
-    /// It waits for this now.
+    /// Sets the reason.
     pub(crate) fn say(&self, why: String) {
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    /// What comes from here on waits for the real server.
+    /// Stops the server: new connections wait for the real one.
     pub(crate) async fn end(self) {
         if let Some(server) = self.server {
             server.abort();

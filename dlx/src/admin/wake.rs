@@ -15,11 +15,11 @@ use crate::{admit::Admission, stages::Stages, state::WakeCause};
 struct Wanted {
     namespace: String,
     name: String,
-    /// Needed where two kinds have a resource of that name.
+    /// Needed if two kinds have a resource of that name.
     kind: Option<String>,
 }
 
-/// Answers.
+/// Handles the request.
 pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
     let wanted: Wanted = match serde_json::from_slice(request.body()) {
         Ok(wanted) => wanted,
@@ -34,7 +34,7 @@ pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Respons
     else {
         return refuse(StatusCode::NOT_FOUND, &format!("no plugin lists {id}"));
     };
-    // An activity: it must not be put to sleep again at once.
+    // Counts as activity: it must not be scaled to zero again at once.
     resource.counts.touch();
     let mut admission = Admission::new(resource);
     if admission.enter().is_some() {

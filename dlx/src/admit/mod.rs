@@ -1,5 +1,5 @@
-//! Whether a request may go to its resource: at once while that is up, else as soon as it is. Here alone a request waits, and
-//! here alone its time is over.
+//! Decides whether a request is forwarded at once or held until its resource is up. Only here a request waits, and only
+//! here it times out.
 
 mod static_response;
 
@@ -19,19 +19,19 @@ use crate::{
     },
 };
 
-/// How often a resource's owners are told that too much is held for it.
+/// How often the Event `TooManyHeld` is reported for a resource.
 const TOO_MANY_HELD_EVENT_INTERVAL: Duration = Duration::from_secs(60);
-/// What a socket takes of a body, or of a TCP connection, while nobody reads it.
+/// How much of a body, or of a TCP connection, a socket takes while nothing reads it.
 pub(crate) const SOCKET_BUFFER_BYTES: u64 = 64 * 1024;
 
-/// A request (or TCP connection) on its way to its resource, from when it was first seen until its answer: however often
-/// it is held in between, its time is counted once.
+/// A request (or TCP connection) from when it was first seen until its answer: however often it is held in between, its
+/// time counts once.
 #[derive(Debug)]
 pub(crate) struct Admission {
     resource: Arc<ResourceHandle>,
     since: Instant,
     deadline: Instant,
-    /// Reserved for it whenever it is held; `None` until it is held for the first time.
+    /// The bytes reserved while it is held; `None` until it is held for the first time.
     bytes: Option<u64>,
 }
 
@@ -40,37 +40,37 @@ pub(crate) struct Admission {
 pub(crate) struct Admitted {
     /// Counts it in flight.
     pub(crate) in_flight: InFlight,
-    /// Where it was held: its place among those let go, until the response head came.
+    /// If it was held: its permit until the head of the response, and its cold start.
     pub(crate) held: Option<(DispatchPermit, ColdStart)>,
 }
 
 // === impl Admission ===
 
 impl Admission {
-    /// Of a request that is first seen now.
+    /// For a request that is first seen now.
     pub(crate) fn new(resource: Arc<ResourceHandle>) -> Self {
         Self::since(resource, Instant::now())
     }
 
-    /// Of a request that was first seen at `since`.
+    /// For a request that was first seen at `since`.
     fn since(resource: Arc<ResourceHandle>, since: Instant) -> Self {
         let deadline = since + resource.facts.load().settings.hold_timeout;
         Self { resource, since, deadline, bytes: None }
     }
 
-    /// Of a request that is never held.
+    /// For a request that is never held.
     pub(crate) fn at_once(resource: Arc<ResourceHandle>) -> Self {
         let now = Instant::now();
         Self { resource, since: now, deadline: now, bytes: None }
     }
 
-    /// The same request's, for the resource that it turned out to be for.
+    /// The same request, for the resource that it turned out to be for.
     #[must_use]
     pub(crate) fn for_resource(self, resource: Arc<ResourceHandle>) -> Self {
         Self::since(resource, self.since)
     }
 
-    /// For whom the request is.
+    /// The resource.
     pub(crate) fn resource(&self) -> &Arc<ResourceHandle> {
         &self.resource
     }
@@ -85,22 +85,22 @@ impl Admission {
         Instant::now() >= self.deadline
     }
 
-    /// Lets it in if its resource is up and nobody waits in front.
+    /// Enters if its resource is up and no request is held.
     pub(crate) fn enter(&self) -> Option<InFlight> {
         self.resource.enter()
     }
 
-    /// Notes who is about to be held, if nobody is yet: a wake tells who was the first.
+    /// Notes the cause of a wake if this request is the first to be held.
     pub(crate) fn note_cause(&self, cause: impl FnOnce() -> WakeCause) {
         self.resource.note_cause(cause);
     }
 
-    /// Waits until the request may be forwarded, but not longer than its time. `bytes` are to be reserved for it; a
-    /// request that is held again reserves as many as the first time.
+    /// Waits until the request may be forwarded, but not longer than its deadline. `bytes` are reserved for it; a request
+    /// that is held again reserves as many as the first time.
     ///
     /// # Errors
     ///
-    /// It is not to be: what to answer.
+    /// It is refused: the answer.
     pub(crate) async fn wait(&mut self, bytes: u64) -> Result<Admitted, Arc<ErrorResponse>> {
         let bytes = *self.bytes.get_or_insert(bytes);
         let mut held = hold(&self.resource, bytes)?;
@@ -131,7 +131,7 @@ impl Admission {
     }
 }
 
-/// Bytes to reserve for a held request: its head, and what the socket may take of its body meanwhile.
+/// Bytes to reserve for a held request: its head, and how much of its body the socket takes meanwhile.
 pub(crate) fn weight<B: Body>(request: &Request<B>) -> u64 {
     let head: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
@@ -171,10 +171,10 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
     }
     if first {
         resource.decide(|view| view.wanted = Some(Instant::now().into_std()));
-        // A probe that took its time is now in a hurry.
+        // Probes are frequent from now on.
         resource.notify();
     }
-    // In this order: whoever takes the resource away refuses what waits after saying that it is gone.
+    // In this order: a resource is marked gone before its held requests are refused.
     if resource.read(|view| view.gone) {
         resource.queue.count(Rejection::WakeFailed);
         return Err(Arc::new(ErrorResponse::gone(&resource.key.id)));
@@ -183,7 +183,7 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
     Ok(held)
 }
 
-/// Tells its owners that requests are refused because too many are held; now and then, however many they are.
+/// Reports that requests are refused because too many are held; at intervals, however many they are.
 fn report_full(resource: &Arc<ResourceHandle>, full: &QueueFull) {
     let due = resource.decide(|view| {
         let due =

@@ -1,4 +1,4 @@
-//! Which requests are a monitor's, as `staticResponses` names them: they neither wake nor count.
+//! Matches requests with `staticResponses`: requests of monitors, which neither wake nor count.
 
 use daemon::settings::{Settings, StaticResponseWhen};
 use http::{Request, StatusCode, header};
@@ -10,7 +10,7 @@ use crate::state::ResourceHandle;
 pub(crate) struct StaticAnswer {
     /// Its status.
     pub(crate) status: StatusCode,
-    /// Whether also while the resource is awake.
+    /// Whether it also holds while the resource is awake.
     pub(crate) when: StaticResponseWhen,
 }
 

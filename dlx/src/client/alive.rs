@@ -1,5 +1,5 @@
-//! Having the kernel find out that nobody is at a connection's other end. What is in flight there keeps a resource awake:
-//! without this, a client that lost its power would do so for ever. And letting the other end know that it was not served.
+//! Has the kernel detect connections whose other end is gone. A request in flight keeps its resource awake: without this,
+//! a client that lost power would do so for ever. Also resets connections that were not served.
 
 use std::time::Duration;
 
@@ -8,31 +8,30 @@ use rustix::net::sockopt::{
 };
 use tokio::net::TcpStream;
 
-/// Nothing came for so long: the other end is asked whether it is there,
+/// Without data for this long the kernel sends keep-alive probes,
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// again and again after this,
+/// one in each interval of this length,
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// so many times; then the connection breaks.
+/// this many; then the connection breaks.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Breaks the connection when its other end is no longer there.
+/// Breaks the connection when its other end is gone.
 pub(crate) fn watch(stream: &TcpStream) {
-    // Failing, it is merely found out later, or never, as without it.
+    // On failure the loss is detected later or never, as without the option.
     let _ = set_tcp_keepidle(stream, KEEPALIVE_IDLE)
         .and_then(|()| set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL))
         .and_then(|()| set_tcp_keepcnt(stream, KEEPALIVE_PROBES))
         .and_then(|()| set_socket_keepalive(stream, true));
 }
 
-/// Breaks the connection also when its other end is there and takes nothing for so long; 0: never.
+/// Breaks the connection also when its other end is there but takes no data for this long; 0: never.
 pub(crate) fn want_reading(stream: &TcpStream, unread: Duration) {
-    // As above.
+    // On failure as above.
     let _ = set_tcp_user_timeout(stream, unread.as_millis().try_into().unwrap_or(u32::MAX));
 }
 
-/// Has the connection's close tell the other end that it broke, not that it came to its end: what was sent on it was not
-/// served, or not wholly.
+/// Resets the connection when it is closed, instead of ending it: what the client sent was not served, or not wholly.
 pub(crate) fn reset(stream: &TcpStream) {
-    // Failing, it is an end like any other.
+    // On failure the connection ends like any other.
     let _ = stream.set_zero_linger();
 }

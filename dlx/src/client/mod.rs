@@ -1,4 +1,4 @@
-//! A client's connection: its socket, what it is doing and for how long it may, and room for all of them.
+//! Connections of clients: sockets, what each is doing, its timeouts, and the limit on their number.
 
 pub(crate) mod alive;
 mod progress;

@@ -1,4 +1,4 @@
-//! What a client's connection is doing, since when, and for how long it may.
+//! What a client's connection is doing, since when, and which timeout applies.
 
 use std::{
     sync::{
@@ -12,14 +12,14 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{ConnectionSlots, unread::Unread};
 
-/// How long a client of HTTP/2 may take to answer to its connection's GOAWAY, when nothing else is to be done on it and it
-/// has taken its answers.
+/// How long an HTTP/2 client may take to react to GOAWAY, when nothing else is to be done on the connection and it has
+/// taken its answers.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client may take.
+/// Timeouts of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timeouts {
-    /// For a request's head, from its first byte.
+    /// For the head of a request, from its first byte.
     pub(crate) head: Duration,
     /// Between two requests, and before the first.
     pub(crate) idle: Duration,
@@ -27,42 +27,42 @@ pub(crate) struct Timeouts {
     pub(crate) stall: Duration,
 }
 
-/// What a connection is doing. Moments are milliseconds since it was accepted; 0 is never.
+/// What a connection is doing. Times are milliseconds since it was accepted; 0 is never.
 #[derive(Debug)]
 pub(crate) struct ConnectionProgress {
     timeouts: Timeouts,
     slots: Arc<ConnectionSlots>,
     accepted: Instant,
     http2: AtomicBool,
-    /// Requests that are held or being answered, and bodies that still come.
+    /// Requests that are held or being answered, and request bodies that are still arriving.
     requests: AtomicUsize,
     idle_since: AtomicU64,
     head_since: AtomicU64,
     /// Since when the resource waits for more of the request's body.
     body_awaited: AtomicU64,
-    /// The request under way has an answer.
+    /// The current request has an answer.
     answered: AtomicBool,
-    /// It carries another protocol now.
+    /// The connection was upgraded to another protocol.
     upgraded: AtomicBool,
     unread: Arc<Unread>,
-    /// Since when it is being closed, for having nothing to do.
+    /// Since when it is being closed because it was idle.
     closing_since: AtomicU64,
-    /// Told when that begins.
+    /// Notified when that begins.
     closes: Notify,
 }
 
-/// Has its connection be busy until it is dropped.
+/// Marks its connection as busy until it is dropped.
 #[derive(Debug)]
 pub(crate) struct BusyGuard(Arc<ConnectionProgress>);
 
-/// What is over.
+/// Which timeout has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Over {
-    /// Nothing. It is to be looked at again: nobody tells when a request has its answer, or a resource begins to wait.
+    /// None. To be checked again: nothing signals that a request has its answer, or that a resource begins to wait.
     Nothing,
-    /// Nothing was asked for so long.
+    /// No request came in time.
     Idle,
-    /// It is being closed, and nothing is to be done on it any more.
+    /// It is being closed, and nothing is left to be done on it.
     Closed,
     /// A head took too long.
     Head,
@@ -87,7 +87,7 @@ impl Default for Timeouts {
 // === impl ConnectionProgress ===
 
 impl ConnectionProgress {
-    /// Of a connection that was accepted now.
+    /// For a connection that was just accepted.
     pub(crate) fn new(timeouts: Timeouts, slots: Arc<ConnectionSlots>) -> Arc<Self> {
         Arc::new(Self {
             timeouts,
@@ -106,12 +106,12 @@ impl ConnectionProgress {
         })
     }
 
-    /// The limits.
+    /// Its timeouts.
     pub(crate) fn timeouts(&self) -> &Timeouts {
         &self.timeouts
     }
 
-    /// What its client has not taken.
+    /// The answer bytes that its client has not taken.
     pub(crate) fn unread(&self) -> &Arc<Unread> {
         &self.unread
     }
@@ -130,35 +130,35 @@ impl ConnectionProgress {
         busy
     }
 
-    /// It has something to do until this is dropped.
+    /// Marks the connection as busy until the guard is dropped.
     pub(crate) fn busy(self: &Arc<Self>) -> BusyGuard {
         self.requests.fetch_add(1, Ordering::Relaxed);
         BusyGuard(self.clone())
     }
 
-    /// The request has an answer: what still comes of its body is nobody's concern.
+    /// The request has an answer: how its body goes on does not matter to the timeouts any more.
     pub(crate) fn answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// From now on it carries another protocol, in which nothing is known of what has to come.
+    /// Marks the connection as upgraded to another protocol: no timeouts of HTTP apply any more.
     pub(crate) fn upgraded(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it carries another protocol.
+    /// Whether it was upgraded to another protocol.
     pub(crate) fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed)
     }
 
-    /// Bytes came.
+    /// Notes that bytes arrived.
     pub(crate) fn came(&self) {
         if self.requests.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.now(), Ordering::Relaxed);
         }
     }
 
-    /// The resource waits for more of the request's body, or waits no more.
+    /// Notes whether the resource waits for more of the request's body.
     pub(crate) fn awaits_body(&self, awaits: bool) {
         if !awaits {
             self.body_awaited.store(0, Ordering::Relaxed);
@@ -173,13 +173,13 @@ impl ConnectionProgress {
         since > 0 && self.now() >= since + millis(self.timeouts.stall)
     }
 
-    /// When it has been at what it does for too long, and at what. `blocked`: since when it takes nothing of what is
-    /// written to it.
+    /// The next deadline and the timeout that expires then. `blocked`: since when the client has taken nothing of what is
+    /// written.
     pub(crate) fn deadline(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
         [self.reading(), self.writing(blocked)].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// The same of writing alone.
+    /// The same for writing alone.
     pub(crate) fn writing(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
         let since = blocked.filter(|_| !self.is_upgraded())?;
         Some((since + self.timeouts.stall, Over::Stalled))
@@ -193,7 +193,7 @@ impl ConnectionProgress {
         let at = |since: u64| self.accepted + Duration::from_millis(since);
         Some(if self.requests.load(Ordering::Relaxed) == 0 {
             match self.head_since.load(Ordering::Relaxed) {
-                // Pieces of a head are not told from other frames; a client that holds one back is an idle one.
+                // Parts of a head cannot be told from other frames; a client that holds one back counts as idle.
                 since if since > 0 && !self.is_http2() => (at(since) + head, Over::Head),
                 _ => {
                     let idle_since = self.idle_since.load(Ordering::Relaxed);
@@ -222,7 +222,7 @@ impl ConnectionProgress {
         self.http2.load(Ordering::Relaxed)
     }
 
-    /// Has it closed for having nothing to do; whether that was not said before.
+    /// Requests that it is closed because it is idle; whether that is new.
     pub(crate) fn close(&self) -> bool {
         let first = self.closing_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
         if first.is_ok() {
@@ -231,13 +231,12 @@ impl ConnectionProgress {
         first.is_ok()
     }
 
-    /// Whether its client is told (GOAWAY) before it ends. One that has never asked for anything has nothing to lose.
+    /// Whether its client gets GOAWAY before it ends. A client that has never sent a request has nothing to lose.
     pub(crate) fn tells_before_it_ends(&self) -> bool {
         self.is_http2() && self.idle_since.load(Ordering::Relaxed) > 0
     }
 
-    /// For how long it has been closed for having nothing to do, and had nothing to do; `None` if it was not closed, or something is
-    /// to be done on it still.
+    /// For how long it has been closing because it was idle and has been idle; `None` if it is not closing or still busy.
     pub(crate) fn closed_for(&self) -> Option<Duration> {
         let done = self.requests.load(Ordering::Relaxed) == 0 && self.unread.bytes() == 0;
         let closing_since = self.closing_since.load(Ordering::Relaxed);
@@ -245,12 +244,12 @@ impl ConnectionProgress {
         (closing_since > 0 && done).then(|| Duration::from_millis(self.now().saturating_sub(since)))
     }
 
-    /// Returns when it is to be closed for having nothing to do. Heard by one.
+    /// Returns when it is to be closed because it is idle. Only one task may wait.
     pub(crate) async fn closes(&self) {
         self.closes.notified().await;
     }
 
-    /// How long it has had nothing to do; `None` while it has, while its client takes an answer, and while it is being closed.
+    /// How long it has been idle; `None` while it is busy, while its client takes an answer, and while it is closing.
     pub(crate) fn idle_for(&self) -> Option<Duration> {
         let idle = self.requests.load(Ordering::SeqCst) == 0
             && !self.upgraded.load(Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! Room for clients' connections. When there is none left, those that have had nothing to do for longest are closed.
+//! The limit on clients' connections. When it is reached, those that have been idle for longest are closed.
 
 use std::{
     collections::HashMap,
@@ -17,50 +17,50 @@ use tokio::{
 
 use super::{ConnectionProgress, Socket};
 
-/// Of the room, this part is made at once: looking for the longest idle costs a look at all.
+/// The share of all slots that is freed at once: finding the longest idle looks at every connection.
 const CLOSED_SHARE: usize = 64;
-/// But so much at least, or a flood of clients that say nothing would keep others waiting for long.
+/// The least number that is freed at once: a flood of silent clients must not keep others waiting.
 const MIN_CLOSED: usize = 8;
-/// For so long a connection must have had nothing to do before it is closed for another one: what its client has sent
-/// already, or just begun to send, has been read by then.
+/// How long a connection must have been idle before it is closed to free its slot: by then anything its client has sent
+/// or begun to send has been read.
 const MIN_IDLE: Duration = Duration::from_secs(1);
-/// So long a client of HTTP/2 may take to hear that its connection is closed for another one: a round trip of most. What it sends
-/// meanwhile is answered.
+/// How long an HTTP/2 client may take to react to GOAWAY when its slot is needed: a round trip of most clients. What it
+/// sends meanwhile is answered.
 const GOAWAY_TIMEOUT_UNDER_PRESSURE: Duration = Duration::from_millis(250);
-/// How soon after a look at what is unread another one may bring something new.
+/// The shortest time between two searches for the connections with the most unread bytes.
 const UNREAD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
-/// How often the log says that there is no room.
+/// How often the log may say that all slots are taken.
 const FULL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Room for clients' connections.
+/// The slots for clients' connections.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlots {
     free: Arc<Semaphore>,
     most: usize,
-    /// Clients that wait to be taken.
+    /// Clients that wait for a slot.
     waiting: AtomicUsize,
-    /// Told when a connection has nothing to do while clients wait.
+    /// Notified when a connection becomes idle while clients wait.
     idle: Notify,
-    /// By thread: its connections that may be closed when they have nothing to do.
+    /// The connections of each thread.
     threads: Mutex<Vec<Arc<Clients>>>,
-    /// Connections that were closed for others.
+    /// Connections that were closed to free their slot.
     closed: AtomicU64,
     full_logged: Mutex<Option<Instant>>,
-    /// Bytes that clients of HTTP/2 have not taken,
+    /// Answer bytes that HTTP/2 clients have not taken.
     unread: AtomicUsize,
-    /// how many they may be,
+    /// The limit on them.
     max_unread: usize,
-    /// and when it was looked last whose they are.
+    /// When the connections with the most of them were last searched for.
     unread_checked: Mutex<Option<Instant>>,
-    /// Connections that were closed for having most of them.
+    /// Connections that were closed for their unread bytes.
     closed_unread: AtomicU64,
-    /// Connections that are open.
+    /// Open connections.
     open: AtomicUsize,
-    /// Told when the last of them was closed.
+    /// Notified when the last of them was closed.
     none_open: Notify,
 }
 
-/// As many clients are connected as may be, and others wait.
+/// All slots are taken, and clients wait.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "new connections wait: {most} clients are connected, as many as the file descriptors allow that this process may have, and \
@@ -83,12 +83,12 @@ pub(crate) struct Clients(Mutex<Connections>);
 
 #[derive(Debug, Default)]
 struct Connections {
-    /// The number of the last that came.
+    /// The number of the newest connection.
     last: u64,
     open: HashMap<u64, (Socket, Arc<ConnectionProgress>)>,
 }
 
-/// Has a connection be among those of its thread until it is dropped.
+/// Lists a connection under its thread until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ClientGuard {
     clients: Arc<Clients>,
@@ -118,14 +118,14 @@ impl ConnectionSlots {
         })
     }
 
-    /// One more thread has connections.
+    /// Adds a thread.
     pub(crate) fn add(&self) -> Arc<Clients> {
         let clients = Arc::<Clients>::default();
         lock(&self.threads).push(clients.clone());
         clients
     }
 
-    /// One more connection is open, at this place.
+    /// Counts a connection as open in `slot`.
     pub(crate) fn open(self: &Arc<Self>, slot: OwnedSemaphorePermit) -> ConnectionGuard {
         self.open.fetch_add(1, Ordering::SeqCst);
         ConnectionGuard { slots: self.clone(), _slot: slot }
@@ -138,19 +138,19 @@ impl ConnectionSlots {
         }
     }
 
-    /// A place that is free now.
+    /// A slot, if one is free.
     pub(crate) fn try_take(&self) -> Option<OwnedSemaphorePermit> {
         self.free.clone().try_acquire_owned().ok()
     }
 
-    /// A slot, as soon as there is one. The others wait in the kernel meanwhile.
+    /// A slot, as soon as one is free. Other clients wait in the kernel meanwhile.
     pub(crate) async fn take(&self) -> OwnedSemaphorePermit {
         if let Some(slot) = self.try_take() {
             return slot;
         }
         let _waiting = WaitingGuard::new(&self.waiting);
         loop {
-            // Before the look: whoever has nothing to do after it tells.
+            // Before the search: a connection that becomes idle after it notifies.
             let idle = self.idle.notified();
             let again = match self.close_longest_idle() {
                 0 => {
@@ -166,13 +166,13 @@ impl ConnectionSlots {
                     Err(_) => std::future::pending().await,
                 },
                 () = idle => {}
-                // Some may have been idle for long enough by then.
+                // More connections may have been idle for long enough by then.
                 () = recheck(again) => {}
             }
         }
     }
 
-    /// Closes the connections that have had nothing to do for longest, unless enough are about to end; how many end.
+    /// Closes the connections that have been idle for longest, unless enough are closing already; how many are.
     pub(crate) fn close_longest_idle(&self) -> usize {
         let threads = lock(&self.threads).clone();
         let (mut idle, mut ending) = (Vec::new(), 0);
@@ -181,7 +181,7 @@ impl ConnectionSlots {
             for (socket, progress) in clients.open.values() {
                 match progress.closed_for() {
                     Some(ago) if ago < GOAWAY_TIMEOUT_UNDER_PRESSURE => ending += 1,
-                    // It was told. An error: it has ended.
+                    // It got GOAWAY. An error: it has ended.
                     Some(_) => drop(shutdown(socket.stream(), Shutdown::Both)),
                     None => {}
                 }
@@ -198,7 +198,7 @@ impl ConnectionSlots {
         idle.select_nth_unstable_by_key(count - 1, |(idle, ..)| std::cmp::Reverse(*idle));
         let mut closed = 0;
         for (_, socket, progress) in idle.into_iter().take(count) {
-            // It may have something to do by now; a request that is just coming is one that crosses with the close.
+            // It may be busy by now; a request that arrives at this moment crosses with the close.
             if progress.idle_for().is_some_and(|idle| idle >= MIN_IDLE)
                 && progress.close()
                 && (progress.tells_before_it_ends() || shutdown(socket.stream(), Shutdown::Both).is_ok())
@@ -210,7 +210,7 @@ impl ConnectionSlots {
         closed + ending
     }
 
-    /// So many more bytes are unread.
+    /// Adds to the unread bytes; above the limit, closes connections.
     pub(crate) fn add_unread(&self, bytes: usize) {
         let all = self.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if all > self.max_unread {
@@ -218,23 +218,23 @@ impl ConnectionSlots {
         }
     }
 
-    /// So many less are.
+    /// Subtracts from the unread bytes.
     pub(crate) fn remove_unread(&self, bytes: usize) {
         self.unread.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes that clients have not taken.
+    /// Unread bytes of all connections.
     pub(crate) fn unread(&self) -> usize {
         self.unread.load(Ordering::Relaxed)
     }
 
-    /// Connections that were closed for having most of what is unread.
+    /// Connections that were closed for their unread bytes.
     pub(crate) fn closed_for_unread(&self) -> u64 {
         self.closed_unread.load(Ordering::Relaxed)
     }
 
-    /// Closes connections until the others have no more unread than may be: those of the namespace that has most, and of them
-    /// those that have most of it.
+    /// Closes connections until the others are within the limit on unread bytes: those of the namespace with the most,
+    /// and of these the ones with the most.
     fn close_most_unread(&self) {
         {
             let mut unread_checked = lock(&self.unread_checked);
@@ -283,24 +283,25 @@ impl ConnectionSlots {
         }
     }
 
-    /// A connection has nothing to do any more.
+    /// Notes that a connection became idle.
     pub(crate) fn became_idle(&self) {
-        // In an order that both sides see: who waits counts itself before it looks at who is idle.
+        // Clients count themselves as waiting before they search for idle connections, so one of the two sides sees the
+        // other.
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.idle.notify_one();
         }
     }
 
-    /// Connections that were closed to make room for others.
+    /// Connections that were closed to free their slot.
     pub(crate) fn closed_for_others(&self) -> u64 {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Why clients are not taken, if they are not.
+    /// Whether clients get a slot without waiting.
     ///
     /// # Errors
     ///
-    /// All places are taken by connections that have something to do.
+    /// All slots are taken by connections that are busy.
     pub(crate) fn ready(&self) -> Result<(), ConnectionsFull> {
         match self.waiting.load(Ordering::Relaxed) {
             0 => Ok(()),
@@ -322,7 +323,7 @@ async fn recheck(after: Duration) {
     tokio::time::sleep(after).await;
 }
 
-/// Counts one that waits.
+/// Counts a client as waiting until it is dropped.
 struct WaitingGuard<'a>(&'a AtomicUsize);
 
 impl<'a> WaitingGuard<'a> {
@@ -351,7 +352,7 @@ impl Drop for ConnectionGuard {
 // === impl Clients ===
 
 impl Clients {
-    /// A connection may be closed from now on when it has nothing to do.
+    /// Adds a connection that may be closed when it is idle.
     pub(crate) fn add(self: &Arc<Self>, socket: Socket, progress: Arc<ConnectionProgress>) -> ClientGuard {
         let mut inner = lock(&self.0);
         inner.last += 1;
@@ -386,7 +387,7 @@ mod tests {
     use super::*;
     use crate::client::Timeouts;
 
-    /// Connections of HTTP/2 end a moment after they are closed. Others that have nothing to do meanwhile stay.
+    /// HTTP/2 connections end a moment after they are closed. Others that are idle meanwhile stay.
     #[tokio::test(start_paused = true)]
     async fn for_one_client_that_waits_only_a_part_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -397,7 +398,7 @@ mod tests {
         while let Some(slot) = slots.try_take() {
             let progress = ConnectionProgress::new(Timeouts::default(), slots.clone());
             progress.speaks_http2();
-            // One request, which has its answer.
+            // One request, already answered.
             drop(progress.busy());
             taken.push((slot, clients.add(socket.clone(), progress.clone()), progress));
         }
@@ -409,11 +410,11 @@ mod tests {
         for _ in 0..10 {
             yield_now().await;
             drop(taken[0].2.busy());
-            // As for want of descriptors.
+            // As without free descriptors.
             slots.close_longest_idle();
         }
         assert_eq!(slots.closed_for_others(), 8);
-        // They have not ended in time: others are closed, too.
+        // They have not ended in time: more are closed.
         advance(GOAWAY_TIMEOUT_UNDER_PRESSURE).await;
         slots.close_longest_idle();
         assert_eq!(slots.closed_for_others(), 16);
@@ -421,7 +422,8 @@ mod tests {
         drop(waits.await.unwrap());
     }
 
-    /// A client of HTTP/2 is told first, and ends by itself; one that has never asked for anything, or does not end, is not waited for.
+    /// An HTTP/2 client gets GOAWAY first and ends by itself; one that has never sent a request, or does not end, is
+    /// closed.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_react_is_closed_all_the_same() {
         for had_request in [true, false] {

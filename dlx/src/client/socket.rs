@@ -1,4 +1,5 @@
-//! A client's connection that two look at: hyper reads and writes it, and whoever holds its request watches for its end.
+//! A client's connection, used from two sides: hyper reads and writes it, and the task that holds its request waits for
+//! its end.
 
 use std::{
     io,
@@ -28,15 +29,15 @@ pub(crate) struct Socket(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     stream: TcpStream,
-    /// The watcher took the readiness away: bytes may be there although nothing says so.
+    /// The readiness was cleared: bytes may be there although nothing signals them.
     cleared: AtomicBool,
-    /// Why what came last is not taken.
+    /// The answer to what came last, if that was refused.
     refusal: OnceLock<ErrorResponse>,
     /// How a request that asked to switch protocols was answered: [`SWITCHED`] or [`NOT_SWITCHED`].
     decision: AtomicU8,
-    /// Its client has more to send than was read.
+    /// Its client sends more than was read.
     more: AtomicBool,
-    /// Who reads on when that is known.
+    /// The task to wake when that is known.
     undecided: Mutex<Option<Waker>>,
 }
 
@@ -63,23 +64,23 @@ impl Socket {
         &self.0.stream
     }
 
-    /// What came last is not taken, nor what follows it.
+    /// Refuses what came last, and everything after it.
     pub(crate) fn refuse(&self, refusal: ErrorResponse) {
-        // Once: nothing follows.
+        // Set once: nothing follows.
         let _ = self.0.refusal.set(refusal);
     }
 
-    /// Why what came last is not taken.
+    /// The answer to what came last, if that was refused.
     pub(crate) fn refusal(&self) -> Option<&ErrorResponse> {
         self.0.refusal.get()
     }
 
-    /// Its client is about to send what nobody reads.
+    /// Notes that its client is about to send what nobody will read.
     pub(crate) fn note_more(&self) {
         self.0.more.store(true, Ordering::Relaxed);
     }
 
-    /// Whether its client sends, or is about to send, what nobody reads.
+    /// Whether its client sends, or is about to send, what nobody will read.
     pub(crate) fn has_more(&self) -> bool {
         let unread = || {
             recv(&self.0.stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)
@@ -88,7 +89,7 @@ impl Socket {
         self.0.more.load(Ordering::Relaxed) || unread()
     }
 
-    /// A request that asked to switch protocols is being answered. Until then nothing behind it is read.
+    /// A request for a protocol switch is being answered. Until then nothing after it is read.
     pub(crate) fn decide(&self, switched: bool) {
         self.0.decision.store(if switched { SWITCHED } else { NOT_SWITCHED }, Ordering::Release);
         if let Some(reader) = self.0.undecided.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -96,7 +97,7 @@ impl Socket {
         }
     }
 
-    /// Whether protocols were switched, once that is known; once. Until then the task is to be woken.
+    /// Whether the protocol was switched, once that is known; taken once. Until then `cx`'s task is woken later.
     pub(crate) fn take_decision(&self, cx: &Context<'_>) -> Option<bool> {
         *self.0.undecided.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
         match self.0.decision.swap(0, Ordering::AcqRel) {
@@ -117,15 +118,15 @@ impl Socket {
         }
     }
 
-    /// Waits until the connection broke. A client that has merely said that it sends no more is still there.
+    /// Waits until the connection broke. A client that has only half-closed it is still there.
     pub(crate) async fn gone(&self) {
         // An error: the runtime ends.
         let _ = self.0.stream.ready(Interest::ERROR).await;
     }
 
-    /// Takes "readable" away, so that the next thing to happen is news.
+    /// Clears the readiness, so that the next event is a new one.
     pub(crate) fn clear(&self) {
-        // Before the readiness goes: whoever reads meanwhile looks at the socket itself.
+        // Before the readiness is cleared: a concurrent reader then looks at the socket itself.
         self.0.cleared.store(true, Ordering::Release);
         let _ = self.0.stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
     }
@@ -137,8 +138,8 @@ impl Socket {
         let tried = self.0.stream.try_io(Interest::READABLE, || {
             let (_, len) = recv(&self.0.stream, &mut *room, RecvFlags::DONTWAIT)?;
             read = Some(len);
-            // Less than there was room for: nothing is left, and the next look would cost a call that says so. Said in here, where
-            // tokio sees whether anything came since, it takes back no news.
+            // Less than fits: nothing is left, and another call would only say so. Said in here, where tokio knows
+            // whether anything arrived since, it hides no new event.
             if 0 < len && len < room.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         match read {
@@ -166,10 +167,10 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         if self.0.cleared.swap(false, Ordering::AcqRel) {
             match self.read_now(buffer) {
-                // Empty: from now on the readiness tells all there is to tell.
+                // Empty: from now on the readiness is right again.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
-                    // There may be more of which nobody is told.
+                    // There may be more that nothing signals.
                     self.0.cleared.store(true, Ordering::Release);
                     return Poll::Ready(read);
                 }

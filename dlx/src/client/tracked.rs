@@ -1,5 +1,5 @@
-//! Answers on their way to a client: the connection is busy until they are done, and a stream of HTTP/2 whose client
-//! takes nothing of its answer ends.
+//! Answers on their way to a client: the connection is busy until they are done, and an HTTP/2 stream whose client takes
+//! nothing of its answer ends.
 
 use std::{
     pin::Pin,
@@ -23,13 +23,13 @@ tokio::task_local! {
     static STREAM: Arc<Stream>;
 }
 
-/// A stream of HTTP/2.
+/// An HTTP/2 stream.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
-    /// Since when a piece of the answer was handed over and no other was asked for: nothing asks while the client takes
-    /// none. While the resource says nothing it is asked.
+    /// Since when a chunk of the answer was handed over and no other was polled for: hyper does not poll while the client
+    /// takes nothing, but does while the resource sends nothing.
     handed: Mutex<Option<Instant>>,
-    /// What its client has not taken.
+    /// The chunks that its client has not taken.
     pub(super) pieces: Pieces,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Stream {
 pub(crate) struct Tracked<B> {
     body: B,
     stream: Option<Arc<Stream>>,
-    /// The namespace that it comes from.
+    /// The namespace of its resource.
     share: Option<Arc<NamespaceShare>>,
     busy: BusyGuard,
 }
@@ -52,7 +52,7 @@ pub(crate) struct Streams {
 
 /// A stream's task.
 struct Task<F> {
-    /// Dropped with everything that belongs to it when its client has stalled: that resets the stream.
+    /// Dropped, with everything that belongs to it, when its client has stalled: that resets the stream.
     future: Pin<Box<F>>,
     stream: Arc<Stream>,
     stall: Duration,
@@ -62,7 +62,7 @@ struct Task<F> {
 // === impl Stream ===
 
 impl Stream {
-    /// That of the current task, if it has one.
+    /// The stream of the current task, if it has one.
     pub(crate) fn current() -> Option<Arc<Self>> {
         STREAM.try_with(Arc::clone).ok()
     }
@@ -79,7 +79,7 @@ impl Stream {
 // === impl Tracked ===
 
 impl<B> Tracked<B> {
-    /// A body whose connection is busy until it is dropped.
+    /// A body that marks its connection as busy until it is dropped.
     pub(crate) fn new(
         body: B,
         stream: Option<Arc<Stream>>,

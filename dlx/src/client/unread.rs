@@ -1,6 +1,7 @@
-//! What clients of HTTP/2 have not taken yet of their answers: bounded per connection and in all.
+//! Answer bytes that HTTP/2 clients have not taken yet: bounded per connection and in total.
 //!
-//! One tenant must not fill it for the others: beyond the bound, the connections of the namespace that has most are closed.
+//! One tenant must not use up the bound for the others: above it, the connections of the namespace with the most are
+//! closed.
 
 use std::{
     io,
@@ -16,31 +17,31 @@ use bytes::{Buf, Bytes};
 use super::{ConnectionSlots, slots::lock, tracked::Stream};
 use crate::state::NamespaceShare;
 
-/// What one connection may have unread before its streams get one piece each.
+/// Unread bytes of one connection above which each of its streams gets only one chunk.
 const MAX_CONNECTION_UNREAD: usize = 4 * 1024 * 1024;
-/// A piece takes at least as much memory: it is a part of what was read at once.
+/// A chunk takes at least this much memory: it is a part of what was read at once.
 const MIN_PIECE: usize = 8 * 1024;
 
-/// What a connection's client has not taken.
+/// The unread bytes of one connection.
 #[derive(Debug)]
 pub(crate) struct Unread {
     slots: Arc<ConnectionSlots>,
     bytes: AtomicUsize,
-    /// The same by the namespace that they come from; `None`: the DLX's own answers.
+    /// The same by the namespace of the resource; `None`: the DLX's own answers.
     namespaces: Mutex<Vec<(Option<Arc<NamespaceShare>>, usize)>>,
-    /// It was closed for having too much.
+    /// It was closed for its unread bytes.
     closed: AtomicBool,
 }
 
-/// What is unread of one stream: its pieces.
+/// The unread chunks of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     count: AtomicUsize,
-    /// Who waits until nothing is.
+    /// The task that waits until there are none.
     waits: Mutex<Option<Waker>>,
 }
 
-/// A piece of an answer, which counts as unread until it is dropped.
+/// A chunk of an answer, which counts as unread until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Piece {
     bytes: Bytes,
@@ -58,7 +59,7 @@ struct Counted {
 // === impl Unread ===
 
 impl Unread {
-    /// Of a new connection.
+    /// For a new connection.
     pub(crate) fn new(slots: Arc<ConnectionSlots>) -> Arc<Self> {
         Arc::new(Self {
             slots,
@@ -73,22 +74,22 @@ impl Unread {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The same by the namespace that they come from; `None`: the DLX's own answers.
+    /// The same by the namespace of the resource; `None`: the DLX's own answers.
     pub(crate) fn namespaces(&self) -> Vec<(Option<Arc<NamespaceShare>>, usize)> {
         lock(&self.namespaces).clone()
     }
 
-    /// Says that it is being closed, which frees what it has; whether it was not before.
+    /// Marks it as closing, which frees its unread bytes; whether that is new.
     pub(crate) fn close(&self) -> bool {
         !self.closed.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether it is being closed.
+    /// Whether it is closing.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Whether a stream may have one more piece: it waits for its own while its connection has too much.
+    /// Whether a stream may get another chunk: with too much unread on its connection it waits until its own was taken.
     pub(crate) fn poll_room(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
         let full =
             || self.bytes() >= MAX_CONNECTION_UNREAD && stream.pieces.count.load(Ordering::Acquire) > 0;
@@ -100,7 +101,7 @@ impl Unread {
         if full() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// A piece that counts.
+    /// A chunk that counts.
     pub(crate) fn count(
         self: &Arc<Self>,
         stream: &Arc<Stream>,
@@ -123,7 +124,7 @@ impl Unread {
         Piece { bytes, _counted: Some(counted) }
     }
 
-    /// A piece counts no more.
+    /// A chunk does not count any more.
     fn forget(&self, share: Option<&Arc<NamespaceShare>>, size: usize) {
         self.bytes.fetch_sub(size, Ordering::Relaxed);
         let mut namespaces = lock(&self.namespaces);
@@ -146,7 +147,7 @@ fn is_same(first: Option<&Arc<NamespaceShare>>, other: Option<&Arc<NamespaceShar
 // === impl Piece ===
 
 impl From<Bytes> for Piece {
-    /// One that does not count.
+    /// A chunk that does not count.
     fn from(bytes: Bytes) -> Self {
         Self { bytes, _counted: None }
     }

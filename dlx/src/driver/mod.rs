@@ -1,5 +1,5 @@
-//! What the state asks for is done here: endpoints are probed, records written, resources woken, Events reported; and what
-//! the plugins tell comes in here.
+//! Carries out the effects of the state: probes endpoints, writes records, wakes resources, reports Events; and follows
+//! what the plugins list.
 
 mod follow;
 mod followed;
@@ -18,19 +18,19 @@ use crate::{
     state::{ColdStartPhase, Effect, ResourceHandle},
 };
 
-/// Probes of endpoints under way at once, of all resources.
+/// Concurrent probes, of all resources.
 const MAX_PROBES: usize = 256;
 
-/// Does what the state asks for.
+/// Carries out effects.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    /// Where wakes, probes and watches run: not on the threads that proxy.
+    /// The runtime for wakes, probes and watches: not the threads that forward.
     handle: Handle,
-    /// The budget for wakes.
+    /// The limit on concurrent wakes.
     wakes: Wakes,
-    /// The budget for probes.
+    /// The limit on concurrent probes.
     probes: Semaphore,
-    /// Endpoints that requests wait for and that are about to be asked again.
+    /// How many endpoints that requests wait for are between two probes.
     awaited: AtomicU32,
     metrics: Arc<DlxMetrics>,
 }
@@ -38,19 +38,19 @@ pub(crate) struct Driver {
 // === impl Driver ===
 
 impl Driver {
-    /// Nothing is under way. What it does runs on `handle`.
+    /// Nothing is running yet. Its tasks run on `handle`.
     pub(crate) fn new(handle: Handle, wakes: Wakes, metrics: Arc<DlxMetrics>) -> Arc<Self> {
         let (probes, awaited) = (Semaphore::new(MAX_PROBES), AtomicU32::new(0));
         Arc::new(Self { handle, wakes, probes, awaited, metrics })
     }
 
-    /// The budget for wakes.
+    /// The limit on concurrent wakes.
     #[cfg(test)]
     pub(crate) fn wakes(&self) -> &Wakes {
         &self.wakes
     }
 
-    /// Does it, or begins to: what takes time is a task of its own.
+    /// Carries out an effect; what takes time becomes a task.
     pub(crate) fn carry_out(self: &Arc<Self>, resource: &Arc<ResourceHandle>, effect: Effect) {
         match effect {
             Effect::Probe(target) => probe::start(self.clone(), resource.clone(), target),
@@ -61,7 +61,7 @@ impl Driver {
             }
             Effect::Woken(took, phases) => self.metrics.woken(&resource.key, took, &phases),
             Effect::FirstByte(took) => self.metrics.phase(&resource.key, ColdStartPhase::FirstByte, took),
-            // The connections are the proxy's.
+            // `Stages` closes connections.
             Effect::CloseIdle(_) => {}
         }
     }

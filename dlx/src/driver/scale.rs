@@ -1,4 +1,4 @@
-//! One wake: one `set_scale`, however many wait for it, and whether or not they still do.
+//! One wake: one `set_scale` for all held requests, also if they leave meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,19 +16,19 @@ use crate::state::{Rejection, ResourceHandle, WakeCause, WakeOutcome};
 
 /// How a wake ended.
 enum Ended {
-    /// It was scaled, or somebody else changed the resource: the view decides.
+    /// It was scaled, or another daemon changed the resource: the view decides.
     CheckView,
-    /// It cannot work, or did not within its time.
+    /// It failed, or timed out.
     Failed(WakeOutcome, String),
 }
 
-/// Waits for a place among the wakes of this DLX.
+/// Waits for a wake slot of this DLX.
 pub(crate) async fn wake_slot(driver: Arc<Driver>, resource: Arc<ResourceHandle>) -> WakePlace {
     let limit = resource.read(|view| view.settings().max_concurrent_wakes);
     driver.wakes.place(&resource.key.id.namespace, limit, Waits::Somebody).await
 }
 
-/// Starts a wake that the gate ordered, at its place, or as soon as it has one.
+/// Starts a wake that the gate ordered, in `slot`, or as soon as a slot is free.
 pub(crate) fn start(
     driver: Arc<Driver>,
     resource: Arc<ResourceHandle>,
@@ -58,7 +58,7 @@ pub(crate) fn start(
     });
 }
 
-/// One line for each wake, whatever a client does: who woke what.
+/// Logs the cause of each wake, whatever its client does later.
 fn log(resource: &ResourceHandle, cause: Option<&WakeCause>, held: usize) {
     let (mut port, mut request) = (None, None);
     match cause {
@@ -102,8 +102,8 @@ async fn scale(
         match source.calls.set_scale(&request).await {
             Ok(()) => {
                 resource.wake_written();
-                // The view has to show it before anything is decided on it, or it would be woken twice. One that failed may
-                // have had replicas all the time.
+                // The view has to show the write before anything is decided on it, or the resource would be woken twice.
+                // A resource whose wake failed may have had replicas all the time.
                 if !resource.read(|view| view.gate.open()) {
                     source.refresh().await;
                 }
@@ -114,7 +114,7 @@ async fn scale(
                 return Ended::CheckView;
             }
             Err(ScaleError::Terminal { reason }) => {
-                // The record says `waking` by now; where the view does not show it yet, the failure could not be written.
+                // The record says `waking` by now; until the view shows that, the failure could not be written.
                 source.refresh().await;
                 return Ended::Failed(WakeOutcome::Refused, reason);
             }
@@ -126,7 +126,7 @@ async fn scale(
                 resource.update(|view| view.last_error = Some(reason.clone()));
                 let again = Instant::now() + after.max(backoff.next_pause());
                 if again >= deadline {
-                    // What it waits for, and what its endpoints answered, beside what the plugin said last.
+                    // The plugin's status and the endpoints' errors, besides the plugin's last error.
                     let why = resource.read(|view| view.why_not_up());
                     let reason = format!("not up within {}: {why}", duration::short(deadline - began));
                     return Ended::Failed(WakeOutcome::TimedOut, reason);
@@ -136,7 +136,7 @@ async fn scale(
                 let moved =
                     resource.read(|view| view.gate.seen().is_none_or(|seen| seen.version != *expected));
                 if moved {
-                    // It may have taken effect after all, or somebody else changed it.
+                    // It may have taken effect after all, or another daemon changed it.
                     return Ended::CheckView;
                 }
             }
@@ -175,12 +175,12 @@ async fn finish(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, ended: End
     let order = resource.update(|view| {
         up = view.gate.open() && view.is_ready();
         if up {
-            // Part of it may be broken; what answers is up all the same.
+            // Part of the resource may be broken; an endpoint that answers is enough.
             return view.gate.step(GateInput::Woke { terminal: None, fresh });
         }
         if let Some((_, reason)) = &failed {
             view.failed(reason);
-            // Before the gate is told, so that nobody wakes it anew on behalf of those who are refused now.
+            // Before the gate gets the failure, so that held requests do not wake the resource again.
             if let Some(refusal) = view.remembered_failure(&resource.key.id) {
                 resource.refuse_held(refusal, Rejection::WakeFailed);
             }

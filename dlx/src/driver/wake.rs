@@ -1,4 +1,4 @@
-//! From asleep to awake: whatever has to be written, scaled and found out so that what is held can go.
+//! Works on a resource that requests wait for: writes, wakes and resolves until they can be forwarded.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,28 +12,28 @@ use tokio::time::{sleep, timeout};
 use super::{Driver, scale};
 use crate::state::{Rejection, ResourceHandle};
 
-/// After a plugin that did not say where its resource listens, or could not list its resources.
+/// After a plugin failed to say where its resource listens, or to list its resources.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), MAX_RETRY_DELAY);
 /// After a write whose outcome is unknown.
 const WRITE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), MAX_RETRY_DELAY);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// What the driver found.
+/// The next step for a resource.
 enum Next {
-    /// Nobody waits, or nothing is left to be done.
+    /// No request waits, or nothing is left to be done.
     Stop,
-    /// This is to be done.
+    /// Carry out this order.
     Order(GateOrder),
-    /// The plugin lists no endpoint: it is to be asked for one.
+    /// The plugin lists no endpoint: ask it for one.
     Resolve,
-    /// Somebody else works on it.
+    /// Wait for another daemon or task.
     Wait,
-    /// It is to be woken, and needs a place among the wakes for that.
+    /// Get a wake slot, then wake it.
     WakeSlot,
 }
 
-/// Works on a resource for as long as requests wait for it and its gate is shut. One at a time:
-/// [`ResourceView::driven`](crate::state::ResourceView::driven) says that it runs.
+/// Works on a resource as long as requests wait for it and its gate is shut. One task at a time:
+/// [`ResourceView::driven`](crate::state::ResourceView::driven) is set meanwhile.
 pub(crate) fn drive(driver: Arc<Driver>, resource: Arc<ResourceHandle>) {
     let handle = driver.handle.clone();
     handle.spawn(async move {
@@ -64,7 +64,7 @@ pub(crate) fn drive(driver: Arc<Driver>, resource: Arc<ResourceHandle>) {
                 Next::Resolve => {
                     (slot, pending_slot) = (None, None);
                     if !resolve(&resource).await {
-                        // Asked again after a growing pause, or when something else is to be done.
+                        // Retried after a growing pause, or when the view changes.
                         let _ = timeout(backoff.next_pause(), changed.changed()).await;
                     }
                 }
@@ -87,13 +87,13 @@ fn next(resource: &Arc<ResourceHandle>, has_slot: bool) -> Next {
             return Next::Stop;
         }
         if let Some(refusal) = view.remembered_failure(&resource.key.id) {
-            // Came in while the wake failed.
+            // They came while the wake failed.
             resource.refuse_held(refusal, Rejection::WakeFailed);
             view.driven = false;
             return Next::Stop;
         }
         let wanted = GateInput::Wanted { fresh: Nonce::fresh() };
-        // Looked at on a copy: once the gate has ordered its wake, it is under way.
+        // Tried on a copy: an order of the gate starts the wake.
         let wakes = || matches!(view.gate.clone().step(wanted.clone()), GateOrder::Wake { .. });
         view.waits_for_turn = !has_slot && wakes();
         if view.waits_for_turn {
@@ -126,7 +126,7 @@ async fn carry_out(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, order: 
                     resource.update(|view| view.lost_writes = 0);
                     Ok(version)
                 }
-                // What was believed is old: looked at anew before anything is decided on it.
+                // The view was old: it is refreshed before anything is decided on it.
                 Err(ScaleError::Conflict) => {
                     source.refresh().await;
                     Err(Unwritten::Conflict)
@@ -162,16 +162,16 @@ async fn carry_out(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, order: 
     }
 }
 
-/// Asks the plugin where the resource listens. Whether it said.
+/// Asks the plugin where the resource listens; whether it answered.
 async fn resolve(resource: &Arc<ResourceHandle>) -> bool {
     let source = resource.read(|view| view.source.clone());
     let named = match source.calls.resolve_service_name(&resource.key.id).await {
         Ok(named) => named,
         Err(error) => {
             let reason = format!("its plugin does not say where it listens: {error}");
-            // Nothing follows from it.
+            // This has no effects.
             resource.decide(|view| {
-                // One that lists endpoints as they appear says what they wait for.
+                // A plugin that lists endpoints as they appear says in `status` what they wait for.
                 if view.resource.status.is_empty() {
                     view.last_error = Some(reason);
                 }
@@ -194,7 +194,7 @@ async fn resolve(resource: &Arc<ResourceHandle>) -> bool {
     true
 }
 
-/// Whether `host:port` has its port; a bare IPv6 address has none.
+/// Whether the address has a port; a bare IPv6 address has none.
 fn has_port(address: &str) -> bool {
     match address.rsplit_once(':') {
         Some((host, port)) => port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')),

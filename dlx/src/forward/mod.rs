@@ -1,4 +1,4 @@
-//! To the resource and back, once a request may go.
+//! Forwards to the resource and back.
 
 pub(crate) mod http;
 pub(crate) mod tcp;

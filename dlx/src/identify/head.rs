@@ -1,5 +1,5 @@
-//! Whether bytes are the head of an HTTP/1 request, and what it says. Held or forwarded, each request is judged here and
-//! nowhere else, before the HTTP library sees a byte of it: what is refused wakes nobody.
+//! Checks the head of an HTTP/1 request and reads what it says. Held or forwarded, each request is checked here and
+//! nowhere else, before the HTTP library sees a byte of it: a refused request wakes nothing.
 
 use std::mem::MaybeUninit;
 
@@ -10,47 +10,47 @@ use crate::{answer::ErrorResponse, state::is_host};
 
 /// The longest head, the request line included. (nginx takes 32 KiB.)
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// The most fields of a head, of an answer's, too.
+/// The most fields of a head, also of a response.
 pub(crate) const MAX_FIELDS: usize = 1000;
-/// The longest body that a length may say: what signed numbers of 64 bits hold, as the servers behind have them.
+/// The largest Content-Length: what signed 64-bit numbers hold, as the servers behind use them.
 const MAX_BODY_BYTES: u64 = i64::MAX as u64;
 
 /// Room for the fields of a head.
 #[derive(Debug)]
 pub(crate) struct HeadFields<'b>([MaybeUninit<Header<'b>>; MAX_FIELDS]);
 
-/// A head that is taken.
+/// A valid head.
 #[derive(Debug)]
 pub(crate) struct Head<'h, 'b> {
     /// Its bytes, empty lines before it included.
     pub(crate) len: usize,
     /// The body that follows.
     pub(crate) body: Length,
-    /// Whether it asks to switch protocols: what follows may be no HTTP.
+    /// Whether it asks to switch protocols: what follows may be another protocol.
     pub(crate) switches: bool,
     /// Its method.
     pub(crate) method: &'b str,
-    /// Its target, as it stands there.
+    /// Its target, as sent.
     pub(crate) target: &'b str,
-    /// The host it is for; `None` where it names none, or names it in its target.
+    /// The Host; `None` if it has none, or names it in its target.
     pub(crate) host: Option<&'b str>,
     /// Its fields.
     pub(crate) fields: &'h [Header<'b>],
 }
 
-/// How long a body is.
+/// The length of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Length {
-    /// So many bytes; 0 is none.
+    /// This many bytes; 0 is none.
     Known(u64),
-    /// As long as its chunks say.
+    /// Chunked.
     Chunked,
 }
 
 // === impl HeadFields ===
 
 impl HeadFields<'_> {
-    /// Room for as many as there may be.
+    /// Room for the most fields.
     pub(crate) fn room() -> Self {
         Self([const { MaybeUninit::uninit() }; MAX_FIELDS])
     }
@@ -59,11 +59,11 @@ impl HeadFields<'_> {
 // === impl Head ===
 
 impl<'h, 'b> Head<'h, 'b> {
-    /// Reads the head that these bytes begin with; `None`: it does not end in them.
+    /// Reads the head at the beginning of these bytes; `None`: it does not end in them.
     ///
     /// # Errors
     ///
-    /// It is not taken: what to answer.
+    /// It is malformed: the answer.
     pub(crate) fn read(bytes: &'b [u8], room: &'h mut HeadFields<'b>) -> Result<Option<Self>, ErrorResponse> {
         let mut parsed = httparse::Request::new(&mut []);
         let len = match parsed.parse_with_uninit_headers(bytes, &mut room.0) {
@@ -112,7 +112,7 @@ impl<'b> Said<'b> {
     fn read(fields: &[Header<'b>]) -> Result<Self, ErrorResponse> {
         let mut said = Self::default();
         for Header { name, value } in fields {
-            // By their lengths first: most fields are none of them.
+            // Compared by their lengths first: most fields are none of these.
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
                     said.hosts += 1;
@@ -144,7 +144,7 @@ impl<'b> Said<'b> {
     fn length(&self, is_http11: bool) -> Result<Length, ErrorResponse> {
         match (self.chunked, self.length) {
             (false, length) => Ok(Length::Known(length.unwrap_or(0))),
-            // Whoever stands in front may have believed the length: what follows it here was a body there.
+            // A proxy in front may have used the length: what follows here was a body there.
             (true, Some(_)) => Err(malformed("it has both Content-Length and Transfer-Encoding")),
             (true, None) if !is_http11 => Err(malformed("HTTP/1.0 knows no Transfer-Encoding")),
             (true, None) => Ok(Length::Chunked),
@@ -156,7 +156,7 @@ impl<'b> Said<'b> {
 ///
 /// # Errors
 ///
-/// It is none, or too large a number.
+/// It is no number, or too large.
 pub(crate) fn length(value: &[u8]) -> Result<u64, ErrorResponse> {
     let digits =
         std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -191,7 +191,7 @@ fn check_host(host: &[u8]) -> Result<&str, ErrorResponse> {
     let Some(host) = std::str::from_utf8(host).ok().filter(|_| is_text) else {
         return Err(malformed("its Host header is not text"));
     };
-    // An empty one is what a target without a host has (RFC 9112 3.2); any other has to be one.
+    // A target without a host has an empty Host (RFC 9112 3.2); any other must be a host.
     if host.is_empty() || is_host(host) { Ok(host) } else { Err(malformed("its Host is no host name")) }
 }
 
@@ -201,7 +201,7 @@ fn malformed(reason: &str) -> ErrorResponse {
 
 /// Whether a head that began with `before` may end in `bytes`, which follow.
 pub(crate) fn may_end(before: &[u8], bytes: &[u8]) -> bool {
-    // An empty line behind another line, whichever way the two end.
+    // An empty line after another line, whichever way the two end.
     let ends = |bytes: &[u8]| {
         memchr::memmem::find(bytes, b"\n\r\n").is_some() || memchr::memmem::find(bytes, b"\n\n").is_some()
     };
@@ -239,7 +239,7 @@ fn no_head(bytes: &[u8], error: httparse::Error) -> ErrorResponse {
     }
 }
 
-/// Whether a message is coded in a way that is not undone here: its body would arrive as something else.
+/// Whether a message has a transfer coding that is not decoded here.
 pub(crate) fn coded(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");

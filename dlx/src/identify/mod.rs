@@ -1,4 +1,4 @@
-//! For whom a request is: whose port it came in on, whom a trusted peer names, or whose its host is.
+//! Finds the resource of a request: by the port it came in on, the headers of a trusted peer, or its host.
 
 pub(crate) mod head;
 mod named;
@@ -24,46 +24,46 @@ use crate::{
     state::{PortOwner, ResourceHandle, Resources, is_host},
 };
 
-/// Connections that wait at once on ports of which nobody knows yet whose they are; more are not waited for.
+/// How many connections may wait on ports without a known owner.
 const MAX_UNASSIGNED: usize = 1024;
 
-/// Finds out for whom requests are.
+/// Finds the resources of requests.
 #[derive(Debug)]
 pub(crate) struct Identifier {
     plugins: Arc<FollowedPlugins>,
     resources: Arc<Resources>,
-    /// Whose headers are believed.
+    /// The peers whose headers are trusted.
     pub(crate) peers: TrustedProxies,
     /// The namespace of a resource that a header names without one.
     default_namespace: Option<String>,
-    /// Connections that wait on ports of which nobody knows yet whose they are.
+    /// Permits to wait on a port without a known owner.
     pub(crate) waiting_for_owner: Semaphore,
 }
 
-/// Where the requests of a connection come from.
+/// The origin of the requests of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    /// Who asks, as `X-Forwarded-For` has it: made once for all requests of the connection.
+    /// The client's address as in `X-Forwarded-For`: made once for all requests of the connection.
     pub(crate) peer: HeaderValue,
-    /// Whether its headers are believed.
+    /// Whether its headers are trusted.
     pub(crate) trusted: bool,
-    /// Whose port it came in on, where it is not the shared one.
+    /// The owner of the port it came in on, unless it is the shared one.
     pub(crate) port: Option<PortOwner>,
 }
 
-/// For whom a request is.
+/// The resource of a request.
 #[derive(Debug)]
 pub(crate) struct Identified {
     /// The resource.
     pub(crate) resource: Arc<ResourceHandle>,
-    /// The path and query to ask it for, where not the request's own.
+    /// The path and query to send, if not the request's own.
     pub(crate) path: Option<PathAndQuery>,
 }
 
 // === impl Identifier ===
 
 impl Identifier {
-    /// Believes the headers of `peers`.
+    /// Trusts the headers of `peers`.
     pub(crate) fn new(
         plugins: Arc<FollowedPlugins>,
         resources: Arc<Resources>,
@@ -74,13 +74,13 @@ impl Identifier {
         Arc::new(Self { plugins, resources, peers, default_namespace, waiting_for_owner })
     }
 
-    /// Whether a request's headers decide for whom it is: those of a trusted peer may name a resource.
+    /// Whether headers may name the resource: those of a trusted peer may.
     pub(crate) fn needs_headers(&self, origin: &Origin) -> bool {
         origin.port.is_none() && origin.trusted
     }
 
-    /// For whom a request is as far as is known now; `Ok(None)`: nobody. `headers` are there when its head was read as a
-    /// whole; without them it stays open for whom a trusted peer's request is.
+    /// The resource of a request, as far as is known now; `Ok(None)`: none. `headers` are given once the whole head was
+    /// read; without them the resource of a trusted peer's request stays open.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl Identifier {
             let Some((headers, uri)) = headers else { return Ok(None) };
             match find_by_headers(&table, headers, uri, self.default_namespace.as_deref(), draw) {
                 Ok(None) => {}
-                // Perhaps it is new: asked once more, then a miss.
+                // Perhaps it is new: the plugins are asked once more before the answer is 404.
                 Err(refusal) if refusal.status == StatusCode::NOT_FOUND => return Ok(None),
                 found => return found,
             }
@@ -108,11 +108,11 @@ impl Identifier {
         Ok(resource.map(|resource| Identified { resource: resource.clone(), path: None }))
     }
 
-    /// For whom a request is; the plugins are asked once more where nobody has its host.
+    /// The resource of a request; if no resource has its host, the plugins are asked once more.
     ///
     /// # Errors
     ///
-    /// It is nobody's (404), or cannot be taken as it is (400).
+    /// No resource has its host (404), or it is malformed (400).
     pub(crate) async fn identify<B>(
         &self,
         origin: &Origin,
@@ -134,12 +134,12 @@ impl Identifier {
     }
 }
 
-/// Heads or tails.
+/// A coin toss.
 fn draw() -> bool {
     RandomState::new().hash_one(()) & 1 == 0
 }
 
-/// The host that a request is for, if it names one.
+/// The host that a request names, if any.
 fn host<B>(request: &Request<B>) -> Result<Option<&str>, ErrorResponse> {
     let headers = request.headers();
     if request.method() == Method::CONNECT {
@@ -160,7 +160,7 @@ fn host<B>(request: &Request<B>) -> Result<Option<&str>, ErrorResponse> {
     if hosts.next().is_some() {
         return Err(ErrorResponse::malformed("it has two Host headers"));
     }
-    // An absolute form, or HTTP/2's :authority, is stronger than a Host header (RFC 9112 3.2.2).
+    // An absolute form, or HTTP/2's :authority, takes precedence over a Host header (RFC 9112 3.2.2).
     let authority = match (request.uri().authority(), host) {
         (Some(authority), _) => Some(authority.as_str()),
         (None, Some(host)) => {
@@ -171,7 +171,7 @@ fn host<B>(request: &Request<B>) -> Result<Option<&str>, ErrorResponse> {
     if authority.is_none() && request.version() == Version::HTTP_11 {
         return Err(ErrorResponse::malformed("it has no Host header"));
     }
-    // An empty Host is what a target without a host has (RFC 9112 3.2); any other has to be one.
+    // A target without a host has an empty Host (RFC 9112 3.2); any other must be a host.
     if authority.is_some_and(|authority| !authority.is_empty() && !is_host(authority)) {
         return Err(ErrorResponse::malformed("its Host is no host name"));
     }

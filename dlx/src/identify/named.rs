@@ -1,4 +1,4 @@
-//! Headers that name a resource. Only a trusted peer's count: else anybody could get past an ingress's own rules.
+//! Headers that name a resource. Only a trusted peer's count: otherwise a client could get past the rules of an ingress.
 
 use daemon::settings::MultiTargetStrategy;
 use http::{HeaderMap, Uri, uri::PathAndQuery};
@@ -13,7 +13,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// They name one that is not there (404), or cannot be understood (400).
+/// They name an unknown resource (404), or cannot be understood (400).
 pub(crate) fn find_by_headers(
     table: &HostTable,
     headers: &HeaderMap,

@@ -1,4 +1,4 @@
-//! Whose headers are believed.
+//! Peers whose headers are trusted.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,17 +26,17 @@ pub(crate) struct InvalidNetwork(String);
 // === impl TrustedProxies ===
 
 impl TrustedProxies {
-    /// Whose headers are believed.
+    /// Peers whose headers are trusted.
     pub(crate) fn new(networks: Vec<Network>) -> Self {
         Self(networks)
     }
 
-    /// Whether nobody was named.
+    /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether this peer's are.
+    /// Whether this peer is one.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.0.iter().any(|network| network.contains(peer))
@@ -45,12 +45,12 @@ impl TrustedProxies {
 
 /// An address as `X-Forwarded-For` has it.
 pub(crate) fn address(peer: SocketAddr) -> HeaderValue {
-    // Digits, letters, dots and colons: always a value.
+    // Only digits, letters, dots and colons: always a valid value.
     HeaderValue::try_from(peer.ip().to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
-/// The client's address: the nearest that is not trusted, as far as those that are trusted say. `peer`: the other end of
-/// the connection, as [`address`] has it.
+/// The client's address: the nearest hop that is not trusted, as far as trusted hops say. `peer`: the other end of the
+/// connection, as [`address`] returns it.
 pub(crate) fn client(peers: &TrustedProxies, peer: &HeaderValue, headers: &HeaderMap) -> String {
     let peer = peer.to_str().unwrap_or_default();
     let trusted = |address: &str| address.parse().is_ok_and(|address| peers.trusts(address));

@@ -1,4 +1,4 @@
-//! Whose a port of `--service-ports` is, for connections that came before this DLX was told.
+//! Finds the owner of a port of `--service-ports`, also for connections that come before this DLX sees it.
 
 use std::{pin::pin, time::Duration};
 
@@ -7,19 +7,19 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Identifier;
 use crate::{driver::UNKNOWN_HOST_DELAY, state::PortOwner};
 
-/// How long a connection waits to be somebody's. Whoever led its client here has written down before that whose the port is:
-/// all that can be late is what this DLX sees.
+/// How long a connection waits for its port to have an owner. The owner is written before a Service points here: only
+/// this DLX's view can be late.
 const PORT_OWNER_TIMEOUT: Duration = Duration::from_secs(3);
 
 // === impl Identifier ===
 
 impl Identifier {
-    /// Whose the port is, as far as is known now.
+    /// The owner of the port, as far as is known now.
     pub(crate) fn find_port(&self, port: u16) -> Option<PortOwner> {
         self.resources.table().by_port(port).cloned()
     }
 
-    /// Whose the port is, as soon as that is known; `None`: nobody's, or too many wait for such an answer already.
+    /// The owner of the port, as soon as it is known; `None`: there is none, or too many connections wait already.
     pub(crate) async fn wait_for_port(&self, port: u16) -> Option<PortOwner> {
         let _place = self.waiting_for_owner.try_acquire().ok()?;
         timeout(PORT_OWNER_TIMEOUT, self.await_port_owner(port)).await.ok()
@@ -30,7 +30,7 @@ impl Identifier {
         let mut listed = false;
         loop {
             let mut replaced = pin!(self.resources.replaced());
-            // From here on a change is not missed.
+            // From here on no change is missed.
             replaced.as_mut().enable();
             if let Some(identity) = self.find_port(port) {
                 return identity;
@@ -42,7 +42,7 @@ impl Identifier {
         }
     }
 
-    /// Has the plugins asked once after this call, on behalf of this connection or of another.
+    /// Has the plugins list once after this call, for this connection or for another.
     async fn request_listing(&self) {
         let came = std::time::Instant::now();
         while !self.plugins.ask_again(came).await {

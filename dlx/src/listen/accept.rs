@@ -18,28 +18,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::ConnectionSlots;
 
-/// The pause when connections cannot be accepted for want of something (descriptors, memory).
+/// The pause when connections cannot be accepted for lack of descriptors or memory.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// A socket that connections are accepted on, known to the current runtime.
+/// A listening socket on the current runtime.
 #[derive(Debug)]
 pub(crate) struct Listener(tokio::net::TcpListener);
 
 // === impl Listener ===
 
 impl Listener {
-    /// Of a socket that listens. To be made on a tokio runtime.
+    /// Wraps a listening socket. Call it on a tokio runtime.
     ///
     /// # Errors
     ///
-    /// The socket cannot be waited for.
+    /// The socket cannot be registered with the runtime.
     pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         tokio::net::TcpListener::from_std(listener).map(Self)
     }
 
-    /// Accepts until `stop`, takes in what the kernel has accepted until then, and closes its descriptor of the socket.
-    /// Whoever shares the socket goes on with it.
+    /// Accepts until `stop`, takes what the kernel has accepted by then, and closes its descriptor of the socket. Other
+    /// processes that share the socket go on with it.
     pub(crate) async fn accept(
         self,
         stop: CancellationToken,
@@ -81,7 +81,7 @@ impl Listener {
                 }
             }
         }
-        // Whoever the kernel let in already is not to be reset by the close.
+        // A close would reset what the kernel has accepted already.
         while let Some(slot) = slots.try_take()
             && let Poll::Ready(Ok(accepted)) = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await
         {

@@ -41,13 +41,13 @@ use crate::{
     state::PortOwner,
 };
 
-/// What a stream of HTTP/2 may send before it is read: as much as a held request's socket takes.
+/// The flow-control window of an HTTP/2 stream: as much as the socket of a held request takes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// How long a client that has its answer may go on sending.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams of one connection at once.
 const MAX_STREAMS: u32 = 1024;
-/// What is kept of a stream's answer for a client that does not read: with as many streams as there may be, 64 MiB.
+/// What is buffered of a stream's answer while its client does not read: with the most streams, 64 MiB.
 const MAX_STREAM_UNSENT: usize = 64 * 1024;
 
 /// Serves a connection to its end.
@@ -63,9 +63,9 @@ pub(crate) async fn serve(
     let guessed = identity.as_ref().is_some_and(|identity| identity.port.guessed);
     let progress = ConnectionProgress::new(server.timeouts, server.slots.clone());
     let _known = worker.clients.add(socket.clone(), progress.clone());
-    // It has nothing to do yet, and others may wait for its place.
+    // It is idle so far, and others may wait for its slot.
     server.slots.became_idle();
-    // It has said nothing, or less than a line, for too long.
+    // It sent nothing, or less than a line, for too long.
     let Some(protocol) = detect_protocol(&socket, guessed, &progress).await else { return };
     if let (ClientProtocol::Other, Some(identity)) = (protocol, &identity) {
         tracing::debug!(resource = %identity.resource.key.id, port = identity.port.listen, "forwarded as TCP: the client does not speak HTTP");
@@ -101,8 +101,8 @@ pub(crate) async fn serve(
     }
 }
 
-/// Reads on for a while what a client still sends after its answer. A close with something unread is a reset, and so is what
-/// comes after a close: that takes the answer away before the client has read it.
+/// Reads for a while what a client still sends after its answer. A close with unread bytes is a reset, and so is the
+/// reply to bytes after a close: either takes the answer away before the client has read it.
 async fn linger(socket: &Socket) {
     // An error: it is gone.
     let _ = shutdown(socket.stream(), Shutdown::Write);
@@ -116,11 +116,11 @@ async fn linger(socket: &Socket) {
             }
         }
     };
-    // It had its time.
+    // A timeout is fine.
     let _ = timeout_at(Instant::now() + LINGER_TIMEOUT, reading).await;
 }
 
-/// Answers a request, and knows until the end of the answer that the connection has something to do.
+/// Answers a request; the connection is busy until the end of the answer.
 async fn answer(
     context: Arc<ConnectionContext>,
     request: Request<Incoming>,
@@ -147,20 +147,20 @@ async fn serve_http1(context: Arc<ConnectionContext>, socket: Socket) {
     let timed = Timed::new(socket.clone(), progress.clone());
     let service = service_fn(move |request: Request<Incoming>| answer(context.clone(), request));
     let connection = http1::Builder::new()
-        // Timeouts are the connection's own.
+        // `Timed` has the timeouts.
         .header_read_timeout(None)
         .max_buf_size(head::MAX_HEAD_BYTES)
         .max_headers(head::MAX_FIELDS)
-        // One copy of a small body costs less than a second piece to write.
+        // Copying a small body costs less than writing two buffers.
         .writev(false)
         .serve_connection(TokioIo::new(Requests::new(socket, timed)), service)
         .with_upgrades();
     tokio::select! {
-        // Its client's doing; answered by hyper where there is an answer.
+        // The client's fault; hyper has answered where it can.
         ended = connection => if let Err(error) = ended {
             tracing::trace!(%error, "connection failed");
         },
-        // While a body waits for its resource after the answer, hyper does not see that the socket is closed.
+        // While a body waits for its resource after the answer, hyper does not notice that the socket is closed.
         () = progress.closes() => {}
     }
 }
@@ -189,7 +189,7 @@ async fn serve_http2(context: Arc<ConnectionContext>, socket: Socket) {
             return;
         }
         () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
-        // The next connection is for whoever has the port then.
+        // The port may belong to another resource from now on: clients have to connect again.
         () = gone(identity) => connection.as_mut().graceful_shutdown(),
         () = progress.closes() => connection.as_mut().graceful_shutdown(),
     }
@@ -198,7 +198,7 @@ async fn serve_http2(context: Arc<ConnectionContext>, socket: Socket) {
     }
 }
 
-/// Returns when the resource whose own port it is is listed no more.
+/// Returns when no plugin lists the resource that owns the port any more.
 async fn gone(identity: Option<PortOwner>) {
     match identity {
         Some(identity) => identity.resource.gone().await,
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
     use crate::stages::{DlxConfig, Stages};
 
-    /// Neither a client that says nothing nor one that may be about to speak HTTP/2 has its connection for ever.
+    /// Neither a silent client nor one that may be about to speak HTTP/2 keeps its connection for ever.
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_is_closed() {
         let server = Stages::new(DlxConfig::default()).server;

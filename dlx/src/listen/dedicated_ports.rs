@@ -1,4 +1,4 @@
-//! The ports of resources that are not among `--service-ports`: bound as resources come, closed as they go.
+//! The ports of resources outside `--service-ports`: bound and closed as resources come and go.
 
 use std::{
     collections::HashMap,
@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Accepted, Listener, ListenerKind, Server, Workers};
 use crate::state::{PortOwner, ResourceHandle, Resources};
 
-/// The ports that are bound, and those that cannot be.
+/// The ports that are bound, and those that failed.
 #[derive(Debug)]
 pub(crate) struct DedicatedPorts {
     resources: Arc<Resources>,
-    /// Those that are bound for all resources, and are not among these.
+    /// The range that `ServiceListeners` binds; none of it is bound here.
     service_ports: Option<ServicePorts>,
     bound: Mutex<HashMap<u16, DedicatedPort>>,
 }
@@ -26,7 +26,7 @@ pub(crate) struct DedicatedPorts {
 /// One port.
 #[derive(Clone, Debug)]
 pub(crate) struct DedicatedPort {
-    /// Whose, as the plugin lists it.
+    /// The resource and port, as the plugin lists them.
     pub(crate) identity: PortOwner,
     /// Why it cannot be bound; `None` if it is.
     pub(crate) error: Option<String>,
@@ -36,17 +36,17 @@ pub(crate) struct DedicatedPort {
 // === impl DedicatedPorts ===
 
 impl DedicatedPorts {
-    /// None is bound yet. `service_ports` are bound by others.
+    /// Nothing is bound yet. `service_ports` are bound elsewhere.
     pub(crate) fn new(resources: Arc<Resources>, service_ports: Option<ServicePorts>) -> Arc<Self> {
         Arc::new(Self { resources, service_ports, bound: Mutex::default() })
     }
 
-    /// The ports, and how they are.
+    /// All ports, with their errors.
     pub(crate) fn all(&self) -> Vec<DedicatedPort> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Binds and closes ports as the resources' ports change, until the process drains; then closes them all.
+    /// Binds and closes ports as the resources' ports change; when the process drains, closes them all.
     pub(crate) async fn follow(
         &self,
         server: Arc<Server>,
@@ -56,12 +56,12 @@ impl DedicatedPorts {
     ) {
         loop {
             let mut replaced = std::pin::pin!(self.resources.replaced());
-            // From here on a change is not missed.
+            // From here on no change is missed.
             replaced.as_mut().enable();
             self.apply(&server, &workers, &handed, ip);
             tokio::select! {
                 () = replaced => {}
-                // Each port's own accepting ends by the same token.
+                // The accept loop of each port ends by the same token.
                 () = server.draining.cancelled() => return,
             }
         }
@@ -120,7 +120,7 @@ fn not_bound(resource: &ResourceHandle, address: SocketAddr, error: &io::Error) 
     format!("cannot bind {address}: {error}")
 }
 
-/// Takes connections in a task of its own, until `stop`.
+/// Accepts connections in a task of its own, until `stop`.
 pub(super) fn listen(
     server: &Server,
     workers: &Workers,

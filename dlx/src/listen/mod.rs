@@ -1,4 +1,4 @@
-//! Connections: accepted on one runtime, handed in turn to one thread per core, served there to their end.
+//! Connections: accepted on one runtime, handed in turn to one thread per core, and served there to their end.
 
 mod accept;
 mod connection;
@@ -32,29 +32,30 @@ use crate::{
 /// What all connections are served with.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// Finds out for whom requests are.
+    /// Finds the resource of a request.
     pub(crate) identifier: Arc<Identifier>,
-    /// Room for connections: all of the process's descriptors taken by clients would leave none to reach a resource by.
+    /// Slots for clients' connections: without a limit they would use up the descriptors that connections to resources
+    /// need.
     pub(crate) slots: Arc<ConnectionSlots>,
-    /// How long clients may take.
+    /// Timeouts of clients.
     pub(crate) timeouts: Timeouts,
-    /// The threads' connections to resources.
+    /// The connection pools of the threads.
     pub(crate) pools: Arc<Pools>,
-    /// Nobody comes any more: what is open is brought to its end.
+    /// The DLX drains: open connections are brought to their end.
     pub(crate) draining: CancellationToken,
-    /// Where connections are accepted on ports that come and go.
+    /// The runtime that accepts connections on ports that come and go.
     pub(crate) handle: Handle,
     /// Counts that belong to no resource.
     pub(crate) metrics: Arc<DlxMetrics>,
 }
 
-/// Where a connection came in.
+/// The kind of listener that accepted a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum ListenerKind {
-    /// The shared port: the request says for whom it is.
+    /// The shared port: the request names its resource.
     Shared,
     /// A port that was bound for one resource.
     Own(PortOwner),
-    /// A port of `--service-ports`: bound always, and whose it is can change.
+    /// A port of `--service-ports`: always bound; its owner can change.
     Service(u16),
 }

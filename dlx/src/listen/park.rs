@@ -1,5 +1,5 @@
-//! Holding the first request of a connection before anything is built for it: its bytes stay in the socket, which costs
-//! a task and no buffer.
+//! Holds the first request of a connection before anything is built for it: its bytes stay in the socket, which costs a
+//! task and no buffer.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::{
     state::{ResourceHandle, WakeCause},
 };
 
-/// The longest head that is looked at here. Longer ones, and those that come in pieces, are held by the HTTP server.
+/// The longest head that is peeked at. Longer heads, and heads in several parts, are held by the HTTP server.
 const MAX_PEEKED_HEAD: usize = 4096;
 
-/// Holds the connection's first request if its resource is not up. `Ok(None)`: there is nothing to be parked.
+/// Holds the first request if its resource is not up. `Ok(None)`: there is nothing to park.
 ///
 /// # Errors
 ///
@@ -33,7 +33,7 @@ pub(crate) async fn park(context: &ConnectionContext, socket: &Socket) -> Result
     if resource.is_open() {
         return Ok(None);
     }
-    // It is counted when it is let go; that somebody asked is known from now on.
+    // It is counted when it is dispatched; that there was a request is noted now.
     resource.counts.touch();
     let mut admission = Admission::new(resource);
     let outcome = tokio::select! {
@@ -43,21 +43,21 @@ pub(crate) async fn park(context: &ConnectionContext, socket: &Socket) -> Result
     Ok(Some(ParkedRequest { admission, outcome }))
 }
 
-/// For whom the first request is, where that is plain, and the bytes to reserve for it.
+/// The resource of the first request, where that is certain, and the bytes to reserve for it.
 ///
-/// Not `async`: a parked request is not to carry the buffer.
+/// Not `async`: a parked request must not carry the buffer.
 fn first_request(context: &ConnectionContext, socket: &Socket) -> Option<(Arc<ResourceHandle>, u64)> {
     let mut bytes = [0; MAX_PEEKED_HEAD];
     let (_, len) = recv(socket.stream(), bytes.as_mut_slice(), RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
     let mut room = HeadFields::room();
-    // What is refused is answered by whoever reads it, and wakes nobody.
+    // A bad head is answered by the HTTP server, and wakes nothing.
     let head = Head::read(&bytes[..len], &mut room).ok()??;
     let host = head.host?;
     if head.field("via").is_some() {
         return None;
     }
     let resource = context.identifier.find(&context.origin, Some(host), None).ok()??.resource;
-    // A monitor's is not held.
+    // A request that has a static response is not held.
     let path = head.target.split(['?', '#']).next()?;
     if static_answer(&resource.facts.load().settings, head.field("user-agent"), path).is_some() {
         return None;

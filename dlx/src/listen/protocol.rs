@@ -1,4 +1,4 @@
-//! What a client speaks, by the first bytes that it sends. They stay in the socket.
+//! Detects a client's protocol by the first bytes that it sends. They stay in the socket.
 
 use std::io;
 
@@ -12,25 +12,25 @@ use crate::client::{ConnectionProgress, Socket};
 
 /// What an HTTP/2 client says first (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// So much of a first line is looked at, to tell a request from other text. No other protocol begins with a longer one.
+/// How much of a first line is examined to tell a request from other text. No other protocol begins with a longer line.
 const MAX_LINE: usize = 4096;
 /// The longest method. (WebDAV's longest has 17 letters.)
 const MAX_METHOD: usize = 32;
 
-/// What a client speaks.
+/// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientProtocol {
-    /// HTTP/1, or something that is refused as such.
+    /// HTTP/1, or something that is refused as bad HTTP/1.
     Http1,
     /// HTTP/2.
     Http2,
-    /// No HTTP.
+    /// Another protocol.
     Other,
 }
 
-/// Waits for the first bytes and says what they begin. `guessed`: that it is HTTP is only guessed.
+/// Waits for the first bytes and detects the protocol. `guessed`: that the port speaks HTTP is only a guess.
 ///
-/// A client that waits for the other side to speak first is waited for. `None`: it took too long.
+/// Also waits for a client that expects the server to speak first. `None`: it took too long.
 pub(crate) async fn detect_protocol(
     socket: &Socket,
     guessed: bool,
@@ -55,7 +55,7 @@ pub(crate) async fn detect_protocol(
     }
 }
 
-/// Not `async`: whoever waits is not to carry the buffer.
+/// Not `async`: a waiting task must not carry the buffer.
 fn peek_protocol(socket: &Socket, guessed: bool) -> Option<ClientProtocol> {
     let mut seen = [0; MAX_LINE];
     let room = if guessed { MAX_LINE } else { PREFACE.len() };
@@ -70,7 +70,7 @@ fn peek_protocol(socket: &Socket, guessed: bool) -> Option<ClientProtocol> {
     }
 }
 
-/// What these bytes begin; `None`: more of them will tell.
+/// The protocol that begins with these bytes; `None`: more of them are needed.
 fn classify(seen: &[u8], guessed: bool) -> Option<ClientProtocol> {
     if seen.starts_with(PREFACE) {
         return Some(ClientProtocol::Http2);
@@ -81,7 +81,7 @@ fn classify(seen: &[u8], guessed: bool) -> Option<ClientProtocol> {
     if !guessed {
         return Some(ClientProtocol::Http1);
     }
-    // A request may stand behind empty lines (RFC 9112 2.2).
+    // Empty lines may precede a request (RFC 9112 2.2).
     let begin = seen.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     let (line, ends) = match memchr::memchr(b'\n', &seen[begin..]) {
         Some(end) => (&seen[begin..begin + end], true),
@@ -102,7 +102,7 @@ fn classify(seen: &[u8], guessed: bool) -> Option<ClientProtocol> {
     }
 }
 
-/// What a method is made of (RFC 9110 5.6.2).
+/// A character of a method (RFC 9110 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -160,7 +160,7 @@ mod tests {
             (b"GET\t/ HTTP/1.1\r\n", Some(Other)),
         ] {
             assert_eq!(classify(bytes, true), expected, "{}", bytes.escape_ascii());
-            // Of what does not tell yet, more may tell either.
+            // Where these bytes are not enough, more may not be either.
             let strict = classify(bytes, false);
             assert!(strict == Some(Http1) || strict == expected, "{}: {strict:?}", bytes.escape_ascii());
         }

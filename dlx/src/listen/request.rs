@@ -1,4 +1,4 @@
-//! One request: for whom is it, may it go, to where, and back.
+//! Answers one request: identifies its resource, then forwards it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     state::ResourceHandle,
 };
 
-/// A request that came by an address of the same resource this often runs in circles.
+/// A request that has passed this many times by an address of the same resource is in a loop.
 const MAX_VISITS: usize = 5;
 
 /// Answers one request.
@@ -26,7 +26,7 @@ pub(crate) async fn answer_request(
     let mut response = match identify(&context, &request).await {
         Ok(identified) => serve(&context, identified, request).await,
         Err(refusal) => {
-            // It may have been let go, and is sent nowhere.
+            // It may have been dispatched already, and is not sent.
             drop(context.take_parked());
             refuse(&refusal, None)
         }
@@ -41,14 +41,14 @@ pub(crate) async fn answer_request(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if version == Version::HTTP_10 && ends_connection(&response) {
-        // Else hyper would say that the connection is kept: the client would wait for an end that is the connection's.
+        // Otherwise hyper would say that the connection is kept, and the client would wait for the end of the answer.
         *response.version_mut() = Version::HTTP_10;
         response.headers_mut().remove(header::CONNECTION);
     }
     response
 }
 
-/// Whether a client of HTTP/1.0 sees the end of the answer by the end of the connection alone, or is to see it end.
+/// Whether an HTTP/1.0 client sees the end of the answer only by the end of the connection, or asked for its end.
 fn ends_connection(response: &Response<ResponseBody>) -> bool {
     let body = response.body();
     let close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
@@ -67,7 +67,7 @@ async fn serve(
     if request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
         && let Some(length) = request.headers_mut().remove(header::CONTENT_LENGTH)
     {
-        // They are equal, and said once from here on (RFC 9110 8.6). Of HTTP/1 the library has done it.
+        // They are equal, and sent once from here on (RFC 9110 8.6). For HTTP/1 the library has done it.
         request.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
     if marks(request.headers(), &resource.mark) >= MAX_VISITS {
@@ -79,7 +79,7 @@ async fn serve(
     resource.counts.arrived();
     let response = match forward(context.clone(), identified, request).await {
         Ok(response) => response,
-        // What its client broke off is no answer of the resource's.
+        // A request that its client broke off has no answer of the resource.
         Err(refusal) => {
             let of_resource = refusal.status != StatusCode::BAD_REQUEST;
             return refuse(&refusal, of_resource.then_some(&resource));
@@ -106,7 +106,7 @@ async fn identify(
     context.identifier.identify(&context.origin, request).await
 }
 
-/// What is to be answered where this stands in place of a head that is not taken: any other names its host.
+/// The answer if this request stands in place of a refused head: any other names its host.
 fn refused<'a>(context: &'a ConnectionContext, request: &Request<Incoming>) -> Option<&'a ErrorResponse> {
     let names_host = !request.headers().is_empty() || request.uri().authority().is_some();
     let is_http11 = request.version() == Version::HTTP_11;

@@ -1,4 +1,4 @@
-//! A client's HTTP/1 connection as the HTTP library reads it: whole heads that were judged, and what belongs to them.
+//! A client's HTTP/1 connection as the HTTP library reads it: whole heads that were checked, and what follows them.
 
 use std::{
     io,
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{client::Socket, identify::head};
 
-/// Read in place of a head that is refused: the library calls for an answer, and [`Socket::refusal`] has it. No head that is
-/// taken looks like this: it has no Host.
+/// Read in place of a refused head: the library then calls for an answer, and [`Socket::refusal`] has it. No accepted
+/// head looks like this: it has no Host.
 const IN_PLACE: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
 /// The connection.
@@ -24,9 +24,9 @@ pub(crate) struct Requests {
     socket: Socket,
     timed: Timed,
     framing: Framing,
-    /// Was read and is not passed on yet. Empty, and without memory, unless a head came in pieces.
+    /// Read and not passed on yet. Empty, and without memory, unless a head came in parts.
     ahead: Vec<u8>,
-    /// So much of it may be.
+    /// How much of it may be passed on.
     judged: usize,
     /// Nothing more is passed on.
     over: bool,
@@ -35,12 +35,12 @@ pub(crate) struct Requests {
 // === impl Requests ===
 
 impl Requests {
-    /// Of a connection of which nothing was read yet.
+    /// For a connection of which nothing was read yet.
     pub(crate) fn new(socket: Socket, timed: Timed) -> Self {
         Self { socket, timed, framing: Framing::new(), ahead: Vec::new(), judged: 0, over: false }
     }
 
-    /// Passes on what may be.
+    /// Passes on as many bytes as may be.
     fn deliver(&mut self, buffer: &mut ReadBuf<'_>) {
         let here = self.judged.min(buffer.remaining());
         buffer.put_slice(&self.ahead[..here]);
@@ -51,7 +51,7 @@ impl Requests {
         }
     }
 
-    /// Follows what was read and not passed on.
+    /// Checks what was read and not passed on.
     fn judge(&mut self) {
         let (passed, stop) = self.framing.follow(&self.ahead);
         self.judged = passed;
@@ -75,19 +75,19 @@ impl Requests {
         }
     }
 
-    /// Reads what comes behind what was read already. `Ready(false)`: nothing comes any more.
+    /// Reads more. `Ready(false)`: the connection has ended.
     fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.timed).poll_read(cx, buffer))?;
         let read = &buffer.filled()[before..];
         let more = !read.is_empty();
         if self.over {
-            // Nobody is to read it; left in the socket it would have the close take the answer away.
+            // Discarded: unread bytes in the socket would turn the close into a reset that takes the answer away.
             buffer.set_filled(before);
             return Poll::Ready(Ok(more));
         }
         if self.ahead.is_empty() {
-            // As a rule all of it may go on, and lies where it is to be.
+            // Usually all of it may be passed on, and is in place already.
             let (passed, stop) = self.framing.follow(read);
             self.ahead.extend_from_slice(&read[passed..]);
             buffer.set_filled(before + passed);
@@ -131,8 +131,8 @@ impl AsyncRead for Requests {
         }
         loop {
             self.deliver(buffer);
-            // The library reads on while it waits for the answer, to see its client leave: what it cannot have yet is kept for it,
-            // but not without end.
+            // The library reads on while it waits for the answer, to notice that its client leaves: bytes that it may
+            // not have yet are kept for it, up to a limit.
             let full = self.framing.is_undecided() && self.ahead.len() >= head::MAX_HEAD_BYTES;
             if buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));

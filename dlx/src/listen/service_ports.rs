@@ -1,4 +1,4 @@
-//! The ports of `--service-ports`: all bound before anybody can lead a client here, and kept until the process drains.
+//! The ports of `--service-ports`: all bound before any Service can point to this DLX, and kept until the process drains.
 
 use std::{
     io,
@@ -11,9 +11,9 @@ use scaler_types::{ServicePorts, backoff::Backoff};
 
 use super::{Listener, ListenerKind, Server, Workers, dedicated_ports::listen};
 
-/// Between attempts to bind ports that another process uses: nothing tells when a port is free.
+/// The pause between attempts to bind ports that another process uses: nothing signals that a port is free.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
-/// So many of the ports that cannot be bound are named one by one.
+/// How many of the ports that cannot be bound are named in the text.
 const MAX_NAMED: usize = 3;
 
 /// The listening sockets of a range of ports.
@@ -56,11 +56,11 @@ impl ServiceListeners {
         }
     }
 
-    /// Takes connections on them until the process drains: each for whom its port is then.
+    /// Accepts connections until the process drains: each for the resource that owns its port then.
     ///
     /// # Errors
     ///
-    /// One of them cannot be waited for.
+    /// A socket cannot be registered with the runtime.
     pub(crate) fn serve(self, server: &Server, workers: &Workers) -> io::Result<()> {
         for (port, listener) in self.0 {
             listen(

@@ -1,4 +1,4 @@
-//! A client's connection as hyper reads and writes it: it ends when the client takes too long.
+//! A client's connection as hyper reads and writes it: it ends when a timeout expires.
 
 use std::{
     io,
@@ -14,29 +14,29 @@ use tokio::{
 
 use crate::client::{ConnectionProgress, Over, Socket};
 
-/// A connection whose client may take only so long.
+/// A connection with timeouts.
 #[derive(Debug)]
 pub(crate) struct Timed {
     socket: Socket,
     progress: Arc<ConnectionProgress>,
     /// Since when the client has taken nothing of what is written.
     blocked: Option<Instant>,
-    /// Ends no later than anything is over; seldom set anew, since most of the time there is more.
+    /// Fires no later than the next timeout; seldom reset, since most timeouts move on before they expire.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// When something is over next, and what. By since when the client has taken nothing of what is written.
+/// The next deadline and its timeout, by since when the client has taken nothing of what is written.
 type Deadline = fn(&ConnectionProgress, Option<Instant>) -> Option<(Instant, Over)>;
 
 // === impl Timed ===
 
 impl Timed {
-    /// Of this connection.
+    /// Wraps a connection.
     pub(crate) fn new(socket: Socket, progress: Arc<ConnectionProgress>) -> Self {
         Self { socket, progress, blocked: None, timer: None }
     }
 
-    /// Says what is over; else the task is woken when it may be.
+    /// The timeout that has expired; otherwise the task is woken when one may have.
     fn poll_over(&mut self, cx: &mut Context<'_>, of: Deadline) -> Poll<Over> {
         loop {
             let Some((deadline, over)) = of(&self.progress, self.blocked) else { return Poll::Pending };
@@ -81,7 +81,7 @@ impl AsyncRead for Timed {
             }
             Poll::Pending => loop {
                 break match std::task::ready!(this.poll_over(cx, ConnectionProgress::deadline)) {
-                    // Its client is told first (GOAWAY): what it has sent until it hears of it is answered.
+                    // Its client gets GOAWAY first: what it sends until it has seen that is answered.
                     Over::Idle if this.progress.is_http2() => {
                         this.progress.close();
                         continue;
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::client::{ConnectionSlots, Timeouts};
 
-    /// The kernel is not asked to see to it, as it is for most connections.
+    /// The kernel does not watch this connection, as it does most.
     #[tokio::test(start_paused = true)]
     async fn writing_to_a_client_that_takes_nothing_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -26,11 +26,11 @@ use crate::{
 pub(crate) struct Accepted {
     /// The connection.
     pub(crate) stream: TcpStream,
-    /// Who is at its other end.
+    /// The address of the client.
     pub(crate) peer: SocketAddr,
-    /// Where it came in.
+    /// The listener that accepted it.
     pub(crate) listener_kind: ListenerKind,
-    /// Its place among the connections.
+    /// Its slot.
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
@@ -74,7 +74,7 @@ impl Workers {
         Ok(Self { threads: threads.into(), next: Arc::new(AtomicUsize::new(0)) })
     }
 
-    /// Hands a connection to the next thread.
+    /// Hands a connection to the next thread, in turn.
     pub(crate) fn hand(&self, accepted: Accepted) {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
         // An error: the process ends.
@@ -104,7 +104,7 @@ async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepte
                 continue;
             }
         };
-        // Failing, it is merely slower.
+        // On failure it is only slower.
         let _ = stream.set_nodelay(true);
         alive::watch(&stream);
         let connection = Connection { server: server.clone(), worker: worker.clone(), stream, peer, slot };
@@ -119,7 +119,7 @@ async fn work(server: Arc<Server>, mut accepted: mpsc::UnboundedReceiver<Accepte
     }
 }
 
-/// A connection that this thread has taken over.
+/// A connection on this thread.
 struct Connection {
     server: Arc<Server>,
     worker: Arc<WorkerState>,
@@ -145,7 +145,7 @@ impl Connection {
         }
     }
 
-    /// The same, as soon as it is known whose the port is; if nobody's, the client is told so.
+    /// The same as soon as the port has an owner; if none is found, resets the connection.
     async fn serve_when_known(self, port: u16) {
         match self.server.identifier.wait_for_port(port).await {
             Some(identity) => self.serve(Some(identity)),

@@ -1,11 +1,11 @@
-//! Who woke a resource: the first whose request was held for it.
+//! What woke a resource: the first request that was held for it.
 
 use std::fmt;
 
-/// The longest text of a client's that is kept: a request's head may be long.
+/// How many characters of a client's text are kept: a request's head may be long.
 const MAX_LENGTH: usize = 256;
 
-/// What a wake is for.
+/// The reason of a wake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WakeCause {
     /// An HTTP request.
@@ -14,7 +14,7 @@ pub(crate) enum WakeCause {
         client: String,
         /// Its method.
         method: String,
-        /// The host it is for.
+        /// The host that it names.
         host: String,
         /// Its path, without the query.
         path: String,
@@ -23,12 +23,12 @@ pub(crate) enum WakeCause {
     Connection {
         /// The client's address.
         client: String,
-        /// The port of the DLX that it came to.
+        /// The DLX's port.
         port: u16,
     },
     /// `POST /api/v1/wake` on the admin port.
     Command {
-        /// Who asked.
+        /// The client's address.
         client: String,
     },
 }
@@ -36,7 +36,7 @@ pub(crate) enum WakeCause {
 // === impl WakeCause ===
 
 impl WakeCause {
-    /// A request. `target` may have a query; it is left out: it may hold what is nobody's business.
+    /// A request. The query of `target` is left out: it may hold secrets.
     pub(crate) fn request(client: String, method: &str, host: &str, target: &str) -> Self {
         let path = target.split_once('?').map_or(target, |(path, _)| path);
         let [method, host, path] = [method, host, path].map(shortened);
@@ -52,7 +52,7 @@ impl WakeCause {
         }
     }
 
-    /// Who asked.
+    /// The client's address.
     pub(crate) fn client(&self) -> &str {
         match self {
             Self::Request { client, .. } | Self::Connection { client, .. } | Self::Command { client } => {

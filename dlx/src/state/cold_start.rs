@@ -1,4 +1,4 @@
-//! What a cold start's time went into, as this DLX saw it.
+//! The phases of a cold start, as this DLX saw them.
 
 use std::{
     fmt,
@@ -7,31 +7,31 @@ use std::{
 
 use scaler_types::{Progress, Resource};
 
-/// A part of a cold start. Each begins where the one before it ended.
+/// A phase of a cold start. Each begins where the one before it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ColdStartPhase {
-    /// From the first request that was held to the wake's order.
+    /// From the first held request until the wake was ordered.
     Decide,
-    /// Until this DLX sees that the plugin wrote it.
+    /// Until this DLX sees the record that the plugin wrote.
     Patch,
-    /// Until the plugin says that it has a place to run at.
+    /// Until the plugin reports that the resource was scheduled.
     Scheduled,
-    /// Until the plugin says that it runs, or lists an endpoint where it says nothing.
+    /// Until the plugin reports that the resource has started, or lists an endpoint without a progress.
     Started,
     /// Until an endpoint answered its probe.
     Ready,
-    /// Until the first answer's head.
+    /// Until the head of the first answer.
     FirstByte,
 }
 
-/// A wake of this DLX's own: when it came how far.
+/// When each phase of a wake of this DLX ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeline {
     began: Instant,
     ended: [Option<Instant>; 6],
 }
 
-/// How long each phase took; those that are not over yet, or that nobody saw the end of, are missing.
+/// How long each phase took; phases that are not over, or whose end was not seen, are missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ColdStartPhases([Option<Duration>; 6]);
 
@@ -40,16 +40,16 @@ pub(crate) struct ColdStartPhases([Option<Duration>; 6]);
 pub(crate) struct ColdStart {
     /// How long it was held.
     pub(crate) hold: Duration,
-    /// How long the wake took that it waited for; `None` if it waited for none of this DLX's own.
+    /// How long the wake took; `None` if the request waited for none of this DLX's own.
     pub(crate) wake: Option<Duration>,
-    /// What that wake's time went into.
+    /// The phases of that wake.
     pub(crate) phases: ColdStartPhases,
 }
 
 // === impl ColdStartPhase ===
 
 impl ColdStartPhase {
-    /// All, in their order.
+    /// All phases in their order.
     pub(crate) const ALL: [Self; 6] =
         [Self::Decide, Self::Patch, Self::Scheduled, Self::Started, Self::Ready, Self::FirstByte];
 
@@ -69,7 +69,7 @@ impl ColdStartPhase {
 // === impl Timeline ===
 
 impl Timeline {
-    /// A wake is ordered now, for requests of which the first has been held since `wanted`.
+    /// A wake is ordered now; the first request has been held since `wanted`.
     pub(crate) fn ordered(wanted: Option<Instant>) -> Self {
         let now = Instant::now();
         let mut timeline = Self { began: wanted.unwrap_or(now), ended: [None; 6] };
@@ -77,12 +77,12 @@ impl Timeline {
         timeline
     }
 
-    /// It came so far now, unless it had before. Whether it had not.
+    /// Ends `phase` now, unless it had ended before; whether that is new.
     pub(crate) fn reach(&mut self, phase: ColdStartPhase) -> bool {
         let now = Instant::now();
         let new = self.ended[phase as usize].is_none();
         if new {
-            // What was not seen before took no time that can be told from this one's.
+            // A phase that was not seen counts as part of the next.
             let before = ColdStartPhase::ALL.into_iter().filter(|before| *before < phase);
             let last = before.filter_map(|before| self.ended[before as usize]).max();
             for earlier in ColdStartPhase::ALL.into_iter().filter(|earlier| *earlier < phase) {
@@ -93,7 +93,7 @@ impl Timeline {
         new
     }
 
-    /// What the plugin tells of it, once its write is seen.
+    /// Notes the progress that the plugin lists, once its write is seen.
     pub(crate) fn observe(&mut self, resource: &Resource) {
         self.reach(ColdStartPhase::Patch);
         match resource.progress {
@@ -104,7 +104,7 @@ impl Timeline {
         }
     }
 
-    /// How long each phase took so far.
+    /// How long each ended phase took.
     pub(crate) fn phases(&self) -> ColdStartPhases {
         let mut phases = ColdStartPhases::default();
         let mut before = self.began;
@@ -116,7 +116,7 @@ impl Timeline {
         phases
     }
 
-    /// When it was ready, if it was.
+    /// When an endpoint was ready, if one was.
     pub(crate) fn ready(&self) -> Option<Instant> {
         self.ended[ColdStartPhase::Ready as usize]
     }
@@ -125,19 +125,19 @@ impl Timeline {
 // === impl ColdStartPhases ===
 
 impl ColdStartPhases {
-    /// One of them.
+    /// The duration of one phase.
     pub(crate) fn duration_of(&self, phase: ColdStartPhase) -> Option<Duration> {
         self.0[phase as usize]
     }
 
-    /// The same with the first byte so long after the wake.
+    /// The same with the time to the first byte.
     #[must_use]
     pub(crate) fn with_first_byte(mut self, took: Duration) -> Self {
         self.0[ColdStartPhase::FirstByte as usize] = Some(took);
         self
     }
 
-    /// Those that are known, in milliseconds.
+    /// The phases that have ended, in milliseconds.
     pub(crate) fn millis(&self) -> impl Iterator<Item = (ColdStartPhase, f64)> {
         let phases = *self;
         ColdStartPhase::ALL

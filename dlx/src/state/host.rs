@@ -3,7 +3,7 @@
 /// The longest host name there is (RFC 1035), and room for a port.
 const MAX_HOST_LENGTH: usize = 262;
 
-/// Brings a host that a plugin lists to the form in which hosts are compared.
+/// Normalizes a host that a plugin lists for comparison.
 pub(crate) fn normalize(host: &mut String) {
     if let Some(form) = lookup_form(host, &mut [0; MAX_HOST_LENGTH]) {
         let form = form.to_owned();
@@ -11,7 +11,7 @@ pub(crate) fn normalize(host: &mut String) {
     }
 }
 
-/// The form in which a `Host` or `:authority` is compared; `None` if it is none.
+/// A `Host` or `:authority` in the form for comparison; `None` if it is no host.
 pub(crate) fn lookup_form<'a>(authority: &'a str, buffer: &'a mut [u8; MAX_HOST_LENGTH]) -> Option<&'a str> {
     let host = without_port(authority)?;
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -27,7 +27,7 @@ pub(crate) fn lookup_form<'a>(authority: &'a str, buffer: &'a mut [u8; MAX_HOST_
     std::str::from_utf8(lower).ok()
 }
 
-/// Whether a `Host` or `:authority` is one.
+/// Whether a `Host` or `:authority` is a host.
 pub(crate) fn is_host(authority: &str) -> bool {
     lookup_form(authority, &mut [0; MAX_HOST_LENGTH]).is_some()
 }
@@ -48,7 +48,7 @@ fn is_port(text: &str) -> bool {
     text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// What may stand in a host (RFC 3986 3.2.2), user information excluded.
+/// A character of a host (RFC 3986 3.2.2), user information excluded.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=[]:".contains(&byte) || !byte.is_ascii()
 }

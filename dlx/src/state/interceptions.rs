@@ -1,4 +1,4 @@
-//! Which intercepted Services lead clients to this DLX, and for how long after the last one they may still come.
+//! Counts the intercepted Services that name this DLX, and knows for how long after the last one clients may still come.
 
 use std::{fmt, future::pending, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Routes that name this DLX, as far as its plugins tell.
+/// The interceptions that name this DLX, as its plugins list them.
 #[derive(Debug)]
 pub(crate) struct Interceptions {
     grace: Duration,
@@ -17,25 +17,25 @@ pub(crate) struct Interceptions {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Named {
-    /// So many do.
+    /// How many do.
     now: usize,
-    /// When one last ceased to.
+    /// When the last one stopped.
     ceased: Option<Instant>,
 }
 
-/// A route that names this DLX, until it is dropped.
+/// Counts an interception that names this DLX until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InterceptionGuard(Arc<Interceptions>);
 
 // === impl Interceptions ===
 
 impl Interceptions {
-    /// None so far. `grace`: how long whoever connects may take to follow a change of one.
+    /// None so far. `grace`: the endpoint propagation delay.
     pub(crate) fn new(grace: Duration) -> Arc<Self> {
         Arc::new(Self { grace, named: watch::Sender::default() })
     }
 
-    /// One more.
+    /// Adds one.
     pub(crate) fn add(self: &Arc<Self>) -> InterceptionGuard {
         self.named.send_modify(|named| named.now += 1);
         InterceptionGuard(self.clone())
@@ -46,7 +46,7 @@ impl Interceptions {
         self.named.borrow().now
     }
 
-    /// Returns when there has been none for the grace; at once where there never was one.
+    /// Returns when there has been none for the delay; at once if there never was one.
     pub(crate) async fn wait_until_over(&self) {
         let mut named = self.named.subscribe();
         loop {

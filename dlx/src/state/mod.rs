@@ -1,4 +1,4 @@
-//! One resource as this DLX knows it: its gate, its endpoints, its counts and what waits for it.
+//! A resource as this DLX knows it: its gate, its endpoints, its counts and its held requests.
 
 mod activity;
 mod cause;
@@ -64,33 +64,34 @@ pub(crate) struct ResourceKey {
 pub(crate) struct ResourceHandle {
     /// Which one.
     pub(crate) key: ResourceKey,
-    /// What stands in `Via` of requests that are sent to an address which may lead back to a DLX.
+    /// The mark in `Via` of requests to an address that may point back to a DLX.
     pub(crate) mark: HeaderValue,
-    /// When this process first saw it: the number of the listing that brought it.
+    /// The number of the listing in which this process first saw it.
     pub(crate) first_seen: u64,
-    /// Nothing of it was missed: this process has counted it since it began, or had never forgotten anything when it came.
+    /// It was counted without a gap: since this process began, or since it was first listed when nothing had been
+    /// forgotten.
     pub(crate) since_start: bool,
-    /// What it has to do.
+    /// Its requests.
     pub(crate) counts: Counts,
-    /// What waits for it.
+    /// Its held requests.
     pub(crate) queue: Queue,
-    /// What waits for all of its namespace.
+    /// What its namespace holds.
     pub(crate) share: Arc<NamespaceShare>,
-    /// What the proxy path needs to know.
+    /// The part that forwarding reads.
     pub(crate) facts: ArcSwap<Snapshot>,
-    /// The gate is open and an endpoint is ready. Mirrors the view; written under its lock only.
+    /// Whether the gate is open and an endpoint is ready. Mirrors the view; written under its lock only.
     open: AtomicBool,
     view: Mutex<ResourceView>,
     changed: watch::Sender<u64>,
     shared: Arc<SharedState>,
 }
 
-/// What the proxy path needs to know of a resource, replaced as a whole.
+/// The part of a resource's view that forwarding reads; replaced as a whole.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     /// Endpoints that are ready.
     pub(crate) ready: Vec<Arc<EndpointTarget>>,
-    /// What holds for its requests.
+    /// The settings for its requests.
     pub(crate) settings: Arc<Settings>,
 }
 
@@ -115,7 +116,7 @@ pub(crate) enum DrainNotConfirmed {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     resource: Arc<ResourceHandle>,
-    /// It keeps its resource awake.
+    /// Whether it keeps its resource awake.
     counts: bool,
 }
 
@@ -124,10 +125,10 @@ pub(crate) struct InFlight {
 impl ResourceKey {
     /// `1.1 scaler-HASH`: the same in every DLX.
     fn mark(&self) -> HeaderValue {
-        // Its keys are fixed. Should another version of it hash otherwise, two DLXs count each their own.
+        // Its keys are fixed. If another version of it hashes differently, two DLXs each count their own.
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
-        // Letters, digits, dots and hyphens alone: always a header's value.
+        // Only letters, digits, dots and hyphens: always a valid header value.
         HeaderValue::try_from(format!("1.1 scaler-{:016x}", hasher.finish()))
             .unwrap_or(HeaderValue::from_static("1.1 scaler"))
     }
@@ -136,7 +137,7 @@ impl ResourceKey {
 // === impl ResourceHandle ===
 
 impl ResourceHandle {
-    /// A resource that was just seen for the first time. Its gate is shut until [`observe`](Self::observe) says otherwise.
+    /// A resource that was just listed for the first time. Its gate is shut until [`observe`](Self::observe).
     pub(crate) fn new(
         key: ResourceKey,
         first_seen: u64,
@@ -160,17 +161,17 @@ impl ResourceHandle {
         }
     }
 
-    /// What it shares with the other resources.
+    /// The state that all resources share.
     pub(crate) fn shared(&self) -> &Arc<SharedState> {
         &self.shared
     }
 
-    /// Told whenever its view changed.
+    /// Notified when its view has changed.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Whether a request that comes now need not wait.
+    /// Whether a new request is forwarded at once.
     pub(crate) fn is_open(&self) -> bool {
         self.queue.is_empty() && self.open.load(Ordering::SeqCst)
     }
@@ -180,7 +181,7 @@ impl ResourceHandle {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// Enters if the gate is open and nobody waits in front.
+    /// Enters if the gate is open and no request is held.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<InFlight> {
         if !self.queue.is_empty() {
             return None;
@@ -190,7 +191,7 @@ impl ResourceHandle {
 
     /// Enters if the gate is open.
     pub(crate) fn enter_dispatched(self: &Arc<Self>) -> Option<InFlight> {
-        // Counted before the gate is asked; see [`activity`].
+        // Counted before the gate is read; see [`activity`].
         self.counts.enter();
         if self.open.load(Ordering::SeqCst) {
             Some(InFlight { resource: self.clone(), counts: true })
@@ -202,13 +203,13 @@ impl ResourceHandle {
 
     /// Enters if the gate is open, without keeping anything awake.
     pub(crate) fn enter_uncounted(self: &Arc<Self>) -> Option<InFlight> {
-        // As above. From here on dropping it takes it back.
+        // As above. From here on a drop reverts it.
         self.counts.enter_uncounted();
         let in_flight = InFlight { resource: self.clone(), counts: false };
         self.open.load(Ordering::SeqCst).then_some(in_flight)
     }
 
-    /// Remembers who is about to be held, if nobody is yet: a wake tells who was the first.
+    /// Notes the cause of a wake if the next request is the first to be held.
     pub(crate) fn note_cause(&self, cause: impl FnOnce() -> WakeCause) {
         if !self.queue.has_waiting() {
             let cause = cause();
@@ -216,7 +217,7 @@ impl ResourceHandle {
         }
     }
 
-    /// Makes sure that what waits is let go, or that somebody works on it.
+    /// Dispatches held requests, or has the driver work on the resource.
     pub(crate) fn want(self: &Arc<Self>) {
         if self.open.load(Ordering::SeqCst) {
             return self.release();
@@ -237,7 +238,7 @@ impl ResourceHandle {
         }
     }
 
-    /// Wakes whoever waits for a change of the view.
+    /// Wakes the tasks that wait for a change of the view.
     pub(crate) fn notify(&self) {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
@@ -246,7 +247,7 @@ impl ResourceHandle {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets go what may go.
+    /// Dispatches as many held requests as may be.
     pub(crate) fn release(self: &Arc<Self>) {
         if self.open.load(Ordering::SeqCst) {
             let facts = self.facts.load();
@@ -257,7 +258,7 @@ impl ResourceHandle {
         }
     }
 
-    /// Refuses all that wait.
+    /// Refuses all held requests.
     pub(crate) fn refuse_held(&self, refusal: ErrorResponse, why: Rejection) {
         for _ in 0..self.queue.len() {
             self.queue.count(why);
@@ -265,18 +266,18 @@ impl ResourceHandle {
         self.queue.refuse_all(&Arc::new(refusal));
     }
 
-    /// Looks at the view.
+    /// Reads the view.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&ResourceView) -> R) -> R {
         look(&self.lock())
     }
 
-    /// Changes the view without anything following from it: for whoever does himself what is to be done.
+    /// Changes the view without any effect: the caller does what follows.
     pub(crate) fn decide<R>(&self, decide: impl FnOnce(&mut ResourceView) -> R) -> R {
         decide(&mut self.lock())
     }
 
-    /// Changes the view, and does what follows from it: mirrors the gate, lets go what may go, finds out whether
-    /// endpoints are ready, finishes a wake, and makes somebody work on what still waits.
+    /// Changes the view and does what follows: mirrors the gate, dispatches held requests, probes endpoints, finishes a
+    /// wake, and has the driver work on what is still held.
     pub(crate) fn update<R>(self: &Arc<Self>, change: impl FnOnce(&mut ResourceView) -> R) -> R {
         let mut guard = self.lock();
         let view = &mut *guard;
@@ -325,7 +326,7 @@ impl ResourceHandle {
         result
     }
 
-    /// This DLX's own wake was written, as its plugin says: told to the resource's owners, unless that was done.
+    /// Reports the Event that this DLX's wake has begun, once its plugin says that it was written.
     pub(crate) fn wake_written(self: &Arc<Self>) {
         self.decide(|view| {
             if view.claim() {
@@ -344,7 +345,7 @@ impl ResourceHandle {
         self.report(view, Severity::Normal, "WakeStarted", message);
     }
 
-    /// A wake of this DLX's own ended well.
+    /// Counts and reports a wake of this DLX that succeeded.
     fn count_woken(self: &Arc<Self>, view: &ResourceView, took: Duration, phases: &ColdStartPhases) {
         self.carry_out(Effect::Woken(took, *phases));
         self.counts.woken(WakeOutcome::Awake);
@@ -362,15 +363,15 @@ impl ResourceHandle {
         self.carry_out(Effect::Report { source: view.source.clone(), severity, reason, message });
     }
 
-    /// Has the driver do what follows from a change.
+    /// Has the driver do an effect.
     pub(crate) fn carry_out(self: &Arc<Self>, effect: Effect) {
         self.shared.carry_out(self, effect);
     }
 
-    /// The plugin told its state; in the order of the plugin's stream.
+    /// Takes over what the plugin lists; call it in the order of the plugin's stream.
     pub(crate) fn observe(self: &Arc<Self>, source: &Arc<PluginSource>, resource: Resource) {
         self.update(|view| {
-            // With traffic mode `external` nothing is fenced: its own controller's record is not ours to read.
+            // With traffic mode `external` nothing is drained: the record belongs to another controller.
             let record = if resource.traffic_mode == TrafficMode::External { Default::default() } else { resource.record.clone() };
             let seen = Seen { record, version: resource.version.clone(), scaled: resource.replicas > 0 };
             let before = view.gate.seen().map(|seen| seen.record.phase);
@@ -404,7 +405,7 @@ impl ResourceHandle {
         }
     }
 
-    /// Waits, but not longer than until `deadline`, until the fence `nonce` can be confirmed, or says why not.
+    /// Waits until the drain attempt `nonce` can be confirmed, but not longer than until `deadline`.
     ///
     /// # Errors
     ///
@@ -419,7 +420,7 @@ impl ResourceHandle {
             changed.borrow_and_update();
             let order = {
                 let mut view = self.lock();
-                // The gate is shut by now if the fence is seen: `open` was mirrored under this lock.
+                // The gate is shut by now if the drain is seen: `open` was mirrored under this lock.
                 let in_flight = self.counts.under_way();
                 let held = self.queue.len() as u64;
                 view.gate.step(GateInput::Asked { nonce, in_flight, held })
@@ -428,7 +429,7 @@ impl ResourceHandle {
                 GateOrder::Confirm => return Ok(()),
                 GateOrder::Refuse(Refusal::InFlight(n)) => return Err(DrainNotConfirmed::InFlight(n)),
                 GateOrder::Refuse(Refusal::Held(n)) => return Err(DrainNotConfirmed::Held(n)),
-                // It will not come again.
+                // It will not come back.
                 _ if self.read(|view| view.last_drain == Some(nonce)) => {
                     return Err(DrainNotConfirmed::Reverted);
                 }
@@ -447,7 +448,7 @@ impl ResourceHandle {
         }
     }
 
-    /// Could not be connected to: nothing goes there until it answers again. Whether it is one of those listed.
+    /// Notes that the endpoint refused a connection: it gets no requests until a probe succeeds. Whether it is listed.
     pub(crate) fn unreachable(self: &Arc<Self>, target: &EndpointTarget, reason: String) -> bool {
         self.update(|view| view.unreachable(target.number, reason))
     }
@@ -457,13 +458,13 @@ impl ResourceHandle {
         self.facts.load().ready.iter().any(|target| target.number == number)
     }
 
-    /// A probe of an endpoint found no answer.
+    /// Notes that a probe of an endpoint failed.
     pub(crate) fn note_probe(&self, number: u64, error: String) {
-        // Changes nothing that anybody waits for.
+        // Nothing waits for this change.
         self.lock().unanswered(number, error);
     }
 
-    /// The largest window in which it may count as idle.
+    /// The largest window of its metrics.
     pub(crate) fn largest_window(&self) -> Duration {
         let facts = self.facts.load();
         let largest = |metrics: &[ScaleResource]| metrics.iter().map(|metric| metric.window_size).max();
@@ -471,13 +472,13 @@ impl ResourceHandle {
         own.or_else(|| largest(&facts.settings.scale_resources)).unwrap_or(DEFAULT_WINDOW)
     }
 
-    /// Whether it runs by what its record and its scale say, whatever its endpoints say.
+    /// Whether it runs by its record and its scale, whatever its endpoints say.
     pub(crate) fn is_awake(&self) -> bool {
         let runs = |seen: &Seen| seen.record.phase == Phase::Active && seen.scaled;
         self.read(|view| view.gate.seen().is_some_and(runs))
     }
 
-    /// Where it stands.
+    /// The phase of its record.
     pub(crate) fn state(&self) -> Option<Phase> {
         self.read(|view| view.gate.seen().map(|seen| seen.record.phase))
     }
@@ -486,12 +487,12 @@ impl ResourceHandle {
 // === impl InFlight ===
 
 impl InFlight {
-    /// Whose.
+    /// The resource.
     pub(crate) fn resource(&self) -> &Arc<ResourceHandle> {
         &self.resource
     }
 
-    /// Whether it keeps its resource awake, and may wait for it.
+    /// Whether it keeps its resource awake and may wait for it.
     pub(crate) fn counts(&self) -> bool {
         self.counts
     }

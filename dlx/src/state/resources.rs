@@ -1,4 +1,4 @@
-//! All resources this DLX knows, and which host and port is whose.
+//! All resources that this DLX knows, and the owners of hosts and ports.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,12 +19,12 @@ use crate::clock;
 #[derive(Debug, Default)]
 pub(crate) struct Resources {
     entries: Mutex<HashMap<ResourceKey, Arc<ResourceHandle>>>,
-    /// When one that had anything to do was last forgotten: milliseconds of [`clock::now_ms`], plus one; 0 is never.
+    /// When a resource with activity was last forgotten: milliseconds of [`clock::now_ms`], plus one; 0 is never.
     forgotten: AtomicU64,
     table: ArcSwap<HostTable>,
-    /// Told when the table was replaced.
+    /// Notified when the table was replaced.
     replaced: Notify,
-    /// Held while a table is made: whoever stores one later has seen more.
+    /// Held while a table is made, so that a table stored later was made from newer data.
     rebuilding: Mutex<()>,
     listings: AtomicU64,
 }
@@ -37,7 +37,7 @@ impl Resources {
         self.lock().get(key).cloned()
     }
 
-    /// The resource, made if it is not known; whether it was made.
+    /// The resource, created if it is not known; whether it was created.
     pub(crate) fn get_or(
         &self,
         key: &ResourceKey,
@@ -54,7 +54,7 @@ impl Resources {
         (resource, true)
     }
 
-    /// Forgets one.
+    /// Forgets a resource.
     pub(crate) fn remove(&self, key: &ResourceKey) -> Option<Arc<ResourceHandle>> {
         let mut entries = self.lock();
         let resource = entries.remove(key)?;
@@ -64,12 +64,12 @@ impl Resources {
         Some(resource)
     }
 
-    /// How long ago one that had anything to do was last forgotten, and what was counted of it; `None`: never.
+    /// How long ago a resource with activity was last forgotten; `None`: never.
     pub(crate) fn forgotten(&self) -> Option<Duration> {
         self.forgotten.load(Ordering::Relaxed).checked_sub(1).map(clock::since)
     }
 
-    /// All, the one that was seen first at the front.
+    /// All resources, the first seen in front.
     pub(crate) fn all(&self) -> Vec<Arc<ResourceHandle>> {
         let mut all: Vec<_> = self.lock().values().cloned().collect();
         all.sort_by(|a, b| {
@@ -83,18 +83,18 @@ impl Resources {
         self.listings.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Which host and port is whose.
+    /// The owners of hosts and ports.
     pub(crate) fn table(&self) -> Guard<Arc<HostTable>> {
         self.table.load()
     }
 
-    /// Told when the table was replaced.
+    /// Notified when the table was replaced.
     pub(crate) fn replaced(&self) -> Notified<'_> {
         self.replaced.notified()
     }
 
-    /// Makes the table anew from what the resources are now. `headers` are those that name resources, the first before the others:
-    /// read under the lock, as the resources are, so that a table that is stored later was made from what is newer.
+    /// Rebuilds the table from what the resources are now. `headers`, which name resources, are read under the lock like
+    /// the resources, so that a table stored later was made from newer data.
     pub(crate) fn rebuild_table(&self, headers: impl FnOnce() -> Vec<NameHeader>) {
         let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
         let table = HostTable::new(&self.all(), headers());

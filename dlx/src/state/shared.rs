@@ -1,4 +1,4 @@
-//! What all resources have in common: what they hold together, and who carries out what follows from their changes.
+//! What all resources share: limits on what is held, and the function that carries out effects.
 
 use std::{
     fmt,
@@ -14,51 +14,52 @@ use scaler_types::{
 use super::{ColdStartPhases, EndpointTarget, HeldTotals, HoldLimits, ResourceHandle};
 use crate::{answer::ErrorResponse, plugin::PluginSource};
 
-/// What all resources have in common.
+/// What all resources share.
 pub(crate) struct SharedState {
     /// The protocol's rules.
     pub(crate) rules: Rules,
-    /// What is held in all.
+    /// What all resources hold together.
     pub(crate) totals: Arc<HeldTotals>,
-    /// Set when this process ends: nothing is held any more.
+    /// Set when the DLX shuts down: nothing is held any more.
     pub(crate) refuse_held: OnceLock<ErrorResponse>,
     carry_out: Box<CarryOut>,
 }
 
 type CarryOut = dyn Fn(&Arc<ResourceHandle>, Effect) + Send + Sync;
 
-/// What is to be done because a resource changed. Nothing of it is done by the state itself.
+/// An effect of a change of a resource. The state itself does none of them.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Find out when the endpoint answers.
+    /// Probe the endpoint until it answers.
     Probe(Arc<EndpointTarget>),
     /// Write its record.
     Write(GateOrder),
-    /// Get it up, or say why it cannot be, for as long as requests wait for it.
+    /// Wake the resource, or fail, as long as requests are held.
     Drive,
     /// Report an Event.
     Report {
         /// Its plugin.
         source: Arc<PluginSource>,
-        /// How bad it is.
+        /// Its severity.
         severity: Severity,
-        /// What happened, in one word.
+        /// Its reason.
         reason: &'static str,
-        /// The same, for people.
+        /// Its message.
         message: String,
     },
-    /// Count a wake of this DLX's own that ended well: how long it took, and what with.
+    /// Count a wake of this DLX that succeeded: its duration and its phases.
     Woken(Duration, ColdStartPhases),
-    /// Count how long the first answer after such a wake took.
+    /// Count the time to the first byte after such a wake.
     FirstByte(Duration),
-    /// Close idle connections to endpoints that are listed no more: one that ends may wait for it.
+    /// Close idle connections to endpoints that are not listed any more: a pod that ends may wait for that.
     CloseIdle(Vec<u64>),
 }
 
 // === impl SharedState ===
 
 impl SharedState {
-    /// Nothing held. `carry_out` may be called under the resource's lock: it must neither wait nor take that.
+    /// Nothing is held yet. `carry_out` may be called under the resource's lock: it must neither block nor take that
+    /// lock.
     pub(crate) fn new(
         rules: Rules,
         held: HoldLimits,

@@ -1,4 +1,4 @@
-//! The route table, replaced as a whole when hosts or ports change.
+//! The owners of hosts and ports; replaced as a whole when they change.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,16 +7,16 @@ use scaler_types::{Port, ResourceId};
 
 use super::{ResourceHandle, host};
 
-/// A port of its own says for whom a connection is.
+/// A port of this DLX and the resource that owns it.
 #[derive(Clone, Debug)]
 pub(crate) struct PortOwner {
-    /// For whom.
+    /// The resource.
     pub(crate) resource: Arc<ResourceHandle>,
-    /// Which port.
+    /// The port.
     pub(crate) port: Port,
 }
 
-/// Which host, and which port of this DLX, is whose.
+/// The owners of hosts and of this DLX's ports.
 #[derive(Debug, Default)]
 pub(crate) struct HostTable {
     hosts: HashMap<Box<str>, Arc<ResourceHandle>>,
@@ -24,7 +24,7 @@ pub(crate) struct HostTable {
     ports: HashMap<u16, PortOwner>,
     /// Hosts and ports that two resources claim.
     pub(crate) conflicts: Vec<Conflict>,
-    /// Headers that name a resource, when they come from a trusted peer.
+    /// Headers by which a trusted peer names a resource.
     pub(crate) name_headers: Vec<NameHeader>,
 }
 
@@ -41,32 +41,32 @@ pub(crate) enum Claim {
 /// A host or port that two resources claim.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Conflict {
-    /// What.
+    /// The host or port.
     #[serde(flatten)]
     pub(crate) claim: Claim,
-    /// Who has it.
+    /// The resource that has it.
     #[serde(serialize_with = "as_text")]
     pub(crate) has: ResourceId,
-    /// Who wants it too.
+    /// The resource that claims it too.
     #[serde(serialize_with = "as_text")]
     pub(crate) wants: ResourceId,
 }
 
-/// A header that names a resource, and the one that says under which path.
+/// A header that names a resource, and the header for the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NameHeader {
     /// Names the resource.
     pub(crate) name: HeaderName,
-    /// Where the path comes from.
+    /// The header for the path.
     pub(crate) path: Option<PathHeader>,
 }
 
-/// A header that says under which path.
+/// A header for the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PathHeader {
-    /// It is the whole path and query.
+    /// It holds the whole path and query.
     Whole(HeaderName),
-    /// It stands before the request's own.
+    /// It is a prefix of the request's own path.
     Prefix(HeaderName),
 }
 
@@ -77,7 +77,7 @@ fn as_text<S: serde::Serializer>(id: &ResourceId, serializer: S) -> Result<S::Ok
 // === impl HostTable ===
 
 impl HostTable {
-    /// A table of `entries`, the oldest first: of two that claim one host or port the first has it.
+    /// Builds the table from `entries`, the oldest first: of two that claim a host or port the first has it.
     pub(crate) fn new(entries: &[Arc<ResourceHandle>], name_headers: Vec<NameHeader>) -> Self {
         let mut table = Self { name_headers, ..Self::default() };
         for resource in entries {
@@ -111,17 +111,17 @@ impl HostTable {
         table
     }
 
-    /// Whose a `Host` or `:authority` is.
+    /// The owner of a `Host` or `:authority`.
     pub(crate) fn by_host(&self, authority: &str) -> Option<&Arc<ResourceHandle>> {
         self.hosts.get(host::lookup_form(authority, &mut [0; 262])?)
     }
 
-    /// Whose a port is.
+    /// The owner of a port.
     pub(crate) fn by_port(&self, port: u16) -> Option<&PortOwner> {
         self.ports.get(&port)
     }
 
-    /// All ports that are somebody's.
+    /// All ports that have an owner.
     pub(crate) fn ports(&self) -> impl Iterator<Item = &PortOwner> {
         self.ports.values()
     }

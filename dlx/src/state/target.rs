@@ -10,7 +10,7 @@ use std::{
 
 use scaler_types::Endpoint;
 
-/// Where in a number the port is that is not the listed one.
+/// The bits of a target's number that hold a port other than the listed one.
 const PORT_SHIFT: u32 = 48;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -23,7 +23,7 @@ pub(crate) struct EndpointTarget {
     pub(crate) number: u64,
     /// As the plugin lists it.
     pub(crate) endpoint: Endpoint,
-    /// The address, where it is an address and not a name.
+    /// The address, unless it is a name.
     pub(crate) socket: Option<SocketAddr>,
 }
 
@@ -36,7 +36,7 @@ impl EndpointTarget {
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed), endpoint, socket }
     }
 
-    /// The endpoint at this port of it; without one, as it is listed.
+    /// The endpoint at this port; without one, as listed.
     pub(crate) fn on_port(self: &Arc<Self>, port: Option<u16>) -> Arc<Self> {
         match port {
             Some(port) if self.socket.is_none_or(|own| own.port() != port) => Arc::new(self.with_port(port)),
@@ -55,16 +55,16 @@ impl EndpointTarget {
         };
         let endpoint = Endpoint { address, ..self.endpoint.clone() };
         let socket = endpoint.address.parse().ok();
-        // Connections to one port are not connections to the other: the number tells them apart.
+        // The number keeps connections to different ports apart.
         Self { number: self.number | u64::from(port) << PORT_SHIFT, endpoint, socket }
     }
 
-    /// Whether it is [another port](Self::at) of an endpoint.
+    /// Whether it is [another port](Self::on_port) of an endpoint.
     pub(crate) fn is_other_port(&self) -> bool {
         self.number >> PORT_SHIFT != 0
     }
 
-    /// The number of the endpoint whose port this is, as listed.
+    /// The number of the listed endpoint.
     pub(crate) fn listed(number: u64) -> u64 {
         number & ((1 << PORT_SHIFT) - 1)
     }

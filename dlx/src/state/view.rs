@@ -1,4 +1,4 @@
-//! What is believed of a resource, behind its lock.
+//! What this DLX believes of a resource, behind its lock.
 
 use std::{
     sync::Arc,
@@ -17,103 +17,103 @@ use super::{
 };
 use crate::{answer::ErrorResponse, plugin::PluginSource};
 
-/// After a wake that cannot succeed, requests get its cause for this long; doubled each time that takes less than that to be
-/// known, up to [`MAX_FAILURE_DELAY`].
+/// For how long requests are answered with the cause of a failed wake; doubled while further wakes fail sooner than that,
+/// up to [`MAX_FAILURE_DELAY`].
 const MIN_FAILURE_DELAY: Duration = Duration::from_secs(1);
 const MAX_FAILURE_DELAY: Duration = Duration::from_secs(30);
 
-/// What is believed of one resource.
+/// What this DLX believes of one resource.
 #[derive(Debug)]
 pub(crate) struct ResourceView {
-    /// The protocol's state.
+    /// The gate of the protocol.
     pub(crate) gate: Gate,
-    /// As last told by the plugin.
+    /// As last listed by the plugin.
     pub(crate) resource: Resource,
-    /// Who tells.
+    /// The plugin that lists it.
     pub(crate) source: Arc<PluginSource>,
     /// Its endpoints.
     pub(crate) listed: Vec<ListedEndpoint>,
-    /// Endpoints that are listed no more, and whose idle connections are to be closed.
+    /// Endpoints that are not listed any more, and whose idle connections are to be closed.
     pub(crate) unlisted: Vec<u64>,
     /// An endpoint from `resolve_service_name`, where the plugin lists none.
     pub(crate) resolved: Option<Endpoint>,
-    /// A task works on what waits.
+    /// The driver works on it.
     pub(crate) driven: bool,
-    /// Its wake waits for a place among those of this DLX.
+    /// Its wake waits for a wake slot.
     pub(crate) waits_for_turn: bool,
-    /// The facts are to be replaced.
+    /// The snapshot is to be replaced.
     pub(crate) facts_changed: bool,
     /// No plugin lists it any more.
     pub(crate) gone: bool,
-    /// Its route names this DLX.
+    /// Set while its interception names this DLX.
     pub(crate) interception_guard: Option<InterceptionGuard>,
-    /// The nonce of the last fence that was seen.
+    /// The nonce of the last drain attempt that was seen.
     pub(crate) last_drain: Option<Nonce>,
-    /// The last wake that could not succeed.
+    /// The last failed wake.
     pub(crate) failure: Option<WakeFailure>,
-    /// The last thing that went wrong, whether or not it passed.
+    /// The last error, whether or not it has passed.
     pub(crate) last_error: Option<String>,
-    /// Writes in a row that nobody knows the end of.
+    /// Writes in a row whose outcome is unknown.
     pub(crate) lost_writes: u32,
-    /// Since when requests are held, if some are.
+    /// Since when requests are held, if any are.
     pub(crate) wanted: Option<Instant>,
-    /// Who was the first of them, until the wake has ended.
+    /// The first of them, until the wake has ended.
     pub(crate) wake_cause: Option<WakeCause>,
-    /// The wake that this DLX asked for and that is going on.
+    /// The current wake of this DLX.
     waking: Option<Waking>,
-    /// It came up before this DLX knew whether the wake is its own.
+    /// It came up before this DLX knew whether the wake was its own.
     unclaimed: Option<Unclaimed>,
-    /// The last of this DLX's own wakes that ended well, and how long it took.
+    /// The last successful wake of this DLX, and how long it took.
     woken: Option<(Timeline, Duration)>,
-    /// When its owners were last told that too much is held.
+    /// When the Event `TooManyHeld` was last reported.
     pub(crate) full_reported: Option<Instant>,
-    /// The last cold start of a request.
+    /// The last cold start that a request waited for.
     pub(crate) last_cold: Option<ColdStart>,
 }
 
-/// An endpoint, and whether it answers.
+/// A listed endpoint and its state.
 #[derive(Debug)]
 pub(crate) struct ListedEndpoint {
-    /// Which.
+    /// The endpoint.
     pub(crate) target: Arc<EndpointTarget>,
-    /// Requests can go there.
+    /// It takes requests.
     pub(crate) ready: bool,
-    /// Somebody finds out.
+    /// A probe is running.
     pub(crate) probing: bool,
     /// Why it is not ready.
     pub(crate) error: Option<String>,
 }
 
-/// A wake that this DLX asked for.
+/// A wake that this DLX ordered.
 #[derive(Debug)]
 struct Waking {
     began: Instant,
-    /// How far it came.
+    /// Its phases so far.
     timeline: Timeline,
-    /// Of the record that it writes.
+    /// The nonce of the record that it writes.
     nonce: Nonce,
-    /// It is this DLX's own: its record was written, not that of another one that was faster.
+    /// Its record was written: no other DLX was faster.
     own: bool,
 }
 
-/// A wake that may be another DLX's.
+/// A wake that may belong to another DLX.
 #[derive(Debug)]
 struct Unclaimed {
     cause: Option<WakeCause>,
 }
 
-/// A wake that could not succeed.
+/// A failed wake.
 #[derive(Clone, Debug)]
 pub(crate) struct WakeFailure {
     /// The cause.
     pub(crate) reason: String,
-    /// Until then requests are answered with it at once.
+    /// Until when requests are answered with it at once.
     pub(crate) until: Instant,
-    /// How long it is remembered this time.
+    /// How long it is remembered.
     pub(crate) pause: Duration,
-    /// When it was known.
+    /// When it failed.
     pub(crate) at: Instant,
-    /// The record's nonce then: another one since is another try, by somebody else.
+    /// The record's nonce then: a new one means another attempt by another daemon.
     pub(crate) nonce: Option<Nonce>,
 }
 
@@ -148,7 +148,7 @@ impl ResourceView {
         }
     }
 
-    /// Takes over what the plugin told.
+    /// Takes over what the plugin lists.
     pub(crate) fn apply_listing(&mut self, source: &Arc<PluginSource>, resource: Resource) {
         self.gone = false;
         let own = |resource: &Resource| {
@@ -175,15 +175,15 @@ impl ResourceView {
         self.facts_changed = true;
     }
 
-    /// The endpoint `resolve_service_name` gave.
+    /// Takes over the endpoint from `resolve_service_name`.
     pub(crate) fn resolved(&mut self, address: String) {
         self.resolved = Some(Endpoint::new(address, ""));
         self.list();
     }
 
-    /// Keeps those of the listed endpoints that are still there, as they are, and adds new ones.
+    /// Keeps the endpoints that are still listed as they are, and adds the new ones.
     fn list(&mut self) {
-        // What was ready before a sleep says nothing after it.
+        // Readiness from before a sleep means nothing after it.
         let endpoints = if self.scaled() { self.resource.endpoints.as_slice() } else { &[] };
         let endpoints = if endpoints.is_empty() { self.resolved.as_slice() } else { endpoints };
         if self.listed.len() == endpoints.len()
@@ -203,7 +203,7 @@ impl ResourceView {
         self.facts_changed = true;
     }
 
-    /// What holds for its requests: its own word, else its namespace file's.
+    /// The settings for its requests: its own, else its namespace file's.
     pub(crate) fn settings(&self) -> Arc<Settings> {
         let settings = self.source.settings.load_full();
         let hold_timeout = self.resource.hold_timeout.unwrap_or(settings.hold_timeout);
@@ -231,7 +231,7 @@ impl ResourceView {
         self.listed.iter().filter(|listed| listed.ready).map(|listed| listed.target.clone()).collect()
     }
 
-    /// Endpoints that somebody has to find out about; marked as being looked at.
+    /// The endpoints to be probed; marks them as being probed.
     pub(crate) fn take_unprobed(&mut self) -> Vec<Arc<EndpointTarget>> {
         let unknown = self.listed.iter_mut().filter(|listed| !listed.ready && !listed.probing);
         unknown
@@ -247,7 +247,7 @@ impl ResourceView {
         self.listed.iter().any(|listed| listed.target.number == number && !listed.ready)
     }
 
-    /// The endpoint answered.
+    /// Notes that the endpoint answered a probe.
     pub(crate) fn reachable(&mut self, number: u64) {
         if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
             (listed.ready, listed.probing, listed.error) = (true, false, None);
@@ -255,7 +255,7 @@ impl ResourceView {
         }
     }
 
-    /// The endpoint did not answer. Whether it is listed.
+    /// Notes that the endpoint could not be reached; whether it is listed.
     pub(crate) fn unreachable(&mut self, number: u64, reason: String) -> bool {
         let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) else {
             return false;
@@ -265,14 +265,14 @@ impl ResourceView {
         true
     }
 
-    /// A probe got no answer.
+    /// Notes that a probe failed.
     pub(crate) fn unanswered(&mut self, number: u64, error: String) {
         if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
             listed.error = Some(error);
         }
     }
 
-    /// An endpoint is ready: what is to be written.
+    /// The write that follows when an endpoint is ready.
     pub(crate) fn answers(&mut self) -> GateOrder {
         if self.resource.traffic_mode == TrafficMode::External {
             return GateOrder::Nothing;
@@ -280,7 +280,7 @@ impl ResourceView {
         self.gate.step(GateInput::Answers { fresh: Nonce::fresh() })
     }
 
-    /// A wake of this DLX's own begins; the record to send with it.
+    /// Begins a wake of this DLX; the record to send with it.
     pub(crate) fn wake_begins(&mut self, record: Record) -> Record {
         let timeline = Timeline::ordered(self.wanted.take());
         self.unclaimed = None;
@@ -292,27 +292,27 @@ impl ResourceView {
         }
     }
 
-    /// Whether the wake that is going on is seen to be this DLX's own, for the first time.
+    /// Whether the record now shows, for the first time, that the current wake is this DLX's own.
     pub(crate) fn is_seen_to_be_own(&mut self) -> bool {
         let written = self.gate.seen().map(|seen| seen.record.nonce);
         self.waking.as_ref().is_some_and(|waking| written == Some(waking.nonce)) && self.claim()
     }
 
-    /// The wake that is going on is this DLX's own; whether that is news.
+    /// Marks the current wake as this DLX's own; whether that is new.
     pub(crate) fn claim(&mut self) -> bool {
         self.waking.as_mut().is_some_and(|waking| !std::mem::replace(&mut waking.own, true))
     }
 
-    /// It came up before this DLX knew that the wake was its own: how long it took, with what, and who was the cause.
+    /// The wake that came up before this DLX knew that it was its own: duration, phases and cause.
     pub(crate) fn take_unclaimed(&mut self) -> Option<(Duration, ColdStartPhases, Option<WakeCause>)> {
         let Unclaimed { cause } = self.unclaimed.take()?;
         let (timeline, took) = self.woken?;
         Some((took, timeline.phases(), cause))
     }
 
-    /// Notes how far a wake has come.
+    /// Updates the phases of the current wake.
     pub(crate) fn note_progress(&mut self) {
-        // Shut: what is listed is from before it.
+        // Shut: the listed endpoints are from before the wake.
         if self.gate.open()
             && let Some(waking) = &mut self.waking
         {
@@ -320,7 +320,8 @@ impl ResourceView {
         }
     }
 
-    /// Requests can be forwarded; how long the wake took and with what, if this DLX asked for one, and whether it was its own.
+    /// Notes that requests can be forwarded; the duration and phases of this DLX's wake, if there was one, and whether it
+    /// was its own.
     pub(crate) fn came_up(&mut self) -> Option<(Duration, ColdStartPhases, bool)> {
         self.failure = None;
         self.last_error = None;
@@ -334,7 +335,7 @@ impl ResourceView {
         Some((took, timeline.phases(), own))
     }
 
-    /// What a request waited for that was held since `begun`.
+    /// The cold start of a request that was held since `begun`.
     pub(crate) fn cold_since(&self, begun: Instant) -> ColdStart {
         let woken = self.woken.filter(|(timeline, _)| timeline.ready() >= Some(begun));
         ColdStart {
@@ -344,15 +345,15 @@ impl ResourceView {
         }
     }
 
-    /// The answer's head came to a request that was held: what its time went into with that, and whether it is the first
-    /// after its wake.
+    /// Adds the time to the first byte to a request's cold start; returns that time if it is the first answer after the
+    /// wake.
     pub(crate) fn answered(&mut self, cold: ColdStart) -> (ColdStart, Option<Duration>) {
         let mut first = None;
         let mut cold = cold;
         if cold.wake.is_some()
             && let Some((timeline, _)) = &mut self.woken
         {
-            // Of another DLX's wake it is that one's to count.
+            // Another DLX counts its own wake.
             if timeline.reach(ColdStartPhase::FirstByte) && self.unclaimed.is_none() {
                 first = timeline.phases().duration_of(ColdStartPhase::FirstByte);
             }
@@ -363,11 +364,11 @@ impl ResourceView {
         (cold, first)
     }
 
-    /// A wake cannot succeed: remembered for a while.
+    /// Remembers a failed wake for a while.
     pub(crate) fn failed(&mut self, reason: &str) {
         let took = self.waking.take().map_or(Duration::ZERO, |waking| waking.began.elapsed());
         let pause = match &self.failure {
-            // One that was waited for longer than that is a pause of its own.
+            // A wake that took longer than that was a pause by itself.
             Some(failure) if took < failure.pause => (failure.pause * 2).min(MAX_FAILURE_DELAY),
             _ => MIN_FAILURE_DELAY,
         };
@@ -375,21 +376,21 @@ impl ResourceView {
         self.wake_cause = None;
         let (at, nonce) = (Instant::now(), self.gate.seen().map(|seen| seen.record.nonce));
         self.failure = Some(WakeFailure { reason: reason.to_owned(), until: at + pause, pause, at, nonce });
-        // It may have answered for a moment and ended: what is ready from here on has been asked after the failure.
+        // An endpoint may have answered for a moment: readiness from here on was probed after the failure.
         for listed in self.listed.iter_mut().filter(|listed| listed.target.endpoint.probe != Probe::Listed) {
             self.facts_changed |= listed.ready;
             listed.ready = false;
         }
     }
 
-    /// What a request is answered while a failed wake is remembered.
+    /// The answer to requests while a failed wake is remembered.
     pub(crate) fn remembered_failure(&self, id: &ResourceId) -> Option<ErrorResponse> {
         let failure = self.failure.as_ref()?;
         let until = match (self.gate.open(), self.is_ready()) {
             (true, true) => return None,
-            // Somebody else got it up, or tries to.
+            // Another daemon woke it, or is trying to.
             (true, false) if self.gate.seen().map(|seen| seen.record.nonce) != failure.nonce => return None,
-            // It came up after all. A plugin that goes on refusing it is not asked more often than this.
+            // It came up after all. A plugin that still refuses it is not called more often than this.
             (false, true) => failure.until.min(failure.at + MIN_FAILURE_DELAY),
             _ => failure.until,
         };
@@ -398,8 +399,8 @@ impl ResourceView {
         Some(ErrorResponse::unavailable(id, "wake_failed", failure.reason.clone(), retry))
     }
 
-    /// Why requests are not forwarded, for people: what the plugin says that is waited for, what the endpoints say, and
-    /// what went wrong last, which may have passed.
+    /// Why requests are not forwarded, as text: what the plugin waits for, what the endpoints answer, and the last error,
+    /// which may have passed.
     pub(crate) fn why_not_up(&self) -> String {
         let mut why = Vec::new();
         if self.waits_for_turn {

@@ -1,6 +1,6 @@
-//! Asking the standard gRPC health service, in clear text.
+//! Probes by the standard gRPC health service, in clear text.
 //!
-//! Its two messages are a string and a number: they are written and read here by hand rather than by a gRPC library.
+//! Its two messages are a string and a number: they are written and read here without a gRPC library.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 
 use super::error::{InvalidProbe, ProbeError};
 
-/// An answer is at most so long: five bytes and a message of two, and room for what a later version adds.
+/// The longest answer: five bytes and a message of two, and room for later versions.
 const MAX_ANSWER: usize = 1024;
-/// A service's name is at most so long.
+/// The longest name of a service.
 const MAX_NAME: usize = 1024;
 
 /// A call of `grpc.health.v1.Health/Check`, ready to be made.
@@ -25,11 +25,11 @@ pub(crate) struct GrpcProbe {
 // === impl GrpcProbe ===
 
 impl GrpcProbe {
-    /// Asks about `service`; empty is the whole server.
+    /// Checks `service`; empty is the whole server.
     ///
     /// # Errors
     ///
-    /// It cannot be asked about: why.
+    /// The name or the address is invalid.
     pub(crate) fn new(service: &str, address: &str) -> Result<Self, InvalidProbe> {
         if service.len() > MAX_NAME {
             return Err(InvalidProbe::ServiceName(MAX_NAME));
@@ -41,14 +41,14 @@ impl GrpcProbe {
         Ok(Self { uri, message: request(service) })
     }
 
-    /// Asks.
+    /// Makes the call.
     ///
     /// # Errors
     ///
-    /// It is not ready: what it said.
+    /// It is not ready.
     pub(crate) async fn check(&self, stream: TcpStream) -> Result<(), ProbeError> {
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        // Ends with `sender`; its error is told to whoever waits for the answer.
+        // Ends with `sender`, which returns its error, too.
         tokio::spawn(async move { drop(connection.await) });
         let mut call = Request::new(Full::new(self.message.clone()));
         (*call.method_mut(), *call.uri_mut()) = (Method::POST, self.uri.clone());
@@ -61,7 +61,7 @@ impl GrpcProbe {
         if answer.status() != http::StatusCode::OK {
             return Err(ProbeError::GrpcHttpStatus(answer.status()));
         }
-        // An answer without a message has its status among the headers.
+        // A response without a message has its status among the headers.
         check_status(answer.headers(), false)?;
         let (mut body, mut message, mut ended) = (answer.into_body(), BytesMut::new(), false);
         while let Some(frame) = body.frame().await {
@@ -86,7 +86,7 @@ impl GrpcProbe {
     }
 }
 
-/// Whether the call ended well, as far as these headers say.
+/// Whether the call succeeded, as far as these headers say.
 fn check_status(headers: &HeaderMap, due: bool) -> Result<(), ProbeError> {
     let Some(status) = headers.get("grpc-status") else {
         return if due { Err(ProbeError::NoStatus) } else { Ok(()) };
@@ -156,7 +156,7 @@ fn put_varint(to: &mut BytesMut, mut number: u64) {
 
 fn take_varint(from: &mut &[u8]) -> Option<u64> {
     let mut number = 0_u64;
-    // Ten bytes hold 64 bits; an eleventh is nobody's.
+    // Ten bytes hold 64 bits; an eleventh is invalid.
     for place in 0..10 {
         let byte = *from.split_off_first()?;
         number |= u64::from(byte & 0x7f) << (7 * place);

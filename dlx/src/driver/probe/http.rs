@@ -1,4 +1,4 @@
-//! Asking by HTTP, as the kubelet does: any 2xx or 3xx is ready.
+//! Probes by HTTP, as the kubelet does: any 2xx or 3xx is ready.
 
 use http::{HeaderName, HeaderValue, header, uri::PathAndQuery};
 use tokio::{
@@ -20,13 +20,13 @@ pub(crate) struct HttpProbe {
 // === impl HttpProbe ===
 
 impl HttpProbe {
-    /// What to send: `headers` are stronger than the usual ones, and a `Host` among them is stronger than `address`.
+    /// Builds the request: `headers` take precedence over the default ones, and a `Host` among them over `address`.
     ///
     /// # Errors
     ///
-    /// They cannot stand in a request: what is wrong with them.
+    /// The path or a header is invalid.
     pub(crate) fn new(path: &str, headers: &[(String, String)], address: &str) -> Result<Self, InvalidProbe> {
-        // Both refuse what would begin a line of its own.
+        // Both types refuse line breaks.
         if !path.starts_with('/') || PathAndQuery::try_from(path).is_err() {
             return Err(InvalidProbe::Path(path.to_owned()));
         }
@@ -60,11 +60,11 @@ impl HttpProbe {
         Ok(Self { path: path.to_owned(), bytes })
     }
 
-    /// Asks.
+    /// Sends the request.
     ///
     /// # Errors
     ///
-    /// It is not ready: what it said.
+    /// It is not ready.
     pub(crate) async fn check(&self, mut stream: TcpStream) -> Result<(), ProbeError> {
         let path = &self.path;
         stream.write_all(&self.bytes).await?;

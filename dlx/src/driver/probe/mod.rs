@@ -1,4 +1,4 @@
-//! Finding out, from the moment an endpoint is known, when it answers.
+//! Probes an endpoint from when it is known until it answers.
 
 mod error;
 mod grpc;
@@ -22,32 +22,32 @@ use tokio::{
 use super::Driver;
 use crate::state::{EndpointTarget, ResourceHandle};
 
-/// The pause between two tries while requests wait, as long as a start is young: what a cold start is made longer by.
-/// A refused connection costs about 50 us on this host.
+/// The first pause between two probes while requests wait: a cold start takes longer by up to this. A refused connection
+/// costs about 50 us.
 const MIN_PROBE_DELAY: Duration = Duration::from_millis(2);
-/// A start that takes longer is asked less often, by this share of the time it has taken: 10 ms after 5 s.
+/// A longer start is probed less often: the pause is this fraction of the time so far, 10 ms after 5 s.
 const PROBE_DELAY_SHARE: u32 = 500;
-/// The longest while requests wait.
+/// The longest pause while requests wait.
 const MAX_AWAITED_DELAY: Duration = Duration::from_millis(50);
-/// Tries in a second, of all resources that requests wait for: 10,000 that start at once are asked every 2 s each.
+/// Probes per second, of all resources that requests wait for: 10,000 that start at once are each probed every 2 s.
 const MAX_PROBES_PER_SECOND: u32 = 5_000;
-/// The longest while none do.
+/// The longest pause while no requests wait.
 const MAX_IDLE_DELAY: Duration = Duration::from_secs(10);
-/// How long one try may take at first; it grows so that a slow answer is not missed for ever.
+/// The first timeout of a probe; it doubles so that a slow endpoint is not missed for ever.
 const MIN_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How an endpoint is asked.
+/// How an endpoint is probed.
 enum EndpointProbe {
-    /// Connecting is enough.
+    /// It accepts a connection.
     Connect,
-    /// This is sent, and a 2xx or 3xx is to come back.
+    /// It answers this request with 2xx or 3xx.
     Http(http::HttpProbe),
-    /// The health service is asked.
+    /// Its health service says SERVING.
     Grpc(grpc::GrpcProbe),
 }
 
-/// Probes an endpoint until it answers, or is no longer wanted to.
+/// Probes an endpoint until it answers, or is not wanted any more.
 pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: Arc<EndpointTarget>) {
     let handle = driver.handle.clone();
     handle.spawn(async move {
@@ -65,7 +65,7 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
         let mut changed = resource.subscribe();
         while resource.read(|view| view.is_awaited(target.number)) {
             let error = {
-                // Closed never; without a permit it would go ahead all the same.
+                // The semaphore is never closed; an error would only skip the limit.
                 let _permit = driver.probes.acquire().await.ok();
                 match timeout(limit, probe.check(address)).await {
                     Ok(Ok(())) => {
@@ -82,7 +82,7 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
             resource.note_probe(target.number, error.to_string());
             if resource.queue.is_empty() {
                 pause = pause.mul_f32(1.5).min(MAX_IDLE_DELAY);
-                // The first request that waits cuts the pause short.
+                // The first held request cuts the pause short.
                 let until = Instant::now() + pause;
                 changed.borrow_and_update();
                 while resource.queue.is_empty()
@@ -103,7 +103,7 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
     });
 }
 
-/// An endpoint that requests wait for, among others.
+/// One of the endpoints that requests wait for.
 struct Wanted<'a> {
     others: &'a AtomicU32,
     position: u32,
@@ -142,7 +142,7 @@ impl EndpointProbe {
     }
 
     async fn check(&self, address: &str) -> Result<(), ProbeError> {
-        // An address is parsed, a name is looked up.
+        // `connect` also resolves names.
         let stream = TcpStream::connect(address).await?;
         match self {
             EndpointProbe::Connect => Ok(()),

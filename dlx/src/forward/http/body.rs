@@ -1,4 +1,4 @@
-//! Answers' bodies on their way through.
+//! Bodies of responses on their way to the client.
 
 use std::{
     pin::Pin,
@@ -16,24 +16,24 @@ use crate::state::{InFlight, NamespaceShare};
 /// A response's body on its way to the client.
 #[derive(Debug)]
 pub(crate) enum ResponseBody {
-    /// From the resource.
+    /// The resource's body.
     Through(Through),
-    /// Of the DLX's own; `None` once sent.
+    /// The DLX's own body; `None` once sent.
     Own(Option<Bytes>),
-    /// There is none, and the head says how long it would be (304). To hyper it is one of unknown length: for none at all it
-    /// would take the length out of the head.
+    /// No body, although the head has its length (304). Its length is unknown to hyper, which would otherwise remove the
+    /// length from the head.
     Withheld,
 }
 
-/// A body that the resource sends.
+/// A body from the resource.
 #[derive(Debug)]
 pub(crate) struct Through {
     incoming: Incoming,
-    /// The connection it comes on, to be used again when it came to its end.
+    /// The connection it comes on, returned to the pool at its end.
     connection: Option<PooledConnection>,
-    /// In flight until it is done or dropped,
+    /// Counts the request in flight until the body is done or dropped.
     in_flight: Option<InFlight>,
-    /// and when it is done, on while the request's body still comes.
+    /// Keeps the request in flight after that, while its body still arrives.
     unanswered: Option<Unanswered>,
 }
 
@@ -45,7 +45,7 @@ impl ResponseBody {
         ResponseBody::Own(None)
     }
 
-    /// The namespace that it comes from, as long as more comes.
+    /// The namespace of the resource, until the body's end.
     pub(crate) fn share(&self) -> Option<&Arc<NamespaceShare>> {
         match self {
             ResponseBody::Through(through) => Some(&through.in_flight.as_ref()?.resource().share),
@@ -53,7 +53,7 @@ impl ResponseBody {
         }
     }
 
-    /// The resource's body.
+    /// Wraps the resource's body.
     pub(crate) fn through(
         response: Response<Incoming>,
         connection: Option<PooledConnection>,
@@ -121,7 +121,7 @@ impl Body for ResponseBody {
 // === impl Through ===
 
 impl Through {
-    /// All of it came.
+    /// The whole body has arrived.
     fn ended(&mut self) {
         if let (Some(connection), Some(in_flight)) = (self.connection.take(), &self.in_flight) {
             connection.return_to_pool(in_flight.resource());

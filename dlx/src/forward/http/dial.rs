@@ -24,7 +24,7 @@ pub(crate) enum UpstreamError {
     TransferCoding,
 }
 
-/// How long a connection may take.
+/// The timeout for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A TCP connection to an endpoint.
@@ -41,7 +41,7 @@ pub(crate) async fn dial(target: &EndpointTarget) -> Result<TcpStream, UpstreamE
     };
     let stream = stream
         .map_err(|source| UpstreamError::Connect { address: target.endpoint.address.clone(), source })?;
-    // Without it: small writes wait for an acknowledgement; with it failing, nothing worse.
+    // Without it small writes wait for an acknowledgement; on failure they do.
     let _ = stream.set_nodelay(true);
     alive::watch(&stream);
     Ok(stream)
@@ -53,7 +53,7 @@ pub(crate) async fn dial_http1(
 ) -> Result<(http1::SendRequest<RequestBody>, Upstream), UpstreamError> {
     let upstream = Upstream::new(dial(target).await?);
     let (sender, connection) = http1::Builder::new()
-        // One copy of a small body costs less than a second piece to write.
+        // Copying a small body costs less than writing two buffers.
         .writev(false)
         .max_headers(MAX_FIELDS)
         .handshake(TokioIo::new(upstream.clone()))
@@ -63,7 +63,7 @@ pub(crate) async fn dial_http1(
             address: target.endpoint.address.clone(),
             source,
         })?;
-    // Its error is told to whoever waits for the response.
+    // The pending response returns its error, too.
     tokio::spawn(async move { drop(connection.await) });
     Ok((sender, upstream))
 }

@@ -1,4 +1,4 @@
-//! One request: into the gate, to the resource, and its answer back.
+//! Forwards one request: through the gate, to the resource, and its answer back.
 
 use std::{fmt::Write as _, pin::Pin, sync::Arc, time::Duration};
 
@@ -26,26 +26,26 @@ use crate::{
     state::{ColdStart, Effect, EndpointTarget, InFlight, ResourceHandle, WakeCause},
 };
 
-/// A request that was let go gives its place back when its response head came, or after this long.
+/// A dispatched request frees its permit when the head of its response has arrived, or after this time.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before a port of a ready endpoint is tried again.
 const PORT_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// An answer's head, and what it came on.
+/// The head of an answer, and its connection.
 enum Answer {
-    /// From the pool.
+    /// On a connection of the pool.
     Pooled(Response<Incoming>, Option<PooledConnection>),
-    /// The resource changed the protocol; bytes are copied from now on.
+    /// The resource switched the protocol; bytes are copied from now on.
     Switched(Response<Incoming>),
 }
 
-/// An exchange under way.
+/// A pending exchange.
 type Exchange = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Arc<ErrorResponse>>> + Send>>;
 
-/// Forwards a request, now or as soon as its resource is up: the future says with what, or what to answer instead.
+/// Forwards a request now or as soon as its resource is up. An error: the answer instead.
 ///
-/// Boxed, and not `async` itself: what it takes to send a request is several KiB, which neither an idle connection nor a
-/// held request is to carry.
+/// Boxed and not `async` itself: sending a request takes several KiB, which neither an idle connection nor a held request
+/// should carry.
 pub(crate) fn forward(
     context: Arc<ConnectionContext>,
     identified: Identified,
@@ -68,7 +68,7 @@ pub(crate) fn forward(
     }
 }
 
-/// Forwards a request that may neither be held nor wake.
+/// Forwards a request that must neither be held nor wake its resource.
 pub(crate) fn at_once(
     context: Arc<ConnectionContext>,
     identified: Identified,
@@ -80,7 +80,7 @@ pub(crate) fn at_once(
     Box::pin(send_on(context, Admission::at_once(resource), path, request, admitted))
 }
 
-/// Holds a request, sends it on when its resource is up, and goes away when its client does.
+/// Holds a request until its resource is up, then sends it; stops when its client leaves.
 async fn hold(
     context: Arc<ConnectionContext>,
     mut admission: Admission,
@@ -97,12 +97,12 @@ async fn hold(
     });
     headers::unpin(&mut request);
     let admitted = match &context.socket {
-        // HTTP/2: the stream's end drops this.
+        // HTTP/2: the end of the stream drops this future.
         None => admission.wait(bytes).await?,
         Some(socket) => tokio::select! {
             admitted = admission.wait(bytes) => admitted?,
             () = socket.closed() => {
-                // Nobody reads it; it ends the connection.
+                // The client does not read it; it ends the connection.
                 let reason = "the client closed the connection";
                 let id = &admission.resource().key.id;
                 let refusal = ErrorResponse::unavailable(id, "client_left", reason, Duration::from_secs(1));
@@ -113,7 +113,7 @@ async fn hold(
     Box::pin(send_on(context, admission, path, request, admitted)).await
 }
 
-/// Has a request that found no endpoint wait for one. A refusal says whether the resource may have seen it the first time.
+/// Holds a request that found no endpoint. An error says whether the resource may have seen it the first time.
 async fn wait_again(
     admission: &mut Admission,
     request: &Request<RequestBody>,
@@ -128,7 +128,7 @@ async fn wait_again(
     })
 }
 
-/// Sends a request that was let go to its resource.
+/// Sends a dispatched request to its resource.
 async fn send_on(
     context: Arc<ConnectionContext>,
     mut admission: Admission,
@@ -143,7 +143,7 @@ async fn send_on(
         let resource = admission.resource();
         let Admitted { in_flight, held } = admitted;
         let Some(target) = choose(&context, resource) else {
-            // The last endpoint went away this moment.
+            // The last endpoint has just gone.
             if !in_flight.counts() {
                 return Err(Arc::new(static_response::not_up(resource)));
             }
@@ -152,7 +152,7 @@ async fn send_on(
             continue;
         };
         if target.endpoint.address_of == AddressOf::Service && !marked {
-            // Through there it may come back.
+            // It may come back by a Service.
             request.headers_mut().append(header::VIA, resource.mark.clone());
             marked = true;
         }
@@ -187,7 +187,7 @@ async fn send_on(
                 }
                 drop(in_flight);
                 if target.is_other_port() {
-                    // Another port of an endpoint that is ready: nobody else finds out when it answers.
+                    // A port other than the probed one: no probe finds out when it accepts.
                     #[expect(
                         clippy::disallowed_methods,
                         reason = "nothing tells when a port of a ready endpoint accepts"
@@ -222,7 +222,7 @@ fn choose(context: &ConnectionContext, resource: &ResourceHandle) -> Option<Arc<
     Some(target.on_port(context.origin.port.as_ref().and_then(|identity| identity.port.target)))
 }
 
-/// The request as the resource gets it; and the client's side of a switch of protocols, if it asks for one.
+/// The request as it is sent to the resource; and the client's side of a protocol switch, if it asks for one.
 fn outgoing(
     context: &ConnectionContext,
     resource: &ResourceHandle,
@@ -234,15 +234,15 @@ fn outgoing(
     let switch = protocol.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     parts.extensions.clear();
     if let Some(authority) = parts.uri.authority() {
-        // What the request is for is stronger than a Host header.
+        // An authority takes precedence over a Host header.
         if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
             parts.headers.insert(header::HOST, host);
         }
     }
     let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
-    // A client of a resource's own port speaks what it would speak to the resource itself: that may know nothing else.
+    // On a resource's own port the client's protocol is kept: the resource may speak no other.
     let http2 = parts.version == Version::HTTP_2 && (grpc || context.origin.port.is_some());
-    // HTTP/1.1 asks for a Host; what came without one is sent on as what it is.
+    // HTTP/1.1 requires a Host; a request without one is sent on as HTTP/1.0.
     let http10 = parts.version == Version::HTTP_10 && !parts.headers.contains_key(header::HOST);
     let trailers = grpc || headers::takes_trailers(&parts.headers);
     headers::strip(&mut parts.headers);
@@ -251,11 +251,11 @@ fn outgoing(
             headers::join_cookies(&mut parts.headers);
         }
         if !body.is_end_stream() && body.size_hint().exact().is_none() {
-            // Said here: of GET and HEAD hyper would take it for none.
+            // Set here: hyper would take a GET or HEAD to have no body.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
     }
-    // Answered by whoever reads the body: the resource need not say it may come.
+    // hyper answers it when the body is read: the resource need not.
     parts.headers.remove(header::EXPECT);
     headers::forwarded(&mut parts.headers, &context.origin.peer, forwarded_headers(context, resource));
     if let Some(protocol) = protocol.filter(|_| switch.is_some()) {
@@ -281,10 +281,10 @@ fn outgoing(
     (Request::from_parts(parts, RequestBody::from_client(body, context)), switch)
 }
 
-/// What becomes of what a request says of its client.
+/// What happens to the headers about the client.
 ///
-/// On a resource's own port it is passed on as the resource would have got it without the DLX. Whose word counts there is
-/// then the resource's to decide, unless trusted proxies are named: what others say is replaced, whatever the port.
+/// On a resource's own port they are passed on as the resource would get them without the DLX, and the resource decides
+/// whom to trust; with trusted proxies, those of other peers are replaced, on every port.
 fn forwarded_headers(context: &ConnectionContext, resource: &ResourceHandle) -> ForwardedHeaders {
     let own_port = context.origin.port.is_some();
     let believed = context.origin.trusted || own_port && context.identifier.peers.is_empty();
@@ -299,7 +299,7 @@ fn is_grpc(headers: &http::HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// What is rare is boxed: whoever waits here makes room for the largest of its branches, and it is moved as a whole.
+/// Rare branches are boxed: the future is as large as its largest branch, and is moved as a whole.
 async fn send(
     context: &ConnectionContext,
     target: &EndpointTarget,
@@ -321,13 +321,13 @@ async fn send(
     let http10 = request.version() == Version::HTTP_10;
     let (response, connection) = context.pool.send(target, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // What follows is no HTTP, and nobody asked for it.
+        // What follows is another protocol, which was not requested.
         return Err(Unsent::Perhaps(UpstreamError::UnrequestedSwitch));
     }
     if coded(response.headers()) {
         return Err(Unsent::Perhaps(UpstreamError::TransferCoding));
     }
-    // Of a connection that spoke HTTP/1.0 hyper makes HTTP/1.0 of the next request, and that has no body of unknown length.
+    // After a response in HTTP/1.0 hyper sends the next request in HTTP/1.0, which has no bodies of unknown length.
     let again = !http10 && response.version() != Version::HTTP_10;
     Ok(Answer::Pooled(response, again.then_some(connection)))
 }
@@ -386,7 +386,7 @@ fn incoming(
     response
 }
 
-/// What it waited for, in milliseconds: `hold;dur=812.4, wake;dur=811.0, decide;dur=0.1, ...`.
+/// The phases of the wait, in milliseconds: `hold;dur=812.4, wake;dur=811.0, decide;dur=0.1, ...`.
 fn timing(cold: ColdStart) -> String {
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let mut text = format!("hold;dur={:.1}", ms(cold.hold));

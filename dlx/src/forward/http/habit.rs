@@ -1,4 +1,4 @@
-//! What a thread has learned of an endpoint: whether it keeps a connection open after an answer.
+//! Learns whether an endpoint keeps a connection open after an answer.
 
 use std::time::Duration;
 
@@ -6,35 +6,35 @@ use tokio::time::Instant;
 
 /// A connection that is closed within this time of its first answer was closed because of it.
 const CLOSED_BY_ANSWER: Duration = Duration::from_millis(200);
-/// A connection that is open for so long after an answer is likely to stay so for the next request.
+/// A connection that stayed open this long after an answer is likely to stay open for the next request.
 const SETTLED_AFTER: Duration = Duration::from_millis(50);
-/// After so many connections that were closed with their first answer, none is kept,
+/// After this many connections that were closed with their first answer, none is kept
 const MAX_CLOSES: u8 = 3;
-/// for so long; then one is kept to see.
+/// for this long; then one is kept as a test.
 const KEEP_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Whether an endpoint keeps connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct KeepAliveHabit {
-    /// Connections in a row that were closed with their first answer.
+    /// How many connections in a row were closed with their first answer.
     closed: u8,
-    /// One was answered on more than once since.
+    /// A connection had more than one answer since.
     keeps: bool,
-    /// Not before this is a connection kept again.
+    /// When a connection is kept again.
     again: Option<Instant>,
 }
 
 // === impl KeepAliveHabit ===
 
 impl KeepAliveHabit {
-    /// A connection was answered on `answers` times by now.
+    /// Notes that a connection has had `answers` answers.
     pub(crate) fn answered(&mut self, answers: u32) {
         if answers > 1 {
             *self = Self { keeps: true, ..Self::default() };
         }
     }
 
-    /// A connection that waited since `since`, after `answers` answers, was closed by `now`.
+    /// Notes that a connection that was idle since `since`, after `answers` answers, was closed by `now`.
     pub(crate) fn closed(&mut self, answers: u32, since: Instant, now: Instant) {
         if answers > 1 || now.duration_since(since) >= CLOSED_BY_ANSWER {
             return;
@@ -45,12 +45,12 @@ impl KeepAliveHabit {
         }
     }
 
-    /// Whether a connection is to be kept at all.
+    /// Whether a connection is kept at all.
     pub(crate) fn keep(&self, now: Instant) -> bool {
         self.again.is_none_or(|again| now >= again)
     }
 
-    /// Whether a request that cannot be sent again may go on a connection that waits since `since`.
+    /// Whether a request that cannot be sent again may use a connection that is idle since `since`.
     pub(crate) fn trusted(&self, since: Instant, now: Instant) -> bool {
         self.keeps || now.duration_since(since) >= SETTLED_AFTER
     }
@@ -69,7 +69,7 @@ mod tests {
             habit.closed(1, begin, begin);
         }
         assert!(!habit.keep(begin + KEEP_RETRY_DELAY / 2) && habit.keep(begin + KEEP_RETRY_DELAY));
-        // Still so: at once again.
+        // Closed again: not kept from then on.
         habit.closed(1, begin + KEEP_RETRY_DELAY, begin + KEEP_RETRY_DELAY);
         assert!(!habit.keep(begin + KEEP_RETRY_DELAY));
         habit.answered(2);

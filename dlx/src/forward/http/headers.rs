@@ -1,4 +1,4 @@
-//! Heads on their way through: what belongs to one connection alone is taken out, what a proxy has to say is put in.
+//! Rewrites heads: removes what belongs to one connection, and adds what a proxy has to add.
 
 use bytes::{Bytes, BytesMut};
 use daemon::settings::ForwardedHeaders;
@@ -7,7 +7,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-/// Fields of one connection alone (RFC 9110 7.6.1), besides those that `Connection` names.
+/// Hop-by-hop fields (RFC 9110 7.6.1), besides those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -23,12 +23,12 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Fields that say how a message ends or for whom it is: `Connection` must not name them away.
+/// Fields for framing and routing: `Connection` must not remove them.
 const NEVER_NAMED: [HeaderName; 4] =
     [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::VIA];
 
-/// Copies what the head shows of the connection's read buffer. While anybody looks at that, hyper needs another one of
-/// 8 KiB for what comes next.
+/// Copies the parts of the head that lie in the connection's read buffer. As long as they do, hyper needs another buffer
+/// of 8 KiB for what comes next.
 pub(crate) fn unpin<B>(request: &mut Request<B>) {
     if let Some(uri) = copied(request.uri()) {
         *request.uri_mut() = uri;
@@ -39,7 +39,7 @@ pub(crate) fn unpin<B>(request: &mut Request<B>) {
     let mut all = all.freeze();
     for value in headers.values_mut() {
         let sensitive = value.is_sensitive();
-        // It was a value before: it is one again.
+        // It was a valid value before.
         if let Ok(mut copy) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
             copy.set_sensitive(sensitive);
             *value = copy;
@@ -47,7 +47,7 @@ pub(crate) fn unpin<B>(request: &mut Request<B>) {
     }
 }
 
-/// The same URI in memory of its own. Part by part: as one text `*` would run into the host before it.
+/// The same URI in its own memory. Part by part: as one text, `*` would become part of the host.
 fn copied(uri: &Uri) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     parts.authority = match uri.authority() {
@@ -65,9 +65,9 @@ fn copied(uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Takes out what belongs to the connection the message came on.
+/// Removes hop-by-hop fields.
 pub(crate) fn strip(headers: &mut HeaderMap) {
-    // None of it in most messages.
+    // Most messages have none.
     if let Some(first) = headers.get(header::CONNECTION) {
         let plain = first.as_bytes().eq_ignore_ascii_case(b"keep-alive")
             || first.as_bytes().eq_ignore_ascii_case(b"close");
@@ -81,30 +81,30 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     if headers.remove(header::TRANSFER_ENCODING).is_some() {
-        // It did not say how long the body was (RFC 9112 6.3), and must not say it of the body as it is sent on.
+        // Its length did not count (RFC 9112 6.3), and must not count for the body as it is sent on.
         headers.remove(header::CONTENT_LENGTH);
     }
 }
 
-/// Whether who sent it takes trailers.
+/// Whether the sender accepts trailers.
 pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
     let mut words =
         headers.get_all(header::TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Makes one `Cookie` of what HTTP/2 may send in crumbs (RFC 9113 8.2.3): HTTP/1 has one.
+/// Joins the `Cookie` fields that HTTP/2 may split (RFC 9113 8.2.3): HTTP/1 has one.
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1 {
-        // What were values are one again.
+        // Valid values, joined, are valid.
         if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
             headers.insert(header::COOKIE, whole);
         }
     }
 }
 
-/// Whether the message says how long its body is, or would be, and nothing else of it.
+/// Whether the only framing of the message is a length.
 pub(crate) fn says_length(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let length = lengths.next().and_then(|length| length.to_str().ok());
@@ -120,7 +120,7 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     names.filter(|name| !NEVER_NAMED.contains(name) && !is_about_client(name)).collect()
 }
 
-/// Whether a field says who the client is. `_` is taken for `-`: to CGI, WSGI and PHP they are the same.
+/// Whether a field is about the client. `_` equals `-`: CGI, WSGI and PHP do not tell them apart.
 fn is_about_client(name: &HeaderName) -> bool {
     let is = |byte: u8, wanted: u8| byte == wanted || byte == b'_' && wanted == b'-';
     let begins = |with: &str| {
@@ -132,7 +132,7 @@ fn is_about_client(name: &HeaderName) -> bool {
         || name.as_str().len() == X_REAL_IP.as_str().len() && begins(X_REAL_IP.as_str())
 }
 
-/// Passes on what a request says of its client, adds to it, or says it anew.
+/// Passes on, extends or replaces the headers about the client.
 pub(crate) fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: ForwardedHeaders) {
     match how {
         ForwardedHeaders::Preserve => {
@@ -153,7 +153,7 @@ pub(crate) fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: Forwar
     let before: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
     let chain = match before.as_slice() {
         [] => Some(peer.clone()),
-        // What were values are one again.
+        // Valid values, joined, are valid.
         before => HeaderValue::from_bytes(&[before, &[peer.as_bytes()]].concat().join(&b", "[..])).ok(),
     };
     if let Some(chain) = chain {
@@ -165,7 +165,7 @@ pub(crate) fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: Forwar
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
 }
 
-/// How often this mark stands in `Via`.
+/// How often `Via` has this mark.
 pub(crate) fn marks(headers: &HeaderMap, mark: &HeaderValue) -> usize {
     let own = pseudonym(mark.as_bytes());
     let hops =
@@ -195,7 +195,7 @@ mod tests {
         address("[::ffff:192.0.2.1]:5".parse().unwrap())
     }
 
-    /// Nothing of it lies in the buffer it was read into any more, and it says the same.
+    /// No part lies in the read buffer any more, and the text is the same.
     #[test]
     fn a_head_without_its_buffer_says_the_same() {
         let buffer = bytes::Bytes::from_static(b"/a?b=c%20d;demo.localhost;\xff secret;");
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(after(ForwardedHeaders::Replace), replaced);
     }
 
-    /// The peer's address is added only where nothing says who the client is.
+    /// The peer's address is added only if no header is about the client.
     #[test]
     fn a_client_without_headers_is_identified_by_its_address() {
         for (said, added) in [

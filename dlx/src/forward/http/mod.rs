@@ -34,37 +34,37 @@ use crate::{
 /// What the requests of one connection have in common.
 #[derive(Debug)]
 pub(crate) struct ConnectionContext {
-    /// Where they come from.
+    /// Their origin.
     pub(crate) origin: Origin,
-    /// Finds out for whom they are.
+    /// Finds their resources.
     pub(crate) identifier: Arc<Identifier>,
-    /// The DLX is shutting down: connections are brought to their end. Of the thread that serves this one.
+    /// Cancelled when the DLX drains: open connections are brought to their end. A child token of the thread.
     pub(crate) draining: CancellationToken,
     /// Counts the connection until it is dropped.
     pub(crate) _open: ConnectionGuard,
-    /// Connections to resources, of this thread.
+    /// The connection pool of the thread.
     pub(crate) pool: Arc<Pool>,
-    /// What its first request was told, if that was held before the connection was served.
+    /// The first request, if it was held before the connection was served.
     pub(crate) parked: Mutex<Option<ParkedRequest>>,
-    /// The connection, where it carries one request at a time.
+    /// The client's connection, if it is HTTP/1.
     pub(crate) socket: Option<Socket>,
-    /// What the connection is doing.
+    /// The connection's progress.
     pub(crate) progress: Arc<ConnectionProgress>,
 }
 
 /// A connection's first request that was held before the connection was served.
 #[derive(Debug)]
 pub(crate) struct ParkedRequest {
-    /// Its way to its resource.
+    /// Its admission.
     pub(crate) admission: Admission,
-    /// What it was told.
+    /// Whether it was admitted.
     pub(crate) outcome: Result<Admitted, Arc<ErrorResponse>>,
 }
 
 // === impl ConnectionContext ===
 
 impl ConnectionContext {
-    /// What the connection's first request was told while it was parked; once.
+    /// Takes the parked first request.
     pub(crate) fn take_parked(&self) -> Option<ParkedRequest> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

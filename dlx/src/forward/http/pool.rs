@@ -1,5 +1,5 @@
-//! Connections to resources, kept for the next request. One pool per thread, so that no two threads wait for each
-//! other; kept by the endpoint's incarnation, so that none outlives the process it leads to.
+//! Idle connections to resources. One pool per thread, so that threads do not wait for each other; keyed by the
+//! incarnation of the endpoint, so that no connection outlives its process.
 
 use std::{
     collections::HashMap,
@@ -29,17 +29,17 @@ use super::{
 };
 use crate::state::{EndpointTarget, ResourceHandle};
 
-/// How long a connection waits for its next request: less than the servers that close theirs soonest (gunicorn after
-/// 2 s, node and uvicorn after 5 s), since a request that crosses with a close can seldom be sent again.
+/// How long a connection stays idle: less than the servers with the shortest timeouts (gunicorn 2 s, node and uvicorn 5
+/// s), since a request that crosses with a close can seldom be sent again.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(1500);
-/// How long an endpoint is remembered to which no connection is kept.
+/// How long an endpoint without connections is remembered.
 const HABIT_RETENTION: Duration = Duration::from_secs(600);
 
 /// The connections of one thread.
 #[derive(Debug)]
 pub(crate) struct Pool {
     idle: Mutex<Idle>,
-    /// Told when a connection is kept while there was none.
+    /// Notified when a connection is kept and the upkeep rests.
     kept: Notify,
     next: AtomicUsize,
     /// Requests that were sent again.
@@ -53,14 +53,14 @@ pub(crate) struct Pools(Mutex<Vec<Arc<Pool>>>);
 #[derive(Debug, Default)]
 struct Idle {
     endpoints: HashMap<u64, Kept>,
-    /// Nothing was kept when the upkeep looked last: it is to be told of the next.
+    /// The upkeep found nothing and rests: notify it of the next connection.
     resting: bool,
 }
 
-/// What is kept for one endpoint.
+/// The connections to one endpoint.
 #[derive(Debug)]
 struct Kept {
-    /// When something was kept last.
+    /// When a connection was last kept.
     since: Instant,
     http1: Vec<Connection>,
     http2: Option<(Instant, http2::SendRequest<RequestBody>, Upstream)>,
@@ -72,13 +72,13 @@ struct Kept {
 struct Connection {
     sender: http1::SendRequest<RequestBody>,
     upstream: Upstream,
-    /// How often it was answered on, to the end.
+    /// How many answers came on it, to their end.
     answers: u32,
-    /// When it was answered on last, or made.
+    /// When the last answer ended, or it was made.
     since: Instant,
 }
 
-/// A connection that carries a request.
+/// A connection in use by a request.
 #[derive(Debug)]
 pub(crate) struct PooledConnection {
     pool: Arc<Pool>,
@@ -89,20 +89,20 @@ pub(crate) struct PooledConnection {
 /// Why a request got no answer.
 #[derive(Debug)]
 pub(crate) enum Unsent {
-    /// Not a byte of it was sent: here it is again.
+    /// No byte was sent; the request again.
     Never(Box<Request<RequestBody>>, UpstreamError),
     /// The resource may have seen it.
     Perhaps(UpstreamError),
-    /// The resource may have seen it, and it is its client that did not go on with its body.
+    /// The resource may have seen it, and its client broke off the body.
     Client(hyper::Error),
 }
 
 // === impl Unsent ===
 
 impl Unsent {
-    /// What the resource may have seen ended so.
+    /// Classifies the error of a request that the resource may have seen.
     pub(crate) fn perhaps(error: hyper::Error) -> Self {
-        // Of hyper's user's doing: the body that it was given.
+        // hyper blames its caller: the client's body failed.
         match error.is_user() && std::error::Error::source(&error).is_some() {
             true => Self::Client(error),
             false => Self::Perhaps(error.into()),
@@ -113,7 +113,7 @@ impl Unsent {
 // === impl Pool ===
 
 impl Pool {
-    /// An empty one. Its upkeep is a task on the current runtime.
+    /// Creates an empty pool. Its upkeep is a task on the current runtime.
     pub(crate) fn new() -> Arc<Self> {
         let pool = Arc::new(Self {
             idle: Mutex::default(),
@@ -130,7 +130,7 @@ impl Pool {
         self.resent.load(Ordering::Relaxed)
     }
 
-    /// Which of `count` endpoints is next.
+    /// The next of `count` endpoints, in turn.
     pub(crate) fn turn(&self, count: usize) -> usize {
         if count < 2 { 0 } else { self.next.fetch_add(1, Ordering::Relaxed) % count }
     }
@@ -143,7 +143,7 @@ impl Pool {
     ) -> Result<(Response<Incoming>, PooledConnection), Unsent> {
         loop {
             let (safe, second) = (resend::is_safe(&request), resend::is_second(&request));
-            // What is sent again takes no connection that may end in the same way.
+            // A request that is sent again takes a new connection.
             let kept = if second { None } else { self.take(target.number, safe) };
             let reused = kept.is_some();
             let mut connection = match kept {
@@ -170,7 +170,7 @@ impl Pool {
                 Err(failed) => failed,
             };
             match (failed.take_message(), copy) {
-                // It was closed while it waited: the next one, or a new one.
+                // The idle connection was closed: try the next, or a new one.
                 (Some(again), _) if reused => request = again,
                 (Some(again), _) => return Err(Unsent::Never(Box::new(again), failed.into_error().into())),
                 (None, Some(copy))
@@ -263,7 +263,7 @@ impl Pool {
         }
     }
 
-    /// A connection that waits; for a request that cannot be sent again, one that is likely to stay open.
+    /// An idle connection; for a request that cannot be sent again, one that is likely to stay open.
     fn take(&self, target: u64, safe: bool) -> Option<Connection> {
         let mut idle = self.lock();
         let kept = idle.endpoints.get_mut(&target)?;
@@ -271,7 +271,7 @@ impl Pool {
             return None;
         }
         let now = Instant::now();
-        // From the end: the one used last is the least likely to be closed soon.
+        // From the end: the last used is the least likely to be closed soon.
         let mut at = kept.http1.len();
         while at > 0 {
             at -= 1;
@@ -301,14 +301,14 @@ impl Pool {
         }
     }
 
-    /// Tells the upkeep that something is kept.
+    /// Wakes the upkeep if it rests.
     fn wake_upkeep(&self, idle: &mut Idle) {
         if std::mem::take(&mut idle.resting) {
             self.kept.notify_one();
         }
     }
 
-    /// A connection was closed when the next request was on its way.
+    /// Notes that a connection was closed while the next request was on its way.
     fn note_closed(&self, target: u64, connection: &Connection) {
         if let Some(kept) = self.lock().endpoints.get_mut(&target) {
             connection.record_close(&mut kept.habit, Instant::now());
@@ -319,13 +319,13 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the connections to these endpoints that carry no request now.
+    /// Closes the idle connections to these endpoints.
     pub(crate) fn close_idle(&self, unlisted: &[u64]) {
         self.lock().endpoints.retain(|number, _| !unlisted.contains(&EndpointTarget::listed(*number)));
     }
 
-    /// Drops what waited for too long, and forgets endpoints that are used no more: one may be kept once more after it was
-    /// listed last. When to look again, if a connection is left.
+    /// Drops connections that were idle for too long, and forgets endpoints that are not used any more: a connection may
+    /// still be kept after its endpoint was last listed. When to look again, if a connection is left.
     fn drop_old(&self) -> Option<Instant> {
         let now = Instant::now();
         let fresh = |at: Instant| now.duration_since(at) < IDLE_TIMEOUT;
@@ -340,7 +340,7 @@ impl Pool {
                 }
                 !closed && fresh(connection.since)
             });
-            // Dropping the handle ends the connection only when its streams are done.
+            // A dropped handle ends the connection only when its streams are done.
             kept.http2.take_if(|(since, sender, _)| sender.is_closed() || !fresh(*since));
             let holds = !kept.http1.is_empty() || kept.http2.is_some();
             left |= holds;
@@ -354,7 +354,7 @@ impl Pool {
 // === impl Pools ===
 
 impl Pools {
-    /// One more thread keeps connections.
+    /// Adds the pool of a thread.
     pub(crate) fn add(&self, pool: Arc<Pool>) {
         self.lock().push(pool);
     }
@@ -364,7 +364,7 @@ impl Pools {
         self.lock().iter().map(|pool| pool.resent()).sum()
     }
 
-    /// Closes what is kept for endpoints that are listed no more: one that ends may wait for it.
+    /// Closes the idle connections to endpoints that are not listed any more: a pod that ends may wait for that.
     pub(crate) fn close_idle(&self, unlisted: &[u64]) {
         for pool in self.lock().iter() {
             pool.close_idle(unlisted);
@@ -376,7 +376,7 @@ impl Pools {
     }
 }
 
-/// Drops connections that waited for too long. Sleeps for good while there are none.
+/// Drops connections that were idle for too long; rests while there are none.
 async fn upkeep(pool: std::sync::Weak<Pool>) {
     loop {
         let Some(pool) = pool.upgrade() else { return };
@@ -397,7 +397,7 @@ async fn upkeep(pool: std::sync::Weak<Pool>) {
 // === impl Idle ===
 
 impl Idle {
-    /// What is kept for an endpoint, where something is about to be kept.
+    /// The connections to an endpoint, to which one is about to be added.
     fn kept(&mut self, target: u64, now: Instant) -> &mut Kept {
         let new = || Kept { since: now, http1: Vec::new(), http2: None, habit: KeepAliveHabit::default() };
         let kept = self.endpoints.entry(target).or_insert_with(new);
@@ -409,7 +409,7 @@ impl Idle {
 // === impl Connection ===
 
 impl Connection {
-    /// It was closed by `now`, or earlier if that was seen.
+    /// Notes that it was closed by `now`, or earlier if that was seen.
     fn record_close(&self, habit: &mut KeepAliveHabit, now: Instant) {
         habit.closed(self.answers, self.since, self.upstream.closed().unwrap_or(now));
     }
@@ -418,7 +418,7 @@ impl Connection {
 // === impl PooledConnection ===
 
 impl PooledConnection {
-    /// The response came to its end: the connection is kept for another request, if more are to go where it leads.
+    /// At the end of the response: keeps the connection if its endpoint still takes requests.
     pub(crate) fn return_to_pool(self, resource: &ResourceHandle) {
         if resource.goes_to(EndpointTarget::listed(self.target)) {
             self.pool.put(self.target, self.connection);
@@ -433,7 +433,7 @@ mod tests {
 
     use super::*;
 
-    /// One call after another has its connection kept when its endpoint is listed no more.
+    /// Connections are kept one after another for endpoints that are not listed any more.
     #[tokio::test(start_paused = true)]
     async fn endpoints_that_are_used_no_more_are_forgotten() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

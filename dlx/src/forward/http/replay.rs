@@ -1,4 +1,4 @@
-//! A request's body that can be sent from its beginning again, as long as little of it was sent.
+//! A request body that can be sent again from its beginning, as long as little of it was sent.
 
 use std::{
     pin::Pin,
@@ -9,17 +9,17 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-/// How much is kept of what was sent. More than most calls of gRPC have.
+/// How much of the sent bytes is kept. More than most gRPC calls have.
 const MAX_KEPT: usize = 16 * 1024;
-/// What a piece counts at least: keeping it costs as much, however little is in it.
+/// The least size of a chunk in that sum: keeping a chunk costs as much, however small it is.
 const MIN_PIECE: usize = 256;
 
-/// A body that is kept while it is sent. Its [`later`](Self::later) one takes it over when it is first read.
+/// A body that keeps what it sends. The [`later`](Self::later) body takes over when it is begun.
 #[derive(Debug)]
 pub(crate) struct Replay<B> {
     state: Arc<Mutex<State<B>>>,
     turn: u32,
-    /// How many of the kept pieces were given.
+    /// How many of the kept chunks were read.
     position: usize,
 }
 
@@ -28,16 +28,16 @@ struct State<B> {
     rest: B,
     kept: Vec<Bytes>,
     bytes: usize,
-    /// More was sent than is kept.
+    /// More was sent than was kept.
     lost: bool,
-    /// Who reads it.
+    /// Which of the bodies reads it.
     turn: u32,
 }
 
 // === impl Replay ===
 
 impl<B> Replay<B> {
-    /// A body of which nothing was sent.
+    /// Wraps a body of which nothing was sent.
     pub(crate) fn new(rest: B) -> Self {
         let state = State { rest, kept: Vec::new(), bytes: 0, lost: false, turn: 0 };
         Self { state: Arc::new(Mutex::new(state)), turn: 0, position: 0 }
@@ -48,7 +48,7 @@ impl<B> Replay<B> {
         Self { state: self.state.clone(), turn: self.turn + 1, position: 0 }
     }
 
-    /// Takes the body over, if all that was sent of it is kept.
+    /// Takes over, if all that was sent is kept.
     pub(crate) fn begin(&self) -> bool {
         let mut state = self.lock();
         if !state.lost {
@@ -74,7 +74,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
         let mut guard = this.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *guard;
         if state.turn != this.turn {
-            // It is sent on another stream; this one is refused already.
+            // It is sent on another stream by now; this one was refused.
             return Poll::Ready(None);
         }
         if let Some(kept) = state.kept.get(this.position) {
@@ -82,7 +82,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
         }
         if Arc::strong_count(&this.state) == 1 && !state.lost {
-            // Nobody will send it again.
+            // It will not be sent again.
             state.lost = true;
             state.kept = Vec::new();
         }
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// A body of these pieces.
+    /// A body of these chunks.
     #[derive(Debug)]
     struct Pieces(VecDeque<Bytes>);
 
@@ -163,7 +163,7 @@ mod tests {
             first.frame().await.unwrap().unwrap();
         }
         assert!(later.begin());
-        // Whoever still reads the first gets nothing of it any more.
+        // The first body ends for its reader.
         assert!(first.frame().await.is_none());
         assert_eq!(later.size_hint().exact(), Some(6));
         assert_eq!(later.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
@@ -177,7 +177,7 @@ mod tests {
         for (pieces, kept) in [
             (vec![&LARGE[..]], true),
             (vec![&LARGE[..], b"a"], false),
-            // However little is in a piece, it is a piece.
+            // Even a small chunk counts.
             (vec![b"a"; MAX_KEPT / MIN_PIECE], true),
             (vec![b"a"; MAX_KEPT / MIN_PIECE + 1], false),
         ] {

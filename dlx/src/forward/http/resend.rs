@@ -1,4 +1,4 @@
-//! When a request is sent a second time: never if the resource may have done what it asks for.
+//! Decides whether a request is sent a second time: never if the resource may have acted on it.
 
 use std::{error::Error, time::Duration};
 
@@ -7,15 +7,16 @@ use tokio::time::Instant;
 
 use super::{RequestBody, replay::Replay, upstream::Upstream};
 
-/// A reused connection that ends within this time of a request being sent crossed with it. Later, somebody worked on it.
+/// A reused connection that ends within this time after the request crossed with it. Later, the resource may have acted
+/// on the request.
 const CROSSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Marks a request that is sent for the second time.
 #[derive(Clone, Copy, Debug)]
 struct Second;
 
-/// Whether the request may be sent again although the resource may have seen it: it asks for nothing to be changed, it
-/// has no body, and this is the first time.
+/// Whether the request may be sent again although the resource may have seen it: a safe method, no body, and the first
+/// time.
 pub(crate) fn is_safe(request: &Request<RequestBody>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
         && matches!(request.body(), RequestBody::Empty)
@@ -38,8 +39,8 @@ pub(crate) fn second(mut copy: Request<RequestBody>) -> Request<RequestBody> {
     copy
 }
 
-/// Makes a request one whose body can be begun again, and a copy that does so; for HTTP/2, which says what was not begun
-/// to be worked on. No copy of one that is sent for the second time.
+/// Makes the body of a request repeatable, and makes a copy of the request; for HTTP/2, which reports what was not
+/// processed. No copy of a request that is sent for the second time.
 pub(crate) fn keep(request: Request<RequestBody>) -> (Request<RequestBody>, Option<Request<RequestBody>>) {
     if is_second(&request) {
         return (request, None);
@@ -58,7 +59,7 @@ pub(crate) fn keep(request: Request<RequestBody>) -> (Request<RequestBody>, Opti
     (request, Some(again))
 }
 
-/// Has the copy begin with the body, if all that was sent of it is kept.
+/// Has the copy take over the body, if all that was sent is kept.
 pub(crate) fn begins_again(copy: &Request<RequestBody>) -> bool {
     match copy.body() {
         RequestBody::Kept(replay) => replay.begin(),
@@ -80,14 +81,14 @@ pub(crate) fn crossed(connection: &Upstream, sent: Instant) -> bool {
     connection.closed().is_some_and(|closed| closed.duration_since(sent) < CROSSED_WITHIN)
 }
 
-/// Whether the resource said that it did not begin to work on the request: it refused the stream, or said that it ends
-/// with an earlier one.
+/// Whether the resource reported that it did not process the request: it refused the stream, or its GOAWAY names an
+/// earlier one.
 pub(crate) fn was_refused(error: &hyper::Error, connection: &Upstream) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
             let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            // The end of a connection gives the same error to the streams that were worked on.
+            // A closed connection gives the same error to streams that were processed.
             let later = error.is_go_away() && connection.closed().is_none();
             return error.is_remote() && (refused || later);
         }

@@ -1,6 +1,6 @@
-//! Requests that `staticResponses` names, of monitors: they neither wake nor count. While the resource is asleep the DLX answers
-//! them. While it is awake they are forwarded, since a load balancer must not take a dead resource for a healthy one; with `when:
-//! always` the DLX answers them then, too.
+//! Serves requests of monitors, as in `staticResponses`: they neither wake nor count. While the resource is asleep the
+//! DLX answers them. While it is awake they are forwarded, since a load balancer must not take a dead resource for a
+//! healthy one; with `when: always` the DLX answers them then, too.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use super::{ConnectionContext, ResponseBody, forward};
 use crate::{admit::StaticAnswer, answer::ErrorResponse, identify::Identified, state::ResourceHandle};
 
-/// Serves a request that a static response matches.
+/// Serves a request that matches a static response.
 pub(crate) async fn serve(
     context: &Arc<ConnectionContext>,
     identified: Identified,
@@ -36,14 +36,14 @@ pub(crate) async fn serve(
 fn response(answer: StaticAnswer) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = answer.status;
-    // Prometheus takes no answer that does not say what it is; this one has no samples.
+    // Prometheus requires a content type; this answer has no samples.
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
-/// 503: it is awake, and none of its endpoints takes requests.
+/// 503: the resource is awake, and no endpoint takes requests.
 pub(crate) fn not_up(resource: &ResourceHandle) -> ErrorResponse {
     let why = resource.read(|view| view.why_not_up());
     ErrorResponse::unavailable(&resource.key.id, "not_ready", why, Duration::from_secs(1))

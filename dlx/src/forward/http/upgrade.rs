@@ -1,4 +1,4 @@
-//! Switches of protocol (WebSocket): after the 101, bytes are copied both ways, and it counts as in flight.
+//! Protocol switches (WebSocket): after the 101, bytes are copied both ways, and the request counts as in flight.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
     state::{EndpointTarget, InFlight},
 };
 
-/// How long a client may go on after its resource said that nothing more comes. It is in flight for so long: a client
-/// that forgets its connection must not keep the resource awake.
+/// How long a client may continue after its resource has half-closed. The request is in flight meanwhile: a client that
+/// forgets its connection must not keep the resource awake.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The protocol a request asks to switch to.
 pub(crate) fn wanted(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let upgrade = headers.get(header::UPGRADE).filter(|_| version == Version::HTTP_11)?;
-    // Not to HTTP/2, alone or as one of several: that would get around everything the proxy does.
+    // Not to HTTP/2, alone or in a list: that would bypass the proxy.
     let mut words = headers
         .get_all(header::UPGRADE)
         .iter()
@@ -61,7 +61,7 @@ pub(crate) async fn send(
     })
 }
 
-/// The 101 as the client gets it; from then on a task copies.
+/// The 101 for the client; a task copies from then on.
 pub(crate) fn switch(
     mut response: Response<Incoming>,
     client: Option<OnUpgrade>,
@@ -82,7 +82,7 @@ pub(crate) fn switch(
         };
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
         copy_both(&mut client, &mut upstream).await;
-        // Until here its connection counts as open.
+        // Its connection counts as open until here.
         drop((in_flight, context));
     });
     super::headers::strip(response.headers_mut());
@@ -95,7 +95,7 @@ pub(crate) fn switch(
     response
 }
 
-/// Copies both ways until both are over, one of the two went away, or the resource has ended and the client does not.
+/// Copies both ways until both have ended, one breaks, or the resource has ended and the client's time is over.
 async fn copy_both<A, B>(client: &mut A, upstream: &mut B)
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -112,7 +112,7 @@ where
         to_client.shutdown().await
     };
     let (mut up, mut down) = (pin!(up), pin!(down));
-    // An error: one of them went away, and so does the other.
+    // An error: one side broke, and so does the other.
     let _ = tokio::select! {
         ended = &mut up => match ended {
             Ok(()) => down.await,
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// The resource has ended; the client neither says something nor ends.
+    /// The resource has ended; the client neither sends nor ends.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_forgets_its_connection_is_left() {
         let ((_client, mut a), (upstream, mut b)) = (duplex(64), duplex(64));
@@ -139,7 +139,7 @@ mod tests {
         timeout(HALF_CLOSED_TIMEOUT * 2, copy_both(&mut a, &mut b)).await.expect("an end");
     }
 
-    /// The client says that it sends no more, and takes its time to read what comes.
+    /// The client half-closes, and takes its time to read.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_sends_no_more_gets_all_that_comes() {
         let ((mut client, mut a), (mut upstream, mut b)) = (duplex(64), duplex(64));

@@ -1,5 +1,5 @@
-//! Requests' bodies on their way through. One may go on when its answer has ended: until its own end its request is in flight
-//! and its connection busy, but no longer than its client or its resource stalls.
+//! Bodies of requests on their way to the resource. A body may go on after its answer has ended: until its own end the
+//! request is in flight and the connection busy, unless the client or the resource stalls.
 
 use std::{
     pin::Pin,
@@ -23,24 +23,24 @@ use crate::{
 /// A request's body on its way to the resource.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
-    /// None.
+    /// No body.
     Empty,
-    /// From the client.
+    /// The client's body.
     Streaming(FromClient),
-    /// From the client, and kept until it is known that the resource works on it.
+    /// The client's body, kept until the resource is known to process it.
     Kept(Replay<FromClient>),
 }
 
-/// A body that a client sends.
+/// A body from a client.
 #[derive(Debug)]
 pub(crate) struct FromClient {
     incoming: Incoming,
-    /// Its connection, which waits for it until its end: over HTTP/1 alone, where nothing else comes on it.
+    /// The progress of its connection, over HTTP/1 only, where nothing else comes on it.
     awaited: Option<Arc<ConnectionProgress>>,
     state: Shared,
 }
 
-/// A request whose body has not come yet as a whole. Dropped before the answer's end, its request is over.
+/// A request whose body is still arriving. Dropped before the answer's end, the request is over.
 #[derive(Debug)]
 pub(crate) struct Unanswered(Shared);
 
@@ -49,18 +49,18 @@ struct Shared(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 enum State {
-    /// The answer has not ended. The connection has something to do.
+    /// The answer has not ended; the connection is busy.
     Answering(BusyGuard),
-    /// The answer has ended: when a piece of the body passed last, and the task for which the request still counts.
+    /// The answer has ended: when a chunk of the body last passed, and the task that keeps the request in flight.
     Answered { passed: Instant, counts: AbortHandle },
-    /// The request counts no more.
+    /// The request is over.
     Over,
 }
 
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// The body of a client's request.
+    /// Wraps the body of a client's request.
     pub(crate) fn from_client(incoming: Incoming, context: &ConnectionContext) -> Self {
         if incoming.is_end_stream() {
             return RequestBody::Empty;
@@ -72,7 +72,7 @@ impl RequestBody {
         })
     }
 
-    /// Its request, if that may outlast the answer; to be asked for once.
+    /// The request, if it may outlast the answer; to be taken once.
     pub(crate) fn unanswered(&self) -> Option<Unanswered> {
         match self {
             RequestBody::Streaming(body) => Some(Unanswered(body.state.clone())),
@@ -132,7 +132,7 @@ impl Body for FromClient {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.incoming).poll_frame(cx);
-        // An error may be that it waited for too long, which is asked for afterwards.
+        // The error may be a timeout, which is checked afterwards.
         if let Some(progress) = &this.awaited
             && !matches!(frame, Poll::Ready(Some(Err(_))))
         {
@@ -164,7 +164,7 @@ impl Drop for FromClient {
 // === impl Unanswered ===
 
 impl Unanswered {
-    /// The answer has ended: its request is in flight until its body has, too.
+    /// Notes that the answer has ended: the request stays in flight until its body has ended, too.
     pub(crate) fn answered(self, in_flight: InFlight) {
         let mut state = self.0.lock();
         match std::mem::replace(&mut *state, State::Over) {
@@ -186,8 +186,8 @@ impl Drop for Unanswered {
     }
 }
 
-/// Has a request count until nothing more of its body passed for too long. Not told by the body: nobody asks for that while
-/// the resource takes nothing.
+/// Keeps a request in flight until no chunk of its body has passed for too long. The body cannot do that: hyper does not
+/// poll it while the resource takes nothing.
 async fn count(state: Shared, busy: BusyGuard, in_flight: InFlight) {
     let stall = busy.progress().timeouts().stall;
     while let Some(end) = state.last_passed().map(|passed| passed + stall) {
@@ -206,14 +206,14 @@ async fn count(state: Shared, busy: BusyGuard, in_flight: InFlight) {
 // === impl SharedState ===
 
 impl Shared {
-    /// A piece of the body has passed.
+    /// Notes that a chunk of the body has passed.
     fn passed(&self) {
         if let State::Answered { passed, .. } = &mut *self.lock() {
             *passed = Instant::now();
         }
     }
 
-    /// When a piece passed last; `None` when the body has ended.
+    /// When a chunk last passed; `None` when the body has ended.
     fn last_passed(&self) -> Option<Instant> {
         match *self.lock() {
             State::Answered { passed, .. } => Some(passed),
@@ -221,7 +221,7 @@ impl Shared {
         }
     }
 
-    /// The body has ended.
+    /// Notes that the body has ended.
     fn end(&self) {
         let mut state = self.lock();
         if let State::Answered { counts, .. } = &*state {

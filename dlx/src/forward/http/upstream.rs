@@ -1,4 +1,4 @@
-//! A connection to a resource that two look at: hyper reads and writes it, and the pool asks what became of it.
+//! A connection to a resource, used from two sides: hyper reads and writes it, and the pool checks its state.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-/// A connection to a resource. Clones are the same connection; both stay on one thread, so that nobody waits for the lock.
+/// A connection to a resource. Clones are the same connection; they stay on one thread, so the lock is never contended.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream(Arc<Mutex<Inner>>);
 
@@ -27,7 +27,7 @@ struct Inner {
     closed: Option<Instant>,
 }
 
-/// What the kernel says of a connection on which nothing is expected.
+/// The state of an idle connection, from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IdleState {
     /// It is open, and nothing came.
@@ -41,17 +41,17 @@ pub(crate) enum IdleState {
 // === impl Upstream ===
 
 impl Upstream {
-    /// Takes a connection over.
+    /// Wraps a connection.
     pub(crate) fn new(stream: TcpStream) -> Self {
         Self(Arc::new(Mutex::new(Inner { stream, answered: false, closed: None })))
     }
 
-    /// A request is about to be sent on it.
+    /// Notes that a request is about to be sent.
     pub(crate) fn begin(&self) {
         self.lock().answered = false;
     }
 
-    /// Asks the kernel, past what the runtime knows: that hears of a close only when it looks at all connections again.
+    /// Asks the kernel rather than the runtime, which notices a close only when it polls all connections again.
     pub(crate) fn peek_state(&self) -> IdleState {
         let inner = self.lock();
         if inner.closed.is_some() {
@@ -126,8 +126,8 @@ impl AsyncWrite for Upstream {
     }
 }
 
-/// What the other end takes no more is thrown away, as if it were written: the answer that it gave before it closed is
-/// still to be read, and hyper reads nothing after a write that failed.
+/// Bytes that the other end does not take any more are discarded as if they were written: the answer that it sent before
+/// it closed is still to be read, and hyper reads nothing after a failed write.
 fn untaken(written: io::Result<usize>, all: usize) -> io::Result<usize> {
     match written {
         Err(error) if is_closed(&error) => Ok(all),

@@ -8,17 +8,17 @@ use std::{
 use rustix::net::{Shutdown, shutdown};
 use tokio::net::TcpStream;
 
-/// Bytes under way at most, per direction.
+/// How many bytes may be under way per direction.
 const PIPE_BUFFER: usize = 16 * 1024;
 
-/// One direction: from one socket to the other. It can be left standing between two polls: nothing is lost.
+/// One direction: from one socket to the other. It may pause between two polls without losing anything.
 #[derive(Debug, Default)]
 pub(crate) struct Pipe {
     buffer: Vec<u8>,
     sent: usize,
-    /// The sender has said that nothing more comes.
+    /// The sender has half-closed.
     ended: bool,
-    /// And the receiver was told.
+    /// The receiver was half-closed, too.
     done: bool,
 }
 
@@ -35,14 +35,14 @@ impl Pipe {
         self.sent < self.buffer.len()
     }
 
-    /// Tells the receiver that nothing more comes.
+    /// Half-closes the receiver.
     pub(crate) fn end(&mut self, to: &TcpStream) {
-        // It may have gone already.
+        // The receiver may be gone.
         let _ = shutdown(to, Shutdown::Write);
         self.done = true;
     }
 
-    /// Moves what can be moved; ready when the direction is over. Says in `moved` whether a byte moved.
+    /// Copies what can be copied; ready when the direction is over. Sets `moved` if a byte moved.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -65,7 +65,7 @@ impl Pipe {
                 self.end(to);
             } else {
                 if from.poll_read_ready(cx)?.is_pending() {
-                    // Nothing on its way: an idle connection keeps no buffer.
+                    // Nothing is under way: an idle connection keeps no buffer.
                     self.buffer = Vec::new();
                     self.sent = 0;
                     return Poll::Pending;

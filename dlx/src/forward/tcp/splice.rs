@@ -1,4 +1,4 @@
-//! A TCP connection to a resource: through the same gate as a request, then bytes both ways.
+//! Forwards a TCP connection: through the same gate as a request, then bytes both ways.
 
 use std::{
     future::poll_fn,
@@ -25,19 +25,19 @@ use crate::{
     state::{InFlight, PortOwner, ResourceHandle, WakeCause},
 };
 
-/// Whose turn it is among a resource's endpoints.
+/// Takes turns among the endpoints of a resource.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// Why a copying stopped.
+/// Why copying stopped.
 enum Stopped {
-    /// Both directions are over.
+    /// Both directions have ended.
     Over,
     /// No byte moved for a whole window.
     Idle,
 }
 
-/// Serves one connection to its end. One that was not served, or not wholly, is reset: its client must not take what came so
-/// far for all there is.
+/// Serves one connection to its end. A connection that was not wholly served is reset: its client must not take what it
+/// got for everything.
 pub(crate) async fn serve(_open: ConnectionGuard, client: Socket, identity: PortOwner) {
     let resource = identity.resource.clone();
     resource.counts.arrived();
@@ -67,7 +67,7 @@ async fn splice(
     loop {
         match copy(resource, client.stream(), upstream, &mut up, &mut down).await? {
             Stopped::Over => return Ok(()),
-            // Its bytes stay where they are until the gate lets them.
+            // Its bytes stay in the sockets until the gate opens.
             Stopped::Idle => drop(in_flight),
         }
         if !rest(resource, (client.stream(), &mut up), (upstream, &mut down)).await? {
@@ -86,7 +86,7 @@ async fn connect(
     let mut admission = Admission::new(resource.clone());
     let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(100));
     loop {
-        // Its place among those let go is free again when it is connected.
+        // Its permit is free again when it is connected.
         let Admitted { in_flight, held } = enter(&mut admission, client).await?;
         let facts = resource.facts.load_full();
         let turn = NEXT.fetch_add(1, Ordering::Relaxed) % facts.ready.len().max(1);
@@ -101,7 +101,7 @@ async fn connect(
                     return Err(io::Error::other(error));
                 }
                 if !resource.unreachable(&target, error.to_string()) {
-                    // Another port of an endpoint that is ready: nobody else finds out when it answers.
+                    // A port other than the probed one: no probe finds out when it accepts.
                     #[expect(
                         clippy::disallowed_methods,
                         reason = "nothing tells when a port of a ready endpoint accepts"
@@ -131,7 +131,7 @@ async fn enter(admission: &mut Admission, client: &Socket) -> io::Result<Admitte
     }
 }
 
-/// Copies both ways until both are over, or until no byte moved for the resource's largest window.
+/// Copies both ways until both have ended, or no byte moved for the resource's largest window.
 #[expect(clippy::disallowed_methods, reason = "that no byte moved for a window is the event")]
 async fn copy(
     resource: &Arc<ResourceHandle>,
@@ -150,12 +150,12 @@ async fn copy(
                 match (a, b) {
                     (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
                     (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(true)),
-                    // Begins the window anew.
+                    // Restarts the window.
                     _ if moved => Poll::Ready(Ok(false)),
                     _ => Poll::Pending,
                 }
             }) => moved?,
-            // What was read and cannot be written is under way, not idle.
+            // Bytes that were read and cannot be written are under way, not idle.
             () = sleep_until(Instant::now() + window), if !up.is_full() && !down.is_full() => return Ok(Stopped::Idle),
         };
         resource.counts.touch();
@@ -165,8 +165,8 @@ async fn copy(
     }
 }
 
-/// Waits, out of flight, for a byte. Whether there is one; if not, the resource sleeps, or both have said that nothing more
-/// comes. That one of them says so is passed on: the other one may have something left to say.
+/// Waits, not in flight, for a byte. `false`: the resource sleeps, or both sides have half-closed. A half-close is passed
+/// on: the other side may still send.
 async fn rest(
     resource: &Arc<ResourceHandle>,
     (client, up): (&TcpStream, &mut Pipe),

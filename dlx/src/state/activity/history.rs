@@ -1,4 +1,4 @@
-//! How many requests came within a window, for windows of any length.
+//! Counts requests within windows of any length.
 
 use std::{
     collections::VecDeque,
@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-/// Snapshots kept per resource. When there are more, every other one of the older half goes.
+/// How many snapshots are kept per resource. With more, every other one of the older half is dropped.
 const MAX_SNAPSHOTS: usize = 256;
 
-/// What the total was, at most once a second and only while requests come.
+/// Snapshots of the total, at most one per second and only while requests come.
 ///
 /// A window's count is the total now minus the total at the latest snapshot before the window: it may count a little
 /// too much at the window's edge, never too little.
@@ -33,14 +33,14 @@ struct Snapshot {
 // === impl History ===
 
 impl Default for History {
-    /// An empty one.
+    /// No snapshot.
     fn default() -> Self {
         Self { second: AtomicU64::new(0), snapshots: Mutex::new(VecDeque::new()) }
     }
 }
 
 impl History {
-    /// To be called before a request is counted in `total`. Takes the lock once a second.
+    /// Call it before a request is counted in `total`. Takes the lock once a second.
     pub(crate) fn note(&self, now_ms: u64, total: &AtomicU64) {
         let second = now_ms / 1000 + 1;
         if self.second.load(Ordering::Relaxed) != second {

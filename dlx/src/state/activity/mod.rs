@@ -1,7 +1,7 @@
-//! What a resource has to do: requests so far, in flight, and when the last one came or ended.
+//! The activity of a resource: requests so far and in flight, and when the last one came or ended.
 //!
-//! Counted without a lock. A request is counted in flight *before* it asks whether the gate is open; whoever shuts the
-//! gate reads the count *after* it is shut. Both in one total order (`SeqCst`), so that one of the two sees the other.
+//! Counted without a lock. A request is counted in flight *before* it reads whether the gate is open; the gate is shut
+//! *before* the count is read. Both in one total order (`SeqCst`), so that one side sees the other.
 
 mod history;
 
@@ -18,14 +18,14 @@ use crate::clock;
 #[derive(Debug)]
 pub(crate) struct Counts {
     in_flight: AtomicU64,
-    /// In flight, too, and keep nothing awake.
+    /// In flight without keeping the resource awake.
     uncounted: AtomicU64,
     total: AtomicU64,
     /// Milliseconds of [`clock::now_ms`], plus one; 0 is never.
     last: AtomicU64,
     /// Answers by class: `[0]` are 1xx, `[4]` are 5xx.
     classes: [AtomicU64; 5],
-    /// Requests that came while a fence was seen.
+    /// Requests that came during a drain attempt.
     during_drain: AtomicU64,
     /// This DLX's own wakes, by [`WakeOutcome`].
     wakes: [AtomicU64; 3],
@@ -38,16 +38,16 @@ pub(crate) struct Counts {
 pub(crate) enum WakeOutcome {
     /// An endpoint answers.
     Awake,
-    /// Not within its time.
+    /// No endpoint answered in time.
     TimedOut,
-    /// Its plugin says that it cannot come up.
+    /// The plugin says that the resource cannot come up.
     Refused,
 }
 
 // === impl Counts ===
 
 impl Default for Counts {
-    /// Counts from now on.
+    /// Counting begins now.
     fn default() -> Self {
         Self {
             in_flight: AtomicU64::new(0),
@@ -64,7 +64,7 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// One more request, or connection, arrived.
+    /// Counts a request or a connection.
     pub(crate) fn arrived(&self) {
         let now = clock::now_ms();
         self.history.note(now, &self.total);
@@ -72,12 +72,12 @@ impl Counts {
         self.last.store(now + 1, Ordering::Relaxed);
     }
 
-    /// Something of it moves.
+    /// Notes activity, such as bytes of a connection.
     pub(crate) fn touch(&self) {
         self.last.store(clock::now_ms() + 1, Ordering::Relaxed);
     }
 
-    /// Counts one in flight.
+    /// Counts a request in flight.
     pub(crate) fn enter(&self) {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
     }
@@ -87,24 +87,24 @@ impl Counts {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// One in flight ended.
+    /// A request in flight ended.
     pub(crate) fn leave(&self) {
-        // First: whoever sees it gone sees when.
+        // First: a reader that sees it gone also sees when.
         self.touch();
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Counts one in flight that keeps nothing awake. A fence is not confirmed before it has left.
+    /// Counts a request in flight that keeps nothing awake. No drain is confirmed before it has ended.
     pub(crate) fn enter_uncounted(&self) {
         self.uncounted.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// One of those ended, or found the gate shut.
+    /// Such a request ended, or found the gate shut.
     pub(crate) fn leave_uncounted(&self) {
         self.uncounted.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// All in flight, whether they keep it awake or not.
+    /// All requests in flight, whether they keep the resource awake or not.
     pub(crate) fn under_way(&self) -> u64 {
         self.in_flight() + self.uncounted.load(Ordering::SeqCst)
     }
@@ -138,22 +138,22 @@ impl Counts {
         self.history.count(window, clock::now_ms(), last, self.total())
     }
 
-    /// A request found a fence.
+    /// Counts a request that came during a drain attempt.
     pub(crate) fn met_drain(&self) {
         self.during_drain.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests that came while a fence was seen: each of them reverted it, or came with one that did.
+    /// Requests that came during a drain attempt: each reverted it, or came with one that did.
     pub(crate) fn during_drain(&self) -> u64 {
         self.during_drain.load(Ordering::Relaxed)
     }
 
-    /// A wake of this DLX's ended.
+    /// Counts a wake of this DLX that ended.
     pub(crate) fn woken(&self, outcome: WakeOutcome) {
         self.wakes[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// This DLX's wakes that ended: outcome and reason as metrics have them, and how many.
+    /// This DLX's wakes that ended: outcome and reason as in the metrics, and how many.
     pub(crate) fn wakes(&self) -> [(&'static str, &'static str, u64); 3] {
         let count = |outcome: WakeOutcome| self.wakes[outcome as usize].load(Ordering::Relaxed);
         [
@@ -163,7 +163,7 @@ impl Counts {
         ]
     }
 
-    /// An answer with this status was given.
+    /// Counts an answer.
     pub(crate) fn answered(&self, status: http::StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.classes[class].fetch_add(1, Ordering::Relaxed);

@@ -26,7 +26,7 @@ pub(crate) struct HeldTotals {
     shares: Arc<NamespaceShares>,
 }
 
-/// A held request's share of the bounds; given back when dropped.
+/// A held request's part of the limits; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     resource: Arc<ResourceHandle>,
@@ -85,7 +85,7 @@ impl HeldTotals {
 // === impl Reservation ===
 
 impl Reservation {
-    /// Takes a share, or says what is full.
+    /// Reserves a place and bytes for a request.
     pub(crate) fn take(
         resource: &Arc<ResourceHandle>,
         bytes: u64,
@@ -100,7 +100,7 @@ impl Reservation {
         let bytes_before = queue.bytes.fetch_add(bytes, Ordering::Relaxed);
         let all_bytes_before = totals.bytes.fetch_add(bytes, Ordering::Relaxed);
         let taken = Self { resource: resource.clone(), totals: totals.clone(), bytes };
-        // Where one does not fit, dropping `taken` gives everything back.
+        // If a limit is exceeded, dropping `taken` gives everything back.
         if before >= limits.requests {
             Err(QueueFull::Requests(limits.requests))
         } else if bytes_before + bytes > limits.bytes {

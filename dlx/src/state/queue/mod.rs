@@ -1,4 +1,4 @@
-//! Requests that wait for their resource: first come, first let go, within bounds.
+//! Held requests: dispatched in their order of arrival, within limits.
 
 mod limits;
 mod shares;
@@ -18,11 +18,11 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{answer::ErrorResponse, state::ResourceHandle};
 
-/// The requests that wait for one resource.
+/// The held requests of one resource.
 #[derive(Debug)]
 pub(crate) struct Queue {
     inner: Mutex<Inner>,
-    /// Mirrors what waits, so that the proxy path reads it without the lock.
+    /// Mirrors the number of held requests, so that forwarding reads it without the lock.
     len: AtomicUsize,
     bytes: AtomicU64,
     rejected: [AtomicU64; 4],
@@ -39,12 +39,12 @@ struct Inner {
     emptying: Option<Instant>,
 }
 
-/// What a held request is told.
+/// What happens to a held request.
 #[derive(Debug)]
 pub(crate) enum Dispatch {
-    /// Try to enter; the place is free again when this is dropped.
+    /// Try to enter; the permit is free again when it is dropped.
     Forward(DispatchPermit),
-    /// Answer with this.
+    /// Answer it with this.
     Refuse(Arc<ErrorResponse>),
 }
 
@@ -52,7 +52,7 @@ pub(crate) enum Dispatch {
 #[derive(Debug)]
 pub(crate) struct DispatchPermit(Option<Arc<ResourceHandle>>);
 
-/// A held request's place in the queue. Dropping it leaves the queue.
+/// A held request's place in the queue. A drop leaves the queue.
 #[derive(Debug)]
 pub(crate) struct HeldRequest {
     resource: Arc<ResourceHandle>,
@@ -61,16 +61,16 @@ pub(crate) struct HeldRequest {
     _bytes: Reservation,
 }
 
-/// Why a request was not held to its good end.
+/// Why a held request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
     /// Too many are held already.
     TooManyHeld,
     /// Held for longer than `holdTimeout`.
     TooLong,
-    /// The wake cannot succeed.
+    /// The wake failed.
     WakeFailed,
-    /// This DLX ends.
+    /// The DLX is shutting down.
     ShuttingDown,
 }
 
@@ -95,7 +95,7 @@ impl Default for Queue {
 }
 
 impl Queue {
-    /// Requests held now, those included that were let go and have not entered yet.
+    /// Requests held now, including those that were dispatched and have not entered yet.
     pub(crate) fn len(&self) -> usize {
         self.len.load(Ordering::SeqCst)
     }
@@ -121,16 +121,16 @@ impl Queue {
             .map(|why| (why.name(), self.rejected[why as usize].load(Ordering::Relaxed)))
     }
 
-    /// Whether one waits that was told nothing yet.
+    /// Whether a request is not dispatched yet.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.lock().waiting.is_empty()
     }
 
-    /// Takes a request in; whether it is the first to wait. The caller has made sure that somebody works on the resource.
+    /// Queues a request; whether it is the first. The caller makes sure that the driver works on the resource.
     ///
     /// # Errors
     ///
-    /// It is full.
+    /// A limit is reached.
     pub(crate) fn join(
         resource: &Arc<ResourceHandle>,
         bytes: u64,
@@ -149,7 +149,7 @@ impl Queue {
         Ok((HeldRequest { resource: resource.clone(), ticket, dispatch, _bytes: reservation }, first))
     }
 
-    /// The gate opened: at the first pace again.
+    /// The gate opened: dispatching starts at the first pace again.
     pub(crate) fn opened(&self) {
         self.lock().emptying = None;
     }
@@ -169,7 +169,7 @@ impl Queue {
             if let Err(Dispatch::Forward(mut permit)) =
                 sender.send(Dispatch::Forward(DispatchPermit(Some(resource.clone()))))
             {
-                // Its client left; the place must not be given back under the lock.
+                // Its client left; the permit must not be dropped under the lock.
                 permit.0 = None;
                 inner.dispatched -= 1;
             }
@@ -193,7 +193,7 @@ impl Queue {
 // === impl HeldRequest ===
 
 impl HeldRequest {
-    /// Waits until it is told something.
+    /// Waits until it is dispatched or refused.
     pub(crate) async fn wait_for_dispatch(&mut self) -> Dispatch {
         match (&mut self.dispatch).await {
             Ok(dispatch) => dispatch,
@@ -201,12 +201,12 @@ impl HeldRequest {
         }
     }
 
-    /// Back to where it stood: it was let go and found the gate shut again.
+    /// Returns to its place: it was dispatched and found the gate shut again.
     pub(crate) fn rejoin(&mut self, permit: DispatchPermit) {
         let (sender, dispatch) = oneshot::channel();
         self.dispatch = dispatch;
         self.resource.queue.lock().waiting.insert(self.ticket, sender);
-        // After it stands in the queue again: giving the place back may let it go.
+        // After it is queued again: dropping the permit may dispatch it.
         drop(permit);
         self.resource.want();
     }

@@ -1,7 +1,7 @@
-//! A share per namespace of what may be held in all: one tenant must not fill it for the others.
+//! Shares the total limit between namespaces: one tenant must not use it up for the others.
 //!
-//! A namespace may hold as much as is still free. So one that wants everything gets half, two of them a third each, and whoever comes
-//! next finds room. A DLX that knows one namespace only gives it everything.
+//! A namespace may hold as much as is still free. So a single one gets half at most, two of them a third each, and the
+//! next one finds room. A DLX that knows only one namespace gives it everything.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-/// What all resources of one namespace hold. Kept by each of them.
+/// What the resources of one namespace hold. Kept by each of them.
 #[derive(Debug)]
 pub(crate) struct NamespaceShare {
     pub(super) namespace: String,
@@ -24,17 +24,17 @@ pub(crate) struct NamespaceShare {
 #[derive(Debug, Default)]
 pub(super) struct NamespaceShares(Mutex<HashMap<String, Weak<NamespaceShare>>>);
 
-/// What stands in the way of more.
+/// Which limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// All of it is taken.
+    /// The total.
     All,
-    /// The namespace's share is.
+    /// The namespace's share.
     Share,
 }
 
-/// Whether `more` fits into `limit`, of which `all` are taken, `own` of them by the namespace that wants it. `several`: there are other
-/// namespaces.
+/// Whether `more` fits into `limit`, of which `all` are taken, `own` of them by the same namespace. `several`: other
+/// namespaces exist.
 pub(super) fn fits(limit: u64, all: u64, own: u64, more: u64, several: bool) -> Result<(), Full> {
     let free = limit.saturating_sub(all);
     if more > free {
@@ -49,7 +49,7 @@ pub(super) fn fits(limit: u64, all: u64, own: u64, more: u64, several: bool) -> 
 // === impl NamespaceShares ===
 
 impl NamespaceShares {
-    /// That of a namespace.
+    /// The share of a namespace.
     pub(super) fn for_namespace(self: &Arc<Self>, namespace: &str) -> Arc<NamespaceShare> {
         let mut shares = self.lock();
         if let Some(share) = shares.get(namespace).and_then(Weak::upgrade) {
@@ -73,7 +73,7 @@ impl NamespaceShares {
 // === impl NamespaceShare ===
 
 impl NamespaceShare {
-    /// Whose.
+    /// The namespace.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -87,7 +87,7 @@ impl NamespaceShare {
 impl Drop for NamespaceShare {
     fn drop(&mut self) {
         let mut shares = self.shares.lock();
-        // Another one may have its place by now.
+        // A new share may be in its place by now.
         if shares.get(&self.namespace).is_some_and(|share| share.strong_count() == 0) {
             shares.remove(&self.namespace);
         }
@@ -98,7 +98,7 @@ impl Drop for NamespaceShare {
 mod tests {
     use super::*;
 
-    /// How much each of them has when all want as much as they can get, one after another.
+    /// How much each namespace has when all take as much as they can get, one after another.
     fn greedy(limit: u64, namespaces: usize) -> Vec<u64> {
         let mut own = vec![0; namespaces];
         loop {
