@@ -19,7 +19,6 @@ use daemon::{
     wakes::Wakes,
 };
 use http::Method;
-use plugin_host::Instance;
 use scaler_types::{Role, duration, protocol::Rules};
 use tokio::{
     sync::{mpsc, watch},
@@ -183,7 +182,7 @@ struct LeaderTasks {
     context: CycleContext,
     routers: interception::InterceptorContext,
     view: AdminView,
-    running: BTreeMap<CycleKey, watch::Sender<ActivePlugin<Instance>>>,
+    running: BTreeMap<CycleKey, watch::Sender<ActivePlugin>>,
     tasks: TaskTracker,
     /// Ends what would not end.
     abort: CancellationToken,

@@ -1,8 +1,8 @@
 //! Telling a resource's owners what happened to it, beside everything else: nobody waits for it.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use plugin_host::Instance;
+use plugin_host::RunningPlugin;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use scaler_types::{ResourceEvent, ResourceId, Severity};
 use tokio::{
@@ -32,7 +32,7 @@ pub struct Dropped(Counter);
 
 impl Reporter {
     /// Shows reports by `instance`. To be called on a tokio runtime.
-    pub fn to(instance: Instance, dropped: Dropped) -> Self {
+    pub fn to(instance: Arc<dyn RunningPlugin>, dropped: Dropped) -> Self {
         Self::start(dropped, move |id, report| {
             let instance = instance.clone();
             async move { instance.publish_event(&id, &report).await.map_err(|error| error.to_string()) }

@@ -144,19 +144,19 @@ async fn an_instance_stays_as_long_as_its_section_does() {
     let text = "# demo\nnamespace: demo\ndlx:\n  holdTimeout: 9s\nplugins:\n  misbehaving:\n    hosts: # one\n    - a.localhost\n";
     host.write("demo.yaml", text);
     let second = next(&mut served).await;
-    assert!(second[0].instance == first[0].instance);
+    assert!(*second[0].instance == *first[0].instance);
     assert_eq!(second[0].settings.hold_timeout, Duration::from_secs(9));
 
     // The file gets another name: the same instance.
     fs::rename(host.path("config/demo.yaml"), host.path("config/other.yaml")).unwrap();
     let outside = Outside::of(&plugin_manager);
     outside.shows("/api/v1/config", "other.yaml").await;
-    assert!(served.borrow().iter().zip(second.iter()).all(|(now, before)| now.instance == before.instance));
+    assert!(served.borrow().iter().zip(second.iter()).all(|(now, before)| *now.instance == *before.instance));
 
     // The section changes: another instance, and its resource is told by it.
     host.write("other.yaml", &text.replace("a.localhost", "b.localhost"));
     let third = next(&mut served).await;
-    assert!(third[0].instance != first[0].instance);
+    assert!(*third[0].instance != *first[0].instance);
     assert_eq!(third[0].instance.get_resources().await.unwrap()[0].hosts, ["b.localhost"]);
 
     // A second namespace comes, and the first one goes.
@@ -197,13 +197,13 @@ async fn a_broken_change_is_told_and_what_was_there_stays_at_work() {
         assert!(seen.contains("\"holdTimeout\":\"9s\""), "the settings stay: {seen}");
         assert!(outside.get("/metrics").await.contains(&format!("{metric} 1\n")));
         assert!(!served.has_changed().unwrap());
-        assert!(served.borrow()[0].instance == first[0].instance);
+        assert!(*served.borrow()[0].instance == *first[0].instance);
     }
     assert_eq!(first[0].instance.get_resources().await.unwrap()[0].hosts, ["a.localhost"]);
 
     host.write("demo.yaml", &good.replace("9s", "8s"));
     let mended = next(&mut served).await;
-    assert!(mended[0].instance == first[0].instance);
+    assert!(*mended[0].instance == *first[0].instance);
     assert_eq!(mended[0].settings.hold_timeout, Duration::from_secs(8));
     assert!(outside.get("/metrics").await.contains(&format!("{metric} 0\n")));
 }
@@ -361,7 +361,7 @@ async fn plugins_know_where_the_metrics_of_every_file_come_from() {
     let mut served = plugin_manager.served();
     let before = demo(&served.borrow_and_update());
     host.write("shop.yaml", &prometheus("second:9090"));
-    while demo(&served.borrow_and_update()) == before {
+    while *demo(&served.borrow_and_update()) == *before {
         served.changed().await.unwrap();
     }
     outside.shows("/readyz", "second").await;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{instance, wake};
-use plugin_host::Instance;
+use plugin_host::RunningPlugin;
 use scaler_types::ResourceId;
 
 const ROUNDS: usize = 5;
@@ -31,7 +31,7 @@ fn status(key: &str) -> u64 {
 }
 
 /// `callers` tasks make `each` calls one after the other. Prints what one call took, in time and in processor time.
-async fn calls(instance: &Instance, callers: u32, each: u32) {
+async fn calls(instance: &dyn RunningPlugin, callers: u32, each: u32) {
     let id = ResourceId::new("demo", "bad");
     let (mut wall, mut processor) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -83,7 +83,7 @@ async fn waiting() {
             tokio::spawn(async move { bad.set_scale(&wake(Duration::from_secs(3600))).await })
         })
         .collect();
-    until(&bad, &format!("waiting={WAKES} cancelled=0 calls={WAKES}")).await;
+    until(&*bad, &format!("waiting={WAKES} cancelled=0 calls={WAKES}")).await;
     println!(
         "{WAKES} wakes waiting after {:?}: threads {threads} before and {} with them, {} bytes resident each",
         start.elapsed(),
@@ -94,11 +94,11 @@ async fn waiting() {
     for wake in wakes {
         wake.abort();
     }
-    until(&bad, &format!("waiting=0 cancelled={WAKES} calls={WAKES}")).await;
+    until(&*bad, &format!("waiting=0 cancelled={WAKES} calls={WAKES}")).await;
     println!("all dropped, all cancelled in the plugin after {:?}", start.elapsed());
 }
 
-async fn until(instance: &Instance, expected: &str) {
+async fn until(instance: &dyn RunningPlugin, expected: &str) {
     while instance.get_resources().await.expect("it answers beside them").remove(0).status != expected {}
 }
 
@@ -111,8 +111,8 @@ fn spread(mut times: Vec<Duration>) -> String {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let good = instance("{address: '127.0.0.1:9'}").await;
-    calls(&good, 1, 20_000).await;
-    calls(&good, 64, 2_000).await;
+    calls(&*good, 1, 20_000).await;
+    calls(&*good, 64, 2_000).await;
     listing().await;
     waiting().await;
 }

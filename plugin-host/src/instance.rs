@@ -1,13 +1,6 @@
-//! A plugin running for one namespace file.
+//! The calls of a plugin that runs for one namespace file, over the plugin boundary.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use abi_stable::std_types::RVec;
 use scaler_types::{
@@ -17,7 +10,7 @@ use scaler_types::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{CallError, breaker::Breaker};
+use crate::{CallError, CallFuture, RunningPlugin, breaker::Breaker};
 
 /// How long a call may take that has no deadline of its own. A plugin behind a slow API server still makes it (client
 /// libraries give up after 30 s or less), and a call that waits for changes is answered by the plugin's own glue after
@@ -30,12 +23,8 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// When a wake or a write that got no answer, or a panic, makes sense again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// One plugin running for one namespace file. Cheap to clone; clones are equal, and no two instances are.
-#[derive(Clone)]
-pub struct Instance(Arc<Inner>);
-
-struct Inner {
-    id: u64,
+/// A plugin's object in its library, for one namespace file.
+pub(crate) struct Instance {
     kind: String,
     namespace: String,
     scaler: BoxScaler,
@@ -54,139 +43,8 @@ pub(crate) enum NoResult {
 
 impl Instance {
     pub(crate) fn new(kind: String, namespace: String, scaler: BoxScaler) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (listing, watching) = Default::default();
-        Self(Arc::new(Inner { id, kind, namespace, scaler, listing, watching }))
-    }
-
-    /// Tells instances of one process apart.
-    pub fn id(&self) -> u64 {
-        self.0.id
-    }
-
-    /// The kind of resource it scales.
-    pub fn kind(&self) -> &str {
-        &self.0.kind
-    }
-
-    /// The namespace it was started for; `*` is all.
-    pub fn namespace(&self) -> &str {
-        &self.0.namespace
-    }
-
-    /// All resources it manages.
-    ///
-    /// # Errors
-    ///
-    /// No answer within [`ANSWER_WITHIN`] (several times in a row: left alone), an error, a panic.
-    pub async fn get_resources(&self) -> Result<Vec<Resource>, CallError> {
-        self.watched(&self.0.listing, method::GET_RESOURCES, &()).await
-    }
-
-    /// Scales one resource and returns when that is reached.
-    ///
-    /// # Errors
-    ///
-    /// The plugin's own verdict. No answer by the request's deadline, a panic, or an error that says nothing more: `Retry`.
-    pub async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
-        self.call(request.deadline, method::SET_SCALE, request).await.map_err(not_written)
-    }
-
-    /// The defaults it brings for its kind.
-    ///
-    /// # Errors
-    ///
-    /// No answer within [`ANSWER_WITHIN`], an error, a panic.
-    pub async fn get_config(&self) -> Result<Option<ResourceScalerConfig>, CallError> {
-        Ok(self.call(ANSWER_WITHIN, method::GET_CONFIG, &()).await?)
-    }
-
-    /// Where a resource without endpoints listens: `host` or `host:port`.
-    ///
-    /// # Errors
-    ///
-    /// No answer within [`ANSWER_WITHIN`], no such resource, a panic.
-    pub async fn resolve_service_name(&self, resource: &ResourceId) -> Result<String, CallError> {
-        Ok(self.call(ANSWER_WITHIN, method::RESOLVE_SERVICE_NAME, resource).await?)
-    }
-
-    /// Waits for what changed since `cursor`; half a minute at most, then nothing has.
-    ///
-    /// # Errors
-    ///
-    /// No answer within [`ANSWER_WITHIN`] (several times in a row: left alone), an error, a panic.
-    pub async fn changes(&self, cursor: u64) -> Result<Changes, CallError> {
-        self.watched(&self.0.watching, method::CHANGES, &ChangesRequest { cursor }).await
-    }
-
-    /// Writes `record` if the resource's version is still `expected`; gives the new version.
-    ///
-    /// # Errors
-    ///
-    /// The plugin's own verdict. No answer within [`ANSWER_WITHIN`], a panic, or an error that says nothing more: `Retry`,
-    /// and the record may have been written.
-    pub async fn compare_and_set(
-        &self,
-        resource: &ResourceId,
-        expected: &Version,
-        record: &Record,
-    ) -> Result<Version, ScaleError> {
-        let argument =
-            CompareAndSet { id: resource.clone(), expected: expected.clone(), record: record.clone() };
-        self.call(ANSWER_WITHIN, method::COMPARE_AND_SET, &argument).await.map_err(not_written)
-    }
-
-    /// Directs the requests of one resource as `request` says.
-    ///
-    /// # Errors
-    ///
-    /// As [`set_scale`](Self::set_scale); `Unsupported` from a plugin that intercepts nothing.
-    pub async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
-        self.call(request.deadline, method::SET_BACKEND, request).await.map_err(not_written)
-    }
-
-    /// Updates every interception that names DLXs to those that take requests now. A plugin that does not know the call intercepts
-    /// nothing.
-    ///
-    /// # Errors
-    ///
-    /// No answer within [`ANSWER_WITHIN`], an error, a panic.
-    pub async fn sync_dlxs(&self, dlxs: &[Dlx]) -> Result<(), CallError> {
-        match self.call(ANSWER_WITHIN, method::SYNC_DLXS, &dlxs).await {
-            Err(NoResult::Fault(Fault::Unsupported(_))) => Ok(()),
-            result => Ok(result?),
-        }
-    }
-
-    /// Restores a resource, as it was before.
-    ///
-    /// # Errors
-    ///
-    /// As [`set_scale`](Self::set_scale); `Unsupported` from a plugin that leaves nothing to restore.
-    pub async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
-        self.call(request.deadline, method::RESTORE, request).await.map_err(not_written)
-    }
-
-    /// Publishes `event` to the resource's users. A plugin that does not know the call publishes nothing.
-    ///
-    /// # Errors
-    ///
-    /// No answer within [`ANSWER_WITHIN`], an error, a panic.
-    pub async fn publish_event(&self, resource: &ResourceId, event: &ResourceEvent) -> Result<(), CallError> {
-        let argument = PublishEvent { id: resource.clone(), event: event.clone() };
-        match self.call(ANSWER_WITHIN, method::PUBLISH_EVENT, &argument).await {
-            Err(NoResult::Fault(Fault::Unsupported(_))) => Ok(()),
-            result => Ok(result?),
-        }
-    }
-
-    /// Tells it that it is no longer needed. Whatever comes of it, it is over after [`STOP_WITHIN`].
-    pub async fn stop(&self) {
-        if let Err(error) = self.call::<()>(STOP_WITHIN, method::STOP, &()).await {
-            let error = CallError::from(error);
-            tracing::warn!(plugin = self.kind(), namespace = self.namespace(), %error, "the plugin did not stop in order");
-        }
+        Self { kind, namespace, scaler, listing, watching }
     }
 
     /// A call whose silence counts against the plugin.
@@ -202,6 +60,24 @@ impl Instance {
         Ok(result?)
     }
 
+    /// A call that changes a resource.
+    async fn write<T: DeserializeOwned>(
+        &self,
+        within: Duration,
+        method: &str,
+        argument: &impl Serialize,
+    ) -> Result<T, ScaleError> {
+        self.call(within, method, argument).await.map_err(not_written)
+    }
+
+    /// A call of which nothing comes in a plugin that does not know it.
+    async fn call_if_known(&self, method: &str, argument: &impl Serialize) -> Result<(), CallError> {
+        match self.call(ANSWER_WITHIN, method, argument).await {
+            Err(NoResult::Fault(Fault::Unsupported(_))) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         within: Duration,
@@ -211,10 +87,10 @@ impl Instance {
         let argument = serde_json::to_vec(argument).map_err(|error| {
             NoResult::Fault(Fault::Failed(format!("the call cannot be handed over: {error}")))
         })?;
-        let call = self.0.scaler.call(method.into(), argument.into());
+        let call = self.scaler.call(method.into(), argument.into());
         let result: RVec<u8> = answer(within, call).await?;
         serde_json::from_slice(&result).map_err(|error| {
-            let kind = self.kind();
+            let kind = &self.kind;
             NoResult::Fault(Fault::Failed(format!(
                 "the answer of {kind} to {method} makes no sense: {error}"
             )))
@@ -222,22 +98,83 @@ impl Instance {
     }
 }
 
-impl PartialEq for Instance {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.id == other.0.id
+impl RunningPlugin for Instance {
+    fn kind(&self) -> &str {
+        &self.kind
     }
-}
 
-impl Eq for Instance {}
+    fn namespace(&self) -> &str {
+        &self.namespace
+    }
 
-impl fmt::Debug for Instance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { id, namespace, .. } = &*self.0;
-        f.debug_struct("Instance")
-            .field("id", id)
-            .field("kind", &self.kind())
-            .field("namespace", namespace)
-            .finish_non_exhaustive()
+    fn get_resources(&self) -> CallFuture<'_, Result<Vec<Resource>, CallError>> {
+        Box::pin(self.watched(&self.listing, method::GET_RESOURCES, &()))
+    }
+
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, CallError>> {
+        Box::pin(
+            async move { self.watched(&self.watching, method::CHANGES, &ChangesRequest { cursor }).await },
+        )
+    }
+
+    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> CallFuture<'a, Result<(), ScaleError>> {
+        Box::pin(self.write(request.deadline, method::SET_SCALE, request))
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        resource: &'a ResourceId,
+        expected: &'a Version,
+        record: &'a Record,
+    ) -> CallFuture<'a, Result<Version, ScaleError>> {
+        Box::pin(async move {
+            let argument =
+                CompareAndSet { id: resource.clone(), expected: expected.clone(), record: record.clone() };
+            self.write(ANSWER_WITHIN, method::COMPARE_AND_SET, &argument).await
+        })
+    }
+
+    fn resolve_service_name<'a>(
+        &'a self,
+        resource: &'a ResourceId,
+    ) -> CallFuture<'a, Result<String, CallError>> {
+        Box::pin(async move { Ok(self.call(ANSWER_WITHIN, method::RESOLVE_SERVICE_NAME, resource).await?) })
+    }
+
+    fn get_config(&self) -> CallFuture<'_, Result<Option<ResourceScalerConfig>, CallError>> {
+        Box::pin(async move { Ok(self.call(ANSWER_WITHIN, method::GET_CONFIG, &()).await?) })
+    }
+
+    fn set_backend<'a>(&'a self, request: &'a InterceptionRequest) -> CallFuture<'a, Result<(), ScaleError>> {
+        Box::pin(self.write(request.deadline, method::SET_BACKEND, request))
+    }
+
+    fn sync_dlxs<'a>(&'a self, dlxs: &'a [Dlx]) -> CallFuture<'a, Result<(), CallError>> {
+        Box::pin(async move { self.call_if_known(method::SYNC_DLXS, &dlxs).await })
+    }
+
+    fn restore<'a>(&'a self, request: &'a RestoreRequest) -> CallFuture<'a, Result<(), ScaleError>> {
+        Box::pin(self.write(request.deadline, method::RESTORE, request))
+    }
+
+    fn publish_event<'a>(
+        &'a self,
+        resource: &'a ResourceId,
+        event: &'a ResourceEvent,
+    ) -> CallFuture<'a, Result<(), CallError>> {
+        Box::pin(async move {
+            let argument = PublishEvent { id: resource.clone(), event: event.clone() };
+            self.call_if_known(method::PUBLISH_EVENT, &argument).await
+        })
+    }
+
+    fn stop(&self) -> CallFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.call::<()>(STOP_WITHIN, method::STOP, &()).await {
+                let error = CallError::from(error);
+                tracing::warn!(plugin = self.kind, namespace = self.namespace, %error, "the plugin did not stop in order");
+            }
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Finds, checks, loads and calls resource-scaler plugins.
 //!
 //! [`load_dir`] looks at every `*.so` of a folder and tells which it took and why it left out the others. A [`Plugin`] is a
-//! loaded library; [`Plugin::start`] makes an [`Instance`] of it for one namespace file. An instance's calls never
+//! loaded library; [`Plugin::start`] makes a [`RunningPlugin`] of it for one namespace file. Its calls never
 //! last longer than their time, hold no thread while they wait, and are cancelled in the plugin when they are dropped; a
 //! plugin that panics has answered with an error.
 //!
@@ -21,12 +21,14 @@ mod instance;
 mod log;
 mod plugin;
 mod probe;
+mod running;
 mod scan;
 
 pub use error::{CallError, LoadError, RejectedPlugin};
 pub use exit::exit;
-pub use instance::{ANSWER_WITHIN, Instance, STOP_WITHIN};
+pub use instance::{ANSWER_WITHIN, STOP_WITHIN};
 pub use log::{Panics, panics};
 pub use plugin::Plugin;
 pub use probe::answer_probe;
+pub use running::{CallFuture, RunningPlugin};
 pub use scan::{LOAD_TIMEOUT, Scan, load_dir};

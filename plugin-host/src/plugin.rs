@@ -16,8 +16,8 @@ use scaler_types::{
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    CallError, Instance, LoadError,
-    instance::{ANSWER_WITHIN, answer},
+    CallError, LoadError, RunningPlugin,
+    instance::{ANSWER_WITHIN, Instance, answer},
     log,
 };
 
@@ -85,7 +85,7 @@ impl Plugin {
     /// # Errors
     ///
     /// It refused its configuration, panicked over it, or gave no answer within [`ANSWER_WITHIN`].
-    pub async fn start(&self, context: PluginContext) -> Result<Instance, CallError> {
+    pub async fn start(&self, context: PluginContext) -> Result<Arc<dyn RunningPlugin>, CallError> {
         let context = PluginContext {
             kind: self.0.kind.clone(),
             plugin_dir: self.0.path.parent().map(Path::to_owned).unwrap_or_default(),
@@ -109,7 +109,7 @@ impl Plugin {
         };
         let call = timeout(ANSWER_WITHIN, create).await.map_err(|_| CallError::TimedOut(ANSWER_WITHIN))??;
         let scaler = answer(ANSWER_WITHIN, call).await?;
-        Ok(Instance::new(context.kind, context.namespace, scaler))
+        Ok(Arc::new(Instance::new(context.kind, context.namespace, scaler)))
     }
 }
 

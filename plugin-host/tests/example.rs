@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use common::{built, context, folder, load};
-use plugin_host::Instance;
+use plugin_host::RunningPlugin;
 use scaler_types::{Nonce, Phase, Record, ResourceId, ScaleError, ScaleRequest, Target};
 
 /// Starts the example with one resource whose commands write down that they ran.
-async fn example(dir: &Path) -> Instance {
+async fn example(dir: &Path) -> Arc<dyn RunningPlugin> {
     let library = built(&["--package", "example-plugin"], "libcommand.so");
     let plugins = folder(&library, "command.so");
     let scan = load(plugins.path());
@@ -22,7 +22,7 @@ async fn example(dir: &Path) -> Instance {
     scan.plugins[0].start(context("command", &section, dir)).await.unwrap()
 }
 
-async fn scale(instance: &Instance, target: Target, state: Phase) -> Result<(), ScaleError> {
+async fn scale(instance: &dyn RunningPlugin, target: Target, state: Phase) -> Result<(), ScaleError> {
     let version = instance.get_resources().await.unwrap().remove(0).version;
     let record = Record { phase: state, nonce: Nonce(7), ..Record::default() };
     let deadline = Duration::from_secs(60);
@@ -47,7 +47,7 @@ async fn it_starts_and_stops_its_resource_and_tells_what_changed() {
     assert_eq!(before.resources[0].hosts, ["files.localhost"]);
     assert_eq!((before.resources[0].replicas, before.resources[0].record.phase), (0, Phase::Active));
 
-    scale(&one, Target::AtLeast(1), Phase::Waking).await.unwrap();
+    scale(&*one, Target::AtLeast(1), Phase::Waking).await.unwrap();
     assert_eq!(log(), "start\n");
     let mut seen = other.changes(before.cursor).await.unwrap();
     while seen.resources[0].replicas == 0 {
@@ -55,10 +55,10 @@ async fn it_starts_and_stops_its_resource_and_tells_what_changed() {
     }
     assert_eq!(seen.resources[0].record.phase, Phase::Waking);
     assert_eq!(seen.resources[0].endpoints[0].address, "127.0.0.1:9000");
-    scale(&other, Target::AtLeast(1), Phase::Active).await.unwrap();
+    scale(&*other, Target::AtLeast(1), Phase::Active).await.unwrap();
     assert_eq!(log(), "start\n", "it is up already");
 
-    scale(&other, Target::Zero, Phase::Asleep).await.unwrap();
+    scale(&*other, Target::Zero, Phase::Asleep).await.unwrap();
     assert_eq!(log(), "start\nstop\n");
     let asleep = one.get_resources().await.unwrap().remove(0);
     assert_eq!((asleep.replicas, asleep.endpoints.len(), asleep.record.phase), (0, 0, Phase::Asleep));

@@ -5,7 +5,7 @@ mod common;
 use std::{fs, time::Duration};
 
 use common::{instance, wake};
-use plugin_host::Instance;
+use plugin_host::RunningPlugin;
 
 const WAKES: usize = 10_000;
 
@@ -21,7 +21,7 @@ fn resident() -> u64 {
 }
 
 /// Asks the plugin how its wakes stand until it says what is expected.
-async fn until(instance: &Instance, expected: &str) {
+async fn until(instance: &dyn RunningPlugin, expected: &str) {
     let mut status = String::new();
     let asked = async {
         while status != expected {
@@ -35,7 +35,7 @@ async fn until(instance: &Instance, expected: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_wakes_wait_without_a_thread_each_and_are_cancelled_when_dropped() {
     let bad = instance("{set_scale: hang}").await;
-    until(&bad, "waiting=0 cancelled=0 calls=0").await;
+    until(&*bad, "waiting=0 cancelled=0 calls=0").await;
     let (threads_before, resident_before) = (threads(), resident());
 
     let wakes: Vec<_> = (0..WAKES)
@@ -44,7 +44,7 @@ async fn ten_thousand_wakes_wait_without_a_thread_each_and_are_cancelled_when_dr
             tokio::spawn(async move { bad.set_scale(&wake(Duration::from_secs(3600))).await })
         })
         .collect();
-    until(&bad, "waiting=10000 cancelled=0 calls=10000").await;
+    until(&*bad, "waiting=10000 cancelled=0 calls=10000").await;
     // An idle thread of the pool for blocking work may have ended meanwhile.
     assert!(threads() <= threads_before, "{} threads before, {} now", threads_before, threads());
     let each = (resident().saturating_sub(resident_before)) / WAKES as u64;
@@ -56,5 +56,5 @@ async fn ten_thousand_wakes_wait_without_a_thread_each_and_are_cancelled_when_dr
     for wake in wakes {
         wake.abort();
     }
-    until(&bad, "waiting=0 cancelled=10000 calls=10000").await;
+    until(&*bad, "waiting=0 cancelled=10000 calls=10000").await;
 }

@@ -60,7 +60,7 @@ async fn where_a_route_leads_and_what_comes_next() {
         stop: CancellationToken::new(),
     };
     let (_set_active, active) =
-        watch::channel(ActivePlugin { plugin: store.clone(), settings: Arc::default() });
+        watch::channel(ActivePlugin { plugin: Arc::new(store.clone()), settings: Arc::default() });
     let (states, interceptions, view) =
         (Arc::<Mutex<ResourceStates>>::default(), InterceptionTable::default(), AdminView::default());
     let state = states.clone();

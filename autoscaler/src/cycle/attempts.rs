@@ -14,11 +14,11 @@ use crate::{
     decide::ScaleFailure,
     drain::{DrainAttempt, DrainOutcome},
     interception::Switchover,
-    plugin::{ActivePlugin, PluginCalls},
+    plugin::ActivePlugin,
     telemetry::{DrainLabels, rounded},
 };
 
-impl<P: PluginCalls> Cycle<P> {
+impl Cycle {
     /// Begins what waits, as far as there are places.
     pub(super) fn start_queued(&mut self) {
         while self.running.len() - self.switching < MAX_CONCURRENT_ATTEMPTS {

@@ -58,8 +58,10 @@ async fn ten_thousand_resources() {
         rules: Rules::default(),
         stop: CancellationToken::new(),
     };
-    let (_set_active, active) =
-        watch::channel(ActivePlugin { plugin: store.clone(), settings: Arc::new(Settings::default()) });
+    let (_set_active, active) = watch::channel(ActivePlugin {
+        plugin: Arc::new(store.clone()),
+        settings: Arc::new(Settings::default()),
+    });
     let cycle =
         Cycle::new(active, "demo", context, Arc::default(), InterceptionTable::default(), mpsc::channel(1).1);
     // The first one makes what the others find.
@@ -139,7 +141,7 @@ async fn ten_thousand_resources_of_a_prometheus() {
         stop: CancellationToken::new(),
     };
     let (_set_active, active) =
-        watch::channel(ActivePlugin { plugin: store.clone(), settings: Arc::new(settings) });
+        watch::channel(ActivePlugin { plugin: Arc::new(store.clone()), settings: Arc::new(settings) });
     let cycle =
         Cycle::new(active, "demo", context, Arc::default(), InterceptionTable::default(), mpsc::channel(1).1);
     // The first one makes what the others find.

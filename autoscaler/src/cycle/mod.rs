@@ -16,7 +16,7 @@ use daemon::{
     reports::{Dropped, Reporter},
     settings::Settings,
 };
-use plugin_host::CallError;
+use plugin_host::{CallError, RunningPlugin};
 use scaler_types::{Phase, ResourceId, ScaleError, Severity, TrafficMode, protocol::Rules};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -30,7 +30,7 @@ use crate::{
     drain::DrainOutcome,
     interception::{InterceptionTable, ServingDlxs},
     observe::{MetricSource, kubernetes::ClusterClient, members::Members},
-    plugin::{ActivePlugin, PluginCalls, start_reporter},
+    plugin::{ActivePlugin, start_reporter},
     telemetry::{AutoscalerMetrics, CycleLabels, DecisionLabels},
 };
 use states::{PlannedWork, Repair, ResourceStates};
@@ -88,8 +88,8 @@ pub(crate) enum SleepOutcome {
 }
 
 /// The cycle of one plugin in one namespace file.
-pub(crate) struct Cycle<P> {
-    active: watch::Receiver<ActivePlugin<P>>,
+pub(crate) struct Cycle {
+    active: watch::Receiver<ActivePlugin>,
     context: CycleContext,
     labels: CycleLabels,
     states: Arc<Mutex<ResourceStates>>,
@@ -130,12 +130,12 @@ enum TaskResult {
 
 // === impl Cycle ===
 
-impl<P: PluginCalls> Cycle<P> {
+impl Cycle {
     /// The cycle of the plugin and settings that are `active`, for the namespace file of `namespace`; what it learns is
     /// to be read in `states`, `interceptions` are those of its [`Interceptor`](crate::interception::Interceptor), and what people want of it comes by
     /// `sleep_requests`. To be called on a tokio runtime.
     pub(crate) fn new(
-        active: watch::Receiver<ActivePlugin<P>>,
+        active: watch::Receiver<ActivePlugin>,
         namespace: &str,
         context: CycleContext,
         states: Arc<Mutex<ResourceStates>>,
@@ -215,7 +215,7 @@ impl<P: PluginCalls> Cycle<P> {
     async fn run_once(&self) -> PlannedWork {
         let ActivePlugin { plugin, settings } = self.active.borrow().clone();
         let began = Instant::now();
-        let looked = self.observe_and_decide(&plugin, &settings).await;
+        let looked = self.observe_and_decide(&*plugin, &settings).await;
         let took = began.elapsed();
         let metrics = &self.context.metrics;
         metrics.cycles.get_or_create(&self.labels).inc();
@@ -247,7 +247,7 @@ impl<P: PluginCalls> Cycle<P> {
     /// The work, and why nothing is known of the resources' activity, if so.
     async fn observe_and_decide(
         &self,
-        plugin: &P,
+        plugin: &dyn RunningPlugin,
         settings: &Settings,
     ) -> Result<(PlannedWork, Option<String>), CallError> {
         let listed = plugin.get_resources().await?;

@@ -19,7 +19,7 @@ struct Site {
 
 struct Running {
     states: Arc<Mutex<ResourceStates>>,
-    set_active: watch::Sender<ActivePlugin<Store>>,
+    set_active: watch::Sender<ActivePlugin>,
     ask: mpsc::Sender<SleepRequest>,
     task: JoinHandle<()>,
 }
@@ -45,7 +45,8 @@ impl Site {
     }
 
     fn run(&self, store: &Store) -> Running {
-        let active = ActivePlugin { plugin: store.clone(), settings: Arc::new(self.settings.clone()) };
+        let active =
+            ActivePlugin { plugin: Arc::new(store.clone()), settings: Arc::new(self.settings.clone()) };
         let (set_active, active) = watch::channel(active);
         let states = Arc::new(Mutex::new(ResourceStates::with_complete_reports(Instant::now())));
         let (ask, sleep_requests) = mpsc::channel(8);
@@ -265,9 +266,10 @@ async fn another_file_changes_the_cycle_and_none_ends_it() {
         .await;
     // What it remembers outlives the change; the hour's pause does not.
     site.settings.scale_interval = OFTEN;
-    running
-        .set_active
-        .send_replace(ActivePlugin { plugin: second.clone(), settings: Arc::new(site.settings.clone()) });
+    running.set_active.send_replace(ActivePlugin {
+        plugin: Arc::new(second.clone()),
+        settings: Arc::new(site.settings.clone()),
+    });
     second.until(|store| !store.calls.is_empty()).await;
     assert!(running.states.lock().unwrap().cycles.count >= 2);
     let Running { set_active, task, .. } = running;

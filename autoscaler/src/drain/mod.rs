@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use daemon::members::Member;
+use plugin_host::RunningPlugin;
 use scaler_types::{
     Nonce, Phase, Record, Resource, ScaleError, ScaleRequest, Target, TrafficMode, Version,
     protocol::{Drain, DrainInput, DrainOrder, Outcome, Rules, Step, Unwritten, transition},
@@ -17,13 +18,13 @@ use crate::{
         Measurements,
         members::{DrainAnswer, Members},
     },
-    plugin::{PluginCalls, protocol_seen},
+    plugin::protocol_seen,
 };
 
 /// A drain attempt, and what it needs.
-pub(crate) struct DrainAttempt<P> {
+pub(crate) struct DrainAttempt {
     /// The resource's plugin.
-    pub(crate) plugin: P,
+    pub(crate) plugin: Arc<dyn RunningPlugin>,
     /// The DLXs that must confirm.
     pub(crate) members: Members,
     /// The protocol's rules.
@@ -68,7 +69,7 @@ pub(crate) enum RevertReason {
 
 // === impl DrainAttempt ===
 
-impl<P: PluginCalls> DrainAttempt<P> {
+impl DrainAttempt {
     /// Puts `resource` to zero as it was seen, or leaves it as it is. `reason`: why it is idle, written on the record.
     pub(crate) async fn run(&self, resource: &Resource, reason: &str) -> DrainOutcome {
         if resource.traffic_mode == TrafficMode::External {

@@ -47,7 +47,7 @@ impl Site {
 
     async fn run_with(&self, rules: Rules, patience: Duration) -> DrainOutcome {
         let one = DrainAttempt {
-            plugin: self.store.clone(),
+            plugin: Arc::new(self.store.clone()),
             members: members(self.state.path(), patience),
             rules,
             deadline: LONG,
@@ -212,7 +212,7 @@ async fn what_somebody_else_changed_is_left_alone() {
     let stale = site.store.get("hello");
     site.store.write("hello", Phase::Active);
     let one = DrainAttempt {
-        plugin: site.store.clone(),
+        plugin: Arc::new(site.store.clone()),
         members: members(site.state.path(), LONG),
         rules: Rules::default(),
         deadline: LONG,

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     observe::{ListedChanges, follow_changes},
-    plugin::{ActivePlugin, PluginCalls, start_reporter},
+    plugin::{ActivePlugin, start_reporter},
     telemetry::{AutoscalerMetrics, BackendLabels, CycleLabels},
 };
 
@@ -48,8 +48,8 @@ pub(crate) struct InterceptorContext {
 }
 
 /// The router of one plugin in one namespace file.
-pub(crate) struct Interceptor<P> {
-    active: watch::Receiver<ActivePlugin<P>>,
+pub(crate) struct Interceptor {
+    active: watch::Receiver<ActivePlugin>,
     context: InterceptorContext,
     labels: CycleLabels,
     table: InterceptionTable,
@@ -70,11 +70,11 @@ pub(crate) struct Interceptor<P> {
 
 // === impl Interceptor ===
 
-impl<P: PluginCalls> Interceptor<P> {
+impl Interceptor {
     /// The router of the plugin that is `active`, for the namespace file of `namespace`; what it knows is to be read in `table`.
     /// To be called on a tokio runtime.
     pub(crate) fn new(
-        active: watch::Receiver<ActivePlugin<P>>,
+        active: watch::Receiver<ActivePlugin>,
         namespace: &str,
         context: InterceptorContext,
         table: InterceptionTable,
@@ -307,7 +307,7 @@ impl<P: PluginCalls> Interceptor<P> {
     }
 }
 
-impl<P> Drop for Interceptor<P> {
+impl Drop for Interceptor {
     fn drop(&mut self) {
         let mut inner = self.table.inner();
         for leads in inner.resources.drain().map(|(_, led)| led.route.backend) {

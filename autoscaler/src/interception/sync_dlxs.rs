@@ -11,7 +11,7 @@ use tokio::{
 
 use super::ServingDlxs;
 use crate::{
-    plugin::{ActivePlugin, PluginCalls},
+    plugin::ActivePlugin,
     telemetry::{AutoscalerMetrics, CycleLabels},
 };
 
@@ -23,8 +23,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Tends at once, whenever the DLXs or the plugin are others, and each scale interval. Never ends.
 ///
 /// A call under way is given up when the DLXs change: whoever is named by it may be gone, and what it has written is fine.
-pub(super) async fn keep_dlxs_synced<P: PluginCalls>(
-    mut active: watch::Receiver<ActivePlugin<P>>,
+pub(super) async fn keep_dlxs_synced(
+    mut active: watch::Receiver<ActivePlugin>,
     mut serving: ServingDlxs,
     labels: CycleLabels,
     metrics: AutoscalerMetrics,
@@ -74,10 +74,7 @@ pub(super) async fn keep_dlxs_synced<P: PluginCalls>(
 }
 
 /// Returns when the DLXs, or what is given, are others.
-async fn inputs_changed<P: PluginCalls>(
-    active: &mut watch::Receiver<ActivePlugin<P>>,
-    serving: &mut ServingDlxs,
-) {
+async fn inputs_changed(active: &mut watch::Receiver<ActivePlugin>, serving: &mut ServingDlxs) {
     let active = async {
         if active.changed().await.is_err() {
             std::future::pending().await

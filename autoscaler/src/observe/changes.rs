@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
+use plugin_host::RunningPlugin;
 use scaler_types::{Changes, backoff::Backoff};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 
-use crate::{
-    plugin::{ActivePlugin, PluginCalls},
-    telemetry::CycleLabels,
-};
+use crate::{plugin::ActivePlugin, telemetry::CycleLabels};
 
 /// After a plugin that could not say what changed.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -25,8 +23,8 @@ pub(crate) enum ListedChanges {
 }
 
 /// Follows the active plugin, also when it is replaced; returns when the receiver is gone.
-pub(crate) async fn follow_changes<P: PluginCalls>(
-    mut active: watch::Receiver<ActivePlugin<P>>,
+pub(crate) async fn follow_changes(
+    mut active: watch::Receiver<ActivePlugin>,
     labels: CycleLabels,
     told: mpsc::Sender<ListedChanges>,
 ) {
@@ -34,21 +32,21 @@ pub(crate) async fn follow_changes<P: PluginCalls>(
         let plugin = active.borrow_and_update().plugin.clone();
         let settings = active.clone();
         tokio::select! {
-            () = stream_changes(&plugin, &settings, &labels, &told) => return,
-            () = plugin_replaced(&mut active, &plugin) => {}
+            () = stream_changes(&*plugin, &settings, &labels, &told) => return,
+            () = plugin_replaced(&mut active, &*plugin) => {}
         }
     }
 }
 
-async fn plugin_replaced<P: PluginCalls>(active: &mut watch::Receiver<ActivePlugin<P>>, plugin: &P) {
-    if active.wait_for(|active| active.plugin != *plugin).await.is_err() {
+async fn plugin_replaced(active: &mut watch::Receiver<ActivePlugin>, plugin: &dyn RunningPlugin) {
+    if active.wait_for(|active| *active.plugin != *plugin).await.is_err() {
         std::future::pending().await
     }
 }
 
-async fn stream_changes<P: PluginCalls>(
-    plugin: &P,
-    active: &watch::Receiver<ActivePlugin<P>>,
+async fn stream_changes(
+    plugin: &dyn RunningPlugin,
+    active: &watch::Receiver<ActivePlugin>,
     labels: &CycleLabels,
     told: &mpsc::Sender<ListedChanges>,
 ) {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::CallError;
+use plugin_host::{CallError, CallFuture, RunningPlugin};
 use scaler_types::{
     Backend, Changes, Interception, InterceptionRequest, Nonce, Phase, Record, Resource, ResourceEvent,
     ResourceId, RestoreRequest, Rollout, RolloutPhase, ScaleError, ScaleEvent, ScaleRequest, Target, Version,
@@ -14,7 +14,7 @@ use scaler_types::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{KIND, LONG, id};
-use crate::{interception::is_up, plugin::PluginCalls};
+use crate::interception::is_up;
 
 /// A hook that is called when a record was written; it may write itself.
 type Hook = Box<dyn FnMut(&Store, &Record) + Send>;
@@ -288,168 +288,190 @@ impl Inner {
     }
 }
 
-impl PartialEq for Store {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl PluginCalls for Store {
+impl RunningPlugin for Store {
     fn kind(&self) -> &str {
         KIND
     }
 
-    async fn get_resources(&self) -> Result<Vec<Resource>, CallError> {
-        if self.inner().hang {
-            std::future::pending::<()>().await;
-        }
-        Ok(self.inner().resources.values().cloned().collect())
+    fn namespace(&self) -> &str {
+        "demo"
     }
 
-    async fn compare_and_set(
-        &self,
-        id: &ResourceId,
-        expected: &Version,
-        record: &Record,
-    ) -> Result<Version, ScaleError> {
-        let version = {
-            let mut inner = self.inner();
-            inner.calls.push("compare_and_set");
-            if let Some(error) = inner.refuse_records.clone() {
+    fn get_resources(&self) -> CallFuture<'_, Result<Vec<Resource>, CallError>> {
+        Box::pin(async move {
+            if self.inner().hang {
+                std::future::pending::<()>().await;
+            }
+            Ok(self.inner().resources.values().cloned().collect())
+        })
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        id: &'a ResourceId,
+        expected: &'a Version,
+        record: &'a Record,
+    ) -> CallFuture<'a, Result<Version, ScaleError>> {
+        Box::pin(async move {
+            let version = {
+                let mut inner = self.inner();
+                inner.calls.push("compare_and_set");
+                if let Some(error) = inner.refuse_records.clone() {
+                    return Err(error);
+                }
+                inner.set(id, expected, record)?.version.clone()
+            };
+            self.wrote(record);
+            Ok(version)
+        })
+    }
+
+    fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> CallFuture<'a, Result<(), ScaleError>> {
+        Box::pin(async move {
+            let result = {
+                let mut inner = self.inner();
+                inner.calls.push("set_scale");
+                match inner.refuse_scale.clone() {
+                    Some(error) => Err(error),
+                    None => inner.set(&request.id, &request.version, &request.record).map(|resource| {
+                        resource.replicas = match request.target {
+                            Target::Zero => 0,
+                            Target::AtLeast(replicas) => resource.replicas.max(replicas),
+                            Target::Exactly(replicas) => replicas,
+                        };
+                    }),
+                }
+            };
+            self.wrote(&request.record);
+            if result.is_ok() && matches!(request.target, Target::AtLeast(_)) {
+                self.set(|inner| {
+                    inner.woken.push(request.id.name.clone());
+                    inner.starting.0 += 1;
+                    inner.starting.1 = inner.starting.1.max(inner.starting.0);
+                });
+                let takes = self.inner().start_takes;
+                if takes.is_zero() {
+                    self.started(&request.id);
+                } else if !self.inner().never_up.contains(&request.id) {
+                    // As in a cluster: written is not up.
+                    let (store, id) = (self.clone(), request.id.clone());
+                    tokio::spawn(async move {
+                        #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
+                        tokio::time::sleep(takes).await;
+                        store.started(&id);
+                    });
+                }
+            }
+            result
+        })
+    }
+
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, CallError>> {
+        Box::pin(async move {
+            let mut writes = self.0.writes.subscribe();
+            loop {
+                {
+                    let inner = self.inner();
+                    if inner.blind {
+                        return Err(CallError::Plugin("the API is away".to_owned()));
+                    }
+                    let changes = inner.since(cursor);
+                    if changes.complete || !changes.resources.is_empty() || !changes.removed.is_empty() {
+                        return Ok(changes);
+                    }
+                }
+                writes.changed().await.unwrap();
+            }
+        })
+    }
+
+    fn resolve_service_name<'a>(&'a self, id: &'a ResourceId) -> CallFuture<'a, Result<String, CallError>> {
+        Box::pin(async move { Ok(id.name.clone()) })
+    }
+
+    fn set_backend<'a>(&'a self, request: &'a InterceptionRequest) -> CallFuture<'a, Result<(), ScaleError>> {
+        Box::pin(async move {
+            struct Writing(Store);
+            impl Drop for Writing {
+                fn drop(&mut self) {
+                    self.0.inner().writing.0 -= 1;
+                }
+            }
+            let (refused, stuck) = {
+                let mut inner = self.inner();
+                inner.calls.push("set_backend");
+                inner.led.push(SetBackendCall {
+                    name: request.id.name.clone(),
+                    to: request.backend,
+                    dlxs: request.dlxs.iter().map(|dlx| dlx.name.clone()).collect(),
+                    at: Instant::now(),
+                });
+                inner.writing.0 += 1;
+                inner.writing.1 = inner.writing.1.max(inner.writing.0);
+                (inner.refuse_routes.pop_front(), inner.stuck_routes)
+            };
+            let _writing = Writing(self.clone());
+            self.0.writes.send_modify(|writes| *writes += 1);
+            if stuck {
+                std::future::pending::<()>().await;
+            }
+            // As any call: others have their turn meanwhile.
+            tokio::task::yield_now().await;
+            if let Some(error) = refused {
                 return Err(error);
             }
-            inner.set(id, expected, record)?.version.clone()
-        };
-        self.wrote(record);
-        Ok(version)
+            let forgetful = self.inner().forgetful;
+            if !forgetful {
+                self.inner().lead(request);
+            }
+            self.0.writes.send_modify(|writes| *writes += 1);
+            Ok(())
+        })
     }
 
-    async fn set_scale(&self, request: &ScaleRequest) -> Result<(), ScaleError> {
-        let result = {
-            let mut inner = self.inner();
-            inner.calls.push("set_scale");
-            match inner.refuse_scale.clone() {
-                Some(error) => Err(error),
-                None => inner.set(&request.id, &request.version, &request.record).map(|resource| {
-                    resource.replicas = match request.target {
-                        Target::Zero => 0,
-                        Target::AtLeast(replicas) => resource.replicas.max(replicas),
-                        Target::Exactly(replicas) => replicas,
-                    };
-                }),
-            }
-        };
-        self.wrote(&request.record);
-        if result.is_ok() && matches!(request.target, Target::AtLeast(_)) {
-            self.set(|inner| {
-                inner.woken.push(request.id.name.clone());
-                inner.starting.0 += 1;
-                inner.starting.1 = inner.starting.1.max(inner.starting.0);
-            });
-            let takes = self.inner().start_takes;
-            if takes.is_zero() {
-                self.started(&request.id);
-            } else if !self.inner().never_up.contains(&request.id) {
-                // As in a cluster: written is not up.
-                let (store, id) = (self.clone(), request.id.clone());
-                tokio::spawn(async move {
-                    #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
-                    tokio::time::sleep(takes).await;
-                    store.started(&id);
-                });
-            }
-        }
-        result
+    fn sync_dlxs<'a>(&'a self, dlxs: &'a [scaler_types::Dlx]) -> CallFuture<'a, Result<(), CallError>> {
+        Box::pin(async move {
+            let refused = {
+                let mut inner = self.inner();
+                inner.tended.push(dlxs.iter().map(|dlx| dlx.name.clone()).collect());
+                inner.refuse_tending.pop_front()
+            };
+            self.0.writes.send_modify(|writes| *writes += 1);
+            refused.map_or(Ok(()), |reason| Err(CallError::Plugin(reason)))
+        })
     }
 
-    async fn changes(&self, cursor: u64) -> Result<Changes, CallError> {
-        let mut writes = self.0.writes.subscribe();
-        loop {
-            {
-                let inner = self.inner();
-                if inner.blind {
-                    return Err(CallError::Plugin("the API is away".to_owned()));
+    fn restore<'a>(&'a self, request: &'a RestoreRequest) -> CallFuture<'a, Result<(), ScaleError>> {
+        Box::pin(async move {
+            let takes = {
+                let mut inner = self.inner();
+                inner.calls.push("release");
+                if inner.resources.get(&request.id).is_some_and(|resource| !is_up(resource)) {
+                    inner.released_starting.push(request.id.clone());
                 }
-                let changes = inner.since(cursor);
-                if changes.complete || !changes.resources.is_empty() || !changes.removed.is_empty() {
-                    return Ok(changes);
-                }
-            }
-            writes.changed().await.unwrap();
-        }
-    }
-
-    async fn set_backend(&self, request: &InterceptionRequest) -> Result<(), ScaleError> {
-        struct Writing(Store);
-        impl Drop for Writing {
-            fn drop(&mut self) {
-                self.0.inner().writing.0 -= 1;
-            }
-        }
-        let (refused, stuck) = {
+                inner.release_takes
+            };
+            self.set(|_| ());
+            #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
+            tokio::time::sleep(takes).await;
             let mut inner = self.inner();
-            inner.calls.push("set_backend");
-            inner.led.push(SetBackendCall {
-                name: request.id.name.clone(),
-                to: request.backend,
-                dlxs: request.dlxs.iter().map(|dlx| dlx.name.clone()).collect(),
-                at: Instant::now(),
-            });
-            inner.writing.0 += 1;
-            inner.writing.1 = inner.writing.1.max(inner.writing.0);
-            (inner.refuse_routes.pop_front(), inner.stuck_routes)
-        };
-        let _writing = Writing(self.clone());
-        self.0.writes.send_modify(|writes| *writes += 1);
-        if stuck {
-            std::future::pending::<()>().await;
-        }
-        // As any call: others have their turn meanwhile.
-        tokio::task::yield_now().await;
-        if let Some(error) = refused {
-            return Err(error);
-        }
-        let forgetful = self.inner().forgetful;
-        if !forgetful {
-            self.inner().lead(request);
-        }
-        self.0.writes.send_modify(|writes| *writes += 1);
-        Ok(())
-    }
-
-    async fn sync_dlxs(&self, dlxs: &[scaler_types::Dlx]) -> Result<(), CallError> {
-        let refused = {
-            let mut inner = self.inner();
-            inner.tended.push(dlxs.iter().map(|dlx| dlx.name.clone()).collect());
-            inner.refuse_tending.pop_front()
-        };
-        self.0.writes.send_modify(|writes| *writes += 1);
-        refused.map_or(Ok(()), |reason| Err(CallError::Plugin(reason)))
-    }
-
-    async fn restore(&self, request: &RestoreRequest) -> Result<(), ScaleError> {
-        let takes = {
-            let mut inner = self.inner();
-            inner.calls.push("release");
-            if inner.resources.get(&request.id).is_some_and(|resource| !is_up(resource)) {
-                inner.released_starting.push(request.id.clone());
+            if let Some(error) = inner.refuse_release.get(&request.id) {
+                return Err(error.clone());
             }
-            inner.release_takes
-        };
-        self.set(|_| ());
-        #[expect(clippy::disallowed_methods, reason = "the test moves its clock")]
-        tokio::time::sleep(takes).await;
-        let mut inner = self.inner();
-        if let Some(error) = inner.refuse_release.get(&request.id) {
-            return Err(error.clone());
-        }
-        inner.released.push(request.id.clone());
-        Ok(())
+            inner.released.push(request.id.clone());
+            Ok(())
+        })
     }
 
-    async fn publish_event(&self, id: &ResourceId, report: &ResourceEvent) -> Result<(), CallError> {
-        self.inner().reports.push((id.clone(), report.clone()));
-        self.0.writes.send_modify(|writes| *writes += 1);
-        Ok(())
+    fn publish_event<'a>(
+        &'a self,
+        id: &'a ResourceId,
+        report: &'a ResourceEvent,
+    ) -> CallFuture<'a, Result<(), CallError>> {
+        Box::pin(async move {
+            self.inner().reports.push((id.clone(), report.clone()));
+            self.0.writes.send_modify(|writes| *writes += 1);
+            Ok(())
+        })
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{Instance, Plugin};
+use plugin_host::{Plugin, RunningPlugin};
 use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role, ServicePorts, backoff::Backoff};
 use tokio::{
     sync::watch,
@@ -53,7 +53,7 @@ pub(super) struct InstanceManager {
     /// What it is started with.
     pending: BTreeMap<Key, Says>,
     /// No longer needed, to be stopped when everybody could see that.
-    over: Vec<Instance>,
+    over: Vec<Arc<dyn RunningPlugin>>,
     served: watch::Sender<Arc<[Served]>>,
     view: Arc<Mutex<View>>,
 }
@@ -71,7 +71,7 @@ struct Says {
 
 /// An instance, and what it was started with.
 struct Running {
-    instance: Instance,
+    instance: Arc<dyn RunningPlugin>,
     says: Says,
     defaults: ResourceScalerConfig,
     settings: Arc<Settings>,
@@ -82,7 +82,7 @@ struct Started {
     key: Key,
     says: Says,
     contents: Arc<Contents>,
-    result: Result<(Instance, ResourceScalerConfig), String>,
+    result: Result<(Arc<dyn RunningPlugin>, ResourceScalerConfig), String>,
 }
 
 /// A section that its plugin did not take.
@@ -253,7 +253,7 @@ impl InstanceManager {
         self.served.send_if_modified(|now| {
             let same = now.len() == served.len()
                 && now.iter().zip(served.iter()).all(|(now, new)| {
-                    now.instance == new.instance && Arc::ptr_eq(&now.settings, &new.settings)
+                    *now.instance == *new.instance && Arc::ptr_eq(&now.settings, &new.settings)
                 });
             *now = served;
             !same
@@ -411,7 +411,7 @@ async fn start(
     plugin: &Plugin,
     contents: &Contents,
     context: PluginContext,
-) -> Result<(Instance, ResourceScalerConfig), String> {
+) -> Result<(Arc<dyn RunningPlugin>, ResourceScalerConfig), String> {
     let kind = plugin.kind();
     let instance = plugin.start(context).await.map_err(|error| {
         let error = error.to_string();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Context;
-use plugin_host::{Instance, Plugin, RejectedPlugin};
+use plugin_host::{Plugin, RejectedPlugin, RunningPlugin};
 use scaler_types::Role;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ use view::View;
 #[derive(Clone)]
 pub struct Served {
     /// The plugin, started for the file.
-    pub instance: Instance,
+    pub instance: Arc<dyn RunningPlugin>,
     /// The namespace; `*` is all.
     pub namespace: String,
     /// What holds for its resources. Another `Arc` when the file changed, with the instance unchanged.

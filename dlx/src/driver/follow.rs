@@ -44,7 +44,7 @@ async fn follow_fleet(plugins: Arc<FollowedPlugins>, mut served: watch::Receiver
         let now = served.borrow_and_update().clone();
         let mut before = std::mem::take(&mut following);
         for one in now.iter() {
-            let kept = before.iter().position(|(old, _)| old.instance == one.instance);
+            let kept = before.iter().position(|(old, _)| *old.instance == *one.instance);
             let followed = match kept {
                 Some(at) => before.swap_remove(at).1,
                 None => {
@@ -89,11 +89,8 @@ async fn stop(followed: Followed) {
 }
 
 fn follow(plugins: &Arc<FollowedPlugins>, served: &Served) -> Followed {
-    let instance = Arc::new(served.instance.clone());
     let source = PluginSource::new(
-        instance,
-        served.instance.kind(),
-        &served.namespace,
+        served.instance.clone(),
         served.settings.clone(),
         plugins.metrics.reports_dropped.clone(),
     );

@@ -97,8 +97,7 @@ impl Site {
             }
             None => None,
         };
-        let source =
-            PluginSource::new(plugin.clone(), "test", "demo", Arc::new(options.settings), Default::default());
+        let source = PluginSource::new(plugin.clone(), Arc::new(options.settings), Default::default());
         dlx.plugins.follow_source(source.clone());
         dlx.plugins.set_sources(vec![source]);
         dlx.plugins.listed().await;

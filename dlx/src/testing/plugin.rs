@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::plugin::{CallFuture, PluginCallError, PluginCalls};
+use plugin_host::{CallError, CallFuture, RunningPlugin};
 use scaler_types::{
     AddressOf, Changes, Endpoint, Nonce, Phase, Record, Resource, ResourceEvent, ResourceId, ScaleError,
     ScaleRequest, Target, Version,
@@ -173,8 +173,20 @@ pub(crate) fn service(address: impl ToString) -> Endpoint {
     Endpoint::new(address.to_string(), incarnation)
 }
 
-impl PluginCalls for Plugin {
-    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, PluginCallError>> {
+impl RunningPlugin for Plugin {
+    fn kind(&self) -> &str {
+        "test"
+    }
+
+    fn namespace(&self) -> &str {
+        "demo"
+    }
+
+    fn get_resources(&self) -> CallFuture<'_, Result<Vec<Resource>, CallError>> {
+        Box::pin(async { Ok(self.changes(0).await?.resources) })
+    }
+
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, CallError>> {
         Box::pin(async move {
             let mut moved = self.cursor.subscribe();
             if cursor == 0 {
@@ -230,19 +242,16 @@ impl PluginCalls for Plugin {
         })
     }
 
-    fn resolve_service_name<'a>(
-        &'a self,
-        _: &'a ResourceId,
-    ) -> CallFuture<'a, Result<String, PluginCallError>> {
+    fn resolve_service_name<'a>(&'a self, _: &'a ResourceId) -> CallFuture<'a, Result<String, CallError>> {
         let named = self.named.lock().unwrap().clone();
-        Box::pin(async move { named.ok_or_else(|| PluginCallError("it lists its endpoints".to_owned())) })
+        Box::pin(async move { named.ok_or_else(|| CallError::Plugin("it lists its endpoints".to_owned())) })
     }
 
     fn publish_event<'a>(
         &'a self,
         _: &'a ResourceId,
         report: &'a ResourceEvent,
-    ) -> CallFuture<'a, Result<(), PluginCallError>> {
+    ) -> CallFuture<'a, Result<(), CallError>> {
         self.reports.lock().unwrap().push((report.reason.clone(), report.message.clone()));
         Box::pin(async { Ok(()) })
     }

@@ -163,7 +163,7 @@ async fn tables_built_at_the_same_moment_lose_no_host() {
     let plugin = Plugin::at("127.0.0.1:1");
     let site = Site::start(plugin.clone(), SiteOptions::default()).await;
     let dlx = &site.dlx;
-    let source = PluginSource::new(plugin, "test", "demo", Arc::default(), Default::default());
+    let source = PluginSource::new(plugin, Arc::default(), Default::default());
     for round in 0..300 {
         let names = [format!("x{round}"), format!("y{round}")];
         let (both, source) = (&Barrier::new(2), &source);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{Instance, LOAD_TIMEOUT, Scan, load_dir};
+use plugin_host::{LOAD_TIMEOUT, RunningPlugin, Scan, load_dir};
 use scaler_types::{PluginContext, Record, ResourceId, Role, ScaleRequest, Target, Version};
 use tokio::sync::watch;
 
@@ -120,7 +120,7 @@ impl std::io::Write for &Log {
 }
 
 /// An instance of `misbehaving` that behaves as `section` says. Its library stays loaded after the folder is gone.
-pub async fn instance(section: &str) -> Instance {
+pub async fn instance(section: &str) -> Arc<dyn RunningPlugin> {
     Log::start();
     let dir = folder(&misbehaving(), "misbehaving.so");
     let scan = load(dir.path());

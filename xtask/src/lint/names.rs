@@ -11,12 +11,6 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 use super::source::{Crate, SourceFile};
 
-/// Types that may be defined more than once, each with its reason.
-const DEFINED_TWICE: &[(&str, &str)] = &[(
-    "PluginCalls",
-    "what each daemon calls of a plugin, and its tests fake: to become one trait of the contract",
-)];
-
 /// Names that say nothing about what a function does.
 const BANNED_FUNCTIONS: [&str; 5] = ["told", "saw", "of", "at", "one"];
 
@@ -87,15 +81,12 @@ pub fn check(crates: &[Crate]) -> Result<()> {
         }
     }
     for (name, places) in types {
-        let excepted = DEFINED_TWICE.iter().any(|(except, _)| *except == name);
-        if places.len() > 1 && !excepted {
+        if places.len() > 1 {
             found.push(format!(
                 "type {name} is defined {} times:\n    {}",
                 places.len(),
                 places.join("\n    ")
             ));
-        } else if places.len() == 1 && excepted {
-            bail!("{name} is defined once: take it off the exceptions");
         }
     }
     let mut text = String::new();

@@ -6,6 +6,7 @@ mod wake_queue;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +25,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use plugin_host::CallError;
+use plugin_host::{CallError, RunningPlugin};
 use scaler_types::{
     Phase, Resource, ResourceId, RestoreRequest, Role, ScaleError, backoff::Backoff, duration,
 };
@@ -36,10 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{summary::Summary, wake_queue::WakeQueue};
 use super::{output::print, parse_id};
-use crate::{
-    interception::last_used,
-    plugin::{ActivePlugin, PluginCalls},
-};
+use crate::{interception::last_used, plugin::ActivePlugin};
 
 /// Restores everything, or one resource: wakes it if it is asleep, removes the interception and everything Scaler wrote on it
 ///
@@ -66,8 +64,8 @@ pub(crate) struct Restore {
 }
 
 /// A plugin running for one namespace file.
-struct RestoreSource<P> {
-    active: ActivePlugin<P>,
+struct RestoreSource {
+    active: ActivePlugin,
     namespace: String,
 }
 
@@ -248,8 +246,8 @@ fn describe_blocker(status: &Status) -> String {
 
 /// Restores what the plugins list: all, or `only` one. Awake resources at once; sleeping ones are woken first, as permits come, and
 /// back when it is up.
-async fn restore<P: PluginCalls>(
-    plugins: Vec<RestoreSource<P>>,
+async fn restore(
+    plugins: Vec<RestoreSource>,
     only: Option<&ResourceId>,
     grace: Duration,
     wakes: &Wakes,
@@ -259,7 +257,7 @@ async fn restore<P: PluginCalls>(
     // The resources not restored yet, and whether their restore has begun.
     let mut left = BTreeMap::new();
     let (mut queues, mut queue, mut at_zero) = (Vec::new(), VecDeque::new(), BTreeSet::new());
-    let all: Vec<P> = plugins.iter().map(|at| at.active.plugin.clone()).collect();
+    let all: Vec<Arc<dyn RunningPlugin>> = plugins.iter().map(|at| at.active.plugin.clone()).collect();
     for RestoreSource { active, namespace } in plugins {
         let kind = active.plugin.kind();
         let listed = tokio::select! {
@@ -306,7 +304,7 @@ async fn restore<P: PluginCalls>(
             releasing += 1;
             running.spawn(async move {
                 let _place: Option<WakePlace> = place;
-                let result = restore_resource(&plugin, &request).await;
+                let result = restore_resource(&*plugin, &request).await;
                 Step::Released(number, request.id, result)
             });
         }
@@ -375,7 +373,7 @@ async fn restore<P: PluginCalls>(
 }
 
 /// Restores Services intercepted for resources that no longer exist; returns what is still intercepted.
-async fn restore_remaining<P: PluginCalls>(plugins: &[P]) -> Vec<CallError> {
+async fn restore_remaining(plugins: &[Arc<dyn RunningPlugin>]) -> Vec<CallError> {
     let mut failed = Vec::new();
     // A Service that one plugin still finds intercepted another may restore: a second round for all.
     for _ in 0..2 {
@@ -397,7 +395,7 @@ fn must_wake(resource: &Resource) -> bool {
 }
 
 /// Restores one resource, retrying transient errors.
-async fn restore_resource<P: PluginCalls>(plugin: &P, request: &RestoreRequest) -> Result<(), ScaleError> {
+async fn restore_resource(plugin: &dyn RunningPlugin, request: &RestoreRequest) -> Result<(), ScaleError> {
     let mut attempts = 1;
     let mut backoff = Backoff::new(Duration::from_secs(1), MAX_RETRY_DELAY);
     loop {
@@ -420,13 +418,13 @@ mod tests {
     use super::*;
     use crate::testing::{Store, id, sleeper};
 
-    fn at(store: &Store) -> RestoreSource<Store> {
+    fn at(store: &Store) -> RestoreSource {
         of("demo", store)
     }
 
-    fn of(namespace: &str, store: &Store) -> RestoreSource<Store> {
+    fn of(namespace: &str, store: &Store) -> RestoreSource {
         let settings = Settings { max_concurrent_wakes: 8, ..Settings::default() };
-        let active = ActivePlugin { plugin: store.clone(), settings: settings.into() };
+        let active = ActivePlugin { plugin: Arc::new(store.clone()), settings: settings.into() };
         RestoreSource { active, namespace: namespace.to_owned() }
     }
 

@@ -20,13 +20,13 @@ use super::{MAX_ATTEMPTS, Step, must_wake};
 use crate::{
     interception::is_up,
     observe::{ListedChanges, follow_changes},
-    plugin::{ActivePlugin, PluginCalls, protocol_seen},
+    plugin::{ActivePlugin, protocol_seen},
     telemetry::CycleLabels,
 };
 
 /// What sleeps of one plugin in one namespace file.
-pub(super) struct WakeQueue<P> {
-    pub(super) active: ActivePlugin<P>,
+pub(super) struct WakeQueue {
+    pub(super) active: ActivePlugin,
     namespace: Arc<str>,
     /// In the order in which they are woken.
     asleep: VecDeque<Resource>,
@@ -39,8 +39,8 @@ type ListedResources = HashMap<ResourceId, Resource>;
 
 // === impl WakeQueue ===
 
-impl<P: PluginCalls> WakeQueue<P> {
-    pub(super) fn new(active: ActivePlugin<P>, namespace: &str, asleep: Vec<Resource>) -> Self {
+impl WakeQueue {
+    pub(super) fn new(active: ActivePlugin, namespace: &str, asleep: Vec<Resource>) -> Self {
         let (tell, listed) = watch::channel(ListedResources::new());
         let follows =
             tokio::spawn(follow_resources(active.clone(), namespace.to_owned(), tell)).abort_handle();
@@ -79,15 +79,15 @@ impl<P: PluginCalls> WakeQueue<P> {
     }
 }
 
-impl<P> Drop for WakeQueue<P> {
+impl Drop for WakeQueue {
     fn drop(&mut self) {
         self.follows.abort();
     }
 }
 
 /// Wakes one and waits until it is up, or has had its time. Whether that was written: if not, giving it back wakes it.
-async fn wake<P: PluginCalls>(
-    active: &ActivePlugin<P>,
+async fn wake(
+    active: &ActivePlugin,
     mut resource: Resource,
     mut listed: watch::Receiver<ListedResources>,
 ) -> bool {
@@ -133,11 +133,7 @@ async fn wake<P: PluginCalls>(
 }
 
 /// Follows what the plugin tells. Never ends.
-async fn follow_resources<P: PluginCalls>(
-    active: ActivePlugin<P>,
-    namespace: String,
-    tell: watch::Sender<ListedResources>,
-) {
+async fn follow_resources(active: ActivePlugin, namespace: String, tell: watch::Sender<ListedResources>) {
     let labels = CycleLabels { kind: active.plugin.kind().to_owned(), namespace };
     // Another one is never given.
     let (_set_active, active) = watch::channel(active);

@@ -28,7 +28,7 @@ struct Site {
     rules: Rules,
     switchover: Switchover,
     prometheus: Dlx,
-    _set_active: watch::Sender<ActivePlugin<Store>>,
+    _set_active: watch::Sender<ActivePlugin>,
     _dlxs: watch::Sender<daemon::members::serving::ReadyDlxs>,
 }
 
@@ -83,7 +83,7 @@ impl Site {
             stop: CancellationToken::new(),
         };
         let members = members(state.path(), LONG);
-        let active = ActivePlugin { plugin: store.clone(), settings: settings.clone() };
+        let active = ActivePlugin { plugin: Arc::new(store.clone()), settings: settings.clone() };
         let (set_active, active) = watch::channel(active);
         let interceptions = InterceptionTable::default();
         tokio::spawn(Interceptor::new(active, "demo", context.clone(), interceptions.clone()).run());
@@ -109,7 +109,7 @@ impl Site {
 
     async fn run(&self) -> DrainOutcome {
         let one = DrainAttempt {
-            plugin: self.store.clone(),
+            plugin: Arc::new(self.store.clone()),
             members: self.members.clone(),
             rules: self.rules,
             deadline: LONG,

@@ -15,10 +15,7 @@ use tokio::{
 };
 
 use super::Interceptor;
-use crate::{
-    interception::resource::DueActions,
-    plugin::{ActivePlugin, PluginCalls},
-};
+use crate::{interception::resource::DueActions, plugin::ActivePlugin};
 
 /// The kinds of calls.
 pub(super) const SET_BACKEND: usize = 0;
@@ -49,7 +46,7 @@ pub(super) enum CallResult {
     Placed(WakePlace),
 }
 
-impl<P: PluginCalls> Interceptor<P> {
+impl Interceptor {
     /// Begins what waits, as far as there are places.
     pub(super) fn start_calls(&mut self) {
         while self.writes_in_progress < MAX_CONCURRENT_WRITES {

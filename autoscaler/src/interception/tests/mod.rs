@@ -5,6 +5,7 @@ mod pacing;
 use std::{sync::Arc, time::Duration};
 
 use daemon::{members::serving::ReadyDlxs, reports::Dropped, settings::Settings};
+use plugin_host::RunningPlugin;
 use prometheus_client::registry::Registry;
 use scaler_types::{Backend, Interception, Nonce, Phase, Record, Resource, ScaleError, TrafficMode};
 use tokio::{
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{InterceptionTable, Interceptor, InterceptorContext, SwitchoverProgress};
 use crate::{
-    plugin::{ActivePlugin, PluginCalls},
+    plugin::ActivePlugin,
     telemetry::{AutoscalerMetrics, BackendLabels, CycleLabels},
     testing::{
         KIND, LONG, PROPAGATION_DELAY, SetBackendCall, Store, UNAVAILABLE_TIMEOUT, id, named, serving_dlxs,
@@ -28,7 +29,7 @@ struct Site {
     table: InterceptionTable,
     context: InterceptorContext,
     dlxs: watch::Sender<ReadyDlxs>,
-    _set_active: watch::Sender<ActivePlugin<Store>>,
+    _set_active: watch::Sender<ActivePlugin>,
     task: JoinHandle<()>,
     _state: tempfile::TempDir,
 }
@@ -98,8 +99,8 @@ fn route(
     namespace: &str,
     settings: Arc<Settings>,
     context: &InterceptorContext,
-) -> (InterceptionTable, watch::Sender<ActivePlugin<Store>>, JoinHandle<()>) {
-    let (set_active, active) = watch::channel(ActivePlugin { plugin: store.clone(), settings });
+) -> (InterceptionTable, watch::Sender<ActivePlugin>, JoinHandle<()>) {
+    let (set_active, active) = watch::channel(ActivePlugin { plugin: Arc::new(store.clone()), settings });
     let table = InterceptionTable::default();
     let task = tokio::spawn(Interceptor::new(active, namespace, context.clone(), table.clone()).run());
     (table, set_active, task)

@@ -14,9 +14,8 @@ use daemon::{
     reports::{Dropped, Reporter},
     settings::Settings,
 };
+use plugin_host::RunningPlugin;
 use tokio::{sync::watch, time::timeout};
-
-use super::PluginCalls;
 
 /// How long somebody waits for a list that he asked for. A plugin that takes longer is answered for with what is known.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +23,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// One plugin at work for one namespace file.
 pub(crate) struct PluginSource {
     /// The plugin.
-    pub(crate) calls: Arc<dyn PluginCalls>,
+    pub(crate) calls: Arc<dyn RunningPlugin>,
     /// Its kind.
     pub(crate) kind: Arc<str>,
     /// The namespace file's namespace.
@@ -45,23 +44,12 @@ pub(crate) struct PluginSource {
 
 impl PluginSource {
     /// Not asked yet. To be made on a tokio runtime. `dropped` counts the reports that the plugin had no time for.
-    pub(crate) fn new(
-        calls: Arc<dyn PluginCalls>,
-        kind: &str,
-        namespace: &str,
-        settings: Arc<Settings>,
-        dropped: Dropped,
-    ) -> Arc<Self> {
-        let shows = calls.clone();
-        let reports = Reporter::start(dropped, move |id, report| {
-            let shows = shows.clone();
-            async move { shows.publish_event(&id, &report).await.map_err(|error| error.to_string()) }
-        });
+    pub(crate) fn new(calls: Arc<dyn RunningPlugin>, settings: Arc<Settings>, dropped: Dropped) -> Arc<Self> {
         Arc::new(Self {
+            reports: Reporter::to(calls.clone(), dropped),
+            kind: calls.kind().into(),
+            namespace: calls.namespace().to_owned(),
             calls,
-            reports,
-            kind: kind.into(),
-            namespace: namespace.to_owned(),
             settings: ArcSwap::new(settings),
             asked: watch::Sender::new(0),
             answered: watch::Sender::new((0, false)),
