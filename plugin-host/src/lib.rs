@@ -14,6 +14,7 @@
 //! loaded changes the code under a running daemon.
 
 mod breaker;
+mod change_stream;
 mod error;
 mod exit;
 mod inspect;
@@ -24,6 +25,7 @@ mod probe;
 mod running;
 mod scan;
 
+pub use change_stream::ChangeStream;
 pub use error::{CallError, LoadError, RejectedPlugin};
 pub use exit::exit;
 pub use instance::{ANSWER_WITHIN, STOP_WITHIN};

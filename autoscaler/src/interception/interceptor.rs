@@ -99,25 +99,25 @@ impl Interceptor {
     /// Runs until the context stops or the plugin is gone; then it ends at once, whatever is in progress: the leader that comes
     /// next goes on from what is there.
     pub(crate) async fn run(mut self) {
-        let (tell, told) = mpsc::channel(1);
+        let (sender, listed) = mpsc::channel(1);
         let InterceptorContext { stop, dlxs, metrics, .. } = self.context.clone();
         let ended = {
             let mut active = self.active.clone();
             async move { while active.changed().await.is_ok() {} }
         };
-        let follow = follow_changes(self.active.clone(), self.labels.clone(), tell);
+        let follow = follow_changes(self.active.clone(), sender);
         let sync = keep_dlxs_synced(self.active.clone(), dlxs, self.labels.clone(), metrics);
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = ended => {}
-            () = self.run_until_closed(told) => {}
+            () = self.run_until_closed(listed) => {}
             () = follow => {}
             () = sync => {}
         }
     }
 
-    async fn run_until_closed(&mut self, mut told: mpsc::Receiver<ListedChanges>) {
+    async fn run_until_closed(&mut self, mut listed: mpsc::Receiver<ListedChanges>) {
         let mut serving = self.context.dlxs.serving.clone();
         serving.mark_changed();
         let table = self.table.clone();
@@ -131,7 +131,7 @@ impl Interceptor {
                     .filter(|_| self.dlxs == Dlxs::Away)
             };
             tokio::select! {
-                Some(told) = told.recv() => self.handle_listed(told),
+                Some(changes) = listed.recv() => self.handle_listed(changes),
                 changed = next_serving(&mut serving) => {
                     let known = changed;
                     table.inner().dlxs.observe(Instant::now(), &known);
@@ -181,10 +181,10 @@ impl Interceptor {
         inner.dirty.extend(all);
     }
 
-    fn handle_listed(&mut self, told: ListedChanges) {
-        match told {
-            ListedChanges::Changes(changes) => self.apply_changes(changes),
-            ListedChanges::Unavailable => {
+    fn handle_listed(&mut self, changes: ListedChanges) {
+        match changes {
+            Ok(changes) => self.apply_changes(changes),
+            Err(_) => {
                 let mut inner = self.table.inner();
                 inner.reachable = Some(false);
                 let waited_for = inner.awaited_resources();

@@ -1,9 +1,10 @@
 //! Following the plugins' streams.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use daemon::plugin_manager::Served;
-use scaler_types::{Changes, backoff::Backoff};
+use plugin_host::ChangeStream;
+use scaler_types::Changes;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::FollowedPlugins;
@@ -11,9 +12,6 @@ use crate::{
     plugin::PluginSource,
     state::{ResourceHandle, ResourceKey},
 };
-
-/// After a plugin that could not say what changed.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// One instance that is followed.
 #[derive(Debug)]
@@ -97,46 +95,25 @@ fn follow(plugins: &Arc<FollowedPlugins>, served: &Served) -> Followed {
     plugins.follow_source(source)
 }
 
-/// Asks for everything, then for what changes; for everything again when somebody asks for that.
+/// Asks for everything, then for what changes; for everything again when a list is asked for.
 async fn stream(plugins: Arc<FollowedPlugins>, source: Arc<PluginSource>) {
     let mut asks = source.asks();
-    let (mut cursor, mut backoff) = (0, BACKOFF);
-    let mut reported = String::new();
+    let mut stream = ChangeStream::new(source.calls.clone());
     loop {
-        let complete = cursor == 0;
         // An ask is taken up only by a list that begins after it.
-        let asked = if complete { *asks.borrow_and_update() } else { 0 };
-        let told = if complete {
-            source.calls.changes(0).await
-        } else {
+        stream.pause().await;
+        let asked = stream.lists_all().then(|| *asks.borrow_and_update());
+        let changes = tokio::select! {
+            changes = stream.next() => changes,
             // A plugin that waits is left waiting: the answer to 0 is not older than its question.
-            tokio::select! {
-                told = source.calls.changes(cursor) => told,
-                _ = asks.changed() => { cursor = 0; continue }
-            }
+            _ = asks.changed(), if asked.is_none() => { stream.relist(); continue }
         };
-        match told {
-            Ok(changes) => {
-                (cursor, backoff) = (changes.cursor, BACKOFF);
-                reported.clear();
-                apply(&plugins, &source, changes);
-                if complete {
-                    source.answer(asked, true);
-                }
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if reported != error {
-                    tracing::warn!(kind = %source.kind, namespace = %source.namespace, %error, "failed to list the plugin's resources; keeping the last known ones");
-                    reported = error;
-                }
-                if complete {
-                    source.answer(asked, false);
-                }
-                // What was missed meanwhile is not known: everything anew.
-                cursor = 0;
-                backoff.wait().await;
-            }
+        let listed = changes.is_ok();
+        if let Ok(changes) = changes {
+            apply(&plugins, &source, changes);
+        }
+        if let Some(asked) = asked {
+            source.answer(asked, listed);
         }
     }
 }

@@ -6,12 +6,13 @@ use std::{
 };
 
 use daemon::wakes::{WAKE_PLACE_TIMEOUT, Waits, WakePlace, Wakes, jitter};
+use plugin_host::{ChangeStream, RunningPlugin};
 use scaler_types::{
     Changes, Nonce, Resource, ResourceId, ScaleError, ScaleRequest, Target,
     protocol::{Step as Protocol, transition},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
@@ -19,9 +20,7 @@ use tokio::{
 use super::{MAX_ATTEMPTS, Step, must_wake};
 use crate::{
     interception::is_up,
-    observe::{ListedChanges, follow_changes},
     plugin::{ActivePlugin, protocol_seen},
-    telemetry::CycleLabels,
 };
 
 /// What sleeps of one plugin in one namespace file.
@@ -41,9 +40,8 @@ type ListedResources = HashMap<ResourceId, Resource>;
 
 impl WakeQueue {
     pub(super) fn new(active: ActivePlugin, namespace: &str, asleep: Vec<Resource>) -> Self {
-        let (tell, listed) = watch::channel(ListedResources::new());
-        let follows =
-            tokio::spawn(follow_resources(active.clone(), namespace.to_owned(), tell)).abort_handle();
+        let (sender, listed) = watch::channel(ListedResources::new());
+        let follows = tokio::spawn(follow_resources(active.plugin.clone(), sender)).abort_handle();
         Self { active, namespace: namespace.into(), asleep: asleep.into(), listed, follows }
     }
 
@@ -132,25 +130,19 @@ async fn wake(
     false
 }
 
-/// Follows what the plugin tells. Never ends.
-async fn follow_resources(active: ActivePlugin, namespace: String, tell: watch::Sender<ListedResources>) {
-    let labels = CycleLabels { kind: active.plugin.kind().to_owned(), namespace };
-    // Another one is never given.
-    let (_set_active, active) = watch::channel(active);
-    let (told, mut tells) = mpsc::channel(1);
-    let learn = async {
-        while let Some(told) = tells.recv().await {
-            let ListedChanges::Changes(Changes { complete, resources, removed, .. }) = told else { continue };
-            tell.send_modify(|listed| {
-                if complete {
-                    listed.clear();
-                }
-                listed.extend(resources.into_iter().map(|resource| (resource.id.clone(), resource)));
-                for id in &removed {
-                    listed.remove(id);
-                }
-            });
-        }
-    };
-    tokio::join!(follow_changes(active, labels, told), learn);
+/// Follows what the plugin lists. Never ends.
+async fn follow_resources(plugin: Arc<dyn RunningPlugin>, sender: watch::Sender<ListedResources>) {
+    let mut stream = ChangeStream::new(plugin);
+    loop {
+        let Ok(Changes { complete, resources, removed, .. }) = stream.next().await else { continue };
+        sender.send_modify(|listed| {
+            if complete {
+                listed.clear();
+            }
+            listed.extend(resources.into_iter().map(|resource| (resource.id.clone(), resource)));
+            for id in &removed {
+                listed.remove(id);
+            }
+        });
+    }
 }
