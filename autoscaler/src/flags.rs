@@ -42,7 +42,7 @@ pub struct AutoscalerFlags {
 
     /// The kind of object whose custom metrics are read, e.g. NuclioFunction.
     ///
-    /// Makes kubernetes, the cluster's custom metrics API, the metric source of namespace files that name none.
+    /// With it `kubernetes`, the cluster's custom metrics API, is the metric source of namespace files that name none.
     #[arg(long, value_name = "KIND")]
     pub(crate) metrics_resource_kind: Option<String>,
 
@@ -50,16 +50,16 @@ pub struct AutoscalerFlags {
     #[arg(long, value_name = "GROUP", requires = "metrics_resource_kind")]
     pub(crate) metrics_resource_group: Option<String>,
 
-    /// How long no DLX takes requests until traffic fails over to the pods; at least `100ms`.
+    /// How long no DLX may be ready before traffic fails over to the pods; at least `100ms`.
     ///
-    /// Then every Service is restored, and every workload that is asleep behind one is woken.
+    /// Then every intercepted Service is restored, and every workload that is asleep behind one is woken.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = scaler_types::duration::parse_interval)]
     pub(crate) dlx_unavailable_timeout: Duration,
 
-    /// Where /healthz, /readyz, /metrics and /api/v1 are.
+    /// The address of the admin port: /healthz, /readyz, /metrics and /api/v1.
     ///
-    /// From loopback only a `Host` that no web site has is answered: an address, `localhost`, a name without a dot, or a
-    /// Service's (`NAME.NAMESPACE.svc`).
+    /// Requests from loopback must have a `Host` that no web site has: an address, `localhost`, a name without a dot, or a
+    /// Service's name (`NAME.NAMESPACE.svc`).
     #[arg(long, value_name = "ADDRESS", default_value = ":8092", value_parser = daemon::listen::parse_address)]
     pub(crate) admin_address: SocketAddr,
 }

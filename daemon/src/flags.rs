@@ -20,98 +20,101 @@ use crate::{
 /// Flattened into each daemon's own flags.
 #[derive(clap::Args, Clone, Debug)]
 pub struct CommonFlags {
-    /// The namespace to look after when no file is given; `*` is all.
+    /// The namespace to manage where no namespace file is given; `*` is all.
     ///
-    /// Without it: the namespace of the pod the daemon runs in, else `default`. With --config each file names its own.
+    /// Without it: the namespace of the pod that the daemon runs in, else `default`. With --config each file names its own.
     #[arg(long, env = "SCALER_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
 
-    /// The kubeconfig of the cluster, for Leases and for plugins that talk to one. Without it: the cluster the daemon runs in.
+    /// The kubeconfig of the cluster, for Leases and for the plugins. Without it: the cluster that the daemon runs in.
     // An empty variable is one that is not set, as with kubectl.
     #[arg(long, env = "KUBECONFIG", value_name = "FILE", value_parser = OsStringValueParser::new())]
     kubeconfig_path: Option<OsString>,
 
-    /// The folder of the plugins. Every `*.so` in it is loaded at start, in the order of their names.
+    /// The folder of the plugins. Every `*.so` in it is loaded at the start, in the order of their names.
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     pub plugins_dir: PathBuf,
 
-    /// How long the plugins may take to be loaded, each by a process that tries it out first.
+    /// How long the plugins may take to load. Each is loaded by a process of its own first.
     ///
-    /// One that takes longer, or crashes, is skipped and reported. Each file is logged before.
+    /// A plugin that takes longer, or crashes there, is skipped and reported. Each file is logged before it is loaded.
     #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub plugin_load_timeout: Duration,
 
     /// A namespace file, or a folder of them (`*.yaml`, `*.yml`, in the order of their names).
     ///
-    /// May be given several times; each file holds one namespace. Changes are picked up while the daemon runs; a broken one is
-    /// reported and the last good one kept. Without it: one namespace with nothing but defaults, see --namespace.
+    /// Can be given several times; each file holds one namespace. Changes take effect while the daemon runs; an invalid file is
+    /// reported and its last valid contents stay in effect. Without it: one namespace with the defaults, see --namespace.
     #[arg(long, value_name = "FILE-or-DIR")]
     pub config: Vec<PathBuf>,
 
-    /// End with status 78 if any plugin cannot be loaded, or any namespace file cannot be used at start.
+    /// Exit with status 78 if at the start any plugin cannot be loaded or any namespace file is invalid.
     ///
-    /// Without it such a one is skipped and reported, and only nothing at all to serve ends the daemon.
+    /// Without it they are skipped and reported, and the daemon exits only if no plugin or no namespace file is left.
     #[arg(long)]
     pub strict: bool,
 
-    /// The bearer token that writes on the admin port must carry; read anew when the file changes; without it they are taken
-    /// from loopback only.
+    /// A file with the bearer token that write requests on the admin port must carry; read again when it changes. Without it
+    /// write requests are accepted from loopback only.
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
 
-    /// Where state is kept that no cluster keeps: records, members and locks. All daemons of one host share it.
+    /// The folder for state that is not in a cluster: records, registered daemons and locks. All daemons of one host share it.
     #[arg(long, default_value = "state", value_name = "DIR")]
     pub state_dir: PathBuf,
 
-    /// How the daemons know of each other: `files` (locked ones in `--state-dir`, all on one host), `leases` (in a cluster),
-    /// `auto`: `leases` where the daemon runs in a pod, else `files`.
+    /// How the daemons find each other and elect the leader: `files` (locked files in `--state-dir`, on one host), `leases`
+    /// (in a cluster), or `auto`: `leases` in a pod, else `files`.
     #[arg(long, value_enum, default_value_t = CoordinateBy::Auto, value_name = "WAY")]
     pub coordinate_by: CoordinateBy,
 
-    /// Ports that every DLX binds for the Services that it intercepts, `20000-21999`; the same for all daemons.
+    /// The ports that every DLX binds for intercepted Services, one for each port of a Service, as in `20000-21999`.
     ///
-    /// They are below the ports that the kernel gives to outgoing connections (net.ipv4.ip_local_port_range), and take two
-    /// descriptors each, about 1.5 KiB each, and no time. While one of them is in use the DLX is not ready, and says which.
-    /// Without it no Service is intercepted, and a workload sleeps only with `scaler.dev/intercept: manual`.
+    /// Give all daemons the same, outside of the range for outgoing connections (net.ipv4.ip_local_port_range). Each port takes
+    /// two file descriptors and about 1.5 KiB. A DLX that cannot bind one of them is not ready and reports which. Without
+    /// this flag no Service is intercepted, and a workload is scaled to zero only with `scaler.dev/intercept: manual`.
     #[arg(long, value_name = "FIRST-LAST", value_parser = service_ports)]
     pub service_ports: Option<ServicePorts>,
 
-    /// The Service of the daemons' own namespace that leads to the DLXs' `--listen-address`: by it is known which Ingresses and
-    /// HTTPRoutes lead to the DLX: a workload with `scaler.dev/intercept: manual` sleeps only behind one of them.
+    /// The Service, in the daemons' own namespace, in front of the DLXs' `--listen-address`.
+    ///
+    /// A workload with `scaler.dev/intercept: manual` is scaled to zero only if an Ingress or HTTPRoute has this Service as its
+    /// backend.
     #[arg(long, default_value = "scaler-dlx", value_name = "NAME")]
     pub dlx_service: String,
 
-    /// How long nodes, ingress controllers and clients may take to follow a change of a Service's endpoints.
+    /// How long nodes, ingress controllers and clients may take until they use a Service's changed endpoints.
+    ///
+    /// Raise it where they take longer: requests that still go to the former endpoints after this time can fail.
     #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub endpoint_propagation_delay: Duration,
 
-    /// How many sleeping resources this daemon wakes at once.
+    /// How many resources this daemon wakes at once; lower it to spare the cluster's scheduler.
     ///
-    /// The others wait for their turn, which is shared out fairly between namespaces, and requests go before wakes that nobody
-    /// waits for; a request that waits is held as ever. Each daemon counts its own: with three DLXs a cluster sees three times
-    /// as many at most. A wake by a DLX counts until its resource answers. One by the autoscaler, or by `autoscaler restore`,
-    /// counts until its workload is up (its rollout is complete; where its kind tells no rollout: its Service has a ready
-    /// endpoint), for 60 s at most.
+    /// Further wakes are queued, fairly between namespaces, first those that a request waits for; their requests are held.
+    /// Each daemon counts its own wakes, so three DLXs start three times as many. A wake by a DLX counts until the resource
+    /// answers; one by the autoscaler or by `autoscaler restore` until the rollout is complete (for kinds without one, until the
+    /// Service has a ready endpoint), for 60 s at most.
     #[arg(long, default_value_t = wakes::DEFAULT, value_parser = at_least_one, value_name = "COUNT")]
     pub max_concurrent_wakes: usize,
 
-    /// `text` or `json`, to standard error; `RUST_LOG` says what is logged.
+    /// The format of the log on standard error, `text` or `json`; `RUST_LOG` sets what is logged.
     ///
-    /// Lines that a client can cause at will are limited to 10 at once and one per 10 s for each place in the code (`left_out`
-    /// says how many there were between); nothing waits for whoever reads standard error: what 4 MiB do not hold is left out
+    /// Lines that clients can cause at will are limited, for each place in the code, to 10 at once and then one per 10 s
+    /// (`left_out` counts the others). Where standard error is read too slowly, lines beyond a buffer of 4 MiB are left out
     /// (`scaler_log_lines_left_out_total`).
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub log_format: LogFormat,
 
-    /// Which metrics have a series for each resource: those that are not zero (`active`), `all`, `none`.
+    /// For which resources the metrics have a series: those whose value is not zero (`active`), `all` or `none`.
     #[arg(long, value_enum, default_value_t = ResourceMetrics::Active, value_name = "WHICH")]
     pub resource_metrics: ResourceMetrics,
 
-    /// How long what was begun may take after the first SIGTERM; a second signal ends the daemon at once.
+    /// How long the daemon may take to stop after the first SIGTERM; a second signal stops it at once.
     ///
-    /// A DLX that Services are led to goes on taking connections until none is and `--endpoint-propagation-delay` has passed,
-    /// for two thirds of this time at most. With `--service-ports` two thirds of it have to be `--endpoint-propagation-delay`
-    /// or more, or the DLX warns at its start.
+    /// A DLX in the endpoints of intercepted Services accepts connections until it has been removed from all of them and
+    /// `--endpoint-propagation-delay` has passed, for two thirds of this time at most. So with `--service-ports` give 1.5 times
+    /// that delay or more; the DLX warns if it is less. Keep it below the pod's `terminationGracePeriodSeconds`.
     #[arg(long, default_value = "45s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
     pub shutdown_grace: Duration,
 }

@@ -18,57 +18,58 @@ pub struct DlxFlags {
     /// What both daemons take.
     #[command(flatten)]
     pub common: CommonFlags,
-    /// Where requests arrive: a port is all addresses, of IPv4 and IPv6; its address is also that of the `--service-ports`.
+    /// The address on which the DLX accepts requests; a port alone is all IPv4 and IPv6 addresses.
     ///
-    /// Services are led to it by the families it listens on.
+    /// The `--service-ports` are bound on the same address. Its families (IPv4, IPv6) decide which of the pod's addresses are
+    /// written to the endpoints of intercepted Services.
     #[arg(long, value_name = "ADDRESS", default_value = ":8090", value_parser = parse_address)]
     pub(crate) listen_address: SocketAddr,
-    /// Where /healthz, /readyz, /metrics and /api/v1 are.
+    /// The address of the admin port: /healthz, /readyz, /metrics and /api/v1.
     ///
-    /// From loopback only a `Host` that no web site has is answered: an address, `localhost`, a name without a dot, or a
-    /// Service's (`NAME.NAMESPACE.svc`).
+    /// Requests from loopback must have a `Host` that no web site has: an address, `localhost`, a name without a dot, or a
+    /// Service's name (`NAME.NAMESPACE.svc`).
     #[arg(long, value_name = "ADDRESS", default_value = ":8091", value_parser = parse_address)]
     pub(crate) admin_address: SocketAddr,
     /// What a namespace file can set, too.
     #[command(flatten)]
     pub(crate) options: DlxOptions,
-    /// Addresses and networks (10.0.0.0/8) whose X-Forwarded-* and target headers are believed.
+    /// Addresses and networks, as in 10.0.0.0/8, whose X-Forwarded-* and target headers are trusted.
     ///
-    /// X-Forwarded-* of others is replaced; without this flag on the shared port alone (README.md, Who the client is).
+    /// X-Forwarded-* from others is replaced; without this flag only on the shared port (README.md, Who the client is).
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub(crate) trusted_proxies: Vec<Network>,
-    /// Requests held, of all resources together.
+    /// How many requests are held at once, for all resources together; further requests get 503 (`too_many_held`).
     ///
-    /// A namespace may hold as many as are still free, where there are several: so one alone can fill half of it, and the next
-    /// one finds room.
+    /// Of several namespaces each may have at most as many as are still free, so one alone can use half and leaves room for
+    /// others.
     #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
     pub(crate) max_held_requests: usize,
-    /// Bytes held, of all resources together; shared out in the same way.
+    /// How many bytes of requests are held at once, for all resources together; shared between namespaces in the same way.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
     pub(crate) max_held_bytes: u64,
-    /// Bytes of answers that HTTP/2 clients have not taken yet, of all together.
+    /// How many bytes of responses that HTTP/2 clients have not read yet are buffered, for all clients together.
     ///
-    /// Beyond it connections are closed: of the namespace that has most, those with the most. One connection may have 4 MiB,
-    /// and then one piece for each stream.
+    /// Beyond it the DLX closes connections: of the namespace with the most bytes, those with the most. One connection may have
+    /// 4 MiB, and then one piece for each stream.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_bytes)]
     pub(crate) max_unread_bytes: u64,
-    /// How long a client may take for a request's head, from its first byte; then its connection is closed. 1s or more.
+    /// How long a client may take to send a request's head, from its first byte; then its connection is closed. 1s or more.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout)]
     pub(crate) client_head_timeout: Duration,
-    /// How long a client's connection may be idle, between two requests and before the first. Longer than the load balancer in
-    /// front keeps its own.
+    /// How long a client's connection may be idle before the first request and between two. Give more than the idle timeout of
+    /// the load balancer in front. 1s or more.
     #[arg(long, value_name = "DURATION", default_value = "620s", value_parser = parse_timeout)]
     pub(crate) client_idle_timeout: Duration,
-    /// How long a client may stall: send nothing of an HTTP/1 request's body that the resource waits for while no answer has
-    /// begun (then 408), or take nothing of an answer (then its connection or stream ends).
+    /// How long a client may stall: send no more of an HTTP/1 request's body before the response has begun (then 408), or read
+    /// nothing of a response (then its connection or stream is closed). 1s or more.
     ///
-    /// A body that goes on after its answer has ended is in flight until nothing of it has passed to the resource for so long.
-    /// What the resource does not say stalls nobody; connections that were upgraded are left alone.
+    /// A body that continues after its response has ended counts as in flight until nothing of it has reached the resource
+    /// for this time. A slow resource does not count as a stalled client; upgraded connections have no such limit.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_timeout)]
     pub(crate) client_stall_timeout: Duration,
 }
 
-/// Less is less than what a network may take.
+/// A network alone can take longer than less.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A text that is no timeout.
@@ -91,7 +92,7 @@ fn parse_timeout(text: &str) -> Result<Duration, InvalidTimeout> {
 // === impl DlxFlags ===
 
 impl DlxFlags {
-    /// How long clients may take.
+    /// The timeouts of clients.
     pub(crate) fn timeouts(&self) -> Timeouts {
         Timeouts {
             head: self.client_head_timeout,
@@ -100,7 +101,7 @@ impl DlxFlags {
         }
     }
 
-    /// What they set for the resources.
+    /// What these flags set for every namespace file.
     pub(crate) fn settings(&self) -> SettingsLayer {
         let mut settings = SettingsLayer::default();
         self.options.clone().apply(&mut settings);

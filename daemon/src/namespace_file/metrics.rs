@@ -1,4 +1,4 @@
-//! The section `metrics`: who says how busy a resource is.
+//! The section `metrics`: the source of the resources' activity.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -13,25 +13,26 @@ use crate::settings::{
 
 keys! {
     pub(super) struct Metrics in "metrics" {
-        /// Where it is read how busy a resource is: from the DLXs, a Prometheus, or the cluster's custom metrics API. See
+        /// The source of the resources' activity: the DLXs, a Prometheus, or the cluster's custom metrics API. See
         /// [Metric sources](../../README.md#metric-sources).
         source: Spanned<Source>, "`dlx`";
         /// `prometheus`: its address, `http` or `https`, without `/api/v1/query`.
         #[serde(default, deserialize_with = "present")]
         url: Option<Spanned<Url>>, "required";
-        /// `prometheus`: a file with a token to send, read again for each cycle.
+        /// `prometheus`: a file with the bearer token to send, read again in each cycle.
         #[serde(default, deserialize_with = "present")]
         bearer_token_file: Option<Spanned<Text>>, "none";
-        /// `prometheus`: the certificates that vouch for it, in PEM, read again for each cycle.
+        /// `prometheus`: a file with the CA certificates to verify it with, in PEM, read again in each cycle.
         #[serde(default, deserialize_with = "present")]
         ca_file: Option<Spanned<Text>>, "the system's";
-        /// `prometheus`: how often it scrapes what the queries are about; at least `10ms`. The samples of a window are counted by it.
+        /// `prometheus`: its scrape interval for the metrics in the queries; at least `10ms`. Decides how many samples a complete
+        /// window has.
         #[serde(default, deserialize_with = "present")]
         scrape_interval: Option<Spanned<ScrapeInterval>>, "required";
-        /// `prometheus`: how each metric is asked for, by its name.
+        /// `prometheus`: the queries of each metric, by the metric's name.
         #[serde(default, deserialize_with = "present")]
         queries: Option<Spanned<BTreeMap<String, Query>>>, "required";
-        /// `kubernetes`: whose custom metrics are asked for.
+        /// `kubernetes`: the kind of object whose custom metrics are read.
         #[serde(default, deserialize_with = "present")]
         resource: Option<Spanned<GroupKind>>, "that of the flags";
     }
@@ -39,17 +40,16 @@ keys! {
 
 keys! {
     pub(super) struct Query in "metrics.queries.NAME" {
-        /// Gives the metric's value for each resource; `$window` and `$namespace` are filled in.
+        /// Returns the metric's value for each resource; `$window` and `$namespace` are replaced.
         query: Spanned<Text>, "required";
-        /// What it means that there is no value: `keep` awake; or `idle`, if `sampleCountQuery` proves that the target was scraped
-        /// all the while.
+        /// What a missing value means: `keep` the resource awake; or `idle`, if `sampleCountQuery` proves that the target was
+        /// scraped during the whole window.
         #[serde(default)]
         absent: Absent, "`keep`";
-        /// The result's label that holds the resource's name (its namespace is in `namespace`, else it is the file's).
+        /// The result's label with the resource's name (its namespace is in the label `namespace`, else it is the file's).
         #[serde(default, deserialize_with = "present")]
         label: Option<Label>, "`name`";
-        /// Gives for each resource how many samples within `$window` the value rests on. A file without it is refused with a line to
-        /// copy.
+        /// Returns for each resource the number of samples in `$window`. A file without it is rejected with a line to copy.
         #[serde(default, deserialize_with = "present")]
         sample_count_query: Option<Spanned<Text>>, "required";
     }
@@ -87,7 +87,7 @@ impl Expected for GroupKind {
     const EXPECTED: &'static str = "a map";
 }
 
-/// The label of a result that holds the resource's name, where the file does not say.
+/// The default of `label`.
 const LABEL: &str = "name";
 
 // === impl Metrics ===

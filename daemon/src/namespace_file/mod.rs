@@ -65,7 +65,7 @@ struct Root {
 keys! {
     #[derive(Default)]
     struct Defaults in "defaults" {
-        /// For resources that bring none of their own; a resource is idle when all of them say so.
+        /// The metrics of resources that have none of their own; a resource is idle if all of its metrics are.
         #[serde(default, deserialize_with = "present")]
         scale_resources: Option<Vec<Metric>>, "`requests`, `10m`, 0";
     }
@@ -75,9 +75,9 @@ keys! {
     struct Metric in "defaults.scaleResources[]" {
         /// `requests`; with `prometheus` a name of `metrics.queries`, with `kubernetes` any.
         metric_name: Spanned<Text>, "required";
-        /// Over how long; at least `100ms`.
+        /// The time over which the metric is evaluated; at least `100ms`.
         window_size: Interval, "required";
-        /// Idle at this count or less; at 0, anything in flight or held keeps it awake, too.
+        /// Idle at this value or less; at 0, requests in flight or held keep the resource awake, too.
         #[serde(default)]
         threshold: Threshold, "0";
     }
@@ -102,8 +102,8 @@ impl NamespaceFile {
     pub fn keys() -> Vec<FileKey> {
         let key =
             |field, expected, default, meaning| FileKey { section: "", field, expected, default, meaning };
-        let namespace = "Its name; `*` is all of them.";
-        let plugin = "The configuration of the plugin of that kind: handed to it as it stands.";
+        let namespace = "The namespace's name; `*` is all of them.";
+        let plugin = "The configuration of the plugin of that kind, passed to it unchanged.";
         [
             &[key("namespace", Namespace::EXPECTED, "required", namespace)],
             AutoscalerOptions::KEYS,

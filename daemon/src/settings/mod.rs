@@ -18,11 +18,11 @@ use options::StaticResponseKeys;
 pub use options::{AutoscalerOptions, DlxOptions, Settings, SettingsLayer};
 pub use values::parse_bytes;
 
-/// Who says how busy a resource is.
+/// The source of the resources' activity.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MetricsSource {
-    /// The DLXs, which everything passes.
+    /// The DLXs, through which all requests pass.
     Dlx,
     /// A Prometheus, or what answers as one.
     Prometheus(Arc<Prometheus>),
@@ -30,7 +30,7 @@ pub enum MetricsSource {
     Kubernetes(ObjectKind),
 }
 
-/// Where a Prometheus is, and what it is asked.
+/// A Prometheus and its queries.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Prometheus {
@@ -38,7 +38,7 @@ pub struct Prometheus {
     pub url: String,
     /// A file with the token that is sent along, read again for each cycle.
     pub bearer_token_file: Option<PathBuf>,
-    /// The certificates that vouch for it, in PEM; without them those of the system do.
+    /// The CA certificates to verify it with, in PEM; without it those of the system.
     pub ca_file: Option<PathBuf>,
     /// How often it scrapes what the queries are about: from this and a number of scrapes follows how far back they
     /// reach.
@@ -48,7 +48,7 @@ pub struct Prometheus {
     pub queries: BTreeMap<String, MetricQuery>,
 }
 
-/// How one metric is asked for.
+/// The queries of one metric.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MetricQuery {
@@ -107,7 +107,7 @@ pub enum StaticResponseWhen {
     Always,
 }
 
-/// Which of two resources a request names is meant.
+/// Which resource gets a request that names two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MultiTargetStrategy {
@@ -119,7 +119,7 @@ pub enum MultiTargetStrategy {
     Canary,
 }
 
-/// What becomes of the fields in which a request says who its client is (`X-Forwarded-*`, `Forwarded`, `X-Real-IP`).
+/// What the DLX does with the headers that name the client (`X-Forwarded-*`, `Forwarded`, `X-Real-IP`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ForwardedHeaders {

@@ -139,55 +139,56 @@ macro_rules! options {
 options! {
     /// The options at the top of a namespace file; those of the autoscaler's flags that a namespace file has, too.
     AutoscalerOptions in "" {
-        /// How often the autoscaler decides for each resource whether it is scaled to zero; at least `100ms`.
+        /// How often the autoscaler decides for each resource whether to scale it to zero; at least `100ms`.
         #[arg(long, value_name = "DURATION")]
         #[serde(with = "duration::go")]
         scale_interval: Interval => Duration, "`1m`" = Duration::from_secs(60);
         /// How many resources of this file one daemon wakes at once, within its `--max-concurrent-wakes`. Wakes that no request
-        /// waits for, those without any DLX, have half of both.
-        // Half of a daemon's: another namespace finds a place.
+        /// waits for (failover, `autoscaler restore`) get half of both.
+        // Half of a daemon's, so that it leaves room for another namespace.
         #[arg(skip)]
         max_concurrent_wakes: Count => usize, "32" = crate::wakes::DEFAULT / 2;
     }
 
     /// The section `dlx` of a namespace file; those of the DLX's flags that a namespace file has, too.
     DlxOptions in "dlx" {
-        /// The resource's port, where the plugin gives a host alone.
+        /// The resource's port, where the plugin reports a host without one.
         #[arg(long, value_name = "PORT")]
         target_port: TargetPort => u16, "none";
-        /// The header that names the resource; it counts from trusted proxies only.
+        /// The header that names the resource; ignored unless it comes from one of `--trusted-proxies`.
         #[arg(long, value_name = "NAME")]
         target_name_header: Header => String, "none";
-        /// The header with a path to put before the request's own; it counts from trusted proxies only.
+        /// The header with a path to put before the request's own; ignored unless it comes from one of `--trusted-proxies`.
         #[arg(long, value_name = "NAME")]
         target_path_header: Header => String, "none";
-        /// How long a wake may take; it goes on when its clients have left.
+        /// How long a wake may take until it counts as failed. It continues when its clients disconnect.
         #[arg(long, value_name = "DURATION")]
         #[serde(with = "duration::go")]
         resource_readiness_timeout: Span => Duration, "`5m`" = Duration::from_secs(300);
-        /// How long one request is held; then it is answered 503 with `Retry-After`.
+        /// How long one request is held; then it gets 503 with `Retry-After`. Keep it below the timeout of the proxy in front.
         #[arg(skip)]
         #[serde(with = "duration::go")]
         // Under the 60 s of what usually stands in front.
         hold_timeout: Span => Duration, "`50s`" = Duration::from_secs(50);
-        /// How many requests are held for one resource; more are answered 503.
+        /// How many requests are held for one resource; further requests get 503.
         #[arg(skip)]
         max_held_requests: Count => usize, "10000" = 10_000;
         /// How many bytes are held for one resource, those in the sockets included; a TCP connection counts as 64 KiB.
         #[arg(skip)]
         max_held_bytes: Bytes => u64, "`64MiB`" = 64 << 20;
-        /// How many held requests are dispatched at once to one endpoint; twice as many each second while others still wait.
+        /// How many held requests are dispatched at once to one endpoint that has just started; doubled each second while others
+        /// are held.
         #[arg(skip)]
         slow_start_requests_per_endpoint: Count => usize, "100" = 100;
-        /// Requests, of monitors, that neither wake nor count, instead of the default's. While the resource is asleep, starts or is
-        /// about to be scaled to zero, the DLX answers them itself.
+        /// Requests, as those of monitoring, that neither wake a resource nor count as activity; replaces the default. While the
+        /// resource is asleep, waking or draining, the DLX answers them itself.
         #[arg(skip)]
         static_responses: Vec<StaticResponse> => Vec<StaticResponse>,
             "200 for a `User-Agent` that begins with `Prometheus/` or `kube-probe/`" = SCRAPERS.map(static_response).into();
-        /// Which of the resources is meant where a request names two.
+        /// Which resource gets a request that names two.
         #[arg(long, value_name = "STRATEGY")]
         multi_target_strategy: MultiTargetStrategy => MultiTargetStrategy, "`random`" = MultiTargetStrategy::Random;
-        /// What becomes of `X-Forwarded-*`, `Forwarded` and `X-Real-IP`:
+        /// What the DLX does with `X-Forwarded-*`, `Forwarded` and `X-Real-IP`:
         /// [Who the client is](../../README.md#who-the-client-is).
         #[arg(skip)]
         forwarded_headers: ForwardedHeaders => ForwardedHeaders,
@@ -195,9 +196,9 @@ options! {
     }
 
     checked {
-        /// Where it is read how busy a resource is.
+        /// The source of the resources' activity.
         metrics: MetricsSource = MetricsSource::Dlx;
-        /// The metrics of resources that bring none.
+        /// The metrics of resources that have none of their own.
         scale_resources: Vec<ScaleResource> = vec![ScaleResource {
             metric_name: "requests".to_owned(),
             window_size: Duration::from_secs(600),
@@ -209,7 +210,7 @@ options! {
 keys! {
     /// How a [`StaticResponse`] is written.
     pub(crate) struct StaticResponseKeys in "dlx.staticResponses[]" {
-        /// How the `User-Agent` begins.
+        /// The beginning of the `User-Agent`.
         #[serde(default, deserialize_with = "present")]
         user_agent: Option<Text>, "any";
         /// The exact path.
@@ -217,7 +218,7 @@ keys! {
         path: Option<UrlPath>, "any";
         /// The answer's status.
         status: Status, "required";
-        /// `asleep`: while the resource is awake the request is forwarded and not counted, and 503 says that no endpoint is ready.
+        /// `asleep`: while the resource is awake the request is forwarded and not counted; without a ready endpoint it gets 503.
         /// `always`: the DLX answers then, too.
         #[serde(default)]
         when: StaticResponseWhen, "`asleep`";

@@ -25,7 +25,7 @@ const KEYS: &str = "# The namespace file
 
 <!-- Written by `cargo xtask reference` from what the daemons declare. -->
 
-One YAML file holds one namespace. Unknown keys, duplicate keys and bad values are refused with file, line and what was expected.
+One YAML file holds one namespace. Unknown keys, duplicate keys and bad values are rejected with file, line and what was expected.
 A file has 8 MiB and 500,000 values at most, keys included. [every-key.yaml](../../examples/config/every-key.yaml) shows them in place.
 
 | key | value | default | meaning |
@@ -51,7 +51,7 @@ fn cell(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
 
-/// A flag's row: which daemons have it, with which default; and its meaning.
+/// A flag in the table: which daemons have it, with which default; and its meaning.
 type Row = (Vec<(&'static str, String)>, String);
 
 fn default(arg: &Arg, keys: &[FileKey]) -> String {
@@ -62,7 +62,7 @@ fn default(arg: &Arg, keys: &[FileKey]) -> String {
     if let [value] = values {
         return format!("`{}`", value.to_string_lossy());
     }
-    // What a namespace file can set, too, has the key's default.
+    // A flag that a namespace file can set, too, has the key's default.
     let id = arg.get_id().as_str();
     let default = keys.iter().find(|key| key.field == id && key.default != "required");
     default.map_or_else(|| "none".to_owned(), |key| key.default.to_owned())
