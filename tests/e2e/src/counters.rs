@@ -5,10 +5,10 @@ use crate::{Daemon, admin::Metrics};
 /// Sums over all incarnations that could still be asked before they ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Tries to put a resource to zero, however they ended.
-    pub fences: f64,
-    /// Requests that came to a DLX while it saw a fence.
-    pub in_fence: f64,
+    /// Drain attempts, however they ended.
+    pub drain_attempts: f64,
+    /// Requests that came to a DLX while it saw a drain attempt.
+    pub during_drain: f64,
     /// Requests that a DLX sent a second time.
     pub resent: f64,
 }
@@ -23,8 +23,8 @@ impl Counters {
 
     /// Adds what a daemon has said before it ends.
     pub fn add_from(&mut self, metrics: &Metrics) {
-        self.fences += metrics.sum("scaler_drain_attempts_total", &[]);
-        self.in_fence += metrics.sum("scaler_dlx_requests_during_drain_total", &[]);
+        self.drain_attempts += metrics.sum("scaler_drain_attempts_total", &[]);
+        self.during_drain += metrics.sum("scaler_dlx_requests_during_drain_total", &[]);
         self.resent += metrics.sum("scaler_dlx_resent_requests_total", &[]);
     }
 }

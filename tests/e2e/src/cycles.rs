@@ -1,4 +1,4 @@
-//! Committed 1 -> 0 -> 1 cycles of many resources under load, while somebody stops, kills or breaks the daemons.
+//! Committed 1 -> 0 -> 1 cycles of many resources under load, while daemons are stopped, killed or broken.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +28,7 @@ use crate::{
 const RESOURCES: usize = 8;
 const NAMESPACE: &str = "cycles";
 /// Per cycle asked for, a run may take this long before it is given up.
-const PATIENCE_PER_CYCLE: Duration = Duration::from_secs(6);
+const TIMEOUT_PER_CYCLE: Duration = Duration::from_secs(6);
 
 /// What happens to the daemons meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Disturbance {
 /// One of the two daemons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The one that puts to sleep.
+    /// The autoscaler.
     Autoscaler,
     /// The one that wakes.
     Dlx,
@@ -71,7 +71,7 @@ pub struct Report {
     /// Committed cycles: the resources' starts after their first.
     pub cycles: u64,
     /// Commits: every start is followed by one, since each resource sleeps in the end. (The autoscaler counts a commit
-    /// that a wake overtook as given up.)
+    /// that a wake overtook as reverted.)
     pub commits: u64,
     /// How often a daemon was stopped or killed.
     pub restarts: u64,
@@ -157,7 +157,7 @@ impl Run {
     async fn go(self: Arc<Self>, beside: Launch) -> Report {
         let began = Instant::now();
         let mut report = Report::default();
-        // A member that takes its time: fences stay open while the DLXs have long confirmed.
+        // A member that takes its time: drain attempts stay open long after the DLXs have confirmed.
         let names: Vec<&str> = self.services.iter().map(|service| service.name.as_str()).collect();
         let slow =
             StandIn::join_slow(&self.site, NAMESPACE, &names, Random::new(self.seed, u64::MAX / 2)).await;
@@ -168,7 +168,7 @@ impl Run {
             (0..self.services.len()).map(|number| tokio::spawn(self.clone().load(number))).collect();
 
         let mut random = Random::new(self.seed, u64::MAX);
-        let deadline = Instant::now() + PATIENCE_PER_CYCLE * self.plan.cycles.try_into().unwrap_or(u32::MAX);
+        let deadline = Instant::now() + TIMEOUT_PER_CYCLE * self.plan.cycles.try_into().unwrap_or(u32::MAX);
         while !self.done(&report) {
             assert!(
                 Instant::now() < deadline,
@@ -236,7 +236,7 @@ impl Run {
     /// Waits for the moment at which something may happen to a daemon.
     async fn next_moment(&self, random: &mut Random) {
         if self.plan.disturbance != Disturbance::None {
-            // Nothing sleeps within a window after a DLX was killed or another autoscaler leads: let the resources have a cycle first.
+            // Nothing sleeps within a window after a DLX was killed or the leader has changed: let the resources have a cycle first.
             let before = self.starts();
             let end = Instant::now() + traffic::WINDOW * 4;
             while self.starts() < before + RESOURCES as u64 / 2 && Instant::now() < end {
@@ -280,7 +280,7 @@ impl Run {
         launch.start().ready().await
     }
 
-    /// The next incarnation takes over; this one is told to stop and ends when it has finished what it had begun.
+    /// The next incarnation takes over; this one is stopped and ends when it has finished what it had begun.
     async fn hand_over(&self, part: Part, daemon: &mut Daemon, report: &mut Report) {
         let mut old = std::mem::replace(daemon, self.start(part).await);
         report.counters.add(&old).await;
@@ -306,9 +306,9 @@ impl Run {
 // === impl Report ===
 
 impl Report {
-    /// Fences that were given up. Of a daemon that was killed, or stopped in the middle of one, some are not known.
+    /// Drain attempts that were reverted. Of a daemon that was killed, or stopped in the middle of one, some are not known.
     pub fn reverts(&self) -> f64 {
-        (self.counters.fences - self.commits as f64).max(0.0)
+        (self.counters.drain_attempts - self.commits as f64).max(0.0)
     }
 
     /// Losses that no kill of a DLX explains: the request was not on its way then, or the other side did answer.
@@ -325,11 +325,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { verdict, cycles, commits, restarts, counters, exposed, took } = self;
-        let (reverts, in_fence) = (self.reverts(), counters.in_fence);
+        let (reverts, during_drain) = (self.reverts(), counters.during_drain);
         writeln!(
             f,
-            "{cycles} committed cycles in {took:.1?}: {commits} commits, {reverts} reverts, {in_fence} requests inside a \
-             fence, {restarts} restarts"
+            "{cycles} committed cycles in {took:.1?}: {commits} commits, {reverts} reverts, {during_drain} requests during a \
+             drain, {restarts} restarts"
         )?;
         if !exposed.is_empty() {
             writeln!(f, "{} requests were on their way while a DLX was killed", exposed.len())?;

@@ -132,7 +132,7 @@ impl Verdict {
     ///
     /// # Panics
     ///
-    /// Something was; all of it is told.
+    /// Something was lost; the message lists all of it.
     pub fn assert_nothing_lost(&self) {
         assert!(
             self.lost.is_empty() && self.refused.is_empty() && self.exact(),
@@ -141,7 +141,7 @@ impl Verdict {
         );
     }
 
-    /// No request was sent twice, and nobody was told something wrong.
+    /// No request was sent twice, and no client got a wrong answer.
     pub fn exact(&self) -> bool {
         self.twice.is_empty()
             && self.refused_but_seen.is_empty()

@@ -1,4 +1,4 @@
-//! A member that is no DLX: it says that its resources were idle for ever, and keeps a fence open for as long as the
+//! A member that is no DLX: it reports that its resources were idle for ever, and keeps a drain attempt open for as long as the
 //! test wants it to.
 
 use std::{
@@ -22,11 +22,11 @@ use crate::{Site, random::Random, until, wait::pause};
 #[derive(Debug)]
 pub struct StandIn {
     _registration: MemberFile,
-    /// How often it was asked to confirm a fence.
+    /// How often it was asked to confirm a drain attempt.
     asked: watch::Receiver<u32>,
     /// How many of those it may confirm.
     confirm: watch::Sender<u32>,
-    /// Whether it tells of its activity when it is asked.
+    /// Whether it reports its activity when it is asked.
     tells: watch::Sender<bool>,
     /// Whether it says that a request is in flight.
     busy: watch::Sender<bool>,
@@ -46,18 +46,18 @@ struct Server {
     slow: Option<Mutex<Random>>,
 }
 
-/// Many times what a real DLX takes, so that requests come while a fence is open and the others have confirmed.
+/// Many times what a real DLX takes, so that requests come while a drain attempt is open and the others have confirmed.
 const SLOW: Duration = Duration::from_millis(40);
 
 // === impl StandIn ===
 
 impl StandIn {
-    /// Joins the members of a site; it speaks of one resource, and confirms when it is told to.
+    /// Joins the members of a site; it reports one resource, and confirms when the test says so.
     pub async fn join(site: &Site, namespace: &str, resource: &str) -> Self {
         Self::new(site, namespace, &[resource], None).await
     }
 
-    /// Joins the members of a site; it speaks of these resources, and confirms every fence after a while of its own.
+    /// Joins the members of a site; it reports these resources, and confirms every drain attempt after a while of its own.
     pub async fn join_slow(site: &Site, namespace: &str, resources: &[&str], random: Random) -> Self {
         Self::new(site, namespace, resources, Some(Mutex::new(random))).await
     }
@@ -107,19 +107,19 @@ impl StandIn {
         }
     }
 
-    /// Waits until it is asked once more to confirm a fence, which stays open until [`StandIn::confirm`] or for the two
+    /// Waits until it is asked once more to confirm a drain attempt, which stays open until [`StandIn::confirm`] or for the two
     /// seconds that the autoscaler waits.
     pub async fn asked(&mut self) -> u32 {
         let asked = &mut self.asked;
         let before = *asked.borrow_and_update();
-        until("a fence", || {
+        until("a drain attempt", || {
             let now = *asked.borrow();
             async move { if now > before { Ok(now) } else { Err(format!("asked {now} times")) } }
         })
         .await
     }
 
-    /// From now on, or no more, lets those wait who ask for its activity.
+    /// Whether requests for its activity are answered from now on, or wait.
     pub fn tell(&self, tell: bool) {
         self.tells.send_replace(tell);
     }
@@ -135,7 +135,7 @@ impl StandIn {
         self.wanted.changed().await.expect("its server runs");
     }
 
-    /// Confirms the fence of this number, and every earlier one.
+    /// Confirms the drain attempt of this number, and every earlier one.
     pub fn confirm(&self, number: u32) {
         self.confirm.send_replace(number);
     }
@@ -165,7 +165,7 @@ impl Server {
                 }
                 activity
             }
-            "/api/v1/confirm-drain" => self.fence().await,
+            "/api/v1/confirm-drain" => self.confirm_drain().await,
             // It never stops.
             "/api/v1/last-activity" => std::future::pending().await,
             path => panic!("a stand-in was asked for {path}"),
@@ -175,7 +175,7 @@ impl Server {
         Ok(response)
     }
 
-    async fn fence(&self) -> Value {
+    async fn confirm_drain(&self) -> Value {
         let mut number = 0;
         self.asked.send_modify(|asked| {
             *asked += 1;

@@ -1,4 +1,4 @@
-//! Ports for the resources themselves: they bind them again at every start, so nobody else may get one meanwhile.
+//! Ports for the resources themselves: they bind them again at every start, so no other test may get one meanwhile.
 
 use std::{
     fs::{self, File, OpenOptions},

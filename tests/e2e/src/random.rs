@@ -2,7 +2,7 @@
 
 pub use devcluster::random::Random;
 
-/// The run's seed: `SCALER_SEED`, else of the clock. Printed, so that a failed run tells it.
+/// The run's seed: `SCALER_SEED`, else of the clock. Printed, so that a failed run shows it.
 pub fn seed() -> u64 {
     let seed = std::env::var("SCALER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Site {
     folder: tempfile::TempDir,
-    /// The DLX's listening socket. This process keeps it: it outlives every DLX, so a restart refuses nobody.
+    /// The DLX's listening socket. This process keeps it: it outlives every DLX, so a restart refuses no client.
     front: TcpListener,
     /// Ports of the DLX that belong to one resource each.
     ports: Vec<TcpListener>,
@@ -71,7 +71,7 @@ impl Site {
             .unwrap_or_else(|error| panic!("copying {} to {}: {error}", from.display(), to.display()));
     }
 
-    /// A port that nobody else is given.
+    /// A port that no other test is given.
     pub fn port(&self) -> u16 {
         ports::claim(&binaries::scratch().join("port"))
     }

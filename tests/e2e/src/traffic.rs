@@ -1,4 +1,4 @@
-//! Load on one resource, on and off with a random phase, tuned so that requests meet the fences.
+//! Load on one resource, on and off with a random phase, tuned so that requests meet the drain attempts.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ use crate::{
 /// The window after which the resources under this load sleep.
 pub const WINDOW: Duration = Duration::from_secs(1);
 
-/// How late somebody who rests may hear that it is to stop.
+/// How late a client that pauses may notice that it is to stop.
 const STEP: Duration = Duration::from_millis(50);
 
 /// What all clients of a run share.
@@ -65,7 +65,7 @@ pub struct Target {
     pub sleeps: Sleeps,
 }
 
-/// How long something has to be left alone until it is put to sleep.
+/// How long a resource has to be idle until it is scaled to zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Sleeps {
     /// Its window: not before.
@@ -98,7 +98,7 @@ pub struct Clients {
     lines: Option<Lines>,
 }
 
-/// Runs the load of one resource until it is told to stop.
+/// Runs the load of one resource until it is stopped.
 pub async fn run(target: &Target, shared: Shared, mut random: Random) {
     let stop = shared.stop.clone();
     let mut clients = Clients::new(shared, target.way.clone());
@@ -108,9 +108,9 @@ pub async fn run(target: &Target, shared: Shared, mut random: Random) {
         match random.below(10) {
             // Whatever state it is in then: about when the window ends, or well after.
             0..=3 => rest(random.between(target.sleeps.almost()..target.sleeps.by), &stop).await,
-            // Into a fence.
+            // Into a drain attempt.
             4..=7 => target.seen("draining", &stop).await,
-            // Asleep, or being put to sleep.
+            // Asleep, or draining.
             _ => {
                 target.seen("asleep", &stop).await;
                 pause(random.between(Duration::ZERO..Duration::from_millis(50))).await;
@@ -119,7 +119,7 @@ pub async fn run(target: &Target, shared: Shared, mut random: Random) {
     }
 }
 
-/// Lets so much time pass, or less when it is told to stop.
+/// Lets so much time pass, or less when the load is stopped.
 async fn rest(time: Duration, stop: &AtomicBool) {
     let end = Instant::now() + time;
     while Instant::now() < end && !stop.load(Ordering::Relaxed) {
@@ -130,7 +130,7 @@ async fn rest(time: Duration, stop: &AtomicBool) {
 // === impl Target ===
 
 impl Target {
-    /// Waits until the resource's record says so, but no longer than it takes to be put to sleep.
+    /// Waits until the resource's record says so, but no longer than scaling to zero takes.
     async fn seen(&self, state: &str, stop: &AtomicBool) {
         let end = Instant::now() + self.sleeps.by;
         rest(self.sleeps.almost(), stop).await;
@@ -235,7 +235,7 @@ impl From<Vec<SocketAddr>> for Fronts {
 // === impl Clients ===
 
 impl Clients {
-    /// Clients that have connected to nobody yet.
+    /// Clients that have not connected yet.
     pub fn new(shared: Shared, way: Way) -> Self {
         let pool = (0..way.pool.max(1)).map(|_| None).collect();
         Self { shared, way, pool, lines: None }
@@ -354,7 +354,7 @@ async fn line_by_line(
     }
 }
 
-/// A request for the host; some take a while, so that they are in flight when a fence is tried.
+/// A request for the host; some take a while, so that they are in flight at a drain attempt.
 fn request(id: &str, host: &str, random: &mut Random) -> Vec<u8> {
     let path = if random.percent(30) { format!("/slow/{}", random.below(100)) } else { "/".to_owned() };
     get(host, &path, id)

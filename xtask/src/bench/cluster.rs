@@ -9,8 +9,8 @@ use super::report::{Cycle, Led};
 use crate::{build::Built, install, steps::line, workspace::cargo};
 
 /// The measurements are tests of the end-to-end tests, which have the cluster.
-const CYCLE: &str = "figures::ten_thousand_deployments";
-const LED: &str = "figures::two_thousand_led_services";
+const CYCLE: &str = "footprint::ten_thousand_deployments";
+const LED: &str = "footprint::two_thousand_intercepted_services";
 
 /// A cycle over many Deployments.
 ///

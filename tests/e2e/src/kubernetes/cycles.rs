@@ -24,7 +24,7 @@ use crate::{
 /// How many Deployments cycle at once.
 const WORKLOADS: usize = 6;
 /// Per cycle asked for, a run may take this long before it is given up, or as long as a Deployment takes to sleep.
-const PATIENCE_PER_CYCLE: Duration = Duration::from_secs(8);
+const TIMEOUT_PER_CYCLE: Duration = Duration::from_secs(8);
 /// The daemon that is replaced next, and by what: up and down, in both orders.
 const VERSIONS: [(Part, Version); 8] = [
     (Part::Dlx, Version::Ours),
@@ -46,7 +46,7 @@ pub enum Disturbance {
     Deleted(Part),
     /// Again and again all DLXs are replaced, one after the other, as by a new version.
     Rollout,
-    /// Again and again the autoscaler that leads is deleted.
+    /// Again and again the leader's pod is deleted.
     LeaderChange,
     /// The daemons are of an earlier version ([`earlier`]), and again and again one of them becomes this one, or that again.
     Versions,
@@ -61,7 +61,7 @@ pub struct Plan {
     pub disturbance: Disturbance,
     /// The cluster.
     pub setting: Setting,
-    /// How the Services are led (`scaler.dev/intercept`), and then the load goes by them; without it, to the DLXs.
+    /// How the Services are intercepted (`scaler.dev/intercept`): then the load goes through them; without it, to the DLXs.
     pub route: Option<&'static str>,
     /// How the applications end.
     pub app: App,
@@ -78,7 +78,7 @@ pub struct Plan {
 /// Something beside a shop, which ends when it is dropped.
 pub type Beside = Box<dyn std::any::Any + Send + Sync>;
 
-/// How an application ends when it is told to.
+/// How an application ends on SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum App {
     /// At once, whatever it was doing.
@@ -134,13 +134,13 @@ impl Plan {
         }
     }
 
-    /// The same by led Services.
+    /// The same through intercepted Services.
     #[must_use]
-    pub fn led(self, route: &'static str) -> Self {
-        Self { route: Some(route), setting: Setting::led(), ..self }
+    pub fn intercepted(self, mode: &'static str) -> Self {
+        Self { route: Some(mode), setting: Setting::intercepting(), ..self }
     }
 
-    /// Makes the run. Every Deployment sleeps when it returns, unless it is [`late`](Report::late): what was lost by then is told all
+    /// Makes the run. Every Deployment sleeps when it returns, unless it is [`late`](Report::late): what was lost by then is reported all
     /// the same.
     pub async fn run(self) -> Report {
         let seed = random::seed();
@@ -169,7 +169,7 @@ impl Plan {
                 None => {}
                 Some("when-asleep") => shop.reached(workload).await,
                 // What was connected before would pass no DLX.
-                Some(_) => drop(shop.led(workload).await),
+                Some(_) => drop(shop.until_intercepted(workload).await),
             }
             ways.push(way.pool(self.pool));
         }
@@ -209,8 +209,8 @@ impl Run {
         let clients: Vec<_> =
             (0..self.workloads.len()).map(|number| tokio::spawn(self.clone().load(number))).collect();
         let mut random = Random::new(self.seed, u64::MAX);
-        let patience = PATIENCE_PER_CYCLE.max(self.plan.sleeps.by);
-        let deadline = began + patience * self.plan.cycles.try_into().unwrap_or(u32::MAX);
+        let timeout = TIMEOUT_PER_CYCLE.max(self.plan.sleeps.by);
+        let deadline = began + timeout * self.plan.cycles.try_into().unwrap_or(u32::MAX);
         while !self.done(&report) {
             let replaced = report.replaced;
             if Instant::now() >= deadline {
@@ -303,7 +303,7 @@ impl Run {
         true
     }
 
-    /// Replaces the next daemon, and waits until everybody has had a cycle with what runs then.
+    /// Replaces the next daemon, and waits until every workload has had a cycle with what runs then.
     async fn next_version(&self, number: u64) {
         let Some(versions) = &self.versions else { return };
         let (part, version) = VERSIONS[number as usize % VERSIONS.len()];
@@ -366,10 +366,10 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { verdict, cycles, replaced, counters, took, late: _ } = self;
-        let (fences, in_fence) = (counters.fences, counters.in_fence);
+        let (drain_attempts, during_drain) = (counters.drain_attempts, counters.during_drain);
         writeln!(
             f,
-            "{cycles} committed cycles in {took:.1?}: {fences} fences, {in_fence} requests inside one, {replaced} daemons replaced"
+            "{cycles} committed cycles in {took:.1?}: {drain_attempts} drain attempts, {during_drain} requests during one, {replaced} daemons replaced"
         )?;
         write!(f, "{verdict}")
     }

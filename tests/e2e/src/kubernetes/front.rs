@@ -1,4 +1,4 @@
-//! The addresses of the DLXs that a Service would lead to, as pods come and go.
+//! The addresses of the DLXs that a Service would have as endpoints, as pods come and go.
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
@@ -49,7 +49,7 @@ impl Drop for Front {
     }
 }
 
-/// Where a pod takes requests, if a Service leads there: it is ready, and not going.
+/// Where a pod takes requests, if it would be a ready endpoint of a Service: it is ready, and not being deleted.
 fn address(pod: &Pod) -> Option<std::net::SocketAddr> {
     let status = pod.status.as_ref()?;
     let ready = status

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Shop,
-    shop::{GRACE, SERVICE_PORTS},
+    shop::{PROPAGATION_DELAY, SERVICE_PORTS},
 };
 use crate::until;
 
@@ -33,7 +33,7 @@ pub struct Ended {
 // === impl Hook ===
 
 impl Hook {
-    /// Renders the chart as the manifests are, for a shop whose setting is [`Setting::led`](super::Setting::led).
+    /// Renders the chart as the manifests are, for a shop whose setting is [`Setting::intercepting`](super::Setting::intercepting).
     ///
     /// # Panics
     ///
@@ -44,7 +44,7 @@ impl Hook {
         let mut values: Value = serde_yaml::from_str(&text).expect("the manifests' values");
         values["autoscaler"] = json!({"image": {"repository": shop.names().autoscaler}});
         values["servicePorts"] = json!({"first": SERVICE_PORTS.start(), "last": SERVICE_PORTS.end()});
-        values["endpointPropagationDelaySeconds"] = json!(GRACE.as_secs());
+        values["endpointPropagationDelaySeconds"] = json!(PROPAGATION_DELAY.as_secs());
         values["uninstall"] = json!({"timeoutSeconds": timeout.as_secs()});
         let release =
             Release { name: "scaler", namespace: &shop.names().namespace, values: &values.to_string() };

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{Names, objects, workload::PORT};
 use crate::{journal::Journal, until};
 
-/// The port on which the pod that collects is told what to write down.
+/// The port on which the collecting pod receives what to write down.
 const COLLECT: u16 = 8081;
 /// That pod's name.
 const NAME: &str = "journals";
@@ -55,7 +55,7 @@ impl Journals {
             let status = pods.get(NAME).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
             let address = status.pod_ip.as_ref().and_then(|address| address.parse().ok());
             let address = SocketAddr::new(address.ok_or_else(|| format!("{status:?}"))?, PORT);
-            fetch(address, "nobody").map_err(|error| format!("{address}: {error}; {status:?}"))?;
+            fetch(address, "unknown").map_err(|error| format!("{address}: {error}; {status:?}"))?;
             Ok(address)
         })
         .await;
@@ -74,7 +74,7 @@ impl Journals {
     ///
     /// # Panics
     ///
-    /// The pod does not tell, or a line makes no sense.
+    /// The pod does not answer, or a line makes no sense.
     pub fn read(&self, name: &str) -> Journal {
         match self {
             Self::Folder(folder) => Journal::read(&file(folder, name)),

@@ -36,15 +36,15 @@ pub fn objects(setting: &Setting, names: &Names) -> Vec<Value> {
     for object in &mut objects {
         adapt(object, setting, names);
     }
-    if setting.stranger {
-        stranger(&mut objects);
+    if setting.second_dlx {
+        add_second_dlx(&mut objects);
     }
     objects
 }
 
 /// One more DLX with a service account of its own, and the rights of the others.
-fn stranger(objects: &mut Vec<Value>) {
-    const NAME: &str = "scaler-stranger";
+fn add_second_dlx(objects: &mut Vec<Value>) {
+    const NAME: &str = "scaler-second-dlx";
     let mut more = Vec::new();
     for object in objects.iter_mut() {
         match (object["kind"].as_str(), object["metadata"]["name"].as_str()) {
@@ -57,8 +57,8 @@ fn stranger(objects: &mut Vec<Value>) {
                 let mut dlx = object.clone();
                 dlx["metadata"]["name"] = json!(NAME);
                 dlx["spec"]["replicas"] = json!(1);
-                dlx["spec"]["selector"]["matchLabels"]["who"] = json!(NAME);
-                dlx["spec"]["template"]["metadata"]["labels"]["who"] = json!(NAME);
+                dlx["spec"]["selector"]["matchLabels"]["dlx"] = json!(NAME);
+                dlx["spec"]["template"]["metadata"]["labels"]["dlx"] = json!(NAME);
                 dlx["spec"]["template"]["spec"]["serviceAccountName"] = json!(NAME);
                 more.push(dlx);
             }

@@ -1,7 +1,7 @@
 //! The daemons as pods of a cluster, with the rights that the chart ships and no more.
 //!
 //! A [`Shop`] is a cluster with one served namespace, both daemons and their plugin in it: devcluster's API, controllers and node, all
-//! inside a network namespace of the test's own; or, with `SCALER_E2E_KUBECONFIG`, the cluster of that file ([`place`]). [`Workload`]s are what sleeps and wakes; [`cycles`] has the load and the
+//! inside a network namespace of the test's own; or, with `SCALER_E2E_KUBECONFIG`, the cluster of that file ([`test_cluster`]). [`Workload`]s are what sleeps and wakes; [`cycles`] has the load and the
 //! disturbances.
 
 pub mod cycles;
@@ -10,7 +10,7 @@ pub mod hook;
 pub mod journals;
 pub mod manifests;
 mod objects;
-pub mod place;
+pub mod test_cluster;
 pub mod prometheus;
 pub mod protocols;
 pub mod seen;
@@ -19,7 +19,7 @@ pub mod snapshot;
 pub mod workload;
 
 pub use objects::create;
-pub use place::{Names, kubeconfig, needs_devcluster, run};
+pub use test_cluster::{Names, kubeconfig, needs_devcluster, run};
 pub use seen::Seen;
 pub use shop::{Setting, Shop};
 pub use snapshot::Snapshot;

@@ -54,7 +54,7 @@ pub fn postgres() -> Result<PathBuf, String> {
     let number = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
     let newest = versions.flatten().map(|entry| entry.path()).max_by_key(number);
     let newest = newest.ok_or("no PostgreSQL: apt-get install postgresql")?.join("bin");
-    // In a user's own namespace there is nobody else.
+    // In a user's own namespace there is no other user.
     let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     if users.split_whitespace().last().is_some_and(|count| count == "1")
         || !rustix::process::geteuid().is_root()
@@ -92,7 +92,7 @@ impl Database {
         Self { workload, _data: data }
     }
 
-    /// Redis. Ready when it answers, by an exec probe: it accepts before it has read its data, and says so to whoever asks.
+    /// Redis. Ready when it answers, by an exec probe: it accepts before it has read its data, and says so when asked.
     pub fn redis(shop: &Shop, name: &str) -> Self {
         let data = folder();
         let ready = "exec redis-cli -e -h $POD_IP -p 6379 ping";
@@ -117,7 +117,7 @@ impl Database {
     }
 }
 
-/// Where a database's data lie: everybody may pass, as its user must. Not in the shop's folder, for whoever made that.
+/// Where a database's data are: readable by all, as its user needs. Not in the shop's folder, which only its user may read.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().expect("creating a folder for the data");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
@@ -134,7 +134,7 @@ pub async fn psql(address: SocketAddr, query: &str) -> Result<String, String> {
     let programs = postgres()?;
     let (host, port) = (address.ip().to_string(), address.port().to_string());
     let arguments = ["--host", &host, "--port", &port, "--username=postgres", "--no-psqlrc", "-qAtc", query];
-    told(&programs.join("psql"), &arguments).await
+    run_client(&programs.join("psql"), &arguments).await
 }
 
 /// What `redis-cli` prints of a command's answer.
@@ -146,10 +146,10 @@ pub async fn redis(address: SocketAddr, command: &[&str]) -> Result<String, Stri
     let (host, port) = (address.ip().to_string(), address.port().to_string());
     let arguments: Vec<&str> =
         ["-e", "-h", &host, "-p", &port].into_iter().chain(command.iter().copied()).collect();
-    told(Path::new("redis-cli"), &arguments).await
+    run_client(Path::new("redis-cli"), &arguments).await
 }
 
-async fn told(program: &Path, arguments: &[&str]) -> Result<String, String> {
+async fn run_client(program: &Path, arguments: &[&str]) -> Result<String, String> {
     let failed = |error: io::Error| format!("starting {}: {error}", program.display());
     let output = Command::new(program).args(arguments).kill_on_drop(true).output().await.map_err(failed)?;
     if !output.status.success() {

@@ -1,4 +1,4 @@
-//! A workload, its Service and its slices as they are at one moment, told by watches and not asked for.
+//! A workload, its Service and its slices as they are at one moment, from watches.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +16,11 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{Shop, Workload, objects::api_of};
-use crate::wait::{patience, pause};
+use crate::wait::{wait_timeout, pause};
 
 /// Which Service a slice is of.
 const SERVICE: &str = "kubernetes.io/service-name";
-/// Who keeps a slice.
+/// Which controller manages a slice.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 
 /// The watches.
@@ -59,7 +59,7 @@ impl Seen {
     }
 
     /// Our key is in the Service's selector.
-    pub fn fenced(&self) -> bool {
+    pub fn has_selector_key(&self) -> bool {
         !self.service["spec"]["selector"]["scaler.dev/intercepted"].is_null()
     }
 
@@ -68,9 +68,9 @@ impl Seen {
         self.slices.values().filter(|slice| slice["metadata"]["labels"][MANAGED_BY] == "scaler.dev")
     }
 
-    /// Where the Service leads, as its objects say.
-    pub fn leads(&self) -> Backend {
-        match (self.ours().next().is_some(), self.fenced()) {
+    /// The Service's backend, as its objects say.
+    pub fn backend(&self) -> Backend {
+        match (self.ours().next().is_some(), self.has_selector_key()) {
             (false, _) => Backend::Workload,
             (true, false) => Backend::Both,
             (true, true) => Backend::Dlx,
@@ -98,19 +98,19 @@ impl Seen {
 }
 
 impl Shop {
-    /// Watches a workload until it is seen as wanted: every state that the API tells is looked at, however short it lasts.
+    /// Watches a workload until it is seen as wanted: every state that the API reports is looked at, however short it lasts.
     ///
     /// # Panics
     ///
-    /// It is not in a long while; the last that was seen is told.
+    /// It is not in a long while; the message has the last that was seen.
     pub async fn seen(&self, workload: &Workload, what: &str, wanted: impl Fn(&Seen) -> bool) -> Seen {
         let mut seen = Seen::default();
-        let found = timeout(patience(), self.watch(workload, &mut seen, wanted)).await.is_ok();
+        let found = timeout(wait_timeout(), self.watch(workload, &mut seen, wanted)).await.is_ok();
         let id = workload.id();
         assert!(
             found,
             "waited {:?} for {what} ({id}): {seen:#?}\n{}",
-            patience(),
+            wait_timeout(),
             self.logs("autoscaler", 10)
         );
         seen

@@ -31,7 +31,7 @@ use super::{
     front::Front,
     journals::Journals,
     manifests::{self, NAMESPACE},
-    place::Place,
+    test_cluster::TestCluster,
 };
 use crate::{
     admin::{self, Metrics},
@@ -51,13 +51,13 @@ pub struct Setting {
     pub autoscalers: u32,
     /// How many DLXs.
     pub dlxs: u32,
-    /// One more DLX, which is a user of its own: [`STRANGER`].
-    pub stranger: bool,
+    /// One more DLX, which is a user of its own: [`SECOND_DLX`].
+    pub second_dlx: bool,
     /// The DLX listens on all addresses, as it does in a cluster. On devcluster there can be but one such: all pods share one network.
     pub everywhere: bool,
     /// What is there before the daemons come, such as other controllers' kinds.
     pub before: Vec<Value>,
-    /// The nodes' service proxies; without them Services have addresses that nobody takes connections at.
+    /// The nodes' service proxies; without them no connection to a Service's address is accepted.
     pub proxy: Option<ProxyOptions>,
     /// How many pods devcluster's node takes.
     pub pods: usize,
@@ -67,15 +67,15 @@ pub struct Setting {
     pub autoscaler_flags: Vec<String>,
 }
 
-/// The DLXs' ports for Services' where those are led.
+/// The DLXs' ports for intercepted Services.
 pub const SERVICE_PORTS: RangeInclusive<u16> = 20_000..=20_049;
-/// How late nodes hear of changes where Services are led.
+/// How late nodes follow changes where Services are intercepted.
 pub const LAG: Duration = Duration::from_secs(3);
 /// How long the daemons wait for them there: a little longer.
-pub const GRACE: Duration = Duration::from_secs(4);
+pub const PROPAGATION_DELAY: Duration = Duration::from_secs(4);
 
 /// The user of the DLX that faults can be ordered for alone.
-pub const STRANGER: &str = "system:serviceaccount:shop:scaler-stranger";
+pub const SECOND_DLX: &str = "system:serviceaccount:shop:scaler-second-dlx";
 
 /// A cluster with one served namespace and both daemons. It and all it runs end when it is dropped.
 pub struct Shop {
@@ -85,14 +85,14 @@ pub struct Shop {
     front: Front,
     deployments: reflector::Store<Deployment>,
     follow: JoinHandle<()>,
-    place: Place,
+    test_cluster: TestCluster,
     folder: tempfile::TempDir,
 }
 
 /// A daemon's Deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The one that puts to sleep.
+    /// The autoscaler.
     Autoscaler,
     /// The one that wakes.
     Dlx,
@@ -108,7 +108,7 @@ impl Default for Setting {
             file: format!("namespace: {NAMESPACE}\nscaleInterval: 200ms\n"),
             autoscalers: 2,
             dlxs: 2,
-            stranger: false,
+            second_dlx: false,
             everywhere: false,
             before: Vec::new(),
             proxy: None,
@@ -120,20 +120,20 @@ impl Default for Setting {
 }
 
 impl Setting {
-    /// Where Services are led: two nodes that hear of changes up to [`LAG`] late, each by a time of its own, and daemons that wait
-    /// [`GRACE`] for them.
-    pub fn led() -> Self {
+    /// With intercepted Services: two nodes that follow changes up to [`LAG`] late, each by a time of its own, and daemons that wait
+    /// [`PROPAGATION_DELAY`] for them.
+    pub fn intercepting() -> Self {
         let proxy = ProxyOptions { lag: Duration::ZERO..LAG, ..ProxyOptions::default() };
-        let grace = format!("--endpoint-propagation-delay={}s", GRACE.as_secs());
+        let delay = format!("--endpoint-propagation-delay={}s", PROPAGATION_DELAY.as_secs());
         let ports = format!("--service-ports={}-{}", SERVICE_PORTS.start(), SERVICE_PORTS.end());
-        let flags = vec![ports, grace];
+        let flags = vec![ports, delay];
         Self { proxy: Some(proxy), flags, ..Self::default() }
     }
 
     /// The same in a cluster of two families of addresses, with one DLX, which has both.
     pub fn dual_stack() -> Self {
         let api = Options { dual_stack: true, ..Options::default() };
-        Self { api, dlxs: 1, everywhere: true, ..Self::led() }
+        Self { api, dlxs: 1, everywhere: true, ..Self::intercepting() }
     }
 
     /// Lines at the end of the namespace file.
@@ -193,27 +193,27 @@ impl Shop {
         let prefix = format!("shop-{}-", std::process::id());
         let folder =
             tempfile::Builder::new().prefix(&prefix).tempdir_in(scratch).expect("creating the shop's folder");
-        let (client, place) = Place::open(&setting, folder.path()).await;
-        let namespace = place.names().namespace.clone();
-        let journals = place.journals(&client, folder.path()).await;
-        for object in setting.before.iter().chain(&manifests::objects(&setting, place.names())) {
-            place.create(&client, object).await;
+        let (client, test_cluster) = TestCluster::open(&setting, folder.path()).await;
+        let namespace = test_cluster.names().namespace.clone();
+        let journals = test_cluster.journals(&client, folder.path()).await;
+        for object in setting.before.iter().chain(&manifests::objects(&setting, test_cluster.names())) {
+            test_cluster.create(&client, object).await;
         }
         let front = Front::follow(client.clone(), &namespace);
         let (store, writer) = reflector::store();
         let all: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
         let stream = reflector(writer, watcher(all, watcher::Config::default())).default_backoff();
         let follow = tokio::spawn(stream.for_each(|_| std::future::ready(())));
-        let shop = Self { client, journals, front, deployments: store, follow, place, folder };
+        let shop = Self { client, journals, front, deployments: store, follow, test_cluster, folder };
         shop.ready(Part::Dlx, setting.dlxs).await;
         shop.ready(Part::Autoscaler, setting.autoscalers).await;
         until("the DLXs to be found", || async {
             let (found, wanted) =
-                (shop.fronts().all().len(), setting.dlxs as usize + usize::from(setting.stranger));
+                (shop.fronts().all().len(), setting.dlxs as usize + usize::from(setting.second_dlx));
             if found == wanted {
                 Ok(())
             } else {
-                Err(format!("{found} of {wanted}; {}", shop.logs("stranger", 5)))
+                Err(format!("{found} of {wanted}; {}", shop.logs("second-dlx", 5)))
             }
         })
         .await;
@@ -227,12 +227,12 @@ impl Shop {
 
     /// The API of a test that [`needs_devcluster`](super::needs_devcluster).
     pub fn cluster(&self) -> &Cluster {
-        self.place.cluster()
+        self.test_cluster.cluster()
     }
 
     /// The namespace and the images.
     pub fn names(&self) -> &Names {
-        self.place.names()
+        self.test_cluster.names()
     }
 
     /// Where workloads write down what they were given.
@@ -312,7 +312,7 @@ impl Shop {
             .unwrap_or_else(|error| panic!("deleting {name}: {error}"));
     }
 
-    /// Deletes a pod of this namespace without any grace, as when its node is lost.
+    /// Deletes a pod of this namespace without a grace period, as when its node is lost.
     pub async fn delete_now(&self, name: &str) {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.names().namespace);
         let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
@@ -329,7 +329,7 @@ impl Shop {
             .expect("restarting a Deployment");
     }
 
-    /// The pod of the autoscaler that leads.
+    /// The leader's pod.
     pub async fn leader(&self) -> Option<String> {
         let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
             Api::namespaced(self.client.clone(), &self.names().namespace);
@@ -337,18 +337,18 @@ impl Shop {
         lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
     }
 
-    /// Where the DLX of [`STRANGER`] takes requests.
-    pub async fn stranger(&self) -> SocketAddr {
+    /// Where the DLX of [`SECOND_DLX`] takes requests.
+    pub async fn second_dlx(&self) -> SocketAddr {
         let pods = self.pods(Part::Dlx).await;
-        let pod = pods.iter().find(|pod| pod.name_any().starts_with("scaler-stranger"));
+        let pod = pods.iter().find(|pod| pod.name_any().starts_with("scaler-second-dlx"));
         let address = pod.and_then(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse::<IpAddr>().ok());
-        (address.expect("the stranger's address"), 8090).into()
+        (address.expect("the second DLX's address"), 8090).into()
     }
 
     /// The last lines of the logs whose names contain `part`.
     pub fn logs(&self, part: &str, lines: usize) -> String {
         let folder = self.folder().join("node/logs").join(NAMESPACE);
-        if self.place.is_elsewhere() {
+        if self.test_cluster.is_existing() {
             return format!("the logs are the cluster's, in the namespace {}\n", self.names().namespace);
         }
         let mut all = String::new();

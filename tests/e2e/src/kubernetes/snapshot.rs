@@ -38,7 +38,7 @@ impl Snapshot {
     ///
     /// # Panics
     ///
-    /// They are not; every difference is told.
+    /// They are not; the message lists every difference.
     pub fn assert_equal(&self, other: &Self) {
         let differences = self.differences(other);
         assert!(differences.is_empty(), "before != after:\n{}", differences.join("\n"));
@@ -112,15 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_difference_is_told() {
+    fn every_difference_is_reported() {
         let snapshot = |value: Value| Snapshot([("Service web".to_owned(), value)].into());
         let before = snapshot(json!({"spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}));
         before.assert_equal(&before.clone());
         let after =
             snapshot(json!({"spec": {"selector": {"app": "web", "x": "1"}, "ports": [{"port": 81}]}}));
-        let told =
+        let expected =
             ["Service web /spec /ports /0 /port: 80 -> 81", "Service web /spec /selector /x: null -> \"1\""];
-        assert_eq!(before.differences(&after), told);
+        assert_eq!(before.differences(&after), expected);
         assert_eq!(before.differences(&Snapshot(BTreeMap::new())).len(), 1);
     }
 }

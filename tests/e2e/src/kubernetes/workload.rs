@@ -37,7 +37,7 @@ pub struct Workload {
 // === impl Workload ===
 
 impl Workload {
-    /// A Deployment with one replica that sleeps after a second without a request. An Ingress leads its requests to the DLX, and its
+    /// A Deployment with one replica that sleeps after a second without a request. An Ingress sends its requests to the DLX, and its
     /// Service stays as it is.
     pub fn new(shop: &Shop, name: &str) -> Self {
         Self {
@@ -101,7 +101,7 @@ impl Workload {
         self
     }
 
-    /// An application that goes on for a while when it is told to end, and ends once it has answered; without this it ends
+    /// An application that continues for a while after SIGTERM, and ends once it has answered; without this it ends
     /// at once, whatever it was doing.
     #[must_use]
     pub fn drains(self, time: Duration) -> Self {
@@ -203,7 +203,7 @@ impl Workload {
         object
     }
 
-    /// What leads its requests to the DLX, where its Service does not.
+    /// The Ingress that sends its requests to the DLX, where its Service is not intercepted.
     pub fn ingress(&self) -> Option<Value> {
         self.annotations.iter().find(|(name, value)| name == "scaler.dev/intercept" && value == "manual")?;
         let backend = json!({"service": {"name": "scaler-dlx", "port": {"number": 80}}});

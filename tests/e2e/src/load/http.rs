@@ -56,7 +56,7 @@ pub fn get(host: &str, path: &str, id: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nx-request-id: {id}\r\n\r\n").into_bytes()
 }
 
-/// Sends one request over a connection of its own; `Err` tells how it was lost.
+/// Sends one request over a connection of its own; `Err` says how it was lost.
 pub async fn once(address: SocketAddr, request: &[u8]) -> Result<Response, Lost> {
     let mut connection = Connection::open(address).await.map_err(|error| Lost::Connect(error.to_string()))?;
     match connection.send(request).await {

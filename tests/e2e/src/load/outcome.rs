@@ -61,7 +61,7 @@ impl Ids {
         Self { prefix: prefix.into(), next: AtomicU64::new(0) }
     }
 
-    /// An id nobody has had.
+    /// A new id.
     pub fn next(&self) -> String {
         format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
     }

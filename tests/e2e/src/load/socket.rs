@@ -17,7 +17,7 @@ pub struct WebSocket(Connection);
 // === impl WebSocket ===
 
 impl WebSocket {
-    /// Connects and upgrades; a request by that id for whoever writes requests down.
+    /// Connects and upgrades; a request by that id for a server that writes requests down.
     ///
     /// # Errors
     ///

@@ -10,12 +10,12 @@ use e2e::{
 use scaler_types::{Backend, Phase};
 use serde_json::{Value, json};
 
-use crate::giving_back::{before, wish};
+use crate::restore::{before, intercept_patch};
 
-/// An address that is nobody's.
+/// An address that nothing has.
 const FOREIGN: &str = "10.9.9.9";
 
-/// The objects as a backup tool keeps them: without what the API server gives, the owners' uids included as they were.
+/// The objects as a backup tool keeps them: without what the API server sets, but with the uids in owner references as they were.
 fn backup(seen: &Seen) -> Vec<Value> {
     let slice = seen.ours().next().expect("a slice of ours").clone();
     let mut all = vec![seen.object.clone(), seen.service.clone(), slice];
@@ -54,21 +54,21 @@ async fn restore(shop: &Shop, web: &Workload, kept: &[Value]) {
     }
 }
 
-fn names_a_stranger(seen: &Seen) -> bool {
+fn has_foreign_owner(seen: &Seen) -> bool {
     seen.ours().any(|slice| slice.to_string().contains(FOREIGN))
 }
 
 #[test]
-fn a_sleeping_workload_that_is_restored_from_a_backup_answers_and_is_given_back() {
+fn a_sleeping_workload_from_a_backup_answers_and_its_service_is_restored() {
     run(async {
-        let shop = Shop::open_with(Setting::led()).await;
+        let shop = Shop::open_with(Setting::intercepting()).await;
         let (web, _) = before(&shop, "web").await;
-        shop.patch(&web, wish(Some("always"))).await;
+        shop.patch(&web, intercept_patch(Some("always"))).await;
         shop.asleep(&web).await;
         let seen = shop.seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)).await;
         restore(&shop, &web, &backup(&seen)).await;
         let began = Instant::now();
-        let are_repaired = |seen: &Seen| seen.leads() == Backend::Dlx && !names_a_stranger(seen);
+        let are_repaired = |seen: &Seen| seen.backend() == Backend::Dlx && !has_foreign_owner(seen);
         let repaired = shop.seen(&web, "its slices to name the DLXs", are_repaired).await;
         println!("repaired after {:?}", began.elapsed());
         let uid = &repaired.service["metadata"]["uid"];
@@ -77,7 +77,7 @@ fn a_sleeping_workload_that_is_restored_from_a_backup_answers_and_is_given_back(
             assert_eq!(slice["metadata"]["ownerReferences"][0]["uid"], *uid);
         }
 
-        shop.led(&web).await;
+        shop.until_intercepted(&web).await;
         let address = shop.service(&web, 80).await[0];
         // Also its new port is to be known to the DLXs.
         until("an answer", || async {
@@ -92,9 +92,9 @@ fn a_sleeping_workload_that_is_restored_from_a_backup_answers_and_is_given_back(
         assert_eq!(shop.object(&web).await.data["spec"]["replicas"], 1);
 
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
-        shop.patch(&web, wish(None)).await;
-        let free = shop.given_back(&web).await;
-        assert!(!free.fenced() && free.ours().count() == 0);
+        shop.patch(&web, intercept_patch(None)).await;
+        let free = shop.until_restored(&web).await;
+        assert!(!free.has_selector_key() && free.ours().count() == 0);
         shop.served_at(address, &web, "two").await;
     });
 }

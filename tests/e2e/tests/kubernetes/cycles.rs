@@ -21,7 +21,7 @@ fn lose_nothing(disturbance: Disturbance) {
         report.assert_done();
         // What the DLXs had counted that are gone is not known.
         if !matches!(disturbance, Disturbance::Deleted(Part::Dlx) | Disturbance::Rollout) {
-            assert!(report.counters.in_fence > 0.0, "no request met a fence: the load tells nothing");
+            assert!(report.counters.during_drain > 0.0, "no request met a drain: the load proves nothing");
         }
     });
 }
@@ -52,21 +52,21 @@ fn cycles_lose_nothing_while_the_dlxs_are_rolled_out() {
 }
 
 /// What is in flight keeps it awake, over many windows: a slow request, and an upgraded connection that says nothing. By the DLXs
-/// themselves, or by led Services.
-pub async fn outlast_many_windows(led: bool) {
+/// themselves, or through intercepted Services.
+pub async fn outlast_many_windows(intercepted: bool) {
     // A minute where there is time for it.
     let windows = if Plan::new().cycles >= 1000 { 60 } else { 6 };
-    let shop = Shop::open_with(if led { Setting::led() } else { Setting::default() }).await;
+    let shop = Shop::open_with(if intercepted { Setting::intercepting() } else { Setting::default() }).await;
     let ask = async |name: &str| {
         let workload = Workload::new(&shop, name);
-        if !led {
+        if !intercepted {
             shop.deploy(&workload).await;
             return (workload, shop.fronts().all()[0]);
         }
         let workload = workload.annotation("intercept", "always");
         shop.deploy(&workload).await;
         // What was connected before would pass no DLX.
-        shop.led(&workload).await;
+        shop.until_intercepted(&workload).await;
         let address = shop.service(&workload, 80).await[0];
         (workload, address)
     };

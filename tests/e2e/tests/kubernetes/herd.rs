@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use devcluster::node::NodeFaults;
 use e2e::{
     kubernetes::{Setting, Shop, Workload, needs_devcluster, run, shop::Part},
-    wait::patience,
+    wait::wait_timeout,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
@@ -16,7 +16,7 @@ use kube::{
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-/// `maxConcurrentWakes`. Nobody waits for these wakes, so they have half of it.
+/// `maxConcurrentWakes`. No request waits for these wakes, so they have half of it.
 const WAKES: usize = 16;
 /// How long a container takes from its image to its process: longer than the wakes are spread over, so that they overlap.
 const START: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ fn without_a_dlx_a_herd_is_woken_a_few_at_a_time() {
         ];
         setting.autoscaler_flags.push("--dlx-unavailable-timeout=2s".to_owned());
         let shop = Shop::open_with(setting).await;
-        let limit = patience() + EACH * u32::try_from(herd).expect("a number of workloads");
+        let limit = wait_timeout() + EACH * u32::try_from(herd).expect("a number of workloads");
         let began = Instant::now();
         let created = stream::iter(0..herd).for_each_concurrent(16, |number| {
             let workload = sleeper(&shop, &format!("web-{number:04}"));
@@ -49,8 +49,8 @@ fn without_a_dlx_a_herd_is_woken_a_few_at_a_time() {
             }
         });
         created.await;
-        timeout(limit, all_led(&shop, herd)).await.expect("every Service led to the DLXs");
-        println!("{herd} Services are led after {:?}", began.elapsed());
+        timeout(limit, all_intercepted(&shop, herd)).await.expect("every Service intercepted");
+        println!("{herd} Services are intercepted after {:?}", began.elapsed());
 
         shop.node_faults(NodeFaults { start: START, ..NodeFaults::default() });
         let starting = timeout(limit, most_starting(&shop, herd));
@@ -81,17 +81,17 @@ fn sleeper(shop: &Shop, name: &str) -> Workload {
         .program(program)
 }
 
-/// Waits until so many Services are led.
-async fn all_led(shop: &Shop, count: usize) {
+/// Waits until so many Services are intercepted.
+async fn all_intercepted(shop: &Shop, count: usize) {
     let services: Api<Service> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
     let mut changes =
         watcher(services, watcher::Config::default()).default_backoff().applied_objects().boxed();
-    let mut led = BTreeSet::new();
-    while led.len() < count {
+    let mut intercepted = BTreeSet::new();
+    while intercepted.len() < count {
         let service = changes.try_next().await.expect("watching Services").expect("a watch that goes on");
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         if selector.is_some_and(|selector| selector.contains_key("scaler.dev/intercepted")) {
-            led.insert(service.name_any());
+            intercepted.insert(service.name_any());
         }
     }
 }

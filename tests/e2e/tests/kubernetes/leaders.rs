@@ -1,6 +1,6 @@
-//! Autoscalers that lead no more: the next one goes on from whatever was begun, and who has lost the lead writes nothing.
+//! Leader changes: the next leader continues from whatever was begun, and one that has lost leadership writes nothing.
 //!
-//! Load by itself does not tell: a leader that is told to end reverts what it began, and requests lift what one that was killed has
+//! Load by itself does not show it: a leader that is stopped reverts what it began, and requests revert what one that was killed has
 //! left.
 
 use std::time::Duration;
@@ -21,12 +21,12 @@ use kube::{
 use scaler_types::{Backend, Phase};
 use serde_json::json;
 
-use crate::giving_back::{as_before, before, wish};
+use crate::restore::{as_before, before, intercept_patch};
 
-/// A leader tells the others that it is there each five seconds.
+/// A leader renews its Lease every five seconds.
 const RENEWAL: Duration = Duration::from_secs(5);
 
-/// Whose the Lease is from now on; nobody's, as when the time has passed in which a dead one could have renewed it.
+/// Sets the Lease's holder; none is as when the time has passed in which a dead one could have renewed it.
 pub async fn holds(shop: &Shop, holder: &str) {
     let leases: Api<Lease> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
     let now = MicroTime(Timestamp::now());
@@ -35,7 +35,7 @@ pub async fn holds(shop: &Shop, holder: &str) {
     patched.expect("patching the Lease");
 }
 
-/// The leader is killed the moment a workload is seen so, and another one leads at once.
+/// The leader is killed the moment a workload is seen so, and another autoscaler is the leader at once.
 pub async fn change_at(shop: &Shop, web: &Workload, what: &str, wanted: impl Fn(&Seen) -> bool) {
     let (killed, _) = shop.kill_leader_at(web, what, wanted).await;
     holds(shop, "").await;
@@ -48,60 +48,60 @@ async fn answered(shop: &Shop, web: &Workload, id: &str) {
 }
 
 #[test]
-fn another_leader_goes_on_from_whatever_was_begun() {
+fn another_leader_continues_from_every_phase() {
     if needs_devcluster("kills a process") {
         return;
     }
     run(async {
-        let shop = Shop::open_with(Setting::led()).await;
+        let shop = Shop::open_with(Setting::intercepting()).await;
         let (web, before) = before(&shop, "web").await;
         tokio::join!(
-            shop.patch(&web, wish(Some("always"))),
+            shop.patch(&web, intercept_patch(Some("always"))),
             change_at(&shop, &web, "a slice", |seen| seen.ours().next().is_some()),
         );
-        shop.led(&web).await;
+        shop.until_intercepted(&web).await;
         shop.asleep(&web).await;
 
-        // Between the fence and the commit, which is on its way for a while.
+        // Between the drain attempt and the commit, which is on its way for a while.
         answered(&shop, &web, "one").await;
         let patches = Filter::any().user(Part::Autoscaler.user()).verb("patch").resource("deployments");
         let late = shop.cluster().faults().latency(patches, Duration::from_secs(1));
-        change_at(&shop, &web, "a fence", |seen| seen.state() == Some(Phase::Draining)).await;
+        change_at(&shop, &web, "a drain attempt", |seen| seen.state() == Some(Phase::Draining)).await;
         late.end();
-        let seen = shop.seen(&web, "the fence to be lifted", |seen| seen.state() != Some(Phase::Draining));
-        assert_eq!(seen.await.state(), Some(Phase::Active), "nobody has seen it idle that leads");
+        let seen = shop.seen(&web, "the drain to be reverted", |seen| seen.state() != Some(Phase::Draining));
+        assert_eq!(seen.await.state(), Some(Phase::Active), "no leader has seen it idle");
         shop.asleep(&web).await;
 
         // On the way back.
         answered(&shop, &web, "two").await;
         tokio::join!(
-            shop.patch(&web, wish(None)),
-            change_at(&shop, &web, "both", |seen| seen.leads() == Backend::Both),
+            shop.patch(&web, intercept_patch(None)),
+            change_at(&shop, &web, "both", |seen| seen.backend() == Backend::Both),
         );
-        shop.given_back(&web).await;
+        shop.until_restored(&web).await;
         answered(&shop, &web, "three").await;
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": null}}})).await;
         as_before(&shop, &web, &before).await;
     });
 }
 
-/// The Lease is taken from one that is well. From its next renewal on it knows, and nobody leads.
+/// The Lease is taken from a running leader. From its next renewal on it knows, and there is no leader.
 #[test]
-fn who_has_lost_the_lead_writes_nothing() {
+fn a_former_leader_writes_nothing() {
     if needs_devcluster("counts what the API is asked for") {
         return;
     }
     run(async {
-        let shop = Shop::open_with(Setting { autoscalers: 1, ..Setting::led() }).await;
+        let shop = Shop::open_with(Setting { autoscalers: 1, ..Setting::intercepting() }).await;
         let (web, _) = before(&shop, "web").await;
-        shop.patch(&web, wish(Some("always"))).await;
+        shop.patch(&web, intercept_patch(Some("always"))).await;
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
-        shop.led(&web).await;
+        shop.until_intercepted(&web).await;
 
         let requests = shop.cluster().requests();
         let its = || Filter::any().user(Part::Autoscaler.user());
         requests.reset();
-        holds(&shop, "somebody-else").await;
+        holds(&shop, "another-process").await;
         until("a renewal", || async {
             let renewals = requests.of(&its().verb("update").resource("leases"));
             if renewals > 0 { Ok(()) } else { Err("none".to_owned()) }
@@ -109,7 +109,7 @@ fn who_has_lost_the_lead_writes_nothing() {
         .await;
         pause(RENEWAL / 10).await;
         requests.reset();
-        // There would be something to do: a DLX that no slice is to name any more, and nobody asks for anything.
+        // There would be something to do: a DLX that no slice is to name any more, and no requests.
         let dlx = shop.pods(Part::Dlx).await[0].metadata.name.clone().expect("a pod's name");
         shop.delete_now(&dlx).await;
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": null}}})).await;
@@ -117,7 +117,7 @@ fn who_has_lost_the_lead_writes_nothing() {
         for verb in ["create", "update", "patch", "delete"] {
             for resource in ["deployments", "deployments/scale", "services", "endpointslices", "configmaps"] {
                 let written = requests.of(&its().verb(verb).resource(resource));
-                assert_eq!(written, 0, "{verb} {resource}, by an autoscaler that leads no more");
+                assert_eq!(written, 0, "{verb} {resource}, by a former leader");
             }
         }
         assert_eq!(shop.object(&web).await.data["spec"]["replicas"], 2);

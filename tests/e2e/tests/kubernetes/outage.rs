@@ -16,7 +16,7 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
         return;
     }
     run(async {
-        let shop = Shop::open_with(Setting::led().with("dlx: {holdTimeout: 2s}\n")).await;
+        let shop = Shop::open_with(Setting::intercepting().with("dlx: {holdTimeout: 2s}\n")).await;
         let awake = Workload::new(&shop, "awake").annotation("scale-to-zero", "1h");
         let asleep = Workload::new(&shop, "asleep");
         let patient = Workload::new(&shop, "patient").annotation("hold-timeout", "10m");
@@ -24,18 +24,20 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
             shop.deploy(workload).await;
         }
         shop.served(&awake, "before").await;
-        // By their own Services.
-        let led =
-            Workload::new(&shop, "led").annotation("scale-to-zero", "1h").annotation("intercept", "always");
+        // Through their own Services.
+        let intercepted = Workload::new(&shop, "intercepted")
+            .annotation("scale-to-zero", "1h")
+            .annotation("intercept", "always");
         let dreams = Workload::new(&shop, "dreams")
             .annotation("hold-timeout", "10m")
             .annotation("intercept", "always");
-        for workload in [&led, &dreams] {
+        for workload in [&intercepted, &dreams] {
             shop.deploy(workload).await;
-            shop.led(workload).await;
+            shop.until_intercepted(workload).await;
         }
         shop.asleep(&dreams).await;
-        let [at_led, at_dreams] = [shop.service(&led, 80).await[0], shop.service(&dreams, 80).await[1]];
+        let [at_intercepted, at_dreams] =
+            [shop.service(&intercepted, 80).await[0], shop.service(&dreams, 80).await[1]];
         shop.asleep(&asleep).await;
         shop.asleep(&patient).await;
 
@@ -57,7 +59,7 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
             let mut number = 0;
             while began.elapsed() < OUTAGE + Duration::from_secs(2) {
                 shop.served(&awake, &format!("warm-{number}")).await;
-                shop.served_at(at_led, &led, &format!("led-{number}")).await;
+                shop.served_at(at_intercepted, &intercepted, &format!("intercepted-{number}")).await;
                 pause(Duration::from_millis(25)).await;
                 number += 1;
             }
@@ -67,7 +69,7 @@ fn while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer
         shop.asleep(&patient).await;
         shop.asleep(&dreams).await;
         shop.served(&asleep, "after").await;
-        for workload in [&awake, &asleep, &patient, &led, &dreams] {
+        for workload in [&awake, &asleep, &patient, &intercepted, &dreams] {
             assert!(workload.read().requests.values().all(|&times| times == 1));
         }
         assert!(!asleep.read().requests.contains_key("refused"));

@@ -1,4 +1,4 @@
-//! A real Prometheus says how busy a workload is.
+//! A real Prometheus reports the activity of a workload.
 
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,16 @@ use e2e::{
         workload::PORT,
     },
     load::{get, once},
-    wait::{patience, pause},
+    wait::{wait_timeout, pause},
 };
 
 /// For longer than a window of the metric after the other one slept.
 const BUSY: usize = 20;
 
-/// Requests that pass no DLX keep it awake, because Prometheus has seen them; when they end it sleeps. Beside it another one, that
-/// nobody asks anything, is put to sleep meanwhile.
+/// Requests that pass no DLX keep it awake, because Prometheus has seen them; when they end it sleeps. Beside it another one without
+/// requests is scaled to zero meanwhile.
 #[test]
-fn what_prometheus_has_seen_keeps_it_awake() {
+fn activity_seen_by_prometheus_keeps_it_awake() {
     if prometheus::cannot_be_reached() {
         return;
     }
@@ -46,7 +46,7 @@ fn what_prometheus_has_seen_keeps_it_awake() {
             if shop.state(&quiet.name) == "asleep" {
                 left -= 1;
             }
-            assert!(began.elapsed() < patience(), "nothing sleeps at all: {}", shop.logs("autoscaler", 10));
+            assert!(began.elapsed() < wait_timeout(), "nothing sleeps at all: {}", shop.logs("autoscaler", 10));
         }
         assert_eq!(
             shop.object(&web).await.data["spec"]["replicas"],

@@ -1,4 +1,4 @@
-//! What speaks whatever it speaks is put to sleep behind its Service, and woken by its own clients.
+//! Workloads of any protocol are scaled to zero behind their Services, and woken by their own clients.
 
 use std::net::SocketAddr;
 
@@ -12,20 +12,20 @@ use e2e::{
     load::{self, Outcome, WebSocket, get},
 };
 
-/// A workload of the shop that its Service is led for; where its port is on each node.
-async fn led(shop: &Shop, workload: &Workload, port: u16) -> Vec<SocketAddr> {
+/// A workload whose Service is intercepted; where its port is on each node.
+async fn intercepted(shop: &Shop, workload: &Workload, port: u16) -> Vec<SocketAddr> {
     shop.deploy(workload).await;
-    shop.seen(workload, "its Service to be led", |seen| seen.leads() == scaler_types::Backend::Dlx).await;
-    shop.port_leads(workload, port, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
+    shop.seen(workload, "its Service to be intercepted", |seen| seen.backend() == scaler_types::Backend::Dlx).await;
+    shop.until_port_sends(workload, port, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
     shop.service(workload, port).await
 }
 
 #[test]
 fn http_grpc_and_websocket_clients_wake_it() {
     run(async {
-        let shop = Shop::open_with(Setting::led()).await;
+        let shop = Shop::open_with(Setting::intercepting()).await;
         let web = Workload::new(&shop, "web").annotation("intercept", "always");
-        let addresses = led(&shop, &web, 80).await;
+        let addresses = intercepted(&shop, &web, 80).await;
         let host = web.host();
 
         shop.asleep(&web).await;
@@ -59,9 +59,9 @@ fn a_redis_client_wakes_it() {
         return;
     }
     run(async {
-        let shop = Shop::open_with(Setting::led()).await;
+        let shop = Shop::open_with(Setting::intercepting()).await;
         let cache = Database::redis(&shop, "cache").with(|redis| redis.annotation("intercept", "always"));
-        let addresses = led(&shop, &cache.workload, 6379).await;
+        let addresses = intercepted(&shop, &cache.workload, 6379).await;
         assert_eq!(redis(addresses[0], &["SET", "colour", "blue"]).await.as_deref(), Ok("OK"));
         for address in &addresses {
             shop.asleep(&cache.workload).await;
@@ -80,10 +80,10 @@ fn a_postgresql_client_wakes_it() {
             println!("not proved: {why}");
             return;
         }
-        let shop = Shop::open_with(Setting::led()).await;
+        let shop = Shop::open_with(Setting::intercepting()).await;
         let database =
             Database::postgres(&shop, "db").with(|postgres| postgres.annotation("intercept", "always"));
-        let addresses = led(&shop, &database.workload, 5432).await;
+        let addresses = intercepted(&shop, &database.workload, 5432).await;
         let made =
             psql(addresses[0], "CREATE TABLE colours (name text); INSERT INTO colours VALUES ('blue')").await;
         assert_eq!(made.as_deref(), Ok(""));

@@ -1,9 +1,9 @@
-//! Daemons that hear nothing, or not everything, or late.
+//! Daemons whose watches deliver nothing, not everything, or late.
 
 use devcluster::Options;
 use e2e::kubernetes::{needs_devcluster, run};
 
-use crate::scenes::{
+use crate::scenarios::{
     answered_between_confirmation_and_commit, answers_after_a_gap_in_its_watches,
     sleeps_beside_a_stalled_watch,
 };

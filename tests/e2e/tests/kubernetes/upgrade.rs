@@ -27,13 +27,13 @@ fn cycles_lose_nothing_while_daemons_are_upgraded_and_downgraded() {
 
 /// Everything restored by this version, then the earlier one, then this one again. The annotations stay where they are all the while.
 #[test]
-fn what_is_led_is_given_back_before_one_goes_back() {
+fn intercepted_services_are_restored_before_a_downgrade() {
     let earlier = match earlier() {
         Ok(earlier) => earlier,
         Err(why) => return println!("not proved: {why}"),
     };
     run(async move {
-        let shop = Shop::open_with(Setting::led()).await;
+        let shop = Shop::open_with(Setting::intercepting()).await;
         let versions = Versions::new(&shop, earlier).await;
         let web = Workload::new(&shop, "web").annotation("intercept", "always");
         shop.deploy(&web).await;
@@ -43,12 +43,12 @@ fn what_is_led_is_given_back_before_one_goes_back() {
                 shop.served_at(*address, &web, &format!("{id}-{node}")).await;
             }
         };
-        shop.led(&web).await;
+        shop.until_intercepted(&web).await;
         shop.asleep(&web).await;
         let autoscaler = format!("--stop-deployment={}/scaler-autoscaler", shop.names().namespace);
         println!("{}", shop.restore(&[&autoscaler]).await);
         assert_eq!(shop.pods(Part::Autoscaler).await.len(), 0);
-        shop.given_back(&web).await;
+        shop.until_restored(&web).await;
         for part in [Part::Dlx, Part::Autoscaler] {
             versions.roll(&shop, part, Version::Earlier).await;
             served(&format!("given-back-{}", part.name())).await;
@@ -59,8 +59,8 @@ fn what_is_led_is_given_back_before_one_goes_back() {
         for part in [Part::Autoscaler, Part::Dlx] {
             versions.roll(&shop, part, Version::Ours).await;
         }
-        shop.led(&web).await;
+        shop.until_intercepted(&web).await;
         shop.asleep(&web).await;
-        served("led-again").await;
+        served("intercepted-again").await;
     });
 }

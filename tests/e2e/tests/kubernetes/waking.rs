@@ -24,7 +24,7 @@ fn a_request_wakes_a_sleeping_deployment_and_idle_it_sleeps_again() {
         let journal = web.read();
         assert_eq!(journal.starts.len(), 3, "its first pod and one for each request");
         assert_eq!(journal.requests.keys().collect::<Vec<_>>(), ["one", "two"]);
-        // Its owners see on it what was done.
+        // Its users see on it what was done.
         for reason in ["ScaledToZero: ", "WakeStarted: ", "Woken: "] {
             shop.event(&web, reason).await;
         }
@@ -45,12 +45,12 @@ fn a_stateful_set_comes_back_with_as_many_as_it_had() {
 }
 
 #[test]
-fn owners_say_when_it_sleeps() {
+fn annotations_decide_when_it_sleeps() {
     run(async {
         let shop = Shop::open().await;
         let paused = Workload::new(&shop, "paused").annotation("paused", "true");
         let long = Workload::new(&shop, "long").annotation("scale-to-zero", "1h");
-        // Whatever it is that cannot be used: nobody knows what else they meant.
+        // Whichever value is invalid: what was meant is not known.
         let wrong = Workload::new(&shop, "wrong").annotation("hold-timeout", "soon");
         let other = Workload::new(&shop, "other");
         for workload in [&paused, &long, &wrong, &other] {
@@ -74,7 +74,7 @@ fn owners_say_when_it_sleeps() {
 
 /// What was never ready: `kubectl rollout status` would take it for complete at no replicas.
 #[test]
-fn what_is_being_rolled_out_does_not_sleep_before_that_is_over() {
+fn nothing_sleeps_during_its_rollout() {
     run(async {
         let shop = Shop::open().await;
         let broken = Workload::new(&shop, "broken").image(&shop.names().missing);

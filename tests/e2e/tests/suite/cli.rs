@@ -22,7 +22,7 @@ fn run(program: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(binaries::folder().join(program));
     command.args(arguments).env_remove("LISTEN_FDS");
     if program == "dlx" && arguments.iter().any(|argument| argument.starts_with("--state-dir")) {
-        // Its usual port may be somebody's.
+        // Its usual port may be in use.
         command.arg("--listen-address=127.0.0.1:0");
     }
     let output = command.output().unwrap();
@@ -100,7 +100,7 @@ fn a_daemon_without_plugins_or_with_a_broken_file_ends_with_78() {
 
 /// The first signal drains: what is held stays held. The second ends at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_a_draining_dlx_at_once() {
+async fn a_second_signal_ends_a_stopping_dlx_at_once() {
     let site = Site::new("signals-");
     let never = site.folder().join("never").display().to_string();
     let service = Service::new(&site, "hello").arguments(&["--start-after", &never]);

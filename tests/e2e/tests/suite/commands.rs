@@ -1,4 +1,4 @@
-//! What a person does on the command line, with the real daemons behind it.
+//! The commands, with the real daemons behind them.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ fn at(address: SocketAddr) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_explains_wakes_and_puts_to_sleep() {
+async fn explain_wake_and_sleep_work_on_running_daemons() {
     let site = Site::new("commands-");
     let service = Service::new(&site, "hello");
     // It would be awake for an hour.
@@ -58,12 +58,12 @@ async fn a_person_explains_wakes_and_puts_to_sleep() {
     })
     .await;
     let (_, out, _) = run(&["explain", "demo/hello", &here, "--output", "json"]).await;
-    let told: Value = serde_json::from_str(&out).expect("JSON");
-    assert_eq!(told["resources"][0]["name"], "hello", "{told}");
+    let answer: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(answer["resources"][0]["name"], "hello", "{answer}");
     let (_, out, _) = run(&["plan", &here]).await;
     assert!(out.contains("DLXs: 1") && out.contains("answers") && out.contains("demo/hello"), "{out}");
 
-    // Nobody waits an hour.
+    // The test does not wait an hour.
     let (status, out, error) = run(&["sleep", "demo/hello", &here]).await;
     assert_eq!(status, Some(0), "{out}{error}");
     assert_eq!(site.state("demo", "hello"), "asleep");
@@ -78,9 +78,9 @@ async fn a_person_explains_wakes_and_puts_to_sleep() {
     let dlx_here = format!("--dlx-address={}", dlx.admin());
     let (status, out, error) = run(&["wake", "demo/hello", &dlx_here]).await;
     assert_eq!(status, Some(0), "{out}{error}");
-    let (status, _, error) = run(&["wake", "demo/nobody", &dlx_here]).await;
+    let (status, _, error) = run(&["wake", "demo/unknown", &dlx_here]).await;
     assert_eq!(status, Some(1));
-    assert!(error.contains("no plugin lists demo/nobody"), "{error}");
+    assert!(error.contains("no plugin lists demo/unknown"), "{error}");
     for command in [&["explain", "demo/hello"][..], &["plan"], &["sleep", "demo/hello"]] {
         let (status, _, error) = run(&[command, &[&here]].concat()).await;
         assert_eq!(status, Some(1), "{command:?}: {error}");
@@ -90,7 +90,7 @@ async fn a_person_explains_wakes_and_puts_to_sleep() {
 
 /// What is in flight is in flight for a person, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_puts_nothing_to_sleep_that_is_busy() {
+async fn sleep_refuses_a_busy_resource() {
     let site = Site::new("busy-");
     let service = Service::new(&site, "hello");
     site.configure(&Namespace::new("demo").window("1h").with(&service));
@@ -112,7 +112,7 @@ async fn a_person_puts_nothing_to_sleep_that_is_busy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_and_plugins_are_looked_over() {
+async fn check_validates_files_and_plugins() {
     let site = Site::new("check-");
     let file = |name: &str, text: &str| {
         let path = site.folder().join(name);
@@ -142,9 +142,9 @@ async fn files_and_plugins_are_looked_over() {
     assert!(out.contains("process.so") && out.contains("plugin interface 1."), "{out}");
     fs::write(site.folder().join("plugins/broken.so"), "no library").unwrap();
     let (status, out, _) = run(&["plugins", &plugins, "--output=json"]).await;
-    let told: Value = serde_json::from_str(&out).expect("JSON");
+    let answer: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(
-        (status, told[0]["refused"].is_string(), &told[1]["kind"]),
+        (status, answer[0]["refused"].is_string(), &answer[1]["kind"]),
         (Some(78), true, &"process".into())
     );
 }

@@ -1,4 +1,4 @@
-//! What a DLX does not know is not idle.
+//! Missing data never counts as idle.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use e2e::{
 };
 use tokio::time::Instant;
 
-/// Three DLXs, and a resource that one of them has served. Each is told to stop as another begins; the autoscaler has all of their
+/// Three DLXs, and a resource that one of them has served. Each is stopped as another begins; the autoscaler has all of their
 /// last reports, and the new ones' short histories are no reason to wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_leaves_no_gap_and_a_killed_dlx_does() {
@@ -56,7 +56,7 @@ async fn code_is(autoscaler: &Daemon, code: &str) -> serde_json::Value {
 /// A DLX that was started a moment ago knows nothing of the window before: nothing sleeps on its word until it has
 /// counted for a whole window.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_dlx_puts_nothing_to_sleep_for_want_of_history() {
+async fn a_restarted_dlx_scales_nothing_to_zero_for_lack_of_history() {
     let window = Duration::from_secs(6);
     let site = Site::new("history-");
     let service = Service::new(&site, "hello");
@@ -77,12 +77,12 @@ async fn a_restarted_dlx_puts_nothing_to_sleep_for_want_of_history() {
         if resource["decision"] == "keep" {
             decisions += 1;
         }
-        assert!(started.elapsed() < e2e::wait::PATIENCE, "it never sleeps: {resource}");
+        assert!(started.elapsed() < e2e::wait::WAIT_TIMEOUT, "it never sleeps: {resource}");
         pause(Duration::from_millis(50)).await;
     }
     // Not a limit on how fast it is: the DLX cannot have counted for a whole window earlier.
     let counted = started.elapsed();
-    assert!(counted >= window, "fenced after {counted:?}, the window is {window:?}");
+    assert!(counted >= window, "drained after {counted:?}, the window is {window:?}");
     assert!(decisions > 0, "no decision to keep it was seen");
     site.state_is("demo", "hello", "asleep").await;
 }

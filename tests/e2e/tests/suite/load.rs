@@ -1,4 +1,4 @@
-//! The load clients, against stand-ins that misbehave: what they call lost is what was lost.
+//! The load clients, against misbehaving servers: they report as lost what was lost, and nothing else.
 
 use std::{net::SocketAddr, process::Command, sync::atomic::Ordering, time::Duration};
 
@@ -105,9 +105,9 @@ async fn half_an_answer_is_lost() {
     assert!(matches!(connection.send(REQUEST).await, Exchange::Lost(Lost::CutShort(_))));
 }
 
-/// A close and a request that meet on the way: neither lost by a scaler nor answered. Told apart by the kernel alone.
+/// A close and a request that meet on the way: neither lost by a scaler nor answered. Only the kernel can distinguish them.
 #[tokio::test]
-async fn a_close_that_crosses_a_request_is_told_from_a_loss() {
+async fn a_close_that_crosses_a_request_is_not_taken_for_a_loss() {
     let (listener, address) = stand_in().await;
     let mut lines = Lines::open(address).await.unwrap();
     drop(listener.accept().await.unwrap());
@@ -147,7 +147,7 @@ async fn a_new_connection_that_is_closed_at_once_is_a_loss_to_every_client() {
     assert!(others.is_empty(), "{others:?}");
 }
 
-/// The load of the cycles, straight to a service that nobody scales: nothing is lost, until it is killed under it.
+/// The load of the cycles, straight to a service that is not scaled: nothing is lost, until it is killed under it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_load_of_the_cycles_finds_what_is_lost_and_nothing_else() {
     for killed in [false, true] {

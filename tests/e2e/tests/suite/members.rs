@@ -1,4 +1,4 @@
-//! Two DLXs: nothing sleeps without every live one's word.
+//! Two DLXs: nothing sleeps without the confirmation of every live one.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,7 +17,7 @@ const SEVERAL_DECISIONS: Duration = Duration::from_secs(4);
 async fn names(autoscaler: &Daemon, dlx: &Daemon) -> bool {
     let metrics = autoscaler.metrics().await;
     let silent = metrics.samples("scaler_dlx_unreachable", &[]);
-    // A member's name ends in its process id, or is told with its address.
+    // A member's name ends in its process id, or is reported with its address.
     let (pid, admin) = (dlx.pid().to_string(), dlx.admin().to_string());
     silent
         .into_iter()
@@ -25,7 +25,7 @@ async fn names(autoscaler: &Daemon, dlx: &Daemon) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_sleeps_while_a_dlx_is_silent_and_the_metric_names_it() {
+async fn nothing_sleeps_while_a_dlx_is_unreachable_and_the_metric_names_it() {
     let site = Site::new("silent-");
     let service = Service::new(&site, "hello");
     site.configure(&Namespace::new("demo").with(&service));
@@ -69,10 +69,10 @@ async fn a_dlx_that_died_is_waited_for_no_more() {
     site.state_is("demo", "hello", "asleep").await;
 }
 
-/// A DLX that joins while a fence is open sees it before it forwards anything: a request through it reverts the fence,
+/// A DLX that joins during a drain attempt sees it before it forwards anything: a request through it reverts the attempt,
 /// and the commit that then comes changes nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dlx_that_joins_in_the_middle_of_a_fence_reverts_it_before_it_forwards() {
+async fn a_dlx_that_joins_during_a_drain_reverts_it_before_it_forwards() {
     let site = Site::new("joins-");
     let service = Service::new(&site, "hello");
     site.configure(&Namespace::new("demo").with(&service));
@@ -81,14 +81,14 @@ async fn a_dlx_that_joins_in_the_middle_of_a_fence_reverts_it_before_it_forwards
     let _autoscaler = site.autoscaler().await;
     let first = wake(&site, "first").await;
     for round in 0..5 {
-        let fence = stand_in.asked().await;
+        let drain = stand_in.asked().await;
         assert_eq!(site.state("demo", "hello"), "draining");
         let (other, front) = site.dlx_beside().await;
         let id = format!("joined-{round}");
         // The last member confirms while the request is being answered.
         let (answer, ()) = tokio::join!(once_at(front, "/slow/300", &id), async {
             pause(Duration::from_millis(100)).await;
-            stand_in.confirm(fence);
+            stand_in.confirm(drain);
         });
         assert_eq!(answer.header("x-run"), first.header("x-run"), "it was stopped under a request");
         assert_ne!(site.state("demo", "hello"), "asleep");
@@ -101,7 +101,7 @@ async fn a_dlx_that_joins_in_the_middle_of_a_fence_reverts_it_before_it_forwards
 
 /// As before, with no request: the commit does not ask the new DLX, and that one holds what comes afterwards.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dlx_that_joined_in_the_middle_of_a_fence_wakes_what_was_committed() {
+async fn a_dlx_that_joined_during_a_drain_wakes_what_was_committed() {
     let site = Site::new("joined-");
     let service = Service::new(&site, "hello");
     site.configure(&Namespace::new("demo").with(&service));
@@ -112,14 +112,14 @@ async fn a_dlx_that_joined_in_the_middle_of_a_fence_wakes_what_was_committed() {
         wake(&site, &format!("wake-{round}")).await;
         stand_in.asked().await;
         let (other, front) = site.dlx_beside().await;
-        // It is given up after two seconds: if the new DLX took longer to start, a later fence is confirmed, about which
+        // It is given up after two seconds: if the new DLX took longer to start, a later drain attempt is confirmed, about which
         // that one is asked, too.
         stand_in.confirm(u32::MAX);
         site.state_is("demo", "hello", "asleep").await;
         stand_in.confirm(0);
         once_at(front, "/", &format!("joined-{round}")).await;
         other.stop().await;
-        // Whatever fence is open by now is confirmed: the next round begins with a new one.
+        // A drain attempt that is open by now is confirmed: the next round begins with a new one.
         stand_in.confirm(u32::MAX);
         site.state_is("demo", "hello", "asleep").await;
         stand_in.confirm(0);

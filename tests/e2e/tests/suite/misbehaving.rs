@@ -1,4 +1,4 @@
-//! A plugin that panics, hangs or is slow in any of its calls: the daemons run on, and so does everybody else's resource.
+//! A plugin that panics, hangs or is slow in any of its calls: the daemons run on, and so do the resources of other plugins.
 
 use e2e::{
     Namespace, Service, Site, binaries,

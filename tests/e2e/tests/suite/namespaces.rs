@@ -1,4 +1,4 @@
-//! A namespace is a wall.
+//! Namespaces are isolated from each other.
 
 use e2e::{
     Namespace, Service, Site,

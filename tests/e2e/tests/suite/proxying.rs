@@ -17,7 +17,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Three windows: whatever may sleep has been put to sleep.
+/// Three windows: whatever may sleep is asleep by then.
 const THREE_WINDOWS: Duration = Duration::from_secs(3);
 
 async fn one_service(name: &str) -> (Site, Service, Daemon) {
@@ -164,10 +164,10 @@ async fn malformed_requests_are_answered_400_and_their_connection_is_closed() {
     assert_eq!(Journal::read(&service.journal).starts.len(), 0);
 }
 
-/// Nobody's: 404 in JSON. A header of the client's own names no resource.
+/// An unknown host: 404 in JSON. A header of the client's own names no resource.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_of_nobodys_is_answered_404_in_json() {
-    let (site, service, _dlx) = one_service("nobody-").await;
+async fn a_request_for_an_unknown_host_is_answered_404_in_json() {
+    let (site, service, _dlx) = one_service("unknown-").await;
     for text in [
         "GET / HTTP/1.1\r\nHost: other.localhost\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: other.localhost\r\nX-Resource-Name: hello\r\nX-Original-Uri: /\r\n\r\n",

@@ -47,10 +47,10 @@ async fn a_broken_change_is_reported_and_the_last_good_one_kept() {
         served(&site, "first.localhost", &id.to_string()).await;
     }
 
-    // Mended: the error goes, and what the file says now holds.
+    // Corrected: the error goes, and what the file says now holds.
     site.configure(&good.clone().with(&second));
     until("the second resource to be served", || async {
-        let response = once(site.front(), &get("second.localhost", "/", "mended"))
+        let response = once(site.front(), &get("second.localhost", "/", "corrected"))
             .await
             .map_err(|lost| lost.to_string())?;
         if response.status == 200 { Ok(()) } else { Err(response.text()) }
@@ -65,7 +65,7 @@ async fn a_broken_change_is_reported_and_the_last_good_one_kept() {
     }
 }
 
-/// A resource that left the file is nobody's; the others stay as they are.
+/// A resource that left the file is unknown; the others stay as they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resource_that_leaves_the_file_is_served_no_more_and_the_others_go_on() {
     let site = Site::new("leaves-");
@@ -76,7 +76,7 @@ async fn a_resource_that_leaves_the_file_is_served_no_more_and_the_others_go_on(
     let answer = once(site.front(), &get("first.localhost", "/", "1")).await.expect("an answer");
     served(&site, "second.localhost", "2").await;
     site.configure(&namespace);
-    until("the second resource to be nobody's", || async {
+    until("the second resource to be unknown", || async {
         let response =
             once(site.front(), &get("second.localhost", "/", "3")).await.map_err(|lost| lost.to_string())?;
         if response.status == 404 { Ok(()) } else { Err(response.text()) }

@@ -31,29 +31,29 @@ async fn cycles_under_load_find_that_the_version_test_of_a_commit_is_left_out() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_comes_after_its_dlx_has_confirmed_is_answered() {
-    let answer = inside_a_confirmed_fence(None).await.expect("an answer");
+    let answer = inside_a_confirmed_drain(None).await.expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_version_test_of_a_commit_that_request_is_lost() {
-    lost(inside_a_confirmed_fence(Some("commit_tests_version")).await);
+    lost(inside_a_confirmed_drain(Some("commit_tests_version")).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_reverting_before_forwarding_that_request_is_lost() {
-    lost(inside_a_confirmed_fence(Some("revert_before_forward")).await);
+    lost(inside_a_confirmed_drain(Some("revert_before_forward")).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_is_in_flight_when_the_fence_comes_is_answered() {
-    let answer = in_flight_at_a_fence(None).await.expect("an answer");
+async fn a_request_that_is_in_flight_when_the_drain_begins_is_answered() {
+    let answer = in_flight_at_a_drain(None).await.expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_counting_in_flight_that_request_is_lost() {
-    lost(in_flight_at_a_fence(Some("confirm_counts_in_flight")).await);
+    lost(in_flight_at_a_drain(Some("confirm_counts_in_flight")).await);
 }
 
 fn lost(answer: Result<Response, Lost>) {
@@ -109,12 +109,12 @@ impl Scene {
 
 /// The DLX is asked at the same moment as the other member, and answers in a millisecond or so.
 const THE_DLX_HAS_ANSWERED: Duration = Duration::from_millis(500);
-/// The autoscaler waits two seconds for the members' word.
-const A_FENCE_STAYS_OPEN: Duration = Duration::from_millis(1800);
+/// The autoscaler waits two seconds for the members' answers.
+const A_DRAIN_STAYS_OPEN: Duration = Duration::from_millis(1800);
 
-/// A request that comes after its DLX has said that nothing is in flight, and before the fence: another member keeps the
+/// A request that comes after its DLX has reported that nothing is in flight, and before the drain attempt: another member keeps the
 /// autoscaler waiting for its activity meanwhile.
-async fn in_flight_at_a_fence(without: Option<&str>) -> Result<Response, Lost> {
+async fn in_flight_at_a_drain(without: Option<&str>) -> Result<Response, Lost> {
     let mut scene = Scene::new(without).await;
     scene.stand_in.confirm(u32::MAX);
     scene.stand_in.say_busy(true);
@@ -134,20 +134,20 @@ async fn in_flight_at_a_fence(without: Option<&str>) -> Result<Response, Lost> {
     answer
 }
 
-/// A request that comes after its DLX has confirmed the fence, and before the commit: another member keeps the fence open.
-async fn inside_a_confirmed_fence(without: Option<&str>) -> Result<Response, Lost> {
+/// A request that comes after its DLX has confirmed the drain attempt, and before the commit: another member keeps the attempt open.
+async fn inside_a_confirmed_drain(without: Option<&str>) -> Result<Response, Lost> {
     loop {
         let mut scene = Scene::new(without).await;
         let autoscaler = scene.autoscaler.take().expect("not started yet").start();
-        let fence = scene.stand_in.asked().await;
+        let drain = scene.stand_in.asked().await;
         let asked = Instant::now();
         pause(THE_DLX_HAS_ANSWERED).await;
         let answer = scene.request().await;
-        scene.stand_in.confirm(fence);
-        let in_time = asked.elapsed() < A_FENCE_STAYS_OPEN;
+        scene.stand_in.confirm(drain);
+        let in_time = asked.elapsed() < A_DRAIN_STAYS_OPEN;
         let answer = answer.await.expect("the client");
         autoscaler.ready().await.stop().await;
-        // Else the fence was given up before, and nothing was tried.
+        // Else the drain attempt was reverted before, and nothing was tested.
         if in_time {
             return answer;
         }

@@ -9,7 +9,7 @@ use e2e::{
 };
 use serde_json::json;
 
-/// Long, so that an answer within the test's patience is an answer at once.
+/// Long, so that an answer within the test's timeout is an answer at once.
 const READINESS: &str = "resourceReadinessTimeout: 10m";
 const HOLD: &str = "holdTimeout: 10m";
 
@@ -29,33 +29,33 @@ fn reason(response: &Response) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_exits_at_once_is_told_with_its_status() {
+async fn a_command_that_exits_at_once_is_reported_with_its_status() {
     let site = Site::new("exits-");
     let response = refused(&site, &Service::new(&site, "hello").arguments(&["--exit", "3"])).await;
     assert!(reason(&response).contains('3'), "{}", response.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_does_not_exist_is_told_by_name() {
+async fn a_command_that_does_not_exist_is_reported_by_name() {
     let site = Site::new("missing-");
     let response = refused(&site, &Service::new(&site, "hello").command(&["/no/such/program"])).await;
     assert!(reason(&response).contains("/no/such/program"), "{}", response.text());
 }
 
-/// Somebody else listens on the resource's port: its requests must not go to them.
+/// Another process listens on the resource's port: no request may go to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_taken_by_somebody_else_is_told_and_gets_no_request() {
+async fn a_port_taken_by_another_process_is_reported_and_gets_no_request() {
     let site = Site::new("taken-");
     let service = Service::new(&site, "hello");
-    let stranger = TcpListener::bind(("127.0.0.1", service.port)).unwrap();
-    stranger.set_nonblocking(true).unwrap();
+    let other = TcpListener::bind(("127.0.0.1", service.port)).unwrap();
+    other.set_nonblocking(true).unwrap();
     let response = refused(&site, &service).await;
     assert!(reason(&response).contains(&service.port.to_string()), "{}", response.text());
-    while let Ok((mut stream, _)) = stranger.accept() {
+    while let Ok((mut stream, _)) = other.accept() {
         use std::io::Read as _;
         let mut text = [0; 64];
         let read = stream.read(&mut text).unwrap_or_default();
-        assert_eq!(read, 0, "a stranger was sent {:?}", String::from_utf8_lossy(&text[..read]));
+        assert_eq!(read, 0, "another was sent {:?}", String::from_utf8_lossy(&text[..read]));
     }
 }
 
@@ -90,7 +90,7 @@ async fn after_a_failed_wake_a_later_request_tries_again() {
     assert_eq!(Journal::read(&service.journal).starts.len(), 1);
 }
 
-/// However many wait, and whoever asks: one start.
+/// However many wait, and however it is asked for: one start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wake_by_the_admin_port_and_by_requests_at_once_is_one_wake() {
     let site = Site::new("wake-");

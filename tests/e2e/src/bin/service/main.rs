@@ -1,11 +1,11 @@
 //! The service that the tests scale: it writes down every request it was given, and dies of SIGTERM at once, so that
-//! a scaler that stops it too early is found out; or, if it is told so, ends as a careful one does.
+//! a scaler that stops it too early is found out; or, with `--drain`, ends as a careful one does.
 //!
 //! `service [--address IP,..] [--port P] [--lines-port P] [--name NAME] [--journal FILE|tcp:ADDRESS] [--start-after FILE] [--exit STATUS]
 //! [--collect P] [--drain MS]`
 //!
 //! `--start-after` waits until the file exists before it listens.
-//! `--collect` takes on that port what others write down to `tcp:ADDRESS`, and tells it at `/journal/NAME`.
+//! `--collect` takes on that port what others write down to `tcp:ADDRESS`, and serves it at `/journal/NAME`.
 //! With `--drain` it goes on for so long after SIGTERM, takes no more then, and ends once all has been answered.
 //!
 //! Answers carry the request's `x-request-id`, and `x-run`: the process that answered. Paths: `/slow/MS` waits,
@@ -80,7 +80,7 @@ async fn main() -> anyhow::Result<()> {
         pause(Duration::from_millis(10)).await;
     }
     if let Some(status) = flags.exit {
-        eprintln!("service: told to exit with status {status}");
+        eprintln!("service: exits with status {status}, as asked");
         std::process::exit(status);
     }
     let mut addresses = flags.addresses;
@@ -94,7 +94,7 @@ async fn main() -> anyhow::Result<()> {
         tokio::spawn(service.clone().collect(listen(&addresses, port).await?));
     }
     let listeners = listen(&addresses, flags.port.unwrap_or_default()).await?;
-    let told = async {
+    let stop = async {
         match flags.drain {
             // Without it a signal ends the process.
             None => std::future::pending().await,
@@ -106,7 +106,7 @@ async fn main() -> anyhow::Result<()> {
             }
         }
     };
-    service.serve(listeners, told).await
+    service.serve(listeners, stop).await
 }
 
 /// On each of these addresses.
@@ -132,20 +132,20 @@ impl Service {
         self.journal.write(&format!("{what} {id}\n")).expect("writing the journal");
     }
 
-    /// Serves until `told`, and then what has come so far.
+    /// Serves until `stop`, and then what has come so far.
     async fn serve(
         self: Arc<Self>,
         listeners: Vec<TcpListener>,
-        told: impl Future<Output = ()>,
+        stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         let (builder, connections) = (auto::Builder::new(TokioExecutor::new()), GracefulShutdown::new());
-        tokio::pin!(told);
+        tokio::pin!(stop);
         loop {
             let stream = tokio::select! {
                 // Those that are connected already are taken.
                 biased;
                 accepted = accept(&listeners) => accepted?,
-                () = &mut told => break,
+                () = &mut stop => break,
             };
             stream.set_nodelay(true)?;
             let service = self.clone();

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::{Answer, text};
 
-/// Upgrades to one; to somebody who asks for something else it is nothing.
+/// Upgrades to one; nothing for other requests.
 pub fn open(request: &mut Request<Incoming>) -> Answer {
     let Some(key) = request.headers().get("sec-websocket-key").cloned() else {
         let mut answer = text("a WebSocket is to be asked for\n".into());

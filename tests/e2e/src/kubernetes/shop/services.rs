@@ -19,7 +19,7 @@ use crate::{
     kubernetes::{Seen, Workload, kubeconfig},
     traffic::Way,
     until,
-    wait::{patience, pause},
+    wait::{wait_timeout, pause},
 };
 
 impl Shop {
@@ -29,7 +29,7 @@ impl Shop {
     ///
     /// The shop was set up without them.
     pub fn proxy(&self) -> &ServiceProxy {
-        self.place.proxy().expect("a setting with service proxies")
+        self.test_cluster.proxy().expect("a setting with service proxies")
     }
 
     /// Where a port of a workload's Service is reached, by the first of its families: one address for each of at least two nodes.
@@ -44,7 +44,7 @@ impl Shop {
         let service = services.get(name).await;
         let service = service.unwrap_or_else(|error| panic!("getting the Service {name}: {error}"));
         // In a cluster that is there all nodes have the same: twice, as on devcluster's two.
-        let Some(proxy) = self.place.proxy() else {
+        let Some(proxy) = self.test_cluster.proxy() else {
             return vec![ServiceProxy::addresses(0, &service, port); 2];
         };
         let nodes = proxy.nodes();
@@ -61,30 +61,31 @@ impl Shop {
         Way::new(&workload.host(), self.fronts())
     }
 
-    /// Waits until the Service of a workload leads to the DLXs alone, and every node does.
-    pub async fn led(&self, workload: &Workload) -> Seen {
-        let seen = self.seen(workload, "its Service to be led", |seen| seen.leads() == Backend::Dlx).await;
-        self.nodes_lead(workload, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
+    /// Waits until the endpoints of a workload's Service are the DLXs alone, and every node follows.
+    pub async fn until_intercepted(&self, workload: &Workload) -> Seen {
+        let seen = self.seen(workload, "its Service to be intercepted", |seen| seen.backend() == Backend::Dlx).await;
+        self.until_nodes_send(workload, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
         seen
     }
 
-    /// Waits until nothing of ours leads the Service of a workload anywhere, and no node does.
-    pub async fn given_back(&self, workload: &Workload) -> Seen {
+    /// Waits until the Service of a workload is not intercepted any more, and every node follows.
+    pub async fn until_restored(&self, workload: &Workload) -> Seen {
         let seen = self
-            .seen(workload, "its Service to be given back", |seen| seen.leads() == Backend::Workload)
+            .seen(workload, "its Service to be restored", |seen| seen.backend() == Backend::Workload)
             .await;
-        self.nodes_lead(workload, |known| !known.iter().any(is_dlx)).await;
+        self.until_nodes_send(workload, |known| !known.iter().any(is_dlx)).await;
         seen
     }
 
-    /// Waits until every node leads new connections by the Service of a workload somewhere.
+    /// Waits until the Service of a workload has endpoints on every node.
     pub async fn reached(&self, workload: &Workload) {
-        self.nodes_lead(workload, |known| !known.is_empty()).await;
+        self.until_nodes_send(workload, |known| !known.is_empty()).await;
     }
 
-    /// Waits until every node leads new connections to the port 80 of a workload's Service as wanted, by all of its addresses.
-    async fn nodes_lead(&self, workload: &Workload, wanted: impl Fn(&[SocketAddr]) -> bool) {
-        self.port_leads(workload, 80, wanted).await;
+    /// Waits until every node sends new connections to the port 80 of a workload's Service to the wanted endpoints, by all of its
+    /// addresses.
+    async fn until_nodes_send(&self, workload: &Workload, wanted: impl Fn(&[SocketAddr]) -> bool) {
+        self.until_port_sends(workload, 80, wanted).await;
     }
 
     /// The same of another port.
@@ -92,20 +93,20 @@ impl Shop {
     /// # Panics
     ///
     /// A node does not, in a long while.
-    pub async fn port_leads(&self, workload: &Workload, port: u16, wanted: impl Fn(&[SocketAddr]) -> bool) {
-        let Some(proxy) = self.place.proxy() else {
-            return self.port_leads_elsewhere(workload, port, wanted).await;
+    pub async fn until_port_sends(&self, workload: &Workload, port: u16, wanted: impl Fn(&[SocketAddr]) -> bool) {
+        let Some(proxy) = self.test_cluster.proxy() else {
+            return self.until_port_of_existing_cluster_sends(workload, port, wanted).await;
         };
         for (node, addresses) in self.addresses(workload, port).await.into_iter().enumerate() {
             for address in addresses {
-                let known = timeout(patience(), proxy.until(node, address, &wanted)).await;
-                assert!(known.is_ok(), "node {node} leads to {:?}", proxy.endpoints(node, address));
+                let known = timeout(wait_timeout(), proxy.until(node, address, &wanted)).await;
+                assert!(known.is_ok(), "node {node} sends to {:?}", proxy.endpoints(node, address));
             }
         }
     }
 
     /// The same in a cluster that is there: what its nodes know cannot be seen, so they get [`LAG`] to follow the API.
-    async fn port_leads_elsewhere(
+    async fn until_port_of_existing_cluster_sends(
         &self,
         workload: &Workload,
         port: u16,
@@ -124,7 +125,7 @@ impl Shop {
 
     /// Has devcluster's nodes hear of changes at once. Those of a cluster that is there are as they are.
     pub fn nodes_hear_at_once(&self) {
-        let Some(proxy) = self.place.proxy() else { return };
+        let Some(proxy) = self.test_cluster.proxy() else { return };
         (0..proxy.nodes()).for_each(|node| proxy.set_lag(node, NO_LAG));
     }
 
@@ -170,7 +171,7 @@ impl Shop {
     ///
     /// The pod has none.
     pub fn kill(&self, pod: &str) {
-        let process = self.place.node().process(&self.names().namespace, pod);
+        let process = self.test_cluster.node().process(&self.names().namespace, pod);
         let process = process.and_then(|id| Pid::from_raw(id.try_into().ok()?));
         let process = process.unwrap_or_else(|| panic!("{pod} has no process"));
         kill_process(process, Signal::KILL)
@@ -179,11 +180,11 @@ impl Shop {
 
     /// Orders faults of devcluster's node. For a test that [`needs_devcluster`](crate::kubernetes::needs_devcluster).
     pub fn node_faults(&self, faults: NodeFaults) {
-        self.place.node().set_faults(faults);
+        self.test_cluster.node().set_faults(faults);
     }
 
-    /// Kills the leading autoscaler the moment a workload is seen so; which pod that was, and what was seen. The moment is
-    /// when the API tells: the leader has written, and may have gone on a little.
+    /// Kills the leader the moment a workload is seen so; which pod that was, and what was seen. The moment is
+    /// when the API reports it: the leader has written, and may have gone on a little.
     pub async fn kill_leader_at(
         &self,
         workload: &Workload,
@@ -196,10 +197,10 @@ impl Shop {
         (leader, seen)
     }
 
-    /// The pod of the autoscaler that leads, as soon as one does.
+    /// The leader's pod, as soon as there is a leader.
     pub async fn leader_pod(&self) -> String {
-        until("an autoscaler to lead", || async {
-            let leader = self.leader().await.ok_or("nobody holds the Lease")?;
+        until("a leader", || async {
+            let leader = self.leader().await.ok_or("the Lease has no holder")?;
             let pods = self.pods(Part::Autoscaler).await;
             let mut names = pods.into_iter().filter_map(|pod| pod.metadata.name);
             names.find(|name| leader.starts_with(name)).ok_or_else(|| format!("{leader} is none of them"))

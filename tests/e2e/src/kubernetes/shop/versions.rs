@@ -87,7 +87,7 @@ impl Versions {
     }
 
     /// Rolls a daemon out in another version and waits until all its pods are of that. The end of
-    /// those that are told to go is not waited for.
+    /// those that are being stopped is not waited for.
     ///
     /// # Panics
     ///

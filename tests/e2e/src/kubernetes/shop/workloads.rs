@@ -71,7 +71,7 @@ impl Shop {
         .await;
     }
 
-    /// Merges into a workload's object, as its owner.
+    /// Merges into a workload's object, as its user.
     pub async fn patch(&self, workload: &Workload, patch: Value) {
         self.merge(&workload.object(), patch).await;
     }
@@ -100,7 +100,7 @@ impl Shop {
             .unwrap_or_default()
     }
 
-    /// Its state as a function that can be given away.
+    /// Its state as a function that can be passed on.
     pub fn state_of(&self, deployment: &str) -> Box<dyn Fn() -> String + Send + Sync> {
         let (store, key) =
             (self.deployments.clone(), reflector::ObjectRef::new(deployment).within(&self.names().namespace));

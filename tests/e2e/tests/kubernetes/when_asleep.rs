@@ -1,8 +1,8 @@
-//! Services that lead to the DLXs only while their workloads sleep: Prometheus says how busy they are, nodes hear of changes late,
+//! Services that are intercepted only while their workloads sleep: Prometheus reports the activity, nodes follow changes late,
 //! clients keep connections to pods that kube-proxy never cuts, and the application exits at once on SIGTERM.
 //!
-//! Two things are waited for after a switch: the grace, which is for new connections, and a sample after it, which is for those that
-//! are kept. Each has a scene of its own, and then there is load for both.
+//! The autoscaler waits for two things after the switchover: the propagation delay, for new connections, and a sample after it, for
+//! those that are kept. Each has a scenario of its own, and then there is load for both.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use e2e::{
         needs_devcluster,
         prometheus::{self, Prometheus, SAMPLE},
         run,
-        shop::{GRACE, LAG},
+        shop::{PROPAGATION_DELAY, LAG},
     },
     load::{Connection, Exchange, get, once},
     traffic::{Client, Sleeps},
@@ -29,26 +29,27 @@ const QUERIES: &str = "    busy:\n      query: sum by (name) (increase(service_r
                        sampleCountQuery: min by (name, namespace) (count_over_time(service_requests_total{namespace=\"$namespace\"}[$window]) * (resets(service_requests_total{namespace=\"$namespace\"}[$window]) == bool 0))\n    \
                        flying:\n      query: max by (name) (max_over_time(service_in_flight{namespace=\"$namespace\"}[$window]))\n      \
                        sampleCountQuery: min by (name, namespace) (count_over_time(service_in_flight{namespace=\"$namespace\"}[$window]))\n";
-/// How far back it is looked at: as little as can be told.
+/// The metrics' window: as short as it can be.
 const WINDOW: Duration = SAMPLE;
 const METRICS: &str =
     "[{metricName: busy, windowSize: 2s, threshold: 0}, {metricName: flying, windowSize: 2s, threshold: 0}]";
 
-/// How late a node hears: longer than a sample takes.
+/// How late a node follows: longer than a sample takes.
 const LATE: Duration = Duration::from_secs(5);
 /// The daemons wait for it.
-const LATE_GRACE: Duration = Duration::from_secs(6);
-/// Where nodes hear at once.
-const SHORT_GRACE: Duration = Duration::from_secs(1);
+const LATE_PROPAGATION_DELAY: Duration = Duration::from_secs(6);
+/// Where nodes follow at once.
+const SHORT_PROPAGATION_DELAY: Duration = Duration::from_secs(1);
 
 fn setting() -> Setting {
-    Setting::led().with(&prometheus::source(QUERIES))
+    Setting::intercepting().with(&prometheus::source(QUERIES))
 }
 
-/// A shop with that grace and one workload, to whose pod every node leads, and that hears at once; `None`: without a Prometheus.
-async fn scene(grace: Duration) -> Option<(Shop, Prometheus, Workload)> {
+/// A shop with that propagation delay and one workload, to whose pod every node sends; nodes follow at once. `None`: without a
+/// Prometheus.
+async fn scene(propagation_delay: Duration) -> Option<(Shop, Prometheus, Workload)> {
     let mut setting = setting();
-    setting.flags.push(format!("--endpoint-propagation-delay={}s", grace.as_secs()));
+    setting.flags.push(format!("--endpoint-propagation-delay={}s", propagation_delay.as_secs()));
     let shop = Shop::open_with(setting).await;
     shop.nodes_hear_at_once();
     let prometheus = Prometheus::start(&shop)?;
@@ -59,9 +60,9 @@ async fn scene(grace: Duration) -> Option<(Shop, Prometheus, Workload)> {
     Some((shop, prometheus, web))
 }
 
-/// The Service leads to the DLXs, and the pod may still be needed.
+/// The Service is switched to the DLXs, and the pod may still be needed.
 fn switched(seen: &Seen) -> bool {
-    seen.leads() == Backend::Dlx && seen.state() == Some(Phase::Draining) && seen.replicas() == 1
+    seen.backend() == Backend::Dlx && seen.state() == Some(Phase::Draining) && seen.replicas() == 1
 }
 
 /// Sends a request on a connection that was kept; the pod answers it.
@@ -74,14 +75,14 @@ async fn answered(kept: &mut Connection, web: &Workload, path: &str, id: &str) {
     }
 }
 
-/// The grace: when the sample could have been taken, a node that hears late still leads new connections to the pod.
+/// The propagation delay: when the sample could have been taken, a node that is late still sends new connections to the pod.
 #[test]
-fn no_pod_is_told_to_end_that_a_node_still_leads_to() {
+fn no_pod_is_stopped_that_a_node_still_sends_to() {
     if needs_devcluster("has a node that lags") {
         return;
     }
     run(async {
-        let Some((shop, _prometheus, web)) = scene(LATE_GRACE).await else { return };
+        let Some((shop, _prometheus, web)) = scene(LATE_PROPAGATION_DELAY).await else { return };
         let [late, soon] = shop.service(&web, 80).await[..] else { panic!("two nodes") };
         shop.proxy().set_lag(0, LATE..LATE);
         // None of its pods is left.
@@ -92,19 +93,19 @@ fn no_pod_is_told_to_end_that_a_node_still_leads_to() {
 
 /// The sample: a connection that is kept stays with its pod, whatever the nodes have heard by then.
 #[test]
-fn no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace() {
+fn no_pod_is_stopped_that_is_busy_after_the_propagation_delay() {
     if prometheus::cannot_be_reached() {
         return;
     }
     run(async {
-        let Some((shop, _prometheus, web)) = scene(SHORT_GRACE).await else { return };
+        let Some((shop, _prometheus, web)) = scene(SHORT_PROPAGATION_DELAY).await else { return };
         let address = shop.service(&web, 80).await[0];
         let mut kept = Connection::open(address).await.expect("a connection");
         answered(&mut kept, &web, "/", "first").await;
 
-        // One that was begun within the grace outlasts the sample.
+        // One that was begun within the propagation delay outlasts the sample.
         shop.seen(&web, "the switch", switched).await;
-        let path = format!("/slow/{}", ((SHORT_GRACE + SAMPLE) * 2).as_millis());
+        let path = format!("/slow/{}", ((SHORT_PROPAGATION_DELAY + SAMPLE) * 2).as_millis());
         tokio::select! {
             biased;
             () = answered(&mut kept, &web, &path, "long") => {}
@@ -112,11 +113,11 @@ fn no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace() {
                 panic!("it was put to sleep while a request was with its pod");
             }
         }
-        shop.seen(&web, "its Service to be given back", |seen| seen.leads() == Backend::Workload).await;
+        shop.seen(&web, "its Service to be restored", |seen| seen.backend() == Backend::Workload).await;
 
-        // Short ones, all of them after the grace.
+        // Short ones, all of them after the propagation delay.
         shop.seen(&web, "another switch", switched).await;
-        pause(SHORT_GRACE + SAMPLE / 8).await;
+        pause(SHORT_PROPAGATION_DELAY + SAMPLE / 8).await;
         let decided = shop.seen(&web, "an end of the try", |seen| seen.state() != Some(Phase::Draining));
         let mut decided = std::pin::pin!(decided);
         let mut number = 0;
@@ -131,25 +132,25 @@ fn no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace() {
         let why = seen.record()["reason"].clone();
         assert!(why.as_str().is_some_and(|why| why.contains("not idle after")), "{why}");
         answered(&mut kept, &web, "/", "last").await;
-        assert_eq!(web.read().starts.len(), 1, "it was told to end while it was in use");
-        // And when nobody uses it any more it sleeps.
+        assert_eq!(web.read().starts.len(), 1, "it was stopped while it was in use");
+        // And when it is not used any more it sleeps.
         shop.asleep(&web).await;
     });
 }
 
-/// A leader that is killed in the middle of a switch: what it was sure of nobody knows, and the next one begins anew.
+/// A leader that is killed in the middle of a switchover: what it had verified is lost, and the next one begins anew.
 #[test]
-fn another_leader_undoes_a_switch_that_it_did_not_begin() {
+fn another_leader_reverts_a_switchover_that_it_did_not_begin() {
     if needs_devcluster("kills a process") {
         return;
     }
     run(async {
-        let Some((shop, _prometheus, web)) = scene(SHORT_GRACE).await else { return };
+        let Some((shop, _prometheus, web)) = scene(SHORT_PROPAGATION_DELAY).await else { return };
         change_at(&shop, &web, "a switch", switched).await;
-        let lifted = shop.seen(&web, "the fence to be lifted", |seen| seen.state() != Some(Phase::Draining));
+        let lifted = shop.seen(&web, "the drain to be reverted", |seen| seen.state() != Some(Phase::Draining));
         let lifted = lifted.await;
         assert_eq!((lifted.state(), lifted.replicas()), (Some(Phase::Active), 1));
-        shop.given_back(&web).await;
+        shop.until_restored(&web).await;
         // Of itself again, and then as if nothing had been.
         shop.asleep(&web).await;
         let answer = once(shop.service(&web, 80).await[0], &get(&web.host(), "/", "one")).await;
@@ -163,17 +164,17 @@ fn cycles() -> u64 {
 }
 
 fn plan(app: App, pool: usize) -> Plan {
-    let led = Plan::new().led("when-asleep");
+    let intercepted = Plan::new().intercepted("when-asleep");
     Plan {
         cycles: cycles(),
         setting: setting(),
         app,
         pool,
         annotations: vec![("metrics", METRICS.to_owned())],
-        // Its window and as much again for the scrapes to cover it; nodes and grace; the sample after it.
-        sleeps: Sleeps { after: WINDOW, by: WINDOW * 2 + LAG + GRACE + SAMPLE * 3 },
+        // Its window and as much again until the scrapes are complete for it; nodes and propagation delay; the sample after it.
+        sleeps: Sleeps { after: WINDOW, by: WINDOW * 2 + LAG + PROPAGATION_DELAY + SAMPLE * 3 },
         beside: Some(|shop| Box::new(Prometheus::start(shop)) as Beside),
-        ..led
+        ..intercepted
     }
 }
 

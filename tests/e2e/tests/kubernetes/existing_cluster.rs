@@ -1,4 +1,4 @@
-//! The suite in a cluster that it did not make: here a devcluster that is a process of its own.
+//! The suite in an existing cluster: here a devcluster that is a process of its own.
 
 use std::{
     env, fs,
@@ -15,7 +15,7 @@ use e2e::{
 };
 use rustix::process::Signal;
 
-/// A cluster of somebody else.
+/// A cluster that exists already.
 struct Theirs(Child);
 
 impl Theirs {
@@ -90,16 +90,16 @@ fn the_suite_runs_in_a_cluster_that_is_there_and_leaves_nothing_in_it() {
 
         // Of a Service's way to the DLXs and back, with a Prometheus, and by what a client speaks.
         for test in [
-            "giving_back::opting_out_gives_a_service_back_that_is_awake_and_one_that_sleeps",
+            "restore::opting_out_restores_a_service_that_is_awake_and_one_that_is_asleep",
             "protocols::http_grpc_and_websocket_clients_wake_it",
-            "direct::no_pod_is_told_to_end_at_which_something_goes_on_after_the_grace",
+            "direct::no_pod_is_stopped_that_is_busy_after_the_propagation_delay",
         ] {
             let (text, passed) = there(&kubeconfig, &images, test);
             assert!(passed && !text.contains("not proved: no pod"), "{text}");
         }
 
-        let told = "failing::a_full_quota_is_told";
-        let (text, passed) = there(&kubeconfig, &images, told);
+        let test = "failed_wakes::an_exceeded_quota_is_reported";
+        let (text, passed) = there(&kubeconfig, &images, test);
         assert!(passed, "{text}");
 
         let outage = "outage::while_the_api_is_away_what_is_awake_is_served_and_what_is_held_gets_an_answer";

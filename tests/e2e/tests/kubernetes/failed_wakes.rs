@@ -1,23 +1,23 @@
-//! A wake that cannot succeed ends with its cause, long before its time is over.
+//! A wake that cannot succeed fails with its cause, long before its timeout.
 
 use e2e::{
     kubernetes::{Setting, Shop, Workload, run},
     until,
-    wait::patience,
+    wait::wait_timeout,
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
 use serde_json::json;
 use tokio::time::timeout;
 
-/// Long, so that an answer within the test's patience is an answer at once.
-const PATIENT: &str = "dlx: {holdTimeout: 10m, resourceReadinessTimeout: 10m}\n";
+/// Long, so that an answer within the test's timeout is an answer at once.
+const LONG_HOLD: &str = "dlx: {holdTimeout: 10m, resourceReadinessTimeout: 10m}\n";
 
 /// A sleeping workload, changed while it sleeps; the reason of the 503 that its next request gets.
 async fn refused(shop: &Shop, web: &Workload, patch: serde_json::Value) -> String {
     shop.patch(web, patch).await;
     let answer =
-        timeout(patience(), shop.ask(web, "/", "refused")).await.expect("held for want of a verdict");
+        timeout(wait_timeout(), shop.ask(web, "/", "refused")).await.expect("held for want of a verdict");
     let answer = answer.expect("an answer");
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
@@ -27,14 +27,14 @@ async fn refused(shop: &Shop, web: &Workload, patch: serde_json::Value) -> Strin
     answer["reason"].as_str().unwrap_or_default().to_owned()
 }
 
-/// As soon as it is mended it comes up.
-async fn mended(shop: &Shop, web: &Workload) {
+/// As soon as it is corrected it comes up.
+async fn corrected(shop: &Shop, web: &Workload) {
     let mut count = 0;
     until("a later request to be answered", || {
         count += 1;
         let id = format!("later-{count}");
         async move {
-            let answer = timeout(patience(), shop.ask(web, "/", &id)).await.map_err(|_| "held".to_owned())?;
+            let answer = timeout(wait_timeout(), shop.ask(web, "/", &id)).await.map_err(|_| "held".to_owned())?;
             let answer = answer.map_err(|lost| lost.to_string())?;
             if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
         }
@@ -43,9 +43,9 @@ async fn mended(shop: &Shop, web: &Workload) {
 }
 
 #[test]
-fn a_missing_image_is_told_in_the_kubelets_words_and_a_mended_one_comes_up() {
+fn a_missing_image_is_reported_in_the_kubelets_words_and_a_corrected_one_starts() {
     run(async {
-        let shop = Shop::open_with(Setting::default().with(PATIENT)).await;
+        let shop = Shop::open_with(Setting::default().with(LONG_HOLD)).await;
         let web = Workload::new(&shop, "web");
         shop.deploy(&web).await;
         shop.asleep(&web).await;
@@ -54,14 +54,14 @@ fn a_missing_image_is_told_in_the_kubelets_words_and_a_mended_one_comes_up() {
         let reason = refused(&shop, &web, image(&shop.names().missing)).await;
         assert!(reason.contains("ImagePull") && reason.contains(&shop.names().missing), "{reason}");
         shop.patch(&web, image(&shop.names().service)).await;
-        mended(&shop, &web).await;
+        corrected(&shop, &web).await;
     });
 }
 
 #[test]
-fn a_crash_loop_is_told_with_how_it_ends() {
+fn a_crash_loop_is_reported_with_its_exit_status() {
     run(async {
-        let shop = Shop::open_with(Setting::default().with(PATIENT)).await;
+        let shop = Shop::open_with(Setting::default().with(LONG_HOLD)).await;
         let web = Workload::new(&shop, "web");
         shop.deploy(&web).await;
         shop.asleep(&web).await;
@@ -79,9 +79,9 @@ fn a_crash_loop_is_told_with_how_it_ends() {
 }
 
 #[test]
-fn a_full_quota_is_told() {
+fn an_exceeded_quota_is_reported() {
     run(async {
-        let shop = Shop::open_with(Setting::default().with(PATIENT)).await;
+        let shop = Shop::open_with(Setting::default().with(LONG_HOLD)).await;
         let web = Workload::new(&shop, "web");
         shop.deploy(&web).await;
         shop.asleep(&web).await;

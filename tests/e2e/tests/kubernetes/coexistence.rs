@@ -1,4 +1,4 @@
-//! Others that write the same objects: always allowed, always noticed.
+//! Coexistence with other writers of the same objects: always allowed, always noticed.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn a_new_image_and_a_manifest_without_replicas_wake_nothing() {
         sleeps_on(&shop, &web, starts, "a manifest without replicas").await;
         shop.served(&web, "one").await;
         let replicas = &shop.object(&web).await.data["spec"]["replicas"];
-        assert_eq!(*replicas, 2, "as many as it had, whoever changed what while it slept");
+        assert_eq!(*replicas, 2, "as many as it had, whatever changed while it slept");
 
         // As `kubectl rollout undo` does: the annotations it had before are back, with a record from when it slept.
         shop.patch(&web, json!({"metadata": {"annotations": old}})).await;
@@ -68,7 +68,7 @@ fn a_new_image_and_a_manifest_without_replicas_wake_nothing() {
 }
 
 #[test]
-fn what_is_scaled_up_by_hand_is_awake_without_a_request_and_sleeps_again() {
+fn a_manually_scaled_workload_is_awake_without_a_request_and_sleeps_again() {
     run(async {
         let shop = Shop::open().await;
         let web = sleeping(&shop, "web").await;
@@ -82,7 +82,7 @@ fn what_is_scaled_up_by_hand_is_awake_without_a_request_and_sleeps_again() {
         shop.asleep(&web).await;
         shop.served(&web, "one").await;
         assert_eq!(shop.object(&web).await.data["spec"]["replicas"], 2, "as many as it had");
-        // And down by hand: the next request brings it back.
+        // And manually scaled down: the next request brings it back.
         shop.patch(&web, json!({"spec": {"replicas": 0}})).await;
         shop.served(&web, "two").await;
         assert!(web.read().requests.values().all(|&times| times == 1));
@@ -121,7 +121,7 @@ fn scaled_objects() -> Value {
 }
 
 #[test]
-fn what_keda_takes_to_zero_is_left_alone_and_beside_an_hpa_it_sleeps() {
+fn what_keda_scales_to_zero_is_left_alone_and_beside_an_hpa_it_sleeps() {
     if needs_devcluster("makes a kind of KEDA's, which all of a cluster would see") {
         return;
     }

@@ -1,5 +1,4 @@
-//! Services that lead to the DLXs all the while: the same load as ever, by the Services' own addresses, over nodes that hear of
-//! changes late.
+//! Services that are always intercepted: the usual load, by the Services' own addresses, over nodes that follow changes late.
 
 use e2e::kubernetes::{
     cycles::{Disturbance, Plan},
@@ -11,7 +10,7 @@ use crate::cycles::outlast_many_windows;
 
 fn lose_nothing(disturbance: Disturbance) {
     run(async move {
-        let plan = Plan { disturbance, ..Plan::new().led("always") };
+        let plan = Plan { disturbance, ..Plan::new().intercepted("always") };
         let report = plan.run().await;
         println!("{report}");
         report.verdict.assert_nothing_lost();

@@ -1,5 +1,5 @@
-//! What was led is given back: to its owners when they say so, to everybody when no DLX is left, and by `autoscaler restore` whatever
-//! died before; and is then as it was, field by field.
+//! Intercepted Services are restored: when their users opt out, when no DLX is left, and by `autoscaler restore` after a kill at
+//! any point; and are then as they were, field by field.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Whether it is at that record.
 type Wanted = fn(&Seen) -> bool;
 
-/// Two replicas and a Service of two ports, before anybody asked for anything; and all of it then.
+/// Two replicas and a Service of two ports, before anything is opted in; and a snapshot of it.
 pub async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
     begin(shop, Workload::new(shop, name)).await
 }
@@ -23,52 +23,52 @@ pub async fn begin(shop: &Shop, web: Workload) -> (Workload, Snapshot) {
     let web = web.unmanaged().replicas(2).lines();
     shop.create(&web.service()).await;
     shop.create(&web.object()).await;
-    shop.port_leads(&web, 80, |known| known.len() == 2).await;
+    shop.until_port_sends(&web, 80, |known| known.len() == 2).await;
     let snapshot = shop.snapshot().await;
     (web, snapshot)
 }
 
-/// Opted in, or out.
-pub fn wish(route: Option<&str>) -> Value {
-    let window = route.map(|_| "1s");
-    json!({"metadata": {"annotations": {"scaler.dev/scale-to-zero": window, "scaler.dev/intercept": route}}})
+/// Opts in, or out.
+pub fn intercept_patch(mode: Option<&str>) -> Value {
+    let window = mode.map(|_| "1s");
+    json!({"metadata": {"annotations": {"scaler.dev/scale-to-zero": window, "scaler.dev/intercept": mode}}})
 }
 
-/// All is as before but for what its owners have put there themselves, and that too once they took it away.
+/// All is as before but for what its users have written themselves, and that too once they removed it.
 pub async fn as_before(shop: &Shop, web: &Workload, before: &Snapshot) {
-    shop.patch(web, wish(None)).await;
-    // Their last word may have been the first annotation.
+    shop.patch(web, intercept_patch(None)).await;
+    // Theirs may have been the only annotation.
     let now = shop.snapshot().await;
     let mut differences = before.differences(&now);
-    differences.retain(|told| {
+    differences.retain(|difference| {
         let emptied = format!("Deployment {} /metadata /annotations: null -> {{}}", web.name);
-        *told != emptied && !told.starts_with("Deployment scaler-")
+        *difference != emptied && !difference.starts_with("Deployment scaler-")
     });
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
 #[test]
-fn opting_out_gives_a_service_back_that_is_awake_and_one_that_sleeps() {
+fn opting_out_restores_a_service_that_is_awake_and_one_that_is_asleep() {
     run(async {
-        let shop = Shop::open_with(Setting::led()).await;
+        let shop = Shop::open_with(Setting::intercepting()).await;
         let (web, before) = before(&shop, "web").await;
         let addresses = shop.service(&web, 80).await;
         for asleep in [false, true] {
-            shop.patch(&web, wish(Some("always"))).await;
-            shop.led(&web).await;
+            shop.patch(&web, intercept_patch(Some("always"))).await;
+            shop.until_intercepted(&web).await;
             if asleep {
                 shop.asleep(&web).await;
             } else {
                 shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
             }
-            shop.patch(&web, wish(None)).await;
+            shop.patch(&web, intercept_patch(None)).await;
             if asleep {
-                // Nobody else would answer: it is woken by who asks, and then given back.
+                // Nothing else would answer: it is woken by the request, and then restored.
                 let answer =
                     load::once(addresses[1], &get(&web.host(), "/", "one")).await.expect("an answer");
                 assert_eq!(answer.status, 200, "{}", answer.text());
             }
-            shop.given_back(&web).await;
+            shop.until_restored(&web).await;
             shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": null}}})).await;
         }
         let object = shop.object(&web).await;
@@ -78,21 +78,21 @@ fn opting_out_gives_a_service_back_that_is_awake_and_one_that_sleeps() {
     });
 }
 
-/// The leading autoscaler is killed at each record of the protocol, and everything given back from there.
+/// The leader is killed at each phase of the record, and everything is restored from there.
 #[test]
 fn restore_after_a_kill_at_any_record_leaves_equal_objects() {
     if needs_devcluster("kills a process") {
         return;
     }
     run(async {
-        let setting = Setting { autoscalers: 1, ..Setting::led() };
+        let setting = Setting { autoscalers: 1, ..Setting::intercepting() };
         let shop = Shop::open_with(setting).await;
         let (web, before) = before(&shop, "web").await;
         let addresses = shop.service(&web, 80).await;
         let records: [(&str, Wanted); 6] = [
             ("a slice", |seen| seen.ours().next().is_some()),
-            ("a Service just led", |seen| seen.leads() == Backend::Dlx),
-            ("a fence", |seen| seen.state() == Some(Phase::Draining)),
+            ("a Service just intercepted", |seen| seen.backend() == Backend::Dlx),
+            ("a drain attempt", |seen| seen.state() == Some(Phase::Draining)),
             ("a commit", |seen| seen.state() == Some(Phase::Asleep)),
             ("a wake", |seen| seen.state() == Some(Phase::Waking)),
             ("awake again", |seen| seen.state() == Some(Phase::Active) && seen.replicas() == 2),
@@ -100,7 +100,7 @@ fn restore_after_a_kill_at_any_record_leaves_equal_objects() {
         for (what, wanted) in records {
             let wakes = matches!(what, "a wake" | "awake again");
             let prepared = async {
-                shop.patch(&web, wish(Some("always"))).await;
+                shop.patch(&web, intercept_patch(Some("always"))).await;
                 if wakes {
                     shop.asleep(&web).await;
                     let answer = load::once(addresses[0], &get(&web.host(), "/", what)).await;
@@ -126,23 +126,23 @@ fn restore_after_a_kill_at_any_record_leaves_equal_objects() {
 }
 
 #[test]
-fn without_a_dlx_services_answer_again_from_their_pods() {
+fn without_a_dlx_traffic_fails_over_to_the_pods() {
     run(async {
-        let mut setting = Setting::led();
+        let mut setting = Setting::intercepting();
         setting.flags.push("--shutdown-grace=2s".to_owned());
         setting.autoscaler_flags.push("--dlx-unavailable-timeout=2s".to_owned());
         let shop = Shop::open_with(setting).await;
         let (asleep, _) = before(&shop, "asleep").await;
         let (awake, _) = before(&shop, "awake").await;
         for web in [&asleep, &awake] {
-            shop.patch(web, wish(Some("always"))).await;
-            shop.led(web).await;
+            shop.patch(web, intercept_patch(Some("always"))).await;
+            shop.until_intercepted(web).await;
         }
         shop.patch(&awake, json!({"metadata": {"annotations": {"scaler.dev/paused": "true"}}})).await;
         shop.asleep(&asleep).await;
         shop.scale(Part::Dlx, 0).await;
         for web in [&asleep, &awake] {
-            shop.given_back(web).await;
+            shop.until_restored(web).await;
             let answer = load::once(shop.service(web, 80).await[0], &get(&web.host(), "/", "one")).await;
             let answer = answer.expect("an answer");
             assert_eq!(
@@ -156,7 +156,7 @@ fn without_a_dlx_services_answer_again_from_their_pods() {
         shop.event(&asleep, "DLXUnavailable").await;
         shop.scale(Part::Dlx, 2).await;
         for web in [&asleep, &awake] {
-            shop.led(web).await;
+            shop.until_intercepted(web).await;
         }
         shop.asleep(&asleep).await;
     });
@@ -164,15 +164,15 @@ fn without_a_dlx_services_answer_again_from_their_pods() {
 
 /// A DLX that is killed loses what was inside it, as any proxy does, and new connections are refused until no slice names it.
 #[test]
-fn what_a_killed_dlx_costs_is_counted() {
+fn requests_lost_to_a_killed_dlx_are_counted() {
     if needs_devcluster("kills a process") {
         return;
     }
     run(async {
-        let shop = Shop::open_with(Setting::led()).await;
+        let shop = Shop::open_with(Setting::intercepting()).await;
         let (web, _) = before(&shop, "web").await;
-        shop.patch(&web, wish(Some("always"))).await;
-        shop.led(&web).await;
+        shop.patch(&web, intercept_patch(Some("always"))).await;
+        shop.until_intercepted(&web).await;
         let addresses = shop.service(&web, 80).await;
         let pods = shop.pods(Part::Dlx).await;
         let killed = pods[0].metadata.name.clone().expect("a pod's name");
@@ -214,23 +214,23 @@ fn what_a_killed_dlx_costs_is_counted() {
     });
 }
 
-/// Two hands at one selector: a server-side apply of the owner's manifest takes our key away; it is put back, three times.
+/// Two writers of one selector: a server-side apply of the user's manifest removes our key; it is set again, three times.
 #[test]
-fn a_service_whose_key_is_taken_away_again_and_again_is_left_alone() {
+fn a_service_whose_selector_key_is_removed_again_and_again_is_left_alone() {
     run(async {
-        let shop = Shop::open_with(Setting::led()).await;
+        let shop = Shop::open_with(Setting::intercepting()).await;
         let (web, _) = before(&shop, "web").await;
-        shop.patch(&web, wish(Some("always"))).await;
+        shop.patch(&web, intercept_patch(Some("always"))).await;
         for time in 1..=3 {
-            shop.seen(&web, "our key", Seen::fenced).await;
+            shop.seen(&web, "our key", Seen::has_selector_key).await;
             shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": null}}})).await;
             println!("taken away: {time}");
         }
         shop.event(&web, "InterceptionRefused").await;
-        shop.given_back(&web).await;
+        shop.until_restored(&web).await;
         let answer = load::once(shop.service(&web, 80).await[0], &get(&web.host(), "/", "one")).await;
         assert_eq!(answer.expect("an answer").status, 200);
         e2e::wait::pause(Duration::from_secs(2)).await;
-        assert_eq!(shop.state("web"), "", "nothing is fenced that passes no DLX");
+        assert_eq!(shop.state("web"), "", "nothing is drained that passes no DLX");
     });
 }

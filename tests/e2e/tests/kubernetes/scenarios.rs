@@ -1,4 +1,4 @@
-//! Scenes that are played on an API in order, and on one that lacks a guarantee.
+//! Scenarios that run on a correct API, and on one that lacks a guarantee.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use devcluster::{Filter, Options, Refusal};
 use e2e::{
     kubernetes::{
         Setting, Shop, Workload,
-        shop::{Part, STRANGER},
+        shop::{Part, SECOND_DLX},
     },
     load::{get, once},
     until,
@@ -26,11 +26,11 @@ const A_RETRY: Duration = Duration::from_millis(500);
 
 /// One of two DLXs sees no change any more. Whether the workload that is idle then sleeps.
 pub async fn sleeps_beside_a_stalled_watch(api: Options) -> bool {
-    let shop = Shop::open_with(Setting { api, dlxs: 1, stranger: true, ..Setting::default() }).await;
+    let shop = Shop::open_with(Setting { api, dlxs: 1, second_dlx: true, ..Setting::default() }).await;
     let web = Workload::new(&shop, "web").annotation("paused", "true");
     shop.deploy(&web).await;
     shop.served(&web, "one").await;
-    let stall = shop.cluster().faults().stall_watches(Filter::any().user(STRANGER));
+    let stall = shop.cluster().faults().stall_watches(Filter::any().user(SECOND_DLX));
     shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/paused": null}}})).await;
     pause(SEVERAL_DECISIONS).await;
     let slept = shop.object(&web).await.data["spec"]["replicas"] == 0;
@@ -38,7 +38,7 @@ pub async fn sleeps_beside_a_stalled_watch(api: Options) -> bool {
         return true;
     }
     // What the one that sees nothing lets pass is answered.
-    let answer = once(shop.stranger().await, &get(&web.host(), "/", "two")).await.expect("an answer");
+    let answer = once(shop.second_dlx().await, &get(&web.host(), "/", "two")).await.expect("an answer");
     assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("two")), "{}", answer.text());
     stall.end();
     shop.asleep(&web).await;
@@ -84,7 +84,7 @@ pub async fn answers_after_a_gap_in_its_watches(api: Options) -> bool {
     false
 }
 
-/// A request that comes after its DLX has confirmed a fence, and before the autoscaler's commit has reached the API.
+/// A request that comes after its DLX has confirmed a drain attempt, and before the autoscaler's commit has reached the API.
 /// Whether it is answered.
 pub async fn answered_between_confirmation_and_commit(api: Options) -> bool {
     let shop = Shop::open_with(Setting { api, ..Setting::default() }).await;

@@ -1,8 +1,8 @@
-//! The daemons work with the rights that the chart gives them, and ask for no others.
+//! The daemons work with the RBAC rights that the chart gives them, and ask for no others.
 
 use e2e::kubernetes::{Shop, Workload, needs_devcluster, run, shop::Part};
 
-/// Kinds that a cluster need not have: without them nobody may be asked for them, nor need they be granted.
+/// Kinds that a cluster need not have: without them the daemons may not list them, nor need the rights.
 const OPTIONAL: [&str; 2] = ["httproutes", "scaledobjects"];
 
 #[test]
@@ -19,12 +19,12 @@ fn nothing_is_asked_for_that_the_manifests_do_not_allow() {
             shop.served(workload, "one").await;
             shop.event(workload, "Woken").await;
         }
-        // Another leads, and another DLX registers and finds out that its forerunner is dead.
+        // Another autoscaler becomes the leader, and another DLX registers and finds out that its predecessor is dead.
         let leader = shop.leader().await.expect("a leader");
         let pods = shop.pods(Part::Autoscaler).await;
         let names: Vec<String> = pods.iter().filter_map(|pod| pod.metadata.name.clone()).collect();
-        let leads = names.iter().find(|name| leader.starts_with(name.as_str())).expect("the leader's pod");
-        shop.delete_pod(leads).await;
+        let pod = names.iter().find(|name| leader.starts_with(name.as_str())).expect("the leader's pod");
+        shop.delete_pod(pod).await;
         let dlxs = shop.pods(Part::Dlx).await;
         shop.delete_pod(dlxs[0].metadata.name.as_deref().unwrap_or_default()).await;
         for (part, count) in [(Part::Autoscaler, 2), (Part::Dlx, 2)] {

@@ -1,4 +1,4 @@
-//! What the tests of led Services stand on, without any daemon: Services on nodes that lag, what they lead to, and how it is seen.
+//! The harness of the interception tests, without any daemon: Services on nodes that lag, their endpoints, and how those are seen.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -18,22 +18,22 @@ use scaler_types::{Backend, Phase};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt as _, net::TcpListener, time::Instant};
 
-/// A cluster without daemons, whose nodes know at once.
+/// A cluster without daemons, whose nodes follow at once.
 async fn bare() -> Shop {
-    let setting = Setting { autoscalers: 0, dlxs: 0, ..Setting::led() };
+    let setting = Setting { autoscalers: 0, dlxs: 0, ..Setting::intercepting() };
     let shop = Shop::open_with(setting).await;
     shop.nodes_hear_at_once();
     shop
 }
 
-/// Creates a workload that is nobody's business, and waits until every node leads to so many endpoints of it.
+/// Creates an unmanaged workload, and waits until every node sends to so many endpoints of it.
 async fn start(shop: &Shop, workload: &Workload, port: u16, endpoints: usize) {
     shop.create(&workload.service()).await;
     shop.create(&workload.object()).await;
-    shop.port_leads(workload, port, |known| known.len() == endpoints).await;
+    shop.until_port_sends(workload, port, |known| known.len() == endpoints).await;
 }
 
-fn led_slice(endpoints: &Value) -> Value {
+fn dlx_slice(endpoints: &Value) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
@@ -68,10 +68,10 @@ fn load_by_services_finds_what_is_lost_and_nothing_else() {
         let by = |outcome: Outcome| if let Outcome::Answered { by } = outcome { by } else { String::new() };
         let all: std::collections::BTreeSet<_> = shared.ledger.all().into_values().map(by).collect();
         assert_eq!(all.len(), 2, "{all:?}");
-        let led = shop.proxy().counts("shop", "web");
-        assert!(led.led > 10 && led.refused == 0, "{led:?}");
+        let counts = shop.proxy().counts("shop", "web");
+        assert!(counts.led > 10 && counts.refused == 0, "{counts:?}");
 
-        // Nodes that hear nothing go on leading to what is gone.
+        // Nodes that do not follow go on sending to endpoints that are gone.
         (0..shop.proxy().nodes()).for_each(|node| shop.proxy().freeze(node));
         shop.patch(&web, json!({"spec": {"replicas": 0}})).await;
         e2e::until("no pod to be left", || async {
@@ -89,12 +89,12 @@ fn load_by_services_finds_what_is_lost_and_nothing_else() {
 }
 
 async fn start_lines(shop: &Shop, web: &Workload) {
-    shop.port_leads(web, 81, |known| known.len() == 2).await;
+    shop.until_port_sends(web, 81, |known| known.len() == 2).await;
 }
 
 /// What is between closes first and resets a little later.
 #[test]
-fn a_close_that_crosses_a_request_is_told_from_a_loss_by_services() {
+fn a_close_that_crosses_a_request_through_a_service_is_not_taken_for_a_loss() {
     if needs_devcluster("is an endpoint itself") {
         return;
     }
@@ -103,7 +103,7 @@ fn a_close_that_crosses_a_request_is_told_from_a_loss_by_services() {
         let web = Workload::new(&shop, "web");
         shop.create(&web.service()).await;
         let listener = TcpListener::bind("10.244.200.1:20000").await.unwrap();
-        shop.create(&led_slice(&json!([{"addresses": ["10.244.200.1"]}]))).await;
+        shop.create(&dlx_slice(&json!([{"addresses": ["10.244.200.1"]}]))).await;
         shop.reached(&web).await;
         let address = shop.service(&web, 80).await[0];
         // So often that the reset is not always there as soon as it is looked for.
@@ -179,7 +179,7 @@ fn grpc_and_websockets_pass_through_services() {
 }
 
 #[test]
-fn redis_is_a_pod_that_keeps_what_it_was_told() {
+fn redis_is_a_pod_that_keeps_its_data() {
     if needs_devcluster("runs programs of this machine as pods") {
         return;
     }
@@ -196,7 +196,7 @@ fn redis_is_a_pod_that_keeps_what_it_was_told() {
 }
 
 #[test]
-fn postgresql_is_a_pod_that_keeps_what_it_was_told() {
+fn postgresql_is_a_pod_that_keeps_its_data() {
     if needs_devcluster("runs programs of this machine as pods") {
         return;
     }
@@ -227,12 +227,12 @@ fn postgresql_is_a_pod_that_keeps_what_it_was_told() {
 async fn again(shop: &Shop, database: &Database, port: u16) {
     for replicas in [0, 1] {
         shop.patch(&database.workload, json!({"spec": {"replicas": replicas}})).await;
-        shop.port_leads(&database.workload, port, |known| known.len() == replicas).await;
+        shop.until_port_sends(&database.workload, port, |known| known.len() == replicas).await;
     }
 }
 
 #[test]
-fn what_leads_a_service_is_seen_and_undone_it_is_as_before() {
+fn an_interception_is_seen_and_undone_it_is_as_before() {
     if needs_devcluster("has nodes that lag") {
         return;
     }
@@ -241,18 +241,18 @@ fn what_leads_a_service_is_seen_and_undone_it_is_as_before() {
         let web = Workload::new(&shop, "web").unmanaged();
         start(&shop, &web, 80, 1).await;
         let before = shop.snapshot().await;
-        let own = shop.given_back(&web).await;
-        assert_eq!((own.leads(), own.state(), own.replicas()), (Backend::Workload, None, 1));
-        // By hand, as the leader does it.
-        shop.create(&led_slice(&json!([{"addresses": ["10.244.9.9"]}]))).await;
-        let both = shop.seen(&web, "both", |seen| seen.leads() == Backend::Both).await;
-        assert_eq!((both.fenced(), both.ours().count(), both.state()), (false, 1, None));
+        let own = shop.until_restored(&web).await;
+        assert_eq!((own.backend(), own.state(), own.replicas()), (Backend::Workload, None, 1));
+        // Manually, as the leader does it.
+        shop.create(&dlx_slice(&json!([{"addresses": ["10.244.9.9"]}]))).await;
+        let both = shop.seen(&web, "both", |seen| seen.backend() == Backend::Both).await;
+        assert_eq!((both.has_selector_key(), both.ours().count(), both.state()), (false, 1, None));
         shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": "1"}}})).await;
         let record = json!({"phase":"asleep"}).to_string();
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": record}}})).await;
         let asleep = shop.seen(&web, "a record", |seen| seen.state() == Some(Phase::Asleep)).await;
-        assert!(asleep.fenced());
-        shop.led(&web).await;
+        assert!(asleep.has_selector_key());
+        shop.until_intercepted(&web).await;
         let differences = before.differences(&shop.snapshot().await);
         let parts = [
             "Deployment web /metadata /annotations",
@@ -260,12 +260,12 @@ fn what_leads_a_service_is_seen_and_undone_it_is_as_before() {
             "Service web /spec /selector",
         ];
         assert_eq!(differences.len(), 3, "{differences:?}");
-        assert!(differences.iter().zip(parts).all(|(told, part)| told.starts_with(part)), "{differences:?}");
+        assert!(differences.iter().zip(parts).all(|(difference, part)| difference.starts_with(part)), "{differences:?}");
 
         shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": null}}})).await;
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": null}}})).await;
-        shop.remove(&led_slice(&Value::Null)).await;
-        shop.given_back(&web).await;
+        shop.remove(&dlx_slice(&Value::Null)).await;
+        shop.until_restored(&web).await;
         let after: Snapshot = shop.snapshot().await;
         before.assert_equal(&after);
     });
@@ -281,7 +281,7 @@ fn a_daemon_is_killed_at_the_moment_its_record_says_something() {
         let web = Workload::new(&shop, "web");
         let draining = |seen: &Seen| seen.state() == Some(Phase::Draining);
         let ((), (leader, seen)) =
-            tokio::join!(shop.deploy(&web), shop.kill_leader_at(&web, "a fence", draining));
+            tokio::join!(shop.deploy(&web), shop.kill_leader_at(&web, "a drain attempt", draining));
         assert_eq!(seen.replicas(), 1);
         e2e::until("it to be started again in its pod", || async {
             let pods = shop.pods(Part::Autoscaler).await;
@@ -294,7 +294,7 @@ fn a_daemon_is_killed_at_the_moment_its_record_says_something() {
             }
         })
         .await;
-        // Whoever leads goes on from the record.
+        // The next leader continues from the record.
         shop.asleep(&web).await;
     });
 }

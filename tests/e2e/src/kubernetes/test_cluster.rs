@@ -2,7 +2,7 @@
 //!
 //! | variable | is |
 //! |---|---|
-//! | `SCALER_E2E_KUBECONFIG` | the cluster's kubeconfig file, of a user who may create namespaces and cluster roles; without it: devcluster |
+//! | `SCALER_E2E_KUBECONFIG` | the cluster's kubeconfig file, of a user that may create namespaces and cluster roles; without it: devcluster |
 //! | `SCALER_E2E_IMAGE_AUTOSCALER`, `SCALER_E2E_IMAGE_DLX` | the daemons' images, as the cluster's nodes pull them |
 //! | `SCALER_E2E_IMAGE_SERVICE` | an image whose entry point is this crate's program `service` |
 //! | `SCALER_E2E_OLD_IMAGE_AUTOSCALER`, `SCALER_E2E_OLD_IMAGE_DLX` | images of an earlier version, which are upgraded from and gone back to; optional |
@@ -59,11 +59,11 @@ pub struct Names {
 }
 
 /// A cluster, and a namespace in it.
-pub(super) enum Place {
+pub(super) enum TestCluster {
     /// In this process.
     Dev(Names, Box<Dev>),
-    /// Somebody else's.
-    Elsewhere(Elsewhere),
+    /// One that exists already.
+    Existing(ExistingCluster),
 }
 
 /// A devcluster's parts, in the order in which they end.
@@ -74,8 +74,8 @@ pub(super) struct Dev {
     _controllers: Controllers,
 }
 
-/// A namespace of somebody else's cluster. Dropped, it is deleted with all that belongs to it.
-pub(super) struct Elsewhere {
+/// A namespace of a cluster that exists already. Dropped, it is deleted with all that belongs to it.
+pub(super) struct ExistingCluster {
     names: Names,
     kubeconfig: PathBuf,
     /// What lies in no namespace, in the order in which it was made.
@@ -87,7 +87,7 @@ pub fn kubeconfig() -> Option<PathBuf> {
     env::var_os(KUBECONFIG).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// Runs a test: on devcluster in a network namespace of its own, elsewhere in this one.
+/// Runs a test: on devcluster in a network namespace of its own, in an existing cluster in this one.
 ///
 /// # Panics
 ///
@@ -103,11 +103,11 @@ pub fn run<T: Future<Output = ()>>(test: T) {
 /// Whether a test is to be left out, because it needs what only devcluster has and runs in another cluster: this is printed.
 #[must_use]
 pub fn needs_devcluster(why: &str) -> bool {
-    let elsewhere = kubeconfig().is_some();
-    if elsewhere {
+    let is_existing = kubeconfig().is_some();
+    if is_existing {
         println!("not proved: {}: {why}", sentence());
     }
-    elsewhere
+    is_existing
 }
 
 /// The running test's name as a sentence.
@@ -135,8 +135,8 @@ impl Default for Names {
 }
 
 impl Names {
-    /// A namespace that nobody has, and the images that the environment names.
-    fn elsewhere() -> Self {
+    /// A namespace with a new name, and the images that the environment names.
+    fn of_existing_cluster() -> Self {
         let image = |part: &str| {
             let name = format!("SCALER_E2E_IMAGE_{part}");
             let image = env::var(&name).ok().filter(|image| !image.is_empty());
@@ -158,25 +158,25 @@ impl Names {
     }
 }
 
-// === impl Place ===
+// === impl TestCluster ===
 
-impl Place {
+impl TestCluster {
     /// Starts a devcluster, or takes the cluster of the environment; and makes the namespace.
     pub(super) async fn open(setting: &Setting, folder: &Path) -> (Client, Self) {
-        let (client, place) = match kubeconfig() {
+        let (client, test_cluster) = match kubeconfig() {
             None => Self::dev(setting, folder).await,
             Some(kubeconfig) => {
                 let client = client(&kubeconfig).await;
                 // Before the first object, so that whatever happens all of them go.
-                let place =
-                    Elsewhere { names: Names::elsewhere(), kubeconfig, cluster_wide: Default::default() };
-                (client, Self::Elsewhere(place))
+                let test_cluster =
+                    ExistingCluster { names: Names::of_existing_cluster(), kubeconfig, cluster_wide: Default::default() };
+                (client, Self::Existing(test_cluster))
             }
         };
-        let metadata = json!({"name": place.names().namespace, "labels": {"scaler-e2e": "true"}});
+        let metadata = json!({"name": test_cluster.names().namespace, "labels": {"scaler-e2e": "true"}});
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
-        place.create(&client, &namespace).await;
-        (client, place)
+        test_cluster.create(&client, &namespace).await;
+        (client, test_cluster)
     }
 
     async fn dev(setting: &Setting, folder: &Path) -> (Client, Self) {
@@ -201,14 +201,14 @@ impl Place {
     pub(super) async fn journals(&self, client: &Client, folder: &Path) -> Journals {
         match self {
             Self::Dev(..) => Journals::Folder(folder.to_owned()),
-            Self::Elsewhere(place) => Journals::start(client, &place.names).await,
+            Self::Existing(test_cluster) => Journals::start(client, &test_cluster.names).await,
         }
     }
 
     /// Creates what a shop consists of.
     pub(super) async fn create(&self, client: &Client, object: &Value) {
-        if let Self::Elsewhere(place) = self {
-            // The suite asks the daemons' admin ports, as nobody may but the autoscaler.
+        if let Self::Existing(test_cluster) = self {
+            // The suite asks the daemons' admin ports, as only the autoscaler may.
             if object["kind"] == "NetworkPolicy" {
                 println!(
                     "not proved: the NetworkPolicy {}: the suite does what it forbids",
@@ -217,7 +217,7 @@ impl Place {
                 return;
             }
             if object["metadata"]["namespace"].is_null() {
-                place.cluster_wide.lock().expect("the objects made so far").push(object.clone());
+                test_cluster.cluster_wide.lock().expect("the objects made so far").push(object.clone());
             }
         }
         objects::create(client, object).await;
@@ -226,7 +226,7 @@ impl Place {
     pub(super) fn cluster(&self) -> &Cluster {
         match self {
             Self::Dev(_, dev) => &dev.cluster,
-            Self::Elsewhere(_) => panic!("this test needs devcluster, and does not say so at its head"),
+            Self::Existing(_) => panic!("this test needs devcluster, and does not say so at its head"),
         }
     }
 
@@ -234,32 +234,32 @@ impl Place {
     pub(super) fn proxy(&self) -> Option<&ServiceProxy> {
         match self {
             Self::Dev(_, dev) => dev.proxy.as_ref(),
-            Self::Elsewhere(_) => None,
+            Self::Existing(_) => None,
         }
     }
 
     pub(super) fn node(&self) -> &Node {
         match self {
             Self::Dev(_, dev) => &dev.node,
-            Self::Elsewhere(_) => panic!("this test needs devcluster, and does not say so at its head"),
+            Self::Existing(_) => panic!("this test needs devcluster, and does not say so at its head"),
         }
     }
 
     pub(super) fn names(&self) -> &Names {
         match self {
             Self::Dev(names, _) => names,
-            Self::Elsewhere(place) => &place.names,
+            Self::Existing(test_cluster) => &test_cluster.names,
         }
     }
 
-    pub(super) fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::Elsewhere(_))
+    pub(super) fn is_existing(&self) -> bool {
+        matches!(self, Self::Existing(_))
     }
 }
 
-// === impl Elsewhere ===
+// === impl ExistingCluster ===
 
-impl Drop for Elsewhere {
+impl Drop for ExistingCluster {
     /// Waits until the API has taken the deletions, not until the namespace is empty.
     fn drop(&mut self) {
         let mut objects =

@@ -1,4 +1,4 @@
-//! Services of two families of addresses, and of IPv6 alone: led, put to sleep, woken by whichever a client comes by, and given back.
+//! Dual-stack Services, and Services of IPv6 alone: intercepted, scaled to zero, woken by either family, and restored.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,7 +17,7 @@ use kube::{
 use scaler_types::Backend;
 use serde_json::json;
 
-use crate::giving_back::{as_before, wish};
+use crate::restore::{as_before, intercept_patch};
 
 /// The Service's port that is HTTP, and the other.
 const HTTP: u16 = 80;
@@ -38,12 +38,12 @@ async fn says(address: SocketAddr, id: &str) {
 }
 
 /// Opted in; each family has a slice of ours with the DLX's address of it, and both of the Service's ports.
-async fn led(shop: &Shop, web: &Workload) {
-    shop.patch(web, wish(Some("always"))).await;
-    shop.led(web).await;
+async fn intercepted(shop: &Shop, web: &Workload) {
+    shop.patch(web, intercept_patch(Some("always"))).await;
+    shop.until_intercepted(web).await;
     // Key and slices are of different watches.
     let seen = shop.seen(web, "a slice of each family", |seen| seen.ours().count() == 2).await;
-    shop.port_leads(web, LINES, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
+    shop.until_port_sends(web, LINES, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
     let pod = shop.pods(Part::Dlx).await.remove(0);
     let addresses = pod.status.and_then(|status| status.pod_ips).unwrap_or_default();
     let mut slices: Vec<_> = seen.ours().collect();
@@ -64,7 +64,7 @@ async fn led(shop: &Shop, web: &Workload) {
 }
 
 #[test]
-fn a_service_of_two_families_is_woken_by_each_on_each_port_and_given_back() {
+fn a_dual_stack_service_is_woken_by_each_family_on_each_port_and_restored() {
     if needs_devcluster("has nodes that lag") {
         return;
     }
@@ -75,13 +75,13 @@ fn a_service_of_two_families_is_woken_by_each_on_each_port_and_given_back() {
         shop.create(&web.object()).await;
         let (http, lines) = (both(&shop, &web, HTTP).await, both(&shop, &web, LINES).await);
         for port in [HTTP, LINES] {
-            shop.port_leads(&web, port, |known| !known.is_empty()).await;
+            shop.until_port_sends(&web, port, |known| !known.is_empty()).await;
         }
         let before = shop.snapshot().await;
         for (address, id) in http.into_iter().zip(["own-4", "own-6"]) {
             shop.served_at(address, &web, id).await;
         }
-        led(&shop, &web).await;
+        intercepted(&shop, &web).await;
         shop.asleep(&web).await;
         shop.served_at(http[1], &web, "http-6").await;
         shop.asleep(&web).await;
@@ -94,24 +94,24 @@ fn a_service_of_two_families_is_woken_by_each_on_each_port_and_given_back() {
         assert_eq!(journal.requests.values().copied().collect::<Vec<_>>(), [1; 6], "{journal:?}");
         assert_eq!(journal.starts.len(), 5, "{journal:?}");
 
-        // Out of it while it sleeps: who comes by IPv6 wakes it, and it is his.
+        // Opted out while it sleeps: a client by IPv6 wakes it, and it is restored.
         shop.asleep(&web).await;
-        shop.patch(&web, wish(None)).await;
+        shop.patch(&web, intercept_patch(None)).await;
         shop.served_at(http[1], &web, "out").await;
-        shop.given_back(&web).await;
+        shop.until_restored(&web).await;
         for (address, id) in http.into_iter().zip(["back-4", "back-6"]) {
             shop.served_at(address, &web, id).await;
         }
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": null}}})).await;
         as_before(&shop, &web, &before).await;
 
-        // And by whoever gives all of it back.
-        led(&shop, &web).await;
+        // And by `autoscaler restore`.
+        intercepted(&shop, &web).await;
         shop.asleep(&web).await;
         shop.scale(Part::Autoscaler, 0).await;
         shop.restore(&[]).await;
         as_before(&shop, &web, &before).await;
-        shop.given_back(&web).await;
+        shop.until_restored(&web).await;
         for (address, id) in http.into_iter().zip(["restored-4", "restored-6"]) {
             shop.served_at(address, &web, id).await;
         }
@@ -119,7 +119,7 @@ fn a_service_of_two_families_is_woken_by_each_on_each_port_and_given_back() {
 }
 
 #[test]
-fn a_service_of_ipv6_alone_is_led_and_woken() {
+fn a_service_of_ipv6_alone_is_intercepted_and_woken() {
     if needs_devcluster("has nodes that lag") {
         return;
     }
@@ -127,7 +127,7 @@ fn a_service_of_ipv6_alone_is_led_and_woken() {
         let shop = Shop::open_with(Setting::dual_stack()).await;
         let web = Workload::new(&shop, "web").annotation("intercept", "always").families(&["IPv6"]);
         shop.deploy(&web).await;
-        let seen = shop.led(&web).await;
+        let seen = shop.until_intercepted(&web).await;
         let families: Vec<_> = seen.ours().map(|slice| &slice["addressType"]).collect();
         assert_eq!(families, ["IPv6"]);
         for address in shop.service(&web, HTTP).await {
@@ -136,10 +136,10 @@ fn a_service_of_ipv6_alone_is_led_and_woken() {
             shop.served_at(address, &web, &address.to_string()).await;
         }
         shop.asleep(&web).await;
-        shop.patch(&web, wish(None)).await;
+        shop.patch(&web, intercept_patch(None)).await;
         let first = shop.service(&web, HTTP).await[0];
         shop.served_at(first, &web, "out").await;
-        shop.given_back(&web).await;
+        shop.until_restored(&web).await;
         shop.served_at(first, &web, "back").await;
     });
 }
@@ -158,18 +158,18 @@ fn a_family_that_no_dlx_has_is_refused_and_its_clients_find_the_pods() {
             shop.deploy(workload).await;
         }
         shop.event(&web, "InterceptionRefused: the Service web has an address of IPv6, and no DLX").await;
-        shop.led(&old).await;
+        shop.until_intercepted(&old).await;
         shop.asleep(&old).await;
-        let seen = shop.given_back(&web).await;
-        assert_eq!((seen.leads(), seen.fenced(), seen.replicas()), (Backend::Workload, false, 1));
-        assert_eq!(shop.state("web"), "", "nothing is fenced that cannot be led");
+        let seen = shop.until_restored(&web).await;
+        assert_eq!((seen.backend(), seen.has_selector_key(), seen.replicas()), (Backend::Workload, false, 1));
+        assert_eq!(shop.state("web"), "", "nothing is drained that cannot be intercepted");
         shop.reached(&web).await;
         for (address, id) in both(&shop, &web, HTTP).await.into_iter().zip(["four", "six"]) {
             shop.served_at(address, &web, id).await;
         }
-        // One family less, and it is led as any other.
+        // One family less, and it is intercepted as any other.
         shop.merge(&web.service(), json!({"spec": {"ipFamilyPolicy": "SingleStack"}})).await;
-        shop.led(&web).await;
+        shop.until_intercepted(&web).await;
         shop.asleep(&web).await;
         shop.served_at(shop.service(&web, HTTP).await[0], &web, "single").await;
     });
@@ -177,7 +177,7 @@ fn a_family_that_no_dlx_has_is_refused_and_its_clients_find_the_pods() {
 
 /// By hand, as if the DLX had been started anew with another `--listen-address`.
 #[test]
-fn what_sleeps_is_woken_when_the_dlxs_are_not_reached_by_a_family_any_more() {
+fn a_sleeping_workload_is_woken_when_no_dlx_has_its_family_any_more() {
     if needs_devcluster("has nodes that lag") {
         return;
     }
@@ -185,7 +185,7 @@ fn what_sleeps_is_woken_when_the_dlxs_are_not_reached_by_a_family_any_more() {
         let shop = Shop::open_with(Setting::dual_stack()).await;
         let web = Workload::new(&shop, "web").annotation("intercept", "always").families(&["IPv4", "IPv6"]);
         shop.deploy(&web).await;
-        shop.led(&web).await;
+        shop.until_intercepted(&web).await;
         shop.asleep(&web).await;
         let leases: Api<Lease> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
         let dlx = shop.pods(Part::Dlx).await.remove(0).metadata.name.expect("a pod's name");
@@ -198,14 +198,14 @@ fn what_sleeps_is_woken_when_the_dlxs_are_not_reached_by_a_family_any_more() {
         };
         listens("0.0.0.0:8090").await;
         shop.event(&web, "InterceptionRefused").await;
-        shop.given_back(&web).await;
+        shop.until_restored(&web).await;
         shop.reached(&web).await;
         let [four, six] = both(&shop, &web, HTTP).await;
         shop.served_at(six, &web, "six").await;
         shop.served_at(four, &web, "four").await;
-        assert_eq!(web.read().starts.len(), 2, "it was woken by nobody's request");
+        assert_eq!(web.read().starts.len(), 2, "it was woken without a request");
         listens("[::]:8090").await;
-        shop.led(&web).await;
+        shop.until_intercepted(&web).await;
         shop.asleep(&web).await;
         shop.served_at(six, &web, "again").await;
     });

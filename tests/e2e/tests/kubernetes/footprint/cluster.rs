@@ -24,10 +24,10 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::PATIENCE;
+use super::WAIT_TIMEOUT;
 
 /// A cluster without controllers, and all in it that the daemons need but themselves.
-pub(super) struct Ground {
+pub(super) struct BareCluster {
     pub(super) client: Client,
     daemons: Vec<Value>,
     pub(super) node: Node,
@@ -50,9 +50,9 @@ pub(super) struct Cost {
     pub(super) calls: BTreeMap<String, u64>,
 }
 
-// === impl Ground ===
+// === impl BareCluster ===
 
-impl Ground {
+impl BareCluster {
     pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let programs = shop::programs(folder.path(), binaries::folder());
@@ -171,7 +171,7 @@ impl Ground {
             if calls.keys().filter(writes).all(|what| what.ends_with(" leases")) {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "it goes on and on: {calls:?}");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "it goes on and on: {calls:?}");
         }
     }
 

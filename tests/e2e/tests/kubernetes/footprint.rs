@@ -1,17 +1,17 @@
-//! What a cluster costs: `cargo xtask bench --only cluster`. Nothing runs in the workloads: no controller is there, and the daemons
+//! What a large cluster costs: `cargo xtask bench --only cluster`. Nothing runs in the workloads: no controller is there, and the daemons
 //! are pods of their own. Each measurement prints one line of JSON.
 
-mod ground;
+mod cluster;
 
 use std::time::Duration;
 
+use cluster::{BareCluster, memory_mib};
 use devcluster::Filter;
 use e2e::{
     kubernetes::{needs_devcluster, run, shop},
     wait::pause,
 };
 use futures_util::StreamExt as _;
-use ground::{Ground, memory_mib};
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Pod, Service},
     discovery::v1::EndpointSlice,
@@ -28,14 +28,14 @@ use tokio::time::Instant;
 const DEPLOYMENTS: usize = 10_000;
 /// For how long it is watched, in cycles of a second each.
 const CYCLES: f64 = 20.0;
-/// The same where Services are led.
-const LED_CYCLES: f64 = 10.0;
-/// How many DLXs they are led to.
+/// The same with intercepted Services.
+const INTERCEPTED_CYCLES: f64 = 10.0;
+/// How many DLXs intercept them.
 const DLXS: usize = 3;
 /// Our slices.
 const OURS: &str = "endpointslice.kubernetes.io/managed-by=scaler.dev";
 /// How long anything of a measurement may take.
-const PATIENCE: Duration = Duration::from_secs(900);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// The autoscaler's CPU and calls of the API per cycle, with 10,000 Deployments that are awake.
 #[test]
@@ -45,16 +45,16 @@ fn ten_thousand_deployments() {
         return;
     }
     run(async {
-        let ground = Ground::start().await;
+        let bare = BareCluster::start().await;
         let deployments = (0..DEPLOYMENTS).map(|number| deployment(&format!("web-{number}")));
-        ground.create_all(deployments).await;
+        bare.create_all(deployments).await;
         for part in [shop::Part::Autoscaler, shop::Part::Dlx] {
-            ground.daemon(part, &part.deployment()).await;
+            bare.daemon(part, &part.deployment()).await;
         }
-        let autoscaler = ground.autoscaler(DEPLOYMENTS).await;
-        let (cycles, cost) = ground.cycles(&autoscaler, CYCLES).await;
+        let autoscaler = bare.autoscaler(DEPLOYMENTS).await;
+        let (cycles, cost) = bare.cycles(&autoscaler, CYCLES).await;
         let user = shop::Part::Autoscaler.user();
-        let leases = ground.cluster.requests().of(&Filter::any().user(&user).resource("leases"));
+        let leases = bare.cluster.requests().of(&Filter::any().user(&user).resource("leases"));
         println!(
             "{}",
             json!({
@@ -65,11 +65,11 @@ fn ten_thousand_deployments() {
     });
 }
 
-/// What it costs to have as many Services led as there are ports, or as `SCALER_SERVICES` says, to keep them so, and to replace a DLX
+/// What it costs to intercept as many Services as there are ports, or as `SCALER_SERVICES` says, to keep them so, and to replace a DLX
 /// of three. All of them are opted in at once, by their namespace.
 #[test]
 #[ignore = "a measurement"]
-fn two_thousand_led_services() {
+fn two_thousand_intercepted_services() {
     if needs_devcluster("counts what one user asks of the API, and the CPU and the memory of pods' processes")
     {
         return;
@@ -77,43 +77,49 @@ fn two_thousand_led_services() {
     run(async {
         let services = std::env::var("SCALER_SERVICES").ok().and_then(|count| count.parse().ok());
         let services: usize = services.unwrap_or(2_000);
-        let ground = Ground::start().await;
-        let client = &ground.client;
-        ground.create_all((0..services).map(|number| service(&format!("web-{number}")))).await;
-        ground.create_all((0..services).map(|number| deployment(&format!("web-{number}")))).await;
+        let bare = BareCluster::start().await;
+        let client = &bare.client;
+        bare.create_all((0..services).map(|number| service(&format!("web-{number}")))).await;
+        bare.create_all((0..services).map(|number| deployment(&format!("web-{number}")))).await;
         for number in 0..DLXS {
-            ground.daemon(shop::Part::Dlx, &format!("scaler-dlx-{number}")).await;
+            bare.daemon(shop::Part::Dlx, &format!("scaler-dlx-{number}")).await;
         }
-        ground.daemon(shop::Part::Autoscaler, "scaler-autoscaler").await;
-        let autoscaler = ground.autoscaler(services).await;
-        ground.ready(&(0..DLXS).map(|number| format!("scaler-dlx-{number}")).collect::<Vec<_>>()).await;
-        let dlx = ground.node.process("shop", "scaler-dlx-1").expect("a DLX's process");
+        bare.daemon(shop::Part::Autoscaler, "scaler-autoscaler").await;
+        let autoscaler = bare.autoscaler(services).await;
+        bare.ready(&(0..DLXS).map(|number| format!("scaler-dlx-{number}")).collect::<Vec<_>>()).await;
+        let dlx = bare.node.process("shop", "scaler-dlx-1").expect("a DLX's process");
         let memory = || [memory_mib(autoscaler.process), memory_mib(dlx)];
         let before = memory();
 
         let all = follow(client, ApiResource::erase::<Service>(&()), "");
         let slices = follow(client, ApiResource::erase::<EndpointSlice>(&()), OURS);
-        let began = ground.begin(&autoscaler);
+        let began = bare.begin(&autoscaler);
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        let wish = json!({"metadata": {"annotations": {"scaler.dev/intercept": "always"}}});
-        namespaces.patch("shop", &PatchParams::default(), &Patch::Merge(&wish)).await.expect("opting in");
-        let led = || count(&all, is_led);
-        within("all Services to be led", || (led() == services).then_some(()).ok_or_else(&led)).await;
-        let leading = ground.since(&autoscaler, &began);
+        let intercept_patch = json!({"metadata": {"annotations": {"scaler.dev/intercept": "always"}}});
+        namespaces
+            .patch("shop", &PatchParams::default(), &Patch::Merge(&intercept_patch))
+            .await
+            .expect("opting in");
+        let intercepted = || count(&all, is_intercepted);
+        within("all Services to be intercepted", || {
+            (intercepted() == services).then_some(()).ok_or_else(&intercepted)
+        })
+        .await;
+        let intercepting = bare.since(&autoscaler, &began);
         within("every slice to name every DLX", || {
             let named = count(&slices, |slice| names(slice).len() == DLXS);
             (named == services).then_some(()).ok_or(named)
         })
         .await;
         let registry = registry(client).await;
-        ground.calm(&autoscaler).await;
+        bare.calm(&autoscaler).await;
         let after = memory();
-        let (cycles, cycle) = ground.cycles(&autoscaler, LED_CYCLES).await;
+        let (cycles, cycle) = bare.cycles(&autoscaler, INTERCEPTED_CYCLES).await;
 
-        let began = ground.begin(&autoscaler);
+        let began = bare.begin(&autoscaler);
         let pods: Api<Pod> = Api::namespaced(client.clone(), "shop");
         pods.delete("scaler-dlx-0", &DeleteParams::default()).await.expect("deleting a DLX's pod");
-        ground.daemon(shop::Part::Dlx, "scaler-dlx-new").await;
+        bare.daemon(shop::Part::Dlx, "scaler-dlx-new").await;
         let name = |slice: &DynamicObject, dlx: &str| names(slice).iter().any(|name| name.starts_with(dlx));
         let old = || count(&slices, |slice| name(slice, "scaler-dlx-0"));
         let gone = async {
@@ -127,13 +133,13 @@ fn two_thousand_led_services() {
             began.at.elapsed().as_secs_f64()
         };
         let (gone, named) = tokio::join!(gone, named);
-        let replacing = ground.since(&autoscaler, &began);
-        assert_eq!((led(), old()), (services, 0), "all are led, and to no DLX that is gone");
+        let replacing = bare.since(&autoscaler, &began);
+        assert_eq!((intercepted(), old()), (services, 0), "all are intercepted, by no DLX that is gone");
         println!(
             "{}",
             json!({
                 "services": services, "dlxs": DLXS,
-                "led": {"seconds": leading.seconds(), "cpu_ms": leading.cpu_ms(), "api_calls": leading.calls},
+                "intercepting": {"seconds": intercepting.seconds(), "cpu_ms": intercepting.cpu_ms(), "api_calls": intercepting.calls},
                 "cycle": {
                     "cycles": cycles, "cpu_ms": cycle.cpu_ms() / cycles,
                     "api_calls": cycle.all() as f64 / cycles,
@@ -167,7 +173,7 @@ fn count(store: &reflector::Store<DynamicObject>, wanted: impl Fn(&DynamicObject
 }
 
 /// Its key is written last.
-fn is_led(service: &DynamicObject) -> bool {
+fn is_intercepted(service: &DynamicObject) -> bool {
     !service.data["spec"]["selector"]["scaler.dev/intercepted"].is_null()
 }
 
@@ -181,7 +187,7 @@ fn names(slice: &DynamicObject) -> Vec<&str> {
 async fn within(what: &str, look: impl Fn() -> Result<(), usize>) {
     let began = Instant::now();
     while let Err(far) = look() {
-        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}: {far}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "waited {WAIT_TIMEOUT:?} for {what}: {far}");
         pause(Duration::from_millis(50)).await;
     }
 }
