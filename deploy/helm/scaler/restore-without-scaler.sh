@@ -65,13 +65,13 @@ for kind in deployments.apps statefulsets.apps ${WORKLOADS:-}; do
                 ;;
             stopped-active | stopped-draining)
                 replicas=''
-                echo "$kind $namespace/$name: left at 0: its record says that somebody else stopped it. \`kubectl rollout undo\` brings back such a record, too: scale it if it is to run"
+                echo "$kind $namespace/$name: left at 0: its record says that something else stopped it. \`kubectl rollout undo\` brings back such a record, too: scale it if it is to run"
                 ;;
             up-*)
                 replicas=''
                 ;;
             *)
-                echo "$kind $namespace/$name: its record does not say whether Scaler stopped it: scale it, and take the annotation scaler.dev/state away" >&2
+                echo "$kind $namespace/$name: its record does not say whether Scaler stopped it: scale it, and remove the annotation scaler.dev/state" >&2
                 failed=1
                 continue
                 ;;
@@ -84,7 +84,7 @@ $workloads
 LIST
 done
 
-# From here on the Services lead to their own pods again.
+# From here on the Services' endpoints are their own pods again.
 template='{{range .items}}{{if .spec.selector}}{{if index .spec.selector "scaler.dev/intercepted"}}{{.metadata.namespace}} {{.metadata.name}} {{.metadata.resourceVersion}}{{"\n"}}{{end}}{{end}}{{end}}'
 services=$(kubectl "$@" get services --all-namespaces --output "go-template=$template")
 while read -r namespace name version; do

@@ -124,9 +124,9 @@ const OURS: [&str; 5] = [
     "--output=name",
 ];
 
-/// As a backup has them: asleep, and led to DLXs that are in no cluster any more.
+/// As a backup has them: asleep, and intercepted by DLXs that are in no cluster any more.
 #[test]
-fn what_carries_the_marks_is_given_back_and_nothing_else_is_touched() {
+fn what_carries_the_marks_is_restored_and_nothing_else_is_touched() {
     let site = Site::start();
     let record = |state, replicas| Some(record(state, replicas));
     // Each with its replicas before, and after.
@@ -137,7 +137,7 @@ fn what_carries_the_marks_is_given_back_and_nothing_else_is_touched() {
         ("Deployment", "failed", 0, record("failed", Some(3)), 3),
         ("Deployment", "awake", 2, record("active", None), 2),
         ("Deployment", "draining", 2, record("draining", None), 2),
-        // Their owner stopped them.
+        // Their user stopped them.
         ("Deployment", "stopped", 0, record("active", None), 0),
         ("Deployment", "stopped-late", 0, record("draining", None), 0),
         ("Deployment", "plain", 0, None, 0),
@@ -163,7 +163,7 @@ fn what_carries_the_marks_is_given_back_and_nothing_else_is_touched() {
         let expected: Vec<_> =
             stopped.iter().map(|name| format!("deployments.apps default/{name}")).collect();
         assert_eq!(left.iter().map(|(name, _)| *name).collect::<Vec<_>>(), expected, "{said}");
-        assert!(left.iter().all(|(_, why)| why.contains("somebody else stopped it")), "{said}");
+        assert!(left.iter().all(|(_, why)| why.contains("something else stopped it")), "{said}");
     }
     for (kind, name, _, _, replicas) in &all {
         let object = site.object(kind, name);
@@ -179,9 +179,9 @@ fn what_carries_the_marks_is_given_back_and_nothing_else_is_touched() {
     assert_eq!(site.kubectl(&OURS, ""), "");
 }
 
-/// Whoever stopped it cannot be told: a person decides, and all else is given back.
+/// What stopped it is unknown: a person decides, and all else is restored.
 #[test]
-fn what_its_record_does_not_say_is_left_alone_and_told() {
+fn what_its_record_does_not_say_is_left_alone_and_reported() {
     let site = Site::start();
     for (name, record) in [("newer", record("dozing", Some(3))), ("edited", "mine".to_owned())] {
         site.create(&[workload("Deployment", name, 0, Some(&record))]);

@@ -125,9 +125,9 @@ fn allowed<T>(answer: kube::Result<T>) -> bool {
 }
 
 #[tokio::test]
-async fn the_autoscaler_alone_leads_services_where_it_serves_and_only_with_ports_for_it() {
+async fn the_autoscaler_alone_intercepts_services_in_its_namespaces_and_only_with_service_ports() {
     let names = ["scaler-service-ports", "scaler-namespaces"];
-    for (values, leads) in
+    for (values, intercepts) in
         [("namespaces: {shop: {}}", true), ("namespaces: {shop: {}}\nservicePorts: null", false)]
     {
         let (cluster, client) = cluster().await;
@@ -140,7 +140,7 @@ async fn the_autoscaler_alone_leads_services_where_it_serves_and_only_with_ports
         }
         for daemon in ["scaler-dlx", "scaler-autoscaler"] {
             let its = cluster.client_of(&User::service_account("scaler", daemon)).expect("a client");
-            let writes = leads && daemon == "scaler-autoscaler";
+            let writes = intercepts && daemon == "scaler-autoscaler";
             for namespace in ["shop", "blog"] {
                 let here = namespace == "shop";
                 let patch = Patch::Merge(json!({"spec": {"selector": {"scaler.dev/intercepted": "1"}}}));
@@ -163,14 +163,18 @@ async fn the_autoscaler_alone_leads_services_where_it_serves_and_only_with_ports
                     "{values}: {daemon} creates an EndpointSlice of {namespace}"
                 );
                 let listed = allowed(slices.list(&ListParams::default()).await);
-                assert_eq!(listed, leads && here, "{values}: {daemon} lists EndpointSlices of {namespace}");
+                assert_eq!(
+                    listed,
+                    intercepts && here,
+                    "{values}: {daemon} lists EndpointSlices of {namespace}"
+                );
                 if made {
                     assert!(allowed(slices.delete(&format!("web-{daemon}"), &Default::default()).await));
                 }
             }
             let maps = Api::<ConfigMap>::namespaced(its.clone(), "scaler");
             for name in names {
-                let ours = leads && name == names[0];
+                let ours = intercepts && name == names[0];
                 let field = ListParams::default().fields(&format!("metadata.name={name}"));
                 assert_eq!(allowed(maps.list(&field).await), ours, "{values}: {daemon} lists {name}");
             }

@@ -72,7 +72,7 @@ fn a_pod_outlives_its_daemons_grace() {
             };
             let grace = flags.shutdown_grace;
             if container.name == "dlx" && flags.service_ports.is_some() {
-                // What is under way has as long as the values say, after the Services are led elsewhere.
+                // Requests in flight have as long as the values say, after the Services' endpoints have changed.
                 let own = Duration::from_secs(if name == "everything on" { 300 } else { 120 });
                 assert!(grace >= own + flags.endpoint_propagation_delay, "{name}: {grace:?}");
                 assert!(
@@ -96,7 +96,7 @@ fn a_pod_outlives_its_daemons_grace() {
     }
 }
 
-/// What is announced is bound, and may be reached by whoever may reach the rest.
+/// Every declared port is bound, and the NetworkPolicies allow it as the others.
 #[test]
 fn both_daemons_and_the_network_policy_have_the_same_ports_for_services() {
     for (name, values) in SETS {
@@ -139,7 +139,7 @@ fn both_daemons_and_the_network_policy_have_the_same_ports_for_services() {
     }
 }
 
-/// A led Service is never without a DLX for a rollout of theirs.
+/// An intercepted Service is never without a DLX during their rollout.
 #[test]
 fn a_new_dlx_is_ready_before_an_old_one_goes() {
     for (name, values) in SETS {
@@ -155,18 +155,18 @@ fn a_new_dlx_is_ready_before_an_old_one_goes() {
 }
 
 #[test]
-fn the_autoscaler_is_told_when_to_wait_for_dlxs_no_longer() {
+fn the_autoscaler_gets_the_dlx_unavailable_timeout() {
     for (name, values) in SETS {
         let pods = pods(&rendered(values));
         let (_, container) = pods.into_iter().find(|(_, container)| container.name == "autoscaler").unwrap();
         let args = container.args.unwrap();
-        let told = args.iter().find_map(|flag| flag.strip_prefix("--dlx-unavailable-timeout="));
+        let given = args.iter().find_map(|flag| flag.strip_prefix("--dlx-unavailable-timeout="));
         let expected = match name {
             "everything off" => None,
             "everything on" => Some("120s"),
             _ => Some("60s"),
         };
-        assert_eq!(told, expected, "{name}");
+        assert_eq!(given, expected, "{name}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the pages for people say: their links lead somewhere, and they name what there is.
+//! The pages' links have targets, and what they name exists.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display()))
 }
 
-/// The pages that lead to each other.
+/// The pages that link to each other.
 fn pages() -> Vec<PathBuf> {
     let mut pages = vec![
         root().join("README.md"),
@@ -78,13 +78,13 @@ fn annotations(path: &str) -> BTreeSet<String> {
 #[test]
 fn the_pages_name_the_annotations_that_the_plugin_reads() {
     let known = annotations("plugins/deployment/src/objects/annotations.rs");
-    let mut told = annotations("docs/kubernetes/annotations.md");
-    assert!(told.remove("scaler.dev/state"), "the page says whose scaler.dev/state is");
-    assert_eq!(told, known);
+    let mut documented = annotations("docs/kubernetes/annotations.md");
+    assert!(documented.remove("scaler.dev/state"), "the page says what scaler.dev/state is");
+    assert_eq!(documented, known);
     for page in pages() {
         let path = page.strip_prefix(root()).expect("a page").to_str().expect("a path").to_owned();
         for name in annotations(&path) {
-            // Not for a workload's owners: of Leases, of Services, and Scaler's own.
+            // Not for a workload's users: of Leases, of Services, and Scaler's own.
             let others = [
                 "member",
                 "record-format",

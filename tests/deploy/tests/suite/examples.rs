@@ -30,9 +30,9 @@ fn strings<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
     value.pointer(pointer).and_then(Value::as_str)
 }
 
-/// What an Ingress or a route names is there: the DLX's Service, on its port, in the namespace that is meant.
+/// The backends of Ingresses and HTTPRoutes exist: the DLX's Service, on its port, in its namespace.
 #[test]
-fn routes_lead_to_a_service_of_the_chart() {
+fn backends_of_the_examples_are_services_of_the_chart() {
     let chart = rendered(EXAMPLE);
     let services: BTreeSet<_> = of_kind(&chart, "Service")
         .into_iter()
@@ -43,7 +43,7 @@ fn routes_lead_to_a_service_of_the_chart() {
             ports.into_iter().map(move |port| (namespace.clone(), name.clone(), port["port"].as_u64()))
         })
         .collect();
-    let mut led = 0;
+    let mut count = 0;
     for (path, objects) in files() {
         for object in &objects {
             let namespace = object.metadata.namespace.clone().unwrap_or_default();
@@ -62,11 +62,11 @@ fn routes_lead_to_a_service_of_the_chart() {
             };
             for backend in backends {
                 assert!(services.contains(&backend), "{path}: {backend:?} is none of {services:?}");
-                led += 1;
+                count += 1;
             }
         }
     }
-    assert_eq!(led, 2, "an Ingress and an HTTPRoute");
+    assert_eq!(count, 2, "an Ingress and an HTTPRoute");
 }
 
 /// A host annotation counts only where an Ingress or HTTPRoute of the namespace has the host.

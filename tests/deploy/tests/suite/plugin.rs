@@ -56,8 +56,8 @@ async fn started_as(
     plugin.await.unwrap_or_else(|error| panic!("{file}: {error:#}"))
 }
 
-/// What a daemon's plugin lists in each served namespace, by `namespace/name`. Of the two ways that lead to `web` it is
-/// given only one: without the Ingress, or without the HTTPRoute.
+/// What a daemon's plugin lists in each served namespace, by `namespace/name`. `web` has an Ingress and an HTTPRoute in the
+/// examples; here only one of them.
 async fn listed(role: Role, without: &str) -> BTreeMap<String, Resource> {
     let (cluster, client) = cluster().await;
     for (path, mut objects) in examples::files() {
@@ -99,7 +99,7 @@ async fn the_examples_are_listed_with_the_names_they_are_asked_for_by() {
         for (name, resource) in &all {
             assert_eq!(
                 resource.keep_awake, "",
-                "{role:?}: {name}: its annotations are all in order, and its Services can be led"
+                "{role:?}: {name}: its annotations are all in order, and its Services can be intercepted"
             );
         }
         let web = &all["shop/web"];
@@ -124,7 +124,7 @@ async fn the_examples_are_listed_with_the_names_they_are_asked_for_by() {
     }
 }
 
-/// Whatever the release and its objects are called, and whoever opts them in.
+/// Whatever the release and its objects are called, and however they are opted in.
 #[tokio::test]
 async fn the_charts_own_daemons_are_never_managed() {
     for (name, values) in [

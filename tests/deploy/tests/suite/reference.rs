@@ -52,7 +52,7 @@ fn cell(text: &str) -> String {
 }
 
 /// A flag in the table: which daemons have it, with which default; and its meaning.
-type Row = (Vec<(&'static str, String)>, String);
+type Flag = (Vec<(&'static str, String)>, String);
 
 fn default(arg: &Arg, keys: &[FileKey]) -> String {
     let values = arg.get_default_values();
@@ -73,7 +73,7 @@ fn the_page_of_flags_is_fresh() {
     let daemons: [(&'static str, Command); 2] =
         [("autoscaler", autoscaler::AutoscalerFlags::command()), ("dlx", dlx::DlxFlags::command())];
     let keys = NamespaceFile::keys();
-    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    let mut flags: BTreeMap<String, Flag> = BTreeMap::new();
     for (daemon, command) in &daemons {
         for arg in command.get_arguments() {
             let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else {
@@ -94,17 +94,17 @@ fn the_page_of_flags_is_fresh() {
             if let Some(variable) = arg.get_env() {
                 write!(meaning, " Environment: `{}`.", variable.to_string_lossy()).expect("a text");
             }
-            let row = rows.entry(format!("| `--{long}{value}`")).or_default();
-            row.0.push((daemon, default(arg, &keys)));
+            let entry = flags.entry(format!("| `--{long}{value}`")).or_default();
+            entry.0.push((daemon, default(arg, &keys)));
             assert!(
-                row.1.is_empty() || row.1 == meaning || long == "admin-address",
+                entry.1.is_empty() || entry.1 == meaning || long == "admin-address",
                 "{long} means two things"
             );
-            row.1 = meaning;
+            entry.1 = meaning;
         }
     }
     let mut text = FLAGS.to_owned();
-    for (flag, (daemons, meaning)) in rows {
+    for (flag, (daemons, meaning)) in flags {
         let (daemon, default) = match &daemons[..] {
             [(_, one), (_, other)] if one == other => ("both", one.clone()),
             [(one, its), (other, others)] => ("both", format!("{one} {its}, {other} {others}")),

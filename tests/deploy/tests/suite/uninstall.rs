@@ -39,13 +39,13 @@ fn autoscaler(objects: &[DynamicObject]) -> Deployment {
 }
 
 #[test]
-fn before_an_uninstall_everything_is_given_back_unless_it_is_not_wanted() {
+fn an_uninstall_restores_everything_first_unless_that_is_switched_off() {
     for (name, values) in SETS {
         let hooks = hooks(&rendered(values));
         let mut kinds = BTreeMap::new();
         for hook in &hooks {
             assert_eq!(annotation(hook, "helm.sh/hook"), "pre-delete", "{name}");
-            // One that is left from a failed try is in nobody's way; one that failed can be read.
+            // One that is left from a failed attempt is replaced; the log of one that failed can be read.
             assert_eq!(
                 annotation(hook, "helm.sh/hook-delete-policy"),
                 "before-hook-creation,hook-succeeded",
@@ -63,7 +63,7 @@ fn before_an_uninstall_everything_is_given_back_unless_it_is_not_wanted() {
     }
 }
 
-/// Who restores is who leads: the same account, configuration, image and flags. Only that it ends the autoscaler is more.
+/// The Job has the autoscaler's account, configuration, image and flags; besides it may stop the autoscaler.
 #[test]
 fn the_hook_is_the_autoscaler_and_may_stop_it() {
     for (name, values) in SETS.into_iter().filter(|(name, _)| *name != "everything off") {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{Shop, Workload, objects::api_of};
-use crate::wait::{wait_timeout, pause};
+use crate::wait::{pause, wait_timeout};
 
 /// Which Service a slice is of.
 const SERVICE: &str = "kubernetes.io/service-name";

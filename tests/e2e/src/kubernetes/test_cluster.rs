@@ -168,8 +168,11 @@ impl TestCluster {
             Some(kubeconfig) => {
                 let client = client(&kubeconfig).await;
                 // Before the first object, so that whatever happens all of them go.
-                let test_cluster =
-                    ExistingCluster { names: Names::of_existing_cluster(), kubeconfig, cluster_wide: Default::default() };
+                let test_cluster = ExistingCluster {
+                    names: Names::of_existing_cluster(),
+                    kubeconfig,
+                    cluster_wide: Default::default(),
+                };
                 (client, Self::Existing(test_cluster))
             }
         };

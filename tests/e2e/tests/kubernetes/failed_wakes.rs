@@ -34,7 +34,8 @@ async fn corrected(shop: &Shop, web: &Workload) {
         count += 1;
         let id = format!("later-{count}");
         async move {
-            let answer = timeout(wait_timeout(), shop.ask(web, "/", &id)).await.map_err(|_| "held".to_owned())?;
+            let answer =
+                timeout(wait_timeout(), shop.ask(web, "/", &id)).await.map_err(|_| "held".to_owned())?;
             let answer = answer.map_err(|lost| lost.to_string())?;
             if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
         }

@@ -260,7 +260,10 @@ fn an_interception_is_seen_and_undone_it_is_as_before() {
             "Service web /spec /selector",
         ];
         assert_eq!(differences.len(), 3, "{differences:?}");
-        assert!(differences.iter().zip(parts).all(|(difference, part)| difference.starts_with(part)), "{differences:?}");
+        assert!(
+            differences.iter().zip(parts).all(|(difference, part)| difference.starts_with(part)),
+            "{differences:?}"
+        );
 
         shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": null}}})).await;
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": null}}})).await;

@@ -10,7 +10,7 @@ use e2e::{
         workload::PORT,
     },
     load::{get, once},
-    wait::{wait_timeout, pause},
+    wait::{pause, wait_timeout},
 };
 
 /// For longer than a window of the metric after the other one slept.
@@ -46,7 +46,11 @@ fn activity_seen_by_prometheus_keeps_it_awake() {
             if shop.state(&quiet.name) == "asleep" {
                 left -= 1;
             }
-            assert!(began.elapsed() < wait_timeout(), "nothing sleeps at all: {}", shop.logs("autoscaler", 10));
+            assert!(
+                began.elapsed() < wait_timeout(),
+                "nothing sleeps at all: {}",
+                shop.logs("autoscaler", 10)
+            );
         }
         assert_eq!(
             shop.object(&web).await.data["spec"]["replicas"],

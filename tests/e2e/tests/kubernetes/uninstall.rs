@@ -68,7 +68,10 @@ async fn given_back(shop: &Shop, webs: &[Workload; 2], before: &Snapshot, ended:
     differences.retain(|difference| !emptied.contains(difference));
     assert_eq!(differences, ["Deployment scaler-autoscaler /spec /replicas: 2 -> 0"]);
     let leases: Api<Lease> = Api::namespaced(shop.client.clone(), &shop.names().namespace);
-    assert!(leases.get_opt("scaler-autoscaler").await.unwrap().is_none(), "there is to be no leader any more");
+    assert!(
+        leases.get_opt("scaler-autoscaler").await.unwrap().is_none(),
+        "there is to be no leader any more"
+    );
     let forbidden = shop.cluster().requests().forbidden();
     let its: Vec<_> = forbidden.iter().filter(|(asked, _)| asked.user == Part::Autoscaler.user()).collect();
     assert!(
@@ -110,12 +113,16 @@ fn the_hook_fails_while_something_cannot_be_restored_and_then_succeeds() {
         hook.create(&shop).await;
         let Ended { status, said } = hook.run(&shop, 1).await;
         assert_eq!(status, 1, "{said}");
-        for expected in ["shop/awake: restored\n", "shop/asleep: NOT restored: ", "1 are not restored, see above"]
+        for expected in
+            ["shop/awake: restored\n", "shop/asleep: NOT restored: ", "1 are not restored, see above"]
         {
             assert!(said.contains(expected), "{expected:?} is not in {said}");
         }
         shop.seen(&webs[1], "its Service to be restored", |seen| seen.backend() == Backend::Workload).await;
-        shop.seen(&webs[0], "its Service to be intercepted still", |seen| seen.backend() != Backend::Workload).await;
+        shop.seen(&webs[0], "its Service to be intercepted still", |seen| {
+            seen.backend() != Backend::Workload
+        })
+        .await;
         assert_eq!(intercepted(&shop).await, "1");
         std::fs::write(may_start(&shop), "").expect("writing the file");
         let ended = hook.run(&shop, 2).await;

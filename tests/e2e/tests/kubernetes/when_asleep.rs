@@ -13,7 +13,7 @@ use e2e::{
         needs_devcluster,
         prometheus::{self, Prometheus, SAMPLE},
         run,
-        shop::{PROPAGATION_DELAY, LAG},
+        shop::{LAG, PROPAGATION_DELAY},
     },
     load::{Connection, Exchange, get, once},
     traffic::{Client, Sleeps},
@@ -147,7 +147,8 @@ fn another_leader_reverts_a_switchover_that_it_did_not_begin() {
     run(async {
         let Some((shop, _prometheus, web)) = scene(SHORT_PROPAGATION_DELAY).await else { return };
         change_at(&shop, &web, "a switch", switched).await;
-        let lifted = shop.seen(&web, "the drain to be reverted", |seen| seen.state() != Some(Phase::Draining));
+        let lifted =
+            shop.seen(&web, "the drain to be reverted", |seen| seen.state() != Some(Phase::Draining));
         let lifted = lifted.await;
         assert_eq!((lifted.state(), lifted.replicas()), (Some(Phase::Active), 1));
         shop.until_restored(&web).await;

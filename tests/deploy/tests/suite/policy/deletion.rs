@@ -76,7 +76,7 @@ fn nothing_of_scaler_is_deleted_while_a_service_is_intercepted() {
             let why = denied(json!({"intercepted": count, "20000": "{}"})).unwrap_or_default();
             let mut rest = why;
             // In the order in which they are to be done.
-            for told in [
+            for step in [
                 "helm -n scaler get manifest scaler | kubectl apply -f -",
                 "kubectl apply -f cluster.yaml -f scaler.yaml",
                 "the Job scaler-restore",
@@ -84,9 +84,9 @@ fn nothing_of_scaler_is_deleted_while_a_service_is_intercepted() {
                 "kubectl apply -f restore.yaml",
                 "annotate it with scaler.dev/force-delete=true",
             ] {
-                let found = rest.split_once(told).map(|(_, after)| after);
+                let found = rest.split_once(step).map(|(_, after)| after);
                 rest = found
-                    .unwrap_or_else(|| panic!("{resource:?} {name}, {count}: {told:?} is not in {why:?}"));
+                    .unwrap_or_else(|| panic!("{resource:?} {name}, {count}: {step:?} is not in {why:?}"));
             }
         }
         for none in [json!({"intercepted": "0", "20000": "{}"}), json!({"20000": "{}"}), Value::Null] {
@@ -147,7 +147,7 @@ fn everything_else_is_deleted_by_whoever_may() {
     }
 }
 
-/// A mistake in it, or a ConfigMap that is not there, keeps nobody from deleting.
+/// A mistake in it, or a missing ConfigMap, prevents no deletion.
 #[test]
 fn it_fails_open_and_takes_its_number_from_the_config_map_of_its_own_namespace() {
     assert_eq!(policy("deletion").failure_policy, "Ignore");
@@ -204,7 +204,7 @@ fn everything_that_scaler_and_its_restore_need_is_protected_and_nothing_of_the_h
         }
         // Two Deployments, accounts and NetworkPolicies; of each daemon two pairs of rights, and one ConfigMap.
         assert!(kept >= 15, "{name}: {kept}");
-        // Whoever made them: what its pod takes.
+        // What its pod mounts, whichever object it comes from.
         let [job] = &of_kind(&objects, "Job")[..] else { panic!("{name}: one Job") };
         for volume in job.data["spec"]["template"]["spec"]["volumes"].as_array().unwrap() {
             let (resource, taken) = match (&volume["configMap"]["name"], &volume["secret"]["secretName"]) {

@@ -1,7 +1,7 @@
 //! The ValidatingAdmissionPolicies, evaluated: what each daemon's writes may change, and what not; and what may be deleted.
 
 mod deletion;
-mod routes;
+mod interception;
 mod workloads;
 
 use std::collections::HashMap;

@@ -40,10 +40,10 @@ fn records_and_wakes_pass() {
         assert_eq!(policy.refuses(&untouched, &awake), None, "{daemon}: a first record");
         assert_eq!(policy.refuses(&bare, &first), None, "{daemon}: a first annotation");
     }
-    assert_eq!(policy("autoscaler").refuses(&awake, &asleep()), None, "to zero");
+    assert_eq!(policy("autoscaler").refuses(&awake, &asleep()), None, "scaled to zero");
 }
 
-/// What is given back has nothing of ours on it.
+/// A restored workload has nothing of ours on it.
 #[test]
 fn a_record_may_be_taken_away_and_the_annotations_with_it_if_there_is_no_other() {
     let policy = policy("autoscaler");
@@ -60,7 +60,7 @@ fn a_record_may_be_taken_away_and_the_annotations_with_it_if_there_is_no_other()
         assert_eq!(policy.refuses(&alone, &bare), None, "the only one");
     }
     let more = with(asleep(), "/metadata/annotations", json!(null));
-    assert!(policy.refuses(&asleep(), &more).is_some(), "not the owner's");
+    assert!(policy.refuses(&asleep(), &more).is_some(), "not the user's");
 }
 
 #[test]

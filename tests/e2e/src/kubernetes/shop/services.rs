@@ -19,7 +19,7 @@ use crate::{
     kubernetes::{Seen, Workload, kubeconfig},
     traffic::Way,
     until,
-    wait::{wait_timeout, pause},
+    wait::{pause, wait_timeout},
 };
 
 impl Shop {
@@ -63,7 +63,8 @@ impl Shop {
 
     /// Waits until the endpoints of a workload's Service are the DLXs alone, and every node follows.
     pub async fn until_intercepted(&self, workload: &Workload) -> Seen {
-        let seen = self.seen(workload, "its Service to be intercepted", |seen| seen.backend() == Backend::Dlx).await;
+        let seen =
+            self.seen(workload, "its Service to be intercepted", |seen| seen.backend() == Backend::Dlx).await;
         self.until_nodes_send(workload, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
         seen
     }
@@ -93,7 +94,12 @@ impl Shop {
     /// # Panics
     ///
     /// A node does not, in a long while.
-    pub async fn until_port_sends(&self, workload: &Workload, port: u16, wanted: impl Fn(&[SocketAddr]) -> bool) {
+    pub async fn until_port_sends(
+        &self,
+        workload: &Workload,
+        port: u16,
+        wanted: impl Fn(&[SocketAddr]) -> bool,
+    ) {
         let Some(proxy) = self.test_cluster.proxy() else {
             return self.until_port_of_existing_cluster_sends(workload, port, wanted).await;
         };

@@ -1,10 +1,10 @@
-//! Of Services, EndpointSlices and ConfigMaps: what it takes to lead a Service.
+//! Services, EndpointSlices and ConfigMaps: the writes that intercept a Service.
 
 use serde_json::{Value, json};
 
 use super::{policy, with};
 
-const FENCED: &str = "/spec/selector/scaler.dev~1intercepted";
+const SELECTOR_KEY: &str = "/spec/selector/scaler.dev~1intercepted";
 const MANAGED_BY: &str = "/metadata/labels/endpointslice.kubernetes.io~1managed-by";
 
 fn service() -> Value {
@@ -45,24 +45,24 @@ fn config_map(namespace: &str, name: &str) -> Value {
 }
 
 #[test]
-fn a_key_is_added_to_a_selector_and_taken_away() {
+fn a_key_is_added_to_a_selector_and_removed() {
     let policy = policy("autoscaler-services");
     assert!(policy.is_asked("UPDATE", "", "services"));
-    let fenced = with(service(), FENCED, json!("1"));
-    let fenced = with(fenced, "/metadata/managedFields", json!([{"manager": "scaler"}]));
-    let fenced =
-        with(with(fenced, "/metadata/resourceVersion", json!("8")), "/metadata/generation", json!(2));
-    assert_eq!(policy.refuses(&service(), &fenced), None, "fenced");
-    assert_eq!(policy.refuses(&fenced, &service()), None, "given back");
-    assert_eq!(policy.refuses(&fenced, &fenced), None, "as it is");
-    let anew = with(fenced.clone(), FENCED, json!("00c0ffee00c0ffee"));
-    assert_eq!(policy.refuses(&fenced, &anew), None, "fenced anew by a try");
-    assert_eq!(policy.refuses(&anew, &service()), None, "given back after it");
-    // Its owner took his own keys away meanwhile.
+    let intercepted = with(service(), SELECTOR_KEY, json!("1"));
+    let intercepted = with(intercepted, "/metadata/managedFields", json!([{"manager": "scaler"}]));
+    let intercepted =
+        with(with(intercepted, "/metadata/resourceVersion", json!("8")), "/metadata/generation", json!(2));
+    assert_eq!(policy.refuses(&service(), &intercepted), None, "intercepted");
+    assert_eq!(policy.refuses(&intercepted, &service()), None, "restored");
+    assert_eq!(policy.refuses(&intercepted, &intercepted), None, "as it is");
+    let anew = with(intercepted.clone(), SELECTOR_KEY, json!("00c0ffee00c0ffee"));
+    assert_eq!(policy.refuses(&intercepted, &anew), None, "a new value by a drain attempt");
+    assert_eq!(policy.refuses(&anew, &service()), None, "restored after it");
+    // Its user removed their own keys meanwhile.
     let ours_alone = with(service(), "/spec/selector", json!({"scaler.dev/intercepted": "1"}));
     for none in [json!(null), json!({})] {
         let bare = with(service(), "/spec/selector", none);
-        assert_eq!(policy.refuses(&ours_alone, &bare), None, "given back without any key");
+        assert_eq!(policy.refuses(&ours_alone, &bare), None, "restored without any key");
         let why = policy.refuses(&bare, &ours_alone);
         assert!(why.is_some_and(|why| why.contains("beside other keys")), "no selector of its own: {why:?}");
     }
@@ -71,13 +71,13 @@ fn a_key_is_added_to_a_selector_and_taken_away() {
 #[test]
 fn nothing_else_of_a_service_can_be_changed() {
     let policy = policy("autoscaler-services");
-    let fenced = with(service(), FENCED, json!("1"));
+    let intercepted = with(service(), SELECTOR_KEY, json!("1"));
     for (pointer, value, message) in [
         ("/spec/selector/app", json!("other"), "no key"),
         ("/spec/selector/app", json!(null), "no key"),
         ("/spec/selector/version", json!("2"), "no key"),
         ("/spec/selector", json!(null), "no key"),
-        (FENCED, json!("mine"), "16 hexadecimal digits"),
+        (SELECTOR_KEY, json!("mine"), "16 hexadecimal digits"),
         ("/spec/ports/0/targetPort", json!(22), "but its selector"),
         ("/spec/ports", json!([]), "but its selector"),
         ("/spec/type", json!("LoadBalancer"), "but its selector"),
@@ -91,7 +91,7 @@ fn nothing_else_of_a_service_can_be_changed() {
         ("/metadata/ownerReferences", json!([{"uid": "2"}]), "metadata"),
         ("/status/loadBalancer", json!({"ingress": [{"ip": "192.0.2.1"}]}), "beside its spec"),
     ] {
-        for old in [service(), fenced.clone()] {
+        for old in [service(), intercepted.clone()] {
             let refused = policy.refuses(&old, &with(old.clone(), pointer, value.clone()));
             assert!(refused.is_some_and(|why| why.contains(message)), "{pointer}: {refused:?}");
         }
@@ -120,10 +120,10 @@ fn a_slice_of_ours_is_written_and_deleted() {
 }
 
 #[test]
-fn a_slice_of_somebody_else_is_left_alone() {
+fn a_slice_of_another_controller_is_left_alone() {
     let policy = policy("autoscaler-endpointslices");
-    for whose in [json!("endpointslice-controller.k8s.io"), json!(null)] {
-        let other = with(slice(), MANAGED_BY, whose);
+    for manager in [json!("endpointslice-controller.k8s.io"), json!(null)] {
+        let other = with(slice(), MANAGED_BY, manager);
         let bare = with(slice(), "/metadata/labels", json!(null));
         for other in [other, bare] {
             for (old, new, what) in [
@@ -141,7 +141,7 @@ fn a_slice_of_somebody_else_is_left_alone() {
 }
 
 #[test]
-fn a_slice_of_ours_leads_its_service_to_ports_of_a_dlx() {
+fn a_slice_of_ours_has_ports_of_a_dlx() {
     let policy = policy("autoscaler-endpointslices");
     let owner =
         |kind: &str, name: &str| json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": "1"}]);
@@ -187,7 +187,7 @@ fn one_config_map_is_written() {
 
 /// Without ports for Services nothing of this is allowed by a role, and there is nothing to limit.
 #[test]
-fn where_nothing_is_led_there_are_no_such_policies() {
+fn without_service_ports_there_are_no_such_policies() {
     let objects = crate::values::rendered("servicePorts: null");
     assert_eq!(crate::values::of_kind(&objects, "ValidatingAdmissionPolicy").len(), 2);
     assert_eq!(crate::values::of_kind(&crate::values::rendered(""), "ValidatingAdmissionPolicy").len(), 6);

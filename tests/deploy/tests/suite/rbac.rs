@@ -1,4 +1,4 @@
-//! What each daemon may do, all of it: `rights/` lists it, and whatever is added there was added on purpose.
+//! What each daemon may do, all of it: `rbac/` lists it, so that no right is added by mistake.
 
 use std::{collections::BTreeSet, fs};
 
@@ -78,7 +78,7 @@ fn listing(rights: &BTreeSet<Right>) -> String {
 /// The values of each listing.
 const LISTED: [(&str, &str); 4] = [
     ("one-namespace", "namespaces: {shop: {}}"),
-    ("nothing-led", "namespaces: {shop: {}}\nservicePorts: null"),
+    ("nothing-intercepted", "namespaces: {shop: {}}\nservicePorts: null"),
     ("all-namespaces", r#"namespaces: {"*": {}}"#),
     (
         "custom-metrics",
@@ -100,7 +100,7 @@ fn each(mut check: impl FnMut(&str, &str, BTreeSet<Right>)) {
 #[test]
 fn each_daemon_may_do_what_is_listed_and_no_more() {
     each(|name, daemon, rights| {
-        let path = deploy::root().join(format!("tests/deploy/rights/{name}.{daemon}.txt"));
+        let path = deploy::root().join(format!("tests/deploy/rbac/{name}.{daemon}.txt"));
         let now = listing(&rights);
         if std::env::var_os("UPDATE_RIGHTS").is_some() {
             fs::write(&path, &now).expect("writing a listing");
@@ -127,8 +127,8 @@ fn nothing_is_allowed_that_scaling_does_not_need() {
                 "apps/deployments" | "apps/statefulsets" | "argoproj.io/rollouts" => verb == "patch",
                 "events" | "events.k8s.io/events" => verb == "create" || verb == "patch",
                 "coordination.k8s.io/leases" => place == "scaler",
-                // The rest is what leading a Service takes.
-                _ if daemon == "dlx" || name == "nothing-led" => false,
+                // The rest is needed to intercept a Service.
+                _ if daemon == "dlx" || name == "nothing-intercepted" => false,
                 "services" => verb == "patch",
                 "discovery.k8s.io/endpointslices" => true,
                 "configmaps" if verb == "create" => place == "scaler",

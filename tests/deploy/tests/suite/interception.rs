@@ -1,4 +1,5 @@
-//! The plugin leads the examples' Services with the chart's rights, and each of its writes passes the chart's admission policies.
+//! The plugin intercepts the examples' Services with the chart's rights, and the chart's admission policies allow each of its
+//! writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,7 +56,7 @@ async fn shop() -> (Cluster, Client) {
     (cluster, client)
 }
 
-/// What was `before` and is otherwise by now has been written by the autoscaler: no policy is against it. So many were.
+/// The objects that differ between `before` and `after` were written by the autoscaler: the policy allows each. How many there are.
 fn passes(name: &str, before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> usize {
     let policy = policy(name);
     let none = json!(null);
@@ -85,7 +86,7 @@ fn own(service: &str) -> EndpointSlice {
 }
 
 #[tokio::test]
-async fn services_of_the_examples_are_led_and_given_back_and_no_policy_is_against_it() {
+async fn services_of_the_examples_are_intercepted_and_restored_and_no_policy_denies_it() {
     let (cluster, client) = shop().await;
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "shop");
     for service in all::<Service>(&client, "shop").await.keys() {
@@ -105,7 +106,7 @@ async fn services_of_the_examples_are_led_and_given_back_and_no_policy_is_agains
         let services = all::<Service>(&client, "shop").await;
         (services, all::<EndpointSlice>(&client, "shop").await, all::<ConfigMap>(&client, "scaler").await)
     };
-    let lead = async |to: Backend| {
+    let set_backend = async |to: Backend| {
         for name in ["front", "statefulset/orders-db"] {
             let dlxs = if to == Backend::Workload { Vec::new() } else { dlxs.to_vec() };
             let id = ResourceId::new("shop", name);
@@ -114,20 +115,24 @@ async fn services_of_the_examples_are_led_and_given_back_and_no_policy_is_agains
         }
     };
     let before = seen().await;
-    lead(Backend::Dlx).await;
-    let led = seen().await;
-    assert_eq!(passes("autoscaler-services", &before.0, &led.0), 2, "the headless one is left as it is");
-    assert_eq!(passes("autoscaler-endpointslices", &before.1, &led.1), 2);
-    assert_eq!(passes("autoscaler-configmaps", &before.2, &led.2), 1);
-    lead(Backend::Both).await;
-    lead(Backend::Workload).await;
-    let back = seen().await;
-    assert_eq!(passes("autoscaler-services", &led.0, &back.0), 2);
-    assert_eq!(passes("autoscaler-endpointslices", &led.1, &back.1), 2);
-    assert_eq!(passes("autoscaler-configmaps", &led.2, &back.2), 1);
+    set_backend(Backend::Dlx).await;
+    let intercepted = seen().await;
+    assert_eq!(
+        passes("autoscaler-services", &before.0, &intercepted.0),
+        2,
+        "the headless one is left as it is"
+    );
+    assert_eq!(passes("autoscaler-endpointslices", &before.1, &intercepted.1), 2);
+    assert_eq!(passes("autoscaler-configmaps", &before.2, &intercepted.2), 1);
+    set_backend(Backend::Both).await;
+    set_backend(Backend::Workload).await;
+    let restored = seen().await;
+    assert_eq!(passes("autoscaler-services", &intercepted.0, &restored.0), 2);
+    assert_eq!(passes("autoscaler-endpointslices", &intercepted.1, &restored.1), 2);
+    assert_eq!(passes("autoscaler-configmaps", &intercepted.2, &restored.2), 1);
     for (name, service) in &before.0 {
-        assert_eq!(service["spec"], back.0[name]["spec"], "{name} is as it was");
+        assert_eq!(service["spec"], restored.0[name]["spec"], "{name} is as it was");
     }
-    assert_eq!(back.1.len(), before.1.len(), "{:?}", back.1);
+    assert_eq!(restored.1.len(), before.1.len(), "{:?}", restored.1);
     plugin.stop().await;
 }
