@@ -3,11 +3,11 @@
 /// Something interesting that happened on a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A commit put the resource to zero.
+    /// A commit scaled the resource to zero.
     Committed,
     /// A request inside a drain attempt reverted it.
     RevertedByRequest,
-    /// A drain attempt gave up because a DLX refused or did not answer.
+    /// A drain attempt was reverted because a DLX refused or did not answer.
     RevertedByRefusal,
     /// A commit found another version.
     CommitConflict,
@@ -20,37 +20,37 @@ pub enum Event {
     /// A wake turned out to be impossible.
     WakeFailed,
     /// A DLX registered while a drain attempt stood.
-    JoinedInsideFence,
+    JoinedDuringDrain,
     /// A drain attempt was committed that a DLX had not confirmed because it registered later.
     CommittedPastJoiner,
     /// A DLX died while it was asked.
     DiedWhileAsked,
-    /// A DLX confirmed late, after the fence had been given up.
+    /// A DLX confirmed late, after the drain attempt had been reverted.
     LateConfirm,
-    /// A record was put right that a crash or a lost answer left behind.
-    LeftBehindRecovered,
-    /// An autoscaler reverted the other's fence.
+    /// A stale record, of a crash or a lost answer, was repaired.
+    StaleDrainRecovered,
+    /// An autoscaler reverted the other's drain attempt.
     RivalReverted,
-    /// A wake by hand was noticed.
-    WokenByHand,
-    /// The stream told what the DLX's own write had replaced.
+    /// A manual scale-up was noticed.
+    ScaledUpManually,
+    /// The stream delivered what the DLX's own write had replaced.
     StaleIgnored,
     /// An own write's answer came after something newer had been seen.
     OwnWriteOvertaken,
-    /// A drain attempt stood while a live DLX was silent.
-    FencedOverSilence,
-    /// A held request was released.
-    HeldReleased,
+    /// A drain attempt stood while a live DLX was unreachable.
+    DrainBesideUnreachable,
+    /// A held request was dispatched.
+    HeldDispatched,
     /// A request found the process away, provably never reached it, and was held.
     RefusedAndHeld,
     /// A write whose author is gone happened all the same.
     OrphanLanded,
-    /// A person put it to zero inside a drain attempt.
-    ZeroInsideFence,
+    /// A person scaled it to zero inside a drain attempt.
+    ZeroDuringDrain,
     /// An old record came back.
     Undone,
     /// An old record came back inside a drain attempt.
-    UndoneInsideFence,
+    UndoneDuringDrain,
     /// A DLX confirmed that it holds what comes, and another has a request in flight.
     RefusedInFlight,
     /// The resource slept, and was woken by a request.
@@ -59,11 +59,11 @@ pub enum Event {
     Left,
     /// There was no DLX at all when the members were read.
     NoMembers,
-    /// A resource that is failed and has replicas was fenced.
-    FencedFailed,
+    /// A resource that is failed and has replicas was drained.
+    DrainedFailed,
     /// One was woken by a request.
     FailedWoken,
-    /// One was woken whose process answered by then.
+    /// One was woken after its process had begun to answer.
     FailedWokenUp,
     /// A wake waited until the process of before was stopped.
     WakeWaited,
@@ -86,27 +86,27 @@ impl Event {
         Self::TwoWakes,
         Self::WakeUnknown,
         Self::WakeFailed,
-        Self::JoinedInsideFence,
+        Self::JoinedDuringDrain,
         Self::CommittedPastJoiner,
         Self::DiedWhileAsked,
         Self::LateConfirm,
-        Self::LeftBehindRecovered,
+        Self::StaleDrainRecovered,
         Self::RivalReverted,
-        Self::WokenByHand,
+        Self::ScaledUpManually,
         Self::StaleIgnored,
         Self::OwnWriteOvertaken,
-        Self::FencedOverSilence,
-        Self::HeldReleased,
+        Self::DrainBesideUnreachable,
+        Self::HeldDispatched,
         Self::RefusedAndHeld,
         Self::OrphanLanded,
-        Self::ZeroInsideFence,
+        Self::ZeroDuringDrain,
         Self::Undone,
-        Self::UndoneInsideFence,
+        Self::UndoneDuringDrain,
         Self::RefusedInFlight,
         Self::WokenByRequest,
         Self::Left,
         Self::NoMembers,
-        Self::FencedFailed,
+        Self::DrainedFailed,
         Self::FailedWoken,
         Self::FailedWokenUp,
         Self::WakeWaited,

@@ -5,13 +5,13 @@
 pub enum Fault {
     /// A DLX lists before it registers.
     ListsBeforeRegistering,
-    /// A member that does not answer is taken for dead.
-    SilenceIsDeath,
-    /// A DLX lifts a drain attempt when it has stood for some time.
-    LiftsByTimer,
-    /// The stream tells an older state after a newer one.
+    /// A DLX that does not answer is taken for dead.
+    UnreachableIsDead,
+    /// A DLX reverts a drain attempt when it has stood for some time.
+    RevertsByTimer,
+    /// The stream delivers an older state after a newer one.
     StreamOutOfOrder,
-    /// The membership is cached: who joined is forgotten.
+    /// The membership is cached: a DLX that joined is forgotten.
     ForgetsJoined,
     /// A request looks at the gate before it is counted.
     LooksBeforeCounting,
@@ -21,8 +21,8 @@ pub enum Fault {
     ListsThePast,
     /// A write whose answer was lost is taken for done.
     UnknownIsDone,
-    /// Nobody puts right what was left behind.
-    NobodyRecovers,
+    /// Stale records are not repaired.
+    NoRecovery,
     /// A held request asks for its wake once only.
     WantsOnce,
     /// A plugin scales from zero while pods of before are alive.

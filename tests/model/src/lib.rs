@@ -1,7 +1,7 @@
-//! The sleep protocol, model-checked, in three models that share an explorer: [`window`] knows when a leader may believe that nobody
-//! was served for a window; [`model`] knows how a drain attempt, a wake and their
-//! requests go, with every write and answer a step of its own; [`route`] knows how requests come to pods or DLXs, and how that is
-//! changed (it says itself what it knows). What follows is about the first.
+//! The sleep protocol, model-checked, in three models that share an explorer: [`window`] has when a leader may believe that no
+//! request was served for a window; [`model`] has how a drain attempt, a wake and their
+//! requests go, with every write and answer a step of its own; [`interception`] has how requests come to pods or DLXs, and how that is
+//! changed (its own page says more). What follows is about [`model`].
 //!
 //! [`model::Model`] drives the very [`Gate`](scaler_types::protocol::Gate),
 //! [`Drain`](scaler_types::protocol::Drain), [`transition`](scaler_types::protocol::transition) and
@@ -14,59 +14,60 @@
 //!
 //! - **The store**: record, version and scale of one resource. A write is three steps: ordered, landed (the
 //!   compare-and-set happens), answered. Any answer may be late; one may be lost before or after the write landed, and
-//!   then the write may still land at any later time, or never. So may the writes of whoever has died. Commit and
+//!   then the write may still land at any later time, or never. So may the writes of a process that has died. Commit and
 //!   wake change record and scale in one step; the process is away at once with a commit and answers some time after a wake.
-//! - **Pods** (only in the scenarios named after them): what is put to zero answers on until it is stopped, some time after
+//! - **Pods** (only in the scenarios named after them): what is scaled to zero answers on until it is stopped, some time after
 //!   its deletion is written; each DLX's plugin learns of pods by a watch that may be behind or ahead of the records'. A wake
 //!   is written when the plugin knows of no pod of before that is not being stopped. A pod seen alive at zero replicas is
 //!   no endpoint any more, until a list that is made after replicas were seen says that it lives.
 //! - **Two DLXs**, each a record of incarnations: registers, lists, follows a stream of its own with any delay (states in
-//!   between may be left out, the newest be told twice), leaves some time after its last request is done (it waits to be asked for its
+//!   between may be left out, the newest be repeated), leaves some time after its last request is done (it waits to be asked for its
 //!   last report, and confirms meanwhile), or dies at any step.
-//!   One may be stopped and go on. A place without a DLX may be taken at any time, inside a drain attempt too.
+//!   One may be frozen and continue. A place without a DLX may be taken at any time, inside a drain attempt too.
 //! - **Requests** arrive, are counted, look at the gate, are sent, reach the resource, end: each a step of its own. One
 //!   that finds the gate shut is held, asks for what it wants, and goes the same way when the gate is open and the
 //!   resource answers. An upgraded socket is a request that ends late.
-//! - **Two autoscalers**, both of which believe to lead: begin a drain attempt, read the members, ask, hear the answers in any
+//! - **Two autoscalers**, both of which believe to be the leader: begin a drain attempt, read the members, ask, hear the answers in any
 //!   order, give up waiting at any time, recover any record at any time (a wake counts as stuck whenever it likes), die at
 //!   any step. Another one is there at once: what a pause would add, any delay adds.
 //! - **A person** scales to zero, from zero or to another number, in any state; an undo brings any earlier record back.
 //!
 //! # What must hold
 //!
-//! - No request reaches a resource, or a pod, that a commit has put to zero; no commit cuts a request that has reached it; none is
+//! - No request reaches a resource, or a pod, that a commit has scaled to zero; no commit cuts a request that has reached it; none is
 //!   sent twice; none is lost: each ends, is held, or belonged to a DLX that died, or was cut by a person.
-//! - No commit happens over a silent DLX whose gate is open.
+//! - No commit happens beside an unreachable DLX whose gate is open.
 //! - When nothing can happen any more the record is active, asleep or failed, nothing is held and nothing is under way.
 //! - From every state such an end can be reached: no loop without a way out ([`explore`]).
-//! - Every [`Event`](event::Event) that a scenario names does happen in it, so that none of this holds for want of trying.
+//! - Every [`Event`](event::Event) that a scenario names does happen in it, so that none of this holds only because nothing happened.
 //!
 //! # What is left out
 //!
-//! Routes: see [`route`]. More than one resource; leader election (both lead all the time); readiness probes (a request that finds no process
+//! Interception: see [`interception`]. More than one resource; leader election (both are the leader all the time); readiness probes (a request that finds no process
 //! is held again); pacing, bounds and deadlines of held requests; time: a deadline is a step that may come whenever it
 //! likes. A request held when its wake turns out impossible is answered, and so done. That a path exists to a good end
 //! says nothing about how long it takes: that is for the daemons' own tests.
 //!
 //! Versions, nonces and members' names are compared for equality alone, and both DLXs and both autoscalers are alike:
-//! states that differ in names or in who is first are met once ([`canon`]).
+//! states that differ in names or in which is first are met once ([`canon`]).
 //!
 //! # Budgets and states
 //!
-//! Nearly every scenario has one request and one fence, and what its name says once more; keeps_replicas has two of each. Sizes (DLXs x autoscalers):
+//! Nearly every scenario has one request and one drain attempt, and what its name says once more; keeps_replicas has two of each.
+//! Sizes (DLXs x autoscalers):
 //!
 //! | scenario | size | distinct states |
 //! |---|---|---|
 //! | requests (two) | 2 x 1 | 230,322 |
 //! | rivals | 2 x 2 | 53,203 |
-//! | two_fences | 1 x 2 | 201,303 |
+//! | two_drains | 1 x 2 | 201,303 |
 //! | joins (one dies, others join) | 2 x 1 | 80,252 |
 //! | no_member | 2 x 1 | 25,880 |
 //! | everything_dies | 1 x 1 | 7,454 |
 //! | autoscaler_crash | 2 x 2 | 92,217 |
-//! | zero_by_hand | 1 x 2 | 138,116 |
-//! | up_by_hand | 2 x 1 | 177,198 |
-//! | silence (and back) | 2 x 1 | 71,199 |
+//! | manual_zero | 1 x 2 | 138,116 |
+//! | manual_up | 2 x 1 | 177,198 |
+//! | unreachable (and back) | 2 x 1 | 71,199 |
 //! | leaves | 2 x 1 | 89,249 |
 //! | lost_answers | 2 x 1 | 85,096 |
 //! | repeated | 2 x 1 | 86,286 |
@@ -86,8 +87,8 @@ pub mod canon;
 pub mod event;
 pub mod explore;
 pub mod fault;
+pub mod interception;
 pub mod model;
-pub mod route;
 pub mod step;
 pub mod window;
 pub mod world;

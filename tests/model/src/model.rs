@@ -8,7 +8,7 @@ use scaler_types::{
 use crate::{
     canon, explore,
     fault::Fault,
-    world::{Autoscaler, Budget, Dlx, Old, Store, Who, World},
+    world::{Author, Autoscaler, Budget, Dlx, Old, Store, World},
 };
 
 /// A model: the rules in force, a fault, and how much may happen.
@@ -26,9 +26,9 @@ pub struct Model {
     pub dlxs: usize,
     /// Places in which a DLX can run: an empty one is taken by a new incarnation at any time.
     pub places: usize,
-    /// Autoscalers that believe to lead.
+    /// Autoscalers that believe to be the leader.
     pub autoscalers: usize,
-    /// What is put to zero answers for a while, and each DLX's plugin learns of it late: pods have a watch of their own.
+    /// What is scaled to zero answers for a while, and each DLX's plugin learns of it late: pods have a watch of their own.
     pub pods_lag: bool,
     /// It begins right after a commit, of which no DLX knows yet, instead of active.
     pub slept: bool,
@@ -48,12 +48,12 @@ pub enum Action {
     Look { d: usize },
     Reach { d: usize },
     Finish { d: usize },
-    Release { d: usize },
+    Dispatch { d: usize },
     Want { d: usize },
     Answers { d: usize },
-    Lift { d: usize },
+    RevertByTimer { d: usize },
     Crash { d: usize },
-    Silence { d: usize },
+    Freeze { d: usize },
     Resume { d: usize },
     Leave { d: usize },
     Gone { d: usize },
@@ -65,13 +65,13 @@ pub enum Action {
     GiveUp { a: usize },
     Recover { a: usize },
     CrashAutoscaler { a: usize },
-    Land(Who),
-    Answer(Who),
-    Lose(Who),
+    Land(Author),
+    Answer(Author),
+    Lose(Author),
     Vanish { orphan: usize },
     Ready,
-    HandZero,
-    HandOther,
+    ManualZero,
+    ManualScale,
     Keep,
     Undo,
     SeePods { d: usize },
@@ -103,7 +103,7 @@ impl explore::Model for Model {
                 dlx.stream.push(now.clone());
                 (dlx.pods.old, dlx.pods.new) = (self.slept && self.pods_lag, !self.slept && self.pods_lag);
                 if self.slept {
-                    // Each has confirmed the fence.
+                    // Each has confirmed the drain attempt.
                     dlx.gate.step(GateInput::Saw(Some(state(Phase::Draining, 1))));
                 }
                 dlx
@@ -145,18 +145,19 @@ impl explore::Model for Model {
                 actions.push(Action::CrashAutoscaler { a });
             }
         }
-        let places = (0..2).flat_map(|i| [Who::Gate(i), Who::Wake(i), Who::Drain(i), Who::Recovery(i)]);
-        for who in places {
-            match world.write(who).map(|write| write.landed.is_some()) {
-                Some(false) => actions.extend([Action::Land(who), Action::Lose(who)]),
-                Some(true) => actions.extend([Action::Answer(who), Action::Lose(who)]),
+        let places =
+            (0..2).flat_map(|i| [Author::Gate(i), Author::Wake(i), Author::Drain(i), Author::Recovery(i)]);
+        for author in places {
+            match world.write(author).map(|write| write.landed.is_some()) {
+                Some(false) => actions.extend([Action::Land(author), Action::Lose(author)]),
+                Some(true) => actions.extend([Action::Answer(author), Action::Lose(author)]),
                 None => {}
             }
         }
         for orphan in 0..world.orphans.len() {
-            actions.extend([Action::Land(Who::Orphan(orphan)), Action::Vanish { orphan }]);
+            actions.extend([Action::Land(Author::Orphan(orphan)), Action::Vanish { orphan }]);
         }
-        actions.extend([Action::Ready, Action::HandZero, Action::HandOther, Action::Keep, Action::Undo]);
+        actions.extend([Action::Ready, Action::ManualZero, Action::ManualScale, Action::Keep, Action::Undo]);
         if self.pods_lag {
             actions.extend([Action::MarkOld, Action::StopOld]);
         }
@@ -189,7 +190,7 @@ impl explore::Model for Model {
             .dlx
             .iter()
             .flatten()
-            .filter(|dlx| !dlx.silent && !dlx.idle())
+            .filter(|dlx| !dlx.frozen && !dlx.idle())
             .map(|dlx| format!("it ends with {} held, {} in flight", dlx.held, dlx.in_flight()))
             .next()
     }
@@ -218,7 +219,7 @@ impl Model {
 
     /// Whether a DLX forwards.
     pub fn open(&self, dlx: &Dlx) -> bool {
-        dlx.gate.open() || (dlx.mark && self.has(Fault::LiftsByTimer))
+        dlx.gate.open() || (dlx.mark && self.has(Fault::RevertsByTimer))
     }
 
     /// What a DLX's request would reach now: the old process or the one of now, or nothing.
@@ -240,10 +241,10 @@ impl Model {
             actions.push(Action::Join { d });
             return;
         };
-        actions.extend([Action::Crash { d }, Action::Silence { d }, Action::Resume { d }]);
+        actions.extend([Action::Crash { d }, Action::Freeze { d }, Action::Resume { d }]);
         // What is on its way or done at the resource goes on by itself.
         actions.extend([Action::Reach { d }, Action::Finish { d }]);
-        if dlx.silent {
+        if dlx.frozen {
             return;
         }
         let seeable =
@@ -256,7 +257,7 @@ impl Model {
             Action::Repeat { d },
             Action::Arrive { d },
             Action::Look { d },
-            Action::Release { d },
+            Action::Dispatch { d },
             Action::Want { d },
             Action::Answers { d },
             Action::Leave { d },
@@ -264,20 +265,20 @@ impl Model {
             Action::WakeFails { d, scaled: true },
             Action::WakeFails { d, scaled: false },
         ]);
-        if self.has(Fault::LiftsByTimer) {
-            actions.push(Action::Lift { d });
+        if self.has(Fault::RevertsByTimer) {
+            actions.push(Action::RevertByTimer { d });
         }
         if self.pods_lag {
             actions.extend([Action::SeePods { d }, Action::ListPods { d }]);
         }
     }
 
-    /// What can be told without touching the state: most candidates end here, and cost no copy.
+    /// What can be checked without touching the state: most candidates end here, and cost no copy.
     fn may(&self, world: &World, action: &Action) -> bool {
         let left = &world.left;
         let dlx = |d: usize| world.dlx[d].as_ref();
         match *action {
-            Action::Join { .. } | Action::See { .. } | Action::Lift { .. } => true,
+            Action::Join { .. } | Action::See { .. } | Action::RevertByTimer { .. } => true,
             Action::List { d } => dlx(d).is_some_and(|dlx| dlx.registered && !dlx.following),
             Action::Register { d } => dlx(d).is_some_and(|dlx| !dlx.registered && !dlx.leaving),
             Action::Skip { d } => dlx(d).is_some_and(|dlx| dlx.stream.len() > 1),
@@ -288,14 +289,14 @@ impl Model {
             Action::Look { d } => dlx(d).is_some_and(|dlx| dlx.looking > 0),
             Action::Reach { d } => dlx(d).is_some_and(|dlx| dlx.sending > 0),
             Action::Finish { d } => dlx(d).is_some_and(|dlx| dlx.reached > 0),
-            Action::Release { d } => {
+            Action::Dispatch { d } => {
                 dlx(d).is_some_and(|dlx| dlx.held > 0 && self.open(dlx) && self.reaches(world, dlx).is_some())
             }
             Action::Want { d } => dlx(d).is_some_and(|dlx| dlx.held > 0),
             Action::Answers { d } => dlx(d).is_some_and(|dlx| self.reaches(world, dlx).is_some()),
             Action::Crash { .. } => left.dlx_crashes > 0,
-            Action::Silence { d } => left.silences > 0 && dlx(d).is_some_and(|dlx| !dlx.silent),
-            Action::Resume { d } => left.resumes > 0 && dlx(d).is_some_and(|dlx| dlx.silent),
+            Action::Freeze { d } => left.freezes > 0 && dlx(d).is_some_and(|dlx| !dlx.frozen),
+            Action::Resume { d } => left.resumes > 0 && dlx(d).is_some_and(|dlx| dlx.frozen),
             Action::Leave { d } => left.leaves > 0 && dlx(d).is_some_and(|dlx| !dlx.leaving),
             Action::Gone { d } => dlx(d).is_some_and(|dlx| dlx.leaving && dlx.idle()),
             Action::WakeFails { d, .. } => {
@@ -306,7 +307,7 @@ impl Model {
                         .is_some_and(|wake| matches!(wake.landed, Some(Some(_))))
             }
             Action::Begin { a } => {
-                left.fences > 0 && world.autoscalers[a].attempt.is_none() && world.store.now.scaled
+                left.drains > 0 && world.autoscalers[a].attempt.is_none() && world.store.now.scaled
             }
             Action::ReadMembers { a } => {
                 world.autoscalers[a].attempt.as_ref().is_some_and(|attempt| attempt.reading)
@@ -320,14 +321,12 @@ impl Model {
                 .attempt
                 .as_ref()
                 .is_some_and(|attempt| attempt.write.is_none() && !attempt.reading),
-            Action::Recover { a } => {
-                !self.has(Fault::NobodyRecovers) && world.autoscalers[a].recovery.is_none()
-            }
+            Action::Recover { a } => !self.has(Fault::NoRecovery) && world.autoscalers[a].recovery.is_none(),
             Action::CrashAutoscaler { .. } => left.autoscaler_crashes > 0,
             Action::Lose(_) => left.unknowns > 0,
             Action::Ready => world.store.now.scaled && !world.store.up,
-            Action::HandZero => left.zeros > 0 && world.store.now.scaled,
-            Action::HandOther => left.others > 0,
+            Action::ManualZero => left.zeros > 0 && world.store.now.scaled,
+            Action::ManualScale => left.others > 0,
             Action::Keep => left.undos > 0 && world.kept.is_none(),
             Action::Undo => left.undos > 0 && world.kept.is_some(),
             Action::SeePods { d } => dlx(d).is_some_and(|dlx| dlx.following),

@@ -1,5 +1,5 @@
 //! When a window is complete: DLXs come, serve, stop, give their last report, leave or die; a leader looks now and then, by the very
-//! [`Reports`] that the autoscaler uses, and must never take a resource for idle that somebody served within its window.
+//! [`Reports`] that the autoscaler uses, and must never take a resource for idle that a DLX served within its window.
 //!
 //! A look reads the members and asks all of them in one step: what begins after that is a drain's affair ([`crate::model`]), in
 //! which a DLX that waits for its last report is a member that confirms like any other. Time is a number of ticks.
@@ -20,15 +20,15 @@ const WINDOW: u8 = 2;
 /// One fault around [`Reports`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing tells of a DLX that came and went between two looks.
-    NobodyWatches,
+    /// Nothing reports a DLX that came and went between two looks.
+    NoWatch,
     /// A DLX gives its last report before its last request has ended.
     ReportsEarly,
     /// A DLX goes on taking requests after its last report.
     ServesOn,
     /// A last report is forgotten when its DLX is gone.
     ForgetsLastReports,
-    /// Who is gone without a last report is taken for one that had nothing to tell.
+    /// A DLX that is gone without a last report is taken for one that had nothing to report.
     LeftIsIdle,
     /// A new leader believes to know what was before it.
     LeaderKnows,
@@ -58,7 +58,7 @@ pub struct World {
     dlx: [Option<Dlx>; 2],
     incarnations: [u8; 2],
     leader: Leader,
-    /// The last tick at which somebody served a request.
+    /// The last tick at which a DLX served a request.
     served: Option<u8>,
     /// The last tick at which a DLX left by itself.
     restarted: Option<u8>,
@@ -86,7 +86,7 @@ enum Phase {
 #[derive(Clone, Debug, Default, Hash)]
 struct Leader {
     reports: Reports<u8>,
-    /// Who registered since the last look.
+    /// The DLXs that registered since the last look.
     seen: Vec<Arc<str>>,
     /// Last reports: of whom, and when it was last active.
     last: Vec<(Arc<str>, Option<u8>)>,
@@ -208,7 +208,7 @@ impl Model {
                 }
                 world.incarnations[d] += 1;
                 let dlx = Dlx::new(d, world.incarnations[d], now);
-                if !self.has(Fault::NobodyWatches) {
+                if !self.has(Fault::NoWatch) {
                     world.leader.seen.push(dlx.name.clone());
                 }
                 world.dlx[d] = Some(dlx);

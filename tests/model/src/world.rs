@@ -8,9 +8,9 @@ use scaler_types::{
     protocol::{Drain, Gate, Seen},
 };
 
-/// Whose write.
+/// The author of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum Author {
     /// A gate's.
     Gate(usize),
     /// A gate's wake.
@@ -19,7 +19,7 @@ pub enum Who {
     Drain(usize),
     /// A recovery's.
     Recovery(usize),
-    /// Nobody's any more.
+    /// It has none any more.
     Orphan(usize),
 }
 
@@ -32,7 +32,7 @@ pub struct World {
     pub dlx: [Option<Dlx>; 2],
     /// The last incarnation in each place. No part of a state's identity.
     pub incarnations: [u8; 2],
-    /// The autoscalers, both of which believe to lead.
+    /// The autoscalers, both of which believe to be the leader.
     pub autoscalers: [Autoscaler; 2],
     /// Writes whose author is gone or has given up: they may still happen.
     pub orphans: Vec<Write>,
@@ -53,11 +53,11 @@ pub struct Store {
     pub before: Option<Seen>,
     /// The process answers. It ceases with the scale, and begins some time after it.
     pub up: bool,
-    /// It was a commit that put it to zero.
+    /// It was a commit that scaled it to zero.
     pub committed: bool,
-    /// The process of before it was put to zero; only where the plugin's pods lag.
+    /// The process of before it was scaled to zero; only where the plugin's pods lag.
     pub old: Old,
-    /// Its deletion is in the API: whoever looks there knows that it is being stopped. It answers on for a while.
+    /// Its deletion is in the API, where it can be seen that it is being stopped. It answers on for a while.
     pub marked: bool,
 }
 
@@ -66,8 +66,8 @@ pub struct Store {
 pub enum Old {
     /// There is none.
     Gone,
-    /// A person put it to zero.
-    ByHand,
+    /// A person scaled it to zero.
+    Manual,
     /// A commit did.
     ByCommit,
 }
@@ -77,7 +77,7 @@ pub enum Old {
 pub struct Pods {
     /// The last record it saw has no replicas.
     pub zero: bool,
-    /// Its cache has a pod of before the resource was put to zero, and nothing says there that it is being stopped.
+    /// Its cache has a pod of before the resource was scaled to zero, and nothing says there that it is being stopped.
     pub old: bool,
     /// Its cache has the pod of now.
     pub new: bool,
@@ -112,8 +112,8 @@ pub struct Dlx {
     pub reached: u8,
     /// Requests held.
     pub held: u8,
-    /// It is stopped (SIGSTOP): lives, holds its lock, does nothing.
-    pub silent: bool,
+    /// It is frozen (SIGSTOP): lives, holds its lock, does nothing.
+    pub frozen: bool,
     /// It takes no new requests and leaves when the last is done.
     pub leaving: bool,
     /// A fault's own mark.
@@ -125,17 +125,17 @@ pub struct Dlx {
 /// One autoscaler. After a crash another one is there at once: what a pause would add, any delay adds.
 #[derive(Clone, Debug, Default)]
 pub struct Autoscaler {
-    /// The try under way.
+    /// The drain attempt under way.
     pub attempt: Option<Attempt>,
-    /// A record it writes because nobody else works on it.
+    /// A record it writes because no drain attempt or wake is under way.
     pub recovery: Option<Write>,
 }
 
-/// One try to put the resource to zero.
+/// One drain attempt.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The protocol's side.
-    pub fence: Drain,
+    pub drain: Drain,
     /// The membership is to be read.
     pub reading: bool,
     /// The drain attempt's write: draining, revert or commit.
@@ -187,7 +187,7 @@ pub struct Budget {
     /// Requests arrive.
     pub requests: u8,
     /// An autoscaler begins a drain attempt.
-    pub fences: u8,
+    pub drains: u8,
     /// A person scales to zero.
     pub zeros: u8,
     /// A person scales from zero, or to another number.
@@ -198,15 +198,15 @@ pub struct Budget {
     pub dlx_crashes: u8,
     /// An autoscaler dies.
     pub autoscaler_crashes: u8,
-    /// A DLX is stopped.
-    pub silences: u8,
-    /// A stopped DLX goes on.
+    /// A DLX is frozen.
+    pub freezes: u8,
+    /// A frozen DLX continues.
     pub resumes: u8,
     /// A DLX is asked to end.
     pub leaves: u8,
     /// A write's answer is lost.
     pub unknowns: u8,
-    /// The stream tells the same once more.
+    /// The stream repeats the newest state.
     pub repeats: u8,
     /// A wake turns out to be impossible.
     pub failures: u8,
@@ -227,7 +227,7 @@ impl World {
         let autoscaler = |a: usize| {
             let attempt = self.autoscalers[a].attempt.as_ref();
             canon::fingerprint(&(
-                attempt.map(|attempt| (&attempt.fence, &attempt.write)),
+                attempt.map(|attempt| (&attempt.drain, &attempt.write)),
                 &self.autoscalers[a].recovery,
             ))
         };
@@ -240,8 +240,8 @@ impl World {
             let Autoscaler { attempt, recovery } = &self.autoscalers[a];
             recovery.hash(&mut hasher);
             attempt.is_some().hash(&mut hasher);
-            if let Some(Attempt { fence, reading, write, questions }) = attempt {
-                (fence, reading, write, places.map(|d| &questions[d])).hash(&mut hasher);
+            if let Some(Attempt { drain, reading, write, questions }) = attempt {
+                (drain, reading, write, places.map(|d| &questions[d])).hash(&mut hasher);
             }
         }
         (&self.orphans, &self.kept, self.left).hash(&mut hasher);
@@ -251,24 +251,24 @@ impl World {
 
 impl World {
     /// Where a write under way is kept.
-    pub fn write(&self, who: Who) -> Option<&Write> {
-        match who {
-            Who::Gate(d) => self.dlx[d].as_ref()?.write.as_ref(),
-            Who::Wake(d) => self.dlx[d].as_ref()?.wake.as_ref(),
-            Who::Drain(a) => self.autoscalers[a].attempt.as_ref()?.write.as_ref(),
-            Who::Recovery(a) => self.autoscalers[a].recovery.as_ref(),
-            Who::Orphan(orphan) => self.orphans.get(orphan),
+    pub fn write(&self, author: Author) -> Option<&Write> {
+        match author {
+            Author::Gate(d) => self.dlx[d].as_ref()?.write.as_ref(),
+            Author::Wake(d) => self.dlx[d].as_ref()?.wake.as_ref(),
+            Author::Drain(a) => self.autoscalers[a].attempt.as_ref()?.write.as_ref(),
+            Author::Recovery(a) => self.autoscalers[a].recovery.as_ref(),
+            Author::Orphan(orphan) => self.orphans.get(orphan),
         }
     }
 
     /// The same, to take it away; not for orphans.
-    pub fn write_mut(&mut self, who: Who) -> Option<&mut Option<Write>> {
-        match who {
-            Who::Gate(d) => Some(&mut self.dlx[d].as_mut()?.write),
-            Who::Wake(d) => Some(&mut self.dlx[d].as_mut()?.wake),
-            Who::Drain(a) => Some(&mut self.autoscalers[a].attempt.as_mut()?.write),
-            Who::Recovery(a) => Some(&mut self.autoscalers[a].recovery),
-            Who::Orphan(_) => None,
+    pub fn write_mut(&mut self, author: Author) -> Option<&mut Option<Write>> {
+        match author {
+            Author::Gate(d) => Some(&mut self.dlx[d].as_mut()?.write),
+            Author::Wake(d) => Some(&mut self.dlx[d].as_mut()?.wake),
+            Author::Drain(a) => Some(&mut self.autoscalers[a].attempt.as_mut()?.write),
+            Author::Recovery(a) => Some(&mut self.autoscalers[a].recovery),
+            Author::Orphan(_) => None,
         }
     }
 }
@@ -290,14 +290,14 @@ impl Dlx {
             sending: 0,
             reached: 0,
             held: 0,
-            silent: false,
+            frozen: false,
             leaving: false,
             mark: false,
             pods: Pods::default(),
         }
     }
 
-    /// What it tells when a drain attempt asks.
+    /// What it reports when a drain attempt asks.
     pub fn in_flight(&self) -> u8 {
         self.looking + self.sending + self.reached
     }
@@ -311,7 +311,7 @@ impl Dlx {
 // === impl Pods ===
 
 impl Pods {
-    /// The records' watch told whether there are replicas. What is alive at zero is about to be stopped.
+    /// The records' watch showed whether there are replicas. What is alive at zero replicas is about to be stopped.
     pub fn see_record(&mut self, scaled: bool) {
         self.zero = !scaled;
         self.old_buried |= self.zero && self.old;
@@ -334,7 +334,7 @@ impl Pods {
     }
 
     /// The pod of now has become one of before.
-    pub fn put_to_zero(&mut self) {
+    pub fn scale_to_zero(&mut self) {
         if self.new {
             (self.old, self.old_buried) = (true, self.new_buried);
         }
@@ -377,13 +377,13 @@ macro_rules! budget {
 
 budget!(
     requests,
-    fences,
+    drains,
     zeros,
     others,
     undos,
     dlx_crashes,
     autoscaler_crashes,
-    silences,
+    freezes,
     resumes,
     leaves,
     unknowns,

@@ -2,7 +2,7 @@
 
 use model::{event::Event, explore, model::Model, world::Budget};
 
-const BASE: Budget = Budget::NONE.requests(1).fences(1);
+const BASE: Budget = Budget::NONE.requests(1).drains(1);
 
 /// Explores all of it, and compares what happened with what had to.
 fn check(name: &str, model: &Model, expected: &[Event]) {
@@ -38,27 +38,27 @@ macro_rules! scenarios {
 
 scenarios! {
     requests: Model { autoscalers: 1, ..Model::new(BASE.requests(2)) }
-        => [Committed, RevertedByRequest, RevertedByRefusal, CommitConflict, TwoWakes, LateConfirm, RefusedInFlight, WokenByRequest, HeldReleased];
+        => [Committed, RevertedByRequest, RevertedByRefusal, CommitConflict, TwoWakes, LateConfirm, RefusedInFlight, WokenByRequest, HeldDispatched];
     rivals: Model::new(BASE) => [Committed, RivalReverted];
-    two_fences: Model { places: 1, dlxs: 1, ..Model::new(BASE.fences(2)) } => [Committed, RivalReverted, OwnWriteOvertaken];
+    two_drains: Model { places: 1, dlxs: 1, ..Model::new(BASE.drains(2)) } => [Committed, RivalReverted, OwnWriteOvertaken];
     joins: Model { dlxs: 1, autoscalers: 1, ..Model::new(BASE.dlx_crashes(1)) }
-        => [JoinedInsideFence, CommittedPastJoiner, DiedWhileAsked];
+        => [JoinedDuringDrain, CommittedPastJoiner, DiedWhileAsked];
     no_member: Model { dlxs: 0, autoscalers: 1, ..Model::new(BASE) } => [NoMembers];
     everything_dies: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.dlx_crashes(1).autoscaler_crashes(1)) }
-        => [DiedWhileAsked, LeftBehindRecovered, OrphanLanded];
-    autoscaler_crash: Model::new(BASE.autoscaler_crashes(1)) => [LeftBehindRecovered, OrphanLanded];
-    zero_by_hand: Model { places: 1, dlxs: 1, ..Model::new(BASE.zeros(1)) } => [ZeroInsideFence, RefusedAndHeld];
-    up_by_hand: Model { autoscalers: 1, ..Model::new(BASE.others(1)) } => [WokenByHand];
-    silence: Model { autoscalers: 1, ..Model::new(BASE.silences(1).resumes(1)) } => [FencedOverSilence];
+        => [DiedWhileAsked, StaleDrainRecovered, OrphanLanded];
+    autoscaler_crash: Model::new(BASE.autoscaler_crashes(1)) => [StaleDrainRecovered, OrphanLanded];
+    manual_zero: Model { places: 1, dlxs: 1, ..Model::new(BASE.zeros(1)) } => [ZeroDuringDrain, RefusedAndHeld];
+    manual_up: Model { autoscalers: 1, ..Model::new(BASE.others(1)) } => [ScaledUpManually];
+    unreachable: Model { autoscalers: 1, ..Model::new(BASE.freezes(1).resumes(1)) } => [DrainBesideUnreachable];
     leaves: Model { autoscalers: 1, ..Model::new(BASE.leaves(1)) } => [Left];
     lost_answers: Model { autoscalers: 1, ..Model::new(BASE.unknowns(1)) } => [CommitUnknown, WakeUnknown, OrphanLanded];
     repeated: Model { autoscalers: 1, ..Model::new(BASE.repeats(1)) } => [StaleIgnored];
     failed_wake: Model { autoscalers: 1, ..Model::new(BASE.failures(1)) } => [WakeFailed];
     /// Kubernetes keeps the replicas of a wake that failed: such a resource sleeps again, and is woken again.
-    keeps_replicas: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.requests(2).fences(2).failures(1)) }
-        => [WakeFailed, FencedFailed, FailedWoken, FailedWokenUp];
+    keeps_replicas: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.requests(2).drains(2).failures(1)) }
+        => [WakeFailed, DrainedFailed, FailedWoken, FailedWokenUp];
     pods_of_before: Model { autoscalers: 0, pods_lag: true, slept: true, ..Model::new(Budget::NONE.requests(2)) }
         => [WakeWaited, OldPodBuried, NewPodUnburied, TwoWakes];
     pods_lag: Model { autoscalers: 1, pods_lag: true, ..Model::new(BASE) } => [WakeWaited, OldPodBuried, NewPodUnburied];
-    undone: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.undos(1)) } => [Undone, UndoneInsideFence];
+    undone: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.undos(1)) } => [Undone, UndoneDuringDrain];
 }

@@ -3,7 +3,7 @@
 use model::{explore, fault::Fault, model::Model, world::Budget};
 use scaler_types::protocol::Rules;
 
-const BASE: Budget = Budget::NONE.requests(1).fences(1);
+const BASE: Budget = Budget::NONE.requests(1).drains(1);
 
 fn find(name: &str, model: &Model) {
     let report = explore::explore(model);
@@ -41,22 +41,22 @@ rules! {
     confirm_tests_nonce: Model::new(BASE);
     confirm_counts_in_flight: Model::new(BASE);
     revert_before_forward: Model::new(BASE);
-    own_write_is_ordered: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.fences(2).requests(2)) };
+    own_write_is_ordered: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.drains(2).requests(2)) };
     wait_for_all: Model::new(BASE);
     members_after_fence: Model { dlxs: 1, ..Model::new(BASE) };
 }
 
 faults! {
     lists_before_registering ListsBeforeRegistering: Model { dlxs: 1, ..Model::new(BASE) };
-    silence_is_death SilenceIsDeath: Model::new(BASE.silences(1));
-    lifts_by_timer LiftsByTimer: Model::new(BASE);
+    unreachable_is_dead UnreachableIsDead: Model::new(BASE.freezes(1));
+    reverts_by_timer RevertsByTimer: Model::new(BASE);
     stream_out_of_order StreamOutOfOrder: Model { autoscalers: 1, ..Model::new(BASE.others(1)) };
     forgets_joined ForgetsJoined: Model { dlxs: 1, ..Model::new(BASE) };
     looks_before_counting LooksBeforeCounting: Model::new(BASE);
     leaves_early LeavesEarly: Model::new(BASE.leaves(1));
     lists_the_past ListsThePast: Model { dlxs: 1, ..Model::new(BASE) };
     unknown_is_done UnknownIsDone: Model { places: 1, dlxs: 1, autoscalers: 1, ..Model::new(BASE.requests(2).unknowns(1)) };
-    nobody_recovers NobodyRecovers: Model::new(BASE.autoscaler_crashes(1));
+    no_recovery NoRecovery: Model::new(BASE.autoscaler_crashes(1));
     wants_once WantsOnce: Model::new(BASE.unknowns(1));
     wakes_over_old_pods WakesOverOldPods: Model { autoscalers: 1, pods_lag: true, slept: true, ..Model::new(BASE) };
     forgets_old_pods ForgetsOldPods: Model { autoscalers: 1, pods_lag: true, slept: true, ..Model::new(BASE.requests(2)) };
@@ -69,5 +69,5 @@ faults! {
 fn reaching_a_sleeping_resource_is_found_alone() {
     let rules = Rules { confirm_tests_nonce: false, ..Rules::default() };
     let report = explore::explore(&Model { rules, cuts_count: false, ..Model::new(BASE) });
-    assert_eq!(report.broken.unwrap().what, "a request reaches a resource that a commit has put to zero");
+    assert_eq!(report.broken.unwrap().what, "a request reaches a resource that a commit has scaled to zero");
 }

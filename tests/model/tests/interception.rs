@@ -1,8 +1,9 @@
-//! The route, every rule in force, no fault: nothing is lost, nobody is led astray, and everything interesting happens.
+//! The interception, every rule in force, no fault: nothing is lost, no connection goes to a stopped pod, and everything interesting
+//! happens.
 
 use model::{
     explore,
-    route::{
+    interception::{
         event::Event,
         model::{Begins, Model},
         world::Budget,
@@ -11,8 +12,8 @@ use model::{
 use scaler_types::TrafficMode;
 
 const ALWAYS: TrafficMode = TrafficMode::Always;
-const DIRECT: TrafficMode = TrafficMode::WhenAsleep;
-const BASE: Budget = Budget::NONE.requests(1).fences(1);
+const WHEN_ASLEEP: TrafficMode = TrafficMode::WhenAsleep;
+const BASE: Budget = Budget::NONE.requests(1).drains(1);
 
 /// Explores all of it, and compares what happened with what had to.
 fn check(name: &str, model: &Model, expected: &[Event]) {
@@ -46,44 +47,44 @@ macro_rules! scenarios {
     };
 }
 
-fn model(path: TrafficMode, begins: Begins, budget: Budget) -> Model {
-    Model::new(path, begins, budget)
+fn model(traffic_mode: TrafficMode, begins: Begins, budget: Budget) -> Model {
+    Model::new(traffic_mode, begins, budget)
 }
 
-fn rivals(path: TrafficMode, begins: Begins, budget: Budget) -> Model {
-    Model { autoscalers: 2, ..model(path, begins, budget) }
+fn rivals(traffic_mode: TrafficMode, begins: Begins, budget: Budget) -> Model {
+    Model { autoscalers: 2, ..model(traffic_mode, begins, budget) }
 }
 
 scenarios! {
-    always_opts_in: model(ALWAYS, Begins::Own, BASE.connections(1).opt_outs(1))
-        => [Led, Committed, WokenByRequest, PastDlxs, OptedOutInsideFence, OptedOutAsleep, LedToBoth, GivenBack];
-    always_led: model(ALWAYS, Begins::Led, BASE.requests(2).fences(2)) => [Committed, CommitConflict, StampedInVain, WokenByRequest];
-    always_rivals: rivals(ALWAYS, Begins::Led, BASE.opt_outs(1)) => [Committed, RivalReverted, RouteConflict, KeyStays];
-    always_gitops: model(ALWAYS, Begins::Led, BASE.takes(1).connections(1).pools(1))
-        => [Committed, KeyTakenInsideFence, RouteChanged, PutBack, PastDlxs, CutUnseen];
+    always_opts_in: model(ALWAYS, Begins::Workload, BASE.connections(1).opt_outs(1))
+        => [Intercepted, Committed, WokenByRequest, PastDlxs, OptedOutDuringDrain, OptedOutAsleep, SwitchedToBoth, Restored];
+    always_intercepted: model(ALWAYS, Begins::Intercepted, BASE.requests(2).drains(2)) => [Committed, CommitConflict, StampedInVain, WokenByRequest];
+    always_rivals: rivals(ALWAYS, Begins::Intercepted, BASE.opt_outs(1)) => [Committed, RivalReverted, CallConflict, KeyStays];
+    always_gitops: model(ALWAYS, Begins::Intercepted, BASE.key_removals(1).connections(1).pools(1))
+        => [Committed, KeyRemovedDuringDrain, ServiceChanged, KeyAddedAgain, PastDlxs, CutUnseen];
     /// The other one puts the key back.
-    always_rivals_gitops: rivals(ALWAYS, Begins::Led, BASE.takes(1)) => [Committed, RivalReverted, RouteChanged, KeyTakenInsideFence, PutBack];
-    always_crash: model(ALWAYS, Begins::Led, BASE.crashes(1).takes(1).opt_outs(1)) => [OrphanLanded, OrphanConflict, LeftBehind];
-    direct: Model { nodes: 2, ..model(DIRECT, Begins::Own, BASE.connections(1)) } => [Committed, NotIdle, RevertedBySwitched];
-    direct_pooled: model(DIRECT, Begins::Own, BASE.connections(1).pools(1)) => [Committed, NotIdle, CutUnseen];
-    direct_wakes: Model { nodes: 2, ..model(DIRECT, Begins::Asleep, BASE.connections(1)) }
-        => [WokenByRequest, LedToBoth, GivenBack];
-    direct_again: model(DIRECT, Begins::Own, BASE.fences(2)) => [Committed];
-    direct_crash: model(DIRECT, Begins::Own, BASE.crashes(1).connections(1)) => [OrphanLanded, OrphanConflict, LeftBehind];
-    direct_crash_awake: model(DIRECT, Begins::Asleep, BASE.crashes(1).connections(1)) => [Committed, SwitchLost, OrphanLanded, OrphanConflict, RemovalRefused];
-    direct_rivals: rivals(DIRECT, Begins::Own, BASE.connections(1)) => [RivalReverted, RouteConflict, StaleDropped];
-    direct_rivals_awake: rivals(DIRECT, Begins::Asleep, BASE) => [Committed, RivalReverted, RouteConflict];
-    gitops: model(DIRECT, Begins::Own, BASE.takes(2).connections(1)) => [KeyTakenInsideFence, RouteChanged, SwitchLost, PutBack];
-    slices_deleted: model(DIRECT, Begins::Own, BASE.deletes(1).own_deletes(1)) => [SliceDeletedUnderKey, RouteChanged];
+    always_rivals_gitops: rivals(ALWAYS, Begins::Intercepted, BASE.key_removals(1)) => [Committed, RivalReverted, ServiceChanged, KeyRemovedDuringDrain, KeyAddedAgain];
+    always_crash: model(ALWAYS, Begins::Intercepted, BASE.crashes(1).key_removals(1).opt_outs(1)) => [OrphanLanded, OrphanConflict, StaleDrainReverted];
+    when_asleep: Model { nodes: 2, ..model(WHEN_ASLEEP, Begins::Workload, BASE.connections(1)) } => [Committed, NotIdle, RevertedBySwitched];
+    when_asleep_pooled: model(WHEN_ASLEEP, Begins::Workload, BASE.connections(1).pools(1)) => [Committed, NotIdle, CutUnseen];
+    when_asleep_wakes: Model { nodes: 2, ..model(WHEN_ASLEEP, Begins::Asleep, BASE.connections(1)) }
+        => [WokenByRequest, SwitchedToBoth, Restored];
+    when_asleep_again: model(WHEN_ASLEEP, Begins::Workload, BASE.drains(2)) => [Committed];
+    when_asleep_crash: model(WHEN_ASLEEP, Begins::Workload, BASE.crashes(1).connections(1)) => [OrphanLanded, OrphanConflict, StaleDrainReverted];
+    when_asleep_crash_awake: model(WHEN_ASLEEP, Begins::Asleep, BASE.crashes(1).connections(1)) => [Committed, SwitchLost, OrphanLanded, OrphanConflict, RemovalRefused];
+    when_asleep_rivals: rivals(WHEN_ASLEEP, Begins::Workload, BASE.connections(1)) => [RivalReverted, CallConflict, StaleDropped];
+    when_asleep_rivals_awake: rivals(WHEN_ASLEEP, Begins::Asleep, BASE) => [Committed, RivalReverted, CallConflict];
+    gitops: model(WHEN_ASLEEP, Begins::Workload, BASE.key_removals(2).connections(1)) => [KeyRemovedDuringDrain, ServiceChanged, SwitchLost, KeyAddedAgain];
+    slices_deleted: model(WHEN_ASLEEP, Begins::Workload, BASE.deletes(1).own_deletes(1)) => [SliceDeletedUnderKey, ServiceChanged];
     /// By a person, and inside a drain attempt by an HPA.
-    scaled_up: model(DIRECT, Begins::Own, BASE.ups(1).takes(1)) => [ScaledInsideFence, WokenByHand, CommitConflict];
-    scaled_to_zero: model(DIRECT, Begins::Own, BASE.zeros(1)) => [ZeroInsideFence];
-    scaled_by_hand: model(DIRECT, Begins::Asleep, Budget::NONE.fences(1).zeros(1).ups(1)) => [WokenByHand, ZeroInsideFence];
-    opts_out: model(DIRECT, Begins::Own, BASE.opt_outs(1).crashes(1)) => [OptedOutInsideFence, OptedOutAsleep, OrphanLanded];
-    joins: model(DIRECT, Begins::Asleep, BASE.joins(1)) => [Tended, JoinedInsideFence, Committed];
-    leaves: Model { dlxs: 2, ..model(DIRECT, Begins::Own, BASE.leaves(1)) } => [Tended, Ended, NamedAgain, Committed];
+    scaled_up: model(WHEN_ASLEEP, Begins::Workload, BASE.ups(1).key_removals(1)) => [ScaledDuringDrain, ScaledUpManually, CommitConflict];
+    scaled_to_zero: model(WHEN_ASLEEP, Begins::Workload, BASE.zeros(1)) => [ZeroDuringDrain];
+    scaled_manually: model(WHEN_ASLEEP, Begins::Asleep, Budget::NONE.drains(1).zeros(1).ups(1)) => [ScaledUpManually, ZeroDuringDrain];
+    opts_out: model(WHEN_ASLEEP, Begins::Workload, BASE.opt_outs(1).crashes(1)) => [OptedOutDuringDrain, OptedOutAsleep, OrphanLanded];
+    joins: model(WHEN_ASLEEP, Begins::Asleep, BASE.joins(1)) => [SlicesUpdated, JoinedDuringDrain, Committed];
+    leaves: Model { dlxs: 2, ..model(WHEN_ASLEEP, Begins::Workload, BASE.leaves(1)) } => [SlicesUpdated, Ended, NamedAgain, Committed];
     /// The only one leaves before the next has come.
-    replaced: model(ALWAYS, Begins::Led, BASE.leaves(1).joins(1)) => [Tended, Ended, DeadMan, GivenBack, Committed];
-    dies: Model { dlxs: 2, ..model(DIRECT, Begins::Own, BASE.deaths(1)) } => [DeadNamed, Tended, Committed];
-    dead_man: model(ALWAYS, Begins::Led, BASE.deaths(1).joins(1)) => [DeadMan, DeadNamed, GivenBack, Led];
+    replaced: model(ALWAYS, Begins::Intercepted, BASE.leaves(1).joins(1)) => [SlicesUpdated, Ended, FailedOver, Restored, Committed];
+    dies: Model { dlxs: 2, ..model(WHEN_ASLEEP, Begins::Workload, BASE.deaths(1)) } => [DeadNamed, SlicesUpdated, Committed];
+    failover: model(ALWAYS, Begins::Intercepted, BASE.deaths(1).joins(1)) => [FailedOver, DeadNamed, Restored, Intercepted];
 }

@@ -1,8 +1,8 @@
-//! Each seeded fault of the route is found. With `MODEL_TRACE=1` the way to it is printed.
+//! Each seeded fault of the interception is found. With `MODEL_TRACE=1` the way to it is printed.
 
 use model::{
     explore,
-    route::{
+    interception::{
         fault::Fault,
         model::{Begins, Model},
         world::Budget,
@@ -11,8 +11,8 @@ use model::{
 use scaler_types::{TrafficMode, protocol::Rules};
 
 const ALWAYS: TrafficMode = TrafficMode::Always;
-const DIRECT: TrafficMode = TrafficMode::WhenAsleep;
-const BASE: Budget = Budget::NONE.requests(1).fences(1);
+const WHEN_ASLEEP: TrafficMode = TrafficMode::WhenAsleep;
+const BASE: Budget = Budget::NONE.requests(1).drains(1);
 
 fn find(name: &str, model: &Model, what: &str) {
     let report = explore::explore(model);
@@ -38,16 +38,16 @@ macro_rules! faults {
     };
 }
 
-fn model(path: TrafficMode, begins: Begins, budget: Budget) -> Model {
-    Model::new(path, begins, budget)
+fn model(traffic_mode: TrafficMode, begins: Begins, budget: Budget) -> Model {
+    Model::new(traffic_mode, begins, budget)
 }
 
-fn rivals(path: TrafficMode, begins: Begins, budget: Budget) -> Model {
-    Model { autoscalers: 2, ..model(path, begins, budget) }
+fn rivals(traffic_mode: TrafficMode, begins: Begins, budget: Budget) -> Model {
+    Model { autoscalers: 2, ..model(traffic_mode, begins, budget) }
 }
 
-const ASTRAY: &str = "goes to a pod that a commit has stopped";
-const NOBODY: &str = "nobody to go to";
+const STOPPED: &str = "goes to a pod that a commit has stopped";
+const NO_ENDPOINT: &str = "no endpoint";
 const ENDED: &str = "a DLX that has ended";
 
 macro_rules! rules {
@@ -59,37 +59,37 @@ macro_rules! rules {
 }
 
 rules! {
-    switch_before_commit: model(DIRECT, Begins::Own, BASE.connections(1)) => ASTRAY;
-    confirm_counts_in_flight: model(ALWAYS, Begins::Led, BASE) => "cuts a request of a DLX";
+    switch_before_commit: model(WHEN_ASLEEP, Begins::Workload, BASE.connections(1)) => STOPPED;
+    confirm_counts_in_flight: model(ALWAYS, Begins::Intercepted, BASE) => "cuts a request of a DLX";
 }
 
 faults! {
-    samples_before_grace SamplesBeforeGrace: model(DIRECT, Begins::Own, BASE) => ASTRAY;
-    samples_nothing SamplesNothing: model(DIRECT, Begins::Own, BASE.connections(1)) => "cuts a request at a pod";
-    nodes_outlast_grace NodesOutlastGrace: model(DIRECT, Begins::Own, BASE) => ASTRAY;
-    gives_back_early GivesBackEarly: model(DIRECT, Begins::Asleep, BASE) => NOBODY;
-    knows_forever KnowsForever: rivals(DIRECT, Begins::Own, BASE) => NOBODY;
-    removes_slice_under_key RemovesSliceUnderKey: model(DIRECT, Begins::Asleep, BASE) => NOBODY;
-    removes_slice_unseen RemovesSliceUnseen: model(ALWAYS, Begins::Led, BASE.leaves(1)) => NOBODY;
-    removes_slice_of_another_service RemovesSliceOfAnotherService: rivals(DIRECT, Begins::Own, BASE) => NOBODY;
-    removes_another_slice RemovesAnotherSlice: rivals(DIRECT, Begins::Asleep, BASE) => NOBODY;
-    leads_unread LeadsUnread: rivals(DIRECT, Begins::Asleep, BASE) => NOBODY;
-    key_first KeyFirst: model(ALWAYS, Begins::Own, BASE) => NOBODY;
-    does_not_stamp DoesNotStamp: model(ALWAYS, Begins::Led, BASE.opt_outs(1)) => ASTRAY;
-    does_not_stamp_direct DoesNotStamp: model(DIRECT, Begins::Own, BASE.takes(1)) => ASTRAY;
-    stamps_what_is_there StampsWhatIsThere: model(DIRECT, Begins::Own, BASE.takes(1)) => ASTRAY;
-    stamps_what_is_there_always StampsWhatIsThere: model(ALWAYS, Begins::Led, BASE.takes(1)) => ASTRAY;
-    does_not_look_again DoesNotLookAgain: model(ALWAYS, Begins::Led, BASE.takes(1)) => ASTRAY;
-    looks_in_memory LooksInMemory: rivals(ALWAYS, Begins::Led, BASE.takes(1)) => ASTRAY;
-    slices_not_read SlicesNotRead: model(DIRECT, Begins::Own, BASE.deletes(1)) => "what no DLX is named for";
-    workload_not_read WorkloadNotRead: model(ALWAYS, Begins::Led, BASE.opt_outs(1)) => ASTRAY;
-    reads_workload_first ReadsWorkloadFirst: model(ALWAYS, Begins::Led, BASE.opt_outs(1)) => ASTRAY;
-    tries_again TriesAgain: model(ALWAYS, Begins::Led, BASE.opt_outs(1)) => ASTRAY;
-    writes_blindly WritesBlindly: model(DIRECT, Begins::Asleep, BASE.crashes(1)) => NOBODY;
-    writes_outlast_grace WritesOutlastGrace: model(DIRECT, Begins::Asleep, BASE.crashes(1)) => NOBODY;
-    led_for_goes_on LedForGoesOn: model(ALWAYS, Begins::Led, BASE.takes(1).connections(1)) => ASTRAY;
-    ends_named EndsNamed: Model { dlxs: 2, ..model(DIRECT, Begins::Asleep, BASE.leaves(1)) } => ENDED;
-    ends_without_grace EndsWithoutGrace: Model { dlxs: 2, ..model(DIRECT, Begins::Asleep, BASE.leaves(1)) } => ENDED;
-    names_from_memory NamesFromMemory: Model { dlxs: 2, ..model(ALWAYS, Begins::Own, BASE.leaves(1)) } => ENDED;
-    nobody_tends NobodyTends: model(DIRECT, Begins::Asleep, BASE) => "it ends active, and leads to Dlx";
+    samples_before_delay SamplesBeforeDelay: model(WHEN_ASLEEP, Begins::Workload, BASE) => STOPPED;
+    samples_nothing SamplesNothing: model(WHEN_ASLEEP, Begins::Workload, BASE.connections(1)) => "cuts a request at a pod";
+    nodes_outlast_delay NodesOutlastDelay: model(WHEN_ASLEEP, Begins::Workload, BASE) => STOPPED;
+    restores_early RestoresEarly: model(WHEN_ASLEEP, Begins::Asleep, BASE) => NO_ENDPOINT;
+    knows_forever KnowsForever: rivals(WHEN_ASLEEP, Begins::Workload, BASE) => NO_ENDPOINT;
+    removes_slice_under_key RemovesSliceUnderKey: model(WHEN_ASLEEP, Begins::Asleep, BASE) => NO_ENDPOINT;
+    removes_slice_unseen RemovesSliceUnseen: model(ALWAYS, Begins::Intercepted, BASE.leaves(1)) => NO_ENDPOINT;
+    removes_slice_of_another_service RemovesSliceOfAnotherService: rivals(WHEN_ASLEEP, Begins::Workload, BASE) => NO_ENDPOINT;
+    removes_another_slice RemovesAnotherSlice: rivals(WHEN_ASLEEP, Begins::Asleep, BASE) => NO_ENDPOINT;
+    intercepts_unread InterceptsUnread: rivals(WHEN_ASLEEP, Begins::Asleep, BASE) => NO_ENDPOINT;
+    key_first KeyFirst: model(ALWAYS, Begins::Workload, BASE) => NO_ENDPOINT;
+    does_not_stamp DoesNotStamp: model(ALWAYS, Begins::Intercepted, BASE.opt_outs(1)) => STOPPED;
+    does_not_stamp_when_asleep DoesNotStamp: model(WHEN_ASLEEP, Begins::Workload, BASE.key_removals(1)) => STOPPED;
+    stamps_what_is_there StampsWhatIsThere: model(WHEN_ASLEEP, Begins::Workload, BASE.key_removals(1)) => STOPPED;
+    stamps_what_is_there_always StampsWhatIsThere: model(ALWAYS, Begins::Intercepted, BASE.key_removals(1)) => STOPPED;
+    does_not_look_again DoesNotLookAgain: model(ALWAYS, Begins::Intercepted, BASE.key_removals(1)) => STOPPED;
+    looks_in_memory LooksInMemory: rivals(ALWAYS, Begins::Intercepted, BASE.key_removals(1)) => STOPPED;
+    slices_not_read SlicesNotRead: model(WHEN_ASLEEP, Begins::Workload, BASE.deletes(1)) => "what no DLX is named for";
+    workload_not_read WorkloadNotRead: model(ALWAYS, Begins::Intercepted, BASE.opt_outs(1)) => STOPPED;
+    reads_workload_first ReadsWorkloadFirst: model(ALWAYS, Begins::Intercepted, BASE.opt_outs(1)) => STOPPED;
+    retries_removal RetriesRemoval: model(ALWAYS, Begins::Intercepted, BASE.opt_outs(1)) => STOPPED;
+    writes_blindly WritesBlindly: model(WHEN_ASLEEP, Begins::Asleep, BASE.crashes(1)) => NO_ENDPOINT;
+    writes_outlast_delay WritesOutlastDelay: model(WHEN_ASLEEP, Begins::Asleep, BASE.crashes(1)) => NO_ENDPOINT;
+    intercepted_for_goes_on InterceptedForGoesOn: model(ALWAYS, Begins::Intercepted, BASE.key_removals(1).connections(1)) => STOPPED;
+    ends_named EndsNamed: Model { dlxs: 2, ..model(WHEN_ASLEEP, Begins::Asleep, BASE.leaves(1)) } => ENDED;
+    ends_without_delay EndsWithoutDelay: Model { dlxs: 2, ..model(WHEN_ASLEEP, Begins::Asleep, BASE.leaves(1)) } => ENDED;
+    names_from_memory NamesFromMemory: Model { dlxs: 2, ..model(ALWAYS, Begins::Workload, BASE.leaves(1)) } => ENDED;
+    no_sync NoSync: model(WHEN_ASLEEP, Begins::Asleep, BASE) => "it ends active, with the backend Dlx";
 }

@@ -25,7 +25,7 @@ fn nothing_that_was_served_within_its_window_is_taken_for_idle() {
 #[test]
 fn each_fault_is_found() {
     for fault in [
-        Fault::NobodyWatches,
+        Fault::NoWatch,
         Fault::ReportsEarly,
         Fault::ServesOn,
         Fault::ForgetsLastReports,

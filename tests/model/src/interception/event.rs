@@ -3,76 +3,76 @@
 /// Something interesting that happened on a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A commit put the resource to zero.
+    /// A commit scaled the resource to zero.
     Committed,
     /// A commit found another record.
     CommitConflict,
-    /// A commit found another route when it was to write the key anew, or no slice after that.
-    RouteChanged,
+    /// A commit found the Service changed when it was to write the key anew, or no slice after that.
+    ServiceChanged,
     /// A commit wrote the key anew, and then nothing more.
     StampedInVain,
-    /// A try found its route changed after everybody had followed.
+    /// A drain attempt found its Service changed after every node had followed.
     SwitchLost,
     /// A sample saw a request at a pod.
     NotIdle,
-    /// A request came to a DLX while the route was switched, and reverted the fence.
+    /// A request came to a DLX after the switchover, and reverted the drain attempt.
     RevertedBySwitched,
     /// A commit cut a request that no sample could see.
     CutUnseen,
     /// The resource slept, and was woken by a request.
     WokenByRequest,
     /// New connections go to both.
-    LedToBoth,
+    SwitchedToBoth,
     /// They go to the pods alone again.
-    GivenBack,
-    /// A Service that led to the pods alone was led to the DLXs, and not by a try.
-    Led,
-    /// A drain attempt was lifted that somebody had left behind.
-    LeftBehind,
-    /// A rival lifted the other's fence.
+    Restored,
+    /// A Service whose backend was the pods was intercepted, and not by a drain attempt.
+    Intercepted,
+    /// A stale drain attempt was reverted.
+    StaleDrainReverted,
+    /// A rival reverted the other's drain attempt.
     RivalReverted,
     /// The write of a dead or given up author happened.
     OrphanLanded,
     /// It came too late.
     OrphanConflict,
-    /// A rival's change of the route came too late.
-    RouteConflict,
-    /// The DLXs were not led to: the pods are not to be put to zero any more.
+    /// A rival's change of the interception came too late.
+    CallConflict,
+    /// A switch to the DLXs was dropped: the pods are not to be scaled to zero any more.
     StaleDropped,
     /// The key was not removed: a drain attempt stands.
     KeyStays,
     /// The look before our slice is removed found the key, or no pods.
     RemovalRefused,
-    /// The key was taken away inside a drain attempt.
-    KeyTakenInsideFence,
-    /// Ours was put back.
-    PutBack,
-    /// A request came to a pod of an always led Service past the DLXs.
+    /// The key was removed inside a drain attempt.
+    KeyRemovedDuringDrain,
+    /// Our key was added again.
+    KeyAddedAgain,
+    /// A request came to a pod of an always intercepted Service past the DLXs.
     PastDlxs,
     /// The slice was deleted while the key was there.
     SliceDeletedUnderKey,
     /// It was scaled up inside a drain attempt.
-    ScaledInsideFence,
+    ScaledDuringDrain,
     /// It was scaled to zero inside a drain attempt.
-    ZeroInsideFence,
-    /// A wake by hand was noticed.
-    WokenByHand,
-    /// The owner opted out inside a drain attempt.
-    OptedOutInsideFence,
-    /// The owner opted out while it slept.
+    ZeroDuringDrain,
+    /// A manual scale-up was noticed.
+    ScaledUpManually,
+    /// The user opted out inside a drain attempt.
+    OptedOutDuringDrain,
+    /// The user opted out while it slept.
     OptedOutAsleep,
     /// Slices were brought up to date.
-    Tended,
+    SlicesUpdated,
     /// A DLX ended in good order.
     Ended,
     /// A slice named a stopping DLX once more.
     NamedAgain,
     /// A node still knew a DLX that died.
     DeadNamed,
-    /// No DLX served for so long that the route was given back.
-    DeadMan,
+    /// No DLX served for so long that traffic failed over to the pods.
+    FailedOver,
     /// A DLX joined inside a drain attempt.
-    JoinedInsideFence,
+    JoinedDuringDrain,
 }
 
 // === impl Event ===
@@ -82,39 +82,39 @@ impl Event {
     pub const ALL: &[Self] = &[
         Self::Committed,
         Self::CommitConflict,
-        Self::RouteChanged,
+        Self::ServiceChanged,
         Self::StampedInVain,
         Self::SwitchLost,
         Self::NotIdle,
         Self::RevertedBySwitched,
         Self::CutUnseen,
         Self::WokenByRequest,
-        Self::LedToBoth,
-        Self::GivenBack,
-        Self::Led,
-        Self::LeftBehind,
+        Self::SwitchedToBoth,
+        Self::Restored,
+        Self::Intercepted,
+        Self::StaleDrainReverted,
         Self::RivalReverted,
         Self::OrphanLanded,
         Self::OrphanConflict,
-        Self::RouteConflict,
+        Self::CallConflict,
         Self::StaleDropped,
         Self::KeyStays,
         Self::RemovalRefused,
-        Self::KeyTakenInsideFence,
-        Self::PutBack,
+        Self::KeyRemovedDuringDrain,
+        Self::KeyAddedAgain,
         Self::PastDlxs,
         Self::SliceDeletedUnderKey,
-        Self::ScaledInsideFence,
-        Self::ZeroInsideFence,
-        Self::WokenByHand,
-        Self::OptedOutInsideFence,
+        Self::ScaledDuringDrain,
+        Self::ZeroDuringDrain,
+        Self::ScaledUpManually,
+        Self::OptedOutDuringDrain,
         Self::OptedOutAsleep,
-        Self::Tended,
+        Self::SlicesUpdated,
         Self::Ended,
         Self::NamedAgain,
         Self::DeadNamed,
-        Self::DeadMan,
-        Self::JoinedInsideFence,
+        Self::FailedOver,
+        Self::JoinedDuringDrain,
     ];
 
     /// Its bit in a set of events.

@@ -5,26 +5,26 @@ use scaler_types::{
     protocol::{Drain, Seen},
 };
 
-use super::world::{Dlxs, Grace, Service, Slice};
+use super::world::{Dlxs, PropagationDelay, Service, Slice};
 
 /// One autoscaler. After a crash another one is there at once.
 #[derive(Clone, Debug, Default, Hash)]
 pub struct Autoscaler {
-    /// What it last saw of the route, to decide on.
-    pub told: Option<Told>,
-    /// The call of its plugin that changes the route, and its write.
+    /// What it last observed of the interception, to decide on.
+    pub observed: Option<Observed>,
+    /// The call of its plugin that changes the interception, and its write.
     pub call: Option<Call>,
-    /// Since when it has seen that the route leads to both and the pods are ready.
-    pub own: Option<OwnSince>,
-    /// Since when it has seen that the route leads to the DLXs.
-    pub led: Option<LedSince>,
-    /// The try under way.
+    /// Since when it has seen that the backend is both and the pods are ready.
+    pub own: Option<BothSince>,
+    /// Since when it has seen that the backend is the DLXs.
+    pub intercepted: Option<InterceptedSince>,
+    /// The drain attempt under way.
     pub attempt: Option<Attempt>,
 }
 
-/// The route as it was told.
+/// The interception as it was observed.
 #[derive(Clone, Debug, Hash)]
-pub struct Told {
+pub struct Observed {
     /// The Service.
     pub service: Service,
     /// Our slice.
@@ -33,7 +33,7 @@ pub struct Told {
     pub ready: bool,
     /// The controller's slice names them.
     pub own: bool,
-    /// It is asked for.
+    /// It is requested.
     pub asked: bool,
     /// The DLXs that serve: only with the fault that goes by this.
     pub serving: Option<Dlxs>,
@@ -41,30 +41,30 @@ pub struct Told {
     pub workload: Seen,
 }
 
-/// Since when the route leads to both, and the pods are ready.
+/// Since when the backend is both, and the pods are ready.
 #[derive(Clone, Debug, Hash)]
-pub struct OwnSince {
+pub struct BothSince {
     /// The workload it saw all the while.
     pub version: Version,
-    /// Whether everybody has followed since.
-    pub grace: Grace,
+    /// Whether every node has followed since.
+    pub delay: PropagationDelay,
 }
 
-/// Since when the route leads to the DLXs.
+/// Since when the backend is the DLXs.
 #[derive(Clone, Debug, Hash)]
-pub struct LedSince {
+pub struct InterceptedSince {
     /// The Service it saw all the while.
     pub service: Nonce,
-    /// Whether everybody has followed since.
-    pub grace: Grace,
+    /// Whether every node has followed since.
+    pub delay: PropagationDelay,
     /// Whether what had come before has ended, and is outside every window.
     pub covered: bool,
 }
 
-/// A change of the route under way.
+/// A change of the interception under way.
 #[derive(Clone, Debug, Hash)]
 pub struct Call {
-    /// Where it is to lead; `None`: the slice is only brought up to date.
+    /// The new backend; `None`: the slice is only brought up to date.
     pub to: Option<Backend>,
     /// What it does next.
     pub at: CallStep,
@@ -82,7 +82,7 @@ pub struct Call {
     pub before: [bool; 2],
 }
 
-/// One request of a call that changes a route.
+/// One request of a call that changes an interception.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum CallStep {
     /// Our slice is written, on the version that was read.
@@ -101,16 +101,16 @@ pub enum CallStep {
     NoSlice,
 }
 
-/// One try to put the resource to zero.
+/// One drain attempt.
 #[derive(Clone, Debug, Hash)]
 pub struct Attempt {
     /// The protocol's side.
-    pub fence: Drain,
+    pub drain: Drain,
     /// Its nonce.
     pub nonce: Nonce,
     /// The DLXs that have yet to answer.
     pub asked: Dlxs,
-    /// In traffic mode `when-asleep`: the version of the Service on which everybody follows.
+    /// In traffic mode `when-asleep`: the version of the Service that the nodes follow.
     pub service: Option<Nonce>,
     /// How far the switch is; `None`: it was not ordered.
     pub switch: Option<Switch>,
@@ -121,10 +121,10 @@ pub struct Attempt {
 /// How far a switch is.
 #[derive(Clone, Debug, Hash)]
 pub enum Switch {
-    /// The route is to lead to the DLXs.
+    /// The backend is to be the DLXs.
     Ordered,
-    /// It leads to the DLXs.
-    Led(Grace),
+    /// The backend is the DLXs.
+    Led(PropagationDelay),
     /// The sample is being taken; whether it was idle so far.
     Sampling(bool),
     /// It was idle.
@@ -140,7 +140,7 @@ pub struct Commit {
     pub record: Record,
     /// The version of the Service in its plugin's view when it began.
     pub service: Nonce,
-    /// The nonce of its fence.
+    /// The nonce of its drain attempt.
     pub nonce: Nonce,
     /// What it does next.
     pub at: CommitStep,
@@ -160,8 +160,8 @@ pub enum CommitStep {
 /// A write without an author.
 #[derive(Clone, Debug, Hash)]
 pub enum Orphan {
-    /// Of a route; nothing comes after it.
-    Route(Call),
+    /// Of an interception; nothing comes after it.
+    Call(Call),
     /// The first or the last of a commit; nothing comes after it.
     Commit(Commit),
 }

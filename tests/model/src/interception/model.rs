@@ -7,17 +7,17 @@ use scaler_types::{
 
 use super::{
     fault::Fault,
-    leader::{Autoscaler, LedSince},
+    leader::{Autoscaler, InterceptedSince},
     step::Step,
-    world::{self, Budget, Direct, Dlx, Grace, Node, Service, Slice, World},
+    world::{self, Budget, Direct, Dlx, Node, PropagationDelay, Service, Slice, World},
 };
 use crate::{canon, explore};
 
-/// A model: path, rules, a fault, and how much may happen.
+/// A model: traffic mode, rules, a fault, and how much may happen.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// The resource's path.
-    pub path: TrafficMode,
+    /// The resource's traffic mode.
+    pub traffic_mode: TrafficMode,
     /// How it begins.
     pub begins: Begins,
     /// The protocol's rules.
@@ -30,7 +30,7 @@ pub struct Model {
     pub nodes: usize,
     /// DLXs that run at the beginning.
     pub dlxs: usize,
-    /// Autoscalers that believe to lead.
+    /// Autoscalers that believe to be the leader.
     pub autoscalers: usize,
 }
 
@@ -38,10 +38,10 @@ pub struct Model {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begins {
     /// Active, nothing of ours on the Service.
-    Own,
-    /// Active, and led to the DLXs for longer than any window.
-    Led,
-    /// Asleep, and led to the DLXs.
+    Workload,
+    /// Active, and intercepted for longer than any window.
+    Intercepted,
+    /// Asleep, and intercepted.
     Asleep,
 }
 
@@ -59,7 +59,7 @@ pub enum Action {
     EndUnseen,
     See { d: usize },
     Arrive { d: usize },
-    Release { d: usize },
+    Dispatch { d: usize },
     End { d: usize },
     Want { d: usize },
     Answers { d: usize },
@@ -82,11 +82,11 @@ pub enum Action {
     Crash { a: usize },
     LandOrphan { o: usize },
     Vanish { o: usize },
-    TakeKey,
+    RemoveKey,
     DeleteSlice,
     DeleteOwn,
-    HandZero,
-    HandUp,
+    ManualZero,
+    ManualUp,
     OptOut,
 }
 
@@ -97,7 +97,7 @@ impl explore::Model for Model {
     type Action = Action;
 
     fn initial(&self) -> World {
-        let (asleep, led) = (self.begins == Begins::Asleep, self.begins != Begins::Own);
+        let (asleep, intercepted) = (self.begins == Begins::Asleep, self.begins != Begins::Workload);
         let state = if asleep { Phase::Asleep } else { Phase::Active };
         let record = Record { phase: state, ..Record::default() };
         let workload = Seen { record, version: canon::version(0), scaled: !asleep };
@@ -110,10 +110,10 @@ impl explore::Model for Model {
         };
         let (service, slice) = (canon::nonce(1), canon::nonce(2));
         let names = (1 << self.dlxs) - 1;
-        let grace = Grace { through: true, left: [0; 2] };
-        let since = LedSince { service, grace, covered: true };
+        let delay = PropagationDelay { through: true, left: [0; 2] };
+        let since = InterceptedSince { service, delay, covered: true };
         let autoscaler = Autoscaler {
-            led: Some(since).filter(|_| self.path == TrafficMode::Always && led),
+            intercepted: Some(since).filter(|_| self.traffic_mode == TrafficMode::Always && intercepted),
             ..Autoscaler::default()
         };
         let mut world = World {
@@ -121,9 +121,9 @@ impl explore::Model for Model {
             up: !asleep,
             committed: asleep,
             asked: true,
-            service: Service { key: led.then_some(world::LED), version: service },
-            slice: Some(Slice { names, version: slice }).filter(|_| led),
-            own: !led,
+            service: Service { key: intercepted.then_some(world::INTERCEPTED), version: service },
+            slice: Some(Slice { names, version: slice }).filter(|_| intercepted),
+            own: !intercepted,
             forgiven: false,
             nodes: Vec::new(),
             direct: Direct::default(),
@@ -143,9 +143,9 @@ impl explore::Model for Model {
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
         use Action::{
             Answers, Arrive, Ask, Begin, Commit, Connect, Controller, Cover, Crash, Decide, DeleteOwn,
-            DeleteSlice, Die, End, EndDirect, EndUnseen, Follow, GiveUp, Gone, HandUp, HandZero, Join, Land,
-            LandOrphan, Leave, Look, OptOut, Pool, Ready, Recover, Release, Reuse, Sample, Sampled, See,
-            TakeKey, Unnamed, Vanish, Want,
+            DeleteSlice, Die, Dispatch, End, EndDirect, EndUnseen, Follow, GiveUp, Gone, Join, Land,
+            LandOrphan, Leave, Look, ManualUp, ManualZero, OptOut, Pool, Ready, Recover, RemoveKey, Reuse,
+            Sample, Sampled, See, Unnamed, Vanish, Want,
         };
         actions.extend([Controller, Ready, EndDirect, Pool, Reuse, EndUnseen]);
         actions.extend((0..self.nodes).flat_map(|n| [Follow { n }, Connect { n }]));
@@ -154,7 +154,7 @@ impl explore::Model for Model {
                 actions.push(Join { d });
                 continue;
             }
-            actions.extend([See { d }, Arrive { d }, Release { d }, End { d }, Want { d }, Answers { d }]);
+            actions.extend([See { d }, Arrive { d }, Dispatch { d }, End { d }, Want { d }, Answers { d }]);
             actions.extend([Leave { d }, Unnamed { d }, Gone { d }, Die { d }]);
         }
         for a in 0..self.autoscalers {
@@ -166,7 +166,7 @@ impl explore::Model for Model {
             }
         }
         actions.extend((0..world.orphans.len()).flat_map(|o| [LandOrphan { o }, Vanish { o }]));
-        actions.extend([TakeKey, DeleteSlice, DeleteOwn, HandZero, HandUp, OptOut]);
+        actions.extend([RemoveKey, DeleteSlice, DeleteOwn, ManualZero, ManualUp, OptOut]);
     }
 
     fn next(&self, world: &World, action: &Action, events: &mut u64) -> Result<Option<World>, String> {
@@ -193,30 +193,30 @@ impl explore::Model for Model {
         if let Some(dlx) = world.dlxs.iter().flatten().find(|dlx| dlx.held + dlx.in_flight > 0) {
             return Some(format!("it ends with {} held, {} in flight", dlx.held, dlx.in_flight));
         }
-        let (leads, serving) = (world.leads(), world.serving());
-        let right = match (world.asked, self.path, state, world.workload.scaled) {
-            _ if serving == 0 => leads != Backend::Dlx && (leads == Backend::Workload || !world.up),
-            // What sleeps is not woken for it: a request is, and then it is given back.
-            (false, ..) => match leads {
+        let (backend, serving) = (world.backend(), world.serving());
+        let right = match (world.asked, self.traffic_mode, state, world.workload.scaled) {
+            _ if serving == 0 => backend != Backend::Dlx && (backend == Backend::Workload || !world.up),
+            // A sleeping workload is not woken for it: a request wakes it, and then it is restored.
+            (false, ..) => match backend {
                 Backend::Workload => true,
                 Backend::Both => !world.up,
                 Backend::Dlx => !world.workload.scaled,
                 Backend::Unknown => false,
             },
-            (true, TrafficMode::Always, ..) => leads == Backend::Dlx,
-            (true, _, Phase::Active | Phase::Failed, true) => leads == Backend::Workload,
-            // A person put it to zero.
+            (true, TrafficMode::Always, ..) => backend == Backend::Dlx,
+            (true, _, Phase::Active | Phase::Failed, true) => backend == Backend::Workload,
+            // A person scaled it to zero.
             (true, _, Phase::Active, false) => true,
-            (true, ..) => leads == Backend::Dlx,
+            (true, ..) => backend == Backend::Dlx,
         };
         if !right {
-            return Some(format!("it ends {state}, and leads to {leads:?}"));
+            return Some(format!("it ends {state}, with the backend {backend:?}"));
         }
         match &world.slice {
             Some(slice) if serving != 0 && slice.names != serving => {
                 Some(format!("it ends with {:b} named while {serving:b} serve", slice.names))
             }
-            None if leads == Backend::Dlx => Some("it ends with the key alone".into()),
+            None if backend == Backend::Dlx => Some("it ends with the key alone".into()),
             _ => None,
         }
     }
@@ -224,8 +224,17 @@ impl explore::Model for Model {
 
 impl Model {
     /// The faultless model: one node, one DLX, one autoscaler.
-    pub fn new(path: TrafficMode, begins: Begins, budget: Budget) -> Self {
-        Self { path, begins, rules: Rules::default(), fault: None, budget, nodes: 1, dlxs: 1, autoscalers: 1 }
+    pub fn new(traffic_mode: TrafficMode, begins: Begins, budget: Budget) -> Self {
+        Self {
+            traffic_mode,
+            begins,
+            rules: Rules::default(),
+            fault: None,
+            budget,
+            nodes: 1,
+            dlxs: 1,
+            autoscalers: 1,
+        }
     }
 
     /// Whether a fault is in force.
@@ -233,19 +242,19 @@ impl Model {
         self.fault == Some(fault)
     }
 
-    /// Where the route goes next, for an autoscaler that saw `service` and `slice`.
-    pub fn interception_step(&self, workload: &Seen, route: &RouteIn<'_>) -> Option<Backend> {
+    /// The next backend, for an autoscaler that saw `service` and `slice`.
+    pub fn interception_step(&self, workload: &Seen, input: &InterceptionInput<'_>) -> Option<Backend> {
         interception_step(&InterceptionSeen {
-            traffic_mode: self.path,
-            requested: route.asked,
-            backend: world::leads(route.service, route.slice),
-            in_sync: route.slice.is_some(),
+            traffic_mode: self.traffic_mode,
+            requested: input.asked,
+            backend: world::backend(input.service, input.slice),
+            in_sync: input.slice.is_some(),
             phase: workload.record.phase,
             scaled: workload.scaled,
-            confirmed: route.confirmed,
-            workload_known: route.known,
-            workload_ready: route.ready,
-            dlxs: match (route.serving, route.dead) {
+            confirmed: input.confirmed,
+            workload_known: input.known,
+            workload_ready: input.ready,
+            dlxs: match (input.serving, input.dead) {
                 (0, true) => protocol::Dlxs::Dead,
                 (0, false) => protocol::Dlxs::Away,
                 _ => protocol::Dlxs::Serving,
@@ -253,9 +262,9 @@ impl Model {
         })
     }
 
-    /// Whether anything may have to be done to the route. (What is seen of a settled one is seen as well when it is not any more.)
+    /// Whether the interception may have to be changed. (What is seen of a settled one is seen as well when it is not any more.)
     pub fn is_unsettled(&self, world: &World, a: usize) -> bool {
-        let now = |dead| RouteIn {
+        let now = |dead| InterceptionInput {
             service: &world.service,
             slice: world.slice.as_ref(),
             asked: world.asked,
@@ -266,36 +275,39 @@ impl Model {
             dead,
         };
         let autoscaler = &world.autoscalers[a];
-        let waits = self.path == TrafficMode::Always
-            && world.left.fences > 0
-            && world.leads() == Backend::Dlx
-            && autoscaler.led.as_ref().is_none_or(|led| led.service != world.service.version);
+        let waits = self.traffic_mode == TrafficMode::Always
+            && world.left.drains > 0
+            && world.backend() == Backend::Dlx
+            && autoscaler
+                .intercepted
+                .as_ref()
+                .is_none_or(|intercepted| intercepted.service != world.service.version);
         waits
             || world.workload.record.phase == Phase::Draining
             || world.calls().next().is_some()
             || world.autoscalers.iter().any(|autoscaler| autoscaler.attempt.is_some())
             || [false, true].iter().any(|dead| self.interception_step(&world.workload, &now(*dead)).is_some())
-            || self.tends(world.slice.as_ref(), world.serving())
+            || self.needs_sync(world.slice.as_ref(), world.serving())
     }
 
     /// Whether a slice is to be brought up to date.
-    pub fn tends(&self, slice: Option<&Slice>, serving: world::Dlxs) -> bool {
+    pub fn needs_sync(&self, slice: Option<&Slice>, serving: world::Dlxs) -> bool {
         serving != 0 && slice.is_some_and(|slice| slice.names != serving)
     }
 }
 
-/// What a decision on a route is made on.
+/// What a decision on an interception is made on.
 #[derive(Clone, Copy, Debug)]
-pub struct RouteIn<'a> {
+pub struct InterceptionInput<'a> {
     /// The Service.
     pub service: &'a Service,
     /// Our slice.
     pub slice: Option<&'a Slice>,
-    /// It is asked for.
+    /// It is requested.
     pub asked: bool,
     /// The pods are ready.
     pub ready: bool,
-    /// Everybody knows them.
+    /// Every node knows them.
     pub known: bool,
     /// A drain attempt of its own stands.
     pub confirmed: bool,

@@ -1,4 +1,4 @@
-//! The state of the modelled world: one resource, its Service, and who follows it.
+//! The state of the modelled world: one resource, its Service, and the nodes that follow it.
 
 use std::hash::{Hash, Hasher};
 
@@ -20,9 +20,9 @@ pub struct World {
     pub workload: Seen,
     /// Its pods are ready.
     pub up: bool,
-    /// It was a commit that put it to zero.
+    /// It was a commit that scaled it to zero.
     pub committed: bool,
-    /// Its owner asks for its Service to be led.
+    /// Its user requests that its Service is intercepted.
     pub asked: bool,
     /// The Service.
     pub service: Service,
@@ -30,9 +30,9 @@ pub struct World {
     pub slice: Option<Slice>,
     /// The slice of the cluster's own controller names the pods.
     pub own: bool,
-    /// A person stopped the pods or deleted a slice, or all that ours named had died, and nobody has been named for good since.
+    /// A person stopped the pods or deleted a slice, or all DLXs in ours had died, and there has been no lasting endpoint since.
     pub forgiven: bool,
-    /// Who follows the slices.
+    /// The nodes that follow the slices.
     pub nodes: Vec<Node>,
     /// Requests that have reached a pod past every DLX.
     pub direct: Direct,
@@ -40,7 +40,7 @@ pub struct World {
     pub dlxs: [Option<Dlx>; 2],
     /// The DLXs that ended in good order.
     pub ended: Dlxs,
-    /// The autoscalers, each of which believes to lead.
+    /// The autoscalers, each of which believes to be the leader.
     pub autoscalers: [Autoscaler; 2],
     /// Writes whose author is gone or has given up: they may still happen.
     pub orphans: Vec<Orphan>,
@@ -55,14 +55,14 @@ pub struct World {
 /// What is ours on the Service.
 #[derive(Clone, Debug, Hash)]
 pub struct Service {
-    /// The value of our key in the selector: [`LED`], or the nonce of the fence whose commit wrote it anew.
+    /// The value of our key in the selector: [`INTERCEPTED`], or the nonce of the drain attempt whose commit wrote it anew.
     pub key: Option<Nonce>,
     /// Another one with every write.
     pub version: Nonce,
 }
 
 /// The key's value while no commit has written it anew.
-pub const LED: Nonce = Nonce(1);
+pub const INTERCEPTED: Nonce = Nonce(1);
 
 /// Our slice.
 #[derive(Clone, Debug, Hash)]
@@ -73,7 +73,7 @@ pub struct Slice {
     pub version: Nonce,
 }
 
-/// Whom new connections can go to.
+/// The endpoints of new connections.
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
 pub struct View {
     /// The pods.
@@ -91,10 +91,10 @@ pub struct Node {
     pub behind: Vec<View>,
 }
 
-/// The time that everybody has to follow a change: it is over when the controller was through with what was there when it
+/// The time that every node has to follow a change: it is over when the controller was through with what was there when it
 /// began, and every node with what the controller had made of it.
 #[derive(Clone, Debug, Hash)]
-pub struct Grace {
+pub struct PropagationDelay {
     /// The controller is through.
     pub through: bool,
     /// Changes that each node has yet to follow.
@@ -109,7 +109,7 @@ pub struct Direct {
     /// Open connections between two requests.
     pub pooled: u8,
     /// In flight on a pooled connection, since after the sample that a commit waited for; in traffic mode `always`, on one of before it
-    /// was led.
+    /// was intercepted.
     pub unseen: u8,
 }
 
@@ -124,10 +124,10 @@ pub struct Dlx {
     pub in_flight: u8,
     /// Requests held.
     pub held: u8,
-    /// It takes no requests that could go elsewhere, and ends when nobody knows it any more.
+    /// It takes no requests that could go elsewhere, and ends when no node knows it any more.
     pub leaving: bool,
     /// No slice names it, and this is how long it has waited since.
-    pub unnamed: Option<Grace>,
+    pub unnamed: Option<PropagationDelay>,
 }
 
 /// How often each thing may still happen.
@@ -140,11 +140,11 @@ pub struct Budget {
     /// One of them is kept for another request.
     pub pools: u8,
     /// An autoscaler begins a drain attempt.
-    pub fences: u8,
+    pub drains: u8,
     /// An autoscaler dies.
     pub crashes: u8,
-    /// Server-side apply takes the key away.
-    pub takes: u8,
+    /// Server-side apply removes the key.
+    pub key_removals: u8,
     /// A person deletes our slice.
     pub deletes: u8,
     /// A person deletes the controller's slice.
@@ -153,7 +153,7 @@ pub struct Budget {
     pub zeros: u8,
     /// A person, or an HPA, scales up.
     pub ups: u8,
-    /// The owner asks for it no more.
+    /// The user opts out.
     pub opt_outs: u8,
     /// Another DLX joins.
     pub joins: u8,
@@ -166,9 +166,9 @@ pub struct Budget {
 // === impl World ===
 
 impl World {
-    /// Where the route leads.
-    pub fn leads(&self) -> Backend {
-        leads(&self.service, self.slice.as_ref())
+    /// The Service's backend.
+    pub fn backend(&self) -> Backend {
+        backend(&self.service, self.slice.as_ref())
     }
 
     /// The DLXs that take requests.
@@ -188,10 +188,10 @@ impl World {
     }
 
     /// The time to follow begins.
-    pub fn grace(&self) -> Grace {
-        let mut grace = Grace { through: false, left: [0; 2] };
-        grace.look(self.is_through(), &self.backlog());
-        grace
+    pub fn propagation_delay(&self) -> PropagationDelay {
+        let mut delay = PropagationDelay { through: false, left: [0; 2] };
+        delay.look(self.is_through(), &self.backlog());
+        delay
     }
 
     /// How far each node is behind.
@@ -200,23 +200,25 @@ impl World {
     }
 
     /// Every clock that runs.
-    pub fn graces(&mut self) -> impl Iterator<Item = &mut Grace> {
+    pub fn delays(&mut self) -> impl Iterator<Item = &mut PropagationDelay> {
         let autoscalers = self.autoscalers.iter_mut().flat_map(|autoscaler| {
-            let Autoscaler { own, led, attempt, .. } = autoscaler;
+            let Autoscaler { own, intercepted, attempt, .. } = autoscaler;
             let switch = attempt.as_mut().and_then(|attempt| match &mut attempt.switch {
-                Some(Switch::Led(grace)) => Some(grace),
+                Some(Switch::Led(delay)) => Some(delay),
                 _ => None,
             });
-            let own = own.as_mut().map(|own| &mut own.grace);
-            own.into_iter().chain(led.as_mut().map(|led| &mut led.grace)).chain(switch)
+            let own = own.as_mut().map(|own| &mut own.delay);
+            own.into_iter()
+                .chain(intercepted.as_mut().map(|intercepted| &mut intercepted.delay))
+                .chain(switch)
         });
         autoscalers.chain(self.dlxs.iter_mut().flatten().filter_map(|dlx| dlx.unnamed.as_mut()))
     }
 
-    /// Writes of the route that are on their way.
+    /// Calls that change the interception and are on their way.
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
         let orphans = self.orphans.iter().filter_map(|orphan| match orphan {
-            Orphan::Route(call) => Some(call),
+            Orphan::Call(call) => Some(call),
             Orphan::Commit(_) => None,
         });
         self.autoscalers.iter().filter_map(|autoscaler| autoscaler.call.as_ref()).chain(orphans)
@@ -225,7 +227,7 @@ impl World {
     /// The same, to be marked.
     pub fn calls_mut(&mut self) -> impl Iterator<Item = &mut Call> {
         let orphans = self.orphans.iter_mut().filter_map(|orphan| match orphan {
-            Orphan::Route(call) => Some(call),
+            Orphan::Call(call) => Some(call),
             Orphan::Commit(_) => None,
         });
         self.autoscalers.iter_mut().filter_map(|autoscaler| autoscaler.call.as_mut()).chain(orphans)
@@ -235,7 +237,7 @@ impl World {
     fn all_commits(&self) -> impl Iterator<Item = &Commit> {
         let attempts = self.autoscalers.iter().filter_map(|autoscaler| autoscaler.attempt.as_ref());
         let orphans = self.orphans.iter().filter_map(|orphan| match orphan {
-            Orphan::Route(_) => None,
+            Orphan::Call(_) => None,
             Orphan::Commit(commit) => Some(commit),
         });
         attempts.filter_map(|attempt| attempt.commit.as_ref()).chain(orphans)
@@ -264,8 +266,8 @@ impl World {
     }
 }
 
-/// Where a route leads.
-pub fn leads(service: &Service, slice: Option<&Slice>) -> Backend {
+/// A Service's backend.
+pub fn backend(service: &Service, slice: Option<&Slice>) -> Backend {
     match (service.key, slice) {
         (None, None) => Backend::Workload,
         (None, Some(_)) => Backend::Both,
@@ -273,9 +275,9 @@ pub fn leads(service: &Service, slice: Option<&Slice>) -> Backend {
     }
 }
 
-// === impl Grace ===
+// === impl PropagationDelay ===
 
-impl Grace {
+impl PropagationDelay {
     /// The controller may be through by now.
     pub fn look(&mut self, through: bool, backlog: &[u8; 2]) {
         if through && !self.through {
@@ -283,7 +285,7 @@ impl Grace {
         }
     }
 
-    /// Everybody has followed.
+    /// Every node has followed.
     pub fn is_over(&self) -> bool {
         self.through && self.left == [0; 2]
     }
@@ -321,9 +323,9 @@ budget!(
     requests,
     connections,
     pools,
-    fences,
+    drains,
     crashes,
-    takes,
+    key_removals,
     deletes,
     own_deletes,
     zeros,

@@ -20,11 +20,11 @@ impl Step<'_> {
     pub(super) fn begin(&mut self, a: usize) -> bool {
         let fresh = self.nonce();
         let begun = Drain::begin(self.model.rules, self.world.store.now.clone(), fresh, "");
-        let Some((fence, order)) = begun else { return false };
-        self.world.left.fences -= 1;
+        let Some((drain, order)) = begun else { return false };
+        self.world.left.drains -= 1;
         let questions = [Question::None, Question::None];
-        self.world.autoscalers[a].attempt = Some(Attempt { fence, reading: false, write: None, questions });
-        self.fence_order(a, order);
+        self.world.autoscalers[a].attempt = Some(Attempt { drain, reading: false, write: None, questions });
+        self.drain_order(a, order);
         true
     }
 
@@ -32,7 +32,7 @@ impl Step<'_> {
         let model = self.model;
         let members: BTreeSet<String> = (0..2)
             .filter_map(|d| self.world.dlx[d].as_ref().filter(|dlx| dlx.registered))
-            .filter(|dlx| !(dlx.silent && model.has(Fault::SilenceIsDeath)))
+            .filter(|dlx| !(dlx.frozen && model.has(Fault::UnreachableIsDead)))
             .filter(|dlx| dlx.name.ends_with('0') || !model.has(Fault::ForgetsJoined))
             .map(|dlx| dlx.name.clone())
             .collect();
@@ -41,12 +41,12 @@ impl Step<'_> {
         }
         self.attempt(a).reading = false;
         let fresh = self.nonce();
-        self.fence(a, DrainInput::Members { members, fresh })
+        self.drain(a, DrainInput::Members { members, fresh })
     }
 
     pub(super) fn ask(&mut self, a: usize, d: usize) -> bool {
         let Question::Asked(name, nonce) = self.attempt(a).questions[d].clone() else { return false };
-        let Some(dlx) = self.world.dlx[d].as_mut().filter(|dlx| !dlx.silent && dlx.name == name) else {
+        let Some(dlx) = self.world.dlx[d].as_mut().filter(|dlx| !dlx.frozen && dlx.name == name) else {
             return false;
         };
         // The fault's requests are counted only when they have looked.
@@ -54,7 +54,7 @@ impl Step<'_> {
         let in_flight = u64::from(dlx.in_flight() - uncounted);
         let answer = match dlx.gate.step(GateInput::Asked { nonce, in_flight, held: dlx.held.into() }) {
             GateOrder::Confirm => Question::Confirmed(name),
-            // It waits until its view shows the fence.
+            // It waits until its view shows the drain attempt.
             GateOrder::Refuse(Refusal::NotSeen) => return false,
             _ => Question::Refused(name),
         };
@@ -74,9 +74,9 @@ impl Step<'_> {
                 if late {
                     self.note(Event::LateConfirm);
                 }
-                self.fence(a, DrainInput::Confirmed(name))
+                self.drain(a, DrainInput::Confirmed(name))
             }
-            Question::Refused(_) => self.fence(a, DrainInput::Refused { fresh }),
+            Question::Refused(_) => self.drain(a, DrainInput::Refused { fresh }),
             _ => false,
         }
     }

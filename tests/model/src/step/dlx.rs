@@ -10,7 +10,7 @@ use crate::{
     canon,
     event::Event,
     fault::Fault,
-    world::{Dlx, Old, Question, Who},
+    world::{Author, Dlx, Old, Question},
 };
 
 // === impl Step ===
@@ -28,7 +28,7 @@ impl Step<'_> {
         }
         self.world.dlx[d] = Some(dlx);
         if self.world.store.now.record.phase == Phase::Draining {
-            self.note(Event::JoinedInsideFence);
+            self.note(Event::JoinedDuringDrain);
         }
         true
     }
@@ -44,10 +44,10 @@ impl Step<'_> {
     }
 
     pub(super) fn see(&mut self, d: usize, at: usize) -> bool {
-        let lifts = self.model.has(Fault::LiftsByTimer);
+        let reverts = self.model.has(Fault::RevertsByTimer);
         let dlx = self.dlx(d);
         let seen = dlx.stream.remove(at);
-        dlx.mark &= !lifts;
+        dlx.mark &= !reverts;
         let ignored = {
             dlx.gate.step(GateInput::Saw(Some(seen.clone())));
             dlx.gate.seen() != Some(&seen)
@@ -88,7 +88,7 @@ impl Step<'_> {
         let sends_again = self.model.has(Fault::SendsAgain);
         let reaches = self.world.dlx[d].as_ref().and_then(|dlx| self.model.reaches(&self.world, dlx));
         if reaches == Some(Old::ByCommit) {
-            return Err("a request reaches a pod that a commit has put to zero".into());
+            return Err("a request reaches a pod that a commit has scaled to zero".into());
         }
         let up = reaches == Some(Old::Gone);
         let dlx = self.dlx(d);
@@ -99,7 +99,7 @@ impl Step<'_> {
         if up {
             dlx.reached += 1;
         } else if committed {
-            return Err("a request reaches a resource that a commit has put to zero".into());
+            return Err("a request reaches a resource that a commit has scaled to zero".into());
         } else {
             dlx.held += 1;
             self.note(Event::RefusedAndHeld);
@@ -127,8 +127,8 @@ impl Step<'_> {
 
     pub(super) fn crash(&mut self, d: usize) -> bool {
         self.world.left.dlx_crashes -= 1;
-        self.orphan(Who::Gate(d));
-        self.orphan(Who::Wake(d));
+        self.orphan(Author::Gate(d));
+        self.orphan(Author::Wake(d));
         let dlx = self.world.dlx[d].take();
         let asked = |question: &Question| {
             dlx.as_ref().is_some_and(|dlx| matches!(question, Question::Asked(name, _) if *name == dlx.name))
@@ -155,7 +155,7 @@ impl Step<'_> {
         let fresh = self.nonce();
         let dlx = self.dlx(d);
         dlx.wake = None;
-        // Those who wait are told why.
+        // Held requests are answered with the cause.
         dlx.held = 0;
         self.gate(d, GateInput::Woke { terminal: Some("it exits".into()), fresh });
         self.note(Event::WakeFailed)

@@ -16,10 +16,10 @@ use crate::{
     event::Event,
     fault::Fault,
     model::{Action, Model},
-    world::{Attempt, Dlx, Kind, Question, Who, World, Write},
+    world::{Attempt, Author, Dlx, Kind, Question, World, Write},
 };
 
-/// One step being taken. Each function tells whether the step was possible.
+/// One step being taken. Each function returns whether the step was possible.
 pub struct Step<'a> {
     /// The rules and the fault.
     pub model: &'a Model,
@@ -76,30 +76,30 @@ impl Step<'_> {
                 self.dlx(d).reached -= 1;
                 true
             }
-            Action::Release { d } => {
+            Action::Dispatch { d } => {
                 self.dlx(d).held -= 1;
                 self.dlx(d).looking += 1;
-                self.note(Event::HeldReleased)
+                self.note(Event::HeldDispatched)
             }
             Action::Want { d } => self.want(d),
             Action::Answers { d } => {
                 let fresh = self.nonce();
                 self.gate(d, GateInput::Answers { fresh })
             }
-            Action::Lift { d } => {
+            Action::RevertByTimer { d } => {
                 let dlx = self.dlx(d);
-                let fenced = dlx.gate.seen().is_some_and(|seen| seen.record.phase == Phase::Draining);
-                fenced && dlx.held > 0 && !std::mem::replace(&mut dlx.mark, true)
+                let draining = dlx.gate.seen().is_some_and(|seen| seen.record.phase == Phase::Draining);
+                draining && dlx.held > 0 && !std::mem::replace(&mut dlx.mark, true)
             }
             Action::Crash { d } => self.crash(d),
-            Action::Silence { d } => {
-                self.world.left.silences -= 1;
-                self.dlx(d).silent = true;
+            Action::Freeze { d } => {
+                self.world.left.freezes -= 1;
+                self.dlx(d).frozen = true;
                 true
             }
             Action::Resume { d } => {
                 self.world.left.resumes -= 1;
-                self.dlx(d).silent = false;
+                self.dlx(d).frozen = false;
                 true
             }
             Action::Leave { d } => {
@@ -120,19 +120,19 @@ impl Step<'_> {
             Action::Hear { a, d } => self.hear(a, d),
             Action::GiveUp { a } => {
                 let fresh = self.nonce();
-                self.note(Event::RevertedByRefusal) && self.fence(a, DrainInput::Refused { fresh })
+                self.note(Event::RevertedByRefusal) && self.drain(a, DrainInput::Refused { fresh })
             }
             Action::Recover { a } => self.recover(a),
             Action::CrashAutoscaler { a } => {
                 self.world.left.autoscaler_crashes -= 1;
-                self.orphan(Who::Drain(a));
-                self.orphan(Who::Recovery(a));
+                self.orphan(Author::Drain(a));
+                self.orphan(Author::Recovery(a));
                 self.world.autoscalers[a].attempt = None;
                 true
             }
-            Action::Land(who) => return self.land(who),
-            Action::Answer(who) => self.answer(who),
-            Action::Lose(who) => self.lose(who),
+            Action::Land(author) => return self.land(author),
+            Action::Answer(author) => self.answer(author),
+            Action::Lose(author) => self.lose(author),
             Action::Vanish { orphan } => {
                 self.world.orphans.remove(orphan);
                 true
@@ -141,8 +141,8 @@ impl Step<'_> {
                 self.world.store.up = true;
                 true
             }
-            Action::HandZero => self.hand_zero(),
-            Action::HandOther => self.hand_other(),
+            Action::ManualZero => self.manual_zero(),
+            Action::ManualScale => self.manual_scale(),
             Action::Keep => {
                 self.world.kept = Some(self.world.store.now.record.clone());
                 true
@@ -174,13 +174,13 @@ impl Step<'_> {
         true
     }
 
-    fn fence(&mut self, a: usize, input: DrainInput) -> bool {
-        let order = self.attempt(a).fence.step(input);
-        self.fence_order(a, order);
+    fn drain(&mut self, a: usize, input: DrainInput) -> bool {
+        let order = self.attempt(a).drain.step(input);
+        self.drain_order(a, order);
         true
     }
 
-    fn fence_order(&mut self, a: usize, order: DrainOrder) {
+    fn drain_order(&mut self, a: usize, order: DrainOrder) {
         let attempt = self.attempt(a);
         match order {
             DrainOrder::Nothing => {}
@@ -197,7 +197,7 @@ impl Step<'_> {
                     attempt.questions[place] = Question::Asked(name, nonce);
                 }
             }
-            DrainOrder::Switch => unreachable!("routes have a model of their own"),
+            DrainOrder::Switch => unreachable!("interception has a model of its own"),
             DrainOrder::End(outcome) => {
                 debug_assert!(matches!(outcome, Outcome::Asleep | Outcome::Reverted | Outcome::Unknown));
                 self.world.autoscalers[a].attempt = None;
@@ -212,12 +212,12 @@ impl Step<'_> {
     }
 
     fn attempt(&mut self, a: usize) -> &mut Attempt {
-        self.world.autoscalers[a].attempt.as_mut().expect("a step of a try under way")
+        self.world.autoscalers[a].attempt.as_mut().expect("a step of an attempt under way")
     }
 
-    /// A stopped DLX hears nothing.
-    fn deaf(&self, who: Who) -> bool {
-        matches!(who, Who::Gate(d) | Who::Wake(d) if self.world.dlx[d].as_ref().is_some_and(|dlx| dlx.silent))
+    /// A frozen DLX receives nothing.
+    fn is_frozen(&self, author: Author) -> bool {
+        matches!(author, Author::Gate(d) | Author::Wake(d) if self.world.dlx[d].as_ref().is_some_and(|dlx| dlx.frozen))
     }
 
     fn nonce(&mut self) -> Nonce {

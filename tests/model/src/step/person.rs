@@ -8,14 +8,14 @@ use crate::{event::Event, fault::Fault, world::Old};
 // === impl Step ===
 
 impl Step<'_> {
-    pub(super) fn hand_zero(&mut self) -> bool {
+    pub(super) fn manual_zero(&mut self) -> bool {
         self.world.left.zeros -= 1;
         if self.world.store.now.record.phase == Phase::Draining {
-            self.note(Event::ZeroInsideFence);
+            self.note(Event::ZeroDuringDrain);
         }
         let again = self.model.has(Fault::SendsAgain);
         self.world.store.now.scaled = false;
-        self.put_to_zero(Old::ByHand);
+        self.scale_to_zero(Old::Manual);
         self.world.store.committed = false;
         for dlx in self.world.dlx.iter_mut().flatten() {
             let cut = std::mem::take(&mut dlx.reached);
@@ -27,7 +27,7 @@ impl Step<'_> {
         true
     }
 
-    pub(super) fn hand_other(&mut self) -> bool {
+    pub(super) fn manual_scale(&mut self) -> bool {
         self.world.left.others -= 1;
         self.world.store.now.scaled = true;
         self.world.store.committed = false;
@@ -40,7 +40,7 @@ impl Step<'_> {
         let Some(record) = self.world.kept.take() else { return false };
         self.note(Event::Undone);
         if self.world.store.now.record.phase == Phase::Draining {
-            self.note(Event::UndoneInsideFence);
+            self.note(Event::UndoneDuringDrain);
         }
         self.world.store.now.record = record;
         self.changed();

@@ -1,22 +1,22 @@
-//! Pods: stopped some time after they were put to zero, and known to each plugin by a watch of its own.
+//! Pods: stopped some time after they were scaled to zero, and known to each plugin by a watch of its own.
 
 use super::Step;
 use crate::{
     event::Event,
     fault::Fault,
-    world::{Old, Who},
+    world::{Author, Old},
 };
 
 // === impl Step ===
 
 impl Step<'_> {
     /// Nothing is to run any more: what runs answers until it is stopped.
-    pub(super) fn put_to_zero(&mut self, old: Old) {
+    pub(super) fn scale_to_zero(&mut self, old: Old) {
         if self.model.pods_lag {
             if self.world.store.up {
                 (self.world.store.old, self.world.store.marked) = (old, false);
             }
-            self.world.dlx.iter_mut().flatten().for_each(|dlx| dlx.pods.put_to_zero());
+            self.world.dlx.iter_mut().flatten().for_each(|dlx| dlx.pods.scale_to_zero());
         }
         self.world.store.up = false;
     }
@@ -28,15 +28,15 @@ impl Step<'_> {
 
     pub(super) fn mark_old(&mut self) -> bool {
         self.world.store.marked = true;
-        if (0..2).any(|d| self.world.write(Who::Wake(d)).is_some_and(|wake| wake.landed.is_none())) {
+        if (0..2).any(|d| self.world.write(Author::Wake(d)).is_some_and(|wake| wake.landed.is_none())) {
             self.note(Event::WakeWaited);
         }
         true
     }
 
     /// Whether a plugin may write a wake: it waits until what it knows to be of before is being stopped.
-    pub(super) fn may_wake(&self, who: Who) -> bool {
-        let Who::Wake(d) = who else { return true };
+    pub(super) fn may_wake(&self, author: Author) -> bool {
+        let Author::Wake(d) = author else { return true };
         let knows = self.world.dlx[d].as_ref().is_some_and(|dlx| dlx.pods.old);
         !knows || self.model.has(Fault::WakesOverOldPods)
     }

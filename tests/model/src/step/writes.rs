@@ -9,57 +9,57 @@ use super::{Done, Step};
 use crate::{
     event::Event,
     fault::Fault,
-    world::{Kind, Old, Who, Write},
+    world::{Author, Kind, Old, Write},
 };
 
 // === impl Step ===
 
 impl Step<'_> {
-    pub(super) fn land(&mut self, who: Who) -> Done {
-        let Some(write) = self.world.write(who).cloned().filter(|write| write.landed.is_none()) else {
+    pub(super) fn land(&mut self, author: Author) -> Done {
+        let Some(write) = self.world.write(author).cloned().filter(|write| write.landed.is_none()) else {
             return Ok(false);
         };
-        if !self.may_wake(who) {
+        if !self.may_wake(author) {
             return Ok(false);
         }
         let blind = write.kind == Kind::Commit && !self.model.rules.commit_tests_version;
         let stands = self.world.store.now.version == write.expected || blind;
-        let version = if stands { Some(self.happen(who, &write)?) } else { None };
-        if let Who::Orphan(orphan) = who {
+        let version = if stands { Some(self.happen(author, &write)?) } else { None };
+        if let Author::Orphan(orphan) = author {
             self.world.orphans.remove(orphan);
             if stands {
                 self.note(Event::OrphanLanded);
             }
-        } else if let Who::Recovery(a) = who {
+        } else if let Author::Recovery(a) = author {
             // Its answer changes nothing: the next look at the record says what is to be done.
             self.world.autoscalers[a].recovery = None;
-        } else if let Some(Some(write)) = self.world.write_mut(who) {
+        } else if let Some(Some(write)) = self.world.write_mut(author) {
             write.landed = Some(version);
         }
         Ok(true)
     }
 
     /// The write happens, record and scale in one step.
-    pub(super) fn happen(&mut self, who: Who, write: &Write) -> Result<Version, String> {
+    pub(super) fn happen(&mut self, author: Author, write: &Write) -> Result<Version, String> {
         let from = self.world.store.now.record.phase;
-        if matches!(who, Who::Recovery(_)) {
+        if matches!(author, Author::Recovery(_)) {
             let deserted = self.world.autoscalers.iter().all(|autoscaler| autoscaler.attempt.is_none());
             match from {
-                Phase::Draining if deserted => self.note(Event::LeftBehindRecovered),
-                Phase::Asleep => self.note(Event::WokenByHand),
+                Phase::Draining if deserted => self.note(Event::StaleDrainRecovered),
+                Phase::Asleep => self.note(Event::ScaledUpManually),
                 _ => false,
             };
         }
-        if matches!(who, Who::Gate(_)) && from == Phase::Draining {
+        if matches!(author, Author::Gate(_)) && from == Phase::Draining {
             self.note(Event::RevertedByRequest);
         }
-        let silent = self.world.dlx.iter().flatten().any(|dlx| dlx.silent);
-        if silent && write.record.phase == Phase::Draining {
-            self.note(Event::FencedOverSilence);
+        let frozen = self.world.dlx.iter().flatten().any(|dlx| dlx.frozen);
+        if frozen && write.record.phase == Phase::Draining {
+            self.note(Event::DrainBesideUnreachable);
         }
         match write.kind {
             Kind::Record if write.record.phase == Phase::Draining && from == Phase::Failed => {
-                self.note(Event::FencedFailed);
+                self.note(Event::DrainedFailed);
             }
             Kind::Record => {}
             Kind::Wake => {
@@ -81,14 +81,14 @@ impl Step<'_> {
                 if self.model.cuts_count && live().any(|dlx| dlx.reached > 0) {
                     return Err("a commit cuts a request in flight".into());
                 }
-                if live().any(|dlx| dlx.silent && self.model.open(dlx)) {
-                    return Err("a commit takes a DLX's silence for its consent".into());
+                if live().any(|dlx| dlx.frozen && self.model.open(dlx)) {
+                    return Err("a commit takes no answer of a DLX for its confirmation".into());
                 }
                 if live().any(|dlx| dlx.gate.seen().is_none()) {
                     self.note(Event::CommittedPastJoiner);
                 }
                 self.world.store.now.scaled = false;
-                self.put_to_zero(Old::ByCommit);
+                self.scale_to_zero(Old::ByCommit);
                 self.world.store.committed = true;
             }
         }
@@ -96,7 +96,7 @@ impl Step<'_> {
         Ok(self.changed())
     }
 
-    /// Record or scale are others now: a new version, told to all who follow.
+    /// Record or scale have changed: a new version, delivered to every follower.
     pub(super) fn changed(&mut self) -> Version {
         let version = self.version();
         self.world.store.now.version = version.clone();
@@ -107,42 +107,42 @@ impl Step<'_> {
         version
     }
 
-    pub(super) fn answer(&mut self, who: Who) -> bool {
-        if self.deaf(who) {
+    pub(super) fn answer(&mut self, author: Author) -> bool {
+        if self.is_frozen(author) {
             return false;
         }
-        let Some(write) = self.world.write_mut(who).and_then(Option::take) else { return false };
+        let Some(write) = self.world.write_mut(author).and_then(Option::take) else { return false };
         let result = write.landed.clone().flatten().ok_or(Unwritten::Conflict);
-        self.ended(who, write, result);
+        self.ended(author, write, result);
         true
     }
 
-    pub(super) fn lose(&mut self, who: Who) -> bool {
-        if self.deaf(who) {
+    pub(super) fn lose(&mut self, author: Author) -> bool {
+        if self.is_frozen(author) {
             return false;
         }
         self.world.left.unknowns -= 1;
-        let Some(write) = self.world.write_mut(who).and_then(Option::take) else { return false };
-        match who {
-            Who::Wake(_) => self.note(Event::WakeUnknown),
-            Who::Drain(_) if write.kind == Kind::Commit => self.note(Event::CommitUnknown),
+        let Some(write) = self.world.write_mut(author).and_then(Option::take) else { return false };
+        match author {
+            Author::Wake(_) => self.note(Event::WakeUnknown),
+            Author::Drain(_) if write.kind == Kind::Commit => self.note(Event::CommitUnknown),
             _ => true,
         };
         if write.landed.is_none() {
             self.world.orphans.push(write.clone());
         }
-        let done = self.model.has(Fault::UnknownIsDone) && matches!(who, Who::Gate(_));
+        let done = self.model.has(Fault::UnknownIsDone) && matches!(author, Author::Gate(_));
         let result = if done { Ok(self.version()) } else { Err(Unwritten::Unknown) };
-        self.ended(who, write, result);
+        self.ended(author, write, result);
         true
     }
 
-    /// The end of a write is told to whose it was.
-    pub(super) fn ended(&mut self, who: Who, write: Write, result: Result<Version, Unwritten>) {
+    /// The author of a write learns its result.
+    pub(super) fn ended(&mut self, author: Author, write: Write, result: Result<Version, Unwritten>) {
         let Write { kind, expected, record, .. } = write;
         let fresh = self.nonce();
-        match who {
-            Who::Gate(d) => {
+        match author {
+            Author::Gate(d) => {
                 let version = result.clone().ok();
                 self.gate(d, GateInput::Wrote { expected, record, result });
                 let seen = self.dlx(d).gate.seen().map(|seen| seen.version.clone());
@@ -150,24 +150,24 @@ impl Step<'_> {
                     self.note(Event::OwnWriteOvertaken);
                 }
             }
-            Who::Wake(d) => {
+            Author::Wake(d) => {
                 self.gate(d, GateInput::Woke { terminal: None, fresh });
             }
-            Who::Drain(a) if kind == Kind::Commit => {
+            Author::Drain(a) if kind == Kind::Commit => {
                 if result == Err(Unwritten::Conflict) {
                     self.note(Event::CommitConflict);
                 }
-                self.fence(a, DrainInput::Scaled(result.map(|_| ())));
+                self.drain(a, DrainInput::Scaled(result.map(|_| ())));
             }
-            Who::Drain(a) => {
-                self.fence(a, DrainInput::Wrote(result));
+            Author::Drain(a) => {
+                self.drain(a, DrainInput::Wrote(result));
             }
-            Who::Recovery(_) | Who::Orphan(_) => {}
+            Author::Recovery(_) | Author::Orphan(_) => {}
         }
     }
 
-    pub(super) fn orphan(&mut self, who: Who) {
-        let write = self.world.write_mut(who).and_then(Option::take);
+    pub(super) fn orphan(&mut self, author: Author) {
+        let write = self.world.write_mut(author).and_then(Option::take);
         self.world.orphans.extend(write.filter(|write| write.landed.is_none()));
     }
 }

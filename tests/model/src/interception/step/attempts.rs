@@ -1,4 +1,4 @@
-//! One try to put the resource to zero.
+//! One drain attempt.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use scaler_types::{
 use super::{Done, Step, take_one};
 use crate::{
     canon,
-    route::{
+    interception::{
         event::Event,
         fault::Fault,
-        leader::{Attempt, Commit, CommitStep, Switch, Told},
+        leader::{Attempt, Commit, CommitStep, Observed, Switch},
         world::{self, Direct, Service, World},
     },
 };
@@ -23,29 +23,29 @@ use crate::{
 impl Step<'_> {
     /// Writes `draining` and reads the members.
     pub(super) fn begin(&mut self, a: usize) -> bool {
-        let always = self.model.path == TrafficMode::Always;
+        let always = self.model.traffic_mode == TrafficMode::Always;
         let autoscaler = &self.world.autoscalers[a];
         // Whether it is still asked for it need not know yet.
-        let fits = if always { self.is_led(a) } else { self.world.leads() == Backend::Workload };
+        let fits = if always { self.is_intercepted(a) } else { self.world.backend() == Backend::Workload };
         if !fits || autoscaler.attempt.is_some() {
             return false;
         }
         let fresh = self.nonce();
         let seen = self.world.workload.clone();
-        let Some((fence, order)) = Drain::begin(self.model.rules, seen, fresh, "") else { return false };
-        if !take_one(&mut self.world.left.fences) {
+        let Some((drain, order)) = Drain::begin(self.model.rules, seen, fresh, "") else { return false };
+        if !take_one(&mut self.world.left.drains) {
             return false;
         }
-        let fence = if always { fence } else { fence.switching() };
+        let drain = if always { drain } else { drain.switching() };
         self.world.autoscalers[a].attempt =
-            Some(Attempt { fence, nonce: fresh, asked: 0, service: None, switch: None, commit: None });
-        self.fence_order(a, order);
+            Some(Attempt { drain, nonce: fresh, asked: 0, service: None, switch: None, commit: None });
+        self.drain_order(a, order);
         true
     }
 
-    /// Whether it has seen the route lead to the DLXs for a window.
-    fn is_led(&self, a: usize) -> bool {
-        self.world.autoscalers[a].led.as_ref().is_some_and(|led| led.covered)
+    /// Whether it has seen the backend be the DLXs for a window.
+    fn is_intercepted(&self, a: usize) -> bool {
+        self.world.autoscalers[a].intercepted.as_ref().is_some_and(|intercepted| intercepted.covered)
     }
 
     pub(super) fn ask(&mut self, a: usize, d: usize) -> bool {
@@ -56,20 +56,20 @@ impl Step<'_> {
         let bit = dlx.bit;
         let answer = dlx.gate.step(question);
         if answer == GateOrder::Refuse(Refusal::NotSeen) {
-            // It waits until its view shows the fence.
+            // It waits until its view shows the drain attempt.
             return false;
         }
         self.attempt(a).asked &= !bit;
         let fresh = self.nonce();
         let confirmed = answer == GateOrder::Confirm;
-        self.fence(
+        self.drain(
             a,
             if confirmed { DrainInput::Confirmed(name(bit)) } else { DrainInput::Refused { fresh } },
         );
         true
     }
 
-    /// An answer, the route or the sample takes too long.
+    /// An answer, the switchover or the sample takes too long.
     pub(super) fn give_up(&mut self, a: usize) -> bool {
         if self.attempt(a).commit.is_some() {
             return false;
@@ -78,29 +78,31 @@ impl Step<'_> {
             self.not_switched(a);
         } else {
             let fresh = self.nonce();
-            self.fence(a, DrainInput::Refused { fresh });
+            self.drain(a, DrainInput::Refused { fresh });
         }
         true
     }
 
-    /// It sees the route that it has to wait for.
-    pub(super) fn saw_route(&mut self, a: usize, told: &Told) {
-        let grace = self.world.grace();
+    /// It observes the Service that it has to wait for.
+    pub(super) fn observe_service(&mut self, a: usize, observed: &Observed) {
+        let delay = self.world.propagation_delay();
         let Some(attempt) = &mut self.world.autoscalers[a].attempt else { return };
-        let led = world::leads(&told.service, told.slice.as_ref()) == Backend::Dlx && told.slice.is_some();
-        let same = attempt.service == Some(told.service.version);
-        let gone = !told.asked || told.workload.record.nonce != attempt.nonce;
+        let intercepted = world::backend(&observed.service, observed.slice.as_ref()) == Backend::Dlx
+            && observed.slice.is_some();
+        let same = attempt.service == Some(observed.service.version);
+        let gone = !observed.asked || observed.workload.record.nonce != attempt.nonce;
         match &mut attempt.switch {
             Some(Switch::Ordered | Switch::Led(_) | Switch::Sampling(_)) if gone => self.not_switched(a),
-            // However it was led there.
-            Some(Switch::Ordered) if led => {
-                (attempt.service, attempt.switch) = (Some(told.service.version), Some(Switch::Led(grace)));
+            // Whatever switched it.
+            Some(Switch::Ordered) if intercepted => {
+                (attempt.service, attempt.switch) =
+                    (Some(observed.service.version), Some(Switch::Led(delay)));
             }
-            Some(switch @ Switch::Led(_)) if !led => *switch = Switch::Ordered,
+            Some(switch @ Switch::Led(_)) if !intercepted => *switch = Switch::Ordered,
             Some(Switch::Led(since)) if !same => {
-                (attempt.service, *since) = (Some(told.service.version), grace)
+                (attempt.service, *since) = (Some(observed.service.version), delay)
             }
-            Some(Switch::Sampling(_)) if !led || !same => {
+            Some(Switch::Sampling(_)) if !intercepted || !same => {
                 self.not_switched(a);
                 self.note(Event::SwitchLost);
             }
@@ -110,14 +112,14 @@ impl Step<'_> {
 
     pub(super) fn not_switched(&mut self, a: usize) {
         let fresh = self.nonce();
-        self.fence(a, DrainInput::Switched { idle: false, fresh });
+        self.drain(a, DrainInput::Switched { idle: false, fresh });
     }
 
-    /// The grace is over, and the sample begins.
+    /// The propagation delay is over, and the sample begins.
     pub(super) fn sample(&mut self, a: usize) -> bool {
         let Direct { seen, unseen, .. } = self.world.direct;
-        let Some(Switch::Led(grace)) = self.attempt(a).switch.clone() else { return false };
-        if !self.is_over(&grace) && !self.has(Fault::SamplesBeforeGrace) {
+        let Some(Switch::Led(delay)) = self.attempt(a).switch.clone() else { return false };
+        if !self.is_over(&delay) && !self.has(Fault::SamplesBeforeDelay) {
             return false;
         }
         self.attempt(a).switch =
@@ -132,28 +134,29 @@ impl Step<'_> {
             self.note(Event::NotIdle);
         }
         let fresh = self.nonce();
-        self.fence(a, DrainInput::Switched { idle, fresh });
+        self.drain(a, DrainInput::Switched { idle, fresh });
         true
     }
 
-    /// The plugin takes what a commit goes by from its view. In traffic mode `always` that must have led to the DLXs for a window, on this
-    /// version; in traffic mode `when-asleep` the autoscaler knows, as it has not been told anything else since everybody followed.
+    /// The plugin takes what a commit relies on from its view. In traffic mode `always` its backend must have been the DLXs for a window,
+    /// on this version; in traffic mode `when-asleep` the autoscaler knows, as it has observed nothing else since every node followed.
     fn begin_commit(&mut self, a: usize, expected: Version, record: Record) {
         let World { service, slice, .. } = &self.world;
         let (service, complete) = (service.version, service.key.is_some() && slice.is_some());
-        let led = self.world.autoscalers[a].led.as_ref();
-        let same = led.is_some_and(|led| led.service == service) || self.has(Fault::LooksInMemory);
-        let direct = self.model.path == TrafficMode::WhenAsleep;
-        let again = direct || (self.is_led(a) && same) || self.has(Fault::DoesNotLookAgain);
-        // Without that rule nothing is known of the route.
+        let intercepted = self.world.autoscalers[a].intercepted.as_ref();
+        let same = intercepted.is_some_and(|intercepted| intercepted.service == service)
+            || self.has(Fault::LooksInMemory);
+        let when_asleep = self.model.traffic_mode == TrafficMode::WhenAsleep;
+        let again = when_asleep || (self.is_intercepted(a) && same) || self.has(Fault::DoesNotLookAgain);
+        // Without that rule nothing is known of the Service.
         let blind = !self.model.rules.switch_before_commit;
         let at = if blind { CommitStep::Write } else { CommitStep::Stamp };
         let nonce = self.attempt(a).nonce;
         if blind || (again && complete) {
             self.attempt(a).commit = Some(Commit { expected, record, service, nonce, at });
         } else {
-            self.note(Event::RouteChanged);
-            self.fence(a, DrainInput::Scaled(Err(Unwritten::Conflict)));
+            self.note(Event::ServiceChanged);
+            self.drain(a, DrainInput::Scaled(Err(Unwritten::Conflict)));
         }
     }
 
@@ -164,12 +167,12 @@ impl Step<'_> {
             CommitStep::Stamp => self.stamp(a, &commit).then_some(CommitStep::Slices),
             CommitStep::Slices => self.world.slice.is_some().then_some(CommitStep::Write),
             CommitStep::Write => {
-                let stands = self.put_to_zero(&commit)?;
+                let stands = self.scale_to_zero(&commit)?;
                 if !stands {
                     self.note(Event::CommitConflict);
                     self.note(Event::StampedInVain);
                 }
-                self.fence(a, DrainInput::Scaled(if stands { Ok(()) } else { Err(Unwritten::Conflict) }));
+                self.drain(a, DrainInput::Scaled(if stands { Ok(()) } else { Err(Unwritten::Conflict) }));
                 return Ok(true);
             }
         };
@@ -177,11 +180,11 @@ impl Step<'_> {
         match (next.map(|next| blind.unwrap_or(next)), &mut self.attempt(a).commit) {
             (Some(next), Some(commit)) => commit.at = next,
             _ => {
-                self.note(Event::RouteChanged);
+                self.note(Event::ServiceChanged);
                 if commit.at == CommitStep::Slices {
                     self.note(Event::StampedInVain);
                 }
-                self.fence(a, DrainInput::Scaled(Err(Unwritten::Conflict)));
+                self.drain(a, DrainInput::Scaled(Err(Unwritten::Conflict)));
             }
         }
         Ok(true)
@@ -195,11 +198,14 @@ impl Step<'_> {
         if !self.put_stamp(commit) {
             return false;
         }
-        // It was led before and after its own write.
+        // It was intercepted before and after its own write.
         let version = self.world.service.version;
-        if let Some(led) = self.world.autoscalers[a].led.as_mut().filter(|led| led.service == commit.service)
+        if let Some(intercepted) = self.world.autoscalers[a]
+            .intercepted
+            .as_mut()
+            .filter(|intercepted| intercepted.service == commit.service)
         {
-            led.service = version;
+            intercepted.service = version;
         }
         true
     }
@@ -216,12 +222,12 @@ impl Step<'_> {
     }
 
     /// The commit reaches the API.
-    pub(super) fn put_to_zero(&mut self, commit: &Commit) -> Done {
+    pub(super) fn scale_to_zero(&mut self, commit: &Commit) -> Done {
         if self.world.workload.version != commit.expected {
             return Ok(false);
         }
         if self.world.slice.is_none() && self.model.rules.switch_before_commit {
-            return Err("a commit puts to zero what no DLX is named for".into());
+            return Err("a commit scales to zero what no DLX is named for".into());
         }
         let Direct { seen, unseen, .. } = self.world.direct;
         if seen > 0 {
@@ -242,12 +248,12 @@ impl Step<'_> {
 
     // The protocol's function.
 
-    fn fence(&mut self, a: usize, input: DrainInput) {
-        let order = self.attempt(a).fence.step(input);
-        self.fence_order(a, order);
+    fn drain(&mut self, a: usize, input: DrainInput) {
+        let order = self.attempt(a).drain.step(input);
+        self.drain_order(a, order);
     }
 
-    fn fence_order(&mut self, a: usize, order: DrainOrder) {
+    fn drain_order(&mut self, a: usize, order: DrainOrder) {
         match order {
             DrainOrder::Nothing => {}
             // A record alone: it may as well happen at once.
@@ -255,13 +261,13 @@ impl Step<'_> {
                 let stands = self.world.workload.version == expected;
                 let record = Record { reason: String::new(), failed_wake: String::new(), ..record };
                 let result = if stands { Ok(self.write_record(record)) } else { Err(Unwritten::Conflict) };
-                self.fence(a, DrainInput::Wrote(result));
+                self.drain(a, DrainInput::Wrote(result));
             }
             DrainOrder::ReadMembers => {
                 let members: BTreeSet<_> =
                     self.world.dlxs.iter().flatten().map(|dlx| name(dlx.bit)).collect();
                 let fresh = self.nonce();
-                self.fence(a, DrainInput::Members { members, fresh });
+                self.drain(a, DrainInput::Members { members, fresh });
             }
             DrainOrder::Ask { members, .. } => {
                 let asked = self.world.dlxs.iter().flatten().filter(|dlx| members.contains(&name(dlx.bit)));
@@ -277,10 +283,10 @@ impl Step<'_> {
     }
 
     pub(super) fn attempt(&mut self, a: usize) -> &mut Attempt {
-        self.world.autoscalers[a].attempt.as_mut().expect("a step of a try under way")
+        self.world.autoscalers[a].attempt.as_mut().expect("a step of an attempt under way")
     }
 
-    /// Who recovers a drain attempt knows whether it is its own.
+    /// An autoscaler that recovers a drain attempt knows whether it is its own.
     pub(super) fn is_rivals(&self, a: usize) -> bool {
         self.world.workload.record.phase == Phase::Draining && self.world.autoscalers[1 - a].attempt.is_some()
     }

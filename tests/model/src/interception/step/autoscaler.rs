@@ -1,4 +1,4 @@
-//! What an autoscaler does besides its tries and its changes of the route.
+//! What an autoscaler does besides its drain attempts and its changes of the interception.
 
 use scaler_types::{
     Phase, Record, Version,
@@ -6,24 +6,25 @@ use scaler_types::{
 };
 
 use super::{Step, take_one};
-use crate::route::{
+use crate::interception::{
     event::Event,
-    leader::{Autoscaler, Call, CallStep, CommitStep, LedSince, Orphan},
+    leader::{Autoscaler, Call, CallStep, CommitStep, InterceptedSince, Orphan},
 };
 
 // === impl Step ===
 
 impl Step<'_> {
-    /// Everybody has followed, what had come past the DLXs before has ended, and that is outside every window by now.
+    /// Every node has followed, what had come past the DLXs before has ended, and that is outside every window by now.
     pub(super) fn cover(&mut self, a: usize) -> bool {
         let ended = self.world.direct.seen == 0;
-        let Some(led) = self.world.autoscalers[a].led.clone() else { return false };
-        let covers = ended && !led.covered && self.is_over(&led.grace);
-        self.world.autoscalers[a].led = Some(LedSince { covered: led.covered || covers, ..led });
+        let Some(intercepted) = self.world.autoscalers[a].intercepted.clone() else { return false };
+        let covers = ended && !intercepted.covered && self.is_over(&intercepted.delay);
+        self.world.autoscalers[a].intercepted =
+            Some(InterceptedSince { covered: intercepted.covered || covers, ..intercepted });
         covers
     }
 
-    /// A record that nobody works on any more.
+    /// A stale record.
     pub(super) fn recover(&mut self, a: usize) -> bool {
         let fresh = self.nonce();
         let mine = self.world.autoscalers[a].attempt.is_some();
@@ -32,8 +33,8 @@ impl Step<'_> {
         };
         match self.world.workload.record.phase {
             Phase::Draining if self.is_rivals(a) => self.note(Event::RivalReverted),
-            Phase::Draining => self.note(Event::LeftBehind),
-            Phase::Asleep => self.note(Event::WokenByHand),
+            Phase::Draining => self.note(Event::StaleDrainReverted),
+            Phase::Asleep => self.note(Event::ScaledUpManually),
             _ => false,
         };
         self.write_record(Record { reason: String::new(), failed_wake: String::new(), ..record });
@@ -42,7 +43,7 @@ impl Step<'_> {
 
     pub(super) fn crash(&mut self, a: usize) -> bool {
         let autoscaler = &self.world.autoscalers[a];
-        let idle = autoscaler.attempt.is_none() && autoscaler.call.is_none() && autoscaler.told.is_none();
+        let idle = autoscaler.attempt.is_none() && autoscaler.call.is_none() && autoscaler.observed.is_none();
         if idle || !take_one(&mut self.world.left.crashes) {
             return false;
         }
@@ -51,7 +52,7 @@ impl Step<'_> {
         let writes = |call: &Call| {
             !matches!(call.at, CallStep::ReadService | CallStep::ReadWorkload | CallStep::ReadRemoval)
         };
-        self.world.orphans.extend(call.filter(writes).map(Orphan::Route));
+        self.world.orphans.extend(call.filter(writes).map(Orphan::Call));
         let commit = attempt.and_then(|attempt| attempt.commit);
         let commit = commit.filter(|commit| commit.at != CommitStep::Slices);
         self.world.orphans.extend(commit.map(Orphan::Commit));

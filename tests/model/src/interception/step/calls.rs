@@ -1,13 +1,13 @@
-//! The calls of a plugin that change a route: each request of one a step of its own.
+//! The calls of a plugin that change an interception: each request of one a step of its own.
 
 use scaler_types::{Backend, Phase, TrafficMode};
 
 use super::{Done, Step};
-use crate::route::{
+use crate::interception::{
     event::Event,
     fault::Fault,
     leader::{Call, CallStep, CommitStep, Orphan},
-    world::{LED, Service, Slice},
+    world::{INTERCEPTED, Service, Slice},
 };
 
 /// What became of a request.
@@ -27,30 +27,32 @@ impl Step<'_> {
     pub(super) fn first(&mut self, call: &Call) -> Option<CallStep> {
         let slice = self.world.slice.clone();
         let named = slice.as_ref().is_some_and(|slice| slice.names == call.names);
-        let led = self.world.service.key.is_some();
+        let intercepted = self.world.service.key.is_some();
         match call.to {
             Some(Backend::Dlx) if !self.asks() => {
                 self.note(Event::StaleDropped);
                 None
             }
-            Some(Backend::Dlx) if named || self.has(Fault::KeyFirst) => (!led).then_some(CallStep::Key),
+            Some(Backend::Dlx) if named || self.has(Fault::KeyFirst) => {
+                (!intercepted).then_some(CallStep::Key)
+            }
             Some(Backend::Dlx) => Some(CallStep::Slice),
             Some(Backend::Both) if self.has(Fault::RemovesSliceUnderKey) => Some(CallStep::NoSlice),
             Some(Backend::Both) if slice.is_none() && call.names != 0 => Some(CallStep::Slice),
-            Some(Backend::Both) => led.then(|| self.first_of_removal()),
+            Some(Backend::Both) => intercepted.then(|| self.first_of_removal()),
             Some(Backend::Workload) => Some(CallStep::ReadRemoval),
             Some(Backend::Unknown) => None,
             None => (slice.is_some() && !named).then_some(CallStep::Slice),
         }
     }
 
-    /// The workload is read too: in traffic mode `when-asleep` pods that are not to be put to zero take their requests themselves.
+    /// The workload is read too: in traffic mode `when-asleep` pods that are not to be scaled to zero take their requests themselves.
     fn asks(&self) -> bool {
         let workload = &self.world.workload;
-        self.model.path == TrafficMode::Always
+        self.model.traffic_mode == TrafficMode::Always
             || !workload.scaled
             || workload.record.phase == Phase::Draining
-            || self.has(Fault::LeadsUnread)
+            || self.has(Fault::InterceptsUnread)
     }
 
     fn first_of_removal(&self) -> CallStep {
@@ -65,7 +67,7 @@ impl Step<'_> {
         let Some(call) = self.world.autoscalers[a].call.take() else { return false };
         match self.happen(&call) {
             Landed::Conflict => {
-                self.note(Event::RouteConflict);
+                self.note(Event::CallConflict);
             }
             Landed::Next(call) => self.world.autoscalers[a].call = Some(call),
             Landed::Done => {}
@@ -75,9 +77,9 @@ impl Step<'_> {
 
     pub(super) fn land_orphan(&mut self, o: usize) -> Done {
         let stands = match self.world.orphans.remove(o) {
-            Orphan::Route(call) => !matches!(self.happen(&call), Landed::Conflict),
+            Orphan::Call(call) => !matches!(self.happen(&call), Landed::Conflict),
             Orphan::Commit(commit) if commit.at == CommitStep::Stamp => self.put_stamp(&commit),
-            Orphan::Commit(commit) => self.put_to_zero(&commit)?,
+            Orphan::Commit(commit) => self.scale_to_zero(&commit)?,
         };
         Ok(self.note(if stands { Event::OrphanLanded } else { Event::OrphanConflict }))
     }
@@ -91,9 +93,9 @@ impl Step<'_> {
                     return Landed::Conflict;
                 }
                 if self.world.service.key.is_none() && call.slice.is_some() {
-                    self.note(Event::PutBack);
+                    self.note(Event::KeyAddedAgain);
                 }
-                self.world.service = Service { key: Some(LED), version: self.nonce() };
+                self.world.service = Service { key: Some(INTERCEPTED), version: self.nonce() };
                 if self.has(Fault::KeyFirst) { next(CallStep::Slice) } else { Landed::Done }
             }
             CallStep::ReadService => {
@@ -121,12 +123,12 @@ impl Step<'_> {
             }
             CallStep::NoKey => {
                 let same = self.world.service.key == call.service.key;
-                let blind = self.has(Fault::WritesBlindly) || self.has(Fault::TriesAgain);
+                let blind = self.has(Fault::WritesBlindly) || self.has(Fault::RetriesRemoval);
                 if self.world.service.key.is_none() || (!same && !blind) {
                     return Landed::Conflict;
                 }
                 self.world.service = Service { key: None, version: self.nonce() };
-                self.note(Event::LedToBoth);
+                self.note(Event::SwitchedToBoth);
                 Landed::Done
             }
             CallStep::ReadRemoval => self.read_removal(call),
@@ -138,8 +140,8 @@ impl Step<'_> {
                 let live = self.world.dlxs.iter().flatten().fold(0, |all, dlx| all | dlx.bit);
                 let named = self.world.slice.take().map_or(0, |slice| slice.names);
                 self.world.forgiven |= named & live == 0;
-                self.tell();
-                self.note(Event::GivenBack);
+                self.publish_slices();
+                self.note(Event::Restored);
                 Landed::Done
             }
         }
@@ -156,12 +158,12 @@ impl Step<'_> {
                 self.events |= Event::NamedAgain.bit();
             }
         }
-        self.tell();
+        self.publish_slices();
         let at = match call.to {
             Some(Backend::Dlx) if call.service.key.is_none() && !self.has(Fault::KeyFirst) => CallStep::Key,
             Some(Backend::Both) => self.first_of_removal(),
             None => {
-                self.note(Event::Tended);
+                self.note(Event::SlicesUpdated);
                 return Landed::Done;
             }
             _ => return Landed::Done,
@@ -174,7 +176,7 @@ impl Step<'_> {
     fn read_removal(&mut self, call: &Call) -> Landed {
         let service = &self.world.service;
         let same = service.version == call.seen.0 || self.has(Fault::RemovesSliceOfAnotherService);
-        let unseen = self.has(Fault::RemovesSliceUnseen) || self.has(Fault::GivesBackEarly);
+        let unseen = self.has(Fault::RemovesSliceUnseen) || self.has(Fault::RestoresEarly);
         if service.key.is_some() || !same || (!call.own && !unseen) {
             self.note(Event::RemovalRefused);
             return Landed::Conflict;

@@ -1,26 +1,26 @@
-//! Changes of the route: what is seen, and decided on it.
+//! Changes of the interception: what is observed, and decided on it.
 
 use scaler_types::{Backend, TrafficMode, Version};
 
 use super::Step;
-use crate::route::{
+use crate::interception::{
     event::Event,
     fault::Fault,
-    leader::{Autoscaler, Call, CallStep, LedSince, OwnSince, Told},
-    model::RouteIn,
+    leader::{Autoscaler, BothSince, Call, CallStep, InterceptedSince, Observed},
+    model::InterceptionInput,
 };
 
 // === impl Step ===
 
 impl Step<'_> {
-    /// It sees the route; its clocks run or start anew.
+    /// It observes the interception; its clocks run or start anew.
     pub(super) fn look(&mut self, a: usize) -> bool {
         let world = &self.world;
-        let Autoscaler { told, call, .. } = &world.autoscalers[a];
-        if told.is_some() || call.is_some() || !self.model.is_unsettled(world, a) {
+        let Autoscaler { observed, call, .. } = &world.autoscalers[a];
+        if observed.is_some() || call.is_some() || !self.model.is_unsettled(world, a) {
             return false;
         }
-        let told = Told {
+        let observed = Observed {
             service: world.service.clone(),
             slice: world.slice.clone(),
             ready: world.up,
@@ -29,20 +29,20 @@ impl Step<'_> {
             serving: self.has(Fault::NamesFromMemory).then(|| world.serving()),
             workload: world.workload.clone(),
         };
-        let leads = world.leads();
-        self.run_own(a, leads == Backend::Both && told.ready, &told.workload.version);
-        self.run_led(a, leads == Backend::Dlx);
-        self.saw_route(a, &told);
-        self.world.autoscalers[a].told = Some(told);
+        let backend = world.backend();
+        self.run_both_clock(a, backend == Backend::Both && observed.ready, &observed.workload.version);
+        self.run_intercepted_clock(a, backend == Backend::Dlx);
+        self.observe_service(a, &observed);
+        self.world.autoscalers[a].observed = Some(observed);
         true
     }
 
-    /// The clock of its pods: it runs while the route leads to both and they are ready, for one version of the record.
-    fn run_own(&mut self, a: usize, runs: bool, version: &Version) {
+    /// The clock of its pods: it runs while the backend is both and they are ready, for one version of the record.
+    fn run_both_clock(&mut self, a: usize, runs: bool, version: &Version) {
         let forever = self.has(Fault::KnowsForever);
         let own = self.world.autoscalers[a].own.take().filter(|own| forever || own.version == *version);
         let begins = runs && own.is_none();
-        let begun = OwnSince { version: version.clone(), grace: self.world.grace() };
+        let begun = BothSince { version: version.clone(), delay: self.world.propagation_delay() };
         self.world.autoscalers[a].own = own.or(Some(begun)).filter(|_| runs || forever);
         if begins {
             // What is on its way now has ended when the clock's time is over.
@@ -50,43 +50,46 @@ impl Step<'_> {
         }
     }
 
-    /// The clock of a led Service: for one version of it.
-    fn run_led(&mut self, a: usize, runs: bool) {
-        let goes_on = self.has(Fault::LedForGoesOn);
+    /// The clock of an intercepted Service: for one version of it.
+    fn run_intercepted_clock(&mut self, a: usize, runs: bool) {
+        let goes_on = self.has(Fault::InterceptedForGoesOn);
         let service = self.world.service.version;
-        let led = self.world.autoscalers[a].led.take().filter(|led| goes_on || led.service == service);
-        let begun = LedSince { service, grace: self.world.grace(), covered: false };
-        let led = led.map(|led| LedSince { service, ..led }).unwrap_or(begun);
-        self.world.autoscalers[a].led =
-            Some(led).filter(|_| self.model.path == TrafficMode::Always && (runs || goes_on));
+        let intercepted = self.world.autoscalers[a]
+            .intercepted
+            .take()
+            .filter(|intercepted| goes_on || intercepted.service == service);
+        let begun = InterceptedSince { service, delay: self.world.propagation_delay(), covered: false };
+        let intercepted =
+            intercepted.map(|intercepted| InterceptedSince { service, ..intercepted }).unwrap_or(begun);
+        self.world.autoscalers[a].intercepted =
+            Some(intercepted).filter(|_| self.model.traffic_mode == TrafficMode::Always && (runs || goes_on));
     }
 
     /// It decides on what it saw, and its plugin reads Service and slice for the call.
     pub(super) fn decide(&mut self, a: usize, dead: bool) -> bool {
-        let Some(told) = self.world.autoscalers[a].told.clone() else { return false };
-        let serving = told.serving.unwrap_or_else(|| self.world.serving());
+        let Some(observed) = self.world.autoscalers[a].observed.clone() else { return false };
+        let serving = observed.serving.unwrap_or_else(|| self.world.serving());
         // For longer than any call takes.
         let dies = serving == 0 && self.world.calls().all(|call| call.to != Some(Backend::Dlx));
-        if self.has(Fault::NobodyTends) || (dead && !dies) {
+        if self.has(Fault::NoSync) || (dead && !dies) {
             return false;
         }
-        self.world.autoscalers[a].told = None;
-        let confirmed = self.world.autoscalers[a]
-            .attempt
-            .as_ref()
-            .is_some_and(|attempt| attempt.switch.is_some() && attempt.nonce == told.workload.record.nonce);
-        let route = RouteIn {
-            service: &told.service,
-            slice: told.slice.as_ref(),
-            asked: told.asked,
-            ready: told.ready,
-            known: told.ready && self.is_known(a),
+        self.world.autoscalers[a].observed = None;
+        let confirmed = self.world.autoscalers[a].attempt.as_ref().is_some_and(|attempt| {
+            attempt.switch.is_some() && attempt.nonce == observed.workload.record.nonce
+        });
+        let input = InterceptionInput {
+            service: &observed.service,
+            slice: observed.slice.as_ref(),
+            asked: observed.asked,
+            ready: observed.ready,
+            known: observed.ready && self.is_known(a),
             confirmed,
             serving,
             dead,
         };
-        let to = self.model.interception_step(&told.workload, &route);
-        if to.is_none() && !self.model.tends(told.slice.as_ref(), serving) {
+        let to = self.model.interception_step(&observed.workload, &input);
+        if to.is_none() && !self.model.needs_sync(observed.slice.as_ref(), serving) {
             return true;
         }
         let call = Call {
@@ -95,16 +98,16 @@ impl Step<'_> {
             service: self.world.service.clone(),
             slice: self.world.slice.as_ref().map(|slice| slice.version),
             names: serving,
-            own: told.own,
-            seen: (told.service.version, told.slice.as_ref().map(|slice| slice.version)),
+            own: observed.own,
+            seen: (observed.service.version, observed.slice.as_ref().map(|slice| slice.version)),
             before: [false; 2],
         };
         let Some(at) = self.first(&call) else { return true };
         if dead {
-            self.note(Event::DeadMan);
+            self.note(Event::FailedOver);
         }
-        if to == Some(Backend::Dlx) && !confirmed && self.world.leads() == Backend::Workload {
-            self.note(Event::Led);
+        if to == Some(Backend::Dlx) && !confirmed && self.world.backend() == Backend::Workload {
+            self.note(Event::Intercepted);
         }
         let forever = self.has(Fault::KnowsForever);
         let autoscaler = &mut self.world.autoscalers[a];
@@ -117,9 +120,9 @@ impl Step<'_> {
     /// Whether the time to know the pods is over.
     fn is_known(&self, a: usize) -> bool {
         let Some(own) = &self.world.autoscalers[a].own else { return false };
-        // No call takes longer than the grace.
+        // No call takes longer than the propagation delay.
         let on_its_way = self.world.calls().any(|call| call.to == Some(Backend::Dlx) && call.before[a]);
-        let waited = self.is_over(&own.grace) || self.has(Fault::GivesBackEarly);
-        waited && (!on_its_way || self.has(Fault::WritesOutlastGrace))
+        let waited = self.is_over(&own.delay) || self.has(Fault::RestoresEarly);
+        waited && (!on_its_way || self.has(Fault::WritesOutlastDelay))
     }
 }

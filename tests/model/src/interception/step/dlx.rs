@@ -7,7 +7,7 @@ use scaler_types::{
 };
 
 use super::{Done, Step, take_one};
-use crate::route::{event::Event, fault::Fault, leader::Switch, world::Dlx};
+use crate::interception::{event::Event, fault::Fault, leader::Switch, world::Dlx};
 
 // === impl Step ===
 
@@ -25,7 +25,7 @@ impl Step<'_> {
     pub(super) fn arrive(&mut self, d: usize) -> Done {
         let bit = self.dlx(d).bit;
         let known = self.world.nodes.iter().any(|node| node.sees.dlxs & bit != 0);
-        // Whoever was connected once may come again, until it is to stop.
+        // A client that was connected once may come again, until the DLX is to stop.
         if self.world.left.requests == 0 || (self.dlx(d).leaving && !known) {
             return Ok(false);
         }
@@ -35,14 +35,14 @@ impl Step<'_> {
         } else if self.world.up {
             self.dlx(d).in_flight += 1;
         } else if self.world.committed {
-            return Err("a request reaches a resource that a commit has put to zero".into());
+            return Err("a request reaches a resource that a commit has scaled to zero".into());
         } else {
             self.dlx(d).held += 1;
         }
         Ok(true)
     }
 
-    pub(super) fn release(&mut self, d: usize) -> bool {
+    pub(super) fn dispatch(&mut self, d: usize) -> bool {
         let up = self.world.up;
         let dlx = self.dlx(d);
         if !up || !dlx.gate.open() || !take_one(&mut dlx.held) {
@@ -113,7 +113,7 @@ impl Step<'_> {
         let gate = Gate::new(self.model.rules);
         self.world.dlxs[d] = Some(Dlx { bit, gate, in_flight: 0, held: 0, leaving: false, unnamed: None });
         if self.world.workload.record.phase == Phase::Draining {
-            self.note(Event::JoinedInsideFence);
+            self.note(Event::JoinedDuringDrain);
         }
         true
     }
@@ -128,23 +128,23 @@ impl Step<'_> {
 
     /// It sees that no slice names it.
     pub(super) fn unnamed(&mut self, d: usize) -> bool {
-        let grace = self.world.grace();
+        let delay = self.world.propagation_delay();
         let named = self.world.view().dlxs & self.dlx(d).bit != 0;
         let dlx = self.dlx(d);
         if !dlx.leaving || dlx.unnamed.is_some() || named {
             return false;
         }
-        dlx.unnamed = Some(grace);
+        dlx.unnamed = Some(delay);
         true
     }
 
     pub(super) fn gone(&mut self, d: usize) -> bool {
         let waited = match &self.dlx(d).unnamed.clone() {
-            Some(grace) => self.is_over(grace) || self.has(Fault::EndsWithoutGrace),
+            Some(delay) => self.is_over(delay) || self.has(Fault::EndsWithoutDelay),
             None => self.has(Fault::EndsNamed),
         };
         let Some(dlx) = self.world.dlxs[d].as_ref().filter(|dlx| dlx.leaving && waited) else { return false };
-        // No write takes longer than the grace.
+        // No write takes longer than the propagation delay.
         let to_be_named = self.world.calls().any(|call| call.names & dlx.bit != 0);
         if dlx.in_flight + dlx.held > 0 || to_be_named {
             return false;

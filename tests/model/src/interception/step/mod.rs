@@ -1,11 +1,11 @@
-//! What each step does. Each function tells whether the step was possible, or which property it breaks.
+//! What each step does. Each function returns whether the step was possible, or which property it breaks.
 
+mod attempts;
 mod autoscaler;
 mod calls;
+mod decide;
 mod dlx;
 mod person;
-mod route;
-mod tries;
 
 use scaler_types::{Backend, Nonce, TrafficMode, Version};
 
@@ -14,13 +14,13 @@ use super::{
     fault::Fault,
     leader::{CallStep, Switch},
     model::{Action, Model},
-    world::{Grace, View, World},
+    world::{PropagationDelay, View, World},
 };
 use crate::canon;
 
 /// One step being taken.
 pub struct Step<'a> {
-    /// The path, the rules and the fault.
+    /// The traffic mode, the rules and the fault.
     pub model: &'a Model,
     /// The state, being changed.
     pub world: World,
@@ -43,7 +43,7 @@ impl Step<'_> {
             return Ok(false);
         }
         let (through, backlog) = (self.world.is_through(), self.world.backlog());
-        self.world.graces().for_each(|grace| grace.look(through, &backlog));
+        self.world.delays().for_each(|delay| delay.look(through, &backlog));
         self.check()?;
         Ok(true)
     }
@@ -64,7 +64,7 @@ impl Step<'_> {
             Action::EndUnseen => take_one(&mut self.world.direct.unseen),
             Action::See { d } => self.see(d),
             Action::Arrive { d } => return self.arrive(d),
-            Action::Release { d } => self.release(d),
+            Action::Dispatch { d } => self.dispatch(d),
             Action::End { d } => take_one(&mut self.dlx(d).in_flight),
             Action::Want { d } => self.want(d),
             Action::Answers { d } => self.answers(d),
@@ -90,11 +90,11 @@ impl Step<'_> {
                 self.world.orphans.remove(o);
                 true
             }
-            Action::TakeKey => self.take_key(),
+            Action::RemoveKey => self.remove_key(),
             Action::DeleteSlice => self.delete_slice(),
             Action::DeleteOwn => self.delete_own(),
-            Action::HandZero => self.hand_zero(),
-            Action::HandUp => self.hand_up(),
+            Action::ManualZero => self.manual_zero(),
+            Action::ManualUp => self.manual_up(),
             Action::OptOut => self.opt_out(),
         })
     }
@@ -111,33 +111,33 @@ impl Step<'_> {
             }
         }
         if world.view() == View::default() && !world.forgiven {
-            return Err("new connections have nobody to go to".into());
+            return Err("new connections have no endpoint".into());
         }
         let coming = |at| world.calls().any(|call| call.at == at);
-        // Who saw the pods before they were stopped may yet remove our slice.
-        let mut views = world.autoscalers.iter().filter_map(|autoscaler| autoscaler.told.as_ref());
+        // An autoscaler that saw the pods before they were stopped may yet remove our slice.
+        let mut views = world.autoscalers.iter().filter_map(|autoscaler| autoscaler.observed.as_ref());
         let removed =
             world.calls().any(|call| call.to == Some(Backend::Workload) || call.at == CallStep::NoSlice)
-                || views.any(|told| told.own && told.slice.is_some());
+                || views.any(|observed| observed.own && observed.slice.is_some());
         let for_good =
             (world.slice.is_some() && !removed) || (world.up && world.own && !coming(CallStep::Key));
         self.world.forgiven &= !(for_good && world.is_through());
         Ok(())
     }
 
-    // Who follows.
+    // The controller and the nodes.
 
     fn controller(&mut self) -> bool {
         if self.world.is_through() {
             return false;
         }
         self.world.own = self.world.up && self.world.service.key.is_none();
-        self.tell();
+        self.publish_slices();
         true
     }
 
-    /// The slices are others now.
-    fn tell(&mut self) {
+    /// The slices have changed.
+    fn publish_slices(&mut self) {
         let view = self.world.view();
         for node in &mut self.world.nodes {
             if *node.behind.last().unwrap_or(&node.sees) != view {
@@ -150,8 +150,8 @@ impl Step<'_> {
         if self.world.nodes[n].behind.is_empty() {
             return false;
         }
-        for grace in self.world.graces().filter(|grace| grace.through) {
-            grace.left[n] = grace.left[n].saturating_sub(1);
+        for delay in self.world.delays().filter(|delay| delay.through) {
+            delay.left[n] = delay.left[n].saturating_sub(1);
         }
         let node = &mut self.world.nodes[n];
         node.sees = node.behind.remove(0);
@@ -170,7 +170,7 @@ impl Step<'_> {
         }
         self.world.left.connections -= 1;
         self.world.direct.seen += 1;
-        if self.model.path == TrafficMode::Always {
+        if self.model.traffic_mode == TrafficMode::Always {
             self.note(Event::PastDlxs);
         }
         self.be_seen();
@@ -200,7 +200,7 @@ impl Step<'_> {
     fn reuse(&mut self) -> bool {
         let mut attempts = self.world.autoscalers.iter().filter_map(|autoscaler| autoscaler.attempt.as_ref());
         let sampled = attempts.any(|attempt| matches!(attempt.switch, Some(Switch::Sampled)));
-        let unseen = sampled || self.world.commits() || self.model.path == TrafficMode::Always;
+        let unseen = sampled || self.world.commits() || self.model.traffic_mode == TrafficMode::Always;
         let direct = &mut self.world.direct;
         if !take_one(&mut direct.pooled) {
             return false;
@@ -231,9 +231,9 @@ impl Step<'_> {
         true
     }
 
-    /// Whether a grace is over, as far as its time goes.
-    fn is_over(&self, grace: &Grace) -> bool {
-        grace.is_over() || (grace.through && self.has(Fault::NodesOutlastGrace))
+    /// Whether a propagation delay is over, as far as its time goes.
+    fn is_over(&self, delay: &PropagationDelay) -> bool {
+        delay.is_over() || (delay.through && self.has(Fault::NodesOutlastDelay))
     }
 
     fn has(&self, fault: Fault) -> bool {

@@ -1,9 +1,9 @@
-//! What people do, and what works for them.
+//! What people and their tools do.
 
 use scaler_types::Phase;
 
 use super::{Step, take_one};
-use crate::route::{
+use crate::interception::{
     event::Event,
     world::{Direct, Service},
 };
@@ -11,15 +11,18 @@ use crate::route::{
 // === impl Step ===
 
 impl Step<'_> {
-    /// Server-side apply of the user's manifest. Not between the two writes of a commit: that takes milliseconds, and nobody could
-    /// know.
-    pub(super) fn take_key(&mut self) -> bool {
-        if self.world.service.key.is_none() || self.world.commits() || !take_one(&mut self.world.left.takes) {
+    /// Server-side apply of the user's manifest. Not between the two writes of a commit: that takes milliseconds, and nothing could
+    /// detect it.
+    pub(super) fn remove_key(&mut self) -> bool {
+        if self.world.service.key.is_none()
+            || self.world.commits()
+            || !take_one(&mut self.world.left.key_removals)
+        {
             return false;
         }
         self.world.service = Service { key: None, version: self.nonce() };
-        if self.is_fenced() {
-            self.note(Event::KeyTakenInsideFence);
+        if self.is_draining() {
+            self.note(Event::KeyRemovedDuringDrain);
         }
         true
     }
@@ -37,7 +40,7 @@ impl Step<'_> {
         }
         self.world.slice = None;
         self.world.forgiven = true;
-        self.tell();
+        self.publish_slices();
         true
     }
 
@@ -48,16 +51,16 @@ impl Step<'_> {
         }
         self.world.own = false;
         self.world.forgiven = true;
-        self.tell();
+        self.publish_slices();
         true
     }
 
-    pub(super) fn hand_zero(&mut self) -> bool {
+    pub(super) fn manual_zero(&mut self) -> bool {
         if !self.world.workload.scaled || !take_one(&mut self.world.left.zeros) {
             return false;
         }
-        if self.is_fenced() {
-            self.note(Event::ZeroInsideFence);
+        if self.is_draining() {
+            self.note(Event::ZeroDuringDrain);
         }
         self.world.workload.scaled = false;
         self.world.up = false;
@@ -72,12 +75,12 @@ impl Step<'_> {
     }
 
     /// From zero, or to another number.
-    pub(super) fn hand_up(&mut self) -> bool {
+    pub(super) fn manual_up(&mut self) -> bool {
         if !take_one(&mut self.world.left.ups) {
             return false;
         }
-        if self.is_fenced() {
-            self.note(Event::ScaledInsideFence);
+        if self.is_draining() {
+            self.note(Event::ScaledDuringDrain);
         }
         self.scale_up();
         self.world.workload.version = self.version();
@@ -90,15 +93,15 @@ impl Step<'_> {
             return false;
         }
         self.world.asked = false;
-        if self.is_fenced() {
-            self.note(Event::OptedOutInsideFence);
+        if self.is_draining() {
+            self.note(Event::OptedOutDuringDrain);
         } else if self.world.workload.record.phase == Phase::Asleep {
             self.note(Event::OptedOutAsleep);
         }
         true
     }
 
-    fn is_fenced(&self) -> bool {
+    fn is_draining(&self) -> bool {
         self.world.workload.record.phase == Phase::Draining
     }
 }
