@@ -20,8 +20,7 @@ const PACKAGES: [&str; 3] = ["autoscaler", "dlx", "resource-scaler-deployment"];
 /// Builds them from this repository's history, once: the folder with their programs and plugins; or one that is named already.
 /// `None`: the history is not all there, as in a shallow clone, and the commit is not in it.
 ///
-/// They are built on their own, so that neither build takes the other's place, and without debug information: nobody looks
-/// into them.
+/// They are built on their own, so that neither build replaces the other, and without debug information.
 ///
 /// # Errors
 ///

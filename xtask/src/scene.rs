@@ -31,7 +31,7 @@ const STOP: Duration = Duration::from_secs(10);
 pub struct Script {
     /// The namespace file, as it stands.
     pub namespace_file: String,
-    /// Further arguments of the DLX; `None`: there is none, and nobody listens for requests.
+    /// Further arguments of the DLX; `None`: there is none, and no process listens for requests.
     pub dlx: Option<Vec<String>>,
     /// Without it nothing goes to sleep.
     pub autoscaler: bool,
@@ -48,7 +48,7 @@ pub struct Addresses {
     pub autoscaler: SocketAddr,
 }
 
-/// The daemons at work. Dropped: all of it is stopped, the resources included.
+/// The running daemons. Dropped: all of it is stopped, the resources included.
 pub struct Scene {
     folder: Option<TempDir>,
     daemons: Vec<(&'static str, Child)>,
@@ -66,7 +66,7 @@ pub struct Service {
     pub port: u16,
 }
 
-/// A port nobody listens on, `wanted` if it is free. Below the ephemeral range, so that no outgoing connection takes it.
+/// A free port, `wanted` if that is free. Below the ephemeral range, so that no outgoing connection takes it.
 ///
 /// # Errors
 ///
@@ -139,7 +139,7 @@ impl Scene {
         self.daemons.iter().find(|(daemon, _)| *daemon == name).map(|(_, child)| child.id())
     }
 
-    /// The first daemon that ended though nobody asked it to, with the end of its log.
+    /// The first daemon that ended by itself, with the end of its log.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl Scene {
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 
-    /// Keeps the folder when the scene ends, for somebody to look at. Returns it.
+    /// Keeps the folder when the scene ends, to be looked at. Returns it.
     pub fn keep(&mut self) -> PathBuf {
         if let Some(folder) = &mut self.folder {
             folder.disable_cleanup(true);

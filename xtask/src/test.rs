@@ -48,12 +48,12 @@ const PROGRAMS: [(&[&str], &str, &str); 9] = [
 pub struct Test {
     /// Only this package: its formatting, clippy and tests. The end-to-end tests (e2e) need everything built
     package: Option<String>,
-    /// Of its tests only those whose name contains this
+    /// Of its tests only those with this in their names
     #[arg(requires = "package")]
     filter: Option<String>,
 }
 
-/// Whose summaries are counted. With `--no-capture` nextest shows those of libtest, too, as each test says them.
+/// The runner whose summaries are counted. With `--no-capture` nextest shows those of libtest, too, as each test says them.
 #[derive(Clone, Copy, Debug)]
 enum Runner {
     Nextest,
@@ -117,15 +117,18 @@ fn test_package(package: &Package, filter: Option<&str>, steps: &mut Steps) -> R
     }
     let built = steps.step("building the workspace, installing the plugins", || build_all(Profile::Debug))?;
     let earlier = match filter {
-        None => steps.step("building the version that is upgraded from", earlier::build)?,
-        Some(_) => None,
+        Some(filter) if !filter.contains("upgrade") => {
+            println!("    upgrade tests are skipped: `cargo xtask test e2e upgrade` runs them");
+            None
+        }
+        _ => steps.step("building the version that is upgraded from", earlier::build)?,
     };
     let environment: Vec<_> =
         earlier.iter().map(|folder| (earlier::ENVIRONMENT, folder.as_os_str())).collect();
     steps.step("tests", || tests(Some(name), Some(&built), &arguments, &environment))
 }
 
-/// The member of the workspace that is called so, or whose folder is: `plugins/process`, `process`.
+/// The member of the workspace with that name or in that folder: `plugins/process`, `process`.
 fn find_package(name: &str) -> Result<Package> {
     let packages = packages()?;
     let names = packages.iter().map(|package| package.name.clone()).collect::<Vec<_>>().join(", ");

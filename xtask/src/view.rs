@@ -46,7 +46,7 @@ pub async fn views(addresses: Addresses) -> Result<Vec<View>> {
             let mut state = text(resource, &["phase"]);
             let mut said = text(resource, &["reason"]);
             if state == "active" && count(resource, "replicas") == 0 {
-                // Nobody has written a record on it yet: what never ran is at zero all the same.
+                // It has no record yet: a resource that never ran has no replicas either.
                 state = "asleep".to_owned();
                 said = "was never asked for".to_owned();
             }

@@ -1,16 +1,16 @@
-//! The autoscaler over 10,000 Deployments, and over 2,000 led Services, of a cluster of the tests' own.
+//! The autoscaler over 10,000 Deployments, and over 2,000 intercepted Services, of a cluster of the tests' own.
 
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 
-use super::report::{Cycle, Led};
+use super::report::{Cycle, Interception};
 use crate::{build::Built, install, steps::line, workspace::cargo};
 
 /// The measurements are tests of the end-to-end tests, which have the cluster.
 const CYCLE: &str = "footprint::ten_thousand_deployments";
-const LED: &str = "footprint::two_thousand_intercepted_services";
+const INTERCEPTION: &str = "footprint::two_thousand_intercepted_services";
 
 /// A cycle over many Deployments.
 ///
@@ -21,13 +21,13 @@ pub fn measure(built: &Built) -> Result<Cycle> {
     figures(built, CYCLE)
 }
 
-/// Many led Services.
+/// Many intercepted Services.
 ///
 /// # Errors
 ///
 /// As [`measure`].
-pub fn measure_led(built: &Built) -> Result<Led> {
-    figures(built, LED)
+pub fn measure_interception(built: &Built) -> Result<Interception> {
+    figures(built, INTERCEPTION)
 }
 
 fn figures<T: DeserializeOwned>(built: &Built, of: &str) -> Result<T> {

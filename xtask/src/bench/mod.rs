@@ -58,7 +58,7 @@ enum Part {
     Cold,
     /// One burst of requests to one sleeping resource
     Burst,
-    /// A cycle of the autoscaler over 10,000 Deployments, and 2,000 led Services
+    /// A cycle of the autoscaler over 10,000 Deployments, and 2,000 intercepted Services
     Cluster,
 }
 
@@ -104,7 +104,8 @@ impl Bench {
         }
         if wanted(Part::Cluster) {
             report.cycle = Some(steps.step("10,000 Deployments", || cluster::measure(&built))?);
-            report.led = Some(steps.step("2,000 led Services", || cluster::measure_led(&built))?);
+            report.interception =
+                Some(steps.step("2,000 intercepted Services", || cluster::measure_interception(&built))?);
         }
         steps.summary();
         report.print();

@@ -24,7 +24,7 @@ pub struct Programs {
     pub go: PathBuf,
 }
 
-/// A proxy at work in front of the upstream. Dropped: it is stopped.
+/// A running proxy in front of the upstream. Dropped: it is stopped.
 pub struct Peer {
     /// As in the table.
     pub name: &'static str,

@@ -9,7 +9,7 @@ const TICKS: u64 = 100;
 
 /// CPU time in microseconds that a process and its children in the same session have used so far, in user and kernel mode.
 ///
-/// The session tells a proxy's own workers from the resources it had started: each of those has a session of its own.
+/// The session distinguishes a proxy's own workers from the resources it had started: each of those has a session of its own.
 ///
 /// # Errors
 ///

@@ -23,8 +23,8 @@ pub struct Report {
     pub cold: Option<Cold>,
     /// A cycle over many Deployments.
     pub cycle: Option<Cycle>,
-    /// Many led Services.
-    pub led: Option<Led>,
+    /// Many intercepted Services.
+    pub interception: Option<Interception>,
 }
 
 #[derive(Serialize)]
@@ -116,22 +116,22 @@ pub struct Cycle {
     pub api_calls_per_cycle: f64,
 }
 
-/// Many led Services.
+/// Many intercepted Services.
 #[derive(Serialize, Deserialize)]
-pub struct Led {
+pub struct Interception {
     /// How many.
     pub services: usize,
-    /// To how many DLXs.
+    /// By how many DLXs.
     pub dlxs: usize,
-    /// What it took to lead all of them.
-    pub led: Spent,
+    /// What it took to intercept all of them.
+    pub intercepting: Spent,
     /// What a cycle takes then.
-    pub cycle: LedCycle,
+    pub cycle: InterceptedCycle,
     /// In memory, in MiB, by process and moment.
     pub memory_mib: BTreeMap<String, f64>,
     /// How large the registry of ports is.
     pub registry_bytes: usize,
-    /// What it took until all of them were led to another DLX instead of one that went.
+    /// What it took until all of them had another DLX in place of one that stopped.
     pub replaced_dlx: Spent,
 }
 
@@ -146,9 +146,9 @@ pub struct Spent {
     pub api_calls: BTreeMap<String, u64>,
 }
 
-/// A cycle of the autoscaler over led Services.
+/// A cycle of the autoscaler over intercepted Services.
 #[derive(Serialize, Deserialize)]
-pub struct LedCycle {
+pub struct InterceptedCycle {
     /// Over how many cycles it was measured.
     pub cycles: f64,
     /// User and kernel, all that it did meanwhile.
@@ -169,21 +169,21 @@ impl Spread {
     }
 }
 
-// === impl Led ===
+// === impl Interception ===
 
-impl Led {
+impl Interception {
     fn print(&self) {
-        println!("\n  {} Services led to {} DLXs", self.services, self.dlxs);
+        println!("\n  {} Services intercepted by {} DLXs", self.services, self.dlxs);
         for (what, Spent { seconds, cpu_ms, api_calls }) in
-            [("until all are led", &self.led), ("a DLX replaced", &self.replaced_dlx)]
+            [("until all are intercepted", &self.intercepting), ("a DLX replaced", &self.replaced_dlx)]
         {
             let calls: u64 = api_calls.values().sum();
             line(what, &format!("{seconds:.1} s, {cpu_ms:.0} ms of CPU, {calls} calls"), "");
         }
-        let LedCycle { cpu_ms, api_calls, .. } = self.cycle;
+        let InterceptedCycle { cpu_ms, api_calls, .. } = self.cycle;
         line("a cycle then", &format!("{cpu_ms:.0} ms of CPU, {api_calls:.1} calls"), "");
-        for (whose, memory) in &self.memory_mib {
-            line(&format!("memory, {}", whose.replace('_', " ")), &format!("{memory:.0} MiB"), "");
+        for (process, memory) in &self.memory_mib {
+            line(&format!("memory, {}", process.replace('_', " ")), &format!("{memory:.0} MiB"), "");
         }
         line("the registry of ports", &format!("{} KiB", self.registry_bytes / 1024), "below 1 MiB");
     }
@@ -211,7 +211,7 @@ impl Report {
             burst: None,
             cold: None,
             cycle: None,
-            led: None,
+            interception: None,
         }
     }
 
@@ -273,8 +273,8 @@ impl Report {
                 "reach: no more than with few",
             );
         }
-        if let Some(led) = &self.led {
-            led.print();
+        if let Some(interception) = &self.interception {
+            interception.print();
         }
     }
 

@@ -35,7 +35,7 @@ pub fn assemble(built: &Built, daemon: &str, kind: &Plugin, tree: &Path) -> Resu
         let doing = || format!("copying {} to {}", from.display(), to.display());
         fs::create_dir_all(to.parent().unwrap_or(tree)).with_context(doing)?;
         fs::copy(&from, &to).with_context(doing)?;
-        // Whoever runs as the daemon changes nothing of it.
+        // The daemon's user may not write it.
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).with_context(doing)?;
     }
     Ok(())
