@@ -34,7 +34,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
   resources: [networkpolicies]
   verbs: [list, watch]
 {{- else if include "scaler.servicePorts" .root }}
-# Which Services still lead here: until none does, a DLX does not end.
+# The EndpointSlices that still have this DLX: until it is in none, a DLX does not end.
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list, watch]
@@ -115,7 +115,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
   resources: [pods]
   verbs: {{ ternary "[get, list, watch]" "[get]" (ne "" $intercepts) }}
 {{- if $intercepts }}
-# Which port of the DLXs is whose. (A name cannot limit create; an admission policy does.)
+# Which Service each port of the DLXs belongs to. (A name cannot limit create; an admission policy does.)
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [create]
@@ -130,7 +130,7 @@ and no workload can be created or deleted. The rights to intercept Services are 
   resources: [leases]
   verbs: [get, create, update, delete]
 {{- if $intercepts }}
-# Which of its ports is whose.
+# Which Service each of its ports belongs to.
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [scaler-service-ports]
