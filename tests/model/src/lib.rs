@@ -59,23 +59,23 @@
 //! | scenario | size | distinct states |
 //! |---|---|---|
 //! | requests (two) | 2 x 1 | 230,322 |
-//! | rivals | 2 x 2 | 53,203 |
-//! | two_drains | 1 x 2 | 201,303 |
-//! | joins (one dies, others join) | 2 x 1 | 80,252 |
+//! | rivals | 2 x 2 | 51,204 |
+//! | two_drains | 1 x 2 | 201,892 |
+//! | joins (one dies, others join) | 2 x 1 | 19,185 |
 //! | no_member | 2 x 1 | 25,880 |
 //! | everything_dies | 1 x 1 | 7,454 |
-//! | autoscaler_crash | 2 x 2 | 92,217 |
-//! | manual_zero | 1 x 2 | 138,116 |
-//! | manual_up | 2 x 1 | 177,198 |
+//! | autoscaler_crash | 2 x 2 | 90,218 |
+//! | manual_zero | 1 x 2 | 140,778 |
+//! | manual_up | 2 x 1 | 177,130 |
 //! | unreachable (and back) | 2 x 1 | 71,199 |
-//! | leaves | 2 x 1 | 89,249 |
+//! | leaves | 2 x 1 | 119,291 |
 //! | lost_answers | 2 x 1 | 85,096 |
 //! | repeated | 2 x 1 | 86,286 |
 //! | failed_wake | 2 x 1 | 22,015 |
 //! | keeps_replicas (fails, and sleeps again) | 1 x 1 | 94,889 |
 //! | pods_lag | 2 x 1 | 65,331 |
 //! | pods_of_before (two requests right after a commit) | 2 x 0 | 122,036 |
-//! | undone | 1 x 1 | 25,915 |
+//! | undone | 1 x 1 | 25,918 |
 //!
 //! # Why an explorer of our own
 //!

@@ -63,12 +63,12 @@
 //!
 //! | scenario | begins | with | distinct states |
 //! |---|---|---|---|
-//! | always_opts_in | awake, not intercepted | a connection, opts out | 7,054 |
+//! | always_opts_in | awake, not intercepted | a connection, opts out | 6,968 |
 //! | always_intercepted | awake | two requests, two drain attempts | 2,816 |
-//! | always_rivals | awake | two autoscalers, opts out | 123,885 |
+//! | always_rivals | awake | two autoscalers, opts out | 121,996 |
 //! | always_gitops | awake | key removed, a connection, pooled | 8,422 |
 //! | always_rivals_gitops | awake | two autoscalers, key removed | 78,208 |
-//! | always_crash | awake | an autoscaler dies, key removed, opts out | 89,302 |
+//! | always_crash | awake | an autoscaler dies, key removed, opts out | 87,724 |
 //! | when_asleep | awake | two nodes, a connection | 10,743 |
 //! | when_asleep_pooled | awake | a connection, pooled | 9,633 |
 //! | when_asleep_wakes | asleep | two nodes, a connection | 8,232 |
@@ -82,7 +82,7 @@
 //! | scaled_up | awake | manually or by an HPA, key removed | 31,928 |
 //! | scaled_to_zero | awake | manually | 64,205 |
 //! | scaled_manually | asleep | to zero, up; no request | 2,806 |
-//! | opts_out | awake | and an autoscaler dies | 18,855 |
+//! | opts_out | awake | and an autoscaler dies | 18,525 |
 //! | joins | asleep | another DLX | 19,185 |
 //! | leaves | awake | one of two | 119,291 |
 //! | replaced | awake | the only DLX leaves, another joins (traffic mode `always`) | 105,007 |
