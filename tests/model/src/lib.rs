@@ -61,14 +61,14 @@
 //! | requests (two) | 2 x 1 | 230,322 |
 //! | rivals | 2 x 2 | 51,204 |
 //! | two_drains | 1 x 2 | 201,892 |
-//! | joins (one dies, others join) | 2 x 1 | 19,185 |
+//! | joins (one dies, others join) | 2 x 1 | 80,252 |
 //! | no_member | 2 x 1 | 25,880 |
 //! | everything_dies | 1 x 1 | 7,454 |
 //! | autoscaler_crash | 2 x 2 | 90,218 |
 //! | manual_zero | 1 x 2 | 140,778 |
 //! | manual_up | 2 x 1 | 177,130 |
 //! | unreachable (and back) | 2 x 1 | 71,199 |
-//! | leaves | 2 x 1 | 119,291 |
+//! | leaves | 2 x 1 | 89,249 |
 //! | lost_answers | 2 x 1 | 85,096 |
 //! | repeated | 2 x 1 | 86,286 |
 //! | failed_wake | 2 x 1 | 22,015 |
