@@ -107,12 +107,12 @@ async fn prepare(
 ) -> anyhow::Result<(Option<ServiceListeners>, Registration)> {
     let ip = listener.local_addr()?.ip();
     let service = match flags.common.service_ports {
-        Some(ports) => Some(ServiceListeners::bind(ports, ip, handed, |why| status.say(why)).await),
+        Some(ports) => Some(ServiceListeners::bind(ports, ip, handed, |why| status.set_reason(why)).await),
         None => None,
     };
-    status.say("not registered as a member yet".to_owned());
+    status.set_reason("not registered as a member yet".to_owned());
     let (admin, listen) = (admin.local_addr()?, listener.local_addr()?);
-    let registration = coordination.register(admin, listen, |why| status.say(why)).await?;
+    let registration = coordination.register(admin, listen, |why| status.set_reason(why)).await?;
     Ok((service, registration))
 }
 
@@ -206,9 +206,9 @@ fn max_connections(flags: &DlxFlags, own: [(&str, &TcpListener); 2]) -> anyhow::
     let descriptors = getrlimit(Resource::Nofile);
     // On failure there are fewer connections.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors });
-    let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
-    let most = most.unwrap_or(usize::MAX);
-    let clients = most - RESERVED_DESCRIPTORS.min(most / 4);
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    let limit = limit.unwrap_or(usize::MAX);
+    let clients = limit - RESERVED_DESCRIPTORS.min(limit / 4);
     let Some(ports) = flags.common.service_ports else { return Ok(clients / 2) };
     let (first, last) = (ports.first, ports.last);
     for (flag, listener) in own {
@@ -223,7 +223,7 @@ fn max_connections(flags: &DlxFlags, own: [(&str, &TcpListener); 2]) -> anyhow::
     let max_connections = clients.saturating_sub(2 * ports.all().count()) / 2;
     if max_connections < MIN_CONNECTIONS {
         let why = format!(
-            "--service-ports {first}-{last}: this process may have {most} descriptors, and each port takes two of them; \
+            "--service-ports {first}-{last}: this process may have {limit} descriptors, and each port takes two of them; \
              raise the limit (ulimit -n, LimitNOFILE=) or choose a smaller range"
         );
         return Err(Misconfigured(why).into());

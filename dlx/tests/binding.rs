@@ -1,4 +1,4 @@
-//! The real DLX and a range of ports of which one is somebody else's.
+//! The real DLX with a range of ports of which another process uses one.
 
 #[path = "../src/testing/net.rs"]
 mod net;
@@ -62,8 +62,8 @@ async fn the_start_waits_for_a_port_in_use_says_what_to_do_and_registers_no_memb
     let in_use = format!("127.0.0.1:{}: Address already in use", ports.first + 1);
     assert!(why.contains(&in_use), "{why}");
     assert!(why.contains("stop what listens there"), "{why}");
-    assert!(!folder.path().join("state").exists(), "a member that nobody can be led to");
-    // The others are had already.
+    assert!(!folder.path().join("state").exists(), "registered without its ports");
+    // The other ports are bound already.
     assert!(TcpListener::bind(local(ports.last)).is_err());
     drop(other);
     // Its folder of plugins is empty, which it finds only now.

@@ -53,7 +53,7 @@ fn start(cluster: &Cluster, folder: &tempfile::TempDir, admin: SocketAddr) -> St
     Started(child.unwrap())
 }
 
-/// Bound by nobody, a moment ago.
+/// An address that was free a moment ago.
 fn free() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -43,7 +43,7 @@ impl StartupStatus {
     }
 
     /// Sets the reason.
-    pub(crate) fn say(&self, why: String) {
+    pub(crate) fn set_reason(&self, why: String) {
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 

@@ -12,7 +12,7 @@ use super::Body;
 use crate::{admit::Admission, stages::Stages, state::WakeCause};
 
 #[derive(Deserialize)]
-struct Wanted {
+struct WakeRequest {
     namespace: String,
     name: String,
     /// Needed if two kinds have a resource of that name.
@@ -21,14 +21,14 @@ struct Wanted {
 
 /// Handles the request.
 pub(crate) async fn answer(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<Body> {
-    let wanted: Wanted = match serde_json::from_slice(request.body()) {
-        Ok(wanted) => wanted,
+    let body: WakeRequest = match serde_json::from_slice(request.body()) {
+        Ok(body) => body,
         Err(error) => {
             return refuse(StatusCode::BAD_REQUEST, &format!("the body names no resource: {error}"));
         }
     };
-    let id = ResourceId::new(wanted.namespace, wanted.name);
-    let fits = |kind: &str| wanted.kind.as_deref().is_none_or(|wanted| wanted == kind);
+    let id = ResourceId::new(body.namespace, body.name);
+    let fits = |kind: &str| body.kind.as_deref().is_none_or(|wanted| wanted == kind);
     let Some(resource) =
         dlx.resources.all().into_iter().find(|resource| resource.key.id == id && fits(&resource.key.kind))
     else {

@@ -54,7 +54,7 @@ impl Admission {
 
     /// For a request that was first seen at `since`.
     fn since(resource: Arc<ResourceHandle>, since: Instant) -> Self {
-        let deadline = since + resource.facts.load().settings.hold_timeout;
+        let deadline = since + resource.snapshot.load().settings.hold_timeout;
         Self { resource, since, deadline, bytes: None }
     }
 
@@ -154,7 +154,7 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
         resource.queue.count(Rejection::WakeFailed);
         return Err(Arc::new(refusal));
     }
-    let settings = resource.facts.load().settings.clone();
+    let settings = resource.snapshot.load().settings.clone();
     let limits = HoldLimits { requests: settings.max_held_requests, bytes: settings.max_held_bytes };
     let (held, first) = Queue::join(resource, bytes, &limits, &resource.shared().totals).map_err(|full| {
         resource.queue.count(Rejection::TooManyHeld);
@@ -170,7 +170,7 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
         resource.counts.met_drain();
     }
     if first {
-        resource.decide(|view| view.wanted = Some(Instant::now().into_std()));
+        resource.decide(|view| view.held_since = Some(Instant::now().into_std()));
         // Probes are frequent from now on.
         resource.notify();
     }

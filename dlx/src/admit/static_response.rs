@@ -17,7 +17,7 @@ pub(crate) struct StaticAnswer {
 /// The answer of the first static response that matches the request, if one does.
 pub(crate) fn static_answer(settings: &Settings, agent: Option<&[u8]>, path: &str) -> Option<StaticAnswer> {
     let rule = settings.static_responses.iter().find(|rule| {
-        let begins = |wanted: &String| agent.is_some_and(|own| own.starts_with(wanted.as_bytes()));
+        let begins = |prefix: &String| agent.is_some_and(|own| own.starts_with(prefix.as_bytes()));
         let names = rule.user_agent.is_some() || rule.path.is_some();
         names
             && rule.user_agent.as_ref().is_none_or(begins)
@@ -29,5 +29,9 @@ pub(crate) fn static_answer(settings: &Settings, agent: Option<&[u8]>, path: &st
 /// The same for a request whose head was read as a whole.
 pub(crate) fn static_answer_to<B>(resource: &ResourceHandle, request: &Request<B>) -> Option<StaticAnswer> {
     let agent = request.headers().get(header::USER_AGENT);
-    static_answer(&resource.facts.load().settings, agent.map(|agent| agent.as_bytes()), request.uri().path())
+    static_answer(
+        &resource.snapshot.load().settings,
+        agent.map(|agent| agent.as_bytes()),
+        request.uri().path(),
+    )
 }

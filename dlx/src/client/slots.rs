@@ -36,7 +36,7 @@ const FULL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct ConnectionSlots {
     free: Arc<Semaphore>,
-    most: usize,
+    limit: usize,
     /// Clients that wait for a slot.
     waiting: AtomicUsize,
     /// Notified when a connection becomes idle while clients wait.
@@ -63,11 +63,11 @@ pub(crate) struct ConnectionSlots {
 /// All slots are taken, and clients wait.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "new connections wait: {most} clients are connected, as many as the file descriptors allow that this process may have, and \
-     too few of them are idle; raise that limit (ulimit -n, LimitNOFILE=) or run more DLXs"
+    "new connections wait: {limit} clients are connected, which is the most that this process's limit of open files allows, and too \
+     few of them are idle; raise the limit (ulimit -n, LimitNOFILE=) or run more DLXs"
 )]
 pub(crate) struct ConnectionsFull {
-    most: usize,
+    limit: usize,
 }
 
 /// Counts a connection as open until it is dropped.
@@ -98,12 +98,12 @@ pub(crate) struct ClientGuard {
 // === impl ConnectionSlots ===
 
 impl ConnectionSlots {
-    /// Room for `most` connections, whose clients may leave `max_unread` bytes of their answers unread.
-    pub(crate) fn new(most: usize, max_unread: usize) -> Arc<Self> {
-        let most = most.min(Semaphore::MAX_PERMITS);
+    /// `limit` slots, for connections whose clients may leave `max_unread` bytes of their answers unread.
+    pub(crate) fn new(limit: usize, max_unread: usize) -> Arc<Self> {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
-            free: Arc::new(Semaphore::new(most)),
-            most,
+            free: Arc::new(Semaphore::new(limit)),
+            limit,
             waiting: AtomicUsize::new(0),
             idle: Notify::new(),
             threads: Mutex::default(),
@@ -191,7 +191,7 @@ impl ConnectionSlots {
                 Some((idle, socket.clone(), progress.clone()))
             }));
         }
-        let count = (self.most / CLOSED_SHARE).max(MIN_CLOSED).saturating_sub(ending).min(idle.len());
+        let count = (self.limit / CLOSED_SHARE).max(MIN_CLOSED).saturating_sub(ending).min(idle.len());
         if count == 0 {
             return ending;
         }
@@ -305,7 +305,7 @@ impl ConnectionSlots {
     pub(crate) fn ready(&self) -> Result<(), ConnectionsFull> {
         match self.waiting.load(Ordering::Relaxed) {
             0 => Ok(()),
-            _ => Err(ConnectionsFull { most: self.most }),
+            _ => Err(ConnectionsFull { limit: self.limit }),
         }
     }
 
@@ -313,7 +313,7 @@ impl ConnectionSlots {
         let mut full_logged = lock(&self.full_logged);
         if full_logged.is_none_or(|full_logged| full_logged.elapsed() >= FULL_LOG_INTERVAL) {
             *full_logged = Some(Instant::now());
-            tracing::warn!("{}", ConnectionsFull { most: self.most });
+            tracing::warn!("{}", ConnectionsFull { limit: self.limit });
         }
     }
 }

@@ -57,7 +57,7 @@ async fn follow_fleet(plugins: Arc<FollowedPlugins>, mut served: watch::Receiver
             if followed.source.settings.load_full() != one.settings {
                 followed.source.settings.store(one.settings.clone());
                 for resource in plugins.resources.all() {
-                    resource.update(|view| view.facts_changed = true);
+                    resource.update(|view| view.snapshot_changed = true);
                 }
             }
             following.push((one.clone(), followed));

@@ -189,7 +189,7 @@ async fn finish(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, ended: End
     });
     match failed {
         Some((_, reason)) if up => {
-            tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, %reason, "ignored a failed wake: an endpoint answers");
+            tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, %reason, "wake failed, but an endpoint answers: requests are forwarded");
         }
         Some((outcome, reason)) => {
             tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, %reason, "wake failed");

@@ -77,16 +77,16 @@ impl<'h, 'b> Head<'h, 'b> {
         };
         let is_http11 = parsed.version == Some(1);
         let fields: &'h [Header<'b>] = parsed.headers;
-        let said = Said::read(fields)?;
-        let body = said.length(is_http11)?;
+        let framing = Framing::read(fields)?;
+        let body = framing.length(is_http11)?;
         let names_host = check_target(method, target)?;
-        let host = match said.host {
+        let host = match framing.host {
             _ if names_host => None,
             Some(host) => Some(check_host(host)?),
             None if is_http11 => return Err(malformed("it has no Host header")),
             None => None,
         };
-        let switches = said.upgrade && is_http11;
+        let switches = framing.upgrade && is_http11;
         Ok(Some(Self { len, body, switches, method, target, host, fields }))
     }
 
@@ -98,7 +98,7 @@ impl<'h, 'b> Head<'h, 'b> {
 
 /// The fields that say how the message is to be read.
 #[derive(Debug, Default)]
-struct Said<'b> {
+struct Framing<'b> {
     hosts: usize,
     host: Option<&'b [u8]>,
     length: Option<u64>,
@@ -106,37 +106,37 @@ struct Said<'b> {
     upgrade: bool,
 }
 
-// === impl Said ===
+// === impl Framing ===
 
-impl<'b> Said<'b> {
+impl<'b> Framing<'b> {
     fn read(fields: &[Header<'b>]) -> Result<Self, ErrorResponse> {
-        let mut said = Self::default();
+        let mut framing = Self::default();
         for Header { name, value } in fields {
             // Compared by their lengths first: most fields are none of these.
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
-                    said.hosts += 1;
-                    said.host = Some(value);
+                    framing.hosts += 1;
+                    framing.host = Some(value);
                 }
-                7 if name.eq_ignore_ascii_case("upgrade") => said.upgrade = true,
+                7 if name.eq_ignore_ascii_case("upgrade") => framing.upgrade = true,
                 14 if name.eq_ignore_ascii_case("content-length") => {
                     let length = length(value)?;
-                    if said.length.replace(length).is_some_and(|before| before != length) {
+                    if framing.length.replace(length).is_some_and(|before| before != length) {
                         return Err(malformed("it has two lengths"));
                     }
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                    let known = !said.chunked && value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                    let known = !framing.chunked && value.trim_ascii().eq_ignore_ascii_case(b"chunked");
                     if !known {
                         return Err(malformed("its transfer coding is not chunked alone"));
                     }
-                    said.chunked = true;
+                    framing.chunked = true;
                 }
                 _ => {}
             }
         }
-        match said.hosts {
-            0 | 1 => Ok(said),
+        match framing.hosts {
+            0 | 1 => Ok(framing),
             _ => Err(malformed("it has two Host headers")),
         }
     }

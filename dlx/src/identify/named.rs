@@ -40,7 +40,7 @@ pub(crate) fn find_by_headers(
         [name] => find(name)?,
         [primary, canary] => {
             let (primary, canary) = (find(primary)?, find(canary)?);
-            let strategy = primary.facts.load().settings.multi_target_strategy;
+            let strategy = primary.snapshot.load().settings.multi_target_strategy;
             let first = match strategy {
                 MultiTargetStrategy::Primary => true,
                 MultiTargetStrategy::Canary => false,

@@ -46,7 +46,7 @@ impl Identifier {
     async fn request_listing(&self) {
         let came = std::time::Instant::now();
         while !self.plugins.ask_again(came).await {
-            #[expect(clippy::disallowed_methods, reason = "the plugins are not asked more often than that")]
+            #[expect(clippy::disallowed_methods, reason = "the plugins list no more often than that")]
             sleep_until(Instant::now() + UNKNOWN_HOST_DELAY).await;
         }
     }

@@ -218,10 +218,10 @@ mod tests {
     async fn a_connection_that_says_nothing_is_closed() {
         let server = Stages::new(DlxConfig::default()).server;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        for said in [&b""[..], b"PRI * HTT"] {
+        for bytes in [&b""[..], b"PRI * HTT"] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (stream, peer) = listener.accept().await.unwrap();
-            client.try_write(said).unwrap();
+            client.try_write(bytes).unwrap();
             let open = server.slots.open(server.slots.try_take().unwrap());
             let served = serve(server.clone(), open, WorkerState::new(&server), stream, peer, None);
             timeout(server.timeouts.idle * 2, served).await.expect("an end");

@@ -59,7 +59,7 @@ fn first_request(context: &ConnectionContext, socket: &Socket) -> Option<(Arc<Re
     let resource = context.identifier.find(&context.origin, Some(host), None).ok()??.resource;
     // A request that has a static response is not held.
     let path = head.target.split(['?', '#']).next()?;
-    if static_answer(&resource.facts.load().settings, head.field("user-agent"), path).is_some() {
+    if static_answer(&resource.snapshot.load().settings, head.field("user-agent"), path).is_some() {
         return None;
     }
     let body = match head.body {

@@ -69,10 +69,10 @@ impl ColdStartPhase {
 // === impl Timeline ===
 
 impl Timeline {
-    /// A wake is ordered now; the first request has been held since `wanted`.
-    pub(crate) fn ordered(wanted: Option<Instant>) -> Self {
+    /// A wake is ordered now; the first request has been held since `held_since`.
+    pub(crate) fn ordered(held_since: Option<Instant>) -> Self {
         let now = Instant::now();
-        let mut timeline = Self { began: wanted.unwrap_or(now), ended: [None; 6] };
+        let mut timeline = Self { began: held_since.unwrap_or(now), ended: [None; 6] };
         timeline.ended[ColdStartPhase::Decide as usize] = Some(now);
         timeline
     }

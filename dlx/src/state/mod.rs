@@ -78,7 +78,7 @@ pub(crate) struct ResourceHandle {
     /// What its namespace holds.
     pub(crate) share: Arc<NamespaceShare>,
     /// The part that forwarding reads.
-    pub(crate) facts: ArcSwap<Snapshot>,
+    pub(crate) snapshot: ArcSwap<Snapshot>,
     /// Whether the gate is open and an endpoint is ready. Mirrors the view; written under its lock only.
     open: AtomicBool,
     view: Mutex<ResourceView>,
@@ -151,7 +151,7 @@ impl ResourceHandle {
             counts: Counts::default(),
             queue: Queue::default(),
             share: shared.totals.share(&key.id.namespace),
-            facts: ArcSwap::from_pointee(Snapshot { ready: Vec::new(), settings }),
+            snapshot: ArcSwap::from_pointee(Snapshot { ready: Vec::new(), settings }),
             open: AtomicBool::new(false),
             view: Mutex::new(ResourceView::new(key.id.clone(), source, shared.rules)),
             changed: watch::Sender::new(0),
@@ -250,10 +250,10 @@ impl ResourceHandle {
     /// Dispatches as many held requests as may be.
     pub(crate) fn release(self: &Arc<Self>) {
         if self.open.load(Ordering::SeqCst) {
-            let facts = self.facts.load();
+            let snapshot = self.snapshot.load();
             Queue::release(
                 self,
-                facts.settings.slow_start_requests_per_endpoint.saturating_mul(facts.ready.len()),
+                snapshot.settings.slow_start_requests_per_endpoint.saturating_mul(snapshot.ready.len()),
             );
         }
     }
@@ -286,8 +286,8 @@ impl ResourceHandle {
         for target in view.take_unprobed() {
             self.carry_out(Effect::Probe(target));
         }
-        if std::mem::take(&mut view.facts_changed) {
-            self.facts.store(Arc::new(Snapshot { ready: view.ready(), settings: view.settings() }));
+        if std::mem::take(&mut view.snapshot_changed) {
+            self.snapshot.store(Arc::new(Snapshot { ready: view.ready(), settings: view.settings() }));
         }
         let unlisted = std::mem::take(&mut view.unlisted);
         let ready = view.is_ready();
@@ -455,7 +455,7 @@ impl ResourceHandle {
 
     /// Whether requests go to that endpoint now.
     pub(crate) fn goes_to(&self, number: u64) -> bool {
-        self.facts.load().ready.iter().any(|target| target.number == number)
+        self.snapshot.load().ready.iter().any(|target| target.number == number)
     }
 
     /// Notes that a probe of an endpoint failed.
@@ -466,10 +466,10 @@ impl ResourceHandle {
 
     /// The largest window of its metrics.
     pub(crate) fn largest_window(&self) -> Duration {
-        let facts = self.facts.load();
+        let snapshot = self.snapshot.load();
         let largest = |metrics: &[ScaleResource]| metrics.iter().map(|metric| metric.window_size).max();
         let own = self.read(|view| largest(&view.resource.scale_resources));
-        own.or_else(|| largest(&facts.settings.scale_resources)).unwrap_or(DEFAULT_WINDOW)
+        own.or_else(|| largest(&snapshot.settings.scale_resources)).unwrap_or(DEFAULT_WINDOW)
     }
 
     /// Whether it runs by its record and its scale, whatever its endpoints say.

@@ -42,7 +42,7 @@ pub(crate) struct ResourceView {
     /// Its wake waits for a wake slot.
     pub(crate) waits_for_turn: bool,
     /// The snapshot is to be replaced.
-    pub(crate) facts_changed: bool,
+    pub(crate) snapshot_changed: bool,
     /// No plugin lists it any more.
     pub(crate) gone: bool,
     /// Set while its interception names this DLX.
@@ -56,7 +56,7 @@ pub(crate) struct ResourceView {
     /// Writes in a row whose outcome is unknown.
     pub(crate) lost_writes: u32,
     /// Since when requests are held, if any are.
-    pub(crate) wanted: Option<Instant>,
+    pub(crate) held_since: Option<Instant>,
     /// The first of them, until the wake has ended.
     pub(crate) wake_cause: Option<WakeCause>,
     /// The current wake of this DLX.
@@ -131,14 +131,14 @@ impl ResourceView {
             resolved: None,
             driven: false,
             waits_for_turn: false,
-            facts_changed: false,
+            snapshot_changed: false,
             gone: false,
             interception_guard: None,
             last_drain: None,
             failure: None,
             last_error: None,
             lost_writes: 0,
-            wanted: None,
+            held_since: None,
             wake_cause: None,
             waking: None,
             unclaimed: None,
@@ -155,11 +155,11 @@ impl ResourceView {
             let deadline = resource.rollout.as_ref().and_then(|rollout| rollout.deadline);
             (resource.hold_timeout, resource.resource_readiness_timeout, deadline)
         };
-        self.facts_changed |= own(&self.resource) != own(&resource);
+        self.snapshot_changed |= own(&self.resource) != own(&resource);
         self.resource = resource;
         if !Arc::ptr_eq(&self.source, source) {
             self.source = source.clone();
-            self.facts_changed = true;
+            self.snapshot_changed = true;
         }
         if !self.scaled() {
             self.resolved = None;
@@ -172,7 +172,7 @@ impl ResourceView {
         self.gone = true;
         self.interception_guard = None;
         self.unlisted.extend(self.listed.drain(..).map(|listed| listed.target.number));
-        self.facts_changed = true;
+        self.snapshot_changed = true;
     }
 
     /// Takes over the endpoint from `resolve_service_name`.
@@ -200,7 +200,7 @@ impl ResourceView {
             });
         }
         self.unlisted.extend(before.into_iter().map(|listed| listed.target.number));
-        self.facts_changed = true;
+        self.snapshot_changed = true;
     }
 
     /// The settings for its requests: its own, else its namespace file's.
@@ -251,7 +251,7 @@ impl ResourceView {
     pub(crate) fn reachable(&mut self, number: u64) {
         if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
             (listed.ready, listed.probing, listed.error) = (true, false, None);
-            self.facts_changed = true;
+            self.snapshot_changed = true;
         }
     }
 
@@ -260,7 +260,7 @@ impl ResourceView {
         let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) else {
             return false;
         };
-        self.facts_changed |= listed.ready;
+        self.snapshot_changed |= listed.ready;
         (listed.ready, listed.error) = (false, Some(reason));
         true
     }
@@ -282,7 +282,7 @@ impl ResourceView {
 
     /// Begins a wake of this DLX; the record to send with it.
     pub(crate) fn wake_begins(&mut self, record: Record) -> Record {
-        let timeline = Timeline::ordered(self.wanted.take());
+        let timeline = Timeline::ordered(self.held_since.take());
         self.unclaimed = None;
         self.waking = Some(Waking { began: Instant::now(), timeline, nonce: record.nonce, own: false });
         if self.resource.traffic_mode == TrafficMode::External {
@@ -325,7 +325,7 @@ impl ResourceView {
     pub(crate) fn came_up(&mut self) -> Option<(Duration, ColdStartPhases, bool)> {
         self.failure = None;
         self.last_error = None;
-        self.wanted = None;
+        self.held_since = None;
         let cause = self.wake_cause.take();
         let Waking { began, mut timeline, own, .. } = self.waking.take()?;
         timeline.reach(ColdStartPhase::Ready);
@@ -378,7 +378,7 @@ impl ResourceView {
         self.failure = Some(WakeFailure { reason: reason.to_owned(), until: at + pause, pause, at, nonce });
         // An endpoint may have answered for a moment: readiness from here on was probed after the failure.
         for listed in self.listed.iter_mut().filter(|listed| listed.target.endpoint.probe != Probe::Listed) {
-            self.facts_changed |= listed.ready;
+            self.snapshot_changed |= listed.ready;
             listed.ready = false;
         }
     }

@@ -1,4 +1,4 @@
-//! A DLX in the test's process, with real sockets, on a made-up plugin that the test moves by hand.
+//! A DLX in the test's process, with real sockets, on a fake plugin that the test controls.
 
 pub(crate) mod health;
 pub(crate) mod message;
@@ -29,7 +29,7 @@ use crate::{
     state::{HoldLimits, ResourceHandle, ResourceKey},
 };
 
-/// A DLX that serves on a port of its own.
+/// A DLX that serves on its own port.
 pub(crate) struct Site {
     pub(crate) dlx: Arc<Stages>,
     pub(crate) plugin: Arc<Plugin>,
@@ -38,7 +38,7 @@ pub(crate) struct Site {
     pub(crate) workers: Workers,
 }
 
-/// What differs from the defaults.
+/// Options of a site.
 pub(crate) struct SiteOptions {
     pub(crate) settings: Settings,
     pub(crate) rules: Rules,
@@ -46,13 +46,13 @@ pub(crate) struct SiteOptions {
     pub(crate) held: HoldLimits,
     pub(crate) service_ports: Option<ServicePorts>,
     pub(crate) endpoint_propagation_delay: Duration,
-    /// Connections at once.
+    /// Concurrent connections.
     pub(crate) max_connections: usize,
-    /// Wakes at once.
+    /// Concurrent wakes.
     pub(crate) wakes: usize,
-    /// Bytes that clients of HTTP/2 may leave unread.
+    /// Bytes that HTTP/2 clients may leave unread.
     pub(crate) unread: usize,
-    /// How long clients may take.
+    /// Timeouts of clients.
     pub(crate) timeouts: Timeouts,
 }
 
@@ -91,9 +91,9 @@ impl Site {
         let draining = dlx.server.draining.clone();
         let service = match options.service_ports {
             Some(ports) => {
-                let say = |why| panic!("{why}");
+                let report = |why| panic!("{why}");
                 let any = "::".parse().unwrap();
-                Some(ServiceListeners::bind(ports, any, &InheritedSockets::default(), say).await)
+                Some(ServiceListeners::bind(ports, any, &InheritedSockets::default(), report).await)
             }
             None => None,
         };
@@ -115,7 +115,7 @@ impl Site {
         Self { dlx, plugin, address, draining, workers }
     }
 
-    /// A resource of the plugin's.
+    /// A resource of the plugin.
     pub(crate) fn resource(&self, name: &str) -> Arc<ResourceHandle> {
         self.dlx.resources.get(&ResourceKey { kind: "test".into(), id: plugin::id(name) }).unwrap()
     }
@@ -147,7 +147,7 @@ impl Site {
     }
 }
 
-/// Reads until the end; whether that was a break.
+/// Reads until the end; whether that was a reset.
 pub(crate) async fn is_reset(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     let end = tokio::time::timeout(EVENT_TIMEOUT, stream.read_to_end(&mut rest)).await.expect("an end");
@@ -155,7 +155,7 @@ pub(crate) async fn is_reset(stream: &mut TcpStream) -> bool {
     end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
-/// The same of a connection on which nothing is said. One that breaks at once may be told so to the call that connects.
+/// The same for a connection on which nothing is sent. An immediate reset may already fail the connect.
 pub(crate) async fn resets(address: SocketAddr) -> bool {
     match TcpStream::connect(address).await {
         Ok(mut stream) => is_reset(&mut stream).await,
@@ -163,14 +163,14 @@ pub(crate) async fn resets(address: SocketAddr) -> bool {
     }
 }
 
-/// Waits until `true`, looking whenever the resource changes and, for what changes unseen, now and then.
+/// Waits until `is` returns true; checks again at intervals.
 pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + EVENT_TIMEOUT;
     while !is() {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
         #[expect(
             clippy::disallowed_methods,
-            reason = "what is waited for tells nobody; the time it takes is not asserted"
+            reason = "nothing signals the event; the time it takes is not asserted"
         )]
         tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(2)).await;
     }

@@ -1,4 +1,4 @@
-//! Resources that are reached by ports of `--service-ports`, and their clients.
+//! Resources with ports of `--service-ports`, and their clients.
 
 use std::net::SocketAddr;
 
@@ -19,8 +19,12 @@ pub(crate) fn on_service_ports(ports: ServicePorts) -> SiteOptions {
     SiteOptions { service_ports: Some(ports), ..SiteOptions::default() }
 }
 
-/// Awake at `address`, and reached by this port.
-pub(crate) fn at(address: SocketAddr, listen: u16, protocol: Protocol) -> impl FnOnce(&mut Resource) {
+/// Makes a resource awake at `address`, with this port.
+pub(crate) fn awake_on_port(
+    address: SocketAddr,
+    listen: u16,
+    protocol: Protocol,
+) -> impl FnOnce(&mut Resource) {
     move |resource| {
         resource.replicas = 1;
         resource.endpoints = vec![endpoint(address)];
@@ -28,8 +32,8 @@ pub(crate) fn at(address: SocketAddr, listen: u16, protocol: Protocol) -> impl F
     }
 }
 
-/// A server that says its name to each connection, and again for each byte it gets.
-pub(crate) async fn named(name: u8) -> SocketAddr {
+/// A server that sends its name to each connection, and again for each byte it gets.
+pub(crate) async fn start_name_server(name: u8) -> SocketAddr {
     upstream::raw(move |mut stream, _| async move {
         let mut byte = [0];
         while stream.write_all(&[name]).await.is_ok() && stream.read_exact(&mut byte).await.is_ok() {}
@@ -41,11 +45,11 @@ pub(crate) async fn connect(port: u16) -> TcpStream {
     TcpStream::connect(local(port)).await.unwrap()
 }
 
-pub(crate) async fn says(stream: &mut TcpStream) -> u8 {
+pub(crate) async fn read_name(stream: &mut TcpStream) -> u8 {
     timeout(EVENT_TIMEOUT, stream.read_u8()).await.expect("a name").unwrap()
 }
 
-/// Whose the port is.
-pub(crate) fn owner(site: &Site, port: u16) -> Option<String> {
+/// The resource that owns the port.
+pub(crate) fn port_owner(site: &Site, port: u16) -> Option<String> {
     site.dlx.resources.table().by_port(port).map(|identity| identity.resource.key.id.name.clone())
 }

@@ -1,4 +1,4 @@
-//! A request that is held, let go and held again: until when, with how many bytes, and what its answer says.
+//! A request that is held, dispatched and held again: its deadline, its bytes, and its answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,13 +15,14 @@ use crate::{
     },
 };
 
-/// Held while its connection is set up, and by the HTTP server: what a proxy has seen is not held before its head is read.
+/// Held while its connection is set up, or by the HTTP server: a request that a proxy has seen is held only after its
+/// head was read.
 const REQUESTS: [&str; 2] = [
     "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: a.test\r\nVia: 1.1 proxy\r\nConnection: close\r\n\r\n",
 ];
 
-/// A resource that sleeps. It counts as ready as soon as the test has it come up, and then refuses every connection.
+/// A sleeping resource. It is ready as soon as the test lets it come up, and then refuses every connection.
 async fn start(hold_timeout: Duration) -> (Site, Arc<ResourceHandle>, watch::Sender<usize>) {
     let plugin = Plugin::waking(|_| Ok(vec![Endpoint { probe: Probe::Listed, ..endpoint("127.0.0.1:1") }]));
     let (up, comes_up) = watch::channel(0);
@@ -32,7 +33,7 @@ async fn start(hold_timeout: Duration) -> (Site, Arc<ResourceHandle>, watch::Sen
     (site, handle, up)
 }
 
-/// Returns when the one request was let go, was refused by the endpoint, and is held again.
+/// Returns when the request was dispatched, was refused by the endpoint, and is held again.
 async fn held_again(handle: &ResourceHandle) {
     let refused = || {
         handle.read(|view| view.listed.iter().any(|listed| listed.error.is_some())) && handle.queue.len() == 1
@@ -49,7 +50,7 @@ async fn held_again_a_request_has_the_rest_of_its_time() {
             until("it is held", || handle.queue.len() == 1).await;
             // For requests that come from now on.
             site.plugin.change("a", |resource| resource.hold_timeout = Some(2 * EVENT_TIMEOUT));
-            until("that is seen", || handle.facts.load().settings.hold_timeout > EVENT_TIMEOUT).await;
+            until("that is seen", || handle.snapshot.load().settings.hold_timeout > EVENT_TIMEOUT).await;
             up.send_replace(usize::MAX);
             held_again(&handle).await;
         };

@@ -1,4 +1,4 @@
-//! The gate under load: what a fence confirms is true, and nothing is lost or sent to what sleeps.
+//! The gate under load: a confirmed drain attempt holds, and no request is lost or sent to a sleeping resource.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use crate::{
     testing::{EVENT_TIMEOUT, Site, SiteOptions, header, plugin::Plugin, status, until, upstream},
 };
 
-/// What the load saw.
+/// The results of the load.
 #[derive(Debug, Default)]
 struct Seen {
     requests: usize,
@@ -31,7 +31,7 @@ struct Seen {
     served_asleep: usize,
 }
 
-/// Clients that never retry, and an autoscaler that tries to put the resource to sleep all the time.
+/// Clients that never retry, and an autoscaler that tries to scale the resource to zero all the time.
 async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
     let up = Arc::new(AtomicBool::new(false));
     let wrong = Arc::new(AtomicUsize::new(0));
@@ -76,7 +76,7 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
                 if status(&answer) != 200 {
                     not_answered += 1;
                 }
-                // Now and then nobody asks, or the fence would never hold.
+                // Pauses between requests, or no drain attempt would last.
                 for _ in 0..(client * 7 + requests * 13) % 40 {
                     #[expect(clippy::disallowed_methods, reason = "the time between two moves of the load")]
                     tokio::time::sleep_until(Instant::now() + Duration::from_micros(300)).await;
@@ -114,7 +114,7 @@ async fn cycles(rules: Rules, clients: usize, commits: usize) -> Seen {
             seen.reverts += 1;
             site.plugin.write("a", &version, |resource| resource.record = Record::default());
         }
-        // An autoscaler looks now and then; one that never stopped trying would let nobody through.
+        // An autoscaler tries at intervals; one that never paused would let no request through.
         #[expect(clippy::disallowed_methods, reason = "the time between two moves of the load")]
         tokio::time::sleep_until(Instant::now() + Duration::from_millis(2)).await;
     }

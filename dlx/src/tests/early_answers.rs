@@ -24,7 +24,7 @@ use crate::{
     testing::{EVENT_TIMEOUT, Site, SiteOptions, body, plugin::Plugin, status, until, upstream},
 };
 
-/// Short, and told apart from the defaults; on a busy machine long enough for what is to happen before.
+/// Short and distinct from the defaults; long enough on a busy machine for what happens before.
 const SHORT: Duration = Duration::from_secs(3);
 
 /// Nothing of the upload is read: the close is a reset. The answer had come before it.
@@ -32,7 +32,7 @@ const SHORT: Duration = Duration::from_secs(3);
 async fn an_early_answer_reaches_the_client_also_when_the_upload_is_reset() {
     let address = upstream::raw(|mut stream, _| async move {
         if upstream::read_head(&mut stream).await.is_some() {
-            // Something is there that is not read.
+            // Some bytes stay unread.
             stream.readable().await.unwrap();
             let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge";
             stream.write_all(answer).await.unwrap();
@@ -45,12 +45,12 @@ async fn an_early_answer_reaches_the_client_also_when_the_upload_is_reset() {
         let sending = tokio::spawn(async move {
             let head = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 20000000\r\n\r\n";
             to.write_all(head).await.unwrap();
-            // An error: nobody takes it any more.
+            // An error: the other end is gone.
             let _ = to.write_all(&vec![b'x'; 20_000_000]).await;
             to
         });
         let mut answer = Vec::new();
-        // What came counts, however it ended.
+        // What arrived counts, however it ended.
         let _ = from.read_to_end(&mut answer).await;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert_eq!((status(&answer), body(&answer)), (413, "large"), "round {round}: {answer}");
@@ -58,7 +58,7 @@ async fn an_early_answer_reaches_the_client_also_when_the_upload_is_reset() {
     }
 }
 
-/// What its client has not taken yet of the answer is not thrown away because of what it still sends.
+/// The part of the answer that the client has not read yet survives what it still sends.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_answer_reaches_a_client_that_reads_when_it_has_sent_everything() {
     const LONG: usize = 32 * 1024;
@@ -128,7 +128,7 @@ async fn an_upload_that_goes_on_after_its_answer_is_in_flight_and_its_connection
     let handle = site.resource("a");
     let mut client = upload(&site).await;
     assert_eq!(handle.counts.in_flight(), 1);
-    // One that came later and is idle is closed meanwhile.
+    // A later, idle connection is closed meanwhile.
     let mut idle = site.connect().await;
     assert_eq!(timeout(EVENT_TIMEOUT, idle.read(&mut [0; 1])).await.expect("an end").unwrap(), 0);
     assert_eq!(handle.counts.in_flight(), 1);
@@ -179,13 +179,13 @@ async fn an_upload_that_nobody_reads_after_its_answer_keeps_nothing_awake_and_no
     let (_from, mut to) = site.connect().await.into_split();
     let sending = tokio::spawn(async move {
         to.write_all(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000000\r\n\r\n").await.unwrap();
-        // Without an end: nobody takes all of it.
+        // Endless: no reader takes all of it.
         let _ = to.write_all(&vec![b'x'; 100_000_000]).await;
     });
     let handle = site.resource("a");
     until("it was asked for", || handle.counts.total() == 1).await;
     until("it is in flight no more", || handle.counts.in_flight() == 0).await;
-    // Its connection gives way to others.
+    // Its slot goes to another connection.
     assert_eq!(status(&site.get("b.test", "/").await), 200);
     sending.abort();
 }

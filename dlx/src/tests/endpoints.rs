@@ -130,14 +130,14 @@ async fn requests_go_to_all_endpoints_and_no_new_one_to_one_that_is_listed_no_mo
     let endpoints: Vec<_> = pods.iter().map(Pod::endpoint).collect();
     let site = Site::start(awake_with(endpoints.clone()), SiteOptions::default()).await;
     let handle = site.resource("a");
-    until("all are ready", || handle.facts.load().ready.len() == 3).await;
+    until("all are ready", || handle.snapshot.load().ready.len() == 3).await;
     for _ in 0..30 {
         assert_eq!(status(&site.get("a.test", "/").await), 200);
     }
     assert!(pods.iter().all(|pod| pod.requests.load(Ordering::SeqCst) > 0));
     until("connections are kept", || pods[0].open.load(Ordering::SeqCst) > 0).await;
     site.plugin.change("a", |resource| resource.endpoints = endpoints[1..].to_vec());
-    until("it is seen", || handle.facts.load().ready.len() == 2).await;
+    until("it is seen", || handle.snapshot.load().ready.len() == 2).await;
     let before = pods[0].requests.load(Ordering::SeqCst);
     for _ in 0..30 {
         assert_eq!(status(&site.get("a.test", "/").await), 200);
@@ -160,7 +160,7 @@ async fn what_is_in_flight_at_an_endpoint_that_goes_is_finished_and_its_connecti
     let next = other.endpoint();
     site.plugin.change("a", |resource| resource.endpoints = vec![next]);
     until("the other one is ready", || {
-        handle.facts.load().ready.iter().any(|target| target.socket == Some(other.address))
+        handle.snapshot.load().ready.iter().any(|target| target.socket == Some(other.address))
     })
     .await;
     assert_eq!(status(&site.get("a.test", "/").await), 200);
@@ -249,7 +249,8 @@ async fn a_grpc_stream_at_an_endpoint_that_goes_is_finished() {
     let mut first = call().await;
     assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
     site.plugin.change("a", |resource| resource.endpoints = vec![listed(next)]);
-    until("it is seen", || handle.facts.load().ready.iter().all(|target| target.socket == Some(next))).await;
+    until("it is seen", || handle.snapshot.load().ready.iter().all(|target| target.socket == Some(next)))
+        .await;
     let mut second = call().await;
     assert_eq!(second.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
     assert_eq!((handle.counts.in_flight(), open.load(Ordering::SeqCst)), (2, 1));
@@ -263,14 +264,14 @@ async fn a_grpc_stream_at_an_endpoint_that_goes_is_finished() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_connection_sends_the_request_on_to_another_endpoint() {
     let pod = Pod::start(async || ()).await;
-    // Listed as ready, and nobody listens there.
+    // Listed as ready, but nothing listens there.
     let dead = Endpoint { probe: Probe::Listed, ..Endpoint::new("127.0.0.1:1", "dead") };
     let mut endpoints: Vec<_> =
         (0..5).map(|n| Endpoint { incarnation: n.to_string(), ..dead.clone() }).collect();
     endpoints.push(pod.endpoint());
     let site = Site::start(awake_with(endpoints), SiteOptions::default()).await;
     let handle = site.resource("a");
-    until("it is ready", || handle.facts.load().ready.len() == 6).await;
+    until("it is ready", || handle.snapshot.load().ready.len() == 6).await;
     for _ in 0..20 {
         let answer = site
             .raw(b"POST / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc")
@@ -279,10 +280,10 @@ async fn a_refused_connection_sends_the_request_on_to_another_endpoint() {
         assert_eq!(crate::testing::header(&answer, "server-timing"), None, "it was held");
     }
     assert_eq!(pod.requests.load(Ordering::SeqCst), 20);
-    assert_eq!(handle.facts.load().ready.len(), 1, "nothing goes to those that refused");
+    assert_eq!(handle.snapshot.load().ready.len(), 1, "nothing goes to those that refused");
 }
 
-/// What became of the requests of a rolling update.
+/// The results of a rolling update.
 struct Rolled {
     requests: usize,
     /// Answers that are not the resource's own.
@@ -291,15 +292,15 @@ struct Rolled {
     twice: usize,
 }
 
-/// Replaces the pods one by one under load. Each ends when nothing leads to it any more, or else some time before the DLX
-/// is told.
+/// Replaces the pods one by one under load. Each ends when it is not listed any more, or else some time before the DLX
+/// sees that.
 async fn rolling(rounds: usize, told_late: Option<Duration>) -> Rolled {
     let mut running = pods(3).await;
     let site = Arc::new(
         Site::start(awake_with(running.iter().map(Pod::endpoint).collect()), SiteOptions::default()).await,
     );
     let handle = site.resource("a");
-    until("all are ready", || handle.facts.load().ready.len() == 3).await;
+    until("all are ready", || handle.snapshot.load().ready.len() == 3).await;
     let done = Arc::new(AtomicBool::new(false));
     let mut load = JoinSet::new();
     for client in 0..12_u64 {
@@ -334,7 +335,7 @@ async fn rolling(rounds: usize, told_late: Option<Duration>) -> Rolled {
         let new = next.endpoint();
         let gone = running[0].address;
         let target = |at: SocketAddr| {
-            handle.facts.load().ready.iter().find(|target| target.socket == Some(at)).map(Arc::downgrade)
+            handle.snapshot.load().ready.iter().find(|target| target.socket == Some(at)).map(Arc::downgrade)
         };
         let leads = target(gone).unwrap();
         site.plugin.change("a", |resource| resource.endpoints.push(new));
@@ -344,12 +345,12 @@ async fn rolling(rounds: usize, told_late: Option<Duration>) -> Rolled {
         let address = gone.to_string();
         if let Some(pause) = told_late {
             old.ending.cancel();
-            #[expect(clippy::disallowed_methods, reason = "how much later the DLX is told")]
+            #[expect(clippy::disallowed_methods, reason = "how much later the DLX sees it")]
             tokio::time::sleep_until(Instant::now() + pause).await;
         }
         site.plugin.change("a", |resource| resource.endpoints.retain(|endpoint| endpoint.address != address));
-        // Told first, the DLX lets go of it by itself: what is under way there ends, and nothing is kept. A pod alone cannot
-        // know: a connection that it has not accepted yet carries a request all the same.
+        // If the DLX sees it first, it stops using the pod: its requests end there, and no connection is kept. A pod
+        // alone cannot know: a connection that it has not accepted yet carries a request all the same.
         until("nothing leads to it", || leads.strong_count() == 0 && old.open.load(Ordering::SeqCst) == 0)
             .await;
         old.ending.cancel();

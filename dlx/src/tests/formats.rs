@@ -1,4 +1,4 @@
-//! Records of a later format than this DLX knows: left alone, never confirmed, and what they belong to is served.
+//! Records of a later format than this DLX knows: left alone, never confirmed, and their resources are served.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -15,7 +15,7 @@ use crate::testing::{
     status, until, upstream,
 };
 
-/// But `asleep`.
+/// All phases but `asleep`.
 const STATES: [Phase; 4] = [Phase::Active, Phase::Draining, Phase::Waking, Phase::Failed];
 
 fn later(state: Phase) -> Record {
@@ -77,7 +77,7 @@ async fn held_for_a_newer_dlx(replicas: u32) {
     });
     until("held", || site.resource("a").queue.len() == 1).await;
     assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
-    // A newer one does.
+    // A newer DLX does.
     site.plugin.change("a", |resource| {
         resource.record = later(Phase::Waking);
         resource.replicas = 1;

@@ -1,4 +1,4 @@
-//! What a resource is told of its clients: on its own port what it was told without the DLX.
+//! The headers about the client: on its own port a resource gets them as without the DLX.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,11 +12,11 @@ use tokio::{
 use crate::testing::{
     EVENT_TIMEOUT, Site, SiteOptions, free_range, header, local,
     plugin::Plugin,
-    service_ports::{at, on_service_ports},
+    service_ports::{awake_on_port, on_service_ports},
     status, upstream,
 };
 
-/// Where the ingress controller is, and where a stranger.
+/// The addresses of the ingress controller and of an untrusted client.
 const INGRESS: &str = "127.0.0.2";
 const STRANGER: &str = "127.0.0.3";
 
@@ -35,7 +35,7 @@ async fn application(decide: impl Fn(&str) -> String + Clone + Send + Sync + 'st
     .await
 }
 
-/// One that says whom it takes for its client, as `trust` tells it from the chain of `X-Forwarded-For`.
+/// An application that returns the client it sees, by `trust` applied to the chain of `X-Forwarded-For`.
 async fn trusting(trust: impl Fn(&[&str]) -> String + Clone + Send + Sync + 'static) -> SocketAddr {
     application(move |head| {
         let chain: Vec<_> = header(head, "x-forwarded-for").unwrap_or_default().split(", ").collect();
@@ -52,7 +52,7 @@ async fn site(
 ) -> (Site, SocketAddr) {
     let ports = free_range(1);
     let plugin = Plugin::at(address);
-    plugin.add("a", at(address, ports.first, Protocol::Http));
+    plugin.add("a", awake_on_port(address, ports.first, Protocol::Http));
     let settings = Settings { forwarded_headers: how, ..SiteOptions::default().settings };
     (
         Site::start(plugin, SiteOptions { trusted, settings, ..on_service_ports(ports) }).await,
@@ -87,7 +87,7 @@ async fn an_application_behind_a_tls_ingress_does_not_redirect_for_ever() {
     let ingress = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a.test\r\n";
     let (open, port) = site(address, &[], None).await;
     assert_eq!(status(&get(INGRESS, port, ingress).await), 204);
-    assert_eq!(status(&get(INGRESS, port, "").await), 301, "what came in clear text is told so");
+    assert_eq!(status(&get(INGRESS, port, "").await), 301, "a request in clear text is redirected");
     drop(open);
     let (_named, port) = site(address, &[INGRESS], None).await;
     assert_eq!(status(&get(INGRESS, port, ingress).await), 204);
@@ -107,8 +107,8 @@ async fn the_dlx_is_no_hop_to_an_application_that_counts_them() {
     }
 }
 
-/// An application that trusts the headers of whoever it trusts by its address sees the DLX's address for everybody: a
-/// stranger can forge, until the trusted proxies are named.
+/// An application that trusts peers by their address sees the DLX's address for all of them: an untrusted client can
+/// forge headers until the trusted proxies are named.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_untrusted_peer_cannot_forge_headers_where_trusted_proxies_are_named() {
     let address = trusting(|chain| chain.first().unwrap().to_string()).await;
@@ -132,7 +132,7 @@ async fn a_client_without_headers_is_identified_by_its_address() {
     }
 }
 
-/// The key of the namespace file holds on every port for those who are believed, and for nobody else.
+/// The key of the namespace file applies on every port to trusted peers, and only to them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_namespace_file_says_what_becomes_of_what_a_trusted_proxy_says() {
     use ForwardedHeaders::{Append, Preserve, Replace};

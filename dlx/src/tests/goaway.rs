@@ -1,4 +1,4 @@
-//! Connections of HTTP/2 that are closed for having nothing to do: their clients are told, and nothing is lost.
+//! HTTP/2 connections that are closed because they are idle: their clients get GOAWAY, and nothing is lost.
 
 use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
@@ -45,7 +45,7 @@ async fn status(answer: ResponseFuture) -> u16 {
     status
 }
 
-/// Waits for the connection's end. The client was told before it, that nothing is wrong.
+/// Waits for the connection's end, which GOAWAY with NO_ERROR has to precede.
 async fn ends_with_goaway(client: SendRequest<Bytes>, connection: Connection) {
     timeout(EVENT_TIMEOUT, connection).await.expect("an end").unwrap().unwrap();
     let error = client.ready().await.unwrap_err();
@@ -65,10 +65,10 @@ async fn the_client_of_an_idle_connection_gets_goaway() {
     ends_with_goaway(used, used_connection).await;
 }
 
-/// What the DLX says reaches the client only while this has its permit.
+/// What the DLX sends reaches the client only while this has its permit.
 static HEARS: Semaphore = Semaphore::const_new(1);
 
-/// A connection whose client can be kept from hearing.
+/// A connection whose client can be kept from receiving.
 async fn connect_with_delay(site: &Site) -> (SendRequest<Bytes>, Connection) {
     let (near, far) = duplex(64 * 1024);
     let (mut from_client, mut to_client) = split(far);
@@ -85,7 +85,7 @@ async fn connect_with_delay(site: &Site) -> (SendRequest<Bytes>, Connection) {
     (client, tokio::spawn(connection))
 }
 
-/// A request crosses with the close: it is sent before its client hears of that, and is answered.
+/// A request crosses with the close: it is sent before its client receives GOAWAY, and is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_crosses_with_the_close_is_answered() {
     static MAY: Semaphore = Semaphore::const_new(0);

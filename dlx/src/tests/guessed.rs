@@ -1,4 +1,4 @@
-//! Ports that are HTTP by their name alone, and what is spoken on them all the same: by real clients and servers.
+//! Ports that are HTTP by their name alone, with the protocols that real clients and servers speak on them.
 
 use std::{
     net::SocketAddr,
@@ -41,7 +41,7 @@ async fn what_cannot_be_http_is_passed_on_byte_by_byte_and_http_as_ever() {
     for awake in [true, false] {
         let (site, port) = behind(echo, awake, true).await;
         let mut client = connect(port).await;
-        // Nothing tells yet; then it cannot be HTTP any more.
+        // Undecided so far; then it cannot be HTTP any more.
         for piece in [&b"PING"[..], b"\r\n", b"GET / HTTP/1.1\r\n\r\n"] {
             client.write_all(piece).await.unwrap();
         }
@@ -76,7 +76,7 @@ async fn where_http_is_said_explicitly_nothing_else_is_passed_on_and_nothing_wok
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 0);
 }
 
-/// Who waits for the other side to speak first cannot be told from who has not spoken yet.
+/// A client that waits for the server to speak first cannot be told from one that is slow.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_says_nothing_wakes_nobody() {
     let (site, port) = behind(upstream::tcp_echo().await, false, true).await;
@@ -141,9 +141,9 @@ async fn postgresql_is_spoken_on_a_port_named_grpc() {
         // Asked for TLS first, as most clients do; and without.
         for mode in ["prefer", "disable"] {
             let query = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres sslmode={mode}");
-            let said = Command::new("psql").args([&*query, "-Atc", "select 6 * 7"]).output().await.unwrap();
-            let error = String::from_utf8_lossy(&said.stderr);
-            assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "42", "{awake} {mode}: {error}");
+            let output = Command::new("psql").args([&*query, "-Atc", "select 6 * 7"]).output().await.unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "42", "{awake} {mode}: {error}");
         }
         assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), usize::from(!awake));
     }
@@ -164,17 +164,17 @@ async fn tls_is_spoken_on_a_port_named_http() {
     server.args(["s_server", "-www", "-accept", &format!("127.0.0.1:{number}"), "-key"]).arg(&key);
     server.arg("-cert").arg(&certificate).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut server = server.spawn().unwrap();
-    let mut said = BufReader::new(server.stdout.take().unwrap()).lines();
-    while said.next_line().await.unwrap().expect("openssl ended") != "ACCEPT" {}
-    tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
+    let mut output = BufReader::new(server.stdout.take().unwrap()).lines();
+    while output.next_line().await.unwrap().expect("openssl ended") != "ACCEPT" {}
+    tokio::spawn(async move { while let Ok(Some(_)) = output.next_line().await {} });
     for awake in [true, false] {
         let (site, port) = behind(local(number), awake, true).await;
         let url = format!("https://127.0.0.1:{port}/");
-        let said =
+        let output =
             Command::new("curl").args(["-sSk", "-o", "/dev/null", "-w", "%{http_code}", &url]).output().await;
-        let said = said.unwrap();
-        let error = String::from_utf8_lossy(&said.stderr);
-        assert_eq!(String::from_utf8_lossy(&said.stdout), "200", "{awake}: {error}");
+        let output = output.unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "200", "{awake}: {error}");
         assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), usize::from(!awake));
     }
 }

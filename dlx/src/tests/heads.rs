@@ -1,5 +1,5 @@
-//! Heads of HTTP/1 requests: what is refused is refused alike whether its resource sleeps or not, with a reason, and wakes
-//! nobody; what is a body is never taken for a head.
+//! Heads of HTTP/1 requests: a bad head is refused alike whether its resource sleeps or not, with a reason, and wakes
+//! nothing; a body is never taken for a head.
 
 use std::sync::atomic::Ordering;
 
@@ -8,11 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::testing::{Site, SiteOptions, body, plugin::Plugin, status, until, upstream};
 
-/// A request that tells two lengths.
+/// A request with two lengths.
 const BOTH: &str =
     "POST /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
 
-/// A resource that sleeps beside one that is awake.
+/// A sleeping resource beside one that is awake.
 async fn two() -> (Site, std::sync::Arc<upstream::Echo>) {
     let (address, echo) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address).asleep("a").awake("b", address);
@@ -46,7 +46,7 @@ async fn a_body_that_looks_like_a_head_is_a_body() {
     assert_eq!(echo.requests.load(Ordering::SeqCst), 6);
 }
 
-/// A client may say what comes after the switch before it is told of one, or of none.
+/// A client may send the next protocol's bytes before it knows whether the switch succeeds.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_behind_a_request_to_switch_protocols_is_read_as_it_was_answered() {
     let switching = upstream::raw(|mut stream, _| async move {
@@ -151,12 +151,12 @@ async fn what_is_refused_is_refused_alike_with_a_reason_and_wakes_nobody() {
             let own = written(request, host);
             let answer = site.raw(own.as_bytes()).await;
             assert_eq!(status(&answer), *expected, "{host} {request:?}: {answer}");
-            let said: serde_json::Value = serde_json::from_str(body(&answer)).expect(&answer);
+            let parsed: serde_json::Value = serde_json::from_str(body(&answer)).expect(&answer);
             assert!(
-                said["reason"].as_str().is_some_and(|reason| !reason.is_empty()),
+                parsed["reason"].as_str().is_some_and(|reason| !reason.is_empty()),
                 "{request:?}: {answer}"
             );
-            answers.push(said);
+            answers.push(parsed);
         }
         assert_eq!(answers[0], answers[1], "{request:?}");
         let before = "POST /before HTTP/1.1\r\nHost: b.test\r\nContent-Length: 3\r\n\r\nabc";
@@ -173,7 +173,7 @@ async fn what_is_refused_is_refused_alike_with_a_reason_and_wakes_nobody() {
     assert_eq!(echo.requests.load(Ordering::SeqCst), REFUSED.len(), "only those that stood before");
 }
 
-/// What has a strange look and is a request all the same.
+/// Unusual but valid requests.
 const TAKEN: &[&str] = &[
     "GET / HTTP/1.1\r\nHost: HOST\r\nCLOSE",
     "\r\n\r\nGET / HTTP/1.1\nHost: HOST\nCLOSE",
@@ -252,14 +252,14 @@ async fn lengths_of_http2_are_judged_as_those_of_http1() {
             _ => http_body_util::Either::Right(Nothing),
         };
         let Ok(answer) = client.send_request(request.body(body).unwrap()).await else {
-            // What is no number is refused by the HTTP library: the stream is reset.
+            // A length that is no number is refused by the HTTP library: the stream is reset.
             assert_eq!((expected, site.plugin.set_scales.load(Ordering::SeqCst)), (400, 0), "{lengths:?}");
             continue;
         };
         assert_eq!(answer.status(), expected, "{lengths:?}");
         let answer = http_body_util::BodyExt::collect(answer).await.unwrap().to_bytes();
-        let said = String::from_utf8_lossy(&answer).matches("content-length: 3\n").count();
-        assert_eq!(said, usize::from(expected == 200), "{lengths:?}");
+        let count = String::from_utf8_lossy(&answer).matches("content-length: 3\n").count();
+        assert_eq!(count, usize::from(expected == 200), "{lengths:?}");
         assert_eq!(
             site.plugin.set_scales.load(Ordering::SeqCst),
             usize::from(expected == 200),
@@ -325,7 +325,8 @@ fn heads() -> impl Strategy<Value = String> {
     )
 }
 
-/// Whatever its head: a request for what sleeps is answered as one for what is awake, and wakes only if it is forwarded.
+/// Whatever its head: a request for a sleeping resource is answered like one for an awake resource, and wakes it only if
+/// it is forwarded.
 #[tokio::test(flavor = "multi_thread")]
 async fn asleep_and_awake_are_judged_alike() {
     let (site, _) = two().await;

@@ -1,4 +1,4 @@
-//! What is held: woken once, let go in order and at a pace, within bounds, and gone when its client is.
+//! Held requests: one wake, dispatched in order and at a pace, within limits, and gone when their client is.
 
 use std::{
     sync::{
@@ -87,7 +87,7 @@ async fn a_client_that_leaves_frees_its_place_with_and_without_an_unread_body() 
             (0, 0, 0)
         );
     }
-    // One that stays is answered, its whole body included.
+    // A client that stays is answered, its whole body included.
     let mut stream = site.connect().await;
     stream
         .write_all(
@@ -134,7 +134,7 @@ async fn a_full_hold_says_so() {
     assert_eq!(handle.queue.rejections()[0], ("too_many_held", 1));
 }
 
-/// One tenant asks for as much as it can get; another comes after it.
+/// One tenant takes as much as it can get; another comes after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_namespace_leaves_room_for_another() {
     const ALL: usize = 12;
@@ -149,7 +149,7 @@ async fn one_namespace_leaves_room_for_another() {
         let site = site.clone();
         requests.spawn(async move { site.get(host, "/").await });
     };
-    // Of two of its resources, to no avail.
+    // From two of its resources, which does not help.
     for _ in 0..ALL / 4 {
         ask("greedy.test");
         ask("second.test");
@@ -213,7 +213,7 @@ async fn held_requests_are_let_go_at_the_pace_of_the_endpoint() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_gives_no_head_does_not_stop_the_rest() {
-    // The first request never gets a head; the second place comes free by time.
+    // The first request never gets a head; the second permit is freed by time.
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     let (address, _) = upstream::echo(async || {
         if ASKED.fetch_add(1, Ordering::SeqCst) == 0 {

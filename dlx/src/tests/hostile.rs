@@ -1,4 +1,4 @@
-//! Clients and resources that mean harm, or are merely broken.
+//! Hostile and broken clients and resources.
 
 use std::{
     net::SocketAddr,
@@ -67,7 +67,7 @@ async fn what_is_coded_in_transfer_is_not_passed_on_as_if_it_were_plain() {
     assert_eq!(status(&answer), 400, "{answer}");
 }
 
-/// Two answers to one request: the second is nobody's.
+/// Two answers to one request: the second is discarded.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_too_many_reaches_nobody() {
     let address = upstream::raw(|mut stream, number| async move {
@@ -138,7 +138,7 @@ async fn whatever_the_client_does_nothing_stays_in_flight() {
     assert_eq!((handle.queue.len(), handle.queue.bytes()), (0, 0));
 }
 
-/// The client's doing, and no fault of the resource's.
+/// The client's fault, not the resource's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_its_client_breaks_is_not_counted_against_the_resource() {
     let (address, _) = upstream::echo(async || ()).await;
@@ -157,7 +157,7 @@ async fn a_body_that_its_client_breaks_is_not_counted_against_the_resource() {
     assert_eq!(site.resource("a").counts.classes(), [0; 5]);
 }
 
-/// Two plugins that list at the same moment: each one's table is made of what both listed, or is replaced by such a one.
+/// Two plugins list at the same moment: each table is built from both lists, or replaced by such a table.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_built_at_the_same_moment_lose_no_host() {
     let plugin = Plugin::at("127.0.0.1:1");
@@ -215,7 +215,7 @@ fn timer(local: SocketAddr, remote: SocketAddr) -> Option<String> {
     })
 }
 
-/// A peer that lost its power closes nothing. The kernel asks both ends whether they are there.
+/// A peer without power closes nothing. The kernel probes both ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_vanished_is_found_out() {
     let (sender, mut upstreams) = tokio::sync::mpsc::unbounded_channel();
@@ -247,7 +247,7 @@ async fn frames_that_break_the_protocol_do_not_fill_the_log() {
     let site = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     for _ in 0..FRAMES {
-        // An answer to a ping that nobody sent.
+        // An answer to a ping that was not sent.
         bytes.extend_from_slice(b"\0\0\x08\x06\x01\0\0\0\0 no ping");
     }
     site.connect().await.write_all(&bytes).await.unwrap();

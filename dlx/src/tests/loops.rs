@@ -1,4 +1,4 @@
-//! Requests that come back: chains of services are none of them, an address that leads to a DLX is.
+//! Loops: a chain of services is none, an address that points to a DLX is.
 
 use std::{
     net::SocketAddr,
@@ -77,7 +77,7 @@ async fn a_frontend_and_its_api_behind_one_dlx_are_no_loop() {
         let (site, front, api) = chain(address_of).await;
         let answer = site.get("front.test", "/api.test/").await;
         assert_eq!((status(&answer), body(&answer)), (200, "200 the end"), "{address_of:?}");
-        // The way to a pod cannot lead back.
+        // A pod's address cannot lead back.
         let sent = if address_of == AddressOf::Instance { 0 } else { 1 };
         assert_eq!((vias(&front), vias(&api)), (sent, sent), "{address_of:?}");
     }
@@ -99,7 +99,7 @@ async fn an_api_that_calls_its_frontend_is_no_loop() {
     assert_eq!((requests, vias(&front)), (9, 0));
 }
 
-/// The plugin names a Service, and that leads to the DLX.
+/// The plugin names a Service that points to the DLX.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_points_to_the_dlx_is_a_loop() {
     let plugin = Plugin::at("127.0.0.1:1");
@@ -112,7 +112,7 @@ async fn a_service_that_points_to_the_dlx_is_a_loop() {
     assert_eq!(site.resource("a").counts.in_flight(), 0);
 }
 
-/// Each leads to the other.
+/// Each points to the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_dlxs_that_lead_to_each_other_are_a_loop() {
     let first = Site::start(Plugin::at("127.0.0.1:1"), SiteOptions::default()).await;

@@ -1,4 +1,4 @@
-//! A whole DLX with real sockets, on a made-up plugin.
+//! Tests of a whole DLX, with real sockets, on a fake plugin.
 
 mod admission;
 mod drain;

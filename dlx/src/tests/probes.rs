@@ -58,8 +58,8 @@ async fn grpc_is_asked_at_its_own_port_until_it_serves() {
     })
     .await;
     let served = async {
-        until("it was asked", || health.checks.load(Ordering::SeqCst) > 3).await;
-        until("it is said", || why(&site).contains("NOT_SERVING")).await;
+        until("it was probed", || health.checks.load(Ordering::SeqCst) > 3).await;
+        until("it is reported", || why(&site).contains("NOT_SERVING")).await;
         assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
         health.status.store(1, Ordering::SeqCst);
     };
@@ -107,7 +107,7 @@ async fn two_and_three_hundreds_are_ready_and_nothing_else() {
         if ready {
             until("it is ready", || handle.is_open()).await;
         } else {
-            until("it is told", || why(&site).contains(&format!("answers {code}"))).await;
+            until("it is reported", || why(&site).contains(&format!("answers {code}"))).await;
             assert!(!handle.is_open(), "{code}");
         }
         let head = heads.lock().unwrap()[0].to_lowercase();
@@ -125,7 +125,7 @@ async fn an_invalid_probe_is_reported_and_not_sent() {
         headers: vec![("X-Key".to_owned(), "1\r\nX-Admin: 1".to_owned())],
     };
     let site = listed(Endpoint { probe, ..Endpoint::new(address.to_string(), "1") }).await;
-    until("it is told", || why(&site).contains("cannot be probed")).await;
+    until("it is reported", || why(&site).contains("cannot be probed")).await;
     assert!(heads.lock().unwrap().is_empty());
     // Put right by its owner: another endpoint to the DLX.
     site.plugin.change("a", |resource| resource.endpoints[0].probe = Probe::Tcp);
@@ -155,7 +155,7 @@ async fn an_endpoint_that_is_listed_again_is_probed_anew() {
     until("it is gone", || !handle.is_open()).await;
     site.plugin.change("a", |resource| resource.endpoints = vec![endpoint]);
     let back = async {
-        until("it is asked again", || heads.lock().unwrap().len() > sent + 3).await;
+        until("it is probed again", || heads.lock().unwrap().len() > sent + 3).await;
         assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
         code.store(200, Ordering::SeqCst);
     };

@@ -177,7 +177,7 @@ async fn a_connection_the_resource_closed_between_two_requests_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_never_sent_is_held_until_the_endpoint_is_back() {
     let (address, echo) = upstream::echo(async || ()).await;
-    // Listed as ready, and nobody listens.
+    // Listed as ready, but nothing listens there.
     let plugin = Plugin::at(address);
     plugin.add("a", |resource| {
         resource.replicas = 1;

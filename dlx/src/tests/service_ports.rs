@@ -1,4 +1,4 @@
-//! Ports of `--service-ports`: bound all the while, each for whoever has it at the moment.
+//! Ports of `--service-ports`: always bound, each for its current owner.
 
 use std::sync::atomic::Ordering;
 
@@ -18,7 +18,9 @@ use crate::testing::{
     EVENT_TIMEOUT, Site, SiteOptions, body, free_range, header, local,
     plugin::Plugin,
     raw_at, resets,
-    service_ports::{at, connect, named, on_service_ports, owner, port, says},
+    service_ports::{
+        awake_on_port, connect, on_service_ports, port, port_owner, read_name, start_name_server,
+    },
     status, until, upstream,
 };
 
@@ -26,19 +28,19 @@ use crate::testing::{
 async fn a_connection_stays_with_the_resource_that_had_its_port_when_it_came() {
     let ports = free_range(2);
     let plugin = Plugin::at("127.0.0.1:1");
-    plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
-    plugin.add("b", at(named(b'b').await, ports.last, Protocol::Tcp));
+    plugin.add("a", awake_on_port(start_name_server(b'a').await, ports.first, Protocol::Tcp));
+    plugin.add("b", awake_on_port(start_name_server(b'b').await, ports.last, Protocol::Tcp));
     let site = Site::start(plugin, on_service_ports(ports)).await;
     let mut before = connect(ports.first).await;
-    assert_eq!(says(&mut before).await, b'a');
-    // Both are moved at once as far as anybody can see, in an order that nobody promises.
+    assert_eq!(read_name(&mut before).await, b'a');
+    // Both change at once for an observer, in no promised order.
     site.plugin.change("a", |resource| resource.ports.clear());
     site.plugin.change("b", |resource| resource.ports = port(ports.first, Protocol::Tcp));
-    until("it is b's", || owner(&site, ports.first).as_deref() == Some("b")).await;
+    until("it is b's", || port_owner(&site, ports.first).as_deref() == Some("b")).await;
     let mut after = connect(ports.first).await;
-    assert_eq!(says(&mut after).await, b'b');
+    assert_eq!(read_name(&mut after).await, b'b');
     before.write_all(b"?").await.unwrap();
-    assert_eq!(says(&mut before).await, b'a');
+    assert_eq!(read_name(&mut before).await, b'a');
     let counts = |name| (site.resource(name).counts.in_flight(), site.resource(name).counts.total());
     assert_eq!((counts("a"), counts("b")), ((1, 1), (1, 1)));
     assert_eq!(site.dlx.ports.all().len(), 0, "bound once more");
@@ -49,7 +51,7 @@ async fn nothing_of_a_request_says_for_whom_it_is() {
     let ports = free_range(1);
     let (a, b) = (upstream::echo(async || ()).await, upstream::echo(async || ()).await);
     let plugin = Plugin::at(a.0).awake("b", b.0);
-    plugin.add("a", at(a.0, ports.first, Protocol::Http));
+    plugin.add("a", awake_on_port(a.0, ports.first, Protocol::Http));
     let request = b"GET /own HTTP/1.1\r\nHost: b.test\r\nX-Resource-Name: demo/b\r\nX-Original-Uri: /other\r\nX-Forwarded-For: 10.1.1.1\r\nConnection: close\r\n\r\n";
     for (trusted, chain) in
         [(&[][..], "10.1.1.1"), (&["127.0.0.0/8"], "10.1.1.1"), (&["192.0.2.0/24"], "127.0.0.1")]
@@ -84,7 +86,7 @@ async fn a_sleeping_resource_is_woken_by_a_peer_that_is_trusted_and_one_that_is_
     }
 }
 
-/// Whoever spoke HTTP/2 to the resource itself speaks it to its port here; the resource may know nothing else.
+/// A client that speaks HTTP/2 to the resource speaks it to the DLX's port, too; the resource may know no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_and_grpc_reach_a_resource_that_speaks_nothing_else() {
     let ports = free_range(1);
@@ -130,7 +132,7 @@ async fn a_websocket_is_switched_and_in_flight() {
     // Not probed: a probe would be another connection.
     let plugin = Plugin::at(address);
     plugin.add("a", |resource| {
-        at(address, ports.first, Protocol::Http)(resource);
+        awake_on_port(address, ports.first, Protocol::Http)(resource);
         resource.endpoints[0].probe = scaler_types::Probe::Listed;
     });
     let site = Site::start(plugin, on_service_ports(ports)).await;
@@ -138,7 +140,7 @@ async fn a_websocket_is_switched_and_in_flight() {
     let ask = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     stream.write_all(ask).await.unwrap();
     assert_eq!(status(&upstream::read_head(&mut stream).await.unwrap()), 101);
-    assert_eq!(says(&mut stream).await, b'h');
+    assert_eq!(read_name(&mut stream).await, b'h');
     let handle = site.resource("a");
     assert_eq!(handle.counts.in_flight(), 1);
     drop(stream);
@@ -149,14 +151,14 @@ async fn a_websocket_is_switched_and_in_flight() {
 async fn both_families_reach_every_port() {
     let ports = free_range(1);
     let plugin = Plugin::at("127.0.0.1:1");
-    plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
+    plugin.add("a", awake_on_port(start_name_server(b'a').await, ports.first, Protocol::Tcp));
     let _site = Site::start(plugin, on_service_ports(ports)).await;
-    assert_eq!(says(&mut connect(ports.first).await).await, b'a');
+    assert_eq!(read_name(&mut connect(ports.first).await).await, b'a');
     let mut six = TcpStream::connect(("::1", ports.first)).await.unwrap();
-    assert_eq!(says(&mut six).await, b'a');
+    assert_eq!(read_name(&mut six).await, b'a');
 }
 
-/// On every path, whatever the record says: what a DLX gets it serves, by the same gate.
+/// In every traffic mode and whatever the record says, a DLX serves what it gets, by the same gate.
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_mode_when_asleep_is_served_in_every_phase_as_always_is() {
     for path in [TrafficMode::Always, TrafficMode::WhenAsleep] {
@@ -173,7 +175,7 @@ async fn traffic_mode_when_asleep_is_served_in_every_phase_as_always_is() {
             let (address, _) = upstream::echo(async || ()).await;
             let plugin = Plugin::at(address);
             plugin.add("a", |resource| {
-                at(address, ports.first, Protocol::Http)(resource);
+                awake_on_port(address, ports.first, Protocol::Http)(resource);
                 resource.traffic_mode = path;
                 resource.record = Record { phase: state, ..Record::default() };
                 resource.replicas = replicas;
@@ -199,9 +201,9 @@ async fn a_service_port_outlives_its_resource_and_others_do_not() {
     let own = free_range(3).last;
     assert!(!ports.contains(own));
     let plugin = Plugin::at("127.0.0.1:1");
-    let address = named(b'a').await;
+    let address = start_name_server(b'a').await;
     plugin.add("a", |resource| {
-        at(address, ports.first, Protocol::Tcp)(resource);
+        awake_on_port(address, ports.first, Protocol::Tcp)(resource);
         resource.ports.extend(port(own, Protocol::Tcp));
     });
     let site = Site::start(plugin, on_service_ports(ports)).await;
@@ -215,7 +217,7 @@ async fn a_service_port_outlives_its_resource_and_others_do_not() {
     };
     until("the other one is bound", || bound() == [(own, None)]).await;
     for each in [ports.first, own] {
-        assert_eq!(says(&mut connect(each).await).await, b'a');
+        assert_eq!(read_name(&mut connect(each).await).await, b'a');
     }
     site.plugin.remove("a");
     until("the other one is closed", || bound().is_empty()).await;
@@ -223,13 +225,13 @@ async fn a_service_port_outlives_its_resource_and_others_do_not() {
     assert!(resets(local(ports.first)).await);
 }
 
-/// A connection of a resource that is gone is not kept: the port may be somebody else's by now.
+/// A connection of a resource that is gone is not kept: the port may belong to another one by now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_to_a_resource_that_is_gone_ends_with_its_next_request() {
     let ports = free_range(1);
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
-    plugin.add("a", at(address, ports.first, Protocol::Http));
+    plugin.add("a", awake_on_port(address, ports.first, Protocol::Http));
     let site = Site::start(plugin, on_service_ports(ports)).await;
     let mut stream = connect(ports.first).await;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
@@ -240,14 +242,14 @@ async fn a_connection_to_a_resource_that_is_gone_ends_with_its_next_request() {
     let (mut sender, http2) =
         hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), io).await.unwrap();
     let http2 = tokio::spawn(http2);
-    // From its answer on it is known for whom the connection is; the resource speaks HTTP/1 alone.
+    // From its answer on the connection's resource is known; it speaks HTTP/1 only.
     let ask = Request::get("http://x/").body(Empty::new()).unwrap();
     assert_eq!(sender.send_request(ask).await.unwrap().status(), 502);
     assert_eq!(site.resource("a").counts.total(), 2);
     site.plugin.remove("a");
-    site.plugin.add("b", at(address, ports.first, Protocol::Http));
-    until("it is b's", || owner(&site, ports.first).as_deref() == Some("b")).await;
-    timeout(EVENT_TIMEOUT, http2).await.expect("told to go away").unwrap().unwrap();
+    site.plugin.add("b", awake_on_port(address, ports.first, Protocol::Http));
+    until("it is b's", || port_owner(&site, ports.first).as_deref() == Some("b")).await;
+    timeout(EVENT_TIMEOUT, http2).await.expect("a GOAWAY").unwrap().unwrap();
     drop(sender);
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -261,27 +263,27 @@ async fn a_connection_to_a_resource_that_is_gone_ends_with_its_next_request() {
 async fn of_two_that_claim_a_port_the_older_has_it() {
     let ports = free_range(1);
     let plugin = Plugin::at("127.0.0.1:1");
-    plugin.add("b", at(named(b'b').await, ports.first, Protocol::Tcp));
+    plugin.add("b", awake_on_port(start_name_server(b'b').await, ports.first, Protocol::Tcp));
     let site = Site::start(plugin, on_service_ports(ports)).await;
-    site.plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
+    site.plugin.add("a", awake_on_port(start_name_server(b'a').await, ports.first, Protocol::Tcp));
     until("it is known", || !site.dlx.resources.table().conflicts.is_empty()).await;
-    assert_eq!(says(&mut connect(ports.first).await).await, b'b');
+    assert_eq!(read_name(&mut connect(ports.first).await).await, b'b');
     let answer = serde_json::to_value(&site.dlx.resources.table().conflicts).unwrap();
     let expected = serde_json::json!([{"port": ports.first, "has": "demo/b", "wants": "demo/a"}]);
     assert_eq!(answer, expected);
     site.plugin.remove("b");
-    until("it is a's", || owner(&site, ports.first).as_deref() == Some("a")).await;
+    until("it is a's", || port_owner(&site, ports.first).as_deref() == Some("a")).await;
 }
 
-/// What listens takes none of the places for clients.
+/// Listeners take no slots of clients.
 #[tokio::test(flavor = "multi_thread")]
 async fn ports_where_nobody_is_leave_the_places_to_clients() {
     let ports = free_range(8);
     let plugin = Plugin::at("127.0.0.1:1");
-    plugin.add("a", at(named(b'a').await, ports.last, Protocol::Tcp));
+    plugin.add("a", awake_on_port(start_name_server(b'a').await, ports.last, Protocol::Tcp));
     let _site = Site::start(plugin, SiteOptions { max_connections: 1, ..on_service_ports(ports) }).await;
     for _ in 0..3 {
-        assert_eq!(says(&mut connect(ports.last).await).await, b'a');
+        assert_eq!(read_name(&mut connect(ports.last).await).await, b'a');
     }
 }
 

@@ -1,4 +1,4 @@
-//! Clients that take their time: what is closed, what is not, and that others are served meanwhile.
+//! Slow clients: which are closed, which are not, and that others are served meanwhile.
 
 use std::{
     net::SocketAddr,
@@ -22,9 +22,9 @@ use crate::{
     testing::{Site, SiteOptions, header, plugin::Plugin, status, until, upstream},
 };
 
-/// What a client of HTTP/2 says first.
+/// The preface of HTTP/2.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// Short, and told apart from the defaults.
+/// Short and distinct from the defaults.
 const SHORT: Duration = Duration::from_millis(300);
 
 async fn site(address: SocketAddr, options: SiteOptions) -> Site {
@@ -47,14 +47,14 @@ async fn get(client: &mut TcpStream) -> u16 {
     status(&head)
 }
 
-/// Waits until the DLX closes the connection; what it said before.
+/// Waits until the DLX closes the connection; what was received before.
 async fn end(client: &mut TcpStream) -> String {
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     // An error: it was reset.
-    let _ = tokio::time::timeout(crate::testing::EVENT_TIMEOUT / 2, client.read_to_end(&mut said))
+    let _ = tokio::time::timeout(crate::testing::EVENT_TIMEOUT / 2, client.read_to_end(&mut received))
         .await
         .expect("an end");
-    String::from_utf8_lossy(&said).into_owned()
+    String::from_utf8_lossy(&received).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,11 +92,11 @@ async fn an_idle_connection_is_closed_in_the_end() {
     end(&mut http2).await;
 }
 
-/// Silent connections and half heads make room for whoever has something to say; the longest idle first.
+/// Silent connections and half heads are closed for clients that send; the longest idle first.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_says_nothing_locks_nobody_out() {
     let (address, _) = upstream::echo(async || ()).await;
-    // None of them is closed for having taken too long.
+    // None of them is closed by a timeout.
     let timeouts = Timeouts { head: Duration::from_secs(3600), ..Timeouts::default() };
     let site = site(address, SiteOptions { max_connections: 4, timeouts, ..SiteOptions::default() }).await;
     let mut oldest = site.connect().await;
@@ -105,7 +105,7 @@ async fn who_says_nothing_locks_nobody_out() {
     for n in 0..20 {
         let mut client = site.connect().await;
         if n % 7 == 1 {
-            // It answers to no GOAWAY.
+            // It ignores GOAWAY.
             client.write_all(HTTP2).await.unwrap();
         } else if n % 2 == 0 {
             client.write_all(b"GET / HTT").await.unwrap();
@@ -120,11 +120,11 @@ async fn who_says_nothing_locks_nobody_out() {
     end(&mut oldest).await;
     assert!(site.dlx.server.slots.closed_for_others() > 0);
     assert_eq!(site.ready(), Ok(()));
-    // The last that came are there.
+    // The newest are left.
     assert_eq!(get(others.last_mut().unwrap()).await, 200);
 }
 
-/// What has something to do is not closed: others wait, and the readiness says so.
+/// A busy connection is not closed: others wait, and the readiness says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_all_are_busy_readiness_says_what_is_wrong() {
     static MAY: Semaphore = Semaphore::const_new(0);
@@ -140,7 +140,7 @@ async fn where_all_are_busy_readiness_says_what_is_wrong() {
     until("it says so", || site.ready().is_err()).await;
     let why = site.ready().unwrap_err();
     assert!(why.starts_with("new connections wait: 2 clients are connected, "), "{why}");
-    // One is done and idle: its place is the other's.
+    // One is done and idle: its slot goes to the other.
     MAY.add_permits(1);
     until("the third is served", || echo.requests.load(Ordering::SeqCst) == 3).await;
     assert_eq!(site.ready(), Ok(()));
@@ -168,7 +168,7 @@ async fn a_body_that_does_not_come_is_given_up_and_a_silent_application_is_not()
     let handle = site.resource("a");
     let mut large = site.connect().await;
     large.write_all(b"POST / HTTP/1.1\r\nHost: b.test\r\nContent-Length: 9000000\r\n\r\n").await.unwrap();
-    // Until nobody takes more: the application does not read.
+    // Until no buffer takes more: the application does not read.
     let filling = tokio::spawn(async move {
         let _ = large.write_all(&vec![0; 9_000_000]).await;
         large
@@ -187,7 +187,7 @@ async fn a_body_that_does_not_come_is_given_up_and_a_silent_application_is_not()
         assert_eq!(status(&answer), 408, "{stalls:?}: {answer}");
         until("it is in flight no more", || handle.counts.in_flight() == 0).await;
     }
-    // More than the time has passed for these.
+    // These have taken longer than the timeout.
     assert_eq!(site.resource("b").counts.in_flight(), 2);
     MAY.add_permits(2);
     let head = upstream::read_head(&mut small).await.unwrap();
@@ -225,7 +225,7 @@ async fn endless() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, ended)
 }
 
-/// Streams on which nobody says anything stay; a client that takes nothing of what there is does not.
+/// Silent streams stay; a client that does not read what there is does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_is_given_up_and_silent_streams_are_not() {
     static MAY: Semaphore = Semaphore::const_new(0);
@@ -262,8 +262,7 @@ async fn a_client_that_takes_nothing_is_given_up_and_silent_streams_are_not() {
     until_read(&mut websocket, &mut seen, b"ho").await;
 }
 
-/// A part of the answer is left with the kernel, and the application has nothing more to say: nobody waits for anything to be
-/// written.
+/// A part of the answer is left in the kernel, and the application sends nothing more: no task waits to write.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_of_the_little_there_is_is_given_up() {
     static LITTLE: [u8; 64 * 1024] = [b'x'; 64 * 1024];

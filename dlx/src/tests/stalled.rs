@@ -1,4 +1,4 @@
-//! A DLX whose plugin's stream tells nothing while others go on.
+//! A DLX whose plugin's stream stalls while others go on.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -27,12 +27,12 @@ async fn a_stalled_view_confirms_no_drain_and_goes_on_serving() {
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
     plugin.stalled.send_replace(true);
     let (nonce, version) = plugin.begin_drain("a").unwrap();
-    // It does not know of the fence, and so forwards: what it is asked it must not confirm.
+    // It does not see the drain attempt, and so forwards: it must not confirm.
     let refused = handle.confirm_drain(nonce, soon()).await;
     assert!(refused.as_ref().is_err_and(|why| why.to_string().contains("sees active")), "{refused:?}");
     assert_eq!(status(&stalled.get("a.test", "/").await), 200);
     assert_eq!(echo.requests.load(Ordering::SeqCst), 2);
-    // Given up and tried again: no fence of which it sees nothing is confirmed, however many there are.
+    // Reverted and tried again: no unseen drain attempt is confirmed, however many there are.
     plugin.write("a", &version, |resource| resource.record = Record::default()).unwrap();
     let (nonce, _) = plugin.begin_drain("a").unwrap();
     assert!(handle.confirm_drain(nonce, soon()).await.is_err());
@@ -64,10 +64,10 @@ async fn what_happened_during_a_stall_is_seen_when_the_stream_comes_back() {
     plugin.stalled.send_replace(false);
     let handle = site.resource("a");
     until("it is seen", || handle.state() == Some(Phase::Asleep)).await;
-    assert!(!handle.is_up() && handle.facts.load().ready.is_empty());
+    assert!(!handle.is_up() && handle.snapshot.load().ready.is_empty());
     assert_eq!(status(&site.get("gone.test", "/").await), 404);
     assert_eq!(status(&site.get("new.test", "/").await), 200);
-    // Asleep as it is, the next request wakes it.
+    // It is asleep: the next request wakes it.
     assert_eq!(status(&site.get("a.test", "/").await), 200);
     assert_eq!((plugin.set_scales.load(Ordering::SeqCst), echo.requests.load(Ordering::SeqCst)), (1, 2));
 }
@@ -78,7 +78,7 @@ async fn a_wake_needs_no_stream() {
     let plugin = Plugin::at(address).asleep("a");
     let site = Arc::new(Site::start(plugin.clone(), SiteOptions::default()).await);
     plugin.stalled.send_replace(true);
-    // What the wake wrote is asked for.
+    // The DLX asks for what the wake wrote.
     assert_eq!(status(&site.get("a.test", "/").await), 200);
     until("it is finished", || plugin.get("a").record.phase == Phase::Active).await;
     assert_eq!(plugin.set_scales.load(Ordering::SeqCst), 1);

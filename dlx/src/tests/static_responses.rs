@@ -1,4 +1,5 @@
-//! Monitors, as `staticResponses` names them: the DLX answers for what sleeps, and what is awake answers for itself.
+//! Requests of monitors, as in `staticResponses`: the DLX answers for sleeping resources, and awake resources answer
+//! themselves.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -42,7 +43,7 @@ async fn asleep_the_dlx_answers() {
     assert_eq!(status(&ask(&site, "/healthz?x", "curl").await), 299);
     assert!(unnoticed(&site));
     assert_eq!(echo.requests.load(Ordering::SeqCst), 0);
-    // Anybody else wakes it.
+    // Another request wakes it.
     assert_eq!(status(&ask(&site, "/", "a monitor/1").await), 200);
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
 }
@@ -67,7 +68,7 @@ async fn awake_the_resource_answers_and_nothing_counts() {
     requested.acquire().await.unwrap().forget();
     assert!(unnoticed(&site));
     assert_eq!(site.resource("a").counts.in_flight(), 0);
-    // It is under way all the same: what it was sent to must not be put to sleep under it.
+    // It is in flight all the same: its resource must not be scaled to zero meanwhile.
     let (nonce, _) = site.plugin.begin_drain("a").unwrap();
     let confirmed = site.resource("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await;
     assert_eq!(confirmed, Err(crate::state::DrainNotConfirmed::InFlight(1)));
@@ -76,7 +77,7 @@ async fn awake_the_resource_answers_and_nothing_counts() {
     assert!(body(&answer).starts_with("GET /x "), "{answer}");
     until("it to have left", || site.resource("a").counts.under_way() == 0).await;
     assert!(unnoticed(&site));
-    // While it is fenced the DLX answers: a monitor does not keep it awake.
+    // During a drain attempt the DLX answers: a monitor does not keep the resource awake.
     assert_eq!(status(&ask(&site, "/x", "monitor/1").await), 204);
     assert_eq!(site.plugin.get("a").record.phase, Phase::Draining);
     site.resource("a").confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await.unwrap();
@@ -131,7 +132,7 @@ async fn scrapers_wake_nothing_where_nobody_says_anything() {
     assert!(unnoticed(&site));
     assert_eq!(status(&ask(&site, "/metrics", "a friend of Prometheus/3.5.0").await), 200);
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1);
-    // Awake it answers for itself.
+    // Awake it answers itself.
     let before = echo.requests.load(Ordering::SeqCst);
     assert_eq!(status(&ask(&site, "/metrics", "Prometheus/3.5.0").await), 200);
     assert_eq!(echo.requests.load(Ordering::SeqCst), before + 1);

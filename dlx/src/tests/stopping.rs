@@ -1,4 +1,4 @@
-//! A DLX that is told to stop while routes lead to it, and one that none leads to.
+//! A DLX that stops while Services name it, and one that none names.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -119,7 +119,7 @@ async fn a_dlx_that_a_service_named_a_moment_ago_accepts_for_the_propagation_del
     assert!(!stopping.is_finished() && !site.dlx.server.draining.is_cancelled());
 }
 
-/// The route is there, and this DLX has not been told.
+/// The interception exists, and this DLX does not see it yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_port_is_looked_up_in_the_plugins() {
     let (site, ports) = site(&["other"], Duration::ZERO).await;
@@ -141,7 +141,7 @@ async fn every_way_in_which_an_interception_ends_is_noticed() {
         let (site, _) = site(&["test-1"], Duration::ZERO).await;
         let stopping = signal(&site);
         assert_eq!(site.dlx.stopping.interceptions.count(), 1);
-        // As a connection to it does that is open.
+        // As an open connection to it does.
         let _kept = site.resource("a");
         let route = match what {
             "it names others" => intercepted_by(&["b"]),
@@ -156,7 +156,7 @@ async fn every_way_in_which_an_interception_ends_is_noticed() {
     }
 }
 
-/// What is held and what sleeps goes on as ever meanwhile.
+/// Held requests and sleeping resources are served as before meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_dlx_wakes_resources() {
     let (site, ports) = site(&["test-1"], Duration::ZERO).await;

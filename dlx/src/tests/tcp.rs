@@ -36,7 +36,7 @@ async fn site(window: Duration) -> (Site, u16) {
     (site, port)
 }
 
-async fn say(stream: &mut TcpStream, text: &[u8]) {
+async fn send(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).await.unwrap();
     let mut back = vec![0; text.len()];
     tokio::time::timeout(EVENT_TIMEOUT, stream.read_exact(&mut back)).await.expect("an echo").unwrap();
@@ -47,8 +47,8 @@ async fn say(stream: &mut TcpStream, text: &[u8]) {
 async fn a_connection_wakes_and_is_spliced() {
     let (site, port) = site(Duration::from_secs(600)).await;
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    say(&mut stream, b"hello").await;
-    say(&mut stream, &vec![7; 300_000]).await;
+    send(&mut stream, b"hello").await;
+    send(&mut stream, &vec![7; 300_000]).await;
     let handle = site.resource("a");
     assert_eq!((handle.counts.in_flight(), handle.counts.total()), (1, 1));
     stream.shutdown().await.unwrap();
@@ -62,13 +62,13 @@ async fn a_connection_wakes_and_is_spliced() {
 async fn an_idle_connection_leaves_flight_and_reverts_a_drain_before_a_byte_moves() {
     let (site, port) = site(Duration::from_millis(50)).await;
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    say(&mut stream, b"one").await;
+    send(&mut stream, b"one").await;
     let handle = site.resource("a");
     until("it is up", || site.plugin.get("a").record.phase == Phase::Active).await;
     until("it rests", || handle.counts.in_flight() == 0).await;
     let (nonce, version) = site.plugin.begin_drain("a").unwrap();
     assert_eq!(handle.confirm_drain(nonce, Instant::now() + EVENT_TIMEOUT).await, Ok(()));
-    say(&mut stream, b"two").await;
+    send(&mut stream, b"two").await;
     assert!(site.plugin.write("a", &version, |_| ()).is_none(), "the drain was reverted");
 }
 
@@ -76,7 +76,7 @@ async fn an_idle_connection_leaves_flight_and_reverts_a_drain_before_a_byte_move
 async fn an_idle_connection_is_closed_when_its_resource_sleeps() {
     let (site, port) = site(Duration::from_millis(50)).await;
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    say(&mut stream, b"one").await;
+    send(&mut stream, b"one").await;
     let handle = site.resource("a");
     until("it is up", || site.plugin.get("a").record.phase == Phase::Active).await;
     until("it rests", || handle.counts.in_flight() == 0).await;
@@ -94,7 +94,7 @@ async fn an_idle_connection_is_closed_when_its_resource_sleeps() {
     assert!(rest.is_empty());
     // And the next one wakes it.
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    say(&mut stream, b"three").await;
+    send(&mut stream, b"three").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! TCP connections that are held: let go, left, refused, and what becomes of their two directions.
+//! Held TCP connections: dispatched, left, refused, and what happens to their two directions.
 
 use std::{
     net::SocketAddr,
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// A site with a resource that sleeps, and comes up at `address` when the test says so.
+/// A site with a sleeping resource that comes up at `address` when the test lets it.
 struct Asleep {
     site: Site,
     handle: Arc<ResourceHandle>,
@@ -58,7 +58,7 @@ impl Asleep {
         TcpStream::connect(local(self.port)).await.unwrap()
     }
 
-    /// Connects, until so many are held.
+    /// Connects until this many are held.
     async fn held(&self, count: usize) -> TcpStream {
         let stream = self.connect().await;
         until("held", || self.handle.queue.len() == count).await;
@@ -103,7 +103,7 @@ async fn where_the_server_speaks_first_no_byte_of_the_client_is_waited_for() {
     assert_eq!((asleep.handle.counts.total(), asleep.handle.queue.bytes()), (1, 0));
 }
 
-/// What it said, and that it said no more, is said to the resource when it is up; the answer comes back.
+/// Its bytes and its half-close reach the resource when it is up; the answer comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_has_said_all_while_held_gets_its_answer() {
     let address = upstream::raw(|mut stream, _| async move {
@@ -120,7 +120,7 @@ async fn a_client_that_has_said_all_while_held_gets_its_answer() {
     assert_eq!(read(&mut stream).await, "a whole question");
 }
 
-/// No byte moved for longer than the window; then the client says that it sends no more, and the resource takes its time.
+/// No byte moved for longer than the window; then the client half-closes, and the resource takes its time.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_on_an_idle_connection_is_passed_on_and_the_answer_comes_back() {
     static MAY: Semaphore = Semaphore::const_new(0);
@@ -139,7 +139,7 @@ async fn an_end_on_an_idle_connection_is_passed_on_and_the_answer_comes_back() {
     until("it moves", || handle.counts.in_flight() == 1).await;
     until("it rests", || handle.counts.in_flight() == 0).await;
     stream.shutdown().await.unwrap();
-    // That somebody has no more to say is nothing to wake or keep anybody for.
+    // A half-close neither wakes a resource nor keeps it awake.
     MAY.add_permits(1);
     assert_eq!(read(&mut stream).await, "late");
 }
@@ -147,9 +147,9 @@ async fn an_end_on_an_idle_connection_is_passed_on_and_the_answer_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_while_held_frees_its_place() {
     let asleep = Asleep::start(local(1), patient()).await;
-    for said in [&b""[..], b"a question"] {
+    for bytes in [&b""[..], b"a question"] {
         let mut stream = asleep.held(1).await;
-        stream.write_all(said).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
         stream.set_zero_linger().unwrap();
         drop(stream);
         until("left", || asleep.handle.queue.is_empty()).await;
@@ -165,7 +165,7 @@ async fn held_for_too_long_is_reset() {
     let asleep = Asleep::start(local(1), settings).await;
     let mut stream = asleep.connect().await;
     stream.write_all(b"a question").await.unwrap();
-    assert!(is_reset(&mut stream).await, "told that it came to its end");
+    assert!(is_reset(&mut stream).await, "ended instead of reset");
     until("nothing is held", || asleep.handle.queue.is_empty()).await;
     assert_eq!(asleep.handle.queue.rejections()[1], ("held_too_long", 1));
 }
@@ -202,7 +202,7 @@ async fn a_wake_that_cannot_succeed_resets_held_and_new_connections() {
     let options = SiteOptions { settings: patient(), service_ports: Some(ports), ..SiteOptions::default() };
     let site = Site::start(plugin, options).await;
     for _ in 0..2 {
-        // The client says nothing and is told all the same.
+        // The client sends nothing and gets the reset all the same.
         assert!(resets(local(ports.first)).await);
     }
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 1, "the cause is remembered");
@@ -223,7 +223,7 @@ async fn a_resource_that_breaks_off_breaks_off_for_its_client() {
     assert!(is_reset(&mut stream).await);
 }
 
-/// And the other way round: a transaction whose client broke off is not one that its client ended.
+/// And the reverse: a transaction whose client broke off must not look complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_breaks_off_breaks_off_for_its_resource() {
     let (ends, mut ended) = tokio::sync::mpsc::unbounded_channel();
@@ -246,7 +246,7 @@ async fn a_client_that_breaks_off_breaks_off_for_its_resource() {
     assert_eq!(timeout(EVENT_TIMEOUT, ended.recv()).await.expect("an end"), Some(true));
 }
 
-/// Those that were let go and are not connected yet have the places; the others wait.
+/// Dispatched connections that are not connected yet keep their permits; the others wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn held_connections_are_let_go_at_the_pace_at_which_they_can_connect() {
     // It takes in one connection; the next one's call to connect waits.
@@ -262,7 +262,7 @@ async fn held_connections_are_let_go_at_the_pace_at_which_they_can_connect() {
     drop((fill, full));
 }
 
-/// A listening socket with room for so many connections, and one, that nobody accepts.
+/// A listening socket whose backlog takes this many connections plus one, and that is never accepted from.
 fn socket_that_takes(backlog: i32) -> std::net::TcpListener {
     use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();

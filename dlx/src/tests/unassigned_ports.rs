@@ -1,4 +1,4 @@
-//! On ports of `--service-ports`: connections for which nobody is known, and clients that mean harm.
+//! Ports of `--service-ports` without a known owner, and hostile clients on ports.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -16,7 +16,7 @@ use crate::testing::{
     EVENT_TIMEOUT, Site, body, free_range, is_reset, local,
     plugin::{Plugin, endpoint},
     raw_at, resets,
-    service_ports::{at, connect, named, on_service_ports, port, says},
+    service_ports::{awake_on_port, connect, on_service_ports, port, read_name, start_name_server},
     status, until, upstream,
 };
 
@@ -25,7 +25,7 @@ async fn a_thousand_connections_to_an_unassigned_port_cost_one_list_and_are_rese
     let ports = free_range(2);
     let (address, _) = upstream::echo(async || ()).await;
     let plugin = Plugin::at(address);
-    plugin.add("a", at(address, ports.first, Protocol::Http));
+    plugin.add("a", awake_on_port(address, ports.first, Protocol::Http));
     let site = Arc::new(Site::start(plugin, on_service_ports(ports)).await);
     let lists = site.plugin.lists.load(Ordering::SeqCst);
     let mut waiting_for_owner = JoinSet::new();
@@ -37,7 +37,7 @@ async fn a_thousand_connections_to_an_unassigned_port_cost_one_list_and_are_rese
         });
     }
     until("they wait", || site.dlx.server.identifier.waiting_for_owner.available_permits() < 1024).await;
-    // Everybody else is served meanwhile.
+    // Other clients are served meanwhile.
     assert_eq!(status(&site.get_at(ports.first, "/").await), 200);
     assert_eq!(waiting_for_owner.join_all().await, vec![true; 1000]);
     let lists = site.plugin.lists.load(Ordering::SeqCst) - lists;
@@ -63,18 +63,18 @@ async fn a_view_that_lags_is_made_up_for_by_one_list() {
     let ports = free_range(1);
     let site = Site::start(Plugin::at("127.0.0.1:1"), on_service_ports(ports)).await;
     site.plugin.stalled.send_replace(true);
-    site.plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
+    site.plugin.add("a", awake_on_port(start_name_server(b'a').await, ports.first, Protocol::Tcp));
     let lists = site.plugin.lists.load(Ordering::SeqCst);
     let mut clients = JoinSet::new();
     for _ in 0..50 {
-        clients.spawn(async move { says(&mut connect(ports.first).await).await });
+        clients.spawn(async move { read_name(&mut connect(ports.first).await).await });
     }
     assert_eq!(clients.join_all().await, [b'a'; 50]);
     let lists = site.plugin.lists.load(Ordering::SeqCst) - lists;
     assert!((1..=3).contains(&lists), "{lists} lists");
 }
 
-/// A list that brought nothing is not asked for again at once; who comes then waits for the next one.
+/// After a list that brought nothing there is a pause; connections meanwhile wait for the next list.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_given_right_after_a_miss_is_found() {
     let ports = free_range(2);
@@ -83,8 +83,8 @@ async fn a_port_that_is_given_right_after_a_miss_is_found() {
     let mut missed = connect(ports.last).await;
     until("a miss", || site.plugin.lists.load(Ordering::SeqCst) > lists).await;
     site.plugin.stalled.send_replace(true);
-    site.plugin.add("a", at(named(b'a').await, ports.first, Protocol::Tcp));
-    assert_eq!(says(&mut connect(ports.first).await).await, b'a');
+    site.plugin.add("a", awake_on_port(start_name_server(b'a').await, ports.first, Protocol::Tcp));
+    assert_eq!(read_name(&mut connect(ports.first).await).await, b'a');
     assert!(is_reset(&mut missed).await);
 }
 
@@ -109,7 +109,7 @@ async fn what_is_no_http_wakes_nobody_and_is_told_so() {
         let answer = raw_at(local(ports.first), garbage).await;
         assert!(answer.is_empty() || status(&answer) == 400, "{garbage:?}: {answer}");
     }
-    // One that says it is HTTP/2 and goes on with something else.
+    // A client that begins as HTTP/2 and continues with something else.
     let mut stream = connect(ports.first).await;
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     stream.write_all(&[0xff; 4096]).await.unwrap();
@@ -121,7 +121,7 @@ async fn what_is_no_http_wakes_nobody_and_is_told_so() {
     assert_eq!(site.plugin.set_scales.load(Ordering::SeqCst), 0, "woken by garbage");
 }
 
-/// A head that never ends wakes nobody, and a body that comes byte by byte while it is held holds up nobody else.
+/// A head that never ends wakes nothing, and a body that comes byte by byte while it is held delays no others.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_dribble_hold_up_nobody() {
     let ports = free_range(1);

@@ -1,4 +1,5 @@
-//! What the DLX changes in a message: each exchange is had twice, with the resource itself and through its port of the DLX.
+//! What the DLX changes in a message: each exchange is made twice, with the resource itself and through its port of the
+//! DLX.
 
 use std::{
     convert::Infallible,
@@ -31,7 +32,7 @@ use crate::testing::{
 struct Exchange {
     request: Vec<u8>,
     answer: Vec<u8>,
-    /// What differs by the DLX.
+    /// What the DLX changes.
     differs: &'static [&'static str],
 }
 
@@ -42,7 +43,7 @@ struct Script {
     received: Vec<Message>,
 }
 
-/// One that passes unchanged. The lines of both heads are ended here.
+/// An exchange that passes unchanged. The lines of both heads are ended here.
 fn same(request: &[u8], answer: &[u8]) -> Exchange {
     differs(request, answer, &[])
 }
@@ -160,7 +161,7 @@ fn required() -> Vec<Exchange> {
     ]
 }
 
-/// What is the DLX's choice.
+/// The DLX's choice.
 fn chosen() -> Vec<Exchange> {
     vec![
         differs(
@@ -177,7 +178,7 @@ fn chosen() -> Vec<Exchange> {
     ]
 }
 
-/// What the HTTP library does not do. Once it does, the documentation has a line less.
+/// Limits of the HTTP library. When one goes, the documentation has a line less.
 fn beyond_the_library() -> Vec<Exchange> {
     vec![
         differs(
@@ -290,7 +291,7 @@ async fn what_is_changed_is_what_the_documentation_says() {
     compare(beyond_the_library()).await;
 }
 
-/// What is refused, and would not be without the DLX.
+/// What is refused here, and would not be without the DLX.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_library_cannot_read_is_refused() {
     let many: String = (0..1100).map(|n| format!("X-{n}: {n}\r\n")).collect();
@@ -315,7 +316,7 @@ async fn what_the_library_cannot_read_is_refused() {
     }
 }
 
-/// A body of which nobody knows how long it is.
+/// A body of unknown length.
 struct Unsized(Option<Bytes>);
 
 impl Body for Unsized {
@@ -330,7 +331,7 @@ impl Body for Unsized {
     }
 }
 
-/// What a client says in HTTP/2 reaches an application of HTTP/1.1 in its words, held or not.
+/// A request in HTTP/2 reaches an application of HTTP/1.1 in its protocol, held or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_is_said_to_an_application_of_http1_in_its_words() {
     let (address, script) = scripted().await;
@@ -387,8 +388,8 @@ async fn http2_is_said_to_an_application_of_http1_in_its_words() {
     }
 }
 
-/// The end of an answer without a length is that of its connection to a client of HTTP/1.0: it is not told that the
-/// connection is kept, and would wait for good.
+/// To an HTTP/1.0 client the end of an answer without a length is the end of its connection: if it were told that the
+/// connection is kept, it would wait for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_http10_client_sees_when_its_connection_closes() {
     let (address, script) = scripted().await;

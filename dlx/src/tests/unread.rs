@@ -1,4 +1,4 @@
-//! Clients of HTTP/2 with windows without bounds that do not read.
+//! HTTP/2 clients with unbounded windows that do not read.
 
 use std::{
     net::SocketAddr,
@@ -22,7 +22,7 @@ use crate::testing::{Site, SiteOptions, plugin::Plugin, until, upstream};
 const STREAMS: usize = 512;
 const LARGE: usize = 1 << 20;
 
-/// A connection that reads nothing any more as soon as it is deaf.
+/// A connection that stops reading as soon as it is `deaf`.
 struct Ears {
     stream: TcpStream,
     deaf: Arc<AtomicBool>,
@@ -60,7 +60,7 @@ impl AsyncWrite for Ears {
     }
 }
 
-/// Answers with much; how many have begun.
+/// Sends large answers; how many have begun.
 async fn large() -> (SocketAddr, Arc<AtomicUsize>) {
     let begun = Arc::new(AtomicUsize::new(0));
     let counts = begun.clone();
@@ -71,7 +71,7 @@ async fn large() -> (SocketAddr, Arc<AtomicUsize>) {
                 begun.fetch_add(1, Ordering::SeqCst);
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\nConnection: close\r\n\r\n");
                 stream.write_all(head.as_bytes()).await.unwrap();
-                // An error: nobody takes it.
+                // An error: the client does not take it.
                 let _ = stream.write_all(&vec![b'x'; LARGE]).await;
             }
         }
@@ -80,7 +80,7 @@ async fn large() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, begun)
 }
 
-/// A client that asks on `streams` streams.
+/// A client with requests on `streams` streams.
 async fn ask(site: &Site, deaf: &Arc<AtomicBool>, streams: usize) -> Vec<h2::client::ResponseFuture> {
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size((1 << 31) - 1).initial_connection_window_size((1 << 31) - 1);

@@ -1,4 +1,4 @@
-//! Who woke what: one line in the log for each wake, and the Event.
+//! The cause of a wake: one line in the log for each wake, and the Event.
 
 use std::{
     io,
@@ -56,16 +56,16 @@ async fn a_wake_names_the_first_request_without_its_query() {
                    Content-Length: 0\r\nConnection: close\r\n\r\n";
     assert_eq!(status(&site.raw(request.as_bytes()).await), 200);
     let [line] = wakes("shop").try_into().unwrap();
-    let said = ["cause", "client", "host", "method", "path"].map(|field| line[field].as_str().unwrap());
-    assert_eq!(said, ["request", "127.0.0.1", "shop.test", "PUT", "/cart/7"], "{line}");
+    let values = ["cause", "client", "host", "method", "path"].map(|field| line[field].as_str().unwrap());
+    assert_eq!(values, ["request", "127.0.0.1", "shop.test", "PUT", "/cart/7"], "{line}");
     assert!(!line.to_string().contains("secret"), "{line}");
     let reports = || site.plugin.reports.lock().unwrap().clone();
-    until("its owners were told", || !reports().is_empty()).await;
+    until("the Event is reported", || !reports().is_empty()).await;
     let (reason, message) = reports()[0].clone();
     assert_eq!(reason, "WakeStarted");
     assert!(message.contains("host \"shop.test\" from 127.0.0.1"), "{message}");
 
-    // One that comes in pieces is held by the HTTP server.
+    // A request in parts is held by the HTTP server.
     let mut client = site.connect().await;
     client.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
     client.write_all(b"st: blog.test\r\nConnection: close\r\n\r\n").await.unwrap();

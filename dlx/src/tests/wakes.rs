@@ -1,4 +1,4 @@
-//! A crawler asks for everything that sleeps.
+//! A crawler requests every sleeping resource.
 
 use std::{
     sync::{
@@ -57,7 +57,7 @@ async fn a_bounded_number_is_woken_at_once_and_every_request_is_answered() {
     assert_eq!(plugin.set_scales.load(Ordering::SeqCst), ALL);
 }
 
-/// Who waits for a turn is held for no longer than any other, and told why it was for nothing.
+/// A request that waits for a wake slot is held no longer than any other, and its answer says why.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waits_for_its_turn_is_held_within_its_hold_timeout() {
     let (address, _) = upstream::echo(async || ()).await;
@@ -74,7 +74,7 @@ async fn a_request_that_waits_for_its_turn_is_held_within_its_hold_timeout() {
     let answer = site.get("r1.test", "/").await;
     assert_eq!(status(&answer), 503);
     assert!(answer.contains("the limit of concurrent wakes is reached"), "{answer}");
-    // Nobody waits for it any more, so it is not woken when its turn comes.
+    // No request waits for it any more, so it is not woken when it gets a slot.
     up.send_modify(|up| *up = ALL);
     assert!([200, 503].contains(&status(&first.await.unwrap())));
     let answer = site.get("r2.test", "/").await;

@@ -1,4 +1,4 @@
-//! What a wake says of itself: to clients, to its resource's owners, to whoever measures; and how one that failed goes on.
+//! What a wake reports to clients, in Events and in metrics; and what follows a failed wake.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -82,7 +82,7 @@ async fn a_resources_own_timeouts_win() {
     // Taken back: the namespace file's holds again.
     site.plugin.change("hasty", |resource| resource.hold_timeout = None);
     let handle = site.resource("hasty");
-    until("it is seen", || handle.facts.load().settings.hold_timeout == EVENT_TIMEOUT).await;
+    until("it is seen", || handle.snapshot.load().settings.hold_timeout == EVENT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,7 +214,7 @@ async fn a_failed_wake_that_leaves_pods_refuses_held_requests_at_once() {
     assert!(body(&answer).contains("CrashLoopBackOff") && body(&answer).contains("wake_failed"), "{answer}");
     until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
     assert_eq!(site.plugin.get("a").replicas, 1, "what Kubernetes keeps is kept");
-    until("its owners were told", || reported(&site).len() == 2).await;
+    until("the Event is reported", || reported(&site).len() == 2).await;
     let reports = reported(&site);
     assert_eq!(reports[0].0, "WakeStarted");
     assert_eq!(
@@ -247,7 +247,7 @@ async fn a_cold_start_is_reported_phase_by_phase() {
     let cold = handle.read(|view| view.last_cold).unwrap();
     let sum: Duration =
         ColdStartPhase::ALL.into_iter().filter_map(|phase| cold.phases.duration_of(phase)).sum();
-    // What nobody saw is counted as nothing.
+    // A phase that was not seen counts as nothing.
     let seen = |phase| cold.phases.duration_of(phase).is_some_and(|took| took > Duration::ZERO);
     assert!(ColdStartPhase::ALL.into_iter().all(seen), "{cold:?}");
     assert!(cold.phases.millis().count() == 6 && sum >= cold.wake.unwrap(), "{cold:?}");
@@ -263,7 +263,7 @@ async fn a_cold_start_is_reported_phase_by_phase() {
         );
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
-    until("its owners were told", || reported(&site).len() == 2).await;
+    until("the Event is reported", || reported(&site).len() == 2).await;
     let reports = reported(&site);
     assert_eq!((reports[0].0.as_str(), reports[1].0.as_str()), ("WakeStarted", "Woken"));
     assert!(reports[1].1.contains("scheduled") && reports[1].1.contains("started"), "{reports:?}");
@@ -277,7 +277,7 @@ async fn a_full_hold_is_reported_as_an_event_once() {
     for _ in 0..20 {
         assert_eq!(status(&site.get("a.test", "/").await), 503);
     }
-    until("it is told", || !reported(&site).is_empty()).await;
+    until("it is reported", || !reported(&site).is_empty()).await;
     let reports = reported(&site);
     assert_eq!((reports.len(), reports[0].0.as_str()), (1, "TooManyHeld"), "{reports:?}");
 }
@@ -298,11 +298,11 @@ async fn a_wake_that_another_dlx_won_is_reported_and_counted_by_that_dlx() {
     }));
     let site = Site::start(plugin.asleep("b"), SiteOptions::default()).await;
     assert_eq!(status(&site.get("a.test", "/").await), 200);
-    // Reports come in order: what was told of the one is there when the other's are.
+    // Events come in order: those of the first wake are there when the other's are.
     let own = endpoint(address);
     *site.plugin.wake.lock().unwrap() = std::sync::Arc::new(Box::new(move |_| Ok(vec![own.clone()])));
     assert_eq!(status(&site.get("b.test", "/").await), 200);
-    until("its own wake is told", || reported(&site).iter().any(|(reason, _)| reason == "Woken")).await;
+    until("its own wake is reported", || reported(&site).iter().any(|(reason, _)| reason == "Woken")).await;
     let reasons: Vec<_> = reported(&site).into_iter().map(|(reason, _)| reason).collect();
     assert_eq!(reasons, ["WakeStarted", "Woken"]);
     let awake = |name: &str| site.resource(name).counts.wakes()[0];
@@ -329,8 +329,10 @@ async fn a_wake_whose_endpoint_never_answers_fails_with_what_the_endpoint_says()
     until("it is failed", || site.plugin.get("a").record.phase == Phase::Failed).await;
     let record = site.plugin.get("a").record;
     assert!(record.failed_wake.starts_with(why), "{record:?}");
-    until("its owners were told", || reported(&site).last().is_some_and(|(one, _)| one == "WakeFailed"))
-        .await;
+    until("the Event is reported", || {
+        reported(&site).last().is_some_and(|(reason, _)| reason == "WakeFailed")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,26 +92,26 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
                     pause = MIN_PROBE_DELAY;
                 }
             } else {
-                let wanted = Wanted::new(&driver.awaited);
+                let awaited = AwaitedEndpoint::new(&driver.awaited);
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "nothing but a connection tells whether a port accepts"
                 )]
-                sleep_until(Instant::now() + wanted.pause(started.elapsed())).await;
+                sleep_until(Instant::now() + awaited.pause(started.elapsed())).await;
             }
         }
     });
 }
 
 /// One of the endpoints that requests wait for.
-struct Wanted<'a> {
+struct AwaitedEndpoint<'a> {
     others: &'a AtomicU32,
     position: u32,
 }
 
-// === impl Wanted ===
+// === impl AwaitedEndpoint ===
 
-impl<'a> Wanted<'a> {
+impl<'a> AwaitedEndpoint<'a> {
     fn new(others: &'a AtomicU32) -> Self {
         Self { others, position: others.fetch_add(1, Ordering::Relaxed) }
     }
@@ -122,7 +122,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-impl Drop for Wanted<'_> {
+impl Drop for AwaitedEndpoint<'_> {
     fn drop(&mut self) {
         self.others.fetch_sub(1, Ordering::Relaxed);
     }

@@ -217,8 +217,8 @@ async fn send_on(
 }
 
 fn choose(context: &ConnectionContext, resource: &ResourceHandle) -> Option<Arc<EndpointTarget>> {
-    let facts = resource.facts.load();
-    let target = facts.ready.get(context.pool.turn(facts.ready.len()))?;
+    let snapshot = resource.snapshot.load();
+    let target = snapshot.ready.get(context.pool.turn(snapshot.ready.len()))?;
     Some(target.on_port(context.origin.port.as_ref().and_then(|identity| identity.port.target)))
 }
 
@@ -230,7 +230,7 @@ fn outgoing(
     request: Request<Incoming>,
 ) -> (Request<RequestBody>, Option<OnUpgrade>) {
     let (mut parts, body) = request.into_parts();
-    let protocol = upgrade::wanted(&parts.headers, parts.version);
+    let protocol = upgrade::requested_protocol(&parts.headers, parts.version);
     let switch = protocol.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     parts.extensions.clear();
     if let Some(authority) = parts.uri.authority() {
@@ -292,7 +292,7 @@ fn forwarded_headers(context: &ConnectionContext, resource: &ResourceHandle) -> 
         return ForwardedHeaders::Replace;
     }
     let default = if own_port { ForwardedHeaders::Preserve } else { ForwardedHeaders::Append };
-    resource.facts.load().settings.forwarded_headers.unwrap_or(default)
+    resource.snapshot.load().settings.forwarded_headers.unwrap_or(default)
 }
 
 fn is_grpc(headers: &http::HeaderMap) -> bool {
@@ -357,11 +357,11 @@ fn incoming(
     let mut response = match answer {
         Answer::Pooled(mut response, connection) => {
             let http1 = context.socket.is_some();
-            let wanted = (http1 && response.status() == StatusCode::UPGRADE_REQUIRED)
+            let protocol = (http1 && response.status() == StatusCode::UPGRADE_REQUIRED)
                 .then(|| response.headers_mut().remove(header::UPGRADE))
                 .flatten();
             headers::strip(response.headers_mut());
-            if let Some(protocol) = wanted {
+            if let Some(protocol) = protocol {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 response.headers_mut().insert(header::UPGRADE, protocol);
             }

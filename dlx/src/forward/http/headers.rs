@@ -144,8 +144,8 @@ pub(crate) fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue, how: Forwar
         }
         ForwardedHeaders::Append => {}
         ForwardedHeaders::Replace => {
-            let said: Vec<_> = headers.keys().filter(|name| is_about_client(name)).cloned().collect();
-            for name in said {
+            let names: Vec<_> = headers.keys().filter(|name| is_about_client(name)).cloned().collect();
+            for name in names {
                 headers.remove(name);
             }
         }
@@ -309,20 +309,20 @@ mod tests {
     /// The peer's address is added only if no header is about the client.
     #[test]
     fn a_client_without_headers_is_identified_by_its_address() {
-        for (said, added) in [
+        for (original, added) in [
             (None, true),
             (Some(("x-forwarded-proto", "https")), true),
             (Some(("x-forwarded-for", "10.0.0.1")), false),
             (Some(("forwarded", "for=10.0.0.1")), false),
             (Some(("x-real-ip", "10.0.0.1")), false),
         ] {
-            let mut own = headers(said.as_slice());
+            let mut own = headers(original.as_slice());
             forwarded(&mut own, &peer(), ForwardedHeaders::Preserve);
-            let mut expected = headers(said.as_slice());
+            let mut expected = headers(original.as_slice());
             if added {
                 expected.insert(X_FORWARDED_FOR, peer());
             }
-            assert_eq!(own, expected, "{said:?}");
+            assert_eq!(own, expected, "{original:?}");
         }
     }
 

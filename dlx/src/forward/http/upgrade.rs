@@ -21,7 +21,7 @@ use crate::{
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The protocol a request asks to switch to.
-pub(crate) fn wanted(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+pub(crate) fn requested_protocol(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let upgrade = headers.get(header::UPGRADE).filter(|_| version == Version::HTTP_11)?;
     // Not to HTTP/2, alone or in a list: that would bypass the proxy.
     let mut words = headers
@@ -159,21 +159,21 @@ mod tests {
         copying.await.unwrap();
     }
 
-    fn wanted_protocol(upgrades: &[&'static str]) -> Option<HeaderValue> {
+    fn parse(upgrades: &[&'static str]) -> Option<HeaderValue> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
         for upgrade in upgrades {
             headers.append(header::UPGRADE, HeaderValue::from_static(upgrade));
         }
-        wanted(&headers, Version::HTTP_11)
+        requested_protocol(&headers, Version::HTTP_11)
     }
 
     #[test]
     fn upgrades_to_http2_are_refused_also_in_a_list() {
-        assert_eq!(wanted_protocol(&["websocket"]).unwrap(), "websocket");
+        assert_eq!(parse(&["websocket"]).unwrap(), "websocket");
         for upgrades in [&["h2c"][..], &["websocket, H2C"], &["a", "b,\th2c"], &["h2"]] {
-            assert_eq!(wanted_protocol(upgrades), None, "{upgrades:?}");
+            assert_eq!(parse(upgrades), None, "{upgrades:?}");
         }
-        assert_eq!(wanted_protocol(&[]), None);
+        assert_eq!(parse(&[]), None);
     }
 }

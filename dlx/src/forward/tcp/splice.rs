@@ -88,9 +88,9 @@ async fn connect(
     loop {
         // Its permit is free again when it is connected.
         let Admitted { in_flight, held } = enter(&mut admission, client).await?;
-        let facts = resource.facts.load_full();
-        let turn = NEXT.fetch_add(1, Ordering::Relaxed) % facts.ready.len().max(1);
-        let Some(target) = facts.ready.get(turn).map(|target| target.on_port(identity.port.target)) else {
+        let snapshot = resource.snapshot.load_full();
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed) % snapshot.ready.len().max(1);
+        let Some(target) = snapshot.ready.get(turn).map(|target| target.on_port(identity.port.target)) else {
             continue;
         };
         match dial(&target).await {

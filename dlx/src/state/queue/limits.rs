@@ -108,21 +108,23 @@ impl Reservation {
         } else {
             let several = resource.share.has_others();
             let share = || resource.share.clone();
-            let HoldLimits { requests: most, bytes: most_bytes } = totals.limits;
-            let fit = fits(most as u64, all_before as u64, own_before as u64, 1, several);
-            let fit_bytes = fits(most_bytes, all_bytes_before, own_bytes_before, bytes, several);
+            let HoldLimits { requests: max_requests, bytes: max_bytes } = totals.limits;
+            let fit = fits(max_requests as u64, all_before as u64, own_before as u64, 1, several);
+            let fit_bytes = fits(max_bytes, all_bytes_before, own_bytes_before, bytes, several);
             match (fit, fit_bytes) {
                 (Ok(()), Ok(())) => Ok(taken),
-                (Err(Full::All), _) => Err(QueueFull::TotalRequests(most)),
-                (Err(Full::Share), _) => {
-                    Err(QueueFull::NamespaceRequests { held: own_before, limit: most, share: share() })
-                }
+                (Err(Full::All), _) => Err(QueueFull::TotalRequests(max_requests)),
+                (Err(Full::Share), _) => Err(QueueFull::NamespaceRequests {
+                    held: own_before,
+                    limit: max_requests,
+                    share: share(),
+                }),
                 (_, Err(Full::All)) => {
-                    Err(QueueFull::TotalBytes { held: all_bytes_before, limit: most_bytes })
+                    Err(QueueFull::TotalBytes { held: all_bytes_before, limit: max_bytes })
                 }
                 (_, Err(Full::Share)) => Err(QueueFull::NamespaceBytes {
                     held: own_bytes_before,
-                    limit: most_bytes,
+                    limit: max_bytes,
                     share: share(),
                 }),
             }
