@@ -81,7 +81,7 @@ async fn its_page_shows_its_source_and_a_file_it_takes() {
     let library = built(&["--package", "example-plugin"], "libcommand.so");
     let dir = folder(&library, "command.so");
     let mut context = context("command", "{}", dir.path());
-    context.text = fs::read_to_string(crate_dir.join("demo.yaml")).unwrap().into();
+    context.namespace_file_text = fs::read_to_string(crate_dir.join("demo.yaml")).unwrap().into();
     let instance = load(dir.path()).plugins[0].start(context).await.unwrap();
     assert_eq!(instance.get_resources().await.unwrap()[0].hosts, ["files.localhost"]);
 }

@@ -1,4 +1,4 @@
-//! What changed since a plugin was last asked.
+//! The changes of a plugin's resources since a cursor.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,9 +7,9 @@ use crate::{Resource, ResourceId};
 /// The answer of [`ResourceScaler::changes`](crate::ResourceScaler::changes).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Changes {
-    /// Where this answer ends: what to ask with next. Never 0.
+    /// The cursor of the next call. Never 0.
     pub cursor: u64,
-    /// `resources` is all there is; whatever is not in it is gone.
+    /// `resources` are all there are; any other is gone.
     #[serde(default)]
     pub complete: bool,
     /// Resources that are new or changed.

@@ -1,4 +1,4 @@
-//! What a plugin is told when it starts, and the defaults it may bring.
+//! The context a plugin starts with, and the defaults it may have for its kind.
 
 use std::{fmt, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,49 +9,49 @@ use serde::{
 
 use crate::{ScaleResource, ServicePorts, duration, yaml};
 
-/// What a plugin is told when it starts: one instance per namespace file.
+/// The context a plugin's instance starts with; there is one instance per namespace file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PluginContext {
-    /// The namespace to look after; `*` is all.
+    /// The namespace whose resources it manages; `*` is all.
     pub namespace: String,
     /// Which daemon loads the plugin.
     pub role: Role,
-    /// Where no cluster keeps state: records, members and locks are below this folder, shared by all daemons of a host.
+    /// The folder for records, members and locks where no cluster keeps them; all daemons of a host share it.
     pub state_dir: PathBuf,
-    /// The folder the plugin's own library lies in, for what it ships beside it.
+    /// The folder of the plugin's own library, for files that it is shipped with.
     pub plugin_dir: PathBuf,
     /// The kubeconfig, where one was given.
     #[serde(default)]
     pub kubeconfig: Option<PathBuf>,
-    /// How the daemons know of each other. A plugin whose resources are reached from several hosts refuses `Files`.
+    /// How the daemons find each other. A plugin whose resources are reached from several hosts refuses `Files`.
     #[serde(default)]
     pub coordination: Coordination,
-    /// The namespace of a cluster that the daemons themselves run in, where that is known: what all of them share is kept there.
+    /// The namespace that the daemons themselves run in, where it is known: their Leases and the ConfigMap of ports are there.
     #[serde(default)]
-    pub home: Option<String>,
+    pub daemon_namespace: Option<String>,
     /// The ports that every DLX has bound for intercepted Services; none: nothing is intercepted.
     #[serde(default)]
     pub service_ports: Option<ServicePorts>,
-    /// The pod that the daemon itself runs in, in the namespace `home`; none: it runs in no pod.
+    /// The pod that the daemon itself runs in, in `daemon_namespace`; none: it runs in no pod.
     #[serde(default)]
-    pub pod: Option<String>,
-    /// The Service in the namespace `home` that leads to the DLXs' shared port.
+    pub daemon_pod: Option<String>,
+    /// The Service in `daemon_namespace` that selects the DLXs.
     #[serde(default)]
     pub dlx_service: String,
-    /// Where the metric sources of all namespace files are, as URLs.
+    /// The URLs of the metric sources of all namespace files.
     #[serde(default)]
     pub metrics_urls: Vec<String>,
-    /// The plugin's kind, the key of its section.
+    /// The plugin's kind, the key of its configuration in the namespace file.
     pub kind: String,
     /// The namespace file's path, for messages; empty without a file.
     #[serde(default)]
-    pub file: String,
+    pub namespace_file: String,
     /// The namespace file's whole text; empty without a file.
     #[serde(default)]
-    pub text: Arc<str>,
+    pub namespace_file_text: Arc<str>,
 }
 
-/// How the daemons know of each other: who the DLXs are, which autoscaler leads.
+/// How the daemons find each other: the DLXs, and the autoscaler that is the leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Coordination {
@@ -72,7 +72,7 @@ pub enum Role {
     Dlx,
 }
 
-/// Defaults a plugin brings for its kind. What the namespace file or a flag sets is stronger.
+/// A plugin's defaults for its kind. The namespace file and flags take precedence over them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResourceScalerConfig {
@@ -91,10 +91,10 @@ pub struct ResourceScalerConfig {
     /// The header that carries a path to put before the request's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_path_header: Option<String>,
-    /// Metrics for resources that bring none.
+    /// Metrics for resources that have none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scale_resources: Vec<ScaleResource>,
-    /// What is wrong with how the daemon itself is set up, and what to do: logged, and shown by `/readyz` and `plan`.
+    /// Faults in the daemon's own setup, and what to do about them: logged, and shown by `/readyz` and `plan`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -102,7 +102,7 @@ pub struct ResourceScalerConfig {
 // === impl Role ===
 
 impl Role {
-    /// What this daemon calls itself to the cluster's API: the manager of the fields that it writes.
+    /// The daemon's name in a cluster's API: the manager of the fields that it writes.
     pub fn field_manager(self) -> &'static str {
         match self {
             Self::Autoscaler => "scaler-autoscaler",
@@ -114,20 +114,24 @@ impl Role {
 // === impl PluginContext ===
 
 impl PluginContext {
-    /// The plugin's own section of the namespace file, `plugins.<kind>`; `None` where there is none.
+    /// The plugin's own configuration in the namespace file, `plugins.<kind>`; `None` where there is none.
     ///
     /// # Errors
     ///
-    /// The section does not fit `T`: the message names the file's line and what was expected.
+    /// The configuration does not fit `T`: the message names the file's line and what was expected.
     pub fn section<T: DeserializeOwned>(&self) -> crate::Result<Option<T>> {
-        if self.text.is_empty() {
+        if self.namespace_file_text.is_empty() {
             return Ok(None);
         }
-        serde_yaml::with_deserializer_from_str_with_options(&self.text, yaml::options(), |deserializer| {
-            Section { kind: &self.kind, depth: Depth::File, value: PhantomData::<T> }
-                .deserialize(deserializer)
-        })
-        .map_err(|error| anyhow::anyhow!(yaml::explain(&self.file, &error)))
+        serde_yaml::with_deserializer_from_str_with_options(
+            &self.namespace_file_text,
+            yaml::options(),
+            |deserializer| {
+                Section { kind: &self.kind, depth: Depth::File, value: PhantomData::<T> }
+                    .deserialize(deserializer)
+            },
+        )
+        .map_err(|error| anyhow::anyhow!(yaml::explain(&self.namespace_file, &error)))
     }
 }
 
@@ -209,14 +213,14 @@ mod tests {
             plugin_dir: PathBuf::new(),
             kubeconfig: None,
             coordination: Coordination::Files,
-            home: None,
+            daemon_namespace: None,
             service_ports: None,
-            pod: None,
+            daemon_pod: None,
             dlx_service: "scaler-dlx".to_owned(),
             metrics_urls: Vec::new(),
             kind: "process".to_owned(),
-            file: "demo.yaml".to_owned(),
-            text: text.into(),
+            namespace_file: "demo.yaml".to_owned(),
+            namespace_file_text: text.into(),
         }
     }
 

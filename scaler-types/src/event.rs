@@ -1,11 +1,11 @@
-//! What a daemon publishes about a resource, for its users.
+//! Events that a daemon publishes for a resource's users.
 
 use serde::{Deserialize, Serialize};
 
 /// Something that happened to a resource, published where its users look first (an Event on the object).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceEvent {
-    /// Whether it is as it should be.
+    /// Whether users should look.
     pub severity: Severity,
     /// What happened, in one word of UpperCamelCase: `ScaledToZero`, `WakeFailed`.
     pub reason: String,
@@ -13,13 +13,13 @@ pub struct ResourceEvent {
     pub message: String,
 }
 
-/// Whether what happened is as it should be.
+/// Whether users should look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It is.
+    /// Nothing to do.
     Normal,
-    /// Somebody should look; so is a severity of a later version.
+    /// Users should look; so is a severity of a later version.
     #[serde(other)]
     Warning,
 }

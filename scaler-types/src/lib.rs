@@ -2,7 +2,7 @@
 //!
 //! A *resource-scaler* is a plugin, one shared library per kind of resource. Its author implements
 //! [`ResourceScaler`] in ordinary asynchronous Rust and ends with one line, [`export_resource_scaler!`];
-//! everything that crosses the library boundary is this crate's business (module [`v1`]).
+//! this crate does everything that crosses the library boundary (module [`v1`]).
 //!
 //! The crate also holds what both daemons and the model checker share: the [`protocol`] by which a resource goes
 //! to zero without losing a request, as pure functions.
@@ -21,7 +21,7 @@
 //! ```
 //!
 //! (`cargo xtask new-plugin NAME` makes one.) This is a whole plugin. It scales lamps, of which there are as many as are
-//! configured, and which need nothing to be lit but that somebody writes it down:
+//! configured, and which are lit by writing it down:
 //!
 //! ```
 //! use scaler_types::{records::Records, *};
@@ -99,9 +99,9 @@
 //! #     let state = tempfile::tempdir()?;
 //! #     let lamps = Lamps::new(PluginContext {
 //! #         namespace: "demo".into(), role: Role::Dlx, state_dir: state.path().into(), plugin_dir: "plugins".into(),
-//! #         kubeconfig: None, coordination: Coordination::Files, home: None, service_ports: None, pod: None,
-//! #         dlx_service: String::new(), metrics_urls: Vec::new(), kind: "lamp".into(), file: "demo.yaml".into(),
-//! #         text: "namespace: demo\nplugins:\n  lamp: {lamps: [hall], address: '127.0.0.1:9000'}\n".into(),
+//! #         kubeconfig: None, coordination: Coordination::Files, daemon_namespace: None, service_ports: None, daemon_pod: None,
+//! #         dlx_service: String::new(), metrics_urls: Vec::new(), kind: "lamp".into(), namespace_file: "demo.yaml".into(),
+//! #         namespace_file_text: "namespace: demo\nplugins:\n  lamp: {lamps: [hall], address: '127.0.0.1:9000'}\n".into(),
 //! #     }).await?;
 //! #     let hall = lamps.get_resources().await?.remove(0);
 //! #     assert_eq!((hall.hosts[0].as_str(), hall.replicas), ("hall.localhost", 0));
@@ -116,20 +116,20 @@
 //! # }
 //! ```
 //!
-//! What an author has to keep, and nothing else checks:
+//! Rules that an author must keep, and that nothing checks:
 //!
-//! 1. A [`Record`] and the scale are one thing with one [`Version`]: written in one step, only if the version still stands, and seen
-//!    together. [`records`] does it for what lives on one host; a cluster's API does it with `resourceVersion`.
-//! 2. What is being stopped is not listed: neither in [`Resource::replicas`] nor in [`Resource::endpoints`]. A plugin that learns of
-//!    endpoints by another watch than of records takes what it saw alive at zero replicas for something that is being stopped, and
-//!    waits for that to be so before it scales from zero. If the records' watch was the slower one it was wrong: a list of endpoints
-//!    made after replicas were seen puts it right (`tests/model`, `pods_of_before`).
-//! 3. Every daemon loads the plugin in a process of its own, and each may call at any time. State that matters lives outside of them.
-//! 4. A call may be dropped at any `await`, and the process may be killed anywhere: whatever comes next finds what is needed
-//!    to go on. Scaling what is scaled already is fine.
-//! 5. [`changes`](ResourceScaler::changes) never tells an older state of a resource after a newer one.
+//! 1. A [`Record`] and the scale are one thing with one [`Version`]: written in one step, only if the version is still the same, and read
+//!    together. [`records`] does it for resources on one host; a cluster's API does it with `resourceVersion`.
+//! 2. A replica that is being stopped is not listed: neither in [`Resource::replicas`] nor in [`Resource::endpoints`]. A plugin that
+//!    watches endpoints and records separately must treat an endpoint it observed at zero replicas as being stopped, and wait until it
+//!    is gone before it scales from zero. If the records' watch was only late, a list of the endpoints made after replicas were
+//!    observed corrects that (`tests/model`, `pods_of_before`).
+//! 3. Every daemon loads the plugin in its own process, and each may call at any time. Keep state that matters outside of them.
+//! 4. A call may be dropped at any `await`, and the process may be killed at any point: the next call must be able to go on from there.
+//!    Scaling to a scale that is reached already must work.
+//! 5. [`changes`](ResourceScaler::changes) never returns an older state of a resource after a newer one.
 //!
-//! `examples/plugin` in the repository is a plugin that starts and stops something, with a page that leads through it.
+//! `examples/plugin` in the repository is a plugin that starts and stops something, with a page that explains it.
 //!
 //! # How it is built and loaded
 //!
@@ -138,9 +138,9 @@
 //! be the same. A library built with another version of this crate loads as long as the major version is the same: methods and fields
 //! that one side does not know are left out.
 //!
-//! What runs where: each library has its own copy of every crate, tokio among them, and two threads on which all its calls run.
-//! What it logs with `tracing` goes to the daemon's log. A panic is its call's error. What cannot be survived, since
-//! it is one process: a segmentation fault, `abort`, `exit`, a stack overflow, and memory without end.
+//! Each library has its own copy of every crate, tokio among them, and two threads on which all its calls run.
+//! What it logs with `tracing` goes to the daemon's log. A panic is its call's error. These end the daemon, since it is
+//! one process: a segmentation fault, `abort`, `exit`, a stack overflow, and running out of memory.
 
 pub mod backoff;
 mod changes;
@@ -175,5 +175,5 @@ pub use rollout::{Rollout, RolloutPhase};
 pub use scale::{ScaleError, ScaleEvent, ScaleRequest, Target};
 pub use scaler::ResourceScaler;
 
-/// What a plugin author's functions return: any error, with its causes.
+/// The result of a plugin author's functions: any error, with its causes.
 pub use anyhow::Result;

@@ -12,15 +12,15 @@ use serde::{
 
 use crate::tolerant;
 
-/// What is stored with a resource: where it stands between awake and asleep.
+/// The protocol's state of a resource, stored with it.
 ///
-/// Every change is a compare-and-set on the resource's [`Version`]; which changes there are is
-/// [`protocol::transition`](crate::protocol::transition)'s business alone.
+/// Every change is a compare-and-set on the resource's [`Version`]; only
+/// [`protocol::transition`](crate::protocol::transition) says which changes there are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
-    /// Where it stands.
+    /// Its phase between awake and asleep.
     pub phase: Phase,
-    /// New with every change: no drain attempt is taken for another.
+    /// New with every change, so that two drain attempts are never confused.
     #[serde(default)]
     pub nonce: Nonce,
     /// Why, human-readable: "idle for 10m", "woken by a request", the cause of a failed wake.
@@ -35,7 +35,7 @@ pub struct Record {
     pub format: u32,
 }
 
-/// Where a resource stands between awake and asleep.
+/// The phase of a resource between awake and asleep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -48,11 +48,11 @@ pub enum Phase {
     Asleep,
     /// On its way up: requests are forwarded as soon as an endpoint answers.
     Waking,
-    /// The last wake could not succeed; the next request tries again.
+    /// The last wake failed and cannot succeed by itself; the next request starts another.
     Failed,
 }
 
-/// Identifies one change of a record. Drawn at random by whoever makes the change.
+/// Identifies one change of a record. Drawn at random by the process that makes the change.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Nonce(pub u64);

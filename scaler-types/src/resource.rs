@@ -1,4 +1,4 @@
-//! What can be scaled, how its requests arrive, and where it listens.
+//! A resource: how its requests arrive, where it listens, and its scale.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ pub struct Resource {
     /// How requests reach it.
     #[serde(default, deserialize_with = "TrafficMode::deserialize_any")]
     pub traffic_mode: TrafficMode,
-    /// The metrics that say how busy it is. Empty: the namespace file's defaults apply.
+    /// The metrics by which it counts as idle. Empty: the namespace file's defaults apply.
     #[serde(default)]
     pub scale_resources: Vec<ScaleResource>,
     /// The last thing that happened to its scale.
     #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub last_scale_event: Option<ScaleEvent>,
-    /// When, in RFC 3339 by the clock of the process that wrote it. Shown; never compared with another clock.
+    /// The time of that event, in RFC 3339 by the clock of the process that wrote it. Shown; never compared with another clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_event_time: Option<String>,
     /// Host names under which HTTP requests for it arrive, without port. Lower case.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// Ports of the DLX that belong to this resource alone: the port is the identity.
+    /// Ports of the DLX that belong to this resource alone: a request on one of them is for this resource.
     #[serde(default)]
     pub ports: Vec<Port>,
     /// The interception of its requests, where its plugin can intercept them; none: its users point clients at the DLX themselves.
@@ -38,30 +38,29 @@ pub struct Resource {
     /// The sleep protocol's record, as stored with the resource.
     #[serde(default, deserialize_with = "Record::deserialize_listed")]
     pub record: Record,
-    /// Stands for record and scale together: it changes whenever either does. Opaque to the daemons.
+    /// The version of record and scale together: it changes whenever either does. Opaque to the daemons.
     #[serde(default)]
     pub version: Version,
-    /// The leading autoscaler is to write `record` again, as it is: an older one stands in its place, or a write was cut short.
+    /// The leader must write `record` again, as it is: an older one is stored in its place, or a write was interrupted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_repair: bool,
-    /// How many replicas it is meant to have now; 0 is asleep, whatever the record says. What is being stopped
-    /// counts as gone.
+    /// Its desired replicas now; 0 is asleep, whatever the record says. A replica that is being stopped does not count.
     #[serde(default)]
     pub replicas: u32,
-    /// Where it listens, or will listen. Never an address of something that is being stopped.
+    /// Where it listens, or will listen. Never the address of a replica that is being stopped.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
-    /// Why it is as it is, where the plugin knows more than the record ("exited with status 1").
+    /// What the plugin knows beyond the record ("exited with status 1").
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub status: String,
-    /// While it wakes: how far the plugin sees that it has come. None where the plugin cannot tell, or nothing is on its way.
+    /// While it wakes: how far the plugin observes it to be. None where the plugin cannot tell, or nothing is starting.
     #[serde(default, deserialize_with = "tolerant::option", skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// Why it is not to be put to sleep now, if so: its owner paused it, another scaler works on it. Empty: nothing
-    /// stands in the way. It is woken all the same.
+    /// Why it must not be scaled to zero now: its users paused it, another autoscaler manages it. Empty: it may be. Requests wake it
+    /// in any case.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keep_awake: String,
-    /// Its owner wants it asleep without waiting for its windows. In flight is in flight all the same.
+    /// Its users request that it is scaled to zero without waiting for its windows. Requests in flight still keep it awake.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sleep_now: bool,
     /// How long one request for it is held; none: as the namespace file says.
@@ -73,21 +72,20 @@ pub struct Resource {
     /// For how long it stays awake at least after a wake; none: its windows alone decide.
     #[serde(default, with = "duration::go_option", skip_serializing_if = "Option::is_none")]
     pub min_awake: Option<Duration>,
-    /// How far what it runs now has been rolled out; none: its plugin cannot tell. It is not put to sleep before that is
-    /// complete or overdue, and its windows begin no earlier.
+    /// The rollout of its current revision; none: its plugin cannot tell. It is not scaled to zero before the rollout is complete or
+    /// overdue, and its windows begin no earlier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
 }
 
-/// How far a wake has come, as far as only its plugin sees it; the DLX times its cold starts by when it is told. What is
-/// between them and before them (decided, written, ready, first byte) the DLX sees itself.
+/// The steps of a wake that only the plugin observes; the DLX times its cold starts by when it reads them. The other steps (decided,
+/// written, ready, first byte) it observes itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Progress {
-    /// It has a place to run at: a node was found for the first of its pods.
+    /// A node was found for the first of its pods.
     Scheduled,
-    /// What serves its requests runs: the first of its pods has its containers started. An endpoint that is listed while
-    /// no progress is told is taken for this.
+    /// The containers of the first of its pods have started. An endpoint that is listed without any progress counts as this.
     Started,
 }
 
@@ -100,7 +98,7 @@ pub enum TrafficMode {
     Always,
     /// Requests pass a DLX only while the resource is asleep.
     WhenAsleep,
-    /// Another controller switches the traffic; the resource is not drained, the promise is that controller's.
+    /// Another controller switches the traffic; the resource is not drained, and that controller is responsible for its requests.
     External,
     /// A value of a later version. The resource is not scaled to zero.
     #[serde(other)]
@@ -113,7 +111,7 @@ pub struct ScaleResource {
     /// The metric's name, e.g. `requests`.
     #[serde(alias = "metricName")]
     pub metric_name: String,
-    /// How far back the metric is looked at. In JSON a Go duration (`10m`, `1m30s`) or nanoseconds.
+    /// How far back the metric counts. In JSON a Go duration (`10m`, `1m30s`) or nanoseconds.
     #[serde(rename = "windows_size", alias = "window_size", alias = "windowSize", with = "duration::go")]
     pub window_size: Duration,
     /// Idle while the value is not above this, in the metric's own unit.
@@ -129,22 +127,22 @@ pub struct Port {
     /// The resource's own port behind it; none: the endpoint's address as it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<u16>,
-    /// What is spoken on it.
+    /// Its protocol.
     #[serde(default, deserialize_with = "tolerant::or_default")]
     pub protocol: Protocol,
-    /// Nobody said so: it was guessed, from the port's name for instance. On such a port of [`Protocol::Http`] a connection
-    /// whose first bytes cannot be HTTP is passed on byte by byte.
+    /// The protocol is not declared but guessed, from the port's name for instance. On such a port of [`Protocol::Http`] a connection
+    /// whose first bytes cannot be HTTP is forwarded as TCP.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guessed: bool,
 }
 
-/// What is spoken on a [`Port`].
+/// The protocol of a [`Port`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// HTTP/1.1 or HTTP/2 in clear text.
     Http,
-    /// Not known to be HTTP, or a value of a later version: bytes are spliced.
+    /// Not known to be HTTP, or a value of a later version: bytes are forwarded as they are.
     #[default]
     #[serde(other)]
     Tcp,
@@ -162,7 +160,7 @@ pub struct Endpoint {
     /// endpoint, and no connection to the earlier one is used for it.
     #[serde(default)]
     pub incarnation: String,
-    /// How the DLX finds out that it is ready; a probe of a later version is read as the default.
+    /// How the DLX checks that it is ready; a probe of a later version is read as the default.
     #[serde(default, deserialize_with = "tolerant::or_default")]
     pub probe: Probe,
     /// Where it is probed, if not at `address`.
@@ -170,21 +168,21 @@ pub struct Endpoint {
     pub probe_address: Option<String>,
 }
 
-/// Whose address an endpoint's address is: whether what is sent there could come to a DLX instead of the resource.
+/// Whether an endpoint's address is the replica's own, or one behind which a DLX may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AddressOf {
     /// The pod or the process itself. Requests sent there carry no `Via`.
     Instance,
-    /// A name, or the address of a Service or load balancer: whoever is behind it, it may be a DLX. Requests sent there carry
-    /// the resource's mark in `Via`, by which a loop is found. What [`resolve_service_name`](crate::ResourceScaler::resolve_service_name)
-    /// gives is one of these; so is a value of a later version.
+    /// A name, or the address of a Service or load balancer: a DLX may be behind it. Requests sent there carry an entry for the
+    /// resource in `Via`, by which a loop is found. The result of
+    /// [`resolve_service_name`](crate::ResourceScaler::resolve_service_name) is one of these; so is a value of a later version.
     #[default]
     #[serde(other)]
     Service,
 }
 
-/// How the DLX finds out that an endpoint is ready to take requests.
+/// How the DLX checks that an endpoint is ready to take requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Probe {
@@ -195,7 +193,7 @@ pub enum Probe {
     Http {
         /// The path to ask for, beginning with `/`.
         path: String,
-        /// Headers to send beside the usual ones; a `Host` among them replaces the address.
+        /// Headers to send besides the usual ones; a `Host` among them replaces the address.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         headers: Vec<(String, String)>,
     },
@@ -205,7 +203,7 @@ pub enum Probe {
         #[serde(default)]
         service: String,
     },
-    /// It is ready because the plugin lists it.
+    /// No probe: it is ready as soon as the plugin lists it.
     Listed,
 }
 
@@ -247,8 +245,8 @@ impl Resource {
         }
     }
 
-    /// How long a wake of it may take, where the namespace file says `default`: its own word, and never less than its rollout
-    /// may go without progress.
+    /// How long a wake of it may take: its own timeout, or the namespace file's (`default`), and never less than its rollout may go
+    /// without progress.
     pub fn wake_timeout(&self, default: Duration) -> Duration {
         let deadline = self.rollout.as_ref().and_then(|rollout| rollout.deadline);
         self.resource_readiness_timeout.unwrap_or(default).max(deadline.unwrap_or_default())
@@ -290,9 +288,8 @@ mod tests {
     use super::*;
     use crate::Phase;
 
-    /// As v3io/scaler writes one.
     #[test]
-    fn the_other_scalers_json_is_read() {
+    fn a_resource_as_v3io_scaler_writes_it_is_read() {
         let json = r#"{
             "name": "function", "namespace": "nuclio",
             "scale_resources": [

@@ -1,4 +1,4 @@
-//! How far what a resource runs now has been rolled out.
+//! The rollout of a resource's current revision.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{duration, tolerant};
 
-/// The rollout of what a resource runs now, where its plugin can tell.
+/// The rollout of a resource's current revision, where its plugin can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
-    /// Stands for what it runs, its pod template, say: another one is another rollout. Opaque to the daemons.
+    /// Identifies the revision, by its pod template for instance: another value is another rollout. Opaque to the daemons.
     pub revision: String,
     /// How far it is.
     #[serde(deserialize_with = "RolloutPhase::deserialize_any")]
     pub phase: RolloutPhase,
-    /// What it still waits for, for people; another text is progress.
+    /// What it still waits for, for people to read; a changed text counts as progress.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub status: String,
-    /// How long it may go without progress, where the resource itself says so.
+    /// How long it may go without progress, if the resource itself sets that.
     #[serde(default, with = "duration::go_option", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
 }
@@ -26,11 +26,11 @@ pub struct Rollout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RolloutPhase {
-    /// All of it was ready.
+    /// All of it was ready once.
     Complete,
     /// Its deadline has passed without progress.
     Overdue,
-    /// Not everything that is wanted runs yet, or nothing of it is ready; so is a phase of a later version.
+    /// Not all replicas are of the revision yet, or none is ready; so is a phase of a later version.
     #[serde(other)]
     Progressing,
 }

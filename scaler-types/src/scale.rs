@@ -1,4 +1,4 @@
-//! Asking a plugin to scale, and what it may answer.
+//! A request to scale a resource, and a plugin's answers.
 
 use std::time::Duration;
 
@@ -9,35 +9,35 @@ use crate::{Record, ResourceId, Version, duration};
 /// One resource to be scaled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScaleRequest {
-    /// Which one.
+    /// The resource.
     #[serde(flatten)]
     pub id: ResourceId,
-    /// To what.
+    /// The scale to reach.
     pub target: Target,
-    /// The version the decision was made on. If the resource's is another by now, nothing is changed and the
-    /// answer is [`ScaleError::Conflict`].
+    /// The version the decision was made on. If the resource has another version by now, nothing is changed
+    /// and the answer is [`ScaleError::Conflict`].
     pub version: Version,
-    /// Written together with the scale, in one step: whoever sees the one sees the other.
+    /// Written together with the scale, in one step: a reader sees both or neither.
     pub record: Record,
     /// How long the call may take, from when it is made. Its future is dropped then.
     #[serde(with = "duration::go")]
     pub deadline: Duration,
-    /// To zero, of a resource that is intercepted: for how long it has been, at least, by what
-    /// [`Interception::intercepted_for`](crate::Interception::intercepted_for) counts when it is scaled. If they have not, nothing is changed and the answer is
-    /// [`ScaleError::Conflict`]: what the DLXs counted of it is not all there was.
+    /// For an intercepted resource that is scaled to zero: the least that
+    /// [`Interception::intercepted_for`](crate::Interception::intercepted_for) must be at that moment. If it is less, nothing is changed
+    /// and the answer is [`ScaleError::Conflict`]: the DLXs did not count all of its requests.
     #[serde(with = "duration::go", default)]
     pub intercepted_for: Duration,
 }
 
-/// The scale that is wanted.
+/// The scale to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// None.
+    /// No replicas.
     Zero,
-    /// A wake: this many or more. What has more keeps them; what slept comes back with what it had.
+    /// A wake: this many replicas or more. A resource with more keeps them; one that was asleep gets the replicas it had before.
     AtLeast(u32),
-    /// This many.
+    /// This many replicas.
     Exactly(u32),
 }
 
@@ -45,25 +45,25 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScaleError {
-    /// Somebody else changed the resource: look again, decide again.
+    /// Somebody else changed the resource: read it and decide again.
     #[error("the resource was changed meanwhile")]
     Conflict,
     /// It did not work this time (an API error, a quota that may free up).
-    #[error("{reason}; to be tried again after {}", duration::short(*after))]
+    #[error("{reason}; retry in {}", duration::short(*after))]
     Retry {
-        /// When another try makes sense.
+        /// How long to wait before another attempt.
         #[serde(with = "duration::go")]
         after: Duration,
         /// What went wrong.
         reason: String,
     },
-    /// It cannot come up as things are: a missing program, a crash at start, an image that does not exist.
+    /// It cannot start until somebody changes something: a missing program, a crash at start, an image that does not exist.
     #[error("{reason}")]
     Terminal {
-        /// The cause, told to the clients that wait.
+        /// The cause; the DLX answers the held requests with it.
         reason: String,
     },
-    /// The plugin does not offer this.
+    /// The plugin cannot do this.
     #[error("not supported by this plugin")]
     Unsupported,
 }
@@ -78,14 +78,14 @@ pub enum ScaleEvent {
     ScaleFromZeroStarted,
     /// A wake ended well.
     ScaleFromZeroCompleted,
-    /// It is at zero.
+    /// It was scaled to zero.
     ScaleToZeroCompleted,
 }
 
 // === impl ScaleError ===
 
 impl From<anyhow::Error> for ScaleError {
-    /// An error of the author's own, which says nothing about whether it may pass: to be tried again.
+    /// An error of the plugin's own does not say whether it may pass: it is a [`Retry`](Self::Retry).
     fn from(error: anyhow::Error) -> Self {
         match error.downcast::<ScaleError>() {
             Ok(error) => error,

@@ -1,4 +1,4 @@
-//! What a plugin author implements.
+//! The trait that a plugin's author implements.
 
 use std::{future::Future, time::Duration};
 
@@ -13,29 +13,29 @@ use crate::{
 /// moment harms nobody else, and waiting costs no thread. A call whose caller has given up is cancelled at its next
 /// `await`. A panic is that call's error, never the daemon's end.
 pub trait ResourceScaler: Send + Sync + Sized + 'static {
-    /// The kind's name, and the key of its section in a namespace file: `deployment`, `process`.
+    /// The kind's name, and the key of its configuration in a namespace file: `deployment`, `process`.
     const KIND: &'static str;
 
-    /// Starts an instance for one namespace file. Called again with the new section when the file changes; the
-    /// old instance is [stopped](Self::stop) once the new one stands.
+    /// Starts an instance for one namespace file. Called again when the file changes; the old instance is
+    /// [stopped](Self::stop) when the new one has started.
     ///
     /// # Errors
     ///
-    /// The configuration cannot be used: the daemon reports it and goes on with what it had.
+    /// The configuration cannot be used: the daemon reports it and keeps the instance that it had.
     fn new(context: PluginContext) -> impl Future<Output = Result<Self>> + Send;
 
     /// All resources it manages, whatever their state. Not older than the call.
     ///
     /// # Errors
     ///
-    /// They cannot be told now. Nothing is scaled to zero on an error.
+    /// They cannot be listed now. Nothing is scaled to zero on an error.
     fn get_resources(&self) -> impl Future<Output = Result<Vec<Resource>>> + Send;
 
     /// Scales one resource, and returns when it is reached: at zero, nothing is left running; from zero, an endpoint
     /// can be connected to (or the DLX finds that out itself, from [`Resource::endpoints`]).
     ///
-    /// `request.record` is written in the same step as the scale, and only if `request.version` still stands. Wakes and
-    /// sleeps of one resource may be asked for at the same time and by several processes.
+    /// `request.record` is written in the same step as the scale, and only if the resource still has `request.version`.
+    /// Several processes may request scales of one resource at the same time.
     ///
     /// # Errors
     ///
@@ -46,12 +46,12 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     ///
-    /// They cannot be told; the daemon goes on without.
+    /// They cannot be read; the daemon goes on without.
     fn get_config(&self) -> impl Future<Output = Result<Option<ResourceScalerConfig>>> + Send {
         async { Ok(None) }
     }
 
-    /// Where the resource listens: `host` or `host:port`. Asked only where [`Resource::endpoints`] is empty. It is taken for
+    /// Where the resource listens: `host` or `host:port`. Called only where [`Resource::endpoints`] is empty. It counts as
     /// the address of a [`Service`](crate::AddressOf::Service).
     ///
     /// # Errors
@@ -59,16 +59,15 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
     /// There is no such resource, or it has no address.
     fn resolve_service_name(&self, resource: &ResourceId) -> impl Future<Output = Result<String>> + Send;
 
-    /// Waits until something changed since `cursor`, then tells what. Cursor 0 knows nothing: everything is told at
-    /// once, not older than the call. The answers follow each other in the order of the changes: a resource's older
-    /// state never comes after a newer one.
+    /// Waits until something has changed since `cursor` and returns it. Cursor 0 returns everything at once, not older than the call.
+    /// Answers come in the order of the changes: never an older state of a resource after a newer one.
     ///
-    /// The default lists everything once a second. A call that waits longer than half a minute is answered
-    /// "nothing changed" on its behalf, and asked again.
+    /// The default lists everything once a second. A call that waits longer than half a minute ends with
+    /// "nothing changed", and is made again.
     ///
     /// # Errors
     ///
-    /// It cannot be told now; the daemon keeps what it knew and asks again, with a growing pause.
+    /// The changes cannot be read now; the daemon keeps the last known state and calls again, with a growing pause.
     fn changes(&self, cursor: u64) -> impl Future<Output = Result<Changes>> + Send {
         async move {
             if cursor > 0 {
@@ -87,13 +86,13 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
         }
     }
 
-    /// Writes `record` on the resource if its version is still `expected`, and tells the new version.
+    /// Writes `record` on the resource if its version is still `expected`, and returns the new version.
     ///
     /// Without it no resource can be drained, and one in traffic mode [`Always`](crate::TrafficMode::Always) stays awake.
     ///
     /// # Errors
     ///
-    /// [`ScaleError::Conflict`] if the version is another by now.
+    /// [`ScaleError::Conflict`] if it has another version by now.
     fn compare_and_set(
         &self,
         resource: &ResourceId,
@@ -104,7 +103,7 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
         async { Err(ScaleError::Unsupported) }
     }
 
-    /// Directs the requests of one resource as `request` says, and returns when that is written; what came of it is reported by
+    /// Directs the requests of one resource as `request` says, and returns when that is written; the result is reported in
     /// [`Resource::interception`](crate::Resource::interception). Only the leader among the autoscalers calls it, and only for
     /// resources that report an interception. Calling it again with the same request is fine.
     ///
@@ -160,8 +159,8 @@ pub trait ResourceScaler: Send + Sync + Sized + 'static {
         async { Ok(()) }
     }
 
-    /// The instance is no longer needed: its section changed or went away, or the daemon ends. What it has scaled
-    /// stays as it is.
+    /// The instance is no longer needed: its configuration changed or was removed, or the daemon stops. The resources keep their
+    /// scale.
     fn stop(&self) -> impl Future<Output = ()> + Send {
         async {}
     }

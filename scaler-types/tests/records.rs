@@ -27,14 +27,14 @@ fn context(state_dir: &Path) -> PluginContext {
         plugin_dir: PathBuf::new(),
         kubeconfig: None,
         coordination: scaler_types::Coordination::Files,
-        home: None,
+        daemon_namespace: None,
         service_ports: None,
-        pod: None,
+        daemon_pod: None,
         dlx_service: "scaler-dlx".to_owned(),
         metrics_urls: Vec::new(),
         kind: "test".to_owned(),
-        file: String::new(),
-        text: String::new().into(),
+        namespace_file: String::new(),
+        namespace_file_text: String::new().into(),
     }
 }
 

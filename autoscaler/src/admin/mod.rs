@@ -78,7 +78,7 @@ struct LeaderAnswer {
     /// As the leader read them last; nothing where this process does not lead.
     members: Vec<members::DlxStatus>,
     /// DLXs that are ready to take requests; null if that is unknown.
-    serving: serving::ReadyDlxs,
+    ready_dlxs: serving::ReadyDlxs,
 }
 
 #[derive(Serialize)]
@@ -161,7 +161,7 @@ struct SampleStatus {
     in_flight: u64,
     held: u64,
     idle: Option<String>,
-    counting: String,
+    counted_for: String,
     windows: BTreeMap<String, u64>,
 }
 
@@ -193,8 +193,8 @@ impl AdminView {
             let status = status();
             let leads = status.is_leader;
             let members = if leads { members.statuses() } else { Vec::new() };
-            let serving = if leads { view.serving() } else { None };
-            let answer = LeaderAnswer { status, members, serving };
+            let ready_dlxs = if leads { view.ready_dlxs() } else { None };
+            let answer = LeaderAnswer { status, members, ready_dlxs };
             Box::pin(async move { json(StatusCode::OK, &answer) })
         })
     }
@@ -208,7 +208,7 @@ impl AdminView {
     }
 
     /// All cycles lead by the same.
-    fn serving(&self) -> serving::ReadyDlxs {
+    fn ready_dlxs(&self) -> serving::ReadyDlxs {
         let cycles = self.0.cycles.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, cycle) = cycles.first_key_value()?;
         cycle.dlxs.serving.borrow().clone()
@@ -351,7 +351,7 @@ impl SampleStatus {
             in_flight: sample.in_flight,
             held: sample.held,
             idle: sample.idle.map(|idle| short(rounded(idle))),
-            counting: short(rounded(sample.counting)),
+            counted_for: short(rounded(sample.counted_for)),
             windows: sample.counts.iter().map(|(window, count)| (short(*window), *count)).collect(),
         }
     }

@@ -101,14 +101,14 @@ async fn where_a_route_leads_and_what_comes_next() {
         told["resources"][2]["interception"],
         json!({
             "backend": "both", "since": "10s", "requested": false, "refusal": "", "in_sync": true, "intercepted_for": "0s",
-            "dlxs": ["a"], "next": "workload", "waits": "the endpoint propagation delay, 20s left",
+            "dlxs": ["a"], "next_backend": "workload", "waiting_for": "the endpoint propagation delay, 20s left",
         })
     );
     let status = |leads| move || Status { is_leader: leads, ..Status::default() };
     let leader = get(&view.leader(status(true), context.members.clone())).await;
-    assert_eq!(leader["serving"], json!([{"name": "a", "addresses": ["127.0.0.1"]}]));
+    assert_eq!(leader["ready_dlxs"], json!([{"name": "a", "addresses": ["127.0.0.1"]}]));
     let other = get(&view.leader(status(false), context.members.clone())).await;
-    assert_eq!(other["serving"], Value::Null);
+    assert_eq!(other["ready_dlxs"], Value::Null);
     let series = |resources| {
         let mut registry = daemon::telemetry::registry("autoscaler");
         registry.register_collector(Box::new(ResourceSeries { view: view.clone(), resources }));

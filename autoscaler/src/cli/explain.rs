@@ -142,7 +142,7 @@ fn render(resource: &Value, answer: &Value) -> String {
             display_value(&sample["in_flight"]),
             display_value(&sample["held"]),
             display_value(&sample["idle"]),
-            display_value(&sample["counting"])
+            display_value(&sample["counted_for"])
         );
         for (window, count) in sample["windows"].as_object().into_iter().flatten() {
             let _ = write!(line, ", {count} in {window}");
@@ -220,12 +220,12 @@ fn route(route: &Value) -> Vec<Vec<String>> {
     if route["refusal"].as_str().is_some_and(|why| !why.is_empty()) {
         rows.push(field("refused", display_value(&route["refusal"])));
     }
-    let next = route["next"].as_str().map(|next| match next {
+    let next = route["next_backend"].as_str().map(|next| match next {
         "dlx" => "the DLXs",
         "both" => "its own pods as well",
         _ => "its own pods alone",
     });
-    let waits = route["waits"].as_str().map(|waits| format!("waits for {waits}"));
+    let waits = route["waiting_for"].as_str().map(|waits| format!("waits for {waits}"));
     let next: Vec<_> = next.map(str::to_owned).into_iter().chain(waits).collect();
     if !next.is_empty() {
         rows.push(field("next backend", next.join("; ")));
@@ -254,13 +254,13 @@ mod tests {
                 {"name": "requests_per_10m", "threshold": 0.0, "value": null, "completeness": null},
                 {"name": "jobs_per_1m", "threshold": 2.5, "value": 1.0, "completeness": "41 scrapes, 41 needed for it"},
             ],
-            "samples": [{"member": "a", "requests": 3, "in_flight": 0, "held": 0, "idle": "3s", "counting": "2h",
+            "samples": [{"member": "a", "requests": 3, "in_flight": 0, "held": 0, "idle": "3s", "counted_for": "2h",
                 "windows": {"10m": 3}}],
             "last_event": {"event": "scaleFromZeroCompleted", "ago": "5m", "time": null},
             "last_attempt": {"outcome": "reverted", "reason": "reverted: no", "ago": "1m"},
             "failure": null,
             "interception": {"backend": "both", "since": "12s", "requested": false, "refusal": "", "in_sync": true, "intercepted_for": "0s",
-                "dlxs": ["a", "b"], "next": "workload", "waits": "its own endpoints to become ready"},
+                "dlxs": ["a", "b"], "next_backend": "workload", "waiting_for": "its own endpoints to become ready"},
         });
         let answer = json!({"cycles": [{"kind": "deployment", "namespace": "*", "count": 3, "last": "1s",
             "took": "2ms", "error": null}]});

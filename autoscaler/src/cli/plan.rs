@@ -150,7 +150,7 @@ fn routes(resources: &[Value]) -> String {
         .iter()
         .filter_map(|resource| {
             let route = &resource["interception"];
-            let why = match (&route["refusal"], &route["waits"]) {
+            let why = match (&route["refusal"], &route["waiting_for"]) {
                 (Value::String(why), _) if !why.is_empty() => format!("refused: {why}"),
                 (_, Value::String(waits)) => format!("waits for {waits}"),
                 _ => return None,
@@ -179,7 +179,7 @@ mod tests {
         slept["record"] = json!({"phase":"asleep", "failed_wake": "no such image"});
         let routed = |name: &str, leads: &str, refused: &str, waits: Value| {
             let mut one = one(name, 2, "keep", "active");
-            one["interception"] = json!({"backend": leads, "refusal": refused, "waits": waits});
+            one["interception"] = json!({"backend": leads, "refusal": refused, "waiting_for": waits});
             one
         };
         let leader = json!({"is_leader": true, "leader": "autoscaler-1", "members": [

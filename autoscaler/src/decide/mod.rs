@@ -260,9 +260,10 @@ fn check_request_count(
         return Err(Reason::Active { idle, window });
     }
     // One that began within the window, and has missed nothing since, knows all that it did.
-    let short = |sample: &&Sample| sample.counting < window && !(sample.since_start && listed >= window);
+    let short =
+        |sample: &&Sample| sample.counted_for < window && !(sample.counted_since_start && listed >= window);
     if let Some(sample) = samples.iter().find(short) {
-        return Err(Reason::Short { member: sample.member.clone(), counting: sample.counting, window });
+        return Err(Reason::Short { member: sample.member.clone(), counted_for: sample.counted_for, window });
     }
     if metric.threshold == 0.0 {
         // The last activity is finer than a count: a request that began before the window may have ended in it.

@@ -58,7 +58,7 @@ pub(crate) enum Reason {
         /// Who.
         member: Arc<str>,
         /// For how long it has counted.
-        counting: Duration,
+        counted_for: Duration,
         /// The window.
         window: Duration,
     },
@@ -278,10 +278,10 @@ impl fmt::Display for Reason {
             Self::NoSample { member } => write!(f, "DLX {member} reported no activity of it"),
             Self::Duplicate { member } => write!(f, "DLX {member} reported its activity more than once"),
             Self::NoValue { member, metric } => write!(f, "DLX {member} did not report {metric}"),
-            Self::Short { member, counting, window } => write!(
+            Self::Short { member, counted_for, window } => write!(
                 f,
                 "DLX {member} has counted its requests for only {}, the window is {}",
-                short(rounded(*counting)),
+                short(rounded(*counted_for)),
                 short(*window)
             ),
             Self::InFlight { in_flight, held } => write!(f, "{in_flight} requests in flight, {held} held"),

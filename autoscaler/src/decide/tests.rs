@@ -53,7 +53,7 @@ impl Case {
         Self::with(|case| {
             // The DLXs count nothing that decides.
             case.samples.iter_mut().for_each(|sample| {
-                (sample.idle, sample.counting) = (Some(Duration::ZERO), Duration::ZERO);
+                (sample.idle, sample.counted_for) = (Some(Duration::ZERO), Duration::ZERO);
             });
             change(case, &mut reading);
             case.readings = Some(vec![reading]);
@@ -99,8 +99,8 @@ fn sample(member: &str) -> Sample {
         in_flight: 0,
         held: 0,
         idle: Some(WINDOW),
-        counting: WINDOW,
-        since_start: false,
+        counted_for: WINDOW,
+        counted_since_start: false,
         counts: vec![(WINDOW, 0)],
     }
 }
@@ -163,11 +163,11 @@ fn every_rule() {
         ("duplicate_sample", Case::with(|case| case.samples.push(sample("a")))),
         ("in_flight", Case::with(|case| case.samples[1].in_flight = 1)),
         ("in_flight", Case::with(|case| case.samples[1].held = 1)),
-        ("incomplete_window", Case::with(|case| case.samples[0].counting = WINDOW - SECOND)),
+        ("incomplete_window", Case::with(|case| case.samples[0].counted_for = WINDOW - SECOND)),
         // Never asked for anything, and has not counted for long enough to say so.
         (
             "incomplete_window",
-            Case::with(|case| (case.samples[1].idle, case.samples[1].counting) = (None, WINDOW - SECOND)),
+            Case::with(|case| (case.samples[1].idle, case.samples[1].counted_for) = (None, WINDOW - SECOND)),
         ),
         ("active", Case::with(|case| case.samples[1].idle = Some(WINDOW - SECOND))),
         // Each metric has its own window: the longer one is not over.
@@ -175,7 +175,7 @@ fn every_rule() {
             "active",
             Case::with(|case| {
                 case.metrics = vec![metric(WINDOW, 0.0), metric(2 * WINDOW, 0.0)];
-                case.samples.iter_mut().for_each(|sample| sample.counting = 3 * WINDOW);
+                case.samples.iter_mut().for_each(|sample| sample.counted_for = 3 * WINDOW);
             }),
         ),
         (
@@ -209,7 +209,7 @@ fn every_rule() {
             }),
         ),
         ("no_value", Case::counted(5.0, |case| case.samples[1].counts = vec![(SECOND, 0)])),
-        ("incomplete_window", Case::counted(5.0, |case| case.samples[1].counting = WINDOW - SECOND)),
+        ("incomplete_window", Case::counted(5.0, |case| case.samples[1].counted_for = WINDOW - SECOND)),
         ("in_flight", Case::counted(5.0, |case| case.samples[1].in_flight = 1)),
         ("recent_event", Case::with(|case| case.event(ScaleEvent::ResourceUpdated, WINDOW - SECOND))),
         ("recent_event", Case::with(|case| case.event(ScaleEvent::ScaleFromZeroStarted, WINDOW - SECOND))),
@@ -220,7 +220,7 @@ fn every_rule() {
             Case::with(|case| {
                 case.metrics = vec![metric(2 * WINDOW, 0.0), metric(WINDOW, 0.0)];
                 for sample in &mut case.samples {
-                    (sample.idle, sample.counting) = (None, 3 * WINDOW);
+                    (sample.idle, sample.counted_for) = (None, 3 * WINDOW);
                 }
                 case.event(ScaleEvent::ResourceUpdated, WINDOW);
             }),
@@ -273,7 +273,7 @@ fn every_rule() {
             "requested",
             Case::asked(|case| {
                 case.samples.iter_mut().for_each(|sample| {
-                    (sample.idle, sample.counting) = (Some(Duration::ZERO), Duration::ZERO);
+                    (sample.idle, sample.counted_for) = (Some(Duration::ZERO), Duration::ZERO);
                 });
             }),
         ),
@@ -297,8 +297,8 @@ fn every_rule() {
         (
             "quiet",
             Case::with(|case| {
-                (case.samples[0].counting, case.samples[0].idle) = (SECOND, None);
-                case.samples[0].since_start = true;
+                (case.samples[0].counted_for, case.samples[0].idle) = (SECOND, None);
+                case.samples[0].counted_since_start = true;
             }),
         ),
         ("quiet", Case::with(|case| case.event(ScaleEvent::ScaleFromZeroCompleted, WINDOW))),
@@ -485,7 +485,7 @@ fn reasons_say_what_is_known() {
         "the metric source dlx has no metric \"cpu\": it counts \"requests\" only"
     );
     assert_eq!(
-        told(Case::with(|case| case.samples[1].counting = 10 * SECOND)),
+        told(Case::with(|case| case.samples[1].counted_for = 10 * SECOND)),
         "DLX b has counted its requests for only 10s, the window is 10m"
     );
     assert_eq!(
@@ -543,7 +543,7 @@ fn spoil(case: &mut Case, doubt: &Doubt) {
         Doubt::NoSample(member) => drop(case.samples.remove(member % members)),
         Doubt::Twice(member) => case.samples.push(case.samples[member % members].clone()),
         Doubt::Counting(member, counting) => {
-            case.samples[member % members].counting = Duration::from_secs(*counting);
+            case.samples[member % members].counted_for = Duration::from_secs(*counting);
         }
         Doubt::NoCount(member) => {
             case.metrics[0].threshold = 1e9;
@@ -582,7 +582,7 @@ proptest! {
         case.source.members = names.iter().map(|name| name.as_str().into()).collect();
         case.samples = names
             .iter()
-            .map(|name| Sample { idle: idle.map(Duration::from_secs), counting: 100 * WINDOW, ..sample(name) })
+            .map(|name| Sample { idle: idle.map(Duration::from_secs), counted_for: 100 * WINDOW, ..sample(name) })
             .collect();
         prop_assert!(matches!(case.decide(), Decision::ScaleToZero(_)), "{}", case.decide());
         spoil(&mut case, &doubt);

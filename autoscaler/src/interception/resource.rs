@@ -135,9 +135,9 @@ pub(crate) struct InterceptionStatus {
     intercepted_for: String,
     dlxs: Vec<String>,
     /// Where it is to lead next.
-    next: Option<Backend>,
+    next_backend: Option<Backend>,
     /// What that waits for, or what stands in the way.
-    waits: Option<String>,
+    waiting_for: Option<String>,
 }
 
 /// When a sleeping resource was last used, as far as its plugin reports: it was scaled to zero some time after that.
@@ -402,8 +402,8 @@ impl InterceptedResource {
             in_sync: self.route.in_sync,
             intercepted_for: short(rounded(self.intercepted_for(context.now))),
             dlxs: self.route.dlxs.clone(),
-            next: to.or_else(|| self.later_backend()),
-            waits: self.blocked_on(context, next, waiting),
+            next_backend: to.or_else(|| self.later_backend()),
+            waiting_for: self.blocked_on(context, next, waiting),
         }
     }
 

@@ -57,9 +57,9 @@ pub(crate) struct Sample {
     /// How long ago the last activity was; `None`: there was none since it counts.
     pub(crate) idle: Option<Duration>,
     /// For how long it has counted.
-    pub(crate) counting: Duration,
+    pub(crate) counted_for: Duration,
     /// It missed nothing since it began, however short that is.
-    pub(crate) since_start: bool,
+    pub(crate) counted_since_start: bool,
     /// Requests by window.
     pub(crate) counts: Vec<(Duration, u64)>,
 }
@@ -165,16 +165,16 @@ impl Sample {
             return Some(Duration::ZERO);
         }
         match self.idle {
-            None if self.since_start => None,
+            None if self.counted_since_start => None,
             // Never longer than it has counted.
-            idle => Some(idle.unwrap_or(self.counting).min(self.counting)),
+            idle => Some(idle.unwrap_or(self.counted_for).min(self.counted_for)),
         }
     }
 
     /// The same DLX's, so much later, when it is gone: nothing has happened there since.
     pub(crate) fn later(mut self, by: Duration) -> Self {
         self.idle = self.idle.map(|idle| idle.saturating_add(by));
-        self.counting = self.counting.saturating_add(by);
+        self.counted_for = self.counted_for.saturating_add(by);
         if let Some(idle) = self.idle {
             self.counts.iter_mut().filter(|(window, _)| idle >= *window).for_each(|(_, count)| *count = 0);
         }

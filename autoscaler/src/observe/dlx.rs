@@ -26,7 +26,7 @@ struct ActivityAnswer<'a> {
     member: Cow<'a, str>,
     /// How long ago it forgot a resource that had anything to do. Earlier versions do not say: they never give a last report.
     #[serde(default, with = "duration::go_option")]
-    forgotten: Option<Duration>,
+    last_forgotten: Option<Duration>,
     #[serde(borrow)]
     resources: Vec<ResourceActivity<'a>>,
 }
@@ -45,9 +45,9 @@ struct ResourceActivity<'a> {
     #[serde(with = "duration::go_option")]
     idle: Option<Duration>,
     #[serde(with = "duration::go")]
-    counting: Duration,
+    counted_for: Duration,
     #[serde(default)]
-    since_start: bool,
+    counted_since_start: bool,
     #[serde(borrow, default)]
     windows: HashMap<Cow<'a, str>, u64>,
 }
@@ -144,8 +144,8 @@ fn merge_last(
             in_flight: 0,
             held: 0,
             idle: None,
-            counting: forgotten,
-            since_start: false,
+            counted_for: forgotten,
+            counted_since_start: false,
             counts: known.clone().collect(),
         });
     }
@@ -182,13 +182,13 @@ fn merge(
             in_flight: told.in_flight,
             held: told.held,
             idle: told.idle,
-            counting: told.counting,
-            since_start: told.since_start,
+            counted_for: told.counted_for,
+            counted_since_start: told.counted_since_start,
             counts: counts?,
         };
         samples[*place].push(sample.later(ago));
     }
-    Ok(answer.forgotten.map(|forgotten| forgotten.saturating_add(ago)))
+    Ok(answer.last_forgotten.map(|forgotten| forgotten.saturating_add(ago)))
 }
 
 #[cfg(test)]

@@ -184,7 +184,7 @@ pub(crate) fn activity(member: &str, resources: impl Iterator<Item = Value>) -> 
 pub(crate) fn idle(name: &str) -> Value {
     json!({
         "namespace": "demo", "name": name, "kind": KIND, "requests": 3, "in_flight": 0, "held": 0,
-        "idle": "1h", "counting": "2h", "windows": {"10m": 0},
+        "idle": "1h", "counted_for": "2h", "windows": {"10m": 0},
     })
 }
 

@@ -65,14 +65,14 @@ pub async fn check(
                 plugin_dir: PathBuf::new(),
                 kubeconfig: kubeconfig.clone(),
                 coordination: Coordination::Leases,
-                home: None,
+                daemon_namespace: None,
                 service_ports: None,
-                pod: None,
+                daemon_pod: None,
                 dlx_service: String::new(),
                 metrics_urls: Vec::new(),
                 kind: kind.clone(),
-                file: contents.name.clone(),
-                text: contents.text.clone(),
+                namespace_file: contents.name.clone(),
+                namespace_file_text: contents.text.clone(),
             };
             match timeout(WITHIN, plugin.start(context)).await {
                 Ok(Ok(instance)) => instance.stop().await,

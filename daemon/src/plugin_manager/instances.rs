@@ -34,9 +34,9 @@ pub(super) struct Fixed {
     pub(super) state_dir: PathBuf,
     pub(super) kubeconfig: Option<PathBuf>,
     pub(super) coordination: Coordination,
-    pub(super) home: Option<String>,
+    pub(super) daemon_namespace: Option<String>,
     pub(super) service_ports: Option<ServicePorts>,
-    pub(super) pod: Option<String>,
+    pub(super) daemon_pod: Option<String>,
     pub(super) dlx_service: String,
 }
 
@@ -365,14 +365,14 @@ impl Fixed {
             plugin_dir: PathBuf::new(),
             kubeconfig: self.kubeconfig.clone(),
             coordination: self.coordination,
-            home: self.home.clone(),
+            daemon_namespace: self.daemon_namespace.clone(),
             service_ports: self.service_ports,
-            pod: self.pod.clone(),
+            daemon_pod: self.daemon_pod.clone(),
             dlx_service: self.dlx_service.clone(),
             metrics_urls: metrics_urls.to_vec(),
             kind: plugin.kind().to_owned(),
-            file: contents.name.clone(),
-            text: Arc::clone(&contents.text),
+            namespace_file: contents.name.clone(),
+            namespace_file_text: Arc::clone(&contents.text),
         }
     }
 }

@@ -123,8 +123,8 @@ impl PluginManager {
             state_dir,
             kubeconfig: flags.kubeconfig().map(Path::to_owned),
             coordination: flags.coordination(),
-            home: variable("POD_NAMESPACE"),
-            pod: variable("POD_NAME"),
+            daemon_namespace: variable("POD_NAMESPACE"),
+            daemon_pod: variable("POD_NAME"),
             service_ports: flags.service_ports,
             dlx_service: flags.dlx_service.clone(),
         };

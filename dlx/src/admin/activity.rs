@@ -20,7 +20,7 @@ struct Activity {
     /// After the first signal: ask once more after its last request.
     stopping: bool,
     /// How long ago a resource with activity was last forgotten; null: never.
-    forgotten: Option<String>,
+    last_forgotten: Option<String>,
     resources: Vec<Resource>,
 }
 
@@ -35,9 +35,9 @@ struct Resource {
     /// Time since the last activity; null if there never was any.
     idle: Option<String>,
     /// How long it has been counted.
-    counting: String,
+    counted_for: String,
     /// It was counted without a gap since this DLX started.
-    since_start: bool,
+    counted_since_start: bool,
     windows: BTreeMap<String, u64>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn last(dlx: Arc<Stages>, request: Request<Bytes>) -> Response<
     dlx.last_report.note_request();
     dlx.last_report.finished().await;
     // A resource that is left out never had any activity.
-    respond(&dlx, &request, |resource| !resource.since_start || resource.counts.idle().is_some())
+    respond(&dlx, &request, |resource| !resource.counted_since_start || resource.counts.idle().is_some())
 }
 
 /// Handles `POST /api/v1/last-activity`: the autoscaler has the answer of [`last`].
@@ -107,7 +107,7 @@ fn respond(
         &Activity {
             member: dlx.member.clone(),
             stopping: dlx.stopping.signalled.is_cancelled(),
-            forgotten: dlx.resources.forgotten().map(duration::short),
+            last_forgotten: dlx.resources.forgotten().map(duration::short),
             resources,
         },
     )
@@ -126,8 +126,8 @@ fn describe(resource: &ResourceHandle, windows: &[Duration]) -> Resource {
         in_flight,
         held,
         idle: idle.map(duration::short),
-        counting: duration::short(resource.counts.counting()),
-        since_start: resource.since_start,
+        counted_for: duration::short(resource.counts.counting()),
+        counted_since_start: resource.counted_since_start,
         windows: windows
             .iter()
             .map(|window| (duration::short(*window), resource.counts.within(*window)))

@@ -70,7 +70,7 @@ pub(crate) struct ResourceHandle {
     pub(crate) first_seen: u64,
     /// It was counted without a gap: since this process began, or since it was first listed when nothing had been
     /// forgotten.
-    pub(crate) since_start: bool,
+    pub(crate) counted_since_start: bool,
     /// Its requests.
     pub(crate) counts: Counts,
     /// Its held requests.
@@ -147,7 +147,7 @@ impl ResourceHandle {
         let settings = source.settings.load_full();
         Self {
             first_seen,
-            since_start: false,
+            counted_since_start: false,
             counts: Counts::default(),
             queue: Queue::default(),
             share: shared.totals.share(&key.id.namespace),

@@ -48,7 +48,7 @@ impl Resources {
             return (resource.clone(), false);
         }
         let mut resource = make();
-        resource.since_start = self.forgotten().is_none();
+        resource.counted_since_start = self.forgotten().is_none();
         let resource = Arc::new(resource);
         entries.insert(key.clone(), resource.clone());
         (resource, true)
@@ -58,7 +58,7 @@ impl Resources {
     pub(crate) fn remove(&self, key: &ResourceKey) -> Option<Arc<ResourceHandle>> {
         let mut entries = self.lock();
         let resource = entries.remove(key)?;
-        if resource.counts.idle().is_some() || !resource.since_start {
+        if resource.counts.idle().is_some() || !resource.counted_since_start {
             self.forgotten.store(clock::now_ms() + 1, Ordering::Relaxed);
         }
         Some(resource)

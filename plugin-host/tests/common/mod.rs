@@ -66,14 +66,14 @@ pub fn context(kind: &str, section: &str, state_dir: &Path) -> PluginContext {
         plugin_dir: PathBuf::new(),
         kubeconfig: None,
         coordination: scaler_types::Coordination::Files,
-        home: None,
+        daemon_namespace: None,
         service_ports: None,
-        pod: None,
+        daemon_pod: None,
         dlx_service: "scaler-dlx".to_owned(),
         metrics_urls: Vec::new(),
         kind: kind.to_owned(),
-        file: "demo.yaml".to_owned(),
-        text: Arc::from(format!("namespace: demo\nplugins:\n  {kind}: {section}\n")),
+        namespace_file: "demo.yaml".to_owned(),
+        namespace_file_text: Arc::from(format!("namespace: demo\nplugins:\n  {kind}: {section}\n")),
     }
 }
 

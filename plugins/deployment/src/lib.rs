@@ -62,7 +62,7 @@ impl ResourceScaler for DeploymentScaler {
     async fn new(context: PluginContext) -> Result<Self> {
         let clock: Clock = Arc::new(Instant::now);
         let config = Arc::new(PluginConfig::read(&context)?);
-        let (kubeconfig, home) = (context.kubeconfig.as_deref(), context.home.clone());
+        let (kubeconfig, home) = (context.kubeconfig.as_deref(), context.daemon_namespace.clone());
         let cluster = ClusterApi::connect(kubeconfig, config.namespace.clone(), home, config.role).await?;
         let missing_pod_label = exempt::check_own_pod(&cluster, &context).await?;
         let Started { store, mut tasks } =

@@ -48,7 +48,7 @@ async fn leader(
     change: impl FnOnce(&mut PluginContext),
 ) -> Arc<DeploymentScaler> {
     let mut context = scene.context(Role::Autoscaler, &User::Admin, section);
-    (context.service_ports, context.home) = (Some(PORTS), Some(NAMESPACE.to_owned()));
+    (context.service_ports, context.daemon_namespace) = (Some(PORTS), Some(NAMESPACE.to_owned()));
     change(&mut context);
     Arc::new(soon(DeploymentScaler::new(context)).await.unwrap())
 }
@@ -130,7 +130,7 @@ async fn a_daemon_whose_pod_is_not_labelled_manages_nothing_in_its_own_namespace
     let scene = at_home().await;
     scene.pod("scaler-autoscaler-1", "scaler-autoscaler").await;
     let pod = |context: &mut PluginContext| {
-        context.pod = Some("scaler-autoscaler-1".to_owned());
+        context.daemon_pod = Some("scaler-autoscaler-1".to_owned());
         context.namespace = "*".to_owned();
     };
     let elsewhere = {
@@ -162,7 +162,7 @@ async fn a_daemon_whose_pod_is_not_labelled_manages_nothing_in_its_own_namespace
     let labelled = leader(&scene, section, pod).await;
     assert_eq!(labelled.get_config().await.unwrap().unwrap().warnings, Vec::<String>::new());
     assert!(!one(&labelled, "web").await.keep_awake.contains(COMPONENT));
-    let gone = leader(&scene, section, |context| context.pod = Some("gone".to_owned())).await;
+    let gone = leader(&scene, section, |context| context.daemon_pod = Some("gone".to_owned())).await;
     assert!(one(&gone, "web").await.keep_awake.contains("cannot read the label"));
 }
 

@@ -166,7 +166,7 @@ async fn a_right_that_is_missing_in_the_daemons_namespace_is_named() {
     roles.delete(AUTOSCALER, &Default::default()).await.unwrap();
     let mut context =
         scene.context(Role::Autoscaler, &devcluster::User::service_account(NAMESPACE, AUTOSCALER), "{}");
-    (context.service_ports, context.home) = (Some(PORTS), Some(HOME.to_owned()));
+    (context.service_ports, context.daemon_namespace) = (Some(PORTS), Some(HOME.to_owned()));
     let error = format!("{:#}", soon(DeploymentScaler::new(context)).await.err().unwrap());
     assert!(error.contains("configmaps (scaler-service-ports) in namespace scaler"), "{error}");
 }

@@ -158,7 +158,7 @@ async fn whoever_gives_it_back_needs_no_ports() {
     let before = running.objects().await;
     running.sleeps(&leader).await;
     let mut context = running.scene.context(Role::Autoscaler, &devcluster::User::Admin, "{}");
-    context.home = Some(HOME.to_owned());
+    context.daemon_namespace = Some(HOME.to_owned());
     let bare = soon(DeploymentScaler::new(context)).await.unwrap();
     let refused = one(&bare, "web").await.interception.unwrap().refusal;
     assert!(refused.contains("--service-ports"), "{refused}");

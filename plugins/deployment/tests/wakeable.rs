@@ -114,7 +114,7 @@ async fn where_everything_is_opted_in_only_what_can_be_woken_sleeps() {
     }
     scene.create("Service", service("web", "web")).await;
     let mut context = scene.context(Role::Autoscaler, &User::Admin, "{optIn: all}");
-    (context.service_ports, context.home) = (Some(PORTS), Some(HOME.to_owned()));
+    (context.service_ports, context.daemon_namespace) = (Some(PORTS), Some(HOME.to_owned()));
     let leader = soon(deployment::DeploymentScaler::new(context)).await.unwrap();
     let (web, worker) = (one(&leader, "web").await, one(&leader, "worker").await);
     assert_eq!((web.keep_awake.as_str(), web.interception.map(|route| route.requested)), ("", Some(true)));

@@ -78,7 +78,11 @@ pub fn read(context: &PluginContext) -> Result<Vec<Spec>> {
     for spanned in section.resources {
         let (line, spec) = (spanned.referenced.line(), spanned.value);
         check(&spec, line, &mut taken).map_err(|wrong| {
-            anyhow::anyhow!("{}:{line}: plugins.process: resource {:?}: {wrong}", context.file, spec.name)
+            anyhow::anyhow!(
+                "{}:{line}: plugins.process: resource {:?}: {wrong}",
+                context.namespace_file,
+                spec.name
+            )
         })?;
         specs.push(spec.tidied());
     }

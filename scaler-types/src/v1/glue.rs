@@ -1,4 +1,4 @@
-//! The plugin's side of the seam: an author's [`ResourceScaler`] behind the ABI of this version.
+//! The plugin's side of the boundary: an author's [`ResourceScaler`] behind the ABI of this version.
 //!
 //! Every call is a task on the plugin's own runtime; the host gets a future over it and holds no thread while it waits.
 //! The host never polls, drops or unwinds the author's code on a thread of its own: a stuck plugin would take that
@@ -35,14 +35,14 @@ use super::{
 };
 use crate::{
     Changes, Dlx, InterceptionRequest, PluginContext, ResourceId, ResourceScaler, RestoreRequest,
-    ScaleRequest,
+    ScaleRequest, Target,
 };
 
 /// Threads of a plugin's runtime: with one of two stuck in an author's blocking code, other calls are still answered.
 const WORKERS: usize = 2;
 
 /// How long a plugin may wait for a change before "nothing changed" is answered for it: below the 30 s the trait's
-/// documentation promises, and well below the host's own patience, so that a quiet plugin is told from a stuck one.
+/// documentation promises, and well below the host's own timeout, so that a quiet plugin does not look like a stuck one.
 const NOTHING_CHANGED_AFTER: Duration = Duration::from_secs(25);
 
 /// One per library, never dropped: dropping a runtime waits for its threads, and a plugin's may be stuck.
@@ -186,7 +186,7 @@ impl<S: ResourceScaler> Scaler for Guarded<S> {
             ),
             method::SET_SCALE => {
                 let work = async move {
-                    let request: ScaleRequest = decode(&argument)?;
+                    let request = decode_scale_request(&argument)?;
                     encode(scaler.set_scale(&request).await?)
                 };
                 start(runtime, work, RVec::from)
@@ -325,6 +325,19 @@ fn decode<T: DeserializeOwned>(argument: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(argument).map_err(|error| unreadable("argument", error))
 }
 
+/// A request whose target is of a later version is unsupported.
+fn decode_scale_request(argument: &[u8]) -> Result<ScaleRequest, Fault> {
+    decode(argument).map_err(|fault| {
+        let request: serde_json::Value = serde_json::from_slice(argument).unwrap_or_default();
+        match request.get("target") {
+            Some(target) if Target::deserialize(target).is_err() => {
+                Fault::Unsupported(format!("the target {target}"))
+            }
+            _ => fault,
+        }
+    })
+}
+
 fn unreadable(what: &str, error: impl Display) -> Fault {
     Fault::Failed(format!(
         "the call's {what} cannot cross: {error}; build plugin and daemon with the same scaler-types"
@@ -403,6 +416,10 @@ mod tests {
         let request = r#"{"namespace": "demo", "name": "a", "target": {"at_least": 1}, "version": "1",
             "record": {"phase": "waking", "colour": "red"}, "deadline": "5s", "priority": 9}"#;
         assert_eq!(call(method::SET_SCALE, request), Err(Fault::Scale(ScaleError::Conflict)));
+        let later = request.replace("at_least", "at_most");
+        let unsupported = Err(Fault::Unsupported(r#"the target {"at_most":1}"#.to_owned()));
+        assert_eq!(call(method::SET_SCALE, &later), unsupported);
+        assert!(matches!(call(method::SET_SCALE, &request.replace("5s", "5")), Err(Fault::Failed(_))));
     }
 
     /// Never lists anything; resolves a name to itself; has always been overtaken.

@@ -74,7 +74,7 @@ impl StandIn {
         let idle = resources.iter().map(|name| {
             json!({
                 "namespace": namespace, "name": name, "kind": "process", "requests": 0, "in_flight": 0, "held": 0,
-                "idle": null, "counting": "1h", "windows": {},
+                "idle": null, "counted_for": "1h", "windows": {},
             })
         });
         let activity = json!({"member": registration.name(), "resources": idle.collect::<Vec<_>>()});

@@ -53,8 +53,8 @@ impl Scene {
             in_flight: 0,
             held: 0,
             idle: None,
-            counting: 10 * WINDOW,
-            since_start: false,
+            counted_for: 10 * WINDOW,
+            counted_since_start: false,
             counts: Vec::new(),
         };
         let samples = vec![self.members.iter().map(sample).collect()];

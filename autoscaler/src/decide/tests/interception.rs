@@ -57,7 +57,7 @@ fn every_rule_of_a_route() {
         ("in_flight", Case::led(|case, _| case.samples[0].in_flight = 1)),
         ("active", Case::led(|case, _| case.samples[0].idle = Some(SECOND))),
         // What was counted before it was led says nothing of that time; what was not counted since, neither.
-        ("incomplete_window", Case::led(|case, _| case.samples[0].counting = WINDOW - SECOND)),
+        ("incomplete_window", Case::led(|case, _| case.samples[0].counted_for = WINDOW - SECOND)),
         ("kept_awake", Case::led(|case, _| case.resource.keep_awake = "no port is free".to_owned())),
         // Its owner's wish needs no window, but everybody must have followed.
         (

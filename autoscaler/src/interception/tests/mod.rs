@@ -178,8 +178,8 @@ async fn what_sleeps_is_given_back_when_it_is_woken() {
     assert_eq!(site.in_the_end().await, [Backend::Dlx]);
     let told = site.table.status(&id("web"), &site.context.dlxs).unwrap();
     let told = serde_json::to_value(told).unwrap();
-    assert_eq!(told["waits"], "its wake: it has no replicas yet");
-    assert_eq!(told["next"], "both");
+    assert_eq!(told["waiting_for"], "its wake: it has no replicas yet");
+    assert_eq!(told["next_backend"], "both");
     store.change("web", |resource| (resource.replicas, resource.record) = (1, record(Phase::Waking)));
     assert_eq!(site.calls(2).await[1].to, Backend::Both);
 }
@@ -278,7 +278,7 @@ async fn what_cannot_be_led_is_told_once_and_tried_again_later() {
     let message = store.inner().reports[0].1.message.clone();
     assert_eq!(message, "Its Service could not be pointed to the DLXs: no port is free");
     let told = serde_json::to_value(site.table.status(&id("web"), &site.context.dlxs)).unwrap();
-    assert_eq!(told["waits"], "another attempt in 30s, after 1 that failed: no port is free");
+    assert_eq!(told["waiting_for"], "another attempt in 30s, after 1 that failed: no port is free");
     // Whatever changes meanwhile.
     store.change("web", |resource| resource.replicas = 2);
     let calls = site.calls(3).await;

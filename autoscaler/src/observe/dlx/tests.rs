@@ -57,7 +57,7 @@ async fn all_are_asked_once_for_everything() {
     let of = |dlx: &Dlx| told.samples[0].iter().find(|sample| *sample.member == *dlx.name).unwrap();
     let busy = of(&dlxs[0]);
     assert_eq!((busy.requests, busy.in_flight, busy.held), (9, 2, 1));
-    assert_eq!((busy.idle, busy.counting), (Some(Duration::from_millis(250)), Duration::from_secs(7200)));
+    assert_eq!((busy.idle, busy.counted_for), (Some(Duration::from_millis(250)), Duration::from_secs(7200)));
     assert_eq!(
         (busy.count(Duration::from_secs(600)), busy.count(Duration::from_secs(90))),
         (Some(5), Some(4))
@@ -77,8 +77,7 @@ async fn all_are_asked_once_for_everything() {
 #[tokio::test]
 async fn a_last_report_stands_for_the_dlx_that_gave_it() {
     let site = Site::new();
-    let told =
-        json!({"idle": "5m", "counting": "8m", "since_start": true, "windows": {"10m": 5, "1m30s": 0}});
+    let told = json!({"idle": "5m", "counted_for": "8m", "counted_since_start": true, "windows": {"10m": 5, "1m30s": 0}});
     let mut leaving = site.tells(hello(|hello| {
         hello.as_object_mut().unwrap().extend(told.as_object().unwrap().clone());
     }));
@@ -104,8 +103,8 @@ async fn a_last_report_stands_for_the_dlx_that_gave_it() {
     assert_eq!(told.source.members, [name(&staying)]);
     assert!(told.source.registered.names.contains(&name(&leaving)));
     let sample = told.samples[0].iter().find(|sample| sample.member == name(&leaving)).unwrap();
-    assert!(sample.idle > Some(Duration::from_secs(300)) && sample.counting > Duration::from_secs(480));
-    assert!(sample.since_start);
+    assert!(sample.idle > Some(Duration::from_secs(300)) && sample.counted_for > Duration::from_secs(480));
+    assert!(sample.counted_since_start);
     assert_eq!(
         (sample.count(Duration::from_secs(600)), sample.count(Duration::from_secs(90))),
         (Some(5), Some(0))
@@ -136,19 +135,19 @@ async fn what_a_last_report_does_not_name_may_have_been_forgotten() {
     let resources = Site::new().resources;
     let places = index_by_name(&resources);
     let windows = [Duration::from_secs(600), Duration::from_secs(60)].into();
-    let body = json!({"member": "a", "forgotten": "2m", "resources": [idle("hello")]}).to_string();
+    let body = json!({"member": "a", "last_forgotten": "2m", "resources": [idle("hello")]}).to_string();
     let mut samples = vec![Vec::new(); 2];
     let ago = Duration::from_secs(60);
     merge_last(body.as_bytes(), &"a".into(), ago, KIND, &places, &windows, &mut samples).unwrap();
     let forgotten = &samples[1][0];
-    assert_eq!((forgotten.idle, forgotten.counting), (None, Duration::from_secs(180)));
+    assert_eq!((forgotten.idle, forgotten.counted_for), (None, Duration::from_secs(180)));
     assert_eq!(forgotten.idle_for(), Some(Duration::from_secs(180)));
     assert_eq!(
         (forgotten.count(Duration::from_secs(600)), forgotten.count(Duration::from_secs(60))),
         (None, Some(0))
     );
     // Nothing was forgotten: of what it does not name it had nothing.
-    let body = json!({"member": "a", "forgotten": null, "resources": [idle("hello")]}).to_string();
+    let body = json!({"member": "a", "last_forgotten": null, "resources": [idle("hello")]}).to_string();
     let mut samples = vec![Vec::new(); 2];
     merge_last(body.as_bytes(), &"a".into(), ago, KIND, &places, &windows, &mut samples).unwrap();
     assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [1, 0]);
@@ -175,8 +174,8 @@ async fn an_answer_that_lacks_something_is_none() {
         ("in_flight is missing", hello(|hello| drop(hello.as_object_mut().unwrap().remove("in_flight")))),
         ("held is missing", hello(|hello| drop(hello.as_object_mut().unwrap().remove("held")))),
         ("idle is missing, not null", hello(|hello| drop(hello.as_object_mut().unwrap().remove("idle")))),
-        ("counting is missing", hello(|hello| drop(hello.as_object_mut().unwrap().remove("counting")))),
-        ("counting is null", hello(|hello| hello["counting"] = Value::Null)),
+        ("counted_for is missing", hello(|hello| drop(hello.as_object_mut().unwrap().remove("counted_for")))),
+        ("counted_for is null", hello(|hello| hello["counted_for"] = Value::Null)),
         ("in_flight is negative", hello(|hello| hello["in_flight"] = json!(-1))),
         ("a count is negative", hello(|hello| hello["windows"] = json!({"10m": -1}))),
         ("a count is not whole", hello(|hello| hello["windows"] = json!({"10m": 0.5}))),

@@ -170,7 +170,7 @@ impl PluginConfig {
         }
         let cluster_domain = section.cluster_domain.map(|name| name.to_ascii_lowercase());
         let cluster_domain = cluster_domain.unwrap_or_else(|| "cluster.local".to_owned());
-        let home = context.home.as_deref().unwrap_or_default();
+        let home = context.daemon_namespace.as_deref().unwrap_or_default();
         let sources = context.metrics_urls.iter();
         let sources = sources.filter_map(|url| MetricsUrl::parse(url, home, &cluster_domain)).collect();
         Ok(Self {
@@ -184,7 +184,7 @@ impl PluginConfig {
             intercept: section.intercept,
             intercept_despite_network_policies: section.intercept_despite_network_policies,
             service_ports: context.service_ports,
-            home: context.home.clone(),
+            home: context.daemon_namespace.clone(),
             dlx_service: context.dlx_service.clone(),
             sources,
         })
@@ -214,14 +214,14 @@ pub(crate) mod tests {
             plugin_dir: "/nowhere".into(),
             kubeconfig: None,
             coordination: Coordination::Leases,
-            home: None,
+            daemon_namespace: None,
             service_ports: None,
-            pod: None,
+            daemon_pod: None,
             dlx_service: "scaler-dlx".to_owned(),
             metrics_urls: Vec::new(),
             kind: "deployment".to_owned(),
-            file: "shop.yaml".to_owned(),
-            text: text.into(),
+            namespace_file: "shop.yaml".to_owned(),
+            namespace_file_text: text.into(),
         }
     }
 

@@ -46,7 +46,7 @@ impl Scene {
     pub(crate) fn by_file(file: &str, role: Role, ports: Option<ServicePorts>) -> Self {
         let mut context = context(file);
         (context.role, context.service_ports) = (role, ports);
-        context.home = Some("scaler".to_owned());
+        context.daemon_namespace = Some("scaler".to_owned());
         let api = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Deployment"));
         let kind = Arc::new(Kind { index: 0, api, replicas_path: "/spec/replicas".to_owned() });
         let config = Arc::new(PluginConfig::read(&context).unwrap());

@@ -19,7 +19,7 @@ pub(crate) const FORMAT: &str = "scaler.dev/format";
 pub(crate) const DLXS: &str = "scaler.dev/dlxs";
 /// The annotation with the owners of the Service's selector (`metadata.managedFields`) when Scaler wrote it: should that daemon end
 /// before it has given it back, another one does.
-pub(crate) const OWNERS: &str = "scaler.dev/selector-owners";
+pub(crate) const OWNERS: &str = "scaler.dev/selector-managed-fields";
 /// The newest format that is read, and the one that is written.
 pub(crate) const NEWEST: u32 = 1;
 

@@ -34,7 +34,7 @@ pub(crate) async fn check_own_pod(
     cluster: &ClusterApi,
     context: &PluginContext,
 ) -> Result<Option<MissingPodLabel>> {
-    let (Some(pod), Some(home)) = (&context.pod, &context.home) else { return Ok(None) };
+    let (Some(pod), Some(home)) = (&context.daemon_pod, &context.daemon_namespace) else { return Ok(None) };
     if cluster.namespace.as_ref().is_some_and(|namespace| namespace != home) {
         return Ok(None);
     }

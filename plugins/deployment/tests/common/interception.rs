@@ -24,7 +24,7 @@ impl Scene {
     pub async fn leading(&self, role: Role, ports: ServicePorts) -> Arc<DeploymentScaler> {
         let mut context = self.context(role, &User::Admin, "{}");
         context.service_ports = Some(ports);
-        context.home = Some(HOME.to_owned());
+        context.daemon_namespace = Some(HOME.to_owned());
         Arc::new(soon(DeploymentScaler::new(context)).await.unwrap())
     }
 
@@ -74,7 +74,7 @@ impl Scene {
             self.grant_in(HOME, account, shared).await;
         }
         let mut context = self.context(role, &User::service_account(NAMESPACE, account), "{}");
-        (context.service_ports, context.home) = (Some(PORTS), Some(HOME.to_owned()));
+        (context.service_ports, context.daemon_namespace) = (Some(PORTS), Some(HOME.to_owned()));
         Arc::new(soon(DeploymentScaler::new(context)).await.unwrap())
     }
 

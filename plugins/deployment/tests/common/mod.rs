@@ -106,14 +106,15 @@ impl Scene {
             plugin_dir: "plugins".into(),
             kubeconfig: Some(self.kubeconfig(user)),
             coordination: Coordination::Leases,
-            home: None,
+            daemon_namespace: None,
             service_ports: None,
-            pod: None,
+            daemon_pod: None,
             dlx_service: "scaler-dlx".to_owned(),
             metrics_urls: Vec::new(),
             kind: "deployment".to_owned(),
-            file: "shop.yaml".to_owned(),
-            text: format!("namespace: {NAMESPACE}\nplugins: {{deployment: {section}}}\n").into(),
+            namespace_file: "shop.yaml".to_owned(),
+            namespace_file_text: format!("namespace: {NAMESPACE}\nplugins: {{deployment: {section}}}\n")
+                .into(),
         }
     }
 

@@ -31,14 +31,17 @@ pub fn context(state_dir: &Path, namespace: &str, resources: &str) -> PluginCont
         plugin_dir: plugin_dir(),
         kubeconfig: None,
         coordination: scaler_types::Coordination::Files,
-        home: None,
+        daemon_namespace: None,
         service_ports: None,
-        pod: None,
+        daemon_pod: None,
         dlx_service: "scaler-dlx".to_owned(),
         metrics_urls: Vec::new(),
         kind: "process".to_owned(),
-        file: "demo.yaml".to_owned(),
-        text: format!("namespace: {namespace}\nplugins:\n  process:\n    resources:\n{resources}").into(),
+        namespace_file: "demo.yaml".to_owned(),
+        namespace_file_text: format!(
+            "namespace: {namespace}\nplugins:\n  process:\n    resources:\n{resources}"
+        )
+        .into(),
     }
 }
 

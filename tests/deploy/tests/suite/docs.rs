@@ -91,7 +91,7 @@ fn the_pages_name_the_annotations_that_the_plugin_reads() {
                 "intercepted",
                 "state",
                 "dlxs",
-                "selector-owners",
+                "selector-managed-fields",
                 "format",
                 "component",
                 "force-delete",

@@ -44,14 +44,14 @@ async fn started_as(
         plugin_dir: folder.to_owned(),
         kubeconfig: Some(cluster.kubeconfig(folder, &account).expect("a kubeconfig")),
         coordination: Coordination::Leases,
-        home: Some("scaler".to_owned()),
+        daemon_namespace: Some("scaler".to_owned()),
         service_ports: Some(ServicePorts { first: 20_000, last: 21_999 }),
-        pod: None,
+        daemon_pod: None,
         dlx_service: "scaler-dlx".to_owned(),
         metrics_urls: Vec::new(),
         kind: "deployment".to_owned(),
-        file: file.clone(),
-        text: text.into(),
+        namespace_file: file.clone(),
+        namespace_file_text: text.into(),
     });
     plugin.await.unwrap_or_else(|error| panic!("{file}: {error:#}"))
 }
