@@ -146,7 +146,7 @@ fn sigterm_finishes_what_is_in_flight() {
 }
 
 #[test]
-fn it_ends_as_it_is_told() {
+fn it_exits_with_the_status_asked_for() {
     let mut hello = Hello::start();
     hello.ask("GET /exit?status=7 HTTP/1.1", "");
     assert_eq!(hello.child.wait().unwrap().code(), Some(7));

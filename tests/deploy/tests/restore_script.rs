@@ -204,7 +204,7 @@ fn what_its_record_does_not_say_is_left_alone_and_reported() {
 }
 
 #[test]
-fn other_kinds_are_given_back_where_they_are_named() {
+fn other_kinds_are_restored_where_they_are_named() {
     let site = Site::start();
     site.create(&[json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",

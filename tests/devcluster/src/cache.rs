@@ -215,7 +215,7 @@ impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + S
 // === impl Inner ===
 
 impl<K: Resource<DynamicType = ()>> Inner<K> {
-    /// Puts it in unless a later one is known. What was known because this client wrote it is told all the same.
+    /// Puts it in unless a later one is known. What was known because this client wrote it is reported all the same.
     fn newer(&mut self, object: K) -> Vec<Change<K>> {
         let key = Key::of(&object);
         let old = self.objects.get(&key).cloned();
@@ -223,7 +223,7 @@ impl<K: Resource<DynamicType = ()>> Inner<K> {
             Some(known) if known.meta().uid == object.meta().uid && version(&**known) > version(&object) => {
                 Vec::new()
             }
-            // Made again under its name while nobody looked: two changes.
+            // Made again under its name unseen: two changes.
             Some(known) if known.meta().uid != object.meta().uid => {
                 self.forget(known.meta().uid.clone());
                 let gone = Change { old: self.take(&key), new: None };
@@ -276,7 +276,7 @@ fn version<K: Resource>(object: &K) -> u64 {
     object.meta().resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// Lets time pass where nothing tells when a thing has become possible: after an error, in a back-off, in a fault that was ordered.
+/// Lets time pass where no event says when a thing has become possible: after an error, in a back-off, in a fault that was ordered.
 #[expect(clippy::disallowed_methods, reason = "back-offs, grace periods and ordered delays are time itself")]
 pub fn rest(time: Duration) -> impl Future<Output = ()> {
     tokio::time::sleep(time)

@@ -1,4 +1,4 @@
-//! The garbage collector: what belongs to nobody any more goes, and a namespace goes with all that is in it.
+//! The garbage collector: objects without a living owner are deleted, and a namespace goes with all that is in it.
 
 use std::sync::Arc;
 

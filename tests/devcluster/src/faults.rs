@@ -26,7 +26,7 @@ pub struct Filter {
 /// What a request is refused with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// 409: somebody else changed the object.
+    /// 409: another client changed the object.
     Conflict,
     /// 429 with so many seconds in `Retry-After`.
     TooManyRequests(u32),
@@ -154,7 +154,7 @@ impl Faults {
         self.order(filter, What::Refuse(refusal, count))
     }
 
-    /// `count` such requests pass, and all after them are refused: whoever asks has crashed there, as far as the cluster can tell.
+    /// `count` such requests pass, and all after them are refused: for the cluster the client has crashed there.
     pub fn refuse_after(self: &Arc<Self>, filter: Filter, count: u32, refusal: Refusal) -> Fault {
         self.order(filter, What::RefuseAfter(refusal, count))
     }

@@ -1,7 +1,7 @@
 //! Who owns which field: `metadata.managedFields`, as the real server keeps it for what our daemons and their users write: workloads,
 //! Services and custom resources, all but their status.
 //!
-//! A list is one value here, whatever its entries are told apart by, and no entry stands for a map itself (`.`).
+//! A list is one value here, whatever distinguishes its entries, and no entry stands for a map itself (`.`).
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
     store::{map, text},
 };
 
-/// Fields of `metadata` that nobody owns.
+/// Fields of `metadata` without an owner.
 const UNOWNED: [&str; 10] = [
     "creationTimestamp",
     "deletionGracePeriodSeconds",
@@ -166,7 +166,7 @@ fn own(all: &mut Vec<Entry>, writer: &Writer<'_>, change: impl FnOnce(&mut BTree
     }
 }
 
-/// Every value that somebody can own.
+/// Every value that can have an owner.
 fn leaves(object: &Value) -> BTreeSet<Path> {
     let mut all = BTreeSet::new();
     for (name, value) in object.as_object().into_iter().flatten() {

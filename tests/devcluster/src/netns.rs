@@ -1,4 +1,4 @@
-//! A network namespace for each test: all addresses of pods and Services are its own, and nobody else's ports are in its way.
+//! A network namespace for each test: all addresses of pods and Services are its own, and no other process's ports are in its way.
 //!
 //! ```no_run
 //! #[test]

@@ -183,12 +183,12 @@ fn objects_are_made_from_flags() {
 }
 
 #[test]
-fn what_is_invalid_is_told_as_the_real_server_tells_it() {
+fn invalid_objects_are_refused_in_the_real_servers_words() {
     let kubectl = Kubectl::new();
     let output = kubectl.run("create -f -", &WEB.replace("image: devcluster/hello, ", ""));
-    let told = String::from_utf8(output.stderr).unwrap();
+    let given = String::from_utf8(output.stderr).unwrap();
     let wanted = "The Deployment \"web\" is invalid: spec.template.spec.containers[0].image: Required value";
-    assert!(told.contains(wanted), "{told}");
+    assert!(given.contains(wanted), "{given}");
 }
 
 #[test]

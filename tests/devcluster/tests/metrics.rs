@@ -58,9 +58,9 @@ async fn values_are_answered_in_both_versions() {
     let nobody = cluster.client_of(&User::service_account("default", "nobody")).unwrap();
     let (status, refused) = get(&nobody, &path("v1beta2", "deployments.apps/*/requests_per_5m")).await;
     assert_eq!(status, 403);
-    let told =
+    let given =
         "cannot get resource \"deployments.apps/requests_per_5m\" in API group \"custom.metrics.k8s.io\"";
-    assert!(refused["message"].as_str().unwrap().contains(told), "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains(given), "{refused}");
 }
 
 #[tokio::test]

@@ -120,8 +120,8 @@ impl StandIn {
     }
 
     /// Whether requests for its activity are answered from now on, or wait.
-    pub fn tell(&self, tell: bool) {
-        self.tells.send_replace(tell);
+    pub fn answer_activity(&self, answer: bool) {
+        self.tells.send_replace(answer);
     }
 
     /// From now on, or no more, says that a request of each of its resources is in flight.

@@ -62,7 +62,7 @@ fn the_daemons_take_the_flags_they_are_given() {
 
 /// A second signal, a SIGKILL, loses what is in flight: the kubelet's must not come before the daemon is through.
 #[test]
-fn a_pod_outlives_its_daemons_grace() {
+fn a_pods_grace_period_exceeds_its_daemons() {
     for (name, values) in SETS {
         for (pod, container) in pods(&rendered(values)) {
             let line = std::iter::once(container.name.clone()).chain(container.args.unwrap());

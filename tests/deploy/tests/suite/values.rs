@@ -47,7 +47,7 @@ fn helm_lint_says_nothing_against_the_chart() {
 }
 
 #[test]
-fn values_that_nobody_reads_or_that_cannot_be_are_refused() {
+fn unknown_and_invalid_values_are_refused() {
     for (values, expected) in [
         ("replicas: 3", "additional properties 'replicas' not allowed"),
         ("dlx: {replicas: 0}", "/dlx/replicas"),

@@ -34,7 +34,7 @@ impl User {
         Self::ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// The user of that name, as [`fmt::Display`] tells it.
+    /// The user of that name, as [`fmt::Display`] shows it.
     pub fn named(name: &str) -> Self {
         match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
             Some((namespace, name)) => Self::service_account(namespace, name),

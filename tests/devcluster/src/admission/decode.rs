@@ -19,7 +19,7 @@ use crate::{
     store::map,
 };
 
-/// `value`, which has neither `kind` nor `apiVersion`, as the kind's type has it; kinds that nobody's mistakes are expected in are left as they are.
+/// `value`, which has neither `kind` nor `apiVersion`, as the kind's type has it; kinds in which no mistakes are expected are left as they are.
 ///
 /// # Errors
 ///
@@ -76,11 +76,11 @@ const MICRO_TIMES: [(&str, [&str; 2]); 2] = [
 pub fn micro_times(kind: &Kind, value: &Value) -> Result<()> {
     let places =
         MICRO_TIMES.iter().filter(|(plural, _)| kind.plural == *plural).flat_map(|(_, places)| places);
-    for told in places.filter_map(|place| value.pointer(place)?.as_str()) {
-        let digits = told.split_once('.').map_or("", |(_, rest)| rest);
+    for given in places.filter_map(|place| value.pointer(place)?.as_str()) {
+        let digits = given.split_once('.').map_or("", |(_, rest)| rest);
         if digits.find(|letter: char| !letter.is_ascii_digit()) != Some(6) {
             let layout = "2006-01-02T15:04:05.000000Z07:00";
-            return Err(refused(kind, &format!("parsing time {told:?} as {layout:?}: cannot parse it")));
+            return Err(refused(kind, &format!("parsing time {given:?} as {layout:?}: cannot parse it")));
         }
     }
     Ok(())

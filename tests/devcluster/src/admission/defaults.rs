@@ -7,7 +7,7 @@ use crate::{
     store::{map, text},
 };
 
-/// Fills in what the real server fills in, as far as somebody reads it.
+/// Fills in what the real server fills in, as far as anything reads it.
 pub fn defaults(kind: &Kind, value: &mut Value) {
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("", "namespaces") => namespace(value),

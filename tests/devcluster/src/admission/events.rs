@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::names;
 use crate::{http::failure::Cause, registry::Kind, store::text};
 
-/// The longest name of whoever reports, of what he does, and of why.
+/// The longest names of reporter, action and reason.
 const LONGEST: usize = 128;
 /// The longest message.
 const MESSAGE: usize = 1024;

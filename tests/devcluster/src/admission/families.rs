@@ -56,7 +56,7 @@ pub(super) fn settle(
         ("", "") if bare => REQUIRE,
         ("", "") => SINGLE,
         ("", kept) => kept,
-        (told, _) => told,
+        (given, _) => given,
     }
     .to_owned();
     let wrong = |why: &str| Cause::invalid(POLICY, &json!(policy), why);
@@ -83,7 +83,7 @@ pub(super) fn settle(
     }
     let configured = |family: &str| dual_stack || family == FAMILIES[0];
     for (index, address) in addresses.iter().enumerate().skip(families.len()) {
-        // What is no address is told so where it is given out.
+        // What is no address is refused where addresses are assigned.
         let Ok(address) = address.parse::<IpAddr>() else { break };
         let family = family_of(address);
         if !configured(family) {

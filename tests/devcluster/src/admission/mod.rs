@@ -64,7 +64,7 @@ pub fn scheduled(pod: &mut Value) {
     ]);
 }
 
-/// A pod's first address is told twice. The shorter field is believed where they differ, as of kubelets that knew but that.
+/// A pod's first address is reported twice. The shorter field wins where they differ, as for kubelets that knew only that.
 pub fn pod_addresses(pod: &mut Value) {
     let status = &mut pod["status"];
     let (first, all) = (status["podIP"].clone(), &status["podIPs"]);

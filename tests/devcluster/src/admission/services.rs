@@ -29,9 +29,9 @@ const NONE: &str = "None";
 /// Words of which there are a few only, and what is of use from outside alone.
 pub(super) fn validate(spec: &Value, causes: &mut Vec<Cause>) {
     for (field, known) in WORDS {
-        let told = &spec[field];
-        if !told.is_null() && !known.contains(&text(told)) {
-            causes.push(Cause::unsupported(format!("spec.{field}"), told, known));
+        let given = &spec[field];
+        if !given.is_null() && !known.contains(&text(given)) {
+            causes.push(Cause::unsupported(format!("spec.{field}"), given, known));
         }
     }
     let policy = &spec["externalTrafficPolicy"];
@@ -133,9 +133,9 @@ pub(super) fn admit(
     let invalid = |cause: Cause| Failure::invalid(kind, &name, &[cause]);
     let held = old.map(|old| texts(&old["spec"]["clusterIPs"])).unwrap_or_default();
     if value["spec"]["type"] == "ExternalName" {
-        // What it had as a Service of another type it gives back.
-        let told = text(&value["spec"]["clusterIP"]);
-        if !told.is_empty() && held.first().is_none_or(|first| told != first) {
+        // What it had as a Service of another type it releases.
+        let given = text(&value["spec"]["clusterIP"]);
+        if !given.is_empty() && held.first().is_none_or(|first| given != first) {
             let why = "may not be set when `type` is 'ExternalName'";
             return Err(invalid(Cause::invalid("spec.clusterIPs", &value["spec"]["clusterIPs"], why)));
         }
@@ -144,7 +144,7 @@ pub(super) fn admit(
         }
         return Ok(());
     }
-    let mut addresses = told(&value["spec"], &held).map_err(invalid)?;
+    let mut addresses = given_addresses(&value["spec"], &held).map_err(invalid)?;
     let headless = addresses.first().is_some_and(|first| first == NONE);
     families::settle(value, old, &mut addresses, dual_stack).map_err(invalid)?;
     if !headless {
@@ -164,7 +164,7 @@ pub(super) fn admit(
 }
 
 /// The addresses that are asked for: who says nothing keeps those that are there.
-fn told(spec: &Value, held: &[String]) -> Result<Vec<String>, Cause> {
+fn given_addresses(spec: &Value, held: &[String]) -> Result<Vec<String>, Cause> {
     let (mut first, mut all) = (text(&spec["clusterIP"]).to_owned(), texts(&spec["clusterIPs"]));
     if let Some(kept) = held.first() {
         if first.is_empty() {

@@ -1,4 +1,4 @@
-//! What an object must be, as far as somebody depends on being refused.
+//! What an object must be, as far as the tests depend on being refused.
 
 use serde_json::{Value, json};
 
@@ -207,7 +207,7 @@ fn autoscaler(spec: &Value, causes: &mut Vec<Cause>) {
         let why = "must be greater than or equal to `minReplicas`";
         causes.push(Cause::invalid("spec.maxReplicas", &json!(most), why));
     }
-    // As a cluster with the feature HPAScaleToZero has it: what is idle cannot be told by its own CPU.
+    // As a cluster with the feature HPAScaleToZero has it: its own CPU does not show whether it is idle.
     let elsewhere = |metric: &Value| matches!(text(&metric["type"]), "Object" | "External");
     let from_zero = spec["metrics"].as_array().is_some_and(|metrics| metrics.iter().any(elsewhere));
     if least < i64::from(!from_zero) {

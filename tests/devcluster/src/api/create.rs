@@ -71,7 +71,7 @@ pub(super) fn insert(call: &Call<'_>, tables: &mut Tables, value: Value) -> Resu
     if fields::are_kept(kind) {
         let writer = call.writer();
         value["metadata"]["managedFields"] = match sent {
-            // What is there by default is nobody's.
+            // What is there by default has no owner.
             Some(sent) => fields::updated(&Value::Null, &sent, &Value::Null, &writer),
             None => fields::updated(&Value::Null, &value, &Value::Null, &writer),
         };
@@ -103,11 +103,11 @@ pub(super) fn checked(call: &Call<'_>, mut value: Value, old: Option<&Object>) -
     };
     let (wanted_kind, wanted_version) = (&kind.kind, kind.api_version());
     for (field, wanted) in [("kind", wanted_kind), ("apiVersion", &wanted_version)] {
-        let Some(told) = fields.remove(field) else { continue };
-        if !text(&told).is_empty() && told != wanted.as_str() {
+        let Some(given) = fields.remove(field) else { continue };
+        if !text(&given).is_empty() && given != wanted.as_str() {
             return Err(Failure::bad_request(format!(
                 "the {field} of the provided object ({}) does not match that of the request ({wanted})",
-                text(&told)
+                text(&given)
             )));
         }
     }

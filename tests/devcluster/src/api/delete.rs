@@ -111,8 +111,8 @@ fn deletion(call: &Call<'_>) -> Result<Deletion> {
         None => query.number("gracePeriodSeconds")?.map(|grace| i64::try_from(grace).unwrap_or(i64::MAX)),
     };
     let orphan = body["orphanDependents"] == true || query.get("orphanDependents") == Some("true");
-    let told = body["propagationPolicy"].as_str().or_else(|| query.get("propagationPolicy"));
-    let propagation = told.unwrap_or(if orphan { "Orphan" } else { "" }).to_owned();
+    let given = body["propagationPolicy"].as_str().or_else(|| query.get("propagationPolicy"));
+    let propagation = given.unwrap_or(if orphan { "Orphan" } else { "" }).to_owned();
     let dry = options::deletes_dry(call, &body);
     Ok(Deletion { grace, preconditions: body["preconditions"].clone(), propagation, dry })
 }

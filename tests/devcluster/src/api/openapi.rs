@@ -21,7 +21,7 @@ pub(super) fn empty() -> Answer {
     answer
 }
 
-/// `/openapi/v3` and what it leads to.
+/// `/openapi/v3` and the documents that it links to.
 pub(super) fn answer(parts: &[&str], kinds: &Kinds) -> Result<Value> {
     match parts {
         ["openapi", "v3"] => Ok(index(kinds)),

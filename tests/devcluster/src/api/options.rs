@@ -53,19 +53,19 @@ pub(super) fn deletes_dry(call: &Call<'_>, body: &Value) -> bool {
 fn deleted(call: &Call<'_>) -> Result<Vec<Cause>> {
     let (body, query) = (call.request.json()?, &call.request.query);
     let mut causes = Vec::new();
-    let told = body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    for one in told.chain(query.get("dryRun")) {
+    let given = body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    for one in given.chain(query.get("dryRun")) {
         dry(Some(one), &mut causes);
     }
     let propagation = body["propagationPolicy"].as_str().or_else(|| query.get("propagationPolicy"));
-    if let Some(other) = propagation.filter(|told| !PROPAGATIONS.contains(told)) {
+    if let Some(other) = propagation.filter(|given| !PROPAGATIONS.contains(given)) {
         causes.push(Cause::unsupported("propagationPolicy", &json!(other), &PROPAGATIONS));
     }
     Ok(causes)
 }
 
-fn dry(told: Option<&str>, causes: &mut Vec<Cause>) {
-    if let Some(other) = told.filter(|told| *told != "All") {
+fn dry(given: Option<&str>, causes: &mut Vec<Cause>) {
+    if let Some(other) = given.filter(|given| *given != "All") {
         causes.push(Cause::unsupported("dryRun", &json!([other]), &["All"]));
     }
 }
@@ -74,7 +74,7 @@ fn listed(call: &Call<'_>) -> Vec<Cause> {
     const MATCH: &str = "resourceVersionMatch";
     let query = &call.request.query;
     let mut causes = Vec::new();
-    if let Some(told) = query.get(MATCH) {
+    if let Some(given) = query.get(MATCH) {
         if query.get("resourceVersion").is_none() {
             let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
             causes.push(Cause::forbidden(MATCH, why));
@@ -83,10 +83,10 @@ fn listed(call: &Call<'_>) -> Vec<Cause> {
             causes
                 .push(Cause::forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided"));
         }
-        if !matches!(told, "Exact" | "NotOlderThan") {
-            causes.push(Cause::unsupported(MATCH, &json!(told), &["Exact", "NotOlderThan", ""]));
+        if !matches!(given, "Exact" | "NotOlderThan") {
+            causes.push(Cause::unsupported(MATCH, &json!(given), &["Exact", "NotOlderThan", ""]));
         }
-        if told == "Exact" && query.get("resourceVersion") == Some("0") {
+        if given == "Exact" && query.get("resourceVersion") == Some("0") {
             let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
             causes.push(Cause::forbidden(MATCH, why));
         }
@@ -100,19 +100,19 @@ fn listed(call: &Call<'_>) -> Vec<Cause> {
 fn watched(call: &Call<'_>) -> Vec<Cause> {
     const MATCH: &str = "resourceVersionMatch";
     let query = &call.request.query;
-    let (told, initial) = (query.get(MATCH), query.get("sendInitialEvents").is_some());
+    let (given, initial) = (query.get(MATCH), query.get("sendInitialEvents").is_some());
     let mut causes = Vec::new();
-    if initial && told != Some("NotOlderThan") {
+    if initial && given != Some("NotOlderThan") {
         let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         causes.push(Cause::forbidden(MATCH, why));
     }
-    let Some(told) = told else { return causes };
+    let Some(given) = given else { return causes };
     if !initial {
         let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
         causes.push(Cause::forbidden(MATCH, why));
     }
-    if told != "NotOlderThan" {
-        causes.push(Cause::unsupported(MATCH, &json!(told), &["NotOlderThan"]));
+    if given != "NotOlderThan" {
+        causes.push(Cause::unsupported(MATCH, &json!(given), &["NotOlderThan"]));
     }
     causes
 }

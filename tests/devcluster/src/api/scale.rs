@@ -59,8 +59,8 @@ fn write(call: &Call<'_>, next: impl FnOnce(Value) -> Result<Value>) -> Result<A
     }
     let mut value = old.value.clone();
     for field in ["uid", "resourceVersion"] {
-        let told = text(&scale["metadata"][field]);
-        map(&mut value["metadata"]).insert(field.into(), Value::from(told));
+        let given = text(&scale["metadata"][field]);
+        map(&mut value["metadata"]).insert(field.into(), Value::from(given));
     }
     set(&mut value, &paths.spec, json!(replicas))
         .ok_or_else(|| Failure::internal(&format!("{} has no {}", kind.kind, paths.spec)))?;
@@ -87,8 +87,8 @@ fn scale_of(object: &Object, paths: &ScalePaths) -> Value {
         scale["metadata"]["namespace"] = namespace.clone();
     }
     if let Some(selector) = paths.selector.as_ref().and_then(|pointer| object.value.pointer(pointer)) {
-        let told = selector.as_str().map_or_else(|| LabelSelector::of(selector).text(), str::to_owned);
-        scale["status"]["selector"] = Value::from(told);
+        let given = selector.as_str().map_or_else(|| LabelSelector::of(selector).text(), str::to_owned);
+        scale["status"]["selector"] = Value::from(given);
     }
     scale
 }

@@ -210,7 +210,7 @@ fn age_of_event(event: &Value) -> Value {
     times.into_iter().find(|time| time.is_string()).map_or_else(|| age(event), since)
 }
 
-/// How long ago that was, as kubectl tells it.
+/// How long ago that was, as kubectl shows it.
 fn since(time: &Value) -> Value {
     let Ok(time) = text(time).parse::<k8s_openapi::jiff::Timestamp>() else { return "<unknown>".into() };
     let seconds = (k8s_openapi::jiff::Timestamp::now().as_second() - time.as_second()).max(0);

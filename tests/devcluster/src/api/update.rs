@@ -80,15 +80,15 @@ pub(super) fn may_create(call: &Call<'_>, tables: &Tables) -> Result<()> {
 
 /// What is written in an object's place has its name.
 pub(super) fn named(call: &Call<'_>, value: &Value) -> Result<()> {
-    let (told, name) = (text(&value["metadata"]["name"]), &call.key.name);
-    if told.is_empty() {
+    let (given, name) = (text(&value["metadata"]["name"]), &call.key.name);
+    if given.is_empty() {
         return Err(Failure::bad_request(format!(
             "the name of the object ({name} based on URL) was undeterminable: name must be provided"
         )));
     }
-    if told != name {
+    if given != name {
         return Err(Failure::bad_request(format!(
-            "the name of the object ({told}) does not match the name on the URL ({name})"
+            "the name of the object ({given}) does not match the name on the URL ({name})"
         )));
     }
     Ok(())

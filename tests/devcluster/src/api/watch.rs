@@ -41,16 +41,16 @@ struct Watch {
     /// Everything up to this revision was looked at.
     seen: u64,
     bookmarks: bool,
-    /// Whether objects are told as tables.
+    /// Whether objects are returned as tables.
     table: Option<Include>,
     pieces: mpsc::Sender<Bytes>,
 }
 
 /// What a watch begins with.
 struct Begin {
-    /// What there was, told as if it were new.
+    /// What there was, reported as if it were new.
     first: Vec<Arc<Object>>,
-    /// Whether the end of it is told.
+    /// Whether its end is reported.
     bookmark: bool,
 }
 

@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
     let flags = Flags::read()?;
     let mut terminated = signal(SignalKind::terminate())?;
     if let Some(status) = flags.exit {
-        eprintln!("sample: told to exit with status {status}");
+        eprintln!("sample: exits with status {status}, as asked");
         std::process::exit(status);
     }
     tokio::select! {

@@ -116,7 +116,7 @@ fn wanted(world: &World, service: &Service) -> Wanted {
     wanted
 }
 
-/// Pods that have an address of the family, by the ports that the Service's lead to in them: a name can be another number in each.
+/// Pods that have an address of the family, by the Service's target ports in them: a name can be another number in each.
 fn groups(world: &World, service: &Service, family: &str) -> Vec<Group> {
     let mut groups: BTreeMap<Vec<(String, i32)>, Group> = BTreeMap::new();
     let pods = selector_word(service).map(|word| world.pods.find(&word)).unwrap_or_default();
@@ -139,7 +139,7 @@ fn groups(world: &World, service: &Service, family: &str) -> Vec<Group> {
         }
     }
     if wanted.is_empty() {
-        // An empty slice says that there is nobody.
+        // An empty slice says that there is no endpoint.
         wanted.push((Vec::new(), Vec::new()));
     }
     wanted

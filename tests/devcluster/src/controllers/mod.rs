@@ -1,6 +1,6 @@
 //! Controllers for Deployments, ReplicaSets, StatefulSets and EndpointSlices, as clients of the API.
 //!
-//! They do what kube-controller-manager does as far as somebody who watches the API can tell. Not done: adopting orphans, volume claims,
+//! They do what kube-controller-manager does as far as it is visible through the API. Not done: adopting orphans, volume claims,
 //! `ControllerRevision` objects, a StatefulSet's `maxUnavailable`, rollout hooks and Events.
 
 mod deployment;
@@ -54,7 +54,7 @@ struct World {
     nodes: Cache<Node>,
 }
 
-/// The queues that changes lead to.
+/// The queues for changes.
 #[derive(Clone)]
 struct Queues {
     deployments: Queue,

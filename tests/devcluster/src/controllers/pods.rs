@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use kube::{Resource, api::ObjectMeta};
 
-/// Counted and cared for: neither ended nor told to end.
+/// Counted and managed: neither ended nor being deleted.
 pub fn is_active(pod: &Pod) -> bool {
     !is_over(pod) && pod.metadata.deletion_timestamp.is_none()
 }

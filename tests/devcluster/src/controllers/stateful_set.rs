@@ -36,7 +36,7 @@ fn pods(world: &World, set: &StatefulSet) -> BTreeMap<i32, Arc<Pod>> {
     world.pods_of(uid).into_iter().filter_map(|pod| Some((number(&pod)?, pod))).collect()
 }
 
-/// One step, or all at once where the set is managed in parallel. Whatever a pod does next leads to the next step.
+/// One step, or all at once where the set is managed in parallel. Whatever a pod does next causes the next step.
 async fn manage(world: &World, set: &StatefulSet, update: &str) -> Result<(), Error> {
     let Some(spec) = &set.spec else { return Ok(()) };
     let parallel = spec.pod_management_policy.as_deref() == Some("Parallel");
@@ -63,7 +63,7 @@ async fn manage(world: &World, set: &StatefulSet, update: &str) -> Result<(), Er
                 let old = number < first + partition.unwrap_or_default();
                 let revision = if old { &current } else { update };
                 match world.create_pod(new_pod(set, number, revision)).await {
-                    // Its name is still taken: its end will lead here again.
+                    // Its name is still taken: its end will cause another step.
                     Err(kube::Error::Api(refused)) if refused.code == 409 => {}
                     other => other?,
                 }
@@ -140,7 +140,7 @@ async fn write_status(world: &World, set: &StatefulSet, update: &str) -> Result<
     let old = set.status.clone().unwrap_or_default();
     let mut current = current_revision(set, update);
     let pods = pods(world, set);
-    // As the real one: replicas counts those that are told to end, too.
+    // As the real one: replicas counts those that are being deleted, too.
     let created: Vec<_> = pods.values().filter(|pod| !phase(pod).is_empty()).collect();
     let running: Vec<_> = created.iter().filter(|pod| phase(pod) == "Running" && is_ready(pod)).collect();
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);

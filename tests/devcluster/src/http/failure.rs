@@ -15,7 +15,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 pub struct Failure {
     /// HTTP status.
     pub code: StatusCode,
-    /// Machine-readable reason, `NotFound` for instance. Empty: the answer is plain text, as for a path that nobody serves, or while there is too much to do.
+    /// Machine-readable reason, `NotFound` for instance. Empty: the answer is plain text, as for an unknown path, or while there is too much to do.
     pub reason: &'static str,
     /// For people.
     pub message: String,
@@ -98,9 +98,9 @@ impl Failure {
 
     fn about(mut self, kind: &Kind, name: &str) -> Self {
         let mut details = Map::new();
-        for (field, told) in [("name", name), ("group", &kind.group), ("kind", &kind.plural)] {
-            if !told.is_empty() {
-                details.insert(field.to_owned(), told.into());
+        for (field, value) in [("name", name), ("group", &kind.group), ("kind", &kind.plural)] {
+            if !value.is_empty() {
+                details.insert(field.to_owned(), value.into());
             }
         }
         self.details = Value::Object(details);
@@ -124,7 +124,7 @@ impl Failure {
     }
 
     /// A group version that is built in has no such resource, or the resource no such subresource. Others' paths are
-    /// [nobody's](Self::no_such_path).
+    /// [unknown](Self::no_such_path).
     pub fn no_such_resource() -> Self {
         let message = "the server could not find the requested resource";
         let mut failure = Self::new(StatusCode::NOT_FOUND, "NotFound", message);
@@ -153,10 +153,11 @@ impl Failure {
 
     /// An apply would change what others own.
     pub fn apply_conflicts(conflicts: &[Conflict]) -> Self {
-        let told: Vec<String> =
+        let messages: Vec<String> =
             conflicts.iter().map(|one| format!("conflict with {}: {}", one.owner, one.field)).collect();
-        let plural = if told.len() == 1 { "" } else { "s" };
-        let message = format!("Apply failed with {} conflict{plural}: {}", told.len(), told.join("\n"));
+        let plural = if messages.len() == 1 { "" } else { "s" };
+        let message =
+            format!("Apply failed with {} conflict{plural}: {}", messages.len(), messages.join("\n"));
         let mut failure = Self::new(StatusCode::CONFLICT, "Conflict", message);
         let causes = conflicts.iter().map(|one| {
             let message = format!("conflict with {}", one.owner);
@@ -166,17 +167,18 @@ impl Failure {
         failure
     }
 
-    /// The object breaks a rule; all that are broken are told.
+    /// The object breaks a rule; the message lists all that are broken.
     pub fn invalid(kind: &Kind, name: &str, causes: &[Cause]) -> Self {
-        let told: Vec<String> =
+        let messages: Vec<String> =
             causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
-        let told = if told.len() == 1 { told.concat() } else { format!("[{}]", told.join(", ")) };
+        let message =
+            if messages.len() == 1 { messages.concat() } else { format!("[{}]", messages.join(", ")) };
         let of =
             if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) };
         let mut failure = Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "Invalid",
-            format!("{of} {name:?} is invalid: {told}"),
+            format!("{of} {name:?} is invalid: {message}"),
         );
         let causes: Vec<Value> = causes
             .iter()

@@ -16,7 +16,7 @@ pub struct Addresses {
 // === impl Addresses ===
 
 impl Addresses {
-    /// The next free one: what was given back is given again as late as can be.
+    /// The next free one: a released one is used again as late as can be.
     pub fn take(&mut self) -> Option<Ipv4Addr> {
         let free = (0..u16::MAX).find_map(|ahead| {
             let number = self.last.wrapping_add(1).wrapping_add(ahead);

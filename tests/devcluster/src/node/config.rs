@@ -155,7 +155,7 @@ fn put_field(
     Ok(())
 }
 
-/// All files change at once, as the kubelet does it: names lead through the link `..data` into a folder of one version.
+/// All files change at once, as the kubelet does it: names are links through `..data` into a folder of one version.
 fn write(folder: &Path, files: &Files) -> io::Result<()> {
     let data = folder.join("..data");
     let old = fs::read_link(&data).ok();

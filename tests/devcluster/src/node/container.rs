@@ -215,7 +215,7 @@ impl Life {
         let mut liveness = watch(Purpose::Liveness, &spec.liveness_probe).filter(|_| started);
         let (deadline, deadlines) = watch::channel(None::<Instant>);
         let mut ending: Probing<'_> = None;
-        let (mut stop, mut told) = (self.stop.clone(), None);
+        let (mut stop, mut stop_at) = (self.stop.clone(), None);
         loop {
             let finding = tokio::select! {
                 ended = process.ended() => {
@@ -226,9 +226,9 @@ impl Life {
                 () = poll(&mut readiness) => { readiness = None; continue }
                 () = poll(&mut liveness) => { liveness = None; continue }
                 () = poll(&mut ending) => { ending = None; continue }
-                () = changed_stop(&mut stop, told) => {
-                    told = *stop.borrow();
-                    deadline.send_replace(told);
+                () = changed_stop(&mut stop, stop_at) => {
+                    stop_at = *stop.borrow();
+                    deadline.send_replace(stop_at);
                     // What ends is no longer looked after, but clients may still want to know whether it is ready.
                     (startup, liveness) = (None, None);
                     if ending.is_none() {
@@ -335,7 +335,7 @@ impl Life {
     }
 
     fn report(&self) {
-        // Without a pod there is nobody to tell.
+        // Without a pod there is nothing to report to.
         let _ = self.reports.send(self.status.clone());
     }
 
@@ -343,7 +343,7 @@ impl Life {
         self.stop.borrow().is_some()
     }
 
-    /// Whether the time passed without the pod being told to end.
+    /// Whether the time passed without the pod being deleted.
     async fn rest(&mut self, time: Duration) -> bool {
         if time.is_zero() {
             return !self.stopping();

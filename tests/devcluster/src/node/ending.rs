@@ -69,9 +69,9 @@ pub async fn stopped(stop: &mut watch::Receiver<Option<Instant>>) {
     }
 }
 
-/// Waits until the pod is to end, or to end at another time than `told`.
-pub async fn changed_stop(stop: &mut watch::Receiver<Option<Instant>>, told: Option<Instant>) {
-    if stop.wait_for(|wanted| *wanted != told).await.is_err() {
+/// Waits until the pod is to end, or to end at another time than `known`.
+pub async fn changed_stop(stop: &mut watch::Receiver<Option<Instant>>, known: Option<Instant>) {
+    if stop.wait_for(|wanted| *wanted != known).await.is_err() {
         pending::<()>().await;
     }
 }

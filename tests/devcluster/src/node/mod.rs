@@ -1,4 +1,4 @@
-//! A node: it runs pods as processes of this machine and tells the API of them as a kubelet does.
+//! A node: it runs pods as processes of this machine and reports them to the API as a kubelet does.
 //!
 //! | in a cluster | here |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | the service account's token | a kubeconfig, in `KUBECONFIG` |
 //! | scheduler | one node, which takes as many pods as a test says |
 //!
-//! Volumes are emptyDir, configMap, secret, downwardAPI and projected. Nobody limits a process's memory or time.
+//! Volumes are emptyDir, configMap, secret, downwardAPI and projected. A process's memory and time are not limited.
 
 mod addresses;
 mod backoff;
@@ -59,7 +59,7 @@ use crate::cache::{Cache, Change, Key, rest};
 /// The node's own address, as pods' statuses have it.
 const HOST_ADDRESS: &str = "127.0.0.1";
 
-/// A node at work. Dropped, its processes are killed and its folder is removed.
+/// A running node. Dropped, its processes are killed and its folder is removed.
 pub struct Node {
     shared: Arc<Shared>,
     news: mpsc::UnboundedSender<News>,

@@ -42,7 +42,7 @@ pub struct NodeFaults {
     pub image_pull: Duration,
     /// How long it takes from the image to the process.
     pub start: Duration,
-    /// How late the kubelet tells the API of what it has seen.
+    /// How late the kubelet reports to the API what it has seen.
     pub status: Duration,
 }
 

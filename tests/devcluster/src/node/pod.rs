@@ -30,7 +30,7 @@ struct Worker {
     node: Arc<Shared>,
     seen: watch::Receiver<Seen>,
     known: Known,
-    /// Gives the newest status to whoever writes it.
+    /// Passes the newest status to the writer.
     publish: watch::Sender<Option<PodStatus>>,
     publisher: JoinHandle<()>,
     stop: watch::Sender<Option<Instant>>,
@@ -87,13 +87,13 @@ fn is_deleted(pod: &Pod) -> bool {
 
 impl Worker {
     async fn run(mut self, address: &str, volumes: PathBuf) {
-        self.tell();
+        self.publish_status();
         self.look();
         let pod = self.pod();
         if self.mount(address, &volumes).await {
-            // Told before anything listens there, as the kubelet does while an image is pulled.
+            // Reported before anything listens there, as the kubelet does while an image is pulled.
             self.known.addresses = self.node.addresses(address);
-            self.tell();
+            self.publish_status();
             let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.clone().unwrap_or_default());
             let mut well = true;
             for (at, container) in inits.enumerate() {
@@ -185,7 +185,7 @@ impl Worker {
         self.node.config.volumes(&pod, volumes, &place)
     }
 
-    /// Tells what containers report until all of `lives` are over. Whether all ended well.
+    /// Publishes what containers report until all of `lives` are over. Whether all ended well.
     async fn follow(&mut self, mut lives: JoinSet<bool>, address: &str, volumes: &std::path::Path) -> bool {
         let node = Arc::clone(&self.node);
         let mut changed = node.config.changed.subscribe();
@@ -216,11 +216,11 @@ impl Worker {
         }
         // Several containers may have reported: their news go out together.
         if self.reports.1.is_empty() {
-            self.tell();
+            self.publish_status();
         }
     }
 
-    fn tell(&mut self) {
+    fn publish_status(&mut self) {
         let pod = self.pod();
         self.publish.send_replace(Some(self.known.status(&pod)));
     }
@@ -246,9 +246,9 @@ impl Worker {
         while let Ok(status) = self.reports.1.try_recv() {
             self.report(status);
         }
-        self.tell();
+        self.publish_status();
         let _ = self.seen.wait_for(|seen| seen.gone || is_deleted(&seen.pod)).await;
-        self.tell();
+        self.publish_status();
         let (pod, gone) = (self.pod(), self.seen.borrow().gone);
         // It writes what it was given last, and ends.
         drop(self.publish);
@@ -267,7 +267,7 @@ impl Worker {
     }
 }
 
-/// Writes the newest status, as long as there is somebody who may have a newer one.
+/// Writes the newest status, as long as there may be a newer one.
 async fn write_statuses(node: Arc<Shared>, pod: Arc<Pod>, mut statuses: watch::Receiver<Option<PodStatus>>) {
     let (pods, name) = (node.pods_of(&pod), pod.metadata.name.clone().unwrap_or_default());
     let mut pause = PAUSE.0;

@@ -48,7 +48,7 @@ pub struct Target<'a> {
     pub processes: &'a Processes,
 }
 
-/// Probes for ever and tells each change of mind.
+/// Probes for ever and reports each change.
 pub async fn watch(
     purpose: Purpose,
     probe: &Probe,
@@ -67,7 +67,7 @@ pub async fn watch(
     // not listening yet.
     let earliest = if purpose == Purpose::Liveness { period } else { Duration::ZERO };
     rest(seconds(probe.initial_delay_seconds, 0).max(earliest)).await;
-    let (mut in_a_row, mut told, mut last) = (0, None, None);
+    let (mut in_a_row, mut reported, mut last) = (0, None, None);
     let mut hurry = (eager && purpose != Purpose::Liveness).then_some(EAGER.0);
     let mut counted_until = tokio::time::Instant::now();
     loop {
@@ -87,9 +87,9 @@ pub async fn watch(
             in_a_row = if last == Some(passed) { in_a_row + 1 } else { 1 };
             last = Some(passed);
             let enough = if passed { to_pass } else { to_fail };
-            // A container is not ready until a probe says so; so a first failure tells nothing new.
-            if in_a_row >= enough && told != Some(passed) {
-                told = Some(passed);
+            // A container is not ready until a probe says so; so a first failure is nothing new.
+            if in_a_row >= enough && reported != Some(passed) {
+                reported = Some(passed);
                 if findings.send(Finding { purpose, passed }).is_err() {
                     return;
                 }
@@ -98,7 +98,7 @@ pub async fn watch(
                 }
             }
         }
-        if told == Some(true) {
+        if reported == Some(true) {
             hurry = None;
         }
         let pause = hurry.filter(|_| !passed).map_or(period, |pause| pause.min(period));

@@ -31,7 +31,7 @@ pub struct Processes {
 
 /// A process that runs, or has ended and was not yet waited for.
 pub struct Process {
-    /// Its process id; it also leads the process group of that number.
+    /// Its process id, which is also its process group's.
     pub id: u32,
     child: Slot,
     descriptor: AsyncFd<OwnedFd>,
@@ -52,11 +52,11 @@ pub struct Ended {
 impl Processes {
     pub fn new() -> io::Result<Self> {
         let (orders, receiver) = mpsc::channel::<Order>();
-        // It ends, and with it whatever it started, once nobody can give it an order.
+        // It ends, and with it whatever it started, once its handle is gone.
         thread::Builder::new().name("processes".into()).spawn(move || {
             for (mut command, answer) in receiver {
                 if let Err(Ok(mut child)) = answer.send(command.spawn()) {
-                    // Whoever wanted it has gone.
+                    // The receiver is gone.
                     let _ = child.kill().and_then(|()| child.wait());
                 }
             }

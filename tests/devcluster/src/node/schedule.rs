@@ -33,8 +33,8 @@ pub enum News {
 struct Queue {
     waiting: BTreeMap<(String, Key), Arc<Pod>>,
     placed: HashSet<String>,
-    /// What each waiting pod was told, by uid: it is told once.
-    told: BTreeMap<String, String>,
+    /// The reason reported for each waiting pod, by uid: once.
+    reported: BTreeMap<String, String>,
 }
 
 /// Works for ever.
@@ -66,14 +66,14 @@ impl Queue {
     /// Whether there may be room now that there was not.
     fn take_in(&mut self, node: &Shared, news: News) -> bool {
         let News::Pod(change) = news else {
-            self.told.clear();
+            self.reported.clear();
             return true;
         };
         if let Some(old) = &change.old {
             self.waiting.remove(&age(old));
         }
         let Some(pod) = &change.new else {
-            self.told.remove(&uid(change.any()));
+            self.reported.remove(&uid(change.any()));
             return self.placed.remove(&uid(change.any()));
         };
         let spec = pod.spec.as_ref();
@@ -83,7 +83,7 @@ impl Queue {
         }
         match bound {
             Some(name) => {
-                self.told.remove(&uid(pod));
+                self.reported.remove(&uid(pod));
                 if name == node.options.name {
                     self.placed.insert(uid(pod));
                 }
@@ -112,9 +112,9 @@ impl Queue {
                     }
                     self.waiting.remove(&key);
                 }
-                Some(why) if self.told.get(&uid(&pod)) != Some(&why) => {
+                Some(why) if self.reported.get(&uid(&pod)) != Some(&why) => {
                     if refuse(node, &pod, &why).await {
-                        self.told.insert(uid(&pod), why);
+                        self.reported.insert(uid(&pod), why);
                     }
                 }
                 Some(_) => {}

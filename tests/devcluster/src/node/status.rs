@@ -63,7 +63,7 @@ impl Known {
         }
     }
 
-    /// The status as it is to be told.
+    /// The status as it is to be reported.
     pub fn status(&mut self, pod: &Pod) -> PodStatus {
         let phase = self.phase(pod);
         let unready: Vec<&str> =
@@ -158,7 +158,7 @@ impl Known {
     }
 }
 
-/// Adds or changes one condition of a list that somebody else keeps, too.
+/// Adds or changes one condition of a list that others write, too.
 pub fn with_condition(mut conditions: Vec<PodCondition>, condition: PodCondition) -> Vec<PodCondition> {
     conditions.retain(|known| known.type_ != condition.type_);
     conditions.push(condition);

@@ -35,7 +35,7 @@ pub struct Port {
     listening: Option<Listening>,
 }
 
-/// How a listener is told to close, and tells that it has.
+/// How a listener is asked to close, and reports that it has.
 struct Listening {
     close: oneshot::Sender<()>,
     closed: oneshot::Receiver<()>,
@@ -51,7 +51,7 @@ struct Shared {
 
 struct Choice {
     endpoints: Vec<SocketAddr>,
-    /// Whose connections go where they went before; nobody's without affinity.
+    /// The clients whose connections go where they went before; none without affinity.
     kept: Option<HashMap<IpAddr, SocketAddr>>,
     random: Random,
 }
@@ -78,7 +78,7 @@ impl Tasks {
 // === impl Port ===
 
 impl Port {
-    /// A port that leads nowhere yet.
+    /// A port without endpoints yet.
     pub fn new(address: SocketAddr, service: Key, random: Random, tasks: Tasks, counts: Counted) -> Self {
         let choice = Mutex::new(Choice { endpoints: Vec::new(), kept: None, random });
         Self { shared: Arc::new(Shared { address, service, tasks, counts, choice }), listening: None }
@@ -93,9 +93,9 @@ impl Port {
         if self.listening.is_none() {
             match listen(self.shared.address) {
                 Ok(listener) => {
-                    let (close, told) = oneshot::channel();
+                    let (close, closing) = oneshot::channel();
                     let (done, closed) = oneshot::channel();
-                    self.shared.tasks.spawn(Arc::clone(&self.shared).accept(listener, told, done));
+                    self.shared.tasks.spawn(Arc::clone(&self.shared).accept(listener, closing, done));
                     self.listening = Some(Listening { close, closed });
                 }
                 Err(error) => {
@@ -137,19 +137,19 @@ impl Shared {
     async fn accept(
         self: Arc<Self>,
         listener: TcpListener,
-        mut told: oneshot::Receiver<()>,
+        mut closing: oneshot::Receiver<()>,
         done: oneshot::Sender<()>,
     ) {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((client, _)) => self.lead(client),
+                    Ok((client, _)) => self.forward(client),
                     Err(error) => {
                         tracing::warn!(address = %self.address, %error, "a connection could not be taken");
                         rest(PAUSE).await;
                     }
                 },
-                _ = &mut told => break,
+                _ = &mut closing => break,
             }
         }
         // Whoever is connected already came while there were endpoints.
@@ -157,7 +157,7 @@ impl Shared {
             while let Ok((client, _)) = listener.accept() {
                 let client = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
                 if let Ok(client) = client {
-                    self.lead(client);
+                    self.forward(client);
                 }
             }
         }
@@ -166,7 +166,7 @@ impl Shared {
     }
 
     /// Chooses an endpoint, once, and connects the two.
-    fn lead(self: &Arc<Self>, client: TcpStream) {
+    fn forward(self: &Arc<Self>, client: TcpStream) {
         let address = client.peer_addr().ok().map(|address| address.ip());
         let Some(endpoint) = self.choice().choose(address) else { return };
         let shared = Arc::clone(self);
@@ -174,7 +174,7 @@ impl Shared {
             let (service, counts) = (&shared.service, &shared.counts);
             match TcpStream::connect(endpoint).await {
                 Ok(endpoint) => {
-                    count(counts, service, |counts| counts.led += 1);
+                    count(counts, service, |counts| counts.forwarded += 1);
                     if !splice(client, endpoint).await {
                         count(counts, service, |counts| counts.reset += 1);
                     }

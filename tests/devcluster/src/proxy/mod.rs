@@ -4,12 +4,12 @@
 //! |---|---|
 //! | a node | a number from 0; all are in one network, so each has Services' addresses of its own: a cluster IP `10.96.x.y` is `10.96.x.y` on node 0, `10.97.x.y` on node 1, and so on, `fd00:10:96::x` is `fd00:10:97::x` on node 1 ([`ServiceProxy::addresses`]) |
 //! | the kernel's rules follow the API within moments | each node's view is late, by a time drawn anew for each change ([`ProxyOptions::lag`]); changes of one kind keep their order |
-//! | no endpoint: the packet is rejected | nobody listens: the connection is refused |
+//! | no endpoint: the packet is rejected | nothing listens: the connection is refused |
 //! | the endpoint refuses | so far the connection was accepted: it is reset |
 //! | session affinity by client address, until the endpoint is none any more or some time has passed | the same for any time; all clients of a node's addresses are one |
 //! | a connection stays with its endpoint, whatever the rules say later | the same; half-closes and resets pass through, and nothing is tried twice |
 //!
-//! All slices of a Service count, whoever keeps them, by their own ports. Ready endpoints take connections; where there is none, those
+//! All slices of a Service count, whichever controller manages them, by their own ports. Ready endpoints take connections; where there is none, those
 //! that end and still serve do. TCP only; traffic policies, hints of zones and node ports are not done.
 
 mod listen;
@@ -52,14 +52,14 @@ pub struct ProxyOptions {
     pub seed: u64,
 }
 
-/// What became of a Service's connections, on all nodes. Those that met nobody listening are known to their clients alone.
+/// What became of a Service's connections, on all nodes. Those that found no listener are known to their clients alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Led to an endpoint that took them.
-    pub led: u64,
+    pub forwarded: u64,
     /// Led to an endpoint that did not.
     pub refused: u64,
-    /// Of those that were led: cut by a reset, of either side.
+    /// Of those that were forwarded: cut by a reset, of either side.
     pub reset: u64,
 }
 
@@ -109,9 +109,9 @@ impl ServiceProxy {
             tasks.spawn(node.run(changed_services, changed_slices));
         }
         let services = Cache::<Service>::new(|_| Vec::new());
-        tasks.spawn(services.follow(Api::all(client.clone()), node::tell(of_services), || {}));
+        tasks.spawn(services.follow(Api::all(client.clone()), node::broadcast(of_services), || {}));
         let slices = Cache::<EndpointSlice>::new(|_| Vec::new());
-        tasks.spawn(slices.follow(Api::all(client.clone()), node::tell(of_slices), || {}));
+        tasks.spawn(slices.follow(Api::all(client.clone()), node::broadcast(of_slices), || {}));
         Self { nodes, counts, connections, _tasks: tasks }
     }
 
@@ -130,7 +130,7 @@ impl ServiceProxy {
         view::cluster_ips(service).map(|address| (on_node(node, address), port).into()).collect()
     }
 
-    /// Where a kube-proxy that has heard of everything leads new connections to a port of a Service, by the first of its
+    /// Where a kube-proxy that has followed all changes sends new connections to a port of a Service, by the first of its
     /// families: as the API has Service and slices now, in any cluster.
     ///
     /// # Errors
@@ -164,12 +164,12 @@ impl ServiceProxy {
         self.nodes.len()
     }
 
-    /// Where a node leads new connections to an address of its own; nowhere, if that is empty.
+    /// Where a node sends new connections to an address of its own; nowhere, if that is empty.
     pub fn endpoints(&self, node: usize, address: SocketAddr) -> Vec<SocketAddr> {
         self.nodes[node].rules.borrow().get(&address).cloned().unwrap_or_default()
     }
 
-    /// Waits until a node leads new connections to `address` as wanted; it does from then on.
+    /// Waits until a node sends new connections to `address` as wanted; it does from then on.
     pub async fn until(&self, node: usize, address: SocketAddr, wanted: impl Fn(&[SocketAddr]) -> bool) {
         let mut rules = self.nodes[node].rules.subscribe();
         let fits = |rules: &node::Rules| wanted(rules.get(&address).map(Vec::as_slice).unwrap_or_default());

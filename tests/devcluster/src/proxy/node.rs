@@ -26,7 +26,7 @@ use crate::{
     random::Random,
 };
 
-/// Where a node leads new connections, by its own addresses.
+/// Where a node sends new connections, by its own addresses.
 pub type Rules = BTreeMap<SocketAddr, Vec<SocketAddr>>;
 
 /// What can be asked and ordered of a node.
@@ -51,7 +51,7 @@ pub struct Node {
     counts: Counted,
 }
 
-/// A change, and when the API told it.
+/// A change, and when the API reported it.
 type Heard<K> = (Instant, Change<K>);
 
 /// The changes of one kind, in their order and late.
@@ -64,8 +64,8 @@ struct Late<K> {
     random: Random,
 }
 
-/// What tells all nodes of a change.
-pub fn tell<K>(nodes: Vec<mpsc::UnboundedSender<Heard<K>>>) -> impl Fn(Change<K>) {
+/// Sends a change to all nodes.
+pub fn broadcast<K>(nodes: Vec<mpsc::UnboundedSender<Heard<K>>>) -> impl Fn(Change<K>) {
     move |change| {
         for node in &nodes {
             // Both end with the proxy.

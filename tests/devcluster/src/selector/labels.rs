@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_as_an_object_is_told_as_text() {
+    fn a_selector_as_an_object_is_shown_as_text() {
         let selector = json!({
             "matchLabels": {"app": "web"},
             "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}],

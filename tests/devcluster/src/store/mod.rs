@@ -67,7 +67,7 @@ impl TableId {
 // === impl Store ===
 
 impl Store {
-    /// An empty store whose logs keep `capacity` events each. Who may have lost its owner is told to `collect`.
+    /// An empty store whose logs keep `capacity` events each. Objects that may have lost their owner are sent to `collect`.
     pub fn new(capacity: usize, collect: tokio::sync::mpsc::UnboundedSender<Orphan>) -> Self {
         Self(Mutex::new(Tables {
             // The first revision is no 0 or 1: those mean something else to clients.

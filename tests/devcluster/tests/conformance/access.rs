@@ -1,4 +1,4 @@
-//! Who may do what.
+//! Authorization.
 
 use http::Method;
 use serde_json::{Value, json};

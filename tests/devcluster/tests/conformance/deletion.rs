@@ -71,7 +71,7 @@ fn a_pod_on_a_node_stays_until_its_node_lets_go() {
             }
             pod
         };
-        // No node of that name is there, so nobody else lets go of it.
+        // No node of that name is there, so nothing else releases it.
         let created = api.create(&path, &pod("bound", Some("no-such-node"))).await;
         assert_eq!(created["status"]["phase"], "Pending");
         let bound = format!("{path}/bound");

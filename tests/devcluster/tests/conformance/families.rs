@@ -19,7 +19,7 @@ fn service(name: &str, more: Value) -> Value {
     json!({"metadata": {"name": name}, "spec": spec})
 }
 
-/// The families it says, and those of its addresses; the first of these is told twice.
+/// The families it says, and those of its addresses; the first of these is reported twice.
 fn families(service: &Value) -> Vec<&str> {
     let spec = &service["spec"];
     assert_eq!(spec["clusterIP"], spec["clusterIPs"][0], "{service}");
@@ -76,7 +76,7 @@ fn a_service_has_one_family_where_it_does_not_ask_for_two() {
             let fields = causes(&api, &path, &wrong(json!({"ipFamilies": [other]}))).await;
             assert_eq!(fields, ["spec.ipFamilies[0]"]);
         }
-        // A headless one without a selector has no addresses that somebody gives out.
+        // A headless one without a selector has no addresses that are assigned.
         let bare = json!({"clusterIP": "None", "selector": null});
         let bare = api.create(&path, &service("bare", bare)).await;
         let said =
@@ -97,7 +97,7 @@ fn a_service_of_two_families_has_an_address_of_each() {
         let web = api.create(&path, &wanted).await;
         assert_eq!(families(&web), ["IPv6", "IPv4"]);
         let second = &web["spec"]["clusterIPs"][1];
-        // Who leaves out what was filled in keeps it.
+        // A request that omits what was filled in keeps it.
         let one = format!("{path}/web");
         let (status, again) = api.put(&one, &service("web", json!({}))).await;
         assert_eq!((status, &again["spec"]), (200, &web["spec"]), "{again}");
@@ -108,7 +108,7 @@ fn a_service_of_two_families_has_an_address_of_each() {
         let (status, refused) = api.patch(&one, "merge", &other).await;
         let field = &refused["details"]["causes"][0]["field"];
         assert_eq!((status, field), (422, &json!("spec.clusterIPs[1]")), "{refused}");
-        // It is given back by who says so, not by who forgets it.
+        // It is released where the request says so, not where it omits it.
         let forgotten = json!({"spec": {"clusterIPs": [web["spec"]["clusterIP"]], "ipFamilies": ["IPv6"]}});
         let (status, refused) = api.patch(&one, "merge", &forgotten).await;
         let field = &refused["details"]["causes"][0]["field"];
@@ -133,21 +133,21 @@ fn a_service_of_two_families_has_an_address_of_each() {
 }
 
 #[test]
-fn a_pods_first_address_is_told_twice() {
+fn a_pods_first_address_is_reported_twice() {
     run(|api| async move {
         let pods = api.path("v1", "pods");
         let pod = json!({"metadata": {"name": "one"}, "spec": {"containers": [{"name": "c", "image": "none"}],
-            // No node takes it, and nobody else writes its status.
+            // No node takes it, and nothing else writes its status.
             "schedulerName": "nobody"}});
         api.create(&pods, &pod).await;
         let status = format!("{pods}/one/status");
         let both = json!([{"ip": "10.244.0.9"}, {"ip": "fd00::9"}]);
-        for (told, first, all) in [
+        for (given, first, all) in [
             (json!({"podIP": "10.244.0.9"}), "10.244.0.9", json!([{"ip": "10.244.0.9"}])),
             (json!({"podIP": "10.244.0.9", "podIPs": both}), "10.244.0.9", both.clone()),
             (json!({"podIP": "10.244.0.8", "podIPs": both}), "10.244.0.8", json!([{"ip": "10.244.0.8"}])),
         ] {
-            let (code, patched) = api.patch(&status, "merge", &json!({"status": told})).await;
+            let (code, patched) = api.patch(&status, "merge", &json!({"status": given})).await;
             assert_eq!(code, 200, "{patched}");
             assert_eq!((&patched["status"]["podIP"], &patched["status"]["podIPs"]), (&json!(first), &all));
         }

@@ -146,8 +146,8 @@ fn parameters_that_do_not_go_together_are_refused() {
             let (status, refused) = api.get(&format!("{path}?{query}")).await;
             assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{query}: {refused}");
             let causes = refused["details"]["causes"].as_array().unwrap();
-            let told: Vec<_> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
-            assert_eq!(told, fields, "{query}");
+            let given: Vec<_> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+            assert_eq!(given, fields, "{query}");
             assert_eq!(refused["details"]["kind"], "ListOptions");
         }
         for query in [

@@ -1,4 +1,4 @@
-//! Whose a field is.
+//! The owners of fields.
 
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ fn a_field_is_whose_who_changed_it_last_until_the_list_is_written_as_it_was() {
         );
         assert_eq!(alone["spec"], both["spec"]);
         assert_ne!(alone["metadata"]["resourceVersion"], both["metadata"]["resourceVersion"]);
-        // What says nothing is as none; one entry that says nothing takes all from everybody.
+        // What says nothing is as none; one entry that says nothing takes all from every owner.
         for (list, left) in [(json!([]), 1), (json!([{}]), 0)] {
             let list = json!([{"op": "replace", "path": "/metadata/managedFields", "value": list}]);
             let (_, written) = api.patch(&beta, "json", &list).await;
@@ -88,8 +88,8 @@ fn an_apply_conflicts_with_who_changed_its_field_and_not_after_it_was_given_back
             "reason": "FieldManagerConflict", "message": "conflict with \"beta\" using apps/v1", "field": ".spec.replicas",
         });
         assert_eq!(refused["details"]["causes"], json!([cause]));
-        let told = "Apply failed with 1 conflict: conflict with \"beta\" using apps/v1: .spec.replicas";
-        assert_eq!(refused["message"], told);
+        let given = "Apply failed with 1 conflict: conflict with \"beta\" using apps/v1: .spec.replicas";
+        assert_eq!(refused["message"], given);
         let (status, forced) = apply(&api, &path, &format!("{flux}&force=true"), &wanted).await;
         assert_eq!((status, &forced["spec"]["replicas"]), (200, &json!(0)), "{forced}");
         assert_eq!(owners(&forced, "/spec/replicas"), ["flux Apply"]);
@@ -99,7 +99,7 @@ fn an_apply_conflicts_with_who_changed_its_field_and_not_after_it_was_given_back
         assert_eq!(api.patch(&path, "json", &list).await.0, 200);
         let (status, again) = apply(&api, &path, flux, &wanted).await;
         assert_eq!((status, &again["spec"]["replicas"]), (200, &json!(0)), "{again}");
-        // What is applied no more, and nobody else's, goes.
+        // What is applied no more, and has no other owner, is removed.
         wanted["metadata"]["labels"] = Value::Null;
         let (_, less) = apply(&api, &path, flux, &wanted).await;
         assert_eq!(less["metadata"]["labels"], Value::Null);

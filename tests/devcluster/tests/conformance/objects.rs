@@ -248,7 +248,7 @@ fn a_put_of_what_was_deleted_creates_a_lease_unless_it_says_the_uid() {
         assert_eq!((status, &refused["reason"]), (409, &json!("Conflict")), "{refused}");
         assert!(refused["message"].as_str().unwrap().contains("Precondition failed: UID"), "{refused}");
         assert_eq!(api.get(&path).await.0, 404);
-        // The version alone holds nobody back.
+        // The version alone prevents nothing.
         let mut other = created.clone();
         other["metadata"].as_object_mut().unwrap().remove("uid");
         let (status, again) = api.put(&path, &other).await;

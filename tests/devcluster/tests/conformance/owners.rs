@@ -72,7 +72,7 @@ fn orphans_are_left() {
 }
 
 #[test]
-fn what_belongs_to_nobody_alive_is_collected() {
+fn objects_without_a_living_owner_are_collected() {
     run(|api| async move {
         let path = api.path("v1", "configmaps");
         let since = api.get(&path).await.1["metadata"]["resourceVersion"].as_str().unwrap().to_owned();

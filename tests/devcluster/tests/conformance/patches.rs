@@ -8,7 +8,7 @@ use crate::setup::{config_map, deployment, run};
 #[test]
 fn a_failed_test_leaves_all_as_it_was() {
     run(|api| async move {
-        // Nobody but this test writes it: a Deployment's version moves by its controller's writes.
+        // Only this test writes it: a Deployment's version moves by its controller's writes.
         let path = api.path("coordination.k8s.io/v1", "leases");
         let lease = json!({"metadata": {"name": "web"}, "spec": {"leaseDurationSeconds": 15}});
         let created = api.create(&path, &lease).await;
@@ -62,7 +62,7 @@ fn a_test_compares_the_text_as_the_server_writes_it() {
                 api.send_text(Method::PATCH, &path, "application/json-patch+json", patch.into()).await;
             assert_eq!(status, expected, "{text}: {answer}");
         }
-        // Printable ASCII without those letters is the same for everybody.
+        // Printable ASCII without those letters is the same for all readers.
         let plain: String = (' '..='~').filter(|letter| !"<>&".contains(*letter)).collect();
         assert_eq!(api.patch(&path, "merge", &json!({"data": {"plain": plain}})).await.0, 200);
         let test = json!([{"op": "test", "path": "/data/plain", "value": plain}]);
@@ -146,7 +146,7 @@ fn an_unknown_kind_of_patch_is_refused() {
 }
 
 #[test]
-fn a_patch_that_is_none_is_told_from_one_that_does_not_apply() {
+fn a_malformed_patch_is_distinguished_from_one_that_does_not_apply() {
     run(|api| async move {
         let path = api.path("v1", "configmaps");
         api.create(&path, &config_map("one")).await;

@@ -1,4 +1,4 @@
-//! Services, EndpointSlices and NetworkPolicies: what leads requests somewhere.
+//! Services, EndpointSlices and NetworkPolicies.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ fn an_address_is_one_services_own() {
         assert_eq!(causes(&api, &path, &service("two", &json!("nothing"))).await, ["spec.clusterIPs[0]"]);
         let two = api.create(&path, &service("two", &Value::Null)).await;
         assert_ne!(&two["spec"]["clusterIP"], address);
-        // Given back, it can be had again.
+        // Once released, it can be used again.
         assert_eq!(api.delete(&format!("{path}/one"), &Value::Null).await.0, 200);
         let again = api.create(&path, &service("three", address)).await;
         assert_eq!(&again["spec"]["clusterIP"], address);
@@ -96,7 +96,7 @@ fn an_address_is_one_services_own() {
 }
 
 #[test]
-fn a_services_ports_are_told_apart() {
+fn a_services_ports_are_distinguished() {
     run(|api| async move {
         let path = api.path("v1", "services");
         let service = |ports: Value| json!({"metadata": {"name": "web"}, "spec": {"ports": ports}});
@@ -279,7 +279,7 @@ fn a_service_says_how_it_is_reached_from_outside() {
             assert_eq!(spec.get("allocateLoadBalancerNodePorts").is_some(), kind == "LoadBalancer");
             let port = spec["ports"][0]["nodePort"].as_i64().unwrap();
             assert!((30_000..=32_767).contains(&port), "{port}");
-            // Who says nothing keeps it.
+            // A request that omits it keeps it.
             let (status, put) =
                 api.put(&format!("{path}/{name}"), &service(name, json!({"type": kind}))).await;
             assert_eq!((status, &put["spec"]["ports"][0]["nodePort"]), (200, &json!(port)), "{put}");

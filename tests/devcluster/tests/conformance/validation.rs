@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::setup::{Setup, config_map, deployment, run};
 
-/// Posts what must be refused as invalid; the fields it is told about.
+/// Posts what must be refused as invalid; the fields that the answer names.
 pub async fn causes(api: &Setup, path: &str, wrong: &Value) -> Vec<String> {
     let (status, refused) = api.post(path, wrong).await;
     assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
@@ -233,7 +233,7 @@ fn what_is_too_large_is_said_to_be() {
 }
 
 #[test]
-fn an_option_that_nobody_knows_is_refused() {
+fn an_unknown_option_is_refused() {
     run(|api| async move {
         let path = api.path("v1", "configmaps");
         for (query, field) in [("dryRun=Some", "dryRun"), ("fieldValidation=Loose", "fieldValidation")] {

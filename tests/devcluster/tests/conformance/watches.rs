@@ -28,7 +28,7 @@ impl Events {
     }
 
     /// The next event's type, the object's name and its value of `a`.
-    async fn told(&mut self) -> (String, String, String) {
+    async fn next_change(&mut self) -> (String, String, String) {
         let event = self.next().await.expect("the watch ended");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         (
@@ -39,8 +39,8 @@ impl Events {
     }
 }
 
-fn told(change: &str, name: &str, a: &str) -> (String, String, String) {
-    (change.to_owned(), name.to_owned(), a.to_owned())
+fn change(kind: &str, name: &str, a: &str) -> (String, String, String) {
+    (kind.to_owned(), name.to_owned(), a.to_owned())
 }
 
 async fn version(api: &Setup, path: &str) -> String {
@@ -57,9 +57,9 @@ fn a_watch_tells_what_happened_since_its_version() {
         api.create(&path, &wanted).await;
         let mut events =
             Events::of(&api.client, &path, &format!("resourceVersion={since}&labelSelector=app")).await;
-        assert_eq!(events.told().await, told("ADDED", "one", "1"));
+        assert_eq!(events.next_change().await, change("ADDED", "one", "1"));
         api.patch(&format!("{path}/one"), "merge", &json!({"data": {"a": "2"}})).await;
-        assert_eq!(events.told().await, told("MODIFIED", "one", "2"));
+        assert_eq!(events.next_change().await, change("MODIFIED", "one", "2"));
         let last = api.delete(&format!("{path}/one"), &Value::Null).await.1;
         assert_eq!(last["status"], "Success");
         let gone = events.next().await.unwrap();
@@ -72,7 +72,7 @@ fn a_watch_tells_what_happened_since_its_version() {
         assert!(of(&gone) > since.parse().unwrap());
         let mut events = Events::of(&api.client, &path, &format!("resourceVersion={}", of(&gone))).await;
         api.create(&path, &config_map("two")).await;
-        assert_eq!(events.told().await, told("ADDED", "two", "1"));
+        assert_eq!(events.next_change().await, change("ADDED", "two", "1"));
     });
 }
 
@@ -84,7 +84,7 @@ fn a_watch_without_a_version_begins_with_what_there_is() {
         for query in ["", "resourceVersion=0"] {
             let query = format!("{query}&fieldSelector=metadata.name%3Done");
             let mut events = Events::of(&api.client, &path, &query).await;
-            assert_eq!(events.told().await, told("ADDED", "one", "1"));
+            assert_eq!(events.next_change().await, change("ADDED", "one", "1"));
         }
     });
 }
@@ -100,7 +100,7 @@ fn what_a_selector_no_longer_takes_is_deleted_for_its_watch() {
         let one = format!("{path}/one");
         let label = |value: &str| json!({"metadata": {"labels": {"app": value}}});
         api.patch(&one, "merge", &label("web")).await;
-        assert_eq!(events.told().await, told("ADDED", "one", "1"));
+        assert_eq!(events.next_change().await, change("ADDED", "one", "1"));
         let other = json!({"metadata": {"labels": {"app": "other"}}, "data": {"a": "2"}});
         let (_, other) = api.patch(&one, "merge", &other).await;
         // As the selector took it last, with the version of the change.
@@ -112,7 +112,7 @@ fn what_a_selector_no_longer_takes_is_deleted_for_its_watch() {
         );
         assert_eq!(event["object"]["metadata"]["resourceVersion"], other["metadata"]["resourceVersion"]);
         api.patch(&one, "merge", &label("web")).await;
-        assert_eq!(events.told().await, told("ADDED", "one", "2"));
+        assert_eq!(events.next_change().await, change("ADDED", "one", "2"));
     });
 }
 
@@ -133,7 +133,7 @@ fn bookmarks_say_how_far_a_quiet_watch_is() {
     run_with(options, |api| async move {
         let path = api.path("v1", "configmaps");
         let since = version(&api, &path).await;
-        // Something else happens, of which the watch sees nothing. A real server tells a bookmark shortly before the watch's time is over.
+        // Something else happens, of which the watch sees nothing. A real server sends a bookmark shortly before the watch's time is over.
         let secret = json!({"metadata": {"name": "other"}});
         let other = api.create(&api.path("v1", "secrets"), &secret).await;
         let query = format!("resourceVersion={since}&allowWatchBookmarks=true&timeoutSeconds=10");
@@ -161,7 +161,7 @@ fn initial_events_end_with_a_bookmark_that_says_so() {
         api.create(&path, &config_map("one")).await;
         let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&fieldSelector=metadata.name%3Done";
         let mut events = Events::of(&api.client, &path, query).await;
-        assert_eq!(events.told().await, told("ADDED", "one", "1"));
+        assert_eq!(events.next_change().await, change("ADDED", "one", "1"));
         let bookmark = events.next().await.unwrap();
         assert_eq!(bookmark["type"], "BOOKMARK");
         assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");

@@ -136,7 +136,7 @@ fn recreate_has_all_old_pods_gone_before_the_first_new_one() {
 }
 
 #[test]
-fn pods_that_are_told_to_end_are_not_counted() {
+fn terminating_pods_are_not_counted() {
     everywhere(|site| async move {
         let mut web = deployment(&site, "web", 2, &[]);
         let container = &mut web["spec"]["template"]["spec"]["containers"][0];

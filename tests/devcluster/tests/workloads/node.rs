@@ -99,7 +99,7 @@ fn a_pod_goes_once_its_process_has_ended() {
             site.create::<Deployment>(deployment(&site, "web", 1, &["--drain-delay", "500"])).await;
             let pod = one_pod(&site).await;
             let running = process(&site, &pod);
-            let told = Instant::now();
+            let began = Instant::now();
             site.patch::<Deployment>("web", json!({"spec": {"replicas": 0}})).await;
             let ends = Cell::new(false);
             site.until_all("no pod", "app=web", |pods: &Pods| {
@@ -110,7 +110,7 @@ fn a_pod_goes_once_its_process_has_ended() {
             })
             .await;
             assert!(ends.get() && !runs(running), "the pod went before its process");
-            assert!(told.elapsed() >= Duration::from_millis(500), "it was not left the time it takes");
+            assert!(began.elapsed() >= Duration::from_millis(500), "it was not left the time it takes");
         },
     );
 }
@@ -125,11 +125,11 @@ fn a_process_that_does_not_end_is_killed_when_its_time_is_over() {
             site.create::<Deployment>(web).await;
             let pod = one_pod(&site).await;
             let running = process(&site, &pod);
-            let told = Instant::now();
+            let began = Instant::now();
             site.delete::<Pod>(&pod.name_any()).await;
             site.until_all("its end", "app=web", |pods: &Pods| !pods.contains_key(&pod.name_any())).await;
             assert!(!runs(running));
-            assert!(told.elapsed() >= Duration::from_secs(1), "killed after {:?}", told.elapsed());
+            assert!(began.elapsed() >= Duration::from_secs(1), "killed after {:?}", began.elapsed());
         },
     );
 }
@@ -170,7 +170,7 @@ fn nothing_is_left_when_the_node_goes() {
             let processes = &processes;
             async move {
                 let mut web = deployment(&site, "web", 1, &[]);
-                // A process that starts another one, which nobody else knows.
+                // A process that starts another one, which only it knows.
                 let script = "sleep 1000 & echo $! >$POD_FILE; exec sleep 1000";
                 let file = tempfile::NamedTempFile::new().unwrap();
                 let container = &mut web["spec"]["template"]["spec"]["containers"][0];
@@ -319,7 +319,7 @@ fn ordered_delays_are_seen_where_they_happen() {
             .await;
             one_pod(&site).await;
             assert!(began.elapsed() >= pull);
-            // What was pulled is there; a slow kubelet tells later what is already so.
+            // What was pulled is there; a slow kubelet reports late what is already so.
             let late = Duration::from_millis(700);
             site.node().set_faults(NodeFaults { status: late, ..Default::default() });
             let began = Instant::now();
@@ -358,7 +358,7 @@ fn probes_by_tcp_exec_and_grpc_and_a_startup_probe_before_them() {
                         statuses.is_some_and(|statuses| statuses[0].started == Some(true))
                     });
                     let pod = pod.await;
-                    assert!(!is_ready(&pod), "nobody answers its readiness probe yet");
+                    assert!(!is_ready(&pod), "its readiness probe is not answered yet");
                     let address = pod.status.as_ref().unwrap().pod_ip.as_ref().unwrap().parse().unwrap();
                     serve_health(address, "web").await;
                 }

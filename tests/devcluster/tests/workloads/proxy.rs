@@ -1,4 +1,4 @@
-//! Where a node's service proxy leads connections, and what becomes of them.
+//! Where a node's service proxy sends connections, and what becomes of them.
 
 use std::io::ErrorKind;
 
@@ -36,7 +36,7 @@ fn every_ready_endpoint_of_every_slice_takes_connections_by_its_slices_port() {
                 &[("10.244.0.1", READY), ("10.244.0.9", unready)],
             ))
             .await;
-        // Another address family, another Service's, and one of nobody's: none of them counts.
+        // Another address family, another Service's, and one without a Service: none of them counts.
         let mut other = slice("b", &[("web", 4000)], &[("10.244.0.1", READY)]);
         other["metadata"]["labels"] = json!({"kubernetes.io/service-name": "other"});
         nodes.put(other).await;
@@ -46,11 +46,11 @@ fn every_ready_endpoint_of_every_slice_takes_connections_by_its_slices_port() {
         })).await;
         // Conditions that are not said: it is ready.
         nodes.put(json!({
-            "metadata": {"name": "d", "labels": {"kubernetes.io/service-name": "web", "endpointslice.kubernetes.io/managed-by": "somebody"}},
+            "metadata": {"name": "d", "labels": {"kubernetes.io/service-name": "web", "endpointslice.kubernetes.io/managed-by": "another"}},
             "addressType": "IPv4", "ports": [{"name": "web", "port": 2000}], "endpoints": [{"addresses": ["10.244.0.2"]}],
         })).await;
         for node in 0..nodes.proxy.nodes() {
-            nodes.leads(node, &[listening[0].address, listening[2].address]).await;
+            nodes.until_sends(node, &[listening[0].address, listening[2].address]).await;
             assert_eq!(nodes.met(nodes.web(node)).await, [1000, 2000].into(), "node {node}");
             let other = ServiceProxy::address(node, &nodes.service, 81);
             assert_eq!(nodes.met(other).await, [3000].into(), "node {node}");
@@ -82,7 +82,7 @@ fn each_family_leads_to_its_own_endpoints() {
             all.extend(addresses);
         }
         assert_eq!(all.len(), 4, "each node has its own of both: {all:?}");
-        // What is not there any more is refused, and the other family is nobody's stand-in.
+        // What is not there any more is refused, and the other family replaces nothing.
         nodes.site.delete::<EndpointSlice>("web-6").await;
         let [four, six] = ServiceProxy::addresses(0, &service, 80)[..] else { panic!("two addresses") };
         nodes.leads_at(0, six, &[]).await;
@@ -98,15 +98,15 @@ fn endpoints_that_end_take_connections_only_where_none_is_ready() {
         let done = [false, false, true];
         let (old, new) = (Endpoint::listen("10.244.0.1:80").await, Endpoint::listen("10.244.0.2:81").await);
         nodes.put(slice("old", &[("web", 80)], &[("10.244.0.1", ends), ("10.244.0.3", done)])).await;
-        nodes.leads(0, &[old.address]).await;
+        nodes.until_sends(0, &[old.address]).await;
         nodes.put(slice("new", &[("web", 81)], &[("10.244.0.2", READY)])).await;
-        nodes.leads(0, &[new.address]).await;
+        nodes.until_sends(0, &[new.address]).await;
         assert_eq!(nodes.met(nodes.web(0)).await, [81].into());
         nodes.site.delete::<EndpointSlice>("new").await;
-        nodes.leads(0, &[old.address]).await;
+        nodes.until_sends(0, &[old.address]).await;
         assert_eq!(nodes.met(nodes.web(0)).await, [80].into());
         nodes.put(slice("old", &[("web", 80)], &[("10.244.0.1", done)])).await;
-        nodes.leads(0, &[]).await;
+        nodes.until_sends(0, &[]).await;
     });
 }
 
@@ -119,7 +119,7 @@ fn with_affinity_a_client_stays_at_an_endpoint_for_as_long_as_it_is_one() {
         for slice in &slices {
             nodes.put(slice.clone()).await;
         }
-        nodes.leads(0, &[one.address, two.address]).await;
+        nodes.until_sends(0, &[one.address, two.address]).await;
         assert_eq!(nodes.met(nodes.web(0)).await, [80, 81].into());
         nodes.site.patch::<Service>("web", json!({"spec": {"sessionAffinity": "ClientIP"}})).await;
         let known = async { while nodes.met(nodes.web(0)).await.len() > 1 {} };
@@ -127,10 +127,10 @@ fn with_affinity_a_client_stays_at_an_endpoint_for_as_long_as_it_is_one() {
         let kept = nodes.met(nodes.web(0)).await;
         let (gone, left) = if kept == [80].into() { (0, two.address) } else { (1, one.address) };
         nodes.site.delete::<EndpointSlice>(["one", "two"][gone]).await;
-        nodes.leads(0, &[left]).await;
+        nodes.until_sends(0, &[left]).await;
         assert_eq!(nodes.met(nodes.web(0)).await, [left.port()].into());
         nodes.put(slices[gone].clone()).await;
-        nodes.leads(0, &[one.address, two.address]).await;
+        nodes.until_sends(0, &[one.address, two.address]).await;
         assert_eq!(nodes.met(nodes.web(0)).await, [left.port()].into());
     });
 }
@@ -141,14 +141,14 @@ fn established_connections_stay_where_they_are() {
         let (old, new) =
             (Endpoint::listen("10.244.0.1:1000").await, Endpoint::listen("10.244.0.1:2000").await);
         nodes.put(slice("web", &[("web", 1000)], &[("10.244.0.1", READY)])).await;
-        nodes.leads(0, &[old.address]).await;
+        nodes.until_sends(0, &[old.address]).await;
         let mut kept = TcpStream::connect(nodes.web(0)).await.unwrap();
         assert_eq!(greeting(&mut kept).await, 1000);
         nodes.put(slice("web", &[("web", 2000)], &[("10.244.0.1", READY)])).await;
-        nodes.leads(0, &[new.address]).await;
+        nodes.until_sends(0, &[new.address]).await;
         assert_eq!(nodes.met(nodes.web(0)).await, [2000].into());
         nodes.site.delete::<Service>("web").await;
-        nodes.leads(0, &[]).await;
+        nodes.until_sends(0, &[]).await;
         // It carries what it carried before, and its own half's end.
         kept.write_all(b"still").await.unwrap();
         let mut back = [0; 5];
@@ -167,15 +167,15 @@ fn without_an_endpoint_a_connection_is_refused() {
         let endpoint = Endpoint::listen("10.244.0.1:80").await;
         for _ in 0..3 {
             nodes.put(slice("web", &[("web", 80)], &[("10.244.0.1", READY)])).await;
-            nodes.leads(0, &[endpoint.address]).await;
+            nodes.until_sends(0, &[endpoint.address]).await;
             assert_eq!(nodes.met(nodes.web(0)).await, [80].into());
             nodes.put(slice("web", &[("web", 80)], &[])).await;
-            nodes.leads(0, &[]).await;
+            nodes.until_sends(0, &[]).await;
             assert_eq!(refused().await, ErrorKind::ConnectionRefused);
         }
         assert_eq!(
             nodes.proxy.counts("default", "web"),
-            Counts { led: 3 * MANY as u64, ..Counts::default() }
+            Counts { forwarded: 3 * MANY as u64, ..Counts::default() }
         );
     });
 }
@@ -186,7 +186,7 @@ fn what_the_chosen_endpoint_refuses_is_reset_and_not_tried_elsewhere() {
         let alive = Endpoint::listen("10.244.0.1:80").await;
         let dead = Endpoint::listen("10.244.0.2:80").await;
         nodes.put(slice("web", &[("web", 80)], &[("10.244.0.1", READY), ("10.244.0.2", READY)])).await;
-        nodes.leads(0, &[alive.address, dead.address]).await;
+        nodes.until_sends(0, &[alive.address, dead.address]).await;
         let gone = dead.address;
         drop(dead);
         while TcpStream::connect(gone).await.is_ok() {}
@@ -201,17 +201,17 @@ fn what_the_chosen_endpoint_refuses_is_reset_and_not_tried_elsewhere() {
         }
         let counts = nodes.proxy.counts("default", "web");
         assert!(reset > 0, "the dead one was never chosen");
-        assert_eq!((counts.refused, counts.led), (reset, MANY as u64 - reset));
+        assert_eq!((counts.refused, counts.forwarded), (reset, MANY as u64 - reset));
     });
 }
 
-/// A client tells a connection that was closed before its request came from one that was cut: so does its kernel here.
+/// A client distinguishes a connection that was closed before its request came from one that was cut: so does its kernel here.
 #[test]
 fn a_close_and_a_reset_pass_in_their_order() {
     test(|nodes| async move {
         let listener = TcpListener::bind("10.244.0.1:80").await.unwrap();
         nodes.put(slice("web", &[("web", 80)], &[("10.244.0.1", READY)])).await;
-        nodes.leads(0, &[listener.local_addr().unwrap()]).await;
+        nodes.until_sends(0, &[listener.local_addr().unwrap()]).await;
         let open = async || {
             let mut client = TcpStream::connect(nodes.web(0)).await.unwrap();
             let (mut endpoint, _) = listener.accept().await.unwrap();
@@ -246,7 +246,7 @@ fn what_has_no_cluster_ip_is_led_nowhere_and_ports_come_and_go() {
     test(|nodes| async move {
         let endpoint = Endpoint::listen("10.244.0.1:80").await;
         nodes.put(slice("web", &[("web", 80), ("more", 80)], &[("10.244.0.1", READY)])).await;
-        nodes.leads(0, &[endpoint.address]).await;
+        nodes.until_sends(0, &[endpoint.address]).await;
         let more = ServiceProxy::address(0, &nodes.service, 8000);
         let ports = json!({"spec": {"ports": [{"name": "more", "port": 8000}, {"name": "dns", "protocol": "UDP", "port": 53}]}});
         nodes.site.patch::<Service>("web", ports).await;

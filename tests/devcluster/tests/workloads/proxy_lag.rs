@@ -19,13 +19,13 @@ fn endpoint(port: u16) -> SocketAddr {
 fn each_node_is_late_by_its_own_lag() {
     with_nodes(ProxyOptions { lag: NO_LAG, ..ProxyOptions::default() }, |nodes| async move {
         nodes.put(slice("web", &[("web", 1)], &[("10.244.0.1", READY)])).await;
-        nodes.leads(1, &[endpoint(1)]).await;
+        nodes.until_sends(1, &[endpoint(1)]).await;
         nodes.proxy.set_lag(1, LATE..LATE * 2);
-        let told = Instant::now();
+        let began = Instant::now();
         nodes.put(slice("web", &[("web", 2)], &[("10.244.0.1", READY)])).await;
-        nodes.leads(0, &[endpoint(2)]).await;
-        nodes.leads(1, &[endpoint(2)]).await;
-        assert!(told.elapsed() >= LATE, "it knew after {:?}", told.elapsed());
+        nodes.until_sends(0, &[endpoint(2)]).await;
+        nodes.until_sends(1, &[endpoint(2)]).await;
+        assert!(began.elapsed() >= LATE, "it knew after {:?}", began.elapsed());
     });
 }
 
@@ -58,15 +58,15 @@ fn changes_keep_their_order_whatever_their_lags() {
 fn a_frozen_node_hears_nothing_until_it_is_thawed() {
     with_nodes(ProxyOptions { lag: NO_LAG, ..ProxyOptions::default() }, |nodes| async move {
         nodes.put(slice("web", &[("web", 1)], &[("10.244.0.1", READY)])).await;
-        nodes.leads(1, &[endpoint(1)]).await;
+        nodes.until_sends(1, &[endpoint(1)]).await;
         nodes.proxy.freeze(1);
         // So many that a node that is not frozen has heard of the first.
         for port in 2..30 {
             nodes.put(slice("web", &[("web", port)], &[("10.244.0.1", READY)])).await;
-            nodes.leads(0, &[endpoint(port)]).await;
+            nodes.until_sends(0, &[endpoint(port)]).await;
         }
-        nodes.leads(1, &[endpoint(1)]).await;
+        nodes.until_sends(1, &[endpoint(1)]).await;
         nodes.proxy.thaw(1);
-        nodes.leads(1, &[endpoint(29)]).await;
+        nodes.until_sends(1, &[endpoint(29)]).await;
     });
 }

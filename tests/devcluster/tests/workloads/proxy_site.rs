@@ -95,16 +95,16 @@ impl Nodes {
         }
     }
 
-    /// Waits until the port `web` leads to these on a node.
-    pub async fn leads(&self, node: usize, endpoints: &[SocketAddr]) {
+    /// Waits until the port `web` has these endpoints on a node.
+    pub async fn until_sends(&self, node: usize, endpoints: &[SocketAddr]) {
         self.leads_at(node, self.web(node), endpoints).await;
     }
 
-    /// Waits until an address and port lead to these on a node.
+    /// Waits until an address and port have these endpoints on a node.
     pub async fn leads_at(&self, node: usize, address: SocketAddr, endpoints: &[SocketAddr]) {
         let until = self.proxy.until(node, address, |known| known == endpoints);
         let known = || self.proxy.endpoints(node, address);
-        assert!(timeout(PATIENCE, until).await.is_ok(), "it leads to {:?}, not to {endpoints:?}", known());
+        assert!(timeout(PATIENCE, until).await.is_ok(), "it sends to {:?}, not to {endpoints:?}", known());
     }
 
     /// Which endpoints many new connections meet.

@@ -108,7 +108,7 @@ impl Site {
         Self { dev: Some(Dev { node, _controllers: controllers, cluster }), ..Self::of(client) }
     }
 
-    /// A devcluster that somebody else has started.
+    /// A devcluster that another process has started.
     pub fn of(client: Client) -> Self {
         Self {
             client,
@@ -326,7 +326,7 @@ pub async fn get(pod: &Pod, path: &str) -> String {
     answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
 }
 
-/// Neither told to end nor ended.
+/// Neither being deleted nor ended.
 pub fn lives(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))

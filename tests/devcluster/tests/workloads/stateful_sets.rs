@@ -100,7 +100,7 @@ fn a_name_is_given_again_only_once_its_pod_is_gone() {
 }
 
 #[test]
-fn its_replicas_count_the_pods_that_are_told_to_end() {
+fn its_replicas_count_terminating_pods() {
     everywhere(|site| async move {
         let mut set = stateful_set(&site, 1);
         slow_end(&mut set);

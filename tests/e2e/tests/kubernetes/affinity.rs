@@ -21,7 +21,7 @@ async fn met(shop: &Shop, web: &Workload, address: SocketAddr, part: &str) -> BT
 }
 
 /// How many requests each DLX has received so far.
-async fn given(shop: &Shop) -> Vec<(String, f64)> {
+async fn dlx_requests(shop: &Shop) -> Vec<(String, f64)> {
     let metrics = shop.metrics(Part::Dlx).await;
     metrics.into_iter().map(|(pod, metrics)| (pod, metrics.sum("scaler_dlx_requests_total", &[]))).collect()
 }
@@ -54,9 +54,9 @@ fn session_affinity_is_refused_and_if_accepted_keeps_a_client_at_a_dlx() {
         annotate("paused", Some("true")).await;
         annotate("ignore-checks", Some("session-affinity")).await;
         shop.until_intercepted(&web).await;
-        let first = given(&shop).await;
+        let first = dlx_requests(&shop).await;
         assert_eq!(met(&shop, &web, address, "intercepted").await.len(), 2, "a DLX keeps no client at a pod");
-        let second = given(&shop).await;
+        let second = dlx_requests(&shop).await;
         let more = first.iter().zip(&second).filter(|((_, first), (_, second))| second > first).count();
         assert_eq!(more, 1, "all by one DLX: {first:?} to {second:?}");
 

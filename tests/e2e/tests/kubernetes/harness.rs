@@ -69,7 +69,7 @@ fn load_by_services_finds_what_is_lost_and_nothing_else() {
         let all: std::collections::BTreeSet<_> = shared.ledger.all().into_values().map(by).collect();
         assert_eq!(all.len(), 2, "{all:?}");
         let counts = shop.proxy().counts("shop", "web");
-        assert!(counts.led > 10 && counts.refused == 0, "{counts:?}");
+        assert!(counts.forwarded > 10 && counts.refused == 0, "{counts:?}");
 
         // Nodes that do not follow go on sending to endpoints that are gone.
         (0..shop.proxy().nodes()).for_each(|node| shop.proxy().freeze(node));

@@ -122,12 +122,12 @@ async fn in_flight_at_a_drain(without: Option<&str>) -> Result<Response, Lost> {
     scene.stand_in.wanted().await;
     // A new leader lets nothing sleep for a window.
     pause(Duration::from_millis(1500)).await;
-    scene.stand_in.tell(false);
+    scene.stand_in.answer_activity(false);
     scene.stand_in.say_busy(false);
     scene.stand_in.wanted().await;
     pause(THE_DLX_HAS_ANSWERED).await;
     let answer = scene.request().await;
-    scene.stand_in.tell(true);
+    scene.stand_in.answer_activity(true);
     scene.stand_in.asked().await;
     let answer = answer.await.expect("the client");
     autoscaler.ready().await.stop().await;

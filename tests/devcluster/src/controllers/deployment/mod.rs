@@ -91,8 +91,8 @@ async fn resize(world: &World, deployment: &Deployment, set: &ReplicaSet, number
         (MAXIMUM.to_owned(), (wanted + surge).to_string()),
     ]);
     let known = set.metadata.annotations.clone().unwrap_or_default();
-    let told = annotations.iter().all(|(key, value)| known.get(key) == Some(value));
-    if sets::size(set) == number && told {
+    let is_recorded = annotations.iter().all(|(key, value)| known.get(key) == Some(value));
+    if sets::size(set) == number && is_recorded {
         return Ok(());
     }
     let patch = json!({

@@ -87,7 +87,7 @@ async fn share(
     Ok(())
 }
 
-/// Whether there are pods of an earlier template. One that is told to end still runs.
+/// Whether there are pods of an earlier template. One that is being deleted still runs.
 pub fn old_ones_live(world: &World, sets: &Sets) -> bool {
     sets.old.iter().any(|set| {
         let uid = set.metadata.uid.as_deref().unwrap_or_default();
@@ -111,7 +111,7 @@ pub async fn recreate(world: &World, deployment: &Deployment, sets: &Sets) -> Re
     }
 }
 
-/// One step of a rolling update; the ReplicaSets' news lead to the next.
+/// One step of a rolling update; the ReplicaSets' changes cause the next.
 pub async fn roll(world: &World, deployment: &Deployment, sets: &Sets) -> Result<(), Error> {
     let Some(new) = &sets.new else { return Ok(()) };
     let wanted = replicas(deployment);
@@ -136,7 +136,7 @@ pub async fn roll(world: &World, deployment: &Deployment, sets: &Sets) -> Result
     if most <= 0 {
         return Ok(());
     }
-    // Those that are not available go first: nobody misses them.
+    // Those that are not available go first.
     let mut sizes: Vec<i32> = sets.old.iter().map(|set| size(set)).collect();
     for (set, number) in sets.old.iter().zip(&mut sizes) {
         let unhealthy = (*number - available(set)).max(0).min(most);
