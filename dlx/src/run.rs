@@ -241,7 +241,7 @@ async fn drain(dlx: &Stages, signalled: Instant, grace: Duration) -> bool {
         }
     };
     tokio::select! {
-        () = dlx.server.slots.quiet() => {
+        () = dlx.server.slots.wait_until_empty() => {
             tracing::info!("closed every connection");
             return true;
         }
@@ -256,7 +256,7 @@ async fn drain(dlx: &Stages, signalled: Instant, grace: Duration) -> bool {
     }
     if busy > 0 {
         // An error: not all were sent in time.
-        let _ = timeout(FLUSH_TIMEOUT, dlx.server.slots.quiet()).await;
+        let _ = timeout(FLUSH_TIMEOUT, dlx.server.slots.wait_until_empty()).await;
     }
     false
 }

@@ -179,7 +179,7 @@ fn hold(resource: &Arc<ResourceHandle>, bytes: u64) -> Result<HeldRequest, Arc<E
         resource.queue.count(Rejection::WakeFailed);
         return Err(Arc::new(ErrorResponse::gone(&resource.key.id)));
     }
-    resource.want();
+    resource.serve_held();
     Ok(held)
 }
 

@@ -8,7 +8,7 @@ mod tracked;
 mod unread;
 
 pub(crate) use progress::Timeouts;
-pub(crate) use progress::{BusyGuard, ConnectionProgress, Over};
+pub(crate) use progress::{BusyGuard, ConnectionProgress, ExpiredTimeout};
 pub(crate) use slots::{Clients, ConnectionGuard, ConnectionSlots, ConnectionsFull};
 pub(crate) use socket::Socket;
 pub(crate) use tracked::{Stream, Streams, Tracked};

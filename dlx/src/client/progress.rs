@@ -57,9 +57,9 @@ pub(crate) struct BusyGuard(Arc<ConnectionProgress>);
 
 /// Which timeout has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Over {
+pub(crate) enum ExpiredTimeout {
     /// None. To be checked again: nothing signals that a request has its answer, or that a resource begins to wait.
-    Nothing,
+    Recheck,
     /// No request came in time.
     Idle,
     /// It is being closed, and nothing is left to be done on it.
@@ -117,7 +117,7 @@ impl ConnectionProgress {
     }
 
     /// It speaks HTTP/2: its bytes are frames, and each of its streams may stall alone.
-    pub(crate) fn speaks_http2(&self) {
+    pub(crate) fn mark_http2(&self) {
         self.http2.store(true, Ordering::Relaxed);
     }
 
@@ -137,12 +137,12 @@ impl ConnectionProgress {
     }
 
     /// The request has an answer: how its body goes on does not matter to the timeouts any more.
-    pub(crate) fn answered(&self) {
+    pub(crate) fn mark_answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Marks the connection as upgraded to another protocol: no timeouts of HTTP apply any more.
-    pub(crate) fn upgraded(&self) {
+    pub(crate) fn mark_upgraded(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
     }
 
@@ -152,14 +152,14 @@ impl ConnectionProgress {
     }
 
     /// Notes that bytes arrived.
-    pub(crate) fn came(&self) {
+    pub(crate) fn note_bytes(&self) {
         if self.requests.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.now(), Ordering::Relaxed);
         }
     }
 
     /// Notes whether the resource waits for more of the request's body.
-    pub(crate) fn awaits_body(&self, awaits: bool) {
+    pub(crate) fn set_awaiting_body(&self, awaits: bool) {
         if !awaits {
             self.body_awaited.store(0, Ordering::Relaxed);
         } else if self.body_awaited.load(Ordering::Relaxed) == 0 {
@@ -175,17 +175,17 @@ impl ConnectionProgress {
 
     /// The next deadline and the timeout that expires then. `blocked`: since when the client has taken nothing of what is
     /// written.
-    pub(crate) fn deadline(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
+    pub(crate) fn deadline(&self, blocked: Option<Instant>) -> Option<(Instant, ExpiredTimeout)> {
         [self.reading(), self.writing(blocked)].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// The same for writing alone.
-    pub(crate) fn writing(&self, blocked: Option<Instant>) -> Option<(Instant, Over)> {
+    pub(crate) fn writing(&self, blocked: Option<Instant>) -> Option<(Instant, ExpiredTimeout)> {
         let since = blocked.filter(|_| !self.is_upgraded())?;
-        Some((since + self.timeouts.stall, Over::Stalled))
+        Some((since + self.timeouts.stall, ExpiredTimeout::Stalled))
     }
 
-    fn reading(&self) -> Option<(Instant, Over)> {
+    fn reading(&self) -> Option<(Instant, ExpiredTimeout)> {
         if self.is_upgraded() {
             return None;
         }
@@ -194,16 +194,16 @@ impl ConnectionProgress {
         Some(if self.requests.load(Ordering::Relaxed) == 0 {
             match self.head_since.load(Ordering::Relaxed) {
                 // Parts of a head cannot be told from other frames; a client that holds one back counts as idle.
-                since if since > 0 && !self.is_http2() => (at(since) + head, Over::Head),
+                since if since > 0 && !self.is_http2() => (at(since) + head, ExpiredTimeout::Head),
                 _ => {
                     let idle_since = self.idle_since.load(Ordering::Relaxed);
                     match self.closing_since.load(Ordering::Relaxed) {
-                        0 => (at(idle_since) + idle, Over::Idle),
+                        0 => (at(idle_since) + idle, ExpiredTimeout::Idle),
                         since => {
                             // A close would cut off what its client has not taken yet.
                             let takes = self.unread.bytes() > 0;
                             let goodbye = if takes { stall.max(GOAWAY_TIMEOUT) } else { GOAWAY_TIMEOUT };
-                            (at(since.max(idle_since)) + goodbye, Over::Closed)
+                            (at(since.max(idle_since)) + goodbye, ExpiredTimeout::Closed)
                         }
                     }
                 }
@@ -211,8 +211,8 @@ impl ConnectionProgress {
         } else {
             let reads_body = !self.is_http2() && !self.answered.load(Ordering::Relaxed);
             match self.body_awaited.load(Ordering::Relaxed) {
-                since if since > 0 && reads_body => (at(since) + stall, Over::Stalled),
-                _ => (Instant::now() + idle.min(stall), Over::Nothing),
+                since if since > 0 && reads_body => (at(since) + stall, ExpiredTimeout::Stalled),
+                _ => (Instant::now() + idle.min(stall), ExpiredTimeout::Recheck),
             }
         })
     }
@@ -232,7 +232,7 @@ impl ConnectionProgress {
     }
 
     /// Whether its client gets GOAWAY before it ends. A client that has never sent a request has nothing to lose.
-    pub(crate) fn tells_before_it_ends(&self) -> bool {
+    pub(crate) fn gets_goaway(&self) -> bool {
         self.is_http2() && self.idle_since.load(Ordering::Relaxed) > 0
     }
 
@@ -245,7 +245,7 @@ impl ConnectionProgress {
     }
 
     /// Returns when it is to be closed because it is idle. Only one task may wait.
-    pub(crate) async fn closes(&self) {
+    pub(crate) async fn wait_for_close(&self) {
         self.closes.notified().await;
     }
 
@@ -297,14 +297,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_is_still_taking_its_answer_is_not_cut_off() {
         let progress = ConnectionProgress::new(Timeouts::default(), ConnectionSlots::new(1, usize::MAX));
-        progress.speaks_http2();
+        progress.mark_http2();
         progress.close();
         let unread = progress.unread().count(&Arc::default(), None, Bytes::from_static(b"the end"));
         advance(GOAWAY_TIMEOUT * 2).await;
         assert!(progress.deadline(None).is_some_and(|(at, _)| at > Instant::now()));
         drop(unread);
         assert!(
-            progress.deadline(None).is_some_and(|(at, over)| at <= Instant::now() && over == Over::Closed)
+            progress
+                .deadline(None)
+                .is_some_and(|(at, expired)| at <= Instant::now() && expired == ExpiredTimeout::Closed)
         );
     }
 

@@ -132,7 +132,7 @@ impl ConnectionSlots {
     }
 
     /// Returns when no connection is open.
-    pub(crate) async fn quiet(&self) {
+    pub(crate) async fn wait_until_empty(&self) {
         while self.open.load(Ordering::SeqCst) > 0 {
             self.none_open.notified().await;
         }
@@ -201,7 +201,7 @@ impl ConnectionSlots {
             // It may be busy by now; a request that arrives at this moment crosses with the close.
             if progress.idle_for().is_some_and(|idle| idle >= MIN_IDLE)
                 && progress.close()
-                && (progress.tells_before_it_ends() || shutdown(socket.stream(), Shutdown::Both).is_ok())
+                && (progress.gets_goaway() || shutdown(socket.stream(), Shutdown::Both).is_ok())
             {
                 closed += 1;
             }
@@ -397,7 +397,7 @@ mod tests {
         let mut taken = Vec::new();
         while let Some(slot) = slots.try_take() {
             let progress = ConnectionProgress::new(Timeouts::default(), slots.clone());
-            progress.speaks_http2();
+            progress.mark_http2();
             // One request, already answered.
             drop(progress.busy());
             taken.push((slot, clients.add(socket.clone(), progress.clone()), progress));
@@ -431,7 +431,7 @@ mod tests {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let slots = ConnectionSlots::new(1, usize::MAX);
             let progress = ConnectionProgress::new(Timeouts::default(), slots.clone());
-            progress.speaks_http2();
+            progress.mark_http2();
             if had_request {
                 drop(progress.busy());
             }

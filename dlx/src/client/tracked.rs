@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     progress::BusyGuard,
-    unread::{Piece, Pieces},
+    unread::{UnreadChunk, UnreadChunks},
 };
 use crate::state::NamespaceShare;
 
@@ -30,7 +30,7 @@ pub(crate) struct Stream {
     /// takes nothing, but does while the resource sends nothing.
     handed: Mutex<Option<Instant>>,
     /// The chunks that its client has not taken.
-    pub(super) pieces: Pieces,
+    pub(super) chunks: UnreadChunks,
 }
 
 /// An answer's body.
@@ -91,17 +91,17 @@ impl<B> Tracked<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
-    type Data = Piece;
+    type Data = UnreadChunk;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<UnreadChunk>, B::Error>>> {
         let this = self.get_mut();
         let Some(stream) = &this.stream else {
             let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-            return Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(Piece::from))));
+            return Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(UnreadChunk::from))));
         };
         let unread = this.busy.progress().unread();
         ready!(unread.poll_room(stream, cx));

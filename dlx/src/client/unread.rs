@@ -20,7 +20,7 @@ use crate::state::NamespaceShare;
 /// Unread bytes of one connection above which each of its streams gets only one chunk.
 const MAX_CONNECTION_UNREAD: usize = 4 * 1024 * 1024;
 /// A chunk takes at least this much memory: it is a part of what was read at once.
-const MIN_PIECE: usize = 8 * 1024;
+const MIN_CHUNK: usize = 8 * 1024;
 
 /// The unread bytes of one connection.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(crate) struct Unread {
 
 /// The unread chunks of one stream.
 #[derive(Debug, Default)]
-pub(crate) struct Pieces {
+pub(crate) struct UnreadChunks {
     count: AtomicUsize,
     /// The task that waits until there are none.
     waits: Mutex<Option<Waker>>,
@@ -43,7 +43,7 @@ pub(crate) struct Pieces {
 
 /// A chunk of an answer, which counts as unread until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Piece {
+pub(crate) struct UnreadChunk {
     bytes: Bytes,
     _counted: Option<Counted>,
 }
@@ -92,11 +92,11 @@ impl Unread {
     /// Whether a stream may get another chunk: with too much unread on its connection it waits until its own was taken.
     pub(crate) fn poll_room(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
         let full =
-            || self.bytes() >= MAX_CONNECTION_UNREAD && stream.pieces.count.load(Ordering::Acquire) > 0;
+            || self.bytes() >= MAX_CONNECTION_UNREAD && stream.chunks.count.load(Ordering::Acquire) > 0;
         if !full() {
             return Poll::Ready(());
         }
-        *lock(&stream.pieces.waits) = Some(cx.waker().clone());
+        *lock(&stream.chunks.waits) = Some(cx.waker().clone());
         // It may have been taken meanwhile.
         if full() { Poll::Pending } else { Poll::Ready(()) }
     }
@@ -107,10 +107,10 @@ impl Unread {
         stream: &Arc<Stream>,
         share: Option<&Arc<NamespaceShare>>,
         bytes: Bytes,
-    ) -> Piece {
-        let size = bytes.len().max(MIN_PIECE);
+    ) -> UnreadChunk {
+        let size = bytes.len().max(MIN_CHUNK);
         self.bytes.fetch_add(size, Ordering::Relaxed);
-        stream.pieces.count.fetch_add(1, Ordering::AcqRel);
+        stream.chunks.count.fetch_add(1, Ordering::AcqRel);
         {
             let mut namespaces = lock(&self.namespaces);
             match namespaces.iter_mut().find(|(of, _)| is_same(of.as_ref(), share)) {
@@ -121,7 +121,7 @@ impl Unread {
         self.slots.add_unread(size);
         let counted =
             Counted { connection: self.clone(), stream: stream.clone(), share: share.cloned(), size };
-        Piece { bytes, _counted: Some(counted) }
+        UnreadChunk { bytes, _counted: Some(counted) }
     }
 
     /// A chunk does not count any more.
@@ -144,16 +144,16 @@ fn is_same(first: Option<&Arc<NamespaceShare>>, other: Option<&Arc<NamespaceShar
     }
 }
 
-// === impl Piece ===
+// === impl UnreadChunk ===
 
-impl From<Bytes> for Piece {
+impl From<Bytes> for UnreadChunk {
     /// A chunk that does not count.
     fn from(bytes: Bytes) -> Self {
         Self { bytes, _counted: None }
     }
 }
 
-impl Buf for Piece {
+impl Buf for UnreadChunk {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }
@@ -179,8 +179,8 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.connection.forget(self.share.as_ref(), self.size);
         self.connection.slots.remove_unread(self.size);
-        if self.stream.pieces.count.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(waits) = lock(&self.stream.pieces.waits).take()
+        if self.stream.chunks.count.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(waits) = lock(&self.stream.chunks.waits).take()
         {
             waits.wake();
         }

@@ -42,7 +42,7 @@ pub(crate) fn start(
             Some(slot) => slot,
             None => wake_slot(driver.clone(), resource.clone()).await,
         };
-        let (record, cause) = resource.update(|view| (view.wake_begins(record), view.wake_cause.clone()));
+        let (record, cause) = resource.update(|view| (view.begin_wake(record), view.wake_cause.clone()));
         let held = resource.queue.len();
         log(&resource, cause.as_ref(), held);
         let limit = resource.read(|view| view.settings().resource_readiness_timeout);
@@ -179,7 +179,7 @@ async fn finish(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, ended: End
             return view.gate.step(GateInput::Woke { terminal: None, fresh });
         }
         if let Some((_, reason)) = &failed {
-            view.failed(reason);
+            view.remember_failure(reason);
             // Before the gate gets the failure, so that held requests do not wake the resource again.
             if let Some(refusal) = view.remembered_failure(&resource.key.id) {
                 resource.refuse_held(refusal, Rejection::WakeFailed);

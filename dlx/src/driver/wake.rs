@@ -190,7 +190,7 @@ async fn resolve(resource: &Arc<ResourceHandle>) -> bool {
             return false;
         }
     };
-    resource.update(|view| view.resolved(address));
+    resource.update(|view| view.set_resolved(address));
     true
 }
 

@@ -69,7 +69,7 @@ pub(crate) async fn serve(
     let Some(protocol) = detect_protocol(&socket, guessed, &progress).await else { return };
     if let (ClientProtocol::Other, Some(identity)) = (protocol, &identity) {
         tracing::debug!(resource = %identity.resource.key.id, port = identity.port.listen, "forwarded as TCP: the client does not speak HTTP");
-        progress.upgraded();
+        progress.mark_upgraded();
         return Box::pin(tcp::serve(open, socket, identity.clone())).await;
     }
     alive::want_reading(socket.stream(), server.timeouts.stall);
@@ -85,7 +85,7 @@ pub(crate) async fn serve(
         progress: progress.clone(),
     };
     if protocol == ClientProtocol::Http2 {
-        progress.speaks_http2();
+        progress.mark_http2();
         Box::pin(serve_http2(Arc::new(context), socket)).await;
     } else {
         let busy = progress.begin();
@@ -129,9 +129,9 @@ async fn answer(
     let busy = progress.begin();
     let socket = context.socket.clone();
     let response = answer_request(context, request).await;
-    progress.answered();
+    progress.mark_answered();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        progress.upgraded();
+        progress.mark_upgraded();
         if let Some(socket) = &socket {
             alive::want_reading(socket.stream(), Duration::ZERO);
         }
@@ -161,7 +161,7 @@ async fn serve_http1(context: Arc<ConnectionContext>, socket: Socket) {
             tracing::trace!(%error, "connection failed");
         },
         // While a body waits for its resource after the answer, hyper does not notice that the socket is closed.
-        () = progress.closes() => {}
+        () = progress.wait_for_close() => {}
     }
 }
 
@@ -191,7 +191,7 @@ async fn serve_http2(context: Arc<ConnectionContext>, socket: Socket) {
         () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
         // The port may belong to another resource from now on: clients have to connect again.
         () = gone(identity) => connection.as_mut().graceful_shutdown(),
-        () = progress.closes() => connection.as_mut().graceful_shutdown(),
+        () = progress.wait_for_close() => connection.as_mut().graceful_shutdown(),
     }
     if let Err(error) = connection.await {
         tracing::trace!(%error, "connection failed");

@@ -46,7 +46,7 @@ pub(crate) async fn detect_protocol(
         match peek_protocol(socket, guessed) {
             Some(protocol) => return Some(protocol),
             None if !ready.is_read_closed() => {
-                progress.came();
+                progress.note_bytes();
                 socket.clear();
             }
             None if guessed => return Some(ClientProtocol::Other),

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::client::{ConnectionProgress, Over, Socket};
+use crate::client::{ConnectionProgress, ExpiredTimeout, Socket};
 
 /// A connection with timeouts.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Timed {
 }
 
 /// The next deadline and its timeout, by since when the client has taken nothing of what is written.
-type Deadline = fn(&ConnectionProgress, Option<Instant>) -> Option<(Instant, Over)>;
+type Deadline = fn(&ConnectionProgress, Option<Instant>) -> Option<(Instant, ExpiredTimeout)>;
 
 // === impl Timed ===
 
@@ -37,11 +37,13 @@ impl Timed {
     }
 
     /// The timeout that has expired; otherwise the task is woken when one may have.
-    fn poll_over(&mut self, cx: &mut Context<'_>, of: Deadline) -> Poll<Over> {
+    fn poll_expired(&mut self, cx: &mut Context<'_>, deadline_of: Deadline) -> Poll<ExpiredTimeout> {
         loop {
-            let Some((deadline, over)) = of(&self.progress, self.blocked) else { return Poll::Pending };
+            let Some((deadline, expired)) = deadline_of(&self.progress, self.blocked) else {
+                return Poll::Pending;
+            };
             if deadline <= Instant::now() {
-                return Poll::Ready(over);
+                return Poll::Ready(expired);
             }
             let timer = match &mut self.timer {
                 Some(timer) => {
@@ -75,21 +77,23 @@ impl AsyncRead for Timed {
         match Pin::new(&mut this.socket).poll_read(cx, buffer) {
             Poll::Ready(read) => {
                 if buffer.filled().len() > before {
-                    this.progress.came();
+                    this.progress.note_bytes();
                 }
                 Poll::Ready(read)
             }
             Poll::Pending => loop {
-                break match std::task::ready!(this.poll_over(cx, ConnectionProgress::deadline)) {
+                break match std::task::ready!(this.poll_expired(cx, ConnectionProgress::deadline)) {
                     // Its client gets GOAWAY first: what it sends until it has seen that is answered.
-                    Over::Idle if this.progress.is_http2() => {
+                    ExpiredTimeout::Idle if this.progress.is_http2() => {
                         this.progress.close();
                         continue;
                     }
                     // As if the client had closed it.
-                    Over::Idle | Over::Closed => Poll::Ready(Ok(())),
-                    Over::Nothing => Poll::Pending,
-                    Over::Head | Over::Stalled => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                    ExpiredTimeout::Idle | ExpiredTimeout::Closed => Poll::Ready(Ok(())),
+                    ExpiredTimeout::Recheck => Poll::Pending,
+                    ExpiredTimeout::Head | ExpiredTimeout::Stalled => {
+                        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+                    }
                 };
             },
         }
@@ -133,7 +137,7 @@ impl Timed {
             return written;
         }
         self.blocked.get_or_insert_with(Instant::now);
-        std::task::ready!(self.poll_over(cx, ConnectionProgress::writing));
+        std::task::ready!(self.poll_expired(cx, ConnectionProgress::writing));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

@@ -218,14 +218,14 @@ impl ResourceHandle {
     }
 
     /// Dispatches held requests, or has the driver work on the resource.
-    pub(crate) fn want(self: &Arc<Self>) {
+    pub(crate) fn serve_held(self: &Arc<Self>) {
         if self.open.load(Ordering::SeqCst) {
-            return self.release();
+            return self.dispatch_held();
         }
         let mut view = self.lock();
         if self.open.load(Ordering::SeqCst) {
             drop(view);
-            self.release();
+            self.dispatch_held();
         } else {
             self.drive(&mut view);
         }
@@ -248,10 +248,10 @@ impl ResourceHandle {
     }
 
     /// Dispatches as many held requests as may be.
-    pub(crate) fn release(self: &Arc<Self>) {
+    pub(crate) fn dispatch_held(self: &Arc<Self>) {
         if self.open.load(Ordering::SeqCst) {
             let snapshot = self.snapshot.load();
-            Queue::release(
+            Queue::dispatch(
                 self,
                 snapshot.settings.slow_start_requests_per_endpoint.saturating_mul(snapshot.ready.len()),
             );
@@ -293,19 +293,19 @@ impl ResourceHandle {
         let ready = view.is_ready();
         let open = view.gate.open() && ready;
         self.open.store(open, Ordering::SeqCst);
-        if ready && let order @ GateOrder::Write { .. } = view.answers() {
+        if ready && let order @ GateOrder::Write { .. } = view.order_when_ready() {
             self.carry_out(Effect::Write(order));
         }
         if open && !was_open {
             self.queue.opened();
         }
         view.note_progress();
-        if view.is_seen_to_be_own() {
+        if view.is_newly_own() {
             self.report_wake_started(view, view.wake_cause.as_ref());
         }
         if open
             && !was_open
-            && let Some((took, phases, own)) = view.came_up()
+            && let Some((took, phases, own)) = view.finish_wake()
         {
             tracing::info!(resource = %self.key.id, kind = %self.key.kind, took = ?took, %phases, "awake");
             if own {
@@ -321,7 +321,7 @@ impl ResourceHandle {
             self.carry_out(Effect::CloseIdle(unlisted));
         }
         if open {
-            self.release();
+            self.dispatch_held();
         }
         result
     }
@@ -449,19 +449,19 @@ impl ResourceHandle {
     }
 
     /// Notes that the endpoint refused a connection: it gets no requests until a probe succeeds. Whether it is listed.
-    pub(crate) fn unreachable(self: &Arc<Self>, target: &EndpointTarget, reason: String) -> bool {
-        self.update(|view| view.unreachable(target.number, reason))
+    pub(crate) fn mark_unreachable(self: &Arc<Self>, target: &EndpointTarget, reason: String) -> bool {
+        self.update(|view| view.mark_unreachable(target.number, reason))
     }
 
     /// Whether requests go to that endpoint now.
-    pub(crate) fn goes_to(&self, number: u64) -> bool {
+    pub(crate) fn is_ready_at(&self, number: u64) -> bool {
         self.snapshot.load().ready.iter().any(|target| target.number == number)
     }
 
     /// Notes that a probe of an endpoint failed.
     pub(crate) fn note_probe(&self, number: u64, error: String) {
         // Nothing waits for this change.
-        self.lock().unanswered(number, error);
+        self.lock().note_probe_error(number, error);
     }
 
     /// The largest window of its metrics.

@@ -164,7 +164,7 @@ impl ResourceView {
         if !self.scaled() {
             self.resolved = None;
         }
-        self.list();
+        self.update_endpoints();
     }
 
     /// No plugin lists it any more.
@@ -176,13 +176,13 @@ impl ResourceView {
     }
 
     /// Takes over the endpoint from `resolve_service_name`.
-    pub(crate) fn resolved(&mut self, address: String) {
+    pub(crate) fn set_resolved(&mut self, address: String) {
         self.resolved = Some(Endpoint::new(address, ""));
-        self.list();
+        self.update_endpoints();
     }
 
     /// Keeps the endpoints that are still listed as they are, and adds the new ones.
-    fn list(&mut self) {
+    fn update_endpoints(&mut self) {
         // Readiness from before a sleep means nothing after it.
         let endpoints = if self.scaled() { self.resource.endpoints.as_slice() } else { &[] };
         let endpoints = if endpoints.is_empty() { self.resolved.as_slice() } else { endpoints };
@@ -248,7 +248,7 @@ impl ResourceView {
     }
 
     /// Notes that the endpoint answered a probe.
-    pub(crate) fn reachable(&mut self, number: u64) {
+    pub(crate) fn mark_ready(&mut self, number: u64) {
         if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
             (listed.ready, listed.probing, listed.error) = (true, false, None);
             self.snapshot_changed = true;
@@ -256,7 +256,7 @@ impl ResourceView {
     }
 
     /// Notes that the endpoint could not be reached; whether it is listed.
-    pub(crate) fn unreachable(&mut self, number: u64, reason: String) -> bool {
+    pub(crate) fn mark_unreachable(&mut self, number: u64, reason: String) -> bool {
         let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) else {
             return false;
         };
@@ -266,14 +266,14 @@ impl ResourceView {
     }
 
     /// Notes that a probe failed.
-    pub(crate) fn unanswered(&mut self, number: u64, error: String) {
+    pub(crate) fn note_probe_error(&mut self, number: u64, error: String) {
         if let Some(listed) = self.listed.iter_mut().find(|listed| listed.target.number == number) {
             listed.error = Some(error);
         }
     }
 
     /// The write that follows when an endpoint is ready.
-    pub(crate) fn answers(&mut self) -> GateOrder {
+    pub(crate) fn order_when_ready(&mut self) -> GateOrder {
         if self.resource.traffic_mode == TrafficMode::External {
             return GateOrder::Nothing;
         }
@@ -281,7 +281,7 @@ impl ResourceView {
     }
 
     /// Begins a wake of this DLX; the record to send with it.
-    pub(crate) fn wake_begins(&mut self, record: Record) -> Record {
+    pub(crate) fn begin_wake(&mut self, record: Record) -> Record {
         let timeline = Timeline::ordered(self.held_since.take());
         self.unclaimed = None;
         self.waking = Some(Waking { began: Instant::now(), timeline, nonce: record.nonce, own: false });
@@ -293,7 +293,7 @@ impl ResourceView {
     }
 
     /// Whether the record now shows, for the first time, that the current wake is this DLX's own.
-    pub(crate) fn is_seen_to_be_own(&mut self) -> bool {
+    pub(crate) fn is_newly_own(&mut self) -> bool {
         let written = self.gate.seen().map(|seen| seen.record.nonce);
         self.waking.as_ref().is_some_and(|waking| written == Some(waking.nonce)) && self.claim()
     }
@@ -322,7 +322,7 @@ impl ResourceView {
 
     /// Notes that requests can be forwarded; the duration and phases of this DLX's wake, if there was one, and whether it
     /// was its own.
-    pub(crate) fn came_up(&mut self) -> Option<(Duration, ColdStartPhases, bool)> {
+    pub(crate) fn finish_wake(&mut self) -> Option<(Duration, ColdStartPhases, bool)> {
         self.failure = None;
         self.last_error = None;
         self.held_since = None;
@@ -347,7 +347,7 @@ impl ResourceView {
 
     /// Adds the time to the first byte to a request's cold start; returns that time if it is the first answer after the
     /// wake.
-    pub(crate) fn answered(&mut self, cold: ColdStart) -> (ColdStart, Option<Duration>) {
+    pub(crate) fn add_first_byte(&mut self, cold: ColdStart) -> (ColdStart, Option<Duration>) {
         let mut first = None;
         let mut cold = cold;
         if cold.wake.is_some()
@@ -365,7 +365,7 @@ impl ResourceView {
     }
 
     /// Remembers a failed wake for a while.
-    pub(crate) fn failed(&mut self, reason: &str) {
+    pub(crate) fn remember_failure(&mut self, reason: &str) {
         let took = self.waking.take().map_or(Duration::ZERO, |waking| waking.began.elapsed());
         let pause = match &self.failure {
             // A wake that took longer than that was a pause by itself.

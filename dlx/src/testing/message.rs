@@ -1,4 +1,4 @@
-//! HTTP/1 messages as bytes, taken apart without a library: what a library would put right stays visible.
+//! HTTP/1 messages as bytes, parsed without a library, which would hide irregularities.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::EVENT_TIMEOUT;
 
-/// One connection's own (RFC 9110 7.6.1), and what says how the body is framed on it.
+/// Hop-by-hop fields (RFC 9110 7.6.1), and those for the framing of the body.
 const OF_A_CONNECTION: [&str; 4] = ["connection", "keep-alive", "transfer-encoding", "te"];
 
 /// A message.
@@ -88,7 +88,7 @@ impl Message {
         Some(Self { before: Vec::new(), start, fields, body, trailers })
     }
 
-    /// What differs in `other`, one text for each.
+    /// The differences in `other`, one text for each.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let mut all = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -32,7 +32,7 @@ pub(crate) fn local(port: u16) -> SocketAddr {
 /// A range of ports that were free a moment ago, below those of outgoing connections.
 pub(crate) fn free_range(count: u16) -> ServicePorts {
     static NEXT_OFFSET: AtomicU16 = AtomicU16::new(0);
-    // Tests run side by side, in this process and in others: none is given what another one is about to bind.
+    // Tests run in parallel, in this process and in others: each takes other ports.
     let offset = NEXT_OFFSET.fetch_add(count, Ordering::SeqCst);
     let mut first = 10_000 + (std::process::id() as u16 % 500) * 40 + offset;
     loop {

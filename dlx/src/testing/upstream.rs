@@ -1,4 +1,4 @@
-//! Resources' own servers.
+//! Servers of resources.
 
 use std::{
     convert::Infallible,
@@ -19,7 +19,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A server that answers with what it was asked, one line per header, then the body's length.
+/// A server that answers with the request, one line per header, then the body's length.
 #[derive(Default)]
 pub(crate) struct Echo {
     pub(crate) requests: AtomicUsize,

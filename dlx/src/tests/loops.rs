@@ -14,8 +14,8 @@ use crate::testing::{
     raw_at, status, upstream,
 };
 
-/// A frontend that sends what it is asked on to the next resource, its client's headers with it, as nginx, HAProxy and
-/// every gateway do; and what it was asked.
+/// A frontend that forwards requests to the next resource with its client's headers, as nginx, HAProxy and every gateway
+/// do; and the requests that it got.
 async fn frontend(dlx: &Arc<Mutex<Option<SocketAddr>>>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let (heads, dlx) = (Arc::new(Mutex::new(Vec::new())), dlx.clone());
     let seen = heads.clone();
@@ -51,7 +51,7 @@ async fn frontend(dlx: &Arc<Mutex<Option<SocketAddr>>>) -> (SocketAddr, Arc<Mute
     (address, heads)
 }
 
-/// A DLX before a frontend and an API that both forward their clients' headers; and what both were asked.
+/// A DLX in front of a frontend and an API that both forward their clients' headers; and the requests that both got.
 async fn chain(address_of: AddressOf) -> (Site, Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<String>>>) {
     let dlx = Arc::default();
     let (front, api) = (frontend(&dlx).await, frontend(&dlx).await);
@@ -91,7 +91,7 @@ async fn an_api_that_calls_its_frontend_is_no_loop() {
         assert_eq!((status(&answer), body(&answer)), (200, "200 200 200 the end"), "{address_of:?}");
         assert_eq!(front.lock().unwrap().len(), 2);
     }
-    // One that calls itself does so without Scaler, too.
+    // A resource that calls itself does so without Scaler, too.
     let (site, front, _) = chain(AddressOf::Instance).await;
     let answer = site.get("front.test", &"/front.test".repeat(8)).await;
     assert!(status(&answer) == 200 && body(&answer).ends_with("200 the end"), "{answer}");

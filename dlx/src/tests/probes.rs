@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::testing::{Site, SiteOptions, health::health, plugin::Plugin, status, until, upstream};
 
-/// A resource that is awake, with one endpoint.
+/// An awake resource with one endpoint.
 async fn listed(endpoint: Endpoint) -> Site {
     let plugin = Plugin::at("127.0.0.1:1");
     plugin.add("a", |resource| {
@@ -78,7 +78,7 @@ async fn what_grpc_says_otherwise_is_told() {
     };
     let site = listed(probe("other")).await;
     until("an unknown service", || why(&site).contains("NOT_FOUND")).await;
-    // An HTTP/1 server, which does not know what to do with it.
+    // An HTTP/1 server, which cannot answer it.
     let (address, _) = says(Arc::new(AtomicUsize::new(200))).await;
     let site = listed(Endpoint { probe_address: Some(address.to_string()), ..probe("shop") }).await;
     until("no gRPC", || why(&site).contains("cannot speak gRPC")).await;
@@ -127,7 +127,7 @@ async fn an_invalid_probe_is_reported_and_not_sent() {
     let site = listed(Endpoint { probe, ..Endpoint::new(address.to_string(), "1") }).await;
     until("it is reported", || why(&site).contains("cannot be probed")).await;
     assert!(heads.lock().unwrap().is_empty());
-    // Put right by its owner: another endpoint to the DLX.
+    // Corrected by its user: another endpoint to the DLX.
     site.plugin.change("a", |resource| resource.endpoints[0].probe = Probe::Tcp);
     until("it is ready", || site.resource("a").is_open()).await;
 }
@@ -145,7 +145,7 @@ async fn an_endpoint_that_is_listed_again_is_probed_anew() {
     let site = listed(endpoint.clone()).await;
     let handle = site.resource("a");
     until("it is ready", || handle.is_open()).await;
-    // As it was before: nothing is asked.
+    // As before: no probe is sent.
     let sent = heads.lock().unwrap().len();
     site.plugin.change("a", |resource| resource.status = "another".to_owned());
     until("it is seen", || why(&site).contains("another")).await;

@@ -1,4 +1,4 @@
-//! What goes through, what is refused, and what is never sent twice.
+//! Forwarding: what is passed on, what is refused, and what is never sent twice.
 
 use std::sync::{
     Arc,
@@ -159,7 +159,7 @@ async fn the_older_of_two_that_claim_a_host_has_it() {
 async fn a_connection_the_resource_closed_between_two_requests_costs_nothing() {
     static CLOSED: AtomicUsize = AtomicUsize::new(0);
     let address = upstream::raw(|mut stream, _| async move {
-        // Keep-alive is what it says, and then it closes.
+        // It promises keep-alive, and then closes.
         if upstream::read_head(&mut stream).await.is_some() {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
             drop(stream);
@@ -286,7 +286,7 @@ async fn while_draining_answers_close_and_new_connections_are_not_taken() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!((status(&answer), header(&answer, "connection")), (200, Some("close")));
-    tokio::time::timeout(crate::testing::EVENT_TIMEOUT, site.dlx.server.slots.quiet())
+    tokio::time::timeout(crate::testing::EVENT_TIMEOUT, site.dlx.server.slots.wait_until_empty())
         .await
         .expect("every connection ends");
 }

@@ -1,4 +1,4 @@
-//! What is sent a second time, and what never is.
+//! Requests that are sent a second time, and those that never are.
 
 use std::{
     net::SocketAddr,
@@ -22,7 +22,7 @@ use crate::testing::{Site, SiteOptions, plugin::Plugin, status, upstream};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
-/// Which requests came, in order: the connection's number and the request line.
+/// The requests in their order: the connection's number and the request line.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<(usize, String)>>>);
 
@@ -44,7 +44,7 @@ impl Seen {
     }
 }
 
-/// A server that does what the test says with each connection on which something comes: not with those of probes.
+/// A server that does what the test says with each connection on which bytes come; probes send none.
 async fn server<F>(serve: impl Fn(TcpStream, usize) -> F + Clone + Send + Sync + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
@@ -61,7 +61,7 @@ where
     .await
 }
 
-/// Answers two requests on its first connection and closes it on the third, after saying `last`; answers all on others.
+/// Answers two requests on its first connection and closes it on the third, after sending `last`; answers all on others.
 async fn closes(last: &'static [u8]) -> (SocketAddr, Seen) {
     let seen = Seen::default();
     let all = seen.clone();
@@ -72,7 +72,7 @@ async fn closes(last: &'static [u8]) -> (SocketAddr, Seen) {
             while seen.read(&mut stream, connection).await.is_some() {
                 count += 1;
                 if connection == 0 && count > 2 {
-                    // Nothing at all, or less than an answer.
+                    // Nothing, or less than an answer.
                     let _ = stream.write_all(last).await;
                     return;
                 }
@@ -84,7 +84,8 @@ async fn closes(last: &'static [u8]) -> (SocketAddr, Seen) {
     (address, all)
 }
 
-/// A DLX in front of it, and a connection of a client; its thread has a connection to the resource that was used twice.
+/// A DLX in front of it, and a client's connection; the thread of that has a connection to the resource that was used
+/// twice.
 async fn site(address: SocketAddr) -> (Site, TcpStream) {
     let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;
     let mut client = site.connect().await;
@@ -169,7 +170,7 @@ async fn nothing_is_sent_a_third_time_nor_again_on_a_new_connection() {
     assert_eq!(all.of("/new"), [2]);
 }
 
-/// As uWSGI does: keep-alive is what it says. Its close comes at the worst moment: with the next request.
+/// As uWSGI does: it promises keep-alive. Its close comes at the worst moment: with the next request.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_not_kept_where_each_answer_is_the_last() {
     let seen = Seen::default();
@@ -201,18 +202,18 @@ async fn connections_are_not_kept_where_each_answer_is_the_last() {
     assert_eq!(site.dlx.server.pools.resent(), before);
 }
 
-/// What the first connection of a server of HTTP/2 does with its first stream.
+/// What an HTTP/2 server does with the first stream of its first connection.
 #[derive(Clone, Copy, Debug)]
 enum First {
-    /// Says that it was not begun.
+    /// Refuses the stream.
     Refuses,
-    /// Says that the connection ends, and with which stream; the connection stays open.
+    /// Sends GOAWAY with the last stream; the connection stays open.
     GoesAway { last: u8 },
     /// The same, and closes the connection.
     GoesAwayAndCloses { last: u8 },
 }
 
-/// A server of HTTP/2, and the bodies of what it answered.
+/// An HTTP/2 server, and the bodies of the requests that it answered.
 async fn http2(first: First) -> (SocketAddr, Arc<Mutex<Vec<Bytes>>>) {
     let bodies = Arc::new(Mutex::new(Vec::new()));
     let all = bodies.clone();
@@ -234,7 +235,7 @@ async fn http2(first: First) -> (SocketAddr, Arc<Mutex<Vec<Bytes>>>) {
     (address, all)
 }
 
-/// Reads until a stream was begun, and says that the connection ends with `last`.
+/// Reads until a stream has begun, and sends GOAWAY with `last`.
 async fn goes_away(mut stream: TcpStream, last: u8) -> TcpStream {
     stream.read_exact(&mut [0; 24]).await.unwrap();
     stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
@@ -262,7 +263,7 @@ async fn answers(stream: TcpStream, refuses: bool, bodies: Arc<Mutex<Vec<Bytes>>
             while let Some(data) = stream.data().await {
                 body.extend_from_slice(&data.unwrap());
                 if refuses {
-                    // After some of the body came.
+                    // After a part of the body has arrived.
                     return respond.send_reset(Reason::REFUSED_STREAM);
                 }
             }
@@ -272,7 +273,7 @@ async fn answers(stream: TcpStream, refuses: bool, bodies: Arc<Mutex<Vec<Bytes>>
     }
 }
 
-/// A call with a body to a resource that speaks HTTP/2; its status, and how many were sent again.
+/// A call with a body to an HTTP/2 resource; its status, and how many requests were sent again.
 async fn call(first: First) -> (u16, u64, Vec<Bytes>) {
     let (address, bodies) = http2(first).await;
     let site = Site::start(Plugin::at(address).awake("a", address), SiteOptions::default()).await;

@@ -109,7 +109,7 @@ async fn what_one_client_does_not_read_is_bounded() {
         begun.load(Ordering::SeqCst) == STREAMS
     })
     .await;
-    // 4 MiB, and a piece for each stream.
+    // 4 MiB, and a chunk for each stream.
     assert!((4 << 20..16 << 20).contains(&most), "{most} bytes of one connection");
     drop(answers);
 }
@@ -144,7 +144,7 @@ async fn what_all_clients_do_not_read_is_bounded_and_others_are_served() {
         })
         .await;
         until("what is left is within the bound", || {
-            // The look that the last piece called for may have come too soon after another one.
+            // The look that the last chunk called for may have come too soon after another one.
             slots.add_unread(0);
             slots.unread() <= BOUND
         })
@@ -154,7 +154,7 @@ async fn what_all_clients_do_not_read_is_bounded_and_others_are_served() {
     done.store(true, Ordering::SeqCst);
     watching.join().unwrap();
     let most = most.load(Ordering::SeqCst);
-    // At each moment, those included that are being closed: without a bound it were 16 times 4 MiB, and the pieces.
+    // At each moment, those included that are being closed: without a bound it were 16 times 4 MiB, and the chunks.
     assert!(most < 4 * BOUND, "{most} bytes of all connections");
     let reads = Arc::new(AtomicBool::new(false));
     let answer = ask(&site, &reads, 1).await.pop().unwrap().await.unwrap();

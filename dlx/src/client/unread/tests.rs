@@ -21,7 +21,7 @@ struct Client {
     stream: TcpStream,
     progress: Arc<ConnectionProgress>,
     answers: Arc<Stream>,
-    pieces: Vec<Piece>,
+    chunks: Vec<UnreadChunk>,
     _known: ClientGuard,
 }
 
@@ -31,15 +31,15 @@ impl Client {
         let socket = Socket::new(listener.accept().await.unwrap().0);
         let progress = ConnectionProgress::new(Timeouts::default(), slots.clone());
         let known = clients.add(socket, progress.clone());
-        Self { stream, progress, answers: Arc::default(), pieces: Vec::new(), _known: known }
+        Self { stream, progress, answers: Arc::default(), chunks: Vec::new(), _known: known }
     }
 
     /// So much comes for it from a namespace.
     async fn leave(&mut self, share: &Arc<NamespaceShare>, bytes: usize) {
         // Each time it is looked whose they are.
         advance(Duration::from_secs(1)).await;
-        let piece = self.progress.unread().count(&self.answers, Some(share), vec![0; bytes].into());
-        self.pieces.push(piece);
+        let chunk = self.progress.unread().count(&self.answers, Some(share), vec![0; bytes].into());
+        self.chunks.push(chunk);
     }
 
     /// Whether its connection was closed, which frees what it left.
@@ -47,7 +47,7 @@ impl Client {
         let closed = self.progress.unread().is_closed();
         if closed {
             assert_eq!(self.stream.read(&mut [0; 1]).await.unwrap(), 0);
-            self.pieces.clear();
+            self.chunks.clear();
         }
         closed
     }

@@ -69,7 +69,7 @@ pub(crate) fn start(driver: Arc<Driver>, resource: Arc<ResourceHandle>, target: 
                 let _permit = driver.probes.acquire().await.ok();
                 match timeout(limit, probe.check(address)).await {
                     Ok(Ok(())) => {
-                        resource.update(|view| view.reachable(target.number));
+                        resource.update(|view| view.mark_ready(target.number));
                         return;
                     }
                     Ok(Err(error)) => error,

@@ -175,7 +175,7 @@ async fn send_on(
             Ok(answer) => return Ok(incoming(&context, answer, in_flight, unanswered, switch, cold)),
             Err(Unsent::Never(unsent, error)) => {
                 tracing::debug!(resource = %resource.key.id, reason = %error, "failed to send a request; choosing an endpoint again");
-                resource.unreachable(&target, error.to_string());
+                resource.mark_unreachable(&target, error.to_string());
                 request = *unsent;
                 if !target.is_other_port() && resource.is_up() && !admission.is_over() {
                     // To another endpoint that is ready.
@@ -375,7 +375,7 @@ fn incoming(
         Answer::Switched(response) => upgrade::switch(response, switch, in_flight, context.clone()),
     };
     if let Some(cold) = cold {
-        let (cold, first) = resource.decide(|view| view.answered(cold));
+        let (cold, first) = resource.decide(|view| view.add_first_byte(cold));
         if let Some(took) = first {
             resource.carry_out(Effect::FirstByte(took));
         }

@@ -420,7 +420,7 @@ impl Connection {
 impl PooledConnection {
     /// At the end of the response: keeps the connection if its endpoint still takes requests.
     pub(crate) fn return_to_pool(self, resource: &ResourceHandle) {
-        if resource.goes_to(EndpointTarget::listed(self.target)) {
+        if resource.is_ready_at(EndpointTarget::listed(self.target)) {
             self.pool.put(self.target, self.connection);
         }
     }

@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 /// How much of the sent bytes is kept. More than most gRPC calls have.
 const MAX_KEPT: usize = 16 * 1024;
 /// The least size of a chunk in that sum: keeping a chunk costs as much, however small it is.
-const MIN_PIECE: usize = 256;
+const MIN_CHUNK: usize = 256;
 
 /// A body that keeps what it sends. The [`later`](Self::later) body takes over when it is begun.
 #[derive(Debug)]
@@ -91,8 +91,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
             && !state.lost
         {
             match frame.data_ref() {
-                Some(data) if state.bytes + data.len().max(MIN_PIECE) <= MAX_KEPT => {
-                    state.bytes += data.len().max(MIN_PIECE);
+                Some(data) if state.bytes + data.len().max(MIN_CHUNK) <= MAX_KEPT => {
+                    state.bytes += data.len().max(MIN_CHUNK);
                     state.kept.push(data.clone());
                     this.position += 1;
                 }
@@ -178,8 +178,8 @@ mod tests {
             (vec![&LARGE[..]], true),
             (vec![&LARGE[..], b"a"], false),
             // Even a small chunk counts.
-            (vec![b"a"; MAX_KEPT / MIN_PIECE], true),
-            (vec![b"a"; MAX_KEPT / MIN_PIECE + 1], false),
+            (vec![b"a"; MAX_KEPT / MIN_CHUNK], true),
+            (vec![b"a"; MAX_KEPT / MIN_CHUNK + 1], false),
         ] {
             let mut first = body(&pieces);
             let later = first.later();

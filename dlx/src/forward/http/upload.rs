@@ -136,7 +136,7 @@ impl Body for FromClient {
         if let Some(progress) = &this.awaited
             && !matches!(frame, Poll::Ready(Some(Err(_))))
         {
-            progress.awaits_body(frame.is_pending());
+            progress.set_awaiting_body(frame.is_pending());
         }
         match &frame {
             Poll::Pending => {}

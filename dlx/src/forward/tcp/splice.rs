@@ -100,7 +100,7 @@ async fn connect(
                 if admission.is_over() {
                     return Err(io::Error::other(error));
                 }
-                if !resource.unreachable(&target, error.to_string()) {
+                if !resource.mark_unreachable(&target, error.to_string()) {
                     // A port other than the probed one: no probe finds out when it accepts.
                     #[expect(
                         clippy::disallowed_methods,

@@ -155,7 +155,7 @@ impl Queue {
     }
 
     /// Dispatches as many requests as may be; `limit` is how many may be dispatched at first.
-    pub(crate) fn release(resource: &Arc<ResourceHandle>, limit: usize) {
+    pub(crate) fn dispatch(resource: &Arc<ResourceHandle>, limit: usize) {
         let mut inner = resource.queue.lock();
         if inner.waiting.is_empty() {
             inner.emptying = None;
@@ -208,7 +208,7 @@ impl HeldRequest {
         self.resource.queue.lock().waiting.insert(self.ticket, sender);
         // After it is queued again: dropping the permit may dispatch it.
         drop(permit);
-        self.resource.want();
+        self.resource.serve_held();
     }
 }
 
@@ -224,7 +224,7 @@ impl Drop for DispatchPermit {
     fn drop(&mut self) {
         if let Some(resource) = self.0.take() {
             resource.queue.lock().dispatched -= 1;
-            resource.release();
+            resource.dispatch_held();
         }
     }
 }
