@@ -157,7 +157,7 @@ async fn an_instance_stays_as_long_as_its_section_does() {
     host.write("other.yaml", &text.replace("a.localhost", "b.localhost"));
     let third = next(&mut served).await;
     assert!(*third[0].instance != *first[0].instance);
-    assert_eq!(third[0].instance.get_resources().await.unwrap()[0].hosts, ["b.localhost"]);
+    assert_eq!(third[0].instance.get_resources().await.unwrap().readable[0].hosts, ["b.localhost"]);
 
     // A second namespace comes, and the first one goes.
     host.write("more.yml", "namespace: more\n");
@@ -199,7 +199,7 @@ async fn a_broken_change_is_told_and_what_was_there_stays_at_work() {
         assert!(!served.has_changed().unwrap());
         assert!(*served.borrow()[0].instance == *first[0].instance);
     }
-    assert_eq!(first[0].instance.get_resources().await.unwrap()[0].hosts, ["a.localhost"]);
+    assert_eq!(first[0].instance.get_resources().await.unwrap().readable[0].hosts, ["a.localhost"]);
 
     host.write("demo.yaml", &good.replace("9s", "8s"));
     let mended = next(&mut served).await;
@@ -251,7 +251,7 @@ async fn a_start_that_was_overtaken_is_not_taken() {
             break now;
         }
     };
-    assert_eq!(all[1].instance.get_resources().await.unwrap()[0].hosts, ["b.new"]);
+    assert_eq!(all[1].instance.get_resources().await.unwrap().readable[0].hosts, ["b.new"]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     fs,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,7 +32,7 @@ fn status(key: &str) -> u64 {
 }
 
 /// `callers` tasks make `each` calls one after the other. Prints what one call took, in time and in processor time.
-async fn calls(instance: &dyn RunningPlugin, callers: u32, each: u32) {
+async fn calls(instance: &Arc<dyn RunningPlugin>, callers: u32, each: u32) {
     let id = ResourceId::new("demo", "bad");
     let (mut wall, mut processor) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -63,7 +64,7 @@ async fn listing() {
     for _ in 0..ROUNDS {
         let (start, cpu_start) = (Instant::now(), cpu());
         for _ in 0..10 {
-            assert_eq!(many.get_resources().await.expect("it answers").len(), 10_001);
+            assert_eq!(many.get_resources().await.expect("it answers").readable.len(), 10_001);
         }
         wall.push(start.elapsed() / 10);
         processor.push((cpu() - cpu_start) / 10);
@@ -99,7 +100,9 @@ async fn waiting() {
 }
 
 async fn until(instance: &dyn RunningPlugin, expected: &str) {
-    while instance.get_resources().await.expect("it answers beside them").remove(0).status != expected {}
+    while instance.get_resources().await.expect("it answers beside them").readable.remove(0).status
+        != expected
+    {}
 }
 
 /// The least, the middle one and the most.
@@ -111,8 +114,8 @@ fn spread(mut times: Vec<Duration>) -> String {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let good = instance("{address: '127.0.0.1:9'}").await;
-    calls(&*good, 1, 20_000).await;
-    calls(&*good, 64, 2_000).await;
+    calls(&good, 1, 20_000).await;
+    calls(&good, 64, 2_000).await;
     listing().await;
     waiting().await;
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use scaler_types::{Changes, backoff::Backoff};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{CallError, RunningPlugin};
+use crate::{CallError, Listed, RunningPlugin};
 
 /// After a plugin that could not say what changed.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -59,11 +59,11 @@ impl ChangeStream {
     /// # Errors
     ///
     /// The plugin could not say. Logged, once as long as it stays the same.
-    pub async fn next(&mut self) -> Result<Changes, CallError> {
+    pub async fn next(&mut self) -> Result<Listed<Changes>, CallError> {
         self.pause().await;
         match self.plugin.changes(self.cursor).await {
             Ok(changes) => {
-                (self.cursor, self.backoff, self.logged) = (changes.cursor, BACKOFF, None);
+                (self.cursor, self.backoff, self.logged) = (changes.readable.cursor, BACKOFF, None);
                 Ok(changes)
             }
             Err(error) => {

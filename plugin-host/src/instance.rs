@@ -10,7 +10,11 @@ use scaler_types::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{CallError, CallFuture, RunningPlugin, breaker::Breaker};
+use crate::{
+    CallError, CallFuture, Listed, RunningPlugin,
+    breaker::Breaker,
+    listed::{LoggedUnreadable, read_changes, read_resources},
+};
 
 /// How long a call may take that has no deadline of its own. A plugin behind a slow API server still makes it (client
 /// libraries give up after 30 s or less), and a call that waits for changes is answered by the plugin's own glue after
@@ -31,6 +35,7 @@ pub(crate) struct Instance {
     /// One per method whose silence says something about the plugin. A wake that takes its whole deadline does not.
     listing: Breaker,
     watching: Breaker,
+    unreadable: LoggedUnreadable,
 }
 
 /// Why there is no result, before it is put in the caller's words.
@@ -43,19 +48,20 @@ pub(crate) enum NoResult {
 
 impl Instance {
     pub(crate) fn new(kind: String, namespace: String, scaler: BoxScaler) -> Self {
-        let (listing, watching) = Default::default();
-        Self { kind, namespace, scaler, listing, watching }
+        let (listing, watching, unreadable) = Default::default();
+        Self { kind, namespace, scaler, listing, watching, unreadable }
     }
 
     /// A call whose silence counts against the plugin.
-    async fn watched<T: DeserializeOwned>(
+    async fn watched<T>(
         &self,
         breaker: &Breaker,
         method: &str,
         argument: &impl Serialize,
+        read: fn(&[u8]) -> serde_json::Result<T>,
     ) -> Result<T, CallError> {
         breaker.admit().map_err(CallError::LeftAlone)?;
-        let result = self.call(ANSWER_WITHIN, method, argument).await;
+        let result = self.call_and_read(ANSWER_WITHIN, method, argument, read).await;
         breaker.record(!matches!(result, Err(NoResult::TimedOut(_))));
         Ok(result?)
     }
@@ -84,12 +90,22 @@ impl Instance {
         method: &str,
         argument: &impl Serialize,
     ) -> Result<T, NoResult> {
+        self.call_and_read(within, method, argument, |answer| serde_json::from_slice(answer)).await
+    }
+
+    async fn call_and_read<T>(
+        &self,
+        within: Duration,
+        method: &str,
+        argument: &impl Serialize,
+        read: fn(&[u8]) -> serde_json::Result<T>,
+    ) -> Result<T, NoResult> {
         let argument = serde_json::to_vec(argument).map_err(|error| {
             NoResult::Fault(Fault::Failed(format!("the call cannot be handed over: {error}")))
         })?;
         let call = self.scaler.call(method.into(), argument.into());
         let result: RVec<u8> = answer(within, call).await?;
-        serde_json::from_slice(&result).map_err(|error| {
+        read(&result).map_err(|error| {
             let kind = &self.kind;
             NoResult::Fault(Fault::Failed(format!(
                 "the answer of {kind} to {method} makes no sense: {error}"
@@ -107,14 +123,22 @@ impl RunningPlugin for Instance {
         &self.namespace
     }
 
-    fn get_resources(&self) -> CallFuture<'_, Result<Vec<Resource>, CallError>> {
-        Box::pin(self.watched(&self.listing, method::GET_RESOURCES, &()))
+    fn get_resources(&self) -> CallFuture<'_, Result<Listed<Vec<Resource>>, CallError>> {
+        Box::pin(async move {
+            let listed = self.watched(&self.listing, method::GET_RESOURCES, &(), read_resources).await?;
+            self.unreadable.log((&self.kind, &self.namespace), &listed.readable, &listed.unreadable, true);
+            Ok(listed)
+        })
     }
 
-    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, CallError>> {
-        Box::pin(
-            async move { self.watched(&self.watching, method::CHANGES, &ChangesRequest { cursor }).await },
-        )
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Listed<Changes>, CallError>> {
+        Box::pin(async move {
+            let request = ChangesRequest { cursor };
+            let listed = self.watched(&self.watching, method::CHANGES, &request, read_changes).await?;
+            let Changes { complete, resources, .. } = &listed.readable;
+            self.unreadable.log((&self.kind, &self.namespace), resources, &listed.unreadable, *complete);
+            Ok(listed)
+        })
     }
 
     fn set_scale<'a>(&'a self, request: &'a ScaleRequest) -> CallFuture<'a, Result<(), ScaleError>> {

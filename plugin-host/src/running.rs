@@ -7,7 +7,7 @@ use scaler_types::{
     RestoreRequest, ScaleError, ScaleRequest, Version,
 };
 
-use crate::CallError;
+use crate::{CallError, Listed};
 
 /// A call in progress; dropping it cancels it in the plugin.
 pub type CallFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -29,14 +29,14 @@ pub trait RunningPlugin: Send + Sync + 'static {
     /// # Errors
     ///
     /// No answer in time (several times in a row: left alone), an error, a panic.
-    fn get_resources(&self) -> CallFuture<'_, Result<Vec<Resource>, CallError>>;
+    fn get_resources(&self) -> CallFuture<'_, Result<Listed<Vec<Resource>>, CallError>>;
 
     /// Waits for what changed since `cursor`; half a minute at most, then nothing has.
     ///
     /// # Errors
     ///
     /// No answer in time (several times in a row: left alone), an error, a panic.
-    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, CallError>>;
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Listed<Changes>, CallError>>;
 
     /// Scales one resource and returns when that is reached.
     ///

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Log, instance, wake};
-use plugin_host::{ANSWER_WITHIN, CallError, RunningPlugin};
+use plugin_host::{ANSWER_WITHIN, CallError, RunningPlugin, UnreadableResource};
 use scaler_types::{Phase, Record, ResourceId, ScaleError, Version};
 
 /// Longer than any call takes that is expected to end.
@@ -48,7 +48,7 @@ async fn a_plugin_in_order_is_called_with_every_method() {
     let bad = instance("{hosts: [bad.localhost], address: '127.0.0.1:9'}").await;
     assert_eq!((bad.kind(), bad.namespace()), ("misbehaving", "demo"));
 
-    let first = bad.changes(0).await.unwrap();
+    let first = bad.changes(0).await.unwrap().readable;
     assert!(first.complete && first.cursor > 0);
     assert_eq!(first.resources[0].hosts, ["bad.localhost"]);
     let waiting = tokio::spawn({
@@ -63,13 +63,13 @@ async fn a_plugin_in_order_is_called_with_every_method() {
         bad.compare_and_set(&id, &Version("0".to_owned()), &draining).await,
         Err(ScaleError::Conflict)
     );
-    assert_eq!(waiting.await.unwrap().unwrap().resources[0].record, draining);
+    assert_eq!(waiting.await.unwrap().unwrap().readable.resources[0].record, draining);
 
     assert_eq!(bad.set_scale(&wake(LONG)).await, Err(ScaleError::Conflict));
     let mut request = wake(LONG);
     request.version = version;
     bad.set_scale(&request).await.unwrap();
-    let resources = bad.get_resources().await.unwrap();
+    let resources = bad.get_resources().await.unwrap().readable;
     assert_eq!((resources[0].replicas, resources[0].endpoints.len()), (1, 1));
 
     request.id.name = "other".to_owned();
@@ -192,4 +192,23 @@ async fn what_a_plugin_logs_is_in_the_hosts_log_with_its_name() {
     bad.get_config().await.unwrap_err();
     let line = log.line(&["panicked: get_config panics", "plugin=\"misbehaving\""]).await;
     assert!(line.contains("ERROR") && line.contains("lib.rs:"), "where it was: {line}");
+}
+
+#[tokio::test]
+async fn an_unreadable_resource_is_named_with_its_field_and_the_others_are_read() {
+    let log = Log::start();
+    let bad = instance("{more: 1, unreadable: 1}").await;
+    let expected = "field scale_resources: invalid type: null, expected f64";
+    let unreadable = [UnreadableResource {
+        id: Some(ResourceId::new("demo", "unreadable-0")),
+        error: expected.to_owned(),
+    }];
+    let listed = bad.get_resources().await.unwrap();
+    let names: Vec<_> = listed.readable.iter().map(|resource| &*resource.id.name).collect();
+    assert_eq!((names, &listed.unreadable[..]), (vec!["bad", "further-0"], &unreadable[..]));
+    let changes = bad.changes(0).await.unwrap();
+    assert!(changes.readable.complete);
+    assert_eq!((changes.readable.resources.len(), &changes.unreadable[..]), (1, &unreadable[..]));
+    let line = log.line(&["WARN", "failed to read a resource", "demo/unreadable-0"]).await;
+    assert!(line.contains(expected), "{line}");
 }

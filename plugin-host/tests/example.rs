@@ -23,7 +23,7 @@ async fn example(dir: &Path) -> Arc<dyn RunningPlugin> {
 }
 
 async fn scale(instance: &dyn RunningPlugin, target: Target, state: Phase) -> Result<(), ScaleError> {
-    let version = instance.get_resources().await.unwrap().remove(0).version;
+    let version = instance.get_resources().await.unwrap().readable.remove(0).version;
     let record = Record { phase: state, nonce: Nonce(7), ..Record::default() };
     let deadline = Duration::from_secs(60);
     let request = ScaleRequest {
@@ -43,15 +43,15 @@ async fn it_starts_and_stops_its_resource_and_tells_what_changed() {
     let log = || fs::read_to_string(dir.path().join("log")).unwrap_or_default();
     // Two daemons of one host.
     let (one, other) = (example(dir.path()).await, example(dir.path()).await);
-    let before = other.changes(0).await.unwrap();
+    let before = other.changes(0).await.unwrap().readable;
     assert_eq!(before.resources[0].hosts, ["files.localhost"]);
     assert_eq!((before.resources[0].replicas, before.resources[0].record.phase), (0, Phase::Active));
 
     scale(&*one, Target::AtLeast(1), Phase::Waking).await.unwrap();
     assert_eq!(log(), "start\n");
-    let mut seen = other.changes(before.cursor).await.unwrap();
+    let mut seen = other.changes(before.cursor).await.unwrap().readable;
     while seen.resources[0].replicas == 0 {
-        seen = other.changes(seen.cursor).await.unwrap();
+        seen = other.changes(seen.cursor).await.unwrap().readable;
     }
     assert_eq!(seen.resources[0].record.phase, Phase::Waking);
     assert_eq!(seen.resources[0].endpoints[0].address, "127.0.0.1:9000");
@@ -60,7 +60,7 @@ async fn it_starts_and_stops_its_resource_and_tells_what_changed() {
 
     scale(&*other, Target::Zero, Phase::Asleep).await.unwrap();
     assert_eq!(log(), "start\nstop\n");
-    let asleep = one.get_resources().await.unwrap().remove(0);
+    let asleep = one.get_resources().await.unwrap().readable.remove(0);
     assert_eq!((asleep.replicas, asleep.endpoints.len(), asleep.record.phase), (0, 0, Phase::Asleep));
     one.stop().await;
 }
@@ -83,5 +83,5 @@ async fn its_page_shows_its_source_and_a_file_it_takes() {
     let mut context = context("command", "{}", dir.path());
     context.namespace_file_text = fs::read_to_string(crate_dir.join("demo.yaml")).unwrap().into();
     let instance = load(dir.path()).plugins[0].start(context).await.unwrap();
-    assert_eq!(instance.get_resources().await.unwrap()[0].hosts, ["files.localhost"]);
+    assert_eq!(instance.get_resources().await.unwrap().readable[0].hosts, ["files.localhost"]);
 }

@@ -150,5 +150,5 @@ async fn a_refused_configuration_is_told_with_its_file_and_line() {
         assert!(told.contains(expected) && !told.contains('\n'), "{section}: {told}");
     }
     let instance = plugin.start(context("misbehaving", "{}", dir.path())).await.unwrap();
-    assert_eq!(instance.get_resources().await.unwrap().len(), 1);
+    assert_eq!(instance.get_resources().await.unwrap().readable.len(), 1);
 }

@@ -44,6 +44,6 @@ async fn a_new_plugin_builds_loads_and_scales() {
         intercepted_for: Duration::ZERO,
     };
     instance.set_scale(&request).await.unwrap();
-    let first = instance.get_resources().await.unwrap().remove(0);
+    let first = instance.get_resources().await.unwrap().readable.remove(0);
     assert_eq!((first.replicas, first.record.phase, first.endpoints.len()), (1, Phase::Waking, 1));
 }

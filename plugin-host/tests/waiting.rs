@@ -25,7 +25,8 @@ async fn until(instance: &dyn RunningPlugin, expected: &str) {
     let mut status = String::new();
     let asked = async {
         while status != expected {
-            status = instance.get_resources().await.expect("it answers beside them").remove(0).status;
+            status =
+                instance.get_resources().await.expect("it answers beside them").readable.remove(0).status;
         }
     };
     let asked = tokio::time::timeout(Duration::from_secs(60), asked).await;

@@ -78,7 +78,11 @@ fn render(url: &str, leader: &Value, problems: &Value, answer: &Value) -> String
     out += &render_section("woken too often", resources, |resource| {
         resource["frequent_wakes"].as_str().map(|_| display_value(&resource["frequent_wakes"]))
     });
-    let (asleep, awake): (Vec<_>, Vec<_>) = resources.iter().partition(|resource| resource["replicas"] == 0);
+    out += &render_section("unreadable", resources, |resource| {
+        (resource["code"] == "unreadable").then(|| display_value(&resource["reason"]))
+    });
+    let readable = resources.iter().filter(|resource| resource["code"] != "unreadable");
+    let (asleep, awake): (Vec<_>, Vec<_>) = readable.partition(|resource| resource["replicas"] == 0);
     let (idle, kept): (Vec<_>, Vec<_>) =
         awake.into_iter().partition(|resource| resource["decision"] == "scale_to_zero");
     out += &format!("asleep: {}\n", asleep.len());
@@ -190,7 +194,8 @@ mod tests {
             "cycles": [{"kind": "deployment", "namespace": "shop", "error": "no answer from DLX b"}],
             "resources": [slept, one("b", 1, "scale_to_zero", "quiet"),
                 routed("c", "dlx", "", Value::Null), routed("d", "own", "no port is free", Value::Null),
-                routed("e", "both", "", "its own endpoints to become ready".into())],
+                routed("e", "both", "", "its own endpoints to become ready".into()),
+                one("f", 0, "keep", "unreadable")],
         });
         let problems = json!({"problems": ["blog.yaml:2:1: unknown key \"colour\", expected one of .. (it is not served)"]});
         let expected = "\
@@ -207,6 +212,8 @@ last wake failed: 1
   shop/a  deployment  no such image
 woken too often: 1
   shop/a  deployment  woken 4 times in the last hour
+unreadable: 1
+  shop/f  deployment  because
 asleep: 1
 scaling to zero: 1
   shop/b  deployment  quiet  because

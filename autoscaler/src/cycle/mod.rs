@@ -244,7 +244,7 @@ impl Cycle {
         }
     }
 
-    /// The work, and why nothing is known of the resources' activity, if so.
+    /// The work, and why nothing is known of the resources' activity, or of a resource, if so.
     async fn observe_and_decide(
         &self,
         plugin: &dyn RunningPlugin,
@@ -253,8 +253,15 @@ impl Cycle {
         let listed = plugin.get_resources().await?;
         let namespace = &self.labels.namespace;
         let source = self.source(settings);
-        let activity = source.query(&self.context.members, plugin.kind(), namespace, &listed, settings).await;
-        let unknown = activity.source.unknown.as_ref().map(ToString::to_string);
+        let readable = &listed.readable;
+        let activity =
+            source.query(&self.context.members, plugin.kind(), namespace, readable, settings).await;
+        let nameless = listed.unreadable.iter().find(|unreadable| unreadable.id.is_none());
+        let nameless = nameless.map(|unreadable| {
+            let error = &unreadable.error;
+            format!("the plugin lists a resource without a readable name, {error}; keeping all that are not listed")
+        });
+        let unknown = activity.source.unknown.as_ref().map(ToString::to_string).or(nameless);
         let interceptions = self.context.dlxs.conditions();
         let work = self.states().observe(Instant::now(), listed, activity, interceptions, settings);
         for ((decision, reason), count) in &work.decisions {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use daemon::settings::Settings;
+use plugin_host::Listed;
 use scaler_types::{
     Nonce, Phase, Record, Resource, ResourceId, RolloutPhase, ScaleEvent, ScaleResource, TrafficMode,
     Version,
@@ -19,7 +20,7 @@ use scaler_types::{
 use tokio::time::Instant;
 
 use crate::{
-    decide::{Decision, Evidence, ObservedRollout, ScaleFailure, ScaleHistory, decide},
+    decide::{Decision, Evidence, ObservedRollout, Reason, ScaleFailure, ScaleHistory, decide},
     drain::DrainOutcome,
     interception::InterceptionConditions,
     observe::{
@@ -142,7 +143,7 @@ impl ResourceStates {
     pub(crate) fn observe(
         &mut self,
         now: Instant,
-        listed: Vec<Resource>,
+        listed: Listed<Vec<Resource>>,
         activity: Activity,
         conditions: InterceptionConditions,
         settings: &Settings,
@@ -155,14 +156,33 @@ impl ResourceStates {
         }
         let mut work = PlannedWork::default();
         let mut readings = readings.map(Vec::into_iter);
-        for (resource, samples) in listed.into_iter().zip(samples) {
+        let Listed { readable, unreadable } = listed;
+        for (resource, samples) in readable.into_iter().zip(samples) {
             let readings = readings.as_mut().map(|readings| readings.next().unwrap_or_default());
             let told = Observed { samples, readings, source: &source, conditions };
             self.observe_resource(now, resource, told, settings, &mut work);
         }
+        self.keep_unreadable(now, &Listed { readable: (), unreadable }, &mut work);
         let cycle = self.cycles.count;
         self.resources.retain(|_, state| state.cycle == cycle);
         work
+    }
+
+    /// Keeps the last known state of what is listed and cannot be read, and has nothing done by it: it may be out of date.
+    fn keep_unreadable(&mut self, now: Instant, listed: &Listed<()>, work: &mut PlannedWork) {
+        for id in listed.unreadable.iter().filter_map(|unreadable| unreadable.id.as_ref()) {
+            self.resources
+                .entry(id.clone())
+                .or_insert_with(|| ResourceState::new(now, Resource::new(id.clone())));
+        }
+        let cycle = self.cycles.count;
+        for (id, state) in self.resources.iter_mut().filter(|(_, state)| state.cycle != cycle) {
+            let Some(why) = listed.why_unreadable(id) else { continue };
+            state.cycle = cycle;
+            (state.samples, state.readings) = (Vec::new(), None);
+            state.set_decision(now, Decision::Keep(Reason::Unreadable(why.into())));
+            *work.decisions.entry((state.decision.name(), state.decision.code())).or_default() += 1;
+        }
     }
 
     /// A user wants this one scaled to zero: its windows, thresholds, events and failures do not count in the next decision.
@@ -342,7 +362,7 @@ impl ResourceState {
             samples: Vec::new(),
             readings: None,
             metrics: Vec::new(),
-            decision: Decision::Keep(crate::decide::Reason::NoMetrics),
+            decision: Decision::Keep(Reason::NoMetrics),
             since: now,
             in_progress: false,
             last_attempt: None,

@@ -14,6 +14,8 @@ use crate::{
 /// Why a resource is left as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reason {
+    /// Its plugin lists it with what cannot be read, and why not: all else that is known of it may be out of date.
+    Unreadable(Arc<str>),
     /// Its owner, or another scaler, wants it awake.
     KeptAwake(Arc<str>),
     /// Its interception does not allow it.
@@ -213,6 +215,7 @@ impl Reason {
     /// In one word, for metrics; stable.
     pub(super) fn code(&self) -> &'static str {
         match self {
+            Self::Unreadable(_) => "unreadable",
             Self::KeptAwake(_) => "kept_awake",
             Self::Interception(not_ready) => not_ready.code(),
             Self::TrafficModeExternal => "traffic_mode_external",
@@ -251,6 +254,7 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unreadable(error) => write!(f, "its plugin lists it and it cannot be read: {error}; nothing is done with it until it can"),
             Self::KeptAwake(reason) => write!(f, "kept awake: {reason}"),
             Self::Interception(not_ready) => not_ready.fmt(f),
             Self::ModeUnknown => f.write_str("its traffic mode is one of a later version: upgrade the autoscaler"),

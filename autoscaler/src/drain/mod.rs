@@ -188,7 +188,7 @@ impl DrainAttempt {
             .get_resources()
             .await
             .map_err(|error| ScaleError::Terminal { reason: error.to_string() })?;
-        let now = listed.into_iter().find(|other| other.id == resource.id);
+        let now = listed.readable.into_iter().find(|other| other.id == resource.id);
         now.map(|resource| resource.version).ok_or(ScaleError::Conflict)
     }
 

@@ -11,6 +11,7 @@ use daemon::{
     reports::{Dropped, Reporter},
     wakes::Wakes,
 };
+use plugin_host::Listed;
 use scaler_types::{Backend, Changes, Resource, ResourceId, Severity, duration::short, protocol::Dlxs};
 use tokio::{
     sync::{mpsc, watch},
@@ -193,7 +194,8 @@ impl Interceptor {
         }
     }
 
-    fn apply_changes(&mut self, changes: Changes) {
+    fn apply_changes(&mut self, mut answer: Listed<Changes>) {
+        let changes = std::mem::take(&mut answer.readable);
         let now = Instant::now();
         let table = self.table.clone();
         let mut inner = table.inner();
@@ -204,7 +206,13 @@ impl Interceptor {
         let mut gone = changes.removed;
         if changes.complete {
             let listed: HashSet<_> = changes.resources.iter().map(|resource| &resource.id).collect();
-            gone.extend(inner.resources.keys().filter(|id| !listed.contains(id)).cloned());
+            gone.extend(
+                inner
+                    .resources
+                    .keys()
+                    .filter(|id| !listed.contains(id) && answer.why_unreadable(id).is_none())
+                    .cloned(),
+            );
         }
         for resource in &changes.resources {
             let Some(route) = &resource.interception else {
@@ -228,6 +236,12 @@ impl Interceptor {
             }
             self.count_backend(before, Some(route.backend));
             inner.dirty.insert(resource.id.clone());
+        }
+        for id in answer.unreadable.iter().filter_map(|unreadable| unreadable.id.as_ref()) {
+            if let Some(resource) = inner.resources.get_mut(id) {
+                resource.unreadable = true;
+                inner.dirty.insert(id.clone());
+            }
         }
         for id in gone {
             // Most never had one.

@@ -61,6 +61,8 @@ pub(super) struct InterceptedResource {
     pub(super) queued: [bool; 2],
     /// The error that was published last.
     reported: Option<Arc<str>>,
+    /// What its plugin lists of it now cannot be read: all of this may be out of date.
+    pub(super) unreadable: bool,
 }
 
 /// No call before.
@@ -177,6 +179,7 @@ impl InterceptedResource {
             stranded: None,
             queued: [false; 2],
             reported: None,
+            unreadable: false,
         };
         this.track_workload_ready(now);
         this
@@ -190,6 +193,7 @@ impl InterceptedResource {
         route: &Interception,
     ) -> Option<BackendChange> {
         let before = self.route.backend;
+        self.unreadable = false;
         self.path = resource.traffic_mode;
         let seen = plugin::protocol_seen(resource);
         if seen.version != self.seen.version {
@@ -272,6 +276,10 @@ impl InterceptedResource {
         waiting: Option<&WaitingAttempt>,
     ) -> DueActions {
         let mut due = DueActions::default();
+        if self.unreadable {
+            // A backend is set whatever the record's version: its Service could be pointed to pods that are gone by now.
+            return due;
+        }
         self.stranded = self.is_stranded(context).then(|| self.stranded.unwrap_or(context.now));
         // A Service that is being re-created has a moment to appear.
         let since = self

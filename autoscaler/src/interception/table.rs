@@ -132,6 +132,9 @@ impl Inner {
             }
             None if self.reachable.is_none() => (SwitchoverProgress::Waiting, None),
             None => (SwitchoverProgress::Lost("its plugin no longer lists its interception".into()), None),
+            Some(resource) if resource.unreadable => {
+                (SwitchoverProgress::Lost("what its plugin lists of it cannot be read".into()), None)
+            }
             Some(resource) => resource.switchover_progress(at, waiting),
         };
         tell.send_if_modified(|known| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use plugin_host::{CallError, ChangeStream, RunningPlugin};
+use plugin_host::{CallError, ChangeStream, Listed, RunningPlugin};
 use scaler_types::Changes;
 use tokio::{
     sync::{mpsc, watch},
@@ -12,7 +12,7 @@ use tokio::{
 use crate::plugin::ActivePlugin;
 
 /// What changed; the error says why the plugin cannot list now: the last known state is kept.
-pub(crate) type ListedChanges = Result<Changes, CallError>;
+pub(crate) type ListedChanges = Result<Listed<Changes>, CallError>;
 
 /// Follows the active plugin, also when it is replaced; returns when the receiver is gone.
 pub(crate) async fn follow_changes(
@@ -45,7 +45,7 @@ async fn stream_changes(
         let lists_all = stream.lists_all();
         let changes = stream.next().await;
         // One that lists everything each time cannot watch, and has nothing to intercept at once.
-        let waits = changes.as_ref().is_ok_and(|changes| {
+        let waits = changes.as_ref().is_ok_and(|Listed { readable: changes, .. }| {
             !lists_all
                 && changes.complete
                 && changes.resources.iter().all(|resource| resource.interception.is_none())

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{CallError, CallFuture, RunningPlugin};
+use plugin_host::{CallError, CallFuture, Listed, RunningPlugin, UnreadableResource};
 use scaler_types::{
     Backend, Changes, Interception, InterceptionRequest, Nonce, Phase, Record, Resource, ResourceEvent,
     ResourceId, RestoreRequest, Rollout, RolloutPhase, ScaleError, ScaleEvent, ScaleRequest, Target, Version,
@@ -50,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) refuse_scale: Option<ScaleError>,
     /// What was reported: of whom, the reason in one word, the message.
     pub(crate) reports: Vec<(ResourceId, ResourceEvent)>,
+    /// What is listed and cannot be read.
+    pub(crate) unreadable: Vec<UnreadableResource>,
     /// `get_resources` never answers.
     pub(crate) hang: bool,
     /// `changes` fails.
@@ -257,6 +259,10 @@ impl Inner {
         Ok(resource)
     }
 
+    fn is_unreadable(&self, id: &ResourceId) -> bool {
+        self.unreadable.iter().any(|other| other.id.as_ref() == Some(id))
+    }
+
     fn log(&mut self, id: &ResourceId) {
         self.version += 1;
         self.log.insert(id.clone(), self.version);
@@ -269,7 +275,11 @@ impl Inner {
         Changes {
             cursor: self.version + 1,
             complete: cursor == 0,
-            resources: there.iter().map(|id| self.resources[id].clone()).collect(),
+            resources: there
+                .iter()
+                .filter(|id| !self.is_unreadable(id))
+                .map(|id| self.resources[id].clone())
+                .collect(),
             removed: if cursor == 0 { Vec::new() } else { removed },
         }
     }
@@ -297,12 +307,15 @@ impl RunningPlugin for Store {
         "demo"
     }
 
-    fn get_resources(&self) -> CallFuture<'_, Result<Vec<Resource>, CallError>> {
+    fn get_resources(&self) -> CallFuture<'_, Result<Listed<Vec<Resource>>, CallError>> {
         Box::pin(async move {
             if self.inner().hang {
                 std::future::pending::<()>().await;
             }
-            Ok(self.inner().resources.values().cloned().collect())
+            let inner = self.inner();
+            let readable = inner.resources.keys().filter(|id| !inner.is_unreadable(id));
+            let readable = readable.map(|id| inner.resources[id].clone()).collect();
+            Ok(Listed { readable, unreadable: inner.unreadable.clone() })
         })
     }
 
@@ -366,7 +379,7 @@ impl RunningPlugin for Store {
         })
     }
 
-    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, CallError>> {
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Listed<Changes>, CallError>> {
         Box::pin(async move {
             let mut writes = self.0.writes.subscribe();
             loop {
@@ -375,9 +388,9 @@ impl RunningPlugin for Store {
                     if inner.blind {
                         return Err(CallError::Plugin("the API is away".to_owned()));
                     }
-                    let changes = inner.since(cursor);
+                    let (changes, unreadable) = (inner.since(cursor), inner.unreadable.clone());
                     if changes.complete || !changes.resources.is_empty() || !changes.removed.is_empty() {
-                        return Ok(changes);
+                        return Ok(Listed { readable: changes, unreadable });
                     }
                 }
                 writes.changed().await.unwrap();

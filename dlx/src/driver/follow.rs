@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use daemon::plugin_manager::Served;
-use plugin_host::ChangeStream;
+use plugin_host::{ChangeStream, Listed};
 use scaler_types::Changes;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -118,7 +118,8 @@ async fn stream(plugins: Arc<FollowedPlugins>, source: Arc<PluginSource>) {
     }
 }
 
-fn apply(plugins: &Arc<FollowedPlugins>, source: &Arc<PluginSource>, changes: Changes) {
+fn apply(plugins: &Arc<FollowedPlugins>, source: &Arc<PluginSource>, mut answer: Listed<Changes>) {
+    let changes = std::mem::take(&mut answer.readable);
     let listing = plugins.resources.next_listing();
     let mut routes_changed = false;
     let mut kept = HashSet::new();
@@ -152,7 +153,11 @@ fn apply(plugins: &Arc<FollowedPlugins>, source: &Arc<PluginSource>, changes: Ch
         kept.insert(key);
     }
     if changes.complete {
-        routes_changed |= forget(plugins, source, |key| kept.contains(key));
+        routes_changed |= forget(plugins, source, |key| {
+            // It stays as it was when it could be read. Whatever is written by that names a version, and changes nothing if
+            // the resource has another by now.
+            kept.contains(key) || answer.why_unreadable(&key.id).is_some()
+        });
     } else if !changes.removed.is_empty() {
         let gone: HashSet<_> = changes.removed.into_iter().collect();
         routes_changed |= forget(plugins, source, |key| !gone.contains(&key.id));

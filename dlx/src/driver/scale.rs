@@ -11,7 +11,10 @@ use scaler_types::{
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Driver, wake::perform};
+use super::{
+    Driver,
+    wake::{perform, refresh_after_conflict},
+};
 use crate::state::{Rejection, ResourceHandle, WakeCause, WakeOutcome};
 
 /// How a wake ended.
@@ -110,7 +113,7 @@ async fn scale(
                 return Ended::CheckView;
             }
             Err(ScaleError::Conflict) => {
-                source.refresh().await;
+                refresh_after_conflict(resource, expected).await;
                 return Ended::CheckView;
             }
             Err(ScaleError::Terminal { reason }) => {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use scaler_types::{
-    Nonce, ScaleError,
+    Nonce, ScaleError, Version,
     backoff::Backoff,
     protocol::{GateInput, GateOrder, Unwritten},
 };
@@ -128,7 +128,7 @@ async fn carry_out(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, order: 
                 }
                 // The view was old: it is refreshed before anything is decided on it.
                 Err(ScaleError::Conflict) => {
-                    source.refresh().await;
+                    refresh_after_conflict(resource, &expected).await;
                     Err(Unwritten::Conflict)
                 }
                 Err(error) => {
@@ -159,6 +159,27 @@ async fn carry_out(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, order: 
             scale::start(driver.clone(), resource.clone(), expected, record, None)
         }
         GateOrder::Nothing | GateOrder::Confirm | GateOrder::Refuse(_) => {}
+    }
+}
+
+/// Has the plugin list what has another version than `expected` by now. One that does not show it (what it lists cannot be
+/// read, say) is asked again after a growing pause.
+pub(super) async fn refresh_after_conflict(resource: &Arc<ResourceHandle>, expected: &Version) {
+    resource.read(|view| view.source.clone()).refresh().await;
+    let lost = resource.update(|view| {
+        if view.gate.seen().is_none_or(|seen| seen.version != *expected) {
+            return None;
+        }
+        view.last_error = Some("its record has changed, and its plugin does not list how".to_owned());
+        view.lost_writes += 1;
+        Some(view.lost_writes)
+    });
+    if let Some(lost) = lost {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "what was not listed yet is asked for again after a growing pause"
+        )]
+        sleep(WRITE_BACKOFF.pause_after(lost)).await;
     }
 }
 

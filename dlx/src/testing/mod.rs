@@ -120,6 +120,11 @@ impl Site {
         self.dlx.resources.get(&ResourceKey { kind: "test".into(), id: plugin::id(name) }).unwrap()
     }
 
+    /// Whether it knows such a resource.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.dlx.resources.get(&ResourceKey { kind: "test".into(), id: plugin::id(name) }).is_some()
+    }
+
     /// Whether it is ready, or the text that says why not.
     pub(crate) fn ready(&self) -> Result<(), String> {
         self.dlx.ready().map_err(|error| error.to_string())

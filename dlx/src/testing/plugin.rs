@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use plugin_host::{CallError, CallFuture, RunningPlugin};
+use plugin_host::{CallError, CallFuture, Listed, RunningPlugin, UnreadableResource};
 use scaler_types::{
     AddressOf, Changes, Endpoint, Nonce, Phase, Record, Resource, ResourceEvent, ResourceId, ScaleError,
     ScaleRequest, Target, Version,
@@ -27,6 +27,8 @@ pub(crate) struct Plugin {
     pub(crate) lists: AtomicUsize,
     /// What was reported: reason and message.
     pub(crate) reports: Mutex<Vec<(String, String)>>,
+    /// Listed, and cannot be read.
+    unreadable: Mutex<Vec<UnreadableResource>>,
     /// While it is set, the stream tells nothing; lists are told.
     pub(crate) stalled: watch::Sender<bool>,
     /// The address of resources that list no endpoint.
@@ -56,6 +58,7 @@ impl Plugin {
             set_scales: AtomicUsize::new(0),
             lists: AtomicUsize::new(0),
             reports: Mutex::default(),
+            unreadable: Mutex::default(),
             stalled: watch::Sender::new(false),
             named: Mutex::default(),
             after_wake: Mutex::default(),
@@ -138,6 +141,14 @@ impl Plugin {
         Some((nonce, version))
     }
 
+    /// From now on these cannot be read; `None`: one without a readable name.
+    pub(crate) fn set_unreadable(&self, names: &[Option<&str>]) {
+        let unreadable =
+            |name: &Option<&str>| UnreadableResource { id: name.map(id), error: "field replicas".to_owned() };
+        *self.unreadable.lock().unwrap() = names.iter().map(unreadable).collect();
+        self.moved();
+    }
+
     pub(crate) fn get(&self, name: &str) -> Resource {
         self.resources.lock().unwrap()[&id(name)].clone()
     }
@@ -182,11 +193,14 @@ impl RunningPlugin for Plugin {
         "demo"
     }
 
-    fn get_resources(&self) -> CallFuture<'_, Result<Vec<Resource>, CallError>> {
-        Box::pin(async { Ok(self.changes(0).await?.resources) })
+    fn get_resources(&self) -> CallFuture<'_, Result<Listed<Vec<Resource>>, CallError>> {
+        Box::pin(async {
+            let Listed { readable, unreadable } = self.changes(0).await?;
+            Ok(Listed { readable: readable.resources, unreadable })
+        })
     }
 
-    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Changes, CallError>> {
+    fn changes(&self, cursor: u64) -> CallFuture<'_, Result<Listed<Changes>, CallError>> {
         Box::pin(async move {
             let mut moved = self.cursor.subscribe();
             if cursor == 0 {
@@ -196,8 +210,14 @@ impl RunningPlugin for Plugin {
                 self.stalled.subscribe().wait_for(|stalled| !stalled).await.unwrap();
             }
             let cursor = *moved.borrow();
-            let resources = self.resources.lock().unwrap().values().cloned().collect();
-            Ok(Changes { cursor, complete: true, resources, removed: Vec::new() })
+            let unreadable = self.unreadable.lock().unwrap().clone();
+            let resources = self.resources.lock().unwrap();
+            let readable = resources
+                .values()
+                .filter(|resource| unreadable.iter().all(|other| other.id.as_ref() != Some(&resource.id)));
+            let resources = readable.cloned().collect();
+            let readable = Changes { cursor, complete: true, resources, removed: Vec::new() };
+            Ok(Listed { readable, unreadable })
         })
     }
 

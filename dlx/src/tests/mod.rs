@@ -26,6 +26,7 @@ mod tcp_held;
 mod unassigned_ports;
 mod unchanged;
 mod unread;
+mod unreadable;
 mod wake_log;
 mod wakes;
 mod waking;

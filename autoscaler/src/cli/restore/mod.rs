@@ -25,7 +25,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use plugin_host::{CallError, RunningPlugin};
+use plugin_host::{CallError, Listed, RunningPlugin, UnreadableResource};
 use scaler_types::{
     Phase, Resource, ResourceId, RestoreRequest, Role, ScaleError, backoff::Backoff, duration,
 };
@@ -269,7 +269,7 @@ async fn restore(
             }
             listed = active.plugin.get_resources() => listed,
         };
-        let mut listed = match listed {
+        let Listed { readable: mut listed, unreadable } = match listed {
             Ok(listed) => listed,
             Err(error) => {
                 print(&format!("{kind} in {namespace}: listing its resources failed: {error}\n"));
@@ -278,6 +278,19 @@ async fn restore(
             }
         };
         listed.retain(|resource| only.is_none_or(|only| *only == resource.id));
+        for UnreadableResource { id, error } in unreadable {
+            let name = match (&id, only) {
+                (Some(id), Some(only)) if id != only => continue,
+                (None, Some(_)) if !listed.is_empty() => continue,
+                (Some(id), _) => id.to_string(),
+                (None, _) => "a resource without a readable name".to_owned(),
+            };
+            // Whether it is asleep, and so has to be woken first, is not known.
+            print(&format!(
+                "{name}: NOT restored: {kind} in {namespace} lists it and it cannot be read: {error}\n"
+            ));
+            summary.failed += 1;
+        }
         // The most recently used first; those with a failed wake at the end.
         listed
             .sort_by_key(|resource| (!resource.record.failed_wake.is_empty(), Reverse(last_used(resource))));
@@ -488,6 +501,33 @@ mod tests {
         assert!(failed >= 32, "{order:?}");
         order.remove(failed);
         assert!(order.iter().enumerate().all(|(at, number)| (38 - number).abs_diff(at) < 8), "{order:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unreadable_resource_is_not_reported_as_restored() {
+        let store = Store::with(["a", "b"]);
+        let (wakes, stop) = (Wakes::new(8), CancellationToken::new());
+        let run = async |only: Option<&str>| {
+            restore(vec![at(&store)], only.map(id).as_ref(), MAX_RETRY_DELAY, &wakes, &stop).await
+        };
+        for (unreadable, only, restored, failed) in [
+            (Some("b"), None, 1, 1),
+            (Some("b"), Some("a"), 1, 0),
+            (Some("b"), Some("b"), 0, 1),
+            (None, None, 2, 1),
+            (None, Some("a"), 1, 0),
+            (None, Some("c"), 0, 1),
+        ] {
+            let unreadable =
+                UnreadableResource { id: unreadable.map(id), error: "field replicas".to_owned() };
+            store.set(|inner| inner.unreadable = vec![unreadable.clone()]);
+            let summary = run(only).await;
+            assert_eq!(
+                summary,
+                Summary { restored, failed, ..Summary::default() },
+                "{unreadable:?} {only:?}"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -134,10 +134,11 @@ async fn wake(
 async fn follow_resources(plugin: Arc<dyn RunningPlugin>, sender: watch::Sender<ListedResources>) {
     let mut stream = ChangeStream::new(plugin);
     loop {
-        let Ok(Changes { complete, resources, removed, .. }) = stream.next().await else { continue };
+        let Ok(mut changes) = stream.next().await else { continue };
+        let Changes { complete, resources, removed, .. } = std::mem::take(&mut changes.readable);
         sender.send_modify(|listed| {
             if complete {
-                listed.clear();
+                listed.retain(|id, _| changes.why_unreadable(id).is_some());
             }
             listed.extend(resources.into_iter().map(|resource| (resource.id.clone(), resource)));
             for id in &removed {

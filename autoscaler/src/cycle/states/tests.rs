@@ -1,5 +1,6 @@
 //! What only time can tell, told by a clock that the test moves.
 
+use plugin_host::UnreadableResource;
 use proptest::prelude::*;
 use scaler_types::{Rollout, RolloutPhase, Version};
 
@@ -65,7 +66,7 @@ impl Scene {
             registered: self.registered.clone(),
         };
         let activity = Activity { source, samples, readings: None };
-        self.states.observe(self.now, vec![self.hello.clone()], activity, SERVED, &self.settings)
+        self.states.observe(self.now, vec![self.hello.clone()].into(), activity, SERVED, &self.settings)
     }
 
     fn code(&self) -> &'static str {
@@ -348,14 +349,42 @@ fn what_is_gone_is_forgotten_and_twice_is_once() {
     twice.replicas = 7;
     scene.states.observe(
         scene.now,
-        vec![scene.hello.clone(), twice],
+        vec![scene.hello.clone(), twice].into(),
         activity.clone(),
         SERVED,
         &scene.settings,
     );
     assert_eq!(scene.states.resources[&id("hello")].resource.replicas, 1);
-    scene.states.observe(scene.now, Vec::new(), activity, SERVED, &scene.settings);
+    scene.states.observe(scene.now, Vec::new().into(), activity, SERVED, &scene.settings);
     assert!(scene.states.resources.is_empty());
+}
+
+#[test]
+fn an_unreadable_resource_keeps_its_last_state_and_is_not_acted_on() {
+    let mut scene = Scene::new();
+    scene.cycle(SECOND);
+    assert_eq!(scene.cycle(WINDOW).idle, [id("hello")]);
+    let other = Resource { id: id("other"), ..scene.hello.clone() };
+    let source = DlxReports { members: scene.members.clone(), ..DlxReports::default() };
+    let activity = Activity { source, samples: vec![Vec::new()], readings: None };
+    for unreadable in [Some(id("hello")), None] {
+        // Known from now on, even by its name alone; without one it may be any that is not listed.
+        let unreadable = vec![UnreadableResource { id: unreadable, error: "field replicas".to_owned() }];
+        let listed = Listed { readable: vec![other.clone()], unreadable };
+        let work = scene.states.observe(scene.now, listed, activity.clone(), SERVED, &scene.settings);
+        assert_eq!((work.idle.len(), work.repairs.len(), scene.code()), (0, 0, "unreadable"));
+        assert_eq!(scene.states.resources[&id("hello")].resource, scene.hello);
+        assert!(scene.states.resources[&id("hello")].decision.to_string().contains("field replicas"));
+        assert!(scene.states.begin_attempt(&id("hello")).is_none(), "one that was queued before");
+        assert_ne!(scene.states.resources[&id("other")].decision.code(), "unreadable");
+    }
+    assert_eq!(scene.cycle(SECOND).idle, [id("hello")]);
+    let unreadable = vec![UnreadableResource { id: Some(id("new")), error: "field hosts".to_owned() }];
+    let listed = Listed { readable: Vec::new(), unreadable };
+    scene.states.observe(scene.now, listed, activity, SERVED, &scene.settings);
+    let known: Vec<_> =
+        scene.states.resources.iter().map(|(id, state)| (&*id.name, state.decision.code())).collect();
+    assert_eq!(known, [("new", "unreadable")]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod pacing;
 use std::{sync::Arc, time::Duration};
 
 use daemon::{members::serving::ReadyDlxs, reports::Dropped, settings::Settings};
-use plugin_host::RunningPlugin;
+use plugin_host::{RunningPlugin, UnreadableResource};
 use prometheus_client::registry::Registry;
 use scaler_types::{Backend, Interception, Nonce, Phase, Record, Resource, ScaleError, TrafficMode};
 use tokio::{
@@ -512,6 +512,35 @@ async fn a_confirmed_fence_has_its_route_led_and_no_other() {
     assert_eq!(confirmed.lost().await, SwitchoverProgress::Changed);
     store.route("mine", |route| route.workload_ready = true);
     assert_eq!(site.in_the_end().await[2..], [Backend::Both, Backend::Workload]);
+}
+
+/// Not even by a failover: where its requests can go is not known.
+#[tokio::test(start_paused = true)]
+async fn the_interception_of_an_unreadable_resource_is_kept_as_it_is() {
+    let store = Store::with(["plain"]);
+    for name in ["web", "other"] {
+        store.put(led(name));
+    }
+    let site = Site::start(&store, &["a"]);
+    site.calls(2).await;
+    settle(SECOND).await;
+    let unreadable = UnreadableResource { id: Some(id("web")), error: "field replicas".to_owned() };
+    store.set(|inner| inner.unreadable = vec![unreadable]);
+    store.change("other", |_| ());
+    // Everything is listed again.
+    store.set(|inner| inner.blind = true);
+    settle(SECOND).await;
+    store.set(|inner| inner.blind = false);
+    settle(LONG).await;
+    assert_eq!((site.gauge(Backend::Dlx), site.reports("InterceptionRemoved")), (2, 0));
+    site.serve(&[]);
+    settle(LONG).await;
+    let to = |name: &str| store.get(name).interception.unwrap().backend;
+    assert_eq!((to("web"), to("other")), (Backend::Dlx, Backend::Both));
+    store.set(|inner| inner.unreadable.clear());
+    store.change("web", |_| ());
+    settle(LONG).await;
+    assert_eq!(to("web"), Backend::Both);
 }
 
 #[tokio::test(start_paused = true)]

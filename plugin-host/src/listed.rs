@@ -1,0 +1,201 @@
+//! Answers that list resources: one that cannot be read costs that resource only.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use scaler_types::{Changes, Resource, ResourceId};
+use serde::Deserialize;
+use serde_json::{Error, Map, Value, json};
+
+/// What a plugin lists, as far as it can be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listed<T> {
+    /// What can be read.
+    pub readable: T,
+    /// Resources that are listed and cannot be read. Their last known state is kept, and nothing is decided by it: missing
+    /// data never counts as idle, or as gone.
+    pub unreadable: Vec<UnreadableResource>,
+}
+
+/// A resource that is listed and cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnreadableResource {
+    /// Which one; `None`: its name cannot be read either, so it may be any.
+    pub id: Option<ResourceId>,
+    /// The fields that are wrong, and why.
+    pub error: String,
+}
+
+/// The unreadable resources of one plugin that were logged, so that each is logged once.
+#[derive(Debug, Default)]
+pub(crate) struct LoggedUnreadable(Mutex<BTreeSet<UnreadableResource>>);
+
+// === impl Listed ===
+
+impl<T> Listed<T> {
+    /// Why `id`, which is not among the readable resources, may be listed all the same.
+    pub fn why_unreadable(&self, id: &ResourceId) -> Option<&str> {
+        let it = self.unreadable.iter().find(|other| other.id.as_ref().is_none_or(|other| other == id));
+        it.map(|unreadable| &*unreadable.error)
+    }
+}
+
+impl<T> From<T> for Listed<T> {
+    fn from(readable: T) -> Self {
+        Self { readable, unreadable: Vec::new() }
+    }
+}
+
+/// Reads the answer to `get_resources`.
+pub(crate) fn read_resources(answer: &[u8]) -> Result<Listed<Vec<Resource>>, Error> {
+    serde_json::from_slice::<Vec<Resource>>(answer).map(Listed::from).or_else(|error| {
+        let each = serde_json::from_slice(answer).map_err(|_| error)?;
+        Ok(read_each(each))
+    })
+}
+
+/// Reads the answer to `changes`.
+pub(crate) fn read_changes(answer: &[u8]) -> Result<Listed<Changes>, Error> {
+    serde_json::from_slice::<Changes>(answer).map(Listed::from).or_else(|error| {
+        let Ok(Value::Object(mut changes)) = serde_json::from_slice(answer) else { return Err(error) };
+        let Some(Value::Array(each)) = changes.remove("resources") else { return Err(error) };
+        let Listed { readable: resources, unreadable } = read_each(each);
+        let changes = Changes { resources, ..Changes::deserialize(Value::Object(changes))? };
+        Ok(Listed { readable: changes, unreadable })
+    })
+}
+
+fn read_each(each: Vec<Value>) -> Listed<Vec<Resource>> {
+    let mut listed = Listed::<Vec<Resource>>::default();
+    for resource in each {
+        match Resource::deserialize(&resource) {
+            Ok(resource) => listed.readable.push(resource),
+            Err(error) => listed.unreadable.push(UnreadableResource {
+                id: ResourceId::deserialize(&resource).ok(),
+                error: wrong_fields(&resource).unwrap_or_else(|| error.to_string()),
+            }),
+        }
+    }
+    listed
+}
+
+/// The fields that cannot be read even alone, each with its error; `None`: it is another error.
+fn wrong_fields(resource: &Value) -> Option<String> {
+    let wrong = resource.as_object()?.iter().filter_map(|(name, value)| {
+        let mut alone = Map::from_iter(["namespace", "name"].map(|name| (name.to_owned(), json!("-"))));
+        alone.insert(name.clone(), value.clone());
+        let error = Resource::deserialize(Value::Object(alone)).err()?;
+        Some(format!("field {name}: {error}"))
+    });
+    let wrong: Vec<_> = wrong.collect();
+    (!wrong.is_empty()).then(|| wrong.join("; "))
+}
+
+// === impl LoggedUnreadable ===
+
+impl LoggedUnreadable {
+    /// Logs what an answer of the plugin `kind` in `namespace` says of unreadable resources, if it is new: `listed` can be read,
+    /// `unreadable` not; `complete`: nothing else is listed.
+    pub(crate) fn log(
+        &self,
+        (kind, namespace): (&str, &str),
+        listed: &[Resource],
+        unreadable: &[UnreadableResource],
+        complete: bool,
+    ) {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|one| {
+            let same = |other: &UnreadableResource| other.id == one.id;
+            if unreadable.contains(one) {
+                return true;
+            }
+            match &one.id {
+                Some(id) if listed.iter().any(|resource| resource.id == *id) => {
+                    tracing::info!(kind, namespace, resource = %id, "resource can be read again");
+                    false
+                }
+                _ => !complete && !unreadable.iter().any(same),
+            }
+        });
+        for one in unreadable {
+            if logged.insert(one.clone()) {
+                let UnreadableResource { id, error } = one;
+                let resource =
+                    id.as_ref().map_or_else(|| "(without a readable name)".to_owned(), ResourceId::to_string);
+                tracing::warn!(kind, namespace, resource, %error, "failed to read a resource that the plugin lists; keeping its last known state");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three resources, of which the second is as given.
+    fn list(second: &Value) -> Value {
+        json!([{"namespace": "demo", "name": "a", "replicas": 1}, second, {"namespace": "demo", "name": "c"}])
+    }
+
+    fn unreadable(id: Option<&str>, error: &str) -> UnreadableResource {
+        UnreadableResource { id: id.map(|name| ResourceId::new("demo", name)), error: error.to_owned() }
+    }
+
+    #[test]
+    fn one_unreadable_resource_costs_itself_only_and_is_named_with_its_fields() {
+        for (second, id, error) in [
+            (json!({"replicas": -1}), Some("b"), "field replicas: invalid value: integer `-1`, expected u32"),
+            (
+                json!({"ports": [{"listen": "80"}], "hosts": "b", "later": 1}),
+                Some("b"),
+                "field hosts: invalid type: string \"b\", expected a sequence; field ports: invalid type: string \"80\", expected u16",
+            ),
+            (json!({"namespace": 7}), None, "field namespace: invalid type: integer `7`, expected a string"),
+            (json!(7), None, "invalid type: integer `7`, expected struct Resource"),
+            (json!({"name": null}), None, "field name: invalid type: null, expected a string"),
+        ] {
+            let mut resource = json!({"namespace": "demo", "name": "b"});
+            match second {
+                Value::Object(fields) => resource.as_object_mut().unwrap().extend(fields),
+                other => resource = other,
+            }
+            let listed = read_resources(list(&resource).to_string().as_bytes()).unwrap();
+            let names: Vec<_> = listed.readable.iter().map(|resource| &*resource.id.name).collect();
+            assert_eq!((names, listed.readable[0].replicas), (vec!["a", "c"], 1), "{resource}");
+            assert_eq!(listed.unreadable, [unreadable(id, error)], "{resource}");
+            let changes = json!({"cursor": 7, "complete": true, "resources": list(&resource), "removed": [{"namespace": "demo", "name": "d"}]});
+            let changes = read_changes(changes.to_string().as_bytes()).unwrap();
+            assert_eq!(changes.unreadable, listed.unreadable);
+            let Changes { cursor, complete, resources, removed } = changes.readable;
+            assert_eq!((cursor, complete, &removed[0].name[..], resources), (7, true, "d", listed.readable));
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_resources_is_an_error() {
+        for answer in ["[", "7", "{}", r#"[{"namespace": "demo", "name": "a"}"#] {
+            read_resources(answer.as_bytes()).unwrap_err();
+        }
+        for answer in [
+            "[]",
+            r#"{"resources": []}"#,
+            r#"{"cursor": 1, "resources": 7}"#,
+            r#"{"cursor": 1, "removed": [7]}"#,
+        ] {
+            read_changes(answer.as_bytes()).unwrap_err();
+        }
+        let readable = read_changes(br#"{"cursor": 1}"#).unwrap();
+        assert_eq!(readable, Changes { cursor: 1, ..Changes::default() }.into());
+    }
+
+    #[test]
+    fn one_without_a_readable_name_may_be_any() {
+        let named = |id| Listed { readable: (), unreadable: vec![unreadable(id, "why")] };
+        let id = |name| ResourceId::new("demo", name);
+        assert_eq!(named(Some("a")).why_unreadable(&id("a")), Some("why"));
+        assert_eq!(named(Some("a")).why_unreadable(&id("b")), None);
+        assert_eq!(named(None).why_unreadable(&id("b")), Some("why"));
+    }
+}
