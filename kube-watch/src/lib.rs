@@ -5,7 +5,7 @@
 //! - the revision of a list. A list older than what a process has read or written itself must not remove that;
 //! - limits: a list or watch that is not answered fails, so what a stalled connection hides is hidden for a bounded time;
 //! - a pause before a watch is resumed that ended as soon as it began;
-//! - a new list where the server refuses a watch because its version is too old (status 410, not an event of the watch);
+//! - a new list where the server refuses a watch because its version is too old (status 410, not an event of the watch), after a pause;
 //! - a watch that begins at a version its user has read.
 
 #[cfg(test)]
@@ -255,7 +255,10 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Follower<K
         };
         match with_timeout(ANSWER_TIMEOUT, self.api.watch(&params, &version)).await {
             Ok(events) => (State::Watching { version, since: Instant::now(), events: events.boxed() }, None),
-            Err(kube::Error::Api(status)) if status.code == 410 => (State::Init, None),
+            Err(kube::Error::Api(status)) if status.code == 410 => {
+                self.pause();
+                (State::Init, None)
+            }
             Err(error) => {
                 self.pause();
                 (State::Start(version), Some(Err(WatchError::Start(error))))
@@ -277,7 +280,10 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + 'static> Follower<K
                 (object.resource_version().unwrap_or(version), Event::Delete(object))
             }
             Ok(Some(Ok(WatchEvent::Bookmark(mark)))) => (mark.metadata.resource_version, Event::Bookmark),
-            Ok(Some(Ok(WatchEvent::Error(status)))) if status.code == 410 => return (State::Init, None),
+            Ok(Some(Ok(WatchEvent::Error(status)))) if status.code == 410 => {
+                self.pause();
+                return (State::Init, None);
+            }
             Ok(Some(Ok(WatchEvent::Error(status)))) => {
                 return self.broken(version, since, kube::Error::Api(status));
             }
