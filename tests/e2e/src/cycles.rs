@@ -18,7 +18,7 @@ use crate::{
     journal::{Journal, Verdict},
     member::StandIn,
     random::{self, Random},
-    traffic::{self, Fronts, Shared, Sleeps, Target, Way},
+    traffic::{self, LiveAddresses, Shared, Sleeps, Target, Way},
     until,
     wait::pause,
     without,
@@ -87,7 +87,7 @@ struct Run {
     site: Site,
     plan: Plan,
     services: Vec<Service>,
-    fronts: Fronts,
+    fronts: LiveAddresses,
     shared: Shared,
     seed: u64,
 }
@@ -140,7 +140,7 @@ impl Plan {
         let program = self.program(Part::Dlx);
         let (mut beside, front) = site.launch_dlx_beside(program);
         beside.environment.extend(self.environment());
-        let fronts = Fronts::from(vec![site.front(), front]);
+        let fronts = LiveAddresses::from(vec![site.front(), front]);
         Arc::new(Run { site, plan: self, services, fronts, shared: Shared::new(seed), seed }).go(beside).await
     }
 }

@@ -33,14 +33,14 @@ pub struct Shared {
     /// The source of ids.
     pub ids: Arc<Ids>,
     /// Which requests are on their way now.
-    pub flights: Arc<Flights>,
+    pub flights: Arc<InFlight>,
     /// Set: finish what was begun.
     pub stop: Arc<AtomicBool>,
 }
 
 /// Where connections can be made now: the DLXs' own addresses, or a Service's on every node.
 #[derive(Clone, Debug, Default)]
-pub struct Fronts(Arc<Mutex<Vec<SocketAddr>>>);
+pub struct LiveAddresses(Arc<Mutex<Vec<SocketAddr>>>);
 
 /// How clients reach a resource.
 #[derive(Clone, Debug)]
@@ -48,9 +48,9 @@ pub struct Way {
     /// The host of its requests.
     pub host: String,
     /// Where its requests are taken; each new connection goes to any of these.
-    pub fronts: Fronts,
+    pub fronts: LiveAddresses,
     /// Where its lines are taken, if it speaks that protocol.
-    pub lines: Option<Fronts>,
+    pub lines: Option<LiveAddresses>,
     /// How many connections a client keeps for as long as it lives, and uses one or the other of; at least one.
     pub pool: usize,
 }
@@ -87,7 +87,7 @@ pub enum Client {
 
 /// The requests that are on their way.
 #[derive(Debug, Default)]
-pub struct Flights(Mutex<(BTreeSet<String>, Option<BTreeSet<String>>)>);
+pub struct InFlight(Mutex<(BTreeSet<String>, Option<BTreeSet<String>>)>);
 
 /// The clients of one resource.
 #[derive(Debug)]
@@ -182,13 +182,13 @@ impl Client {
 
 impl Way {
     /// Requests for `host`, over one kept connection and many new ones.
-    pub fn new(host: &str, fronts: impl Into<Fronts>) -> Self {
+    pub fn new(host: &str, fronts: impl Into<LiveAddresses>) -> Self {
         Self { host: host.to_owned(), fronts: fronts.into(), lines: None, pool: 1 }
     }
 
     /// Lines, too.
     #[must_use]
-    pub fn lines(mut self, fronts: impl Into<Fronts>) -> Self {
+    pub fn lines(mut self, fronts: impl Into<LiveAddresses>) -> Self {
         self.lines = Some(fronts.into());
         self
     }
@@ -201,9 +201,9 @@ impl Way {
     }
 }
 
-// === impl Fronts ===
+// === impl LiveAddresses ===
 
-impl Fronts {
+impl LiveAddresses {
     /// From now on.
     pub fn set(&self, addresses: Vec<SocketAddr>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
@@ -226,7 +226,7 @@ impl Fronts {
     }
 }
 
-impl From<Vec<SocketAddr>> for Fronts {
+impl From<Vec<SocketAddr>> for LiveAddresses {
     fn from(addresses: Vec<SocketAddr>) -> Self {
         Self(Arc::new(Mutex::new(addresses)))
     }
@@ -380,9 +380,9 @@ impl Shared {
     }
 }
 
-// === impl Flights ===
+// === impl InFlight ===
 
-impl Flights {
+impl InFlight {
     fn begin(&self, id: &str) {
         let (now, recorded) = &mut *self.lock();
         now.insert(id.to_owned());

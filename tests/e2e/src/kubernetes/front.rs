@@ -8,7 +8,7 @@ use kube::{
 };
 use tokio::task::JoinHandle;
 
-use crate::traffic::Fronts;
+use crate::traffic::LiveAddresses;
 
 /// The port on which a DLX takes requests.
 const PORT: u16 = 8090;
@@ -17,7 +17,7 @@ const PORT: u16 = 8090;
 #[derive(Debug)]
 pub struct Front {
     /// Where requests are to be sent now.
-    pub fronts: Fronts,
+    pub fronts: LiveAddresses,
     task: JoinHandle<()>,
 }
 
@@ -26,7 +26,7 @@ pub struct Front {
 impl Front {
     /// Starts to follow them.
     pub fn follow(client: Client, namespace: &str) -> Self {
-        let fronts = Fronts::default();
+        let fronts = LiveAddresses::default();
         let known = fronts.clone();
         let pods: Api<Pod> = Api::namespaced(client, namespace);
         let task = tokio::spawn(async move {

@@ -12,15 +12,15 @@ pub mod manifests;
 mod objects;
 pub mod prometheus;
 pub mod protocols;
-pub mod seen;
 pub mod shop;
 pub mod snapshot;
 pub mod test_cluster;
 pub mod workload;
+pub mod workload_view;
 
 pub use objects::create;
-pub use seen::Seen;
 pub use shop::{Setting, Shop};
 pub use snapshot::Snapshot;
 pub use test_cluster::{Names, kubeconfig, needs_devcluster, run};
 pub use workload::Workload;
+pub use workload_view::WorkloadView;

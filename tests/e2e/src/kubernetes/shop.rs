@@ -36,7 +36,7 @@ use super::{
 use crate::{
     admin::{self, Metrics},
     binaries,
-    traffic::Fronts,
+    traffic::LiveAddresses,
     until,
 };
 
@@ -241,7 +241,7 @@ impl Shop {
     }
 
     /// Where the DLXs take requests, as pods come and go.
-    pub fn fronts(&self) -> Fronts {
+    pub fn fronts(&self) -> LiveAddresses {
         self.front.fronts.clone()
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use e2e::{
-    kubernetes::{Seen, Setting, Shop, Workload, run},
+    kubernetes::{Setting, Shop, Workload, WorkloadView, run},
     load::{self, get},
     until,
 };
@@ -16,7 +16,7 @@ use crate::restore::{before, intercept_patch};
 const FOREIGN: &str = "10.9.9.9";
 
 /// The objects as a backup tool keeps them: without what the API server sets, but with the uids in owner references as they were.
-fn backup(seen: &Seen) -> Vec<Value> {
+fn backup(seen: &WorkloadView) -> Vec<Value> {
     let slice = seen.ours().next().expect("a slice of ours").clone();
     let mut all = vec![seen.object.clone(), seen.service.clone(), slice];
     let kinds = [("apps/v1", "Deployment"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
@@ -47,14 +47,14 @@ async fn restore(shop: &Shop, web: &Workload, kept: &[Value]) {
     shop.delete(web).await;
     shop.remove(&web.service()).await;
     // The slices go with their Service.
-    shop.seen(web, "nothing to be left", |seen| seen.service.is_null() && seen.slices.is_empty()).await;
+    shop.until_seen(web, "nothing to be left", |seen| seen.service.is_null() && seen.slices.is_empty()).await;
     // The slice before its Service: as soon as that is there the leader writes slices of its own.
     for object in [&kept[0], &kept[2], &kept[1]] {
         shop.create(object).await;
     }
 }
 
-fn has_foreign_owner(seen: &Seen) -> bool {
+fn has_foreign_owner(seen: &WorkloadView) -> bool {
     seen.ours().any(|slice| slice.to_string().contains(FOREIGN))
 }
 
@@ -65,11 +65,11 @@ fn a_sleeping_workload_from_a_backup_answers_and_its_service_is_restored() {
         let (web, _) = before(&shop, "web").await;
         shop.patch(&web, intercept_patch(Some("always"))).await;
         shop.asleep(&web).await;
-        let seen = shop.seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)).await;
+        let seen = shop.until_seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)).await;
         restore(&shop, &web, &backup(&seen)).await;
         let began = Instant::now();
-        let are_repaired = |seen: &Seen| seen.backend() == Backend::Dlx && !has_foreign_owner(seen);
-        let repaired = shop.seen(&web, "its slices to name the DLXs", are_repaired).await;
+        let are_repaired = |seen: &WorkloadView| seen.backend() == Backend::Dlx && !has_foreign_owner(seen);
+        let repaired = shop.until_seen(&web, "its slices to name the DLXs", are_repaired).await;
         println!("repaired after {:?}", began.elapsed());
         let uid = &repaired.service["metadata"]["uid"];
         assert_ne!(*uid, seen.service["metadata"]["uid"]);

@@ -42,7 +42,7 @@ async fn intercepted(shop: &Shop, web: &Workload) {
     shop.patch(web, intercept_patch(Some("always"))).await;
     shop.until_intercepted(web).await;
     // Key and slices are of different watches.
-    let seen = shop.seen(web, "a slice of each family", |seen| seen.ours().count() == 2).await;
+    let seen = shop.until_seen(web, "a slice of each family", |seen| seen.ours().count() == 2).await;
     shop.until_port_sends(web, LINES, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
     let pod = shop.pods(Part::Dlx).await.remove(0);
     let addresses = pod.status.and_then(|status| status.pod_ips).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use e2e::{
     journal::Verdict,
     kubernetes::{
-        Seen, Setting, Shop, Snapshot, Workload, needs_devcluster,
+        Setting, Shop, Snapshot, Workload, WorkloadView, needs_devcluster,
         protocols::{Database, postgres, psql, redis},
         run,
         shop::Part,
@@ -245,12 +245,12 @@ fn an_interception_is_seen_and_undone_it_is_as_before() {
         assert_eq!((own.backend(), own.state(), own.replicas()), (Backend::Workload, None, 1));
         // Manually, as the leader does it.
         shop.create(&dlx_slice(&json!([{"addresses": ["10.244.9.9"]}]))).await;
-        let both = shop.seen(&web, "both", |seen| seen.backend() == Backend::Both).await;
+        let both = shop.until_seen(&web, "both", |seen| seen.backend() == Backend::Both).await;
         assert_eq!((both.has_selector_key(), both.ours().count(), both.state()), (false, 1, None));
         shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": "1"}}})).await;
         let record = json!({"phase":"asleep"}).to_string();
         shop.patch(&web, json!({"metadata": {"annotations": {"scaler.dev/state": record}}})).await;
-        let asleep = shop.seen(&web, "a record", |seen| seen.state() == Some(Phase::Asleep)).await;
+        let asleep = shop.until_seen(&web, "a record", |seen| seen.state() == Some(Phase::Asleep)).await;
         assert!(asleep.has_selector_key());
         shop.until_intercepted(&web).await;
         let differences = before.differences(&shop.snapshot().await);
@@ -282,7 +282,7 @@ fn a_daemon_is_killed_at_the_moment_its_record_says_something() {
     run(async {
         let shop = Shop::open_with(Setting { autoscalers: 1, ..Setting::default() }).await;
         let web = Workload::new(&shop, "web");
-        let draining = |seen: &Seen| seen.state() == Some(Phase::Draining);
+        let draining = |seen: &WorkloadView| seen.state() == Some(Phase::Draining);
         let ((), (leader, seen)) =
             tokio::join!(shop.deploy(&web), shop.kill_leader_at(&web, "a drain attempt", draining));
         assert_eq!(seen.replicas(), 1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use devcluster::Filter;
 use e2e::{
-    kubernetes::{Seen, Setting, Shop, Workload, needs_devcluster, run, shop::Part},
+    kubernetes::{Setting, Shop, Workload, WorkloadView, needs_devcluster, run, shop::Part},
     until,
     wait::pause,
 };
@@ -36,7 +36,7 @@ pub async fn holds(shop: &Shop, holder: &str) {
 }
 
 /// The leader is killed the moment a workload is seen so, and another autoscaler is the leader at once.
-pub async fn change_at(shop: &Shop, web: &Workload, what: &str, wanted: impl Fn(&Seen) -> bool) {
+pub async fn change_at(shop: &Shop, web: &Workload, what: &str, wanted: impl Fn(&WorkloadView) -> bool) {
     let (killed, _) = shop.kill_leader_at(web, what, wanted).await;
     holds(shop, "").await;
     println!("{what}: {killed} was killed");
@@ -68,7 +68,8 @@ fn another_leader_continues_from_every_phase() {
         let late = shop.cluster().faults().latency(patches, Duration::from_secs(1));
         change_at(&shop, &web, "a drain attempt", |seen| seen.state() == Some(Phase::Draining)).await;
         late.end();
-        let seen = shop.seen(&web, "the drain to be reverted", |seen| seen.state() != Some(Phase::Draining));
+        let seen =
+            shop.until_seen(&web, "the drain to be reverted", |seen| seen.state() != Some(Phase::Draining));
         assert_eq!(seen.await.state(), Some(Phase::Active), "no leader has seen it idle");
         shop.asleep(&web).await;
 

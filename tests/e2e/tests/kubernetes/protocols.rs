@@ -15,8 +15,10 @@ use e2e::{
 /// A workload whose Service is intercepted; where its port is on each node.
 async fn intercepted(shop: &Shop, workload: &Workload, port: u16) -> Vec<SocketAddr> {
     shop.deploy(workload).await;
-    shop.seen(workload, "its Service to be intercepted", |seen| seen.backend() == scaler_types::Backend::Dlx)
-        .await;
+    shop.until_seen(workload, "its Service to be intercepted", |seen| {
+        seen.backend() == scaler_types::Backend::Dlx
+    })
+    .await;
     shop.until_port_sends(workload, port, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
     shop.service(workload, port).await
 }

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use e2e::{
-    kubernetes::{Seen, Setting, Shop, Snapshot, Workload, needs_devcluster, run, shop::Part},
+    kubernetes::{Setting, Shop, Snapshot, Workload, WorkloadView, needs_devcluster, run, shop::Part},
     load::{self, get},
 };
 use scaler_types::{Backend, Phase};
 use serde_json::{Value, json};
 
 /// Whether it is at that record.
-type Wanted = fn(&Seen) -> bool;
+type Wanted = fn(&WorkloadView) -> bool;
 
 /// Two replicas and a Service of two ports, before anything is opted in; and a snapshot of it.
 pub async fn before(shop: &Shop, name: &str) -> (Workload, Snapshot) {
@@ -109,7 +109,7 @@ fn restore_after_a_kill_at_any_record_leaves_equal_objects() {
             };
             let killed = async {
                 if wakes {
-                    shop.seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)).await;
+                    shop.until_seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)).await;
                 }
                 shop.kill_leader_at(&web, what, wanted).await
             };
@@ -177,11 +177,11 @@ fn requests_lost_to_a_killed_dlx_are_counted() {
         let pods = shop.pods(Part::Dlx).await;
         let killed = pods[0].metadata.name.clone().expect("a pod's name");
         let address = pods[0].status.as_ref().and_then(|status| status.pod_ip.clone()).expect("its address");
-        let names_it = |seen: &Seen| seen.ours().any(|slice| slice.to_string().contains(&address));
+        let names_it = |seen: &WorkloadView| seen.ours().any(|slice| slice.to_string().contains(&address));
         shop.kill(&killed);
         shop.delete_now(&killed).await;
         let over = async {
-            shop.seen(&web, "no slice to name it", |seen| !names_it(seen)).await;
+            shop.until_seen(&web, "no slice to name it", |seen| !names_it(seen)).await;
             for (node, at) in addresses.iter().enumerate() {
                 let gone =
                     |known: &[std::net::SocketAddr]| known.iter().all(|end| end.ip().to_string() != address);
@@ -222,7 +222,7 @@ fn a_service_whose_selector_key_is_removed_again_and_again_is_left_alone() {
         let (web, _) = before(&shop, "web").await;
         shop.patch(&web, intercept_patch(Some("always"))).await;
         for time in 1..=3 {
-            shop.seen(&web, "our key", Seen::has_selector_key).await;
+            shop.until_seen(&web, "our key", WorkloadView::has_selector_key).await;
             shop.merge(&web.service(), json!({"spec": {"selector": {"scaler.dev/intercepted": null}}})).await;
             println!("taken away: {time}");
         }

@@ -118,8 +118,9 @@ fn the_hook_fails_while_something_cannot_be_restored_and_then_succeeds() {
         {
             assert!(said.contains(expected), "{expected:?} is not in {said}");
         }
-        shop.seen(&webs[1], "its Service to be restored", |seen| seen.backend() == Backend::Workload).await;
-        shop.seen(&webs[0], "its Service to be intercepted still", |seen| {
+        shop.until_seen(&webs[1], "its Service to be restored", |seen| seen.backend() == Backend::Workload)
+            .await;
+        shop.until_seen(&webs[0], "its Service to be intercepted still", |seen| {
             seen.backend() != Backend::Workload
         })
         .await;

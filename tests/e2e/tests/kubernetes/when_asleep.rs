@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use e2e::{
     kubernetes::{
-        Seen, Setting, Shop, Workload,
+        Setting, Shop, Workload, WorkloadView,
         cycles::{App, Beside, Plan},
         needs_devcluster,
         prometheus::{self, Prometheus, SAMPLE},
@@ -61,7 +61,7 @@ async fn scene(propagation_delay: Duration) -> Option<(Shop, Prometheus, Workloa
 }
 
 /// The Service is switched to the DLXs, and the pod may still be needed.
-fn switched(seen: &Seen) -> bool {
+fn switched(seen: &WorkloadView) -> bool {
     seen.backend() == Backend::Dlx && seen.state() == Some(Phase::Draining) && seen.replicas() == 1
 }
 
@@ -104,21 +104,22 @@ fn no_pod_is_stopped_that_is_busy_after_the_propagation_delay() {
         answered(&mut kept, &web, "/", "first").await;
 
         // One that was begun within the propagation delay outlasts the sample.
-        shop.seen(&web, "the switch", switched).await;
+        shop.until_seen(&web, "the switch", switched).await;
         let path = format!("/slow/{}", ((SHORT_PROPAGATION_DELAY + SAMPLE) * 2).as_millis());
         tokio::select! {
             biased;
             () = answered(&mut kept, &web, &path, "long") => {}
-            _ = shop.seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)) => {
+            _ = shop.until_seen(&web, "its sleep", |seen| seen.state() == Some(Phase::Asleep)) => {
                 panic!("it was put to sleep while a request was with its pod");
             }
         }
-        shop.seen(&web, "its Service to be restored", |seen| seen.backend() == Backend::Workload).await;
+        shop.until_seen(&web, "its Service to be restored", |seen| seen.backend() == Backend::Workload).await;
 
         // Short ones, all of them after the propagation delay.
-        shop.seen(&web, "another switch", switched).await;
+        shop.until_seen(&web, "another switch", switched).await;
         pause(SHORT_PROPAGATION_DELAY + SAMPLE / 8).await;
-        let decided = shop.seen(&web, "an end of the try", |seen| seen.state() != Some(Phase::Draining));
+        let decided =
+            shop.until_seen(&web, "an end of the try", |seen| seen.state() != Some(Phase::Draining));
         let mut decided = std::pin::pin!(decided);
         let mut number = 0;
         let seen = loop {
@@ -148,7 +149,7 @@ fn another_leader_reverts_a_switchover_that_it_did_not_begin() {
         let Some((shop, _prometheus, web)) = scene(SHORT_PROPAGATION_DELAY).await else { return };
         change_at(&shop, &web, "a switch", switched).await;
         let lifted =
-            shop.seen(&web, "the drain to be reverted", |seen| seen.state() != Some(Phase::Draining));
+            shop.until_seen(&web, "the drain to be reverted", |seen| seen.state() != Some(Phase::Draining));
         let lifted = lifted.await;
         assert_eq!((lifted.state(), lifted.replicas()), (Some(Phase::Active), 1));
         shop.until_restored(&web).await;

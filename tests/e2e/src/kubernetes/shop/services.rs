@@ -16,7 +16,7 @@ use tokio::{process::Command, time::timeout};
 use super::{LAG, Part, SERVICE_PORTS, Shop, programs};
 use crate::{
     binaries,
-    kubernetes::{Seen, Workload, kubeconfig},
+    kubernetes::{Workload, WorkloadView, kubeconfig},
     traffic::Way,
     until,
     wait::{pause, wait_timeout},
@@ -62,17 +62,18 @@ impl Shop {
     }
 
     /// Waits until the endpoints of a workload's Service are the DLXs alone, and every node follows.
-    pub async fn until_intercepted(&self, workload: &Workload) -> Seen {
-        let seen =
-            self.seen(workload, "its Service to be intercepted", |seen| seen.backend() == Backend::Dlx).await;
+    pub async fn until_intercepted(&self, workload: &Workload) -> WorkloadView {
+        let seen = self
+            .until_seen(workload, "its Service to be intercepted", |seen| seen.backend() == Backend::Dlx)
+            .await;
         self.until_nodes_send(workload, |known| !known.is_empty() && known.iter().all(is_dlx)).await;
         seen
     }
 
     /// Waits until the Service of a workload is not intercepted any more, and every node follows.
-    pub async fn until_restored(&self, workload: &Workload) -> Seen {
+    pub async fn until_restored(&self, workload: &Workload) -> WorkloadView {
         let seen = self
-            .seen(workload, "its Service to be restored", |seen| seen.backend() == Backend::Workload)
+            .until_seen(workload, "its Service to be restored", |seen| seen.backend() == Backend::Workload)
             .await;
         self.until_nodes_send(workload, |known| !known.iter().any(is_dlx)).await;
         seen
@@ -195,10 +196,10 @@ impl Shop {
         &self,
         workload: &Workload,
         what: &str,
-        wanted: impl Fn(&Seen) -> bool,
-    ) -> (String, Seen) {
+        wanted: impl Fn(&WorkloadView) -> bool,
+    ) -> (String, WorkloadView) {
         let leader = self.leader_pod().await;
-        let seen = self.seen(workload, what, wanted).await;
+        let seen = self.until_seen(workload, what, wanted).await;
         self.kill(&leader);
         (leader, seen)
     }

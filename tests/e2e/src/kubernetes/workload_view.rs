@@ -30,7 +30,7 @@ const SLICES: &str = "slices";
 
 /// What is seen.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Seen {
+pub struct WorkloadView {
     /// The workload's object; null if there is none.
     pub object: Value,
     /// Its Service; null if there is none.
@@ -39,9 +39,9 @@ pub struct Seen {
     pub slices: BTreeMap<String, Value>,
 }
 
-// === impl Seen ===
+// === impl WorkloadView ===
 
-impl Seen {
+impl WorkloadView {
     /// The workload's record; null if it has none.
     pub fn record(&self) -> Value {
         let record = self.object["metadata"]["annotations"]["scaler.dev/state"].as_str();
@@ -103,8 +103,13 @@ impl Shop {
     /// # Panics
     ///
     /// It is not in a long while; the message has the last that was seen.
-    pub async fn seen(&self, workload: &Workload, what: &str, wanted: impl Fn(&Seen) -> bool) -> Seen {
-        let mut seen = Seen::default();
+    pub async fn until_seen(
+        &self,
+        workload: &Workload,
+        what: &str,
+        wanted: impl Fn(&WorkloadView) -> bool,
+    ) -> WorkloadView {
+        let mut seen = WorkloadView::default();
         let found = timeout(wait_timeout(), self.watch(workload, &mut seen, wanted)).await.is_ok();
         let id = workload.id();
         assert!(
@@ -116,7 +121,12 @@ impl Shop {
         seen
     }
 
-    async fn watch(&self, workload: &Workload, seen: &mut Seen, wanted: impl Fn(&Seen) -> bool) {
+    async fn watch(
+        &self,
+        workload: &Workload,
+        seen: &mut WorkloadView,
+        wanted: impl Fn(&WorkloadView) -> bool,
+    ) {
         let by_name = watcher::Config::default().fields(&format!("metadata.name={}", workload.name));
         let by_label = watcher::Config::default().labels(&format!("{SERVICE}={}", workload.name));
         let slices = ApiResource::erase::<k8s_openapi::api::discovery::v1::EndpointSlice>(&());
