@@ -7,7 +7,7 @@ use scaler_types::ScaleError;
 
 use crate::{
     admin::MetricsCollector,
-    testing::{Site, SiteOptions, plugin::Plugin, status, upstream},
+    testing::{Site, SiteOptions, plugin::Plugin, status, until, upstream},
 };
 
 /// The series of single resources, as Prometheus reads them.
@@ -32,6 +32,8 @@ async fn a_resource_has_the_series_that_are_not_zero() {
 
     assert_eq!(status(&site.get("shop.test", "/").await), 200);
     assert_eq!(status(&site.get("broken.test", "/").await), 503);
+    // Counted after its requests are refused.
+    until("the failed wake is counted", || site.resource("broken").counts.wakes()[2].2 == 1).await;
     let active = series(&site, ResourceMetrics::Active);
     let labels = |name: &str| format!("namespace=\"demo\",name=\"{name}\",kind=\"test\"");
     for (metric, name, more, count) in [
