@@ -1,14 +1,11 @@
 //! Counts that belong to no resource.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use daemon::reports::Dropped;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
 
 use crate::state::{ColdStartPhase, ColdStartPhases, ResourceKey};
@@ -24,9 +21,9 @@ const PHASE_BUCKETS: [f64; 16] =
 /// Counts that belong to no resource.
 #[derive(Debug)]
 pub(crate) struct DlxMetrics {
-    pub(crate) set_scales: AtomicU64,
-    pub(crate) failed_wakes: AtomicU64,
-    pub(crate) unassigned: AtomicU64,
+    pub(crate) set_scales: Counter,
+    pub(crate) failed_wakes: Counter,
+    pub(crate) unassigned: Counter,
     pub(crate) cold: Histogram,
     /// By kind and namespace, not by resource: there may be many.
     pub(crate) phases: Family<PhaseLabels, Histogram, fn() -> Histogram>,
@@ -47,9 +44,9 @@ pub(crate) struct PhaseLabels {
 impl Default for DlxMetrics {
     fn default() -> Self {
         Self {
-            set_scales: AtomicU64::new(0),
-            failed_wakes: AtomicU64::new(0),
-            unassigned: AtomicU64::new(0),
+            set_scales: Counter::default(),
+            failed_wakes: Counter::default(),
+            unassigned: Counter::default(),
             cold: Histogram::new(COLD_START_BUCKETS),
             phases: Family::new_with_constructor(|| Histogram::new(PHASE_BUCKETS)),
             reports_dropped: Dropped::default(),
@@ -58,26 +55,6 @@ impl Default for DlxMetrics {
 }
 
 impl DlxMetrics {
-    /// Counts a call of `set_scale`.
-    pub(crate) fn set_scale(&self) {
-        self.set_scales.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a failed wake.
-    pub(crate) fn wake_failed(&self) {
-        self.failed_wakes.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a connection that was reset because no resource has its port.
-    pub(crate) fn unassigned(&self) {
-        self.unassigned.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many connections were reset so.
-    pub(crate) fn unassigned_so_far(&self) -> u64 {
-        self.unassigned.load(Ordering::Relaxed)
-    }
-
     /// Counts a successful wake.
     pub(crate) fn woken(&self, key: &ResourceKey, took: Duration, phases: &ColdStartPhases) {
         self.cold.observe(took.as_secs_f64());

@@ -1,9 +1,6 @@
 //! Metrics of resources and of the DLX, read when they are scraped.
 
-use std::{
-    fmt,
-    sync::{Weak, atomic::Ordering},
-};
+use std::{fmt, sync::Weak};
 
 use daemon::telemetry::ResourceMetrics;
 use prometheus_client::{
@@ -69,7 +66,7 @@ impl Collector for MetricsCollector {
             ),
         ] {
             let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(count.load(Ordering::Relaxed)).encode(counter)?;
+            ConstCounter::new(count.get()).encode(counter)?;
         }
         let help = "Bytes of answers that clients of HTTP/2 have not taken";
         let gauge = encoder.encode_descriptor("dlx_unread", help, Some(&Unit::Bytes), MetricType::Gauge)?;

@@ -114,7 +114,7 @@ pub(crate) async fn answer(dlx: Arc<Stages>, _: Request<Bytes>) -> Response<Body
         resources,
         conflicts: table.conflicts.clone(),
         service_ports,
-        unassigned_connections: dlx.metrics.unassigned_so_far(),
+        unassigned_connections: dlx.metrics.unassigned.get(),
         ports: ports.collect(),
     };
     json(StatusCode::OK, &everything)

@@ -113,7 +113,8 @@ impl Unread {
         stream.chunks.count.fetch_add(1, Ordering::AcqRel);
         {
             let mut namespaces = lock(&self.namespaces);
-            match namespaces.iter_mut().find(|(of, _)| is_same(of.as_ref(), share)) {
+            match namespaces.iter_mut().find(|(of, _)| of.as_ref().map(Arc::as_ptr) == share.map(Arc::as_ptr))
+            {
                 Some((_, bytes)) => *bytes += size,
                 None => namespaces.push((share.cloned(), size)),
             }
@@ -128,19 +129,14 @@ impl Unread {
     fn forget(&self, share: Option<&Arc<NamespaceShare>>, size: usize) {
         self.bytes.fetch_sub(size, Ordering::Relaxed);
         let mut namespaces = lock(&self.namespaces);
-        if let Some(at) = namespaces.iter().position(|(of, _)| is_same(of.as_ref(), share)) {
+        if let Some(at) =
+            namespaces.iter().position(|(of, _)| of.as_ref().map(Arc::as_ptr) == share.map(Arc::as_ptr))
+        {
             namespaces[at].1 -= size;
             if namespaces[at].1 == 0 {
                 namespaces.swap_remove(at);
             }
         }
-    }
-}
-
-fn is_same(first: Option<&Arc<NamespaceShare>>, other: Option<&Arc<NamespaceShare>>) -> bool {
-    match (first, other) {
-        (Some(first), Some(other)) => Arc::ptr_eq(first, other),
-        (first, other) => first.is_none() && other.is_none(),
     }
 }
 

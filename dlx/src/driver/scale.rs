@@ -101,7 +101,7 @@ async fn scale(
             deadline: deadline.saturating_duration_since(Instant::now()),
             intercepted_for: Duration::ZERO,
         };
-        driver.metrics.set_scale();
+        driver.metrics.set_scales.inc();
         match source.calls.set_scale(&request).await {
             Ok(()) => {
                 resource.wake_written();
@@ -196,7 +196,7 @@ async fn finish(driver: &Arc<Driver>, resource: &Arc<ResourceHandle>, ended: End
         }
         Some((outcome, reason)) => {
             tracing::warn!(resource = %resource.key.id, kind = %resource.key.kind, %reason, "wake failed");
-            driver.metrics.wake_failed();
+            driver.metrics.failed_wakes.inc();
             resource.counts.woken(outcome);
             resource.read(|view| {
                 view.source.reports.report(&resource.key.id, Severity::Warning, "WakeFailed", reason);

@@ -151,7 +151,7 @@ impl Connection {
             Some(identity) => self.serve(Some(identity)),
             None => {
                 tracing::debug!(port, peer = %self.peer, "reset a connection: no resource has its port");
-                self.server.metrics.unassigned();
+                self.server.metrics.unassigned.inc();
                 alive::reset(&self.stream);
             }
         }

@@ -42,7 +42,7 @@ async fn a_thousand_connections_to_an_unassigned_port_cost_one_list_and_are_rese
     assert_eq!(waiting_for_owner.join_all().await, vec![true; 1000]);
     let lists = site.plugin.lists.load(Ordering::SeqCst) - lists;
     assert!((1..=10).contains(&lists), "{lists} lists");
-    assert_eq!(site.dlx.metrics.unassigned_so_far(), 1000);
+    assert_eq!(site.dlx.metrics.unassigned.get(), 1000);
     assert_eq!(site.dlx.server.identifier.waiting_for_owner.available_permits(), 1024);
     assert_eq!(site.resource("a").counts.total(), 1);
 }
@@ -55,7 +55,7 @@ async fn no_more_wait_for_an_owner_than_may() {
     site.dlx.server.identifier.waiting_for_owner.forget_permits(usize::MAX);
     assert!(resets(local(ports.first)).await);
     assert_eq!(site.plugin.lists.load(Ordering::SeqCst), lists, "somebody waited");
-    assert_eq!(site.dlx.metrics.unassigned_so_far(), 1);
+    assert_eq!(site.dlx.metrics.unassigned.get(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ const MAX_SNAPSHOTS: usize = 256;
 ///
 /// A window's count is the total now minus the total at the latest snapshot before the window: it may count a little
 /// too much at the window's edge, never too little.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct History {
     /// The second of the latest snapshot, plus one; 0 is none.
     second: AtomicU64,
@@ -31,13 +31,6 @@ struct Snapshot {
 }
 
 // === impl History ===
-
-impl Default for History {
-    /// No snapshot.
-    fn default() -> Self {
-        Self { second: AtomicU64::new(0), snapshots: Mutex::new(VecDeque::new()) }
-    }
-}
 
 impl History {
     /// Call it before a request is counted in `total`. Takes the lock once a second.

@@ -19,7 +19,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{answer::ErrorResponse, state::ResourceHandle};
 
 /// The held requests of one resource.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Queue {
     inner: Mutex<Inner>,
     /// Mirrors the number of held requests, so that forwarding reads it without the lock.
@@ -81,18 +81,6 @@ fn max_dispatched(first: usize, emptying: Duration) -> usize {
 }
 
 // === impl Queue ===
-
-impl Default for Queue {
-    /// An empty queue.
-    fn default() -> Self {
-        Self {
-            inner: Mutex::new(Inner::default()),
-            len: AtomicUsize::new(0),
-            bytes: AtomicU64::new(0),
-            rejected: Default::default(),
-        }
-    }
-}
 
 impl Queue {
     /// Requests held now, including those that were dispatched and have not entered yet.
