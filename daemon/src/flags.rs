@@ -11,7 +11,9 @@ use clap::builder::OsStringValueParser;
 use scaler_types::{Coordination, ServicePorts};
 
 use crate::{
-    cluster, shutdown,
+    cluster,
+    settings::{InvalidValue, values::parse_within},
+    shutdown,
     telemetry::{LogFormat, ResourceMetrics},
     token::Token,
     wakes,
@@ -130,19 +132,19 @@ pub enum CoordinateBy {
     Leases,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a number, 1 at least".to_owned())
+fn at_least_one(text: &str) -> Result<usize, InvalidValue> {
+    parse_within(text, 1, usize::MAX, "a number, 1 at least")
 }
 
-fn service_ports(text: &str) -> Result<ServicePorts, String> {
+fn service_ports(text: &str) -> Result<ServicePorts, InvalidValue> {
     let ports = text.split_once('-').and_then(|(first, last)| {
         let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
         Some(ServicePorts { first, last })
     });
-    match ports {
-        Some(ports) if 1024 <= ports.first && ports.first <= ports.last => Ok(ports),
-        _ => Err("expected the first and the last port, from 1024 up, as in 20000-21999".to_owned()),
-    }
+    let expected = "the first and the last port, from 1024 up, as in 20000-21999";
+    ports
+        .filter(|ports| 1024 <= ports.first && ports.first <= ports.last)
+        .ok_or_else(|| InvalidValue::new(text, "a range of ports", expected))
 }
 
 // === impl CommonFlags ===

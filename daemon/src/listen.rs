@@ -11,6 +11,8 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt},
 };
 
+use crate::settings::InvalidValue;
+
 /// How many connections may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -70,11 +72,10 @@ impl InheritedSockets {
 ///
 /// # Errors
 ///
-/// Anything else, with what was expected.
-pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    let wrong = || {
-        format!("{text:?} is not an address: expected :8090 (all addresses), 127.0.0.1:8090 or [::1]:8090")
-    };
+/// Anything else.
+pub fn parse_address(text: &str) -> Result<SocketAddr, InvalidValue> {
+    let expected = ":8090 (all addresses), 127.0.0.1:8090 or [::1]:8090";
+    let wrong = || InvalidValue::new(text, "an address", expected);
     match text.strip_prefix(':') {
         Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
             Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port.parse().map_err(|_| wrong())?))
@@ -134,7 +135,7 @@ mod tests {
         }
         for text in ["", ":", "8090", ":65536", ":+1", "localhost:80", "127.0.0.1", "::1:80", ":80 ", "[::]"]
         {
-            let error = parse_address(text).unwrap_err();
+            let error = parse_address(text).unwrap_err().to_string();
             assert!(error.contains(&format!("{text:?}")) && error.contains("expected"), "{text:?}: {error}");
         }
     }

@@ -1,6 +1,6 @@
 //! Telling a resource's owners what happened to it, beside everything else: nobody waits for it.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
 use plugin_host::RunningPlugin;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
@@ -35,15 +35,16 @@ impl Reporter {
     pub fn to(instance: Arc<dyn RunningPlugin>, dropped: Dropped) -> Self {
         Self::start(dropped, move |id, report| {
             let instance = instance.clone();
-            async move { instance.publish_event(&id, &report).await.map_err(|error| error.to_string()) }
+            async move { instance.publish_event(&id, &report).await }
         })
     }
 
     /// Shows reports by `show`; its error says why it cannot. To be called on a tokio runtime.
-    pub fn start<S, F>(dropped: Dropped, show: S) -> Self
+    pub fn start<S, F, E>(dropped: Dropped, show: S) -> Self
     where
         S: Fn(ResourceId, ResourceEvent) -> F + Send + 'static,
-        F: Future<Output = Result<(), String>> + Send,
+        F: Future<Output = Result<(), E>> + Send,
+        E: Display + Send,
     {
         let (waiting, mut reports) = mpsc::channel::<(ResourceId, ResourceEvent)>(WAITING);
         tokio::spawn(async move {
@@ -52,7 +53,7 @@ impl Reporter {
                 match timeout(SHOWN_WITHIN, show(id, report)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
-                        tracing::debug!(resource, reason, error, "its plugin cannot show a report");
+                        tracing::debug!(resource, reason, %error, "its plugin cannot show a report");
                     }
                     Err(_) => tracing::debug!(resource, reason, "its plugin did not show a report in time"),
                 }

@@ -18,7 +18,7 @@ fn each_wrong_file_is_refused_with_its_line() {
         let name = path.file_name().unwrap().to_string_lossy();
         let told = match NamespaceFile::parse(&name, &fs::read(&path).unwrap()) {
             Ok(file) => format!("accepted: {file:?}"),
-            Err(error) => error,
+            Err(error) => error.to_string(),
         };
         assert_eq!(told.lines().count(), 1, "{told}");
         assert!(told.contains("expected") || told.contains(": use "), "does not say what to do: {told}");

@@ -11,6 +11,7 @@ use kube::{
 
 use scaler_types::Role;
 
+pub(crate) use own_namespace::ApiError;
 pub use own_namespace::{OwnNamespace, OwnPod};
 
 use crate::exit::Misconfigured;

@@ -1,7 +1,7 @@
 //! The namespace that the daemons run in, not those of the workloads that they manage.
 
 use std::{
-    fs,
+    fmt, fs,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     process,
@@ -37,6 +37,15 @@ pub struct OwnPod {
     pub uid: Option<String>,
     /// `POD_IP`; else the API is asked.
     pub ip: Option<IpAddr>,
+}
+
+/// A call of the cluster's API that failed. The text has all its causes.
+#[derive(Debug, thiserror::Error)]
+pub(crate) struct ApiError {
+    verb: &'static str,
+    resource: &'static str,
+    namespace: String,
+    source: kube::Error,
 }
 
 /// How long an API server may take to answer. It is asked for single small objects: one that takes longer is as good as away.
@@ -91,25 +100,34 @@ impl OwnNamespace {
     }
 
     /// What went wrong with a call, and what to do about it. `verb` and `resource` as a Role names them.
-    pub(crate) fn explain(&self, verb: &str, resource: &str, error: &kube::Error) -> String {
-        let namespace = &self.namespace;
-        match error {
-            kube::Error::Api(status) if status.code == 401 => format!(
+    pub(crate) fn error(&self, verb: &'static str, resource: &'static str, source: kube::Error) -> ApiError {
+        ApiError { verb, resource, namespace: self.namespace.clone(), source }
+    }
+}
+
+// === impl ApiError ===
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verb, resource, namespace, source } = self;
+        match source {
+            kube::Error::Api(status) if status.code == 401 => write!(
+                f,
                 "the cluster refuses the credentials of this daemon ({}): is the service account's token expired or of another cluster?",
                 status.message
             ),
-            kube::Error::Api(status) if status.is_forbidden() => format!(
+            kube::Error::Api(status) if status.is_forbidden() => write!(
+                f,
                 "not allowed to {verb} {resource} in namespace {namespace}: the Role of the daemon's service account \
                  there needs the verb {verb} on {resource} ({})",
                 status.message
             ),
-            kube::Error::Api(status) => {
-                format!(
-                    "cannot {verb} {resource} in namespace {namespace}: {} {}",
-                    status.code, status.message
-                )
-            }
-            error => format!("cannot {verb} {resource} in namespace {namespace}: {}", causes(error)),
+            kube::Error::Api(status) => write!(
+                f,
+                "cannot {verb} {resource} in namespace {namespace}: {} {}",
+                status.code, status.message
+            ),
+            error => write!(f, "cannot {verb} {resource} in namespace {namespace}: {}", causes(error)),
         }
     }
 }

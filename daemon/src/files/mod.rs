@@ -14,7 +14,7 @@ use std::{
 
 pub(crate) use watch::Watch;
 
-use crate::namespace_file::{MAX_SIZE, NamespaceFile};
+use crate::namespace_file::{MAX_SIZE, NamespaceFile, NamespaceFileError};
 
 /// What `--config` names, as it was read last. In the order given, and in a folder in the order of the names.
 #[derive(Debug)]
@@ -29,11 +29,11 @@ pub(crate) struct ConfigFile {
     pub(crate) path: PathBuf,
     /// What was read last, good or not: only another text is parsed again.
     bytes: Option<Arc<[u8]>>,
-    parsed: Result<Arc<Contents>, String>,
+    parsed: Result<Arc<Contents>, NamespaceFileError>,
     /// The last contents that could be used.
     pub(crate) good: Option<Arc<Contents>>,
     /// Why the file as it is now cannot be used.
-    pub(crate) error: Option<String>,
+    pub(crate) error: Option<NamespaceFileError>,
 }
 
 /// A namespace file's text and what it says.
@@ -92,7 +92,7 @@ impl Files {
                     // What it held stays as it was: that a folder is gone is no wish to stop everything.
                     let below = before.extract_if(.., |path, _| path.parent() == Some(given));
                     self.entries.extend(below.map(|(_, entry)| entry));
-                    let error = format!("{}: {error}, expected a folder of namespace files", given.display());
+                    let error = NamespaceFileError::unreadable(given, error, "a folder of namespace files");
                     self.entries.push(ConfigFile::unread(given.clone(), error));
                     continue;
                 }
@@ -101,8 +101,8 @@ impl Files {
                 if self.entries.iter().any(|entry| entry.path == path) {
                     continue;
                 }
-                let entry = before.remove(&path).unwrap_or_else(|| ConfigFile::unread(path, String::new()));
-                self.entries.push(entry.read());
+                let known = before.remove(&path);
+                self.entries.push(ConfigFile::read(path, known));
             }
         }
         self.settle();
@@ -130,11 +130,13 @@ impl Files {
             };
             let namespace = &wanted.says.namespace;
             entry.error = overlap(&held, namespace).map(|(theirs, by)| {
-                let both = if theirs == namespace { String::new() } else { format!(" (as part of {theirs:?})") };
-                format!(
-                    "{}: namespace {namespace:?} is already that of {by}{both}, expected one file for one namespace",
-                    wanted.name
-                )
+                let both =
+                    if theirs == namespace { String::new() } else { format!(" (as part of {theirs:?})") };
+                NamespaceFileError::Taken {
+                    name: wanted.name.clone(),
+                    namespace: namespace.clone(),
+                    holder: format!("{by}{both}"),
+                }
             });
             match entry.error {
                 None => entry.good = Some(Arc::clone(wanted)),
@@ -151,28 +153,29 @@ impl Files {
 // === impl ConfigFile ===
 
 impl ConfigFile {
-    fn unread(path: PathBuf, error: String) -> Self {
+    fn unread(path: PathBuf, error: NamespaceFileError) -> Self {
         Self { path, bytes: None, parsed: Err(error.clone()), good: None, error: Some(error) }
     }
 
-    fn read(mut self) -> Self {
-        let name = self.path.display().to_string();
-        match read_bounded(&self.path) {
-            Ok(bytes) if self.bytes.as_deref() == Some(&bytes) => {}
-            Ok(bytes) => {
-                self.parsed = NamespaceFile::parse(&name, &bytes).map(|says| {
+    /// `known`: the file as it was read last.
+    fn read(path: PathBuf, known: Option<Self>) -> Self {
+        let (bytes, parsed) = match (read_bounded(&path), &known) {
+            (Ok(bytes), Some(known)) if known.bytes.as_deref() == Some(&bytes) => {
+                (known.bytes.clone(), known.parsed.clone())
+            }
+            (Ok(bytes), _) => {
+                let name = path.display().to_string();
+                let parsed = NamespaceFile::parse(&name, &bytes).map(|says| {
                     // `parse` takes nothing but UTF-8.
                     let text = String::from_utf8_lossy(&bytes).into();
                     Arc::new(Contents { name, text, says })
                 });
-                self.bytes = Some(bytes.into());
+                (Some(bytes.into()), parsed)
             }
-            Err(error) => {
-                self.parsed = Err(format!("{name}: {error}, expected a namespace file"));
-                self.bytes = None;
-            }
-        }
-        self
+            (Err(error), _) => (None, Err(NamespaceFileError::unreadable(&path, error, "a namespace file"))),
+        };
+        let (good, error) = known.map_or((None, None), |known| (known.good, known.error));
+        Self { path, bytes, parsed, good, error }
     }
 
     fn keeps_its_namespace(&self) -> bool {

@@ -123,7 +123,7 @@ impl Candidate {
         self.watch = None;
         match self.own.call(self.own.leases().get_opt(NAME)).await {
             Ok(lease) => self.observe(lease),
-            Err(error) => self.failed("get", &error),
+            Err(error) => self.failed("get", error),
         }
     }
 
@@ -152,7 +152,7 @@ impl Candidate {
             Err(kube::Error::Api(status)) if status.code == 409 || status.is_not_found() => {
                 self.election.conflict(Instant::now());
             }
-            Err(error) => self.failed(verb, &error),
+            Err(error) => self.failed(verb, error),
         }
     }
 
@@ -182,7 +182,7 @@ impl Candidate {
             }
             Err(error) => {
                 self.watch = None;
-                self.failed("watch", &error.into_inner());
+                self.failed("watch", error.into_inner());
             }
         }
     }
@@ -211,14 +211,14 @@ impl Candidate {
         });
     }
 
-    fn failed(&mut self, verb: &str, error: &kube::Error) {
+    fn failed(&mut self, verb: &'static str, error: kube::Error) {
         self.election.failed(Instant::now());
         // Servers end watches as they like: no more than a read is missing.
-        if verb == "watch" && !matches!(error, kube::Error::Api(status) if status.is_forbidden()) {
+        if verb == "watch" && !matches!(&error, kube::Error::Api(status) if status.is_forbidden()) {
             tracing::debug!(%error, "watching the autoscaler's Lease: to be read anew");
             return;
         }
-        let why = self.own.explain(verb, "leases", error);
+        let why = self.own.error(verb, "leases", error).to_string();
         self.status.change(|status| {
             if status.error.as_ref() != Some(&why) {
                 tracing::warn!(
@@ -242,8 +242,8 @@ impl Candidate {
         match self.own.call(self.own.leases().delete(NAME, &params)).await {
             Ok(_) => tracing::info!(lease = NAME, "deleted the autoscaler's Lease"),
             Err(error) => {
-                let why = self.own.explain("delete", "leases", &error);
-                tracing::warn!(lease = NAME, reason = why, "cannot delete the autoscaler's Lease");
+                let error = self.own.error("delete", "leases", error);
+                tracing::warn!(lease = NAME, reason = %error, "cannot delete the autoscaler's Lease");
             }
         }
     }

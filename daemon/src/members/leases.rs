@@ -16,6 +16,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -34,7 +35,7 @@ use tokio::{sync::Mutex, task::JoinSet, time::timeout};
 
 use super::Member;
 use crate::{
-    cluster::{OwnNamespace, OwnPod},
+    cluster::{ApiError, OwnNamespace, OwnPod},
     exit::Misconfigured,
 };
 
@@ -53,7 +54,26 @@ pub struct MemberLease {
 /// What came of a read: whoever asked before it began may use it.
 struct Reading {
     began: Instant,
-    members: Result<Vec<Member>, String>,
+    members: Result<Vec<Member>, Arc<anyhow::Error>>,
+}
+
+/// Why a DLX is not registered yet.
+#[derive(Debug, thiserror::Error)]
+enum RegistrationError {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error("the Lease {0} in namespace {1} exists and is no member's (no label {LABEL}): remove it")]
+    ForeignLease(String, String),
+    #[error("others keep changing the Lease {0} in namespace {1}")]
+    Contended(String, String),
+    #[error(
+        "there is no pod {0} in namespace {1}: set POD_NAME and POD_NAMESPACE from metadata.name and metadata.namespace"
+    )]
+    NoPod(String, String),
+    #[error("the pod {0} has no address yet")]
+    NoAddress(String),
+    #[error("the pod {0} has no uid")]
+    NoUid(String),
 }
 
 pub(super) const LABEL: &str = "scaler.dev/member";
@@ -98,19 +118,19 @@ impl Leases {
             Some(last) => last.members.clone(),
             None => {
                 let began = Instant::now();
-                let members = self.read_now().await.map_err(|error| format!("{error:#}"));
+                let members = self.read_now().await.map_err(Arc::new);
                 *reading = Some(Reading { began, members: members.clone() });
                 members
             }
         };
-        members.map_err(|error| anyhow!(error))
+        members.map_err(|error| anyhow!("{error:#}"))
     }
 
     async fn read_now(&self) -> anyhow::Result<Vec<Member>> {
         let own = &self.own;
         let members = ListParams::default().labels(&format!("{LABEL}={DLX}"));
         let listed = own.call(own.leases().list(&members)).await;
-        let listed = listed.map_err(|error| anyhow!(own.explain("list", "leases", &error)))?;
+        let listed = listed.map_err(|error| own.error("list", "leases", error))?;
         let mut looks = JoinSet::new();
         for lease in listed {
             let own = own.clone();
@@ -155,7 +175,8 @@ impl Leases {
                     );
                     return Ok(MemberLease { own: own.clone(), lease });
                 }
-                Err(why) => {
+                Err(error) => {
+                    let why = error.to_string();
                     if why != last {
                         tracing::warn!(
                             reason = why,
@@ -208,8 +229,12 @@ impl MemberLease {
     }
 }
 
-/// One try.
-async fn publish(own: &OwnNamespace, admin: SocketAddr, listen: SocketAddr) -> Result<Lease, String> {
+/// One attempt.
+async fn publish(
+    own: &OwnNamespace,
+    admin: SocketAddr,
+    listen: SocketAddr,
+) -> Result<Lease, RegistrationError> {
     let (owner, admin) = match &own.pod {
         Some(pod) => owner(own, pod, admin).await?,
         None => (None, admin),
@@ -219,16 +244,13 @@ async fn publish(own: &OwnNamespace, admin: SocketAddr, listen: SocketAddr) -> R
     let name = lease.metadata.name.as_deref().unwrap_or_default();
     for _ in 0..TURNS {
         let old = own.call(leases.get_opt(name)).await;
-        let written = match old.map_err(|error| own.explain("get", "leases", &error))? {
+        let written = match old.map_err(|error| own.error("get", "leases", error))? {
             None => own
                 .call(leases.create(&PostParams::default(), &lease))
                 .await
                 .map_err(|error| ("create", error)),
             Some(old) if old.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL)).is_none() => {
-                return Err(format!(
-                    "the Lease {name} in namespace {} exists and is no member's (no label {LABEL}): remove it",
-                    own.namespace
-                ));
+                return Err(RegistrationError::ForeignLease(name.to_owned(), own.namespace.clone()));
             }
             // Of a pod before that had the same name: the garbage collector may be about to remove it, by its uid.
             Some(old) if old.metadata.owner_references != lease.metadata.owner_references => {
@@ -248,10 +270,10 @@ async fn publish(own: &OwnNamespace, admin: SocketAddr, listen: SocketAddr) -> R
         match written {
             Ok(lease) => return Ok(lease),
             Err((_, kube::Error::Api(status))) if status.code == 409 || status.is_not_found() => {}
-            Err((verb, error)) => return Err(own.explain(verb, "leases", &error)),
+            Err((verb, error)) => return Err(own.error(verb, "leases", error).into()),
         }
     }
-    Err(format!("others keep changing the Lease {name} in namespace {}", own.namespace))
+    Err(RegistrationError::Contended(name.to_owned(), own.namespace.clone()))
 }
 
 fn member(own: &OwnNamespace, owner: Option<OwnerReference>, admin: SocketAddr, listen: SocketAddr) -> Lease {
@@ -284,24 +306,19 @@ async fn owner(
     own: &OwnNamespace,
     pod: &OwnPod,
     admin: SocketAddr,
-) -> Result<(Option<OwnerReference>, SocketAddr), String> {
+) -> Result<(Option<OwnerReference>, SocketAddr), RegistrationError> {
     let (mut uid, mut ip) = (pod.uid.clone(), pod.ip);
     if uid.is_none() || ip.is_none() && admin.ip().is_unspecified() {
         let found = own.call(own.pods().get_opt(&pod.name)).await;
-        let found = found.map_err(|error| own.explain("get", "pods", &error))?.ok_or_else(|| {
-            format!(
-                "there is no pod {} in namespace {}: set POD_NAME and POD_NAMESPACE from metadata.name and \
-                 metadata.namespace",
-                pod.name, own.namespace
-            )
-        })?;
+        let found = found.map_err(|error| own.error("get", "pods", error))?;
+        let found = found.ok_or_else(|| RegistrationError::NoPod(pod.name.clone(), own.namespace.clone()))?;
         uid = uid.or(found.metadata.uid);
         ip = ip.or_else(|| found.status?.pod_ip?.parse().ok());
     }
     let admin = match ip {
         Some(ip) if admin.ip().is_unspecified() => SocketAddr::new(ip, admin.port()),
         None if admin.ip().is_unspecified() => {
-            return Err(format!("the pod {} has no address yet", pod.name));
+            return Err(RegistrationError::NoAddress(pod.name.clone()));
         }
         _ => admin,
     };
@@ -309,7 +326,7 @@ async fn owner(
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
         name: pod.name.clone(),
-        uid: uid.ok_or_else(|| format!("the pod {} has no uid", pod.name))?,
+        uid: uid.ok_or_else(|| RegistrationError::NoUid(pod.name.clone()))?,
         ..OwnerReference::default()
     };
     Ok((Some(owner), admin))
@@ -337,14 +354,14 @@ async fn look_at(own: &OwnNamespace, lease: &Lease) -> anyhow::Result<Option<Mem
         return Ok(Some(member));
     };
     let found = own.call(own.pods().get_opt(&pod.name)).await;
-    let found = found.map_err(|error| anyhow!(own.explain("get", "pods", &error)))?;
+    let found = found.map_err(|error| own.error("get", "pods", error))?;
     let Some(proof) = dead(found.as_ref(), &pod.uid) else { return Ok(Some(member)) };
     tracing::info!(member = member.name, pod = pod.name, "a member is dead: {proof}");
     if let Err(error) = remove(own, lease).await {
         // The garbage collector does, or the next reader.
         tracing::debug!(
             member = member.name,
-            reason = own.explain("delete", "leases", &error),
+            reason = %own.error("delete", "leases", error),
             "its Lease stays"
         );
     }

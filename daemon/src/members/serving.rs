@@ -165,7 +165,7 @@ async fn follow(own: OwnNamespace, tell: watch::Sender<ReadyDlxs>, registered: w
 /// The event, if there is one; why there is none is logged once.
 fn log_failure<K>(
     own: &OwnNamespace,
-    resource: &str,
+    resource: &'static str,
     last: &mut LastFailure,
     event: Result<Event<K>, WatchError>,
 ) -> Option<Event<K>> {
@@ -177,7 +177,7 @@ fn log_failure<K>(
             Some(event)
         }
         Err(error) => {
-            let reason = own.explain(error.verb(), resource, &error.into_inner());
+            let reason = own.error(error.verb(), resource, error.into_inner()).to_string();
             if last.is_new(&reason) {
                 tracing::warn!(reason, "failed to watch the DLXs: keeping the last known ones");
             }

@@ -5,7 +5,7 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use scaler_types::{ScaleResource, yaml};
 use serde::Deserialize;
@@ -30,6 +30,48 @@ pub struct NamespaceFile {
     pub settings: SettingsLayer,
     /// The plugins' sections, by kind: where each begins and what it says.
     pub(crate) sections: BTreeMap<String, Section>,
+}
+
+/// Why a namespace file cannot be used. Each message is one line that names the file.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NamespaceFileError {
+    /// It cannot be read.
+    #[error("{name}: {source}, expected {expected}")]
+    Unreadable {
+        /// The file's.
+        name: String,
+        /// Why.
+        source: Arc<io::Error>,
+        /// What should be there.
+        expected: &'static str,
+    },
+    /// It is not YAML, or has other keys and values than a namespace file.
+    #[error("{0}")]
+    Yaml(String),
+    /// The YAML says what cannot be meant.
+    #[error("{name}:{line}:{column}: {problem}")]
+    Invalid {
+        /// The file's.
+        name: String,
+        /// From 1.
+        line: u64,
+        /// From 1.
+        column: u64,
+        /// What is wrong there, and what was expected.
+        problem: String,
+    },
+    /// Its namespace has another file.
+    #[error(
+        "{name}: namespace {namespace:?} is already that of {holder}, expected one file for one namespace"
+    )]
+    Taken {
+        /// The file's.
+        name: String,
+        /// The one both want.
+        namespace: String,
+        /// The other file.
+        holder: String,
+    },
 }
 
 /// A plugin's section.
@@ -90,12 +132,12 @@ impl NamespaceFile {
     ///
     /// # Errors
     ///
-    /// One line: `name:line:column: what is wrong, expected what`.
-    pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, String> {
+    /// What is wrong, with its place: one line.
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, NamespaceFileError> {
         let text = text(name, bytes)?;
         let root: Root = serde_yaml::from_str_with_options(text, yaml::options())
-            .map_err(|error| yaml::explain(name, &error))?;
-        root.check().map_err(|(at, why)| format!("{name}:{}:{}: {why}", at.line(), at.column()))
+            .map_err(|error| NamespaceFileError::Yaml(yaml::explain(name, &error)))?;
+        root.check().map_err(|(at, problem)| NamespaceFileError::at(name, at.line(), at.column(), problem))
     }
 
     /// Every key there is.
@@ -126,31 +168,41 @@ impl NamespaceFile {
 }
 
 /// The file's text, if it can be one.
-fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, String> {
-    let at = |end: usize| {
-        let before = &bytes[..end];
-        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        (line, String::from_utf8_lossy(&before[line_start..]).chars().count() + 1)
-    };
+fn text<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, NamespaceFileError> {
     if bytes.len() > MAX_SIZE {
-        let most = MAX_SIZE >> 20;
-        return Err(format!(
-            "{name}:1:1: the file is too large, expected {most} MiB at most: one file for each namespace"
-        ));
+        let problem = format!(
+            "the file is too large, expected {} MiB at most: one file for each namespace",
+            MAX_SIZE >> 20
+        );
+        return Err(NamespaceFileError::at(name, 1, 1, problem));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let (line, column) = at(error.valid_up_to());
-        format!(
-            "{name}:{line}:{column}: the byte {:#04x} is no UTF-8, expected a text in UTF-8",
-            bytes[error.valid_up_to()]
-        )
+        let end = error.valid_up_to();
+        let line_start =
+            bytes[..end].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let line = bytes[..end].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let column = String::from_utf8_lossy(&bytes[line_start..end]).chars().count() + 1;
+        let problem = format!("the byte {:#04x} is no UTF-8, expected a text in UTF-8", bytes[end]);
+        NamespaceFileError::at(name, line as u64, column as u64, problem)
     })?;
     let says_nothing = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     if text.lines().all(says_nothing) {
-        return Err(format!("{name}:1:1: the file is empty, expected a map with the key \"namespace\""));
+        let problem = "the file is empty, expected a map with the key \"namespace\"".to_owned();
+        return Err(NamespaceFileError::at(name, 1, 1, problem));
     }
     Ok(text)
+}
+
+// === impl NamespaceFileError ===
+
+impl NamespaceFileError {
+    pub(crate) fn unreadable(path: &Path, error: io::Error, expected: &'static str) -> Self {
+        Self::Unreadable { name: path.display().to_string(), source: Arc::new(error), expected }
+    }
+
+    fn at(name: &str, line: u64, column: u64, problem: String) -> Self {
+        Self::Invalid { name: name.to_owned(), line, column, problem }
+    }
 }
 
 /// Where in the file, and what is wrong there.

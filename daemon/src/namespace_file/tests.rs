@@ -8,7 +8,7 @@ use crate::settings::{
 };
 
 fn parse(text: &str) -> Result<NamespaceFile, String> {
-    NamespaceFile::parse("demo.yaml", text.as_bytes())
+    NamespaceFile::parse("demo.yaml", text.as_bytes()).map_err(|error| error.to_string())
 }
 
 /// Every key there is but those of the other metric sources.

@@ -45,7 +45,7 @@ pub async fn check(
         let mut checked = Checked {
             file: entry.path.display().to_string(),
             namespace: entry.good.as_ref().map(|contents| contents.says.namespace.clone()),
-            errors: entry.error.iter().cloned().collect(),
+            errors: entry.error.iter().map(ToString::to_string).collect(),
             unchecked: Vec::new(),
         };
         let contents = entry.good.iter();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use plugin_host::{Plugin, RunningPlugin};
+use plugin_host::{CallError, Plugin, RunningPlugin};
 use scaler_types::{Coordination, PluginContext, ResourceScalerConfig, Role, ServicePorts, backoff::Backoff};
 use tokio::{
     sync::watch,
@@ -82,13 +82,23 @@ struct Started {
     key: Key,
     says: Says,
     contents: Arc<Contents>,
-    result: Result<(Arc<dyn RunningPlugin>, ResourceScalerConfig), String>,
+    result: Result<(Arc<dyn RunningPlugin>, ResourceScalerConfig), StartError>,
+}
+
+/// Why an instance did not start. Each message is one line.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    /// An error in its section, which names the place itself.
+    #[error(transparent)]
+    InSection(CallError),
+    #[error("{place}: plugin {kind}: {error}")]
+    Plugin { place: String, kind: String, error: CallError },
 }
 
 /// A section that its plugin did not take.
 struct Refused {
     says: Says,
-    error: String,
+    error: StartError,
     backoff: Backoff,
     again: Instant,
 }
@@ -225,7 +235,7 @@ impl InstanceManager {
                 let key = key(plugin, contents);
                 // An error of the file as it is now stands above one of what it was.
                 if let (Some(refused), None) = (self.refused.get(&key), &entry.error) {
-                    file.errors.push(refused.error.clone());
+                    file.errors.push(refused.error.to_string());
                 }
                 if let Some(running) = self.running.get_mut(&key) {
                     file.warnings.extend(running.defaults.warnings.iter().cloned());
@@ -345,7 +355,7 @@ impl InstanceManager {
     }
 
     /// Logged by the view, when it is new.
-    fn refuse(&mut self, key: Key, says: Says, error: String) {
+    fn refuse(&mut self, key: Key, says: Says, error: StartError) {
         let before = self.refused.remove(&key).filter(|before| before.says == says);
         let mut backoff = before.map_or(BACKOFF, |before| before.backoff);
         let again = Instant::now() + backoff.next_pause();
@@ -406,21 +416,22 @@ fn says(plugin: &Plugin, contents: &Contents, metrics_urls: &Arc<[String]>) -> S
     Says { section, metrics_urls: Arc::clone(metrics_urls) }
 }
 
-/// An instance and the defaults it brings; else why not, in one line.
+/// An instance and the defaults it brings.
 async fn start(
     plugin: &Plugin,
     contents: &Contents,
     context: PluginContext,
-) -> Result<(Arc<dyn RunningPlugin>, ResourceScalerConfig), String> {
+) -> Result<(Arc<dyn RunningPlugin>, ResourceScalerConfig), StartError> {
     let kind = plugin.kind();
     let instance = plugin.start(context).await.map_err(|error| {
-        let error = error.to_string();
-        // An error in its section brings the place along.
-        match contents.says.sections.get(kind) {
-            _ if !contents.name.is_empty() && error.starts_with(&contents.name) => error,
-            Some(section) => format!("{}:{}: plugin {kind}: {error}", contents.name, section.line),
-            None => format!("namespace {}: plugin {kind}: {error}", contents.says.namespace),
-        }
+        let place = match contents.says.sections.get(kind) {
+            _ if !contents.name.is_empty() && error.to_string().starts_with(&contents.name) => {
+                return StartError::InSection(error);
+            }
+            Some(section) => format!("{}:{}", contents.name, section.line),
+            None => format!("namespace {}", contents.says.namespace),
+        };
+        StartError::Plugin { place, kind: kind.to_owned(), error }
     })?;
     let defaults = instance.get_config().await.unwrap_or_else(|error| {
         tracing::warn!(kind, namespace = instance.namespace(), %error, "cannot read the plugin's defaults: continuing without them");

@@ -156,7 +156,7 @@ impl FileView {
         Self {
             file: entry.path.display().to_string(),
             namespace: entry.good.as_ref().map(|good| good.says.namespace.clone()),
-            errors: entry.error.iter().cloned().collect(),
+            errors: entry.error.iter().map(ToString::to_string).collect(),
             warnings: sections
                 .filter(|(kind, _)| !kinds().contains(&kind.as_str()))
                 .map(|(kind, section)| unknown((kind, section.line)))

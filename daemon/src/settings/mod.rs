@@ -16,7 +16,7 @@ pub use keys::FileKey;
 pub(crate) use keys::{Expected, keys, present};
 use options::StaticResponseKeys;
 pub use options::{AutoscalerOptions, DlxOptions, Settings, SettingsLayer};
-pub use values::parse_bytes;
+pub use values::{InvalidValue, parse_bytes};
 
 /// The source of the resources' activity.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -13,14 +13,31 @@ use super::Expected;
 /// Nothing measures more often.
 const MIN_SCRAPE_INTERVAL: Duration = Duration::from_millis(10);
 
+/// A text that is not a value of its kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidValue {
+    /// It is not `what`.
+    #[error("{text:?} is not {what}: expected {expected}")]
+    Unfit {
+        /// As it was written.
+        text: String,
+        /// Of which kind it is not.
+        what: &'static str,
+        /// What is, with an example.
+        expected: &'static str,
+    },
+    /// It is not a duration, or one that is too short.
+    #[error("{0}")]
+    Duration(String),
+}
+
 /// `64MiB`, `1GiB`, `512KiB`, `1000`.
 ///
 /// # Errors
 ///
-/// Anything else, with what was expected.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let wrong =
-        || format!("{text:?} is not a size: expected a number of bytes, as in 512KiB, 64MiB, 1GiB or 1000");
+/// Anything else.
+pub fn parse_bytes(text: &str) -> Result<u64, InvalidValue> {
+    let wrong = || InvalidValue::new(text, "a size", "a number of bytes, as in 512KiB, 64MiB, 1GiB or 1000");
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let unit: u64 = match unit {
@@ -34,7 +51,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// Whether `name` is a namespace: `*` for all, or a DNS label. It becomes a folder's name too.
-pub(crate) fn parse_namespace(name: &str) -> Result<(), String> {
+pub(crate) fn parse_namespace(name: &str) -> Result<(), InvalidValue> {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let label = !name.is_empty()
         && name.len() <= 63
@@ -44,18 +61,17 @@ pub(crate) fn parse_namespace(name: &str) -> Result<(), String> {
     if label || name == "*" {
         return Ok(());
     }
-    Err(format!(
-        "{name:?} is not a namespace: expected at most 63 of a-z, 0-9 and -, with no - at either end; or * for all"
-    ))
+    let expected = "at most 63 of a-z, 0-9 and -, with no - at either end; or * for all";
+    Err(InvalidValue::new(name, "a namespace", expected))
 }
 
 /// Reads a scalar's text and parses it.
-fn scalar<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
+fn scalar<'de, D: Deserializer<'de>, T: FromStr<Err = InvalidValue>>(
     deserializer: D,
     expected: &'static str,
 ) -> Result<T, D::Error> {
     struct Scalar<T>(&'static str, PhantomData<T>);
-    impl<T: FromStr<Err = String>> Visitor<'_> for Scalar<T> {
+    impl<T: FromStr<Err = InvalidValue>> Visitor<'_> for Scalar<T> {
         type Value = T;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,10 +96,10 @@ macro_rules! scalars {
         }
 
         impl FromStr for $name {
-            type Err = String;
+            type Err = InvalidValue;
 
-            fn from_str(text: &str) -> Result<Self, String> {
-                let parse: fn(&str) -> Result<$value, String> = $parse;
+            fn from_str(text: &str) -> Result<Self, InvalidValue> {
+                let parse: fn(&str) -> Result<$value, InvalidValue> = $parse;
                 parse(text).map(Self)
             }
         }
@@ -105,62 +121,83 @@ macro_rules! scalars {
 scalars! {
     /// A duration above zero.
     Span(Duration), "a duration such as 30s or 1m30s", |text| match duration::parse(text) {
-        Ok(Duration::ZERO) => Err(format!("{text:?} is no time at all: expected a duration above zero, as in 30s")),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
+        Ok(Duration::ZERO) => Err(InvalidValue::new(text, "a duration above zero", "one as in 30s")),
+        parsed => parsed.map_err(InvalidValue::duration),
     };
     /// An interval or a window, not too short.
-    Interval(Duration), "a duration such as 30s or 1m30s", duration::parse_interval;
+    Interval(Duration), "a duration such as 30s or 1m30s", |text| {
+        duration::parse_interval(text).map_err(InvalidValue::duration)
+    };
     /// How often something else measures.
-    ScrapeInterval(Duration), "a duration such as 15s", |text| duration::parse_at_least(text, MIN_SCRAPE_INTERVAL);
+    ScrapeInterval(Duration), "a duration such as 15s", |text| {
+        duration::parse_at_least(text, MIN_SCRAPE_INTERVAL).map_err(InvalidValue::duration)
+    };
     /// A number of bytes above zero.
     Bytes(u64), "a number of bytes such as 64MiB", |text| match parse_bytes(text)? {
-        0 => Err(format!("{text:?} is nothing: expected a number of bytes above zero, as in 64MiB")),
+        0 => Err(InvalidValue::new(text, "a size above zero", "a number of bytes, as in 64MiB")),
         bytes => Ok(bytes),
     };
     /// A whole number above zero.
-    Count(usize), "a whole number above zero", |text| within(text, 1, usize::MAX, "a whole number above zero");
+    Count(usize), "a whole number above zero", |text| parse_within(text, 1, usize::MAX, "a whole number above zero");
     /// A port, 1 to 65535.
-    TargetPort(u16), "a port from 1 to 65535", |text| within(text, 1, u16::MAX, "a port from 1 to 65535");
+    TargetPort(u16), "a port from 1 to 65535", |text| parse_within(text, 1, u16::MAX, "a port from 1 to 65535");
     // An interim status (1xx) cannot be an answer.
     /// A status that ends an exchange, 200 to 599.
-    Status(u16), "a status from 200 to 599", |text| within(text, 200, 599, "a status from 200 to 599");
+    Status(u16), "a status from 200 to 599", |text| parse_within(text, 200, 599, "a status from 200 to 599");
     /// A number that is not negative.
     #[derive(Default)]
     Threshold(f64), "a number that is not negative", |text| match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
-        _ => Err(format!("{text:?} is no threshold: expected a number that is not negative, as in 0 or 2.5")),
+        _ => Err(InvalidValue::new(text, "a threshold", "a number that is not negative, as in 0 or 2.5")),
     };
     /// A header's name.
     Header(String), "a header's name", |text| match http::HeaderName::try_from(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(format!("{text:?} is not a header's name: expected one as in X-Resource-Name")),
+        Err(_) => Err(InvalidValue::new(text, "a header's name", "one as in X-Resource-Name")),
     };
     /// A namespace: `*`, or a name as Kubernetes has them.
     Namespace(String), "a namespace's name", |text| parse_namespace(text).map(|()| text.to_owned());
     /// A path that begins with `/`.
     UrlPath(String), "a path that begins with /", |text| match text.starts_with('/') {
         true => Ok(text.to_owned()),
-        false => Err(format!("{text:?} is not a path: expected one that begins with /")),
+        false => Err(InvalidValue::new(text, "a path", "one that begins with /")),
     };
     /// A label's name in Prometheus.
     Label(String), "a label's name", |text| {
         let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         match text.bytes().all(inner) && text.starts_with(|c: char| !c.is_ascii_digit()) {
             true => Ok(text.to_owned()),
-            false => Err(format!("{text:?} is not a label: expected letters, digits and _, as in name")),
+            false => Err(InvalidValue::new(text, "a label", "letters, digits and _, as in name")),
         }
     };
     /// A text that is not empty.
     Text(String), "a text that is not empty", |text| match text.is_empty() {
-        true => Err("nothing stands here: expected a text that is not empty".to_owned()),
+        true => Err(InvalidValue::new(text, "a text", "one that is not empty")),
         false => Ok(text.to_owned()),
     };
 }
 
-fn within<N: FromStr + PartialOrd>(text: &str, least: N, most: N, expected: &str) -> Result<N, String> {
+/// A number from `least` to `most`.
+pub(crate) fn parse_within<N: FromStr + PartialOrd>(
+    text: &str,
+    least: N,
+    most: N,
+    expected: &'static str,
+) -> Result<N, InvalidValue> {
     let number = text.parse::<N>().ok().filter(|number| *number >= least && *number <= most);
-    number.ok_or_else(|| format!("{text:?} does not fit: expected {expected}"))
+    number.ok_or_else(|| InvalidValue::new(text, "valid here", expected))
+}
+
+// === impl InvalidValue ===
+
+impl InvalidValue {
+    pub(crate) fn new(text: &str, what: &'static str, expected: &'static str) -> Self {
+        Self::Unfit { text: text.to_owned(), what, expected }
+    }
+
+    fn duration(error: impl fmt::Display) -> Self {
+        Self::Duration(error.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -187,7 +224,7 @@ mod tests {
             "18446744073709551616",
             "١",
         ] {
-            let error = parse_bytes(text).unwrap_err();
+            let error = parse_bytes(text).unwrap_err().to_string();
             assert!(error.contains("expected a number of bytes"), "{text}: {error}");
         }
     }
