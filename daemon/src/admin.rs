@@ -36,7 +36,7 @@ pub type Handler = Arc<dyn Fn(Request<Bytes>) -> Answer + Send + Sync>;
 pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Says what is wrong while the daemon does its work for others, a line each.
-pub type Problems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+pub(crate) type Problems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// The admin server, as it is put together.
 pub struct Admin {

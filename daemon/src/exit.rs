@@ -5,9 +5,9 @@ use std::process;
 use crate::telemetry;
 
 /// Exit status of flags that cannot be used (`EX_USAGE` of sysexits.h).
-pub const BAD_FLAGS: u8 = 64;
+pub(crate) const BAD_FLAGS: u8 = 64;
 /// Exit status of a configuration that cannot be used (`EX_CONFIG` of sysexits.h): a restart does not help.
-pub const BAD_CONFIGURATION: u8 = 78;
+pub(crate) const BAD_CONFIGURATION: u8 = 78;
 
 /// The configuration cannot be used. An error that has this among its causes ends the process with
 /// [`BAD_CONFIGURATION`].

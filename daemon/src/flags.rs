@@ -41,7 +41,7 @@ pub struct CommonFlags {
     ///
     /// A plugin that takes longer, or crashes there, is skipped and reported. Each file is logged before it is loaded.
     #[arg(long, default_value = "30s", value_parser = scaler_types::duration::parse, value_name = "DURATION")]
-    pub plugin_load_timeout: Duration,
+    pub(crate) plugin_load_timeout: Duration,
 
     /// A namespace file, or a folder of them (`*.yaml`, `*.yml`, in the order of their names).
     ///
@@ -59,7 +59,7 @@ pub struct CommonFlags {
     /// A file with the bearer token that write requests on the admin port must carry; read again when it changes. Without it
     /// write requests are accepted from loopback only.
     #[arg(long, value_name = "FILE")]
-    pub admin_token_file: Option<PathBuf>,
+    pub(crate) admin_token_file: Option<PathBuf>,
 
     /// The folder for state that is not in a cluster: records, registered daemons and locks. All daemons of one host share it.
     #[arg(long, default_value = "state", value_name = "DIR")]
@@ -68,7 +68,7 @@ pub struct CommonFlags {
     /// How the daemons find each other and elect the leader: `files` (locked files in `--state-dir`, on one host), `leases`
     /// (in a cluster), or `auto`: `leases` in a pod, else `files`.
     #[arg(long, value_enum, default_value_t = CoordinateBy::Auto, value_name = "WAY")]
-    pub coordinate_by: CoordinateBy,
+    pub(crate) coordinate_by: CoordinateBy,
 
     /// The ports that every DLX binds for intercepted Services, one for each port of a Service, as in `20000-21999`.
     ///
@@ -83,7 +83,7 @@ pub struct CommonFlags {
     /// A workload with `scaler.dev/intercept: manual` is scaled to zero only if an Ingress or HTTPRoute has this Service as its
     /// backend.
     #[arg(long, default_value = "scaler-dlx", value_name = "NAME")]
-    pub dlx_service: String,
+    pub(crate) dlx_service: String,
 
     /// How long nodes, ingress controllers and clients may take until they use a Service's changed endpoints.
     ///
@@ -123,7 +123,7 @@ pub struct CommonFlags {
 
 /// What `--coordinate-by` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum CoordinateBy {
+pub(crate) enum CoordinateBy {
     /// By Leases where the daemon runs in a pod, else by files.
     Auto,
     /// By locked files in the state folder.

@@ -11,8 +11,8 @@ use kube::{
 
 use scaler_types::Role;
 
-pub(crate) use own_namespace::ApiError;
-pub use own_namespace::{OwnNamespace, OwnPod};
+pub use own_namespace::OwnNamespace;
+pub(crate) use own_namespace::{ApiError, OwnPod};
 
 use crate::exit::Misconfigured;
 

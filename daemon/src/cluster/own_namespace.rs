@@ -21,22 +21,22 @@ pub struct OwnNamespace {
     /// The cluster.
     pub client: Client,
     /// Its name. Installations in two namespaces do not see each other.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// The pod this process runs in; `None`: it runs in none, and only it can say that it has ended.
-    pub pod: Option<OwnPod>,
+    pub(crate) pod: Option<OwnPod>,
     /// This process among all that there ever were: a restarted container is another one.
-    pub incarnation: String,
+    pub(crate) incarnation: String,
 }
 
 /// The pod this process runs in, as far as its environment says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OwnPod {
+pub(crate) struct OwnPod {
     /// Its name: `POD_NAME`, else the hostname.
-    pub name: String,
+    pub(crate) name: String,
     /// `POD_UID`; else the API is asked.
-    pub uid: Option<String>,
+    pub(crate) uid: Option<String>,
     /// `POD_IP`; else the API is asked.
-    pub ip: Option<IpAddr>,
+    pub(crate) ip: Option<IpAddr>,
 }
 
 /// A call of the cluster's API that failed. The text has all its causes.

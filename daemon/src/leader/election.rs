@@ -26,7 +26,7 @@ pub struct Timing {
 
 /// One candidate, leading or not.
 #[derive(Debug)]
-pub struct Election {
+pub(crate) struct Election {
     me: String,
     timing: Timing,
     /// The Lease as it was last seen, and since when it has been so.
@@ -50,7 +50,7 @@ struct Seen {
 
 /// What to do next.
 #[derive(Debug, PartialEq)]
-pub enum Order {
+pub(crate) enum Order {
     /// Read the Lease.
     Read,
     /// Write it so, if it still is as it was last seen: replace it, or create it where there was none.
@@ -61,7 +61,7 @@ pub enum Order {
 
 /// Whether a change of the Lease matters meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watching {
+pub(crate) enum Watching {
     /// It does.
     Yes,
     /// It does not.
@@ -85,24 +85,24 @@ impl Default for Timing {
 
 impl Election {
     /// A candidate of that name, which nobody else has or had.
-    pub fn new(me: String, timing: Timing) -> Self {
+    pub(crate) fn new(me: String, timing: Timing) -> Self {
         Self { me, timing, seen: None, fresh: false, renewed: None, not_before: None, overtaken: false }
     }
 
     /// Until when this process leads, if it does.
-    pub fn leads_until(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn leads_until(&self, now: Instant) -> Option<Instant> {
         let until = self.renewed? + self.timing.deadline;
         (now < until).then_some(until)
     }
 
     /// Who holds the Lease, as last seen.
-    pub fn holder(&self) -> Option<(&str, Option<&MicroTime>)> {
+    pub(crate) fn holder(&self) -> Option<(&str, Option<&MicroTime>)> {
         let spec = self.seen.as_ref()?.spec.as_ref()?;
         Some((holder(spec)?, spec.acquire_time.as_ref()))
     }
 
     /// What to do now. `wall`: for people who read the Lease; nobody compares it.
-    pub fn next(&self, now: Instant, wall: &MicroTime) -> Order {
+    pub(crate) fn next(&self, now: Instant, wall: &MicroTime) -> Order {
         if let Some(pause) = self.not_before.filter(|pause| now < *pause) {
             return Order::Wait(pause, Watching::No);
         }
@@ -129,7 +129,7 @@ impl Election {
     }
 
     /// The Lease was read, or seen to change: it is so, or there is none.
-    pub fn observe(&mut self, now: Instant, spec: Option<LeaseSpec>) {
+    pub(crate) fn observe(&mut self, now: Instant, spec: Option<LeaseSpec>) {
         let mine = spec.as_ref().and_then(holder) == Some(&self.me);
         // Whoever else has it now leads, or had it taken away.
         self.renewed = self.renewed.filter(|_| mine);
@@ -142,7 +142,7 @@ impl Election {
     }
 
     /// The write that was begun then succeeded: the Lease is so now.
-    pub fn wrote(&mut self, began: Instant, now: Instant, spec: LeaseSpec) {
+    pub(crate) fn wrote(&mut self, began: Instant, now: Instant, spec: LeaseSpec) {
         self.renewed = (holder(&spec) == Some(&self.me)).then_some(began);
         self.seen = Some(Seen { spec: Some(spec), changed: now });
         self.fresh = true;
@@ -151,31 +151,31 @@ impl Election {
     }
 
     /// Somebody else wrote first. Who is overtaken again and again lets others go first.
-    pub fn conflict(&mut self, now: Instant) {
+    pub(crate) fn conflict(&mut self, now: Instant) {
         self.fresh = false;
         self.not_before = self.overtaken.then(|| now + self.timing.pause);
         self.overtaken = true;
     }
 
     /// What was seen may stand no more.
-    pub fn doubt(&mut self) {
+    pub(crate) fn doubt(&mut self) {
         self.fresh = false;
         self.not_before = None;
     }
 
     /// What was seen still stands, as far as is known.
-    pub fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         self.fresh
     }
 
     /// A call failed, or a watch ended: what it did, or what happened since, is not known.
-    pub fn failed(&mut self, now: Instant) {
+    pub(crate) fn failed(&mut self, now: Instant) {
         self.fresh = false;
         self.not_before = Some(now + self.timing.pause);
     }
 
     /// The Lease given up, as the next candidate takes it at once; `None`: it is not this process's.
-    pub fn given_up(&self, wall: &MicroTime) -> Option<LeaseSpec> {
+    pub(crate) fn given_up(&self, wall: &MicroTime) -> Option<LeaseSpec> {
         let spec = self.seen.as_ref()?.spec.as_ref()?;
         (holder(spec)? == self.me).then(|| LeaseSpec {
             holder_identity: Some(String::new()),

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 /// This process leads until this is dropped, or the process ends: the kernel frees the lock.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     _locked: File,
 }
 
@@ -24,7 +24,7 @@ pub struct Lock {
 /// # Errors
 ///
 /// The lock file cannot be opened or locked; the message names it.
-pub async fn acquire(state_dir: &Path) -> io::Result<Lock> {
+pub(crate) async fn acquire(state_dir: &Path) -> io::Result<Lock> {
     let path = state_dir.join("leader");
     let (tell, told) = oneshot::channel();
     // Not spawn_blocking: the runtime's own end waits for such a thread.
